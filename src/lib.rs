@@ -1,0 +1,2 @@
+//! An OpenTelemetry-native task manager for tokio.
+pub mod telemetry;

@@ -1,0 +1,2 @@
+//! What leaves the process, and how.
+pub mod contract;
