@@ -7,7 +7,9 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use opentelemetry::trace::{Span as _, Tracer as _};
-use otel_tasks::telemetry::{Outcome, Protocol, Signal, SignalBalance, Telemetry, TelemetryBuilder, TelemetryReport};
+use otel_tasks::telemetry::{
+    Outcome, Protocol, Signal, SignalBalance, Telemetry, TelemetryBuilder, TelemetryReport,
+};
 use support::otlp::{Behaviour, Receiver, closed_port, wait_for};
 use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -66,7 +68,8 @@ fn a_burst_of_ten_thousand_records_loses_none() {
     });
     let report = telemetry.shutdown_blocking();
     assert!(report.is_complete(), "{report}");
-    let numbers: HashSet<_> = receiver.logs_named("task.started").iter().filter_map(|log| log.int("n")).collect();
+    let numbers: HashSet<_> =
+        receiver.logs_named("task.started").iter().filter_map(|log| log.int("n")).collect();
     assert_eq!((receiver.logs().len(), numbers.len()), (10_000, 10_000));
 }
 
@@ -148,13 +151,17 @@ fn drops_are_shown_by_the_instrument() {
     assert!(telemetry.tracer_provider().force_flush().is_err());
     receiver.set_behaviour(Behaviour::Hang);
     end_spans(&telemetry, 4);
-    assert!(wait_for(LONG, || receiver.requests().traces == 2), "one batch is on its way, the queue is empty");
+    assert!(
+        wait_for(LONG, || receiver.requests().traces == 2),
+        "one batch is on its way, the queue is empty"
+    );
     end_spans(&telemetry, 7);
     let before = traces(&telemetry);
     assert_eq!((before.export_failed, before.queue_full, before.pending), (4, 3, 8));
     receiver.set_behaviour(Behaviour::Ok);
     telemetry.meter_provider().force_flush().expect("a delivered collection");
-    let dropped = |signal, reason| receiver.sum("task.telemetry.dropped", &[("signal", signal), ("reason", reason)]);
+    let dropped =
+        |signal, reason| receiver.sum("task.telemetry.dropped", &[("signal", signal), ("reason", reason)]);
     assert_eq!(dropped("traces", "export_failed"), Some(4.0));
     assert_eq!(dropped("traces", "queue_full"), Some(3.0));
     assert_eq!(dropped("traces", "after_shutdown"), Some(0.0));
@@ -262,7 +269,8 @@ fn a_slow_or_hanging_receiver_does_not_hold_up_the_end() {
             let receiver = Receiver::start(protocol);
             receiver.set_behaviour(behaviour);
             let build = || {
-                let telemetry = receiver.telemetry("slow").shutdown_timeout(DEADLINE).build().expect("telemetry");
+                let telemetry =
+                    receiver.telemetry("slow").shutdown_timeout(DEADLINE).build().expect("telemetry");
                 end_spans(&telemetry, 600);
                 telemetry
             };
@@ -283,8 +291,12 @@ fn ending_a_span_stays_fast_whatever_the_receiver_does() {
     for protocol in BOTH {
         let receiver = Receiver::start(protocol);
         let measure = |builder: TelemetryBuilder| {
-            let telemetry =
-                builder.span_queue(2_000).shutdown_timeout(DEADLINE).protocol(protocol).build().expect("telemetry");
+            let telemetry = builder
+                .span_queue(2_000)
+                .shutdown_timeout(DEADLINE)
+                .protocol(protocol)
+                .build()
+                .expect("telemetry");
             let tracer = telemetry.tracer();
             let mut spans: Vec<_> = (0..10_000).map(|_| tracer.start("one")).collect();
             let mut times: Vec<_> = spans

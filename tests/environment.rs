@@ -6,7 +6,9 @@ mod support;
 use std::time::Duration;
 
 use opentelemetry::trace::{Span as _, Tracer as _};
-use otel_tasks::telemetry::{InstallError, Outcome, Protocol, Signal, Telemetry, TelemetryBuilder, WarningKind};
+use otel_tasks::telemetry::{
+    InstallError, Outcome, Protocol, Signal, Telemetry, TelemetryBuilder, WarningKind,
+};
 use support::otlp::Receiver;
 use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -105,7 +107,10 @@ fn a_disabled_sdk_does_nothing() {
     use_all_signals(&telemetry);
     assert!(!telemetry.tracer().start("direct").is_recording());
     let report = telemetry.shutdown_blocking();
-    assert!(report.signals().iter().all(|signal| signal.outcome == Outcome::Off && signal.ended == 0), "{report}");
+    assert!(
+        report.signals().iter().all(|signal| signal.outcome == Outcome::Off && signal.ended == 0),
+        "{report}"
+    );
     assert_eq!(receiver.requests(), Default::default());
 }
 
@@ -122,7 +127,8 @@ fn without_exporters_other_layers_still_see_everything() {
             Ok(())
         }
     }
-    let none = [("OTEL_TRACES_EXPORTER", "none"), ("OTEL_METRICS_EXPORTER", "none"), ("OTEL_LOGS_EXPORTER", "none")];
+    let none =
+        [("OTEL_TRACES_EXPORTER", "none"), ("OTEL_METRICS_EXPORTER", "none"), ("OTEL_LOGS_EXPORTER", "none")];
     for telemetry in [from(&[("OTEL_SDK_DISABLED", "true")]), from(&none), from(&none[..2])] {
         let lines = Lines::default();
         let writer = lines.clone();
@@ -159,7 +165,10 @@ fn each_signal_can_be_switched_off() {
         assert_eq!(receiver.metrics().is_empty(), off == Signal::Metrics);
         assert_eq!(receiver.logs().is_empty(), off == Signal::Logs);
         if off == Signal::Traces {
-            assert!(!receiver.logs()[0].trace_id.is_empty(), "records carry trace ids without exported spans");
+            assert!(
+                !receiver.logs()[0].trace_id.is_empty(),
+                "records carry trace ids without exported spans"
+            );
         }
     }
 }
@@ -169,7 +178,11 @@ fn the_console_is_an_exporter_too() {
     let receiver = Receiver::start(Protocol::Grpc);
     let telemetry = with(
         receiver.telemetry("both"),
-        &[("OTEL_TRACES_EXPORTER", "otlp,console"), ("OTEL_LOGS_EXPORTER", "console"), ("OTEL_METRICS_EXPORTER", "console")],
+        &[
+            ("OTEL_TRACES_EXPORTER", "otlp,console"),
+            ("OTEL_LOGS_EXPORTER", "console"),
+            ("OTEL_METRICS_EXPORTER", "console"),
+        ],
     );
     use_all_signals(&telemetry);
     let endpoints: Vec<_> = telemetry.endpoints().map(|(signal, _)| signal).collect();
@@ -277,4 +290,28 @@ fn delta_temporality_is_honoured() {
         assert_eq!(receiver.sum("counter", &[]), Some(amount as f64));
     }
     assert!(!receiver.metric("counter").expect("the counter").cumulative);
+}
+
+#[test]
+fn no_duration_is_too_long() {
+    let receiver = Receiver::start(Protocol::Grpc);
+    let longest = u64::MAX.to_string();
+    let telemetry = with(
+        receiver.telemetry("patient").metric_interval(Duration::MAX),
+        &[
+            ("OTEL_BSP_SCHEDULE_DELAY", &longest),
+            ("OTEL_BSP_EXPORT_TIMEOUT", &longest),
+            ("OTEL_BLRP_SCHEDULE_DELAY", &longest),
+            ("OTEL_METRIC_EXPORT_TIMEOUT", &longest),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", &longest),
+        ],
+    );
+    use_all_signals(&telemetry);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    assert_eq!(runtime.block_on(telemetry.check(Duration::MAX)), Ok(()));
+    assert!(telemetry.shutdown_blocking().is_complete());
+
+    let telemetry = receiver.telemetry("patient").shutdown_timeout(Duration::MAX).build().expect("telemetry");
+    use_all_signals(&telemetry);
+    assert!(telemetry.shutdown_blocking().is_complete());
 }

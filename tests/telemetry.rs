@@ -41,7 +41,10 @@ fn assert_arrived(receiver: &Receiver) {
     assert_eq!((&log.trace_id, &log.span_id), (&inner.trace_id, &inner.span_id));
 
     let requests = receiver.metric("requests").expect("the counter");
-    assert_eq!((requests.kind, requests.unit.as_str(), requests.cumulative), (Kind::Counter, "{request}", true));
+    assert_eq!(
+        (requests.kind, requests.unit.as_str(), requests.cumulative),
+        (Kind::Counter, "{request}", true)
+    );
     assert_eq!(receiver.sum("requests", &[]), Some(3.0));
 
     let instance = outer.resource.string("service.instance.id").expect("an instance id");
@@ -96,7 +99,8 @@ fn an_authority_that_is_not_trusted_gets_nothing() {
 #[test]
 fn a_certificate_that_cannot_be_read_is_warned_of() {
     let receiver = Receiver::start_tls(Protocol::Grpc);
-    let missing = |name: &str| (name == "OTEL_EXPORTER_OTLP_CERTIFICATE").then(|| "/nowhere/ca.pem".to_owned());
+    let missing =
+        |name: &str| (name == "OTEL_EXPORTER_OTLP_CERTIFICATE").then(|| "/nowhere/ca.pem".to_owned());
     let telemetry = receiver.telemetry("tux").env(missing).build().expect("telemetry");
     assert!(telemetry.warnings().iter().any(|w| w.variable == "OTEL_EXPORTER_OTLP_CERTIFICATE"));
 }
@@ -156,7 +160,8 @@ fn an_exporters_own_telemetry_is_not_exported() {
 #[test]
 fn metrics_are_exported_at_their_interval() {
     let receiver = Receiver::start(Protocol::HttpProtobuf);
-    let telemetry = receiver.telemetry("tux").metric_interval(Duration::from_millis(20)).build().expect("telemetry");
+    let telemetry =
+        receiver.telemetry("tux").metric_interval(Duration::from_millis(20)).build().expect("telemetry");
     telemetry.meter().u64_counter("requests").build().add(1, &[]);
     assert!(wait_for(Duration::from_secs(10), || receiver.requests().metrics >= 3));
     let report = telemetry.shutdown_blocking();

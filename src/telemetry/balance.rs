@@ -206,26 +206,43 @@ impl LogProcessor for QueueingLogProcessor {
 /// The counts of the metric pipeline, whose thread is the SDK's.
 #[derive(Debug, Default)]
 pub(super) struct MetricLedger {
-    tally: Mutex<(SignalBalance, Option<String>)>,
+    tally: Mutex<MetricTally>,
     settled: Condvar,
 }
 
+#[derive(Debug, Default)]
+struct MetricTally {
+    counts: SignalBalance,
+    last_error: Option<String>,
+    discarded: bool,
+}
+
 impl MetricLedger {
-    fn lock(&self) -> MutexGuard<'_, (SignalBalance, Option<String>)> {
+    fn lock(&self) -> MutexGuard<'_, MetricTally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin(&self) {
-        self.lock().0.ended += 1;
+    /// False where nothing is to be exported any more.
+    fn begin(&self) -> bool {
+        let mut tally = self.lock();
+        if !tally.discarded {
+            tally.counts.ended += 1;
+        }
+        !tally.discarded
+    }
+
+    /// Later collections are neither exported nor counted.
+    pub(super) fn discard(&self) {
+        self.lock().discarded = true;
     }
 
     fn end(&self, result: &OTelSdkResult) {
         let mut tally = self.lock();
         match result {
-            Ok(()) => tally.0.exported += 1,
+            Ok(()) => tally.counts.exported += 1,
             Err(error) => {
-                tally.0.export_failed += 1;
-                tally.1 = Some(error.to_string());
+                tally.counts.export_failed += 1;
+                tally.last_error = Some(error.to_string());
             }
         }
         drop(tally);
@@ -235,7 +252,7 @@ impl MetricLedger {
     /// Waits until no collection is on its way; false past the deadline.
     pub(super) fn wait_until_settled(&self, deadline: Instant) -> bool {
         let mut tally = self.lock();
-        while tally.0.with_pending().pending > 0 {
+        while tally.counts.with_pending().pending > 0 {
             let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
             else {
                 return false;
@@ -246,13 +263,13 @@ impl MetricLedger {
     }
 
     pub(super) fn last_error(&self) -> Option<String> {
-        self.lock().1.clone()
+        self.lock().last_error.clone()
     }
 }
 
 impl Ledger for MetricLedger {
     fn read(&self) -> SignalBalance {
-        self.lock().0.with_pending()
+        self.lock().counts.with_pending()
     }
 }
 
@@ -267,7 +284,9 @@ pub(super) struct CountingMetricExporter {
 
 impl PushMetricExporter for CountingMetricExporter {
     async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
-        self.ledger.begin();
+        if !self.ledger.begin() {
+            return Ok(());
+        }
         let result = self.runtime.bounded(self.timeout, self.sinks.export(metrics)).await;
         self.ledger.end(&result);
         result

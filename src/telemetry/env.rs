@@ -25,6 +25,13 @@ const DEFAULT_LOG_DELAY: Duration = Duration::from_secs(1);
 const DEFAULT_EXPORT_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_METRIC_INTERVAL: Duration = Duration::from_secs(60);
 const DEFAULT_OTLP_TIMEOUT: Duration = Duration::from_secs(10);
+/// No wait is longer: beyond it lies the overflow of the clock, and nobody means it.
+const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// `wait`, short enough to be added to any instant.
+pub(super) fn capped(wait: Duration) -> Duration {
+    wait.min(LONGEST_WAIT)
+}
 
 /// The wire protocol of an OTLP endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -266,7 +273,7 @@ impl Reader<'_> {
         let name = name.into();
         let Some(value) = self.text(&name) else { return default };
         match value.parse() {
-            Ok(millis) if millis > 0 => Duration::from_millis(millis),
+            Ok(millis) if millis > 0 => capped(Duration::from_millis(millis)),
             _ => {
                 self.warn(
                     name,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::net::{TcpStream, ToSocketAddrs};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use opentelemetry::metrics::Meter;
@@ -21,7 +21,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use super::balance::{Balance, BalanceSnapshot, Ledger, MetricLedger, Signal, failure_text};
-use super::env::{Propagator, Warning};
+use super::env::{Propagator, Warning, capped};
 use super::install::{self, Closers};
 
 /// How long dropping a [`Telemetry`] that was not shut down may take.
@@ -141,15 +141,14 @@ impl Telemetry {
         S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
     {
         // Records carry trace ids only if spans are made, so logs alone need the spans too.
-        let spans = self.parts.exports_traces || self.parts.exports_logs;
-        let spans =
-            spans.then(|| install::trace_layer(self.tracer()).with_filter(filter_fn(install::exportable)));
-        let records = self.parts.exports_logs.then(|| {
-            OpenTelemetryTracingBridge::new(&self.parts.logger_provider)
-                .with_filter(filter_fn(install::exportable))
-        });
-        // Not `Option::and_then`.
-        Layer::and_then(spans, records)
+        let (records, spans) =
+            (self.parts.exports_logs, self.parts.exports_traces || self.parts.exports_logs);
+        // A filter that lets nothing pass and not an `Option`: beside a filtered layer, `None` switches off both.
+        let bridge = OpenTelemetryTracingBridge::new(&self.parts.logger_provider);
+        let bridge = bridge.with_filter(filter_fn(move |metadata| records && install::exportable(metadata)));
+        install::trace_layer(self.tracer())
+            .with_filter(filter_fn(move |metadata| spans && install::exportable(metadata)))
+            .and_then(bridge)
     }
 
     pub(super) fn env_filter(&self) -> EnvFilter {
@@ -171,28 +170,29 @@ impl Telemetry {
         &self,
         timeout: Duration,
     ) -> impl Future<Output = Result<(), CollectorUnreachable>> + Send + use<> {
+        let timeout = capped(timeout);
         let mut waiting = Vec::new();
         for (signal, endpoint) in self.endpoints() {
             let unreachable =
                 CollectorUnreachable { signal, endpoint: endpoint.to_owned(), reason: String::new() };
             let (tell, told) = oneshot::channel();
             let target = endpoint.to_owned();
-            // Resolving a name cannot be bounded, so it waits on a thread of its own; the alarm is another.
-            let tell = Arc::new(std::sync::Mutex::new(Some(tell)));
-            let answer = move |tell: &std::sync::Mutex<Option<oneshot::Sender<_>>>,
-                               result: Result<(), String>| {
-                if let Ok(mut tell) = tell.lock()
-                    && let Some(tell) = tell.take()
-                {
-                    let _ = tell.send(result);
-                }
+            let wait = move || {
+                // Resolving a name cannot be bounded, so it is left behind on a thread of its own.
+                let (found, finding) = mpsc::channel();
+                let started = spawn("otel-tasks-check", move || {
+                    let _ = found.send(connect(&target, timeout));
+                });
+                let reached = match started {
+                    Ok(()) => {
+                        finding.recv_timeout(timeout).unwrap_or_else(|_| Err("no answer in time".to_owned()))
+                    }
+                    Err(error) => Err(error.to_string()),
+                };
+                let _ = tell.send(reached);
             };
-            let probe = Arc::clone(&tell);
-            let _ = spawn("otel-tasks-check", move || answer(&probe, connect(&target, timeout)));
-            let _ = spawn("otel-tasks-check", move || {
-                std::thread::sleep(timeout);
-                answer(&tell, Err("no answer in time".to_owned()));
-            });
+            // Without a thread, `told` says so.
+            let _ = spawn("otel-tasks-check", wait);
             waiting.push((unreachable, told));
         }
         async move {
@@ -241,6 +241,13 @@ impl Telemetry {
             let _ = tell.send(report);
         });
         told.recv().unwrap_or_else(|_| TelemetryReport::without_thread(balance.snapshot()))
+    }
+
+    /// Ends it without exporting anything.
+    pub(super) fn discard(self) {
+        if let Some(ledger) = &self.parts.closers.metrics {
+            ledger.discard();
+        }
     }
 
     /// Without a thread to run on, `tell` is dropped uncalled.

@@ -217,7 +217,7 @@ impl TelemetryBuilder {
 
     /// How often metrics are collected and exported; otherwise `OTEL_METRIC_EXPORT_INTERVAL`, else 60 s.
     pub fn metric_interval(mut self, interval: Duration) -> Self {
-        self.metric_interval = Some(interval);
+        self.metric_interval = Some(env::capped(interval));
         self
     }
 
@@ -230,7 +230,7 @@ impl TelemetryBuilder {
 
     /// How long each signal may take at shutdown; all three go at once. [`DEFAULT_SHUTDOWN_TIMEOUT`] otherwise.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
-        self.shutdown_timeout = timeout;
+        self.shutdown_timeout = env::capped(timeout);
         self
     }
 
@@ -294,6 +294,7 @@ impl TelemetryBuilder {
             tracing_subscriber::registry().with(telemetry.env_filter()).with(telemetry.layer()).with(lines);
         // First, because it is the only step that can fail.
         if tracing::subscriber::set_global_default(subscriber).is_err() {
+            telemetry.discard();
             return Err(InstallError::SubscriberAlreadySet);
         }
         if telemetry.is_enabled() {
@@ -368,8 +369,13 @@ impl TelemetryBuilder {
         if enabled && exports {
             let runtime = ExportRuntime::start().map_err(InstallError::Thread)?;
             let own_headers = self.environment.is_some();
-            let mut transports =
-                Transports { runtime: &runtime, resource: &resource, own_headers, warnings: &mut warnings };
+            let mut transports = Transports {
+                runtime: &runtime,
+                resource: &resource,
+                own_headers,
+                warnings: &mut warnings,
+                system_roots: None,
+            };
             let exporter = |signal| move |source| InstallError::Exporter { signal, source };
             if settings.traces.targets.any() {
                 let sinks = transports.spans(&settings.traces).map_err(exporter(Signal::Traces))?;

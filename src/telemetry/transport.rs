@@ -11,7 +11,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response, ResponseBodyTooLarge};
-use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig, Identity};
+use opentelemetry_otlp::tonic_types::metadata::MetadataMap;
+use opentelemetry_otlp::tonic_types::transport::{ClientTlsConfig, Identity};
 use opentelemetry_otlp::{
     Compression, ExporterBuildError, WithExportConfig, WithHttpConfig, WithTonicConfig,
 };
@@ -22,6 +23,7 @@ use opentelemetry_sdk::metrics::Temporality;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter as _;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
+use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::runtime::Handle;
@@ -147,6 +149,8 @@ pub(super) struct Transports<'a> {
     /// The exporter reads the process's headers itself; ours are added where the environment is another.
     pub(super) own_headers: bool,
     pub(super) warnings: &'a mut Vec<Warning>,
+    /// The system's root certificates, once they have been needed.
+    pub(super) system_roots: Option<RootCertStore>,
 }
 
 type Built<T> = Result<T, ExporterBuildError>;
@@ -191,7 +195,6 @@ macro_rules! otlp {
         }
     }};
 }
-use opentelemetry_otlp::tonic_types::metadata::MetadataMap;
 
 impl Transports<'_> {
     pub(super) fn spans(&mut self, settings: &SignalSettings) -> Built<SpanSinks> {
@@ -252,27 +255,76 @@ impl Transports<'_> {
         match std::fs::read(path) {
             Ok(pem) => Some(pem),
             Err(error) => {
-                self.warnings.push(Warning {
-                    variable: variable.clone(),
-                    value: path.display().to_string(),
-                    kind: WarningKind::Malformed,
-                    used: format!("{used} ({error})"),
-                });
+                self.warn(variable, path, format!("{used} ({error})"));
                 None
             }
         }
     }
 
-    /// The files of the settings, as far as they can be read.
+    fn warn(&mut self, variable: &Cow<'static, str>, path: &Path, used: String) {
+        let value = path.display().to_string();
+        self.warnings.push(Warning { variable: variable.clone(), value, kind: WarningKind::Malformed, used });
+    }
+
+    /// Whom an https endpoint is trusted by and who we are to it, as far as the files of the settings can be read.
     fn trust(&mut self, settings: &OtlpSettings) -> Trust {
-        let authority = settings.certificate.as_ref();
-        let authority =
-            authority.and_then(|(name, path)| self.file(name, path, "the system's roots are used"));
-        let identity = settings.identity.as_ref().and_then(|(name, certificate, key)| {
-            let used = "no client certificate is used";
-            Some((self.file(name, certificate, used)?, self.file(name, key, used)?))
-        });
-        Trust { authority, identity }
+        let roots = settings.certificate.as_ref().and_then(|(variable, path)| self.authority(variable, path));
+        let roots = roots.unwrap_or_else(|| self.system_roots());
+        let identity = settings
+            .identity
+            .as_ref()
+            .and_then(|(variable, certificate, key)| self.identity(variable, certificate, key));
+        Trust { roots, identity }
+    }
+
+    fn authority(&mut self, variable: &Cow<'static, str>, path: &Path) -> Option<RootCertStore> {
+        let used = "the system's roots are used";
+        let pem = self.file(variable, path, used)?;
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(&pem).flatten() {
+            // What cannot be parsed is as good as missing.
+            let _ = roots.add(certificate);
+        }
+        if roots.is_empty() {
+            self.warn(variable, path, format!("{used} (no certificate in it)"));
+            return None;
+        }
+        Some(roots)
+    }
+
+    fn identity(
+        &mut self,
+        variable: &Cow<'static, str>,
+        certificate: &Path,
+        key: &Path,
+    ) -> Option<PemIdentity> {
+        let used = "no client certificate is used";
+        let identity = PemIdentity {
+            certificate: self.file(variable, certificate, used)?,
+            key: self.file(variable, key, used)?,
+        };
+        if let Err(error) = identity.parsed() {
+            self.warn(variable, certificate, format!("{used} ({error})"));
+            return None;
+        }
+        Some(identity)
+    }
+
+    fn system_roots(&mut self) -> RootCertStore {
+        if let Some(roots) = &self.system_roots {
+            return roots.clone();
+        }
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if roots.is_empty() {
+            self.warnings.push(Warning {
+                variable: Cow::Borrowed("OTEL_EXPORTER_OTLP_CERTIFICATE"),
+                value: String::new(),
+                kind: WarningKind::Suspicious,
+                used: "the system has no root certificates, so no https endpoint is trusted".to_owned(),
+            });
+        }
+        self.system_roots.insert(roots).clone()
     }
 
     fn grpc_tls(&mut self, settings: &OtlpSettings) -> Option<ClientTlsConfig> {
@@ -281,63 +333,71 @@ impl Transports<'_> {
         }
         let trust = self.trust(settings);
         // The exporter's own default has no roots at all, so that every handshake would fail.
-        let mut tls = match trust.authority {
-            Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
-            None => ClientTlsConfig::new().with_native_roots(),
-        };
-        if let Some((certificate, key)) = trust.identity {
-            tls = tls.identity(Identity::from_pem(certificate, key));
-        }
-        Some(tls)
+        let tls = ClientTlsConfig::new().trust_anchors(trust.roots.roots);
+        Some(match trust.identity {
+            Some(PemIdentity { certificate, key }) => tls.identity(Identity::from_pem(certificate, key)),
+            None => tls,
+        })
     }
 
     fn http_client(&mut self, settings: &OtlpSettings) -> Built<RuntimeHttpClient> {
         let failed = |error: &dyn std::fmt::Display| ExporterBuildError::InternalFailure(error.to_string());
-        let mut builder = reqwest::Client::builder().timeout(settings.timeout);
-        // Always given: without a process-wide provider reqwest panics when it builds TLS by itself.
-        let trust = if settings.endpoint.starts_with("https:") { Some(self.trust(settings)) } else { None };
-        builder = builder.tls_backend_preconfigured(rustls_config(trust).map_err(|error| failed(&error))?);
+        // Plain HTTP needs no roots, but a configuration all the same: without a process-wide crypto provider reqwest
+        // panics when it makes one by itself.
+        let trust = match settings.endpoint.starts_with("https:") {
+            true => self.trust(settings),
+            false => Trust { roots: RootCertStore::empty(), identity: None },
+        };
+        let tls = rustls_config(trust).map_err(|error| failed(&error))?;
+        let mut builder = reqwest::Client::builder().timeout(settings.timeout).tls_backend_preconfigured(tls);
+        if is_loopback(&settings.endpoint) {
+            // A proxy cannot reach what is local to us.
+            builder = builder.no_proxy();
+        }
         let _entered = self.runtime.handle.enter();
         let client = builder.build().map_err(|error| failed(&error))?;
         Ok(RuntimeHttpClient { client, handle: self.runtime.handle.clone() })
     }
 }
 
-struct Trust {
-    authority: Option<Vec<u8>>,
-    identity: Option<(Vec<u8>, Vec<u8>)>,
+fn is_loopback(endpoint: &str) -> bool {
+    let url = reqwest::Url::parse(endpoint).ok();
+    let host = url.as_ref().and_then(|url| url.host_str()).unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
-/// A client configuration on the process's crypto provider, or on ring where there is none. Without `trust` it trusts
-/// nobody: plain HTTP needs a configuration, but no roots.
-fn rustls_config(
-    trust: Option<Trust>,
-) -> Result<rustls::ClientConfig, Box<dyn std::error::Error + Send + Sync>> {
+struct Trust {
+    roots: RootCertStore,
+    identity: Option<PemIdentity>,
+}
+
+struct PemIdentity {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl PemIdentity {
+    fn parsed(
+        &self,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), rustls::pki_types::pem::Error> {
+        let chain = CertificateDer::pem_slice_iter(&self.certificate).collect::<Result<_, _>>()?;
+        Ok((chain, PrivateKeyDer::from_pem_slice(&self.key)?))
+    }
+}
+
+/// A client configuration on the process's crypto provider, or on ring where there is none.
+fn rustls_config(trust: Trust) -> Result<rustls::ClientConfig, Box<dyn std::error::Error + Send + Sync>> {
     let provider = rustls::crypto::CryptoProvider::get_default()
         .cloned()
         .unwrap_or_else(|| Arc::new(rustls::crypto::ring::default_provider()));
-    let mut roots = rustls::RootCertStore::empty();
-    let mut identity = None;
-    if let Some(trust) = trust {
-        match trust.authority {
-            Some(pem) => {
-                for certificate in CertificateDer::pem_slice_iter(&pem) {
-                    roots.add(certificate?)?;
-                }
-            }
-            None => {
-                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            }
-        }
-        identity = trust.identity;
-    }
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots);
-    Ok(match identity {
-        Some((certificate, key)) => {
-            let chain = CertificateDer::pem_slice_iter(&certificate).collect::<Result<_, _>>()?;
-            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(&key)?)?
+        .with_root_certificates(trust.roots);
+    Ok(match trust.identity {
+        Some(identity) => {
+            let (chain, key) = identity.parsed()?;
+            builder.with_client_auth_cert(chain, key)?
         }
         None => builder.with_no_client_auth(),
     })

@@ -34,10 +34,18 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{LogsService, LogsServiceServer};
 use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse};
-use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{MetricsService, MetricsServiceServer};
-use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsServiceRequest, ExportMetricsServiceResponse};
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::{metric, number_data_point};
 use otel_tasks::telemetry::{Protocol, TelemetryBuilder};
@@ -277,7 +285,9 @@ impl Inner {
                 tokio::time::sleep(delay).await;
                 Ok(())
             }
-            Behaviour::Refuse => Err(Failure { code: tonic::Code::InvalidArgument, status: StatusCode::BAD_REQUEST }),
+            Behaviour::Refuse => {
+                Err(Failure { code: tonic::Code::InvalidArgument, status: StatusCode::BAD_REQUEST })
+            }
             Behaviour::Unavailable => {
                 Err(Failure { code: tonic::Code::Unavailable, status: StatusCode::SERVICE_UNAVAILABLE })
             }
@@ -286,10 +296,13 @@ impl Inner {
     }
 
     fn note(&self, headers: &axum::http::HeaderMap) {
-        let headers = headers.iter().map(|(name, value)| {
-            (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
-        });
-        self.received().headers.push(headers.collect());
+        let mut seen = BTreeMap::<String, String>::new();
+        for (name, value) in headers {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            let seen = seen.entry(name.as_str().to_owned()).or_default();
+            *seen = if seen.is_empty() { value.into_owned() } else { format!("{seen}, {value}") };
+        }
+        self.received().headers.push(seen);
     }
 
     async fn traces(&self, request: ExportTraceServiceRequest) -> Result<(), Failure> {
@@ -463,11 +476,15 @@ fn router(inner: &Arc<Inner>) -> axum::Router {
     let http = axum::Router::new()
         .route(
             "/v1/traces",
-            post(async move |body: Bytes| traces.traces(decoded(body)?).await.map_err(|failure| failure.status)),
+            post(async move |body: Bytes| {
+                traces.traces(decoded(body)?).await.map_err(|failure| failure.status)
+            }),
         )
         .route(
             "/v1/metrics",
-            post(async move |body: Bytes| metrics.metrics(decoded(body)?).await.map_err(|failure| failure.status)),
+            post(async move |body: Bytes| {
+                metrics.metrics(decoded(body)?).await.map_err(|failure| failure.status)
+            }),
         )
         .route(
             "/v1/logs",
@@ -548,7 +565,8 @@ impl Receiver {
             tokio::select! { () = accept => {}, _ = stopped => {} }
         };
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(serve);
         });
         Self { inner, address, protocol, authority, stop: Some(stop), thread: Some(thread) }
@@ -588,7 +606,7 @@ impl Receiver {
         *self.inner.requests.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// The headers of all requests so far.
+    /// The headers of all requests so far; a header that came twice has both values, with a comma.
     pub fn headers(&self) -> Vec<BTreeMap<String, String>> {
         self.inner.received().headers.clone()
     }
@@ -693,7 +711,8 @@ impl Tls {
         let leaf = leaf.signed_by(&key, &issuer).expect("a certificate");
         static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let authority = std::env::temp_dir().join(format!("otel-tasks-ca-{}-{number}.pem", std::process::id()));
+        let authority =
+            std::env::temp_dir().join(format!("otel-tasks-ca-{}-{number}.pem", std::process::id()));
         std::fs::write(&authority, issuer.pem()).expect("a writable temporary directory");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
@@ -724,5 +743,7 @@ pub fn wait_for(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
 
 /// An address on which nothing listens.
 pub fn closed_port() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("a free port")
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
 }
