@@ -3,7 +3,6 @@
 //! A variable that is empty counts as unset. A value that cannot be read is replaced by its default and named in a
 //! [`Warning`]; it is never an error, as the specification asks. Nothing here touches the network or the process.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,7 +71,7 @@ pub enum WarningKind {
 #[non_exhaustive]
 pub struct Warning {
     /// The variable.
-    pub variable: Cow<'static, str>,
+    pub variable: String,
     /// Its value. Values of headers are left out: they hold credentials.
     pub value: String,
     /// What is wrong with it.
@@ -139,8 +138,8 @@ pub(super) struct OtlpSettings {
     pub(super) headers: Vec<(String, String)>,
     pub(super) timeout: Duration,
     pub(super) gzip: bool,
-    pub(super) certificate: Option<(Cow<'static, str>, PathBuf)>,
-    pub(super) identity: Option<(Cow<'static, str>, PathBuf, PathBuf)>,
+    pub(super) certificate: Option<(String, PathBuf)>,
+    pub(super) identity: Option<(String, PathBuf, PathBuf)>,
 }
 
 /// One signal's part of the settings.
@@ -231,7 +230,7 @@ impl Reader<'_> {
 
     fn warn(
         &mut self,
-        variable: impl Into<Cow<'static, str>>,
+        variable: impl Into<String>,
         value: impl Into<String>,
         kind: WarningKind,
         used: impl Into<String>,
@@ -269,7 +268,7 @@ impl Reader<'_> {
         }
     }
 
-    fn millis(&mut self, name: impl Into<Cow<'static, str>>, default: Duration) -> Duration {
+    fn millis(&mut self, name: impl Into<String>, default: Duration) -> Duration {
         let name = name.into();
         let Some(value) = self.text(&name) else { return default };
         match value.parse() {
@@ -367,13 +366,13 @@ impl Reader<'_> {
     }
 
     /// The signal's own variable, else the general one.
-    fn either(&self, signal: Signal, what: &str) -> Option<(Cow<'static, str>, String)> {
+    fn either(&self, signal: Signal, what: &str) -> Option<(String, String)> {
         let own = own(signal, what);
         if let Some(value) = self.text(&own) {
-            return Some((own.into(), value));
+            return Some((own, value));
         }
         let general = format!("OTEL_EXPORTER_OTLP_{what}");
-        self.text(&general).map(|value| (general.into(), value))
+        self.text(&general).map(|value| (general, value))
     }
 
     fn protocol(&mut self, signal: Signal) -> Protocol {
@@ -394,8 +393,8 @@ impl Reader<'_> {
     fn endpoint_from_env(&mut self, signal: Signal, protocol: Protocol) -> String {
         let own = own(signal, "ENDPOINT");
         let (name, value, general) = match (self.text(&own), self.text(GENERAL_ENDPOINT)) {
-            (Some(value), _) => (own.into(), value, false),
-            (None, Some(value)) => (Cow::Borrowed(GENERAL_ENDPOINT), value, true),
+            (Some(value), _) => (own, value, false),
+            (None, Some(value)) => (GENERAL_ENDPOINT.to_owned(), value, true),
             (None, None) => return default_endpoint(signal, protocol),
         };
         match self.endpoint(signal, protocol, &name, &value, general) {
@@ -495,7 +494,7 @@ impl Reader<'_> {
         false
     }
 
-    fn identity(&mut self, signal: Signal) -> Option<(Cow<'static, str>, PathBuf, PathBuf)> {
+    fn identity(&mut self, signal: Signal) -> Option<(String, PathBuf, PathBuf)> {
         let certificate = self.either(signal, "CLIENT_CERTIFICATE");
         let key = self.either(signal, "CLIENT_KEY");
         match (certificate, key) {

@@ -10,7 +10,6 @@
 //! The SDK itself reads `OTEL_SPAN_*_LIMIT` from the process; the certificates of `OTEL_EXPORTER_OTLP_CERTIFICATE`,
 //! `_CLIENT_CERTIFICATE` and `_CLIENT_KEY` and all else named in the specification is read here.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -320,7 +319,7 @@ impl TelemetryBuilder {
             return Ok(directives);
         }
         settings.warnings.push(Warning {
-            variable: Cow::Borrowed("RUST_LOG"),
+            variable: "RUST_LOG".to_owned(),
             value: directives,
             kind: WarningKind::Malformed,
             used: format!("{DEFAULT_FILTER} is used"),

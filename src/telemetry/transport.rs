@@ -1,6 +1,5 @@
 //! What carries telemetry away: one small runtime, the exporters of each protocol, and TLS on ring.
 
-use std::borrow::Cow;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -251,7 +250,7 @@ impl Transports<'_> {
         if self.own_headers { &settings.headers } else { &[] }
     }
 
-    fn file(&mut self, variable: &Cow<'static, str>, path: &Path, used: &str) -> Option<Vec<u8>> {
+    fn file(&mut self, variable: &str, path: &Path, used: &str) -> Option<Vec<u8>> {
         match std::fs::read(path) {
             Ok(pem) => Some(pem),
             Err(error) => {
@@ -261,9 +260,14 @@ impl Transports<'_> {
         }
     }
 
-    fn warn(&mut self, variable: &Cow<'static, str>, path: &Path, used: String) {
+    fn warn(&mut self, variable: &str, path: &Path, used: String) {
         let value = path.display().to_string();
-        self.warnings.push(Warning { variable: variable.clone(), value, kind: WarningKind::Malformed, used });
+        self.warnings.push(Warning {
+            variable: variable.to_owned(),
+            value,
+            kind: WarningKind::Malformed,
+            used,
+        });
     }
 
     /// Whom an https endpoint is trusted by and who we are to it, as far as the files of the settings can be read.
@@ -277,7 +281,7 @@ impl Transports<'_> {
         Trust { roots, identity }
     }
 
-    fn authority(&mut self, variable: &Cow<'static, str>, path: &Path) -> Option<RootCertStore> {
+    fn authority(&mut self, variable: &str, path: &Path) -> Option<RootCertStore> {
         let used = "the system's roots are used";
         let pem = self.file(variable, path, used)?;
         let mut roots = RootCertStore::empty();
@@ -292,12 +296,7 @@ impl Transports<'_> {
         Some(roots)
     }
 
-    fn identity(
-        &mut self,
-        variable: &Cow<'static, str>,
-        certificate: &Path,
-        key: &Path,
-    ) -> Option<PemIdentity> {
+    fn identity(&mut self, variable: &str, certificate: &Path, key: &Path) -> Option<PemIdentity> {
         let used = "no client certificate is used";
         let identity = PemIdentity {
             certificate: self.file(variable, certificate, used)?,
@@ -318,7 +317,7 @@ impl Transports<'_> {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if roots.is_empty() {
             self.warnings.push(Warning {
-                variable: Cow::Borrowed("OTEL_EXPORTER_OTLP_CERTIFICATE"),
+                variable: "OTEL_EXPORTER_OTLP_CERTIFICATE".to_owned(),
                 value: String::new(),
                 kind: WarningKind::Suspicious,
                 used: "the system has no root certificates, so no https endpoint is trusted".to_owned(),
