@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use opentelemetry::trace::{Span as _, Tracer as _};
 use otel_tasks::telemetry::{
-    Outcome, Protocol, Signal, SignalBalance, Telemetry, TelemetryBuilder, TelemetryReport,
+    DROP_TIMEOUT, Outcome, Protocol, Signal, SignalBalance, Telemetry, TelemetryBuilder, TelemetryReport,
 };
 use support::otlp::{Behaviour, Receiver, closed_port, wait_for};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -286,6 +286,20 @@ fn a_slow_or_hanging_receiver_does_not_hold_up_the_end() {
 }
 
 #[test]
+fn dropping_it_does_not_hold_up_the_program_either() {
+    for protocol in BOTH {
+        let receiver = Receiver::start(protocol);
+        receiver.set_behaviour(Behaviour::Hang);
+        let telemetry = receiver.telemetry("dropped").build().expect("telemetry");
+        end_spans(&telemetry, 1);
+        let began = Instant::now();
+        drop(telemetry);
+        let took = began.elapsed();
+        assert!(took < DROP_TIMEOUT + MARGIN, "{took:?}");
+    }
+}
+
+#[test]
 fn ending_a_span_stays_fast_whatever_the_receiver_does() {
     let down = || closed_port().to_string();
     for protocol in BOTH {
@@ -355,8 +369,10 @@ fn an_export_that_never_ends_is_given_up() {
     };
     let telemetry = receiver.telemetry("hung").env(env).build().expect("telemetry");
     end_spans(&telemetry, 1);
+    let began = Instant::now();
     assert!(telemetry.tracer_provider().force_flush().is_err());
     assert!(telemetry.meter_provider().force_flush().is_err());
+    assert!(began.elapsed() < Duration::from_secs(5), "long before the exporter's own ten seconds");
     let snapshot = telemetry.balance().snapshot();
     assert_eq!((snapshot.traces.export_failed, snapshot.metrics.export_failed), (1, 1));
 }

@@ -295,10 +295,17 @@ mod tests {
         (2..9).for_each(|item| batcher.push(item));
         let balance = batcher.read();
         assert_eq!((balance.ended, balance.queue_full, balance.pending), (9, 3, 6));
-        go.send(Err(OTelSdkError::InternalFailure("no".into()))).unwrap_or_default();
-        go.send(Ok(())).unwrap_or_default();
-        go.send(Ok(())).unwrap_or_default();
+        let closing = batcher.clone();
+        let verdicts = std::thread::spawn(move || {
+            while !closing.shared.lock().closed {
+                std::thread::yield_now();
+            }
+            go.send(Err(OTelSdkError::InternalFailure("no".into()))).unwrap_or_default();
+            go.send(Ok(())).unwrap_or_default();
+            go.send(Ok(())).unwrap_or_default();
+        });
         assert!(batcher.close(LONG).is_err(), "a failure while closing is told");
+        assert!(verdicts.join().is_ok());
         batcher.push(9);
         let b = batcher.read();
         assert_eq!(

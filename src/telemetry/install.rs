@@ -367,11 +367,9 @@ impl TelemetryBuilder {
         };
         if enabled && exports {
             let runtime = ExportRuntime::start().map_err(InstallError::Thread)?;
-            let own_headers = self.environment.is_some();
             let mut transports = Transports {
                 runtime: &runtime,
                 resource: &resource,
-                own_headers,
                 warnings: &mut warnings,
                 system_roots: None,
             };

@@ -145,8 +145,6 @@ impl<T> Drop for AbortOnDrop<T> {
 pub(super) struct Transports<'a> {
     pub(super) runtime: &'a ExportRuntime,
     pub(super) resource: &'a Resource,
-    /// The exporter reads the process's headers itself; ours are added where the environment is another.
-    pub(super) own_headers: bool,
     pub(super) warnings: &'a mut Vec<Warning>,
     /// The system's root certificates, once they have been needed.
     pub(super) system_roots: Option<RootCertStore>,
@@ -169,7 +167,7 @@ macro_rules! otlp {
                 if settings.gzip {
                     builder = builder.with_compression(Compression::Gzip);
                 }
-                for (key, value) in $this.headers(settings) {
+                for (key, value) in &settings.headers {
                     let header = opentelemetry_http::Request::builder().header(key, value).body(());
                     if let Ok(header) = header {
                         let map = header.into_parts().0.headers;
@@ -185,7 +183,7 @@ macro_rules! otlp {
                     .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
                     .with_endpoint(&settings.endpoint)
                     .with_timeout(settings.timeout)
-                    .with_headers($this.headers(settings).iter().cloned().collect());
+                    .with_headers(settings.headers.iter().cloned().collect());
                 if settings.gzip {
                     builder = builder.with_compression(Compression::Gzip);
                 }
@@ -244,10 +242,6 @@ impl Transports<'_> {
                 Some(opentelemetry_stdout::MetricExporter::builder().with_temporality(temporality).build());
         }
         Ok(sinks)
-    }
-
-    fn headers<'s>(&self, settings: &'s OtlpSettings) -> &'s [(String, String)] {
-        if self.own_headers { &settings.headers } else { &[] }
     }
 
     fn file(&mut self, variable: &str, path: &Path, used: &str) -> Option<Vec<u8>> {
