@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use opentelemetry::trace::{Span as _, Tracer as _};
 use otel_tasks::telemetry::{Outcome, Protocol};
-use support::otlp::{Receiver, wait_for};
+use support::otlp::{Receiver, closed_port, wait_for};
 
 const CHILD: &str = "OTEL_TASKS_TEST_CHILD";
 
@@ -87,4 +87,40 @@ fn a_closed_standard_output_costs_what_was_written_there_and_nothing_else() {
     drop(output);
     let ended = child.wait_with_output().expect("a child that ends");
     assert_eq!(ended.status.code(), Some(ALL_FAILED), "{}", String::from_utf8_lossy(&ended.stderr));
+}
+
+#[test]
+fn a_collector_that_is_away_and_comes_back_is_one_line_each_and_not_exported() {
+    if is_child() {
+        let address = closed_port();
+        let telemetry = otel_tasks::telemetry::builder()
+            .env(|_| None)
+            .endpoint(format!("http://{address}"))
+            .install()
+            .expect("telemetry");
+        let spans = telemetry.tracer_provider();
+        for _ in 0..2 {
+            telemetry.tracer().start("lost").end();
+            assert!(spans.force_flush().is_err());
+        }
+        let receiver = Receiver::start_at(Protocol::HttpProtobuf, address);
+        telemetry.tracer().start("kept").end();
+        spans.force_flush().expect("a collector");
+        tracing::info!("said by the program");
+        let _report = telemetry.shutdown_blocking();
+        receiver.span("kept");
+        let bodies: Vec<_> = receiver.logs().into_iter().filter_map(|log| log.body).collect();
+        assert_eq!(bodies, ["said by the program"]);
+        return;
+    }
+    let output = child("a_collector_that_is_away_and_comes_back_is_one_line_each_and_not_exported")
+        .output()
+        .expect("a child");
+    let lines = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{lines}");
+    let count = |text: &str| lines.matches(text).count();
+    assert_eq!(count("export of spans fails"), 1, "{lines}");
+    assert_eq!(count("export of spans works again, 2 were lost"), 1, "{lines}");
+    assert_eq!(count("said by the program"), 1, "{lines}");
+    assert!(count(" opentelemetry") > 0, "what the SDK says is seen: {lines}");
 }

@@ -153,6 +153,44 @@ impl Balance {
     }
 }
 
+/// Notices when exporting begins to fail and when it works again: one line says so, not one per batch.
+#[derive(Debug, Default)]
+pub(super) struct Trend {
+    lost: u64,
+}
+
+/// A change of a [`Trend`].
+pub(super) enum Change {
+    Fails(String),
+    WorksAgain { lost: u64 },
+}
+
+impl Trend {
+    pub(super) fn note(&mut self, count: u64, result: &OTelSdkResult) -> Option<Change> {
+        match result {
+            Ok(()) if self.lost == 0 => None,
+            Ok(()) => Some(Change::WorksAgain { lost: std::mem::take(&mut self.lost) }),
+            Err(error) => {
+                let first = self.lost == 0;
+                self.lost += count;
+                first.then(|| Change::Fails(error.to_string()))
+            }
+        }
+    }
+}
+
+impl Change {
+    /// Writes the line. On an export thread it reaches the terminal and is not exported, as telemetry is suppressed there.
+    pub(super) fn tell(&self, items: &str) {
+        match self {
+            Self::Fails(error) => tracing::warn!(target: contract::SCOPE, "export of {items} fails: {error}"),
+            Self::WorksAgain { lost } => {
+                tracing::info!(target: contract::SCOPE, "export of {items} works again, {lost} were lost");
+            }
+        }
+    }
+}
+
 /// How long the SDK's own `force_flush`, which has no argument, may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -214,6 +252,7 @@ pub(super) struct MetricLedger {
 struct MetricTally {
     counts: SignalBalance,
     last_error: Option<String>,
+    trend: Trend,
     discarded: bool,
 }
 
@@ -245,7 +284,11 @@ impl MetricLedger {
                 tally.last_error = Some(error.to_string());
             }
         }
+        let change = tally.trend.note(1, result);
         drop(tally);
+        if let Some(change) = change {
+            change.tell("metrics");
+        }
         self.settled.notify_all();
     }
 

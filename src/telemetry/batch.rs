@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 
-use super::balance::{Ledger, SignalBalance};
+use super::balance::{Change, Ledger, SignalBalance, Trend};
+use super::contract;
 use super::env::BatchSettings;
 
 /// Hands batches of `T` to one thread.
@@ -46,6 +47,7 @@ struct State<T> {
     abandoned: bool,
     finished: bool,
     last_error: Option<String>,
+    trend: Trend,
 }
 
 impl<T> Clone for Batcher<T> {
@@ -61,9 +63,9 @@ impl<T> fmt::Debug for Batcher<T> {
 }
 
 impl<T: Send + 'static> Batcher<T> {
-    /// Starts the thread `name`, which calls `export` for one batch after another. `export` must not panic.
+    /// Starts a thread which calls `export` for one batch of `items` after another. `export` must not panic.
     pub(super) fn start(
-        name: &str,
+        items: &'static str,
         settings: BatchSettings,
         mut export: impl FnMut(Vec<T>) -> OTelSdkResult + Send + 'static,
     ) -> std::io::Result<Self> {
@@ -78,6 +80,7 @@ impl<T: Send + 'static> Batcher<T> {
             abandoned: false,
             finished: false,
             last_error: None,
+            trend: Trend::default(),
         };
         let shared = Arc::new(Shared {
             settings,
@@ -86,13 +89,22 @@ impl<T: Send + 'static> Batcher<T> {
             progress: Condvar::new(),
         });
         let worker = Arc::clone(&shared);
-        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        std::thread::Builder::new().name(format!("otel-tasks-{items}")).spawn(move || {
             // Nothing that exporting does may be exported.
             let _suppressed = opentelemetry::Context::enter_telemetry_suppressed_scope();
+            let mut told = 0;
             while let Some(batch) = worker.next_batch() {
                 let count = batch.len() as u64;
-                let result = export(batch);
-                worker.settle(count, result);
+                let (change, refused) = worker.settle(count, export(batch));
+                if let Some(change) = change {
+                    change.tell(items);
+                }
+                // The first, and whenever they have doubled.
+                if refused > told * 2 {
+                    told = refused;
+                    let bound = worker.settings.queue;
+                    tracing::warn!(target: contract::SCOPE, "{refused} {items} were refused, {bound} waiting already");
+                }
             }
         })?;
         Ok(Self { shared })
@@ -219,9 +231,11 @@ impl<T> Shared<T> {
         None
     }
 
-    fn settle(&self, count: u64, result: OTelSdkResult) {
+    /// Counts a batch; tells what is new of the exporter, and how many items have been refused so far.
+    fn settle(&self, count: u64, result: OTelSdkResult) -> (Option<Change>, u64) {
         let mut state = self.lock();
         state.settled += count;
+        let news = (state.trend.note(count, &result), state.tally.queue_full);
         match result {
             Ok(()) => state.tally.exported += count,
             Err(error) => {
@@ -231,6 +245,7 @@ impl<T> Shared<T> {
         }
         drop(state);
         self.progress.notify_all();
+        news
     }
 }
 

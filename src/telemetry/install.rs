@@ -355,7 +355,7 @@ impl TelemetryBuilder {
         let mut logs = SdkLoggerProvider::builder().with_resource(resource.clone());
         let mut metrics = SdkMeterProvider::builder().with_resource(resource.clone());
         let mut balance = Balance::default();
-        let mut parts = Closers::default();
+        let mut closers = Closers::default();
         let mut endpoints = Vec::new();
         let mut warnings = std::mem::take(&mut settings.warnings);
         let enabled = !settings.disabled;
@@ -374,33 +374,33 @@ impl TelemetryBuilder {
                 system_roots: None,
             };
             let exporter = |signal| move |source| InstallError::Exporter { signal, source };
+            // What can fail for a reason of the user's comes before the first thread.
+            let temporality = settings.temporality;
+            let spans = transports.spans(&settings.traces).map_err(exporter(Signal::Traces))?;
+            let records = transports.records(&settings.logs).map_err(exporter(Signal::Logs))?;
+            let collections =
+                transports.metrics(&settings.metrics, temporality).map_err(exporter(Signal::Metrics))?;
             if settings.traces.targets.any() {
-                let sinks = transports.spans(&settings.traces).map_err(exporter(Signal::Traces))?;
                 let (runtime, limit) = (Arc::clone(&runtime), settings.spans.timeout);
-                let export = move |batch| runtime.block_on(limit, sinks.export(batch));
-                let queue = Batcher::start("otel-tasks-spans", settings.spans, export)
-                    .map_err(InstallError::Thread)?;
+                let export = move |batch| runtime.block_on(limit, spans.export(batch));
+                let queue = Batcher::start("spans", settings.spans, export).map_err(InstallError::Thread)?;
                 balance.traces = Some(Arc::new(queue.clone()));
                 traces = traces.with_span_processor(QueueingSpanProcessor(queue.clone()));
-                parts.spans = Some(queue);
+                closers.spans = Some(queue);
             }
             if settings.logs.targets.any() {
-                let sinks = transports.records(&settings.logs).map_err(exporter(Signal::Logs))?;
                 let (runtime, limit) = (Arc::clone(&runtime), settings.records.timeout);
-                let export = move |batch| runtime.block_on(limit, sinks.export(batch));
-                let queue = Batcher::start("otel-tasks-logs", settings.records, export)
-                    .map_err(InstallError::Thread)?;
+                let export = move |batch| runtime.block_on(limit, records.export(batch));
+                let queue =
+                    Batcher::start("records", settings.records, export).map_err(InstallError::Thread)?;
                 balance.logs = Some(Arc::new(queue.clone()));
                 logs = logs.with_log_processor(QueueingLogProcessor(queue.clone()));
-                parts.records = Some(queue);
+                closers.records = Some(queue);
             }
             if settings.metrics.targets.any() {
-                let temporality = settings.temporality;
-                let sinks =
-                    transports.metrics(&settings.metrics, temporality).map_err(exporter(Signal::Metrics))?;
                 let ledger = Arc::new(MetricLedger::default());
                 let exporter = CountingMetricExporter {
-                    sinks,
+                    sinks: collections,
                     temporality,
                     timeout: settings.metric_timeout,
                     runtime: Arc::clone(&runtime),
@@ -410,7 +410,7 @@ impl TelemetryBuilder {
                     PeriodicReader::builder(exporter).with_interval(settings.metric_interval).build();
                 metrics = metrics.with_reader(reader).with_view(cardinality_view(self.max_names));
                 balance.metrics = Some(Arc::clone(&ledger) as _);
-                parts.metrics = Some(ledger);
+                closers.metrics = Some(ledger);
             }
             for (signal, of) in
                 Signal::ALL.into_iter().zip([&settings.traces, &settings.metrics, &settings.logs])
@@ -425,7 +425,7 @@ impl TelemetryBuilder {
         let scope =
             || InstrumentationScope::builder(contract::SCOPE).with_version(env!("CARGO_PKG_VERSION")).build();
         let meter = meter_provider.meter_with_scope(scope());
-        if parts.metrics.is_some() {
+        if closers.metrics.is_some() {
             balance.observe(&meter);
         }
         Ok(Parts {
@@ -434,7 +434,7 @@ impl TelemetryBuilder {
             tracer_provider,
             meter_provider,
             logger_provider: logs.build(),
-            closers: parts,
+            closers,
             balance,
             resource,
             propagators: settings.propagators,
