@@ -388,3 +388,14 @@ fn check_tells_whether_something_listens() {
     let unreachable = runtime.block_on(telemetry.check(LONG)).expect_err("nothing listens");
     assert_eq!((unreachable.signal, unreachable.endpoint), (Signal::Traces, format!("{endpoint}/v1/traces")));
 }
+
+#[test]
+fn a_deadline_beyond_the_sdks_five_seconds_is_kept() {
+    let receiver = Receiver::start(Protocol::HttpProtobuf);
+    receiver.set_behaviour(Behaviour::Delay(Duration::from_secs(6)));
+    let telemetry = receiver.telemetry("slow").shutdown_timeout(LONG).build().expect("telemetry");
+    end_spans(&telemetry, 1);
+    let report = telemetry.shutdown_blocking();
+    assert!(report.is_complete(), "{report}");
+    assert_eq!(report.metrics.outcome, Outcome::Delivered, "{report}");
+}
