@@ -27,6 +27,9 @@ use super::install::{self, Closers};
 /// How long dropping a [`Telemetry`] that was not shut down may take.
 pub const DROP_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// How long the SDK waits for the last export of metrics.
+const SDK_METRIC_WAIT: Duration = Duration::from_secs(5);
+
 /// Beyond the deadline of the signals, for threads to start and to tell.
 const SLACK: Duration = Duration::from_millis(50);
 
@@ -390,6 +393,7 @@ fn close_metrics(
     deadline: Instant,
     timeout: Duration,
 ) -> OTelSdkResult {
+    let began = Instant::now();
     let before = ledger.read();
     let result = provider.shutdown();
     if !ledger.wait_until_settled(deadline) {
@@ -400,8 +404,11 @@ fn close_metrics(
         return Err(OTelSdkError::InternalFailure(ledger.last_error().unwrap_or_default()));
     }
     match result {
-        Err(OTelSdkError::AlreadyShutdown) => Ok(()),
-        Err(OTelSdkError::Timeout(_)) if after.exported > before.exported => Ok(()),
+        Ok(()) | Err(OTelSdkError::AlreadyShutdown) => Ok(()),
+        // It came after the SDK had given up.
+        Err(_) if after.exported > before.exported => Ok(()),
+        // Nothing was even collected: a callback of an instrument hangs. The SDK wraps its timeout in text.
+        Err(_) if began.elapsed() >= SDK_METRIC_WAIT => Err(OTelSdkError::Timeout(timeout)),
         other => other,
     }
 }
