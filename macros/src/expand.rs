@@ -10,7 +10,7 @@ use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
 use syn::token::Brace;
 use syn::visit_mut::{self, VisitMut};
-use syn::{LitStr, ReturnType, Type, parse_quote_spanned};
+use syn::{LitStr, ReturnType, Type, TypeGroup, TypeParen, parse_quote_spanned};
 
 use crate::args::{Args, Choice, Errors};
 use crate::valid::AsyncFn;
@@ -42,7 +42,7 @@ fn expand(args: Args, function: AsyncFn) -> TokenStream {
         option(args.priority.map(|choice| choice.path_in(&quote_spanned!(site=> #krate::TaskPriority))));
     let component = option(args.component);
 
-    let never = matches!(&sig.output, ReturnType::Type(_, ty) if matches!(**ty, Type::Never(_)));
+    let never = matches!(&sig.output, ReturnType::Type(_, ty) if matches!(ungroup(ty), Type::Never(_)));
     let pin = pin(&sig.output);
     let allow =
         may_be_future(&sig.output).then(|| quote_spanned!(site=> #[allow(clippy::async_yields_async)]));
@@ -93,7 +93,7 @@ fn pin(output: &ReturnType) -> TokenStream {
         ReturnType::Type(_, ty) => {
             // Compiler messages point at what decided the type.
             site = site.located_at(ty.span());
-            match &**ty {
+            match ungroup(ty) {
                 // The body's type is what decides here, in the plain function too.
                 Type::ImplTrait(_) => return TokenStream::new(),
                 // `!` is no type argument on stable Rust; this is as empty, and `!` coerces to it.
@@ -118,7 +118,7 @@ fn pin(output: &ReturnType) -> TokenStream {
 fn may_be_future(output: &ReturnType) -> bool {
     match output {
         ReturnType::Default => false,
-        ReturnType::Type(_, ty) => match &**ty {
+        ReturnType::Type(_, ty) => match ungroup(ty) {
             Type::Never(_) | Type::Tuple(_) | Type::Array(_) => false,
             Type::Reference(reference) => reference.mutability.is_some(),
             Type::Path(path) => path.path.segments.last().is_none_or(|last| {
@@ -128,6 +128,14 @@ fn may_be_future(output: &ReturnType) -> bool {
             _ => true,
         },
     }
+}
+
+/// A type that came through a `macro_rules!` fragment arrives in an invisible group.
+fn ungroup(mut ty: &Type) -> &Type {
+    while let Type::Group(TypeGroup { elem, .. }) | Type::Paren(TypeParen { elem, .. }) = ty {
+        ty = elem;
+    }
+    ty
 }
 
 /// Writes `_` for each `impl Trait`, which a function's body cannot name.
