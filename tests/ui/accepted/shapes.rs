@@ -55,6 +55,20 @@ macro_rules! declare {
 }
 declare!(declared, "by.macro", Command, ::otel_tasks);
 
+macro_rules! declare_returning {
+    ($($name:ident($($argument:ident: $of:ty),*) -> $output:ty $body:block)*) => {
+        $(#[instrumented_task] async fn $name($($argument: $of),*) -> $output $body)*
+    };
+}
+declare_returning! {
+    fragment_never() -> ! { panic!() }
+    fragment_impl(n: u32) -> impl Iterator<Item = u32> { 0..n }
+    fragment_result(text: &str) -> Result<&str, std::num::ParseIntError> {
+        text.parse::<u32>()?;
+        Ok(text)
+    }
+}
+
 fn failing(text: &str) -> Result<u32, std::io::Error> {
     text.parse().map_err(io::Error::other)
 }
@@ -423,6 +437,9 @@ fn main() {
     spawned(other_spellings());
     spawned(through_a_reexport());
     spawned(declared());
+    spawned(fragment_never());
+    spawned(fragment_impl(1));
+    send(fragment_result(""));
     send(question_mark(""));
     send(boxed_error(""));
     send(alias_with_default(""));
