@@ -40,6 +40,27 @@ pub use read::{HealthReason, HealthThresholds, TaskHealth, TaskMetrics, TaskStat
 pub use run::{TaskContext, TaskError, TaskHandle};
 pub use telemetry::{LayerConflict, layer, task_layer};
 
+/// Makes each call of an async function a run: a span, counted and timed under the function's name.
+///
+/// Inside a run of the same name it adds no second run; inside another run it is a child run, kept by that run's manager;
+/// outside any it is kept process-wide, and exported with the first manager or telemetry there is. A panic is recorded and
+/// goes on.
+///
+/// ```
+/// use otel_tasks::instrumented_task;
+///
+/// #[instrumented_task(name = "command_ping", category = Command, priority = Low)]
+/// async fn ping(latency: &str) -> std::io::Result<u32> {
+///     latency.parse().map_err(std::io::Error::other)
+/// }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// assert_eq!(ping("12").await.ok(), Some(12));
+/// # }
+/// ```
+///
+#[cfg(feature = "macros")]
+pub use otel_tasks_macros::instrumented_task;
+
 #[doc(hidden)]
 pub mod __private {
     pub use crate::run::{
