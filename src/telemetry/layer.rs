@@ -10,9 +10,12 @@
 //! - a second tracing-opentelemetry layer in one registry would panic at the first span; [`layer`] notices the other one
 //!   when the subscriber is made, stands back, and says so as a [`LayerConflict`].
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicU8, Ordering::Relaxed},
+use std::{
+    cell::Cell,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use opentelemetry::{
@@ -76,7 +79,7 @@ where
     T: Tracer + Clone + Send + Sync + 'static,
     T::Span: Send + Sync + 'static,
 {
-    let marker = Marker::new(tracer.clone(), true);
+    let marker = Marker::<true>::new(tracer.clone());
     let filter = UnlessStoodBack(marker.state.clone());
     let exporter = tracing_opentelemetry::OpenTelemetryLayer::new(tracer)
         .with_location(false)
@@ -97,7 +100,7 @@ where
     T: Tracer + Send + Sync + 'static,
     T::Span: Send + Sync + 'static,
 {
-    Marker::new(tracer, false)
+    Marker::<false>::new(tracer)
 }
 
 /// What of this crate the current subscriber carries.
@@ -110,66 +113,68 @@ pub(crate) struct Installed {
 /// Looks for [`layer`] or [`task_layer`] in the current subscriber.
 pub(crate) fn installed() -> Option<Installed> {
     tracing::dispatcher::get_default(|dispatch| {
-        let marker = dispatch.downcast_ref::<Marker>()?;
-        Some(Installed { tracer: marker.state.tracer.clone(), conflict: marker.state.conflict() })
+        let exporting = dispatch.downcast_ref::<Marker<true>>().map(|marker| &marker.state);
+        let state =
+            exporting.or_else(|| dispatch.downcast_ref::<Marker<false>>().map(|marker| &marker.state))?;
+        Some(Installed { tracer: state.tracer.clone(), conflict: state.conflict.get().copied() })
     })
 }
 
-struct Marker {
+/// Keeps the tracer where the manager finds it. `EXPORTS`: whether our exporter stands behind it.
+struct Marker<const EXPORTS: bool> {
     state: Arc<State>,
-    exports: bool,
 }
 
 struct State {
     tracer: Arc<BoxedTracer>,
-    stood_back: AtomicU8,
+    /// Whether our exporter leaves the spans to another.
+    stood_back: AtomicBool,
+    conflict: OnceLock<LayerConflict>,
 }
 
-const ACTIVE: u8 = 0;
-const OTHER: u8 = 1;
-const TWICE: u8 = 2;
-
-impl State {
-    fn conflict(&self) -> Option<LayerConflict> {
-        match self.stood_back.load(Relaxed) {
-            OTHER => Some(LayerConflict::OtherOpenTelemetryLayer),
-            TWICE => Some(LayerConflict::Twice),
-            _ => None,
-        }
-    }
-}
-
-impl Marker {
-    fn new<T>(tracer: T, exports: bool) -> Self
+impl<const EXPORTS: bool> Marker<EXPORTS> {
+    fn new<T>(tracer: T) -> Self
     where
         T: Tracer + Send + Sync + 'static,
         T::Span: Send + Sync + 'static,
     {
         let tracer: Box<dyn ObjectSafeTracer + Send + Sync> = Box::new(tracer);
         let tracer = Arc::new(BoxedTracer::new(tracer));
-        Self { state: Arc::new(State { tracer, stood_back: AtomicU8::new(ACTIVE) }), exports }
+        Self {
+            state: Arc::new(State { tracer, stood_back: AtomicBool::new(false), conflict: OnceLock::new() }),
+        }
     }
 }
 
-impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for Marker {
+impl<const EXPORTS: bool, S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for Marker<EXPORTS> {
     /// Called once, when the finished subscriber becomes a dispatcher and before it sees any span: the one moment at
     /// which a layer can see those above it.
     fn on_register_dispatch(&self, dispatch: &Dispatch) {
-        if !self.exports {
+        if !EXPORTS {
             return;
         }
-        // Closed for the probe: our own exporter must not be what the probe finds.
-        self.state.stood_back.store(OTHER, Relaxed);
-        let conflict = if has_open_telemetry_layer(dispatch) {
-            OTHER
-        } else if dispatch.downcast_ref::<Self>().is_some_and(|first| !Arc::ptr_eq(&first.state, &self.state))
-        {
-            TWICE
-        } else {
-            ACTIVE
-        };
-        self.state.stood_back.store(conflict, Relaxed);
+        let found = dispatch.downcast_ref::<Self>().map(|first| &first.state);
+        let twin = found.filter(|first| !Arc::ptr_eq(first, &self.state));
+        if has_other_layer(dispatch) {
+            self.state.stand_back(LayerConflict::OtherOpenTelemetryLayer);
+        } else if let Some(first) = twin {
+            // The first one goes on exporting, and is the one that is asked.
+            let _ = first.conflict.set(LayerConflict::Twice);
+            self.state.stand_back(LayerConflict::Twice);
+        }
     }
+}
+
+impl State {
+    fn stand_back(&self, conflict: LayerConflict) {
+        self.stood_back.store(true, Relaxed);
+        let _ = self.conflict.set(conflict);
+    }
+}
+
+thread_local! {
+    /// Whether this thread looks for other layers: ours must not be what it finds.
+    static PROBING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Lets everything through, unless our exporter stands back.
@@ -177,7 +182,7 @@ struct UnlessStoodBack(Arc<State>);
 
 impl UnlessStoodBack {
     fn lets_through(&self) -> bool {
-        self.0.stood_back.load(Relaxed) == ACTIVE
+        !self.0.stood_back.load(Relaxed) && !PROBING.get()
     }
 }
 
@@ -187,8 +192,9 @@ impl<S> Filter<S> for UnlessStoodBack {
     }
 
     fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
-        // Interests are computed after `on_register_dispatch`, and the answer does not change afterwards.
-        if self.lets_through() { Interest::always() } else { Interest::never() }
+        // Interests are computed after `on_register_dispatch`, and the answer does not change afterwards. Not `never`: the
+        // registry takes that for the answer of every layer, where ours is the only one with a filter.
+        if self.lets_through() { Interest::always() } else { Interest::sometimes() }
     }
 }
 
@@ -196,7 +202,14 @@ impl<S> Filter<S> for UnlessStoodBack {
 /// looks whether it got an OpenTelemetry context. Telemetry is suppressed meanwhile, so nothing is exported.
 ///
 /// The span's callsite is not registered: the registration's lock is held by whoever calls `on_register_dispatch`.
-fn has_open_telemetry_layer(dispatch: &Dispatch) -> bool {
+fn has_other_layer(dispatch: &Dispatch) -> bool {
+    PROBING.set(true);
+    let found = probe(dispatch);
+    PROBING.set(false);
+    found
+}
+
+fn probe(dispatch: &Dispatch) -> bool {
     let _suppressed = OtelContext::enter_telemetry_suppressed_scope();
     let metadata = probe_metadata();
     let values = metadata.fields().value_set(&[]);
