@@ -1,6 +1,8 @@
 //! An OpenTelemetry-native task manager for tokio: each run of a task is a span, each figure an instrument, and health
 //! checks, automatic restarts and the ordered shutdown read those same figures.
 
+#![warn(missing_docs, unreachable_pub)]
+
 mod policy;
 
 mod cell;

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-/// What a task may return: `()`, or a [`Result`] whose error can be displayed.
+/// What a task may return: `()`, a [`Result`] whose error can be displayed, or nothing ever (`!`).
 ///
 /// Sealed, so that no output is silently taken for a success: for anything else say so with
 /// [`discard`](DiscardExt::discard).
@@ -19,10 +19,23 @@ use std::{
 pub trait TaskOutput: sealed::Sealed {}
 
 impl TaskOutput for () {}
+impl TaskOutput for Never {}
 impl<T, E: Display + 'static> TaskOutput for Result<T, E> {}
 
+/// `!`, the output of an endless loop, which stable Rust cannot yet name outside a function's signature.
+type Never = <fn() -> ! as Returns>::Output;
+
+#[doc(hidden)]
+pub trait Returns {
+    type Output;
+}
+
+impl<T> Returns for fn() -> T {
+    type Output = T;
+}
+
 pub(crate) mod sealed {
-    use super::{Any, Display};
+    use super::{Any, Display, Never};
 
     /// An error seen through what the policies ask of it.
     pub struct ErrorView<'a> {
@@ -41,6 +54,16 @@ pub(crate) mod sealed {
     }
 
     impl Sealed for () {
+        fn error(&self) -> Option<ErrorView<'_>> {
+            None
+        }
+
+        fn error_type_id() -> Option<(std::any::TypeId, &'static str)> {
+            None
+        }
+    }
+
+    impl Sealed for Never {
         fn error(&self) -> Option<ErrorView<'_>> {
             None
         }
