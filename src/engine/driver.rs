@@ -83,7 +83,7 @@ impl Driver {
     }
 
     fn set_state(&self, state: TaskState) {
-        self.supervised.task.cell.set_state(Some(state));
+        self.supervised.set_state(state);
     }
 
     async fn rest(&mut self, state: TaskState) -> Step {

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Shared, TaskSpec};
 use crate::{
+    cell::TaskState,
     policy::{Exit, RestartReason},
     run::{ContextParts, Task, TaskContext},
 };
@@ -39,6 +40,8 @@ pub(crate) struct Supervised {
     left: watch::Sender<bool>,
     /// When health was last checked. Written by the monitor alone.
     pub(crate) checked: Mutex<Option<Instant>>,
+    /// Whether the cell's state is this task's to write: not once it was detached and its name is another's.
+    registered: Mutex<bool>,
     /// Where it was registered.
     pub(crate) registered_in: Option<SpanContext>,
 }
@@ -113,6 +116,7 @@ impl Supervised {
             sleeping: AtomicBool::new(false),
             left: watch::Sender::new(false),
             checked: Mutex::default(),
+            registered: Mutex::new(true),
             registered_in,
         });
         supervised.spec.body.registered(&supervised);
@@ -160,9 +164,23 @@ impl Supervised {
 
     /// Whether it has gone without a sign of life for longer than it promised.
     pub(crate) fn is_stalled(&self) -> bool {
-        self.task.cell.state() == Some(crate::cell::TaskState::Running)
+        self.task.cell.state() == Some(TaskState::Running)
             && !self.sleeping.load(Relaxed)
             && self.spec.heartbeat_timeout.is_some_and(|limit| self.heartbeat.borrow().elapsed() > limit)
+    }
+
+    /// Shows the task's state, as long as it is registered.
+    pub(crate) fn set_state(&self, state: TaskState) {
+        if *self.registered.lock().unwrap_or_else(PoisonError::into_inner) {
+            self.task.cell.set_state(Some(state));
+        }
+    }
+
+    /// Shows no state any more, whatever the driver still does.
+    pub(crate) fn unregister(&self) {
+        let mut registered = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        *registered = false;
+        self.task.cell.set_state(None);
     }
 
     pub(crate) fn driver_left(&self) {
