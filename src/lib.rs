@@ -1,2 +1,73 @@
-//! An OpenTelemetry-native task manager for tokio.
+//! An OpenTelemetry-native task manager for tokio: each run of a task is a span, each figure an instrument, and health
+//! checks, automatic restarts and the ordered shutdown read those same figures.
+
+#![warn(missing_docs, unreachable_pub)]
+
+mod policy;
+
+mod cell;
+
+mod run;
+
+mod engine;
+mod read;
+
+mod config;
+mod error;
+mod manager;
 pub mod telemetry;
+
+pub use cell::{
+    ErrorCount, HISTORY_LENGTH, LastError, MAX_ERROR_TYPES, RunRecord, SkipReason, TaskSnapshot, TaskState,
+};
+pub use config::{
+    CriticalTaskConfig, CriticalTasksProvider, DEFAULT_HEALTH_CHECK_INTERVAL, DEFAULT_SPAN_PREFIX, Discovery,
+};
+pub use engine::{
+    LoopControlError, LoopError, LoopHandle, LoopOutcome, OnError, ShutdownOutcome, ShutdownReport, TaskLoop,
+    TaskShutdown, shutdown_signal,
+};
+pub use error::{RegisterError, RestartError, UnknownComponent, UnknownTask};
+pub use manager::{
+    DEFAULT_MONITOR_INTERVAL, DEFAULT_SHUTDOWN_DEADLINE, DEFAULT_SPAWN_GRACE, InstrumentationCheck,
+    TaskBuilder, TaskManager, TaskManagerBuilder,
+};
+pub use policy::{
+    Backoff, CategoryRules, DEFAULT_BACKOFF_CAP, DEFAULT_BACKOFF_FACTOR, DEFAULT_MAX_RESTARTS,
+    DEFAULT_RESTART_DELAY, DEFAULT_RESTART_WINDOW, DEFAULT_STABLE_AFTER, Discard, DiscardExt, ErrorClass,
+    Exit, ExitKind, Failure, Jitter, MAX_RESTARTS_LIMIT, NameRule, Panic, PolicyError, RestartIntensity,
+    RestartPolicy, RestartReason, TaskCategory, TaskOutput, TaskPriority,
+};
+pub use read::{HealthReason, HealthThresholds, TaskHealth, TaskMetrics, TaskStatistics};
+pub use run::{TaskContext, TaskError, TaskHandle};
+#[cfg(feature = "otlp")]
+pub use telemetry::builder as telemetry;
+pub use telemetry::{LayerConflict, layer, task_layer};
+
+/// Makes each call of an async function a run: a span, counted and timed under the function's name.
+///
+/// Inside a run of the same name it adds no second run; inside another run it is a child run, kept by that run's manager;
+/// outside any it is kept process-wide, and exported with the first manager or telemetry there is. A panic is recorded and
+/// goes on.
+///
+/// ```
+/// use otel_tasks::instrumented_task;
+///
+/// #[instrumented_task(name = "command_ping", category = Command, priority = Low)]
+/// async fn ping(latency: &str) -> std::io::Result<u32> {
+///     latency.parse().map_err(std::io::Error::other)
+/// }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// assert_eq!(ping("12").await.ok(), Some(12));
+/// # }
+/// ```
+///
+#[cfg(feature = "macros")]
+pub use otel_tasks_macros::instrumented_task;
+
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::run::{
+        Instrumented, InstrumentedFailure as Failure, Probe, ViaAny, ViaDisplay, ViaOpaque, instrument,
+    };
+}

@@ -8,6 +8,14 @@ use opentelemetry::trace::{Span as _, Tracer as _};
 use otel_tasks::telemetry::{InstallError, Protocol};
 use support::otlp::Receiver;
 
+fn run_a_task() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let tasks = otel_tasks::TaskManager::builder().build();
+        let _ = tasks.spawn("reminders", async {}).await;
+    });
+}
+
 #[test]
 fn installing_sets_everything_once_and_a_second_time_changes_nothing() {
     let receiver = Receiver::start(Protocol::HttpProtobuf);
@@ -30,11 +38,15 @@ fn installing_sets_everything_once_and_a_second_time_changes_nothing() {
     let fields = global::get_text_map_propagator(|propagator| propagator.fields().count());
     assert!(fields >= 2, "tracecontext and baggage");
 
+    run_a_task();
+
     let report = telemetry.shutdown_blocking();
     assert!(report.is_complete(), "{report}");
     assert!(receiver.span("by_tracing").is_root());
     assert_eq!(receiver.span("by_api").scope.name, "mine");
     assert_eq!(receiver.sum("by_api", &[]), Some(1.0));
+    assert_eq!(receiver.span("task.run").string("task.name"), Some("reminders"));
+    assert_eq!(receiver.sum("task.runs", &[("task.name", "reminders")]), Some(1.0));
     // OTLP groups records by scope, so their order says nothing.
     let mut bodies: Vec<_> = receiver.logs().into_iter().filter_map(|log| log.body).collect();
     bodies.sort();

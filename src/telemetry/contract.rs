@@ -27,6 +27,8 @@ pub mod key {
     pub const GENERATION: &str = "task.run.generation";
     /// The name as it was given, where the bounded name differs from it. Spans only.
     pub const GIVEN_NAME: &str = "task.given_name";
+    /// Whether the destructor of a run's future panicked. Spans only.
+    pub const DROP_PANICKED: &str = "task.run.drop_panicked";
     /// The iteration of a loop, counted from 1. Spans only.
     pub const ITERATION: &str = "task.iteration";
     /// Why a task was restarted.
@@ -56,6 +58,41 @@ pub const ERROR_TYPE_TIMEOUT: &str = "timeout";
 /// The name under which tasks are metered once the bound on names is reached.
 pub const OVERFLOW_NAME: &str = "_OTHER";
 
+/// Attributes of the manager's own spans.
+pub mod attribute {
+    use crate::{ShutdownOutcome, policy::TaskCategory};
+
+    /// How many tasks are registered, on `bot.monitor_tasks`.
+    pub const MONITOR_TASKS: &str = "tasks.registered";
+    /// How many of them are healthy.
+    pub const MONITOR_HEALTHY: &str = "tasks.healthy";
+    /// The names of those that are not.
+    pub const MONITOR_UNHEALTHY: &str = "tasks.unhealthy";
+    /// How many loops were asked to stop, on `bot.stop_task_loops`.
+    pub const LOOPS_STOPPED: &str = "tasks.loops";
+
+    /// The names of the tasks of one category, on `bot.monitor_tasks` and `bot.cancel_tasks`.
+    pub const fn names_of(category: TaskCategory) -> &'static str {
+        match category {
+            TaskCategory::Scheduled => "tasks.scheduled",
+            TaskCategory::Gateway => "tasks.gateway",
+            TaskCategory::System => "tasks.system",
+            TaskCategory::Command => "tasks.command",
+            TaskCategory::Unknown => "tasks.unknown",
+        }
+    }
+
+    /// The names of the tasks that ended alike, on `bot.cleanup_tasks`.
+    pub const fn shutdown_names(outcome: ShutdownOutcome) -> &'static str {
+        match outcome {
+            ShutdownOutcome::Clean => "tasks.clean",
+            ShutdownOutcome::Late => "tasks.late",
+            ShutdownOutcome::Aborted => "tasks.aborted",
+            ShutdownOutcome::Leaked => "tasks.leaked",
+        }
+    }
+}
+
 /// Names of log records.
 pub mod record {
     /// A supervised task began its first run, or began again by hand.
@@ -68,6 +105,14 @@ pub mod record {
     pub const GAVE_UP: &str = "task.gave_up";
     /// A supervised task finished or was stopped.
     pub const STOPPED: &str = "task.stopped";
+    /// A task did not end by itself at shutdown.
+    pub const NOT_STOPPED: &str = "task.not_stopped";
+    /// A hook of a loop panicked; it is ignored.
+    pub const HOOK_PANICKED: &str = "task.hook.panicked";
+    /// A step of a monitor sweep, or a component's provider, failed; the others went on.
+    pub const MONITOR_FAILED: &str = "task.monitor.failed";
+    /// A task runs whose category nobody can tell; said once per name.
+    pub const CATEGORY_UNKNOWN: &str = "task.category.unknown";
 }
 
 /// What an instrument measures.

@@ -149,7 +149,7 @@ impl Telemetry {
         // A filter that lets nothing pass and not an `Option`: beside a filtered layer, `None` switches off both.
         let bridge = OpenTelemetryTracingBridge::new(&self.parts.logger_provider);
         let bridge = bridge.with_filter(filter_fn(move |metadata| records && install::exportable(metadata)));
-        install::trace_layer(self.tracer())
+        super::layer(self.tracer())
             .with_filter(filter_fn(move |metadata| spans && install::exportable(metadata)))
             .and_then(bridge)
     }

@@ -23,11 +23,10 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::SdkLoggerProvider;
 use opentelemetry_sdk::metrics::{Instrument, PeriodicReader, SdkMeterProvider, Stream};
 use opentelemetry_sdk::propagation::{BaggagePropagator, TraceContextPropagator};
-use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
-use tracing::{Metadata, Subscriber};
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use tracing::Metadata;
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::{EnvFilter, Layer};
 
 use super::balance::{
     Balance, CountingMetricExporter, MetricLedger, QueueingLogProcessor, QueueingSpanProcessor, Signal,
@@ -36,6 +35,7 @@ use super::batch::Batcher;
 use super::contract;
 use super::env::{self, BadEndpoint, Overrides, Propagator, Protocol, Settings, Warning, WarningKind};
 use super::guard::{Parts, Telemetry};
+use super::instruments;
 use super::transport::{ExportRuntime, Transports};
 
 /// How long each signal may take at shutdown unless [`shutdown_timeout`](TelemetryBuilder::shutdown_timeout) says
@@ -134,7 +134,7 @@ pub fn builder() -> TelemetryBuilder {
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-/// let telemetry = otel_tasks::telemetry::builder().service("tux").install()?;
+/// let telemetry = otel_tasks::telemetry().service("tux").install()?;
 /// tracing::info!("at work");
 /// println!("{}", telemetry.shutdown().await);
 /// # Ok(())
@@ -284,7 +284,7 @@ impl TelemetryBuilder {
     ///
     /// As [`build`](Self::build), and [`SubscriberAlreadySet`](InstallError::SubscriberAlreadySet), which changes nothing.
     pub fn install(self) -> Result<Telemetry, InstallError> {
-        let fmt = self.fmt;
+        let (fmt, max_names) = (self.fmt, self.max_names);
         let telemetry = self.build()?;
         let terminal = std::io::stderr().is_terminal();
         let lines =
@@ -299,6 +299,7 @@ impl TelemetryBuilder {
         if telemetry.is_enabled() {
             global::set_tracer_provider(telemetry.tracer_provider().clone());
             global::set_meter_provider(telemetry.meter_provider().clone());
+            instruments::installed_with(&telemetry.meter(), max_names.min(MAX_SETS / SETS_PER_NAME));
         }
         global::set_text_map_propagator(telemetry.propagator());
         for warning in telemetry.warnings() {
@@ -474,19 +475,6 @@ pub(super) fn propagator(propagators: &[Propagator]) -> TextMapCompositePropagat
         }
     });
     TextMapCompositePropagator::new(boxed.collect())
-}
-
-/// The layer that turns spans into OpenTelemetry's; what it costs is measured in `docs/architecture.md`.
-pub(super) fn trace_layer<S>(tracer: SdkTracer) -> impl Layer<S> + Send + Sync
-where
-    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
-{
-    tracing_opentelemetry::layer()
-        .with_tracer(tracer)
-        .with_location(false)
-        .with_threads(false)
-        .with_tracked_inactivity(false)
-        .with_target(false)
 }
 
 /// Crates that export telemetry or carry it: what they report of themselves would be exported, and reported again.

@@ -1,0 +1,306 @@
+//! What an instrumented function becomes.
+//!
+//! Everything written here has the macro's own span, which keeps its locals out of the user's sight (and theirs out of
+//! ours) and tells lints that the code is not the user's. Statics are not hygienic, so ours sits in a block that the
+//! user's code is not in. The user's tokens keep their spans, and lints and errors in them read as ever.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, quote_spanned};
+use syn::ext::IdentExt as _;
+use syn::spanned::Spanned as _;
+use syn::token::Brace;
+use syn::visit_mut::{self, VisitMut};
+use syn::{LitStr, ReturnType, Type, TypeGroup, TypeParen, parse_quote_spanned};
+
+use crate::args::{Args, Choice, Errors};
+use crate::valid::AsyncFn;
+
+/// The attribute. On an error the item comes back as it was, so that the only errors are ours.
+pub(crate) fn instrumented_task(options: TokenStream, item: TokenStream) -> TokenStream {
+    let mut errors = Errors::default();
+    let args = errors.take(syn::parse2::<Args>(options));
+    let function = errors.take(syn::parse2::<AsyncFn>(item.clone()));
+    match (args, function) {
+        (Some(args), Some(function)) => expand(args, function),
+        _ => {
+            let errors = errors.to_compile_error();
+            quote_spanned!(Span::mixed_site()=> #item #errors)
+        }
+    }
+}
+
+fn expand(args: Args, function: AsyncFn) -> TokenStream {
+    let site = Span::mixed_site();
+    let AsyncFn { attrs, vis, sig, brace, body } = function;
+
+    let krate = args.krate.unwrap_or_else(|| parse_quote_spanned!(site=> ::otel_tasks));
+    let private = quote_spanned!(site=> #krate::__private);
+    let name = args.name.unwrap_or_else(|| LitStr::new(&sig.ident.unraw().to_string(), sig.ident.span()));
+    let category =
+        option(args.category.map(|choice| choice.path_in(&quote_spanned!(site=> #krate::TaskCategory))));
+    let priority =
+        option(args.priority.map(|choice| choice.path_in(&quote_spanned!(site=> #krate::TaskPriority))));
+    let component = option(args.component);
+
+    let never = matches!(&sig.output, ReturnType::Type(_, ty) if matches!(ungroup(ty), Type::Never(_)));
+    let pin = pin(&sig.output);
+    let allow =
+        may_be_future(&sig.output).then(|| quote_spanned!(site=> #[allow(clippy::async_yields_async)]));
+
+    // Where the user wrote them, but ours: braces of the user's would be `unused_braces` in the block around them.
+    let brace = Brace(site.located_at(brace.span.join()));
+    let mut user = TokenStream::new();
+    brace.surround(&mut user, |tokens| body.to_tokens(tokens));
+
+    // The closure's parameter is left to inference, which by then knows it from the pinned body: the type's name could
+    // not be written there if it held `impl Trait`.
+    let run = quote_spanned! {site=>
+        #private::instrument(
+            {
+                static __TASK: #private::Instrumented =
+                    #private::Instrumented::new(#name, #category, #priority, #component);
+                &__TASK
+            },
+            __body,
+            |__output| {
+                use #private::{ViaAny as _, ViaOpaque as _, ViaDisplay as _};
+                (&&&#private::Probe(__output)).task_failure()
+            },
+        )
+        .await
+    };
+    let run = if never { quote_spanned!(site=> match #run {}) } else { run };
+
+    quote_spanned! {site=>
+        #(#attrs)*
+        #vis #sig {
+            #allow
+            let __body = async move {
+                #pin
+                #user
+            };
+            #run
+        }
+    }
+}
+
+/// A `return` that never happens. It is the first thing in the async block and so decides its type: without it, `?`,
+/// `return` and a coercion of the last expression would have nothing to go by.
+fn pin(output: &ReturnType) -> TokenStream {
+    let mut site = Span::mixed_site();
+    let ty = match output {
+        ReturnType::Default => quote_spanned!(site=> ()),
+        ReturnType::Type(_, ty) => {
+            // Compiler messages point at what decided the type.
+            site = site.located_at(ty.span());
+            match ungroup(ty) {
+                // The body's type is what decides here, in the plain function too.
+                Type::ImplTrait(_) => return TokenStream::new(),
+                // `!` is no type argument on stable Rust; this is as empty, and `!` coerces to it.
+                Type::Never(_) => quote_spanned!(site=> ::core::convert::Infallible),
+                ty => {
+                    let mut ty = ty.clone();
+                    ForgetImplTrait.visit_type_mut(&mut ty);
+                    ty.into_token_stream()
+                }
+            }
+        }
+    };
+    quote_spanned! {site=>
+        if let ::core::option::Option::Some(__output) = ::core::option::Option::None::<#ty> {
+            return __output;
+        }
+    }
+}
+
+/// Whether clippy could find the async block to yield a future, which is worth a warning in a block but not in a
+/// function that says so. The types that plainly are none keep the lint for the async blocks inside the body.
+fn may_be_future(output: &ReturnType) -> bool {
+    match output {
+        ReturnType::Default => false,
+        ReturnType::Type(_, ty) => match ungroup(ty) {
+            Type::Never(_) | Type::Tuple(_) | Type::Array(_) => false,
+            Type::Reference(reference) => reference.mutability.is_some(),
+            Type::Path(path) => path.path.segments.last().is_none_or(|last| {
+                let name = last.ident.to_string();
+                !(name.ends_with("Result") || name == "Option")
+            }),
+            _ => true,
+        },
+    }
+}
+
+/// A type that came through a `macro_rules!` fragment arrives in an invisible group.
+fn ungroup(mut ty: &Type) -> &Type {
+    while let Type::Group(TypeGroup { elem, .. }) | Type::Paren(TypeParen { elem, .. }) = ty {
+        ty = elem;
+    }
+    ty
+}
+
+/// Writes `_` for each `impl Trait`, which a function's body cannot name.
+struct ForgetImplTrait;
+
+impl VisitMut for ForgetImplTrait {
+    fn visit_type_mut(&mut self, ty: &mut Type) {
+        if let Type::ImplTrait(_) = ty {
+            *ty = parse_quote_spanned!(Span::mixed_site()=> _);
+        } else {
+            visit_mut::visit_type_mut(self, ty);
+        }
+    }
+}
+
+impl Choice {
+    fn path_in(self, variants: &TokenStream) -> TokenStream {
+        match self {
+            Self::Variant(variant) => quote_spanned!(Span::mixed_site()=> #variants::#variant),
+            Self::Path(path) => path.into_token_stream(),
+        }
+    }
+}
+
+fn option<T: ToTokens>(value: Option<T>) -> TokenStream {
+    match value {
+        Some(value) => quote_spanned!(Span::mixed_site()=> ::core::option::Option::Some(#value)),
+        None => quote_spanned!(Span::mixed_site()=> ::core::option::Option::None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Each file in `tests/expansion` is what the function above its test becomes. To write them anew, run the tests
+    //! with `UPDATE_EXPANSIONS=1`; then read the difference.
+
+    use std::path::Path;
+
+    use proc_macro2::TokenStream;
+    use quote::quote;
+    use syn::parse_quote;
+
+    fn assert_expansion(file: &str, options: TokenStream, item: TokenStream) {
+        let expansion = super::instrumented_task(options, item);
+        let expansion = prettyplease::unparse(&parse_quote!(#expansion));
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/expansion").join(file);
+        if std::env::var_os("UPDATE_EXPANSIONS").is_some() {
+            std::fs::write(&path, &expansion).unwrap();
+        }
+        let expected = std::fs::read_to_string(&path).unwrap();
+        assert!(expansion == expected, "{file} is\n{expected}\nbut the function becomes\n{expansion}");
+    }
+
+    #[test]
+    fn a_plain_function_is_named_after_itself() {
+        assert_expansion(
+            "plain.rs",
+            quote!(),
+            quote!(
+                async fn tidy() {
+                    work().await;
+                }
+            ),
+        );
+    }
+
+    #[test]
+    fn every_option_reaches_the_static() {
+        assert_expansion(
+            "options.rs",
+            quote!(
+                priority = "HIGH",
+                crate = crate::reexport::tasks,
+                component = "gateway",
+                category = TaskCategory::Gateway,
+                name = "gateway.ping",
+            ),
+            quote! {
+                async fn ping<'a>(connection: &'a mut Connection, n: u32) -> io::Result<u32> {
+                    connection.ping(n).await?;
+                    Ok(n)
+                }
+            },
+        );
+    }
+
+    #[test]
+    fn attributes_docs_visibility_generics_and_bounds_stay() {
+        assert_expansion(
+            "signature.rs",
+            quote!(),
+            quote! {
+                /// Keeps `value`.
+                #[must_use]
+                #[cfg(unix)]
+                pub(crate) async unsafe fn keep<'a, T, const N: usize>(mut value: [T; N], other: &'a impl Other) -> &'a T
+                where
+                    T: Clone + 'a,
+                {
+                    #![expect(unused_mut)]
+                    other.keep(value)
+                }
+            },
+        );
+    }
+
+    #[test]
+    fn impl_trait_in_the_return_type_is_left_to_inference() {
+        assert_expansion(
+            "impl_trait_inside.rs",
+            quote!(),
+            quote! {
+                async fn lines(path: &Path) -> Result<impl Iterator<Item = impl Display>, Error> {
+                    Ok(open(path)?.lines())
+                }
+            },
+        );
+        assert_expansion(
+            "impl_trait.rs",
+            quote!(),
+            quote!(
+                async fn lines() -> impl Iterator<Item = String> {
+                    [].into_iter()
+                }
+            ),
+        );
+    }
+
+    #[test]
+    fn a_function_that_never_returns_matches_on_nothing() {
+        assert_expansion(
+            "never.rs",
+            quote!(),
+            quote!(
+                async fn serve() -> ! {
+                    loop {
+                        accept().await
+                    }
+                }
+            ),
+        );
+    }
+
+    #[test]
+    fn a_raw_identifier_loses_its_prefix_in_the_name() {
+        assert_expansion(
+            "raw_identifier.rs",
+            quote!(),
+            quote!(
+                async fn r#match() {}
+            ),
+        );
+    }
+
+    #[test]
+    fn on_an_error_the_item_comes_back_as_it_was() {
+        assert_expansion(
+            "error.rs",
+            quote!(name = "", retries = 3),
+            quote!(
+                #[inline]
+                pub fn not_async() -> u32 {
+                    1
+                }
+            ),
+        );
+    }
+}

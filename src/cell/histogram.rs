@@ -1,0 +1,82 @@
+//! The run durations of one name, in the buckets that are exported: OpenTelemetry's histograms cannot be read back.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::telemetry::contract::DURATION_BOUNDARIES;
+
+const BUCKETS: usize = DURATION_BOUNDARIES.len() + 1;
+
+#[derive(Debug)]
+pub(crate) struct Histogram {
+    buckets: [AtomicU64; BUCKETS],
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self { buckets: std::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+}
+
+impl Histogram {
+    pub(crate) fn record(&self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        // A bucket's upper boundary belongs to it, as in OpenTelemetry.
+        let index = DURATION_BOUNDARIES.partition_point(|boundary| *boundary < seconds);
+        self.buckets[index].fetch_add(1, Ordering::Relaxed); // Statistics only, pairs with nothing.
+    }
+
+    pub(crate) fn counts(&self) -> Vec<u64> {
+        self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect()
+    }
+}
+
+/// The duration below which the fraction `q` of the counted runs lies, interpolated inside its bucket as Prometheus'
+/// `histogram_quantile` does; `longest` bounds the last bucket.
+pub(crate) fn quantile(counts: &[u64], longest: Duration, q: f64) -> Option<Duration> {
+    let total: u64 = counts.iter().sum();
+    if total == 0 {
+        return None;
+    }
+    let rank = q * total as f64;
+    let mut below = 0_u64;
+    for (index, count) in counts.iter().enumerate() {
+        if *count > 0 && (below + count) as f64 >= rank {
+            let lower = if index == 0 { 0.0 } else { DURATION_BOUNDARIES[index - 1] };
+            let upper =
+                DURATION_BOUNDARIES.get(index).copied().unwrap_or(f64::INFINITY).min(longest.as_secs_f64());
+            let inside = ((rank - below as f64) / *count as f64).clamp(0.0, 1.0);
+            return Some(Duration::from_secs_f64(lower + (upper - lower).max(0.0) * inside));
+        }
+        below += count;
+    }
+    Some(longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boundary_belongs_to_the_bucket_below_it() {
+        let histogram = Histogram::default();
+        histogram.record(Duration::from_millis(1));
+        histogram.record(Duration::from_micros(1_001));
+        histogram.record(Duration::from_secs(10_000));
+        let counts = histogram.counts();
+        assert_eq!((counts[0], counts[1], counts[BUCKETS - 1]), (1, 1, 1));
+    }
+
+    #[test]
+    fn quantiles_lie_in_their_bucket() {
+        let histogram = Histogram::default();
+        (0..99).for_each(|_| histogram.record(Duration::from_millis(7)));
+        histogram.record(Duration::from_secs(3));
+        let counts = histogram.counts();
+        let longest = Duration::from_secs(3);
+        let half = quantile(&counts, longest, 0.5).expect("counted");
+        assert!(half > Duration::from_millis(5) && half <= Duration::from_millis(10), "{half:?}");
+        assert_eq!(quantile(&counts, longest, 1.0), Some(longest));
+        assert_eq!(quantile(&[0; BUCKETS], longest, 0.5), None);
+    }
+}

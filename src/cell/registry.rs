@@ -1,0 +1,163 @@
+//! All cells of one manager, by name: bounded, and never removed, so that no exported counter ever runs backwards.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use super::{TaskCell, TaskSnapshot};
+use crate::{
+    policy::{TaskCategory, TaskPriority},
+    telemetry::contract::OVERFLOW_NAME,
+};
+
+/// What a cell's figures are exported under: together these are one series.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) name: Arc<str>,
+    pub(crate) category: TaskCategory,
+    pub(crate) priority: TaskPriority,
+    pub(crate) component: Option<Arc<str>>,
+}
+
+/// A cell, its identity, and what an upper layer keeps with it (`E`: the attribute sets its exports need).
+#[derive(Debug)]
+pub(crate) struct Entry<E> {
+    pub(crate) identity: Identity,
+    pub(crate) cell: TaskCell,
+    pub(crate) extra: E,
+    /// Found by name alone: made for a caller that gave nothing but the name.
+    plain: bool,
+}
+
+pub(crate) struct Registry<E> {
+    by_name: RwLock<HashMap<Arc<str>, Vec<Arc<Entry<E>>>>>,
+    /// How many more entries fit.
+    room: AtomicUsize,
+    /// How many more (name, error type) pairs fit.
+    pub(crate) error_type_budget: AtomicUsize,
+    extra: fn(&Identity, &Option<Arc<str>>) -> E,
+    instance: Option<Arc<str>>,
+}
+
+/// The sets one entry takes in the instrument with the most: one per result without an error type, plus `_OTHER`.
+const SETS_PER_NAME: usize = 5;
+/// The states a registered task is observed in: the other instrument that may be the widest.
+const MAX_STATES: usize = 8;
+
+impl<E> Registry<E> {
+    /// A registry for at most `streams` attribute sets per instrument, and at most `names` entries.
+    pub(crate) fn new(
+        names: usize,
+        streams: usize,
+        instance: Option<Arc<str>>,
+        extra: fn(&Identity, &Option<Arc<str>>) -> E,
+    ) -> Self {
+        // One entry is kept back for the overflow name.
+        let names = names.min(streams / MAX_STATES).max(2) - 1;
+        Self {
+            by_name: RwLock::default(),
+            room: AtomicUsize::new(names),
+            error_type_budget: AtomicUsize::new(streams.saturating_sub((names + 1) * SETS_PER_NAME)),
+            extra,
+            instance,
+        }
+    }
+
+    /// The entry that a caller who gave nothing but the name reads and writes, if there is one yet.
+    pub(crate) fn plain(&self, name: &str) -> Option<Arc<Entry<E>>> {
+        let entries = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
+        entries.get(name)?.iter().find(|entry| entry.plain).cloned()
+    }
+
+    /// The entry of this identity, made where there is none; `None` where there is no room for one more.
+    pub(crate) fn entry(&self, identity: Identity, plain: bool) -> Option<Arc<Entry<E>>> {
+        let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
+        let entries = by_name.get(&identity.name);
+        if let Some(entry) = entries.and_then(|all| all.iter().find(|entry| entry.identity == identity)) {
+            return Some(entry.clone());
+        }
+        let overflow = &*identity.name == OVERFLOW_NAME;
+        if !overflow && self.room.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_err() {
+            return None;
+        }
+        let plain = plain && entries.is_none_or(|all| all.iter().all(|entry| !entry.plain));
+        let name = identity.name.clone();
+        let extra = (self.extra)(&identity, &self.instance);
+        let entry = Arc::new(Entry { identity, cell: TaskCell::default(), extra, plain });
+        by_name.entry(name).or_default().push(entry.clone());
+        Some(entry)
+    }
+
+    /// The one entry for everything that no longer fits.
+    pub(crate) fn overflow(&self) -> Arc<Entry<E>> {
+        let identity = Identity {
+            name: OVERFLOW_NAME.into(),
+            category: TaskCategory::Unknown,
+            priority: TaskPriority::Normal,
+            component: None,
+        };
+        self.plain(OVERFLOW_NAME)
+            .or_else(|| self.entry(identity, true))
+            .expect("the overflow entry takes no room, so there is always room for it")
+    }
+
+    pub(crate) fn entries(&self) -> Vec<Arc<Entry<E>>> {
+        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
+        by_name.values().flatten().cloned().collect()
+    }
+
+    /// What is known of a name, summed over its identities.
+    pub(crate) fn snapshot(&self, name: &str, now: Duration) -> Option<TaskSnapshot> {
+        let entries = self.by_name.read().unwrap_or_else(PoisonError::into_inner).get(name)?.clone();
+        let mut snapshots = entries.iter().map(|entry| entry.cell.snapshot(&entry.identity, now));
+        // The registered identity is the one that is shown; it goes first.
+        let mut all: Vec<TaskSnapshot> = snapshots.by_ref().collect();
+        all.sort_by_key(|snapshot| snapshot.state.is_none());
+        all.into_iter().reduce(|mut sum, next| {
+            sum.absorb(next);
+            sum
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(name: &str) -> Identity {
+        Identity {
+            name: name.into(),
+            category: TaskCategory::Unknown,
+            priority: TaskPriority::Normal,
+            component: None,
+        }
+    }
+
+    #[test]
+    fn past_its_bound_a_registry_has_only_the_overflow_entry() {
+        let registry = Registry::<()>::new(3, 1_999, None, |_, _| ());
+        assert!(registry.entry(identity("a"), true).is_some());
+        assert!(registry.entry(identity("b"), true).is_some());
+        assert!(registry.entry(identity("c"), true).is_none());
+        assert!(registry.entry(identity("a"), true).is_some(), "known names still answer");
+        assert_eq!(&*registry.overflow().identity.name, OVERFLOW_NAME);
+        assert_eq!(registry.entries().len(), 3);
+    }
+
+    #[test]
+    fn one_name_under_two_identities_is_two_entries_and_one_sum() {
+        let registry = Registry::<()>::new(10, 1_999, None, |_, _| ());
+        let plain = registry.entry(identity("a"), true).expect("room");
+        let other = Identity { priority: TaskPriority::High, ..identity("a") };
+        let high = registry.entry(other, false).expect("room");
+        plain.cell.run_started(Duration::ZERO, std::time::SystemTime::now());
+        high.cell.run_started(Duration::ZERO, std::time::SystemTime::now());
+        assert_eq!(registry.snapshot("a", Duration::ZERO).expect("known").active, 2);
+        assert!(Arc::ptr_eq(&registry.plain("a").expect("known"), &plain));
+    }
+}

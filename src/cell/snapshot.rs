@@ -1,0 +1,253 @@
+//! What a cell says of itself at one moment: plain data.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use super::quantile;
+use crate::policy::{ExitKind, RestartReason, TaskCategory, TaskPriority};
+
+/// Where a supervised task stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum TaskState {
+    /// Registered, not yet begun.
+    Waiting,
+    /// Alive; a loop is also alive between two iterations.
+    Running,
+    /// Waiting for its delay before a restart.
+    Backoff,
+    /// Asked to stop, and not yet ended.
+    Stopping,
+    /// Ended by itself, well.
+    Finished,
+    /// Given up: a permanent error, or more failures than its limit allows.
+    Failed,
+    /// Ended on request.
+    Stopped,
+}
+
+impl TaskState {
+    /// Every state, in declaration order.
+    pub const ALL: [Self; 7] = [
+        Self::Waiting,
+        Self::Running,
+        Self::Backoff,
+        Self::Stopping,
+        Self::Finished,
+        Self::Failed,
+        Self::Stopped,
+    ];
+
+    /// The value of the attribute `task.state`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Backoff => "backoff",
+            Self::Stopping => "stopping",
+            Self::Finished => "finished",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+impl std::fmt::Display for TaskState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why an iteration of a loop did not take place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum SkipReason {
+    /// Its time passed while the one before it still ran.
+    Missed,
+}
+
+impl SkipReason {
+    /// Every reason, in declaration order.
+    pub const ALL: [Self; 1] = [Self::Missed];
+
+    /// The value of the attribute `reason`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missed => "missed",
+        }
+    }
+}
+
+/// One ended run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct RunRecord {
+    /// When it began.
+    pub started: SystemTime,
+    /// How long it took.
+    pub duration: Duration,
+    /// How it ended.
+    pub result: ExitKind,
+}
+
+/// The last error of a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct LastError {
+    /// Its class.
+    pub error_type: &'static str,
+    /// Its text.
+    pub message: String,
+    /// When it happened.
+    pub at: SystemTime,
+    /// The trace of the run that failed, 32 hexadecimal digits, where there was one.
+    pub trace_id: Option<String>,
+}
+
+/// How often one class of error was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct ErrorCount {
+    /// The class.
+    pub error_type: &'static str,
+    /// How often.
+    pub count: u64,
+}
+
+/// What is known of one task name at one moment.
+///
+/// Taken field by field while runs go on: figures may be apart by the runs that end in between. At rest they agree.
+#[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct TaskSnapshot {
+    /// The name the figures are kept under.
+    pub name: Arc<str>,
+    /// What the task is.
+    pub category: TaskCategory,
+    /// How late it is stopped.
+    pub priority: TaskPriority,
+    /// The component that owns it.
+    pub component: Option<Arc<str>>,
+    /// Where it stands, for a registered task; `None` for one that is not (or no longer) registered.
+    pub state: Option<TaskState>,
+    /// Runs under way.
+    pub active: u64,
+    /// Ended runs by result, in the order of [`ExitKind::ALL`].
+    pub runs: [u64; ExitKind::ALL.len()],
+    /// Errors by class; panics and timeouts included.
+    pub errors: Vec<ErrorCount>,
+    /// Restarts by reason, in the order of [`RestartReason::ALL`].
+    pub restarts: [u64; RestartReason::ALL.len()],
+    /// Time spent in ended runs.
+    pub run_time: Duration,
+    /// The longest ended run.
+    pub longest_run: Duration,
+    /// Ended runs per bucket of the exported histogram.
+    pub durations: Vec<u64>,
+    /// The longest single poll.
+    pub longest_poll: Duration,
+    /// Polls longer than the threshold.
+    pub slow_polls: u64,
+    /// Times without a heartbeat for longer than promised.
+    pub stalls: u64,
+    /// Iterations that did not take place, in the order of [`SkipReason::ALL`].
+    pub skipped: [u64; SkipReason::ALL.len()],
+    /// How long ago the task first began to run.
+    pub uptime: Option<Duration>,
+    /// How long ago it was last restarted.
+    pub since_restart: Option<Duration>,
+    /// When the task first began to run.
+    pub first_start: Option<SystemTime>,
+    /// When a run last succeeded.
+    pub last_success: Option<SystemTime>,
+    /// When a run last failed.
+    pub last_error_time: Option<SystemTime>,
+    /// When the task was last restarted.
+    pub last_restart: Option<SystemTime>,
+    /// The last heartbeat, run start or run end.
+    pub last_seen: Option<SystemTime>,
+    /// The interval, for a loop.
+    pub interval: Option<Duration>,
+    /// When the next iteration is due, for a loop.
+    pub next_run: Option<SystemTime>,
+    /// The last error.
+    pub last_error: Option<LastError>,
+    /// Errors in the last hour.
+    pub errors_last_hour: u64,
+    /// Restarts in the last hour.
+    pub restarts_last_hour: u64,
+}
+
+impl TaskSnapshot {
+    /// Ended runs, however they ended.
+    pub fn total_runs(&self) -> u64 {
+        self.runs.iter().sum()
+    }
+
+    /// Errors of every class.
+    pub fn total_errors(&self) -> u64 {
+        self.errors.iter().map(|error| error.count).sum()
+    }
+
+    /// Restarts for every reason.
+    pub fn total_restarts(&self) -> u64 {
+        self.restarts.iter().sum()
+    }
+
+    /// The mean duration of the ended runs; zero where there were none.
+    pub fn average_run(&self) -> Duration {
+        let runs = self.total_runs();
+        if runs == 0 { Duration::ZERO } else { self.run_time.div_f64(runs as f64) }
+    }
+
+    /// The duration below which the fraction `q` (0 to 1) of the ended runs lies, estimated from the buckets.
+    pub fn quantile(&self, q: f64) -> Option<Duration> {
+        quantile(&self.durations, self.longest_run, q)
+    }
+
+    /// Adds what another cell of the same name counted: counters add up, extremes and latest times win.
+    pub(crate) fn absorb(&mut self, other: Self) {
+        fn add<const N: usize>(mine: &mut [u64; N], theirs: [u64; N]) {
+            mine.iter_mut().zip(theirs).for_each(|(mine, theirs)| *mine += theirs);
+        }
+        add(&mut self.runs, other.runs);
+        add(&mut self.restarts, other.restarts);
+        add(&mut self.skipped, other.skipped);
+        self.durations.iter_mut().zip(other.durations).for_each(|(mine, theirs)| *mine += theirs);
+        for error in other.errors {
+            match self.errors.iter_mut().find(|mine| mine.error_type == error.error_type) {
+                Some(mine) => mine.count += error.count,
+                None => self.errors.push(error),
+            }
+        }
+        self.active += other.active;
+        self.run_time += other.run_time;
+        self.longest_run = self.longest_run.max(other.longest_run);
+        self.longest_poll = self.longest_poll.max(other.longest_poll);
+        self.slow_polls += other.slow_polls;
+        self.stalls += other.stalls;
+        self.errors_last_hour += other.errors_last_hour;
+        self.restarts_last_hour += other.restarts_last_hour;
+        if self.last_error_time < other.last_error_time {
+            self.last_error = other.last_error;
+        }
+        self.uptime = self.uptime.max(other.uptime);
+        self.since_restart = [self.since_restart, other.since_restart].into_iter().flatten().min();
+        self.first_start = [self.first_start, other.first_start].into_iter().flatten().min();
+        self.last_success = self.last_success.max(other.last_success);
+        self.last_error_time = self.last_error_time.max(other.last_error_time);
+        self.last_restart = self.last_restart.max(other.last_restart);
+        self.last_seen = self.last_seen.max(other.last_seen);
+        self.state = self.state.or(other.state);
+        self.interval = self.interval.or(other.interval);
+        self.next_run = self.next_run.or(other.next_run);
+    }
+}

@@ -1,0 +1,279 @@
+//! One task name's figures.
+//!
+//! Writers: a run writes its own start and end; the supervisor of the task writes state and restarts; its loop writes
+//! interval, next run and skips; its context writes heartbeats. Readers only read.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use super::{
+    ErrorCount, HISTORY_LENGTH, Identity, LastError, MAX_ERROR_TYPES, RunRecord, SkipReason, TaskSnapshot,
+    TaskState, histogram::Histogram, window::HourWindow,
+};
+use crate::{
+    policy::{ExitKind, MAX_RESTARTS_LIMIT, RestartReason},
+    telemetry::contract::{ERROR_TYPE_OTHER, ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT},
+};
+
+/// Every `Relaxed` in this file is statistics only and pairs with nothing: each figure stands for itself, and a reader
+/// that must see a run's figures (a test at rest, a joined handle) is ordered by what it waited for.
+#[derive(Debug, Default)]
+pub(crate) struct TaskCell {
+    active: AtomicU64,
+    runs: [AtomicU64; ExitKind::ALL.len()],
+    restarts: [AtomicU64; RestartReason::ALL.len()],
+    skipped: [AtomicU64; SkipReason::ALL.len()],
+    run_nanos: AtomicU64,
+    longest_run_nanos: AtomicU64,
+    longest_poll_nanos: AtomicU64,
+    slow_polls: AtomicU64,
+    stalls: AtomicU64,
+    durations: Histogram,
+    errors_last_hour: HourWindow,
+    /// Nanoseconds since the registry was made, plus one; 0 for never. Ages are reckoned from these two: a wall clock may
+    /// be set.
+    first_start_at: AtomicU64,
+    last_restart_at: AtomicU64,
+    /// Unix time in nanoseconds, 0 for never; so the next five.
+    first_start: AtomicU64,
+    last_success: AtomicU64,
+    last_error_time: AtomicU64,
+    last_restart: AtomicU64,
+    last_seen: AtomicU64,
+    next_run: AtomicU64,
+    interval_nanos: AtomicU64,
+    /// 0 for not registered, else the index in [`TaskState::ALL`] plus one.
+    state: AtomicU8,
+    rare: Mutex<Rare>,
+}
+
+/// What is written seldom or needs an order.
+#[derive(Debug, Default)]
+struct Rare {
+    errors: Vec<ErrorCount>,
+    last_error: Option<LastError>,
+    history: VecDeque<RunRecord>,
+    /// When restarts that count against the limit happened, since the registry was made; the oldest first.
+    restart_log: VecDeque<Duration>,
+}
+
+/// A run that has just ended.
+pub(crate) struct EndedRun<'a> {
+    pub(crate) kind: ExitKind,
+    pub(crate) started: SystemTime,
+    pub(crate) duration: Duration,
+    /// The error's class and text, and the run's trace.
+    pub(crate) error: Option<(&'static str, &'a dyn Fn() -> String, Option<String>)>,
+}
+
+impl TaskCell {
+    fn rare(&self) -> MutexGuard<'_, Rare> {
+        // Nothing below panics while it holds the lock; were it poisoned all the same, the figures are still whole.
+        self.rare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn run_started(&self, now: Duration, wall: SystemTime) {
+        self.active.fetch_add(1, Relaxed);
+        let wall = unix_nanos(wall);
+        self.last_seen.store(wall, Relaxed);
+        if self.first_start.load(Relaxed) == 0 {
+            self.first_start.store(wall, Relaxed);
+            self.first_start_at.store(nanos(now) + 1, Relaxed);
+        }
+    }
+
+    /// Counts an ended run once, everywhere. Returns the error type it was counted under.
+    pub(crate) fn run_ended(
+        &self,
+        run: &EndedRun<'_>,
+        now: Duration,
+        error_type_budget: &AtomicUsize,
+    ) -> Option<&'static str> {
+        let nanos = nanos(run.duration);
+        let ended = unix_nanos(run.started).saturating_add(nanos);
+        self.run_nanos.fetch_add(nanos, Relaxed);
+        self.longest_run_nanos.fetch_max(nanos, Relaxed);
+        self.durations.record(run.duration);
+        self.last_seen.fetch_max(ended, Relaxed);
+        if run.kind == ExitKind::Success {
+            self.last_success.fetch_max(ended, Relaxed);
+        }
+        let error_type = {
+            let mut rare = self.rare();
+            if rare.history.len() == HISTORY_LENGTH {
+                rare.history.pop_front();
+            }
+            rare.history.push_back(RunRecord {
+                started: run.started,
+                duration: run.duration,
+                result: run.kind,
+            });
+            run.error.as_ref().map(|(error_type, message, trace_id)| {
+                rare.last_error = Some(LastError {
+                    error_type,
+                    message: message(),
+                    at: UNIX_EPOCH + Duration::from_nanos(ended),
+                    trace_id: trace_id.clone(),
+                });
+                count_error(&mut rare.errors, error_type, error_type_budget)
+            })
+        };
+        if error_type.is_some() {
+            self.last_error_time.fetch_max(ended, Relaxed);
+            self.errors_last_hour.count(now);
+        }
+        self.runs[run.kind as usize].fetch_add(1, Relaxed);
+        self.active.fetch_sub(1, Relaxed);
+        error_type
+    }
+
+    pub(crate) fn polled(&self, duration: Duration, slow: Duration) {
+        let nanos = nanos(duration);
+        // A load first: almost no poll is the longest, and a read does not take the line from the other workers.
+        if nanos > self.longest_poll_nanos.load(Relaxed) {
+            self.longest_poll_nanos.fetch_max(nanos, Relaxed);
+        }
+        if duration > slow {
+            self.slow_polls.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(crate) fn heartbeat(&self, wall: SystemTime) {
+        self.last_seen.fetch_max(unix_nanos(wall), Relaxed);
+    }
+
+    pub(crate) fn restarted(&self, reason: RestartReason, now: Duration, wall: SystemTime) {
+        self.restarts[reason as usize].fetch_add(1, Relaxed);
+        self.last_restart.store(unix_nanos(wall), Relaxed);
+        self.last_restart_at.store(nanos(now) + 1, Relaxed);
+        if reason != RestartReason::Requested {
+            let mut rare = self.rare();
+            if rare.restart_log.len() == MAX_RESTARTS_LIMIT as usize {
+                rare.restart_log.pop_front();
+            }
+            rare.restart_log.push_back(now);
+        }
+    }
+
+    /// The automatic restarts younger than `within`: what the restart limit and health count.
+    pub(crate) fn restarts_within(&self, now: Duration, within: Duration) -> u32 {
+        let oldest = now.checked_sub(within);
+        let rare = self.rare();
+        let young =
+            rare.restart_log.iter().rev().take_while(|at| oldest.is_none_or(|oldest| **at > oldest)).count();
+        u32::try_from(young).unwrap_or(u32::MAX)
+    }
+
+    /// Forgets the restarts that count against the limit: a person decided to try again.
+    pub(crate) fn forgive_restarts(&self) {
+        self.rare().restart_log.clear();
+    }
+
+    pub(crate) fn stalled(&self) {
+        self.stalls.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn skipped(&self, reason: SkipReason, iterations: u64) {
+        self.skipped[reason as usize].fetch_add(iterations, Relaxed);
+    }
+
+    pub(crate) fn set_schedule(&self, interval: Option<Duration>, next_run: Option<SystemTime>) {
+        self.interval_nanos.store(interval.map_or(0, nanos), Relaxed);
+        self.next_run.store(next_run.map_or(0, unix_nanos), Relaxed);
+    }
+
+    /// The state of the registered task; `None` once it is unregistered.
+    pub(crate) fn set_state(&self, state: Option<TaskState>) {
+        self.state.store(state.map_or(0, |state| state as u8 + 1), Relaxed);
+    }
+
+    pub(crate) fn state(&self) -> Option<TaskState> {
+        usize::from(self.state.load(Relaxed)).checked_sub(1).map(|index| TaskState::ALL[index])
+    }
+
+    pub(crate) fn history(&self) -> Vec<RunRecord> {
+        self.rare().history.iter().copied().collect()
+    }
+
+    pub(crate) fn snapshot(&self, identity: &Identity, now: Duration) -> TaskSnapshot {
+        const HOUR: Duration = Duration::from_secs(3_600);
+        let (errors, last_error) = {
+            let rare = self.rare();
+            (rare.errors.clone(), rare.last_error.clone())
+        };
+        let duration = |nanos: &AtomicU64| Duration::from_nanos(nanos.load(Relaxed));
+        let time = |unix: &AtomicU64| match unix.load(Relaxed) {
+            0 => None,
+            nanos => Some(UNIX_EPOCH + Duration::from_nanos(nanos)),
+        };
+        let age = |at: &AtomicU64| {
+            at.load(Relaxed).checked_sub(1).map(|at| now.saturating_sub(Duration::from_nanos(at)))
+        };
+        TaskSnapshot {
+            name: identity.name.clone(),
+            category: identity.category,
+            priority: identity.priority,
+            component: identity.component.clone(),
+            state: self.state(),
+            active: self.active.load(Relaxed),
+            runs: load(&self.runs),
+            errors,
+            restarts: load(&self.restarts),
+            run_time: duration(&self.run_nanos),
+            longest_run: duration(&self.longest_run_nanos),
+            durations: self.durations.counts(),
+            longest_poll: duration(&self.longest_poll_nanos),
+            slow_polls: self.slow_polls.load(Relaxed),
+            stalls: self.stalls.load(Relaxed),
+            skipped: load(&self.skipped),
+            uptime: age(&self.first_start_at),
+            since_restart: age(&self.last_restart_at),
+            first_start: time(&self.first_start),
+            last_success: time(&self.last_success),
+            last_error_time: time(&self.last_error_time),
+            last_restart: time(&self.last_restart),
+            last_seen: time(&self.last_seen),
+            interval: Some(duration(&self.interval_nanos)).filter(|interval| !interval.is_zero()),
+            next_run: time(&self.next_run),
+            last_error,
+            errors_last_hour: self.errors_last_hour.sum(now),
+            restarts_last_hour: u64::from(self.restarts_within(now, HOUR)),
+        }
+    }
+}
+
+/// Counts an error under its type, or under `_OTHER` where the name's eight places or the registry's budget are used up.
+fn count_error(errors: &mut Vec<ErrorCount>, error_type: &'static str, budget: &AtomicUsize) -> &'static str {
+    if let Some(known) = errors.iter_mut().find(|known| known.error_type == error_type) {
+        known.count += 1;
+        return error_type;
+    }
+    const ALWAYS: [&str; 3] = [ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT, ERROR_TYPE_OTHER];
+    let own = errors.iter().filter(|known| !ALWAYS.contains(&known.error_type)).count();
+    let admitted = ALWAYS.contains(&error_type)
+        || own < MAX_ERROR_TYPES && budget.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+    if !admitted {
+        return count_error(errors, ERROR_TYPE_OTHER, budget);
+    }
+    errors.push(ErrorCount { error_type, count: 1 });
+    error_type
+}
+
+fn load<const N: usize>(counters: &[AtomicU64; N]) -> [u64; N] {
+    std::array::from_fn(|index| counters[index].load(Relaxed))
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn unix_nanos(wall: SystemTime) -> u64 {
+    // Before 1970 the clock is wrong anyway; 1 keeps it apart from "never".
+    wall.duration_since(UNIX_EPOCH).map_or(1, nanos)
+}

@@ -1,0 +1,83 @@
+//! Counts of the last hour, in a ring of one-minute buckets.
+//!
+//! Invariant: a bucket holds `minute << 32 | count`, so that a bucket is emptied and counted in one compare-exchange.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+const BUCKETS: u64 = 60;
+const COUNT_BITS: u32 = 32;
+const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
+
+/// How many events fell into the last 60 minutes. Error: up to one minute at the far end.
+#[derive(Debug)]
+pub(crate) struct HourWindow {
+    buckets: [AtomicU64; BUCKETS as usize],
+}
+
+impl Default for HourWindow {
+    fn default() -> Self {
+        Self { buckets: std::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+}
+
+/// Minutes are counted from 1, so that an empty bucket (0) belongs to no minute.
+fn minute(now: Duration) -> u64 {
+    now.as_secs() / 60 + 1
+}
+
+impl HourWindow {
+    pub(crate) fn count(&self, now: Duration) {
+        let minute = minute(now);
+        let bucket = &self.buckets[(minute % BUCKETS) as usize];
+        // Relaxed throughout: statistics only, pairs with nothing; the compare-exchange alone keeps a bucket whole.
+        let _ = bucket.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| match held >> COUNT_BITS {
+            same if same == minute => Some(if held & COUNT_MASK == COUNT_MASK { held } else { held + 1 }),
+            older if older < minute => Some(minute << COUNT_BITS | 1),
+            // A writer held up for an hour: its event has left the window.
+            _ => None,
+        });
+    }
+
+    pub(crate) fn sum(&self, now: Duration) -> u64 {
+        let minute = minute(now);
+        self.buckets
+            .iter()
+            .map(|bucket| bucket.load(Ordering::Relaxed))
+            .filter(|held| (held >> COUNT_BITS) + BUCKETS > minute && held >> COUNT_BITS <= minute)
+            .map(|held| held & COUNT_MASK)
+            .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_older_than_an_hour_no_longer_counts() {
+        let window = HourWindow::default();
+        let at = |minutes: u64| Duration::from_secs(minutes * 60 + 5);
+        assert_eq!(window.sum(at(0)), 0);
+        window.count(at(0));
+        window.count(at(0));
+        window.count(at(59));
+        assert_eq!(window.sum(at(59)), 3);
+        assert_eq!(window.sum(at(60)), 1);
+        window.count(at(60));
+        assert_eq!(window.sum(at(60)), 2);
+        assert_eq!(window.sum(at(119)), 1);
+        assert_eq!(window.sum(at(200)), 0);
+    }
+
+    #[test]
+    fn threads_lose_no_event() {
+        let window = HourWindow::default();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..10_000).for_each(|_| window.count(Duration::from_secs(61))));
+            }
+        });
+        assert_eq!(window.sum(Duration::from_secs(61)), 40_000);
+    }
+}

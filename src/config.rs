@@ -1,0 +1,404 @@
+//! What a user says of a critical task, and components that bring their own.
+
+use std::{any::Any, future::Future, sync::Arc, time::Duration};
+
+use crate::{
+    cell::Identity,
+    engine::{ErrorRules, FactoryBody, Shared, TaskLoop, TaskSpec, erase, error_type_of},
+    error::RegisterError,
+    policy::{
+        Backoff, DEFAULT_MAX_RESTARTS, DEFAULT_RESTART_WINDOW, ErrorClass, PolicyError, RestartIntensity,
+        RestartPolicy, TaskCategory, TaskOutput, TaskPriority, check_reachable, type_path,
+    },
+    run::{TaskContext, catch},
+    telemetry::contract::{SCOPE, key, record},
+};
+
+/// How often a task's health is checked by default, as in the seed.
+pub const DEFAULT_HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(300);
+/// The first part of the names of the manager's own spans.
+pub const DEFAULT_SPAN_PREFIX: &str = "bot";
+
+/// A critical task: what runs, under which name, and how it is restarted.
+///
+/// What it is given is checked when it is registered, so that the calls chain.
+///
+/// ```
+/// use otel_tasks::{CriticalTaskConfig, TaskPriority};
+/// use std::time::Duration;
+/// let config = CriticalTaskConfig::new("reminders", |ctx| async move {
+///     ctx.cancelled().await;
+/// })
+/// .priority(TaskPriority::High)
+/// .max_restarts(3, Duration::from_secs(300))
+/// .restart_delay(Duration::from_secs(5));
+/// assert_eq!(config.name(), "reminders");
+/// ```
+#[must_use = "a config does nothing until it is registered"]
+pub struct CriticalTaskConfig {
+    name: String,
+    category: TaskCategory,
+    priority: TaskPriority,
+    component: Option<Arc<str>>,
+    policy: RestartPolicy,
+    max_restarts: u32,
+    restart_window: Duration,
+    backoff: Backoff,
+    health_check_interval: Duration,
+    heartbeat_timeout: Option<Duration>,
+    run_timeout: Option<Duration>,
+    shutdown_grace: Option<Duration>,
+    what: What,
+    error_type: Option<(std::any::TypeId, &'static str)>,
+    rules: ErrorRules,
+    /// The types that classifications were given for.
+    classified: Vec<(std::any::TypeId, &'static str)>,
+}
+
+enum What {
+    Closure(crate::engine::Factory),
+    Loop(TaskLoop),
+}
+
+impl CriticalTaskConfig {
+    /// A task that runs `factory`'s future; each restart calls `factory` again.
+    ///
+    /// Defaults, as in the seed: priority High, category Scheduled, at most [`DEFAULT_MAX_RESTARTS`] restarts in
+    /// [`DEFAULT_RESTART_WINDOW`], the first after 30 s (see [`Backoff::default`]), health checked every
+    /// [`DEFAULT_HEALTH_CHECK_INTERVAL`]; restarted after failures ([`RestartPolicy::OnFailure`]).
+    pub fn new<F, Fut>(name: impl Into<String>, factory: F) -> Self
+    where
+        F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: TaskOutput + 'static,
+    {
+        Self::of(name.into(), What::Closure(erase(factory)), error_type_of::<Fut::Output>())
+    }
+
+    /// A task named after its closure's or function's type: `module::function`.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskContext};
+    /// async fn gateway(_ctx: TaskContext) {}
+    /// assert!(CriticalTaskConfig::unnamed(gateway).name().ends_with("gateway"));
+    /// ```
+    pub fn unnamed<F, Fut>(factory: F) -> Self
+    where
+        F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: TaskOutput + 'static,
+    {
+        Self::new(type_path::<F>(), factory)
+    }
+
+    /// A task that is a loop.
+    pub fn from_loop(name: impl Into<String>, task_loop: TaskLoop) -> Self {
+        let error_type = task_loop.error_type;
+        Self::of(name.into(), What::Loop(task_loop), error_type)
+    }
+
+    fn of(name: String, what: What, error_type: Option<(std::any::TypeId, &'static str)>) -> Self {
+        Self {
+            name,
+            category: TaskCategory::Scheduled,
+            priority: TaskPriority::High,
+            component: None,
+            policy: RestartPolicy::default(),
+            max_restarts: DEFAULT_MAX_RESTARTS,
+            restart_window: DEFAULT_RESTART_WINDOW,
+            backoff: Backoff::default(),
+            health_check_interval: DEFAULT_HEALTH_CHECK_INTERVAL,
+            heartbeat_timeout: None,
+            run_timeout: None,
+            shutdown_grace: None,
+            what,
+            error_type,
+            rules: ErrorRules::default(),
+            classified: Vec::new(),
+        }
+    }
+
+    /// The task's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the task is (Scheduled by default, like every registered task).
+    pub fn category(mut self, category: TaskCategory) -> Self {
+        self.category = category;
+        self
+    }
+
+    /// How late it is stopped (High by default).
+    pub fn priority(mut self, priority: TaskPriority) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// The component that owns the task. Set by the manager for tasks that a component hands over.
+    #[doc(alias = "cog")]
+    #[doc(alias = "cog_name")]
+    pub fn component(mut self, component: impl Into<Arc<str>>) -> Self {
+        self.component = Some(component.into());
+        self
+    }
+
+    /// When it is restarted ([`RestartPolicy::OnFailure`] by default).
+    pub fn restart(mut self, policy: RestartPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// How many restarts are allowed within `within`; one failure more and the task is given up.
+    pub fn max_restarts(mut self, max_restarts: u32, within: Duration) -> Self {
+        (self.max_restarts, self.restart_window) = (max_restarts, within);
+        self
+    }
+
+    /// The delay before the first restart; later ones follow the [`Backoff`], whose cap is raised to it where needed.
+    pub fn restart_delay(mut self, delay: Duration) -> Self {
+        self.backoff = self.backoff.with_initial(delay);
+        self
+    }
+
+    /// How the delays between restarts grow.
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// How often the monitor checks the task's health ([`DEFAULT_HEALTH_CHECK_INTERVAL`]); never more often than it sweeps.
+    pub fn health_check_interval(mut self, interval: Duration) -> Self {
+        self.health_check_interval = interval;
+        self
+    }
+
+    /// How long the task may go without a [heartbeat](TaskContext::heartbeat) before a health check restarts it as
+    /// stalled. A loop that sleeps needs none. Off by default.
+    pub fn heartbeat_timeout(mut self, timeout: Duration) -> Self {
+        self.heartbeat_timeout = Some(timeout);
+        self
+    }
+
+    /// How long one run, or one iteration of a loop, may take before it is dropped. Unlimited by default.
+    pub fn run_timeout(mut self, timeout: Duration) -> Self {
+        self.run_timeout = Some(timeout);
+        self
+    }
+
+    /// How long the task may go on after it was asked to stop, before it is dropped. By default 10 s for a stop or restart
+    /// by hand, and at shutdown as long as the deadline allows.
+    pub fn shutdown_grace(mut self, grace: Duration) -> Self {
+        self.shutdown_grace = Some(grace);
+        self
+    }
+
+    /// Tells errors for which trying again can help from those for which it cannot.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, ErrorClass};
+    /// use std::io;
+    /// let config = CriticalTaskConfig::new("mirror", |_| async { Err::<(), _>(io::Error::other("down")) })
+    ///     .classify(|error: &io::Error| match error.kind() {
+    ///         io::ErrorKind::PermissionDenied => ErrorClass::Permanent,
+    ///         _ => ErrorClass::Transient,
+    ///     });
+    /// ```
+    pub fn classify<E: 'static>(mut self, class: impl Fn(&E) -> ErrorClass + Send + Sync + 'static) -> Self {
+        self.classified.push((std::any::TypeId::of::<E>(), std::any::type_name::<E>()));
+        // The type is compared when the task is registered, so the fallback is never seen.
+        let class = move |error: &dyn Any| error.downcast_ref::<E>().map_or(ErrorClass::default(), &class);
+        self.rules.class = Some(Arc::new(class));
+        self
+    }
+
+    /// Names errors for the attribute `error.type`, which otherwise carries the error's Rust type. Names are few: beyond
+    /// [`MAX_ERROR_TYPES`](crate::MAX_ERROR_TYPES) they count as `_OTHER`.
+    pub fn error_type<E: 'static>(
+        mut self,
+        name: impl Fn(&E) -> &'static str + Send + Sync + 'static,
+    ) -> Self {
+        self.classified.push((std::any::TypeId::of::<E>(), std::any::type_name::<E>()));
+        let name = move |error: &dyn Any| error.downcast_ref::<E>().map_or(std::any::type_name::<E>(), &name);
+        self.rules.error_type = Some(Arc::new(name));
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<RestartIntensity, RegisterError> {
+        let name = || self.name.clone();
+        if self.name.is_empty() {
+            return Err(RegisterError::EmptyName);
+        }
+        let policy = |source: PolicyError| RegisterError::Policy { name: name(), source };
+        let intensity = RestartIntensity::new(self.max_restarts, self.restart_window).map_err(policy)?;
+        check_reachable(intensity, &self.backoff).map_err(policy)?;
+        for (field, duration) in [
+            ("health check interval", Some(self.health_check_interval)),
+            ("heartbeat timeout", self.heartbeat_timeout),
+            ("run timeout", self.run_timeout),
+        ] {
+            if duration.is_some_and(|duration| duration.is_zero()) {
+                return Err(RegisterError::ZeroDuration { name: name(), field });
+            }
+        }
+        if let What::Loop(task_loop) = &self.what {
+            task_loop.check().map_err(|source| RegisterError::Loop { name: name(), source })?;
+        }
+        let returned = self.error_type;
+        match self.classified.iter().find(|(id, _)| returned.is_none_or(|(returned, _)| returned != *id)) {
+            None => Ok(intensity),
+            Some((_, classified)) => Err(RegisterError::ErrorType {
+                name: name(),
+                returned: returned.map(|(_, name)| name),
+                classified,
+            }),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn register(self, shared: &Arc<Shared>) -> Result<(), RegisterError> {
+        let intensity = self.check()?;
+        if shared.tracker.is_closed() {
+            return Err(RegisterError::ShuttingDown);
+        }
+        // Before a cell is made for it: a refused registration leaves nothing behind.
+        if shared.supervised(&self.name).is_some() {
+            return Err(RegisterError::Duplicate { name: self.name });
+        }
+        let identity = Identity {
+            name: self.name.as_str().into(),
+            category: self.category,
+            priority: self.priority,
+            component: self.component,
+        };
+        let max_names = shared.recorder.options.max_names;
+        let task = shared
+            .recorder
+            .registry
+            .entry(identity, true)
+            .ok_or(RegisterError::NameLimit { name: self.name, max_names })?;
+        let rules = Arc::new(self.rules);
+        let body: Box<dyn crate::engine::Body> = match self.what {
+            What::Closure(factory) => Box::new(FactoryBody { factory, rules, timeout: self.run_timeout }),
+            What::Loop(task_loop) => {
+                let mut body = task_loop.body;
+                body.rules = rules;
+                body.timeout = self.run_timeout;
+                Box::new(body)
+            }
+        };
+        let spec = TaskSpec {
+            body,
+            policy: self.policy,
+            intensity,
+            backoff: self.backoff,
+            health_check_interval: self.health_check_interval,
+            heartbeat_timeout: self.heartbeat_timeout,
+            shutdown_grace: self.shutdown_grace,
+        };
+        shared.register(task, spec)
+    }
+}
+
+impl std::fmt::Debug for CriticalTaskConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CriticalTaskConfig")
+            .field("name", &self.name)
+            .field("category", &self.category)
+            .field("priority", &self.priority)
+            .field("component", &self.component)
+            .field("restart", &self.policy)
+            .field("max_restarts", &self.max_restarts)
+            .field("restart_window", &self.restart_window)
+            .field("backoff", &self.backoff)
+            .field("health_check_interval", &self.health_check_interval)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A component that brings critical tasks of its own.
+///
+/// Implemented for closures too. It is asked once, when its component is discovered; a panic in it is caught, reported, and
+/// the other components are asked all the same.
+#[diagnostic::on_unimplemented(note = "a closure `|| vec![CriticalTaskConfig::new(..)]` is a provider, too")]
+pub trait CriticalTasksProvider: Send + Sync + 'static {
+    /// The tasks of this component.
+    fn get_critical_tasks(&self) -> Vec<CriticalTaskConfig>;
+}
+
+impl<F: Fn() -> Vec<CriticalTaskConfig> + Send + Sync + 'static> CriticalTasksProvider for F {
+    fn get_critical_tasks(&self) -> Vec<CriticalTaskConfig> {
+        self()
+    }
+}
+
+/// What a discovery found.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Discovery {
+    /// The names of the tasks that were registered now.
+    pub registered: Vec<String>,
+    /// The tasks that were refused, with their component and the reason. A task that is registered already is not one.
+    pub refused: Vec<(String, RegisterError)>,
+    /// The components whose provider panicked, with the panic's text.
+    pub panicked: Vec<(String, String)>,
+}
+
+/// Asks the components' providers and registers what they hand over; with `only_new`, those that were not asked yet.
+#[track_caller]
+pub(crate) fn discover(shared: &Arc<Shared>, only_new: bool) -> Discovery {
+    let ask: Vec<(Arc<str>, Arc<dyn CriticalTasksProvider>)> = {
+        let mut registered = shared.registered();
+        let components = registered.components.iter_mut();
+        components
+            .filter(|(_, component)| !(only_new && component.discovered))
+            .map(|(name, component)| {
+                component.discovered = true;
+                (name.clone(), component.provider.clone())
+            })
+            .collect()
+    };
+    let mut discovery = Discovery::default();
+    for (component, provider) in ask {
+        match catch(shared.recorder.options.silence_panics, || provider.get_critical_tasks()) {
+            Ok(configs) => {
+                for config in configs {
+                    let name = config.name.clone();
+                    match config.component(component.clone()).register(shared) {
+                        Ok(()) => discovery.registered.push(name),
+                        // Asked again, a component hands over the same tasks again.
+                        Err(RegisterError::Duplicate { .. }) if owns(shared, &component, &name) => {}
+                        Err(error) => report_failure(&mut discovery, &component, Refusal::Task(error)),
+                    }
+                }
+            }
+            Err(caught) => report_failure(&mut discovery, &component, Refusal::Provider(caught.panic.text)),
+        }
+    }
+    discovery
+}
+
+fn owns(shared: &Shared, component: &str, name: &str) -> bool {
+    shared.supervised(name).is_some_and(|task| task.task.identity.component.as_deref() == Some(component))
+}
+
+enum Refusal {
+    Task(RegisterError),
+    Provider(String),
+}
+
+fn report_failure(discovery: &mut Discovery, component: &str, refusal: Refusal) {
+    let text = match &refusal {
+        Refusal::Task(error) => error.to_string(),
+        Refusal::Provider(text) => format!("its provider panicked: {text}"),
+    };
+    tracing::event!(
+        name: record::MONITOR_FAILED, target: SCOPE, parent: None, tracing::Level::ERROR,
+        { key::COMPONENT } = component,
+        "component {component}: {text}",
+    );
+    match refusal {
+        Refusal::Task(error) => discovery.refused.push((component.to_owned(), error)),
+        Refusal::Provider(text) => discovery.panicked.push((component.to_owned(), text)),
+    }
+}

@@ -1,0 +1,532 @@
+//! Task loops: a body that runs again and again, each iteration a run of its own.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering::Relaxed},
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
+
+use super::spec::{ErrorRules, Factory};
+use super::{Body, Life, LifeEnd, Order, Supervised, spec};
+use crate::{
+    cell::{SkipReason, TaskState},
+    policy::{Exit, RestartReason, TaskOutput},
+    run::{Begin, Guarded, Run, TaskContext},
+    telemetry::contract::{SCOPE, key, record},
+};
+
+type Hook = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+type OutcomeHook<T> = Arc<dyn Fn(LoopOutcome) -> Pin<Box<dyn Future<Output = T> + Send>> + Send + Sync>;
+
+/// A body that runs at a fixed interval. Register it as
+/// [`CriticalTaskConfig::from_loop`](crate::CriticalTaskConfig::from_loop); control it through its [`LoopHandle`].
+///
+/// The first iteration runs at once. Iterations are planned at fixed distances from the first and never overlap; one whose
+/// time passes while the one before still runs is skipped and counted, and the rhythm is kept. A failed iteration ends the
+/// loop's life, and the restart policy decides, unless [`on_error`](Self::on_error) says to go on. A loop that reached its
+/// [`count`](Self::count) or was [stopped](LoopHandle::stop) is finished and never restarted by itself.
+///
+/// ```
+/// use otel_tasks::{CriticalTaskConfig, TaskLoop, TaskManager};
+/// use std::time::Duration;
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), otel_tasks::RegisterError> {
+/// let tasks = TaskManager::builder().build();
+/// let ticker = TaskLoop::every(Duration::from_secs(5), |ctx| async move {
+///     println!("iteration {:?}", ctx.iteration());
+/// })
+/// .count(3);
+/// let handle = ticker.handle();
+/// tasks.register_critical_task(CriticalTaskConfig::from_loop("ticker", ticker))?;
+/// tasks.start();
+/// tokio::time::sleep(Duration::from_secs(11)).await;
+/// assert_eq!((handle.current_iteration(), handle.is_running()), (3, false));
+/// # Ok(()) }
+/// ```
+pub struct TaskLoop {
+    pub(crate) body: LoopBody,
+    pub(crate) error_type: Option<(std::any::TypeId, &'static str)>,
+}
+
+/// A figure that makes no loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LoopError {
+    /// An interval of zero.
+    ZeroInterval,
+    /// A count of zero.
+    ZeroCount,
+}
+
+impl std::fmt::Display for LoopError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::ZeroInterval => "the interval of a loop must be longer than zero",
+            Self::ZeroCount => "the count of a loop must be at least 1",
+        })
+    }
+}
+
+impl std::error::Error for LoopError {}
+
+/// What an error hook decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnError {
+    /// Go on with the next iteration.
+    Continue,
+    /// End this life of the loop with the error; the restart policy decides what follows.
+    End,
+}
+
+/// How an iteration ended.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct LoopOutcome {
+    /// Its number, from 1.
+    pub iteration: u64,
+    /// How it ended.
+    pub exit: Exit,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+impl TaskLoop {
+    /// A loop that runs `body` every `interval`, the first time at once.
+    ///
+    /// An interval of zero is refused when the loop is registered.
+    pub fn every<F, Fut>(interval: Duration, body: F) -> Self
+    where
+        F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: TaskOutput + 'static,
+    {
+        let control = Arc::new(Control {
+            state: Mutex::new(State { interval, ..State::default() }),
+            changed: Notify::new(),
+            supervised: Mutex::default(),
+        });
+        let body = LoopBody {
+            factory: spec::erase(body),
+            rules: Arc::default(),
+            control,
+            count: None,
+            timeout: None,
+            before_loop: None,
+            after_loop: None,
+            after_iteration: None,
+            on_error: None,
+        };
+        Self { body, error_type: spec::error_type_of::<Fut::Output>() }
+    }
+
+    /// Finishes the loop after so many iterations; 0 is refused when the loop is registered.
+    #[must_use]
+    pub fn count(mut self, iterations: u64) -> Self {
+        self.body.count = Some(iterations);
+        self
+    }
+
+    /// Awaited before the first iteration of each life. A panic in it is logged and ignored.
+    #[must_use]
+    pub fn before_loop<Fut>(mut self, hook: impl Fn() -> Fut + Send + Sync + 'static) -> Self
+    where
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.body.before_loop = Some(Arc::new(move || Box::pin(hook())));
+        self
+    }
+
+    /// Awaited after the last iteration of each life, unless the life is dropped. A panic in it is logged and ignored.
+    #[must_use]
+    pub fn after_loop<Fut>(mut self, hook: impl Fn() -> Fut + Send + Sync + 'static) -> Self
+    where
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.body.after_loop = Some(Arc::new(move || Box::pin(hook())));
+        self
+    }
+
+    /// Awaited after each iteration, before the next one is waited for. A panic in it is logged and ignored.
+    #[must_use]
+    pub fn after_iteration<Fut>(mut self, hook: impl Fn(LoopOutcome) -> Fut + Send + Sync + 'static) -> Self
+    where
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.body.after_iteration = Some(Arc::new(move |outcome| Box::pin(hook(outcome))));
+        self
+    }
+
+    /// Awaited when an iteration fails, panics or times out; decides whether the loop goes on. A panic in it is logged and
+    /// counts as [`OnError::End`].
+    #[must_use]
+    pub fn on_error<Fut>(mut self, hook: impl Fn(LoopOutcome) -> Fut + Send + Sync + 'static) -> Self
+    where
+        Fut: Future<Output = OnError> + Send + 'static,
+    {
+        self.body.on_error = Some(Arc::new(move |outcome| Box::pin(hook(outcome))));
+        self
+    }
+
+    /// A handle to control the loop once it is registered.
+    pub fn handle(&self) -> LoopHandle {
+        LoopHandle { control: self.body.control.clone() }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), LoopError> {
+        if self.body.control.state().interval.is_zero() {
+            return Err(LoopError::ZeroInterval);
+        }
+        if self.body.count == Some(0) { Err(LoopError::ZeroCount) } else { Ok(()) }
+    }
+}
+
+impl std::fmt::Debug for TaskLoop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TaskLoop")
+            .field("interval", &self.body.control.state().interval)
+            .field("count", &self.body.count)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Controls a [`TaskLoop`]. Clones control the same loop.
+#[derive(Clone)]
+pub struct LoopHandle {
+    control: Arc<Control>,
+}
+
+/// Why a loop did not obey.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LoopControlError {
+    /// The loop is not registered, or no longer.
+    NotRegistered,
+    /// The new interval is zero; the old one stays.
+    ZeroInterval,
+}
+
+impl std::fmt::Display for LoopControlError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NotRegistered => "the loop is not registered with a manager",
+            Self::ZeroInterval => "the interval of a loop must be longer than zero",
+        })
+    }
+}
+
+impl std::error::Error for LoopControlError {}
+
+impl LoopHandle {
+    /// Finishes the loop after the iteration under way; one that sleeps wakes and finishes at once. Without effect on a
+    /// loop that does not run.
+    pub fn stop(&self) {
+        self.control.state().stop_requested = true;
+        self.control.changed.notify_one();
+    }
+
+    /// Ends the loop now, dropping the iteration under way.
+    ///
+    /// # Errors
+    /// [`LoopControlError::NotRegistered`].
+    pub fn cancel(&self) -> Result<(), LoopControlError> {
+        self.control.order(Order::Stop { grace: Duration::ZERO })
+    }
+
+    /// Ends this life of the loop, after the iteration under way had its grace, and begins a new one with iteration 1.
+    ///
+    /// # Errors
+    /// [`LoopControlError::NotRegistered`].
+    pub fn restart(&self) -> Result<(), LoopControlError> {
+        self.control.order(Order::Restart { reason: RestartReason::Requested, after: Duration::ZERO })
+    }
+
+    /// Changes the interval. A sleeping loop counts it from the iteration before (and runs at once where that is past); a
+    /// running or not yet started one from the present or first iteration on.
+    ///
+    /// # Errors
+    /// [`LoopControlError::ZeroInterval`]; the old interval stays.
+    pub fn change_interval(&self, interval: Duration) -> Result<(), LoopControlError> {
+        if interval.is_zero() {
+            return Err(LoopControlError::ZeroInterval);
+        }
+        self.control.state().interval = interval;
+        self.control.changed.notify_one();
+        Ok(())
+    }
+
+    /// The interval.
+    pub fn interval(&self) -> Duration {
+        self.control.state().interval
+    }
+
+    /// Whether the loop is alive: between its start and its end, asleep or not.
+    pub fn is_running(&self) -> bool {
+        self.control.state().running
+    }
+
+    /// Whether the last life ended with an error.
+    pub fn failed(&self) -> bool {
+        self.control.state().failed
+    }
+
+    /// The number of the iteration under way or, between two, of the last one; 0 before the first.
+    pub fn current_iteration(&self) -> u64 {
+        self.control.state().iteration
+    }
+
+    /// When the next iteration is due; `None` while one is under way and while the loop does not run.
+    pub fn next_iteration(&self) -> Option<SystemTime> {
+        self.control.state().next
+    }
+
+    /// How the last iteration ended.
+    pub fn last_result(&self) -> Option<Exit> {
+        self.control.state().last_result.clone()
+    }
+}
+
+impl std::fmt::Debug for LoopHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoopHandle").field("state", &*self.control.state()).finish_non_exhaustive()
+    }
+}
+
+/// What a loop and its handles share.
+pub(crate) struct Control {
+    state: Mutex<State>,
+    changed: Notify,
+    supervised: Mutex<Weak<Supervised>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    interval: Duration,
+    running: bool,
+    failed: bool,
+    stop_requested: bool,
+    iteration: u64,
+    next: Option<SystemTime>,
+    last_result: Option<Exit>,
+}
+
+impl Control {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn order(&self, order: Order) -> Result<(), LoopControlError> {
+        let supervised = self.supervised.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        let supervised = supervised.filter(|supervised| supervised.task.cell.state().is_some());
+        supervised.ok_or(LoopControlError::NotRegistered)?.order(order);
+        Ok(())
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct LoopBody {
+    factory: Factory,
+    pub(crate) rules: Arc<ErrorRules>,
+    control: Arc<Control>,
+    count: Option<u64>,
+    pub(crate) timeout: Option<Duration>,
+    before_loop: Option<Hook>,
+    after_loop: Option<Hook>,
+    after_iteration: Option<OutcomeHook<()>>,
+    on_error: Option<OutcomeHook<OnError>>,
+}
+
+impl Body for LoopBody {
+    fn live(&self, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
+        Box::pin(LoopLife { body: self.clone(), life, links_used: false }.live())
+    }
+
+    fn is_loop(&self) -> bool {
+        true
+    }
+
+    fn registered(&self, supervised: &Arc<Supervised>) {
+        *self.control.supervised.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(supervised);
+    }
+}
+
+struct LoopLife {
+    body: LoopBody,
+    life: Life,
+    links_used: bool,
+}
+
+/// What a wait for an iteration came to.
+enum Woken {
+    Due,
+    /// The loop was told to finish.
+    Finish,
+    /// The task was told to stop.
+    Stop,
+}
+
+impl LoopLife {
+    async fn live(mut self) -> LifeEnd {
+        let _alive = Alive::begin(&self.body.control, &self.life.supervised);
+        self.hook("before_loop", self.body.before_loop.as_ref().map(|hook| hook())).await;
+        let mut planned = Instant::now();
+        let mut before: Option<Instant> = None;
+        let mut last = LifeEnd { exit: Exit::Success, finished: true, span_context: None };
+        for iteration in 1.. {
+            match self.wait_for(&mut planned, before).await {
+                Woken::Due => {}
+                Woken::Finish => break,
+                Woken::Stop => {
+                    last.finished = false;
+                    break;
+                }
+            }
+            let (outcome, span_context) = self.iterate(iteration, planned).await;
+            last.exit = outcome.exit.clone();
+            last.span_context = span_context;
+            let failed = outcome.exit.error_type().is_some();
+            let after = self.body.after_iteration.as_ref().map(|hook| hook(outcome.clone()));
+            self.hook("after_iteration", after).await;
+            if failed && !self.goes_on(outcome).await {
+                self.body.control.state().failed = true;
+                last.finished = false;
+                break;
+            }
+            if self.body.count.is_some_and(|count| iteration >= count) {
+                break;
+            }
+            before = Some(planned);
+            planned = self.next_after(planned);
+        }
+        self.hook("after_loop", self.body.after_loop.as_ref().map(|hook| hook())).await;
+        last
+    }
+
+    /// Sleeps until `planned`, which moves with the interval.
+    async fn wait_for(&self, planned: &mut Instant, before: Option<Instant>) -> Woken {
+        let control = &self.body.control;
+        let mut interval = control.state().interval;
+        loop {
+            self.plan(Some(*planned));
+            tokio::select! {
+                biased;
+                () = self.life.token.cancelled() => return Woken::Stop,
+                () = control.changed.notified() => {
+                    let state = control.state();
+                    if state.stop_requested {
+                        return Woken::Finish;
+                    }
+                    if let Some(before) = before.filter(|_| state.interval != interval) {
+                        *planned = (before + state.interval).max(Instant::now());
+                        interval = state.interval;
+                    }
+                }
+                () = sleep_until(*planned) => return Woken::Due,
+            }
+        }
+    }
+
+    async fn iterate(
+        &mut self,
+        iteration: u64,
+        planned: Instant,
+    ) -> (LoopOutcome, Option<opentelemetry::trace::SpanContext>) {
+        self.plan(None);
+        let recorder = &self.life.shared.recorder;
+        let began = Instant::now();
+        let supervised = &self.life.supervised;
+        supervised.heartbeat.send_replace(began);
+        self.body.control.state().iteration = iteration;
+        if let Some(exposition) = recorder.exposition() {
+            let delay = began.saturating_duration_since(planned).as_secs_f64();
+            exposition.instruments.schedule_delay.record(delay, supervised.task.extra.base());
+        }
+        let begin = Begin {
+            generation: Some(self.life.generation),
+            iteration: Some(iteration),
+            links: if self.links_used { Vec::new() } else { std::mem::take(&mut self.life.links) },
+            timeout: self.body.timeout,
+            ..Begin::new(recorder.clone(), supervised.task.clone())
+        };
+        self.links_used = true;
+        let future = (self.body.factory)(self.life.context(Some(iteration)), self.body.rules.clone());
+        let ended = Run::begun(begin, future, Exit::clone, ()).await;
+        self.body.control.state().last_result = Some(ended.exit.clone());
+        (LoopOutcome { iteration, exit: ended.exit, duration: began.elapsed() }, ended.span_context)
+    }
+
+    async fn goes_on(&self, outcome: LoopOutcome) -> bool {
+        let Some(hook) = &self.body.on_error else { return false };
+        self.hook("on_error", Some(hook(outcome))).await == Some(OnError::Continue)
+    }
+
+    /// The first planned time after `planned` that has not passed; those that have are skipped and counted.
+    fn next_after(&self, planned: Instant) -> Instant {
+        let interval = self.body.control.state().interval;
+        let late = Instant::now().saturating_duration_since(planned).as_nanos();
+        let missed = late.div_ceil(interval.as_nanos()).saturating_sub(1);
+        let missed = u32::try_from(missed).unwrap_or(u32::MAX);
+        if missed > 0 {
+            self.life.supervised.task.cell.skipped(SkipReason::Missed, u64::from(missed));
+        }
+        planned + interval.saturating_mul(missed.saturating_add(1))
+    }
+
+    /// Shows when the next iteration is due, or that one is under way.
+    fn plan(&self, planned: Option<Instant>) {
+        let next =
+            planned.map(|planned| SystemTime::now() + planned.saturating_duration_since(Instant::now()));
+        let mut state = self.body.control.state();
+        state.next = next;
+        self.life.supervised.task.cell.set_schedule(Some(state.interval), next);
+        self.life.supervised.sleeping.store(planned.is_some(), Relaxed);
+    }
+
+    async fn hook<T>(
+        &self,
+        name: &'static str,
+        hook: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
+    ) -> Option<T> {
+        match Guarded::new(self.life.shared.recorder.options.silence_panics, hook?).await {
+            Ok(value) => Some(value),
+            Err(panic) => {
+                tracing::event!(
+                    name: record::HOOK_PANICKED, target: SCOPE, parent: None, tracing::Level::ERROR,
+                    { key::NAME } = &*self.life.supervised.task.identity.name,
+                    "hook {name} of loop {} {}", self.life.supervised.task.identity.name, Exit::Panic(panic).message(),
+                );
+                None
+            }
+        }
+    }
+}
+
+/// Marks the loop as running, and as not when its life ends or is dropped.
+struct Alive {
+    control: Arc<Control>,
+    supervised: Arc<Supervised>,
+}
+
+impl Alive {
+    fn begin(control: &Arc<Control>, supervised: &Arc<Supervised>) -> Self {
+        let mut state = control.state();
+        let interval = state.interval;
+        *state = State { interval, running: true, last_result: state.last_result.take(), ..State::default() };
+        drop(state);
+        Self { control: control.clone(), supervised: supervised.clone() }
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        let mut state = self.control.state();
+        state.running = false;
+        state.next = None;
+        self.supervised.task.cell.set_schedule(Some(state.interval), None);
+        debug_assert!(self.supervised.task.cell.state() != Some(TaskState::Waiting));
+    }
+}

@@ -1,0 +1,24 @@
+//! What decides: one driver per supervised task, the monitor, the ordered shutdown. It knows of no exporter and no page.
+//!
+//! There is no central loop to block or to wait in. Each supervised task has a driver, a tokio task of its own that owns
+//! the task's state and is its only writer; commands are left in the driver's order slot and wake it. What must be seen
+//! in one order (registration, admission, shutdown) happens under short locks in [`Shared`].
+
+mod driver;
+mod loops;
+mod monitor;
+mod report;
+mod shared;
+mod shutdown;
+mod spec;
+mod supervised;
+mod tracker;
+
+pub use loops::{LoopControlError, LoopError, LoopHandle, LoopOutcome, OnError, TaskLoop};
+pub(crate) use monitor::{is_running as monitor_is_running, start as start_monitor, stop as stop_monitor};
+pub use report::{ShutdownOutcome, ShutdownReport, TaskShutdown};
+pub(crate) use shared::{Component, Settings, Shared, SpawnOptions};
+pub(crate) use shutdown::shutdown;
+pub use shutdown::shutdown_signal;
+pub(crate) use spec::{ErrorRules, Factory, FactoryBody, TaskSpec, erase, error_type_of};
+pub(crate) use supervised::{Body, Life, LifeEnd, Order, Supervised};

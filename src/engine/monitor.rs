@@ -1,0 +1,173 @@
+//! The monitor: a sweep at start and then at every interval, as the span `bot.monitor_tasks`.
+//!
+//! A sweep looks for components that were not asked yet, warns once of names nobody can place, and checks the health of
+//! the tasks whose interval has passed, restarting those that stalled. Each step is isolated: a panic in one is logged
+//! and the others still run; the loop itself ends only with [`stop`] or the manager.
+
+use std::sync::{Arc, PoisonError};
+
+use opentelemetry::{Array, KeyValue, StringValue, Value};
+use tokio::time::Instant;
+
+use super::{Order, Shared};
+use crate::{
+    cell::TaskState,
+    policy::{RestartReason, TaskCategory},
+    read,
+    run::catch,
+    telemetry::{
+        ManagedSpan, SpanParent,
+        contract::{SCOPE, attribute, key, record},
+        managed_span,
+    },
+};
+use std::time::Duration;
+
+/// Starts the monitor loop; without effect where it runs already.
+pub(crate) fn start(shared: &Arc<Shared>) {
+    let mut monitor = shared.monitor.lock().unwrap_or_else(PoisonError::into_inner);
+    if monitor.as_ref().is_some_and(|running| !running.is_finished()) || shared.tracker.is_closed() {
+        return;
+    }
+    let weak = Arc::downgrade(shared);
+    let interval = shared.settings.monitor_interval;
+    let handle = shared.runtime().spawn(async move {
+        loop {
+            // Held for the sweep alone: the monitor keeps no manager alive.
+            let Some(shared) = weak.upgrade() else { return };
+            let _ = catch(shared.recorder.options.silence_panics, || sweep(&shared));
+            drop(shared);
+            tokio::time::sleep(interval).await;
+        }
+    });
+    *monitor = Some(handle.abort_handle());
+}
+
+/// Stops the monitor loop; without effect where it does not run.
+pub(crate) fn stop(shared: &Shared) {
+    if let Some(running) = shared.monitor.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        running.abort();
+    }
+}
+
+pub(crate) fn is_running(shared: &Shared) -> bool {
+    let monitor = shared.monitor.lock().unwrap_or_else(PoisonError::into_inner);
+    monitor.as_ref().is_some_and(|running| !running.is_finished())
+}
+
+fn sweep(shared: &Arc<Shared>) {
+    let began = Instant::now();
+    let span = manager_span(shared, "monitor_tasks", SpanParent::Root);
+    {
+        let _entered = span.enter();
+        step(shared, "discover components", || discover_new(shared));
+        step(shared, "categorize tasks", || categorize(shared, &span));
+        step(shared, "check health", || check_health(shared, &span));
+    }
+    span.end();
+    if let Some(exposition) = shared.recorder.exposition() {
+        exposition.instruments.monitor_duration.record(began.elapsed().as_secs_f64(), &[]);
+    }
+}
+
+/// One step of a sweep: its panic is logged and ends nothing but the step.
+fn step(shared: &Shared, name: &'static str, step: impl FnOnce()) {
+    if let Err(caught) = catch(shared.recorder.options.silence_panics, step) {
+        tracing::event!(
+            name: record::MONITOR_FAILED, target: SCOPE, parent: None, tracing::Level::ERROR,
+            "monitor step {name} panicked: {}", caught.panic.text,
+        );
+    }
+}
+
+fn discover_new(shared: &Arc<Shared>) {
+    if shared.registered().components.values().any(|component| !component.discovered) {
+        crate::config::discover(shared, true);
+    }
+}
+
+fn categorize(shared: &Shared, span: &ManagedSpan) {
+    let names = shared.tracker.names();
+    set_names(span, &names);
+    let mut warned = shared.warned.lock().unwrap_or_else(PoisonError::into_inner);
+    for name in names.get(&TaskCategory::Unknown).into_iter().flatten() {
+        // Bounded like the names of the registry.
+        if warned.insert(name.as_str().into()) {
+            tracing::event!(
+                name: record::CATEGORY_UNKNOWN, target: SCOPE, parent: None, tracing::Level::WARN,
+                { key::NAME } = name.as_str(),
+                "task {name} has no category: name it by a rule or set one",
+            );
+        }
+    }
+}
+
+/// Names per category, as the seed sets them: `tasks.<category>`.
+pub(crate) fn set_names(span: &ManagedSpan, names: &std::collections::BTreeMap<TaskCategory, Vec<String>>) {
+    for category in TaskCategory::ALL {
+        let of_category = names.get(&category).map(Vec::as_slice).unwrap_or_default();
+        span.set_attribute(KeyValue::new(attribute::names_of(category), strings(of_category)));
+    }
+}
+
+fn strings(strings: &[String]) -> Value {
+    Value::Array(Array::String(strings.iter().cloned().map(StringValue::from).collect()))
+}
+
+fn check_health(shared: &Arc<Shared>, span: &ManagedSpan) {
+    let tasks: Vec<_> = shared.registered().tasks.values().cloned().collect();
+    let now = Instant::now();
+    let mut unhealthy = Vec::new();
+    for task in &tasks {
+        let snapshot = task.task.cell.snapshot(&task.task.identity, shared.recorder.now());
+        let health = read::health(
+            &snapshot,
+            task.is_stalled(),
+            &shared.settings.thresholds,
+            shared.tracker.is_closed(),
+        );
+        if !health.is_healthy {
+            unhealthy.push(task.task.identity.name.to_string());
+        }
+        let due = {
+            let mut checked = task.checked.lock().unwrap_or_else(PoisonError::into_inner);
+            // The first check waits for the first interval.
+            let since = *checked.get_or_insert(now);
+            let due = now.saturating_duration_since(since) >= task.spec.health_check_interval;
+            if due {
+                *checked = Some(now);
+            }
+            due
+        };
+        // Whatever failed or died was handled when it happened; what finished or was stopped stays so. Left to do is
+        // what is alive and gives no sign of life.
+        if due && task.is_stalled() && task.task.cell.state() == Some(TaskState::Running) {
+            task.task.cell.stalled();
+            task.order(Order::Restart { reason: RestartReason::Stalled, after: Duration::ZERO });
+        }
+    }
+    let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    span.set_attribute(KeyValue::new(attribute::MONITOR_TASKS, count(tasks.len())));
+    span.set_attribute(KeyValue::new(attribute::MONITOR_HEALTHY, count(tasks.len() - unhealthy.len())));
+    span.set_attribute(KeyValue::new(attribute::MONITOR_UNHEALTHY, strings(&unhealthy)));
+}
+
+/// One of the manager's own spans, named `<prefix>.<work>`.
+pub(crate) fn manager_span(shared: &Shared, work: &'static str, parent: SpanParent) -> ManagedSpan {
+    let prefix = &shared.settings.span_prefix;
+    let name = format!("{prefix}.{work}");
+    // A `tracing` span's name is fixed at compile time; another prefix reaches OpenTelemetry as `otel.name`.
+    let other_name = (&**prefix != crate::config::DEFAULT_SPAN_PREFIX).then_some(name.as_str());
+    macro_rules! span {
+        ($name:literal) => {
+            managed_span!(parent, $name, { otel.name = other_name, })
+        };
+    }
+    let span = match work {
+        "monitor_tasks" => span!("bot.monitor_tasks"),
+        "cleanup_tasks" => span!("bot.cleanup_tasks"),
+        "stop_task_loops" => span!("bot.stop_task_loops"),
+        _ => span!("bot.cancel_tasks"),
+    };
+    ManagedSpan::start(span, &parent, Vec::new(), shared.recorder.tracer(), name, Vec::new)
+}

@@ -1,0 +1,118 @@
+//! What the shutdown says of itself.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::policy::{TaskCategory, TaskPriority};
+
+/// What became of a task at shutdown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum ShutdownOutcome {
+    /// It ended while its stage was waited for.
+    Clean,
+    /// It ended by itself after its stage's share of the time, before the deadline.
+    Late,
+    /// It was dropped, because its grace or the deadline had come.
+    Aborted,
+    /// It was still there at the deadline: it blocks its thread.
+    Leaked,
+}
+
+impl ShutdownOutcome {
+    /// Every outcome, in declaration order.
+    pub const ALL: [Self; 4] = [Self::Clean, Self::Late, Self::Aborted, Self::Leaked];
+
+    /// The value of the attribute `task.shutdown.outcome`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::Late => "late",
+            Self::Aborted => "aborted",
+            Self::Leaked => "leaked",
+        }
+    }
+}
+
+impl fmt::Display for ShutdownOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One line of a [`ShutdownReport`]: a registered task, or the runs of a spawned one that ended alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct TaskShutdown {
+    /// The task's name.
+    pub name: Arc<str>,
+    /// What the task is.
+    pub category: TaskCategory,
+    /// How late it was stopped.
+    pub priority: TaskPriority,
+    /// What became of it.
+    pub outcome: ShutdownOutcome,
+    /// How many runs this line speaks of: 1 for a registered task.
+    pub count: u64,
+    /// How long after the shutdown began the last of them ended; the whole shutdown for what leaked.
+    pub after: Duration,
+}
+
+/// What an ordered shutdown did, task by task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// How long it took.
+    pub duration: Duration,
+    /// How long it was allowed to take.
+    pub deadline: Duration,
+    /// What became of the tasks that were alive when it began, in the order in which they were asked to stop.
+    pub tasks: Vec<TaskShutdown>,
+}
+
+impl ShutdownReport {
+    /// How many tasks and runs ended with this outcome.
+    pub fn count(&self, outcome: ShutdownOutcome) -> u64 {
+        self.tasks.iter().filter(|task| task.outcome == outcome).map(|task| task.count).sum()
+    }
+
+    /// Whether everything ended by itself.
+    pub fn is_clean(&self) -> bool {
+        self.tasks.iter().all(|task| matches!(task.outcome, ShutdownOutcome::Clean | ShutdownOutcome::Late))
+    }
+
+    /// An exit code for the process: 0 where everything ended by itself, 1 where something had to be dropped, 2 where
+    /// something could not even be dropped.
+    pub fn exit_code(&self) -> u8 {
+        if self.count(ShutdownOutcome::Leaked) > 0 { 2 } else { u8::from(!self.is_clean()) }
+    }
+}
+
+impl fmt::Display for ShutdownReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "shutdown took {:.1?} of {:.1?}:", self.duration, self.deadline)?;
+        for outcome in ShutdownOutcome::ALL {
+            write!(f, " {} {outcome}", self.count(outcome))?;
+            if outcome != ShutdownOutcome::Leaked {
+                f.write_str(",")?;
+            }
+        }
+        for task in &self.tasks {
+            write!(
+                f,
+                "\n  {:<8} {:<28} {:<10} {:<9} after {:.1?}",
+                task.outcome.as_str(),
+                task.name,
+                task.category.as_str(),
+                task.priority.as_str(),
+                task.after
+            )?;
+            if task.count > 1 {
+                write!(f, " ({} runs)", task.count)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,206 @@
+//! The ordered shutdown: admission and timers closed first, then stage by stage, under one deadline.
+//!
+//! Stages are the pairs of category and priority, in [`TaskCategory::SHUTDOWN_ORDER`] and lowest priority first; only
+//! those with something alive take time. Each stage is asked to stop and given an equal share of what is left of the
+//! deadline; when its share is over the next stage is asked too, and what is still there may go on until shortly before
+//! the deadline. Then everything left is dropped; what cannot be dropped, because it blocks its thread, is reported as
+//! leaked.
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use opentelemetry::{KeyValue, Value};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::{
+    Order, Shared, ShutdownOutcome, ShutdownReport, monitor,
+    monitor::{manager_span, set_names},
+    tracker::{STAGES, stage_of},
+};
+use crate::telemetry::{
+    ManagedSpan, SpanParent,
+    contract::{SCOPE, attribute, key, record},
+};
+
+/// The part of the deadline that is kept for dropping what did not end by itself.
+const ABORT_SHARE: u32 = 10;
+/// The most that is kept for it.
+const ABORT_RESERVE: Duration = Duration::from_secs(1);
+
+/// Shuts down once; every caller gets the same report.
+///
+/// # Cancel safety
+/// The shutdown runs on the runtime, not in the caller: a caller that is dropped does not interrupt it.
+pub(crate) async fn shutdown(shared: &Arc<Shared>, deadline: Duration) -> Arc<ShutdownReport> {
+    let report = shared.shutdown.get_or_try_init(|| async {
+        let task = shared.clone();
+        shared.runtime().spawn(async move { Arc::new(run(&task, deadline).await) }).await
+    });
+    match report.await {
+        Ok(report) => report.clone(),
+        // The runtime went away under us: nothing ran to its end, and nothing is left to wait for.
+        Err(_) => {
+            Arc::new(ShutdownReport { duration: Duration::ZERO, deadline, tasks: shared.tracker.report() })
+        }
+    }
+}
+
+async fn run(shared: &Arc<Shared>, deadline: Duration) -> ShutdownReport {
+    let began = Instant::now();
+    shared.tracker.close(began);
+    monitor::stop(shared);
+    let span = manager_span(shared, "cleanup_tasks", SpanParent::Root);
+    stop_task_loops(shared, &span);
+    cancel_tasks(shared, &span, began, deadline).await;
+    let report = ShutdownReport { duration: began.elapsed(), deadline, tasks: shared.tracker.report() };
+    finish(shared, span, &report);
+    report
+}
+
+/// Asks every loop to stop: sleepers end at once, the others after the iteration under way.
+fn stop_task_loops(shared: &Shared, parent: &ManagedSpan) {
+    let span = {
+        let _entered = parent.enter();
+        manager_span(shared, "stop_task_loops", SpanParent::Current)
+    };
+    let mut stopped = Vec::new();
+    for task in everyone(shared) {
+        if task.spec.body.is_loop() {
+            task.order(Order::Leave { grace: task.spec.shutdown_grace });
+            stopped.push(task.task.identity.name.to_string());
+        }
+    }
+    span.set_attribute(KeyValue::new(
+        attribute::LOOPS_STOPPED,
+        i64::try_from(stopped.len()).unwrap_or(i64::MAX),
+    ));
+    span.end();
+}
+
+async fn cancel_tasks(shared: &Arc<Shared>, parent: &ManagedSpan, began: Instant, deadline: Duration) {
+    let span = {
+        let _entered = parent.enter();
+        manager_span(shared, "cancel_tasks", SpanParent::Current)
+    };
+    set_names(&span, &shared.tracker.names());
+    let end = began + deadline;
+    let abort_at = end - (deadline / ABORT_SHARE).min(ABORT_RESERVE);
+    for stage in 0..STAGES {
+        // `saturating_sub`: a member that leaves meanwhile may be counted before and not after.
+        let left = (stage..STAGES).filter(|stage| shared.tracker.alive_in(*stage..*stage + 1) > 0).count();
+        if shared.tracker.alive_in(stage..stage + 1) > 0 {
+            let now = Instant::now();
+            let share = abort_at.saturating_duration_since(now) / u32::try_from(left.max(1)).unwrap_or(1);
+            stop_stage(shared, stage, now + share).await;
+        }
+        shared.tracker.stage_over(stage);
+    }
+    let all = 0..STAGES;
+    if timeout_at(abort_at, shared.tracker.emptied(all.clone())).await.is_err() {
+        everyone(shared).iter().for_each(|task| task.order(Order::Kill));
+        shared.tracker.abort_runs(all.clone(), |_| true);
+        let _ = timeout_at(end, shared.tracker.emptied(all)).await;
+    }
+    span.end();
+}
+
+/// Asks a stage to stop and waits until it has, or until its share of the time is over. Its plain futures are dropped as
+/// their graces pass.
+async fn stop_stage(shared: &Arc<Shared>, stage: usize, until: Instant) {
+    let asked = Instant::now();
+    for task in everyone(shared).iter().filter(|task| stage_of(&task.task) == stage) {
+        task.order(Order::Leave { grace: task.spec.shutdown_grace });
+    }
+    let graces = shared.tracker.ask_runs(stage);
+    let stage = stage..stage + 1;
+    let aborts = async {
+        for grace in graces.into_iter().flatten() {
+            sleep_until((asked + grace).min(until)).await;
+            shared.tracker.abort_runs(stage.clone(), |of_run| of_run == Some(grace));
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        biased;
+        () = shared.tracker.emptied(stage.clone()) => return,
+        () = aborts => {}
+        () = sleep_until(until) => {}
+    }
+    // The share is over in the same moment as the last grace: those aborts are still to be made.
+    shared.tracker.abort_runs(stage, |grace| grace.is_some());
+}
+
+fn everyone(shared: &Shared) -> Vec<Arc<super::Supervised>> {
+    let registered = shared.registered();
+    registered.tasks.values().chain(&registered.detached).cloned().collect()
+}
+
+fn finish(shared: &Shared, span: ManagedSpan, report: &ShutdownReport) {
+    *shared.recorder.shutdown_outcomes.lock().unwrap_or_else(PoisonError::into_inner) =
+        ShutdownOutcome::ALL.map(|outcome| (outcome.as_str(), report.count(outcome))).into();
+    if let Some(exposition) = shared.recorder.exposition() {
+        exposition.instruments.shutdown_duration.record(report.duration.as_secs_f64(), &[]);
+    }
+    for outcome in ShutdownOutcome::ALL {
+        let names: Vec<_> = report
+            .tasks
+            .iter()
+            .filter(|task| task.outcome == outcome)
+            .map(|task| opentelemetry::StringValue::from(task.name.to_string()))
+            .collect();
+        span.set_attribute(KeyValue::new(
+            attribute::shutdown_names(outcome),
+            Value::Array(opentelemetry::Array::String(names)),
+        ));
+    }
+    let stuck = report.count(ShutdownOutcome::Aborted) + report.count(ShutdownOutcome::Leaked);
+    if stuck > 0 {
+        span.fail(&format!("{stuck} tasks did not end by themselves"));
+    }
+    {
+        let _entered = span.enter();
+        for task in report.tasks.iter().filter(|task| task.outcome >= ShutdownOutcome::Aborted) {
+            tracing::event!(
+                name: record::NOT_STOPPED, target: SCOPE, parent: None, tracing::Level::WARN,
+                { key::NAME } = &*task.name, { key::SHUTDOWN_OUTCOME } = task.outcome.as_str(),
+                "task {} did not end by itself: {}", task.name, task.outcome,
+            );
+        }
+    }
+    span.end();
+}
+
+/// Completes on SIGINT (Ctrl-C) or, on Unix, SIGTERM.
+///
+/// Where a handler cannot be installed the error is logged and that signal is not waited for.
+///
+/// # Cancel safety
+/// Cancel safe; but once tokio listens for a signal, its default action stays off for the rest of the process.
+pub async fn shutdown_signal() {
+    let interrupt = async {
+        if let Err(error) = tokio::signal::ctrl_c().await {
+            tracing::warn!(target: SCOPE, %error, "cannot listen for SIGINT");
+            std::future::pending::<()>().await;
+        }
+    };
+    #[cfg(unix)]
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(error) => {
+                tracing::warn!(target: SCOPE, %error, "cannot listen for SIGTERM");
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+    tokio::select! {
+        () = interrupt => {}
+        () = terminate => {}
+    }
+}

@@ -1,0 +1,164 @@
+//! One error type for one operation.
+
+use std::{fmt, time::Duration};
+
+use crate::{engine::LoopError, policy::PolicyError};
+
+/// Why a task was not registered. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// The name is empty.
+    EmptyName,
+    /// A task of this name is registered already.
+    Duplicate {
+        /// The name.
+        name: String,
+    },
+    /// The manager keeps as many names apart as it may.
+    NameLimit {
+        /// The name that no longer fits.
+        name: String,
+        /// The limit.
+        max_names: usize,
+    },
+    /// The restart policy contradicts itself.
+    Policy {
+        /// The task's name.
+        name: String,
+        /// What is wrong.
+        source: PolicyError,
+    },
+    /// The loop's figures make no loop.
+    Loop {
+        /// The task's name.
+        name: String,
+        /// What is wrong.
+        source: LoopError,
+    },
+    /// A duration that must be longer than zero is not.
+    ZeroDuration {
+        /// The task's name.
+        name: String,
+        /// Which one.
+        field: &'static str,
+    },
+    /// A classification was given for another type than the task's error.
+    ErrorType {
+        /// The task's name.
+        name: String,
+        /// The type that the task returns; `None` where it cannot fail.
+        returned: Option<&'static str>,
+        /// The type that the classification takes.
+        classified: &'static str,
+    },
+    /// The manager is shutting down.
+    ShuttingDown,
+}
+
+impl fmt::Display for RegisterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EmptyName => f.write_str("the task has an empty name"),
+            Self::Duplicate { name } => write!(f, "a task named {name:?} is registered already"),
+            Self::NameLimit { name, max_names } => {
+                write!(
+                    f,
+                    "there is no room for task {name:?}: the manager keeps at most {max_names} names apart"
+                )
+            }
+            Self::Policy { name, .. } => write!(f, "the restart policy of task {name:?} is not usable"),
+            Self::Loop { name, .. } => write!(f, "the loop of task {name:?} is not usable"),
+            Self::ZeroDuration { name, field } => {
+                write!(f, "the {field} of task {name:?} must be longer than zero")
+            }
+            Self::ErrorType { name, returned: Some(returned), classified } => {
+                write!(
+                    f,
+                    "task {name:?} returns errors of type {returned}, but {classified} is what is classified"
+                )
+            }
+            Self::ErrorType { name, returned: None, classified } => {
+                write!(f, "task {name:?} returns no errors, but {classified} is what is classified")
+            }
+            Self::ShuttingDown => f.write_str("the manager is shutting down"),
+        }
+    }
+}
+
+impl std::error::Error for RegisterError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Policy { source, .. } => Some(source),
+            Self::Loop { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// No task of this name is registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownTask {
+    /// The name.
+    pub name: String,
+}
+
+impl fmt::Display for UnknownTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no task named {:?} is registered", self.name)
+    }
+}
+
+impl std::error::Error for UnknownTask {}
+
+/// No component of this name is registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownComponent {
+    /// The name.
+    pub name: String,
+}
+
+impl fmt::Display for UnknownComponent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no component named {:?} is registered", self.name)
+    }
+}
+
+impl std::error::Error for UnknownComponent {}
+
+/// Why a task was not restarted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RestartError {
+    /// No task of this name is registered.
+    Unknown(UnknownTask),
+    /// The task was restarted as often as its limit allows and is still alive; one more failure gives it up. Once it has
+    /// been given up a restart works again.
+    LimitReached {
+        /// The task's name.
+        name: String,
+        /// How many restarts are allowed.
+        max_restarts: u32,
+        /// In how long.
+        within: Duration,
+    },
+    /// The manager is shutting down.
+    ShuttingDown,
+}
+
+impl fmt::Display for RestartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(unknown) => unknown.fmt(f),
+            Self::LimitReached { name, max_restarts, within } => {
+                write!(
+                    f,
+                    "task {name:?} has been restarted {max_restarts} times within {within:?}, which is its limit"
+                )
+            }
+            Self::ShuttingDown => f.write_str("the manager is shutting down"),
+        }
+    }
+}
+
+impl std::error::Error for RestartError {}

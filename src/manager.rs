@@ -1,0 +1,664 @@
+//! The facade: what a service calls.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use opentelemetry::{
+    global::{BoxedTracer, ObjectSafeTracer},
+    metrics::Meter,
+    trace::Tracer,
+};
+
+use crate::{
+    cell::{TaskSnapshot, TaskState},
+    config::{CriticalTaskConfig, CriticalTasksProvider, DEFAULT_SPAN_PREFIX, Discovery, discover},
+    engine::{self, Order, Settings, Shared, ShutdownReport, SpawnOptions},
+    error::{RegisterError, RestartError, UnknownComponent, UnknownTask},
+    policy::{CategoryRules, NameRule, RestartReason, TaskCategory, TaskOutput, TaskPriority, type_path},
+    read::{self, HealthThresholds, TaskHealth, TaskMetrics, TaskStatistics},
+    run::{self, Recorder, RecorderOptions, TaskContext, TaskHandle},
+    telemetry::{self, LayerConflict, SpanParent},
+};
+
+/// How often the monitor sweeps by default, as in the seed.
+pub const DEFAULT_MONITOR_INTERVAL: Duration = Duration::from_secs(60);
+/// How long an ordered shutdown may take by default: below the 30 s after which Kubernetes kills a pod.
+pub const DEFAULT_SHUTDOWN_DEADLINE: Duration = Duration::from_secs(25);
+/// How long a spawned plain future may go on at shutdown by default: it cannot hear that it should stop.
+pub const DEFAULT_SPAWN_GRACE: Duration = Duration::from_secs(5);
+
+/// Owns a service's tasks: names, meters, traces, restarts and stops them.
+///
+/// Clones are the same manager. When the last one is dropped without a shutdown, an ordered shutdown with the default
+/// deadline begins in the background; await [`cancel_all_tasks`](Self::cancel_all_tasks) to be sure that it ends.
+///
+/// ```
+/// use otel_tasks::{CriticalTaskConfig, TaskManager};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let tasks = TaskManager::builder().build();
+/// tasks.register_critical_task(CriticalTaskConfig::new("gateway", |ctx| async move { ctx.cancelled().await }))?;
+/// tasks.start();
+/// let pong = tasks.spawn("command_ping", async { Ok::<_, std::io::Error>("pong") });
+/// assert_eq!(pong.await??, "pong");
+/// let report = tasks.cancel_all_tasks().await;
+/// assert!(report.is_clean());
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct TaskManager {
+    handle: Arc<LastHandle>,
+}
+
+struct LastHandle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for LastHandle {
+    fn drop(&mut self) {
+        let shared = self.shared.clone();
+        if shared.shutdown.initialized() || shared.tracker.is_closed() {
+            return;
+        }
+        engine::stop_monitor(&shared);
+        if let Some(runtime) = self.shared.existing_runtime() {
+            runtime.spawn(async move {
+                let deadline = shared.settings.shutdown_deadline;
+                engine::shutdown(&shared, deadline).await;
+            });
+        }
+    }
+}
+
+impl std::fmt::Debug for TaskManager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TaskManager").field("tasks", &self.task_names()).finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`TaskManager`]; every setting has a default.
+#[must_use = "a builder does nothing until `build`"]
+pub struct TaskManagerBuilder {
+    recorder: RecorderOptions,
+    settings: Settings,
+    meter: Option<Meter>,
+    panic_hook: bool,
+}
+
+impl std::fmt::Debug for TaskManagerBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TaskManagerBuilder").finish_non_exhaustive()
+    }
+}
+
+impl TaskManagerBuilder {
+    /// Distinguishes this manager's figures from another's on the same meter, as the attribute `task.manager`.
+    ///
+    /// Managers without a meter of their own share one and are summed per name, so they need no instance. Managers that are
+    /// given the same meter explicitly need one each: OpenTelemetry would keep the last one's figures only.
+    pub fn instance(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.recorder.instance = Some(name.into());
+        self
+    }
+
+    /// Exports figures through this meter instead of the global provider's.
+    pub fn meter(mut self, meter: Meter) -> Self {
+        self.meter = Some(meter);
+        self
+    }
+
+    /// Exports those spans through this tracer that no tracing-opentelemetry layer exports. The tracer given to
+    /// [`layer`](crate::layer) or [`task_layer`](crate::task_layer) is used without being given here again.
+    pub fn tracer<T>(mut self, tracer: T) -> Self
+    where
+        T: Tracer + Send + Sync + 'static,
+        T::Span: Send + Sync + 'static,
+    {
+        let tracer: Box<dyn ObjectSafeTracer + Send + Sync> = Box::new(tracer);
+        self.recorder.tracer = Some(Arc::new(BoxedTracer::new(tracer)));
+        self
+    }
+
+    /// How a task's category is told from its name.
+    pub fn categories(mut self, rules: CategoryRules) -> Self {
+        self.recorder.categories = rules;
+        self
+    }
+
+    /// Which name a spawned task is metered under ([`NameRule::strip_ids`]).
+    pub fn names(mut self, rule: NameRule) -> Self {
+        self.recorder.name_rule = rule;
+        self
+    }
+
+    /// How many names are kept apart (200; 2,000 with this crate's installer): beyond that spawned tasks share the name
+    /// `_OTHER` and registrations are refused. With a meter of your own, raise its streams' cardinality limit first.
+    pub fn max_names(mut self, names: usize) -> Self {
+        self.recorder.max_names = names;
+        self
+    }
+
+    /// From how long on a poll counts as slow (100 ms).
+    pub fn slow_poll(mut self, threshold: Duration) -> Self {
+        self.recorder.slow_poll = threshold;
+        self
+    }
+
+    /// Whether panics of supervised tasks are kept off stderr (true): they are reported as log records, spans and figures.
+    /// Chains a panic hook, once per process; panics elsewhere go to the hook that was there before.
+    pub fn panic_hook(mut self, install: bool) -> Self {
+        self.panic_hook = install;
+        self
+    }
+
+    /// The first part of the names of the manager's own spans ([`DEFAULT_SPAN_PREFIX`](crate::DEFAULT_SPAN_PREFIX)).
+    pub fn span_prefix(mut self, prefix: impl Into<Arc<str>>) -> Self {
+        self.settings.span_prefix = prefix.into();
+        self
+    }
+
+    /// How often the monitor sweeps ([`DEFAULT_MONITOR_INTERVAL`]).
+    pub fn monitor_interval(mut self, interval: Duration) -> Self {
+        self.settings.monitor_interval = interval;
+        self
+    }
+
+    /// How long an ordered shutdown may take ([`DEFAULT_SHUTDOWN_DEADLINE`]).
+    pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
+        self.settings.shutdown_deadline = deadline;
+        self
+    }
+
+    /// How long a spawned plain future may go on at shutdown ([`DEFAULT_SPAWN_GRACE`]).
+    pub fn spawn_grace(mut self, grace: Duration) -> Self {
+        self.settings.spawn_grace = grace;
+        self
+    }
+
+    /// From when on a task counts as unhealthy.
+    pub fn health_thresholds(mut self, thresholds: HealthThresholds) -> Self {
+        self.settings.thresholds = thresholds;
+        self
+    }
+
+    /// Builds the manager. Tasks run on the runtime that this is called in, or else in which the manager is first used.
+    pub fn build(mut self) -> TaskManager {
+        if self.panic_hook {
+            run::install_hook();
+            self.recorder.silence_panics = true;
+        }
+        let recorder = Recorder::new(self.recorder);
+        let exposition = match &self.meter {
+            Some(meter) => telemetry::Exposition::new(meter),
+            None => telemetry::shared_exposition(None),
+        };
+        recorder.attach(&exposition);
+        TaskManager { handle: Arc::new(LastHandle { shared: Shared::new(recorder, self.settings) }) }
+    }
+}
+
+impl TaskManager {
+    /// A builder with every default.
+    pub fn builder() -> TaskManagerBuilder {
+        TaskManagerBuilder {
+            recorder: RecorderOptions {
+                max_names: telemetry::default_max_names(),
+                ..RecorderOptions::default()
+            },
+            settings: Settings {
+                span_prefix: DEFAULT_SPAN_PREFIX.into(),
+                monitor_interval: DEFAULT_MONITOR_INTERVAL,
+                shutdown_deadline: DEFAULT_SHUTDOWN_DEADLINE,
+                spawn_grace: DEFAULT_SPAWN_GRACE,
+                thresholds: HealthThresholds::default(),
+            },
+            meter: None,
+            panic_hook: true,
+        }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+
+    /// Begins the registered tasks and the monitor; later registrations begin at once. Calling it again only starts a
+    /// monitor that was stopped. During a shutdown it does nothing.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, where the manager was built outside one too.
+    #[track_caller]
+    pub fn start(&self) {
+        if self.shared().tracker.is_closed() {
+            return;
+        }
+        self.discover_and_register_component_tasks();
+        self.shared().start_tasks();
+        engine::start_monitor(self.shared());
+    }
+
+    /// Stops the monitor; the tasks go on. Calling it again changes nothing.
+    pub fn stop(&self) {
+        engine::stop_monitor(self.shared());
+    }
+
+    /// Whether the monitor runs.
+    pub fn is_monitoring(&self) -> bool {
+        engine::monitor_is_running(self.shared())
+    }
+
+    /// Spawns a short task: one run, one span, counted under `name`.
+    ///
+    /// The run is a new trace, linked to the span it was spawned in. Use [`task`](Self::task) to say more about it.
+    /// During a shutdown the future is dropped and the handle answers [`TaskError::ShuttingDown`](crate::TaskError).
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, where the manager was built outside one too.
+    #[track_caller]
+    pub fn spawn<F>(&self, name: &str, future: F) -> TaskHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: TaskOutput + Send + 'static,
+    {
+        self.shared().spawn(SpawnOptions::new(name), |_| future)
+    }
+
+    /// Spawns a short task named after its future's type: `module::function`.
+    #[track_caller]
+    pub fn spawn_unnamed<F>(&self, future: F) -> TaskHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: TaskOutput + Send + 'static,
+    {
+        self.spawn(&type_path::<F>(), future)
+    }
+
+    /// Says more about a short task before it is spawned.
+    ///
+    /// ```
+    /// use otel_tasks::{TaskCategory, TaskManager, TaskPriority};
+    /// use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let tasks = TaskManager::builder().build();
+    /// let import = tasks
+    ///     .task("import")
+    ///     .category(TaskCategory::Command)
+    ///     .priority(TaskPriority::Low)
+    ///     .timeout(Duration::from_secs(30))
+    ///     .spawn_with(|ctx| async move { ctx.cancelled().await });
+    /// # drop(import);
+    /// # }
+    /// ```
+    pub fn task<'a>(&'a self, name: &'a str) -> TaskBuilder<'a> {
+        TaskBuilder { manager: self, options: SpawnOptions::new(name) }
+    }
+
+    /// Registers a critical task: begun by [`start`](Self::start), or at once after it; restarted by its policy.
+    ///
+    /// # Errors
+    /// [`RegisterError`] names what is wrong; nothing was changed.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, where the manager was built outside one too.
+    #[track_caller]
+    pub fn register_critical_task(&self, config: CriticalTaskConfig) -> Result<(), RegisterError> {
+        config.register(self.shared())
+    }
+
+    /// Stops the registered task of that name, if there is one, and registers this one in its place.
+    ///
+    /// # Errors
+    /// [`RegisterError`]. A refused task leaves the one before unregistered where that could not be told beforehand; a
+    /// malformed one is refused first.
+    pub async fn replace_critical_task(&self, config: CriticalTaskConfig) -> Result<(), RegisterError> {
+        config.check()?;
+        let _ = self.unregister_critical_task(config.name()).await;
+        self.register_critical_task(config)
+    }
+
+    /// Stops a registered task and forgets it; waits until it is gone. Its figures stay, so no counter runs backwards.
+    ///
+    /// # Errors
+    /// [`UnknownTask`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the waiting, not the stop.
+    pub async fn unregister_critical_task(&self, name: &str) -> Result<(), UnknownTask> {
+        let shared = self.shared();
+        let task = shared.supervised(name).ok_or_else(|| UnknownTask { name: name.into() })?;
+        task.order(Order::Leave { grace: Some(task.spec.grace()) });
+        task.gone().await;
+        let mut registered = shared.registered();
+        if registered.tasks.get(name).is_some_and(|held| Arc::ptr_eq(held, &task)) {
+            registered.tasks.remove(name);
+            task.unregister();
+        }
+        Ok(())
+    }
+
+    /// Forgets a registered task without stopping it: it goes on, is restarted by its policy and stopped at shutdown, but
+    /// its name is free and it no longer counts as registered.
+    ///
+    /// # Errors
+    /// [`UnknownTask`].
+    pub fn detach_critical_task(&self, name: &str) -> Result<(), UnknownTask> {
+        let mut registered = self.shared().registered();
+        let task = registered.tasks.remove(name).ok_or_else(|| UnknownTask { name: name.into() })?;
+        task.unregister();
+        registered.detached.push(task);
+        Ok(())
+    }
+
+    /// Registers a component that brings its own tasks; after [`start`](Self::start) they are discovered at once (hot
+    /// load). A component of the same name is replaced; its tasks stay until [`cleanup_component_tasks`](Self::cleanup_component_tasks).
+    #[doc(alias = "cog")]
+    pub fn register_component(
+        &self,
+        name: impl Into<Arc<str>>,
+        provider: impl CriticalTasksProvider,
+    ) -> Discovery {
+        let component = engine::Component { provider: Arc::new(provider), discovered: false };
+        self.shared().registered().components.insert(name.into(), component);
+        if self.shared().is_started() { discover(self.shared(), true) } else { Discovery::default() }
+    }
+
+    /// Asks every component for its tasks and registers those that are not registered yet. A provider that panics is caught,
+    /// logged and skipped.
+    #[doc(alias = "discover_and_register_cog_tasks")]
+    #[track_caller]
+    pub fn discover_and_register_component_tasks(&self) -> Discovery {
+        discover(self.shared(), false)
+    }
+
+    /// Unregisters a component and all its tasks (hot unload); waits until they are gone. Answers their names.
+    ///
+    /// # Errors
+    /// [`UnknownComponent`], where neither a component nor a task of one has that name.
+    #[doc(alias = "cleanup_cog_tasks")]
+    pub async fn cleanup_component_tasks(&self, component: &str) -> Result<Vec<String>, UnknownComponent> {
+        let (known, names) = {
+            let mut registered = self.shared().registered();
+            let known = registered.components.remove(component).is_some();
+            let of_component = registered
+                .tasks
+                .iter()
+                .filter(|(_, task)| task.task.identity.component.as_deref() == Some(component))
+                .map(|(name, _)| name.to_string());
+            (known, of_component.collect::<Vec<_>>())
+        };
+        if !known && names.is_empty() {
+            return Err(UnknownComponent { name: component.into() });
+        }
+        // All are told before the first is waited for.
+        for task in names.iter().filter_map(|name| self.shared().supervised(name)) {
+            task.order(Order::Leave { grace: Some(task.spec.grace()) });
+        }
+        for name in &names {
+            // Whoever unregistered it meanwhile did the same.
+            let _ = self.unregister_critical_task(name).await;
+        }
+        Ok(names)
+    }
+
+    /// Restarts a registered task: one that runs is asked to stop, has its grace, and runs anew; one that was given up,
+    /// finished or stopped begins again, its restarts forgiven. Answers after how long; not zero where the last restart is
+    /// more recent than its restart delay, and then it goes on until then.
+    ///
+    /// The restart is counted when the new run begins.
+    ///
+    /// # Errors
+    /// [`RestartError`].
+    pub fn restart_critical_task(&self, name: &str) -> Result<Duration, RestartError> {
+        let shared = self.shared();
+        if shared.tracker.is_closed() {
+            return Err(RestartError::ShuttingDown);
+        }
+        let task = shared
+            .supervised(name)
+            .ok_or_else(|| RestartError::Unknown(UnknownTask { name: name.into() }))?;
+        let (max_restarts, within) = (task.spec.intensity.max_restarts(), task.spec.intensity.within());
+        let alive = matches!(
+            task.task.cell.state(),
+            Some(TaskState::Running | TaskState::Backoff | TaskState::Stopping)
+        );
+        // A limit of zero says "never by yourself"; a person may.
+        if alive
+            && max_restarts > 0
+            && task.task.cell.restarts_within(shared.recorder.now(), within) >= max_restarts
+        {
+            return Err(RestartError::LimitReached { name: name.into(), max_restarts, within });
+        }
+        let after =
+            if task.task.cell.state() == Some(TaskState::Running) { task.cooldown() } else { Duration::ZERO };
+        task.order(Order::Restart { reason: RestartReason::Requested, after });
+        Ok(after)
+    }
+
+    /// Stops a registered task, which stays registered and can be restarted. Does not wait for its end.
+    ///
+    /// # Errors
+    /// [`UnknownTask`].
+    pub fn stop_critical_task(&self, name: &str) -> Result<(), UnknownTask> {
+        let task = self.shared().supervised(name).ok_or_else(|| UnknownTask { name: name.into() })?;
+        task.order(Order::Stop { grace: task.spec.grace() });
+        Ok(())
+    }
+
+    /// How a task is; `None` for a name that was never seen.
+    pub fn get_task_health(&self, name: &str) -> Option<TaskHealth> {
+        Some(self.health_of(&self.shared().recorder.snapshot(name)?))
+    }
+
+    fn health_of(&self, snapshot: &TaskSnapshot) -> TaskHealth {
+        let shared = self.shared();
+        let stalled = shared.supervised(&snapshot.name).is_some_and(|task| task.is_stalled());
+        read::health(snapshot, stalled, &shared.settings.thresholds, shared.tracker.is_closed())
+    }
+
+    /// A task's figures under the seed's names, with its last runs; `None` for a name that was never seen.
+    pub fn get_task_metrics(&self, name: &str) -> Option<TaskMetrics> {
+        let recorder = &self.shared().recorder;
+        let snapshot = recorder.snapshot(name)?;
+        let entries = recorder.registry.entries();
+        let of_name = entries.iter().filter(|entry| *entry.identity.name == *name);
+        let mut history: Vec<_> = of_name.flat_map(|entry| entry.cell.history()).collect();
+        history.sort_by_key(|run| run.started);
+        history.drain(..history.len().saturating_sub(crate::HISTORY_LENGTH));
+        Some(read::metrics(&snapshot, history))
+    }
+
+    /// Everything that is known of a task; `None` for a name that was never seen.
+    pub fn snapshot(&self, name: &str) -> Option<TaskSnapshot> {
+        self.shared().recorder.snapshot(name)
+    }
+
+    /// Everything that is known of every task, by name.
+    pub fn snapshots(&self) -> Vec<TaskSnapshot> {
+        self.shared().recorder.snapshots_by_name()
+    }
+
+    /// The manager in figures.
+    pub fn get_task_statistics(&self) -> TaskStatistics {
+        read::statistics(&self.snapshots(), |task| self.health_of(task).is_healthy)
+    }
+
+    /// The names of the registered tasks.
+    pub fn task_names(&self) -> Vec<String> {
+        self.shared().registered().tasks.keys().map(ToString::to_string).collect()
+    }
+
+    /// Stops everything, in order, under the manager's deadline: admission first, then loops, then category by category
+    /// ([`TaskCategory::SHUTDOWN_ORDER`]) and inside one the lowest priority first. Called twice, or at once by several,
+    /// there is one shutdown and one report.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the waiting, not the shutdown.
+    pub async fn cancel_all_tasks(&self) -> Arc<ShutdownReport> {
+        engine::shutdown(self.shared(), self.shared().settings.shutdown_deadline).await
+    }
+
+    /// Waits for `signal`, then shuts down in order: before anything else cancels the tasks.
+    ///
+    /// ```no_run
+    /// # async fn example(tasks: otel_tasks::TaskManager) {
+    /// let report = tasks.run_until(otel_tasks::shutdown_signal()).await;
+    /// std::process::exit(report.exit_code().into());
+    /// # }
+    /// ```
+    pub async fn run_until(&self, signal: impl Future) -> Arc<ShutdownReport> {
+        signal.await;
+        self.cancel_all_tasks().await
+    }
+
+    /// Answers "why do I see nothing in Jaeger or Prometheus": checks the subscriber, the level, the meter and the
+    /// components. Changes nothing, however often it is called.
+    pub fn setup_task_instrumentation(&self) -> InstrumentationCheck {
+        let installed = telemetry::installed();
+        let has_tracer = self.shared().recorder.tracer().is_some();
+        let exposition = self.shared().recorder.exposition();
+        let registered = self.shared().registered();
+        let owners = registered.tasks.values().filter_map(|task| task.task.identity.component.as_ref());
+        let missing = owners.filter(|component| !registered.components.contains_key(*component));
+        let mut missing_components: Vec<_> = missing.map(ToString::to_string).collect();
+        missing_components.dedup();
+        InstrumentationCheck {
+            layer_installed: installed.is_some(),
+            layer_conflict: installed.as_ref().and_then(|installed| installed.conflict),
+            info_enabled: tracing::enabled!(target: "otel_tasks", tracing::Level::INFO),
+            spans_exported: telemetry::probe_is_exported() || has_tracer || installed.is_some(),
+            last_collection: exposition.and_then(|exposition| exposition.last_collection()),
+            missing_components,
+        }
+    }
+}
+
+/// What [`TaskManager::setup_task_instrumentation`] found. Its `Display` is advice for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InstrumentationCheck {
+    /// Whether the current subscriber has [`layer`](crate::layer) or [`task_layer`](crate::task_layer).
+    pub layer_installed: bool,
+    /// What is wrong with the layers, if anything.
+    pub layer_conflict: Option<LayerConflict>,
+    /// Whether spans of level INFO and target `otel_tasks` are enabled. If not, runs are exported through the tracer alone,
+    /// and other layers do not see them.
+    pub info_enabled: bool,
+    /// Whether a run's span reaches a tracer: through a tracing-opentelemetry layer, a tracer of the manager or of a layer.
+    pub spans_exported: bool,
+    /// How long ago the meter last collected; `None` for never.
+    pub last_collection: Option<Duration>,
+    /// Components that own registered tasks without being registered themselves.
+    pub missing_components: Vec<String>,
+}
+
+impl InstrumentationCheck {
+    /// Whether spans and figures leave the process.
+    pub fn is_complete(&self) -> bool {
+        self.spans_exported && self.layer_conflict.is_none() && self.last_collection.is_some()
+    }
+}
+
+impl std::fmt::Display for InstrumentationCheck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.spans_exported, self.layer_installed) {
+            (true, true) => writeln!(f, "traces: exported, through otel_tasks::layer")?,
+            (true, false) => writeln!(f, "traces: exported")?,
+            (false, _) => writeln!(
+                f,
+                "traces: NOT exported: install otel_tasks::layer(tracer) in the tracing subscriber, or call \
+                 otel_tasks::telemetry().install()"
+            )?,
+        }
+        if let Some(conflict) = self.layer_conflict {
+            writeln!(f, "layers: {conflict}")?;
+        }
+        if !self.info_enabled {
+            writeln!(
+                f,
+                "level: INFO of target otel_tasks is filtered out; other layers do not see the runs"
+            )?;
+        }
+        match self.last_collection {
+            Some(age) => write!(f, "metrics: last collected {age:.1?} ago")?,
+            None => write!(
+                f,
+                "metrics: NEVER collected: set the global meter provider before the manager is built, or give the \
+                 builder a meter; a periodic reader first collects after its interval"
+            )?,
+        }
+        for component in &self.missing_components {
+            write!(f, "\ncomponent {component}: owns tasks, but is not registered")?;
+        }
+        Ok(())
+    }
+}
+
+/// A short task about which more is said than its name. Made by [`TaskManager::task`].
+#[must_use = "nothing runs until `spawn`"]
+pub struct TaskBuilder<'a> {
+    manager: &'a TaskManager,
+    options: SpawnOptions<'a>,
+}
+
+impl std::fmt::Debug for TaskBuilder<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TaskBuilder").field("name", &self.options.name).finish_non_exhaustive()
+    }
+}
+
+impl TaskBuilder<'_> {
+    /// What the task is; otherwise the [`CategoryRules`] tell.
+    pub fn category(mut self, category: TaskCategory) -> Self {
+        self.options.category = Some(category);
+        self
+    }
+
+    /// How late it is stopped (Normal by default).
+    pub fn priority(mut self, priority: TaskPriority) -> Self {
+        self.options.priority = Some(priority);
+        self
+    }
+
+    /// The component that owns it.
+    #[doc(alias = "cog")]
+    pub fn component(mut self, component: impl Into<Arc<str>>) -> Self {
+        self.options.component = Some(component.into());
+        self
+    }
+
+    /// How long it may take before it is dropped.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.options.timeout = Some(timeout);
+        self
+    }
+
+    /// How long it may go on at shutdown, after it was asked to stop, before it is dropped.
+    pub fn shutdown_grace(mut self, grace: Duration) -> Self {
+        self.options.grace = Some(grace);
+        self
+    }
+
+    /// Keeps the span it is spawned in as the parent of its run, instead of beginning a new trace.
+    pub fn in_current_trace(mut self) -> Self {
+        self.options.parent = SpanParent::Current;
+        self
+    }
+
+    /// Spawns the future. See [`TaskManager::spawn`].
+    #[track_caller]
+    pub fn spawn<F>(self, future: F) -> TaskHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: TaskOutput + Send + 'static,
+    {
+        self.manager.shared().spawn(self.options, |_| future)
+    }
+
+    /// Spawns the future that `task` makes of its context, which tells it when to stop.
+    #[track_caller]
+    pub fn spawn_with<F>(mut self, task: impl FnOnce(TaskContext) -> F) -> TaskHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: TaskOutput + Send + 'static,
+    {
+        self.options.with_context = true;
+        self.manager.shared().spawn(self.options, |context| task(context.expect("a context was asked for")))
+    }
+}

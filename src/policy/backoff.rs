@@ -1,0 +1,156 @@
+//! How long to wait before a restart.
+
+use std::time::Duration;
+
+use super::PolicyError;
+
+/// How much of a delay is left to chance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Jitter {
+    /// The delay as computed.
+    None,
+    /// Half of it fixed, half of it random: never immediate, still spread.
+    #[default]
+    Equal,
+    /// Anything from nothing to all of it.
+    Full,
+}
+
+/// Exponential backoff: `initial`, then times `factor`, never more than `cap`; after a run that lasted
+/// [`stable_after`](Self::stable_after) it begins again.
+///
+/// The jitter kinds are those of [*Exponential Backoff And Jitter*](https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+///
+/// ```
+/// use otel_tasks::{Backoff, Jitter};
+/// use std::time::Duration;
+/// let backoff = Backoff::new(Duration::from_secs(1), 2.0, Duration::from_secs(5))?.jitter(Jitter::None);
+/// let delays: Vec<u64> = (0..4).map(|attempt| backoff.delay(attempt, 0.5).as_secs()).collect();
+/// assert_eq!(delays, [1, 2, 4, 5]);
+/// # Ok::<(), otel_tasks::PolicyError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Backoff {
+    initial: Duration,
+    factor: f64,
+    cap: Duration,
+    jitter: Jitter,
+    stable_after: Duration,
+}
+
+/// The first delay of [`Backoff::default`], as in the seed.
+pub const DEFAULT_RESTART_DELAY: Duration = Duration::from_secs(30);
+/// The growth of [`Backoff::default`].
+pub const DEFAULT_BACKOFF_FACTOR: f64 = 2.0;
+/// The longest delay of [`Backoff::default`].
+pub const DEFAULT_BACKOFF_CAP: Duration = Duration::from_secs(60);
+/// How long a run must last for [`Backoff::default`] to begin again.
+pub const DEFAULT_STABLE_AFTER: Duration = Duration::from_secs(600);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            initial: DEFAULT_RESTART_DELAY,
+            factor: DEFAULT_BACKOFF_FACTOR,
+            cap: DEFAULT_BACKOFF_CAP,
+            jitter: Jitter::Equal,
+            stable_after: DEFAULT_STABLE_AFTER,
+        }
+    }
+}
+
+impl Backoff {
+    /// Exponential backoff with [`Jitter::Equal`].
+    ///
+    /// # Errors
+    /// [`PolicyError::Backoff`] where `factor` is below 1 or not finite, or `cap` is below `initial`.
+    pub fn new(initial: Duration, factor: f64, cap: Duration) -> Result<Self, PolicyError> {
+        if !factor.is_finite() || factor < 1.0 {
+            return Err(PolicyError::Backoff { reason: "the factor must be a finite number of at least 1" });
+        }
+        if cap < initial {
+            return Err(PolicyError::Backoff { reason: "the cap must not be below the first delay" });
+        }
+        Ok(Self { initial, factor, cap, ..Self::default() })
+    }
+
+    /// The same delay every time, without jitter. A delay of zero restarts at once: only for tests and for bodies that
+    /// wait by themselves.
+    pub fn constant(delay: Duration) -> Self {
+        Self { initial: delay, factor: 1.0, cap: delay, jitter: Jitter::None, ..Self::default() }
+    }
+
+    /// How much of each delay is left to chance.
+    #[must_use]
+    pub fn jitter(mut self, jitter: Jitter) -> Self {
+        self.jitter = jitter;
+        self
+    }
+
+    /// How long a run must last for the delays to begin again ([`DEFAULT_STABLE_AFTER`]).
+    #[must_use]
+    pub fn stable_after(mut self, stable_after: Duration) -> Self {
+        self.stable_after = stable_after;
+        self
+    }
+
+    /// The first delay: also how soon after a restart the next one by hand may follow.
+    pub fn initial(&self) -> Duration {
+        self.initial
+    }
+
+    pub(crate) fn with_initial(mut self, initial: Duration) -> Self {
+        self.initial = initial;
+        self.cap = self.cap.max(initial);
+        self
+    }
+
+    pub(crate) fn resets_after(&self, run: Duration) -> bool {
+        run >= self.stable_after
+    }
+
+    /// The delay before attempt `attempt` (0 for the first restart), for a `random` in `0.0..1.0`.
+    pub fn delay(&self, attempt: u32, random: f64) -> Duration {
+        let full = self.longest(attempt);
+        match self.jitter {
+            Jitter::None => full,
+            Jitter::Equal => full / 2 + (full / 2).mul_f64(random.clamp(0.0, 1.0)),
+            Jitter::Full => full.mul_f64(random.clamp(0.0, 1.0)),
+        }
+    }
+
+    /// The delay before attempt `attempt` without the jitter's reduction.
+    pub(crate) fn longest(&self, attempt: u32) -> Duration {
+        let exponent = i32::try_from(attempt).unwrap_or(i32::MAX);
+        let seconds = self.initial.as_secs_f64() * self.factor.powi(exponent);
+        Duration::try_from_secs_f64(seconds).map_or(self.cap, |delay| delay.min(self.cap))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_stay_inside_their_jitter() {
+        for attempt in [0, 1, 5, 64, u32::MAX] {
+            let full = Backoff::default().longest(attempt);
+            assert!(full <= DEFAULT_BACKOFF_CAP);
+            for random in [0.0, 0.3, 0.999] {
+                let equal = Backoff::default().delay(attempt, random);
+                assert!(equal >= full / 2 && equal <= full, "{attempt} {random}: {equal:?}");
+                let anything = Backoff::default().jitter(Jitter::Full).delay(attempt, random);
+                assert!(anything <= full);
+            }
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let second = Duration::from_secs(1);
+        assert!(Backoff::new(second, 0.5, second).is_err());
+        assert!(Backoff::new(second, f64::NAN, second).is_err());
+        assert!(Backoff::new(second, 2.0, Duration::ZERO).is_err());
+    }
+}

@@ -1,0 +1,128 @@
+//! How a run ended.
+
+use std::time::Duration;
+
+use crate::telemetry::contract::{ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT};
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Exit {
+    /// It returned `()` or `Ok`.
+    Success,
+    /// It returned an error.
+    Failure(Failure),
+    /// It panicked.
+    Panic(Panic),
+    /// It passed this time limit and was dropped.
+    Timeout(Duration),
+    /// It was dropped before it finished: aborted, or its grace was over.
+    Cancellation,
+}
+
+/// A panic that a run raised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Panic {
+    /// The payload's text, or `non-string payload`.
+    pub text: String,
+    /// `file:line:column`, where the crate's panic hook was on.
+    pub location: Option<String>,
+}
+
+/// An error that a run returned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The error's class, for metrics: one of few.
+    pub error_type: &'static str,
+    /// The error's text, for spans and log records.
+    pub message: String,
+    /// Whether trying again can help.
+    pub class: ErrorClass,
+}
+
+/// Whether trying again can help.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// It can: the restart policy decides.
+    #[default]
+    Transient,
+    /// It cannot: the task fails at once.
+    Permanent,
+}
+
+/// [`Exit`] without its details.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum ExitKind {
+    /// It returned `()` or `Ok`.
+    Success,
+    /// It returned an error.
+    Failure,
+    /// It panicked.
+    Panic,
+    /// It passed its time limit.
+    Timeout,
+    /// It was dropped before it finished.
+    Cancellation,
+}
+
+impl ExitKind {
+    /// Every kind, in declaration order.
+    pub const ALL: [Self; 5] = [Self::Success, Self::Failure, Self::Panic, Self::Timeout, Self::Cancellation];
+
+    /// The value of the attribute `task.run.result`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Panic => "panic",
+            Self::Timeout => "timeout",
+            Self::Cancellation => "cancellation",
+        }
+    }
+}
+
+impl Exit {
+    /// The exit without its details.
+    pub fn kind(&self) -> ExitKind {
+        match self {
+            Self::Success => ExitKind::Success,
+            Self::Failure(_) => ExitKind::Failure,
+            Self::Panic(_) => ExitKind::Panic,
+            Self::Timeout(_) => ExitKind::Timeout,
+            Self::Cancellation => ExitKind::Cancellation,
+        }
+    }
+
+    /// The class of the error for metrics and spans; `None` for a success and a cancellation.
+    pub fn error_type(&self) -> Option<&'static str> {
+        match self {
+            Self::Success | Self::Cancellation => None,
+            Self::Failure(failure) => Some(failure.error_type),
+            Self::Panic(_) => Some(ERROR_TYPE_PANIC),
+            Self::Timeout(_) => Some(ERROR_TYPE_TIMEOUT),
+        }
+    }
+
+    pub(crate) fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Failure(failure) => Some(failure),
+            _ => None,
+        }
+    }
+
+    /// One line for people: what happened, without the task's name.
+    pub fn message(&self) -> String {
+        match self {
+            Self::Success => "finished".into(),
+            Self::Failure(failure) => failure.message.clone(),
+            Self::Panic(Panic { text, location: Some(location) }) => {
+                format!("panicked at {location}: {text}")
+            }
+            Self::Panic(Panic { text, location: None }) => format!("panicked: {text}"),
+            Self::Timeout(limit) => format!("passed its time limit of {limit:?}"),
+            Self::Cancellation => "dropped before it finished".into(),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Which name a task is metered under: bounded, whatever the caller passes.
+
+use std::{borrow::Cow, fmt, sync::Arc};
+
+/// Maps the name given to a short task to the name its figures are kept under.
+///
+/// Registered tasks keep their names as they are: they are few and chosen by hand. Short tasks are often named after a
+/// request, and one series per request is what takes a metrics backend down.
+///
+/// ```
+/// use otel_tasks::NameRule;
+/// assert_eq!(NameRule::default().apply("command_ping_8841"), "command_ping");
+/// assert_eq!(NameRule::keep().apply("command_ping_8841"), "command_ping_8841");
+/// ```
+#[derive(Clone, Default)]
+pub struct NameRule(Kind);
+
+#[derive(Clone, Default)]
+enum Kind {
+    #[default]
+    StripIds,
+    Keep,
+    Custom(Arc<dyn Fn(&str) -> Cow<'_, str> + Send + Sync>),
+}
+
+impl fmt::Debug for NameRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Kind::StripIds => "NameRule::strip_ids",
+            Kind::Keep => "NameRule::keep",
+            Kind::Custom(_) => "NameRule::custom",
+        })
+    }
+}
+
+impl NameRule {
+    /// Cuts trailing identifiers off: a UUID, and segments after `_`, `-`, `:`, `#`, `/` or `.` made of digits, or of eight or
+    /// more hexadecimal digits of which at least one is a decimal digit. The default.
+    pub fn strip_ids() -> Self {
+        Self(Kind::StripIds)
+    }
+
+    /// Keeps every name. The bound on names still holds.
+    pub fn keep() -> Self {
+        Self(Kind::Keep)
+    }
+
+    /// A rule of your own. It is called on every `spawn`; a panic in it counts as "keep".
+    pub fn custom(rule: impl Fn(&str) -> Cow<'_, str> + Send + Sync + 'static) -> Self {
+        Self(Kind::Custom(Arc::new(rule)))
+    }
+
+    /// The name that `given` is metered under.
+    pub fn apply<'a>(&self, given: &'a str) -> Cow<'a, str> {
+        match &self.0 {
+            Kind::StripIds => Cow::Borrowed(strip_ids(given)),
+            Kind::Keep => Cow::Borrowed(given),
+            Kind::Custom(rule) => std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| rule(given)))
+                .unwrap_or(Cow::Borrowed(given)),
+        }
+    }
+}
+
+fn strip_ids(given: &str) -> &str {
+    let mut name = without_uuid(given);
+    while let Some(at) = name.rfind(['_', '-', ':', '#', '/', '.']) {
+        if at == 0 || !is_id(&name[at + 1..]) {
+            break;
+        }
+        name = &name[..at];
+    }
+    name
+}
+
+/// Four of a UUID's five groups are too short to be told from words one by one.
+fn without_uuid(given: &str) -> &str {
+    const LENGTH: usize = 36;
+    let Some(start) = given.len().checked_sub(LENGTH + 1).filter(|start| given.is_char_boundary(*start))
+    else {
+        return given;
+    };
+    let tail = given[start..].as_bytes();
+    let is_uuid = !tail[0].is_ascii_alphanumeric()
+        && tail[1..].iter().enumerate().all(|(index, byte)| match index {
+            8 | 13 | 18 | 23 => *byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        });
+    if is_uuid && start > 0 { &given[..start] } else { given }
+}
+
+fn is_id(segment: &str) -> bool {
+    let digits = segment.bytes().filter(u8::is_ascii_digit).count();
+    digits > 0
+        && (digits == segment.len()
+            || (segment.len() >= 8 && segment.bytes().all(|byte| byte.is_ascii_hexdigit())))
+}
+
+/// The name of a future or closure that was given none: its type's path without generics, closures and crate-deep
+/// prefixes; at most the last two segments.
+pub(crate) fn type_path<T: ?Sized>() -> String {
+    clean_type_path(std::any::type_name::<T>())
+}
+
+fn clean_type_path(full: &str) -> String {
+    let mut depth = 0_u32;
+    let mut flat = String::with_capacity(full.len());
+    for character in full.chars() {
+        match character {
+            '<' => depth += 1,
+            '>' => depth = depth.saturating_sub(1),
+            _ if depth == 0 => flat.push(character),
+            _ => {}
+        }
+    }
+    let segments: Vec<&str> =
+        flat.split("::").filter(|segment| !segment.is_empty() && !segment.starts_with("{{")).collect();
+    segments[segments.len().saturating_sub(2)..].join("::")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_at_the_end_are_cut_and_words_are_kept() {
+        for (given, name) in [
+            ("command_ping_8841", "command_ping"),
+            ("command_ping", "command_ping"),
+            ("fetch-7f3a9c21d04e", "fetch"),
+            ("sync:42:7", "sync"),
+            ("job_550e8400-e29b-41d4-a716-446655440000", "job"),
+            ("ünïcode_550e8400-e29b-41d4-a716-446655440000", "ünïcode"),
+            ("decade", "decade"),
+            ("say_deadbeef", "say_deadbeef"),
+            ("_12", "_12"),
+            ("12", "12"),
+            ("", ""),
+        ] {
+            assert_eq!(strip_ids(given), name, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn a_panicking_rule_keeps_the_name() {
+        assert_eq!(NameRule::custom(|_| panic!("mine")).apply("a_1"), "a_1");
+    }
+
+    #[test]
+    fn type_paths_read_like_names() {
+        assert_eq!(clean_type_path("bot::commands::ping::{{closure}}"), "commands::ping");
+        assert_eq!(clean_type_path("core::pin::Pin<alloc::boxed::Box<dyn Future>>"), "pin::Pin");
+        assert_eq!(clean_type_path("ping"), "ping");
+    }
+}

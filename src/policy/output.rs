@@ -1,0 +1,125 @@
+//! What a task may return.
+
+use std::{
+    any::Any,
+    fmt::Display,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+/// What a task may return: `()`, a [`Result`] whose error can be displayed, or nothing ever (`!`).
+///
+/// Sealed, so that no output is silently taken for a success: for anything else say so with
+/// [`discard`](DiscardExt::discard).
+#[diagnostic::on_unimplemented(
+    message = "a task returns `()` or `Result<T, E>` with a displayable error, not `{Self}`",
+    note = "call `.discard()` on the future if its output does not tell success from failure"
+)]
+pub trait TaskOutput: sealed::Sealed {}
+
+impl TaskOutput for () {}
+impl TaskOutput for Never {}
+impl<T, E: Display + 'static> TaskOutput for Result<T, E> {}
+
+/// `!`, the output of an endless loop, which stable Rust cannot yet name outside a function's signature.
+type Never = <fn() -> ! as Returns>::Output;
+
+#[doc(hidden)]
+pub trait Returns {
+    type Output;
+}
+
+impl<T> Returns for fn() -> T {
+    type Output = T;
+}
+
+pub(crate) mod sealed {
+    use super::{Any, Display, Never};
+
+    /// An error seen through what the policies ask of it.
+    pub struct ErrorView<'a> {
+        pub display: &'a dyn Display,
+        pub any: &'a dyn Any,
+        pub type_name: &'static str,
+    }
+
+    pub trait Sealed {
+        /// The error, or `None` for a success.
+        fn error(&self) -> Option<ErrorView<'_>>;
+        /// The type of the error, where the output has one.
+        fn error_type_id() -> Option<(std::any::TypeId, &'static str)>
+        where
+            Self: Sized;
+    }
+
+    impl Sealed for () {
+        fn error(&self) -> Option<ErrorView<'_>> {
+            None
+        }
+
+        fn error_type_id() -> Option<(std::any::TypeId, &'static str)> {
+            None
+        }
+    }
+
+    impl Sealed for Never {
+        fn error(&self) -> Option<ErrorView<'_>> {
+            None
+        }
+
+        fn error_type_id() -> Option<(std::any::TypeId, &'static str)> {
+            None
+        }
+    }
+
+    impl<T, E: Display + 'static> Sealed for Result<T, E> {
+        fn error(&self) -> Option<ErrorView<'_>> {
+            self.as_ref().err().map(|error| ErrorView {
+                display: error,
+                any: error,
+                type_name: std::any::type_name::<E>(),
+            })
+        }
+
+        fn error_type_id() -> Option<(std::any::TypeId, &'static str)> {
+            Some((std::any::TypeId::of::<E>(), std::any::type_name::<E>()))
+        }
+    }
+}
+
+/// Turns a future with any output into one that always succeeds.
+pub trait DiscardExt: Future + Sized {
+    /// Drops the output: the task counts as a success whatever it returned.
+    ///
+    /// ```
+    /// use otel_tasks::DiscardExt as _;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let tasks = otel_tasks::TaskManager::builder().build();
+    /// tasks.spawn("answer", async { 42 }.discard());
+    /// # }
+    /// ```
+    fn discard(self) -> Discard<Self> {
+        Discard { future: self }
+    }
+}
+
+impl<F: Future> DiscardExt for F {}
+
+pin_project_lite::pin_project! {
+    /// The future of [`DiscardExt::discard`].
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless polled or spawned"]
+    pub struct Discard<F> {
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for Discard<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.project().future.poll(cx).map(drop)
+    }
+}

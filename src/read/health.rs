@@ -1,0 +1,169 @@
+//! Whether a task is well, and why not.
+//!
+//! Three verdicts, because they lead to three actions, as in Kubernetes: *liveness* false means "restart me", *readiness*
+//! false means "send me no work", *healthy* false means "somebody should look". None rests on a lifetime counter: a task
+//! that was restarted three times in a year is well.
+
+use std::time::{Duration, SystemTime};
+
+use crate::cell::{TaskSnapshot, TaskState};
+
+/// From when on a task counts as unhealthy. The defaults are the seed's, over sliding windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HealthThresholds {
+    /// So many errors in the last hour are too many (10).
+    pub errors_per_hour: u64,
+    /// So many restarts in the last hour are too many (3).
+    pub restarts_per_hour: u64,
+    /// For so long after a restart a task is recovering (300 s).
+    pub recovering_for: Duration,
+}
+
+impl Default for HealthThresholds {
+    fn default() -> Self {
+        Self { errors_per_hour: 10, restarts_per_hour: 3, recovering_for: Duration::from_secs(300) }
+    }
+}
+
+/// Why a task is not well, or not quite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum HealthReason {
+    /// Too many errors in the last hour.
+    ErrorRate,
+    /// Too many restarts in the last hour.
+    Restarts,
+    /// It was given up.
+    Failed,
+    /// It gave no sign of life for longer than it promised.
+    Stalled,
+    /// It waits for its restart.
+    BackingOff,
+    /// It was restarted a short while ago. Alone, this does not make it unhealthy.
+    Recovering,
+    /// It has not begun. Alone, this does not make it unhealthy.
+    NotStarted,
+    /// The manager is shutting down. Alone, this does not make it unhealthy.
+    ShuttingDown,
+}
+
+impl HealthReason {
+    /// The reason as the page and the logs write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ErrorRate => "error_rate",
+            Self::Restarts => "restarts",
+            Self::Failed => "failed",
+            Self::Stalled => "stalled",
+            Self::BackingOff => "backing_off",
+            Self::Recovering => "recovering",
+            Self::NotStarted => "not_started",
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
+
+    const fn is_unhealthy(self) -> bool {
+        matches!(self, Self::ErrorRate | Self::Restarts | Self::Failed | Self::Stalled | Self::BackingOff)
+    }
+}
+
+/// How a task is.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct TaskHealth {
+    /// Whether nobody needs to look.
+    pub is_healthy: bool,
+    /// Whether it is alive: false only for a task that stalled or was given up.
+    pub liveness: bool,
+    /// Whether it does its work now: alive, running, and the manager not shutting down.
+    pub readiness: bool,
+    /// Why not, or not quite.
+    pub reasons: Vec<HealthReason>,
+    /// The time since it first began, where it has.
+    pub uptime: Duration,
+    /// Errors per hour, over the last hour.
+    pub error_rate: f64,
+    /// Restarts in all, as the counter `task.restarts` shows them.
+    pub restart_count: u64,
+    /// The last heartbeat, run start or run end.
+    pub last_seen: Option<SystemTime>,
+}
+
+pub(crate) fn health(
+    task: &TaskSnapshot,
+    stalled: bool,
+    thresholds: &HealthThresholds,
+    shutting_down: bool,
+) -> TaskHealth {
+    let recovering = task.since_restart.is_some_and(|since| since < thresholds.recovering_for);
+    let reasons: Vec<_> = [
+        (task.errors_last_hour >= thresholds.errors_per_hour, HealthReason::ErrorRate),
+        (task.restarts_last_hour >= thresholds.restarts_per_hour, HealthReason::Restarts),
+        (task.state == Some(TaskState::Failed), HealthReason::Failed),
+        (stalled, HealthReason::Stalled),
+        (task.state == Some(TaskState::Backoff), HealthReason::BackingOff),
+        (recovering, HealthReason::Recovering),
+        (task.state == Some(TaskState::Waiting), HealthReason::NotStarted),
+        (shutting_down, HealthReason::ShuttingDown),
+    ]
+    .into_iter()
+    .filter_map(|(applies, reason)| applies.then_some(reason))
+    .collect();
+    let liveness = !stalled && task.state != Some(TaskState::Failed);
+    TaskHealth {
+        is_healthy: !reasons.iter().any(|reason| reason.is_unhealthy()),
+        liveness,
+        readiness: liveness && !shutting_down && task.state == Some(TaskState::Running),
+        reasons,
+        uptime: task.uptime.unwrap_or_default(),
+        error_rate: task.errors_last_hour as f64,
+        restart_count: task.total_restarts(),
+        last_seen: task.last_seen,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cell::{Identity, TaskCell},
+        policy::{RestartReason, TaskCategory, TaskPriority},
+    };
+
+    fn identity() -> Identity {
+        Identity {
+            name: "t".into(),
+            category: TaskCategory::Scheduled,
+            priority: TaskPriority::High,
+            component: None,
+        }
+    }
+
+    #[test]
+    fn a_fresh_restart_is_recovering_and_not_unhealthy() {
+        let cell = TaskCell::default();
+        cell.set_state(Some(TaskState::Running));
+        cell.restarted(RestartReason::Failure, Duration::from_secs(5), SystemTime::now());
+        let snapshot = cell.snapshot(&identity(), Duration::from_secs(6));
+        let health = health(&snapshot, false, &HealthThresholds::default(), false);
+        assert!(health.is_healthy && health.liveness && health.readiness, "{health:?}");
+        assert_eq!(health.reasons, [HealthReason::Recovering]);
+    }
+
+    #[test]
+    fn old_restarts_no_longer_count() {
+        let cell = TaskCell::default();
+        cell.set_state(Some(TaskState::Running));
+        (0..50)
+            .for_each(|_| cell.restarted(RestartReason::Failure, Duration::from_secs(1), SystemTime::now()));
+        let at = |now| health(&cell.snapshot(&identity(), now), false, &HealthThresholds::default(), false);
+        assert!(!at(Duration::from_secs(60)).is_healthy);
+        // The seed's counter of a lifetime stays above its limit for ever.
+        let later = at(Duration::from_secs(7_200));
+        assert!(later.is_healthy, "{later:?}");
+        assert_eq!(later.restart_count, 50);
+    }
+}

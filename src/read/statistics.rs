@@ -1,0 +1,130 @@
+//! The manager in figures.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    cell::{RunRecord, TaskSnapshot, TaskState},
+    policy::{TaskCategory, TaskPriority},
+};
+
+/// The figures of one task, under the seed's names; read from the cell that is exported.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct TaskMetrics {
+    /// The task's name.
+    pub name: String,
+    /// What the task is.
+    pub category: TaskCategory,
+    /// How late it is stopped.
+    pub priority: TaskPriority,
+    /// Where it stands, where it is registered.
+    pub state: Option<TaskState>,
+    /// When it first began.
+    pub start_time: Option<SystemTime>,
+    /// Restarts in all.
+    pub restart_count: u64,
+    /// When it was last restarted.
+    pub last_restart: Option<SystemTime>,
+    /// Ended runs.
+    pub run_count: u64,
+    /// Runs under way.
+    pub active_runs: u64,
+    /// Time spent in ended runs.
+    pub total_runtime: Duration,
+    /// The mean of the ended runs.
+    pub avg_runtime: Duration,
+    /// The longest ended run.
+    pub max_runtime: Duration,
+    /// Runs that failed, panicked or timed out.
+    pub error_count: u64,
+    /// The last error's text.
+    pub last_error: Option<String>,
+    /// When it happened.
+    pub last_error_time: Option<SystemTime>,
+    /// The last ended runs, the oldest first; at most [`HISTORY_LENGTH`](crate::HISTORY_LENGTH).
+    pub history: Vec<RunRecord>,
+}
+
+pub(crate) fn metrics(task: &TaskSnapshot, history: Vec<RunRecord>) -> TaskMetrics {
+    TaskMetrics {
+        name: task.name.to_string(),
+        category: task.category,
+        priority: task.priority,
+        state: task.state,
+        start_time: task.first_start,
+        restart_count: task.total_restarts(),
+        last_restart: task.last_restart,
+        run_count: task.total_runs(),
+        active_runs: task.active,
+        total_runtime: task.run_time,
+        avg_runtime: task.average_run(),
+        max_runtime: task.longest_run,
+        error_count: task.total_errors(),
+        last_error: task.last_error.as_ref().map(|error| error.message.clone()),
+        last_error_time: task.last_error_time,
+        history,
+    }
+}
+
+/// The manager in figures: registered tasks counted by kind, and totals over every name it ever knew.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct TaskStatistics {
+    /// Tasks that are registered, or have runs under way.
+    pub total_tasks: usize,
+    /// Tasks that are registered.
+    pub critical_tasks: usize,
+    /// Registered tasks that are healthy.
+    pub healthy_tasks: usize,
+    /// Registered tasks that are not.
+    pub unhealthy_tasks: usize,
+    /// The tasks of `total_tasks` by category; every category is present.
+    pub categories: BTreeMap<TaskCategory, usize>,
+    /// The tasks of `total_tasks` by priority; every priority is present.
+    pub priorities: BTreeMap<TaskPriority, usize>,
+    /// Runs under way, of every name.
+    pub active_runs: u64,
+    /// Ended runs, of every name, unregistered ones too.
+    pub total_runs: u64,
+    /// Restarts, of every name, unregistered ones too.
+    pub total_restarts: u64,
+    /// Errors, of every name, unregistered ones too.
+    pub total_errors: u64,
+}
+
+pub(crate) fn statistics(
+    tasks: &[TaskSnapshot],
+    is_healthy: impl Fn(&TaskSnapshot) -> bool,
+) -> TaskStatistics {
+    let mut statistics = TaskStatistics {
+        categories: TaskCategory::ALL.map(|category| (category, 0)).into(),
+        priorities: TaskPriority::ALL.map(|priority| (priority, 0)).into(),
+        ..TaskStatistics::default()
+    };
+    for task in tasks {
+        statistics.active_runs += task.active;
+        statistics.total_runs += task.total_runs();
+        statistics.total_restarts += task.total_restarts();
+        statistics.total_errors += task.total_errors();
+        if task.state.is_none() && task.active == 0 {
+            continue;
+        }
+        statistics.total_tasks += 1;
+        *statistics.categories.entry(task.category).or_default() += 1;
+        *statistics.priorities.entry(task.priority).or_default() += 1;
+        if task.state.is_some() {
+            statistics.critical_tasks += 1;
+            if is_healthy(task) {
+                statistics.healthy_tasks += 1;
+            } else {
+                statistics.unhealthy_tasks += 1;
+            }
+        }
+    }
+    statistics
+}

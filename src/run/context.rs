@@ -1,0 +1,102 @@
+//! What a task is given of its run.
+
+use std::{
+    future::Future,
+    sync::{Arc, Weak},
+    time::SystemTime,
+};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{Task, TaskHandle};
+use crate::{engine::Shared, policy::TaskOutput};
+
+/// A run's view of itself: its name and number, whether it should stop, its heartbeat, and a way to spawn.
+///
+/// Cheap to clone; clones speak of the same run. It outlives the run without keeping anything alive.
+#[derive(Clone)]
+pub struct TaskContext {
+    parts: Arc<ContextParts>,
+}
+
+pub(crate) struct ContextParts {
+    pub(crate) task: Arc<Task>,
+    pub(crate) generation: u64,
+    pub(crate) iteration: Option<u64>,
+    pub(crate) token: CancellationToken,
+    /// When the run last gave a sign of life; the supervisor compares it with the promised interval.
+    pub(crate) heartbeat: Arc<watch::Sender<tokio::time::Instant>>,
+    pub(crate) manager: Weak<Shared>,
+}
+
+impl TaskContext {
+    pub(crate) fn new(parts: ContextParts) -> Self {
+        Self { parts: Arc::new(parts) }
+    }
+
+    /// The task's name.
+    pub fn name(&self) -> &str {
+        &self.parts.task.identity.name
+    }
+
+    /// The run's number: 1 for the first run of the task, counted up by each restart.
+    pub fn generation(&self) -> u64 {
+        self.parts.generation
+    }
+
+    /// The number of this iteration, from 1, inside a [`TaskLoop`](crate::TaskLoop).
+    pub fn iteration(&self) -> Option<u64> {
+        self.parts.iteration
+    }
+
+    /// Waits until the run is asked to stop. Then it has its grace to end by itself.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: nothing is lost by dropping it, and once it has completed it completes at once again.
+    pub async fn cancelled(&self) {
+        self.parts.token.cancelled().await;
+    }
+
+    /// Whether the run has been asked to stop.
+    pub fn is_cancelled(&self) -> bool {
+        self.parts.token.is_cancelled()
+    }
+
+    /// The token behind [`cancelled`](Self::cancelled), for libraries that take one.
+    pub fn cancellation_token(&self) -> &CancellationToken {
+        &self.parts.token
+    }
+
+    /// Says that the run is alive and well. A task registered with a
+    /// [`heartbeat_timeout`](crate::CriticalTaskConfig::heartbeat_timeout) must do so more often than that.
+    pub fn heartbeat(&self) {
+        self.parts.heartbeat.send_replace(tokio::time::Instant::now());
+        self.parts.task.cell.heartbeat(SystemTime::now());
+    }
+
+    /// Spawns a short task on the manager that owns this run, as
+    /// [`TaskManager::spawn`](crate::TaskManager::spawn) does; refused once the shutdown has begun.
+    #[track_caller]
+    pub fn spawn<F>(&self, name: &str, future: F) -> TaskHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: TaskOutput + Send + 'static,
+    {
+        match self.parts.manager.upgrade() {
+            Some(manager) => manager.spawn(crate::engine::SpawnOptions::new(name), |_| future),
+            None => TaskHandle::refused(),
+        }
+    }
+}
+
+impl std::fmt::Debug for TaskContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TaskContext")
+            .field("name", &self.name())
+            .field("generation", &self.generation())
+            .field("iteration", &self.iteration())
+            .field("cancelled", &self.is_cancelled())
+            .finish_non_exhaustive()
+    }
+}

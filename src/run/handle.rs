@@ -1,0 +1,91 @@
+//! A spawned task, from outside.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::task::JoinHandle;
+
+use super::Ended;
+use crate::policy::{Exit, Panic};
+
+/// A spawned task. Await it for what the task returned; drop it and the task goes on.
+///
+/// # Cancel safety
+/// Cancel safe: dropping the handle, or a future that awaits `&mut` of it, loses nothing of the task.
+#[must_use = "drop it on purpose with `drop(..)`, or keep it to await the task"]
+pub struct TaskHandle<T> {
+    task: Option<JoinHandle<Ended<T>>>,
+}
+
+/// Why a task has no output to give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TaskError {
+    /// It was never run: the manager is shutting down.
+    ShuttingDown,
+    /// It panicked.
+    Panicked(Panic),
+    /// It passed this time limit and was dropped.
+    TimedOut(Duration),
+    /// It was dropped before it finished: by its handle, by the shutdown, or with its runtime.
+    Cancelled,
+}
+
+impl std::fmt::Display for TaskError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ShuttingDown => f.write_str("the manager is shutting down, so the task was not run"),
+            Self::Panicked(panic) => write!(f, "the task {}", Exit::Panic(panic.clone()).message()),
+            Self::TimedOut(limit) => write!(f, "the task passed its time limit of {limit:?}"),
+            Self::Cancelled => f.write_str("the task was dropped before it finished"),
+        }
+    }
+}
+
+impl std::error::Error for TaskError {}
+
+impl<T> TaskHandle<T> {
+    pub(crate) fn new(task: JoinHandle<Ended<T>>) -> Self {
+        Self { task: Some(task) }
+    }
+
+    pub(crate) fn refused() -> Self {
+        Self { task: None }
+    }
+
+    /// Whether the task has ended (a refused one never began).
+    pub fn is_finished(&self) -> bool {
+        self.task.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Drops the task's future at its next suspension point; the run ends as a cancellation.
+    pub fn abort(&self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+impl<T> std::fmt::Debug for TaskHandle<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TaskHandle").field("finished", &self.is_finished()).finish_non_exhaustive()
+    }
+}
+
+impl<T> Future for TaskHandle<T> {
+    type Output = Result<T, TaskError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(task) = &mut self.task else { return Poll::Ready(Err(TaskError::ShuttingDown)) };
+        Pin::new(task).poll(cx).map(|joined| match joined {
+            Ok(Ended { value: Ok(value), .. }) => Ok(value),
+            Ok(Ended { exit: Exit::Panic(panic), .. }) => Err(TaskError::Panicked(panic)),
+            Ok(Ended { exit: Exit::Timeout(limit), .. }) => Err(TaskError::TimedOut(limit)),
+            Ok(_) | Err(_) => Err(TaskError::Cancelled),
+        })
+    }
+}

@@ -1,0 +1,277 @@
+//! One run: the future around the user's future.
+//!
+//! Invariants:
+//! 1. A run that was begun ends exactly once: on completion, panic, timeout, or when it is dropped.
+//! 2. The user's future is dropped before the run is counted as ended, so whoever waits for the end may start anew.
+//! 3. No panic of the user's future, its destructor included, leaves [`Run::poll`] or the run's own destructor.
+
+use std::{
+    any::Any,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+
+use opentelemetry::{Context as OtelContext, KeyValue, trace::SpanContext};
+use tokio::time::{Instant, Sleep};
+
+use super::{Recorder, Task, catch, current::Current};
+use crate::{
+    policy::{Exit, ExitKind},
+    telemetry::{
+        ManagedSpan, SpanParent,
+        contract::{self, key, record},
+        managed_span, with_trace,
+    },
+};
+
+/// What a run needs to begin.
+pub(crate) struct Begin {
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) task: Arc<Task>,
+    /// The name as given, where it differs from the task's.
+    pub(crate) given_name: Option<String>,
+    pub(crate) generation: Option<u64>,
+    pub(crate) iteration: Option<u64>,
+    pub(crate) parent: SpanParent,
+    pub(crate) links: Vec<SpanContext>,
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl Begin {
+    pub(crate) fn new(recorder: Arc<Recorder>, task: Arc<Task>) -> Self {
+        Self {
+            recorder,
+            task,
+            given_name: None,
+            generation: None,
+            iteration: None,
+            parent: SpanParent::Root,
+            links: Vec::new(),
+            timeout: None,
+        }
+    }
+}
+
+/// A run that has begun.
+struct Running {
+    current: Option<Current>,
+    span: Option<ManagedSpan>,
+    started: Instant,
+    started_wall: SystemTime,
+    generation: Option<u64>,
+    timeout: Option<(Duration, Pin<Box<Sleep>>)>,
+}
+
+/// How a run ended.
+pub(crate) struct Ended<T> {
+    pub(crate) exit: Exit,
+    /// What it returned; `Err` with the payload of a panic, `Err(None)` for a timeout.
+    pub(crate) value: Result<T, Option<Box<dyn Any + Send>>>,
+    /// The run's span.
+    pub(crate) span_context: Option<SpanContext>,
+}
+
+pin_project_lite::pin_project! {
+    /// The future around the user's future. `C` tells the exit from the output, `G` is dropped after the run has ended.
+    #[must_use = "futures do nothing unless polled or spawned"]
+    pub(crate) struct Run<F, C, G> where F: Future, C: FnOnce(&F::Output) -> Exit {
+        #[pin]
+        future: Option<F>,
+        classify: Option<C>,
+        running: Option<Running>,
+        guard: Option<G>,
+    }
+
+    impl<F, C, G> PinnedDrop for Run<F, C, G> where F: Future, C: FnOnce(&F::Output) -> Exit {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if let Some(mut running) = this.running.take() {
+                let drop_panic = running.drop_future(&mut this.future);
+                running.end(&Exit::Cancellation, drop_panic);
+            }
+        }
+    }
+}
+
+impl<F, C, G> Run<F, C, G>
+where
+    F: Future,
+    C: FnOnce(&F::Output) -> Exit,
+{
+    /// A run that begins now.
+    pub(crate) fn begun(begin: Begin, future: F, classify: C, guard: G) -> Self {
+        let running = Some(Running::start(begin));
+        Self { future: Some(future), classify: Some(classify), running, guard: Some(guard) }
+    }
+}
+
+impl<F, C, G> Future for Run<F, C, G>
+where
+    F: Future,
+    C: FnOnce(&F::Output) -> Exit,
+{
+    type Output = Ended<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let Some(running) = this.running.as_mut() else {
+            // Polled after it ended: pending for ever, like a fused future, rather than a panic in the user's runtime.
+            return Poll::Pending;
+        };
+        let exit_and_value = match running.poll_future(&mut this.future, cx) {
+            Ok(Poll::Ready(output)) => {
+                let classify = this.classify.take();
+                // The user's code may panic here too: in `Display` of its error, or in a classification of its own.
+                match catch(running.silence(), || {
+                    classify.map_or(Exit::Success, |classify| classify(&output))
+                }) {
+                    Ok(exit) => (exit, Ok(output)),
+                    Err(caught) => (Exit::Panic(caught.panic), Err(Some(caught.payload))),
+                }
+            }
+            Err(caught) => (Exit::Panic(caught.panic), Err(Some(caught.payload))),
+            Ok(Poll::Pending) => match running.poll_timeout(cx) {
+                Poll::Ready(limit) => (Exit::Timeout(limit), Err(None)),
+                Poll::Pending => return Poll::Pending,
+            },
+        };
+        let (exit, value) = exit_and_value;
+        let drop_panic = running.drop_future(&mut this.future);
+        let span_context = running.end(&exit, drop_panic);
+        *this.running = None;
+        *this.guard = None;
+        Poll::Ready(Ended { exit, value, span_context })
+    }
+}
+
+impl Running {
+    fn start(begin: Begin) -> Self {
+        let Begin { recorder, task, given_name, generation, iteration, parent, links, timeout } = begin;
+        let identity = &task.identity;
+        let number = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+        let (generation_number, iteration) = (number(generation), number(iteration));
+        let span = managed_span!(parent, contract::SPAN_RUN, {
+            { key::NAME } = &*identity.name,
+            { key::CATEGORY } = identity.category.as_str(),
+            { key::PRIORITY } = identity.priority.as_str(),
+            { key::COMPONENT } = identity.component.as_deref(),
+            { key::GIVEN_NAME } = given_name.as_deref(),
+            { key::GENERATION } = generation_number,
+            { key::ITERATION } = iteration,
+            { key::RESULT } = tracing::field::Empty,
+            { key::ERROR_TYPE } = tracing::field::Empty,
+        });
+        let attributes = || {
+            let mut attributes = task.extra.base().to_vec();
+            attributes.extend(given_name.clone().map(|name| KeyValue::new(key::GIVEN_NAME, name)));
+            attributes.extend(generation_number.map(|number| KeyValue::new(key::GENERATION, number)));
+            attributes.extend(iteration.map(|number| KeyValue::new(key::ITERATION, number)));
+            attributes
+        };
+        let span =
+            ManagedSpan::start(span, &parent, links, recorder.tracer(), contract::SPAN_RUN, attributes);
+        let started_wall = SystemTime::now();
+        task.cell.run_started(recorder.now(), started_wall);
+        Self {
+            current: Some(Current { recorder, task }),
+            span: Some(span),
+            started: Instant::now(),
+            started_wall,
+            generation,
+            timeout: timeout.map(|limit| (limit, Box::pin(tokio::time::sleep(limit)))),
+        }
+    }
+
+    fn silence(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| current.recorder.options.silence_panics)
+    }
+
+    /// Does `inside` as part of the run: in its span, as the current run, its panics caught.
+    fn inside<R>(&mut self, inside: impl FnOnce() -> R) -> Result<R, super::panics::Caught> {
+        let silence = self.silence();
+        let _entered = self.span.as_ref().map(ManagedSpan::enter);
+        Current::scope(&mut self.current, || catch(silence, inside))
+    }
+
+    fn poll_future<F: Future>(
+        &mut self,
+        future: &mut Pin<&mut Option<F>>,
+        cx: &mut Context<'_>,
+    ) -> Result<Poll<F::Output>, super::panics::Caught> {
+        let Some(future) = future.as_mut().as_pin_mut() else { return Ok(Poll::Pending) };
+        let before = std::time::Instant::now();
+        let polled = self.inside(|| future.poll(cx));
+        let took = before.elapsed();
+        if let Some(current) = &self.current {
+            current.task.cell.polled(took, current.recorder.options.slow_poll);
+        }
+        polled
+    }
+
+    fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
+        match &mut self.timeout {
+            Some((limit, sleep)) => sleep.as_mut().poll(cx).map(|()| *limit),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Drops the user's future inside the run; answers whether its destructor panicked.
+    fn drop_future<F>(&mut self, future: &mut Pin<&mut Option<F>>) -> bool {
+        if future.is_none() {
+            return false;
+        }
+        self.inside(|| future.set(None)).is_err()
+    }
+
+    /// Counts the run, ends its span, writes the log record of a failure.
+    fn end(&mut self, exit: &Exit, drop_panicked: bool) -> Option<SpanContext> {
+        let (Some(current), Some(span)) = (self.current.take(), self.span.take()) else { return None };
+        let Current { recorder, task } = current;
+        span.record(key::RESULT, exit.kind().as_str());
+        if drop_panicked {
+            span.set_attribute(KeyValue::new(key::DROP_PANICKED, true));
+        }
+        let span_context = span.span_context();
+        if exit.kind() != ExitKind::Success {
+            let message = exit.message();
+            if let Some(error_type) = exit.error_type() {
+                span.record(key::ERROR_TYPE, error_type);
+                log_exception(&task, exit, error_type, &message, self.generation, span.otel_context());
+            }
+            span.fail(&message);
+        }
+        let trace_id = span_context.as_ref().map(|context| context.trace_id().to_string());
+        recorder.run_ended(&task, exit, self.started_wall, self.started.elapsed(), trace_id);
+        span.end();
+        span_context
+    }
+}
+
+fn log_exception(
+    task: &Task,
+    exit: &Exit,
+    error_type: &'static str,
+    message: &str,
+    generation: Option<u64>,
+    trace: Option<OtelContext>,
+) {
+    let generation = generation.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+    with_trace(trace, || {
+        tracing::event!(
+            name: record::EXCEPTION,
+            target: contract::SCOPE,
+            parent: None,
+            tracing::Level::ERROR,
+            { key::NAME } = &*task.identity.name,
+            { key::COMPONENT } = task.identity.component.as_deref(),
+            { key::RESULT } = exit.kind().as_str(),
+            { key::GENERATION } = generation,
+            { key::EXCEPTION_TYPE } = error_type,
+            { key::EXCEPTION_MESSAGE } = message,
+            "run of task {} failed: {message}", task.identity.name,
+        );
+    });
+}

@@ -1,0 +1,19 @@
+//! What wraps a user's future: the run with its span, its figures and its end; the context it is given; the handle.
+
+mod context;
+mod current;
+mod handle;
+mod instrument;
+mod managed;
+mod panics;
+mod recorder;
+
+pub(crate) use context::ContextParts;
+pub use context::TaskContext;
+pub use handle::{TaskError, TaskHandle};
+pub use instrument::{
+    Failure as InstrumentedFailure, Instrumented, Probe, ViaAny, ViaDisplay, ViaOpaque, instrument,
+};
+pub(crate) use managed::{Begin, Ended, Run};
+pub(crate) use panics::{Guarded, catch, install_hook};
+pub(crate) use recorder::{DEFAULT_MAX_NAMES, Recorder, RecorderOptions, Task};

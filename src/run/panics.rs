@@ -1,0 +1,83 @@
+//! Panics of supervised futures: caught, named, and kept off the terminal.
+
+use std::{
+    any::Any,
+    cell::{Cell, RefCell},
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Once,
+    task::{Context, Poll},
+};
+
+use crate::policy::Panic;
+
+thread_local! {
+    static SILENCED: Cell<bool> = const { Cell::new(false) };
+    static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Chains a panic hook, once per process: a panic inside a supervised future is not printed, since it becomes a log
+/// record, a span's status and a figure; its location is kept for those. Any other panic goes to the hook before ours.
+pub(crate) fn install_hook() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let previous = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if SILENCED.get() {
+                LOCATION.set(info.location().map(ToString::to_string));
+            } else {
+                previous(info);
+            }
+        }));
+    });
+}
+
+/// A caught panic: what it said, and its payload for those who must pass it on.
+pub(crate) struct Caught {
+    pub(crate) panic: Panic,
+    pub(crate) payload: Box<dyn Any + Send>,
+}
+
+/// Runs `supervised`; a panic in it is caught, and not printed where `silence` says so and the hook is installed.
+pub(crate) fn catch<R>(silence: bool, supervised: impl FnOnce() -> R) -> Result<R, Caught> {
+    let outer = SILENCED.replace(SILENCED.get() || silence);
+    let result = catch_unwind(AssertUnwindSafe(supervised));
+    SILENCED.set(outer);
+    result.map_err(|payload| {
+        let text = payload
+            .downcast_ref::<&str>()
+            .map(ToString::to_string)
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "non-string payload".into());
+        Caught { panic: Panic { text, location: LOCATION.take() }, payload }
+    })
+}
+
+pin_project_lite::pin_project! {
+    /// A future whose panics are caught: for hooks, which are the user's code and none of the task's work.
+    #[must_use = "futures do nothing unless polled"]
+    pub(crate) struct Guarded<F> {
+        #[pin]
+        future: F,
+        silence: bool,
+    }
+}
+
+impl<F> Guarded<F> {
+    pub(crate) fn new(silence: bool, future: F) -> Self {
+        Self { future, silence }
+    }
+}
+
+impl<F: Future> Future for Guarded<F> {
+    type Output = Result<F::Output, Panic>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        match catch(*this.silence, || this.future.poll(cx)) {
+            Ok(polled) => polled.map(Ok),
+            Err(caught) => Poll::Ready(Err(caught.panic)),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Where runs are recorded: the cells, the clock, the instruments and the tracer of one manager, or of the process.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwapOption;
+use opentelemetry::global::BoxedTracer;
+use tokio::time::Instant;
+
+use crate::{
+    cell::{EndedRun, Entry, Identity, Registry, TaskSnapshot},
+    policy::{CategoryRules, Exit, NameRule, TaskCategory, TaskPriority},
+    telemetry::{Exposition, Source, TaskAttributes},
+};
+
+/// A task name with its cell and its attribute sets.
+pub(crate) type Task = Entry<TaskAttributes>;
+
+/// How many names a manager keeps apart by default: with the eight states of a task they stay below the 2,000 attribute
+/// sets that an OpenTelemetry stream holds.
+pub(crate) const DEFAULT_MAX_NAMES: usize = 200;
+/// The attribute sets a stream holds besides its overflow set.
+const DEFAULT_STREAMS: usize = 1_999;
+/// From how long on a poll counts as slow by default.
+pub(crate) const DEFAULT_SLOW_POLL: Duration = Duration::from_millis(100);
+/// Durations kept for instruments that do not exist yet; only the process-wide recorder ever waits for them.
+const MAX_PENDING: usize = 4_096;
+
+pub(crate) struct RecorderOptions {
+    pub(crate) max_names: usize,
+    pub(crate) instance: Option<Arc<str>>,
+    pub(crate) categories: CategoryRules,
+    pub(crate) name_rule: NameRule,
+    pub(crate) slow_poll: Duration,
+    pub(crate) silence_panics: bool,
+    pub(crate) tracer: Option<Arc<BoxedTracer>>,
+}
+
+impl Default for RecorderOptions {
+    fn default() -> Self {
+        Self {
+            max_names: DEFAULT_MAX_NAMES,
+            instance: None,
+            categories: CategoryRules::default(),
+            name_rule: NameRule::default(),
+            slow_poll: DEFAULT_SLOW_POLL,
+            silence_panics: false,
+            tracer: None,
+        }
+    }
+}
+
+pub(crate) struct Recorder {
+    pub(crate) registry: Registry<TaskAttributes>,
+    pub(crate) options: RecorderOptions,
+    epoch: Instant,
+    exposition: ArcSwapOption<Exposition>,
+    pending: Mutex<Vec<Pending>>,
+    /// What became of the tasks at shutdown; written by the shutdown alone.
+    pub(crate) shutdown_outcomes: Mutex<Vec<(&'static str, u64)>>,
+}
+
+struct Pending {
+    task: Arc<Task>,
+    seconds: f64,
+    exit: crate::policy::ExitKind,
+    error_type: Option<&'static str>,
+}
+
+impl Recorder {
+    pub(crate) fn new(options: RecorderOptions) -> Arc<Self> {
+        // More names than fit in a default stream: the user has raised the limit by a View, as our installer does.
+        let streams = DEFAULT_STREAMS.max(options.max_names * 10);
+        Arc::new(Self {
+            registry: Registry::new(
+                options.max_names,
+                streams,
+                options.instance.clone(),
+                TaskAttributes::new,
+            ),
+            options,
+            epoch: Instant::now(),
+            exposition: ArcSwapOption::empty(),
+            pending: Mutex::default(),
+            shutdown_outcomes: Mutex::default(),
+        })
+    }
+
+    /// The recorder of `#[instrumented_task]` functions that run under no manager.
+    pub(crate) fn process() -> &'static Arc<Self> {
+        static PROCESS: OnceLock<Arc<Recorder>> = OnceLock::new();
+        PROCESS.get_or_init(|| Self::new(RecorderOptions::default()))
+    }
+
+    /// Reports to `exposition`; the process-wide recorder joins the first one there is.
+    pub(crate) fn attach(self: &Arc<Self>, exposition: &Arc<Exposition>) {
+        Arc::clone(self).report_to(exposition);
+        let process = Self::process();
+        if process.exposition.load().is_none() {
+            Arc::clone(process).report_to(exposition);
+        }
+    }
+
+    /// Time since this recorder was made, on the monotonic clock (tokio's, so that paused time is honoured).
+    pub(crate) fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    pub(crate) fn exposition(&self) -> Option<Arc<Exposition>> {
+        self.exposition.load_full()
+    }
+
+    pub(crate) fn tracer(&self) -> Option<&Arc<BoxedTracer>> {
+        self.options.tracer.as_ref()
+    }
+
+    /// The task that a bare name is recorded under.
+    pub(crate) fn task(&self, given: &str) -> Arc<Task> {
+        let name = self.options.name_rule.apply(given);
+        if let Some(task) = self.registry.plain(&name) {
+            return task;
+        }
+        let identity = Identity {
+            name: name.as_ref().into(),
+            category: self.options.categories.categorize(given),
+            priority: TaskPriority::default(),
+            component: None,
+        };
+        self.registry.entry(identity, true).unwrap_or_else(|| self.registry.overflow())
+    }
+
+    /// The task of a name about which the caller said more.
+    pub(crate) fn task_with(
+        &self,
+        given: &str,
+        category: Option<TaskCategory>,
+        priority: Option<TaskPriority>,
+        component: Option<Arc<str>>,
+    ) -> Arc<Task> {
+        let identity = Identity {
+            name: self.options.name_rule.apply(given).as_ref().into(),
+            category: category.unwrap_or_else(|| self.options.categories.categorize(given)),
+            priority: priority.unwrap_or_default(),
+            component,
+        };
+        self.registry.entry(identity, false).unwrap_or_else(|| self.registry.overflow())
+    }
+
+    /// Counts an ended run in the cell and in the histogram; the only place where either happens.
+    pub(crate) fn run_ended(
+        &self,
+        task: &Arc<Task>,
+        exit: &Exit,
+        started: SystemTime,
+        duration: Duration,
+        trace_id: Option<String>,
+    ) {
+        let message = || exit.message();
+        let error =
+            exit.error_type().map(|error_type| (error_type, &message as &dyn Fn() -> String, trace_id));
+        let run = EndedRun { kind: exit.kind(), started, duration, error };
+        let error_type = task.cell.run_ended(&run, self.now(), &self.registry.error_type_budget);
+        let seconds = duration.as_secs_f64();
+        match &*self.exposition.load() {
+            Some(exposition) => record_duration(exposition, task, seconds, exit.kind(), error_type),
+            None => {
+                let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+                if pending.len() < MAX_PENDING {
+                    pending.push(Pending { task: task.clone(), seconds, exit: exit.kind(), error_type });
+                }
+            }
+        }
+    }
+
+    pub(crate) fn snapshot(&self, name: &str) -> Option<TaskSnapshot> {
+        self.registry.snapshot(name, self.now())
+    }
+
+    /// One snapshot per name, sorted by name.
+    pub(crate) fn snapshots_by_name(&self) -> Vec<TaskSnapshot> {
+        let mut names: Vec<_> =
+            self.registry.entries().iter().map(|entry| entry.identity.name.clone()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.iter().filter_map(|name| self.snapshot(name)).collect()
+    }
+}
+
+fn record_duration(
+    exposition: &Exposition,
+    task: &Task,
+    seconds: f64,
+    exit: crate::policy::ExitKind,
+    error_type: Option<&'static str>,
+) {
+    let histogram = &exposition.instruments.run_duration;
+    match error_type {
+        None => histogram.record(seconds, task.extra.result(exit)),
+        Some(error_type) => histogram.record(seconds, &task.extra.result_with_error(exit, error_type)),
+    }
+}
+
+impl Source for Recorder {
+    fn snapshots(&self) -> Vec<(Arc<Task>, TaskSnapshot)> {
+        let now = self.now();
+        let entries = self.registry.entries();
+        entries
+            .into_iter()
+            .map(|entry| {
+                let snapshot = entry.cell.snapshot(&entry.identity, now);
+                (entry, snapshot)
+            })
+            .collect()
+    }
+
+    fn shutdown_outcomes(&self) -> Vec<(&'static str, u64)> {
+        self.shutdown_outcomes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn report_to(self: Arc<Self>, exposition: &Arc<Exposition>) {
+        let source: Arc<dyn Source> = self.clone();
+        exposition.add_source(Arc::downgrade(&source));
+        self.exposition.store(Some(exposition.clone()));
+        for pending in self.pending.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            record_duration(exposition, &pending.task, pending.seconds, pending.exit, pending.error_type);
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! The instruments: built once per meter, reading the cells of every manager that reports to it.
+//!
+//! OpenTelemetry's callbacks cannot be unregistered, so they hold a [`Weak`] and observe whatever managers are alive.
+//! A panic in a callback would end all metrics of the process, so each is guarded. Nothing here creates an instrument,
+//! blocks, or takes a lock under which an instrument is made. One snapshot serves all callbacks of one collection.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use opentelemetry::{
+    KeyValue,
+    metrics::{AsyncInstrument, Histogram, Meter},
+};
+
+use super::{
+    TaskAttributes,
+    contract::{self, DURATION_BOUNDARIES, Instrument, key},
+};
+use crate::{
+    cell::{Entry, SkipReason, TaskSnapshot, TaskState},
+    policy::{ExitKind, RestartReason},
+};
+
+/// What a meter reads: one manager's cells, or the process-wide ones.
+pub(crate) trait Source: Send + Sync {
+    /// Every entry with what it says now.
+    fn snapshots(&self) -> Vec<(Arc<Entry<TaskAttributes>>, TaskSnapshot)>;
+    /// What became of the tasks at shutdown, by [`ShutdownOutcome`](crate::ShutdownOutcome)'s attribute value.
+    fn shutdown_outcomes(&self) -> Vec<(&'static str, u64)>;
+    /// Reports to `exposition` from now on.
+    fn report_to(self: Arc<Self>, exposition: &Arc<Exposition>);
+}
+
+/// The instruments that are recorded as things happen.
+#[derive(Debug)]
+pub(crate) struct Instruments {
+    pub(crate) run_duration: Histogram<f64>,
+    pub(crate) schedule_delay: Histogram<f64>,
+    pub(crate) shutdown_duration: Histogram<f64>,
+    pub(crate) monitor_duration: Histogram<f64>,
+}
+
+/// One meter's instruments and who reports to them.
+pub(crate) struct Exposition {
+    pub(crate) instruments: Instruments,
+    sources: Mutex<Vec<Weak<dyn Source>>>,
+    collection: Mutex<Collection>,
+    made: Instant,
+    /// Milliseconds from `made` to the last collection, plus one; 0 for never.
+    collected: AtomicU64,
+}
+
+#[derive(Default)]
+struct Collection {
+    /// The instruments that have read this snapshot: one that comes again begins a new collection.
+    seen: HashSet<&'static str>,
+    snapshot: Arc<Snapshot>,
+}
+
+#[derive(Default)]
+struct Snapshot {
+    tasks: Vec<(Arc<Entry<TaskAttributes>>, TaskSnapshot)>,
+    shutdown: BTreeMap<&'static str, u64>,
+}
+
+impl Exposition {
+    pub(crate) fn new(meter: &Meter) -> Arc<Self> {
+        let exposition = Arc::new(Self {
+            instruments: Instruments {
+                run_duration: histogram(meter, contract::RUN_DURATION),
+                schedule_delay: histogram(meter, contract::SCHEDULE_DELAY),
+                shutdown_duration: histogram(meter, contract::SHUTDOWN_DURATION),
+                monitor_duration: histogram(meter, contract::MONITOR_DURATION),
+            },
+            sources: Mutex::default(),
+            collection: Mutex::default(),
+            made: Instant::now(),
+            collected: AtomicU64::new(0),
+        });
+        exposition.build_observables(meter);
+        exposition
+    }
+
+    pub(crate) fn add_source(&self, source: Weak<dyn Source>) {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.retain(|source| source.strong_count() > 0);
+        sources.push(source);
+    }
+
+    pub(crate) fn take_sources(&self) -> Vec<Weak<dyn Source>> {
+        std::mem::take(&mut *self.sources.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How long ago the meter last collected; `None` for never.
+    pub(crate) fn last_collection(&self) -> Option<Duration> {
+        let collected = self.collected.load(Relaxed).checked_sub(1)?;
+        Some(self.made.elapsed().saturating_sub(Duration::from_millis(collected)))
+    }
+
+    fn read(&self, instrument: &'static str) -> Arc<Snapshot> {
+        let mut collection = self.collection.lock().unwrap_or_else(PoisonError::into_inner);
+        if !collection.seen.insert(instrument) || collection.seen.len() == 1 {
+            collection.seen.clear();
+            collection.seen.insert(instrument);
+            collection.snapshot = Arc::new(self.snapshot());
+            self.collected
+                .store(u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1, Relaxed);
+        }
+        collection.snapshot.clone()
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let sources: Vec<_> = self
+            .sources
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
+        let mut snapshot = Snapshot::default();
+        for source in &sources {
+            for (attribute, count) in source.shutdown_outcomes() {
+                *snapshot.shutdown.entry(attribute).or_default() += count;
+            }
+            for (entry, task) in source.snapshots() {
+                // Two managers on one meter: the same series is one sum, not the last writer's figure. Only then, so
+                // that the common case stays linear.
+                let twin = (sources.len() > 1)
+                    .then(|| {
+                        snapshot.tasks.iter_mut().find(|(held, _)| held.extra.base() == entry.extra.base())
+                    })
+                    .flatten();
+                match twin {
+                    Some((_, held)) => held.absorb(task),
+                    None => snapshot.tasks.push((entry, task)),
+                }
+            }
+        }
+        snapshot
+    }
+
+    fn build_observables(self: &Arc<Self>, meter: &Meter) {
+        type Tasks<'a, T> = &'a dyn Fn(&Entry<TaskAttributes>, &TaskSnapshot, &mut dyn FnMut(T, &[KeyValue]));
+
+        /// A callback that observes, for each task, what `observe` passes on.
+        fn callback<T: 'static>(
+            exposition: &Arc<Exposition>,
+            instrument: Instrument,
+            observe: impl Fn(&Snapshot, &mut dyn FnMut(T, &[KeyValue])) + Send + Sync + 'static,
+        ) -> impl Fn(&dyn AsyncInstrument<T>) + Send + Sync + 'static {
+            let exposition = Arc::downgrade(exposition);
+            move |observer| {
+                let Some(exposition) = exposition.upgrade() else { return };
+                let _ = catch_unwind(AssertUnwindSafe(|| {
+                    let snapshot = exposition.read(instrument.name);
+                    observe(&snapshot, &mut |value, attributes| observer.observe(value, attributes));
+                }));
+            }
+        }
+
+        macro_rules! observable {
+            ($builder:ident, $type:ty, $instrument:expr, |$entry:ident, $task:ident, $observe:ident| $body:expr) => {{
+                let instrument = $instrument;
+                meter
+                    .$builder(instrument.name)
+                    .with_unit(instrument.unit)
+                    .with_description(instrument.description)
+                    .with_callback(callback::<$type>(self, instrument, move |snapshot, observe| {
+                        let each: Tasks<'_, $type> = &|$entry, $task, $observe| $body;
+                        snapshot.tasks.iter().for_each(|(entry, task)| each(entry, task, observe));
+                    }))
+                    .build();
+            }};
+        }
+        macro_rules! gauge {
+            ($type:ty, $builder:ident, $instrument:expr, |$task:ident| $value:expr) => {
+                observable!($builder, $type, $instrument, |entry, $task, observe| {
+                    if let Some(value) = $value {
+                        observe(value, entry.extra.base());
+                    }
+                })
+            };
+        }
+
+        observable!(i64_observable_up_down_counter, i64, contract::RUN_ACTIVE, |entry, task, observe| {
+            observe(i64::try_from(task.active).unwrap_or(i64::MAX), entry.extra.base())
+        });
+        observable!(u64_observable_counter, u64, contract::RUNS, |entry, task, observe| {
+            for kind in ExitKind::ALL {
+                observe(task.runs[kind as usize], entry.extra.result(kind));
+            }
+        });
+        observable!(u64_observable_counter, u64, contract::RUN_ERRORS, |entry, task, observe| {
+            for error in &task.errors {
+                observe(error.count, &entry.extra.with(key::ERROR_TYPE, error.error_type));
+            }
+        });
+        observable!(f64_observable_counter, f64, contract::RUN_TIME, |entry, task, observe| observe(
+            task.run_time.as_secs_f64(),
+            entry.extra.base()
+        ));
+        gauge!(f64, f64_observable_gauge, contract::RUN_DURATION_MAX, |task| (task.total_runs() > 0)
+            .then(|| task.longest_run.as_secs_f64()));
+        // Zeros too, for tasks that can be restarted: `increase()` needs a baseline.
+        observable!(u64_observable_counter, u64, contract::RESTARTS, |entry, task, observe| {
+            for reason in RestartReason::ALL {
+                let count = task.restarts[reason as usize];
+                if count > 0 || task.state.is_some() {
+                    observe(count, &entry.extra.with(key::RESTART_REASON, reason.as_str()));
+                }
+            }
+        });
+        observable!(i64_observable_up_down_counter, i64, contract::STATUS, |entry, task, observe| {
+            if let Some(current) = task.state {
+                for state in TaskState::ALL {
+                    observe(i64::from(state == current), &entry.extra.with(key::STATE, state.as_str()));
+                }
+            }
+        });
+        gauge!(f64, f64_observable_gauge, contract::LAST_SUCCESS_TIME, |task| task
+            .last_success
+            .map(unix_seconds));
+        gauge!(f64, f64_observable_gauge, contract::LAST_ERROR_TIME, |task| task
+            .last_error_time
+            .map(unix_seconds));
+        gauge!(f64, f64_observable_gauge, contract::LAST_RESTART_TIME, |task| task
+            .last_restart
+            .map(unix_seconds));
+        gauge!(f64, f64_observable_gauge, contract::HEARTBEAT_TIME, |task| task
+            .last_seen
+            .filter(|_| task.state.is_some())
+            .map(unix_seconds));
+        gauge!(f64, f64_observable_gauge, contract::POLL_DURATION_MAX, |task| (task.longest_poll
+            > Duration::ZERO)
+            .then(|| task.longest_poll.as_secs_f64()));
+        observable!(u64_observable_counter, u64, contract::POLLS_SLOW, |entry, task, observe| observe(
+            task.slow_polls,
+            entry.extra.base()
+        ));
+        observable!(u64_observable_counter, u64, contract::ITERATIONS_SKIPPED, |entry, task, observe| {
+            for reason in SkipReason::ALL {
+                let count = task.skipped[reason as usize];
+                if count > 0 || task.interval.is_some() {
+                    observe(count, &entry.extra.with(key::REASON, reason.as_str()));
+                }
+            }
+        });
+        gauge!(f64, f64_observable_gauge, contract::INTERVAL, |task| task
+            .interval
+            .filter(|_| task.state.is_some())
+            .map(|interval| interval.as_secs_f64()));
+        gauge!(f64, f64_observable_gauge, contract::NEXT_RUN_TIME, |task| task
+            .next_run
+            .filter(|_| task.state.is_some())
+            .map(unix_seconds));
+        observable!(u64_observable_counter, u64, contract::STALLS, |entry, task, observe| {
+            if task.stalls > 0 || task.state.is_some() {
+                observe(task.stalls, entry.extra.base());
+            }
+        });
+
+        let shutdown = contract::SHUTDOWN_TASKS;
+        meter
+            .u64_observable_counter(shutdown.name)
+            .with_unit(shutdown.unit)
+            .with_description(shutdown.description)
+            .with_callback(callback::<u64>(self, shutdown, |snapshot, observe| {
+                for (outcome, count) in &snapshot.shutdown {
+                    observe(*count, &[KeyValue::new(key::SHUTDOWN_OUTCOME, *outcome)]);
+                }
+            }))
+            .build();
+    }
+}
+
+fn histogram(meter: &Meter, instrument: Instrument) -> Histogram<f64> {
+    meter
+        .f64_histogram(instrument.name)
+        .with_unit(instrument.unit)
+        .with_description(instrument.description)
+        .with_boundaries(DURATION_BOUNDARIES.into())
+        .build()
+}
+
+fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// The exposition that managers without a meter of their own share.
+///
+/// `global::meter` taken before a provider is set stays a no-op for ever; so, as long as nobody has ever collected from
+/// the shared exposition, the next manager makes it anew and takes the sources along.
+pub(crate) fn shared(renew: Option<&Meter>) -> Arc<Exposition> {
+    static SHARED: Mutex<Option<Arc<Exposition>>> = Mutex::new(None);
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(exposition) = &*shared
+        && renew.is_none()
+        && exposition.last_collection().is_some()
+    {
+        return exposition.clone();
+    }
+    let fresh = match renew {
+        Some(meter) => Exposition::new(meter),
+        None => Exposition::new(&opentelemetry::global::meter(contract::SCOPE)),
+    };
+    if let Some(stale) = shared.replace(fresh.clone()) {
+        for source in stale.take_sources() {
+            if let Some(source) = source.upgrade() {
+                source.report_to(&fresh);
+            }
+        }
+    }
+    fresh
+}
+
+/// How many names a manager keeps apart where its builder was not told.
+pub(crate) fn default_max_names() -> usize {
+    match INSTALLED_NAMES.load(Relaxed) {
+        0 => crate::run::DEFAULT_MAX_NAMES,
+        names => names,
+    }
+}
+
+/// The names that this crate's installer made room for by a View; 0 where it was not used.
+static INSTALLED_NAMES: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+/// Called by the installer once its provider is the global one.
+#[cfg(feature = "otlp")]
+pub(crate) fn installed_with(meter: &Meter, max_names: usize) {
+    INSTALLED_NAMES.store(max_names, Relaxed);
+    shared(Some(meter));
+}

@@ -1,0 +1,248 @@
+//! The layer that a user installs in a `tracing` subscriber.
+//!
+//! `task.run` and the manager's own spans are ordinary `tracing` spans, exported by tracing-opentelemetry: so every
+//! idiom that works on a user's span works on ours. This module adds what is missing around it:
+//!
+//! - [`layer`] is a tracing-opentelemetry layer, tuned, plus a marker that keeps the tracer at hand;
+//! - [`task_layer`] is the marker alone, for those who have a tracing-opentelemetry layer of their own;
+//! - through the marker the manager finds the tracer for spans that no tracing-opentelemetry layer sees (an `EnvFilter`
+//!   of `warn`, say) and exports them itself;
+//! - a second tracing-opentelemetry layer in one registry would panic at the first span; [`layer`] notices the other one
+//!   when the subscriber is made, stands back, and says so as a [`LayerConflict`].
+
+use std::{
+    cell::Cell,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use opentelemetry::{
+    Context as OtelContext,
+    global::{BoxedTracer, ObjectSafeTracer},
+    trace::Tracer,
+};
+use tracing::{
+    Dispatch, Level, Metadata, Subscriber, callsite::Identifier, field::FieldSet, metadata::Kind,
+    span::Attributes, subscriber::Interest,
+};
+use tracing_subscriber::{
+    Layer,
+    layer::{Context, Filter},
+    registry::LookupSpan,
+};
+
+/// What is wrong with the way the layers were put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LayerConflict {
+    /// The subscriber has a tracing-opentelemetry layer of its own beside [`layer`]. Ours stood back; use
+    /// [`task_layer`].
+    OtherOpenTelemetryLayer,
+    /// The subscriber has [`layer`] twice. One of them stood back.
+    Twice,
+}
+
+impl std::fmt::Display for LayerConflict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::OtherOpenTelemetryLayer => {
+                "the subscriber has a tracing-opentelemetry layer beside otel_tasks::layer; spans are exported by that \
+                 one alone: use otel_tasks::task_layer beside it"
+            }
+            Self::Twice => "the subscriber has otel_tasks::layer twice; spans are exported by one of them alone",
+        })
+    }
+}
+
+impl std::error::Error for LayerConflict {}
+
+/// A complete layer: exports every span of the subscriber, the tasks' and the user's, through `tracer`.
+///
+/// It is a tracing-opentelemetry layer without the attributes that cost most and tell least (thread, code location,
+/// target, busy and idle time); spans, parents, links, `Span::current().context()`, `set_attribute`, `add_link` and
+/// events behave exactly as with the plain layer. Install it once; beside a tracing-opentelemetry layer of your own
+/// install [`task_layer`] instead. Both by mistake: ours stands back and [`setup_task_instrumentation`] says so.
+///
+/// ```
+/// use tracing_subscriber::prelude::*;
+/// # let tracer = opentelemetry::trace::noop::NoopTracer::new();
+/// let subscriber = tracing_subscriber::registry().with(otel_tasks::layer(tracer));
+/// # drop(subscriber);
+/// ```
+///
+/// [`setup_task_instrumentation`]: crate::TaskManager::setup_task_instrumentation
+pub fn layer<S, T>(tracer: T) -> impl Layer<S> + Send + Sync + 'static
+where
+    S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
+    T: Tracer + Clone + Send + Sync + 'static,
+    T::Span: Send + Sync + 'static,
+{
+    let marker = Marker::<true>::new(tracer.clone());
+    let filter = UnlessStoodBack(marker.state.clone());
+    let exporter = tracing_opentelemetry::OpenTelemetryLayer::new(tracer)
+        .with_location(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
+        .with_target(false)
+        .with_filter(filter);
+    marker.and_then(exporter)
+}
+
+/// The part of [`layer`] to install beside a tracing-opentelemetry layer of your own.
+///
+/// Your layer exports the tasks' spans like any other; this one lends the manager `tracer` for those that your layer
+/// does not see because a filter keeps them from it.
+pub fn task_layer<S, T>(tracer: T) -> impl Layer<S> + Send + Sync + 'static
+where
+    S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
+    T: Tracer + Send + Sync + 'static,
+    T::Span: Send + Sync + 'static,
+{
+    Marker::<false>::new(tracer)
+}
+
+/// What of this crate the current subscriber carries.
+#[derive(Clone)]
+pub(crate) struct Installed {
+    pub(crate) tracer: Arc<BoxedTracer>,
+    pub(crate) conflict: Option<LayerConflict>,
+}
+
+/// Looks for [`layer`] or [`task_layer`] in the current subscriber.
+pub(crate) fn installed() -> Option<Installed> {
+    tracing::dispatcher::get_default(|dispatch| {
+        let exporting = dispatch.downcast_ref::<Marker<true>>().map(|marker| &marker.state);
+        let state =
+            exporting.or_else(|| dispatch.downcast_ref::<Marker<false>>().map(|marker| &marker.state))?;
+        Some(Installed { tracer: state.tracer.clone(), conflict: state.conflict.get().copied() })
+    })
+}
+
+/// Keeps the tracer where the manager finds it. `EXPORTS`: whether our exporter stands behind it.
+struct Marker<const EXPORTS: bool> {
+    state: Arc<State>,
+}
+
+struct State {
+    tracer: Arc<BoxedTracer>,
+    /// Whether our exporter leaves the spans to another.
+    stood_back: AtomicBool,
+    conflict: OnceLock<LayerConflict>,
+}
+
+impl<const EXPORTS: bool> Marker<EXPORTS> {
+    fn new<T>(tracer: T) -> Self
+    where
+        T: Tracer + Send + Sync + 'static,
+        T::Span: Send + Sync + 'static,
+    {
+        let tracer: Box<dyn ObjectSafeTracer + Send + Sync> = Box::new(tracer);
+        let tracer = Arc::new(BoxedTracer::new(tracer));
+        Self {
+            state: Arc::new(State { tracer, stood_back: AtomicBool::new(false), conflict: OnceLock::new() }),
+        }
+    }
+}
+
+impl<const EXPORTS: bool, S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for Marker<EXPORTS> {
+    /// Called once, when the finished subscriber becomes a dispatcher and before it sees any span: the one moment at
+    /// which a layer can see those above it.
+    fn on_register_dispatch(&self, dispatch: &Dispatch) {
+        if !EXPORTS {
+            return;
+        }
+        let found = dispatch.downcast_ref::<Self>().map(|first| &first.state);
+        let twin = found.filter(|first| !Arc::ptr_eq(first, &self.state));
+        if has_other_layer(dispatch) {
+            self.state.stand_back(LayerConflict::OtherOpenTelemetryLayer);
+        } else if let Some(first) = twin {
+            // The first one goes on exporting, and is the one that is asked.
+            let _ = first.conflict.set(LayerConflict::Twice);
+            self.state.stand_back(LayerConflict::Twice);
+        }
+    }
+}
+
+impl State {
+    fn stand_back(&self, conflict: LayerConflict) {
+        self.stood_back.store(true, Relaxed);
+        let _ = self.conflict.set(conflict);
+    }
+}
+
+thread_local! {
+    /// Whether this thread looks for other layers: ours must not be what it finds.
+    static PROBING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Lets everything through, unless our exporter stands back.
+struct UnlessStoodBack(Arc<State>);
+
+impl UnlessStoodBack {
+    fn lets_through(&self) -> bool {
+        !self.0.stood_back.load(Relaxed) && !PROBING.get()
+    }
+}
+
+impl<S> Filter<S> for UnlessStoodBack {
+    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        self.lets_through()
+    }
+
+    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
+        // Interests are computed after `on_register_dispatch`, and the answer does not change afterwards. Not `never`: the
+        // registry takes that for the answer of every layer, where ours is the only one with a filter.
+        if self.lets_through() { Interest::always() } else { Interest::sometimes() }
+    }
+}
+
+/// Whether some tracing-opentelemetry layer other than ours takes part in this subscriber: opens a span through it and
+/// looks whether it got an OpenTelemetry context. Telemetry is suppressed meanwhile, so nothing is exported.
+///
+/// The span's callsite is not registered: the registration's lock is held by whoever calls `on_register_dispatch`.
+fn has_other_layer(dispatch: &Dispatch) -> bool {
+    PROBING.set(true);
+    let found = probe(dispatch);
+    PROBING.set(false);
+    found
+}
+
+fn probe(dispatch: &Dispatch) -> bool {
+    let _suppressed = OtelContext::enter_telemetry_suppressed_scope();
+    let metadata = probe_metadata();
+    let values = metadata.fields().value_set(&[]);
+    // `enabled` first, as the macros do: it is what tells per-layer filters, ours included, to look at this span.
+    if !dispatch.enabled(metadata) {
+        return false;
+    }
+    let id = dispatch.new_span(&Attributes::new(metadata, &values));
+    let found = tracing_opentelemetry::get_otel_context(&id, dispatch).is_some();
+    dispatch.try_close(id);
+    found
+}
+
+fn probe_metadata() -> &'static Metadata<'static> {
+    struct Callsite;
+    impl tracing::callsite::Callsite for Callsite {
+        fn set_interest(&self, _: Interest) {}
+        fn metadata(&self) -> &Metadata<'_> {
+            probe_metadata()
+        }
+    }
+    static CALLSITE: Callsite = Callsite;
+    static METADATA: OnceLock<Metadata<'static>> = OnceLock::new();
+    METADATA.get_or_init(|| {
+        Metadata::new(
+            "otel_tasks.probe",
+            super::contract::SCOPE,
+            Level::ERROR,
+            None,
+            None,
+            None,
+            FieldSet::new(&[], Identifier(&CALLSITE)),
+            Kind::SPAN,
+        )
+    })
+}

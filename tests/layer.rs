@@ -1,0 +1,294 @@
+//! The layer: whatever a user does inside a run must come out as it would through plain tracing-opentelemetry.
+
+#[path = "support/spans.rs"]
+mod spans;
+
+use opentelemetry::trace::TraceContextExt;
+use otel_tasks::{LayerConflict, TaskManager};
+use spans::{Spans, is_error, text};
+use tracing::{Dispatch, Instrument, Span, info, info_span, warn_span};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::{EnvFilter, Layer, prelude::*, registry::Registry};
+
+/// One test at a time: with a single dispatcher alive, `tracing` asks whatever thread comes first what a callsite is worth.
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn run<F: Future>(dispatch: &Dispatch, main: F) -> F::Output {
+    let _default = tracing::dispatcher::set_default(dispatch);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(main)
+}
+
+#[tracing::instrument]
+async fn attribute_of_tracing() {
+    tokio::task::yield_now().await;
+}
+
+/// Every everyday idiom, each in a run of its own.
+async fn idioms() {
+    let tasks = TaskManager::builder().build();
+    let spawner = info_span!("spawner");
+    let run = |name: &str, future: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
+        let _entered = spawner.enter();
+        tasks.spawn(name, future)
+    };
+    let dispatch = tracing::dispatcher::get_default(Clone::clone);
+
+    let idioms: Vec<(&str, std::pin::Pin<Box<dyn Future<Output = ()> + Send>>)> = vec![
+        (
+            "instrument",
+            Box::pin(async {
+                async { info_span!("inner").in_scope(|| {}) }.instrument(info_span!("user")).await;
+            }),
+        ),
+        ("attribute_of_tracing", Box::pin(attribute_of_tracing())),
+        (
+            "in_current_span",
+            Box::pin(async {
+                tokio::spawn(async { info_span!("user").in_scope(|| {}) }.in_current_span())
+                    .await
+                    .expect("joined");
+            }),
+        ),
+        (
+            "spawn_blocking",
+            Box::pin(async move {
+                let span = Span::current();
+                let blocking = move || {
+                    tracing::dispatcher::with_default(&dispatch, || {
+                        span.in_scope(|| info_span!("user").in_scope(|| {}))
+                    });
+                };
+                tokio::task::spawn_blocking(blocking).await.expect("joined");
+            }),
+        ),
+        (
+            "explicit_parent",
+            Box::pin(async {
+                let parent = Span::current();
+                tokio::task::yield_now().await;
+                info_span!(parent: &parent, "user").in_scope(|| {});
+            }),
+        ),
+        (
+            "context",
+            Box::pin(async {
+                let context = Span::current().context();
+                assert!(context.span().span_context().is_valid());
+                let user = info_span!(parent: None, "user");
+                user.set_parent(context).expect("not started yet");
+                user.in_scope(|| {});
+            }),
+        ),
+        (
+            "current_opentelemetry_context",
+            Box::pin(async {
+                // What an HTTP client injects must be the run, or a span inside it.
+                let current = opentelemetry::Context::current().span().span_context().clone();
+                assert_eq!(&current, Span::current().context().span().span_context());
+            }),
+        ),
+        ("set_attribute", Box::pin(async { Span::current().set_attribute("user.id", 7_i64) })),
+        (
+            "add_link",
+            Box::pin(async {
+                let other = info_span!(parent: None, "linked");
+                Span::current().add_link(other.context().span().span_context().clone());
+            }),
+        ),
+        ("add_event", Box::pin(async { Span::current().add_event("added", Vec::new()) })),
+        (
+            "set_status",
+            Box::pin(async {
+                Span::current().set_status(opentelemetry::trace::Status::error("the user's"));
+            }),
+        ),
+        (
+            "direct_event",
+            Box::pin(async {
+                info!(answer = 42, "direct");
+                tokio::task::yield_now().await;
+                tracing::error!("an error event");
+            }),
+        ),
+        (
+            "follows_from",
+            Box::pin(async {
+                let cause = info_span!(parent: None, "cause");
+                Span::current().follows_from(&cause);
+            }),
+        ),
+        (
+            "nested_run",
+            Box::pin(async {
+                info_span!("around").in_scope(|| info_span!("inside").in_scope(|| {}));
+            }),
+        ),
+    ];
+    for (name, future) in idioms {
+        run(name, future).await.expect("the idiom works");
+    }
+    drop(spawner);
+    tasks.cancel_all_tasks().await;
+}
+
+fn trees(build: impl FnOnce(&Spans) -> Dispatch) -> Vec<String> {
+    let spans = Spans::new();
+    let dispatch = build(&spans);
+    run(&dispatch, idioms());
+    drop(dispatch);
+    spans.trees()
+}
+
+/// Plain tracing-opentelemetry, without the attributes that our layer leaves out.
+fn plain(spans: &Spans) -> impl Layer<Registry> + Send + Sync + use<> {
+    tracing_opentelemetry::layer()
+        .with_tracer(spans.tracer())
+        .with_location(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
+        .with_target(false)
+}
+
+#[test]
+fn every_idiom_gives_the_tree_of_plain_tracing_opentelemetry() {
+    let _alone = alone();
+    let expected = trees(|spans| tracing_subscriber::registry().with(plain(spans)).into());
+    assert!(expected.len() > 25, "{expected:#?}");
+    assert!(
+        expected.iter().any(|line| line.starts_with("task.run(in_current_span) > user")),
+        "{expected:#?}"
+    );
+    assert!(expected.iter().any(|line| line.starts_with("task.run(spawn_blocking) > user")), "{expected:#?}");
+    assert!(!expected.iter().any(|line| line.contains("LOST")), "{expected:#?}");
+
+    let ours = trees(|spans| tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())).into());
+    assert_eq!(ours, expected, "otel_tasks::layer");
+
+    let beside = trees(|spans| {
+        let layers = plain(spans).and_then(otel_tasks::task_layer(spans.tracer()));
+        tracing_subscriber::registry().with(layers).into()
+    });
+    assert_eq!(beside, expected, "task_layer beside a plain layer");
+
+    let before = trees(|spans| {
+        let layers = otel_tasks::task_layer(spans.tracer()).and_then(plain(spans));
+        tracing_subscriber::registry().with(layers).into()
+    });
+    assert_eq!(before, expected, "a plain layer beside task_layer");
+
+    let both_of_ours = trees(|spans| {
+        let layers = otel_tasks::layer(spans.tracer()).and_then(otel_tasks::task_layer(spans.tracer()));
+        tracing_subscriber::registry().with(layers).into()
+    });
+    assert_eq!(both_of_ours, expected, "task_layer beside otel_tasks::layer");
+
+    let with_fmt = trees(|spans| {
+        let fmt = tracing_subscriber::fmt::layer().with_writer(std::io::sink);
+        tracing_subscriber::registry()
+            .with(EnvFilter::new("info"))
+            .with(fmt)
+            .with(otel_tasks::layer(spans.tracer()))
+            .into()
+    });
+    assert_eq!(with_fmt, expected, "otel_tasks::layer with fmt and EnvFilter");
+
+    let filtered = trees(|spans| {
+        let filter = tracing_subscriber::filter::LevelFilter::INFO;
+        tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer()).with_filter(filter)).into()
+    });
+    assert_eq!(filtered, expected, "otel_tasks::layer under a per-layer filter");
+}
+
+#[test]
+fn both_layers_by_mistake_export_each_span_once_and_say_so() {
+    let _alone = alone();
+    let expected = trees(|spans| tracing_subscriber::registry().with(plain(spans)).into());
+    let ours_first = |spans: &Spans| -> Dispatch {
+        tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer()).and_then(plain(spans))).into()
+    };
+    let ours_last = |spans: &Spans| -> Dispatch {
+        tracing_subscriber::registry().with(plain(spans).and_then(otel_tasks::layer(spans.tracer()))).into()
+    };
+    let twice = |spans: &Spans| -> Dispatch {
+        tracing_subscriber::registry()
+            .with(otel_tasks::layer(spans.tracer()).and_then(otel_tasks::layer(spans.tracer())))
+            .into()
+    };
+    type Build<'a> = &'a dyn Fn(&Spans) -> Dispatch;
+    let mistakes: [(Build<'_>, LayerConflict); 3] = [
+        (&ours_first, LayerConflict::OtherOpenTelemetryLayer),
+        (&ours_last, LayerConflict::OtherOpenTelemetryLayer),
+        (&twice, LayerConflict::Twice),
+    ];
+    for (build, conflict) in mistakes {
+        assert_eq!(trees(build), expected, "{conflict:?}");
+        let spans = Spans::new();
+        let dispatch = build(&spans);
+        let check = run(&dispatch, async { TaskManager::builder().build().setup_task_instrumentation() });
+        assert_eq!(check.layer_conflict, Some(conflict));
+        assert!(check.to_string().contains(&conflict.to_string()), "{check}");
+    }
+    let spans = Spans::new();
+    let dispatch: Dispatch = tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())).into();
+    let check = run(&dispatch, async { TaskManager::builder().build().setup_task_instrumentation() });
+    assert_eq!((check.layer_installed, check.layer_conflict), (true, None));
+    drop(dispatch);
+    assert_eq!(spans.trees(), Vec::<String>::new(), "looking exports nothing");
+}
+
+async fn a_warning_inside_a_run(tasks: TaskManager) {
+    let work = async {
+        warn_span!("user").in_scope(|| {});
+        tokio::task::yield_now().await;
+        Err::<(), _>("no luck")
+    };
+    tasks.spawn("quiet", work).await.expect("ran").expect_err("failed");
+}
+
+#[test]
+fn a_filter_that_hides_the_run_does_not_lose_it() {
+    let _alone = alone();
+    let spans = Spans::new();
+    let dispatch: Dispatch = tracing_subscriber::registry()
+        .with(EnvFilter::new("warn"))
+        .with(otel_tasks::layer(spans.tracer()))
+        .into();
+    run(&dispatch, a_warning_inside_a_run(TaskManager::builder().build()));
+    let quiet = spans.run_of("quiet");
+    assert!(is_error(&quiet), "{quiet:?}");
+    assert_eq!(text(&quiet, "task.run.result").as_deref(), Some("failure"));
+    assert_eq!(text(&quiet, "task.category").as_deref(), Some("unknown"));
+    assert_eq!(spans.one("user").parent_span_id, quiet.span_context.span_id());
+    assert_eq!(spans.finished().len(), 2);
+}
+
+#[test]
+fn a_manager_with_a_tracer_needs_no_subscriber() {
+    let _alone = alone();
+    let spans = Spans::new();
+    let tasks = || TaskManager::builder().tracer(spans.tracer()).build();
+    run(&Dispatch::none(), async { a_warning_inside_a_run(tasks()).await });
+    assert!(is_error(&spans.run_of("quiet")));
+    assert_eq!(spans.finished().len(), 1, "the user's span has no subscriber");
+    // With a layer that exports it, the run is not exported a second time by the manager's tracer.
+    let dispatch: Dispatch = tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())).into();
+    run(&dispatch, async { a_warning_inside_a_run(tasks()).await });
+    assert_eq!(spans.finished().len(), 3);
+}
+
+#[test]
+fn without_any_tracer_nothing_is_exported_and_nothing_breaks() {
+    let _alone = alone();
+    let dispatch: Dispatch = tracing_subscriber::registry().into();
+    let check = run(&dispatch, async {
+        let tasks = TaskManager::builder().build();
+        a_warning_inside_a_run(tasks.clone()).await;
+        tasks.setup_task_instrumentation()
+    });
+    assert!(!check.spans_exported && !check.layer_installed && !check.is_complete());
+    assert!(check.to_string().contains("otel_tasks::layer(tracer)"), "{check}");
+}

@@ -1,0 +1,379 @@
+//! The instruments: their contract, that every reader sees the same figures, and that labels stay bounded.
+
+#[path = "support/metrics.rs"]
+mod metrics;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use metrics::{Metrics, Points};
+use opentelemetry_sdk::metrics::Temporality;
+use otel_tasks::{
+    Backoff, CriticalTaskConfig, DiscardExt as _, ExitKind, NameRule, OnError, RestartPolicy, TaskLoop,
+    TaskManager,
+    telemetry::contract::{self, INSTRUMENTS, TASK_ATTRIBUTES},
+};
+
+/// A service in which every state and result occurs.
+async fn provoke(tasks: &TaskManager) {
+    let second = Duration::from_secs(1);
+    let backoff = Backoff::constant(second);
+    let gives_up =
+        CriticalTaskConfig::new("gives_up", |_| async { Err::<(), _>(std::io::Error::other("down")) });
+    tasks
+        .register_critical_task(gives_up.max_restarts(2, 60 * second).backoff(backoff).component("storage"))
+        .expect("registered");
+    let runs = AtomicU64::new(0);
+    let recovers = CriticalTaskConfig::new("recovers", move |ctx| {
+        let run = runs.fetch_add(1, Ordering::Relaxed);
+        async move {
+            assert!(run != 0, "first time");
+            if run == 1 {
+                ctx.cancelled().await;
+            }
+        }
+    });
+    tasks.register_critical_task(recovers.run_timeout(5 * second).backoff(backoff)).expect("registered");
+    let stalls = CriticalTaskConfig::new("stalls", |ctx| async move {
+        if ctx.generation() == 1 {
+            std::future::pending::<()>().await;
+        }
+        while !ctx.is_cancelled() {
+            ctx.heartbeat();
+            tokio::time::sleep(Duration::from_secs(10)).await;
+        }
+    });
+    let stalls =
+        stalls.heartbeat_timeout(30 * second).health_check_interval(60 * second).shutdown_grace(second);
+    tasks.register_critical_task(stalls).expect("registered");
+    let slow = TaskLoop::every(second, |ctx| async move {
+        if ctx.iteration() == Some(2) {
+            tokio::time::sleep(Duration::from_millis(3_500)).await;
+        }
+        if ctx.iteration() == Some(3) { Err("third") } else { Ok(()) }
+    });
+    let slow = slow.on_error(|_| async { OnError::Continue });
+    tasks.register_critical_task(CriticalTaskConfig::from_loop("slow_loop", slow)).expect("registered");
+    let always = CriticalTaskConfig::new("always", |ctx| async move {
+        if ctx.generation() < 3 {
+            tokio::time::sleep(Duration::from_secs(2)).await
+        } else {
+            ctx.cancelled().await
+        }
+    });
+    tasks.register_critical_task(always.restart(RestartPolicy::Always).backoff(backoff)).expect("registered");
+    tasks.start();
+    for id in 0..20 {
+        let name = format!("command_ping_{id}");
+        let handle = tasks.spawn(&name, async move {
+            tokio::time::sleep(Duration::from_millis(id * 10)).await;
+            if id % 5 == 0 { Err(std::fmt::Error) } else { Ok(()) }
+        });
+        drop(handle);
+    }
+    let blocks = tasks.spawn("blocks", async { std::thread::sleep(Duration::from_millis(150)) });
+    let _ = blocks.await;
+    let aborted = tasks.spawn("aborted", std::future::pending::<()>());
+    tokio::time::sleep(130 * second).await;
+    tasks.restart_critical_task("gives_up").expect("a person may try again");
+    tokio::time::sleep(10 * second).await;
+    aborted.abort();
+    let _ = aborted.await;
+}
+
+fn manager(metrics: &Metrics) -> TaskManager {
+    TaskManager::builder().meter(metrics.meter()).build()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_contract_is_what_is_exported() {
+    let metrics = Metrics::new();
+    let tasks = manager(&metrics);
+    provoke(&tasks).await;
+    let before_shutdown = metrics.collect();
+    tasks.cancel_all_tasks().await;
+    let mut points = metrics.collect();
+    points.0.extend(before_shutdown.0);
+
+    let exported: BTreeSet<_> = points.0.iter().map(|point| point.instrument.as_str()).collect();
+    // Counted by the installer, which is not in play here.
+    let expected: BTreeSet<_> = INSTRUMENTS
+        .iter()
+        .map(|instrument| instrument.name)
+        .filter(|name| *name != contract::TELEMETRY_DROPPED.name)
+        .collect();
+    assert_eq!(exported, expected);
+    let of_the_manager =
+        [contract::SHUTDOWN_DURATION.name, contract::SHUTDOWN_TASKS.name, contract::MONITOR_DURATION.name];
+    for point in &points.0 {
+        let instrument =
+            INSTRUMENTS.iter().find(|held| held.name == point.instrument).expect("compared above");
+        assert_eq!(point.kind, instrument.kind.as_str(), "{}", point.instrument);
+        assert_eq!(point.unit, instrument.unit, "{}", point.instrument);
+        assert_eq!(point.description, instrument.description, "{}", point.instrument);
+        let allowed: BTreeSet<_> = TASK_ATTRIBUTES.iter().chain(instrument.attributes).copied().collect();
+        for key in point.attributes.keys() {
+            assert!(allowed.contains(key.as_str()), "{} carries {key}", point.instrument);
+        }
+        let about_a_task = !of_the_manager.contains(&point.instrument.as_str());
+        assert_eq!(about_a_task, point.attributes.contains_key("task.name"), "{point:?}");
+    }
+    for instrument in INSTRUMENTS {
+        for key in instrument.attributes {
+            let with_key =
+                points.of(instrument.name, &[]).iter().any(|point| point.attributes.contains_key(*key));
+            assert!(
+                with_key || instrument.name == contract::TELEMETRY_DROPPED.name,
+                "{} {key}",
+                instrument.name
+            );
+        }
+    }
+}
+
+/// What the meter says of one task, beside what everybody else says of it.
+fn assert_agreement(tasks: &TaskManager, points: &Points, name: &str) {
+    let of = [("task.name", name)];
+    let snapshot = tasks.snapshot(name).expect("known");
+    let metrics = tasks.get_task_metrics(name).expect("known");
+    let health = tasks.get_task_health(name).expect("known");
+    for kind in ExitKind::ALL {
+        let exported = points.sum("task.runs", &[of[0], ("task.run.result", kind.as_str())]);
+        assert_eq!(exported, snapshot.runs[kind as usize] as f64, "{name} {kind:?}");
+        let timed = points.count("task.run.duration", &[of[0], ("task.run.result", kind.as_str())]);
+        assert_eq!(timed, snapshot.runs[kind as usize], "{name} {kind:?}: the histogram counts the runs");
+    }
+    assert_eq!(points.sum("task.runs", &of), metrics.run_count as f64, "{name}");
+    assert_eq!(points.sum("task.run.errors", &of), metrics.error_count as f64, "{name}");
+    assert_eq!(points.sum("task.restarts", &of), metrics.restart_count as f64, "{name}");
+    assert_eq!(health.restart_count, metrics.restart_count, "{name}");
+    assert_eq!(health.error_rate, metrics.error_count as f64, "{name}: all within the last hour");
+    assert_eq!(points.sum("task.run.active", &of), metrics.active_runs as f64, "{name}");
+    assert_eq!(points.sum("task.run.time", &of), metrics.total_runtime.as_secs_f64(), "{name}");
+    let longest = points.sum("task.run.duration.max", &of);
+    assert_eq!(longest, metrics.max_runtime.as_secs_f64(), "{name}");
+    let histogram = points.of("task.run.duration", &of).into_iter().fold(vec![0; 20], |mut sum, point| {
+        sum.iter_mut().zip(&point.buckets).for_each(|(sum, bucket)| *sum += bucket);
+        sum
+    });
+    assert_eq!(histogram, snapshot.durations, "{name}: percentiles come from the exported buckets");
+    let timed = points.sum("task.run.duration", &of);
+    assert!((timed - metrics.total_runtime.as_secs_f64()).abs() < 1e-6, "{name}");
+    assert_eq!(metrics.avg_runtime, metrics.total_runtime.div_f64(metrics.run_count.max(1) as f64), "{name}");
+    let states = points.of("task.status", &of);
+    match snapshot.state {
+        None => assert!(states.is_empty(), "{name} is not registered"),
+        Some(state) => {
+            assert_eq!(points.sum("task.status", &of), 1.0, "{name} is in one state");
+            assert_eq!(points.sum("task.status", &[of[0], ("task.state", state.as_str())]), 1.0, "{name}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn meter_statistics_metrics_and_health_show_the_same_figures() {
+    let metrics = Metrics::new();
+    let tasks = manager(&metrics);
+    provoke(&tasks).await;
+    tasks.unregister_critical_task("slow_loop").await.expect("registered");
+    let points = metrics.collect();
+    let names: BTreeSet<_> =
+        points.of("task.runs", &[]).iter().map(|point| point.attributes["task.name"].clone()).collect();
+    assert_eq!(
+        names.iter().map(String::as_str).collect::<Vec<_>>(),
+        ["aborted", "always", "blocks", "command_ping", "gives_up", "recovers", "slow_loop", "stalls"]
+    );
+    names.iter().for_each(|name| assert_agreement(&tasks, &points, name));
+
+    let statistics = tasks.get_task_statistics();
+    assert_eq!(points.sum("task.runs", &[]), statistics.total_runs as f64);
+    assert_eq!(points.sum("task.run.errors", &[]), statistics.total_errors as f64);
+    assert_eq!(points.sum("task.restarts", &[]), statistics.total_restarts as f64);
+    assert_eq!(points.sum("task.run.active", &[]), statistics.active_runs as f64);
+    let in_state = |state| points.sum("task.status", &[("task.state", state)]);
+    assert_eq!((in_state("running"), in_state("finished"), in_state("failed")), (2.0, 1.0, 1.0));
+    assert_eq!(points.sum("task.status", &[]), statistics.critical_tasks as f64);
+    assert_eq!(statistics.total_tasks, 4, "registered, or with runs under way");
+    assert_eq!(statistics.healthy_tasks + statistics.unhealthy_tasks, statistics.critical_tasks);
+
+    // The figures themselves, so that agreement is not agreement on nothing.
+    let runs = |name, result| points.sum("task.runs", &[("task.name", name), ("task.run.result", result)]);
+    assert_eq!((runs("command_ping", "success"), runs("command_ping", "failure")), (16.0, 4.0));
+    assert_eq!((runs("recovers", "panic"), runs("recovers", "timeout")), (1.0, 1.0));
+    assert_eq!(runs("aborted", "cancellation"), 1.0);
+    assert_eq!(runs("gives_up", "failure"), 6.0, "three, and three more after the restart by hand");
+    let restarts =
+        |name, reason| points.sum("task.restarts", &[("task.name", name), ("task.restart.reason", reason)]);
+    assert_eq!((restarts("gives_up", "failure"), restarts("gives_up", "requested")), (4.0, 1.0));
+    assert_eq!((restarts("recovers", "panic"), restarts("recovers", "timeout")), (1.0, 1.0));
+    assert_eq!((restarts("always", "finished"), restarts("stalls", "stalled")), (2.0, 1.0));
+    assert_eq!(points.sum("task.stalls", &[("task.name", "stalls")]), 1.0);
+    assert_eq!(points.sum("task.polls.slow", &[("task.name", "blocks")]), 1.0);
+    assert_eq!(points.sum("task.iterations.skipped", &[("task.name", "slow_loop")]), 3.0);
+    let errors = points.of("task.run.errors", &[("task.name", "command_ping")]);
+    assert_eq!(errors[0].attributes["error.type"], "core::fmt::Error");
+
+    // After a task was unregistered its counters stay, and agree still.
+    tasks.unregister_critical_task("gives_up").await.expect("registered");
+    let after = metrics.collect();
+    assert_eq!(after.sum("task.runs", &[("task.name", "gives_up")]), 6.0);
+    names.iter().for_each(|name| assert_agreement(&tasks, &after, name));
+    assert_eq!(tasks.get_task_statistics().total_runs, statistics.total_runs);
+    assert_eq!(tasks.get_task_statistics().critical_tasks, statistics.critical_tasks - 1);
+    tasks.cancel_all_tasks().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn counters_never_run_backwards_across_unregister_and_register() {
+    for temporality in [Temporality::Cumulative, Temporality::Delta, Temporality::LowMemory] {
+        let metrics = Metrics::with_temporality(temporality);
+        let tasks = manager(&metrics);
+        let mut total = 0.0;
+        let mut seen = Vec::new();
+        for round in 0..4 {
+            let finite = TaskLoop::every(Duration::from_secs(1), |_| async {}).count(3);
+            tasks
+                .register_critical_task(CriticalTaskConfig::from_loop("finite", finite))
+                .expect("registered");
+            tasks.start();
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            for step in 0..2 {
+                let runs = metrics.collect().sum("task.runs", &[("task.name", "finite")]);
+                // An observable counter is a difference under delta alone.
+                total = if temporality == Temporality::Delta { total + runs } else { runs };
+                seen.push(total);
+                assert_eq!(total, f64::from(3 * (round + 1)), "{temporality:?} {round} {step}");
+                if step == 0 {
+                    tasks.unregister_critical_task("finite").await.expect("registered");
+                }
+            }
+        }
+        assert!(seen.is_sorted(), "{temporality:?} {seen:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn labels_are_bounded_under_any_names_and_the_sums_stay_exact() {
+    for names in [199, 200, 201, 1_000] {
+        let metrics = Metrics::new();
+        let tasks = TaskManager::builder().meter(metrics.meter()).names(NameRule::keep()).build();
+        for name in 0..names {
+            let _ = tasks.spawn(&format!("name{name}"), async {}).await;
+        }
+        let points = metrics.collect();
+        assert_eq!(points.sum("task.runs", &[]), f64::from(names));
+        assert_eq!(points.count("task.run.duration", &[]), names as u64);
+        let labels: BTreeSet<_> =
+            points.of("task.runs", &[]).iter().map(|point| point.attributes["task.name"].clone()).collect();
+        assert!(labels.len() <= 200, "{names}: {}", labels.len());
+        assert_eq!(labels.contains("_OTHER"), names >= 200, "{names}");
+        assert_no_overflow(&points);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn identifiers_in_names_do_not_become_labels() {
+    let metrics = Metrics::new();
+    let tasks = manager(&metrics);
+    for id in 0..500 {
+        let _ = tasks.spawn(&format!("command_ping_{id}"), async {}).await;
+    }
+    let points = metrics.collect();
+    assert_eq!(
+        points.sum("task.runs", &[("task.name", "command_ping"), ("task.run.result", "success")]),
+        500.0
+    );
+    assert_eq!(points.of("task.run.active", &[]).len(), 1);
+}
+
+fn assert_no_overflow(points: &Points) {
+    let overflow = points.0.iter().find(|point| point.attributes.contains_key("otel.metric.overflow"));
+    assert!(overflow.is_none(), "{overflow:?}");
+    let mut sets = BTreeMap::<_, usize>::new();
+    points.0.iter().for_each(|point| *sets.entry(&point.instrument).or_default() += 1);
+    assert!(sets.values().all(|sets| *sets < 2_000), "{sets:?}");
+}
+
+const ERROR_TYPES: [&str; 12] = ["e0", "e1", "e2", "e3", "e4", "e5", "e6", "e7", "e8", "e9", "e10", "e11"];
+
+#[tokio::test(start_paused = true)]
+async fn a_name_shows_eight_error_types_and_the_rest_as_other() {
+    let metrics = Metrics::new();
+    let tasks = manager(&metrics);
+    let fails = TaskLoop::every(Duration::from_secs(1), |ctx| async move {
+        Err::<(), _>(ctx.iteration().expect("in a loop"))
+    });
+    let config =
+        CriticalTaskConfig::from_loop("fails", fails.count(24).on_error(|_| async { OnError::Continue }));
+    let config = config.error_type(|iteration: &u64| ERROR_TYPES[(*iteration % 12) as usize]);
+    tasks.register_critical_task(config).expect("registered");
+    tasks.start();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let points = metrics.collect();
+    let errors = points.of("task.run.errors", &[("task.name", "fails")]);
+    assert_eq!(errors.len(), 9, "eight and the rest: {errors:#?}");
+    assert_eq!(points.sum("task.run.errors", &[("error.type", "_OTHER")]), 8.0, "four types, twice each");
+    assert_eq!(points.sum("task.run.errors", &[]), 24.0);
+    assert_eq!(points.count("task.run.duration", &[("error.type", "_OTHER")]), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_name_with_every_error_type_stays_below_the_streams_bound() {
+    let metrics = Metrics::new();
+    let tasks = TaskManager::builder().meter(metrics.meter()).build();
+    for name in 0..198 {
+        let fails = TaskLoop::every(Duration::from_secs(1), |ctx| async move {
+            assert!(ctx.iteration() != Some(13), "a panic too");
+            if ctx.iteration() == Some(14) { Ok(()) } else { Err(ctx.iteration().expect("in a loop")) }
+        });
+        let config = CriticalTaskConfig::from_loop(
+            format!("n{name}"),
+            fails.count(14).on_error(|_| async { OnError::Continue }),
+        );
+        let config = config.error_type(|iteration: &u64| ERROR_TYPES[(*iteration % 12) as usize]);
+        tasks.register_critical_task(config).expect("registered");
+    }
+    tasks.start();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let points = metrics.collect();
+    assert_no_overflow(&points);
+    assert_eq!(points.sum("task.run.errors", &[]), 198.0 * 13.0);
+    assert_eq!(points.count("task.run.duration", &[]), 198 * 14);
+}
+
+#[tokio::test(start_paused = true)]
+async fn managers_on_the_global_meter_are_summed_per_name() {
+    // The one test of this file that uses the global provider.
+    let metrics = Metrics::new();
+    let early = TaskManager::builder().build();
+    let _ = early.spawn("shared_name", async {}).await;
+    opentelemetry::global::set_meter_provider(metrics.provider.clone());
+    let late = TaskManager::builder().build();
+    let _ = late.spawn("shared_name", async { 1 }.discard()).await;
+    let named = TaskManager::builder().instance("second").build();
+    let _ = named.spawn("shared_name", async {}).await;
+    let points = metrics.collect();
+    let of_name = points.of("task.runs", &[("task.name", "shared_name"), ("task.run.result", "success")]);
+    let sums: BTreeMap<_, _> = of_name
+        .iter()
+        .map(|point| (point.attributes.get("task.manager").map(String::as_str), point.value))
+        .collect();
+    assert_eq!(sums, BTreeMap::from([(None, 2.0), (Some("second"), 1.0)]), "{points:#?}");
+    drop(late);
+    assert!(early.setup_task_instrumentation().last_collection.is_some(), "the early manager moved along");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manager_that_is_gone_is_no_longer_observed_and_breaks_nothing() {
+    let metrics = Metrics::new();
+    let tasks = manager(&metrics);
+    let _ = tasks.spawn("short", async {}).await;
+    tasks.cancel_all_tasks().await;
+    assert_eq!(metrics.collect().sum("task.runs", &[]), 1.0);
+    drop(tasks);
+    tokio::task::yield_now().await;
+    assert!(metrics.collect().of("task.runs", &[]).is_empty());
+}
