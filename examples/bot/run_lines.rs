@@ -40,7 +40,8 @@ struct Shown {
 /// What is noted of a run while it is under way.
 struct RunNote {
     fields: Fields,
-    started: Instant,
+    began: Option<Instant>,
+    lasted: Duration,
     trace_id: TraceId,
 }
 
@@ -92,7 +93,7 @@ impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for RunLines {
         {
             let mut fields = Fields::default();
             attributes.record(&mut fields);
-            let note = RunNote { fields, started: Instant::now(), trace_id: TraceId::INVALID };
+            let note = RunNote { fields, began: None, lasted: Duration::ZERO, trace_id: TraceId::INVALID };
             span.extensions_mut().insert(note);
         }
     }
@@ -101,6 +102,7 @@ impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for RunLines {
         if let Some(span) = ctx.span(id)
             && let Some(note) = span.extensions_mut().get_mut::<RunNote>()
         {
+            note.began.get_or_insert_with(Instant::now);
             note.trace_id = opentelemetry::Context::current().span().span_context().trace_id();
         }
     }
@@ -109,6 +111,8 @@ impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for RunLines {
         if let Some(span) = ctx.span(id)
             && let Some(note) = span.extensions_mut().get_mut::<RunNote>()
         {
+            // The result is recorded when the run has ended; what follows is not its time.
+            note.lasted = note.began.map(|began| began.elapsed()).unwrap_or_default();
             values.record(&mut note.fields);
         }
     }
@@ -118,14 +122,16 @@ impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for RunLines {
         let Some(note) = span.extensions_mut().remove::<RunNote>() else { return };
         let error = LAST_EXCEPTION.take();
         let (name, result) = (note.fields.get("task.name"), note.fields.get("task.run.result"));
-        let Some(held_back) = self.admit((name.to_owned(), result.to_owned())) else { return };
+        // What goes wrong in a task is rare and always shown, unlike what users of commands get wrong.
+        let always = result != "success" && note.fields.get("task.category") != "command";
+        let admitted = if always { Some(0) } else { self.admit((name.to_owned(), result.to_owned())) };
+        let Some(held_back) = admitted else { return };
         let paint = match result {
             "success" => Paint::Good,
             "cancellation" => Paint::Warning,
             _ => Paint::Bad,
         };
-        let mut text =
-            format!("{:<9} trace {:.8}", duration(note.started.elapsed()), note.trace_id.to_string());
+        let mut text = format!("{:<9} trace {:.8}", duration(note.lasted), note.trace_id.to_string());
         if let Some(error) = error {
             text += &format!("  {}", without_folder(&error));
         }
