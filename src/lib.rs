@@ -20,12 +20,10 @@ pub mod telemetry;
 pub use cell::{
     ErrorCount, HISTORY_LENGTH, LastError, MAX_ERROR_TYPES, RunRecord, SkipReason, TaskSnapshot, TaskState,
 };
-pub use config::{
-    CriticalTaskConfig, CriticalTasksProvider, DEFAULT_HEALTH_CHECK_INTERVAL, DEFAULT_SPAN_PREFIX, Discovery,
-};
+pub use config::{CriticalTaskConfig, CriticalTasksProvider, DEFAULT_HEALTH_CHECK_INTERVAL, Discovery};
 pub use engine::{
-    LoopControlError, LoopError, LoopHandle, LoopOutcome, OnError, ShutdownOutcome, ShutdownReport, TaskLoop,
-    TaskShutdown, shutdown_signal,
+    DEFAULT_SPAN_PREFIX, LoopControlError, LoopError, LoopHandle, LoopOutcome, OnError, ShutdownOutcome,
+    ShutdownReport, TaskContext, TaskLoop, TaskShutdown, shutdown_signal,
 };
 pub use error::{RegisterError, RestartError, UnknownComponent, UnknownTask};
 pub use manager::{
@@ -39,7 +37,7 @@ pub use policy::{
     RestartPolicy, RestartReason, TaskCategory, TaskOutput, TaskPriority,
 };
 pub use read::{HealthReason, HealthThresholds, TaskHealth, TaskMetrics, TaskStatistics};
-pub use run::{TaskContext, TaskError, TaskHandle};
+pub use run::{TaskError, TaskHandle};
 pub use telemetry::{LayerConflict, layer, task_layer};
 
 /// Makes each call of an async function a run: a span, counted and timed under the function's name.

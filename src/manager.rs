@@ -10,12 +10,12 @@ use opentelemetry::{
 
 use crate::{
     cell::{TaskSnapshot, TaskState},
-    config::{CriticalTaskConfig, CriticalTasksProvider, DEFAULT_SPAN_PREFIX, Discovery, discover},
-    engine::{self, Order, Settings, Shared, ShutdownReport, SpawnOptions},
+    config::{Components, CriticalTaskConfig, CriticalTasksProvider, Discovery, discover},
+    engine::{self, DEFAULT_SPAN_PREFIX, Order, Settings, Shared, ShutdownReport, SpawnOptions, TaskContext},
     error::{RegisterError, RestartError, UnknownComponent, UnknownTask},
-    policy::{CategoryRules, NameRule, RestartReason, TaskCategory, TaskOutput, TaskPriority, type_path},
+    policy::{CategoryRules, NameRule, RestartReason, TaskCategory, TaskOutput, TaskPriority},
     read::{self, HealthThresholds, TaskHealth, TaskMetrics, TaskStatistics},
-    run::{self, Recorder, RecorderOptions, TaskContext, TaskHandle},
+    run::{self, Recorder, RecorderOptions, TaskHandle},
     telemetry::{self, LayerConflict, SpanParent},
 };
 
@@ -50,6 +50,7 @@ pub struct TaskManager {
 
 struct LastHandle {
     shared: Arc<Shared>,
+    components: Components,
 }
 
 impl Drop for LastHandle {
@@ -191,7 +192,8 @@ impl TaskManagerBuilder {
             None => telemetry::shared_exposition(None),
         };
         recorder.attach(&exposition);
-        TaskManager { handle: Arc::new(LastHandle { shared: Shared::new(recorder, self.settings) }) }
+        let shared = Shared::new(recorder, self.settings);
+        TaskManager { handle: Arc::new(LastHandle { shared, components: Components::default() }) }
     }
 }
 
@@ -229,7 +231,7 @@ impl TaskManager {
         if self.shared().tracker.is_closed() {
             return;
         }
-        self.discover_and_register_component_tasks();
+        discover(self.shared(), &self.handle.components, true);
         self.shared().start_tasks();
         engine::start_monitor(self.shared());
     }
@@ -244,7 +246,7 @@ impl TaskManager {
         engine::monitor_is_running(self.shared())
     }
 
-    /// Spawns a short task: one run, one span, counted under `name`.
+    /// Spawns a short task: one run, one span, counted under `name`, or under the future's type where that is empty.
     ///
     /// The run is a new trace, linked to the span it was spawned in. Use [`task`](Self::task) to say more about it.
     /// During a shutdown the future is dropped and the handle answers [`TaskError::ShuttingDown`](crate::TaskError).
@@ -267,7 +269,7 @@ impl TaskManager {
         F: Future + Send + 'static,
         F::Output: TaskOutput + Send + 'static,
     {
-        self.spawn(&type_path::<F>(), future)
+        self.spawn("", future)
     }
 
     /// Says more about a short task before it is spawned.
@@ -354,9 +356,12 @@ impl TaskManager {
         name: impl Into<Arc<str>>,
         provider: impl CriticalTasksProvider,
     ) -> Discovery {
-        let component = engine::Component { provider: Arc::new(provider), discovered: false };
-        self.shared().registered().components.insert(name.into(), component);
-        if self.shared().is_started() { discover(self.shared(), true) } else { Discovery::default() }
+        self.handle.components.insert(name.into(), Arc::new(provider));
+        if self.shared().is_started() {
+            discover(self.shared(), &self.handle.components, true)
+        } else {
+            Discovery::default()
+        }
     }
 
     /// Asks every component for its tasks and registers those that are not registered yet. A provider that panics is caught,
@@ -364,7 +369,7 @@ impl TaskManager {
     #[doc(alias = "discover_and_register_cog_tasks")]
     #[track_caller]
     pub fn discover_and_register_component_tasks(&self) -> Discovery {
-        discover(self.shared(), false)
+        discover(self.shared(), &self.handle.components, false)
     }
 
     /// Unregisters a component and all its tasks (hot unload); waits until they are gone. Answers their names.
@@ -373,15 +378,14 @@ impl TaskManager {
     /// [`UnknownComponent`], where neither a component nor a task of one has that name.
     #[doc(alias = "cleanup_cog_tasks")]
     pub async fn cleanup_component_tasks(&self, component: &str) -> Result<Vec<String>, UnknownComponent> {
-        let (known, names) = {
-            let mut registered = self.shared().registered();
-            let known = registered.components.remove(component).is_some();
+        let known = self.handle.components.remove(component);
+        let names: Vec<_> = {
+            let registered = self.shared().registered();
             let of_component = registered
                 .tasks
                 .iter()
-                .filter(|(_, task)| task.task.identity.component.as_deref() == Some(component))
-                .map(|(name, _)| name.to_string());
-            (known, of_component.collect::<Vec<_>>())
+                .filter(|(_, task)| task.task.identity.component.as_deref() == Some(component));
+            of_component.map(|(name, _)| name.to_string()).collect()
         };
         if !known && names.is_empty() {
             return Err(UnknownComponent { name: component.into() });
@@ -515,7 +519,7 @@ impl TaskManager {
         let exposition = self.shared().recorder.exposition();
         let registered = self.shared().registered();
         let owners = registered.tasks.values().filter_map(|task| task.task.identity.component.as_ref());
-        let missing = owners.filter(|component| !registered.components.contains_key(*component));
+        let missing = owners.filter(|component| !self.handle.components.contains(component));
         let mut missing_components: Vec<_> = missing.map(ToString::to_string).collect();
         missing_components.dedup();
         InstrumentationCheck {

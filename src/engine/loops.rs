@@ -13,11 +13,11 @@ use tokio::{
 };
 
 use super::spec::{ErrorRules, Factory};
-use super::{Body, Life, LifeEnd, Order, Supervised, spec};
+use super::{Body, Life, LifeEnd, Order, Supervised, TaskContext, spec};
 use crate::{
     cell::{SkipReason, TaskState},
     policy::{Exit, RestartReason, TaskOutput},
-    run::{Begin, Guarded, Run, TaskContext},
+    run::{Begin, Guarded, Run},
     telemetry::contract::{SCOPE, key, record},
 };
 

@@ -17,11 +17,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, TaskSpec};
+use super::{ContextParts, Shared, TaskContext, TaskSpec};
 use crate::{
     cell::TaskState,
     policy::{Exit, RestartReason},
-    run::{ContextParts, Task, TaskContext},
+    run::Task,
 };
 
 pub(crate) struct Supervised {
