@@ -244,12 +244,10 @@ impl Tracker {
         which: impl Fn(Option<Duration>) -> bool,
     ) {
         self.visit(stages, |member| {
-            if let MemberKind::Run { abort, grace, .. } = &mut member.kind
-                && which(*grace)
-            {
-                member.aborted = true;
-                if let Some(abort) = abort {
-                    abort.abort();
+            if let MemberKind::Run { abort, grace, .. } = &mut member.kind {
+                if which(*grace) {
+                    member.aborted = true;
+                    abort.iter().for_each(AbortHandle::abort);
                 }
             }
         });
