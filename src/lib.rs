@@ -38,6 +38,8 @@ pub use policy::{
 };
 pub use read::{HealthReason, HealthThresholds, TaskHealth, TaskMetrics, TaskStatistics};
 pub use run::{TaskError, TaskHandle};
+#[cfg(feature = "otlp")]
+pub use telemetry::builder as telemetry;
 pub use telemetry::{LayerConflict, layer, task_layer};
 
 /// Makes each call of an async function a run: a span, counted and timed under the function's name.
@@ -57,7 +59,6 @@ pub use telemetry::{LayerConflict, layer, task_layer};
 /// assert_eq!(ping("12").await.ok(), Some(12));
 /// # }
 /// ```
-///
 #[cfg(feature = "macros")]
 pub use otel_tasks_macros::instrumented_task;
 

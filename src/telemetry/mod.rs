@@ -6,8 +6,29 @@ mod instruments;
 mod layer;
 mod span;
 
+#[cfg(feature = "otlp")]
+mod balance;
+#[cfg(feature = "otlp")]
+mod batch;
+#[cfg(feature = "otlp")]
+mod env;
+#[cfg(feature = "otlp")]
+mod guard;
+#[cfg(feature = "otlp")]
+mod install;
+#[cfg(feature = "otlp")]
+mod transport;
+
 pub(crate) use attributes::TaskAttributes;
 pub(crate) use instruments::{Exposition, Source, default_max_names, shared as shared_exposition};
 pub(crate) use layer::installed;
 pub use layer::{LayerConflict, layer, task_layer};
 pub(crate) use span::{ManagedSpan, SpanParent, managed_span, probe_is_exported, with_trace};
+
+#[cfg(feature = "otlp")]
+pub use {
+    balance::{Balance, BalanceSnapshot, Signal, SignalBalance},
+    env::{DEFAULT_QUEUE, Protocol, Warning, WarningKind},
+    guard::{CollectorUnreachable, DROP_TIMEOUT, Outcome, SignalReport, Telemetry, TelemetryReport},
+    install::{DEFAULT_MAX_NAMES, DEFAULT_SHUTDOWN_TIMEOUT, InstallError, TelemetryBuilder, builder},
+};

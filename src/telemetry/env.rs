@@ -1,0 +1,791 @@
+//! The `OTEL_*` variables: read once, through a function, into plain settings.
+//!
+//! A variable that is empty counts as unset. A value that cannot be read is replaced by its default and named in a
+//! [`Warning`]; it is never an error, as the specification asks. Nothing here touches the network or the process.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use opentelemetry_sdk::metrics::Temporality;
+use opentelemetry_sdk::trace::Sampler;
+
+use super::balance::Signal;
+
+/// Queue bound of spans and of log records unless `OTEL_BSP_MAX_QUEUE_SIZE` or `OTEL_BLRP_MAX_QUEUE_SIZE` says
+/// otherwise: a burst of 10,000 must lose none while a collector takes a second or two per batch.
+///
+/// The queue grows as it fills and gives its memory back: a span costs about 0.4 KiB plus its attributes while it
+/// waits, so a full queue is some 30 to 60 MB and an idle one nothing. The specification's 2,048 is what the SDK uses.
+pub const DEFAULT_QUEUE: usize = 65_536;
+const DEFAULT_BATCH: usize = 512;
+const DEFAULT_SPAN_DELAY: Duration = Duration::from_secs(5);
+const DEFAULT_LOG_DELAY: Duration = Duration::from_secs(1);
+const DEFAULT_EXPORT_TIMEOUT: Duration = Duration::from_secs(30);
+const DEFAULT_METRIC_INTERVAL: Duration = Duration::from_secs(60);
+const DEFAULT_OTLP_TIMEOUT: Duration = Duration::from_secs(10);
+/// No wait is longer: beyond it lies the overflow of the clock, and nobody means it.
+const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// `wait`, short enough to be added to any instant.
+pub(super) fn capped(wait: Duration) -> Duration {
+    wait.min(LONGEST_WAIT)
+}
+
+/// The wire protocol of an OTLP endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// gRPC, by convention on port 4317.
+    Grpc,
+    /// Protobuf over HTTP/1.1, by convention on port 4318: the default, as the specification recommends.
+    HttpProtobuf,
+}
+
+impl Protocol {
+    /// The protocol as `OTEL_EXPORTER_OTLP_PROTOCOL` spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::HttpProtobuf => "http/protobuf",
+        }
+    }
+}
+
+/// What is wrong with the value of a variable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WarningKind {
+    /// The value cannot be read.
+    Malformed,
+    /// The value names something that is not known.
+    Unknown,
+    /// The value names something that is known but not supported here.
+    Unsupported,
+    /// The value is used, but is probably not what was meant.
+    Suspicious,
+}
+
+/// A variable of the environment that was not used as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Warning {
+    /// The variable.
+    pub variable: String,
+    /// Its value. Values of headers are left out: they hold credentials.
+    pub value: String,
+    /// What is wrong with it.
+    pub kind: WarningKind,
+    /// What was done instead.
+    pub used: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { variable, value, kind, used } = self;
+        let what = match kind {
+            WarningKind::Malformed => "cannot be read",
+            WarningKind::Unknown => "is not known",
+            WarningKind::Unsupported => "is not supported",
+            WarningKind::Suspicious => "is probably not what was meant",
+        };
+        write!(f, "{variable}={value:?} {what}: {used}")
+    }
+}
+
+/// An endpoint given in code that is not an `http` or `https` address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BadEndpoint(pub(super) String);
+
+/// What the code says; it beats the environment.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Overrides {
+    pub(super) endpoint: Option<String>,
+    pub(super) protocol: Option<Protocol>,
+    pub(super) only_if_configured: bool,
+}
+
+/// Where a signal goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Targets {
+    pub(super) otlp: bool,
+    pub(super) console: bool,
+}
+
+impl Targets {
+    pub(super) const NONE: Self = Self { otlp: false, console: false };
+
+    pub(super) fn any(self) -> bool {
+        self.otlp || self.console
+    }
+}
+
+/// How a signal's queue is drained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BatchSettings {
+    pub(super) queue: usize,
+    pub(super) batch: usize,
+    pub(super) delay: Duration,
+    pub(super) timeout: Duration,
+}
+
+/// How a signal's OTLP exporter is built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OtlpSettings {
+    pub(super) protocol: Protocol,
+    /// Complete: scheme, host, and for HTTP the path.
+    pub(super) endpoint: String,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) timeout: Duration,
+    pub(super) gzip: bool,
+    pub(super) certificate: Option<(String, PathBuf)>,
+    pub(super) identity: Option<(String, PathBuf, PathBuf)>,
+}
+
+/// One signal's part of the settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SignalSettings {
+    pub(super) targets: Targets,
+    pub(super) otlp: OtlpSettings,
+}
+
+/// A propagator of `OTEL_PROPAGATORS`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Propagator {
+    TraceContext,
+    Baggage,
+}
+
+/// Everything the environment says, defaults filled in.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    pub(super) disabled: bool,
+    pub(super) traces: SignalSettings,
+    pub(super) metrics: SignalSettings,
+    pub(super) logs: SignalSettings,
+    pub(super) service_name: Option<String>,
+    pub(super) resource: Vec<(String, String)>,
+    pub(super) sampler: Sampler,
+    pub(super) spans: BatchSettings,
+    pub(super) records: BatchSettings,
+    pub(super) metric_interval: Duration,
+    pub(super) metric_timeout: Duration,
+    pub(super) temporality: Temporality,
+    pub(super) propagators: Vec<Propagator>,
+    pub(super) rust_log: Option<String>,
+    pub(super) warnings: Vec<Warning>,
+}
+
+/// Reads the environment `get` gives.
+pub(super) fn read(
+    get: &dyn Fn(&str) -> Option<String>,
+    overrides: &Overrides,
+) -> Result<Settings, BadEndpoint> {
+    let mut r = Reader { get, warnings: Vec::new() };
+    let traces = r.signal(Signal::Traces, overrides)?;
+    let metrics = r.signal(Signal::Metrics, overrides)?;
+    let logs = r.signal(Signal::Logs, overrides)?;
+    Ok(Settings {
+        disabled: r.flag("OTEL_SDK_DISABLED"),
+        traces,
+        metrics,
+        logs,
+        service_name: r.text("OTEL_SERVICE_NAME"),
+        resource: r.resource(),
+        sampler: r.sampler(),
+        spans: r.batch(
+            "OTEL_BSP_MAX_QUEUE_SIZE",
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+            "OTEL_BSP_SCHEDULE_DELAY",
+            "OTEL_BSP_EXPORT_TIMEOUT",
+            DEFAULT_SPAN_DELAY,
+        ),
+        records: r.batch(
+            "OTEL_BLRP_MAX_QUEUE_SIZE",
+            "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE",
+            "OTEL_BLRP_SCHEDULE_DELAY",
+            "OTEL_BLRP_EXPORT_TIMEOUT",
+            DEFAULT_LOG_DELAY,
+        ),
+        metric_interval: r.millis("OTEL_METRIC_EXPORT_INTERVAL", DEFAULT_METRIC_INTERVAL),
+        metric_timeout: r.millis("OTEL_METRIC_EXPORT_TIMEOUT", DEFAULT_EXPORT_TIMEOUT),
+        temporality: r.temporality(),
+        propagators: r.propagators(),
+        rust_log: r.text("RUST_LOG"),
+        warnings: r.warnings,
+    })
+}
+
+struct Reader<'a> {
+    get: &'a dyn Fn(&str) -> Option<String>,
+    warnings: Vec<Warning>,
+}
+
+impl Reader<'_> {
+    fn text(&self, name: &str) -> Option<String> {
+        let value = (self.get)(name)?;
+        let value = value.trim();
+        (!value.is_empty()).then(|| value.to_owned())
+    }
+
+    fn warn(
+        &mut self,
+        variable: impl Into<String>,
+        value: impl Into<String>,
+        kind: WarningKind,
+        used: impl Into<String>,
+    ) {
+        self.warnings.push(Warning {
+            variable: variable.into(),
+            value: value.into(),
+            kind,
+            used: used.into(),
+        });
+    }
+
+    /// `true` in any case is true, everything else false: what the specification says of its booleans.
+    fn flag(&mut self, name: &'static str) -> bool {
+        match self.text(name) {
+            None => false,
+            Some(value) if value.eq_ignore_ascii_case("true") => true,
+            Some(value) => {
+                if !value.eq_ignore_ascii_case("false") {
+                    self.warn(name, value, WarningKind::Malformed, "false is used");
+                }
+                false
+            }
+        }
+    }
+
+    fn count(&mut self, name: &'static str, default: usize) -> usize {
+        let Some(value) = self.text(name) else { return default };
+        match value.parse() {
+            Ok(count) if count > 0 => count,
+            _ => {
+                self.warn(name, value, WarningKind::Malformed, format!("{default} is used"));
+                default
+            }
+        }
+    }
+
+    fn millis(&mut self, name: impl Into<String>, default: Duration) -> Duration {
+        let name = name.into();
+        let Some(value) = self.text(&name) else { return default };
+        match value.parse() {
+            Ok(millis) if millis > 0 => capped(Duration::from_millis(millis)),
+            _ => {
+                self.warn(
+                    name,
+                    value,
+                    WarningKind::Malformed,
+                    format!("{} ms are used", default.as_millis()),
+                );
+                default
+            }
+        }
+    }
+
+    fn batch(
+        &mut self,
+        queue: &'static str,
+        batch: &'static str,
+        delay: &'static str,
+        timeout: &'static str,
+        default_delay: Duration,
+    ) -> BatchSettings {
+        let capacity = self.count(queue, DEFAULT_QUEUE);
+        let mut size = self.count(batch, DEFAULT_BATCH.min(capacity));
+        if size > capacity {
+            self.warn(
+                batch,
+                size.to_string(),
+                WarningKind::Malformed,
+                format!("the queue's {capacity} is used"),
+            );
+            size = capacity;
+        }
+        BatchSettings {
+            queue: capacity,
+            batch: size,
+            delay: self.millis(delay, default_delay),
+            timeout: self.millis(timeout, DEFAULT_EXPORT_TIMEOUT),
+        }
+    }
+
+    fn signal(&mut self, signal: Signal, overrides: &Overrides) -> Result<SignalSettings, BadEndpoint> {
+        let exporter = self.text(exporter_variable(signal));
+        let configured = exporter.is_some()
+            || overrides.endpoint.is_some()
+            || self.text(&own(signal, "ENDPOINT")).is_some()
+            || self.text(GENERAL_ENDPOINT).is_some();
+        let targets = match exporter {
+            Some(list) => self.targets(exporter_variable(signal), &list),
+            None if configured || !overrides.only_if_configured => Targets { otlp: true, console: false },
+            None => Targets::NONE,
+        };
+        Ok(SignalSettings { targets, otlp: self.otlp(signal, overrides)? })
+    }
+
+    fn targets(&mut self, variable: &'static str, list: &str) -> Targets {
+        let mut targets = Targets::NONE;
+        let mut none = false;
+        for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            match name {
+                "otlp" => targets.otlp = true,
+                "console" => targets.console = true,
+                "none" => none = true,
+                _ => self.warn(variable, name, WarningKind::Unknown, "otlp, console and none are known"),
+            }
+        }
+        if !targets.any() && !none {
+            targets.otlp = true;
+        }
+        targets
+    }
+
+    fn otlp(&mut self, signal: Signal, overrides: &Overrides) -> Result<OtlpSettings, BadEndpoint> {
+        let protocol = match overrides.protocol {
+            Some(protocol) => protocol,
+            None => self.protocol(signal),
+        };
+        let endpoint = match &overrides.endpoint {
+            Some(given) => self
+                .endpoint(signal, protocol, "endpoint", given, true)
+                .ok_or_else(|| BadEndpoint(given.clone()))?,
+            None => self.endpoint_from_env(signal, protocol),
+        };
+        Ok(OtlpSettings {
+            protocol,
+            endpoint,
+            headers: self.headers(signal),
+            timeout: self.otlp_timeout(signal),
+            gzip: self.gzip(signal),
+            certificate: self.either(signal, "CERTIFICATE").map(|(name, path)| (name, path.into())),
+            identity: self.identity(signal),
+        })
+    }
+
+    /// The signal's own variable, else the general one.
+    fn either(&self, signal: Signal, what: &str) -> Option<(String, String)> {
+        let own = own(signal, what);
+        if let Some(value) = self.text(&own) {
+            return Some((own, value));
+        }
+        let general = format!("OTEL_EXPORTER_OTLP_{what}");
+        self.text(&general).map(|value| (general, value))
+    }
+
+    fn protocol(&mut self, signal: Signal) -> Protocol {
+        for name in [own(signal, "PROTOCOL"), "OTEL_EXPORTER_OTLP_PROTOCOL".to_owned()] {
+            let Some(value) = self.text(&name) else { continue };
+            let kind = match value.as_str() {
+                "grpc" => return Protocol::Grpc,
+                "http/protobuf" => return Protocol::HttpProtobuf,
+                "http/json" => WarningKind::Unsupported,
+                _ => WarningKind::Unknown,
+            };
+            self.warn(name, value, kind, "http/protobuf is used");
+            return Protocol::HttpProtobuf;
+        }
+        Protocol::HttpProtobuf
+    }
+
+    fn endpoint_from_env(&mut self, signal: Signal, protocol: Protocol) -> String {
+        let own = own(signal, "ENDPOINT");
+        let (name, value, general) = match (self.text(&own), self.text(GENERAL_ENDPOINT)) {
+            (Some(value), _) => (own, value, false),
+            (None, Some(value)) => (GENERAL_ENDPOINT.to_owned(), value, true),
+            (None, None) => return default_endpoint(signal, protocol),
+        };
+        match self.endpoint(signal, protocol, &name, &value, general) {
+            Some(endpoint) => endpoint,
+            None => {
+                let default = default_endpoint(signal, protocol);
+                self.warn(name, value, WarningKind::Malformed, format!("{default} is used"));
+                default
+            }
+        }
+    }
+
+    /// The complete address, or `None` where `given` is none.
+    ///
+    /// A gRPC endpoint may lack its scheme: then `OTEL_EXPORTER_OTLP_INSECURE` decides, and TLS is its default, for
+    /// loopback addresses too. An HTTP endpoint of one signal is used as it is; a general one gets the signal's path.
+    fn endpoint(
+        &mut self,
+        signal: Signal,
+        protocol: Protocol,
+        name: &str,
+        given: &str,
+        general: bool,
+    ) -> Option<String> {
+        let mut text = given.to_owned();
+        if !text.contains("://") {
+            if protocol == Protocol::HttpProtobuf {
+                return None;
+            }
+            let insecure =
+                self.either(signal, "INSECURE").is_some_and(|(_, value)| value.eq_ignore_ascii_case("true"));
+            text = format!("{}://{text}", if insecure { "http" } else { "https" });
+            if !insecure {
+                self.warn(
+                    name.to_owned(),
+                    given,
+                    WarningKind::Suspicious,
+                    "TLS is used, as there is no scheme; write http:// or set OTEL_EXPORTER_OTLP_INSECURE=true \
+                     for plain text",
+                );
+            }
+        }
+        let mut url = reqwest::Url::parse(&text).ok()?;
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+            return None;
+        }
+        let other = match (protocol, url.port()) {
+            (Protocol::HttpProtobuf, Some(4317)) => Some("grpc"),
+            (Protocol::Grpc, Some(4318)) => Some("http/protobuf"),
+            _ => None,
+        };
+        if let Some(other) = other {
+            self.warn(
+                name.to_owned(),
+                given,
+                WarningKind::Suspicious,
+                format!("{} is spoken to a port that is {other}'s by convention", protocol.as_str()),
+            );
+        }
+        if protocol == Protocol::HttpProtobuf && general {
+            let path = format!("{}{}", url.path().trim_end_matches('/'), http_path(signal));
+            url.set_path(&path);
+        }
+        Some(url.into())
+    }
+
+    fn headers(&mut self, signal: Signal) -> Vec<(String, String)> {
+        let Some((name, list)) = self.either(signal, "HEADERS") else { return Vec::new() };
+        let mut headers = Vec::new();
+        for pair in list.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=') {
+                Some((key, value)) if !key.trim().is_empty() => match percent_decoded(value.trim()) {
+                    Some(value) => headers.push((key.trim().to_ascii_lowercase(), value)),
+                    None => {
+                        self.warn(name.clone(), key.trim(), WarningKind::Malformed, "the header is left out")
+                    }
+                },
+                _ => self.warn(name.clone(), "(hidden)", WarningKind::Malformed, "the header is left out"),
+            }
+        }
+        headers
+    }
+
+    fn otlp_timeout(&mut self, signal: Signal) -> Duration {
+        let general = self.millis("OTEL_EXPORTER_OTLP_TIMEOUT", DEFAULT_OTLP_TIMEOUT);
+        self.millis(own(signal, "TIMEOUT"), general)
+    }
+
+    fn gzip(&mut self, signal: Signal) -> bool {
+        let Some((name, value)) = self.either(signal, "COMPRESSION") else { return false };
+        match value.to_ascii_lowercase().as_str() {
+            "gzip" => return true,
+            "none" => {}
+            "zstd" => self.warn(name, value, WarningKind::Unsupported, "no compression is used"),
+            _ => self.warn(name, value, WarningKind::Unknown, "no compression is used"),
+        }
+        false
+    }
+
+    fn identity(&mut self, signal: Signal) -> Option<(String, PathBuf, PathBuf)> {
+        let certificate = self.either(signal, "CLIENT_CERTIFICATE");
+        let key = self.either(signal, "CLIENT_KEY");
+        match (certificate, key) {
+            (Some((name, certificate)), Some((_, key))) => Some((name, certificate.into(), key.into())),
+            (Some((name, value)), None) | (None, Some((name, value))) => {
+                self.warn(
+                    name,
+                    value,
+                    WarningKind::Malformed,
+                    "no client certificate is used, its other half is missing",
+                );
+                None
+            }
+            (None, None) => None,
+        }
+    }
+
+    /// One bad pair spoils the whole list, as the specification says.
+    fn resource(&mut self) -> Vec<(String, String)> {
+        const NAME: &str = "OTEL_RESOURCE_ATTRIBUTES";
+        let Some(list) = self.text(NAME) else { return Vec::new() };
+        let pairs = list.split(',').map(str::trim).filter(|pair| !pair.is_empty()).map(|pair| {
+            let (key, value) = pair.split_once('=')?;
+            let key = percent_decoded(key.trim()).filter(|key| !key.is_empty())?;
+            Some((key, percent_decoded(value.trim())?))
+        });
+        match pairs.collect() {
+            Some(pairs) => pairs,
+            None => {
+                self.warn(NAME, list, WarningKind::Malformed, "none of it is used");
+                Vec::new()
+            }
+        }
+    }
+
+    fn sampler(&mut self) -> Sampler {
+        const NAME: &str = "OTEL_TRACES_SAMPLER";
+        let parent_based = |root| Sampler::ParentBased(Box::new(root));
+        let default = parent_based(Sampler::AlwaysOn);
+        let Some(value) = self.text(NAME) else { return default };
+        match value.as_str() {
+            "always_on" => Sampler::AlwaysOn,
+            "always_off" => Sampler::AlwaysOff,
+            "traceidratio" => Sampler::TraceIdRatioBased(self.ratio()),
+            "parentbased_always_on" => default,
+            "parentbased_always_off" => parent_based(Sampler::AlwaysOff),
+            "parentbased_traceidratio" => parent_based(Sampler::TraceIdRatioBased(self.ratio())),
+            "parentbased_jaeger_remote" | "jaeger_remote" | "xray" => {
+                self.warn(NAME, value, WarningKind::Unsupported, "parentbased_always_on is used");
+                default
+            }
+            _ => {
+                self.warn(NAME, value, WarningKind::Unknown, "parentbased_always_on is used");
+                default
+            }
+        }
+    }
+
+    fn ratio(&mut self) -> f64 {
+        const NAME: &str = "OTEL_TRACES_SAMPLER_ARG";
+        let Some(value) = self.text(NAME) else { return 1.0 };
+        match value.parse() {
+            Ok(ratio) if (0.0..=1.0).contains(&ratio) => ratio,
+            _ => {
+                self.warn(NAME, value, WarningKind::Malformed, "1.0 is used");
+                1.0
+            }
+        }
+    }
+
+    fn temporality(&mut self) -> Temporality {
+        const NAME: &str = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+        let Some(value) = self.text(NAME) else { return Temporality::Cumulative };
+        match value.to_ascii_lowercase().as_str() {
+            "cumulative" => Temporality::Cumulative,
+            "delta" => Temporality::Delta,
+            "lowmemory" => Temporality::LowMemory,
+            _ => {
+                self.warn(NAME, value, WarningKind::Unknown, "cumulative is used");
+                Temporality::Cumulative
+            }
+        }
+    }
+
+    fn propagators(&mut self) -> Vec<Propagator> {
+        const NAME: &str = "OTEL_PROPAGATORS";
+        let Some(list) = self.text(NAME) else { return vec![Propagator::TraceContext, Propagator::Baggage] };
+        let mut propagators = Vec::new();
+        for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            let propagator = match name {
+                "tracecontext" => Propagator::TraceContext,
+                "baggage" => Propagator::Baggage,
+                "none" => continue,
+                "b3" | "b3multi" | "jaeger" | "xray" | "ottrace" => {
+                    self.warn(NAME, name, WarningKind::Unsupported, "it is left out");
+                    continue;
+                }
+                _ => {
+                    self.warn(NAME, name, WarningKind::Unknown, "it is left out");
+                    continue;
+                }
+            };
+            if !propagators.contains(&propagator) {
+                propagators.push(propagator);
+            }
+        }
+        propagators
+    }
+}
+
+const GENERAL_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
+fn own(signal: Signal, what: &str) -> String {
+    let signal = match signal {
+        Signal::Traces => "TRACES",
+        Signal::Metrics => "METRICS",
+        Signal::Logs => "LOGS",
+    };
+    format!("OTEL_EXPORTER_OTLP_{signal}_{what}")
+}
+
+fn exporter_variable(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Traces => "OTEL_TRACES_EXPORTER",
+        Signal::Metrics => "OTEL_METRICS_EXPORTER",
+        Signal::Logs => "OTEL_LOGS_EXPORTER",
+    }
+}
+
+fn http_path(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Traces => "/v1/traces",
+        Signal::Metrics => "/v1/metrics",
+        Signal::Logs => "/v1/logs",
+    }
+}
+
+fn default_endpoint(signal: Signal, protocol: Protocol) -> String {
+    match protocol {
+        Protocol::Grpc => "http://localhost:4317/".to_owned(),
+        Protocol::HttpProtobuf => format!("http://localhost:4318{}", http_path(signal)),
+    }
+}
+
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes().iter();
+    while let Some(&byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let high = char::from(*rest.next()?).to_digit(16)?;
+        let low = char::from(*rest.next()?).to_digit(16)?;
+        bytes.push(u8::try_from(high * 16 + low).ok()?);
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_from(pairs: &[(&str, &str)], overrides: &Overrides) -> Settings {
+        let get =
+            |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        read(&get, overrides).unwrap_or_else(|BadEndpoint(given)| panic!("bad endpoint {given}"))
+    }
+
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        read_from(pairs, &Overrides::default())
+    }
+
+    #[test]
+    fn an_empty_environment_gives_the_defaults_of_the_specification() {
+        let s = settings(&[("OTEL_TRACES_SAMPLER", " "), ("OTEL_SDK_DISABLED", "")]);
+        assert!(!s.disabled);
+        assert_eq!(s.traces.targets, Targets { otlp: true, console: false });
+        assert_eq!(s.traces.otlp.endpoint, "http://localhost:4318/v1/traces");
+        assert_eq!(s.logs.otlp.endpoint, "http://localhost:4318/v1/logs");
+        assert_eq!(s.metrics.otlp.protocol, Protocol::HttpProtobuf);
+        assert_eq!(s.traces.otlp.timeout, Duration::from_secs(10));
+        assert_eq!(s.metric_interval, Duration::from_secs(60));
+        assert_eq!(s.spans.delay, Duration::from_secs(5));
+        assert_eq!(s.records.delay, Duration::from_secs(1));
+        assert_eq!(s.propagators, [Propagator::TraceContext, Propagator::Baggage]);
+        assert_eq!(format!("{:?}", s.sampler), "ParentBased(AlwaysOn)");
+        assert_eq!(s.warnings, []);
+    }
+
+    #[test]
+    fn an_endpoint_of_one_signal_is_used_as_it_is_and_a_general_one_gets_the_path() {
+        let s = settings(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/otel/"),
+            ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "https://logs.example/ingest?x=1"),
+        ]);
+        assert_eq!(s.traces.otlp.endpoint, "http://collector:4318/otel/v1/traces");
+        assert_eq!(s.metrics.otlp.endpoint, "http://collector:4318/otel/v1/metrics");
+        assert_eq!(s.logs.otlp.endpoint, "https://logs.example/ingest?x=1");
+        assert_eq!(s.warnings, []);
+    }
+
+    #[test]
+    fn a_grpc_endpoint_without_scheme_means_tls_unless_insecure_says_otherwise() {
+        let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4317");
+        let s = settings(&[grpc, endpoint]);
+        assert_eq!(s.traces.otlp.endpoint, "https://localhost:4317/");
+        assert_eq!(s.warnings[0].kind, WarningKind::Suspicious);
+        let s = settings(&[grpc, endpoint, ("OTEL_EXPORTER_OTLP_INSECURE", "true")]);
+        assert_eq!(s.traces.otlp.endpoint, "http://localhost:4317/");
+        assert_eq!(s.warnings, []);
+    }
+
+    #[test]
+    fn what_the_code_says_beats_the_environment() {
+        let overrides = Overrides {
+            endpoint: Some("http://code:1".to_owned()),
+            protocol: Some(Protocol::Grpc),
+            ..Overrides::default()
+        };
+        let env = [
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://env:2"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ];
+        let s = read_from(&env, &overrides);
+        assert_eq!(
+            (s.traces.otlp.endpoint.as_str(), s.traces.otlp.protocol),
+            ("http://code:1/", Protocol::Grpc)
+        );
+        let bad = Overrides { endpoint: Some("not a url".to_owned()), ..Overrides::default() };
+        assert_eq!(read(&|_| None, &bad).err(), Some(BadEndpoint("not a url".to_owned())));
+    }
+
+    #[test]
+    fn malformed_values_warn_and_give_the_default() {
+        let env = [
+            ("OTEL_SDK_DISABLED", "maybe"),
+            ("OTEL_TRACES_EXPORTER", "zipkin"),
+            ("OTEL_METRICS_EXPORTER", "prometheus,console"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4318"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "secret"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "a=b,c"),
+            ("OTEL_TRACES_SAMPLER", "traceidratio"),
+            ("OTEL_TRACES_SAMPLER_ARG", "2"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "0"),
+            ("OTEL_BLRP_MAX_QUEUE_SIZE", "10"),
+            ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "11"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "-1"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "1s"),
+            ("OTEL_PROPAGATORS", "b3,tracecontext,nonsense"),
+            ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "both"),
+        ];
+        let s = settings(&env);
+        for (name, _) in env {
+            if name != "OTEL_TRACES_SAMPLER" && name != "OTEL_BLRP_MAX_QUEUE_SIZE" {
+                assert!(s.warnings.iter().any(|w| w.variable == name), "no warning for {name}");
+            }
+        }
+        assert!(!s.disabled);
+        assert_eq!(s.traces.targets, Targets { otlp: true, console: false });
+        assert_eq!(s.metrics.targets, Targets { otlp: false, console: true });
+        assert_eq!(s.traces.otlp.endpoint, "http://localhost:4318/v1/traces");
+        assert_eq!(s.traces.otlp.timeout, Duration::from_secs(10));
+        assert_eq!(s.resource, []);
+        assert_eq!(format!("{:?}", s.sampler), "TraceIdRatioBased(1.0)");
+        assert_eq!((s.spans.queue, s.records.queue, s.records.batch), (DEFAULT_QUEUE, 10, 10));
+        assert_eq!(s.propagators, [Propagator::TraceContext]);
+        assert!(s.warnings.iter().all(|w| !w.to_string().contains("secret")), "headers hold credentials");
+    }
+
+    #[test]
+    fn nothing_is_exported_without_configuration_where_that_was_asked() {
+        let asked = Overrides { only_if_configured: true, ..Overrides::default() };
+        let s = read_from(&[], &asked);
+        assert_eq!([s.traces.targets, s.metrics.targets, s.logs.targets], [Targets::NONE; 3]);
+        let s = read_from(&[("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://c:1/m")], &asked);
+        assert_eq!([s.traces.targets, s.logs.targets], [Targets::NONE; 2]);
+        assert!(s.metrics.targets.otlp);
+        let s = read_from(&[("OTEL_TRACES_EXPORTER", "console")], &asked);
+        assert_eq!(s.traces.targets, Targets { otlp: false, console: true });
+        assert_eq!(s.logs.targets, Targets::NONE);
+    }
+
+    #[test]
+    fn resource_attributes_are_percent_decoded() {
+        let s = settings(&[("OTEL_RESOURCE_ATTRIBUTES", "a=b%2Cc, service.instance.id = 7,empty=")]);
+        let expected = [("a", "b,c"), ("service.instance.id", "7"), ("empty", "")];
+        assert_eq!(s.resource, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
+    }
+}

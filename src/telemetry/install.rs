@@ -1,0 +1,493 @@
+//! Builds the three pipelines from the environment and a few lines of code, and installs them.
+//!
+//! Defaults that may be disputed:
+//! - What the code says beats the environment, for every setting that can be given in both.
+//! - The protocol is `http/protobuf`, as the specification recommends, also where the port is gRPC's: that is warned of.
+//! - Log lines go to standard error unless [`fmt(false)`](TelemetryBuilder::fmt): a service whose collector is away
+//!   must still say something, and standard output belongs to the program.
+//! - `service.instance.id` is a random UUID: without one, two replicas would write one series.
+//!
+//! The SDK itself reads `OTEL_SPAN_*_LIMIT` from the process; the certificates of `OTEL_EXPORTER_OTLP_CERTIFICATE`,
+//! `_CLIENT_CERTIFICATE` and `_CLIENT_KEY` and all else named in the specification is read here.
+
+use std::fmt;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry::propagation::{TextMapCompositePropagator, TextMapPropagator};
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::{InstrumentationScope, KeyValue, Value, global, metrics::MeterProvider as _};
+use opentelemetry_otlp::ExporterBuildError;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::logs::SdkLoggerProvider;
+use opentelemetry_sdk::metrics::{Instrument, PeriodicReader, SdkMeterProvider, Stream};
+use opentelemetry_sdk::propagation::{BaggagePropagator, TraceContextPropagator};
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use tracing::Metadata;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+
+use super::balance::{
+    Balance, CountingMetricExporter, MetricLedger, QueueingLogProcessor, QueueingSpanProcessor, Signal,
+};
+use super::batch::Batcher;
+use super::contract;
+use super::env::{self, BadEndpoint, Overrides, Propagator, Protocol, Settings, Warning, WarningKind};
+use super::guard::{Parts, Telemetry};
+use super::instruments;
+use super::transport::{ExportRuntime, Transports};
+
+/// How long each signal may take at shutdown unless [`shutdown_timeout`](TelemetryBuilder::shutdown_timeout) says
+/// otherwise.
+pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The number of task names metrics have room for unless [`max_names`](TelemetryBuilder::max_names) says otherwise.
+pub const DEFAULT_MAX_NAMES: usize = 2_000;
+/// Attribute sets per name: the worst instrument has one per state of a task, or one per error type.
+const SETS_PER_NAME: usize = 10;
+/// The SDK reserves room for all attribute sets of a stream when it is made: address space, some 33 bytes a set.
+const MAX_SETS: usize = 200_000;
+
+/// Why telemetry could not be built or installed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum InstallError {
+    /// The endpoint given to [`endpoint`](TelemetryBuilder::endpoint) is not an `http` or `https` address.
+    Endpoint(String),
+    /// The directives given to [`filter`](TelemetryBuilder::filter) cannot be read.
+    Filter {
+        /// The directives.
+        directives: String,
+        /// What is wrong with them.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// An exporter could not be built.
+    Exporter {
+        /// Whose.
+        signal: Signal,
+        /// Why.
+        source: ExporterBuildError,
+    },
+    /// The threads or the runtime that export could not be started.
+    Thread(std::io::Error),
+    /// The process has a global `tracing` subscriber already; nothing was changed.
+    ///
+    /// Put [`layer`](Telemetry::layer) into that subscriber instead, with [`build`](TelemetryBuilder::build).
+    SubscriberAlreadySet,
+}
+
+impl fmt::Display for InstallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Endpoint(given) => write!(f, "use {given:?} as an endpoint: not an http or https address"),
+            Self::Filter { directives, .. } => write!(f, "read the filter {directives:?}"),
+            Self::Exporter { signal, .. } => write!(f, "build the exporter of {}", signal.as_str()),
+            Self::Thread(_) => f.write_str("start the export threads"),
+            Self::SubscriberAlreadySet => {
+                f.write_str("install the tracing subscriber: the process has one already")
+            }
+        }
+    }
+}
+
+impl std::error::Error for InstallError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Filter { source, .. } => Some(source),
+            Self::Exporter { source, .. } => Some(source),
+            Self::Thread(source) => Some(source),
+            Self::Endpoint(_) | Self::SubscriberAlreadySet => None,
+        }
+    }
+}
+
+impl From<BadEndpoint> for InstallError {
+    fn from(BadEndpoint(given): BadEndpoint) -> Self {
+        Self::Endpoint(given)
+    }
+}
+
+type Environment = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// Starts to build telemetry; see [`TelemetryBuilder`].
+pub fn builder() -> TelemetryBuilder {
+    TelemetryBuilder {
+        service: None,
+        instance_id: None,
+        attributes: Vec::new(),
+        filter: None,
+        fmt: true,
+        overrides: Overrides::default(),
+        metric_interval: None,
+        span_queue: None,
+        shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
+        max_names: DEFAULT_MAX_NAMES,
+        environment: None,
+    }
+}
+
+/// Traces, metrics and logs over OTLP, from the standard `OTEL_*` variables and what is said here.
+///
+/// A value of the environment that cannot be read is never an error: it is named in [`Telemetry::warnings`].
+///
+/// # Examples
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let telemetry = otel_tasks::telemetry().service("tux").install()?;
+/// tracing::info!("at work");
+/// println!("{}", telemetry.shutdown().await);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "nothing happens before `build` or `install`"]
+pub struct TelemetryBuilder {
+    service: Option<String>,
+    instance_id: Option<String>,
+    attributes: Vec<(String, Value)>,
+    filter: Option<String>,
+    fmt: bool,
+    overrides: Overrides,
+    metric_interval: Option<Duration>,
+    span_queue: Option<usize>,
+    shutdown_timeout: Duration,
+    max_names: usize,
+    environment: Option<Environment>,
+}
+
+impl fmt::Debug for TelemetryBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TelemetryBuilder").field("service", &self.service).finish_non_exhaustive()
+    }
+}
+
+impl TelemetryBuilder {
+    /// `service.name`; otherwise `OTEL_SERVICE_NAME`, else that of `OTEL_RESOURCE_ATTRIBUTES`, else the program's name.
+    pub fn service(mut self, name: impl Into<String>) -> Self {
+        self.service = Some(name.into());
+        self
+    }
+
+    /// `service.instance.id`; otherwise that of `OTEL_RESOURCE_ATTRIBUTES`, else a random UUID.
+    pub fn instance_id(mut self, id: impl Into<String>) -> Self {
+        self.instance_id = Some(id.into());
+        self
+    }
+
+    /// An attribute of the resource, which everything this process exports carries.
+    pub fn resource_attribute(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.attributes.push((key.into(), value.into()));
+        self
+    }
+
+    /// What is recorded at all, as `EnvFilter` directives; otherwise `RUST_LOG`, else `info`. For [`install`](Self::install).
+    pub fn filter(mut self, directives: &str) -> Self {
+        self.filter = Some(directives.to_owned());
+        self
+    }
+
+    /// Whether [`install`](Self::install) also writes log lines to standard error; it does unless told not to.
+    pub fn fmt(mut self, enabled: bool) -> Self {
+        self.fmt = enabled;
+        self
+    }
+
+    /// Where all three signals go, whatever the environment says: `http://host:4318` for HTTP, which gets the path of
+    /// each signal, `http://host:4317` for gRPC.
+    pub fn endpoint(mut self, url: impl Into<String>) -> Self {
+        self.overrides.endpoint = Some(url.into());
+        self
+    }
+
+    /// The protocol of all three signals, whatever the environment says.
+    pub fn protocol(mut self, protocol: Protocol) -> Self {
+        self.overrides.protocol = Some(protocol);
+        self
+    }
+
+    /// Exports a signal only where something says so: an endpoint (here, its own variable or the general one) or its
+    /// `OTEL_*_EXPORTER`. Without this, each goes to `localhost`, as the specification says.
+    ///
+    /// For programs that also run where there is no collector: nothing is queued, tried or warned of then.
+    pub fn export_if_configured(mut self) -> Self {
+        self.overrides.only_if_configured = true;
+        self
+    }
+
+    /// How often metrics are collected and exported; otherwise `OTEL_METRIC_EXPORT_INTERVAL`, else 60 s.
+    pub fn metric_interval(mut self, interval: Duration) -> Self {
+        self.metric_interval = Some(env::capped(interval));
+        self
+    }
+
+    /// How many spans may wait; otherwise `OTEL_BSP_MAX_QUEUE_SIZE`, else [`DEFAULT_QUEUE`](super::DEFAULT_QUEUE). At
+    /// least one.
+    pub fn span_queue(mut self, spans: usize) -> Self {
+        self.span_queue = Some(spans.max(1));
+        self
+    }
+
+    /// How long each signal may take at shutdown; all three go at once. [`DEFAULT_SHUTDOWN_TIMEOUT`] otherwise.
+    pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
+        self.shutdown_timeout = env::capped(timeout);
+        self
+    }
+
+    /// How many task names metrics have room for; [`DEFAULT_MAX_NAMES`] otherwise.
+    ///
+    /// The limit of every instrument `task.*` becomes ten times as many attribute sets, between the SDK's own 2,000 and
+    /// 200,000. Beyond its limit an instrument shows `otel.metric.overflow` instead of names.
+    pub fn max_names(mut self, names: usize) -> Self {
+        self.max_names = names;
+        self
+    }
+
+    /// Reads variables through `get` instead of from the process, for tests and for programs with settings of their own.
+    ///
+    /// Headers and compression that the *process* sets are still added by the exporters, and the SDK reads the limits of
+    /// spans from it.
+    pub fn env(mut self, get: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.environment = Some(Box::new(get));
+        self
+    }
+
+    /// Builds the pipelines and touches nothing global: for tests, and for programs with a subscriber of their own, which
+    /// put [`Telemetry::layer`] into it.
+    ///
+    /// # Errors
+    ///
+    /// An endpoint or a filter given in code that cannot be read, an exporter that cannot be built, a thread that cannot
+    /// be started. A collector that is away is not an error.
+    pub fn build(self) -> Result<Telemetry, InstallError> {
+        let get: &dyn Fn(&str) -> Option<String> = match &self.environment {
+            Some(get) => get,
+            None => &|name| std::env::var(name).ok(),
+        };
+        let mut settings = env::read(get, &self.overrides)?;
+        if let Some(queue) = self.span_queue {
+            settings.spans.queue = queue;
+            settings.spans.batch = settings.spans.batch.min(queue);
+        }
+        if let Some(interval) = self.metric_interval {
+            settings.metric_interval = interval;
+        }
+        let filter = self.env_filter(&mut settings)?;
+        let resource = self.resource(&settings);
+        let parts = self.assemble(settings, resource)?;
+        Ok(Telemetry::new(parts, filter))
+    }
+
+    /// [`build`](Self::build), then makes it the process's: tracing subscriber (filter, [`Telemetry::layer`], log lines),
+    /// tracer provider, meter provider and the propagators of `OTEL_PROPAGATORS`. Warnings are written once.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build), and [`SubscriberAlreadySet`](InstallError::SubscriberAlreadySet), which changes nothing.
+    pub fn install(self) -> Result<Telemetry, InstallError> {
+        let (fmt, max_names) = (self.fmt, self.max_names);
+        let telemetry = self.build()?;
+        let terminal = std::io::stderr().is_terminal();
+        let lines =
+            fmt.then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal));
+        let subscriber =
+            tracing_subscriber::registry().with(telemetry.env_filter()).with(telemetry.layer()).with(lines);
+        // First, because it is the only step that can fail.
+        if tracing::subscriber::set_global_default(subscriber).is_err() {
+            telemetry.discard();
+            return Err(InstallError::SubscriberAlreadySet);
+        }
+        if telemetry.is_enabled() {
+            global::set_tracer_provider(telemetry.tracer_provider().clone());
+            global::set_meter_provider(telemetry.meter_provider().clone());
+            instruments::installed_with(&telemetry.meter(), max_names.min(MAX_SETS / SETS_PER_NAME));
+        }
+        global::set_text_map_propagator(telemetry.propagator());
+        for warning in telemetry.warnings() {
+            tracing::warn!(target: contract::SCOPE, variable = %warning.variable, "{warning}");
+        }
+        Ok(telemetry)
+    }
+
+    fn env_filter(&self, settings: &mut Settings) -> Result<String, InstallError> {
+        if let Some(directives) = &self.filter {
+            return match directives.parse::<EnvFilter>() {
+                Ok(_) => Ok(directives.clone()),
+                Err(source) => Err(InstallError::Filter { directives: directives.clone(), source }),
+            };
+        }
+        let Some(directives) = settings.rust_log.take() else { return Ok(DEFAULT_FILTER.to_owned()) };
+        if directives.parse::<EnvFilter>().is_ok() {
+            return Ok(directives);
+        }
+        settings.warnings.push(Warning {
+            variable: "RUST_LOG".to_owned(),
+            value: directives,
+            kind: WarningKind::Malformed,
+            used: format!("{DEFAULT_FILTER} is used"),
+        });
+        Ok(DEFAULT_FILTER.to_owned())
+    }
+
+    /// Least to most: the SDK's, the environment's, the code's.
+    fn resource(&self, settings: &Settings) -> Resource {
+        const NAME: &str = "service.name";
+        const INSTANCE: &str = "service.instance.id";
+        let program = std::env::current_exe().ok();
+        let program = program.as_deref().and_then(|path| path.file_name()).and_then(|name| name.to_str());
+        let unknown =
+            program.map_or("unknown_service".to_owned(), |program| format!("unknown_service:{program}"));
+        let pair = |key: &str, value: &str| KeyValue::new(key.to_owned(), value.to_owned());
+        Resource::builder_empty()
+            .with_detector(Box::new(opentelemetry_sdk::resource::TelemetryResourceDetector))
+            .with_attribute(pair(NAME, &unknown))
+            .with_attribute(pair(INSTANCE, &uuid::Uuid::new_v4().to_string()))
+            .with_attributes(settings.resource.iter().map(|(key, value)| pair(key, value)))
+            .with_attributes(settings.service_name.iter().map(|name| pair(NAME, name)))
+            .with_attributes(
+                self.attributes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())),
+            )
+            .with_attributes(self.service.iter().map(|name| pair(NAME, name)))
+            .with_attributes(self.instance_id.iter().map(|id| pair(INSTANCE, id)))
+            .build()
+    }
+
+    fn assemble(&self, mut settings: Settings, resource: Resource) -> Result<Parts, InstallError> {
+        let mut traces = SdkTracerProvider::builder().with_resource(resource.clone());
+        let mut logs = SdkLoggerProvider::builder().with_resource(resource.clone());
+        let mut metrics = SdkMeterProvider::builder().with_resource(resource.clone());
+        let mut balance = Balance::default();
+        let mut closers = Closers::default();
+        let mut endpoints = Vec::new();
+        let mut warnings = std::mem::take(&mut settings.warnings);
+        let enabled = !settings.disabled;
+        let exports = [&settings.traces, &settings.metrics, &settings.logs].iter().any(|s| s.targets.any());
+        traces = if enabled {
+            traces.with_sampler(settings.sampler.clone())
+        } else {
+            traces.with_sampler(Sampler::AlwaysOff)
+        };
+        if enabled && exports {
+            let runtime = ExportRuntime::start().map_err(InstallError::Thread)?;
+            let mut transports = Transports {
+                runtime: &runtime,
+                resource: &resource,
+                warnings: &mut warnings,
+                system_roots: None,
+            };
+            let exporter = |signal| move |source| InstallError::Exporter { signal, source };
+            // What can fail for a reason of the user's comes before the first thread.
+            let temporality = settings.temporality;
+            let spans = transports.spans(&settings.traces).map_err(exporter(Signal::Traces))?;
+            let records = transports.records(&settings.logs).map_err(exporter(Signal::Logs))?;
+            let collections =
+                transports.metrics(&settings.metrics, temporality).map_err(exporter(Signal::Metrics))?;
+            if settings.traces.targets.any() {
+                let (runtime, limit) = (Arc::clone(&runtime), settings.spans.timeout);
+                let export = move |batch| runtime.block_on(limit, spans.export(batch));
+                let queue = Batcher::start("spans", settings.spans, export).map_err(InstallError::Thread)?;
+                balance.traces = Some(Arc::new(queue.clone()));
+                traces = traces.with_span_processor(QueueingSpanProcessor(queue.clone()));
+                closers.spans = Some(queue);
+            }
+            if settings.logs.targets.any() {
+                let (runtime, limit) = (Arc::clone(&runtime), settings.records.timeout);
+                let export = move |batch| runtime.block_on(limit, records.export(batch));
+                let queue =
+                    Batcher::start("records", settings.records, export).map_err(InstallError::Thread)?;
+                balance.logs = Some(Arc::new(queue.clone()));
+                logs = logs.with_log_processor(QueueingLogProcessor(queue.clone()));
+                closers.records = Some(queue);
+            }
+            if settings.metrics.targets.any() {
+                let ledger = Arc::new(MetricLedger::default());
+                let exporter = CountingMetricExporter {
+                    sinks: collections,
+                    temporality,
+                    timeout: settings.metric_timeout,
+                    runtime: Arc::clone(&runtime),
+                    ledger: Arc::clone(&ledger),
+                };
+                let reader =
+                    PeriodicReader::builder(exporter).with_interval(settings.metric_interval).build();
+                metrics = metrics.with_reader(reader).with_view(cardinality_view(self.max_names));
+                balance.metrics = Some(Arc::clone(&ledger) as _);
+                closers.metrics = Some(ledger);
+            }
+            for (signal, of) in
+                Signal::ALL.into_iter().zip([&settings.traces, &settings.metrics, &settings.logs])
+            {
+                if of.targets.otlp {
+                    endpoints.push((signal, of.otlp.endpoint.clone()));
+                }
+            }
+        }
+        let tracer_provider = traces.build();
+        let meter_provider = metrics.build();
+        let scope =
+            || InstrumentationScope::builder(contract::SCOPE).with_version(env!("CARGO_PKG_VERSION")).build();
+        let meter = meter_provider.meter_with_scope(scope());
+        if closers.metrics.is_some() {
+            balance.observe(&meter);
+        }
+        Ok(Parts {
+            tracer: tracer_provider.tracer_with_scope(scope()),
+            meter,
+            tracer_provider,
+            meter_provider,
+            logger_provider: logs.build(),
+            closers,
+            balance,
+            resource,
+            propagators: settings.propagators,
+            warnings,
+            endpoints,
+            enabled,
+            exports_logs: enabled && settings.logs.targets.any(),
+            exports_traces: enabled && settings.traces.targets.any(),
+            shutdown_timeout: self.shutdown_timeout,
+        })
+    }
+}
+
+const DEFAULT_FILTER: &str = "info";
+
+/// The ends of the pipelines that are closed at shutdown.
+#[derive(Debug, Default)]
+pub(super) struct Closers {
+    pub(super) spans: Option<Batcher<opentelemetry_sdk::trace::SpanData>>,
+    pub(super) records: Option<Batcher<super::balance::QueuedRecord>>,
+    pub(super) metrics: Option<Arc<MetricLedger>>,
+}
+
+fn cardinality_view(max_names: usize) -> impl Fn(&Instrument) -> Option<Stream> + Send + Sync + 'static {
+    let limit = max_names.saturating_mul(SETS_PER_NAME).clamp(2_000, MAX_SETS);
+    move |instrument| {
+        let ours = instrument.name().starts_with("task.");
+        ours.then(|| Stream::builder().with_cardinality_limit(limit).build().ok()).flatten()
+    }
+}
+
+pub(super) fn propagator(propagators: &[Propagator]) -> TextMapCompositePropagator {
+    let boxed = propagators.iter().map(|propagator| -> Box<dyn TextMapPropagator + Send + Sync> {
+        match propagator {
+            Propagator::TraceContext => Box::new(TraceContextPropagator::new()),
+            Propagator::Baggage => Box::new(BaggagePropagator::new()),
+        }
+    });
+    TextMapCompositePropagator::new(boxed.collect())
+}
+
+/// Crates that export telemetry or carry it: what they report of themselves would be exported, and reported again.
+const CARRIERS: [&str; 8] =
+    ["hyper", "hyper_util", "h2", "tonic", "tower", "reqwest", "rustls", "hyper_rustls"];
+
+/// True for what may be exported. `tower_http` may, it is the application's; `opentelemetry-otlp` and its like may not,
+/// and are still seen on the terminal.
+pub(super) fn exportable(metadata: &Metadata<'_>) -> bool {
+    let target = metadata.target();
+    if target.starts_with("opentelemetry") {
+        return false;
+    }
+    let krate = target.split_once("::").map_or(target, |(krate, _)| krate);
+    !CARRIERS.contains(&krate)
+}

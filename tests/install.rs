@@ -1,0 +1,59 @@
+//! Installing makes telemetry the process's: one test, as there is one process.
+#![cfg(feature = "otlp")]
+
+mod support;
+
+use opentelemetry::global;
+use opentelemetry::trace::{Span as _, Tracer as _};
+use otel_tasks::telemetry::{InstallError, Protocol};
+use support::otlp::Receiver;
+
+fn run_a_task() -> otel_tasks::TaskManager {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let tasks = otel_tasks::TaskManager::builder().build();
+        let _ = tasks.spawn("reminders", async {}).await;
+        tasks
+    })
+}
+
+#[test]
+fn installing_sets_everything_once_and_a_second_time_changes_nothing() {
+    let receiver = Receiver::start(Protocol::HttpProtobuf);
+    let bad = |name: &str| match name {
+        "OTEL_METRIC_EXPORT_INTERVAL" => Some("soon".to_owned()),
+        "RUST_LOG" => Some("info,quiet=off".to_owned()),
+        _ => None,
+    };
+    let telemetry = receiver.telemetry("installed").env(bad).fmt(false).install().expect("the first");
+
+    let other = Receiver::start(Protocol::HttpProtobuf);
+    let second = other.telemetry("second").install();
+    assert!(matches!(second, Err(InstallError::SubscriberAlreadySet)));
+
+    tracing::info_span!("by_tracing").in_scope(|| tracing::info!("record"));
+    tracing::debug!("below the filter");
+    tracing::info!(target: "quiet", "filtered");
+    global::tracer("mine").start("by_api").end();
+    global::meter("mine").u64_counter("by_api").build().add(1, &[]);
+    let fields = global::get_text_map_propagator(|propagator| propagator.fields().count());
+    assert!(fields >= 2, "tracecontext and baggage");
+
+    // Its figures are shown while it lives.
+    let _tasks = run_a_task();
+
+    let report = telemetry.shutdown_blocking();
+    assert!(report.is_complete(), "{report}");
+    assert!(receiver.span("by_tracing").is_root());
+    assert_eq!(receiver.span("by_api").scope.name, "mine");
+    assert_eq!(receiver.sum("by_api", &[]), Some(1.0));
+    assert_eq!(receiver.span("task.run").string("task.name"), Some("reminders"));
+    assert_eq!(receiver.sum("task.runs", &[("task.name", "reminders")]), Some(1.0));
+    // OTLP groups records by scope, so their order says nothing.
+    let mut bodies: Vec<_> = receiver.logs().into_iter().filter_map(|log| log.body).collect();
+    bodies.sort();
+    assert_eq!(bodies.len(), 2, "{bodies:?}");
+    assert!(bodies[0].contains("OTEL_METRIC_EXPORT_INTERVAL"), "the warning: {bodies:?}");
+    assert_eq!(bodies[1], "record");
+    assert_eq!(other.requests(), Default::default(), "what was refused sends nothing");
+}
