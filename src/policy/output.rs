@@ -8,7 +8,8 @@ use std::{
     task::{Context, Poll},
 };
 
-/// What a task may return: `()`, or a [`Result`] whose error can be displayed.
+/// What a task may return: `()`, a [`Result`] whose error can be displayed, or nothing ever (`!`: a body that ends in an
+/// endless `loop`).
 ///
 /// Sealed, so that no output is silently taken for a success: for anything else say so with
 /// [`discard`](DiscardExt::discard).
@@ -20,6 +21,20 @@ pub trait TaskOutput: sealed::Sealed {}
 
 impl TaskOutput for () {}
 impl<T, E: Display + 'static> TaskOutput for Result<T, E> {}
+impl TaskOutput for Never {}
+
+/// The type `!`, which stable Rust only lets be named as what a function returns. In edition 2024 it is the output of
+/// `async { loop { .. } }`, the most usual body of a task.
+type Never = <fn() -> ! as Returns>::Output;
+
+#[doc(hidden)]
+pub trait Returns {
+    type Output;
+}
+
+impl<T> Returns for fn() -> T {
+    type Output = T;
+}
 
 pub(crate) mod sealed {
     use super::{Any, Display};
@@ -41,6 +56,16 @@ pub(crate) mod sealed {
     }
 
     impl Sealed for () {
+        fn error(&self) -> Option<ErrorView<'_>> {
+            None
+        }
+
+        fn error_type_id() -> Option<(std::any::TypeId, &'static str)> {
+            None
+        }
+    }
+
+    impl Sealed for super::Never {
         fn error(&self) -> Option<ErrorView<'_>> {
             None
         }
