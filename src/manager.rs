@@ -328,7 +328,7 @@ impl TaskManager {
         let mut registered = shared.registered();
         if registered.tasks.get(name).is_some_and(|held| Arc::ptr_eq(held, &task)) {
             registered.tasks.remove(name);
-            task.task.cell.set_state(None);
+            task.give_name_up();
         }
         Ok(())
     }
@@ -341,6 +341,8 @@ impl TaskManager {
     pub fn detach_critical_task(&self, name: &str) -> Result<(), UnknownTask> {
         let mut registered = self.shared().registered();
         let task = registered.tasks.remove(name).ok_or_else(|| UnknownTask { name: name.into() })?;
+        task.give_name_up();
+        registered.detached.retain(|detached| !detached.has_left());
         registered.detached.push(task);
         Ok(())
     }

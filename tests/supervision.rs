@@ -291,6 +291,29 @@ async fn a_restart_in_cooldown_is_scheduled_and_not_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_scheduled_restart_happens_even_if_the_run_ends_by_itself_before() {
+    let begun = Arc::new(AtomicUsize::new(0));
+    let count = begun.clone();
+    let config = CriticalTaskConfig::new("t", move |_| {
+        let run = count.fetch_add(1, SeqCst);
+        async move {
+            // The first run waits to be restarted, the second ends within its cooldown.
+            sleep(secs(if run == 0 { 3_600 } else { 5 })).await;
+        }
+    });
+    let tasks = started(config.restart_delay(secs(30)).shutdown_grace(Duration::ZERO));
+    settle().await;
+    tasks.restart_critical_task("t").unwrap();
+    sleep(secs(1)).await;
+    let after = tasks.restart_critical_task("t").unwrap();
+    assert!(after > secs(28), "{after:?}");
+    sleep(secs(20)).await;
+    assert_eq!(begun.load(SeqCst), 2, "it ended, and its restart is not due yet");
+    sleep(secs(10)).await;
+    assert_eq!(begun.load(SeqCst), 3, "the promised restart took place");
+}
+
+#[tokio::test(start_paused = true)]
 async fn stop_during_backoff_wins_at_once() {
     let (config, begun) = failing("t");
     let tasks = started(config.backoff(Backoff::constant(secs(3_600))).max_restarts(1, secs(7_200)));
@@ -384,6 +407,28 @@ async fn runs_never_overlap_under_a_hundred_restarts_and_stops() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn runs_never_overlap_under_a_hundred_restarts_and_stops_from_threads() {
     hundred_restarts_and_a_stop(true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_start_takes_back_no_stop() {
+    let alive = Alive::default();
+    let tasks = started(obedient("t", &alive));
+    settle().await;
+    tasks.stop_critical_task("t").unwrap();
+    tasks.start();
+    sleep(secs(60)).await;
+    assert_eq!((state(&tasks, "t"), alive.now()), (Some(TaskState::Stopped), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_start_takes_back_no_restart() {
+    let alive = Alive::default();
+    let tasks = started(obedient("t", &alive));
+    settle().await;
+    tasks.restart_critical_task("t").unwrap();
+    tasks.start();
+    sleep(secs(60)).await;
+    assert_eq!((alive.total(), alive.now()), (2, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -567,6 +612,51 @@ async fn a_task_counts_its_generations_and_sees_its_own_cancellation() {
     settle().await;
     let expected = [("t".to_owned(), 1, None, false), ("t".to_owned(), 2, None, false)];
     assert_eq!(*seen.lock().unwrap(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_detached_task_goes_on_without_its_name() {
+    let (detached, replacement) = (Alive::default(), Alive::default());
+    let tasks = started(obedient("t", &detached));
+    settle().await;
+    tasks.detach_critical_task("t").unwrap();
+    assert_eq!(tasks.task_names(), Vec::<String>::new());
+    assert_eq!(tasks.get_task_statistics().critical_tasks, 0, "it no longer counts as registered");
+    assert_eq!(state(&tasks, "t"), None);
+    assert_eq!(detached.now(), 1, "it goes on");
+    tasks.register_critical_task(obedient("t", &replacement)).expect("the name is free");
+    settle().await;
+    assert_eq!((detached.now(), replacement.now()), (1, 1));
+    assert_eq!(tasks.get_task_statistics().critical_tasks, 1);
+    tasks.stop_critical_task("t").unwrap();
+    settle().await;
+    assert_eq!((detached.now(), replacement.now()), (1, 0), "the name is the new task's");
+    let report = tasks.cancel_all_tasks().await;
+    assert!(report.is_clean(), "{report}");
+    assert_eq!((detached.now(), replacement.now()), (0, 0), "the shutdown stops both");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_detached_task_is_not_the_state_of_its_namesake() {
+    let config = CriticalTaskConfig::new("t", |_| async { sleep(secs(10)).await });
+    let tasks = started(config);
+    settle().await;
+    tasks.detach_critical_task("t").unwrap();
+    let alive = Alive::default();
+    tasks.register_critical_task(obedient("t", &alive)).unwrap();
+    sleep(secs(20)).await;
+    assert_eq!((state(&tasks, "t"), alive.now()), (Some(TaskState::Running), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_detached_task_is_still_restarted_by_its_policy() {
+    let (config, begun) = failing("t");
+    let tasks = started(config.backoff(Backoff::constant(secs(10))).max_restarts(3, secs(600)));
+    settle().await;
+    tasks.detach_critical_task("t").unwrap();
+    sleep(secs(100)).await;
+    assert_eq!(begun.lock().unwrap().len(), 4);
+    assert_eq!(state(&tasks, "t"), None, "given up, but not registered");
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use tokio::{
 use super::spec::{ErrorRules, Factory};
 use super::{Body, Life, LifeEnd, Order, Supervised, spec};
 use crate::{
-    cell::{SkipReason, TaskState},
+    cell::SkipReason,
     policy::{Exit, RestartReason, TaskOutput},
     run::{Begin, Guarded, Run, TaskContext},
     telemetry::contract::{SCOPE, key, record},
@@ -321,7 +321,7 @@ impl Control {
 
     fn order(&self, order: Order) -> Result<(), LoopControlError> {
         let supervised = self.supervised.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-        let supervised = supervised.filter(|supervised| supervised.task.cell.state().is_some());
+        let supervised = supervised.filter(|supervised| supervised.stands());
         supervised.ok_or(LoopControlError::NotRegistered)?.order(order);
         Ok(())
     }
@@ -527,6 +527,5 @@ impl Drop for Alive {
         state.running = false;
         state.next = None;
         self.supervised.task.cell.set_schedule(Some(state.interval), None);
-        debug_assert!(self.supervised.task.cell.state() != Some(TaskState::Waiting));
     }
 }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Shared, TaskSpec};
 use crate::{
+    cell::TaskState,
     policy::{Exit, RestartReason},
     run::{ContextParts, Task, TaskContext},
 };
@@ -28,6 +29,8 @@ pub(crate) struct Supervised {
     pub(crate) spec: TaskSpec,
     orders: Mutex<Option<Order>>,
     ordered: Notify,
+    /// Whether the state of its name is this task's: not once it was detached or unregistered.
+    stands: Mutex<bool>,
     /// Written by the driver alone.
     pub(crate) generation: AtomicU64,
     /// Written by the driver alone: when the last restart began.
@@ -43,7 +46,8 @@ pub(crate) struct Supervised {
     pub(crate) registered_in: Option<SpanContext>,
 }
 
-/// What a driver is told. The last order wins; nothing but [`Order::Kill`] overrides [`Order::Leave`].
+/// What a driver is told. The last order wins; but nothing except [`Order::Kill`] overrides [`Order::Leave`], and
+/// [`Order::Start`], which says nothing new to a task that was told more, overrides none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     /// Begin, if it has not yet begun.
@@ -107,6 +111,7 @@ impl Supervised {
             spec,
             orders: Mutex::default(),
             ordered: Notify::new(),
+            stands: Mutex::new(true),
             generation: AtomicU64::new(0),
             last_restart: Mutex::default(),
             heartbeat: Arc::new(watch::Sender::new(Instant::now())),
@@ -126,8 +131,12 @@ impl Supervised {
     /// Leaves an order for the driver.
     pub(crate) fn order(&self, order: Order) {
         let mut slot = self.slot();
-        let final_order = matches!(*slot, Some(Order::Leave { .. } | Order::Kill));
-        if !final_order || order == Order::Kill {
+        let wins = match *slot {
+            None => true,
+            Some(Order::Leave { .. } | Order::Kill) => order == Order::Kill,
+            Some(_) => order != Order::Start,
+        };
+        if wins {
             *slot = Some(order);
         }
         drop(slot);
@@ -148,6 +157,26 @@ impl Supervised {
         }
     }
 
+    /// Shows the state under its name, as long as the name is its own. Called by the driver alone.
+    pub(crate) fn set_state(&self, state: TaskState) {
+        let stands = self.stands.lock().unwrap_or_else(PoisonError::into_inner);
+        if *stands {
+            self.task.cell.set_state(Some(state));
+        }
+    }
+
+    /// Gives its name up: from now on the name has no state, or that of another task.
+    pub(crate) fn give_name_up(&self) {
+        let mut stands = self.stands.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut *stands, false) {
+            self.task.cell.set_state(None);
+        }
+    }
+
+    pub(crate) fn stands(&self) -> bool {
+        *self.stands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn restarted_at(&self, now: Instant) {
         *self.last_restart.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
@@ -160,13 +189,17 @@ impl Supervised {
 
     /// Whether it has gone without a sign of life for longer than it promised.
     pub(crate) fn is_stalled(&self) -> bool {
-        self.task.cell.state() == Some(crate::cell::TaskState::Running)
+        self.task.cell.state() == Some(TaskState::Running)
             && !self.sleeping.load(Relaxed)
             && self.spec.heartbeat_timeout.is_some_and(|limit| self.heartbeat.borrow().elapsed() > limit)
     }
 
     pub(crate) fn driver_left(&self) {
         self.left.send_replace(true);
+    }
+
+    pub(crate) fn has_left(&self) -> bool {
+        *self.left.borrow()
     }
 
     /// Waits until the driver has ended and everything of the task is dropped.
