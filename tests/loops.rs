@@ -253,6 +253,63 @@ fn broken<T: Send + 'static>(at_once: bool) -> impl Future<Output = T> + Send + 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_panicking_hook_is_logged_and_ignored() {
+    for at_once in [true, false] {
+        let (events, _guard) = Events::record();
+        let (body, handle, moments) = noting(10, 0);
+        let body = body
+            .count(2)
+            .before_loop(move || broken(at_once))
+            .after_iteration(move |_| broken(at_once))
+            .after_loop(move || broken(at_once));
+        let tasks = started(CriticalTaskConfig::from_loop("l", body));
+        sleep(secs(60)).await;
+        assert_eq!((moments.count(), state(&tasks, "l")), (2, Some(TaskState::Finished)), "{at_once}");
+        assert!(!handle.failed(), "{at_once}");
+        let records = events.named("task.hook.panicked");
+        let hooks: Vec<_> = records
+            .iter()
+            .map(|record| record.message().split_whitespace().nth(1).unwrap_or_default().to_owned())
+            .collect();
+        assert_eq!(hooks, ["before_loop", "after_iteration", "after_iteration", "after_loop"]);
+        assert!(records.iter().all(|record| record.field("task.name") == "l"), "{records:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panicking_error_hook_counts_as_end() {
+    for at_once in [true, false] {
+        let (events, _guard) = Events::record();
+        let body = failing(|_| Err("always")).on_error(move |_| broken(at_once));
+        let tasks = started(CriticalTaskConfig::from_loop("l", body).restart(RestartPolicy::Never));
+        sleep(secs(60)).await;
+        assert_eq!(state(&tasks, "l"), Some(TaskState::Failed), "{at_once}");
+        assert_eq!(tasks.snapshot("l").unwrap().total_runs(), 1, "{at_once}");
+        assert_eq!(events.count("task.hook.panicked", "l"), 1, "{at_once}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_whose_destructor_panics_is_contained() {
+    struct Bomb;
+    impl Future for Bomb {
+        type Output = ();
+        fn poll(self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+            std::task::Poll::Ready(())
+        }
+    }
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("in a hook's destructor");
+        }
+    }
+    let (body, _, moments) = noting(10, 0);
+    let tasks = started(CriticalTaskConfig::from_loop("l", body.before_loop(|| Bomb)));
+    sleep(secs(15)).await;
+    assert_eq!((moments.count(), state(&tasks, "l")), (2, Some(TaskState::Running)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_changed_interval_moves_a_sleeper() {
     let (body, handle, moments) = noting(100, 0);
     let _tasks = started(CriticalTaskConfig::from_loop("l", body));
