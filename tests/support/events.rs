@@ -1,4 +1,4 @@
-//! The log records that are emitted on this thread.
+//! The log records and spans of this thread.
 
 use std::{
     collections::BTreeMap,
@@ -9,6 +9,7 @@ use std::{
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
+    span::{Attributes, Id},
 };
 use tracing_subscriber::{
     Layer,
@@ -19,6 +20,7 @@ use tracing_subscriber::{
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Events {
     recorded: Arc<Mutex<Vec<Recorded>>>,
+    spans: Arc<Mutex<Vec<&'static str>>>,
 }
 
 /// One log record.
@@ -58,6 +60,11 @@ impl Events {
             .collect()
     }
 
+    /// How many spans of this name were made.
+    pub(crate) fn spans(&self, name: &str) -> usize {
+        self.spans.lock().expect("not poisoned").iter().filter(|span| **span == name).count()
+    }
+
     /// How many records of this name speak of this task.
     pub(crate) fn count(&self, name: &str, task: &str) -> usize {
         self.named(name).iter().filter(|event| event.field("task.name") == task).count()
@@ -65,6 +72,10 @@ impl Events {
 }
 
 impl<S: Subscriber> Layer<S> for Events {
+    fn on_new_span(&self, attributes: &Attributes<'_>, _: &Id, _: Context<'_, S>) {
+        self.spans.lock().expect("not poisoned").push(attributes.metadata().name());
+    }
+
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         struct Fields(BTreeMap<&'static str, String>);
         impl Visit for Fields {
