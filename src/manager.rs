@@ -54,16 +54,9 @@ struct LastHandle {
 
 impl Drop for LastHandle {
     fn drop(&mut self) {
-        let shared = self.shared.clone();
-        if shared.shutdown.initialized() || shared.tracker.is_closed() {
-            return;
-        }
-        engine::stop_monitor(&shared);
-        if let Some(runtime) = self.shared.existing_runtime() {
-            runtime.spawn(async move {
-                let deadline = shared.settings.shutdown_deadline;
-                engine::shutdown(&shared, deadline).await;
-            });
+        // Without a runtime nothing ever ran.
+        if self.shared.existing_runtime().is_some() {
+            engine::begin_shutdown(&self.shared, self.shared.settings.shutdown_deadline);
         }
     }
 }

@@ -334,6 +334,47 @@ async fn shutdowns_at_once_are_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_dropped_caller_interrupts_no_shutdown_and_starts_no_second_one() {
+    let (events, _guard) = Events::record();
+    let (log, alive) = (Log::new(), Alive::default());
+    let tasks = manager([asked("t", 8, &log), deaf("deaf", &alive)], 20);
+    settle().await;
+    let began = Instant::now();
+    tokio::select! {
+        _ = tasks.cancel_all_tasks() => panic!("the task takes 8 s"),
+        () = sleep(secs(2)) => {}
+    }
+    let report = tasks.cancel_all_tasks().await;
+    assert!(began.elapsed() <= secs(20), "one deadline, from the first call: {:?}", began.elapsed());
+    assert_eq!(events.spans("bot.cleanup_tasks"), 1, "one shutdown");
+    assert_eq!(report.tasks.len(), 2, "{report}");
+    let after = report.tasks.iter().find(|task| &*task.name == "t").unwrap().after;
+    assert_eq!(after.as_secs(), 8, "reckoned from the first call");
+    assert_eq!(alive.now(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn admission_is_closed_as_soon_as_the_shutdown_is_asked_for() {
+    let (log, alive) = (Log::new(), Alive::default());
+    let tasks = manager([asked("t", 5, &log)], 25);
+    settle().await;
+    {
+        let mut shutdown = std::pin::pin!(tasks.cancel_all_tasks());
+        let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(shutdown.as_mut().poll(cx))).await;
+        assert!(polled.is_pending());
+    }
+    // Nothing of the runtime has run since.
+    let guard = alive.guard();
+    let refused = tasks.spawn("s", async move { drop(guard) });
+    assert_eq!(alive.now(), 0, "the refused future is dropped at once");
+    assert!(refused.is_finished());
+    assert_eq!(refused.await, Err(TaskError::ShuttingDown));
+    let health = tasks.get_task_health("t").unwrap();
+    assert!(health.is_healthy && !health.readiness, "{health:?}");
+    assert!(health.reasons.contains(&HealthReason::ShuttingDown), "{health:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_child_spawned_by_a_stopping_task_is_refused() {
     let refusals = Arc::new(Mutex::new(Vec::new()));
     let log = refusals.clone();

@@ -18,7 +18,7 @@ pub use loops::{LoopControlError, LoopError, LoopHandle, LoopOutcome, OnError, T
 pub(crate) use monitor::{is_running as monitor_is_running, start as start_monitor, stop as stop_monitor};
 pub use report::{ShutdownOutcome, ShutdownReport, TaskShutdown};
 pub(crate) use shared::{Component, Settings, Shared, SpawnOptions};
-pub(crate) use shutdown::shutdown;
 pub use shutdown::shutdown_signal;
+pub(crate) use shutdown::{begin as begin_shutdown, shutdown};
 pub(crate) use spec::{ErrorRules, Factory, FactoryBody, TaskSpec, erase, error_type_of};
 pub(crate) use supervised::{Body, Life, LifeEnd, Order, Supervised};
