@@ -302,6 +302,9 @@ impl TaskManager {
     /// malformed one is refused first.
     pub async fn replace_critical_task(&self, config: CriticalTaskConfig) -> Result<(), RegisterError> {
         config.check()?;
+        if self.shared().tracker.is_closed() {
+            return Err(RegisterError::ShuttingDown);
+        }
         let _ = self.unregister_critical_task(config.name()).await;
         self.register_critical_task(config)
     }

@@ -348,6 +348,18 @@ async fn everything_new_is_refused_during_and_after_a_shutdown() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_replacement_is_refused_in_a_shutdown_before_the_old_task_is_touched() {
+    let tasks = TaskManager::builder().build();
+    tasks.register_critical_task(config("t")).unwrap();
+    tasks.start();
+    settle().await;
+    tasks.cancel_all_tasks().await;
+    let refused = tasks.replace_critical_task(config("t")).await;
+    assert_eq!(refused, Err(RegisterError::ShuttingDown));
+    assert_eq!(tasks.task_names(), ["t"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_errors_of_a_handle_read_like_sentences() {
     let tasks = TaskManager::builder().build();
     let panicked = tasks.spawn("p", async { panic!("no route") }).await.expect_err("it panicked");
