@@ -28,7 +28,7 @@ use otel_tasks::{
     HealthReason, HealthThresholds, RegisterError, RestartError, RestartPolicy, ShutdownOutcome,
     TaskCategory, TaskContext, TaskLoop, TaskManager, TaskPriority, TaskState, UnknownTask,
 };
-use support::{Alive, Events, secs, settle};
+use support::{Alive, Events, listen, secs, settle};
 use tokio::time::{Instant, sleep};
 use tracing::Level;
 
@@ -325,6 +325,8 @@ async fn task_prefix_map() {
 // The seed wrapped each loop anew at every call, and warned of nothing but missing cogs.
 #[tokio::test(start_paused = true)]
 async fn setup_task_instrumentation() {
+    listen();
+    let none = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::default());
     let bare = TaskManager::builder().build();
     bare.register_critical_task(obedient("t").component("levels")).unwrap();
     let check = bare.setup_task_instrumentation();
@@ -337,6 +339,7 @@ async fn setup_task_instrumentation() {
     bare.register_component("levels", Vec::new);
     assert!(bare.setup_task_instrumentation().missing_components.is_empty());
 
+    drop(none);
     let exporter = InMemorySpanExporter::default();
     let tracers = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
     let (meters, _) = metered(Temporality::Cumulative);

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Debug,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Once},
 };
 
 use tracing::{
@@ -41,9 +41,22 @@ impl Recorded {
     }
 }
 
+/// Makes every thread of the process interested in every callsite, once.
+///
+/// While there is but one subscriber, of one thread, a callsite that another thread meets first is switched off for all
+/// of them: `tracing` asks that thread's subscriber alone, and it has none.
+pub(crate) fn listen() {
+    static LISTENING: Once = Once::new();
+    LISTENING.call_once(|| {
+        tracing::subscriber::set_global_default(tracing_subscriber::registry())
+            .expect("no test sets the global subscriber");
+    });
+}
+
 impl Events {
     #[must_use = "recording ends when the guard is dropped"]
     pub(crate) fn record() -> (Self, tracing::subscriber::DefaultGuard) {
+        listen();
         let events = Self::default();
         let subscriber = tracing_subscriber::registry().with(events.clone());
         (events, tracing::subscriber::set_default(subscriber))

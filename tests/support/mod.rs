@@ -11,7 +11,7 @@ mod events;
 mod eventually;
 
 pub(crate) use alive::{Alive, AliveGuard};
-pub(crate) use events::{Events, Recorded};
+pub(crate) use events::{Events, Recorded, listen};
 pub(crate) use eventually::{eventually, settle};
 
 /// Seconds, which is what virtual time is told in.
