@@ -766,7 +766,7 @@ async fn update_task_metrics() {
     for (index, run) in metrics.history.iter().enumerate() {
         let number = index as u64 + 20;
         assert_eq!(run.duration, secs(number), "the last ones, the oldest first");
-        let result = if number % 2 == 0 { ExitKind::Success } else { ExitKind::Failure };
+        let result = if number.is_multiple_of(2) { ExitKind::Success } else { ExitKind::Failure };
         assert_eq!(run.result, result);
     }
     assert_eq!(metrics.total_runtime, secs((0..120).sum()));

@@ -1,10 +1,10 @@
 //! What the tests share.
-
-#![expect(
+#![allow(
+    dead_code,
+    unused_imports,
     clippy::allow_attributes,
-    reason = "which helpers go unused differs from one test binary to the next"
+    reason = "each test binary uses a part of this"
 )]
-#![allow(dead_code, unused_imports, reason = "each test binary uses its part")]
 
 mod alive;
 mod events;
