@@ -55,16 +55,9 @@ struct LastHandle {
 
 impl Drop for LastHandle {
     fn drop(&mut self) {
-        let shared = self.shared.clone();
-        if shared.shutdown.initialized() || shared.tracker.is_closed() {
-            return;
-        }
-        engine::stop_monitor(&shared);
-        if let Some(runtime) = self.shared.existing_runtime() {
-            runtime.spawn(async move {
-                let deadline = shared.settings.shutdown_deadline;
-                engine::shutdown(&shared, deadline).await;
-            });
+        // Without a runtime nothing ever ran.
+        if self.shared.existing_runtime().is_some() {
+            engine::begin_shutdown(&self.shared, self.shared.settings.shutdown_deadline);
         }
     }
 }
@@ -311,6 +304,9 @@ impl TaskManager {
     /// malformed one is refused first.
     pub async fn replace_critical_task(&self, config: CriticalTaskConfig) -> Result<(), RegisterError> {
         config.check()?;
+        if self.shared().tracker.is_closed() {
+            return Err(RegisterError::ShuttingDown);
+        }
         let _ = self.unregister_critical_task(config.name()).await;
         self.register_critical_task(config)
     }
@@ -330,7 +326,7 @@ impl TaskManager {
         let mut registered = shared.registered();
         if registered.tasks.get(name).is_some_and(|held| Arc::ptr_eq(held, &task)) {
             registered.tasks.remove(name);
-            task.unregister();
+            task.give_name_up();
         }
         Ok(())
     }
@@ -343,7 +339,8 @@ impl TaskManager {
     pub fn detach_critical_task(&self, name: &str) -> Result<(), UnknownTask> {
         let mut registered = self.shared().registered();
         let task = registered.tasks.remove(name).ok_or_else(|| UnknownTask { name: name.into() })?;
-        task.unregister();
+        task.give_name_up();
+        registered.detached.retain(|detached| !detached.has_left());
         registered.detached.push(task);
         Ok(())
     }

@@ -22,7 +22,7 @@ pub(crate) use monitor::{is_running as monitor_is_running, start as start_monito
 pub use report::{ShutdownOutcome, ShutdownReport, TaskShutdown};
 pub use shared::DEFAULT_SPAN_PREFIX;
 pub(crate) use shared::{Settings, Shared, SpawnOptions};
-pub(crate) use shutdown::shutdown;
 pub use shutdown::shutdown_signal;
+pub(crate) use shutdown::{begin as begin_shutdown, shutdown};
 pub(crate) use spec::{ErrorRules, Factory, FactoryBody, TaskSpec, erase, error_type_of};
 pub(crate) use supervised::{Body, Life, LifeEnd, Order, Supervised};

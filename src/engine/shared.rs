@@ -11,7 +11,7 @@ use std::{
 };
 
 use opentelemetry::{Context as OtelContext, trace::TraceContextExt};
-use tokio::{runtime::Handle, sync::OnceCell, task::AbortHandle};
+use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -50,7 +50,8 @@ pub(crate) struct Shared {
     pub(crate) monitor: Mutex<Option<AbortHandle>>,
     /// Names that were warned about, so that each is warned about once.
     pub(crate) warned: Mutex<std::collections::HashSet<Arc<str>>>,
-    pub(crate) shutdown: OnceCell<Arc<ShutdownReport>>,
+    /// The shutdown, once it has begun: where its report will be.
+    pub(crate) shutdown: Mutex<Option<watch::Receiver<Option<Arc<ShutdownReport>>>>>,
 }
 
 /// Written under one lock: what is registered is one fact.
@@ -103,7 +104,7 @@ impl Shared {
             registered: Mutex::default(),
             monitor: Mutex::default(),
             warned: Mutex::default(),
-            shutdown: OnceCell::new(),
+            shutdown: Mutex::default(),
         });
         if let Ok(handle) = Handle::try_current() {
             let _ = shared.runtime.set(handle);

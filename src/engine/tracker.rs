@@ -187,12 +187,16 @@ impl Tracker {
     }
 
     /// Closes admission for ever and begins to note who leaves.
-    pub(crate) fn close(&self, began: Instant) {
-        self.drained().began = Some(began);
+    pub(crate) fn close(&self) {
         self.draining.store(true, Ordering::Release);
         for shard in &self.shards {
             shard.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
         }
+    }
+
+    /// From when on the report reckons.
+    pub(crate) fn began(&self, began: Instant) {
+        self.drained().began = Some(began);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
