@@ -1,23 +1,27 @@
 //! What a user says of a critical task, and components that bring their own.
 
-use std::{any::Any, future::Future, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use crate::{
     cell::Identity,
-    engine::{ErrorRules, FactoryBody, Shared, TaskLoop, TaskSpec, erase, error_type_of},
+    engine::{ErrorRules, FactoryBody, Shared, TaskContext, TaskLoop, TaskSpec, erase, error_type_of},
     error::RegisterError,
     policy::{
         Backoff, DEFAULT_MAX_RESTARTS, DEFAULT_RESTART_WINDOW, ErrorClass, PolicyError, RestartIntensity,
         RestartPolicy, TaskCategory, TaskOutput, TaskPriority, check_reachable, type_path,
     },
-    run::{TaskContext, catch},
+    run::catch,
     telemetry::contract::{SCOPE, key, record},
 };
 
 /// How often a task's health is checked by default, as in the seed.
 pub const DEFAULT_HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(300);
-/// The first part of the names of the manager's own spans.
-pub const DEFAULT_SPAN_PREFIX: &str = "bot";
 
 /// A critical task: what runs, under which name, and how it is restarted.
 ///
@@ -344,22 +348,51 @@ pub struct Discovery {
     pub panicked: Vec<(String, String)>,
 }
 
+/// The components of a manager.
+#[derive(Default)]
+pub(crate) struct Components(Mutex<BTreeMap<Arc<str>, Component>>);
+
+struct Component {
+    provider: Arc<dyn CriticalTasksProvider>,
+    /// Whether the provider has been asked.
+    discovered: bool,
+}
+
+impl Components {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Component>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn insert(&self, name: Arc<str>, provider: Arc<dyn CriticalTasksProvider>) {
+        self.all().insert(name, Component { provider, discovered: false });
+    }
+
+    /// Answers whether there was one.
+    pub(crate) fn remove(&self, name: &str) -> bool {
+        self.all().remove(name).is_some()
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.all().contains_key(name)
+    }
+
+    /// The providers to ask, marked as asked.
+    fn to_ask(&self, only_new: bool) -> Vec<(Arc<str>, Arc<dyn CriticalTasksProvider>)> {
+        let mut all = self.all();
+        let ask = all.iter_mut().filter(|(_, component)| !(only_new && component.discovered));
+        ask.map(|(name, component)| {
+            component.discovered = true;
+            (name.clone(), component.provider.clone())
+        })
+        .collect()
+    }
+}
+
 /// Asks the components' providers and registers what they hand over; with `only_new`, those that were not asked yet.
 #[track_caller]
-pub(crate) fn discover(shared: &Arc<Shared>, only_new: bool) -> Discovery {
-    let ask: Vec<(Arc<str>, Arc<dyn CriticalTasksProvider>)> = {
-        let mut registered = shared.registered();
-        let components = registered.components.iter_mut();
-        components
-            .filter(|(_, component)| !(only_new && component.discovered))
-            .map(|(name, component)| {
-                component.discovered = true;
-                (name.clone(), component.provider.clone())
-            })
-            .collect()
-    };
+pub(crate) fn discover(shared: &Arc<Shared>, components: &Components, only_new: bool) -> Discovery {
     let mut discovery = Discovery::default();
-    for (component, provider) in ask {
+    for (component, provider) in components.to_ask(only_new) {
         match catch(shared.recorder.options.silence_panics, || provider.get_critical_tasks()) {
             Ok(configs) => {
                 for config in configs {

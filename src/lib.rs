@@ -20,12 +20,10 @@ pub mod telemetry;
 pub use cell::{
     ErrorCount, HISTORY_LENGTH, LastError, MAX_ERROR_TYPES, RunRecord, SkipReason, TaskSnapshot, TaskState,
 };
-pub use config::{
-    CriticalTaskConfig, CriticalTasksProvider, DEFAULT_HEALTH_CHECK_INTERVAL, DEFAULT_SPAN_PREFIX, Discovery,
-};
+pub use config::{CriticalTaskConfig, CriticalTasksProvider, DEFAULT_HEALTH_CHECK_INTERVAL, Discovery};
 pub use engine::{
-    LoopControlError, LoopError, LoopHandle, LoopOutcome, OnError, ShutdownOutcome, ShutdownReport, TaskLoop,
-    TaskShutdown, shutdown_signal,
+    DEFAULT_SPAN_PREFIX, LoopControlError, LoopError, LoopHandle, LoopOutcome, OnError, ShutdownOutcome,
+    ShutdownReport, TaskContext, TaskLoop, TaskShutdown, shutdown_signal,
 };
 pub use error::{RegisterError, RestartError, UnknownComponent, UnknownTask};
 pub use manager::{
@@ -39,7 +37,7 @@ pub use policy::{
     RestartPolicy, RestartReason, TaskCategory, TaskOutput, TaskPriority,
 };
 pub use read::{HealthReason, HealthThresholds, TaskHealth, TaskMetrics, TaskStatistics};
-pub use run::{TaskContext, TaskError, TaskHandle};
+pub use run::{TaskError, TaskHandle};
 #[cfg(feature = "otlp")]
 pub use telemetry::builder as telemetry;
 pub use telemetry::{LayerConflict, layer, task_layer};
@@ -61,7 +59,6 @@ pub use telemetry::{LayerConflict, layer, task_layer};
 /// assert_eq!(ping("12").await.ok(), Some(12));
 /// # }
 /// ```
-///
 #[cfg(feature = "macros")]
 pub use otel_tasks_macros::instrumented_task;
 

@@ -10,12 +10,12 @@ use opentelemetry::{
 
 use crate::{
     cell::{TaskSnapshot, TaskState},
-    config::{CriticalTaskConfig, CriticalTasksProvider, DEFAULT_SPAN_PREFIX, Discovery, discover},
-    engine::{self, Order, Settings, Shared, ShutdownReport, SpawnOptions},
+    config::{Components, CriticalTaskConfig, CriticalTasksProvider, Discovery, discover},
+    engine::{self, DEFAULT_SPAN_PREFIX, Order, Settings, Shared, ShutdownReport, SpawnOptions, TaskContext},
     error::{RegisterError, RestartError, UnknownComponent, UnknownTask},
-    policy::{CategoryRules, NameRule, RestartReason, TaskCategory, TaskOutput, TaskPriority, type_path},
+    policy::{CategoryRules, NameRule, RestartReason, TaskCategory, TaskOutput, TaskPriority},
     read::{self, HealthThresholds, TaskHealth, TaskMetrics, TaskStatistics},
-    run::{self, Recorder, RecorderOptions, TaskContext, TaskHandle},
+    run::{self, Recorder, RecorderOptions, TaskHandle},
     telemetry::{self, LayerConflict, SpanParent},
 };
 
@@ -50,20 +50,14 @@ pub struct TaskManager {
 
 struct LastHandle {
     shared: Arc<Shared>,
+    components: Components,
 }
 
 impl Drop for LastHandle {
     fn drop(&mut self) {
-        let shared = self.shared.clone();
-        if shared.shutdown.initialized() || shared.tracker.is_closed() {
-            return;
-        }
-        engine::stop_monitor(&shared);
-        if let Some(runtime) = self.shared.existing_runtime() {
-            runtime.spawn(async move {
-                let deadline = shared.settings.shutdown_deadline;
-                engine::shutdown(&shared, deadline).await;
-            });
+        // Without a runtime nothing ever ran.
+        if self.shared.existing_runtime().is_some() {
+            engine::begin_shutdown(&self.shared, self.shared.settings.shutdown_deadline);
         }
     }
 }
@@ -191,7 +185,8 @@ impl TaskManagerBuilder {
             None => telemetry::shared_exposition(None),
         };
         recorder.attach(&exposition);
-        TaskManager { handle: Arc::new(LastHandle { shared: Shared::new(recorder, self.settings) }) }
+        let shared = Shared::new(recorder, self.settings);
+        TaskManager { handle: Arc::new(LastHandle { shared, components: Components::default() }) }
     }
 }
 
@@ -229,7 +224,7 @@ impl TaskManager {
         if self.shared().tracker.is_closed() {
             return;
         }
-        self.discover_and_register_component_tasks();
+        discover(self.shared(), &self.handle.components, true);
         self.shared().start_tasks();
         engine::start_monitor(self.shared());
     }
@@ -244,7 +239,7 @@ impl TaskManager {
         engine::monitor_is_running(self.shared())
     }
 
-    /// Spawns a short task: one run, one span, counted under `name`.
+    /// Spawns a short task: one run, one span, counted under `name`, or under the future's type where that is empty.
     ///
     /// The run is a new trace, linked to the span it was spawned in. Use [`task`](Self::task) to say more about it.
     /// During a shutdown the future is dropped and the handle answers [`TaskError::ShuttingDown`](crate::TaskError).
@@ -267,7 +262,7 @@ impl TaskManager {
         F: Future + Send + 'static,
         F::Output: TaskOutput + Send + 'static,
     {
-        self.spawn(&type_path::<F>(), future)
+        self.spawn("", future)
     }
 
     /// Says more about a short task before it is spawned.
@@ -309,6 +304,9 @@ impl TaskManager {
     /// malformed one is refused first.
     pub async fn replace_critical_task(&self, config: CriticalTaskConfig) -> Result<(), RegisterError> {
         config.check()?;
+        if self.shared().tracker.is_closed() {
+            return Err(RegisterError::ShuttingDown);
+        }
         let _ = self.unregister_critical_task(config.name()).await;
         self.register_critical_task(config)
     }
@@ -328,7 +326,7 @@ impl TaskManager {
         let mut registered = shared.registered();
         if registered.tasks.get(name).is_some_and(|held| Arc::ptr_eq(held, &task)) {
             registered.tasks.remove(name);
-            task.unregister();
+            task.give_name_up();
         }
         Ok(())
     }
@@ -341,7 +339,8 @@ impl TaskManager {
     pub fn detach_critical_task(&self, name: &str) -> Result<(), UnknownTask> {
         let mut registered = self.shared().registered();
         let task = registered.tasks.remove(name).ok_or_else(|| UnknownTask { name: name.into() })?;
-        task.unregister();
+        task.give_name_up();
+        registered.detached.retain(|detached| !detached.has_left());
         registered.detached.push(task);
         Ok(())
     }
@@ -354,9 +353,12 @@ impl TaskManager {
         name: impl Into<Arc<str>>,
         provider: impl CriticalTasksProvider,
     ) -> Discovery {
-        let component = engine::Component { provider: Arc::new(provider), discovered: false };
-        self.shared().registered().components.insert(name.into(), component);
-        if self.shared().is_started() { discover(self.shared(), true) } else { Discovery::default() }
+        self.handle.components.insert(name.into(), Arc::new(provider));
+        if self.shared().is_started() {
+            discover(self.shared(), &self.handle.components, true)
+        } else {
+            Discovery::default()
+        }
     }
 
     /// Asks every component for its tasks and registers those that are not registered yet. A provider that panics is caught,
@@ -364,7 +366,7 @@ impl TaskManager {
     #[doc(alias = "discover_and_register_cog_tasks")]
     #[track_caller]
     pub fn discover_and_register_component_tasks(&self) -> Discovery {
-        discover(self.shared(), false)
+        discover(self.shared(), &self.handle.components, false)
     }
 
     /// Unregisters a component and all its tasks (hot unload); waits until they are gone. Answers their names.
@@ -373,15 +375,14 @@ impl TaskManager {
     /// [`UnknownComponent`], where neither a component nor a task of one has that name.
     #[doc(alias = "cleanup_cog_tasks")]
     pub async fn cleanup_component_tasks(&self, component: &str) -> Result<Vec<String>, UnknownComponent> {
-        let (known, names) = {
-            let mut registered = self.shared().registered();
-            let known = registered.components.remove(component).is_some();
+        let known = self.handle.components.remove(component);
+        let names: Vec<_> = {
+            let registered = self.shared().registered();
             let of_component = registered
                 .tasks
                 .iter()
-                .filter(|(_, task)| task.task.identity.component.as_deref() == Some(component))
-                .map(|(name, _)| name.to_string());
-            (known, of_component.collect::<Vec<_>>())
+                .filter(|(_, task)| task.task.identity.component.as_deref() == Some(component));
+            of_component.map(|(name, _)| name.to_string()).collect()
         };
         if !known && names.is_empty() {
             return Err(UnknownComponent { name: component.into() });
@@ -515,7 +516,7 @@ impl TaskManager {
         let exposition = self.shared().recorder.exposition();
         let registered = self.shared().registered();
         let owners = registered.tasks.values().filter_map(|task| task.task.identity.component.as_ref());
-        let missing = owners.filter(|component| !registered.components.contains_key(*component));
+        let missing = owners.filter(|component| !self.handle.components.contains(component));
         let mut missing_components: Vec<_> = missing.map(ToString::to_string).collect();
         missing_components.dedup();
         InstrumentationCheck {

@@ -8,12 +8,13 @@ use opentelemetry::trace::{Span as _, Tracer as _};
 use otel_tasks::telemetry::{InstallError, Protocol};
 use support::otlp::Receiver;
 
-fn run_a_task() {
+fn run_a_task() -> otel_tasks::TaskManager {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let tasks = otel_tasks::TaskManager::builder().build();
         let _ = tasks.spawn("reminders", async {}).await;
-    });
+        tasks
+    })
 }
 
 #[test]
@@ -38,7 +39,8 @@ fn installing_sets_everything_once_and_a_second_time_changes_nothing() {
     let fields = global::get_text_map_propagator(|propagator| propagator.fields().count());
     assert!(fields >= 2, "tracecontext and baggage");
 
-    run_a_task();
+    // Its figures are shown while it lives.
+    let _tasks = run_a_task();
 
     let report = telemetry.shutdown_blocking();
     assert!(report.is_complete(), "{report}");

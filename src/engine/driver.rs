@@ -150,16 +150,18 @@ impl Driver {
                 biased;
                 order = self.supervised.next_order() => match order {
                     Order::Start => continue,
+                    // It leaves already, with the grace it was given then.
+                    Order::Restart { .. } | Order::Stop { .. } if wish == Wish::Leave => continue,
                     Order::Restart { reason, after } if !after.is_zero() && wish == Wish::None => {
                         restart_due = Some((Instant::now() + after, reason));
                         continue;
                     }
                     Order::Restart { reason, .. } => {
-                        wish = wish.or_later(Wish::Restart(reason));
+                        wish = Wish::Restart(reason);
                         grace_over.get_or_insert(Instant::now() + self.supervised.spec.grace());
                     }
                     Order::Stop { grace } => {
-                        wish = wish.or_later(Wish::Stop);
+                        wish = Wish::Stop;
                         grace_over = Some(earlier(grace_over, Instant::now() + grace));
                     }
                     Order::Leave { grace } => {
@@ -176,7 +178,7 @@ impl Driver {
                         break None;
                     }
                     let Some((_, reason)) = restart_due.take() else { continue };
-                    wish = wish.or_later(Wish::Restart(reason));
+                    wish = Wish::Restart(reason);
                     grace_over.get_or_insert(Instant::now() + self.supervised.spec.grace());
                 }
                 end = &mut living => break Some(end),
@@ -202,7 +204,13 @@ impl Driver {
                 self.gave_up("stalled too often")
             }
             Wish::Restart(reason) => Step::Live(Some(Restart { reason, failed_run: self.last_run.clone() })),
-            Wish::None => self.decide(end, began.elapsed()),
+            Wish::None => match restart_due {
+                // Promised to whoever asked for it: it takes place though the run ended before it was due.
+                Some((until, reason)) => {
+                    Step::Backoff { until, restart: Restart { reason, failed_run: self.last_run.clone() } }
+                }
+                None => self.decide(end, began.elapsed()),
+            },
         }
     }
 
@@ -315,13 +323,6 @@ enum Wish {
     Restart(RestartReason),
     Stop,
     Leave,
-}
-
-impl Wish {
-    /// The later wish wins, unless the driver is to leave.
-    fn or_later(self, later: Self) -> Self {
-        if self == Self::Leave { self } else { later }
-    }
 }
 
 fn earlier(held: Option<Instant>, new: Instant) -> Instant {

@@ -13,16 +13,28 @@ use tokio::{
 };
 
 use super::spec::{ErrorRules, Factory};
-use super::{Body, Life, LifeEnd, Order, Supervised, spec};
+use super::{Body, Life, LifeEnd, Order, Supervised, TaskContext, spec};
 use crate::{
-    cell::{SkipReason, TaskState},
+    cell::SkipReason,
     policy::{Exit, RestartReason, TaskOutput},
-    run::{Begin, Guarded, Run, TaskContext},
+    run::{Begin, Guarded, Run},
     telemetry::contract::{SCOPE, key, record},
 };
 
-type Hook = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
-type OutcomeHook<T> = Arc<dyn Fn(LoopOutcome) -> Pin<Box<dyn Future<Output = T> + Send>> + Send + Sync>;
+type Hook<I, T> = Arc<dyn Fn(I) -> Pin<Box<dyn Future<Output = T> + Send>> + Send + Sync>;
+
+/// Erases a hook. It is called inside the future, so that it panics where that is caught.
+fn erase_hook<I, Fut>(hook: impl Fn(I) -> Fut + Send + Sync + 'static) -> Hook<I, Fut::Output>
+where
+    I: Send + 'static,
+    Fut: Future + Send + 'static,
+{
+    let hook = Arc::new(hook);
+    Arc::new(move |input| {
+        let hook = hook.clone();
+        Box::pin(async move { hook(input).await })
+    })
+}
 
 /// A body that runs at a fixed interval. Register it as
 /// [`CriticalTaskConfig::from_loop`](crate::CriticalTaskConfig::from_loop); control it through its [`LoopHandle`].
@@ -137,7 +149,7 @@ impl TaskLoop {
     where
         Fut: Future<Output = ()> + Send + 'static,
     {
-        self.body.before_loop = Some(Arc::new(move || Box::pin(hook())));
+        self.body.before_loop = Some(erase_hook(move |()| hook()));
         self
     }
 
@@ -147,7 +159,7 @@ impl TaskLoop {
     where
         Fut: Future<Output = ()> + Send + 'static,
     {
-        self.body.after_loop = Some(Arc::new(move || Box::pin(hook())));
+        self.body.after_loop = Some(erase_hook(move |()| hook()));
         self
     }
 
@@ -157,7 +169,7 @@ impl TaskLoop {
     where
         Fut: Future<Output = ()> + Send + 'static,
     {
-        self.body.after_iteration = Some(Arc::new(move |outcome| Box::pin(hook(outcome))));
+        self.body.after_iteration = Some(erase_hook(hook));
         self
     }
 
@@ -168,7 +180,7 @@ impl TaskLoop {
     where
         Fut: Future<Output = OnError> + Send + 'static,
     {
-        self.body.on_error = Some(Arc::new(move |outcome| Box::pin(hook(outcome))));
+        self.body.on_error = Some(erase_hook(hook));
         self
     }
 
@@ -321,7 +333,7 @@ impl Control {
 
     fn order(&self, order: Order) -> Result<(), LoopControlError> {
         let supervised = self.supervised.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-        let supervised = supervised.filter(|supervised| supervised.task.cell.state().is_some());
+        let supervised = supervised.filter(|supervised| supervised.stands());
         supervised.ok_or(LoopControlError::NotRegistered)?.order(order);
         Ok(())
     }
@@ -334,10 +346,10 @@ pub(crate) struct LoopBody {
     control: Arc<Control>,
     count: Option<u64>,
     pub(crate) timeout: Option<Duration>,
-    before_loop: Option<Hook>,
-    after_loop: Option<Hook>,
-    after_iteration: Option<OutcomeHook<()>>,
-    on_error: Option<OutcomeHook<OnError>>,
+    before_loop: Option<Hook<(), ()>>,
+    after_loop: Option<Hook<(), ()>>,
+    after_iteration: Option<Hook<LoopOutcome, ()>>,
+    on_error: Option<Hook<LoopOutcome, OnError>>,
 }
 
 impl Body for LoopBody {
@@ -372,7 +384,7 @@ enum Woken {
 impl LoopLife {
     async fn live(mut self) -> LifeEnd {
         let _alive = Alive::begin(&self.body.control, &self.life.supervised);
-        self.hook("before_loop", self.body.before_loop.as_ref().map(|hook| hook())).await;
+        self.hook("before_loop", self.body.before_loop.as_ref().map(|hook| hook(()))).await;
         let mut planned = Instant::now();
         let mut before: Option<Instant> = None;
         let mut last = LifeEnd { exit: Exit::Success, finished: true, span_context: None };
@@ -402,7 +414,7 @@ impl LoopLife {
             before = Some(planned);
             planned = self.next_after(planned);
         }
-        self.hook("after_loop", self.body.after_loop.as_ref().map(|hook| hook())).await;
+        self.hook("after_loop", self.body.after_loop.as_ref().map(|hook| hook(()))).await;
         last
     }
 
@@ -527,6 +539,5 @@ impl Drop for Alive {
         state.running = false;
         state.next = None;
         self.supervised.task.cell.set_schedule(Some(state.interval), None);
-        debug_assert!(self.supervised.task.cell.state() != Some(TaskState::Waiting));
     }
 }

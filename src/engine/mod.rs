@@ -4,6 +4,7 @@
 //! the task's state and is its only writer; commands are left in the driver's order slot and wake it. What must be seen
 //! in one order (registration, admission, shutdown) happens under short locks in [`Shared`].
 
+mod context;
 mod driver;
 mod loops;
 mod monitor;
@@ -14,11 +15,14 @@ mod spec;
 mod supervised;
 mod tracker;
 
+pub(crate) use context::ContextParts;
+pub use context::TaskContext;
 pub use loops::{LoopControlError, LoopError, LoopHandle, LoopOutcome, OnError, TaskLoop};
 pub(crate) use monitor::{is_running as monitor_is_running, start as start_monitor, stop as stop_monitor};
 pub use report::{ShutdownOutcome, ShutdownReport, TaskShutdown};
-pub(crate) use shared::{Component, Settings, Shared, SpawnOptions};
-pub(crate) use shutdown::shutdown;
+pub use shared::DEFAULT_SPAN_PREFIX;
+pub(crate) use shared::{Settings, Shared, SpawnOptions};
 pub use shutdown::shutdown_signal;
+pub(crate) use shutdown::{begin as begin_shutdown, shutdown};
 pub(crate) use spec::{ErrorRules, Factory, FactoryBody, TaskSpec, erase, error_type_of};
 pub(crate) use supervised::{Body, Life, LifeEnd, Order, Supervised};

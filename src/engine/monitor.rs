@@ -1,7 +1,6 @@
 //! The monitor: a sweep at start and then at every interval, as the span `bot.monitor_tasks`.
 //!
-//! A sweep looks for components that were not asked yet, warns once of names nobody can place, and checks the health of
-//! the tasks whose interval has passed, restarting those that stalled. Each step is isolated: a panic in one is logged
+//! A sweep warns once of names nobody can place, and checks the health of the tasks whose interval has passed, restarting those that stalled. Each step is isolated: a panic in one is logged
 //! and the others still run; the loop itself ends only with [`stop`] or the manager.
 
 use std::sync::{Arc, PoisonError};
@@ -60,7 +59,6 @@ fn sweep(shared: &Arc<Shared>) {
     let span = manager_span(shared, "monitor_tasks", SpanParent::Root);
     {
         let _entered = span.enter();
-        step(shared, "discover components", || discover_new(shared));
         step(shared, "categorize tasks", || categorize(shared, &span));
         step(shared, "check health", || check_health(shared, &span));
     }
@@ -77,12 +75,6 @@ fn step(shared: &Shared, name: &'static str, step: impl FnOnce()) {
             name: record::MONITOR_FAILED, target: SCOPE, parent: None, tracing::Level::ERROR,
             "monitor step {name} panicked: {}", caught.panic.text,
         );
-    }
-}
-
-fn discover_new(shared: &Arc<Shared>) {
-    if shared.registered().components.values().any(|component| !component.discovered) {
-        crate::config::discover(shared, true);
     }
 }
 
@@ -157,7 +149,7 @@ pub(crate) fn manager_span(shared: &Shared, work: &'static str, parent: SpanPare
     let prefix = &shared.settings.span_prefix;
     let name = format!("{prefix}.{work}");
     // A `tracing` span's name is fixed at compile time; another prefix reaches OpenTelemetry as `otel.name`.
-    let other_name = (&**prefix != crate::config::DEFAULT_SPAN_PREFIX).then_some(name.as_str());
+    let other_name = (&**prefix != super::DEFAULT_SPAN_PREFIX).then_some(name.as_str());
     macro_rules! span {
         ($name:literal) => {
             managed_span!(parent, $name, { otel.name = other_name, })

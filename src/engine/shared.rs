@@ -11,23 +11,25 @@ use std::{
 };
 
 use opentelemetry::{Context as OtelContext, trace::TraceContextExt};
-use tokio::{runtime::Handle, sync::OnceCell, task::AbortHandle};
+use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Order, ShutdownReport, Supervised, TaskSpec,
+    ContextParts, Order, ShutdownReport, Supervised, TaskContext, TaskSpec,
     driver::Driver,
     tracker::{Place, Tracker},
 };
 use crate::{
     cell::TaskState,
-    config::CriticalTasksProvider,
     error::RegisterError,
-    policy::{Exit, TaskCategory, TaskOutput, TaskPriority},
+    policy::{Exit, TaskCategory, TaskOutput, TaskPriority, type_path},
     read::HealthThresholds,
-    run::{Begin, ContextParts, Recorder, Run, Task, TaskContext, TaskHandle},
+    run::{Begin, Recorder, Run, Task, TaskHandle},
     telemetry::SpanParent,
 };
+
+/// The first part of the names of the manager's own spans by default.
+pub const DEFAULT_SPAN_PREFIX: &str = "bot";
 
 pub(crate) struct Settings {
     pub(crate) span_prefix: Arc<str>,
@@ -48,7 +50,8 @@ pub(crate) struct Shared {
     pub(crate) monitor: Mutex<Option<AbortHandle>>,
     /// Names that were warned about, so that each is warned about once.
     pub(crate) warned: Mutex<std::collections::HashSet<Arc<str>>>,
-    pub(crate) shutdown: OnceCell<Arc<ShutdownReport>>,
+    /// The shutdown, once it has begun: where its report will be.
+    pub(crate) shutdown: Mutex<Option<watch::Receiver<Option<Arc<ShutdownReport>>>>>,
 }
 
 /// Written under one lock: what is registered is one fact.
@@ -57,13 +60,6 @@ pub(crate) struct Registered {
     pub(crate) tasks: BTreeMap<Arc<str>, Arc<Supervised>>,
     /// Unregistered without being stopped.
     pub(crate) detached: Vec<Arc<Supervised>>,
-    pub(crate) components: BTreeMap<Arc<str>, Component>,
-}
-
-pub(crate) struct Component {
-    pub(crate) provider: Arc<dyn CriticalTasksProvider>,
-    /// Whether the provider has been asked.
-    pub(crate) discovered: bool,
 }
 
 /// What a caller may say about a spawned task.
@@ -108,7 +104,7 @@ impl Shared {
             registered: Mutex::default(),
             monitor: Mutex::default(),
             warned: Mutex::default(),
-            shutdown: OnceCell::new(),
+            shutdown: Mutex::default(),
         });
         if let Ok(handle) = Handle::try_current() {
             let _ = shared.runtime.set(handle);
@@ -183,10 +179,18 @@ impl Shared {
         F: Future + Send + 'static,
         F::Output: TaskOutput + Send + 'static,
     {
+        let type_name;
+        let name = match options.name {
+            "" => {
+                type_name = type_path::<F>();
+                &type_name
+            }
+            name => name,
+        };
         let task = if options.is_plain() {
-            self.recorder.task(options.name)
+            self.recorder.task(name)
         } else {
-            self.recorder.task_with(options.name, options.category, options.priority, options.component)
+            self.recorder.task_with(name, options.category, options.priority, options.component)
         };
         let token = options.with_context.then(CancellationToken::new);
         // A plain future cannot hear that it should stop: it has its grace, then it is dropped.
@@ -206,7 +210,7 @@ impl Shared {
         });
         let spawner = OtelContext::map_current(|context| context.span().span_context().clone());
         let linked = matches!(options.parent, SpanParent::Root) && spawner.is_valid();
-        let given_name = (*options.name != *task.identity.name).then(|| options.name.to_owned());
+        let given_name = (*name != *task.identity.name).then(|| name.to_owned());
         let begin = Begin {
             given_name,
             parent: options.parent,

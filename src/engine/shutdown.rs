@@ -12,7 +12,10 @@ use std::{
 };
 
 use opentelemetry::{KeyValue, Value};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout_at},
+};
 
 use super::{
     Order, Shared, ShutdownOutcome, ShutdownReport, monitor,
@@ -34,22 +37,40 @@ const ABORT_RESERVE: Duration = Duration::from_secs(1);
 /// # Cancel safety
 /// The shutdown runs on the runtime, not in the caller: a caller that is dropped does not interrupt it.
 pub(crate) async fn shutdown(shared: &Arc<Shared>, deadline: Duration) -> Arc<ShutdownReport> {
-    let report = shared.shutdown.get_or_try_init(|| async {
-        let task = shared.clone();
-        shared.runtime().spawn(async move { Arc::new(run(&task, deadline).await) }).await
-    });
-    match report.await {
-        Ok(report) => report.clone(),
+    let mut report = begin(shared, deadline);
+    let ended = report.wait_for(Option::is_some).await.ok().and_then(|report| report.clone());
+    ended.unwrap_or_else(|| {
         // The runtime went away under us: nothing ran to its end, and nothing is left to wait for.
-        Err(_) => {
-            Arc::new(ShutdownReport { duration: Duration::ZERO, deadline, tasks: shared.tracker.report() })
-        }
+        Arc::new(ShutdownReport { duration: Duration::ZERO, deadline, tasks: shared.tracker.report() })
+    })
+}
+
+/// Closes admission and begins the shutdown in the background, unless it has begun already. Answers where its report
+/// will be; where its runtime goes away meanwhile, the channel closes without one.
+pub(crate) fn begin(
+    shared: &Arc<Shared>,
+    deadline: Duration,
+) -> watch::Receiver<Option<Arc<ShutdownReport>>> {
+    let runtime = shared.runtime();
+    let mut begun = shared.shutdown.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(report) = &*begun {
+        return report.clone();
     }
+    shared.tracker.close();
+    let (sender, report) = watch::channel(None);
+    *begun = Some(report.clone());
+    drop(begun);
+    let shared = shared.clone();
+    runtime.spawn(async move {
+        let report = run(&shared, deadline).await;
+        sender.send_replace(Some(Arc::new(report)));
+    });
+    report
 }
 
 async fn run(shared: &Arc<Shared>, deadline: Duration) -> ShutdownReport {
     let began = Instant::now();
-    shared.tracker.close(began);
+    shared.tracker.began(began);
     monitor::stop(shared);
     let span = manager_span(shared, "cleanup_tasks", SpanParent::Root);
     stop_task_loops(shared, &span);

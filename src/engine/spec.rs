@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Body, Life, LifeEnd};
+use super::{Body, Life, LifeEnd, TaskContext};
 use crate::{
     policy::{Backoff, ErrorClass, Exit, Failure, RestartIntensity, RestartPolicy, TaskOutput},
-    run::{Begin, Run, TaskContext},
+    run::{Begin, Run},
 };
 
 /// How long a task may go on after it was asked to stop, where nothing else was said.

@@ -17,11 +17,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, TaskSpec};
+use super::{ContextParts, Shared, TaskContext, TaskSpec};
 use crate::{
     cell::TaskState,
     policy::{Exit, RestartReason},
-    run::{ContextParts, Task, TaskContext},
+    run::Task,
 };
 
 pub(crate) struct Supervised {
@@ -29,6 +29,8 @@ pub(crate) struct Supervised {
     pub(crate) spec: TaskSpec,
     orders: Mutex<Option<Order>>,
     ordered: Notify,
+    /// Whether the state of its name is this task's: not once it was detached or unregistered.
+    stands: Mutex<bool>,
     /// Written by the driver alone.
     pub(crate) generation: AtomicU64,
     /// Written by the driver alone: when the last restart began.
@@ -40,13 +42,12 @@ pub(crate) struct Supervised {
     left: watch::Sender<bool>,
     /// When health was last checked. Written by the monitor alone.
     pub(crate) checked: Mutex<Option<Instant>>,
-    /// Whether the cell's state is this task's to write: not once it was detached and its name is another's.
-    registered: Mutex<bool>,
     /// Where it was registered.
     pub(crate) registered_in: Option<SpanContext>,
 }
 
-/// What a driver is told. The last order wins; nothing but [`Order::Kill`] overrides [`Order::Leave`].
+/// What a driver is told. The last order wins; but nothing except [`Order::Kill`] overrides [`Order::Leave`], and
+/// [`Order::Start`], which says nothing new to a task that was told more, overrides none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     /// Begin, if it has not yet begun.
@@ -110,13 +111,13 @@ impl Supervised {
             spec,
             orders: Mutex::default(),
             ordered: Notify::new(),
+            stands: Mutex::new(true),
             generation: AtomicU64::new(0),
             last_restart: Mutex::default(),
             heartbeat: Arc::new(watch::Sender::new(Instant::now())),
             sleeping: AtomicBool::new(false),
             left: watch::Sender::new(false),
             checked: Mutex::default(),
-            registered: Mutex::new(true),
             registered_in,
         });
         supervised.spec.body.registered(&supervised);
@@ -130,8 +131,12 @@ impl Supervised {
     /// Leaves an order for the driver.
     pub(crate) fn order(&self, order: Order) {
         let mut slot = self.slot();
-        let final_order = matches!(*slot, Some(Order::Leave { .. } | Order::Kill));
-        if !final_order || order == Order::Kill {
+        let wins = match *slot {
+            None => true,
+            Some(Order::Leave { .. } | Order::Kill) => order == Order::Kill,
+            Some(_) => order != Order::Start,
+        };
+        if wins {
             *slot = Some(order);
         }
         drop(slot);
@@ -152,6 +157,26 @@ impl Supervised {
         }
     }
 
+    /// Shows the state under its name, as long as the name is its own. Called by the driver alone.
+    pub(crate) fn set_state(&self, state: TaskState) {
+        let stands = self.stands.lock().unwrap_or_else(PoisonError::into_inner);
+        if *stands {
+            self.task.cell.set_state(Some(state));
+        }
+    }
+
+    /// Gives its name up: from now on the name has no state, or that of another task.
+    pub(crate) fn give_name_up(&self) {
+        let mut stands = self.stands.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut *stands, false) {
+            self.task.cell.set_state(None);
+        }
+    }
+
+    pub(crate) fn stands(&self) -> bool {
+        *self.stands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn restarted_at(&self, now: Instant) {
         *self.last_restart.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
@@ -169,22 +194,12 @@ impl Supervised {
             && self.spec.heartbeat_timeout.is_some_and(|limit| self.heartbeat.borrow().elapsed() > limit)
     }
 
-    /// Shows the task's state, as long as it is registered.
-    pub(crate) fn set_state(&self, state: TaskState) {
-        if *self.registered.lock().unwrap_or_else(PoisonError::into_inner) {
-            self.task.cell.set_state(Some(state));
-        }
-    }
-
-    /// Shows no state any more, whatever the driver still does.
-    pub(crate) fn unregister(&self) {
-        let mut registered = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
-        *registered = false;
-        self.task.cell.set_state(None);
-    }
-
     pub(crate) fn driver_left(&self) {
         self.left.send_replace(true);
+    }
+
+    pub(crate) fn has_left(&self) -> bool {
+        *self.left.borrow()
     }
 
     /// Waits until the driver has ended and everything of the task is dropped.

@@ -187,12 +187,16 @@ impl Tracker {
     }
 
     /// Closes admission for ever and begins to note who leaves.
-    pub(crate) fn close(&self, began: Instant) {
-        self.drained().began = Some(began);
+    pub(crate) fn close(&self) {
         self.draining.store(true, Ordering::Release);
         for shard in &self.shards {
             shard.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
         }
+    }
+
+    /// From when on the report reckons.
+    pub(crate) fn began(&self, began: Instant) {
+        self.drained().began = Some(began);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -244,12 +248,10 @@ impl Tracker {
         which: impl Fn(Option<Duration>) -> bool,
     ) {
         self.visit(stages, |member| {
-            if let MemberKind::Run { abort, grace, .. } = &mut member.kind
-                && which(*grace)
-            {
-                member.aborted = true;
-                if let Some(abort) = abort {
-                    abort.abort();
+            if let MemberKind::Run { abort, grace, .. } = &mut member.kind {
+                if which(*grace) {
+                    member.aborted = true;
+                    abort.iter().for_each(AbortHandle::abort);
                 }
             }
         });

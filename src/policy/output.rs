@@ -8,7 +8,8 @@ use std::{
     task::{Context, Poll},
 };
 
-/// What a task may return: `()`, a [`Result`] whose error can be displayed, or nothing ever (`!`).
+/// What a task may return: `()`, a [`Result`] whose error can be displayed, or nothing ever (`!`: a body that ends in an
+/// endless `loop`).
 ///
 /// Sealed, so that no output is silently taken for a success: for anything else say so with
 /// [`discard`](DiscardExt::discard).
@@ -19,10 +20,11 @@ use std::{
 pub trait TaskOutput: sealed::Sealed {}
 
 impl TaskOutput for () {}
-impl TaskOutput for Never {}
 impl<T, E: Display + 'static> TaskOutput for Result<T, E> {}
+impl TaskOutput for Never {}
 
-/// `!`, the output of an endless loop, which stable Rust cannot yet name outside a function's signature.
+/// The type `!`, which stable Rust only lets be named as what a function returns. In edition 2024 it is the output of
+/// `async { loop { .. } }`, the most usual body of a task.
 type Never = <fn() -> ! as Returns>::Output;
 
 #[doc(hidden)]
@@ -35,7 +37,7 @@ impl<T> Returns for fn() -> T {
 }
 
 pub(crate) mod sealed {
-    use super::{Any, Display, Never};
+    use super::{Any, Display};
 
     /// An error seen through what the policies ask of it.
     pub struct ErrorView<'a> {
@@ -63,7 +65,7 @@ pub(crate) mod sealed {
         }
     }
 
-    impl Sealed for Never {
+    impl Sealed for super::Never {
         fn error(&self) -> Option<ErrorView<'_>> {
             None
         }

@@ -1,6 +1,5 @@
-//! What wraps a user's future: the run with its span, its figures and its end; the context it is given; the handle.
+//! What wraps a user's future: the run with its span, its figures and its end; and the handle.
 
-mod context;
 mod current;
 mod handle;
 mod instrument;
@@ -8,8 +7,6 @@ mod managed;
 mod panics;
 mod recorder;
 
-pub(crate) use context::ContextParts;
-pub use context::TaskContext;
 pub use handle::{TaskError, TaskHandle};
 pub use instrument::{
     Failure as InstrumentedFailure, Instrumented, Probe, ViaAny, ViaDisplay, ViaOpaque, instrument,

@@ -55,18 +55,19 @@ pub(crate) fn catch<R>(silence: bool, supervised: impl FnOnce() -> R) -> Result<
 }
 
 pin_project_lite::pin_project! {
-    /// A future whose panics are caught: for hooks, which are the user's code and none of the task's work.
+    /// A future whose panics are caught, its destructor's included: for hooks, which are the user's code and none of the
+    /// task's work.
     #[must_use = "futures do nothing unless polled"]
     pub(crate) struct Guarded<F> {
         #[pin]
-        future: F,
+        future: Option<F>,
         silence: bool,
     }
 }
 
 impl<F> Guarded<F> {
     pub(crate) fn new(silence: bool, future: F) -> Self {
-        Self { future, silence }
+        Self { future: Some(future), silence }
     }
 }
 
@@ -74,10 +75,17 @@ impl<F: Future> Future for Guarded<F> {
     type Output = Result<F::Output, Panic>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        match catch(*this.silence, || this.future.poll(cx)) {
-            Ok(polled) => polled.map(Ok),
-            Err(caught) => Poll::Ready(Err(caught.panic)),
-        }
+        let mut this = self.project();
+        let polled = match this.future.as_mut().as_pin_mut() {
+            Some(future) => catch(*this.silence, || future.poll(cx)),
+            None => return Poll::Pending,
+        };
+        let output = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(output)) => Ok(output),
+            Err(caught) => Err(caught.panic),
+        };
+        let dropped = catch(*this.silence, || this.future.set(None));
+        Poll::Ready(output.and_then(|output| dropped.map(|()| output).map_err(|caught| caught.panic)))
     }
 }

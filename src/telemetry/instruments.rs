@@ -300,11 +300,11 @@ fn unix_seconds(time: SystemTime) -> f64 {
 pub(crate) fn shared(renew: Option<&Meter>) -> Arc<Exposition> {
     static SHARED: Mutex<Option<Arc<Exposition>>> = Mutex::new(None);
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(exposition) = &*shared
-        && renew.is_none()
-        && exposition.last_collection().is_some()
-    {
-        return exposition.clone();
+    match &*shared {
+        Some(exposition) if renew.is_none() && exposition.last_collection().is_some() => {
+            return exposition.clone();
+        }
+        _ => {}
     }
     let fresh = match renew {
         Some(meter) => Exposition::new(meter),

@@ -1,9 +1,27 @@
-//! Helpers of the integration tests. Not every test file uses all of them.
+//! What the tests share.
 #![allow(
     dead_code,
-    unreachable_pub,
+    unused_imports,
     clippy::allow_attributes,
     reason = "each test binary uses a part of this"
 )]
 
-pub mod otlp;
+mod alive;
+mod events;
+mod eventually;
+#[cfg(feature = "otlp")]
+pub(crate) mod otlp;
+
+pub(crate) use alive::{Alive, AliveGuard};
+pub(crate) use events::{Events, Recorded, listen};
+pub(crate) use eventually::{eventually, settle};
+
+/// Seconds, which is what virtual time is told in.
+pub(crate) fn secs(seconds: u64) -> std::time::Duration {
+    std::time::Duration::from_secs(seconds)
+}
+
+/// Milliseconds.
+pub(crate) fn millis(milliseconds: u64) -> std::time::Duration {
+    std::time::Duration::from_millis(milliseconds)
+}

@@ -9,8 +9,11 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Task, TaskHandle};
-use crate::{engine::Shared, policy::TaskOutput};
+use super::{Shared, SpawnOptions};
+use crate::{
+    policy::TaskOutput,
+    run::{Task, TaskHandle},
+};
 
 /// A run's view of itself: its name and number, whether it should stop, its heartbeat, and a way to spawn.
 ///
@@ -84,7 +87,7 @@ impl TaskContext {
         F::Output: TaskOutput + Send + 'static,
     {
         match self.parts.manager.upgrade() {
-            Some(manager) => manager.spawn(crate::engine::SpawnOptions::new(name), |_| future),
+            Some(manager) => manager.spawn(SpawnOptions::new(name), |_| future),
             None => TaskHandle::refused(),
         }
     }

@@ -1,0 +1,7 @@
+//! A task whose error has no `Display`.
+struct Opaque;
+
+fn main() {
+    let tasks = otel_tasks::TaskManager::builder().build();
+    let _ = tasks.spawn("opaque", async { Err::<(), _>(Opaque) });
+}
