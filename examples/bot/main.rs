@@ -48,7 +48,7 @@ async fn main() -> ExitCode {
     let options = match options::parse() {
         Ok(Command::Run(options)) => options,
         Ok(Command::Help) => {
-            println!("{}", options::USAGE);
+            Terminal::new(false).say(options::USAGE);
             return ExitCode::SUCCESS;
         }
         Err(error) => {
@@ -117,7 +117,7 @@ async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
 /// Loads the component after a while and unloads it before the end; completes when the bot is to end.
 async fn load_and_unload(bot: &Arc<Bot>, run_for: Option<Duration>) {
     let started = Instant::now();
-    sleep(MODERATION_AFTER.min(run_for.unwrap_or(MODERATION_AFTER) / 3)).await;
+    sleep(run_for.map_or(MODERATION_AFTER, |run_for| MODERATION_AFTER.min(run_for / 3))).await;
     let found = bot.tasks.register_component("moderation", Moderation(bot.clone()));
     tracing::info!("component moderation loaded: {}", found.registered.join(", "));
     let Some(run_for) = run_for else { return std::future::pending().await };

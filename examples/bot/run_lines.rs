@@ -88,29 +88,24 @@ impl RunLines {
 
 impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for RunLines {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
-        if attributes.metadata().name() == "task.run"
-            && let Some(span) = ctx.span(id)
-        {
-            let mut fields = Fields::default();
-            attributes.record(&mut fields);
-            let note = RunNote { fields, began: None, lasted: Duration::ZERO, trace_id: TraceId::INVALID };
-            span.extensions_mut().insert(note);
-        }
+        let Some(span) = ctx.span(id).filter(|span| span.name() == "task.run") else { return };
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        let note = RunNote { fields, began: None, lasted: Duration::ZERO, trace_id: TraceId::INVALID };
+        span.extensions_mut().insert(note);
     }
 
     fn on_enter(&self, id: &Id, ctx: Context<'_, S>) {
-        if let Some(span) = ctx.span(id)
-            && let Some(note) = span.extensions_mut().get_mut::<RunNote>()
-        {
+        let Some(span) = ctx.span(id) else { return };
+        if let Some(note) = span.extensions_mut().get_mut::<RunNote>() {
             note.began.get_or_insert_with(Instant::now);
             note.trace_id = opentelemetry::Context::current().span().span_context().trace_id();
         }
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, ctx: Context<'_, S>) {
-        if let Some(span) = ctx.span(id)
-            && let Some(note) = span.extensions_mut().get_mut::<RunNote>()
-        {
+        let Some(span) = ctx.span(id) else { return };
+        if let Some(note) = span.extensions_mut().get_mut::<RunNote>() {
             // The result is recorded when the run has ended; what follows is not its time.
             note.lasted = note.began.map(|began| began.elapsed()).unwrap_or_default();
             values.record(&mut note.fields);

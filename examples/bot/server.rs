@@ -46,6 +46,7 @@ pub(crate) struct Counts {
     pub(crate) commands: u64,
     pub(crate) right: u64,
     pub(crate) refused: u64,
+    pub(crate) unanswered: usize,
     pub(crate) wrong: Vec<String>,
     pub(crate) reminders_asked: u64,
     pub(crate) reminders_delivered: u64,
@@ -117,7 +118,8 @@ impl ChatService {
     /// Stops accepting, and says what it has seen.
     pub(crate) fn finish(self) -> Counts {
         self.accepting.abort();
-        self.ledger.state().counts.clone()
+        let state = self.ledger.state();
+        Counts { unanswered: state.expected.len(), ..state.counts.clone() }
     }
 }
 
@@ -146,7 +148,7 @@ async fn accept(listener: TcpListener, ledger: Arc<Ledger>, seed: u64) {
 
 /// Answers with one page; slowly for some, and once brokenly.
 async fn archive(mut write: OwnedWriteHalf, page: u64, ledger: Arc<Ledger>) {
-    let slow = page.is_multiple_of(SLOW_PAGES);
+    let slow = page % SLOW_PAGES == 0;
     sleep(Duration::from_millis(if slow { 2_000 } else { 20 + page * 37 % 60 })).await;
     let broken = page == BROKEN_PAGE && !std::mem::replace(&mut ledger.state().broken_page_sent, true);
     let line = if broken { "PAG\n".to_owned() } else { format!("PAGE {page} {}\n", page_text(page)) };
@@ -186,9 +188,8 @@ impl Session {
                     Some(self.say())
                 }
             };
-            if let Some(line) = line
-                && self.write.write_all(format!("{line}\n").as_bytes()).await.is_err()
-            {
+            let Some(line) = line else { continue };
+            if self.write.write_all(format!("{line}\n").as_bytes()).await.is_err() {
                 return;
             }
         }
@@ -241,7 +242,7 @@ impl Session {
             76..79 => ("choose".to_owned(), Expect::Error),
             79..88 => {
                 let page = random.u64(1..60);
-                let slow = page.is_multiple_of(SLOW_PAGES);
+                let slow = page % SLOW_PAGES == 0;
                 let expected = if slow { Expect::Error } else { Expect::Reply(page_text(page)) };
                 (format!("archive {page}"), expected)
             }
