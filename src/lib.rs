@@ -1,5 +1,28 @@
 //! An OpenTelemetry-native task manager for tokio: each run of a task is a span, each figure an instrument, and health
 //! checks, automatic restarts and the ordered shutdown read those same figures.
+//!
+//! Begin at [`TaskManager`]; [`CriticalTaskConfig`] says what is kept alive, [`TaskLoop`] what runs at intervals,
+//! [`instrumented_task`](macro@instrumented_task) makes any async function a run. [`telemetry()`] exports all of it over
+//! OTLP; [`layer`] and [`task_layer`] are for those who have a subscriber of their own. Every name that leaves the process
+//! stands in [`telemetry::contract`].
+//!
+//! ```
+//! use otel_tasks::{CriticalTaskConfig, TaskManager};
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let tasks = TaskManager::builder().build();
+//! tasks.register_critical_task(CriticalTaskConfig::new("gateway", |ctx| async move {
+//!     ctx.cancelled().await; // connect, read, return an error to be restarted
+//! }))?;
+//! tasks.start();
+//! println!("{}", tasks.get_task_statistics().critical_tasks);
+//! println!("{}", tasks.cancel_all_tasks().await);
+//! # Ok(()) }
+//! ```
+//!
+//! # Features
+//!
+//! `otlp` (default): [`telemetry()`]. `macros` (default): [`instrumented_task`](macro@instrumented_task). `serde`:
+//! `Serialize` for statistics, health, snapshots and reports.
 
 #![warn(missing_docs, unreachable_pub)]
 
@@ -61,6 +84,11 @@ pub use telemetry::{LayerConflict, layer, task_layer};
 /// ```
 #[cfg(feature = "macros")]
 pub use otel_tasks_macros::instrumented_task;
+
+/// The README's code compiles.
+#[cfg(all(doctest, feature = "otlp", feature = "macros"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 #[doc(hidden)]
 pub mod __private {

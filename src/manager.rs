@@ -652,7 +652,8 @@ impl TaskBuilder<'_> {
         self.manager.shared().spawn(self.options, |_| future)
     }
 
-    /// Spawns the future that `task` makes of its context, which tells it when to stop.
+    /// Spawns the future that `task` makes of its context, which tells it when to stop. `task` itself is called here and
+    /// now, so a panic in it is the caller's.
     #[track_caller]
     pub fn spawn_with<F>(mut self, task: impl FnOnce(TaskContext) -> F) -> TaskHandle<F::Output>
     where

@@ -27,17 +27,19 @@ async fn attribute_of_tracing() {
     tokio::task::yield_now().await;
 }
 
+type Idiom = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Every everyday idiom, each in a run of its own.
 async fn idioms() {
     let tasks = TaskManager::builder().build();
     let spawner = info_span!("spawner");
-    let run = |name: &str, future: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
+    let run = |name: &str, future: Idiom| {
         let _entered = spawner.enter();
         tasks.spawn(name, future)
     };
     let dispatch = tracing::dispatcher::get_default(Clone::clone);
 
-    let idioms: Vec<(&str, std::pin::Pin<Box<dyn Future<Output = ()> + Send>>)> = vec![
+    let idioms: Vec<(&str, Idiom)> = vec![
         (
             "instrument",
             Box::pin(async {

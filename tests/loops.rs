@@ -583,3 +583,29 @@ async fn clones_of_a_handle_control_the_same_loop() {
     sleep(millis(20_000)).await;
     assert_eq!(moments.count(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn stop_on_a_loop_that_waits_for_its_start_or_restart_keeps_it_from_beginning() {
+    let (body, handle, moments) = noting(10, 0);
+    let tasks = TaskManager::builder().build();
+    tasks.register_critical_task(CriticalTaskConfig::from_loop("waiting", body)).unwrap();
+    handle.stop();
+    settle().await;
+    tasks.start();
+    sleep(secs(60)).await;
+    assert_eq!(moments.count(), 0);
+    assert_eq!(tasks.snapshot("waiting").unwrap().state, Some(TaskState::Stopped));
+
+    let failing = TaskLoop::every(secs(10), |_| async { Err::<(), _>("broken") });
+    let handle = failing.handle();
+    tasks.register_critical_task(CriticalTaskConfig::from_loop("failing", failing)).unwrap();
+    sleep(secs(1)).await;
+    assert_eq!(tasks.snapshot("failing").unwrap().state, Some(TaskState::Backoff));
+    handle.stop();
+    sleep(secs(600)).await;
+    let snapshot = tasks.snapshot("failing").unwrap();
+    assert_eq!((snapshot.state, snapshot.total_runs()), (Some(TaskState::Stopped), 1));
+    handle.restart().unwrap();
+    sleep(secs(1)).await;
+    assert_eq!(tasks.snapshot("failing").unwrap().total_runs(), 2);
+}

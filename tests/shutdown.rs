@@ -8,8 +8,8 @@ use std::{
 };
 
 use otel_tasks::{
-    CriticalTaskConfig, HealthReason, ShutdownOutcome, ShutdownReport, TaskCategory, TaskContext, TaskError,
-    TaskLoop, TaskManager, TaskPriority,
+    Backoff, CriticalTaskConfig, HealthReason, ShutdownOutcome, ShutdownReport, TaskCategory, TaskContext,
+    TaskError, TaskLoop, TaskManager, TaskPriority,
 };
 use support::{Alive, Events, eventually, millis, secs, settle};
 use tokio::time::{Instant, sleep};
@@ -508,7 +508,10 @@ async fn the_exit_code_and_the_display_say_what_happened() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(
         lines[0],
-        format!("shutdown took {:.1?} of 10.0s: 1 clean, 0 late, 4 aborted, 0 leaked", report.duration)
+        format!(
+            "shutdown took {:.1?} of 10.0s: 1 clean, 0 late, 4 aborted, 0 leaked, 0 not running",
+            report.duration
+        )
     );
     assert_eq!(lines.len(), 4, "{text}");
     assert!(
@@ -715,4 +718,56 @@ async fn after_everything_nothing_is_alive() {
     let statistics = tasks.get_task_statistics();
     assert_eq!(statistics.active_runs, 0);
     assert_eq!(statistics.total_runs, alive.total() as u64, "each run ended once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_alive_is_reported_as_not_running_and_waits_for_no_timer() {
+    let tasks = manager([], 10);
+    let failing = || CriticalTaskConfig::new("backing_off", |_| async { Err::<(), _>("broken") });
+    let hour = Backoff::constant(secs(3_600));
+    tasks.register_critical_task(failing().backoff(hour).max_restarts(1, secs(10_000))).unwrap();
+    tasks.register_critical_task(CriticalTaskConfig::new("finished", |_| async {})).unwrap();
+    sleep(secs(1)).await;
+    let health = tasks.get_task_health("backing_off").unwrap();
+    assert_eq!(health.reasons, [HealthReason::BackingOff]);
+    assert!(
+        health.is_healthy && health.liveness && !health.readiness,
+        "one failure is no alarm, but no work either"
+    );
+    let report = tasks.cancel_all_tasks().await;
+    assert_eq!(report.duration, Duration::ZERO);
+    assert_eq!(report.count(ShutdownOutcome::NotRunning), 2);
+    assert_eq!((report.tasks.len(), report.is_clean(), report.exit_code()), (2, true, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plain_future_keeps_its_grace_when_its_stages_share_is_over() {
+    let alive = Alive::default();
+    let log = Log::new();
+    // Two stages share 9 s; the first has 4.5 of them, but its future may go on for 6.
+    let tasks = manager([asked("later", 0, &log)], 10);
+    let slow = tasks.task("command_slow").shutdown_grace(secs(6)).spawn(async { sleep(millis(5_500)).await });
+    let deaf = tasks.task("command_deaf").shutdown_grace(secs(6)).spawn({
+        let guard = alive.guard();
+        async move {
+            let _guard = guard;
+            std::future::pending::<()>().await;
+        }
+    });
+    settle().await;
+    let report = tasks.cancel_all_tasks().await;
+    assert_eq!(slow.await, Ok(()));
+    assert_eq!(deaf.await, Err(TaskError::Cancelled));
+    // When each ended, in tenths of a second.
+    let outcome = |name: &str| {
+        report
+            .tasks
+            .iter()
+            .find(|task| &*task.name == name)
+            .map(|task| (task.outcome, (task.after.as_secs_f64() * 10.0).round()))
+    };
+    assert_eq!(outcome("command_slow"), Some((ShutdownOutcome::Late, 55.0)));
+    assert_eq!(outcome("command_deaf"), Some((ShutdownOutcome::Aborted, 60.0)));
+    assert_eq!(outcome("later"), Some((ShutdownOutcome::Clean, 45.0)), "asked when the share was over");
+    assert_eq!(report.duration.as_secs_f64().round(), 6.0);
 }

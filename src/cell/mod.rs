@@ -14,7 +14,7 @@ mod window;
 pub(crate) use histogram::quantile;
 pub(crate) use registry::{Entry, Identity, Registry};
 pub use snapshot::{ErrorCount, LastError, RunRecord, SkipReason, TaskSnapshot, TaskState};
-pub(crate) use task_cell::{EndedRun, TaskCell};
+pub(crate) use task_cell::{EndedRun, RunError, TaskCell};
 
 /// The most error types a name may show beside `panic`, `timeout` and `_OTHER`.
 pub const MAX_ERROR_TYPES: usize = 8;

@@ -34,8 +34,11 @@ pub(crate) struct Entry<E> {
     plain: bool,
 }
 
+/// The entries of one name, one per identity.
+type Entries<E> = Vec<Arc<Entry<E>>>;
+
 pub(crate) struct Registry<E> {
-    by_name: RwLock<HashMap<Arc<str>, Vec<Arc<Entry<E>>>>>,
+    by_name: RwLock<HashMap<Arc<str>, Entries<E>>>,
     /// How many more entries fit.
     room: AtomicUsize,
     /// How many more (name, error type) pairs fit.
@@ -57,8 +60,8 @@ impl<E> Registry<E> {
         instance: Option<Arc<str>>,
         extra: fn(&Identity, &Option<Arc<str>>) -> E,
     ) -> Self {
-        // One entry is kept back for the overflow name.
-        let names = names.min(streams / MAX_STATES).max(2) - 1;
+        // The overflow name takes an entry of its own.
+        let names = names.min(streams / MAX_STATES - 1);
         Self {
             by_name: RwLock::default(),
             room: AtomicUsize::new(names),
@@ -140,7 +143,7 @@ mod tests {
 
     #[test]
     fn past_its_bound_a_registry_has_only_the_overflow_entry() {
-        let registry = Registry::<()>::new(3, 1_999, None, |_, _| ());
+        let registry = Registry::<()>::new(2, 1_999, None, |_, _| ());
         assert!(registry.entry(identity("a"), true).is_some());
         assert!(registry.entry(identity("b"), true).is_some());
         assert!(registry.entry(identity("c"), true).is_none());

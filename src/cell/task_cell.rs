@@ -68,8 +68,14 @@ pub(crate) struct EndedRun<'a> {
     pub(crate) kind: ExitKind,
     pub(crate) started: SystemTime,
     pub(crate) duration: Duration,
-    /// The error's class and text, and the run's trace.
-    pub(crate) error: Option<(&'static str, &'a dyn Fn() -> String, Option<String>)>,
+    pub(crate) error: Option<RunError<'a>>,
+}
+
+/// Why a run failed.
+pub(crate) struct RunError<'a> {
+    pub(crate) error_type: &'static str,
+    pub(crate) message: &'a dyn Fn() -> String,
+    pub(crate) trace_id: Option<String>,
 }
 
 impl TaskCell {
@@ -114,7 +120,7 @@ impl TaskCell {
                 duration: run.duration,
                 result: run.kind,
             });
-            run.error.as_ref().map(|(error_type, message, trace_id)| {
+            run.error.as_ref().map(|RunError { error_type, message, trace_id }| {
                 rare.last_error = Some(LastError {
                     error_type,
                     message: message(),

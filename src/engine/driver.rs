@@ -22,7 +22,7 @@ use opentelemetry::trace::SpanContext;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Life, LifeEnd, Order, Shared, Supervised, tracker::Place};
+use super::{Life, LifeEnd, Order, Shared, ShutdownOutcome, Supervised, tracker::Place};
 use crate::{
     cell::TaskState,
     policy::{Exit, RestartReason, Verdict},
@@ -100,7 +100,7 @@ impl Driver {
                 }
                 Order::Stop { .. } if state == TaskState::Waiting => return Step::Rest(TaskState::Stopped),
                 Order::Start | Order::Stop { .. } => {}
-                Order::Leave { .. } | Order::Kill => return Step::Leave,
+                Order::Leave { .. } | Order::Kill => return self.leave_idle(),
             }
         }
     }
@@ -114,7 +114,7 @@ impl Driver {
                     Order::Start => {}
                     Order::Restart { reason, .. } => return Step::Live(Some(Restart { reason, ..restart })),
                     Order::Stop { .. } => return self.stopped(TaskState::Stopped, None),
-                    Order::Leave { .. } | Order::Kill => return Step::Leave,
+                    Order::Leave { .. } | Order::Kill => return self.leave_idle(),
                 },
                 () = sleep_until(until) => return Step::Live(Some(restart)),
             }
@@ -188,7 +188,7 @@ impl Driver {
             token.cancel();
         };
         if end.is_none() && wish == Wish::Leave {
-            self.place.mark_aborted();
+            self.place.note(ShutdownOutcome::Aborted);
         }
         // The life's hooks are the user's too: a panic in their destructors ends here.
         let _ = catch(self.shared.recorder.options.silence_panics, move || drop(living));
@@ -236,6 +236,12 @@ impl Driver {
                 Step::Backoff { until: Instant::now() + delay, restart }
             }
         }
+    }
+
+    /// Leaves without having had anything to stop.
+    fn leave_idle(&self) -> Step {
+        self.place.note(ShutdownOutcome::NotRunning);
+        Step::Leave
     }
 
     fn limit_reached(&self) -> bool {
@@ -303,7 +309,7 @@ impl Drop for Driver {
     fn drop(&mut self) {
         if !self.done {
             // Dropped with its runtime.
-            self.place.mark_aborted();
+            self.place.note(ShutdownOutcome::Aborted);
         }
         if self.supervised.task.cell.state().is_some_and(is_alive) {
             self.set_state(TaskState::Stopped);

@@ -216,7 +216,7 @@ pub struct LoopHandle {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LoopControlError {
-    /// The loop is not registered, or no longer.
+    /// The loop is not registered, or no longer, or its manager has shut down.
     NotRegistered,
     /// The new interval is zero; the old one stays.
     ZeroInterval,
@@ -234,11 +234,20 @@ impl std::fmt::Display for LoopControlError {
 impl std::error::Error for LoopControlError {}
 
 impl LoopHandle {
-    /// Finishes the loop after the iteration under way; one that sleeps wakes and finishes at once. Without effect on a
-    /// loop that does not run.
+    /// Finishes the loop after the iteration under way; one that sleeps wakes and finishes at once; one that waits for its
+    /// start or restart is stopped and does not begin by itself. Without effect on a loop that has ended.
     pub fn stop(&self) {
-        self.control.state().stop_requested = true;
-        self.control.changed.notify_one();
+        let running = {
+            let mut state = self.control.state();
+            state.stop_requested = state.running;
+            state.running
+        };
+        if running {
+            self.control.changed.notify_one();
+        } else {
+            // A loop that is not registered has nothing to stop.
+            let _ = self.control.order(Order::Stop { grace: spec::DEFAULT_STOP_GRACE });
+        }
     }
 
     /// Ends the loop now, dropping the iteration under way.
@@ -333,7 +342,7 @@ impl Control {
 
     fn order(&self, order: Order) -> Result<(), LoopControlError> {
         let supervised = self.supervised.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-        let supervised = supervised.filter(|supervised| supervised.stands());
+        let supervised = supervised.filter(|supervised| supervised.stands() && !supervised.has_left());
         supervised.ok_or(LoopControlError::NotRegistered)?.order(order);
         Ok(())
     }

@@ -6,7 +6,7 @@ use crate::policy::{TaskCategory, TaskPriority};
 
 /// What became of a task at shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum ShutdownOutcome {
     /// It ended while its stage was waited for.
@@ -17,11 +17,18 @@ pub enum ShutdownOutcome {
     Aborted,
     /// It was still there at the deadline: it blocks its thread.
     Leaked,
+    /// It was registered and not alive: not begun, waiting for a restart, finished, stopped or given up.
+    NotRunning,
 }
 
 impl ShutdownOutcome {
     /// Every outcome, in declaration order.
-    pub const ALL: [Self; 4] = [Self::Clean, Self::Late, Self::Aborted, Self::Leaked];
+    pub const ALL: [Self; 5] = [Self::Clean, Self::Late, Self::Aborted, Self::Leaked, Self::NotRunning];
+
+    /// Whether the task did not end by itself.
+    pub const fn is_forced(self) -> bool {
+        matches!(self, Self::Aborted | Self::Leaked)
+    }
 
     /// The value of the attribute `task.shutdown.outcome`.
     pub const fn as_str(self) -> &'static str {
@@ -30,6 +37,7 @@ impl ShutdownOutcome {
             Self::Late => "late",
             Self::Aborted => "aborted",
             Self::Leaked => "leaked",
+            Self::NotRunning => "not_running",
         }
     }
 }
@@ -80,7 +88,7 @@ impl ShutdownReport {
 
     /// Whether everything ended by itself.
     pub fn is_clean(&self) -> bool {
-        self.tasks.iter().all(|task| matches!(task.outcome, ShutdownOutcome::Clean | ShutdownOutcome::Late))
+        !self.tasks.iter().any(|task| task.outcome.is_forced())
     }
 
     /// An exit code for the process: 0 where everything ended by itself, 1 where something had to be dropped, 2 where
@@ -94,15 +102,13 @@ impl fmt::Display for ShutdownReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "shutdown took {:.1?} of {:.1?}:", self.duration, self.deadline)?;
         for outcome in ShutdownOutcome::ALL {
-            write!(f, " {} {outcome}", self.count(outcome))?;
-            if outcome != ShutdownOutcome::Leaked {
-                f.write_str(",")?;
-            }
+            let separator = if outcome == ShutdownOutcome::Clean { "" } else { "," };
+            write!(f, "{separator} {} {}", self.count(outcome), outcome.as_str().replace('_', " "))?;
         }
         for task in &self.tasks {
             write!(
                 f,
-                "\n  {:<8} {:<28} {:<10} {:<9} after {:.1?}",
+                "\n  {:<11} {:<28} {:<10} {:<9} after {:.1?}",
                 task.outcome.as_str(),
                 task.name,
                 task.category.as_str(),

@@ -179,6 +179,10 @@ impl Shared {
         F: Future + Send + 'static,
         F::Output: TaskOutput + Send + 'static,
     {
+        // Told before a cell is made for a name that never runs; the tracker decides in the end.
+        if self.tracker.is_closed() {
+            return TaskHandle::refused();
+        }
         let type_name;
         let name = match options.name {
             "" => {

@@ -108,18 +108,20 @@ async fn cancel_tasks(shared: &Arc<Shared>, parent: &ManagedSpan, began: Instant
     set_names(&span, &shared.tracker.names());
     let end = began + deadline;
     let abort_at = end - (deadline / ABORT_SHARE).min(ABORT_RESERVE);
+    let mut graces = Graces::default();
     for stage in 0..STAGES {
-        // `saturating_sub`: a member that leaves meanwhile may be counted before and not after.
-        let left = (stage..STAGES).filter(|stage| shared.tracker.alive_in(*stage..*stage + 1) > 0).count();
-        if shared.tracker.alive_in(stage..stage + 1) > 0 {
-            let now = Instant::now();
-            let share = abort_at.saturating_duration_since(now) / u32::try_from(left.max(1)).unwrap_or(1);
-            stop_stage(shared, stage, now + share).await;
+        let alive = |stage: &usize| shared.tracker.alive_in(*stage..*stage + 1) > 0;
+        if alive(&stage) {
+            let left = (stage..STAGES).filter(alive).count().max(1);
+            let share = abort_at.saturating_duration_since(Instant::now()) / u32::try_from(left).unwrap_or(1);
+            graces.ask(shared, stage);
+            graces.wait(shared, stage..stage + 1, Instant::now() + share).await;
         }
         shared.tracker.stage_over(stage);
     }
     let all = 0..STAGES;
-    if timeout_at(abort_at, shared.tracker.emptied(all.clone())).await.is_err() {
+    graces.wait(shared, all.clone(), abort_at).await;
+    if shared.tracker.alive_in(all.clone()) > 0 {
         everyone(shared).iter().for_each(|task| task.order(Order::Kill));
         shared.tracker.abort_runs(all.clone(), |_| true);
         let _ = timeout_at(end, shared.tracker.emptied(all)).await;
@@ -127,30 +129,37 @@ async fn cancel_tasks(shared: &Arc<Shared>, parent: &ManagedSpan, began: Instant
     span.end();
 }
 
-/// Asks a stage to stop and waits until it has, or until its share of the time is over. Its plain futures are dropped as
-/// their graces pass.
-async fn stop_stage(shared: &Arc<Shared>, stage: usize, until: Instant) {
-    let asked = Instant::now();
-    for task in everyone(shared).iter().filter(|task| stage_of(&task.task) == stage) {
-        task.order(Order::Leave { grace: task.spec.shutdown_grace });
-    }
-    let graces = shared.tracker.ask_runs(stage);
-    let stage = stage..stage + 1;
-    let aborts = async {
-        for grace in graces.into_iter().flatten() {
-            sleep_until((asked + grace).min(until)).await;
-            shared.tracker.abort_runs(stage.clone(), |of_run| of_run == Some(grace));
+/// When the graces of spawned runs are over, the soonest first. A registered task's driver keeps its own.
+#[derive(Default)]
+struct Graces(Vec<(Instant, usize, Duration)>);
+
+impl Graces {
+    /// Asks a stage to stop.
+    fn ask(&mut self, shared: &Shared, stage: usize) {
+        let asked = Instant::now();
+        for task in everyone(shared).iter().filter(|task| stage_of(&task.task) == stage) {
+            task.order(Order::Leave { grace: task.spec.shutdown_grace });
         }
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        biased;
-        () = shared.tracker.emptied(stage.clone()) => return,
-        () = aborts => {}
-        () = sleep_until(until) => {}
+        let graces = shared.tracker.ask_runs(stage).into_iter().flatten();
+        self.0.extend(graces.map(|grace| (asked + grace, stage, grace)));
+        self.0.sort_unstable();
     }
-    // The share is over in the same moment as the last grace: those aborts are still to be made.
-    shared.tracker.abort_runs(stage, |grace| grace.is_some());
+
+    /// Waits until these stages are empty, or until then. Meanwhile the runs whose graces pass are dropped, whatever their
+    /// stage: a stage whose share is over is no longer waited for, but keeps its graces.
+    async fn wait(&mut self, shared: &Shared, stages: std::ops::Range<usize>, until: Instant) {
+        loop {
+            let next = self.0.first().copied().filter(|(over, ..)| *over <= until);
+            tokio::select! {
+                biased;
+                () = shared.tracker.emptied(stages.clone()) => return,
+                () = sleep_until(next.map_or(until, |(over, ..)| over)) => {}
+            }
+            let Some((_, stage, grace)) = next else { return };
+            self.0.remove(0);
+            shared.tracker.abort_runs(stage..stage + 1, |of_run| of_run == Some(grace));
+        }
+    }
 }
 
 fn everyone(shared: &Shared) -> Vec<Arc<super::Supervised>> {
@@ -182,7 +191,7 @@ fn finish(shared: &Shared, span: ManagedSpan, report: &ShutdownReport) {
     }
     {
         let _entered = span.enter();
-        for task in report.tasks.iter().filter(|task| task.outcome >= ShutdownOutcome::Aborted) {
+        for task in report.tasks.iter().filter(|task| task.outcome.is_forced()) {
             tracing::event!(
                 name: record::NOT_STOPPED, target: SCOPE, parent: None, tracing::Level::WARN,
                 { key::NAME } = &*task.name, { key::SHUTDOWN_OUTCOME } = task.outcome.as_str(),

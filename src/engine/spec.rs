@@ -61,11 +61,13 @@ pub(crate) fn error_type_of<T: TaskOutput>() -> Option<(TypeId, &'static str)> {
     T::error_type_id()
 }
 
+type Rule<T> = Arc<dyn Fn(&dyn Any) -> T + Send + Sync>;
+
 /// How an error of one type is classed and named.
 #[derive(Default, Clone)]
 pub(crate) struct ErrorRules {
-    pub(crate) class: Option<Arc<dyn Fn(&dyn Any) -> ErrorClass + Send + Sync>>,
-    pub(crate) error_type: Option<Arc<dyn Fn(&dyn Any) -> &'static str + Send + Sync>>,
+    pub(crate) class: Option<Rule<ErrorClass>>,
+    pub(crate) error_type: Option<Rule<&'static str>>,
 }
 
 impl ErrorRules {

@@ -57,7 +57,8 @@ struct Member {
     id: u64,
     task: Arc<Task>,
     kind: MemberKind,
-    aborted: bool,
+    /// Set where it does not end by itself while it is waited for.
+    outcome: Option<ShutdownOutcome>,
 }
 
 enum MemberKind {
@@ -102,8 +103,8 @@ impl Place {
     pub(crate) fn set_abort(tracker: &Tracker, key: usize, id: u64, handle: AbortHandle) {
         let mut shard = tracker.shard(key);
         let member = shard.members.get_mut(key / SHARDS).filter(|member| member.id == id);
-        if let Some(Member { kind: MemberKind::Run { abort, .. }, aborted, .. }) = member {
-            if *aborted {
+        if let Some(Member { kind: MemberKind::Run { abort, .. }, outcome, .. }) = member {
+            if outcome.is_some() {
                 handle.abort();
             }
             *abort = Some(handle);
@@ -114,11 +115,11 @@ impl Place {
         (self.key, self.id)
     }
 
-    /// Notes that the member is being dropped rather than ending by itself.
-    pub(crate) fn mark_aborted(&self) {
+    /// Notes what becomes of the member, where it is not that it ends by itself.
+    pub(crate) fn note(&self, outcome: ShutdownOutcome) {
         let mut shard = self.shared.tracker.shard(self.key);
         if let Some(member) = shard.members.get_mut(self.key / SHARDS).filter(|member| member.id == self.id) {
-            member.aborted = true;
+            member.outcome = Some(outcome);
         }
     }
 }
@@ -153,7 +154,7 @@ impl Tracker {
         }
         // Relaxed: written under the shard's lock, and read after every shard's lock was taken by `close`.
         tracker.alive[stage_of(task)].fetch_add(1, Ordering::Relaxed);
-        let slot = shard.members.insert(Member { id, task: task.clone(), kind, aborted: false });
+        let slot = shard.members.insert(Member { id, task: task.clone(), kind, outcome: None });
         drop(shard);
         Some(Place { shared: shared.clone(), key: slot * SHARDS + shard_index, id })
     }
@@ -168,13 +169,9 @@ impl Tracker {
         };
         let stage = stage_of(&member.task);
         if self.draining.load(Ordering::Acquire) {
-            let outcome = if member.aborted {
-                ShutdownOutcome::Aborted
-            } else if stage < self.stages_over.load(Ordering::Acquire) {
-                ShutdownOutcome::Late
-            } else {
-                ShutdownOutcome::Clean
-            };
+            let late = stage < self.stages_over.load(Ordering::Acquire);
+            let by_itself = if late { ShutdownOutcome::Late } else { ShutdownOutcome::Clean };
+            let outcome = member.outcome.unwrap_or(by_itself);
             self.drained().note(&member.task, outcome);
         }
         // AcqRel: pairs with the Acquire load in `alive_in`, so that whoever sees the stage empty sees the note.
@@ -250,7 +247,7 @@ impl Tracker {
         self.visit(stages, |member| {
             if let MemberKind::Run { abort, grace, .. } = &mut member.kind {
                 if which(*grace) {
-                    member.aborted = true;
+                    member.outcome = Some(ShutdownOutcome::Aborted);
                     abort.iter().for_each(AbortHandle::abort);
                 }
             }

@@ -15,12 +15,14 @@ use std::{borrow::Cow, fmt, sync::Arc};
 #[derive(Clone, Default)]
 pub struct NameRule(Kind);
 
+type Rule = dyn Fn(&str) -> Cow<'_, str> + Send + Sync;
+
 #[derive(Clone, Default)]
 enum Kind {
     #[default]
     StripIds,
     Keep,
-    Custom(Arc<dyn Fn(&str) -> Cow<'_, str> + Send + Sync>),
+    Custom(Arc<Rule>),
 }
 
 impl fmt::Debug for NameRule {
@@ -79,7 +81,7 @@ fn without_uuid(given: &str) -> &str {
     else {
         return given;
     };
-    let tail = given[start..].as_bytes();
+    let tail = &given.as_bytes()[start..];
     let is_uuid = !tail[0].is_ascii_alphanumeric()
         && tail[1..].iter().enumerate().all(|(index, byte)| match index {
             8 | 13 | 18 | 23 => *byte == b'-',

@@ -39,7 +39,7 @@ pub enum HealthReason {
     Failed,
     /// It gave no sign of life for longer than it promised.
     Stalled,
-    /// It waits for its restart.
+    /// It waits for its restart. Alone, this does not make it unhealthy, only not ready: one failure is no alarm.
     BackingOff,
     /// It was restarted a short while ago. Alone, this does not make it unhealthy.
     Recovering,
@@ -65,7 +65,7 @@ impl HealthReason {
     }
 
     const fn is_unhealthy(self) -> bool {
-        matches!(self, Self::ErrorRate | Self::Restarts | Self::Failed | Self::Stalled | Self::BackingOff)
+        matches!(self, Self::ErrorRate | Self::Restarts | Self::Failed | Self::Stalled)
     }
 }
 

@@ -8,7 +8,7 @@ use opentelemetry::global::BoxedTracer;
 use tokio::time::Instant;
 
 use crate::{
-    cell::{EndedRun, Entry, Identity, Registry, TaskSnapshot},
+    cell::{EndedRun, Entry, Identity, Registry, RunError, TaskSnapshot},
     policy::{CategoryRules, Exit, NameRule, TaskCategory, TaskPriority},
     telemetry::{Exposition, Source, TaskAttributes},
 };
@@ -70,7 +70,7 @@ struct Pending {
 impl Recorder {
     pub(crate) fn new(options: RecorderOptions) -> Arc<Self> {
         // More names than fit in a default stream: the user has raised the limit by a View, as our installer does.
-        let streams = DEFAULT_STREAMS.max(options.max_names * 10);
+        let streams = DEFAULT_STREAMS.max(options.max_names.saturating_mul(10));
         Arc::new(Self {
             registry: Registry::new(
                 options.max_names,
@@ -156,8 +156,7 @@ impl Recorder {
         trace_id: Option<String>,
     ) {
         let message = || exit.message();
-        let error =
-            exit.error_type().map(|error_type| (error_type, &message as &dyn Fn() -> String, trace_id));
+        let error = exit.error_type().map(|error_type| RunError { error_type, message: &message, trace_id });
         let run = EndedRun { kind: exit.kind(), started, duration, error };
         let error_type = task.cell.run_ended(&run, self.now(), &self.registry.error_type_budget);
         let seconds = duration.as_secs_f64();

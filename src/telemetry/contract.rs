@@ -35,7 +35,7 @@ pub mod key {
     pub const RESTART_REASON: &str = "task.restart.reason";
     /// The state of a supervised task.
     pub const STATE: &str = "task.state";
-    /// What became of a task at shutdown: `clean`, `late`, `aborted` or `leaked`.
+    /// What became of a task at shutdown: `clean`, `late`, `aborted`, `leaked` or `not_running`.
     pub const SHUTDOWN_OUTCOME: &str = "task.shutdown.outcome";
     /// Why something was skipped or dropped.
     pub const REASON: &str = "reason";
@@ -89,6 +89,7 @@ pub mod attribute {
             ShutdownOutcome::Late => "tasks.late",
             ShutdownOutcome::Aborted => "tasks.aborted",
             ShutdownOutcome::Leaked => "tasks.leaked",
+            ShutdownOutcome::NotRunning => "tasks.not_running",
         }
     }
 }

@@ -207,7 +207,7 @@ impl Exposition {
             entry.extra.base()
         ));
         gauge!(f64, f64_observable_gauge, contract::RUN_DURATION_MAX, |task| (task.total_runs() > 0)
-            .then(|| task.longest_run.as_secs_f64()));
+            .then_some(task.longest_run.as_secs_f64()));
         // Zeros too, for tasks that can be restarted: `increase()` needs a baseline.
         observable!(u64_observable_counter, u64, contract::RESTARTS, |entry, task, observe| {
             for reason in RestartReason::ALL {
@@ -239,7 +239,7 @@ impl Exposition {
             .map(unix_seconds));
         gauge!(f64, f64_observable_gauge, contract::POLL_DURATION_MAX, |task| (task.longest_poll
             > Duration::ZERO)
-            .then(|| task.longest_poll.as_secs_f64()));
+            .then_some(task.longest_poll.as_secs_f64()));
         observable!(u64_observable_counter, u64, contract::POLLS_SLOW, |entry, task, observe| observe(
             task.slow_polls,
             entry.extra.base()

@@ -1,0 +1,46 @@
+//! The README's generated parts are what the code says. `UPDATE_README=1 cargo test --test readme` writes them anew.
+
+use otel_tasks::telemetry::contract::{INSTRUMENTS, TASK_ATTRIBUTES};
+
+fn instruments() -> String {
+    let mut table = String::from("| instrument | kind | unit | more attributes | |\n|---|---|---|---|---|\n");
+    for instrument in INSTRUMENTS {
+        let attributes: Vec<_> = instrument.attributes.iter().map(|key| format!("`{key}`")).collect();
+        table += &format!(
+            "| `{}` | {} | {} | {} | {} |\n",
+            instrument.name,
+            instrument.kind.as_str(),
+            instrument.unit,
+            attributes.join(", "),
+            instrument.description
+        );
+    }
+    table
+}
+
+/// The example's last recorded output, shortened to what a reader looks at first.
+fn output() -> String {
+    let recorded = include_str!("../docs/bot-output.txt");
+    format!("```text\n{}\n```\n", recorded.trim_end())
+}
+
+#[test]
+fn the_generated_parts_are_current() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let readme = std::fs::read_to_string(path).expect("the README");
+    let mut fresh = readme.clone();
+    for (name, content) in [("instruments", instruments()), ("bot-output", output())] {
+        let (open, close) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
+        let start = fresh.find(&open).expect("the opening mark") + open.len();
+        let end = fresh.find(&close).expect("the closing mark");
+        fresh.replace_range(start..end, &content);
+    }
+    if std::env::var_os("UPDATE_README").is_some() {
+        std::fs::write(path, &fresh).expect("written");
+    } else {
+        assert!(readme == fresh, "run UPDATE_README=1 cargo test --test readme");
+    }
+    for key in TASK_ATTRIBUTES {
+        assert!(readme.contains(&format!("`{key}`")), "{key}");
+    }
+}
