@@ -4,7 +4,10 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     fmt::Debug,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -28,6 +31,8 @@ thread_local! {
 
 pub(crate) struct RunLines {
     terminal: Arc<Terminal>,
+    /// Whether spans of runs get here: not where `RUST_LOG` leaves them out.
+    sees_runs: AtomicBool,
     shown: Mutex<HashMap<(String, String), Shown>>,
 }
 
@@ -66,7 +71,7 @@ impl Visit for Fields {
 
 impl RunLines {
     pub(crate) fn new(terminal: Arc<Terminal>) -> Self {
-        Self { terminal, shown: Mutex::default() }
+        Self { terminal, sees_runs: AtomicBool::new(false), shown: Mutex::default() }
     }
 
     /// Whether to show a line of this kind now, and how many were held back since the last one.
@@ -89,6 +94,7 @@ impl RunLines {
 impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for RunLines {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
         let Some(span) = ctx.span(id).filter(|span| span.name() == "task.run") else { return };
+        self.sees_runs.store(true, Relaxed);
         let mut fields = Fields::default();
         attributes.record(&mut fields);
         let note = RunNote { fields, began: None, lasted: Duration::ZERO, trace_id: TraceId::INVALID };
@@ -141,7 +147,7 @@ impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for RunLines {
         event.record(&mut fields);
         let (paint, word) = match event.metadata().name() {
             // Part of the line of its run, which ends next on this thread.
-            "task.exception" => {
+            "task.exception" if self.sees_runs.load(Relaxed) => {
                 LAST_EXCEPTION.set(Some(fields.get("exception.message").to_owned()));
                 return;
             }

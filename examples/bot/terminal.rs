@@ -216,7 +216,7 @@ pub(crate) fn statistics(statistics: &TaskStatistics) -> String {
 /// What the chat service has seen of the bot.
 pub(crate) fn service(counts: &Counts) -> String {
     let mut text = format!(
-        "{} commands: {} answers right, {} wrong, {} refused, {} lost with a connection\n{} of {} reminders delivered, {} spam flagged, \
+        "{} commands: {} answers right, {} wrong, {} refused, {} lost with a connection\n{} reminders delivered ({} asked for), {} spam flagged, \
          {} status updates; {} connections, {} dropped by the service",
         counts.commands,
         counts.right,
