@@ -248,6 +248,7 @@ fn nothing_is_exported_without_configuration_where_that_was_asked() {
     let telemetry = with(otel_tasks::telemetry::builder().export_if_configured(), &[]);
     use_all_signals(&telemetry);
     assert_eq!(telemetry.endpoints().count(), 0);
+    assert!(Signal::ALL.iter().all(|signal| !telemetry.exports(*signal)));
     let report = telemetry.shutdown_blocking();
     assert!(report.signals().iter().all(|signal| signal.outcome == Outcome::Off), "{report}");
     assert!(report.to_string().contains("traces  off"), "{report}");
@@ -255,6 +256,7 @@ fn nothing_is_exported_without_configuration_where_that_was_asked() {
     let receiver = Receiver::start(Protocol::HttpProtobuf);
     let builder = otel_tasks::telemetry::builder().export_if_configured();
     let telemetry = with(builder, &[("OTEL_EXPORTER_OTLP_ENDPOINT", &receiver.endpoint())]);
+    assert!(Signal::ALL.iter().all(|signal| telemetry.exports(*signal)));
     use_all_signals(&telemetry);
     assert!(telemetry.shutdown_blocking().is_complete());
     assert_eq!((receiver.spans().len(), receiver.logs().len()), (1, 1));

@@ -113,6 +113,15 @@ impl Telemetry {
         self.parts.enabled
     }
 
+    /// Whether a signal is exported: over OTLP, or to a terminal by `OTEL_*_EXPORTER=console`.
+    pub fn exports(&self, signal: Signal) -> bool {
+        match signal {
+            Signal::Traces => self.parts.exports_traces,
+            Signal::Metrics => self.parts.closers.metrics.is_some(),
+            Signal::Logs => self.parts.exports_logs,
+        }
+    }
+
     /// The variables that were not used as they were written.
     pub fn warnings(&self) -> &[Warning] {
         &self.parts.warnings

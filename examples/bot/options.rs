@@ -1,0 +1,51 @@
+//! The command line.
+
+use std::time::Duration;
+
+pub(crate) const USAGE: &str = "\
+A small chat bot whose every task is named, metered, traced, restarted and stopped in order.
+
+Usage: cargo run --example bot -- [OPTIONS]
+
+Options:
+      --for <TIME>   end by itself after so long, through the ordered shutdown, e.g. 10s or 1m
+      --seed <N>     seed of what the chat service sends, and of when it drops connections [default: 1]
+  -q, --quiet        print the final reports alone
+  -h, --help         print this
+
+Ctrl-C and SIGTERM end it through the ordered shutdown, too. It exports traces, metrics and logs where
+OTEL_EXPORTER_OTLP_ENDPOINT says; NO_COLOR switches colours off, RUST_LOG filters.";
+
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) run_for: Option<Duration>,
+    pub(crate) seed: u64,
+    pub(crate) quiet: bool,
+}
+
+pub(crate) enum Command {
+    Run(Options),
+    Help,
+}
+
+pub(crate) fn parse() -> Result<Command, lexopt::Error> {
+    use lexopt::prelude::*;
+    let mut options = Options { run_for: None, seed: 1, quiet: false };
+    let mut arguments = lexopt::Parser::from_env();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("for") => {
+                let run_for = arguments.value()?.parse_with(humantime::parse_duration)?;
+                if run_for.is_zero() {
+                    return Err("--for needs a time longer than zero".into());
+                }
+                options.run_for = Some(run_for);
+            }
+            Long("seed") => options.seed = arguments.value()?.parse()?,
+            Short('q') | Long("quiet") => options.quiet = true,
+            Short('h') | Long("help") => return Ok(Command::Help),
+            _ => return Err(argument.unexpected()),
+        }
+    }
+    Ok(Command::Run(options))
+}
