@@ -609,3 +609,14 @@ async fn stop_on_a_loop_that_waits_for_its_start_or_restart_keeps_it_from_beginn
     sleep(secs(1)).await;
     assert_eq!(tasks.snapshot("failing").unwrap().total_runs(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_start_hook_that_waits_for_ever_does_not_hold_up_a_stop() {
+    let (body, _, moments) = noting(10, 0);
+    let waiting = body.before_loop(std::future::pending::<()>);
+    let tasks = started(CriticalTaskConfig::from_loop("waiting", waiting));
+    sleep(secs(1)).await;
+    let report = tasks.cancel_all_tasks().await;
+    assert!(report.is_clean() && report.duration < secs(1), "{report}");
+    assert_eq!(moments.count(), 0);
+}

@@ -143,7 +143,8 @@ impl TaskLoop {
         self
     }
 
-    /// Awaited before the first iteration of each life. A panic in it is logged and ignored.
+    /// Awaited before the first iteration of each life; dropped when the task is asked to stop. A panic in it is logged and
+    /// ignored.
     #[must_use]
     pub fn before_loop<Fut>(mut self, hook: impl Fn() -> Fut + Send + Sync + 'static) -> Self
     where
@@ -393,7 +394,12 @@ enum Woken {
 impl LoopLife {
     async fn live(mut self) -> LifeEnd {
         let _alive = Alive::begin(&self.body.control, &self.life.supervised);
-        self.hook("before_loop", self.body.before_loop.as_ref().map(|hook| hook(()))).await;
+        tokio::select! {
+            biased;
+            // A hook that waits for what never comes must not hold up a stop; the first wait below ends the life.
+            () = self.life.token.cancelled() => {}
+            _ = self.hook("before_loop", self.body.before_loop.as_ref().map(|hook| hook(()))) => {}
+        }
         let mut planned = Instant::now();
         let mut before: Option<Instant> = None;
         let mut last = LifeEnd { exit: Exit::Success, finished: true, span_context: None };
