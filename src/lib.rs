@@ -46,12 +46,12 @@ pub use cell::{
 pub use config::{CriticalTaskConfig, CriticalTasksProvider, DEFAULT_HEALTH_CHECK_INTERVAL, Discovery};
 pub use engine::{
     DEFAULT_SPAN_PREFIX, LoopControlError, LoopError, LoopHandle, LoopOutcome, OnError, ShutdownOutcome,
-    ShutdownReport, TaskContext, TaskLoop, TaskShutdown, shutdown_signal,
+    ShutdownReport, TaskBuilder, TaskContext, TaskLoop, TaskShutdown, shutdown_signal,
 };
 pub use error::{RegisterError, RestartError, UnknownComponent, UnknownTask};
 pub use manager::{
     DEFAULT_MONITOR_INTERVAL, DEFAULT_SHUTDOWN_DEADLINE, DEFAULT_SPAWN_GRACE, InstrumentationCheck,
-    TaskBuilder, TaskManager, TaskManagerBuilder,
+    TaskManager, TaskManagerBuilder,
 };
 pub use policy::{
     Backoff, CategoryRules, DEFAULT_BACKOFF_CAP, DEFAULT_BACKOFF_FACTOR, DEFAULT_MAX_RESTARTS,

@@ -11,12 +11,12 @@ use opentelemetry::{
 use crate::{
     cell::{TaskSnapshot, TaskState},
     config::{Components, CriticalTaskConfig, CriticalTasksProvider, Discovery, discover},
-    engine::{self, DEFAULT_SPAN_PREFIX, Order, Settings, Shared, ShutdownReport, SpawnOptions, TaskContext},
+    engine::{self, DEFAULT_SPAN_PREFIX, Order, Settings, Shared, ShutdownReport, SpawnOptions, TaskBuilder},
     error::{RegisterError, RestartError, UnknownComponent, UnknownTask},
-    policy::{CategoryRules, NameRule, RestartReason, TaskCategory, TaskOutput, TaskPriority},
+    policy::{CategoryRules, NameRule, RestartReason, TaskOutput},
     read::{self, HealthThresholds, TaskHealth, TaskMetrics, TaskStatistics},
     run::{self, Recorder, RecorderOptions, TaskHandle},
-    telemetry::{self, LayerConflict, SpanParent},
+    telemetry::{self, LayerConflict},
 };
 
 /// How often the monitor sweeps by default, as in the seed.
@@ -282,7 +282,7 @@ impl TaskManager {
     /// # }
     /// ```
     pub fn task<'a>(&'a self, name: &'a str) -> TaskBuilder<'a> {
-        TaskBuilder { manager: self, options: SpawnOptions::new(name) }
+        TaskBuilder::new(Some(self.shared().clone()), name)
     }
 
     /// Registers a critical task: begun by [`start`](Self::start), or at once after it; restarted by its policy.
@@ -588,79 +588,5 @@ impl std::fmt::Display for InstrumentationCheck {
             write!(f, "\ncomponent {component}: owns tasks, but is not registered")?;
         }
         Ok(())
-    }
-}
-
-/// A short task about which more is said than its name. Made by [`TaskManager::task`].
-#[must_use = "nothing runs until `spawn`"]
-pub struct TaskBuilder<'a> {
-    manager: &'a TaskManager,
-    options: SpawnOptions<'a>,
-}
-
-impl std::fmt::Debug for TaskBuilder<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TaskBuilder").field("name", &self.options.name).finish_non_exhaustive()
-    }
-}
-
-impl TaskBuilder<'_> {
-    /// What the task is; otherwise the [`CategoryRules`] tell.
-    pub fn category(mut self, category: TaskCategory) -> Self {
-        self.options.category = Some(category);
-        self
-    }
-
-    /// How late it is stopped (Normal by default).
-    pub fn priority(mut self, priority: TaskPriority) -> Self {
-        self.options.priority = Some(priority);
-        self
-    }
-
-    /// The component that owns it.
-    #[doc(alias = "cog")]
-    pub fn component(mut self, component: impl Into<Arc<str>>) -> Self {
-        self.options.component = Some(component.into());
-        self
-    }
-
-    /// How long it may take before it is dropped.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.options.timeout = Some(timeout);
-        self
-    }
-
-    /// How long it may go on at shutdown, after it was asked to stop, before it is dropped.
-    pub fn shutdown_grace(mut self, grace: Duration) -> Self {
-        self.options.grace = Some(grace);
-        self
-    }
-
-    /// Keeps the span it is spawned in as the parent of its run, instead of beginning a new trace.
-    pub fn in_current_trace(mut self) -> Self {
-        self.options.parent = SpanParent::Current;
-        self
-    }
-
-    /// Spawns the future. See [`TaskManager::spawn`].
-    #[track_caller]
-    pub fn spawn<F>(self, future: F) -> TaskHandle<F::Output>
-    where
-        F: Future + Send + 'static,
-        F::Output: TaskOutput + Send + 'static,
-    {
-        self.manager.shared().spawn(self.options, |_| future)
-    }
-
-    /// Spawns the future that `task` makes of its context, which tells it when to stop. `task` itself is called here and
-    /// now, so a panic in it is the caller's.
-    #[track_caller]
-    pub fn spawn_with<F>(mut self, task: impl FnOnce(TaskContext) -> F) -> TaskHandle<F::Output>
-    where
-        F: Future + Send + 'static,
-        F::Output: TaskOutput + Send + 'static,
-    {
-        self.options.with_context = true;
-        self.manager.shared().spawn(self.options, |context| task(context.expect("a context was asked for")))
     }
 }

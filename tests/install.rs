@@ -4,9 +4,21 @@
 mod support;
 
 use opentelemetry::global;
-use opentelemetry::trace::{Span as _, Tracer as _};
+use std::sync::{Arc, Mutex};
+
+use opentelemetry::trace::{Span as _, TraceContextExt as _, Tracer as _};
 use otel_tasks::telemetry::{InstallError, Protocol};
 use support::otlp::Receiver;
+
+/// A layer of the user's: the targets and traces of the events it is shown.
+struct Seen(Arc<Mutex<Vec<(String, bool)>>>);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Seen {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        let in_a_trace = opentelemetry::Context::current().span().span_context().is_valid();
+        self.0.lock().expect("whole").push((event.metadata().target().to_owned(), in_a_trace));
+    }
+}
 
 fn run_a_task() -> otel_tasks::TaskManager {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -20,12 +32,14 @@ fn run_a_task() -> otel_tasks::TaskManager {
 #[test]
 fn installing_sets_everything_once_and_a_second_time_changes_nothing() {
     let receiver = Receiver::start(Protocol::HttpProtobuf);
+    let seen = Arc::new(Mutex::new(Vec::new()));
     let bad = |name: &str| match name {
         "OTEL_METRIC_EXPORT_INTERVAL" => Some("soon".to_owned()),
         "RUST_LOG" => Some("info,quiet=off".to_owned()),
         _ => None,
     };
-    let telemetry = receiver.telemetry("installed").env(bad).fmt(false).install().expect("the first");
+    let telemetry = receiver.telemetry("installed").env(bad).fmt(false).layer(Seen(seen.clone())).install();
+    let telemetry = telemetry.expect("the first");
 
     let other = Receiver::start(Protocol::HttpProtobuf);
     let second = other.telemetry("second").install();
@@ -33,6 +47,7 @@ fn installing_sets_everything_once_and_a_second_time_changes_nothing() {
 
     tracing::info_span!("by_tracing").in_scope(|| tracing::info!("record"));
     tracing::debug!("below the filter");
+    tracing::info!(target: "hyper::proto", "kept from export, not from others");
     tracing::info!(target: "quiet", "filtered");
     global::tracer("mine").start("by_api").end();
     global::meter("mine").u64_counter("by_api").build().add(1, &[]);
@@ -56,4 +71,8 @@ fn installing_sets_everything_once_and_a_second_time_changes_nothing() {
     assert!(bodies[0].contains("OTEL_METRIC_EXPORT_INTERVAL"), "the warning: {bodies:?}");
     assert_eq!(bodies[1], "record");
     assert_eq!(other.requests(), Default::default(), "what was refused sends nothing");
+    let seen = seen.lock().expect("whole");
+    assert!(seen.contains(&("install".into(), true)), "inside its span: {seen:?}");
+    assert!(seen.contains(&("hyper::proto".into(), false)), "{seen:?}");
+    assert!(!seen.iter().any(|(target, _)| target == "quiet"), "under the same filter: {seen:?}");
 }

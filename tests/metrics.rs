@@ -155,10 +155,13 @@ fn assert_agreement(tasks: &TaskManager, points: &Points, name: &str) {
     assert_eq!(points.sum("task.run.time", &of), metrics.total_runtime.as_secs_f64(), "{name}");
     let longest = points.sum("task.run.duration.max", &of);
     assert_eq!(longest, metrics.max_runtime.as_secs_f64(), "{name}");
-    let histogram = points.of("task.run.duration", &of).into_iter().fold(vec![0; 20], |mut sum, point| {
-        sum.iter_mut().zip(&point.buckets).for_each(|(sum, bucket)| *sum += bucket);
-        sum
-    });
+    let histogram = points.of("task.run.duration", &of).into_iter().fold(
+        vec![0; contract::DURATION_BOUNDARIES.len() + 1],
+        |mut sum, point| {
+            sum.iter_mut().zip(&point.buckets).for_each(|(sum, bucket)| *sum += bucket);
+            sum
+        },
+    );
     assert_eq!(histogram, snapshot.durations, "{name}: percentiles come from the exported buckets");
     let timed = points.sum("task.run.duration", &of);
     assert!((timed - metrics.total_runtime.as_secs_f64()).abs() < 1e-6, "{name}");

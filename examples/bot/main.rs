@@ -73,9 +73,9 @@ async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     // An address that nobody listens at any more.
     let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
 
-    let mut thresholds = HealthThresholds::default();
-    thresholds.restarts_per_hour = 100; // The gateway is restarted with every dropped connection.
-    thresholds.recovering_for = Duration::from_secs(2);
+    // The gateway is restarted with every dropped connection.
+    let thresholds =
+        HealthThresholds::default().restarts_per_hour(100).recovering_for(Duration::from_secs(2));
     let tasks = TaskManager::builder()
         .monitor_interval(Duration::from_secs(1))
         .shutdown_deadline(Duration::from_secs(5))

@@ -50,6 +50,9 @@ struct RunNote {
     trace_id: TraceId,
 }
 
+/// When a monitor sweep began.
+struct Sweep(Instant);
+
 #[derive(Default)]
 struct Fields(HashMap<&'static str, String>);
 
@@ -93,7 +96,13 @@ impl RunLines {
 
 impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for RunLines {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
-        let Some(span) = ctx.span(id).filter(|span| span.name() == "task.run") else { return };
+        let Some(span) = ctx.span(id) else { return };
+        if span.name() == "bot.monitor_tasks" {
+            span.extensions_mut().insert(Sweep(Instant::now()));
+        }
+        if span.name() != "task.run" {
+            return;
+        }
         self.sees_runs.store(true, Relaxed);
         let mut fields = Fields::default();
         attributes.record(&mut fields);
@@ -120,6 +129,12 @@ impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for RunLines {
 
     fn on_close(&self, id: Id, ctx: Context<'_, S>) {
         let Some(span) = ctx.span(&id) else { return };
+        let sweep = span.extensions_mut().remove::<Sweep>();
+        if let Some(Sweep(began)) = sweep {
+            if self.admit((span.name().to_owned(), String::new())).is_some() {
+                self.terminal.line(span.name(), ("swept", Paint::Dim), &duration(began.elapsed()));
+            }
+        }
         let Some(note) = span.extensions_mut().remove::<RunNote>() else { return };
         let error = LAST_EXCEPTION.take();
         let (name, result) = (note.fields.get("task.name"), note.fields.get("task.run.result"));

@@ -1,34 +1,15 @@
 //! Where telemetry goes: over OTLP if the environment says so, and always to the terminal.
-//!
-//! A service without a screen of its own writes one line instead of this module:
-//! `otel_tasks::telemetry().service("bot").install()?`.
 
 use std::sync::Arc;
 
 use otel_tasks::telemetry::{InstallError, Signal, Telemetry};
-use tracing_subscriber::{EnvFilter, Layer, prelude::*, registry::Registry};
 
 use crate::{run_lines::RunLines, terminal::Terminal};
 
 pub(crate) fn install(terminal: &Arc<Terminal>) -> Result<Telemetry, InstallError> {
-    let telemetry = otel_tasks::telemetry().service("bot").export_if_configured().build()?;
-    let exported = exports_anything(&telemetry);
-    // Exported nowhere, runs still get trace ids, so that the lines of one trace can be told from those of another.
-    let spans: Box<dyn Layer<Registry> + Send + Sync> =
-        if exported { telemetry.layer().boxed() } else { otel_tasks::layer(telemetry.tracer()).boxed() };
-    // The exporters' own reports of each retry are left out: telemetry says once that it cannot be delivered.
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,opentelemetry=off"));
-    let subscriber =
-        tracing_subscriber::registry().with(spans).with(RunLines::new(terminal.clone())).with(filter);
-    tracing::subscriber::set_global_default(subscriber).map_err(|_| InstallError::SubscriberAlreadySet)?;
-    if exported {
-        opentelemetry::global::set_meter_provider(telemetry.meter_provider().clone());
-    }
-    for warning in telemetry.warnings() {
-        tracing::warn!("{warning}");
-    }
-    Ok(telemetry)
+    // A service without a screen of its own says no more than `.service("bot").install()`.
+    let lines = RunLines::new(terminal.clone());
+    otel_tasks::telemetry().service("bot").export_if_configured().fmt(false).layer(lines).install()
 }
 
 /// Where it is exported to, in one line.

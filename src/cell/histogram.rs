@@ -64,7 +64,7 @@ mod tests {
         histogram.record(Duration::from_micros(1_001));
         histogram.record(Duration::from_secs(10_000));
         let counts = histogram.counts();
-        assert_eq!((counts[0], counts[1], counts[BUCKETS - 1]), (1, 1, 1));
+        assert_eq!((counts[3], counts[4], counts[BUCKETS - 1]), (1, 1, 1));
     }
 
     #[test]

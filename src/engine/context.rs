@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, SpawnOptions};
+use super::{Shared, TaskBuilder};
 use crate::{
     policy::TaskOutput,
     run::{Task, TaskHandle},
@@ -86,10 +86,14 @@ impl TaskContext {
         F: Future + Send + 'static,
         F::Output: TaskOutput + Send + 'static,
     {
-        match self.parts.manager.upgrade() {
-            Some(manager) => manager.spawn(SpawnOptions::new(name), |_| future),
-            None => TaskHandle::refused(),
-        }
+        self.task(name).spawn(future)
+    }
+
+    /// Says more about a short task before it is spawned, as [`TaskManager::task`](crate::TaskManager::task) does.
+    ///
+    /// Use this rather than a clone of the manager inside a task: that clone would keep the manager alive for ever.
+    pub fn task<'a>(&self, name: &'a str) -> TaskBuilder<'a> {
+        TaskBuilder::new(self.parts.manager.upgrade(), name)
     }
 }
 

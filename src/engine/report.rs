@@ -108,13 +108,15 @@ impl fmt::Display for ShutdownReport {
         for task in &self.tasks {
             write!(
                 f,
-                "\n  {:<11} {:<28} {:<10} {:<9} after {:.1?}",
+                "\n  {:<11} {:<28} {:<10} {:<9}",
                 task.outcome.as_str(),
                 task.name,
                 task.category.as_str(),
                 task.priority.as_str(),
-                task.after
             )?;
+            if task.outcome != ShutdownOutcome::NotRunning {
+                write!(f, " after {:.1?}", task.after)?;
+            }
             if task.count > 1 {
                 write!(f, " ({} runs)", task.count)?;
             }

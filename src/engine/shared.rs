@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -12,20 +11,13 @@ use std::{
 
 use opentelemetry::{Context as OtelContext, trace::TraceContextExt};
 use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
-use tokio_util::sync::CancellationToken;
 
-use super::{
-    ContextParts, Order, ShutdownReport, Supervised, TaskContext, TaskSpec,
-    driver::Driver,
-    tracker::{Place, Tracker},
-};
+use super::{Order, ShutdownReport, Supervised, TaskSpec, driver::Driver, tracker::Tracker};
 use crate::{
     cell::TaskState,
     error::RegisterError,
-    policy::{Exit, TaskCategory, TaskOutput, TaskPriority, type_path},
     read::HealthThresholds,
-    run::{Begin, Recorder, Run, Task, TaskHandle},
-    telemetry::SpanParent,
+    run::{Recorder, Task},
 };
 
 /// The first part of the names of the manager's own spans by default.
@@ -60,37 +52,6 @@ pub(crate) struct Registered {
     pub(crate) tasks: BTreeMap<Arc<str>, Arc<Supervised>>,
     /// Unregistered without being stopped.
     pub(crate) detached: Vec<Arc<Supervised>>,
-}
-
-/// What a caller may say about a spawned task.
-pub(crate) struct SpawnOptions<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) category: Option<TaskCategory>,
-    pub(crate) priority: Option<TaskPriority>,
-    pub(crate) component: Option<Arc<str>>,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) grace: Option<Duration>,
-    pub(crate) parent: SpanParent,
-    pub(crate) with_context: bool,
-}
-
-impl<'a> SpawnOptions<'a> {
-    pub(crate) fn new(name: &'a str) -> Self {
-        Self {
-            name,
-            category: None,
-            priority: None,
-            component: None,
-            timeout: None,
-            grace: None,
-            parent: SpanParent::Root,
-            with_context: false,
-        }
-    }
-
-    fn is_plain(&self) -> bool {
-        self.category.is_none() && self.priority.is_none() && self.component.is_none()
-    }
 }
 
 impl Shared {
@@ -167,71 +128,4 @@ impl Shared {
         runtime.spawn(Driver::new(supervised, self.clone(), place).drive());
         Ok(())
     }
-
-    /// Spawns a short task: the cheap path, which touches its cell and the tracker alone.
-    #[track_caller]
-    pub(crate) fn spawn<F>(
-        self: &Arc<Self>,
-        options: SpawnOptions<'_>,
-        future: impl FnOnce(Option<TaskContext>) -> F,
-    ) -> TaskHandle<F::Output>
-    where
-        F: Future + Send + 'static,
-        F::Output: TaskOutput + Send + 'static,
-    {
-        // Told before a cell is made for a name that never runs; the tracker decides in the end.
-        if self.tracker.is_closed() {
-            return TaskHandle::refused();
-        }
-        let type_name;
-        let name = match options.name {
-            "" => {
-                type_name = type_path::<F>();
-                &type_name
-            }
-            name => name,
-        };
-        let task = if options.is_plain() {
-            self.recorder.task(name)
-        } else {
-            self.recorder.task_with(name, options.category, options.priority, options.component)
-        };
-        let token = options.with_context.then(CancellationToken::new);
-        // A plain future cannot hear that it should stop: it has its grace, then it is dropped.
-        let grace = options.grace.or((!options.with_context).then_some(self.settings.spawn_grace));
-        let Some(place) = Tracker::enter_run(self, &task, token.clone(), grace) else {
-            return TaskHandle::refused();
-        };
-        let context = token.map(|token| {
-            TaskContext::new(ContextParts {
-                task: task.clone(),
-                generation: 1,
-                iteration: None,
-                token,
-                heartbeat: Arc::new(tokio::sync::watch::Sender::new(tokio::time::Instant::now())),
-                manager: Arc::downgrade(self),
-            })
-        });
-        let spawner = OtelContext::map_current(|context| context.span().span_context().clone());
-        let linked = matches!(options.parent, SpanParent::Root) && spawner.is_valid();
-        let given_name = (*name != *task.identity.name).then(|| name.to_owned());
-        let begin = Begin {
-            given_name,
-            parent: options.parent,
-            links: if linked { vec![spawner] } else { Vec::new() },
-            timeout: options.timeout,
-            ..Begin::new(self.recorder.clone(), task)
-        };
-        let (key, id) = place.key();
-        let runtime = self.runtime();
-        let _inside = begin.timeout.map(|_| runtime.enter());
-        let run = Run::begun(begin, future(context), exit_of::<F::Output>, place);
-        let handle = runtime.spawn(run);
-        Place::set_abort(&self.tracker, key, id, handle.abort_handle());
-        TaskHandle::new(handle)
-    }
-}
-
-fn exit_of<T: TaskOutput>(output: &T) -> Exit {
-    super::ErrorRules::default().exit(output)
 }

@@ -49,6 +49,29 @@ pub enum HealthReason {
     ShuttingDown,
 }
 
+impl HealthThresholds {
+    /// So many errors in the last hour are too many.
+    #[must_use]
+    pub fn errors_per_hour(mut self, errors: u64) -> Self {
+        self.errors_per_hour = errors;
+        self
+    }
+
+    /// So many restarts in the last hour are too many: raise it where reconnecting is everyday work.
+    #[must_use]
+    pub fn restarts_per_hour(mut self, restarts: u64) -> Self {
+        self.restarts_per_hour = restarts;
+        self
+    }
+
+    /// For so long after a restart a task is recovering.
+    #[must_use]
+    pub fn recovering_for(mut self, time: Duration) -> Self {
+        self.recovering_for = time;
+        self
+    }
+}
+
 impl HealthReason {
     /// The reason as the page and the logs write it.
     pub const fn as_str(self) -> &'static str {
@@ -98,7 +121,8 @@ pub(crate) fn health(
     thresholds: &HealthThresholds,
     shutting_down: bool,
 ) -> TaskHealth {
-    let recovering = task.since_restart.is_some_and(|since| since < thresholds.recovering_for);
+    let recovering = task.state == Some(TaskState::Running)
+        && task.since_restart.is_some_and(|since| since < thresholds.recovering_for);
     let reasons: Vec<_> = [
         (task.errors_last_hour >= thresholds.errors_per_hour, HealthReason::ErrorRate),
         (task.restarts_last_hour >= thresholds.restarts_per_hour, HealthReason::Restarts),

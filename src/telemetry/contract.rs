@@ -161,10 +161,11 @@ pub const TASK_ATTRIBUTES: &[&str] = &[key::NAME, key::CATEGORY, key::PRIORITY, 
 
 /// The bucket boundaries of every duration histogram, in seconds.
 ///
-/// Semantic conventions' HTTP boundaries, carried on to an hour: tasks run longer than requests.
-pub const DURATION_BOUNDARIES: [f64; 19] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0,
-    1800.0, 3600.0,
+/// About the semantic conventions' HTTP boundaries, carried on to an hour, since tasks run longer than requests, and down to
+/// 100 us, since many are shorter.
+pub const DURATION_BOUNDARIES: [f64; 22] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0,
 ];
 
 macro_rules! instruments {

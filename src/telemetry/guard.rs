@@ -152,9 +152,9 @@ impl Telemetry {
     where
         S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
     {
-        // Records carry trace ids only if spans are made, so logs alone need the spans too.
-        let (records, spans) =
-            (self.parts.exports_logs, self.parts.exports_traces || self.parts.exports_logs);
+        // Spans are made even where they are not exported (`OTEL_TRACES_EXPORTER=none`): log records and the lines of other
+        // layers still carry their trace, and it is still propagated.
+        let (records, spans) = (self.parts.exports_logs, self.parts.enabled);
         // A filter that lets nothing pass and not an `Option`: beside a filtered layer, `None` switches off both.
         let bridge = OpenTelemetryTracingBridge::new(&self.parts.logger_provider);
         let bridge = bridge.with_filter(filter_fn(move |metadata| records && install::exportable(metadata)));

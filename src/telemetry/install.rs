@@ -25,8 +25,8 @@ use opentelemetry_sdk::metrics::{Instrument, PeriodicReader, SdkMeterProvider, S
 use opentelemetry_sdk::propagation::{BaggagePropagator, TraceContextPropagator};
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use tracing::Metadata;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, layer::Identity};
 
 use super::balance::{
     Balance, CountingMetricExporter, MetricLedger, QueueingLogProcessor, QueueingSpanProcessor, Signal,
@@ -123,6 +123,7 @@ pub fn builder() -> TelemetryBuilder {
         shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
         max_names: DEFAULT_MAX_NAMES,
         environment: None,
+        layer: Box::new(Identity::new()),
     }
 }
 
@@ -153,6 +154,7 @@ pub struct TelemetryBuilder {
     shutdown_timeout: Duration,
     max_names: usize,
     environment: Option<Environment>,
+    layer: Box<dyn Layer<Registry> + Send + Sync>,
 }
 
 impl fmt::Debug for TelemetryBuilder {
@@ -277,20 +279,39 @@ impl TelemetryBuilder {
         Ok(Telemetry::new(parts, filter))
     }
 
+    /// Adds a layer of your own to the subscriber that [`install`](Self::install) makes; under the same filter. Called again,
+    /// it adds another. [`build`](Self::build) leaves it out: there the subscriber is yours.
+    ///
+    /// ```no_run
+    /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let json = tracing_subscriber::fmt::layer().pretty();
+    /// let telemetry = otel_tasks::telemetry().service("tux").fmt(false).layer(json).install()?;
+    /// # drop(telemetry);
+    /// # Ok(()) }
+    /// ```
+    pub fn layer(mut self, layer: impl Layer<Registry> + Send + Sync) -> Self {
+        self.layer = Box::new(self.layer.and_then(layer));
+        self
+    }
+
     /// [`build`](Self::build), then makes it the process's: tracing subscriber (filter, [`Telemetry::layer`], log lines),
     /// tracer provider, meter provider and the propagators of `OTEL_PROPAGATORS`. Warnings are written once.
     ///
     /// # Errors
     ///
     /// As [`build`](Self::build), and [`SubscriberAlreadySet`](InstallError::SubscriberAlreadySet), which changes nothing.
-    pub fn install(self) -> Result<Telemetry, InstallError> {
+    pub fn install(mut self) -> Result<Telemetry, InstallError> {
         let (fmt, max_names) = (self.fmt, self.max_names);
+        let layer = std::mem::replace(&mut self.layer, Box::new(Identity::new()));
         let telemetry = self.build()?;
         let terminal = std::io::stderr().is_terminal();
         let lines =
             fmt.then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal));
-        let subscriber =
-            tracing_subscriber::registry().with(telemetry.env_filter()).with(telemetry.layer()).with(lines);
+        let subscriber = tracing_subscriber::registry()
+            // Ours first: within the user's layer a span's trace is the current one already.
+            .with(telemetry.layer().and_then(layer))
+            .with(telemetry.env_filter())
+            .with(lines);
         // First, because it is the only step that can fail.
         if tracing::subscriber::set_global_default(subscriber).is_err() {
             telemetry.discard();
@@ -449,7 +470,8 @@ impl TelemetryBuilder {
     }
 }
 
-const DEFAULT_FILTER: &str = "info";
+/// What the SDK says of each retry is left out: the queues tell once that export fails, and once that it works again.
+const DEFAULT_FILTER: &str = "info,opentelemetry=off";
 
 /// The ends of the pipelines that are closed at shutdown.
 #[derive(Debug, Default)]

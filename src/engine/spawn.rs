@@ -1,0 +1,204 @@
+//! Short tasks: what may be said of one, and the cheap path that spawns it.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use opentelemetry::{Context as OtelContext, trace::TraceContextExt};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ContextParts, ErrorRules, Shared, TaskContext,
+    tracker::{Place, Tracker},
+};
+use crate::{
+    policy::{Exit, TaskCategory, TaskOutput, TaskPriority, type_path},
+    run::{Begin, Run, TaskHandle},
+    telemetry::SpanParent,
+};
+
+/// A short task about which more is said than its name. Made by [`TaskManager::task`](crate::TaskManager::task) and
+/// [`TaskContext::task`].
+#[must_use = "nothing runs until `spawn`"]
+pub struct TaskBuilder<'a> {
+    /// `None` where the manager is gone: then the task is refused.
+    shared: Option<Arc<Shared>>,
+    options: SpawnOptions<'a>,
+}
+
+impl std::fmt::Debug for TaskBuilder<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TaskBuilder").field("name", &self.options.name).finish_non_exhaustive()
+    }
+}
+
+impl<'a> TaskBuilder<'a> {
+    pub(crate) fn new(shared: Option<Arc<Shared>>, name: &'a str) -> Self {
+        Self { shared, options: SpawnOptions::new(name) }
+    }
+
+    /// What the task is; otherwise the [`CategoryRules`](crate::CategoryRules) tell.
+    pub fn category(mut self, category: TaskCategory) -> Self {
+        self.options.category = Some(category);
+        self
+    }
+
+    /// How late it is stopped (Normal by default).
+    pub fn priority(mut self, priority: TaskPriority) -> Self {
+        self.options.priority = Some(priority);
+        self
+    }
+
+    /// The component that owns it.
+    #[doc(alias = "cog")]
+    pub fn component(mut self, component: impl Into<Arc<str>>) -> Self {
+        self.options.component = Some(component.into());
+        self
+    }
+
+    /// How long it may take before it is dropped.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.options.timeout = Some(timeout);
+        self
+    }
+
+    /// How long it may go on at shutdown, after it was asked to stop, before it is dropped.
+    pub fn shutdown_grace(mut self, grace: Duration) -> Self {
+        self.options.grace = Some(grace);
+        self
+    }
+
+    /// Keeps the span it is spawned in as the parent of its run, instead of beginning a new trace.
+    pub fn in_current_trace(mut self) -> Self {
+        self.options.parent = SpanParent::Current;
+        self
+    }
+
+    /// Spawns the future. See [`TaskManager::spawn`](crate::TaskManager::spawn).
+    #[track_caller]
+    pub fn spawn<F>(self, future: F) -> TaskHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: TaskOutput + Send + 'static,
+    {
+        match self.shared {
+            Some(shared) => shared.spawn(self.options, |_| future),
+            None => TaskHandle::refused(),
+        }
+    }
+
+    /// Spawns the future that `task` makes of its context, which tells it when to stop. `task` itself is called here and
+    /// now, so a panic in it is the caller's.
+    #[track_caller]
+    pub fn spawn_with<F>(mut self, task: impl FnOnce(TaskContext) -> F) -> TaskHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: TaskOutput + Send + 'static,
+    {
+        self.options.with_context = true;
+        match self.shared {
+            Some(shared) => {
+                shared.spawn(self.options, |context| task(context.expect("a context was asked for")))
+            }
+            None => TaskHandle::refused(),
+        }
+    }
+}
+
+/// What a caller may say about a spawned task.
+pub(crate) struct SpawnOptions<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) category: Option<TaskCategory>,
+    pub(crate) priority: Option<TaskPriority>,
+    pub(crate) component: Option<Arc<str>>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) grace: Option<Duration>,
+    pub(crate) parent: SpanParent,
+    pub(crate) with_context: bool,
+}
+
+impl<'a> SpawnOptions<'a> {
+    pub(crate) fn new(name: &'a str) -> Self {
+        Self {
+            name,
+            category: None,
+            priority: None,
+            component: None,
+            timeout: None,
+            grace: None,
+            parent: SpanParent::Root,
+            with_context: false,
+        }
+    }
+
+    fn is_plain(&self) -> bool {
+        self.category.is_none() && self.priority.is_none() && self.component.is_none()
+    }
+}
+
+impl Shared {
+    /// Spawns a short task: the cheap path, which touches its cell and the tracker alone.
+    #[track_caller]
+    pub(crate) fn spawn<F>(
+        self: &Arc<Self>,
+        options: SpawnOptions<'_>,
+        future: impl FnOnce(Option<TaskContext>) -> F,
+    ) -> TaskHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: TaskOutput + Send + 'static,
+    {
+        // Told before a cell is made for a name that never runs; the tracker decides in the end.
+        if self.tracker.is_closed() {
+            return TaskHandle::refused();
+        }
+        let type_name;
+        let name = match options.name {
+            "" => {
+                type_name = type_path::<F>();
+                &type_name
+            }
+            name => name,
+        };
+        let task = if options.is_plain() {
+            self.recorder.task(name)
+        } else {
+            self.recorder.task_with(name, options.category, options.priority, options.component)
+        };
+        let token = options.with_context.then(CancellationToken::new);
+        // A plain future cannot hear that it should stop: it has its grace, then it is dropped.
+        let grace = options.grace.or((!options.with_context).then_some(self.settings.spawn_grace));
+        let Some(place) = Tracker::enter_run(self, &task, token.clone(), grace) else {
+            return TaskHandle::refused();
+        };
+        let context = token.map(|token| {
+            TaskContext::new(ContextParts {
+                task: task.clone(),
+                generation: 1,
+                iteration: None,
+                token,
+                heartbeat: Arc::new(tokio::sync::watch::Sender::new(tokio::time::Instant::now())),
+                manager: Arc::downgrade(self),
+            })
+        });
+        let spawner = OtelContext::map_current(|context| context.span().span_context().clone());
+        let linked = matches!(options.parent, SpanParent::Root) && spawner.is_valid();
+        let given_name = (*name != *task.identity.name).then(|| name.to_owned());
+        let begin = Begin {
+            given_name,
+            parent: options.parent,
+            links: if linked { vec![spawner] } else { Vec::new() },
+            timeout: options.timeout,
+            ..Begin::new(self.recorder.clone(), task)
+        };
+        let (key, id) = place.key();
+        let runtime = self.runtime();
+        let _inside = begin.timeout.map(|_| runtime.enter());
+        let run = Run::begun(begin, future(context), exit_of::<F::Output>, place);
+        let handle = runtime.spawn(run);
+        Place::set_abort(&self.tracker, key, id, handle.abort_handle());
+        TaskHandle::new(handle)
+    }
+}
+
+fn exit_of<T: TaskOutput>(output: &T) -> Exit {
+    ErrorRules::default().exit(output)
+}
