@@ -486,7 +486,7 @@ impl TaskManager {
     }
 
     /// Stops everything, in order, under the manager's deadline: admission first, then loops, then category by category
-    /// ([`TaskCategory::SHUTDOWN_ORDER`]) and inside one the lowest priority first. Called twice, or at once by several,
+    /// ([`SHUTDOWN_ORDER`](crate::TaskCategory::SHUTDOWN_ORDER)) and inside one the lowest priority first. Called twice, or at once by several,
     /// there is one shutdown and one report.
     ///
     /// # Cancel safety
