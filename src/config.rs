@@ -278,7 +278,7 @@ impl CriticalTaskConfig {
         let max_names = shared.recorder.options.max_names;
         let task = shared
             .recorder
-            .registry
+            .registry()
             .entry(identity, true)
             .ok_or(RegisterError::NameLimit { name: self.name, max_names })?;
         let rules = Arc::new(self.rules);

@@ -457,7 +457,7 @@ impl TaskManager {
     pub fn get_task_metrics(&self, name: &str) -> Option<TaskMetrics> {
         let recorder = &self.shared().recorder;
         let snapshot = recorder.snapshot(name)?;
-        let entries = recorder.registry.entries();
+        let entries = recorder.registry().entries();
         let of_name = entries.iter().filter(|entry| *entry.identity.name == *name);
         let mut history: Vec<_> = of_name.flat_map(|entry| entry.cell.history()).collect();
         history.sort_by_key(|run| run.started);

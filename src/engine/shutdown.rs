@@ -168,8 +168,8 @@ fn everyone(shared: &Shared) -> Vec<Arc<super::Supervised>> {
 }
 
 fn finish(shared: &Shared, span: ManagedSpan, report: &ShutdownReport) {
-    *shared.recorder.shutdown_outcomes.lock().unwrap_or_else(PoisonError::into_inner) =
-        ShutdownOutcome::ALL.map(|outcome| (outcome.as_str(), report.count(outcome))).into();
+    let outcomes = ShutdownOutcome::ALL.map(|outcome| (outcome.as_str(), report.count(outcome)));
+    shared.recorder.shut_down(outcomes.into());
     if let Some(exposition) = shared.recorder.exposition() {
         exposition.instruments.shutdown_duration.record(report.duration.as_secs_f64(), &[]);
     }
