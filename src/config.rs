@@ -278,7 +278,7 @@ impl CriticalTaskConfig {
         let max_names = shared.recorder.options.max_names;
         let task = shared
             .recorder
-            .registry
+            .registry()
             .entry(identity, true)
             .ok_or(RegisterError::NameLimit { name: self.name, max_names })?;
         let rules = Arc::new(self.rules);
@@ -364,12 +364,15 @@ impl Components {
     }
 
     pub(crate) fn insert(&self, name: Arc<str>, provider: Arc<dyn CriticalTasksProvider>) {
-        self.all().insert(name, Component { provider, discovered: false });
+        // The one before is dropped when the lock is no longer held: its destructor is the user's code.
+        let before = self.all().insert(name, Component { provider, discovered: false });
+        drop(before);
     }
 
     /// Answers whether there was one.
     pub(crate) fn remove(&self, name: &str) -> bool {
-        self.all().remove(name).is_some()
+        let removed = self.all().remove(name);
+        removed.is_some()
     }
 
     pub(crate) fn contains(&self, name: &str) -> bool {

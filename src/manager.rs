@@ -1,6 +1,6 @@
 //! The facade: what a service calls.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
 use opentelemetry::{
     global::{BoxedTracer, ObjectSafeTracer},
@@ -321,13 +321,10 @@ impl TaskManager {
     pub async fn unregister_critical_task(&self, name: &str) -> Result<(), UnknownTask> {
         let shared = self.shared();
         let task = shared.supervised(name).ok_or_else(|| UnknownTask { name: name.into() })?;
-        task.order(Order::Leave { grace: Some(task.spec.grace()) });
+        task.unregister();
         task.gone().await;
-        let mut registered = shared.registered();
-        if registered.tasks.get(name).is_some_and(|held| Arc::ptr_eq(held, &task)) {
-            registered.tasks.remove(name);
-            task.give_name_up();
-        }
+        // Its driver does so, unless it had left before.
+        shared.forget(&task);
         Ok(())
     }
 
@@ -340,8 +337,13 @@ impl TaskManager {
         let mut registered = self.shared().registered();
         let task = registered.tasks.remove(name).ok_or_else(|| UnknownTask { name: name.into() })?;
         task.give_name_up();
-        registered.detached.retain(|detached| !detached.has_left());
+        let (left, detached): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut registered.detached).into_iter().partition(|held| held.has_left());
+        registered.detached = detached;
         registered.detached.push(task);
+        // The last of a task drops what its closure captured, which is the user's code: not under the lock.
+        drop(registered);
+        drop(left);
         Ok(())
     }
 
@@ -389,7 +391,7 @@ impl TaskManager {
         }
         // All are told before the first is waited for.
         for task in names.iter().filter_map(|name| self.shared().supervised(name)) {
-            task.order(Order::Leave { grace: Some(task.spec.grace()) });
+            task.unregister();
         }
         for name in &names {
             // Whoever unregistered it meanwhile did the same.
@@ -457,7 +459,7 @@ impl TaskManager {
     pub fn get_task_metrics(&self, name: &str) -> Option<TaskMetrics> {
         let recorder = &self.shared().recorder;
         let snapshot = recorder.snapshot(name)?;
-        let entries = recorder.registry.entries();
+        let entries = recorder.registry().entries();
         let of_name = entries.iter().filter(|entry| *entry.identity.name == *name);
         let mut history: Vec<_> = of_name.flat_map(|entry| entry.cell.history()).collect();
         history.sort_by_key(|run| run.started);
@@ -514,11 +516,13 @@ impl TaskManager {
         let installed = telemetry::installed();
         let has_tracer = self.shared().recorder.tracer().is_some();
         let exposition = self.shared().recorder.exposition();
-        let registered = self.shared().registered();
-        let owners = registered.tasks.values().filter_map(|task| task.task.identity.component.as_ref());
-        let missing = owners.filter(|component| !self.handle.components.contains(component));
-        let mut missing_components: Vec<_> = missing.map(ToString::to_string).collect();
-        missing_components.dedup();
+        // Not under the lock: the probe below calls the user's subscriber.
+        let owners: BTreeSet<_> = {
+            let registered = self.shared().registered();
+            registered.tasks.values().filter_map(|task| task.task.identity.component.clone()).collect()
+        };
+        let missing = owners.iter().filter(|component| !self.handle.components.contains(component));
+        let missing_components = missing.map(ToString::to_string).collect();
         InstrumentationCheck {
             layer_installed: installed.is_some(),
             layer_conflict: installed.as_ref().and_then(|installed| installed.conflict),

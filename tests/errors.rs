@@ -369,3 +369,46 @@ async fn the_errors_of_a_handle_read_like_sentences() {
     let limit = RestartError::LimitReached { name: "t".into(), max_restarts: 5, within: secs(600) };
     assert_eq!(limit.to_string(), "task \"t\" has been restarted 5 times within 600s, which is its limit");
 }
+
+#[tokio::test]
+async fn a_panic_is_told_with_its_own_place() {
+    let tasks = TaskManager::builder().build();
+    let caught = async { drop(std::panic::catch_unwind(|| panic!("the user's own matter"))) };
+    tasks.spawn("catches", caught).await.expect("it caught the panic");
+    let place = |ended| match ended {
+        Err(TaskError::Panicked(panic)) => panic.location,
+        _ => unreachable!("it panicked"),
+    };
+    let resumed =
+        tasks.spawn("resumes", async { std::panic::resume_unwind(Box::new("from elsewhere")) }).await;
+    assert_eq!(place(resumed), None, "not that of a panic before");
+    let raised = tasks.spawn("panics", async { panic!("here") }).await;
+    assert!(place(raised).is_some_and(|place| place.contains("errors.rs")));
+}
+
+#[test]
+fn a_subscriber_that_panics_costs_neither_figures_nor_supervision() {
+    use tracing_subscriber::{Layer, layer::Context, prelude::*};
+    struct Panics;
+    impl<S: tracing::Subscriber> Layer<S> for Panics {
+        fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+            assert!(event.metadata().name() != "task.exception", "the subscriber's");
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(Panics), || {
+        runtime.block_on(async {
+            let tasks = TaskManager::builder().build();
+            let fails = CriticalTaskConfig::new("t", |_| async { Err::<(), _>("down") });
+            tasks.register_critical_task(fails.max_restarts(2, secs(600)).restart_delay(secs(1))).unwrap();
+            tasks.start();
+            sleep(secs(30)).await;
+            let task = tasks.snapshot("t").expect("known");
+            assert_eq!((task.active, task.total_errors(), task.total_restarts()), (0, 3, 2));
+        });
+    });
+}

@@ -620,3 +620,33 @@ async fn a_start_hook_that_waits_for_ever_does_not_hold_up_a_stop() {
     assert!(report.is_clean() && report.duration < secs(1), "{report}");
     assert_eq!(moments.count(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_holds_though_the_iteration_under_way_fails() {
+    let fails = TaskLoop::every(secs(60), |_| async {
+        sleep(secs(5)).await;
+        Err::<(), _>("down")
+    });
+    let handle = fails.handle();
+    let tasks = started(CriticalTaskConfig::from_loop("loop", fails));
+    sleep(secs(1)).await;
+    handle.stop();
+    sleep(secs(200)).await;
+    let task = tasks.snapshot("loop").expect("known");
+    assert_eq!((task.state, task.total_restarts()), (Some(TaskState::Finished), 0));
+    assert!(handle.failed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interval_longer_than_any_clock_is_a_loop_that_runs_once() {
+    let once = TaskLoop::every(Duration::MAX, |_| async {});
+    let handle = once.handle();
+    let tasks = started(CriticalTaskConfig::from_loop("once", once));
+    sleep(secs(1)).await;
+    assert_eq!((state(&tasks, "once"), handle.current_iteration()), (Some(TaskState::Running), 1));
+    handle.change_interval(secs(10)).unwrap();
+    sleep(secs(10)).await;
+    handle.change_interval(Duration::MAX).unwrap();
+    sleep(secs(10)).await;
+    assert_eq!((state(&tasks, "once"), handle.current_iteration()), (Some(TaskState::Running), 2));
+}

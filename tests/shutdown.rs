@@ -771,3 +771,18 @@ async fn a_plain_future_keeps_its_grace_when_its_stages_share_is_over() {
     assert_eq!(outcome("later"), Some((ShutdownOutcome::Clean, 45.0)), "asked when the share was over");
     assert_eq!(report.duration.as_secs_f64().round(), 6.0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_duration_is_too_long_for_a_shutdown() {
+    let tasks = TaskManager::builder().spawn_grace(Duration::MAX).shutdown_deadline(Duration::MAX).build();
+    drop(tasks.spawn("spawned", sleep(secs(2))));
+    let registered = CriticalTaskConfig::new("registered", |ctx| async move {
+        ctx.cancelled().await;
+        sleep(secs(2)).await;
+    });
+    tasks.register_critical_task(registered.shutdown_grace(Duration::MAX)).unwrap();
+    tasks.start();
+    settle().await;
+    let report = tasks.cancel_all_tasks().await;
+    assert_eq!(report.count(ShutdownOutcome::Clean), 2, "{report}");
+}

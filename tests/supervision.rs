@@ -691,8 +691,8 @@ async fn a_dropped_unregistration_still_stops_the_task() {
     }
     settle().await;
     assert_eq!(alive.now(), 0);
-    tasks.unregister_critical_task("t").await.expect("called again it ends what was begun");
-    assert!(tasks.task_names().is_empty());
+    assert_eq!((tasks.task_names().len(), state(&tasks, "t")), (0, None));
+    tasks.register_critical_task(obedient("t", &alive)).expect("its name is free");
 }
 
 async fn futures_poll_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
@@ -872,4 +872,80 @@ async fn a_thousand_tasks_that_fail_together_leave_the_manager_answering() {
     assert_eq!(state(&tasks, "t7x"), Some(TaskState::Stopped));
     assert!(real.elapsed() < secs(5), "{:?}", real.elapsed());
     assert_eq!(tasks.get_task_statistics().total_errors, 1_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stall_does_not_take_back_a_stop_and_is_counted_once() {
+    let tasks = TaskManager::builder().monitor_interval(millis(10)).build();
+    let blocks = |name: &str| {
+        let config = CriticalTaskConfig::new(name, |ctx| async move {
+            if ctx.generation() == 1 {
+                std::thread::sleep(millis(400));
+            }
+            ctx.heartbeat();
+            ctx.cancelled().await;
+        });
+        config.heartbeat_timeout(millis(200)).health_check_interval(millis(10))
+    };
+    tasks.register_critical_task(blocks("stopped")).unwrap();
+    tasks.start();
+    sleep(millis(50)).await;
+    tasks.stop_critical_task("stopped").unwrap();
+    eventually("it stopped", || state(&tasks, "stopped") == Some(TaskState::Stopped)).await;
+    tasks.register_critical_task(blocks("stalled")).unwrap();
+    eventually("it restarted", || restarts(&tasks, "stalled", RestartReason::Stalled) > 0).await;
+    assert_eq!(tasks.snapshot("stalled").expect("known").stalls, 1);
+    assert_eq!(tasks.snapshot("stopped").expect("known").total_restarts(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_is_never_restarted_is_given_up_when_it_stalls() {
+    let tasks = TaskManager::builder().monitor_interval(secs(1)).build();
+    let config = obedient("t", &Alive::default()).restart(RestartPolicy::Never);
+    tasks.register_critical_task(config.heartbeat_timeout(secs(5)).health_check_interval(secs(1))).unwrap();
+    tasks.start();
+    sleep(secs(20)).await;
+    let task = tasks.snapshot("t").expect("known");
+    assert_eq!((task.state, task.total_restarts(), task.stalls), (Some(TaskState::Failed), 0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replacement_does_not_inherit_the_restarts_of_what_it_replaces() {
+    let config = || failing("t").0.max_restarts(2, secs(600)).restart_delay(secs(1));
+    let tasks = started(config());
+    sleep(secs(30)).await;
+    assert_eq!(state(&tasks, "t"), Some(TaskState::Failed));
+    tasks.replace_critical_task(config()).await.unwrap();
+    sleep(secs(30)).await;
+    assert_eq!(restarts(&tasks, "t", RestartReason::Failure), 4);
+}
+
+#[test]
+fn a_destructor_of_a_detached_task_may_ask_the_manager() {
+    struct Asks(TaskManager);
+    impl Drop for Asks {
+        fn drop(&mut self) {
+            self.0.task_names();
+        }
+    }
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let alive = Alive::default();
+            let asks = Asks(TaskManager::builder().build());
+            let tasks = asks.0.clone();
+            let config = CriticalTaskConfig::new("asks", move |ctx| {
+                let _ = &asks;
+                async move { ctx.cancelled().await }
+            });
+            tasks.register_critical_task(config).unwrap();
+            tasks.register_critical_task(obedient("other", &alive)).unwrap();
+            tasks.detach_critical_task("asks").unwrap();
+            tasks.cancel_all_tasks().await;
+            tasks.detach_critical_task("other").unwrap();
+        });
+        done.send(()).expect("waited for");
+    });
+    ended.recv_timeout(secs(10)).expect("no deadlock");
 }

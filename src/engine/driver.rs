@@ -22,10 +22,10 @@ use opentelemetry::trace::SpanContext;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Life, LifeEnd, Order, Shared, ShutdownOutcome, Supervised, tracker::Place};
+use super::{Life, LifeEnd, Order, Shared, ShutdownOutcome, Supervised, later, tracker::Place};
 use crate::{
     cell::TaskState,
-    policy::{Exit, RestartReason, Verdict},
+    policy::{Exit, RestartPolicy, RestartReason, Verdict},
     run::catch,
     telemetry::{
         contract::{SCOPE, key, record},
@@ -152,21 +152,23 @@ impl Driver {
                     Order::Start => continue,
                     // It leaves already, with the grace it was given then.
                     Order::Restart { .. } | Order::Stop { .. } if wish == Wish::Leave => continue,
+                    order @ Order::Restart { .. } if wish != Wish::None && order.yields() => continue,
                     Order::Restart { reason, after } if !after.is_zero() && wish == Wish::None => {
-                        restart_due = Some((Instant::now() + after, reason));
+                        restart_due = Some((later(Instant::now(), after), reason));
                         continue;
                     }
                     Order::Restart { reason, .. } => {
                         wish = Wish::Restart(reason);
-                        grace_over.get_or_insert(Instant::now() + self.supervised.spec.grace());
+                        grace_over.get_or_insert(later(Instant::now(), self.supervised.spec.grace()));
                     }
                     Order::Stop { grace } => {
                         wish = Wish::Stop;
-                        grace_over = Some(earlier(grace_over, Instant::now() + grace));
+                        grace_over = Some(earlier(grace_over, later(Instant::now(), grace)));
                     }
                     Order::Leave { grace } => {
                         wish = Wish::Leave;
-                        grace_over = grace.map(|grace| earlier(grace_over, Instant::now() + grace)).or(grace_over);
+                        let over = grace.map(|grace| earlier(grace_over, later(Instant::now(), grace)));
+                        grace_over = over.or(grace_over);
                     }
                     Order::Kill => {
                         wish = Wish::Leave;
@@ -179,7 +181,7 @@ impl Driver {
                     }
                     let Some((_, reason)) = restart_due.take() else { continue };
                     wish = Wish::Restart(reason);
-                    grace_over.get_or_insert(Instant::now() + self.supervised.spec.grace());
+                    grace_over.get_or_insert(later(Instant::now(), self.supervised.spec.grace()));
                 }
                 end = &mut living => break Some(end),
             }
@@ -200,6 +202,12 @@ impl Driver {
             Wish::Leave => Step::Leave,
             Wish::Stop => self.stopped(TaskState::Stopped, end.as_ref()),
             // A stall is the task's fault and counts against its limit; a request does not.
+            Wish::Restart(reason)
+                if reason != RestartReason::Requested
+                    && self.supervised.spec.policy == RestartPolicy::Never =>
+            {
+                self.gave_up("not to be restarted after it stalled")
+            }
             Wish::Restart(reason) if reason != RestartReason::Requested && self.limit_reached() => {
                 self.gave_up("stalled too often")
             }
@@ -233,7 +241,7 @@ impl Driver {
                 let delay = spec.backoff.delay(self.attempt, fastrand::f64());
                 self.attempt = self.attempt.saturating_add(1);
                 let restart = Restart { reason, failed_run: self.last_run.clone() };
-                Step::Backoff { until: Instant::now() + delay, restart }
+                Step::Backoff { until: later(Instant::now(), delay), restart }
             }
         }
     }
@@ -313,6 +321,9 @@ impl Drop for Driver {
         }
         if self.supervised.task.cell.state().is_some_and(is_alive) {
             self.set_state(TaskState::Stopped);
+        }
+        if self.supervised.is_to_unregister() {
+            self.shared.forget(&self.supervised);
         }
         self.supervised.driver_left();
     }

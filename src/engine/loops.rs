@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::spec::{ErrorRules, Factory};
-use super::{Body, Life, LifeEnd, Order, Supervised, TaskContext, spec};
+use super::{Body, Life, LifeEnd, Order, Supervised, TaskContext, later, spec};
 use crate::{
     cell::SkipReason,
     policy::{Exit, RestartReason, TaskOutput},
@@ -430,6 +430,11 @@ impl LoopLife {
             planned = self.next_after(planned);
         }
         self.hook("after_loop", self.body.after_loop.as_ref().map(|hook| hook(()))).await;
+        // Under one lock: a stop that comes later finds the loop not running, and becomes an order.
+        let mut state = self.body.control.state();
+        state.running = false;
+        last.finished |= state.stop_requested;
+        drop(state);
         last
     }
 
@@ -448,7 +453,7 @@ impl LoopLife {
                         return Woken::Finish;
                     }
                     if let Some(before) = before.filter(|_| state.interval != interval) {
-                        *planned = (before + state.interval).max(Instant::now());
+                        *planned = later(before, state.interval).max(Instant::now());
                         interval = state.interval;
                     }
                 }
@@ -500,7 +505,7 @@ impl LoopLife {
         if missed > 0 {
             self.life.supervised.task.cell.skipped(SkipReason::Missed, u64::from(missed));
         }
-        planned + interval.saturating_mul(missed.saturating_add(1))
+        later(planned, interval.saturating_mul(missed.saturating_add(1)))
     }
 
     /// Shows when the next iteration is due, or that one is under way.

@@ -16,6 +16,12 @@ mod spec;
 mod supervised;
 mod tracker;
 
+/// `at + by`; far away where the clock cannot tell that far: no duration that a user gives makes us panic.
+fn later(at: tokio::time::Instant, by: std::time::Duration) -> tokio::time::Instant {
+    const FAR_AWAY: std::time::Duration = std::time::Duration::from_secs(30 * 365 * 86_400);
+    at + by.min(FAR_AWAY)
+}
+
 pub(crate) use context::ContextParts;
 pub use context::TaskContext;
 pub use loops::{LoopControlError, LoopError, LoopHandle, LoopOutcome, OnError, TaskLoop};

@@ -81,10 +81,10 @@ fn step(shared: &Shared, name: &'static str, step: impl FnOnce()) {
 fn categorize(shared: &Shared, span: &ManagedSpan) {
     let names = shared.tracker.names();
     set_names(span, &names);
-    let mut warned = shared.warned.lock().unwrap_or_else(PoisonError::into_inner);
     for name in names.get(&TaskCategory::Unknown).into_iter().flatten() {
-        // Bounded like the names of the registry.
-        if warned.insert(name.as_str().into()) {
+        // Bounded like the names of the registry. The lock is not held while the subscriber, the user's code, is told.
+        let new = shared.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(name.as_str().into());
+        if new {
             tracing::event!(
                 name: record::CATEGORY_UNKNOWN, target: SCOPE, parent: None, tracing::Level::WARN,
                 { key::NAME } = name.as_str(),
@@ -134,8 +134,11 @@ fn check_health(shared: &Arc<Shared>, span: &ManagedSpan) {
         // Whatever failed or died was handled when it happened; what finished or was stopped stays so. Left to do is
         // what is alive and gives no sign of life.
         if due && task.is_stalled() && task.task.cell.state() == Some(TaskState::Running) {
-            task.task.cell.stalled();
-            task.order(Order::Restart { reason: RestartReason::Stalled, after: Duration::ZERO });
+            let restart = Order::Restart { reason: RestartReason::Stalled, after: Duration::ZERO };
+            // Not seen by a driver that is stuck with an earlier order: one stall is counted once.
+            if task.order(restart) {
+                task.task.cell.stalled();
+            }
         }
     }
     let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);

@@ -103,7 +103,9 @@ impl Shared {
         // Under the lock of the registrations: a task registered meanwhile sees one or the other.
         let registered = self.registered();
         let first = !self.started.swap(true, SeqCst);
-        registered.tasks.values().for_each(|task| task.order(Order::Start));
+        for task in registered.tasks.values() {
+            task.order(Order::Start);
+        }
         first
     }
 
@@ -118,6 +120,8 @@ impl Shared {
         }
         let place = Tracker::enter_driver(self, &task).ok_or(RegisterError::ShuttingDown)?;
         task.cell.set_state(Some(TaskState::Waiting));
+        // What an earlier task of this name did does not count against this one.
+        task.cell.forgive_restarts();
         let registered_in = OtelContext::map_current(|context| context.span().span_context().clone());
         let supervised = Supervised::new(task, spec, registered_in.is_valid().then_some(registered_in));
         registered.tasks.insert(name, supervised.clone());
@@ -127,5 +131,15 @@ impl Shared {
         drop(registered);
         runtime.spawn(Driver::new(supervised, self.clone(), place).drive());
         Ok(())
+    }
+
+    /// Unregisters a task, unless its name is another's by now.
+    pub(crate) fn forget(&self, task: &Arc<Supervised>) {
+        let name = &task.task.identity.name;
+        let mut registered = self.registered();
+        if registered.tasks.get(name).is_some_and(|held| Arc::ptr_eq(held, task)) {
+            registered.tasks.remove(name);
+            task.give_name_up();
+        }
     }
 }

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    Order, Shared, ShutdownOutcome, ShutdownReport, monitor,
+    Order, Shared, ShutdownOutcome, ShutdownReport, later, monitor,
     monitor::{manager_span, set_names},
     tracker::{STAGES, stage_of},
 };
@@ -106,8 +106,8 @@ async fn cancel_tasks(shared: &Arc<Shared>, parent: &ManagedSpan, began: Instant
         manager_span(shared, "cancel_tasks", SpanParent::Current)
     };
     set_names(&span, &shared.tracker.names());
-    let end = began + deadline;
-    let abort_at = end - (deadline / ABORT_SHARE).min(ABORT_RESERVE);
+    let reserve = (deadline / ABORT_SHARE).min(ABORT_RESERVE);
+    let (abort_at, end) = (later(began, deadline - reserve), later(began, deadline));
     let mut graces = Graces::default();
     for stage in 0..STAGES {
         let alive = |stage: &usize| shared.tracker.alive_in(*stage..*stage + 1) > 0;
@@ -122,7 +122,9 @@ async fn cancel_tasks(shared: &Arc<Shared>, parent: &ManagedSpan, began: Instant
     let all = 0..STAGES;
     graces.wait(shared, all.clone(), abort_at).await;
     if shared.tracker.alive_in(all.clone()) > 0 {
-        everyone(shared).iter().for_each(|task| task.order(Order::Kill));
+        for task in everyone(shared) {
+            task.order(Order::Kill);
+        }
         shared.tracker.abort_runs(all.clone(), |_| true);
         let _ = timeout_at(end, shared.tracker.emptied(all)).await;
     }
@@ -141,7 +143,7 @@ impl Graces {
             task.order(Order::Leave { grace: task.spec.shutdown_grace });
         }
         let graces = shared.tracker.ask_runs(stage).into_iter().flatten();
-        self.0.extend(graces.map(|grace| (asked + grace, stage, grace)));
+        self.0.extend(graces.map(|grace| (later(asked, grace), stage, grace)));
         self.0.sort_unstable();
     }
 
@@ -168,8 +170,8 @@ fn everyone(shared: &Shared) -> Vec<Arc<super::Supervised>> {
 }
 
 fn finish(shared: &Shared, span: ManagedSpan, report: &ShutdownReport) {
-    *shared.recorder.shutdown_outcomes.lock().unwrap_or_else(PoisonError::into_inner) =
-        ShutdownOutcome::ALL.map(|outcome| (outcome.as_str(), report.count(outcome))).into();
+    let outcomes = ShutdownOutcome::ALL.map(|outcome| (outcome.as_str(), report.count(outcome)));
+    shared.recorder.shut_down(outcomes.into());
     if let Some(exposition) = shared.recorder.exposition() {
         exposition.instruments.shutdown_duration.record(report.duration.as_secs_f64(), &[]);
     }

@@ -5,7 +5,10 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::Duration,
 };
@@ -38,6 +41,8 @@ pub(crate) struct Supervised {
     pub(crate) heartbeat: Arc<watch::Sender<Instant>>,
     /// Whether a loop waits for its next iteration. Written by the loop alone.
     pub(crate) sleeping: AtomicBool,
+    /// Whether the driver unregisters it when it leaves.
+    unregister: AtomicBool,
     /// Set by the driver as its last act.
     left: watch::Sender<bool>,
     /// When health was last checked. Written by the monitor alone.
@@ -46,8 +51,9 @@ pub(crate) struct Supervised {
     pub(crate) registered_in: Option<SpanContext>,
 }
 
-/// What a driver is told. The last order wins; but nothing except [`Order::Kill`] overrides [`Order::Leave`], and
-/// [`Order::Start`], which says nothing new to a task that was told more, overrides none.
+/// What a driver is told. The last order wins; but nothing except [`Order::Kill`] overrides [`Order::Leave`], and two
+/// override none: [`Order::Start`], which says nothing new to a task that was told more, and the restart of a task that
+/// stalled, whose driver may be stuck with what a person has told it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     /// Begin, if it has not yet begun.
@@ -60,6 +66,13 @@ pub(crate) enum Order {
     Leave { grace: Option<Duration> },
     /// Drop what runs and end the driver, now.
     Kill,
+}
+
+impl Order {
+    /// Whether it gives way to any other.
+    pub(crate) fn yields(self) -> bool {
+        matches!(self, Self::Start | Self::Restart { reason: RestartReason::Stalled, .. })
+    }
 }
 
 /// What lives: a closure's one run, or a loop's many.
@@ -116,6 +129,7 @@ impl Supervised {
             last_restart: Mutex::default(),
             heartbeat: Arc::new(watch::Sender::new(Instant::now())),
             sleeping: AtomicBool::new(false),
+            unregister: AtomicBool::new(false),
             left: watch::Sender::new(false),
             checked: Mutex::default(),
             registered_in,
@@ -128,19 +142,20 @@ impl Supervised {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves an order for the driver.
-    pub(crate) fn order(&self, order: Order) {
+    /// Leaves an order for the driver. Answers whether the driver will see it.
+    pub(crate) fn order(&self, order: Order) -> bool {
         let mut slot = self.slot();
         let wins = match *slot {
             None => true,
             Some(Order::Leave { .. } | Order::Kill) => order == Order::Kill,
-            Some(_) => order != Order::Start,
+            Some(_) => !order.yields(),
         };
         if wins {
             *slot = Some(order);
         }
         drop(slot);
         self.ordered.notify_one();
+        wins
     }
 
     /// Waits for the next order.
@@ -192,6 +207,16 @@ impl Supervised {
         self.task.cell.state() == Some(TaskState::Running)
             && !self.sleeping.load(Relaxed)
             && self.spec.heartbeat_timeout.is_some_and(|limit| self.heartbeat.borrow().elapsed() > limit)
+    }
+
+    /// Tells the task to leave and to be unregistered then, whoever waits for it.
+    pub(crate) fn unregister(&self) {
+        self.unregister.store(true, SeqCst);
+        self.order(Order::Leave { grace: Some(self.spec.grace()) });
+    }
+
+    pub(crate) fn is_to_unregister(&self) -> bool {
+        self.unregister.load(SeqCst)
     }
 
     pub(crate) fn driver_left(&self) {

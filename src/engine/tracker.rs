@@ -72,7 +72,7 @@ enum MemberKind {
     Driver,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Drained {
     began: Option<Instant>,
     lines: Vec<TaskShutdown>,
@@ -283,9 +283,10 @@ impl Tracker {
     pub(crate) fn report(&self) -> Vec<TaskShutdown> {
         let mut leaked = Vec::new();
         self.visit(0..STAGES, |member| leaked.push(member.task.clone()));
-        let mut drained = self.drained();
+        // A copy: whoever asks twice gets the same answer.
+        let mut drained = self.drained().clone();
         leaked.iter().for_each(|task| drained.note(task, ShutdownOutcome::Leaked));
-        let mut lines = drained.lines.clone();
+        let mut lines = drained.lines;
         lines.sort_by_key(|line| {
             let category =
                 TaskCategory::SHUTDOWN_ORDER.iter().position(|category| *category == line.category);

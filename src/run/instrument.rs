@@ -5,7 +5,7 @@
 
 use std::{fmt::Display, future::Future};
 
-use super::{Begin, Recorder, Run, current::Current};
+use super::{Begin, Ended, Recorder, Run, current::Current, resume};
 use crate::{
     policy::{ErrorClass, Exit, Failure as PolicyFailure, TaskCategory, TaskPriority},
     telemetry::SpanParent,
@@ -107,9 +107,9 @@ where
             Exit::Failure(PolicyFailure { error_type, message, class: ErrorClass::Transient })
         }
     };
-    match Run::begun(begin, body, exit, ()).await.value {
-        Ok(output) => output,
-        Err(Some(payload)) => std::panic::resume_unwind(payload),
-        Err(None) => unreachable!("the run was given no time limit"),
+    match Run::begun(begin, body, exit, ()).await {
+        Ended { value: Ok(output), .. } => output,
+        Ended { value: Err(Some(payload)), exit: Exit::Panic(panic), .. } => resume(panic, payload),
+        _ => unreachable!("the run was given no time limit, and only a panic has a payload"),
     }
 }

@@ -230,22 +230,26 @@ impl Running {
     fn end(&mut self, exit: &Exit, drop_panicked: bool) -> Option<SpanContext> {
         let (Some(current), Some(span)) = (self.current.take(), self.span.take()) else { return None };
         let Current { recorder, task } = current;
-        span.record(key::RESULT, exit.kind().as_str());
-        if drop_panicked {
-            span.set_attribute(KeyValue::new(key::DROP_PANICKED, true));
-        }
         let span_context = span.span_context();
-        if exit.kind() != ExitKind::Success {
-            let message = exit.message();
-            if let Some(error_type) = exit.error_type() {
-                span.record(key::ERROR_TYPE, error_type);
-                log_exception(&task, exit, error_type, &message, self.generation, span.otel_context());
-            }
-            span.fail(&message);
-        }
         let trace_id = span_context.as_ref().map(|context| context.trace_id().to_string());
         recorder.run_ended(&task, exit, self.started_wall, self.started.elapsed(), trace_id);
-        span.end();
+        // The subscriber and the exporter are not ours: a panic in them is printed, and costs neither the figures nor
+        // the task.
+        let _ = catch(false, move || {
+            span.record(key::RESULT, exit.kind().as_str());
+            if drop_panicked {
+                span.set_attribute(KeyValue::new(key::DROP_PANICKED, true));
+            }
+            if exit.kind() != ExitKind::Success {
+                let message = exit.message();
+                if let Some(error_type) = exit.error_type() {
+                    span.record(key::ERROR_TYPE, error_type);
+                    log_exception(&task, exit, error_type, &message, self.generation, span.otel_context());
+                }
+                span.fail(&message);
+            }
+            span.end();
+        });
         span_context
     }
 }

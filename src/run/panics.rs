@@ -10,6 +10,8 @@ use std::{
     task::{Context, Poll},
 };
 
+use tracing::level_filters::LevelFilter;
+
 use crate::policy::Panic;
 
 thread_local! {
@@ -18,15 +20,20 @@ thread_local! {
 }
 
 /// Chains a panic hook, once per process: a panic inside a supervised future is not printed, since it becomes a log
-/// record, a span's status and a figure; its location is kept for those. Any other panic goes to the hook before ours.
+/// record, a span's status and a figure; its location is kept for those. Any other panic goes to the hook before ours; so
+/// does one that no subscriber would hear of, and one that comes before another was caught: a destructor that panics
+/// while unwinding ends the process, and nothing would be told.
 pub(crate) fn install_hook() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
         let previous = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            if SILENCED.get() {
-                LOCATION.set(info.location().map(ToString::to_string));
-            } else {
+            if !SILENCED.get() {
+                return previous(info);
+            }
+            let before = LOCATION.replace(info.location().map(ToString::to_string));
+            // The level alone: the subscriber is the user's code, and a panic in a hook ends the process.
+            if before.is_some() || LevelFilter::current() == LevelFilter::OFF {
                 previous(info);
             }
         }));
@@ -42,16 +49,25 @@ pub(crate) struct Caught {
 /// Runs `supervised`; a panic in it is caught, and not printed where `silence` says so and the hook is installed.
 pub(crate) fn catch<R>(silence: bool, supervised: impl FnOnce() -> R) -> Result<R, Caught> {
     let outer = SILENCED.replace(SILENCED.get() || silence);
+    // What lies there is of a panic that the user caught, or of one that unwinds through a destructor that ends here.
+    let before = LOCATION.take();
     let result = catch_unwind(AssertUnwindSafe(supervised));
     SILENCED.set(outer);
+    let location = LOCATION.replace(before);
     result.map_err(|payload| {
         let text = payload
             .downcast_ref::<&str>()
             .map(ToString::to_string)
             .or_else(|| payload.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "non-string payload".into());
-        Caught { panic: Panic { text, location: LOCATION.take() }, payload }
+        Caught { panic: Panic { text, location }, payload }
     })
+}
+
+/// Lets a caught panic go on; whoever catches it next knows where it came from.
+pub(crate) fn resume(panic: Panic, payload: Box<dyn Any + Send>) -> ! {
+    LOCATION.set(panic.location);
+    std::panic::resume_unwind(payload)
 }
 
 pin_project_lite::pin_project! {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::{
     cell::{EndedRun, Entry, Identity, Registry, RunError, TaskSnapshot},
     policy::{CategoryRules, Exit, NameRule, TaskCategory, TaskPriority},
-    telemetry::{Exposition, Source, TaskAttributes},
+    telemetry::{Exposition, Figures, Source, TaskAttributes},
 };
 
 /// A task name with its cell and its attribute sets.
@@ -51,13 +51,18 @@ impl Default for RecorderOptions {
 }
 
 pub(crate) struct Recorder {
-    pub(crate) registry: Registry<TaskAttributes>,
+    figures: Arc<Cells>,
     pub(crate) options: RecorderOptions,
-    epoch: Instant,
     exposition: ArcSwapOption<Exposition>,
     pending: Mutex<Vec<Pending>>,
+}
+
+/// What a meter may still ask for when the manager is gone.
+struct Cells {
+    registry: Registry<TaskAttributes>,
+    epoch: Instant,
     /// What became of the tasks at shutdown; written by the shutdown alone.
-    pub(crate) shutdown_outcomes: Mutex<Vec<(&'static str, u64)>>,
+    shutdown_outcomes: Mutex<Vec<(&'static str, u64)>>,
 }
 
 struct Pending {
@@ -72,18 +77,29 @@ impl Recorder {
         // More names than fit in a default stream: the user has raised the limit by a View, as our installer does.
         let streams = DEFAULT_STREAMS.max(options.max_names.saturating_mul(10));
         Arc::new(Self {
-            registry: Registry::new(
-                options.max_names,
-                streams,
-                options.instance.clone(),
-                TaskAttributes::new,
-            ),
+            figures: Arc::new(Cells {
+                registry: Registry::new(
+                    options.max_names,
+                    streams,
+                    options.instance.clone(),
+                    TaskAttributes::new,
+                ),
+                epoch: Instant::now(),
+                shutdown_outcomes: Mutex::default(),
+            }),
             options,
-            epoch: Instant::now(),
             exposition: ArcSwapOption::empty(),
             pending: Mutex::default(),
-            shutdown_outcomes: Mutex::default(),
         })
+    }
+
+    pub(crate) fn registry(&self) -> &Registry<TaskAttributes> {
+        &self.figures.registry
+    }
+
+    /// Notes what became of the tasks at shutdown.
+    pub(crate) fn shut_down(&self, outcomes: Vec<(&'static str, u64)>) {
+        *self.figures.shutdown_outcomes.lock().unwrap_or_else(PoisonError::into_inner) = outcomes;
     }
 
     /// The recorder of `#[instrumented_task]` functions that run under no manager.
@@ -103,7 +119,7 @@ impl Recorder {
 
     /// Time since this recorder was made, on the monotonic clock (tokio's, so that paused time is honoured).
     pub(crate) fn now(&self) -> Duration {
-        self.epoch.elapsed()
+        self.figures.epoch.elapsed()
     }
 
     pub(crate) fn exposition(&self) -> Option<Arc<Exposition>> {
@@ -117,7 +133,7 @@ impl Recorder {
     /// The task that a bare name is recorded under.
     pub(crate) fn task(&self, given: &str) -> Arc<Task> {
         let name = self.options.name_rule.apply(given);
-        if let Some(task) = self.registry.plain(&name) {
+        if let Some(task) = self.registry().plain(&name) {
             return task;
         }
         let identity = Identity {
@@ -126,7 +142,7 @@ impl Recorder {
             priority: TaskPriority::default(),
             component: None,
         };
-        self.registry.entry(identity, true).unwrap_or_else(|| self.registry.overflow())
+        self.registry().entry(identity, true).unwrap_or_else(|| self.registry().overflow())
     }
 
     /// The task of a name about which the caller said more.
@@ -143,7 +159,7 @@ impl Recorder {
             priority: priority.unwrap_or_default(),
             component,
         };
-        self.registry.entry(identity, false).unwrap_or_else(|| self.registry.overflow())
+        self.registry().entry(identity, false).unwrap_or_else(|| self.registry().overflow())
     }
 
     /// Counts an ended run in the cell and in the histogram; the only place where either happens.
@@ -158,13 +174,16 @@ impl Recorder {
         let message = || exit.message();
         let error = exit.error_type().map(|error_type| RunError { error_type, message: &message, trace_id });
         let run = EndedRun { kind: exit.kind(), started, duration, error };
-        let error_type = task.cell.run_ended(&run, self.now(), &self.registry.error_type_budget);
+        let error_type = task.cell.run_ended(&run, self.now(), &self.registry().error_type_budget);
         let seconds = duration.as_secs_f64();
         match &*self.exposition.load() {
             Some(exposition) => record_duration(exposition, task, seconds, exit.kind(), error_type),
             None => {
                 let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-                if pending.len() < MAX_PENDING {
+                // Those that waited may have been recorded just now.
+                if let Some(exposition) = &*self.exposition.load() {
+                    record_duration(exposition, task, seconds, exit.kind(), error_type);
+                } else if pending.len() < MAX_PENDING {
                     pending.push(Pending { task: task.clone(), seconds, exit: exit.kind(), error_type });
                 }
             }
@@ -172,13 +191,13 @@ impl Recorder {
     }
 
     pub(crate) fn snapshot(&self, name: &str) -> Option<TaskSnapshot> {
-        self.registry.snapshot(name, self.now())
+        self.registry().snapshot(name, self.now())
     }
 
     /// One snapshot per name, sorted by name.
     pub(crate) fn snapshots_by_name(&self) -> Vec<TaskSnapshot> {
         let mut names: Vec<_> =
-            self.registry.entries().iter().map(|entry| entry.identity.name.clone()).collect();
+            self.registry().entries().iter().map(|entry| entry.identity.name.clone()).collect();
         names.sort_unstable();
         names.dedup();
         names.iter().filter_map(|name| self.snapshot(name)).collect()
@@ -199,9 +218,9 @@ fn record_duration(
     }
 }
 
-impl Source for Recorder {
+impl Figures for Cells {
     fn snapshots(&self) -> Vec<(Arc<Task>, TaskSnapshot)> {
-        let now = self.now();
+        let now = self.epoch.elapsed();
         let entries = self.registry.entries();
         entries
             .into_iter()
@@ -215,10 +234,12 @@ impl Source for Recorder {
     fn shutdown_outcomes(&self) -> Vec<(&'static str, u64)> {
         self.shutdown_outcomes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
 
+impl Source for Recorder {
     fn report_to(self: Arc<Self>, exposition: &Arc<Exposition>) {
         let source: Arc<dyn Source> = self.clone();
-        exposition.add_source(Arc::downgrade(&source));
+        exposition.add_source(Arc::downgrade(&source), self.figures.clone());
         self.exposition.store(Some(exposition.clone()));
         for pending in self.pending.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             record_duration(exposition, &pending.task, pending.seconds, pending.exit, pending.error_type);

@@ -209,7 +209,8 @@ impl<T> Shared<T> {
             if state.abandoned {
                 break;
             }
-            if wanted && let Some(batch) = state.chunks.pop_front() {
+            let batch = if wanted { state.chunks.pop_front() } else { None };
+            if let Some(batch) = batch {
                 state.queued -= batch.len();
                 state.taken += batch.len() as u64;
                 return Some(batch);

@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -29,11 +29,15 @@ use crate::{
 };
 
 /// What a meter reads: one manager's cells, or the process-wide ones.
-pub(crate) trait Source: Send + Sync {
+pub(crate) trait Figures: Send + Sync {
     /// Every entry with what it says now.
     fn snapshots(&self) -> Vec<(Arc<Entry<TaskAttributes>>, TaskSnapshot)>;
     /// What became of the tasks at shutdown, by [`ShutdownOutcome`](crate::ShutdownOutcome)'s attribute value.
     fn shutdown_outcomes(&self) -> Vec<(&'static str, u64)>;
+}
+
+/// Who writes the figures, and moves with them to another exposition.
+pub(crate) trait Source: Send + Sync {
     /// Reports to `exposition` from now on.
     fn report_to(self: Arc<Self>, exposition: &Arc<Exposition>);
 }
@@ -50,11 +54,21 @@ pub(crate) struct Instruments {
 /// One meter's instruments and who reports to them.
 pub(crate) struct Exposition {
     pub(crate) instruments: Instruments,
-    sources: Mutex<Vec<Weak<dyn Source>>>,
+    lasting: bool,
+    reporting: Mutex<Reporting>,
     collection: Mutex<Collection>,
     made: Instant,
     /// Milliseconds from `made` to the last collection, plus one; 0 for never.
     collected: AtomicU64,
+}
+
+#[derive(Default)]
+struct Reporting {
+    /// Held strongly are the figures alone, so that nothing of a manager ends inside a callback.
+    sources: Vec<(Weak<dyn Source>, Arc<dyn Figures>)>,
+    /// The last figures of managers that are gone: what was counted stays counted, or the sums of those that live would
+    /// run backwards, which under delta temporality the SDK takes for an underflow.
+    gone: Snapshot,
 }
 
 #[derive(Default)]
@@ -64,22 +78,52 @@ struct Collection {
     snapshot: Arc<Snapshot>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Snapshot {
     tasks: Vec<(Arc<Entry<TaskAttributes>>, TaskSnapshot)>,
     shutdown: BTreeMap<&'static str, u64>,
 }
 
+impl Snapshot {
+    /// Adds what a manager says. Two on one meter: the same series is one sum, not the last writer's figure.
+    fn absorb(&mut self, figures: &dyn Figures) {
+        for (attribute, count) in figures.shutdown_outcomes() {
+            *self.shutdown.entry(attribute).or_default() += count;
+        }
+        // What one manager says has no twins, so that the common case stays linear.
+        let held = self.tasks.len();
+        for (entry, task) in figures.snapshots() {
+            let twin =
+                self.tasks[..held].iter_mut().find(|(held, _)| held.extra.base() == entry.extra.base());
+            match twin {
+                Some((_, held)) => held.absorb(task),
+                None => self.tasks.push((entry, task)),
+            }
+        }
+    }
+}
+
 impl Exposition {
+    /// For one manager: its figures end with it.
     pub(crate) fn new(meter: &Meter) -> Arc<Self> {
+        Self::build(meter, false)
+    }
+
+    /// For managers that come and go: what one counted stays in the sums.
+    fn lasting(meter: &Meter) -> Arc<Self> {
+        Self::build(meter, true)
+    }
+
+    fn build(meter: &Meter, lasting: bool) -> Arc<Self> {
         let exposition = Arc::new(Self {
+            lasting,
             instruments: Instruments {
                 run_duration: histogram(meter, contract::RUN_DURATION),
                 schedule_delay: histogram(meter, contract::SCHEDULE_DELAY),
                 shutdown_duration: histogram(meter, contract::SHUTDOWN_DURATION),
                 monitor_duration: histogram(meter, contract::MONITOR_DURATION),
             },
-            sources: Mutex::default(),
+            reporting: Mutex::default(),
             collection: Mutex::default(),
             made: Instant::now(),
             collected: AtomicU64::new(0),
@@ -88,14 +132,16 @@ impl Exposition {
         exposition
     }
 
-    pub(crate) fn add_source(&self, source: Weak<dyn Source>) {
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        sources.retain(|source| source.strong_count() > 0);
-        sources.push(source);
+    fn reporting(&self) -> MutexGuard<'_, Reporting> {
+        self.reporting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn take_sources(&self) -> Vec<Weak<dyn Source>> {
-        std::mem::take(&mut *self.sources.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn add_source(&self, source: Weak<dyn Source>, figures: Arc<dyn Figures>) {
+        self.reporting().sources.push((source, figures));
+    }
+
+    fn take_sources(&self) -> Vec<(Weak<dyn Source>, Arc<dyn Figures>)> {
+        std::mem::take(&mut self.reporting().sources)
     }
 
     /// How long ago the meter last collected; `None` for never.
@@ -117,31 +163,19 @@ impl Exposition {
     }
 
     fn snapshot(&self) -> Snapshot {
-        let sources: Vec<_> = self
-            .sources
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .filter_map(Weak::upgrade)
-            .collect();
-        let mut snapshot = Snapshot::default();
-        for source in &sources {
-            for (attribute, count) in source.shutdown_outcomes() {
-                *snapshot.shutdown.entry(attribute).or_default() += count;
+        let mut reporting = self.reporting();
+        let Reporting { sources, gone } = &mut *reporting;
+        sources.retain(|(source, figures)| {
+            let lives = source.strong_count() > 0;
+            if !lives && self.lasting {
+                gone.absorb(&**figures);
+                gone.tasks.iter_mut().for_each(|(_, task)| task.state = None);
             }
-            for (entry, task) in source.snapshots() {
-                // Two managers on one meter: the same series is one sum, not the last writer's figure. Only then, so
-                // that the common case stays linear.
-                let twin = (sources.len() > 1)
-                    .then(|| {
-                        snapshot.tasks.iter_mut().find(|(held, _)| held.extra.base() == entry.extra.base())
-                    })
-                    .flatten();
-                match twin {
-                    Some((_, held)) => held.absorb(task),
-                    None => snapshot.tasks.push((entry, task)),
-                }
-            }
+            lives
+        });
+        let mut snapshot = gone.clone();
+        for (_, figures) in &*sources {
+            snapshot.absorb(&**figures);
         }
         snapshot
     }
@@ -307,11 +341,11 @@ pub(crate) fn shared(renew: Option<&Meter>) -> Arc<Exposition> {
         _ => {}
     }
     let fresh = match renew {
-        Some(meter) => Exposition::new(meter),
-        None => Exposition::new(&opentelemetry::global::meter(contract::SCOPE)),
+        Some(meter) => Exposition::lasting(meter),
+        None => Exposition::lasting(&opentelemetry::global::meter(contract::SCOPE)),
     };
     if let Some(stale) = shared.replace(fresh.clone()) {
-        for source in stale.take_sources() {
+        for (source, _) in stale.take_sources() {
             if let Some(source) = source.upgrade() {
                 source.report_to(&fresh);
             }

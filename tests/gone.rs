@@ -1,0 +1,31 @@
+//! What managers that share the global meter counted stays counted when one of them is gone. The global meter provider is
+//! set here, so this is a binary of its own.
+
+#[expect(dead_code, reason = "this test uses a part of it")]
+#[path = "support/metrics.rs"]
+mod metrics;
+
+use metrics::Metrics;
+use opentelemetry_sdk::metrics::Temporality;
+use otel_tasks::TaskManager;
+
+#[tokio::test]
+async fn under_delta_temporality_no_sum_runs_backwards() {
+    let metrics = Metrics::with_temporality(Temporality::Delta);
+    opentelemetry::global::set_meter_provider(metrics.provider.clone());
+    let runs = || metrics.collect().sum("task.runs", &[("task.name", "outlived")]);
+    let lasting = TaskManager::builder().build();
+    lasting.spawn("outlived", async {}).await.expect("run");
+    assert_eq!(runs(), 1.0);
+    for _ in 0..2 {
+        let gone = TaskManager::builder().build();
+        for _ in 0..3 {
+            gone.spawn("outlived", async {}).await.expect("run");
+        }
+        assert_eq!(runs(), 3.0);
+        gone.cancel_all_tasks().await;
+        drop(gone);
+        lasting.spawn("outlived", async {}).await.expect("run");
+        assert_eq!(runs(), 1.0);
+    }
+}
