@@ -180,11 +180,10 @@ impl TaskManagerBuilder {
             self.recorder.silence_panics = true;
         }
         let recorder = Recorder::new(self.recorder);
-        let exposition = match &self.meter {
-            Some(meter) => telemetry::Exposition::new(meter),
-            None => telemetry::shared_exposition(None),
-        };
-        recorder.attach(&exposition);
+        match &self.meter {
+            Some(meter) => recorder.attach(&telemetry::Exposition::new(meter)),
+            None => telemetry::shared_exposition(None, |exposition| recorder.attach(exposition)),
+        }
         let shared = Shared::new(recorder, self.settings);
         TaskManager { handle: Arc::new(LastHandle { shared, components: Components::default() }) }
     }

@@ -1,5 +1,5 @@
 //! Installing makes telemetry the process's: one test, as there is one process.
-#![cfg(feature = "otlp")]
+#![cfg(all(feature = "otlp", feature = "macros"))]
 
 mod support;
 
@@ -20,6 +20,13 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Seen {
     }
 }
 
+/// An instrumented function, run before there is any telemetry or manager.
+fn early() {
+    #[otel_tasks::instrumented_task(name = "early_bird")]
+    async fn early_bird() {}
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(early_bird());
+}
+
 fn run_a_task() -> otel_tasks::TaskManager {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
@@ -38,6 +45,7 @@ fn installing_sets_everything_once_and_a_second_time_changes_nothing() {
         "RUST_LOG" => Some("info,quiet=off".to_owned()),
         _ => None,
     };
+    early();
     let telemetry = receiver.telemetry("installed").env(bad).fmt(false).layer(Seen(seen.clone())).install();
     let telemetry = telemetry.expect("the first");
 
@@ -71,6 +79,8 @@ fn installing_sets_everything_once_and_a_second_time_changes_nothing() {
     assert!(bodies[0].contains("OTEL_METRIC_EXPORT_INTERVAL"), "the warning: {bodies:?}");
     assert_eq!(bodies[1], "record");
     assert_eq!(other.requests(), Default::default(), "what was refused sends nothing");
+    assert_eq!(receiver.sum("task.runs", &[("task.name", "early_bird")]), Some(1.0), "counted before");
+    assert_eq!(receiver.count("task.run.duration", &[("task.name", "early_bird")]), Some(1));
     let seen = seen.lock().expect("whole");
     assert!(seen.contains(&("install".into(), true)), "inside its span: {seen:?}");
     assert!(seen.contains(&("hyper::proto".into(), false)), "{seen:?}");

@@ -786,3 +786,39 @@ async fn no_duration_is_too_long_for_a_shutdown() {
     let report = tasks.cancel_all_tasks().await;
     assert_eq!(report.count(ShutdownOutcome::Clean), 2, "{report}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_of_zero_still_drops_what_can_be_dropped() {
+    let alive = Alive::default();
+    let tasks = manager([deaf("deaf", &alive)], 0);
+    drop(tasks.spawn("command_ping", std::future::pending::<()>()));
+    settle().await;
+    let report = tasks.cancel_all_tasks().await;
+    assert_eq!(
+        (report.count(ShutdownOutcome::Aborted), report.count(ShutdownOutcome::Leaked)),
+        (2, 0),
+        "{report}"
+    );
+    assert_eq!(alive.now(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn past_the_bound_on_names_a_task_is_still_stopped_as_what_its_caller_said() {
+    let log = Log::new();
+    let tasks = TaskManager::builder().shutdown_deadline(secs(10)).max_names(1).build();
+    drop(tasks.spawn("takes_the_only_place", async {}));
+    let spawn = |name: &'static str, category| {
+        let log = log.clone();
+        let told = |ctx: TaskContext| async move {
+            ctx.cancelled().await;
+            log.push(name);
+        };
+        drop(tasks.task(name).category(category).spawn_with(told));
+    };
+    spawn("gateway", TaskCategory::Gateway);
+    spawn("command", TaskCategory::Command);
+    settle().await;
+    tasks.cancel_all_tasks().await;
+    assert_eq!(log.names(), ["command", "gateway"]);
+    assert!(tasks.snapshot("gateway").is_none(), "metered as another");
+}

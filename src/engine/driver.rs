@@ -263,12 +263,14 @@ impl Driver {
         let identity = &self.supervised.task.identity;
         let generation = i64::try_from(generation).unwrap_or(i64::MAX);
         let Some(restart) = restart else {
-            tracing::event!(
-                name: record::STARTED, target: SCOPE, parent: None, tracing::Level::INFO,
-                { key::NAME } = &*identity.name, { key::COMPONENT } = identity.component.as_deref(),
-                { key::GENERATION } = generation,
-                "task {} started", identity.name,
-            );
+            with_trace(None, || {
+                tracing::event!(
+                    name: record::STARTED, target: SCOPE, parent: None, tracing::Level::INFO,
+                    { key::NAME } = &*identity.name, { key::COMPONENT } = identity.component.as_deref(),
+                    { key::GENERATION } = generation,
+                    "task {} started", identity.name,
+                )
+            });
             return;
         };
         self.supervised.restarted_at(now);

@@ -20,7 +20,7 @@ use tokio::{
 use super::{
     Order, Shared, ShutdownOutcome, ShutdownReport, later, monitor,
     monitor::{manager_span, set_names},
-    tracker::{STAGES, stage_of},
+    tracker::{STAGES, stage_of_task},
 };
 use crate::telemetry::{
     ManagedSpan, SpanParent,
@@ -29,6 +29,8 @@ use crate::telemetry::{
 
 /// The part of the deadline that is kept for dropping what did not end by itself.
 const ABORT_SHARE: u32 = 10;
+/// The least that is allowed for it, past the deadline if need be.
+const ABORT_MOMENT: Duration = Duration::from_millis(10);
 /// The most that is kept for it.
 const ABORT_RESERVE: Duration = Duration::from_secs(1);
 
@@ -126,6 +128,8 @@ async fn cancel_tasks(shared: &Arc<Shared>, parent: &ManagedSpan, began: Instant
             task.order(Order::Kill);
         }
         shared.tracker.abort_runs(all.clone(), |_| true);
+        // However short the deadline, what can be dropped has a moment to be.
+        let end = end.max(Instant::now() + ABORT_MOMENT);
         let _ = timeout_at(end, shared.tracker.emptied(all)).await;
     }
     span.end();
@@ -139,7 +143,7 @@ impl Graces {
     /// Asks a stage to stop.
     fn ask(&mut self, shared: &Shared, stage: usize) {
         let asked = Instant::now();
-        for task in everyone(shared).iter().filter(|task| stage_of(&task.task) == stage) {
+        for task in everyone(shared).iter().filter(|task| stage_of_task(&task.task) == stage) {
             task.order(Order::Leave { grace: task.spec.shutdown_grace });
         }
         let graces = shared.tracker.ask_runs(stage).into_iter().flatten();

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ContextParts, ErrorRules, Shared, TaskContext,
-    tracker::{Place, Tracker},
+    tracker::{Place, Tracker, stage_of},
 };
 use crate::{
     policy::{Exit, TaskCategory, TaskOutput, TaskPriority, type_path},
@@ -166,7 +166,12 @@ impl Shared {
         let token = options.with_context.then(CancellationToken::new);
         // A plain future cannot hear that it should stop: it has its grace, then it is dropped.
         let grace = options.grace.or((!options.with_context).then_some(self.settings.spawn_grace));
-        let Some(place) = Tracker::enter_run(self, &task, token.clone(), grace) else {
+        // Past the bound on names a task is metered as `_OTHER`, and still stopped as what its caller said.
+        let stage = stage_of(
+            options.category.unwrap_or(task.identity.category),
+            options.priority.unwrap_or(task.identity.priority),
+        );
+        let Some(place) = Tracker::enter_run(self, &task, stage, token.clone(), grace) else {
             return TaskHandle::refused();
         };
         let context = token.map(|token| {

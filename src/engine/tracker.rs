@@ -27,10 +27,14 @@ const SHARDS: usize = 8;
 pub(crate) const STAGES: usize = TaskCategory::ALL.len() * TaskPriority::ALL.len();
 
 /// The stage in which shutdown stops a task: categories in their order, inside one the lowest priority first.
-pub(crate) fn stage_of(task: &Task) -> usize {
-    let order = TaskCategory::SHUTDOWN_ORDER;
-    let category = order.iter().position(|category| *category == task.identity.category).unwrap_or(0);
-    category * TaskPriority::ALL.len() + task.identity.priority as usize
+pub(crate) fn stage_of(category: TaskCategory, priority: TaskPriority) -> usize {
+    let place = TaskCategory::SHUTDOWN_ORDER.iter().position(|ordered| *ordered == category).unwrap_or(0);
+    place * TaskPriority::ALL.len() + priority as usize
+}
+
+/// The stage of a registered task.
+pub(crate) fn stage_of_task(task: &Task) -> usize {
+    stage_of(task.identity.category, task.identity.priority)
 }
 
 #[derive(Default)]
@@ -57,8 +61,12 @@ struct Member {
     id: u64,
     task: Arc<Task>,
     kind: MemberKind,
+    /// When shutdown stops it: what its caller said counts even where its name is metered under another.
+    stage: usize,
     /// Set where it does not end by itself while it is waited for.
     outcome: Option<ShutdownOutcome>,
+    /// Whether the report has named it as leaked.
+    reported: bool,
 }
 
 enum MemberKind {
@@ -133,18 +141,19 @@ impl Tracker {
     pub(crate) fn enter_run(
         shared: &Arc<super::Shared>,
         task: &Arc<Task>,
+        stage: usize,
         token: Option<tokio_util::sync::CancellationToken>,
         grace: Option<Duration>,
     ) -> Option<Place> {
-        Self::enter(shared, task, MemberKind::Run { abort: None, token, grace })
+        Self::enter(shared, task, stage, MemberKind::Run { abort: None, token, grace })
     }
 
     /// Admits a driver, or refuses it during a shutdown.
     pub(crate) fn enter_driver(shared: &Arc<super::Shared>, task: &Arc<Task>) -> Option<Place> {
-        Self::enter(shared, task, MemberKind::Driver)
+        Self::enter(shared, task, stage_of_task(task), MemberKind::Driver)
     }
 
-    fn enter(shared: &Arc<super::Shared>, task: &Arc<Task>, kind: MemberKind) -> Option<Place> {
+    fn enter(shared: &Arc<super::Shared>, task: &Arc<Task>, stage: usize, kind: MemberKind) -> Option<Place> {
         let tracker = &shared.tracker;
         let id = tracker.next_id.fetch_add(1, Ordering::Relaxed); // Uniqueness only.
         let shard_index = id as usize % SHARDS;
@@ -153,27 +162,34 @@ impl Tracker {
             return None;
         }
         // Relaxed: written under the shard's lock, and read after every shard's lock was taken by `close`.
-        tracker.alive[stage_of(task)].fetch_add(1, Ordering::Relaxed);
-        let slot = shard.members.insert(Member { id, task: task.clone(), kind, outcome: None });
+        tracker.alive[stage].fetch_add(1, Ordering::Relaxed);
+        let slot = shard.members.insert(Member {
+            id,
+            task: task.clone(),
+            kind,
+            stage,
+            outcome: None,
+            reported: false,
+        });
         drop(shard);
         Some(Place { shared: shared.clone(), key: slot * SHARDS + shard_index, id })
     }
 
     fn leave(&self, key: usize, id: u64) {
-        let member = {
+        let stage = {
             let mut shard = self.shard(key);
-            match shard.members.get(key / SHARDS) {
+            let member = match shard.members.get(key / SHARDS) {
                 Some(member) if member.id == id => shard.members.remove(key / SHARDS),
                 _ => return,
+            };
+            // Under the shard's lock: whoever makes the report finds the member or its note, never both or neither.
+            if self.draining.load(Ordering::Acquire) && !member.reported {
+                let late = member.stage < self.stages_over.load(Ordering::Acquire);
+                let by_itself = if late { ShutdownOutcome::Late } else { ShutdownOutcome::Clean };
+                self.drained().note(&member.task, member.outcome.unwrap_or(by_itself));
             }
+            member.stage
         };
-        let stage = stage_of(&member.task);
-        if self.draining.load(Ordering::Acquire) {
-            let late = stage < self.stages_over.load(Ordering::Acquire);
-            let by_itself = if late { ShutdownOutcome::Late } else { ShutdownOutcome::Clean };
-            let outcome = member.outcome.unwrap_or(by_itself);
-            self.drained().note(&member.task, outcome);
-        }
         // AcqRel: pairs with the Acquire load in `alive_in`, so that whoever sees the stage empty sees the note.
         self.alive[stage].fetch_sub(1, Ordering::AcqRel);
         self.left.notify_waiters();
@@ -257,9 +273,7 @@ impl Tracker {
     fn visit(&self, stages: std::ops::Range<usize>, mut visit: impl FnMut(&mut Member)) {
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            for (_, member) in
-                shard.members.iter_mut().filter(|(_, member)| stages.contains(&stage_of(&member.task)))
-            {
+            for (_, member) in shard.members.iter_mut().filter(|(_, member)| stages.contains(&member.stage)) {
                 visit(member);
             }
         }
@@ -282,7 +296,10 @@ impl Tracker {
     /// The lines of the report: who left since [`Tracker::close`], and who is still here and therefore leaked.
     pub(crate) fn report(&self) -> Vec<TaskShutdown> {
         let mut leaked = Vec::new();
-        self.visit(0..STAGES, |member| leaked.push(member.task.clone()));
+        self.visit(0..STAGES, |member| {
+            member.reported = true;
+            leaked.push(member.task.clone());
+        });
         // A copy: whoever asks twice gets the same answer.
         let mut drained = self.drained().clone();
         leaked.iter().for_each(|task| drained.note(task, ShutdownOutcome::Leaked));

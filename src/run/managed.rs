@@ -129,7 +129,7 @@ where
                     classify.map_or(Exit::Success, |classify| classify(&output))
                 }) {
                     Ok(exit) => (exit, Ok(output)),
-                    Err(caught) => (Exit::Panic(caught.panic), Err(Some(caught.payload))),
+                    Err(caught) => (Exit::Panic(caught.panic), Ok(output)),
                 }
             }
             Err(caught) => (Exit::Panic(caught.panic), Err(Some(caught.payload))),

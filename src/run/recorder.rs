@@ -111,6 +111,11 @@ impl Recorder {
     /// Reports to `exposition`; the process-wide recorder joins the first one there is.
     pub(crate) fn attach(self: &Arc<Self>, exposition: &Arc<Exposition>) {
         Arc::clone(self).report_to(exposition);
+        Self::join_process(exposition);
+    }
+
+    /// Lets the process-wide recorder report to `exposition`, unless it reports somewhere already.
+    pub(crate) fn join_process(exposition: &Arc<Exposition>) {
         let process = Self::process();
         if process.exposition.load().is_none() {
             Arc::clone(process).report_to(exposition);

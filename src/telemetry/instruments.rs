@@ -330,13 +330,19 @@ fn unix_seconds(time: SystemTime) -> f64 {
 /// The exposition that managers without a meter of their own share.
 ///
 /// `global::meter` taken before a provider is set stays a no-op for ever; so, as long as nobody has ever collected from
-/// the shared exposition, the next manager makes it anew and takes the sources along.
-pub(crate) fn shared(renew: Option<&Meter>) -> Arc<Exposition> {
-    static SHARED: Mutex<Option<Arc<Exposition>>> = Mutex::new(None);
+/// the shared exposition, the next manager makes it anew and takes the sources along. Not so one on a meter that our
+/// installer gave: what was recorded there would stay behind.
+///
+/// `join` is called under the lock, so that nobody joins an exposition that has just been replaced.
+pub(crate) fn shared(renew: Option<&Meter>, join: impl FnOnce(&Arc<Exposition>)) {
+    /// With whether its meter was given, and so is no no-op.
+    static SHARED: Mutex<Option<(Arc<Exposition>, bool)>> = Mutex::new(None);
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     match &*shared {
-        Some(exposition) if renew.is_none() && exposition.last_collection().is_some() => {
-            return exposition.clone();
+        Some((exposition, given))
+            if renew.is_none() && (*given || exposition.last_collection().is_some()) =>
+        {
+            return join(exposition);
         }
         _ => {}
     }
@@ -344,14 +350,14 @@ pub(crate) fn shared(renew: Option<&Meter>) -> Arc<Exposition> {
         Some(meter) => Exposition::lasting(meter),
         None => Exposition::lasting(&opentelemetry::global::meter(contract::SCOPE)),
     };
-    if let Some(stale) = shared.replace(fresh.clone()) {
+    if let Some((stale, _)) = shared.replace((fresh.clone(), renew.is_some())) {
         for (source, _) in stale.take_sources() {
             if let Some(source) = source.upgrade() {
                 source.report_to(&fresh);
             }
         }
     }
-    fresh
+    join(&fresh);
 }
 
 /// How many names a manager keeps apart where its builder was not told.
@@ -369,5 +375,5 @@ static INSTALLED_NAMES: std::sync::atomic::AtomicUsize = std::sync::atomic::Atom
 #[cfg(feature = "otlp")]
 pub(crate) fn installed_with(meter: &Meter, max_names: usize) {
     INSTALLED_NAMES.store(max_names, Relaxed);
-    shared(Some(meter));
+    shared(Some(meter), crate::run::Recorder::join_process);
 }

@@ -149,9 +149,11 @@ pub(crate) struct EnteredSpan<'a> {
 ///
 /// The record itself is emitted without a `tracing` parent: inside the span, tracing-opentelemetry would turn it into a
 /// span event as well, and an ERROR record would overwrite the span's status.
-pub(crate) fn with_trace<R>(context: Option<OtelContext>, emit: impl FnOnce() -> R) -> R {
+///
+/// A subscriber that panics loses its record and nothing else.
+pub(crate) fn with_trace(context: Option<OtelContext>, emit: impl FnOnce()) {
     let _attached = context.map(OtelContext::attach);
-    emit()
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(emit));
 }
 
 /// Whether a span of this crate's target and level would be exported by a tracing-opentelemetry layer.
