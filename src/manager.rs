@@ -94,12 +94,16 @@ impl TaskManagerBuilder {
     }
 
     /// Exports figures through this meter instead of the global provider's.
+    ///
+    /// One meter, one manager: a second one on the same meter, at the same time or after it, needs an
+    /// [`instance`](Self::instance) of its own, and their bounds on names add up in the meter's streams.
     pub fn meter(mut self, meter: Meter) -> Self {
         self.meter = Some(meter);
         self
     }
 
-    /// Exports those spans through this tracer that no tracing-opentelemetry layer exports. The tracer given to
+    /// Exports those spans through this tracer that no tracing-opentelemetry layer exports. (One that is wrapped in
+    /// `tracing_subscriber::reload` cannot be seen from outside: with it, give no tracer here.) The tracer given to
     /// [`layer`](crate::layer) or [`task_layer`](crate::task_layer) is used without being given here again.
     pub fn tracer<T>(mut self, tracer: T) -> Self
     where
@@ -213,7 +217,8 @@ impl TaskManager {
         &self.handle.shared
     }
 
-    /// Begins the registered tasks and the monitor; later registrations begin at once. Calling it again only starts a
+    /// Asks the components that were not asked yet for their tasks (refusals are logged), then begins the registered tasks and
+    /// the monitor; later registrations begin at once. Calling it again only starts a
     /// monitor that was stopped. During a shutdown it does nothing.
     ///
     /// # Panics
@@ -328,7 +333,8 @@ impl TaskManager {
     }
 
     /// Forgets a registered task without stopping it: it goes on, is restarted by its policy and stopped at shutdown, but
-    /// its name is free and it no longer counts as registered.
+    /// its name is free, it no longer counts as registered, its health is no longer checked, and the handle of its loop
+    /// answers [`NotRegistered`](crate::LoopControlError::NotRegistered).
     ///
     /// # Errors
     /// [`UnknownTask`].
@@ -486,7 +492,9 @@ impl TaskManager {
         self.shared().registered().tasks.keys().map(ToString::to_string).collect()
     }
 
-    /// Stops everything, in order, under the manager's deadline: admission first, then loops, then category by category
+    /// Stops everything, in order, under the manager's deadline. Not to be awaited inside a task of this manager: that task
+    /// would wait for its own end, and be dropped when its grace or the deadline has come; use
+    /// [`run_until`](Self::run_until) outside. The order: admission first, then loops, then category by category
     /// ([`SHUTDOWN_ORDER`](crate::TaskCategory::SHUTDOWN_ORDER)) and inside one the lowest priority first. Called twice, or at once by several,
     /// there is one shutdown and one report.
     ///
@@ -497,6 +505,9 @@ impl TaskManager {
     }
 
     /// Waits for `signal`, then shuts down in order: before anything else cancels the tasks.
+    ///
+    /// # Cancel safety
+    /// Dropped before the signal, nothing has happened; afterwards the shutdown goes on without its caller.
     ///
     /// ```no_run
     /// # async fn example(tasks: otel_tasks::TaskManager) {
