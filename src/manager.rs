@@ -492,11 +492,12 @@ impl TaskManager {
         self.shared().registered().tasks.keys().map(ToString::to_string).collect()
     }
 
-    /// Stops everything, in order, under the manager's deadline. Not to be awaited inside a task of this manager: that task
-    /// would wait for its own end, and be dropped when its grace or the deadline has come; use
-    /// [`run_until`](Self::run_until) outside. The order: admission first, then loops, then category by category
-    /// ([`SHUTDOWN_ORDER`](crate::TaskCategory::SHUTDOWN_ORDER)) and inside one the lowest priority first. Called twice, or at once by several,
-    /// there is one shutdown and one report.
+    /// Stops everything, in order, under the manager's deadline: admission first, then loops, then category by category
+    /// ([`SHUTDOWN_ORDER`](crate::TaskCategory::SHUTDOWN_ORDER)) and inside one the lowest priority first. Called twice, or
+    /// at once by several, there is one shutdown and one report.
+    ///
+    /// Not to be awaited inside a task of this manager: it would wait for its own end, and be dropped when its grace or the
+    /// deadline has come.
     ///
     /// # Cancel safety
     /// Dropping the future stops the waiting, not the shutdown.

@@ -182,7 +182,7 @@ pub struct TaskSnapshot {
     pub last_error: Option<LastError>,
     /// Errors in the last hour.
     pub errors_last_hour: u64,
-    /// Restarts in the last hour.
+    /// Restarts in the last hour that nobody asked for, since the last restart by hand that forgave the earlier ones.
     pub restarts_last_hour: u64,
 }
 

@@ -12,6 +12,7 @@ use super::{Backoff, ErrorClass, Exit, ExitKind};
 /// | transient error, panic, timeout | restart | restart | failed |
 /// | permanent error | failed | failed | failed |
 /// | stopped on request | stopped | stopped | stopped |
+/// | stalled (no heartbeat in time) | restart | restart | failed |
 ///
 /// The first two columns are OTP's `permanent` and `transient`, the last its `temporary`; that a *permanent error* ends
 /// even an `Always` task is ours: the user said that trying again cannot help.

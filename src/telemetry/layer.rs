@@ -65,6 +65,11 @@ impl std::error::Error for LayerConflict {}
 /// events behave exactly as with the plain layer. Install it once; beside a tracing-opentelemetry layer of your own
 /// install [`task_layer`] instead. Both by mistake: ours stands back and [`setup_task_instrumentation`] says so.
 ///
+/// To notice the other one it opens, when the subscriber becomes a dispatcher, one span named `otel_tasks.probe` that is
+/// never exported; a layer that prints every new span (`FmtSpan::NEW`) shows it, and a layer must not register a callsite of
+/// its own while it handles it, since `tracing` holds a lock then. Another tracing-opentelemetry layer whose own filter hides
+/// the target `otel_tasks` is not noticed: the two then panic at the first span that both see, as two such layers do.
+///
 /// ```
 /// use tracing_subscriber::prelude::*;
 /// # let tracer = opentelemetry::trace::noop::NoopTracer::new();
