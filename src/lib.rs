@@ -37,6 +37,7 @@ mod read;
 
 mod config;
 mod error;
+mod instrumentation;
 mod manager;
 pub mod telemetry;
 
@@ -49,9 +50,9 @@ pub use engine::{
     ShutdownReport, TaskBuilder, TaskContext, TaskLoop, TaskShutdown, shutdown_signal,
 };
 pub use error::{RegisterError, RestartError, UnknownComponent, UnknownTask};
+pub use instrumentation::InstrumentationCheck;
 pub use manager::{
-    DEFAULT_MONITOR_INTERVAL, DEFAULT_SHUTDOWN_DEADLINE, DEFAULT_SPAWN_GRACE, InstrumentationCheck,
-    TaskManager, TaskManagerBuilder,
+    DEFAULT_MONITOR_INTERVAL, DEFAULT_SHUTDOWN_DEADLINE, DEFAULT_SPAWN_GRACE, TaskManager, TaskManagerBuilder,
 };
 pub use policy::{
     Backoff, CategoryRules, DEFAULT_BACKOFF_CAP, DEFAULT_BACKOFF_FACTOR, DEFAULT_MAX_RESTARTS,

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{TaskCell, TaskSnapshot};
+use super::{TaskCell, TaskSnapshot, TaskState};
 use crate::{
     policy::{TaskCategory, TaskPriority},
     telemetry::contract::OVERFLOW_NAME,
@@ -50,7 +50,7 @@ pub(crate) struct Registry<E> {
 /// The sets one entry takes in the instrument with the most: one per result without an error type, plus `_OTHER`.
 const SETS_PER_NAME: usize = 5;
 /// The states a registered task is observed in: the other instrument that may be the widest.
-const MAX_STATES: usize = 8;
+const MAX_STATES: usize = TaskState::ALL.len();
 
 impl<E> Registry<E> {
     /// A registry for at most `streams` attribute sets per instrument, and at most `names` entries.

@@ -364,7 +364,7 @@ pub(crate) struct LoopBody {
 
 impl Body for LoopBody {
     fn live(&self, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
-        Box::pin(LoopLife { body: self.clone(), life, links_used: false }.live())
+        Box::pin(LoopLife { body: self.clone(), life }.live())
     }
 
     fn is_loop(&self) -> bool {
@@ -379,7 +379,6 @@ impl Body for LoopBody {
 struct LoopLife {
     body: LoopBody,
     life: Life,
-    links_used: bool,
 }
 
 /// What a wait for an iteration came to.
@@ -480,11 +479,11 @@ impl LoopLife {
         let begin = Begin {
             generation: Some(self.life.generation),
             iteration: Some(iteration),
-            links: if self.links_used { Vec::new() } else { std::mem::take(&mut self.life.links) },
+            // The first iteration takes them all.
+            links: std::mem::take(&mut self.life.links),
             timeout: self.body.timeout,
             ..Begin::new(recorder.clone(), supervised.task.clone())
         };
-        self.links_used = true;
         let future = (self.body.factory)(self.life.context(Some(iteration)), self.body.rules.clone());
         let ended = Run::begun(begin, future, Exit::clone, ()).await;
         self.body.control.state().last_result = Some(ended.exit.clone());

@@ -1,9 +1,13 @@
 //! The monitor: a sweep at start and then at every interval, as the span `bot.monitor_tasks`.
 //!
-//! A sweep warns once of names nobody can place, and checks the health of the tasks whose interval has passed, restarting those that stalled. Each step is isolated: a panic in one is logged
-//! and the others still run; the loop itself ends only with [`stop`] or the manager.
+//! A sweep warns once of names nobody can place, and checks the health of the tasks whose interval has passed, restarting
+//! those that stalled. Each step is isolated: a panic in one is logged and the others still run; the loop itself ends only
+//! with [`stop`] or the manager.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use opentelemetry::{Array, KeyValue, StringValue, Value};
 use tokio::time::Instant;
@@ -20,7 +24,6 @@ use crate::{
         managed_span,
     },
 };
-use std::time::Duration;
 
 /// Starts the monitor loop; without effect where it runs already.
 pub(crate) fn start(shared: &Arc<Shared>) {
