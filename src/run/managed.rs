@@ -230,8 +230,10 @@ impl Running {
     fn end(&mut self, exit: &Exit, drop_panicked: bool) -> Option<SpanContext> {
         let (Some(current), Some(span)) = (self.current.take(), self.span.take()) else { return None };
         let Current { recorder, task } = current;
-        let span_context = span.span_context();
-        let trace_id = span_context.as_ref().map(|context| context.trace_id().to_string());
+        // Asked for only where somebody wants it: a restart's link, or the trace of the last error.
+        let failed = exit.error_type().is_some();
+        let span_context = if failed || self.generation.is_some() { span.span_context() } else { None };
+        let trace_id = span_context.as_ref().filter(|_| failed).map(|context| context.trace_id().to_string());
         recorder.run_ended(&task, exit, self.started_wall, self.started.elapsed(), trace_id);
         // The subscriber and the exporter are not ours: a panic in them is printed, and costs neither the figures nor
         // the task.
