@@ -1,0 +1,64 @@
+//! A subscriber that asks the manager back, at every span and event: no lock of ours may be held while it runs.
+
+use std::{
+    sync::{Arc, OnceLock, mpsc},
+    time::Duration,
+};
+
+use otel_tasks::{CriticalTaskConfig, TaskLoop, TaskManager};
+use tracing::{Event, Subscriber, span};
+use tracing_subscriber::{Layer, layer::Context, prelude::*};
+
+#[derive(Clone, Default)]
+struct AsksBack(Arc<OnceLock<TaskManager>>);
+
+impl AsksBack {
+    fn ask(&self) {
+        let Some(tasks) = self.0.get() else { return };
+        tasks.task_names();
+        tasks.get_task_statistics();
+        // Takes the write lock of the registrations, for a name that nobody has.
+        tasks.detach_critical_task("nobody").expect_err("unknown");
+    }
+}
+
+impl<S: Subscriber> Layer<S> for AsksBack {
+    fn on_new_span(&self, _: &span::Attributes<'_>, _: &span::Id, _: Context<'_, S>) {
+        self.ask();
+    }
+
+    fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
+        self.ask();
+    }
+}
+
+#[test]
+fn a_subscriber_may_ask_the_manager_back() {
+    let (ended, told) = mpsc::channel();
+    // On a thread of its own: a deadlock must fail the test, not hang it.
+    std::thread::spawn(move || {
+        let asks_back = AsksBack::default();
+        let _default = tracing_subscriber::registry().with(asks_back.clone()).set_default();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        runtime.expect("a runtime").block_on(async {
+            let tasks = TaskManager::builder().monitor_interval(Duration::from_secs(1)).build();
+            assert!(asks_back.0.set(tasks.clone()).is_ok());
+            tasks.register_component("bad", || -> Vec<CriticalTaskConfig> { panic!("no tasks today") });
+            let fails =
+                CriticalTaskConfig::new("fails", |_| async { Err::<(), _>("down") }).component("missing");
+            tasks.register_critical_task(fails).expect("registered");
+            let ticks = TaskLoop::every(Duration::from_secs(1), |_| async {}).count(2);
+            tasks.register_critical_task(CriticalTaskConfig::from_loop("ticks", ticks)).expect("registered");
+            tasks.start();
+            drop(tasks.spawn("of_no_known_category", std::future::pending::<()>()));
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            assert_eq!(tasks.setup_task_instrumentation().missing_components, ["missing"]);
+            tasks.restart_critical_task("fails").expect("restarted");
+            tasks.detach_critical_task("ticks").expect("registered");
+            tasks.unregister_critical_task("fails").await.expect("registered");
+            tasks.cancel_all_tasks().await;
+        });
+        ended.send(()).expect("the test waits");
+    });
+    told.recv_timeout(Duration::from_secs(20)).expect("no deadlock");
+}
