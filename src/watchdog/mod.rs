@@ -1,0 +1,16 @@
+//! Who has been polled for how long, seen from outside: a thread of the process's own that runs where every worker of the
+//! runtime is stuck. It knows neither tokio nor OpenTelemetry, and judges nothing: it tells each manager what it saw.
+//!
+//! ```text
+//! run, driver --polling(id)--> the slot of its thread <--looks-- watchdog's thread --Tick--> Watched (a manager)
+//! ```
+//!
+//! There is one thread for all managers, because what it watches is a property of threads, which managers share.
+
+mod scan;
+mod slot;
+mod thread;
+
+pub(crate) use scan::BlockedPoll;
+pub(crate) use slot::{MemberId, manager_of, member_id, polled_here, polling};
+pub(crate) use thread::{Tick, Watched, last_tick, next_number, tick_at, watch};

@@ -1,0 +1,376 @@
+//! What each thread is polling, written where the watchdog can read it.
+//!
+//! A poll costs its thread a thread-local and two or three plain stores: no clock, no lock, no count of references. Time is
+//! the reader's business, who looks from tick to tick whether it is still the same poll.
+//!
+//! Invariants:
+//! 1. A slot is written by the thread that holds it, and by no other; it changes hands under the lock of [`SLOTS`].
+//! 2. `sequence` is odd exactly while a poll goes on, and only ever grows, also from one holder to the next: with the slot's
+//!    number it names one poll of the process.
+//! 3. A poll that begins inside another one changes `id` alone. So the innermost shows, and the outer one makes no progress.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    cell::Cell,
+    marker::PhantomData,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Which member (spawned run or driver) of which manager, unique in the process: the high 24 bits are the manager's number,
+/// the low 40 the member's.
+pub(crate) type MemberId = u64;
+
+const MEMBER_BITS: u32 = 40;
+/// How many managers can be told apart.
+pub(super) const MANAGERS: u64 = 1 << (u64::BITS - MEMBER_BITS);
+/// Of a poll's identity, the rest being the slot's number: 2^20 threads at once are more than a kernel gives.
+const SEQUENCE_BITS: u32 = 44;
+
+/// The id of a manager's member. Numbers past the bits they have wrap: a trillion members, as old as that, are not confused.
+pub(crate) fn member_id(manager: u64, member: u64) -> MemberId {
+    manager << MEMBER_BITS | member & ((1 << MEMBER_BITS) - 1)
+}
+
+/// The manager's number in a member's id.
+pub(crate) fn manager_of(id: MemberId) -> u64 {
+    id >> MEMBER_BITS
+}
+
+/// A thread's place. Alone on its cache lines (two, since processors fetch them in pairs), so that threads that poll do not
+/// take them from each other.
+#[repr(align(128))]
+struct Slot {
+    sequence: AtomicU64,
+    id: AtomicU64,
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self { sequence: AtomicU64::new(0), id: AtomicU64::new(0) }
+    }
+
+    /// Begins a poll. Answers the id of the poll around it, if there is one.
+    fn enter(&self, id: MemberId) -> Option<MemberId> {
+        let outer = self.here();
+        // Release: pairs with the Acquire load of `id` in `read`. Whoever reads this id also sees the end of the poll
+        // before, which this thread stored earlier; so it cannot take this id for that poll's.
+        self.id.store(id, Ordering::Release);
+        if outer.is_none() {
+            // Relaxed: our own store.
+            let sequence = self.sequence.load(Ordering::Relaxed);
+            // Release: pairs with the first load in `read`. Whoever sees the poll sees its id, or a later one.
+            self.sequence.store(sequence + 1, Ordering::Release);
+        }
+        outer
+    }
+
+    /// Ends the innermost poll.
+    fn leave(&self, outer: Option<MemberId>) {
+        match outer {
+            // Release: as in `enter`.
+            Some(outer) => self.id.store(outer, Ordering::Release),
+            None => {
+                // Both relaxed: our own store, and one that publishes nothing. It comes before the next id, whose Release
+                // carries it.
+                let sequence = self.sequence.load(Ordering::Relaxed);
+                self.sequence.store(sequence + 1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// What is being polled, asked by the thread that holds the slot.
+    fn here(&self) -> Option<MemberId> {
+        // Both relaxed: our own stores.
+        let polling = self.sequence.load(Ordering::Relaxed) % 2 == 1;
+        polling.then(|| self.id.load(Ordering::Relaxed))
+    }
+
+    /// What is being polled, asked by any thread: the poll's sequence, and the innermost id. `None` also where the poll ends
+    /// while we look, for that one is not stuck.
+    fn read(&self) -> Option<(u64, MemberId)> {
+        // Acquire: pairs with the Release store of `sequence` in `enter`, so the id is not of an earlier poll.
+        let sequence = self.sequence.load(Ordering::Acquire);
+        if sequence % 2 == 0 {
+            return None;
+        }
+        // Acquire: pairs with the Release stores of `id`. If this is the id of a later poll, that this poll has ended
+        // happened before, and the load below cannot miss it. Relaxed suffices there: nothing is read after it.
+        let id = self.id.load(Ordering::Acquire);
+        (self.sequence.load(Ordering::Relaxed) == sequence).then_some((sequence, id))
+    }
+}
+
+/// Every slot there ever was; those whose thread has ended wait for the next one. Slots are never freed, so that a thread
+/// finds its own by a bare reference, without a count and without asking whether it is still there. There are as many as
+/// there were threads at one time.
+static SLOTS: Mutex<Slots> = Mutex::new(Slots { held: Vec::new(), free: Vec::new() });
+
+struct Slots {
+    /// By the slots' numbers: the slot, and the thread that holds it.
+    held: Vec<(&'static Slot, Option<Arc<str>>)>,
+    free: Vec<usize>,
+}
+
+fn slots() -> MutexGuard<'static, Slots> {
+    SLOTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+thread_local! {
+    /// This thread's slot. Apart from [`HOLDER`], because a thread-local without a destructor is read without a check.
+    static HERE: Cell<Option<&'static Slot>> = const { Cell::new(None) };
+    static HOLDER: Holder = Holder::new();
+}
+
+/// A thread's hold on its slot, given back when the thread ends.
+struct Holder {
+    slot: &'static Slot,
+    number: usize,
+}
+
+impl Holder {
+    fn new() -> Self {
+        let thread = std::thread::current();
+        // Both, since tokio's workers all have one name; the id is as `tracing-subscriber` prints it.
+        let name: Arc<str> = match thread.name() {
+            Some(name) => format!("{name} {:?}", thread.id()).into(),
+            None => format!("{:?}", thread.id()).into(),
+        };
+        let mut slots = slots();
+        let number = slots.free.pop().unwrap_or_else(|| {
+            slots.held.push((Box::leak(Box::new(Slot::new())), None));
+            slots.held.len() - 1
+        });
+        let (slot, holder) = &mut slots.held[number];
+        *holder = Some(name);
+        Self { slot, number }
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = HERE.try_with(|here| here.set(None));
+        // A guard that was leaked must not leave its poll to the next thread.
+        if self.slot.here().is_some() {
+            self.slot.leave(None);
+        }
+        let mut slots = slots();
+        slots.held[self.number].1 = None;
+        slots.free.push(self.number);
+    }
+}
+
+/// A poll that goes on, until this is dropped. Not `Send`: it belongs to the thread's stack.
+#[must_use = "the poll is seen only until this is dropped"]
+pub(crate) struct Polling {
+    slot: Option<&'static Slot>,
+    outer: Option<MemberId>,
+    on_this_thread: PhantomData<*const ()>,
+}
+
+impl Drop for Polling {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot {
+            slot.leave(self.outer);
+        }
+    }
+}
+
+/// Enters this thread's slot: until the guard is dropped, the watchdog sees that `id` is being polled here. Inside another
+/// poll this id shows until then, and the time of the outer poll goes on. Guards must be dropped in reverse order, as those
+/// on a stack are.
+#[inline]
+pub(crate) fn polling(id: MemberId) -> Polling {
+    let slot = HERE.try_with(Cell::get).ok().flatten().or_else(take_slot);
+    Polling { slot, outer: slot.and_then(|slot| slot.enter(id)), on_this_thread: PhantomData }
+}
+
+/// `None` where the thread is ending and has given its slot back: what is polled by a destructor then is not watched.
+#[cold]
+fn take_slot() -> Option<&'static Slot> {
+    let slot = HOLDER.try_with(|holder| holder.slot).ok()?;
+    let _ = HERE.try_with(|here| here.set(Some(slot)));
+    Some(slot)
+}
+
+/// The member being polled on this thread (the innermost), if any.
+pub(crate) fn polled_here() -> Option<MemberId> {
+    HERE.try_with(Cell::get).ok().flatten().and_then(Slot::here)
+}
+
+/// A poll that the watchdog found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Polled {
+    pub(super) id: MemberId,
+    /// The slot's number and the sequence.
+    pub(super) poll: u64,
+    pub(super) thread: Arc<str>,
+}
+
+/// What all threads are polling now.
+pub(super) fn polled() -> Vec<Polled> {
+    let slots = slots();
+    let held = slots.held.iter().zip(0_u64..);
+    held.filter_map(|((slot, holder), number)| {
+        let thread = holder.as_ref()?;
+        let (sequence, id) = slot.read()?;
+        let poll = number << SEQUENCE_BITS | sequence & ((1 << SEQUENCE_BITS) - 1);
+        Some(Polled { id, poll, thread: thread.clone() })
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use super::*;
+    use crate::watchdog::next_number;
+
+    /// What is seen of one manager.
+    fn seen(manager: u64) -> Vec<Polled> {
+        polled().into_iter().filter(|polled| manager_of(polled.id) == manager).collect()
+    }
+
+    #[test]
+    fn an_id_is_manager_and_member() {
+        let id = member_id(MANAGERS - 1, (1 << 40) + 7);
+        assert_eq!((manager_of(id), id & 0xff_ffff_ffff), (MANAGERS - 1, 7));
+    }
+
+    #[test]
+    fn the_innermost_poll_shows_and_is_the_same_poll() {
+        let manager = next_number();
+        let (outer, inner) = (member_id(manager, 1), member_id(manager, 2));
+        assert_eq!(polled_here(), None);
+        let outer_poll = polling(outer);
+        let before = seen(manager);
+        assert_eq!((before.len(), before[0].id, polled_here()), (1, outer, Some(outer)));
+        {
+            let _inner_poll = polling(inner);
+            let within = seen(manager);
+            assert_eq!((within[0].id, polled_here()), (inner, Some(inner)));
+            assert_eq!(within[0].poll, before[0].poll);
+        }
+        assert_eq!((seen(manager), polled_here()), (before.clone(), Some(outer)));
+        drop(outer_poll);
+        assert_eq!((seen(manager), polled_here()), (vec![], None));
+        let _next = polling(outer);
+        assert_ne!(seen(manager)[0].poll, before[0].poll);
+    }
+
+    #[test]
+    fn a_poll_that_panics_is_over() {
+        let manager = next_number();
+        let panicked = std::panic::catch_unwind(|| {
+            let _outer = polling(member_id(manager, 1));
+            let _inner = polling(member_id(manager, 2));
+            std::panic::resume_unwind(Box::new("a panic that is not printed"));
+        });
+        assert!(panicked.is_err());
+        assert_eq!((seen(manager), polled_here()), (vec![], None));
+    }
+
+    #[test]
+    fn the_slot_of_an_ended_thread_disappears_and_serves_the_next() {
+        let manager = next_number();
+        let (say, hear) = mpsc::channel();
+        let poll_once = move || {
+            let poll = polling(member_id(manager, 1));
+            say.send(seen(manager)).expect("the test waits");
+            std::mem::forget(poll);
+        };
+        let named = thread::Builder::new().name("named".into());
+        named.spawn(poll_once.clone()).expect("a thread").join().expect("no panic");
+        let first = hear.recv().expect("sent");
+        assert_eq!(first.len(), 1);
+        assert!(first[0].thread.starts_with("named ThreadId("), "{first:?}");
+        assert_eq!(seen(manager), vec![], "the thread has ended");
+
+        // Other tests take slots as well, so it need not be the very next thread.
+        let slot_of = |polled: &Polled| polled.poll >> SEQUENCE_BITS;
+        let reused = (0..100).any(|_| {
+            thread::spawn(poll_once.clone()).join().expect("no panic");
+            let next = hear.recv().expect("sent");
+            assert_ne!(next[0].poll, first[0].poll, "each poll has an identity of its own");
+            slot_of(&next[0]) == slot_of(&first[0])
+        });
+        assert!(reused);
+    }
+
+    #[test]
+    fn a_poll_in_a_thread_locals_destructor_does_no_harm() {
+        struct PollsWhenDropped(MemberId, mpsc::Sender<Option<MemberId>>);
+        impl Drop for PollsWhenDropped {
+            fn drop(&mut self) {
+                let _poll = polling(self.0);
+                let _ = self.1.send(polled_here());
+            }
+        }
+        thread_local! {
+            static BEFORE: Cell<Option<PollsWhenDropped>> = const { Cell::new(None) };
+            static AFTER: Cell<Option<PollsWhenDropped>> = const { Cell::new(None) };
+        }
+        let id = member_id(next_number(), 1);
+        let (say, hear) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            // Destructors run in the order of first use or against it: one of these two runs after the slot is given back.
+            BEFORE.set(Some(PollsWhenDropped(id, say.clone())));
+            drop(polling(id));
+            AFTER.set(Some(PollsWhenDropped(id, say)));
+        });
+        thread.join().expect("no panic");
+        let mut seen_there: Vec<_> = hear.iter().collect();
+        seen_there.sort_unstable();
+        assert_eq!((seen_there, seen(manager_of(id))), (vec![None, Some(id)], vec![]));
+    }
+
+    #[test]
+    fn a_poll_is_never_read_with_the_id_of_another() {
+        const POLLS: u64 = if cfg!(miri) { 300 } else { 1_000_000 };
+        const INNER: u64 = 1 << 63;
+        let slot = Slot::new();
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for number in 0..POLLS {
+                    let outer = slot.enter(number);
+                    let inner = slot.enter(number | INNER);
+                    slot.leave(inner);
+                    slot.leave(outer);
+                }
+            });
+            while !writer.is_finished() {
+                if let Some((sequence, id)) = slot.read() {
+                    assert_eq!((sequence - 1) / 2, id & !INNER);
+                }
+            }
+        });
+    }
+
+    /// `cargo test --release --lib what_a_poll_costs -- --ignored --nocapture`
+    #[test]
+    #[ignore = "measures"]
+    fn what_a_poll_costs() {
+        const POLLS: u32 = 20_000_000;
+        let time = |what: &str, poll: &dyn Fn(u64)| {
+            let took = (0..5).map(|_| {
+                let began = std::time::Instant::now();
+                (0..u64::from(POLLS)).for_each(|number| poll(std::hint::black_box(number)));
+                began.elapsed()
+            });
+            let best = took.min().unwrap_or_default();
+            println!("{what}: {:.2} ns", best.as_secs_f64() * 1e9 / f64::from(POLLS));
+        };
+        time("nothing", &|number| {
+            std::hint::black_box(number);
+        });
+        time("a poll", &|number| {
+            std::hint::black_box(&polling(number));
+        });
+        time("a poll, unobserved guard", &|number| drop(polling(number)));
+        let _outer = polling(1);
+        time("a poll inside another", &|number| {
+            std::hint::black_box(&polling(number));
+        });
+    }
+}

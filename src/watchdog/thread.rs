@@ -1,0 +1,526 @@
+//! The watchdog's thread: when it ticks, whom it tells, when it ends.
+//!
+//! It runs user code only by way of [`Watched`]: what a manager does in its tick, and the destructors of a manager whose last
+//! reference is dropped here. So no lock is held then, and no panic gets further. A tick that blocks delays those of all
+//! managers; it must not wait for a task.
+//!
+//! The thread ends when it has had nothing to watch for [`LINGER`], and is started again when there is something. It could
+//! as well sleep for ever, but a process that no longer uses managers should look as if it never had, to leak checkers,
+//! to whoever counts threads, and to a host that unloads us. The time in between keeps a process that makes one manager
+//! after the other from making as many threads.
+//!
+//! Invariants:
+//! 1. `running` is set and cleared under the lock of [`Watchdog::state`], together with the look at what is watched. So a
+//!    manager is never entered for a thread that has just decided to end, and there are never two threads.
+//! 2. Neither a [`Watched`] nor a panic's payload is dropped, and no tick called, under that lock. A dead `Weak` may be: that
+//!    frees memory and calls nobody.
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{
+    scan::{BlockedPoll, Look, Scan, Seen},
+    slot::{self, MANAGERS},
+};
+
+/// The shortest distance of ticks: a manager whose deadlines come one after the other must not make the thread spin.
+const MIN_DISTANCE: Duration = Duration::from_millis(1);
+/// The longest distance of ticks: asking for a longer one saves nothing, and instants have an end.
+const MAX_DISTANCE: Duration = Duration::from_secs(60 * 60);
+/// For how long the thread stays after the last manager is gone.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// A manager, as the watchdog sees it.
+pub(crate) trait Watched: Send + Sync {
+    /// Called on the watchdog's thread at each tick. May ask for the next one, and may panic; must not block.
+    fn tick(&self, tick: &Tick<'_>);
+}
+
+/// What the watchdog tells a manager.
+#[derive(Debug)]
+pub(crate) struct Tick<'a> {
+    /// When the watchdog looked.
+    pub(crate) now: Instant,
+    /// Set where the whole process stood still before this tick (a stop signal, a suspended machine, a starved one): for how
+    /// long at least. Nothing of that time may be held against a task, so every deadline begins anew.
+    pub(crate) resumed_after: Option<Duration>,
+    /// The polls of this manager's members that have gone on since the tick before, or longer. Ticks may follow each other
+    /// closely, so [`BlockedPoll::since`] says whether that is long.
+    pub(crate) blocked: &'a [BlockedPoll],
+}
+
+struct Watchdog {
+    state: Mutex<State>,
+    changed: Condvar,
+    linger: Duration,
+}
+
+struct State {
+    running: bool,
+    watched: Vec<Entry>,
+    /// When the last tick was, or when the watching began. Written by the thread, and by whoever ends its idleness.
+    ticked: Option<Instant>,
+}
+
+struct Entry {
+    number: u64,
+    every: Duration,
+    /// The tick that was asked for.
+    at: Option<Instant>,
+    watched: Weak<dyn Watched>,
+}
+
+/// What the thread wakes up for.
+struct Wake {
+    due: Instant,
+    every: Duration,
+    watched: Vec<(u64, Weak<dyn Watched>)>,
+}
+
+impl State {
+    fn forget_dead(&mut self) {
+        self.watched.retain(|entry| entry.watched.strong_count() > 0);
+    }
+
+    fn shortest(&self) -> Option<Duration> {
+        self.watched.iter().map(|entry| entry.every).min()
+    }
+
+    /// When the next tick is due; `None` where nothing is watched.
+    fn due(&self) -> Option<Instant> {
+        let (every, ticked) = (self.shortest()?, self.ticked?);
+        let asked = self.watched.iter().filter_map(|entry| entry.at).min();
+        let regular = ticked + every;
+        Some(asked.map_or(regular, |asked| asked.clamp(ticked + MIN_DISTANCE, regular)))
+    }
+
+    fn wake(&mut self, now: Instant, due: Instant) -> Wake {
+        self.ticked = Some(now);
+        for entry in &mut self.watched {
+            entry.at = entry.at.filter(|at| *at > now);
+        }
+        let watched = self.watched.iter().map(|entry| (entry.number, entry.watched.clone())).collect();
+        Wake { due, every: self.shortest().unwrap_or(MAX_DISTANCE), watched }
+    }
+}
+
+impl Watchdog {
+    const fn new(linger: Duration) -> Self {
+        let state = State { running: false, watched: Vec::new(), ticked: None };
+        Self { state: Mutex::new(state), changed: Condvar::new(), linger }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watch(&'static self, number: u64, every: Duration, watched: Weak<dyn Watched>) -> io::Result<()> {
+        let mut state = self.state();
+        if !state.running {
+            // Under the lock, so that there is one thread; what it does first is to wait for this lock.
+            let builder = std::thread::Builder::new().name("otel-tasks-watchdog".into());
+            builder.spawn(|| self.run())?;
+            state.running = true;
+        }
+        state.forget_dead();
+        if state.watched.is_empty() {
+            state.ticked = Some(Instant::now());
+        }
+        let every = every.clamp(MIN_DISTANCE, MAX_DISTANCE);
+        state.watched.push(Entry { number, every, at: None, watched });
+        drop(state);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    fn tick_at(&self, number: u64, at: Instant) {
+        let mut state = self.state();
+        let before = state.due();
+        if let Some(entry) = state.watched.iter_mut().find(|entry| entry.number == number) {
+            entry.at = Some(entry.at.map_or(at, |asked| asked.min(at)));
+        }
+        let earlier = state.due() < before;
+        drop(state);
+        // The thread is woken only to sleep for less, as most deadlines come later than its next tick.
+        if earlier {
+            self.changed.notify_one();
+        }
+    }
+
+    fn last_tick(&self) -> Option<Duration> {
+        let state = self.state();
+        let watching = state.running && state.watched.iter().any(|entry| entry.watched.strong_count() > 0);
+        state.ticked.filter(|_| watching).map(|ticked| ticked.elapsed())
+    }
+
+    fn run(&self) {
+        let mut scan = Scan::default();
+        while let Some(Wake { due, every, watched }) = self.wait() {
+            let began = Instant::now();
+            let polled = slot::polled();
+            let seen = scan.observe(Look { due, every, began, over: Instant::now(), polled });
+            for (number, watched) in watched {
+                tell(number, &watched, &seen);
+            }
+        }
+    }
+
+    /// Waits for the next tick. `None` where the thread shall end.
+    fn wait(&self) -> Option<Wake> {
+        let mut state = self.state();
+        // What the wait was for. A tick that is due at once is not late: the time went by in the ticks before it, or
+        // somebody has just asked for it. The process may stand still unnoticed during a tick, which is a thousandth of the
+        // time at most; taking a slow tick for it would hide what is blocked from everybody.
+        let mut asked: Option<Instant> = None;
+        loop {
+            state.forget_dead();
+            let now = Instant::now();
+            let Some(due) = state.due() else {
+                // Nobody waits for it any more, so the time that goes by from here makes nothing late.
+                asked = None;
+                let (guard, waited) =
+                    self.changed.wait_timeout(state, self.linger).unwrap_or_else(PoisonError::into_inner);
+                state = guard;
+                state.forget_dead();
+                if waited.timed_out() && state.watched.is_empty() {
+                    state.running = false;
+                    return None;
+                }
+                continue;
+            };
+            // The second where what was waited for is no longer wanted, its manager being gone: whether the process stood
+            // still must be told to the others all the same.
+            if due <= now || asked.is_some_and(|asked| asked <= now) {
+                return Some(state.wake(now, asked.unwrap_or(now)));
+            }
+            asked = Some(due);
+            let waited = self.changed.wait_timeout(state, due - now).unwrap_or_else(PoisonError::into_inner);
+            state = waited.0;
+        }
+    }
+}
+
+fn tell(number: u64, watched: &Weak<dyn Watched>, seen: &Seen) {
+    let Some(watched) = watched.upgrade() else { return };
+    let blocked = seen.blocked_of(number);
+    contain(|| watched.tick(&Tick { now: seen.now, resumed_after: seen.resumed_after, blocked }));
+    // This may be the last reference. Apart from the tick, for a destructor that panics while another panic unwinds ends the
+    // process.
+    contain(|| drop(watched));
+}
+
+/// Ends a panic here. The panic hook has told of it.
+fn contain(inside: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(inside)) {
+        // The payload is the user's value, and its destructor may panic; so may the payload of that, which is left alone.
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            std::mem::forget(payload);
+        }
+    }
+}
+
+static WATCHDOG: Watchdog = Watchdog::new(LINGER);
+
+/// A new manager number.
+pub(crate) fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    // Relaxed: uniqueness only. It wraps as the ids do.
+    NEXT.fetch_add(1, Ordering::Relaxed) % MANAGERS
+}
+
+/// Ticks `watched` at least once per `every` until it is dropped. The thread ticks all managers at once, so as often as the
+/// most demanding one wants. Watching one manager twice tells it twice; what has no strong reference yet (inside
+/// `Arc::new_cyclic`) counts as dropped.
+///
+/// # Errors
+///
+/// Where the thread is not running and the system refuses to start it; nothing is watched then.
+pub(crate) fn watch(number: u64, every: Duration, watched: Weak<dyn Watched>) -> io::Result<()> {
+    WATCHDOG.watch(number, every, watched)
+}
+
+/// Asks for a tick at this instant or soon after it, for a deadline. One such instant is kept per manager, the earliest; so a
+/// manager whose tick has come asks again for the deadline that is next.
+pub(crate) fn tick_at(number: u64, at: Instant) {
+    WATCHDOG.tick_at(number, at);
+}
+
+/// How long ago the last tick began, or else the watching. `None` where nothing is watched.
+pub(crate) fn last_tick() -> Option<Duration> {
+    WATCHDOG.last_tick()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Arc, mpsc},
+        thread,
+    };
+
+    use super::*;
+    use crate::watchdog::{MemberId, member_id, polling};
+
+    const TICK: Duration = Duration::from_millis(20);
+    /// Ten times what a busy machine needs.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    type Told = (Instant, Option<Duration>, Vec<BlockedPoll>);
+
+    /// A manager that passes on what it is told, then does as the test says.
+    struct Manager {
+        number: u64,
+        told: mpsc::Sender<Told>,
+        then: Box<dyn Fn() + Send + Sync>,
+    }
+
+    impl Watched for Manager {
+        fn tick(&self, tick: &Tick<'_>) {
+            // Nobody listens any more where the test is over.
+            let _ = self.told.send((tick.now, tick.resumed_after, tick.blocked.to_vec()));
+            (self.then)();
+        }
+    }
+
+    fn manager_then(then: impl Fn() + Send + Sync + 'static) -> (Arc<Manager>, mpsc::Receiver<Told>) {
+        let (told, ticks) = mpsc::channel();
+        (Arc::new(Manager { number: next_number(), told, then: Box::new(then) }), ticks)
+    }
+
+    fn manager() -> (Arc<Manager>, mpsc::Receiver<Told>) {
+        manager_then(|| {})
+    }
+
+    fn watch_at(watchdog: &'static Watchdog, every: Duration, manager: &Arc<Manager>) {
+        let weak: Weak<Manager> = Arc::downgrade(manager);
+        watchdog.watch(manager.number, every, weak).expect("the system gives a thread");
+    }
+
+    /// Blocks a thread inside the polls of these members until the sender is dropped.
+    fn block(ids: Vec<MemberId>) -> (mpsc::Sender<()>, thread::JoinHandle<()>) {
+        let (release, released) = mpsc::channel::<()>();
+        let blocked = thread::Builder::new().name("blocked".into()).spawn(move || {
+            let _polls: Vec<_> = ids.into_iter().map(polling).collect();
+            let _ = released.recv();
+        });
+        (release, blocked.expect("the system gives a thread"))
+    }
+
+    fn next(ticks: &mpsc::Receiver<Told>) -> Told {
+        ticks.recv_timeout(PATIENCE).expect("a tick comes")
+    }
+
+    /// The next tick that tells of blocked polls.
+    fn blocked(ticks: &mpsc::Receiver<Told>) -> Vec<BlockedPoll> {
+        std::iter::repeat_with(|| next(ticks).2)
+            .take(200)
+            .find(|blocked| !blocked.is_empty())
+            .expect("told within 200 ticks")
+    }
+
+    #[test]
+    fn the_process_has_one_that_anybody_may_ask() {
+        let (manager, ticks) = manager();
+        let weak: Weak<Manager> = Arc::downgrade(&manager);
+        watch(manager.number, 100 * PATIENCE, weak).expect("the system gives a thread");
+        tick_at(manager.number, Instant::now());
+        next(&ticks);
+        assert!(last_tick().is_some_and(|ago| ago < PATIENCE));
+    }
+
+    #[test]
+    fn a_thread_that_blocks_is_reported_as_one_poll() {
+        static WATCHDOG: Watchdog = Watchdog::new(LINGER);
+        let (manager, ticks) = manager();
+        watch_at(&WATCHDOG, TICK, &manager);
+        let id = member_id(manager.number, 42);
+        let (release, thread) = block(vec![id]);
+        let first = blocked(&ticks);
+        assert_eq!((first.len(), first[0].id), (1, id));
+        assert!(first[0].thread.starts_with("blocked ThreadId("), "{first:?}");
+        let mut since = first[0].since;
+        for _ in 0..10 {
+            let again = next(&ticks).2;
+            assert_eq!((again.len(), again[0].id, again[0].poll), (1, id, first[0].poll));
+            assert!(again[0].since > since);
+            since = again[0].since;
+        }
+        drop(release);
+        thread.join().expect("no panic");
+        // One tick may have looked just before.
+        let _ = ticks.try_iter().count();
+        next(&ticks);
+        assert_eq!(next(&ticks).2, vec![]);
+    }
+
+    #[test]
+    fn each_manager_hears_of_its_own_and_of_what_shows() {
+        static WATCHDOG: Watchdog = Watchdog::new(LINGER);
+        let ((one, ticks_of_one), (two, ticks_of_two)) = (manager(), manager());
+        watch_at(&WATCHDOG, TICK, &one);
+        watch_at(&WATCHDOG, TICK, &two);
+        let (outer, inner, other) =
+            (member_id(two.number, 1), member_id(one.number, 2), member_id(two.number, 3));
+        let held = [block(vec![outer, inner]), block(vec![other])];
+        let ids = |blocked: Vec<BlockedPoll>| blocked.iter().map(|poll| poll.id).collect::<Vec<_>>();
+        assert_eq!(ids(blocked(&ticks_of_one)), [inner]);
+        assert_eq!(ids(blocked(&ticks_of_two)), [other]);
+        for (release, thread) in held {
+            drop(release);
+            thread.join().expect("no panic");
+        }
+    }
+
+    #[test]
+    fn the_most_demanding_manager_sets_the_pace() {
+        static WATCHDOG: Watchdog = Watchdog::new(LINGER);
+        let ((patient, ticks), (demanding, _ticks)) = (manager(), manager());
+        watch_at(&WATCHDOG, 100 * PATIENCE, &patient);
+        assert_eq!(ticks.recv_timeout(10 * TICK), Err(mpsc::RecvTimeoutError::Timeout));
+        watch_at(&WATCHDOG, TICK, &demanding);
+        let (_, resumed_after, _) = next(&ticks);
+        assert_eq!(resumed_after, None, "the tick was asked for later, so it is not late");
+        next(&ticks);
+    }
+
+    #[test]
+    fn panics_end_neither_the_thread_nor_the_others_ticks() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                std::panic::resume_unwind(Box::new("a destructor of a payload"));
+            }
+        }
+        static WATCHDOG: Watchdog = Watchdog::new(LINGER);
+        let (panicking, its_ticks) = manager_then(|| std::panic::resume_unwind(Box::new(Bomb)));
+        let (other, ticks) = manager();
+        watch_at(&WATCHDOG, TICK, &panicking);
+        watch_at(&WATCHDOG, TICK, &other);
+        for _ in 0..5 {
+            next(&its_ticks);
+            next(&ticks);
+        }
+    }
+
+    /// A manager whose last reference is dropped in its tick, where both panic.
+    #[test]
+    fn a_manager_may_die_in_its_tick() {
+        struct Dying {
+            itself: Mutex<Option<Arc<Dying>>>,
+            ticked: mpsc::Sender<&'static str>,
+        }
+        impl Watched for Dying {
+            fn tick(&self, _: &Tick<'_>) {
+                let itself = self.itself.lock().expect("no panic under it").take();
+                let _ = self.ticked.send("tick");
+                drop(itself);
+                std::panic::resume_unwind(Box::new("a tick"));
+            }
+        }
+        impl Drop for Dying {
+            fn drop(&mut self) {
+                // A destructor that uses the watchdog would wait for ever if a lock were held.
+                let on_the_watchdog = thread::current().name() == Some("otel-tasks-watchdog");
+                WATCHDOG.tick_at(0, Instant::now());
+                let _ = self.ticked.send(if on_the_watchdog { "dropped" } else { "dropped elsewhere" });
+                std::panic::resume_unwind(Box::new("a destructor"));
+            }
+        }
+        static WATCHDOG: Watchdog = Watchdog::new(LINGER);
+        let (ticked, events) = mpsc::channel();
+        let dying = Arc::new(Dying { itself: Mutex::new(None), ticked });
+        *dying.itself.lock().expect("no panic under it") = Some(dying.clone());
+        let weak: Weak<Dying> = Arc::downgrade(&dying);
+        drop(dying);
+        WATCHDOG.watch(next_number(), TICK, weak).expect("the system gives a thread");
+        assert_eq!(events.recv_timeout(PATIENCE), Ok("tick"));
+        assert_eq!(events.recv_timeout(PATIENCE), Ok("dropped"));
+        let (other, ticks) = manager();
+        watch_at(&WATCHDOG, TICK, &other);
+        next(&ticks);
+        assert_eq!(WATCHDOG.state().watched.len(), 1, "the dead one is forgotten");
+    }
+
+    #[test]
+    fn a_manager_that_is_dropped_is_ticked_no_more_and_the_thread_ends() {
+        static WATCHDOG: Watchdog = Watchdog::new(TICK);
+        let (first, ticks) = manager();
+        watch_at(&WATCHDOG, TICK, &first);
+        next(&ticks);
+        drop(first);
+        // The sender is gone with the manager, once no tick holds it.
+        let gone = std::iter::repeat_with(|| ticks.recv_timeout(PATIENCE)).find_map(Result::err);
+        assert_eq!(gone, Some(mpsc::RecvTimeoutError::Disconnected));
+        assert_eq!(WATCHDOG.last_tick(), None);
+        let began = Instant::now();
+        while WATCHDOG.state().running {
+            assert!(began.elapsed() < PATIENCE, "the thread ends");
+            thread::sleep(TICK);
+        }
+        let (second, ticks) = manager();
+        watch_at(&WATCHDOG, TICK, &second);
+        next(&ticks);
+        assert!(WATCHDOG.last_tick().is_some());
+    }
+
+    #[test]
+    fn the_time_without_managers_does_not_count_as_one_without_ticks() {
+        static WATCHDOG: Watchdog = Watchdog::new(LINGER);
+        let (first, ticks) = manager();
+        watch_at(&WATCHDOG, TICK, &first);
+        next(&ticks);
+        drop(first);
+        thread::sleep(50 * TICK);
+        let (second, ticks) = manager();
+        watch_at(&WATCHDOG, 100 * PATIENCE, &second);
+        assert!(WATCHDOG.last_tick().is_some_and(|ago| ago < 25 * TICK));
+        assert_eq!(ticks.recv_timeout(10 * TICK), Err(mpsc::RecvTimeoutError::Timeout));
+    }
+
+    #[test]
+    fn a_tick_can_be_asked_for_early() {
+        static WATCHDOG: Watchdog = Watchdog::new(LINGER);
+        let (manager, ticks) = manager();
+        watch_at(&WATCHDOG, 100 * PATIENCE, &manager);
+        // So that it sleeps already.
+        assert_eq!(ticks.recv_timeout(10 * TICK), Err(mpsc::RecvTimeoutError::Timeout));
+        let at = Instant::now() + 5 * TICK;
+        WATCHDOG.tick_at(manager.number, at + 100 * PATIENCE);
+        WATCHDOG.tick_at(manager.number, at);
+        WATCHDOG.tick_at(manager.number, at + PATIENCE);
+        let (now, resumed_after, _) = next(&ticks);
+        assert!(now >= at && now < at + PATIENCE / 2);
+        assert_eq!(resumed_after, None);
+        assert_eq!(ticks.recv_timeout(10 * TICK), Err(mpsc::RecvTimeoutError::Timeout), "one tick");
+    }
+
+    #[test]
+    fn deadlines_that_are_over_do_not_make_it_spin() {
+        static WATCHDOG: Watchdog = Watchdog::new(LINGER);
+        let number = Arc::new(AtomicU64::new(0));
+        let own = number.clone();
+        let (manager, ticks) =
+            manager_then(move || WATCHDOG.tick_at(own.load(Ordering::Relaxed), Instant::now()));
+        number.store(manager.number, Ordering::Relaxed);
+        watch_at(&WATCHDOG, TICK, &manager);
+        let (first, ..) = next(&ticks);
+        let took = (0..20).fold(Duration::ZERO, |_, _| next(&ticks).0 - first);
+        assert!(took >= 20 * MIN_DISTANCE, "{took:?}");
+    }
+
+    /// The thread's own slowness is not the process's.
+    #[test]
+    fn a_slow_tick_is_not_taken_for_a_process_that_stood_still() {
+        static WATCHDOG: Watchdog = Watchdog::new(LINGER);
+        let (slow, ticks) = manager_then(|| thread::sleep(Duration::from_millis(1_500)));
+        watch_at(&WATCHDOG, TICK, &slow);
+        next(&ticks);
+        assert_eq!(next(&ticks).1, None);
+    }
+}
