@@ -10,11 +10,15 @@ use std::{
 
 use crate::{
     cell::Identity,
-    engine::{ErrorRules, FactoryBody, Shared, TaskContext, TaskLoop, TaskSpec, erase, error_type_of},
+    engine::{
+        ErrorRules, FactoryBody, Group, Links, Membership, Registration, Shared, TaskContext, TaskLoop,
+        TaskSpec, erase, error_type_of,
+    },
     error::RegisterError,
     policy::{
-        Backoff, DEFAULT_MAX_RESTARTS, DEFAULT_RESTART_WINDOW, ErrorClass, PolicyError, RestartIntensity,
-        RestartPolicy, TaskCategory, TaskOutput, TaskPriority, check_reachable, type_path,
+        Backoff, DEFAULT_MAX_RESTARTS, DEFAULT_RESTART_WINDOW, DependencyLoss, ErrorClass, Escalation,
+        PolicyError, RestartIntensity, RestartPolicy, RestartStrategy, StallAction, TaskCategory, TaskOutput,
+        TaskPriority, check_reachable, type_path,
     },
     run::catch,
     telemetry::contract::{SCOPE, key, record},
@@ -52,6 +56,12 @@ pub struct CriticalTaskConfig {
     heartbeat_timeout: Option<Duration>,
     run_timeout: Option<Duration>,
     shutdown_grace: Option<Duration>,
+    start_timeout: Option<Duration>,
+    poll_timeout: Option<Duration>,
+    on_stall: StallAction,
+    escalation: Escalation,
+    dependencies: Vec<Arc<str>>,
+    loss: DependencyLoss,
     what: What,
     error_type: Option<(std::any::TypeId, &'static str)>,
     rules: ErrorRules,
@@ -115,6 +125,12 @@ impl CriticalTaskConfig {
             heartbeat_timeout: None,
             run_timeout: None,
             shutdown_grace: None,
+            start_timeout: None,
+            poll_timeout: None,
+            on_stall: StallAction::default(),
+            escalation: Escalation::default(),
+            dependencies: Vec::new(),
+            loss: DependencyLoss::default(),
             what,
             error_type,
             rules: ErrorRules::default(),
@@ -177,10 +193,55 @@ impl CriticalTaskConfig {
         self
     }
 
-    /// How long the task may go without a [heartbeat](TaskContext::heartbeat) before a health check restarts it as
-    /// stalled. A loop that sleeps needs none. Off by default.
+    /// How long the task may go without a [heartbeat](TaskContext::heartbeat) before it counts as stalled; each run begins
+    /// with one. A loop that sleeps needs none. Off by default.
+    ///
+    /// Seen by a timer of the task's own, and by the watchdog's thread where every thread of the runtime is blocked.
     pub fn heartbeat_timeout(mut self, timeout: Duration) -> Self {
         self.heartbeat_timeout = Some(timeout);
+        self
+    }
+
+    /// How long one poll of the task may take before it counts as stalled: it blocks a thread of the runtime, and others
+    /// with it. Off by default; polls longer than [`slow_poll`](crate::TaskManagerBuilder::slow_poll) are told anyway.
+    pub fn poll_timeout(mut self, timeout: Duration) -> Self {
+        self.poll_timeout = Some(timeout);
+        self
+    }
+
+    /// What is done when the task stalls ([`StallAction::Restart`] by default).
+    pub fn on_stall(mut self, action: StallAction) -> Self {
+        self.on_stall = action;
+        self
+    }
+
+    /// The task says when it is [ready](TaskContext::ready), and fails as timed out where it has not said so this long after
+    /// it began. Those that depend on it wait. Without this a task is ready when it begins; a loop also when its first
+    /// iteration has succeeded.
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.start_timeout = Some(timeout);
+        self
+    }
+
+    /// Begins the task only when that one is ready, and stops it before that one at shutdown. May be called again for
+    /// another. Registered [together](crate::TaskManager::register_critical_tasks) or before.
+    pub fn depends_on(mut self, name: impl Into<Arc<str>>) -> Self {
+        let name = name.into();
+        if !self.dependencies.contains(&name) {
+            self.dependencies.push(name);
+        }
+        self
+    }
+
+    /// What the task does when one it depends on is lost ([`DependencyLoss::Keep`] by default).
+    pub fn on_dependency_loss(mut self, loss: DependencyLoss) -> Self {
+        self.loss = loss;
+        self
+    }
+
+    /// How far it reaches when the task is given up ([`Escalation::None`] by default).
+    pub fn escalate(mut self, escalation: Escalation) -> Self {
+        self.escalation = escalation;
         self
     }
 
@@ -240,6 +301,8 @@ impl CriticalTaskConfig {
             ("health check interval", Some(self.health_check_interval)),
             ("heartbeat timeout", self.heartbeat_timeout),
             ("run timeout", self.run_timeout),
+            ("start timeout", self.start_timeout),
+            ("poll timeout", self.poll_timeout),
         ] {
             if duration.is_some_and(|duration| duration.is_zero()) {
                 return Err(RegisterError::ZeroDuration { name: name(), field });
@@ -259,16 +322,13 @@ impl CriticalTaskConfig {
         }
     }
 
-    #[track_caller]
-    pub(crate) fn register(self, shared: &Arc<Shared>) -> Result<(), RegisterError> {
-        let intensity = self.check()?;
-        if shared.tracker.is_closed() {
-            return Err(RegisterError::ShuttingDown);
-        }
-        // Before a cell is made for it: a refused registration leaves nothing behind.
-        if shared.supervised(&self.name).is_some() {
-            return Err(RegisterError::Duplicate { name: self.name });
-        }
+    /// Makes what the manager registers.
+    fn registration(
+        self,
+        intensity: RestartIntensity,
+        shared: &Shared,
+        membership: Option<Membership>,
+    ) -> Result<Registration, RegisterError> {
         let identity = Identity {
             name: self.name.as_str().into(),
             category: self.category,
@@ -299,8 +359,107 @@ impl CriticalTaskConfig {
             health_check_interval: self.health_check_interval,
             heartbeat_timeout: self.heartbeat_timeout,
             shutdown_grace: self.shutdown_grace,
+            start_timeout: self.start_timeout,
+            poll_timeout: self.poll_timeout,
+            on_stall: self.on_stall,
+            escalation: self.escalation,
         };
-        shared.register(task, spec)
+        let links = Links { dependencies: self.dependencies, loss: self.loss, membership };
+        Ok(Registration { task, spec, links })
+    }
+}
+
+/// Registers tasks together: all, or none where one is refused.
+#[track_caller]
+pub(crate) fn register(
+    configs: Vec<CriticalTaskConfig>,
+    group: Option<&Arc<Group>>,
+    shared: &Arc<Shared>,
+) -> Result<(), RegisterError> {
+    let mut intensities = Vec::with_capacity(configs.len());
+    for config in &configs {
+        intensities.push(config.check()?);
+    }
+    if shared.tracker.is_closed() {
+        return Err(RegisterError::ShuttingDown);
+    }
+    // Before cells are made for them: a refused registration leaves nothing behind.
+    if let Some(config) = configs.iter().find(|config| shared.supervised(&config.name).is_some()) {
+        return Err(RegisterError::Duplicate { name: config.name.clone() });
+    }
+    let membership = |index| group.map(|group| Membership { group: group.clone(), index });
+    let registrations: Result<Vec<_>, _> = configs
+        .into_iter()
+        .zip(intensities)
+        .enumerate()
+        .map(|(index, (config, intensity))| config.registration(intensity, shared, membership(index)))
+        .collect();
+    shared.register(registrations?, group)
+}
+
+/// Tasks that begin in order, each when the one before is ready; end in reverse; and are restarted by one strategy.
+///
+/// A member that is restarted takes the others along as the [`RestartStrategy`] says: they are stopped first, the last
+/// first, and all begin anew in order, those that had finished by themselves too. Members that were stopped by hand stay
+/// so, and one with [`RestartPolicy::Never`] is stopped with the others and not begun again. It is one restart, counted
+/// against the limit of the member that failed, and against the group's where it has one. A second member that fails
+/// meanwhile is part of the same restart.
+///
+/// ```
+/// use otel_tasks::{CriticalTaskConfig, RestartStrategy, TaskGroup, TaskManager};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::RegisterError> {
+/// let tasks = TaskManager::builder().build();
+/// let group = TaskGroup::new("ingest", RestartStrategy::RestForOne)
+///     .task(CriticalTaskConfig::new("connection", |ctx| async move { ctx.cancelled().await }))
+///     .task(CriticalTaskConfig::new("reader", |ctx| async move { ctx.cancelled().await }));
+/// tasks.register_group(group)?;
+/// # Ok(()) }
+/// ```
+#[must_use = "a group does nothing until it is registered"]
+#[derive(Debug)]
+pub struct TaskGroup {
+    name: String,
+    strategy: RestartStrategy,
+    intensity: Option<(u32, Duration)>,
+    tasks: Vec<CriticalTaskConfig>,
+}
+
+impl TaskGroup {
+    /// A group without members.
+    pub fn new(name: impl Into<String>, strategy: RestartStrategy) -> Self {
+        Self { name: name.into(), strategy, intensity: None, tasks: Vec::new() }
+    }
+
+    /// Adds a member, after those that are there.
+    pub fn task(mut self, task: CriticalTaskConfig) -> Self {
+        self.tasks.push(task);
+        self
+    }
+
+    /// How many restarts of its members together are allowed within `within`, as OTP counts them; one more, and the member
+    /// that failed is given up. By default each member has its own limit only.
+    pub fn max_restarts(mut self, max_restarts: u32, within: Duration) -> Self {
+        self.intensity = Some((max_restarts, within));
+        self
+    }
+
+    /// The group's name, for people.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    #[track_caller]
+    pub(crate) fn register(self, shared: &Arc<Shared>) -> Result<(), RegisterError> {
+        let Self { name, strategy, intensity, tasks } = self;
+        if tasks.is_empty() {
+            return Err(RegisterError::EmptyGroup { group: name });
+        }
+        let intensity = intensity
+            .map(|(max_restarts, within)| RestartIntensity::new(max_restarts, within))
+            .transpose()
+            .map_err(|source| RegisterError::GroupPolicy { group: name, source })?;
+        let group = Group::new(strategy, intensity, tasks.len());
+        register(tasks, Some(&group), shared)
     }
 }
 
@@ -395,23 +554,51 @@ impl Components {
 #[track_caller]
 pub(crate) fn discover(shared: &Arc<Shared>, components: &Components, only_new: bool) -> Discovery {
     let mut discovery = Discovery::default();
+    let mut waiting = Vec::new();
     for (component, provider) in components.to_ask(only_new) {
         match catch(shared.recorder.options.silence_panics, || provider.get_critical_tasks()) {
-            Ok(configs) => {
-                for config in configs {
-                    let name = config.name.clone();
-                    match config.component(component.clone()).register(shared) {
-                        Ok(()) => discovery.registered.push(name),
-                        // Asked again, a component hands over the same tasks again.
-                        Err(RegisterError::Duplicate { .. }) if owns(shared, &component, &name) => {}
-                        Err(error) => report_failure(&mut discovery, &component, Refusal::Task(error)),
-                    }
-                }
-            }
+            Ok(configs) => waiting.extend(configs.into_iter().map(|config| (component.clone(), config))),
             Err(caught) => report_failure(&mut discovery, &component, Refusal::Provider(caught.panic.text)),
         }
     }
+    // Components may depend on each other's tasks, in whatever order they come; what still waits when nothing moves any
+    // more is refused.
+    loop {
+        let asked = waiting.len();
+        for (component, config) in std::mem::take(&mut waiting) {
+            if config.dependencies.iter().all(|name| shared.supervised(name).is_some()) {
+                register_of(shared, &mut discovery, component, config);
+            } else {
+                waiting.push((component, config));
+            }
+        }
+        if waiting.is_empty() {
+            return discovery;
+        }
+        if waiting.len() == asked {
+            break;
+        }
+    }
+    for (component, config) in waiting {
+        register_of(shared, &mut discovery, component, config);
+    }
     discovery
+}
+
+#[track_caller]
+fn register_of(
+    shared: &Arc<Shared>,
+    discovery: &mut Discovery,
+    component: Arc<str>,
+    config: CriticalTaskConfig,
+) {
+    let name = config.name.clone();
+    match register(vec![config.component(component.clone())], None, shared) {
+        Ok(()) => discovery.registered.push(name),
+        // Asked again, a component hands over the same tasks again.
+        Err(RegisterError::Duplicate { .. }) if owns(shared, &component, &name) => {}
+        Err(error) => report_failure(discovery, &component, Refusal::Task(error)),
+    }
 }
 
 fn owns(shared: &Shared, component: &str, name: &str) -> bool {

@@ -52,6 +52,28 @@ pub enum RegisterError {
         /// The type that the classification takes.
         classified: &'static str,
     },
+    /// A task depends on one that is not there.
+    UnknownDependency {
+        /// The task, and what it depends on.
+        path: Vec<String>,
+    },
+    /// Tasks depend on each other in a circle; the order inside a group counts too.
+    DependencyCycle {
+        /// The way around: the last is the first.
+        path: Vec<String>,
+    },
+    /// A group without members.
+    EmptyGroup {
+        /// The group's name.
+        group: String,
+    },
+    /// The restart limit of a group is not usable.
+    GroupPolicy {
+        /// The group's name.
+        group: String,
+        /// What is wrong.
+        source: PolicyError,
+    },
     /// The manager is shutting down.
     ShuttingDown,
 }
@@ -81,6 +103,16 @@ impl fmt::Display for RegisterError {
             Self::ErrorType { name, returned: None, classified } => {
                 write!(f, "task {name:?} returns no errors, but {classified} is what is classified")
             }
+            Self::UnknownDependency { path } => {
+                write!(f, "a task depends on one that is not registered: {}", path.join(" -> "))
+            }
+            Self::DependencyCycle { path } => {
+                write!(f, "tasks depend on each other in a circle: {}", path.join(" -> "))
+            }
+            Self::EmptyGroup { group } => write!(f, "the group {group:?} has no members"),
+            Self::GroupPolicy { group, .. } => {
+                write!(f, "the restart limit of group {group:?} is not usable")
+            }
             Self::ShuttingDown => f.write_str("the manager is shutting down"),
         }
     }
@@ -89,7 +121,7 @@ impl fmt::Display for RegisterError {
 impl std::error::Error for RegisterError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Policy { source, .. } => Some(source),
+            Self::Policy { source, .. } | Self::GroupPolicy { source, .. } => Some(source),
             Self::Loop { source, .. } => Some(source),
             _ => None,
         }

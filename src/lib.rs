@@ -28,7 +28,11 @@
 
 mod policy;
 
+mod sync;
+
 mod cell;
+
+mod watchdog;
 
 mod run;
 
@@ -44,23 +48,28 @@ pub mod telemetry;
 pub use cell::{
     ErrorCount, HISTORY_LENGTH, LastError, MAX_ERROR_TYPES, RunRecord, SkipReason, TaskSnapshot, TaskState,
 };
-pub use config::{CriticalTaskConfig, CriticalTasksProvider, DEFAULT_HEALTH_CHECK_INTERVAL, Discovery};
+pub use config::{
+    CriticalTaskConfig, CriticalTasksProvider, DEFAULT_HEALTH_CHECK_INTERVAL, Discovery, TaskGroup,
+};
 pub use engine::{
-    DEFAULT_SPAN_PREFIX, LoopControlError, LoopError, LoopHandle, LoopOutcome, OnError, ShutdownOutcome,
-    ShutdownReport, TaskBuilder, TaskContext, TaskLoop, TaskShutdown, shutdown_signal,
+    DEFAULT_SPAN_PREFIX, EVENT_CAPACITY, LastResort, LoopControlError, LoopError, LoopHandle, LoopOutcome,
+    OnError, ShutdownCause, ShutdownOutcome, ShutdownReport, ShutdownSignal, StopToken, TaskBuilder,
+    TaskContext, TaskEvent, TaskEventKind, TaskEvents, TaskLoop, TaskShutdown, shutdown_signal,
 };
 pub use error::{RegisterError, RestartError, UnknownComponent, UnknownTask};
 pub use instrumentation::InstrumentationCheck;
 pub use manager::{
-    DEFAULT_MONITOR_INTERVAL, DEFAULT_SHUTDOWN_DEADLINE, DEFAULT_SPAWN_GRACE, TaskManager, TaskManagerBuilder,
+    DEFAULT_MONITOR_INTERVAL, DEFAULT_RUNTIME_STALL, DEFAULT_SHUTDOWN_DEADLINE, DEFAULT_SPAWN_GRACE,
+    TaskManager, TaskManagerBuilder,
 };
 pub use policy::{
     Backoff, CategoryRules, DEFAULT_BACKOFF_CAP, DEFAULT_BACKOFF_FACTOR, DEFAULT_MAX_RESTARTS,
-    DEFAULT_RESTART_DELAY, DEFAULT_RESTART_WINDOW, DEFAULT_STABLE_AFTER, Discard, DiscardExt, ErrorClass,
-    Exit, ExitKind, Failure, Jitter, MAX_RESTARTS_LIMIT, NameRule, Panic, PolicyError, RestartIntensity,
-    RestartPolicy, RestartReason, TaskCategory, TaskOutput, TaskPriority,
+    DEFAULT_RESTART_DELAY, DEFAULT_RESTART_WINDOW, DEFAULT_STABLE_AFTER, DependencyLoss, Discard, DiscardExt,
+    ErrorClass, Escalation, Exit, ExitKind, Failure, Jitter, MAX_RESTARTS_LIMIT, NameRule, Panic,
+    PolicyError, RestartIntensity, RestartPolicy, RestartReason, RestartStrategy, StallAction, TaskCategory,
+    TaskOutput, TaskPriority,
 };
-pub use read::{HealthReason, HealthThresholds, TaskHealth, TaskMetrics, TaskStatistics};
+pub use read::{HealthReason, HealthThresholds, ManagerHealth, TaskHealth, TaskMetrics, TaskStatistics};
 pub use run::{TaskError, TaskHandle};
 #[cfg(feature = "otlp")]
 pub use telemetry::builder as telemetry;

@@ -11,11 +11,14 @@ use opentelemetry::{
 use crate::{
     InstrumentationCheck,
     cell::{TaskSnapshot, TaskState},
-    config::{Components, CriticalTaskConfig, CriticalTasksProvider, Discovery, discover},
-    engine::{self, DEFAULT_SPAN_PREFIX, Order, Settings, Shared, ShutdownReport, SpawnOptions, TaskBuilder},
+    config::{self, Components, CriticalTaskConfig, CriticalTasksProvider, Discovery, TaskGroup, discover},
+    engine::{
+        self, DEFAULT_SPAN_PREFIX, LastResort, Order, Settings, Shared, ShutdownReport, ShutdownSignal,
+        SpawnOptions, StopToken, TaskBuilder, TaskEventKind, TaskEvents,
+    },
     error::{RegisterError, RestartError, UnknownComponent, UnknownTask},
     policy::{CategoryRules, NameRule, RestartReason, TaskOutput},
-    read::{self, HealthThresholds, TaskHealth, TaskMetrics, TaskStatistics},
+    read::{self, HealthThresholds, ManagerHealth, TaskHealth, TaskMetrics, TaskStatistics},
     run::{self, Recorder, RecorderOptions, TaskHandle},
     telemetry,
 };
@@ -26,6 +29,9 @@ pub const DEFAULT_MONITOR_INTERVAL: Duration = Duration::from_secs(60);
 pub const DEFAULT_SHUTDOWN_DEADLINE: Duration = Duration::from_secs(25);
 /// How long a spawned plain future may go on at shutdown by default: it cannot hear that it should stop.
 pub const DEFAULT_SPAWN_GRACE: Duration = Duration::from_secs(5);
+
+/// How long the runtime may run nothing by default before it counts as stalled.
+pub const DEFAULT_RUNTIME_STALL: Duration = Duration::from_secs(2);
 
 /// Owns a service's tasks: names, meters, traces, restarts and stops them.
 ///
@@ -56,9 +62,9 @@ struct LastHandle {
 
 impl Drop for LastHandle {
     fn drop(&mut self) {
-        // Without a runtime nothing ever ran.
-        if self.shared.existing_runtime().is_some() {
-            engine::begin_shutdown(&self.shared, self.shared.settings.shutdown_deadline);
+        // Without a runtime nothing ever ran; where nothing is alive nothing is told.
+        if self.shared.existing_runtime().is_some() && !self.shared.close_if_idle() {
+            engine::begin_shutdown(&self.shared, None);
         }
     }
 }
@@ -172,6 +178,25 @@ impl TaskManagerBuilder {
         self
     }
 
+    /// From when on the runtime counts as stalled: it has run nothing for so long ([`DEFAULT_RUNTIME_STALL`]).
+    pub fn runtime_stall(mut self, threshold: Duration) -> Self {
+        self.settings.runtime_stall = threshold;
+        self
+    }
+
+    /// What is done when the shutdown is over and nobody can receive its report ([`LastResort::Print`]).
+    pub fn last_resort(mut self, last_resort: LastResort) -> Self {
+        self.settings.last_resort = last_resort;
+        self
+    }
+
+    /// Where jitter comes from: answers a number in `0.0..1.0`, uniformly. By default a fast generator, seeded by the
+    /// operating system.
+    pub fn random(mut self, random: impl Fn() -> f64 + Send + Sync + 'static) -> Self {
+        self.settings.random = Arc::new(random);
+        self
+    }
+
     /// From when on a task counts as unhealthy.
     pub fn health_thresholds(mut self, thresholds: HealthThresholds) -> Self {
         self.settings.thresholds = thresholds;
@@ -208,6 +233,9 @@ impl TaskManager {
                 shutdown_deadline: DEFAULT_SHUTDOWN_DEADLINE,
                 spawn_grace: DEFAULT_SPAWN_GRACE,
                 thresholds: HealthThresholds::default(),
+                runtime_stall: DEFAULT_RUNTIME_STALL,
+                last_resort: LastResort::default(),
+                random: Arc::new(fastrand::f64),
             },
             meter: None,
             panic_hook: true,
@@ -270,6 +298,41 @@ impl TaskManager {
         self.spawn("", future)
     }
 
+    /// Runs work that blocks its thread, on the runtime's blocking pool: one run, one span, counted under `name`.
+    ///
+    /// Nothing can interrupt it: at shutdown its token is cancelled and it is waited for; where it goes on past the deadline
+    /// it is reported as [leaked](crate::ShutdownOutcome::Leaked), and the process can still exit (a runtime that is dropped
+    /// waits for it: end with [`shutdown_background`](tokio::runtime::Runtime::shutdown_background) or `process::exit`).
+    /// [`TaskHandle::abort`] only keeps work from beginning.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, where the manager was built outside one too.
+    #[track_caller]
+    pub fn spawn_blocking<T>(
+        &self,
+        name: &str,
+        work: impl FnOnce(StopToken) -> T + Send + 'static,
+    ) -> TaskHandle<T>
+    where
+        T: TaskOutput + Send + 'static,
+    {
+        self.task(name).spawn_blocking(work)
+    }
+
+    /// Spawns a short task whose future is not `Send`, on this thread's [`LocalSet`](tokio::task::LocalSet); otherwise as
+    /// [`spawn`](Self::spawn). It runs, and can be stopped, only while that set is driven.
+    ///
+    /// # Panics
+    /// Outside a `LocalSet`: tokio's own panic.
+    #[track_caller]
+    pub fn spawn_local<F>(&self, name: &str, future: F) -> TaskHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: TaskOutput + 'static,
+    {
+        self.task(name).spawn_local(future)
+    }
+
     /// Says more about a short task before it is spawned.
     ///
     /// ```
@@ -299,7 +362,34 @@ impl TaskManager {
     /// Outside a tokio runtime, where the manager was built outside one too.
     #[track_caller]
     pub fn register_critical_task(&self, config: CriticalTaskConfig) -> Result<(), RegisterError> {
-        config.register(self.shared())
+        config::register(vec![config], None, self.shared())
+    }
+
+    /// Registers several tasks at once, which may depend on each other in any order: all, or none where one is refused.
+    ///
+    /// # Errors
+    /// [`RegisterError`] names what is wrong, a circle by its path; nothing was changed.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, where the manager was built outside one too.
+    #[track_caller]
+    pub fn register_critical_tasks(
+        &self,
+        configs: impl IntoIterator<Item = CriticalTaskConfig>,
+    ) -> Result<(), RegisterError> {
+        config::register(configs.into_iter().collect(), None, self.shared())
+    }
+
+    /// Registers a group of tasks: all, or none where one is refused.
+    ///
+    /// # Errors
+    /// [`RegisterError`] names what is wrong; nothing was changed.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, where the manager was built outside one too.
+    #[track_caller]
+    pub fn register_group(&self, group: TaskGroup) -> Result<(), RegisterError> {
+        group.register(self.shared())
     }
 
     /// Stops the registered task of that name, if there is one, and registers this one in its place.
@@ -341,15 +431,14 @@ impl TaskManager {
     /// [`UnknownTask`].
     pub fn detach_critical_task(&self, name: &str) -> Result<(), UnknownTask> {
         let mut registered = self.shared().registered();
-        let task = registered.tasks.remove(name).ok_or_else(|| UnknownTask { name: name.into() })?;
+        let task = registered.tasks.get(name).cloned().ok_or_else(|| UnknownTask { name: name.into() })?;
+        let removed = registered.remove(&task);
         task.give_name_up();
-        let (left, detached): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut registered.detached).into_iter().partition(|held| held.has_left());
-        registered.detached = detached;
-        registered.detached.push(task);
         // The last of a task drops what its closure captured, which is the user's code: not under the lock.
         drop(registered);
-        drop(left);
+        drop(removed);
+        self.shared().tell(&task, || TaskEventKind::Unregistered);
+        self.shared().changed(&task);
         Ok(())
     }
 
@@ -450,6 +539,63 @@ impl TaskManager {
         Ok(())
     }
 
+    /// Holds a task until it is [resumed](Self::resume_critical_task): a loop finishes the iteration under way and begins no
+    /// other; any other task is stopped in order. Without effect on one that has finished, failed or was stopped.
+    ///
+    /// # Errors
+    /// [`UnknownTask`].
+    pub fn pause_critical_task(&self, name: &str) -> Result<(), UnknownTask> {
+        self.order(name, Order::Pause)
+    }
+
+    /// Lets a paused task go on: a loop in its rhythm, where iterations that fell due meanwhile are left out; any other task
+    /// begins anew. Without effect on one that is not paused.
+    ///
+    /// # Errors
+    /// [`UnknownTask`].
+    pub fn resume_critical_task(&self, name: &str) -> Result<(), UnknownTask> {
+        self.order(name, Order::Resume)
+    }
+
+    fn order(&self, name: &str, order: Order) -> Result<(), UnknownTask> {
+        let task = self.shared().supervised(name).ok_or_else(|| UnknownTask { name: name.into() })?;
+        task.order(order);
+        Ok(())
+    }
+
+    /// What happens to registered tasks and to the manager, from now on. Nobody waits for the subscriber: behind by more
+    /// than [`EVENT_CAPACITY`](crate::EVENT_CAPACITY) events it misses the oldest, and they are counted.
+    ///
+    /// ```
+    /// use otel_tasks::{CriticalTaskConfig, TaskEventKind, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::RegisterError> {
+    /// let tasks = TaskManager::builder().build();
+    /// let mut events = tasks.subscribe();
+    /// tasks.register_critical_task(CriticalTaskConfig::new("once", |_| async {}))?;
+    /// tasks.start();
+    /// while let Some(event) = events.recv().await {
+    ///     if matches!(event.kind, TaskEventKind::Finished) {
+    ///         break;
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn subscribe(&self) -> TaskEvents {
+        self.shared().events.subscribe()
+    }
+
+    /// Whether the service is alive, ready and started, from the health of its registered tasks.
+    pub fn health(&self) -> ManagerHealth {
+        let shared = self.shared();
+        let registered = shared.all_registered();
+        let ready = registered.iter().all(|task| task.is_ready());
+        let tasks = registered.iter().filter_map(|task| {
+            let health = self.get_task_health(task.name())?;
+            Some((task.name().clone(), health))
+        });
+        read::manager_health(tasks.collect(), ready, shared.runtime_is_stalled(), shared.tracker.is_closed())
+    }
+
     /// How a task is; `None` for a name that was never seen.
     pub fn get_task_health(&self, name: &str) -> Option<TaskHealth> {
         Some(self.health_of(&self.shared().recorder.snapshot(name)?))
@@ -457,8 +603,9 @@ impl TaskManager {
 
     fn health_of(&self, snapshot: &TaskSnapshot) -> TaskHealth {
         let shared = self.shared();
-        let stalled = shared.supervised(&snapshot.name).is_some_and(|task| task.is_stalled());
-        read::health(snapshot, stalled, &shared.settings.thresholds, shared.tracker.is_closed())
+        let task = shared.supervised(&snapshot.name);
+        let live = task.as_ref().map_or_else(read::Live::default, |task| task.live());
+        read::health(snapshot, live, &shared.settings.thresholds, shared.tracker.is_closed())
     }
 
     /// A task's figures under the seed's names, with its last runs; `None` for a name that was never seen.
@@ -497,16 +644,30 @@ impl TaskManager {
     /// ([`SHUTDOWN_ORDER`](crate::TaskCategory::SHUTDOWN_ORDER)) and inside one the lowest priority first. Called twice, or
     /// at once by several, there is one shutdown and one report.
     ///
-    /// Not to be awaited inside a task of this manager: it would wait for its own end, and be dropped when its grace or the
-    /// deadline has come.
+    /// Awaited inside a task of this manager, the shutdown neither stops that task nor waits for it: it goes on with the
+    /// report, which names it in [`asked_by`](ShutdownReport::asked_by). (Not so inside something that the task has spawned
+    /// elsewhere and waits for: that waits until the task's grace or the deadline is over.)
+    ///
+    /// The deadline is kept by a thread of its own: also where every thread of the runtime is blocked, the report is there
+    /// in time. Where the thread that awaits it is itself blocked, the [last resort](TaskManagerBuilder::last_resort) has it.
     ///
     /// # Cancel safety
     /// Dropping the future stops the waiting, not the shutdown.
     pub async fn cancel_all_tasks(&self) -> Arc<ShutdownReport> {
-        engine::shutdown(self.shared(), self.shared().settings.shutdown_deadline).await
+        engine::shutdown(self.shared()).await
     }
 
-    /// Waits for `signal`, then shuts down in order: before anything else cancels the tasks.
+    /// Ends a shutdown at once, or begins one that ends at once: what has not ended is dropped. What a second Ctrl-C asks for.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the waiting, not the shutdown.
+    pub async fn abort_all_tasks(&self) -> Arc<ShutdownReport> {
+        engine::abort_shutdown(self.shared());
+        engine::shutdown(self.shared()).await
+    }
+
+    /// Waits for `signal`, then shuts down in order: before anything else cancels the tasks. Also where the manager begins to
+    /// shut down by itself ([`Escalation::Shutdown`](crate::Escalation::Shutdown)), or somebody else asks for it.
     ///
     /// # Cancel safety
     /// Dropped before the signal, nothing has happened; afterwards the shutdown goes on without its caller.
@@ -518,8 +679,39 @@ impl TaskManager {
     /// # }
     /// ```
     pub async fn run_until(&self, signal: impl Future) -> Arc<ShutdownReport> {
-        signal.await;
+        self.first_signal(signal).await;
         self.cancel_all_tasks().await
+    }
+
+    /// Waits for the signal, or until a shutdown begins for another reason.
+    async fn first_signal(&self, signal: impl Future) {
+        let _awaited = engine::Awaited::new(self.shared());
+        let mut begun = self.shared().begun.subscribe();
+        tokio::select! {
+            _ = signal => {}
+            _ = begun.wait_for(|begun| *begun) => {}
+        }
+    }
+
+    /// Waits for a signal to end, then shuts down in order; a second signal meanwhile ends that at once.
+    ///
+    /// # Cancel safety
+    /// As [`run_until`](Self::run_until).
+    ///
+    /// ```no_run
+    /// # async fn example(tasks: otel_tasks::TaskManager) {
+    /// let signal = otel_tasks::shutdown_signal(); // from here on a signal is not lost
+    /// tasks.start();
+    /// let report = tasks.run_until_signal(signal).await;
+    /// std::process::exit(report.exit_code().into());
+    /// # }
+    /// ```
+    pub async fn run_until_signal(&self, mut signal: ShutdownSignal) -> Arc<ShutdownReport> {
+        self.first_signal(&mut signal).await;
+        tokio::select! {
+            report = self.cancel_all_tasks() => report,
+            () = &mut signal => self.abort_all_tasks().await,
+        }
     }
 
     /// Answers "why do I see nothing in Jaeger or Prometheus": checks the subscriber, the level, the meter and the

@@ -25,8 +25,8 @@ use otel_tasks::{
     Backoff, CategoryRules, CriticalTaskConfig, CriticalTasksProvider, DEFAULT_BACKOFF_CAP,
     DEFAULT_BACKOFF_FACTOR, DEFAULT_HEALTH_CHECK_INTERVAL, DEFAULT_MAX_RESTARTS, DEFAULT_MONITOR_INTERVAL,
     DEFAULT_RESTART_DELAY, DEFAULT_RESTART_WINDOW, DEFAULT_STABLE_AFTER, ExitKind, HISTORY_LENGTH,
-    HealthReason, HealthThresholds, RegisterError, RestartError, RestartPolicy, ShutdownOutcome,
-    TaskCategory, TaskContext, TaskLoop, TaskManager, TaskPriority, TaskState, UnknownTask,
+    HealthReason, HealthThresholds, RegisterError, RestartError, RestartPolicy, ShutdownOutcome, StallAction,
+    TaskCategory, TaskContext, TaskEventKind, TaskLoop, TaskManager, TaskPriority, TaskState, UnknownTask,
 };
 use support::{Alive, Events, listen, secs, settle};
 use tokio::time::{Instant, sleep};
@@ -243,22 +243,34 @@ async fn critical_task_config() {
 
     let stalling = |name: &str| {
         let config = CriticalTaskConfig::new(name, |_| std::future::pending::<()>());
-        config.heartbeat_timeout(secs(10)).shutdown_grace(Duration::ZERO)
+        config.heartbeat_timeout(secs(10)).on_stall(StallAction::Report)
     };
-    let tasks = started([
+    let tasks = TaskManager::builder().build();
+    let mut events = tasks.subscribe();
+    let configs = [
         stalling("default"),
         stalling("often").health_check_interval(secs(60)),
         stalling("seldom").health_check_interval(secs(900)),
-    ]);
+    ];
+    tasks.register_critical_tasks(configs).unwrap();
+    tasks.start();
     let metrics = tasks.get_task_metrics("default").unwrap();
     assert_eq!((metrics.priority, metrics.category), (TaskPriority::High, TaskCategory::Scheduled));
-    let stalls = |name| tasks.snapshot(name).unwrap().stalls;
+    let mut told = |after| {
+        let mut told = Vec::new();
+        while let Some(event) = events.try_recv() {
+            if let TaskEventKind::HealthChanged { is_healthy: false } = event.kind {
+                told.push(event.task.expect("of a task").to_string());
+            }
+        }
+        (after, told)
+    };
     sleep(secs(70)).await;
-    assert_eq!((stalls("often"), stalls("default"), stalls("seldom")), (1, 0, 0));
+    assert_eq!(told(70), (70, vec!["often".to_owned()]));
     sleep(secs(240)).await;
-    assert_eq!((stalls("default"), stalls("seldom")), (1, 0));
+    assert_eq!(told(310), (310, vec!["default".to_owned()]));
     sleep(secs(600)).await;
-    assert_eq!((stalls("default"), stalls("seldom")), (3, 1));
+    assert_eq!(told(910), (910, vec!["seldom".to_owned()]), "each is told once");
 }
 
 // The seed's five restarts at 30 s, doubling, are never five in ten minutes: it never gave up.
@@ -392,11 +404,21 @@ async fn start_and_stop() {
 async fn start_waits_a_whole_interval_for_the_first_health_check() {
     let config = CriticalTaskConfig::new("t", |_| std::future::pending::<()>());
     let config = config.heartbeat_timeout(secs(1)).health_check_interval(secs(120));
-    let tasks = started([config.shutdown_grace(Duration::ZERO)]);
+    let tasks = TaskManager::builder().build();
+    let mut events = tasks.subscribe();
+    tasks.register_critical_task(config.on_stall(StallAction::Report)).unwrap();
+    tasks.start();
+    let mut told = || {
+        let mut told = 0;
+        while let Some(event) = events.try_recv() {
+            told += u32::from(matches!(event.kind, TaskEventKind::HealthChanged { .. }));
+        }
+        told
+    };
     sleep(secs(110)).await;
-    assert_eq!(tasks.snapshot("t").unwrap().stalls, 0);
+    assert_eq!(told(), 0);
     sleep(secs(15)).await;
-    assert_eq!(tasks.snapshot("t").unwrap().stalls, 1);
+    assert_eq!(told(), 1);
 }
 
 // The seed overwrote the task silently and set its figures to zero.

@@ -664,19 +664,42 @@ fn the_last_handle_may_outlive_its_runtime() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_asks_for_the_shutdown_itself_does_not_break_the_deadline() {
+async fn a_task_that_asks_for_the_shutdown_is_not_waited_for_and_has_the_same_report() {
+    let tasks = TaskManager::builder().shutdown_deadline(secs(20)).build();
+    let (inner, alive) = (tasks.clone(), Alive::default());
+    let other = tasks.spawn("command_other", async { sleep(secs(2)).await });
+    let guard = alive.guard();
+    let asking = tasks.spawn("command_shutdown", async move {
+        let _guard = guard;
+        let report = inner.cancel_all_tasks().await;
+        sleep(secs(30)).await;
+        Ok::<_, std::convert::Infallible>(report)
+    });
+    let began = Instant::now();
+    settle().await;
+    let report = tasks.cancel_all_tasks().await;
+    assert_eq!(began.elapsed(), secs(2), "the other is waited for");
+    assert_eq!(report.asked_by.iter().map(|name| &**name).collect::<Vec<_>>(), ["command_shutdown"]);
+    assert!(report.is_clean() && report.tasks.len() == 1, "{report}");
+    assert!(Arc::ptr_eq(&asking.await.unwrap().unwrap(), &report));
+    drop(other);
+    assert_eq!(alive.now(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_no_longer_waits_for_the_shutdown_is_stopped_like_any_other() {
     let tasks = TaskManager::builder().shutdown_deadline(secs(20)).build();
     let inner = tasks.clone();
-    let asking = tasks.spawn("command_shutdown", async move {
-        inner.cancel_all_tasks().await;
+    let other = tasks.spawn("command_other", async { sleep(secs(3)).await });
+    let asking = tasks.task("command_shutdown").spawn_with(|ctx| async move {
+        let _ = tokio::time::timeout(secs(1), inner.cancel_all_tasks()).await;
+        ctx.cancelled().await;
     });
     settle().await;
-    let began = Instant::now();
     let report = tasks.cancel_all_tasks().await;
-    assert!(began.elapsed() <= secs(20));
-    // It waits for the report and the report for it: its grace ends that.
-    assert_eq!(asking.await, Err(TaskError::Cancelled));
-    assert_eq!(outcome(&report, "command_shutdown"), ShutdownOutcome::Aborted);
+    assert_eq!(outcome(&report, "command_shutdown"), ShutdownOutcome::Clean);
+    assert!(report.asked_by.is_empty(), "{report}");
+    drop((other, asking));
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ use std::{
 
 use otel_tasks::{
     Backoff, CriticalTaskConfig, ErrorClass, ExitKind, HealthReason, RestartError, RestartPolicy,
-    RestartReason, TaskContext, TaskError, TaskManager, TaskState,
+    RestartReason, StallAction, TaskContext, TaskError, TaskManager, TaskState,
 };
 use support::{Alive, Events, eventually, millis, secs, settle};
 use tokio::time::{Instant, sleep};
@@ -743,22 +743,32 @@ fn silent_after(name: &str, beats: u32, alive: &Alive) -> CriticalTaskConfig {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stalled_task_is_restarted_by_the_monitor_once() {
+async fn a_stalled_task_is_told_and_restarted_once() {
     let alive = Alive::default();
     let tasks = started(silent_after("t", 3, &alive));
-    sleep(secs(55)).await;
-    // Silent since 20 s, so stalled from 50 s on; the health check comes at 60 s.
-    let health = tasks.get_task_health("t").unwrap();
-    assert!(!health.is_healthy && !health.liveness, "{health:?}");
-    assert!(health.reasons.contains(&HealthReason::Stalled), "{health:?}");
-    assert_eq!(alive.total(), 1);
-    sleep(secs(10)).await;
+    // Silent since 20 s, so stalled from 50 s on; deaf too, so it has its grace of 1 s.
+    sleep(millis(49_900)).await;
+    assert_eq!((tasks.snapshot("t").unwrap().stalls, alive.total()), (0, 1));
+    sleep(millis(600)).await;
+    assert_eq!((tasks.snapshot("t").unwrap().stalls, alive.total()), (1, 1));
+    sleep(millis(5_000)).await;
     assert_eq!((alive.total(), alive.now(), alive.most()), (2, 1, 1));
     assert_eq!(restarts(&tasks, "t", RestartReason::Stalled), 1);
     sleep(secs(3_600)).await;
     assert_eq!(alive.total(), 2, "it beats again and is left alone");
     assert_eq!(tasks.snapshot("t").unwrap().stalls, 1);
     assert!(tasks.get_task_health("t").unwrap().is_healthy);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stalled_task_whose_stalls_are_only_reported_is_unhealthy_and_goes_on() {
+    let alive = Alive::default();
+    let tasks = started(silent_after("t", 3, &alive).on_stall(StallAction::Report));
+    sleep(secs(3_600)).await;
+    let health = tasks.get_task_health("t").unwrap();
+    assert!(!health.is_healthy && !health.liveness, "{health:?}");
+    assert!(health.reasons.contains(&HealthReason::Stalled), "{health:?}");
+    assert_eq!((alive.total(), tasks.snapshot("t").unwrap().stalls), (1, 1), "told once");
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use crate::policy::{ExitKind, RestartReason, TaskCategory, TaskPriority};
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
 #[non_exhaustive]
 pub enum TaskState {
-    /// Registered, not yet begun.
+    /// Registered, not yet begun; or it waits for a task it depends on, or for its group.
     Waiting,
     /// Alive; a loop is also alive between two iterations.
     Running,
@@ -27,11 +27,13 @@ pub enum TaskState {
     Failed,
     /// Ended on request.
     Stopped,
+    /// Held until somebody resumes it.
+    Paused,
 }
 
 impl TaskState {
     /// Every state, in declaration order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Waiting,
         Self::Running,
         Self::Backoff,
@@ -39,6 +41,7 @@ impl TaskState {
         Self::Finished,
         Self::Failed,
         Self::Stopped,
+        Self::Paused,
     ];
 
     /// The value of the attribute `task.state`.
@@ -51,6 +54,7 @@ impl TaskState {
             Self::Finished => "finished",
             Self::Failed => "failed",
             Self::Stopped => "stopped",
+            Self::Paused => "paused",
         }
     }
 }
@@ -158,6 +162,8 @@ pub struct TaskSnapshot {
     pub slow_polls: u64,
     /// Times without a heartbeat for longer than promised.
     pub stalls: u64,
+    /// Heartbeats and ready signs that came from a run that had ended: ignored.
+    pub stale_signals: u64,
     /// Iterations that did not take place, in the order of [`SkipReason::ALL`].
     pub skipped: [u64; SkipReason::ALL.len()],
     /// How long ago the task first began to run.
@@ -234,6 +240,7 @@ impl TaskSnapshot {
         self.longest_poll = self.longest_poll.max(other.longest_poll);
         self.slow_polls += other.slow_polls;
         self.stalls += other.stalls;
+        self.stale_signals += other.stale_signals;
         self.errors_last_hour += other.errors_last_hour;
         self.restarts_last_hour += other.restarts_last_hour;
         if self.last_error_time < other.last_error_time {

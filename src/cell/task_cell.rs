@@ -34,6 +34,7 @@ pub(crate) struct TaskCell {
     longest_poll_nanos: AtomicU64,
     slow_polls: AtomicU64,
     stalls: AtomicU64,
+    stale_signals: AtomicU64,
     durations: Histogram,
     errors_last_hour: HourWindow,
     /// Nanoseconds since the registry was made, plus one; 0 for never. Ages are reckoned from these two: a wall clock may
@@ -158,7 +159,7 @@ impl TaskCell {
         self.restarts[reason as usize].fetch_add(1, Relaxed);
         self.last_restart.store(unix_nanos(wall), Relaxed);
         self.last_restart_at.store(nanos(now) + 1, Relaxed);
-        if reason != RestartReason::Requested {
+        if reason.counts() {
             let mut rare = self.rare();
             if rare.restart_log.len() == MAX_RESTARTS_LIMIT as usize {
                 rare.restart_log.pop_front();
@@ -183,6 +184,10 @@ impl TaskCell {
 
     pub(crate) fn stalled(&self) {
         self.stalls.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn stale_signal(&self) {
+        self.stale_signals.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn skipped(&self, reason: SkipReason, iterations: u64) {
@@ -237,6 +242,7 @@ impl TaskCell {
             longest_poll: duration(&self.longest_poll_nanos),
             slow_polls: self.slow_polls.load(Relaxed),
             stalls: self.stalls.load(Relaxed),
+            stale_signals: self.stale_signals.load(Relaxed),
             skipped: load(&self.skipped),
             uptime: age(&self.first_start_at),
             since_restart: age(&self.last_restart_at),

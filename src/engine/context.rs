@@ -6,10 +6,10 @@ use std::{
     time::SystemTime,
 };
 
-use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, TaskBuilder};
+use super::{Shared, Supervised, TaskBuilder, TaskEventKind, signals::Signals};
 use crate::{
     policy::TaskOutput,
     run::{Task, TaskHandle},
@@ -28,8 +28,9 @@ pub(crate) struct ContextParts {
     pub(crate) generation: u64,
     pub(crate) iteration: Option<u64>,
     pub(crate) token: CancellationToken,
-    /// When the run last gave a sign of life; the supervisor compares it with the promised interval.
-    pub(crate) heartbeat: Arc<watch::Sender<tokio::time::Instant>>,
+    pub(crate) signals: Arc<Signals>,
+    /// Not there for a spawned run.
+    pub(crate) supervised: Weak<Supervised>,
     pub(crate) manager: Weak<Shared>,
 }
 
@@ -73,9 +74,34 @@ impl TaskContext {
 
     /// Says that the run is alive and well. A task registered with a
     /// [`heartbeat_timeout`](crate::CriticalTaskConfig::heartbeat_timeout) must do so more often than that.
+    ///
+    /// From a clone that outlives its run it is ignored, and counted in
+    /// [`stale_signals`](crate::TaskSnapshot::stale_signals).
     pub fn heartbeat(&self) {
-        self.parts.heartbeat.send_replace(tokio::time::Instant::now());
-        self.parts.task.cell.heartbeat(SystemTime::now());
+        if self.parts.signals.heartbeat(self.parts.generation, Instant::now()) {
+            self.parts.task.cell.heartbeat(SystemTime::now());
+        } else {
+            self.parts.task.cell.stale_signal();
+        }
+    }
+
+    /// Says that the run does its work now: those that depend on it may begin. A task registered with a
+    /// [`start_timeout`](crate::CriticalTaskConfig::start_timeout) must say so in time; any other is ready when it begins.
+    ///
+    /// From a clone that outlives its run it is ignored, as a heartbeat is.
+    pub fn ready(&self) {
+        match self.parts.signals.ready(self.parts.generation) {
+            None => self.parts.task.cell.stale_signal(),
+            Some(false) => {}
+            Some(true) => {
+                if let (Some(shared), Some(supervised)) =
+                    (self.parts.manager.upgrade(), self.parts.supervised.upgrade())
+                {
+                    shared.tell(&supervised, || TaskEventKind::Ready);
+                    shared.changed(&supervised);
+                }
+            }
+        }
     }
 
     /// Spawns a short task on the manager that owns this run, as

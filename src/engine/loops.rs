@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, SystemTime},
 };
 
@@ -331,6 +331,8 @@ struct State {
     running: bool,
     failed: bool,
     stop_requested: bool,
+    /// Whether no further iteration begins for the time being.
+    held: bool,
     iteration: u64,
     next: Option<SystemTime>,
     last_result: Option<Exit>,
@@ -369,6 +371,17 @@ impl Body for LoopBody {
 
     fn is_loop(&self) -> bool {
         true
+    }
+
+    fn hold(&self, held: bool) -> bool {
+        let mut state = self.control.state();
+        if state.running {
+            state.held = held;
+        }
+        let running = state.running;
+        drop(state);
+        self.control.changed.notify_one();
+        running
     }
 
     fn registered(&self, supervised: &Arc<Supervised>) {
@@ -440,9 +453,13 @@ impl LoopLife {
     /// Sleeps until `planned`, which moves with the interval.
     async fn wait_for(&self, planned: &mut Instant, before: Option<Instant>) -> Woken {
         let control = &self.body.control;
-        let mut interval = control.state().interval;
+        let (mut interval, mut held) = {
+            let state = control.state();
+            (state.interval, state.held)
+        };
         loop {
-            self.plan(Some(*planned));
+            self.plan(Some(*planned).filter(|_| !held));
+            self.life.supervised.signals.set_sleeping(true);
             tokio::select! {
                 biased;
                 () = self.life.token.cancelled() => return Woken::Stop,
@@ -451,12 +468,18 @@ impl LoopLife {
                     if state.stop_requested {
                         return Woken::Finish;
                     }
+                    if std::mem::replace(&mut held, state.held) && !held {
+                        // What fell due meanwhile was not to take place; the rhythm is kept.
+                        let late = Instant::now().saturating_duration_since(*planned).as_nanos();
+                        let passed = u32::try_from(late.div_ceil(interval.as_nanos())).unwrap_or(u32::MAX);
+                        *planned = later(*planned, interval.saturating_mul(passed));
+                    }
                     if let Some(before) = before.filter(|_| state.interval != interval) {
                         *planned = later(before, state.interval).max(Instant::now());
                         interval = state.interval;
                     }
                 }
-                () = sleep_until(*planned) => return Woken::Due,
+                () = sleep_until(*planned), if !held => return Woken::Due,
             }
         }
     }
@@ -470,7 +493,7 @@ impl LoopLife {
         let recorder = &self.life.shared.recorder;
         let began = Instant::now();
         let supervised = &self.life.supervised;
-        supervised.heartbeat.send_replace(began);
+        supervised.signals.heartbeat(self.life.generation, began);
         self.body.control.state().iteration = iteration;
         if let Some(exposition) = recorder.exposition() {
             let delay = began.saturating_duration_since(planned).as_secs_f64();
@@ -485,7 +508,12 @@ impl LoopLife {
             ..Begin::new(recorder.clone(), supervised.task.clone())
         };
         let future = (self.body.factory)(self.life.context(Some(iteration)), self.body.rules.clone());
-        let ended = Run::begun(begin, future, Exit::clone, ()).await;
+        let future = self.life.until_ready(future);
+        let ended = self.life.run(Run::begun(begin, future, Exit::clone, ()), Some(iteration)).await;
+        if ended.exit == Exit::Success && !supervised.signals.is_ready() {
+            // A loop that has done its work once is ready, whether it says so or not.
+            self.life.context(Some(iteration)).ready();
+        }
         self.body.control.state().last_result = Some(ended.exit.clone());
         (LoopOutcome { iteration, exit: ended.exit, duration: began.elapsed() }, ended.span_context)
     }
@@ -514,7 +542,7 @@ impl LoopLife {
         let mut state = self.body.control.state();
         state.next = next;
         self.life.supervised.task.cell.set_schedule(Some(state.interval), next);
-        self.life.supervised.sleeping.store(planned.is_some(), Relaxed);
+        self.life.supervised.signals.set_sleeping(planned.is_some());
     }
 
     async fn hook<T>(

@@ -4,17 +4,28 @@
 //! the task's state and is its only writer; commands are left in the driver's order slot and wake it. What must be seen
 //! in one order (registration, admission, shutdown) happens under short locks in [`Shared`].
 
+mod order;
+
+mod blocking;
 mod context;
-mod driver;
-mod loops;
-mod monitor;
+mod events;
+mod links;
 mod report;
-mod shared;
-mod shutdown;
-mod spawn;
+mod signals;
 mod spec;
 mod supervised;
 mod tracker;
+
+mod driver;
+mod loops;
+mod monitor;
+mod polled;
+mod shutdown;
+mod signal;
+mod spawn;
+mod watch;
+
+mod shared;
 
 /// `at + by`; far away where the clock cannot tell that far: no duration that a user gives makes us panic.
 fn later(at: tokio::time::Instant, by: std::time::Duration) -> tokio::time::Instant {
@@ -22,16 +33,19 @@ fn later(at: tokio::time::Instant, by: std::time::Duration) -> tokio::time::Inst
     at + by.min(FAR_AWAY)
 }
 
+pub use blocking::StopToken;
 pub(crate) use context::ContextParts;
 pub use context::TaskContext;
+pub use events::{EVENT_CAPACITY, TaskEvent, TaskEventKind, TaskEvents};
+pub(crate) use links::{Group, Links, Membership};
 pub use loops::{LoopControlError, LoopError, LoopHandle, LoopOutcome, OnError, TaskLoop};
 pub(crate) use monitor::{is_running as monitor_is_running, start as start_monitor, stop as stop_monitor};
-pub use report::{ShutdownOutcome, ShutdownReport, TaskShutdown};
+pub use report::{LastResort, ShutdownCause, ShutdownOutcome, ShutdownReport, TaskShutdown};
 pub use shared::DEFAULT_SPAN_PREFIX;
-pub(crate) use shared::{Settings, Shared};
-pub use shutdown::shutdown_signal;
-pub(crate) use shutdown::{begin as begin_shutdown, shutdown};
+pub(crate) use shared::{Registration, Settings, Shared};
+pub(crate) use shutdown::{Awaited, abort as abort_shutdown, begin as begin_shutdown, shutdown};
+pub use signal::{ShutdownSignal, shutdown_signal};
 pub(crate) use spawn::SpawnOptions;
 pub use spawn::TaskBuilder;
 pub(crate) use spec::{ErrorRules, Factory, FactoryBody, TaskSpec, erase, error_type_of};
-pub(crate) use supervised::{Body, Life, LifeEnd, Order, Supervised};
+pub(crate) use supervised::{Body, Life, LifeEnd, Order, Signal, Supervised};

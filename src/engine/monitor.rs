@@ -1,22 +1,18 @@
 //! The monitor: a sweep at start and then at every interval, as the span `bot.monitor_tasks`.
 //!
-//! A sweep warns once of names nobody can place, and checks the health of the tasks whose interval has passed, restarting
-//! those that stalled. Each step is isolated: a panic in one is logged and the others still run; the loop itself ends only
+//! A sweep warns once of names nobody can place, and tells which tasks' health has changed, of those whose interval has
+//! passed. Each step is isolated: a panic in one is logged and the others still run; the loop itself ends only
 //! with [`stop`] or the manager.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, PoisonError};
 
 use opentelemetry::{Array, KeyValue, StringValue, Value};
 use tokio::time::Instant;
 
-use super::{Order, Shared};
+use super::{Shared, Supervised, TaskEventKind};
 use crate::{
-    cell::TaskState,
-    policy::{RestartReason, TaskCategory},
-    read,
+    policy::TaskCategory,
+    read::{self, TaskHealth},
     run::catch,
     telemetry::{
         ManagedSpan, SpanParent,
@@ -110,44 +106,52 @@ fn strings(strings: &[String]) -> Value {
 }
 
 fn check_health(shared: &Arc<Shared>, span: &ManagedSpan) {
-    let tasks: Vec<_> = shared.registered().tasks.values().cloned().collect();
+    let tasks = shared.all_registered();
     let now = Instant::now();
     let mut unhealthy = Vec::new();
     for task in &tasks {
         let snapshot = task.task.cell.snapshot(&task.task.identity, shared.recorder.now());
-        let health = read::health(
-            &snapshot,
-            task.is_stalled(),
-            &shared.settings.thresholds,
-            shared.tracker.is_closed(),
-        );
+        let health =
+            read::health(&snapshot, task.live(), &shared.settings.thresholds, shared.tracker.is_closed());
         if !health.is_healthy {
             unhealthy.push(task.task.identity.name.to_string());
         }
-        let due = {
+        let changed = {
             let mut checked = task.checked.lock().unwrap_or_else(PoisonError::into_inner);
-            // The first check waits for the first interval.
-            let since = *checked.get_or_insert(now);
+            // The first check waits for the first interval. Whoever failed, died or stalled was seen to when it happened.
+            let (since, before) = *checked.get_or_insert((now, true));
             let due = now.saturating_duration_since(since) >= task.spec.health_check_interval;
             if due {
-                *checked = Some(now);
+                *checked = Some((now, health.is_healthy));
             }
-            due
+            due && health.is_healthy != before
         };
-        // Whatever failed or died was handled when it happened; what finished or was stopped stays so. Left to do is
-        // what is alive and gives no sign of life.
-        if due && task.is_stalled() && task.task.cell.state() == Some(TaskState::Running) {
-            let restart = Order::Restart { reason: RestartReason::Stalled, after: Duration::ZERO };
-            // Not seen by a driver that is stuck with an earlier order: one stall is counted once.
-            if task.order(restart) {
-                task.task.cell.stalled();
-            }
+        if changed {
+            tell_health(shared, task, &health);
         }
     }
     let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     span.set_attribute(KeyValue::new(attribute::MONITOR_TASKS, count(tasks.len())));
     span.set_attribute(KeyValue::new(attribute::MONITOR_HEALTHY, count(tasks.len() - unhealthy.len())));
     span.set_attribute(KeyValue::new(attribute::MONITOR_UNHEALTHY, strings(&unhealthy)));
+}
+
+fn tell_health(shared: &Shared, task: &Supervised, health: &TaskHealth) {
+    let is_healthy = health.is_healthy;
+    shared.tell(task, || TaskEventKind::HealthChanged { is_healthy });
+    let name = &*task.task.identity.name;
+    if is_healthy {
+        tracing::event!(
+            name: record::HEALTH_CHANGED, target: SCOPE, parent: None, tracing::Level::INFO,
+            { key::NAME } = name, "task {name} is healthy again",
+        );
+    } else {
+        let reasons: Vec<_> = health.reasons.iter().map(|reason| reason.as_str()).collect();
+        tracing::event!(
+            name: record::HEALTH_CHANGED, target: SCOPE, parent: None, tracing::Level::WARN,
+            { key::NAME } = name, "task {name} is unhealthy: {}", reasons.join(", "),
+        );
+    }
 }
 
 /// One of the manager's own spans, named `<prefix>.<work>`.

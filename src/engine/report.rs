@@ -1,6 +1,6 @@
 //! What the shutdown says of itself.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, io::Write as _, sync::Arc, time::Duration};
 
 use crate::policy::{TaskCategory, TaskPriority};
 
@@ -78,7 +78,31 @@ pub struct ShutdownReport {
     pub deadline: Duration,
     /// What became of the tasks that were alive when it began, in the order in which they were asked to stop.
     pub tasks: Vec<TaskShutdown>,
+    /// The tasks that asked for the shutdown from inside and wait for this report: they are neither stopped nor waited for,
+    /// and stand in no line.
+    pub asked_by: Vec<Arc<str>>,
+    /// Why the manager shut itself down; `None` where somebody asked for it.
+    pub cause: Option<ShutdownCause>,
 }
+
+/// Why a manager shut itself down: a task was given up whose [`Escalation`](crate::Escalation) says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct ShutdownCause {
+    /// The task.
+    pub task: Arc<str>,
+    /// Why it was given up.
+    pub reason: &'static str,
+}
+
+impl fmt::Display for ShutdownCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "task {} was given up: {}", self.task, self.reason)
+    }
+}
+
+impl std::error::Error for ShutdownCause {}
 
 impl ShutdownReport {
     /// How many tasks and runs ended with this outcome.
@@ -86,13 +110,13 @@ impl ShutdownReport {
         self.tasks.iter().filter(|task| task.outcome == outcome).map(|task| task.count).sum()
     }
 
-    /// Whether everything ended by itself.
+    /// Whether somebody asked for the shutdown and everything ended by itself.
     pub fn is_clean(&self) -> bool {
-        !self.tasks.iter().any(|task| task.outcome.is_forced())
+        self.cause.is_none() && !self.tasks.iter().any(|task| task.outcome.is_forced())
     }
 
-    /// An exit code for the process: 0 where everything ended by itself, 1 where something had to be dropped, 2 where
-    /// something could not even be dropped.
+    /// An exit code for the process: 0 where everything ended by itself, 1 where something had to be dropped or the manager
+    /// shut itself down, 2 where something could not even be dropped.
     pub fn exit_code(&self) -> u8 {
         if self.count(ShutdownOutcome::Leaked) > 0 { 2 } else { u8::from(!self.is_clean()) }
     }
@@ -104,6 +128,12 @@ impl fmt::Display for ShutdownReport {
         for outcome in ShutdownOutcome::ALL {
             let separator = if outcome == ShutdownOutcome::Clean { "" } else { "," };
             write!(f, "{separator} {} {}", self.count(outcome), outcome.as_str().replace('_', " "))?;
+        }
+        if let Some(cause) = &self.cause {
+            write!(f, "\n  because {cause}")?;
+        }
+        if !self.asked_by.is_empty() {
+            write!(f, "\n  asked for by {}, which goes on", self.asked_by.join(", "))?;
         }
         for task in &self.tasks {
             write!(
@@ -122,5 +152,51 @@ impl fmt::Display for ShutdownReport {
             }
         }
         Ok(())
+    }
+}
+
+/// What is done when the shutdown is over and nobody can receive its report, because the thread that waits for it is blocked:
+/// on a current-thread runtime a task that never returns leaves nothing else to do.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub enum LastResort {
+    /// The report goes to stderr. The default.
+    #[default]
+    Print,
+    /// The report goes to stderr, what telemetry there is has a second to leave, and the process ends with
+    /// [`ShutdownReport::exit_code`].
+    Exit,
+    /// This is called, on the watchdog's thread.
+    Call(Arc<dyn Fn(&ShutdownReport) + Send + Sync>),
+}
+
+impl fmt::Debug for LastResort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Print => "Print",
+            Self::Exit => "Exit",
+            Self::Call(_) => "Call(..)",
+        })
+    }
+}
+
+impl LastResort {
+    pub(crate) fn run(&self, report: &ShutdownReport) {
+        // Not the macro, which panics where stderr is closed.
+        let print = || {
+            let _ = writeln!(
+                std::io::stderr(),
+                "otel-tasks: nobody can receive the report, its thread is blocked; {report}"
+            );
+        };
+        match self {
+            Self::Print => print(),
+            Self::Exit => {
+                print();
+                crate::telemetry::flush_before_exit();
+                std::process::exit(report.exit_code().into());
+            }
+            Self::Call(call) => call(report),
+        }
     }
 }

@@ -1,30 +1,43 @@
 //! The ordered shutdown: admission and timers closed first, then stage by stage, under one deadline.
 //!
-//! Stages are the pairs of category and priority, in [`TaskCategory::SHUTDOWN_ORDER`] and lowest priority first; only
-//! those with something alive take time. Each stage is asked to stop and given an equal share of what is left of the
-//! deadline; when its share is over the next stage is asked too, and what is still there may go on until shortly before
-//! the deadline. Then everything left is dropped; what cannot be dropped, because it blocks its thread, is reported as
-//! leaked.
+//! Stages are the pairs of category and priority, in [`TaskCategory::SHUTDOWN_ORDER`] and lowest priority first; a task that
+//! others depend on is put off until after them. Only stages with something alive take time. Each is asked to stop and given
+//! an equal share of what is left of the deadline; when its share is over the next is asked too, and what is still there may
+//! go on until shortly before the deadline. Then everything left is dropped; what cannot be dropped, because it blocks its
+//! thread, is reported as leaked.
+//!
+//! The shutdown is a state machine that whoever comes may push on ([`Drain::advance`]): a task on the runtime, woken when a
+//! member leaves or a time has come, and the watchdog's thread, at each of its ticks. So a runtime whose threads are all
+//! blocked keeps the deadline as well: the watchdog asks, drops, and writes the report.
+//!
+//! [`TaskCategory::SHUTDOWN_ORDER`]: crate::TaskCategory::SHUTDOWN_ORDER
 
 use std::{
-    sync::{Arc, PoisonError},
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
 use opentelemetry::{KeyValue, Value};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep_until},
 };
 
 use super::{
-    Order, Shared, ShutdownOutcome, ShutdownReport, later, monitor,
-    monitor::{manager_span, set_names},
-    tracker::{STAGES, stage_of_task},
+    Order, Shared, ShutdownCause, ShutdownOutcome, ShutdownReport, Supervised, TaskEventKind, later,
+    monitor::{self, manager_span, set_names},
+    tracker::{Asked, Position, stage_of_task},
 };
-use crate::telemetry::{
-    ManagedSpan, SpanParent,
-    contract::{SCOPE, attribute, key, record},
+use crate::{
+    telemetry::{
+        ManagedSpan, SpanParent,
+        contract::{SCOPE, attribute, key, record},
+    },
+    watchdog::{self, MemberId},
 };
 
 /// The part of the deadline that is kept for dropping what did not end by itself.
@@ -33,53 +46,341 @@ const ABORT_SHARE: u32 = 10;
 const ABORT_MOMENT: Duration = Duration::from_millis(10);
 /// The most that is kept for it.
 const ABORT_RESERVE: Duration = Duration::from_secs(1);
+/// How long after the report whoever waits for it may take to receive it before the last resort: then its thread is blocked.
+const LAST_RESORT_AFTER: Duration = Duration::from_millis(200);
+/// How often the watchdog looks while a shutdown is under way.
+pub(crate) const DRAIN_TICK: Duration = Duration::from_millis(10);
 
-/// Shuts down once; every caller gets the same report.
+/// A shutdown that has begun.
+pub(crate) struct Drain {
+    deadline: Duration,
+    cause: Option<ShutdownCause>,
+    report: watch::Sender<Option<Arc<ShutdownReport>>>,
+    state: Mutex<State>,
+    /// Taken by whoever writes the report.
+    spans: Mutex<Option<Spans>>,
+    /// Callers that wait for the report.
+    waiting: AtomicUsize,
+    /// Whether one of them has it.
+    delivered: AtomicBool,
+    /// When the report was there. Written and read by the watchdog alone.
+    reported_at: Mutex<Option<Instant>>,
+}
+
+struct Spans {
+    cleanup: ManagedSpan,
+    cancel: ManagedSpan,
+}
+
+struct State {
+    phase: Phase,
+    began: Instant,
+    abort_at: Instant,
+    end: Instant,
+    /// When the graces of spawned runs are over, the soonest first. A registered task's driver keeps its own.
+    graces: Vec<(Instant, Position, Duration)>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Phase {
+    /// Not planned yet.
+    Beginning,
+    /// Stages from this position on are still to be asked.
+    Asking(Position),
+    /// Those at this position were asked, and are waited for until then.
+    Waiting(Position, Instant),
+    /// All were asked.
+    Asked,
+    /// What was left was dropped, and is waited for until then.
+    Dropped(Instant),
+    Done,
+}
+
+/// Shuts down once; every caller gets the same report. A caller that is a member itself is not waited for.
 ///
 /// # Cancel safety
 /// The shutdown runs on the runtime, not in the caller: a caller that is dropped does not interrupt it.
-pub(crate) async fn shutdown(shared: &Arc<Shared>, deadline: Duration) -> Arc<ShutdownReport> {
-    let mut report = begin(shared, deadline);
+pub(crate) async fn shutdown(shared: &Arc<Shared>) -> Arc<ShutdownReport> {
+    let asking = watchdog::polled_here().and_then(|id| Asking::new(shared, id));
+    let drain = begin(shared, None);
+    drain.waiting.fetch_add(1, SeqCst);
+    let _waits = Waits(&drain.waiting);
+    let mut report = drain.report.subscribe();
+    // The sender lives in `drain`, so the wait cannot fail.
     let ended = report.wait_for(Option::is_some).await.ok().and_then(|report| report.clone());
-    ended.unwrap_or_else(|| {
-        // The runtime went away under us: nothing ran to its end, and nothing is left to wait for.
-        Arc::new(ShutdownReport { duration: Duration::ZERO, deadline, tasks: shared.tracker.report() })
-    })
+    drop(asking);
+    drain.delivered.store(true, SeqCst);
+    ended.unwrap_or_else(|| drain.make_report(shared))
 }
 
-/// Closes admission and begins the shutdown in the background, unless it has begun already. Answers where its report
-/// will be; where its runtime goes away meanwhile, the channel closes without one.
-pub(crate) fn begin(
-    shared: &Arc<Shared>,
-    deadline: Duration,
-) -> watch::Receiver<Option<Arc<ShutdownReport>>> {
-    let runtime = shared.runtime();
-    let mut begun = shared.shutdown.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(report) = &*begun {
-        return report.clone();
+/// A caller that waits for a signal, and for the report then.
+pub(crate) struct Awaited<'a> {
+    _waits: Waits<'a>,
+}
+
+impl<'a> Awaited<'a> {
+    pub(crate) fn new(shared: &'a Shared) -> Self {
+        shared.awaited.fetch_add(1, SeqCst);
+        Self { _waits: Waits(&shared.awaited) }
     }
-    shared.tracker.close();
-    let (sender, report) = watch::channel(None);
-    *begun = Some(report.clone());
-    drop(begun);
-    let shared = shared.clone();
-    runtime.spawn(async move {
-        let report = run(&shared, deadline).await;
-        sender.send_replace(Some(Arc::new(report)));
-    });
-    report
 }
 
-async fn run(shared: &Arc<Shared>, deadline: Duration) -> ShutdownReport {
-    let began = Instant::now();
-    shared.tracker.began(began);
-    monitor::stop(shared);
-    let span = manager_span(shared, "cleanup_tasks", SpanParent::Root);
-    stop_task_loops(shared, &span);
-    cancel_tasks(shared, &span, began, deadline).await;
-    let report = ShutdownReport { duration: began.elapsed(), deadline, tasks: shared.tracker.report() };
-    finish(shared, span, &report);
-    report
+struct Waits<'a>(&'a AtomicUsize);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+/// A member that waits for the shutdown; dropped before that is over, it is waited for like any other.
+struct Asking<'a> {
+    shared: &'a Arc<Shared>,
+    id: MemberId,
+}
+
+impl<'a> Asking<'a> {
+    fn new(shared: &'a Arc<Shared>, id: MemberId) -> Option<Self> {
+        shared.tracker.set_asking(id, true).then_some(Self { shared, id })
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.shared.tracker.set_asking(self.id, false);
+        if self.shared.drain.get().is_some_and(|drain| drain.report.borrow().is_none()) {
+            stop(&self.shared.tracker.to_ask(|id, _| id == self.id));
+        }
+    }
+}
+
+/// Closes admission and begins the shutdown, unless it has begun already.
+pub(crate) fn begin(shared: &Arc<Shared>, cause: Option<ShutdownCause>) -> Arc<Drain> {
+    let runtime = shared.runtime();
+    // For the clock.
+    let _inside = runtime.enter();
+    let mut first = false;
+    let drain = shared.drain.get_or_init(|| {
+        first = true;
+        shared.tracker.close();
+        Arc::new(Drain::new(shared.settings.shutdown_deadline, cause))
+    });
+    if first {
+        drain.start(shared);
+        let (shared, drain) = (shared.clone(), drain.clone());
+        runtime.spawn(async move {
+            loop {
+                let left = shared.tracker.next_leaving();
+                tokio::pin!(left);
+                // Enabled before the look: a member that leaves in between still wakes us.
+                left.as_mut().enable();
+                let Some(next) = drain.advance(&shared, Instant::now()) else { break };
+                tokio::select! {
+                    () = left => {}
+                    () = sleep_until(next) => {}
+                }
+            }
+            drain.finish(&shared);
+        });
+    }
+    drain.clone()
+}
+
+/// Drops at once what the shutdown still waits for, and begins one where none has begun.
+pub(crate) fn abort(shared: &Arc<Shared>) {
+    let drain = begin(shared, None);
+    let _inside = shared.runtime().enter();
+    {
+        let mut state = drain.state();
+        let now = Instant::now();
+        state.abort_at = state.abort_at.min(now);
+        state.end = state.end.min(now);
+    }
+    if drain.advance(shared, Instant::now()).is_none() {
+        drain.finish(shared);
+    }
+    shared.tracker.wake();
+}
+
+/// Asks. Not under a lock: wakers may be the user's code.
+fn stop(asked: &Asked) {
+    for driver in &asked.drivers {
+        driver.order(Order::Leave { grace: driver.spec.shutdown_grace });
+    }
+    asked.tokens.iter().for_each(tokio_util::sync::CancellationToken::cancel);
+}
+
+impl Drain {
+    fn new(deadline: Duration, cause: Option<ShutdownCause>) -> Self {
+        let began = Instant::now();
+        let reserve = (deadline / ABORT_SHARE).min(ABORT_RESERVE);
+        Self {
+            deadline,
+            cause,
+            report: watch::Sender::new(None),
+            state: Mutex::new(State {
+                phase: Phase::Beginning,
+                began,
+                abort_at: later(began, deadline - reserve),
+                end: later(began, deadline),
+                graces: Vec::new(),
+            }),
+            spans: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            delivered: AtomicBool::new(false),
+            reported_at: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(&self, shared: &Arc<Shared>) {
+        monitor::stop(shared);
+        shared.events.tell(None, 0, || TaskEventKind::ShutdownBegan);
+        shared.begun.send_replace(true);
+        let cleanup = manager_span(shared, "cleanup_tasks", SpanParent::Root);
+        stop_task_loops(shared, &cleanup);
+        let cancel = {
+            let _entered = cleanup.enter();
+            manager_span(shared, "cancel_tasks", SpanParent::Current)
+        };
+        set_names(&cancel, &shared.tracker.names());
+        *self.spans.lock().unwrap_or_else(PoisonError::into_inner) = Some(Spans { cleanup, cancel });
+        let positions = shared.positions();
+        let began = self.state().began;
+        shared.tracker.plan(began, |supervised| positions.of(supervised));
+        self.state().phase = Phase::Asking(Position::default());
+        shared.watch_closely();
+    }
+
+    /// Does what is due at `now`. Answers when something is due next, or `None` where nothing is left to do but
+    /// [`Drain::finish`].
+    pub(crate) fn advance(&self, shared: &Shared, now: Instant) -> Option<Instant> {
+        let tracker = &shared.tracker;
+        loop {
+            let mut state = self.state();
+            if state.phase == Phase::Beginning {
+                return Some(now + DRAIN_TICK);
+            }
+            while let Some((_, position, grace)) =
+                state.graces.first().copied().filter(|(over, ..)| *over <= now)
+            {
+                state.graces.remove(0);
+                tracker.abort_runs(|of_run, its_grace| of_run == Some(position) && its_grace == Some(grace));
+            }
+            let next_grace = state.graces.first().map(|(over, ..)| *over);
+            let until = match state.phase {
+                Phase::Beginning | Phase::Done => return None,
+                Phase::Asking(from) => {
+                    let Some((position, stages)) = tracker.next_position(from) else {
+                        tracker.over_before((usize::MAX, 0));
+                        state.phase = Phase::Asked;
+                        continue;
+                    };
+                    tracker.over_before(position);
+                    let left = state.abort_at.saturating_duration_since(now);
+                    let share = left / u32::try_from(stages).unwrap_or(u32::MAX);
+                    state.phase = Phase::Waiting(position, now + share);
+                    let asked = tracker.to_ask(|_, of_member| of_member == Some(position));
+                    state
+                        .graces
+                        .extend(asked.graces.iter().map(|grace| (later(now, *grace), position, *grace)));
+                    state.graces.sort_unstable();
+                    drop(state);
+                    stop(&asked);
+                    continue;
+                }
+                Phase::Waiting(position, until) => {
+                    if tracker.is_emptied(Some(position)) || now >= until.min(state.abort_at) {
+                        state.phase = Phase::Asking((position.0, position.1 + 1));
+                        continue;
+                    }
+                    until.min(state.abort_at)
+                }
+                Phase::Asked => {
+                    if tracker.is_emptied(None) {
+                        state.phase = Phase::Done;
+                        continue;
+                    }
+                    if now >= state.abort_at {
+                        // However short the deadline, what can be dropped has a moment to be.
+                        state.phase = Phase::Dropped(state.end.max(now + ABORT_MOMENT));
+                        drop(state);
+                        tracker.drivers().iter().for_each(|driver| {
+                            driver.order(Order::Kill);
+                        });
+                        tracker.abort_runs(|_, _| true);
+                        continue;
+                    }
+                    state.abort_at
+                }
+                Phase::Dropped(until) => {
+                    if tracker.is_emptied(None) || now >= until {
+                        state.phase = Phase::Done;
+                        continue;
+                    }
+                    until
+                }
+            };
+            return Some(next_grace.map_or(until, |grace| grace.min(until)));
+        }
+    }
+
+    /// Writes the report and ends the spans. Once, whoever comes first.
+    pub(crate) fn finish(&self, shared: &Shared) {
+        let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Spans { cleanup, cancel }) = spans else { return };
+        cancel.end();
+        let report = self.make_report(shared);
+        record_report(shared, cleanup, &report);
+        shared.events.tell(None, 0, || TaskEventKind::ShutdownEnded(report.clone()));
+        self.report.send_replace(Some(report));
+    }
+
+    fn make_report(&self, shared: &Shared) -> Arc<ShutdownReport> {
+        let (tasks, asked_by) = shared.tracker.report();
+        let duration = self.state().began.elapsed();
+        Arc::new(ShutdownReport {
+            duration,
+            deadline: self.deadline,
+            tasks,
+            asked_by,
+            cause: self.cause.clone(),
+        })
+    }
+
+    /// The watchdog's part: pushes on what the runtime cannot, writes the report where the runtime does not, and turns to
+    /// the last resort where nobody can receive it.
+    pub(crate) fn watch(&self, shared: &Shared, now: Instant) {
+        let report = self.report.borrow().clone();
+        let Some(report) = report else {
+            // Done, and not told a tick later: the runtime does not come to it.
+            let was_done = self.state().phase == Phase::Done;
+            if self.advance(shared, now).is_none() && was_done {
+                self.finish(shared);
+            }
+            return;
+        };
+        let mut reported_at = self.reported_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *reported_at.get_or_insert(now);
+        let waited_for = self.waiting.load(SeqCst) > 0 || shared.awaited.load(SeqCst) > 0;
+        if waited_for
+            && !self.delivered.load(SeqCst)
+            && now.saturating_duration_since(since) >= LAST_RESORT_AFTER
+        {
+            self.delivered.store(true, SeqCst);
+            drop(reported_at);
+            shared.settings.last_resort.run(&report);
+        }
+    }
+
+    /// Whether the watchdog has nothing left to do.
+    pub(crate) fn is_over(&self, shared: &Shared) -> bool {
+        let waited_for = self.waiting.load(SeqCst) > 0 || shared.awaited.load(SeqCst) > 0;
+        self.report.borrow().is_some() && (self.delivered.load(SeqCst) || !waited_for)
+    }
 }
 
 /// Asks every loop to stop: sleepers end at once, the others after the iteration under way.
@@ -88,92 +389,31 @@ fn stop_task_loops(shared: &Shared, parent: &ManagedSpan) {
         let _entered = parent.enter();
         manager_span(shared, "stop_task_loops", SpanParent::Current)
     };
-    let mut stopped = Vec::new();
-    for task in everyone(shared) {
-        if task.spec.body.is_loop() {
+    let mut stopped = 0;
+    for task in shared.tracker.drivers() {
+        // One that others rest on waits for them like any other task.
+        if task.spec.body.is_loop() && !shared.is_rested_on(&task) {
             task.order(Order::Leave { grace: task.spec.shutdown_grace });
-            stopped.push(task.task.identity.name.to_string());
+            stopped += 1;
         }
     }
-    span.set_attribute(KeyValue::new(
-        attribute::LOOPS_STOPPED,
-        i64::try_from(stopped.len()).unwrap_or(i64::MAX),
-    ));
+    span.set_attribute(KeyValue::new(attribute::LOOPS_STOPPED, stopped));
     span.end();
 }
 
-async fn cancel_tasks(shared: &Arc<Shared>, parent: &ManagedSpan, began: Instant, deadline: Duration) {
-    let span = {
-        let _entered = parent.enter();
-        manager_span(shared, "cancel_tasks", SpanParent::Current)
-    };
-    set_names(&span, &shared.tracker.names());
-    let reserve = (deadline / ABORT_SHARE).min(ABORT_RESERVE);
-    let (abort_at, end) = (later(began, deadline - reserve), later(began, deadline));
-    let mut graces = Graces::default();
-    for stage in 0..STAGES {
-        let alive = |stage: &usize| shared.tracker.alive_in(*stage..*stage + 1) > 0;
-        if alive(&stage) {
-            let left = (stage..STAGES).filter(alive).count().max(1);
-            let share = abort_at.saturating_duration_since(Instant::now()) / u32::try_from(left).unwrap_or(1);
-            graces.ask(shared, stage);
-            graces.wait(shared, stage..stage + 1, Instant::now() + share).await;
-        }
-        shared.tracker.stage_over(stage);
-    }
-    let all = 0..STAGES;
-    graces.wait(shared, all.clone(), abort_at).await;
-    if shared.tracker.alive_in(all.clone()) > 0 {
-        for task in everyone(shared) {
-            task.order(Order::Kill);
-        }
-        shared.tracker.abort_runs(all.clone(), |_| true);
-        // However short the deadline, what can be dropped has a moment to be.
-        let end = end.max(Instant::now() + ABORT_MOMENT);
-        let _ = timeout_at(end, shared.tracker.emptied(all)).await;
-    }
-    span.end();
+/// Where each driver stands.
+pub(crate) struct Positions {
+    pub(crate) put_off: HashMap<*const Supervised, Position>,
 }
 
-/// When the graces of spawned runs are over, the soonest first. A registered task's driver keeps its own.
-#[derive(Default)]
-struct Graces(Vec<(Instant, usize, Duration)>);
-
-impl Graces {
-    /// Asks a stage to stop.
-    fn ask(&mut self, shared: &Shared, stage: usize) {
-        let asked = Instant::now();
-        for task in everyone(shared).iter().filter(|task| stage_of_task(&task.task) == stage) {
-            task.order(Order::Leave { grace: task.spec.shutdown_grace });
-        }
-        let graces = shared.tracker.ask_runs(stage).into_iter().flatten();
-        self.0.extend(graces.map(|grace| (later(asked, grace), stage, grace)));
-        self.0.sort_unstable();
-    }
-
-    /// Waits until these stages are empty, or until then. Meanwhile the runs whose graces pass are dropped, whatever their
-    /// stage: a stage whose share is over is no longer waited for, but keeps its graces.
-    async fn wait(&mut self, shared: &Shared, stages: std::ops::Range<usize>, until: Instant) {
-        loop {
-            let next = self.0.first().copied().filter(|(over, ..)| *over <= until);
-            tokio::select! {
-                biased;
-                () = shared.tracker.emptied(stages.clone()) => return,
-                () = sleep_until(next.map_or(until, |(over, ..)| over)) => {}
-            }
-            let Some((_, stage, grace)) = next else { return };
-            self.0.remove(0);
-            shared.tracker.abort_runs(stage..stage + 1, |of_run| of_run == Some(grace));
-        }
+impl Positions {
+    fn of(&self, supervised: &Supervised) -> Position {
+        let held = self.put_off.get(&std::ptr::from_ref(supervised));
+        held.copied().unwrap_or_else(|| (stage_of_task(&supervised.task), 0))
     }
 }
 
-fn everyone(shared: &Shared) -> Vec<Arc<super::Supervised>> {
-    let registered = shared.registered();
-    registered.tasks.values().chain(&registered.detached).cloned().collect()
-}
-
-fn finish(shared: &Shared, span: ManagedSpan, report: &ShutdownReport) {
+fn record_report(shared: &Shared, span: ManagedSpan, report: &ShutdownReport) {
     let outcomes = ShutdownOutcome::ALL.map(|outcome| (outcome.as_str(), report.count(outcome)));
     shared.recorder.shut_down(outcomes.into());
     if let Some(exposition) = shared.recorder.exposition() {
@@ -192,7 +432,9 @@ fn finish(shared: &Shared, span: ManagedSpan, report: &ShutdownReport) {
         ));
     }
     let stuck = report.count(ShutdownOutcome::Aborted) + report.count(ShutdownOutcome::Leaked);
-    if stuck > 0 {
+    if let Some(cause) = &report.cause {
+        span.fail(&cause.to_string());
+    } else if stuck > 0 {
         span.fail(&format!("{stuck} tasks did not end by themselves"));
     }
     {
@@ -206,37 +448,4 @@ fn finish(shared: &Shared, span: ManagedSpan, report: &ShutdownReport) {
         }
     }
     span.end();
-}
-
-/// Completes on SIGINT (Ctrl-C) or, on Unix, SIGTERM.
-///
-/// Where a handler cannot be installed the error is logged and that signal is not waited for.
-///
-/// # Cancel safety
-/// Cancel safe; but once tokio listens for a signal, its default action stays off for the rest of the process.
-pub async fn shutdown_signal() {
-    let interrupt = async {
-        if let Err(error) = tokio::signal::ctrl_c().await {
-            tracing::warn!(target: SCOPE, %error, "cannot listen for SIGINT");
-            std::future::pending::<()>().await;
-        }
-    };
-    #[cfg(unix)]
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(error) => {
-                tracing::warn!(target: SCOPE, %error, "cannot listen for SIGTERM");
-                std::future::pending::<()>().await;
-            }
-        }
-    };
-    #[cfg(not(unix))]
-    let terminate = std::future::pending::<()>();
-    tokio::select! {
-        () = interrupt => {}
-        () = terminate => {}
-    }
 }

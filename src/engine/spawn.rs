@@ -1,13 +1,20 @@
 //! Short tasks: what may be said of one, and the cheap path that spawns it.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, Weak},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use opentelemetry::{Context as OtelContext, trace::TraceContextExt};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ContextParts, ErrorRules, Shared, TaskContext,
-    tracker::{Place, Tracker, stage_of},
+    ContextParts, ErrorRules, Shared, StopToken, TaskContext,
+    polled::Polled,
+    signals::Signals,
+    tracker::{MemberKind, Place, stage_of},
 };
 use crate::{
     policy::{Exit, TaskCategory, TaskOutput, TaskPriority, type_path},
@@ -103,6 +110,39 @@ impl<'a> TaskBuilder<'a> {
     }
 }
 
+impl TaskBuilder<'_> {
+    /// Spawns a future that is not `Send` on this thread's [`LocalSet`](tokio::task::LocalSet).
+    ///
+    /// # Panics
+    /// Outside a `LocalSet`: tokio's own panic.
+    #[track_caller]
+    pub fn spawn_local<F>(self, future: F) -> TaskHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: TaskOutput + 'static,
+    {
+        match self.shared {
+            Some(shared) => shared.spawn_local(self.options, |_| future),
+            None => TaskHandle::refused(),
+        }
+    }
+
+    /// Runs work that blocks on a thread of the runtime's blocking pool. See
+    /// [`TaskManager::spawn_blocking`](crate::TaskManager::spawn_blocking). A [`timeout`](Self::timeout) has no effect: work
+    /// that blocks cannot be dropped.
+    #[track_caller]
+    pub fn spawn_blocking<T>(mut self, work: impl FnOnce(StopToken) -> T + Send + 'static) -> TaskHandle<T>
+    where
+        T: TaskOutput + Send + 'static,
+    {
+        self.options.blocking = true;
+        match self.shared {
+            Some(shared) => shared.spawn_blocking(self.options, work),
+            None => TaskHandle::refused(),
+        }
+    }
+}
+
 /// What a caller may say about a spawned task.
 pub(crate) struct SpawnOptions<'a> {
     pub(crate) name: &'a str,
@@ -113,6 +153,7 @@ pub(crate) struct SpawnOptions<'a> {
     pub(crate) grace: Option<Duration>,
     pub(crate) parent: SpanParent,
     pub(crate) with_context: bool,
+    pub(crate) blocking: bool,
 }
 
 impl<'a> SpawnOptions<'a> {
@@ -126,12 +167,21 @@ impl<'a> SpawnOptions<'a> {
             grace: None,
             parent: SpanParent::Root,
             with_context: false,
+            blocking: false,
         }
     }
 
     fn is_plain(&self) -> bool {
         self.category.is_none() && self.priority.is_none() && self.component.is_none()
     }
+}
+
+/// A short task that was admitted: its run may begin.
+struct Admitted {
+    begin: Begin,
+    place: Place,
+    token: Option<CancellationToken>,
+    context: Option<TaskContext>,
 }
 
 impl Shared {
@@ -146,9 +196,72 @@ impl Shared {
         F: Future + Send + 'static,
         F::Output: TaskOutput + Send + 'static,
     {
+        let Some(Admitted { begin, place, context, .. }) = self.admit::<F>(options) else {
+            return TaskHandle::refused();
+        };
+        let (key, id) = place.key();
+        let runtime = self.runtime();
+        let _inside = begin.timeout.map(|_| runtime.enter());
+        let run = Run::begun(begin, future(context), exit_of::<F::Output>, place);
+        let handle = runtime.spawn(Polled::new(id, run));
+        self.tracker.set_abort((key, id), handle.abort_handle());
+        TaskHandle::new(handle)
+    }
+
+    /// Spawns a short task that stays on this thread.
+    #[track_caller]
+    pub(crate) fn spawn_local<F>(
+        self: &Arc<Self>,
+        options: SpawnOptions<'_>,
+        future: impl FnOnce(Option<TaskContext>) -> F,
+    ) -> TaskHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: TaskOutput + 'static,
+    {
+        let Some(Admitted { begin, place, context, .. }) = self.admit::<F>(options) else {
+            return TaskHandle::refused();
+        };
+        let (key, id) = place.key();
+        let run = Run::begun(begin, future(context), exit_of::<F::Output>, place);
+        let handle = tokio::task::spawn_local(Polled::new(id, run));
+        self.tracker.set_abort((key, id), handle.abort_handle());
+        TaskHandle::new(handle)
+    }
+
+    /// Spawns work that blocks its thread: one run, on a thread of the runtime's blocking pool.
+    #[track_caller]
+    pub(crate) fn spawn_blocking<T>(
+        self: &Arc<Self>,
+        options: SpawnOptions<'_>,
+        work: impl FnOnce(StopToken) -> T + Send + 'static,
+    ) -> TaskHandle<T>
+    where
+        T: TaskOutput + Send + 'static,
+    {
+        let Some(Admitted { begin, place, token, .. }) = self.admit::<T>(options) else {
+            return TaskHandle::refused();
+        };
+        let stop = StopToken::new(token.expect("blocking work is given a token"));
+        let (key, id) = place.key();
+        let runtime = self.runtime();
+        // Begun and ended on its own thread; the run is a future that is ready at its only poll.
+        let handle = runtime.spawn_blocking(move || {
+            let run = Run::begun(begin, async move { work(stop) }, exit_of::<T>, place);
+            match std::pin::pin!(run).poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(ended) => ended,
+                Poll::Pending => unreachable!("work without a suspension point is done at its only poll"),
+            }
+        });
+        self.tracker.set_abort((key, id), handle.abort_handle());
+        TaskHandle::new(handle)
+    }
+
+    /// Gives a task its cell and its place, or refuses it during a shutdown.
+    fn admit<F>(self: &Arc<Self>, options: SpawnOptions<'_>) -> Option<Admitted> {
         // Told before a cell is made for a name that never runs; the tracker decides in the end.
         if self.tracker.is_closed() {
-            return TaskHandle::refused();
+            return None;
         }
         let type_name;
         let name = match options.name {
@@ -163,24 +276,25 @@ impl Shared {
         } else {
             self.recorder.task_with(name, options.category, options.priority, options.component)
         };
-        let token = options.with_context.then(CancellationToken::new);
+        let hears = options.with_context || options.blocking;
+        let token = hears.then(CancellationToken::new);
         // A plain future cannot hear that it should stop: it has its grace, then it is dropped.
-        let grace = options.grace.or((!options.with_context).then_some(self.settings.spawn_grace));
+        let grace = options.grace.or((!hears).then_some(self.settings.spawn_grace));
         // Past the bound on names a task is metered as `_OTHER`, and still stopped as what its caller said.
         let stage = stage_of(
             options.category.unwrap_or(task.identity.category),
             options.priority.unwrap_or(task.identity.priority),
         );
-        let Some(place) = Tracker::enter_run(self, &task, stage, token.clone(), grace) else {
-            return TaskHandle::refused();
-        };
-        let context = token.map(|token| {
+        let kind = MemberKind::Run { abort: None, token: token.clone(), grace };
+        let place = self.tracker.enter(&task, stage, kind).ok()?;
+        let context = token.clone().filter(|_| options.with_context).map(|token| {
             TaskContext::new(ContextParts {
                 task: task.clone(),
                 generation: 1,
                 iteration: None,
                 token,
-                heartbeat: Arc::new(tokio::sync::watch::Sender::new(tokio::time::Instant::now())),
+                signals: Arc::new(Signals::new(1)),
+                supervised: Weak::new(),
                 manager: Arc::downgrade(self),
             })
         });
@@ -191,16 +305,11 @@ impl Shared {
             given_name,
             parent: options.parent,
             links: if linked { vec![spawner] } else { Vec::new() },
-            timeout: options.timeout,
+            timeout: options.timeout.filter(|_| !options.blocking),
+            blocking: options.blocking,
             ..Begin::new(self.recorder.clone(), task)
         };
-        let (key, id) = place.key();
-        let runtime = self.runtime();
-        let _inside = begin.timeout.map(|_| runtime.enter());
-        let run = Run::begun(begin, future(context), exit_of::<F::Output>, place);
-        let handle = runtime.spawn(run);
-        Place::set_abort(&self.tracker, key, id, handle.abort_handle());
-        TaskHandle::new(handle)
+        Some(Admitted { begin, place, token, context })
     }
 }
 

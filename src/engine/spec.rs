@@ -10,7 +10,10 @@ use std::{
 
 use super::{Body, Life, LifeEnd, TaskContext};
 use crate::{
-    policy::{Backoff, ErrorClass, Exit, Failure, RestartIntensity, RestartPolicy, TaskOutput},
+    policy::{
+        Backoff, ErrorClass, Escalation, Exit, Failure, RestartIntensity, RestartPolicy, StallAction,
+        TaskOutput,
+    },
     run::{Begin, Run},
 };
 
@@ -26,6 +29,10 @@ pub(crate) struct TaskSpec {
     pub(crate) health_check_interval: Duration,
     pub(crate) heartbeat_timeout: Option<Duration>,
     pub(crate) shutdown_grace: Option<Duration>,
+    pub(crate) start_timeout: Option<Duration>,
+    pub(crate) poll_timeout: Option<Duration>,
+    pub(crate) on_stall: StallAction,
+    pub(crate) escalation: Escalation,
 }
 
 impl TaskSpec {
@@ -91,7 +98,7 @@ pub(crate) struct FactoryBody {
 
 impl Body for FactoryBody {
     fn live(&self, mut life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
-        let future = (self.factory)(life.context(None), self.rules.clone());
+        let future = life.until_ready((self.factory)(life.context(None), self.rules.clone()));
         let timeout = self.timeout;
         Box::pin(async move {
             let begin = Begin {
@@ -100,7 +107,7 @@ impl Body for FactoryBody {
                 timeout,
                 ..Begin::new(life.shared.recorder.clone(), life.supervised.task.clone())
             };
-            let ended = Run::begun(begin, future, Exit::clone, ()).await;
+            let ended = life.run(Run::begun(begin, future, Exit::clone, ()), None).await;
             LifeEnd { exit: ended.exit, finished: false, span_context: ended.span_context }
         })
     }

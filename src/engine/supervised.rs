@@ -4,11 +4,8 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{Relaxed, SeqCst},
-        },
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -20,40 +17,48 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{ContextParts, Shared, TaskContext, TaskSpec};
+use super::{
+    ContextParts, Shared, TaskContext, TaskEventKind, TaskSpec,
+    links::{Bond, Links},
+    signals::Signals,
+};
 use crate::{
     cell::TaskState,
     policy::{Exit, RestartReason},
-    run::Task,
+    read::Live,
+    run::{Ended, Task},
 };
 
 pub(crate) struct Supervised {
     pub(crate) task: Arc<Task>,
     pub(crate) spec: TaskSpec,
+    pub(crate) links: Links,
+    pub(crate) signals: Arc<Signals>,
     orders: Mutex<Option<Order>>,
     ordered: Notify,
     /// Whether the state of its name is this task's: not once it was detached or unregistered.
     stands: Mutex<bool>,
-    /// Written by the driver alone.
-    pub(crate) generation: AtomicU64,
+    /// Index in [`TaskState::ALL`]. Written by the driver alone.
+    state: AtomicU8,
+    /// What the present life rests on; `None` while there is none. Written by the driver alone.
+    bond: Mutex<Option<Bond>>,
+    /// The epoch of its group that its last life knew. Written by the driver alone.
+    pub(crate) known_epoch: AtomicU64,
     /// Written by the driver alone: when the last restart began.
     last_restart: Mutex<Option<Instant>>,
-    pub(crate) heartbeat: Arc<watch::Sender<Instant>>,
-    /// Whether a loop waits for its next iteration. Written by the loop alone.
-    pub(crate) sleeping: AtomicBool,
     /// Whether the driver unregisters it when it leaves.
     unregister: AtomicBool,
     /// Set by the driver as its last act.
     left: watch::Sender<bool>,
-    /// When health was last checked. Written by the monitor alone.
-    pub(crate) checked: Mutex<Option<Instant>>,
+    /// When health was last checked, and what it said. Written by the monitor alone.
+    pub(crate) checked: Mutex<Option<(Instant, bool)>>,
     /// Where it was registered.
     pub(crate) registered_in: Option<SpanContext>,
 }
 
-/// What a driver is told. The last order wins; but nothing except [`Order::Kill`] overrides [`Order::Leave`], and two
-/// override none: [`Order::Start`], which says nothing new to a task that was told more, and the restart of a task that
-/// stalled, whose driver may be stuck with what a person has told it.
+/// What a driver is told. The last order wins; but nothing except [`Order::Kill`] overrides [`Order::Leave`], and some
+/// override none ([`Order::yields`]): [`Order::Start`] says nothing new to a task that was told more, and a task that
+/// stalled may have a driver that is stuck with what a person has told it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     /// Begin, if it has not yet begun.
@@ -62,6 +67,12 @@ pub(crate) enum Order {
     Restart { reason: RestartReason, after: Duration },
     /// Stop, and wait for a restart.
     Stop { grace: Duration },
+    /// Stop because it stalled, and give up.
+    GiveUp,
+    /// Begin no more until [`Order::Resume`].
+    Pause,
+    /// Go on where [`Order::Pause`] held it.
+    Resume,
     /// Stop and end the driver; with no grace given, until [`Order::Kill`].
     Leave { grace: Option<Duration> },
     /// Drop what runs and end the driver, now.
@@ -71,8 +82,15 @@ pub(crate) enum Order {
 impl Order {
     /// Whether it gives way to any other.
     pub(crate) fn yields(self) -> bool {
-        matches!(self, Self::Start | Self::Restart { reason: RestartReason::Stalled, .. })
+        matches!(self, Self::Start | Self::GiveUp | Self::Restart { reason: RestartReason::Stalled, .. })
     }
+}
+
+/// Why a driver woke.
+pub(crate) enum Signal {
+    Order(Order),
+    /// Something it is linked to has changed.
+    Look,
 }
 
 /// What lives: a closure's one run, or a loop's many.
@@ -81,6 +99,10 @@ pub(crate) trait Body: Send + Sync + 'static {
     fn live(&self, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>>;
     /// Whether it is a loop, which the shutdown asks to stop before anything else.
     fn is_loop(&self) -> bool {
+        false
+    }
+    /// Holds the life under way, or lets it go on. Answers whether it can be held; one that cannot is stopped instead.
+    fn hold(&self, _held: bool) -> bool {
         false
     }
     /// Called when the task is registered.
@@ -94,6 +116,8 @@ pub(crate) struct Life {
     pub(crate) generation: u64,
     pub(crate) token: CancellationToken,
     pub(crate) links: Vec<SpanContext>,
+    /// When the life must be ready, and how long that is after its start.
+    pub(crate) ready_by: Option<(Instant, Duration)>,
 }
 
 /// How a life ended.
@@ -111,24 +135,89 @@ impl Life {
             generation: self.generation,
             iteration,
             token: self.token.clone(),
-            heartbeat: self.supervised.heartbeat.clone(),
+            signals: self.supervised.signals.clone(),
+            supervised: Arc::downgrade(&self.supervised),
             manager: Arc::downgrade(&self.shared),
+        })
+    }
+
+    /// Awaits a run of this life, and tells how it ended, also where it is dropped.
+    pub(crate) async fn run<T>(
+        &self,
+        run: impl Future<Output = Ended<T>>,
+        iteration: Option<u64>,
+    ) -> Ended<T> {
+        let mut untold =
+            Untold { life: self, began: Instant::now(), iteration, exit: Some(Exit::Cancellation) };
+        let ended = run.await;
+        untold.exit = Some(ended.exit.clone());
+        ended
+    }
+
+    /// Work that fails as timed out where the life is not ready in time.
+    pub(crate) fn until_ready(
+        &self,
+        work: Pin<Box<dyn Future<Output = Exit> + Send>>,
+    ) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
+        let Some((due, limit)) = self.ready_by.filter(|_| !self.supervised.signals.is_ready()) else {
+            return work;
+        };
+        let signals = self.supervised.signals.clone();
+        Box::pin(async move {
+            let too_late = async {
+                tokio::time::sleep_until(due).await;
+                if signals.is_ready() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                exit = work => exit,
+                () = too_late => Exit::Timeout(limit),
+            }
         })
     }
 }
 
+/// A run whose end is told when this is dropped: after the run, since it was made before it.
+struct Untold<'a> {
+    life: &'a Life,
+    began: Instant,
+    iteration: Option<u64>,
+    exit: Option<Exit>,
+}
+
+impl Drop for Untold<'_> {
+    fn drop(&mut self) {
+        let Some(exit) = self.exit.take() else { return };
+        let name = Some(self.life.supervised.name());
+        self.life.shared.events.tell(name, self.life.generation, || TaskEventKind::Exited {
+            exit,
+            duration: self.began.elapsed(),
+            iteration: self.iteration,
+        });
+    }
+}
+
 impl Supervised {
-    pub(crate) fn new(task: Arc<Task>, spec: TaskSpec, registered_in: Option<SpanContext>) -> Arc<Self> {
+    pub(crate) fn new(
+        task: Arc<Task>,
+        spec: TaskSpec,
+        links: Links,
+        registered_in: Option<SpanContext>,
+    ) -> Arc<Self> {
         let supervised = Arc::new(Self {
             task,
             spec,
+            links,
+            signals: Arc::new(Signals::new(0)),
             orders: Mutex::default(),
             ordered: Notify::new(),
             stands: Mutex::new(true),
-            generation: AtomicU64::new(0),
+            state: AtomicU8::new(TaskState::Waiting as u8),
+            bond: Mutex::default(),
+            known_epoch: AtomicU64::new(0),
             last_restart: Mutex::default(),
-            heartbeat: Arc::new(watch::Sender::new(Instant::now())),
-            sleeping: AtomicBool::new(false),
             unregister: AtomicBool::new(false),
             left: watch::Sender::new(false),
             checked: Mutex::default(),
@@ -138,7 +227,11 @@ impl Supervised {
         supervised
     }
 
-    fn slot(&self) -> MutexGuard<'_, Option<Order>> {
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.task.identity.name
+    }
+
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Order>> {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -148,6 +241,8 @@ impl Supervised {
         let wins = match *slot {
             None => true,
             Some(Order::Leave { .. } | Order::Kill) => order == Order::Kill,
+            // It takes back a pause, and nothing else that was asked for.
+            Some(held) if order == Order::Resume => held == Order::Pause,
             Some(_) => !order.yields(),
         };
         if wins {
@@ -158,25 +253,56 @@ impl Supervised {
         wins
     }
 
-    /// Waits for the next order.
+    /// Lets the driver look again at what it is linked to.
+    pub(crate) fn look(&self) {
+        self.ordered.notify_one();
+    }
+
+    /// Waits for the next order, or until something linked has changed.
     ///
     /// # Cancel safety
     /// Cancel safe: an order is taken only when it is returned.
-    pub(crate) async fn next_order(&self) -> Order {
-        loop {
-            let ordered = self.ordered.notified();
-            if let Some(order) = self.slot().take() {
-                return order;
-            }
-            ordered.await;
+    pub(crate) async fn next_signal(&self) -> Signal {
+        if let Some(order) = self.slot().take() {
+            return Signal::Order(order);
         }
+        self.ordered.notified().await;
+        self.slot().take().map_or(Signal::Look, Signal::Order)
     }
 
-    /// Shows the state under its name, as long as the name is its own. Called by the driver alone.
+    /// Sets the state, and shows it under its name as long as the name is its own. Called by the driver alone.
     pub(crate) fn set_state(&self, state: TaskState) {
+        self.state.store(state as u8, SeqCst);
         let stands = self.stands.lock().unwrap_or_else(PoisonError::into_inner);
         if *stands {
             self.task.cell.set_state(Some(state));
+        }
+    }
+
+    pub(crate) fn state(&self) -> TaskState {
+        TaskState::ALL[usize::from(self.state.load(SeqCst))]
+    }
+
+    /// What the present life rests on. Called by the driver alone.
+    pub(crate) fn set_bond(&self, bond: Option<Bond>) {
+        *self.bond.lock().unwrap_or_else(PoisonError::into_inner) = bond;
+    }
+
+    pub(crate) fn bond(&self) -> Option<Bond> {
+        self.bond.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether something of it lives.
+    pub(crate) fn is_up(&self) -> bool {
+        self.bond.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Whether others may rest on it: it does its work, or has done it for good.
+    pub(crate) fn is_ready(&self) -> bool {
+        match self.state() {
+            TaskState::Running => self.signals.is_ready(),
+            TaskState::Finished => true,
+            _ => false,
         }
     }
 
@@ -202,11 +328,24 @@ impl Supervised {
         last.map_or(Duration::ZERO, |last| self.spec.backoff.initial().saturating_sub(last.elapsed()))
     }
 
+    /// Whether signs of life are expected of it now.
+    pub(crate) fn must_beat(&self) -> bool {
+        self.state() == TaskState::Running && !self.signals.is_sleeping()
+    }
+
     /// Whether it has gone without a sign of life for longer than it promised.
     pub(crate) fn is_stalled(&self) -> bool {
-        self.task.cell.state() == Some(TaskState::Running)
-            && !self.sleeping.load(Relaxed)
-            && self.spec.heartbeat_timeout.is_some_and(|limit| self.heartbeat.borrow().elapsed() > limit)
+        self.must_beat()
+            && self.spec.heartbeat_timeout.is_some_and(|limit| self.signals.last_beat().elapsed() > limit)
+    }
+
+    /// What health asks beside the figures.
+    pub(crate) fn live(&self) -> Live {
+        Live {
+            stalled: self.is_stalled(),
+            ready: self.is_ready(),
+            started: self.signals.has_been_ready() || self.is_ready(),
+        }
     }
 
     /// Tells the task to leave and to be unregistered then, whoever waits for it.

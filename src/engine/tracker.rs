@@ -4,27 +4,28 @@
 //! 1. A member is entered under its shard's lock, which refuses once the shard is closed; so after [`Tracker::close`]
 //!    has visited every shard, each member that was admitted is visible and no other will come.
 //! 2. A member's outcome is noted once, when it leaves, by whoever removes it from its shard.
+//! 3. Locks are taken in the order shard, drained; a member's position is counted under both.
+//! 4. Nothing of the user's is dropped or called under a lock: what a member held is dropped by whoever removed it.
 
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use slab::Slab;
 use tokio::{sync::Notify, task::AbortHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
 
-use super::{ShutdownOutcome, TaskShutdown};
+use super::{ShutdownOutcome, Supervised, TaskShutdown};
 use crate::{
     policy::{TaskCategory, TaskPriority},
     run::Task,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        lock,
+    },
+    watchdog::{self, MemberId},
 };
 
 const SHARDS: usize = 8;
-/// Categories times priorities.
-pub(crate) const STAGES: usize = TaskCategory::ALL.len() * TaskPriority::ALL.len();
 
 /// The stage in which shutdown stops a task: categories in their order, inside one the lowest priority first.
 pub(crate) fn stage_of(category: TaskCategory, priority: TaskPriority) -> usize {
@@ -37,16 +38,15 @@ pub(crate) fn stage_of_task(task: &Task) -> usize {
     stage_of(task.identity.category, task.identity.priority)
 }
 
-#[derive(Default)]
+/// Where a member stands at shutdown: its stage, and how deep inside it, below what depends on it.
+pub(crate) type Position = (usize, usize);
+
 pub(crate) struct Tracker {
+    number: u64,
     shards: [Mutex<Shard>; SHARDS],
     next_id: AtomicU64,
-    /// Members alive, by stage.
-    alive: [AtomicUsize; STAGES],
     /// Set when the shutdown begins; members that leave afterwards are noted.
     draining: AtomicBool,
-    /// Stages below this one are over.
-    stages_over: AtomicUsize,
     left: Notify,
     drained: Mutex<Drained>,
 }
@@ -58,58 +58,150 @@ struct Shard {
 }
 
 struct Member {
-    id: u64,
+    id: MemberId,
     task: Arc<Task>,
     kind: MemberKind,
     /// When shutdown stops it: what its caller said counts even where its name is metered under another.
     stage: usize,
+    /// Where the shutdown counts it, once it is planned.
+    position: Option<Position>,
+    /// It waits for the shutdown itself, which therefore does not wait for it.
+    asking: bool,
     /// Set where it does not end by itself while it is waited for.
     outcome: Option<ShutdownOutcome>,
     /// Whether the report has named it as leaked.
     reported: bool,
 }
 
-enum MemberKind {
+pub(crate) enum MemberKind {
     /// A spawned run; how to drop it, once tokio has told, and how long it may go on after it was asked to stop.
-    Run {
-        abort: Option<AbortHandle>,
-        token: Option<tokio_util::sync::CancellationToken>,
-        grace: Option<Duration>,
-    },
-    /// The driver of a supervised task, which is asked through its own orders.
-    Driver,
+    Run { abort: Option<AbortHandle>, token: Option<CancellationToken>, grace: Option<Duration> },
+    /// The driver of a registered task, which is asked through its own orders.
+    Driver(Arc<Supervised>),
 }
 
 #[derive(Clone, Default)]
 struct Drained {
     began: Option<Instant>,
     lines: Vec<TaskShutdown>,
+    /// How many are still waited for, by position.
+    waited_for: BTreeMap<Position, usize>,
+    /// Positions before this one are over.
+    over: Position,
+}
+
+impl Drained {
+    fn count(&mut self, position: Position) {
+        *self.waited_for.entry(position).or_default() += 1;
+    }
+
+    fn uncount(&mut self, position: Position) {
+        if let Some(left) = self.waited_for.get_mut(&position) {
+            *left -= 1;
+            if *left == 0 {
+                self.waited_for.remove(&position);
+            }
+        }
+    }
 }
 
 /// A member's place; dropping it leaves.
-#[derive(Debug)]
 pub(crate) struct Place {
-    shared: Arc<super::Shared>,
+    tracker: Arc<Tracker>,
     key: usize,
-    id: u64,
-}
-
-impl std::fmt::Debug for super::Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
-    }
+    id: MemberId,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.shared.tracker.leave(self.key, self.id);
+        self.tracker.leave(self.key, self.id);
     }
 }
 
 impl Place {
-    /// Tells how the run can be dropped. It may have left already: then this does nothing.
-    pub(crate) fn set_abort(tracker: &Tracker, key: usize, id: u64, handle: AbortHandle) {
-        let mut shard = tracker.shard(key);
+    pub(crate) fn id(&self) -> MemberId {
+        self.id
+    }
+
+    pub(crate) fn key(&self) -> (usize, MemberId) {
+        (self.key, self.id)
+    }
+
+    /// Notes what becomes of the member, where it is not that it ends by itself.
+    pub(crate) fn note(&self, outcome: ShutdownOutcome) {
+        let mut shard = self.tracker.shard(self.key);
+        if let Some(member) = shard.members.get_mut(self.key / SHARDS).filter(|member| member.id == self.id) {
+            member.outcome = Some(outcome);
+        }
+    }
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Place").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// What a stage was asked through, to be used when no lock is held: wakers may be the user's code.
+#[derive(Default)]
+pub(crate) struct Asked {
+    pub(crate) tokens: Vec<CancellationToken>,
+    pub(crate) drivers: Vec<Arc<Supervised>>,
+    /// The graces of the spawned runs, each once.
+    pub(crate) graces: Vec<Duration>,
+}
+
+impl Tracker {
+    pub(crate) fn new(number: u64) -> Arc<Self> {
+        Arc::new(Self {
+            number,
+            shards: std::array::from_fn(|_| Mutex::new(Shard::default())),
+            next_id: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            left: Notify::new(),
+            drained: Mutex::new(Drained::default()),
+        })
+    }
+
+    fn shard(&self, key: usize) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[key % SHARDS])
+    }
+
+    fn drained(&self) -> MutexGuard<'_, Drained> {
+        lock(&self.drained)
+    }
+
+    /// Admits a member, or refuses it during a shutdown.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        task: &Arc<Task>,
+        stage: usize,
+        kind: MemberKind,
+    ) -> Result<Place, MemberKind> {
+        let member = self.next_id.fetch_add(1, Ordering::Relaxed); // Uniqueness only.
+        let id = watchdog::member_id(self.number, member);
+        let shard_index = id as usize % SHARDS;
+        let mut shard = self.shard(shard_index);
+        if shard.closed {
+            return Err(kind);
+        }
+        let slot = shard.members.insert(Member {
+            id,
+            task: task.clone(),
+            kind,
+            stage,
+            position: None,
+            asking: false,
+            outcome: None,
+            reported: false,
+        });
+        drop(shard);
+        Ok(Place { tracker: self.clone(), key: slot * SHARDS + shard_index, id })
+    }
+
+    /// Tells how a run can be dropped. It may have left already: then this does nothing.
+    pub(crate) fn set_abort(&self, (key, id): (usize, MemberId), handle: AbortHandle) {
+        let mut shard = self.shard(key);
         let member = shard.members.get_mut(key / SHARDS).filter(|member| member.id == id);
         if let Some(Member { kind: MemberKind::Run { abort, .. }, outcome, .. }) = member {
             if outcome.is_some() {
@@ -119,150 +211,142 @@ impl Place {
         }
     }
 
-    pub(crate) fn key(&self) -> (usize, u64) {
-        (self.key, self.id)
-    }
-
-    /// Notes what becomes of the member, where it is not that it ends by itself.
-    pub(crate) fn note(&self, outcome: ShutdownOutcome) {
-        let mut shard = self.shared.tracker.shard(self.key);
-        if let Some(member) = shard.members.get_mut(self.key / SHARDS).filter(|member| member.id == self.id) {
-            member.outcome = Some(outcome);
-        }
-    }
-}
-
-impl Tracker {
-    fn shard(&self, key: usize) -> MutexGuard<'_, Shard> {
-        self.shards[key % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Admits a spawned run, or refuses it during a shutdown.
-    pub(crate) fn enter_run(
-        shared: &Arc<super::Shared>,
-        task: &Arc<Task>,
-        stage: usize,
-        token: Option<tokio_util::sync::CancellationToken>,
-        grace: Option<Duration>,
-    ) -> Option<Place> {
-        Self::enter(shared, task, stage, MemberKind::Run { abort: None, token, grace })
-    }
-
-    /// Admits a driver, or refuses it during a shutdown.
-    pub(crate) fn enter_driver(shared: &Arc<super::Shared>, task: &Arc<Task>) -> Option<Place> {
-        Self::enter(shared, task, stage_of_task(task), MemberKind::Driver)
-    }
-
-    fn enter(shared: &Arc<super::Shared>, task: &Arc<Task>, stage: usize, kind: MemberKind) -> Option<Place> {
-        let tracker = &shared.tracker;
-        let id = tracker.next_id.fetch_add(1, Ordering::Relaxed); // Uniqueness only.
-        let shard_index = id as usize % SHARDS;
-        let mut shard = tracker.shard(shard_index);
-        if shard.closed {
-            return None;
-        }
-        // Relaxed: written under the shard's lock, and read after every shard's lock was taken by `close`.
-        tracker.alive[stage].fetch_add(1, Ordering::Relaxed);
-        let slot = shard.members.insert(Member {
-            id,
-            task: task.clone(),
-            kind,
-            stage,
-            outcome: None,
-            reported: false,
-        });
-        drop(shard);
-        Some(Place { shared: shared.clone(), key: slot * SHARDS + shard_index, id })
-    }
-
-    fn leave(&self, key: usize, id: u64) {
-        let stage = {
+    fn leave(&self, key: usize, id: MemberId) {
+        let member = {
             let mut shard = self.shard(key);
             let member = match shard.members.get(key / SHARDS) {
                 Some(member) if member.id == id => shard.members.remove(key / SHARDS),
                 _ => return,
             };
-            // Under the shard's lock: whoever makes the report finds the member or its note, never both or neither.
-            if self.draining.load(Ordering::Acquire) && !member.reported {
-                let late = member.stage < self.stages_over.load(Ordering::Acquire);
-                let by_itself = if late { ShutdownOutcome::Late } else { ShutdownOutcome::Clean };
-                self.drained().note(&member.task, member.outcome.unwrap_or(by_itself));
+            // Acquire: pairs with the Release store in `close`. Under the shard's lock: whoever makes the report finds the
+            // member or its note, never both or neither.
+            if self.draining.load(Ordering::Acquire) {
+                let mut drained = self.drained();
+                if let Some(position) = member.position.filter(|_| !member.asking) {
+                    drained.uncount(position);
+                }
+                if !member.reported {
+                    let late = member.position.is_some_and(|position| position < drained.over);
+                    let by_itself = if late { ShutdownOutcome::Late } else { ShutdownOutcome::Clean };
+                    drained.note(&member.task, member.outcome.unwrap_or(by_itself));
+                }
             }
-            member.stage
+            member
         };
-        // AcqRel: pairs with the Acquire load in `alive_in`, so that whoever sees the stage empty sees the note.
-        self.alive[stage].fetch_sub(1, Ordering::AcqRel);
+        // Its last use may be here, and what it held is the user's.
+        drop(member);
         self.left.notify_waiters();
-    }
-
-    fn drained(&self) -> MutexGuard<'_, Drained> {
-        self.drained.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes admission for ever and begins to note who leaves.
     pub(crate) fn close(&self) {
         self.draining.store(true, Ordering::Release);
         for shard in &self.shards {
-            shard.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+            lock(shard).closed = true;
         }
     }
 
-    /// From when on the report reckons.
-    pub(crate) fn began(&self, began: Instant) {
-        self.drained().began = Some(began);
+    /// Whether nothing is alive.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.shards.iter().all(|shard| lock(shard).members.is_empty())
     }
 
     pub(crate) fn is_closed(&self) -> bool {
+        // Acquire: pairs with the Release store in `close`.
         self.draining.load(Ordering::Acquire)
     }
 
-    pub(crate) fn alive_in(&self, stages: std::ops::Range<usize>) -> usize {
-        self.alive[stages].iter().map(|alive| alive.load(Ordering::Acquire)).sum()
+    /// Gives every member its position, for the shutdown to count. Called once, after [`Tracker::close`].
+    pub(crate) fn plan(&self, began: Instant, of_driver: impl Fn(&Supervised) -> Position) {
+        self.drained().began = Some(began);
+        self.visit(|member| {
+            let position = match &member.kind {
+                MemberKind::Run { .. } => (member.stage, 0),
+                MemberKind::Driver(supervised) => of_driver(supervised),
+            };
+            member.position = Some(position);
+            if !member.asking {
+                self.drained().count(position);
+            }
+        });
     }
 
-    /// Waits until nothing of these stages is alive.
-    pub(crate) async fn emptied(&self, stages: std::ops::Range<usize>) {
-        loop {
-            let left = self.left.notified();
-            tokio::pin!(left);
-            // Enabled before the check: a member that leaves in between still wakes us.
-            left.as_mut().enable();
-            if self.alive_in(stages.clone()) == 0 {
-                return;
-            }
-            left.await;
+    /// The first position from `from` on in which something is waited for, and in how many there is.
+    pub(crate) fn next_position(&self, from: Position) -> Option<(Position, usize)> {
+        let drained = self.drained();
+        let mut positions = drained.waited_for.range(from..);
+        let (first, _) = positions.next()?;
+        Some((*first, positions.count() + 1))
+    }
+
+    /// Whether nothing up to this position is waited for; `None` for anywhere.
+    pub(crate) fn is_emptied(&self, position: Option<Position>) -> bool {
+        let drained = self.drained();
+        match position {
+            Some(position) => !drained.waited_for.contains_key(&position),
+            None => drained.waited_for.is_empty(),
         }
     }
 
-    pub(crate) fn stage_over(&self, stage: usize) {
-        self.stages_over.store(stage + 1, Ordering::Release);
+    /// Completes the next time that a member leaves. Enable it before looking.
+    pub(crate) fn next_leaving(&self) -> tokio::sync::futures::Notified<'_> {
+        self.left.notified()
     }
 
-    /// Visits the spawned runs of these stages: asks those that can hear it to stop. Answers the graces they have.
-    pub(crate) fn ask_runs(&self, stage: usize) -> Vec<Option<Duration>> {
-        let mut graces = Vec::new();
-        self.visit(stage..stage + 1, |member| {
-            if let MemberKind::Run { token, grace, .. } = &mut member.kind {
-                if let Some(token) = token {
-                    token.cancel();
+    /// Wakes whoever waits for [`Tracker::next_leaving`].
+    pub(crate) fn wake(&self) {
+        self.left.notify_waiters();
+    }
+
+    /// Positions before this one are over.
+    pub(crate) fn over_before(&self, position: Position) {
+        self.drained().over = position;
+    }
+
+    /// Marks a member as waiting for the shutdown itself, or no longer. Answers whether there is such a member.
+    pub(crate) fn set_asking(&self, id: MemberId, asking: bool) -> bool {
+        let mut found = false;
+        self.visit_shard(id as usize % SHARDS, |member| {
+            if member.id != id {
+                return;
+            }
+            found = true;
+            if std::mem::replace(&mut member.asking, asking) != asking {
+                if let Some(position) = member.position {
+                    let mut drained = self.drained();
+                    if asking { drained.uncount(position) } else { drained.count(position) }
                 }
-                graces.push(*grace);
             }
         });
-        graces.sort_unstable();
-        graces.dedup();
-        graces
+        self.left.notify_waiters();
+        found
     }
 
-    /// Drops the spawned runs of these stages for whose grace `which` says so.
-    pub(crate) fn abort_runs(
-        &self,
-        stages: std::ops::Range<usize>,
-        which: impl Fn(Option<Duration>) -> bool,
-    ) {
-        self.visit(stages, |member| {
-            if let MemberKind::Run { abort, grace, .. } = &mut member.kind {
-                if which(*grace) {
+    /// Whom to ask to stop: the members at this position, or one.
+    pub(crate) fn to_ask(&self, which: impl Fn(MemberId, Option<Position>) -> bool) -> Asked {
+        let mut asked = Asked::default();
+        self.visit(|member| {
+            if member.asking || !which(member.id, member.position) {
+                return;
+            }
+            match &member.kind {
+                MemberKind::Run { token, grace, .. } => {
+                    asked.tokens.extend(token.clone());
+                    asked.graces.extend(*grace);
+                }
+                MemberKind::Driver(supervised) => asked.drivers.push(supervised.clone()),
+            }
+        });
+        asked.graces.sort_unstable();
+        asked.graces.dedup();
+        asked
+    }
+
+    /// Drops those spawned runs for whose position and grace `which` says so.
+    pub(crate) fn abort_runs(&self, which: impl Fn(Option<Position>, Option<Duration>) -> bool) {
+        self.visit(|member| {
+            if let MemberKind::Run { abort, grace, .. } = &member.kind {
+                if !member.asking && which(member.position, *grace) {
                     member.outcome = Some(ShutdownOutcome::Aborted);
                     abort.iter().for_each(AbortHandle::abort);
                 }
@@ -270,35 +354,62 @@ impl Tracker {
         });
     }
 
-    fn visit(&self, stages: std::ops::Range<usize>, mut visit: impl FnMut(&mut Member)) {
-        for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            for (_, member) in shard.members.iter_mut().filter(|(_, member)| stages.contains(&member.stage)) {
-                visit(member);
+    fn visit(&self, mut visit: impl FnMut(&mut Member)) {
+        (0..SHARDS).for_each(|shard| self.visit_shard(shard, &mut visit));
+    }
+
+    fn visit_shard(&self, shard: usize, mut visit: impl FnMut(&mut Member)) {
+        let mut shard = self.shard(shard);
+        shard.members.iter_mut().for_each(|(_, member)| visit(member));
+    }
+
+    /// Every driver.
+    pub(crate) fn drivers(&self) -> Vec<Arc<Supervised>> {
+        self.to_ask(|_, _| true).drivers
+    }
+
+    /// The member of that number: its task, and its supervision where it is registered.
+    pub(crate) fn member(&self, id: MemberId) -> Option<(Arc<Task>, Option<Arc<Supervised>>)> {
+        let mut found = None;
+        self.visit_shard(id as usize % SHARDS, |member| {
+            if member.id == id {
+                let supervised = match &member.kind {
+                    MemberKind::Driver(supervised) => Some(supervised.clone()),
+                    MemberKind::Run { .. } => None,
+                };
+                found = Some((member.task.clone(), supervised));
             }
-        }
+        });
+        found
     }
 
     /// The names alive, by category.
-    pub(crate) fn names(&self) -> std::collections::BTreeMap<TaskCategory, Vec<String>> {
-        let mut names = std::collections::BTreeMap::<TaskCategory, Vec<String>>::new();
-        self.visit(0..STAGES, |member| {
-            let of_category = names.entry(member.task.identity.category).or_default();
-            let name = &*member.task.identity.name;
-            if !of_category.iter().any(|held| held == name) {
-                of_category.push(name.to_owned());
+    pub(crate) fn names(&self) -> BTreeMap<TaskCategory, Vec<String>> {
+        let mut names = BTreeMap::<TaskCategory, std::collections::BTreeSet<Arc<str>>>::new();
+        self.visit(|member| {
+            let identity = &member.task.identity;
+            let of_category = names.entry(identity.category).or_default();
+            if !of_category.contains(&identity.name) {
+                of_category.insert(identity.name.clone());
             }
         });
-        names.values_mut().for_each(|of_category| of_category.sort_unstable());
-        names
+        let strings =
+            |names: std::collections::BTreeSet<Arc<str>>| names.iter().map(ToString::to_string).collect();
+        names.into_iter().map(|(category, names)| (category, strings(names))).collect()
     }
 
-    /// The lines of the report: who left since [`Tracker::close`], and who is still here and therefore leaked.
-    pub(crate) fn report(&self) -> Vec<TaskShutdown> {
+    /// The lines of the report: who left since [`Tracker::close`], and who is still here and therefore leaked. Beside them
+    /// the names of those that wait for the report.
+    pub(crate) fn report(&self) -> (Vec<TaskShutdown>, Vec<Arc<str>>) {
         let mut leaked = Vec::new();
-        self.visit(0..STAGES, |member| {
+        let mut asking = Vec::new();
+        self.visit(|member| {
             member.reported = true;
-            leaked.push(member.task.clone());
+            if member.asking {
+                asking.push(member.task.identity.name.clone());
+            } else {
+                leaked.push(member.task.clone());
+            }
         });
         // A copy: whoever asks twice gets the same answer.
         let mut drained = self.drained().clone();
@@ -309,7 +420,9 @@ impl Tracker {
                 TaskCategory::SHUTDOWN_ORDER.iter().position(|category| *category == line.category);
             (category, line.priority, line.name.clone(), line.outcome)
         });
-        lines
+        asking.sort_unstable();
+        asking.dedup();
+        (lines, asking)
     }
 }
 

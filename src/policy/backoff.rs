@@ -15,6 +15,9 @@ pub enum Jitter {
     Equal,
     /// Anything from nothing to all of it.
     Full,
+    /// Anything between the first delay and three times the delay before, up to the cap; the factor is not used. Spreads
+    /// most, and still grows.
+    Decorrelated,
 }
 
 /// Exponential backoff: `initial`, then times `factor`, never more than `cap`; after a run that lasted
@@ -26,7 +29,7 @@ pub enum Jitter {
 /// use otel_tasks::{Backoff, Jitter};
 /// use std::time::Duration;
 /// let backoff = Backoff::new(Duration::from_secs(1), 2.0, Duration::from_secs(5))?.jitter(Jitter::None);
-/// let delays: Vec<u64> = (0..4).map(|attempt| backoff.delay(attempt, 0.5).as_secs()).collect();
+/// let delays: Vec<u64> = (0..4).map(|attempt| backoff.delay(attempt, Duration::ZERO, 0.5).as_secs()).collect();
 /// assert_eq!(delays, [1, 2, 4, 5]);
 /// # Ok::<(), otel_tasks::PolicyError>(())
 /// ```
@@ -110,18 +113,28 @@ impl Backoff {
         run >= self.stable_after
     }
 
-    /// The delay before attempt `attempt` (0 for the first restart), for a `random` in `0.0..1.0`.
-    pub fn delay(&self, attempt: u32, random: f64) -> Duration {
+    /// The delay before attempt `attempt` (0 for the first restart), for a `random` in `0.0..1.0`; `previous` is the delay
+    /// before the attempt before, which [`Jitter::Decorrelated`] grows from.
+    pub fn delay(&self, attempt: u32, previous: Duration, random: f64) -> Duration {
         let full = self.longest(attempt);
+        let random = if random.is_nan() { 0.0 } else { random.clamp(0.0, 1.0) };
         match self.jitter {
             Jitter::None => full,
-            Jitter::Equal => full / 2 + (full / 2).mul_f64(random.clamp(0.0, 1.0)),
-            Jitter::Full => full.mul_f64(random.clamp(0.0, 1.0)),
+            Jitter::Equal => full / 2 + (full / 2).mul_f64(random),
+            Jitter::Full => full.mul_f64(random),
+            Jitter::Decorrelated => {
+                let most = previous.max(self.initial).saturating_mul(3).min(self.cap);
+                self.initial + most.saturating_sub(self.initial).mul_f64(random)
+            }
         }
     }
 
     /// The delay before attempt `attempt` without the jitter's reduction.
     pub(crate) fn longest(&self, attempt: u32) -> Duration {
+        if self.jitter == Jitter::Decorrelated {
+            let grown = 3_u32.checked_pow(attempt.saturating_add(1)).unwrap_or(u32::MAX);
+            return self.initial.saturating_mul(grown).min(self.cap);
+        }
         let exponent = i32::try_from(attempt).unwrap_or(i32::MAX);
         let seconds = self.initial.as_secs_f64() * self.factor.powi(exponent);
         Duration::try_from_secs_f64(seconds).map_or(self.cap, |delay| delay.min(self.cap))
@@ -138,12 +151,34 @@ mod tests {
             let full = Backoff::default().longest(attempt);
             assert!(full <= DEFAULT_BACKOFF_CAP);
             for random in [0.0, 0.3, 0.999] {
-                let equal = Backoff::default().delay(attempt, random);
+                let equal = Backoff::default().delay(attempt, Duration::ZERO, random);
                 assert!(equal >= full / 2 && equal <= full, "{attempt} {random}: {equal:?}");
-                let anything = Backoff::default().jitter(Jitter::Full).delay(attempt, random);
+                let anything = Backoff::default().jitter(Jitter::Full).delay(attempt, Duration::ZERO, random);
                 assert!(anything <= full);
+                let decorrelated = Backoff::default().jitter(Jitter::Decorrelated);
+                let first = decorrelated.delay(attempt, Duration::ZERO, random);
+                assert!(
+                    first >= DEFAULT_RESTART_DELAY && first <= decorrelated.longest(attempt),
+                    "{first:?}"
+                );
             }
         }
+    }
+
+    #[test]
+    fn a_decorrelated_delay_grows_from_the_one_before() {
+        let second = Duration::from_secs(1);
+        let backoff = Backoff::new(second, 2.0, 60 * second).expect("valid").jitter(Jitter::Decorrelated);
+        let mut delay = Duration::ZERO;
+        let delays: Vec<_> = (0..5)
+            .map(|attempt| {
+                delay = backoff.delay(attempt, delay, 1.0);
+                delay.as_secs()
+            })
+            .collect();
+        assert_eq!(delays, [3, 9, 27, 60, 60]);
+        assert_eq!(backoff.delay(4, 30 * second, 0.0), second, "it may fall back to the first");
+        assert_eq!(backoff.delay(0, Duration::ZERO, f64::NAN), second, "whatever the random source says");
     }
 
     #[test]

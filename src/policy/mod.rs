@@ -3,6 +3,7 @@
 mod backoff;
 mod category;
 mod exit;
+mod group;
 mod names;
 mod output;
 mod priority;
@@ -13,6 +14,7 @@ pub use backoff::{
 };
 pub use category::{CategoryRules, TaskCategory};
 pub use exit::{ErrorClass, Exit, ExitKind, Failure, Panic};
+pub use group::{DependencyLoss, Escalation, RestartStrategy, StallAction};
 pub use names::NameRule;
 pub(crate) use names::type_path;
 pub use output::{Discard, DiscardExt, TaskOutput};

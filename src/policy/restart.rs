@@ -45,12 +45,29 @@ pub enum RestartReason {
     Stalled,
     /// Somebody asked for it.
     Requested,
+    /// Another member of its group had to be restarted.
+    Group,
+    /// A task it depends on was lost and is ready again.
+    Dependency,
 }
 
 impl RestartReason {
     /// Every reason, in declaration order.
-    pub const ALL: [Self; 6] =
-        [Self::Failure, Self::Panic, Self::Timeout, Self::Finished, Self::Stalled, Self::Requested];
+    pub const ALL: [Self; 8] = [
+        Self::Failure,
+        Self::Panic,
+        Self::Timeout,
+        Self::Finished,
+        Self::Stalled,
+        Self::Requested,
+        Self::Group,
+        Self::Dependency,
+    ];
+
+    /// Whether it counts against the task's restart limit: it is the task's own doing.
+    pub(crate) const fn counts(self) -> bool {
+        !matches!(self, Self::Requested | Self::Group | Self::Dependency)
+    }
 
     /// The value of the attribute `task.restart.reason`.
     pub const fn as_str(self) -> &'static str {
@@ -61,6 +78,8 @@ impl RestartReason {
             Self::Finished => "finished",
             Self::Stalled => "stalled",
             Self::Requested => "requested",
+            Self::Group => "group",
+            Self::Dependency => "dependency",
         }
     }
 }

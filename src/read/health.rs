@@ -4,7 +4,10 @@
 //! false means "send me no work", *healthy* false means "somebody should look". None rests on a lifetime counter: a task
 //! that was restarted three times in a year is well.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use crate::cell::{TaskSnapshot, TaskState};
 
@@ -43,8 +46,12 @@ pub enum HealthReason {
     BackingOff,
     /// It was restarted a short while ago. Alone, this does not make it unhealthy.
     Recovering,
-    /// It has not begun. Alone, this does not make it unhealthy.
+    /// It has not begun, or waits for others. Alone, this does not make it unhealthy.
     NotStarted,
+    /// It runs and is not ready yet. Alone, this does not make it unhealthy.
+    NotReady,
+    /// It is held until somebody resumes it. Alone, this does not make it unhealthy.
+    Paused,
     /// The manager is shutting down. Alone, this does not make it unhealthy.
     ShuttingDown,
 }
@@ -83,6 +90,8 @@ impl HealthReason {
             Self::BackingOff => "backing_off",
             Self::Recovering => "recovering",
             Self::NotStarted => "not_started",
+            Self::NotReady => "not_ready",
+            Self::Paused => "paused",
             Self::ShuttingDown => "shutting_down",
         }
     }
@@ -101,8 +110,10 @@ pub struct TaskHealth {
     pub is_healthy: bool,
     /// Whether it is alive: false only for a task that stalled or was given up.
     pub liveness: bool,
-    /// Whether it does its work now: alive, running, and the manager not shutting down.
+    /// Whether it does its work now: alive, running, ready, and the manager not shutting down.
     pub readiness: bool,
+    /// Whether it has been ready at least once since it was registered: what a startup probe asks.
+    pub startup: bool,
     /// Why not, or not quite.
     pub reasons: Vec<HealthReason>,
     /// The time since it first began, where it has.
@@ -115,9 +126,51 @@ pub struct TaskHealth {
     pub last_seen: Option<SystemTime>,
 }
 
+/// What is known of a registered task beside its figures.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Live {
+    pub(crate) stalled: bool,
+    pub(crate) ready: bool,
+    pub(crate) started: bool,
+}
+
+/// How the service as a whole is: what the probes of Kubernetes ask.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct ManagerHealth {
+    /// False where restarting the process can help: a task stalled or was given up, or the runtime runs nothing.
+    pub liveness: bool,
+    /// Whether to send it work: alive, not shutting down, and every registered task ready or well finished.
+    pub readiness: bool,
+    /// Whether every registered task has been ready at least once.
+    pub startup: bool,
+    /// Whether the runtime runs nothing, all its threads being blocked.
+    pub runtime_stalled: bool,
+    /// The registered tasks, by name.
+    pub tasks: Vec<(Arc<str>, TaskHealth)>,
+}
+
+/// `ready` says whether every task is ready or well finished.
+pub(crate) fn manager_health(
+    tasks: Vec<(Arc<str>, TaskHealth)>,
+    ready: bool,
+    runtime_stalled: bool,
+    shutting_down: bool,
+) -> ManagerHealth {
+    let liveness = !runtime_stalled && tasks.iter().all(|(_, task)| task.liveness);
+    ManagerHealth {
+        liveness,
+        readiness: liveness && ready && !shutting_down,
+        startup: tasks.iter().all(|(_, task)| task.startup),
+        runtime_stalled,
+        tasks,
+    }
+}
+
 pub(crate) fn health(
     task: &TaskSnapshot,
-    stalled: bool,
+    live: Live,
     thresholds: &HealthThresholds,
     shutting_down: bool,
 ) -> TaskHealth {
@@ -127,20 +180,23 @@ pub(crate) fn health(
         (task.errors_last_hour >= thresholds.errors_per_hour, HealthReason::ErrorRate),
         (task.restarts_last_hour >= thresholds.restarts_per_hour, HealthReason::Restarts),
         (task.state == Some(TaskState::Failed), HealthReason::Failed),
-        (stalled, HealthReason::Stalled),
+        (live.stalled, HealthReason::Stalled),
         (task.state == Some(TaskState::Backoff), HealthReason::BackingOff),
         (recovering, HealthReason::Recovering),
         (task.state == Some(TaskState::Waiting), HealthReason::NotStarted),
+        (task.state == Some(TaskState::Running) && !live.ready, HealthReason::NotReady),
+        (task.state == Some(TaskState::Paused), HealthReason::Paused),
         (shutting_down, HealthReason::ShuttingDown),
     ]
     .into_iter()
     .filter_map(|(applies, reason)| applies.then_some(reason))
     .collect();
-    let liveness = !stalled && task.state != Some(TaskState::Failed);
+    let liveness = !live.stalled && task.state != Some(TaskState::Failed);
     TaskHealth {
         is_healthy: !reasons.iter().any(|reason| reason.is_unhealthy()),
         liveness,
-        readiness: liveness && !shutting_down && task.state == Some(TaskState::Running),
+        readiness: liveness && !shutting_down && live.ready && task.state == Some(TaskState::Running),
+        startup: live.started,
         reasons,
         uptime: task.uptime.unwrap_or_default(),
         error_rate: task.errors_last_hour as f64,
@@ -157,6 +213,8 @@ mod tests {
         policy::{RestartReason, TaskCategory, TaskPriority},
     };
 
+    const READY: Live = Live { stalled: false, ready: true, started: true };
+
     fn identity() -> Identity {
         Identity {
             name: "t".into(),
@@ -172,7 +230,7 @@ mod tests {
         cell.set_state(Some(TaskState::Running));
         cell.restarted(RestartReason::Failure, Duration::from_secs(5), SystemTime::now());
         let snapshot = cell.snapshot(&identity(), Duration::from_secs(6));
-        let health = health(&snapshot, false, &HealthThresholds::default(), false);
+        let health = health(&snapshot, READY, &HealthThresholds::default(), false);
         assert!(health.is_healthy && health.liveness && health.readiness, "{health:?}");
         assert_eq!(health.reasons, [HealthReason::Recovering]);
     }
@@ -183,7 +241,7 @@ mod tests {
         cell.set_state(Some(TaskState::Running));
         (0..50)
             .for_each(|_| cell.restarted(RestartReason::Failure, Duration::from_secs(1), SystemTime::now()));
-        let at = |now| health(&cell.snapshot(&identity(), now), false, &HealthThresholds::default(), false);
+        let at = |now| health(&cell.snapshot(&identity(), now), READY, &HealthThresholds::default(), false);
         assert!(!at(Duration::from_secs(60)).is_healthy);
         // The seed's counter of a lifetime stays above its limit for ever.
         let later = at(Duration::from_secs(7_200));

@@ -3,7 +3,7 @@
 mod health;
 mod statistics;
 
-pub(crate) use health::health;
-pub use health::{HealthReason, HealthThresholds, TaskHealth};
+pub use health::{HealthReason, HealthThresholds, ManagerHealth, TaskHealth};
+pub(crate) use health::{Live, health, manager_health};
 pub use statistics::{TaskMetrics, TaskStatistics};
 pub(crate) use statistics::{metrics, statistics};

@@ -38,6 +38,8 @@ pub(crate) struct Begin {
     pub(crate) parent: SpanParent,
     pub(crate) links: Vec<SpanContext>,
     pub(crate) timeout: Option<Duration>,
+    /// Whether its one poll is its whole work, on a thread that is there to be blocked.
+    pub(crate) blocking: bool,
 }
 
 impl Begin {
@@ -51,6 +53,7 @@ impl Begin {
             parent: SpanParent::Root,
             links: Vec::new(),
             timeout: None,
+            blocking: false,
         }
     }
 }
@@ -63,6 +66,7 @@ struct Running {
     started_wall: SystemTime,
     generation: Option<u64>,
     timeout: Option<(Duration, Pin<Box<Sleep>>)>,
+    blocking: bool,
 }
 
 /// How a run ended.
@@ -149,7 +153,8 @@ where
 
 impl Running {
     fn start(begin: Begin) -> Self {
-        let Begin { recorder, task, given_name, generation, iteration, parent, links, timeout } = begin;
+        let Begin { recorder, task, given_name, generation, iteration, parent, links, timeout, blocking } =
+            begin;
         let identity = &task.identity;
         let number = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
         let (generation_number, iteration) = (number(generation), number(iteration));
@@ -182,6 +187,7 @@ impl Running {
             started_wall,
             generation,
             timeout: timeout.map(|limit| (limit, Box::pin(tokio::time::sleep(limit)))),
+            blocking,
         }
     }
 
@@ -205,7 +211,7 @@ impl Running {
         let before = std::time::Instant::now();
         let polled = self.inside(|| future.poll(cx));
         let took = before.elapsed();
-        if let Some(current) = &self.current {
+        if let Some(current) = self.current.as_ref().filter(|_| !self.blocking) {
             current.task.cell.polled(took, current.recorder.options.slow_poll);
         }
         polled

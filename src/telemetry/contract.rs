@@ -108,6 +108,16 @@ pub mod record {
     pub const STOPPED: &str = "task.stopped";
     /// A task did not end by itself at shutdown.
     pub const NOT_STOPPED: &str = "task.not_stopped";
+    /// A supervised task gave no sign of life in time, or one poll of it took too long.
+    pub const STALLED: &str = "task.stalled";
+    /// One poll blocks its thread for longer than the slow-poll threshold.
+    pub const POLL_SLOW: &str = "task.poll.slow";
+    /// The runtime runs nothing: all its threads are blocked.
+    pub const RUNTIME_STALLED: &str = "task.runtime.stalled";
+    /// A health check says otherwise than the one before.
+    pub const HEALTH_CHANGED: &str = "task.health.changed";
+    /// A task is stopped later than its category and priority ask, because others depend on it.
+    pub const ORDER_INVERTED: &str = "task.order.inverted";
     /// A hook of a loop panicked; it is ignored.
     pub const HOOK_PANICKED: &str = "task.hook.panicked";
     /// A step of a monitor sweep, or a component's provider, failed; the others went on.
@@ -203,6 +213,6 @@ instruments! {
     ITERATIONS_SKIPPED = "task.iterations.skipped", ObservableCounter, "{iteration}", "Iterations of a loop that did not take place.", [key::REASON];
     INTERVAL = "task.interval", ObservableGauge, "s", "The interval of a loop.", [];
     NEXT_RUN_TIME = "task.next_run.time", ObservableGauge, "s", "When a loop's next iteration is due, unix time.", [];
-    STALLS = "task.stalls", ObservableCounter, "{stall}", "Times a task went without a heartbeat for longer than it promised.", [];
+    STALLS = "task.stalls", ObservableCounter, "{stall}", "Times a task gave no sign of life for longer than it promised.", [];
     TELEMETRY_DROPPED = "task.telemetry.dropped", ObservableCounter, "{item}", "Spans, log records and metric batches that were not delivered.", [key::SIGNAL, key::REASON];
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::net::{TcpStream, ToSocketAddrs};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use opentelemetry::metrics::Meter;
@@ -289,6 +289,42 @@ impl Drop for Telemetry {
             self.end(DROP_TIMEOUT.min(self.parts.shutdown_timeout));
         }
     }
+}
+
+/// The installed providers, for a process that ends without shutting its telemetry down.
+static INSTALLED: OnceLock<(SdkTracerProvider, SdkMeterProvider, SdkLoggerProvider)> = OnceLock::new();
+
+pub(super) fn keep_for_exit(telemetry: &Telemetry) {
+    let parts = &telemetry.parts;
+    // Installed once per process: the subscriber can be set once only.
+    let _ = INSTALLED.set((
+        parts.tracer_provider.clone(),
+        parts.meter_provider.clone(),
+        parts.logger_provider.clone(),
+    ));
+}
+
+/// Flushes what is installed, for at most a second, on threads of its own: the exporters may hang.
+pub(super) fn flush_before_exit() {
+    const AT_MOST: Duration = Duration::from_secs(1);
+    let Some((spans, metrics, records)) = INSTALLED.get() else { return };
+    let (done, all_done) = mpsc::channel();
+    let flushes: [Box<dyn FnOnce() + Send>; 3] = [
+        Box::new(move || drop(spans.force_flush())),
+        Box::new(move || drop(metrics.force_flush())),
+        Box::new(move || drop(records.force_flush())),
+    ];
+    for flush in flushes {
+        let done = done.clone();
+        // Without a thread there is nothing to wait for: the sender is dropped.
+        let _ = spawn("otel-tasks-flush", move || {
+            flush();
+            let _ = done.send(());
+        });
+    }
+    drop(done);
+    let until = Instant::now() + AT_MOST;
+    while all_done.recv_timeout(until.saturating_duration_since(Instant::now())).is_ok() {}
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {

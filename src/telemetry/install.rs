@@ -322,6 +322,7 @@ impl TelemetryBuilder {
             global::set_meter_provider(telemetry.meter_provider().clone());
             instruments::installed_with(&telemetry.meter(), max_names.min(MAX_SETS / SETS_PER_NAME));
         }
+        super::guard::keep_for_exit(&telemetry);
         global::set_text_map_propagator(telemetry.propagator());
         for warning in telemetry.warnings() {
             tracing::warn!(target: contract::SCOPE, variable = %warning.variable, "{warning}");

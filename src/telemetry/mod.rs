@@ -25,6 +25,12 @@ pub(crate) use layer::installed;
 pub use layer::{LayerConflict, layer, task_layer};
 pub(crate) use span::{ManagedSpan, SpanParent, managed_span, probe_is_exported, with_trace};
 
+/// Lets the installed telemetry leave, where the process ends at once: a second at most.
+pub(crate) fn flush_before_exit() {
+    #[cfg(feature = "otlp")]
+    guard::flush_before_exit();
+}
+
 #[cfg(feature = "otlp")]
 pub use {
     balance::{Balance, BalanceSnapshot, Signal, SignalBalance},

@@ -1,0 +1,334 @@
+//! What a task has to do with others: dependencies, and the group it is a member of.
+//!
+//! Nobody conducts. Each driver looks at the tasks it is linked to and acts by three questions, asked again whenever one
+//! of them has changed: may I begin ([`Shared::gate`]), must I go down ([`Shared::must_yield`]), and who goes down before me
+//! ([`Shared::is_held_up`]). Stopping in reverse and starting in order follow from the answers, so a second failure in the
+//! midst of a group's restart is no special case.
+//!
+//! A life notes what it rests on when it begins, its [`Bond`]: the generations of its dependencies and its group's epoch.
+//! Where one of these has moved on, the life is out of date and goes down.
+//!
+//! Invariant: dependencies and the order inside groups, taken together, have no cycle; registration sees to it.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::Ordering::SeqCst},
+};
+
+use tokio::time::Instant;
+
+use super::{Shared, Supervised};
+use crate::{
+    cell::TaskState,
+    policy::{DependencyLoss, RestartIntensity, RestartPolicy, RestartReason, RestartStrategy},
+};
+
+/// What a task is linked to, said when it is registered.
+#[derive(Default)]
+pub(crate) struct Links {
+    pub(crate) dependencies: Vec<Arc<str>>,
+    pub(crate) loss: DependencyLoss,
+    pub(crate) membership: Option<Membership>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Membership {
+    pub(crate) group: Arc<Group>,
+    /// Its place in the order of the group.
+    pub(crate) index: usize,
+}
+
+/// What a life rests on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Bond {
+    dependencies: Vec<(Arc<str>, u64)>,
+    epoch: u64,
+}
+
+/// Tasks that begin in order, end in reverse, and are restarted by one strategy.
+pub(crate) struct Group {
+    pub(crate) strategy: RestartStrategy,
+    intensity: Option<RestartIntensity>,
+    /// Set once, when all are registered.
+    members: OnceLock<Vec<Weak<Supervised>>>,
+    state: Mutex<GroupState>,
+}
+
+struct GroupState {
+    /// For each member, how often it had to begin anew because of the group. Lives of an older epoch go down.
+    epochs: Vec<u64>,
+    /// Members wait until then before they begin anew.
+    due: Option<Instant>,
+    /// Whether whoever goes down stays down: the group was stopped because one of it was given up.
+    stopped: bool,
+    /// When restarts happened that count against the group's limit.
+    restarts: VecDeque<Instant>,
+}
+
+/// What a group says of a member that has to be restarted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GroupRestart {
+    /// It is restarted, and takes along whom the strategy says.
+    Begins,
+    /// It is being restarted already, together with another; this is no restart of its own.
+    UnderWay,
+    /// The group has been restarted too often.
+    LimitReached,
+}
+
+/// Whether a task may begin.
+pub(crate) enum Gate {
+    Open(Bond),
+    /// Not yet: because of these, or before then.
+    Closed {
+        waits_for: Vec<Arc<str>>,
+        until: Option<Instant>,
+    },
+}
+
+/// Why a life goes down because of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Yield {
+    pub(crate) reason: RestartReason,
+    /// Whether the task stays down.
+    pub(crate) stays_down: bool,
+}
+
+impl Group {
+    pub(crate) fn new(
+        strategy: RestartStrategy,
+        intensity: Option<RestartIntensity>,
+        size: usize,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            strategy,
+            intensity,
+            members: OnceLock::new(),
+            state: Mutex::new(GroupState {
+                epochs: vec![0; size],
+                due: None,
+                stopped: false,
+                restarts: VecDeque::new(),
+            }),
+        })
+    }
+
+    pub(crate) fn set_members(&self, members: Vec<Weak<Supervised>>) {
+        // Set once, by the registration.
+        let _ = self.members.set(members);
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        self.members.get().map_or(0, Vec::len)
+    }
+
+    fn state(&self) -> MutexGuard<'_, GroupState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The members that are still registered, with their places.
+    fn members(&self) -> impl Iterator<Item = (usize, Arc<Supervised>)> {
+        let members = self.members.get().map(Vec::as_slice).unwrap_or_default();
+        members.iter().enumerate().filter_map(|(index, member)| {
+            member.upgrade().filter(|member| !member.has_left()).map(|member| (index, member))
+        })
+    }
+
+    /// Member `failed`, whose life is of `epoch`, has to be restarted at `due`; with `counts`, against the group's limit.
+    pub(crate) fn restart(&self, failed: usize, epoch: u64, due: Instant, counts: bool) -> GroupRestart {
+        let mut state = self.state();
+        if state.epochs[failed] > epoch {
+            return GroupRestart::UnderWay;
+        }
+        if let Some(intensity) = self.intensity.filter(|_| counts) {
+            let now = Instant::now();
+            state.restarts.retain(|at| now.saturating_duration_since(*at) < intensity.within());
+            if state.restarts.len() >= intensity.max_restarts() as usize {
+                return GroupRestart::LimitReached;
+            }
+            state.restarts.push_back(now);
+        }
+        if self.strategy != RestartStrategy::OneForOne {
+            self.bump(&mut state, failed);
+            state.due = Some(due);
+        }
+        state.stopped = false;
+        GroupRestart::Begins
+    }
+
+    /// Member `failed` has been given up: those it takes along go down, and with `all` every member, for good.
+    pub(crate) fn given_up(&self, failed: usize, all: bool) {
+        let mut state = self.state();
+        if all {
+            state.epochs.iter_mut().for_each(|epoch| *epoch += 1);
+            state.stopped = true;
+        } else if self.strategy != RestartStrategy::OneForOne {
+            self.bump(&mut state, failed);
+        }
+    }
+
+    /// Nobody waits any longer for the delay of a restart: somebody asked for it to begin now.
+    pub(crate) fn at_once(&self) {
+        self.state().due = None;
+    }
+
+    fn bump(&self, state: &mut GroupState, failed: usize) {
+        for (other, epoch) in state.epochs.iter_mut().enumerate() {
+            *epoch += u64::from(self.strategy.takes_along(failed, other));
+        }
+    }
+}
+
+impl Membership {
+    /// The member before it that is still registered.
+    pub(crate) fn before(&self) -> Option<Arc<Supervised>> {
+        self.group.members().filter(|(other, _)| *other < self.index).last().map(|(_, member)| member)
+    }
+
+    fn epoch(&self) -> u64 {
+        self.group.state().epochs[self.index]
+    }
+}
+
+impl Links {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.dependencies.is_empty() && self.membership.is_none()
+    }
+}
+
+impl Bond {
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+}
+
+/// A member on which later ones do not wait: it rests by decision, or it is one that nobody restarts.
+fn is_settled(member: &Supervised, epoch: u64) -> bool {
+    match member.state() {
+        TaskState::Stopped | TaskState::Paused => true,
+        TaskState::Finished => {
+            member.known_epoch.load(SeqCst) >= epoch || member.spec.policy == RestartPolicy::Never
+        }
+        TaskState::Failed => member.spec.policy == RestartPolicy::Never,
+        _ => member.is_ready(),
+    }
+}
+
+impl Shared {
+    /// Whether a task may begin now, and what it will rest on.
+    pub(crate) fn gate(&self, task: &Supervised) -> Gate {
+        let mut waits_for = Vec::new();
+        let mut until = None;
+        let mut bond = Bond::default();
+        for name in &task.links.dependencies {
+            match self.supervised(name).filter(|dependency| dependency.is_ready()) {
+                Some(dependency) => bond.dependencies.push((name.clone(), dependency.signals.generation())),
+                None => waits_for.push(name.clone()),
+            }
+        }
+        if let Some(Membership { group, index }) = &task.links.membership {
+            let first_time = task.signals.generation() == 0;
+            let (epochs, due) = {
+                let state = group.state();
+                (state.epochs.clone(), state.due)
+            };
+            bond.epoch = epochs[*index];
+            for (other, member) in group.members().filter(|(other, _)| other != index) {
+                // One for one, the order is that of the first start; afterwards each is on its own.
+                let in_order = first_time || group.strategy != RestartStrategy::OneForOne;
+                let before = other < *index && in_order && !is_settled(&member, epochs[other]);
+                let out_of_date = member.bond().is_some_and(|bond| bond.epoch < epochs[other]);
+                let given_up = group.strategy == RestartStrategy::OneForAll
+                    && member.state() == TaskState::Failed
+                    && member.spec.policy != RestartPolicy::Never;
+                if before || out_of_date || given_up {
+                    waits_for.push(member.name().clone());
+                }
+            }
+            until = due.filter(|due| *due > Instant::now() && epochs[*index] > 0);
+        }
+        waits_for.extend(self.yielding_dependents(task).map(|dependent| dependent.name().clone()));
+        if waits_for.is_empty() && until.is_none() {
+            Gate::Open(bond)
+        } else {
+            Gate::Closed { waits_for, until }
+        }
+    }
+
+    /// Whether a member that finished begins anew, because its group does: as in OTP, whatever state it was in.
+    pub(crate) fn begins_anew(&self, task: &Supervised) -> bool {
+        task.spec.policy != RestartPolicy::Never
+            && task.links.membership.as_ref().is_some_and(|membership| {
+                membership.epoch() > task.known_epoch.load(SeqCst) && !membership.group.state().stopped
+            })
+    }
+
+    /// Whether the life of a task is out of date, and what becomes of the task then.
+    pub(crate) fn must_yield(&self, task: &Supervised) -> Option<Yield> {
+        if task.links.is_empty() {
+            return None;
+        }
+        let bond = task.bond()?;
+        if let Some(membership) = &task.links.membership {
+            if membership.epoch() > bond.epoch {
+                // One that nobody restarts goes down with the others and stays down, as OTP's temporary children do.
+                let stays_down = membership.group.state().stopped || task.spec.policy == RestartPolicy::Never;
+                return Some(Yield { reason: RestartReason::Group, stays_down });
+            }
+        }
+        let lost = || {
+            bond.dependencies.iter().any(|(name, generation)| match self.supervised(name) {
+                Some(dependency) => {
+                    dependency.signals.generation() != *generation
+                        || !dependency.is_ready()
+                        || self.must_yield(&dependency).is_some()
+                }
+                None => true,
+            })
+        };
+        (task.links.loss != DependencyLoss::Keep && lost()).then_some(Yield {
+            reason: RestartReason::Dependency,
+            stays_down: task.links.loss == DependencyLoss::Stop,
+        })
+    }
+
+    /// Whether somebody has to go down before this task may: a dependent, or a later member of its group.
+    pub(crate) fn is_held_up(&self, task: &Supervised) -> bool {
+        let later = task.links.membership.iter().flat_map(|Membership { group, index }| {
+            group.members().filter(|(other, _)| other > index).map(|(_, member)| member)
+        });
+        later.filter(|member| self.must_yield(member).is_some()).any(|member| member.is_up())
+            || self.yielding_dependents(task).next().is_some()
+    }
+
+    /// Those that rest on a task and go down because of it.
+    fn yielding_dependents(&self, task: &Supervised) -> impl Iterator<Item = Arc<Supervised>> {
+        let dependents = self.dependents(task.name());
+        dependents.into_iter().filter(|dependent| self.must_yield(dependent).is_some())
+    }
+
+    /// Lets everyone look again who may have waited for a change in `task`: those that rest on it, near and far, those it
+    /// rests on, and its group.
+    pub(crate) fn changed(&self, task: &Supervised) {
+        let mut told: Vec<Arc<Supervised>> = Vec::new();
+        let mut next = self.dependents(task.name());
+        while let Some(dependent) = next.pop() {
+            if told.iter().any(|held| Arc::ptr_eq(held, &dependent)) {
+                continue;
+            }
+            next.extend(self.dependents(dependent.name()));
+            told.push(dependent);
+        }
+        told.iter().for_each(|dependent| dependent.look());
+        for name in &task.links.dependencies {
+            self.supervised(name).iter().for_each(|dependency| dependency.look());
+        }
+        if let Some(Membership { group, index }) = &task.links.membership {
+            group.members().filter(|(other, _)| other != index).for_each(|(_, member)| {
+                // Those that rest on a member may have to follow it down.
+                self.dependents(member.name()).iter().for_each(|dependent| dependent.look());
+                member.look();
+            });
+        }
+    }
+}
