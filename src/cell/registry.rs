@@ -2,16 +2,17 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
 use super::{TaskCell, TaskSnapshot, TaskState};
 use crate::{
     policy::{TaskCategory, TaskPriority},
+    sync::{
+        RwLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     telemetry::contract::OVERFLOW_NAME,
 };
 

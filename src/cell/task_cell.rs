@@ -5,10 +5,6 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
-    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -18,6 +14,11 @@ use super::{
 };
 use crate::{
     policy::{ExitKind, MAX_RESTARTS_LIMIT, RestartReason},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        lock,
+    },
     telemetry::contract::{ERROR_TYPE_OTHER, ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT},
 };
 
@@ -82,7 +83,7 @@ pub(crate) struct RunError<'a> {
 impl TaskCell {
     fn rare(&self) -> MutexGuard<'_, Rare> {
         // Nothing below panics while it holds the lock; were it poisoned all the same, the figures are still whole.
-        self.rare.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.rare)
     }
 
     pub(crate) fn run_started(&self, now: Duration, wall: SystemTime) {

@@ -2,8 +2,9 @@
 //!
 //! Invariant: a bucket holds `minute << 32 | count`, so that a bucket is emptied and counted in one compare-exchange.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 const BUCKETS: u64 = 60;
 const COUNT_BITS: u32 = 32;

@@ -9,12 +9,13 @@
 //!    number it names one poll of the process.
 //! 3. A poll that begins inside another one changes `id` alone. So the innermost shows, and the outer one makes no progress.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::{
     cell::Cell,
     marker::PhantomData,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Which member (spawned run or driver) of which manager, unique in the process: the high 24 bits are the manager's number,
 /// the low 40 the member's.
