@@ -11,6 +11,8 @@
 
 mod support;
 
+#[path = "model/hangs.rs"]
+mod hangs;
 #[path = "model/model.rs"]
 mod model;
 #[path = "model/world.rs"]
@@ -131,6 +133,7 @@ fn case(tasks: usize, linked: bool) -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn holds(steps: &[Step]) -> Result<(), TestCaseError> {
+    let _watched = hangs::watch(steps);
     world::run(steps).map_err(TestCaseError::fail)
 }
 
@@ -149,5 +152,56 @@ proptest! {
     #[test]
     fn tasks_with_dependencies_do_what_the_model_says(steps in case(4, true)) {
         holds(&steps)?;
+    }
+}
+
+mod shown {
+    //! What random cases have shown, by hand.
+
+    use DependencyLoss::{Keep, Restart, Stop};
+    use RestartPolicy::{Always, OnFailure};
+
+    use super::*;
+    use model::Command;
+
+    fn spec(policy: RestartPolicy, limit: u32, body: Body) -> Spec {
+        Spec {
+            policy,
+            limit,
+            window: 60_500,
+            body,
+            dependencies: Vec::new(),
+            loss: Keep,
+            says_ready: false,
+            beats: false,
+            on_stall: StallAction::Restart,
+        }
+    }
+
+    fn on(dependencies: &[usize], loss: DependencyLoss, spec: Spec) -> Spec {
+        Spec { dependencies: dependencies.to_vec(), loss, ..spec }
+    }
+
+    fn step<const N: usize>(task: usize, commands: [Command; N], seconds: u64) -> Step {
+        Step { task, commands: commands.into(), seconds }
+    }
+
+    #[track_caller]
+    fn holds(steps: &[Step]) {
+        world::run(steps).unwrap_or_else(|what| panic!("{what}"));
+    }
+
+    #[test]
+    fn hang() {
+        use Command::*;
+        holds(&[
+            step(0, [Register(spec(Always, 0, Body::Slow))], 1),
+            step(1, [Register(Spec { says_ready: true, ..on(&[0], DependencyLoss::Stop, spec(Always, 2, Body::Slow)) })], 1),
+            step(2, [Register(on(&[0, 1], Keep, spec(OnFailure, 3, Body::Obedient)))], 1),
+            step(3, [Register(on(&[1, 2], DependencyLoss::Restart, spec(Always, 1, Body::Obedient)))], 1),
+            step(0, [Start], 1),
+            step(0, [Unregister, Fault(super::Fault::Transient)], 1),
+            step(1, [NeverReady(true)], 1),
+        ]);
     }
 }
