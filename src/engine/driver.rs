@@ -411,7 +411,7 @@ impl Driver {
             Order::Stop { grace } => stop(Wish::Stop, Some(grace)),
             Order::GiveUp => stop(Wish::GiveUp("stalled"), grace),
             Order::Pause if self.supervised.spec.body.hold(true) => {
-                self.paused();
+                self.tell_pause();
                 self.set_state(TaskState::Paused);
                 Heard::Nothing
             }
@@ -563,9 +563,13 @@ impl Driver {
     }
 
     fn paused(&self) -> Step {
+        self.tell_pause();
+        Step::Rest(TaskState::Paused)
+    }
+
+    fn tell_pause(&self) {
         self.tell(|| TaskEventKind::Paused);
         self.log_rest(TaskState::Paused, None);
-        Step::Rest(TaskState::Paused)
     }
 
     fn log_rest(&self, state: TaskState, end: Option<&LifeEnd>) {
