@@ -206,7 +206,7 @@ impl Driver {
                     },
                     Signal::Look => {}
                 },
-                () = sleep_until(until) => return Step::Await(Some(restart)),
+                () = wait_until(until) => return Step::Await(Some(restart)),
             }
         }
     }
@@ -653,6 +653,16 @@ enum Heard {
     Stop(Stopping),
     RestartAt(Instant),
     Kill,
+}
+
+/// A timer rounds up to its next millisecond; where there is nothing to wait for others have their turn, and that is all: a
+/// task that fails at once must not keep its thread to itself.
+async fn wait_until(until: Instant) {
+    if until <= Instant::now() {
+        tokio::task::yield_now().await;
+    } else {
+        sleep_until(until).await;
+    }
 }
 
 fn context_of(span: Option<&SpanContext>) -> Option<opentelemetry::Context> {
