@@ -9,7 +9,7 @@
 use std::{
     collections::HashSet,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     time::{Duration, Instant as StdInstant},
@@ -19,7 +19,7 @@ use tokio::{task::JoinHandle, time::Instant};
 
 use super::{Order, Shared, Supervised, TaskEventKind, shutdown::DRAIN_TICK, signals::Stall};
 use crate::{
-    policy::{RestartReason, StallAction},
+    policy::StallAction,
     telemetry::{
         contract::{SCOPE, key, record},
         with_trace,
@@ -30,7 +30,7 @@ use crate::{
 /// How often the watchdog looks at a manager.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 /// How long the thread leaves a silent task to its driver.
-const DRIVERS_TURN: Duration = Duration::from_millis(100);
+const DRIVERS_TURN: Duration = Duration::from_millis(40);
 /// Without a tick for so long the process as a whole stood still.
 const STOOD_STILL: Duration = Duration::from_secs(1);
 /// How often it is tried whether the runtime runs anything.
@@ -39,7 +39,10 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// What the watchdog keeps of a manager.
 pub(crate) struct Watch {
     number: u64,
-    /// Written by the watchdog's thread alone.
+    /// The tasks that promised signs of life: few, where there are many.
+    beating: Mutex<Vec<Weak<Supervised>>>,
+    /// Whether the runtime is known to run nothing. Written by the watchdog's thread alone; so is the next.
+    stalled: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -61,7 +64,27 @@ struct Probe {
 
 impl Watch {
     pub(crate) fn new(number: u64) -> Self {
-        Self { number, state: Mutex::default() }
+        Self { number, beating: Mutex::default(), stalled: AtomicBool::new(false), state: Mutex::default() }
+    }
+
+    /// Watches a task for signs of life, where it promised any.
+    pub(crate) fn add(&self, task: &Arc<Supervised>) {
+        if task.spec.heartbeat_timeout.is_some() {
+            self.beating.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(task));
+        }
+    }
+
+    fn beating(&self) -> Vec<Arc<Supervised>> {
+        let mut alive = Vec::new();
+        let mut beating = self.beating.lock().unwrap_or_else(PoisonError::into_inner);
+        beating.retain(|task| {
+            let task = task.upgrade();
+            let keep = task.as_ref().is_some_and(|task| !task.has_left());
+            // Also one that has left: its last use must not end under the lock.
+            alive.extend(task);
+            keep
+        });
+        alive
     }
 }
 
@@ -87,22 +110,20 @@ impl Shared {
             // The thread has not come by either: the process stood still, and the task with it.
             return task.signals.rearm(Instant::now());
         }
-        if !task.signals.tell(stall) {
-            return;
-        }
-        let action = task.spec.on_stall;
+        let Some(generation) = task.signals.tell(stall) else { return };
+        // Counted and told before the order, whose consequences come after it; the subscriber is the user's code, so last.
+        task.task.cell.stalled();
+        self.events.tell(Some(task.name()), generation, || TaskEventKind::Stalled { silent_for });
         // An order that is not heard, by a driver that is stuck with an earlier one, changes nothing: the stall is told.
-        match action {
+        match task.spec.on_stall {
             StallAction::Report => {}
             StallAction::Restart => {
-                task.order(Order::Restart { reason: RestartReason::Stalled, after: Duration::ZERO });
+                task.order(Order::Stalled { generation, give_up: false });
             }
             StallAction::Escalate => {
-                task.order(Order::GiveUp);
+                task.order(Order::Stalled { generation, give_up: true });
             }
         }
-        task.task.cell.stalled();
-        self.tell(task, || TaskEventKind::Stalled { silent_for });
         with_trace(None, || {
             tracing::event!(
                 name: record::STALLED, target: SCOPE, parent: None, tracing::Level::WARN,
@@ -114,7 +135,7 @@ impl Shared {
     }
 
     fn look_for_silence(&self, now: Instant) {
-        for task in self.tracker.drivers() {
+        for task in self.watch.beating() {
             let Some(timeout) = task.spec.heartbeat_timeout.filter(|_| task.must_beat()) else { continue };
             let last = task.signals.last_beat();
             let silent_for = now.saturating_duration_since(last);
@@ -172,6 +193,7 @@ impl Shared {
             return;
         };
         if probe.ran.load(SeqCst) || probe.task.is_finished() {
+            self.watch.stalled.store(false, SeqCst);
             state.probe = None;
             return;
         }
@@ -179,6 +201,8 @@ impl Shared {
         if stalled_for < self.settings.runtime_stall || std::mem::replace(&mut probe.told, true) {
             return;
         }
+        // Before anybody is told: who hears of it may ask.
+        self.watch.stalled.store(true, SeqCst);
         let mut polling: Vec<Arc<str>> = blocked
             .iter()
             .filter_map(|blocked| self.tracker.member(blocked.id))
@@ -198,8 +222,7 @@ impl Shared {
 
     /// Whether the runtime is known to run nothing.
     pub(crate) fn runtime_is_stalled(&self) -> bool {
-        let state = self.watch.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.probe.as_ref().is_some_and(|probe| probe.told)
+        self.watch.stalled.load(SeqCst)
     }
 }
 
@@ -210,12 +233,13 @@ impl Watched for Shared {
         let _inside = runtime.enter();
         let now = Instant::now();
         if let Some(stood_still_for) = tick.resumed_after {
-            self.tracker.drivers().iter().for_each(|task| task.signals.rearm(now));
+            self.watch.beating().iter().for_each(|task| task.signals.rearm(now));
             self.events.tell(None, 0, || TaskEventKind::ProcessResumed { stood_still_for });
         }
         // Not locked while others are told, whose code may ask the manager back.
         let mut state = std::mem::take(&mut *self.watch.state.lock().unwrap_or_else(PoisonError::into_inner));
         if tick.resumed_after.is_some() {
+            self.watch.stalled.store(false, SeqCst);
             state.probe = None;
         }
         self.look_for_blocked_polls(tick.blocked, &mut state.told);

@@ -6,7 +6,6 @@
 //! 3. No panic of the user's future, its destructor included, leaves [`Run::poll`] or the run's own destructor.
 
 use std::{
-    any::Any,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -17,7 +16,7 @@ use std::{
 use opentelemetry::{Context as OtelContext, KeyValue, trace::SpanContext};
 use tokio::time::{Instant, Sleep};
 
-use super::{Recorder, Task, catch, current::Current};
+use super::{Payload, Recorder, Task, catch, current::Current};
 use crate::{
     policy::{Exit, ExitKind},
     telemetry::{
@@ -69,11 +68,21 @@ struct Running {
     blocking: bool,
 }
 
+/// What a run holds until it has ended.
+pub(crate) trait Guard {
+    /// Told before it is dropped with a run that did not end by itself.
+    fn run_dropped(&self);
+}
+
+impl Guard for () {
+    fn run_dropped(&self) {}
+}
+
 /// How a run ended.
 pub(crate) struct Ended<T> {
     pub(crate) exit: Exit,
     /// What it returned; `Err` with the payload of a panic, `Err(None)` for a timeout.
-    pub(crate) value: Result<T, Option<Box<dyn Any + Send>>>,
+    pub(crate) value: Result<T, Option<Payload>>,
     /// The run's span.
     pub(crate) span_context: Option<SpanContext>,
 }
@@ -81,7 +90,7 @@ pub(crate) struct Ended<T> {
 pin_project_lite::pin_project! {
     /// The future around the user's future. `C` tells the exit from the output, `G` is dropped after the run has ended.
     #[must_use = "futures do nothing unless polled or spawned"]
-    pub(crate) struct Run<F, C, G> where F: Future, C: FnOnce(&F::Output) -> Exit {
+    pub(crate) struct Run<F, C, G> where F: Future, C: FnOnce(&F::Output) -> Exit, G: Guard {
         #[pin]
         future: Option<F>,
         classify: Option<C>,
@@ -89,11 +98,12 @@ pin_project_lite::pin_project! {
         guard: Option<G>,
     }
 
-    impl<F, C, G> PinnedDrop for Run<F, C, G> where F: Future, C: FnOnce(&F::Output) -> Exit {
+    impl<F, C, G> PinnedDrop for Run<F, C, G> where F: Future, C: FnOnce(&F::Output) -> Exit, G: Guard {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             if let Some(mut running) = this.running.take() {
                 let drop_panic = running.drop_future(&mut this.future);
+                this.guard.iter().for_each(Guard::run_dropped);
                 running.end(&Exit::Cancellation, drop_panic);
             }
         }
@@ -104,6 +114,7 @@ impl<F, C, G> Run<F, C, G>
 where
     F: Future,
     C: FnOnce(&F::Output) -> Exit,
+    G: Guard,
 {
     /// A run that begins now.
     pub(crate) fn begun(begin: Begin, future: F, classify: C, guard: G) -> Self {
@@ -116,6 +127,7 @@ impl<F, C, G> Future for Run<F, C, G>
 where
     F: Future,
     C: FnOnce(&F::Output) -> Exit,
+    G: Guard,
 {
     type Output = Ended<F::Output>;
 
