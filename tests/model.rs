@@ -196,7 +196,14 @@ mod shown {
         use Command::*;
         holds(&[
             step(0, [Register(spec(Always, 0, Body::Slow))], 1),
-            step(1, [Register(Spec { says_ready: true, ..on(&[0], DependencyLoss::Stop, spec(Always, 2, Body::Slow)) })], 1),
+            step(
+                1,
+                [Register(Spec {
+                    says_ready: true,
+                    ..on(&[0], DependencyLoss::Stop, spec(Always, 2, Body::Slow))
+                })],
+                1,
+            ),
             step(2, [Register(on(&[0, 1], Keep, spec(OnFailure, 3, Body::Obedient)))], 1),
             step(3, [Register(on(&[1, 2], DependencyLoss::Restart, spec(Always, 1, Body::Obedient)))], 1),
             step(0, [Start], 1),

@@ -33,7 +33,10 @@ pub(crate) fn watch(case: &(impl Debug + ?Sized)) -> Watched {
                 cases.retain(|(_, over, _)| !over.load(SeqCst));
                 if let Some((_, _, case)) = cases.iter().find(|(began, ..)| began.elapsed() > LIMIT) {
                     // Not to the harness, which keeps the output of tests that are not over.
-                    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("hangs: {case}\n").as_bytes());
+                    let _ = std::io::Write::write_all(
+                        &mut std::io::stderr(),
+                        format!("hangs: {case}\n").as_bytes(),
+                    );
                     std::process::abort();
                 }
             }

@@ -149,7 +149,10 @@ enum Order {
 
 enum Phase {
     Rest(TaskState),
-    BackingOff { until: u64, reason: RestartReason },
+    BackingOff {
+        until: u64,
+        reason: RestartReason,
+    },
     /// For what it depends on.
     Waiting(Option<RestartReason>),
     Living(Life),
@@ -248,7 +251,8 @@ impl Model {
                 return Answer::Done;
             }
             Command::Fault(fault) => {
-                if let Some(Phase::Living(life)) = self.names[name].task.as_mut().map(|task| &mut task.phase) {
+                if let Some(Phase::Living(life)) = self.names[name].task.as_mut().map(|task| &mut task.phase)
+                {
                     life.inbox.push(*fault);
                 }
                 return Answer::Done;
@@ -461,7 +465,9 @@ impl Model {
         use TaskState::{Paused, Stopped, Waiting};
         let has_begun = self.generation(name) > Some(0);
         match order {
-            Order::Start | Order::Restart { .. } if state == Waiting => self.enter(name, Phase::Waiting(None)),
+            Order::Start | Order::Restart { .. } if state == Waiting => {
+                self.enter(name, Phase::Waiting(None))
+            }
             Order::Resume if state == Paused => {
                 self.enter(name, Phase::Waiting(has_begun.then_some(RestartReason::Requested)))
             }

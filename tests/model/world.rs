@@ -238,9 +238,7 @@ fn execute(tasks: &TaskManager, task: usize, command: &Command, probe: &Probe) -
         if result.is_ok() { Answer::Done } else { Answer::Unknown }
     };
     match command {
-        Command::Register(spec) => {
-            registered(tasks.register_critical_task(config(task, spec, probe, || ())))
-        }
+        Command::Register(spec) => registered(tasks.register_critical_task(config(task, spec, probe, || ()))),
         Command::Start => {
             tasks.start();
             Answer::Done
@@ -316,7 +314,13 @@ fn hear(events: &mut TaskEvents, told: &mut [Told], probes: &[Probe]) -> Result<
     Ok(())
 }
 
-fn compare(tasks: &TaskManager, task: usize, model: &Model, probe: &Probe, told: &Told) -> Result<(), String> {
+fn compare(
+    tasks: &TaskManager,
+    task: usize,
+    model: &Model,
+    probe: &Probe,
+    told: &Told,
+) -> Result<(), String> {
     fn same<T: PartialEq + fmt::Debug>(what: &str, real: T, expected: T) -> Result<(), String> {
         if real == expected { Ok(()) } else { Err(format!("{what} is {real:?}, not {expected:?}")) }
     }
