@@ -290,3 +290,80 @@ fn unix_nanos(wall: SystemTime) -> u64 {
     // Before 1970 the clock is wrong anyway; 1 keeps it apart from "never".
     wall.duration_since(UNIX_EPOCH).map_or(1, nanos)
 }
+
+/// Seen to fail where `active` goes down by a load and a store, and where the error is counted after the lock of [`Rare`] was
+/// given back and taken again. Orderings play no part: every access is `Relaxed`, which is what these models say suffices.
+#[cfg(all(test, otel_tasks_loom))]
+mod loom {
+    use std::sync::Arc;
+
+    use ::loom::thread;
+
+    use super::*;
+    use crate::{
+        policy::{TaskCategory, TaskPriority},
+        sync::model,
+    };
+
+    fn identity() -> Identity {
+        Identity {
+            name: "t".into(),
+            category: TaskCategory::Scheduled,
+            priority: TaskPriority::High,
+            component: None,
+        }
+    }
+
+    fn run(cell: &TaskCell, error_type: &'static str, budget: &AtomicUsize) {
+        cell.run_started(Duration::ZERO, UNIX_EPOCH);
+        let error = RunError { error_type, message: &String::new, trace_id: None };
+        let run = EndedRun {
+            kind: ExitKind::Failure,
+            started: UNIX_EPOCH,
+            duration: Duration::from_secs(1),
+            error: Some(error),
+        };
+        cell.run_ended(&run, Duration::ZERO, budget);
+    }
+
+    #[test]
+    fn at_rest_all_figures_agree() {
+        model(2, || {
+            let cell = Arc::new(TaskCell::default());
+            let budget = Arc::new(AtomicUsize::new(1));
+            let other = {
+                let (cell, budget) = (cell.clone(), budget.clone());
+                thread::spawn(move || run(&cell, "one", &budget))
+            };
+            run(&cell, "another", &budget);
+            other.join().expect("no panic");
+            let rest = cell.snapshot(&identity(), Duration::ZERO);
+            assert_eq!((rest.active, rest.total_runs(), rest.errors_last_hour), (0, 2, 2));
+            assert_eq!(rest.durations.iter().sum::<u64>(), 2);
+            assert_eq!(rest.run_time, Duration::from_secs(2));
+            let mut errors: Vec<_> =
+                rest.errors.iter().map(|error| (error.error_type, error.count)).collect();
+            errors.sort_unstable();
+            assert!(
+                matches!(errors[..], [("_OTHER", 1), ("one" | "another", 1)]),
+                "the budget admits one of two: {errors:?}"
+            );
+            assert_eq!(cell.history().len(), 2);
+        });
+    }
+
+    #[test]
+    fn a_snapshot_under_way_is_off_by_no_more_than_the_runs_that_go_on() {
+        model(2, || {
+            let cell = Arc::new(TaskCell::default());
+            let runs = {
+                let cell = cell.clone();
+                thread::spawn(move || run(&cell, "one", &AtomicUsize::new(1)))
+            };
+            let snapshot = cell.snapshot(&identity(), Duration::from_secs(1));
+            assert!(snapshot.active <= 1 && snapshot.total_runs() <= 1, "{snapshot:?}");
+            assert!(snapshot.uptime.is_none_or(|uptime| uptime <= Duration::from_secs(1)));
+            runs.join().expect("no panic");
+        });
+    }
+}

@@ -375,3 +375,39 @@ mod tests {
         });
     }
 }
+
+/// Seen to fail where the store of `id` in `enter`, or its load in `read`, is relaxed, and where `read` does not look twice.
+#[cfg(all(test, otel_tasks_loom))]
+mod loom {
+    use ::loom::thread;
+
+    use super::*;
+    use crate::sync::model;
+
+    #[test]
+    fn a_poll_is_never_read_with_the_id_of_another() {
+        const INNER: u64 = 1 << 63;
+        model(3, || {
+            let slot = Arc::new(Slot::new());
+            // The reader is the thread that is spawned: loom begins with the one that spawns, and a reader that is through
+            // before the writer begins has nothing to try.
+            let reads = {
+                let slot = slot.clone();
+                thread::spawn(move || {
+                    if let Some((sequence, id)) = slot.read() {
+                        assert_eq!((sequence - 1) / 2, id & !INNER);
+                    }
+                })
+            };
+            for number in 0..3 {
+                let outer = slot.enter(number);
+                if number == 1 {
+                    let inner = slot.enter(number | INNER);
+                    slot.leave(inner);
+                }
+                slot.leave(outer);
+            }
+            reads.join().expect("no panic");
+        });
+    }
+}
