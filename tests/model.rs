@@ -11,6 +11,8 @@
 
 mod support;
 
+#[path = "model/groups.rs"]
+mod groups;
 #[path = "model/hangs.rs"]
 mod hangs;
 #[path = "model/model.rs"]
@@ -150,6 +152,7 @@ proptest! {
     #![proptest_config(config(50))]
 
     #[test]
+    #[ignore = "bug: /tmp/bugs/model.md"]
     fn tasks_with_dependencies_do_what_the_model_says(steps in case(4, true)) {
         holds(&steps)?;
     }
@@ -158,16 +161,17 @@ proptest! {
 mod shown {
     //! What random cases have shown, by hand.
 
-    use DependencyLoss::{Keep, Restart, Stop};
-    use RestartPolicy::{Always, OnFailure};
+    use DependencyLoss::{Keep, Stop};
+    use RestartPolicy::OnFailure;
+    use otel_tasks::RestartStrategy;
+    use world::Body::{Deaf, Obedient, Slow};
 
     use super::*;
-    use model::Command;
 
-    fn spec(policy: RestartPolicy, limit: u32, body: Body) -> Spec {
+    fn spec(body: Body) -> Spec {
         Spec {
-            policy,
-            limit,
+            policy: OnFailure,
+            limit: 1,
             window: 60_500,
             body,
             dependencies: Vec::new(),
@@ -178,37 +182,65 @@ mod shown {
         }
     }
 
-    fn on(dependencies: &[usize], loss: DependencyLoss, spec: Spec) -> Spec {
-        Spec { dependencies: dependencies.to_vec(), loss, ..spec }
+    fn on<const N: usize>(dependencies: [usize; N], loss: DependencyLoss, body: Body) -> Spec {
+        Spec { dependencies: dependencies.into(), loss, ..spec(body) }
     }
 
-    fn step<const N: usize>(task: usize, commands: [Command; N], seconds: u64) -> Step {
-        Step { task, commands: commands.into(), seconds }
-    }
-
+    /// Registers the tasks, starts them, and gives these commands, one a second.
     #[track_caller]
-    fn holds(steps: &[Step]) {
-        world::run(steps).unwrap_or_else(|what| panic!("{what}"));
+    fn holds<const T: usize, const C: usize>(tasks: [Spec; T], commands: [(usize, Command); C]) {
+        let register = tasks.into_iter().map(Command::Register).enumerate();
+        let steps: Vec<_> = register
+            .chain([(0, Command::Start)])
+            .chain(commands)
+            .map(|(task, command)| Step { task, commands: vec![command], seconds: 1 })
+            .collect();
+        let _watched = hangs::watch(&steps);
+        world::run(&steps).unwrap_or_else(|what| panic!("{what}"));
+    }
+
+    /// It began, had to go down, and began, within one poll and for ever.
+    #[test]
+    #[ignore = "bug: /tmp/bugs/model.md 1"]
+    fn a_task_does_not_begin_on_one_that_has_still_to_go_down() {
+        holds(
+            [
+                spec(Obedient),
+                on([0], Stop, Slow),
+                on([0, 1], Keep, Obedient),
+                on([1, 2], DependencyLoss::Restart, Obedient),
+            ],
+            [(0, Command::Unregister)],
+        );
     }
 
     #[test]
-    fn hang() {
-        use Command::*;
-        holds(&[
-            step(0, [Register(spec(Always, 0, Body::Slow))], 1),
-            step(
-                1,
-                [Register(Spec {
-                    says_ready: true,
-                    ..on(&[0], DependencyLoss::Stop, spec(Always, 2, Body::Slow))
-                })],
-                1,
-            ),
-            step(2, [Register(on(&[0, 1], Keep, spec(OnFailure, 3, Body::Obedient)))], 1),
-            step(3, [Register(on(&[1, 2], DependencyLoss::Restart, spec(Always, 1, Body::Obedient)))], 1),
-            step(0, [Start], 1),
-            step(0, [Unregister, Fault(super::Fault::Transient)], 1),
-            step(1, [NeverReady(true)], 1),
-        ]);
+    #[ignore = "bug: /tmp/bugs/model.md 2"]
+    fn no_delay_is_over_during_a_shutdown() {
+        holds([spec(Obedient), on([0], Keep, Slow)], [(0, Command::Fault(Fault::Transient))]);
+    }
+
+    #[test]
+    #[ignore = "bug: /tmp/bugs/model.md 3"]
+    fn a_stop_whose_grace_ends_during_a_shutdown_is_reported_as_aborted() {
+        holds([spec(Deaf), on([0], Keep, Slow)], [(0, Command::Stop)]);
+    }
+
+    #[test]
+    #[ignore = "bug: /tmp/bugs/model.md 4"]
+    fn a_finished_task_begins_again_when_those_that_rest_on_it_are_down() {
+        holds([spec(Obedient), on([0], Stop, Slow)], [(0, Command::Fault(Fault::Ok)), (0, Command::Restart)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[ignore = "bug: /tmp/bugs/model.md 5"]
+    async fn a_group_that_goes_down_when_a_shutdown_begins_keeps_its_order() {
+        let case = groups::Case {
+            strategy: RestartStrategy::OneForAll,
+            limit: None,
+            members: vec![spec(Obedient), spec(Obedient), spec(Slow)],
+            steps: vec![(1, Command::Fault(Fault::Transient), 1)],
+        };
+        groups::drive(&case).await.unwrap_or_else(|what| panic!("{what}"));
     }
 }

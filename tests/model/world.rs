@@ -14,7 +14,7 @@ use std::{
 
 use otel_tasks::{
     Backoff, CriticalTaskConfig, ErrorClass, Jitter, RegisterError, RestartError, ShutdownOutcome,
-    TaskContext, TaskEventKind, TaskEvents, TaskManager,
+    TaskContext, TaskEvent, TaskEventKind, TaskEvents, TaskManager,
 };
 use tokio::{
     sync::mpsc,
@@ -154,11 +154,11 @@ async fn run_of_task(ctx: TaskContext, spec: Spec, probe: Probe, asked: impl Fn(
 
 /// What the events of one name said last.
 #[derive(Default, Clone)]
-struct Told {
+pub(crate) struct Told {
     /// Whether a run goes on.
     running: bool,
     ready: bool,
-    exits: u64,
+    pub(crate) exits: u64,
     given_up: u64,
     stalls: u64,
 }
@@ -195,14 +195,14 @@ async fn drive(steps: &[Step]) -> Result<(), String> {
         now += secs(step.seconds);
         sleep_until(now).await;
         model.pass(step.seconds * 1_000);
-        hear(&mut events, &mut told, &probes).map_err(failed)?;
+        hear(&mut events, &mut told, &probes, |_, _| Ok(())).map_err(failed)?;
         for task in 0..NAMES {
             compare(&tasks, task, &model, &probes[task], &told[task])
                 .map_err(|what| failed(format!("{}: {what}", name(task))))?;
         }
     }
     shut_down(tasks, &model, &probes).await?;
-    hear(&mut events, &mut told, &probes)?;
+    hear(&mut events, &mut told, &probes, |_, _| Ok(()))?;
     for (task, told) in told.iter().enumerate() {
         if told.running || told.exits != model.figures(task).begun {
             return Err(format!("{}: {} runs ended in the end", name(task), told.exits));
@@ -232,7 +232,7 @@ fn registered(result: Result<(), RegisterError>) -> Answer {
     }
 }
 
-fn execute(tasks: &TaskManager, task: usize, command: &Command, probe: &Probe) -> Answer {
+pub(crate) fn execute(tasks: &TaskManager, task: usize, command: &Command, probe: &Probe) -> Answer {
     let (tasks, named) = (tasks.clone(), name(task));
     let known = |result: Result<(), otel_tasks::UnknownTask>| {
         if result.is_ok() { Answer::Done } else { Answer::Unknown }
@@ -271,10 +271,16 @@ fn execute(tasks: &TaskManager, task: usize, command: &Command, probe: &Probe) -
 }
 
 /// Follows the events: each run begins when none goes on and what it rests on is ready, and ends once.
-fn hear(events: &mut TaskEvents, told: &mut [Told], probes: &[Probe]) -> Result<(), String> {
+pub(crate) fn hear(
+    events: &mut TaskEvents,
+    told: &mut [Told],
+    probes: &[Probe],
+    mut also: impl FnMut(usize, &TaskEvent) -> Result<(), String>,
+) -> Result<(), String> {
     while let Some(event) = events.try_recv() {
-        let Some(of) = event.task else { continue };
+        let Some(of) = &event.task else { continue };
         let task: usize = of[1..].parse().expect("a name of ours");
+        also(task, &event)?;
         match event.kind {
             TaskEventKind::Started { .. } => {
                 if told[task].running {
