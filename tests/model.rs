@@ -142,6 +142,7 @@ fn holds(steps: &[Step]) -> Result<(), TestCaseError> {
 proptest! {
     #![proptest_config(config(25))]
 
+    /// Seen to fail where the restart limit is off by one.
     #[test]
     fn single_tasks_do_what_the_model_says(steps in case(2, false)) {
         holds(&steps)?;
@@ -151,8 +152,8 @@ proptest! {
 proptest! {
     #![proptest_config(config(50))]
 
+    /// Seen to fail in the first four ways of [`shown`].
     #[test]
-    #[ignore = "bug: /tmp/bugs/model.md"]
     fn tasks_with_dependencies_do_what_the_model_says(steps in case(4, true)) {
         holds(&steps)?;
     }
@@ -201,7 +202,6 @@ mod shown {
 
     /// It began, had to go down, and began, within one poll and for ever.
     #[test]
-    #[ignore = "bug: /tmp/bugs/model.md 1"]
     fn a_task_does_not_begin_on_one_that_has_still_to_go_down() {
         holds(
             [
@@ -215,19 +215,16 @@ mod shown {
     }
 
     #[test]
-    #[ignore = "bug: /tmp/bugs/model.md 2"]
     fn no_delay_is_over_during_a_shutdown() {
         holds([spec(Obedient), on([0], Keep, Slow)], [(0, Command::Fault(Fault::Transient))]);
     }
 
     #[test]
-    #[ignore = "bug: /tmp/bugs/model.md 3"]
     fn a_stop_whose_grace_ends_during_a_shutdown_is_reported_as_aborted() {
         holds([spec(Deaf), on([0], Keep, Slow)], [(0, Command::Stop)]);
     }
 
     #[test]
-    #[ignore = "bug: /tmp/bugs/model.md 4"]
     fn a_finished_task_begins_again_when_those_that_rest_on_it_are_down() {
         holds([spec(Obedient), on([0], Stop, Slow)], [(0, Command::Fault(Fault::Ok)), (0, Command::Restart)]);
     }

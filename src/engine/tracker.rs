@@ -460,7 +460,7 @@ impl Drained {
 
 /// Seen to fail: the first where `enter` looks at `closed` and inserts under two locks, and where it does not look; the
 /// second where `leave` notes after it has given the shard back, and where `reported` is not asked; the third where
-/// `set_asking` counts after it has given the shard back; the fourth as the manager did it once, looking before it closed.
+/// `set_asking` counts after it has given the shard back; the fourth where it looks before it closes.
 #[cfg(all(test, otel_tasks_loom))]
 mod loom {
     use ::loom::thread;
@@ -536,7 +536,13 @@ mod loom {
             let id = place.id();
             tracker.close();
             plan(&tracker);
-            let leaves = thread::spawn(move || drop(place));
+            let leaves = {
+                let tracker = tracker.clone();
+                thread::spawn(move || {
+                    drop(place);
+                    assert!(!tracker.is_emptied(None), "not even for a moment: one stays");
+                })
+            };
             if tracker.set_asking(id, true) {
                 tracker.set_asking(id, false);
             }

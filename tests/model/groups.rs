@@ -75,8 +75,9 @@ fn case() -> impl Strategy<Value = Case> {
 proptest! {
     #![proptest_config(config(25))]
 
+    /// Seen to fail in the last way of `shown`.
     #[test]
-    #[ignore = "bug: /tmp/bugs/model.md"]
+    #[ignore = "bug: /tmp/bugs/model.md 5"]
     fn groups_keep_their_order_and_restart_together(case in case()) {
         let _watched = hangs::watch(&case);
         let runtime =

@@ -55,6 +55,8 @@ impl fmt::Display for Broken {
     }
 }
 
+type Begun = (u64, Vec<usize>);
+
 /// What the runs of one name show of themselves.
 #[derive(Clone, Default)]
 pub(crate) struct Probe {
@@ -63,7 +65,7 @@ pub(crate) struct Probe {
     /// To the present run.
     faults: Arc<Mutex<Option<mpsc::UnboundedSender<Fault>>>>,
     /// The runs that have begun: generation, and what they rest on.
-    begun: Arc<Mutex<VecDeque<(u64, Vec<usize>)>>>,
+    begun: Arc<Mutex<VecDeque<Begun>>>,
 }
 
 impl Probe {
