@@ -237,7 +237,6 @@ mod shown {
     }
 
     #[tokio::test(start_paused = true)]
-    #[ignore = "bug: /tmp/bugs/model.md 5"]
     async fn a_group_that_goes_down_when_a_shutdown_begins_keeps_its_order() {
         let case = groups::Case {
             strategy: RestartStrategy::OneForAll,

@@ -78,7 +78,6 @@ proptest! {
 
     /// Seen to fail in the last way of `shown`.
     #[test]
-    #[ignore = "bug: /tmp/bugs/model.md 5"]
     fn groups_keep_their_order_and_restart_together(case in case()) {
         twice(&case, || {
             let runtime =

@@ -551,6 +551,10 @@ impl Model {
             // It leaves already.
             _ if stopping.is_some_and(|(then, _)| then == Then::Gone) => return true,
             Order::StalledRestart | Order::GiveUp if stopping.is_some() => return true,
+            // It takes back a pause that is under way, and nothing else.
+            Order::Resume if stopping.is_some_and(|(then, _)| then == Then::Paused) => {
+                Then::Restart(RestartReason::Requested)
+            }
             Order::Start | Order::Resume => return true,
             Order::Restart { after } if after > 0 && stopping.is_none() => {
                 life.restart_at.get_or_insert(now + after);
