@@ -1,0 +1,314 @@
+//! What the tests of faults share: the runtimes, and what the manager tells, kept and checked.
+#![allow(
+    dead_code,
+    unused_macros,
+    unused_imports,
+    clippy::allow_attributes,
+    reason = "each range of faults uses a part of this"
+)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    panic::resume_unwind,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use otel_tasks::{
+    CriticalTaskConfig, Exit, RestartReason, TaskEvent, TaskEventKind, TaskEvents, TaskManager, TaskState,
+};
+
+use crate::support::{Alive, secs};
+
+/// Where a scenario runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum On {
+    CurrentThread,
+    OneWorker,
+    FourWorkers,
+}
+
+/// A scenario that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+impl On {
+    /// Runs the scenario; on the current thread in virtual time. A scenario that hangs fails.
+    pub(crate) fn run<F: Future<Output = ()>>(self, scenario: impl FnOnce(On) -> F + Send + 'static) {
+        self.run_with_clock(self == Self::CurrentThread, scenario);
+    }
+
+    /// The same in real time everywhere: for scenarios that block threads.
+    pub(crate) fn run_in_real_time<F: Future<Output = ()>>(
+        self,
+        scenario: impl FnOnce(On) -> F + Send + 'static,
+    ) {
+        self.run_with_clock(false, scenario);
+    }
+
+    fn run_with_clock<F: Future<Output = ()>>(
+        self,
+        paused: bool,
+        scenario: impl FnOnce(On) -> F + Send + 'static,
+    ) {
+        let mut builder = match self {
+            Self::CurrentThread => tokio::runtime::Builder::new_current_thread(),
+            Self::OneWorker | Self::FourWorkers => tokio::runtime::Builder::new_multi_thread(),
+        };
+        match self {
+            Self::CurrentThread => &mut builder,
+            Self::OneWorker => builder.worker_threads(1),
+            Self::FourWorkers => builder.worker_threads(4),
+        };
+        if paused {
+            builder.start_paused(true);
+        }
+        let runtime = builder.enable_all().build().expect("a runtime");
+        let runtime = Unwaited(Some(runtime));
+        limited(move || {
+            let runtime = runtime;
+            runtime.0.as_ref().expect("taken when it is dropped").block_on(scenario(self));
+        });
+    }
+}
+
+/// A runtime that is not waited for: what a fault has left blocked must not hold up the test.
+struct Unwaited(Option<tokio::runtime::Runtime>);
+
+impl Drop for Unwaited {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Runs `scenario` on a thread of its own, so that one that hangs fails.
+pub(crate) fn limited(scenario: impl FnOnce() + Send + 'static) {
+    let (done, over) = mpsc::channel();
+    let name = std::thread::current().name().unwrap_or("scenario").to_owned();
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
+        // Dropped also where the scenario panics.
+        let _done: mpsc::Sender<()> = done;
+        scenario();
+    });
+    let thread = thread.expect("a thread");
+    assert_ne!(over.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Timeout), "the scenario hangs");
+    if let Err(panic) = thread.join() {
+        resume_unwind(panic);
+    }
+}
+
+/// One `#[test]` per runtime for an async scenario that takes an [`On`].
+macro_rules! on_each_runtime {
+    ($($scenario:ident => $current:ident, $one:ident, $four:ident;)+) => { $(
+        #[test]
+        fn $current() {
+            $crate::common::On::CurrentThread.run($scenario);
+        }
+        #[test]
+        fn $one() {
+            $crate::common::On::OneWorker.run($scenario);
+        }
+        #[test]
+        fn $four() {
+            $crate::common::On::FourWorkers.run($scenario);
+        }
+    )+ };
+}
+pub(crate) use on_each_runtime;
+
+/// The same in real time, for scenarios that block threads.
+macro_rules! on_each_runtime_in_real_time {
+    ($($scenario:ident => $current:ident, $one:ident, $four:ident;)+) => { $(
+        #[test]
+        fn $current() {
+            $crate::common::On::CurrentThread.run_in_real_time($scenario);
+        }
+        #[test]
+        fn $one() {
+            $crate::common::On::OneWorker.run_in_real_time($scenario);
+        }
+        #[test]
+        fn $four() {
+            $crate::common::On::FourWorkers.run_in_real_time($scenario);
+        }
+    )+ };
+}
+pub(crate) use on_each_runtime_in_real_time;
+
+/// What a manager tells, kept.
+pub(crate) struct Told {
+    events: TaskEvents,
+    seen: Vec<TaskEvent>,
+}
+
+impl Told {
+    /// From now on: before the tasks are registered.
+    pub(crate) fn by(tasks: &TaskManager) -> Self {
+        Self { events: tasks.subscribe(), seen: Vec::new() }
+    }
+
+    /// Everything so far.
+    pub(crate) fn all(&mut self) -> &[TaskEvent] {
+        while let Some(event) = self.events.try_recv() {
+            self.seen.push(event);
+        }
+        &self.seen
+    }
+
+    /// Waits for an event, from the first on: also one that was told before.
+    #[track_caller]
+    pub(crate) fn until(
+        &mut self,
+        what: &str,
+        mut is_it: impl FnMut(&TaskEvent) -> bool,
+    ) -> impl Future<Output = TaskEvent> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let mut looked = 0;
+            let found = tokio::time::timeout(secs(20), async {
+                loop {
+                    if let Some(event) = self.seen[looked..].iter().find(|event| is_it(event)) {
+                        return Some(event.clone());
+                    }
+                    looked = self.seen.len();
+                    self.seen.push(self.events.recv().await?);
+                }
+            });
+            match found.await {
+                Ok(Some(event)) => event,
+                _ => panic!("{caller}: never told: {what}; told was {:#?}", self.seen),
+            }
+        }
+    }
+
+    /// What was told of a task, in words: "started", "exited panic", "backing_off failure" and so on.
+    pub(crate) fn story(&mut self, task: &str) -> Vec<String> {
+        self.all().iter().filter(|event| event.task.as_deref() == Some(task)).map(word).collect()
+    }
+
+    /// What was told of all tasks and the manager, in words, each with the task's name before it.
+    pub(crate) fn stories(&mut self) -> Vec<String> {
+        let line = |event: &TaskEvent| match &event.task {
+            Some(task) => format!("{task} {}", word(event)),
+            None => word(event),
+        };
+        self.all().iter().map(line).collect()
+    }
+
+    /// How the runs of a task ended, in order.
+    pub(crate) fn exits(&mut self, task: &str) -> Vec<Exit> {
+        let of_task = self.all().iter().filter(|event| event.task.as_deref() == Some(task));
+        let exit = |event: &TaskEvent| match &event.kind {
+            TaskEventKind::Exited { exit, .. } => Some(exit.clone()),
+            _ => None,
+        };
+        of_task.filter_map(exit).collect()
+    }
+
+    /// How often something was told of a task.
+    pub(crate) fn count(&mut self, task: &str, mut is_it: impl FnMut(&TaskEventKind) -> bool) -> usize {
+        let of_task = self.all().iter().filter(|event| event.task.as_deref() == Some(task));
+        of_task.filter(|event| is_it(&event.kind)).count()
+    }
+
+    /// Checks, of registered tasks at rest: nothing was missed, each run has told its end once, as many as were counted,
+    /// by result, none before its start, and each generation began once and after the one before.
+    #[track_caller]
+    pub(crate) fn check_runs(&mut self, tasks: &TaskManager) {
+        let mut exits: BTreeMap<Arc<str>, BTreeMap<&str, u64>> = BTreeMap::new();
+        let mut begun: BTreeMap<Arc<str>, u64> = BTreeMap::new();
+        let mut ended = BTreeSet::new();
+        for event in self.all() {
+            let Some(task) = &event.task else { continue };
+            match &event.kind {
+                TaskEventKind::Started { .. } => {
+                    let before = begun.insert(task.clone(), event.generation).unwrap_or(0);
+                    assert_eq!(event.generation, before + 1, "{task}: generations follow each other");
+                }
+                TaskEventKind::Exited { exit, iteration, .. } => {
+                    let run = (task.clone(), event.generation, *iteration);
+                    assert_eq!(
+                        begun.get(task),
+                        Some(&event.generation),
+                        "{task}: an exit of a run that began"
+                    );
+                    assert!(ended.insert(run.clone()), "told twice: the end of {run:?}");
+                    *exits.entry(task.clone()).or_default().entry(exit.kind().as_str()).or_default() += 1;
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(self.events.missed(), 0, "an event was missed");
+        for task in begun.keys() {
+            let Some(snapshot) = tasks.snapshot(task) else { continue };
+            assert_eq!(snapshot.active, 0, "{task}: a run is under way");
+            for (kind, runs) in otel_tasks::ExitKind::ALL.iter().zip(snapshot.runs) {
+                let told = exits.get(task).and_then(|exits| exits.get(kind.as_str())).copied().unwrap_or(0);
+                assert_eq!(told, runs, "{task}: ends told and counted as {kind:?}");
+            }
+        }
+    }
+}
+
+fn word(event: &TaskEvent) -> String {
+    match &event.kind {
+        TaskEventKind::Registered => "registered".into(),
+        TaskEventKind::Waiting { waits_for } => format!("waiting {}", waits_for.join(" ")),
+        TaskEventKind::Started { restart: None } => "started".into(),
+        TaskEventKind::Started { restart: Some(reason) } => format!("restarted {}", reason.as_str()),
+        TaskEventKind::Ready => "ready".into(),
+        TaskEventKind::Exited { exit, .. } => format!("exited {}", exit.kind().as_str()),
+        TaskEventKind::BackingOff { reason, .. } => format!("backing_off {}", reason.as_str()),
+        TaskEventKind::Yielding { reason } => format!("yielding {}", reason.as_str()),
+        TaskEventKind::Finished => "finished".into(),
+        TaskEventKind::Stopped => "stopped".into(),
+        TaskEventKind::Paused => "paused".into(),
+        TaskEventKind::GaveUp { .. } => "gave_up".into(),
+        TaskEventKind::Stalled { .. } => "stalled".into(),
+        TaskEventKind::SlowPoll { .. } => "slow_poll".into(),
+        TaskEventKind::Unregistered => "unregistered".into(),
+        TaskEventKind::HealthChanged { is_healthy: true } => "healthy".into(),
+        TaskEventKind::HealthChanged { is_healthy: false } => "unhealthy".into(),
+        TaskEventKind::RuntimeStalled { .. } => "runtime_stalled".into(),
+        TaskEventKind::ProcessResumed { .. } => "process_resumed".into(),
+        TaskEventKind::ShutdownBegan => "shutdown_began".into(),
+        TaskEventKind::ShutdownEnded(_) => "shutdown_ended".into(),
+        other => format!("{other:?}"),
+    }
+}
+
+pub(crate) fn state(tasks: &TaskManager, name: &str) -> Option<TaskState> {
+    tasks.snapshot(name).and_then(|task| task.state)
+}
+
+/// Restarts for this reason.
+pub(crate) fn restarts(tasks: &TaskManager, name: &str, reason: RestartReason) -> u64 {
+    let index = RestartReason::ALL.iter().position(|known| *known == reason).expect("a known reason");
+    tasks.snapshot(name).map_or(0, |task| task.restarts[index])
+}
+
+/// A task that runs until it is asked to stop.
+pub(crate) fn obedient(name: &str, alive: &Alive) -> CriticalTaskConfig {
+    let alive = alive.clone();
+    CriticalTaskConfig::new(name, move |ctx| {
+        let guard = alive.guard();
+        async move {
+            let _guard = guard;
+            ctx.cancelled().await;
+        }
+    })
+}
+
+/// A task that never hears.
+pub(crate) fn deaf(name: &str, alive: &Alive) -> CriticalTaskConfig {
+    let alive = alive.clone();
+    CriticalTaskConfig::new(name, move |_| {
+        let guard = alive.guard();
+        async move {
+            let _guard = guard;
+            std::future::pending::<()>().await;
+        }
+    })
+}
