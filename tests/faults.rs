@@ -7,6 +7,10 @@
 
 mod support;
 
+#[path = "support/spans.rs"]
+#[allow(dead_code, clippy::allow_attributes, reason = "each test binary uses a part of this")]
+mod spans;
+
 #[path = "faults/common.rs"]
 mod common;
 

@@ -223,6 +223,11 @@ impl Told {
         for event in self.all() {
             let Some(task) = &event.task else { continue };
             match &event.kind {
+                // The next of that name counts from 1.
+                TaskEventKind::Registered => {
+                    begun.insert(task.clone(), 0);
+                    ended.retain(|(of, ..)| of != task);
+                }
                 TaskEventKind::Started { .. } => {
                     let before = begun.insert(task.clone(), event.generation).unwrap_or(0);
                     assert_eq!(event.generation, before + 1, "{task}: generations follow each other");
