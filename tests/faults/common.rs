@@ -219,7 +219,7 @@ impl Told {
     pub(crate) fn check_runs(&mut self, tasks: &TaskManager) {
         let mut exits: BTreeMap<Arc<str>, BTreeMap<&str, u64>> = BTreeMap::new();
         let mut begun: BTreeMap<Arc<str>, u64> = BTreeMap::new();
-        let mut ended = BTreeSet::new();
+        let mut ended: BTreeSet<(Arc<str>, u64, Option<u64>)> = BTreeSet::new();
         for event in self.all() {
             let Some(task) = &event.task else { continue };
             match &event.kind {
