@@ -289,6 +289,26 @@ impl CriticalTaskConfig {
         self
     }
 
+    /// Lets a test make the task fail.
+    #[cfg(feature = "testing")]
+    pub fn faults(mut self, faults: &crate::testing::Faults) -> Self {
+        let faults = faults.clone();
+        let wrap = |factory: crate::engine::Factory| -> crate::engine::Factory {
+            Arc::new(move |context: TaskContext, rules| {
+                let (work, faults) = (factory(context.clone(), rules), faults.clone());
+                Box::pin(async move { faults.afflict(work, context).await })
+            })
+        };
+        self.what = match self.what {
+            What::Closure(factory) => What::Closure(wrap(factory)),
+            What::Loop(mut task_loop) => {
+                task_loop.body.factory = wrap(task_loop.body.factory);
+                What::Loop(task_loop)
+            }
+        };
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<RestartIntensity, RegisterError> {
         let name = || self.name.clone();
         if self.name.is_empty() {

@@ -22,7 +22,7 @@
 //! # Features
 //!
 //! `otlp` (default): [`telemetry()`]. `macros` (default): [`instrumented_task`](macro@instrumented_task). `serde`:
-//! `Serialize` for statistics, health, snapshots and reports.
+//! `Serialize` for statistics, health, snapshots and reports. `testing`: helpers for your own tests.
 
 #![warn(missing_docs, unreachable_pub)]
 
@@ -44,6 +44,8 @@ mod error;
 mod instrumentation;
 mod manager;
 pub mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use cell::{
     ErrorCount, HISTORY_LENGTH, LastError, MAX_ERROR_TYPES, RunRecord, SkipReason, TaskSnapshot, TaskState,

@@ -206,7 +206,7 @@ impl Driver {
                     },
                     Signal::Look => {}
                 },
-                () = sleep_until(until) => return Step::Await(Some(restart)),
+                () = wait_until(until) => return Step::Await(Some(restart)),
             }
         }
     }
@@ -411,7 +411,7 @@ impl Driver {
             Order::Stop { grace } => stop(Wish::Stop, Some(grace)),
             Order::GiveUp => stop(Wish::GiveUp("stalled"), grace),
             Order::Pause if self.supervised.spec.body.hold(true) => {
-                self.paused();
+                self.tell_pause();
                 self.set_state(TaskState::Paused);
                 Heard::Nothing
             }
@@ -563,9 +563,13 @@ impl Driver {
     }
 
     fn paused(&self) -> Step {
+        self.tell_pause();
+        Step::Rest(TaskState::Paused)
+    }
+
+    fn tell_pause(&self) {
         self.tell(|| TaskEventKind::Paused);
         self.log_rest(TaskState::Paused, None);
-        Step::Rest(TaskState::Paused)
     }
 
     fn log_rest(&self, state: TaskState, end: Option<&LifeEnd>) {
@@ -649,6 +653,16 @@ enum Heard {
     Stop(Stopping),
     RestartAt(Instant),
     Kill,
+}
+
+/// A timer rounds up to its next millisecond; where there is nothing to wait for others have their turn, and that is all: a
+/// task that fails at once must not keep its thread to itself.
+async fn wait_until(until: Instant) {
+    if until <= Instant::now() {
+        tokio::task::yield_now().await;
+    } else {
+        sleep_until(until).await;
+    }
 }
 
 fn context_of(span: Option<&SpanContext>) -> Option<opentelemetry::Context> {

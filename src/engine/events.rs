@@ -115,6 +115,33 @@ pub enum TaskEventKind {
     ShutdownEnded(Arc<ShutdownReport>),
 }
 
+impl TaskEventKind {
+    /// The kind's name, for logs and tests.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Registered => "registered",
+            Self::Waiting { .. } => "waiting",
+            Self::Started { .. } => "started",
+            Self::Ready => "ready",
+            Self::Exited { .. } => "exited",
+            Self::BackingOff { .. } => "backing_off",
+            Self::Yielding { .. } => "yielding",
+            Self::Finished => "finished",
+            Self::Stopped => "stopped",
+            Self::Paused => "paused",
+            Self::GaveUp { .. } => "gave_up",
+            Self::Stalled { .. } => "stalled",
+            Self::SlowPoll { .. } => "slow_poll",
+            Self::Unregistered => "unregistered",
+            Self::HealthChanged { .. } => "health_changed",
+            Self::RuntimeStalled { .. } => "runtime_stalled",
+            Self::ProcessResumed { .. } => "process_resumed",
+            Self::ShutdownBegan => "shutdown_began",
+            Self::ShutdownEnded(_) => "shutdown_ended",
+        }
+    }
+}
+
 /// A subscription to a manager's events. Made by [`TaskManager::subscribe`](crate::TaskManager::subscribe).
 ///
 /// Nobody waits for it: behind by more than [`EVENT_CAPACITY`] events it misses the oldest, and

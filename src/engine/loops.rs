@@ -353,7 +353,7 @@ impl Control {
 
 #[derive(Clone)]
 pub(crate) struct LoopBody {
-    factory: Factory,
+    pub(crate) factory: Factory,
     pub(crate) rules: Arc<ErrorRules>,
     control: Arc<Control>,
     count: Option<u64>,

@@ -230,6 +230,7 @@ impl Shared {
         drop(registered);
         self.warn_of_inversions(drivers.iter().map(|(supervised, _)| supervised));
         for (supervised, place) in drivers {
+            self.watch.add(&supervised);
             self.tell(&supervised, || TaskEventKind::Registered);
             if started {
                 supervised.order(Order::Start);

@@ -7,7 +7,11 @@
 //! 3. Locks are taken in the order shard, drained; a member's position is counted under both.
 //! 4. Nothing of the user's is dropped or called under a lock: what a member held is dropped by whoever removed it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use slab::Slab;
 use tokio::{sync::Notify, task::AbortHandle, time::Instant};
@@ -80,10 +84,13 @@ pub(crate) enum MemberKind {
     Driver(Arc<Supervised>),
 }
 
+/// What one line of the report speaks of.
+type LineKey = (Arc<str>, TaskCategory, TaskPriority, ShutdownOutcome);
+
 #[derive(Clone, Default)]
 struct Drained {
     began: Option<Instant>,
-    lines: Vec<TaskShutdown>,
+    lines: HashMap<LineKey, TaskShutdown>,
     /// How many are still waited for, by position.
     waited_for: BTreeMap<Position, usize>,
     /// Positions before this one are over.
@@ -414,7 +421,7 @@ impl Tracker {
         // A copy: whoever asks twice gets the same answer.
         let mut drained = self.drained().clone();
         leaked.iter().for_each(|task| drained.note(task, ShutdownOutcome::Leaked));
-        let mut lines = drained.lines;
+        let mut lines: Vec<_> = drained.lines.into_values().collect();
         lines.sort_by_key(|line| {
             let category =
                 TaskCategory::SHUTDOWN_ORDER.iter().position(|category| *category == line.category);
@@ -430,25 +437,16 @@ impl Drained {
     fn note(&mut self, task: &Task, outcome: ShutdownOutcome) {
         let after = self.began.map_or(Duration::ZERO, |began| began.elapsed());
         let identity = &task.identity;
-        let same = |line: &&mut TaskShutdown| {
-            line.outcome == outcome
-                && line.name == identity.name
-                && line.category == identity.category
-                && line.priority == identity.priority
-        };
-        match self.lines.iter_mut().find(same) {
-            Some(line) => {
-                line.count += 1;
-                line.after = after;
-            }
-            None => self.lines.push(TaskShutdown {
-                name: identity.name.clone(),
-                category: identity.category,
-                priority: identity.priority,
-                outcome,
-                count: 1,
-                after,
-            }),
-        }
+        let key = (identity.name.clone(), identity.category, identity.priority, outcome);
+        let line = self.lines.entry(key).or_insert_with(|| TaskShutdown {
+            name: identity.name.clone(),
+            category: identity.category,
+            priority: identity.priority,
+            outcome,
+            count: 0,
+            after,
+        });
+        line.count += 1;
+        line.after = after;
     }
 }

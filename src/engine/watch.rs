@@ -9,7 +9,7 @@
 use std::{
     collections::HashSet,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     time::{Duration, Instant as StdInstant},
@@ -39,6 +39,8 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// What the watchdog keeps of a manager.
 pub(crate) struct Watch {
     number: u64,
+    /// The tasks that promised signs of life: few, where there are many.
+    beating: Mutex<Vec<Weak<Supervised>>>,
     /// Written by the watchdog's thread alone.
     state: Mutex<State>,
 }
@@ -61,7 +63,27 @@ struct Probe {
 
 impl Watch {
     pub(crate) fn new(number: u64) -> Self {
-        Self { number, state: Mutex::default() }
+        Self { number, beating: Mutex::default(), state: Mutex::default() }
+    }
+
+    /// Watches a task for signs of life, where it promised any.
+    pub(crate) fn add(&self, task: &Arc<Supervised>) {
+        if task.spec.heartbeat_timeout.is_some() {
+            self.beating.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(task));
+        }
+    }
+
+    fn beating(&self) -> Vec<Arc<Supervised>> {
+        let mut alive = Vec::new();
+        let mut beating = self.beating.lock().unwrap_or_else(PoisonError::into_inner);
+        beating.retain(|task| {
+            let task = task.upgrade();
+            let keep = task.as_ref().is_some_and(|task| !task.has_left());
+            // Also one that has left: its last use must not end under the lock.
+            alive.extend(task);
+            keep
+        });
+        alive
     }
 }
 
@@ -114,7 +136,7 @@ impl Shared {
     }
 
     fn look_for_silence(&self, now: Instant) {
-        for task in self.tracker.drivers() {
+        for task in self.watch.beating() {
             let Some(timeout) = task.spec.heartbeat_timeout.filter(|_| task.must_beat()) else { continue };
             let last = task.signals.last_beat();
             let silent_for = now.saturating_duration_since(last);
@@ -210,7 +232,7 @@ impl Watched for Shared {
         let _inside = runtime.enter();
         let now = Instant::now();
         if let Some(stood_still_for) = tick.resumed_after {
-            self.tracker.drivers().iter().for_each(|task| task.signals.rearm(now));
+            self.watch.beating().iter().for_each(|task| task.signals.rearm(now));
             self.events.tell(None, 0, || TaskEventKind::ProcessResumed { stood_still_for });
         }
         // Not locked while others are told, whose code may ask the manager back.

@@ -1,0 +1,80 @@
+//! What otel-tasks costs beside its neighbours, and beside what is written by hand.
+//!
+//! `cargo run --release --manifest-path benches/peers/Cargo.toml`: every workload for each system, a table for each
+//! workload, then one JSON line per cell. A cell is a pair of workload and system. Each measurement of a cell has a process
+//! of its own, and the systems take turns (A B C, A B C, ...): the machine may be shared, and what disturbs one disturbs
+//! all. Medians of all rounds, their range, and ratios.
+//!
+//! `--quick` for a look that it still runs, `--only WORKLOAD` for one (or for those whose names begin so), `--rounds N`,
+//! `--list`. Exits 1 where a cell failed; goals that are missed are printed and change nothing.
+
+mod cell;
+mod drive;
+mod memory;
+mod report;
+mod workloads;
+
+use std::process::ExitCode;
+
+use cell::Scale;
+use drive::Plan;
+
+#[global_allocator]
+static ALLOCATOR: memory::Counting = memory::Counting;
+
+const USAGE: &str = "usage: otel-tasks-peers [--quick] [--only WORKLOAD] [--rounds N] [--list]";
+const ROUNDS: usize = 5;
+const QUICK_ROUNDS: usize = 2;
+
+enum Asked {
+    Plan(Plan),
+    /// One measurement, in this process.
+    Cell {
+        workload: String,
+        system: String,
+        scale: Scale,
+    },
+    List,
+}
+
+fn asked() -> Result<Asked, lexopt::Error> {
+    use lexopt::prelude::*;
+    let (mut scale, mut only, mut rounds, mut cell, mut list) = (Scale::Full, None, None, None, false);
+    let mut arguments = lexopt::Parser::from_env();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("quick") => scale = Scale::Quick,
+            Long("only") => only = Some(arguments.value()?.string()?),
+            Long("rounds") => rounds = Some(arguments.value()?.parse::<usize>()?.max(1)),
+            Long("list") => list = true,
+            Long("cell") => cell = Some((arguments.value()?.string()?, arguments.value()?.string()?)),
+            other => return Err(other.unexpected()),
+        }
+    }
+    let usual = if scale == Scale::Quick { QUICK_ROUNDS } else { ROUNDS };
+    Ok(match cell {
+        Some((workload, system)) => Asked::Cell { workload, system, scale },
+        None if list => Asked::List,
+        None => Asked::Plan(Plan { scale, only, rounds: rounds.unwrap_or(usual) }),
+    })
+}
+
+fn main() -> ExitCode {
+    let workloads = workloads::all();
+    match asked() {
+        Ok(Asked::Plan(plan)) => drive::run(&workloads, &plan),
+        Ok(Asked::Cell { workload, system, scale }) => {
+            drive::measure_here(&workloads, &workload, &system, scale)
+        }
+        Ok(Asked::List) => {
+            for workload in &workloads {
+                println!("{:<28} {}", workload.name, workload.question);
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}\n{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What is printed: a table per workload, a JSON line per cell, and the line in which a cell's process answers.
+
+use serde_json::{Value, json};
+
+use crate::{
+    cell::{BARE, Goal, Measured, OURS, Scale, Workload},
+    drive::{Plan, Series},
+};
+
+impl Measured {
+    fn figure(self) -> f64 {
+        match self {
+            Self::Nanos(figure) | Self::Bytes(figure) => figure,
+        }
+    }
+}
+
+/// A cell's measurements in order of size.
+struct Sorted(Vec<f64>);
+
+impl Sorted {
+    fn of(all: &[Series], system: &str) -> Option<Self> {
+        let series = all.iter().find(|series| series.system == system)?;
+        // A cell that failed once has no median: what is left of it would not be comparable.
+        (series.failed.is_none() && !series.measured.is_empty()).then(|| {
+            let mut figures: Vec<_> = series.measured.iter().map(|measured| measured.figure()).collect();
+            figures.sort_unstable_by(f64::total_cmp);
+            Self(figures)
+        })
+    }
+
+    fn median(&self) -> f64 {
+        self.0[self.0.len() / 2]
+    }
+}
+
+fn median(all: &[Series], system: &str) -> Option<f64> {
+    Sorted::of(all, system).map(|sorted| sorted.median())
+}
+
+pub fn preamble(plan: &Plan, workers: usize) {
+    let cores = std::thread::available_parallelism().map_or(0, |cores| cores.get());
+    let kind = if cfg!(debug_assertions) { "DEBUG BUILD, figures mean nothing" } else { "release build" };
+    println!("{cores} cores, a runtime of {workers} workers per cell, {} rounds, {kind}", plan.rounds);
+    if plan.scale == Scale::Quick {
+        println!("--quick: a tenth of everything, figures mean little");
+    }
+    let versions =
+        ["ractor", "task-supervisor", "tokio", "tokio-util"].map(|name| format!("{name} {}", version(name)));
+    println!("{}", versions.join(", "));
+}
+
+/// A dependency's version, as locked when this was built.
+fn version(name: &str) -> &'static str {
+    let lock = include_str!("../Cargo.lock");
+    let version = lock
+        .split_once(&format!("name = \"{name}\"\nversion = \""))
+        .and_then(|(_, rest)| rest.split_once('"'));
+    version.map_or("?", |(version, _)| version)
+}
+
+pub fn table(workload: &Workload, all: &[Series]) {
+    println!("\n{}: {} ({})", workload.name, workload.question, workload.unit);
+    println!(
+        "{:<24} {:>12} {:>12} {:>12} {:>7} {:>10} {:>14}",
+        "", "median", "from", "to", "rounds", "to bare", "otel-tasks/it"
+    );
+    let (bare, ours) = (median(all, BARE), median(all, OURS));
+    let times = |ratio: Option<f64>| {
+        ratio.map_or("-".to_owned(), |ratio: f64| format!("{ratio:.*}x", if ratio < 10.0 { 2 } else { 0 }))
+    };
+    for series in all {
+        let Some(sorted) = Sorted::of(all, series.system) else {
+            println!("{:<24} failed: {}", series.system, series.failed.as_deref().unwrap_or("never ran"));
+            continue;
+        };
+        let median = sorted.median();
+        println!(
+            "{:<24} {median:>12.0} {:>12.0} {:>12.0} {:>7} {:>10} {:>14}",
+            series.system,
+            sorted.0[0],
+            sorted.0[sorted.0.len() - 1],
+            sorted.0.len(),
+            times(bare.map(|bare| median / bare)),
+            times(ours.map(|ours| ours / median)),
+        );
+    }
+    if let Some(goal) = workload.goal {
+        println!("{}", verdict(goal, ours, all, workload.unit));
+    }
+}
+
+fn verdict(goal: Goal, ours: Option<f64>, all: &[Series], unit: &str) -> String {
+    let (text, limit) = match goal {
+        Goal::AtMost(limit) => (format!("at most {limit} {unit}"), Some(limit)),
+        Goal::OfSystem(ratio, system) => {
+            (format!("at most {ratio}x of {system}"), median(all, system).map(|median| median * ratio))
+        }
+    };
+    let kept = match ours.zip(limit) {
+        Some((ours, limit)) if ours <= limit => "kept".to_owned(),
+        Some((ours, limit)) => format!("missed by {:.1}x", ours / limit),
+        None => "not measured".to_owned(),
+    };
+    format!("goal for {OURS}: {text}: {kept}")
+}
+
+/// One line per cell; null where something does not apply.
+pub fn json(workload: &Workload, all: &[Series], plan: &Plan) {
+    let bare = median(all, BARE);
+    for series in all {
+        let median = median(all, series.system);
+        let (ns, bytes) = match series.measured.first() {
+            Some(Measured::Bytes(_)) => (None, median),
+            _ => (median, None),
+        };
+        println!(
+            "{}",
+            json!({
+                "workload": workload.name,
+                "system": series.system,
+                "ns": ns,
+                "ratio_to_bare": median.zip(bare).map(|(median, bare)| median / bare),
+                "bytes": bytes,
+                "rounds": series.measured.len(),
+                "quick": plan.scale == Scale::Quick,
+            })
+        );
+    }
+}
+
+/// What a cell's process answers.
+pub fn line(measured: Measured) -> Value {
+    match measured {
+        Measured::Nanos(nanos) => json!({ "ns": nanos }),
+        Measured::Bytes(bytes) => json!({ "bytes": bytes }),
+    }
+}
+
+pub fn parse(answer: &str) -> Option<Measured> {
+    let value: Value = serde_json::from_str(answer.lines().last()?).ok()?;
+    let figure = |key: &str| value[key].as_f64();
+    figure("ns").map(Measured::Nanos).or_else(|| figure("bytes").map(Measured::Bytes))
+}

@@ -1,0 +1,264 @@
+//! What an idle supervised task costs: to start it, to hold it, to stop it.
+//!
+//! Each task has a name of its own and waits until it is asked to stop. Started is from the first call until the last task
+//! was polled; held is what is allocated then (requested bytes, live); stopped is from asking all to stop, by the system's
+//! own call for that, until the last has ended. No system has a subscriber or a meter.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::AcqRel},
+    },
+    time::{Duration, Instant},
+};
+
+use otel_tasks::{CriticalTaskConfig, TaskManager};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use task_supervisor::{SupervisedTask, SupervisorBuilder, SupervisorHandle, TaskResult};
+use tokio::sync::Notify;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    cell::{BARE, Goal, Measured, OURS, Workload},
+    memory,
+};
+
+/// What the start has left under way is over by then.
+const SETTLED: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Clone, Copy)]
+enum Figure {
+    Start,
+    Memory,
+    Stop,
+}
+
+pub fn workloads() -> Vec<Workload> {
+    let start = "what does it cost to start an idle task among so many";
+    let memory = "what does an idle task hold";
+    let stop = "what does it cost to stop an idle task among so many";
+    vec![
+        workload("supervised-start-20000", "ns per task", start, Figure::Start, 20_000, 2_000.0),
+        workload("supervised-memory-20000", "bytes per task", memory, Figure::Memory, 20_000, 800.0),
+        workload("supervised-stop-20000", "ns per task", stop, Figure::Stop, 20_000, 600.0),
+        workload("supervised-start-100000", "ns per task", start, Figure::Start, 100_000, 2_000.0),
+        workload("supervised-memory-100000", "bytes per task", memory, Figure::Memory, 100_000, 800.0),
+        workload("supervised-stop-100000", "ns per task", stop, Figure::Stop, 100_000, 600.0),
+    ]
+}
+
+fn workload(
+    name: &'static str,
+    unit: &'static str,
+    question: &'static str,
+    figure: Figure,
+    tasks: usize,
+    at_most: f64,
+) -> Workload {
+    Workload::new(name, unit, question)
+        .cell(BARE, move |scale| measure::<Bare>(figure, scale.of(tasks)))
+        .cell(OURS, move |scale| measure::<Ours>(figure, scale.of(tasks)))
+        .cell("task-supervisor", move |scale| measure::<TaskSupervisor>(figure, scale.of(tasks)))
+        .cell("ractor", move |scale| measure::<Ractor>(figure, scale.of(tasks)))
+        .goal(Goal::AtMost(at_most))
+}
+
+/// What a system does with idle tasks.
+trait System {
+    type Running: Send;
+    fn start(names: &[String], started: &Arc<Started>) -> impl Future<Output = Self::Running> + Send;
+    /// Asks all of them to stop and waits until the last has ended.
+    fn stop(running: Self::Running) -> impl Future<Output = ()> + Send;
+}
+
+async fn measure<S: System>(figure: Figure, tasks: usize) -> Measured {
+    let names: Vec<_> = (0..tasks).map(|number| format!("idle-{number:06}")).collect();
+    let started = Arc::new(Started { left: AtomicUsize::new(tasks), all: Notify::new() });
+    if let Figure::Memory = figure {
+        memory::count_from_here();
+    }
+    let per_task = |since: Instant| Measured::Nanos(since.elapsed().as_nanos() as f64 / tasks as f64);
+    let began = Instant::now();
+    let running = S::start(&names, &started).await;
+    started.all.notified().await;
+    let started = match figure {
+        Figure::Start => per_task(began),
+        Figure::Memory => Measured::Bytes(memory::held() as f64 / tasks as f64),
+        Figure::Stop => {
+            tokio::time::sleep(SETTLED).await;
+            let asked = Instant::now();
+            S::stop(running).await;
+            return per_task(asked);
+        }
+    };
+    // Dropped, it would begin a shutdown that nobody measures; the process ends here.
+    std::mem::forget(running);
+    started
+}
+
+/// Counts the tasks down that have begun.
+struct Started {
+    left: AtomicUsize,
+    all: Notify,
+}
+
+impl Started {
+    fn one(&self) {
+        if self.left.fetch_sub(1, AcqRel) == 1 {
+            self.all.notify_one();
+        }
+    }
+}
+
+struct Bare;
+
+impl System for Bare {
+    type Running = (TaskTracker, CancellationToken);
+
+    async fn start(names: &[String], started: &Arc<Started>) -> Self::Running {
+        let (tasks, token) = (TaskTracker::new(), CancellationToken::new());
+        for _ in names {
+            let (started, token) = (started.clone(), token.clone());
+            tasks.spawn(async move {
+                started.one();
+                token.cancelled().await;
+            });
+        }
+        (tasks, token)
+    }
+
+    async fn stop((tasks, token): Self::Running) {
+        token.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
+}
+
+struct Ours;
+
+impl System for Ours {
+    type Running = TaskManager;
+
+    async fn start(names: &[String], started: &Arc<Started>) -> TaskManager {
+        let tasks = TaskManager::builder()
+            .max_names(names.len())
+            // Nothing is to be aborted here for being slow: how slow it is, is the question.
+            .shutdown_deadline(Duration::from_secs(3_600))
+            .build();
+        for name in names {
+            let started = started.clone();
+            let config = CriticalTaskConfig::new(name.as_str(), move |ctx| {
+                let started = started.clone();
+                async move {
+                    started.one();
+                    ctx.cancelled().await;
+                }
+            });
+            tasks.register_critical_task(config).expect("a sound config");
+        }
+        tasks.start();
+        tasks
+    }
+
+    async fn stop(tasks: TaskManager) {
+        let report = tasks.cancel_all_tasks().await;
+        assert!(report.is_clean(), "stopped within the deadline");
+    }
+}
+
+struct TaskSupervisor;
+
+#[derive(Clone)]
+struct Idle(Arc<Started>);
+
+impl SupervisedTask for Idle {
+    async fn run(self, token: CancellationToken) -> TaskResult {
+        self.0.one();
+        token.cancelled().await;
+        Ok(())
+    }
+}
+
+impl System for TaskSupervisor {
+    type Running = SupervisorHandle;
+
+    async fn start(names: &[String], started: &Arc<Started>) -> SupervisorHandle {
+        let mut supervisor = SupervisorBuilder::new();
+        for name in names {
+            supervisor = supervisor.with_task(name, Idle(started.clone()));
+        }
+        supervisor.spawn()
+    }
+
+    async fn stop(supervisor: SupervisorHandle) {
+        supervisor.shutdown().await.expect("it shuts down");
+    }
+}
+
+struct Ractor;
+
+struct Supervisor;
+
+impl Actor for Supervisor {
+    type Msg = ();
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    // By default it would stop with the first of its children.
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<()>,
+        _: SupervisionEvent,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+struct Child;
+
+impl Actor for Child {
+    type Msg = ();
+    type State = Arc<Started>;
+    type Arguments = Arc<Started>;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<()>,
+        started: Arc<Started>,
+    ) -> Result<Arc<Started>, ActorProcessingErr> {
+        Ok(started)
+    }
+
+    async fn post_start(
+        &self,
+        _: ActorRef<()>,
+        started: &mut Arc<Started>,
+    ) -> Result<(), ActorProcessingErr> {
+        started.one();
+        Ok(())
+    }
+}
+
+impl System for Ractor {
+    type Running = ActorRef<()>;
+
+    async fn start(names: &[String], started: &Arc<Started>) -> ActorRef<()> {
+        let (supervisor, _) = Supervisor::spawn(None, Supervisor, ()).await.expect("it starts");
+        for name in names {
+            let child =
+                Child::spawn_linked(Some(name.clone()), Child, started.clone(), supervisor.get_cell());
+            child.await.expect("it starts");
+        }
+        supervisor
+    }
+
+    async fn stop(supervisor: ActorRef<()>) {
+        supervisor.stop_children_and_wait(None, None).await;
+    }
+}

@@ -1,0 +1,244 @@
+//! Helpers for the tests of a service that uses this crate: a clock to push forward, a log of events to ask, failures to
+//! inject. Feature `testing`; for dev-dependencies, since it brings tokio's `test-util`.
+//!
+//! ```
+//! use otel_tasks::{Backoff, CriticalTaskConfig, TaskManager, testing::{Clock, EventLog, Fault, Faults}};
+//! use std::time::Duration;
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), otel_tasks::RegisterError> {
+//! let tasks = TaskManager::builder().build();
+//! let mut log = EventLog::of(&tasks);
+//! let faults = Faults::new();
+//! // The service's own task; `faults` can make it fail.
+//! let gateway = CriticalTaskConfig::new("gateway", |ctx| async move { ctx.cancelled().await })
+//!     .backoff(Backoff::constant(Duration::from_secs(30)))
+//!     .faults(&faults);
+//! tasks.register_critical_task(gateway)?;
+//! tasks.start();
+//!
+//! let clock = Clock::paused();
+//! clock.settle().await;
+//! faults.inject(Fault::Fail("connection reset"));
+//! clock.advance(Duration::from_secs(29)).await;
+//! log.assert_order("gateway", &["registered", "started", "ready", "exited", "backing_off"]);
+//! clock.advance(Duration::from_secs(2)).await;
+//! log.assert_order("gateway", &["backing_off", "started"]);
+//! # Ok(()) }
+//! ```
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    TaskContext, TaskEvent, TaskEvents, TaskManager,
+    policy::{ErrorClass, Exit, Failure},
+};
+
+/// How long [`EventLog::wait_for`] waits, of the runtime's time.
+pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(3_600);
+
+/// The runtime's clock while it stands still: it moves when it is told to, and past every timer on the way, in order.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Clock;
+
+impl Clock {
+    /// Stops the clock, unless it stands already (`start_paused`).
+    ///
+    /// # Panics
+    /// Outside a current-thread runtime.
+    #[track_caller]
+    pub fn paused() -> Self {
+        // tokio panics where the clock stands already, and cannot be asked. While it stands, no time passes between two
+        // looks; where it runs, some does.
+        let before = tokio::time::Instant::now();
+        std::thread::sleep(Duration::from_millis(2));
+        if tokio::time::Instant::now() != before {
+            tokio::time::pause();
+        }
+        Self
+    }
+
+    /// Moves the clock forward; whatever falls due on the way happens in its order and at its time.
+    pub async fn advance(&self, by: Duration) {
+        tokio::time::sleep(by).await;
+    }
+
+    /// Lets everything that can happen now happen. Moves the clock by a millisecond, the finest step of tokio's timers.
+    pub async fn settle(&self) {
+        self.advance(Duration::from_millis(1)).await;
+    }
+}
+
+/// Every event of a manager since this was made.
+#[derive(Debug)]
+pub struct EventLog {
+    events: TaskEvents,
+    seen: Vec<TaskEvent>,
+}
+
+impl EventLog {
+    /// Listens from now on. Make it before the tasks are registered.
+    pub fn of(tasks: &TaskManager) -> Self {
+        Self { events: tasks.subscribe(), seen: Vec::new() }
+    }
+
+    /// The events so far.
+    ///
+    /// # Panics
+    /// Where more than [`EVENT_CAPACITY`](crate::EVENT_CAPACITY) events came since it was last asked: some are lost, so
+    /// nothing can be said.
+    #[track_caller]
+    pub fn events(&mut self) -> &[TaskEvent] {
+        while let Some(event) = self.events.try_recv() {
+            self.seen.push(event);
+        }
+        assert_eq!(self.events.missed(), 0, "events were missed; ask more often");
+        &self.seen
+    }
+
+    /// The names of a task's events so far, in order ([`TaskEventKind::as_str`](crate::TaskEventKind::as_str)).
+    #[track_caller]
+    pub fn names(&mut self, task: &str) -> Vec<&'static str> {
+        let of_task = self.events().iter().filter(|event| event.task.as_deref() == Some(task));
+        of_task.map(|event| event.kind.as_str()).collect()
+    }
+
+    /// Waits for an event, those that came before included.
+    ///
+    /// # Panics
+    /// After [`DEFAULT_PATIENCE`], with the events that came instead.
+    pub async fn wait_for(&mut self, task: &str, kind: &str) -> TaskEvent {
+        let is_it = |event: &TaskEvent| event.task.as_deref() == Some(task) && event.kind.as_str() == kind;
+        if let Some(event) = self.events().iter().find(|event| is_it(event)) {
+            return event.clone();
+        }
+        let found = tokio::time::timeout(DEFAULT_PATIENCE, async {
+            while let Some(event) = self.events.recv().await {
+                self.seen.push(event.clone());
+                if is_it(&event) {
+                    return Some(event);
+                }
+            }
+            None
+        });
+        match found.await {
+            Ok(Some(event)) => event,
+            Ok(None) | Err(_) => {
+                panic!("no event {kind:?} of task {task:?} came, but {:?}", self.names(task))
+            }
+        }
+    }
+
+    /// Checks that these events of a task came in this order, with whatever in between.
+    ///
+    /// # Panics
+    /// Where they did not.
+    #[track_caller]
+    pub fn assert_order(&mut self, task: &str, kinds: &[&str]) {
+        let names = self.names(task);
+        let mut rest = names.iter();
+        let missing = kinds.iter().find(|kind| !rest.any(|name| name == *kind));
+        if let Some(missing) = missing {
+            panic!("task {task:?}: {missing:?} does not follow in {names:?}, wanted {kinds:?}");
+        }
+    }
+
+    /// Checks that a task had no such event.
+    ///
+    /// # Panics
+    /// Where it had.
+    #[track_caller]
+    pub fn assert_none(&mut self, task: &str, kind: &str) {
+        let names = self.names(task);
+        assert!(!names.contains(&kind), "task {task:?} had {kind:?} in {names:?}");
+    }
+}
+
+/// What may be made to happen to a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// It returns this error, which trying again can help.
+    Fail(&'static str),
+    /// It returns this error, which trying again cannot help.
+    FailForGood(&'static str),
+    /// It panics with this text.
+    Panic(&'static str),
+    /// It returns as if it had done its work.
+    Finish,
+    /// It does nothing any more, and hears nothing: it has to be dropped.
+    Hang,
+    /// It blocks its thread for so long, then goes on.
+    Block(Duration),
+}
+
+/// Injects failures into the runs of the tasks that were [given](crate::CriticalTaskConfig::faults) it. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Faults {
+    shared: Arc<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    faults: Mutex<VecDeque<Fault>>,
+    injected: Notify,
+}
+
+impl Faults {
+    /// Nothing happens until something is injected.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The present run suffers this, or the next one where there is none. Several are suffered one after the other.
+    pub fn inject(&self, fault: Fault) {
+        self.waiting().push_back(fault);
+        self.shared.injected.notify_one();
+    }
+
+    /// How many have not been suffered yet.
+    pub fn pending(&self) -> usize {
+        self.waiting().len()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Fault>> {
+        self.shared.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `work`, as long as no fault ends it.
+    pub(crate) async fn afflict(
+        &self,
+        mut work: Pin<Box<dyn Future<Output = Exit> + Send>>,
+        context: TaskContext,
+    ) -> Exit {
+        let failure = |message: &str, class| {
+            Exit::Failure(Failure { error_type: "injected", message: message.into(), class })
+        };
+        loop {
+            let fault = self.waiting().pop_front();
+            match fault {
+                None => tokio::select! {
+                    biased;
+                    () = self.shared.injected.notified() => {}
+                    exit = &mut work => return exit,
+                },
+                Some(Fault::Fail(message)) => return failure(message, ErrorClass::Transient),
+                Some(Fault::FailForGood(message)) => return failure(message, ErrorClass::Permanent),
+                Some(Fault::Panic(text)) => panic!("{text}"),
+                Some(Fault::Finish) => return Exit::Success,
+                Some(Fault::Hang) => std::future::pending().await,
+                Some(Fault::Block(time)) => {
+                    std::thread::sleep(time);
+                    context.heartbeat();
+                }
+            }
+        }
+    }
+}

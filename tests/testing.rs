@@ -1,0 +1,125 @@
+//! The helpers for the tests of others (feature `testing`).
+
+mod support;
+
+use std::time::Duration;
+
+use otel_tasks::{
+    Backoff, CriticalTaskConfig, RestartReason, TaskEventKind, TaskLoop, TaskManager, TaskState,
+    testing::{Clock, EventLog, Fault, Faults},
+};
+use support::{millis, secs};
+
+fn gateway(faults: &Faults) -> CriticalTaskConfig {
+    CriticalTaskConfig::new("gateway", |ctx| async move { ctx.cancelled().await })
+        .backoff(Backoff::constant(secs(30)))
+        .shutdown_grace(secs(1))
+        .faults(faults)
+}
+
+fn started(config: CriticalTaskConfig) -> (TaskManager, EventLog, Clock) {
+    let tasks = TaskManager::builder().build();
+    let log = EventLog::of(&tasks);
+    tasks.register_critical_task(config).expect("registered");
+    tasks.start();
+    (tasks, log, Clock::paused())
+}
+
+#[tokio::test]
+async fn a_clock_that_ran_stands_still_and_one_that_stands_is_left_so() {
+    let clock = Clock::paused();
+    let again = Clock::paused();
+    let began = (tokio::time::Instant::now(), std::time::Instant::now());
+    clock.advance(secs(86_400)).await;
+    again.settle().await;
+    // Timers round up to whole milliseconds.
+    let passed = began.0.elapsed();
+    assert!(passed > secs(86_400) && passed <= secs(86_400) + millis(5), "{passed:?}");
+    assert!(began.1.elapsed() < secs(60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_fault_does_what_it_says() {
+    let faults = Faults::new();
+    let (tasks, mut log, clock) = started(gateway(&faults));
+    clock.settle().await;
+    faults.inject(Fault::Fail("reset"));
+    clock.advance(secs(31)).await;
+    faults.inject(Fault::Panic("boom"));
+    clock.advance(secs(31)).await;
+    faults.inject(Fault::Hang);
+    clock.settle().await;
+    // Deaf now, so a restart has to drop it after its grace.
+    tasks.restart_critical_task("gateway").unwrap();
+    clock.advance(secs(40)).await;
+    let snapshot = tasks.snapshot("gateway").unwrap();
+    let restarts = |reason: RestartReason| snapshot.restarts[reason as usize];
+    assert_eq!(
+        (
+            restarts(RestartReason::Failure),
+            restarts(RestartReason::Panic),
+            restarts(RestartReason::Requested)
+        ),
+        (1, 1, 1)
+    );
+    assert_eq!(snapshot.runs, [0, 1, 1, 0, 1], "a failure, a panic, and a cancellation");
+    faults.inject(Fault::Finish);
+    clock.settle().await;
+    log.assert_order("gateway", &["exited", "finished"]);
+    tasks.restart_critical_task("gateway").unwrap();
+    clock.settle().await;
+    faults.inject(Fault::FailForGood("no such host"));
+    clock.settle().await;
+    assert_eq!(tasks.snapshot("gateway").unwrap().state, Some(TaskState::Failed));
+    let gave_up = log.wait_for("gateway", "gave_up").await;
+    assert!(matches!(gave_up.kind, TaskEventKind::GaveUp { .. }));
+    assert_eq!(faults.pending(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_waits_for_the_next_run_and_blocking_blocks_the_thread() {
+    let faults = Faults::new();
+    faults.inject(Fault::Block(millis(30)));
+    faults.inject(Fault::Fail("later"));
+    assert_eq!(faults.pending(), 2);
+    let began = std::time::Instant::now();
+    let (tasks, _, clock) = started(gateway(&faults));
+    clock.settle().await;
+    assert!(began.elapsed() >= millis(30));
+    assert_eq!((faults.pending(), tasks.snapshot("gateway").unwrap().total_errors()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loops_iteration_can_be_made_to_fail() {
+    let faults = Faults::new();
+    let ticker = TaskLoop::every(secs(10), |_| async {});
+    let handle = ticker.handle();
+    let (_tasks, _, clock) = started(CriticalTaskConfig::from_loop("ticker", ticker).faults(&faults));
+    clock.advance(secs(11)).await;
+    faults.inject(Fault::Fail("third"));
+    clock.advance(secs(10)).await;
+    assert!(handle.failed() && handle.current_iteration() == 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_did_not_happen_in_that_order_is_told() {
+    let (_tasks, mut log, clock) = started(gateway(&Faults::new()));
+    clock.settle().await;
+    assert_eq!(log.names("gateway"), ["registered", "started", "ready"]);
+    log.assert_none("gateway", "exited");
+    let mut fails = |check: &mut dyn FnMut(&mut EventLog)| {
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(&mut log)));
+        *caught.expect_err("it must fail").downcast::<String>().expect("a text")
+    };
+    let order = fails(&mut |log| log.assert_order("gateway", &["ready", "started"]));
+    assert!(order.contains(r#""started" does not follow in ["registered", "started", "ready"]"#), "{order}");
+    let none = fails(&mut |log| log.assert_none("gateway", "ready"));
+    assert!(none.contains("had \"ready\""), "{none}");
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "no event \"exited\" of task \"gateway\" came")]
+async fn waiting_for_what_never_comes_ends() {
+    let (_tasks, mut log, _) = started(gateway(&Faults::new()));
+    let _ = tokio::time::timeout(Duration::from_secs(100_000), log.wait_for("gateway", "exited")).await;
+}
