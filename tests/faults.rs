@@ -7,6 +7,9 @@
 
 mod support;
 
+#[path = "support/metrics.rs"]
+#[allow(dead_code, clippy::allow_attributes, reason = "each test binary uses a part of this")]
+mod metrics;
 #[path = "support/spans.rs"]
 #[allow(dead_code, clippy::allow_attributes, reason = "each test binary uses a part of this")]
 mod spans;

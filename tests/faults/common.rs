@@ -19,7 +19,7 @@ use otel_tasks::{
     CriticalTaskConfig, Exit, RestartReason, TaskEvent, TaskEventKind, TaskEvents, TaskManager, TaskState,
 };
 
-use crate::support::{Alive, secs};
+use crate::support::{Alive, listen, secs};
 
 /// Where a scenario runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,9 +46,27 @@ impl On {
         self.run_with_clock(false, scenario);
     }
 
+    /// As [`run`](Self::run), every thread of the runtime under this subscriber.
+    pub(crate) fn run_under<F: Future<Output = ()>>(
+        self,
+        subscriber: &tracing::Dispatch,
+        scenario: impl FnOnce(On) -> F + Send + 'static,
+    ) {
+        self.run_on_threads(self == Self::CurrentThread, Some(subscriber.clone()), scenario);
+    }
+
     fn run_with_clock<F: Future<Output = ()>>(
         self,
         paused: bool,
+        scenario: impl FnOnce(On) -> F + Send + 'static,
+    ) {
+        self.run_on_threads(paused, None, scenario);
+    }
+
+    fn run_on_threads<F: Future<Output = ()>>(
+        self,
+        paused: bool,
+        subscriber: Option<tracing::Dispatch>,
         scenario: impl FnOnce(On) -> F + Send + 'static,
     ) {
         let mut builder = match self {
@@ -63,10 +81,15 @@ impl On {
         if paused {
             builder.start_paused(true);
         }
+        if let Some(subscriber) = subscriber.clone() {
+            // For as long as the thread lives, which is the runtime's.
+            builder.on_thread_start(move || std::mem::forget(tracing::dispatcher::set_default(&subscriber)));
+        }
         let runtime = builder.enable_all().build().expect("a runtime");
         let runtime = Unwaited(Some(runtime));
         limited(move || {
             let runtime = runtime;
+            let _default = subscriber.as_ref().map(tracing::dispatcher::set_default);
             runtime.0.as_ref().expect("taken when it is dropped").block_on(scenario(self));
         });
     }
@@ -85,6 +108,8 @@ impl Drop for Unwaited {
 
 /// Runs `scenario` on a thread of its own, so that one that hangs fails.
 pub(crate) fn limited(scenario: impl FnOnce() + Send + 'static) {
+    // With a subscriber, panics of tasks are not printed: backtraces take longer than a poll may.
+    listen();
     let (done, over) = mpsc::channel();
     let name = std::thread::current().name().unwrap_or("scenario").to_owned();
     let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -99,17 +124,20 @@ pub(crate) fn limited(scenario: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// One `#[test]` per runtime for an async scenario that takes an [`On`].
+/// One `#[test]` per runtime for an async scenario that takes an [`On`]; attributes before the scenario go to all three.
 macro_rules! on_each_runtime {
-    ($($scenario:ident => $current:ident, $one:ident, $four:ident;)+) => { $(
+    ($($(#[$attribute:meta])* $scenario:ident => $current:ident, $one:ident, $four:ident;)+) => { $(
+        $(#[$attribute])*
         #[test]
         fn $current() {
             $crate::common::On::CurrentThread.run($scenario);
         }
+        $(#[$attribute])*
         #[test]
         fn $one() {
             $crate::common::On::OneWorker.run($scenario);
         }
+        $(#[$attribute])*
         #[test]
         fn $four() {
             $crate::common::On::FourWorkers.run($scenario);
@@ -120,15 +148,18 @@ pub(crate) use on_each_runtime;
 
 /// The same in real time, for scenarios that block threads.
 macro_rules! on_each_runtime_in_real_time {
-    ($($scenario:ident => $current:ident, $one:ident, $four:ident;)+) => { $(
+    ($($(#[$attribute:meta])* $scenario:ident => $current:ident, $one:ident, $four:ident;)+) => { $(
+        $(#[$attribute])*
         #[test]
         fn $current() {
             $crate::common::On::CurrentThread.run_in_real_time($scenario);
         }
+        $(#[$attribute])*
         #[test]
         fn $one() {
             $crate::common::On::OneWorker.run_in_real_time($scenario);
         }
+        $(#[$attribute])*
         #[test]
         fn $four() {
             $crate::common::On::FourWorkers.run_in_real_time($scenario);
@@ -183,18 +214,21 @@ impl Told {
         }
     }
 
-    /// What was told of a task, in words: "started", "exited panic", "backing_off failure" and so on.
+    /// What was told of a task, in words: "started", "exited panic", "backing_off failure" and so on. Without slow polls,
+    /// which are there on a busy machine.
     pub(crate) fn story(&mut self, task: &str) -> Vec<String> {
-        self.all().iter().filter(|event| event.task.as_deref() == Some(task)).map(word).collect()
+        let of_task = self.all().iter().filter(|event| event.task.as_deref() == Some(task));
+        of_task.filter(|event| !is_of_the_machine(event)).map(word).collect()
     }
 
-    /// What was told of all tasks and the manager, in words, each with the task's name before it.
+    /// What was told of all tasks and the manager, in words, each with the task's name before it. Without what a busy
+    /// machine does.
     pub(crate) fn stories(&mut self) -> Vec<String> {
         let line = |event: &TaskEvent| match &event.task {
             Some(task) => format!("{task} {}", word(event)),
             None => word(event),
         };
-        self.all().iter().map(line).collect()
+        self.all().iter().filter(|event| !is_of_the_machine(event)).map(line).collect()
     }
 
     /// How the runs of a task ended, in order.
@@ -255,6 +289,15 @@ impl Told {
             }
         }
     }
+}
+
+fn is_of_the_machine(event: &TaskEvent) -> bool {
+    matches!(
+        event.kind,
+        TaskEventKind::SlowPoll { .. }
+            | TaskEventKind::RuntimeStalled { .. }
+            | TaskEventKind::ProcessResumed { .. }
+    )
 }
 
 fn word(event: &TaskEvent) -> String {
