@@ -343,24 +343,13 @@ impl CriticalTaskConfig {
     }
 
     /// Makes what the manager registers.
-    fn registration(
-        self,
-        intensity: RestartIntensity,
-        shared: &Shared,
-        membership: Option<Membership>,
-    ) -> Result<Registration, RegisterError> {
+    fn registration(self, intensity: RestartIntensity, membership: Option<Membership>) -> Registration {
         let identity = Identity {
             name: self.name.as_str().into(),
             category: self.category,
             priority: self.priority,
             component: self.component,
         };
-        let max_names = shared.recorder.options.max_names;
-        let task = shared
-            .recorder
-            .registry()
-            .entry(identity, true)
-            .ok_or(RegisterError::NameLimit { name: self.name, max_names })?;
         let rules = Arc::new(self.rules);
         let body: Box<dyn crate::engine::Body> = match self.what {
             What::Closure(factory) => Box::new(FactoryBody { factory, rules, timeout: self.run_timeout }),
@@ -385,7 +374,7 @@ impl CriticalTaskConfig {
             escalation: self.escalation,
         };
         let links = Links { dependencies: self.dependencies, loss: self.loss, membership };
-        Ok(Registration { task, spec, links })
+        Registration { identity, spec, links }
     }
 }
 
@@ -403,18 +392,14 @@ pub(crate) fn register(
     if shared.tracker.is_closed() {
         return Err(RegisterError::ShuttingDown);
     }
-    // Before cells are made for them: a refused registration leaves nothing behind.
-    if let Some(config) = configs.iter().find(|config| shared.supervised(&config.name).is_some()) {
-        return Err(RegisterError::Duplicate { name: config.name.clone() });
-    }
     let membership = |index| group.map(|group| Membership { group: group.clone(), index });
-    let registrations: Result<Vec<_>, _> = configs
+    let registrations = configs
         .into_iter()
         .zip(intensities)
         .enumerate()
-        .map(|(index, (config, intensity))| config.registration(intensity, shared, membership(index)))
+        .map(|(index, (config, intensity))| config.registration(intensity, membership(index)))
         .collect();
-    shared.register(registrations?, group)
+    shared.register(registrations, group)
 }
 
 /// Tasks that begin in order, each when the one before is ready; end in reverse; and are restarted by one strategy.

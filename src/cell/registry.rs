@@ -80,6 +80,34 @@ impl<E> Registry<E> {
     /// The entry of this identity, made where there is none; `None` where there is no room for one more.
     pub(crate) fn entry(&self, identity: Identity, plain: bool) -> Option<Arc<Entry<E>>> {
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
+        self.entry_in(&mut by_name, identity, plain)
+    }
+
+    /// The entries of these identities, found by name alone. Where there is no room for all of them none is made, and the
+    /// name of the first that no longer fits is answered.
+    pub(crate) fn entries_of<'a>(
+        &self,
+        identities: impl Iterator<Item = &'a Identity> + Clone,
+    ) -> Result<Vec<Arc<Entry<E>>>, Arc<str>> {
+        let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
+        let is_new = |identity: &&Identity| {
+            let entries = by_name.get(&identity.name);
+            !entries.is_some_and(|all| all.iter().any(|entry| entry.identity == **identity))
+        };
+        // Room is taken under this lock alone. Names of a registration are each there once.
+        if let Some(beyond) = identities.clone().filter(is_new).nth(self.room.load(Relaxed)) {
+            return Err(beyond.name.clone());
+        }
+        let made = identities.filter_map(|identity| self.entry_in(&mut by_name, identity.clone(), true));
+        Ok(made.collect())
+    }
+
+    fn entry_in(
+        &self,
+        by_name: &mut HashMap<Arc<str>, Entries<E>>,
+        identity: Identity,
+        plain: bool,
+    ) -> Option<Arc<Entry<E>>> {
         let entries = by_name.get(&identity.name);
         if let Some(entry) = entries.and_then(|all| all.iter().find(|entry| entry.identity == identity)) {
             return Some(entry.clone());

@@ -33,7 +33,7 @@ use super::{
 use crate::{
     cell::TaskState,
     policy::{Escalation, Exit, RestartPolicy, RestartReason, Verdict},
-    run::catch,
+    run::{Guarded, catch},
     telemetry::{
         contract::{SCOPE, key, record},
         with_trace,
@@ -127,16 +127,26 @@ impl Driver {
 
     pub(crate) async fn drive(mut self) {
         let mut step = Step::Rest(TaskState::Waiting);
+        // Nothing of the user's panics into the driver; a subscriber may. The panic is printed, the life that it tore down
+        // is over, and the driver goes on, so that the task can still be restarted and the shutdown finds it.
+        while let Err(_panic) = Guarded::new(false, self.steps(step)).await {
+            self.supervised.set_bond(None);
+            self.tell(|| TaskEventKind::GaveUp { reason: "its driver panicked" });
+            step = Step::Rest(TaskState::Failed);
+        }
+        self.done = true;
+    }
+
+    async fn steps(&mut self, mut step: Step) {
         loop {
             step = match step {
                 Step::Rest(state) => self.rest(state).await,
                 Step::Backoff { until, restart } => self.back_off(until, restart).await,
                 Step::Await(restart) => self.await_gate(restart).await,
                 Step::Live(restart, bond) => self.live(restart, bond).await,
-                Step::Leave => break,
+                Step::Leave => return,
             };
         }
-        self.done = true;
     }
 
     fn set_state(&self, state: TaskState) {
@@ -170,6 +180,7 @@ impl Driver {
                 Order::Start if state == TaskState::Waiting => return Step::Await(None),
                 Order::Restart { .. } if state == TaskState::Waiting => return Step::Await(None),
                 Order::Resume if state == TaskState::Paused => {
+                    self.catch_up_with_group();
                     let began = self.supervised.signals.generation() > 0;
                     return Step::Await(began.then(|| self.requested()));
                 }
@@ -178,6 +189,7 @@ impl Driver {
                 // A person decided to try again: what led here is forgiven.
                 Order::Restart { .. } => {
                     self.supervised.task.cell.forgive_restarts();
+                    self.catch_up_with_group();
                     self.attempt = 0;
                     return Step::Await(Some(self.requested()));
                 }
@@ -191,9 +203,19 @@ impl Driver {
         }
     }
 
+    /// What the group wanted of it before is over: somebody wants it to begin.
+    fn catch_up_with_group(&self) {
+        if let Some(membership) = &self.supervised.links.membership {
+            self.supervised.known_epoch.store(membership.epoch(), SeqCst);
+        }
+    }
+
     async fn back_off(&mut self, until: Instant, restart: Restart) -> Step {
         self.set_state(TaskState::Backoff);
         loop {
+            if self.shared.stays_down(&self.supervised) {
+                return self.stopped(TaskState::Stopped, None);
+            }
             tokio::select! {
                 biased;
                 signal = self.supervised.next_signal() => match signal {
@@ -225,6 +247,9 @@ impl Driver {
     async fn await_gate(&mut self, mut restart: Option<Restart>) -> Step {
         let mut told: Vec<Arc<str>> = Vec::new();
         loop {
+            if self.shared.stays_down(&self.supervised) {
+                return self.stopped(TaskState::Stopped, None);
+            }
             let until = match self.shared.gate(&self.supervised) {
                 Gate::Open(bond) => return Step::Live(restart, bond),
                 Gate::Closed { waits_for, until } => {
@@ -406,7 +431,9 @@ impl Driver {
             // Those it takes along go down before it does, so they are told first.
             Order::Restart { reason, .. } => match self.group_restart(epoch, Instant::now(), reason) {
                 GroupRestart::LimitReached => stop(Wish::GiveUp(GROUP_LIMIT), grace),
-                GroupRestart::Begins | GroupRestart::UnderWay => stop(Wish::Restart(reason), grace),
+                GroupRestart::Begins | GroupRestart::UnderWay | GroupRestart::Stopped => {
+                    stop(Wish::Restart(reason), grace)
+                }
             },
             Order::Stop { grace } => stop(Wish::Stop, Some(grace)),
             Order::GiveUp => stop(Wish::GiveUp("stalled"), grace),
@@ -484,13 +511,12 @@ impl Driver {
             Verdict::Stopped => self.stopped(TaskState::Stopped, end.as_ref()),
             Verdict::Failed => self.gave_up("not to be restarted after this"),
             // Another member took it along just when it failed: one restart, and not of its own.
-            Verdict::Restart(_)
-                if self
-                    .shared
-                    .must_yield(&self.supervised)
-                    .is_some_and(|because| because.reason == RestartReason::Group && !because.stays_down) =>
-            {
-                Step::Await(Some(self.restart(RestartReason::Group)))
+            Verdict::Restart(_) if self.is_taken_along(epoch) => {
+                if self.shared.stays_down(&self.supervised) {
+                    self.stopped(TaskState::Stopped, end.as_ref())
+                } else {
+                    Step::Await(Some(self.restart(RestartReason::Group)))
+                }
             }
             Verdict::Restart(_) if self.limit_reached() => self.gave_up("restarted too often"),
             Verdict::Restart(reason) => {
@@ -501,6 +527,7 @@ impl Driver {
                 let until = later(Instant::now(), delay);
                 match self.group_restart(epoch, until, reason) {
                     GroupRestart::LimitReached => self.gave_up(GROUP_LIMIT),
+                    GroupRestart::Stopped => self.stopped(TaskState::Stopped, end.as_ref()),
                     GroupRestart::UnderWay => Step::Await(Some(self.restart(RestartReason::Group))),
                     GroupRestart::Begins => {
                         self.attempt = self.attempt.saturating_add(1);
@@ -511,6 +538,11 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Whether the group wants a life of this epoch to end.
+    fn is_taken_along(&self, epoch: u64) -> bool {
+        self.supervised.links.membership.as_ref().is_some_and(|membership| membership.epoch() > epoch)
     }
 
     /// Leaves without having had anything to stop.

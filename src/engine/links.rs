@@ -72,6 +72,8 @@ pub(crate) enum GroupRestart {
     Begins,
     /// It is being restarted already, together with another; this is no restart of its own.
     UnderWay,
+    /// The group has been stopped.
+    Stopped,
     /// The group has been restarted too often.
     LimitReached,
 }
@@ -134,11 +136,31 @@ impl Group {
         })
     }
 
+    /// Lets those look whose answer may be another now that a member has changed: the one that goes down next, the nearest
+    /// below that is up; and the one that begins next, since all others that wait do so for that one too.
+    fn member_changed(&self, changed: usize) {
+        let mut next_down = None;
+        let mut next_up = None;
+        for (index, member) in self.members() {
+            if index < changed && member.is_up() {
+                next_down = Some(member);
+            } else if index != changed && next_up.is_none() && member.state() == TaskState::Waiting {
+                next_up = Some(member);
+            }
+        }
+        next_down.iter().chain(&next_up).for_each(|member| member.look());
+    }
+
+    /// Lets every member look: what the group wants of them has changed.
+    pub(crate) fn wake(&self) {
+        self.members().for_each(|(_, member)| member.look());
+    }
+
     /// Member `failed`, whose life is of `epoch`, has to be restarted at `due`; with `counts`, against the group's limit.
     pub(crate) fn restart(&self, failed: usize, epoch: u64, due: Instant, counts: bool) -> GroupRestart {
         let mut state = self.state();
         if state.epochs[failed] > epoch {
-            return GroupRestart::UnderWay;
+            return if state.stopped { GroupRestart::Stopped } else { GroupRestart::UnderWay };
         }
         if let Some(intensity) = self.intensity.filter(|_| counts) {
             let now = Instant::now();
@@ -153,6 +175,8 @@ impl Group {
             state.due = Some(due);
         }
         state.stopped = false;
+        drop(state);
+        self.wake();
         GroupRestart::Begins
     }
 
@@ -165,11 +189,14 @@ impl Group {
         } else if self.strategy != RestartStrategy::OneForOne {
             self.bump(&mut state, failed);
         }
+        drop(state);
+        self.wake();
     }
 
     /// Nobody waits any longer for the delay of a restart: somebody asked for it to begin now.
     pub(crate) fn at_once(&self) {
         self.state().due = None;
+        self.wake();
     }
 
     fn bump(&self, state: &mut GroupState, failed: usize) {
@@ -185,7 +212,8 @@ impl Membership {
         self.group.members().filter(|(other, _)| *other < self.index).last().map(|(_, member)| member)
     }
 
-    fn epoch(&self) -> u64 {
+    /// How often this member had to begin anew.
+    pub(crate) fn epoch(&self) -> u64 {
         self.group.state().epochs[self.index]
     }
 }
@@ -228,24 +256,20 @@ impl Shared {
         }
         if let Some(Membership { group, index }) = &task.links.membership {
             let first_time = task.signals.generation() == 0;
-            let (epochs, due) = {
-                let state = group.state();
-                (state.epochs.clone(), state.due)
-            };
-            bond.epoch = epochs[*index];
+            // One for one, the order is that of the first start; afterwards each is on its own.
+            let in_order = first_time || group.strategy != RestartStrategy::OneForOne;
+            let state = group.state();
+            bond.epoch = state.epochs[*index];
             for (other, member) in group.members().filter(|(other, _)| other != index) {
-                // One for one, the order is that of the first start; afterwards each is on its own.
-                let in_order = first_time || group.strategy != RestartStrategy::OneForOne;
-                let before = other < *index && in_order && !is_settled(&member, epochs[other]);
-                let out_of_date = member.bond().is_some_and(|bond| bond.epoch < epochs[other]);
+                let before = other < *index && in_order && !is_settled(&member, state.epochs[other]);
                 let given_up = group.strategy == RestartStrategy::OneForAll
                     && member.state() == TaskState::Failed
                     && member.spec.policy != RestartPolicy::Never;
-                if before || out_of_date || given_up {
+                if before || given_up || member.is_out_of_date(state.epochs[other]) {
                     waits_for.push(member.name().clone());
                 }
             }
-            until = due.filter(|due| *due > Instant::now() && epochs[*index] > 0);
+            until = state.due.filter(|due| state.epochs[*index] > 0 && *due > Instant::now());
         }
         waits_for.extend(self.yielding_dependents(task).map(|dependent| dependent.name().clone()));
         if waits_for.is_empty() && until.is_none() {
@@ -263,19 +287,29 @@ impl Shared {
             })
     }
 
+    /// Whether a task that has not begun again yet stays down, because its group was stopped meanwhile.
+    pub(crate) fn stays_down(&self, task: &Supervised) -> bool {
+        task.links.membership.as_ref().is_some_and(|membership| {
+            membership.epoch() > task.known_epoch.load(SeqCst) && membership.group.state().stopped
+        })
+    }
+
     /// Whether the life of a task is out of date, and what becomes of the task then.
     pub(crate) fn must_yield(&self, task: &Supervised) -> Option<Yield> {
-        if task.links.is_empty() {
+        if task.links.is_empty() || !task.is_up() {
             return None;
         }
-        let bond = task.bond()?;
         if let Some(membership) = &task.links.membership {
-            if membership.epoch() > bond.epoch {
+            if task.is_out_of_date(membership.epoch()) {
                 // One that nobody restarts goes down with the others and stays down, as OTP's temporary children do.
                 let stays_down = membership.group.state().stopped || task.spec.policy == RestartPolicy::Never;
                 return Some(Yield { reason: RestartReason::Group, stays_down });
             }
         }
+        if task.links.loss == DependencyLoss::Keep {
+            return None;
+        }
+        let bond = task.bond()?;
         let lost = || {
             bond.dependencies.iter().any(|(name, generation)| match self.supervised(name) {
                 Some(dependency) => {
@@ -286,7 +320,7 @@ impl Shared {
                 None => true,
             })
         };
-        (task.links.loss != DependencyLoss::Keep && lost()).then_some(Yield {
+        lost().then_some(Yield {
             reason: RestartReason::Dependency,
             stays_down: task.links.loss == DependencyLoss::Stop,
         })
@@ -297,7 +331,7 @@ impl Shared {
         let later = task.links.membership.iter().flat_map(|Membership { group, index }| {
             group.members().filter(|(other, _)| other > index).map(|(_, member)| member)
         });
-        later.filter(|member| self.must_yield(member).is_some()).any(|member| member.is_up())
+        later.into_iter().any(|member| self.must_yield(&member).is_some())
             || self.yielding_dependents(task).next().is_some()
     }
 
@@ -324,11 +358,7 @@ impl Shared {
             self.supervised(name).iter().for_each(|dependency| dependency.look());
         }
         if let Some(Membership { group, index }) = &task.links.membership {
-            group.members().filter(|(other, _)| other != index).for_each(|(_, member)| {
-                // Those that rest on a member may have to follow it down.
-                self.dependents(member.name()).iter().for_each(|dependent| dependent.look());
-                member.look();
-            });
+            group.member_changed(*index);
         }
     }
 }

@@ -24,10 +24,10 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    cell::TaskState,
+    cell::{Identity, TaskState},
     error::RegisterError,
     read::HealthThresholds,
-    run::{Recorder, Task},
+    run::Recorder,
     telemetry::contract::{SCOPE, key, record},
     watchdog,
 };
@@ -78,7 +78,7 @@ pub(crate) struct Registered {
 
 /// A task to be registered.
 pub(crate) struct Registration {
-    pub(crate) task: Arc<Task>,
+    pub(crate) identity: Identity,
     pub(crate) spec: TaskSpec,
     pub(crate) links: Links,
 }
@@ -195,9 +195,14 @@ impl Shared {
         let registered_in = registered_in.is_valid().then_some(registered_in);
         let mut registered = self.registered();
         registered.check(&registrations)?;
+        // Only now are cells made: a refused registration leaves nothing behind.
+        let identities = registrations.iter().map(|registration| &registration.identity);
+        let tasks = self.recorder.registry().entries_of(identities).map_err(|name| {
+            RegisterError::NameLimit { name: name.to_string(), max_names: self.recorder.options.max_names }
+        })?;
         let mut drivers = Vec::with_capacity(registrations.len());
         let mut members = Vec::with_capacity(registrations.len());
-        for Registration { task, spec, links } in registrations {
+        for (task, Registration { spec, links, .. }) in tasks.into_iter().zip(registrations) {
             let supervised = Supervised::new(task, spec, links, registered_in.clone());
             members.push(Arc::downgrade(&supervised));
             let kind = MemberKind::Driver(supervised.clone());
@@ -319,7 +324,7 @@ impl Registered {
         let mut names: Vec<&Arc<str>> = Vec::with_capacity(new.len());
         let mut index = std::collections::HashMap::new();
         for registration in new {
-            let name = &registration.task.identity.name;
+            let name = &registration.identity.name;
             if self.tasks.contains_key(name) || index.insert(name.clone(), names.len()).is_some() {
                 return Err(RegisterError::Duplicate { name: name.to_string() });
             }
@@ -331,7 +336,7 @@ impl Registered {
         for registration in new {
             let unknown = |name: &&Arc<str>| !index.contains_key(*name) && !self.tasks.contains_key(*name);
             if let Some(unknown) = registration.links.dependencies.iter().find(unknown) {
-                let path = vec![registration.task.identity.name.to_string(), unknown.to_string()];
+                let path = vec![registration.identity.name.to_string(), unknown.to_string()];
                 return Err(RegisterError::UnknownDependency { path });
             }
         }

@@ -42,6 +42,8 @@ pub(crate) struct Supervised {
     state: AtomicU8,
     /// What the present life rests on; `None` while there is none. Written by the driver alone.
     bond: Mutex<Option<Bond>>,
+    /// Whether there is one. Written with it.
+    up: AtomicBool,
     /// The epoch of its group that its last life knew. Written by the driver alone.
     pub(crate) known_epoch: AtomicU64,
     /// Written by the driver alone: when the last restart began.
@@ -216,6 +218,7 @@ impl Supervised {
             stands: Mutex::new(true),
             state: AtomicU8::new(TaskState::Waiting as u8),
             bond: Mutex::default(),
+            up: AtomicBool::new(false),
             known_epoch: AtomicU64::new(0),
             last_restart: Mutex::default(),
             unregister: AtomicBool::new(false),
@@ -285,6 +288,7 @@ impl Supervised {
 
     /// What the present life rests on. Called by the driver alone.
     pub(crate) fn set_bond(&self, bond: Option<Bond>) {
+        self.up.store(bond.is_some(), SeqCst);
         *self.bond.lock().unwrap_or_else(PoisonError::into_inner) = bond;
     }
 
@@ -294,7 +298,12 @@ impl Supervised {
 
     /// Whether something of it lives.
     pub(crate) fn is_up(&self) -> bool {
-        self.bond.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.up.load(SeqCst)
+    }
+
+    /// Whether something of it lives that is older than its group wants.
+    pub(crate) fn is_out_of_date(&self, epoch: u64) -> bool {
+        self.is_up() && self.known_epoch.load(SeqCst) < epoch
     }
 
     /// Whether others may rest on it: it does its work, or has done it for good.

@@ -6,7 +6,6 @@
 //! 3. No panic of the user's future, its destructor included, leaves [`Run::poll`] or the run's own destructor.
 
 use std::{
-    any::Any,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -17,7 +16,7 @@ use std::{
 use opentelemetry::{Context as OtelContext, KeyValue, trace::SpanContext};
 use tokio::time::{Instant, Sleep};
 
-use super::{Recorder, Task, catch, current::Current};
+use super::{Payload, Recorder, Task, catch, current::Current};
 use crate::{
     policy::{Exit, ExitKind},
     telemetry::{
@@ -73,7 +72,7 @@ struct Running {
 pub(crate) struct Ended<T> {
     pub(crate) exit: Exit,
     /// What it returned; `Err` with the payload of a panic, `Err(None)` for a timeout.
-    pub(crate) value: Result<T, Option<Box<dyn Any + Send>>>,
+    pub(crate) value: Result<T, Option<Payload>>,
     /// The run's span.
     pub(crate) span_context: Option<SpanContext>,
 }

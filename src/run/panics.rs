@@ -43,7 +43,20 @@ pub(crate) fn install_hook() {
 /// A caught panic: what it said, and its payload for those who must pass it on.
 pub(crate) struct Caught {
     pub(crate) panic: Panic,
-    pub(crate) payload: Box<dyn Any + Send>,
+    pub(crate) payload: Payload,
+}
+
+/// What was panicked with. It is the user's, and so is its destructor: a panic in that ends where it is dropped.
+pub(crate) struct Payload(Option<Box<dyn Any + Send>>);
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        let payload = self.0.take();
+        if let Err(another) = catch_unwind(AssertUnwindSafe(move || drop(payload))) {
+            // Whoever panics while it is dropped may do so again.
+            std::mem::forget(another);
+        }
+    }
 }
 
 /// Runs `supervised`; a panic in it is caught, and not printed where `silence` says so and the hook is installed.
@@ -60,14 +73,14 @@ pub(crate) fn catch<R>(silence: bool, supervised: impl FnOnce() -> R) -> Result<
             .map(ToString::to_string)
             .or_else(|| payload.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "non-string payload".into());
-        Caught { panic: Panic { text, location }, payload }
+        Caught { panic: Panic { text, location }, payload: Payload(Some(payload)) }
     })
 }
 
 /// Lets a caught panic go on; whoever catches it next knows where it came from.
-pub(crate) fn resume(panic: Panic, payload: Box<dyn Any + Send>) -> ! {
+pub(crate) fn resume(panic: Panic, mut payload: Payload) -> ! {
     LOCATION.set(panic.location);
-    std::panic::resume_unwind(payload)
+    std::panic::resume_unwind(payload.0.take().unwrap_or_else(|| Box::new(panic.text)))
 }
 
 pin_project_lite::pin_project! {
