@@ -17,7 +17,7 @@ use crate::{
         SpawnOptions, StopToken, TaskBuilder, TaskEventKind, TaskEvents,
     },
     error::{RegisterError, RestartError, UnknownComponent, UnknownTask},
-    policy::{CategoryRules, NameRule, RestartReason, TaskOutput},
+    policy::{CategoryRules, NameRule, TaskOutput},
     read::{self, HealthThresholds, ManagerHealth, TaskHealth, TaskMetrics, TaskStatistics},
     run::{self, Recorder, RecorderOptions, TaskHandle},
     telemetry,
@@ -525,7 +525,7 @@ impl TaskManager {
         }
         let after =
             if task.task.cell.state() == Some(TaskState::Running) { task.cooldown() } else { Duration::ZERO };
-        task.order(Order::Restart { reason: RestartReason::Requested, after });
+        task.order(Order::Restart { after });
         Ok(after)
     }
 

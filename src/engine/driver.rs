@@ -184,8 +184,6 @@ impl Driver {
                     let began = self.supervised.signals.generation() > 0;
                     return Step::Await(began.then(|| self.requested()));
                 }
-                // Nobody asked: a stall that was told when the life was ending anyway.
-                order if order.yields() => {}
                 // A person decided to try again: what led here is forgiven.
                 Order::Restart { .. } => {
                     self.supervised.task.cell.forgive_restarts();
@@ -197,7 +195,7 @@ impl Driver {
                     return self.stopped(TaskState::Stopped, None);
                 }
                 Order::Pause if state == TaskState::Waiting => return self.paused(),
-                Order::Start | Order::GiveUp | Order::Stop { .. } | Order::Pause | Order::Resume => {}
+                Order::Start | Order::Stalled { .. } | Order::Stop { .. } | Order::Pause | Order::Resume => {}
                 Order::Leave { .. } | Order::Kill => return self.leave_idle(),
             }
         }
@@ -219,7 +217,7 @@ impl Driver {
             tokio::select! {
                 biased;
                 signal = self.supervised.next_signal() => match signal {
-                    Signal::Order(Order::Restart { reason: RestartReason::Requested, .. }) => {
+                    Signal::Order(Order::Restart { .. }) => {
                         self.supervised.links.membership.iter().for_each(|membership| membership.group.at_once());
                         return Step::Await(Some(Restart { reason: RestartReason::Requested, ..restart }));
                     }
@@ -239,7 +237,7 @@ impl Driver {
             Order::Stop { .. } => Some(self.stopped(TaskState::Stopped, None)),
             Order::Pause => Some(self.paused()),
             Order::Leave { .. } | Order::Kill => Some(self.leave_idle()),
-            Order::Start | Order::Restart { .. } | Order::GiveUp | Order::Resume => None,
+            Order::Start | Order::Restart { .. } | Order::Stalled { .. } | Order::Resume => None,
         }
     }
 
@@ -270,9 +268,7 @@ impl Driver {
                 if let Some(step) = self.called_off(order) {
                     return step;
                 }
-                if let (Order::Restart { reason: RestartReason::Requested, .. }, Some(restart)) =
-                    (order, &mut restart)
-                {
+                if let (Order::Restart { .. }, Some(restart)) = (order, &mut restart) {
                     restart.reason = RestartReason::Requested;
                 }
             }
@@ -429,14 +425,22 @@ impl Driver {
                 Heard::RestartAt(restart_due.unwrap_or_else(|| later(Instant::now(), after)))
             }
             // Those it takes along go down before it does, so they are told first.
-            Order::Restart { reason, .. } => match self.group_restart(epoch, Instant::now(), reason) {
-                GroupRestart::LimitReached => stop(Wish::GiveUp(GROUP_LIMIT), grace),
-                GroupRestart::Begins | GroupRestart::UnderWay | GroupRestart::Stopped => {
-                    stop(Wish::Restart(reason), grace)
+            Order::Restart { .. } => {
+                self.group_restart(epoch, Instant::now(), RestartReason::Requested);
+                stop(Wish::Restart(RestartReason::Requested), grace)
+            }
+            Order::Stalled { generation, .. } if generation != self.supervised.signals.generation() => {
+                Heard::Nothing
+            }
+            Order::Stalled { give_up: true, .. } => stop(Wish::GiveUp("stalled"), grace),
+            Order::Stalled { .. } => {
+                let stalled = RestartReason::Stalled;
+                match self.group_restart(epoch, Instant::now(), stalled) {
+                    GroupRestart::LimitReached => stop(Wish::GiveUp(GROUP_LIMIT), grace),
+                    _ => stop(Wish::Restart(stalled), grace),
                 }
-            },
+            }
             Order::Stop { grace } => stop(Wish::Stop, Some(grace)),
-            Order::GiveUp => stop(Wish::GiveUp("stalled"), grace),
             Order::Pause if self.supervised.spec.body.hold(true) => {
                 self.tell_pause();
                 self.set_state(TaskState::Paused);

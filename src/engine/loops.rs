@@ -16,7 +16,7 @@ use super::spec::{ErrorRules, Factory};
 use super::{Body, Life, LifeEnd, Order, Supervised, TaskContext, later, spec};
 use crate::{
     cell::SkipReason,
-    policy::{Exit, RestartReason, TaskOutput},
+    policy::{Exit, TaskOutput},
     run::{Begin, Guarded, Run},
     telemetry::contract::{SCOPE, key, record},
 };
@@ -264,7 +264,7 @@ impl LoopHandle {
     /// # Errors
     /// [`LoopControlError::NotRegistered`].
     pub fn restart(&self) -> Result<(), LoopControlError> {
-        self.control.order(Order::Restart { reason: RestartReason::Requested, after: Duration::ZERO })
+        self.control.order(Order::Restart { after: Duration::ZERO })
     }
 
     /// Changes the interval. A sleeping loop counts it from the iteration before (and runs at once where that is past); a

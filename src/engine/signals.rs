@@ -52,9 +52,11 @@ impl Signals {
 
     /// Begins the next generation.
     pub(crate) fn begin(&self, now: Instant) -> u64 {
+        let mut beat = self.beat();
+        // Under the lock: a stall that is told belongs to the generation whose sign of life it is about.
         let generation = self.generation.fetch_add(1, SeqCst) + 1;
         self.sleeping.store(false, SeqCst);
-        self.beat().last = now;
+        beat.last = now;
         generation
     }
 
@@ -103,13 +105,14 @@ impl Signals {
         beat.last = beat.last.max(now);
     }
 
-    /// Answers whether this stall is news. The driver's timer and the watchdog both come here: one decision only. A sign of
+    /// Answers whose stall it is, where it is news. The driver's timer and the watchdog both come here: one decision only. A sign of
     /// life that came meanwhile wins.
-    pub(crate) fn tell(&self, stall: Stall) -> bool {
+    pub(crate) fn tell(&self, stall: Stall) -> Option<u64> {
         let mut beat = self.beat();
-        match stall {
+        let news = match stall {
             Stall::Silence(since) => since == beat.last && beat.told_silence.replace(since) != Some(since),
             Stall::Poll(poll) => beat.told_poll.replace(poll) != Some(poll),
-        }
+        };
+        news.then(|| self.generation())
     }
 }

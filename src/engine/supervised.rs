@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     cell::TaskState,
-    policy::{Exit, RestartReason},
+    policy::Exit,
     read::Live,
     run::{Ended, Task},
 };
@@ -65,12 +65,12 @@ pub(crate) struct Supervised {
 pub(crate) enum Order {
     /// Begin, if it has not yet begun.
     Start,
-    /// Stop what runs and run anew, after a while.
-    Restart { reason: RestartReason, after: Duration },
+    /// Stop what runs and run anew, after a while: somebody asked for it.
+    Restart { after: Duration },
     /// Stop, and wait for a restart.
     Stop { grace: Duration },
-    /// Stop because it stalled, and give up.
-    GiveUp,
+    /// Stop because this generation stalled; then begin anew, or give up. A later generation is not to blame.
+    Stalled { generation: u64, give_up: bool },
     /// Begin no more until [`Order::Resume`].
     Pause,
     /// Go on where [`Order::Pause`] held it.
@@ -84,7 +84,7 @@ pub(crate) enum Order {
 impl Order {
     /// Whether it gives way to any other.
     pub(crate) fn yields(self) -> bool {
-        matches!(self, Self::Start | Self::GiveUp | Self::Restart { reason: RestartReason::Stalled, .. })
+        matches!(self, Self::Start | Self::Stalled { .. })
     }
 }
 

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{ShutdownOutcome, Supervised, TaskShutdown};
 use crate::{
     policy::{TaskCategory, TaskPriority},
-    run::Task,
+    run::{Guard, Task},
     sync::{
         Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -140,6 +140,12 @@ impl Place {
         if let Some(member) = shard.members.get_mut(self.key / SHARDS).filter(|member| member.id == self.id) {
             member.outcome = Some(outcome);
         }
+    }
+}
+
+impl Guard for Place {
+    fn run_dropped(&self) {
+        self.note(ShutdownOutcome::Aborted);
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::{task::JoinHandle, time::Instant};
 
 use super::{Order, Shared, Supervised, TaskEventKind, shutdown::DRAIN_TICK, signals::Stall};
 use crate::{
-    policy::{RestartReason, StallAction},
+    policy::StallAction,
     telemetry::{
         contract::{SCOPE, key, record},
         with_trace,
@@ -41,7 +41,8 @@ pub(crate) struct Watch {
     number: u64,
     /// The tasks that promised signs of life: few, where there are many.
     beating: Mutex<Vec<Weak<Supervised>>>,
-    /// Written by the watchdog's thread alone.
+    /// Whether the runtime is known to run nothing. Written by the watchdog's thread alone; so is the next.
+    stalled: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -63,7 +64,7 @@ struct Probe {
 
 impl Watch {
     pub(crate) fn new(number: u64) -> Self {
-        Self { number, beating: Mutex::default(), state: Mutex::default() }
+        Self { number, beating: Mutex::default(), stalled: AtomicBool::new(false), state: Mutex::default() }
     }
 
     /// Watches a task for signs of life, where it promised any.
@@ -109,18 +110,16 @@ impl Shared {
             // The thread has not come by either: the process stood still, and the task with it.
             return task.signals.rearm(Instant::now());
         }
-        if !task.signals.tell(stall) {
-            return;
-        }
+        let Some(generation) = task.signals.tell(stall) else { return };
         let action = task.spec.on_stall;
         // An order that is not heard, by a driver that is stuck with an earlier one, changes nothing: the stall is told.
         match action {
             StallAction::Report => {}
             StallAction::Restart => {
-                task.order(Order::Restart { reason: RestartReason::Stalled, after: Duration::ZERO });
+                task.order(Order::Stalled { generation, give_up: false });
             }
             StallAction::Escalate => {
-                task.order(Order::GiveUp);
+                task.order(Order::Stalled { generation, give_up: true });
             }
         }
         task.task.cell.stalled();
@@ -194,6 +193,7 @@ impl Shared {
             return;
         };
         if probe.ran.load(SeqCst) || probe.task.is_finished() {
+            self.watch.stalled.store(false, SeqCst);
             state.probe = None;
             return;
         }
@@ -201,6 +201,8 @@ impl Shared {
         if stalled_for < self.settings.runtime_stall || std::mem::replace(&mut probe.told, true) {
             return;
         }
+        // Before anybody is told: who hears of it may ask.
+        self.watch.stalled.store(true, SeqCst);
         let mut polling: Vec<Arc<str>> = blocked
             .iter()
             .filter_map(|blocked| self.tracker.member(blocked.id))
@@ -220,8 +222,7 @@ impl Shared {
 
     /// Whether the runtime is known to run nothing.
     pub(crate) fn runtime_is_stalled(&self) -> bool {
-        let state = self.watch.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.probe.as_ref().is_some_and(|probe| probe.told)
+        self.watch.stalled.load(SeqCst)
     }
 }
 
@@ -238,6 +239,7 @@ impl Watched for Shared {
         // Not locked while others are told, whose code may ask the manager back.
         let mut state = std::mem::take(&mut *self.watch.state.lock().unwrap_or_else(PoisonError::into_inner));
         if tick.resumed_after.is_some() {
+            self.watch.stalled.store(false, SeqCst);
             state.probe = None;
         }
         self.look_for_blocked_polls(tick.blocked, &mut state.told);

@@ -68,6 +68,16 @@ struct Running {
     blocking: bool,
 }
 
+/// What a run holds until it has ended.
+pub(crate) trait Guard {
+    /// Told before it is dropped with a run that did not end by itself.
+    fn run_dropped(&self);
+}
+
+impl Guard for () {
+    fn run_dropped(&self) {}
+}
+
 /// How a run ended.
 pub(crate) struct Ended<T> {
     pub(crate) exit: Exit,
@@ -80,7 +90,7 @@ pub(crate) struct Ended<T> {
 pin_project_lite::pin_project! {
     /// The future around the user's future. `C` tells the exit from the output, `G` is dropped after the run has ended.
     #[must_use = "futures do nothing unless polled or spawned"]
-    pub(crate) struct Run<F, C, G> where F: Future, C: FnOnce(&F::Output) -> Exit {
+    pub(crate) struct Run<F, C, G> where F: Future, C: FnOnce(&F::Output) -> Exit, G: Guard {
         #[pin]
         future: Option<F>,
         classify: Option<C>,
@@ -88,11 +98,12 @@ pin_project_lite::pin_project! {
         guard: Option<G>,
     }
 
-    impl<F, C, G> PinnedDrop for Run<F, C, G> where F: Future, C: FnOnce(&F::Output) -> Exit {
+    impl<F, C, G> PinnedDrop for Run<F, C, G> where F: Future, C: FnOnce(&F::Output) -> Exit, G: Guard {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             if let Some(mut running) = this.running.take() {
                 let drop_panic = running.drop_future(&mut this.future);
+                this.guard.iter().for_each(Guard::run_dropped);
                 running.end(&Exit::Cancellation, drop_panic);
             }
         }
@@ -103,6 +114,7 @@ impl<F, C, G> Run<F, C, G>
 where
     F: Future,
     C: FnOnce(&F::Output) -> Exit,
+    G: Guard,
 {
     /// A run that begins now.
     pub(crate) fn begun(begin: Begin, future: F, classify: C, guard: G) -> Self {
@@ -115,6 +127,7 @@ impl<F, C, G> Future for Run<F, C, G>
 where
     F: Future,
     C: FnOnce(&F::Output) -> Exit,
+    G: Guard,
 {
     type Output = Ended<F::Output>;
 
