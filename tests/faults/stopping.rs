@@ -110,7 +110,10 @@ fn is_stall(event: &TaskEvent) -> bool {
     matches!(event.kind, TaskEventKind::Stalled { .. })
 }
 
-/// Lets go as soon as something is told, from a thread of its own: where the only thread of the runtime is held, nobody
+/// How long is held after it was told: some ticks of the watchdog, at which it might be told again.
+const TICKS: Duration = Duration::from_millis(200);
+
+/// Lets go soon after something was told, from a thread of its own: where the only thread of the runtime is held, nobody
 /// inside can. Answers what was told.
 fn let_go_when(
     tasks: &TaskManager,
@@ -131,6 +134,7 @@ fn let_go_when(
                 }
             });
             let told = told.await;
+            sleep(TICKS).await;
             held.let_go();
             told.expect("it is told within 20 s")
         })
@@ -582,8 +586,8 @@ async fn health_agrees_with_a_runtime_that_stalls(_: On) {
     let health = seen.clone();
     let stalled = let_go_when(&tasks, &held, move |event| {
         let stalled = matches!(event.kind, TaskEventKind::RuntimeStalled { .. });
-        // For as long as some ticks take, with no pause that could hide one.
-        let until = std::time::Instant::now() + millis(300);
+        // For as long as many ticks take, with no pause that could hide one.
+        let until = std::time::Instant::now() + secs(1);
         while stalled && std::time::Instant::now() < until {
             health.lock().expect("not poisoned").push(asked.health());
         }
@@ -1086,7 +1090,7 @@ async fn silence_is_a_stall_and_its_policy_decides_once(on: On) {
         assert!((10 * unit..140 * unit).contains(&silent_for), "{silent_for:?}");
         assert_eq!(stall.generation, 1);
         // So long that the next silence would have been told.
-        sleep(40 * unit).await;
+        sleep(15 * unit).await;
         let (expected, generations, story): (_, usize, &[&str]) = match action {
             StallAction::Restart => {
                 (TaskState::Running, 2, &["exited cancellation", "restarted stalled", "ready"])
@@ -1234,23 +1238,19 @@ async fn a_heartbeat_that_comes_with_the_watchdog_is_one_decision(on: On) {
     let mut stalls = 0;
     for number in 0..many {
         let name = format!("t{number}");
-        let mut stalled: Vec<_> = told
+        let stalled: Vec<_> = told
             .all()
             .iter()
             .filter(|event| is_of(event, &name) && is_stall(event))
             .map(|event| event.generation)
             .collect();
-        let all = stalled.len();
-        stalled.dedup();
-        assert_eq!(stalled.len(), all, "one stall in each life at most: {:?}", told.story(&name));
         let snapshot = tasks.snapshot(&name).expect("registered");
-        assert_eq!(
-            (snapshot.stalls, snapshot.total_restarts()),
-            (all as u64, all as u64),
-            "{:?}",
-            told.story(&name)
-        );
-        stalls += all;
+        let (restarts, story) = (snapshot.total_restarts(), told.story(&name));
+        // One stall in each life; that of the last may have been overtaken by the shutdown.
+        let lives: Vec<_> = (1..=restarts + u64::from(stalled.len() as u64 > restarts)).collect();
+        assert_eq!(stalled, lives, "{restarts} restarts: {story:?}");
+        assert_eq!(snapshot.stalls, stalled.len() as u64, "{story:?}");
+        stalls += restarts as usize;
     }
     assert_eq!(alive.total(), many as usize + stalls);
     told.check_runs(&tasks);
@@ -1758,9 +1758,8 @@ async fn reported(told: &mut Told) -> Arc<ShutdownReport> {
 }
 
 async fn the_last_handle_dropped_is_an_ordered_shutdown(on: On) {
-    let (unit, alive, held) = (unit(on), Alive::default(), Held::default());
-    let (last_resort, notes) = noted(&held);
-    let tasks = TaskManager::builder().shutdown_deadline(20 * unit).last_resort(last_resort).build();
+    let (unit, alive) = (unit(on), Alive::default());
+    let tasks = TaskManager::builder().shutdown_deadline(20 * unit).build();
     let mut told = Told::by(&tasks);
     let asked = Asked::default();
     let configs = [
@@ -1784,7 +1783,44 @@ async fn the_last_handle_dropped_is_an_ordered_shutdown(on: On) {
     assert!(report.is_clean() && report.tasks.len() == 3, "{report}");
     assert_eq!((asked.names(), alive.now()), (["first", "last"].map(str::to_owned).into(), 0));
     assert_eq!(ends(&mut told), ["first exited success", "last exited success"]);
-    assert_eq!(notes.try_iter().count(), 0, "nobody waits for the report");
+}
+
+async fn the_last_handle_dropped_over_a_blocked_task_troubles_nobody(_: On) {
+    let (alive, stuck, held) = (Alive::default(), Alive::default(), Held::default());
+    let (last_resort, notes) = noted(&held);
+    let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).last_resort(last_resort).build();
+    let mut told = Told::by(&tasks);
+    let configs = [
+        obedient("command", &alive).category(TaskCategory::Command),
+        blocker("blocker", &stuck, &held).category(TaskCategory::Gateway),
+    ];
+    let tasks = begun(tasks, configs);
+    eventually("all run", || (alive.now(), stuck.now()) == (1, 1)).await;
+    let began = std::time::Instant::now();
+    drop(tasks);
+    let report = reported(&mut told).await;
+    assert_in_time(began.elapsed(), &report);
+    let expected = [("command", ShutdownOutcome::Clean), ("blocker", ShutdownOutcome::Leaked)];
+    assert_eq!(outcomes(&report), named(expected), "{report}");
+    // Longer than the last resort would wait.
+    std::thread::sleep(millis(500));
+    assert_eq!(
+        (notes.try_iter().count(), alive.now(), stuck.now()),
+        (0, 0, 1),
+        "nobody waits for the report"
+    );
+    held.let_go();
+    eventually("nothing is left", || stuck.now() == 0).await;
+}
+
+#[test]
+fn fault_28_the_last_handle_dropped_over_a_blocked_task_troubles_nobody_one_worker() {
+    On::OneWorker.run_in_real_time(the_last_handle_dropped_over_a_blocked_task_troubles_nobody);
+}
+
+#[test]
+fn fault_28_the_last_handle_dropped_over_a_blocked_task_troubles_nobody_four_workers() {
+    On::FourWorkers.run_in_real_time(the_last_handle_dropped_over_a_blocked_task_troubles_nobody);
 }
 
 /// It cannot wait for itself to let the manager go.
