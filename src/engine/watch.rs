@@ -30,7 +30,7 @@ use crate::{
 /// How often the watchdog looks at a manager.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 /// How long the thread leaves a silent task to its driver.
-const DRIVERS_TURN: Duration = Duration::from_millis(100);
+const DRIVERS_TURN: Duration = Duration::from_millis(40);
 /// Without a tick for so long the process as a whole stood still.
 const STOOD_STILL: Duration = Duration::from_secs(1);
 /// How often it is tried whether the runtime runs anything.
@@ -111,9 +111,11 @@ impl Shared {
             return task.signals.rearm(Instant::now());
         }
         let Some(generation) = task.signals.tell(stall) else { return };
-        let action = task.spec.on_stall;
+        // Counted and told before the order, whose consequences come after it; the subscriber is the user's code, so last.
+        task.task.cell.stalled();
+        self.events.tell(Some(task.name()), generation, || TaskEventKind::Stalled { silent_for });
         // An order that is not heard, by a driver that is stuck with an earlier one, changes nothing: the stall is told.
-        match action {
+        match task.spec.on_stall {
             StallAction::Report => {}
             StallAction::Restart => {
                 task.order(Order::Stalled { generation, give_up: false });
@@ -122,8 +124,6 @@ impl Shared {
                 task.order(Order::Stalled { generation, give_up: true });
             }
         }
-        task.task.cell.stalled();
-        self.tell(task, || TaskEventKind::Stalled { silent_for });
         with_trace(None, || {
             tracing::event!(
                 name: record::STALLED, target: SCOPE, parent: None, tracing::Level::WARN,
