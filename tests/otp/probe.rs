@@ -115,7 +115,8 @@ struct Inner {
     own: Alive,
     start: Mutex<Start>,
     stop: Mutex<Stop>,
-    say: Mutex<Option<Say>>,
+    /// What is said, and to which of its runs.
+    say: Mutex<Option<(usize, Say)>>,
     said: Notify,
 }
 
@@ -138,16 +139,21 @@ impl Child {
 
     /// Lets the present run end.
     pub(crate) fn end(&self, end: End) {
-        self.say(Say::End(end));
+        self.end_run(self.runs(), end);
+    }
+
+    /// Lets this run end, from 1, if it is not over by now.
+    pub(crate) fn end_run(&self, run: usize, end: End) {
+        self.say(run, Say::End(end));
     }
 
     /// Lets a gated start go on.
     pub(crate) fn go(&self) {
-        self.say(Say::Ready);
+        self.say(self.runs(), Say::Ready);
     }
 
-    fn say(&self, say: Say) {
-        *self.0.say.lock().expect("not poisoned") = Some(say);
+    fn say(&self, run: usize, say: Say) {
+        *self.0.say.lock().expect("not poisoned") = Some((run, say));
         self.0.said.notify_one();
     }
 
@@ -190,8 +196,7 @@ impl Child {
     pub(crate) async fn run(&self, ctx: TaskContext) -> Result<(), &'static str> {
         let inner = &*self.0;
         let _alive = (inner.alive.guard(), inner.own.guard());
-        // What was said to the run before is not said to this one.
-        *inner.say.lock().expect("not poisoned") = None;
+        let run = self.runs();
         inner.log.note("start", &inner.name);
         let _end = Ending(self);
         let start = *inner.start.lock().expect("not poisoned");
@@ -200,11 +205,11 @@ impl Child {
             Start::Ends(end) => Say::End(end),
             Start::EndsAfter(time, end) => tokio::select! {
                 () = sleep(time) => Say::End(end),
-                () = ctx.cancelled() => return self.stopping().await,
+                () = ctx.cancelled() => return self.stopping(run).await,
             },
             Start::Gated => tokio::select! {
-                said = self.said() => said,
-                () = ctx.cancelled() => return self.stopping().await,
+                said = self.said(run) => said,
+                () = ctx.cancelled() => return self.stopping(run).await,
             },
         };
         if let Say::End(end) = said {
@@ -216,22 +221,22 @@ impl Child {
             tokio::select! {
                 // Where it is asked to stop just when it ends by itself, it has ended by itself.
                 biased;
-                said = self.said() => if let Say::End(end) = said { return end.happen() },
-                () = ctx.cancelled() => return self.stopping().await,
+                said = self.said(run) => if let Say::End(end) = said { return end.happen() },
+                () = ctx.cancelled() => return self.stopping(run).await,
             }
         }
     }
 
-    async fn said(&self) -> Say {
+    async fn said(&self, to: usize) -> Say {
         loop {
-            if let Some(said) = self.0.say.lock().expect("not poisoned").take() {
+            if let Some((_, said)) = self.0.say.lock().expect("not poisoned").take_if(|(run, _)| *run == to) {
                 return said;
             }
             self.0.said.notified().await;
         }
     }
 
-    async fn stopping(&self) -> Result<(), &'static str> {
+    async fn stopping(&self, run: usize) -> Result<(), &'static str> {
         self.0.log.note("stop", self.name());
         let stop = *self.0.stop.lock().expect("not poisoned");
         match stop {
@@ -242,7 +247,7 @@ impl Child {
                 // One that is told to end by itself meanwhile does.
                 tokio::select! {
                     () = sleep(time) => Ok(()),
-                    said = self.said() => match said {
+                    said = self.said(run) => match said {
                         Say::End(end) => end.happen(),
                         Say::Ready => Ok(()),
                     },
