@@ -612,13 +612,11 @@ fn fault_15_a_runtime_that_runs_nothing_is_told_with_who_blocks_it_one_worker() 
 }
 
 #[test]
-#[ignore = "bug: during each tick of the watchdog health forgets that the runtime is stalled"]
 fn fault_15_health_agrees_with_a_runtime_that_stalls_current_thread() {
     On::CurrentThread.run_in_real_time(health_agrees_with_a_runtime_that_stalls);
 }
 
 #[test]
-#[ignore = "bug: during each tick of the watchdog health forgets that the runtime is stalled"]
 fn fault_15_health_agrees_with_a_runtime_that_stalls_one_worker() {
     On::OneWorker.run_in_real_time(health_agrees_with_a_runtime_that_stalls);
 }
@@ -1346,24 +1344,10 @@ on_each_runtime_in_real_time! {
         fault_20_one_blocked_poll_that_breaks_two_promises_is_one_restart_current_thread,
         fault_20_one_blocked_poll_that_breaks_two_promises_is_one_restart_one_worker,
         fault_20_one_blocked_poll_that_breaks_two_promises_is_one_restart_four_workers;
-}
-
-#[test]
-#[ignore = "bug: the order of a stall outlives the life it is about"]
-fn fault_20_a_stall_of_a_life_that_ends_is_not_held_against_the_next_current_thread() {
-    On::CurrentThread.run_in_real_time(a_stall_of_a_life_that_ends_is_not_held_against_the_next);
-}
-
-#[test]
-#[ignore = "bug: the order of a stall outlives the life it is about"]
-fn fault_20_a_stall_of_a_life_that_ends_is_not_held_against_the_next_one_worker() {
-    On::OneWorker.run_in_real_time(a_stall_of_a_life_that_ends_is_not_held_against_the_next);
-}
-
-#[test]
-#[ignore = "bug: the order of a stall outlives the life it is about"]
-fn fault_20_a_stall_of_a_life_that_ends_is_not_held_against_the_next_four_workers() {
-    On::FourWorkers.run_in_real_time(a_stall_of_a_life_that_ends_is_not_held_against_the_next);
+    a_stall_of_a_life_that_ends_is_not_held_against_the_next =>
+        fault_20_a_stall_of_a_life_that_ends_is_not_held_against_the_next_current_thread,
+        fault_20_a_stall_of_a_life_that_ends_is_not_held_against_the_next_one_worker,
+        fault_20_a_stall_of_a_life_that_ends_is_not_held_against_the_next_four_workers;
 }
 
 // Fault 24: an ordered shutdown with a slow stage.
@@ -2054,6 +2038,7 @@ fn a_runtime_dropped_under_the_manager_hangs_nobody(runtime: tokio::runtime::Run
         assert!(dropped.elapsed() < secs(10), "not the deadline of a minute: {:?}", dropped.elapsed());
         assert_eq!(line(&report, "deaf").outcome, ShutdownOutcome::Aborted, "{report}");
         assert_eq!(line(&report, "other").outcome, ShutdownOutcome::Aborted, "{report}");
+        assert_eq!(line(&report, "run").outcome, ShutdownOutcome::Aborted, "{report}");
         assert_eq!((report.tasks.len(), report.exit_code()), (3, 1), "{report}");
         let other = current_thread();
         assert_eq!(other.block_on(run), Err(TaskError::Cancelled));
@@ -2089,19 +2074,16 @@ fn a_spawned_run_dropped_with_its_runtime_is_aborted(runtime: tokio::runtime::Ru
 }
 
 #[test]
-#[ignore = "bug: what ends unnoted counts as having ended by itself"]
 fn fault_30_a_spawned_run_dropped_with_its_runtime_is_aborted_current_thread() {
     a_spawned_run_dropped_with_its_runtime_is_aborted(current_thread());
 }
 
 #[test]
-#[ignore = "bug: what ends unnoted counts as having ended by itself"]
 fn fault_30_a_spawned_run_dropped_with_its_runtime_is_aborted_one_worker() {
     a_spawned_run_dropped_with_its_runtime_is_aborted(workers(1));
 }
 
 #[test]
-#[ignore = "bug: what ends unnoted counts as having ended by itself"]
 fn fault_30_a_spawned_run_dropped_with_its_runtime_is_aborted_four_workers() {
     a_spawned_run_dropped_with_its_runtime_is_aborted(workers(4));
 }
