@@ -71,7 +71,6 @@ async fn scale_start_stop_many_children() {
 
 /// The same under one supervisor: a group of many is started, restarted, and shut down.
 #[tokio::test]
-#[ignore = "bug: a group grows quadratically"]
 async fn scale_start_stop_many_children_of_one_group() {
     async fn start_stop(number: usize) -> Duration {
         let (world, children) = many(number);

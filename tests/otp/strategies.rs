@@ -2,7 +2,7 @@
 
 use otel_tasks::{
     Escalation, RestartReason,
-    RestartStrategy::{self, OneForAll, OneForOne, RestForOne},
+    RestartStrategy::{OneForAll, OneForOne, RestForOne},
     TaskState::{Backoff, Failed, Finished, Running, Stopped, Waiting},
 };
 use tokio::time::sleep;
@@ -553,11 +553,11 @@ async fn a_retry_is_no_second_run_where_the_group_began_it_meanwhile() {
     world.finish().await;
 }
 
-/// A group that was stopped because one of it was given up: also who waited for its restart just then stays down.
+/// A group that was stopped because one of it was given up: also who waited for its restart just then stays down. (In a
+/// one-for-all the one that waits has taken the others along, so that none is left that could be given up.)
 #[tokio::test(start_paused = true)]
-#[ignore = "bug: one in its backoff begins again"]
 async fn a_group_that_gives_up_takes_along_who_waits_for_a_restart() {
-    for strategy in STRATEGIES {
+    for strategy in [OneForOne, RestForOne] {
         let world = World::new();
         let [c1, c2, c3] = world.children(["c1", "c2", "c3"]);
         let delay = otel_tasks::Backoff::constant(secs(10));
@@ -569,18 +569,85 @@ async fn a_group_that_gives_up_takes_along_who_waits_for_a_restart() {
         world.supervise_as(group(strategy, members)).await;
         c2.end(End::Panic);
         calm().await;
-        if strategy == RestartStrategy::OneForAll {
-            // There all wait for the same delay.
-            world.finish().await;
-            continue;
-        }
         assert_eq!(world.state("c2"), Backoff, "{strategy:?}");
         c1.end(End::Panic);
         sleep(secs(60)).await;
-        let states = world.states(["c1", "c2", "c3"]);
-        assert_eq!((c2.runs(), c2.alive(), c3.alive()), (1, 0, 0), "{strategy:?}: {states:?}");
+        assert_eq!(world.states(["c1", "c2", "c3"]), [Failed, Stopped, Stopped], "{strategy:?}");
+        assert_eq!((c2.runs(), c2.alive(), c3.alive()), (1, 0, 0), "{strategy:?}");
         world.finish().await;
     }
+}
+
+/// Stopped as a whole and begun again by hand, member by member, a group is a group as before.
+#[tokio::test(start_paused = true)]
+#[ignore = "bug: the mark of a stopped group outlives its restart by hand"]
+async fn a_stopped_group_that_is_begun_again_by_hand_is_a_group_as_before() {
+    let world = World::new();
+    let [c1, c2, c3] = world.children(["c1", "c2", "c3"]);
+    let members = [
+        c1.permanent().max_restarts(0, HOUR).escalate(Escalation::Group),
+        c2.permanent(),
+        c3.permanent().max_restarts(0, HOUR),
+    ];
+    world.supervise_as(group(OneForAll, members)).await;
+    let begin_again = || async {
+        for name in ["c1", "c2", "c3"] {
+            world.tasks.restart_critical_task(name).expect("registered");
+            calm().await;
+        }
+        assert_eq!(world.counts(), [3, 3]);
+    };
+    c1.end(End::Panic);
+    calm().await;
+    assert_eq!(world.states(["c1", "c2", "c3"]), [Failed, Stopped, Stopped]);
+    begin_again().await;
+    // One is given up that does not stop the group: those that it takes along wait for it, as ever.
+    c3.end(End::Panic);
+    calm().await;
+    assert_eq!(world.states(["c1", "c2", "c3"]), [Waiting, Waiting, Failed]);
+    world.tasks.restart_critical_task("c3").expect("registered");
+    calm().await;
+    assert_eq!(world.counts(), [3, 3]);
+    c2.end(End::Panic);
+    calm().await;
+    assert_eq!(world.counts(), [3, 3]);
+    assert_eq!([&c1, &c2, &c3].map(|child| child.runs()), [4, 4, 4]);
+    world.finish().await;
+}
+
+/// One that waits for a task outside does not keep a later one from seeing that what it waits for is over.
+#[tokio::test(start_paused = true)]
+#[ignore = "bug: only the first of those that wait is woken"]
+async fn a_member_that_waits_for_another_task_hides_nothing_from_those_after_it() {
+    let world = World::new();
+    let [db, c1, c2, c3, c4] = world.children(["db", "c1", "c2", "c3", "c4"]);
+    world.register(db.permanent()).await;
+    let members = [
+        c2.permanent(),
+        c1.permanent().depends_on("db"),
+        c3.permanent(),
+        c4.permanent().max_restarts(0, HOUR).escalate(Escalation::Group),
+    ];
+    world.supervise_as(group(OneForOne, members)).await;
+    c2.stops(Stop::After(secs(5)));
+    world.tasks.stop_critical_task("db").expect("registered");
+    c4.end(End::Panic);
+    calm().await;
+    assert_eq!(
+        world.states(["c1", "c2", "c3", "c4"]).map(|state| state == Failed),
+        [false, false, false, true]
+    );
+    // The last of the old ones still stops; c1 waits for it, and for db.
+    world.tasks.restart_critical_task("c1").expect("registered");
+    world.tasks.restart_critical_task("c3").expect("registered");
+    calm().await;
+    assert_eq!(world.states(["c1", "c3"]), [Waiting, Waiting]);
+    sleep(secs(60)).await;
+    assert_eq!(world.states(["c1", "c2", "c3"]), [Waiting, Stopped, Running]);
+    world.tasks.restart_critical_task("db").expect("registered");
+    calm().await;
+    assert_eq!(world.state("c1"), Running);
+    world.finish().await;
 }
 
 /// The restart by hand of a member that runs takes along the others as the strategy says; OTP has no such operation. It is
