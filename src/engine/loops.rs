@@ -18,7 +18,10 @@ use crate::{
     cell::SkipReason,
     policy::{Exit, TaskOutput},
     run::{Begin, Guarded, Run},
-    telemetry::contract::{SCOPE, key, record},
+    telemetry::{
+        contract::{SCOPE, key, record},
+        with_trace,
+    },
 };
 
 type Hook<I, T> = Arc<dyn Fn(I) -> Pin<Box<dyn Future<Output = T> + Send>> + Send + Sync>;
@@ -553,11 +556,13 @@ impl LoopLife {
         match Guarded::new(self.life.shared.recorder.options.silence_panics, hook?).await {
             Ok(value) => Some(value),
             Err(panic) => {
-                tracing::event!(
-                    name: record::HOOK_PANICKED, target: SCOPE, parent: None, tracing::Level::ERROR,
-                    { key::NAME } = &*self.life.supervised.task.identity.name,
-                    "hook {name} of loop {} {}", self.life.supervised.task.identity.name, Exit::Panic(panic).message(),
-                );
+                with_trace(None, || {
+                    tracing::event!(
+                        name: record::HOOK_PANICKED, target: SCOPE, parent: None, tracing::Level::ERROR,
+                        { key::NAME } = &*self.life.supervised.task.identity.name,
+                        "hook {name} of loop {} {}", self.life.supervised.task.identity.name, Exit::Panic(panic).message(),
+                    );
+                });
                 None
             }
         }

@@ -28,7 +28,10 @@ use crate::{
     error::RegisterError,
     read::HealthThresholds,
     run::Recorder,
-    telemetry::contract::{SCOPE, key, record},
+    telemetry::{
+        contract::{SCOPE, key, record},
+        with_trace,
+    },
     watchdog,
 };
 
@@ -293,12 +296,14 @@ impl Shared {
             for name in &task.links.dependencies {
                 let Some(dependency) = self.supervised(name) else { continue };
                 if stage_of_task(&dependency.task) < stage_of_task(&task.task) {
-                    tracing::event!(
-                        name: record::ORDER_INVERTED, target: SCOPE, parent: None, tracing::Level::WARN,
-                        { key::NAME } = &*dependency.task.identity.name,
-                        "task {name} is stopped after {}, which depends on it, though its category and priority come first",
-                        task.name(),
-                    );
+                    with_trace(None, || {
+                        tracing::event!(
+                            name: record::ORDER_INVERTED, target: SCOPE, parent: None, tracing::Level::WARN,
+                            { key::NAME } = &*dependency.task.identity.name,
+                            "task {name} is stopped after {}, which depends on it, though its category and priority come first",
+                            task.name(),
+                        );
+                    });
                 }
             }
         }
