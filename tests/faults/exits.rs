@@ -128,7 +128,7 @@ async fn panics_with_any_payload(_: On) {
     let alive = Alive::default();
     let payloads: [(&str, fn()); 3] = [
         ("a str", || panic!("in so many words")),
-        ("a String", || panic!("in {} words", "so many")),
+        ("a String", || std::panic::panic_any("in so many words".to_owned())),
         ("no string", || std::panic::panic_any(42)),
     ];
     for (name, payload) in payloads {
@@ -582,7 +582,7 @@ on_each_runtime! {
 
 async fn a_thousand_fail_in_one_millisecond(_: On) {
     const TASKS: usize = 1_000;
-    const DELAY: Duration = Duration::from_secs(2);
+    const DELAY: Duration = Duration::from_secs(4);
     let tasks = manager();
     let mut told = Told::by(&tasks);
     let alive = Alive::default();
@@ -610,18 +610,18 @@ async fn a_thousand_fail_in_one_millisecond(_: On) {
     eventually("all run", || alive.now() == TASKS + 1).await;
     told.all();
     fail.send_replace(true);
-    // In the midst of it a command is carried out, and questions are answered.
+    // In the midst of it a command is carried out, and questions are answered. The promise is a tenth of a second; the limit
+    // is for a busy machine, and still before the first of them begins again.
+    const LIMIT: Duration = Duration::from_secs(2);
     let (asked, asked_by_the_clock) = (Instant::now(), StdInstant::now());
     tasks.stop_critical_task("bystander").expect("registered");
     eventually("it is stopped", || state(&tasks, "bystander") == Some(TaskState::Stopped)).await;
+    let took = asked.elapsed().max(asked_by_the_clock.elapsed());
+    assert!(took < LIMIT, "a stop took {took:?}");
+    let asked = StdInstant::now();
     assert_eq!(tasks.snapshots().len(), TASKS + 1);
     assert_eq!(tasks.health().tasks.len(), TASKS + 1);
-    // Ten times what is promised.
-    assert!(
-        asked.elapsed().max(asked_by_the_clock.elapsed()) < secs(1),
-        "{:?}",
-        asked_by_the_clock.elapsed()
-    );
+    assert!(asked.elapsed() < LIMIT, "two questions took {:?}", asked.elapsed());
     eventually("all run again", || {
         told.all();
         alive.now() == TASKS && alive.total() == 2 * TASKS + 1
