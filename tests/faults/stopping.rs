@@ -32,7 +32,7 @@ use crate::{
 
 /// What a scenario counts its time in: virtual on the current thread, short where it is real.
 fn unit(on: On) -> Duration {
-    if on == On::CurrentThread { secs(1) } else { millis(50) }
+    if on == On::CurrentThread { secs(1) } else { millis(100) }
 }
 
 /// Blocks threads until it is let go; at most 30 s, so that a failing test ends too.
@@ -199,7 +199,7 @@ on_each_runtime! {
 // Fault 14: a task that ignores its stop, and blocks a thread of the runtime.
 
 /// Short, and long beside the watchdog's ticks.
-const DEADLINE: Duration = Duration::from_millis(800);
+const DEADLINE: Duration = Duration::from_millis(1_200);
 
 /// Ten times what is promised: for machines that are busy.
 #[track_caller]
@@ -312,7 +312,7 @@ fn fault_14_a_task_that_blocks_a_worker_already_does_not_hold_up_the_report_four
 /// Tasks in four stages, which note when they are asked.
 fn in_stages(alive: &Alive) -> [CriticalTaskConfig; 4] {
     [
-        obedient("unknown", alive).category(TaskCategory::Unknown).priority(TaskPriority::Low),
+        obedient("unknown", alive).category(TaskCategory::Unknown),
         obedient("command", alive).category(TaskCategory::Command),
         obedient("scheduled", alive),
         obedient("gateway", alive).category(TaskCategory::Gateway),
@@ -329,27 +329,26 @@ const ENDS_IN_STAGES: [&str; 4] = [
 #[test]
 fn fault_14b_the_shutdowns_own_task_is_stuck_behind_a_blocked_one_that_began_it() {
     On::FourWorkers.run_in_real_time(|_| async {
+        use ShutdownOutcome::{Clean, Leaked};
         let (alive, held) = (Alive::default(), Held::default());
         let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build();
         let mut told = Told::by(&tasks);
         let tasks = begun(tasks, in_stages(&alive));
         eventually("all run", || alive.now() == 4).await;
-        let (begin, beginning) = tokio::sync::oneshot::channel();
-        let (inner, hold) = (tasks.clone(), held.clone());
+        let (hand, handed) = tokio::sync::oneshot::channel::<TaskManager>();
+        let hold = held.clone();
         // The last stage, so that all others are asked while it blocks.
         let run = tasks.task("blocker").category(TaskCategory::Gateway).priority(TaskPriority::Critical);
         let run = run.spawn(async move {
-            beginning.await.expect("sent");
-            // The shutdown's task is spawned here, where this worker would run it next, and is no other's to steal.
-            assert!(poll_once(inner.cancel_all_tasks()).await.is_pending());
+            // The last handle: the shutdown's task is spawned here, where this worker would run it next, and is no other's
+            // to steal.
+            drop(handed.await.expect("sent"));
             hold.block();
         });
         let began = std::time::Instant::now();
-        begin.send(()).expect("the run waits");
-        told.until("the shutdown began", |event| matches!(event.kind, TaskEventKind::ShutdownBegan)).await;
-        let report = tasks.cancel_all_tasks().await;
+        assert!(hand.send(tasks).is_ok(), "the run waits");
+        let report = reported(&mut told).await;
         assert_in_time(began.elapsed(), &report);
-        use ShutdownOutcome::{Clean, Leaked};
         let expected = [
             ("unknown", Clean),
             ("command", Clean),
@@ -358,49 +357,46 @@ fn fault_14b_the_shutdowns_own_task_is_stuck_behind_a_blocked_one_that_began_it(
             ("blocker", Leaked),
         ];
         assert_eq!(outcomes(&report), named(expected), "{report}");
-        assert!(report.asked_by.is_empty(), "it no longer waits: {report}");
         assert_eq!((ends(&mut told), alive.now()), (ENDS_IN_STAGES.map(str::to_owned).into(), 0));
-        told.check_runs(&tasks);
         held.let_go();
         assert_eq!(run.await, Ok(()));
     });
 }
 
+/// Blocks the thread on which it is dropped.
+struct BlocksWhenDropped(Held);
+
+impl Drop for BlocksWhenDropped {
+    fn drop(&mut self) {
+        self.0.block();
+    }
+}
+
 #[test]
 fn fault_14b_the_shutdowns_own_task_is_stuck_behind_a_blocked_one_that_woke_it() {
     On::FourWorkers.run_in_real_time(|_| async {
+        use ShutdownOutcome::Clean;
         let (alive, held) = (Alive::default(), Held::default());
         let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build();
         let mut told = Told::by(&tasks);
         let tasks = begun(tasks, in_stages(&alive));
         eventually("all run", || alive.now() == 4).await;
-        let (inner, hold) = (tasks.clone(), held.clone());
-        let run = tasks.task("blocker").category(TaskCategory::Command).priority(TaskPriority::Low);
-        let run = run.spawn_with(|ctx| async move {
+        let output = BlocksWhenDropped(held.clone());
+        // The first stage: after some more in a row tokio leaves what was woken to other workers.
+        let run = tasks.task("blocker").category(TaskCategory::Unknown).priority(TaskPriority::Low);
+        // Its end wakes the shutdown's task, here and to be run next; then nobody wants its output.
+        drop(run.spawn_with(|ctx| async move {
             ctx.cancelled().await;
-            // Not waiting for the shutdown after all wakes its task, here and to be run next.
-            assert!(poll_once(inner.cancel_all_tasks()).await.is_pending());
-            hold.block();
-        });
+            Ok::<_, std::convert::Infallible>(output)
+        }));
         let began = std::time::Instant::now();
         let report = tasks.cancel_all_tasks().await;
         assert_in_time(began.elapsed(), &report);
-        use ShutdownOutcome::{Clean, Leaked};
-        let expected = [
-            ("unknown", Clean),
-            ("blocker", Leaked),
-            ("command", Clean),
-            ("scheduled", Clean),
-            ("gateway", Clean),
-        ];
+        let expected = ["blocker", "unknown", "command", "scheduled", "gateway"].map(|name| (name, Clean));
         assert_eq!(outcomes(&report), named(expected), "{report}");
         assert_eq!((ends(&mut told), alive.now()), (ENDS_IN_STAGES.map(str::to_owned).into(), 0));
-        // Asked when the stage of the blocked one had had its share, a quarter, and not at the deadline.
-        let share = DEADLINE.mul_f64(0.9) / 4;
-        assert!((share..2 * share).contains(&line(&report, "command").after), "{report}");
         told.check_runs(&tasks);
         held.let_go();
-        assert_eq!(run.await, Ok(()));
     });
 }
 
