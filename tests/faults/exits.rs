@@ -219,10 +219,12 @@ async fn panics_with_a_payload_whose_destructor_panics(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where a payload that is a `String` is not looked at.
     panics_with_any_payload =>
         fault_01_a_panic_is_told_with_its_text_and_restarted_on_current_thread,
         fault_01_a_panic_is_told_with_its_text_and_restarted_on_one_worker,
         fault_01_a_panic_is_told_with_its_text_and_restarted_on_four_workers;
+    // Fails where a payload is dropped uncontained.
     panics_with_a_payload_whose_destructor_panics =>
         fault_01_a_payload_whose_destructor_panics_ends_one_life_on_current_thread,
         fault_01_a_payload_whose_destructor_panics_ends_one_life_on_one_worker,
@@ -279,6 +281,7 @@ async fn panics_under_a_shared_mutex(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where the lock of the registrations is held while a short task's closure is called.
     panics_under_a_shared_mutex =>
         fault_02_a_panic_under_a_shared_mutex_poisons_nothing_of_ours_on_current_thread,
         fault_02_a_panic_under_a_shared_mutex_poisons_nothing_of_ours_on_one_worker,
@@ -359,6 +362,7 @@ async fn panics_in_the_destructor(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where the destructor is not caught, or not marked on the span.
     panics_in_the_destructor =>
         fault_03_a_destructor_that_panics_holds_up_nothing_on_current_thread,
         fault_03_a_destructor_that_panics_holds_up_nothing_on_one_worker,
@@ -397,6 +401,7 @@ async fn panics_in_the_factory(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where a panic has no delay, or does not count against the limit.
     panics_in_the_factory =>
         fault_04_a_factory_that_panics_is_a_failed_start_on_current_thread,
         fault_04_a_factory_that_panics_is_a_failed_start_on_one_worker,
@@ -461,6 +466,7 @@ async fn ends_at_once_for_ever(on: On) {
 }
 
 on_each_runtime! {
+    // Fails where there is no delay.
     ends_at_once_for_ever =>
         fault_05_a_task_that_ends_at_once_for_ever_is_no_hot_loop_on_current_thread,
         fault_05_a_task_that_ends_at_once_for_ever_is_no_hot_loop_on_one_worker,
@@ -572,6 +578,7 @@ async fn every_end_under_every_policy(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where `Never` restarts after a timeout.
     every_end_under_every_policy =>
         fault_06_every_end_under_every_policy_leads_where_the_table_says_on_current_thread,
         fault_06_every_end_under_every_policy_leads_where_the_table_says_on_one_worker,
@@ -650,6 +657,7 @@ async fn a_thousand_fail_in_one_millisecond(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where the draw is always the same.
     a_thousand_fail_in_one_millisecond =>
         fault_07_a_storm_of_restarts_is_spread_and_commands_are_still_heard_on_current_thread,
         fault_07_a_storm_of_restarts_is_spread_and_commands_are_still_heard_on_one_worker,
@@ -718,10 +726,12 @@ async fn shuts_down_at_its_limit(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where the restart by hand forgives nothing, the escalation is left out, or giving up is told twice.
     is_given_up_at_its_limit =>
         fault_08_at_its_limit_a_task_is_given_up_once_and_a_restart_by_hand_forgives_on_current_thread,
         fault_08_at_its_limit_a_task_is_given_up_once_and_a_restart_by_hand_forgives_on_one_worker,
         fault_08_at_its_limit_a_task_is_given_up_once_and_a_restart_by_hand_forgives_on_four_workers;
+    // Fails where the escalation is left out.
     shuts_down_at_its_limit =>
         fault_08_at_their_limit_two_tasks_shut_the_manager_down_once_on_current_thread,
         fault_08_at_their_limit_two_tasks_shut_the_manager_down_once_on_one_worker,
@@ -776,6 +786,7 @@ async fn fails_just_outside_its_window(on: On) {
 }
 
 on_each_runtime! {
+    // Fails where the window is twice as long.
     fails_just_outside_its_window =>
         fault_09_failures_just_outside_the_window_are_never_too_many_on_current_thread,
         fault_09_failures_just_outside_the_window_are_never_too_many_on_one_worker,
@@ -798,6 +809,7 @@ async fn fails_for_ever(_: On) {
     assert!(grown < 1_000, "10,000 failures, and {grown} KiB more");
 }
 
+// Fails where each failure leaks 400 bytes.
 #[test]
 fn fault_09_ten_thousand_failures_take_no_memory() {
     run_alone("exits::fault_09_ten_thousand_failures_take_no_memory", On::CurrentThread, fails_for_ever);
@@ -845,6 +857,7 @@ async fn a_stable_life_begins_the_delays_again(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where a stable life is not asked for.
     a_stable_life_begins_the_delays_again =>
         fault_10_a_stable_life_begins_the_delays_again_on_current_thread,
         fault_10_a_stable_life_begins_the_delays_again_on_one_worker,
@@ -920,12 +933,14 @@ async fn orders_come_during_a_backoff(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where a stop, or a restart, waits for the timer.
     orders_come_during_a_backoff =>
         fault_11_orders_during_a_backoff_do_not_wait_for_its_timer_on_current_thread,
         fault_11_orders_during_a_backoff_do_not_wait_for_its_timer_on_one_worker,
         fault_11_orders_during_a_backoff_do_not_wait_for_its_timer_on_four_workers;
 }
 
+// Fails where a stop waits for the timer.
 #[tokio::test(start_paused = true)]
 async fn fault_11_a_timer_that_was_called_off_never_fires() {
     let alive = Alive::default();
@@ -944,6 +959,7 @@ async fn fault_11_a_timer_that_was_called_off_never_fires() {
 }
 
 /// The order and the timer in one millisecond, in whichever sequence: the order is what stands at the end.
+// Fails where a stop waits for the timer.
 #[tokio::test(start_paused = true)]
 async fn fault_11_a_stop_that_comes_just_when_the_restart_falls_due_wins() {
     for early in [0, 1] {
@@ -1001,6 +1017,7 @@ async fn shuts_down_during_a_backoff(on: On) {
 }
 
 on_each_runtime! {
+    // Fails where a backoff does not hear that it shall leave.
     shuts_down_during_a_backoff =>
         fault_12_a_shutdown_does_not_wait_for_a_backoff_on_current_thread,
         fault_12_a_shutdown_does_not_wait_for_a_backoff_on_one_worker,

@@ -102,6 +102,7 @@ async fn bodies_are_longer_than_the_interval(on: On) {
 }
 
 on_each_runtime! {
+    // Fails where nothing is skipped, or it is not counted.
     bodies_are_longer_than_the_interval =>
         fault_34_iterations_that_fall_due_meanwhile_are_skipped_and_counted_on_current_thread,
         fault_34_iterations_that_fall_due_meanwhile_are_skipped_and_counted_on_one_worker,
@@ -197,6 +198,7 @@ async fn is_stopped_and_resumed(_: On) {
 }
 
 /// Runs the test again as a child, and stops that one as a whole for a while.
+// Fails where signs of life are not renewed after it, or silence is not held against a watchdog that stood still too.
 #[cfg(unix)]
 fn stands_still(test: &str, on: On) {
     if is_child() {
@@ -257,6 +259,7 @@ fn fault_35_a_process_that_stood_still_holds_nothing_against_its_tasks_on_four_w
 
 /// Tasks at a time of day come with a later release, and with them gaps, overlaps, leap days and time zones. What there is
 /// goes by the monotonic clock. Here that one runs on while the wall clock stands: as the wall clock does that is set back.
+// Fails where uptime goes by another clock.
 #[tokio::test(start_paused = true)]
 async fn fault_36_a_wall_clock_that_is_set_back_moves_neither_timers_nor_uptimes() {
     let tasks = TaskManager::builder().build();
@@ -423,6 +426,7 @@ async fn counts_and_intervals_change(on: On) {
 }
 
 on_each_runtime! {
+    // Fails where a count is one more, or a sleeper is not woken for its new interval.
     counts_and_intervals_change =>
         fault_37_a_count_is_exact_and_a_new_interval_takes_effect_as_documented_on_current_thread,
         fault_37_a_count_is_exact_and_a_new_interval_takes_effect_as_documented_on_one_worker,
@@ -486,6 +490,7 @@ async fn subscribers_are_slow_or_gone(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where what was missed is not counted.
     subscribers_are_slow_or_gone =>
         fault_38_nobody_waits_for_a_slow_subscriber_and_what_it_missed_is_counted_on_current_thread,
         fault_38_nobody_waits_for_a_slow_subscriber_and_what_it_missed_is_counted_on_one_worker,
@@ -499,12 +504,11 @@ mod exporters {
     use super::*;
     use crate::support::otlp::{Behaviour, Receiver, closed_port};
 
-    /// How long the flush may take; the tasks' deadline is another.
-    const FLUSH: Duration = Duration::from_millis(500);
-
     async fn life_without_a_collector(behaviour: Option<Behaviour>) {
+        // How long the flush may take; the tasks' deadline is another. Once it is long, so that it would show in theirs.
+        let flush = if behaviour == Some(Behaviour::Hang) { secs(3) } else { millis(500) };
         let receiver = Receiver::start(Protocol::Grpc);
-        let mut builder = receiver.telemetry("faults").shutdown_timeout(FLUSH).span_queue(500);
+        let mut builder = receiver.telemetry("faults").shutdown_timeout(flush).span_queue(500);
         match behaviour {
             Some(behaviour) => receiver.set_behaviour(behaviour),
             None => builder = builder.endpoint(format!("http://{}", closed_port())),
@@ -541,11 +545,17 @@ mod exporters {
 
         let began = Instant::now();
         let balance = telemetry.balance();
-        let (report, flushed) = tokio::join!(tasks.cancel_all_tasks(), telemetry.shutdown());
+        let shutdown = tokio::spawn({
+            let tasks = tasks.clone();
+            async move { tasks.cancel_all_tasks().await }
+        });
+        told.until("it has begun", |event| matches!(event.kind, TaskEventKind::ShutdownBegan)).await;
+        let (report, flushed) = tokio::join!(shutdown, telemetry.shutdown());
+        let report = report.expect("no panic");
         assert!(report.is_clean(), "{behaviour:?}: {report}");
-        assert!(report.duration >= millis(300) && report.duration < secs(3), "{behaviour:?}: {report}");
+        assert!(report.duration >= millis(300) && report.duration < secs(2), "{behaviour:?}: {report}");
         // Ten times what is promised.
-        assert!(began.elapsed() < 10 * FLUSH, "{behaviour:?}: {:?}", began.elapsed());
+        assert!(began.elapsed() < 10 * flush, "{behaviour:?}: {:?}", began.elapsed());
         assert!(!flushed.is_complete(), "{behaviour:?}: {flushed}");
         let spans = &flushed.traces;
         assert_eq!(spans.exported, 0, "{behaviour:?}: {flushed}");
@@ -567,6 +577,7 @@ mod exporters {
     }
 
     on_each_runtime_in_real_time! {
+        // Fails where the flush runs where it is asked for.
         exporters_hang_or_are_away =>
             fault_38_nobody_waits_for_an_exporter_that_hangs_or_is_away_on_current_thread,
             fault_38_nobody_waits_for_an_exporter_that_hangs_or_is_away_on_one_worker,
@@ -654,11 +665,12 @@ async fn exporters_panic_at_the_managers_spans(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where the end of a run's span is not contained.
     exporters_panic_at_runs =>
         fault_38_an_exporter_that_panics_at_a_runs_span_costs_nothing_on_current_thread,
         fault_38_an_exporter_that_panics_at_a_runs_span_costs_nothing_on_one_worker,
         fault_38_an_exporter_that_panics_at_a_runs_span_costs_nothing_on_four_workers;
-    #[ignore = "bug: a panic of telemetry at the shutdown's spans keeps it from ending"]
+    // Fails where the spans of a shutdown are not contained: it never ended.
     exporters_panic_at_the_managers_spans =>
         fault_38_an_exporter_that_panics_at_the_managers_spans_holds_up_no_shutdown_on_current_thread,
         fault_38_an_exporter_that_panics_at_the_managers_spans_holds_up_no_shutdown_on_one_worker,
@@ -667,6 +679,7 @@ on_each_runtime! {
 
 // --------------------------------------------------------------------------------------------------------------- 39
 
+// Fails where each task leaks 64 bytes, or names have no bound.
 async fn a_hundred_thousand_come_and_go(_: On) {
     const NAMES: usize = 50;
     let metrics = Metrics::new();
@@ -965,19 +978,22 @@ async fn a_closure_that_is_dropped_panics(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where hooks are not guarded.
     hooks_panic =>
         fault_40_a_hook_that_panics_is_logged_and_ignored_on_current_thread,
         fault_40_a_hook_that_panics_is_logged_and_ignored_on_one_worker,
         fault_40_a_hook_that_panics_is_logged_and_ignored_on_four_workers;
-    #[ignore = "bug: a hook that is dropped while it waits is not contained"]
+    // Fails where a hook that is dropped while it waits is not contained.
     a_hooks_destructor_panics =>
         fault_40_a_hook_whose_destructor_panics_holds_up_nothing_on_current_thread,
         fault_40_a_hook_whose_destructor_panics_holds_up_nothing_on_one_worker,
         fault_40_a_hook_whose_destructor_panics_holds_up_nothing_on_four_workers;
+    // Fails where a payload is dropped uncontained.
     a_hooks_payload_panics_when_dropped =>
         fault_40_a_hooks_payload_whose_destructor_panics_ends_no_loop_on_current_thread,
         fault_40_a_hooks_payload_whose_destructor_panics_ends_no_loop_on_one_worker,
         fault_40_a_hooks_payload_whose_destructor_panics_ends_no_loop_on_four_workers;
+    // Fails where the rule for names is called bare.
     callbacks_panic =>
         fault_40_a_callback_that_panics_is_a_failed_run_or_ignored_on_current_thread,
         fault_40_a_callback_that_panics_is_a_failed_run_or_ignored_on_one_worker,
@@ -989,6 +1005,7 @@ on_each_runtime! {
 }
 
 /// The last resort is called on the watchdog's thread, which goes on.
+// Fails where the watchdog contains nothing.
 #[test]
 fn fault_40_a_last_resort_that_panics_leaves_the_watchdog_alive() {
     use std::sync::mpsc;
@@ -1243,16 +1260,17 @@ fn at_the_managers_spans() -> Vec<Panics> {
 }
 
 under_panics! {
-    #[ignore = "bug: the record of a hook's panic is not contained"]
+    // Fails where the record of a hook's panic is not contained, or none is.
     at_records, life_under =>
         fault_40_a_subscriber_that_panics_at_a_record_costs_nothing_on_current_thread,
         fault_40_a_subscriber_that_panics_at_a_record_costs_nothing_on_one_worker,
         fault_40_a_subscriber_that_panics_at_a_record_costs_nothing_on_four_workers;
+    // Fails where the driver is not guarded.
     at_runs, life_that_is_given_up =>
         fault_40_a_subscriber_that_panics_at_a_runs_span_costs_that_life_alone_on_current_thread,
         fault_40_a_subscriber_that_panics_at_a_runs_span_costs_that_life_alone_on_one_worker,
         fault_40_a_subscriber_that_panics_at_a_runs_span_costs_that_life_alone_on_four_workers;
-    #[ignore = "bug: a panic of telemetry at the shutdown's spans keeps it from ending"]
+    // Fails where the spans of a shutdown are not contained: it never ended.
     at_the_managers_spans, life_under =>
         fault_40_a_subscriber_that_panics_at_the_managers_spans_costs_nothing_on_current_thread,
         fault_40_a_subscriber_that_panics_at_the_managers_spans_costs_nothing_on_one_worker,
@@ -1294,6 +1312,7 @@ async fn the_draw_of_a_jitter_panics(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where the driver is not guarded.
     the_draw_of_a_jitter_panics =>
         fault_40_a_panic_in_the_supervisors_own_loop_is_told_on_current_thread,
         fault_40_a_panic_in_the_supervisors_own_loop_is_told_on_one_worker,
