@@ -333,7 +333,7 @@ impl Driver {
                 restart_due = None;
                 let now = Instant::now();
                 // During a shutdown its stages keep the order.
-                if self.shared.tracker.is_closed()
+                if (stop.wish == Wish::Leave && self.shared.tracker.is_closed())
                     || now >= stop.held_until
                     || !self.shared.is_held_up(&self.supervised)
                 {
@@ -456,6 +456,10 @@ impl Driver {
                 Heard::Nothing
             }
             Order::Pause => stop(Wish::Pause, grace),
+            // It has not come down yet: what holds is the last word.
+            Order::Resume if stopping.is_some_and(|stop| stop.wish == Wish::Pause) => {
+                stop(Wish::Restart(RestartReason::Requested), grace)
+            }
             Order::Resume => {
                 if self.supervised.spec.body.hold(false) && self.supervised.state() == TaskState::Paused {
                     self.supervised.signals.rearm(Instant::now());

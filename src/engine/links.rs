@@ -41,7 +41,7 @@ pub(crate) struct Membership {
 /// What a life rests on.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Bond {
-    dependencies: Vec<(Arc<str>, u64)>,
+    dependencies: Vec<(Weak<Supervised>, u64)>,
     epoch: u64,
 }
 
@@ -261,7 +261,9 @@ impl Shared {
             let may_rest_on =
                 |dependency: &Arc<Supervised>| dependency.is_ready() && self.must_yield(dependency).is_none();
             match self.supervised(name).filter(may_rest_on) {
-                Some(dependency) => bond.dependencies.push((name.clone(), dependency.signals.generation())),
+                Some(dependency) => {
+                    bond.dependencies.push((Arc::downgrade(&dependency), dependency.signals.generation()));
+                }
                 None => waits_for.push(name.clone()),
             }
         }
@@ -320,9 +322,11 @@ impl Shared {
         }
         let bond = task.bond()?;
         let lost = || {
-            bond.dependencies.iter().any(|(name, generation)| match self.supervised(name) {
+            bond.dependencies.iter().any(|(dependency, generation)| match dependency.upgrade() {
                 Some(dependency) => {
-                    dependency.signals.generation() != *generation
+                    dependency.has_left()
+                        || !dependency.stands()
+                        || dependency.signals.generation() != *generation
                         || !dependency.is_ready()
                         || self.must_yield(&dependency).is_some()
                 }

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::spec::{ErrorRules, Factory};
-use super::{Body, Life, LifeEnd, Order, Supervised, TaskContext, later, spec};
+use super::{Body, Life, LifeEnd, Order, Supervised, TaskContext, later, spec, supervised::Untold};
 use crate::{
     cell::SkipReason,
     policy::{Exit, TaskOutput},
@@ -512,7 +512,9 @@ impl LoopLife {
         };
         let future = (self.body.factory)(self.life.context(Some(iteration)), self.body.rules.clone());
         let future = self.life.until_ready(future);
-        let ended = self.life.run(Run::begun(begin, future, Exit::clone, ()), Some(iteration)).await;
+        let untold = Untold::begin(&self.life, Some(iteration));
+        let ended = Run::begun(begin, future, Exit::clone, ()).await;
+        untold.tell(&ended);
         if ended.exit == Exit::Success && !supervised.signals.is_ready() {
             // A loop that has done its work once is ready, whether it says so or not.
             self.life.context(Some(iteration)).ready();

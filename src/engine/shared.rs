@@ -156,11 +156,12 @@ impl Shared {
         followed || !self.dependents(task.name()).is_empty()
     }
 
-    /// Ends quietly where nothing is alive. Answers whether it did.
+    /// Closes admission, and ends quietly where nothing is alive. Answers whether nothing is.
     pub(crate) fn close_if_idle(&self) -> bool {
+        // Closed before the look: what comes in between would find no shutdown.
+        self.tracker.close();
         let idle = self.tracker.is_idle();
         if idle {
-            self.tracker.close();
             monitor::stop(self);
         }
         idle
