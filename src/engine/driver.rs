@@ -364,7 +364,9 @@ impl Driver {
                     if grace_over.is_some_and(|over| over <= now) {
                         break None;
                     }
-                    if restart_due.is_some_and(|due| due <= now) {
+                    if restart_due.is_some_and(|due| due <= now) && self.shared.tracker.is_closed() {
+                        restart_due = None;
+                    } else if restart_due.is_some_and(|due| due <= now) {
                         self.group_restart(epoch, now, RestartReason::Requested);
                         stopping = Some(Stopping::new(Wish::Restart(RestartReason::Requested), Some(spec.grace())));
                     } else {
@@ -429,6 +431,10 @@ impl Driver {
             // It leaves already, with the grace it was given then.
             _ if stopping.is_some_and(|stop| stop.wish == Wish::Leave) => Heard::Nothing,
             order if order.yields() && stopping.is_some() => Heard::Nothing,
+            // It would not begin again: it goes on until its stage is asked.
+            Order::Restart { .. } | Order::Stalled { .. } if self.shared.tracker.is_closed() => {
+                Heard::Nothing
+            }
             Order::Start => Heard::Nothing,
             Order::Restart { after, .. } if !after.is_zero() && stopping.is_none() => {
                 Heard::RestartAt(restart_due.unwrap_or_else(|| later(Instant::now(), after)))

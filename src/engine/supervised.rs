@@ -139,8 +139,8 @@ impl Life {
     }
 }
 
-/// A run whose end has not been told. Made before the run and dropped after it, so that the end of each is told, also of
-/// one that is dropped before it was polled.
+/// A run that has begun and whose end has not been told. Dropped with the run, so that the end of each is told, also of one that
+/// is dropped before it was polled.
 pub(crate) struct Untold {
     shared: Arc<Shared>,
     supervised: Arc<Supervised>,
