@@ -21,7 +21,10 @@ use crate::{
         TaskPriority, check_reachable, type_path,
     },
     run::catch,
-    telemetry::contract::{SCOPE, key, record},
+    telemetry::{
+        contract::{SCOPE, key, record},
+        with_trace,
+    },
 };
 
 /// How often a task's health is checked by default, as in the seed.
@@ -620,11 +623,13 @@ fn report_failure(discovery: &mut Discovery, component: &str, refusal: Refusal) 
         Refusal::Task(error) => error.to_string(),
         Refusal::Provider(text) => format!("its provider panicked: {text}"),
     };
-    tracing::event!(
-        name: record::MONITOR_FAILED, target: SCOPE, parent: None, tracing::Level::ERROR,
-        { key::COMPONENT } = component,
-        "component {component}: {text}",
-    );
+    with_trace(None, || {
+        tracing::event!(
+            name: record::MONITOR_FAILED, target: SCOPE, parent: None, tracing::Level::ERROR,
+            { key::COMPONENT } = component,
+            "component {component}: {text}",
+        );
+    });
     match refusal {
         Refusal::Task(error) => discovery.refused.push((component.to_owned(), error)),
         Refusal::Provider(text) => discovery.panicked.push((component.to_owned(), text)),

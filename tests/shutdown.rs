@@ -116,6 +116,7 @@ async fn a_later_stage_is_not_asked_before_the_slow_one_has_ended() {
         ],
         20,
     );
+    settle().await;
     let report = tasks.cancel_all_tasks().await;
     assert_eq!(log.lines(), [("slow".into(), 0), ("gateway".into(), 6)]);
     assert_eq!(report.count(ShutdownOutcome::Clean), 2, "{report}");
@@ -539,6 +540,7 @@ async fn the_exit_code_and_the_display_say_what_happened() {
     for _ in 0..3 {
         drop(tasks.spawn("command_ping", std::future::pending::<()>()));
     }
+    settle().await;
     let report = tasks.cancel_all_tasks().await;
     assert_eq!((report.exit_code(), report.is_clean()), (1, false));
     let text = report.to_string();

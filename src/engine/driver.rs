@@ -244,9 +244,17 @@ impl Driver {
     /// Waits until what the task rests on is ready, and nobody is left who must go down first.
     async fn await_gate(&mut self, mut restart: Option<Restart>) -> Step {
         let mut told: Vec<Arc<str>> = Vec::new();
+        if self.supervised.state() == TaskState::Finished {
+            // Those that rest on what it did go down before it does it again.
+            self.set_state(TaskState::Waiting);
+        }
         loop {
             if self.shared.stays_down(&self.supervised) {
                 return self.stopped(TaskState::Stopped, None);
+            }
+            // Nothing begins during a shutdown, also where this task is asked to leave in a later stage.
+            if self.shared.tracker.is_closed() {
+                return self.leave_idle();
             }
             let until = match self.shared.gate(&self.supervised) {
                 Gate::Open(bond) => return Step::Live(restart, bond),
@@ -325,7 +333,7 @@ impl Driver {
                 restart_due = None;
                 let now = Instant::now();
                 // During a shutdown its stages keep the order.
-                if self.shared.tracker.is_closed()
+                if (stop.wish == Wish::Leave && self.shared.tracker.is_closed())
                     || now >= stop.held_until
                     || !self.shared.is_held_up(&self.supervised)
                 {
@@ -367,7 +375,8 @@ impl Driver {
             }
         };
         let wish = stopping.map(|stop| stop.wish);
-        if end.is_none() && wish == Some(Wish::Leave) {
+        // During a shutdown it leaves then, whatever it was stopped for.
+        if end.is_none() && (wish == Some(Wish::Leave) || self.shared.tracker.is_closed()) {
             self.place.note(ShutdownOutcome::Aborted);
         }
         // The life's hooks are the user's too: a panic in their destructors ends here.
@@ -447,6 +456,10 @@ impl Driver {
                 Heard::Nothing
             }
             Order::Pause => stop(Wish::Pause, grace),
+            // It has not come down yet: what holds is the last word.
+            Order::Resume if stopping.is_some_and(|stop| stop.wish == Wish::Pause) => {
+                stop(Wish::Restart(RestartReason::Requested), grace)
+            }
             Order::Resume => {
                 if self.supervised.spec.body.hold(false) && self.supervised.state() == TaskState::Paused {
                     self.supervised.signals.rearm(Instant::now());
@@ -564,9 +577,10 @@ impl Driver {
 
     fn note_start(&self, restart: Option<&Restart>, now: Instant, generation: u64) {
         let identity = &self.supervised.task.identity;
-        self.tell(|| TaskEventKind::Started { restart: restart.map(|restart| restart.reason) });
+        let began = || TaskEventKind::Started { restart: restart.map(|restart| restart.reason) };
         let generation = i64::try_from(generation).unwrap_or(i64::MAX);
         let Some(restart) = restart else {
+            self.tell(began);
             with_trace(None, || {
                 tracing::event!(
                     name: record::STARTED, target: SCOPE, parent: None, tracing::Level::INFO,
@@ -579,6 +593,7 @@ impl Driver {
         };
         self.supervised.restarted_at(now);
         self.supervised.task.cell.restarted(restart.reason, self.shared.recorder.now(), SystemTime::now());
+        self.tell(began);
         with_trace(context_of(restart.failed_run.as_ref()), || {
             tracing::event!(
                 name: record::RESTARTED, target: SCOPE, parent: None, tracing::Level::WARN,

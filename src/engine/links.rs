@@ -41,7 +41,7 @@ pub(crate) struct Membership {
 /// What a life rests on.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Bond {
-    dependencies: Vec<(Arc<str>, u64)>,
+    dependencies: Vec<(Weak<Supervised>, u64)>,
     epoch: u64,
 }
 
@@ -59,8 +59,8 @@ struct GroupState {
     epochs: Vec<u64>,
     /// Members wait until then before they begin anew.
     due: Option<Instant>,
-    /// Whether whoever goes down stays down: the group was stopped because one of it was given up.
-    stopped: bool,
+    /// For each member, the epoch up to which it stays down: the group was stopped because one of it was given up.
+    stopped_up_to: Vec<u64>,
     /// When restarts happened that count against the group's limit.
     restarts: VecDeque<Instant>,
 }
@@ -109,7 +109,7 @@ impl Group {
             state: Mutex::new(GroupState {
                 epochs: vec![0; size],
                 due: None,
-                stopped: false,
+                stopped_up_to: vec![0; size],
                 restarts: VecDeque::new(),
             }),
         })
@@ -137,18 +137,21 @@ impl Group {
     }
 
     /// Lets those look whose answer may be another now that a member has changed: the one that goes down next, the nearest
-    /// below that is up; and the one that begins next, since all others that wait do so for that one too.
+    /// below that is up; and the one that begins next, since those after it wait for it too. All of them, where the last life
+    /// has ended that was out of date: for that each waits by itself.
     fn member_changed(&self, changed: usize) {
-        let mut next_down = None;
-        let mut next_up = None;
-        for (index, member) in self.members() {
-            if index < changed && member.is_up() {
-                next_down = Some(member);
-            } else if index != changed && next_up.is_none() && member.state() == TaskState::Waiting {
-                next_up = Some(member);
-            }
-        }
-        next_down.iter().chain(&next_up).for_each(|member| member.look());
+        let members: Vec<_> = self.members().collect();
+        let all = {
+            let state = self.state();
+            let ended = members.iter().any(|(index, member)| *index == changed && !member.is_up());
+            ended && !members.iter().any(|(index, member)| member.is_out_of_date(state.epochs[*index]))
+        };
+        let next_down = members.iter().rev().find(|(index, member)| *index < changed && member.is_up());
+        let waiting = |(index, member): &&(usize, Arc<Supervised>)| {
+            *index != changed && member.state() == TaskState::Waiting
+        };
+        let next_up = members.iter().filter(waiting).take(if all { usize::MAX } else { 1 });
+        next_down.into_iter().chain(next_up).for_each(|(_, member)| member.look());
     }
 
     /// Lets every member look: what the group wants of them has changed.
@@ -160,7 +163,8 @@ impl Group {
     pub(crate) fn restart(&self, failed: usize, epoch: u64, due: Instant, counts: bool) -> GroupRestart {
         let mut state = self.state();
         if state.epochs[failed] > epoch {
-            return if state.stopped { GroupRestart::Stopped } else { GroupRestart::UnderWay };
+            let stopped = epoch < state.stopped_up_to[failed];
+            return if stopped { GroupRestart::Stopped } else { GroupRestart::UnderWay };
         }
         if let Some(intensity) = self.intensity.filter(|_| counts) {
             let now = Instant::now();
@@ -174,7 +178,6 @@ impl Group {
             self.bump(&mut state, failed);
             state.due = Some(due);
         }
-        state.stopped = false;
         drop(state);
         self.wake();
         GroupRestart::Begins
@@ -185,7 +188,7 @@ impl Group {
         let mut state = self.state();
         if all {
             state.epochs.iter_mut().for_each(|epoch| *epoch += 1);
-            state.stopped = true;
+            state.stopped_up_to = state.epochs.clone();
         } else if self.strategy != RestartStrategy::OneForOne {
             self.bump(&mut state, failed);
         }
@@ -210,6 +213,11 @@ impl Membership {
     /// The member before it that is still registered.
     pub(crate) fn before(&self) -> Option<Arc<Supervised>> {
         self.group.members().filter(|(other, _)| *other < self.index).last().map(|(_, member)| member)
+    }
+
+    /// Whether the group was stopped since the member, which is `task`, last began or was begun by hand.
+    fn is_stopped(&self, task: &Supervised) -> bool {
+        task.known_epoch.load(SeqCst) < self.group.state().stopped_up_to[self.index]
     }
 
     /// How often this member had to begin anew.
@@ -249,8 +257,13 @@ impl Shared {
         let mut until = None;
         let mut bond = Bond::default();
         for name in &task.links.dependencies {
-            match self.supervised(name).filter(|dependency| dependency.is_ready()) {
-                Some(dependency) => bond.dependencies.push((name.clone(), dependency.signals.generation())),
+            // One that has still to go down is as good as down: a life that began on it would end at once, and so for ever.
+            let may_rest_on =
+                |dependency: &Arc<Supervised>| dependency.is_ready() && self.must_yield(dependency).is_none();
+            match self.supervised(name).filter(may_rest_on) {
+                Some(dependency) => {
+                    bond.dependencies.push((Arc::downgrade(&dependency), dependency.signals.generation()));
+                }
                 None => waits_for.push(name.clone()),
             }
         }
@@ -283,15 +296,13 @@ impl Shared {
     pub(crate) fn begins_anew(&self, task: &Supervised) -> bool {
         task.spec.policy != RestartPolicy::Never
             && task.links.membership.as_ref().is_some_and(|membership| {
-                membership.epoch() > task.known_epoch.load(SeqCst) && !membership.group.state().stopped
+                membership.epoch() > task.known_epoch.load(SeqCst) && !membership.is_stopped(task)
             })
     }
 
     /// Whether a task that has not begun again yet stays down, because its group was stopped meanwhile.
     pub(crate) fn stays_down(&self, task: &Supervised) -> bool {
-        task.links.membership.as_ref().is_some_and(|membership| {
-            membership.epoch() > task.known_epoch.load(SeqCst) && membership.group.state().stopped
-        })
+        task.links.membership.as_ref().is_some_and(|membership| membership.is_stopped(task))
     }
 
     /// Whether the life of a task is out of date, and what becomes of the task then.
@@ -302,7 +313,7 @@ impl Shared {
         if let Some(membership) = &task.links.membership {
             if task.is_out_of_date(membership.epoch()) {
                 // One that nobody restarts goes down with the others and stays down, as OTP's temporary children do.
-                let stays_down = membership.group.state().stopped || task.spec.policy == RestartPolicy::Never;
+                let stays_down = membership.is_stopped(task) || task.spec.policy == RestartPolicy::Never;
                 return Some(Yield { reason: RestartReason::Group, stays_down });
             }
         }
@@ -311,9 +322,11 @@ impl Shared {
         }
         let bond = task.bond()?;
         let lost = || {
-            bond.dependencies.iter().any(|(name, generation)| match self.supervised(name) {
+            bond.dependencies.iter().any(|(dependency, generation)| match dependency.upgrade() {
                 Some(dependency) => {
-                    dependency.signals.generation() != *generation
+                    dependency.has_left()
+                        || !dependency.stands()
+                        || dependency.signals.generation() != *generation
                         || !dependency.is_ready()
                         || self.must_yield(&dependency).is_some()
                 }

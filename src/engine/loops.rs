@@ -13,12 +13,15 @@ use tokio::{
 };
 
 use super::spec::{ErrorRules, Factory};
-use super::{Body, Life, LifeEnd, Order, Supervised, TaskContext, later, spec};
+use super::{Body, Life, LifeEnd, Order, Supervised, TaskContext, later, spec, supervised::Untold};
 use crate::{
     cell::SkipReason,
     policy::{Exit, TaskOutput},
     run::{Begin, Guarded, Run},
-    telemetry::contract::{SCOPE, key, record},
+    telemetry::{
+        contract::{SCOPE, key, record},
+        with_trace,
+    },
 };
 
 type Hook<I, T> = Arc<dyn Fn(I) -> Pin<Box<dyn Future<Output = T> + Send>> + Send + Sync>;
@@ -509,7 +512,9 @@ impl LoopLife {
         };
         let future = (self.body.factory)(self.life.context(Some(iteration)), self.body.rules.clone());
         let future = self.life.until_ready(future);
-        let ended = self.life.run(Run::begun(begin, future, Exit::clone, ()), Some(iteration)).await;
+        let untold = Untold::begin(&self.life, Some(iteration));
+        let ended = Run::begun(begin, future, Exit::clone, ()).await;
+        untold.tell(&ended);
         if ended.exit == Exit::Success && !supervised.signals.is_ready() {
             // A loop that has done its work once is ready, whether it says so or not.
             self.life.context(Some(iteration)).ready();
@@ -553,11 +558,13 @@ impl LoopLife {
         match Guarded::new(self.life.shared.recorder.options.silence_panics, hook?).await {
             Ok(value) => Some(value),
             Err(panic) => {
-                tracing::event!(
-                    name: record::HOOK_PANICKED, target: SCOPE, parent: None, tracing::Level::ERROR,
-                    { key::NAME } = &*self.life.supervised.task.identity.name,
-                    "hook {name} of loop {} {}", self.life.supervised.task.identity.name, Exit::Panic(panic).message(),
-                );
+                with_trace(None, || {
+                    tracing::event!(
+                        name: record::HOOK_PANICKED, target: SCOPE, parent: None, tracing::Level::ERROR,
+                        { key::NAME } = &*self.life.supervised.task.identity.name,
+                        "hook {name} of loop {} {}", self.life.supervised.task.identity.name, Exit::Panic(panic).message(),
+                    );
+                });
                 None
             }
         }

@@ -28,7 +28,10 @@ use crate::{
     error::RegisterError,
     read::HealthThresholds,
     run::Recorder,
-    telemetry::contract::{SCOPE, key, record},
+    telemetry::{
+        contract::{SCOPE, key, record},
+        with_trace,
+    },
     watchdog,
 };
 
@@ -153,11 +156,12 @@ impl Shared {
         followed || !self.dependents(task.name()).is_empty()
     }
 
-    /// Ends quietly where nothing is alive. Answers whether it did.
+    /// Closes admission, and ends quietly where nothing is alive. Answers whether nothing is.
     pub(crate) fn close_if_idle(&self) -> bool {
+        // Closed before the look: what comes in between would find no shutdown.
+        self.tracker.close();
         let idle = self.tracker.is_idle();
         if idle {
-            self.tracker.close();
             monitor::stop(self);
         }
         idle
@@ -293,12 +297,14 @@ impl Shared {
             for name in &task.links.dependencies {
                 let Some(dependency) = self.supervised(name) else { continue };
                 if stage_of_task(&dependency.task) < stage_of_task(&task.task) {
-                    tracing::event!(
-                        name: record::ORDER_INVERTED, target: SCOPE, parent: None, tracing::Level::WARN,
-                        { key::NAME } = &*dependency.task.identity.name,
-                        "task {name} is stopped after {}, which depends on it, though its category and priority come first",
-                        task.name(),
-                    );
+                    with_trace(None, || {
+                        tracing::event!(
+                            name: record::ORDER_INVERTED, target: SCOPE, parent: None, tracing::Level::WARN,
+                            { key::NAME } = &*dependency.task.identity.name,
+                            "task {name} is stopped after {}, which depends on it, though its category and priority come first",
+                            task.name(),
+                        );
+                    });
                 }
             }
         }

@@ -33,6 +33,7 @@ use super::{
     tracker::{Asked, Position, stage_of_task},
 };
 use crate::{
+    run::catch,
     telemetry::{
         ManagedSpan, SpanParent,
         contract::{SCOPE, attribute, key, record},
@@ -57,8 +58,9 @@ pub(crate) struct Drain {
     cause: Option<ShutdownCause>,
     report: watch::Sender<Option<Arc<ShutdownReport>>>,
     state: Mutex<State>,
-    /// Taken by whoever writes the report.
-    spans: Mutex<Option<Spans>>,
+    spans: Mutex<Spans>,
+    /// Set by whoever writes the report.
+    finished: AtomicBool,
     /// Callers that wait for the report.
     waiting: AtomicUsize,
     /// Whether one of them has it.
@@ -67,9 +69,11 @@ pub(crate) struct Drain {
     reported_at: Mutex<Option<Instant>>,
 }
 
+/// What there is of the shutdown's spans: a subscriber that panics costs those that it panics at.
+#[derive(Default)]
 struct Spans {
-    cleanup: ManagedSpan,
-    cancel: ManagedSpan,
+    cleanup: Option<ManagedSpan>,
+    cancel: Option<ManagedSpan>,
 }
 
 struct State {
@@ -226,6 +230,7 @@ impl Drain {
                 graces: Vec::new(),
             }),
             spans: Mutex::default(),
+            finished: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             delivered: AtomicBool::new(false),
             reported_at: Mutex::default(),
@@ -240,14 +245,11 @@ impl Drain {
         monitor::stop(shared);
         shared.events.tell(None, 0, || TaskEventKind::ShutdownBegan);
         shared.begun.send_replace(true);
-        let cleanup = manager_span(shared, "cleanup_tasks", SpanParent::Root);
-        stop_task_loops(shared, &cleanup);
-        let cancel = {
-            let _entered = cleanup.enter();
-            manager_span(shared, "cancel_tasks", SpanParent::Current)
-        };
-        set_names(&cancel, &shared.tracker.names());
-        *self.spans.lock().unwrap_or_else(PoisonError::into_inner) = Some(Spans { cleanup, cancel });
+        let loops = stop_task_loops(shared);
+        let mut spans = Spans::default();
+        // The subscriber is not ours: nothing that it does holds up the shutdown.
+        let _ = catch(false, || spans.begin(shared, loops));
+        *self.spans.lock().unwrap_or_else(PoisonError::into_inner) = spans;
         let positions = shared.positions();
         let began = self.state().began;
         shared.tracker.plan(began, |supervised| positions.of(supervised));
@@ -330,11 +332,19 @@ impl Drain {
 
     /// Writes the report and ends the spans. Once, whoever comes first.
     pub(crate) fn finish(&self, shared: &Shared) {
-        let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Spans { cleanup, cancel }) = spans else { return };
-        cancel.end();
+        if self.finished.swap(true, SeqCst) {
+            return;
+        }
         let report = self.make_report(shared);
-        record_report(shared, cleanup, &report);
+        let outcomes = ShutdownOutcome::ALL.map(|outcome| (outcome.as_str(), report.count(outcome)));
+        shared.recorder.shut_down(outcomes.into());
+        if let Some(exposition) = shared.recorder.exposition() {
+            exposition.instruments.shutdown_duration.record(report.duration.as_secs_f64(), &[]);
+        }
+        let Spans { cleanup, cancel } =
+            std::mem::take(&mut *self.spans.lock().unwrap_or_else(PoisonError::into_inner));
+        let _ = catch(false, || cancel.map(ManagedSpan::end));
+        let _ = catch(false, || cleanup.map(|cleanup| record_report(cleanup, &report)));
         shared.events.tell(None, 0, || TaskEventKind::ShutdownEnded(report.clone()));
         self.report.send_replace(Some(report));
     }
@@ -383,12 +393,23 @@ impl Drain {
     }
 }
 
-/// Asks every loop to stop: sleepers end at once, the others after the iteration under way.
-fn stop_task_loops(shared: &Shared, parent: &ManagedSpan) {
-    let span = {
-        let _entered = parent.enter();
-        manager_span(shared, "stop_task_loops", SpanParent::Current)
-    };
+impl Spans {
+    fn begin(&mut self, shared: &Shared, loops_stopped: i64) {
+        let cleanup = self.cleanup.insert(manager_span(shared, "cleanup_tasks", SpanParent::Root));
+        let inside = |work| {
+            let _entered = cleanup.enter();
+            manager_span(shared, work, SpanParent::Current)
+        };
+        let stop_loops = inside("stop_task_loops");
+        stop_loops.set_attribute(KeyValue::new(attribute::LOOPS_STOPPED, loops_stopped));
+        stop_loops.end();
+        let cancel = self.cancel.insert(inside("cancel_tasks"));
+        set_names(cancel, &shared.tracker.names());
+    }
+}
+
+/// Asks every loop to stop: sleepers end at once, the others after the iteration under way. Answers how many.
+fn stop_task_loops(shared: &Shared) -> i64 {
     let mut stopped = 0;
     for task in shared.tracker.drivers() {
         // One that others rest on waits for them like any other task.
@@ -397,8 +418,7 @@ fn stop_task_loops(shared: &Shared, parent: &ManagedSpan) {
             stopped += 1;
         }
     }
-    span.set_attribute(KeyValue::new(attribute::LOOPS_STOPPED, stopped));
-    span.end();
+    stopped
 }
 
 /// Where each driver stands.
@@ -413,12 +433,7 @@ impl Positions {
     }
 }
 
-fn record_report(shared: &Shared, span: ManagedSpan, report: &ShutdownReport) {
-    let outcomes = ShutdownOutcome::ALL.map(|outcome| (outcome.as_str(), report.count(outcome)));
-    shared.recorder.shut_down(outcomes.into());
-    if let Some(exposition) = shared.recorder.exposition() {
-        exposition.instruments.shutdown_duration.record(report.duration.as_secs_f64(), &[]);
-    }
+fn record_report(span: ManagedSpan, report: &ShutdownReport) {
     for outcome in ShutdownOutcome::ALL {
         let names: Vec<_> = report
             .tasks

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Body, Life, LifeEnd, TaskContext};
+use super::{Body, Life, LifeEnd, TaskContext, supervised::Untold};
 use crate::{
     policy::{
         Backoff, ErrorClass, Escalation, Exit, Failure, RestartIntensity, RestartPolicy, StallAction,
@@ -99,15 +99,17 @@ pub(crate) struct FactoryBody {
 impl Body for FactoryBody {
     fn live(&self, mut life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
         let future = life.until_ready((self.factory)(life.context(None), self.rules.clone()));
-        let timeout = self.timeout;
+        let untold = Untold::begin(&life, None);
+        let begin = Begin {
+            generation: Some(life.generation),
+            links: std::mem::take(&mut life.links),
+            timeout: self.timeout,
+            ..Begin::new(life.shared.recorder.clone(), life.supervised.task.clone())
+        };
+        let run = Run::begun(begin, future, Exit::clone, ());
         Box::pin(async move {
-            let begin = Begin {
-                generation: Some(life.generation),
-                links: std::mem::take(&mut life.links),
-                timeout,
-                ..Begin::new(life.shared.recorder.clone(), life.supervised.task.clone())
-            };
-            let ended = life.run(Run::begun(begin, future, Exit::clone, ()), None).await;
+            let ended = run.await;
+            untold.tell(&ended);
             LifeEnd { exit: ended.exit, finished: false, span_context: ended.span_context }
         })
     }

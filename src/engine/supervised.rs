@@ -143,19 +143,6 @@ impl Life {
         })
     }
 
-    /// Awaits a run of this life, and tells how it ended, also where it is dropped.
-    pub(crate) async fn run<T>(
-        &self,
-        run: impl Future<Output = Ended<T>>,
-        iteration: Option<u64>,
-    ) -> Ended<T> {
-        let mut untold =
-            Untold { life: self, began: Instant::now(), iteration, exit: Some(Exit::Cancellation) };
-        let ended = run.await;
-        untold.exit = Some(ended.exit.clone());
-        ended
-    }
-
     /// Work that fails as timed out where the life is not ready in time.
     pub(crate) fn until_ready(
         &self,
@@ -181,19 +168,39 @@ impl Life {
     }
 }
 
-/// A run whose end is told when this is dropped: after the run, since it was made before it.
-struct Untold<'a> {
-    life: &'a Life,
+/// A run whose end has not been told. Made before the run and dropped after it, so that the end of each is told, also of
+/// one that is dropped before it was polled.
+pub(crate) struct Untold {
+    shared: Arc<Shared>,
+    supervised: Arc<Supervised>,
+    generation: u64,
     began: Instant,
     iteration: Option<u64>,
-    exit: Option<Exit>,
+    exit: Exit,
 }
 
-impl Drop for Untold<'_> {
+impl Untold {
+    pub(crate) fn begin(life: &Life, iteration: Option<u64>) -> Self {
+        Self {
+            shared: life.shared.clone(),
+            supervised: life.supervised.clone(),
+            generation: life.generation,
+            began: Instant::now(),
+            iteration,
+            exit: Exit::Cancellation,
+        }
+    }
+
+    /// Tells how the run ended.
+    pub(crate) fn tell<T>(mut self, ended: &Ended<T>) {
+        self.exit = ended.exit.clone();
+    }
+}
+
+impl Drop for Untold {
     fn drop(&mut self) {
-        let Some(exit) = self.exit.take() else { return };
-        let name = Some(self.life.supervised.name());
-        self.life.shared.events.tell(name, self.life.generation, || TaskEventKind::Exited {
+        let exit = std::mem::replace(&mut self.exit, Exit::Cancellation);
+        self.shared.events.tell(Some(self.supervised.name()), self.generation, || TaskEventKind::Exited {
             exit,
             duration: self.began.elapsed(),
             iteration: self.iteration,

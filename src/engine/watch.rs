@@ -92,10 +92,12 @@ impl Shared {
     pub(crate) fn begin_watching(self: &Arc<Self>) {
         let watched: Arc<dyn Watched> = self.clone();
         if let Err(error) = watchdog::watch(self.watch.number, TICK, Arc::downgrade(&watched)) {
-            tracing::event!(
-                name: record::MONITOR_FAILED, target: SCOPE, parent: None, tracing::Level::ERROR,
-                "the watchdog's thread did not start, blocked threads will not be seen: {error}",
-            );
+            with_trace(None, || {
+                tracing::event!(
+                    name: record::MONITOR_FAILED, target: SCOPE, parent: None, tracing::Level::ERROR,
+                    "the watchdog's thread did not start, blocked threads will not be seen: {error}",
+                );
+            });
         }
     }
 

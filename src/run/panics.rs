@@ -92,6 +92,13 @@ pin_project_lite::pin_project! {
         future: Option<F>,
         silence: bool,
     }
+
+    impl<F> PinnedDrop for Guarded<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            let _ = catch(*this.silence, || this.future.set(None));
+        }
+    }
 }
 
 impl<F> Guarded<F> {

@@ -11,6 +11,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
     panic::resume_unwind,
+    process::Command,
     sync::{Arc, mpsc},
     time::Duration,
 };
@@ -35,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 impl On {
     /// Runs the scenario; on the current thread in virtual time. A scenario that hangs fails.
     pub(crate) fn run<F: Future<Output = ()>>(self, scenario: impl FnOnce(On) -> F + Send + 'static) {
-        self.run_with_clock(self == Self::CurrentThread, scenario);
+        self.run_in(self.runtime(self == Self::CurrentThread, None), scenario);
     }
 
     /// The same in real time everywhere: for scenarios that block threads.
@@ -43,7 +44,7 @@ impl On {
         self,
         scenario: impl FnOnce(On) -> F + Send + 'static,
     ) {
-        self.run_with_clock(false, scenario);
+        self.run_in(self.runtime(false, None), scenario);
     }
 
     /// As [`run`](Self::run), every thread of the runtime under this subscriber.
@@ -52,23 +53,32 @@ impl On {
         subscriber: &tracing::Dispatch,
         scenario: impl FnOnce(On) -> F + Send + 'static,
     ) {
-        self.run_on_threads(self == Self::CurrentThread, Some(subscriber.clone()), scenario);
+        let runtime = self.runtime(self == Self::CurrentThread, Some(subscriber.clone()));
+        let subscriber = subscriber.clone();
+        listen();
+        limited(move || {
+            let _default = tracing::dispatcher::set_default(&subscriber);
+            runtime.block_on(scenario(self));
+        });
     }
 
-    fn run_with_clock<F: Future<Output = ()>>(
-        self,
-        paused: bool,
-        scenario: impl FnOnce(On) -> F + Send + 'static,
-    ) {
-        self.run_on_threads(paused, None, scenario);
+    /// As [`run`](Self::run) without any subscriber, whose registry takes memory of its own.
+    pub(crate) fn run_unheard<F: Future<Output = ()>>(self, scenario: impl FnOnce(On) -> F + Send + 'static) {
+        let runtime = self.runtime(self == Self::CurrentThread, None);
+        limited(move || runtime.block_on(scenario(self)));
     }
 
-    fn run_on_threads<F: Future<Output = ()>>(
+    fn run_in<F: Future<Output = ()>>(
         self,
-        paused: bool,
-        subscriber: Option<tracing::Dispatch>,
+        runtime: Unwaited,
         scenario: impl FnOnce(On) -> F + Send + 'static,
     ) {
+        // With a subscriber, panics of tasks are not printed: backtraces take longer than a poll may.
+        listen();
+        limited(move || runtime.block_on(scenario(self)));
+    }
+
+    fn runtime(self, paused: bool, subscriber: Option<tracing::Dispatch>) -> Unwaited {
         let mut builder = match self {
             Self::CurrentThread => tokio::runtime::Builder::new_current_thread(),
             Self::OneWorker | Self::FourWorkers => tokio::runtime::Builder::new_multi_thread(),
@@ -81,22 +91,22 @@ impl On {
         if paused {
             builder.start_paused(true);
         }
-        if let Some(subscriber) = subscriber.clone() {
+        if let Some(subscriber) = subscriber {
             // For as long as the thread lives, which is the runtime's.
             builder.on_thread_start(move || std::mem::forget(tracing::dispatcher::set_default(&subscriber)));
         }
-        let runtime = builder.enable_all().build().expect("a runtime");
-        let runtime = Unwaited(Some(runtime));
-        limited(move || {
-            let runtime = runtime;
-            let _default = subscriber.as_ref().map(tracing::dispatcher::set_default);
-            runtime.0.as_ref().expect("taken when it is dropped").block_on(scenario(self));
-        });
+        Unwaited(Some(builder.enable_all().build().expect("a runtime")))
     }
 }
 
 /// A runtime that is not waited for: what a fault has left blocked must not hold up the test.
 struct Unwaited(Option<tokio::runtime::Runtime>);
+
+impl Unwaited {
+    fn block_on(&self, future: impl Future<Output = ()>) {
+        self.0.as_ref().expect("taken when it is dropped").block_on(future);
+    }
+}
 
 impl Drop for Unwaited {
     fn drop(&mut self) {
@@ -108,8 +118,6 @@ impl Drop for Unwaited {
 
 /// Runs `scenario` on a thread of its own, so that one that hangs fails.
 pub(crate) fn limited(scenario: impl FnOnce() + Send + 'static) {
-    // With a subscriber, panics of tasks are not printed: backtraces take longer than a poll may.
-    listen();
     let (done, over) = mpsc::channel();
     let name = std::thread::current().name().unwrap_or("scenario").to_owned();
     let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -167,6 +175,43 @@ macro_rules! on_each_runtime_in_real_time {
     )+ };
 }
 pub(crate) use on_each_runtime_in_real_time;
+
+const CHILD: &str = "OTEL_TASKS_FAULTS_CHILD";
+
+/// Whether this process was started by [`child`].
+pub(crate) fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
+/// This binary's test of that name and no other, to be run in a process of its own.
+pub(crate) fn child(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this test"));
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(CHILD, "1");
+    command
+}
+
+/// Runs the scenario in a process of its own, without a subscriber: what it looks at is of a whole process. `test` is the
+/// test that calls this.
+#[track_caller]
+pub(crate) fn run_alone<F: Future<Output = ()>>(
+    test: &str,
+    on: On,
+    scenario: impl FnOnce(On) -> F + Send + 'static,
+) {
+    if is_child() {
+        return on.run_unheard(scenario);
+    }
+    let ended = child(test).output().expect("a child");
+    let said = [ended.stdout, ended.stderr].concat();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&said));
+}
+
+/// Resident memory of this process, in KiB; 0 where nobody tells.
+pub(crate) fn rss() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).unwrap_or(0)
+}
 
 /// What a manager tells, kept.
 pub(crate) struct Told {

@@ -17,7 +17,7 @@ use otel_tasks::{
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    common::{On, Told, obedient, on_each_runtime, restarts, state},
+    common::{On, Told, obedient, on_each_runtime, restarts, rss, run_alone, state},
     spans::{Spans, attribute},
     support::{Alive, eventually, millis, secs, settle},
 };
@@ -128,7 +128,7 @@ async fn panics_with_any_payload(_: On) {
     let alive = Alive::default();
     let payloads: [(&str, fn()); 3] = [
         ("a str", || panic!("in so many words")),
-        ("a String", || panic!("in {} words", "so many")),
+        ("a String", || std::panic::panic_any("in so many words".to_owned())),
         ("no string", || std::panic::panic_any(42)),
     ];
     for (name, payload) in payloads {
@@ -219,11 +219,12 @@ async fn panics_with_a_payload_whose_destructor_panics(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where a payload that is a `String` is not looked at.
     panics_with_any_payload =>
         fault_01_a_panic_is_told_with_its_text_and_restarted_on_current_thread,
         fault_01_a_panic_is_told_with_its_text_and_restarted_on_one_worker,
         fault_01_a_panic_is_told_with_its_text_and_restarted_on_four_workers;
-    #[ignore = "bug: a payload whose destructor panics ends the task's driver"]
+    // Fails where a payload is dropped uncontained.
     panics_with_a_payload_whose_destructor_panics =>
         fault_01_a_payload_whose_destructor_panics_ends_one_life_on_current_thread,
         fault_01_a_payload_whose_destructor_panics_ends_one_life_on_one_worker,
@@ -280,6 +281,7 @@ async fn panics_under_a_shared_mutex(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where the lock of the registrations is held while a short task's closure is called.
     panics_under_a_shared_mutex =>
         fault_02_a_panic_under_a_shared_mutex_poisons_nothing_of_ours_on_current_thread,
         fault_02_a_panic_under_a_shared_mutex_poisons_nothing_of_ours_on_one_worker,
@@ -360,6 +362,7 @@ async fn panics_in_the_destructor(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where the destructor is not caught, or not marked on the span.
     panics_in_the_destructor =>
         fault_03_a_destructor_that_panics_holds_up_nothing_on_current_thread,
         fault_03_a_destructor_that_panics_holds_up_nothing_on_one_worker,
@@ -398,6 +401,7 @@ async fn panics_in_the_factory(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where a panic has no delay, or does not count against the limit.
     panics_in_the_factory =>
         fault_04_a_factory_that_panics_is_a_failed_start_on_current_thread,
         fault_04_a_factory_that_panics_is_a_failed_start_on_one_worker,
@@ -462,6 +466,7 @@ async fn ends_at_once_for_ever(on: On) {
 }
 
 on_each_runtime! {
+    // Fails where there is no delay.
     ends_at_once_for_ever =>
         fault_05_a_task_that_ends_at_once_for_ever_is_no_hot_loop_on_current_thread,
         fault_05_a_task_that_ends_at_once_for_ever_is_no_hot_loop_on_one_worker,
@@ -573,6 +578,7 @@ async fn every_end_under_every_policy(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where `Never` restarts after a timeout.
     every_end_under_every_policy =>
         fault_06_every_end_under_every_policy_leads_where_the_table_says_on_current_thread,
         fault_06_every_end_under_every_policy_leads_where_the_table_says_on_one_worker,
@@ -583,7 +589,7 @@ on_each_runtime! {
 
 async fn a_thousand_fail_in_one_millisecond(_: On) {
     const TASKS: usize = 1_000;
-    const DELAY: Duration = Duration::from_secs(2);
+    const DELAY: Duration = Duration::from_secs(4);
     let tasks = manager();
     let mut told = Told::by(&tasks);
     let alive = Alive::default();
@@ -611,18 +617,18 @@ async fn a_thousand_fail_in_one_millisecond(_: On) {
     eventually("all run", || alive.now() == TASKS + 1).await;
     told.all();
     fail.send_replace(true);
-    // In the midst of it a command is carried out, and questions are answered.
+    // In the midst of it a command is carried out, and questions are answered. The promise is a tenth of a second; the limit
+    // is for a busy machine, and still before the first of them begins again.
+    const LIMIT: Duration = Duration::from_secs(2);
     let (asked, asked_by_the_clock) = (Instant::now(), StdInstant::now());
     tasks.stop_critical_task("bystander").expect("registered");
     eventually("it is stopped", || state(&tasks, "bystander") == Some(TaskState::Stopped)).await;
+    let took = asked.elapsed().max(asked_by_the_clock.elapsed());
+    assert!(took < LIMIT, "a stop took {took:?}");
+    let asked = StdInstant::now();
     assert_eq!(tasks.snapshots().len(), TASKS + 1);
     assert_eq!(tasks.health().tasks.len(), TASKS + 1);
-    // Ten times what is promised.
-    assert!(
-        asked.elapsed().max(asked_by_the_clock.elapsed()) < secs(1),
-        "{:?}",
-        asked_by_the_clock.elapsed()
-    );
+    assert!(asked.elapsed() < LIMIT, "two questions took {:?}", asked.elapsed());
     eventually("all run again", || {
         told.all();
         alive.now() == TASKS && alive.total() == 2 * TASKS + 1
@@ -651,6 +657,7 @@ async fn a_thousand_fail_in_one_millisecond(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where the draw is always the same.
     a_thousand_fail_in_one_millisecond =>
         fault_07_a_storm_of_restarts_is_spread_and_commands_are_still_heard_on_current_thread,
         fault_07_a_storm_of_restarts_is_spread_and_commands_are_still_heard_on_one_worker,
@@ -719,10 +726,12 @@ async fn shuts_down_at_its_limit(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where the restart by hand forgives nothing, the escalation is left out, or giving up is told twice.
     is_given_up_at_its_limit =>
         fault_08_at_its_limit_a_task_is_given_up_once_and_a_restart_by_hand_forgives_on_current_thread,
         fault_08_at_its_limit_a_task_is_given_up_once_and_a_restart_by_hand_forgives_on_one_worker,
         fault_08_at_its_limit_a_task_is_given_up_once_and_a_restart_by_hand_forgives_on_four_workers;
+    // Fails where the escalation is left out.
     shuts_down_at_its_limit =>
         fault_08_at_their_limit_two_tasks_shut_the_manager_down_once_on_current_thread,
         fault_08_at_their_limit_two_tasks_shut_the_manager_down_once_on_one_worker,
@@ -756,7 +765,6 @@ async fn fails_just_outside_its_window(on: On) {
     // Two in the window, so three fit and the fourth does not.
     let slower = living("twice outside", window / 2 + millis(1), &Arc::default()).max_restarts(2, window);
     let quick = living("inside", secs(3), &inside).max_restarts(3, secs(10));
-    let before = rss();
     for config in [slow, slower] {
         tasks.register_critical_task(config).expect("registered");
     }
@@ -768,9 +776,6 @@ async fn fails_just_outside_its_window(on: On) {
         sleep(window).await;
         assert_eq!(state(&tasks, "outside").filter(|state| *state == TaskState::Failed), None);
     }
-    let grown = rss().saturating_sub(before);
-    // All of them would be more: a time each, and what was allocated meanwhile is given back.
-    assert!(on != On::CurrentThread || grown < 16 * 1024, "it has grown by {grown} KiB");
     assert_ne!(state(&tasks, "twice outside"), Some(TaskState::Failed));
     assert!(tasks.get_task_health("outside").is_some_and(|health| health.restart_count >= failures));
     if on == On::CurrentThread {
@@ -780,18 +785,34 @@ async fn fails_just_outside_its_window(on: On) {
     assert_eq!(report.count(ShutdownOutcome::Leaked), 0, "{report}");
 }
 
-/// Resident memory of the process, in KiB; 0 where nobody tells.
-fn rss() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).unwrap_or(0)
-}
-
 on_each_runtime! {
+    // Fails where the window is twice as long.
     fails_just_outside_its_window =>
         fault_09_failures_just_outside_the_window_are_never_too_many_on_current_thread,
         fault_09_failures_just_outside_the_window_are_never_too_many_on_one_worker,
         fault_09_failures_just_outside_the_window_are_never_too_many_on_four_workers;
+}
+
+/// Each failure has its time kept while it is in the window, and no longer.
+async fn fails_for_ever(_: On) {
+    let tasks = manager();
+    let lives = Arc::new(AtomicU64::new(0));
+    let slow = living("slow", secs(1), &lives).max_restarts(1_000, secs(999));
+    tasks.register_critical_task(slow).expect("registered");
+    tasks.start();
+    sleep(secs(5_000)).await;
+    let before = rss();
+    sleep(secs(10_000)).await;
+    assert!(lives.load(SeqCst) > 10_000);
+    let grown = rss().saturating_sub(before);
+    // Not a hundred bytes for each.
+    assert!(grown < 1_000, "10,000 failures, and {grown} KiB more");
+}
+
+// Fails where each failure leaks 400 bytes.
+#[test]
+fn fault_09_ten_thousand_failures_take_no_memory() {
+    run_alone("exits::fault_09_ten_thousand_failures_take_no_memory", On::CurrentThread, fails_for_ever);
 }
 
 // --------------------------------------------------------------------------------------------------------------- 10
@@ -836,6 +857,7 @@ async fn a_stable_life_begins_the_delays_again(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where a stable life is not asked for.
     a_stable_life_begins_the_delays_again =>
         fault_10_a_stable_life_begins_the_delays_again_on_current_thread,
         fault_10_a_stable_life_begins_the_delays_again_on_one_worker,
@@ -911,12 +933,14 @@ async fn orders_come_during_a_backoff(_: On) {
 }
 
 on_each_runtime! {
+    // Fails where a stop, or a restart, waits for the timer.
     orders_come_during_a_backoff =>
         fault_11_orders_during_a_backoff_do_not_wait_for_its_timer_on_current_thread,
         fault_11_orders_during_a_backoff_do_not_wait_for_its_timer_on_one_worker,
         fault_11_orders_during_a_backoff_do_not_wait_for_its_timer_on_four_workers;
 }
 
+// Fails where a stop waits for the timer.
 #[tokio::test(start_paused = true)]
 async fn fault_11_a_timer_that_was_called_off_never_fires() {
     let alive = Alive::default();
@@ -935,6 +959,7 @@ async fn fault_11_a_timer_that_was_called_off_never_fires() {
 }
 
 /// The order and the timer in one millisecond, in whichever sequence: the order is what stands at the end.
+// Fails where a stop waits for the timer.
 #[tokio::test(start_paused = true)]
 async fn fault_11_a_stop_that_comes_just_when_the_restart_falls_due_wins() {
     for early in [0, 1] {
@@ -992,6 +1017,7 @@ async fn shuts_down_during_a_backoff(on: On) {
 }
 
 on_each_runtime! {
+    // Fails where a backoff does not hear that it shall leave.
     shuts_down_during_a_backoff =>
         fault_12_a_shutdown_does_not_wait_for_a_backoff_on_current_thread,
         fault_12_a_shutdown_does_not_wait_for_a_backoff_on_one_worker,

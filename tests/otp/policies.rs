@@ -16,6 +16,7 @@ use crate::{
     support::{millis, secs},
 };
 
+// Fails where a permanent child that ends well is left finished.
 #[tokio::test(start_paused = true)]
 async fn permanent_normal() {
     for strategy in STRATEGIES {
@@ -35,6 +36,7 @@ async fn permanent_normal() {
     }
 }
 
+// Fails where a transient child that ends well is restarted.
 #[tokio::test(start_paused = true)]
 async fn transient_normal() {
     for strategy in STRATEGIES {
@@ -50,6 +52,7 @@ async fn transient_normal() {
 }
 
 /// OTP forgets it; ours stays registered.
+// Fails where a temporary child that ends well counts as failed.
 #[tokio::test(start_paused = true)]
 async fn temporary_normal() {
     let world = World::new();
@@ -61,6 +64,7 @@ async fn temporary_normal() {
     world.finish().await;
 }
 
+// Fails where a permanent child that ends well is left finished.
 #[tokio::test(start_paused = true)]
 async fn permanent_shutdown() {
     let world = World::new();
@@ -74,6 +78,7 @@ async fn permanent_shutdown() {
     world.finish().await;
 }
 
+// Fails where a transient child that ends well is restarted.
 #[tokio::test(start_paused = true)]
 async fn transient_shutdown() {
     let world = World::new();
@@ -96,6 +101,7 @@ async fn transient_shutdown() {
 }
 
 /// Its name is free in OTP; ours is replaced, or restarted.
+// Fails where a temporary child that ends well counts as failed.
 #[tokio::test(start_paused = true)]
 async fn temporary_shutdown() {
     let world = World::new();
@@ -114,6 +120,7 @@ async fn temporary_shutdown() {
     world.tasks.cancel_all_tasks().await;
 }
 
+// Fails where a permanent error is tried again.
 #[tokio::test(start_paused = true)]
 async fn permanent_abnormal() {
     restarted_after_a_failure(RestartPolicy::Always).await;
@@ -127,6 +134,7 @@ async fn permanent_abnormal() {
     world.finish().await;
 }
 
+// Fails where restarts are neither counted nor logged.
 #[tokio::test(start_paused = true)]
 async fn transient_abnormal() {
     restarted_after_a_failure(RestartPolicy::OnFailure).await;
@@ -148,6 +156,7 @@ async fn restarted_after_a_failure(policy: RestartPolicy) {
     world.finish().await;
 }
 
+// Fails where a temporary child that failed takes others along.
 #[tokio::test(start_paused = true)]
 async fn temporary_abnormal() {
     for strategy in STRATEGIES {
@@ -166,6 +175,7 @@ async fn temporary_abnormal() {
 }
 
 /// In the end every child stands where its policy says, its name is taken, and a restart by hand works.
+// Fails where a temporary child is restarted.
 #[tokio::test(start_paused = true)]
 async fn do_not_save_child_specs_for_temporary_children() {
     for strategy in STRATEGIES {
@@ -203,6 +213,7 @@ async fn do_not_save_child_specs_for_temporary_children() {
 
 /// What a temporary child had is let go of when it has ended; what others are begun with again is kept until they are
 /// unregistered. (The closure itself, which makes the future, stays until then for all: a restart by hand calls it.)
+// Fails where a name is not forgotten.
 #[tokio::test(start_paused = true)]
 async fn do_not_save_start_parameters_for_temporary_children() {
     for strategy in STRATEGIES {
@@ -245,6 +256,7 @@ async fn simple_one_for_one_corruption() {
 }
 
 /// A restart that is declined: finished, not tried again, not a failure.
+// Fails where a transient child that ends well is restarted.
 #[tokio::test(start_paused = true)]
 async fn simple_one_for_one_restart_ignore() {
     let world = World::new();
@@ -321,16 +333,19 @@ async fn restart_loop(policy: RestartPolicy) {
     }
 }
 
+// Fails where a stop is not heard while a start is to come.
 #[tokio::test(start_paused = true)]
 async fn hanging_restart_loop() {
     restart_loop(RestartPolicy::OnFailure).await;
 }
 
+// Fails where a stop is not heard while a start is to come.
 #[tokio::test(start_paused = true)]
 async fn hanging_restart_loop_simple() {
     restart_loop(RestartPolicy::Always).await;
 }
 
+// Fails where a member that was stopped holds up those after it.
 #[tokio::test(start_paused = true)]
 async fn hanging_restart_loop_rest_for_one() {
     let world = World::new();
@@ -363,6 +378,7 @@ async fn hanging_restart_loop_rest_for_one() {
 }
 
 /// A group that fails together over and over stays a group: the same in a one-for-all, where the loop takes c1 along.
+// Fails where a group does not wait for its delay.
 #[tokio::test(start_paused = true)]
 async fn a_restart_loop_of_a_group_begins_from_the_first_each_time() {
     let world = World::new();

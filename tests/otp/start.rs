@@ -6,7 +6,7 @@ use otel_tasks::{
     CriticalTaskConfig, DependencyLoss, Escalation, RegisterError, RestartPolicy, RestartReason,
     RestartStrategy::{self, OneForAll, OneForOne, RestForOne},
     ShutdownOutcome, StallAction, TaskGroup,
-    TaskState::{Failed, Finished, Running, Stopped, Waiting},
+    TaskState::{Failed, Finished, Running, Stopped},
 };
 use tokio::time::{Instant, sleep};
 
@@ -15,6 +15,7 @@ use crate::{
     support::{Events, eventually, millis, secs},
 };
 
+// Fails where an empty group is accepted.
 #[tokio::test(start_paused = true)]
 async fn sup_start_normal() {
     let world = World::new();
@@ -29,6 +30,7 @@ async fn sup_start_normal() {
 }
 
 /// To end well before it is ready is OTP's `ignore`: it is no failed start.
+// Fails where a member that finished holds up those after it.
 #[tokio::test(start_paused = true)]
 async fn sup_start_ignore_child() {
     for strategy in STRATEGIES {
@@ -45,6 +47,7 @@ async fn sup_start_ignore_child() {
 }
 
 /// OTP forgets a temporary child that declines; ours stays registered, as finished.
+// Fails where a member that finished holds up those after it.
 #[tokio::test(start_paused = true)]
 async fn sup_start_ignore_temporary_child() {
     for strategy in STRATEGIES {
@@ -58,6 +61,7 @@ async fn sup_start_ignore_temporary_child() {
     }
 }
 
+// Fails where a temporary child that ends well counts as failed.
 #[tokio::test(start_paused = true)]
 async fn sup_start_ignore_temporary_child_start_child() {
     let world = World::new();
@@ -71,6 +75,7 @@ async fn sup_start_ignore_temporary_child_start_child() {
     world.finish().await;
 }
 
+// Fails where runs are not counted.
 #[tokio::test(start_paused = true)]
 async fn sup_start_ignore_temporary_child_start_child_simple() {
     let world = World::new();
@@ -85,6 +90,7 @@ async fn sup_start_ignore_temporary_child_start_child_simple() {
     assert_eq!(report.tasks.len(), 1, "{report}");
 }
 
+// Fails where a transient child that ends well is restarted.
 #[tokio::test(start_paused = true)]
 async fn sup_start_ignore_permanent_child_start_child_simple() {
     let world = World::new();
@@ -120,6 +126,7 @@ async fn sup_start_fail() {
 
 /// Refused is not started: nothing stays. But a first start that *fails* goes by the task's policy, where OTP discards the
 /// child: it was registered, and is tried again until it is given up.
+// Fails where a task's limit is one.
 #[tokio::test(start_paused = true)]
 async fn sup_start_child_returns_error() {
     let world = World::new();
@@ -138,6 +145,7 @@ async fn sup_start_child_returns_error() {
     world.finish().await;
 }
 
+// Fails where a task's limit is not asked.
 #[tokio::test(start_paused = true)]
 async fn sup_start_restart_child_returns_error() {
     let world = World::new();
@@ -154,6 +162,7 @@ async fn sup_start_restart_child_returns_error() {
     world.finish().await;
 }
 
+// Fails where runs are not counted.
 #[tokio::test(start_paused = true)]
 async fn sup_start_child_returns_error_simple() {
     let world = World::new();
@@ -164,6 +173,7 @@ async fn sup_start_child_returns_error_simple() {
     assert!(world.finish().await.tasks.is_empty());
 }
 
+// Fails where a stop has no grace.
 #[tokio::test(start_paused = true)]
 async fn sup_start_map() {
     let world = World::new();
@@ -193,6 +203,7 @@ async fn sup_start_map() {
     world.finish().await;
 }
 
+// Fails where an empty name is accepted.
 #[tokio::test(start_paused = true)]
 async fn sup_start_map_faulty_specs() {
     let world = World::new();
@@ -207,6 +218,7 @@ async fn sup_start_map_faulty_specs() {
 }
 
 /// The name of a member is held by a task outside the group.
+// Fails where a name that is taken is accepted.
 #[tokio::test(start_paused = true)]
 async fn already_started_outside_supervisor() {
     let world = World::new();
@@ -223,6 +235,7 @@ async fn already_started_outside_supervisor() {
 
 /// OTP does not try a first start again, and stops what had begun; ours does what the policy and the escalation say: with no
 /// restart allowed it is the same.
+// Fails where one that waits does not see that its group was stopped.
 #[tokio::test(start_paused = true)]
 async fn faulty_application_shutdown() {
     for strategy in [OneForAll, RestForOne] {
@@ -231,7 +244,8 @@ async fn faulty_application_shutdown() {
         c2.starts(Start::Ends(End::Err));
         let faulty = c2.permanent().max_restarts(0, HOUR).escalate(Escalation::Group);
         world.supervise(strategy, 5, [c1.permanent(), faulty, c3.permanent()]).await;
-        assert_eq!(world.states(["c1", "c2", "c3"]), [Stopped, Failed, Waiting], "{strategy:?}");
+        assert_eq!(world.states(["c1", "c2", "c3"]), [Stopped, Failed, Stopped], "{strategy:?}");
+        assert_eq!(c3.runs(), 0, "not begun at all");
         let log = world.log.take();
         assert_eq!(log, ["start c1", "ready c1", "start c2", "end c2", "stop c1", "end c1"]);
         let last_error = world.tasks.snapshot("c2").and_then(|task| task.last_error).expect("it failed");
@@ -252,6 +266,7 @@ async fn faulty_application_shutdown() {
 }
 
 /// A start by hand is no news; a restart is, with its reason.
+// Fails where restarts are neither counted nor logged.
 #[tokio::test(start_paused = true)]
 async fn external_start_no_progress_log() {
     let (events, _guard) = Events::record();

@@ -2,7 +2,7 @@
 
 use otel_tasks::{
     Escalation, RestartReason,
-    RestartStrategy::{self, OneForAll, OneForOne, RestForOne},
+    RestartStrategy::{OneForAll, OneForOne, RestForOne},
     TaskState::{Backoff, Failed, Finished, Running, Stopped, Waiting},
 };
 use tokio::time::sleep;
@@ -12,6 +12,7 @@ use crate::{
     support::{millis, secs},
 };
 
+// Fails where `Escalation::Group` stops nobody.
 #[tokio::test(start_paused = true)]
 async fn one_for_one() {
     let world = World::new();
@@ -33,6 +34,7 @@ async fn one_for_one() {
 }
 
 /// As `one_for_one`; the children are of one kind.
+// Fails where `Escalation::Group` stops nobody.
 #[tokio::test(start_paused = true)]
 async fn simple_one_for_one() {
     let world = World::new();
@@ -74,16 +76,19 @@ async fn one_for_one_gives_up(names: [&str; 2]) {
     }
 }
 
+// Fails where `Escalation::Shutdown` does nothing.
 #[tokio::test(start_paused = true)]
 async fn one_for_one_escalation() {
     one_for_one_gives_up(["c1", "c2"]).await;
 }
 
+// Fails where `Escalation::Shutdown` does nothing.
 #[tokio::test(start_paused = true)]
 async fn simple_one_for_one_escalation() {
     one_for_one_gives_up(["i1x", "i2x"]).await;
 }
 
+// Fails where new lives do not wait for old ones.
 #[tokio::test(start_paused = true)]
 async fn one_for_all() {
     let world = World::new();
@@ -115,6 +120,7 @@ async fn one_for_all() {
     world.finish().await;
 }
 
+// Fails where `Escalation::Group` stops nobody.
 #[tokio::test(start_paused = true)]
 async fn one_for_all_escalation() {
     let world = World::new();
@@ -134,6 +140,7 @@ async fn one_for_all_escalation() {
 
 /// A start that fails in the midst of a group's restart: what had begun goes down before anything begins again, and it is
 /// counted as one restart more.
+// Fails where one that was given up takes nobody along.
 #[tokio::test(start_paused = true)]
 async fn one_for_all_other_child_fails_restart() {
     // Also where it ended well: before it is ready that is no start.
@@ -169,6 +176,7 @@ async fn one_for_all_other_child_fails_restart() {
     }
 }
 
+// Fails where rest-for-one takes all along.
 #[tokio::test(start_paused = true)]
 async fn rest_for_one() {
     let world = World::new();
@@ -195,6 +203,7 @@ async fn rest_for_one() {
     world.finish().await;
 }
 
+// Fails where rest-for-one takes all along.
 #[tokio::test(start_paused = true)]
 async fn rest_for_one_escalation() {
     let world = World::new();
@@ -213,6 +222,7 @@ async fn rest_for_one_escalation() {
     world.finish().await;
 }
 
+// Fails where a permanent child that ends well is left finished.
 #[tokio::test(start_paused = true)]
 async fn rest_for_one_other_child_fails_restart() {
     for early in End::ALL {
@@ -242,6 +252,7 @@ async fn rest_for_one_other_child_fails_restart() {
 }
 
 /// The window slides: what left it no longer counts, for a task's limit as for a group's.
+// Fails where a group's window does not slide.
 #[tokio::test(start_paused = true)]
 async fn multiple_restarts() {
     for of_group in [false, true] {
@@ -271,6 +282,7 @@ async fn multiple_restarts() {
 }
 
 /// A temporary sibling goes down with the group and is not begun again.
+// Fails where a temporary sibling is begun again.
 #[tokio::test(start_paused = true)]
 async fn temporary_bystander() {
     for strategy in [OneForAll, RestForOne] {
@@ -290,6 +302,7 @@ async fn temporary_bystander() {
 }
 
 /// Exactly those are restarted that the strategy says, and to be stopped for another's sake counts for nothing.
+// Fails where restarts for others' sake count.
 #[tokio::test(start_paused = true)]
 async fn significant_bystander() {
     for (strategy, runs) in [(OneForOne, [1, 2, 1]), (OneForAll, [2, 2, 2]), (RestForOne, [1, 2, 2])] {
@@ -314,6 +327,7 @@ async fn significant_bystander() {
 }
 
 /// How far it reaches that a member is given up.
+// Fails where `Escalation::Shutdown` does nothing.
 #[tokio::test(start_paused = true)]
 async fn significant_escalation() {
     for escalation in [Escalation::None, Escalation::Group, Escalation::Shutdown] {
@@ -340,6 +354,7 @@ async fn significant_escalation() {
 }
 
 /// A temporary child that is not to be missed takes nobody along, however it ends.
+// Fails where a temporary child that failed takes others along.
 #[tokio::test(start_paused = true)]
 async fn nonsignificant_temporary() {
     for strategy in STRATEGIES {
@@ -369,6 +384,7 @@ async fn nonsignificant_temporary() {
     }
 }
 
+// Fails where a transient child that ends well is restarted.
 #[tokio::test(start_paused = true)]
 async fn nonsignificant_transient() {
     for strategy in STRATEGIES {
@@ -397,6 +413,7 @@ async fn nonsignificant_transient() {
 
 /// Groups are apart, a failure stays where it belongs; and who was stopped by hand stays so (in OTP the restart of the group
 /// starts it again).
+// Fails where `Escalation::Group` stops nobody.
 #[tokio::test(start_paused = true)]
 async fn tree() {
     let world = World::new();
@@ -422,6 +439,7 @@ async fn tree() {
     world.finish().await;
 }
 
+// Fails where a permanent child that ends well is left finished.
 #[tokio::test(start_paused = true)]
 async fn simple_global_supervisor() {
     let world = World::new();
@@ -441,6 +459,7 @@ async fn simple_global_supervisor() {
     assert_eq!(child.alive(), 0);
 }
 
+// Fails where the shutdown does not know of a group's order.
 #[tokio::test(start_paused = true)]
 async fn order_of_children() {
     let world = World::new();
@@ -485,6 +504,7 @@ async fn order_of_children() {
 // What the suite does not say and the source does.
 
 /// A sibling that finished well begins anew with its group; in a rest-for-one only after the culprit.
+// Fails where one that finished does not begin anew with its group.
 #[tokio::test(start_paused = true)]
 async fn a_sibling_that_finished_begins_anew_with_its_group() {
     for (strategy, runs) in [(OneForOne, [1, 2, 1]), (OneForAll, [2, 2, 2]), (RestForOne, [1, 2, 2])] {
@@ -503,6 +523,7 @@ async fn a_sibling_that_finished_begins_anew_with_its_group() {
 }
 
 /// Siblings that fail at the same moment: one restart of the group, counted once.
+// Fails where rest-for-one takes all along.
 #[tokio::test(start_paused = true)]
 async fn siblings_that_fail_at_once_are_one_restart_of_the_group() {
     for (first, second) in [(0, 1), (1, 0)] {
@@ -553,11 +574,36 @@ async fn a_retry_is_no_second_run_where_the_group_began_it_meanwhile() {
     world.finish().await;
 }
 
-/// A group that was stopped because one of it was given up: also who waited for its restart just then stays down.
+/// Who was given up holds down those that it takes along, until somebody begins it again.
+// Fails where one-for-all begins without one that was given up.
 #[tokio::test(start_paused = true)]
-#[ignore = "bug: one in its backoff begins again"]
+async fn one_that_was_given_up_holds_down_whom_it_takes_along() {
+    let cases = [
+        (OneForOne, [Running, Failed, Running]),
+        (OneForAll, [Waiting, Failed, Waiting]),
+        (RestForOne, [Running, Failed, Waiting]),
+    ];
+    for (strategy, states) in cases {
+        let world = World::new();
+        let [c1, c2, c3] = world.children(["c1", "c2", "c3"]);
+        let members = [c1.permanent(), c2.permanent().max_restarts(0, HOUR), c3.permanent()];
+        world.supervise(strategy, 9, members).await;
+        c2.end(End::Panic);
+        sleep(secs(60)).await;
+        assert_eq!(world.states(["c1", "c2", "c3"]), states, "{strategy:?}");
+        world.tasks.restart_critical_task("c2").expect("registered");
+        calm().await;
+        assert_eq!((world.counts(), c2.runs()), ([3, 3], 2), "{strategy:?}");
+        world.finish().await;
+    }
+}
+
+/// A group that was stopped because one of it was given up: also who waited for its restart just then stays down. (In a
+/// one-for-all the one that waits has taken the others along, so that none is left that could be given up.)
+// Fails where a restart by hand does not catch up with the group.
+#[tokio::test(start_paused = true)]
 async fn a_group_that_gives_up_takes_along_who_waits_for_a_restart() {
-    for strategy in STRATEGIES {
+    for strategy in [OneForOne, RestForOne] {
         let world = World::new();
         let [c1, c2, c3] = world.children(["c1", "c2", "c3"]);
         let delay = otel_tasks::Backoff::constant(secs(10));
@@ -569,22 +615,93 @@ async fn a_group_that_gives_up_takes_along_who_waits_for_a_restart() {
         world.supervise_as(group(strategy, members)).await;
         c2.end(End::Panic);
         calm().await;
-        if strategy == RestartStrategy::OneForAll {
-            // There all wait for the same delay.
-            world.finish().await;
-            continue;
-        }
         assert_eq!(world.state("c2"), Backoff, "{strategy:?}");
         c1.end(End::Panic);
         sleep(secs(60)).await;
-        let states = world.states(["c1", "c2", "c3"]);
-        assert_eq!((c2.runs(), c2.alive(), c3.alive()), (1, 0, 0), "{strategy:?}: {states:?}");
+        assert_eq!(world.states(["c1", "c2", "c3"]), [Failed, Stopped, Stopped], "{strategy:?}");
+        assert_eq!((c2.runs(), c2.alive(), c3.alive()), (1, 0, 0), "{strategy:?}");
+        for name in ["c1", "c2", "c3"] {
+            world.tasks.restart_critical_task(name).expect("registered");
+        }
+        calm().await;
+        assert_eq!(world.counts(), [3, 3], "{strategy:?}: by hand it begins again");
         world.finish().await;
     }
 }
 
+/// Stopped as a whole and begun again by hand, member by member, a group is a group as before.
+#[tokio::test(start_paused = true)]
+async fn a_stopped_group_that_is_begun_again_by_hand_is_a_group_as_before() {
+    let world = World::new();
+    let [c1, c2, c3] = world.children(["c1", "c2", "c3"]);
+    let members = [
+        c1.permanent().max_restarts(0, HOUR).escalate(Escalation::Group),
+        c2.permanent(),
+        c3.permanent().max_restarts(0, HOUR),
+    ];
+    world.supervise_as(group(OneForAll, members)).await;
+    let begin_again = || async {
+        for name in ["c1", "c2", "c3"] {
+            world.tasks.restart_critical_task(name).expect("registered");
+            calm().await;
+        }
+        assert_eq!(world.counts(), [3, 3]);
+    };
+    c1.end(End::Panic);
+    calm().await;
+    assert_eq!(world.states(["c1", "c2", "c3"]), [Failed, Stopped, Stopped]);
+    begin_again().await;
+    // One is given up that does not stop the group: those that it takes along wait for it, as ever.
+    c3.end(End::Panic);
+    calm().await;
+    assert_eq!(world.states(["c1", "c2", "c3"]), [Waiting, Waiting, Failed]);
+    world.tasks.restart_critical_task("c3").expect("registered");
+    calm().await;
+    assert_eq!(world.counts(), [3, 3]);
+    c2.end(End::Panic);
+    calm().await;
+    assert_eq!(world.counts(), [3, 3]);
+    assert_eq!([&c1, &c2, &c3].map(|child| child.runs()), [4, 4, 4]);
+    world.finish().await;
+}
+
+/// One that waits for a task outside does not keep a later one from seeing that what it waits for is over.
+#[tokio::test(start_paused = true)]
+async fn a_member_that_waits_for_another_task_hides_nothing_from_those_after_it() {
+    let world = World::new();
+    let [db, c1, c2, c3, c4] = world.children(["db", "c1", "c2", "c3", "c4"]);
+    world.register(db.permanent()).await;
+    let members = [
+        c2.permanent(),
+        c1.permanent().depends_on("db"),
+        c3.permanent(),
+        c4.permanent().max_restarts(0, HOUR).escalate(Escalation::Group),
+    ];
+    world.supervise_as(group(OneForOne, members)).await;
+    c2.stops(Stop::After(secs(5)));
+    world.tasks.stop_critical_task("db").expect("registered");
+    c4.end(End::Panic);
+    calm().await;
+    assert_eq!(
+        world.states(["c1", "c2", "c3", "c4"]).map(|state| state == Failed),
+        [false, false, false, true]
+    );
+    // The last of the old ones still stops; c1 waits for it, and for db.
+    world.tasks.restart_critical_task("c1").expect("registered");
+    world.tasks.restart_critical_task("c3").expect("registered");
+    calm().await;
+    assert_eq!(world.states(["c1", "c3"]), [Waiting, Waiting]);
+    sleep(secs(60)).await;
+    assert_eq!(world.states(["c1", "c2", "c3"]), [Waiting, Stopped, Running]);
+    world.tasks.restart_critical_task("db").expect("registered");
+    calm().await;
+    assert_eq!(world.state("c1"), Running);
+    world.finish().await;
+}
+
 /// The restart by hand of a member that runs takes along the others as the strategy says; OTP has no such operation. It is
 /// not counted.
+// Fails where a restart by hand is not told to the group.
 #[tokio::test(start_paused = true)]
 async fn a_restart_by_hand_of_a_running_member_is_one_of_the_group() {
     for (strategy, runs) in [(OneForOne, [1, 2, 1]), (OneForAll, [2, 2, 2]), (RestForOne, [1, 2, 2])] {
