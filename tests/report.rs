@@ -1,0 +1,78 @@
+//! What the report of a shutdown reads like, and in which order.
+
+mod support;
+
+use otel_tasks::{
+    CriticalTaskConfig, Escalation, RestartPolicy, ShutdownOutcome, TaskCategory, TaskManager, TaskPriority,
+};
+use support::{secs, settle};
+use tokio::time::sleep;
+
+/// A task that takes so many seconds to stop.
+fn takes(name: &str, seconds: u64) -> CriticalTaskConfig {
+    CriticalTaskConfig::new(name, move |ctx| async move {
+        ctx.cancelled().await;
+        sleep(secs(seconds)).await;
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_reads_line_by_line() {
+    let tasks = TaskManager::builder().shutdown_deadline(secs(10)).build();
+    let done = CriticalTaskConfig::new("done", |_| async {});
+    for config in [takes("slow", 2), done.category(TaskCategory::Gateway)] {
+        tasks.register_critical_task(config).expect("a valid config");
+    }
+    tasks.start();
+    for _ in 0..2 {
+        drop(tasks.task("command_ping").priority(TaskPriority::Low).spawn_with(|ctx| async move {
+            ctx.cancelled().await;
+        }));
+    }
+    settle().await;
+    let report = tasks.cancel_all_tasks().await;
+    let text = report.to_string();
+    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+    // Seen to fail with a time for what did not run, or a number of runs for what ran once.
+    assert_eq!(
+        lines,
+        [
+            "shutdown took 2.0s of 10.0s: 3 clean, 0 late, 0 aborted, 0 leaked, 1 not running",
+            "  clean       command_ping                 command    low       after 0.0ns (2 runs)",
+            "  clean       slow                         scheduled  high      after 2.0s",
+            "  not_running done                         gateway    high",
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_names_what_it_was_caused_by_and_who_asked() {
+    let tasks = TaskManager::builder().build();
+    let fatal = CriticalTaskConfig::new("fatal", |_| async { Err::<(), _>("gone") })
+        .restart(RestartPolicy::Never)
+        .escalate(Escalation::Shutdown);
+    tasks.register_critical_task(fatal).expect("a valid config");
+    tasks.start();
+    settle().await;
+    let report = tasks.cancel_all_tasks().await;
+    let cause = report.cause.clone().expect("a task was given up");
+    assert_eq!(cause.to_string(), "task fatal was given up: not to be restarted after this");
+    assert!(report.to_string().contains(&format!("\n  because {cause}\n")), "{report}");
+    assert_eq!((report.is_clean(), report.exit_code()), (false, 1));
+    assert!(!report.to_string().contains("asked for by"), "nobody did: {report}");
+
+    let tasks = TaskManager::builder().build();
+    let inside = tasks.clone();
+    let asking = tasks.spawn("ask", async move {
+        let report = inside.cancel_all_tasks().await;
+        if report.to_string().contains("\n  asked for by ask, which goes on") { Ok(()) } else { Err(report) }
+    });
+    assert_eq!(asking.await, Ok(Ok(())));
+}
+
+#[test]
+fn an_outcome_is_shown_as_it_is_exported() {
+    for outcome in ShutdownOutcome::ALL {
+        assert_eq!(outcome.to_string(), outcome.as_str());
+    }
+}
