@@ -215,3 +215,21 @@ async fn a_group_that_is_stopped_takes_those_down_that_wait_for_their_delay() {
     sleep(secs(600)).await;
     assert_eq!(begun.lines().len(), 3, "and nobody begins anew");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stall_counts_against_the_limit_of_the_group() {
+    let silent = CriticalTaskConfig::new("silent", |ctx| async move { ctx.cancelled().await })
+        .heartbeat_timeout(secs(10))
+        .max_restarts(100, secs(3_600));
+    let tasks = started(group(RestartStrategy::OneForOne).task(silent).max_restarts(1, secs(3_600)));
+    let mut events = tasks.subscribe();
+    sleep(secs(15)).await;
+    assert_eq!(state(&tasks, "silent"), Some(TaskState::Running), "it was restarted once");
+    sleep(secs(10)).await;
+    assert_eq!(state(&tasks, "silent"), Some(TaskState::Failed));
+    let why = std::iter::from_fn(|| events.try_recv()).find_map(|event| match event.kind {
+        TaskEventKind::GaveUp { reason } => Some(reason),
+        _ => None,
+    });
+    assert_eq!(why, Some("its group was restarted too often"));
+}

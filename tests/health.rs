@@ -3,7 +3,8 @@
 mod support;
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, HealthReason, StallAction, TaskEventKind, TaskLoop, TaskManager, TaskState,
+    Backoff, CriticalTaskConfig, HealthReason, OnError, StallAction, TaskEventKind, TaskLoop, TaskManager,
+    TaskState,
 };
 use support::{secs, settle};
 use tokio::time::sleep;
@@ -86,4 +87,18 @@ async fn the_time_of_a_pause_is_no_silence() {
     assert_eq!(stalls(), 0);
     sleep(secs(2)).await;
     assert_eq!(stalls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_does_not_say_so_is_ready_after_its_first_success() {
+    let body = TaskLoop::every(secs(10), |ctx| async move {
+        if ctx.iteration() == Some(1) { Err("not yet") } else { Ok(()) }
+    })
+    .on_error(|_| async { OnError::Continue });
+    let tasks = started(CriticalTaskConfig::from_loop("t", body).start_timeout(secs(60)));
+    sleep(secs(5)).await;
+    // Seen to fail where a failed iteration makes a loop ready, or a successful one does not.
+    assert!(!startup(&tasks));
+    sleep(secs(10)).await;
+    assert!(startup(&tasks));
 }

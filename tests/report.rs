@@ -2,11 +2,17 @@
 
 mod support;
 
-use otel_tasks::{
-    CriticalTaskConfig, Escalation, RestartPolicy, ShutdownOutcome, TaskCategory, TaskManager, TaskPriority,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::SeqCst},
 };
-use support::{secs, settle};
-use tokio::time::sleep;
+
+use otel_tasks::{
+    CriticalTaskConfig, Escalation, LastResort, RestartPolicy, ShutdownOutcome, TaskCategory, TaskManager,
+    TaskPriority,
+};
+use support::{eventually, millis, secs, settle};
+use tokio::time::{sleep, timeout};
 
 /// A task that takes so many seconds to stop.
 fn takes(name: &str, seconds: u64) -> CriticalTaskConfig {
@@ -75,4 +81,23 @@ fn an_outcome_is_shown_as_it_is_exported() {
     for outcome in ShutdownOutcome::ALL {
         assert_eq!(outcome.to_string(), outcome.as_str());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_no_longer_waits_for_the_report_needs_no_last_resort() {
+    let called = Arc::new(AtomicBool::new(false));
+    let note = called.clone();
+    let resort = LastResort::Call(Arc::new(move |_| note.store(true, SeqCst)));
+    let tasks = TaskManager::builder().last_resort(resort).build();
+    let mut events = tasks.subscribe();
+    tasks.register_critical_task(takes("slow", 1)).expect("a valid config");
+    tasks.start();
+    eventually("it runs", || tasks.snapshot("slow").is_some_and(|task| task.active == 1)).await;
+    let for_a_signal = tasks.run_until(std::future::pending::<()>());
+    assert!(timeout(millis(20), for_a_signal).await.is_err());
+    assert!(timeout(millis(200), tasks.cancel_all_tasks()).await.is_err(), "it takes a second");
+    while events.recv().await.is_some() {}
+    // Seen to fail where a caller that was dropped is counted as waiting.
+    sleep(secs(1)).await;
+    assert!(!called.load(SeqCst));
 }
