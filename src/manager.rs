@@ -35,7 +35,7 @@ pub const DEFAULT_RUNTIME_STALL: Duration = Duration::from_secs(2);
 
 /// Owns a service's tasks: names, meters, traces, restarts and stops them.
 ///
-/// Clones are the same manager. When the last one is dropped without a shutdown, an ordered shutdown with the default
+/// Clones are the same manager. When the last one is dropped without a shutdown, an ordered shutdown with the builder's
 /// deadline begins in the background; await [`cancel_all_tasks`](Self::cancel_all_tasks) to be sure that it ends.
 ///
 /// ```

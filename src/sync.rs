@@ -1,12 +1,27 @@
-//! The locks and atomics that the cells and the tracker use: the standard library's, or loom's where they are model-checked.
+//! The locks and atomics of what threads share without waiting for each other: the standard library's, or loom's where
+//! every interleaving is tried.
+//!
+//! The models stand in the files whose protocol they try, in `mod loom`:
+//! `RUSTFLAGS="--cfg otel_tasks_loom" cargo test --release --lib --no-default-features --target-dir target/loom loom`.
 
-#[cfg(not(otel_tasks_loom))]
-pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
+#[cfg(not(all(test, otel_tasks_loom)))]
+pub(crate) use std::sync::{Mutex, MutexGuard, RwLock, atomic};
 
-#[cfg(otel_tasks_loom)]
-pub(crate) use loom::sync::{Mutex, MutexGuard, atomic};
+#[cfg(all(test, otel_tasks_loom))]
+pub(crate) use loom::sync::{Mutex, MutexGuard, RwLock, atomic};
 
 /// Locks whatever a panic left behind: what is kept under our locks is whole at every moment that code of others can panic.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Tries every interleaving with at most `preemptions` switches that no thread asked for.
+#[cfg(all(test, otel_tasks_loom))]
+pub(crate) fn model(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
+    let mut model = loom::model::Builder::new();
+    // `LOOM_MAX_PREEMPTIONS` goes before.
+    model.preemption_bound = model.preemption_bound.or(Some(preemptions));
+    // A snapshot reads some two hundred atomics.
+    model.max_branches = 20_000;
+    model.check(body);
 }

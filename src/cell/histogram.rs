@@ -1,9 +1,11 @@
 //! The run durations of one name, in the buckets that are exported: OpenTelemetry's histograms cannot be read back.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::telemetry::contract::DURATION_BOUNDARIES;
+use crate::{
+    sync::atomic::{AtomicU64, Ordering},
+    telemetry::contract::DURATION_BOUNDARIES,
+};
 
 const BUCKETS: usize = DURATION_BOUNDARIES.len() + 1;
 

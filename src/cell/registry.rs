@@ -2,16 +2,17 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
 use super::{TaskCell, TaskSnapshot, TaskState};
 use crate::{
     policy::{TaskCategory, TaskPriority},
+    sync::{
+        RwLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     telemetry::contract::OVERFLOW_NAME,
 };
 
@@ -219,5 +220,52 @@ mod tests {
         assert_eq!(made(&["a", "b"]), Ok("ab".into()), "one that is there needs no room");
         assert_eq!(made(&["a", "c"]), Err("c".into()));
         assert!(registry.plain("b").is_some(), "they are found by name alone");
+    }
+}
+
+/// Seen to fail where the look and the insertion are under two locks, one after the other.
+#[cfg(all(test, otel_tasks_loom))]
+mod loom {
+    use ::loom::thread;
+
+    use super::*;
+    use crate::sync::model;
+
+    fn identity(name: &str) -> Identity {
+        Identity {
+            name: name.into(),
+            category: TaskCategory::Unknown,
+            priority: TaskPriority::Normal,
+            component: None,
+        }
+    }
+
+    /// What two threads get that ask at once, where one name fits.
+    fn asked_at_once(names: [&'static str; 2]) -> [Option<Arc<Entry<()>>>; 2] {
+        let registry = Arc::new(Registry::<()>::new(1, 1_999, None, |_, _| ()));
+        let other = {
+            let registry = registry.clone();
+            thread::spawn(move || registry.entry(identity(names[0]), true))
+        };
+        let here = registry.entry(identity(names[1]), true);
+        let there = other.join().expect("no panic");
+        assert_eq!(registry.entries().len(), 1);
+        [there, here]
+    }
+
+    #[test]
+    fn two_that_ask_for_one_new_name_at_the_bound_share_it() {
+        model(3, || {
+            let [there, here] = asked_at_once(["t", "t"]).map(|entry| entry.expect("room for one"));
+            assert!(Arc::ptr_eq(&there, &here) && here.plain);
+        });
+    }
+
+    #[test]
+    fn of_two_new_names_at_the_bound_one_fits() {
+        model(3, || {
+            let got = asked_at_once(["a", "b"]);
+            assert_eq!(got.iter().flatten().count(), 1);
+        });
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Invariant: a bucket holds `minute << 32 | count`, so that a bucket is emptied and counted in one compare-exchange.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 const BUCKETS: u64 = 60;
 const COUNT_BITS: u32 = 32;
@@ -96,5 +97,45 @@ mod tests {
         window.buckets[minute(now) as usize].store(minute(now) << COUNT_BITS | COUNT_MASK, Ordering::Relaxed);
         window.count(now);
         assert_eq!(window.sum(now), COUNT_MASK);
+    }
+}
+
+/// Seen to fail where `count` is a load and a store.
+#[cfg(all(test, otel_tasks_loom))]
+mod loom {
+    use std::sync::Arc;
+
+    use ::loom::thread;
+
+    use super::*;
+    use crate::sync::model;
+
+    fn count_at_once(minutes: [u64; 2], then: impl Fn(&HourWindow)) -> Arc<HourWindow> {
+        let window = Arc::new(HourWindow::default());
+        let threads = minutes.map(|minute| {
+            let window = window.clone();
+            thread::spawn(move || window.count(Duration::from_secs(minute * 60)))
+        });
+        then(&window);
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        window
+    }
+
+    #[test]
+    fn no_event_is_lost_and_none_is_seen_before_it_happened() {
+        model(3, || {
+            let now = Duration::from_secs(60);
+            let window = count_at_once([1, 1], |window| assert!(window.sum(now) <= 2));
+            assert_eq!(window.sum(now), 2);
+        });
+    }
+
+    #[test]
+    fn a_bucket_never_holds_events_of_two_hours() {
+        model(3, || {
+            let now = Duration::from_secs(61 * 60);
+            let window = count_at_once([1, 61], |window| assert!(window.sum(now) <= 1));
+            assert_eq!(window.sum(now), 1, "the late writer's event has left the window");
+        });
     }
 }

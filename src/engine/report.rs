@@ -15,7 +15,7 @@ pub enum ShutdownOutcome {
     Late,
     /// It was dropped, because its grace or the deadline had come.
     Aborted,
-    /// It was still there at the deadline: it blocks its thread.
+    /// It was still there at the deadline: it blocks its thread, or the thread that it needs is blocked by another.
     Leaked,
     /// It was registered and not alive: not begun, waiting for a restart, finished, stopped or given up.
     NotRunning,

@@ -18,7 +18,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, Instant as StdInstant},
 };
 
 use opentelemetry::{KeyValue, Value};
@@ -49,6 +49,9 @@ const ABORT_MOMENT: Duration = Duration::from_millis(10);
 const ABORT_RESERVE: Duration = Duration::from_secs(1);
 /// How long after the report whoever waits for it may take to receive it before the last resort: then its thread is blocked.
 const LAST_RESORT_AFTER: Duration = Duration::from_millis(200);
+/// How long the watchdog leaves what is due to the runtime, which sees to it at once unless it is stuck. Real time: in a
+/// test's, the moment between two looks may be an hour.
+const RUNTIMES_TURN: Duration = Duration::from_millis(20);
 /// How often the watchdog looks while a shutdown is under way.
 pub(crate) const DRAIN_TICK: Duration = Duration::from_millis(10);
 
@@ -65,8 +68,16 @@ pub(crate) struct Drain {
     waiting: AtomicUsize,
     /// Whether one of them has it.
     delivered: AtomicBool,
-    /// When the report was there. Written and read by the watchdog alone.
-    reported_at: Mutex<Option<Instant>>,
+    watched: Mutex<Watched>,
+}
+
+/// What the watchdog has seen, in real time. Written and read by its thread alone.
+#[derive(Default)]
+struct Watched {
+    /// Since when something has been due that the runtime has not done.
+    due_since: Option<StdInstant>,
+    /// When the report was there.
+    reported_at: Option<StdInstant>,
 }
 
 /// What there is of the shutdown's spans: a subscriber that panics costs those that it panics at.
@@ -233,7 +244,7 @@ impl Drain {
             finished: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             delivered: AtomicBool::new(false),
-            reported_at: Mutex::default(),
+            watched: Mutex::default(),
         }
     }
 
@@ -361,35 +372,58 @@ impl Drain {
         })
     }
 
-    /// The watchdog's part: pushes on what the runtime cannot, writes the report where the runtime does not, and turns to
-    /// the last resort where nobody can receive it.
-    pub(crate) fn watch(&self, shared: &Shared, now: Instant) {
+    /// Whether [`Drain::advance`] would do anything.
+    fn is_due(&self, shared: &Shared, now: Instant) -> bool {
+        let (phase, abort_at, grace) = {
+            let state = self.state();
+            (state.phase, state.abort_at, state.graces.first().map(|(over, ..)| *over))
+        };
+        let due = match phase {
+            Phase::Beginning => false,
+            Phase::Asking(_) | Phase::Done => true,
+            Phase::Waiting(position, until) => {
+                now >= until.min(abort_at) || shared.tracker.is_emptied(Some(position))
+            }
+            Phase::Asked => now >= abort_at || shared.tracker.is_emptied(None),
+            Phase::Dropped(until) => now >= until || shared.tracker.is_emptied(None),
+        };
+        due || grace.is_some_and(|over| over <= now)
+    }
+
+    /// The watchdog's part: does what the runtime has left undone for [`RUNTIMES_TURN`], the report too, and turns to the
+    /// last resort where nobody can receive it. `now` is the runtime's clock, `tick` the real one.
+    pub(crate) fn watch(&self, shared: &Shared, now: Instant, tick: StdInstant) {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let report = self.report.borrow().clone();
         let Some(report) = report else {
-            // Done, and not told a tick later: the runtime does not come to it.
-            let was_done = self.state().phase == Phase::Done;
-            if self.advance(shared, now).is_none() && was_done {
-                self.finish(shared);
+            if !self.is_due(shared, now) {
+                watched.due_since = None;
+            } else if tick.saturating_duration_since(*watched.due_since.get_or_insert(tick)) >= RUNTIMES_TURN
+            {
+                drop(watched);
+                if self.advance(shared, now).is_none() {
+                    self.finish(shared);
+                }
             }
             return;
         };
-        let mut reported_at = self.reported_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = *reported_at.get_or_insert(now);
-        let waited_for = self.waiting.load(SeqCst) > 0 || shared.awaited.load(SeqCst) > 0;
-        if waited_for
-            && !self.delivered.load(SeqCst)
-            && now.saturating_duration_since(since) >= LAST_RESORT_AFTER
-        {
+        let since = *watched.reported_at.get_or_insert(tick);
+        let undelivered = !self.delivered.load(SeqCst) && self.is_awaited(shared);
+        if undelivered && tick.saturating_duration_since(since) >= LAST_RESORT_AFTER {
             self.delivered.store(true, SeqCst);
-            drop(reported_at);
+            drop(watched);
             shared.settings.last_resort.run(&report);
         }
     }
 
+    /// Whether somebody waits for the report.
+    fn is_awaited(&self, shared: &Shared) -> bool {
+        self.waiting.load(SeqCst) > 0 || shared.awaited.load(SeqCst) > 0
+    }
+
     /// Whether the watchdog has nothing left to do.
     pub(crate) fn is_over(&self, shared: &Shared) -> bool {
-        let waited_for = self.waiting.load(SeqCst) > 0 || shared.awaited.load(SeqCst) > 0;
-        self.report.borrow().is_some() && (self.delivered.load(SeqCst) || !waited_for)
+        self.report.borrow().is_some() && (self.delivered.load(SeqCst) || !self.is_awaited(shared))
     }
 }
 

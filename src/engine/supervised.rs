@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ContextParts, Shared, TaskContext, TaskEventKind, TaskSpec,
     links::{Bond, Links},
+    orders::{Order, OrderSlot},
     signals::Signals,
 };
 use crate::{
@@ -34,7 +35,7 @@ pub(crate) struct Supervised {
     pub(crate) spec: TaskSpec,
     pub(crate) links: Links,
     pub(crate) signals: Arc<Signals>,
-    orders: Mutex<Option<Order>>,
+    orders: OrderSlot,
     ordered: Notify,
     /// Whether the state of its name is this task's: not once it was detached or unregistered.
     stands: Mutex<bool>,
@@ -56,36 +57,6 @@ pub(crate) struct Supervised {
     pub(crate) checked: Mutex<Option<(Instant, bool)>>,
     /// Where it was registered.
     pub(crate) registered_in: Option<SpanContext>,
-}
-
-/// What a driver is told. The last order wins; but nothing except [`Order::Kill`] overrides [`Order::Leave`], and some
-/// override none ([`Order::yields`]): [`Order::Start`] says nothing new to a task that was told more, and a task that
-/// stalled may have a driver that is stuck with what a person has told it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// Begin, if it has not yet begun.
-    Start,
-    /// Stop what runs and run anew, after a while: somebody asked for it.
-    Restart { after: Duration },
-    /// Stop, and wait for a restart.
-    Stop { grace: Duration },
-    /// Stop because this generation stalled; then begin anew, or give up. A later generation is not to blame.
-    Stalled { generation: u64, give_up: bool },
-    /// Begin no more until [`Order::Resume`].
-    Pause,
-    /// Go on where [`Order::Pause`] held it.
-    Resume,
-    /// Stop and end the driver; with no grace given, until [`Order::Kill`].
-    Leave { grace: Option<Duration> },
-    /// Drop what runs and end the driver, now.
-    Kill,
-}
-
-impl Order {
-    /// Whether it gives way to any other.
-    pub(crate) fn yields(self) -> bool {
-        matches!(self, Self::Start | Self::Stalled { .. })
-    }
 }
 
 /// Why a driver woke.
@@ -220,7 +191,7 @@ impl Supervised {
             spec,
             links,
             signals: Arc::new(Signals::new(0)),
-            orders: Mutex::default(),
+            orders: OrderSlot::default(),
             ordered: Notify::new(),
             stands: Mutex::new(true),
             state: AtomicU8::new(TaskState::Waiting as u8),
@@ -241,24 +212,9 @@ impl Supervised {
         &self.task.identity.name
     }
 
-    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Order>> {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Leaves an order for the driver. Answers whether the driver will see it.
     pub(crate) fn order(&self, order: Order) -> bool {
-        let mut slot = self.slot();
-        let wins = match *slot {
-            None => true,
-            Some(Order::Leave { .. } | Order::Kill) => order == Order::Kill,
-            // It takes back a pause, and nothing else that was asked for.
-            Some(held) if order == Order::Resume => held == Order::Pause,
-            Some(_) => !order.yields(),
-        };
-        if wins {
-            *slot = Some(order);
-        }
-        drop(slot);
+        let wins = self.orders.leave(order);
         self.ordered.notify_one();
         wins
     }
@@ -273,11 +229,11 @@ impl Supervised {
     /// # Cancel safety
     /// Cancel safe: an order is taken only when it is returned.
     pub(crate) async fn next_signal(&self) -> Signal {
-        if let Some(order) = self.slot().take() {
+        if let Some(order) = self.orders.take() {
             return Signal::Order(order);
         }
         self.ordered.notified().await;
-        self.slot().take().map_or(Signal::Look, Signal::Order)
+        self.orders.take().map_or(Signal::Look, Signal::Order)
     }
 
     /// Sets the state, and shows it under its name as long as the name is its own. Called by the driver alone.

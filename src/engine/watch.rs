@@ -251,7 +251,7 @@ impl Watched for Shared {
         }
         *self.watch.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
         if let Some(drain) = self.drain.get().filter(|drain| !drain.is_over(self)) {
-            drain.watch(self, now);
+            drain.watch(self, now, tick.now);
             self.watch_closely();
         }
     }

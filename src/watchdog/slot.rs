@@ -9,12 +9,13 @@
 //!    number it names one poll of the process.
 //! 3. A poll that begins inside another one changes `id` alone. So the innermost shows, and the outer one makes no progress.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::{
     cell::Cell,
     marker::PhantomData,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Which member (spawned run or driver) of which manager, unique in the process: the high 24 bits are the manager's number,
 /// the low 40 the member's.
@@ -371,6 +372,42 @@ mod tests {
         let _outer = polling(1);
         time("a poll inside another", &|number| {
             std::hint::black_box(&polling(number));
+        });
+    }
+}
+
+/// Seen to fail where the store of `id` in `enter`, or its load in `read`, is relaxed, and where `read` does not look twice.
+#[cfg(all(test, otel_tasks_loom))]
+mod loom {
+    use ::loom::thread;
+
+    use super::*;
+    use crate::sync::model;
+
+    #[test]
+    fn a_poll_is_never_read_with_the_id_of_another() {
+        const INNER: u64 = 1 << 63;
+        model(3, || {
+            let slot = Arc::new(Slot::new());
+            // The reader is the thread that is spawned: loom begins with the one that spawns, and a reader that is through
+            // before the writer begins has nothing to try.
+            let reads = {
+                let slot = slot.clone();
+                thread::spawn(move || {
+                    if let Some((sequence, id)) = slot.read() {
+                        assert_eq!((sequence - 1) / 2, id & !INNER);
+                    }
+                })
+            };
+            for number in 0..3 {
+                let outer = slot.enter(number);
+                if number == 1 {
+                    let inner = slot.enter(number | INNER);
+                    slot.leave(inner);
+                }
+                slot.leave(outer);
+            }
+            reads.join().expect("no panic");
         });
     }
 }

@@ -1,0 +1,121 @@
+//! What a driver is told, and the slot in which it finds it.
+
+use std::time::Duration;
+
+use crate::sync::{Mutex, lock};
+
+/// What a driver is told. The last order wins; but nothing except [`Order::Kill`] overrides [`Order::Leave`], and some
+/// override none ([`Order::yields`]): [`Order::Start`] says nothing new to a task that was told more, and a task that
+/// stalled may have a driver that is stuck with what a person has told it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Begin, if it has not yet begun.
+    Start,
+    /// Stop what runs and run anew, after a while: somebody asked for it.
+    Restart { after: Duration },
+    /// Stop, and wait for a restart.
+    Stop { grace: Duration },
+    /// Stop because this generation stalled; then begin anew, or give up. A later generation is not to blame.
+    Stalled { generation: u64, give_up: bool },
+    /// Begin no more until [`Order::Resume`].
+    Pause,
+    /// Go on where [`Order::Pause`] held it.
+    Resume,
+    /// Stop and end the driver; with no grace given, until [`Order::Kill`].
+    Leave { grace: Option<Duration> },
+    /// Drop what runs and end the driver, now.
+    Kill,
+}
+
+impl Order {
+    /// Whether it gives way to any other.
+    pub(crate) fn yields(self) -> bool {
+        matches!(self, Self::Start | Self::Stalled { .. })
+    }
+}
+
+/// Holds at most one order: whoever leaves one and the driver that takes it never wait for each other.
+#[derive(Default)]
+pub(crate) struct OrderSlot(Mutex<Option<Order>>);
+
+impl OrderSlot {
+    /// Leaves an order, unless what is held goes before it. Answers whether the driver will see it.
+    pub(crate) fn leave(&self, order: Order) -> bool {
+        // Under one lock with the look: an order left in between would be lost.
+        let mut held = lock(&self.0);
+        let wins = match *held {
+            None => true,
+            Some(Order::Leave { .. } | Order::Kill) => order == Order::Kill,
+            // It takes back a pause, and nothing else that was asked for.
+            Some(held) if order == Order::Resume => held == Order::Pause,
+            Some(_) => !order.yields(),
+        };
+        if wins {
+            *held = Some(order);
+        }
+        wins
+    }
+
+    /// Takes the order that is held.
+    pub(crate) fn take(&self) -> Option<Order> {
+        lock(&self.0).take()
+    }
+}
+
+/// Seen to fail where `leave` looks and writes under two locks, one after the other.
+#[cfg(all(test, otel_tasks_loom))]
+mod loom {
+    use std::sync::Arc;
+
+    use ::loom::thread;
+
+    use super::*;
+    use crate::sync::model;
+
+    const STOP: Order = Order::Stop { grace: Duration::ZERO };
+    const RESTART: Order = Order::Restart { after: Duration::ZERO };
+    const LEAVE: Order = Order::Leave { grace: None };
+    const STALLED: Order = Order::Stalled { generation: 1, give_up: false };
+
+    /// What a driver hears when these are left at once, and whether each was accepted.
+    fn heard(orders: [Order; 2]) -> (Vec<Order>, [bool; 2]) {
+        let slot = Arc::new(OrderSlot::default());
+        let threads = orders.map(|order| {
+            let slot = slot.clone();
+            thread::spawn(move || slot.leave(order))
+        });
+        let mut heard: Vec<_> = slot.take().into_iter().collect();
+        let accepted = threads.map(|thread| thread.join().expect("no panic"));
+        heard.extend(slot.take());
+        assert_eq!(slot.take(), None);
+        (heard, accepted)
+    }
+
+    #[test]
+    fn of_a_stop_and_a_restart_at_once_each_is_heard_or_overridden_by_the_other() {
+        model(3, || {
+            let (heard, accepted) = heard([STOP, RESTART]);
+            assert_eq!(accepted, [true, true]);
+            assert!(matches!(heard[..], [STOP | RESTART] | [STOP, RESTART] | [RESTART, STOP]), "{heard:?}");
+        });
+    }
+
+    #[test]
+    fn nothing_takes_back_that_a_task_leaves() {
+        model(3, || {
+            let (heard, accepted) = heard([LEAVE, RESTART]);
+            assert!(accepted[0] && heard.contains(&LEAVE), "{heard:?}");
+            assert!(heard.contains(&RESTART) <= accepted[1], "{heard:?}");
+        });
+    }
+
+    #[test]
+    fn a_stall_and_a_resume_override_no_stop() {
+        for yielding in [STALLED, Order::Resume, Order::Start] {
+            model(3, move || {
+                let (heard, _) = heard([STOP, yielding]);
+                assert!(heard.contains(&STOP), "{yielding:?}: {heard:?}");
+            });
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Groups: what must hold whatever happened, and, where one member fails in a group at rest, exactly what becomes of each.
+
+use std::sync::{Arc, Mutex};
+
+use otel_tasks::{
+    DependencyLoss, RestartPolicy, RestartReason, RestartStrategy, ShutdownOutcome, StallAction, TaskEvent,
+    TaskEventKind, TaskGroup, TaskManager, TaskSnapshot, TaskState,
+};
+use proptest::prelude::*;
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    body, config, fault,
+    model::{Command, Fault, Spec, index_of},
+    policy,
+    support::{millis, secs},
+    twice,
+    world::{Body, NAMES, Probe, Told, config as task_config, execute, hear, name},
+};
+
+/// After so long whatever a step has begun is over: the longest delay, and all members' graces.
+const REST: u64 = 20;
+
+#[derive(Debug, Clone)]
+pub(super) struct Case {
+    pub(super) strategy: RestartStrategy,
+    pub(super) limit: Option<u32>,
+    pub(super) members: Vec<Spec>,
+    pub(super) steps: Vec<(usize, Command, u64)>,
+}
+
+fn member() -> impl Strategy<Value = Spec> {
+    (policy(), 0..4_u32, body(), prop::bool::weighted(0.4)).prop_map(|(policy, limit, body, says_ready)| {
+        Spec {
+            policy,
+            limit,
+            window: 60_500,
+            body,
+            dependencies: Vec::new(),
+            loss: DependencyLoss::Keep,
+            says_ready,
+            beats: false,
+            on_stall: StallAction::Restart,
+        }
+    })
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        8 => fault().prop_map(Command::Fault),
+        2 => Just(Command::Stop),
+        3 => Just(Command::Restart),
+        1 => Just(Command::Pause),
+        2 => Just(Command::Resume),
+        1 => Just(Command::Unregister),
+        1 => prop::bool::weighted(0.3).prop_map(Command::NeverReady),
+    ]
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let strategy = prop_oneof![
+        1 => Just(RestartStrategy::OneForOne),
+        2 => Just(RestartStrategy::OneForAll),
+        2 => Just(RestartStrategy::RestForOne),
+    ];
+    // Most steps find the group at rest, some in the midst of something.
+    let pass = prop_oneof![3 => Just(REST), 1 => Just(1), 1 => Just(0)];
+    let steps = prop::collection::vec((0..NAMES, command(), pass), 1..20);
+    (strategy, prop::option::weighted(0.3, 1..4_u32), prop::collection::vec(member(), 2..=NAMES), steps)
+        .prop_map(|(strategy, limit, members, mut steps)| {
+            steps.iter_mut().for_each(|(member, ..)| *member %= members.len());
+            Case { strategy, limit, members, steps }
+        })
+}
+
+proptest! {
+    #![proptest_config(config(25))]
+
+    /// Seen to fail in the last way of `shown`.
+    #[test]
+    fn groups_keep_their_order_and_restart_together(case in case()) {
+        twice(&case, || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            runtime.block_on(drive(&case))
+        })?;
+    }
+}
+
+/// A run that was asked to stop, and the later members that were alive then.
+#[derive(Debug)]
+struct Asked {
+    member: usize,
+    run: usize,
+    later: Vec<usize>,
+}
+
+/// What the events say of a member.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Seen {
+    NotBegun,
+    Begun,
+    Ready,
+    Ended,
+    Rests(TaskState),
+    Gone,
+}
+
+struct Group<'a> {
+    case: &'a Case,
+    tasks: TaskManager,
+    probes: Vec<Probe>,
+    seen: Vec<Seen>,
+    told: Vec<Told>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    /// The runs that went down because of the group.
+    yielded: Vec<(usize, u64)>,
+}
+
+pub(super) async fn drive(case: &Case) -> Result<(), String> {
+    let tasks = TaskManager::builder().shutdown_deadline(secs(300)).build();
+    let mut events = tasks.subscribe();
+    let probes: Vec<_> = (0..NAMES).map(|_| Probe::default()).collect();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let mut group = TaskGroup::new("group", case.strategy);
+    if let Some(limit) = case.limit {
+        group = group.max_restarts(limit, millis(60_500));
+    }
+    for (member, spec) in case.members.iter().enumerate() {
+        let (asked, all) = (asked.clone(), probes.clone());
+        let note = move || {
+            let later = (member + 1..NAMES).filter(|later| all[*later].alive.now() > 0).collect();
+            asked.lock().unwrap().push(Asked { member, run: all[member].alive.total(), later });
+        };
+        group = group.task(task_config(member, spec, &probes[member], note));
+    }
+    tasks.register_group(group).expect("a valid group");
+    tasks.start();
+    let size = case.members.len();
+    let mut group = Group {
+        case,
+        tasks,
+        probes,
+        seen: vec![Seen::NotBegun; size],
+        told: vec![Told::default(); NAMES],
+        asked,
+        yielded: Vec::new(),
+    };
+    let mut now = Instant::now() + secs(REST);
+    sleep_until(now).await;
+    group.check(&mut events)?;
+    let mut rested = true;
+    for (number, (member, command, seconds)) in case.steps.iter().enumerate() {
+        let failed = |what: String| format!("step {number}, t{member} {command:?}: {what}");
+        let before = group.snapshots();
+        let predicts = rested && *seconds == REST && group.is_at_rest(&before);
+        execute(&group.tasks, *member, command, &group.probes[*member]);
+        rested = *seconds == REST;
+        now += secs(*seconds);
+        sleep_until(now).await;
+        group.check(&mut events).map_err(failed)?;
+        if let (true, Command::Fault(fault)) = (predicts, command) {
+            group.restarted(*member, *fault, &before).map_err(failed)?;
+        }
+    }
+    // What was asked for by hand at last is under way, and nothing else new.
+    sleep_until(now + millis(1)).await;
+    group.check(&mut events)?;
+    group.shut_down(&mut events).await
+}
+
+impl Group<'_> {
+    /// `None` for a member that is no longer registered.
+    fn snapshots(&self) -> Vec<Option<TaskSnapshot>> {
+        let of = |member| self.tasks.snapshot(&name(member)).filter(|snapshot| snapshot.state.is_some());
+        (0..self.case.members.len()).map(of).collect()
+    }
+
+    /// What must hold at any time.
+    fn check(&mut self, events: &mut otel_tasks::TaskEvents) -> Result<(), String> {
+        let Self { case, seen, yielded, .. } = self;
+        hear(events, &mut self.told, &self.probes, |member, event| {
+            follow(case, seen, yielded, member, event)
+        })?;
+        for asked in self.asked.lock().unwrap().drain(..) {
+            let for_the_group = self.yielded.contains(&(asked.member, asked.run as u64));
+            if for_the_group && !asked.later.is_empty() {
+                return Err(format!("{asked:?}: it goes down before later ones"));
+            }
+        }
+        for member in 0..self.case.members.len() {
+            let (probe, told) = (&self.probes[member], &self.told[member]);
+            let (begun, alive) = (probe.alive.total() as u64, probe.alive.now() as u64);
+            let runs = self.tasks.snapshot(&name(member)).map_or(0, |snapshot| snapshot.total_runs());
+            if probe.alive.most() > 1 || told.exits + alive != begun || runs != told.exits {
+                let exits = told.exits;
+                return Err(format!("t{member}: {begun} begun, {exits} told, {runs} counted, {alive} alive"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is under way, and nobody was given up.
+    fn is_at_rest(&self, snapshots: &[Option<TaskSnapshot>]) -> bool {
+        let ready =
+            |member: usize| self.tasks.get_task_health(&name(member)).is_some_and(|health| health.readiness);
+        snapshots.iter().enumerate().all(|(member, snapshot)| {
+            use TaskState::{Finished, Paused, Running, Stopped};
+            match snapshot.as_ref().and_then(|snapshot| snapshot.state) {
+                Some(Running) => ready(member),
+                state => matches!(state, None | Some(Stopped | Paused | Finished)),
+            }
+        }) && !self.probes.iter().any(|probe| probe.never_ready.load(std::sync::atomic::Ordering::SeqCst))
+    }
+
+    /// A member failed when the group was at rest, and so it is again: it and those it takes along have begun anew, once.
+    fn restarted(&self, failed: usize, fault: Fault, before: &[Option<TaskSnapshot>]) -> Result<(), String> {
+        let reason = match fault {
+            Fault::Transient => RestartReason::Failure,
+            Fault::Panic => RestartReason::Panic,
+            _ => return Ok(()),
+        };
+        let ran = before[failed].as_ref().is_some_and(|before| before.state == Some(TaskState::Running));
+        let after = self.snapshots();
+        let given_up = after[failed].as_ref().is_some_and(|after| after.state == Some(TaskState::Failed));
+        let never = |member: usize| self.case.members[member].policy == RestartPolicy::Never;
+        for (member, (before, after)) in before.iter().zip(&after).enumerate() {
+            let (Some(before), Some(after)) = (before, after) else { continue };
+            let taken_along = ran
+                && member != failed
+                && !(given_up && never(failed))
+                && match self.case.strategy {
+                    RestartStrategy::OneForAll => true,
+                    RestartStrategy::RestForOne => member > failed,
+                    _ => false,
+                };
+            use TaskState::{Failed, Finished, Running, Stopped, Waiting};
+            let (state, why) = match before.state {
+                _ if member == failed && ran && given_up => (Failed, None),
+                _ if member == failed && ran => (Running, Some(reason)),
+                Some(Running) if taken_along && never(member) => (Stopped, None),
+                Some(Running) if taken_along && given_up => (Waiting, None),
+                Some(Finished) if taken_along && given_up && !never(member) => (Waiting, None),
+                Some(Running) if taken_along => (Running, Some(RestartReason::Group)),
+                Some(Finished) if taken_along && !never(member) => (Running, Some(RestartReason::Group)),
+                state => (state.unwrap_or(Stopped), None),
+            };
+            let mut restarts = before.restarts;
+            if let Some(why) = why {
+                restarts[index_of(why)] += 1;
+            }
+            if (after.state, after.restarts) != (Some(state), restarts) {
+                return Err(format!(
+                    "t{member} was {:?} and is {:?} with restarts {:?}, not {state:?} with {restarts:?}",
+                    before.state, after.state, after.restarts,
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    async fn shut_down(mut self, events: &mut otel_tasks::TaskEvents) -> Result<(), String> {
+        let up: Vec<_> = self.probes.iter().map(|probe| probe.alive.now() > 0).collect();
+        let before = self.snapshots();
+        let report = self.tasks.cancel_all_tasks().await;
+        if let Some(asked) = self.asked.lock().unwrap().iter().find(|asked| !asked.later.is_empty()) {
+            return Err(format!("{asked:?}: at shutdown it goes down before later ones"));
+        }
+        self.check(events)?;
+        for (member, spec) in self.case.members.iter().enumerate() {
+            let lines: Vec<_> = report.tasks.iter().filter(|line| *line.name == *name(member)).collect();
+            let fits = match (&lines[..], up[member]) {
+                ([], _) => before[member].is_none(),
+                ([line], false) => line.outcome == ShutdownOutcome::NotRunning,
+                // A run that is not ready may pass its start timeout first.
+                ([line], true) if spec.body == Body::Deaf && line.outcome == ShutdownOutcome::Clean => {
+                    spec.says_ready
+                }
+                ([line], true) => {
+                    (line.outcome == ShutdownOutcome::Aborted) == (spec.body == Body::Deaf)
+                        && line.outcome != ShutdownOutcome::NotRunning
+                }
+                _ => false,
+            };
+            if !fits || self.probes[member].alive.now() > 0 {
+                return Err(format!("t{member}: {lines:?} in the report, up: {}", up[member]));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Members begin in order.
+fn follow(
+    case: &Case,
+    seen: &mut [Seen],
+    yielded: &mut Vec<(usize, u64)>,
+    member: usize,
+    event: &TaskEvent,
+) -> Result<(), String> {
+    seen[member] = match event.kind {
+        TaskEventKind::Started { .. } => {
+            let in_order = case.strategy != RestartStrategy::OneForOne || event.generation == 1;
+            let holds_up = |before: &usize| match seen[*before] {
+                Seen::Ready | Seen::Gone => false,
+                Seen::Rests(TaskState::Failed) => case.members[*before].policy != RestartPolicy::Never,
+                Seen::Rests(_) => false,
+                Seen::NotBegun | Seen::Begun | Seen::Ended => true,
+            };
+            if let Some(before) = (0..member).filter(|_| in_order).find(holds_up) {
+                return Err(format!("t{member} begins while t{before} has {:?}", seen[before]));
+            }
+            Seen::Begun
+        }
+        TaskEventKind::Ready => Seen::Ready,
+        TaskEventKind::Exited { .. } => Seen::Ended,
+        TaskEventKind::Finished => Seen::Rests(TaskState::Finished),
+        TaskEventKind::Stopped => Seen::Rests(TaskState::Stopped),
+        TaskEventKind::Paused => Seen::Rests(TaskState::Paused),
+        TaskEventKind::GaveUp { .. } => Seen::Rests(TaskState::Failed),
+        TaskEventKind::Unregistered => Seen::Gone,
+        TaskEventKind::Yielding { reason: RestartReason::Group } => {
+            yielded.push((member, event.generation));
+            return Ok(());
+        }
+        _ => return Ok(()),
+    };
+    Ok(())
+}
