@@ -220,6 +220,7 @@ async fn a_group_that_is_stopped_takes_those_down_that_wait_for_their_delay() {
 async fn a_stall_counts_against_the_limit_of_the_group() {
     let silent = CriticalTaskConfig::new("silent", |ctx| async move { ctx.cancelled().await })
         .heartbeat_timeout(secs(10))
+        .backoff(Backoff::constant(secs(1)))
         .max_restarts(100, secs(3_600));
     let tasks = started(group(RestartStrategy::OneForOne).task(silent).max_restarts(1, secs(3_600)));
     let mut events = tasks.subscribe();

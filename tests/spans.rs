@@ -249,6 +249,22 @@ fn the_managers_own_spans_name_the_tasks_per_category() {
 }
 
 #[test]
+fn a_shutdown_in_which_everything_ended_by_itself_is_no_error() {
+    let spans = Spans::new();
+    with_layer(&spans, || async {
+        let tasks = TaskManager::builder().build();
+        let gateway = CriticalTaskConfig::new("gateway", |ctx| async move { ctx.cancelled().await });
+        tasks.register_critical_task(gateway).expect("registered");
+        tasks.start();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        tasks.cancel_all_tasks().await;
+    });
+    let cleanup = spans.one("bot.cleanup_tasks");
+    assert_eq!(strings(&cleanup, "tasks.clean"), ["gateway"]);
+    assert!(!is_error(&cleanup), "{:?}", cleanup.status);
+}
+
+#[test]
 fn the_prefix_of_the_managers_spans_is_the_users() {
     let spans = Spans::new();
     with_layer(&spans, || a_life(TaskManager::builder().span_prefix("tux").build()));
