@@ -650,3 +650,22 @@ async fn an_interval_longer_than_any_clock_is_a_loop_that_runs_once() {
     sleep(secs(10)).await;
     assert_eq!((state(&tasks, "once"), handle.current_iteration()), (Some(TaskState::Running), 2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_handle_tells_the_last_result_until_there_is_another() {
+    let body = TaskLoop::every(secs(60), |ctx| async move {
+        sleep(secs(5)).await;
+        if ctx.generation() == 1 { Err("down") } else { Ok(()) }
+    });
+    let handle = body.handle();
+    let config = CriticalTaskConfig::from_loop("l", body).backoff(Backoff::constant(secs(1)));
+    let _tasks = started(config);
+    sleep(secs(3)).await;
+    assert_eq!(handle.last_result(), None);
+    // Seen to fail where a new life forgets it.
+    sleep(secs(5)).await;
+    assert_eq!(handle.current_iteration(), 1);
+    assert_eq!(handle.last_result().map(|exit| exit.kind()), Some(ExitKind::Failure));
+    sleep(secs(5)).await;
+    assert_eq!(handle.last_result(), Some(Exit::Success));
+}

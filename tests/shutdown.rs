@@ -8,8 +8,8 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, HealthReason, ShutdownOutcome, ShutdownReport, TaskCategory, TaskContext,
-    TaskError, TaskLoop, TaskManager, TaskPriority,
+    Backoff, CriticalTaskConfig, HealthReason, RestartStrategy, ShutdownOutcome, ShutdownReport,
+    TaskCategory, TaskContext, TaskError, TaskGroup, TaskLoop, TaskManager, TaskPriority,
 };
 use support::{Alive, Events, eventually, millis, secs, settle};
 use tokio::time::{Instant, sleep};
@@ -211,6 +211,43 @@ async fn loops_are_asked_before_anything_else_and_sleepers_end_at_once() {
     assert_eq!(log.lines(), expected.map(|(line, at)| (line.to_owned(), at)));
     assert_eq!(report.count(ShutdownOutcome::Clean), 3, "{report}");
     assert_eq!(report.duration.as_secs(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_others_rest_on_is_stopped_after_them() {
+    let log = Log::new();
+    let sleeper = |name: &'static str| {
+        let log = log.clone();
+        let body = TaskLoop::every(secs(3_600), |_| async {}).after_loop(move || {
+            log.push(format!("{name} ended"));
+            async {}
+        });
+        CriticalTaskConfig::from_loop(name, body)
+    };
+    let tasks =
+        manager([sleeper("alone"), sleeper("clock"), asked("reader", 2, &log).depends_on("clock")], 25);
+    let group = |name| TaskGroup::new(name, RestartStrategy::OneForAll);
+    tasks.register_group(group("a").task(sleeper("first")).task(asked("second", 3, &log))).expect("valid");
+    tasks.register_group(group("b").task(asked("before", 4, &log)).task(sleeper("last"))).expect("valid");
+    sleep(secs(1)).await;
+    let report = tasks.cancel_all_tasks().await;
+    let mut lines = log.lines();
+    lines.sort_by_key(|(line, at)| (*at, line.clone()));
+    // Seen to fail with `Shared::is_rested_on` always false, always true, or taking the last of a group for another.
+    let expected = [
+        ("alone ended", 1),
+        ("last ended", 1),
+        ("reader", 1),
+        ("second", 1),
+        // Once those that go before them have all ended.
+        ("before", 4),
+        ("clock ended", 4),
+        ("first ended", 4),
+    ];
+    let mut expected = expected.map(|(line, at)| (line.to_owned(), at));
+    expected.sort_by_key(|(line, at)| (*at, line.clone()));
+    assert_eq!(lines, expected);
+    assert_eq!(report.count(ShutdownOutcome::Clean), 7, "{report}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -178,6 +178,28 @@ fn a_restart_is_a_new_trace_linked_to_the_run_that_failed() {
     assert_eq!(attribute(&runs[1], "task.run.generation"), Some(Value::I64(2)));
 }
 
+#[test]
+fn the_first_iteration_after_a_restart_is_linked_to_the_one_that_failed() {
+    let spans = Spans::new();
+    with_layer(&spans, || async {
+        let tasks = TaskManager::builder().build();
+        let body = TaskLoop::every(Duration::from_secs(10), |ctx| async move {
+            if ctx.generation() == 1 { Err("down") } else { Ok(()) }
+        });
+        let config = CriticalTaskConfig::from_loop("ticker", body);
+        tasks
+            .register_critical_task(config.backoff(Backoff::constant(Duration::from_secs(1))))
+            .expect("registered");
+        tasks.start();
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        tasks.cancel_all_tasks().await;
+    });
+    let runs = spans.runs_of("ticker");
+    assert_eq!(runs.len(), 3);
+    assert_eq!(runs[1].links[0].span_context, runs[0].span_context);
+    assert!(runs[2].links.is_empty(), "the second one follows a success");
+}
+
 fn strings(span: &opentelemetry_sdk::trace::SpanData, key: &str) -> Vec<String> {
     match attribute(span, key) {
         Some(Value::Array(opentelemetry::Array::String(strings))) => {
@@ -224,6 +246,22 @@ fn the_managers_own_spans_name_the_tasks_per_category() {
     assert_eq!(strings(&cancel, "tasks.scheduled"), ["tick"]);
     assert_eq!(strings(&cancel, "tasks.gateway"), ["gateway"]);
     assert_eq!(strings(&cancel, "tasks.command"), ["command_slow"]);
+}
+
+#[test]
+fn a_shutdown_in_which_everything_ended_by_itself_is_no_error() {
+    let spans = Spans::new();
+    with_layer(&spans, || async {
+        let tasks = TaskManager::builder().build();
+        let gateway = CriticalTaskConfig::new("gateway", |ctx| async move { ctx.cancelled().await });
+        tasks.register_critical_task(gateway).expect("registered");
+        tasks.start();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        tasks.cancel_all_tasks().await;
+    });
+    let cleanup = spans.one("bot.cleanup_tasks");
+    assert_eq!(strings(&cleanup, "tasks.clean"), ["gateway"]);
+    assert!(!is_error(&cleanup), "{:?}", cleanup.status);
 }
 
 #[test]

@@ -81,4 +81,30 @@ mod tests {
         assert_eq!(quantile(&counts, longest, 1.0), Some(longest));
         assert_eq!(quantile(&[0; BUCKETS], longest, 0.5), None);
     }
+
+    #[test]
+    fn a_quantile_is_interpolated_between_the_boundaries_of_its_bucket() {
+        let ms = Duration::from_millis;
+        let near = |counts: &[u64], q, expected: Duration| {
+            let found = quantile(counts, ms(2_500), q).expect("counted");
+            assert!(found.abs_diff(expected) < Duration::from_nanos(10), "{q} of {counts:?}: {found:?}");
+        };
+        let mut counts = [0; BUCKETS];
+        // Four runs of 5 to 10 ms, six of 10 to 25 ms.
+        (counts[6], counts[7]) = (4, 6);
+        near(&counts, 0.0, ms(5)); // An empty bucket answers for nothing.
+        near(&counts, 0.2, Duration::from_micros(7_500));
+        near(&counts, 0.4, ms(10));
+        near(&counts, 0.7, Duration::from_micros(17_500));
+        near(&counts, 1.0, ms(25));
+        assert_eq!(quantile(&counts, ms(2_500), 1.1), Some(ms(2_500)), "there is nothing beyond all of them");
+        // The first bucket begins at nothing, the last ends with the longest run.
+        let mut counts = [0; BUCKETS];
+        counts[0] = 1;
+        near(&counts, 0.5, Duration::from_micros(50));
+        let mut counts = [0; BUCKETS];
+        counts[BUCKETS - 1] = 2;
+        let longest = Duration::from_secs(7_200);
+        assert_eq!(quantile(&counts, longest, 0.5), Some(Duration::from_secs(5_400)));
+    }
 }

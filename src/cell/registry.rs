@@ -192,6 +192,35 @@ mod tests {
         assert_eq!(registry.snapshot("a", Duration::ZERO).expect("known").active, 2);
         assert!(Arc::ptr_eq(&registry.plain("a").expect("known"), &plain));
     }
+
+    #[test]
+    fn the_name_alone_means_the_first_entry_that_was_made_for_it_alone() {
+        let registry = Registry::<()>::new(10, 1_999, None, |_, _| ());
+        let of = |priority| Identity { priority, ..identity("a") };
+        registry.entry(of(TaskPriority::High), false).expect("room");
+        assert!(registry.plain("a").is_none());
+        let plain = registry.entry(of(TaskPriority::Normal), true).expect("room");
+        registry.entry(of(TaskPriority::Low), true).expect("room");
+        assert!(Arc::ptr_eq(&registry.plain("a").expect("known"), &plain));
+        assert_eq!(registry.entries().len(), 3);
+    }
+
+    #[test]
+    fn names_that_come_together_fit_together_or_not_at_all() {
+        let registry = Registry::<()>::new(2, 1_999, None, |_, _| ());
+        let made = |names: &[&str]| {
+            let identities: Vec<Identity> = names.iter().map(|name| identity(name)).collect();
+            registry.entries_of(identities.iter()).map(|entries| {
+                entries.iter().map(|entry| entry.identity.name.to_string()).collect::<Vec<_>>().concat()
+            })
+        };
+        assert_eq!(made(&["a", "b", "c"]), Err("c".into()));
+        assert_eq!(registry.entries().len(), 0, "none is made where one has no room");
+        assert_eq!(made(&["a"]), Ok("a".into()));
+        assert_eq!(made(&["a", "b"]), Ok("ab".into()), "one that is there needs no room");
+        assert_eq!(made(&["a", "c"]), Err("c".into()));
+        assert!(registry.plain("b").is_some(), "they are found by name alone");
+    }
 }
 
 /// Seen to fail where the look and the insertion are under two locks, one after the other.

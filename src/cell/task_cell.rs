@@ -291,6 +291,112 @@ fn unix_nanos(wall: SystemTime) -> u64 {
     wall.duration_since(UNIX_EPOCH).map_or(1, nanos)
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::policy::{TaskCategory, TaskPriority};
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn taken(cell: &TaskCell) -> TaskSnapshot {
+        let identity = Identity {
+            name: "a".into(),
+            category: TaskCategory::Unknown,
+            priority: TaskPriority::Normal,
+            component: None,
+        };
+        cell.snapshot(&identity, secs(1_000))
+    }
+
+    fn end(cell: &TaskCell, kind: ExitKind, error_type: Option<&'static str>) {
+        let message = || "broken".to_owned();
+        let error = error_type.map(|error_type| RunError { error_type, message: &message, trace_id: None });
+        let run = EndedRun { kind, started: UNIX_EPOCH + secs(10), duration: secs(2), error };
+        cell.run_started(secs(10), run.started);
+        cell.run_ended(&run, secs(12), &AtomicUsize::new(MAX_ERROR_TYPES));
+    }
+
+    #[test]
+    fn a_success_and_a_failure_are_each_dated_at_their_end() {
+        let at = Some(UNIX_EPOCH + secs(12));
+        let cell = TaskCell::default();
+        end(&cell, ExitKind::Success, None);
+        let snapshot = taken(&cell);
+        assert_eq!((snapshot.last_success, snapshot.last_error_time), (at, None));
+        assert!(snapshot.last_error.is_none());
+
+        let cell = TaskCell::default();
+        end(&cell, ExitKind::Failure, Some("io"));
+        let snapshot = taken(&cell);
+        assert_eq!((snapshot.last_success, snapshot.last_error_time), (None, at));
+        assert_eq!(snapshot.last_error.map(|error| error.at), at);
+    }
+
+    #[test]
+    fn a_poll_as_long_as_the_threshold_is_not_yet_slow() {
+        let cell = TaskCell::default();
+        cell.polled(secs(1), secs(1));
+        assert_eq!(taken(&cell).slow_polls, 0);
+        cell.polled(secs(1) + Duration::from_nanos(1), secs(1));
+        let snapshot = taken(&cell);
+        assert_eq!((snapshot.slow_polls, snapshot.longest_poll), (1, secs(1) + Duration::from_nanos(1)));
+    }
+
+    #[test]
+    fn what_happens_in_the_first_moment_has_an_age() {
+        let cell = TaskCell::default();
+        cell.run_started(Duration::ZERO, UNIX_EPOCH + secs(1));
+        cell.restarted(RestartReason::Requested, Duration::ZERO, UNIX_EPOCH + secs(1));
+        let snapshot = taken(&cell);
+        assert_eq!((snapshot.uptime, snapshot.since_restart), (Some(secs(1_000)), Some(secs(1_000))));
+    }
+
+    #[test]
+    fn a_restart_as_old_as_the_window_has_left_it() {
+        let cell = TaskCell::default();
+        for (reason, at) in [
+            (RestartReason::Failure, 10),
+            (RestartReason::Stalled, 11),
+            (RestartReason::Requested, 12),
+            (RestartReason::Group, 12),
+            (RestartReason::Dependency, 12),
+        ] {
+            cell.restarted(reason, secs(at), UNIX_EPOCH);
+        }
+        assert_eq!(
+            cell.restarts_within(secs(12), secs(100)),
+            2,
+            "those on request and along with others are free"
+        );
+        assert_eq!(cell.restarts_within(secs(12), secs(3)), 2);
+        assert_eq!(cell.restarts_within(secs(12), secs(2)), 1);
+        assert_eq!(cell.restarts_within(secs(12), secs(1)), 0);
+        cell.forgive_restarts();
+        assert_eq!(cell.restarts_within(secs(12), secs(100)), 0);
+    }
+
+    #[test]
+    fn a_name_shows_so_many_error_types_and_the_rest_as_one() {
+        const TYPES: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+        let counted = |budget| {
+            let (mut errors, budget) = (Vec::new(), AtomicUsize::new(budget));
+            let under: Vec<_> = [ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT]
+                .iter()
+                .chain(&TYPES)
+                .chain(&TYPES)
+                .map(|error_type| count_error(&mut errors, error_type, &budget))
+                .collect();
+            assert_eq!(errors.iter().map(|error| error.count).sum::<u64>(), 22, "each is counted once");
+            under.into_iter().filter(|under| *under == ERROR_TYPE_OTHER).count()
+        };
+        assert_eq!(counted(usize::MAX), 2 * (TYPES.len() - MAX_ERROR_TYPES));
+        assert_eq!(counted(3), 2 * (TYPES.len() - 3), "or fewer, where the registry has no more to give");
+    }
+}
+
 /// Seen to fail where `active` goes down by a load and a store, and where the error is counted after the lock of [`Rare`] was
 /// given back and taken again. Orderings play no part: every access is `Relaxed`, which is what these models say suffices.
 #[cfg(all(test, otel_tasks_loom))]

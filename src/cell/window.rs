@@ -81,6 +81,23 @@ mod tests {
         });
         assert_eq!(window.sum(Duration::from_secs(61)), 40_000);
     }
+
+    #[test]
+    fn a_writer_held_up_for_an_hour_does_not_empty_the_bucket_of_a_later_minute() {
+        let window = HourWindow::default();
+        window.count(Duration::from_secs(3_605));
+        window.count(Duration::from_secs(5));
+        assert_eq!(window.sum(Duration::from_secs(3_605)), 1);
+    }
+
+    #[test]
+    fn a_full_bucket_stays_full() {
+        let window = HourWindow::default();
+        let now = Duration::from_secs(125);
+        window.buckets[minute(now) as usize].store(minute(now) << COUNT_BITS | COUNT_MASK, Ordering::Relaxed);
+        window.count(now);
+        assert_eq!(window.sum(now), COUNT_MASK);
+    }
 }
 
 /// Seen to fail where `count` is a load and a store.

@@ -188,4 +188,14 @@ mod tests {
         assert!(Backoff::new(second, f64::NAN, second).is_err());
         assert!(Backoff::new(second, 2.0, Duration::ZERO).is_err());
     }
+
+    #[test]
+    fn a_constant_delay_is_one_that_does_not_grow() {
+        let second = Duration::from_secs(1);
+        let same = Backoff::new(second, 1.0, second).expect("valid").jitter(Jitter::None);
+        assert_eq!(Backoff::constant(second), same);
+        // A cap that is raised afterwards must not let it grow.
+        let raised = Backoff::constant(second).with_initial(60 * second).with_initial(second);
+        assert_eq!(raised.delay(3, Duration::ZERO, 0.5), second);
+    }
 }

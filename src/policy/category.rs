@@ -138,4 +138,10 @@ mod tests {
         assert_eq!(rules.categorize("discord.py: x"), TaskCategory::Gateway);
         assert_eq!(rules.categorize("discord"), TaskCategory::System);
     }
+
+    #[test]
+    fn without_prefixes_only_the_fixed_rules_are_left() {
+        assert_eq!(CategoryRules::empty().categorize("discord.py: x"), TaskCategory::Unknown);
+        assert_eq!(CategoryRules::empty().categorize("Task-1"), TaskCategory::System);
+    }
 }

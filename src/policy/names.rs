@@ -134,6 +134,9 @@ mod tests {
             ("ünïcode_550e8400-e29b-41d4-a716-446655440000", "ünïcode"),
             ("decade", "decade"),
             ("say_deadbeef", "say_deadbeef"),
+            // A hexadecimal word of fewer than eight digits is a word, and so is a long one with other letters.
+            ("beta_a1", "beta_a1"),
+            ("run_version10", "run_version10"),
             ("_12", "_12"),
             ("12", "12"),
             ("", ""),
@@ -151,6 +154,37 @@ mod tests {
     fn type_paths_read_like_names() {
         assert_eq!(clean_type_path("bot::commands::ping::{{closure}}"), "commands::ping");
         assert_eq!(clean_type_path("core::pin::Pin<alloc::boxed::Box<dyn Future>>"), "pin::Pin");
+        assert_eq!(
+            clean_type_path("bot::Queue<Vec<Job>>::drain"),
+            "Queue::drain",
+            "it goes on after the generics"
+        );
         assert_eq!(clean_type_path("ping"), "ping");
+    }
+
+    #[test]
+    fn a_uuid_is_cut_only_after_a_separator_and_never_the_whole_name() {
+        for (given, name) in [
+            ("job_550e8400-e29b-41d4-a716-446655440000", "job"),
+            // Without a separator it belongs to the word; with one, 36 other characters are no UUID.
+            ("job550e8400-e29b-41d4-a716-446655440000", "job550e8400-e29b-41d4-a716-446655440000"),
+            ("job_550e8400-e29b-41d4-a716-44665544000x", "job_550e8400-e29b-41d4-a716-44665544000x"),
+            ("job_550e8400+e29b-41d4-a716-446655440000", "job_550e8400+e29b-41d4-a716-446655440000"),
+            ("_550e8400-e29b-41d4-a716-446655440000", "_550e8400-e29b-41d4-a716-446655440000"),
+        ] {
+            assert_eq!(without_uuid(given), name, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn a_rule_does_and_shows_what_its_name_says() {
+        for (rule, applied, shown) in [
+            (NameRule::strip_ids(), "a", "NameRule::strip_ids"),
+            (NameRule::keep(), "a_1", "NameRule::keep"),
+            (NameRule::custom(|_| "mine".into()), "mine", "NameRule::custom"),
+        ] {
+            assert_eq!(rule.apply("a_1"), applied);
+            assert_eq!(format!("{rule:?}"), shown);
+        }
     }
 }

@@ -125,3 +125,21 @@ impl<F: Future> Future for Discard<F> {
         self.project().future.poll(cx).map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_discarded_future_is_still_run_to_its_end() {
+        let mut left = 2;
+        let answer = std::future::poll_fn(|_| {
+            left -= 1;
+            if left > 0 { Poll::Pending } else { Poll::Ready(42) }
+        });
+        let mut discarded = std::pin::pin!(answer.discard());
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert_eq!(discarded.as_mut().poll(&mut cx), Poll::Pending);
+        assert_eq!(discarded.as_mut().poll(&mut cx), Poll::Ready(()));
+    }
+}

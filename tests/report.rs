@@ -1,0 +1,151 @@
+//! What the report of a shutdown reads like, and in which order.
+
+mod support;
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering::SeqCst},
+};
+
+use otel_tasks::{
+    CriticalTaskConfig, Escalation, LastResort, RestartPolicy, ShutdownOutcome, TaskCategory, TaskEvent,
+    TaskEventKind, TaskManager, TaskPriority,
+};
+use support::{eventually, millis, secs, settle};
+use tokio::time::{sleep, timeout};
+
+/// A task that takes so many seconds to stop.
+fn takes(name: &str, seconds: u64) -> CriticalTaskConfig {
+    CriticalTaskConfig::new(name, move |ctx| async move {
+        ctx.cancelled().await;
+        sleep(secs(seconds)).await;
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_reads_line_by_line() {
+    let tasks = TaskManager::builder().shutdown_deadline(secs(10)).build();
+    let done = CriticalTaskConfig::new("done", |_| async {});
+    for config in [takes("slow", 2), done.category(TaskCategory::Gateway)] {
+        tasks.register_critical_task(config).expect("a valid config");
+    }
+    tasks.start();
+    for _ in 0..2 {
+        drop(tasks.task("command_ping").priority(TaskPriority::Low).spawn_with(|ctx| async move {
+            ctx.cancelled().await;
+        }));
+    }
+    settle().await;
+    let report = tasks.cancel_all_tasks().await;
+    let text = report.to_string();
+    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+    // Seen to fail with a time for what did not run, or a number of runs for what ran once.
+    assert_eq!(
+        lines,
+        [
+            "shutdown took 2.0s of 10.0s: 3 clean, 0 late, 0 aborted, 0 leaked, 1 not running",
+            "  clean       command_ping                 command    low       after 0.0ns (2 runs)",
+            "  clean       slow                         scheduled  high      after 2.0s",
+            "  not_running done                         gateway    high",
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_names_what_it_was_caused_by_and_who_asked() {
+    let tasks = TaskManager::builder().build();
+    let fatal = CriticalTaskConfig::new("fatal", |_| async { Err::<(), _>("gone") })
+        .restart(RestartPolicy::Never)
+        .escalate(Escalation::Shutdown);
+    tasks.register_critical_task(fatal).expect("a valid config");
+    tasks.start();
+    settle().await;
+    let report = tasks.cancel_all_tasks().await;
+    let cause = report.cause.clone().expect("a task was given up");
+    assert_eq!(cause.to_string(), "task fatal was given up: not to be restarted after this");
+    assert!(report.to_string().contains(&format!("\n  because {cause}\n")), "{report}");
+    assert_eq!((report.is_clean(), report.exit_code()), (false, 1));
+    assert!(!report.to_string().contains("asked for by"), "nobody did: {report}");
+
+    let tasks = TaskManager::builder().build();
+    let inside = tasks.clone();
+    let asking = tasks.spawn("ask", async move {
+        let report = inside.cancel_all_tasks().await;
+        if report.to_string().contains("\n  asked for by ask, which goes on") { Ok(()) } else { Err(report) }
+    });
+    assert_eq!(asking.await, Ok(Ok(())));
+}
+
+#[test]
+fn an_outcome_is_shown_as_it_is_exported() {
+    for outcome in ShutdownOutcome::ALL {
+        assert_eq!(outcome.to_string(), outcome.as_str());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_no_longer_waits_for_the_report_needs_no_last_resort() {
+    let called = Arc::new(AtomicBool::new(false));
+    let note = called.clone();
+    let resort = LastResort::Call(Arc::new(move |_| note.store(true, SeqCst)));
+    let tasks = TaskManager::builder().last_resort(resort).build();
+    let mut events = tasks.subscribe();
+    tasks.register_critical_task(takes("slow", 1)).expect("a valid config");
+    tasks.start();
+    eventually("it runs", || tasks.snapshot("slow").is_some_and(|task| task.active == 1)).await;
+    let for_a_signal = tasks.run_until(std::future::pending::<()>());
+    assert!(timeout(millis(20), for_a_signal).await.is_err());
+    assert!(timeout(millis(200), tasks.cancel_all_tasks()).await.is_err(), "it takes a second");
+    while events.recv().await.is_some() {}
+    // Seen to fail where a caller that was dropped is counted as waiting.
+    sleep(secs(1)).await;
+    assert!(!called.load(SeqCst));
+}
+
+#[tokio::test]
+async fn who_can_soon_receive_the_report_needs_no_last_resort() {
+    let called = Arc::new(AtomicBool::new(false));
+    let note = called.clone();
+    let resort = LastResort::Call(Arc::new(move |_| note.store(true, SeqCst)));
+    let tasks = TaskManager::builder().shutdown_deadline(millis(100)).last_resort(resort).build();
+    let events = Mutex::new(Some(tasks.subscribe()));
+    // It blocks the only thread until the watchdog has written the report, and a moment longer.
+    let config = CriticalTaskConfig::new("blocks", move |ctx| {
+        let mut events = events.lock().unwrap().take();
+        async move {
+            ctx.cancelled().await;
+            let end = std::time::Instant::now() + secs(20);
+            while std::time::Instant::now() < end {
+                let ended = |event: TaskEvent| matches!(event.kind, TaskEventKind::ShutdownEnded(_));
+                if events.as_mut().and_then(|events| events.try_recv()).is_some_and(ended) {
+                    break;
+                }
+                std::thread::sleep(millis(1));
+            }
+            std::thread::sleep(millis(50));
+        }
+    });
+    tasks.register_critical_task(config).expect("a valid config");
+    tasks.start();
+    eventually("it runs", || tasks.snapshot("blocks").is_some_and(|task| task.active == 1)).await;
+    let report = tasks.cancel_all_tasks().await;
+    assert_eq!(report.count(ShutdownOutcome::Leaked), 1, "{report}");
+    sleep(millis(300)).await;
+    // Seen to fail where the last resort does not wait for the thread to come free.
+    assert!(!called.load(SeqCst));
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "bug: the lines are in the order of categories, also where a dependency changes it"]
+async fn the_lines_are_in_the_order_in_which_tasks_were_asked() {
+    let tasks = TaskManager::builder().build();
+    // By its category the cache would be asked first; since the gateway rests on it, it is put off until after it.
+    let cache = takes("cache", 0).category(TaskCategory::Command);
+    let gateway = takes("gateway", 1).category(TaskCategory::Gateway).depends_on("cache");
+    tasks.register_critical_tasks([cache, gateway]).expect("valid configs");
+    tasks.start();
+    settle().await;
+    let report = tasks.cancel_all_tasks().await;
+    let lines: Vec<_> = report.tasks.iter().map(|task| (&*task.name, task.after.as_secs())).collect();
+    assert_eq!(lines, [("gateway", 1), ("cache", 1)]);
+}
