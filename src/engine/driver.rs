@@ -533,6 +533,10 @@ impl Driver {
             Verdict::Finished => self.stopped(TaskState::Finished, end.as_ref()),
             Verdict::Stopped => self.stopped(TaskState::Stopped, end.as_ref()),
             Verdict::Failed => self.gave_up("not to be restarted after this"),
+            // A loop that is held: it begins anew when somebody resumes it.
+            Verdict::Restart(_) if self.supervised.state() == TaskState::Paused => {
+                Step::Rest(TaskState::Paused)
+            }
             // Another member took it along just when it failed: one restart, and not of its own.
             Verdict::Restart(_) if self.is_taken_along(epoch) => {
                 if self.shared.stays_down(&self.supervised) {

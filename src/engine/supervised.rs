@@ -308,7 +308,7 @@ impl Supervised {
     /// Whether it has gone without a sign of life for longer than it promised.
     pub(crate) fn is_stalled(&self) -> bool {
         self.must_beat()
-            && self.spec.heartbeat_timeout.is_some_and(|limit| self.signals.last_beat().elapsed() > limit)
+            && self.spec.heartbeat_timeout.is_some_and(|limit| self.signals.last_beat().elapsed() >= limit)
     }
 
     /// What health asks beside the figures.
