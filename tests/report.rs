@@ -136,7 +136,6 @@ async fn who_can_soon_receive_the_report_needs_no_last_resort() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "bug: the lines are in the order of categories, also where a dependency changes it"]
 async fn the_lines_are_in_the_order_in_which_tasks_were_asked() {
     let tasks = TaskManager::builder().build();
     // By its category the cache would be asked first; since the gateway rests on it, it is put off until after it.
