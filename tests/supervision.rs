@@ -959,3 +959,15 @@ fn a_destructor_of_a_detached_task_may_ask_the_manager() {
     });
     ended.recv_timeout(secs(10)).expect("no deadlock");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_of_years_is_waited_for() {
+    let year = secs(365 * 86_400);
+    let (config, begun) = failing("patient");
+    let tasks = started(config.backoff(Backoff::constant(2 * year)).max_restarts(1, 9 * year));
+    // Seen to fail where what counts as far away is a day, or a year.
+    sleep(2 * year - secs(1)).await;
+    assert_eq!(state(&tasks, "patient"), Some(TaskState::Backoff));
+    sleep(secs(2)).await;
+    assert_eq!(begun.lock().unwrap().len(), 2);
+}
