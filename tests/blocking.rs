@@ -53,7 +53,6 @@ async fn at_shutdown_blocking_work_hears_its_token_and_is_waited_for() {
     let (says_ended, says_waits) = (ended.clone(), waits.clone());
     let work = tasks.spawn_blocking("poller", move |stop| {
         assert!(!stop.wait_timeout(millis(1)) && !stop.is_stopped());
-        // Only now: it may be asked to stop at once.
         says_waits.store(true, SeqCst);
         assert!(stop.wait_timeout(secs(60)) && stop.is_stopped());
         says_ended.store(true, SeqCst);

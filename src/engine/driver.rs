@@ -65,8 +65,8 @@ struct Restart {
 pub(crate) struct Driver {
     supervised: Arc<Supervised>,
     shared: Arc<Shared>,
-    /// Left when everything else of the driver is gone.
-    place: Place,
+    /// Left when everything else of the driver is gone, and before it says so.
+    place: Option<Place>,
     /// Restarts in a row without a stable run.
     attempt: u32,
     /// The delay before the last of them.
@@ -122,7 +122,15 @@ const HELD_AT_MOST: Duration = Duration::from_secs(30);
 
 impl Driver {
     pub(crate) fn new(supervised: Arc<Supervised>, shared: Arc<Shared>, place: Place) -> Self {
-        Self { supervised, shared, place, attempt: 0, delay: Duration::ZERO, last_run: None, done: false }
+        Self {
+            supervised,
+            shared,
+            place: Some(place),
+            attempt: 0,
+            delay: Duration::ZERO,
+            last_run: None,
+            done: false,
+        }
     }
 
     pub(crate) async fn drive(mut self) {
@@ -301,8 +309,11 @@ impl Driver {
         if spec.start_timeout.is_none() {
             self.supervised.signals.ready(generation);
         }
+        if restart.is_some() {
+            self.supervised.restarted_at(began);
+        }
         self.set_state(TaskState::Running);
-        self.note_start(restart.as_ref(), began, generation);
+        self.note_start(restart.as_ref(), generation);
         if self.supervised.signals.is_ready() {
             self.tell(|| TaskEventKind::Ready);
         }
@@ -364,7 +375,9 @@ impl Driver {
                     if grace_over.is_some_and(|over| over <= now) {
                         break None;
                     }
-                    if restart_due.is_some_and(|due| due <= now) {
+                    if restart_due.is_some_and(|due| due <= now) && self.shared.tracker.is_closed() {
+                        restart_due = None;
+                    } else if restart_due.is_some_and(|due| due <= now) {
                         self.group_restart(epoch, now, RestartReason::Requested);
                         stopping = Some(Stopping::new(Wish::Restart(RestartReason::Requested), Some(spec.grace())));
                     } else {
@@ -377,7 +390,7 @@ impl Driver {
         let wish = stopping.map(|stop| stop.wish);
         // During a shutdown it leaves then, whatever it was stopped for.
         if end.is_none() && (wish == Some(Wish::Leave) || self.shared.tracker.is_closed()) {
-            self.place.note(ShutdownOutcome::Aborted);
+            self.note(ShutdownOutcome::Aborted);
         }
         // The life's hooks are the user's too: a panic in their destructors ends here.
         let _ = catch(self.shared.recorder.options.silence_panics, move || drop(living));
@@ -429,6 +442,10 @@ impl Driver {
             // It leaves already, with the grace it was given then.
             _ if stopping.is_some_and(|stop| stop.wish == Wish::Leave) => Heard::Nothing,
             order if order.yields() && stopping.is_some() => Heard::Nothing,
+            // It would not begin again: it goes on until its stage is asked.
+            Order::Restart { .. } | Order::Stalled { .. } if self.shared.tracker.is_closed() => {
+                Heard::Nothing
+            }
             Order::Start => Heard::Nothing,
             Order::Restart { after, .. } if !after.is_zero() && stopping.is_none() => {
                 Heard::RestartAt(restart_due.unwrap_or_else(|| later(Instant::now(), after)))
@@ -527,6 +544,10 @@ impl Driver {
             Verdict::Finished => self.stopped(TaskState::Finished, end.as_ref()),
             Verdict::Stopped => self.stopped(TaskState::Stopped, end.as_ref()),
             Verdict::Failed => self.gave_up("not to be restarted after this"),
+            // A loop that is held: it begins anew when somebody resumes it.
+            Verdict::Restart(_) if self.supervised.state() == TaskState::Paused => {
+                Step::Rest(TaskState::Paused)
+            }
             // Another member took it along just when it failed: one restart, and not of its own.
             Verdict::Restart(_) if self.is_taken_along(epoch) => {
                 if self.shared.stays_down(&self.supervised) {
@@ -562,9 +583,14 @@ impl Driver {
         self.supervised.links.membership.as_ref().is_some_and(|membership| membership.epoch() > epoch)
     }
 
+    /// Notes what becomes of it at shutdown.
+    fn note(&self, outcome: ShutdownOutcome) {
+        self.place.iter().for_each(|place| place.note(outcome));
+    }
+
     /// Leaves without having had anything to stop.
     fn leave_idle(&self) -> Step {
-        self.place.note(ShutdownOutcome::NotRunning);
+        self.note(ShutdownOutcome::NotRunning);
         Step::Leave
     }
 
@@ -575,7 +601,7 @@ impl Driver {
         restarts >= intensity.max_restarts()
     }
 
-    fn note_start(&self, restart: Option<&Restart>, now: Instant, generation: u64) {
+    fn note_start(&self, restart: Option<&Restart>, generation: u64) {
         let identity = &self.supervised.task.identity;
         let began = || TaskEventKind::Started { restart: restart.map(|restart| restart.reason) };
         let generation = i64::try_from(generation).unwrap_or(i64::MAX);
@@ -591,7 +617,6 @@ impl Driver {
             });
             return;
         };
-        self.supervised.restarted_at(now);
         self.supervised.task.cell.restarted(restart.reason, self.shared.recorder.now(), SystemTime::now());
         self.tell(began);
         with_trace(context_of(restart.failed_run.as_ref()), || {
@@ -673,7 +698,7 @@ impl Drop for Driver {
     fn drop(&mut self) {
         if !self.done {
             // Dropped with its runtime.
-            self.place.note(ShutdownOutcome::Aborted);
+            self.note(ShutdownOutcome::Aborted);
         }
         if is_alive(self.supervised.state()) {
             self.supervised.set_state(TaskState::Stopped);
@@ -682,6 +707,7 @@ impl Drop for Driver {
         if self.supervised.is_to_unregister() {
             self.shared.forget(&self.supervised);
         }
+        self.place = None;
         self.supervised.driver_left();
         self.shared.changed(&self.supervised);
     }

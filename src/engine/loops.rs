@@ -512,8 +512,9 @@ impl LoopLife {
         };
         let future = (self.body.factory)(self.life.context(Some(iteration)), self.body.rules.clone());
         let future = self.life.until_ready(future);
+        let run = Run::begun(begin, future, Exit::clone, ());
         let untold = Untold::begin(&self.life, Some(iteration));
-        let ended = Run::begun(begin, future, Exit::clone, ()).await;
+        let ended = run.await;
         untold.tell(&ended);
         if ended.exit == Exit::Success && !supervised.signals.is_ready() {
             // A loop that has done its work once is ready, whether it says so or not.

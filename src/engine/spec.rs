@@ -99,7 +99,6 @@ pub(crate) struct FactoryBody {
 impl Body for FactoryBody {
     fn live(&self, mut life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
         let future = life.until_ready((self.factory)(life.context(None), self.rules.clone()));
-        let untold = Untold::begin(&life, None);
         let begin = Begin {
             generation: Some(life.generation),
             links: std::mem::take(&mut life.links),
@@ -107,6 +106,7 @@ impl Body for FactoryBody {
             ..Begin::new(life.shared.recorder.clone(), life.supervised.task.clone())
         };
         let run = Run::begun(begin, future, Exit::clone, ());
+        let untold = Untold::begin(&life, None);
         Box::pin(async move {
             let ended = run.await;
             untold.tell(&ended);

@@ -139,8 +139,8 @@ impl Life {
     }
 }
 
-/// A run whose end has not been told. Made before the run and dropped after it, so that the end of each is told, also of
-/// one that is dropped before it was polled.
+/// A run that has begun and whose end has not been told. Dropped with the run, so that the end of each is told, also of one that
+/// is dropped before it was polled.
 pub(crate) struct Untold {
     shared: Arc<Shared>,
     supervised: Arc<Supervised>,
@@ -308,7 +308,7 @@ impl Supervised {
     /// Whether it has gone without a sign of life for longer than it promised.
     pub(crate) fn is_stalled(&self) -> bool {
         self.must_beat()
-            && self.spec.heartbeat_timeout.is_some_and(|limit| self.signals.last_beat().elapsed() > limit)
+            && self.spec.heartbeat_timeout.is_some_and(|limit| self.signals.last_beat().elapsed() >= limit)
     }
 
     /// What health asks beside the figures.

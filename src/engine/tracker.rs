@@ -91,11 +91,18 @@ type LineKey = (Arc<str>, TaskCategory, TaskPriority, ShutdownOutcome);
 #[derive(Clone, Default)]
 struct Drained {
     began: Option<Instant>,
-    lines: HashMap<LineKey, TaskShutdown>,
+    lines: HashMap<LineKey, (Position, TaskShutdown)>,
     /// How many are still waited for, by position.
     waited_for: BTreeMap<Position, usize>,
     /// Positions before this one are over.
     over: Position,
+}
+
+impl Member {
+    /// Where the report names it.
+    fn place_in_report(&self) -> Position {
+        self.position.unwrap_or((self.stage, 0))
+    }
 }
 
 impl Drained {
@@ -242,7 +249,7 @@ impl Tracker {
                 if !member.reported {
                     let late = member.position.is_some_and(|position| position < drained.over);
                     let by_itself = if late { ShutdownOutcome::Late } else { ShutdownOutcome::Clean };
-                    drained.note(&member.task, member.outcome.unwrap_or(by_itself));
+                    drained.note(&member.task, member.place_in_report(), member.outcome.unwrap_or(by_itself));
                 }
             }
             member
@@ -422,18 +429,20 @@ impl Tracker {
             if member.asking {
                 asking.push(member.task.identity.name.clone());
             } else {
-                leaked.push(member.task.clone());
+                leaked.push((member.task.clone(), member.place_in_report()));
             }
         });
         // A copy: whoever asks twice gets the same answer.
         let mut drained = self.drained().clone();
-        leaked.iter().for_each(|task| drained.note(task, ShutdownOutcome::Leaked));
+        for (task, position) in &leaked {
+            drained.note(task, *position, ShutdownOutcome::Leaked);
+        }
         let mut lines: Vec<_> = drained.lines.into_values().collect();
-        lines.sort_by_key(|line| {
-            let category =
-                TaskCategory::SHUTDOWN_ORDER.iter().position(|category| *category == line.category);
-            (category, line.priority, line.name.clone(), line.outcome)
+        // In the order in which they were asked.
+        lines.sort_by(|(a_position, a), (b_position, b)| {
+            (a_position, &a.name, a.outcome).cmp(&(b_position, &b.name, b.outcome))
         });
+        let lines = lines.into_iter().map(|(_, line)| line).collect();
         asking.sort_unstable();
         asking.dedup();
         (lines, asking)
@@ -441,18 +450,22 @@ impl Tracker {
 }
 
 impl Drained {
-    fn note(&mut self, task: &Task, outcome: ShutdownOutcome) {
+    fn note(&mut self, task: &Task, position: Position, outcome: ShutdownOutcome) {
         let after = self.began.map_or(Duration::ZERO, |began| began.elapsed());
         let identity = &task.identity;
         let key = (identity.name.clone(), identity.category, identity.priority, outcome);
-        let line = self.lines.entry(key).or_insert_with(|| TaskShutdown {
-            name: identity.name.clone(),
-            category: identity.category,
-            priority: identity.priority,
-            outcome,
-            count: 0,
-            after,
+        let (first, line) = self.lines.entry(key).or_insert_with(|| {
+            let line = TaskShutdown {
+                name: identity.name.clone(),
+                category: identity.category,
+                priority: identity.priority,
+                outcome,
+                count: 0,
+                after,
+            };
+            (position, line)
         });
+        *first = position.min(*first);
         line.count += 1;
         line.after = after;
     }

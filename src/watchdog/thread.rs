@@ -67,6 +67,9 @@ struct State {
     watched: Vec<Entry>,
     /// When the last tick was, or when the watching began. Written by the thread, and by whoever ends its idleness.
     ticked: Option<Instant>,
+    /// The tick before, while the managers are being told of this one: until they have been, nobody knows whether the process
+    /// stood still.
+    before: Option<Instant>,
 }
 
 struct Entry {
@@ -102,7 +105,7 @@ impl State {
     }
 
     fn wake(&mut self, now: Instant, due: Instant) -> Wake {
-        self.ticked = Some(now);
+        self.before = self.ticked.replace(now);
         for entry in &mut self.watched {
             entry.at = entry.at.filter(|at| *at > now);
         }
@@ -113,7 +116,7 @@ impl State {
 
 impl Watchdog {
     const fn new(linger: Duration) -> Self {
-        let state = State { running: false, watched: Vec::new(), ticked: None };
+        let state = State { running: false, watched: Vec::new(), ticked: None, before: None };
         Self { state: Mutex::new(state), changed: Condvar::new(), linger }
     }
 
@@ -157,7 +160,7 @@ impl Watchdog {
     fn last_tick(&self) -> Option<Duration> {
         let state = self.state();
         let watching = state.running && state.watched.iter().any(|entry| entry.watched.strong_count() > 0);
-        state.ticked.filter(|_| watching).map(|ticked| ticked.elapsed())
+        state.before.or(state.ticked).filter(|_| watching).map(|ticked| ticked.elapsed())
     }
 
     fn run(&self) {
@@ -169,6 +172,7 @@ impl Watchdog {
             for (number, watched) in watched {
                 tell(number, &watched, &seen);
             }
+            self.state().before = None;
         }
     }
 
@@ -252,7 +256,7 @@ pub(crate) fn tick_at(number: u64, at: Instant) {
     WATCHDOG.tick_at(number, at);
 }
 
-/// How long ago the last tick began, or else the watching. `None` where nothing is watched.
+/// How long ago the last tick began that all managers have been told of, or else the watching. `None` where nothing is watched.
 pub(crate) fn last_tick() -> Option<Duration> {
     WATCHDOG.last_tick()
 }

@@ -557,13 +557,11 @@ fn fault_31_a_stop_without_grace_just_after_a_start_is_told_whole_on_the_current
 }
 
 #[test]
-#[ignore = "bug: a life that was not polled once has begun and has no end"]
 fn fault_31_a_stop_without_grace_just_after_a_start_is_told_whole_on_one_worker() {
     On::OneWorker.run(fault_31_a_stop_without_grace_just_after_a_start_is_told_whole);
 }
 
 #[test]
-#[ignore = "bug: a life that was not polled once has begun and has no end"]
 fn fault_31_a_stop_without_grace_just_after_a_start_is_told_whole_on_four_workers() {
     On::FourWorkers.run(fault_31_a_stop_without_grace_just_after_a_start_is_told_whole);
 }

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use crate::probe::{Child, End, HOUR, World, group};
 
 /// How many times longer ten times as much may take: 10, where it is linear and the machine is quiet.
-const LINEAR: u32 = 30;
+const LINEAR: u32 = 60;
 
 fn many(number: usize) -> (World, Vec<Child>) {
     let world = World::of(TaskManager::builder().max_names(number));
