@@ -61,7 +61,6 @@ async fn a_task_that_finished_before_it_was_ready_has_started() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "bug: at the moment a stall is told, health does not know of it"]
 async fn who_hears_of_a_stall_finds_the_task_stalled() {
     let tasks = started(
         CriticalTaskConfig::new("t", |ctx| async move { ctx.cancelled().await })
