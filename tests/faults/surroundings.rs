@@ -231,7 +231,6 @@ fn stands_still(test: &str, on: On) {
 }
 
 #[cfg(unix)]
-#[ignore = "bug: silence is held against tasks that wake just after the watchdog"]
 #[test]
 fn fault_35_a_process_that_stood_still_holds_nothing_against_its_tasks_on_current_thread() {
     stands_still(
@@ -241,7 +240,6 @@ fn fault_35_a_process_that_stood_still_holds_nothing_against_its_tasks_on_curren
 }
 
 #[cfg(unix)]
-#[ignore = "bug: silence is held against tasks that wake just after the watchdog"]
 #[test]
 fn fault_35_a_process_that_stood_still_holds_nothing_against_its_tasks_on_one_worker() {
     stands_still(
@@ -251,7 +249,6 @@ fn fault_35_a_process_that_stood_still_holds_nothing_against_its_tasks_on_one_wo
 }
 
 #[cfg(unix)]
-#[ignore = "bug: silence is held against tasks that wake just after the watchdog"]
 #[test]
 fn fault_35_a_process_that_stood_still_holds_nothing_against_its_tasks_on_four_workers() {
     stands_still(
@@ -787,7 +784,6 @@ async fn unregisters_and_shuts_down(_: On) {
 
 on_each_runtime! {
     // Fails where the answer comes before the driver has left its place: as it was.
-    #[ignore = "bug: unregistering answers before the task has left its place"]
     unregisters_and_shuts_down =>
         fault_39_a_task_that_was_unregistered_is_in_no_report_on_current_thread,
         fault_39_a_task_that_was_unregistered_is_in_no_report_on_one_worker,
@@ -1296,7 +1292,6 @@ under_panics! {
         fault_40_a_subscriber_that_panics_at_a_record_costs_nothing_on_one_worker,
         fault_40_a_subscriber_that_panics_at_a_record_costs_nothing_on_four_workers;
     // Fails where the driver is not guarded.
-    #[ignore = "bug: the end is told of a run that never began and was not counted"]
     at_runs, life_that_is_given_up =>
         fault_40_a_subscriber_that_panics_at_a_runs_span_costs_that_life_alone_on_current_thread,
         fault_40_a_subscriber_that_panics_at_a_runs_span_costs_that_life_alone_on_one_worker,
