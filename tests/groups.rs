@@ -234,3 +234,33 @@ async fn a_stall_counts_against_the_limit_of_the_group() {
     });
     assert_eq!(why, Some("its group was restarted too often"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_goes_down_next_is_told_at_once_past_members_that_are_down_already() {
+    let begun = Begun::new();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let slow = |name: &'static str, takes: u64| {
+        let (asked, begun) = (asked.clone(), begun.clone());
+        CriticalTaskConfig::new(name, move |ctx| {
+            let (asked, begun) = (asked.clone(), begun.clone());
+            async move {
+                ctx.cancelled().await;
+                asked.lock().unwrap().push((name, begun.since.elapsed().as_secs()));
+                sleep(secs(takes)).await;
+            }
+        })
+    };
+    let tasks = started(
+        group(RestartStrategy::OneForAll)
+            .task(slow("a", 0))
+            .task(begun.member("b", [Obeys]))
+            .task(slow("c", 5))
+            .task(begun.member("d", [Fails(10), Obeys])),
+    );
+    sleep(secs(2)).await;
+    tasks.stop_critical_task("b").expect("registered");
+    sleep(secs(20)).await;
+    // Seen to fail where the next below is told, also where it is down: the one above it learns of it when half a minute is
+    // over.
+    assert_eq!(*asked.lock().unwrap(), [("c", 10), ("a", 15)]);
+}

@@ -91,3 +91,18 @@ async fn what_is_printed_for_debugging_says_what_it_is() {
     let shown = [LastResort::Print, LastResort::Exit, call].map(|resort| format!("{resort:?}"));
     assert_eq!(shown, ["Print", "Exit", "Call(..)"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_handle_of_a_loop_whose_manager_has_shut_down_says_so() {
+    let tasks = TaskManager::builder().build();
+    let body = TaskLoop::every(secs(10), |_| async {});
+    let handle = body.handle();
+    tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).expect("a valid config");
+    tasks.start();
+    settle().await;
+    assert_eq!(handle.restart(), Ok(()));
+    settle().await;
+    tasks.cancel_all_tasks().await;
+    // Seen to fail where one that has left still takes orders.
+    assert_eq!(handle.restart(), Err(LoopControlError::NotRegistered));
+}

@@ -2,11 +2,13 @@
 
 mod support;
 
+use std::time::Instant;
+
 use otel_tasks::{
     Backoff, CriticalTaskConfig, HealthReason, OnError, StallAction, TaskEventKind, TaskLoop, TaskManager,
     TaskState,
 };
-use support::{secs, settle};
+use support::{eventually, millis, secs, settle};
 use tokio::time::sleep;
 
 fn started(config: CriticalTaskConfig) -> TaskManager {
@@ -100,4 +102,38 @@ async fn a_loop_that_does_not_say_so_is_ready_after_its_first_success() {
     assert!(!startup(&tasks));
     sleep(secs(10)).await;
     assert!(startup(&tasks));
+}
+
+#[test]
+fn a_runtime_that_is_gone_is_not_stalled() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let tasks = {
+        let _inside = runtime.enter();
+        TaskManager::builder().runtime_stall(millis(100)).build()
+    };
+    drop(runtime);
+    // Seen to fail where the probe must have run, and not only be done with: it is tried once a second.
+    for _ in 0..25 {
+        std::thread::sleep(millis(100));
+        assert!(!tasks.health().runtime_stalled);
+    }
+}
+
+#[tokio::test]
+async fn a_runtime_that_stalls_twice_is_told_twice() {
+    let tasks = TaskManager::builder().runtime_stall(millis(100)).build();
+    let mut events = tasks.subscribe();
+    let mut stalls = 0;
+    for round in 1..=2 {
+        // Seen to fail where the runtime is tried but once.
+        let end = Instant::now() + secs(20);
+        while stalls < round && Instant::now() < end {
+            std::thread::sleep(millis(10));
+            while let Some(event) = events.try_recv() {
+                stalls += usize::from(matches!(event.kind, TaskEventKind::RuntimeStalled { .. }));
+            }
+        }
+        assert_eq!(stalls, round);
+        eventually("it runs again", || !tasks.health().runtime_stalled).await;
+    }
 }

@@ -8,8 +8,8 @@ use std::sync::{
 };
 
 use otel_tasks::{
-    CriticalTaskConfig, Escalation, LastResort, RestartPolicy, ShutdownOutcome, TaskCategory, TaskEvent,
-    TaskEventKind, TaskManager, TaskPriority,
+    CriticalTaskConfig, Escalation, LastResort, RestartPolicy, ShutdownOutcome, ShutdownReport, TaskCategory,
+    TaskEvent, TaskEventKind, TaskManager, TaskPriority,
 };
 use support::{eventually, millis, secs, settle};
 use tokio::time::{sleep, timeout};
@@ -147,4 +147,42 @@ async fn the_lines_are_in_the_order_in_which_tasks_were_asked() {
     let report = tasks.cancel_all_tasks().await;
     let lines: Vec<_> = report.tasks.iter().map(|task| (&*task.name, task.after.as_secs())).collect();
     assert_eq!(lines, [("gateway", 1), ("cache", 1)]);
+}
+
+#[test]
+fn a_blocked_runtime_keeps_the_deadline_also_where_the_last_stage_was_soon_over() {
+    let (called, told) = std::sync::mpsc::channel();
+    let called = Mutex::new(called);
+    let resort = LastResort::Call(Arc::new(move |report: &ShutdownReport| {
+        let _ = called.lock().unwrap().send(report.clone());
+    }));
+    let (free, blocked) = std::sync::mpsc::channel::<()>();
+    let shutdown = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let tasks = TaskManager::builder().shutdown_deadline(millis(500)).last_resort(resort).build();
+            let blocked = Arc::new(Mutex::new(blocked));
+            let config = CriticalTaskConfig::new("blocks", move |ctx| {
+                let blocked = blocked.clone();
+                async move {
+                    ctx.cancelled().await;
+                    let _ = blocked.lock().unwrap().recv();
+                }
+            });
+            tasks.register_critical_task(config.category(TaskCategory::Unknown)).expect("a valid config");
+            tasks.start();
+            // In a stage of its own, after that one; on a thread of its own, it ends when it is asked.
+            let obeys = tasks.task("obeys").category(TaskCategory::Gateway);
+            drop(obeys.spawn_blocking(|stop| while !stop.wait_timeout(secs(1)) {}));
+            let runs = |name| tasks.snapshot(name).is_some_and(|task| task.active == 1);
+            eventually("both run", || runs("blocks") && runs("obeys")).await;
+            tasks.cancel_all_tasks().await
+        })
+    });
+    // Seen to fail where the watchdog leaves the last part of the deadline to the runtime, which runs nothing.
+    let report = told.recv_timeout(secs(20)).expect("the watchdog has the last word");
+    assert_eq!(report.count(ShutdownOutcome::Leaked), 1, "{report}");
+    assert_eq!(report.count(ShutdownOutcome::Clean), 1, "{report}");
+    drop(free);
+    assert_eq!(shutdown.join().expect("no panic"), Arc::new(report));
 }

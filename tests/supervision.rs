@@ -959,3 +959,19 @@ fn a_destructor_of_a_detached_task_may_ask_the_manager() {
     });
     ended.recv_timeout(secs(10)).expect("no deadlock");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_of_years_is_waited_for() {
+    let years = secs(2 * 365 * 86_400);
+    let (config, begun) = failing("patient");
+    // Virtual time, but no sweep of each of its minutes.
+    let tasks = TaskManager::builder().monitor_interval(years).build();
+    let config = config.backoff(Backoff::constant(years)).max_restarts(1, 9 * years);
+    tasks.register_critical_task(config).expect("a valid config");
+    tasks.start();
+    // Seen to fail where what counts as far away is a day, or a year.
+    sleep(years - secs(1)).await;
+    assert_eq!(state(&tasks, "patient"), Some(TaskState::Backoff));
+    sleep(secs(2)).await;
+    assert_eq!(begun.lock().unwrap().len(), 2);
+}

@@ -375,3 +375,24 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_that_fails_behind_the_groups_back_is_told_what_the_group_does() {
+        let now = Instant::now();
+        let group = Group::new(RestartStrategy::OneForAll, None, 2);
+        assert_eq!(group.restart(0, 0, now, true), GroupRestart::Begins);
+        // A life of the epoch before: it is taken along already.
+        assert_eq!(group.restart(1, 0, now, true), GroupRestart::UnderWay);
+        assert_eq!(group.state().epochs, [1, 1], "and takes nobody along a second time");
+        assert_eq!(group.restart(1, 1, now, true), GroupRestart::Begins);
+        group.given_up(0, true);
+        assert_eq!(group.restart(1, 2, now, true), GroupRestart::Stopped);
+        // The next life is one of the group as it is now.
+        assert_eq!(group.restart(1, 3, now, true), GroupRestart::Begins);
+        assert_eq!(group.restart(0, 3, now, true), GroupRestart::UnderWay, "though it was stopped before");
+    }
+}

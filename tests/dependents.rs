@@ -1,0 +1,97 @@
+//! Several tasks that rest on one: each goes down with it, and leaves without the others.
+
+mod support;
+
+use otel_tasks::{
+    CriticalTaskConfig, DependencyLoss, TaskCategory, TaskContext, TaskManager, TaskPriority, TaskState,
+};
+use support::{Events, secs, settle};
+use tokio::time::sleep;
+
+fn obeys(name: &str) -> CriticalTaskConfig {
+    CriticalTaskConfig::new(name, |ctx: TaskContext| async move { ctx.cancelled().await })
+}
+
+fn rests_on(name: &str, dependency: &str) -> CriticalTaskConfig {
+    obeys(name).depends_on(dependency).on_dependency_loss(DependencyLoss::Stop)
+}
+
+fn states<const N: usize>(tasks: &TaskManager, names: [&str; N]) -> [Option<TaskState>; N] {
+    names.map(|name| tasks.snapshot(name).and_then(|task| task.state))
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_that_rest_on_a_task_go_down_with_it_however_they_came() {
+    let tasks = TaskManager::builder().build();
+    tasks.start();
+    // One by one, and two together.
+    tasks.register_critical_task(obeys("database")).expect("valid");
+    tasks.register_critical_task(rests_on("a", "database")).expect("valid");
+    tasks.register_critical_task(rests_on("b", "database")).expect("valid");
+    tasks.register_critical_tasks([rests_on("c", "database"), rests_on("d", "database")]).expect("valid");
+    settle().await;
+    assert_eq!(states(&tasks, ["a", "b", "c", "d"]), [Some(TaskState::Running); 4]);
+    tasks.stop_critical_task("database").expect("registered");
+    settle().await;
+    // Seen to fail where a registration forgets the dependents that were there.
+    assert_eq!(states(&tasks, ["database", "a", "b", "c", "d"]), [Some(TaskState::Stopped); 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_no_longer_rests_on_a_task_leaves_the_others_on_it() {
+    let tasks = TaskManager::builder().build();
+    tasks.register_critical_task(obeys("database")).expect("valid");
+    for name in ["a", "b", "c"] {
+        tasks.register_critical_task(rests_on(name, "database")).expect("valid");
+    }
+    tasks.start();
+    settle().await;
+    tasks.unregister_critical_task("b").await.expect("registered");
+    tasks.detach_critical_task("c").expect("registered");
+    tasks.stop_critical_task("database").expect("registered");
+    settle().await;
+    // Seen to fail where a name that is given up takes the dependents of others along.
+    assert_eq!(states(&tasks, ["database", "a"]), [Some(TaskState::Stopped); 2]);
+    // Whom nothing rests on any more is held up by nobody.
+    tasks.unregister_critical_task("a").await.expect("registered");
+    tasks.restart_critical_task("database").expect("it rests");
+    settle().await;
+    assert_eq!(states(&tasks, ["database"]), [Some(TaskState::Running)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dependency_that_is_to_stop_earlier_than_what_rests_on_it_is_told() {
+    let (events, _guard) = Events::record();
+    let tasks = TaskManager::builder().build();
+    let placed =
+        |config: CriticalTaskConfig, category, priority| config.category(category).priority(priority);
+    use {TaskCategory::Gateway, TaskCategory::System, TaskPriority::High, TaskPriority::Normal};
+    tasks
+        .register_critical_tasks([
+            placed(obeys("earlier"), System, Normal),
+            placed(obeys("same"), Gateway, Normal),
+            placed(obeys("later"), Gateway, High),
+            placed(obeys("on"), Gateway, Normal).depends_on("earlier").depends_on("same").depends_on("later"),
+        ])
+        .expect("valid configs");
+    let told = events.named("task.order.inverted");
+    let names: Vec<_> = told.iter().map(|record| record.field("task.name").to_owned()).collect();
+    assert_eq!(names, ["earlier"]);
+    assert!(told[0].message().contains("is stopped after on"), "{}", told[0].message());
+    tasks.start();
+    sleep(secs(1)).await;
+    let report = tasks.cancel_all_tasks().await;
+    assert!(report.is_clean(), "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dependency_that_gave_its_name_up_is_lost_though_it_goes_on() {
+    let tasks = TaskManager::builder().build();
+    tasks.register_critical_tasks([obeys("database"), rests_on("a", "database")]).expect("valid");
+    tasks.start();
+    settle().await;
+    tasks.detach_critical_task("database").expect("registered");
+    settle().await;
+    // Seen to fail where only one that has ended is lost: what is registered under the name next is not what it rests on.
+    assert_eq!(states(&tasks, ["a"]), [Some(TaskState::Stopped)]);
+}
