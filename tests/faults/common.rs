@@ -206,10 +206,11 @@ pub(crate) fn run_alone<F: Future<Output = ()>>(
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&said));
 }
 
-/// Resident memory of this process, in KiB; 0 where nobody tells.
+/// Resident memory of this process, in KiB; 0 where nobody tells. Not the pages of the program itself, which come when
+/// they are first run.
 pub(crate) fn rss() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap_or_default();
     line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).unwrap_or(0)
 }
 
