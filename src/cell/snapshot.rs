@@ -261,10 +261,13 @@ impl TaskSnapshot {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::UNIX_EPOCH;
 
-    use super::super::{EndedRun, Identity, RunError, TaskCell};
-    use std::{sync::atomic::AtomicUsize, time::UNIX_EPOCH};
+    use super::{
+        super::{EndedRun, Identity, RunError, TaskCell},
+        *,
+    };
+    use crate::sync::atomic::AtomicUsize;
 
     fn secs(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
