@@ -94,9 +94,11 @@ fn shutdown(blocked: bool) -> Duration {
         let _inside = runtime.enter();
         TaskManager::builder().shutdown_deadline(LIMIT).build()
     };
+    let mut events = tasks.subscribe();
     let deaf = CriticalTaskConfig::new("deaf", |_| std::future::pending::<()>());
     tasks.register_critical_task(deaf).expect("new");
     tasks.start();
+    seen(&mut events, |kind| matches!(kind, TaskEventKind::Started { .. }));
     let release = blocked.then(|| block(&tasks, WORKERS));
     let began = Instant::now();
     let report = runtime.block_on(tasks.cancel_all_tasks());
