@@ -5,7 +5,7 @@ mod support;
 use otel_tasks::{
     CriticalTaskConfig, DependencyLoss, TaskCategory, TaskContext, TaskManager, TaskPriority, TaskState,
 };
-use support::{Events, secs, settle};
+use support::{Alive, Events, secs, settle};
 use tokio::time::sleep;
 
 fn obeys(name: &str) -> CriticalTaskConfig {
@@ -94,4 +94,49 @@ async fn a_dependency_that_gave_its_name_up_is_lost_though_it_goes_on() {
     settle().await;
     // Seen to fail where only one that has ended is lost: what is registered under the name next is not what it rests on.
     assert_eq!(states(&tasks, ["a"]), [Some(TaskState::Stopped)]);
+}
+
+/// A dependent that is detached, which beats once a second where `beats`, and how many lives go on a minute after what it
+/// rested on was stopped.
+async fn alive_without_what_it_rested_on(beats: bool) -> usize {
+    let alive = Alive::default();
+    let guards = alive.clone();
+    let config = CriticalTaskConfig::new("detached", move |ctx: TaskContext| {
+        let guard = guards.guard();
+        async move {
+            let _guard = guard;
+            while beats && !ctx.is_cancelled() {
+                ctx.heartbeat();
+                sleep(secs(1)).await;
+            }
+            ctx.cancelled().await;
+        }
+    });
+    let config = config.depends_on("database").on_dependency_loss(DependencyLoss::Stop);
+    let tasks = TaskManager::builder().build();
+    tasks
+        .register_critical_tasks([
+            obeys("database"),
+            if beats { config.heartbeat_timeout(secs(5)) } else { config },
+        ])
+        .expect("valid");
+    tasks.start();
+    settle().await;
+    tasks.detach_critical_task("detached").expect("registered");
+    tasks.stop_critical_task("database").expect("registered");
+    sleep(secs(60)).await;
+    assert_eq!(states(&tasks, ["database"]), [Some(TaskState::Stopped)]);
+    alive.now()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_detached_dependent_goes_on_without_what_it_rested_on() {
+    // Seen to fail where a detached task is still told of what it rested on.
+    assert_eq!(alive_without_what_it_rested_on(false).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "bug: a detached dependent whose driver looks around goes down with what it rested on"]
+async fn a_detached_dependent_goes_on_though_its_driver_looks_around() {
+    assert_eq!(alive_without_what_it_rested_on(true).await, 1);
 }

@@ -886,3 +886,16 @@ async fn past_the_bound_on_names_a_task_is_still_stopped_as_what_its_caller_said
     assert_eq!(log.names(), ["command", "gateway"]);
     assert!(tasks.snapshot("gateway").is_none(), "metered as another");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_stalls_during_the_shutdown_goes_on_until_its_stage_is_asked() {
+    let log = Log::new();
+    let silent = asked("silent", 0, &log).category(TaskCategory::Gateway).heartbeat_timeout(secs(3));
+    let tasks = manager([asked("slow", 8, &log).category(TaskCategory::Command), silent], 30);
+    sleep(secs(1)).await;
+    let report = tasks.cancel_all_tasks().await;
+    // Seen to fail where the restart that it would not have anyway stops it at once.
+    assert_eq!(log.lines(), [("slow".into(), 1), ("silent".into(), 9)]);
+    assert_eq!(tasks.snapshot("silent").expect("registered").stalls, 1);
+    assert_eq!(report.count(ShutdownOutcome::Clean), 2, "{report}");
+}
