@@ -424,8 +424,8 @@ impl TaskManager {
     }
 
     /// Forgets a registered task without stopping it: it goes on, is restarted by its policy and stopped at shutdown, but
-    /// its name is free, it no longer counts as registered, its health is no longer checked, and the handle of its loop
-    /// answers [`NotRegistered`](crate::LoopControlError::NotRegistered).
+    /// its name is free, it no longer counts as registered, the loss of what it depends on no longer concerns it, its health
+    /// is no longer checked, and the handle of its loop answers [`NotRegistered`](crate::LoopControlError::NotRegistered).
     ///
     /// # Errors
     /// [`UnknownTask`].

@@ -136,7 +136,6 @@ async fn a_detached_dependent_goes_on_without_what_it_rested_on() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "bug: a detached dependent whose driver looks around goes down with what it rested on"]
 async fn a_detached_dependent_goes_on_though_its_driver_looks_around() {
     assert_eq!(alive_without_what_it_rested_on(true).await, 1);
 }

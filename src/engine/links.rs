@@ -317,7 +317,8 @@ impl Shared {
                 return Some(Yield { reason: RestartReason::Group, stays_down });
             }
         }
-        if task.links.loss == DependencyLoss::Keep {
+        // A detached task goes on, whatever becomes of what it rested on: nobody waits for it any more either.
+        if task.links.loss == DependencyLoss::Keep || !task.stands() {
             return None;
         }
         let bond = task.bond()?;

@@ -171,15 +171,14 @@ impl Shared {
         self.started.load(SeqCst)
     }
 
-    /// Begins every waiting task. Answers whether this was the first time.
-    pub(crate) fn start_tasks(&self) -> bool {
+    /// Begins every waiting task.
+    pub(crate) fn start_tasks(&self) {
         // Under the lock of the registrations: a task registered meanwhile sees one or the other.
         let registered = self.registered();
-        let first = !self.started.swap(true, SeqCst);
+        self.started.store(true, SeqCst);
         for task in registered.tasks.values() {
             task.order(Order::Start);
         }
-        first
     }
 
     /// Tells what happened to a registered task.
