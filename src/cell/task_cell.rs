@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    sync::OnceLock,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -27,31 +28,40 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct TaskCell {
     active: AtomicU64,
+    longest_poll_nanos: AtomicU64,
+    /// Nanoseconds since the registry was made, plus one; 0 for never. Ages are reckoned from it: a wall clock may be set.
+    first_start_at: AtomicU64,
+    /// Unix time in nanoseconds, 0 for never; so the next one.
+    first_start: AtomicU64,
+    last_seen: AtomicU64,
+    /// 0 for not registered, else the index in [`TaskState::ALL`] plus one.
+    state: AtomicU8,
+    figures: OnceLock<Box<Figures>>,
+}
+
+/// What is not known before something has happened: a registered task that idles in its first run has none of it, and there
+/// may be a hundred thousand of those.
+#[derive(Debug, Default)]
+struct Figures {
     runs: [AtomicU64; ExitKind::ALL.len()],
     restarts: [AtomicU64; RestartReason::ALL.len()],
     skipped: [AtomicU64; SkipReason::ALL.len()],
     run_nanos: AtomicU64,
     longest_run_nanos: AtomicU64,
-    longest_poll_nanos: AtomicU64,
     slow_polls: AtomicU64,
     stalls: AtomicU64,
     stale_signals: AtomicU64,
     durations: Histogram,
-    errors_last_hour: HourWindow,
-    /// Nanoseconds since the registry was made, plus one; 0 for never. Ages are reckoned from these two: a wall clock may
-    /// be set.
-    first_start_at: AtomicU64,
+    /// Made when the first error comes.
+    errors_last_hour: OnceLock<Box<HourWindow>>,
+    /// As [`TaskCell::first_start_at`].
     last_restart_at: AtomicU64,
-    /// Unix time in nanoseconds, 0 for never; so the next five.
-    first_start: AtomicU64,
+    /// Unix time in nanoseconds, 0 for never; so the next three.
     last_success: AtomicU64,
     last_error_time: AtomicU64,
     last_restart: AtomicU64,
-    last_seen: AtomicU64,
     next_run: AtomicU64,
     interval_nanos: AtomicU64,
-    /// 0 for not registered, else the index in [`TaskState::ALL`] plus one.
-    state: AtomicU8,
     rare: Mutex<Rare>,
 }
 
@@ -80,10 +90,16 @@ pub(crate) struct RunError<'a> {
     pub(crate) trace_id: Option<String>,
 }
 
-impl TaskCell {
+impl Figures {
     fn rare(&self) -> MutexGuard<'_, Rare> {
         // Nothing below panics while it holds the lock; were it poisoned all the same, the figures are still whole.
         lock(&self.rare)
+    }
+}
+
+impl TaskCell {
+    fn figures(&self) -> &Figures {
+        self.figures.get_or_init(Box::default)
     }
 
     pub(crate) fn run_started(&self, now: Duration, wall: SystemTime) {
@@ -105,15 +121,16 @@ impl TaskCell {
     ) -> Option<&'static str> {
         let nanos = nanos(run.duration);
         let ended = unix_nanos(run.started).saturating_add(nanos);
-        self.run_nanos.fetch_add(nanos, Relaxed);
-        self.longest_run_nanos.fetch_max(nanos, Relaxed);
-        self.durations.record(run.duration);
+        let figures = self.figures();
+        figures.run_nanos.fetch_add(nanos, Relaxed);
+        figures.longest_run_nanos.fetch_max(nanos, Relaxed);
+        figures.durations.record(run.duration);
         self.last_seen.fetch_max(ended, Relaxed);
         if run.kind == ExitKind::Success {
-            self.last_success.fetch_max(ended, Relaxed);
+            figures.last_success.fetch_max(ended, Relaxed);
         }
         let error_type = {
-            let mut rare = self.rare();
+            let mut rare = figures.rare();
             if rare.history.len() == HISTORY_LENGTH {
                 rare.history.pop_front();
             }
@@ -133,10 +150,10 @@ impl TaskCell {
             })
         };
         if error_type.is_some() {
-            self.last_error_time.fetch_max(ended, Relaxed);
-            self.errors_last_hour.count(now);
+            figures.last_error_time.fetch_max(ended, Relaxed);
+            figures.errors_last_hour.get_or_init(Box::default).count(now);
         }
-        self.runs[run.kind as usize].fetch_add(1, Relaxed);
+        figures.runs[run.kind as usize].fetch_add(1, Relaxed);
         self.active.fetch_sub(1, Relaxed);
         error_type
     }
@@ -148,7 +165,7 @@ impl TaskCell {
             self.longest_poll_nanos.fetch_max(nanos, Relaxed);
         }
         if duration > slow {
-            self.slow_polls.fetch_add(1, Relaxed);
+            self.figures().slow_polls.fetch_add(1, Relaxed);
         }
     }
 
@@ -157,11 +174,12 @@ impl TaskCell {
     }
 
     pub(crate) fn restarted(&self, reason: RestartReason, now: Duration, wall: SystemTime) {
-        self.restarts[reason as usize].fetch_add(1, Relaxed);
-        self.last_restart.store(unix_nanos(wall), Relaxed);
-        self.last_restart_at.store(nanos(now) + 1, Relaxed);
+        let figures = self.figures();
+        figures.restarts[reason as usize].fetch_add(1, Relaxed);
+        figures.last_restart.store(unix_nanos(wall), Relaxed);
+        figures.last_restart_at.store(nanos(now) + 1, Relaxed);
         if reason.counts() {
-            let mut rare = self.rare();
+            let mut rare = figures.rare();
             if rare.restart_log.len() == MAX_RESTARTS_LIMIT as usize {
                 rare.restart_log.pop_front();
             }
@@ -172,7 +190,8 @@ impl TaskCell {
     /// The automatic restarts younger than `within`: what the restart limit and health count.
     pub(crate) fn restarts_within(&self, now: Duration, within: Duration) -> u32 {
         let oldest = now.checked_sub(within);
-        let rare = self.rare();
+        let Some(figures) = self.figures.get() else { return 0 };
+        let rare = figures.rare();
         let young =
             rare.restart_log.iter().rev().take_while(|at| oldest.is_none_or(|oldest| **at > oldest)).count();
         u32::try_from(young).unwrap_or(u32::MAX)
@@ -180,24 +199,27 @@ impl TaskCell {
 
     /// Forgets the restarts that count against the limit: a person decided to try again.
     pub(crate) fn forgive_restarts(&self) {
-        self.rare().restart_log.clear();
+        if let Some(figures) = self.figures.get() {
+            figures.rare().restart_log.clear();
+        }
     }
 
     pub(crate) fn stalled(&self) {
-        self.stalls.fetch_add(1, Relaxed);
+        self.figures().stalls.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn stale_signal(&self) {
-        self.stale_signals.fetch_add(1, Relaxed);
+        self.figures().stale_signals.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn skipped(&self, reason: SkipReason, iterations: u64) {
-        self.skipped[reason as usize].fetch_add(iterations, Relaxed);
+        self.figures().skipped[reason as usize].fetch_add(iterations, Relaxed);
     }
 
     pub(crate) fn set_schedule(&self, interval: Option<Duration>, next_run: Option<SystemTime>) {
-        self.interval_nanos.store(interval.map_or(0, nanos), Relaxed);
-        self.next_run.store(next_run.map_or(0, unix_nanos), Relaxed);
+        let figures = self.figures();
+        figures.interval_nanos.store(interval.map_or(0, nanos), Relaxed);
+        figures.next_run.store(next_run.map_or(0, unix_nanos), Relaxed);
     }
 
     /// The state of the registered task; `None` once it is unregistered.
@@ -210,13 +232,21 @@ impl TaskCell {
     }
 
     pub(crate) fn history(&self) -> Vec<RunRecord> {
-        self.rare().history.iter().copied().collect()
+        self.figures.get().map(|figures| figures.rare().history.iter().copied().collect()).unwrap_or_default()
     }
 
     pub(crate) fn snapshot(&self, identity: &Identity, now: Duration) -> TaskSnapshot {
         const HOUR: Duration = Duration::from_secs(3_600);
+        let none;
+        let figures: &Figures = match self.figures.get() {
+            Some(figures) => figures,
+            None => {
+                none = Figures::default();
+                &none
+            }
+        };
         let (errors, last_error) = {
-            let rare = self.rare();
+            let rare = figures.rare();
             (rare.errors.clone(), rare.last_error.clone())
         };
         let duration = |nanos: &AtomicU64| Duration::from_nanos(nanos.load(Relaxed));
@@ -234,28 +264,28 @@ impl TaskCell {
             component: identity.component.clone(),
             state: self.state(),
             active: self.active.load(Relaxed),
-            runs: load(&self.runs),
+            runs: load(&figures.runs),
             errors,
-            restarts: load(&self.restarts),
-            run_time: duration(&self.run_nanos),
-            longest_run: duration(&self.longest_run_nanos),
-            durations: self.durations.counts(),
+            restarts: load(&figures.restarts),
+            run_time: duration(&figures.run_nanos),
+            longest_run: duration(&figures.longest_run_nanos),
+            durations: figures.durations.counts(),
             longest_poll: duration(&self.longest_poll_nanos),
-            slow_polls: self.slow_polls.load(Relaxed),
-            stalls: self.stalls.load(Relaxed),
-            stale_signals: self.stale_signals.load(Relaxed),
-            skipped: load(&self.skipped),
+            slow_polls: figures.slow_polls.load(Relaxed),
+            stalls: figures.stalls.load(Relaxed),
+            stale_signals: figures.stale_signals.load(Relaxed),
+            skipped: load(&figures.skipped),
             uptime: age(&self.first_start_at),
-            since_restart: age(&self.last_restart_at),
+            since_restart: age(&figures.last_restart_at),
             first_start: time(&self.first_start),
-            last_success: time(&self.last_success),
-            last_error_time: time(&self.last_error_time),
-            last_restart: time(&self.last_restart),
+            last_success: time(&figures.last_success),
+            last_error_time: time(&figures.last_error_time),
+            last_restart: time(&figures.last_restart),
             last_seen: time(&self.last_seen),
-            interval: Some(duration(&self.interval_nanos)).filter(|interval| !interval.is_zero()),
-            next_run: time(&self.next_run),
+            interval: Some(duration(&figures.interval_nanos)).filter(|interval| !interval.is_zero()),
+            next_run: time(&figures.next_run),
             last_error,
-            errors_last_hour: self.errors_last_hour.sum(now),
+            errors_last_hour: figures.errors_last_hour.get().map_or(0, |window| window.sum(now)),
             restarts_last_hour: u64::from(self.restarts_within(now, HOUR)),
         }
     }
