@@ -500,7 +500,7 @@ impl LoopLife {
         self.body.control.state().iteration = iteration;
         if let Some(exposition) = recorder.exposition() {
             let delay = began.saturating_duration_since(planned).as_secs_f64();
-            exposition.instruments.schedule_delay.record(delay, supervised.task.extra.base());
+            exposition.instruments.schedule_delay.record(delay, supervised.task.attributes());
         }
         let begin = Begin {
             generation: Some(self.life.generation),

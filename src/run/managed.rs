@@ -182,7 +182,7 @@ impl Running {
             { key::ERROR_TYPE } = tracing::field::Empty,
         });
         let attributes = || {
-            let mut attributes = task.extra.base().to_vec();
+            let mut attributes = task.attributes().to_vec();
             attributes.extend(given_name.clone().map(|name| KeyValue::new(key::GIVEN_NAME, name)));
             attributes.extend(generation_number.map(|number| KeyValue::new(key::GENERATION, number)));
             attributes.extend(iteration.map(|number| KeyValue::new(key::ITERATION, number)));

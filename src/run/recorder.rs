@@ -218,8 +218,8 @@ fn record_duration(
 ) {
     let histogram = &exposition.instruments.run_duration;
     match error_type {
-        None => histogram.record(seconds, task.extra.result(exit)),
-        Some(error_type) => histogram.record(seconds, &task.extra.result_with_error(exit, error_type)),
+        None => histogram.record(seconds, task.result_attributes(exit)),
+        Some(error_type) => histogram.record(seconds, &task.error_attributes(exit, error_type)),
     }
 }
 

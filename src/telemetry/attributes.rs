@@ -1,48 +1,67 @@
-//! The attribute sets of one task name, built once.
+//! The attribute sets of one task name, each built when it is first exported: an idle task of a manager without a meter has
+//! none.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use opentelemetry::KeyValue;
 
 use super::contract::key;
-use crate::{cell::Identity, policy::ExitKind};
+use crate::{
+    cell::{Entry, Identity},
+    policy::ExitKind,
+};
 
 /// The attribute sets of one task name.
 #[derive(Debug)]
 pub(crate) struct TaskAttributes {
+    instance: Option<Arc<str>>,
+    sets: OnceLock<Box<Sets>>,
+}
+
+#[derive(Debug)]
+struct Sets {
     base: Vec<KeyValue>,
     /// With the result of runs that carry no error type.
-    plain_results: [Vec<KeyValue>; ExitKind::ALL.len()],
+    plain_results: [OnceLock<Vec<KeyValue>>; ExitKind::ALL.len()],
 }
 
 impl TaskAttributes {
-    pub(crate) fn new(identity: &Identity, instance: &Option<Arc<str>>) -> Self {
-        let mut base = vec![
-            KeyValue::new(key::NAME, identity.name.clone()),
-            KeyValue::new(key::CATEGORY, identity.category.as_str()),
-            KeyValue::new(key::PRIORITY, identity.priority.as_str()),
-        ];
-        base.extend(identity.component.clone().map(|component| KeyValue::new(key::COMPONENT, component)));
-        base.extend(instance.clone().map(|instance| KeyValue::new(key::MANAGER, instance)));
-        let plain_results = ExitKind::ALL.map(|kind| with(&base, key::RESULT, kind.as_str()));
-        Self { base, plain_results }
+    pub(crate) fn new(_: &Identity, instance: &Option<Arc<str>>) -> Self {
+        Self { instance: instance.clone(), sets: OnceLock::new() }
+    }
+}
+
+impl Entry<TaskAttributes> {
+    fn sets(&self) -> &Sets {
+        self.extra.sets.get_or_init(|| {
+            let Identity { name, category, priority, component } = &self.identity;
+            let mut base = vec![
+                KeyValue::new(key::NAME, name.clone()),
+                KeyValue::new(key::CATEGORY, category.as_str()),
+                KeyValue::new(key::PRIORITY, priority.as_str()),
+            ];
+            base.extend(component.clone().map(|component| KeyValue::new(key::COMPONENT, component)));
+            base.extend(self.extra.instance.clone().map(|instance| KeyValue::new(key::MANAGER, instance)));
+            Box::new(Sets { base, plain_results: Default::default() })
+        })
     }
 
     /// The attributes of [`super::contract::TASK_ATTRIBUTES`].
-    pub(crate) fn base(&self) -> &[KeyValue] {
-        &self.base
+    pub(crate) fn attributes(&self) -> &[KeyValue] {
+        &self.sets().base
     }
 
-    pub(crate) fn with(&self, key: &'static str, value: &'static str) -> Vec<KeyValue> {
-        with(&self.base, key, value)
+    pub(crate) fn attributes_with(&self, key: &'static str, value: &'static str) -> Vec<KeyValue> {
+        with(self.attributes(), key, value)
     }
 
-    pub(crate) fn result(&self, kind: ExitKind) -> &[KeyValue] {
-        &self.plain_results[kind as usize]
+    pub(crate) fn result_attributes(&self, kind: ExitKind) -> &[KeyValue] {
+        let sets = self.sets();
+        sets.plain_results[kind as usize].get_or_init(|| with(&sets.base, key::RESULT, kind.as_str()))
     }
 
-    pub(crate) fn result_with_error(&self, kind: ExitKind, error_type: &'static str) -> Vec<KeyValue> {
-        with(self.result(kind), key::ERROR_TYPE, error_type)
+    pub(crate) fn error_attributes(&self, kind: ExitKind, error_type: &'static str) -> Vec<KeyValue> {
+        with(self.result_attributes(kind), key::ERROR_TYPE, error_type)
     }
 }
 

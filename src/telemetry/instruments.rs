@@ -94,7 +94,7 @@ impl Snapshot {
         let held = self.tasks.len();
         for (entry, task) in figures.snapshots() {
             let twin =
-                self.tasks[..held].iter_mut().find(|(held, _)| held.extra.base() == entry.extra.base());
+                self.tasks[..held].iter_mut().find(|(held, _)| held.attributes() == entry.attributes());
             match twin {
                 Some((_, held)) => held.absorb(task),
                 None => self.tasks.push((entry, task)),
@@ -217,28 +217,28 @@ impl Exposition {
             ($type:ty, $builder:ident, $instrument:expr, |$task:ident| $value:expr) => {
                 observable!($builder, $type, $instrument, |entry, $task, observe| {
                     if let Some(value) = $value {
-                        observe(value, entry.extra.base());
+                        observe(value, entry.attributes());
                     }
                 })
             };
         }
 
         observable!(i64_observable_up_down_counter, i64, contract::RUN_ACTIVE, |entry, task, observe| {
-            observe(i64::try_from(task.active).unwrap_or(i64::MAX), entry.extra.base())
+            observe(i64::try_from(task.active).unwrap_or(i64::MAX), entry.attributes())
         });
         observable!(u64_observable_counter, u64, contract::RUNS, |entry, task, observe| {
             for kind in ExitKind::ALL {
-                observe(task.runs[kind as usize], entry.extra.result(kind));
+                observe(task.runs[kind as usize], entry.result_attributes(kind));
             }
         });
         observable!(u64_observable_counter, u64, contract::RUN_ERRORS, |entry, task, observe| {
             for error in &task.errors {
-                observe(error.count, &entry.extra.with(key::ERROR_TYPE, error.error_type));
+                observe(error.count, &entry.attributes_with(key::ERROR_TYPE, error.error_type));
             }
         });
         observable!(f64_observable_counter, f64, contract::RUN_TIME, |entry, task, observe| observe(
             task.run_time.as_secs_f64(),
-            entry.extra.base()
+            entry.attributes()
         ));
         gauge!(f64, f64_observable_gauge, contract::RUN_DURATION_MAX, |task| (task.total_runs() > 0)
             .then_some(task.longest_run.as_secs_f64()));
@@ -247,14 +247,14 @@ impl Exposition {
             for reason in RestartReason::ALL {
                 let count = task.restarts[reason as usize];
                 if count > 0 || task.state.is_some() {
-                    observe(count, &entry.extra.with(key::RESTART_REASON, reason.as_str()));
+                    observe(count, &entry.attributes_with(key::RESTART_REASON, reason.as_str()));
                 }
             }
         });
         observable!(i64_observable_up_down_counter, i64, contract::STATUS, |entry, task, observe| {
             if let Some(current) = task.state {
                 for state in TaskState::ALL {
-                    observe(i64::from(state == current), &entry.extra.with(key::STATE, state.as_str()));
+                    observe(i64::from(state == current), &entry.attributes_with(key::STATE, state.as_str()));
                 }
             }
         });
@@ -276,13 +276,13 @@ impl Exposition {
             .then_some(task.longest_poll.as_secs_f64()));
         observable!(u64_observable_counter, u64, contract::POLLS_SLOW, |entry, task, observe| observe(
             task.slow_polls,
-            entry.extra.base()
+            entry.attributes()
         ));
         observable!(u64_observable_counter, u64, contract::ITERATIONS_SKIPPED, |entry, task, observe| {
             for reason in SkipReason::ALL {
                 let count = task.skipped[reason as usize];
                 if count > 0 || task.interval.is_some() {
-                    observe(count, &entry.extra.with(key::REASON, reason.as_str()));
+                    observe(count, &entry.attributes_with(key::REASON, reason.as_str()));
                 }
             }
         });
@@ -296,7 +296,7 @@ impl Exposition {
             .map(unix_seconds));
         observable!(u64_observable_counter, u64, contract::STALLS, |entry, task, observe| {
             if task.stalls > 0 || task.state.is_some() {
-                observe(task.stalls, entry.extra.base());
+                observe(task.stalls, entry.attributes());
             }
         });
 
