@@ -1,7 +1,9 @@
 //! All cells of one manager, by name: bounded, and never removed, so that no exported counter ever runs backwards.
 
 use std::{
-    collections::HashMap,
+    borrow::Borrow,
+    collections::{HashMap, HashSet},
+    hash::{Hash, Hasher},
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -35,11 +37,67 @@ pub(crate) struct Entry<E> {
     plain: bool,
 }
 
-/// The entries of one name, one per identity.
-type Entries<E> = Vec<Arc<Entry<E>>>;
+/// An entry that is found by its name, which it holds already: the key costs no memory of its own.
+struct ByName<E>(Arc<Entry<E>>);
+
+impl<E> Borrow<str> for ByName<E> {
+    fn borrow(&self) -> &str {
+        &self.0.identity.name
+    }
+}
+
+impl<E> Hash for ByName<E> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.identity.name.hash(state);
+    }
+}
+
+impl<E> PartialEq for ByName<E> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.identity.name == other.0.identity.name
+    }
+}
+
+impl<E> Eq for ByName<E> {}
+
+/// The entries of every name, one per identity.
+struct Entries<E> {
+    /// The first of each name.
+    first: HashSet<ByName<E>>,
+    /// Those after it: few names have more than one identity.
+    more: HashMap<Arc<str>, Vec<Arc<Entry<E>>>>,
+}
+
+impl<E> Default for Entries<E> {
+    fn default() -> Self {
+        Self { first: HashSet::new(), more: HashMap::new() }
+    }
+}
+
+impl<E> Entries<E> {
+    /// Those of one name, in the order in which they were made.
+    fn of(&self, name: &str) -> impl Iterator<Item = &Arc<Entry<E>>> {
+        let first = self.first.get(name).map(|first| &first.0);
+        let more = if self.more.is_empty() { None } else { self.more.get(name) };
+        first.into_iter().chain(more.into_iter().flatten())
+    }
+
+    fn find(&self, identity: &Identity) -> Option<&Arc<Entry<E>>> {
+        self.of(&identity.name).find(|entry| entry.identity == *identity)
+    }
+
+    fn insert(&mut self, entry: Arc<Entry<E>>) {
+        let name = &entry.identity.name;
+        if self.first.contains(&**name) {
+            self.more.entry(name.clone()).or_default().push(entry);
+        } else {
+            self.first.insert(ByName(entry));
+        }
+    }
+}
 
 pub(crate) struct Registry<E> {
-    by_name: RwLock<HashMap<Arc<str>, Entries<E>>>,
+    by_name: RwLock<Entries<E>>,
     /// How many more entries fit.
     room: AtomicUsize,
     /// How many more (name, error type) pairs fit.
@@ -75,7 +133,7 @@ impl<E> Registry<E> {
     /// The entry that a caller who gave nothing but the name reads and writes, if there is one yet.
     pub(crate) fn plain(&self, name: &str) -> Option<Arc<Entry<E>>> {
         let entries = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
-        entries.get(name)?.iter().find(|entry| entry.plain).cloned()
+        entries.of(name).find(|entry| entry.plain).cloned()
     }
 
     /// The entry of this identity, made where there is none; `None` where there is no room for one more.
@@ -91,10 +149,7 @@ impl<E> Registry<E> {
         identities: impl Iterator<Item = &'a Identity> + Clone,
     ) -> Result<Vec<Arc<Entry<E>>>, Arc<str>> {
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
-        let is_new = |identity: &&Identity| {
-            let entries = by_name.get(&identity.name);
-            !entries.is_some_and(|all| all.iter().any(|entry| entry.identity == **identity))
-        };
+        let is_new = |identity: &&Identity| by_name.find(identity).is_none();
         // Room is taken under this lock alone. Names of a registration are each there once.
         if let Some(beyond) = identities.clone().filter(is_new).nth(self.room.load(Relaxed)) {
             return Err(beyond.name.clone());
@@ -103,25 +158,18 @@ impl<E> Registry<E> {
         Ok(made.collect())
     }
 
-    fn entry_in(
-        &self,
-        by_name: &mut HashMap<Arc<str>, Entries<E>>,
-        identity: Identity,
-        plain: bool,
-    ) -> Option<Arc<Entry<E>>> {
-        let entries = by_name.get(&identity.name);
-        if let Some(entry) = entries.and_then(|all| all.iter().find(|entry| entry.identity == identity)) {
+    fn entry_in(&self, by_name: &mut Entries<E>, identity: Identity, plain: bool) -> Option<Arc<Entry<E>>> {
+        if let Some(entry) = by_name.find(&identity) {
             return Some(entry.clone());
         }
         let overflow = &*identity.name == OVERFLOW_NAME;
         if !overflow && self.room.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_err() {
             return None;
         }
-        let plain = plain && entries.is_none_or(|all| all.iter().all(|entry| !entry.plain));
-        let name = identity.name.clone();
+        let plain = plain && by_name.of(&identity.name).all(|entry| !entry.plain);
         let extra = (self.extra)(&identity, &self.instance);
         let entry = Arc::new(Entry { identity, cell: TaskCell::default(), extra, plain });
-        by_name.entry(name).or_default().push(entry.clone());
+        by_name.insert(entry.clone());
         Some(entry)
     }
 
@@ -140,12 +188,16 @@ impl<E> Registry<E> {
 
     pub(crate) fn entries(&self) -> Vec<Arc<Entry<E>>> {
         let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
-        by_name.values().flatten().cloned().collect()
+        let first = by_name.first.iter().map(|first| &first.0);
+        first.chain(by_name.more.values().flatten()).cloned().collect()
     }
 
     /// What is known of a name, summed over its identities.
     pub(crate) fn snapshot(&self, name: &str, now: Duration) -> Option<TaskSnapshot> {
-        let entries = self.by_name.read().unwrap_or_else(PoisonError::into_inner).get(name)?.clone();
+        let entries: Vec<_> = {
+            let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
+            by_name.of(name).cloned().collect()
+        };
         let mut snapshots = entries.iter().map(|entry| entry.cell.snapshot(&entry.identity, now));
         // The registered identity is the one that is shown; it goes first.
         let mut all: Vec<TaskSnapshot> = snapshots.by_ref().collect();
