@@ -11,7 +11,7 @@ use std::{
 use crate::{
     cell::Identity,
     engine::{
-        ErrorRules, FactoryBody, Group, Links, Membership, Registration, Shared, TaskContext, TaskLoop,
+        Body, ErrorRules, Factory, Group, Links, Membership, Registration, Shared, TaskContext, TaskLoop,
         TaskSpec, erase, error_type_of,
     },
     error::RegisterError,
@@ -73,7 +73,7 @@ pub struct CriticalTaskConfig {
 }
 
 enum What {
-    Closure(crate::engine::Factory),
+    Closure(Arc<dyn Factory>),
     Loop(TaskLoop),
 }
 
@@ -295,13 +295,7 @@ impl CriticalTaskConfig {
     /// Lets a test make the task fail.
     #[cfg(feature = "testing")]
     pub fn faults(mut self, faults: &crate::testing::Faults) -> Self {
-        let faults = faults.clone();
-        let wrap = |factory: crate::engine::Factory| -> crate::engine::Factory {
-            Arc::new(move |context: TaskContext, rules| {
-                let (work, faults) = (factory(context.clone(), rules), faults.clone());
-                Box::pin(async move { faults.afflict(work, context).await })
-            })
-        };
+        let wrap = |factory| faults.around(factory);
         self.what = match self.what {
             What::Closure(factory) => What::Closure(wrap(factory)),
             What::Loop(mut task_loop) => {
@@ -353,31 +347,26 @@ impl CriticalTaskConfig {
             priority: self.priority,
             component: self.component,
         };
-        let rules = Arc::new(self.rules);
-        let body: Box<dyn crate::engine::Body> = match self.what {
-            What::Closure(factory) => Box::new(FactoryBody { factory, rules, timeout: self.run_timeout }),
-            What::Loop(task_loop) => {
-                let mut body = task_loop.body;
-                body.rules = rules;
-                body.timeout = self.run_timeout;
-                Box::new(body)
-            }
+        let rules = (!self.rules.is_empty()).then(|| Arc::new(self.rules));
+        let body = match self.what {
+            What::Closure(factory) => Body::Closure(factory),
+            What::Loop(task_loop) => Body::Loop(Box::new(task_loop.body)),
         };
         let spec = TaskSpec {
-            body,
             policy: self.policy,
             intensity,
             backoff: self.backoff,
             health_check_interval: self.health_check_interval,
             heartbeat_timeout: self.heartbeat_timeout,
             shutdown_grace: self.shutdown_grace,
+            run_timeout: self.run_timeout,
             start_timeout: self.start_timeout,
             poll_timeout: self.poll_timeout,
             on_stall: self.on_stall,
             escalation: self.escalation,
         };
-        let links = Links { dependencies: self.dependencies, loss: self.loss, membership };
-        Registration { identity, spec, links }
+        let links = Links::new(self.dependencies, self.loss, membership);
+        Registration { identity, spec, body, rules, links }
     }
 }
 

@@ -430,13 +430,11 @@ impl TaskManager {
     /// # Errors
     /// [`UnknownTask`].
     pub fn detach_critical_task(&self, name: &str) -> Result<(), UnknownTask> {
-        let mut registered = self.shared().registered();
-        let task = registered.tasks.get(name).cloned().ok_or_else(|| UnknownTask { name: name.into() })?;
-        let removed = registered.remove(&task);
-        task.give_name_up();
-        // The last of a task drops what its closure captured, which is the user's code: not under the lock.
-        drop(registered);
-        drop(removed);
+        let unknown = || UnknownTask { name: name.into() };
+        let task = self.shared().supervised(name).ok_or_else(unknown)?;
+        if !self.shared().remove(&task) {
+            return Err(unknown());
+        }
         self.shared().tell(&task, || TaskEventKind::Unregistered);
         self.shared().changed(&task);
         Ok(())
@@ -475,11 +473,9 @@ impl TaskManager {
         let known = self.handle.components.remove(component);
         let names: Vec<_> = {
             let registered = self.shared().registered();
-            let of_component = registered
-                .tasks
-                .iter()
-                .filter(|(_, task)| task.task.identity.component.as_deref() == Some(component));
-            of_component.map(|(name, _)| name.to_string()).collect()
+            let of_component =
+                registered.all().filter(|task| task.task.identity.component.as_deref() == Some(component));
+            of_component.map(|task| task.name().to_string()).collect()
         };
         if !known && names.is_empty() {
             return Err(UnknownComponent { name: component.into() });
@@ -637,7 +633,7 @@ impl TaskManager {
 
     /// The names of the registered tasks.
     pub fn task_names(&self) -> Vec<String> {
-        self.shared().registered().tasks.keys().map(ToString::to_string).collect()
+        self.shared().registered().all().map(|task| task.name().to_string()).collect()
     }
 
     /// Stops everything, in order, under the manager's deadline: admission first, then loops, then category by category
@@ -723,7 +719,7 @@ impl TaskManager {
         // Not under the lock: the probe below calls the user's subscriber.
         let owners: BTreeSet<_> = {
             let registered = self.shared().registered();
-            registered.tasks.values().filter_map(|task| task.task.identity.component.clone()).collect()
+            registered.all().filter_map(|task| task.task.identity.component.clone()).collect()
         };
         let missing = owners.iter().filter(|component| !self.handle.components.contains(component));
         let missing_components = missing.map(ToString::to_string).collect();

@@ -27,8 +27,6 @@
 
 use std::{
     collections::VecDeque,
-    future::Future,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -37,6 +35,7 @@ use tokio::sync::Notify;
 
 use crate::{
     TaskContext, TaskEvent, TaskEvents, TaskManager,
+    engine::{ErrorRules, Factory, Work},
     policy::{ErrorClass, Exit, Failure},
 };
 
@@ -212,12 +211,13 @@ impl Faults {
         self.shared.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A factory whose work these faults can end.
+    pub(crate) fn around(&self, factory: Arc<dyn Factory>) -> Arc<dyn Factory> {
+        Arc::new(Afflicted { faults: self.clone(), factory })
+    }
+
     /// Runs `work`, as long as no fault ends it.
-    pub(crate) async fn afflict(
-        &self,
-        mut work: Pin<Box<dyn Future<Output = Exit> + Send>>,
-        context: TaskContext,
-    ) -> Exit {
+    async fn afflict(&self, mut work: Work, context: TaskContext) -> Exit {
         let failure = |message: &str, class| {
             Exit::Failure(Failure { error_type: "injected", message: message.into(), class })
         };
@@ -240,5 +240,19 @@ impl Faults {
                 }
             }
         }
+    }
+}
+
+struct Afflicted {
+    faults: Faults,
+    factory: Arc<dyn Factory>,
+}
+
+impl Factory for Afflicted {
+    fn make(self: Arc<Self>, context: TaskContext, rules: Option<Arc<ErrorRules>>) -> Work {
+        Box::pin(async move {
+            let work = self.factory.clone().make(context.clone(), rules);
+            self.faults.afflict(work, context).await
+        })
     }
 }

@@ -2,14 +2,19 @@
 
 use std::{
     future::Future,
-    sync::{Arc, Weak},
+    num::NonZeroU64,
+    pin::pin,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering::SeqCst, fence},
+    },
     time::SystemTime,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, Supervised, TaskBuilder, TaskEventKind, signals::Signals};
+use super::{Shared, Supervised, TaskBuilder, TaskEventKind};
 use crate::{
     policy::TaskOutput,
     run::{Task, TaskHandle},
@@ -21,22 +26,91 @@ use crate::{
 #[derive(Clone)]
 pub struct TaskContext {
     parts: Arc<ContextParts>,
+    iteration: Option<NonZeroU64>,
 }
 
+/// What the runs of one life share: a closure's one, or a loop's iterations.
 pub(crate) struct ContextParts {
     pub(crate) task: Arc<Task>,
     pub(crate) generation: u64,
-    pub(crate) iteration: Option<u64>,
-    pub(crate) token: CancellationToken,
-    pub(crate) signals: Arc<Signals>,
-    /// Not there for a spawned run.
-    pub(crate) supervised: Weak<Supervised>,
+    pub(crate) stop: Stop,
+    /// Not there for a spawned run, whose signs of life nobody waits for.
+    pub(crate) supervised: Option<Weak<Supervised>>,
     pub(crate) manager: Weak<Shared>,
+}
+
+/// How a life hears that it should stop. The token is made for whoever asks for one: most only wait.
+#[derive(Default)]
+pub(crate) struct Stop {
+    asked: AtomicBool,
+    heard: Notify,
+    token: OnceLock<CancellationToken>,
+}
+
+impl Stop {
+    /// One that is asked through a token.
+    pub(crate) fn of(token: CancellationToken) -> Self {
+        Self { token: token.into(), ..Self::default() }
+    }
+
+    fn ask(&self) {
+        self.asked.store(true, SeqCst);
+        // Pairs with the fence in `token`: either we find the token, or whoever makes it finds that it was asked.
+        fence(SeqCst);
+        self.heard.notify_waiters();
+        if let Some(token) = self.token.get() {
+            token.cancel();
+        }
+    }
+
+    fn is_asked(&self) -> bool {
+        self.asked.load(SeqCst) || self.token.get().is_some_and(CancellationToken::is_cancelled)
+    }
+
+    async fn asked(&self) {
+        loop {
+            if let Some(token) = self.token.get() {
+                return token.cancelled().await;
+            }
+            let mut heard = pin!(self.heard.notified());
+            // Enabled before the look: what is asked, or made, in between still wakes us.
+            heard.as_mut().enable();
+            if self.is_asked() {
+                return;
+            }
+            if self.token.get().is_none() {
+                heard.await;
+            }
+        }
+    }
+
+    fn token(&self) -> &CancellationToken {
+        self.token.get().unwrap_or_else(|| {
+            let token = self.token.get_or_init(CancellationToken::new);
+            fence(SeqCst);
+            if self.asked.load(SeqCst) {
+                token.cancel();
+            }
+            // Those that wait already wait for the token from now on: it can be cancelled by whoever holds it.
+            self.heard.notify_waiters();
+            token
+        })
+    }
 }
 
 impl TaskContext {
     pub(crate) fn new(parts: ContextParts) -> Self {
-        Self { parts: Arc::new(parts) }
+        Self { parts: Arc::new(parts), iteration: None }
+    }
+
+    /// The same life's, for one iteration.
+    pub(crate) fn of_iteration(&self, iteration: u64) -> Self {
+        Self { parts: self.parts.clone(), iteration: NonZeroU64::new(iteration) }
+    }
+
+    /// Asks the life to stop.
+    pub(crate) fn ask_to_stop(&self) {
+        self.parts.stop.ask();
     }
 
     /// The task's name.
@@ -51,7 +125,7 @@ impl TaskContext {
 
     /// The number of this iteration, from 1, inside a [`TaskLoop`](crate::TaskLoop).
     pub fn iteration(&self) -> Option<u64> {
-        self.parts.iteration
+        self.iteration.map(NonZeroU64::get)
     }
 
     /// Waits until the run is asked to stop. Then it has its grace to end by itself.
@@ -59,17 +133,17 @@ impl TaskContext {
     /// # Cancel safety
     /// Cancel safe: nothing is lost by dropping it, and once it has completed it completes at once again.
     pub async fn cancelled(&self) {
-        self.parts.token.cancelled().await;
+        self.parts.stop.asked().await;
     }
 
     /// Whether the run has been asked to stop.
     pub fn is_cancelled(&self) -> bool {
-        self.parts.token.is_cancelled()
+        self.parts.stop.is_asked()
     }
 
     /// The token behind [`cancelled`](Self::cancelled), for libraries that take one.
     pub fn cancellation_token(&self) -> &CancellationToken {
-        &self.parts.token
+        self.parts.stop.token()
     }
 
     /// Says that the run is alive and well. A task registered with a
@@ -78,7 +152,13 @@ impl TaskContext {
     /// From a clone that outlives its run it is ignored, and counted in
     /// [`stale_signals`](crate::TaskSnapshot::stale_signals).
     pub fn heartbeat(&self) {
-        if self.parts.signals.heartbeat(self.parts.generation, Instant::now()) {
+        let counts = match &self.parts.supervised {
+            None => true,
+            Some(supervised) => supervised.upgrade().is_some_and(|supervised| {
+                supervised.signals.heartbeat(self.parts.generation, Instant::now())
+            }),
+        };
+        if counts {
             self.parts.task.cell.heartbeat(SystemTime::now());
         } else {
             self.parts.task.cell.stale_signal();
@@ -90,17 +170,16 @@ impl TaskContext {
     ///
     /// From a clone that outlives its run it is ignored, as a heartbeat is.
     pub fn ready(&self) {
-        match self.parts.signals.ready(self.parts.generation) {
-            None => self.parts.task.cell.stale_signal(),
-            Some(false) => {}
-            Some(true) => {
-                if let (Some(shared), Some(supervised)) =
-                    (self.parts.manager.upgrade(), self.parts.supervised.upgrade())
-                {
-                    shared.tell(&supervised, || TaskEventKind::Ready);
-                    shared.changed(&supervised);
-                }
+        let Some(supervised) = &self.parts.supervised else { return };
+        let supervised = supervised.upgrade();
+        let news = supervised.as_ref().and_then(|supervised| supervised.signals.ready(self.parts.generation));
+        match (news, supervised, self.parts.manager.upgrade()) {
+            (None, ..) => self.parts.task.cell.stale_signal(),
+            (Some(true), Some(supervised), Some(shared)) => {
+                shared.tell(&supervised, || TaskEventKind::Ready);
+                shared.changed(&supervised);
             }
+            _ => {}
         }
     }
 

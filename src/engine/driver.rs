@@ -15,20 +15,24 @@
 //! 4. Every life begins in [`Driver::await_gate`], so none begins before what it rests on.
 
 use std::{
-    sync::{Arc, atomic::Ordering::SeqCst},
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
     time::{Duration, SystemTime},
 };
 
 use opentelemetry::trace::SpanContext;
-use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
-    Life, LifeEnd, Order, Shared, ShutdownCause, ShutdownOutcome, Signal, Supervised, TaskEventKind, later,
-    links::{Bond, Gate, GroupRestart, Yield},
+    ContextParts, Life, LifeEnd, Order, Shared, ShutdownCause, ShutdownOutcome, Signal, Supervised,
+    TaskContext, TaskEventKind,
+    context::Stop,
+    later,
+    links::{Gate, GroupRestart, Yield},
     shutdown,
     signals::Stall,
-    tracker::Place,
 };
 use crate::{
     cell::TaskState,
@@ -41,38 +45,71 @@ use crate::{
 };
 
 /// What the driver does next.
+#[derive(Clone, Copy)]
 enum Step {
     /// Wait for an order.
     Rest(TaskState),
     /// Wait for a restart to fall due.
     Backoff {
         until: Instant,
-        restart: Restart,
+        reason: RestartReason,
     },
-    /// Wait for what it rests on, then live.
-    Await(Option<Restart>),
-    Live(Option<Restart>, Bond),
+    /// Wait for what it rests on, then live; again, where there is a reason.
+    Await(Option<RestartReason>),
+    Live(Option<RestartReason>),
     Leave,
 }
 
-/// A restart that has been decided.
-struct Restart {
-    reason: RestartReason,
-    /// The run before, to link to.
-    failed_run: Option<SpanContext>,
-}
-
+/// The driver of one task. A hundred thousand of them may wait at once, so its future is small: what it needs seldom is behind
+/// a pointer.
 pub(crate) struct Driver {
     supervised: Arc<Supervised>,
     shared: Arc<Shared>,
-    /// Left when everything else of the driver is gone, and before it says so.
-    place: Option<Place>,
+    timer: Timer,
+    /// Of those before the present life.
+    before: Option<Box<Before>>,
+    /// When the run began whose end has not been told. An iteration tells its own.
+    untold: Option<Instant>,
+    done: bool,
+}
+
+/// What a driver knows of the lives before.
+#[derive(Default)]
+struct Before {
     /// Restarts in a row without a stable run.
     attempt: u32,
     /// The delay before the last of them.
     delay: Duration,
     last_run: Option<SpanContext>,
-    done: bool,
+}
+
+/// The one timer of a driver: made when there is something to wait for.
+#[derive(Default)]
+struct Timer(Option<Pin<Box<Sleep>>>);
+
+impl Timer {
+    fn is_set_to(&self, due: Instant) -> bool {
+        self.0.as_ref().is_some_and(|sleep| sleep.deadline() == due)
+    }
+
+    fn poll(&mut self, due: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if sleep.deadline() != due {
+            sleep.as_mut().reset(due);
+        }
+        sleep.as_mut().poll(cx)
+    }
+
+    fn clear(&mut self) {
+        self.0 = None;
+    }
+}
+
+/// What a driver waited for.
+enum Woken {
+    Signal(Signal),
+    Timer,
+    Ended(LifeEnd),
 }
 
 /// Why a life is asked to stop, and what is to follow.
@@ -114,6 +151,16 @@ impl Stopping {
     }
 }
 
+/// A life under way.
+struct Alive {
+    began: Instant,
+    epoch: u64,
+    context: TaskContext,
+    living: Pin<Box<dyn Future<Output = LifeEnd> + Send>>,
+    stopping: Option<Stopping>,
+    restart_due: Option<Instant>,
+}
+
 const GROUP_LIMIT: &str = "its group was restarted too often";
 
 /// How long a task waits for those that go down before it, where they do not: a blocked thread must not hold up others for
@@ -121,16 +168,16 @@ const GROUP_LIMIT: &str = "its group was restarted too often";
 const HELD_AT_MOST: Duration = Duration::from_secs(30);
 
 impl Driver {
-    pub(crate) fn new(supervised: Arc<Supervised>, shared: Arc<Shared>, place: Place) -> Self {
-        Self {
-            supervised,
-            shared,
-            place: Some(place),
-            attempt: 0,
-            delay: Duration::ZERO,
-            last_run: None,
-            done: false,
-        }
+    pub(crate) fn new(supervised: Arc<Supervised>, shared: Arc<Shared>) -> Self {
+        Self { supervised, shared, timer: Timer::default(), before: None, untold: None, done: false }
+    }
+
+    fn before(&mut self) -> &mut Before {
+        self.before.get_or_insert_default()
+    }
+
+    fn last_run(&self) -> Option<&SpanContext> {
+        self.before.as_ref()?.last_run.as_ref()
     }
 
     pub(crate) async fn drive(mut self) {
@@ -138,6 +185,8 @@ impl Driver {
         // Nothing of the user's panics into the driver; a subscriber may. The panic is printed, the life that it tore down
         // is over, and the driver goes on, so that the task can still be restarted and the shutdown finds it.
         while let Err(_panic) = Guarded::new(false, self.steps(step)).await {
+            self.tell_exit(|| Exit::Cancellation);
+            self.timer.clear();
             self.supervised.set_bond(None);
             self.tell(|| TaskEventKind::GaveUp { reason: "its driver panicked" });
             step = Step::Rest(TaskState::Failed);
@@ -149,9 +198,9 @@ impl Driver {
         loop {
             step = match step {
                 Step::Rest(state) => self.rest(state).await,
-                Step::Backoff { until, restart } => self.back_off(until, restart).await,
+                Step::Backoff { until, reason } => self.back_off(until, reason).await,
                 Step::Await(restart) => self.await_gate(restart).await,
-                Step::Live(restart, bond) => self.live(restart, bond).await,
+                Step::Live(restart) => self.live(restart).await,
                 Step::Leave => return,
             };
         }
@@ -166,12 +215,25 @@ impl Driver {
         self.shared.tell(&self.supervised, kind);
     }
 
-    fn requested(&self) -> Restart {
-        self.restart(RestartReason::Requested)
+    /// Tells how the run under way ended, once.
+    fn tell_exit(&mut self, exit: impl FnOnce() -> Exit) {
+        if let Some(began) = self.untold.take() {
+            self.tell(|| TaskEventKind::Exited { exit: exit(), duration: began.elapsed(), iteration: None });
+        }
     }
 
-    fn restart(&self, reason: RestartReason) -> Restart {
-        Restart { reason, failed_run: self.last_run.clone() }
+    /// Waits for an order, or until `until`. The timer stays where it is; whoever waits no longer clears it.
+    async fn signal_or_timer(&mut self, until: Option<Instant>) -> Option<Signal> {
+        poll_fn(|cx| {
+            if let Poll::Ready(signal) = self.supervised.poll_signal(cx) {
+                return Poll::Ready(Some(signal));
+            }
+            match until {
+                Some(until) => self.timer.poll(until, cx).map(|()| None),
+                None => Poll::Pending,
+            }
+        })
+        .await
     }
 
     async fn rest(&mut self, state: TaskState) -> Step {
@@ -180,7 +242,7 @@ impl Driver {
             let order = match self.supervised.next_signal().await {
                 Signal::Order(order) => order,
                 Signal::Look if state == TaskState::Finished && self.shared.begins_anew(&self.supervised) => {
-                    return Step::Await(Some(self.restart(RestartReason::Group)));
+                    return Step::Await(Some(RestartReason::Group));
                 }
                 Signal::Look => continue,
             };
@@ -190,17 +252,19 @@ impl Driver {
                 Order::Resume if state == TaskState::Paused => {
                     self.catch_up_with_group();
                     let began = self.supervised.signals.generation() > 0;
-                    return Step::Await(began.then(|| self.requested()));
+                    return Step::Await(began.then_some(RestartReason::Requested));
                 }
                 // A person decided to try again: what led here is forgiven.
                 Order::Restart { .. } => {
                     self.supervised.task.cell.forgive_restarts();
                     self.catch_up_with_group();
-                    self.attempt = 0;
-                    return Step::Await(Some(self.requested()));
+                    if let Some(before) = &mut self.before {
+                        before.attempt = 0;
+                    }
+                    return Step::Await(Some(RestartReason::Requested));
                 }
                 Order::Stop { .. } if matches!(state, TaskState::Waiting | TaskState::Paused) => {
-                    return self.stopped(TaskState::Stopped, None);
+                    return self.stopped(TaskState::Stopped);
                 }
                 Order::Pause if state == TaskState::Waiting => return self.paused(),
                 Order::Start | Order::Stalled { .. } | Order::Stop { .. } | Order::Pause | Order::Resume => {}
@@ -211,30 +275,50 @@ impl Driver {
 
     /// What the group wanted of it before is over: somebody wants it to begin.
     fn catch_up_with_group(&self) {
-        if let Some(membership) = &self.supervised.links.membership {
-            self.supervised.known_epoch.store(membership.epoch(), SeqCst);
+        if let Some(membership) = self.supervised.links.membership() {
+            self.supervised.links.know_epoch(membership.epoch());
         }
     }
 
-    async fn back_off(&mut self, until: Instant, restart: Restart) -> Step {
+    async fn back_off(&mut self, until: Instant, reason: RestartReason) -> Step {
         self.set_state(TaskState::Backoff);
+        let step = self.wait_for_restart(until, reason).await;
+        self.timer.clear();
+        step
+    }
+
+    async fn wait_for_restart(&mut self, until: Instant, reason: RestartReason) -> Step {
         loop {
             if self.shared.stays_down(&self.supervised) {
-                return self.stopped(TaskState::Stopped, None);
+                return self.stopped(TaskState::Stopped);
             }
-            tokio::select! {
-                biased;
-                signal = self.supervised.next_signal() => match signal {
-                    Signal::Order(Order::Restart { .. }) => {
-                        self.supervised.links.membership.iter().for_each(|membership| membership.group.at_once());
-                        return Step::Await(Some(Restart { reason: RestartReason::Requested, ..restart }));
-                    }
-                    Signal::Order(order) => if let Some(step) = self.called_off(order) {
+            // A timer rounds up to its next millisecond; where there is nothing to wait for others have their turn, and that
+            // is all: a task that fails at once must not keep its thread to itself.
+            let signal = if until <= Instant::now() {
+                tokio::select! {
+                    biased;
+                    signal = self.supervised.next_signal() => Some(signal),
+                    () = tokio::task::yield_now() => None,
+                }
+            } else {
+                self.signal_or_timer(Some(until)).await
+            };
+            match signal {
+                Some(Signal::Order(Order::Restart { .. })) => {
+                    self.supervised
+                        .links
+                        .membership()
+                        .iter()
+                        .for_each(|membership| membership.group.at_once());
+                    return Step::Await(Some(RestartReason::Requested));
+                }
+                Some(Signal::Order(order)) => {
+                    if let Some(step) = self.called_off(order) {
                         return step;
-                    },
-                    Signal::Look => {}
-                },
-                () = wait_until(until) => return Step::Await(Some(restart)),
+                    }
+                }
+                Some(Signal::Look) => {}
+                None => return Step::Await(Some(reason)),
             }
         }
     }
@@ -242,7 +326,7 @@ impl Driver {
     /// What an order makes of a start that is still to come.
     fn called_off(&self, order: Order) -> Option<Step> {
         match order {
-            Order::Stop { .. } => Some(self.stopped(TaskState::Stopped, None)),
+            Order::Stop { .. } => Some(self.stopped(TaskState::Stopped)),
             Order::Pause => Some(self.paused()),
             Order::Leave { .. } | Order::Kill => Some(self.leave_idle()),
             Order::Start | Order::Restart { .. } | Order::Stalled { .. } | Order::Resume => None,
@@ -250,22 +334,27 @@ impl Driver {
     }
 
     /// Waits until what the task rests on is ready, and nobody is left who must go down first.
-    async fn await_gate(&mut self, mut restart: Option<Restart>) -> Step {
+    async fn await_gate(&mut self, mut restart: Option<RestartReason>) -> Step {
         let mut told: Vec<Arc<str>> = Vec::new();
+        self.timer.clear();
         if self.supervised.state() == TaskState::Finished {
             // Those that rest on what it did go down before it does it again.
             self.set_state(TaskState::Waiting);
         }
         loop {
             if self.shared.stays_down(&self.supervised) {
-                return self.stopped(TaskState::Stopped, None);
+                return self.stopped(TaskState::Stopped);
             }
             // Nothing begins during a shutdown, also where this task is asked to leave in a later stage.
             if self.shared.tracker.is_closed() {
                 return self.leave_idle();
             }
             let until = match self.shared.gate(&self.supervised) {
-                Gate::Open(bond) => return Step::Live(restart, bond),
+                Gate::Open(bond) => {
+                    self.supervised.links.know_epoch(bond.epoch());
+                    self.supervised.set_bond(Some(bond));
+                    return Step::Live(restart);
+                }
                 Gate::Closed { waits_for, until } => {
                     self.set_state_once(TaskState::Waiting);
                     if !waits_for.is_empty() && waits_for != told {
@@ -275,17 +364,13 @@ impl Driver {
                     until
                 }
             };
-            let signal = tokio::select! {
-                biased;
-                signal = self.supervised.next_signal() => signal,
-                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => continue,
-            };
+            let Some(signal) = self.signal_or_timer(until).await else { continue };
             if let Signal::Order(order) = signal {
                 if let Some(step) = self.called_off(order) {
                     return step;
                 }
-                if let (Order::Restart { .. }, Some(restart)) = (order, &mut restart) {
-                    restart.reason = RestartReason::Requested;
+                if matches!(order, Order::Restart { .. }) && restart.is_some() {
+                    restart = Some(RestartReason::Requested);
                 }
             }
         }
@@ -297,96 +382,160 @@ impl Driver {
         }
     }
 
-    async fn live(&mut self, restart: Option<Restart>, bond: Bond) -> Step {
-        let began = Instant::now();
-        let epoch = bond.epoch();
-        let supervised = self.supervised.clone();
+    /// Makes the next life.
+    fn begin(&mut self, restart: Option<RestartReason>, began: Instant) -> Alive {
+        let supervised = &self.supervised;
         let spec = &supervised.spec;
-        self.supervised.known_epoch.store(epoch, SeqCst);
-        self.supervised.set_bond(Some(bond));
-        let generation = self.supervised.signals.begin(began);
-        let token = CancellationToken::new();
+        let generation = supervised.signals.begin(began);
         if spec.start_timeout.is_none() {
-            self.supervised.signals.ready(generation);
+            supervised.signals.ready(generation);
         }
         if restart.is_some() {
-            self.supervised.restarted_at(began);
+            supervised.restarted_at(began);
         }
         self.set_state(TaskState::Running);
-        self.note_start(restart.as_ref(), generation);
-        if self.supervised.signals.is_ready() {
+        self.note_start(restart, generation);
+        if supervised.signals.is_ready() {
             self.tell(|| TaskEventKind::Ready);
         }
-        let links = match restart {
-            Some(restart) => restart.failed_run,
-            None => self.supervised.registered_in.clone(),
+        let link = match restart {
+            Some(_) => self.last_run(),
+            None => supervised.registered_in.as_deref(),
         };
+        let context = TaskContext::new(ContextParts {
+            task: supervised.task.clone(),
+            generation,
+            stop: Stop::default(),
+            supervised: Some(Arc::downgrade(supervised)),
+            manager: Arc::downgrade(&self.shared),
+        });
         let life = Life {
             shared: self.shared.clone(),
-            supervised: self.supervised.clone(),
-            generation,
-            token: token.clone(),
-            links: links.into_iter().collect(),
+            supervised: supervised.clone(),
+            context: context.clone(),
+            links: link.cloned().into_iter().collect(),
             ready_by: spec.start_timeout.map(|limit| (later(began, limit), limit)),
         };
-        let mut living = spec.body.live(life);
-        let mut stopping: Option<Stopping> = None;
-        let mut restart_due: Option<Instant> = None;
+        let living = supervised.body.live(life);
+        if !supervised.body.is_loop() {
+            self.untold = Some(began);
+        }
+        Alive {
+            began,
+            epoch: self.supervised.links.known_epoch(),
+            context,
+            living,
+            stopping: None,
+            restart_due: None,
+        }
+    }
+
+    async fn live(&mut self, restart: Option<RestartReason>) -> Step {
+        let mut alive = self.begin(restart, Instant::now());
         let end = loop {
-            if stopping.is_none() {
-                if let Some(because) = self.shared.must_yield(&self.supervised) {
-                    self.tell(|| TaskEventKind::Yielding { reason: because.reason });
-                    stopping = Some(Stopping::new(Wish::Yield(because), Some(spec.grace())));
-                }
-            }
-            if let Some(stop) = stopping.as_mut().filter(|stop| stop.asked.is_none()) {
-                self.set_state_once(TaskState::Stopping);
-                restart_due = None;
-                let now = Instant::now();
-                // During a shutdown its stages keep the order.
-                if (stop.wish == Wish::Leave && self.shared.tracker.is_closed())
-                    || now >= stop.held_until
-                    || !self.shared.is_held_up(&self.supervised)
-                {
-                    stop.asked = Some(now);
-                    token.cancel();
-                }
-            }
-            let held_until = stopping.filter(|stop| stop.asked.is_none()).map(|stop| stop.held_until);
-            let grace_over = stopping.and_then(|stop| stop.over());
-            let look = self.next_look(Instant::now()).filter(|_| stopping.is_none());
-            let timer = [grace_over, held_until, restart_due, look].into_iter().flatten().min();
-            tokio::select! {
-                biased;
-                signal = self.supervised.next_signal() => {
-                    let Signal::Order(order) = signal else { continue };
-                    match self.heard(order, epoch, stopping, restart_due) {
-                        Heard::Nothing => {}
-                        Heard::Stop(stop) => stopping = Some(stop),
-                        Heard::RestartAt(due) => restart_due = Some(due),
-                        Heard::Kill => {
-                            stopping = Some(Stopping::new(Wish::Leave, None));
-                            break None;
-                        }
-                    }
-                }
-                () = sleep_until(timer.unwrap_or(began)), if timer.is_some() => {
-                    let now = Instant::now();
-                    if grace_over.is_some_and(|over| over <= now) {
+            let timer = self.look_after(&mut alive);
+            match self.live_until(&mut alive, timer).await {
+                Woken::Ended(end) => break Some(end),
+                Woken::Signal(Signal::Look) => {}
+                Woken::Signal(Signal::Order(order)) => match self.heard(order, &alive) {
+                    Heard::Nothing => {}
+                    Heard::Stop(stop) => alive.stopping = Some(stop),
+                    Heard::RestartAt(due) => alive.restart_due = Some(due),
+                    Heard::Kill => {
+                        alive.stopping = Some(Stopping::new(Wish::Leave, None));
                         break None;
                     }
-                    if restart_due.is_some_and(|due| due <= now) && self.shared.tracker.is_closed() {
-                        restart_due = None;
-                    } else if restart_due.is_some_and(|due| due <= now) {
-                        self.group_restart(epoch, now, RestartReason::Requested);
-                        stopping = Some(Stopping::new(Wish::Restart(RestartReason::Requested), Some(spec.grace())));
-                    } else {
-                        self.look_for_silence(now);
+                },
+                Woken::Timer => {
+                    if self.timer_fired(&mut alive, Instant::now()) {
+                        break None;
                     }
                 }
-                end = &mut living => break Some(end),
             }
         };
+        self.timer.clear();
+        self.lived(alive, end)
+    }
+
+    /// Asks the life to stop where that is due. Answers when there is something to do next.
+    fn look_after(&self, alive: &mut Alive) -> Option<Instant> {
+        let spec = &self.supervised.spec;
+        if alive.stopping.is_none() {
+            if let Some(because) = self.shared.must_yield(&self.supervised) {
+                self.tell(|| TaskEventKind::Yielding { reason: because.reason });
+                alive.stopping = Some(Stopping::new(Wish::Yield(because), Some(spec.grace())));
+            }
+        }
+        if let Some(stop) = alive.stopping.as_mut().filter(|stop| stop.asked.is_none()) {
+            self.set_state_once(TaskState::Stopping);
+            alive.restart_due = None;
+            let now = Instant::now();
+            // During a shutdown its stages keep the order.
+            if (stop.wish == Wish::Leave && self.shared.tracker.is_closed())
+                || now >= stop.held_until
+                || !self.shared.is_held_up(&self.supervised)
+            {
+                stop.asked = Some(now);
+                alive.context.ask_to_stop();
+            }
+        }
+        match &alive.stopping {
+            Some(stop) if stop.asked.is_none() => Some(stop.held_until),
+            Some(stop) => stop.over(),
+            None => [alive.restart_due, self.next_look()].into_iter().flatten().min(),
+        }
+    }
+
+    /// Lives until there is something to do.
+    async fn live_until(&mut self, alive: &mut Alive, due: Option<Instant>) -> Woken {
+        // A timer that has been set goes before the life, and so does one that is due already: one without a grace is not
+        // asked. A new one is set when the life has had its turn, which may be its last.
+        let mut is_set = due.is_some_and(|due| self.timer.is_set_to(due) || due <= Instant::now());
+        poll_fn(|cx| {
+            if let Poll::Ready(signal) = self.supervised.poll_signal(cx) {
+                return Poll::Ready(Woken::Signal(signal));
+            }
+            if let (Some(due), true) = (due, is_set) {
+                if self.timer.poll(due, cx).is_ready() {
+                    return Poll::Ready(Woken::Timer);
+                }
+            }
+            if let Poll::Ready(end) = alive.living.as_mut().poll(cx) {
+                return Poll::Ready(Woken::Ended(end));
+            }
+            if let (Some(due), false) = (due, is_set) {
+                is_set = true;
+                if self.timer.poll(due, cx).is_ready() {
+                    return Poll::Ready(Woken::Timer);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Does what the timer was for. Answers whether the life is to be dropped.
+    fn timer_fired(&self, alive: &mut Alive, now: Instant) -> bool {
+        if alive.stopping.and_then(|stop| stop.over()).is_some_and(|over| over <= now) {
+            return true;
+        }
+        let restart_is_due = alive.restart_due.is_some_and(|due| due <= now);
+        if restart_is_due && self.shared.tracker.is_closed() {
+            alive.restart_due = None;
+        } else if restart_is_due {
+            let requested = RestartReason::Requested;
+            self.group_restart(alive.epoch, now, requested);
+            alive.stopping =
+                Some(Stopping::new(Wish::Restart(requested), Some(self.supervised.spec.grace())));
+        } else {
+            self.look_for_silence(now);
+        }
+        false
+    }
+
+    /// What follows a life: `end` where it ended by itself.
+    fn lived(&mut self, alive: Alive, mut end: Option<LifeEnd>) -> Step {
+        let Alive { began, epoch, living, stopping, restart_due, .. } = alive;
         let wish = stopping.map(|stop| stop.wish);
         // During a shutdown it leaves then, whatever it was stopped for.
         if end.is_none() && (wish == Some(Wish::Leave) || self.shared.tracker.is_closed()) {
@@ -394,22 +543,23 @@ impl Driver {
         }
         // The life's hooks are the user's too: a panic in their destructors ends here.
         let _ = catch(self.shared.recorder.options.silence_panics, move || drop(living));
+        self.tell_exit(|| end.as_ref().map_or(Exit::Cancellation, |end| end.exit.clone()));
         self.supervised.signals.set_sleeping(false);
-        if let Some(span_context) = end.as_ref().and_then(|end| end.span_context.clone()) {
-            self.last_run = Some(span_context);
+        if let Some(span_context) = end.as_mut().and_then(|end| end.span_context.take()) {
+            self.before().last_run = Some(span_context);
         }
-        let step = self.after(wish, end, began.elapsed(), epoch, restart_due);
+        let step = self.after(wish, end, began, epoch, restart_due);
         self.supervised.set_bond(None);
         self.shared.changed(&self.supervised);
         step
     }
 
     /// When to look next for a sign of life. One that is not expected now, in a loop that sleeps, may be from then on.
-    fn next_look(&self, now: Instant) -> Option<Instant> {
+    fn next_look(&self) -> Option<Instant> {
         let timeout = self.supervised.spec.heartbeat_timeout?;
         let last = self.supervised.signals.last_beat();
         let expected = self.supervised.must_beat() && !self.supervised.signals.is_told(last);
-        Some(later(if expected { last } else { now }, timeout))
+        Some(later(if expected { last } else { Instant::now() }, timeout))
     }
 
     fn look_for_silence(&self, now: Instant) {
@@ -422,13 +572,8 @@ impl Driver {
     }
 
     /// What an order means to a life.
-    fn heard(
-        &self,
-        order: Order,
-        epoch: u64,
-        stopping: Option<Stopping>,
-        restart_due: Option<Instant>,
-    ) -> Heard {
+    fn heard(&self, order: Order, alive: &Alive) -> Heard {
+        let Alive { epoch, stopping, restart_due, .. } = *alive;
         let grace = Some(self.supervised.spec.grace());
         let stop = |wish, grace| {
             Heard::Stop(match stopping {
@@ -467,7 +612,7 @@ impl Driver {
                 }
             }
             Order::Stop { grace } => stop(Wish::Stop, Some(grace)),
-            Order::Pause if self.supervised.spec.body.hold(true) => {
+            Order::Pause if self.supervised.body.hold(true) => {
                 self.tell_pause();
                 self.set_state(TaskState::Paused);
                 Heard::Nothing
@@ -478,7 +623,7 @@ impl Driver {
                 stop(Wish::Restart(RestartReason::Requested), grace)
             }
             Order::Resume => {
-                if self.supervised.spec.body.hold(false) && self.supervised.state() == TaskState::Paused {
+                if self.supervised.body.hold(false) && self.supervised.state() == TaskState::Paused {
                     self.supervised.signals.rearm(Instant::now());
                     self.set_state(TaskState::Running);
                 }
@@ -489,7 +634,7 @@ impl Driver {
 
     /// Tells the group that this member has to be restarted at `due`.
     fn group_restart(&self, epoch: u64, due: Instant, reason: RestartReason) -> GroupRestart {
-        let Some(membership) = &self.supervised.links.membership else { return GroupRestart::Begins };
+        let Some(membership) = self.supervised.links.membership() else { return GroupRestart::Begins };
         let answer = membership.group.restart(membership.index, epoch, due, reason.counts());
         self.shared.changed(&self.supervised);
         answer
@@ -500,7 +645,7 @@ impl Driver {
         &mut self,
         wish: Option<Wish>,
         end: Option<LifeEnd>,
-        lasted: Duration,
+        began: Instant,
         epoch: u64,
         restart_due: Option<Instant>,
     ) -> Step {
@@ -508,13 +653,11 @@ impl Driver {
             // Whatever it ended with, nothing begins again during a shutdown.
             _ if self.shared.tracker.is_closed() => Step::Leave,
             Some(Wish::Leave) => Step::Leave,
-            Some(Wish::Stop) => self.stopped(TaskState::Stopped, end.as_ref()),
+            Some(Wish::Stop) => self.stopped(TaskState::Stopped),
             Some(Wish::Pause) => self.paused(),
             Some(Wish::GiveUp(why)) => self.gave_up(why),
-            Some(Wish::Yield(Yield { stays_down: true, .. })) => {
-                self.stopped(TaskState::Stopped, end.as_ref())
-            }
-            Some(Wish::Yield(Yield { reason, .. })) => Step::Await(Some(self.restart(reason))),
+            Some(Wish::Yield(Yield { stays_down: true, .. })) => self.stopped(TaskState::Stopped),
+            Some(Wish::Yield(Yield { reason, .. })) => Step::Await(Some(reason)),
             // A stall is the task's fault and counts against its limit; a request does not.
             Some(Wish::Restart(reason))
                 if reason.counts() && self.supervised.spec.policy == RestartPolicy::Never =>
@@ -524,25 +667,25 @@ impl Driver {
             Some(Wish::Restart(reason)) if reason.counts() && self.limit_reached() => {
                 self.gave_up("stalled too often")
             }
-            Some(Wish::Restart(reason)) => Step::Await(Some(self.restart(reason))),
+            Some(Wish::Restart(reason)) => Step::Await(Some(reason)),
             None => match restart_due {
                 // Promised to whoever asked for it: it takes place though the run ended before it was due.
-                Some(until) => Step::Backoff { until, restart: self.requested() },
-                None => self.decide(end, lasted, epoch),
+                Some(until) => Step::Backoff { until, reason: RestartReason::Requested },
+                None => self.decide(end, began, epoch),
             },
         }
     }
 
     /// What follows a life that ended by itself.
-    fn decide(&mut self, end: Option<LifeEnd>, lasted: Duration, epoch: u64) -> Step {
-        let spec = &self.supervised.spec;
+    fn decide(&mut self, end: Option<LifeEnd>, began: Instant, epoch: u64) -> Step {
+        let spec = self.supervised.spec.clone();
         let exit = end.as_ref().map_or(Exit::Cancellation, |end| end.exit.clone());
         if end.as_ref().is_some_and(|end| end.finished) {
-            return self.stopped(TaskState::Finished, end.as_ref());
+            return self.stopped(TaskState::Finished);
         }
         match spec.policy.judge(&exit) {
-            Verdict::Finished => self.stopped(TaskState::Finished, end.as_ref()),
-            Verdict::Stopped => self.stopped(TaskState::Stopped, end.as_ref()),
+            Verdict::Finished => self.stopped(TaskState::Finished),
+            Verdict::Stopped => self.stopped(TaskState::Stopped),
             Verdict::Failed => self.gave_up("not to be restarted after this"),
             // A loop that is held: it begins anew when somebody resumes it.
             Verdict::Restart(_) if self.supervised.state() == TaskState::Paused => {
@@ -551,27 +694,30 @@ impl Driver {
             // Another member took it along just when it failed: one restart, and not of its own.
             Verdict::Restart(_) if self.is_taken_along(epoch) => {
                 if self.shared.stays_down(&self.supervised) {
-                    self.stopped(TaskState::Stopped, end.as_ref())
+                    self.stopped(TaskState::Stopped)
                 } else {
-                    Step::Await(Some(self.restart(RestartReason::Group)))
+                    Step::Await(Some(RestartReason::Group))
                 }
             }
             Verdict::Restart(_) if self.limit_reached() => self.gave_up("restarted too often"),
             Verdict::Restart(reason) => {
-                if spec.backoff.resets_after(lasted) {
-                    (self.attempt, self.delay) = (0, Duration::ZERO);
+                let random = (self.shared.settings.random)();
+                let before = self.before();
+                if spec.backoff.resets_after(began.elapsed()) {
+                    (before.attempt, before.delay) = (0, Duration::ZERO);
                 }
-                let delay = spec.backoff.delay(self.attempt, self.delay, (self.shared.settings.random)());
+                let delay = spec.backoff.delay(before.attempt, before.delay, random);
                 let until = later(Instant::now(), delay);
                 match self.group_restart(epoch, until, reason) {
                     GroupRestart::LimitReached => self.gave_up(GROUP_LIMIT),
-                    GroupRestart::Stopped => self.stopped(TaskState::Stopped, end.as_ref()),
-                    GroupRestart::UnderWay => Step::Await(Some(self.restart(RestartReason::Group))),
+                    GroupRestart::Stopped => self.stopped(TaskState::Stopped),
+                    GroupRestart::UnderWay => Step::Await(Some(RestartReason::Group)),
                     GroupRestart::Begins => {
-                        self.attempt = self.attempt.saturating_add(1);
-                        self.delay = delay;
+                        let before = self.before();
+                        before.attempt = before.attempt.saturating_add(1);
+                        before.delay = delay;
                         self.tell(|| TaskEventKind::BackingOff { reason, delay });
-                        Step::Backoff { until, restart: self.restart(reason) }
+                        Step::Backoff { until, reason }
                     }
                 }
             }
@@ -580,12 +726,12 @@ impl Driver {
 
     /// Whether the group wants a life of this epoch to end.
     fn is_taken_along(&self, epoch: u64) -> bool {
-        self.supervised.links.membership.as_ref().is_some_and(|membership| membership.epoch() > epoch)
+        self.supervised.links.membership().is_some_and(|membership| membership.epoch() > epoch)
     }
 
     /// Notes what becomes of it at shutdown.
     fn note(&self, outcome: ShutdownOutcome) {
-        self.place.iter().for_each(|place| place.note(outcome));
+        self.shared.tracker.note_driver(&self.supervised, outcome);
     }
 
     /// Leaves without having had anything to stop.
@@ -601,11 +747,11 @@ impl Driver {
         restarts >= intensity.max_restarts()
     }
 
-    fn note_start(&self, restart: Option<&Restart>, generation: u64) {
+    fn note_start(&self, restart: Option<RestartReason>, generation: u64) {
         let identity = &self.supervised.task.identity;
-        let began = || TaskEventKind::Started { restart: restart.map(|restart| restart.reason) };
+        let began = || TaskEventKind::Started { restart };
         let generation = i64::try_from(generation).unwrap_or(i64::MAX);
-        let Some(restart) = restart else {
+        let Some(reason) = restart else {
             self.tell(began);
             with_trace(None, || {
                 tracing::event!(
@@ -617,24 +763,24 @@ impl Driver {
             });
             return;
         };
-        self.supervised.task.cell.restarted(restart.reason, self.shared.recorder.now(), SystemTime::now());
+        self.supervised.task.cell.restarted(reason, self.shared.recorder.now(), SystemTime::now());
         self.tell(began);
-        with_trace(context_of(restart.failed_run.as_ref()), || {
+        with_trace(context_of(self.last_run()), || {
             tracing::event!(
                 name: record::RESTARTED, target: SCOPE, parent: None, tracing::Level::WARN,
                 { key::NAME } = &*identity.name, { key::COMPONENT } = identity.component.as_deref(),
-                { key::GENERATION } = generation, { key::RESTART_REASON } = restart.reason.as_str(),
-                "task {} restarted: {}", identity.name, restart.reason.as_str(),
+                { key::GENERATION } = generation, { key::RESTART_REASON } = reason.as_str(),
+                "task {} restarted: {}", identity.name, reason.as_str(),
             );
         });
     }
 
-    fn stopped(&self, state: TaskState, end: Option<&LifeEnd>) -> Step {
+    fn stopped(&self, state: TaskState) -> Step {
         self.tell(|| match state {
             TaskState::Finished => TaskEventKind::Finished,
             _ => TaskEventKind::Stopped,
         });
-        self.log_rest(state, end);
+        self.log_rest(state);
         Step::Rest(state)
     }
 
@@ -645,13 +791,12 @@ impl Driver {
 
     fn tell_pause(&self) {
         self.tell(|| TaskEventKind::Paused);
-        self.log_rest(TaskState::Paused, None);
+        self.log_rest(TaskState::Paused);
     }
 
-    fn log_rest(&self, state: TaskState, end: Option<&LifeEnd>) {
+    fn log_rest(&self, state: TaskState) {
         let identity = &self.supervised.task.identity;
-        let trace = end.and_then(|end| end.span_context.as_ref()).or(self.last_run.as_ref());
-        with_trace(context_of(trace), || {
+        with_trace(context_of(self.last_run()), || {
             tracing::event!(
                 name: record::STOPPED, target: SCOPE, parent: None, tracing::Level::INFO,
                 { key::NAME } = &*identity.name, { key::COMPONENT } = identity.component.as_deref(),
@@ -665,7 +810,7 @@ impl Driver {
         self.tell(|| TaskEventKind::GaveUp { reason: why });
         let identity = &self.supervised.task.identity;
         let intensity = self.supervised.spec.intensity;
-        with_trace(context_of(self.last_run.as_ref()), || {
+        with_trace(context_of(self.last_run()), || {
             tracing::event!(
                 name: record::GAVE_UP, target: SCOPE, parent: None, tracing::Level::ERROR,
                 { key::NAME } = &*identity.name, { key::COMPONENT } = identity.component.as_deref(),
@@ -682,7 +827,7 @@ impl Driver {
     fn escalate(&self, why: &'static str) {
         let escalation = self.supervised.spec.escalation;
         // One that nobody restarts takes nobody along unasked, as OTP's temporary children do not.
-        if let Some(membership) = self.supervised.links.membership.as_ref().filter(|_| {
+        if let Some(membership) = self.supervised.links.membership().filter(|_| {
             escalation == Escalation::Group || self.supervised.spec.policy != RestartPolicy::Never
         }) {
             membership.group.given_up(membership.index, escalation == Escalation::Group);
@@ -696,6 +841,7 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        self.tell_exit(|| Exit::Cancellation);
         if !self.done {
             // Dropped with its runtime.
             self.note(ShutdownOutcome::Aborted);
@@ -707,7 +853,7 @@ impl Drop for Driver {
         if self.supervised.is_to_unregister() {
             self.shared.forget(&self.supervised);
         }
-        self.place = None;
+        self.shared.tracker.leave_driver(&self.supervised);
         self.supervised.driver_left();
         self.shared.changed(&self.supervised);
     }
@@ -730,16 +876,6 @@ enum Heard {
     Stop(Stopping),
     RestartAt(Instant),
     Kill,
-}
-
-/// A timer rounds up to its next millisecond; where there is nothing to wait for others have their turn, and that is all: a
-/// task that fails at once must not keep its thread to itself.
-async fn wait_until(until: Instant) {
-    if until <= Instant::now() {
-        tokio::task::yield_now().await;
-    } else {
-        sleep_until(until).await;
-    }
 }
 
 fn context_of(span: Option<&SpanContext>) -> Option<opentelemetry::Context> {

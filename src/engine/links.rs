@@ -12,7 +12,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::Ordering::SeqCst},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
 };
 
 use tokio::time::Instant;
@@ -23,12 +26,18 @@ use crate::{
     policy::{DependencyLoss, RestartIntensity, RestartPolicy, RestartReason, RestartStrategy},
 };
 
-/// What a task is linked to, said when it is registered.
+/// What a task is linked to, said when it is registered. Most tasks are linked to nothing, and carry no more than that.
 #[derive(Default)]
-pub(crate) struct Links {
-    pub(crate) dependencies: Vec<Arc<str>>,
-    pub(crate) loss: DependencyLoss,
-    pub(crate) membership: Option<Membership>,
+pub(crate) struct Links(Option<Box<Linked>>);
+
+struct Linked {
+    dependencies: Vec<Arc<str>>,
+    loss: DependencyLoss,
+    membership: Option<Membership>,
+    /// What the present life rests on; `None` while there is none. Written by the driver alone.
+    bond: Mutex<Option<Bond>>,
+    /// The epoch of its group that its last life knew. Written by the driver alone.
+    known_epoch: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -217,7 +226,7 @@ impl Membership {
 
     /// Whether the group was stopped since the member, which is `task`, last began or was begun by hand.
     fn is_stopped(&self, task: &Supervised) -> bool {
-        task.known_epoch.load(SeqCst) < self.group.state().stopped_up_to[self.index]
+        task.links.known_epoch() < self.group.state().stopped_up_to[self.index]
     }
 
     /// How often this member had to begin anew.
@@ -227,8 +236,53 @@ impl Membership {
 }
 
 impl Links {
+    pub(crate) fn new(
+        dependencies: Vec<Arc<str>>,
+        loss: DependencyLoss,
+        membership: Option<Membership>,
+    ) -> Self {
+        let linked = !dependencies.is_empty() || membership.is_some();
+        let (bond, known_epoch) = (Mutex::default(), AtomicU64::new(0));
+        Self(linked.then(|| Box::new(Linked { dependencies, loss, membership, bond, known_epoch })))
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.dependencies.is_empty() && self.membership.is_none()
+        self.0.is_none()
+    }
+
+    pub(crate) fn dependencies(&self) -> &[Arc<str>] {
+        self.0.as_ref().map_or(&[], |linked| &linked.dependencies)
+    }
+
+    fn loss(&self) -> DependencyLoss {
+        self.0.as_ref().map_or(DependencyLoss::default(), |linked| linked.loss)
+    }
+
+    pub(crate) fn membership(&self) -> Option<&Membership> {
+        self.0.as_ref()?.membership.as_ref()
+    }
+
+    /// The epoch of its group that its last life knew.
+    pub(crate) fn known_epoch(&self) -> u64 {
+        self.0.as_ref().map_or(0, |linked| linked.known_epoch.load(SeqCst))
+    }
+
+    /// Called by the driver alone.
+    pub(crate) fn know_epoch(&self, epoch: u64) {
+        if let Some(linked) = &self.0 {
+            linked.known_epoch.store(epoch, SeqCst);
+        }
+    }
+
+    /// Called by the driver alone.
+    pub(crate) fn set_bond(&self, bond: Option<Bond>) {
+        if let Some(linked) = &self.0 {
+            *linked.bond.lock().unwrap_or_else(PoisonError::into_inner) = bond;
+        }
+    }
+
+    fn bond(&self) -> Option<Bond> {
+        self.0.as_ref()?.bond.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -243,7 +297,7 @@ fn is_settled(member: &Supervised, epoch: u64) -> bool {
     match member.state() {
         TaskState::Stopped | TaskState::Paused => true,
         TaskState::Finished => {
-            member.known_epoch.load(SeqCst) >= epoch || member.spec.policy == RestartPolicy::Never
+            member.links.known_epoch() >= epoch || member.spec.policy == RestartPolicy::Never
         }
         TaskState::Failed => member.spec.policy == RestartPolicy::Never,
         _ => member.is_ready(),
@@ -256,7 +310,7 @@ impl Shared {
         let mut waits_for = Vec::new();
         let mut until = None;
         let mut bond = Bond::default();
-        for name in &task.links.dependencies {
+        for name in task.links.dependencies() {
             // One that has still to go down is as good as down: a life that began on it would end at once, and so for ever.
             let may_rest_on =
                 |dependency: &Arc<Supervised>| dependency.is_ready() && self.must_yield(dependency).is_none();
@@ -267,7 +321,7 @@ impl Shared {
                 None => waits_for.push(name.clone()),
             }
         }
-        if let Some(Membership { group, index }) = &task.links.membership {
+        if let Some(Membership { group, index }) = task.links.membership() {
             let first_time = task.signals.generation() == 0;
             // One for one, the order is that of the first start; afterwards each is on its own.
             let in_order = first_time || group.strategy != RestartStrategy::OneForOne;
@@ -295,14 +349,14 @@ impl Shared {
     /// Whether a member that finished begins anew, because its group does: as in OTP, whatever state it was in.
     pub(crate) fn begins_anew(&self, task: &Supervised) -> bool {
         task.spec.policy != RestartPolicy::Never
-            && task.links.membership.as_ref().is_some_and(|membership| {
-                membership.epoch() > task.known_epoch.load(SeqCst) && !membership.is_stopped(task)
+            && task.links.membership().is_some_and(|membership| {
+                membership.epoch() > task.links.known_epoch() && !membership.is_stopped(task)
             })
     }
 
     /// Whether a task that has not begun again yet stays down, because its group was stopped meanwhile.
     pub(crate) fn stays_down(&self, task: &Supervised) -> bool {
-        task.links.membership.as_ref().is_some_and(|membership| membership.is_stopped(task))
+        task.links.membership().is_some_and(|membership| membership.is_stopped(task))
     }
 
     /// Whether the life of a task is out of date, and what becomes of the task then.
@@ -310,7 +364,7 @@ impl Shared {
         if task.links.is_empty() || !task.is_up() {
             return None;
         }
-        if let Some(membership) = &task.links.membership {
+        if let Some(membership) = task.links.membership() {
             if task.is_out_of_date(membership.epoch()) {
                 // One that nobody restarts goes down with the others and stays down, as OTP's temporary children do.
                 let stays_down = membership.is_stopped(task) || task.spec.policy == RestartPolicy::Never;
@@ -318,10 +372,10 @@ impl Shared {
             }
         }
         // A detached task goes on, whatever becomes of what it rested on: nobody waits for it any more either.
-        if task.links.loss == DependencyLoss::Keep || !task.stands() {
+        if task.links.loss() == DependencyLoss::Keep || !task.stands() {
             return None;
         }
-        let bond = task.bond()?;
+        let bond = task.links.bond()?;
         let lost = || {
             bond.dependencies.iter().any(|(dependency, generation)| match dependency.upgrade() {
                 Some(dependency) => {
@@ -336,13 +390,13 @@ impl Shared {
         };
         lost().then_some(Yield {
             reason: RestartReason::Dependency,
-            stays_down: task.links.loss == DependencyLoss::Stop,
+            stays_down: task.links.loss() == DependencyLoss::Stop,
         })
     }
 
     /// Whether somebody has to go down before this task may: a dependent, or a later member of its group.
     pub(crate) fn is_held_up(&self, task: &Supervised) -> bool {
-        let later = task.links.membership.iter().flat_map(|Membership { group, index }| {
+        let later = task.links.membership().into_iter().flat_map(|Membership { group, index }| {
             group.members().filter(|(other, _)| other > index).map(|(_, member)| member)
         });
         later.into_iter().any(|member| self.must_yield(&member).is_some())
@@ -358,6 +412,9 @@ impl Shared {
     /// Lets everyone look again who may have waited for a change in `task`: those that rest on it, near and far, those it
     /// rests on, and its group.
     pub(crate) fn changed(&self, task: &Supervised) {
+        if task.links.is_empty() && !self.has_dependents() {
+            return;
+        }
         let mut told: Vec<Arc<Supervised>> = Vec::new();
         let mut next = self.dependents(task.name());
         while let Some(dependent) = next.pop() {
@@ -368,10 +425,10 @@ impl Shared {
             told.push(dependent);
         }
         told.iter().for_each(|dependent| dependent.look());
-        for name in &task.links.dependencies {
+        for name in task.links.dependencies() {
             self.supervised(name).iter().for_each(|dependency| dependency.look());
         }
-        if let Some(Membership { group, index }) = &task.links.membership {
+        if let Some(Membership { group, index }) = task.links.membership() {
             group.member_changed(*index);
         }
     }

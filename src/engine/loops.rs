@@ -12,8 +12,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::spec::{ErrorRules, Factory};
-use super::{Body, Life, LifeEnd, Order, Supervised, TaskContext, later, spec, supervised::Untold};
+use super::{Factory, Life, LifeEnd, Order, Supervised, TaskContext, later, spec, supervised::Untold};
 use crate::{
     cell::SkipReason,
     policy::{Exit, TaskOutput},
@@ -127,10 +126,8 @@ impl TaskLoop {
         });
         let body = LoopBody {
             factory: spec::erase(body),
-            rules: Arc::default(),
             control,
             count: None,
-            timeout: None,
             before_loop: None,
             after_loop: None,
             after_iteration: None,
@@ -356,27 +353,23 @@ impl Control {
 
 #[derive(Clone)]
 pub(crate) struct LoopBody {
-    pub(crate) factory: Factory,
-    pub(crate) rules: Arc<ErrorRules>,
+    pub(crate) factory: Arc<dyn Factory>,
     control: Arc<Control>,
     count: Option<u64>,
-    pub(crate) timeout: Option<Duration>,
     before_loop: Option<Hook<(), ()>>,
     after_loop: Option<Hook<(), ()>>,
     after_iteration: Option<Hook<LoopOutcome, ()>>,
     on_error: Option<Hook<LoopOutcome, OnError>>,
 }
 
-impl Body for LoopBody {
-    fn live(&self, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
+impl LoopBody {
+    /// One life. Runs no user code before it is polled.
+    pub(crate) fn live(&self, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
         Box::pin(LoopLife { body: self.clone(), life }.live())
     }
 
-    fn is_loop(&self) -> bool {
-        true
-    }
-
-    fn hold(&self, held: bool) -> bool {
+    /// Holds the life under way, or lets it go on. Answers whether there is one.
+    pub(crate) fn hold(&self, held: bool) -> bool {
         let mut state = self.control.state();
         if state.running {
             state.held = held;
@@ -387,7 +380,8 @@ impl Body for LoopBody {
         running
     }
 
-    fn registered(&self, supervised: &Arc<Supervised>) {
+    /// Called when the task is registered.
+    pub(crate) fn registered(&self, supervised: &Arc<Supervised>) {
         *self.control.supervised.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(supervised);
     }
 }
@@ -412,7 +406,7 @@ impl LoopLife {
         tokio::select! {
             biased;
             // A hook that waits for what never comes must not hold up a stop; the first wait below ends the life.
-            () = self.life.token.cancelled() => {}
+            () = self.life.context.cancelled() => {}
             _ = self.hook("before_loop", self.body.before_loop.as_ref().map(|hook| hook(()))) => {}
         }
         let mut planned = Instant::now();
@@ -465,7 +459,7 @@ impl LoopLife {
             self.life.supervised.signals.set_sleeping(true);
             tokio::select! {
                 biased;
-                () = self.life.token.cancelled() => return Woken::Stop,
+                () = self.life.context.cancelled() => return Woken::Stop,
                 () = control.changed.notified() => {
                     let state = control.state();
                     if state.stop_requested {
@@ -496,29 +490,30 @@ impl LoopLife {
         let recorder = &self.life.shared.recorder;
         let began = Instant::now();
         let supervised = &self.life.supervised;
-        supervised.signals.heartbeat(self.life.generation, began);
+        supervised.signals.heartbeat(self.life.context.generation(), began);
         self.body.control.state().iteration = iteration;
         if let Some(exposition) = recorder.exposition() {
             let delay = began.saturating_duration_since(planned).as_secs_f64();
             exposition.instruments.schedule_delay.record(delay, supervised.task.attributes());
         }
         let begin = Begin {
-            generation: Some(self.life.generation),
+            generation: Some(self.life.context.generation()),
             iteration: Some(iteration),
             // The first iteration takes them all.
             links: std::mem::take(&mut self.life.links),
-            timeout: self.body.timeout,
+            timeout: supervised.spec.run_timeout,
             ..Begin::new(recorder.clone(), supervised.task.clone())
         };
-        let future = (self.body.factory)(self.life.context(Some(iteration)), self.body.rules.clone());
+        let context = self.life.context.of_iteration(iteration);
+        let future = self.body.factory.clone().make(context, supervised.rules.clone());
         let future = self.life.until_ready(future);
         let run = Run::begun(begin, future, Exit::clone, ());
-        let untold = Untold::begin(&self.life, Some(iteration));
+        let untold = Untold::begin(&self.life, iteration);
         let ended = run.await;
         untold.tell(&ended);
         if ended.exit == Exit::Success && !supervised.signals.is_ready() {
             // A loop that has done its work once is ready, whether it says so or not.
-            self.life.context(Some(iteration)).ready();
+            self.life.context.ready();
         }
         self.body.control.state().last_result = Some(ended.exit.clone());
         (LoopOutcome { iteration, exit: ended.exit, duration: began.elapsed() }, ended.span_context)

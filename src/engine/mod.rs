@@ -41,7 +41,7 @@ pub use events::{EVENT_CAPACITY, TaskEvent, TaskEventKind, TaskEvents};
 pub(crate) use links::{Group, Links, Membership};
 pub use loops::{LoopControlError, LoopError, LoopHandle, LoopOutcome, OnError, TaskLoop};
 pub(crate) use monitor::{is_running as monitor_is_running, start as start_monitor, stop as stop_monitor};
-pub(crate) use orders::Order;
+pub(crate) use orders::{Order, Signal};
 pub use report::{LastResort, ShutdownCause, ShutdownOutcome, ShutdownReport, TaskShutdown};
 pub use shared::DEFAULT_SPAN_PREFIX;
 pub(crate) use shared::{Registration, Settings, Shared};
@@ -49,5 +49,5 @@ pub(crate) use shutdown::{Awaited, abort as abort_shutdown, begin as begin_shutd
 pub use signal::{ShutdownSignal, shutdown_signal};
 pub(crate) use spawn::SpawnOptions;
 pub use spawn::TaskBuilder;
-pub(crate) use spec::{ErrorRules, Factory, FactoryBody, TaskSpec, erase, error_type_of};
-pub(crate) use supervised::{Body, Life, LifeEnd, Signal, Supervised};
+pub(crate) use spec::{ErrorRules, Factory, TaskSpec, Work, erase, error_type_of};
+pub(crate) use supervised::{Body, Life, LifeEnd, Supervised};

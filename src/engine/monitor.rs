@@ -107,7 +107,6 @@ fn strings(strings: &[String]) -> Value {
 
 fn check_health(shared: &Arc<Shared>, span: &ManagedSpan) {
     let tasks = shared.all_registered();
-    let now = Instant::now();
     let mut unhealthy = Vec::new();
     for task in &tasks {
         let snapshot = task.task.cell.snapshot(&task.task.identity, shared.recorder.now());
@@ -116,16 +115,7 @@ fn check_health(shared: &Arc<Shared>, span: &ManagedSpan) {
         if !health.is_healthy {
             unhealthy.push(task.task.identity.name.to_string());
         }
-        let changed = {
-            let mut checked = task.checked.lock().unwrap_or_else(PoisonError::into_inner);
-            // The first check waits for the first interval. Whoever failed, died or stalled was seen to when it happened.
-            let (since, before) = *checked.get_or_insert((now, true));
-            let due = now.saturating_duration_since(since) >= task.spec.health_check_interval;
-            if due {
-                *checked = Some((now, health.is_healthy));
-            }
-            due && health.is_healthy != before
-        };
+        let changed = task.checked(shared.recorder.now(), task.spec.health_check_interval, health.is_healthy);
         if changed {
             tell_health(shared, task, &health);
         }

@@ -1,6 +1,9 @@
 //! What a driver is told, and the slot in which it finds it.
 
-use std::time::Duration;
+use std::{
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use crate::sync::{Mutex, lock};
 
@@ -34,31 +37,84 @@ impl Order {
     }
 }
 
-/// Holds at most one order: whoever leaves one and the driver that takes it never wait for each other.
+/// What a driver is woken by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signal {
+    Order(Order),
+    /// Something it is linked to has changed.
+    Look,
+}
+
+/// Holds at most one order, and that there is something to look at: whoever leaves one and the driver that takes it never
+/// wait for each other.
 #[derive(Default)]
-pub(crate) struct OrderSlot(Mutex<Option<Order>>);
+pub(crate) struct OrderSlot(Mutex<Held>);
+
+#[derive(Default)]
+struct Held {
+    order: Option<Order>,
+    look: bool,
+    /// The driver's, while it waits.
+    waker: Option<Waker>,
+}
 
 impl OrderSlot {
     /// Leaves an order, unless what is held goes before it. Answers whether the driver will see it.
     pub(crate) fn leave(&self, order: Order) -> bool {
         // Under one lock with the look: an order left in between would be lost.
         let mut held = lock(&self.0);
-        let wins = match *held {
+        let wins = match held.order {
             None => true,
             Some(Order::Leave { .. } | Order::Kill) => order == Order::Kill,
             // It takes back a pause, and nothing else that was asked for.
-            Some(held) if order == Order::Resume => held == Order::Pause,
+            Some(before) if order == Order::Resume => before == Order::Pause,
             Some(_) => !order.yields(),
         };
-        if wins {
-            *held = Some(order);
+        if !wins {
+            return false;
         }
-        wins
+        held.order = Some(order);
+        let waker = held.waker.take();
+        // Not under the lock: a waker is the runtime's code.
+        drop(held);
+        waker.into_iter().for_each(Waker::wake);
+        true
+    }
+
+    /// Lets the driver look again at what it is linked to.
+    pub(crate) fn look(&self) {
+        let mut held = lock(&self.0);
+        held.look = true;
+        let waker = held.waker.take();
+        drop(held);
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Takes the order that is held, or that there is something to look at. Called by the driver alone.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Signal> {
+        let mut held = lock(&self.0);
+        if let Some(order) = held.order.take() {
+            return Poll::Ready(Signal::Order(order));
+        }
+        if std::mem::take(&mut held.look) {
+            return Poll::Ready(Signal::Look);
+        }
+        if !held.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            held.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Wakes nobody any more: the driver has gone, and its waker would hold what it ran in.
+    pub(crate) fn close(&self) {
+        let waker = lock(&self.0).waker.take();
+        drop(waker);
     }
 
     /// Takes the order that is held.
-    pub(crate) fn take(&self) -> Option<Order> {
-        lock(&self.0).take()
+    #[cfg(all(test, otel_tasks_loom))]
+    fn take(&self) -> Option<Order> {
+        lock(&self.0).order.take()
     }
 }
 
@@ -107,6 +163,38 @@ mod loom {
             assert!(accepted[0] && heard.contains(&LEAVE), "{heard:?}");
             assert!(heard.contains(&RESTART) <= accepted[1], "{heard:?}");
         });
+    }
+
+    /// Tells whether it was woken.
+    #[derive(Default)]
+    struct Woken(std::sync::atomic::AtomicBool);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+
+    /// Seen to fail where `poll` looks and leaves its waker under two locks, one after the other.
+    #[test]
+    fn a_driver_that_goes_to_sleep_is_woken_by_what_is_left_meanwhile() {
+        for order in [None, Some(STOP)] {
+            model(3, move || {
+                let (slot, woken) = (Arc::new(OrderSlot::default()), Arc::new(Woken::default()));
+                let leaves = {
+                    let slot = slot.clone();
+                    thread::spawn(move || match order {
+                        Some(order) => assert!(slot.leave(order)),
+                        None => slot.look(),
+                    })
+                };
+                let waker = Waker::from(woken.clone());
+                let asleep = slot.poll(&mut Context::from_waker(&waker)).is_pending();
+                leaves.join().expect("no panic");
+                assert_eq!(asleep, woken.0.load(std::sync::atomic::Ordering::SeqCst));
+                assert_eq!(asleep, slot.poll(&mut Context::from_waker(&waker)).is_ready());
+            });
+        }
     }
 
     #[test]

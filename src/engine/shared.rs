@@ -1,7 +1,9 @@
 //! What a manager's parts share: settings, cells, who is alive, what is registered.
 
 use std::{
-    collections::BTreeMap,
+    borrow::Borrow,
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -13,14 +15,14 @@ use opentelemetry::{Context as OtelContext, trace::TraceContextExt};
 use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 
 use super::{
-    LastResort, Order, Supervised, TaskEventKind, TaskSpec,
+    Body, ErrorRules, LastResort, Order, Supervised, TaskEventKind, TaskSpec,
     driver::Driver,
     events::EventBus,
     links::{Group, Links, Membership},
     monitor, order,
     polled::Polled,
     shutdown::{Drain, Positions},
-    tracker::{MemberKind, Tracker, stage_of_task},
+    tracker::{Tracker, stage_of_task},
     watch::Watch,
 };
 use crate::{
@@ -60,6 +62,8 @@ pub(crate) struct Shared {
     runtime: OnceLock<Handle>,
     started: AtomicBool,
     registered: Mutex<Registered>,
+    /// How many names others depend on. Written under the lock of `registered`.
+    depended_on: AtomicUsize,
     pub(crate) monitor: Mutex<Option<AbortHandle>>,
     /// Names that were warned about, so that each is warned about once.
     pub(crate) warned: Mutex<std::collections::HashSet<Arc<str>>>,
@@ -74,15 +78,49 @@ pub(crate) struct Shared {
 /// Written under one lock: what is registered is one fact.
 #[derive(Default)]
 pub(crate) struct Registered {
-    pub(crate) tasks: BTreeMap<Arc<str>, Arc<Supervised>>,
+    tasks: BTreeSet<ByName>,
     /// Who depends on a name, whether a task of that name is registered or not.
     dependents: BTreeMap<Arc<str>, Vec<Weak<Supervised>>>,
+    /// How the last was kept: the next is most likely kept alike, and then they share it.
+    last_spec: Option<Arc<TaskSpec>>,
 }
+
+/// A task that is found by its name, which it holds already: the key costs no memory of its own.
+struct ByName(Arc<Supervised>);
+
+impl Borrow<str> for ByName {
+    fn borrow(&self) -> &str {
+        self.0.name()
+    }
+}
+
+impl Ord for ByName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.name().cmp(other.0.name())
+    }
+}
+
+impl PartialOrd for ByName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for ByName {}
 
 /// A task to be registered.
 pub(crate) struct Registration {
     pub(crate) identity: Identity,
     pub(crate) spec: TaskSpec,
+    pub(crate) body: Body,
+    /// How its errors are classed and named; `None` where nobody said.
+    pub(crate) rules: Option<Arc<ErrorRules>>,
     pub(crate) links: Links,
 }
 
@@ -98,6 +136,7 @@ impl Shared {
             runtime: OnceLock::new(),
             started: AtomicBool::new(false),
             registered: Mutex::default(),
+            depended_on: AtomicUsize::new(0),
             monitor: Mutex::default(),
             warned: Mutex::default(),
             drain: OnceLock::new(),
@@ -129,30 +168,32 @@ impl Shared {
     }
 
     pub(crate) fn supervised(&self, name: &str) -> Option<Arc<Supervised>> {
-        self.registered().tasks.get(name).cloned()
+        self.registered().get(name).cloned()
     }
 
     /// Every registered task.
     pub(crate) fn all_registered(&self) -> Vec<Arc<Supervised>> {
-        self.registered().tasks.values().cloned().collect()
+        self.registered().all().cloned().collect()
+    }
+
+    /// Whether any task depends on another. Asked without the lock: whoever begins to depend looks for itself afterwards.
+    pub(crate) fn has_dependents(&self) -> bool {
+        self.depended_on.load(SeqCst) > 0
     }
 
     /// The registered tasks that depend on a name.
     pub(crate) fn dependents(&self, name: &str) -> Vec<Arc<Supervised>> {
-        let registered = self.registered();
-        if registered.dependents.is_empty() {
+        if !self.has_dependents() {
             return Vec::new();
         }
+        let registered = self.registered();
         registered.dependents.get(name).into_iter().flatten().filter_map(Weak::upgrade).collect()
     }
 
     /// Whether others depend on a task or come after it in its group.
     pub(crate) fn is_rested_on(&self, task: &Supervised) -> bool {
-        let followed = task
-            .links
-            .membership
-            .as_ref()
-            .is_some_and(|Membership { group, index }| group.size() > index + 1);
+        let followed =
+            task.links.membership().is_some_and(|Membership { group, index }| group.size() > index + 1);
         followed || !self.dependents(task.name()).is_empty()
     }
 
@@ -174,11 +215,20 @@ impl Shared {
     /// Begins every waiting task.
     pub(crate) fn start_tasks(&self) {
         // Under the lock of the registrations: a task registered meanwhile sees one or the other.
-        let registered = self.registered();
-        self.started.store(true, SeqCst);
-        for task in registered.tasks.values() {
+        let tasks: Vec<_> = {
+            let registered = self.registered();
+            self.started.store(true, SeqCst);
+            registered.all().cloned().collect()
+        };
+        for task in &tasks {
             task.order(Order::Start);
         }
+    }
+
+    /// Brings a task's driver, which finds the order that it is brought for.
+    pub(crate) fn drive(self: &Arc<Self>, task: Arc<Supervised>) {
+        let id = task.place.id();
+        self.runtime().spawn(Polled::new(id, Driver::new(task, self.clone()).drive()));
     }
 
     /// Tells what happened to a registered task.
@@ -193,9 +243,10 @@ impl Shared {
         registrations: Vec<Registration>,
         group: Option<&Arc<Group>>,
     ) -> Result<(), RegisterError> {
-        let runtime = self.runtime().clone();
+        // Here rather than where the first order is given, which may be outside of a runtime.
+        self.runtime();
         let registered_in = OtelContext::map_current(|context| context.span().span_context().clone());
-        let registered_in = registered_in.is_valid().then_some(registered_in);
+        let registered_in = registered_in.is_valid().then(|| Arc::new(registered_in));
         let mut registered = self.registered();
         registered.check(&registrations)?;
         // Only now are cells made: a refused registration leaves nothing behind.
@@ -203,41 +254,39 @@ impl Shared {
         let tasks = self.recorder.registry().entries_of(identities).map_err(|name| {
             RegisterError::NameLimit { name: name.to_string(), max_names: self.recorder.options.max_names }
         })?;
-        let mut drivers = Vec::with_capacity(registrations.len());
-        let mut members = Vec::with_capacity(registrations.len());
-        for (task, Registration { spec, links, .. }) in tasks.into_iter().zip(registrations) {
-            let supervised = Supervised::new(task, spec, links, registered_in.clone());
-            members.push(Arc::downgrade(&supervised));
-            let kind = MemberKind::Driver(supervised.clone());
-            match self.tracker.enter(&supervised.task, stage_of_task(&supervised.task), kind) {
-                Ok(place) => drivers.push((supervised, place)),
-                Err(refused) => {
-                    // What was admitted before leaves again, and what it holds is the user's: not under the lock.
-                    drop(registered);
-                    drop((drivers, refused));
-                    return Err(RegisterError::ShuttingDown);
-                }
+        let mut new = Vec::with_capacity(tasks.len());
+        for (task, registration) in tasks.into_iter().zip(registrations) {
+            let spec = registered.spec(&registration.spec);
+            let supervised = Supervised::new(task, spec, registration, registered_in.clone(), self);
+            let admitted = self.tracker.enter_driver(&supervised);
+            new.push(supervised);
+            if !admitted {
+                // What was admitted before leaves again, and what it holds is the user's: not under the lock.
+                drop(registered);
+                new.iter().for_each(|admitted| self.tracker.leave_driver(admitted));
+                return Err(RegisterError::ShuttingDown);
             }
         }
         if let Some(group) = group {
-            group.set_members(members);
+            group.set_members(new.iter().map(Arc::downgrade).collect());
         }
-        for (supervised, _) in &drivers {
+        for supervised in &new {
             let task = &supervised.task;
             task.cell.set_state(Some(TaskState::Waiting));
             // What an earlier task of this name did does not count against this one.
             task.cell.forgive_restarts();
-            for dependency in &supervised.links.dependencies {
+            for dependency in supervised.links.dependencies() {
                 let dependents = registered.dependents.entry(dependency.clone()).or_default();
                 dependents.retain(|dependent| dependent.strong_count() > 0);
                 dependents.push(Arc::downgrade(supervised));
             }
-            registered.tasks.insert(supervised.name().clone(), supervised.clone());
+            registered.tasks.insert(ByName(supervised.clone()));
         }
+        self.depended_on.store(registered.dependents.len(), SeqCst);
         let started = self.is_started();
         drop(registered);
-        self.warn_of_inversions(drivers.iter().map(|(supervised, _)| supervised));
-        for (supervised, place) in drivers {
+        self.warn_of_inversions(new.iter());
+        for supervised in new {
             self.watch.add(&supervised);
             self.tell(&supervised, || TaskEventKind::Registered);
             if started {
@@ -245,30 +294,40 @@ impl Shared {
             }
             // Those that have waited for the name.
             self.changed(&supervised);
-            let id = place.id();
-            runtime.spawn(Polled::new(id, Driver::new(supervised, self.clone(), place).drive()));
         }
         Ok(())
     }
 
+    /// Removes a task from what is registered, unless its name is another's by now. Answers whether it was there; it is
+    /// dropped when nothing is locked, since the last of a task drops what its closure captured, which is the user's code.
+    pub(crate) fn remove(&self, task: &Arc<Supervised>) -> bool {
+        let mut registered = self.registered();
+        if !registered.get(task.name()).is_some_and(|held| Arc::ptr_eq(held, task)) {
+            return false;
+        }
+        let removed = registered.remove(task);
+        self.depended_on.store(registered.dependents.len(), SeqCst);
+        task.give_name_up();
+        drop(registered);
+        drop(removed);
+        true
+    }
+
     /// Unregisters a task, unless its name is another's by now.
     pub(crate) fn forget(&self, task: &Arc<Supervised>) {
-        let name = task.name();
-        let mut registered = self.registered();
-        let own = registered.tasks.get(name).is_some_and(|held| Arc::ptr_eq(held, task));
-        if own {
-            registered.remove(task);
-            task.give_name_up();
-        }
-        drop(registered);
-        if own {
+        if self.remove(task) {
             self.tell(task, || TaskEventKind::Unregistered);
         }
     }
 
     /// Where the drivers stand at shutdown: none before what rests on it.
     pub(crate) fn positions(&self) -> Positions {
-        let tasks = self.tracker.drivers();
+        let mut tasks = self.tracker.drivers(|task| !task.links.is_empty());
+        if tasks.is_empty() {
+            return Positions::default();
+        }
+        // Those that are linked to nothing themselves may be rested on.
+        tasks.extend(self.tracker.drivers(|task| task.links.is_empty()));
         let stages: Vec<_> = tasks.iter().map(|task| stage_of_task(&task.task)).collect();
         let put_off = order::positions(&stages, &self.dependencies(&tasks));
         let put_off = tasks.iter().map(Arc::as_ptr).zip(put_off).collect();
@@ -280,20 +339,17 @@ impl Shared {
         let index: std::collections::HashMap<_, _> =
             tasks.iter().enumerate().map(|(index, task)| (Arc::as_ptr(task), index)).collect();
         let of = |task: &Arc<Supervised>| {
-            let named = task.links.dependencies.iter().filter_map(|name| self.supervised(name));
-            let before = task.links.membership.iter().flat_map(Membership::before);
+            let named = task.links.dependencies().iter().filter_map(|name| self.supervised(name));
+            let before = task.links.membership().into_iter().flat_map(Membership::before);
             named.chain(before).filter_map(|other| index.get(&Arc::as_ptr(&other)).copied()).collect()
         };
-        if tasks.iter().all(|task| task.links.is_empty()) {
-            return vec![Vec::new(); tasks.len()];
-        }
         tasks.iter().map(of).collect()
     }
 
     /// Says where a dependency is stopped later than its category and priority ask.
     fn warn_of_inversions<'a>(&self, new: impl Iterator<Item = &'a Arc<Supervised>>) {
         for task in new {
-            for name in &task.links.dependencies {
+            for name in task.links.dependencies() {
                 let Some(dependency) = self.supervised(name) else { continue };
                 if stage_of_task(&dependency.task) < stage_of_task(&task.task) {
                     with_trace(None, || {
@@ -311,9 +367,26 @@ impl Shared {
 }
 
 impl Registered {
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Supervised>> {
+        self.tasks.get(name).map(|task| &task.0)
+    }
+
+    /// Every task, by name.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Supervised>> {
+        self.tasks.iter().map(|task| &task.0)
+    }
+
+    /// That way of keeping a task, shared where it is that of the task before.
+    fn spec(&mut self, spec: &TaskSpec) -> Arc<TaskSpec> {
+        let same = self.last_spec.as_ref().filter(|last| ***last == *spec).cloned();
+        let spec = same.unwrap_or_else(|| Arc::new(spec.clone()));
+        self.last_spec = Some(spec.clone());
+        spec
+    }
+
     /// Removes a task and what is said of it.
-    pub(crate) fn remove(&mut self, task: &Supervised) -> Option<Arc<Supervised>> {
-        for dependency in &task.links.dependencies {
+    fn remove(&mut self, task: &Supervised) -> Option<Arc<Supervised>> {
+        for dependency in task.links.dependencies() {
             if let Some(dependents) = self.dependents.get_mut(dependency) {
                 dependents.retain(|held| held.strong_count() > 0 && !std::ptr::eq(held.as_ptr(), task));
                 if dependents.is_empty() {
@@ -321,7 +394,7 @@ impl Registered {
                 }
             }
         }
-        self.tasks.remove(task.name())
+        self.tasks.take(&**task.name()).map(|task| task.0)
     }
 
     /// Whether these can be registered together, beside what is.
@@ -330,7 +403,7 @@ impl Registered {
         let mut index = std::collections::HashMap::new();
         for registration in new {
             let name = &registration.identity.name;
-            if self.tasks.contains_key(name) || index.insert(name.clone(), names.len()).is_some() {
+            if self.tasks.contains(&**name) || index.insert(name.clone(), names.len()).is_some() {
                 return Err(RegisterError::Duplicate { name: name.to_string() });
             }
             names.push(name);
@@ -339,30 +412,30 @@ impl Registered {
             return Ok(());
         }
         for registration in new {
-            let unknown = |name: &&Arc<str>| !index.contains_key(*name) && !self.tasks.contains_key(*name);
-            if let Some(unknown) = registration.links.dependencies.iter().find(unknown) {
+            let unknown = |name: &&Arc<str>| !index.contains_key(*name) && !self.tasks.contains(&***name);
+            if let Some(unknown) = registration.links.dependencies().iter().find(unknown) {
                 let path = vec![registration.identity.name.to_string(), unknown.to_string()];
                 return Err(RegisterError::UnknownDependency { path });
             }
         }
-        let old: Vec<_> = self.tasks.values().collect();
+        let old: Vec<_> = self.all().collect();
         for task in &old {
             index.insert(task.name().clone(), names.len());
             names.push(task.name());
         }
         let named = |links: &Links| -> Vec<usize> {
-            links.dependencies.iter().filter_map(|name| index.get(name).copied()).collect()
+            links.dependencies().iter().filter_map(|name| index.get(name).copied()).collect()
         };
         let mut dependencies: Vec<_> = new.iter().map(|registration| named(&registration.links)).collect();
         for (member, registration) in new.iter().enumerate() {
-            if registration.links.membership.as_ref().is_some_and(|membership| membership.index > 0) {
+            if registration.links.membership().is_some_and(|membership| membership.index > 0) {
                 // The members of a group are registered together, in their order.
                 dependencies[member].push(member - 1);
             }
         }
         for task in &old {
             let mut of_task = named(&task.links);
-            let before = task.links.membership.iter().flat_map(Membership::before);
+            let before = task.links.membership().into_iter().flat_map(Membership::before);
             of_task.extend(before.filter_map(|before| index.get(before.name()).copied()));
             dependencies.push(of_task);
         }

@@ -30,7 +30,7 @@ use tokio::{
 use super::{
     Order, Shared, ShutdownCause, ShutdownOutcome, ShutdownReport, Supervised, TaskEventKind, later,
     monitor::{self, manager_span, set_names},
-    tracker::{Asked, Position, stage_of_task},
+    tracker::{Asked, Position, Rank, stage_of_task},
 };
 use crate::{
     run::catch,
@@ -93,7 +93,7 @@ struct State {
     abort_at: Instant,
     end: Instant,
     /// When the graces of spawned runs are over, the soonest first. A registered task's driver keeps its own.
-    graces: Vec<(Instant, Position, Duration)>,
+    graces: Vec<(Instant, Rank, Duration)>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -101,9 +101,9 @@ enum Phase {
     /// Not planned yet.
     Beginning,
     /// Stages from this position on are still to be asked.
-    Asking(Position),
+    Asking(Rank),
     /// Those at this position were asked, and are waited for until then.
-    Waiting(Position, Instant),
+    Waiting(Rank, Instant),
     /// All were asked.
     Asked,
     /// What was left was dropped, and is waited for until then.
@@ -264,7 +264,7 @@ impl Drain {
         let positions = shared.positions();
         let began = self.state().began;
         shared.tracker.plan(began, |supervised| positions.of(supervised));
-        self.state().phase = Phase::Asking(Position::default());
+        self.state().phase = Phase::Asking(0);
         shared.watch_closely();
     }
 
@@ -277,37 +277,34 @@ impl Drain {
             if state.phase == Phase::Beginning {
                 return Some(now + DRAIN_TICK);
             }
-            while let Some((_, position, grace)) =
-                state.graces.first().copied().filter(|(over, ..)| *over <= now)
+            while let Some((_, rank, grace)) = state.graces.first().copied().filter(|(over, ..)| *over <= now)
             {
                 state.graces.remove(0);
-                tracker.abort_runs(|of_run, its_grace| of_run == Some(position) && its_grace == Some(grace));
+                tracker.abort_runs(|of_run, its_grace| of_run == Some(rank) && its_grace == Some(grace));
             }
             let next_grace = state.graces.first().map(|(over, ..)| *over);
             let until = match state.phase {
                 Phase::Beginning | Phase::Done => return None,
                 Phase::Asking(from) => {
-                    let Some((position, stages)) = tracker.next_position(from) else {
-                        tracker.over_before((usize::MAX, 0));
+                    let Some((rank, stages)) = tracker.next_rank(from) else {
+                        tracker.over_before(usize::MAX);
                         state.phase = Phase::Asked;
                         continue;
                     };
-                    tracker.over_before(position);
+                    tracker.over_before(rank);
                     let left = state.abort_at.saturating_duration_since(now);
                     let share = left / u32::try_from(stages).unwrap_or(u32::MAX);
-                    state.phase = Phase::Waiting(position, now + share);
-                    let asked = tracker.to_ask(|_, of_member| of_member == Some(position));
-                    state
-                        .graces
-                        .extend(asked.graces.iter().map(|grace| (later(now, *grace), position, *grace)));
+                    state.phase = Phase::Waiting(rank, now + share);
+                    let asked = tracker.to_ask(|_, of_member| of_member == Some(rank));
+                    state.graces.extend(asked.graces.iter().map(|grace| (later(now, *grace), rank, *grace)));
                     state.graces.sort_unstable();
                     drop(state);
                     stop(&asked);
                     continue;
                 }
-                Phase::Waiting(position, until) => {
-                    if tracker.is_emptied(Some(position)) || now >= until.min(state.abort_at) {
-                        state.phase = Phase::Asking((position.0, position.1 + 1));
+                Phase::Waiting(rank, until) => {
+                    if tracker.is_emptied(Some(rank)) || now >= until.min(state.abort_at) {
+                        state.phase = Phase::Asking(rank + 1);
                         continue;
                     }
                     until.min(state.abort_at)
@@ -321,7 +318,7 @@ impl Drain {
                         // However short the deadline, what can be dropped has a moment to be.
                         state.phase = Phase::Dropped(state.end.max(now + ABORT_MOMENT));
                         drop(state);
-                        tracker.drivers().iter().for_each(|driver| {
+                        tracker.drivers(|_| true).iter().for_each(|driver| {
                             driver.order(Order::Kill);
                         });
                         tracker.abort_runs(|_, _| true);
@@ -381,8 +378,8 @@ impl Drain {
         let due = match phase {
             Phase::Beginning => false,
             Phase::Asking(_) | Phase::Done => true,
-            Phase::Waiting(position, until) => {
-                now >= until.min(abort_at) || shared.tracker.is_emptied(Some(position))
+            Phase::Waiting(rank, until) => {
+                now >= until.min(abort_at) || shared.tracker.is_emptied(Some(rank))
             }
             Phase::Asked => now >= abort_at || shared.tracker.is_emptied(None),
             Phase::Dropped(until) => now >= until || shared.tracker.is_emptied(None),
@@ -438,16 +435,19 @@ impl Spans {
         stop_loops.set_attribute(KeyValue::new(attribute::LOOPS_STOPPED, loops_stopped));
         stop_loops.end();
         let cancel = self.cancel.insert(inside("cancel_tasks"));
-        set_names(cancel, &shared.tracker.names());
+        // Only where somebody sees them: there may be many.
+        if cancel.otel_context().is_some() {
+            set_names(cancel, &shared.tracker.names());
+        }
     }
 }
 
 /// Asks every loop to stop: sleepers end at once, the others after the iteration under way. Answers how many.
 fn stop_task_loops(shared: &Shared) -> i64 {
     let mut stopped = 0;
-    for task in shared.tracker.drivers() {
+    for task in shared.tracker.drivers(|task| task.body.is_loop()) {
         // One that others rest on waits for them like any other task.
-        if task.spec.body.is_loop() && !shared.is_rested_on(&task) {
+        if !shared.is_rested_on(&task) {
             task.order(Order::Leave { grace: task.spec.shutdown_grace });
             stopped += 1;
         }
@@ -455,7 +455,8 @@ fn stop_task_loops(shared: &Shared) -> i64 {
     stopped
 }
 
-/// Where each driver stands.
+/// Where each driver stands that does not stand in its own stage.
+#[derive(Default)]
 pub(crate) struct Positions {
     pub(crate) put_off: HashMap<*const Supervised, Position>,
 }
@@ -468,7 +469,8 @@ impl Positions {
 }
 
 fn record_report(span: ManagedSpan, report: &ShutdownReport) {
-    for outcome in ShutdownOutcome::ALL {
+    let is_exported = span.otel_context().is_some();
+    for outcome in ShutdownOutcome::ALL.into_iter().filter(|_| is_exported) {
         let names: Vec<_> = report
             .tasks
             .iter()

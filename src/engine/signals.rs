@@ -20,9 +20,15 @@ pub(crate) struct Signals {
 
 struct Beat {
     last: Instant,
-    /// The stalls that have been told, so that each is told once.
-    told_silence: Option<Instant>,
-    told_poll: Option<u64>,
+    /// Made with the first stall: few tasks ever do.
+    told: Option<Box<Told>>,
+}
+
+/// The stalls that have been told, so that each is told once.
+#[derive(Default)]
+struct Told {
+    silence: Option<Instant>,
+    poll: Option<u64>,
 }
 
 /// Which stall: a sign of life that no other followed, or a poll that does not return.
@@ -33,12 +39,12 @@ pub(crate) enum Stall {
 }
 
 impl Signals {
-    pub(crate) fn new(generation: u64) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self {
-            generation: AtomicU64::new(generation),
+            generation: AtomicU64::new(0),
             ready: AtomicU64::new(0),
             sleeping: AtomicBool::new(false),
-            beat: Mutex::new(Beat { last: Instant::now(), told_silence: None, told_poll: None }),
+            beat: Mutex::new(Beat { last: now, told: None }),
         }
     }
 
@@ -96,7 +102,7 @@ impl Signals {
 
     /// Whether the silence since that sign of life has been told.
     pub(crate) fn is_told(&self, since: Instant) -> bool {
-        self.beat().told_silence == Some(since)
+        self.beat().told.as_ref().is_some_and(|told| told.silence == Some(since))
     }
 
     /// As if the task had given a sign now: the process stood still, which is not the task's fault.
@@ -109,9 +115,11 @@ impl Signals {
     /// life that came meanwhile wins.
     pub(crate) fn tell(&self, stall: Stall) -> Option<u64> {
         let mut beat = self.beat();
+        let Beat { last, told } = &mut *beat;
+        let told = told.get_or_insert_default();
         let news = match stall {
-            Stall::Silence(since) => since == beat.last && beat.told_silence.replace(since) != Some(since),
-            Stall::Poll(poll) => beat.told_poll.replace(poll) != Some(poll),
+            Stall::Silence(since) => since == *last && told.silence.replace(since) != Some(since),
+            Stall::Poll(poll) => told.poll.replace(poll) != Some(poll),
         };
         news.then(|| self.generation())
     }

@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    sync::{Arc, Weak},
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ContextParts, ErrorRules, Shared, StopToken, TaskContext,
+    context::Stop,
     polled::Polled,
-    signals::Signals,
-    tracker::{MemberKind, Place, stage_of},
+    tracker::{Place, RunMember, stage_of},
 };
 use crate::{
     policy::{Exit, TaskCategory, TaskOutput, TaskPriority, type_path},
@@ -285,16 +285,14 @@ impl Shared {
             options.category.unwrap_or(task.identity.category),
             options.priority.unwrap_or(task.identity.priority),
         );
-        let kind = MemberKind::Run { abort: None, token: token.clone(), grace };
-        let place = self.tracker.enter(&task, stage, kind).ok()?;
+        let run = RunMember { abort: None, token: token.clone(), grace };
+        let place = self.tracker.enter(&task, stage, run).ok()?;
         let context = token.clone().filter(|_| options.with_context).map(|token| {
             TaskContext::new(ContextParts {
                 task: task.clone(),
                 generation: 1,
-                iteration: None,
-                token,
-                signals: Arc::new(Signals::new(1)),
-                supervised: Weak::new(),
+                stop: Stop::of(token),
+                supervised: None,
                 manager: Arc::downgrade(self),
             })
         });

@@ -5,10 +5,11 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use super::{Body, Life, LifeEnd, TaskContext, supervised::Untold};
+use super::{Life, LifeEnd, TaskContext};
 use crate::{
     policy::{
         Backoff, ErrorClass, Escalation, Exit, Failure, RestartIntensity, RestartPolicy, StallAction,
@@ -20,15 +21,16 @@ use crate::{
 /// How long a task may go on after it was asked to stop, where nothing else was said.
 pub(crate) const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
 
-/// Everything about a registered task that does not change.
+/// How a registered task is kept. Tasks that are kept alike share one: there may be many, and few ways to keep them.
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TaskSpec {
-    pub(crate) body: Box<dyn Body>,
     pub(crate) policy: RestartPolicy,
     pub(crate) intensity: RestartIntensity,
     pub(crate) backoff: Backoff,
     pub(crate) health_check_interval: Duration,
     pub(crate) heartbeat_timeout: Option<Duration>,
     pub(crate) shutdown_grace: Option<Duration>,
+    pub(crate) run_timeout: Option<Duration>,
     pub(crate) start_timeout: Option<Duration>,
     pub(crate) poll_timeout: Option<Duration>,
     pub(crate) on_stall: StallAction,
@@ -42,25 +44,82 @@ impl TaskSpec {
     }
 }
 
-/// A user's factory with its future and output erased.
-pub(crate) type Factory =
-    Arc<dyn Fn(TaskContext, Arc<ErrorRules>) -> Pin<Box<dyn Future<Output = Exit> + Send>> + Send + Sync>;
+/// A user's work with its type erased: it ends as the run ends.
+pub(crate) type Work = Pin<Box<dyn Future<Output = Exit> + Send>>;
 
-/// Erases a factory. It is called inside the future, so that its panics are the run's.
-pub(crate) fn erase<F, Fut>(factory: F) -> Factory
+/// A user's factory with its future and output erased.
+pub(crate) trait Factory: Send + Sync + 'static {
+    fn make(self: Arc<Self>, context: TaskContext, rules: Option<Arc<ErrorRules>>) -> Work;
+}
+
+struct Erased<F>(F);
+
+impl<F, Fut> Factory for Erased<F>
 where
     F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
     Fut: Future + Send + 'static,
     Fut::Output: TaskOutput + 'static,
 {
-    let factory = Arc::new(factory);
-    Arc::new(move |context, rules| {
-        let factory = factory.clone();
-        Box::pin(async move {
-            let output = factory(context).await;
-            rules.exit(&output)
+    fn make(self: Arc<Self>, context: TaskContext, rules: Option<Arc<ErrorRules>>) -> Work {
+        Box::pin(Made { rules, making: Making::Call { factory: self, context } })
+    }
+}
+
+/// Erases a factory. It is called inside the future, so that its panics are the run's.
+pub(crate) fn erase<F, Fut>(factory: F) -> Arc<dyn Factory>
+where
+    F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
+    Fut: Future + Send + 'static,
+    Fut::Output: TaskOutput + 'static,
+{
+    Arc::new(Erased(factory))
+}
+
+pin_project_lite::pin_project! {
+    /// What a factory makes. Not an `async` block, which would keep room for what it was called with.
+    struct Made<F, Fut> {
+        rules: Option<Arc<ErrorRules>>,
+        #[pin]
+        making: Making<F, Fut>,
+    }
+}
+
+pin_project_lite::pin_project! {
+    #[project = MakingNow]
+    #[project_replace = MakingBefore]
+    enum Making<F, Fut> {
+        Call { factory: Arc<Erased<F>>, context: TaskContext },
+        Run { #[pin] future: Fut },
+        /// Its factory is being called, or has panicked.
+        Called,
+    }
+}
+
+impl<F, Fut> Future for Made<F, Fut>
+where
+    F: Fn(TaskContext) -> Fut,
+    Fut: Future,
+    Fut::Output: TaskOutput,
+{
+    type Output = Exit;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Exit> {
+        let mut this = self.project();
+        if let MakingNow::Call { .. } = this.making.as_mut().project() {
+            if let MakingBefore::Call { factory, context } =
+                this.making.as_mut().project_replace(Making::Called)
+            {
+                let future = (factory.0)(context);
+                this.making.set(Making::Run { future });
+            }
+        }
+        let MakingNow::Run { future } = this.making.project() else { return Poll::Pending };
+        let output = ready!(future.poll(cx));
+        Poll::Ready(match this.rules {
+            Some(rules) => rules.exit(&output),
+            None => ErrorRules::default().exit(&output),
         })
-    })
+    }
 }
 
 /// The type of the error that an output may carry.
@@ -78,6 +137,10 @@ pub(crate) struct ErrorRules {
 }
 
 impl ErrorRules {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.class.is_none() && self.error_type.is_none()
+    }
+
     pub(crate) fn exit<T: TaskOutput>(&self, output: &T) -> Exit {
         output.error().map_or(Exit::Success, |error| {
             Exit::Failure(Failure {
@@ -89,28 +152,34 @@ impl ErrorRules {
     }
 }
 
-/// The body of a task that is one closure: one run per life.
-pub(crate) struct FactoryBody {
-    pub(crate) factory: Factory,
-    pub(crate) rules: Arc<ErrorRules>,
-    pub(crate) timeout: Option<Duration>,
+/// The life of a task that is one closure: its one run.
+pub(crate) fn live_once(
+    factory: Arc<dyn Factory>,
+    mut life: Life,
+) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
+    let supervised = life.supervised.clone();
+    let work = life.until_ready(factory.make(life.context.clone(), supervised.rules.clone()));
+    let begin = Begin {
+        generation: Some(life.context.generation()),
+        links: std::mem::take(&mut life.links),
+        timeout: supervised.spec.run_timeout,
+        ..Begin::new(life.shared.recorder.clone(), supervised.task.clone())
+    };
+    Box::pin(Once { run: Run::begun(begin, work, Exit::clone, ()) })
 }
 
-impl Body for FactoryBody {
-    fn live(&self, mut life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
-        let future = life.until_ready((self.factory)(life.context(None), self.rules.clone()));
-        let begin = Begin {
-            generation: Some(life.generation),
-            links: std::mem::take(&mut life.links),
-            timeout: self.timeout,
-            ..Begin::new(life.shared.recorder.clone(), life.supervised.task.clone())
-        };
-        let run = Run::begun(begin, future, Exit::clone, ());
-        let untold = Untold::begin(&life, None);
-        Box::pin(async move {
-            let ended = run.await;
-            untold.tell(&ended);
-            LifeEnd { exit: ended.exit, finished: false, span_context: ended.span_context }
-        })
+pin_project_lite::pin_project! {
+    struct Once {
+        #[pin]
+        run: Run<Work, fn(&Exit) -> Exit, ()>,
+    }
+}
+
+impl Future for Once {
+    type Output = LifeEnd;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<LifeEnd> {
+        let ended = ready!(self.project().run.poll(cx));
+        Poll::Ready(LifeEnd { exit: ended.exit, finished: false, span_context: ended.span_context })
     }
 }

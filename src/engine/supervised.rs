@@ -1,27 +1,29 @@
 //! A registered task: what it is, and the slot in which its driver finds orders.
+//!
+//! There may be a hundred thousand of them, most idle: what few tasks need is behind a pointer, and made when it is needed.
 
 use std::{
-    future::Future,
-    pin::Pin,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst},
+        Arc, Mutex, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst, fence},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use opentelemetry::trace::SpanContext;
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    ContextParts, Shared, TaskContext, TaskEventKind, TaskSpec,
+    ErrorRules, Factory, Registration, Shared, TaskContext, TaskEventKind, TaskSpec, Work,
     links::{Bond, Links},
-    orders::{Order, OrderSlot},
+    loops::LoopBody,
+    orders::{Order, OrderSlot, Signal},
     signals::Signals,
+    spec,
+    tracker::DriverPlace,
 };
 use crate::{
     cell::TaskState,
@@ -32,62 +34,80 @@ use crate::{
 
 pub(crate) struct Supervised {
     pub(crate) task: Arc<Task>,
-    pub(crate) spec: TaskSpec,
+    pub(crate) spec: Arc<TaskSpec>,
+    pub(crate) body: Body,
+    /// How its errors are classed and named; `None` where nobody said.
+    pub(crate) rules: Option<Arc<ErrorRules>>,
     pub(crate) links: Links,
-    pub(crate) signals: Arc<Signals>,
+    pub(crate) signals: Signals,
     orders: OrderSlot,
-    ordered: Notify,
-    /// Whether the state of its name is this task's: not once it was detached or unregistered.
+    /// Where the tracker has it.
+    pub(crate) place: DriverPlace,
+    manager: Weak<Shared>,
+    /// Where it was registered.
+    pub(crate) registered_in: Option<Arc<SpanContext>>,
+    seldom: OnceLock<Box<Seldom>>,
+    /// When health was last checked and what it said: nanoseconds since the manager was made, plus one, times two, and one
+    /// more where it was healthy; 0 for never. Written by the monitor alone.
+    checked: AtomicU64,
+    /// Whether the state of its name is this task's: not once it was detached or unregistered. Beside it, under its lock, what
+    /// the name shows.
     stands: Mutex<bool>,
     /// Index in [`TaskState::ALL`]. Written by the driver alone.
     state: AtomicU8,
-    /// What the present life rests on; `None` while there is none. Written by the driver alone.
-    bond: Mutex<Option<Bond>>,
-    /// Whether there is one. Written with it.
+    /// Whether something of it lives. Written by the driver alone.
     up: AtomicBool,
-    /// The epoch of its group that its last life knew. Written by the driver alone.
-    pub(crate) known_epoch: AtomicU64,
-    /// Written by the driver alone: when the last restart began.
-    last_restart: Mutex<Option<Instant>>,
+    /// Whether it has its driver: the first order brings it.
+    driven: AtomicBool,
     /// Whether the driver unregisters it when it leaves.
     unregister: AtomicBool,
     /// Set by the driver as its last act.
-    left: watch::Sender<bool>,
-    /// When health was last checked, and what it said. Written by the monitor alone.
-    pub(crate) checked: Mutex<Option<(Instant, bool)>>,
-    /// Where it was registered.
-    pub(crate) registered_in: Option<SpanContext>,
+    left: AtomicBool,
 }
 
-/// Why a driver woke.
-pub(crate) enum Signal {
-    Order(Order),
-    /// Something it is linked to has changed.
-    Look,
+/// What few tasks ever need.
+#[derive(Default)]
+struct Seldom {
+    /// Written by the driver alone: when the last restart began.
+    last_restart: Mutex<Option<Instant>>,
+    /// Tells those that wait for the driver's last act.
+    gone: Notify,
 }
 
 /// What lives: a closure's one run, or a loop's many.
-pub(crate) trait Body: Send + Sync + 'static {
+pub(crate) enum Body {
+    Closure(Arc<dyn Factory>),
+    Loop(Box<LoopBody>),
+}
+
+impl Body {
     /// One life. Runs no user code before it is polled.
-    fn live(&self, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>>;
+    pub(crate) fn live(&self, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
+        match self {
+            Self::Closure(factory) => spec::live_once(factory.clone(), life),
+            Self::Loop(body) => body.live(life),
+        }
+    }
+
     /// Whether it is a loop, which the shutdown asks to stop before anything else.
-    fn is_loop(&self) -> bool {
-        false
+    pub(crate) fn is_loop(&self) -> bool {
+        matches!(self, Self::Loop(_))
     }
+
     /// Holds the life under way, or lets it go on. Answers whether it can be held; one that cannot is stopped instead.
-    fn hold(&self, _held: bool) -> bool {
-        false
+    pub(crate) fn hold(&self, held: bool) -> bool {
+        match self {
+            Self::Closure(_) => false,
+            Self::Loop(body) => body.hold(held),
+        }
     }
-    /// Called when the task is registered.
-    fn registered(&self, _supervised: &Arc<Supervised>) {}
 }
 
 /// What a life is given.
 pub(crate) struct Life {
     pub(crate) shared: Arc<Shared>,
     pub(crate) supervised: Arc<Supervised>,
-    pub(crate) generation: u64,
-    pub(crate) token: CancellationToken,
+    pub(crate) context: TaskContext,
     pub(crate) links: Vec<SpanContext>,
     /// When the life must be ready, and how long that is after its start.
     pub(crate) ready_by: Option<(Instant, Duration)>,
@@ -102,31 +122,16 @@ pub(crate) struct LifeEnd {
 }
 
 impl Life {
-    pub(crate) fn context(&self, iteration: Option<u64>) -> TaskContext {
-        TaskContext::new(ContextParts {
-            task: self.supervised.task.clone(),
-            generation: self.generation,
-            iteration,
-            token: self.token.clone(),
-            signals: self.supervised.signals.clone(),
-            supervised: Arc::downgrade(&self.supervised),
-            manager: Arc::downgrade(&self.shared),
-        })
-    }
-
     /// Work that fails as timed out where the life is not ready in time.
-    pub(crate) fn until_ready(
-        &self,
-        work: Pin<Box<dyn Future<Output = Exit> + Send>>,
-    ) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
+    pub(crate) fn until_ready(&self, work: Work) -> Work {
         let Some((due, limit)) = self.ready_by.filter(|_| !self.supervised.signals.is_ready()) else {
             return work;
         };
-        let signals = self.supervised.signals.clone();
+        let supervised = self.supervised.clone();
         Box::pin(async move {
             let too_late = async {
                 tokio::time::sleep_until(due).await;
-                if signals.is_ready() {
+                if supervised.signals.is_ready() {
                     std::future::pending::<()>().await;
                 }
             };
@@ -139,23 +144,23 @@ impl Life {
     }
 }
 
-/// A run that has begun and whose end has not been told. Dropped with the run, so that the end of each is told, also of one that
+/// An iteration that has begun and whose end has not been told. Dropped with its run, so that the end of each is told, also of one that
 /// is dropped before it was polled.
 pub(crate) struct Untold {
     shared: Arc<Shared>,
     supervised: Arc<Supervised>,
     generation: u64,
     began: Instant,
-    iteration: Option<u64>,
+    iteration: u64,
     exit: Exit,
 }
 
 impl Untold {
-    pub(crate) fn begin(life: &Life, iteration: Option<u64>) -> Self {
+    pub(crate) fn begin(life: &Life, iteration: u64) -> Self {
         Self {
             shared: life.shared.clone(),
             supervised: life.supervised.clone(),
-            generation: life.generation,
+            generation: life.context.generation(),
             began: Instant::now(),
             iteration,
             exit: Exit::Cancellation,
@@ -174,7 +179,7 @@ impl Drop for Untold {
         self.shared.events.tell(Some(self.supervised.name()), self.generation, || TaskEventKind::Exited {
             exit,
             duration: self.began.elapsed(),
-            iteration: self.iteration,
+            iteration: Some(self.iteration),
         });
     }
 }
@@ -182,29 +187,34 @@ impl Drop for Untold {
 impl Supervised {
     pub(crate) fn new(
         task: Arc<Task>,
-        spec: TaskSpec,
-        links: Links,
-        registered_in: Option<SpanContext>,
+        spec: Arc<TaskSpec>,
+        Registration { body, rules, links, .. }: Registration,
+        registered_in: Option<Arc<SpanContext>>,
+        shared: &Arc<Shared>,
     ) -> Arc<Self> {
         let supervised = Arc::new(Self {
             task,
             spec,
+            body,
+            rules,
             links,
-            signals: Arc::new(Signals::new(0)),
+            signals: Signals::new(Instant::now()),
             orders: OrderSlot::default(),
-            ordered: Notify::new(),
+            place: shared.tracker.driver_place(),
+            manager: Arc::downgrade(shared),
+            registered_in,
+            seldom: OnceLock::new(),
+            checked: AtomicU64::new(0),
             stands: Mutex::new(true),
             state: AtomicU8::new(TaskState::Waiting as u8),
-            bond: Mutex::default(),
             up: AtomicBool::new(false),
-            known_epoch: AtomicU64::new(0),
-            last_restart: Mutex::default(),
+            driven: AtomicBool::new(false),
             unregister: AtomicBool::new(false),
-            left: watch::Sender::new(false),
-            checked: Mutex::default(),
-            registered_in,
+            left: AtomicBool::new(false),
         });
-        supervised.spec.body.registered(&supervised);
+        if let Body::Loop(body) = &supervised.body {
+            body.registered(&supervised);
+        }
         supervised
     }
 
@@ -212,16 +222,30 @@ impl Supervised {
         &self.task.identity.name
     }
 
-    /// Leaves an order for the driver. Answers whether the driver will see it.
-    pub(crate) fn order(&self, order: Order) -> bool {
+    fn seldom(&self) -> &Seldom {
+        self.seldom.get_or_init(Box::default)
+    }
+
+    /// Leaves an order for the driver, and brings the driver with the first. Answers whether the driver will see it.
+    pub(crate) fn order(self: &Arc<Self>, order: Order) -> bool {
         let wins = self.orders.leave(order);
-        self.ordered.notify_one();
+        if !self.driven.load(SeqCst) && !self.driven.swap(true, SeqCst) {
+            // Until then there was nothing to do: a task that waits for its start costs no poll.
+            if let Some(shared) = self.manager.upgrade() {
+                shared.drive(self.clone());
+            }
+        }
         wins
     }
 
     /// Lets the driver look again at what it is linked to.
     pub(crate) fn look(&self) {
-        self.ordered.notify_one();
+        self.orders.look();
+    }
+
+    /// The next order, or that something linked has changed. Called by the driver alone.
+    pub(crate) fn poll_signal(&self, cx: &mut Context<'_>) -> Poll<Signal> {
+        self.orders.poll(cx)
     }
 
     /// Waits for the next order, or until something linked has changed.
@@ -229,11 +253,7 @@ impl Supervised {
     /// # Cancel safety
     /// Cancel safe: an order is taken only when it is returned.
     pub(crate) async fn next_signal(&self) -> Signal {
-        if let Some(order) = self.orders.take() {
-            return Signal::Order(order);
-        }
-        self.ordered.notified().await;
-        self.orders.take().map_or(Signal::Look, Signal::Order)
+        poll_fn(|cx| self.poll_signal(cx)).await
     }
 
     /// Sets the state, and shows it under its name as long as the name is its own. Called by the driver alone.
@@ -249,14 +269,10 @@ impl Supervised {
         TaskState::ALL[usize::from(self.state.load(SeqCst))]
     }
 
-    /// What the present life rests on. Called by the driver alone.
+    /// What the present life rests on; `None` where there is none. Called by the driver alone.
     pub(crate) fn set_bond(&self, bond: Option<Bond>) {
         self.up.store(bond.is_some(), SeqCst);
-        *self.bond.lock().unwrap_or_else(PoisonError::into_inner) = bond;
-    }
-
-    pub(crate) fn bond(&self) -> Option<Bond> {
-        self.bond.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.links.set_bond(bond);
     }
 
     /// Whether something of it lives.
@@ -266,7 +282,7 @@ impl Supervised {
 
     /// Whether something of it lives that is older than its group wants.
     pub(crate) fn is_out_of_date(&self, epoch: u64) -> bool {
-        self.is_up() && self.known_epoch.load(SeqCst) < epoch
+        self.is_up() && self.links.known_epoch() < epoch
     }
 
     /// Whether others may rest on it: it does its work, or has done it for good.
@@ -291,12 +307,15 @@ impl Supervised {
     }
 
     pub(crate) fn restarted_at(&self, now: Instant) {
-        *self.last_restart.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        *self.seldom().last_restart.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 
     /// How long a restart by hand has to wait, so that restarts stay apart.
     pub(crate) fn cooldown(&self) -> Duration {
-        let last = *self.last_restart.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self
+            .seldom
+            .get()
+            .and_then(|seldom| *seldom.last_restart.lock().unwrap_or_else(PoisonError::into_inner));
         last.map_or(Duration::ZERO, |last| self.spec.backoff.initial().saturating_sub(last.elapsed()))
     }
 
@@ -321,7 +340,7 @@ impl Supervised {
     }
 
     /// Tells the task to leave and to be unregistered then, whoever waits for it.
-    pub(crate) fn unregister(&self) {
+    pub(crate) fn unregister(self: &Arc<Self>) {
         self.unregister.store(true, SeqCst);
         self.order(Order::Leave { grace: Some(self.spec.grace()) });
     }
@@ -331,16 +350,39 @@ impl Supervised {
     }
 
     pub(crate) fn driver_left(&self) {
-        self.left.send_replace(true);
+        self.orders.close();
+        self.left.store(true, SeqCst);
+        // Pairs with the fence in `gone`: either we find who waits, or it finds that the driver has left.
+        fence(SeqCst);
+        if let Some(seldom) = self.seldom.get() {
+            seldom.gone.notify_waiters();
+        }
     }
 
     pub(crate) fn has_left(&self) -> bool {
-        *self.left.borrow()
+        self.left.load(SeqCst)
     }
 
     /// Waits until the driver has ended and everything of the task is dropped.
     pub(crate) async fn gone(&self) {
-        // The sender lives in `self`, so the wait cannot fail.
-        let _ = self.left.subscribe().wait_for(|left| *left).await;
+        let mut gone = pin!(self.seldom().gone.notified());
+        gone.as_mut().enable();
+        fence(SeqCst);
+        if !self.has_left() {
+            gone.await;
+        }
+    }
+
+    /// Notes what a check of its health said, where `interval` has passed since the last. Answers whether that is news. Called
+    /// by the monitor alone.
+    pub(crate) fn checked(&self, now: Duration, interval: Duration, is_healthy: bool) -> bool {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX >> 2);
+        let note = |healthy| (nanos(now) + 1) << 1 | u64::from(healthy);
+        let held = self.checked.load(SeqCst);
+        // The first check waits for the first interval. Whoever failed, died or stalled was seen to when it happened.
+        let held = if held == 0 { note(true) } else { held };
+        let due = nanos(now).saturating_sub((held >> 1) - 1) >= nanos(interval);
+        self.checked.store(if due { note(is_healthy) } else { held }, SeqCst);
+        due && is_healthy != (held & 1 == 1)
     }
 }

@@ -1,15 +1,16 @@
-//! Everything that is alive: spawned runs and drivers, so that a shutdown finds each and nothing slips in behind it.
+//! Everything that is alive: spawned runs, and registered tasks with or without their driver, so that a shutdown finds each
+//! and nothing slips in behind it.
 //!
 //! Invariants:
 //! 1. A member is entered under its shard's lock, which refuses once the shard is closed; so after [`Tracker::close`]
 //!    has visited every shard, each member that was admitted is visible and no other will come.
 //! 2. A member's outcome is noted once, when it leaves, by whoever removes it from its shard.
-//! 3. Locks are taken in the order shard, drained; a member's position is counted under both.
+//! 3. Locks are taken in the order shard, drained; a member is counted, and uncounted, under its shard's lock.
 //! 4. Nothing of the user's is dropped or called under a lock: what a member held is dropped by whoever removed it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
+    collections::{BTreeMap, HashMap, hash_map},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -19,11 +20,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ShutdownOutcome, Supervised, TaskShutdown};
 use crate::{
+    cell::Identity,
     policy::{TaskCategory, TaskPriority},
     run::{Guard, Task},
     sync::{
         Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
         lock,
     },
     watchdog::{self, MemberId},
@@ -46,30 +48,97 @@ pub(crate) fn stage_of_task(task: &Task) -> usize {
 /// Where a member stands at shutdown: its stage, and how deep inside it, below what depends on it.
 pub(crate) type Position = (usize, usize);
 
+/// Which of the positions that a shutdown has, in their order.
+pub(crate) type Rank = usize;
+
 pub(crate) struct Tracker {
     number: u64,
     shards: [Mutex<Shard>; SHARDS],
     next_id: AtomicU64,
     /// Set when the shutdown begins; members that leave afterwards are noted.
     draining: AtomicBool,
+    /// Completes when nothing is waited for any more at some position.
     left: Notify,
-    drained: Mutex<Drained>,
+    plan: OnceLock<Plan>,
+    /// Positions before this one are over.
+    over: AtomicUsize,
+    drained: Mutex<Lines>,
+}
+
+/// What a shutdown waits for.
+struct Plan {
+    began: Instant,
+    /// In the order of the positions.
+    waited_for: Box<[Waited]>,
+}
+
+/// How many are still waited for at a position.
+struct Waited {
+    position: Position,
+    left: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Shard {
     closed: bool,
     members: Slab<Member>,
+    drivers: Slab<Arc<Supervised>>,
+    /// What became of the drivers that left during the shutdown.
+    notes: Vec<Note>,
+}
+
+/// What became of a driver. One line of the report, unless its name was registered twice.
+#[derive(Clone)]
+struct Note {
+    task: Arc<Task>,
+    position: Position,
+    outcome: ShutdownOutcome,
+    after: Duration,
+}
+
+/// What the tracker keeps of a driver, inside its task. Written and read under its shard's lock.
+pub(crate) struct DriverPlace {
+    id: MemberId,
+    /// Where the shard has it.
+    key: AtomicU32,
+    /// Its rank, plus one, once the shutdown is planned; 0 before.
+    rank: AtomicU32,
+    /// As [`Member::asking`].
+    asking: AtomicBool,
+    /// As [`Member::outcome`]: the index in [`ShutdownOutcome::ALL`], plus one.
+    outcome: AtomicU8,
+    /// As [`Member::reported`].
+    reported: AtomicBool,
+}
+
+/// Relaxed throughout: the shard's lock orders.
+impl DriverPlace {
+    pub(crate) fn id(&self) -> MemberId {
+        self.id
+    }
+
+    fn rank(&self) -> Option<Rank> {
+        self.rank.load(Ordering::Relaxed).checked_sub(1).map(|rank| rank as usize)
+    }
+
+    fn is_asking(&self) -> bool {
+        self.asking.load(Ordering::Relaxed)
+    }
+
+    fn outcome(&self) -> Option<ShutdownOutcome> {
+        let outcome = self.outcome.load(Ordering::Relaxed).checked_sub(1)?;
+        ShutdownOutcome::ALL.get(usize::from(outcome)).copied()
+    }
 }
 
 struct Member {
     id: MemberId,
     task: Arc<Task>,
-    kind: MemberKind,
+    run: RunMember,
     /// When shutdown stops it: what its caller said counts even where its name is metered under another.
     stage: usize,
     /// Where the shutdown counts it, once it is planned.
-    position: Option<Position>,
+    rank: Option<Rank>,
     /// It waits for the shutdown itself, which therefore does not wait for it.
     asking: bool,
     /// Set where it does not end by itself while it is waited for.
@@ -78,47 +147,18 @@ struct Member {
     reported: bool,
 }
 
-pub(crate) enum MemberKind {
-    /// A spawned run; how to drop it, once tokio has told, and how long it may go on after it was asked to stop.
-    Run { abort: Option<AbortHandle>, token: Option<CancellationToken>, grace: Option<Duration> },
-    /// The driver of a registered task, which is asked through its own orders.
-    Driver(Arc<Supervised>),
+/// A spawned run: how to drop it, once tokio has told, and how long it may go on after it was asked to stop.
+pub(crate) struct RunMember {
+    pub(crate) abort: Option<AbortHandle>,
+    pub(crate) token: Option<CancellationToken>,
+    pub(crate) grace: Option<Duration>,
 }
 
 /// What one line of the report speaks of.
 type LineKey = (Arc<str>, TaskCategory, TaskPriority, ShutdownOutcome);
 
-#[derive(Clone, Default)]
-struct Drained {
-    began: Option<Instant>,
-    lines: HashMap<LineKey, (Position, TaskShutdown)>,
-    /// How many are still waited for, by position.
-    waited_for: BTreeMap<Position, usize>,
-    /// Positions before this one are over.
-    over: Position,
-}
-
-impl Member {
-    /// Where the report names it.
-    fn place_in_report(&self) -> Position {
-        self.position.unwrap_or((self.stage, 0))
-    }
-}
-
-impl Drained {
-    fn count(&mut self, position: Position) {
-        *self.waited_for.entry(position).or_default() += 1;
-    }
-
-    fn uncount(&mut self, position: Position) {
-        if let Some(left) = self.waited_for.get_mut(&position) {
-            *left -= 1;
-            if *left == 0 {
-                self.waited_for.remove(&position);
-            }
-        }
-    }
-}
+/// What became of the runs that left during the shutdown.
+type Lines = HashMap<LineKey, (Position, TaskShutdown)>;
 
 /// A member's place; dropping it leaves.
 pub(crate) struct Place {
@@ -134,7 +174,8 @@ impl Drop for Place {
 }
 
 impl Place {
-    pub(crate) fn id(&self) -> MemberId {
+    #[cfg(all(test, otel_tasks_loom))]
+    fn id(&self) -> MemberId {
         self.id
     }
 
@@ -180,7 +221,9 @@ impl Tracker {
             next_id: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             left: Notify::new(),
-            drained: Mutex::new(Drained::default()),
+            plan: OnceLock::new(),
+            over: AtomicUsize::new(0),
+            drained: Mutex::new(Lines::default()),
         })
     }
 
@@ -188,30 +231,133 @@ impl Tracker {
         lock(&self.shards[key % SHARDS])
     }
 
-    fn drained(&self) -> MutexGuard<'_, Drained> {
+    fn drained(&self) -> MutexGuard<'_, Lines> {
         lock(&self.drained)
     }
 
-    /// Admits a member, or refuses it during a shutdown.
+    fn next_id(&self) -> MemberId {
+        let member = self.next_id.fetch_add(1, Ordering::Relaxed); // Uniqueness only.
+        watchdog::member_id(self.number, member)
+    }
+
+    /// A place for the driver of a task that is to be registered.
+    pub(crate) fn driver_place(&self) -> DriverPlace {
+        DriverPlace {
+            id: self.next_id(),
+            key: AtomicU32::new(0),
+            rank: AtomicU32::new(0),
+            asking: AtomicBool::new(false),
+            outcome: AtomicU8::new(0),
+            reported: AtomicBool::new(false),
+        }
+    }
+
+    /// Admits a registered task, or refuses it during a shutdown.
+    pub(crate) fn enter_driver(&self, supervised: &Arc<Supervised>) -> bool {
+        let mut shard = self.shard(supervised.place.id as usize);
+        if shard.closed {
+            return false;
+        }
+        let key = shard.drivers.insert(supervised.clone());
+        // A slab of 2^32 tasks would not fit.
+        supervised.place.key.store(u32::try_from(key).unwrap_or(u32::MAX), Ordering::Relaxed);
+        true
+    }
+
+    /// Notes what becomes of a driver, where it is not that it ends by itself.
+    pub(crate) fn note_driver(&self, supervised: &Supervised, outcome: ShutdownOutcome) {
+        let _shard = self.shard(supervised.place.id as usize);
+        supervised.place.outcome.store(outcome as u8 + 1, Ordering::Relaxed);
+    }
+
+    /// The driver of a task has gone. Without effect on one that was not admitted.
+    pub(crate) fn leave_driver(&self, supervised: &Supervised) {
+        let place = &supervised.place;
+        let (member, emptied) = {
+            let mut shard = self.shard(place.id as usize);
+            let key = place.key.load(Ordering::Relaxed) as usize;
+            let member = match shard.drivers.get(key) {
+                Some(member) if std::ptr::eq(&**member, supervised) => shard.drivers.remove(key),
+                _ => return,
+            };
+            // As in `leave`.
+            let mut emptied = false;
+            if self.draining.load(Ordering::Acquire) {
+                if !place.reported.load(Ordering::Relaxed) {
+                    let note = Note {
+                        task: supervised.task.clone(),
+                        position: self.position(place.rank(), stage_of_task(&supervised.task)),
+                        outcome: place.outcome().unwrap_or_else(|| self.by_itself(place.rank())),
+                        after: self.after(),
+                    };
+                    shard.notes.push(note);
+                }
+                emptied = self.uncount(place.rank().filter(|_| !place.is_asking()));
+            }
+            (member, emptied)
+        };
+        // Its last use may be here, and what it held is the user's.
+        drop(member);
+        if emptied {
+            self.left.notify_waiters();
+        }
+    }
+
+    fn waited_for(&self) -> &[Waited] {
+        self.plan.get().map_or(&[], |plan| &plan.waited_for)
+    }
+
+    /// Where the report names a member.
+    fn position(&self, rank: Option<Rank>, stage: usize) -> Position {
+        let waited = rank.and_then(|rank| self.waited_for().get(rank));
+        waited.map_or((stage, 0), |waited| waited.position)
+    }
+
+    /// The outcome of one that ends by itself now.
+    fn by_itself(&self, rank: Option<Rank>) -> ShutdownOutcome {
+        // Relaxed: either answer is true of one that leaves at that moment.
+        let late = rank.is_some_and(|rank| rank < self.over.load(Ordering::Relaxed));
+        if late { ShutdownOutcome::Late } else { ShutdownOutcome::Clean }
+    }
+
+    /// How long the shutdown has gone on.
+    fn after(&self) -> Duration {
+        self.plan.get().map_or(Duration::ZERO, |plan| plan.began.elapsed())
+    }
+
+    fn count(&self, rank: Rank) {
+        if let Some(waited) = self.waited_for().get(rank) {
+            // Relaxed: in the order of the shard's lock.
+            waited.left.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Answers whether nothing is waited for there any more.
+    fn uncount(&self, rank: Option<Rank>) -> bool {
+        let waited = rank.and_then(|rank| self.waited_for().get(rank));
+        // Release: pairs with the Acquire loads of whoever asks whether a position is empty, who then sees it left.
+        waited.is_some_and(|waited| waited.left.fetch_sub(1, Ordering::Release) == 1)
+    }
+
+    /// Admits a spawned run, or refuses it during a shutdown.
     pub(crate) fn enter(
         self: &Arc<Self>,
         task: &Arc<Task>,
         stage: usize,
-        kind: MemberKind,
-    ) -> Result<Place, MemberKind> {
-        let member = self.next_id.fetch_add(1, Ordering::Relaxed); // Uniqueness only.
-        let id = watchdog::member_id(self.number, member);
+        run: RunMember,
+    ) -> Result<Place, RunMember> {
+        let id = self.next_id();
         let shard_index = id as usize % SHARDS;
         let mut shard = self.shard(shard_index);
         if shard.closed {
-            return Err(kind);
+            return Err(run);
         }
         let slot = shard.members.insert(Member {
             id,
             task: task.clone(),
-            kind,
+            run,
             stage,
-            position: None,
+            rank: None,
             asking: false,
             outcome: None,
             reported: false,
@@ -224,7 +370,7 @@ impl Tracker {
     pub(crate) fn set_abort(&self, (key, id): (usize, MemberId), handle: AbortHandle) {
         let mut shard = self.shard(key);
         let member = shard.members.get_mut(key / SHARDS).filter(|member| member.id == id);
-        if let Some(Member { kind: MemberKind::Run { abort, .. }, outcome, .. }) = member {
+        if let Some(Member { run: RunMember { abort, .. }, outcome, .. }) = member {
             if outcome.is_some() {
                 handle.abort();
             }
@@ -233,7 +379,7 @@ impl Tracker {
     }
 
     fn leave(&self, key: usize, id: MemberId) {
-        let member = {
+        let (member, emptied) = {
             let mut shard = self.shard(key);
             let member = match shard.members.get(key / SHARDS) {
                 Some(member) if member.id == id => shard.members.remove(key / SHARDS),
@@ -241,22 +387,22 @@ impl Tracker {
             };
             // Acquire: pairs with the Release store in `close`. Under the shard's lock: whoever makes the report finds the
             // member or its note, never both or neither.
+            let mut emptied = false;
             if self.draining.load(Ordering::Acquire) {
-                let mut drained = self.drained();
-                if let Some(position) = member.position.filter(|_| !member.asking) {
-                    drained.uncount(position);
-                }
                 if !member.reported {
-                    let late = member.position.is_some_and(|position| position < drained.over);
-                    let by_itself = if late { ShutdownOutcome::Late } else { ShutdownOutcome::Clean };
-                    drained.note(&member.task, member.place_in_report(), member.outcome.unwrap_or(by_itself));
+                    let outcome = member.outcome.unwrap_or_else(|| self.by_itself(member.rank));
+                    let position = self.position(member.rank, member.stage);
+                    note(&mut self.drained(), &member.task, position, outcome, self.after());
                 }
+                emptied = self.uncount(member.rank.filter(|_| !member.asking));
             }
-            member
+            (member, emptied)
         };
         // Its last use may be here, and what it held is the user's.
         drop(member);
-        self.left.notify_waiters();
+        if emptied {
+            self.left.notify_waiters();
+        }
     }
 
     /// Closes admission for ever and begins to note who leaves.
@@ -269,7 +415,10 @@ impl Tracker {
 
     /// Whether nothing is alive.
     pub(crate) fn is_idle(&self) -> bool {
-        self.shards.iter().all(|shard| lock(shard).members.is_empty())
+        self.shards.iter().all(|shard| {
+            let shard = lock(shard);
+            shard.members.is_empty() && shard.drivers.is_empty()
+        })
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -279,37 +428,57 @@ impl Tracker {
 
     /// Gives every member its position, for the shutdown to count. Called once, after [`Tracker::close`].
     pub(crate) fn plan(&self, began: Instant, of_driver: impl Fn(&Supervised) -> Position) {
-        self.drained().began = Some(began);
+        let mut positions: Vec<Position> = Vec::new();
+        let mut there_is = |position| {
+            // Most are where the one before is.
+            if positions.last() != Some(&position) {
+                positions.push(position);
+            }
+        };
+        self.visit(|member| there_is((member.stage, 0)));
+        self.visit_drivers(|supervised| there_is(of_driver(supervised)));
+        positions.sort_unstable();
+        positions.dedup();
+        let waited = |position: &Position| Waited { position: *position, left: AtomicUsize::new(0) };
+        let plan = Plan { began, waited_for: positions.iter().map(waited).collect() };
+        // Set once, by the one shutdown.
+        let _ = self.plan.set(plan);
+        // Nobody has come since; who has left is not counted.
+        let rank_of = |position: Position| positions.binary_search(&position).ok();
         self.visit(|member| {
-            let position = match &member.kind {
-                MemberKind::Run { .. } => (member.stage, 0),
-                MemberKind::Driver(supervised) => of_driver(supervised),
-            };
-            member.position = Some(position);
-            if !member.asking {
-                self.drained().count(position);
+            member.rank = rank_of((member.stage, 0));
+            member.rank.filter(|_| !member.asking).into_iter().for_each(|rank| self.count(rank));
+        });
+        self.visit_drivers(|supervised| {
+            let place = &supervised.place;
+            if let Some(rank) = rank_of(of_driver(supervised)) {
+                // There are no more positions than members.
+                place.rank.store(u32::try_from(rank + 1).unwrap_or(u32::MAX), Ordering::Relaxed);
+                if !place.is_asking() {
+                    self.count(rank);
+                }
             }
         });
     }
 
     /// The first position from `from` on in which something is waited for, and in how many there is.
-    pub(crate) fn next_position(&self, from: Position) -> Option<(Position, usize)> {
-        let drained = self.drained();
-        let mut positions = drained.waited_for.range(from..);
-        let (first, _) = positions.next()?;
-        Some((*first, positions.count() + 1))
+    pub(crate) fn next_rank(&self, from: Rank) -> Option<(Rank, usize)> {
+        let mut ranks = (from..self.waited_for().len()).filter(|rank| !self.is_emptied(Some(*rank)));
+        let first = ranks.next()?;
+        Some((first, ranks.count() + 1))
     }
 
-    /// Whether nothing up to this position is waited for; `None` for anywhere.
-    pub(crate) fn is_emptied(&self, position: Option<Position>) -> bool {
-        let drained = self.drained();
-        match position {
-            Some(position) => !drained.waited_for.contains_key(&position),
-            None => drained.waited_for.is_empty(),
+    /// Whether nothing at this position is waited for; `None` for anywhere.
+    pub(crate) fn is_emptied(&self, rank: Option<Rank>) -> bool {
+        // Acquire: pairs with the Release in `uncount`.
+        let is_empty = |waited: &Waited| waited.left.load(Ordering::Acquire) == 0;
+        match rank {
+            Some(rank) => self.waited_for().get(rank).is_none_or(is_empty),
+            None => self.waited_for().iter().all(is_empty),
         }
     }
 
-    /// Completes the next time that a member leaves. Enable it before looking.
+    /// Completes the next time that nothing is waited for at a position any more. Enable it before looking.
     pub(crate) fn next_leaving(&self) -> tokio::sync::futures::Notified<'_> {
         self.left.notified()
     }
@@ -320,100 +489,106 @@ impl Tracker {
     }
 
     /// Positions before this one are over.
-    pub(crate) fn over_before(&self, position: Position) {
-        self.drained().over = position;
+    pub(crate) fn over_before(&self, rank: Rank) {
+        self.over.store(rank, Ordering::Relaxed); // As in `by_itself`.
     }
 
     /// Marks a member as waiting for the shutdown itself, or no longer. Answers whether there is such a member.
     pub(crate) fn set_asking(&self, id: MemberId, asking: bool) -> bool {
+        let mut shard = self.shard(id as usize);
+        let Shard { members, drivers, .. } = &mut *shard;
+        let recount = |rank: Option<Rank>| match rank {
+            Some(rank) if !asking => self.count(rank),
+            rank => drop(self.uncount(rank)),
+        };
         let mut found = false;
-        self.visit_shard(id as usize % SHARDS, |member| {
-            if member.id != id {
-                return;
-            }
+        if let Some((_, member)) = members.iter_mut().find(|(_, member)| member.id == id) {
             found = true;
             if std::mem::replace(&mut member.asking, asking) != asking {
-                if let Some(position) = member.position {
-                    let mut drained = self.drained();
-                    if asking { drained.uncount(position) } else { drained.count(position) }
-                }
+                recount(member.rank);
             }
-        });
+        } else if let Some((_, driver)) = drivers.iter().find(|(_, driver)| driver.place.id == id) {
+            found = true;
+            if driver.place.asking.swap(asking, Ordering::Relaxed) != asking {
+                recount(driver.place.rank());
+            }
+        }
+        drop(shard);
         self.left.notify_waiters();
         found
     }
 
     /// Whom to ask to stop: the members at this position, or one.
-    pub(crate) fn to_ask(&self, which: impl Fn(MemberId, Option<Position>) -> bool) -> Asked {
+    pub(crate) fn to_ask(&self, which: impl Fn(MemberId, Option<Rank>) -> bool) -> Asked {
         let mut asked = Asked::default();
         self.visit(|member| {
-            if member.asking || !which(member.id, member.position) {
-                return;
-            }
-            match &member.kind {
-                MemberKind::Run { token, grace, .. } => {
-                    asked.tokens.extend(token.clone());
-                    asked.graces.extend(*grace);
-                }
-                MemberKind::Driver(supervised) => asked.drivers.push(supervised.clone()),
+            if !member.asking && which(member.id, member.rank) {
+                asked.tokens.extend(member.run.token.clone());
+                asked.graces.extend(member.run.grace);
             }
         });
+        asked.drivers =
+            self.drivers(|driver| !driver.place.is_asking() && which(driver.place.id, driver.place.rank()));
         asked.graces.sort_unstable();
         asked.graces.dedup();
         asked
     }
 
     /// Drops those spawned runs for whose position and grace `which` says so.
-    pub(crate) fn abort_runs(&self, which: impl Fn(Option<Position>, Option<Duration>) -> bool) {
+    pub(crate) fn abort_runs(&self, which: impl Fn(Option<Rank>, Option<Duration>) -> bool) {
         self.visit(|member| {
-            if let MemberKind::Run { abort, grace, .. } = &member.kind {
-                if !member.asking && which(member.position, *grace) {
-                    member.outcome = Some(ShutdownOutcome::Aborted);
-                    abort.iter().for_each(AbortHandle::abort);
-                }
+            if !member.asking && which(member.rank, member.run.grace) {
+                member.outcome = Some(ShutdownOutcome::Aborted);
+                member.run.abort.iter().for_each(AbortHandle::abort);
             }
         });
     }
 
     fn visit(&self, mut visit: impl FnMut(&mut Member)) {
-        (0..SHARDS).for_each(|shard| self.visit_shard(shard, &mut visit));
+        for shard in &self.shards {
+            lock(shard).members.iter_mut().for_each(|(_, member)| visit(member));
+        }
     }
 
-    fn visit_shard(&self, shard: usize, mut visit: impl FnMut(&mut Member)) {
-        let mut shard = self.shard(shard);
-        shard.members.iter_mut().for_each(|(_, member)| visit(member));
+    fn visit_drivers(&self, mut visit: impl FnMut(&Arc<Supervised>)) {
+        for shard in &self.shards {
+            lock(shard).drivers.iter().for_each(|(_, driver)| visit(driver));
+        }
     }
 
-    /// Every driver.
-    pub(crate) fn drivers(&self) -> Vec<Arc<Supervised>> {
-        self.to_ask(|_, _| true).drivers
+    /// The registered tasks for which `which` says so.
+    pub(crate) fn drivers(&self, which: impl Fn(&Supervised) -> bool) -> Vec<Arc<Supervised>> {
+        let mut drivers = Vec::new();
+        self.visit_drivers(|driver| {
+            if which(driver) {
+                drivers.push(driver.clone());
+            }
+        });
+        drivers
     }
 
     /// The member of that number: its task, and its supervision where it is registered.
     pub(crate) fn member(&self, id: MemberId) -> Option<(Arc<Task>, Option<Arc<Supervised>>)> {
-        let mut found = None;
-        self.visit_shard(id as usize % SHARDS, |member| {
-            if member.id == id {
-                let supervised = match &member.kind {
-                    MemberKind::Driver(supervised) => Some(supervised.clone()),
-                    MemberKind::Run { .. } => None,
-                };
-                found = Some((member.task.clone(), supervised));
-            }
-        });
-        found
+        let shard = self.shard(id as usize);
+        if let Some((_, member)) = shard.members.iter().find(|(_, member)| member.id == id) {
+            return Some((member.task.clone(), None));
+        }
+        let (_, driver) = shard.drivers.iter().find(|(_, driver)| driver.place.id == id)?;
+        Some((driver.task.clone(), Some(driver.clone())))
     }
 
     /// The names alive, by category.
     pub(crate) fn names(&self) -> BTreeMap<TaskCategory, Vec<String>> {
         let mut names = BTreeMap::<TaskCategory, std::collections::BTreeSet<Arc<str>>>::new();
-        self.visit(|member| {
-            let identity = &member.task.identity;
+        let mut name = |task: &Task| {
+            let identity = &task.identity;
             let of_category = names.entry(identity.category).or_default();
             if !of_category.contains(&identity.name) {
                 of_category.insert(identity.name.clone());
             }
-        });
+        };
+        self.visit(|member| name(&member.task));
+        self.visit_drivers(|driver| name(&driver.task));
         let strings =
             |names: std::collections::BTreeSet<Arc<str>>| names.iter().map(ToString::to_string).collect();
         names.into_iter().map(|(category, names)| (category, strings(names))).collect()
@@ -422,53 +597,125 @@ impl Tracker {
     /// The lines of the report: who left since [`Tracker::close`], and who is still here and therefore leaked. Beside them
     /// the names of those that wait for the report.
     pub(crate) fn report(&self) -> (Vec<TaskShutdown>, Vec<Arc<str>>) {
+        const LEAKED: ShutdownOutcome = ShutdownOutcome::Leaked;
         let mut leaked = Vec::new();
         let mut asking = Vec::new();
-        self.visit(|member| {
-            member.reported = true;
-            if member.asking {
-                asking.push(member.task.identity.name.clone());
-            } else {
-                leaked.push((member.task.clone(), member.place_in_report()));
+        let mut notes = Vec::new();
+        let after = self.after();
+        for shard in &self.shards {
+            // Under one lock: found or noted, as in `leave`.
+            let mut shard = lock(shard);
+            // A copy: whoever asks twice gets the same answer.
+            notes.extend_from_slice(&shard.notes);
+            for (_, member) in shard.members.iter_mut() {
+                member.reported = true;
+                if member.asking {
+                    asking.push(member.task.identity.name.clone());
+                } else {
+                    leaked.push((member.task.clone(), self.position(member.rank, member.stage)));
+                }
             }
-        });
-        // A copy: whoever asks twice gets the same answer.
-        let mut drained = self.drained().clone();
-        for (task, position) in &leaked {
-            drained.note(task, *position, ShutdownOutcome::Leaked);
+            for (_, driver) in shard.drivers.iter() {
+                let (task, place) = (&driver.task, &driver.place);
+                place.reported.store(true, Ordering::Relaxed);
+                if place.is_asking() {
+                    asking.push(task.identity.name.clone());
+                } else {
+                    let position = self.position(place.rank(), stage_of_task(task));
+                    notes.push(Note { task: task.clone(), position, outcome: LEAKED, after });
+                }
+            }
         }
-        let mut lines: Vec<_> = drained.lines.into_values().collect();
-        // In the order in which they were asked.
-        lines.sort_by(|(a_position, a), (b_position, b)| {
-            (a_position, &a.name, a.outcome).cmp(&(b_position, &b.name, b.outcome))
-        });
-        let lines = lines.into_iter().map(|(_, line)| line).collect();
+        let mut lines = self.drained().clone();
+        for (task, position) in &leaked {
+            note(&mut lines, task, *position, LEAKED, after);
+        }
         asking.sort_unstable();
         asking.dedup();
-        (lines, asking)
+        (in_order(all_lines(lines, notes)), asking)
     }
 }
 
-impl Drained {
-    fn note(&mut self, task: &Task, position: Position, outcome: ShutdownOutcome) {
-        let after = self.began.map_or(Duration::ZERO, |began| began.elapsed());
-        let identity = &task.identity;
-        let key = (identity.name.clone(), identity.category, identity.priority, outcome);
-        let (first, line) = self.lines.entry(key).or_insert_with(|| {
-            let line = TaskShutdown {
-                name: identity.name.clone(),
-                category: identity.category,
-                priority: identity.priority,
-                outcome,
-                count: 0,
-                after,
-            };
-            (position, line)
-        });
-        *first = position.min(*first);
-        line.count += 1;
-        line.after = after;
+fn line_of(task: &Task, outcome: ShutdownOutcome, after: Duration) -> TaskShutdown {
+    let Identity { name, category, priority, .. } = &task.identity;
+    TaskShutdown { name: name.clone(), category: *category, priority: *priority, outcome, count: 1, after }
+}
+
+fn key_of(line: &TaskShutdown) -> LineKey {
+    (line.name.clone(), line.category, line.priority, line.outcome)
+}
+
+/// Notes a run, in the line of those that were of one name and ended alike.
+fn note(lines: &mut Lines, task: &Task, position: Position, outcome: ShutdownOutcome, after: Duration) {
+    add(lines, position, line_of(task, outcome, after));
+}
+
+fn add(lines: &mut Lines, position: Position, line: TaskShutdown) {
+    match lines.entry(key_of(&line)) {
+        hash_map::Entry::Vacant(place) => {
+            place.insert((position, line));
+        }
+        hash_map::Entry::Occupied(mut held) => {
+            let (first, held) = held.get_mut();
+            *first = position.min(*first);
+            held.count += line.count;
+            held.after = held.after.max(line.after);
+        }
     }
+}
+
+/// The lines of the runs and those of the drivers. The latter are as many as there are tasks, and go by no map unless they
+/// share a line with another.
+fn all_lines(mut lines: Lines, mut notes: Vec<Note>) -> Vec<(Position, TaskShutdown)> {
+    notes.sort_unstable_by_key(|note| Arc::as_ptr(&note.task));
+    let alone = |index: usize| {
+        let task = &notes[index].task;
+        let shared_with = |other: Option<&Note>| other.is_some_and(|other| Arc::ptr_eq(&other.task, task));
+        !shared_with(index.checked_sub(1).map(|before| &notes[before])) && !shared_with(notes.get(index + 1))
+    };
+    let by_map = !lines.is_empty();
+    let mut all = Vec::with_capacity(notes.len() + lines.len());
+    for (index, note) in notes.iter().enumerate() {
+        let line = line_of(&note.task, note.outcome, note.after);
+        if by_map || !alone(index) {
+            add(&mut lines, note.position, line);
+        } else {
+            all.push((note.position, line));
+        }
+    }
+    all.extend(lines.into_values());
+    all
+}
+
+/// The lines in the order in which they were asked. There may be a hundred thousand, whose names mostly differ late: what
+/// follows the part that all share is compared as a number, and the names themselves where that is equal.
+fn in_order(lines: Vec<(Position, TaskShutdown)>) -> Vec<TaskShutdown> {
+    let shared = lines.first().map_or(0, |(_, first)| {
+        let shared_with_first = |name: &str| {
+            let pairs = first.name.bytes().zip(name.bytes());
+            pairs.take_while(|(a, b)| a == b).count()
+        };
+        lines.iter().map(|(_, line)| shared_with_first(&line.name)).min().unwrap_or(0)
+    });
+    let number = |name: &str| {
+        let rest = name.as_bytes().get(shared..).unwrap_or_default();
+        let mut bytes = [0; size_of::<u64>()];
+        bytes.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+        u64::from_be_bytes(bytes)
+    };
+    let mut order: Vec<_> = lines
+        .iter()
+        .enumerate()
+        .map(|(index, (position, line))| (*position, number(&line.name), index))
+        .collect();
+    order.sort_unstable_by(|(a_position, a_number, a), (b_position, b_number, b)| {
+        (a_position, a_number).cmp(&(b_position, b_number)).then_with(|| {
+            let (a, b) = (&lines[*a].1, &lines[*b].1);
+            (&a.name, a.outcome).cmp(&(&b.name, b.outcome))
+        })
+    });
+    let mut lines: Vec<_> = lines.into_iter().map(|(_, line)| Some(line)).collect();
+    order.into_iter().filter_map(|(_, _, index)| lines[index].take()).collect()
 }
 
 /// Seen to fail: the first where `enter` looks at `closed` and inserts under two locks, and where it does not look; the
@@ -479,11 +726,7 @@ mod loom {
     use ::loom::thread;
 
     use super::*;
-    use crate::{
-        cell::{Identity, Registry},
-        sync::model,
-        telemetry::TaskAttributes,
-    };
+    use crate::{cell::Registry, sync::model, telemetry::TaskAttributes};
 
     fn task() -> Arc<Task> {
         let identity = Identity {
@@ -496,8 +739,7 @@ mod loom {
     }
 
     fn enter(tracker: &Arc<Tracker>, task: &Arc<Task>) -> Option<Place> {
-        let kind = MemberKind::Run { abort: None, token: None, grace: None };
-        tracker.enter(task, 0, kind).ok()
+        tracker.enter(task, 0, RunMember { abort: None, token: None, grace: None }).ok()
     }
 
     fn plan(tracker: &Tracker) {
@@ -560,7 +802,8 @@ mod loom {
                 tracker.set_asking(id, false);
             }
             leaves.join().expect("no panic");
-            let waited_for: Vec<_> = tracker.drained().waited_for.values().copied().collect();
+            let waited_for: Vec<_> =
+                tracker.waited_for().iter().map(|waited| waited.left.load(Ordering::Relaxed)).collect();
             assert_eq!(waited_for, [1], "the one that stays");
             drop(stays);
             assert!(tracker.is_emptied(None));

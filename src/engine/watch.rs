@@ -107,7 +107,7 @@ impl Shared {
     }
 
     /// A task has given no sign of life, or has been in one poll, for so long. Told once, and acted on as the task says.
-    pub(crate) fn stalled(&self, task: &Supervised, stall: Stall, silent_for: Duration) {
+    pub(crate) fn stalled(&self, task: &Arc<Supervised>, stall: Stall, silent_for: Duration) {
         if watchdog::last_tick().is_some_and(|since| since > STOOD_STILL) {
             // The thread has not come by either: the process stood still, and the task with it.
             return task.signals.rearm(Instant::now());
