@@ -502,6 +502,7 @@ impl LoopLife {
             // The first iteration takes them all.
             links: std::mem::take(&mut self.life.links),
             timeout: supervised.spec.run_timeout,
+            polls: recorder.polls(),
             ..Begin::new(recorder.clone(), supervised.task.clone())
         };
         let context = self.life.context.of_iteration(iteration);

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     policy::{Exit, TaskCategory, TaskOutput, TaskPriority, type_path},
-    run::{Begin, Run, TaskHandle},
+    run::{Begin, PollTime, Run, TaskHandle},
     telemetry::SpanParent,
 };
 
@@ -304,7 +304,7 @@ impl Shared {
             parent: options.parent,
             links: if linked { vec![spawner] } else { Vec::new() },
             timeout: options.timeout.filter(|_| !options.blocking),
-            blocking: options.blocking,
+            polls: if options.blocking { PollTime::Untimed } else { self.recorder.polls() },
             ..Begin::new(self.recorder.clone(), task)
         };
         Some(Admitted { begin, place, token, context })

@@ -163,6 +163,7 @@ pub(crate) fn live_once(
         generation: Some(life.context.generation()),
         links: std::mem::take(&mut life.links),
         timeout: supervised.spec.run_timeout,
+        polls: life.shared.recorder.polls(),
         ..Begin::new(life.shared.recorder.clone(), supervised.task.clone())
     };
     Box::pin(Once { run: Run::begun(begin, work, Exit::clone, ()) })

@@ -22,8 +22,9 @@ use crate::{
     telemetry::{
         ManagedSpan, SpanParent,
         contract::{self, key, record},
-        managed_span, with_trace,
+        managed_span, offer, with_trace,
     },
+    watchdog,
 };
 
 /// What a run needs to begin.
@@ -37,8 +38,19 @@ pub(crate) struct Begin {
     pub(crate) parent: SpanParent,
     pub(crate) links: Vec<SpanContext>,
     pub(crate) timeout: Option<Duration>,
-    /// Whether its one poll is its whole work, on a thread that is there to be blocked.
-    pub(crate) blocking: bool,
+    pub(crate) polls: PollTime,
+}
+
+/// How the time of a run's polls is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PollTime {
+    /// By the watchdog, which sees those that take longer than a tick, from its first tick on. The run must be polled as a
+    /// [`Polled`](crate::engine) and be the outermost of its poll.
+    Seen,
+    /// By the clock, twice a poll.
+    Exact,
+    /// Not at all: its one poll is its whole work, on a thread that is there to be blocked.
+    Untimed,
 }
 
 impl Begin {
@@ -52,7 +64,7 @@ impl Begin {
             parent: SpanParent::Root,
             links: Vec::new(),
             timeout: None,
-            blocking: false,
+            polls: PollTime::Exact,
         }
     }
 }
@@ -65,7 +77,7 @@ struct Running {
     started_wall: SystemTime,
     generation: Option<u64>,
     timeout: Option<(Duration, Pin<Box<Sleep>>)>,
-    blocking: bool,
+    polls: PollTime,
 }
 
 /// What a run holds until it has ended.
@@ -137,40 +149,33 @@ where
             // Polled after it ended: pending for ever, like a fused future, rather than a panic in the user's runtime.
             return Poll::Pending;
         };
-        let exit_and_value = match running.poll_future(&mut this.future, cx) {
-            Ok(Poll::Ready(output)) => {
-                let classify = this.classify.take();
-                // The user's code may panic here too: in `Display` of its error, or in a classification of its own.
-                match catch(running.silence(), || {
-                    classify.map_or(Exit::Success, |classify| classify(&output))
-                }) {
-                    Ok(exit) => (exit, Ok(output)),
-                    Err(caught) => (Exit::Panic(caught.panic), Ok(output)),
+        let (exit, value, drop_panicked) = match running.poll_future(&mut this.future, this.classify, cx) {
+            Some(done) => done,
+            None => match running.poll_timeout(cx) {
+                Poll::Ready(limit) => {
+                    let drop_panicked = running.drop_future(&mut this.future);
+                    (Exit::Timeout(limit), Err(None), drop_panicked)
                 }
-            }
-            Err(caught) => (Exit::Panic(caught.panic), Err(Some(caught.payload))),
-            Ok(Poll::Pending) => match running.poll_timeout(cx) {
-                Poll::Ready(limit) => (Exit::Timeout(limit), Err(None)),
                 Poll::Pending => return Poll::Pending,
             },
         };
-        let (exit, value) = exit_and_value;
-        let drop_panic = running.drop_future(&mut this.future);
-        let span_context = running.end(&exit, drop_panic);
+        let span_context = running.end(&exit, drop_panicked);
         *this.running = None;
         *this.guard = None;
         Poll::Ready(Ended { exit, value, span_context })
     }
 }
 
+/// How a future is done: the exit, what it returned, and whether its destructor panicked.
+type Done<T> = (Exit, Result<T, Option<Payload>>, bool);
+
 impl Running {
     fn start(begin: Begin) -> Self {
-        let Begin { recorder, task, given_name, generation, iteration, parent, links, timeout, blocking } =
-            begin;
+        let Begin { recorder, task, given_name, generation, iteration, parent, links, timeout, polls } = begin;
         let identity = &task.identity;
         let number = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
         let (generation_number, iteration) = (number(generation), number(iteration));
-        let span = managed_span!(parent, contract::SPAN_RUN, {
+        let span = offer(|| managed_span!(parent, contract::SPAN_RUN, {
             { key::NAME } = &*identity.name,
             { key::CATEGORY } = identity.category.as_str(),
             { key::PRIORITY } = identity.priority.as_str(),
@@ -180,7 +185,7 @@ impl Running {
             { key::ITERATION } = iteration,
             { key::RESULT } = tracing::field::Empty,
             { key::ERROR_TYPE } = tracing::field::Empty,
-        });
+        }));
         let attributes = || {
             let mut attributes = task.attributes().to_vec();
             attributes.extend(given_name.clone().map(|name| KeyValue::new(key::GIVEN_NAME, name)));
@@ -189,17 +194,17 @@ impl Running {
             attributes
         };
         let span =
-            ManagedSpan::start(span, &parent, links, recorder.tracer(), contract::SPAN_RUN, attributes);
-        let started_wall = SystemTime::now();
-        task.cell.run_started(recorder.now(), started_wall);
+            ManagedSpan::start_offered(span, &parent, links, recorder.tracer(), contract::SPAN_RUN, attributes);
+        let (started, started_wall) = (Instant::now(), SystemTime::now());
+        task.cell.run_started(recorder.at(started), started_wall);
         Self {
             current: Some(Current { recorder, task }),
             span: Some(span),
-            started: Instant::now(),
+            started,
             started_wall,
             generation,
             timeout: timeout.map(|limit| (limit, Box::pin(tokio::time::sleep(limit)))),
-            blocking,
+            polls,
         }
     }
 
@@ -207,26 +212,50 @@ impl Running {
         self.current.as_ref().is_some_and(|current| current.recorder.options.silence_panics)
     }
 
-    /// Does `inside` as part of the run: in its span, as the current run, its panics caught.
-    fn inside<R>(&mut self, inside: impl FnOnce() -> R) -> Result<R, super::panics::Caught> {
-        let silence = self.silence();
-        let _entered = self.span.as_ref().map(ManagedSpan::enter);
-        Current::scope(&mut self.current, || catch(silence, inside))
+    /// Does `inside` as part of the run: in its span, as the current run. `inside` must not unwind; it tells beside its
+    /// answer whether it is the last that is done there.
+    fn inside<R>(&mut self, inside: impl FnOnce() -> (R, bool)) -> R {
+        let entered = self.span.as_ref().map(ManagedSpan::enter);
+        let (result, last) = Current::scope(&mut self.current, inside);
+        if let Some(entered) = entered.filter(|_| last) {
+            entered.leave_last();
+        }
+        result
     }
 
+    /// Polls the user's future; once it is done, tells its exit and drops it, all inside the run.
     fn poll_future<F: Future>(
         &mut self,
         future: &mut Pin<&mut Option<F>>,
+        classify: &mut Option<impl FnOnce(&F::Output) -> Exit>,
         cx: &mut Context<'_>,
-    ) -> Result<Poll<F::Output>, super::panics::Caught> {
-        let Some(future) = future.as_mut().as_pin_mut() else { return Ok(Poll::Pending) };
-        let before = std::time::Instant::now();
-        let polled = self.inside(|| future.poll(cx));
-        let took = before.elapsed();
-        if let Some(current) = self.current.as_ref().filter(|_| !self.blocking) {
+    ) -> Option<Done<F::Output>> {
+        let silence = self.silence();
+        let before = (self.polls == PollTime::Exact).then(std::time::Instant::now);
+        let done = self.inside(|| {
+            let Some(polled) = future.as_mut().as_pin_mut() else { return (None, false) };
+            let (exit, value) = match catch(silence, || polled.poll(cx)) {
+                Ok(Poll::Pending) => return (None, false),
+                Ok(Poll::Ready(output)) => {
+                    let classify = classify.take();
+                    // The user's code may panic here too: in `Display` of its error, or in a classification of its own.
+                    let exit = catch(silence, || classify.map_or(Exit::Success, |classify| classify(&output)));
+                    (exit.unwrap_or_else(|caught| Exit::Panic(caught.panic)), Ok(output))
+                }
+                Err(caught) => (Exit::Panic(caught.panic), Err(Some(caught.payload))),
+            };
+            let drop_panicked = catch(silence, || future.set(None)).is_err();
+            (Some((exit, value, drop_panicked)), true)
+        });
+        let took = match before {
+            Some(before) => Some(before.elapsed()),
+            None if self.polls == PollTime::Seen => watchdog::seen_for(),
+            None => None,
+        };
+        if let Some((took, current)) = took.zip(self.current.as_ref()) {
             current.task.cell.polled(took, current.recorder.options.slow_poll);
         }
-        polled
+        done
     }
 
     fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
@@ -241,7 +270,8 @@ impl Running {
         if future.is_none() {
             return false;
         }
-        self.inside(|| future.set(None)).is_err()
+        let silence = self.silence();
+        self.inside(|| (catch(silence, || future.set(None)).is_err(), true))
     }
 
     /// Counts the run, ends its span, writes the log record of a failure.
@@ -252,7 +282,7 @@ impl Running {
         let failed = exit.error_type().is_some();
         let span_context = if failed || self.generation.is_some() { span.span_context() } else { None };
         let trace_id = span_context.as_ref().filter(|_| failed).map(|context| context.trace_id().to_string());
-        recorder.run_ended(&task, exit, self.started_wall, self.started.elapsed(), trace_id);
+        recorder.run_ended(&task, exit, (self.started, self.started_wall), trace_id);
         // The subscriber and the exporter are not ours: a panic in them is printed, and costs neither the figures nor
         // the task.
         let _ = catch(false, move || {

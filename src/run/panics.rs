@@ -17,6 +17,9 @@ use crate::policy::Panic;
 thread_local! {
     static SILENCED: Cell<bool> = const { Cell::new(false) };
     static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// Whether [`LOCATION`] holds one. Apart from it, because a thread-local without a destructor is read without a check,
+    /// and almost no poll panics.
+    static LOCATED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Chains a panic hook, once per process: a panic inside a supervised future is not printed, since it becomes a log
@@ -31,13 +34,22 @@ pub(crate) fn install_hook() {
             if !SILENCED.get() {
                 return previous(info);
             }
-            let before = LOCATION.replace(info.location().map(ToString::to_string));
+            let before = swap_location(info.location().map(ToString::to_string));
             // The level alone: the subscriber is the user's code, and a panic in a hook ends the process.
             if before.is_some() || LevelFilter::current() == LevelFilter::OFF {
                 previous(info);
             }
         }));
     });
+}
+
+/// Sets where the last panic of this thread was, or that there is none; answers what was set before.
+fn swap_location(location: Option<String>) -> Option<String> {
+    if !LOCATED.get() && location.is_none() {
+        return None;
+    }
+    LOCATED.set(location.is_some());
+    LOCATION.replace(location)
 }
 
 /// A caught panic: what it said, and its payload for those who must pass it on.
@@ -63,10 +75,10 @@ impl Drop for Payload {
 pub(crate) fn catch<R>(silence: bool, supervised: impl FnOnce() -> R) -> Result<R, Caught> {
     let outer = SILENCED.replace(SILENCED.get() || silence);
     // What lies there is of a panic that the user caught, or of one that unwinds through a destructor that ends here.
-    let before = LOCATION.take();
+    let before = swap_location(None);
     let result = catch_unwind(AssertUnwindSafe(supervised));
     SILENCED.set(outer);
-    let location = LOCATION.replace(before);
+    let location = swap_location(before);
     result.map_err(|payload| {
         let text = payload
             .downcast_ref::<&str>()
@@ -79,7 +91,7 @@ pub(crate) fn catch<R>(silence: bool, supervised: impl FnOnce() -> R) -> Result<
 
 /// Lets a caught panic go on; whoever catches it next knows where it came from.
 pub(crate) fn resume(panic: Panic, mut payload: Payload) -> ! {
-    LOCATION.set(panic.location);
+    swap_location(panic.location);
     std::panic::resume_unwind(payload.0.take().unwrap_or_else(|| Box::new(panic.text)))
 }
 

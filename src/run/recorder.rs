@@ -7,6 +7,7 @@ use arc_swap::ArcSwapOption;
 use opentelemetry::global::BoxedTracer;
 use tokio::time::Instant;
 
+use super::PollTime;
 use crate::{
     cell::{EndedRun, Entry, Identity, Registry, RunError, TaskSnapshot},
     policy::{CategoryRules, Exit, NameRule, TaskCategory, TaskPriority},
@@ -32,6 +33,7 @@ pub(crate) struct RecorderOptions {
     pub(crate) categories: CategoryRules,
     pub(crate) name_rule: NameRule,
     pub(crate) slow_poll: Duration,
+    pub(crate) polls: PollTime,
     pub(crate) silence_panics: bool,
     pub(crate) tracer: Option<Arc<BoxedTracer>>,
 }
@@ -44,6 +46,7 @@ impl Default for RecorderOptions {
             categories: CategoryRules::default(),
             name_rule: NameRule::default(),
             slow_poll: DEFAULT_SLOW_POLL,
+            polls: PollTime::Seen,
             silence_panics: false,
             tracer: None,
         }
@@ -124,7 +127,12 @@ impl Recorder {
 
     /// Time since this recorder was made, on the monotonic clock (tokio's, so that paused time is honoured).
     pub(crate) fn now(&self) -> Duration {
-        self.figures.epoch.elapsed()
+        self.at(Instant::now())
+    }
+
+    /// An instant, as [`Recorder::now`] tells it.
+    pub(crate) fn at(&self, instant: Instant) -> Duration {
+        instant.saturating_duration_since(self.figures.epoch)
     }
 
     pub(crate) fn exposition(&self) -> Option<Arc<Exposition>> {
@@ -133,6 +141,11 @@ impl Recorder {
 
     pub(crate) fn tracer(&self) -> Option<&Arc<BoxedTracer>> {
         self.options.tracer.as_ref()
+    }
+
+    /// How the polls of this manager's own tasks are timed.
+    pub(crate) fn polls(&self) -> PollTime {
+        self.options.polls
     }
 
     /// The task that a bare name is recorded under.
@@ -172,14 +185,15 @@ impl Recorder {
         &self,
         task: &Arc<Task>,
         exit: &Exit,
-        started: SystemTime,
-        duration: Duration,
+        (started, started_wall): (Instant, SystemTime),
         trace_id: Option<String>,
     ) {
+        let now = Instant::now();
+        let duration = now.saturating_duration_since(started);
         let message = || exit.message();
         let error = exit.error_type().map(|error_type| RunError { error_type, message: &message, trace_id });
-        let run = EndedRun { kind: exit.kind(), started, duration, error };
-        let error_type = task.cell.run_ended(&run, self.now(), &self.registry().error_type_budget);
+        let run = EndedRun { kind: exit.kind(), started: started_wall, duration, error };
+        let error_type = task.cell.run_ended(&run, self.at(now), &self.registry().error_type_budget);
         let seconds = duration.as_secs_f64();
         match &*self.exposition.load() {
             Some(exposition) => record_duration(exposition, task, seconds, exit.kind(), error_type),

@@ -11,6 +11,7 @@
 //!   when the subscriber is made, stands back, and says so as a [`LayerConflict`].
 
 use std::{
+    any::TypeId,
     cell::Cell,
     sync::{
         Arc, OnceLock,
@@ -24,14 +25,17 @@ use opentelemetry::{
     trace::Tracer,
 };
 use tracing::{
-    Dispatch, Level, Metadata, Subscriber, callsite::Identifier, field::FieldSet, metadata::Kind,
-    span::Attributes, subscriber::Interest,
+    Dispatch, Event, Level, Metadata, Subscriber,
+    callsite::Identifier,
+    field::FieldSet,
+    metadata::Kind,
+    span::{Attributes, Id, Record},
+    subscriber::Interest,
 };
-use tracing_subscriber::{
-    Layer,
-    layer::{Context, Filter},
-    registry::LookupSpan,
-};
+use tracing_opentelemetry::OpenTelemetryLayer;
+use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
+
+use super::handoff::{self, Handing};
 
 /// What is wrong with the way the layers were put together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,13 +89,12 @@ where
     T::Span: Send + Sync + 'static,
 {
     let marker = Marker::<true>::new(tracer.clone());
-    let filter = UnlessStoodBack(marker.state.clone());
-    let exporter = tracing_opentelemetry::OpenTelemetryLayer::new(tracer)
+    let inner = OpenTelemetryLayer::new(Handing(tracer))
         .with_location(false)
         .with_threads(false)
         .with_tracked_inactivity(false)
-        .with_target(false)
-        .with_filter(filter);
+        .with_target(false);
+    let exporter = Exporter { inner, state: marker.state.clone() };
     marker.and_then(exporter)
 }
 
@@ -182,24 +185,90 @@ thread_local! {
     static PROBING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Lets everything through, unless our exporter stands back.
-struct UnlessStoodBack(Arc<State>);
+/// tracing-opentelemetry, unless it stands back. Of a run's span it does what only it can (its data are private, and every
+/// idiom on a span goes through them); what is cheaper outside is left to [`ManagedSpan`](super::ManagedSpan).
+struct Exporter<S, T> {
+    inner: OpenTelemetryLayer<S, Handing<T>>,
+    state: Arc<State>,
+}
 
-impl UnlessStoodBack {
-    fn lets_through(&self) -> bool {
-        !self.0.stood_back.load(Relaxed) && !PROBING.get()
+impl<S, T> Exporter<S, T> {
+    fn exports(&self) -> bool {
+        !self.state.stood_back.load(Relaxed) && !PROBING.get()
     }
 }
 
-impl<S> Filter<S> for UnlessStoodBack {
-    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        self.lets_through()
+impl<S, T> Layer<S> for Exporter<S, T>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    T: Tracer + 'static,
+    T::Span: Send + Sync,
+    OpenTelemetryLayer<S, Handing<T>>: Layer<S>,
+{
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if !self.exports() {
+            return;
+        }
+        if !handoff::take(attributes.metadata()) {
+            return self.inner.on_new_span(attributes, id, context);
+        }
+        // The attributes come with the tracer's call, ready made.
+        let metadata = attributes.metadata();
+        let none = metadata.fields().value_set(&[]);
+        let bare = match attributes.parent() {
+            Some(parent) => Attributes::child_of(parent.clone(), metadata, &none),
+            None if attributes.is_contextual() => Attributes::new(metadata, &none),
+            None => Attributes::new_root(metadata, &none),
+        };
+        self.inner.on_new_span(&bare, id, context);
     }
 
-    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
-        // Interests are computed after `on_register_dispatch`, and the answer does not change afterwards. Not `never`: the
-        // registry takes that for the answer of every layer, where ours is the only one with a filter.
-        if self.lets_through() { Interest::always() } else { Interest::sometimes() }
+    fn on_enter(&self, id: &Id, context: Context<'_, S>) {
+        if self.exports() && !handoff::is_at(id) {
+            self.inner.on_enter(id, context);
+        }
+    }
+
+    fn on_exit(&self, id: &Id, context: Context<'_, S>) {
+        if self.exports() && !handoff::is_at(id) {
+            self.inner.on_exit(id, context);
+        }
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        if self.exports() && !handoff::is_at(id) {
+            self.inner.on_record(id, values, context);
+        }
+    }
+
+    fn on_follows_from(&self, id: &Id, follows: &Id, context: Context<'_, S>) {
+        if self.exports() {
+            self.inner.on_follows_from(id, follows, context);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        if self.exports() {
+            self.inner.on_event(event, context);
+        }
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        if self.exports() {
+            self.inner.on_close(id, context);
+        }
+    }
+
+    #[expect(unsafe_code, reason = "the trait's method is unsafe; a per-layer filter in its place costs a look-up per call")]
+    // SAFETY: the inner layer's answer, which points to itself or into itself and so lives as long as `self`.
+    unsafe fn downcast_raw(&self, id: TypeId) -> Option<*const ()> {
+        if id == TypeId::of::<Self>() {
+            return Some(std::ptr::from_ref(self).cast());
+        }
+        if !self.exports() {
+            return None;
+        }
+        unsafe { self.inner.downcast_raw(id) }
     }
 }
 

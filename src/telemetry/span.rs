@@ -9,10 +9,16 @@ use opentelemetry::{
     trace::{Link, SpanBuilder, SpanContext, Status, TraceContextExt, Tracer},
 };
 use std::sync::Arc;
-use tracing::{Span, span::Entered};
+use tracing::{
+    Span,
+    span::{Entered, Id},
+};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::installed;
+use super::{
+    handoff::{self, Handed},
+    installed,
+};
 
 /// Where a span hangs.
 #[derive(Debug, Clone, Default)]
@@ -28,8 +34,20 @@ pub(crate) enum SpanParent {
 #[derive(Debug)]
 pub(crate) struct ManagedSpan {
     span: Span,
-    /// Set where tracing-opentelemetry does not export the span.
-    direct: Option<OtelContext>,
+    path: Path,
+}
+
+/// Who exports a span.
+#[derive(Debug)]
+enum Path {
+    /// Nobody: there is neither a layer that sees it nor a tracer.
+    None,
+    /// A tracing-opentelemetry layer, on its own.
+    Layer,
+    /// Our layer; what is cheaper outside of it is done here, through the span's context.
+    Handed(OtelContext),
+    /// We do, through a tracer: no tracing-opentelemetry layer sees it.
+    Direct(OtelContext),
 }
 
 /// Makes a [`ManagedSpan`]: `$name` and the fields as in `tracing::span!`, the parent as a [`SpanParent`].
@@ -61,41 +79,74 @@ impl ManagedSpan {
         attributes: impl FnOnce() -> Vec<KeyValue>,
     ) -> Self {
         links.iter().for_each(|link| span.add_link(link.clone()));
-        let exported = span.with_subscriber(|(id, dispatch)| {
-            tracing_opentelemetry::get_otel_context(id, dispatch).is_some()
-        });
-        if exported == Some(true) {
-            return Self { span, direct: None };
+        if otel_context_of(&span).is_some() {
+            return Self { span, path: Path::Layer };
         }
+        Self::start_directly(span, parent, links, own_tracer, name, attributes)
+    }
+
+    /// As [`ManagedSpan::start`], for a span that [`offer`](super::offer) has made.
+    pub(crate) fn start_offered(
+        (span, taken): (Span, bool),
+        parent: &SpanParent,
+        links: Vec<SpanContext>,
+        own_tracer: Option<&Arc<BoxedTracer>>,
+        name: &'static str,
+        attributes: impl FnOnce() -> Vec<KeyValue>,
+    ) -> Self {
+        if !taken {
+            return Self::start(span, parent, links, own_tracer, name, attributes);
+        }
+        let links = links.into_iter().map(Link::with_context).collect();
+        let handed = Handed { attributes: attributes(), links };
+        // Asked for its context, the layer builds the span now.
+        let context = handoff::hand(handed, || otel_context_of(&span));
+        let path = context.map_or(Path::None, Path::Handed);
+        Self { span, path }
+    }
+
+    fn start_directly(
+        span: Span,
+        parent: &SpanParent,
+        links: Vec<SpanContext>,
+        own_tracer: Option<&Arc<BoxedTracer>>,
+        name: impl Into<Cow<'static, str>>,
+        attributes: impl FnOnce() -> Vec<KeyValue>,
+    ) -> Self {
         let tracer = own_tracer.cloned().or_else(|| installed().map(|installed| installed.tracer));
-        let direct = tracer.map(|tracer| {
-            let parent = match parent {
-                SpanParent::Root => OtelContext::new(),
-                SpanParent::Current => OtelContext::current(),
-            };
-            let builder = SpanBuilder::from_name(name)
-                .with_attributes(attributes())
-                .with_links(links.into_iter().map(Link::with_context).collect());
-            // The tracer is the user's code: a panic in it must not become the task's.
-            let started = std::panic::AssertUnwindSafe(|| tracer.build_with_context(builder, &parent));
-            std::panic::catch_unwind(started).map_or(parent.clone(), |span| parent.with_span(span))
-        });
-        Self { span, direct }
+        let Some(tracer) = tracer else { return Self { span, path: Path::None } };
+        let parent = match parent {
+            SpanParent::Root => OtelContext::new(),
+            SpanParent::Current => OtelContext::current(),
+        };
+        let builder = SpanBuilder::from_name(name)
+            .with_attributes(attributes())
+            .with_links(links.into_iter().map(Link::with_context).collect());
+        // The tracer is the user's code: a panic in it must not become the task's.
+        let started = std::panic::AssertUnwindSafe(|| tracer.build_with_context(builder, &parent));
+        let context = std::panic::catch_unwind(started).map_or(parent.clone(), |span| parent.with_span(span));
+        Self { span, path: Path::Direct(context) }
     }
 
     /// Enters the span on this thread, as `tracing` and as OpenTelemetry's current context.
     pub(crate) fn enter(&self) -> EnteredSpan<'_> {
-        let context = self.direct.clone().map(OtelContext::attach);
-        EnteredSpan { _context: context, _span: self.span.enter() }
+        let (context, handed) = match &self.path {
+            Path::Handed(context) => (Some(context.clone().attach()), true),
+            Path::Direct(context) => (Some(context.clone().attach()), false),
+            Path::Layer | Path::None => (None, false),
+        };
+        let id = if handed { self.span.id() } else { None };
+        let entered = handoff::at(id.as_ref(), || self.span.enter());
+        EnteredSpan { entered: Some(entered), id, _context: context }
     }
 
     /// The OpenTelemetry context with this span in it, if it is exported.
     pub(crate) fn otel_context(&self) -> Option<OtelContext> {
-        self.direct.clone().or_else(|| {
-            self.span
-                .with_subscriber(|(id, dispatch)| tracing_opentelemetry::get_otel_context(id, dispatch))
-                .flatten()
-        })
+        match &self.path {
+            Path::Handed(context) | Path::Direct(context) => Some(context.clone()),
+            Path::Layer => otel_context_of(&self.span),
+            Path::None => None,
+        }
     }
 
     /// The span's identity, for links and logs.
@@ -106,43 +157,73 @@ impl ManagedSpan {
     }
 
     /// Records a text attribute; for a `tracing` span, into the field of that name where it has one.
-    pub(crate) fn record(&self, key: &'static str, value: &str) {
-        self.span.record(key, value);
-        if let Some(direct) = &self.direct {
-            direct.span().set_attribute(KeyValue::new(key, value.to_owned()));
+    pub(crate) fn record(&self, key: &'static str, value: &'static str) {
+        match &self.path {
+            Path::Handed(context) => {
+                handoff::at(self.span.id().as_ref(), || self.span.record(key, value));
+                context.span().set_attribute(KeyValue::new(key, value));
+            }
+            Path::Direct(context) => {
+                self.span.record(key, value);
+                context.span().set_attribute(KeyValue::new(key, value));
+            }
+            Path::Layer | Path::None => {
+                self.span.record(key, value);
+            }
         }
     }
 
     /// Sets an attribute that `tracing` fields cannot hold, such as a list. Seen by OpenTelemetry alone.
     pub(crate) fn set_attribute(&self, attribute: KeyValue) {
-        match &self.direct {
-            Some(direct) => direct.span().set_attribute(attribute),
-            None => self.span.set_attribute(attribute.key, attribute.value),
+        match &self.path {
+            Path::Handed(context) | Path::Direct(context) => context.span().set_attribute(attribute),
+            Path::Layer | Path::None => self.span.set_attribute(attribute.key, attribute.value),
         }
     }
 
     /// Marks the span as failed.
     pub(crate) fn fail(&self, description: &str) {
-        match &self.direct {
-            Some(direct) => direct.span().set_status(Status::error(description.to_owned())),
-            None => self.span.set_status(Status::error(description.to_owned())),
+        let status = Status::error(description.to_owned());
+        match &self.path {
+            Path::Handed(context) | Path::Direct(context) => context.span().set_status(status),
+            Path::Layer | Path::None => self.span.set_status(status),
         }
     }
 
-    /// Ends the span now, whoever still holds a reference to its context.
+    /// Ends the span now. One that a layer exports ends with the last reference to it, as of when it was last left.
     pub(crate) fn end(self) {
-        if let Some(direct) = &self.direct {
-            direct.span().end();
+        if let Path::Direct(context) = &self.path {
+            context.span().end();
         }
     }
+}
+
+/// A `tracing` span's OpenTelemetry context, if a tracing-opentelemetry layer sees it.
+fn otel_context_of(span: &Span) -> Option<OtelContext> {
+    span.with_subscriber(|(id, dispatch)| tracing_opentelemetry::get_otel_context(id, dispatch)).flatten()
 }
 
 /// While it lives, its span is the current one of this thread.
 #[must_use = "the span is left when this is dropped"]
 pub(crate) struct EnteredSpan<'a> {
-    // Dropped first to last: the `tracing` span is left before the OpenTelemetry context is detached.
-    _span: Entered<'a>,
+    entered: Option<Entered<'a>>,
+    /// Where it is left to us to make it OpenTelemetry's current context.
+    id: Option<Id>,
     _context: Option<ContextGuard>,
+}
+
+impl EnteredSpan<'_> {
+    /// Leaves the span for the last time: that is when it ends.
+    pub(crate) fn leave_last(mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for EnteredSpan<'_> {
+    fn drop(&mut self) {
+        // The `tracing` span is left before the OpenTelemetry context is detached.
+        handoff::at(self.id.as_ref(), || drop(self.entered.take()));
+    }
 }
 
 /// Runs `emit` with `context` as the current OpenTelemetry context, so that the log records it emits carry its trace.

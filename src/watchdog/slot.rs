@@ -4,7 +4,8 @@
 //! the reader's business, who looks from tick to tick whether it is still the same poll.
 //!
 //! Invariants:
-//! 1. A slot is written by the thread that holds it, and by no other; it changes hands under the lock of [`SLOTS`].
+//! 1. A slot is written by the thread that holds it, and by no other; it changes hands under the lock of [`SLOTS`]. What is
+//!    seen of it is written by the watchdog alone.
 //! 2. `sequence` is odd exactly while a poll goes on, and only ever grows, also from one holder to the next: with the slot's
 //!    number it names one poll of the process.
 //! 3. A poll that begins inside another one changes `id` alone. So the innermost shows, and the outer one makes no progress.
@@ -12,7 +13,8 @@
 use std::{
     cell::Cell,
     marker::PhantomData,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -43,11 +45,15 @@ pub(crate) fn manager_of(id: MemberId) -> u64 {
 struct Slot {
     sequence: AtomicU64,
     id: AtomicU64,
+    /// Written by the watchdog: the last poll that it has seen here, and since when ([`moment`]).
+    seen: AtomicU64,
+    seen_since: AtomicU64,
 }
 
 impl Slot {
     fn new() -> Self {
-        Self { sequence: AtomicU64::new(0), id: AtomicU64::new(0) }
+        let zero = || AtomicU64::new(0);
+        Self { sequence: zero(), id: zero(), seen: zero(), seen_since: zero() }
     }
 
     /// Begins a poll. Answers the id of the poll around it, if there is one.
@@ -84,6 +90,27 @@ impl Slot {
         // Both relaxed: our own stores.
         let polling = self.sequence.load(Ordering::Relaxed) % 2 == 1;
         polling.then(|| self.id.load(Ordering::Relaxed))
+    }
+
+    /// Notes that a poll goes on; the watchdog alone does.
+    fn see(&self, sequence: u64, now: u64) {
+        // Relaxed: our own store.
+        if self.seen.load(Ordering::Relaxed) != sequence {
+            self.seen_since.store(now, Ordering::Relaxed);
+            // Release: pairs with the load in `seen_since`.
+            self.seen.store(sequence, Ordering::Release);
+        }
+    }
+
+    /// Since when the watchdog has seen the poll that goes on, asked by the thread that holds the slot. `None` where the poll
+    /// is younger than the last tick.
+    fn seen_since(&self) -> Option<u64> {
+        // Relaxed: our own store.
+        let sequence = self.sequence.load(Ordering::Relaxed);
+        // Acquire: pairs with the Release store in `see`. The moment is this poll's: a later one, whose moment might have
+        // been stored already, has not begun.
+        let seen = self.seen.load(Ordering::Acquire) == sequence && sequence % 2 == 1;
+        seen.then(|| self.seen_since.load(Ordering::Relaxed))
     }
 
     /// What is being polled, asked by any thread: the poll's sequence, and the innermost id. `None` also where the poll ends
@@ -199,6 +226,21 @@ pub(crate) fn polled_here() -> Option<MemberId> {
     HERE.try_with(Cell::get).ok().flatten().and_then(Slot::here)
 }
 
+/// For how long the watchdog has seen the poll that goes on on this thread: short of its time by at most a tick. `None` where
+/// it has not been seen, as is almost every poll.
+#[inline]
+pub(crate) fn seen_for() -> Option<Duration> {
+    let since = HERE.try_with(Cell::get).ok().flatten().and_then(Slot::seen_since)?;
+    Some(Duration::from_nanos(moment(Instant::now()).saturating_sub(since)))
+}
+
+/// Nanoseconds since this was first asked.
+fn moment(instant: Instant) -> u64 {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    let since = instant.saturating_duration_since(*FIRST.get_or_init(|| instant));
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// A poll that the watchdog found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Polled {
@@ -208,13 +250,15 @@ pub(super) struct Polled {
     pub(super) thread: Arc<str>,
 }
 
-/// What all threads are polling now.
+/// What all threads are polling now, and a note for each of them that it was seen.
 pub(super) fn polled() -> Vec<Polled> {
+    let now = moment(Instant::now());
     let slots = slots();
     let held = slots.held.iter().zip(0_u64..);
     held.filter_map(|((slot, holder), number)| {
         let thread = holder.as_ref()?;
         let (sequence, id) = slot.read()?;
+        slot.see(sequence, now);
         let poll = number << SEQUENCE_BITS | sequence & ((1 << SEQUENCE_BITS) - 1);
         Some(Polled { id, poll, thread: thread.clone() })
     })
