@@ -196,12 +196,12 @@ impl Recorder {
         let error_type = task.cell.run_ended(&run, self.at(now), &self.registry().error_type_budget);
         let seconds = duration.as_secs_f64();
         match &*self.exposition.load() {
-            Some(exposition) => record_duration(exposition, task, seconds, exit.kind(), error_type),
+            Some(exposition) => exposition.instruments.run_duration.record(task, seconds, exit.kind(), error_type),
             None => {
                 let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
                 // Those that waited may have been recorded just now.
                 if let Some(exposition) = &*self.exposition.load() {
-                    record_duration(exposition, task, seconds, exit.kind(), error_type);
+                    exposition.instruments.run_duration.record(task, seconds, exit.kind(), error_type);
                 } else if pending.len() < MAX_PENDING {
                     pending.push(Pending { task: task.clone(), seconds, exit: exit.kind(), error_type });
                 }
@@ -220,20 +220,6 @@ impl Recorder {
         names.sort_unstable();
         names.dedup();
         names.iter().filter_map(|name| self.snapshot(name)).collect()
-    }
-}
-
-fn record_duration(
-    exposition: &Exposition,
-    task: &Task,
-    seconds: f64,
-    exit: crate::policy::ExitKind,
-    error_type: Option<&'static str>,
-) {
-    let histogram = &exposition.instruments.run_duration;
-    match error_type {
-        None => histogram.record(seconds, task.result_attributes(exit)),
-        Some(error_type) => histogram.record(seconds, &task.error_attributes(exit, error_type)),
     }
 }
 
@@ -260,8 +246,10 @@ impl Source for Recorder {
         let source: Arc<dyn Source> = self.clone();
         exposition.add_source(Arc::downgrade(&source), self.figures.clone());
         self.exposition.store(Some(exposition.clone()));
-        for pending in self.pending.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            record_duration(exposition, &pending.task, pending.seconds, pending.exit, pending.error_type);
+        let mut waiting = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        for pending in waiting.drain(..) {
+            let Pending { task, seconds, exit, error_type } = pending;
+            exposition.instruments.run_duration.record(&task, seconds, exit, error_type);
         }
     }
 }

@@ -23,6 +23,9 @@ struct Sets {
     base: Vec<KeyValue>,
     /// With the result of runs that carry no error type.
     plain_results: [OnceLock<Vec<KeyValue>>; ExitKind::ALL.len()],
+    /// The same, in the histogram that was first asked.
+    #[cfg(feature = "bound-instruments")]
+    bound: [OnceLock<super::instruments::BoundDuration>; ExitKind::ALL.len()],
 }
 
 impl TaskAttributes {
@@ -42,7 +45,12 @@ impl Entry<TaskAttributes> {
             ];
             base.extend(component.clone().map(|component| KeyValue::new(key::COMPONENT, component)));
             base.extend(self.extra.instance.clone().map(|instance| KeyValue::new(key::MANAGER, instance)));
-            Box::new(Sets { base, plain_results: Default::default() })
+            Box::new(Sets {
+                base,
+                plain_results: Default::default(),
+                #[cfg(feature = "bound-instruments")]
+                bound: Default::default(),
+            })
         })
     }
 
@@ -58,6 +66,12 @@ impl Entry<TaskAttributes> {
     pub(crate) fn result_attributes(&self, kind: ExitKind) -> &[KeyValue] {
         let sets = self.sets();
         sets.plain_results[kind as usize].get_or_init(|| with(&sets.base, key::RESULT, kind.as_str()))
+    }
+
+    /// The place for the histogram's series of this result.
+    #[cfg(feature = "bound-instruments")]
+    pub(super) fn bound(&self, kind: ExitKind) -> &OnceLock<super::instruments::BoundDuration> {
+        &self.sets().bound[kind as usize]
     }
 
     pub(crate) fn error_attributes(&self, kind: ExitKind, error_type: &'static str) -> Vec<KeyValue> {

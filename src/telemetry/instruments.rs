@@ -45,10 +45,64 @@ pub(crate) trait Source: Send + Sync {
 /// The instruments that are recorded as things happen.
 #[derive(Debug)]
 pub(crate) struct Instruments {
-    pub(crate) run_duration: Histogram<f64>,
+    pub(crate) run_duration: RunDuration,
     pub(crate) schedule_delay: Histogram<f64>,
     pub(crate) shutdown_duration: Histogram<f64>,
     pub(crate) monitor_duration: Histogram<f64>,
+}
+
+/// The durations of runs, which are recorded once per run. With the feature `bound-instruments` each name keeps its series
+/// at hand; otherwise the SDK looks it up by the attributes' hash, each time.
+#[derive(Debug)]
+pub(crate) struct RunDuration {
+    histogram: Histogram<f64>,
+    /// Tells the histograms of the process apart.
+    #[cfg(feature = "bound-instruments")]
+    number: u64,
+}
+
+/// A histogram's number and one series of it.
+#[cfg(feature = "bound-instruments")]
+pub(super) type BoundDuration = (u64, opentelemetry::metrics::BoundHistogram<f64>);
+
+impl RunDuration {
+    fn new(histogram: Histogram<f64>) -> Self {
+        #[cfg(feature = "bound-instruments")]
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        Self {
+            histogram,
+            #[cfg(feature = "bound-instruments")]
+            number: NUMBERS.fetch_add(1, Relaxed),
+        }
+    }
+
+    pub(crate) fn record(
+        &self,
+        task: &Entry<TaskAttributes>,
+        seconds: f64,
+        kind: ExitKind,
+        error_type: Option<&'static str>,
+    ) {
+        match error_type {
+            None => self.record_plain(task, seconds, kind),
+            Some(error_type) => self.histogram.record(seconds, &task.error_attributes(kind, error_type)),
+        }
+    }
+
+    #[cfg(feature = "bound-instruments")]
+    fn record_plain(&self, task: &Entry<TaskAttributes>, seconds: f64, kind: ExitKind) {
+        let bind = || (self.number, self.histogram.bind(task.result_attributes(kind)));
+        match task.bound(kind).get_or_init(bind) {
+            (number, series) if *number == self.number => series.record(seconds),
+            // The manager reports to another meter than before.
+            _ => self.histogram.record(seconds, task.result_attributes(kind)),
+        }
+    }
+
+    #[cfg(not(feature = "bound-instruments"))]
+    fn record_plain(&self, task: &Entry<TaskAttributes>, seconds: f64, kind: ExitKind) {
+        self.histogram.record(seconds, task.result_attributes(kind));
+    }
 }
 
 /// One meter's instruments and who reports to them.
@@ -118,7 +172,7 @@ impl Exposition {
         let exposition = Arc::new(Self {
             lasting,
             instruments: Instruments {
-                run_duration: histogram(meter, contract::RUN_DURATION),
+                run_duration: RunDuration::new(histogram(meter, contract::RUN_DURATION)),
                 schedule_delay: histogram(meter, contract::SCHEDULE_DELAY),
                 shutdown_duration: histogram(meter, contract::SHUTDOWN_DURATION),
                 monitor_duration: histogram(meter, contract::MONITOR_DURATION),
