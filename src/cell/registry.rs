@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use foldhash::fast::RandomState;
+
 use super::{TaskCell, TaskSnapshot, TaskState};
 use crate::{
     policy::{TaskCategory, TaskPriority},
@@ -63,14 +65,14 @@ impl<E> Eq for ByName<E> {}
 /// The entries of every name, one per identity.
 struct Entries<E> {
     /// The first of each name.
-    first: HashSet<ByName<E>>,
+    first: HashSet<ByName<E>, RandomState>,
     /// Those after it: few names have more than one identity.
-    more: HashMap<Arc<str>, Vec<Arc<Entry<E>>>>,
+    more: HashMap<Arc<str>, Vec<Arc<Entry<E>>>, RandomState>,
 }
 
 impl<E> Default for Entries<E> {
     fn default() -> Self {
-        Self { first: HashSet::new(), more: HashMap::new() }
+        Self { first: HashSet::default(), more: HashMap::default() }
     }
 }
 
@@ -239,8 +241,8 @@ mod tests {
         let plain = registry.entry(identity("a"), true).expect("room");
         let other = Identity { priority: TaskPriority::High, ..identity("a") };
         let high = registry.entry(other, false).expect("room");
-        plain.cell.run_started(Duration::ZERO, std::time::SystemTime::now());
-        high.cell.run_started(Duration::ZERO, std::time::SystemTime::now());
+        plain.cell.run_started(|| Duration::ZERO, std::time::SystemTime::now());
+        high.cell.run_started(|| Duration::ZERO, std::time::SystemTime::now());
         assert_eq!(registry.snapshot("a", Duration::ZERO).expect("known").active, 2);
         assert!(Arc::ptr_eq(&registry.plain("a").expect("known"), &plain));
     }

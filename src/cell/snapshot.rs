@@ -292,14 +292,14 @@ mod tests {
             duration: secs(2),
             error: Some(error),
         };
-        cell.run_started(secs(at), run.started);
-        cell.run_ended(&run, secs(at), &AtomicUsize::new(8));
+        cell.run_started(|| secs(at), run.started);
+        cell.run_ended(&run, || secs(at), &AtomicUsize::new(8));
     }
 
     /// Figures that are different from each other, `times` over, `at` a time.
     fn filled(times: u64, at: u64) -> TaskSnapshot {
         let cell = TaskCell::default();
-        cell.run_started(secs(at), UNIX_EPOCH + secs(at));
+        cell.run_started(|| secs(at), UNIX_EPOCH + secs(at));
         for _ in 0..times {
             fail(&cell, "io", at);
             fail(&cell, if at < 500 { "early" } else { "late" }, at);

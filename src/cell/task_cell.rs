@@ -102,13 +102,13 @@ impl TaskCell {
         self.figures.get_or_init(Box::default)
     }
 
-    pub(crate) fn run_started(&self, now: Duration, wall: SystemTime) {
+    pub(crate) fn run_started(&self, now: impl FnOnce() -> Duration, wall: SystemTime) {
         self.active.fetch_add(1, Relaxed);
         let wall = unix_nanos(wall);
         self.last_seen.store(wall, Relaxed);
         if self.first_start.load(Relaxed) == 0 {
             self.first_start.store(wall, Relaxed);
-            self.first_start_at.store(nanos(now) + 1, Relaxed);
+            self.first_start_at.store(nanos(now()) + 1, Relaxed);
         }
     }
 
@@ -116,18 +116,18 @@ impl TaskCell {
     pub(crate) fn run_ended(
         &self,
         run: &EndedRun<'_>,
-        now: Duration,
+        now: impl FnOnce() -> Duration,
         error_type_budget: &AtomicUsize,
     ) -> Option<&'static str> {
         let nanos = nanos(run.duration);
         let ended = unix_nanos(run.started).saturating_add(nanos);
         let figures = self.figures();
         figures.run_nanos.fetch_add(nanos, Relaxed);
-        figures.longest_run_nanos.fetch_max(nanos, Relaxed);
+        raise(&figures.longest_run_nanos, nanos);
         figures.durations.record(run.duration);
-        self.last_seen.fetch_max(ended, Relaxed);
+        advance(&self.last_seen, ended);
         if run.kind == ExitKind::Success {
-            figures.last_success.fetch_max(ended, Relaxed);
+            advance(&figures.last_success, ended);
         }
         let error_type = {
             let mut rare = figures.rare();
@@ -151,7 +151,7 @@ impl TaskCell {
         };
         if error_type.is_some() {
             figures.last_error_time.fetch_max(ended, Relaxed);
-            figures.errors_last_hour.get_or_init(Box::default).count(now);
+            figures.errors_last_hour.get_or_init(Box::default).count(now());
         }
         figures.runs[run.kind as usize].fetch_add(1, Relaxed);
         self.active.fetch_sub(1, Relaxed);
@@ -160,10 +160,7 @@ impl TaskCell {
 
     pub(crate) fn polled(&self, duration: Duration, slow: Duration) {
         let nanos = nanos(duration);
-        // A load first: almost no poll is the longest, and a read does not take the line from the other workers.
-        if nanos > self.longest_poll_nanos.load(Relaxed) {
-            self.longest_poll_nanos.fetch_max(nanos, Relaxed);
-        }
+        raise(&self.longest_poll_nanos, nanos);
         if duration > slow {
             self.figures().slow_polls.fetch_add(1, Relaxed);
         }
@@ -308,6 +305,20 @@ fn count_error(errors: &mut Vec<ErrorCount>, error_type: &'static str, budget: &
     error_type
 }
 
+/// Raises a maximum. A load first: almost no value is the largest, and a read does not take the line from the other workers.
+fn raise(maximum: &AtomicU64, value: u64) {
+    if value > maximum.load(Relaxed) {
+        maximum.fetch_max(value, Relaxed);
+    }
+}
+
+/// Moves a moment forward. Of two runs that end together either one's may stay: they are as far apart as two instructions.
+fn advance(moment: &AtomicU64, to: u64) {
+    if to > moment.load(Relaxed) {
+        moment.store(to, Relaxed);
+    }
+}
+
 fn load<const N: usize>(counters: &[AtomicU64; N]) -> [u64; N] {
     std::array::from_fn(|index| counters[index].load(Relaxed))
 }
@@ -345,8 +356,8 @@ mod tests {
         let message = || "broken".to_owned();
         let error = error_type.map(|error_type| RunError { error_type, message: &message, trace_id: None });
         let run = EndedRun { kind, started: UNIX_EPOCH + secs(10), duration: secs(2), error };
-        cell.run_started(secs(10), run.started);
-        cell.run_ended(&run, secs(12), &AtomicUsize::new(MAX_ERROR_TYPES));
+        cell.run_started(|| secs(10), run.started);
+        cell.run_ended(&run, || secs(12), &AtomicUsize::new(MAX_ERROR_TYPES));
     }
 
     #[test]
@@ -378,7 +389,7 @@ mod tests {
     #[test]
     fn what_happens_in_the_first_moment_has_an_age() {
         let cell = TaskCell::default();
-        cell.run_started(Duration::ZERO, UNIX_EPOCH + secs(1));
+        cell.run_started(|| Duration::ZERO, UNIX_EPOCH + secs(1));
         cell.restarted(RestartReason::Requested, Duration::ZERO, UNIX_EPOCH + secs(1));
         let snapshot = taken(&cell);
         assert_eq!((snapshot.uptime, snapshot.since_restart), (Some(secs(1_000)), Some(secs(1_000))));
@@ -451,7 +462,7 @@ mod loom {
     }
 
     fn run(cell: &TaskCell, error_type: &'static str, budget: &AtomicUsize) {
-        cell.run_started(Duration::ZERO, UNIX_EPOCH);
+        cell.run_started(|| Duration::ZERO, UNIX_EPOCH);
         let error = RunError { error_type, message: &String::new, trace_id: None };
         let run = EndedRun {
             kind: ExitKind::Failure,
@@ -459,7 +470,7 @@ mod loom {
             duration: Duration::from_secs(1),
             error: Some(error),
         };
-        cell.run_ended(&run, Duration::ZERO, budget);
+        cell.run_ended(&run, || Duration::ZERO, budget);
     }
 
     #[test]

@@ -76,8 +76,16 @@ struct Running {
     started: Instant,
     started_wall: SystemTime,
     generation: Option<u64>,
-    timeout: Option<(Duration, Pin<Box<Sleep>>)>,
+    timeout: Option<Pin<Box<Timeout>>>,
     polls: PollTime,
+}
+
+pin_project_lite::pin_project! {
+    struct Timeout {
+        limit: Duration,
+        #[pin]
+        sleep: Sleep,
+    }
 }
 
 /// What a run holds until it has ended.
@@ -171,39 +179,51 @@ type Done<T> = (Exit, Result<T, Option<Payload>>, bool);
 
 impl Running {
     fn start(begin: Begin) -> Self {
-        let Begin { recorder, task, given_name, generation, iteration, parent, links, timeout, polls } = begin;
+        let Begin { recorder, task, given_name, generation, iteration, parent, links, timeout, polls } =
+            begin;
         let identity = &task.identity;
         let number = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
         let (generation_number, iteration) = (number(generation), number(iteration));
-        let span = offer(|| managed_span!(parent, contract::SPAN_RUN, {
-            { key::NAME } = &*identity.name,
-            { key::CATEGORY } = identity.category.as_str(),
-            { key::PRIORITY } = identity.priority.as_str(),
-            { key::COMPONENT } = identity.component.as_deref(),
-            { key::GIVEN_NAME } = given_name.as_deref(),
-            { key::GENERATION } = generation_number,
-            { key::ITERATION } = iteration,
-            { key::RESULT } = tracing::field::Empty,
-            { key::ERROR_TYPE } = tracing::field::Empty,
-        }));
+        let span = offer(|| {
+            managed_span!(parent, contract::SPAN_RUN, {
+                { key::NAME } = &*identity.name,
+                { key::CATEGORY } = identity.category.as_str(),
+                { key::PRIORITY } = identity.priority.as_str(),
+                { key::COMPONENT } = identity.component.as_deref(),
+                { key::GIVEN_NAME } = given_name.as_deref(),
+                { key::GENERATION } = generation_number,
+                { key::ITERATION } = iteration,
+                { key::RESULT } = tracing::field::Empty,
+                { key::ERROR_TYPE } = tracing::field::Empty,
+            })
+        });
         let attributes = || {
-            let mut attributes = task.attributes().to_vec();
+            let base = task.attributes();
+            // With room for what is said here and at the end.
+            let mut attributes = Vec::with_capacity(base.len() + 6);
+            attributes.extend_from_slice(base);
             attributes.extend(given_name.clone().map(|name| KeyValue::new(key::GIVEN_NAME, name)));
             attributes.extend(generation_number.map(|number| KeyValue::new(key::GENERATION, number)));
             attributes.extend(iteration.map(|number| KeyValue::new(key::ITERATION, number)));
             attributes
         };
-        let span =
-            ManagedSpan::start_offered(span, &parent, links, recorder.tracer(), contract::SPAN_RUN, attributes);
+        let span = ManagedSpan::start_offered(
+            span,
+            &parent,
+            links,
+            recorder.tracer(),
+            contract::SPAN_RUN,
+            attributes,
+        );
         let (started, started_wall) = (Instant::now(), SystemTime::now());
-        task.cell.run_started(recorder.at(started), started_wall);
+        task.cell.run_started(|| recorder.at(started), started_wall);
         Self {
             current: Some(Current { recorder, task }),
             span: Some(span),
             started,
             started_wall,
             generation,
-            timeout: timeout.map(|limit| (limit, Box::pin(tokio::time::sleep(limit)))),
+            timeout: timeout.map(|limit| Box::pin(Timeout { limit, sleep: tokio::time::sleep(limit) })),
             polls,
         }
     }
@@ -233,19 +253,31 @@ impl Running {
         let silence = self.silence();
         let before = (self.polls == PollTime::Exact).then(std::time::Instant::now);
         let done = self.inside(|| {
-            let Some(polled) = future.as_mut().as_pin_mut() else { return (None, false) };
-            let (exit, value) = match catch(silence, || polled.poll(cx)) {
-                Ok(Poll::Pending) => return (None, false),
-                Ok(Poll::Ready(output)) => {
-                    let classify = classify.take();
-                    // The user's code may panic here too: in `Display` of its error, or in a classification of its own.
-                    let exit = catch(silence, || classify.map_or(Exit::Success, |classify| classify(&output)));
-                    (exit.unwrap_or_else(|caught| Exit::Panic(caught.panic)), Ok(output))
+            let (mut output, mut exit) = (None, None);
+            let caught = catch(silence, || {
+                let Some(polled) = future.as_mut().as_pin_mut() else { return false };
+                let Poll::Ready(returned) = polled.poll(cx) else { return false };
+                let returned = output.insert(returned);
+                exit = Some(classify.take().map_or(Exit::Success, |classify| classify(returned)));
+                future.set(None);
+                true
+            });
+            let done = match (caught, output, exit) {
+                (Ok(false), ..) => return (None, false),
+                // The user's code may panic while its output is looked at, too: in `Display` of its error, or in a
+                // classification of its own.
+                (Err(caught), Some(output), None) => {
+                    let drop_panicked = catch(silence, || future.set(None)).is_err();
+                    (Exit::Panic(caught.panic), Ok(output), drop_panicked)
                 }
-                Err(caught) => (Exit::Panic(caught.panic), Err(Some(caught.payload))),
+                (caught, Some(output), Some(exit)) => (exit, Ok(output), caught.is_err()),
+                (Err(caught), None, _) => {
+                    let drop_panicked = catch(silence, || future.set(None)).is_err();
+                    (Exit::Panic(caught.panic), Err(Some(caught.payload)), drop_panicked)
+                }
+                (Ok(true), ..) => unreachable!("what is done has an output and an exit"),
             };
-            let drop_panicked = catch(silence, || future.set(None)).is_err();
-            (Some((exit, value, drop_panicked)), true)
+            (Some(done), true)
         });
         let took = match before {
             Some(before) => Some(before.elapsed()),
@@ -260,7 +292,10 @@ impl Running {
 
     fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
         match &mut self.timeout {
-            Some((limit, sleep)) => sleep.as_mut().poll(cx).map(|()| *limit),
+            Some(timeout) => {
+                let timeout = timeout.as_mut().project();
+                timeout.sleep.poll(cx).map(|()| *timeout.limit)
+            }
             None => Poll::Pending,
         }
     }

@@ -44,10 +44,8 @@ pub(crate) fn install_hook() {
 }
 
 /// Sets where the last panic of this thread was, or that there is none; answers what was set before.
+#[cold]
 fn swap_location(location: Option<String>) -> Option<String> {
-    if !LOCATED.get() && location.is_none() {
-        return None;
-    }
     LOCATED.set(location.is_some());
     LOCATION.replace(location)
 }
@@ -72,21 +70,25 @@ impl Drop for Payload {
 }
 
 /// Runs `supervised`; a panic in it is caught, and not printed where `silence` says so and the hook is installed.
+#[inline]
 pub(crate) fn catch<R>(silence: bool, supervised: impl FnOnce() -> R) -> Result<R, Caught> {
     let outer = SILENCED.replace(SILENCED.get() || silence);
     // What lies there is of a panic that the user caught, or of one that unwinds through a destructor that ends here.
-    let before = swap_location(None);
+    let before = if LOCATED.get() { swap_location(None) } else { None };
     let result = catch_unwind(AssertUnwindSafe(supervised));
     SILENCED.set(outer);
-    let location = swap_location(before);
-    result.map_err(|payload| {
-        let text = payload
-            .downcast_ref::<&str>()
-            .map(ToString::to_string)
-            .or_else(|| payload.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "non-string payload".into());
-        Caught { panic: Panic { text, location }, payload: Payload(Some(payload)) }
-    })
+    let location = if LOCATED.get() || before.is_some() { swap_location(before) } else { None };
+    result.map_err(|payload| caught(payload, location))
+}
+
+#[cold]
+fn caught(payload: Box<dyn Any + Send>, location: Option<String>) -> Caught {
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "non-string payload".into());
+    Caught { panic: Panic { text, location }, payload: Payload(Some(payload)) }
 }
 
 /// Lets a caught panic go on; whoever catches it next knows where it came from.

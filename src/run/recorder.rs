@@ -193,10 +193,12 @@ impl Recorder {
         let message = || exit.message();
         let error = exit.error_type().map(|error_type| RunError { error_type, message: &message, trace_id });
         let run = EndedRun { kind: exit.kind(), started: started_wall, duration, error };
-        let error_type = task.cell.run_ended(&run, self.at(now), &self.registry().error_type_budget);
+        let error_type = task.cell.run_ended(&run, || self.at(now), &self.registry().error_type_budget);
         let seconds = duration.as_secs_f64();
         match &*self.exposition.load() {
-            Some(exposition) => exposition.instruments.run_duration.record(task, seconds, exit.kind(), error_type),
+            Some(exposition) => {
+                exposition.instruments.run_duration.record(task, seconds, exit.kind(), error_type)
+            }
             None => {
                 let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
                 // Those that waited may have been recorded just now.

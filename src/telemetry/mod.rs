@@ -21,8 +21,8 @@ mod install;
 mod transport;
 
 pub(crate) use attributes::TaskAttributes;
-pub(crate) use instruments::{Exposition, Figures, Source, default_max_names, shared as shared_exposition};
 pub(crate) use handoff::offer;
+pub(crate) use instruments::{Exposition, Figures, Source, default_max_names, shared as shared_exposition};
 pub(crate) use layer::installed;
 pub use layer::{LayerConflict, layer, task_layer};
 pub(crate) use span::{ManagedSpan, SpanParent, managed_span, probe_is_exported, with_trace};
