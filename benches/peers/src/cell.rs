@@ -2,10 +2,12 @@
 
 use std::{future::Future, pin::Pin};
 
-/// The system that others are compared with: what is written by hand.
+/// The system that others are compared with: tokio alone.
 pub const BARE: &str = "bare";
 /// This crate.
 pub const OURS: &str = "otel-tasks";
+/// What a careful user writes today with tracing, tracing-opentelemetry and the OpenTelemetry API.
+pub const BY_HAND: &str = "by-hand";
 
 /// How much is asked of a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +34,12 @@ pub enum Measured {
     Bytes(f64),
 }
 
+/// The middle one.
+pub fn median(figures: &mut [f64]) -> f64 {
+    figures.sort_unstable_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
 type Measuring = Pin<Box<dyn Future<Output = Measured> + Send>>;
 
 pub struct Cell {
@@ -41,11 +49,29 @@ pub struct Cell {
 
 /// What a workload's median for this crate should be.
 #[derive(Debug, Clone, Copy)]
-pub enum Goal {
+pub struct Goal {
+    pub limit: Limit,
+    /// Whether it is more than what is promised.
+    pub stretch: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Limit {
     AtMost(f64),
     /// At most so much of another system's, in the same run.
     OfSystem(f64, &'static str),
 }
+
+/// What a cell's process runs on.
+#[derive(Debug, Clone, Copy)]
+pub enum Runtime {
+    Workers(usize),
+    /// One thread in virtual time: whoever waits waits for nothing, so that work alone takes time.
+    Virtual,
+}
+
+/// As many as the machine has that the figures in the documents are from.
+pub const WORKERS: usize = 2;
 
 pub struct Workload {
     pub name: &'static str,
@@ -54,12 +80,23 @@ pub struct Workload {
     /// What its figures are of.
     pub unit: &'static str,
     pub cells: Vec<Cell>,
-    pub goal: Option<Goal>,
+    pub goals: Vec<Goal>,
+    pub runtime: Runtime,
+    /// How many rounds say all there is to say.
+    pub at_most_rounds: usize,
 }
 
 impl Workload {
     pub fn new(name: &'static str, unit: &'static str, question: &'static str) -> Self {
-        Self { name, question, unit, cells: Vec::new(), goal: None }
+        Self {
+            name,
+            question,
+            unit,
+            cells: Vec::new(),
+            goals: Vec::new(),
+            runtime: Runtime::Workers(WORKERS),
+            at_most_rounds: usize::MAX,
+        }
     }
 
     /// Adds a system. Its future runs on a worker of a runtime made for it alone.
@@ -72,8 +109,26 @@ impl Workload {
         self
     }
 
-    pub fn goal(mut self, goal: Goal) -> Self {
-        self.goal = Some(goal);
+    /// What is promised.
+    pub fn goal(mut self, limit: Limit) -> Self {
+        self.goals.push(Goal { limit, stretch: false });
+        self
+    }
+
+    /// What would be better still.
+    pub fn stretch(mut self, limit: Limit) -> Self {
+        self.goals.push(Goal { limit, stretch: true });
+        self
+    }
+
+    pub fn on(mut self, runtime: Runtime) -> Self {
+        self.runtime = runtime;
+        self
+    }
+
+    /// For what hardly varies, or takes long.
+    pub fn at_most_rounds(mut self, rounds: usize) -> Self {
+        self.at_most_rounds = rounds;
         self
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    cell::{Measured, Scale, Workload},
+    cell::{Measured, Runtime, Scale, Workload},
     report,
 };
 
@@ -20,8 +20,6 @@ const TIME_LIMIT: Duration = Duration::from_secs(600);
 /// A cell whose measurements have taken so long together is measured no further: more rounds would say again that it is
 /// slow, at the cost of minutes.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The workers of a cell's runtime, as in `benches/spawn.rs`.
-const WORKERS: usize = 2;
 
 /// What to run.
 pub struct Plan {
@@ -58,12 +56,12 @@ pub fn run(workloads: &[Workload], plan: &Plan) -> ExitCode {
         eprintln!("no workload of that name; --list shows them");
         return ExitCode::from(2);
     }
-    report::preamble(plan, WORKERS);
+    report::preamble(plan);
     let mut tables = Vec::new();
     for workload in chosen {
         let mut all: Vec<_> =
             workload.cells.iter().map(|cell| Series { system: cell.system, ..Series::default() }).collect();
-        for _ in 0..plan.rounds {
+        for _ in 0..plan.rounds.min(workload.at_most_rounds) {
             for series in all.iter_mut().filter(|series| series.failed.is_none() && series.took < PATIENCE) {
                 let began = Instant::now();
                 match measure_there(workload.name, series.system, plan.scale) {
@@ -122,19 +120,23 @@ fn measure_there(workload: &str, system: &str, scale: Scale) -> Result<Measured,
 
 /// One measurement in this process, which ends with it: no shutdown of the runtime is measured.
 pub fn measure_here(workloads: &[Workload], workload: &str, system: &str, scale: Scale) -> ExitCode {
-    let cell = workloads
+    let found = workloads
         .iter()
         .find(|candidate| candidate.name == workload)
-        .and_then(|found| found.cells.iter().find(|cell| cell.system == system));
-    let Some(cell) = cell else {
+        .and_then(|found| Some((found.runtime, found.cells.iter().find(|cell| cell.system == system)?)));
+    let Some((runtime, cell)) = found else {
         eprintln!("no cell {workload} {system}");
         return ExitCode::from(2);
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .enable_all()
-        .build()
-        .expect("a runtime of two workers");
+    let runtime = match runtime {
+        Runtime::Workers(workers) => {
+            tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()
+        }
+        Runtime::Virtual => {
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()
+        }
+    }
+    .expect("a runtime");
     // On a worker, where most of a service's tasks are spawned; the thread in `block_on` is none.
     let measuring = runtime.spawn((cell.measure)(scale));
     let measured = runtime.block_on(measuring).expect("the measurement ends without a panic");

@@ -12,6 +12,7 @@ mod cell;
 mod drive;
 mod memory;
 mod report;
+mod telemetry;
 mod workloads;
 
 use std::process::ExitCode;

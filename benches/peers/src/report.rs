@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    cell::{BARE, Goal, Measured, OURS, Scale, Workload},
+    cell::{BARE, Goal, Limit, Measured, OURS, Scale, Workload},
     drive::{Plan, Series},
 };
 
@@ -38,15 +38,24 @@ fn median(all: &[Series], system: &str) -> Option<f64> {
     Sorted::of(all, system).map(|sorted| sorted.median())
 }
 
-pub fn preamble(plan: &Plan, workers: usize) {
+pub fn preamble(plan: &Plan) {
     let cores = std::thread::available_parallelism().map_or(0, |cores| cores.get());
     let kind = if cfg!(debug_assertions) { "DEBUG BUILD, figures mean nothing" } else { "release build" };
-    println!("{cores} cores, a runtime of {workers} workers per cell, {} rounds, {kind}", plan.rounds);
+    println!("{cores} cores, {} rounds at most, {kind}", plan.rounds);
     if plan.scale == Scale::Quick {
         println!("--quick: a tenth of everything, figures mean little");
     }
-    let versions =
-        ["ractor", "task-supervisor", "tokio", "tokio-util"].map(|name| format!("{name} {}", version(name)));
+    let versions = [
+        "opentelemetry_sdk",
+        "ractor",
+        "task-supervisor",
+        "tokio",
+        "tokio-metrics",
+        "tokio-util",
+        "tracing",
+        "tracing-opentelemetry",
+    ]
+    .map(|name| format!("{name} {}", version(name)));
     println!("{}", versions.join(", "));
 }
 
@@ -66,9 +75,7 @@ pub fn table(workload: &Workload, all: &[Series]) {
         "", "median", "from", "to", "rounds", "to bare", "otel-tasks/it"
     );
     let (bare, ours) = (median(all, BARE), median(all, OURS));
-    let times = |ratio: Option<f64>| {
-        ratio.map_or("-".to_owned(), |ratio: f64| format!("{ratio:.*}x", if ratio < 10.0 { 2 } else { 0 }))
-    };
+    let times = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |ratio: f64| format!("{}x", short(ratio)));
     for series in all {
         let Some(sorted) = Sorted::of(all, series.system) else {
             println!("{:<24} failed: {}", series.system, series.failed.as_deref().unwrap_or("never ran"));
@@ -85,24 +92,32 @@ pub fn table(workload: &Workload, all: &[Series]) {
             times(ours.map(|ours| ours / median)),
         );
     }
-    if let Some(goal) = workload.goal {
-        println!("{}", verdict(goal, ours, all, workload.unit));
+    for goal in &workload.goals {
+        println!("{}", verdict(*goal, ours, all, workload.unit));
     }
 }
 
 fn verdict(goal: Goal, ours: Option<f64>, all: &[Series], unit: &str) -> String {
-    let (text, limit) = match goal {
-        Goal::AtMost(limit) => (format!("at most {limit} {unit}"), Some(limit)),
-        Goal::OfSystem(ratio, system) => {
-            (format!("at most {ratio}x of {system}"), median(all, system).map(|median| median * ratio))
+    // What is compared with the limit, and in which unit.
+    let (is, limit, unit) = match goal.limit {
+        Limit::AtMost(limit) => (ours, limit, format!(" {unit}")),
+        Limit::OfSystem(limit, system) => {
+            let ratio = ours.zip(median(all, system)).map(|(ours, theirs)| ours / theirs);
+            (ratio, limit, format!("x of {system}"))
         }
     };
-    let kept = match ours.zip(limit) {
-        Some((ours, limit)) if ours <= limit => "kept".to_owned(),
-        Some((ours, limit)) => format!("missed by {:.1}x", ours / limit),
+    let kept = match is {
+        Some(is) if is <= limit => format!("kept, {}", short(is)),
+        Some(is) => format!("missed, {}", short(is)),
         None => "not measured".to_owned(),
     };
-    format!("goal for {OURS}: {text}: {kept}")
+    let kind = if goal.stretch { "stretch goal" } else { "goal" };
+    format!("{kind} for {OURS}: at most {limit}{unit}: {kept}")
+}
+
+/// Two decimals where they say something.
+fn short(figure: f64) -> String {
+    format!("{figure:.*}", if figure < 10.0 { 2 } else { 0 })
 }
 
 /// One line per cell; null where something does not apply.

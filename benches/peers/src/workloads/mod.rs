@@ -1,12 +1,22 @@
 //! The registry of workloads: a new one is a file here and a line in [`all`].
 
-mod restart;
-mod supervised;
+pub mod hot_name;
+pub mod iteration;
+pub mod million;
+pub mod poll;
+pub mod restart;
+pub mod spawn;
+pub mod supervised;
 
 use crate::cell::Workload;
 
 pub fn all() -> Vec<Workload> {
-    let mut all = vec![restart::workload()];
+    let mut all = spawn::workloads();
+    all.extend(poll::workloads());
+    all.push(iteration::workload());
+    all.extend(million::workloads());
+    all.push(hot_name::workload());
     all.extend(supervised::workloads());
+    all.push(restart::workload());
     all
 }

@@ -17,7 +17,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use task_supervisor::{CancellationToken, SupervisedTask, SupervisorBuilder, TaskResult};
 use tokio::sync::Notify;
 
-use crate::cell::{BARE, Goal, Measured, OURS, Scale, Workload};
+use crate::cell::{BARE, Limit, Measured, OURS, Scale, Workload};
 
 const RESTARTS: usize = 20_000;
 const AT_MOST: Duration = Duration::from_secs(2);
@@ -30,7 +30,7 @@ pub fn workload() -> Workload {
         .cell(OURS, |scale| ours(Failing::new(scale)))
         .cell("task-supervisor", |scale| task_supervisor(Failing::new(scale)))
         .cell("ractor", |scale| ractor(Failing::new(scale)))
-        .goal(Goal::OfSystem(0.05, "task-supervisor"))
+        .goal(Limit::OfSystem(0.05, "task-supervisor"))
 }
 
 #[derive(Debug)]

@@ -1,0 +1,77 @@
+//! What one poll costs: 100 tasks at once, each of 1,000 yields, so that being spawned is a thousandth of it.
+
+use std::{future::Future, time::Instant};
+
+use tokio::task::yield_now;
+use tokio_metrics::TaskMonitor;
+use tracing::Instrument as _;
+
+use super::spawn::{NAME, as_built, manager};
+use crate::{
+    cell::{BARE, BY_HAND, Limit, Measured, OURS, Scale, Workload, median},
+    telemetry::{ByHand, Metrics, Sampling, subscribe_by_hand, subscribe_ours},
+};
+
+const TASKS: usize = 100;
+const YIELDS: usize = 1_000;
+/// Within a process, after one that nobody counts.
+const ROUNDS: usize = 5;
+
+pub fn workloads() -> Vec<Workload> {
+    vec![
+        Workload::new("poll", "ns per poll", "what does a poll of a metered task cost without a subscriber")
+            .cell(BARE, |scale| rounds(scale, || tokio::spawn(yields())))
+            .cell("tokio-metrics", |scale| {
+                let monitor = TaskMonitor::new();
+                rounds(scale, move || tokio::spawn(TaskMonitor::instrument(&monitor, yields())))
+            })
+            .cell(OURS, ours)
+            .goal(Limit::OfSystem(1.3, BARE)),
+        traced("poll-sampled", "what does a poll in a span cost", Sampling::On),
+        traced("poll-unsampled", "the same where the sampler says no", Sampling::Off),
+    ]
+}
+
+fn traced(name: &'static str, question: &'static str, sampling: Sampling) -> Workload {
+    Workload::new(name, "ns per poll", question)
+        .cell(BARE, |scale| rounds(scale, || tokio::spawn(yields())))
+        .cell("tracing-opentelemetry", move |scale| {
+            subscribe_by_hand(sampling);
+            let span = || tracing::info_span!(parent: None, "task.run", task.name = NAME);
+            rounds(scale, move || tokio::spawn(yields().instrument(span())))
+        })
+        .cell(BY_HAND, move |scale| {
+            subscribe_by_hand(sampling);
+            let by_hand = ByHand::leaked(&Metrics::leaked().meter());
+            rounds(scale, || tokio::spawn(by_hand.traced(NAME, yields())))
+        })
+        .cell(OURS, move |scale| {
+            subscribe_ours(sampling);
+            ours(scale)
+        })
+        .goal(Limit::OfSystem(0.3, BY_HAND))
+}
+
+async fn ours(scale: Scale) -> Measured {
+    let tasks = manager(as_built);
+    rounds(scale, move || tasks.spawn(NAME, yields())).await
+}
+
+pub async fn yields() {
+    for _ in 0..YIELDS {
+        yield_now().await;
+    }
+}
+
+/// The median of several rounds.
+async fn rounds<F: Future + Send>(scale: Scale, spawn: impl Fn() -> F + Send + Sync) -> Measured {
+    let tasks = scale.of(TASKS);
+    super::spawn::round(tasks, &spawn).await;
+    let mut nanos = Vec::new();
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        super::spawn::round(tasks, &spawn).await;
+        nanos.push(began.elapsed().as_nanos() as f64 / (tasks * YIELDS) as f64);
+    }
+    Measured::Nanos(median(&mut nanos))
+}
