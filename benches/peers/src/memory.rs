@@ -1,10 +1,12 @@
-//! Counts what is allocated: the bytes that were asked for, live ones only, without what an allocator adds of its own.
+//! Counts what is allocated: the bytes that were asked for, live ones only, without what an allocator adds of its own; and
+//! how often each thread has asked.
 //!
 //! Counted only while somebody asks, so that the workloads which measure time pay one load per allocation and no write
 //! to a shared line. The difference of resident memory was refused: it comes in pages, and keeps what was freed.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
     sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed},
 };
 
@@ -12,12 +14,20 @@ use std::{
 static COUNTED: AtomicBool = AtomicBool::new(false);
 static HELD: AtomicI64 = AtomicI64::new(0);
 
+thread_local! {
+    /// Without a destructor, so that it is there for as long as its thread allocates.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
 /// The system's allocator with a count.
 pub struct Counting;
 
 fn count(bytes: usize, sign: i64) {
     if COUNTED.load(Relaxed) {
         HELD.fetch_add(sign * bytes as i64, Relaxed);
+        if sign > 0 {
+            ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        }
     }
 }
 
@@ -54,4 +64,9 @@ pub fn count_from_here() {
 /// The bytes allocated since then and not freed.
 pub fn held() -> i64 {
     HELD.load(Relaxed)
+}
+
+/// How often this thread has allocated since then, or had something it holds grow.
+pub fn allocations() -> u64 {
+    ALLOCATIONS.get()
 }

@@ -94,7 +94,7 @@ async fn bare(counted: Arc<Counted>) -> Measured {
     counted.measured().await
 }
 
-async fn by_hand(counted: Arc<Counted>) -> Measured {
+pub async fn by_hand(counted: Arc<Counted>) -> Measured {
     let by_hand = ByHand::leaked(&Metrics::leaked().meter());
     let body = counted.clone();
     tokio::spawn(async move {

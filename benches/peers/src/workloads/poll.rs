@@ -13,7 +13,7 @@ use crate::{
 };
 
 const TASKS: usize = 100;
-const YIELDS: usize = 1_000;
+pub const YIELDS: usize = 1_000;
 /// Within a process, after one that nobody counts.
 const ROUNDS: usize = 5;
 

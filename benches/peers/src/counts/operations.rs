@@ -1,0 +1,150 @@
+//! What is counted, each on one thread, so that it is the same each time.
+
+use std::{future::Future, pin::Pin};
+
+use opentelemetry_sdk::metrics::data::ResourceMetrics;
+use tokio::task::yield_now;
+
+use crate::{
+    cell::Runtime,
+    telemetry::{ByHand, Metrics, Sampling, subscribe_by_hand, subscribe_ours},
+    workloads::{
+        iteration::{self, Counted},
+        million::Loaded,
+        poll::yields,
+        spawn::{self, NAME, as_built},
+    },
+};
+
+/// So many are spawned before the first is awaited.
+const BATCH: usize = 500;
+/// Of the readers' operations.
+const NAMES: usize = 100;
+const LIVE: usize = 1_000;
+
+type Times = Pin<Box<dyn Future<Output = ()>>>;
+
+pub struct Operation {
+    pub name: &'static str,
+    /// How often it is done in the first and in the second process. What differs between them is what it costs.
+    pub times: (usize, usize),
+    pub runtime: Runtime,
+    /// Whether it is ours, and may not become dearer.
+    pub ours: bool,
+    pub run: fn(usize) -> Times,
+}
+
+impl Operation {
+    const fn ours(name: &'static str, times: (usize, usize), run: fn(usize) -> Times) -> Self {
+        Self { name, times, runtime: Runtime::Workers(0), ours: true, run }
+    }
+
+    const fn theirs(name: &'static str, times: (usize, usize), run: fn(usize) -> Times) -> Self {
+        Self { ours: false, ..Self::ours(name, times, run) }
+    }
+
+    const fn in_virtual_time(self) -> Self {
+        Self { runtime: Runtime::Virtual, ..self }
+    }
+}
+
+const SPAWNS: (usize, usize) = (1_000, 3_000);
+const POLLS: (usize, usize) = (10_000, 30_000);
+const ITERATIONS: (usize, usize) = (1_000, 3_000);
+const LOOKS: (usize, usize) = (4, 12);
+
+pub const ALL: &[Operation] = &[
+    Operation::theirs("spawn bare", SPAWNS, |times| Box::pin(batches(times, || tokio::spawn(yield_now())))),
+    Operation::theirs("spawn by hand, sampled", SPAWNS, |times| spawn_by_hand(Sampling::On, times)),
+    Operation::theirs("spawn by hand, unsampled", SPAWNS, |times| spawn_by_hand(Sampling::Off, times)),
+    Operation::ours("spawn metered", SPAWNS, spawn_ours),
+    Operation::ours("spawn sampled", SPAWNS, |times| {
+        subscribe_ours(Sampling::On);
+        spawn_ours(times)
+    }),
+    Operation::ours("spawn unsampled", SPAWNS, |times| {
+        subscribe_ours(Sampling::Off);
+        spawn_ours(times)
+    }),
+    Operation::theirs("poll bare", POLLS, |times| {
+        Box::pin(batches(times / poll_yields(), || tokio::spawn(yields())))
+    }),
+    Operation::theirs("poll by hand, sampled", POLLS, |times| {
+        subscribe_by_hand(Sampling::On);
+        let by_hand = ByHand::leaked(&Metrics::leaked().meter());
+        Box::pin(batches(times / poll_yields(), || tokio::spawn(by_hand.traced(NAME, yields()))))
+    }),
+    Operation::ours("poll metered", POLLS, poll_ours),
+    Operation::ours("poll sampled", POLLS, |times| {
+        subscribe_ours(Sampling::On);
+        poll_ours(times)
+    }),
+    Operation::theirs("iteration by hand", ITERATIONS, |times| {
+        subscribe_by_hand(Sampling::On);
+        Box::pin(async move {
+            let _ = iteration::by_hand(Counted::new(times)).await;
+        })
+    })
+    .in_virtual_time(),
+    Operation::ours("iteration", ITERATIONS, |times| {
+        subscribe_ours(Sampling::On);
+        Box::pin(async move {
+            let _ = iteration::ours(Counted::new(times)).await;
+        })
+    })
+    .in_virtual_time(),
+    Operation::ours("sweep of 1,000 tasks under 100 names", LOOKS, |times| {
+        Box::pin(async move {
+            let loaded = Loaded::with(LIVE, NAMES).await;
+            for _ in 0..times {
+                loaded.sweep().await;
+            }
+            std::mem::forget(loaded);
+        })
+    }),
+    Operation::ours("collection of 100 names", LOOKS, |times| {
+        Box::pin(async move {
+            let loaded = Loaded::with(LIVE, NAMES).await;
+            let mut metrics = ResourceMetrics::default();
+            for _ in 0..times {
+                loaded.collect(&mut metrics);
+            }
+            std::mem::forget(loaded);
+        })
+    }),
+];
+
+const fn poll_yields() -> usize {
+    crate::workloads::poll::YIELDS
+}
+
+fn spawn_by_hand(sampling: Sampling, times: usize) -> Times {
+    subscribe_by_hand(sampling);
+    let by_hand = ByHand::leaked(&Metrics::leaked().meter());
+    Box::pin(batches(times, || tokio::spawn(by_hand.traced(NAME, yield_now()))))
+}
+
+fn spawn_ours(times: usize) -> Times {
+    Box::pin(async move {
+        let tasks = spawn::manager(as_built);
+        batches(times, || tasks.spawn(NAME, yield_now())).await;
+        std::mem::forget(tasks);
+    })
+}
+
+fn poll_ours(times: usize) -> Times {
+    Box::pin(async move {
+        let tasks = spawn::manager(as_built);
+        batches(times / poll_yields(), || tasks.spawn(NAME, yields())).await;
+        std::mem::forget(tasks);
+    })
+}
+
+async fn batches<F: Future + Send>(times: usize, spawn: impl Fn() -> F + Send + Sync) {
+    let mut left = times;
+    while left > 0 {
+        let batch = left.min(BATCH);
+        spawn::round(batch, &spawn).await;
+        left -= batch;
+    }
+}
