@@ -6,7 +6,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use crate::watchdog::{self, MemberId};
+use crate::{
+    run::{Ended, Outcome},
+    watchdog::{self, MemberId},
+};
 
 pin_project_lite::pin_project! {
     /// Shows in its thread's slot, while it is polled, as the work of a member.
@@ -31,5 +34,22 @@ impl<F: Future> Future for Polled<F> {
         let this = self.project();
         let _polling = watchdog::polling(*this.id);
         this.future.poll(cx)
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A run whose end is told to a [`TaskHandle`](crate::TaskHandle).
+    #[must_use = "futures do nothing unless polled or spawned"]
+    pub(crate) struct Handled<R> {
+        #[pin]
+        pub(crate) run: R,
+    }
+}
+
+impl<T, R: Future<Output = Ended<T>>> Future for Handled<R> {
+    type Output = Outcome<T>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().run.poll(cx).map(Outcome::from)
     }
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ContextParts, ErrorRules, Shared, StopToken, TaskContext,
     context::Stop,
-    polled::Polled,
+    polled::{Handled, Polled},
     tracker::{Place, RunMember, stage_of},
 };
 use crate::{
@@ -203,7 +203,7 @@ impl Shared {
         let runtime = self.runtime();
         let _inside = begin.timeout.map(|_| runtime.enter());
         let run = Run::begun(begin, future(context), exit_of::<F::Output>, place);
-        let handle = runtime.spawn(Polled::new(id, run));
+        let handle = runtime.spawn(Polled::new(id, Handled { run }));
         self.tracker.set_abort((key, id), handle.abort_handle());
         TaskHandle::new(handle)
     }
@@ -224,7 +224,7 @@ impl Shared {
         };
         let (key, id) = place.key();
         let run = Run::begun(begin, future(context), exit_of::<F::Output>, place);
-        let handle = tokio::task::spawn_local(Polled::new(id, run));
+        let handle = tokio::task::spawn_local(Polled::new(id, Handled { run }));
         self.tracker.set_abort((key, id), handle.abort_handle());
         TaskHandle::new(handle)
     }
@@ -249,7 +249,7 @@ impl Shared {
         let handle = runtime.spawn_blocking(move || {
             let run = Run::begun(begin, async move { work(stop) }, exit_of::<T>, place);
             match std::pin::pin!(run).poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(ended) => ended,
+                Poll::Ready(ended) => ended.into(),
                 Poll::Pending => unreachable!("work without a suspension point is done at its only poll"),
             }
         });

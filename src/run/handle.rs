@@ -18,7 +18,21 @@ use crate::policy::{Exit, Panic};
 /// Cancel safe: dropping the handle, or a future that awaits `&mut` of it, loses nothing of the task.
 #[must_use = "drop it on purpose with `drop(..)`, or keep it to await the task"]
 pub struct TaskHandle<T> {
-    task: Option<JoinHandle<Ended<T>>>,
+    task: Option<JoinHandle<Outcome<T>>>,
+}
+
+/// What a spawned task returns to tokio, which moves it several times: as small as may be.
+pub(crate) type Outcome<T> = Result<T, Box<TaskError>>;
+
+impl<T> From<Ended<T>> for Outcome<T> {
+    fn from(ended: Ended<T>) -> Self {
+        match ended {
+            Ended { value: Ok(value), .. } => Ok(value),
+            Ended { exit: Exit::Panic(panic), .. } => Err(Box::new(TaskError::Panicked(panic))),
+            Ended { exit: Exit::Timeout(limit), .. } => Err(Box::new(TaskError::TimedOut(limit))),
+            Ended { .. } => Err(Box::new(TaskError::Cancelled)),
+        }
+    }
 }
 
 /// Why a task has no output to give.
@@ -49,7 +63,7 @@ impl std::fmt::Display for TaskError {
 impl std::error::Error for TaskError {}
 
 impl<T> TaskHandle<T> {
-    pub(crate) fn new(task: JoinHandle<Ended<T>>) -> Self {
+    pub(crate) fn new(task: JoinHandle<Outcome<T>>) -> Self {
         Self { task: Some(task) }
     }
 
@@ -82,10 +96,8 @@ impl<T> Future for TaskHandle<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(task) = &mut self.task else { return Poll::Ready(Err(TaskError::ShuttingDown)) };
         Pin::new(task).poll(cx).map(|joined| match joined {
-            Ok(Ended { value: Ok(value), .. }) => Ok(value),
-            Ok(Ended { exit: Exit::Panic(panic), .. }) => Err(TaskError::Panicked(panic)),
-            Ok(Ended { exit: Exit::Timeout(limit), .. }) => Err(TaskError::TimedOut(limit)),
-            Ok(_) | Err(_) => Err(TaskError::Cancelled),
+            Ok(outcome) => outcome.map_err(|error| *error),
+            Err(_) => Err(TaskError::Cancelled),
         })
     }
 }

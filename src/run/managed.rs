@@ -7,6 +7,7 @@
 
 use std::{
     future::Future,
+    num::NonZeroU64,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -72,10 +73,11 @@ impl Begin {
 /// A run that has begun.
 struct Running {
     current: Option<Current>,
-    span: Option<ManagedSpan>,
+    /// Boxed, as the rest of this: the whole is moved into the task, and moved again with what it returns.
+    span: Option<Box<ManagedSpan>>,
     started: Instant,
     started_wall: SystemTime,
-    generation: Option<u64>,
+    generation: Option<NonZeroU64>,
     timeout: Option<Pin<Box<Timeout>>>,
     polls: PollTime,
 }
@@ -219,10 +221,11 @@ impl Running {
         task.cell.run_started(|| recorder.at(started), started_wall);
         Self {
             current: Some(Current { recorder, task }),
-            span: Some(span),
+            span: span.map(Box::new),
             started,
             started_wall,
-            generation,
+            // They are counted from 1.
+            generation: generation.and_then(NonZeroU64::new),
             timeout: timeout.map(|limit| Box::pin(Timeout { limit, sleep: tokio::time::sleep(limit) })),
             polls,
         }
@@ -235,7 +238,7 @@ impl Running {
     /// Does `inside` as part of the run: in its span, as the current run. `inside` must not unwind; it tells beside its
     /// answer whether it is the last that is done there.
     fn inside<R>(&mut self, inside: impl FnOnce() -> (R, bool)) -> R {
-        let entered = self.span.as_ref().map(ManagedSpan::enter);
+        let entered = self.span.as_deref().map(ManagedSpan::enter);
         let (result, last) = Current::scope(&mut self.current, inside);
         if let Some(entered) = entered.filter(|_| last) {
             entered.leave_last();
@@ -311,30 +314,42 @@ impl Running {
 
     /// Counts the run, ends its span, writes the log record of a failure.
     fn end(&mut self, exit: &Exit, drop_panicked: bool) -> Option<SpanContext> {
-        let (Some(current), Some(span)) = (self.current.take(), self.span.take()) else { return None };
-        let Current { recorder, task } = current;
+        let Current { recorder, task } = self.current.take()?;
+        let span = self.span.take();
         // Asked for only where somebody wants it: a restart's link, or the trace of the last error.
         let failed = exit.error_type().is_some();
-        let span_context = if failed || self.generation.is_some() { span.span_context() } else { None };
+        let wanted = failed || self.generation.is_some();
+        let span_context = span.as_ref().filter(|_| wanted).and_then(|span| span.span_context());
         let trace_id = span_context.as_ref().filter(|_| failed).map(|context| context.trace_id().to_string());
         recorder.run_ended(&task, exit, (self.started, self.started_wall), trace_id);
-        // The subscriber and the exporter are not ours: a panic in them is printed, and costs neither the figures nor
-        // the task.
-        let _ = catch(false, move || {
-            span.record(key::RESULT, exit.kind().as_str());
-            if drop_panicked {
-                span.set_attribute(KeyValue::new(key::DROP_PANICKED, true));
-            }
-            if exit.kind() != ExitKind::Success {
-                let message = exit.message();
-                if let Some(error_type) = exit.error_type() {
+        let failed = || {
+            let error_type = exit.error_type()?;
+            Some((error_type, exit.message()))
+        };
+        let _ = match span {
+            // The subscriber and the exporter are not ours: a panic in them is printed, and costs neither the figures nor
+            // the task.
+            Some(span) => catch(false, move || {
+                span.record(key::RESULT, exit.kind().as_str());
+                if drop_panicked {
+                    span.set_attribute(KeyValue::new(key::DROP_PANICKED, true));
+                }
+                if let Some((error_type, message)) = failed() {
                     span.record(key::ERROR_TYPE, error_type);
                     log_exception(&task, exit, error_type, &message, self.generation, span.otel_context());
                 }
-                span.fail(&message);
-            }
-            span.end();
-        });
+                if exit.kind() != ExitKind::Success {
+                    span.fail(&exit.message());
+                }
+                span.end();
+            }),
+            None => match failed() {
+                Some((error_type, message)) => catch(false, move || {
+                    log_exception(&task, exit, error_type, &message, self.generation, None);
+                }),
+                None => Ok(()),
+            },
+        };
         span_context
     }
 }
@@ -344,10 +359,10 @@ fn log_exception(
     exit: &Exit,
     error_type: &'static str,
     message: &str,
-    generation: Option<u64>,
+    generation: Option<NonZeroU64>,
     trace: Option<OtelContext>,
 ) {
-    let generation = generation.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+    let generation = generation.map(|number| i64::try_from(number.get()).unwrap_or(i64::MAX));
     with_trace(trace, || {
         tracing::event!(
             name: record::EXCEPTION,

@@ -7,6 +7,7 @@ mod managed;
 mod panics;
 mod recorder;
 
+pub(crate) use handle::Outcome;
 pub use handle::{TaskError, TaskHandle};
 pub use instrument::{
     Failure as InstrumentedFailure, Instrumented, Probe, ViaAny, ViaDisplay, ViaOpaque, instrument,

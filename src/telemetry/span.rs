@@ -85,7 +85,7 @@ impl ManagedSpan {
         Self::start_directly(span, parent, links, own_tracer, name, attributes)
     }
 
-    /// As [`ManagedSpan::start`], for a span that [`offer`](super::offer) has made.
+    /// As [`ManagedSpan::start`], for a span that [`offer`](super::offer) has made. `None` where nobody would see it.
     pub(crate) fn start_offered(
         (span, taken): (Span, bool),
         parent: &SpanParent,
@@ -93,16 +93,21 @@ impl ManagedSpan {
         own_tracer: Option<&Arc<BoxedTracer>>,
         name: &'static str,
         attributes: impl FnOnce() -> Vec<KeyValue>,
-    ) -> Self {
+    ) -> Option<Self> {
         if !taken {
-            return Self::start(span, parent, links, own_tracer, name, attributes);
+            let started = Self::start(span, parent, links, own_tracer, name, attributes);
+            return Some(started).filter(|started| !started.is_nothing());
         }
         let links = links.into_iter().map(Link::with_context).collect();
         let handed = Handed { attributes: attributes(), links };
         // Asked for its context, the layer builds the span now.
         let context = handoff::hand(handed, || otel_context_of(&span));
         let path = context.map_or(Path::None, Path::Handed);
-        Self { span, path }
+        Some(Self { span, path })
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.span.is_none() && matches!(self.path, Path::None)
     }
 
     fn start_directly(
