@@ -228,7 +228,7 @@ impl Shared {
     /// Brings a task's driver, which finds the order that it is brought for.
     pub(crate) fn drive(self: &Arc<Self>, task: Arc<Supervised>) {
         let id = task.place.id();
-        self.runtime().spawn(Polled::new(id, Driver::new(task, self.clone()).drive()));
+        self.runtime().spawn(Polled::new(id, Driver::new(task, self.clone())));
     }
 
     /// Tells what happened to a registered task.
