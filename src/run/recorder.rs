@@ -218,7 +218,7 @@ fn record_duration(
 ) {
     let histogram = &exposition.instruments.run_duration;
     match error_type {
-        None => histogram.record(seconds, task.result_attributes(exit)),
+        None => task.with_result_attributes(exit, |attributes| histogram.record(seconds, attributes)),
         Some(error_type) => histogram.record(seconds, &task.error_attributes(exit, error_type)),
     }
 }

@@ -32,17 +32,21 @@ impl TaskAttributes {
 }
 
 impl Entry<TaskAttributes> {
+    fn new_base(&self) -> impl Iterator<Item = KeyValue> {
+        let Identity { name, category, priority, component } = &self.identity;
+        let always = [
+            KeyValue::new(key::NAME, name.clone()),
+            KeyValue::new(key::CATEGORY, category.as_str()),
+            KeyValue::new(key::PRIORITY, priority.as_str()),
+        ];
+        let component = component.clone().map(|component| KeyValue::new(key::COMPONENT, component));
+        let instance = self.extra.instance.clone().map(|instance| KeyValue::new(key::MANAGER, instance));
+        always.into_iter().chain(component).chain(instance)
+    }
+
     fn sets(&self) -> &Sets {
         self.extra.sets.get_or_init(|| {
-            let Identity { name, category, priority, component } = &self.identity;
-            let mut base = vec![
-                KeyValue::new(key::NAME, name.clone()),
-                KeyValue::new(key::CATEGORY, category.as_str()),
-                KeyValue::new(key::PRIORITY, priority.as_str()),
-            ];
-            base.extend(component.clone().map(|component| KeyValue::new(key::COMPONENT, component)));
-            base.extend(self.extra.instance.clone().map(|instance| KeyValue::new(key::MANAGER, instance)));
-            Box::new(Sets { base, plain_results: Default::default() })
+            Box::new(Sets { base: self.new_base().collect(), plain_results: Default::default() })
         })
     }
 
@@ -58,6 +62,15 @@ impl Entry<TaskAttributes> {
     pub(crate) fn result_attributes(&self, kind: ExitKind) -> &[KeyValue] {
         let sets = self.sets();
         sets.plain_results[kind as usize].get_or_init(|| with(&sets.base, key::RESULT, kind.as_str()))
+    }
+
+    /// The same for a run that ends. The first of a name, which may be its only one, leaves no set behind.
+    pub(crate) fn with_result_attributes(&self, kind: ExitKind, record: impl FnOnce(&[KeyValue])) {
+        if self.extra.sets.get().is_some() || self.cell.ended_runs() > 1 {
+            return record(self.result_attributes(kind));
+        }
+        let result = KeyValue::new(key::RESULT, kind.as_str());
+        record(&self.new_base().chain([result]).collect::<Vec<_>>());
     }
 
     pub(crate) fn error_attributes(&self, kind: ExitKind, error_type: &'static str) -> Vec<KeyValue> {
