@@ -187,8 +187,7 @@ impl Drop for Untold {
 impl Supervised {
     pub(crate) fn new(
         task: Arc<Task>,
-        spec: Arc<TaskSpec>,
-        Registration { body, rules, links, .. }: Registration,
+        Registration { spec, body, rules, links, .. }: Registration,
         registered_in: Option<Arc<SpanContext>>,
         shared: &Arc<Shared>,
     ) -> Arc<Self> {
