@@ -74,7 +74,8 @@ pub struct CriticalTaskConfig {
 
 enum What {
     Closure(Arc<dyn Factory>),
-    Loop(TaskLoop),
+    /// Boxed: a config is moved about, and most are closures.
+    Loop(Box<TaskLoop>),
 }
 
 impl CriticalTaskConfig {
@@ -111,7 +112,7 @@ impl CriticalTaskConfig {
     /// A task that is a loop.
     pub fn from_loop(name: impl Into<String>, task_loop: TaskLoop) -> Self {
         let error_type = task_loop.error_type;
-        Self::of(name.into(), What::Loop(task_loop), error_type)
+        Self::of(name.into(), What::Loop(Box::new(task_loop)), error_type)
     }
 
     fn of(name: String, what: What, error_type: Option<(std::any::TypeId, &'static str)>) -> Self {
@@ -340,7 +341,12 @@ impl CriticalTaskConfig {
     }
 
     /// Makes what the manager registers.
-    fn registration(self, intensity: RestartIntensity, membership: Option<Membership>) -> Registration {
+    fn registration(
+        self,
+        intensity: RestartIntensity,
+        membership: Option<Membership>,
+        shared: &Shared,
+    ) -> Registration {
         let identity = Identity {
             name: self.name.as_str().into(),
             category: self.category,
@@ -352,7 +358,7 @@ impl CriticalTaskConfig {
             What::Closure(factory) => Body::Closure(factory),
             What::Loop(task_loop) => Body::Loop(Box::new(task_loop.body)),
         };
-        let spec = TaskSpec {
+        let spec = shared.spec(TaskSpec {
             policy: self.policy,
             intensity,
             backoff: self.backoff,
@@ -364,7 +370,7 @@ impl CriticalTaskConfig {
             poll_timeout: self.poll_timeout,
             on_stall: self.on_stall,
             escalation: self.escalation,
-        };
+        });
         let links = Links::new(self.dependencies, self.loss, membership);
         Registration { identity, spec, body, rules, links }
     }
@@ -389,7 +395,7 @@ pub(crate) fn register(
         .into_iter()
         .zip(intensities)
         .enumerate()
-        .map(|(index, (config, intensity))| config.registration(intensity, membership(index)))
+        .map(|(index, (config, intensity))| config.registration(intensity, membership(index), shared))
         .collect();
     shared.register(registrations, group)
 }

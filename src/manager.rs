@@ -479,9 +479,9 @@ impl TaskManager {
     pub async fn cleanup_component_tasks(&self, component: &str) -> Result<Vec<String>, UnknownComponent> {
         let known = self.handle.components.remove(component);
         let names: Vec<_> = {
-            let registered = self.shared().registered();
+            let registered = self.shared().all_registered();
             let of_component =
-                registered.all().filter(|task| task.task.identity.component.as_deref() == Some(component));
+                registered.iter().filter(|task| task.task.identity.component.as_deref() == Some(component));
             of_component.map(|task| task.name().to_string()).collect()
         };
         if !known && names.is_empty() {
@@ -640,7 +640,7 @@ impl TaskManager {
 
     /// The names of the registered tasks.
     pub fn task_names(&self) -> Vec<String> {
-        self.shared().registered().all().map(|task| task.name().to_string()).collect()
+        self.shared().all_registered().iter().map(|task| task.name().to_string()).collect()
     }
 
     /// Stops everything, in order, under the manager's deadline: admission first, then loops, then category by category
@@ -723,11 +723,9 @@ impl TaskManager {
         let installed = telemetry::installed();
         let has_tracer = self.shared().recorder.tracer().is_some();
         let exposition = self.shared().recorder.exposition();
-        // Not under the lock: the probe below calls the user's subscriber.
-        let owners: BTreeSet<_> = {
-            let registered = self.shared().registered();
-            registered.all().filter_map(|task| task.task.identity.component.clone()).collect()
-        };
+        let registered = self.shared().all_registered();
+        let owners: BTreeSet<_> =
+            registered.iter().filter_map(|task| task.task.identity.component.clone()).collect();
         let missing = owners.iter().filter(|component| !self.handle.components.contains(component));
         let missing_components = missing.map(ToString::to_string).collect();
         InstrumentationCheck {

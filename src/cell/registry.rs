@@ -88,12 +88,12 @@ impl<E> Entries<E> {
         self.of(&identity.name).find(|entry| entry.identity == *identity)
     }
 
-    fn insert(&mut self, entry: Arc<Entry<E>>) {
-        let name = &entry.identity.name;
-        if self.first.contains(&**name) {
-            self.more.entry(name.clone()).or_default().push(entry);
-        } else {
+    /// Adds one; with `first`, the first of its name.
+    fn insert(&mut self, entry: Arc<Entry<E>>, first: bool) {
+        if first {
             self.first.insert(ByName(entry));
+        } else {
+            self.more.entry(entry.identity.name.clone()).or_default().push(entry);
         }
     }
 }
@@ -153,7 +153,10 @@ impl<E> Registry<E> {
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
         let is_new = |identity: &&Identity| by_name.find(identity).is_none();
         // Room is taken under this lock alone. Names of a registration are each there once.
-        if let Some(beyond) = identities.clone().filter(is_new).nth(self.room.load(Relaxed)) {
+        let room = self.room.load(Relaxed);
+        // Not looked for where all fit anyway.
+        let beyond = identities.clone().nth(room).and_then(|_| identities.clone().filter(is_new).nth(room));
+        if let Some(beyond) = beyond {
             return Err(beyond.name.clone());
         }
         let made = identities.filter_map(|identity| self.entry_in(&mut by_name, identity.clone(), true));
@@ -161,17 +164,22 @@ impl<E> Registry<E> {
     }
 
     fn entry_in(&self, by_name: &mut Entries<E>, identity: Identity, plain: bool) -> Option<Arc<Entry<E>>> {
-        if let Some(entry) = by_name.find(&identity) {
-            return Some(entry.clone());
+        let (mut first, mut plain_free) = (true, true);
+        for entry in by_name.of(&identity.name) {
+            if entry.identity == identity {
+                return Some(entry.clone());
+            }
+            first = false;
+            plain_free &= !entry.plain;
         }
         let overflow = &*identity.name == OVERFLOW_NAME;
         if !overflow && self.room.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_err() {
             return None;
         }
-        let plain = plain && by_name.of(&identity.name).all(|entry| !entry.plain);
+        let plain = plain && plain_free;
         let extra = (self.extra)(&identity, &self.instance);
         let entry = Arc::new(Entry { identity, cell: TaskCell::default(), extra, plain });
-        by_name.insert(entry.clone());
+        by_name.insert(entry.clone(), first);
         Some(entry)
     }
 

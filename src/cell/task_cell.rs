@@ -158,6 +158,11 @@ impl TaskCell {
         error_type
     }
 
+    /// How many runs have ended.
+    pub(crate) fn ended_runs(&self) -> u64 {
+        self.figures.get().map_or(0, |figures| load(&figures.runs).iter().sum())
+    }
+
     pub(crate) fn polled(&self, duration: Duration, slow: Duration) {
         let nanos = nanos(duration);
         raise(&self.longest_poll_nanos, nanos);

@@ -70,7 +70,8 @@ impl Stop {
     async fn asked(&self) {
         loop {
             if let Some(token) = self.token.get() {
-                return token.cancelled().await;
+                // Seldom, and larger than the other wait: its room would be in every task's future.
+                return Box::pin(token.cancelled()).await;
             }
             let mut heard = pin!(self.heard.notified());
             // Enabled before the look: what is asked, or made, in between still wakes us.

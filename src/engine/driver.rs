@@ -8,17 +8,20 @@
 //!     └────────────────────┘ Backoff ─────► Waiting ◄─────────────────────────┘ (at once)
 //! ```
 //!
+//! It is a future written by hand: a hundred thousand of them may wait at once, and an `async` block would keep room for each of
+//! its states beside the others.
+//!
 //! Invariants:
 //! 1. A life is dropped before the next one is made, so two never overlap.
 //! 2. A restart is counted when the new life begins, a give-up once, on entering `Failed`.
 //! 3. Orders are looked at before timers and before the life itself: a stop wins over a restart that falls due.
-//! 4. Every life begins in [`Driver::await_gate`], so none begins before what it rests on.
+//! 4. Every life begins in [`Core::await_gate`], so none begins before what it rests on.
 
 use std::{
-    future::{Future, poll_fn},
-    pin::Pin,
+    future::Future,
+    pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
 
@@ -37,7 +40,7 @@ use super::{
 use crate::{
     cell::TaskState,
     policy::{Escalation, Exit, RestartPolicy, RestartReason, Verdict},
-    run::{Guarded, catch},
+    run::catch,
     telemetry::{
         contract::{SCOPE, key, record},
         with_trace,
@@ -60,17 +63,40 @@ enum Step {
     Leave,
 }
 
-/// The driver of one task. A hundred thousand of them may wait at once, so its future is small: what it needs seldom is behind
-/// a pointer.
+/// What it does now.
+enum State {
+    /// Nothing yet: this comes next.
+    Next(Step),
+    Resting(TaskState),
+    BackingOff {
+        until: Instant,
+        reason: RestartReason,
+        /// Whether others had their turn.
+        yielded: bool,
+    },
+    Awaiting {
+        restart: Option<RestartReason>,
+        /// The names that were told to be waited for.
+        told: Vec<Arc<str>>,
+    },
+    Living(Alive),
+}
+
+/// The driver of one task.
+#[must_use = "a task without its driver never begins"]
 pub(crate) struct Driver {
+    core: Core,
+    state: State,
+    done: bool,
+}
+
+/// What a driver has in every state.
+struct Core {
     supervised: Arc<Supervised>,
     shared: Arc<Shared>,
     timer: Timer,
     /// Of those before the present life.
     before: Option<Box<Before>>,
-    /// When the run began whose end has not been told. An iteration tells its own.
-    untold: Option<Instant>,
-    done: bool,
 }
 
 /// What a driver knows of the lives before.
@@ -88,8 +114,12 @@ struct Before {
 struct Timer(Option<Pin<Box<Sleep>>>);
 
 impl Timer {
+    fn due(&self) -> Option<Instant> {
+        self.0.as_ref().map(|sleep| sleep.deadline())
+    }
+
     fn is_set_to(&self, due: Instant) -> bool {
-        self.0.as_ref().is_some_and(|sleep| sleep.deadline() == due)
+        self.due() == Some(due)
     }
 
     fn poll(&mut self, due: Instant, cx: &mut Context<'_>) -> Poll<()> {
@@ -105,19 +135,13 @@ impl Timer {
     }
 }
 
-/// What a driver waited for.
-enum Woken {
-    Signal(Signal),
-    Timer,
-    Ended(LifeEnd),
-}
-
 /// Why a life is asked to stop, and what is to follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wish {
     Restart(RestartReason),
     Stop,
-    GiveUp(&'static str),
+    GiveUpStalled,
+    GiveUpGroup,
     Pause,
     Yield(Yield),
     Leave,
@@ -129,15 +153,14 @@ struct Stopping {
     wish: Wish,
     /// How long it may go on once it was asked; `None` for as long as nobody says otherwise.
     grace: Option<Duration>,
-    /// Until when it may be held up by those that go down before it.
-    held_until: Instant,
-    /// When it was asked.
-    asked: Option<Instant>,
+    asked: bool,
+    /// When it was asked; before, until when it may be held up by those that go down before it.
+    at: Instant,
 }
 
 impl Stopping {
     fn new(wish: Wish, grace: Option<Duration>) -> Self {
-        Self { wish, grace, held_until: later(Instant::now(), HELD_AT_MOST), asked: None }
+        Self { wish, grace, asked: false, at: later(Instant::now(), HELD_AT_MOST) }
     }
 
     /// The same stop for another reason; of two graces the shorter counts.
@@ -147,18 +170,41 @@ impl Stopping {
     }
 
     fn over(&self) -> Option<Instant> {
-        Some(later(self.asked?, self.grace?))
+        Some(later(self.at, self.grace.filter(|_| self.asked)?))
     }
 }
 
 /// A life under way.
 struct Alive {
     began: Instant,
-    epoch: u64,
     context: TaskContext,
     living: Pin<Box<dyn Future<Output = LifeEnd> + Send>>,
-    stopping: Option<Stopping>,
-    restart_due: Option<Instant>,
+    going: Going,
+    /// Whether it is to be looked after: something has happened.
+    look: bool,
+}
+
+/// Whether a life goes on.
+#[derive(Clone, Copy)]
+enum Going {
+    On { restart_due: Option<Instant> },
+    Stops(Stopping),
+}
+
+impl Going {
+    fn stopping(self) -> Option<Stopping> {
+        match self {
+            Self::On { .. } => None,
+            Self::Stops(stopping) => Some(stopping),
+        }
+    }
+
+    fn restart_due(self) -> Option<Instant> {
+        match self {
+            Self::On { restart_due } => restart_due,
+            Self::Stops(_) => None,
+        }
+    }
 }
 
 const GROUP_LIMIT: &str = "its group was restarted too often";
@@ -169,9 +215,74 @@ const HELD_AT_MOST: Duration = Duration::from_secs(30);
 
 impl Driver {
     pub(crate) fn new(supervised: Arc<Supervised>, shared: Arc<Shared>) -> Self {
-        Self { supervised, shared, timer: Timer::default(), before: None, untold: None, done: false }
+        let core = Core { supervised, shared, timer: Timer::default(), before: None };
+        Self { core, state: State::Next(Step::Rest(TaskState::Waiting)), done: false }
     }
 
+    /// Goes on as far as it can. Ready when it has left.
+    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let core = &mut self.core;
+            let step = match &mut self.state {
+                State::Next(Step::Leave) => return Poll::Ready(()),
+                State::Next(step) => {
+                    self.state = core.enter(*step);
+                    continue;
+                }
+                State::Resting(state) => ready!(core.rest(*state, cx)),
+                State::BackingOff { until, reason, yielded } => {
+                    let step = ready!(core.back_off(*until, *reason, yielded, cx));
+                    core.timer.clear();
+                    step
+                }
+                State::Awaiting { restart, told } => ready!(core.await_gate(restart, told, cx)),
+                State::Living(alive) => {
+                    let end = ready!(core.live(alive, cx));
+                    core.timer.clear();
+                    match std::mem::replace(&mut self.state, State::Next(Step::Leave)) {
+                        State::Living(alive) => core.lived(alive, end),
+                        _ => unreachable!("it has just lived"),
+                    }
+                }
+            };
+            self.state = State::Next(step);
+        }
+    }
+
+    /// The life that something of ours panicked around is over, or that was dropped with its runtime.
+    fn tear_down(&mut self, next: Step) {
+        self.core.timer.clear();
+        if let State::Living(alive) = std::mem::replace(&mut self.state, State::Next(next)) {
+            self.core.drop_life(alive, &Exit::Cancellation);
+        }
+        self.core.supervised.set_bond(None);
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        // Nothing of the user's panics into the driver; a subscriber may. The panic is printed, the life that it tore down
+        // is over, and the driver goes on, so that the task can still be restarted and the shutdown finds it.
+        loop {
+            if this.done {
+                return Poll::Ready(());
+            }
+            match catch(false, || this.advance(cx)) {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(())) => this.done = true,
+                Err(_panic) => {
+                    this.tear_down(Step::Rest(TaskState::Failed));
+                    this.core.tell(|| TaskEventKind::GaveUp { reason: "its driver panicked" });
+                }
+            }
+        }
+    }
+}
+
+impl Core {
     fn before(&mut self) -> &mut Before {
         self.before.get_or_insert_default()
     }
@@ -180,29 +291,26 @@ impl Driver {
         self.before.as_ref()?.last_run.as_ref()
     }
 
-    pub(crate) async fn drive(mut self) {
-        let mut step = Step::Rest(TaskState::Waiting);
-        // Nothing of the user's panics into the driver; a subscriber may. The panic is printed, the life that it tore down
-        // is over, and the driver goes on, so that the task can still be restarted and the shutdown finds it.
-        while let Err(_panic) = Guarded::new(false, self.steps(step)).await {
-            self.tell_exit(|| Exit::Cancellation);
-            self.timer.clear();
-            self.supervised.set_bond(None);
-            self.tell(|| TaskEventKind::GaveUp { reason: "its driver panicked" });
-            step = Step::Rest(TaskState::Failed);
-        }
-        self.done = true;
-    }
-
-    async fn steps(&mut self, mut step: Step) {
-        loop {
-            step = match step {
-                Step::Rest(state) => self.rest(state).await,
-                Step::Backoff { until, reason } => self.back_off(until, reason).await,
-                Step::Await(restart) => self.await_gate(restart).await,
-                Step::Live(restart) => self.live(restart).await,
-                Step::Leave => return,
-            };
+    fn enter(&mut self, step: Step) -> State {
+        match step {
+            Step::Rest(state) => {
+                self.set_state(state);
+                State::Resting(state)
+            }
+            Step::Backoff { until, reason } => {
+                self.set_state(TaskState::Backoff);
+                State::BackingOff { until, reason, yielded: false }
+            }
+            Step::Await(restart) => {
+                self.timer.clear();
+                if self.supervised.state() == TaskState::Finished {
+                    // Those that rest on what it did go down before it does it again.
+                    self.set_state(TaskState::Waiting);
+                }
+                State::Awaiting { restart, told: Vec::new() }
+            }
+            Step::Live(restart) => State::Living(self.begin(restart)),
+            Step::Leave => State::Next(Step::Leave),
         }
     }
 
@@ -215,61 +323,46 @@ impl Driver {
         self.shared.tell(&self.supervised, kind);
     }
 
-    /// Tells how the run under way ended, once.
-    fn tell_exit(&mut self, exit: impl FnOnce() -> Exit) {
-        if let Some(began) = self.untold.take() {
-            self.tell(|| TaskEventKind::Exited { exit: exit(), duration: began.elapsed(), iteration: None });
-        }
-    }
-
-    /// Waits for an order, or until `until`. The timer stays where it is; whoever waits no longer clears it.
-    async fn signal_or_timer(&mut self, until: Option<Instant>) -> Option<Signal> {
-        poll_fn(|cx| {
-            if let Poll::Ready(signal) = self.supervised.poll_signal(cx) {
-                return Poll::Ready(Some(signal));
-            }
-            match until {
-                Some(until) => self.timer.poll(until, cx).map(|()| None),
-                None => Poll::Pending,
-            }
-        })
-        .await
-    }
-
-    async fn rest(&mut self, state: TaskState) -> Step {
-        self.set_state(state);
+    fn rest(&mut self, state: TaskState, cx: &mut Context<'_>) -> Poll<Step> {
         loop {
-            let order = match self.supervised.next_signal().await {
+            let order = match ready!(self.supervised.poll_signal(cx)) {
                 Signal::Order(order) => order,
                 Signal::Look if state == TaskState::Finished && self.shared.begins_anew(&self.supervised) => {
-                    return Step::Await(Some(RestartReason::Group));
+                    return Poll::Ready(Step::Await(Some(RestartReason::Group)));
                 }
                 Signal::Look => continue,
             };
-            match order {
-                Order::Start if state == TaskState::Waiting => return Step::Await(None),
-                Order::Restart { .. } if state == TaskState::Waiting => return Step::Await(None),
-                Order::Resume if state == TaskState::Paused => {
-                    self.catch_up_with_group();
-                    let began = self.supervised.signals.generation() > 0;
-                    return Step::Await(began.then_some(RestartReason::Requested));
-                }
-                // A person decided to try again: what led here is forgiven.
-                Order::Restart { .. } => {
-                    self.supervised.task.cell.forgive_restarts();
-                    self.catch_up_with_group();
-                    if let Some(before) = &mut self.before {
-                        before.attempt = 0;
-                    }
-                    return Step::Await(Some(RestartReason::Requested));
-                }
-                Order::Stop { .. } if matches!(state, TaskState::Waiting | TaskState::Paused) => {
-                    return self.stopped(TaskState::Stopped);
-                }
-                Order::Pause if state == TaskState::Waiting => return self.paused(),
-                Order::Start | Order::Stalled { .. } | Order::Stop { .. } | Order::Pause | Order::Resume => {}
-                Order::Leave { .. } | Order::Kill => return self.leave_idle(),
+            if let Some(step) = self.heard_at_rest(order, state) {
+                return Poll::Ready(step);
             }
+        }
+    }
+
+    /// What an order makes of a task of which nothing lives.
+    fn heard_at_rest(&mut self, order: Order, state: TaskState) -> Option<Step> {
+        match order {
+            Order::Start if state == TaskState::Waiting => Some(Step::Await(None)),
+            Order::Restart { .. } if state == TaskState::Waiting => Some(Step::Await(None)),
+            Order::Resume if state == TaskState::Paused => {
+                self.catch_up_with_group();
+                let began = self.supervised.signals.generation() > 0;
+                Some(Step::Await(began.then_some(RestartReason::Requested)))
+            }
+            // A person decided to try again: what led here is forgiven.
+            Order::Restart { .. } => {
+                self.supervised.task.cell.forgive_restarts();
+                self.catch_up_with_group();
+                if let Some(before) = &mut self.before {
+                    before.attempt = 0;
+                }
+                Some(Step::Await(Some(RestartReason::Requested)))
+            }
+            Order::Stop { .. } if matches!(state, TaskState::Waiting | TaskState::Paused) => {
+                Some(self.stopped(TaskState::Stopped))
+            }
+            Order::Pause if state == TaskState::Waiting => Some(self.paused()),
+            Order::Start | Order::Stalled { .. } | Order::Stop { .. } | Order::Pause | Order::Resume => None,
+            Order::Leave { .. } | Order::Kill => Some(self.leave_idle()),
         }
     }
 
@@ -280,45 +373,42 @@ impl Driver {
         }
     }
 
-    async fn back_off(&mut self, until: Instant, reason: RestartReason) -> Step {
-        self.set_state(TaskState::Backoff);
-        let step = self.wait_for_restart(until, reason).await;
-        self.timer.clear();
-        step
-    }
-
-    async fn wait_for_restart(&mut self, until: Instant, reason: RestartReason) -> Step {
+    fn back_off(
+        &mut self,
+        until: Instant,
+        reason: RestartReason,
+        yielded: &mut bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Step> {
         loop {
             if self.shared.stays_down(&self.supervised) {
-                return self.stopped(TaskState::Stopped);
+                return Poll::Ready(self.stopped(TaskState::Stopped));
             }
-            // A timer rounds up to its next millisecond; where there is nothing to wait for others have their turn, and that
-            // is all: a task that fails at once must not keep its thread to itself.
-            let signal = if until <= Instant::now() {
-                tokio::select! {
-                    biased;
-                    signal = self.supervised.next_signal() => Some(signal),
-                    () = tokio::task::yield_now() => None,
-                }
-            } else {
-                self.signal_or_timer(Some(until)).await
-            };
-            match signal {
-                Some(Signal::Order(Order::Restart { .. })) => {
+            match self.supervised.poll_signal(cx) {
+                Poll::Ready(Signal::Order(Order::Restart { .. })) => {
                     self.supervised
                         .links
                         .membership()
                         .iter()
                         .for_each(|membership| membership.group.at_once());
-                    return Step::Await(Some(RestartReason::Requested));
+                    return Poll::Ready(Step::Await(Some(RestartReason::Requested)));
                 }
-                Some(Signal::Order(order)) => {
+                Poll::Ready(Signal::Order(order)) => {
                     if let Some(step) = self.called_off(order) {
-                        return step;
+                        return Poll::Ready(step);
                     }
                 }
-                Some(Signal::Look) => {}
-                None => return Step::Await(Some(reason)),
+                Poll::Ready(Signal::Look) => {}
+                Poll::Pending => {
+                    // A timer rounds up to its next millisecond; where there is nothing to wait for others have their turn,
+                    // and that is all: a task that fails at once must not keep its thread to itself.
+                    if until > Instant::now() {
+                        ready!(self.timer.poll(until, cx));
+                    } else if !std::mem::replace(yielded, true) {
+                        return pin!(tokio::task::yield_now()).poll(cx).map(|()| Step::Await(Some(reason)));
+                    }
+                    return Poll::Ready(Step::Await(Some(reason)));
+                }
             }
         }
     }
@@ -334,44 +424,47 @@ impl Driver {
     }
 
     /// Waits until what the task rests on is ready, and nobody is left who must go down first.
-    async fn await_gate(&mut self, mut restart: Option<RestartReason>) -> Step {
-        let mut told: Vec<Arc<str>> = Vec::new();
-        self.timer.clear();
-        if self.supervised.state() == TaskState::Finished {
-            // Those that rest on what it did go down before it does it again.
-            self.set_state(TaskState::Waiting);
-        }
+    fn await_gate(
+        &mut self,
+        restart: &mut Option<RestartReason>,
+        told: &mut Vec<Arc<str>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Step> {
         loop {
             if self.shared.stays_down(&self.supervised) {
-                return self.stopped(TaskState::Stopped);
+                return Poll::Ready(self.stopped(TaskState::Stopped));
             }
             // Nothing begins during a shutdown, also where this task is asked to leave in a later stage.
             if self.shared.tracker.is_closed() {
-                return self.leave_idle();
+                return Poll::Ready(self.leave_idle());
             }
             let until = match self.shared.gate(&self.supervised) {
                 Gate::Open(bond) => {
                     self.supervised.links.know_epoch(bond.epoch());
                     self.supervised.set_bond(Some(bond));
-                    return Step::Live(restart);
+                    return Poll::Ready(Step::Live(*restart));
                 }
                 Gate::Closed { waits_for, until } => {
                     self.set_state_once(TaskState::Waiting);
-                    if !waits_for.is_empty() && waits_for != told {
+                    if !waits_for.is_empty() && waits_for != *told {
                         self.tell(|| TaskEventKind::Waiting { waits_for: waits_for.clone() });
-                        told = waits_for;
+                        *told = waits_for;
                     }
                     until
                 }
             };
-            let Some(signal) = self.signal_or_timer(until).await else { continue };
-            if let Signal::Order(order) = signal {
-                if let Some(step) = self.called_off(order) {
-                    return step;
+            match (self.supervised.poll_signal(cx), until) {
+                (Poll::Ready(Signal::Order(order)), _) => {
+                    if let Some(step) = self.called_off(order) {
+                        return Poll::Ready(step);
+                    }
+                    if matches!(order, Order::Restart { .. }) && restart.is_some() {
+                        *restart = Some(RestartReason::Requested);
+                    }
                 }
-                if matches!(order, Order::Restart { .. }) && restart.is_some() {
-                    restart = Some(RestartReason::Requested);
-                }
+                (Poll::Ready(Signal::Look), _) => {}
+                (Poll::Pending, Some(until)) => ready!(self.timer.poll(until, cx)),
+                (Poll::Pending, None) => return Poll::Pending,
             }
         }
     }
@@ -383,7 +476,8 @@ impl Driver {
     }
 
     /// Makes the next life.
-    fn begin(&mut self, restart: Option<RestartReason>, began: Instant) -> Alive {
+    fn begin(&mut self, restart: Option<RestartReason>) -> Alive {
+        let began = Instant::now();
         let supervised = &self.supervised;
         let spec = &supervised.spec;
         let generation = supervised.signals.begin(began);
@@ -417,138 +511,137 @@ impl Driver {
             ready_by: spec.start_timeout.map(|limit| (later(began, limit), limit)),
         };
         let living = supervised.body.live(life);
-        if !supervised.body.is_loop() {
-            self.untold = Some(began);
-        }
-        Alive {
-            began,
-            epoch: self.supervised.links.known_epoch(),
-            context,
-            living,
-            stopping: None,
-            restart_due: None,
-        }
+        Alive { began, context, living, going: Going::On { restart_due: None }, look: true }
     }
 
-    async fn live(&mut self, restart: Option<RestartReason>) -> Step {
-        let mut alive = self.begin(restart, Instant::now());
-        let end = loop {
-            let timer = self.look_after(&mut alive);
-            match self.live_until(&mut alive, timer).await {
-                Woken::Ended(end) => break Some(end),
-                Woken::Signal(Signal::Look) => {}
-                Woken::Signal(Signal::Order(order)) => match self.heard(order, &alive) {
+    /// Lives, and does what is to be done meanwhile. Ready when the life is over: `None` where it is to be dropped.
+    fn live(&mut self, alive: &mut Alive, cx: &mut Context<'_>) -> Poll<Option<LifeEnd>> {
+        loop {
+            let due = if std::mem::take(&mut alive.look) {
+                let due = self.look_after(alive);
+                if due.is_none() {
+                    self.timer.clear();
+                }
+                due
+            } else {
+                self.timer.due()
+            };
+            if let Poll::Ready(signal) = self.supervised.poll_signal(cx) {
+                alive.look = true;
+                let Signal::Order(order) = signal else { continue };
+                match self.heard(order, alive) {
                     Heard::Nothing => {}
-                    Heard::Stop(stop) => alive.stopping = Some(stop),
-                    Heard::RestartAt(due) => alive.restart_due = Some(due),
+                    Heard::Stop(stop) => alive.going = Going::Stops(stop),
+                    Heard::RestartAt(due) => alive.going = Going::On { restart_due: Some(due) },
                     Heard::Kill => {
-                        alive.stopping = Some(Stopping::new(Wish::Leave, None));
-                        break None;
-                    }
-                },
-                Woken::Timer => {
-                    if self.timer_fired(&mut alive, Instant::now()) {
-                        break None;
+                        alive.going = Going::Stops(Stopping::new(Wish::Leave, None));
+                        return Poll::Ready(None);
                     }
                 }
+                continue;
             }
-        };
-        self.timer.clear();
-        self.lived(alive, end)
+            // A timer that has been set goes before the life, and so does one that is due already: one without a grace is not
+            // asked. A new one is set when the life has had its turn, which may be its last.
+            let first = due.filter(|due| self.timer.is_set_to(*due) || *due <= Instant::now());
+            let mut fired = first.is_some_and(|due| self.timer.poll(due, cx).is_ready());
+            if !fired {
+                if let Poll::Ready(end) = alive.living.as_mut().poll(cx) {
+                    return Poll::Ready(Some(end));
+                }
+                let second = due.filter(|_| first.is_none());
+                fired = second.is_some_and(|due| self.timer.poll(due, cx).is_ready());
+            }
+            if !fired {
+                return Poll::Pending;
+            }
+            alive.look = true;
+            if self.timer_fired(alive, Instant::now()) {
+                return Poll::Ready(None);
+            }
+        }
     }
 
     /// Asks the life to stop where that is due. Answers when there is something to do next.
     fn look_after(&self, alive: &mut Alive) -> Option<Instant> {
-        let spec = &self.supervised.spec;
-        if alive.stopping.is_none() {
+        if alive.going.stopping().is_none() {
             if let Some(because) = self.shared.must_yield(&self.supervised) {
                 self.tell(|| TaskEventKind::Yielding { reason: because.reason });
-                alive.stopping = Some(Stopping::new(Wish::Yield(because), Some(spec.grace())));
+                let grace = Some(self.supervised.spec.grace());
+                alive.going = Going::Stops(Stopping::new(Wish::Yield(because), grace));
             }
         }
-        if let Some(stop) = alive.stopping.as_mut().filter(|stop| stop.asked.is_none()) {
+        let stop = match &mut alive.going {
+            Going::On { restart_due } => {
+                return [*restart_due, self.next_look()].into_iter().flatten().min();
+            }
+            Going::Stops(stop) => stop,
+        };
+        if !stop.asked {
             self.set_state_once(TaskState::Stopping);
-            alive.restart_due = None;
             let now = Instant::now();
             // During a shutdown its stages keep the order.
             if (stop.wish == Wish::Leave && self.shared.tracker.is_closed())
-                || now >= stop.held_until
+                || now >= stop.at
                 || !self.shared.is_held_up(&self.supervised)
             {
-                stop.asked = Some(now);
+                (stop.asked, stop.at) = (true, now);
                 alive.context.ask_to_stop();
             }
         }
-        match &alive.stopping {
-            Some(stop) if stop.asked.is_none() => Some(stop.held_until),
-            Some(stop) => stop.over(),
-            None => [alive.restart_due, self.next_look()].into_iter().flatten().min(),
-        }
-    }
-
-    /// Lives until there is something to do.
-    async fn live_until(&mut self, alive: &mut Alive, due: Option<Instant>) -> Woken {
-        // A timer that has been set goes before the life, and so does one that is due already: one without a grace is not
-        // asked. A new one is set when the life has had its turn, which may be its last.
-        let mut is_set = due.is_some_and(|due| self.timer.is_set_to(due) || due <= Instant::now());
-        poll_fn(|cx| {
-            if let Poll::Ready(signal) = self.supervised.poll_signal(cx) {
-                return Poll::Ready(Woken::Signal(signal));
-            }
-            if let (Some(due), true) = (due, is_set) {
-                if self.timer.poll(due, cx).is_ready() {
-                    return Poll::Ready(Woken::Timer);
-                }
-            }
-            if let Poll::Ready(end) = alive.living.as_mut().poll(cx) {
-                return Poll::Ready(Woken::Ended(end));
-            }
-            if let (Some(due), false) = (due, is_set) {
-                is_set = true;
-                if self.timer.poll(due, cx).is_ready() {
-                    return Poll::Ready(Woken::Timer);
-                }
-            }
-            Poll::Pending
-        })
-        .await
+        if stop.asked { stop.over() } else { Some(stop.at) }
     }
 
     /// Does what the timer was for. Answers whether the life is to be dropped.
     fn timer_fired(&self, alive: &mut Alive, now: Instant) -> bool {
-        if alive.stopping.and_then(|stop| stop.over()).is_some_and(|over| over <= now) {
+        if alive.going.stopping().and_then(|stop| stop.over()).is_some_and(|over| over <= now) {
             return true;
         }
-        let restart_is_due = alive.restart_due.is_some_and(|due| due <= now);
+        let restart_is_due = alive.going.restart_due().is_some_and(|due| due <= now);
         if restart_is_due && self.shared.tracker.is_closed() {
-            alive.restart_due = None;
+            alive.going = Going::On { restart_due: None };
         } else if restart_is_due {
             let requested = RestartReason::Requested;
-            self.group_restart(alive.epoch, now, requested);
-            alive.stopping =
-                Some(Stopping::new(Wish::Restart(requested), Some(self.supervised.spec.grace())));
+            self.group_restart(self.epoch(), now, requested);
+            let grace = Some(self.supervised.spec.grace());
+            alive.going = Going::Stops(Stopping::new(Wish::Restart(requested), grace));
         } else {
             self.look_for_silence(now);
         }
         false
     }
 
+    /// The epoch of its group that the life under way, or the last, knew.
+    fn epoch(&self) -> u64 {
+        self.supervised.links.known_epoch()
+    }
+
+    /// Drops a life, and tells how its run ended where that is not told by itself, as an iteration's end is.
+    fn drop_life(&self, Alive { began, living, .. }: Alive, exit: &Exit) {
+        // The life's hooks are the user's too: a panic in their destructors ends here.
+        let _ = catch(self.shared.recorder.options.silence_panics, move || drop(living));
+        if !self.supervised.body.is_loop() {
+            self.tell(|| TaskEventKind::Exited {
+                exit: exit.clone(),
+                duration: began.elapsed(),
+                iteration: None,
+            });
+        }
+    }
+
     /// What follows a life: `end` where it ended by itself.
     fn lived(&mut self, alive: Alive, mut end: Option<LifeEnd>) -> Step {
-        let Alive { began, epoch, living, stopping, restart_due, .. } = alive;
-        let wish = stopping.map(|stop| stop.wish);
+        let (began, wish) = (alive.began, alive.going.stopping().map(|stop| stop.wish));
+        let restart_due = alive.going.restart_due();
         // During a shutdown it leaves then, whatever it was stopped for.
         if end.is_none() && (wish == Some(Wish::Leave) || self.shared.tracker.is_closed()) {
             self.note(ShutdownOutcome::Aborted);
         }
-        // The life's hooks are the user's too: a panic in their destructors ends here.
-        let _ = catch(self.shared.recorder.options.silence_panics, move || drop(living));
-        self.tell_exit(|| end.as_ref().map_or(Exit::Cancellation, |end| end.exit.clone()));
+        self.drop_life(alive, end.as_ref().map_or(&Exit::Cancellation, |end| &end.exit));
         self.supervised.signals.set_sleeping(false);
         if let Some(span_context) = end.as_mut().and_then(|end| end.span_context.take()) {
             self.before().last_run = Some(span_context);
         }
-        let step = self.after(wish, end, began, epoch, restart_due);
+        let step = self.after(wish, end, began, restart_due);
         self.supervised.set_bond(None);
         self.shared.changed(&self.supervised);
         step
@@ -573,7 +666,7 @@ impl Driver {
 
     /// What an order means to a life.
     fn heard(&self, order: Order, alive: &Alive) -> Heard {
-        let Alive { epoch, stopping, restart_due, .. } = *alive;
+        let (stopping, restart_due) = (alive.going.stopping(), alive.going.restart_due());
         let grace = Some(self.supervised.spec.grace());
         let stop = |wish, grace| {
             Heard::Stop(match stopping {
@@ -597,17 +690,17 @@ impl Driver {
             }
             // Those it takes along go down before it does, so they are told first.
             Order::Restart { .. } => {
-                self.group_restart(epoch, Instant::now(), RestartReason::Requested);
+                self.group_restart(self.epoch(), Instant::now(), RestartReason::Requested);
                 stop(Wish::Restart(RestartReason::Requested), grace)
             }
             Order::Stalled { generation, .. } if generation != self.supervised.signals.generation() => {
                 Heard::Nothing
             }
-            Order::Stalled { give_up: true, .. } => stop(Wish::GiveUp("stalled"), grace),
+            Order::Stalled { give_up: true, .. } => stop(Wish::GiveUpStalled, grace),
             Order::Stalled { .. } => {
                 let stalled = RestartReason::Stalled;
-                match self.group_restart(epoch, Instant::now(), stalled) {
-                    GroupRestart::LimitReached => stop(Wish::GiveUp(GROUP_LIMIT), grace),
+                match self.group_restart(self.epoch(), Instant::now(), stalled) {
+                    GroupRestart::LimitReached => stop(Wish::GiveUpGroup, grace),
                     _ => stop(Wish::Restart(stalled), grace),
                 }
             }
@@ -646,7 +739,6 @@ impl Driver {
         wish: Option<Wish>,
         end: Option<LifeEnd>,
         began: Instant,
-        epoch: u64,
         restart_due: Option<Instant>,
     ) -> Step {
         match wish {
@@ -655,7 +747,8 @@ impl Driver {
             Some(Wish::Leave) => Step::Leave,
             Some(Wish::Stop) => self.stopped(TaskState::Stopped),
             Some(Wish::Pause) => self.paused(),
-            Some(Wish::GiveUp(why)) => self.gave_up(why),
+            Some(Wish::GiveUpStalled) => self.gave_up("stalled"),
+            Some(Wish::GiveUpGroup) => self.gave_up(GROUP_LIMIT),
             Some(Wish::Yield(Yield { stays_down: true, .. })) => self.stopped(TaskState::Stopped),
             Some(Wish::Yield(Yield { reason, .. })) => Step::Await(Some(reason)),
             // A stall is the task's fault and counts against its limit; a request does not.
@@ -671,13 +764,13 @@ impl Driver {
             None => match restart_due {
                 // Promised to whoever asked for it: it takes place though the run ended before it was due.
                 Some(until) => Step::Backoff { until, reason: RestartReason::Requested },
-                None => self.decide(end, began, epoch),
+                None => self.decide(end, began),
             },
         }
     }
 
     /// What follows a life that ended by itself.
-    fn decide(&mut self, end: Option<LifeEnd>, began: Instant, epoch: u64) -> Step {
+    fn decide(&mut self, end: Option<LifeEnd>, began: Instant) -> Step {
         let spec = self.supervised.spec.clone();
         let exit = end.as_ref().map_or(Exit::Cancellation, |end| end.exit.clone());
         if end.as_ref().is_some_and(|end| end.finished) {
@@ -692,7 +785,7 @@ impl Driver {
                 Step::Rest(TaskState::Paused)
             }
             // Another member took it along just when it failed: one restart, and not of its own.
-            Verdict::Restart(_) if self.is_taken_along(epoch) => {
+            Verdict::Restart(_) if self.is_taken_along() => {
                 if self.shared.stays_down(&self.supervised) {
                     self.stopped(TaskState::Stopped)
                 } else {
@@ -708,7 +801,7 @@ impl Driver {
                 }
                 let delay = spec.backoff.delay(before.attempt, before.delay, random);
                 let until = later(Instant::now(), delay);
-                match self.group_restart(epoch, until, reason) {
+                match self.group_restart(self.epoch(), until, reason) {
                     GroupRestart::LimitReached => self.gave_up(GROUP_LIMIT),
                     GroupRestart::Stopped => self.stopped(TaskState::Stopped),
                     GroupRestart::UnderWay => Step::Await(Some(RestartReason::Group)),
@@ -724,9 +817,9 @@ impl Driver {
         }
     }
 
-    /// Whether the group wants a life of this epoch to end.
-    fn is_taken_along(&self, epoch: u64) -> bool {
-        self.supervised.links.membership().is_some_and(|membership| membership.epoch() > epoch)
+    /// Whether the group wants the life to end.
+    fn is_taken_along(&self) -> bool {
+        self.supervised.links.membership().is_some_and(|membership| membership.epoch() > self.epoch())
     }
 
     /// Notes what becomes of it at shutdown.
@@ -841,21 +934,21 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.tell_exit(|| Exit::Cancellation);
+        self.tear_down(Step::Leave);
+        let Core { supervised, shared, .. } = &self.core;
         if !self.done {
             // Dropped with its runtime.
-            self.note(ShutdownOutcome::Aborted);
+            self.core.note(ShutdownOutcome::Aborted);
         }
-        if is_alive(self.supervised.state()) {
-            self.supervised.set_state(TaskState::Stopped);
+        if is_alive(supervised.state()) {
+            supervised.set_state(TaskState::Stopped);
         }
-        self.supervised.set_bond(None);
-        if self.supervised.is_to_unregister() {
-            self.shared.forget(&self.supervised);
+        if supervised.is_to_unregister() {
+            shared.forget(supervised);
         }
-        self.shared.tracker.leave_driver(&self.supervised);
-        self.supervised.driver_left();
-        self.shared.changed(&self.supervised);
+        shared.tracker.leave_driver(supervised);
+        supervised.driver_left();
+        shared.changed(supervised);
     }
 }
 

@@ -108,7 +108,7 @@ fn strings(strings: &[String]) -> Value {
 fn check_health(shared: &Arc<Shared>, span: &ManagedSpan) {
     let tasks = shared.all_registered();
     let mut unhealthy = Vec::new();
-    for task in &tasks {
+    for task in tasks.iter() {
         let snapshot = task.task.cell.snapshot(&task.task.identity, shared.recorder.now());
         let health =
             read::health(&snapshot, task.live(), &shared.settings.thresholds, shared.tracker.is_closed());

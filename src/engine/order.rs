@@ -1,5 +1,7 @@
 //! The order that dependencies ask for: no cycles, and where each task stands at shutdown. Pure; tasks are indices here.
 
+use std::cmp::Ordering;
+
 /// A cycle among `dependencies` (for each task, what it depends on), as the path that comes back to where it began.
 pub(crate) fn cycle(dependencies: &[Vec<usize>]) -> Option<Vec<usize>> {
     #[derive(Clone, Copy, PartialEq)]
@@ -63,9 +65,53 @@ pub(crate) fn positions(stages: &[usize], dependencies: &[Vec<usize>]) -> Vec<(u
     positions
 }
 
+/// Sorts by `rank`, then by name, then by `then`. There may be a hundred thousand names, which mostly differ late: what follows
+/// the part that all share is compared as a number, and the names themselves where that is equal.
+pub(crate) fn sort_by_name<T, R: Ord>(
+    items: Vec<T>,
+    rank: impl Fn(&T) -> R,
+    name: impl Fn(&T) -> &str,
+    then: impl Fn(&T, &T) -> Ordering,
+) -> Vec<T> {
+    let shared = items.first().map_or(0, |first| {
+        let first = name(first);
+        let shared_with_first =
+            |item: &T| first.bytes().zip(name(item).bytes()).take_while(|(a, b)| a == b).count();
+        items.iter().map(shared_with_first).min().unwrap_or(0)
+    });
+    let number = |name: &str| {
+        let rest = name.as_bytes().get(shared..).unwrap_or_default();
+        let mut bytes = [0; size_of::<u64>()];
+        bytes.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+        u64::from_be_bytes(bytes)
+    };
+    let mut order: Vec<_> =
+        items.iter().enumerate().map(|(index, item)| (rank(item), number(name(item)), index)).collect();
+    order.sort_unstable_by(|(a_rank, a_number, a), (b_rank, b_number, b)| {
+        (a_rank, a_number).cmp(&(b_rank, b_number)).then_with(|| {
+            let (a, b) = (&items[*a], &items[*b]);
+            name(a).cmp(name(b)).then_with(|| then(a, b))
+        })
+    });
+    let mut items: Vec<_> = items.into_iter().map(Some).collect();
+    order.into_iter().filter_map(|(_, _, index)| items[index].take()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_sorted_as_they_are_whatever_part_they_share() {
+        let names =
+            ["idle-2", "idle-10", "idle-1", "idle-", "idle-100000000b", "idle-100000000a", "idle-1\0", "ä"];
+        for count in 0..=names.len() {
+            let mut expected: Vec<_> = names[..count].iter().map(|name| (name.len() % 2, *name)).collect();
+            let sorted = sort_by_name(expected.clone(), |item| item.0, |item| item.1, |_, _| Ordering::Equal);
+            expected.sort_unstable();
+            assert_eq!(sorted, expected);
+        }
+    }
 
     #[test]
     fn a_cycle_is_told_as_its_path() {

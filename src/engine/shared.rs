@@ -3,7 +3,8 @@
 use std::{
     borrow::Borrow,
     cmp::Ordering,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::{Hash, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -62,11 +63,13 @@ pub(crate) struct Shared {
     runtime: OnceLock<Handle>,
     started: AtomicBool,
     registered: Mutex<Registered>,
+    /// How the last task was kept: the next is most likely kept alike, and then they share it.
+    last_spec: Mutex<Option<Arc<TaskSpec>>>,
     /// How many names others depend on. Written under the lock of `registered`.
     depended_on: AtomicUsize,
     pub(crate) monitor: Mutex<Option<AbortHandle>>,
     /// Names that were warned about, so that each is warned about once.
-    pub(crate) warned: Mutex<std::collections::HashSet<Arc<str>>>,
+    pub(crate) warned: Mutex<HashSet<Arc<str>>>,
     /// The shutdown, once it has begun.
     pub(crate) drain: OnceLock<Arc<Drain>>,
     /// Whether the shutdown has begun, for those that wait for it.
@@ -78,11 +81,11 @@ pub(crate) struct Shared {
 /// Written under one lock: what is registered is one fact.
 #[derive(Default)]
 pub(crate) struct Registered {
-    tasks: BTreeSet<ByName>,
+    tasks: HashSet<ByName>,
+    /// Those, by name; `None` since there is another.
+    listing: Option<Arc<[Arc<Supervised>]>>,
     /// Who depends on a name, whether a task of that name is registered or not.
     dependents: BTreeMap<Arc<str>, Vec<Weak<Supervised>>>,
-    /// How the last was kept: the next is most likely kept alike, and then they share it.
-    last_spec: Option<Arc<TaskSpec>>,
 }
 
 /// A task that is found by its name, which it holds already: the key costs no memory of its own.
@@ -94,21 +97,15 @@ impl Borrow<str> for ByName {
     }
 }
 
-impl Ord for ByName {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.name().cmp(other.0.name())
-    }
-}
-
-impl PartialOrd for ByName {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
+impl Hash for ByName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.name().hash(state);
     }
 }
 
 impl PartialEq for ByName {
     fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
+        self.0.name() == other.0.name()
     }
 }
 
@@ -117,7 +114,7 @@ impl Eq for ByName {}
 /// A task to be registered.
 pub(crate) struct Registration {
     pub(crate) identity: Identity,
-    pub(crate) spec: TaskSpec,
+    pub(crate) spec: Arc<TaskSpec>,
     pub(crate) body: Body,
     /// How its errors are classed and named; `None` where nobody said.
     pub(crate) rules: Option<Arc<ErrorRules>>,
@@ -136,6 +133,7 @@ impl Shared {
             runtime: OnceLock::new(),
             started: AtomicBool::new(false),
             registered: Mutex::default(),
+            last_spec: Mutex::default(),
             depended_on: AtomicUsize::new(0),
             monitor: Mutex::default(),
             warned: Mutex::default(),
@@ -171,9 +169,18 @@ impl Shared {
         self.registered().get(name).cloned()
     }
 
-    /// Every registered task.
-    pub(crate) fn all_registered(&self) -> Vec<Arc<Supervised>> {
-        self.registered().all().cloned().collect()
+    /// Every registered task, by name.
+    pub(crate) fn all_registered(&self) -> Arc<[Arc<Supervised>]> {
+        self.registered().all()
+    }
+
+    /// That way of keeping a task, shared where it is that of the task before.
+    pub(crate) fn spec(&self, spec: TaskSpec) -> Arc<TaskSpec> {
+        let mut last = self.last_spec.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some(last) if **last == spec => last.clone(),
+            _ => last.insert(Arc::new(spec)).clone(),
+        }
     }
 
     /// Whether any task depends on another. Asked without the lock: whoever begins to depend looks for itself afterwards.
@@ -215,12 +222,12 @@ impl Shared {
     /// Begins every waiting task.
     pub(crate) fn start_tasks(&self) {
         // Under the lock of the registrations: a task registered meanwhile sees one or the other.
-        let tasks: Vec<_> = {
-            let registered = self.registered();
+        let tasks = {
+            let mut registered = self.registered();
             self.started.store(true, SeqCst);
-            registered.all().cloned().collect()
+            registered.all()
         };
-        for task in &tasks {
+        for task in tasks.iter() {
             task.order(Order::Start);
         }
     }
@@ -228,7 +235,7 @@ impl Shared {
     /// Brings a task's driver, which finds the order that it is brought for.
     pub(crate) fn drive(self: &Arc<Self>, task: Arc<Supervised>) {
         let id = task.place.id();
-        self.runtime().spawn(Polled::new(id, Driver::new(task, self.clone()).drive()));
+        self.runtime().spawn(Polled::new(id, Driver::new(task, self.clone())));
     }
 
     /// Tells what happened to a registered task.
@@ -256,8 +263,7 @@ impl Shared {
         })?;
         let mut new = Vec::with_capacity(tasks.len());
         for (task, registration) in tasks.into_iter().zip(registrations) {
-            let spec = registered.spec(&registration.spec);
-            let supervised = Supervised::new(task, spec, registration, registered_in.clone(), self);
+            let supervised = Supervised::new(task, registration, registered_in.clone(), self);
             let admitted = self.tracker.enter_driver(&supervised);
             new.push(supervised);
             if !admitted {
@@ -282,6 +288,7 @@ impl Shared {
             }
             registered.tasks.insert(ByName(supervised.clone()));
         }
+        registered.listing = None;
         self.depended_on.store(registered.dependents.len(), SeqCst);
         let started = self.is_started();
         drop(registered);
@@ -305,7 +312,7 @@ impl Shared {
         if !registered.get(task.name()).is_some_and(|held| Arc::ptr_eq(held, task)) {
             return false;
         }
-        let removed = registered.remove(task);
+        let removed = (registered.remove(task), registered.listing.take());
         self.depended_on.store(registered.dependents.len(), SeqCst);
         task.give_name_up();
         drop(registered);
@@ -336,7 +343,7 @@ impl Shared {
 
     /// For each task the indices of those it rests on: dependencies, and the member before it in its group.
     fn dependencies(&self, tasks: &[Arc<Supervised>]) -> Vec<Vec<usize>> {
-        let index: std::collections::HashMap<_, _> =
+        let index: HashMap<_, _> =
             tasks.iter().enumerate().map(|(index, task)| (Arc::as_ptr(task), index)).collect();
         let of = |task: &Arc<Supervised>| {
             let named = task.links.dependencies().iter().filter_map(|name| self.supervised(name));
@@ -372,16 +379,15 @@ impl Registered {
     }
 
     /// Every task, by name.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Supervised>> {
-        self.tasks.iter().map(|task| &task.0)
-    }
-
-    /// That way of keeping a task, shared where it is that of the task before.
-    fn spec(&mut self, spec: &TaskSpec) -> Arc<TaskSpec> {
-        let same = self.last_spec.as_ref().filter(|last| ***last == *spec).cloned();
-        let spec = same.unwrap_or_else(|| Arc::new(spec.clone()));
-        self.last_spec = Some(spec.clone());
-        spec
+    pub(crate) fn all(&mut self) -> Arc<[Arc<Supervised>]> {
+        if let Some(listing) = &self.listing {
+            return listing.clone();
+        }
+        let tasks: Vec<_> = self.tasks.iter().map(|task| task.0.clone()).collect();
+        let listing: Arc<[_]> =
+            order::sort_by_name(tasks, |_| (), |task| task.name(), |_, _| Ordering::Equal).into();
+        self.listing = Some(listing.clone());
+        listing
     }
 
     /// Removes a task and what is said of it.
@@ -399,8 +405,18 @@ impl Registered {
 
     /// Whether these can be registered together, beside what is.
     fn check(&self, new: &[Registration]) -> Result<(), RegisterError> {
+        if let [only] = new {
+            // What most registrations are.
+            let name = &only.identity.name;
+            if self.tasks.contains(&**name) {
+                return Err(RegisterError::Duplicate { name: name.to_string() });
+            }
+            if self.dependents.is_empty() && only.links.is_empty() {
+                return Ok(());
+            }
+        }
         let mut names: Vec<&Arc<str>> = Vec::with_capacity(new.len());
-        let mut index = std::collections::HashMap::new();
+        let mut index = HashMap::new();
         for registration in new {
             let name = &registration.identity.name;
             if self.tasks.contains(&**name) || index.insert(name.clone(), names.len()).is_some() {
@@ -418,7 +434,7 @@ impl Registered {
                 return Err(RegisterError::UnknownDependency { path });
             }
         }
-        let old: Vec<_> = self.all().collect();
+        let old: Vec<_> = self.tasks.iter().map(|task| &task.0).collect();
         for task in &old {
             index.insert(task.name().clone(), names.len());
             names.push(task.name());

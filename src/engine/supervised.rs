@@ -3,7 +3,7 @@
 //! There may be a hundred thousand of them, most idle: what few tasks need is behind a pointer, and made when it is needed.
 
 use std::{
-    future::{Future, poll_fn},
+    future::Future,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, OnceLock, PoisonError, Weak,
@@ -187,8 +187,7 @@ impl Drop for Untold {
 impl Supervised {
     pub(crate) fn new(
         task: Arc<Task>,
-        spec: Arc<TaskSpec>,
-        Registration { body, rules, links, .. }: Registration,
+        Registration { spec, body, rules, links, .. }: Registration,
         registered_in: Option<Arc<SpanContext>>,
         shared: &Arc<Shared>,
     ) -> Arc<Self> {
@@ -246,14 +245,6 @@ impl Supervised {
     /// The next order, or that something linked has changed. Called by the driver alone.
     pub(crate) fn poll_signal(&self, cx: &mut Context<'_>) -> Poll<Signal> {
         self.orders.poll(cx)
-    }
-
-    /// Waits for the next order, or until something linked has changed.
-    ///
-    /// # Cancel safety
-    /// Cancel safe: an order is taken only when it is returned.
-    pub(crate) async fn next_signal(&self) -> Signal {
-        poll_fn(|cx| self.poll_signal(cx)).await
     }
 
     /// Sets the state, and shows it under its name as long as the name is its own. Called by the driver alone.

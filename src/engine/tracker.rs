@@ -18,7 +18,7 @@ use slab::Slab;
 use tokio::{sync::Notify, task::AbortHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{ShutdownOutcome, Supervised, TaskShutdown};
+use super::{ShutdownOutcome, Supervised, TaskShutdown, order::sort_by_name};
 use crate::{
     cell::Identity,
     policy::{TaskCategory, TaskPriority},
@@ -632,7 +632,14 @@ impl Tracker {
         }
         asking.sort_unstable();
         asking.dedup();
-        (in_order(all_lines(lines, notes)), asking)
+        // In the order in which they were asked.
+        let lines = sort_by_name(
+            all_lines(lines, notes),
+            |(position, _)| *position,
+            |(_, line)| &line.name,
+            |(_, a), (_, b)| a.outcome.cmp(&b.outcome),
+        );
+        (lines.into_iter().map(|(_, line)| line).collect(), asking)
     }
 }
 
@@ -685,37 +692,6 @@ fn all_lines(mut lines: Lines, mut notes: Vec<Note>) -> Vec<(Position, TaskShutd
     }
     all.extend(lines.into_values());
     all
-}
-
-/// The lines in the order in which they were asked. There may be a hundred thousand, whose names mostly differ late: what
-/// follows the part that all share is compared as a number, and the names themselves where that is equal.
-fn in_order(lines: Vec<(Position, TaskShutdown)>) -> Vec<TaskShutdown> {
-    let shared = lines.first().map_or(0, |(_, first)| {
-        let shared_with_first = |name: &str| {
-            let pairs = first.name.bytes().zip(name.bytes());
-            pairs.take_while(|(a, b)| a == b).count()
-        };
-        lines.iter().map(|(_, line)| shared_with_first(&line.name)).min().unwrap_or(0)
-    });
-    let number = |name: &str| {
-        let rest = name.as_bytes().get(shared..).unwrap_or_default();
-        let mut bytes = [0; size_of::<u64>()];
-        bytes.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-        u64::from_be_bytes(bytes)
-    };
-    let mut order: Vec<_> = lines
-        .iter()
-        .enumerate()
-        .map(|(index, (position, line))| (*position, number(&line.name), index))
-        .collect();
-    order.sort_unstable_by(|(a_position, a_number, a), (b_position, b_number, b)| {
-        (a_position, a_number).cmp(&(b_position, b_number)).then_with(|| {
-            let (a, b) = (&lines[*a].1, &lines[*b].1);
-            (&a.name, a.outcome).cmp(&(&b.name, b.outcome))
-        })
-    });
-    let mut lines: Vec<_> = lines.into_iter().map(|(_, line)| Some(line)).collect();
-    order.into_iter().filter_map(|(_, _, index)| lines[index].take()).collect()
 }
 
 /// Seen to fail: the first where `enter` looks at `closed` and inserts under two locks, and where it does not look; the

@@ -35,18 +35,22 @@ impl TaskAttributes {
 }
 
 impl Entry<TaskAttributes> {
+    fn new_base(&self) -> impl Iterator<Item = KeyValue> {
+        let Identity { name, category, priority, component } = &self.identity;
+        let always = [
+            KeyValue::new(key::NAME, name.clone()),
+            KeyValue::new(key::CATEGORY, category.as_str()),
+            KeyValue::new(key::PRIORITY, priority.as_str()),
+        ];
+        let component = component.clone().map(|component| KeyValue::new(key::COMPONENT, component));
+        let instance = self.extra.instance.clone().map(|instance| KeyValue::new(key::MANAGER, instance));
+        always.into_iter().chain(component).chain(instance)
+    }
+
     fn sets(&self) -> &Sets {
         self.extra.sets.get_or_init(|| {
-            let Identity { name, category, priority, component } = &self.identity;
-            let mut base = vec![
-                KeyValue::new(key::NAME, name.clone()),
-                KeyValue::new(key::CATEGORY, category.as_str()),
-                KeyValue::new(key::PRIORITY, priority.as_str()),
-            ];
-            base.extend(component.clone().map(|component| KeyValue::new(key::COMPONENT, component)));
-            base.extend(self.extra.instance.clone().map(|instance| KeyValue::new(key::MANAGER, instance)));
             Box::new(Sets {
-                base,
+                base: self.new_base().collect(),
                 plain_results: Default::default(),
                 #[cfg(feature = "bound-instruments")]
                 bound: Default::default(),
@@ -68,10 +72,25 @@ impl Entry<TaskAttributes> {
         sets.plain_results[kind as usize].get_or_init(|| with(&sets.base, key::RESULT, kind.as_str()))
     }
 
-    /// The place for the histogram's series of this result.
+    /// Whether a run that ends now leaves its attributes behind for the next. The first of a name, which may be its only
+    /// one, does not.
+    fn keeps_sets(&self) -> bool {
+        self.extra.sets.get().is_some() || self.cell.ended_runs() > 1
+    }
+
+    /// [`Self::result_attributes`] for a run that ends.
+    pub(super) fn with_result_attributes(&self, kind: ExitKind, record: impl FnOnce(&[KeyValue])) {
+        if self.keeps_sets() {
+            return record(self.result_attributes(kind));
+        }
+        let result = KeyValue::new(key::RESULT, kind.as_str());
+        record(&self.new_base().chain([result]).collect::<Vec<_>>());
+    }
+
+    /// The place for the histogram's series of this result, for a run that ends.
     #[cfg(feature = "bound-instruments")]
-    pub(super) fn bound(&self, kind: ExitKind) -> &OnceLock<super::instruments::BoundDuration> {
-        &self.sets().bound[kind as usize]
+    pub(super) fn bound(&self, kind: ExitKind) -> Option<&OnceLock<super::instruments::BoundDuration>> {
+        self.keeps_sets().then(|| &self.sets().bound[kind as usize])
     }
 
     pub(crate) fn error_attributes(&self, kind: ExitKind, error_type: &'static str) -> Vec<KeyValue> {

@@ -92,16 +92,16 @@ impl RunDuration {
     #[cfg(feature = "bound-instruments")]
     fn record_plain(&self, task: &Entry<TaskAttributes>, seconds: f64, kind: ExitKind) {
         let bind = || (self.number, self.histogram.bind(task.result_attributes(kind)));
-        match task.bound(kind).get_or_init(bind) {
-            (number, series) if *number == self.number => series.record(seconds),
-            // The manager reports to another meter than before.
-            _ => self.histogram.record(seconds, task.result_attributes(kind)),
+        match task.bound(kind).map(|series| series.get_or_init(bind)) {
+            Some((number, series)) if *number == self.number => series.record(seconds),
+            // The first run of a name, or the manager reports to another meter than before.
+            _ => task.with_result_attributes(kind, |attributes| self.histogram.record(seconds, attributes)),
         }
     }
 
     #[cfg(not(feature = "bound-instruments"))]
     fn record_plain(&self, task: &Entry<TaskAttributes>, seconds: f64, kind: ExitKind) {
-        self.histogram.record(seconds, task.result_attributes(kind));
+        task.with_result_attributes(kind, |attributes| self.histogram.record(seconds, attributes));
     }
 }
 
