@@ -3,7 +3,13 @@
 #[path = "support/spans.rs"]
 mod spans;
 
-use opentelemetry::trace::TraceContextExt;
+use std::time::Duration;
+
+use opentelemetry::{
+    Context, KeyValue,
+    trace::{Link, SpanKind, TraceContextExt, TraceId, TraceState},
+};
+use opentelemetry_sdk::trace::{Sampler, SamplingDecision, SamplingResult, ShouldSample};
 use otel_tasks::{LayerConflict, TaskManager};
 use spans::{Spans, is_error, text};
 use tracing::{Dispatch, Instrument, Span, info, info_span, warn_span};
@@ -293,4 +299,79 @@ fn without_any_tracer_nothing_is_exported_and_nothing_breaks() {
     });
     assert!(!check.spans_exported && !check.layer_installed && !check.is_complete());
     assert!(check.to_string().contains("otel_tasks::layer(tracer)"), "{check}");
+}
+
+fn length_of(spans: &Spans, task: &str) -> Duration {
+    let run = spans.run_of(task);
+    run.end_time.duration_since(run.start_time).expect("it ends after it began")
+}
+
+/// Seen to fail where the layer is left out of the last leaving: then the run ends when another thread left it, or when the
+/// last reference to it is dropped.
+#[test]
+fn a_run_ends_when_it_is_left_for_the_last_time() {
+    let _alone = alone();
+    for ours in [true, false] {
+        let spans = Spans::new();
+        let dispatch = if ours {
+            Dispatch::new(tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())))
+        } else {
+            Dispatch::new(tracing_subscriber::registry().with(plain(&spans)))
+        };
+        let held = run(&dispatch, async {
+            let tasks = TaskManager::builder().build();
+            let entered_elsewhere = async {
+                let span = Span::current();
+                std::thread::spawn(move || span.in_scope(|| {})).join().expect("joined");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            };
+            tasks.spawn("entered_elsewhere", entered_elsewhere).await.expect("it ends well");
+            let held = async { Ok::<_, &str>(Span::current()) };
+            tasks.spawn("held", held).await.expect("it ends well").expect("a span")
+        });
+        std::thread::sleep(Duration::from_millis(500));
+        tracing::dispatcher::with_default(&dispatch, || drop(held));
+        let (entered_elsewhere, held) = (length_of(&spans, "entered_elsewhere"), length_of(&spans, "held"));
+        assert!(entered_elsewhere >= Duration::from_millis(50), "ours: {ours}, {entered_elsewhere:?}");
+        assert!(held < Duration::from_millis(500), "ours: {ours}, {held:?}");
+    }
+}
+
+/// Lets runs of one name through.
+#[derive(Clone, Debug)]
+struct OnlyRunsOf(&'static str);
+
+impl ShouldSample for OnlyRunsOf {
+    fn should_sample(
+        &self,
+        _: Option<&Context>,
+        _: TraceId,
+        _: &str,
+        _: &SpanKind,
+        attributes: &[KeyValue],
+        _: &[Link],
+    ) -> SamplingResult {
+        let chosen = attributes.contains(&KeyValue::new("task.name", self.0));
+        SamplingResult {
+            decision: if chosen { SamplingDecision::RecordAndSample } else { SamplingDecision::Drop },
+            attributes: Vec::new(),
+            trace_state: TraceState::default(),
+        }
+    }
+}
+
+/// Seen to fail where the attributes are set once the span is there.
+#[test]
+fn a_sampler_sees_what_a_run_is() {
+    let _alone = alone();
+    let spans = Spans::sampled_by(Sampler::ParentBased(Box::new(OnlyRunsOf("chosen"))));
+    let dispatch = Dispatch::new(tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())));
+    run(&dispatch, async {
+        let tasks = TaskManager::builder().build();
+        for name in ["other", "chosen", "other"] {
+            tasks.spawn(name, async { info_span!("user").in_scope(|| {}) }).await.expect("it ends well");
+        }
+    });
+    spans.run_of("chosen");
+    assert_eq!(spans.finished().len(), 2, "the run and what the user opened in it");
 }

@@ -1,0 +1,51 @@
+//! How polls are timed: by the watchdog's ticks, or exactly.
+
+use std::time::Duration;
+
+use otel_tasks::{TaskManager, TaskManagerBuilder};
+
+/// Seen to fail: the second where the run does not ask what the watchdog saw; the third where it asks of every poll.
+fn polled_for(manager: TaskManagerBuilder, poll: Duration) -> (Duration, u64) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime of one worker");
+    runtime.block_on(async {
+        let tasks = manager.build();
+        // The first poll is short, and so is the last.
+        let work = async move {
+            tokio::task::yield_now().await;
+            std::thread::sleep(poll);
+            tokio::task::yield_now().await;
+        };
+        tasks.spawn("polled", work).await.expect("it ends well");
+        let snapshot = tasks.snapshot("polled").expect("it ran");
+        (snapshot.longest_poll, snapshot.slow_polls)
+    })
+}
+
+#[test]
+fn a_poll_shorter_than_a_tick_is_not_timed() {
+    // It may lie across a tick all the same, and then as much of it is seen as lies behind.
+    let (longest, slow) = polled_for(TaskManager::builder(), Duration::from_millis(1));
+    assert!(longest <= Duration::from_millis(500) && slow == 0, "{longest:?}, {slow} slow");
+}
+
+#[test]
+fn a_poll_that_blocks_is_timed_short_by_a_tick_at_most() {
+    let poll = Duration::from_millis(400);
+    let (longest, slow) = polled_for(TaskManager::builder(), poll);
+    // A tick is 50 ms.
+    assert!(longest > Duration::ZERO && longest < poll + Duration::from_secs(4), "{longest:?}");
+    assert!(longest > poll - Duration::from_millis(350), "{longest:?}");
+    assert_eq!(slow, 1);
+}
+
+#[test]
+fn exact_poll_time_times_every_poll() {
+    let poll = Duration::from_millis(2);
+    let (longest, slow) = polled_for(TaskManager::builder().exact_poll_time(), poll);
+    assert!(longest >= poll, "{longest:?}");
+    assert_eq!(slow, u64::from(longest > Duration::from_millis(100)));
+}
