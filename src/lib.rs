@@ -75,7 +75,7 @@ pub use read::{HealthReason, HealthThresholds, ManagerHealth, TaskHealth, TaskMe
 pub use run::{TaskError, TaskHandle};
 #[cfg(feature = "otlp")]
 pub use telemetry::builder as telemetry;
-pub use telemetry::{LayerConflict, layer, task_layer};
+pub use telemetry::{LayerConflict, SpanPath, layer, task_layer};
 
 /// Makes each call of an async function a run: a span, counted and timed under the function's name.
 ///

@@ -20,7 +20,7 @@ use crate::{
     policy::{CategoryRules, NameRule, TaskOutput},
     read::{self, HealthThresholds, ManagerHealth, TaskHealth, TaskMetrics, TaskStatistics},
     run::{self, PollTime, Recorder, RecorderOptions, TaskHandle},
-    telemetry,
+    telemetry::{self, SpanPath},
 };
 
 /// How often the monitor sweeps by default, as in the seed.
@@ -151,6 +151,12 @@ impl TaskManagerBuilder {
     /// From how long on a poll counts as slow (100 ms).
     pub fn slow_poll(mut self, threshold: Duration) -> Self {
         self.recorder.slow_poll = threshold;
+        self
+    }
+
+    /// Which way the spans of runs take through [`layer`](crate::layer) ([`SpanPath::Full`]).
+    pub fn span_path(mut self, path: SpanPath) -> Self {
+        self.recorder.span_path = path;
         self
     }
 

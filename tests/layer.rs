@@ -10,7 +10,7 @@ use opentelemetry::{
     trace::{Link, SpanKind, TraceContextExt, TraceId, TraceState},
 };
 use opentelemetry_sdk::trace::{Sampler, SamplingDecision, SamplingResult, ShouldSample};
-use otel_tasks::{LayerConflict, TaskManager};
+use otel_tasks::{LayerConflict, SpanPath, TaskManager};
 use spans::{Spans, is_error, text};
 use tracing::{Dispatch, Instrument, Span, info, info_span, warn_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -374,4 +374,65 @@ fn a_sampler_sees_what_a_run_is() {
     });
     spans.run_of("chosen");
     assert_eq!(spans.finished().len(), 2, "the run and what the user opened in it");
+}
+
+/// What a run's own code and its failure make of it, on one path.
+fn on_path(path: SpanPath) -> Vec<String> {
+    let spans = Spans::new();
+    let dispatch = Dispatch::new(tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())));
+    run(&dispatch, async {
+        let tasks = TaskManager::builder().span_path(path).build();
+        let nested = async {
+            info_span!("user").in_scope(|| info_span!("inner").in_scope(|| {}));
+            tokio::task::yield_now().await;
+            async { tokio::task::yield_now().await }.instrument(info_span!("later")).await;
+        };
+        tasks.spawn("nested", nested).await.expect("it ends well");
+        tasks
+            .spawn("failing", async { Err::<(), _>("broken") })
+            .await
+            .expect("it ends")
+            .expect_err("it fails");
+        tasks.spawn("panicking", async { panic!("broken") }).await.expect_err("it panics");
+        let spawner = info_span!("spawner");
+        let linked = spawner.in_scope(|| tasks.spawn("linked", async {}));
+        linked.await.expect("it ends well");
+        let child = spawner.in_scope(|| tasks.task("child").in_current_trace().spawn(async {}));
+        child.await.expect("it ends well");
+    });
+    spans.trees()
+}
+
+/// Seen to fail where a span of the direct path is not entered, and where it is handed to tracing-opentelemetry as well.
+#[test]
+fn the_direct_path_exports_what_the_full_one_does() {
+    let _alone = alone();
+    let full = on_path(SpanPath::Full);
+    assert!(full.len() >= 9, "{full:#?}");
+    assert_eq!(on_path(SpanPath::Direct), full);
+}
+
+#[test]
+fn on_the_direct_path_a_runs_own_span_is_none_to_tracing_opentelemetry() {
+    let _alone = alone();
+    let spans = Spans::new();
+    let dispatch = Dispatch::new(tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())));
+    run(&dispatch, async {
+        let tasks = TaskManager::builder().span_path(SpanPath::Direct).build();
+        let looks = async {
+            assert!(!Span::current().context().span().span_context().is_valid());
+            assert!(
+                Context::current().span().span_context().is_valid(),
+                "the run is OpenTelemetry's current span"
+            );
+            Span::current().set_attribute("lost", true);
+            tokio::spawn(async { info_span!("elsewhere").in_scope(|| {}) }.in_current_span())
+                .await
+                .expect("joined");
+        };
+        tasks.spawn("looks", looks).await.expect("it ends well");
+    });
+    let (run, elsewhere) = (spans.run_of("looks"), spans.one("elsewhere"));
+    assert_ne!(run.span_context.trace_id(), elsewhere.span_context.trace_id());
+    assert!(run.attributes.iter().all(|attribute| attribute.key.as_str() != "lost"));
 }

@@ -186,7 +186,7 @@ impl Running {
         let identity = &task.identity;
         let number = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
         let (generation_number, iteration) = (number(generation), number(iteration));
-        let span = offer(|| {
+        let span = offer(recorder.options.span_path, || {
             managed_span!(parent, contract::SPAN_RUN, {
                 { key::NAME } = &*identity.name,
                 { key::CATEGORY } = identity.category.as_str(),
@@ -210,6 +210,7 @@ impl Running {
             attributes
         };
         let span = ManagedSpan::start_offered(
+            recorder.options.span_path,
             span,
             &parent,
             links,

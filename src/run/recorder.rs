@@ -11,7 +11,7 @@ use super::PollTime;
 use crate::{
     cell::{EndedRun, Entry, Identity, Registry, RunError, TaskSnapshot},
     policy::{CategoryRules, Exit, NameRule, TaskCategory, TaskPriority},
-    telemetry::{Exposition, Figures, Source, TaskAttributes},
+    telemetry::{Exposition, Figures, Source, SpanPath, TaskAttributes},
 };
 
 /// A task name with its cell and its attribute sets.
@@ -36,6 +36,7 @@ pub(crate) struct RecorderOptions {
     pub(crate) polls: PollTime,
     pub(crate) silence_panics: bool,
     pub(crate) tracer: Option<Arc<BoxedTracer>>,
+    pub(crate) span_path: SpanPath,
 }
 
 impl Default for RecorderOptions {
@@ -49,6 +50,7 @@ impl Default for RecorderOptions {
             polls: PollTime::Seen,
             silence_panics: false,
             tracer: None,
+            span_path: SpanPath::default(),
         }
     }
 }

@@ -7,6 +7,8 @@
 //! hand  ── get_otel_context ── inner layer ── Handing::build_with_context: the attributes are put in
 //! at    ── enter, exit, record ── on_enter ..: is_at, so the inner layer is not asked; whoever said `at` does it itself
 //! ```
+//!
+//! On [`SpanPath::Direct`] the inner layer never hears of the span: it is taken and not handed on.
 
 use std::{
     cell::{Cell, RefCell},
@@ -19,10 +21,10 @@ use opentelemetry::{
 };
 use tracing::{Metadata, span::Id};
 
-use super::contract;
+use super::{SpanPath, contract};
 
 thread_local! {
-    static OFFERED: Cell<bool> = const { Cell::new(false) };
+    static OFFERED: Cell<Option<SpanPath>> = const { Cell::new(None) };
     static HANDED: RefCell<Option<Handed>> = const { RefCell::new(None) };
     static AT: Cell<Option<NonZeroU64>> = const { Cell::new(None) };
 }
@@ -34,19 +36,21 @@ pub(super) struct Handed {
 }
 
 /// Makes a run's span; answers beside it whether our exporting layer has taken it.
-pub(crate) fn offer(make: impl FnOnce() -> tracing::Span) -> (tracing::Span, bool) {
-    OFFERED.set(true);
+pub(crate) fn offer(path: SpanPath, make: impl FnOnce() -> tracing::Span) -> (tracing::Span, bool) {
+    OFFERED.set(Some(path));
     let span = make();
-    let taken = !OFFERED.replace(false);
+    let taken = OFFERED.take().is_none();
     (span, taken)
 }
 
 /// Takes the span that is offered, if that is the one.
-pub(super) fn take(metadata: &Metadata<'_>) -> bool {
-    OFFERED.get()
-        && metadata.name() == contract::SPAN_RUN
-        && metadata.target() == contract::SCOPE
-        && OFFERED.replace(false)
+pub(super) fn take(metadata: &Metadata<'_>) -> Option<SpanPath> {
+    let path = OFFERED.get()?;
+    let is_run = metadata.name() == contract::SPAN_RUN && metadata.target() == contract::SCOPE;
+    is_run.then(|| {
+        OFFERED.set(None);
+        path
+    })
 }
 
 /// Lets the next span of this thread that is built within `build` begin so.

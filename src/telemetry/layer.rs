@@ -35,7 +35,10 @@ use tracing::{
 use tracing_opentelemetry::OpenTelemetryLayer;
 use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
-use super::handoff::{self, Handing};
+use super::{
+    SpanPath,
+    handoff::{self, Handing},
+};
 
 /// What is wrong with the way the layers were put together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,8 +212,10 @@ where
         if !self.exports() {
             return;
         }
-        if !handoff::take(attributes.metadata()) {
-            return self.inner.on_new_span(attributes, id, context);
+        match handoff::take(attributes.metadata()) {
+            None => return self.inner.on_new_span(attributes, id, context),
+            Some(SpanPath::Direct) => return,
+            Some(SpanPath::Full) => {}
         }
         // The attributes come with the tracer's call, ready made.
         let metadata = attributes.metadata();
@@ -254,7 +259,7 @@ where
     }
 
     fn on_close(&self, id: Id, context: Context<'_, S>) {
-        if self.exports() {
+        if self.exports() && !handoff::is_at(&id) {
             self.inner.on_close(id, context);
         }
     }

@@ -25,6 +25,7 @@ pub(crate) use handoff::offer;
 pub(crate) use instruments::{Exposition, Figures, Source, default_max_names, shared as shared_exposition};
 pub(crate) use layer::installed;
 pub use layer::{LayerConflict, layer, task_layer};
+pub use span::SpanPath;
 pub(crate) use span::{ManagedSpan, SpanParent, managed_span, probe_is_exported, with_trace};
 
 /// Lets the installed telemetry leave, where the process ends at once: a second at most.

@@ -30,6 +30,24 @@ pub(crate) enum SpanParent {
     Current,
 }
 
+/// Which way the spans of runs take through [`layer`](crate::layer).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SpanPath {
+    /// Through tracing-opentelemetry: everything that can be done with a span of its own can be done with a run's.
+    #[default]
+    Full,
+    /// Past it, to the tracer, for about a third less.
+    ///
+    /// What is opened inside a run is its child, log records carry its trace, and OpenTelemetry's current context is the
+    /// run's, as on the full path. But to tracing-opentelemetry the run's own `tracing` span is none: `context()`,
+    /// `set_attribute` and `add_link` of it, events directly in it, and explicit children of it (`parent: &span`) do not
+    /// find the run, and who enters it on another thread or in another task (`in_current_span`, `in_scope`) begins a new
+    /// trace there. Beside a tracing-opentelemetry layer of your own ([`task_layer`](crate::task_layer)) this is the full
+    /// path.
+    Direct,
+}
+
 /// A span of ours. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct ManagedSpan {
@@ -85,8 +103,10 @@ impl ManagedSpan {
         Self::start_directly(span, parent, links, own_tracer, name, attributes)
     }
 
-    /// As [`ManagedSpan::start`], for a span that [`offer`](super::offer) has made. `None` where nobody would see it.
+    /// As [`ManagedSpan::start`], for a span that [`offer`](super::offer) has made for this path. `None` where nobody would
+    /// see it.
     pub(crate) fn start_offered(
+        path: SpanPath,
         (span, taken): (Span, bool),
         parent: &SpanParent,
         links: Vec<SpanContext>,
@@ -97,6 +117,9 @@ impl ManagedSpan {
         if !taken {
             let started = Self::start(span, parent, links, own_tracer, name, attributes);
             return Some(started).filter(|started| !started.is_nothing());
+        }
+        if path == SpanPath::Direct {
+            return Some(Self::start_directly(span, parent, links, own_tracer, name, attributes));
         }
         let links = links.into_iter().map(Link::with_context).collect();
         let handed = Handed { attributes: attributes(), links };
@@ -135,22 +158,26 @@ impl ManagedSpan {
 
     /// Enters the span on this thread, as `tracing` and as OpenTelemetry's current context.
     pub(crate) fn enter(&self) -> EnteredSpan<'_> {
-        let (context, handed) = match &self.path {
-            Path::Handed(context) => (Some(context.clone().attach()), true),
-            Path::Direct(context) => (Some(context.clone().attach()), false),
-            Path::Layer | Path::None => (None, false),
-        };
-        let id = if handed { self.span.id() } else { None };
+        let context = self.context();
+        let id = context.and_then(|_| self.span.id());
+        let context = context.map(|context| context.clone().attach());
         let entered = handoff::at(id.as_ref(), || self.span.enter());
         EnteredSpan { entered: Some(entered), id, _context: context }
+    }
+
+    /// The OpenTelemetry context with this span in it, where it is at hand.
+    fn context(&self) -> Option<&OtelContext> {
+        match &self.path {
+            Path::Handed(context) | Path::Direct(context) => Some(context),
+            Path::Layer | Path::None => None,
+        }
     }
 
     /// The OpenTelemetry context with this span in it, if it is exported.
     pub(crate) fn otel_context(&self) -> Option<OtelContext> {
         match &self.path {
-            Path::Handed(context) | Path::Direct(context) => Some(context.clone()),
             Path::Layer => otel_context_of(&self.span),
-            Path::None => None,
+            _ => self.context().cloned(),
         }
     }
 
@@ -163,42 +190,38 @@ impl ManagedSpan {
 
     /// Records a text attribute; for a `tracing` span, into the field of that name where it has one.
     pub(crate) fn record(&self, key: &'static str, value: &'static str) {
-        match &self.path {
-            Path::Handed(context) => {
-                handoff::at(self.span.id().as_ref(), || self.span.record(key, value));
-                context.span().set_attribute(KeyValue::new(key, value));
-            }
-            Path::Direct(context) => {
-                self.span.record(key, value);
-                context.span().set_attribute(KeyValue::new(key, value));
-            }
-            Path::Layer | Path::None => {
-                self.span.record(key, value);
-            }
-        }
+        let Some(context) = self.context() else {
+            self.span.record(key, value);
+            return;
+        };
+        handoff::at(self.span.id().as_ref(), || self.span.record(key, value));
+        context.span().set_attribute(KeyValue::new(key, value));
     }
 
     /// Sets an attribute that `tracing` fields cannot hold, such as a list. Seen by OpenTelemetry alone.
     pub(crate) fn set_attribute(&self, attribute: KeyValue) {
-        match &self.path {
-            Path::Handed(context) | Path::Direct(context) => context.span().set_attribute(attribute),
-            Path::Layer | Path::None => self.span.set_attribute(attribute.key, attribute.value),
+        match self.context() {
+            Some(context) => context.span().set_attribute(attribute),
+            None => self.span.set_attribute(attribute.key, attribute.value),
         }
     }
 
     /// Marks the span as failed.
     pub(crate) fn fail(&self, description: &str) {
         let status = Status::error(description.to_owned());
-        match &self.path {
-            Path::Handed(context) | Path::Direct(context) => context.span().set_status(status),
-            Path::Layer | Path::None => self.span.set_status(status),
+        match self.context() {
+            Some(context) => context.span().set_status(status),
+            None => self.span.set_status(status),
         }
     }
 
     /// Ends the span now. One that a layer exports ends with the last reference to it, as of when it was last left.
     pub(crate) fn end(self) {
-        if let Path::Direct(context) = &self.path {
+        let Self { span, path } = self;
+        if let Path::Direct(context) = &path {
             context.span().end();
+            let id = span.id();
+            handoff::at(id.as_ref(), || drop(span));
         }
     }
 }
