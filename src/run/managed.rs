@@ -201,8 +201,10 @@ impl Running {
         });
         let attributes = || {
             let base = task.attributes();
-            // With room for what is said here and at the end.
-            let mut attributes = Vec::with_capacity(base.len() + 6);
+            let said = [given_name.is_some(), generation_number.is_some(), iteration.is_some()];
+            let said = said.into_iter().filter(|said| *said).count();
+            // With room for the result and the error's type.
+            let mut attributes = Vec::with_capacity(base.len() + said + 2);
             attributes.extend_from_slice(base);
             attributes.extend(given_name.clone().map(|name| KeyValue::new(key::GIVEN_NAME, name)));
             attributes.extend(generation_number.map(|number| KeyValue::new(key::GENERATION, number)));
