@@ -74,6 +74,7 @@ pub fn run(workloads: &[Workload], plan: &Plan) -> ExitCode {
         report::table(workload, &all);
         tables.push((workload, all));
     }
+    report::goals(&tables);
     println!();
     for (workload, all) in &tables {
         report::json(workload, all, plan);

@@ -1,5 +1,7 @@
 //! What is printed: a table per workload, a JSON line per cell, and the line in which a cell's process answers.
 
+use std::fmt;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -93,11 +95,21 @@ pub fn table(workload: &Workload, all: &[Series]) {
         );
     }
     for goal in &workload.goals {
-        println!("{}", verdict(*goal, ours, all, workload.unit));
+        let verdict = verdict(*goal, all, workload.unit);
+        let is = verdict.is.map_or_else(String::new, |is| format!(", {}", short(is)));
+        println!("goal for {OURS}, {}: {verdict}{is}", verdict.goal);
     }
 }
 
-fn verdict(goal: Goal, ours: Option<f64>, all: &[Series], unit: &str) -> String {
+/// A goal beside what was measured.
+struct Verdict {
+    goal: String,
+    is: Option<f64>,
+    kept: Option<bool>,
+}
+
+fn verdict(goal: Goal, all: &[Series], unit: &str) -> Verdict {
+    let ours = median(all, OURS);
     // What is compared with the limit, and in which unit.
     let (is, limit, unit) = match goal.limit {
         Limit::AtMost(limit) => (ours, limit, format!(" {unit}")),
@@ -106,13 +118,30 @@ fn verdict(goal: Goal, ours: Option<f64>, all: &[Series], unit: &str) -> String 
             (ratio, limit, format!("x of {system}"))
         }
     };
-    let kept = match is {
-        Some(is) if is <= limit => format!("kept, {}", short(is)),
-        Some(is) => format!("missed, {}", short(is)),
-        None => "not measured".to_owned(),
-    };
-    let kind = if goal.stretch { "stretch goal" } else { "goal" };
-    format!("{kind} for {OURS}: at most {limit}{unit}: {kept}")
+    let kind = if goal.stretch { "stretch: " } else { "" };
+    Verdict { goal: format!("{kind}at most {limit}{unit}"), is, kept: is.map(|is| is <= limit) }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kept {
+            Some(true) => f.write_str("kept"),
+            Some(false) => f.write_str("missed"),
+            None => f.write_str("not measured"),
+        }
+    }
+}
+
+/// All goals in one table, as the documents show it.
+pub fn goals(tables: &[(&Workload, Vec<Series>)]) {
+    println!("\n| workload | goal | is | |\n|---|---|---|---|");
+    for (workload, all) in tables {
+        for goal in &workload.goals {
+            let verdict = verdict(*goal, all, workload.unit);
+            let is = verdict.is.map_or("-".to_owned(), short);
+            println!("| `{}` | {} | {is} | {verdict} |", workload.name, verdict.goal);
+        }
+    }
 }
 
 /// Two decimals where they say something.

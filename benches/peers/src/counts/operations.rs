@@ -3,6 +3,7 @@
 use std::{future::Future, pin::Pin};
 
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
+use otel_tasks::TaskManagerBuilder;
 use tokio::task::yield_now;
 
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
         iteration::{self, Counted},
         million::Loaded,
         poll::yields,
-        spawn::{self, NAME, as_built},
+        spawn::{self, NAME, as_built, direct},
     },
 };
 
@@ -57,14 +58,22 @@ pub const ALL: &[Operation] = &[
     Operation::theirs("spawn bare", SPAWNS, |times| Box::pin(batches(times, || tokio::spawn(yield_now())))),
     Operation::theirs("spawn by hand, sampled", SPAWNS, |times| spawn_by_hand(Sampling::On, times)),
     Operation::theirs("spawn by hand, unsampled", SPAWNS, |times| spawn_by_hand(Sampling::Off, times)),
-    Operation::ours("spawn metered", SPAWNS, spawn_ours),
+    Operation::ours("spawn metered", SPAWNS, |times| spawn_ours(times, as_built)),
     Operation::ours("spawn sampled", SPAWNS, |times| {
         subscribe_ours(Sampling::On);
-        spawn_ours(times)
+        spawn_ours(times, as_built)
     }),
     Operation::ours("spawn unsampled", SPAWNS, |times| {
         subscribe_ours(Sampling::Off);
-        spawn_ours(times)
+        spawn_ours(times, as_built)
+    }),
+    Operation::ours("spawn direct, sampled", SPAWNS, |times| {
+        subscribe_ours(Sampling::On);
+        spawn_ours(times, direct)
+    }),
+    Operation::ours("spawn direct, unsampled", SPAWNS, |times| {
+        subscribe_ours(Sampling::Off);
+        spawn_ours(times, direct)
     }),
     Operation::theirs("poll bare", POLLS, |times| {
         Box::pin(batches(times / poll_yields(), || tokio::spawn(yields())))
@@ -124,9 +133,9 @@ fn spawn_by_hand(sampling: Sampling, times: usize) -> Times {
     Box::pin(batches(times, || tokio::spawn(by_hand.traced(NAME, yield_now()))))
 }
 
-fn spawn_ours(times: usize) -> Times {
+fn spawn_ours(times: usize, path: fn(TaskManagerBuilder) -> TaskManagerBuilder) -> Times {
     Box::pin(async move {
-        let tasks = spawn::manager(as_built);
+        let tasks = spawn::manager(path);
         batches(times, || tasks.spawn(NAME, yield_now())).await;
         std::mem::forget(tasks);
     })

@@ -2,6 +2,7 @@
 
 use std::{future::Future, time::Instant};
 
+use otel_tasks::TaskManagerBuilder;
 use tokio::task::yield_now;
 use tokio_metrics::TaskMonitor;
 use tracing::Instrument as _;
@@ -25,8 +26,12 @@ pub fn workloads() -> Vec<Workload> {
                 let monitor = TaskMonitor::new();
                 rounds(scale, move || tokio::spawn(TaskMonitor::instrument(&monitor, yields())))
             })
-            .cell(OURS, ours)
+            .cell(OURS, |scale| ours(scale, as_built))
             .goal(Limit::OfSystem(1.3, BARE)),
+        Workload::new("poll-exact", "ns per poll", "the same where each poll is timed")
+            .cell(BARE, |scale| rounds(scale, || tokio::spawn(yields())))
+            .cell(OURS, |scale| ours(scale, TaskManagerBuilder::exact_poll_time))
+            .goal(Limit::OfSystem(2.2, BARE)),
         traced("poll-sampled", "what does a poll in a span cost", Sampling::On),
         traced("poll-unsampled", "the same where the sampler says no", Sampling::Off),
     ]
@@ -47,13 +52,13 @@ fn traced(name: &'static str, question: &'static str, sampling: Sampling) -> Wor
         })
         .cell(OURS, move |scale| {
             subscribe_ours(sampling);
-            ours(scale)
+            ours(scale, as_built)
         })
         .goal(Limit::OfSystem(0.3, BY_HAND))
 }
 
-async fn ours(scale: Scale) -> Measured {
-    let tasks = manager(as_built);
+async fn ours(scale: Scale, built: fn(TaskManagerBuilder) -> TaskManagerBuilder) -> Measured {
+    let tasks = manager(built);
     rounds(scale, move || tasks.spawn(NAME, yields())).await
 }
 

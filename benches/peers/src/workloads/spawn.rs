@@ -5,7 +5,7 @@
 
 use std::{future::Future, time::Instant};
 
-use otel_tasks::{TaskManager, TaskManagerBuilder};
+use otel_tasks::{SpanPath, TaskManager, TaskManagerBuilder};
 use tokio::task::yield_now;
 use tokio_metrics::TaskMonitor;
 use tracing::Instrument as _;
@@ -21,24 +21,28 @@ const ROUNDS: usize = 3;
 pub const NAME: &str = "bench";
 
 pub fn workloads() -> Vec<Workload> {
-    let ratios = Promised { by_hand: 0.55, stretch: Some((0.30, 2.2)), bare: None };
-    let unsampled = Promised { by_hand: 0.55, stretch: Some((0.25, 1.5)), bare: None };
+    let sampled = Promised { by_hand: 0.55, bare: None, stretch: Some((0.30, 2.2)) };
+    let unsampled = Promised { by_hand: 0.55, bare: None, stretch: Some((0.25, 1.5)) };
+    let direct_sampled = Promised { by_hand: 0.37, bare: Some(2.8), stretch: None };
+    let direct_unsampled = Promised { by_hand: 0.33, bare: Some(2.0), stretch: None };
+    let (what, not) = ("what does a task with span and metrics cost", "the same where the sampler says no");
     vec![
         metered(),
-        traced(
-            "spawn-sampled",
-            "what does a task with span and metrics cost",
-            Sampling::On,
-            ratios,
-            as_built,
-        ),
-        traced("spawn-unsampled", "the same where the sampler says no", Sampling::Off, unsampled, as_built),
+        traced("spawn-sampled", what, Sampling::On, sampled, as_built),
+        traced("spawn-unsampled", not, Sampling::Off, unsampled, as_built),
+        traced("spawn-direct-sampled", what, Sampling::On, direct_sampled, direct),
+        traced("spawn-direct-unsampled", not, Sampling::Off, direct_unsampled, direct),
     ]
 }
 
 /// The default path of a run's span.
 pub fn as_built(builder: TaskManagerBuilder) -> TaskManagerBuilder {
     builder
+}
+
+/// Past tracing-opentelemetry.
+pub fn direct(builder: TaskManagerBuilder) -> TaskManagerBuilder {
+    builder.span_path(SpanPath::Direct)
 }
 
 /// The goals of a traced workload.
