@@ -109,9 +109,9 @@ fn check_health(shared: &Arc<Shared>, span: &ManagedSpan) {
     let tasks = shared.all_registered();
     let mut unhealthy = Vec::new();
     for task in tasks.iter() {
-        let snapshot = task.task.cell.snapshot(&task.task.identity, shared.recorder.now());
+        let vitals = task.task.cell.vitals(shared.recorder.now());
         let health =
-            read::health(&snapshot, task.live(), &shared.settings.thresholds, shared.tracker.is_closed());
+            read::health(&vitals, task.live(), &shared.settings.thresholds, shared.tracker.is_closed());
         if !health.is_healthy {
             unhealthy.push(task.task.identity.name.to_string());
         }
