@@ -289,6 +289,30 @@ mod tests {
     }
 
     #[test]
+    fn a_listing_is_sorted_and_made_anew_only_when_names_came() {
+        let registry = Registry::<()>::new(10, 1_999, None, |_, _| ());
+        let names = |listing: &Listing<()>| -> Vec<_> {
+            by_name(listing).map(|of_name| (of_name[0].identity.name.to_string(), of_name.len())).collect()
+        };
+        assert!(names(&registry.listing()).is_empty());
+        for name in ["b", "c", "a"] {
+            registry.entry(identity(name), true).expect("room");
+        }
+        let first = registry.listing();
+        assert_eq!(names(&first), [("a".into(), 1), ("b".into(), 1), ("c".into(), 1)]);
+        assert!(Arc::ptr_eq(&first, &registry.listing()), "the same as long as nothing came");
+        let other = Identity { priority: TaskPriority::High, ..identity("b") };
+        registry.entry(other, false).expect("room");
+        registry.entry(identity("aa"), true).expect("room");
+        let second = registry.listing();
+        assert_eq!(names(&second), [("a".into(), 1), ("aa".into(), 1), ("b".into(), 2), ("c".into(), 1)]);
+        assert!(
+            second[2].plain && !second[3].plain,
+            "those of one name in the order in which they were made"
+        );
+    }
+
+    #[test]
     fn the_name_alone_means_the_first_entry_that_was_made_for_it_alone() {
         let registry = Registry::<()>::new(10, 1_999, None, |_, _| ());
         let of = |priority| Identity { priority, ..identity("a") };

@@ -459,6 +459,34 @@ mod tests {
     }
 
     #[test]
+    fn vitals_are_what_the_snapshot_says() {
+        let cell = TaskCell::default();
+        let agrees = || {
+            let (vitals, snapshot) = (cell.vitals(secs(1_000)), taken(&cell));
+            assert_eq!((vitals.state, vitals.active), (snapshot.state, snapshot.active));
+            assert_eq!((vitals.runs, vitals.errors), (snapshot.total_runs(), snapshot.total_errors()));
+            assert_eq!(vitals.restarts, snapshot.total_restarts());
+            assert_eq!((vitals.uptime, vitals.since_restart), (snapshot.uptime, snapshot.since_restart));
+            assert_eq!(vitals.last_seen, snapshot.last_seen);
+            assert_eq!(vitals.errors_last_hour, snapshot.errors_last_hour);
+            assert_eq!(vitals.restarts_last_hour, snapshot.restarts_last_hour);
+            vitals
+        };
+        agrees();
+        cell.set_state(Some(TaskState::Running));
+        cell.run_started(|| secs(1), UNIX_EPOCH + secs(1));
+        agrees();
+        end(&cell, ExitKind::Success, None);
+        end(&cell, ExitKind::Failure, Some("io"));
+        end(&cell, ExitKind::Panic, Some(ERROR_TYPE_PANIC));
+        end(&cell, ExitKind::Timeout, Some(ERROR_TYPE_TIMEOUT));
+        end(&cell, ExitKind::Cancellation, None);
+        cell.restarted(RestartReason::Failure, secs(20), UNIX_EPOCH + secs(20));
+        let vitals = agrees();
+        assert_eq!((vitals.active, vitals.runs, vitals.errors, vitals.restarts), (1, 5, 3, 1));
+    }
+
+    #[test]
     fn a_poll_as_long_as_the_threshold_is_not_yet_slow() {
         let cell = TaskCell::default();
         cell.polled(secs(1), secs(1));
@@ -497,6 +525,12 @@ mod tests {
         assert_eq!(cell.restarts_within(secs(12), secs(3)), 2);
         assert_eq!(cell.restarts_within(secs(12), secs(2)), 1);
         assert_eq!(cell.restarts_within(secs(12), secs(1)), 0);
+        cell.restarted(RestartReason::Failure, secs(9), UNIX_EPOCH);
+        assert_eq!(
+            cell.restarts_within(secs(12), secs(2)),
+            2,
+            "a clock that was read early counts as the last"
+        );
         cell.forgive_restarts();
         assert_eq!(cell.restarts_within(secs(12), secs(100)), 0);
     }
