@@ -5,7 +5,6 @@
 
 use std::{
     collections::VecDeque,
-    sync::OnceLock,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -16,7 +15,7 @@ use super::{
 use crate::{
     policy::{ExitKind, MAX_RESTARTS_LIMIT, RestartReason},
     sync::{
-        Mutex, MutexGuard,
+        Mutex, MutexGuard, OnceLock,
         atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
         lock,
     },
