@@ -10,7 +10,7 @@ use opentelemetry::{
 
 use crate::{
     InstrumentationCheck,
-    cell::{TaskSnapshot, TaskState},
+    cell::{self, TaskSnapshot, TaskState},
     config::{self, Components, CriticalTaskConfig, CriticalTasksProvider, Discovery, TaskGroup, discover},
     engine::{
         self, DEFAULT_SPAN_PREFIX, LastResort, Order, Settings, Shared, ShutdownReport, ShutdownSignal,
@@ -598,32 +598,36 @@ impl TaskManager {
         let shared = self.shared();
         let registered = shared.all_registered();
         let ready = registered.iter().all(|task| task.is_ready());
-        let tasks = registered.iter().filter_map(|task| {
-            let health = self.get_task_health(task.name())?;
-            Some((task.name().clone(), health))
+        let (now, closed) = (shared.recorder.now(), shared.tracker.is_closed());
+        let mut tasks = Vec::with_capacity(registered.len());
+        engine::each_name(&shared.recorder.registry().listing(), &registered, |of_name, task| {
+            if let Some(task) = task {
+                let vitals = cell::vitals(of_name, now);
+                let health = read::health(&vitals, task.live(), &shared.settings.thresholds, closed);
+                tasks.push((task.name().clone(), health));
+            }
         });
-        read::manager_health(tasks.collect(), ready, shared.runtime_is_stalled(), shared.tracker.is_closed())
+        read::manager_health(tasks, ready, shared.runtime_is_stalled(), closed)
     }
 
     /// How a task is; `None` for a name that was never seen.
     pub fn get_task_health(&self, name: &str) -> Option<TaskHealth> {
-        Some(self.health_of(&self.shared().recorder.snapshot(name)?))
-    }
-
-    fn health_of(&self, snapshot: &TaskSnapshot) -> TaskHealth {
         let shared = self.shared();
-        let task = shared.supervised(&snapshot.name);
-        let live = task.as_ref().map_or_else(read::Live::default, |task| task.live());
-        read::health(snapshot, live, &shared.settings.thresholds, shared.tracker.is_closed())
+        let of_name = shared.recorder.registry().of_name(name);
+        if of_name.is_empty() {
+            return None;
+        }
+        let vitals = cell::vitals(&of_name, shared.recorder.now());
+        let live = shared.supervised(name).map_or_else(read::Live::default, |task| task.live());
+        Some(read::health(&vitals, live, &shared.settings.thresholds, shared.tracker.is_closed()))
     }
 
     /// A task's figures under the seed's names, with its last runs; `None` for a name that was never seen.
     pub fn get_task_metrics(&self, name: &str) -> Option<TaskMetrics> {
         let recorder = &self.shared().recorder;
-        let snapshot = recorder.snapshot(name)?;
-        let entries = recorder.registry().entries();
-        let of_name = entries.iter().filter(|entry| *entry.identity.name == *name);
-        let mut history: Vec<_> = of_name.flat_map(|entry| entry.cell.history()).collect();
+        let of_name = recorder.registry().of_name(name);
+        let snapshot = cell::snapshot(&of_name, recorder.now())?;
+        let mut history: Vec<_> = of_name.iter().flat_map(|entry| entry.cell.history()).collect();
         history.sort_by_key(|run| run.started);
         history.drain(..history.len().saturating_sub(crate::HISTORY_LENGTH));
         Some(read::metrics(&snapshot, history))
@@ -641,7 +645,23 @@ impl TaskManager {
 
     /// The manager in figures.
     pub fn get_task_statistics(&self) -> TaskStatistics {
-        read::statistics(&self.snapshots(), |task| self.health_of(task).is_healthy)
+        let shared = self.shared();
+        let now = shared.recorder.now();
+        let mut tally = read::Tally::default();
+        engine::each_name(
+            &shared.recorder.registry().listing(),
+            &shared.all_registered(),
+            |of_name, task| {
+                let vitals = cell::vitals(of_name, now);
+                let registered = of_name.iter().find(|entry| entry.cell.state().is_some());
+                let shown = registered.unwrap_or(&of_name[0]);
+                tally.add(&shown.identity, &vitals, || {
+                    let live = task.map_or_else(read::Live::default, |task| task.live());
+                    read::is_healthy(&vitals, live, &shared.settings.thresholds)
+                });
+            },
+        );
+        tally.statistics()
     }
 
     /// The names of the registered tasks.

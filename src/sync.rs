@@ -5,10 +5,31 @@
 //! `RUSTFLAGS="--cfg otel_tasks_loom" cargo test --release --lib --no-default-features --target-dir target/loom loom`.
 
 #[cfg(not(all(test, otel_tasks_loom)))]
-pub(crate) use std::sync::{Mutex, MutexGuard, RwLock, atomic};
+pub(crate) use std::sync::{Mutex, MutexGuard, OnceLock, RwLock, atomic};
 
 #[cfg(all(test, otel_tasks_loom))]
 pub(crate) use loom::sync::{Mutex, MutexGuard, RwLock, atomic};
+
+/// The standard library's, in whose promise loom can see: what was written before it was set is seen by whoever gets it.
+#[cfg(all(test, otel_tasks_loom))]
+#[derive(Debug, Default)]
+pub(crate) struct OnceLock<T> {
+    value: std::sync::OnceLock<T>,
+    set: Mutex<bool>,
+}
+
+#[cfg(all(test, otel_tasks_loom))]
+impl<T> OnceLock<T> {
+    pub(crate) fn get(&self) -> Option<&T> {
+        if *lock(&self.set) { self.value.get() } else { None }
+    }
+
+    pub(crate) fn get_or_init(&self, init: impl FnOnce() -> T) -> &T {
+        let mut set = lock(&self.set);
+        *set = true;
+        self.value.get_or_init(init)
+    }
+}
 
 /// Locks whatever a panic left behind: what is kept under our locks is whole at every moment that code of others can panic.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

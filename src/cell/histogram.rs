@@ -28,6 +28,11 @@ impl Histogram {
         self.buckets[index].fetch_add(1, Ordering::Relaxed); // Statistics only, pairs with nothing.
     }
 
+    /// The counts where nothing was recorded.
+    pub(crate) fn none() -> Vec<u64> {
+        vec![0; BUCKETS]
+    }
+
     pub(crate) fn counts(&self) -> Vec<u64> {
         self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect()
     }

@@ -12,7 +12,8 @@ mod task_cell;
 mod window;
 
 pub(crate) use histogram::quantile;
-pub(crate) use registry::{Entry, Identity, Registry};
+pub(crate) use registry::{Entry, Identity, Registry, by_name, snapshot, vitals};
+pub(crate) use snapshot::Vitals;
 pub use snapshot::{ErrorCount, LastError, RunRecord, SkipReason, TaskSnapshot, TaskState};
 pub(crate) use task_cell::{EndedRun, RunError, TaskCell};
 

@@ -10,12 +10,13 @@ use std::{
 
 use foldhash::fast::RandomState;
 
-use super::{TaskCell, TaskSnapshot, TaskState};
+use super::{TaskCell, TaskSnapshot, TaskState, Vitals};
 use crate::{
     policy::{TaskCategory, TaskPriority},
     sync::{
-        RwLock,
+        Mutex, RwLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
+        lock,
     },
     telemetry::contract::OVERFLOW_NAME,
 };
@@ -68,11 +69,13 @@ struct Entries<E> {
     first: HashSet<ByName<E>, RandomState>,
     /// Those after it: few names have more than one identity.
     more: HashMap<Arc<str>, Vec<Arc<Entry<E>>>, RandomState>,
+    /// How many there are.
+    count: usize,
 }
 
 impl<E> Default for Entries<E> {
     fn default() -> Self {
-        Self { first: HashSet::default(), more: HashMap::default() }
+        Self { first: HashSet::default(), more: HashMap::default(), count: 0 }
     }
 }
 
@@ -90,6 +93,7 @@ impl<E> Entries<E> {
 
     /// Adds one; with `first`, the first of its name.
     fn insert(&mut self, entry: Arc<Entry<E>>, first: bool) {
+        self.count += 1;
         if first {
             self.first.insert(ByName(entry));
         } else {
@@ -98,8 +102,17 @@ impl<E> Entries<E> {
     }
 }
 
+/// Every entry in the order of the names, those of one name in the order in which they were made.
+pub(crate) type Listing<E> = Arc<[Arc<Entry<E>>]>;
+
+/// The parts of a listing that are about one name each.
+pub(crate) fn by_name<E>(listing: &[Arc<Entry<E>>]) -> impl Iterator<Item = &[Arc<Entry<E>>]> {
+    listing.chunk_by(|a, b| a.identity.name == b.identity.name)
+}
+
 pub(crate) struct Registry<E> {
     by_name: RwLock<Entries<E>>,
+    listing: Mutex<Listing<E>>,
     /// How many more entries fit.
     room: AtomicUsize,
     /// How many more (name, error type) pairs fit.
@@ -125,6 +138,7 @@ impl<E> Registry<E> {
         let names = names.min(streams / MAX_STATES - 1);
         Self {
             by_name: RwLock::default(),
+            listing: Mutex::new(Arc::new([])),
             room: AtomicUsize::new(names),
             error_type_budget: AtomicUsize::new(streams.saturating_sub((names + 1) * SETS_PER_NAME)),
             extra,
@@ -196,27 +210,46 @@ impl<E> Registry<E> {
             .expect("the overflow entry takes no room, so there is always room for it")
     }
 
-    pub(crate) fn entries(&self) -> Vec<Arc<Entry<E>>> {
-        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
-        let first = by_name.first.iter().map(|first| &first.0);
-        first.chain(by_name.more.values().flatten()).cloned().collect()
+    /// Every entry. Sorted once, and again after names came: entries never go, so their number tells.
+    pub(crate) fn listing(&self) -> Listing<E> {
+        let mut listing = lock(&self.listing);
+        let mut all: Vec<_> = {
+            let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
+            if listing.len() == by_name.count {
+                return listing.clone();
+            }
+            let first = by_name.first.iter().map(|first| &first.0);
+            first.chain(by_name.more.values().flatten()).cloned().collect()
+        };
+        // Stable: the first of a name stays before those after it.
+        all.sort_by(|a, b| a.identity.name.cmp(&b.identity.name));
+        *listing = all.into();
+        listing.clone()
     }
 
-    /// What is known of a name, summed over its identities.
-    pub(crate) fn snapshot(&self, name: &str, now: Duration) -> Option<TaskSnapshot> {
-        let entries: Vec<_> = {
-            let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
-            by_name.of(name).cloned().collect()
-        };
-        let mut snapshots = entries.iter().map(|entry| entry.cell.snapshot(&entry.identity, now));
-        // The registered identity is the one that is shown; it goes first.
-        let mut all: Vec<TaskSnapshot> = snapshots.by_ref().collect();
-        all.sort_by_key(|snapshot| snapshot.state.is_none());
-        all.into_iter().reduce(|mut sum, next| {
-            sum.absorb(next);
-            sum
-        })
+    /// The entries of one name, in the order in which they were made.
+    pub(crate) fn of_name(&self, name: &str) -> Vec<Arc<Entry<E>>> {
+        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
+        by_name.of(name).cloned().collect()
     }
+}
+
+/// What is known of a name at one moment, summed over its entries.
+pub(crate) fn snapshot<E>(of_name: &[Arc<Entry<E>>], now: Duration) -> Option<TaskSnapshot> {
+    // The registered identity is the one that is shown; it goes first.
+    let shown = of_name.iter().position(|entry| entry.cell.state().is_some()).unwrap_or(0);
+    let read = |entry: &Arc<Entry<E>>| entry.cell.snapshot(&entry.identity, now);
+    let mut sum = read(of_name.get(shown)?);
+    let others = of_name.iter().enumerate().filter(|(place, _)| *place != shown);
+    others.for_each(|(_, other)| sum.absorb(read(other)));
+    Some(sum)
+}
+
+/// What health and the totals ask of a name, summed over its entries.
+pub(crate) fn vitals<E>(of_name: &[Arc<Entry<E>>], now: Duration) -> Vitals {
+    let mut sum = Vitals::default();
+    of_name.iter().for_each(|entry| sum.absorb(&entry.cell.vitals(now)));
+    sum
 }
 
 #[cfg(test)]
@@ -240,7 +273,7 @@ mod tests {
         assert!(registry.entry(identity("c"), true).is_none());
         assert!(registry.entry(identity("a"), true).is_some(), "known names still answer");
         assert_eq!(&*registry.overflow().identity.name, OVERFLOW_NAME);
-        assert_eq!(registry.entries().len(), 3);
+        assert_eq!(registry.listing().len(), 3);
     }
 
     #[test]
@@ -251,8 +284,32 @@ mod tests {
         let high = registry.entry(other, false).expect("room");
         plain.cell.run_started(|| Duration::ZERO, std::time::SystemTime::now());
         high.cell.run_started(|| Duration::ZERO, std::time::SystemTime::now());
-        assert_eq!(registry.snapshot("a", Duration::ZERO).expect("known").active, 2);
+        assert_eq!(snapshot(&registry.of_name("a"), Duration::ZERO).expect("known").active, 2);
         assert!(Arc::ptr_eq(&registry.plain("a").expect("known"), &plain));
+    }
+
+    #[test]
+    fn a_listing_is_sorted_and_made_anew_only_when_names_came() {
+        let registry = Registry::<()>::new(10, 1_999, None, |_, _| ());
+        let names = |listing: &Listing<()>| -> Vec<_> {
+            by_name(listing).map(|of_name| (of_name[0].identity.name.to_string(), of_name.len())).collect()
+        };
+        assert!(names(&registry.listing()).is_empty());
+        for name in ["b", "c", "a"] {
+            registry.entry(identity(name), true).expect("room");
+        }
+        let first = registry.listing();
+        assert_eq!(names(&first), [("a".into(), 1), ("b".into(), 1), ("c".into(), 1)]);
+        assert!(Arc::ptr_eq(&first, &registry.listing()), "the same as long as nothing came");
+        let other = Identity { priority: TaskPriority::High, ..identity("b") };
+        registry.entry(other, false).expect("room");
+        registry.entry(identity("aa"), true).expect("room");
+        let second = registry.listing();
+        assert_eq!(names(&second), [("a".into(), 1), ("aa".into(), 1), ("b".into(), 2), ("c".into(), 1)]);
+        assert!(
+            second[2].plain && !second[3].plain,
+            "those of one name in the order in which they were made"
+        );
     }
 
     #[test]
@@ -264,7 +321,7 @@ mod tests {
         let plain = registry.entry(of(TaskPriority::Normal), true).expect("room");
         registry.entry(of(TaskPriority::Low), true).expect("room");
         assert!(Arc::ptr_eq(&registry.plain("a").expect("known"), &plain));
-        assert_eq!(registry.entries().len(), 3);
+        assert_eq!(registry.listing().len(), 3);
     }
 
     #[test]
@@ -277,7 +334,7 @@ mod tests {
             })
         };
         assert_eq!(made(&["a", "b", "c"]), Err("c".into()));
-        assert_eq!(registry.entries().len(), 0, "none is made where one has no room");
+        assert_eq!(registry.listing().len(), 0, "none is made where one has no room");
         assert_eq!(made(&["a"]), Ok("a".into()));
         assert_eq!(made(&["a", "b"]), Ok("ab".into()), "one that is there needs no room");
         assert_eq!(made(&["a", "c"]), Err("c".into()));
@@ -311,7 +368,7 @@ mod loom {
         };
         let here = registry.entry(identity(names[1]), true);
         let there = other.join().expect("no panic");
-        assert_eq!(registry.entries().len(), 1);
+        assert_eq!(registry.listing().len(), 1);
         [there, here]
     }
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::quantile;
+use super::{Identity, quantile};
 use crate::policy::{ExitKind, RestartReason, TaskCategory, TaskPriority};
 
 /// Where a supervised task stands.
@@ -193,7 +193,74 @@ pub struct TaskSnapshot {
     pub restarts_last_hour: u64,
 }
 
+/// What health and the totals ask of one task name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Vitals {
+    pub(crate) state: Option<TaskState>,
+    pub(crate) active: u64,
+    /// Ended runs.
+    pub(crate) runs: u64,
+    pub(crate) errors: u64,
+    pub(crate) restarts: u64,
+    pub(crate) uptime: Option<Duration>,
+    pub(crate) since_restart: Option<Duration>,
+    pub(crate) last_seen: Option<SystemTime>,
+    pub(crate) errors_last_hour: u64,
+    pub(crate) restarts_last_hour: u64,
+}
+
+impl Vitals {
+    /// Adds those of another cell of the same name.
+    pub(crate) fn absorb(&mut self, other: &Self) {
+        self.state = self.state.or(other.state);
+        self.active += other.active;
+        self.runs += other.runs;
+        self.errors += other.errors;
+        self.restarts += other.restarts;
+        self.uptime = self.uptime.max(other.uptime);
+        self.since_restart = [self.since_restart, other.since_restart].into_iter().flatten().min();
+        self.last_seen = self.last_seen.max(other.last_seen);
+        self.errors_last_hour += other.errors_last_hour;
+        self.restarts_last_hour += other.restarts_last_hour;
+    }
+}
+
 impl TaskSnapshot {
+    /// Of a name of which nothing is known.
+    pub(crate) fn of(identity: &Identity) -> Self {
+        Self {
+            name: identity.name.clone(),
+            category: identity.category,
+            priority: identity.priority,
+            component: identity.component.clone(),
+            state: None,
+            active: 0,
+            runs: [0; ExitKind::ALL.len()],
+            errors: Vec::new(),
+            restarts: [0; RestartReason::ALL.len()],
+            run_time: Duration::ZERO,
+            longest_run: Duration::ZERO,
+            durations: Vec::new(),
+            longest_poll: Duration::ZERO,
+            slow_polls: 0,
+            stalls: 0,
+            stale_signals: 0,
+            skipped: [0; SkipReason::ALL.len()],
+            uptime: None,
+            since_restart: None,
+            first_start: None,
+            last_success: None,
+            last_error_time: None,
+            last_restart: None,
+            last_seen: None,
+            interval: None,
+            next_run: None,
+            last_error: None,
+            errors_last_hour: 0,
+            restarts_last_hour: 0,
+        }
+    }
+
     /// Ended runs, however they ended.
     pub fn total_runs(&self) -> u64 {
         self.runs.iter().sum()

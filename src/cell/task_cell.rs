@@ -5,23 +5,25 @@
 
 use std::{
     collections::VecDeque,
-    sync::OnceLock,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
     ErrorCount, HISTORY_LENGTH, Identity, LastError, MAX_ERROR_TYPES, RunRecord, SkipReason, TaskSnapshot,
-    TaskState, histogram::Histogram, window::HourWindow,
+    TaskState, Vitals, histogram::Histogram, window::HourWindow,
 };
 use crate::{
     policy::{ExitKind, MAX_RESTARTS_LIMIT, RestartReason},
     sync::{
-        Mutex, MutexGuard,
+        Mutex, MutexGuard, OnceLock,
         atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
         lock,
     },
     telemetry::contract::{ERROR_TYPE_OTHER, ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT},
 };
+
+/// What health looks back on.
+const HOUR: Duration = Duration::from_secs(3_600);
 
 /// Every `Relaxed` in this file is statistics only and pairs with nothing: each figure stands for itself, and a reader
 /// that must see a run's figures (a test at rest, a joined handle) is ordered by what it waited for.
@@ -94,6 +96,31 @@ impl Figures {
     fn rare(&self) -> MutexGuard<'_, Rare> {
         // Nothing below panics while it holds the lock; were it poisoned all the same, the figures are still whole.
         lock(&self.rare)
+    }
+
+    /// What is kept of errors. The time of the last is written after it was noted: where there was never one, the lock is
+    /// left alone.
+    fn failed(&self) -> Option<MutexGuard<'_, Rare>> {
+        (self.last_error_time.load(Relaxed) != 0).then(|| self.rare())
+    }
+
+    fn restarts_within(&self, now: Duration, within: Duration) -> u32 {
+        // Written before the log is: where there was never a restart the lock is left alone.
+        if self.last_restart_at.load(Relaxed) == 0 {
+            return 0;
+        }
+        let rare = self.rare();
+        let log = &rare.restart_log;
+        let old = now.checked_sub(within).map_or(0, |oldest| log.partition_point(|at| *at <= oldest));
+        u32::try_from(log.len() - old).unwrap_or(u32::MAX)
+    }
+
+    fn errors_last_hour(&self, now: Duration) -> u64 {
+        self.errors_last_hour.get().map_or(0, |window| window.sum(now))
+    }
+
+    fn restarts_last_hour(&self, now: Duration) -> u64 {
+        u64::from(self.restarts_within(now, HOUR))
     }
 }
 
@@ -185,18 +212,15 @@ impl TaskCell {
             if rare.restart_log.len() == MAX_RESTARTS_LIMIT as usize {
                 rare.restart_log.pop_front();
             }
-            rare.restart_log.push_back(now);
+            // Kept in order, whichever of two drivers of one name read its clock first: readers search it.
+            let last = rare.restart_log.back().copied().unwrap_or_default();
+            rare.restart_log.push_back(now.max(last));
         }
     }
 
     /// The automatic restarts younger than `within`: what the restart limit and health count.
     pub(crate) fn restarts_within(&self, now: Duration, within: Duration) -> u32 {
-        let oldest = now.checked_sub(within);
-        let Some(figures) = self.figures.get() else { return 0 };
-        let rare = figures.rare();
-        let young =
-            rare.restart_log.iter().rev().take_while(|at| oldest.is_none_or(|oldest| **at > oldest)).count();
-        u32::try_from(young).unwrap_or(u32::MAX)
+        self.figures.get().map_or(0, |figures| figures.restarts_within(now, within))
     }
 
     /// Forgets the restarts that count against the limit: a person decided to try again.
@@ -233,62 +257,96 @@ impl TaskCell {
         usize::from(self.state.load(Relaxed)).checked_sub(1).map(|index| TaskState::ALL[index])
     }
 
+    /// Whether a task is registered under the name, or has runs under way.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.state.load(Relaxed) != 0 || self.active.load(Relaxed) > 0
+    }
+
     pub(crate) fn history(&self) -> Vec<RunRecord> {
         self.figures.get().map(|figures| figures.rare().history.iter().copied().collect()).unwrap_or_default()
     }
 
-    pub(crate) fn snapshot(&self, identity: &Identity, now: Duration) -> TaskSnapshot {
-        const HOUR: Duration = Duration::from_secs(3_600);
-        let none;
-        let figures: &Figures = match self.figures.get() {
-            Some(figures) => figures,
-            None => {
-                none = Figures::default();
-                &none
-            }
-        };
-        let (errors, last_error) = {
-            let rare = figures.rare();
-            (rare.errors.clone(), rare.last_error.clone())
-        };
-        let duration = |nanos: &AtomicU64| Duration::from_nanos(nanos.load(Relaxed));
-        let time = |unix: &AtomicU64| match unix.load(Relaxed) {
-            0 => None,
-            nanos => Some(UNIX_EPOCH + Duration::from_nanos(nanos)),
-        };
-        let age = |at: &AtomicU64| {
-            at.load(Relaxed).checked_sub(1).map(|at| now.saturating_sub(Duration::from_nanos(at)))
-        };
-        TaskSnapshot {
-            name: identity.name.clone(),
-            category: identity.category,
-            priority: identity.priority,
-            component: identity.component.clone(),
+    /// What health and the totals ask, without a look at texts or buckets.
+    pub(crate) fn vitals(&self, now: Duration) -> Vitals {
+        let vitals = Vitals {
             state: self.state(),
             active: self.active.load(Relaxed),
-            runs: load(&figures.runs),
+            uptime: age(&self.first_start_at, now),
+            last_seen: time(&self.last_seen),
+            ..Vitals::default()
+        };
+        let Some(figures) = self.figures.get() else { return vitals };
+        let runs = load(&figures.runs);
+        Vitals {
+            runs: runs.iter().sum(),
+            errors: ExitKind::ALL
+                .iter()
+                .filter(|kind| kind.is_error())
+                .map(|kind| runs[*kind as usize])
+                .sum(),
+            restarts: load(&figures.restarts).iter().sum(),
+            since_restart: age(&figures.last_restart_at, now),
+            errors_last_hour: figures.errors_last_hour(now),
+            restarts_last_hour: figures.restarts_last_hour(now),
+            ..vitals
+        }
+    }
+
+    /// A snapshot of what is exported: ages, windows, buckets and the last error's text are left out.
+    pub(crate) fn exported(&self, identity: &Identity) -> TaskSnapshot {
+        let rare = self.figures.get().and_then(|figures| figures.failed());
+        let errors = rare.map(|rare| rare.errors.clone()).unwrap_or_default();
+        self.counted(identity, errors)
+    }
+
+    pub(crate) fn snapshot(&self, identity: &Identity, now: Duration) -> TaskSnapshot {
+        let uptime = age(&self.first_start_at, now);
+        let Some(figures) = self.figures.get() else {
+            return TaskSnapshot {
+                durations: Histogram::none(),
+                uptime,
+                ..self.counted(identity, Vec::new())
+            };
+        };
+        let (errors, last_error) =
+            figures.failed().map(|rare| (rare.errors.clone(), rare.last_error.clone())).unwrap_or_default();
+        TaskSnapshot {
+            durations: figures.durations.counts(),
+            last_error,
+            uptime,
+            since_restart: age(&figures.last_restart_at, now),
+            errors_last_hour: figures.errors_last_hour(now),
+            restarts_last_hour: figures.restarts_last_hour(now),
+            ..self.counted(identity, errors)
+        }
+    }
+
+    fn counted(&self, identity: &Identity, errors: Vec<ErrorCount>) -> TaskSnapshot {
+        let snapshot = TaskSnapshot {
+            state: self.state(),
+            active: self.active.load(Relaxed),
             errors,
+            longest_poll: duration(&self.longest_poll_nanos),
+            first_start: time(&self.first_start),
+            last_seen: time(&self.last_seen),
+            ..TaskSnapshot::of(identity)
+        };
+        let Some(figures) = self.figures.get() else { return snapshot };
+        TaskSnapshot {
+            runs: load(&figures.runs),
             restarts: load(&figures.restarts),
             run_time: duration(&figures.run_nanos),
             longest_run: duration(&figures.longest_run_nanos),
-            durations: figures.durations.counts(),
-            longest_poll: duration(&self.longest_poll_nanos),
             slow_polls: figures.slow_polls.load(Relaxed),
             stalls: figures.stalls.load(Relaxed),
             stale_signals: figures.stale_signals.load(Relaxed),
             skipped: load(&figures.skipped),
-            uptime: age(&self.first_start_at),
-            since_restart: age(&figures.last_restart_at),
-            first_start: time(&self.first_start),
             last_success: time(&figures.last_success),
             last_error_time: time(&figures.last_error_time),
             last_restart: time(&figures.last_restart),
-            last_seen: time(&self.last_seen),
             interval: Some(duration(&figures.interval_nanos)).filter(|interval| !interval.is_zero()),
             next_run: time(&figures.next_run),
-            last_error,
-            errors_last_hour: figures.errors_last_hour.get().map_or(0, |window| window.sum(now)),
-            restarts_last_hour: u64::from(self.restarts_within(now, HOUR)),
+            ..snapshot
         }
     }
 }
@@ -322,6 +380,24 @@ fn advance(moment: &AtomicU64, to: u64) {
     if to > moment.load(Relaxed) {
         moment.store(to, Relaxed);
     }
+}
+
+/// What was written as [`nanos`].
+fn duration(nanos: &AtomicU64) -> Duration {
+    Duration::from_nanos(nanos.load(Relaxed))
+}
+
+/// What was written as [`unix_nanos`]; `None` for never.
+fn time(unix: &AtomicU64) -> Option<SystemTime> {
+    match unix.load(Relaxed) {
+        0 => None,
+        nanos => Some(UNIX_EPOCH + Duration::from_nanos(nanos)),
+    }
+}
+
+/// How long ago it was written as the time since the registry was made; `None` for never.
+fn age(at: &AtomicU64, now: Duration) -> Option<Duration> {
+    at.load(Relaxed).checked_sub(1).map(|at| now.saturating_sub(Duration::from_nanos(at)))
 }
 
 fn load<const N: usize>(counters: &[AtomicU64; N]) -> [u64; N] {
@@ -382,6 +458,34 @@ mod tests {
     }
 
     #[test]
+    fn vitals_are_what_the_snapshot_says() {
+        let cell = TaskCell::default();
+        let agrees = || {
+            let (vitals, snapshot) = (cell.vitals(secs(1_000)), taken(&cell));
+            assert_eq!((vitals.state, vitals.active), (snapshot.state, snapshot.active));
+            assert_eq!((vitals.runs, vitals.errors), (snapshot.total_runs(), snapshot.total_errors()));
+            assert_eq!(vitals.restarts, snapshot.total_restarts());
+            assert_eq!((vitals.uptime, vitals.since_restart), (snapshot.uptime, snapshot.since_restart));
+            assert_eq!(vitals.last_seen, snapshot.last_seen);
+            assert_eq!(vitals.errors_last_hour, snapshot.errors_last_hour);
+            assert_eq!(vitals.restarts_last_hour, snapshot.restarts_last_hour);
+            vitals
+        };
+        agrees();
+        cell.set_state(Some(TaskState::Running));
+        cell.run_started(|| secs(1), UNIX_EPOCH + secs(1));
+        agrees();
+        end(&cell, ExitKind::Success, None);
+        end(&cell, ExitKind::Failure, Some("io"));
+        end(&cell, ExitKind::Panic, Some(ERROR_TYPE_PANIC));
+        end(&cell, ExitKind::Timeout, Some(ERROR_TYPE_TIMEOUT));
+        end(&cell, ExitKind::Cancellation, None);
+        cell.restarted(RestartReason::Failure, secs(20), UNIX_EPOCH + secs(20));
+        let vitals = agrees();
+        assert_eq!((vitals.active, vitals.runs, vitals.errors, vitals.restarts), (1, 5, 3, 1));
+    }
+
+    #[test]
     fn a_poll_as_long_as_the_threshold_is_not_yet_slow() {
         let cell = TaskCell::default();
         cell.polled(secs(1), secs(1));
@@ -420,6 +524,12 @@ mod tests {
         assert_eq!(cell.restarts_within(secs(12), secs(3)), 2);
         assert_eq!(cell.restarts_within(secs(12), secs(2)), 1);
         assert_eq!(cell.restarts_within(secs(12), secs(1)), 0);
+        cell.restarted(RestartReason::Failure, secs(9), UNIX_EPOCH);
+        assert_eq!(
+            cell.restarts_within(secs(12), secs(2)),
+            2,
+            "a clock that was read early counts as the last"
+        );
         cell.forgive_restarts();
         assert_eq!(cell.restarts_within(secs(12), secs(100)), 0);
     }

@@ -45,7 +45,8 @@ impl HourWindow {
         self.buckets
             .iter()
             .map(|bucket| bucket.load(Ordering::Relaxed))
-            .filter(|held| (held >> COUNT_BITS) + BUCKETS > minute && held >> COUNT_BITS <= minute)
+            // One comparison: of a later minute the age wraps around, of an empty bucket the count is nothing.
+            .filter(|held| minute.wrapping_sub(held >> COUNT_BITS) < BUCKETS)
             .map(|held| held & COUNT_MASK)
             .sum()
     }

@@ -44,7 +44,7 @@ pub(crate) use monitor::{is_running as monitor_is_running, start as start_monito
 pub(crate) use orders::{Order, Signal};
 pub use report::{LastResort, ShutdownCause, ShutdownOutcome, ShutdownReport, TaskShutdown};
 pub use shared::DEFAULT_SPAN_PREFIX;
-pub(crate) use shared::{Registration, Settings, Shared};
+pub(crate) use shared::{Registration, Settings, Shared, each_name};
 pub(crate) use shutdown::{Awaited, abort as abort_shutdown, begin as begin_shutdown, shutdown};
 pub use signal::{ShutdownSignal, shutdown_signal};
 pub(crate) use spawn::SpawnOptions;

@@ -9,11 +9,12 @@ use std::sync::{Arc, PoisonError};
 use opentelemetry::{Array, KeyValue, StringValue, Value};
 use tokio::time::Instant;
 
-use super::{Shared, Supervised, TaskEventKind};
+use super::{Shared, Supervised, TaskEventKind, tracker::Names};
 use crate::{
+    cell::Entry,
     policy::TaskCategory,
     read::{self, TaskHealth},
-    run::catch,
+    run::{Task, catch},
     telemetry::{
         ManagedSpan, SpanParent,
         contract::{SCOPE, attribute, key, record},
@@ -78,46 +79,61 @@ fn step(shared: &Shared, name: &'static str, step: impl FnOnce()) {
 }
 
 fn categorize(shared: &Shared, span: &ManagedSpan) {
-    let names = shared.tracker.names();
+    let names = names_alive(&shared.recorder.registry().listing());
     set_names(span, &names);
-    for name in names.get(&TaskCategory::Unknown).into_iter().flatten() {
+    let mut unknown = names[TaskCategory::Unknown as usize].clone();
+    {
         // Bounded like the names of the registry. The lock is not held while the subscriber, the user's code, is told.
-        let new = shared.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(name.as_str().into());
-        if new {
-            tracing::event!(
-                name: record::CATEGORY_UNKNOWN, target: SCOPE, parent: None, tracing::Level::WARN,
-                { key::NAME } = name.as_str(),
-                "task {name} has no category: name it by a rule or set one",
-            );
+        let mut warned = shared.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        unknown.retain(|name| warned.insert(name.clone()));
+    }
+    for name in unknown {
+        tracing::event!(
+            name: record::CATEGORY_UNKNOWN, target: SCOPE, parent: None, tracing::Level::WARN,
+            { key::NAME } = &*name,
+            "task {name} has no category: name it by a rule or set one",
+        );
+    }
+}
+
+/// The names that are registered or have runs under way. Asked of the cells: of names there are few, of tasks millions.
+fn names_alive(listing: &[Arc<Task>]) -> Names {
+    let mut names = Names::default();
+    for Entry { identity, cell, .. } in listing.iter().map(|entry| &**entry) {
+        if cell.is_alive() {
+            names[identity.category as usize].push(identity.name.clone());
         }
     }
+    // A name may have more than one identity in a category.
+    names.iter_mut().for_each(Vec::dedup);
+    names
 }
 
 /// Names per category, as the seed sets them: `tasks.<category>`.
-pub(crate) fn set_names(span: &ManagedSpan, names: &std::collections::BTreeMap<TaskCategory, Vec<String>>) {
-    for category in TaskCategory::ALL {
-        let of_category = names.get(&category).map(Vec::as_slice).unwrap_or_default();
-        span.set_attribute(KeyValue::new(attribute::names_of(category), strings(of_category)));
+pub(crate) fn set_names(span: &ManagedSpan, names: &Names) {
+    for (category, names) in TaskCategory::ALL.into_iter().zip(names) {
+        span.set_attribute(KeyValue::new(attribute::names_of(category), strings(names)));
     }
 }
 
-fn strings(strings: &[String]) -> Value {
+fn strings(strings: &[Arc<str>]) -> Value {
     Value::Array(Array::String(strings.iter().cloned().map(StringValue::from).collect()))
 }
 
 fn check_health(shared: &Arc<Shared>, span: &ManagedSpan) {
     let tasks = shared.all_registered();
+    let thresholds = &shared.settings.thresholds;
+    let now = shared.recorder.now();
     let mut unhealthy = Vec::new();
     for task in tasks.iter() {
-        let snapshot = task.task.cell.snapshot(&task.task.identity, shared.recorder.now());
-        let health =
-            read::health(&snapshot, task.live(), &shared.settings.thresholds, shared.tracker.is_closed());
-        if !health.is_healthy {
-            unhealthy.push(task.task.identity.name.to_string());
+        let (vitals, live) = (task.task.cell.vitals(now), task.live());
+        let is_healthy = read::is_healthy(&vitals, live, thresholds);
+        if !is_healthy {
+            unhealthy.push(task.name().clone());
         }
-        let changed = task.checked(shared.recorder.now(), task.spec.health_check_interval, health.is_healthy);
+        let changed = task.checked(now, task.spec.health_check_interval, is_healthy);
         if changed {
-            tell_health(shared, task, &health);
+            tell_health(shared, task, &read::health(&vitals, live, thresholds, shared.tracker.is_closed()));
         }
     }
     let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);

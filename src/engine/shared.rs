@@ -27,10 +27,10 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    cell::{Identity, TaskState},
+    cell::{Identity, TaskState, by_name},
     error::RegisterError,
     read::HealthThresholds,
-    run::Recorder,
+    run::{Recorder, Task},
     telemetry::{
         contract::{SCOPE, key, record},
         with_trace,
@@ -169,7 +169,7 @@ impl Shared {
         self.registered().get(name).cloned()
     }
 
-    /// Every registered task, by name.
+    /// Every registered task, in the order of the names.
     pub(crate) fn all_registered(&self) -> Arc<[Arc<Supervised>]> {
         self.registered().all()
     }
@@ -370,6 +370,21 @@ impl Shared {
                 }
             }
         }
+    }
+}
+
+/// Goes through a listing name by name, with the task that is registered under each. Both are in the order of the names.
+pub(crate) fn each_name<'a>(
+    listing: &'a [Arc<Task>],
+    registered: &'a [Arc<Supervised>],
+    mut visit: impl FnMut(&'a [Arc<Task>], Option<&'a Arc<Supervised>>),
+) {
+    let mut registered = registered.iter().peekable();
+    for of_name in by_name(listing) {
+        let name = &of_name[0].identity.name;
+        // One that came after the listing was made is not in it.
+        while registered.next_if(|task| task.name() < name).is_some() {}
+        visit(of_name, registered.next_if(|task| task.name() == name));
     }
 }
 

@@ -9,7 +9,7 @@
 //! 4. Nothing of the user's is dropped or called under a lock: what a member held is dropped by whoever removed it.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map},
+    collections::{BTreeSet, HashMap, hash_map},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -159,6 +159,9 @@ type LineKey = (Arc<str>, TaskCategory, TaskPriority, ShutdownOutcome);
 
 /// What became of the runs that left during the shutdown.
 type Lines = HashMap<LineKey, (Position, TaskShutdown)>;
+
+/// The names of each category, in the order of [`TaskCategory::ALL`], each sorted.
+pub(crate) type Names = [Vec<Arc<str>>; TaskCategory::ALL.len()];
 
 /// A member's place; dropping it leaves.
 pub(crate) struct Place {
@@ -577,21 +580,19 @@ impl Tracker {
         Some((driver.task.clone(), Some(driver.clone())))
     }
 
-    /// The names alive, by category.
-    pub(crate) fn names(&self) -> BTreeMap<TaskCategory, Vec<String>> {
-        let mut names = BTreeMap::<TaskCategory, std::collections::BTreeSet<Arc<str>>>::new();
+    /// The names alive, by category. Asks every member, of which there may be millions: for the shutdown, which does so anyway.
+    pub(crate) fn names(&self) -> Names {
+        let mut names = [const { BTreeSet::new() }; TaskCategory::ALL.len()];
         let mut name = |task: &Task| {
             let identity = &task.identity;
-            let of_category = names.entry(identity.category).or_default();
+            let of_category = &mut names[identity.category as usize];
             if !of_category.contains(&identity.name) {
                 of_category.insert(identity.name.clone());
             }
         };
         self.visit(|member| name(&member.task));
         self.visit_drivers(|driver| name(&driver.task));
-        let strings =
-            |names: std::collections::BTreeSet<Arc<str>>| names.iter().map(ToString::to_string).collect();
-        names.into_iter().map(|(category, names)| (category, strings(names))).collect()
+        names.map(|names| names.into_iter().collect())
     }
 
     /// The lines of the report: who left since [`Tracker::close`], and who is still here and therefore leaked. Beside them

@@ -81,6 +81,11 @@ impl ExitKind {
             Self::Cancellation => "cancellation",
         }
     }
+
+    /// Whether it counts as an error: whether [`Exit::error_type`] names one.
+    pub(crate) const fn is_error(self) -> bool {
+        matches!(self, Self::Failure | Self::Panic | Self::Timeout)
+    }
 }
 
 impl Exit {

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::cell::{TaskSnapshot, TaskState};
+use crate::cell::{TaskState, Vitals};
 
 /// From when on a task counts as unhealthy. The defaults are the seed's, over sliding windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,15 +168,16 @@ pub(crate) fn manager_health(
     }
 }
 
-pub(crate) fn health(
-    task: &TaskSnapshot,
+/// Why a task is not well, or not quite.
+fn reasons(
+    task: &Vitals,
     live: Live,
     thresholds: &HealthThresholds,
     shutting_down: bool,
-) -> TaskHealth {
+) -> impl Iterator<Item = HealthReason> {
     let recovering = task.state == Some(TaskState::Running)
         && task.since_restart.is_some_and(|since| since < thresholds.recovering_for);
-    let reasons: Vec<_> = [
+    [
         (task.errors_last_hour >= thresholds.errors_per_hour, HealthReason::ErrorRate),
         (task.restarts_last_hour >= thresholds.restarts_per_hour, HealthReason::Restarts),
         (task.state == Some(TaskState::Failed), HealthReason::Failed),
@@ -190,7 +191,21 @@ pub(crate) fn health(
     ]
     .into_iter()
     .filter_map(|(applies, reason)| applies.then_some(reason))
-    .collect();
+}
+
+/// [`TaskHealth::is_healthy`] alone.
+pub(crate) fn is_healthy(task: &Vitals, live: Live, thresholds: &HealthThresholds) -> bool {
+    // The shutdown makes nobody unhealthy.
+    !reasons(task, live, thresholds, false).any(HealthReason::is_unhealthy)
+}
+
+pub(crate) fn health(
+    task: &Vitals,
+    live: Live,
+    thresholds: &HealthThresholds,
+    shutting_down: bool,
+) -> TaskHealth {
+    let reasons: Vec<_> = reasons(task, live, thresholds, shutting_down).collect();
     let liveness = !live.stalled && task.state != Some(TaskState::Failed);
     TaskHealth {
         is_healthy: !reasons.iter().any(|reason| reason.is_unhealthy()),
@@ -200,7 +215,7 @@ pub(crate) fn health(
         reasons,
         uptime: task.uptime.unwrap_or_default(),
         error_rate: task.errors_last_hour as f64,
-        restart_count: task.total_restarts(),
+        restart_count: task.restarts,
         last_seen: task.last_seen,
     }
 }
@@ -208,29 +223,17 @@ pub(crate) fn health(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        cell::{Identity, TaskCell},
-        policy::{RestartReason, TaskCategory, TaskPriority},
-    };
+    use crate::{cell::TaskCell, policy::RestartReason};
 
     const READY: Live = Live { stalled: false, ready: true, started: true };
-
-    fn identity() -> Identity {
-        Identity {
-            name: "t".into(),
-            category: TaskCategory::Scheduled,
-            priority: TaskPriority::High,
-            component: None,
-        }
-    }
 
     #[test]
     fn a_fresh_restart_is_recovering_and_not_unhealthy() {
         let cell = TaskCell::default();
         cell.set_state(Some(TaskState::Running));
         cell.restarted(RestartReason::Failure, Duration::from_secs(5), SystemTime::now());
-        let snapshot = cell.snapshot(&identity(), Duration::from_secs(6));
-        let health = health(&snapshot, READY, &HealthThresholds::default(), false);
+        let vitals = cell.vitals(Duration::from_secs(6));
+        let health = health(&vitals, READY, &HealthThresholds::default(), false);
         assert!(health.is_healthy && health.liveness && health.readiness, "{health:?}");
         assert_eq!(health.reasons, [HealthReason::Recovering]);
     }
@@ -241,7 +244,7 @@ mod tests {
         cell.set_state(Some(TaskState::Running));
         (0..50)
             .for_each(|_| cell.restarted(RestartReason::Failure, Duration::from_secs(1), SystemTime::now()));
-        let at = |now| health(&cell.snapshot(&identity(), now), READY, &HealthThresholds::default(), false);
+        let at = |now| health(&cell.vitals(now), READY, &HealthThresholds::default(), false);
         assert!(!at(Duration::from_secs(60)).is_healthy);
         // The seed's counter of a lifetime stays above its limit for ever.
         let later = at(Duration::from_secs(7_200));

@@ -4,6 +4,6 @@ mod health;
 mod statistics;
 
 pub use health::{HealthReason, HealthThresholds, ManagerHealth, TaskHealth};
-pub(crate) use health::{Live, health, manager_health};
+pub(crate) use health::{Live, health, is_healthy, manager_health};
+pub(crate) use statistics::{Tally, metrics};
 pub use statistics::{TaskMetrics, TaskStatistics};
-pub(crate) use statistics::{metrics, statistics};

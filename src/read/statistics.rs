@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    cell::{RunRecord, TaskSnapshot, TaskState},
+    cell::{Identity, RunRecord, TaskSnapshot, TaskState, Vitals},
     policy::{TaskCategory, TaskPriority},
 };
 
@@ -97,34 +97,44 @@ pub struct TaskStatistics {
     pub total_errors: u64,
 }
 
-pub(crate) fn statistics(
-    tasks: &[TaskSnapshot],
-    is_healthy: impl Fn(&TaskSnapshot) -> bool,
-) -> TaskStatistics {
-    let mut statistics = TaskStatistics {
-        categories: TaskCategory::ALL.map(|category| (category, 0)).into(),
-        priorities: TaskPriority::ALL.map(|priority| (priority, 0)).into(),
-        ..TaskStatistics::default()
-    };
-    for task in tasks {
-        statistics.active_runs += task.active;
-        statistics.total_runs += task.total_runs();
-        statistics.total_restarts += task.total_restarts();
-        statistics.total_errors += task.total_errors();
+/// Adds names up.
+#[derive(Default)]
+pub(crate) struct Tally {
+    sums: TaskStatistics,
+    categories: [usize; TaskCategory::ALL.len()],
+    priorities: [usize; TaskPriority::ALL.len()],
+}
+
+impl Tally {
+    /// Adds a name; `is_healthy` is asked of a registered one.
+    pub(crate) fn add(&mut self, identity: &Identity, task: &Vitals, is_healthy: impl FnOnce() -> bool) {
+        let sums = &mut self.sums;
+        sums.active_runs += task.active;
+        sums.total_runs += task.runs;
+        sums.total_restarts += task.restarts;
+        sums.total_errors += task.errors;
         if task.state.is_none() && task.active == 0 {
-            continue;
+            return;
         }
-        statistics.total_tasks += 1;
-        *statistics.categories.entry(task.category).or_default() += 1;
-        *statistics.priorities.entry(task.priority).or_default() += 1;
+        sums.total_tasks += 1;
+        self.categories[identity.category as usize] += 1;
+        self.priorities[identity.priority as usize] += 1;
         if task.state.is_some() {
-            statistics.critical_tasks += 1;
-            if is_healthy(task) {
-                statistics.healthy_tasks += 1;
+            sums.critical_tasks += 1;
+            if is_healthy() {
+                sums.healthy_tasks += 1;
             } else {
-                statistics.unhealthy_tasks += 1;
+                sums.unhealthy_tasks += 1;
             }
         }
     }
-    statistics
+
+    pub(crate) fn statistics(self) -> TaskStatistics {
+        let Self { sums, categories, priorities } = self;
+        TaskStatistics {
+            categories: TaskCategory::ALL.map(|category| (category, categories[category as usize])).into(),
+            priorities: TaskPriority::ALL.map(|priority| (priority, priorities[priority as usize])).into(),
+            ..sums
+        }
+    }
 }

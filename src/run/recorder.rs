@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::PollTime;
 use crate::{
-    cell::{EndedRun, Entry, Identity, Registry, RunError, TaskSnapshot},
+    cell::{EndedRun, Entry, Identity, Registry, RunError, TaskSnapshot, by_name, snapshot},
     policy::{CategoryRules, Exit, NameRule, TaskCategory, TaskPriority},
     telemetry::{Exposition, Figures, Source, SpanPath, TaskAttributes},
 };
@@ -214,30 +214,20 @@ impl Recorder {
     }
 
     pub(crate) fn snapshot(&self, name: &str) -> Option<TaskSnapshot> {
-        self.registry().snapshot(name, self.now())
+        snapshot(&self.registry().of_name(name), self.now())
     }
 
     /// One snapshot per name, sorted by name.
     pub(crate) fn snapshots_by_name(&self) -> Vec<TaskSnapshot> {
-        let mut names: Vec<_> =
-            self.registry().entries().iter().map(|entry| entry.identity.name.clone()).collect();
-        names.sort_unstable();
-        names.dedup();
-        names.iter().filter_map(|name| self.snapshot(name)).collect()
+        let now = self.now();
+        by_name(&self.registry().listing()).filter_map(|of_name| snapshot(of_name, now)).collect()
     }
 }
 
 impl Figures for Cells {
     fn snapshots(&self) -> Vec<(Arc<Task>, TaskSnapshot)> {
-        let now = self.epoch.elapsed();
-        let entries = self.registry.entries();
-        entries
-            .into_iter()
-            .map(|entry| {
-                let snapshot = entry.cell.snapshot(&entry.identity, now);
-                (entry, snapshot)
-            })
-            .collect()
+        let listing = self.registry.listing();
+        listing.iter().map(|entry| (entry.clone(), entry.cell.exported(&entry.identity))).collect()
     }
 
     fn shutdown_outcomes(&self) -> Vec<(&'static str, u64)> {

@@ -1,7 +1,13 @@
 //! The attribute sets of one task name, each built when it is first exported: an idle task of a manager without a meter has
 //! none.
+//!
+//! Invariant: each is sorted by key. OpenTelemetry's SDK keeps a set under the order it was given *and* under the sorted one;
+//! where they are the same it hashes, copies and keeps half as much.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    iter,
+    sync::{Arc, OnceLock},
+};
 
 use opentelemetry::KeyValue;
 
@@ -37,14 +43,12 @@ impl TaskAttributes {
 impl Entry<TaskAttributes> {
     fn new_base(&self) -> impl Iterator<Item = KeyValue> {
         let Identity { name, category, priority, component } = &self.identity;
-        let always = [
-            KeyValue::new(key::NAME, name.clone()),
-            KeyValue::new(key::CATEGORY, category.as_str()),
-            KeyValue::new(key::PRIORITY, priority.as_str()),
-        ];
+        let category = KeyValue::new(key::CATEGORY, category.as_str());
         let component = component.clone().map(|component| KeyValue::new(key::COMPONENT, component));
         let instance = self.extra.instance.clone().map(|instance| KeyValue::new(key::MANAGER, instance));
-        always.into_iter().chain(component).chain(instance)
+        let name = KeyValue::new(key::NAME, name.clone());
+        let priority = KeyValue::new(key::PRIORITY, priority.as_str());
+        iter::once(category).chain(component).chain(instance).chain([name, priority])
     }
 
     fn sets(&self) -> &Sets {
@@ -61,10 +65,6 @@ impl Entry<TaskAttributes> {
     /// The attributes of [`super::contract::TASK_ATTRIBUTES`].
     pub(crate) fn attributes(&self) -> &[KeyValue] {
         &self.sets().base
-    }
-
-    pub(crate) fn attributes_with(&self, key: &'static str, value: &'static str) -> Vec<KeyValue> {
-        with(self.attributes(), key, value)
     }
 
     pub(crate) fn result_attributes(&self, kind: ExitKind) -> &[KeyValue] {
@@ -99,8 +99,65 @@ impl Entry<TaskAttributes> {
 }
 
 fn with(base: &[KeyValue], key: &'static str, value: &'static str) -> Vec<KeyValue> {
-    let mut attributes = Vec::with_capacity(base.len() + 1);
-    attributes.extend_from_slice(base);
-    attributes.push(KeyValue::new(key, value));
-    attributes
+    let mut varied = Varied::default();
+    varied.begin(base, key);
+    varied.with(value);
+    varied.set
+}
+
+/// A set in which one value changes from one observation to the next: a collection makes tens of thousands.
+#[derive(Default)]
+pub(super) struct Varied {
+    set: Vec<KeyValue>,
+    place: usize,
+}
+
+impl Varied {
+    /// Begins with `base` and an attribute whose value comes.
+    pub(super) fn begin(&mut self, base: &[KeyValue], key: &'static str) {
+        self.set.clear();
+        self.set.reserve(base.len() + 1);
+        self.place = base.partition_point(|attribute| attribute.key.as_str() < key);
+        self.set.extend_from_slice(&base[..self.place]);
+        self.set.push(KeyValue::new(key, ""));
+        self.set.extend_from_slice(&base[self.place..]);
+    }
+
+    pub(super) fn with(&mut self, value: &'static str) -> &[KeyValue] {
+        self.set[self.place].value = value.into();
+        &self.set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cell::Registry,
+        policy::{TaskCategory, TaskPriority},
+    };
+
+    #[test]
+    fn every_set_is_sorted_by_key() {
+        let registry = Registry::new(1, 1_999, Some("instance".into()), TaskAttributes::new);
+        let identity = Identity {
+            name: "t".into(),
+            category: TaskCategory::Scheduled,
+            priority: TaskPriority::High,
+            component: Some("component".into()),
+        };
+        let task = registry.entry(identity, true).expect("room");
+        let keys = |set: &[KeyValue]| set.iter().map(|held| held.key.to_string()).collect::<Vec<_>>();
+        let mut varied = Varied::default();
+        varied.begin(task.attributes(), key::REASON);
+        for set in [
+            task.attributes(),
+            task.result_attributes(ExitKind::Success),
+            &task.error_attributes(ExitKind::Failure, "io"),
+            varied.with("missed"),
+        ] {
+            assert!(keys(set).is_sorted(), "{:?}", keys(set));
+            assert!(set.len() >= 5 && set.iter().all(|held| !held.value.as_str().is_empty()));
+        }
+    }
 }

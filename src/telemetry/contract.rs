@@ -166,7 +166,7 @@ pub struct Instrument {
     pub attributes: &'static [&'static str],
 }
 
-/// The attributes that every `task.*` instrument about one task carries, in this order.
+/// The attributes that every `task.*` instrument about one task carries. A set has no order of its own: it is handed over sorted.
 pub const TASK_ATTRIBUTES: &[&str] = &[key::NAME, key::CATEGORY, key::PRIORITY, key::COMPONENT];
 
 /// The bucket boundaries of every duration histogram, in seconds.

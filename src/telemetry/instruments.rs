@@ -21,6 +21,7 @@ use opentelemetry::{
 
 use super::{
     TaskAttributes,
+    attributes::Varied,
     contract::{self, DURATION_BOUNDARIES, Instrument, key},
 };
 use crate::{
@@ -30,7 +31,7 @@ use crate::{
 
 /// What a meter reads: one manager's cells, or the process-wide ones.
 pub(crate) trait Figures: Send + Sync {
-    /// Every entry with what it says now.
+    /// Every entry with what it says now, as far as it is exported, in the order of the names.
     fn snapshots(&self) -> Vec<(Arc<Entry<TaskAttributes>>, TaskSnapshot)>;
     /// What became of the tasks at shutdown, by [`ShutdownOutcome`](crate::ShutdownOutcome)'s attribute value.
     fn shutdown_outcomes(&self) -> Vec<(&'static str, u64)>;
@@ -134,6 +135,7 @@ struct Collection {
 
 #[derive(Clone, Default)]
 struct Snapshot {
+    /// In the order of the names.
     tasks: Vec<(Arc<Entry<TaskAttributes>>, TaskSnapshot)>,
     shutdown: BTreeMap<&'static str, u64>,
 }
@@ -144,15 +146,23 @@ impl Snapshot {
         for (attribute, count) in figures.shutdown_outcomes() {
             *self.shutdown.entry(attribute).or_default() += count;
         }
-        // What one manager says has no twins, so that the common case stays linear.
+        // What one manager says has no twins, and comes in the order of the names: here too, so that twins are searched for.
         let held = self.tasks.len();
         for (entry, task) in figures.snapshots() {
-            let twin =
-                self.tasks[..held].iter_mut().find(|(held, _)| held.attributes() == entry.attributes());
+            let name = &entry.identity.name;
+            let others = &mut self.tasks[..held];
+            let of_name = others.partition_point(|(other, _)| other.identity.name < *name);
+            let twin = others[of_name..]
+                .iter_mut()
+                .take_while(|(other, _)| other.identity.name == *name)
+                .find(|(other, _)| other.attributes() == entry.attributes());
             match twin {
                 Some((_, held)) => held.absorb(task),
                 None => self.tasks.push((entry, task)),
             }
+        }
+        if held > 0 {
+            self.tasks.sort_by(|(a, _), (b, _)| a.identity.name.cmp(&b.identity.name));
         }
     }
 }
@@ -235,8 +245,6 @@ impl Exposition {
     }
 
     fn build_observables(self: &Arc<Self>, meter: &Meter) {
-        type Tasks<'a, T> = &'a dyn Fn(&Entry<TaskAttributes>, &TaskSnapshot, &mut dyn FnMut(T, &[KeyValue]));
-
         /// A callback that observes, for each task, what `observe` passes on.
         fn callback<T: 'static>(
             exposition: &Arc<Exposition>,
@@ -254,22 +262,24 @@ impl Exposition {
         }
 
         macro_rules! observable {
-            ($builder:ident, $type:ty, $instrument:expr, |$entry:ident, $task:ident, $observe:ident| $body:expr) => {{
+            ($builder:ident, $type:ty, $instrument:expr,
+             |$entry:ident, $task:ident, $varied:pat_param, $observe:ident| $body:expr) => {{
                 let instrument = $instrument;
                 meter
                     .$builder(instrument.name)
                     .with_unit(instrument.unit)
                     .with_description(instrument.description)
                     .with_callback(callback::<$type>(self, instrument, move |snapshot, observe| {
-                        let each: Tasks<'_, $type> = &|$entry, $task, $observe| $body;
-                        snapshot.tasks.iter().for_each(|(entry, task)| each(entry, task, observe));
+                        let $observe = observe;
+                        let $varied = &mut Varied::default();
+                        snapshot.tasks.iter().for_each(|($entry, $task)| $body);
                     }))
                     .build();
             }};
         }
         macro_rules! gauge {
             ($type:ty, $builder:ident, $instrument:expr, |$task:ident| $value:expr) => {
-                observable!($builder, $type, $instrument, |entry, $task, observe| {
+                observable!($builder, $type, $instrument, |entry, $task, _, observe| {
                     if let Some(value) = $value {
                         observe(value, entry.attributes());
                     }
@@ -277,38 +287,44 @@ impl Exposition {
             };
         }
 
-        observable!(i64_observable_up_down_counter, i64, contract::RUN_ACTIVE, |entry, task, observe| {
+        observable!(i64_observable_up_down_counter, i64, contract::RUN_ACTIVE, |entry, task, _, observe| {
             observe(i64::try_from(task.active).unwrap_or(i64::MAX), entry.attributes())
         });
-        observable!(u64_observable_counter, u64, contract::RUNS, |entry, task, observe| {
+        observable!(u64_observable_counter, u64, contract::RUNS, |entry, task, varied, observe| {
+            varied.begin(entry.attributes(), key::RESULT);
             for kind in ExitKind::ALL {
-                observe(task.runs[kind as usize], entry.result_attributes(kind));
+                observe(task.runs[kind as usize], varied.with(kind.as_str()));
             }
         });
-        observable!(u64_observable_counter, u64, contract::RUN_ERRORS, |entry, task, observe| {
+        observable!(u64_observable_counter, u64, contract::RUN_ERRORS, |entry, task, varied, observe| {
+            if !task.errors.is_empty() {
+                varied.begin(entry.attributes(), key::ERROR_TYPE);
+            }
             for error in &task.errors {
-                observe(error.count, &entry.attributes_with(key::ERROR_TYPE, error.error_type));
+                observe(error.count, varied.with(error.error_type));
             }
         });
-        observable!(f64_observable_counter, f64, contract::RUN_TIME, |entry, task, observe| observe(
+        observable!(f64_observable_counter, f64, contract::RUN_TIME, |entry, task, _, observe| observe(
             task.run_time.as_secs_f64(),
             entry.attributes()
         ));
         gauge!(f64, f64_observable_gauge, contract::RUN_DURATION_MAX, |task| (task.total_runs() > 0)
             .then_some(task.longest_run.as_secs_f64()));
         // Zeros too, for tasks that can be restarted: `increase()` needs a baseline.
-        observable!(u64_observable_counter, u64, contract::RESTARTS, |entry, task, observe| {
+        observable!(u64_observable_counter, u64, contract::RESTARTS, |entry, task, varied, observe| {
+            varied.begin(entry.attributes(), key::RESTART_REASON);
             for reason in RestartReason::ALL {
                 let count = task.restarts[reason as usize];
                 if count > 0 || task.state.is_some() {
-                    observe(count, &entry.attributes_with(key::RESTART_REASON, reason.as_str()));
+                    observe(count, varied.with(reason.as_str()));
                 }
             }
         });
-        observable!(i64_observable_up_down_counter, i64, contract::STATUS, |entry, task, observe| {
+        observable!(i64_observable_up_down_counter, i64, contract::STATUS, |entry, task, varied, observe| {
             if let Some(current) = task.state {
+                varied.begin(entry.attributes(), key::STATE);
                 for state in TaskState::ALL {
-                    observe(i64::from(state == current), &entry.attributes_with(key::STATE, state.as_str()));
+                    observe(i64::from(state == current), varied.with(state.as_str()));
                 }
             }
         });
@@ -328,18 +344,24 @@ impl Exposition {
         gauge!(f64, f64_observable_gauge, contract::POLL_DURATION_MAX, |task| (task.longest_poll
             > Duration::ZERO)
             .then_some(task.longest_poll.as_secs_f64()));
-        observable!(u64_observable_counter, u64, contract::POLLS_SLOW, |entry, task, observe| observe(
+        observable!(u64_observable_counter, u64, contract::POLLS_SLOW, |entry, task, _, observe| observe(
             task.slow_polls,
             entry.attributes()
         ));
-        observable!(u64_observable_counter, u64, contract::ITERATIONS_SKIPPED, |entry, task, observe| {
-            for reason in SkipReason::ALL {
-                let count = task.skipped[reason as usize];
-                if count > 0 || task.interval.is_some() {
-                    observe(count, &entry.attributes_with(key::REASON, reason.as_str()));
+        observable!(
+            u64_observable_counter,
+            u64,
+            contract::ITERATIONS_SKIPPED,
+            |entry, task, varied, observe| {
+                varied.begin(entry.attributes(), key::REASON);
+                for reason in SkipReason::ALL {
+                    let count = task.skipped[reason as usize];
+                    if count > 0 || task.interval.is_some() {
+                        observe(count, varied.with(reason.as_str()));
+                    }
                 }
             }
-        });
+        );
         gauge!(f64, f64_observable_gauge, contract::INTERVAL, |task| task
             .interval
             .filter(|_| task.state.is_some())
@@ -348,7 +370,7 @@ impl Exposition {
             .next_run
             .filter(|_| task.state.is_some())
             .map(unix_seconds));
-        observable!(u64_observable_counter, u64, contract::STALLS, |entry, task, observe| {
+        observable!(u64_observable_counter, u64, contract::STALLS, |entry, task, _, observe| {
             if task.stalls > 0 || task.state.is_some() {
                 observe(task.stalls, entry.attributes());
             }
