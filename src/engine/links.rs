@@ -146,7 +146,7 @@ impl Group {
     }
 
     /// Lets those look whose answer may be another now that a member has changed: the one that goes down next, the nearest
-    /// below that is up; and the one that begins next, since those after it wait for it too. All of them, where the last life
+    /// below that is up; the nearest that is stopped by hand and may have been held up, where that is another; and the one that begins next, since those after it wait for it too. All of them, where the last life
     /// has ended that was out of date: for that each waits by itself.
     fn member_changed(&self, changed: usize) {
         let members: Vec<_> = self.members().collect();
@@ -155,12 +155,14 @@ impl Group {
             let ended = members.iter().any(|(index, member)| *index == changed && !member.is_up());
             ended && !members.iter().any(|(index, member)| member.is_out_of_date(state.epochs[*index]))
         };
-        let next_down = members.iter().rev().find(|(index, member)| *index < changed && member.is_up());
+        let up_below = || members.iter().rev().filter(|(index, member)| *index < changed && member.is_up());
+        let next_down = up_below().next();
+        let held_up = up_below().find(|(_, member)| member.state() == TaskState::Stopping);
         let waiting = |(index, member): &&(usize, Arc<Supervised>)| {
             *index != changed && member.state() == TaskState::Waiting
         };
         let next_up = members.iter().filter(waiting).take(if all { usize::MAX } else { 1 });
-        next_down.into_iter().chain(next_up).for_each(|(_, member)| member.look());
+        next_down.into_iter().chain(held_up).chain(next_up).for_each(|(_, member)| member.look());
     }
 
     /// Lets every member look: what the group wants of them has changed.
