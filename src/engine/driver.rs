@@ -63,6 +63,18 @@ enum Step {
     Leave,
 }
 
+impl Step {
+    /// The state in which it finds the task.
+    fn state(self) -> TaskState {
+        match self {
+            Self::Rest(state) => state,
+            Self::Backoff { .. } => TaskState::Backoff,
+            Self::Await(_) | Self::Live(_) => TaskState::Waiting,
+            Self::Leave => TaskState::Stopping,
+        }
+    }
+}
+
 /// What it does now.
 enum State {
     /// Nothing yet: this comes next.
@@ -642,6 +654,10 @@ impl Core {
             self.before().last_run = Some(span_context);
         }
         let step = self.after(wish, end, began, restart_due);
+        if self.supervised.state() == TaskState::Running {
+            // Before it is seen to be down: as one that runs it would be rested on.
+            self.supervised.set_state(step.state());
+        }
         self.supervised.set_bond(None);
         self.shared.changed(&self.supervised);
         step
