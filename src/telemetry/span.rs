@@ -119,7 +119,8 @@ impl ManagedSpan {
             return Some(started).filter(|started| !started.is_nothing());
         }
         if path == SpanPath::Direct {
-            return Some(Self::start_directly(span, parent, links, own_tracer, name, attributes));
+            // By the tracer of the layer that took it, as on the full path.
+            return Some(Self::start_directly(span, parent, links, None, name, attributes));
         }
         let links = links.into_iter().map(Link::with_context).collect();
         let handed = Handed { attributes: attributes(), links };
