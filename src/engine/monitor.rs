@@ -16,7 +16,7 @@ use crate::{
     read::{self, TaskHealth},
     run::{Task, catch},
     telemetry::{
-        ManagedSpan, SpanParent,
+        ManagedSpan, SpanParent, SpanStart,
         contract::{SCOPE, attribute, key, record},
         managed_span,
     },
@@ -177,5 +177,12 @@ pub(crate) fn manager_span(shared: &Shared, work: &'static str, parent: SpanPare
         "stop_task_loops" => span!("bot.stop_task_loops"),
         _ => span!("bot.cancel_tasks"),
     };
-    ManagedSpan::start(span, &parent, Vec::new(), shared.recorder.tracer(), name, Vec::new)
+    let start = SpanStart {
+        parent: &parent,
+        links: Vec::new(),
+        own_tracer: shared.recorder.tracer(),
+        name: name.into(),
+        attributes: Vec::new,
+    };
+    start.start(span)
 }

@@ -21,7 +21,7 @@ use super::{Payload, Recorder, Task, catch, current::Current};
 use crate::{
     policy::{Exit, ExitKind},
     telemetry::{
-        ManagedSpan, SpanParent,
+        ManagedSpan, SpanParent, SpanStart,
         contract::{self, key, record},
         managed_span, offer, with_trace,
     },
@@ -211,15 +211,14 @@ impl Running {
             attributes.extend(iteration.map(|number| KeyValue::new(key::ITERATION, number)));
             attributes
         };
-        let span = ManagedSpan::start_offered(
-            recorder.options.span_path,
-            span,
-            &parent,
+        let start = SpanStart {
+            parent: &parent,
             links,
-            recorder.tracer(),
-            contract::SPAN_RUN,
+            own_tracer: recorder.tracer(),
+            name: contract::SPAN_RUN.into(),
             attributes,
-        );
+        };
+        let span = start.start_offered(span, recorder.options.span_path);
         let (started, started_wall) = (Instant::now(), SystemTime::now());
         task.cell.run_started(|| recorder.at(started), started_wall);
         Self {
@@ -325,34 +324,25 @@ impl Running {
         let span_context = span.as_ref().filter(|_| wanted).and_then(|span| span.span_context());
         let trace_id = span_context.as_ref().filter(|_| failed).map(|context| context.trace_id().to_string());
         recorder.run_ended(&task, exit, (self.started, self.started_wall), trace_id);
-        let failed = || {
-            let error_type = exit.error_type()?;
-            Some((error_type, exit.message()))
-        };
-        let _ = match span {
-            // The subscriber and the exporter are not ours: a panic in them is printed, and costs neither the figures nor
-            // the task.
-            Some(span) => catch(false, move || {
+        // The subscriber and the exporter are not ours: a panic in them is printed, and costs neither the figures nor the task.
+        let _ = catch(false, move || {
+            if let Some(span) = &span {
                 span.record(key::RESULT, exit.kind().as_str());
                 if drop_panicked {
                     span.set_attribute(KeyValue::new(key::DROP_PANICKED, true));
                 }
-                if let Some((error_type, message)) = failed() {
-                    span.record(key::ERROR_TYPE, error_type);
-                    log_exception(&task, exit, error_type, &message, self.generation, span.otel_context());
+            }
+            if exit.kind() != ExitKind::Success {
+                let message = exit.message();
+                if let Some(error_type) = exit.error_type() {
+                    span.iter().for_each(|span| span.record(key::ERROR_TYPE, error_type));
+                    let trace = span.as_ref().and_then(|span| span.otel_context());
+                    log_exception(&task, exit, error_type, &message, self.generation, trace);
                 }
-                if exit.kind() != ExitKind::Success {
-                    span.fail(&exit.message());
-                }
-                span.end();
-            }),
-            None => match failed() {
-                Some((error_type, message)) => catch(false, move || {
-                    log_exception(&task, exit, error_type, &message, self.generation, None);
-                }),
-                None => Ok(()),
-            },
-        };
+                span.iter().for_each(|span| span.fail(&message));
+            }
+            span.into_iter().for_each(|span| span.end());
+        });
         span_context
     }
 }

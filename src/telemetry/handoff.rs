@@ -55,14 +55,14 @@ pub(super) fn take(metadata: &Metadata<'_>) -> Option<SpanPath> {
 
 /// Lets the next span of this thread that is built within `build` begin so.
 pub(super) fn hand<R>(handed: Handed, build: impl FnOnce() -> R) -> R {
-    struct Handing;
-    impl Drop for Handing {
+    struct Leftover;
+    impl Drop for Leftover {
         fn drop(&mut self) {
             HANDED.take();
         }
     }
     HANDED.set(Some(handed));
-    let _until_built = Handing;
+    let _leftover = Leftover;
     build()
 }
 

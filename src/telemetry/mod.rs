@@ -26,7 +26,7 @@ pub(crate) use instruments::{Exposition, Figures, Source, default_max_names, sha
 pub(crate) use layer::installed;
 pub use layer::{LayerConflict, layer, task_layer};
 pub use span::SpanPath;
-pub(crate) use span::{ManagedSpan, SpanParent, managed_span, probe_is_exported, with_trace};
+pub(crate) use span::{ManagedSpan, SpanParent, SpanStart, managed_span, probe_is_exported, with_trace};
 
 /// Lets the installed telemetry leave, where the process ends at once: a second at most.
 pub(crate) fn flush_before_exit() {
