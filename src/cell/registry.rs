@@ -117,7 +117,7 @@ pub(crate) struct Registry<E> {
     room: AtomicUsize,
     /// How many more (name, error type) pairs fit.
     pub(crate) error_type_budget: AtomicUsize,
-    extra: fn(&Identity, &Option<Arc<str>>) -> E,
+    extra: fn(&Option<Arc<str>>) -> E,
     instance: Option<Arc<str>>,
 }
 
@@ -132,7 +132,7 @@ impl<E> Registry<E> {
         names: usize,
         streams: usize,
         instance: Option<Arc<str>>,
-        extra: fn(&Identity, &Option<Arc<str>>) -> E,
+        extra: fn(&Option<Arc<str>>) -> E,
     ) -> Self {
         // The overflow name takes an entry of its own.
         let names = names.min(streams / MAX_STATES - 1);
@@ -191,7 +191,7 @@ impl<E> Registry<E> {
             return None;
         }
         let plain = plain && plain_free;
-        let extra = (self.extra)(&identity, &self.instance);
+        let extra = (self.extra)(&self.instance);
         let entry = Arc::new(Entry { identity, cell: TaskCell::default(), extra, plain });
         by_name.insert(entry.clone(), first);
         Some(entry)
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn past_its_bound_a_registry_has_only_the_overflow_entry() {
-        let registry = Registry::<()>::new(2, 1_999, None, |_, _| ());
+        let registry = Registry::<()>::new(2, 1_999, None, |_| ());
         assert!(registry.entry(identity("a"), true).is_some());
         assert!(registry.entry(identity("b"), true).is_some());
         assert!(registry.entry(identity("c"), true).is_none());
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn one_name_under_two_identities_is_two_entries_and_one_sum() {
-        let registry = Registry::<()>::new(10, 1_999, None, |_, _| ());
+        let registry = Registry::<()>::new(10, 1_999, None, |_| ());
         let plain = registry.entry(identity("a"), true).expect("room");
         let other = Identity { priority: TaskPriority::High, ..identity("a") };
         let high = registry.entry(other, false).expect("room");
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_listing_is_sorted_and_made_anew_only_when_names_came() {
-        let registry = Registry::<()>::new(10, 1_999, None, |_, _| ());
+        let registry = Registry::<()>::new(10, 1_999, None, |_| ());
         let names = |listing: &Listing<()>| -> Vec<_> {
             by_name(listing).map(|of_name| (of_name[0].identity.name.to_string(), of_name.len())).collect()
         };
@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn the_name_alone_means_the_first_entry_that_was_made_for_it_alone() {
-        let registry = Registry::<()>::new(10, 1_999, None, |_, _| ());
+        let registry = Registry::<()>::new(10, 1_999, None, |_| ());
         let of = |priority| Identity { priority, ..identity("a") };
         registry.entry(of(TaskPriority::High), false).expect("room");
         assert!(registry.plain("a").is_none());
@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn names_that_come_together_fit_together_or_not_at_all() {
-        let registry = Registry::<()>::new(2, 1_999, None, |_, _| ());
+        let registry = Registry::<()>::new(2, 1_999, None, |_| ());
         let made = |names: &[&str]| {
             let identities: Vec<Identity> = names.iter().map(|name| identity(name)).collect();
             registry.entries_of(identities.iter()).map(|entries| {
@@ -361,7 +361,7 @@ mod loom {
 
     /// What two threads get that ask at once, where one name fits.
     fn asked_at_once(names: [&'static str; 2]) -> [Option<Arc<Entry<()>>>; 2] {
-        let registry = Arc::new(Registry::<()>::new(1, 1_999, None, |_, _| ()));
+        let registry = Arc::new(Registry::<()>::new(1, 1_999, None, |_| ()));
         let other = {
             let registry = registry.clone();
             thread::spawn(move || registry.entry(identity(names[0]), true))

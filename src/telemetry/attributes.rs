@@ -35,7 +35,7 @@ struct Sets {
 }
 
 impl TaskAttributes {
-    pub(crate) fn new(_: &Identity, instance: &Option<Arc<str>>) -> Self {
+    pub(crate) fn new(instance: &Option<Arc<str>>) -> Self {
         Self { instance: instance.clone(), sets: OnceLock::new() }
     }
 }
