@@ -59,22 +59,10 @@ pub const ALL: &[Operation] = &[
     Operation::theirs("spawn by hand, sampled", SPAWNS, |times| spawn_by_hand(Sampling::On, times)),
     Operation::theirs("spawn by hand, unsampled", SPAWNS, |times| spawn_by_hand(Sampling::Off, times)),
     Operation::ours("spawn metered", SPAWNS, |times| spawn_ours(times, as_built)),
-    Operation::ours("spawn sampled", SPAWNS, |times| {
-        subscribe_ours(Sampling::On);
-        spawn_ours(times, as_built)
-    }),
-    Operation::ours("spawn unsampled", SPAWNS, |times| {
-        subscribe_ours(Sampling::Off);
-        spawn_ours(times, as_built)
-    }),
-    Operation::ours("spawn direct, sampled", SPAWNS, |times| {
-        subscribe_ours(Sampling::On);
-        spawn_ours(times, direct)
-    }),
-    Operation::ours("spawn direct, unsampled", SPAWNS, |times| {
-        subscribe_ours(Sampling::Off);
-        spawn_ours(times, direct)
-    }),
+    Operation::ours("spawn sampled", SPAWNS, |times| spawn_traced(Sampling::On, times, as_built)),
+    Operation::ours("spawn unsampled", SPAWNS, |times| spawn_traced(Sampling::Off, times, as_built)),
+    Operation::ours("spawn direct, sampled", SPAWNS, |times| spawn_traced(Sampling::On, times, direct)),
+    Operation::ours("spawn direct, unsampled", SPAWNS, |times| spawn_traced(Sampling::Off, times, direct)),
     Operation::theirs("poll bare", POLLS, |times| {
         Box::pin(batches(times / poll_yields(), || tokio::spawn(yields())))
     }),
@@ -139,6 +127,15 @@ fn spawn_ours(times: usize, path: fn(TaskManagerBuilder) -> TaskManagerBuilder) 
         batches(times, || tasks.spawn(NAME, yield_now())).await;
         std::mem::forget(tasks);
     })
+}
+
+fn spawn_traced(
+    sampling: Sampling,
+    times: usize,
+    path: fn(TaskManagerBuilder) -> TaskManagerBuilder,
+) -> Times {
+    subscribe_ours(sampling);
+    spawn_ours(times, path)
 }
 
 fn poll_ours(times: usize) -> Times {
