@@ -141,8 +141,8 @@ impl TaskManagerBuilder {
         self
     }
 
-    /// Times every poll by the clock, for some 30 ns each. Otherwise the watchdog does, from its first tick on that sees a
-    /// poll: those shorter than a tick (50 ms) are not timed, and longer ones come out short by up to one.
+    /// Times every poll by the clock, for two reads of it a poll. Otherwise the watchdog does, from its first tick on that
+    /// sees a poll: those shorter than a tick (50 ms) are not timed, and longer ones come out short by up to one.
     pub fn exact_poll_time(mut self) -> Self {
         self.recorder.polls = PollTime::Exact;
         self
