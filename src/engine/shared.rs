@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use foldhash::fast::RandomState;
 use opentelemetry::{Context as OtelContext, trace::TraceContextExt};
 use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 
@@ -81,7 +82,7 @@ pub(crate) struct Shared {
 /// Written under one lock: what is registered is one fact.
 #[derive(Default)]
 pub(crate) struct Registered {
-    tasks: HashSet<ByName>,
+    tasks: HashSet<ByName, RandomState>,
     /// Those, by name; `None` since there is another.
     listing: Option<Arc<[Arc<Supervised>]>>,
     /// Who depends on a name, whether a task of that name is registered or not.

@@ -129,6 +129,11 @@ impl Backoff {
         }
     }
 
+    /// No delay is longer.
+    pub(crate) fn cap(&self) -> Duration {
+        self.cap
+    }
+
     /// The delay before attempt `attempt` without the jitter's reduction.
     pub(crate) fn longest(&self, attempt: u32) -> Duration {
         if self.jitter == Jitter::Decorrelated {

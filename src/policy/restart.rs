@@ -158,6 +158,9 @@ impl RestartIntensity {
 
 /// Refuses a limit that the delays can never reach: a task failing at once, each time, would never be given up.
 pub(crate) fn check_reachable(intensity: RestartIntensity, backoff: &Backoff) -> Result<(), PolicyError> {
+    if backoff.cap().saturating_mul(intensity.max_restarts) < intensity.within {
+        return Ok(());
+    }
     let needed: Duration = (1..intensity.max_restarts)
         .map(|attempt| backoff.longest(attempt))
         .fold(Duration::ZERO, Duration::saturating_add);
