@@ -22,7 +22,7 @@
 //! # Features
 //!
 //! `otlp` (default): [`telemetry()`]. `macros` (default): [`instrumented_task`](macro@instrumented_task). `serde`:
-//! `Serialize` for statistics, health, snapshots and reports. `testing`: helpers for your own tests.
+//! `Serialize` for statistics, health, snapshots and reports. `page`: [`page`], to look at the tasks. `testing`: helpers for your own tests.
 
 #![warn(missing_docs, unreachable_pub)]
 
@@ -43,6 +43,8 @@ mod config;
 mod error;
 mod instrumentation;
 mod manager;
+#[cfg(feature = "page")]
+pub mod page;
 pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -71,7 +73,9 @@ pub use policy::{
     PolicyError, RestartIntensity, RestartPolicy, RestartReason, RestartStrategy, StallAction, TaskCategory,
     TaskOutput, TaskPriority,
 };
-pub use read::{HealthReason, HealthThresholds, ManagerHealth, TaskHealth, TaskMetrics, TaskStatistics};
+pub use read::{
+    BlockedTask, HealthReason, HealthThresholds, ManagerHealth, TaskHealth, TaskMetrics, TaskStatistics,
+};
 pub use run::{TaskError, TaskHandle};
 #[cfg(feature = "otlp")]
 pub use telemetry::builder as telemetry;

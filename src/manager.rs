@@ -60,6 +60,18 @@ struct LastHandle {
     components: Components,
 }
 
+/// A manager as one who looks at it holds it: its last handle may be dropped all the same.
+#[cfg(feature = "page")]
+#[derive(Clone)]
+pub(crate) struct WeakManager(std::sync::Weak<LastHandle>);
+
+#[cfg(feature = "page")]
+impl WeakManager {
+    pub(crate) fn upgrade(&self) -> Option<TaskManager> {
+        self.0.upgrade().map(|handle| TaskManager { handle })
+    }
+}
+
 impl Drop for LastHandle {
     fn drop(&mut self) {
         // Without a runtime nothing ever ran; where nothing is alive nothing is told.
@@ -257,6 +269,17 @@ impl TaskManager {
 
     fn shared(&self) -> &Arc<Shared> {
         &self.handle.shared
+    }
+
+    #[cfg(feature = "page")]
+    pub(crate) fn downgrade(&self) -> WeakManager {
+        WeakManager(Arc::downgrade(&self.handle))
+    }
+
+    /// What a page shows beside the figures.
+    #[cfg(feature = "page")]
+    pub(crate) fn for_page(&self) -> &Arc<Shared> {
+        self.shared()
     }
 
     /// Asks the components that were not asked yet for their tasks (refusals are logged), then begins the registered tasks and
@@ -607,7 +630,8 @@ impl TaskManager {
                 tasks.push((task.name().clone(), health));
             }
         });
-        read::manager_health(tasks, ready, shared.runtime_is_stalled(), closed)
+        let blocked = shared.watch.blocked();
+        read::manager_health(tasks, ready, shared.runtime_is_stalled(), blocked, closed)
     }
 
     /// How a task is; `None` for a name that was never seen.

@@ -40,6 +40,8 @@ pub use context::TaskContext;
 pub use events::{EVENT_CAPACITY, TaskEvent, TaskEventKind, TaskEvents};
 pub(crate) use links::{Group, Links, Membership};
 pub use loops::{LoopControlError, LoopError, LoopHandle, LoopOutcome, OnError, TaskLoop};
+#[cfg(feature = "page")]
+pub(crate) use monitor::manager_span;
 pub(crate) use monitor::{is_running as monitor_is_running, start as start_monitor, stop as stop_monitor};
 pub(crate) use orders::{Order, Signal};
 pub use report::{LastResort, ShutdownCause, ShutdownOutcome, ShutdownReport, TaskShutdown};

@@ -357,6 +357,12 @@ impl Drain {
         self.report.send_replace(Some(report));
     }
 
+    /// The report, once it is there.
+    #[cfg(feature = "page")]
+    pub(crate) fn report(&self) -> Option<Arc<ShutdownReport>> {
+        self.report.borrow().clone()
+    }
+
     fn make_report(&self, shared: &Shared) -> Arc<ShutdownReport> {
         let (tasks, asked_by) = shared.tracker.report();
         let duration = self.state().began.elapsed();

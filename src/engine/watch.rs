@@ -20,6 +20,7 @@ use tokio::{task::JoinHandle, time::Instant};
 use super::{Order, Shared, Supervised, TaskEventKind, shutdown::DRAIN_TICK, signals::Stall};
 use crate::{
     policy::StallAction,
+    read::BlockedTask,
     telemetry::{
         contract::{SCOPE, key, record},
         with_trace,
@@ -43,6 +44,8 @@ pub(crate) struct Watch {
     beating: Mutex<Vec<Weak<Supervised>>>,
     /// Whether the runtime is known to run nothing. Written by the watchdog's thread alone; so is the next.
     stalled: AtomicBool,
+    /// The polls that block a thread, as the last tick saw them.
+    blocked: Mutex<Vec<BlockedTask>>,
     state: Mutex<State>,
 }
 
@@ -64,7 +67,13 @@ struct Probe {
 
 impl Watch {
     pub(crate) fn new(number: u64) -> Self {
-        Self { number, beating: Mutex::default(), stalled: AtomicBool::new(false), state: Mutex::default() }
+        Self {
+            number,
+            beating: Mutex::default(),
+            stalled: AtomicBool::new(false),
+            blocked: Mutex::default(),
+            state: Mutex::default(),
+        }
     }
 
     /// Watches a task for signs of life, where it promised any.
@@ -72,6 +81,11 @@ impl Watch {
         if task.spec.heartbeat_timeout.is_some() {
             self.beating.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(task));
         }
+    }
+
+    /// The polls that block a thread.
+    pub(crate) fn blocked(&self) -> Vec<BlockedTask> {
+        self.blocked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn beating(&self) -> Vec<Arc<Supervised>> {
@@ -149,13 +163,20 @@ impl Shared {
 
     fn look_for_blocked_polls(&self, blocked: &[BlockedPoll], told: &mut HashSet<u64>) {
         told.retain(|poll| blocked.iter().any(|blocked| blocked.poll == *poll));
-        for blocked in blocked {
-            let slow = blocked.since >= self.recorder.options.slow_poll;
-            let news = slow && told.insert(blocked.poll);
-            if !slow {
-                continue;
-            }
-            let Some((task, supervised)) = self.tracker.member(blocked.id) else { continue };
+        let slow = blocked.iter().filter(|blocked| blocked.since >= self.recorder.options.slow_poll);
+        let slow: Vec<_> =
+            slow.filter_map(|blocked| Some((blocked, self.tracker.member(blocked.id)?))).collect();
+        // Before anybody is told: who hears of it may ask.
+        *self.watch.blocked.lock().unwrap_or_else(PoisonError::into_inner) = slow
+            .iter()
+            .map(|(blocked, (task, _))| BlockedTask {
+                task: task.identity.name.clone(),
+                thread: blocked.thread.clone(),
+                polling_for: blocked.since,
+            })
+            .collect();
+        for (blocked, (task, supervised)) in slow {
+            let news = told.insert(blocked.poll);
             if news {
                 let generation = supervised.as_ref().map_or(0, |supervised| supervised.signals.generation());
                 let (polling_for, thread) = (blocked.since, blocked.thread.clone());

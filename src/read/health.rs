@@ -147,8 +147,24 @@ pub struct ManagerHealth {
     pub startup: bool,
     /// Whether the runtime runs nothing, all its threads being blocked.
     pub runtime_stalled: bool,
+    /// The tasks that block a thread now, as the watchdog last saw them: one poll has gone on for longer than
+    /// [`slow_poll`](crate::TaskManagerBuilder::slow_poll).
+    pub blocked: Vec<BlockedTask>,
     /// The registered tasks, by name.
     pub tasks: Vec<(Arc<str>, TaskHealth)>,
+}
+
+/// A task of which one poll goes on and on, and blocks the thread it is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct BlockedTask {
+    /// The task's name.
+    pub task: Arc<str>,
+    /// The thread: its name and id.
+    pub thread: Arc<str>,
+    /// For how long at least.
+    pub polling_for: Duration,
 }
 
 /// `ready` says whether every task is ready or well finished.
@@ -156,6 +172,7 @@ pub(crate) fn manager_health(
     tasks: Vec<(Arc<str>, TaskHealth)>,
     ready: bool,
     runtime_stalled: bool,
+    blocked: Vec<BlockedTask>,
     shutting_down: bool,
 ) -> ManagerHealth {
     let liveness = !runtime_stalled && tasks.iter().all(|(_, task)| task.liveness);
@@ -164,6 +181,7 @@ pub(crate) fn manager_health(
         readiness: liveness && ready && !shutting_down,
         startup: tasks.iter().all(|(_, task)| task.startup),
         runtime_stalled,
+        blocked,
         tasks,
     }
 }

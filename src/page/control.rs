@@ -1,0 +1,108 @@
+//! Restart, pause, resume and stop from the page: with the token, and written down.
+
+use opentelemetry::KeyValue;
+use subtle::ConstantTimeEq;
+
+use crate::{
+    RestartError, TaskManager,
+    engine::manager_span,
+    telemetry::{
+        SpanParent,
+        contract::{SCOPE, attribute, key, record},
+        with_trace,
+    },
+};
+
+/// What may be asked of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    Restart,
+    Pause,
+    Resume,
+    Stop,
+}
+
+impl Action {
+    pub(super) const ALL: [Self; 4] = [Self::Restart, Self::Pause, Self::Resume, Self::Stop];
+
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Stop => "stop",
+        }
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|action| action.as_str() == text)
+    }
+}
+
+/// Why nothing was done.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// No token was configured.
+    Off,
+    Token,
+    Unknown(String),
+    Conflict(String),
+}
+
+impl Refused {
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Off => "control is off",
+            Self::Token => "no valid token",
+            Self::Unknown(_) => "unknown task",
+            Self::Conflict(_) => "conflict",
+        }
+    }
+}
+
+/// Does what is asked, where the token is right. Each attempt is a span and a record.
+pub(super) fn control(
+    manager: &TaskManager,
+    configured: Option<&str>,
+    given: Option<&str>,
+    name: &str,
+    action: Action,
+) -> Result<(), Refused> {
+    let span = manager_span(manager.for_page(), "control_task", SpanParent::Root);
+    span.set_attribute(KeyValue::new(key::NAME, name.to_owned()));
+    span.set_attribute(KeyValue::new(attribute::CONTROL_ACTION, action.as_str()));
+    let done = permit(configured, given).and_then(|()| act(manager, name, action));
+    let outcome = done.as_ref().map_or_else(Refused::as_str, |()| "accepted");
+    span.set_attribute(KeyValue::new(attribute::CONTROL_OUTCOME, outcome));
+    if done.is_err() {
+        span.fail(outcome);
+    }
+    with_trace(span.otel_context(), || {
+        tracing::event!(
+            name: record::CONTROLLED, target: SCOPE, parent: None, tracing::Level::WARN,
+            { key::NAME } = name, { attribute::CONTROL_ACTION } = action.as_str(), { attribute::CONTROL_OUTCOME } = outcome,
+            "the page was asked to {} task {name:?}: {outcome}", action.as_str(),
+        );
+    });
+    span.end();
+    done
+}
+
+fn permit(configured: Option<&str>, given: Option<&str>) -> Result<(), Refused> {
+    let configured = configured.ok_or(Refused::Off)?;
+    let is_right = configured.as_bytes().ct_eq(given.unwrap_or_default().as_bytes());
+    if bool::from(is_right) { Ok(()) } else { Err(Refused::Token) }
+}
+
+fn act(manager: &TaskManager, name: &str, action: Action) -> Result<(), Refused> {
+    let unknown = |error: crate::UnknownTask| Refused::Unknown(error.to_string());
+    match action {
+        Action::Restart => manager.restart_critical_task(name).map(drop).map_err(|error| match error {
+            RestartError::Unknown(error) => unknown(error),
+            error => Refused::Conflict(error.to_string()),
+        }),
+        Action::Pause => manager.pause_critical_task(name).map_err(unknown),
+        Action::Resume => manager.resume_critical_task(name).map_err(unknown),
+        Action::Stop => manager.stop_critical_task(name).map_err(unknown),
+    }
+}

@@ -1,0 +1,125 @@
+//! Who is answered: requests for hosts that are known, writes from the page itself; and the headers that keep a browser from
+//! doing more than the page needs.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use super::view::ErrorView;
+
+/// Nothing from elsewhere, no script or style in the page itself, no frame around it.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
+                      base-uri 'self'; form-action 'none'; frame-ancestors 'none'";
+
+const HEADERS: [(HeaderName, &str); 6] = [
+    (header::CONTENT_SECURITY_POLICY, POLICY),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    (header::CACHE_CONTROL, "no-store"),
+];
+
+/// The host names that are answered beside `localhost` and IP addresses.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Hosts(BTreeSet<String>);
+
+impl Hosts {
+    pub(super) fn allow(&mut self, name: &str) {
+        self.0.insert(name.trim_end_matches('.').to_ascii_lowercase());
+    }
+
+    /// Whether requests for this host are answered. An address cannot be rebound, only a name can.
+    fn allows(&self, authority: &str) -> bool {
+        let host = host_of(authority).trim_end_matches('.').to_ascii_lowercase();
+        let address = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || address.parse::<IpAddr>().is_ok() || self.0.contains(&host)
+    }
+}
+
+/// The host of an authority, without port.
+fn host_of(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+/// What a refused request is told.
+pub(super) fn refusal(status: StatusCode, error: impl Into<String>) -> Response {
+    (status, Json(ErrorView { error: error.into() })).into_response()
+}
+
+/// Refuses what is for another host or from another origin, and sets the headers of every answer.
+pub(super) async fn guard(State(hosts): State<Arc<Hosts>>, request: Request, next: Next) -> Response {
+    let mut response = match check(&hosts, &request) {
+        Ok(()) => next.run(request).await,
+        Err(why) => refusal(StatusCode::FORBIDDEN, why),
+    };
+    for (name, value) in HEADERS {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn check(hosts: &Hosts, request: &Request) -> Result<(), &'static str> {
+    let host = authority(request.headers(), request.uri()).ok_or("the request says no Host")?;
+    if !hosts.allows(host) {
+        return Err("this Host is not allowed: see Page::allow_host");
+    }
+    if request.method().is_safe() {
+        return Ok(());
+    }
+    // A browser says where a write comes from; other clients say nothing, and need the token all the same.
+    let origin = request.headers().get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or(""));
+    match origin.map(|origin| origin.split_once("://").map(|(_, authority)| authority)) {
+        None => Ok(()),
+        Some(Some(authority)) if authority.eq_ignore_ascii_case(host) => Ok(()),
+        Some(_) => Err("this Origin may not write"),
+    }
+}
+
+fn authority<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a str> {
+    match headers.get(header::HOST) {
+        Some(host) => host.to_str().ok(),
+        // HTTP/2 says it there.
+        None => uri.authority().map(|authority| authority.as_str()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_must_be_allowed_and_addresses_are() {
+        let mut hosts = Hosts::default();
+        hosts.allow("Tasks.Example.com.");
+        for allowed in [
+            "localhost",
+            "LOCALHOST:80",
+            "127.0.0.1:9464",
+            "[::1]:80",
+            "[::1]",
+            "10.1.2.3",
+            "tasks.example.com:443",
+        ] {
+            assert!(hosts.allows(allowed), "{allowed}");
+        }
+        for refused in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:80",
+            "tasks.example.com.evil",
+        ] {
+            assert!(!hosts.allows(refused), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The page on a thread and a runtime of its own, so that it answers while every worker of the service is blocked.
+
+use std::{
+    fmt, io,
+    net::{SocketAddr, TcpListener, ToSocketAddrs},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::sync::{Semaphore, oneshot};
+
+/// So many connections are held at once; more are closed unanswered.
+const CONNECTIONS: usize = 1_024;
+/// How long a client may take for the head of a request, also between two requests.
+const HEAD: Duration = Duration::from_secs(10);
+/// How large that may be, and how much is buffered per connection.
+const BUFFER: usize = 64 * 1_024;
+/// How long it waits after a connection that could not be accepted: there are no descriptors left, say.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A page that is served. Dropped, it stops, and waits for its thread, which ends at once.
+#[must_use = "the page is served until this is dropped"]
+pub struct PageServer {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl fmt::Debug for PageServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PageServer").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl PageServer {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for PageServer {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // Fails only where the thread has ended.
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            // Its panic was printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+pub(super) fn serve(router: Router, address: impl ToSocketAddrs) -> io::Result<PageServer> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (stop, stopped) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("otel-tasks-page".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                () = accept(listener, router) => {}
+                _ = stopped => {}
+            }
+        });
+        // With the runtime go the connections.
+    })?;
+    Ok(PageServer { address, stop: Some(stop), thread: Some(thread) })
+}
+
+async fn accept(listener: TcpListener, router: Router) {
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
+        let connection =
+            http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        tokio::spawn(async move {
+            // A client that breaks off or talks nonsense concerns nobody else.
+            let _ = connection.await;
+            drop(permit);
+        });
+    }
+}

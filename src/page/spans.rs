@@ -1,0 +1,313 @@
+//! The spans that were seen last, within a bound of their number and their size; and those under way.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use opentelemetry::{
+    Context, KeyValue,
+    trace::{SpanId, Status, TraceId},
+};
+use opentelemetry_sdk::{
+    error::OTelSdkResult,
+    trace::{Span, SpanData, SpanProcessor},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::view::{shortened, unix};
+use crate::telemetry::contract::{SPAN_RUN, key};
+
+/// So many spans under way are kept at most; of more nothing is seen until they end.
+const RUNNING: usize = 1_024;
+/// How much of a text a trace shows.
+const TEXT: usize = 400;
+/// What a span takes beside its texts, about.
+const SPAN_BYTES: usize = 256;
+const PAIR_BYTES: usize = 64;
+/// So many traces of a task are shown.
+const TRACES: usize = 12;
+/// So many spans of a trace are shown.
+const SPANS_OF_TRACE: usize = 200;
+
+/// The last spans, and those under way.
+#[derive(Debug)]
+pub(super) struct SpanRing {
+    most_spans: usize,
+    most_bytes: usize,
+    spans: Mutex<Spans>,
+}
+
+#[derive(Debug, Default)]
+struct Spans {
+    ended: VecDeque<(usize, SpanData)>,
+    bytes: usize,
+    running: HashMap<(TraceId, SpanId), SpanData>,
+}
+
+/// One trace of a task.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TraceView {
+    trace_id: String,
+    /// When its run began, unix time in seconds.
+    at: f64,
+    /// `null` while it runs.
+    seconds: Option<f64>,
+    is_error: bool,
+    /// In the order of their beginning.
+    spans: Vec<SpanView>,
+    /// Spans that are not shown.
+    more: usize,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SpanView {
+    span_id: String,
+    parent_id: Option<String>,
+    name: String,
+    /// After the beginning of the run.
+    offset_seconds: f64,
+    /// `null` while it runs.
+    seconds: Option<f64>,
+    is_error: bool,
+    status: String,
+    attributes: Vec<(String, String)>,
+    events: Vec<SpanEventView>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SpanEventView {
+    offset_seconds: f64,
+    name: String,
+}
+
+impl SpanRing {
+    pub(super) fn new(most_spans: usize, most_bytes: usize) -> Self {
+        Self { most_spans, most_bytes, spans: Mutex::default() }
+    }
+
+    fn spans(&self) -> MutexGuard<'_, Spans> {
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn began(&self, span: SpanData) {
+        let key = key_of(&span);
+        let mut spans = self.spans();
+        if spans.running.len() < RUNNING {
+            spans.running.insert(key, span);
+        }
+    }
+
+    fn ended(&self, span: SpanData) {
+        let bytes = size_of_span(&span);
+        let mut gone = Vec::new();
+        let mut spans = self.spans();
+        gone.extend(spans.running.remove(&key_of(&span)));
+        spans.bytes += bytes;
+        spans.ended.push_back((bytes, span));
+        while spans.ended.len() > self.most_spans || spans.bytes > self.most_bytes {
+            let Some((bytes, span)) = spans.ended.pop_front() else { break };
+            spans.bytes -= bytes;
+            gone.push(span);
+        }
+        // What is let go is given back when nothing is locked.
+        drop(spans);
+    }
+
+    /// The last traces of a task, the newest first.
+    pub(super) fn traces_of(&self, task: &str) -> Vec<TraceView> {
+        let spans = self.spans();
+        let ended = spans.ended.iter().map(|(_, span)| (span, true));
+        let running = spans.running.values().map(|span| (span, false));
+        let mut runs: Vec<_> =
+            ended.clone().chain(running.clone()).filter(|(span, _)| is_run_of(span, task)).collect();
+        runs.sort_by_key(|(span, _)| std::cmp::Reverse(span.start_time));
+        // A nested run of the same name is part of the outer one's trace.
+        let mut seen = std::collections::HashSet::new();
+        runs.retain(|(span, _)| seen.insert(span.span_context.trace_id()));
+        runs.truncate(TRACES);
+        let mut of_trace: HashMap<TraceId, Vec<(&SpanData, bool)>> = HashMap::new();
+        for (span, is_over) in ended.chain(running) {
+            let id = span.span_context.trace_id();
+            if runs.iter().any(|(run, _)| run.span_context.trace_id() == id) {
+                of_trace.entry(id).or_default().push((span, is_over));
+            }
+        }
+        runs.iter()
+            .map(|(run, is_over)| {
+                let spans = of_trace.remove(&run.span_context.trace_id()).unwrap_or_default();
+                trace(run, *is_over, spans)
+            })
+            .collect()
+    }
+}
+
+fn trace(run: &SpanData, is_over: bool, mut spans: Vec<(&SpanData, bool)>) -> TraceView {
+    spans.sort_by_key(|(span, _)| span.start_time);
+    let began = spans.first().map_or(run.start_time, |(first, _)| first.start_time);
+    let more = spans.len().saturating_sub(SPANS_OF_TRACE);
+    spans.truncate(SPANS_OF_TRACE);
+    TraceView {
+        trace_id: run.span_context.trace_id().to_string(),
+        at: unix(run.start_time),
+        seconds: is_over.then(|| between(run.start_time, run.end_time)),
+        is_error: matches!(run.status, Status::Error { .. }),
+        spans: spans.into_iter().map(|(span, is_over)| span_view(span, is_over, began)).collect(),
+        more,
+    }
+}
+
+fn span_view(span: &SpanData, is_over: bool, began: SystemTime) -> SpanView {
+    let parent = span.parent_span_id;
+    SpanView {
+        span_id: span.span_context.span_id().to_string(),
+        parent_id: (parent != SpanId::INVALID).then(|| parent.to_string()),
+        name: shortened(&span.name, TEXT).to_owned(),
+        offset_seconds: between(began, span.start_time),
+        seconds: is_over.then(|| between(span.start_time, span.end_time)),
+        is_error: matches!(span.status, Status::Error { .. }),
+        status: match &span.status {
+            Status::Error { description } => shortened(description, TEXT).to_owned(),
+            Status::Unset | Status::Ok => String::new(),
+        },
+        attributes: span.attributes.iter().map(pair).collect(),
+        events: span
+            .events
+            .iter()
+            .map(|event| SpanEventView {
+                offset_seconds: between(began, event.timestamp),
+                name: shortened(&event.name, TEXT).to_owned(),
+            })
+            .collect(),
+    }
+}
+
+fn pair(pair: &KeyValue) -> (String, String) {
+    (pair.key.to_string(), shortened(&pair.value.as_str(), TEXT).to_owned())
+}
+
+fn between(from: SystemTime, to: SystemTime) -> f64 {
+    to.duration_since(from).unwrap_or(Duration::ZERO).as_secs_f64()
+}
+
+fn key_of(span: &SpanData) -> (TraceId, SpanId) {
+    (span.span_context.trace_id(), span.span_context.span_id())
+}
+
+fn is_run_of(span: &SpanData, task: &str) -> bool {
+    span.name == SPAN_RUN
+        && span.attributes.iter().any(|pair| pair.key.as_str() == key::NAME && pair.value.as_str() == task)
+}
+
+/// What a span holds, about.
+fn size_of_span(span: &SpanData) -> usize {
+    let pairs = |pairs: &[KeyValue]| -> usize {
+        pairs.iter().map(|pair| PAIR_BYTES + pair.key.as_str().len() + pair.value.as_str().len()).sum()
+    };
+    let events: usize =
+        span.events.iter().map(|event| PAIR_BYTES + event.name.len() + pairs(&event.attributes)).sum();
+    let links: usize = span.links.iter().map(|link| PAIR_BYTES + pairs(&link.attributes)).sum();
+    let status = match &span.status {
+        Status::Error { description } => description.len(),
+        Status::Unset | Status::Ok => 0,
+    };
+    SPAN_BYTES + span.name.len() + pairs(&span.attributes) + events + links + status
+}
+
+/// Fills a ring.
+#[derive(Debug)]
+pub(super) struct RingProcessor(pub(super) Arc<SpanRing>);
+
+impl SpanProcessor for RingProcessor {
+    fn on_start(&self, span: &mut Span, _: &Context) {
+        if let Some(span) = span.exported_data() {
+            self.0.began(span);
+        }
+    }
+
+    fn on_end(&self, span: SpanData) {
+        if span.span_context.is_sampled() {
+            self.0.ended(span);
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::{Span as _, TraceContextExt, Tracer, TracerProvider};
+    use opentelemetry_sdk::trace::SdkTracerProvider;
+
+    use super::*;
+
+    fn provider(ring: &Arc<SpanRing>) -> SdkTracerProvider {
+        SdkTracerProvider::builder().with_span_processor(RingProcessor(ring.clone())).build()
+    }
+
+    fn run(tracer: &impl Tracer, name: &str, note: &str) -> Context {
+        let attributes = [KeyValue::new(key::NAME, name.to_owned()), KeyValue::new("note", note.to_owned())];
+        let builder = tracer.span_builder(SPAN_RUN).with_attributes(attributes);
+        Context::new().with_span(tracer.build_with_context(builder, &Context::new()))
+    }
+
+    #[test]
+    fn a_trace_has_its_children_and_is_shown_while_it_runs() {
+        let ring = Arc::new(SpanRing::new(10, 1 << 20));
+        let provider = provider(&ring);
+        let tracer = provider.tracer("test");
+        let outer = run(&tracer, "gateway", "");
+        let mut child = tracer.build_with_context(tracer.span_builder("connect"), &outer);
+        child.end();
+        run(&tracer, "other", "").span().end();
+
+        let traces = ring.traces_of("gateway");
+        assert_eq!(traces.len(), 1);
+        assert_eq!(traces[0].seconds, None, "it runs");
+        let names: Vec<_> =
+            traces[0].spans.iter().map(|span| (&*span.name, span.seconds.is_some())).collect();
+        assert_eq!(names, [(SPAN_RUN, false), ("connect", true)]);
+
+        outer.span().set_status(Status::error("lost"));
+        outer.span().end();
+        let traces = ring.traces_of("gateway");
+        assert!(traces[0].is_error && traces[0].seconds.is_some());
+        assert_eq!(traces[0].spans[0].status, "lost");
+        assert!(ring.spans().running.is_empty());
+    }
+
+    #[test]
+    fn number_and_size_are_bounded() {
+        let ring = Arc::new(SpanRing::new(3, 100_000));
+        let provider = provider(&ring);
+        let tracer = provider.tracer("test");
+        for _ in 0..10 {
+            run(&tracer, "gateway", "").span().end();
+        }
+        assert_eq!(ring.traces_of("gateway").len(), 3);
+        run(&tracer, "gateway", &"x".repeat(90_000)).span().end();
+        assert!(ring.traces_of("gateway").len() > 1);
+        run(&tracer, "gateway", &"x".repeat(200_000)).span().end();
+        let spans = ring.spans();
+        assert_eq!((spans.ended.len(), spans.bytes), (0, 0), "it alone is too much");
+    }
+
+    #[test]
+    fn spans_under_way_are_bounded() {
+        let ring = Arc::new(SpanRing::new(3, 100_000));
+        let provider = provider(&ring);
+        let tracer = provider.tracer("test");
+        let under_way: Vec<_> = (0..RUNNING + 10).map(|_| run(&tracer, "gateway", "")).collect();
+        assert_eq!(ring.spans().running.len(), RUNNING);
+        drop(under_way);
+        assert!(ring.spans().running.is_empty());
+    }
+}
