@@ -11,6 +11,8 @@ mod background;
 mod commands;
 mod gateway;
 mod options;
+#[cfg(feature = "page")]
+mod page;
 mod reminders;
 mod run_lines;
 mod server;
@@ -67,7 +69,13 @@ async fn main() -> ExitCode {
 
 async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     let terminal = Arc::new(Terminal::new(options.quiet));
-    let telemetry = telemetry::install(&terminal)?;
+    #[cfg(feature = "page")]
+    let page = page::LivePage::default();
+    let telemetry = telemetry::install(&terminal, |telemetry| {
+        #[cfg(feature = "page")]
+        let telemetry = page.feed(telemetry);
+        telemetry
+    })?;
     terminal.say(&telemetry::destination(&telemetry));
     let service = ChatService::start(options.seed).await?;
     // An address that nobody listens at any more.
@@ -81,6 +89,10 @@ async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
         .shutdown_deadline(Duration::from_secs(5))
         .health_thresholds(thresholds)
         .build();
+    #[cfg(feature = "page")]
+    let page = page.serve(&tasks, options)?;
+    #[cfg(feature = "page")]
+    terminal.say(&format!("the page is at http://{}/", page.address()));
     let bot = Arc::new(Bot {
         tasks: tasks.clone(),
         service: service.address(),

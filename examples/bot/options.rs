@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 pub(crate) const USAGE: &str = "\
 A small chat bot whose every task is named, metered, traced, restarted and stopped in order.
@@ -11,6 +11,8 @@ Options:
       --for <TIME>   end by itself after so long, through the ordered shutdown, e.g. 10s or 1m
       --seed <N>     seed of what the chat service sends, and of when it drops connections [default: 1]
   -q, --quiet        print the final reports alone
+      --page <ADDR>  where the live page listens, with the feature `page` [default: 127.0.0.1:0, any free port]
+      --page-token <TOKEN>  lets whoever knows it restart, pause, resume and stop tasks on the page
   -h, --help         print this
 
 Ctrl-C and SIGTERM end it through the ordered shutdown, too. It exports traces, metrics and logs where
@@ -21,6 +23,10 @@ pub(crate) struct Options {
     pub(crate) run_for: Option<Duration>,
     pub(crate) seed: u64,
     pub(crate) quiet: bool,
+    #[cfg_attr(not(feature = "page"), expect(dead_code, reason = "there is no page"))]
+    pub(crate) page: SocketAddr,
+    #[cfg_attr(not(feature = "page"), expect(dead_code, reason = "there is no page"))]
+    pub(crate) page_token: Option<String>,
 }
 
 pub(crate) enum Command {
@@ -30,7 +36,8 @@ pub(crate) enum Command {
 
 pub(crate) fn parse() -> Result<Command, lexopt::Error> {
     use lexopt::prelude::*;
-    let mut options = Options { run_for: None, seed: 1, quiet: false };
+    let mut options =
+        Options { run_for: None, seed: 1, quiet: false, page: ([127, 0, 0, 1], 0).into(), page_token: None };
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next()? {
         match argument {
@@ -42,6 +49,8 @@ pub(crate) fn parse() -> Result<Command, lexopt::Error> {
                 options.run_for = Some(run_for);
             }
             Long("seed") => options.seed = arguments.value()?.parse()?,
+            Long("page") => options.page = arguments.value()?.parse()?,
+            Long("page-token") => options.page_token = Some(arguments.value()?.parse()?),
             Short('q') | Long("quiet") => options.quiet = true,
             Short('h') | Long("help") => return Ok(Command::Help),
             _ => return Err(argument.unexpected()),

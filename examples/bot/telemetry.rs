@@ -2,14 +2,19 @@
 
 use std::sync::Arc;
 
-use otel_tasks::telemetry::{InstallError, Signal, Telemetry};
+use otel_tasks::telemetry::{InstallError, Signal, Telemetry, TelemetryBuilder};
 
 use crate::{run_lines::RunLines, terminal::Terminal};
 
-pub(crate) fn install(terminal: &Arc<Terminal>) -> Result<Telemetry, InstallError> {
+/// `to_page`: gives the page spans and metrics, too.
+pub(crate) fn install(
+    terminal: &Arc<Terminal>,
+    to_page: impl FnOnce(TelemetryBuilder) -> TelemetryBuilder,
+) -> Result<Telemetry, InstallError> {
     // A service without a screen of its own says no more than `.service("bot").install()`.
     let lines = RunLines::new(terminal.clone());
-    otel_tasks::telemetry().service("bot").export_if_configured().fmt(false).layer(lines).install()
+    let telemetry = otel_tasks::telemetry().service("bot").export_if_configured().fmt(false).layer(lines);
+    to_page(telemetry).install()
 }
 
 /// Where it is exported to, in one line.

@@ -61,9 +61,7 @@ impl Collector for Gathered {
                 OpenMetricType::Counter => name.strip_suffix("_total").unwrap_or(name),
                 _ => name,
             };
-            // The encoder ends the text with a point.
-            let help = family.help().trim_end_matches('.');
-            let mut metrics = encoder.encode_descriptor(name, help, None, kind)?;
+            let mut metrics = encoder.encode_descriptor(name, family.help(), None, kind)?;
             for metric in family.get_metric() {
                 let labels: Vec<_> =
                     metric.get_label().iter().map(|label| (label.name(), label.value())).collect();

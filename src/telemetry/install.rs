@@ -70,6 +70,9 @@ pub enum InstallError {
     },
     /// The threads or the runtime that export could not be started.
     Thread(std::io::Error),
+    /// The [`Feed`](crate::page::Feed) of [`page`](TelemetryBuilder::page) has a metric reader already.
+    #[cfg(feature = "page")]
+    Feed(opentelemetry_sdk::error::OTelSdkError),
     /// The process has a global `tracing` subscriber already; nothing was changed.
     ///
     /// Put [`layer`](Telemetry::layer) into that subscriber instead, with [`build`](TelemetryBuilder::build).
@@ -83,6 +86,8 @@ impl fmt::Display for InstallError {
             Self::Filter { directives, .. } => write!(f, "read the filter {directives:?}"),
             Self::Exporter { signal, .. } => write!(f, "build the exporter of {}", signal.as_str()),
             Self::Thread(_) => f.write_str("start the export threads"),
+            #[cfg(feature = "page")]
+            Self::Feed(_) => f.write_str("read metrics for the page: its feed has a reader already"),
             Self::SubscriberAlreadySet => {
                 f.write_str("install the tracing subscriber: the process has one already")
             }
@@ -96,6 +101,8 @@ impl std::error::Error for InstallError {
             Self::Filter { source, .. } => Some(source),
             Self::Exporter { source, .. } => Some(source),
             Self::Thread(source) => Some(source),
+            #[cfg(feature = "page")]
+            Self::Feed(source) => Some(source),
             Self::Endpoint(_) | Self::SubscriberAlreadySet => None,
         }
     }
@@ -123,6 +130,8 @@ pub fn builder() -> TelemetryBuilder {
         shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
         max_names: DEFAULT_MAX_NAMES,
         environment: None,
+        #[cfg(feature = "page")]
+        page: None,
         layer: Box::new(Identity::new()),
     }
 }
@@ -154,6 +163,8 @@ pub struct TelemetryBuilder {
     shutdown_timeout: Duration,
     max_names: usize,
     environment: Option<Environment>,
+    #[cfg(feature = "page")]
+    page: Option<crate::page::Feed>,
     layer: Box<dyn Layer<Registry> + Send + Sync>,
 }
 
@@ -294,6 +305,13 @@ impl TelemetryBuilder {
         self
     }
 
+    /// Gives a page the last spans and the metrics, also where nothing is exported.
+    #[cfg(feature = "page")]
+    pub fn page(mut self, feed: &crate::page::Feed) -> Self {
+        self.page = Some(feed.clone());
+        self
+    }
+
     /// [`build`](Self::build), then makes it the process's: tracing subscriber (filter, [`Telemetry::layer`], log lines),
     /// tracer provider, meter provider and the propagators of `OTEL_PROPAGATORS`. Warnings are written once.
     ///
@@ -388,6 +406,11 @@ impl TelemetryBuilder {
         } else {
             traces.with_sampler(Sampler::AlwaysOff)
         };
+        #[cfg(feature = "page")]
+        let page = match self.page.as_ref().filter(|_| enabled) {
+            Some(feed) => Some((feed, feed.metric_reader().map_err(InstallError::Feed)?)),
+            None => None,
+        };
         if enabled && exports {
             let runtime = ExportRuntime::start().map_err(InstallError::Thread)?;
             let mut transports = Transports {
@@ -441,6 +464,14 @@ impl TelemetryBuilder {
                 if of.targets.otlp {
                     endpoints.push((signal, of.otlp.endpoint.clone()));
                 }
+            }
+        }
+        #[cfg(feature = "page")]
+        if let Some((feed, reader)) = page {
+            traces = traces.with_span_processor(feed.span_processor());
+            metrics = metrics.with_reader(reader);
+            if closers.metrics.is_none() {
+                metrics = metrics.with_view(cardinality_view(self.max_names));
             }
         }
         let tracer_provider = traces.build();

@@ -298,7 +298,7 @@ function timeline(taskEvents) {
   const span = Math.max(now() - from, 1);
   return svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${marks.length} restarts, stalls and give-ups` },
     svg("line", { class: "axis", x1: 0, x2: width, y1: line, y2: line }),
-    ...marks.map((event) => titled(svg("circle", { class: event.kind === "started" ? "restart" : "error", cx: ((event.at - from) / span) * (width - 12) + 6, cy: line, r: 5 }), `${clock(event.at)} ${event.kind.replaceAll("_", " ")}: ${event.detail}`)),
+    ...marks.map((event) => titled(svg("circle", { class: event.kind === "started" ? "restart" : "failure", cx: ((event.at - from) / span) * (width - 12) + 6, cy: line, r: 5 }), `${clock(event.at)} ${event.kind.replaceAll("_", " ")}: ${event.detail}`)),
     svg("text", { x: 0, y: height - 4 }, clock(from)), svg("text", { x: width, y: height - 4, "text-anchor": "end" }, "now"));
 }
 

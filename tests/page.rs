@@ -1,0 +1,570 @@
+//! The page over real sockets: what each path answers, who is refused, and that it costs nothing while nobody looks.
+
+mod support;
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_sdk::{
+    metrics::SdkMeterProvider,
+    trace::{InMemorySpanExporter, SdkTracerProvider},
+};
+use otel_tasks::{
+    CriticalTaskConfig, RestartPolicy, TaskManager,
+    page::{Feed, Page, PageServer},
+};
+use serde_json::Value;
+use support::{eventually, secs};
+
+const ANY: &str = "127.0.0.1:0";
+const TOKEN: &str = "correct horse battery staple";
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let line = self.head.lines().find(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:")));
+        line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim())
+    }
+}
+
+fn ask(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(secs(10))).expect("a timeout");
+    let host = address.to_string();
+    let host = headers.iter().find(|(name, _)| *name == "Host").map_or(&*host, |(_, host)| host);
+    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
+    for (name, value) in headers.iter().filter(|(name, _)| *name != "Host") {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    stream.write_all(format!("{request}\r\n").as_bytes()).expect("sent");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer");
+    let answer = String::from_utf8(answer).expect("text");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        unchunked(body)
+    } else {
+        body.to_owned()
+    };
+    Answer { status, head: head.to_owned(), body }
+}
+
+fn unchunked(mut body: &str) -> String {
+    let mut whole = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).expect("a size");
+        whole.push_str(&rest[..size]);
+        body = &rest[size..];
+        body = body.strip_prefix("\r\n").unwrap_or(body);
+    }
+    whole
+}
+
+fn get(page: &PageServer, path: &str) -> Answer {
+    ask(page.address(), "GET", path, &[])
+}
+
+/// A page's stream of events, read on a thread of its own.
+fn stream(page: &PageServer) -> mpsc::Receiver<(String, Value)> {
+    let (tell, told) = mpsc::channel();
+    let mut stream = open_stream(page.address());
+    std::thread::spawn(move || {
+        let (mut text, mut buffer) = (String::new(), [0; 65_536]);
+        while let Ok(read @ 1..) = stream.read(&mut buffer) {
+            text.push_str(&String::from_utf8_lossy(&buffer[..read]));
+            while let Some(end) = text.find("\n\n") {
+                let message: String = text.drain(..end + 2).collect();
+                let line = |name: &str| {
+                    message.lines().find_map(|line| line.split_once(name).map(|(_, rest)| rest.to_owned()))
+                };
+                if let (Some(event), Some(data)) = (line("event: "), line("data: ")) {
+                    // A chunk's size may stand between; what is no JSON is not told.
+                    let Ok(data) = serde_json::from_str(&data) else { continue };
+                    if tell.send((event, data)).is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    });
+    told
+}
+
+fn open_stream(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    // HTTP/1.0, so that the answer is not chunked.
+    let request = format!("GET /events HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
+    stream
+}
+
+fn next(told: &mpsc::Receiver<(String, Value)>) -> (String, Value) {
+    told.recv_timeout(secs(20)).expect("it is told")
+}
+
+fn waits(name: &str) -> CriticalTaskConfig {
+    CriticalTaskConfig::new(name, |ctx| async move { ctx.cancelled().await })
+}
+
+fn gives_up(name: &str) -> CriticalTaskConfig {
+    CriticalTaskConfig::new(name, |_| async { Err::<(), _>("out of order") }).restart(RestartPolicy::Never)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn probes_follow_kubernetes() {
+    let tasks = TaskManager::builder().build();
+    tasks.register_critical_task(waits("gateway")).expect("registered");
+    let page = Page::new(&tasks).serve(ANY).expect("served");
+    assert_eq!(get(&page, "/health/live").status, 200);
+    let startup = get(&page, "/health/startup");
+    assert_eq!(startup.status, 503, "{}", startup.body);
+    assert_eq!(startup.json()["tasks"][0]["name"], "gateway");
+    tasks.start();
+    eventually("it shows", || get(&page, "/health/startup").status == 200).await;
+    let ready = get(&page, "/health/ready");
+    assert_eq!((ready.status, &ready.json()["status"]), (200, &Value::from("pass")));
+
+    tasks.register_critical_task(gives_up("broken")).expect("registered");
+    eventually("it shows", || get(&page, "/health/live").status == 503).await;
+    let live = get(&page, "/health/live").json();
+    assert_eq!(live["tasks"][0]["name"], "broken");
+    assert_eq!(live["tasks"][0]["reasons"][0], "failed");
+    assert_eq!(live["tasks"].as_array().map(Vec::len), Some(1), "the others are well");
+    tasks.cancel_all_tasks().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_is_shown_with_its_history_events_settings_and_traces() {
+    let feed = Feed::default();
+    let traces = SdkTracerProvider::builder().with_span_processor(feed.span_processor()).build();
+    let tasks = TaskManager::builder().tracer(traces.tracer("test")).build();
+    let page = Page::new(&tasks).feed(&feed).serve(ANY).expect("served");
+    tasks.register_critical_task(gives_up("broken").component("demo")).expect("registered");
+    tasks.register_critical_task(waits("gateway")).expect("registered");
+    tasks.start();
+    eventually("it shows", || get(&page, "/tasks/broken").json()["state"] == "failed").await;
+
+    let broken = get(&page, "/tasks/broken").json();
+    assert_eq!((&broken["runs"], &broken["errors"]), (&1.into(), &1.into()));
+    assert_eq!(broken["component"], "demo");
+    assert_eq!(broken["last_error"], "out of order");
+    assert_eq!(broken["history"][0]["result"], "failure");
+    assert_eq!(broken["settings"]["restart"], "Never");
+    let kinds: Vec<_> =
+        broken["events"].as_array().expect("events").iter().map(|event| event["kind"].clone()).collect();
+    assert_eq!(kinds, ["registered", "started", "ready", "exited", "gave_up"]);
+    let trace = &broken["traces"][0];
+    assert_eq!(trace["trace_id"], broken["last_error_trace"]);
+    assert_eq!((&trace["is_error"], &trace["spans"][0]["name"]), (&true.into(), &"task.run".into()));
+    let runs: u64 = broken["durations"]
+        .as_array()
+        .expect("buckets")
+        .iter()
+        .filter_map(|bucket| bucket["runs"].as_u64())
+        .sum();
+    assert_eq!(runs, 1);
+
+    let gateway = get(&page, "/tasks/gateway").json();
+    assert_eq!(gateway["traces"][0]["seconds"], Value::Null, "it runs");
+    assert_eq!(get(&page, "/tasks/nobody").status, 404);
+    tasks.cancel_all_tasks().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_looks_is_told_everything_and_then_what_changes() {
+    let tasks = TaskManager::builder().build();
+    tasks.register_critical_task(waits("gateway")).expect("registered");
+    tasks.start();
+    let page = Page::new(&tasks).serve(ANY).expect("served");
+    let told = stream(&page);
+    let (event, all) = next(&told);
+    assert_eq!((&*event, all["rows"].as_array().map(Vec::len)), ("all", Some(1)));
+    tasks.spawn("command", async {}).await.expect("it runs");
+    let (event, delta) = next(&told);
+    assert_eq!(event, "delta");
+    let names: Vec<_> =
+        delta["rows"].as_array().expect("rows").iter().map(|row| row["name"].clone()).collect();
+    assert_eq!(names, ["command"], "only what has changed");
+    tasks.stop_critical_task("gateway").expect("registered");
+    loop {
+        let (_, delta) = next(&told);
+        let rows = delta["rows"].as_array().cloned().unwrap_or_default();
+        if rows.iter().any(|row| row["state"] == "stopped") {
+            break;
+        }
+    }
+    let report = tasks.cancel_all_tasks().await;
+    let line = report.to_string().lines().next().expect("a line").to_owned();
+    loop {
+        let (_, delta) = next(&told);
+        if delta["summary"]["report"][0] == line {
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_are_limited_and_given_back() {
+    let tasks = TaskManager::builder().build();
+    let page = Page::new(&tasks).streams(2).serve(ANY).expect("served");
+    let held: Vec<_> = (0..2).map(|_| stream(&page)).collect();
+    held.iter().for_each(|told| assert_eq!(next(told).0, "all"));
+    let refused = get(&page, "/events");
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("10")));
+    drop(open_stream(page.address()));
+    assert_eq!(get(&page, "/health/live").status, 200, "the rest answers");
+    drop(held);
+    // Its reader ends with the next delta, and the connection with it.
+    eventually("a stream is given back", || {
+        drop(tasks.spawn("command", async {}));
+        let mut again = open_stream(page.address());
+        let mut head = [0; 12];
+        again.read_exact(&mut head).expect("an answer");
+        head.ends_with(b"200")
+    })
+    .await;
+}
+
+#[test]
+fn it_answers_while_every_worker_is_blocked_and_names_the_blocker() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let (tasks, page) = runtime.block_on(async {
+        let tasks = TaskManager::builder().runtime_stall(Duration::from_millis(500)).build();
+        let page = Page::new(&tasks).serve(ANY).expect("served");
+        (tasks, page)
+    });
+    let told = stream(&page);
+    assert_eq!(next(&told).0, "all");
+    let _inside = runtime.enter();
+    for _ in 0..2 {
+        drop(tasks.spawn("blocker", async { std::thread::sleep(secs(4)) }));
+    }
+    let deadline = Instant::now() + secs(4);
+    let mut slowest = Duration::ZERO;
+    let mut named = false;
+    while Instant::now() < deadline && !named {
+        let asked = Instant::now();
+        let live = get(&page, "/health/live");
+        slowest = slowest.max(asked.elapsed());
+        let live_json = live.json();
+        named = live.status == 503
+            && live_json["runtime_stalled"] == true
+            && live_json["blocked"][0]["task"] == "blocker";
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(named, "the blocker is named while it blocks");
+    assert!(slowest < secs(1), "100 ms are promised: {slowest:?}");
+    loop {
+        let (_, delta) = next(&told);
+        if delta["summary"]["blocked"][0]["task"] == "blocker" {
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_needs_a_token_and_is_written_down() {
+    let exporter = InMemorySpanExporter::default();
+    let traces = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
+    let tasks = TaskManager::builder().tracer(traces.tracer("test")).build();
+    tasks.register_critical_task(waits("gateway")).expect("registered");
+    tasks.start();
+    let post =
+        |page: &PageServer, path: &str, headers: &[(&str, &str)]| ask(page.address(), "POST", path, headers);
+    let bearer = format!("Bearer {TOKEN}");
+    let with_token = [("Authorization", &*bearer)];
+
+    let closed = Page::new(&tasks).token("").serve(ANY).expect("served");
+    assert_eq!(post(&closed, "/tasks/gateway/restart", &with_token).status, 403, "an empty token is none");
+    let page = Page::new(&tasks).token(TOKEN).serve(ANY).expect("served");
+    let refused = post(&page, "/tasks/gateway/restart", &[]);
+    assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some("Bearer")));
+    for wrong in
+        ["Bearer wrong", "Bearer ", "Basic correct horse battery staple", "correct horse battery staple"]
+    {
+        assert_eq!(post(&page, "/tasks/gateway/restart", &[("Authorization", wrong)]).status, 401, "{wrong}");
+    }
+    assert_eq!(tasks.snapshot("gateway").expect("known").total_restarts(), 0);
+    assert_eq!(get(&page, "/tasks/gateway/restart").status, 405, "reading changes nothing");
+    let from_elsewhere = [("Authorization", &*bearer), ("Origin", "http://evil.example")];
+    assert_eq!(post(&page, "/tasks/gateway/restart", &from_elsewhere).status, 403);
+    for origin in ["null", "http://127.0.0.1:1"] {
+        assert_eq!(
+            post(&page, "/tasks/gateway/stop", &[("Authorization", &*bearer), ("Origin", origin)]).status,
+            403
+        );
+    }
+
+    let own = format!("http://{}", page.address());
+    let accepted = post(&page, "/tasks/gateway/restart", &[("Authorization", &*bearer), ("Origin", &*own)]);
+    assert_eq!(accepted.status, 202, "{}", accepted.body);
+    eventually("it shows", || tasks.snapshot("gateway").is_some_and(|task| task.total_restarts() == 1)).await;
+    for (action, state) in [("pause", "paused"), ("resume", "running"), ("stop", "stopped")] {
+        assert_eq!(post(&page, &format!("/tasks/gateway/{action}"), &with_token).status, 202);
+        eventually("it shows", || get(&page, "/tasks/gateway").json()["state"] == state).await;
+    }
+    assert_eq!(post(&page, "/tasks/nobody/stop", &with_token).status, 404);
+    assert_eq!(post(&page, "/tasks/gateway/explode", &with_token).status, 404);
+    tasks.cancel_all_tasks().await;
+    assert_eq!(post(&page, "/tasks/gateway/restart", &with_token).status, 409);
+
+    let spans = exporter.get_finished_spans().expect("spans");
+    let attempts: Vec<_> = spans.iter().filter(|span| span.name == "bot.control_task").collect();
+    let of = |key: &str, value: &str| {
+        attempts
+            .iter()
+            .filter(|span| {
+                span.attributes.iter().any(|pair| pair.key.as_str() == key && pair.value.as_str() == value)
+            })
+            .count()
+    };
+    assert_eq!(of("task.control.outcome", "accepted"), 4);
+    assert_eq!(of("task.control.outcome", "no valid token"), 5);
+    assert_eq!(of("task.control.outcome", "control is off"), 1);
+    assert_eq!(of("task.control.outcome", "unknown task"), 1);
+    assert_eq!(of("task.control.outcome", "conflict"), 1);
+    assert_eq!(of("task.control.action", "pause"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_hosts_are_refused_and_a_browser_may_do_little() {
+    let tasks = TaskManager::builder().build();
+    let page = Page::new(&tasks).allow_host("tasks.example.com").serve(ANY).expect("served");
+    for (host, status) in [
+        ("evil.example", 403),
+        ("tasks.example.com", 200),
+        ("localhost:1", 200),
+        ("[::1]", 200),
+        ("127.0.0.1.evil.example", 403),
+    ] {
+        for path in ["/", "/tasks", "/events/recent", "/health/live", "/nothing"] {
+            let answer = ask(page.address(), "GET", path, &[("Host", host)]);
+            let expected = if status == 200 && path == "/nothing" { 404 } else { status };
+            assert_eq!(answer.status, expected, "{host} {path}");
+            let policy = answer.header("content-security-policy").expect("a policy");
+            assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+            assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+        }
+    }
+    let html = get(&page, "/").body;
+    assert!(
+        !html.contains("<style") && !html.contains(" style=") && !html.contains(" onclick"),
+        "no inline code"
+    );
+    assert!(!html.contains("http://") && !html.contains("https://"), "no external resource");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_can_be_nested_in_a_service() {
+    let tasks = TaskManager::builder().build();
+    let service = axum::Router::new().nest("/admin/tasks", Page::new(&tasks).router());
+    let listener = tokio::net::TcpListener::bind(ANY).await.expect("bound");
+    let address = listener.local_addr().expect("an address");
+    let served = tokio::spawn(async move {
+        let http = hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
+        let (stream, _) = listener.accept().await.expect("a client");
+        let service = hyper_util::service::TowerToHyperService::new(service);
+        let _ = http.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+    });
+    let answer = tokio::task::spawn_blocking(move || ask(address, "GET", "/admin/tasks", &[]))
+        .await
+        .expect("asked");
+    assert!(answer.body.contains("<base href=\"/admin/tasks/\">"), "{}", answer.body);
+    served.await.expect("served");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_are_those_that_were_measured_in_both_formats() {
+    let feed = Feed::default();
+    let meters = SdkMeterProvider::builder().with_reader(feed.metric_reader().expect("the first")).build();
+    assert!(feed.metric_reader().is_err(), "one reader each");
+    use opentelemetry::metrics::MeterProvider;
+    let tasks = TaskManager::builder().meter(meters.meter("test")).build();
+    let page = Page::new(&tasks).feed(&feed).serve(ANY).expect("served");
+    for run in 0..7 {
+        let _ = tasks.spawn("command", async move { if run == 0 { Err("bad") } else { Ok(()) } }).await;
+    }
+    let plain = get(&page, "/metrics");
+    assert_eq!(plain.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let open =
+        ask(page.address(), "GET", "/metrics", &[("Accept", "application/openmetrics-text; version=1.0.0")]);
+    assert!(
+        open.header("content-type")
+            .is_some_and(|kind| kind.starts_with("application/openmetrics-text; version=1.0.0"))
+    );
+    assert!(open.body.ends_with("# EOF\n"));
+    for text in [&plain.body, &open.body] {
+        let value = |start: &str, label: &str| -> Vec<f64> {
+            let lines = text.lines().filter(|line| line.starts_with(start) && line.contains(label));
+            lines.map(|line| line.rsplit_once(' ').expect("a value").1.parse().expect("a number")).collect()
+        };
+        assert_eq!(value("task_runs_total{", "task_run_result=\"success\""), [6.0], "{text}");
+        assert_eq!(value("task_runs_total{", "task_run_result=\"failure\""), [1.0], "{text}");
+        assert_eq!(
+            value("task_run_duration_seconds_bucket{", "le=\"+Inf\"").iter().sum::<f64>(),
+            7.0,
+            "{text}"
+        );
+        assert_eq!(value("task_run_duration_seconds_count{", "").iter().sum::<f64>(), 7.0, "{text}");
+    }
+    let without = Page::new(&tasks).serve(ANY).expect("served");
+    assert_eq!(get(&without, "/metrics").status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_and_errors_are_data() {
+    let tasks = TaskManager::builder().build();
+    let page = Page::new(&tasks).serve(ANY).expect("served");
+    let hostile = "<img src=x onerror=alert(1)>\u{202e}🦀/..%2f?#\"&'";
+    let failed = tasks.spawn(hostile, async { Err::<(), _>("<script>alert(1)</script>\n\u{0}") }).await;
+    assert!(failed.is_err() || failed.is_ok(), "it ran");
+    eventually("it shows", || get(&page, "/tasks").json()["tasks"][0]["runs"] == 1).await;
+    let answer = get(&page, "/tasks");
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    let name = answer.json()["tasks"][0]["name"].as_str().expect("a name").to_owned();
+    assert_eq!(answer.json()["tasks"][0]["last_error"], "<script>alert(1)</script>\n\u{0}");
+    let path: String = name.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let task = get(&page, &format!("/tasks/{path}"));
+    assert_eq!((task.status, &task.json()["name"]), (200, &Value::from(name)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_keeps_no_manager_alive() {
+    let tasks = TaskManager::builder().build();
+    let page = Page::new(&tasks).serve(ANY).expect("served");
+    let alive = support::Alive::default();
+    let guard = alive.guard();
+    drop(tasks.spawn("waits", async move {
+        let _guard = guard;
+        std::future::pending::<()>().await;
+    }));
+    drop(tasks);
+    eventually("it shows", || alive.now() == 0).await;
+    for path in ["/tasks", "/health/live", "/tasks/waits"] {
+        eventually("it shows", || get(&page, path).status == 503).await;
+    }
+    assert_eq!(get(&page, "/").status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nonsense_is_survived() {
+    let tasks = TaskManager::builder().build();
+    let page = Page::new(&tasks).token(TOKEN).serve(ANY).expect("served");
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let beginnings = [
+        "",
+        "GET / HTTP/1.1\r\n",
+        "POST /tasks/a/stop HTTP/1.1\r\nHost: localhost\r\n",
+        "GET /tasks/%",
+        "PRI * HTTP/2.0\r\n\r\n",
+    ];
+    for round in 0..200 {
+        let mut stream = TcpStream::connect(page.address()).expect("it listens");
+        let mut bytes = beginnings[round % beginnings.len()].as_bytes().to_vec();
+        bytes.extend((0..random() % 300).map(|_| random() as u8));
+        // It may have closed the connection already.
+        let _ = stream.write_all(&bytes).and_then(|()| stream.write_all(b"\r\n\r\n"));
+    }
+    let mut large = TcpStream::connect(page.address()).expect("it listens");
+    let _ = large.write_all(
+        format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "a".repeat(200_000)).as_bytes(),
+    );
+    let mut answer = String::new();
+    let _ = large.read_to_string(&mut answer);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    assert_eq!(get(&page, "/health/live").status, 200);
+}
+
+/// Each documented path answers what the document says, and nothing that it does not name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_document_says_what_is_answered() {
+    let tasks = TaskManager::builder().build();
+    tasks.register_critical_task(gives_up("broken")).expect("registered");
+    tasks.start();
+    let feed = Feed::default();
+    let page = Page::new(&tasks).feed(&feed).token(TOKEN).serve(ANY).expect("served");
+    eventually("it shows", || get(&page, "/tasks/broken").json()["state"] == "failed").await;
+    let document = get(&page, "/openapi.json").json();
+    assert_eq!(document["openapi"], "3.1.0");
+    let paths = document["paths"].as_object().expect("paths");
+    assert_eq!(paths.len(), 9, "{:?}", paths.keys());
+    for (path, methods) in paths {
+        for (method, operation) in methods.as_object().expect("methods") {
+            if path == "/events" {
+                continue;
+            }
+            let asked = path.replace("{name}", "broken").replace("{action}", "pause");
+            let answer = ask(page.address(), &method.to_uppercase(), &asked, &[]);
+            let documented = &operation["responses"][answer.status.to_string()];
+            assert!(documented.is_object(), "{method} {path} answers {}", answer.status);
+            let schema = &documented["content"]["application/json"]["schema"];
+            if schema.is_object() {
+                check(&document, schema, &answer.json(), path);
+            }
+        }
+    }
+}
+
+fn check(document: &Value, schema: &Value, value: &Value, place: &str) {
+    if let Some(name) = schema["$ref"].as_str() {
+        let name = name.rsplit('/').next().expect("a name");
+        return check(document, &document["components"]["schemas"][name], value, place);
+    }
+    if let Some(parts) = schema["allOf"].as_array() {
+        let part_of = |part: &Value| match part["$ref"].as_str() {
+            Some(name) => document["components"]["schemas"][name.rsplit('/').next().expect("a name")].clone(),
+            None => part.clone(),
+        };
+        let mut properties = serde_json::Map::new();
+        for part in parts {
+            properties.extend(part_of(part)["properties"].as_object().expect("properties").clone());
+        }
+        return check(document, &serde_json::json!({ "properties": properties }), value, place);
+    }
+    if let Some(choices) = schema["oneOf"].as_array().filter(|_| !value.is_null()) {
+        let choice = choices.iter().find(|choice| choice["type"] != "null").expect("a choice");
+        return check(document, choice, value, place);
+    }
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let property = &schema["properties"][name];
+                assert!(property.is_object(), "{place}: {name} is not in the document");
+                check(document, property, value, &format!("{place} {name}"));
+            }
+        }
+        Value::Array(values) => {
+            values.iter().for_each(|value| check(document, &schema["items"], value, place))
+        }
+        Value::Null => {
+            let optional = schema.to_string().contains("null");
+            assert!(optional, "{place}: null is not in the document: {schema}");
+        }
+        _ => {}
+    }
+}
