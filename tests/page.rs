@@ -385,9 +385,8 @@ async fn it_can_be_nested_in_a_service() {
         let service = hyper_util::service::TowerToHyperService::new(service);
         let _ = http.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
     });
-    let answer = tokio::task::spawn_blocking(move || ask(address, "GET", "/admin/tasks", &[]))
-        .await
-        .expect("asked");
+    let answer =
+        tokio::task::spawn_blocking(move || ask(address, "GET", "/admin/tasks", &[])).await.expect("asked");
     assert!(answer.body.contains("<base href=\"/admin/tasks/\">"), "{}", answer.body);
     served.await.expect("served");
 }

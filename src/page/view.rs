@@ -387,8 +387,8 @@ impl From<&TaskEvent> for EventView {
             }
             TaskEventKind::Exited { exit, duration, iteration } => {
                 let iteration = iteration.map(|number| format!(", iteration {number}")).unwrap_or_default();
-                let message = exit.message();
-                let message = if message.is_empty() { message } else { format!(": {message}") };
+                let failed = exit.error_type().is_some();
+                let message = if failed { format!(": {}", exit.message()) } else { String::new() };
                 format!("{} after {duration:.1?}{iteration}{message}", exit.kind().as_str())
             }
             TaskEventKind::BackingOff { reason, delay } => format!("{}, for {delay:.1?}", reason.as_str()),

@@ -59,19 +59,19 @@ const health = (row) => (row.is_healthy ? (row.reasons.length ? row.reasons.join
 const PRIORITIES = ["critical", "high", "normal", "low"];
 const COLUMNS = [
   { key: "name", title: "Task", css: "name", of: (row) => row.name, text: (row) => link(row) },
-  { key: "state", title: "State", of: state, text: (row) => element("span", { className: tone(row) }, `● ${state(row)}`) },
-  { key: "health", title: "Health", css: "at-640", of: (row) => [row.is_healthy ? 1 : 0, row.reasons.length], text: (row) => element("span", { className: row.is_healthy ? "" : "bad", title: health(row) }, health(row)) },
-  { key: "component", title: "Component", css: "at-1000", of: (row) => row.component ?? "", text: (row) => own(row.component ?? "–") },
-  { key: "category", title: "Category", css: "at-1000", of: (row) => row.category, text: (row) => row.category },
-  { key: "priority", title: "Priority", css: "at-1000", of: (row) => PRIORITIES.indexOf(row.priority), text: (row) => row.priority },
+  { key: "state", title: "State", css: "state", of: state, text: (row) => element("span", { className: tone(row) }, `● ${state(row)}`) },
+  { key: "health", title: "Health", css: "health at-640", of: (row) => [row.is_healthy ? 1 : 0, row.reasons.length], text: (row) => element("span", { className: row.is_healthy ? "" : "bad", title: health(row) }, health(row)) },
+  { key: "component", title: "Component", css: "component at-1100", of: (row) => row.component ?? "", text: (row) => own(row.component ?? "–") },
+  { key: "category", title: "Category", css: "category at-1100", of: (row) => row.category, text: (row) => row.category },
+  { key: "priority", title: "Priority", css: "priority at-1100", of: (row) => PRIORITIES.indexOf(row.priority), text: (row) => row.priority },
   { key: "runs", title: "Runs", css: "number", of: (row) => row.runs, text: (row) => (row.active_runs ? `${number(row.runs)} +${number(row.active_runs)}` : number(row.runs)) },
   { key: "errors", title: "Errors", css: "number", of: (row) => row.errors, text: (row) => element("span", { className: row.errors ? "bad" : "" }, number(row.errors)) },
   { key: "restarts", title: "Restarts", css: "number at-640", of: (row) => row.restarts, text: (row) => number(row.restarts) },
-  { key: "p50", title: "p50", css: "number at-1000", of: (row) => row.p50_seconds ?? -1, text: (row) => duration(row.p50_seconds) },
+  { key: "p50", title: "p50", css: "number at-1100", of: (row) => row.p50_seconds ?? -1, text: (row) => duration(row.p50_seconds) },
   { key: "p95", title: "p95", css: "number at-640", of: (row) => row.p95_seconds ?? -1, text: (row) => duration(row.p95_seconds) },
-  { key: "max", title: "max", css: "number at-1000", of: (row) => row.max_seconds ?? -1, text: (row) => duration(row.max_seconds) },
+  { key: "max", title: "max", css: "number at-1100", of: (row) => row.max_seconds ?? -1, text: (row) => duration(row.max_seconds) },
   { key: "next", title: "Next run", css: "number at-640", of: (row) => row.next_run ?? Infinity, text: (row) => since(row.next_run) },
-  { key: "error", title: "Last error", css: "wide at-1000", of: (row) => -(row.last_error_time ?? 0), text: (row) => own(row.last_error ?? "", { title: row.last_error ?? "" }) },
+  { key: "error", title: "Last error", css: "at-1100", of: (row) => -(row.last_error_time ?? 0), text: (row) => own(row.last_error ?? "", { title: row.last_error ?? "" }) },
 ];
 
 const address = (name) => `#task=${encodeURIComponent(name)}`;
@@ -149,10 +149,14 @@ function drawHead() {
 }
 
 function draw() {
+  const began = performance.now();
   list = listed();
   const tasks = list.filter((item) => item.row).length;
   $("count").textContent = tasks === rows.size ? `${number(tasks)} tasks` : `${number(tasks)} of ${number(rows.size)} tasks`;
   drawRows();
+  if (rows.size && !performance.getEntriesByName("first-rows").length) performance.mark("first-rows");
+  performance.clearMeasures("update");
+  performance.measure("update", { start: began });
 }
 
 /** Draws the rows that are in sight, and keeps room for the others. */
@@ -163,7 +167,7 @@ function drawRows() {
   const last = Math.min(list.length, first + Math.ceil(scroller.clientHeight / height) + 20);
   const held = document.activeElement?.closest("tr.task")?.dataset.name;
   const spacer = (count) => {
-    const cell = element("td", { colSpan: COLUMNS.length });
+    const cell = element("td", { colSpan: columnsInSight() });
     cell.style.height = `${count * height}px`;
     return element("tr", { className: "spacer", "aria-hidden": "true" }, cell);
   };
@@ -175,7 +179,7 @@ function drawRows() {
 
 function drawRow(item) {
   if (!item.row) {
-    return element("tr", { className: "heading" }, element("td", { colSpan: COLUMNS.length }, own(item.heading), ` (${item.count})`));
+    return element("tr", { className: "heading" }, element("td", { colSpan: columnsInSight() }, own(item.heading), ` (${item.count})`));
   }
   const { row, depth } = item;
   const line = element("tr", { className: "task", tabIndex: row.name === (focused ?? list.find((item) => item.row)?.row.name) ? 0 : -1 });
@@ -188,6 +192,8 @@ function drawRow(item) {
   return line;
 }
 
+/** A cell must not reach over columns that are hidden: they would take room again. */
+const columnsInSight = () => [...$("tasks").tHead.rows[0].cells].filter((cell) => cell.offsetWidth > 0).length;
 const rowHeight = () => parseFloat(getComputedStyle(document.documentElement).getPropertyValue("--row")) || 34;
 
 function moveTo(index) {
@@ -357,7 +363,7 @@ function drawDetail(task) {
         ["last success", task.last_success === null ? null : since(task.last_success)],
         ["last sign of life", task.last_seen === null ? null : since(task.last_seen)],
         ["next run", task.next_run === null ? null : `${since(task.next_run)}, every ${duration(task.interval_seconds)}`],
-        ["running", task.first_start === null ? null : `since ${new Date(task.first_start * 1000).toLocaleString()}`],
+        ["first began", task.first_start === null ? null : `${new Date(task.first_start * 1000).toLocaleString()}`],
         ["component", task.component],
         ["category, priority", `${task.category}, ${task.priority}`],
         ["depends on", task.depends_on.length ? task.depends_on.join(", ") : null],

@@ -1,0 +1,103 @@
+//! Chromium without a screen, through its driver.
+
+use std::{
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use fantoccini::{Client, ClientBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::{Value, json};
+
+use crate::Checked;
+
+/// How long something may take to show: a tick of the page is a second.
+const SHOWS: Duration = Duration::from_secs(20);
+
+pub struct Browser {
+    pub client: Client,
+    driver: Child,
+}
+
+impl Browser {
+    /// A window of this size; `scheme` is what the page is told that its reader prefers.
+    pub async fn open(width: u32, height: u32, scheme: &str) -> Checked<Self> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let program = std::env::var("CHROMEDRIVER").unwrap_or_else(|_| "chromedriver".to_owned());
+        let driver = Command::new(&program)
+            .arg(format!("--port={port}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("{program} (apt-get install chromium chromium-driver): {error}"))?;
+        let mut arguments = vec![
+            "--headless=new".to_owned(),
+            "--no-sandbox".to_owned(),
+            "--disable-gpu".to_owned(),
+            "--disable-dev-shm-usage".to_owned(),
+            "--hide-scrollbars".to_owned(),
+            format!("--window-size={width},{height}"),
+        ];
+        if scheme == "dark" {
+            arguments.push("--force-dark-mode".to_owned());
+        }
+        let capabilities = json!({
+            "goog:chromeOptions": { "args": arguments },
+            "goog:loggingPrefs": { "browser": "ALL" },
+        });
+        let Value::Object(capabilities) = capabilities else { unreachable!("an object") };
+        let until = Instant::now() + SHOWS;
+        let client = loop {
+            let mut builder = ClientBuilder::new(HttpConnector::new());
+            match builder
+                .capabilities(capabilities.clone())
+                .connect(&format!("http://127.0.0.1:{port}"))
+                .await
+            {
+                Ok(client) => break client,
+                Err(error) if Instant::now() > until => return Err(format!("the browser: {error}").into()),
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        };
+        Ok(Self { client, driver })
+    }
+
+    /// What a script answers.
+    pub async fn ask(&self, script: &str) -> Checked<Value> {
+        Ok(self.client.execute(script, Vec::new()).await?)
+    }
+
+    /// Waits until a script answers true.
+    pub async fn shows(&self, what: &str, script: &str) -> Checked {
+        let until = Instant::now() + SHOWS;
+        while self.ask(script).await? != true {
+            if Instant::now() > until {
+                let text = self.ask("return document.body.innerText").await?;
+                return Err(format!("it never shows that {what}; it shows: {text}").into());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// Presses keys where the keyboard is.
+    pub async fn press(&self, keys: &str) -> Checked {
+        Ok(self.client.active_element().await?.send_keys(keys).await?)
+    }
+
+    pub async fn close(mut self) -> Checked {
+        let closed = self.client.clone().close().await;
+        self.driver.kill()?;
+        self.driver.wait()?;
+        Ok(closed?)
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // After a failure; `close` has done it otherwise.
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+    }
+}

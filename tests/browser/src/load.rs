@@ -1,0 +1,98 @@
+//! Many clients, slow ones and half-open ones: what they cost, and that no task is later for them.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use crate::{Checked, check, service::Service};
+
+const CLIENTS: usize = 1_000;
+const TASKS: usize = 500;
+/// How long it is watched.
+const WATCHED: Duration = Duration::from_secs(5);
+
+/// The status of an answer.
+pub fn status(address: SocketAddr, path: &str) -> Checked<u16> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.split(' ').nth(1).ok_or("no status")?.parse()?)
+}
+
+pub async fn run() -> Checked {
+    let service = Service::start(TASKS, "", CLIENTS);
+    let alone = late(&service)?;
+    let cpu = processor_time()?;
+    std::thread::sleep(WATCHED);
+    let idle = processor_time()? - cpu;
+    let before = resident()?;
+    let mut clients = Vec::with_capacity(CLIENTS);
+    for number in 0..CLIENTS {
+        let mut stream = TcpStream::connect(service.page.address())
+            .map_err(|error| format!("client {number} (ulimit -n must be above {}): {error}", 2 * CLIENTS))?;
+        // A tenth never ends its request; nobody ever reads an answer.
+        let end = if number % 10 == 0 { "" } else { "\r\n" };
+        write!(stream, "GET /events HTTP/1.1\r\nHost: localhost\r\n{end}")?;
+        clients.push(stream);
+    }
+    let cpu = processor_time()?;
+    std::thread::sleep(WATCHED);
+    let looked_at = processor_time()? - cpu;
+    let held = resident()?.saturating_sub(before);
+    let watched = late(&service)?;
+    let live = status(service.page.address(), "/health/live")?;
+    println!(
+        "ok  {CLIENTS} clients that do not read, {TASKS} tasks: {} KiB each; processor {:.1} % with them, {:.1} % with nobody; \
+         a 5 ms sleep is late by {watched:.1?} (p99), {alone:.1?} with nobody",
+        held / 1_024 / CLIENTS,
+        percent(looked_at),
+        percent(idle),
+    );
+    check!(live == 200, "it answers {live}");
+    check!(held < 400 << 20, "{held} bytes are held");
+    // A hundredth of the machine; what is promised is nothing at all, and the service itself works, too.
+    check!(percent(idle) < 10.0, "nobody looks, and it takes {:.1} %", percent(idle));
+    check!(watched < alone + Duration::from_millis(200), "tasks are late by {watched:?}, {alone:?} alone");
+    Ok(())
+}
+
+fn percent(time: Duration) -> f64 {
+    100.0 * time.as_secs_f64() / WATCHED.as_secs_f64()
+}
+
+/// How late a task of the service is after a short sleep, at the 99th percentile.
+fn late(service: &Service) -> Checked<Duration> {
+    const SLEEP: Duration = Duration::from_millis(5);
+    let (tell, told) = std::sync::mpsc::channel();
+    drop(service.tasks.spawn("measured", async move {
+        let mut late = Vec::new();
+        for _ in 0..400 {
+            let began = Instant::now();
+            tokio::time::sleep(SLEEP).await;
+            late.push(began.elapsed().saturating_sub(SLEEP));
+        }
+        late.sort_unstable();
+        let _ = tell.send(late[late.len() * 99 / 100]);
+    }));
+    Ok(told.recv()?)
+}
+
+/// The processor time that this process has taken.
+fn processor_time() -> Checked<Duration> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |index: usize| -> Checked<u64> { Ok(fields.get(index).ok_or("no such field")?.parse()?) };
+    // Hundredths of a second, on every Linux there is.
+    Ok(Duration::from_millis(10 * (ticks(11)? + ticks(12)?)))
+}
+
+/// The memory that this process holds, in bytes.
+fn resident() -> Checked<usize> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).ok_or("no VmRSS")?;
+    Ok(1_024 * line.split_whitespace().nth(1).ok_or("no figure")?.parse::<usize>()?)
+}

@@ -1,0 +1,309 @@
+//! What a person sees and does.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use fantoccini::{Locator, key::Key};
+
+use crate::{
+    Checked,
+    browser::Browser,
+    check,
+    service::{HOSTILE, Service, TOKEN},
+};
+
+/// The row of a task.
+fn row(name: &str) -> String {
+    format!("[...document.querySelectorAll('tr.task')].find((row) => row.dataset.name === {name:?})")
+}
+
+pub async fn run(screenshots: Option<&Path>) -> Checked {
+    let service = Service::start(0, TOKEN, 8);
+    let browser = Browser::open(1280, 900, "light").await?;
+    a_failure_turns_its_row_and_a_restart_by_button_needs_the_token(&service, &browser).await?;
+    println!("ok  a task fails, its row turns, its history grows; a restart by button needs the token");
+    a_hostile_name_is_text(&service, &browser).await?;
+    println!("ok  hostile names and errors are text");
+    the_keyboard_suffices(&service, &browser).await?;
+    println!("ok  search, rows and pages by keyboard");
+    blocked_workers_are_named(&service, &browser).await?;
+    println!("ok  the page goes on while every worker is blocked, and names the blocker");
+    if let Some(folder) = screenshots {
+        take_screenshots(&service, &browser, folder).await?;
+    }
+    the_shutdown_is_seen(&service, &browser).await?;
+    println!("ok  the shutdown and its report are shown");
+    browser.close().await?;
+    without_token_nothing_is_controlled().await?;
+    println!("ok  without a token there is no button");
+    five_thousand_tasks().await
+}
+
+async fn a_failure_turns_its_row_and_a_restart_by_button_needs_the_token(
+    service: &Service,
+    browser: &Browser,
+) -> Checked {
+    browser.client.goto(&service.url()).await?;
+    browser
+        .shows("the stream is there", "return document.getElementById('connection').textContent === 'live'")
+        .await?;
+    let flaky = row("flaky");
+    browser.shows("flaky runs", &format!("return {flaky}?.innerText.includes('running') ?? false")).await?;
+    service.fail.notify_one();
+    browser
+        .shows(
+            "flaky has failed",
+            &format!("return {flaky}.innerText.includes('failed') && {flaky}.querySelector('.bad') !== null"),
+        )
+        .await?;
+    browser
+        .shows(
+            "the service is not live",
+            "return document.getElementById('service').innerText.includes('live: no')",
+        )
+        .await?;
+
+    browser.ask(&format!("{flaky}.click()")).await?;
+    browser
+        .shows(
+            "one run is in the history",
+            "return document.querySelectorAll('#detail svg rect.failure').length === 1",
+        )
+        .await?;
+    browser
+        .shows("its trace is there", "return document.querySelectorAll('#detail .trace').length === 1")
+        .await?;
+    press_restart(browser, "wrong").await?;
+    browser
+        .shows(
+            "the token is refused",
+            "return document.getElementById('answer')?.textContent.includes('token') ?? false",
+        )
+        .await?;
+    check!(
+        service.tasks.snapshot("flaky").is_some_and(|task| task.total_restarts() == 0),
+        "a wrong token restarts"
+    );
+    press_restart(browser, TOKEN).await?;
+    browser
+        .shows(
+            "flaky runs again",
+            "return document.querySelector('#detail .title').innerText.includes('running')",
+        )
+        .await?;
+    service.fail.notify_one();
+    browser
+        .shows(
+            "the history has grown",
+            "return document.querySelectorAll('#detail svg rect.failure').length === 2",
+        )
+        .await?;
+    browser
+        .shows(
+            "the restart is in the timeline",
+            "return document.querySelectorAll('#detail svg circle.restart').length >= 1",
+        )
+        .await?;
+    no_complaint(browser).await
+}
+
+async fn press_restart(browser: &Browser, token: &str) -> Checked {
+    browser.client.find(Locator::Css("[data-action=restart]")).await?.click().await?;
+    let secret = browser.client.find(Locator::Id("secret")).await?;
+    secret.send_keys(token).await?;
+    Ok(browser.client.find(Locator::Css("button[value=use]")).await?.click().await?)
+}
+
+/// Nothing was refused by the policy of the page, and no script failed. That the token was refused is told, too.
+async fn no_complaint(browser: &Browser) -> Checked {
+    let told = browser
+        .ask("return performance.getEntriesByType('resource').map((entry) => new URL(entry.name).host)")
+        .await?;
+    let here = browser.ask("return location.host").await?;
+    let hosts = told.as_array().ok_or("no list")?;
+    check!(
+        !hosts.is_empty() && hosts.iter().all(|host| *host == here),
+        "something came from elsewhere: {told}"
+    );
+    Ok(())
+}
+
+async fn a_hostile_name_is_text(service: &Service, browser: &Browser) -> Checked {
+    let failed =
+        service.tasks.spawn(HOSTILE, async { Err::<(), _>("<script>document.title='owned'</script>") });
+    drop(failed);
+    let long = "ß".repeat(5_000);
+    drop(service.tasks.spawn(&long, async {}));
+    browser.client.goto(&service.url()).await?;
+    let shown = "return [...document.querySelectorAll('tr.task')].some((row) => row.querySelector('a').textContent.startsWith('<img'))";
+    browser.shows("the hostile name is there", shown).await?;
+    let wide = browser.ask("return document.documentElement.scrollWidth > innerWidth").await?;
+    check!(wide == false, "a long name makes the page wide");
+    browser.ask("[...document.querySelectorAll('tr.task')].find((row) => row.querySelector('a').textContent.startsWith('<img')).click()").await?;
+    browser
+        .shows(
+            "its page is there",
+            "return document.querySelector('#detail h2')?.textContent.startsWith('<img') ?? false",
+        )
+        .await?;
+    browser
+        .shows(
+            "its error is there",
+            "return document.getElementById('detail').innerText.includes('<script>')",
+        )
+        .await?;
+    let markup = browser.ask("return document.querySelectorAll('img, main script').length + (document.title === 'owned' ? 1 : 0)").await?;
+    check!(markup == 0, "a name became markup");
+    let isolated = browser.ask("return getComputedStyle(document.querySelector('#detail h2 bdi')).unicodeBidi.startsWith('isolate')").await?;
+    check!(isolated == true, "a name's direction reaches what stands beside it");
+    Ok(())
+}
+
+async fn the_keyboard_suffices(service: &Service, browser: &Browser) -> Checked {
+    browser.client.goto(&service.url()).await?;
+    browser.shows("the rows are there", &format!("return {} !== undefined", row("gateway"))).await?;
+    browser.press("/").await?;
+    browser.press("gateway").await?;
+    browser.shows("one row is left", "return document.querySelectorAll('tr.task').length === 1").await?;
+    browser.press(&char::from(Key::Down).to_string()).await?;
+    browser
+        .shows("the row has the keyboard", "return document.activeElement.dataset?.name === 'gateway'")
+        .await?;
+    browser.press(&char::from(Key::Enter).to_string()).await?;
+    browser
+        .shows("its page is there", "return document.querySelector('#detail h2')?.textContent === 'gateway'")
+        .await?;
+    browser.press(&char::from(Key::Escape).to_string()).await?;
+    browser.shows("the table is back", "return !document.getElementById('overview').hidden").await?;
+    browser.ask("document.getElementById('search').value = ''; document.getElementById('group').value = 'dependency'; document.getElementById('group').dispatchEvent(new Event('input'))").await?;
+    let after = "const names = [...document.querySelectorAll('tr.task')].map((row) => row.dataset.name); return names.indexOf('reader') === names.indexOf('gateway') + 1";
+    browser.shows("what depends on a task stands under it", after).await?;
+    browser.client.find(Locator::Css("thead th:first-child button")).await?.click().await?;
+    browser
+        .shows(
+            "it is sorted the other way",
+            "return document.querySelector('thead th').ariaSort === 'descending'",
+        )
+        .await
+}
+
+async fn blocked_workers_are_named(service: &Service, browser: &Browser) -> Checked {
+    browser.client.goto(&service.url()).await?;
+    browser
+        .shows("the stream is there", "return document.getElementById('connection').textContent === 'live'")
+        .await?;
+    for _ in 0..2 {
+        drop(service.tasks.spawn("blocker", async { std::thread::sleep(Duration::from_secs(10)) }));
+    }
+    let began = Instant::now();
+    browser
+        .shows(
+            "the blocker is named",
+            "return document.getElementById('alarm').innerText.includes('blocker blocks the thread')",
+        )
+        .await?;
+    browser
+        .shows("nothing runs", "return document.getElementById('alarm').innerText.includes('runs nothing')")
+        .await?;
+    check!(began.elapsed() < Duration::from_secs(9), "it was named when it was over");
+    let mut slowest = Duration::ZERO;
+    while began.elapsed() < Duration::from_secs(8) {
+        let asked = Instant::now();
+        let status = crate::load::status(service.page.address(), "/health/live")?;
+        slowest = slowest.max(asked.elapsed());
+        check!(status == 503, "blocked, it says {status}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    println!("    /health/live while blocked: slowest answer {slowest:.1?} (promised: 100 ms)");
+    check!(slowest < Duration::from_secs(1), "{slowest:?}");
+    browser
+        .shows("the alarm is over", "return !document.getElementById('alarm').innerText.includes('blocker')")
+        .await
+}
+
+async fn the_shutdown_is_seen(service: &Service, browser: &Browser) -> Checked {
+    browser.client.goto(&service.url()).await?;
+    browser
+        .shows("the stream is there", "return document.getElementById('connection').textContent === 'live'")
+        .await?;
+    let tasks = service.tasks.clone();
+    let report = service.runtime().spawn(async move { tasks.cancel_all_tasks().await }).await?;
+    let line = report.to_string().lines().next().unwrap_or_default().to_owned();
+    browser
+        .shows(
+            "the report is there",
+            &format!("return document.getElementById('alarm').innerText.includes({line:?})"),
+        )
+        .await
+}
+
+async fn without_token_nothing_is_controlled() -> Checked {
+    let service = Service::start(0, "", 8);
+    let browser = Browser::open(1280, 900, "light").await?;
+    browser.client.goto(&format!("{}#task=gateway", service.url())).await?;
+    browser
+        .shows("the page is there", "return document.querySelector('#detail h2')?.textContent === 'gateway'")
+        .await?;
+    browser
+        .shows("the stream is there", "return document.getElementById('connection').textContent === 'live'")
+        .await?;
+    let buttons = browser.ask("return document.querySelectorAll('#detail button').length").await?;
+    check!(buttons == 0, "there are buttons");
+    browser.close().await
+}
+
+/// What many tasks cost the browser: until the table is painted, and per update.
+async fn five_thousand_tasks() -> Checked {
+    let service = Service::start(5_000, "", 8);
+    let browser = Browser::open(1280, 900, "light").await?;
+    browser.client.goto(&service.url()).await?;
+    browser
+        .shows("all are there", "return document.getElementById('count').textContent === '5,004 tasks'")
+        .await?;
+    let painted = browser
+        .ask("return [performance.getEntriesByName('first-contentful-paint')[0]?.startTime, performance.getEntriesByName('first-rows')[0]?.startTime, performance.getEntriesByName('update').at(-1)?.duration]")
+        .await?;
+    let rows = browser.ask("return document.querySelectorAll('tr.task').length").await?;
+    check!(rows.as_u64().is_some_and(|rows| rows < 200), "{rows} rows are in the document");
+    println!(
+        "ok  5,000 tasks: first paint {} ms, rows after {} ms, an update of the table takes {} ms, {rows} rows in the document",
+        painted[0], painted[1], painted[2]
+    );
+    check!(painted[1].as_f64().is_some_and(|ms| ms < 10_000.0), "the rows come after {painted} ms");
+    browser.ask("document.getElementById('scroller').scrollTop = 1e9").await?;
+    browser.shows("the last is there", &format!("return {} !== undefined", row("worker_04999"))).await?;
+    browser.close().await
+}
+
+async fn take_screenshots(service: &Service, browser: &Browser, folder: &Path) -> Checked {
+    std::fs::create_dir_all(folder)?;
+    for number in 0..40_u64 {
+        let command =
+            service.tasks.task(["command_ping", "command_roll"][number as usize % 2]).component("commands");
+        drop(command.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(3 + 7 * (number % 5))).await;
+            if number % 13 == 12 { Err("no such dice") } else { Ok(()) }
+        }));
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    browser.client.goto(&service.url()).await?;
+    browser.shows("the rows are there", &format!("return {} !== undefined", row("gateway"))).await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    std::fs::write(folder.join("tasks.png"), browser.client.screenshot().await?)?;
+    browser.client.goto(&format!("{}#task=flaky", service.url())).await?;
+    browser
+        .shows("its page is there", "return document.querySelector('#detail h2')?.textContent === 'flaky'")
+        .await?;
+    std::fs::write(folder.join("task.png"), browser.client.screenshot().await?)?;
+    for (file, width, height, scheme) in [("dark.png", 1280, 900, "dark"), ("phone.png", 500, 900, "light")] {
+        let other = Browser::open(width, height, scheme).await?;
+        other.client.goto(&service.url()).await?;
+        other.shows("the rows are there", &format!("return {} !== undefined", row("gateway"))).await?;
+        std::fs::write(folder.join(file), other.client.screenshot().await?)?;
+        other.close().await?;
+    }
+    println!("ok  screenshots in {}", folder.display());
+    Ok(())
+}
