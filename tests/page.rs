@@ -489,6 +489,23 @@ async fn nonsense_is_survived() {
         // It may have closed the connection already.
         let _ = stream.write_all(&bytes).and_then(|()| stream.write_all(b"\r\n\r\n"));
     }
+    // What the document allows, with what it does not.
+    let document = get(&page, "/openapi.json").json();
+    let paths: Vec<_> =
+        document["paths"].as_object().expect("paths").keys().filter(|path| *path != "/events").collect();
+    for round in 0..300 {
+        let mut part =
+            || -> String { (0..random() % 40).map(|_| format!("%{:02x}", random() as u8)).collect() };
+        let path = paths[round % paths.len()].replace("{name}", &part()).replace("{action}", &part());
+        let method = ["GET", "POST", "PUT", "DELETE", "OPTIONS"][round % 5];
+        let answer =
+            ask(page.address(), method, &path, &[("Authorization", "Bearer x"), ("Accept", &part())]);
+        assert!(
+            (200..504).contains(&answer.status) && answer.status != 500,
+            "{method} {path}: {}",
+            answer.status
+        );
+    }
     let mut large = TcpStream::connect(page.address()).expect("it listens");
     let _ = large.write_all(
         format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "a".repeat(200_000)).as_bytes(),
