@@ -253,7 +253,7 @@ mod tests {
         SdkTracerProvider::builder().with_span_processor(RingProcessor(ring.clone())).build()
     }
 
-    fn run(tracer: &impl Tracer, name: &str, note: &str) -> Context {
+    fn run(tracer: &opentelemetry_sdk::trace::SdkTracer, name: &str, note: &str) -> Context {
         let attributes = [KeyValue::new(key::NAME, name.to_owned()), KeyValue::new("note", note.to_owned())];
         let builder = tracer.span_builder(SPAN_RUN).with_attributes(attributes);
         Context::new().with_span(tracer.build_with_context(builder, &Context::new()))
