@@ -257,6 +257,7 @@ async fn without_token_nothing_is_controlled() -> Checked {
 /// What many tasks cost the browser: until the table is painted, and per update.
 async fn five_thousand_tasks() -> Checked {
     let service = Service::start(5_000, "", 8);
+    let closed = crate::load::processor_share(crate::load::WATCHED).await?;
     let browser = Browser::open(1280, 900, "light").await?;
     browser.client.goto(&service.url()).await?;
     browser
