@@ -31,7 +31,7 @@ pub async fn run(screenshots: Option<&Path>) -> Checked {
     blocked_workers_are_named(&service, &browser).await?;
     println!("ok  the page goes on while every worker is blocked, and names the blocker");
     if let Some(folder) = screenshots {
-        take_screenshots(&service, &browser, folder).await?;
+        take_screenshots(&browser, folder).await?;
     }
     the_shutdown_is_seen(&service, &browser).await?;
     println!("ok  the shutdown and its report are shown");
@@ -282,20 +282,27 @@ async fn five_thousand_tasks() -> Checked {
     browser.close().await
 }
 
-async fn take_screenshots(service: &Service, browser: &Browser, folder: &Path) -> Checked {
+/// Of a service of its own, with nothing odd in it.
+async fn take_screenshots(browser: &Browser, folder: &Path) -> Checked {
     std::fs::create_dir_all(folder)?;
-    for number in 0..40_u64 {
-        let command =
-            service.tasks.task(["command_ping", "command_roll"][number as usize % 2]).component("commands");
-        drop(command.spawn(async move {
+    let service = Service::start(0, TOKEN, 8);
+    for number in 0..60_u64 {
+        if number % 20 == 10 {
+            service.fail.notify_one();
+        }
+        if number % 20 == 15 {
+            service.tasks.restart_critical_task("flaky").map_err(|error| error.to_string())?;
+        }
+        let name = ["command_ping", "command_roll", "import"][number as usize % 3];
+        drop(service.tasks.task(name).component("commands").spawn(async move {
             tokio::time::sleep(Duration::from_millis(3 + 7 * (number % 5))).await;
             if number % 13 == 12 { Err("no such dice") } else { Ok(()) }
         }));
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    let rows = format!("return {} !== undefined", row("import"));
     browser.client.goto(&service.url()).await?;
-    browser.shows("the rows are there", &format!("return {} !== undefined", row("gateway"))).await?;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    browser.shows("the rows are there", &rows).await?;
     std::fs::write(folder.join("tasks.png"), browser.client.screenshot().await?)?;
     browser.client.goto(&format!("{}#task=flaky", service.url())).await?;
     browser
@@ -305,7 +312,7 @@ async fn take_screenshots(service: &Service, browser: &Browser, folder: &Path) -
     for (file, width, height, scheme) in [("dark.png", 1280, 900, "dark"), ("phone.png", 500, 860, "light")] {
         let other = Browser::open(width, height, scheme).await?;
         other.client.goto(&service.url()).await?;
-        other.shows("the rows are there", &format!("return {} !== undefined", row("gateway"))).await?;
+        other.shows("the rows are there", &rows).await?;
         std::fs::write(folder.join(file), other.client.screenshot().await?)?;
         other.close().await?;
     }
