@@ -2,9 +2,10 @@
 //!
 //! `cargo bench --bench supervision`: 1,000 tasks fail at one instant, restart with jittered backoff and fail again at the
 //! next, forty times a second. Meanwhile a thread outside the runtime gives orders and asks questions, one after the other,
-//! from that instant until the last of them has failed. The orders go to tasks that the storm does not concern, since those can tell when an order
-//! took effect: a new run begins, or a run hears that it should stop. What is promised is a p99 of 5 ms; exits 1 above ten
-//! times that. `--quick` for a look that it still runs.
+//! from the first failure until the last. Which comes next is drawn by lot: in a fixed turn some would always be the first of
+//! their storm, and others never. The orders go to tasks that the storm does not concern, since those can tell when an order
+//! took effect: a new run begins, or a run hears that it should stop. What is promised is a p99 of 5 ms; the last line says
+//! whether it is kept, and the bench exits 1 above ten times that. `--quick` for a look that it still runs.
 
 use std::{
     fmt,
@@ -36,11 +37,14 @@ struct Storm {
     /// Since the epoch, in nanoseconds: the first and the last failure of the storm under way.
     first: AtomicU64,
     last: AtomicU64,
+    /// Told by the first that fails.
+    begun: mpsc::SyncSender<()>,
 }
 
 impl Storm {
-    fn new() -> Arc<Self> {
+    fn new(begun: mpsc::SyncSender<()>) -> Arc<Self> {
         Arc::new(Self {
+            begun,
             epoch: Instant::now(),
             failures: AtomicUsize::new(0),
             first: AtomicU64::new(u64::MAX),
@@ -56,7 +60,9 @@ impl Storm {
 
     fn fail(&self) -> Failed {
         let now = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.failures.fetch_add(1, Relaxed);
+        if self.failures.fetch_add(1, Relaxed) == 0 {
+            let _ = self.begun.try_send(());
+        }
         self.first.fetch_min(now, Relaxed);
         self.last.fetch_max(now, Relaxed);
         Failed
@@ -143,37 +149,40 @@ impl Table {
         answer
     }
 
-    /// Prints it; answers the worst p99.
-    fn print(&mut self) -> Duration {
+    /// Prints it; answers the worst p99, and how many are above what is promised.
+    fn print(&mut self) -> (Duration, usize) {
         let micros = |duration: Duration| duration.as_nanos() as f64 / 1_000.0;
         println!("{:<44} {:>8} {:>10} {:>10} {:>10} {:>9}", "µs", "samples", "p50", "p99", "max", "promise");
-        let mut worst = Duration::ZERO;
+        let (mut worst, mut missed) = (Duration::ZERO, 0);
         for Latencies { what, samples } in &mut self.0 {
             samples.sort_unstable();
             let at = |share: f64| samples[((samples.len() - 1) as f64 * share).round() as usize];
             let p99 = at(0.99);
             worst = worst.max(p99);
+            missed += usize::from(p99 > PROMISE);
             println!(
                 "{what:<44} {:>8} {:>10.1} {:>10.1} {:>10.1} {:>9}",
                 samples.len(),
                 micros(at(0.5)),
                 micros(p99),
                 micros(at(1.0)),
-                if p99 <= PROMISE { "kept" } else { "broken" },
+                if p99 <= PROMISE { "kept" } else { "missed" },
             );
         }
-        worst
+        (worst, missed)
     }
 }
 
-/// The thread that gives the orders, in turn.
+/// The thread that gives the orders.
 struct Person {
     tasks: TaskManager,
     runtime: tokio::runtime::Handle,
     tell: mpsc::Sender<(Effect, Instant)>,
     told: mpsc::Receiver<(Effect, Instant)>,
     table: Table,
-    turn: usize,
+    lot: fastrand::Rng,
+    is_stopped: bool,
+    has_guest: bool,
 }
 
 /// The task that orders go to.
@@ -182,14 +191,22 @@ const ORDERED: &str = "ordered";
 const GUEST: &str = "guest";
 
 impl Person {
-    /// The next command of nine.
+    /// A command that is drawn by lot.
     fn order(&mut self) {
         let tasks = self.tasks.clone();
-        let table = &mut self.table;
         // A task of the storm, another each time.
-        let stormy = format!("storm-{:04}", self.turn * 7 % TASKS);
+        let stormy = format!("storm-{:04}", self.lot.usize(..TASKS));
+        let lot = self.lot.u8(..8);
+        let table = &mut self.table;
         let began = Instant::now();
-        match self.turn % 9 {
+        match lot {
+            0 | 1 if self.is_stopped => {
+                table
+                    .timed("restart_critical_task, stopped before", || tasks.restart_critical_task(ORDERED))
+                    .expect("known");
+                self.effect(Effect::Began, "  until a run begins", began);
+                self.is_stopped = false;
+            }
             0 => {
                 table.timed("restart_critical_task", || tasks.restart_critical_task(ORDERED)).expect("known");
                 self.effect(Effect::HeardStop, "  until the old run hears it", began);
@@ -198,29 +215,25 @@ impl Person {
             1 => {
                 table.timed("stop_critical_task", || tasks.stop_critical_task(ORDERED)).expect("known");
                 self.effect(Effect::HeardStop, "  until the run hears it", began);
+                self.is_stopped = true;
             }
-            2 => {
-                table
-                    .timed("restart_critical_task, stopped before", || tasks.restart_critical_task(ORDERED))
-                    .expect("known");
-                self.effect(Effect::Began, "  until a run begins", began);
-            }
-            3 => drop(table.timed("get_task_health", || tasks.get_task_health(&stormy)).expect("known")),
-            4 => drop(table.timed("snapshot", || tasks.snapshot(&stormy)).expect("known")),
-            5 => drop(table.timed("get_task_statistics", || tasks.get_task_statistics())),
-            6 => assert!(table.timed("task_names", || tasks.task_names()).len() > TASKS),
-            7 => {
-                let config = ordered(GUEST, &self.tell);
-                table.timed("register_critical_task", || tasks.register_critical_task(config)).expect("room");
-                self.effect(Effect::Began, "  until its run begins", began);
-            }
-            _ => {
+            2 | 3 if self.has_guest => {
                 let gone = || self.runtime.block_on(tasks.unregister_critical_task(GUEST));
                 table.timed("unregister_critical_task, until it is gone", gone).expect("known");
                 assert_eq!(self.told.recv_timeout(LOST).expect("told").0, Effect::HeardStop);
+                self.has_guest = false;
             }
+            2 | 3 => {
+                let config = ordered(GUEST, &self.tell);
+                table.timed("register_critical_task", || tasks.register_critical_task(config)).expect("room");
+                self.effect(Effect::Began, "  until its run begins", began);
+                self.has_guest = true;
+            }
+            4 => drop(table.timed("get_task_health", || tasks.get_task_health(&stormy)).expect("known")),
+            5 => drop(table.timed("snapshot", || tasks.snapshot(&stormy)).expect("known")),
+            6 => drop(table.timed("get_task_statistics", || tasks.get_task_statistics())),
+            _ => assert!(table.timed("task_names", || tasks.task_names()).len() > TASKS),
         }
-        self.turn += 1;
     }
 
     fn effect(&mut self, expected: Effect, what: &'static str, since: Instant) {
@@ -235,7 +248,8 @@ fn main() -> ExitCode {
     let storms = if quick { 40 } else { 800 };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("one");
-    let storm = Storm::new();
+    let (begun, begins) = mpsc::sync_channel(1);
+    let storm = Storm::new(begun);
     let (tell, told) = mpsc::channel();
     let tasks = {
         let _entered = runtime.enter();
@@ -253,14 +267,17 @@ fn main() -> ExitCode {
         tell,
         told,
         table: Table::default(),
-        turn: 0,
+        lot: fastrand::Rng::with_seed(1),
+        is_stopped: false,
+        has_guest: false,
     };
     let (mut failed, mut within) = (Vec::new(), Vec::new());
     for _ in 0..storms {
-        let at = storm.next();
-        std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        let _ = begins.try_recv();
         storm.take();
-        while !storm.is_over() && at.elapsed() < PERIOD {
+        begins.recv_timeout(LOST).expect("a storm begins");
+        let began = Instant::now();
+        while !storm.is_over() && began.elapsed() < PERIOD / 2 {
             person.order();
         }
         // The last of it may still have been about to be noted.
@@ -277,7 +294,11 @@ fn main() -> ExitCode {
         within[storms / 2],
         within[storms - 1],
     );
-    let worst = person.table.print();
+    let (worst, missed) = person.table.print();
+    match missed {
+        0 => println!("a p99 of {PROMISE:?} is promised: kept by all"),
+        _ => println!("a p99 of {PROMISE:?} is promised: missed by {missed} of {}", person.table.0.len()),
+    }
     if worst > ALLOWED {
         println!("a p99 of {worst:.1?} is above {ALLOWED:?}, ten times the promise");
         return ExitCode::FAILURE;
