@@ -557,7 +557,7 @@ impl TaskManager {
         }
         let after =
             if task.task.cell.state() == Some(TaskState::Running) { task.cooldown() } else { Duration::ZERO };
-        task.order(Order::Restart { after });
+        task.command(Order::Restart { after });
         Ok(after)
     }
 
@@ -567,7 +567,7 @@ impl TaskManager {
     /// [`UnknownTask`].
     pub fn stop_critical_task(&self, name: &str) -> Result<(), UnknownTask> {
         let task = self.shared().supervised(name).ok_or_else(|| UnknownTask { name: name.into() })?;
-        task.order(Order::Stop { grace: task.spec.grace() });
+        task.command(Order::Stop { grace: task.spec.grace() });
         Ok(())
     }
 
@@ -591,7 +591,7 @@ impl TaskManager {
 
     fn order(&self, name: &str, order: Order) -> Result<(), UnknownTask> {
         let task = self.shared().supervised(name).ok_or_else(|| UnknownTask { name: name.into() })?;
-        task.order(order);
+        task.command(order);
         Ok(())
     }
 

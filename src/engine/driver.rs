@@ -261,6 +261,25 @@ impl Driver {
         }
     }
 
+    /// Goes on whatever panics. Ready when it has left.
+    fn go_on(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Nothing of the user's panics into the driver; a subscriber may. The panic is printed, the life that it tore down
+        // is over, and the driver goes on, so that the task can still be restarted and the shutdown finds it.
+        loop {
+            if self.done {
+                return Poll::Ready(());
+            }
+            match catch(false, || self.advance(cx)) {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(())) => self.done = true,
+                Err(_panic) => {
+                    self.tear_down(Step::Rest(TaskState::Failed));
+                    self.core.tell(|| TaskEventKind::GaveUp { reason: "its driver panicked" });
+                }
+            }
+        }
+    }
+
     /// The life that something of ours panicked around is over, or that was dropped with its runtime.
     fn tear_down(&mut self, next: Step) {
         self.core.timer.clear();
@@ -276,21 +295,9 @@ impl Future for Driver {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        // Nothing of the user's panics into the driver; a subscriber may. The panic is printed, the life that it tore down
-        // is over, and the driver goes on, so that the task can still be restarted and the shutdown finds it.
-        loop {
-            if this.done {
-                return Poll::Ready(());
-            }
-            match catch(false, || this.advance(cx)) {
-                Ok(Poll::Pending) => return Poll::Pending,
-                Ok(Poll::Ready(())) => this.done = true,
-                Err(_panic) => {
-                    this.tear_down(Step::Rest(TaskState::Failed));
-                    this.core.tell(|| TaskEventKind::GaveUp { reason: "its driver panicked" });
-                }
-            }
-        }
+        let polled = this.go_on(cx);
+        this.core.shared.do_errand();
+        polled
     }
 }
 

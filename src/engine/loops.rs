@@ -346,7 +346,7 @@ impl Control {
     fn order(&self, order: Order) -> Result<(), LoopControlError> {
         let supervised = self.supervised.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         let supervised = supervised.filter(|supervised| supervised.stands() && !supervised.has_left());
-        supervised.ok_or(LoopControlError::NotRegistered)?.order(order);
+        supervised.ok_or(LoopControlError::NotRegistered)?.command(order);
         Ok(())
     }
 }

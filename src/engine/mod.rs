@@ -8,6 +8,7 @@ mod order;
 
 mod blocking;
 mod context;
+mod courier;
 mod events;
 mod links;
 mod orders;

@@ -59,8 +59,9 @@ struct Held {
 }
 
 impl OrderSlot {
-    /// Leaves an order, unless what is held goes before it. Answers whether the driver will see it.
-    pub(crate) fn leave(&self, order: Order) -> bool {
+    /// Leaves an order, unless what is held goes before it, and lets the driver be woken where it waits. Answers whether it
+    /// will see the order.
+    pub(crate) fn leave(&self, order: Order, wake: impl FnOnce(Waker)) -> bool {
         // Under one lock with the look: an order left in between would be lost.
         let mut held = lock(&self.0);
         let wins = match held.order {
@@ -77,7 +78,7 @@ impl OrderSlot {
         let waker = held.waker.take();
         // Not under the lock: a waker is the runtime's code.
         drop(held);
-        waker.into_iter().for_each(Waker::wake);
+        waker.map(wake);
         true
     }
 
@@ -138,7 +139,7 @@ mod loom {
         let slot = Arc::new(OrderSlot::default());
         let threads = orders.map(|order| {
             let slot = slot.clone();
-            thread::spawn(move || slot.leave(order))
+            thread::spawn(move || slot.leave(order, Waker::wake))
         });
         let mut heard: Vec<_> = slot.take().into_iter().collect();
         let accepted = threads.map(|thread| thread.join().expect("no panic"));
@@ -184,7 +185,7 @@ mod loom {
                 let leaves = {
                     let slot = slot.clone();
                     thread::spawn(move || match order {
-                        Some(order) => assert!(slot.leave(order)),
+                        Some(order) => assert!(slot.leave(order, Waker::wake)),
                         None => slot.look(),
                     })
                 };

@@ -18,6 +18,7 @@ use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 
 use super::{
     Body, ErrorRules, LastResort, Order, Supervised, TaskEventKind, TaskSpec,
+    courier::{Errand, Errands},
     driver::Driver,
     events::EventBus,
     links::{Group, Links, Membership},
@@ -60,6 +61,7 @@ pub(crate) struct Shared {
     pub(crate) tracker: Arc<Tracker>,
     pub(crate) events: EventBus,
     pub(crate) watch: Watch,
+    pub(super) errands: Errands<Errand>,
     /// The runtime everything runs on; set at build or by the first call inside one.
     runtime: OnceLock<Handle>,
     started: AtomicBool,
@@ -130,6 +132,7 @@ impl Shared {
             settings,
             tracker: Tracker::new(number),
             events: EventBus::default(),
+            errands: Errands::default(),
             watch: Watch::new(number),
             runtime: OnceLock::new(),
             started: AtomicBool::new(false),
@@ -298,7 +301,7 @@ impl Shared {
             self.watch.add(&supervised);
             self.tell(&supervised, || TaskEventKind::Registered);
             if started {
-                supervised.order(Order::Start);
+                supervised.command(Order::Start);
             }
             // Those that have waited for the name.
             self.changed(&supervised);

@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst, fence},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -18,6 +18,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     ErrorRules, Factory, Registration, Shared, TaskContext, TaskEventKind, TaskSpec, Work,
+    courier::Errand,
     links::{Bond, Links},
     loops::LoopBody,
     orders::{Order, OrderSlot, Signal},
@@ -227,14 +228,27 @@ impl Supervised {
 
     /// Leaves an order for the driver, and brings the driver with the first. Answers whether the driver will see it.
     pub(crate) fn order(self: &Arc<Self>, order: Order) -> bool {
-        let wins = self.orders.leave(order);
+        let wins = self.orders.leave(order, Waker::wake);
+        self.bring_driver(|shared| shared.drive(self.clone()));
+        wins
+    }
+
+    /// An order of a person's, which overtakes what waits for the runtime.
+    pub(crate) fn command(self: &Arc<Self>, order: Order) {
+        self.orders.leave(order, |waker| match self.manager.upgrade() {
+            Some(shared) => shared.overtake(Errand::Wake(waker)),
+            None => waker.wake(),
+        });
+        self.bring_driver(|shared| shared.overtake(Errand::Drive(self.clone())));
+    }
+
+    fn bring_driver(&self, bring: impl FnOnce(&Arc<Shared>)) {
+        // Until the first order there is nothing to do: a task that waits for its start costs no poll.
         if !self.driven.load(SeqCst) && !self.driven.swap(true, SeqCst) {
-            // Until then there was nothing to do: a task that waits for its start costs no poll.
             if let Some(shared) = self.manager.upgrade() {
-                shared.drive(self.clone());
+                bring(&shared);
             }
         }
-        wins
     }
 
     /// Lets the driver look again at what it is linked to.
@@ -333,7 +347,7 @@ impl Supervised {
     /// Tells the task to leave and to be unregistered then, whoever waits for it.
     pub(crate) fn unregister(self: &Arc<Self>) {
         self.unregister.store(true, SeqCst);
-        self.order(Order::Leave { grace: Some(self.spec.grace()) });
+        self.command(Order::Leave { grace: Some(self.spec.grace()) });
     }
 
     pub(crate) fn is_to_unregister(&self) -> bool {
