@@ -551,7 +551,7 @@ impl TaskManager {
         // A limit of zero says "never by yourself"; a person may.
         if alive
             && max_restarts > 0
-            && task.task.cell.restarts_within(shared.recorder.now(), within) >= max_restarts
+            && task.task.cell.has_restarted(max_restarts, shared.recorder.now(), within)
         {
             return Err(RestartError::LimitReached { name: name.into(), max_restarts, within });
         }

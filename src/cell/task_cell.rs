@@ -104,15 +104,10 @@ impl Figures {
         (self.last_error_time.load(Relaxed) != 0).then(|| self.rare())
     }
 
-    fn restarts_within(&self, now: Duration, within: Duration) -> u32 {
-        // Written before the log is: where there was never a restart the lock is left alone.
-        if self.last_restart_at.load(Relaxed) == 0 {
-            return 0;
-        }
-        let rare = self.rare();
-        let log = &rare.restart_log;
-        let old = now.checked_sub(within).map_or(0, |oldest| log.partition_point(|at| *at <= oldest));
-        u32::try_from(log.len() - old).unwrap_or(u32::MAX)
+    /// What is kept of restarts. The time of the last is written before the log is: where there was never one, the lock is
+    /// left alone.
+    fn restarted(&self) -> Option<MutexGuard<'_, Rare>> {
+        (self.last_restart_at.load(Relaxed) != 0).then(|| self.rare())
     }
 
     fn errors_last_hour(&self, now: Duration) -> u64 {
@@ -120,7 +115,10 @@ impl Figures {
     }
 
     fn restarts_last_hour(&self, now: Duration) -> u64 {
-        u64::from(self.restarts_within(now, HOUR))
+        let Some(rare) = self.restarted() else { return 0 };
+        let log = &rare.restart_log;
+        let old = now.checked_sub(HOUR).map_or(0, |oldest| log.partition_point(|at| *at <= oldest));
+        u64::try_from(log.len() - old).unwrap_or(u64::MAX)
     }
 }
 
@@ -218,9 +216,16 @@ impl TaskCell {
         }
     }
 
-    /// The automatic restarts younger than `within`: what the restart limit and health count.
-    pub(crate) fn restarts_within(&self, now: Duration, within: Duration) -> u32 {
-        self.figures.get().map_or(0, |figures| figures.restarts_within(now, within))
+    /// Whether at least `max_restarts` automatic restarts are younger than `within`. Looks at one of them: a thousand tasks
+    /// that fail at once would search as many logs that no cache holds.
+    pub(crate) fn has_restarted(&self, max_restarts: u32, now: Duration, within: Duration) -> bool {
+        if max_restarts == 0 {
+            return true;
+        }
+        let Some(rare) = self.figures.get().and_then(|figures| figures.restarted()) else { return false };
+        let log = &rare.restart_log;
+        let nth_last = log.len().checked_sub(max_restarts as usize).map(|index| log[index]);
+        nth_last.is_some_and(|at| now.checked_sub(within).is_none_or(|oldest| at > oldest))
     }
 
     /// Forgets the restarts that count against the limit: a person decided to try again.
@@ -516,22 +521,18 @@ mod tests {
         ] {
             cell.restarted(reason, secs(at), UNIX_EPOCH);
         }
-        assert_eq!(
-            cell.restarts_within(secs(12), secs(100)),
-            2,
-            "those on request and along with others are free"
-        );
-        assert_eq!(cell.restarts_within(secs(12), secs(3)), 2);
-        assert_eq!(cell.restarts_within(secs(12), secs(2)), 1);
-        assert_eq!(cell.restarts_within(secs(12), secs(1)), 0);
+        let within =
+            |seconds| (0..).take_while(|max| cell.has_restarted(*max, secs(12), secs(seconds))).last();
+        assert_eq!(within(100), Some(2), "those on request and along with others are free");
+        assert_eq!(within(3), Some(2));
+        assert_eq!(within(2), Some(1));
+        assert_eq!(within(1), Some(0));
         cell.restarted(RestartReason::Failure, secs(9), UNIX_EPOCH);
-        assert_eq!(
-            cell.restarts_within(secs(12), secs(2)),
-            2,
-            "a clock that was read early counts as the last"
-        );
+        assert_eq!(within(2), Some(2), "a clock that was read early counts as the last");
+        assert_eq!(cell.vitals(secs(12)).restarts_last_hour, 3);
+        assert_eq!(cell.vitals(secs(3_610)).restarts_last_hour, 2);
         cell.forgive_restarts();
-        assert_eq!(cell.restarts_within(secs(12), secs(100)), 0);
+        assert_eq!(within(100), Some(0));
     }
 
     #[test]

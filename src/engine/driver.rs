@@ -858,9 +858,8 @@ impl Core {
 
     fn limit_reached(&self) -> bool {
         let intensity = self.supervised.spec.intensity;
-        let restarts =
-            self.supervised.task.cell.restarts_within(self.shared.recorder.now(), intensity.within());
-        restarts >= intensity.max_restarts()
+        let now = self.shared.recorder.now();
+        self.supervised.task.cell.has_restarted(intensity.max_restarts(), now, intensity.within())
     }
 
     fn note_start(&self, restart: Option<RestartReason>, generation: u64) {

@@ -29,9 +29,19 @@ struct Sets {
     base: Vec<KeyValue>,
     /// With the result of runs that carry no error type.
     plain_results: [OnceLock<Vec<KeyValue>>; ExitKind::ALL.len()],
-    /// The same, in the histogram that was first asked.
+    /// Those of a failure, where one came: most names fail in one way.
+    failure: OnceLock<Failure>,
+    /// As `plain_results`, in the histogram that was first asked.
     #[cfg(feature = "bound-instruments")]
     bound: [OnceLock<super::instruments::BoundDuration>; ExitKind::ALL.len()],
+}
+
+/// The attributes of runs that failed in one way.
+#[derive(Debug)]
+struct Failure {
+    kind: ExitKind,
+    error_type: &'static str,
+    attributes: Vec<KeyValue>,
 }
 
 impl TaskAttributes {
@@ -56,6 +66,7 @@ impl Entry<TaskAttributes> {
             Box::new(Sets {
                 base: self.new_base().collect(),
                 plain_results: Default::default(),
+                failure: OnceLock::new(),
                 #[cfg(feature = "bound-instruments")]
                 bound: Default::default(),
             })
@@ -93,8 +104,23 @@ impl Entry<TaskAttributes> {
         self.keeps_sets().then(|| &self.sets().bound[kind as usize])
     }
 
-    pub(crate) fn error_attributes(&self, kind: ExitKind, error_type: &'static str) -> Vec<KeyValue> {
-        with(self.result_attributes(kind), key::ERROR_TYPE, error_type)
+    /// The attributes of a run that failed.
+    pub(super) fn with_error_attributes(
+        &self,
+        kind: ExitKind,
+        error_type: &'static str,
+        record: impl FnOnce(&[KeyValue]),
+    ) {
+        let new = || with(self.result_attributes(kind), key::ERROR_TYPE, error_type);
+        if !self.keeps_sets() {
+            return record(&new());
+        }
+        let kept = self.sets().failure.get_or_init(|| Failure { kind, error_type, attributes: new() });
+        if kept.kind == kind && kept.error_type == error_type {
+            record(&kept.attributes);
+        } else {
+            record(&new());
+        }
     }
 }
 
@@ -137,8 +163,7 @@ mod tests {
         policy::{TaskCategory, TaskPriority},
     };
 
-    #[test]
-    fn every_set_is_sorted_by_key() {
+    fn task() -> std::sync::Arc<Entry<TaskAttributes>> {
         let registry = Registry::new(1, 1_999, Some("instance".into()), TaskAttributes::new);
         let identity = Identity {
             name: "t".into(),
@@ -146,14 +171,47 @@ mod tests {
             priority: TaskPriority::High,
             component: Some("component".into()),
         };
-        let task = registry.entry(identity, true).expect("room");
+        registry.entry(identity, true).expect("room")
+    }
+
+    fn error_attributes(
+        task: &Entry<TaskAttributes>,
+        kind: ExitKind,
+        error_type: &'static str,
+    ) -> Vec<KeyValue> {
+        let mut recorded = Vec::new();
+        task.with_error_attributes(kind, error_type, |attributes| recorded = attributes.to_vec());
+        recorded
+    }
+
+    #[test]
+    fn a_failure_is_recorded_as_its_own_whichever_came_first() {
+        let task = task();
+        task.attributes();
+        let ways = [
+            (ExitKind::Failure, "io"),
+            (ExitKind::Failure, "dns"),
+            (ExitKind::Panic, "io"),
+            (ExitKind::Failure, "io"),
+        ];
+        for (kind, error_type) in ways {
+            let mut expected = task.result_attributes(kind).to_vec();
+            expected.push(KeyValue::new(key::ERROR_TYPE, error_type));
+            expected.sort_by(|one, other| one.key.cmp(&other.key));
+            assert_eq!(error_attributes(&task, kind, error_type), expected);
+        }
+    }
+
+    #[test]
+    fn every_set_is_sorted_by_key() {
+        let task = task();
         let keys = |set: &[KeyValue]| set.iter().map(|held| held.key.to_string()).collect::<Vec<_>>();
         let mut varied = Varied::default();
         varied.begin(task.attributes(), key::REASON);
         for set in [
             task.attributes(),
             task.result_attributes(ExitKind::Success),
-            &task.error_attributes(ExitKind::Failure, "io"),
+            &error_attributes(&task, ExitKind::Failure, "io"),
             varied.with("missed"),
         ] {
             assert!(keys(set).is_sorted(), "{:?}", keys(set));

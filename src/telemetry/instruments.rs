@@ -86,7 +86,9 @@ impl RunDuration {
     ) {
         match error_type {
             None => self.record_plain(task, seconds, kind),
-            Some(error_type) => self.histogram.record(seconds, &task.error_attributes(kind, error_type)),
+            Some(error_type) => task.with_error_attributes(kind, error_type, |attributes| {
+                self.histogram.record(seconds, attributes);
+            }),
         }
     }
 
