@@ -4,7 +4,7 @@ use std::{
     future::Future,
     pin::pin,
     sync::{
-        Arc,
+        Arc, Barrier, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
         mpsc,
     },
@@ -26,35 +26,44 @@ const BEFORE: usize = 200;
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One worker, which is blocked while a test orders; whatever is woken meanwhile waits in the runtime's queue.
+/// Workers that are blocked while a test orders; whatever is woken meanwhile waits in the runtime's queue.
 struct Busy {
+    workers: usize,
     runtime: Runtime,
     tasks: TaskManager,
     /// How many of those that wait have been polled.
     polled: Arc<AtomicUsize>,
-    /// A task of the manager that fails first of all that waits.
-    fail: Arc<Notify>,
+    /// Lets a task of the manager go on, first of all that waits.
+    go_on: Arc<Notify>,
 }
 
 impl Busy {
+    /// One worker, and a task that fails when it goes on.
     fn new() -> Self {
-        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        Self::with(1, || {})
+    }
+
+    /// So many workers, and a task that does something before it fails.
+    fn with(workers: usize, then: impl Fn() + Send + Sync + 'static) -> Self {
+        let runtime =
+            Builder::new_multi_thread().worker_threads(workers).enable_all().build().expect("a runtime");
         let tasks = {
             let _inside = runtime.enter();
             TaskManager::builder().build()
         };
-        let fail = Arc::new(Notify::new());
-        let failing = fail.clone();
+        let go_on = Arc::new(Notify::new());
+        let (goes_on, then) = (go_on.clone(), Arc::new(then));
         let config = CriticalTaskConfig::new("failing", move |_| {
-            let failing = failing.clone();
+            let (goes_on, then) = (goes_on.clone(), then.clone());
             async move {
-                failing.notified().await;
+                goes_on.notified().await;
+                then();
                 Err::<(), _>("down")
             }
         });
         tasks.register_critical_task(config).expect("a name");
         tasks.start();
-        let busy = Self { runtime, tasks, polled: Arc::default(), fail };
+        let busy = Self { workers, runtime, tasks, polled: Arc::default(), go_on };
         busy.until("failing", TaskState::Running);
         busy
     }
@@ -80,24 +89,28 @@ impl Busy {
         })
     }
 
-    /// Orders while the worker is blocked, with so many in the queue, behind one that fails where `a_driver_is_polled`.
+    /// Orders while the workers are blocked, with so many in the queue, behind the task that goes on where `a_driver_is_polled`.
     fn order(&self, a_driver_is_polled: bool, order: impl FnOnce()) {
         let free = self.block(a_driver_is_polled);
         order();
-        free.send(()).expect("it waits");
+        drop(free);
     }
 
-    /// Blocks the worker until it is told.
+    /// Blocks the workers until that is dropped.
     fn block(&self, a_driver_is_polled: bool) -> mpsc::Sender<()> {
-        let (blocks, blocked) = mpsc::channel();
         let (free, until_free) = mpsc::channel::<()>();
-        self.runtime.spawn(async move {
-            blocks.send(()).expect("somebody waits");
-            let _ = until_free.recv();
-        });
-        blocked.recv().expect("it blocks");
+        let until_free = Arc::new(Mutex::new(until_free));
+        let all_blocked = Arc::new(Barrier::new(self.workers + 1));
+        for _ in 0..self.workers {
+            let (until_free, all_blocked) = (until_free.clone(), all_blocked.clone());
+            self.runtime.spawn(async move {
+                all_blocked.wait();
+                let _ = until_free.lock().expect("no panic").recv();
+            });
+        }
+        all_blocked.wait();
         if a_driver_is_polled {
-            self.fail.notify_one();
+            self.go_on.notify_one();
         }
         for _ in 0..WAITING {
             let polled = self.polled.clone();
@@ -152,6 +165,23 @@ fn an_unregistration_overtakes_what_waits_for_a_worker() {
     assert!(heard <= BEFORE, "behind {heard} of {WAITING}");
 }
 
+/// Seen to fail where a driver does its errand before its poll.
+#[test]
+fn an_order_does_not_wait_for_a_poll_that_blocks() {
+    let (frees, until_free) = mpsc::channel();
+    let until_free = Mutex::new(until_free);
+    let busy = Busy::with(2, move || {
+        let _ = until_free.lock().expect("no panic").recv_timeout(PATIENCE);
+    });
+    let (notes, noted) = mpsc::channel();
+    busy.tasks.register_critical_task(busy.noting("t", &notes)).expect("a name");
+    assert_eq!(next(&noted), 0);
+    busy.order(true, || busy.tasks.stop_critical_task("t").expect("registered"));
+    let heard = noted.recv_timeout(PATIENCE / 2);
+    frees.send(()).expect("it still blocks");
+    heard.expect("the other worker carries it out");
+}
+
 /// Seen to fail where no messenger is sent.
 #[test]
 fn an_order_that_no_driver_carries_arrives_all_the_same() {
@@ -188,7 +218,7 @@ fn what_waits_when_the_runtime_ends_ends_with_it() {
     busy.tasks.register_critical_task(busy.noting("t", &notes)).expect("a name");
     let Busy { runtime, tasks, .. } = busy;
     runtime.shutdown_background();
-    free.send(()).expect("it waits");
+    drop(free);
     let elsewhere = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let unregistered = async { tokio::time::timeout(PATIENCE, tasks.unregister_critical_task("t")).await };
     elsewhere.block_on(unregistered).expect("its driver has left").expect("registered");
