@@ -133,8 +133,7 @@ fn has_queue(runtime: &Handle) -> bool {
     runtime.runtime_flavor() == RuntimeFlavor::MultiThread && runtime.metrics().global_queue_depth() > 0
 }
 
-/// Seen to fail where `leave` tells of a messenger before it has left its errand, and where `take` writes `any` when it has
-/// unlocked.
+/// Seen to fail where `take` writes `any` when it has unlocked.
 #[cfg(all(test, otel_tasks_loom))]
 mod loom {
     use std::sync::Arc;

@@ -30,7 +30,7 @@ struct Sets {
     /// With the result of runs that carry no error type.
     plain_results: [OnceLock<Vec<KeyValue>>; ExitKind::ALL.len()],
     /// Those of a failure, where one came: most names fail in one way.
-    failure: OnceLock<Failure>,
+    failure: OnceLock<Box<Failure>>,
     /// As `plain_results`, in the histogram that was first asked.
     #[cfg(feature = "bound-instruments")]
     bound: [OnceLock<super::instruments::BoundDuration>; ExitKind::ALL.len()],
@@ -115,7 +115,8 @@ impl Entry<TaskAttributes> {
         if !self.keeps_sets() {
             return record(&new());
         }
-        let kept = self.sets().failure.get_or_init(|| Failure { kind, error_type, attributes: new() });
+        let kept =
+            self.sets().failure.get_or_init(|| Box::new(Failure { kind, error_type, attributes: new() }));
         if kept.kind == kind && kept.error_type == error_type {
             record(&kept.attributes);
         } else {
