@@ -183,6 +183,7 @@ pub(crate) fn manager_span(shared: &Shared, work: &'static str, parent: SpanPare
         links: Vec::new(),
         own_tracer: shared.recorder.tracer(),
         name: name.into(),
+        began: None,
         attributes: Vec::new,
     };
     start.start(span)

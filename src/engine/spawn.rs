@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     policy::{Exit, TaskCategory, TaskOutput, TaskPriority, type_path},
-    run::{Begin, PollTime, Run, TaskHandle},
+    run::{Begin, PollTime, Run, SpanMade, TaskHandle},
     telemetry::SpanParent,
 };
 
@@ -305,6 +305,7 @@ impl Shared {
             links: if linked { vec![spawner] } else { Vec::new() },
             timeout: options.timeout.filter(|_| !options.blocking),
             polls: if options.blocking { PollTime::Untimed } else { self.recorder.polls() },
+            span: SpanMade::WhenPolled,
             ..Begin::new(self.recorder.clone(), task)
         };
         Some(Admitted { begin, place, token, context })

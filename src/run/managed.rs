@@ -23,7 +23,7 @@ use crate::{
     telemetry::{
         ManagedSpan, SpanParent, SpanStart,
         contract::{self, key, record},
-        managed_span, offer, with_trace,
+        managed_span, offer, subscriber_is_of_process, with_trace,
     },
     watchdog,
 };
@@ -40,6 +40,17 @@ pub(crate) struct Begin {
     pub(crate) links: Vec<SpanContext>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) polls: PollTime,
+    pub(crate) span: SpanMade,
+}
+
+/// When a run's span is made. It begins when the run does in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SpanMade {
+    /// With the run.
+    AtOnce,
+    /// When the run is first polled, where that gives the same span: by then its memory is on the thread that needs it, and
+    /// tasks that wait to be polled hold none.
+    WhenPolled,
 }
 
 /// How the time of a run's polls is taken.
@@ -66,6 +77,34 @@ impl Begin {
             links: Vec::new(),
             timeout: None,
             polls: PollTime::Exact,
+            span: SpanMade::AtOnce,
+        }
+    }
+}
+
+/// What a run's span tells of it, beside its task.
+#[derive(Default)]
+struct Told {
+    given_name: Option<String>,
+    generation: Option<i64>,
+    iteration: Option<i64>,
+    parent: SpanParent,
+    links: Vec<SpanContext>,
+}
+
+/// A run's span. Boxed, as the rest of a run: the whole is moved into the task, and moved again with what it returns.
+enum RunSpan {
+    Made(Box<ManagedSpan>),
+    Unmade(Option<Box<Told>>),
+    /// Nobody would see it.
+    None,
+}
+
+impl RunSpan {
+    fn made(&self) -> Option<&ManagedSpan> {
+        match self {
+            Self::Made(span) => Some(span),
+            Self::Unmade(_) | Self::None => None,
         }
     }
 }
@@ -73,8 +112,7 @@ impl Begin {
 /// A run that has begun.
 struct Running {
     current: Option<Current>,
-    /// Boxed, as the rest of this: the whole is moved into the task, and moved again with what it returns.
-    span: Option<Box<ManagedSpan>>,
+    span: RunSpan,
     started: Instant,
     started_wall: SystemTime,
     generation: Option<NonZeroU64>,
@@ -181,49 +219,26 @@ type Done<T> = (Exit, Result<T, Option<Payload>>, bool);
 
 impl Running {
     fn start(begin: Begin) -> Self {
-        let Begin { recorder, task, given_name, generation, iteration, parent, links, timeout, polls } =
+        let Begin { recorder, task, given_name, generation, iteration, parent, links, timeout, polls, span } =
             begin;
-        let identity = &task.identity;
-        let number = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
-        let (generation_number, iteration) = (number(generation), number(iteration));
-        let span = offer(recorder.options.span_path, || {
-            managed_span!(parent, contract::SPAN_RUN, {
-                { key::NAME } = &*identity.name,
-                { key::CATEGORY } = identity.category.as_str(),
-                { key::PRIORITY } = identity.priority.as_str(),
-                { key::COMPONENT } = identity.component.as_deref(),
-                { key::GIVEN_NAME } = given_name.as_deref(),
-                { key::GENERATION } = generation_number,
-                { key::ITERATION } = iteration,
-                { key::RESULT } = tracing::field::Empty,
-                { key::ERROR_TYPE } = tracing::field::Empty,
-            })
-        });
-        let attributes = || {
-            let base = task.attributes();
-            let said = [given_name.is_some(), generation_number.is_some(), iteration.is_some()];
-            let said = said.into_iter().filter(|said| *said).count();
-            // With room for the result and the error's type.
-            let mut attributes = Vec::with_capacity(base.len() + said + 2);
-            attributes.extend_from_slice(base);
-            attributes.extend(given_name.clone().map(|name| KeyValue::new(key::GIVEN_NAME, name)));
-            attributes.extend(generation_number.map(|number| KeyValue::new(key::GENERATION, number)));
-            attributes.extend(iteration.map(|number| KeyValue::new(key::ITERATION, number)));
-            attributes
-        };
-        let start = SpanStart {
-            parent: &parent,
-            links,
-            own_tracer: recorder.tracer(),
-            name: contract::SPAN_RUN.into(),
-            attributes,
-        };
-        let span = start.start_offered(span, recorder.options.span_path);
         let (started, started_wall) = (Instant::now(), SystemTime::now());
+        let number = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+        let told =
+            Told { given_name, generation: number(generation), iteration: number(iteration), parent, links };
+        // A span of a subscriber of this thread's own, or below a span that is current here, is made here.
+        let waits = span == SpanMade::WhenPolled
+            && recorder.spans_may_wait()
+            && matches!(told.parent, SpanParent::Root)
+            && subscriber_is_of_process();
+        let span = if waits {
+            RunSpan::Unmade((!told.is_nothing()).then(|| Box::new(told)))
+        } else {
+            make_span(&recorder, &task, told, started_wall)
+        };
         task.cell.run_started(|| recorder.at(started), started_wall);
         Self {
             current: Some(Current { recorder, task }),
-            span: span.map(Box::new),
+            span,
             started,
             started_wall,
             // They are counted from 1.
@@ -233,6 +248,17 @@ impl Running {
         }
     }
 
+    /// Makes the span that waited for the first poll. A subscriber that panics costs the run its span.
+    fn make_span(&mut self) {
+        let unmade = std::mem::replace(&mut self.span, RunSpan::None);
+        let (RunSpan::Unmade(told), Some(Current { recorder, task })) = (unmade, &self.current) else {
+            return;
+        };
+        let told = told.map_or_else(Told::default, |told| *told);
+        let made = catch(false, || make_span(recorder, task, told, self.started_wall));
+        self.span = made.unwrap_or(RunSpan::None);
+    }
+
     fn silence(&self) -> bool {
         self.current.as_ref().is_some_and(|current| current.recorder.options.silence_panics)
     }
@@ -240,7 +266,10 @@ impl Running {
     /// Does `inside` as part of the run: in its span, as the current run. `inside` must not unwind; it tells beside its
     /// answer whether it is the last that is done there.
     fn inside<R>(&mut self, inside: impl FnOnce() -> (R, bool)) -> R {
-        let entered = self.span.as_deref().map(ManagedSpan::enter);
+        if matches!(self.span, RunSpan::Unmade(_)) {
+            self.make_span();
+        }
+        let entered = self.span.made().map(ManagedSpan::enter);
         let (result, last) = Current::scope(&mut self.current, inside);
         if let Some(entered) = entered.filter(|_| last) {
             entered.leave_last();
@@ -317,7 +346,10 @@ impl Running {
     /// Counts the run, ends its span, writes the log record of a failure.
     fn end(&mut self, exit: &Exit, drop_panicked: bool) -> Option<SpanContext> {
         let Current { recorder, task } = self.current.take()?;
-        let span = self.span.take();
+        let span = match std::mem::replace(&mut self.span, RunSpan::None) {
+            RunSpan::Made(span) => Some(span),
+            RunSpan::Unmade(_) | RunSpan::None => None,
+        };
         // Asked for only where somebody wants it: a restart's link, or the trace of the last error.
         let failed = exit.error_type().is_some();
         let wanted = failed || self.generation.is_some();
@@ -345,6 +377,57 @@ impl Running {
         });
         span_context
     }
+}
+
+impl Told {
+    fn is_nothing(&self) -> bool {
+        self.given_name.is_none()
+            && self.generation.is_none()
+            && self.iteration.is_none()
+            && self.links.is_empty()
+    }
+}
+
+/// Makes the span of a run that began at `began`.
+fn make_span(recorder: &Recorder, task: &Task, told: Told, began: SystemTime) -> RunSpan {
+    let Told { given_name, generation, iteration, parent, links } = told;
+    let identity = &task.identity;
+    let (span, taken) = offer(recorder.options.span_path, || {
+        managed_span!(parent, contract::SPAN_RUN, {
+            { key::NAME } = &*identity.name,
+            { key::CATEGORY } = identity.category.as_str(),
+            { key::PRIORITY } = identity.priority.as_str(),
+            { key::COMPONENT } = identity.component.as_deref(),
+            { key::GIVEN_NAME } = given_name.as_deref(),
+            { key::GENERATION } = generation,
+            { key::ITERATION } = iteration,
+            { key::RESULT } = tracing::field::Empty,
+            { key::ERROR_TYPE } = tracing::field::Empty,
+        })
+    });
+    recorder.let_spans_wait(taken);
+    let attributes = || {
+        let base = task.attributes();
+        let said = [given_name.is_some(), generation.is_some(), iteration.is_some()];
+        let said = said.into_iter().filter(|said| *said).count();
+        // With room for the result and the error's type.
+        let mut attributes = Vec::with_capacity(base.len() + said + 2);
+        attributes.extend_from_slice(base);
+        attributes.extend(given_name.clone().map(|name| KeyValue::new(key::GIVEN_NAME, name)));
+        attributes.extend(generation.map(|number| KeyValue::new(key::GENERATION, number)));
+        attributes.extend(iteration.map(|number| KeyValue::new(key::ITERATION, number)));
+        attributes
+    };
+    let start = SpanStart {
+        parent: &parent,
+        links,
+        own_tracer: recorder.tracer(),
+        name: contract::SPAN_RUN.into(),
+        began: Some(began),
+        attributes,
+    };
+    let span = start.start_offered((span, taken), recorder.options.span_path);
+    span.map_or(RunSpan::None, |span| RunSpan::Made(Box::new(span)))
 }
 
 fn log_exception(

@@ -1,6 +1,9 @@
 //! Where runs are recorded: the cells, the clock, the instruments and the tracer of one manager, or of the process.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{
+    Arc, Mutex, OnceLock, PoisonError,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -60,6 +63,8 @@ pub(crate) struct Recorder {
     pub(crate) options: RecorderOptions,
     exposition: ArcSwapOption<Exposition>,
     pending: Mutex<Vec<Pending>>,
+    /// Whether our exporting layer took the last run's span.
+    spans_taken: AtomicBool,
 }
 
 /// What a meter may still ask for when the manager is gone.
@@ -95,6 +100,7 @@ impl Recorder {
             options,
             exposition: ArcSwapOption::empty(),
             pending: Mutex::default(),
+            spans_taken: AtomicBool::new(false),
         })
     }
 
@@ -143,6 +149,20 @@ impl Recorder {
 
     pub(crate) fn tracer(&self) -> Option<&Arc<BoxedTracer>> {
         self.options.tracer.as_ref()
+    }
+
+    /// Whether a run's span can be made after the run began: only our exporting layer lets it begin earlier than it is made.
+    /// Told by the run before, since only a span tells whether it is taken. Relaxed: pairs with nothing.
+    pub(crate) fn spans_may_wait(&self) -> bool {
+        self.spans_taken.load(Relaxed)
+    }
+
+    /// Notes whether our exporting layer took a run's span.
+    pub(crate) fn let_spans_wait(&self, taken: bool) {
+        // A load first: nearly always it is so already, and a read leaves the line with the other workers.
+        if self.spans_taken.load(Relaxed) != taken {
+            self.spans_taken.store(taken, Relaxed);
+        }
     }
 
     /// How the polls of this manager's own tasks are timed.

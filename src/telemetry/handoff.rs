@@ -13,6 +13,7 @@
 use std::{
     cell::{Cell, RefCell},
     num::NonZeroU64,
+    time::SystemTime,
 };
 
 use opentelemetry::{
@@ -33,6 +34,7 @@ thread_local! {
 pub(super) struct Handed {
     pub(super) attributes: Vec<KeyValue>,
     pub(super) links: Vec<Link>,
+    pub(super) began: Option<SystemTime>,
 }
 
 /// Makes a run's span; answers beside it whether our exporting layer has taken it.
@@ -90,8 +92,9 @@ impl<T: Tracer> Tracer for Handing<T> {
     type Span = T::Span;
 
     fn build_with_context(&self, mut builder: SpanBuilder, parent: &Context) -> T::Span {
-        if let Some(Handed { attributes, links }) = HANDED.take() {
+        if let Some(Handed { attributes, links, began }) = HANDED.take() {
             builder.attributes = Some(attributes);
+            builder.start_time = began.or(builder.start_time);
             if !links.is_empty() {
                 builder.links = Some(links);
             }

@@ -131,6 +131,26 @@ pub(crate) fn installed() -> Option<Installed> {
     })
 }
 
+/// Whether this thread's subscriber is the process's own, so that a span which is made later, on another thread, is its too.
+///
+/// `tracing` tells it in its debug text alone. Should that say something else one day, the answer is no.
+pub(crate) fn subscriber_is_of_process() -> bool {
+    struct Begins {
+        like_that: bool,
+    }
+    impl std::fmt::Write for Begins {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            self.like_that = text == "Dispatch::Global";
+            Err(std::fmt::Error)
+        }
+    }
+    tracing::dispatcher::get_default(|dispatch| {
+        let mut begins = Begins { like_that: false };
+        let _ = std::fmt::write(&mut begins, format_args!("{dispatch:?}"));
+        begins.like_that
+    })
+}
+
 /// Keeps the tracer where the manager finds it. `EXPORTS`: whether our exporter stands behind it.
 struct Marker<const EXPORTS: bool> {
     state: Arc<State>,

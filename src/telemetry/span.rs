@@ -1,14 +1,13 @@
 //! A span of ours: a `tracing` span that tracing-opentelemetry exports, or, where no such layer sees it, an
 //! OpenTelemetry span through the tracer at hand. Never both.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc, time::SystemTime};
 
 use opentelemetry::{
     Context as OtelContext, ContextGuard, KeyValue,
     global::BoxedTracer,
     trace::{Link, SpanBuilder, SpanContext, Status, TraceContextExt, Tracer},
 };
-use std::sync::Arc;
 use tracing::{
     Span,
     span::{Entered, Id},
@@ -92,6 +91,8 @@ pub(crate) struct SpanStart<'a, A> {
     /// The tracer that is asked before the layer's, where no tracing-opentelemetry layer sees the span.
     pub(crate) own_tracer: Option<&'a Arc<BoxedTracer>>,
     pub(crate) name: Cow<'static, str>,
+    /// When it began, where that is not now.
+    pub(crate) began: Option<SystemTime>,
     /// Asked where the span's own fields are not exported.
     pub(crate) attributes: A,
 }
@@ -122,7 +123,7 @@ impl<A: FnOnce() -> Vec<KeyValue>> SpanStart<'_, A> {
             return Some(self.start_directly(span));
         }
         let links = self.links.into_iter().map(Link::with_context).collect();
-        let handed = Handed { attributes: (self.attributes)(), links };
+        let handed = Handed { attributes: (self.attributes)(), links, began: self.began };
         // Asked for its context, the layer builds the span now.
         let context = handoff::hand(handed, || otel_context_of(&span));
         let path = context.map_or(Path::None, Path::Handed);
@@ -136,9 +137,10 @@ impl<A: FnOnce() -> Vec<KeyValue>> SpanStart<'_, A> {
             SpanParent::Root => OtelContext::new(),
             SpanParent::Current => OtelContext::current(),
         };
-        let builder = SpanBuilder::from_name(self.name)
+        let mut builder = SpanBuilder::from_name(self.name)
             .with_attributes((self.attributes)())
             .with_links(self.links.into_iter().map(Link::with_context).collect());
+        builder.start_time = self.began;
         // The tracer is the user's code: a panic in it must not become the task's.
         let started = std::panic::AssertUnwindSafe(|| tracer.build_with_context(builder, &parent));
         let context = std::panic::catch_unwind(started).map_or(parent.clone(), |span| parent.with_span(span));
