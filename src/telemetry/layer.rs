@@ -26,7 +26,7 @@ use opentelemetry::{
 };
 use tracing::{
     Dispatch, Event, Level, Metadata, Subscriber,
-    callsite::Identifier,
+    callsite::{Callsite, Identifier},
     field::FieldSet,
     metadata::Kind,
     span::{Attributes, Id, Record},
@@ -36,7 +36,7 @@ use tracing_opentelemetry::OpenTelemetryLayer;
 use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
 use super::{
-    SpanPath,
+    SpanPath, contract,
     handoff::{self, Handing},
 };
 
@@ -237,8 +237,8 @@ where
             Some(SpanPath::Direct) => return,
             Some(SpanPath::Full) => {}
         }
-        // The attributes come with the tracer's call, ready made.
-        let metadata = attributes.metadata();
+        // The attributes come with the tracer's call, ready made: no room need be made for them here.
+        let metadata = &BARE_RUN;
         let none = metadata.fields().value_set(&[]);
         let bare = match attributes.parent() {
             Some(parent) => Attributes::child_of(parent.clone(), metadata, &none),
@@ -300,6 +300,27 @@ where
     }
 }
 
+/// A run's span without its fields, as tracing-opentelemetry is told of it.
+static BARE_RUN: Metadata<'static> = Metadata::new(
+    contract::SPAN_RUN,
+    contract::SCOPE,
+    Level::INFO,
+    None,
+    None,
+    None,
+    FieldSet::new(&[], Identifier(&BareRun)),
+    Kind::SPAN,
+);
+
+struct BareRun;
+
+impl Callsite for BareRun {
+    fn set_interest(&self, _: Interest) {}
+    fn metadata(&self) -> &Metadata<'_> {
+        &BARE_RUN
+    }
+}
+
 /// Whether some tracing-opentelemetry layer other than ours takes part in this subscriber: opens a span through it and
 /// looks whether it got an OpenTelemetry context. Telemetry is suppressed meanwhile, so nothing is exported.
 ///
@@ -313,7 +334,7 @@ fn has_other_layer(dispatch: &Dispatch) -> bool {
 
 fn probe(dispatch: &Dispatch) -> bool {
     let _suppressed = OtelContext::enter_telemetry_suppressed_scope();
-    let metadata = probe_metadata();
+    let metadata = &PROBE;
     let values = metadata.fields().value_set(&[]);
     // `enabled` first, as the macros do: it is what tells per-layer filters, ours included, to look at this span.
     if !dispatch.enabled(metadata) {
@@ -325,26 +346,22 @@ fn probe(dispatch: &Dispatch) -> bool {
     found
 }
 
-fn probe_metadata() -> &'static Metadata<'static> {
-    struct Callsite;
-    impl tracing::callsite::Callsite for Callsite {
-        fn set_interest(&self, _: Interest) {}
-        fn metadata(&self) -> &Metadata<'_> {
-            probe_metadata()
-        }
+static PROBE: Metadata<'static> = Metadata::new(
+    "otel_tasks.probe",
+    contract::SCOPE,
+    Level::ERROR,
+    None,
+    None,
+    None,
+    FieldSet::new(&[], Identifier(&Probe)),
+    Kind::SPAN,
+);
+
+struct Probe;
+
+impl Callsite for Probe {
+    fn set_interest(&self, _: Interest) {}
+    fn metadata(&self) -> &Metadata<'_> {
+        &PROBE
     }
-    static CALLSITE: Callsite = Callsite;
-    static METADATA: OnceLock<Metadata<'static>> = OnceLock::new();
-    METADATA.get_or_init(|| {
-        Metadata::new(
-            "otel_tasks.probe",
-            super::contract::SCOPE,
-            Level::ERROR,
-            None,
-            None,
-            None,
-            FieldSet::new(&[], Identifier(&CALLSITE)),
-            Kind::SPAN,
-        )
-    })
 }
