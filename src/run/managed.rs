@@ -23,7 +23,7 @@ use crate::{
     telemetry::{
         ManagedSpan, SpanParent, SpanStart,
         contract::{self, key, record},
-        managed_span, offer, subscriber_is_of_process, with_trace,
+        installed, managed_span, offer, subscriber_is_of_process, with_trace,
     },
     watchdog,
 };
@@ -223,7 +223,7 @@ impl Running {
             begin;
         let (started, started_wall) = (Instant::now(), SystemTime::now());
         let number = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
-        let told =
+        let mut told =
             Told { given_name, generation: number(generation), iteration: number(iteration), parent, links };
         // A span of a subscriber of this thread's own, or below a span that is current here, is made here.
         let waits = span == SpanMade::WhenPolled
@@ -233,7 +233,7 @@ impl Running {
         let span = if waits {
             RunSpan::Unmade((!told.is_nothing()).then(|| Box::new(told)))
         } else {
-            make_span(&recorder, &task, told, started_wall)
+            make_span(&recorder, &task, &mut told, started_wall)
         };
         task.cell.run_started(|| recorder.at(started), started_wall);
         Self {
@@ -254,8 +254,8 @@ impl Running {
         let (RunSpan::Unmade(told), Some(Current { recorder, task })) = (unmade, &self.current) else {
             return;
         };
-        let told = told.map_or_else(Told::default, |told| *told);
-        let made = catch(false, || make_span(recorder, task, told, self.started_wall));
+        let mut told = told.map_or_else(Told::default, |told| *told);
+        let made = catch(false, || make_span(recorder, task, &mut told, self.started_wall));
         self.span = made.unwrap_or(RunSpan::None);
     }
 
@@ -389,11 +389,16 @@ impl Told {
 }
 
 /// Makes the span of a run that began at `began`.
-fn make_span(recorder: &Recorder, task: &Task, told: Told, began: SystemTime) -> RunSpan {
+#[inline]
+fn make_span(recorder: &Recorder, task: &Task, told: &mut Told, began: SystemTime) -> RunSpan {
     let Told { given_name, generation, iteration, parent, links } = told;
+    let (generation, iteration) = (*generation, *iteration);
     let identity = &task.identity;
     let (span, taken) = offer(recorder.options.span_path, || {
         managed_span!(parent, contract::SPAN_RUN, {
+            // First, since they are looked for by name when the run ends.
+            { key::RESULT } = tracing::field::Empty,
+            { key::ERROR_TYPE } = tracing::field::Empty,
             { key::NAME } = &*identity.name,
             { key::CATEGORY } = identity.category.as_str(),
             { key::PRIORITY } = identity.priority.as_str(),
@@ -401,11 +406,12 @@ fn make_span(recorder: &Recorder, task: &Task, told: Told, began: SystemTime) ->
             { key::GIVEN_NAME } = given_name.as_deref(),
             { key::GENERATION } = generation,
             { key::ITERATION } = iteration,
-            { key::RESULT } = tracing::field::Empty,
-            { key::ERROR_TYPE } = tracing::field::Empty,
         })
     });
     recorder.let_spans_wait(taken);
+    if span.is_none() && recorder.tracer().is_none() && installed().is_none() {
+        return RunSpan::None;
+    }
     let attributes = || {
         let base = task.attributes();
         let said = [given_name.is_some(), generation.is_some(), iteration.is_some()];
@@ -419,8 +425,8 @@ fn make_span(recorder: &Recorder, task: &Task, told: Told, began: SystemTime) ->
         attributes
     };
     let start = SpanStart {
-        parent: &parent,
-        links,
+        parent,
+        links: std::mem::take(links),
         own_tracer: recorder.tracer(),
         name: contract::SPAN_RUN.into(),
         began: Some(began),
