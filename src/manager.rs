@@ -783,7 +783,7 @@ impl TaskManager {
             layer_conflict: installed.as_ref().and_then(|installed| installed.conflict),
             info_enabled: tracing::enabled!(target: "otel_tasks", tracing::Level::INFO),
             spans_exported: telemetry::probe_is_exported() || has_tracer || installed.is_some(),
-            last_collection: exposition.and_then(|exposition| exposition.last_collection()),
+            last_collection: exposition.as_ref().and_then(|exposition| exposition.last_collection()),
             missing_components,
         }
     }

@@ -2,22 +2,22 @@
 
 use std::{
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Context, Poll, Waker},
     time::{Duration, SystemTime},
 };
 
-use tokio::{
-    sync::Notify,
-    time::{Instant, sleep_until},
-};
+use opentelemetry::trace::SpanContext;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{Factory, Life, LifeEnd, Order, Supervised, TaskContext, later, spec, supervised::Untold};
 use crate::{
     cell::SkipReason,
     policy::{Exit, TaskOutput},
-    run::{Begin, Guarded, Run},
+    run::{Begin, Ended, Guarded, Run},
     telemetry::{
+        DelaySeries,
         contract::{SCOPE, key, record},
         with_trace,
     },
@@ -121,7 +121,7 @@ impl TaskLoop {
     {
         let control = Arc::new(Control {
             state: Mutex::new(State { interval, ..State::default() }),
-            changed: Notify::new(),
+            changed: Changed::default(),
             supervised: Mutex::default(),
         });
         let body = LoopBody {
@@ -238,14 +238,13 @@ impl LoopHandle {
     /// Finishes the loop after the iteration under way; one that sleeps wakes and finishes at once; one that waits for its
     /// start or restart is stopped and does not begin by itself. Without effect on a loop that has ended.
     pub fn stop(&self) {
-        let running = {
-            let mut state = self.control.state();
-            state.stop_requested = state.running;
-            state.running
-        };
-        if running {
-            self.control.changed.notify_one();
+        let mut state = self.control.state();
+        state.stop_requested = state.running;
+        if state.running {
+            drop(state);
+            self.control.changed.tell();
         } else {
+            drop(state);
             // A loop that is not registered has nothing to stop.
             let _ = self.control.order(Order::Stop { grace: spec::DEFAULT_STOP_GRACE });
         }
@@ -277,7 +276,7 @@ impl LoopHandle {
             return Err(LoopControlError::ZeroInterval);
         }
         self.control.state().interval = interval;
-        self.control.changed.notify_one();
+        self.control.changed.tell();
         Ok(())
     }
 
@@ -321,7 +320,7 @@ impl std::fmt::Debug for LoopHandle {
 /// What a loop and its handles share.
 pub(crate) struct Control {
     state: Mutex<State>,
-    changed: Notify,
+    changed: Changed,
     supervised: Mutex<Weak<Supervised>>,
 }
 
@@ -351,6 +350,42 @@ impl Control {
     }
 }
 
+/// Tells the life under way that its control has changed. One waits at most, and stays registered from one wait to the next.
+#[derive(Default)]
+struct Changed(Mutex<(bool, Option<Waker>)>);
+
+impl Changed {
+    fn held(&self) -> MutexGuard<'_, (bool, Option<Waker>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Kept until somebody looks.
+    fn tell(&self) {
+        let mut held = self.held();
+        held.0 = true;
+        let waker = held.1.take();
+        drop(held);
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let (told, waker) = &mut *self.held();
+        if std::mem::take(told) {
+            return Poll::Ready(());
+        }
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Wakes nobody any more: the waker would hold what the life ran in.
+    fn close(&self) {
+        let waker = self.held().1.take();
+        drop(waker);
+    }
+}
+
 #[derive(Clone)]
 pub(crate) struct LoopBody {
     pub(crate) factory: Arc<dyn Factory>,
@@ -365,7 +400,7 @@ pub(crate) struct LoopBody {
 impl LoopBody {
     /// One life. Runs no user code before it is polled.
     pub(crate) fn live(&self, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
-        Box::pin(LoopLife { body: self.clone(), life }.live())
+        Box::pin(LoopLife { body: self.clone(), life, delays: DelaySeries::default() }.live())
     }
 
     /// Holds the life under way, or lets it go on. Answers whether there is one.
@@ -376,7 +411,7 @@ impl LoopBody {
         }
         let running = state.running;
         drop(state);
-        self.control.changed.notify_one();
+        self.control.changed.tell();
         running
     }
 
@@ -389,6 +424,7 @@ impl LoopBody {
 struct LoopLife {
     body: LoopBody,
     life: Life,
+    delays: DelaySeries,
 }
 
 /// What a wait for an iteration came to.
@@ -400,20 +436,34 @@ enum Woken {
     Stop,
 }
 
+/// What an iteration came to.
+struct Iterated {
+    outcome: LoopOutcome,
+    span_context: Option<SpanContext>,
+    ended: Instant,
+}
+
 impl LoopLife {
     async fn live(mut self) -> LifeEnd {
         let _alive = Alive::begin(&self.body.control, &self.life.supervised);
-        tokio::select! {
-            biased;
-            // A hook that waits for what never comes must not hold up a stop; the first wait below ends the life.
-            () = self.life.context.cancelled() => {}
-            _ = self.hook("before_loop", self.body.before_loop.as_ref().map(|hook| hook(()))) => {}
+        if let Some(hook) = &self.body.before_loop {
+            tokio::select! {
+                biased;
+                // A hook that waits for what never comes must not hold up a stop; the first wait below ends the life.
+                () = self.life.context.cancelled() => {}
+                _ = self.hook("before_loop", Some(hook(()))) => {}
+            }
         }
-        let mut planned = Instant::now();
+        // Waited for at each iteration, and registered once.
+        let context = self.life.context.clone();
+        let mut stopped = pin!(context.cancelled());
+        let mut now = Instant::now();
+        let mut planned = now;
+        let mut due = pin!(sleep_until(planned));
         let mut before: Option<Instant> = None;
         let mut last = LifeEnd { exit: Exit::Success, finished: true, span_context: None };
         for iteration in 1.. {
-            match self.wait_for(&mut planned, before).await {
+            match self.wait_for(&mut planned, before, now, &mut stopped, &mut due).await {
                 Woken::Due => {}
                 Woken::Finish => break,
                 Woken::Stop => {
@@ -421,22 +471,28 @@ impl LoopLife {
                     break;
                 }
             }
-            let (outcome, span_context) = self.iterate(iteration, planned).await;
+            let Iterated { outcome, span_context, ended } = self.iterate(iteration, planned).await;
+            now = ended;
             last.exit = outcome.exit.clone();
             last.span_context = span_context;
             let failed = outcome.exit.error_type().is_some();
-            let after = self.body.after_iteration.as_ref().map(|hook| hook(outcome.clone()));
-            self.hook("after_iteration", after).await;
-            if failed && !self.goes_on(outcome).await {
-                self.body.control.state().failed = true;
-                last.finished = false;
-                break;
+            if let Some(hook) = &self.body.after_iteration {
+                self.hook("after_iteration", Some(hook(outcome.clone()))).await;
+                now = Instant::now();
+            }
+            if failed {
+                if !self.goes_on(outcome).await {
+                    self.body.control.state().failed = true;
+                    last.finished = false;
+                    break;
+                }
+                now = Instant::now();
             }
             if self.body.count.is_some_and(|count| iteration >= count) {
                 break;
             }
             before = Some(planned);
-            planned = self.next_after(planned);
+            planned = self.next_after(planned, now);
         }
         self.hook("after_loop", self.body.after_loop.as_ref().map(|hook| hook(()))).await;
         // Under one lock: a stop that comes later finds the loop not running, and becomes an order.
@@ -448,53 +504,59 @@ impl LoopLife {
     }
 
     /// Sleeps until `planned`, which moves with the interval.
-    async fn wait_for(&self, planned: &mut Instant, before: Option<Instant>) -> Woken {
+    async fn wait_for(
+        &self,
+        planned: &mut Instant,
+        before: Option<Instant>,
+        mut now: Instant,
+        stopped: &mut Pin<&mut impl Future<Output = ()>>,
+        due: &mut Pin<&mut Sleep>,
+    ) -> Woken {
         let control = &self.body.control;
         let (mut interval, mut held) = {
             let state = control.state();
             (state.interval, state.held)
         };
         loop {
-            self.plan(Some(*planned).filter(|_| !held));
+            self.plan(Some(*planned).filter(|_| !held), now, |_| {});
             self.life.supervised.signals.set_sleeping(true);
+            if due.deadline() != *planned {
+                due.as_mut().reset(*planned);
+            }
             tokio::select! {
                 biased;
-                () = self.life.context.cancelled() => return Woken::Stop,
-                () = control.changed.notified() => {
+                () = &mut *stopped => return Woken::Stop,
+                () = std::future::poll_fn(|cx| control.changed.poll(cx)) => {
+                    now = Instant::now();
                     let state = control.state();
                     if state.stop_requested {
                         return Woken::Finish;
                     }
                     if std::mem::replace(&mut held, state.held) && !held {
                         // What fell due meanwhile was not to take place; the rhythm is kept.
-                        let late = Instant::now().saturating_duration_since(*planned).as_nanos();
+                        let late = now.saturating_duration_since(*planned).as_nanos();
                         let passed = u32::try_from(late.div_ceil(interval.as_nanos())).unwrap_or(u32::MAX);
                         *planned = later(*planned, interval.saturating_mul(passed));
                     }
                     if let Some(before) = before.filter(|_| state.interval != interval) {
-                        *planned = later(before, state.interval).max(Instant::now());
+                        *planned = later(before, state.interval).max(now);
                         interval = state.interval;
                     }
                 }
-                () = sleep_until(*planned), if !held => return Woken::Due,
+                () = &mut *due, if !held => return Woken::Due,
             }
         }
     }
 
-    async fn iterate(
-        &mut self,
-        iteration: u64,
-        planned: Instant,
-    ) -> (LoopOutcome, Option<opentelemetry::trace::SpanContext>) {
-        self.plan(None);
-        let recorder = &self.life.shared.recorder;
+    async fn iterate(&mut self, iteration: u64, planned: Instant) -> Iterated {
         let began = Instant::now();
+        let recorder = &self.life.shared.recorder;
         let supervised = &self.life.supervised;
+        self.plan(None, began, |state| state.iteration = iteration);
         supervised.signals.heartbeat(self.life.context.generation(), began);
-        self.body.control.state().iteration = iteration;
-        if let Some(exposition) = recorder.exposition() {
+        if let Some(exposition) = &*recorder.exposition() {
             let delay = began.saturating_duration_since(planned).as_secs_f64();
-            exposition.instruments.schedule_delay.record(delay, supervised.task.attributes());
+            exposition.instruments.schedule_delay.record(&mut self.delays, &supervised.task, delay);
         }
         let begin = Begin {
             generation: Some(self.life.context.generation()),
@@ -508,16 +570,17 @@ impl LoopLife {
         let context = self.life.context.of_iteration(iteration);
         let future = self.body.factory.clone().make(context, supervised.rules.clone());
         let future = self.life.until_ready(future);
-        let run = Run::begun(begin, future, Exit::clone, ());
-        let untold = Untold::begin(&self.life, iteration);
-        let ended = run.await;
-        untold.tell(&ended);
-        if ended.exit == Exit::Success && !supervised.signals.is_ready() {
+        let run = Run::begun_at(began, begin, future, Exit::clone, ());
+        let untold = Untold::begin(&self.life, iteration, began);
+        let Ended { exit, span_context, at: ended, .. } = run.await;
+        untold.tell(&exit, ended);
+        if exit == Exit::Success && !supervised.signals.is_ready() {
             // A loop that has done its work once is ready, whether it says so or not.
             self.life.context.ready();
         }
-        self.body.control.state().last_result = Some(ended.exit.clone());
-        (LoopOutcome { iteration, exit: ended.exit, duration: began.elapsed() }, ended.span_context)
+        self.body.control.state().last_result = Some(exit.clone());
+        let duration = ended.saturating_duration_since(began);
+        Iterated { outcome: LoopOutcome { iteration, exit, duration }, span_context, ended }
     }
 
     async fn goes_on(&self, outcome: LoopOutcome) -> bool {
@@ -526,24 +589,24 @@ impl LoopLife {
     }
 
     /// The first planned time after `planned` that has not passed; those that have are skipped and counted.
-    fn next_after(&self, planned: Instant) -> Instant {
+    fn next_after(&self, planned: Instant, now: Instant) -> Instant {
         let interval = self.body.control.state().interval;
-        let late = Instant::now().saturating_duration_since(planned).as_nanos();
-        let missed = late.div_ceil(interval.as_nanos()).saturating_sub(1);
-        let missed = u32::try_from(missed).unwrap_or(u32::MAX);
-        if missed > 0 {
-            self.life.supervised.task.cell.skipped(SkipReason::Missed, u64::from(missed));
+        let late = now.saturating_duration_since(planned);
+        if late <= interval {
+            return later(planned, interval);
         }
+        let missed = late.as_nanos().div_ceil(interval.as_nanos()).saturating_sub(1);
+        let missed = u32::try_from(missed).unwrap_or(u32::MAX);
+        self.life.supervised.task.cell.skipped(SkipReason::Missed, u64::from(missed));
         later(planned, interval.saturating_mul(missed.saturating_add(1)))
     }
 
     /// Shows when the next iteration is due, or that one is under way.
-    fn plan(&self, planned: Option<Instant>) {
-        let next =
-            planned.map(|planned| SystemTime::now() + planned.saturating_duration_since(Instant::now()));
+    fn plan(&self, planned: Option<Instant>, now: Instant, also: impl FnOnce(&mut State)) {
         let mut state = self.body.control.state();
-        state.next = next;
-        self.life.supervised.task.cell.set_schedule(Some(state.interval), next);
+        also(&mut state);
+        state.next = planned.map(|planned| SystemTime::now() + planned.saturating_duration_since(now));
+        self.life.supervised.task.cell.set_schedule(Some(state.interval), state.next);
         self.life.supervised.signals.set_sleeping(planned.is_some());
     }
 
@@ -590,5 +653,7 @@ impl Drop for Alive {
         state.running = false;
         state.next = None;
         self.supervised.task.cell.set_schedule(Some(state.interval), None);
+        drop(state);
+        self.control.changed.close();
     }
 }

@@ -63,7 +63,7 @@ fn sweep(shared: &Arc<Shared>) {
         step(shared, "check health", || check_health(shared, &span));
     }
     span.end();
-    if let Some(exposition) = shared.recorder.exposition() {
+    if let Some(exposition) = &*shared.recorder.exposition() {
         exposition.instruments.monitor_duration.record(began.elapsed().as_secs_f64(), &[]);
     }
 }

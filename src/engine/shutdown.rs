@@ -346,7 +346,7 @@ impl Drain {
         let report = self.make_report(shared);
         let outcomes = ShutdownOutcome::ALL.map(|outcome| (outcome.as_str(), report.count(outcome)));
         shared.recorder.shut_down(outcomes.into());
-        if let Some(exposition) = shared.recorder.exposition() {
+        if let Some(exposition) = &*shared.recorder.exposition() {
             exposition.instruments.shutdown_duration.record(report.duration.as_secs_f64(), &[]);
         }
         let Spans { cleanup, cancel } =

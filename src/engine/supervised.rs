@@ -26,12 +26,7 @@ use super::{
     spec,
     tracker::DriverPlace,
 };
-use crate::{
-    cell::TaskState,
-    policy::Exit,
-    read::Live,
-    run::{Ended, Task},
-};
+use crate::{cell::TaskState, policy::Exit, read::Live, run::Task};
 
 pub(crate) struct Supervised {
     pub(crate) task: Arc<Task>,
@@ -153,34 +148,34 @@ pub(crate) struct Untold {
     generation: u64,
     began: Instant,
     iteration: u64,
-    exit: Exit,
+    ended: Option<(Exit, Instant)>,
 }
 
 impl Untold {
-    pub(crate) fn begin(life: &Life, iteration: u64) -> Self {
+    pub(crate) fn begin(life: &Life, iteration: u64, began: Instant) -> Self {
         Self {
             shared: life.shared.clone(),
             supervised: life.supervised.clone(),
             generation: life.context.generation(),
-            began: Instant::now(),
+            began,
             iteration,
-            exit: Exit::Cancellation,
+            ended: None,
         }
     }
 
-    /// Tells how the run ended.
-    pub(crate) fn tell<T>(mut self, ended: &Ended<T>) {
-        self.exit = ended.exit.clone();
+    /// Tells how the run ended, and when.
+    pub(crate) fn tell(mut self, exit: &Exit, at: Instant) {
+        self.ended = Some((exit.clone(), at));
     }
 }
 
 impl Drop for Untold {
     fn drop(&mut self) {
-        let exit = std::mem::replace(&mut self.exit, Exit::Cancellation);
-        self.shared.events.tell(Some(self.supervised.name()), self.generation, || TaskEventKind::Exited {
-            exit,
-            duration: self.began.elapsed(),
-            iteration: Some(self.iteration),
+        let ended = self.ended.take();
+        self.shared.events.tell(Some(self.supervised.name()), self.generation, || {
+            let (exit, at) = ended.unwrap_or_else(|| (Exit::Cancellation, Instant::now()));
+            let duration = at.saturating_duration_since(self.began);
+            TaskEventKind::Exited { exit, duration, iteration: Some(self.iteration) }
         });
     }
 }

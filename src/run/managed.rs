@@ -145,6 +145,8 @@ pub(crate) struct Ended<T> {
     pub(crate) value: Result<T, Option<Payload>>,
     /// The run's span.
     pub(crate) span_context: Option<SpanContext>,
+    /// When it ended.
+    pub(crate) at: Instant,
 }
 
 pin_project_lite::pin_project! {
@@ -178,7 +180,12 @@ where
 {
     /// A run that begins now.
     pub(crate) fn begun(begin: Begin, future: F, classify: C, guard: G) -> Self {
-        let running = Some(Running::start(begin));
+        Self::begun_at(Instant::now(), begin, future, classify, guard)
+    }
+
+    /// A run that began a moment ago.
+    pub(crate) fn begun_at(began: Instant, begin: Begin, future: F, classify: C, guard: G) -> Self {
+        let running = Some(Running::start(begin, began));
         Self { future: Some(future), classify: Some(classify), running, guard: Some(guard) }
     }
 }
@@ -207,10 +214,10 @@ where
                 Poll::Pending => return Poll::Pending,
             },
         };
-        let span_context = running.end(&exit, drop_panicked);
+        let (span_context, at) = running.end(&exit, drop_panicked);
         *this.running = None;
         *this.guard = None;
-        Poll::Ready(Ended { exit, value, span_context })
+        Poll::Ready(Ended { exit, value, span_context, at })
     }
 }
 
@@ -218,10 +225,10 @@ where
 type Done<T> = (Exit, Result<T, Option<Payload>>, bool);
 
 impl Running {
-    fn start(begin: Begin) -> Self {
+    fn start(begin: Begin, started: Instant) -> Self {
         let Begin { recorder, task, given_name, generation, iteration, parent, links, timeout, polls, span } =
             begin;
-        let (started, started_wall) = (Instant::now(), SystemTime::now());
+        let started_wall = SystemTime::now();
         let number = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
         let mut told =
             Told { given_name, generation: number(generation), iteration: number(iteration), parent, links };
@@ -344,8 +351,8 @@ impl Running {
     }
 
     /// Counts the run, ends its span, writes the log record of a failure.
-    fn end(&mut self, exit: &Exit, drop_panicked: bool) -> Option<SpanContext> {
-        let Current { recorder, task } = self.current.take()?;
+    fn end(&mut self, exit: &Exit, drop_panicked: bool) -> (Option<SpanContext>, Instant) {
+        let Some(Current { recorder, task }) = self.current.take() else { return (None, Instant::now()) };
         let span = match std::mem::replace(&mut self.span, RunSpan::None) {
             RunSpan::Made(span) => Some(span),
             RunSpan::Unmade(_) | RunSpan::None => None,
@@ -355,7 +362,7 @@ impl Running {
         let wanted = failed || self.generation.is_some();
         let span_context = span.as_ref().filter(|_| wanted).and_then(|span| span.span_context());
         let trace_id = span_context.as_ref().filter(|_| failed).map(|context| context.trace_id().to_string());
-        recorder.run_ended(&task, exit, (self.started, self.started_wall), trace_id);
+        let at = recorder.run_ended(&task, exit, (self.started, self.started_wall), trace_id);
         // The subscriber and the exporter are not ours: a panic in them is printed, and costs neither the figures nor the task.
         let _ = catch(false, move || {
             if let Some(span) = &span {
@@ -375,7 +382,7 @@ impl Running {
             }
             span.into_iter().for_each(|span| span.end());
         });
-        span_context
+        (span_context, at)
     }
 }
 

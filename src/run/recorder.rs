@@ -6,7 +6,7 @@ use std::sync::{
 };
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwapOption, Guard};
 use opentelemetry::global::BoxedTracer;
 use tokio::time::Instant;
 
@@ -143,8 +143,8 @@ impl Recorder {
         instant.saturating_duration_since(self.figures.epoch)
     }
 
-    pub(crate) fn exposition(&self) -> Option<Arc<Exposition>> {
-        self.exposition.load_full()
+    pub(crate) fn exposition(&self) -> Guard<Option<Arc<Exposition>>> {
+        self.exposition.load()
     }
 
     pub(crate) fn tracer(&self) -> Option<&Arc<BoxedTracer>> {
@@ -202,14 +202,14 @@ impl Recorder {
         self.registry().entry(identity, false).unwrap_or_else(|| self.registry().overflow())
     }
 
-    /// Counts an ended run in the cell and in the histogram; the only place where either happens.
+    /// Counts an ended run in the cell and in the histogram; the only place where either happens. Answers when that was.
     pub(crate) fn run_ended(
         &self,
         task: &Arc<Task>,
         exit: &Exit,
         (started, started_wall): (Instant, SystemTime),
         trace_id: Option<String>,
-    ) {
+    ) -> Instant {
         let now = Instant::now();
         let duration = now.saturating_duration_since(started);
         let message = || exit.message();
@@ -231,6 +231,7 @@ impl Recorder {
                 }
             }
         }
+        now
     }
 
     pub(crate) fn snapshot(&self, name: &str) -> Option<TaskSnapshot> {

@@ -47,7 +47,7 @@ pub(crate) trait Source: Send + Sync {
 #[derive(Debug)]
 pub(crate) struct Instruments {
     pub(crate) run_duration: RunDuration,
-    pub(crate) schedule_delay: Histogram<f64>,
+    pub(crate) schedule_delay: ScheduleDelay,
     pub(crate) shutdown_duration: Histogram<f64>,
     pub(crate) monitor_duration: Histogram<f64>,
 }
@@ -66,14 +66,19 @@ pub(crate) struct RunDuration {
 #[cfg(feature = "bound-instruments")]
 pub(super) type BoundDuration = (u64, opentelemetry::metrics::BoundHistogram<f64>);
 
+/// A number for one more histogram.
+#[cfg(feature = "bound-instruments")]
+fn number() -> u64 {
+    static NUMBERS: AtomicU64 = AtomicU64::new(0);
+    NUMBERS.fetch_add(1, Relaxed)
+}
+
 impl RunDuration {
     fn new(histogram: Histogram<f64>) -> Self {
-        #[cfg(feature = "bound-instruments")]
-        static NUMBERS: AtomicU64 = AtomicU64::new(0);
         Self {
             histogram,
             #[cfg(feature = "bound-instruments")]
-            number: NUMBERS.fetch_add(1, Relaxed),
+            number: number(),
         }
     }
 
@@ -105,6 +110,47 @@ impl RunDuration {
     #[cfg(not(feature = "bound-instruments"))]
     fn record_plain(&self, task: &Entry<TaskAttributes>, seconds: f64, kind: ExitKind) {
         task.with_result_attributes(kind, |attributes| self.histogram.record(seconds, attributes));
+    }
+}
+
+/// How late iterations began. With the feature `bound-instruments` each life of a loop keeps its series at hand.
+#[derive(Debug)]
+pub(crate) struct ScheduleDelay {
+    histogram: Histogram<f64>,
+    /// Tells the histograms of the process apart.
+    #[cfg(feature = "bound-instruments")]
+    number: u64,
+}
+
+/// What one life of a loop keeps of [`ScheduleDelay`].
+#[derive(Default)]
+pub(crate) struct DelaySeries {
+    #[cfg(feature = "bound-instruments")]
+    bound: Option<BoundDuration>,
+}
+
+impl ScheduleDelay {
+    fn new(histogram: Histogram<f64>) -> Self {
+        Self {
+            histogram,
+            #[cfg(feature = "bound-instruments")]
+            number: number(),
+        }
+    }
+
+    #[cfg(feature = "bound-instruments")]
+    pub(crate) fn record(&self, series: &mut DelaySeries, task: &Entry<TaskAttributes>, seconds: f64) {
+        // Another number where the manager reports to another meter than before.
+        let kept = series.bound.take().filter(|(number, _)| *number == self.number);
+        let (_, bound) = series
+            .bound
+            .insert(kept.unwrap_or_else(|| (self.number, self.histogram.bind(task.attributes()))));
+        bound.record(seconds);
+    }
+
+    #[cfg(not(feature = "bound-instruments"))]
+    pub(crate) fn record(&self, _: &mut DelaySeries, task: &Entry<TaskAttributes>, seconds: f64) {
+        self.histogram.record(seconds, task.attributes());
     }
 }
 
@@ -185,7 +231,7 @@ impl Exposition {
             lasting,
             instruments: Instruments {
                 run_duration: RunDuration::new(histogram(meter, contract::RUN_DURATION)),
-                schedule_delay: histogram(meter, contract::SCHEDULE_DELAY),
+                schedule_delay: ScheduleDelay::new(histogram(meter, contract::SCHEDULE_DELAY)),
                 shutdown_duration: histogram(meter, contract::SHUTDOWN_DURATION),
                 monitor_duration: histogram(meter, contract::MONITOR_DURATION),
             },

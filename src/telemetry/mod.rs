@@ -22,7 +22,9 @@ mod transport;
 
 pub(crate) use attributes::TaskAttributes;
 pub(crate) use handoff::offer;
-pub(crate) use instruments::{Exposition, Figures, Source, default_max_names, shared as shared_exposition};
+pub(crate) use instruments::{
+    DelaySeries, Exposition, Figures, Source, default_max_names, shared as shared_exposition,
+};
 pub use layer::{LayerConflict, layer, task_layer};
 pub(crate) use layer::{installed, subscriber_is_of_process};
 pub use span::SpanPath;
