@@ -78,6 +78,12 @@ pub const ALL: &[Operation] = &[
         subscribe_ours(Sampling::On);
         poll_ours(times)
     }),
+    Operation::theirs("iteration bare", ITERATIONS, |times| {
+        Box::pin(async move {
+            let _ = iteration::bare(Counted::new(times)).await;
+        })
+    })
+    .in_virtual_time(),
     Operation::theirs("iteration by hand", ITERATIONS, |times| {
         subscribe_by_hand(Sampling::On);
         Box::pin(async move {

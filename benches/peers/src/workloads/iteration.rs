@@ -82,7 +82,7 @@ impl Counted {
     }
 }
 
-async fn bare(counted: Arc<Counted>) -> Measured {
+pub async fn bare(counted: Arc<Counted>) -> Measured {
     let body = counted.clone();
     tokio::spawn(async move {
         let mut interval = tokio::time::interval(INTERVAL);
