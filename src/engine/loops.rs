@@ -238,13 +238,14 @@ impl LoopHandle {
     /// Finishes the loop after the iteration under way; one that sleeps wakes and finishes at once; one that waits for its
     /// start or restart is stopped and does not begin by itself. Without effect on a loop that has ended.
     pub fn stop(&self) {
-        let mut state = self.control.state();
-        state.stop_requested = state.running;
-        if state.running {
-            drop(state);
+        let running = {
+            let mut state = self.control.state();
+            state.stop_requested = state.running;
+            state.running
+        };
+        if running {
             self.control.changed.tell();
         } else {
-            drop(state);
             // A loop that is not registered has nothing to stop.
             let _ = self.control.order(Order::Stop { grace: spec::DEFAULT_STOP_GRACE });
         }
