@@ -353,6 +353,10 @@ async fn managers_on_the_global_meter_are_summed_per_name() {
     let metrics = Metrics::new();
     let early = TaskManager::builder().build();
     let _ = early.spawn("shared_name", async {}).await;
+    let ticker = TaskLoop::every(Duration::from_secs(1), |_| async {});
+    early.register_critical_task(CriticalTaskConfig::from_loop("ticker", ticker)).expect("registered");
+    early.start();
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
     opentelemetry::global::set_meter_provider(metrics.provider.clone());
     let late = TaskManager::builder().build();
     let _ = late.spawn("shared_name", async { 1 }.discard()).await;
@@ -367,6 +371,8 @@ async fn managers_on_the_global_meter_are_summed_per_name() {
     assert_eq!(sums, BTreeMap::from([(None, 2.0), (Some("second"), 1.0)]), "{points:#?}");
     drop(late);
     assert!(early.setup_task_instrumentation().last_collection.is_some(), "the early manager moved along");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(metrics.collect().count("task.schedule.delay", &[("task.name", "ticker")]), 2, "and its loop");
 }
 
 #[tokio::test(start_paused = true)]
@@ -379,4 +385,27 @@ async fn a_manager_that_is_gone_is_no_longer_observed_and_breaks_nothing() {
     drop(tasks);
     tokio::task::yield_now().await;
     assert!(metrics.collect().of("task.runs", &[]).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_delays_of_all_lives_of_a_loop_are_one_series() {
+    for temporality in [Temporality::Cumulative, Temporality::Delta] {
+        let metrics = Metrics::with_temporality(temporality);
+        let tasks = manager(&metrics);
+        let ticker = TaskLoop::every(Duration::from_secs(1), |_| async {});
+        let handle = ticker.handle();
+        tasks.register_critical_task(CriticalTaskConfig::from_loop("ticker", ticker)).expect("registered");
+        tasks.start();
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        handle.restart().expect("registered");
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        let delays = |points: &Points| {
+            let of_ticker = points.of("task.schedule.delay", &[("task.name", "ticker")]);
+            of_ticker.iter().map(|point| point.count).collect::<Vec<_>>()
+        };
+        assert_eq!(delays(&metrics.collect()), [4], "{temporality:?}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let more = if temporality == Temporality::Delta { 1 } else { 5 };
+        assert_eq!(delays(&metrics.collect()), [more], "{temporality:?}");
+    }
 }
