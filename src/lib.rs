@@ -27,6 +27,7 @@
 #![warn(missing_docs, unreachable_pub)]
 
 mod policy;
+mod schedule;
 
 mod sync;
 
@@ -73,6 +74,9 @@ pub use policy::{
 };
 pub use read::{HealthReason, HealthThresholds, ManagerHealth, TaskHealth, TaskMetrics, TaskStatistics};
 pub use run::{TaskError, TaskHandle};
+pub use schedule::{
+    MISSED_COUNTED_AT_MOST, Missed, Overlap, START_WITHIN, Schedule, ScheduleError, Upcoming,
+};
 #[cfg(feature = "otlp")]
 pub use telemetry::builder as telemetry;
 pub use telemetry::{LayerConflict, SpanPath, layer, task_layer};
