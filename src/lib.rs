@@ -55,9 +55,10 @@ pub use config::{
     CriticalTaskConfig, CriticalTasksProvider, DEFAULT_HEALTH_CHECK_INTERVAL, Discovery, TaskGroup,
 };
 pub use engine::{
-    DEFAULT_SPAN_PREFIX, EVENT_CAPACITY, LastResort, LoopControlError, LoopError, LoopHandle, LoopOutcome,
-    OnError, ShutdownCause, ShutdownOutcome, ShutdownReport, ShutdownSignal, StopToken, TaskBuilder,
-    TaskContext, TaskEvent, TaskEventKind, TaskEvents, TaskLoop, TaskShutdown, shutdown_signal,
+    DEFAULT_SPAN_PREFIX, DEFAULT_WALL_CLOCK_STEP, EVENT_CAPACITY, LastResort, LoopControlError, LoopError,
+    LoopHandle, LoopOutcome, OnError, ShutdownCause, ShutdownOutcome, ShutdownReport, ShutdownSignal,
+    StopToken, TaskBuilder, TaskContext, TaskEvent, TaskEventKind, TaskEvents, TaskLoop, TaskShutdown,
+    shutdown_signal,
 };
 pub use error::{RegisterError, RestartError, UnknownComponent, UnknownTask};
 pub use instrumentation::InstrumentationCheck;

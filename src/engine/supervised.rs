@@ -19,7 +19,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     ErrorRules, Factory, Registration, Shared, TaskContext, TaskEventKind, TaskSpec, Work,
     links::{Bond, Links},
-    loops::LoopBody,
+    loops::{LoopBody, LoopHandle},
     orders::{Order, OrderSlot, Signal},
     signals::Signals,
     spec,
@@ -77,7 +77,7 @@ struct Seldom {
 /// What lives: a closure's one run, or a loop's many.
 pub(crate) enum Body {
     Closure(Arc<dyn Factory>),
-    Loop(Box<LoopBody>),
+    Loop(LoopBody),
 }
 
 impl Body {
@@ -92,6 +92,14 @@ impl Body {
     /// Whether it is a loop, which the shutdown asks to stop before anything else.
     pub(crate) fn is_loop(&self) -> bool {
         matches!(self, Self::Loop(_))
+    }
+
+    /// A handle to it, where it is a loop.
+    pub(crate) fn loop_handle(&self) -> Option<LoopHandle> {
+        match self {
+            Self::Closure(_) => None,
+            Self::Loop(body) => Some(body.handle()),
+        }
     }
 
     /// Holds the life under way, or lets it go on. Answers whether it can be held; one that cannot is stopped instead.

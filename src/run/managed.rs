@@ -36,6 +36,8 @@ pub(crate) struct Begin {
     pub(crate) given_name: Option<String>,
     pub(crate) generation: Option<u64>,
     pub(crate) iteration: Option<u64>,
+    /// How much later than planned an iteration begins.
+    pub(crate) late: Option<Duration>,
     pub(crate) parent: SpanParent,
     pub(crate) links: Vec<SpanContext>,
     pub(crate) timeout: Option<Duration>,
@@ -62,6 +64,7 @@ impl Begin {
             given_name: None,
             generation: None,
             iteration: None,
+            late: None,
             parent: SpanParent::Root,
             links: Vec::new(),
             timeout: None,
@@ -181,8 +184,9 @@ type Done<T> = (Exit, Result<T, Option<Payload>>, bool);
 
 impl Running {
     fn start(begin: Begin) -> Self {
-        let Begin { recorder, task, given_name, generation, iteration, parent, links, timeout, polls } =
+        let Begin { recorder, task, given_name, generation, iteration, late, parent, links, timeout, polls } =
             begin;
+        let late = late.map(|late| late.as_secs_f64());
         let identity = &task.identity;
         let number = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
         let (generation_number, iteration) = (number(generation), number(iteration));
@@ -195,13 +199,15 @@ impl Running {
                 { key::GIVEN_NAME } = given_name.as_deref(),
                 { key::GENERATION } = generation_number,
                 { key::ITERATION } = iteration,
+                { key::SCHEDULE_DELAY } = late,
                 { key::RESULT } = tracing::field::Empty,
                 { key::ERROR_TYPE } = tracing::field::Empty,
             })
         });
         let attributes = || {
             let base = task.attributes();
-            let said = [given_name.is_some(), generation_number.is_some(), iteration.is_some()];
+            let said =
+                [given_name.is_some(), generation_number.is_some(), iteration.is_some(), late.is_some()];
             let said = said.into_iter().filter(|said| *said).count();
             // With room for the result and the error's type.
             let mut attributes = Vec::with_capacity(base.len() + said + 2);
@@ -209,6 +215,7 @@ impl Running {
             attributes.extend(given_name.clone().map(|name| KeyValue::new(key::GIVEN_NAME, name)));
             attributes.extend(generation_number.map(|number| KeyValue::new(key::GENERATION, number)));
             attributes.extend(iteration.map(|number| KeyValue::new(key::ITERATION, number)));
+            attributes.extend(late.map(|late| KeyValue::new(key::SCHEDULE_DELAY, late)));
             attributes
         };
         let start = SpanStart {

@@ -324,6 +324,11 @@ impl Course {
         })
     }
 
+    /// Whether a time can come while an iteration runs.
+    pub(crate) fn overlaps(&self) -> bool {
+        !matches!(self.schedule.rhythm(), Rhythm::Delay(_))
+    }
+
     fn is_rhythm(&self) -> bool {
         matches!(self.schedule.rhythm(), Rhythm::Every(_) | Rhythm::Delay(_))
     }
