@@ -1,5 +1,14 @@
 //! What a task loop promises: its rhythm, its hooks, its handle, and how its lives end.
 
+#[cfg(feature = "calendar")]
+#[path = "loops/calendars.rs"]
+mod calendars;
+#[path = "loops/control.rs"]
+mod control;
+#[path = "loops/policies.rs"]
+mod policies;
+#[path = "loops/retries.rs"]
+mod retries;
 mod support;
 
 use std::{

@@ -80,8 +80,9 @@ struct Used {
 struct Due {
     /// The time of the schedule.
     time: Moment,
-    /// The same with its jitter.
+    /// When its iteration is to begin: with its jitter, or while it waits for another to end.
     at: Moment,
+    jitter: Duration,
 }
 
 pub(crate) struct Course {
@@ -157,12 +158,11 @@ impl Course {
                 None => true,
             })
             .map(|time| {
-                let at = if spread.is_zero() {
-                    time
-                } else {
-                    time.later(spread.mul_f64(random().clamp(0.0, 1.0)))
+                let jitter = match spread {
+                    Duration::ZERO => Duration::ZERO,
+                    spread => spread.mul_f64(random().clamp(0.0, 1.0)),
                 };
-                Due { time, at }
+                Due { time, at: time.later(jitter), jitter }
             });
     }
 
@@ -176,10 +176,10 @@ impl Course {
             self.behind -= 1;
             return (Fire::Run { late }, 0);
         }
-        // What came after it, as late as it is: with its jitter taken off.
+        // What came after it, with its jitter taken off: the others would be as much later.
         let until = Now {
-            steady: first.steady.saturating_add(late),
-            wall: first.wall.checked_add(late).unwrap_or(first.wall),
+            steady: now.steady.saturating_sub(due.jitter),
+            wall: now.wall.checked_sub(due.jitter).unwrap_or(now.wall),
         };
         let further = self.times_between(until, true);
         let Some(latest) = further.last else {
@@ -230,7 +230,7 @@ impl Course {
                     if self.is_rhythm() { Moment::Steady(first.steady) } else { Moment::Wall(first.wall) };
                 let time =
                     if self.is_rhythm() { Moment::Steady(latest.steady) } else { Moment::Wall(latest.wall) };
-                self.due = Some(Due { time, at });
+                self.due = Some(Due { time, at, jitter: Duration::ZERO });
                 passed.count - 1
             }
             (_, latest) => {
