@@ -101,6 +101,24 @@ pub use telemetry::{LayerConflict, SpanPath, layer, task_layer};
 /// ```
 #[cfg(feature = "macros")]
 pub use otel_tasks_macros::instrumented_task;
+/// Makes a loop of an async function, which then returns the loop's [`CriticalTaskConfig`].
+///
+/// ```
+/// use otel_tasks::{TaskContext, TaskManager, task_loop};
+/// use std::sync::Arc;
+///
+/// #[task_loop(every = "5m", jitter = "10s", retry = 3, backoff = "1s..30s", category = System)]
+/// async fn sweep(ctx: TaskContext, folder: Arc<str>) -> std::io::Result<()> {
+///     println!("sweep {folder} for the {:?}th time", ctx.iteration());
+///     Ok(())
+/// }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::RegisterError> {
+/// let tasks = TaskManager::builder().build();
+/// tasks.register_critical_task(sweep("/var/cache".into()))?;
+/// # Ok(()) }
+/// ```
+#[cfg(feature = "macros")]
+pub use otel_tasks_macros::task_loop;
 
 /// The README's code compiles.
 #[cfg(all(doctest, feature = "otlp", feature = "macros"))]
@@ -109,6 +127,11 @@ struct Readme;
 
 #[doc(hidden)]
 pub mod __private {
+    /// The delays that `backoff = "1s..60s"` stands for.
+    pub fn growing(from: std::time::Duration, to: std::time::Duration) -> crate::Backoff {
+        crate::Backoff::new(from, crate::DEFAULT_BACKOFF_FACTOR, to.max(from)).unwrap_or_default()
+    }
+
     pub use crate::run::{
         Instrumented, InstrumentedFailure as Failure, Probe, ViaAny, ViaDisplay, ViaOpaque, instrument,
     };

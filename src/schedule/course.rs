@@ -8,7 +8,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{MISSED_COUNTED_AT_MOST, Missed, START_WITHIN, Schedule, value::Rhythm};
+#[cfg(feature = "calendar")]
+use super::MISSED_COUNTED_AT_MOST;
+use super::{Missed, START_WITHIN, Schedule, value::Rhythm};
 
 /// What both clocks show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +128,7 @@ impl Course {
         self.last.map(|last| last.wall)
     }
 
+    #[cfg_attr(not(feature = "calendar"), expect(unused_variables, reason = "a calendar alone looks back"))]
     fn first(&self, last: Option<SystemTime>, now: Now) -> Option<Moment> {
         let starts = self.schedule.start().filter(|starts| *starts > now.wall);
         match self.schedule.rhythm() {
