@@ -319,10 +319,19 @@ impl Course {
         let _ = (set_back, random);
     }
 
-    /// The distance between the next time and the one after it, for those that look at it.
+    /// The next time of the schedule, whether an iteration is waited for at that time or not.
+    pub(crate) fn upcoming(&self) -> Option<Moment> {
+        self.due().or_else(|| self.after(self.last?))
+    }
+
+    /// How far the next time and the one after it lie apart.
     pub(crate) fn distance(&self) -> Option<Duration> {
         self.schedule.interval().or_else(|| {
-            let Moment::Wall(next) = self.due?.time else { return None };
+            let next = match (self.due, self.last) {
+                (Some(due), _) => due.time,
+                (None, last) => self.after(last?)?,
+            };
+            let Moment::Wall(next) = next else { return None };
             self.schedule.next_after(next)?.duration_since(next).ok()
         })
     }

@@ -5,12 +5,7 @@
 //! 2. Iterations are futures inside the life's own: dropped with it, so that none outlives it.
 //! 3. While iterations run that the next one waits for, no timer is set: what passed is counted at their end.
 
-use std::{
-    future::poll_fn,
-    sync::Arc,
-    task::Poll,
-    time::{Duration, SystemTime},
-};
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use opentelemetry::trace::SpanContext;
 use tokio::time::{Instant, sleep_until};
@@ -58,7 +53,7 @@ struct LoopLife {
     ending: Option<Ending>,
     last: Option<(Exit, Option<SpanContext>)>,
     /// What was shown last.
-    shown: Option<Option<Moment>>,
+    shown: Option<(Option<Moment>, u64)>,
     /// For the first iteration, which takes them all.
     links: Vec<SpanContext>,
 }
@@ -232,7 +227,6 @@ impl LoopLife {
         if self.is_watched() {
             self.course.go_on(now, random);
         }
-        self.show(self.course.due().filter(|_| self.is_watched()));
         let links = std::mem::take(&mut self.links);
         self.running.push(living.begin(self.begun, late, links));
     }
@@ -263,18 +257,24 @@ impl LoopLife {
         }
     }
 
-    /// Shows when the next iteration is due, or that none is waited for.
+    /// Shows when the next iteration is due, or that none is waited for. The figures show the schedule's next time also while
+    /// an iteration runs: one that does not end is overdue, too.
     fn show(&mut self, due: Option<Moment>) {
-        let supervised = &self.living.life.supervised;
+        let Life { supervised, .. } = &self.living.life;
         supervised.signals.set_sleeping(self.running.is_empty() && (due.is_some() || self.held));
-        if self.shown == Some(due) {
+        let shown = (due, self.begun);
+        if self.shown == Some(shown) {
             return;
         }
-        self.shown = Some(due);
-        let next: Option<SystemTime> = due.and_then(|due| due.on_wall(self.now()));
+        self.shown = Some(shown);
+        let now = self.now();
+        let more =
+            self.ending.is_none() && self.course.schedule().limit().is_none_or(|count| self.begun < count);
+        let upcoming = due.or_else(|| self.course.upcoming().filter(|_| more && !self.running.is_empty()));
+        let on_wall = |moment: Option<Moment>| moment.and_then(|moment| moment.on_wall(now));
         let mut state = self.living.parts.control.state();
-        state.next = next;
-        supervised.task.cell.set_schedule(self.course.distance(), next);
+        state.next = on_wall(due);
+        supervised.task.cell.set_schedule(self.course.distance(), on_wall(upcoming));
     }
 
     fn end(&self) -> LifeEnd {
