@@ -164,12 +164,12 @@ pub(crate) struct Untold {
 }
 
 impl Untold {
-    pub(crate) fn begin(life: &Life, iteration: u64) -> Self {
+    pub(crate) fn begin(life: &Life, iteration: u64, began: Instant) -> Self {
         Self {
             shared: life.shared.clone(),
             supervised: life.supervised.clone(),
             generation: life.context.generation(),
-            began: Instant::now(),
+            began,
             iteration,
             exit: Exit::Cancellation,
         }

@@ -266,17 +266,19 @@ impl Course {
         self.set_due(next, now, random);
     }
 
-    /// Another schedule holds from now on. A rhythm is reckoned from the last time that was used up, and due at once where
-    /// that is past; a calendar begins with what it shows next. While an iteration runs, its end decides.
+    /// Another schedule has held since then. A rhythm is reckoned from the last time that was used up, and due at once where
+    /// that is past; a calendar begins with what it shows next. With `waits`, an iteration has to be
+    /// [followed](Self::follow) first.
     pub(crate) fn change(
         &mut self,
         schedule: Arc<Schedule>,
-        running: bool,
+        since: Duration,
+        waits: bool,
         now: Now,
         random: &dyn Fn() -> f64,
     ) {
         self.schedule = schedule;
-        self.since = now.steady;
+        self.since = since;
         self.behind = 0;
         let calendar = !self.is_rhythm();
         match &mut self.last {
@@ -291,9 +293,10 @@ impl Course {
             }
             Some(last) => {
                 if calendar {
-                    last.wall = last.wall.max(now.wall);
+                    let ago = now.steady.saturating_sub(since);
+                    last.wall = last.wall.max(now.wall.checked_sub(ago).unwrap_or(now.wall));
                 }
-                if !running {
+                if !waits {
                     let next = self.last.and_then(|last| self.after(last));
                     let at_once = Moment::Steady(now.steady);
                     self.set_due(
@@ -368,6 +371,10 @@ impl Course {
     /// The first time after that one which has not passed.
     fn not_before(&self, last: Used, now: Now) -> Option<Moment> {
         match self.schedule.rhythm() {
+            // Most often the next one, which costs no division.
+            Rhythm::Every(interval) if last.steady.saturating_add(*interval) >= now.steady => {
+                self.after(last)
+            }
             Rhythm::Every(interval) => {
                 let times = steps(last.steady, now.steady, *interval).max(1);
                 Some(Moment::Steady(last.steady.saturating_add(multiple(*interval, times))))
@@ -388,7 +395,14 @@ impl Course {
     fn times_between(&self, now: Now, inclusive: bool) -> Between {
         let Some(last) = self.last else { return Between::default() };
         match self.schedule.rhythm() {
+            Rhythm::Every(interval) if last.steady.saturating_add(*interval) > now.steady => {
+                Between::default()
+            }
             Rhythm::Every(interval) => {
+                // Nothing was due after the end.
+                let after_end = self.schedule.end().and_then(|ends| now.wall.duration_since(ends).ok());
+                let upto = now.steady.saturating_sub(after_end.unwrap_or_default());
+                let now = Now { steady: upto, ..now };
                 let passed = if inclusive {
                     whole(last.steady, now.steady, *interval)
                 } else {

@@ -175,3 +175,33 @@ async fn cancel_drops_all_that_overlap() {
     assert_eq!((alive.now(), state(&tasks, "l")), (0, Some(TaskState::Stopped)));
     assert_eq!(tasks.snapshot("l").unwrap().runs[ExitKind::Cancellation as usize], 3);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_schedule_that_may_overlap_takes_over_from_one_that_does_not() {
+    let moments = Moments::default();
+    let log = moments.clone();
+    let body = TaskLoop::on(Schedule::delay(secs(30)), move |_| {
+        log.note();
+        sleep(secs(15))
+    });
+    let handle = body.handle();
+    let tasks = started(CriticalTaskConfig::from_loop("l", body.overlap(Overlap::Allow(2))));
+    sleep(secs(5)).await;
+    handle.change_schedule(Schedule::every(secs(10)).count(4)).unwrap();
+    sleep(secs(100)).await;
+    assert_eq!(moments.seconds(), [0, 20, 30, 40]);
+    assert_eq!(state(&tasks, "l"), Some(TaskState::Finished));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_after_the_end_of_a_schedule_is_not_left_out() {
+    let clock = WallClock::starting(SystemTime::UNIX_EPOCH);
+    let tasks = TaskManager::builder().wall_clock(clock.reader()).build();
+    let bounded = Schedule::every(secs(10)).ends(SystemTime::UNIX_EPOCH + secs(35));
+    let body = TaskLoop::on(bounded, |_| sleep(secs(300)));
+    tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).unwrap();
+    tasks.start();
+    sleep(secs(400)).await;
+    let snapshot = tasks.snapshot("l").unwrap();
+    assert_eq!((snapshot.state, snapshot.skipped), (Some(TaskState::Finished), [0, 3]), "10, 20 and 30");
+}

@@ -5,7 +5,7 @@ use std::{
     time::SystemTime,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::LoopControlError;
 use crate::{
@@ -26,6 +26,8 @@ pub(super) struct State {
     pub(super) schedule: Arc<Schedule>,
     /// Counted up with each schedule.
     pub(super) revision: u64,
+    /// When the schedule came.
+    pub(super) changed_at: Instant,
     pub(super) running: bool,
     pub(super) failed: bool,
     pub(super) stop_requested: bool,
@@ -43,6 +45,7 @@ impl Control {
         let state = State {
             schedule: Arc::new(schedule),
             revision: 0,
+            changed_at: Instant::now(),
             running: false,
             failed: false,
             stop_requested: false,
@@ -68,6 +71,7 @@ impl Control {
         let mut state = self.state();
         state.schedule = Arc::new(other(&state.schedule));
         state.revision += 1;
+        state.changed_at = Instant::now();
         drop(state);
         self.changed.notify_one();
     }

@@ -61,7 +61,7 @@ impl Living {
             Some(_) => Box::pin(self.clone().tries(context)),
         };
         let run = Run::begun(begin, self.life.until_ready(work), Exit::clone, ());
-        let untold = Untold::begin(&self.life, iteration);
+        let untold = Untold::begin(&self.life, iteration, began);
         let living = self.clone();
         Box::pin(async move {
             let ended = run.await;

@@ -44,6 +44,8 @@ struct LoopLife {
     living: Arc<Living>,
     /// When the steady clock began.
     origin: Instant,
+    /// What the clocks showed when they were last read.
+    read: Now,
     course: Course,
     /// Of the schedule that the course follows.
     revision: u64,
@@ -95,6 +97,7 @@ impl LoopLife {
         let course = Course::begin(schedule, last_used, now, &*settings.random);
         Self {
             origin,
+            read: now,
             course,
             revision,
             held: false,
@@ -108,9 +111,11 @@ impl LoopLife {
         }
     }
 
-    fn now(&self) -> Now {
+    /// Reads both clocks.
+    fn now(&mut self) -> Now {
         let wall = self.living.life.shared.settings.wall_clock.now();
-        Now { steady: self.origin.elapsed(), wall }
+        self.read = Now { steady: self.origin.elapsed(), wall };
+        self.read
     }
 
     /// Whether times that come during an iteration are seen when they come.
@@ -134,6 +139,10 @@ impl LoopLife {
             .due()
             .filter(|_| !over && !self.held && (self.running.is_empty() || self.is_watched()));
         self.show(waits_for);
+        if waits_for.is_none() && !self.running.is_empty() && !self.is_watched() {
+            // Whatever is asked for meanwhile is seen to when it has ended.
+            return Some(Event::Settled(settled(&mut self.running).await));
+        }
         let living = self.living.clone();
         let clock = &living.life.shared.settings.wall_clock;
         loop {
@@ -166,40 +175,41 @@ impl LoopLife {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Stop => self.ending = Some(Ending::Stop),
-            Event::Changed => self.changed(),
+            Event::Changed => self.changed(false),
             Event::Settled(settled) => self.settled(settled),
             Event::Due => self.due(),
         }
     }
 
-    /// Does what a handle has asked for.
-    fn changed(&mut self) {
+    /// Does what a handle has asked for; `settling` where an iteration has just ended.
+    fn changed(&mut self, settling: bool) {
         let living = self.living.clone();
         let random = &*living.life.shared.settings.random;
         let now = self.now();
-        let (schedule, held) = {
+        let (schedule, held, changed_at) = {
             let state = living.parts.control.state();
             if state.stop_requested {
                 self.ending.get_or_insert(Ending::Finish);
             }
             let changed = state.revision != self.revision;
             self.revision = state.revision;
-            (changed.then(|| state.schedule.clone()), state.held)
+            (changed.then(|| state.schedule.clone()), state.held, state.changed_at)
         };
         if std::mem::replace(&mut self.held, held) && !held {
             // What fell due meanwhile was not to take place; the rhythm is kept.
             self.course.leave_out(now, random);
         }
         if let Some(schedule) = schedule {
-            let waits = !self.running.is_empty() && !self.is_watched();
-            self.course.change(schedule, waits, now, random);
+            let since = changed_at.saturating_duration_since(self.origin);
+            let waits = settling && self.course.due().is_none();
+            self.course.change(schedule, since, waits, now, random);
         }
     }
 
     fn due(&mut self) {
         let living = self.living.clone();
         let random = &*living.life.shared.settings.random;
-        let now = self.now();
+        let now = self.read;
         if let Overlap::Allow(limit) = living.parts.overlap {
             if self.running.len() >= usize::try_from(limit).unwrap_or(usize::MAX) {
                 let (_, further) = self.course.fire(living.parts.missed, now);
@@ -240,11 +250,13 @@ impl LoopLife {
             living.parts.control.state().failed = true;
             self.ending = Some(Ending::Failed);
         }
+        // What a handle has changed meanwhile holds from when it did.
+        self.changed(true);
         let over =
             self.ending.is_some() || self.course.schedule().limit().is_some_and(|count| self.begun >= count);
-        if !over && !self.is_watched() {
+        if !over && self.course.due().is_none() {
             let queue = living.parts.overlap == Overlap::Queue;
-            let passed = self.course.follow(queue, self.now(), &*living.life.shared.settings.random);
+            let passed = self.course.follow(queue, self.read, &*living.life.shared.settings.random);
             self.skipped(SkipReason::Overlapped, passed);
         }
     }
@@ -267,7 +279,7 @@ impl LoopLife {
             return;
         }
         self.shown = Some(shown);
-        let now = self.now();
+        let now = self.read;
         let more =
             self.ending.is_none() && self.course.schedule().limit().is_none_or(|count| self.begun < count);
         let upcoming = due.or_else(|| self.course.upcoming().filter(|_| more && !self.running.is_empty()));
