@@ -1,7 +1,7 @@
 //! An OpenTelemetry-native task manager for tokio: each run of a task is a span, each figure an instrument, and health
 //! checks, automatic restarts and the ordered shutdown read those same figures.
 //!
-//! Begin at [`TaskManager`]; [`CriticalTaskConfig`] says what is kept alive, [`TaskLoop`] what runs at intervals,
+//! Begin at [`TaskManager`]; [`CriticalTaskConfig`] says what is kept alive, [`TaskLoop`] what runs by a [`Schedule`],
 //! [`instrumented_task`](macro@instrumented_task) makes any async function a run. [`telemetry()`] exports all of it over
 //! OTLP; [`layer`] and [`task_layer`] are for those who have a subscriber of their own. Every name that leaves the process
 //! stands in [`telemetry::contract`].
@@ -21,7 +21,8 @@
 //!
 //! # Features
 //!
-//! `otlp` (default): [`telemetry()`]. `macros` (default): [`instrumented_task`](macro@instrumented_task). `serde`:
+//! `otlp` (default): [`telemetry()`]. `macros` (default): [`instrumented_task`](macro@instrumented_task),
+//! [`task_loop`](macro@task_loop). `calendar` (default): times of day and cron expressions for a [`Schedule`]. `serde`:
 //! `Serialize` for statistics, health, snapshots and reports. `testing`: helpers for your own tests.
 
 #![warn(missing_docs, unreachable_pub)]
@@ -119,6 +120,11 @@ pub use otel_tasks_macros::instrumented_task;
 /// ```
 #[cfg(feature = "macros")]
 pub use otel_tasks_macros::task_loop;
+
+/// The code of the page on loops compiles.
+#[cfg(all(doctest, feature = "calendar", feature = "macros"))]
+#[doc = include_str!("../docs/loops.md")]
+struct LoopsPage;
 
 /// The README's code compiles.
 #[cfg(all(doctest, feature = "otlp", feature = "macros"))]

@@ -215,8 +215,8 @@ impl TaskManagerBuilder {
         self
     }
 
-    /// The wall clock that calendars run on, and by which loops say when they are due next (the system's). For tests: in
-    /// paused time the system's clock goes on as ever.
+    /// The wall clock that calendars run on, and by which loops say when they are due next (the system's). For tests, since in
+    /// paused time the system's clock goes on as ever; the feature `testing` has one that does not.
     pub fn wall_clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.settings.wall_clock.read = Arc::new(now);
         self

@@ -497,3 +497,71 @@ fn multiple(interval: Duration, times: u64) -> Duration {
     let seconds = u64::try_from(nanos / 1_000_000_000).unwrap_or(u64::MAX);
     Duration::new(seconds, u32::try_from(nanos % 1_000_000_000).unwrap_or_default())
 }
+
+#[cfg(all(test, feature = "calendar"))]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// Some night before a change of the clock in Berlin.
+    fn at(steady: Duration) -> Now {
+        Now { steady, wall: UNIX_EPOCH + secs(1_711_800_000) + steady }
+    }
+
+    fn schedules() -> impl Strategy<Value = Schedule> {
+        prop_oneof![
+            (1_u64..100_000).prop_map(|millis| Schedule::every(Duration::from_millis(millis))),
+            (1_u64..100).prop_map(|seconds| Schedule::every(secs(seconds)).immediate(false)),
+            Just(Schedule::cron("* * * * *", "Europe/Berlin")),
+            Just(Schedule::cron("*/7 1-3 * * *", "Europe/Berlin")),
+            Just(Schedule::daily(["00:00", "02:00", "02:30", "03:00", "23:59:59"], "Europe/Berlin")),
+        ]
+    }
+
+    fn policies() -> impl Strategy<Value = Missed> {
+        prop_oneof![Just(Missed::Skip), Just(Missed::RunOnce), (1_u32..20).prop_map(Missed::CatchUp)]
+    }
+
+    proptest! {
+        /// However late whoever waits comes, and however long iterations take: each time of the schedule up to the next one was
+        /// used or left out, once.
+        #[test]
+        fn every_time_is_accounted_for_once(
+            schedule in schedules(),
+            missed in policies(),
+            steps in prop::collection::vec((0_u64..4, 0_u64..4_000, 0_u64..3, 0_u64..400), 1..60),
+        ) {
+            let began = at(Duration::ZERO);
+            let mut course = Course::begin(Arc::new(schedule.clone()), None, began, &|| 0.0);
+            let mut clock = Duration::ZERO;
+            let (mut run, mut left_out) = (0, 0);
+            let mut last = None;
+            for (is_late, late, is_long, takes) in steps {
+                let due = course.due().expect("none of them ends");
+                clock += due.ahead(at(clock));
+                clock += if is_late == 0 { secs(late) } else { Duration::from_millis(late % 3) };
+                let (fire, skipped) = course.fire(missed, at(clock));
+                left_out += skipped;
+                run += u64::from(fire != Fire::Skip);
+                prop_assert!(course.last_used() > last, "strictly later");
+                last = course.last_used();
+                if fire == Fire::Skip {
+                    course.go_on(at(clock), &|| 0.0);
+                } else {
+                    clock += if is_long == 0 { secs(takes) } else { Duration::from_millis(takes % 50) };
+                    left_out += course.follow(false, at(clock), &|| 0.0);
+                }
+                let next = course.due().and_then(|due| due.on_wall(at(clock))).expect("none of them ends");
+                let before = schedule.upcoming(began.wall).take_while(|time| *time < next).count();
+                prop_assert_eq!(run + left_out, before as u64, "{} {:?} at {:?}", schedule, missed, clock);
+            }
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! What a user says of when a loop runs.
 
+#[cfg(feature = "calendar")]
+use std::sync::Arc;
 use std::{
     fmt,
     time::{Duration, SystemTime},
@@ -41,9 +43,9 @@ pub(super) enum Rhythm {
     /// So long after the iteration before has ended.
     Delay(Duration),
     Once(SystemTime),
-    /// Boxed: most loops have none.
+    /// Shared: it is large, and does not change.
     #[cfg(feature = "calendar")]
-    Calendar(Box<Calendar>),
+    Calendar(Arc<Calendar>),
     #[cfg_attr(
         not(feature = "calendar"),
         expect(dead_code, reason = "only what is parsed can be wrong at once")
@@ -116,7 +118,7 @@ impl Schedule {
     #[cfg(feature = "calendar")]
     fn calendar(calendar: Result<Calendar, ScheduleError>) -> Self {
         Self::of(match calendar {
-            Ok(calendar) => Rhythm::Calendar(Box::new(calendar)),
+            Ok(calendar) => Rhythm::Calendar(Arc::new(calendar)),
             Err(error) => Rhythm::Invalid(error),
         })
     }

@@ -53,36 +53,38 @@ struct LoopLife {
     running: Vec<Iteration>,
     begun: u64,
     ending: Option<Ending>,
-    last: Option<(Exit, Option<SpanContext>)>,
+    /// How the last iteration ended. Boxed: a loop that has not run has none.
+    last: Option<Box<(Exit, Option<SpanContext>)>>,
     /// What was shown last.
     shown: Option<(Option<Moment>, u64)>,
     /// For the first iteration, which takes them all.
     links: Vec<SpanContext>,
 }
 
-/// Lives once.
-pub(super) async fn live(parts: Arc<Parts>, mut life: Life) -> LifeEnd {
-    let alive = Alive::begin(&parts.control, &life.supervised);
+/// Lives once. Not an `async fn`, which would keep room for what it was called with.
+pub(super) fn live(parts: Arc<Parts>, mut life: Life) -> impl Future<Output = LifeEnd> + Send {
     let links = std::mem::take(&mut life.links);
     let living = Arc::new(Living { parts, life });
-    if let Some(hook) = &living.parts.before_loop {
-        tokio::select! {
-            biased;
-            // A hook that waits for what never comes must not hold up a stop; the first wait below ends the life.
-            () = living.life.context.cancelled() => {}
-            _ = living.hook("before_loop", hook(())) => {}
+    async move {
+        let _alive = Alive::begin(&living.parts.control, &living.life.supervised);
+        if let Some(hook) = &living.parts.before_loop {
+            tokio::select! {
+                biased;
+                // A hook that waits for what never comes must not hold up a stop; the first wait below ends the life.
+                () = living.life.context.cancelled() => {}
+                _ = Box::pin(living.hook("before_loop", hook(()))) => {}
+            }
         }
+        let mut life = LoopLife::begin(living, links);
+        while let Some(event) = life.next().await {
+            life.handle(event);
+        }
+        if let Some(hook) = &life.living.parts.after_loop {
+            // Boxed, as the other: few have it, and its room would be in each loop.
+            Box::pin(life.living.hook("after_loop", hook(()))).await;
+        }
+        life.end()
     }
-    let mut life = LoopLife::begin(living, links);
-    while let Some(event) = life.next().await {
-        life.handle(event);
-    }
-    if let Some(hook) = &life.living.parts.after_loop {
-        life.living.hook("after_loop", hook(())).await;
-    }
-    let end = life.end();
-    drop(alive);
-    end
 }
 
 impl LoopLife {
@@ -244,7 +246,7 @@ impl LoopLife {
     fn settled(&mut self, settled: Settled) {
         let living = self.living.clone();
         if self.ending != Some(Ending::Failed) {
-            self.last = Some((settled.exit, settled.span_context));
+            self.last = Some(Box::new((settled.exit, settled.span_context)));
         }
         if !settled.goes_on {
             living.parts.control.state().failed = true;
@@ -298,7 +300,7 @@ impl LoopLife {
             Some(Ending::Stop) => state.stop_requested || self.is_exhausted(),
             Some(Ending::Failed) => state.stop_requested,
         };
-        let (exit, span_context) = self.last.clone().unwrap_or((Exit::Success, None));
+        let (exit, span_context) = self.last.as_deref().cloned().unwrap_or((Exit::Success, None));
         LifeEnd { exit, finished, span_context }
     }
 }
