@@ -62,7 +62,7 @@ fn time(text: &str) -> Result<Time, ScheduleError> {
         if value >= limit {
             return Err(wrong(position));
         }
-        *part = value.cast_signed();
+        *part = i8::try_from(value).map_err(|_| wrong(position))?;
         position += 2;
     }
     if position != text.len() {

@@ -55,8 +55,10 @@ impl Overlap {
 pub(crate) struct Retry {
     pub(crate) times: u32,
     pub(crate) backoff: Backoff,
-    pub(crate) when: Option<Arc<dyn Fn(&Failure) -> bool + Send + Sync>>,
+    pub(crate) when: Option<Predicate>,
 }
+
+pub(crate) type Predicate = Arc<dyn Fn(&Failure) -> bool + Send + Sync>;
 
 impl Retry {
     /// Whether an iteration that failed for the `failures`th time is tried again. Transient errors are, where nobody says

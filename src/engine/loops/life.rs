@@ -246,7 +246,11 @@ impl LoopLife {
     fn settled(&mut self, settled: Settled) {
         let living = self.living.clone();
         if self.ending != Some(Ending::Failed) {
-            self.last = Some(Box::new((settled.exit, settled.span_context)));
+            let ended = (settled.exit, settled.span_context);
+            match &mut self.last {
+                Some(last) => **last = ended,
+                None => self.last = Some(Box::new(ended)),
+            }
         }
         if !settled.goes_on {
             living.parts.control.state().failed = true;
