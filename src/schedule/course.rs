@@ -309,17 +309,27 @@ impl Course {
         }
     }
 
-    /// Looks at the wall clock: where it was set back, the next time is found anew.
+    /// Looks at the wall clock: where it was set back, the next time of a calendar is found anew.
     pub(crate) fn look(&mut self, now: Now, random: &dyn Fn() -> f64) {
-        let set_back = now.wall < self.read;
-        self.read = now.wall;
-        #[cfg(feature = "calendar")]
-        if let (true, Rhythm::Calendar(calendar)) = (set_back, self.schedule.rhythm()) {
-            let last = self.last_used().filter(|last| !was_wrong(calendar, *last, now));
-            let next = self.schedule.next_after(last.map_or(now.wall, |last| last.max(now.wall)));
-            self.set_due(next.map(Moment::Wall), now, random);
+        if std::mem::replace(&mut self.read, now.wall) > now.wall {
+            if let Some(next) = self.found_anew(now) {
+                self.set_due(next, now, random);
+            }
         }
-        let _ = (set_back, random);
+    }
+
+    /// The next time of a calendar on a clock that was set back; `None` for what is no calendar.
+    #[cfg_attr(not(feature = "calendar"), expect(unused_variables, reason = "there is none"))]
+    fn found_anew(&self, now: Now) -> Option<Option<Moment>> {
+        match self.schedule.rhythm() {
+            #[cfg(feature = "calendar")]
+            Rhythm::Calendar(calendar) => {
+                let last = self.last_used().filter(|last| !was_wrong(calendar, *last, now));
+                let after = last.map_or(now.wall, |last| last.max(now.wall));
+                Some(self.schedule.next_after(after).map(Moment::Wall))
+            }
+            _ => None,
+        }
     }
 
     /// The next time of the schedule, whether an iteration is waited for at that time or not.

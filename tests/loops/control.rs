@@ -205,3 +205,25 @@ async fn what_comes_after_the_end_of_a_schedule_is_not_left_out() {
     let snapshot = tasks.snapshot("l").unwrap();
     assert_eq!((snapshot.state, snapshot.skipped), (Some(TaskState::Finished), [0, 3]), "10, 20 and 30");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_instant_that_was_missed_may_be_left_out() {
+    let clock = WallClock::starting(SystemTime::UNIX_EPOCH + secs(10_000));
+    let tasks = TaskManager::builder().wall_clock(clock.reader()).build();
+    let moments = Moments::default();
+    for (name, ago) in [("long ago", 61), ("just now", 59)] {
+        let log = moments.clone();
+        let body = TaskLoop::on(Schedule::once(clock.now() - secs(ago)), move |_| {
+            log.note();
+            async {}
+        });
+        let body = body.missed(otel_tasks::Missed::Skip);
+        tasks.register_critical_task(CriticalTaskConfig::from_loop(name, body)).unwrap();
+    }
+    tasks.start();
+    sleep(secs(1)).await;
+    assert_eq!(moments.count(), 1);
+    let of = |name| tasks.snapshot(name).map(|task| (task.state, task.total_runs(), task.skipped)).unwrap();
+    assert_eq!(of("long ago"), (Some(TaskState::Finished), 0, [1, 0]));
+    assert_eq!(of("just now"), (Some(TaskState::Finished), 1, [0, 0]));
+}
