@@ -11,8 +11,8 @@ use std::{
 use crate::{
     cell::Identity,
     engine::{
-        Body, ErrorRules, Factory, Group, Links, Membership, Registration, Shared, TaskContext, TaskLoop,
-        TaskSpec, erase, error_type_of,
+        Body, ErrorRules, Factory, Group, Links, LoopBody, LoopHandle, Membership, Registration, Shared,
+        TaskContext, TaskLoop, TaskSpec, erase, error_type_of,
     },
     error::RegisterError,
     policy::{
@@ -145,6 +145,14 @@ impl CriticalTaskConfig {
     /// The task's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// A handle to the loop, where the task is one.
+    pub fn loop_handle(&self) -> Option<LoopHandle> {
+        match &self.what {
+            What::Loop(task_loop) => Some(task_loop.handle()),
+            What::Closure(_) => None,
+        }
     }
 
     /// What the task is (Scheduled by default, like every registered task).
@@ -300,7 +308,7 @@ impl CriticalTaskConfig {
         self.what = match self.what {
             What::Closure(factory) => What::Closure(wrap(factory)),
             What::Loop(mut task_loop) => {
-                task_loop.body.factory = wrap(task_loop.body.factory);
+                task_loop.parts.factory = wrap(task_loop.parts.factory);
                 What::Loop(task_loop)
             }
         };
@@ -356,7 +364,7 @@ impl CriticalTaskConfig {
         let rules = (!self.rules.is_empty()).then(|| Arc::new(self.rules));
         let body = match self.what {
             What::Closure(factory) => Body::Closure(factory),
-            What::Loop(task_loop) => Body::Loop(Box::new(task_loop.body)),
+            What::Loop(task_loop) => Body::Loop(LoopBody::new(*task_loop)),
         };
         let spec = shared.spec(TaskSpec {
             policy: self.policy,

@@ -1,7 +1,7 @@
 //! An OpenTelemetry-native task manager for tokio: each run of a task is a span, each figure an instrument, and health
 //! checks, automatic restarts and the ordered shutdown read those same figures.
 //!
-//! Begin at [`TaskManager`]; [`CriticalTaskConfig`] says what is kept alive, [`TaskLoop`] what runs at intervals,
+//! Begin at [`TaskManager`]; [`CriticalTaskConfig`] says what is kept alive, [`TaskLoop`] what runs by a [`Schedule`],
 //! [`instrumented_task`](macro@instrumented_task) makes any async function a run. [`telemetry()`] exports all of it over
 //! OTLP; [`layer`] and [`task_layer`] are for those who have a subscriber of their own. Every name that leaves the process
 //! stands in [`telemetry::contract`].
@@ -21,12 +21,15 @@
 //!
 //! # Features
 //!
-//! `otlp` (default): [`telemetry()`]. `macros` (default): [`instrumented_task`](macro@instrumented_task). `serde`:
-//! `Serialize` for statistics, health, snapshots and reports. `page`: [`page`], to look at the tasks. `testing`: helpers for your own tests.
+//! `otlp` (default): [`telemetry()`]. `macros` (default): [`instrumented_task`](macro@instrumented_task),
+//! [`task_loop`](macro@task_loop). `calendar` (default): times of day and cron expressions for a [`Schedule`]. `serde`:
+//! `Serialize` for statistics, health, snapshots and reports. `page`: a live page to look at the tasks with. `testing`: helpers
+//! for your own tests.
 
 #![warn(missing_docs, unreachable_pub)]
 
 mod policy;
+mod schedule;
 
 mod sync;
 
@@ -56,9 +59,10 @@ pub use config::{
     CriticalTaskConfig, CriticalTasksProvider, DEFAULT_HEALTH_CHECK_INTERVAL, Discovery, TaskGroup,
 };
 pub use engine::{
-    DEFAULT_SPAN_PREFIX, EVENT_CAPACITY, LastResort, LoopControlError, LoopError, LoopHandle, LoopOutcome,
-    OnError, ShutdownCause, ShutdownOutcome, ShutdownReport, ShutdownSignal, StopToken, TaskBuilder,
-    TaskContext, TaskEvent, TaskEventKind, TaskEvents, TaskLoop, TaskShutdown, shutdown_signal,
+    DEFAULT_SPAN_PREFIX, DEFAULT_WALL_CLOCK_STEP, EVENT_CAPACITY, LastResort, LoopControlError, LoopError,
+    LoopHandle, LoopOutcome, OnError, ShutdownCause, ShutdownOutcome, ShutdownReport, ShutdownSignal,
+    StopToken, TaskBuilder, TaskContext, TaskEvent, TaskEventKind, TaskEvents, TaskLoop, TaskShutdown,
+    shutdown_signal,
 };
 pub use error::{RegisterError, RestartError, UnknownComponent, UnknownTask};
 pub use instrumentation::InstrumentationCheck;
@@ -77,6 +81,9 @@ pub use read::{
     BlockedTask, HealthReason, HealthThresholds, ManagerHealth, TaskHealth, TaskMetrics, TaskStatistics,
 };
 pub use run::{TaskError, TaskHandle};
+pub use schedule::{
+    MISSED_COUNTED_AT_MOST, Missed, Overlap, START_WITHIN, Schedule, ScheduleError, Upcoming,
+};
 #[cfg(feature = "otlp")]
 pub use telemetry::builder as telemetry;
 pub use telemetry::{LayerConflict, SpanPath, layer, task_layer};
@@ -100,6 +107,29 @@ pub use telemetry::{LayerConflict, SpanPath, layer, task_layer};
 /// ```
 #[cfg(feature = "macros")]
 pub use otel_tasks_macros::instrumented_task;
+/// Makes a loop of an async function, which then returns the loop's [`CriticalTaskConfig`].
+///
+/// ```
+/// use otel_tasks::{TaskContext, TaskManager, task_loop};
+/// use std::sync::Arc;
+///
+/// #[task_loop(every = "5m", jitter = "10s", retry = 3, backoff = "1s..30s", category = System)]
+/// async fn sweep(ctx: TaskContext, folder: Arc<str>) -> std::io::Result<()> {
+///     println!("sweep {folder} for the {:?}th time", ctx.iteration());
+///     Ok(())
+/// }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::RegisterError> {
+/// let tasks = TaskManager::builder().build();
+/// tasks.register_critical_task(sweep("/var/cache".into()))?;
+/// # Ok(()) }
+/// ```
+#[cfg(feature = "macros")]
+pub use otel_tasks_macros::task_loop;
+
+/// The code of the page on loops compiles.
+#[cfg(all(doctest, feature = "calendar", feature = "macros"))]
+#[doc = include_str!("../docs/loops.md")]
+struct LoopsPage;
 
 /// The README's code compiles.
 #[cfg(all(doctest, feature = "otlp", feature = "macros"))]
@@ -108,6 +138,11 @@ struct Readme;
 
 #[doc(hidden)]
 pub mod __private {
+    /// The delays that `backoff = "1s..60s"` stands for.
+    pub fn growing(from: std::time::Duration, to: std::time::Duration) -> crate::Backoff {
+        crate::Backoff::new(from, crate::DEFAULT_BACKOFF_FACTOR, to.max(from)).unwrap_or_default()
+    }
+
     pub use crate::run::{
         Instrumented, InstrumentedFailure as Failure, Probe, ViaAny, ViaDisplay, ViaOpaque, instrument,
     };

@@ -1,6 +1,11 @@
 //! The facade: what a service calls.
 
-use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use opentelemetry::{
     global::{BoxedTracer, ObjectSafeTracer},
@@ -13,8 +18,8 @@ use crate::{
     cell::{self, TaskSnapshot, TaskState},
     config::{self, Components, CriticalTaskConfig, CriticalTasksProvider, Discovery, TaskGroup, discover},
     engine::{
-        self, DEFAULT_SPAN_PREFIX, LastResort, Order, Settings, Shared, ShutdownReport, ShutdownSignal,
-        SpawnOptions, StopToken, TaskBuilder, TaskEventKind, TaskEvents,
+        self, DEFAULT_SPAN_PREFIX, LastResort, LoopHandle, Order, Settings, Shared, ShutdownReport,
+        ShutdownSignal, SpawnOptions, StopToken, TaskBuilder, TaskEventKind, TaskEvents, WallClock,
     },
     error::{RegisterError, RestartError, UnknownComponent, UnknownTask},
     policy::{CategoryRules, NameRule, TaskOutput},
@@ -222,6 +227,22 @@ impl TaskManagerBuilder {
         self
     }
 
+    /// The wall clock that calendars run on, and by which loops say when they are due next (the system's). For tests, since in
+    /// paused time the system's clock goes on as ever; the feature `testing` has one that does not.
+    pub fn wall_clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        self.settings.wall_clock.read = Arc::new(now);
+        self
+    }
+
+    /// How long a loop that waits for a time of the wall clock goes without a look at it
+    /// ([`DEFAULT_WALL_CLOCK_STEP`](crate::DEFAULT_WALL_CLOCK_STEP)): so late at most it sees that the clock was set or the
+    /// process suspended.
+    pub fn wall_clock_step(mut self, step: Duration) -> Self {
+        // A step of nothing would be a loop that never sleeps.
+        self.settings.wall_clock.step = step.max(Duration::from_millis(1));
+        self
+    }
+
     /// From when on a task counts as unhealthy.
     pub fn health_thresholds(mut self, thresholds: HealthThresholds) -> Self {
         self.settings.thresholds = thresholds;
@@ -261,6 +282,7 @@ impl TaskManager {
                 runtime_stall: DEFAULT_RUNTIME_STALL,
                 last_resort: LastResort::default(),
                 random: Arc::new(fastrand::f64),
+                wall_clock: WallClock::default(),
             },
             meter: None,
             panic_hook: true,
@@ -587,6 +609,15 @@ impl TaskManager {
     /// [`UnknownTask`].
     pub fn resume_critical_task(&self, name: &str) -> Result<(), UnknownTask> {
         self.order(name, Order::Resume)
+    }
+
+    /// A handle to a loop; `None` where the task is none.
+    ///
+    /// # Errors
+    /// [`UnknownTask`].
+    pub fn loop_handle(&self, name: &str) -> Result<Option<LoopHandle>, UnknownTask> {
+        let task = self.shared().supervised(name).ok_or_else(|| UnknownTask { name: name.into() })?;
+        Ok(task.body.loop_handle())
     }
 
     fn order(&self, name: &str, order: Order) -> Result<(), UnknownTask> {

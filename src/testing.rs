@@ -28,7 +28,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::sync::Notify;
@@ -72,6 +72,61 @@ impl Clock {
     /// Lets everything that can happen now happen. Moves the clock by a millisecond, the finest step of tokio's timers.
     pub async fn settle(&self) {
         self.advance(Duration::from_millis(1)).await;
+    }
+}
+
+/// A wall clock that goes with the runtime's, and can be set: for [`wall_clock`](crate::TaskManagerBuilder::wall_clock), so that
+/// calendars run in virtual time. Clones are the same clock.
+///
+/// ```
+/// use otel_tasks::{CriticalTaskConfig, Schedule, TaskLoop, TaskManager, testing::WallClock};
+/// use std::time::{Duration, UNIX_EPOCH};
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), otel_tasks::RegisterError> {
+/// let clock = WallClock::starting(UNIX_EPOCH);
+/// let tasks = TaskManager::builder().wall_clock(clock.reader()).build();
+/// let once = TaskLoop::on(Schedule::once(UNIX_EPOCH + Duration::from_secs(3_600)), |_| async {});
+/// tasks.register_critical_task(CriticalTaskConfig::from_loop("once", once))?;
+/// tasks.start();
+/// clock.set_forward(Duration::from_secs(3_000));
+/// tokio::time::sleep(Duration::from_secs(601)).await;
+/// assert_eq!(tasks.snapshot("once").unwrap().total_runs(), 1);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct WallClock {
+    began: tokio::time::Instant,
+    shows: Arc<Mutex<SystemTime>>,
+}
+
+impl WallClock {
+    /// One that shows `now` now.
+    pub fn starting(now: SystemTime) -> Self {
+        Self { began: tokio::time::Instant::now(), shows: Arc::new(Mutex::new(now)) }
+    }
+
+    fn shows(&self) -> MutexGuard<'_, SystemTime> {
+        self.shows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it shows.
+    pub fn now(&self) -> SystemTime {
+        *self.shows() + self.began.elapsed()
+    }
+
+    /// Sets it forward.
+    pub fn set_forward(&self, by: Duration) {
+        *self.shows() += by;
+    }
+
+    /// Sets it back.
+    pub fn set_back(&self, by: Duration) {
+        *self.shows() -= by;
+    }
+
+    /// Reads it, for whoever takes a clock.
+    pub fn reader(&self) -> impl Fn() -> SystemTime + Send + Sync + 'static {
+        let clock = self.clone();
+        move || clock.now()
     }
 }
 

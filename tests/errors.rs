@@ -11,8 +11,8 @@ use std::{
 
 use otel_tasks::{
     Backoff, CriticalTaskConfig, ErrorClass, LoopError, MAX_RESTARTS_LIMIT, PolicyError, RegisterError,
-    RestartError, RestartIntensity, TaskContext, TaskError, TaskLoop, TaskManager, UnknownComponent,
-    UnknownTask,
+    RestartError, RestartIntensity, ScheduleError, TaskContext, TaskError, TaskLoop, TaskManager,
+    UnknownComponent, UnknownTask,
 };
 use support::{Alive, secs, settle};
 use tokio::time::sleep;
@@ -84,7 +84,8 @@ async fn a_duplicate_name_is_refused_and_the_first_task_goes_on() {
 #[tokio::test(start_paused = true)]
 async fn a_loop_with_an_interval_of_zero_is_refused() {
     let wrong = || CriticalTaskConfig::from_loop("l", TaskLoop::every(Duration::ZERO, |_| async {}));
-    let expected = RegisterError::Loop { name: "l".into(), source: LoopError::ZeroInterval };
+    let expected =
+        RegisterError::Loop { name: "l".into(), source: LoopError::Schedule(ScheduleError::ZeroInterval) };
     refused(wrong, &expected, "the loop of task \"l\" is not usable");
     let source = expected.source().expect("it says why").to_string();
     assert_eq!(source, "the interval of a loop must be longer than zero");
@@ -93,7 +94,8 @@ async fn a_loop_with_an_interval_of_zero_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn a_loop_with_a_count_of_zero_is_refused() {
     let wrong = || CriticalTaskConfig::from_loop("l", TaskLoop::every(secs(1), |_| async {}).count(0));
-    let expected = RegisterError::Loop { name: "l".into(), source: LoopError::ZeroCount };
+    let expected =
+        RegisterError::Loop { name: "l".into(), source: LoopError::Schedule(ScheduleError::ZeroCount) };
     refused(wrong, &expected, "the loop of task \"l\" is not usable");
     assert_eq!(expected.source().expect("it says why").to_string(), "the count of a loop must be at least 1");
 }

@@ -12,8 +12,8 @@ use std::{
 use metrics::{Metrics, Points};
 use opentelemetry_sdk::metrics::Temporality;
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, DiscardExt as _, ExitKind, NameRule, OnError, RestartPolicy, TaskLoop,
-    TaskManager,
+    Backoff, CriticalTaskConfig, DiscardExt as _, ExitKind, NameRule, OnError, RestartPolicy, Schedule,
+    TaskLoop, TaskManager,
     telemetry::contract::{self, INSTRUMENTS, TASK_ATTRIBUTES},
 };
 
@@ -408,4 +408,109 @@ async fn the_delays_of_all_lives_of_a_loop_are_one_series() {
         let more = if temporality == Temporality::Delta { 1 } else { 5 };
         assert_eq!(delays(&metrics.collect()), [more], "{temporality:?}");
     }
+}
+
+/// What an alert that serves every loop asks: how many seconds the next iteration is overdue, beyond two of its intervals and
+/// a minute.
+fn overdue(points: &Points, now: f64) -> BTreeMap<String, bool> {
+    let next = points.of("task.next_run.time", &[]);
+    let of = |point: &&metrics::Point| {
+        let name = point.attributes["task.name"].clone();
+        let interval = points.sum("task.interval", &[("task.name", &name)]);
+        (name, now - point.value > 2.0 * interval + 60.0)
+    };
+    next.iter().map(of).collect()
+}
+
+#[cfg(feature = "calendar")]
+#[tokio::test(start_paused = true)]
+async fn one_alert_serves_every_loop() {
+    let metrics = Metrics::new();
+    let began = tokio::time::Instant::now();
+    let midnight = std::time::UNIX_EPOCH + Duration::from_secs(20_000 * 86_400);
+    let clock = move || midnight + began.elapsed();
+    let tasks = TaskManager::builder().meter(metrics.meter()).wall_clock(clock).build();
+    let second = Duration::from_secs(1);
+    let daily = Schedule::daily(["09:00"], "UTC");
+    let quarters = Schedule::cron("*/15 * * * *", "UTC");
+    let register = |name: &str, body: TaskLoop| {
+        tasks.register_critical_task(CriticalTaskConfig::from_loop(name, body)).expect("registered");
+    };
+    register("interval", TaskLoop::every(30 * second, |_| async {}));
+    register(
+        "delay",
+        TaskLoop::on(Schedule::delay(30 * second), |_| tokio::time::sleep(Duration::from_secs(2))),
+    );
+    register("daily", TaskLoop::on(daily, |_| async {}));
+    register("cron", TaskLoop::on(quarters.clone(), |_| async {}));
+    register(
+        "stuck",
+        TaskLoop::on(quarters, |ctx| async move {
+            if ctx.iteration() == Some(3) {
+                std::future::pending::<()>().await;
+            }
+        }),
+    );
+    register("counted", TaskLoop::every(30 * second, |_| async {}).count(3));
+    register("paused", TaskLoop::every(30 * second, |_| async {}));
+    tasks.start();
+    tokio::time::sleep(5 * second).await;
+    tasks.pause_critical_task("paused").expect("registered");
+    let mut alarms = BTreeSet::new();
+    // Every five minutes of half a day.
+    for _ in 0..144 {
+        tokio::time::sleep(300 * second).await;
+        let now = clock().duration_since(std::time::UNIX_EPOCH).expect("later").as_secs_f64();
+        let overdue = overdue(&metrics.collect(), now);
+        alarms.extend(overdue.into_iter().filter(|(_, overdue)| *overdue).map(|(name, _)| name));
+    }
+    assert_eq!(alarms, BTreeSet::from(["stuck".to_owned()]));
+    let points = metrics.collect();
+    let shown: BTreeSet<_> = points
+        .of("task.next_run.time", &[])
+        .iter()
+        .map(|point| point.attributes["task.name"].clone())
+        .collect();
+    let expected = ["interval", "delay", "daily", "cron", "stuck"].map(str::to_owned);
+    assert_eq!(shown, BTreeSet::from(expected), "what has finished or is held is due at no time");
+    let interval = |name| points.sum("task.interval", &[("task.name", name)]);
+    assert_eq!((interval("interval"), interval("cron"), interval("daily")), (30.0, 900.0, 86_400.0));
+    assert_eq!(interval("stuck"), 900.0, "also while an iteration runs");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_loop_does_not_do_in_time_is_counted_by_reason() {
+    let metrics = Metrics::new();
+    let tasks = manager(&metrics);
+    let second = Duration::from_secs(1);
+    let slow = TaskLoop::every(10 * second, |ctx| async move {
+        let takes = if ctx.iteration() == Some(2) { 25 } else { 1 };
+        tokio::time::sleep(Duration::from_secs(takes)).await;
+    });
+    tasks.register_critical_task(CriticalTaskConfig::from_loop("slow", slow)).expect("registered");
+    let flaky = TaskLoop::on(Schedule::every(1_000 * second), |_| async { Err::<(), _>("flaky") })
+        .retry(3, Backoff::constant(second))
+        .on_error(|_| async { OnError::Continue });
+    tasks.register_critical_task(CriticalTaskConfig::from_loop("flaky", flaky)).expect("registered");
+    tasks.start();
+    tokio::time::sleep(5 * second).await;
+    let skipped = |points: &Points, reason| {
+        let of = points.of("task.iterations.skipped", &[("task.name", "slow"), ("reason", reason)]);
+        assert_eq!(of.len(), 1, "{reason}: zeros too");
+        of[0].value
+    };
+    let points = metrics.collect();
+    assert_eq!((skipped(&points, "overlapped"), skipped(&points, "missed")), (0.0, 0.0));
+    assert_eq!(points.sum("task.iterations.retried", &[("task.name", "flaky")]), 3.0);
+    assert_eq!(points.of("task.iterations.retried", &[("task.name", "slow")])[0].value, 0.0);
+    tokio::time::sleep(40 * second).await;
+    // Nothing could begin for 35 s: of 50, 60, 70 and 80 the last takes place.
+    tokio::time::advance(35 * second).await;
+    tokio::time::sleep(5 * second).await;
+    let points = metrics.collect();
+    assert_eq!((skipped(&points, "overlapped"), skipped(&points, "missed")), (2.0, 3.0));
+    let iterations = points.sum("task.runs", &[("task.name", "slow")]);
+    assert_eq!(points.count("task.schedule.delay", &[("task.name", "slow")]) as f64, iterations);
+    let late = points.of("task.schedule.delay", &[("task.name", "slow")])[0].value;
+    assert!((0.0..1.0).contains(&late), "it began right at 80: {late}");
 }

@@ -342,3 +342,30 @@ fn log_records_are_named_and_carry_the_trace_of_their_run() {
     let finite: Vec<_> = of("finite").into_iter().map(|(name, _)| name).collect();
     assert_eq!(finite, ["task.started", "task.stopped"]);
 }
+
+#[test]
+fn an_iteration_tells_how_late_it_began() {
+    let spans = Spans::new();
+    with_layer(&spans, || async {
+        let tasks = TaskManager::builder().build();
+        let body = TaskLoop::every(Duration::from_secs(10), |_| async {}).count(2);
+        tasks.register_critical_task(CriticalTaskConfig::from_loop("late", body)).expect("registered");
+        tasks.start();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        // As if the runtime had been blocked: the second is due after 10 s and begins after 12 s.
+        tokio::time::advance(Duration::from_secs(7)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let _ = tasks.spawn("plain", async {}).await;
+    });
+    let lateness = |span: &opentelemetry_sdk::trace::SpanData| {
+        assert_eq!(span.parent_span_id, SpanId::INVALID, "each iteration is a root");
+        match attribute(span, "task.schedule.delay") {
+            Some(Value::F64(late)) => late,
+            other => panic!("{other:?}"),
+        }
+    };
+    let late: Vec<_> = spans.runs_of("late").iter().map(lateness).collect();
+    assert_eq!(late.len(), 2);
+    assert!(late[0] < 0.1 && (2.0..2.1).contains(&late[1]), "{late:?}");
+    assert_eq!(attribute(&spans.run_of("plain"), "task.schedule.delay"), None);
+}

@@ -123,3 +123,16 @@ async fn waiting_for_what_never_comes_ends() {
     let (_tasks, mut log, _) = started(gateway(&Faults::new()));
     let _ = tokio::time::timeout(Duration::from_secs(100_000), log.wait_for("gateway", "exited")).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_goes_with_the_runtimes_and_can_be_set() {
+    let clock = otel_tasks::testing::WallClock::starting(std::time::UNIX_EPOCH + Duration::from_secs(1_000));
+    let read = clock.reader();
+    let seconds = || read().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    assert_eq!(seconds(), 1_000);
+    Clock::paused().advance(Duration::from_secs(10)).await;
+    assert_eq!(seconds(), 1_010);
+    clock.set_forward(Duration::from_secs(100));
+    clock.clone().set_back(Duration::from_secs(500));
+    assert_eq!(seconds(), 610);
+}

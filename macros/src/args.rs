@@ -7,11 +7,12 @@ use syn::spanned::Spanned as _;
 use syn::{Error, Expr, ExprLit, Lit, LitStr, Path, Result, Token};
 
 /// The variants of `otel_tasks::TaskCategory`.
-const CATEGORIES: Variants =
+pub(crate) const CATEGORIES: Variants =
     Variants { what: "category", known: &["Scheduled", "Gateway", "System", "Command", "Unknown"] };
 
 /// The variants of `otel_tasks::TaskPriority`.
-const PRIORITIES: Variants = Variants { what: "priority", known: &["Critical", "High", "Normal", "Low"] };
+pub(crate) const PRIORITIES: Variants =
+    Variants { what: "priority", known: &["Critical", "High", "Normal", "Low"] };
 
 const OPTIONS: &[&str] = &["name", "category", "priority", "component", "crate"];
 
@@ -37,22 +38,32 @@ impl Parse for Args {
     /// Reports every bad option, not only the first.
     fn parse(input: ParseStream<'_>) -> Result<Self> {
         let mut args = Self::default();
-        let mut seen: Vec<Ident> = Vec::new();
-        let mut errors = Errors::default();
-        while !input.is_empty() {
-            let (key, value) = key_and_value(input)?;
-            if seen.contains(&key) {
-                errors.push(Error::new(key.span(), format!("option `{key}` is given twice")));
-            } else {
-                errors.take(args.set(&key, value));
-                seen.push(key);
-            }
-            if !input.is_empty() {
-                input.parse::<Token![,]>()?;
-            }
-        }
-        errors.into_result(args)
+        each_option(input, OPTIONS, |key, value| args.set(key, value))?;
+        Ok(args)
     }
+}
+
+/// Hands over each option, once. Reports every bad one, not only the first.
+pub(crate) fn each_option(
+    input: ParseStream<'_>,
+    options: &[&str],
+    mut set: impl FnMut(&Ident, Expr) -> Result<()>,
+) -> Result<()> {
+    let mut seen: Vec<Ident> = Vec::new();
+    let mut errors = Errors::default();
+    while !input.is_empty() {
+        let (key, value) = key_and_value(input, options)?;
+        if seen.contains(&key) {
+            errors.push(Error::new(key.span(), format!("option `{key}` is given twice")));
+        } else {
+            errors.take(set(&key, value));
+            seen.push(key);
+        }
+        if !input.is_empty() {
+            input.parse::<Token![,]>()?;
+        }
+    }
+    errors.into_result(())
 }
 
 impl Args {
@@ -63,24 +74,24 @@ impl Args {
             "priority" => self.priority = Some(PRIORITIES.choose(value)?),
             "component" => self.component = Some(text(key, value)?),
             "crate" => self.krate = Some(crate_path(value)?),
-            _ => return Err(unknown_option(key)),
+            _ => return Err(unknown_option(key, OPTIONS)),
         }
         Ok(())
     }
 }
 
 /// Parses `key = value`. What is wrong here leaves no place to go on from, so it ends the parse.
-fn key_and_value(input: ParseStream<'_>) -> Result<(Ident, Expr)> {
+fn key_and_value(input: ParseStream<'_>, options: &[&str]) -> Result<(Ident, Expr)> {
     if !input.peek(syn::Ident::peek_any) {
         return Err(
-            input.error(format!("an option is written `option = value`, with one of {}", list(OPTIONS)))
+            input.error(format!("an option is written `option = value`, with one of {}", list(options)))
         );
     }
     let key = Ident::parse_any(input)?;
     let equals: Option<Token![=]> = input.parse()?;
     if equals.is_none() || input.is_empty() || input.peek(Token![,]) {
-        let known = OPTIONS.iter().any(|option| key == option);
-        return Err(if known { needs_a_value(&key) } else { unknown_option(&key) });
+        let known = options.iter().any(|option| key == option);
+        return Err(if known { needs_a_value(&key) } else { unknown_option(&key, options) });
     }
     Ok((key, input.parse()?))
 }
@@ -89,17 +100,17 @@ fn needs_a_value(key: &Ident) -> Error {
     Error::new(key.span(), format!("option `{key}` needs a value: `{key} = ...`"))
 }
 
-fn unknown_option(key: &Ident) -> Error {
-    Error::new(key.span(), format!("unknown option `{key}`, expected one of {}", list(OPTIONS)))
+pub(crate) fn unknown_option(key: &Ident, options: &[&str]) -> Error {
+    Error::new(key.span(), format!("unknown option `{key}`, expected one of {}", list(options)))
 }
 
 /// The words in code quotes, with commas between.
-fn list(words: &[&str]) -> String {
+pub(crate) fn list(words: &[&str]) -> String {
     let quoted: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
     quoted.join(", ")
 }
 
-fn text(key: &Ident, value: Expr) -> Result<LitStr> {
+pub(crate) fn text(key: &Ident, value: Expr) -> Result<LitStr> {
     match ungroup(value) {
         Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) if text.value().trim().is_empty() => {
             Err(Error::new(text.span(), format!("`{key}` must not be empty")))
@@ -109,7 +120,7 @@ fn text(key: &Ident, value: Expr) -> Result<LitStr> {
     }
 }
 
-fn crate_path(value: Expr) -> Result<Path> {
+pub(crate) fn crate_path(value: Expr) -> Result<Path> {
     match ungroup(value) {
         Expr::Path(path) if path.qself.is_none() => Ok(path.path),
         other => Err(Error::new(other.span(), "`crate` must be a path, such as `my_crate::otel_tasks`")),
@@ -117,20 +128,20 @@ fn crate_path(value: Expr) -> Result<Path> {
 }
 
 /// A value that came through a `macro_rules!` fragment arrives in an invisible group.
-fn ungroup(mut value: Expr) -> Expr {
+pub(crate) fn ungroup(mut value: Expr) -> Expr {
     while let Expr::Group(group) = value {
         value = *group.expr;
     }
     value
 }
 
-struct Variants {
+pub(crate) struct Variants {
     what: &'static str,
     known: &'static [&'static str],
 }
 
 impl Variants {
-    fn choose(&self, value: Expr) -> Result<Choice> {
+    pub(crate) fn choose(&self, value: Expr) -> Result<Choice> {
         match ungroup(value) {
             Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => {
                 let written = text.value();
@@ -167,7 +178,7 @@ impl Variants {
 pub(crate) struct Errors(Option<Error>);
 
 impl Errors {
-    fn push(&mut self, error: Error) {
+    pub(crate) fn push(&mut self, error: Error) {
         match &mut self.0 {
             Some(first) => first.combine(error),
             None => self.0 = Some(error),
@@ -179,7 +190,7 @@ impl Errors {
         result.map_err(|error| self.push(error)).ok()
     }
 
-    fn into_result<T>(self, value: T) -> Result<T> {
+    pub(crate) fn into_result<T>(self, value: T) -> Result<T> {
         self.0.map_or(Ok(value), Err)
     }
 

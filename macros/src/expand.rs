@@ -19,7 +19,7 @@ use crate::valid::AsyncFn;
 pub(crate) fn instrumented_task(options: TokenStream, item: TokenStream) -> TokenStream {
     let mut errors = Errors::default();
     let args = errors.take(syn::parse2::<Args>(options));
-    let function = errors.take(syn::parse2::<AsyncFn>(item.clone()));
+    let function = errors.take(AsyncFn::parse("instrumented_task", item.clone()));
     match (args, function) {
         (Some(args), Some(function)) => expand(args, function),
         _ => {
@@ -86,7 +86,7 @@ fn expand(args: Args, function: AsyncFn) -> TokenStream {
 
 /// A `return` that never happens. It is the first thing in the async block and so decides its type: without it, `?`,
 /// `return` and a coercion of the last expression would have nothing to go by.
-fn pin(output: &ReturnType) -> TokenStream {
+pub(crate) fn pin(output: &ReturnType) -> TokenStream {
     let mut site = Span::mixed_site();
     let ty = match output {
         ReturnType::Default => quote_spanned!(site=> ()),
@@ -115,7 +115,7 @@ fn pin(output: &ReturnType) -> TokenStream {
 
 /// Whether clippy could find the async block to yield a future, which is worth a warning in a block but not in a
 /// function that says so. The types that plainly are none keep the lint for the async blocks inside the body.
-fn may_be_future(output: &ReturnType) -> bool {
+pub(crate) fn may_be_future(output: &ReturnType) -> bool {
     match output {
         ReturnType::Default => false,
         ReturnType::Type(_, ty) => match ungroup(ty) {
@@ -152,7 +152,7 @@ impl VisitMut for ForgetImplTrait {
 }
 
 impl Choice {
-    fn path_in(self, variants: &TokenStream) -> TokenStream {
+    pub(crate) fn path_in(self, variants: &TokenStream) -> TokenStream {
         match self {
             Self::Variant(variant) => quote_spanned!(Span::mixed_site()=> #variants::#variant),
             Self::Path(path) => path.into_token_stream(),
@@ -168,7 +168,7 @@ fn option<T: ToTokens>(value: Option<T>) -> TokenStream {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     //! Each file in `tests/expansion` is what the function above its test becomes. To write them anew, run the tests
     //! with `UPDATE_EXPANSIONS=1`; then read the difference.
 
@@ -179,7 +179,10 @@ mod tests {
     use syn::parse_quote;
 
     fn assert_expansion(file: &str, options: TokenStream, item: TokenStream) {
-        let expansion = super::instrumented_task(options, item);
+        assert_becomes(file, super::instrumented_task(options, item));
+    }
+
+    pub(crate) fn assert_becomes(file: &str, expansion: TokenStream) {
         let expansion = prettyplease::unparse(&parse_quote!(#expansion));
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/expansion").join(file);
         if std::env::var_os("UPDATE_EXPANSIONS").is_some() {

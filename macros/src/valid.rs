@@ -1,7 +1,7 @@
 //! Whether the item can be a task: an async fn with a body, and nothing else.
 
 use proc_macro2::TokenStream;
-use syn::parse::{Parse, ParseStream};
+use syn::parse::{ParseStream, Parser as _};
 use syn::{AttrStyle, Attribute, Error, Result, Signature, Token, Visibility, braced, token};
 
 /// An async fn, free or in an `impl` or trait, taken apart as far as the expansion needs.
@@ -14,25 +14,33 @@ pub(crate) struct AsyncFn {
     pub(crate) body: TokenStream,
 }
 
-impl Parse for AsyncFn {
-    fn parse(input: ParseStream<'_>) -> Result<Self> {
+impl AsyncFn {
+    /// Parses the item that the attribute of that name is on.
+    pub(crate) fn parse(attribute: &str, item: TokenStream) -> Result<Self> {
+        let parse = |input: ParseStream<'_>| Self::parse_in(attribute, input);
+        parse.parse2(item)
+    }
+
+    fn parse_in(attribute: &str, input: ParseStream<'_>) -> Result<Self> {
         let mut attrs = input.call(Attribute::parse_outer)?;
         let vis = input.parse()?;
         let start = input.span();
         let sig: Signature = input.parse().map_err(|_| {
-            Error::new(start, "`#[instrumented_task]` goes on an async fn and on nothing else")
+            Error::new(start, format!("`#[{attribute}]` goes on an async fn and on nothing else"))
         })?;
         if sig.asyncness.is_none() {
             return Err(Error::new(
                 sig.fn_token.span,
-                "`#[instrumented_task]` needs an async fn; write it above any attribute that takes the `async` away, \
-                 such as `#[tokio::main]`",
+                format!(
+                    "`#[{attribute}]` needs an async fn; write it above any attribute that takes the `async` away, \
+                     such as `#[tokio::main]`"
+                ),
             ));
         }
         if input.peek(Token![;]) {
-            return Err(input.error(
-                "`#[instrumented_task]` needs a body to instrument; put it on the implementations of this method",
-            ));
+            return Err(input.error(format!(
+                "`#[{attribute}]` needs a body to instrument; put it on the implementations of this method"
+            )));
         }
         let content;
         let brace = braced!(content in input);

@@ -70,18 +70,21 @@ impl std::fmt::Display for TaskState {
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
 #[non_exhaustive]
 pub enum SkipReason {
-    /// Its time passed while the one before it still ran.
+    /// Its time passed while nothing could begin: the process was suspended, the clock set forward, the runtime blocked.
     Missed,
+    /// Its time came while one before it still ran, or another came while it did.
+    Overlapped,
 }
 
 impl SkipReason {
     /// Every reason, in declaration order.
-    pub const ALL: [Self; 1] = [Self::Missed];
+    pub const ALL: [Self; 2] = [Self::Missed, Self::Overlapped];
 
     /// The value of the attribute `reason`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Missed => "missed",
+            Self::Overlapped => "overlapped",
         }
     }
 }
@@ -167,6 +170,8 @@ pub struct TaskSnapshot {
     pub stale_signals: u64,
     /// Iterations that did not take place, in the order of [`SkipReason::ALL`].
     pub skipped: [u64; SkipReason::ALL.len()],
+    /// How often an iteration of a loop was tried again after it had failed.
+    pub retries: u64,
     /// How long ago the task first began to run.
     pub uptime: Option<Duration>,
     /// How long ago it was last restarted.
@@ -246,6 +251,7 @@ impl TaskSnapshot {
             stalls: 0,
             stale_signals: 0,
             skipped: [0; SkipReason::ALL.len()],
+            retries: 0,
             uptime: None,
             since_restart: None,
             first_start: None,
@@ -303,6 +309,7 @@ impl TaskSnapshot {
             }
         }
         self.active += other.active;
+        self.retries += other.retries;
         self.run_time += other.run_time;
         self.longest_run = self.longest_run.max(other.longest_run);
         self.longest_poll = self.longest_poll.max(other.longest_poll);
@@ -378,6 +385,8 @@ mod tests {
             (0..7).for_each(|_| cell.stale_signal());
         }
         cell.skipped(SkipReason::Missed, 8 * times);
+        cell.skipped(SkipReason::Overlapped, 9 * times);
+        (0..10 * times).for_each(|_| cell.retried());
         taken(&cell)
     }
 
@@ -390,7 +399,7 @@ mod tests {
             assert_eq!((sum.total_runs(), sum.total_errors(), sum.total_restarts()), (10, 10, 5));
             assert_eq!(sum.runs[ExitKind::Failure as usize], 10);
             assert_eq!(sum.restarts[RestartReason::Panic as usize], 5);
-            assert_eq!(sum.skipped, [40]);
+            assert_eq!((sum.skipped, sum.retries), ([40, 45], 50));
             let mut errors = sum.errors.clone();
             errors.sort_by_key(|error| error.error_type);
             let errors: Vec<_> = errors.iter().map(|error| (error.error_type, error.count)).collect();

@@ -48,6 +48,7 @@ struct Figures {
     runs: [AtomicU64; ExitKind::ALL.len()],
     restarts: [AtomicU64; RestartReason::ALL.len()],
     skipped: [AtomicU64; SkipReason::ALL.len()],
+    retries: AtomicU64,
     run_nanos: AtomicU64,
     longest_run_nanos: AtomicU64,
     slow_polls: AtomicU64,
@@ -247,6 +248,10 @@ impl TaskCell {
         self.figures().skipped[reason as usize].fetch_add(iterations, Relaxed);
     }
 
+    pub(crate) fn retried(&self) {
+        self.figures().retries.fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn set_schedule(&self, interval: Option<Duration>, next_run: Option<SystemTime>) {
         let figures = self.figures();
         figures.interval_nanos.store(interval.map_or(0, nanos), Relaxed);
@@ -346,6 +351,7 @@ impl TaskCell {
             stalls: figures.stalls.load(Relaxed),
             stale_signals: figures.stale_signals.load(Relaxed),
             skipped: load(&figures.skipped),
+            retries: figures.retries.load(Relaxed),
             last_success: time(&figures.last_success),
             last_error_time: time(&figures.last_error_time),
             last_restart: time(&figures.last_restart),

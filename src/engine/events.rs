@@ -8,7 +8,10 @@ use std::{
 use tokio::sync::broadcast;
 
 use super::ShutdownReport;
-use crate::policy::{Exit, RestartReason};
+use crate::{
+    cell::SkipReason,
+    policy::{Exit, Failure, RestartReason},
+};
 
 /// How many events a subscriber may be behind before it misses the oldest: a burst of a thousand tasks failing at once
 /// still fits.
@@ -54,6 +57,22 @@ pub enum TaskEventKind {
         duration: Duration,
         /// The iteration, for a loop.
         iteration: Option<u64>,
+    },
+    /// Iterations of a loop did not take place.
+    Skipped {
+        /// Why.
+        reason: SkipReason,
+        /// How many.
+        iterations: u64,
+    },
+    /// An iteration of a loop failed and is tried again.
+    Retrying {
+        /// The iteration.
+        iteration: u64,
+        /// How it failed.
+        failure: Failure,
+        /// How long it waits.
+        delay: Duration,
     },
     /// It will begin again after this delay.
     BackingOff {
@@ -124,6 +143,8 @@ impl TaskEventKind {
             Self::Started { .. } => "started",
             Self::Ready => "ready",
             Self::Exited { .. } => "exited",
+            Self::Skipped { .. } => "skipped",
+            Self::Retrying { .. } => "retrying",
             Self::BackingOff { .. } => "backing_off",
             Self::Yielding { .. } => "yielding",
             Self::Finished => "finished",

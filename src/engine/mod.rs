@@ -40,14 +40,15 @@ pub(crate) use context::ContextParts;
 pub use context::TaskContext;
 pub use events::{EVENT_CAPACITY, TaskEvent, TaskEventKind, TaskEvents};
 pub(crate) use links::{Group, Links, Membership};
+pub(crate) use loops::LoopBody;
 pub use loops::{LoopControlError, LoopError, LoopHandle, LoopOutcome, OnError, TaskLoop};
 #[cfg(feature = "page")]
 pub(crate) use monitor::manager_span;
 pub(crate) use monitor::{is_running as monitor_is_running, start as start_monitor, stop as stop_monitor};
 pub(crate) use orders::{Order, Signal};
 pub use report::{LastResort, ShutdownCause, ShutdownOutcome, ShutdownReport, TaskShutdown};
-pub use shared::DEFAULT_SPAN_PREFIX;
-pub(crate) use shared::{Registration, Settings, Shared, each_name};
+pub use shared::{DEFAULT_SPAN_PREFIX, DEFAULT_WALL_CLOCK_STEP};
+pub(crate) use shared::{Registration, Settings, Shared, WallClock, each_name};
 pub(crate) use shutdown::{Awaited, abort as abort_shutdown, begin as begin_shutdown, shutdown};
 pub use signal::{ShutdownSignal, shutdown_signal};
 pub(crate) use spawn::SpawnOptions;

@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use foldhash::fast::RandomState;
@@ -53,6 +53,29 @@ pub(crate) struct Settings {
     pub(crate) last_resort: LastResort,
     /// Answers a number in `0.0..1.0`, for jitter.
     pub(crate) random: Arc<dyn Fn() -> f64 + Send + Sync>,
+    pub(crate) wall_clock: WallClock,
+}
+
+/// How long a loop that waits for a time of the wall clock goes without a look at it: the clock may be set, and the process
+/// suspended, meanwhile.
+pub const DEFAULT_WALL_CLOCK_STEP: Duration = Duration::from_secs(30);
+
+/// The clock that people read.
+pub(crate) struct WallClock {
+    pub(crate) read: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+    pub(crate) step: Duration,
+}
+
+impl WallClock {
+    pub(crate) fn now(&self) -> SystemTime {
+        (self.read)()
+    }
+}
+
+impl Default for WallClock {
+    fn default() -> Self {
+        Self { read: Arc::new(SystemTime::now), step: DEFAULT_WALL_CLOCK_STEP }
+    }
 }
 
 pub(crate) struct Shared {

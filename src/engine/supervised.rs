@@ -20,7 +20,7 @@ use super::{
     ErrorRules, Factory, Registration, Shared, TaskContext, TaskEventKind, TaskSpec, Work,
     courier::Errand,
     links::{Bond, Links},
-    loops::LoopBody,
+    loops::{LoopBody, LoopHandle},
     orders::{Order, OrderSlot, Signal},
     signals::Signals,
     spec,
@@ -73,7 +73,7 @@ struct Seldom {
 /// What lives: a closure's one run, or a loop's many.
 pub(crate) enum Body {
     Closure(Arc<dyn Factory>),
-    Loop(Box<LoopBody>),
+    Loop(LoopBody),
 }
 
 impl Body {
@@ -88,6 +88,14 @@ impl Body {
     /// Whether it is a loop, which the shutdown asks to stop before anything else.
     pub(crate) fn is_loop(&self) -> bool {
         matches!(self, Self::Loop(_))
+    }
+
+    /// A handle to it, where it is a loop.
+    pub(crate) fn loop_handle(&self) -> Option<LoopHandle> {
+        match self {
+            Self::Closure(_) => None,
+            Self::Loop(body) => Some(body.handle()),
+        }
     }
 
     /// Holds the life under way, or lets it go on. Answers whether it can be held; one that cannot is stopped instead.

@@ -36,6 +36,8 @@ pub(crate) struct Begin {
     pub(crate) given_name: Option<String>,
     pub(crate) generation: Option<u64>,
     pub(crate) iteration: Option<u64>,
+    /// How much later than planned an iteration begins.
+    pub(crate) late: Option<Duration>,
     pub(crate) parent: SpanParent,
     pub(crate) links: Vec<SpanContext>,
     pub(crate) timeout: Option<Duration>,
@@ -73,6 +75,7 @@ impl Begin {
             given_name: None,
             generation: None,
             iteration: None,
+            late: None,
             parent: SpanParent::Root,
             links: Vec::new(),
             timeout: None,
@@ -88,6 +91,7 @@ struct Told {
     given_name: Option<String>,
     generation: Option<i64>,
     iteration: Option<i64>,
+    late: Option<f64>,
     parent: SpanParent,
     links: Vec<SpanContext>,
 }
@@ -226,12 +230,29 @@ type Done<T> = (Exit, Result<T, Option<Payload>>, bool);
 
 impl Running {
     fn start(begin: Begin, started: Instant) -> Self {
-        let Begin { recorder, task, given_name, generation, iteration, parent, links, timeout, polls, span } =
-            begin;
+        let Begin {
+            recorder,
+            task,
+            given_name,
+            generation,
+            iteration,
+            late,
+            parent,
+            links,
+            timeout,
+            polls,
+            span,
+        } = begin;
         let started_wall = SystemTime::now();
         let number = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
-        let mut told =
-            Told { given_name, generation: number(generation), iteration: number(iteration), parent, links };
+        let mut told = Told {
+            given_name,
+            generation: number(generation),
+            iteration: number(iteration),
+            late: late.map(|late| late.as_secs_f64()),
+            parent,
+            links,
+        };
         // A span of a subscriber of this thread's own, or below a span that is current here, is made here.
         let waits = span == SpanMade::WhenPolled
             && recorder.spans_may_wait()
@@ -398,8 +419,8 @@ impl Told {
 /// Makes the span of a run that began at `began`.
 #[inline]
 fn make_span(recorder: &Recorder, task: &Task, told: &mut Told, began: SystemTime) -> RunSpan {
-    let Told { given_name, generation, iteration, parent, links } = told;
-    let (generation, iteration) = (*generation, *iteration);
+    let Told { given_name, generation, iteration, late, parent, links } = told;
+    let (generation, iteration, late) = (*generation, *iteration, *late);
     let identity = &task.identity;
     let (span, taken) = offer(recorder.options.span_path, || {
         managed_span!(parent, contract::SPAN_RUN, {
@@ -413,6 +434,7 @@ fn make_span(recorder: &Recorder, task: &Task, told: &mut Told, began: SystemTim
             { key::GIVEN_NAME } = given_name.as_deref(),
             { key::GENERATION } = generation,
             { key::ITERATION } = iteration,
+            { key::SCHEDULE_DELAY } = late,
         })
     });
     recorder.let_spans_wait(taken);
@@ -421,7 +443,7 @@ fn make_span(recorder: &Recorder, task: &Task, told: &mut Told, began: SystemTim
     }
     let attributes = || {
         let base = task.attributes();
-        let said = [given_name.is_some(), generation.is_some(), iteration.is_some()];
+        let said = [given_name.is_some(), generation.is_some(), iteration.is_some(), late.is_some()];
         let said = said.into_iter().filter(|said| *said).count();
         // With room for the result and the error's type.
         let mut attributes = Vec::with_capacity(base.len() + said + 2);
@@ -429,6 +451,7 @@ fn make_span(recorder: &Recorder, task: &Task, told: &mut Told, began: SystemTim
         attributes.extend(given_name.clone().map(|name| KeyValue::new(key::GIVEN_NAME, name)));
         attributes.extend(generation.map(|number| KeyValue::new(key::GENERATION, number)));
         attributes.extend(iteration.map(|number| KeyValue::new(key::ITERATION, number)));
+        attributes.extend(late.map(|late| KeyValue::new(key::SCHEDULE_DELAY, late)));
         attributes
     };
     let start = SpanStart {

@@ -31,6 +31,8 @@ pub mod key {
     pub const DROP_PANICKED: &str = "task.run.drop_panicked";
     /// The iteration of a loop, counted from 1. Spans only.
     pub const ITERATION: &str = "task.iteration";
+    /// How many seconds later than planned an iteration of a loop began. Spans only.
+    pub const SCHEDULE_DELAY: &str = "task.schedule.delay";
     /// Why a task was restarted.
     pub const RESTART_REASON: &str = "task.restart.reason";
     /// The state of a supervised task.
@@ -122,6 +124,8 @@ pub mod record {
     pub const HEALTH_CHANGED: &str = "task.health.changed";
     /// A task is stopped later than its category and priority ask, because others depend on it.
     pub const ORDER_INVERTED: &str = "task.order.inverted";
+    /// An iteration of a loop failed and is tried again.
+    pub const ITERATION_RETRIED: &str = "task.iteration.retried";
     /// A hook of a loop panicked; it is ignored.
     pub const HOOK_PANICKED: &str = "task.hook.panicked";
     /// A step of a monitor sweep, or a component's provider, failed; the others went on.
@@ -217,7 +221,8 @@ instruments! {
     SHUTDOWN_TASKS = "task.shutdown.tasks", ObservableCounter, "{task}", "What became of the tasks at shutdown.", [key::SHUTDOWN_OUTCOME];
     MONITOR_DURATION = "task.monitor.duration", Histogram, "s", "How long a monitor sweep took.", [];
     ITERATIONS_SKIPPED = "task.iterations.skipped", ObservableCounter, "{iteration}", "Iterations of a loop that did not take place.", [key::REASON];
-    INTERVAL = "task.interval", ObservableGauge, "s", "The interval of a loop.", [];
+    ITERATIONS_RETRIED = "task.iterations.retried", ObservableCounter, "{iteration}", "Times an iteration of a loop was tried again after it had failed.", [];
+    INTERVAL = "task.interval", ObservableGauge, "s", "The interval of a loop; of a calendar, how far the next iteration and the one after it lie apart.", [];
     NEXT_RUN_TIME = "task.next_run.time", ObservableGauge, "s", "When a loop's next iteration is due, unix time.", [];
     STALLS = "task.stalls", ObservableCounter, "{stall}", "Times a task gave no sign of life for longer than it promised.", [];
     TELEMETRY_DROPPED = "task.telemetry.dropped", ObservableCounter, "{item}", "Spans, log records and metric batches that were not delivered.", [key::SIGNAL, key::REASON];

@@ -410,6 +410,11 @@ impl Exposition {
                 }
             }
         );
+        observable!(u64_observable_counter, u64, contract::ITERATIONS_RETRIED, |entry, task, _, observe| {
+            if task.retries > 0 || task.interval.is_some() {
+                observe(task.retries, entry.attributes());
+            }
+        });
         gauge!(f64, f64_observable_gauge, contract::INTERVAL, |task| task
             .interval
             .filter(|_| task.state.is_some())

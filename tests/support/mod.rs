@@ -11,10 +11,12 @@ mod events;
 mod eventually;
 #[cfg(feature = "otlp")]
 pub(crate) mod otlp;
+mod wall_clock;
 
 pub(crate) use alive::{Alive, AliveGuard};
 pub(crate) use events::{Events, Recorded, listen};
 pub(crate) use eventually::{eventually, settle};
+pub(crate) use wall_clock::WallClock;
 
 /// Seconds, which is what virtual time is told in.
 pub(crate) fn secs(seconds: u64) -> std::time::Duration {

@@ -2,6 +2,7 @@
 
 pub mod hot_name;
 pub mod iteration;
+pub mod loops;
 pub mod million;
 pub mod poll;
 pub mod restart;
@@ -14,6 +15,7 @@ pub fn all() -> Vec<Workload> {
     let mut all = spawn::workloads();
     all.extend(poll::workloads());
     all.push(iteration::workload());
+    all.extend(loops::workloads());
     all.extend(million::workloads());
     all.push(hot_name::workload());
     all.extend(supervised::workloads());

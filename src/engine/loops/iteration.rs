@@ -1,0 +1,163 @@
+//! One iteration: its run, further tries, and the hooks after it.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use opentelemetry::trace::SpanContext;
+use tokio::time::{Instant, sleep};
+
+use super::{LoopOutcome, OnError, Parts};
+use crate::{
+    engine::{Life, TaskContext, TaskEventKind, Work, supervised::Untold},
+    policy::{Exit, Failure},
+    run::{Begin, Ended, Guarded, Run},
+    telemetry::{
+        DelaySeries,
+        contract::{SCOPE, key, record},
+        with_trace,
+    },
+};
+
+/// What the iterations of one life share.
+pub(super) struct Living {
+    pub(super) parts: Arc<Parts>,
+    pub(super) life: Life,
+}
+
+/// An iteration that has ended.
+pub(super) struct Settled {
+    pub(super) exit: Exit,
+    pub(super) span_context: Option<SpanContext>,
+    /// Whether the loop goes on after it.
+    pub(super) goes_on: bool,
+}
+
+pub(super) type Iteration = Pin<Box<dyn Future<Output = Settled> + Send>>;
+
+impl Living {
+    /// Begins an iteration, so long after its time.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        iteration: u64,
+        late: Duration,
+        links: Vec<SpanContext>,
+        delays: &mut DelaySeries,
+    ) -> Iteration {
+        let Life { shared, supervised, context, .. } = &self.life;
+        let began = Instant::now();
+        supervised.signals.heartbeat(context.generation(), began);
+        if let Some(exposition) = &*shared.recorder.exposition() {
+            exposition.instruments.schedule_delay.record(delays, &supervised.task, late.as_secs_f64());
+        }
+        let begin = Begin {
+            generation: Some(context.generation()),
+            iteration: Some(iteration),
+            late: Some(late),
+            links,
+            timeout: supervised.spec.run_timeout,
+            polls: shared.recorder.polls(),
+            ..Begin::new(shared.recorder.clone(), supervised.task.clone())
+        };
+        let context = context.of_iteration(iteration);
+        let work = match &self.parts.retry {
+            None => self.work(context),
+            Some(_) => Box::pin(self.clone().tries(context)),
+        };
+        let run = Run::begun_at(began, begin, self.life.until_ready(work), Exit::clone, ());
+        let untold = Untold::begin(&self.life, iteration, began);
+        let living = self.clone();
+        Box::pin(async move {
+            let Ended { exit, span_context, at, .. } = run.await;
+            untold.tell(&exit, at);
+            let outcome = LoopOutcome { iteration, exit, duration: at.saturating_duration_since(began) };
+            living.settle(outcome, span_context).await
+        })
+    }
+
+    fn work(&self, context: TaskContext) -> Work {
+        self.parts.factory.clone().make(context, self.life.supervised.rules.clone())
+    }
+
+    /// Works until it succeeds, or is not to be tried again.
+    async fn tries(self: Arc<Self>, context: TaskContext) -> Exit {
+        let mut delay = Duration::ZERO;
+        let mut failures = 0;
+        loop {
+            let exit = self.work(context.clone()).await;
+            let (Exit::Failure(failure), Some(retry)) = (&exit, &self.parts.retry) else { return exit };
+            failures += 1;
+            if context.is_cancelled() || !retry.tries_again(failures, failure) {
+                return exit;
+            }
+            let random = (self.life.shared.settings.random)();
+            delay = retry.backoff.delay(failures - 1, delay, random);
+            self.tell_retry(&context, failure, delay);
+            self.life.supervised.signals.set_sleeping(true);
+            tokio::select! {
+                biased;
+                () = context.cancelled() => return exit,
+                () = sleep(delay) => {}
+            }
+            self.life.supervised.signals.heartbeat(context.generation(), Instant::now());
+            self.life.supervised.signals.set_sleeping(false);
+        }
+    }
+
+    fn tell_retry(&self, context: &TaskContext, failure: &Failure, delay: Duration) {
+        let Life { shared, supervised, .. } = &self.life;
+        supervised.task.cell.retried();
+        let iteration = context.iteration().unwrap_or_default();
+        shared.tell(supervised, || TaskEventKind::Retrying { iteration, failure: failure.clone(), delay });
+        let number = i64::try_from(iteration).unwrap_or(i64::MAX);
+        with_trace(None, || {
+            tracing::event!(
+                name: record::ITERATION_RETRIED, target: SCOPE, parent: None, tracing::Level::WARN,
+                { key::NAME } = &*supervised.task.identity.name,
+                { key::ITERATION } = number,
+                { key::EXCEPTION_TYPE } = failure.error_type, { key::EXCEPTION_MESSAGE } = failure.message,
+                "iteration {iteration} of loop {} is tried again after {delay:?}: {}",
+                supervised.task.identity.name, failure.message,
+            );
+        });
+    }
+
+    async fn settle(&self, outcome: LoopOutcome, span_context: Option<SpanContext>) -> Settled {
+        let Life { supervised, context, .. } = &self.life;
+        if outcome.exit == Exit::Success && !supervised.signals.is_ready() {
+            // A loop that has done its work once is ready, whether it says so or not.
+            context.ready();
+        }
+        let exit = outcome.exit.clone();
+        self.parts.control.state().last_result = Some(exit.clone());
+        let failed = exit.error_type().is_some();
+        if let Some(hook) = &self.parts.after_iteration {
+            self.hook("after_iteration", hook(outcome.clone())).await;
+        }
+        let goes_on = !failed
+            || match &self.parts.on_error {
+                Some(hook) => self.hook("on_error", hook(outcome)).await == Some(OnError::Continue),
+                None => false,
+            };
+        Settled { exit, span_context, goes_on }
+    }
+
+    pub(super) async fn hook<T>(
+        &self,
+        name: &'static str,
+        hook: Pin<Box<dyn Future<Output = T> + Send>>,
+    ) -> Option<T> {
+        match Guarded::new(self.life.shared.recorder.options.silence_panics, hook).await {
+            Ok(value) => Some(value),
+            Err(panic) => {
+                let task = &self.life.supervised.task.identity.name;
+                with_trace(None, || {
+                    tracing::event!(
+                        name: record::HOOK_PANICKED, target: SCOPE, parent: None, tracing::Level::ERROR,
+                        { key::NAME } = &**task,
+                        "hook {name} of loop {task} {}", Exit::Panic(panic).message(),
+                    );
+                });
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Local times in a zone, as instants.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
+
+use super::{ScheduleError, cron::Cron, daily::Daily, zone};
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Calendar {
+    times: Times,
+    zone: TimeZone,
+    zone_name: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Times {
+    Daily(Daily),
+    Cron(Cron),
+}
+
+/// How far the clock may have been set back for what it then shows again to be left out. Further, and the last time is
+/// forgotten: the clock was wrong before.
+const NOT_REPEATED: Duration = Duration::from_secs(48 * 3_600);
+/// The same where every so often is asked for: to go without for hours would be worse.
+const NOT_REPEATED_OFTEN: Duration = Duration::from_secs(60);
+
+impl Calendar {
+    pub(super) fn daily(daily: Daily, zone: &str) -> Result<Self, ScheduleError> {
+        Ok(Self { times: Times::Daily(daily), zone: zone::find(zone)?, zone_name: zone.into() })
+    }
+
+    pub(super) fn cron(cron: Cron, zone: &str) -> Result<Self, ScheduleError> {
+        Ok(Self { times: Times::Cron(cron), zone: zone::find(zone)?, zone_name: zone.into() })
+    }
+
+    pub(super) fn next(&self, after: SystemTime) -> Option<SystemTime> {
+        let after = Timestamp::try_from(after).ok()?;
+        let next = match self.every_so_often() {
+            None => self.next_local(after),
+            Some(cron) => self.next_real(cron, after),
+        };
+        SystemTime::try_from(next?).ok()
+    }
+
+    pub(super) fn previous(&self, at: SystemTime) -> Option<SystemTime> {
+        let at = Timestamp::try_from(at).ok()?;
+        let previous = match self.every_so_often() {
+            None => self.previous_local(at),
+            Some(cron) => self.previous_real(cron, at),
+        };
+        SystemTime::try_from(previous?).ok()
+    }
+
+    /// How far the clock may be set back without the last time being forgotten.
+    pub(super) fn not_repeated(&self) -> Duration {
+        if self.every_so_often().is_some() { NOT_REPEATED_OFTEN } else { NOT_REPEATED }
+    }
+
+    fn every_so_often(&self) -> Option<&Cron> {
+        match &self.times {
+            Times::Cron(cron) if !cron.names_hours() => Some(cron),
+            _ => None,
+        }
+    }
+
+    fn next_local(&self, after: Timestamp) -> Option<Timestamp> {
+        let mut time = zone::latest_shown(&self.zone, after);
+        loop {
+            time = self.times.next(time)?;
+            let due = zone::first_shown(&self.zone, time)?;
+            if due > after {
+                return Some(due);
+            }
+        }
+    }
+
+    fn previous_local(&self, at: Timestamp) -> Option<Timestamp> {
+        zone::first_shown(&self.zone, self.times.previous(zone::latest_shown(&self.zone, at))?)
+    }
+
+    /// Between two changes of the clock, local times and instants run alike.
+    fn next_real(&self, cron: &Cron, after: Timestamp) -> Option<Timestamp> {
+        let (mut from, mut inclusive) = (after, false);
+        loop {
+            let offset = self.zone.to_offset(from);
+            let due = cron
+                .next(offset.to_datetime(from), inclusive)
+                .and_then(|time| offset.to_timestamp(time).ok());
+            let change = zone::next_change(&self.zone, from);
+            match (due, change) {
+                (Some(due), Some(change)) if due >= change => {}
+                (Some(due), _) => return Some(due),
+                (None, _) => return None,
+            }
+            (from, inclusive) = (change?, true);
+        }
+    }
+
+    fn previous_real(&self, cron: &Cron, at: Timestamp) -> Option<Timestamp> {
+        let mut from = at;
+        loop {
+            let offset = self.zone.to_offset(from);
+            let due = offset.to_timestamp(cron.previous(offset.to_datetime(from))?).ok()?;
+            match zone::last_change(&self.zone, from) {
+                Some(change) if due < change => {
+                    from = change.checked_sub(SignedDuration::from_nanos(1)).ok()?
+                }
+                _ => return Some(due),
+            }
+        }
+    }
+}
+
+impl Times {
+    fn next(&self, after: DateTime) -> Option<DateTime> {
+        match self {
+            Self::Daily(daily) => daily.next(after),
+            Self::Cron(cron) => cron.next(after, false),
+        }
+    }
+
+    fn previous(&self, at: DateTime) -> Option<DateTime> {
+        match self {
+            Self::Daily(daily) => daily.previous(at),
+            Self::Cron(cron) => cron.previous(at),
+        }
+    }
+}
+
+impl fmt::Display for Calendar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.times {
+            Times::Daily(daily) => write!(f, "{daily}")?,
+            Times::Cron(cron) => write!(f, "{cron}")?,
+        }
+        write!(f, " in {}", self.zone_name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> SystemTime {
+        SystemTime::try_from(text.parse::<Timestamp>().expect("an instant")).expect("in range")
+    }
+
+    #[test]
+    fn the_one_before_is_found_in_an_hour_that_comes_twice() {
+        let daily = |time| Calendar::daily(Daily::parse([time]).unwrap(), "Europe/Berlin").unwrap();
+        // 02:10, for the second time.
+        let second = at("2024-10-27T01:10:00Z");
+        assert_eq!(daily("02:45").previous(second), Some(at("2024-10-27T00:45:00Z")));
+        assert_eq!(daily("03:00").previous(second), Some(at("2024-10-26T01:00:00Z")));
+        let cron = |text| Calendar::cron(Cron::parse(text).unwrap(), "Europe/Berlin").unwrap();
+        assert_eq!(cron("45 * * * *").previous(second), Some(at("2024-10-27T00:45:00Z")));
+        assert_eq!(cron("5 * * * *").previous(second), Some(at("2024-10-27T01:05:00Z")));
+    }
+
+    #[test]
+    fn next_and_previous_are_each_others_way_back() {
+        let calendars = [
+            Calendar::daily(Daily::parse(["00:00", "02:30", "02:45", "23:59:59"]).unwrap(), "Europe/Berlin")
+                .unwrap(),
+            Calendar::cron(Cron::parse("*/20 1-3 * * *").unwrap(), "America/New_York").unwrap(),
+            Calendar::cron(Cron::parse("*/20 * * * *").unwrap(), "Australia/Lord_Howe").unwrap(),
+            Calendar::daily(Daily::parse(["09:00", "21:00"]).unwrap(), "Pacific/Apia").unwrap(),
+        ];
+        for calendar in calendars {
+            for from in [
+                "2011-12-27T00:00:00Z",
+                "2024-03-08T00:00:00Z",
+                "2024-10-04T00:00:00Z",
+                "2024-11-01T00:00:00Z",
+            ] {
+                let mut time = calendar.next(at(from)).unwrap();
+                for _ in 0..500 {
+                    let next = calendar.next(time).unwrap();
+                    assert_eq!(calendar.previous(next), Some(next), "{calendar}");
+                    let just_before = next - Duration::from_nanos(1);
+                    assert_eq!(calendar.previous(just_before), Some(time), "{calendar}");
+                    assert_eq!(calendar.next(just_before), Some(next), "{calendar}");
+                    time = next;
+                }
+            }
+        }
+    }
+}

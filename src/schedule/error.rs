@@ -1,0 +1,80 @@
+//! What makes no schedule.
+
+use std::fmt;
+
+/// Why a [`Schedule`](crate::Schedule) is none. Told before anything runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ScheduleError {
+    /// An interval of zero.
+    ZeroInterval,
+    /// A count of zero.
+    ZeroCount,
+    /// A jitter that is longer than the interval: the order of the iterations would be left to chance.
+    JitterTooLong,
+    /// No time of day.
+    NoTimes,
+    /// The end is not after the start.
+    EndsBeforeStart,
+    /// A time of day that is none.
+    Time {
+        /// As it was written.
+        text: String,
+        /// Where it goes wrong, in bytes from its beginning.
+        position: usize,
+    },
+    /// A cron expression that is none.
+    Cron {
+        /// As it was written.
+        text: String,
+        /// Where the field begins that goes wrong, in bytes from the beginning.
+        position: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A cron expression that never comes true, such as the 30th of February.
+    NeverFires {
+        /// As it was written.
+        text: String,
+    },
+    /// A time zone that the IANA database does not know.
+    Zone {
+        /// As it was written.
+        name: String,
+        /// Up to where some known name begins so, in bytes.
+        position: usize,
+        /// A known name that begins so.
+        nearest: Option<String>,
+    },
+}
+
+impl fmt::Display for ScheduleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ZeroInterval => f.write_str("the interval of a loop must be longer than zero"),
+            Self::ZeroCount => f.write_str("the count of a loop must be at least 1"),
+            Self::JitterTooLong => f.write_str("the jitter of a loop must not be longer than its interval"),
+            Self::NoTimes => f.write_str("a daily schedule needs at least one time of day"),
+            Self::EndsBeforeStart => f.write_str("a schedule must end after it starts"),
+            Self::Time { text, position } => {
+                write!(
+                    f,
+                    "{text:?} is no time of day, wrong from position {position} on: expected HH:MM or HH:MM:SS"
+                )
+            }
+            Self::Cron { text, position, reason } => {
+                write!(f, "the cron expression {text:?} is wrong at position {position}: {reason}")
+            }
+            Self::NeverFires { text } => write!(f, "the cron expression {text:?} never comes true"),
+            Self::Zone { name, position, nearest } => {
+                write!(f, "there is no time zone {name:?}, wrong from position {position} on")?;
+                match nearest {
+                    Some(nearest) => write!(f, "; {nearest:?} is one"),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+impl std::error::Error for ScheduleError {}

@@ -1,0 +1,71 @@
+//! The rule of local times, by which each is due exactly once:
+//!
+//! > A local time is due at the first instant at which the zone's clock shows it or a later one.
+//!
+//! So a time in a gap is due when the gap begins, and of a time that comes twice the first counts. The rule makes the instant
+//! a function of the local time that never runs backwards, which is what the arithmetic here rests on.
+
+use jiff::{
+    SignedDuration, Timestamp,
+    civil::DateTime,
+    tz::{AmbiguousOffset, TimeZone, db},
+};
+
+use super::ScheduleError;
+
+/// As far as clocks are ever set back: the date line moved by a day.
+const SET_BACK_AT_MOST: SignedDuration = SignedDuration::from_hours(48);
+const LEAST: SignedDuration = SignedDuration::from_nanos(1);
+
+/// Finds a zone by its IANA name.
+pub(super) fn find(name: &str) -> Result<TimeZone, ScheduleError> {
+    TimeZone::get(name).map_err(|_| unknown(name))
+}
+
+fn unknown(name: &str) -> ScheduleError {
+    let same = |(a, b): &(char, char)| a.eq_ignore_ascii_case(b);
+    let begins = |known: &str| {
+        name.chars().zip(known.chars()).take_while(same).map(|(a, _)| a.len_utf8()).sum::<usize>()
+    };
+    let ends = |known: &str| name.chars().rev().zip(known.chars().rev()).take_while(same).count();
+    let known = db().available().map(|known| known.as_str().to_owned());
+    // Of several alike the first by name: an answer that does not change.
+    let nearest = known.max_by_key(|known| (begins(known), ends(known), std::cmp::Reverse(known.clone())));
+    let nearest = nearest.filter(|nearest| begins(nearest) > 0);
+    ScheduleError::Zone { name: name.to_owned(), position: nearest.as_deref().map_or(0, begins), nearest }
+}
+
+/// The latest that the zone's clock has shown up to an instant.
+pub(super) fn latest_shown(zone: &TimeZone, at: Timestamp) -> DateTime {
+    let now = zone.to_datetime(at);
+    let (Ok(just_after), Ok(oldest)) = (at.checked_add(LEAST), at.checked_sub(SET_BACK_AT_MOST)) else {
+        return now;
+    };
+    let recent =
+        zone.preceding(just_after).map(|change| change.timestamp()).take_while(|change| *change > oldest);
+    let before =
+        recent.filter_map(|change| change.checked_sub(LEAST).ok()).map(|before| zone.to_datetime(before));
+    before.fold(now, DateTime::max)
+}
+
+/// The first instant at which the zone's clock shows a time or a later one.
+pub(super) fn first_shown(zone: &TimeZone, time: DateTime) -> Option<Timestamp> {
+    match zone.to_ambiguous_timestamp(time).offset() {
+        AmbiguousOffset::Unambiguous { offset } => offset.to_timestamp(time).ok(),
+        AmbiguousOffset::Fold { before, .. } => before.to_timestamp(time).ok(),
+        AmbiguousOffset::Gap { after, .. } => {
+            // As the later offset reckons it, the time lies before the change that leaves it out.
+            zone.following(after.to_timestamp(time).ok()?).next().map(|change| change.timestamp())
+        }
+    }
+}
+
+/// The first change of the clock after an instant.
+pub(super) fn next_change(zone: &TimeZone, after: Timestamp) -> Option<Timestamp> {
+    zone.following(after).next().map(|change| change.timestamp())
+}
+
+/// The last change of the clock up to an instant.
+pub(super) fn last_change(zone: &TimeZone, at: Timestamp) -> Option<Timestamp> {
+    zone.preceding(at.checked_add(LEAST).ok()?).next().map(|change| change.timestamp())
+}

@@ -1,0 +1,229 @@
+//! What a handle does to a loop beside stopping it, and what its schedule's bounds do.
+
+use otel_tasks::{Overlap, Schedule};
+use support::WallClock;
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_shorter_interval_during_an_iteration_counts_what_it_brought_and_no_more() {
+    let (body, handle, moments) = noting(100, 10);
+    let tasks = started(CriticalTaskConfig::from_loop("l", body.count(2)));
+    sleep(secs(5)).await;
+    handle.change_interval(secs(1)).unwrap();
+    sleep(secs(6)).await;
+    assert_eq!(moments.seconds(), [0, 10]);
+    // 6, 7, 8 and 9; up to 5 nothing was due before 100.
+    assert_eq!(tasks.snapshot("l").unwrap().skipped, [0, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_schedule_holds_with_its_count() {
+    let (body, handle, moments) = noting(100, 0);
+    let tasks = started(CriticalTaskConfig::from_loop("l", body));
+    sleep(secs(20)).await;
+    handle.change_schedule(Schedule::every(secs(30)).count(3)).unwrap();
+    assert_eq!(handle.schedule().to_string(), "every 30s, 3 times");
+    sleep(secs(200)).await;
+    assert_eq!((moments.seconds(), state(&tasks, "l")), (vec![0, 30, 60], Some(TaskState::Finished)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_schedule_changed_during_an_iteration_or_before_the_first_holds_from_then_on() {
+    let (body, handle, moments) = noting(100, 10);
+    let tasks = TaskManager::builder().build();
+    handle.change_schedule(Schedule::every(secs(50))).unwrap();
+    tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).unwrap();
+    tasks.start();
+    sleep(secs(55)).await;
+    handle.change_schedule(Schedule::delay(secs(20))).unwrap();
+    sleep(secs(60)).await;
+    assert_eq!(moments.seconds(), [0, 50, 80, 110]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_schedule_changed_before_a_first_iteration_that_is_still_to_come_is_reckoned_anew() {
+    let moments = Moments::default();
+    let log = moments.clone();
+    let body = TaskLoop::on(Schedule::every(secs(1_000)).immediate(false), move |_| {
+        log.note();
+        async {}
+    });
+    let handle = body.handle();
+    let _tasks = started(CriticalTaskConfig::from_loop("l", body));
+    sleep(secs(10)).await;
+    assert_eq!(moments.count(), 0);
+    handle.change_schedule(Schedule::every(secs(40)).immediate(false)).unwrap();
+    sleep(secs(85)).await;
+    assert_eq!(moments.seconds(), [0, 40], "at 50 and 90");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_loop_shows_it_and_leaves_out_what_falls_due() {
+    let (body, handle, moments) = noting(10, 0);
+    let tasks = started(CriticalTaskConfig::from_loop("l", body));
+    sleep(secs(15)).await;
+    handle.pause().unwrap();
+    settle().await;
+    assert_eq!((state(&tasks, "l"), handle.next_iteration()), (Some(TaskState::Paused), None));
+    assert!(handle.is_running());
+    sleep(secs(30)).await;
+    handle.resume().unwrap();
+    sleep(secs(10)).await;
+    assert_eq!(moments.seconds(), [0, 10, 50]);
+    assert_eq!(tasks.snapshot("l").unwrap().skipped, [0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_loop_finishes_when_it_is_stopped() {
+    let (body, handle, _) = noting(10, 0);
+    let tasks = started(CriticalTaskConfig::from_loop("l", body));
+    sleep(secs(15)).await;
+    handle.pause().unwrap();
+    settle().await;
+    handle.stop();
+    settle().await;
+    assert_eq!((state(&tasks, "l"), handle.is_running()), (Some(TaskState::Finished), false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn pause_and_resume_need_a_registered_loop() {
+    let (_, handle, _) = noting(10, 0);
+    assert_eq!(handle.pause(), Err(LoopControlError::NotRegistered));
+    assert_eq!(handle.resume(), Err(LoopControlError::NotRegistered));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loop_is_found_by_its_name() {
+    let (body, _, moments) = noting(10, 0);
+    let config = CriticalTaskConfig::from_loop("l", body);
+    assert_eq!(config.loop_handle().map(|handle| handle.interval()), Some(Some(secs(10))));
+    let plain = CriticalTaskConfig::new("plain", |_| async {});
+    assert!(plain.loop_handle().is_none());
+    let tasks = started(config);
+    tasks.register_critical_task(plain).unwrap();
+    sleep(secs(5)).await;
+    tasks.loop_handle("l").unwrap().expect("a loop").stop();
+    sleep(secs(60)).await;
+    assert_eq!(moments.count(), 1);
+    assert!(tasks.loop_handle("plain").unwrap().is_none());
+    assert!(tasks.loop_handle("nobody").is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn bounds_begin_and_finish_a_rhythm() {
+    let clock = WallClock::starting(SystemTime::UNIX_EPOCH);
+    let tasks = TaskManager::builder().wall_clock(clock.reader()).build();
+    let moments = Moments::default();
+    let log = moments.clone();
+    let bounded = Schedule::every(secs(10))
+        .starts(SystemTime::UNIX_EPOCH + secs(100))
+        .ends(SystemTime::UNIX_EPOCH + secs(120));
+    let body = TaskLoop::on(bounded, move |_| {
+        log.note();
+        async {}
+    });
+    let handle = body.handle();
+    tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).unwrap();
+    tasks.start();
+    sleep(secs(99)).await;
+    assert_eq!(moments.count(), 0);
+    assert_eq!(handle.next_iteration(), Some(SystemTime::UNIX_EPOCH + secs(100)));
+    sleep(secs(100)).await;
+    assert_eq!((moments.seconds(), state(&tasks, "l")), (vec![0, 10, 20], Some(TaskState::Finished)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_is_due_at_its_instant_and_finished_then() {
+    let clock = WallClock::starting(SystemTime::UNIX_EPOCH);
+    let tasks = TaskManager::builder().wall_clock(clock.reader()).build();
+    let moments = Moments::default();
+    for (name, at) in [("future", 100), ("past", 0)] {
+        let log = moments.clone();
+        let body = TaskLoop::on(Schedule::once(SystemTime::UNIX_EPOCH + secs(at)), move |_| {
+            log.note();
+            async {}
+        });
+        tasks.register_critical_task(CriticalTaskConfig::from_loop(name, body)).unwrap();
+    }
+    sleep(secs(10)).await;
+    tasks.start();
+    sleep(secs(200)).await;
+    // What is past is missed, and takes place at once by default.
+    assert_eq!(moments.seconds(), [0, 90]);
+    assert_eq!(state(&tasks, "future"), Some(TaskState::Finished));
+    assert_eq!(state(&tasks, "past"), Some(TaskState::Finished));
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancel_drops_all_that_overlap() {
+    let alive = Alive::default();
+    let guards = alive.clone();
+    let body = TaskLoop::every(secs(10), move |_| {
+        let guard = guards.guard();
+        async move {
+            let _guard = guard;
+            std::future::pending::<()>().await;
+        }
+    });
+    let handle = body.handle();
+    let tasks = started(CriticalTaskConfig::from_loop("l", body.overlap(Overlap::Allow(3))));
+    sleep(secs(25)).await;
+    assert_eq!(alive.now(), 3);
+    handle.cancel().unwrap();
+    settle().await;
+    assert_eq!((alive.now(), state(&tasks, "l")), (0, Some(TaskState::Stopped)));
+    assert_eq!(tasks.snapshot("l").unwrap().runs[ExitKind::Cancellation as usize], 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_schedule_that_may_overlap_takes_over_from_one_that_does_not() {
+    let moments = Moments::default();
+    let log = moments.clone();
+    let body = TaskLoop::on(Schedule::delay(secs(30)), move |_| {
+        log.note();
+        sleep(secs(15))
+    });
+    let handle = body.handle();
+    let tasks = started(CriticalTaskConfig::from_loop("l", body.overlap(Overlap::Allow(2))));
+    sleep(secs(5)).await;
+    handle.change_schedule(Schedule::every(secs(10)).count(4)).unwrap();
+    sleep(secs(100)).await;
+    assert_eq!(moments.seconds(), [0, 20, 30, 40]);
+    assert_eq!(state(&tasks, "l"), Some(TaskState::Finished));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_after_the_end_of_a_schedule_is_not_left_out() {
+    let clock = WallClock::starting(SystemTime::UNIX_EPOCH);
+    let tasks = TaskManager::builder().wall_clock(clock.reader()).build();
+    let bounded = Schedule::every(secs(10)).ends(SystemTime::UNIX_EPOCH + secs(35));
+    let body = TaskLoop::on(bounded, |_| sleep(secs(300)));
+    tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).unwrap();
+    tasks.start();
+    sleep(secs(400)).await;
+    let snapshot = tasks.snapshot("l").unwrap();
+    assert_eq!((snapshot.state, snapshot.skipped), (Some(TaskState::Finished), [0, 3]), "10, 20 and 30");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instant_that_was_missed_may_be_left_out() {
+    let clock = WallClock::starting(SystemTime::UNIX_EPOCH + secs(10_000));
+    let tasks = TaskManager::builder().wall_clock(clock.reader()).build();
+    let moments = Moments::default();
+    for (name, ago) in [("long ago", 61), ("just now", 59)] {
+        let log = moments.clone();
+        let body = TaskLoop::on(Schedule::once(clock.now() - secs(ago)), move |_| {
+            log.note();
+            async {}
+        });
+        let body = body.missed(otel_tasks::Missed::Skip);
+        tasks.register_critical_task(CriticalTaskConfig::from_loop(name, body)).unwrap();
+    }
+    tasks.start();
+    sleep(secs(1)).await;
+    assert_eq!(moments.count(), 1);
+    let of = |name| tasks.snapshot(name).map(|task| (task.state, task.total_runs(), task.skipped)).unwrap();
+    assert_eq!(of("long ago"), (Some(TaskState::Finished), 0, [1, 0]));
+    assert_eq!(of("just now"), (Some(TaskState::Finished), 1, [0, 0]));
+}
