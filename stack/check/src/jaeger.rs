@@ -58,8 +58,14 @@ impl Jaeger {
         Ok(data.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect())
     }
 
-    /// Every span of the traces in which an operation has all these tags.
-    pub(crate) fn spans(&self, service: &str, operation: &str, tags: &[(&str, &str)]) -> Result<Vec<Span>> {
+    /// Every span of the traces of one instance of a service in which an operation has all these tags; of all its instances, where
+    /// none is named.
+    pub(crate) fn spans(
+        &self,
+        (service, instance): (&str, &str),
+        operation: &str,
+        tags: &[(&str, &str)],
+    ) -> Result<Vec<Span>> {
         let tags: serde_json::Map<String, Value> =
             tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
         let tags = Value::Object(tags).to_string();
@@ -75,15 +81,18 @@ impl Jaeger {
         let mut spans = Vec::new();
         for trace in traces {
             for span in trace["spans"].as_array().into_iter().flatten() {
-                spans.push(read(span, &trace["processes"])?);
+                let span = read(span, &trace["processes"])?;
+                if instance.is_empty() || span.instance == instance {
+                    spans.push(span);
+                }
             }
         }
         Ok(spans)
     }
 
     /// The runs of one task of a service, and nothing else of their traces.
-    pub(crate) fn runs(&self, service: &str, task: &str) -> Result<Vec<Span>> {
-        let mut spans = self.spans(service, "task.run", &[("task.name", task)])?;
+    pub(crate) fn runs(&self, of: (&str, &str), task: &str) -> Result<Vec<Span>> {
+        let mut spans = self.spans(of, "task.run", &[("task.name", task)])?;
         spans.retain(|span| span.operation == "task.run" && span.tag("task.name").as_deref() == Some(task));
         Ok(spans)
     }

@@ -1,9 +1,6 @@
 //! Prometheus, asked over its API.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -51,7 +48,6 @@ impl Prometheus {
     pub(crate) fn sum(&self, query: &str) -> Result<f64> {
         Ok(self.query(query)?.first().map_or(0.0, |(_, value)| *value))
     }
-
 
     /// The raw samples that a range selector finds, by series.
     pub(crate) fn samples(&self, selector: &str) -> Result<Vec<Vec<(f64, f64)>>> {

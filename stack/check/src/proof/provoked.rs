@@ -154,7 +154,7 @@ fn collisions(
         format!("{still:?} {gone:?}")
     });
 
-    let spans = jaeger.spans("bot", "task.run", &[("service.namespace", "fleet")])?;
+    let spans = jaeger.spans(("bot", ""), "task.run", &[("service.namespace", "fleet")])?;
     let mut by_trace: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     let mut by_instance: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for span in spans.iter().filter(|span| before.contains(&span.instance)) {

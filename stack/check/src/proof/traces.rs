@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context, Result};
+use otel_tasks::ExitKind;
 use serde_json::Value;
 
 use super::figures;
@@ -22,32 +23,37 @@ pub(crate) fn prove(
     let services = jaeger.services()?;
     checks.that("Jaeger knows the service", services.contains(service), || format!("{services:?}"));
     let operations = jaeger.operations(service)?;
+    // Other instances have the same name.
+    let instance = printed["resource"]["service.instance.id"].as_str().context("an instance")?;
+    let of = (service, instance);
     let wanted =
         ["task.run", "bot.monitor_tasks", "bot.cleanup_tasks", "bot.stop_task_loops", "bot.cancel_tasks"];
     let missing: Vec<String> =
         wanted.iter().filter(|name| !operations.contains(**name)).map(ToString::to_string).collect();
     checks.none("Jaeger knows the operations", &missing);
 
-    counts(jaeger, service, printed, checks)?;
-    restarts(jaeger, service, checks)?;
-    nested(jaeger, service, ("fetcher", "fetch_page"), checks)?;
-    nested(jaeger, service, ("command_roll", "shake_dice"), checks)?;
-    sweeps_and_shutdown(jaeger, prometheus, service, printed, checks)
+    counts(jaeger, of, printed, checks)?;
+    restarts(jaeger, of, checks)?;
+    nested(jaeger, of, ("fetcher", "fetch_page"), checks)?;
+    nested(jaeger, of, ("command_roll", "shake_dice"), checks)?;
+    sweeps_and_shutdown(jaeger, prometheus, of, printed, checks)
 }
 
 /// As many runs as were printed, as many of them failed, each with its class.
-fn counts(jaeger: &Jaeger, service: &str, printed: &Value, checks: &Checks) -> Result<()> {
+fn counts(jaeger: &Jaeger, of: (&str, &str), printed: &Value, checks: &Checks) -> Result<()> {
     let mut wrong = Vec::new();
     let mut total = 0;
     for task in figures::tasks(printed)? {
-        let runs = jaeger.runs(service, task.name())?;
+        let runs = jaeger.runs(of, task.name())?;
         let distinct: BTreeSet<&str> = runs.iter().map(|run| run.id.as_str()).collect();
         let failed = runs.iter().filter(|run| run.tag("error.type").is_some()).count() as u64;
         let marked = runs.iter().filter(|run| run.tag("error").as_deref() == Some("true")).count() as u64;
         let described = runs.iter().filter(|run| run.tag("otel.status_description").is_some()).count() as u64;
         let seen = (distinct.len() as u64, failed, marked, described);
+        // What was cancelled says so in its status, and has no class of error.
         let errors = task.total_errors();
-        if seen != (task.total_runs(), errors, errors, errors) {
+        let not_well = errors + task.runs(ExitKind::Cancellation);
+        if seen != (task.total_runs(), errors, not_well, not_well) {
             let runs = task.total_runs();
             wrong.push(format!("{}: printed {runs} runs, {errors} errors; Jaeger has {seen:?}", task.name()));
         }
@@ -61,8 +67,8 @@ fn counts(jaeger: &Jaeger, service: &str, printed: &Value, checks: &Checks) -> R
 }
 
 /// A run after a failed one is a trace of its own, and leads to the failed one.
-fn restarts(jaeger: &Jaeger, service: &str, checks: &Checks) -> Result<()> {
-    let runs = jaeger.runs(service, "fetcher")?;
+fn restarts(jaeger: &Jaeger, of: (&str, &str), checks: &Checks) -> Result<()> {
+    let runs = jaeger.runs(of, "fetcher")?;
     let by_generation: HashMap<String, &Span> =
         runs.iter().filter_map(|run| Some((run.tag("task.run.generation")?, run))).collect();
     let mut wrong = Vec::new();
@@ -94,7 +100,7 @@ fn restarts(jaeger: &Jaeger, service: &str, checks: &Checks) -> Result<()> {
 
 /// What the user opened inside a run is its child, in the same trace.
 fn nested(jaeger: &Jaeger, service: &str, (task, operation): (&str, &str), checks: &Checks) -> Result<()> {
-    let spans = jaeger.spans(service, "task.run", &[("task.name", task)])?;
+    let spans = jaeger.spans(of, "task.run", &[("task.name", task)])?;
     let runs: HashMap<&str, &Span> =
         spans.iter().filter(|span| span.operation == "task.run").map(|run| (run.id.as_str(), run)).collect();
     let inner: Vec<&Span> = spans.iter().filter(|span| span.operation == operation).collect();
@@ -118,16 +124,16 @@ fn nested(jaeger: &Jaeger, service: &str, (task, operation): (&str, &str), check
 fn sweeps_and_shutdown(
     jaeger: &Jaeger,
     prometheus: &Prometheus,
-    service: &str,
+    of: (&str, &str),
     printed: &Value,
     checks: &Checks,
 ) -> Result<()> {
-    let sweeps = jaeger.spans(service, "bot.monitor_tasks", &[])?.len();
-    let measured = prometheus.sum(&format!("task_monitor_duration_seconds_count{{job=\"{service}\"}}"))?;
+    let sweeps = jaeger.spans(of, "bot.monitor_tasks", &[])?.len();
+    let measured = prometheus.sum(&format!("task_monitor_duration_seconds_count{{job=\"{}\"}}", of.0))?;
     checks.that(&format!("each sweep is a span ({sweeps})"), sweeps > 0 && sweeps as f64 == measured, || {
         format!("{sweeps} spans, {measured} measured")
     });
-    let spans = jaeger.spans(service, "bot.cleanup_tasks", &[])?;
+    let spans = jaeger.spans(of, "bot.cleanup_tasks", &[])?;
     let cleanup =
         spans.iter().find(|span| span.operation == "bot.cleanup_tasks").context("no bot.cleanup_tasks")?;
     let children = spans.iter().filter(|span| span.parent.as_ref() == Some(&cleanup.id));
