@@ -99,7 +99,7 @@ fn restarts(jaeger: &Jaeger, of: (&str, &str), checks: &Checks) -> Result<()> {
 }
 
 /// What the user opened inside a run is its child, in the same trace.
-fn nested(jaeger: &Jaeger, service: &str, (task, operation): (&str, &str), checks: &Checks) -> Result<()> {
+fn nested(jaeger: &Jaeger, of: (&str, &str), (task, operation): (&str, &str), checks: &Checks) -> Result<()> {
     let spans = jaeger.spans(of, "task.run", &[("task.name", task)])?;
     let runs: HashMap<&str, &Span> =
         spans.iter().filter(|span| span.operation == "task.run").map(|run| (run.id.as_str(), run)).collect();
