@@ -1,18 +1,30 @@
 //! Programs that are started and stopped by their ids, and waited for no longer than they may take.
 
 use std::{
+    ffi::OsStr,
     fs::File,
     io::{BufRead, BufReader, Write},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc,
+    sync::{OnceLock, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+
+/// Where each program that is started is noted, by its id and name, so that `stack/test` can end them if this is ended.
+pub(crate) static STARTED: OnceLock<PathBuf> = OnceLock::new();
+
+fn note(child: &Child, program: &OsStr) -> Result<()> {
+    let Some(path) = STARTED.get() else { return Ok(()) };
+    let name = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
+    // One write, since two threads start programs.
+    let line = format!("{} {name}\n", child.id());
+    Ok(File::options().create(true).append(true).open(path)?.write_all(line.as_bytes())?)
+}
 
 /// A port that nobody listens at; asked of the system, so that many can be tested at once on one machine.
 pub(crate) fn free_port() -> Result<u16> {
@@ -54,6 +66,7 @@ impl Program {
             .stderr(file)
             .spawn()
             .with_context(|| format!("{name} cannot be started"))?;
+        note(&child, command.get_program())?;
         Ok(Self { name: name.to_owned(), child, log })
     }
 
@@ -124,6 +137,7 @@ impl Bot {
     pub(crate) fn start(command: &mut Command) -> Result<Self> {
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
+        note(&child, command.get_program())?;
         let (send, lines) = mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().context("piped")?);
         thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));

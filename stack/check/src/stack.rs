@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::{
     jaeger::Jaeger,
@@ -172,5 +172,5 @@ fn prometheus(places: &Places, ports: &Ports, logs: &Path) -> Result<Program> {
         .arg(format!("--storage.tsdb.path={}", logs.join("prometheus").display()))
         .arg(format!("--web.listen-address=127.0.0.1:{}", ports.prometheus))
         .arg("--web.enable-otlp-receiver");
-    Program::start("prometheus", &mut command, logs).context("prometheus")
+    Program::start("prometheus", &mut command, logs)
 }

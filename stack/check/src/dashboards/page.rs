@@ -29,7 +29,6 @@ impl Variable {
     }
 
     fn render(&self) -> Value {
-        let current = if self.many { json!({ "text": ["All"], "value": ["$__all"] }) } else { json!({}) };
         let mut variable = json!({
             "type": "query",
             "name": self.name,
@@ -44,12 +43,12 @@ impl Variable {
             "multi": self.many,
             "includeAll": self.many,
             "hide": if self.hidden { 2 } else { 0 },
-            "current": current,
             "options": [],
         });
         if self.many {
             // Whoever has no component is among all.
             variable["allValue"] = json!(".*");
+            variable["current"] = json!({ "text": ["All"], "value": ["$__all"] });
         }
         variable
     }

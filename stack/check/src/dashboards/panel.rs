@@ -143,7 +143,7 @@ impl Panel {
             "targets": targets,
             "fieldConfig": { "defaults": self.field_defaults(), "overrides": self.overrides() },
             "options": self.options(),
-            "links": [{ "title": "Traces in Jaeger", "url": self.traces_url(), "targetBlank": true }],
+            "links": [link("Traces in Jaeger", self.traces_url(), true)],
         });
         if self.shape == Shape::Table {
             panel["transformations"] = self.transformations();
@@ -204,9 +204,12 @@ impl Panel {
             ]);
         }
         match self.traces_of {
-            Traces::OfVariable => defaults["links"] = json!([link(search(Some("${task:raw}")))]),
+            Traces::OfVariable => {
+                defaults["links"] = json!([link("Traces in Jaeger", search(Some("${task:raw}")), true)])
+            }
             Traces::OfSeries if self.shape != Shape::Table => {
-                defaults["links"] = json!([link(search(Some("${__field.labels.task_name}")))]);
+                defaults["links"] =
+                    json!([link("Traces in Jaeger", search(Some("${__field.labels.task_name}")), true)]);
             }
             _ => {}
         }
@@ -222,7 +225,8 @@ impl Panel {
             self.columns.iter().map(|column| by_name(column.title, "unit", column.unit.into())).collect();
         let of_row = search(Some("${__data.fields.task_name}"));
         let page = "/d/otel-tasks-task?var-service=${__data.fields.job}&var-instance=${__data.fields.instance}&var-task=${__data.fields.task_name}";
-        let links = json!([link(of_row), { "title": "The task's page", "url": page }]);
+        let links =
+            json!([link("Traces in Jaeger", of_row, true), link("The task's page", page.to_owned(), false)]);
         overrides.push(by_name("task_name", "links", links));
         Value::Array(overrides)
     }
@@ -234,6 +238,9 @@ impl Panel {
                 "colorMode": "value",
                 "graphMode": "none",
                 "textMode": "auto",
+                "wideLayout": true,
+                "showPercentChange": false,
+                "percentChangeColorMode": "standard",
                 "justifyMode": "auto",
                 "orientation": "auto",
             }),
@@ -285,8 +292,20 @@ pub(crate) fn datasource() -> Value {
     json!({ "type": "prometheus", "uid": PROMETHEUS })
 }
 
-fn link(url: String) -> Value {
-    json!({ "title": "Traces in Jaeger", "url": url, "targetBlank": true })
+/// A link of a panel, a series or a page; every field of it, as Grafana's type asks.
+pub(crate) fn link(title: &str, url: String, new_tab: bool) -> Value {
+    json!({
+        "title": title,
+        "url": url,
+        "type": "link",
+        "icon": "external link",
+        "tooltip": "",
+        "tags": [],
+        "asDropdown": false,
+        "targetBlank": new_tab,
+        "includeVars": false,
+        "keepTime": false,
+    })
 }
 
 /// Jaeger's search for the runs of a task, or of all.

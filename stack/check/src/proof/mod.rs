@@ -3,11 +3,12 @@
 mod faults;
 mod figures;
 mod pages;
+mod picture;
 mod provoked;
 mod proxy;
 mod traces;
 
-use std::{path::PathBuf, process::Command, thread, time::Duration};
+use std::{path::Path, process::Command, thread, time::Duration};
 
 use anyhow::Result;
 
@@ -19,10 +20,10 @@ const THROUGH: Duration = Duration::from_secs(45);
 const END: Duration = Duration::from_secs(60);
 
 /// Everything, on two stacks at once: one where the services are in trouble, and one that is in trouble itself.
-pub(crate) fn all(places: &Places, example_bot: &PathBuf, checks: &Checks) {
+pub(crate) fn all(places: &Places, example_bot: &Path, record: bool, checks: &Checks) {
     thread::scope(|scope| {
         scope.spawn(|| checks.step("the stack in trouble", faults::prove(places, checks)));
-        checks.step("the services in trouble", provoked::prove(places, example_bot, checks));
+        checks.step("the services in trouble", provoked::prove(places, example_bot, record, checks));
     });
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::Path,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use otel_tasks::{ExitKind, RestartReason, ShutdownOutcome, TaskState};
 use serde_json::Value;
 
-use super::{END, THROUGH, exporting, figures, pages, stack_bot, traces};
+use super::{END, THROUGH, exporting, figures, pages, picture, stack_bot, traces};
 use crate::{
     checks::Checks,
     jaeger::Jaeger,
@@ -38,7 +38,7 @@ const ALERT: Duration = Duration::from_secs(240);
 /// The example bot's instances have the same name as each other, in a namespace.
 const FLEET: &str = "fleet/bot";
 
-pub(crate) fn prove(places: &Places, example_bot: &PathBuf, checks: &Checks) -> Result<()> {
+pub(crate) fn prove(places: &Places, example_bot: &Path, record: bool, checks: &Checks) -> Result<()> {
     let stack = Stack::start("services", places, Ports::free()?)?;
     let (prometheus, jaeger) = (stack.asked_prometheus(), stack.asked_jaeger());
     let endpoint = stack.endpoint();
@@ -63,6 +63,11 @@ pub(crate) fn prove(places: &Places, example_bot: &PathBuf, checks: &Checks) -> 
     }
     println!("        alerts had fired after {:?}", begun.elapsed());
     panels.ask(&prometheus, "bot")?;
+    let picture = picture::take(&prometheus, &jaeger)?;
+    checks.that("there is something to see", picture.lines().count() > 30, || picture.clone());
+    if record {
+        std::fs::write(places.root.join("docs/stack-output.txt"), picture)?;
+    }
 
     let printed = trouble.end(END)?;
     agreement(&prometheus, "bot", &printed, checks)?;
@@ -82,7 +87,7 @@ pub(crate) fn prove(places: &Places, example_bot: &PathBuf, checks: &Checks) -> 
 }
 
 /// The example bot, as it is, but named in a namespace.
-fn instance(program: &PathBuf, endpoint: &str, seed: u32) -> Result<Bot> {
+fn instance(program: &Path, endpoint: &str, seed: u32) -> Result<Bot> {
     let mut command = Command::new(program);
     command.args(["--quiet", "--seed", &seed.to_string()]);
     Bot::start(exporting(&mut command, endpoint).env("OTEL_RESOURCE_ATTRIBUTES", "service.namespace=fleet"))
