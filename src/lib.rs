@@ -102,6 +102,12 @@ pub use otel_tasks_macros::instrumented_task;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+/// What each alert of the repository's `stack/rules` means, and what to do; the alerts link to this page.
+///
+#[cfg(doc)]
+#[doc = include_str!("../docs/runbooks.md")]
+pub mod runbooks {}
+
 #[doc(hidden)]
 pub mod __private {
     pub use crate::run::{

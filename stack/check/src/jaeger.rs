@@ -76,18 +76,14 @@ impl Jaeger {
             ("limit", "100000"),
             ("lookback", "1h"),
         ];
-        let data = self.get("traces", &parameters)?;
-        let traces = data.as_array().context("traces")?;
-        let mut spans = Vec::new();
-        for trace in traces {
-            for span in trace["spans"].as_array().into_iter().flatten() {
-                let span = read(span, &trace["processes"])?;
-                if instance.is_empty() || span.instance == instance {
-                    spans.push(span);
-                }
-            }
-        }
+        let mut spans = all_spans(&self.get("traces", &parameters)?)?;
+        spans.retain(|span| instance.is_empty() || span.instance == instance);
         Ok(spans)
+    }
+
+    /// What a search finds whose parameters are already as an address has them.
+    pub(crate) fn search(&self, query: &str) -> Result<Vec<Span>> {
+        all_spans(&self.get(&format!("traces?{query}"), &[])?)
     }
 
     /// The runs of one task of a service, and nothing else of their traces.
@@ -96,6 +92,16 @@ impl Jaeger {
         spans.retain(|span| span.operation == "task.run" && span.tag("task.name").as_deref() == Some(task));
         Ok(spans)
     }
+}
+
+fn all_spans(traces: &Value) -> Result<Vec<Span>> {
+    let mut spans = Vec::new();
+    for trace in traces.as_array().context("traces")? {
+        for span in trace["spans"].as_array().into_iter().flatten() {
+            spans.push(read(span, &trace["processes"])?);
+        }
+    }
+    Ok(spans)
 }
 
 fn read(span: &Value, processes: &Value) -> Result<Span> {

@@ -35,7 +35,7 @@ impl Variable {
             "label": self.label,
             "description": self.description,
             "datasource": datasource(),
-            "query": { "query": self.query, "refId": self.name },
+            "query": { "query": self.query, "refId": "StandardVariableQuery" },
             "definition": self.query,
             // What there is changes with what is looked at.
             "refresh": 2,

@@ -30,7 +30,12 @@ pub(crate) fn all(places: &Places, example_bot: &Path, record: bool, checks: &Ch
 /// `stack-bot` in one of its modes, which exports to this endpoint.
 fn stack_bot(mode: &str, service: &str, endpoint: &str) -> Result<Bot> {
     let program = std::env::current_exe()?.with_file_name("stack-bot");
-    Bot::start(exporting(Command::new(program).arg(mode), endpoint).env("OTEL_SERVICE_NAME", service))
+    let mut command = Command::new(program);
+    exporting(command.arg(mode), endpoint).env("OTEL_SERVICE_NAME", service);
+    if mode == "calm" {
+        command.env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+    }
+    Bot::start(&mut command)
 }
 
 /// With nothing of this process's telemetry settings, and quick enough to be waited for.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use otel_tasks::telemetry::contract::INSTRUMENTS;
 use serde_json::Value;
 
-use crate::{checks::Checks, contract, dashboards, prometheus::Prometheus};
+use crate::{checks::Checks, contract, dashboards, jaeger::Jaeger, prometheus::Prometheus};
 
 /// The tasks that between them have everything that the task page can show.
 const TASKS: [&str; 5] = ["fetcher", "overrun", "silent", "blocker", "clock"];
@@ -133,6 +133,56 @@ pub(crate) fn variables(prometheus: &Prometheus, service: &str, checks: &Checks)
     }
     checks.none(&format!("each variable has values ({count})"), &wrong);
     Ok(())
+}
+
+/// Each panel says what it shows and in which unit, and leads to traces: each link is the search that Jaeger's page would send to
+/// its API, and finds runs of the task that it is about.
+pub(crate) fn panels_are_whole(jaeger: &Jaeger, service: &str, checks: &Checks) -> Result<()> {
+    const TASK: &str = "fetcher";
+    let (mut wrong, mut panels, mut links) = (Vec::new(), 0, BTreeSet::new());
+    for (file, dashboard) in dashboards::all() {
+        for panel in
+            dashboard["panels"].as_array().into_iter().flatten().filter(|panel| panel["type"] != "row")
+        {
+            panels += 1;
+            let said = |value: &Value| value.as_str().is_some_and(|text| !text.is_empty());
+            let fields = &panel["fieldConfig"];
+            let whole =
+                said(&panel["title"]) && said(&panel["description"]) && said(&fields["defaults"]["unit"]);
+            let own = urls(&panel["links"]);
+            if !whole || own.is_empty() {
+                wrong.push(format!("{file}: {}", panel["title"]));
+            }
+            links.extend(own);
+            links.extend(urls(&fields["defaults"]["links"]));
+            for property in fields["overrides"].as_array().into_iter().flatten() {
+                links.extend(urls(&property["properties"][0]["value"]));
+            }
+        }
+    }
+    checks.none(&format!("each of {panels} panels has its title, words, unit and link"), &wrong);
+    let mut wrong = Vec::new();
+    links.retain(|link| link.starts_with("${jaeger}/search?"));
+    for link in &links {
+        let about_a_task = link.contains("&tags=");
+        let sent = ["${task:raw}", "${__field.labels.task_name}", "${__data.fields.task_name}"]
+            .iter()
+            .fold(link.replace("${jaeger_service}", service), |link, variable| link.replace(variable, TASK));
+        let (_, query) = sent.split_once('?').context("a query")?;
+        let found = jaeger.search(query)?;
+        let runs = found.iter().filter(|span| span.operation == "task.run");
+        let others = runs.filter(|run| about_a_task && run.tag("task.name").as_deref() != Some(TASK)).count();
+        if found.is_empty() || others > 0 || query.contains("${") {
+            wrong.push(format!("{link}: {} spans, {others} of other tasks", found.len()));
+        }
+    }
+    checks.none(&format!("each link to Jaeger finds the traces that it is about ({})", links.len()), &wrong);
+    Ok(())
+}
+
+fn urls(links: &Value) -> Vec<String> {
+    let links = links.as_array().into_iter().flatten();
+    links.filter_map(|link| link["url"].as_str()).map(str::to_owned).collect()
 }
 
 /// The selector and the label of `label_values(selector, label)`.

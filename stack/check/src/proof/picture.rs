@@ -10,22 +10,22 @@ use crate::{
 };
 
 /// What is asked of Prometheus, and by which label its answers differ.
-const QUERIES: [(&str, &str); 5] = [
+const QUERIES: [(&str, &str); 4] = [
     ("sum by (task_run_result) (task_runs_total{job=\"bot\"})", "task_run_result"),
     ("sum by (task_restart_reason) (task_restarts_total{job=\"bot\"}) > 0", "task_restart_reason"),
     ("sum by (task_state) (task_status{job=\"bot\"}) > 0", "task_state"),
     (
-        "histogram_quantile(0.95, sum by (task_name, le) (rate(task_run_duration_seconds_bucket{job=\"bot\", task_category=\"command\"}[1m])))",
+        "histogram_quantile(0.95, sum by (le, task_name) (rate(task_run_duration_seconds_bucket{job=\"bot\", task_category=\"command\"}[1m])))",
         "task_name",
     ),
-    ("sum by (task_name) (increase(task_iterations_skipped_total{job=\"bot\"}[1m])) > 0", "task_name"),
 ];
 
 pub(crate) fn take(prometheus: &Prometheus, jaeger: &Jaeger) -> Result<String> {
+    // The example bot's instances have the same service name.
+    let instances = prometheus.label_values("instance", "task_run_active{job=\"bot\"}")?;
+    let instance = instances.first().context("no instance")?;
     let mut text = String::from("Jaeger, service bot\n");
-    let operations: Vec<String> = jaeger.operations("bot")?.into_iter().collect();
-    writeln!(text, "  operations: {}", operations.join(", "))?;
-    trees(jaeger, &mut text)?;
+    trees(jaeger, ("bot", instance), &mut text)?;
 
     text += "\nPrometheus\n";
     for (query, label) in QUERIES {
@@ -54,8 +54,7 @@ pub(crate) fn take(prometheus: &Prometheus, jaeger: &Jaeger) -> Result<String> {
 }
 
 /// A run with what the user opened in it; a failed run and the one that came after it; a sweep.
-fn trees(jaeger: &Jaeger, text: &mut String) -> Result<()> {
-    let of = ("bot", "");
+fn trees(jaeger: &Jaeger, of: (&str, &str), text: &mut String) -> Result<()> {
     let rolls = jaeger.spans(of, "task.run", &[("task.name", "command_roll")])?;
     let inner = rolls.iter().find(|span| span.operation == "shake_dice").context("no shake_dice")?;
     let run =

@@ -42,7 +42,8 @@ pub(crate) fn prove(places: &Places, example_bot: &Path, record: bool, checks: &
     let stack = Stack::start("services", places, Ports::free()?)?;
     let (prometheus, jaeger) = (stack.asked_prometheus(), stack.asked_jaeger());
     let endpoint = stack.endpoint();
-    let calm = stack_bot("calm", "calm", &endpoint)?;
+    // Over gRPC, the others over HTTP.
+    let calm = stack_bot("calm", "calm", &format!("http://127.0.0.1:{}", stack.ports.otlp_grpc))?;
     let mut fleet = Vec::new();
     for seed in 1..=3 {
         fleet.push(instance(example_bot, &endpoint, seed)?);
@@ -57,6 +58,7 @@ pub(crate) fn prove(places: &Places, example_bot: &Path, record: bool, checks: &
     panels.ask(&prometheus, "bot")?;
     pages::variables(&prometheus, "bot", checks)?;
     pages::contract(&prometheus, checks)?;
+    pages::panels_are_whole(&jaeger, "bot", checks)?;
     runbooks(&prometheus, places, checks)?;
     for (alert, task) in WHILE_IT_RUNS {
         fires(&prometheus, alert, &[("job", Some("bot")), ("task_name", task)], checks);
