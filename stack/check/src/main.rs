@@ -1,6 +1,8 @@
 //! `stack generate` writes the dashboards; `stack generate --check` holds that they are those that were written. `stack test`
 //! proves everything with the real programs; `stack up` leaves them running, with the example bot.
 
+#![forbid(unsafe_code)]
+
 mod checks;
 mod contract;
 mod dashboards;

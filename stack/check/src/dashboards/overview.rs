@@ -49,7 +49,34 @@ fn now() -> Row {
         Panel::new("Alerts", Shape::Stat(Some([1.0, 3.0])), "none", "Alerts of stack/rules that fire for this service.", &[])
             .query("count(ALERTS{job=\"$service\", alertstate=\"firing\", alertname=~\"Task.*\"}) or vector(0)", ""),
     ];
-    Row { title: "Now", panels: last.into() }
+    let unhealthy = Panel::new(
+        "Not running as they should",
+        Shape::States,
+        "none",
+        "Tasks that were given up, or wait for their restart.",
+        &[c::STATUS],
+    )
+    .query(
+        format!("max by ({TASK}, task_state) ({status}{{{FLEET}, task_state=~\"failed|backoff\"}}) > 0"),
+        "{{task_name}} {{task_state}}",
+    )
+    .size(18, 7)
+    .by_task();
+    let lost = [
+        Panel::new("Stalls", Shape::Stat(Some([1.0, 3.0])), "none", "Within the last hour.", &[c::STALLS])
+            .query(format!("sum(increase({}{{{FLEET}}}[1h]))", m(c::STALLS)), "")
+            .size(3, 7),
+        Panel::new(
+            "Telemetry lost",
+            Shape::Stat(Some([1.0, 1000.0])),
+            "none",
+            "Within the last hour.",
+            &[c::TELEMETRY_DROPPED],
+        )
+        .query(format!("sum(increase({}{{{FLEET}}}[1h]))", m(c::TELEMETRY_DROPPED)), "")
+        .size(3, 7),
+    ];
+    Row { title: "Now", panels: last.into_iter().chain([unhealthy]).chain(lost).collect() }
 }
 
 fn tasks() -> Row {

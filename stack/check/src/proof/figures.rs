@@ -44,6 +44,7 @@ impl Task<'_> {
         self.0["state"].as_str()
     }
 
+    /// Its labels, which are printed as they are exported.
     fn labels(&self, more: &[(&str, &str)]) -> Labels {
         let own = [
             (key::NAME, "name"),
@@ -52,20 +53,7 @@ impl Task<'_> {
             (key::COMPONENT, "component"),
         ];
         let own = own.into_iter().filter_map(|(key, field)| Some((key, self.0[field].as_str()?)));
-        own.chain(more.iter().copied())
-            .map(|(key, value)| (escaped(key), value.to_lowercase_unless_name(key)))
-            .collect()
-    }
-}
-
-/// Enumerations are printed as `serde` writes them, which is as they are exported, in small letters.
-trait AsExported {
-    fn to_lowercase_unless_name(&self, key: &str) -> String;
-}
-
-impl AsExported for str {
-    fn to_lowercase_unless_name(&self, key: &str) -> String {
-        if key == key::CATEGORY || key == key::PRIORITY { self.to_lowercase() } else { self.to_owned() }
+        own.chain(more.iter().copied()).map(|(key, value)| (escaped(key), value.to_owned())).collect()
     }
 }
 
@@ -111,7 +99,10 @@ pub(crate) fn expected(printed: &Value) -> Result<Series> {
     Ok(series)
 }
 
-fn of_task(task: &Task<'_>, add: &mut dyn FnMut(String, &[(&str, &str)], f64)) {
+/// Takes a name, the labels beside the task's, and the value.
+type Add<'a> = dyn FnMut(String, &[(&str, &str)], f64) + 'a;
+
+fn of_task(task: &Task<'_>, add: &mut Add<'_>) {
     let registered = task.state().is_some();
     let figure = |field: &str| task.0[field].as_f64().unwrap_or(0.0);
     add(metric(&c::RUN_ACTIVE), &[], figure("active"));

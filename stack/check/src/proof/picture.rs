@@ -48,7 +48,8 @@ pub(crate) fn take(prometheus: &Prometheus, jaeger: &Jaeger) -> Result<String> {
     alerts.sort();
     for (alert, labels) in alerts {
         let of = |label: &str| labels.get(label).map_or("", String::as_str);
-        writeln!(text, "  {:<9} {alert:<19} {}", of("severity"), of("task_name"))?;
+        let line = format!("  {:<9} {alert:<19} {}", of("severity"), of("task_name"));
+        writeln!(text, "{}", line.trim_end())?;
     }
     Ok(text)
 }
@@ -85,14 +86,7 @@ fn line(span: &Span) -> String {
         micros => format!("{:.1} s", micros as f64 / 1e6),
     };
     let mut line = format!("{:<18} {} {duration:>8}", span.operation, span.id);
-    for key in [
-        "task.name",
-        "task.run.generation",
-        "task.run.result",
-        "error.type",
-        "otel.status_description",
-        "tasks.unhealthy",
-    ] {
+    for key in ["task.name", "task.run.generation", "error.type", "tasks.unhealthy"] {
         if let Some(value) = span.tag(key) {
             line += &format!("  {key}={value}");
         }

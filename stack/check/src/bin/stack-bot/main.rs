@@ -3,6 +3,8 @@
 //!
 //! Each line on standard output is one JSON value; the last are the final figures. It ends when standard input does.
 
+#![forbid(unsafe_code)]
+
 mod calm;
 mod figures;
 mod phases;
