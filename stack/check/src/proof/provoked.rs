@@ -138,17 +138,13 @@ fn collisions(
     let said =
         words.iter().find_map(|line| line.split_once(" runs, ")).context("it printed no statistics")?;
     let said: f64 = said.0.parse()?;
-    // Whose final figure is what was printed, is the one that ended.
+    // The one that says that it went down is the one that printed.
+    let down = format!("task_shutdown_duration_seconds_count{{job=\"{FLEET}\"}}");
     let mut ended = None;
     let agreed = wait_until("the printed runs of an instance", THROUGH, || {
+        ended = prometheus.query(&down)?.first().and_then(|(labels, _)| labels.get("instance").cloned());
         let by_instance = prometheus.query(&runs)?;
-        ended = by_instance
-            .iter()
-            .find(|(_, runs)| *runs == said)
-            .and_then(|(labels, _)| labels.get("instance").cloned());
-        let down = prometheus.query(&format!("task_shutdown_duration_seconds_count{{job=\"{FLEET}\"}}"))?;
-        let down = down.first().and_then(|(labels, _)| labels.get("instance").cloned());
-        Ok(ended.is_some() && ended == down)
+        Ok(by_instance.iter().any(|(labels, runs)| labels.get("instance") == ended.as_ref() && *runs == said))
     });
     checks.that(
         &format!("three instances at once: each keeps its own count ({said} runs were printed by one)"),
@@ -261,7 +257,12 @@ fn runbooks(prometheus: &Prometheus, places: &Places, checks: &Checks) -> Result
     let page = std::fs::read_to_string(places.root.join("docs/runbooks.md"))?;
     let anchors: BTreeSet<String> =
         page.lines().filter_map(|line| line.strip_prefix("## ")).map(str::to_lowercase).collect();
-    let rules = prometheus.rules()?;
+    // Each has been evaluated, or its health is not known.
+    let mut rules = Vec::new();
+    wait_until("the first evaluation", THROUGH, || {
+        rules = prometheus.rules()?;
+        Ok(rules.iter().all(|rule| rule["health"] != "unknown"))
+    })?;
     let mut wrong = Vec::new();
     for rule in &rules {
         let name = rule["name"].as_str().unwrap_or_default();
