@@ -9,7 +9,11 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{END, THROUGH, proxy::Proxy, stack_bot};
+use super::{
+    END, THROUGH,
+    proxy::{DELAY, Proxy},
+    stack_bot,
+};
 use crate::{
     checks::Checks,
     process::{Bot, wait_until},
@@ -188,6 +192,15 @@ impl Trouble<'_> {
 
     fn network_slow(&mut self) -> Result<()> {
         self.proxy.set_slow(true);
+        let begun = Instant::now();
+        // What is asked does not matter: the way there and back does.
+        let _ = ureq::get(format!("{}/v1/traces", self.proxy.endpoint)).call();
+        let took = begun.elapsed();
+        self.checks.that(
+            &format!("the network is slow ({} ms for nothing)", took.as_millis()),
+            took >= 2 * DELAY,
+            || format!("{took:?}"),
+        );
         thread::sleep(AWAY);
         self.proxy.set_slow(false);
         self.data_flows("after the network was slow", "phase_network_slow")

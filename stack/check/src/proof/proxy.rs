@@ -14,7 +14,7 @@ use std::{
 use anyhow::Result;
 
 /// How long each piece takes when the network is slow, and how large it is: 32 KiB a second.
-const DELAY: Duration = Duration::from_millis(250);
+pub(crate) const DELAY: Duration = Duration::from_millis(250);
 const PIECE: usize = 8 * 1024;
 
 pub(crate) struct Proxy {
