@@ -9,11 +9,7 @@ use crate::{run_lines::RunLines, terminal::Terminal};
 pub(crate) fn install(terminal: &Arc<Terminal>) -> Result<Telemetry, InstallError> {
     // A service without a screen of its own says no more than `.service("bot").install()`.
     let lines = RunLines::new(terminal.clone());
-    let telemetry =
-        otel_tasks::telemetry().service("bot").export_if_configured().fmt(false).layer(lines).install()?;
-    // Of tokio's threads and queues; after the installation, since it takes the global meter.
-    opentelemetry_instrumentation_tokio::observe_current_runtime();
-    Ok(telemetry)
+    otel_tasks::telemetry().service("bot").export_if_configured().fmt(false).layer(lines).install()
 }
 
 /// Where it is exported to, in one line.
