@@ -115,6 +115,21 @@ fn of_task(task: &Task<'_>, add: &mut Add<'_>) {
             add(format!("{}_count", metric(&c::RUN_DURATION)), &[(key::RESULT, kind.as_str())], runs);
         }
     }
+    if task.total_runs() > 0 {
+        let duration = metric(&c::RUN_DURATION);
+        add(format!("{duration}_sum"), &[], seconds(&task.0["run_time"]).unwrap_or(0.0));
+        let printed = task.0["durations"].as_array().into_iter().flatten().filter_map(Value::as_f64);
+        let mut so_far = 0.0;
+        // Prometheus's buckets hold all that took no longer.
+        for (boundary, runs) in c::DURATION_BOUNDARIES.into_iter().chain([f64::INFINITY]).zip(printed) {
+            so_far += runs;
+            add(format!("{duration}_bucket"), &[("le", &boundary.to_string())], so_far);
+        }
+    }
+    if !task.0["interval"].is_null() {
+        // One delay for each iteration.
+        add(format!("{}_count", metric(&c::SCHEDULE_DELAY)), &[], task.total_runs() as f64);
+    }
     for error in task.0["errors"].as_array().into_iter().flatten() {
         let error_type = error["error_type"].as_str().unwrap_or_default();
         add(metric(&c::RUN_ERRORS), &[(key::ERROR_TYPE, error_type)], error["count"].as_f64().unwrap_or(0.0));
@@ -162,16 +177,26 @@ fn of_task(task: &Task<'_>, add: &mut Add<'_>) {
     }
 }
 
-/// What Prometheus holds of these names for a service. A histogram's count is summed over classes of errors.
+/// What Prometheus holds of these names for a service. Run durations are summed over classes of errors; their sums and buckets over
+/// results, too.
 pub(crate) fn held(prometheus: &Prometheus, job: &str, names: &Series) -> Result<Series> {
     let mut held = Series::new();
     let names: std::collections::BTreeSet<&str> = names.keys().map(|(name, _)| name.as_str()).collect();
-    let counted = format!("{}_count", metric(&c::RUN_DURATION));
+    let durations = metric(&c::RUN_DURATION);
     for name in names {
         for (mut labels, value) in prometheus.query(&format!("{name}{{job=\"{job}\"}}"))? {
             labels.retain(|label, _| label != "__name__" && !RESOURCE_LABELS.contains(&label.as_str()));
-            if name == counted {
-                labels.remove(&escaped(key::ERROR_TYPE));
+            match name.strip_prefix(&durations) {
+                Some("_count") => _ = labels.remove(&escaped(key::ERROR_TYPE)),
+                Some("_sum" | "_bucket") => {
+                    labels.remove(&escaped(key::ERROR_TYPE));
+                    labels.remove(&escaped(key::RESULT));
+                }
+                _ => {}
+            }
+            // `1` or `1.0`, as the version likes.
+            if let Some(boundary) = labels.get_mut("le") {
+                *boundary = boundary.parse::<f64>()?.to_string();
             }
             *held.entry((name.to_owned(), labels)).or_default() += value;
         }
