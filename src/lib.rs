@@ -136,6 +136,12 @@ struct LoopsPage;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+/// What each alert of the repository's `stack/rules` means, and what to do; the alerts link to this page.
+///
+#[cfg(doc)]
+#[doc = include_str!("../docs/runbooks.md")]
+pub mod runbooks {}
+
 #[doc(hidden)]
 pub mod __private {
     /// The delays that `backoff = "1s..60s"` stands for.

@@ -32,12 +32,19 @@ fn output() -> String {
     )
 }
 
+/// What the real programs answered when `stack/test --record` asked them last.
+fn stack() -> String {
+    format!("```text\n{}\n```\n", include_str!("../docs/stack-output.txt").trim_end())
+}
+
 #[test]
 fn the_generated_parts_are_current() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
     let readme = std::fs::read_to_string(path).expect("the README");
     let mut fresh = readme.clone();
-    for (name, content) in [("instruments", instruments()), ("bot-output", output())] {
+    for (name, content) in
+        [("instruments", instruments()), ("bot-output", output()), ("stack-output", stack())]
+    {
         let (open, close) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
         let start = fresh.find(&open).expect("the opening mark") + open.len();
         let end = fresh.find(&close).expect("the closing mark");

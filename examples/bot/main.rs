@@ -77,6 +77,8 @@ async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
         telemetry
     })?;
     terminal.say(&telemetry::destination(&telemetry));
+    // Of tokio's threads and queues, beside the tasks'; after the installation, since it takes the global meter.
+    opentelemetry_instrumentation_tokio::observe_current_runtime();
     let service = ChatService::start(options.seed).await?;
     // An address that nobody listens at any more.
     let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
