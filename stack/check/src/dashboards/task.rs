@@ -153,11 +153,11 @@ fn schedule() -> Row {
         .size(4, 8),
         delays.size(8, 8),
         Panel::new(
-            "Iterations left out",
+            "Iterations left out and tried again",
             Shape::Lines,
             "none",
             "Within each interval.",
-            &[c::ITERATIONS_SKIPPED],
+            &[c::ITERATIONS_SKIPPED, c::ITERATIONS_RETRIED],
         )
         .query(
             format!(
@@ -165,6 +165,13 @@ fn schedule() -> Row {
                 m(c::ITERATIONS_SKIPPED)
             ),
             "{{instance}} {{reason}}",
+        )
+        .query(
+            format!(
+                "sum by (instance) (increase({}{{{CHOSEN}}}[$__rate_interval]))",
+                m(c::ITERATIONS_RETRIED)
+            ),
+            "{{instance}} tried again",
         )
         .size(8, 8),
     ];

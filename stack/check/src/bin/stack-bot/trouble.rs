@@ -1,6 +1,16 @@
 //! Everything that the instruments can tell of: each state, each result, each reason of a restart, each end at a shutdown.
 
-use std::{error::Error, future::pending, io, sync::Arc, thread, time::Duration};
+use std::{
+    error::Error,
+    future::pending,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    thread,
+    time::Duration,
+};
 
 use otel_tasks::{
     Backoff, CriticalTaskConfig, DependencyLoss, RestartPolicy, RestartStrategy, ShutdownReport,
@@ -14,7 +24,7 @@ use crate::{figures, millis};
 
 const FOR_EVER: Duration = Duration::from_secs(3_600);
 /// Enough for what is registered and for the commands; what comes after them is metered together.
-const NAMES: usize = 32;
+const NAMES: usize = 33;
 
 /// Works until it is asked to stop.
 async fn work(ctx: TaskContext) {
@@ -122,6 +132,13 @@ fn critical_tasks() -> Vec<CriticalTaskConfig> {
 
 fn loops() -> Vec<CriticalTaskConfig> {
     let clock = TaskLoop::every(millis(500), |_| async { sleep(millis(2)).await });
+    // Each other try fails.
+    let tries = Arc::new(AtomicU64::new(0));
+    let flaky = TaskLoop::every(millis(700), move |_| {
+        let fails = tries.fetch_add(1, SeqCst) % 2 == 0;
+        async move { if fails { Err("flaky") } else { Ok(()) } }
+    })
+    .retry(3, Backoff::constant(millis(20)));
     let overrun = TaskLoop::every(millis(200), |_| async { sleep(millis(500)).await });
     let hung = TaskLoop::every(millis(500), |ctx: TaskContext| async move {
         if ctx.iteration().is_some_and(|iteration| iteration > 3) {
@@ -129,6 +146,7 @@ fn loops() -> Vec<CriticalTaskConfig> {
         }
     });
     vec![
+        CriticalTaskConfig::from_loop("flaky", flaky),
         CriticalTaskConfig::from_loop("clock", clock).priority(TaskPriority::Normal),
         CriticalTaskConfig::from_loop("overrun", overrun).priority(TaskPriority::Low).component("reports"),
         CriticalTaskConfig::from_loop("hung", hung).shutdown_grace(millis(300)).component("reports"),
