@@ -345,8 +345,15 @@ fn log_records_are_named_and_carry_the_trace_of_their_run() {
 
 #[test]
 fn an_iteration_tells_how_late_it_began() {
+    let plain = |spans: &Spans| tracing_opentelemetry::layer().with_tracer(spans.tracer());
     let spans = Spans::new();
-    with_layer(&spans, || async {
+    tells_how_late(&spans, &tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())).into());
+    let spans = Spans::new();
+    tells_how_late(&spans, &tracing_subscriber::registry().with(plain(&spans)).into());
+}
+
+fn tells_how_late(spans: &Spans, dispatch: &Dispatch) {
+    with_dispatch(dispatch, || async {
         let tasks = TaskManager::builder().build();
         let body = TaskLoop::every(Duration::from_secs(10), |_| async {}).count(2);
         tasks.register_critical_task(CriticalTaskConfig::from_loop("late", body)).expect("registered");

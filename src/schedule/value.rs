@@ -50,7 +50,7 @@ pub(super) enum Rhythm {
         not(feature = "calendar"),
         expect(dead_code, reason = "only what is parsed can be wrong at once")
     )]
-    Invalid(ScheduleError),
+    Invalid(Box<ScheduleError>),
 }
 
 impl Schedule {
@@ -119,7 +119,7 @@ impl Schedule {
     fn calendar(calendar: Result<Calendar, ScheduleError>) -> Self {
         Self::of(match calendar {
             Ok(calendar) => Rhythm::Calendar(Arc::new(calendar)),
-            Err(error) => Rhythm::Invalid(error),
+            Err(error) => Rhythm::Invalid(Box::new(error)),
         })
     }
 
@@ -169,7 +169,7 @@ impl Schedule {
                 return Err(ScheduleError::ZeroInterval);
             }
             Rhythm::Every(interval) if self.jitter > *interval => return Err(ScheduleError::JitterTooLong),
-            Rhythm::Invalid(error) => return Err(error.clone()),
+            Rhythm::Invalid(error) => return Err(ScheduleError::clone(error)),
             _ => {}
         }
         if self.count == Some(0) {

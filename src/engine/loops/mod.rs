@@ -120,7 +120,8 @@ pub(crate) struct Parts {
     control: Arc<Control>,
     missed: Missed,
     overlap: Overlap,
-    retry: Option<Retry>,
+    /// Boxed: few have one.
+    retry: Option<Box<Retry>>,
     before_loop: Option<Hook<(), ()>>,
     after_loop: Option<Hook<(), ()>>,
     after_iteration: Option<Hook<LoopOutcome, ()>>,
@@ -198,7 +199,7 @@ impl TaskLoop {
     #[must_use]
     pub fn retry(mut self, times: u32, backoff: Backoff) -> Self {
         let when = self.parts.retry.take().and_then(|retry| retry.when);
-        self.parts.retry = Some(Retry { times, backoff, when });
+        self.parts.retry = Some(Box::new(Retry { times, backoff, when }));
         self
     }
 
@@ -208,7 +209,7 @@ impl TaskLoop {
     pub fn retry_when(mut self, when: impl Fn(&Failure) -> bool + Send + Sync + 'static) -> Self {
         let retry = self.parts.retry.take();
         let (times, backoff) = retry.map_or((0, Backoff::default()), |retry| (retry.times, retry.backoff));
-        self.parts.retry = Some(Retry { times, backoff, when: Some(Arc::new(when)) });
+        self.parts.retry = Some(Box::new(Retry { times, backoff, when: Some(Arc::new(when)) }));
         self
     }
 
