@@ -201,13 +201,19 @@ async fn whoever_looks_is_told_everything_and_then_what_changes() {
         delta["rows"].as_array().expect("rows").iter().map(|row| row["name"].clone()).collect();
     assert_eq!(names, ["command"], "only what has changed");
     tasks.stop_critical_task("gateway").expect("registered");
+    // Whoever asks for the task meanwhile takes no event from those that are told.
+    eventually("it has stopped", || get(&page, "/tasks/gateway").json()["state"] == "stopped").await;
+    let mut kinds = Vec::new();
     loop {
         let (_, delta) = next(&told);
+        let events = delta["events"].as_array().cloned().unwrap_or_default();
+        kinds.extend(events.into_iter().map(|event| event["kind"].clone()));
         let rows = delta["rows"].as_array().cloned().unwrap_or_default();
         if rows.iter().any(|row| row["state"] == "stopped") {
             break;
         }
     }
+    assert_eq!(kinds, ["exited", "stopped"], "each once");
     let report = tasks.cancel_all_tasks().await;
     let line = report.to_string().lines().next().expect("a line").to_owned();
     loop {

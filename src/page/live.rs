@@ -30,7 +30,7 @@ const BEHIND: usize = 8;
 /// How many events are kept, of all tasks.
 const EVENTS: usize = 2_048;
 /// How many of them a newcomer is told.
-const FIRST_EVENTS: usize = 100;
+const FIRST_EVENTS: u64 = 100;
 
 /// What a page reads, and who looks.
 pub(super) struct Hub {
@@ -38,15 +38,44 @@ pub(super) struct Hub {
     ring: Option<Arc<SpanRing>>,
     pub(super) control: bool,
     streams: Arc<Semaphore>,
-    /// Read only when somebody looks; until then the bounded stream keeps the newest itself.
-    events: Mutex<(TaskEvents, VecDeque<EventView>)>,
+    events: Mutex<Log>,
     told: Mutex<Told>,
+}
+
+/// What was told of tasks. Read only when somebody looks; until then the bounded stream keeps the newest itself.
+struct Log {
+    stream: TaskEvents,
+    /// The last events, the oldest first.
+    kept: VecDeque<EventView>,
+    /// How many events were ever taken from the stream.
+    taken: u64,
+}
+
+impl Log {
+    fn read(&mut self) {
+        while let Some(event) = self.stream.try_recv() {
+            if self.kept.len() == EVENTS {
+                self.kept.pop_front();
+            }
+            self.kept.push_back(EventView::from(&event));
+            self.taken += 1;
+        }
+    }
+
+    /// Those from the `from`th to before the `until`th that are kept.
+    fn between(&self, from: u64, until: u64) -> impl Iterator<Item = &EventView> {
+        let first = self.taken - self.kept.len() as u64;
+        let index = |number: u64| usize::try_from(number.saturating_sub(first)).unwrap_or(usize::MAX);
+        self.kept.iter().take(index(until)).skip(index(from))
+    }
 }
 
 /// What the clients know.
 struct Told {
     summary: Option<Summary>,
     rows: HashMap<Arc<str>, TaskRow>,
+    /// How many events. Whoever asks for a task takes some from the stream that no client was told of.
+    events: u64,
     clients: broadcast::Sender<Arc<str>>,
     is_ticking: bool,
 }
@@ -102,10 +131,11 @@ impl Hub {
             ring,
             control,
             streams: Arc::new(Semaphore::new(most_streams)),
-            events: Mutex::new((manager.subscribe(), VecDeque::new())),
+            events: Mutex::new(Log { stream: manager.subscribe(), kept: VecDeque::new(), taken: 0 }),
             told: Mutex::new(Told {
                 summary: None,
                 rows: HashMap::new(),
+                events: 0,
                 clients: broadcast::channel(BEHIND).0,
                 is_ticking: false,
             }),
@@ -123,10 +153,10 @@ impl Hub {
     /// Everything about a task; `None` for a name that was never seen.
     pub(super) fn detail(&self, name: &str) -> Result<Option<TaskDetail>, Gone> {
         let manager = self.manager()?;
-        self.read_events();
-        let events = self.events();
-        let of_task = events.1.iter().filter(|event| event.task.as_deref() == Some(name)).cloned().collect();
-        drop(events);
+        let of_task = {
+            let log = self.log();
+            log.kept.iter().filter(|event| event.task.as_deref() == Some(name)).cloned().collect()
+        };
         Ok(view::detail(&manager, name, of_task, self.traces(name)))
     }
 
@@ -136,26 +166,15 @@ impl Hub {
 
     /// What has been told of tasks and the manager, the oldest first, and how many events were missed.
     pub(super) fn all_events(&self) -> (Vec<EventView>, u64) {
-        self.read_events();
-        let events = self.events();
-        (events.1.iter().cloned().collect(), events.0.missed())
+        let log = self.log();
+        (log.kept.iter().cloned().collect(), log.stream.missed())
     }
 
-    fn events(&self) -> MutexGuard<'_, (TaskEvents, VecDeque<EventView>)> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes what was told since the last time; answers those.
-    fn read_events(&self) -> Vec<EventView> {
-        let mut events = self.events();
-        let (stream, kept) = &mut *events;
-        let mut new = Vec::new();
-        while let Some(event) = stream.try_recv() {
-            new.push(EventView::from(&event));
-        }
-        kept.extend(new.iter().cloned());
-        kept.drain(..kept.len().saturating_sub(EVENTS));
-        new
+    /// The events, read up to now.
+    fn log(&self) -> MutexGuard<'_, Log> {
+        let mut log = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        log.read();
+        log
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
@@ -182,8 +201,9 @@ impl Hub {
         }
         let mut rows: Vec<_> = told.rows.values().collect();
         rows.sort_unstable_by(|a, b| a.name().cmp(b.name()));
-        let events = self.events();
-        let events = events.1.iter().rev().take(FIRST_EVENTS).rev().cloned().collect();
+        // Up to what the others were told: what comes after it, all are told.
+        let from = told.events.saturating_sub(FIRST_EVENTS);
+        let events = self.log().between(from, told.events).cloned().collect();
         let all = Everything { at: unix(SystemTime::now()), summary: told.summary.as_ref(), rows, events };
         let all = serde_json::to_string(&all).ok()?;
         Some((all.into(), told.clients.subscribe()))
@@ -192,7 +212,11 @@ impl Hub {
     /// Reads anew; answers what has changed, as text.
     fn update(&self, told: &mut Told) -> Result<Option<Arc<str>>, Gone> {
         let (summary, rows) = self.overview()?;
-        let events = self.read_events();
+        let events: Vec<_> = {
+            let log = self.log();
+            let from = std::mem::replace(&mut told.events, log.taken);
+            log.between(from, log.taken).cloned().collect()
+        };
         let mut before = std::mem::take(&mut told.rows);
         let mut changed = Vec::new();
         told.rows.reserve(rows.len());
