@@ -21,7 +21,8 @@ type Checked<T = ()> = Result<T, Failure>;
 /// Fails with a text where something is not so.
 macro_rules! check {
     ($holds:expr, $($what:tt)+) => {
-        if !$holds {
+        let holds: bool = $holds;
+        if !holds {
             return Err(format!($($what)+).into());
         }
     };
