@@ -393,6 +393,10 @@ impl From<&TaskEvent> for EventView {
             }
             TaskEventKind::BackingOff { reason, delay } => format!("{}, for {delay:.1?}", reason.as_str()),
             TaskEventKind::Yielding { reason } => reason.as_str().to_owned(),
+            TaskEventKind::Skipped { reason, iterations } => format!("{iterations} {}", reason.as_str()),
+            TaskEventKind::Retrying { iteration, failure, delay } => {
+                format!("iteration {iteration}, after {delay:.1?}: {}", failure.message)
+            }
             TaskEventKind::GaveUp { reason } => (*reason).to_owned(),
             TaskEventKind::Stalled { silent_for } => format!("silent for {silent_for:.1?}"),
             TaskEventKind::SlowPoll { polling_for, thread } => format!("{thread}, for {polling_for:.1?}"),
