@@ -522,6 +522,18 @@ async fn nonsense_is_survived() {
     assert_eq!(get(&page, "/health/live").status, 200);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_request_is_not_waited_for_long() {
+    let tasks = TaskManager::builder().build();
+    let page = Page::new(&tasks).serve(ANY).expect("served");
+    let mut stream = TcpStream::connect(page.address()).expect("it listens");
+    stream.set_read_timeout(Some(secs(60))).expect("a timeout");
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: local").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it is closed, not left open");
+    assert!(!answer.contains("200 OK"), "{answer}");
+}
+
 /// Each documented path answers what the document says, and nothing that it does not name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_document_says_what_is_answered() {

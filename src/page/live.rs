@@ -293,3 +293,59 @@ impl Client {
         Some(Message::All(all))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::{Pin, pin};
+
+    use futures_util::StreamExt;
+
+    use super::*;
+
+    fn hub(tasks: &TaskManager) -> Arc<Hub> {
+        Hub::new(tasks, None, false, 8)
+    }
+
+    async fn next(client: &mut Pin<&mut impl Stream<Item = Message>>) -> &'static str {
+        match client.next().await {
+            Some(Message::All(_)) => "all",
+            Some(Message::Delta(_)) => "delta",
+            None => "over",
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_read_once_nobody_looks() {
+        let tasks = TaskManager::builder().build();
+        tasks.spawn("command", async {}).await.expect("it runs");
+        let hub = hub(&tasks);
+        assert!(!hub.told().is_ticking, "nobody has looked");
+        {
+            let mut client = pin!(hub.watch().expect("room"));
+            assert_eq!(next(&mut client).await, "all");
+            tokio::time::sleep(3 * TICK).await;
+            let told = hub.told();
+            assert!(told.is_ticking && told.rows.len() == 1);
+        }
+        tokio::time::sleep(2 * TICK).await;
+        let told = hub.told();
+        assert!(!told.is_ticking && told.rows.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_behind_is_given_everything_again() {
+        let tasks = TaskManager::builder().build();
+        let hub = hub(&tasks);
+        let mut client = pin!(hub.watch().expect("room"));
+        assert_eq!(next(&mut client).await, "all");
+        for _ in 0..BEHIND + 2 {
+            tasks.spawn("command", async {}).await.expect("it runs");
+            tokio::time::sleep(TICK).await;
+        }
+        assert_eq!(next(&mut client).await, "all");
+        tasks.spawn("command", async {}).await.expect("it runs");
+        assert_eq!(next(&mut client).await, "delta");
+        drop(tasks);
+        assert_eq!(next(&mut client).await, "over");
+    }
+}

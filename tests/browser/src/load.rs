@@ -10,6 +10,8 @@ use crate::{Checked, check, service::Service};
 
 const CLIENTS: usize = 1_000;
 const TASKS: usize = 500;
+/// So many connections more are too many: 1,024 are held.
+const BEYOND: usize = 100;
 /// How long it is watched.
 pub const WATCHED: Duration = Duration::from_secs(5);
 
@@ -37,6 +39,7 @@ pub async fn run() -> Checked {
         write!(stream, "GET /events HTTP/1.1\r\nHost: localhost\r\n{end}")?;
         clients.push(stream);
     }
+    check!(closed_of(&service, BEYOND)? >= BEYOND / 2, "more connections are held than are promised");
     let looked_at = processor_share(WATCHED).await?;
     let held = resident()?.saturating_sub(before);
     let watched = late(&service)?;
@@ -59,6 +62,22 @@ pub async fn processor_share(watched: Duration) -> Checked<f64> {
     let before = processor_time()?;
     tokio::time::sleep(watched).await;
     Ok(100.0 * (processor_time()? - before).as_secs_f64() / watched.as_secs_f64())
+}
+
+/// How many of so many connections are closed unanswered.
+fn closed_of(service: &Service, connections: usize) -> Checked<usize> {
+    let opened: Result<Vec<_>, _> =
+        (0..connections).map(|_| TcpStream::connect(service.page.address())).collect();
+    let mut closed = 0;
+    for mut stream in opened? {
+        stream.set_read_timeout(Some(Duration::from_millis(20)))?;
+        // A reset is a close, too; one that is held says nothing in time.
+        closed += match stream.read(&mut [0]) {
+            Ok(read) => usize::from(read == 0),
+            Err(error) => usize::from(error.kind() == std::io::ErrorKind::ConnectionReset),
+        };
+    }
+    Ok(closed)
 }
 
 /// How late a task of the service is after a short sleep, at the 99th percentile.
