@@ -4,13 +4,11 @@ use otel_tasks::telemetry::contract as c;
 use serde_json::Value;
 
 use super::{
+    FLEET, TASK,
     page::{self, Row},
     panel::{Panel, Shape, m},
 };
 
-/// What is looked at: one service, some instances of it.
-const FLEET: &str = "job=\"$service\", instance=~\"$instance\"";
-const TASK: &str = "job, instance, task_name";
 const FAILED: &str = "task_run_result=~\"failure|panic|timeout\"";
 
 pub(crate) fn page() -> Value {

@@ -4,12 +4,10 @@ use otel_tasks::telemetry::contract as c;
 use serde_json::Value;
 
 use super::{
+    FLEET, TASK,
     page::{self, Row},
     panel::{Panel, Shape, m},
 };
-
-const FLEET: &str = "job=\"$service\", instance=~\"$instance\"";
-const TASK: &str = "job, instance, task_name";
 
 pub(crate) fn page() -> Value {
     page::page(

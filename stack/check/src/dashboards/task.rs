@@ -4,12 +4,12 @@ use otel_tasks::telemetry::contract as c;
 use serde_json::Value;
 
 use super::{
+    TASK,
     page::{self, Row},
     panel::{Panel, Shape, m},
 };
 
 const CHOSEN: &str = "job=\"$service\", instance=~\"$instance\", task_component=~\"$component\", task_category=~\"$category\", task_name=\"$task\"";
-const EACH: &str = "job, instance, task_name";
 
 pub(crate) fn page() -> Value {
     page::page(
@@ -24,7 +24,7 @@ pub(crate) fn page() -> Value {
 fn now() -> Row {
     let age = |title, says, instrument: c::Instrument, steps| {
         Panel::new(title, Shape::Stat(steps), "s", says, &[instrument])
-            .query(format!("time() - max by ({EACH}) ({}{{{CHOSEN}}})", m(instrument)), "{{instance}}")
+            .query(format!("time() - max by ({TASK}) ({}{{{CHOSEN}}})", m(instrument)), "{{instance}}")
     };
     let panels = vec![
         Panel::new("Active", Shape::Stat(None), "none", "Runs under way.", &[c::RUN_ACTIVE])
@@ -124,7 +124,7 @@ fn supervision() -> Row {
                 "{{task_restart_reason}}",
             ),
         Panel::new("Stalls", Shape::Lines, "none", "Within each interval, by instance.", &[c::STALLS]).query(
-            format!("sum by ({EACH}) (increase({}{{{CHOSEN}}}[$__rate_interval]))", m(c::STALLS)),
+            format!("sum by ({TASK}) (increase({}{{{CHOSEN}}}[$__rate_interval]))", m(c::STALLS)),
             "{{instance}}",
         ),
     ];
@@ -140,7 +140,7 @@ fn schedule() -> Row {
     }
     let panels = vec![
         Panel::new("Interval", Shape::Stat(None), "s", "Of a loop.", &[c::INTERVAL])
-            .query(format!("max by ({EACH}) ({}{{{CHOSEN}}})", m(c::INTERVAL)), "{{instance}}")
+            .query(format!("max by ({TASK}) ({}{{{CHOSEN}}})", m(c::INTERVAL)), "{{instance}}")
             .size(4, 8),
         Panel::new(
             "Next iteration in",
@@ -149,7 +149,7 @@ fn schedule() -> Row {
             "Less than nothing while one is overdue or under way.",
             &[c::NEXT_RUN_TIME],
         )
-        .query(format!("max by ({EACH}) ({}{{{CHOSEN}}}) - time()", m(c::NEXT_RUN_TIME)), "{{instance}}")
+        .query(format!("max by ({TASK}) ({}{{{CHOSEN}}}) - time()", m(c::NEXT_RUN_TIME)), "{{instance}}")
         .size(4, 8),
         delays.size(8, 8),
         Panel::new(
@@ -188,7 +188,7 @@ fn polls() -> Row {
             &[c::POLLS_SLOW],
         )
         .query(
-            format!("sum by ({EACH}) (increase({}{{{CHOSEN}}}[$__rate_interval]))", m(c::POLLS_SLOW)),
+            format!("sum by ({TASK}) (increase({}{{{CHOSEN}}}[$__rate_interval]))", m(c::POLLS_SLOW)),
             "{{instance}}",
         ),
         Panel::new(
@@ -199,7 +199,7 @@ fn polls() -> Row {
             &[c::RUN_TIME],
         )
         .query(
-            format!("sum by ({EACH}) (rate({}{{{CHOSEN}}}[$__rate_interval]))", m(c::RUN_TIME)),
+            format!("sum by ({TASK}) (rate({}{{{CHOSEN}}}[$__rate_interval]))", m(c::RUN_TIME)),
             "{{instance}}",
         ),
     ];
