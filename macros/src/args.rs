@@ -7,16 +7,15 @@ use syn::spanned::Spanned as _;
 use syn::{Error, Expr, ExprLit, Lit, LitStr, Path, Result, Token};
 
 /// The variants of `otel_tasks::TaskCategory`.
-pub(crate) const CATEGORIES: Variants =
+const CATEGORIES: Variants =
     Variants { what: "category", known: &["Scheduled", "Gateway", "System", "Command", "Unknown"] };
 
 /// The variants of `otel_tasks::TaskPriority`.
-pub(crate) const PRIORITIES: Variants =
-    Variants { what: "priority", known: &["Critical", "High", "Normal", "Low"] };
+const PRIORITIES: Variants = Variants { what: "priority", known: &["Critical", "High", "Normal", "Low"] };
 
 const OPTIONS: &[&str] = &["name", "category", "priority", "component", "crate"];
 
-/// The options as written, each checked by itself.
+/// The options that every task has, as written, each checked by itself.
 #[derive(Default)]
 pub(crate) struct Args {
     pub(crate) name: Option<LitStr>,
@@ -43,11 +42,11 @@ impl Parse for Args {
     }
 }
 
-/// Hands over each option, once. Reports every bad one, not only the first.
+/// Hands over each option, once. Reports every bad one, not only the first; `set` says whether there is such an option.
 pub(crate) fn each_option(
     input: ParseStream<'_>,
     options: &[&str],
-    mut set: impl FnMut(&Ident, Expr) -> Result<()>,
+    mut set: impl FnMut(&Ident, Expr) -> Result<bool>,
 ) -> Result<()> {
     let mut seen: Vec<Ident> = Vec::new();
     let mut errors = Errors::default();
@@ -56,7 +55,9 @@ pub(crate) fn each_option(
         if seen.contains(&key) {
             errors.push(Error::new(key.span(), format!("option `{key}` is given twice")));
         } else {
-            errors.take(set(&key, value));
+            if errors.take(set(&key, value)) == Some(false) {
+                errors.push(unknown_option(&key, options));
+            }
             seen.push(key);
         }
         if !input.is_empty() {
@@ -67,16 +68,16 @@ pub(crate) fn each_option(
 }
 
 impl Args {
-    fn set(&mut self, key: &Ident, value: Expr) -> Result<()> {
+    pub(crate) fn set(&mut self, key: &Ident, value: Expr) -> Result<bool> {
         match key.to_string().as_str() {
             "name" => self.name = Some(text(key, value)?),
             "category" => self.category = Some(CATEGORIES.choose(value)?),
             "priority" => self.priority = Some(PRIORITIES.choose(value)?),
             "component" => self.component = Some(text(key, value)?),
             "crate" => self.krate = Some(crate_path(value)?),
-            _ => return Err(unknown_option(key, OPTIONS)),
+            _ => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -100,7 +101,7 @@ fn needs_a_value(key: &Ident) -> Error {
     Error::new(key.span(), format!("option `{key}` needs a value: `{key} = ...`"))
 }
 
-pub(crate) fn unknown_option(key: &Ident, options: &[&str]) -> Error {
+fn unknown_option(key: &Ident, options: &[&str]) -> Error {
     Error::new(key.span(), format!("unknown option `{key}`, expected one of {}", list(options)))
 }
 
@@ -120,7 +121,7 @@ pub(crate) fn text(key: &Ident, value: Expr) -> Result<LitStr> {
     }
 }
 
-pub(crate) fn crate_path(value: Expr) -> Result<Path> {
+fn crate_path(value: Expr) -> Result<Path> {
     match ungroup(value) {
         Expr::Path(path) if path.qself.is_none() => Ok(path.path),
         other => Err(Error::new(other.span(), "`crate` must be a path, such as `my_crate::otel_tasks`")),
@@ -135,13 +136,13 @@ pub(crate) fn ungroup(mut value: Expr) -> Expr {
     value
 }
 
-pub(crate) struct Variants {
+struct Variants {
     what: &'static str,
     known: &'static [&'static str],
 }
 
 impl Variants {
-    pub(crate) fn choose(&self, value: Expr) -> Result<Choice> {
+    fn choose(&self, value: Expr) -> Result<Choice> {
         match ungroup(value) {
             Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => {
                 let written = text.value();

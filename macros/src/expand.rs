@@ -10,7 +10,7 @@ use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
 use syn::token::Brace;
 use syn::visit_mut::{self, VisitMut};
-use syn::{LitStr, ReturnType, Type, TypeGroup, TypeParen, parse_quote_spanned};
+use syn::{LitStr, Path, ReturnType, Signature, Type, TypeGroup, TypeParen, parse_quote_spanned};
 
 use crate::args::{Args, Choice, Errors};
 use crate::valid::AsyncFn;
@@ -33,9 +33,9 @@ fn expand(args: Args, function: AsyncFn) -> TokenStream {
     let site = Span::mixed_site();
     let AsyncFn { attrs, vis, sig, brace, body } = function;
 
-    let krate = args.krate.unwrap_or_else(|| parse_quote_spanned!(site=> ::otel_tasks));
+    let krate = args.krate();
     let private = quote_spanned!(site=> #krate::__private);
-    let name = args.name.unwrap_or_else(|| LitStr::new(&sig.ident.unraw().to_string(), sig.ident.span()));
+    let name = args.name(&sig);
     let category =
         option(args.category.map(|choice| choice.path_in(&quote_spanned!(site=> #krate::TaskCategory))));
     let priority =
@@ -148,6 +148,19 @@ impl VisitMut for ForgetImplTrait {
         } else {
             visit_mut::visit_type_mut(self, ty);
         }
+    }
+}
+
+impl Args {
+    /// Where `otel_tasks` is.
+    pub(crate) fn krate(&self) -> Path {
+        self.krate.clone().unwrap_or_else(|| parse_quote_spanned!(Span::mixed_site()=> ::otel_tasks))
+    }
+
+    /// The task's name: the function's own, unless one is given.
+    pub(crate) fn name(&self, sig: &Signature) -> LitStr {
+        let own = || LitStr::new(&sig.ident.unraw().to_string(), sig.ident.span());
+        self.name.clone().unwrap_or_else(own)
     }
 }
 

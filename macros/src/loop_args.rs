@@ -4,11 +4,9 @@ use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote_spanned;
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned as _;
-use syn::{Error, Expr, ExprCall, ExprLit, Lit, LitBool, LitInt, LitStr, Path, Result};
+use syn::{Error, Expr, ExprCall, ExprLit, Lit, LitBool, LitInt, LitStr, Result};
 
-use crate::args::{
-    CATEGORIES, Choice, PRIORITIES, crate_path, each_option, list, text, ungroup, unknown_option,
-};
+use crate::args::{Args, each_option, list, text, ungroup};
 use crate::duration::{Nanos, nanos, range};
 
 const OPTIONS: &[&str] = &[
@@ -39,20 +37,22 @@ const OVERLAP: Policies =
 /// The options as written, each checked by itself and against the others.
 pub(crate) struct LoopArgs {
     pub(crate) rhythm: Rhythm,
-    pub(crate) zone: Option<LitStr>,
+    pub(crate) options: Options,
+}
+
+/// All but the schedule; with the option's name where what is wrong may be that it stands here.
+#[derive(Default)]
+pub(crate) struct Options {
+    pub(crate) zone: Option<(Ident, LitStr)>,
     pub(crate) immediate: Option<LitBool>,
     pub(crate) count: Option<LitInt>,
     pub(crate) jitter: Option<Length>,
     pub(crate) missed: Option<Policy>,
     pub(crate) overlap: Option<Policy>,
     pub(crate) retry: Option<LitInt>,
-    pub(crate) backoff: Option<Backoff>,
+    pub(crate) backoff: Option<(Ident, Backoff)>,
     pub(crate) timeout: Option<Length>,
-    pub(crate) name: Option<LitStr>,
-    pub(crate) category: Option<Choice>,
-    pub(crate) priority: Option<Choice>,
-    pub(crate) component: Option<LitStr>,
-    pub(crate) krate: Option<Path>,
+    pub(crate) task: Args,
 }
 
 pub(crate) enum Rhythm {
@@ -86,20 +86,7 @@ pub(crate) enum Policy {
 #[derive(Default)]
 struct Given {
     rhythm: Option<(Ident, Rhythm)>,
-    zone: Option<(Ident, LitStr)>,
-    immediate: Option<LitBool>,
-    count: Option<LitInt>,
-    jitter: Option<Length>,
-    missed: Option<Policy>,
-    overlap: Option<Policy>,
-    retry: Option<LitInt>,
-    backoff: Option<(Ident, Backoff)>,
-    timeout: Option<Length>,
-    name: Option<LitStr>,
-    category: Option<Choice>,
-    priority: Option<Choice>,
-    component: Option<LitStr>,
-    krate: Option<Path>,
+    options: Options,
 }
 
 impl Parse for LoopArgs {
@@ -111,29 +98,25 @@ impl Parse for LoopArgs {
 }
 
 impl Given {
-    fn set(&mut self, key: &Ident, value: Expr) -> Result<()> {
+    fn set(&mut self, key: &Ident, value: Expr) -> Result<bool> {
+        let options = &mut self.options;
         match key.to_string().as_str() {
             "every" => self.rhythm(key, Rhythm::Every(length(key, value)?))?,
             "delay" => self.rhythm(key, Rhythm::Delay(length(key, value)?))?,
             "daily" => self.rhythm(key, Rhythm::Daily(times(value)?))?,
             "cron" => self.rhythm(key, Rhythm::Cron(cron(text(key, value)?)?))?,
-            "zone" => self.zone = Some((key.clone(), text(key, value)?)),
-            "immediate" => self.immediate = Some(boolean(key, value)?),
-            "count" => self.count = Some(number(key, value)?),
-            "jitter" => self.jitter = Some(length(key, value)?),
-            "missed" => self.missed = Some(MISSED.choose(value)?),
-            "overlap" => self.overlap = Some(OVERLAP.choose(value)?),
-            "retry" => self.retry = Some(number(key, value)?),
-            "backoff" => self.backoff = Some((key.clone(), backoff(key, value)?)),
-            "timeout" => self.timeout = Some(length(key, value)?),
-            "name" => self.name = Some(text(key, value)?),
-            "category" => self.category = Some(CATEGORIES.choose(value)?),
-            "priority" => self.priority = Some(PRIORITIES.choose(value)?),
-            "component" => self.component = Some(text(key, value)?),
-            "crate" => self.krate = Some(crate_path(value)?),
-            _ => return Err(unknown_option(key, OPTIONS)),
+            "zone" => options.zone = Some((key.clone(), text(key, value)?)),
+            "immediate" => options.immediate = Some(boolean(key, value)?),
+            "count" => options.count = Some(number(key, value)?),
+            "jitter" => options.jitter = Some(length(key, value)?),
+            "missed" => options.missed = Some(MISSED.choose(value)?),
+            "overlap" => options.overlap = Some(OVERLAP.choose(value)?),
+            "retry" => options.retry = Some(number(key, value)?),
+            "backoff" => options.backoff = Some((key.clone(), backoff(key, value)?)),
+            "timeout" => options.timeout = Some(length(key, value)?),
+            _ => return options.task.set(key, value),
         }
-        Ok(())
+        Ok(true)
     }
 
     fn rhythm(&mut self, key: &Ident, rhythm: Rhythm) -> Result<()> {
@@ -149,40 +132,25 @@ impl Given {
     }
 
     fn check(self) -> Result<LoopArgs> {
-        let Some((key, rhythm)) = self.rhythm else {
+        let Self { rhythm, options } = self;
+        let Some((key, rhythm)) = rhythm else {
             let message = "a loop needs a schedule: one of `every`, `delay`, `daily`, `cron`";
             return Err(Error::new(Span::call_site(), message));
         };
-        if let (Some((zone, _)), Rhythm::Every(_) | Rhythm::Delay(_)) = (&self.zone, &rhythm) {
+        if let (Some((zone, _)), Rhythm::Every(_) | Rhythm::Delay(_)) = (&options.zone, &rhythm) {
             return Err(Error::new(zone.span(), format!("`zone` has no meaning beside `{key}`")));
         }
         if let (Rhythm::Every(Length::Literal(every, _)), Some(Length::Literal(jitter, span))) =
-            (&rhythm, &self.jitter)
+            (&rhythm, &options.jitter)
         {
             if jitter > every {
                 return Err(Error::new(*span, "`jitter` must not be longer than `every`"));
             }
         }
-        if let (Some((backoff, _)), None) = (&self.backoff, &self.retry) {
+        if let (Some((backoff, _)), None) = (&options.backoff, &options.retry) {
             return Err(Error::new(backoff.span(), "`backoff` has no meaning without `retry`"));
         }
-        Ok(LoopArgs {
-            rhythm,
-            zone: self.zone.map(|(_, zone)| zone),
-            immediate: self.immediate,
-            count: self.count,
-            jitter: self.jitter,
-            missed: self.missed,
-            overlap: self.overlap,
-            retry: self.retry,
-            backoff: self.backoff.map(|(_, backoff)| backoff),
-            timeout: self.timeout,
-            name: self.name,
-            category: self.category,
-            priority: self.priority,
-            component: self.component,
-            krate: self.krate,
-        })
+        Ok(LoopArgs { rhythm, options })
     }
 }
 

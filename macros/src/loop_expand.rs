@@ -2,14 +2,13 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
-use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
 use syn::token::Brace;
 use syn::{Error, FnArg, LitStr, Pat, PatIdent, PatType, Result, Signature, Type, parse_quote_spanned};
 
 use crate::args::{Choice, Errors};
 use crate::expand::{may_be_future, pin};
-use crate::loop_args::{Backoff, Length, LoopArgs, Policy, Rhythm};
+use crate::loop_args::{Backoff, Length, LoopArgs, Options, Policy, Rhythm};
 use crate::valid::AsyncFn;
 
 /// The attribute. On an error the item comes back as it was, so that the only errors are ours.
@@ -70,9 +69,9 @@ fn is_context(ty: &Type) -> bool {
 fn expand(args: LoopArgs, function: AsyncFn, arguments: Arguments) -> TokenStream {
     let site = Span::mixed_site();
     let AsyncFn { attrs, vis, sig, brace, body } = function;
-    let krate = args.krate.clone().unwrap_or_else(|| parse_quote_spanned!(site=> ::otel_tasks));
-    let name =
-        args.name.clone().unwrap_or_else(|| LitStr::new(&sig.ident.unraw().to_string(), sig.ident.span()));
+    let LoopArgs { rhythm, options } = args;
+    let krate = options.task.krate();
+    let name = options.task.name(&sig);
 
     let context = match &arguments.context {
         Some(PatType { pat, ty, .. }) => quote_spanned!(site=> #pat: #ty),
@@ -90,9 +89,9 @@ fn expand(args: LoopArgs, function: AsyncFn, arguments: Arguments) -> TokenStrea
     let mut user = TokenStream::new();
     brace.surround(&mut user, |tokens| body.to_tokens(tokens));
 
-    let schedule = schedule(&args, &krate.to_token_stream());
-    let policies = policies(&args, &krate.to_token_stream());
-    let settings = settings(args, &krate.to_token_stream());
+    let schedule = schedule(&rhythm, &options, &krate.to_token_stream());
+    let policies = policies(&options, &krate.to_token_stream());
+    let settings = settings(options, &krate.to_token_stream());
 
     let mut outer = sig;
     outer.asyncness = None;
@@ -124,11 +123,11 @@ fn expand(args: LoopArgs, function: AsyncFn, arguments: Arguments) -> TokenStrea
     }
 }
 
-fn schedule(args: &LoopArgs, krate: &TokenStream) -> TokenStream {
+fn schedule(rhythm: &Rhythm, options: &Options, krate: &TokenStream) -> TokenStream {
     let site = Span::mixed_site();
     let schedule = quote_spanned!(site=> #krate::Schedule);
-    let zone = args.zone.clone().unwrap_or_else(|| LitStr::new("UTC", site));
-    let mut tokens = match &args.rhythm {
+    let zone = options.zone.as_ref().map_or_else(|| LitStr::new("UTC", site), |(_, zone)| zone.clone());
+    let mut tokens = match rhythm {
         Rhythm::Every(every) => {
             let every = every.tokens();
             quote_spanned!(site=> #schedule::every(#every))
@@ -140,35 +139,35 @@ fn schedule(args: &LoopArgs, krate: &TokenStream) -> TokenStream {
         Rhythm::Daily(times) => quote_spanned!(site=> #schedule::daily([#(#times),*], #zone)),
         Rhythm::Cron(cron) => quote_spanned!(site=> #schedule::cron(#cron, #zone)),
     };
-    if let Some(immediate) = &args.immediate {
+    if let Some(immediate) = &options.immediate {
         tokens.extend(quote_spanned!(site=> .immediate(#immediate)));
     }
-    if let Some(count) = &args.count {
+    if let Some(count) = &options.count {
         tokens.extend(quote_spanned!(site=> .count(#count)));
     }
-    if let Some(jitter) = args.jitter.as_ref().map(Length::tokens) {
+    if let Some(jitter) = options.jitter.as_ref().map(Length::tokens) {
         tokens.extend(quote_spanned!(site=> .jitter(#jitter)));
     }
     tokens
 }
 
-fn policies(args: &LoopArgs, krate: &TokenStream) -> TokenStream {
+fn policies(options: &Options, krate: &TokenStream) -> TokenStream {
     let site = Span::mixed_site();
     let mut tokens = TokenStream::new();
-    if let Some(missed) = args.missed.as_ref().map(Policy::tokens) {
+    if let Some(missed) = options.missed.as_ref().map(Policy::tokens) {
         tokens.extend(quote_spanned!(site=> .missed(#krate::Missed::#missed)));
     }
-    if let Some(overlap) = args.overlap.as_ref().map(Policy::tokens) {
+    if let Some(overlap) = options.overlap.as_ref().map(Policy::tokens) {
         tokens.extend(quote_spanned!(site=> .overlap(#krate::Overlap::#overlap)));
     }
-    if let Some(retry) = &args.retry {
-        let backoff = match &args.backoff {
+    if let Some(retry) = &options.retry {
+        let backoff = match &options.backoff {
             None => quote_spanned!(site=> ::core::default::Default::default()),
-            Some(Backoff::Constant(length)) => {
+            Some((_, Backoff::Constant(length))) => {
                 let length = length.tokens();
                 quote_spanned!(site=> #krate::Backoff::constant(#length))
             }
-            Some(Backoff::Growing(from, to)) => {
+            Some((_, Backoff::Growing(from, to))) => {
                 let (from, to) = (from.tokens(), to.tokens());
                 quote_spanned!(site=> #krate::__private::growing(#from, #to))
             }
@@ -178,23 +177,23 @@ fn policies(args: &LoopArgs, krate: &TokenStream) -> TokenStream {
     tokens
 }
 
-fn settings(args: LoopArgs, krate: &TokenStream) -> TokenStream {
+fn settings(options: Options, krate: &TokenStream) -> TokenStream {
     let site = Span::mixed_site();
     let mut tokens = TokenStream::new();
     let choice = |choice: Choice, of: &str| {
         let of = syn::Ident::new(of, site);
         choice.path_in(&quote_spanned!(site=> #krate::#of))
     };
-    if let Some(category) = args.category.map(|category| choice(category, "TaskCategory")) {
+    if let Some(category) = options.task.category.map(|category| choice(category, "TaskCategory")) {
         tokens.extend(quote_spanned!(site=> .category(#category)));
     }
-    if let Some(priority) = args.priority.map(|priority| choice(priority, "TaskPriority")) {
+    if let Some(priority) = options.task.priority.map(|priority| choice(priority, "TaskPriority")) {
         tokens.extend(quote_spanned!(site=> .priority(#priority)));
     }
-    if let Some(component) = args.component {
+    if let Some(component) = options.task.component {
         tokens.extend(quote_spanned!(site=> .component(#component)));
     }
-    if let Some(timeout) = args.timeout.as_ref().map(Length::tokens) {
+    if let Some(timeout) = options.timeout.as_ref().map(Length::tokens) {
         tokens.extend(quote_spanned!(site=> .run_timeout(#timeout)));
     }
     tokens
