@@ -10,7 +10,7 @@
 //! 2. A driver does an errand after its poll, never before: what it wakes lies where no other worker can take it, and a
 //!    user's poll may block.
 
-use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, task, task::Poll};
+use std::{collections::VecDeque, sync::Arc, task};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -76,27 +76,12 @@ impl<E> Errands<E> {
     }
 }
 
-/// Does what errands are left, also where it is dropped unpolled with its runtime.
+/// Does what errands are left when it is dropped: by the task that it is moved into, which may never be polled.
 struct Messenger(Arc<Shared>);
-
-impl Messenger {
-    fn go(&self) {
-        while self.0.do_errand() {}
-    }
-}
-
-impl Future for Messenger {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, _: &mut task::Context<'_>) -> Poll<()> {
-        self.go();
-        Poll::Ready(())
-    }
-}
 
 impl Drop for Messenger {
     fn drop(&mut self) {
-        self.go();
+        while self.0.do_errand() {}
     }
 }
 
@@ -107,7 +92,10 @@ impl Shared {
             None => self.run(errand),
             Some(runtime) => match self.errands.leave(errand) {
                 Left::Behind => {}
-                Left::First => drop(runtime.spawn(Messenger(self.clone()))),
+                Left::First => {
+                    let messenger = Messenger(self.clone());
+                    drop(runtime.spawn(async move { drop(messenger) }));
+                }
                 Left::Refused(errand) => self.run(errand),
             },
         }
