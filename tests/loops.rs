@@ -12,6 +12,7 @@ mod retries;
 mod support;
 
 use std::{
+    error::Error as _,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
@@ -358,10 +359,9 @@ async fn an_interval_changed_before_the_first_run_holds_from_the_first_iteration
 async fn an_interval_of_zero_is_refused_and_the_old_one_stays() {
     let (body, handle, moments) = noting(10, 0);
     let _tasks = started(CriticalTaskConfig::from_loop("l", body));
-    assert_eq!(
-        handle.change_interval(Duration::ZERO),
-        Err(LoopControlError::Schedule(ScheduleError::ZeroInterval))
-    );
+    let error = handle.change_interval(Duration::ZERO).expect_err("no interval");
+    assert_eq!(error, LoopControlError::Schedule(ScheduleError::ZeroInterval));
+    assert_eq!(error.source().map(ToString::to_string), Some(ScheduleError::ZeroInterval.to_string()));
     sleep(secs(15)).await;
     assert_eq!((moments.seconds(), handle.interval()), (vec![0, 10], Some(secs(10))));
 }

@@ -160,6 +160,7 @@ mod tests {
         let cron = |text| Calendar::cron(Cron::parse(text).unwrap(), "Europe/Berlin").unwrap();
         assert_eq!(cron("45 * * * *").previous(second), Some(at("2024-10-27T00:45:00Z")));
         assert_eq!(cron("5 * * * *").previous(second), Some(at("2024-10-27T01:05:00Z")));
+        assert_eq!(cron("0 * * * *").previous(second), Some(at("2024-10-27T01:00:00Z")), "at the change");
     }
 
     #[test]

@@ -154,19 +154,18 @@ impl Course {
 
     fn set_due(&mut self, time: Option<Moment>, now: Now, random: &dyn Fn() -> f64) {
         let spread = self.schedule.spread();
-        self.due = time
-            .filter(|time| match self.schedule.end() {
-                // Of a rhythm, too, nothing is due after its end.
-                Some(ends) => time.on_wall(now).is_some_and(|time| time <= ends),
-                None => true,
-            })
-            .map(|time| {
-                let jitter = match spread {
-                    Duration::ZERO => Duration::ZERO,
-                    spread => spread.mul_f64(random().clamp(0.0, 1.0)),
-                };
-                Due { time, at: time.later(jitter), jitter }
-            });
+        self.due = time.filter(|time| self.has_not_ended(*time, now)).map(|time| {
+            let jitter = match spread {
+                Duration::ZERO => Duration::ZERO,
+                spread => spread.mul_f64(random().clamp(0.0, 1.0)),
+            };
+            Due { time, at: time.later(jitter), jitter }
+        });
+    }
+
+    /// Of a rhythm, too, nothing is due after its end.
+    fn has_not_ended(&self, time: Moment, now: Now) -> bool {
+        self.schedule.end().is_none_or(|ends| time.on_wall(now).is_some_and(|time| time <= ends))
     }
 
     /// Takes what is due: says whether an iteration begins, and how many times are left out.
@@ -281,12 +280,17 @@ impl Course {
         self.since = since;
         self.behind = 0;
         let calendar = !self.is_rhythm();
+        let has_started = self.schedule.start().is_none_or(|starts| starts <= now.wall);
         match &mut self.last {
+            // It begins anew then.
+            Some(_) if !calendar && !has_started => {
+                let first = self.first(None, now);
+                self.set_due(first, now, random);
+            }
             None => {
                 // The first iteration is still to come. One that was due at once stays so.
-                let immediate =
-                    self.schedule.is_immediate() && self.due.is_some_and(|due| due.at.ahead(now).is_zero());
-                if !immediate {
+                let is_due = self.due.is_some_and(|due| due.at.ahead(now).is_zero());
+                if !(is_due && has_started && self.schedule.is_immediate()) {
                     let first = self.first(None, now);
                     self.set_due(first, now, random);
                 }
@@ -333,8 +337,8 @@ impl Course {
     }
 
     /// The next time of the schedule, whether an iteration is waited for at that time or not.
-    pub(crate) fn upcoming(&self) -> Option<Moment> {
-        self.due().or_else(|| self.after(self.last?))
+    pub(crate) fn upcoming(&self, now: Now) -> Option<Moment> {
+        self.due().or_else(|| self.after(self.last?).filter(|time| self.has_not_ended(*time, now)))
     }
 
     /// How far the next time and the one after it lie apart.
@@ -412,13 +416,12 @@ impl Course {
                 // Nothing was due after the end.
                 let after_end = self.schedule.end().and_then(|ends| now.wall.duration_since(ends).ok());
                 let upto = now.steady.saturating_sub(after_end.unwrap_or_default());
-                let now = Now { steady: upto, ..now };
-                let passed = if inclusive {
-                    whole(last.steady, now.steady, *interval)
+                let passed = if inclusive || upto < now.steady {
+                    whole(last.steady, upto, *interval)
                 } else {
-                    steps(last.steady, now.steady, *interval).saturating_sub(1)
+                    steps(last.steady, upto, *interval).saturating_sub(1)
                 };
-                let before = whole(last.steady, self.since.min(now.steady), *interval);
+                let before = whole(last.steady, self.since.min(upto), *interval);
                 let at = |times| {
                     let steady = last.steady.saturating_add(multiple(*interval, times));
                     self.used(Moment::Steady(steady), now)
@@ -509,69 +512,4 @@ fn multiple(interval: Duration, times: u64) -> Duration {
 }
 
 #[cfg(all(test, feature = "calendar"))]
-mod tests {
-    use std::time::UNIX_EPOCH;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn secs(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    /// Some night before a change of the clock in Berlin.
-    fn at(steady: Duration) -> Now {
-        Now { steady, wall: UNIX_EPOCH + secs(1_711_800_000) + steady }
-    }
-
-    fn schedules() -> impl Strategy<Value = Schedule> {
-        prop_oneof![
-            (1_u64..100_000).prop_map(|millis| Schedule::every(Duration::from_millis(millis))),
-            (1_u64..100).prop_map(|seconds| Schedule::every(secs(seconds)).immediate(false)),
-            Just(Schedule::cron("* * * * *", "Europe/Berlin")),
-            Just(Schedule::cron("*/7 1-3 * * *", "Europe/Berlin")),
-            Just(Schedule::daily(["00:00", "02:00", "02:30", "03:00", "23:59:59"], "Europe/Berlin")),
-        ]
-    }
-
-    fn policies() -> impl Strategy<Value = Missed> {
-        prop_oneof![Just(Missed::Skip), Just(Missed::RunOnce), (1_u32..20).prop_map(Missed::CatchUp)]
-    }
-
-    proptest! {
-        /// However late whoever waits comes, and however long iterations take: each time of the schedule up to the next one was
-        /// used or left out, once.
-        #[test]
-        fn every_time_is_accounted_for_once(
-            schedule in schedules(),
-            missed in policies(),
-            steps in prop::collection::vec((0_u64..4, 0_u64..4_000, 0_u64..3, 0_u64..400), 1..60),
-        ) {
-            let began = at(Duration::ZERO);
-            let mut course = Course::begin(Arc::new(schedule.clone()), None, began, &|| 0.0);
-            let mut clock = Duration::ZERO;
-            let (mut run, mut left_out) = (0, 0);
-            let mut last = None;
-            for (is_late, late, is_long, takes) in steps {
-                let due = course.due().expect("none of them ends");
-                clock += due.ahead(at(clock));
-                clock += if is_late == 0 { secs(late) } else { Duration::from_millis(late % 3) };
-                let (fire, skipped) = course.fire(missed, at(clock));
-                left_out += skipped;
-                run += u64::from(fire != Fire::Skip);
-                prop_assert!(course.last_used() > last, "strictly later");
-                last = course.last_used();
-                if fire == Fire::Skip {
-                    course.go_on(at(clock), &|| 0.0);
-                } else {
-                    clock += if is_long == 0 { secs(takes) } else { Duration::from_millis(takes % 50) };
-                    left_out += course.follow(false, at(clock), &|| 0.0);
-                }
-                let next = course.due().and_then(|due| due.on_wall(at(clock))).expect("none of them ends");
-                let before = schedule.upcoming(began.wall).take_while(|time| *time < next).count();
-                prop_assert_eq!(run + left_out, before as u64, "{} {:?} at {:?}", schedule, missed, clock);
-            }
-        }
-    }
-}
+mod tests;

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, civil::DateTime};
 
 use super::ScheduleError;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Cron {
     text: Arc<str>,
     /// Boxed: it is large.
@@ -42,6 +42,13 @@ impl Cron {
     /// The last up to then.
     pub(super) fn previous(&self, at: DateTime) -> Option<DateTime> {
         self.cron.find_previous_occurrence(&Local(at), true).ok().map(|local| local.0)
+    }
+}
+
+/// Without what croner makes of the text, which takes pages.
+impl fmt::Debug for Cron {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Cron").field(&self.text).finish()
     }
 }
 

@@ -59,6 +59,94 @@ async fn a_schedule_changed_before_a_first_iteration_that_is_still_to_come_is_re
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_schedule_that_begins_later_is_waited_for_also_after_another() {
+    let clock = WallClock::starting(SystemTime::UNIX_EPOCH);
+    let (body, handle, moments) = noting(10, 4);
+    let tasks = TaskManager::builder().wall_clock(clock.reader()).build();
+    tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).unwrap();
+    tasks.start();
+    let from = |seconds| Schedule::every(secs(10)).starts(SystemTime::UNIX_EPOCH + secs(seconds));
+    sleep(secs(12)).await;
+    handle.change_schedule(from(55)).unwrap();
+    sleep(secs(20)).await;
+    assert_eq!(moments.seconds(), [0, 10]);
+    handle.change_schedule(from(45)).unwrap();
+    sleep(secs(36)).await;
+    assert_eq!(moments.seconds(), [0, 10, 45, 55, 65], "changed during an iteration, and while it waited");
+    assert_eq!(tasks.snapshot("l").unwrap().skipped, [0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_schedule_that_comes_when_the_one_before_is_over_begins_beside_what_still_runs() {
+    let clock = WallClock::starting(SystemTime::UNIX_EPOCH);
+    let moments = Moments::default();
+    let log = moments.clone();
+    let until = Schedule::every(secs(10)).ends(SystemTime::UNIX_EPOCH + secs(5));
+    let body = TaskLoop::on(until, move |_| {
+        log.note();
+        sleep(secs(100))
+    });
+    let (handle, body) = (body.handle(), body.overlap(Overlap::Allow(2)));
+    let tasks = TaskManager::builder().wall_clock(clock.reader()).build();
+    tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).unwrap();
+    tasks.start();
+    sleep(secs(20)).await;
+    assert_eq!(handle.next_iteration(), None);
+    handle.change_schedule(Schedule::every(secs(50))).unwrap();
+    sleep(secs(40)).await;
+    assert_eq!(moments.seconds(), [0, 50]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_last_iteration_there_is_no_next_one() {
+    let (body, handle, _) = noting(10, 4);
+    let tasks = started(CriticalTaskConfig::from_loop("l", body.count(2)));
+    let next_run = || tasks.snapshot("l").unwrap().next_run;
+    sleep(secs(2)).await;
+    assert!(next_run().is_some(), "the first runs, and may be longer than until the second");
+    assert_eq!(handle.next_iteration(), None, "which is not waited for yet");
+    sleep(secs(10)).await;
+    assert_eq!((handle.current_iteration(), next_run()), (2, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_stops_itself_is_finished_if_it_was_to_finish() {
+    for (count, stops, restarts) in [(1, false, 0), (2, true, 0), (2, false, 1)] {
+        let body = TaskLoop::every(secs(10), move |ctx: TaskContext| async move {
+            ctx.cancellation_token().cancel();
+            sleep(secs(1)).await;
+        });
+        let handle = body.handle();
+        let config = CriticalTaskConfig::from_loop("l", body.count(count)).restart(RestartPolicy::Always);
+        let tasks = started(config);
+        settle().await;
+        if stops {
+            handle.stop();
+        }
+        sleep(secs(60)).await;
+        let restarted = tasks.snapshot("l").unwrap().restarts.iter().sum::<u64>();
+        assert_eq!(restarted.min(1), restarts, "{count} {stops}");
+        assert_eq!(state(&tasks, "l") == Some(TaskState::Finished), restarts == 0, "{count} {stops}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_delay_is_still_a_delay() {
+    let moments = Moments::default();
+    let log = moments.clone();
+    let body = TaskLoop::on(Schedule::delay(secs(10)), move |_| {
+        log.note();
+        sleep(secs(4))
+    });
+    let handle = body.handle();
+    let _tasks = started(CriticalTaskConfig::from_loop("l", body));
+    sleep(secs(1)).await;
+    handle.change_interval(secs(20)).unwrap();
+    sleep(secs(50)).await;
+    assert_eq!(moments.seconds(), [0, 24, 48], "from the end of each");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_paused_loop_shows_it_and_leaves_out_what_falls_due() {
     let (body, handle, moments) = noting(10, 0);
     let tasks = started(CriticalTaskConfig::from_loop("l", body));

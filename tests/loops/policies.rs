@@ -101,6 +101,14 @@ async fn one_of_several_that_fails_ends_the_life_when_the_others_are_done() {
     assert_eq!(snapshot.runs[ExitKind::Success as usize], 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_iteration_beside_which_others_may_begin_is_to_give_signs_of_life() {
+    let body = TaskLoop::every(secs(1_000), |_| std::future::pending::<()>()).overlap(Overlap::Allow(2));
+    let tasks = started(CriticalTaskConfig::from_loop("l", body).heartbeat_timeout(secs(60)));
+    sleep(secs(100)).await;
+    assert_eq!(tasks.snapshot("l").unwrap().stalls, 1);
+}
+
 /// Blocks the runtime's clock: everything that falls due meanwhile is late.
 async fn stand_still(seconds: u64) {
     // `advance` moves the clock at once, past all timers.

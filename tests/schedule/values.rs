@@ -22,6 +22,7 @@ fn an_interval_begins_at_once_and_keeps_its_distance() {
     let later = schedule.immediate(false).count(2);
     assert_eq!(seconds(later.upcoming(UNIX_EPOCH)), [10, 20]);
     assert_eq!(Schedule::delay(secs(7)).next_after(UNIX_EPOCH), Some(UNIX_EPOCH + secs(7)));
+    assert_eq!(Schedule::every(secs(0)).next_after(UNIX_EPOCH), None, "none is strictly later");
 }
 
 #[test]
@@ -30,6 +31,8 @@ fn bounds_hold_and_both_ends_count() {
     let rhythm = Schedule::every(secs(10)).starts(starts).ends(ends);
     assert_eq!(seconds(rhythm.upcoming(UNIX_EPOCH)), [100, 110, 120]);
     assert_eq!(seconds(rhythm.upcoming(UNIX_EPOCH + secs(115))), [115], "a start in the past is over");
+    let next = [50, 100].map(|after| rhythm.next_after(UNIX_EPOCH + secs(after)));
+    assert_eq!(next, [100, 110].map(|next| Some(UNIX_EPOCH + secs(next))));
     let minutes =
         Schedule::cron("* * * * *", "UTC").starts(UNIX_EPOCH + secs(120)).ends(UNIX_EPOCH + secs(240));
     assert_eq!(seconds(minutes.upcoming(UNIX_EPOCH)), [120, 180, 240]);
@@ -42,7 +45,7 @@ fn once_is_once() {
     let instant = UNIX_EPOCH + secs(50);
     let once = Schedule::once(instant);
     assert_eq!(once.upcoming(UNIX_EPOCH).collect::<Vec<_>>(), [instant]);
-    assert_eq!(once.next_after(instant), None);
+    assert_eq!((once.next_after(UNIX_EPOCH), once.next_after(instant)), (Some(instant), None));
     assert_eq!(once.upcoming(UNIX_EPOCH + secs(60)).count(), 1, "one that is past is due at once");
 }
 
@@ -152,5 +155,6 @@ fn a_schedule_tells_itself() {
         assert_eq!(schedule.to_string(), expected);
         assert_eq!(schedule.check(), Ok(()));
         assert_eq!(schedule.clone(), schedule);
+        assert!(format!("{schedule:?}").len() < 300, "{schedule:?}");
     }
 }

@@ -291,7 +291,7 @@ impl LoopLife {
         let now = self.read;
         let more =
             self.ending.is_none() && self.course.schedule().limit().is_none_or(|count| self.begun < count);
-        let upcoming = due.or_else(|| self.course.upcoming().filter(|_| more && !self.running.is_empty()));
+        let upcoming = due.or_else(|| self.course.upcoming(now).filter(|_| more && !self.running.is_empty()));
         let on_wall = |moment: Option<Moment>| moment.and_then(|moment| moment.on_wall(now));
         let mut state = self.living.parts.control.state();
         state.next = on_wall(due);
