@@ -598,11 +598,13 @@ impl Core {
         if !stop.asked {
             self.set_state_once(TaskState::Stopping);
             let now = Instant::now();
-            // During a shutdown its stages keep the order.
-            if (stop.wish == Wish::Leave && self.shared.tracker.is_closed())
-                || now >= stop.at
-                || !self.shared.is_held_up(&self.supervised)
-            {
+            // During a shutdown its stages keep the order, also of what was asked for before it.
+            let is_its_turn = if self.shared.tracker.is_closed() {
+                stop.wish == Wish::Leave
+            } else {
+                !self.shared.is_held_up(&self.supervised)
+            };
+            if is_its_turn || now >= stop.at {
                 (stop.asked, stop.at) = (true, now);
                 alive.context.ask_to_stop();
             }
