@@ -36,7 +36,7 @@ pub(crate) struct Entry<E> {
     pub(crate) identity: Identity,
     pub(crate) cell: TaskCell,
     pub(crate) extra: E,
-    /// Found by name alone: made for a caller that gave nothing but the name.
+    /// Made for a caller that gave nothing but the name. The first of a name is found by it alone.
     plain: bool,
 }
 
@@ -178,19 +178,17 @@ impl<E> Registry<E> {
     }
 
     fn entry_in(&self, by_name: &mut Entries<E>, identity: Identity, plain: bool) -> Option<Arc<Entry<E>>> {
-        let (mut first, mut plain_free) = (true, true);
+        let mut first = true;
         for entry in by_name.of(&identity.name) {
             if entry.identity == identity {
                 return Some(entry.clone());
             }
             first = false;
-            plain_free &= !entry.plain;
         }
         let overflow = &*identity.name == OVERFLOW_NAME;
         if !overflow && self.room.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_err() {
             return None;
         }
-        let plain = plain && plain_free;
         let extra = (self.extra)(&self.instance);
         let entry = Arc::new(Entry { identity, cell: TaskCell::default(), extra, plain });
         by_name.insert(entry.clone(), first);

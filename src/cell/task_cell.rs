@@ -453,6 +453,30 @@ mod tests {
     }
 
     #[test]
+    fn one_without_runs_takes_nothing_from_another_of_its_name() {
+        let (idle, cell) = (TaskCell::default(), TaskCell::default());
+        end(&cell, ExitKind::Success, None);
+        let (mut sum, one) = (taken(&idle), taken(&cell));
+        assert_eq!((sum.durations.len(), sum.durations.iter().sum::<u64>()), (one.durations.len(), 0));
+        sum.absorb(one.clone());
+        assert_eq!((&sum.durations, sum.total_runs()), (&one.durations, 1));
+    }
+
+    #[test]
+    fn a_cell_is_alive_while_it_has_a_state_or_a_run() {
+        let cell = TaskCell::default();
+        assert!(!cell.is_alive());
+        cell.run_started(|| secs(10), UNIX_EPOCH + secs(10));
+        assert!(cell.is_alive());
+        let registered = TaskCell::default();
+        registered.set_state(Some(TaskState::Waiting));
+        assert!(registered.is_alive());
+        registered.set_state(None);
+        end(&registered, ExitKind::Success, None);
+        assert!(!registered.is_alive());
+    }
+
+    #[test]
     fn a_success_and_a_failure_are_each_dated_at_their_end() {
         let at = Some(UNIX_EPOCH + secs(12));
         let cell = TaskCell::default();
