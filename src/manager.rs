@@ -305,8 +305,8 @@ impl TaskManager {
     }
 
     /// Asks the components that were not asked yet for their tasks (refusals are logged), then begins the registered tasks and
-    /// the monitor; later registrations begin at once. Calling it again only starts a
-    /// monitor that was stopped. During a shutdown it does nothing.
+    /// the monitor; later registrations begin at once. Calling it again only starts a monitor that was stopped. During a
+    /// shutdown it does nothing.
     ///
     /// # Panics
     /// Outside a tokio runtime, where the manager was built outside one too.

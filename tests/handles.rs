@@ -5,7 +5,8 @@ mod support;
 use std::sync::{Arc, mpsc};
 
 use otel_tasks::{
-    CriticalTaskConfig, LastResort, LoopControlError, ShutdownOutcome, TaskLoop, TaskManager, TaskState,
+    Backoff, CriticalTaskConfig, LastResort, LoopControlError, ShutdownOutcome, TaskLoop, TaskManager,
+    TaskState,
 };
 use support::{eventually, secs, settle};
 use tokio::time::sleep;
@@ -86,6 +87,8 @@ async fn what_is_printed_for_debugging_says_what_it_is() {
     shows(shown, &["TaskContext", "\"s\"", "generation: 1", "cancelled: false"]);
     let body = TaskLoop::every(secs(10), |_| async {}).count(3);
     shows(format!("{body:?}"), &["TaskLoop", "10s", "Some(3)"]);
+    let body = body.retry(2, Backoff::default());
+    shows(format!("{body:?}"), &["Retry", "times: 2", "Backoff"]);
     shows(format!("{:?}", body.handle()), &["LoopHandle", "10s", "running: false"]);
     let call = LastResort::Call(Arc::new(|_| {}));
     let shown = [LastResort::Print, LastResort::Exit, call].map(|resort| format!("{resort:?}"));

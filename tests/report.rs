@@ -149,6 +149,28 @@ async fn the_lines_are_in_the_order_in_which_tasks_were_asked() {
     assert_eq!(lines, [("gateway", 1), ("cache", 1)]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_has_one_name_and_ended_alike_shares_a_line() {
+    for (spawned, kept) in [(false, 2), (true, 3)] {
+        let tasks = TaskManager::builder().build();
+        tasks.register_critical_tasks([takes("twin", 1), takes("other", 1)]).expect("valid configs");
+        tasks.start();
+        settle().await;
+        tasks.detach_critical_task("twin").expect("registered");
+        tasks.register_critical_task(takes("twin", 2)).expect("the name is free");
+        settle().await;
+        if spawned {
+            drop(tasks.task("twin").spawn_with(|ctx| async move { ctx.cancelled().await }));
+            settle().await;
+        }
+        let report = tasks.cancel_all_tasks().await;
+        let mut lines: Vec<_> =
+            report.tasks.iter().map(|task| (&*task.name, task.count, task.after.as_secs())).collect();
+        lines.sort_unstable();
+        assert_eq!(lines, [("other", 1, 1), ("twin", kept, 2)], "{report}");
+    }
+}
+
 #[test]
 fn a_blocked_runtime_keeps_the_deadline_also_where_the_last_stage_was_soon_over() {
     let (called, told) = std::sync::mpsc::channel();

@@ -146,8 +146,9 @@ impl Group {
     }
 
     /// Lets those look whose answer may be another now that a member has changed: the one that goes down next, the nearest
-    /// below that is up; the nearest that is stopped by hand and may have been held up, where that is another; and the one that begins next, since those after it wait for it too. All of them, where the last life
-    /// has ended that was out of date: for that each waits by itself.
+    /// below that is up; the nearest that is stopped by hand and may have been held up, where that is another; and the one that
+    /// begins next, since those after it wait for it too. All of them, where the last life has ended that was out of date: for
+    /// that each waits by itself.
     fn member_changed(&self, changed: usize) {
         let members: Vec<_> = self.members().collect();
         let all = {

@@ -106,3 +106,33 @@ fn act(manager: &TaskManager, name: &str, action: Action) -> Result<(), Refused>
         Action::Stop => manager.stop_critical_task(name).map_err(unknown),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing::{Subscriber, span};
+    use tracing_subscriber::{Layer, layer, layer::SubscriberExt as _};
+
+    use super::*;
+
+    struct Names(Arc<Mutex<Vec<&'static str>>>);
+
+    impl<S: Subscriber> Layer<S> for Names {
+        fn on_new_span(&self, attributes: &span::Attributes<'_>, _: &span::Id, _: layer::Context<'_, S>) {
+            self.0.lock().expect("no panic").push(attributes.metadata().name());
+        }
+    }
+
+    /// Seen to fail where `manager_span` does not know the name: it shows as the shutdown's.
+    #[test]
+    fn an_attempt_is_a_span_for_tracing_too() {
+        let names = Arc::new(Mutex::new(Vec::new()));
+        let subscriber = tracing_subscriber::registry().with(Names(names.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            let manager = TaskManager::builder().build();
+            assert!(matches!(control(&manager, None, None, "a", Action::Stop), Err(Refused::Off)));
+        });
+        assert_eq!(*names.lock().expect("no panic"), ["bot.control_task"]);
+    }
+}

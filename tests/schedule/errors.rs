@@ -68,6 +68,12 @@ fn a_wrong_cron_expression_names_the_position() {
 }
 
 #[test]
+fn a_wrong_cron_expression_says_why() {
+    let error = Schedule::cron("61 * * * *", "UTC").check().expect_err("no minute").to_string();
+    assert!(error.ends_with("position 0: Number out of bounds"), "{error}");
+}
+
+#[test]
 fn an_expression_that_never_comes_true_is_refused() {
     for text in ["0 0 30 2 *", "0 0 31 4,6,9,11 *", "0 0 0 29 2 * 2100"] {
         assert_eq!(Schedule::cron(text, "UTC").check(), Err(ScheduleError::NeverFires { text: text.into() }));
