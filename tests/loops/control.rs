@@ -111,22 +111,25 @@ async fn after_the_last_iteration_there_is_no_next_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_loop_that_stops_itself_is_finished_if_it_was_to_finish() {
-    for (count, stops, restarts) in [(1, false, 0), (2, true, 0), (2, false, 1)] {
-        let body = TaskLoop::every(secs(10), move |ctx: TaskContext| async move {
-            ctx.cancellation_token().cancel();
-            sleep(secs(1)).await;
-        });
-        let handle = body.handle();
-        let config = CriticalTaskConfig::from_loop("l", body.count(count)).restart(RestartPolicy::Always);
-        let tasks = started(config);
-        settle().await;
-        if stops {
-            handle.stop();
+    // With others beside it, the stop is seen while the iteration still runs.
+    for overlap in [Overlap::Skip, Overlap::Allow(2)] {
+        for (count, stops, restarts) in [(1, false, 0), (2, true, 0), (2, false, 1)] {
+            let body = TaskLoop::every(secs(10), move |ctx: TaskContext| async move {
+                ctx.cancellation_token().cancel();
+                sleep(secs(1)).await;
+            });
+            let (handle, body) = (body.handle(), body.count(count).overlap(overlap));
+            let tasks = started(CriticalTaskConfig::from_loop("l", body).restart(RestartPolicy::Always));
+            settle().await;
+            if stops {
+                handle.stop();
+            }
+            sleep(secs(60)).await;
+            let restarted = tasks.snapshot("l").unwrap().restarts.iter().sum::<u64>();
+            assert_eq!(restarted.min(1), restarts, "{overlap:?} {count} {stops}");
+            let is_finished = state(&tasks, "l") == Some(TaskState::Finished);
+            assert_eq!(is_finished, restarts == 0, "{overlap:?} {count} {stops}");
         }
-        sleep(secs(60)).await;
-        let restarted = tasks.snapshot("l").unwrap().restarts.iter().sum::<u64>();
-        assert_eq!(restarted.min(1), restarts, "{count} {stops}");
-        assert_eq!(state(&tasks, "l") == Some(TaskState::Finished), restarts == 0, "{count} {stops}");
     }
 }
 

@@ -97,7 +97,7 @@ impl LoopHandle {
 
     /// Lets another schedule hold, its count and bounds included. A sleeping loop counts a new interval from the iteration
     /// before (and runs at once where that is past); a running one from the present iteration, and one that has not yet begun
-    /// from the first one on. A calendar goes on with what it shows next.
+    /// from the first one on. A rhythm that starts later begins then; a calendar goes on with what it shows next.
     ///
     /// # Errors
     /// [`LoopControlError::Schedule`]; the old schedule stays.

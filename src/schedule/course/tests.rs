@@ -377,3 +377,43 @@ proptest! {
         }
     }
 }
+
+/// On Saturday noon: the last nine o'clock was this morning's, the next is tomorrow's.
+fn begun_after(last: Option<SystemTime>) -> Option<SystemTime> {
+    let schedule = Arc::new(Schedule::daily(["09:00"], "UTC"));
+    let noon = Now { steady: Duration::ZERO, wall: saturday() + secs(12 * 3_600) };
+    Course::begin(schedule, last, noon, &|| 0.0).due().and_then(|due| due.on_wall(noon))
+}
+
+/// Midnight, UTC.
+fn saturday() -> SystemTime {
+    UNIX_EPOCH + secs(1_711_756_800)
+}
+
+#[test]
+fn a_new_life_does_what_the_one_before_has_not_done() {
+    const DAY: u64 = 86_400;
+    let nine = |day: u64| saturday() + secs(9 * 3_600 + day * DAY);
+    assert_eq!(begun_after(None), Some(nine(1)));
+    assert_eq!(begun_after(Some(nine(0) - secs(3 * DAY))), Some(nine(1)), "what was due meanwhile is over");
+    assert_eq!(begun_after(Some(nine(1))), Some(nine(2)), "the clock was set back since");
+    let noon = saturday() + secs(DAY / 2);
+    assert_eq!(begun_after(Some(noon + secs(2 * DAY))), Some(nine(3)), "by two days");
+    let too_far = noon + secs(2 * DAY) + Duration::from_nanos(1);
+    assert_eq!(begun_after(Some(too_far)), Some(nine(1)), "it was wrong before");
+}
+
+#[test]
+fn more_than_are_counted_are_passed_all_the_same() {
+    let start = at(Duration::ZERO);
+    let every_second = Arc::new(Schedule::cron("* * * * * *", "UTC").immediate(true));
+    let mut course = Course::begin(every_second, None, start, &|| 0.0);
+    let later = at(secs(86_400) + Duration::from_millis(250));
+    let expected = (Fire::Run { late: Duration::from_millis(250) }, MISSED_COUNTED_AT_MOST);
+    assert_eq!(course.fire(Missed::RunOnce, later), expected);
+    assert_eq!(course.last_used(), Some(at(secs(86_400)).wall));
+    // And those that pass during an iteration: up to the present second, which is still to come.
+    let again = at(secs(2 * 86_400));
+    assert_eq!(course.follow(false, again, &|| 0.0), MISSED_COUNTED_AT_MOST);
+    assert_eq!(course.due(), Some(Moment::Wall(again.wall)));
+}
