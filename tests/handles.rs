@@ -90,6 +90,11 @@ async fn what_is_printed_for_debugging_says_what_it_is() {
     let body = body.retry(2, Backoff::default());
     shows(format!("{body:?}"), &["Retry", "times: 2", "Backoff"]);
     shows(format!("{:?}", body.handle()), &["LoopHandle", "10s", "running: false"]);
+    tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).expect("a valid loop");
+    shows(format!("{tasks:?}"), &["TaskManager", "[\"l\"]"]);
+    shows(format!("{:?}", TaskManager::builder()), &["TaskManagerBuilder"]);
+    let spawned = tasks.spawn("s", std::future::pending::<()>());
+    shows(format!("{spawned:?}"), &["TaskHandle", "finished: false"]);
     let call = LastResort::Call(Arc::new(|_| {}));
     let shown = [LastResort::Print, LastResort::Exit, call].map(|resort| format!("{resort:?}"));
     assert_eq!(shown, ["Print", "Exit", "Call(..)"]);

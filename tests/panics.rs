@@ -56,6 +56,8 @@ async fn without_the_hook_every_panic_is_printed() {
         tracing_subscriber::registry()
             .with(tracing_subscriber::fmt::layer().with_writer(std::io::sink))
             .init();
+        // The hook of another manager is not for this one's tasks.
+        let _other = TaskManager::builder().build();
         return panic_once(&TaskManager::builder().panic_hook(false).build()).await;
     }
     let stderr = stderr_of("without_the_hook_every_panic_is_printed");

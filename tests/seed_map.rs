@@ -357,18 +357,36 @@ async fn setup_task_instrumentation() {
     let (meters, _) = metered(Temporality::Cumulative);
     use tracing_subscriber::layer::SubscriberExt as _;
     let subscriber = tracing_subscriber::registry().with(otel_tasks::layer(tracers.tracer("test")));
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let guard = tracing::subscriber::set_default(subscriber);
     let tasks = TaskManager::builder().meter(meters.meter("test")).build();
     assert!(!tasks.setup_task_instrumentation().is_complete(), "nothing was collected yet");
     meters.force_flush().unwrap();
     let first = tasks.setup_task_instrumentation();
     assert!(first.is_complete() && first.layer_installed && first.info_enabled, "{first}");
     assert_eq!(first.layer_conflict, None);
+    assert!(!first.to_string().contains("level:"), "{first}");
     let second = tasks.setup_task_instrumentation();
     assert!(second.is_complete(), "{second}");
     tasks.spawn("t", async {}).await.unwrap();
     assert_eq!(spans(&exporter, "task.run").len(), 1, "twice called, a run is still one span");
     assert_eq!(exporter.get_finished_spans().unwrap().len(), 1, "and the check itself leaves none");
+
+    // Each way in which spans leave is enough, and neither stands for the figures.
+    let elsewhere = TaskManager::builder().build().setup_task_instrumentation();
+    assert!(elsewhere.spans_exported && !elsewhere.is_complete(), "{elsewhere}");
+    drop(guard);
+    let plain = tracing_subscriber::registry()
+        .with(tracing_opentelemetry::layer().with_tracer(tracers.tracer("plain")));
+    let checks = tracing::subscriber::with_default(plain, || {
+        TaskManager::builder().build().setup_task_instrumentation()
+    });
+    assert!(checks.spans_exported && !checks.layer_installed, "{checks}");
+    let _none = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::default());
+    let own = TaskManager::builder().tracer(tracers.tracer("own")).meter(meters.meter("own")).build();
+    meters.force_flush().unwrap();
+    let check = own.setup_task_instrumentation();
+    assert!(check.is_complete() && !check.layer_installed, "{check}");
+    assert!(check.to_string().contains("level: INFO of target otel_tasks is filtered out"), "{check}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -578,7 +596,9 @@ async fn get_task_health_by_thresholds_of_ones_own() {
     let mut thresholds = HealthThresholds::default();
     assert_eq!((thresholds.errors_per_hour, thresholds.restarts_per_hour), (10, 3));
     assert_eq!(thresholds.recovering_for, secs(300));
-    thresholds.errors_per_hour = 2;
+    thresholds = thresholds.errors_per_hour(2).restarts_per_hour(7).recovering_for(secs(30));
+    assert_eq!((thresholds.errors_per_hour, thresholds.restarts_per_hour), (2, 7));
+    assert_eq!(thresholds.recovering_for, secs(30));
     let tasks = TaskManager::builder().health_thresholds(thresholds).build();
     for expected in [true, false] {
         let _ = tasks.spawn("t", async { Err::<(), _>("down") }).await;

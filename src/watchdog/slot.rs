@@ -259,10 +259,14 @@ pub(super) fn polled() -> Vec<Polled> {
         let thread = holder.as_ref()?;
         let (sequence, id) = slot.read()?;
         slot.see(sequence, now);
-        let poll = number << SEQUENCE_BITS | sequence & ((1 << SEQUENCE_BITS) - 1);
-        Some(Polled { id, poll, thread: thread.clone() })
+        Some(Polled { id, poll: poll_of(number, sequence), thread: thread.clone() })
     })
     .collect()
+}
+
+/// A poll's identity.
+fn poll_of(slot: u64, sequence: u64) -> u64 {
+    slot << SEQUENCE_BITS | sequence & ((1 << SEQUENCE_BITS) - 1)
 }
 
 #[cfg(test)]
@@ -302,6 +306,14 @@ mod tests {
         assert_eq!((seen(manager), polled_here()), (vec![], None));
         let _next = polling(outer);
         assert_ne!(seen(manager)[0].poll, before[0].poll);
+    }
+
+    #[test]
+    fn a_poll_is_of_its_slot() {
+        assert_eq!(poll_of(0, 7), 7);
+        assert_ne!(poll_of(1, 7), poll_of(0, 7));
+        assert_ne!(poll_of(1, 7), poll_of(1, 9));
+        assert_eq!(poll_of(1, (1 << SEQUENCE_BITS) + 7), poll_of(1, 7), "it wraps, and stays of its slot");
     }
 
     #[test]

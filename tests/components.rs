@@ -1,0 +1,74 @@
+//! Components: which tasks they bring, in which order those are registered, and what unloading one does.
+
+mod support;
+
+use otel_tasks::{
+    CriticalTaskConfig, RestartError, RestartStrategy, TaskGroup, TaskManager, TaskState, UnknownComponent,
+};
+use std::time::Duration;
+
+use support::{Events, settle};
+
+fn obeys(name: &str) -> CriticalTaskConfig {
+    CriticalTaskConfig::new(name, |ctx| async move { ctx.cancelled().await })
+}
+
+#[tokio::test(start_paused = true)]
+async fn components_may_rest_on_each_others_tasks_in_any_order() {
+    let tasks = TaskManager::builder().build();
+    tasks.register_component("last", || vec![obeys("c").depends_on("b")]);
+    tasks.register_component("middle", || vec![obeys("b").depends_on("a")]);
+    tasks.register_component("first", || vec![obeys("a")]);
+    tasks.start();
+    settle().await;
+    for name in ["a", "b", "c"] {
+        let state = tasks.snapshot(name).and_then(|task| task.state);
+        assert_eq!(state, Some(TaskState::Running), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_component_that_rests_on_what_nobody_brings_is_refused_alone() {
+    let (events, _guard) = Events::record();
+    let tasks = TaskManager::builder().build();
+    tasks.register_component("astray", || vec![obeys("a").depends_on("nobody"), obeys("b")]);
+    tasks.start();
+    settle().await;
+    assert_eq!(tasks.task_names(), ["b"]);
+    let told = events.named("task.monitor.failed");
+    assert_eq!(told.len(), 1);
+    assert!(told[0].message().contains("nobody"), "{}", told[0].message());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_component_is_known_by_itself_or_by_its_tasks() {
+    let tasks = TaskManager::builder().build();
+    tasks.register_component("idle", Vec::new);
+    tasks.register_critical_task(obeys("owned").component("unregistered")).expect("a valid task");
+    tasks.start();
+    settle().await;
+    assert_eq!(tasks.cleanup_component_tasks("idle").await, Ok(vec![]));
+    assert_eq!(tasks.cleanup_component_tasks("unregistered").await, Ok(vec!["owned".to_owned()]));
+    for gone in ["idle", "unregistered"] {
+        let unknown = UnknownComponent { name: gone.into() };
+        assert_eq!(tasks.cleanup_component_tasks(gone).await, Err(unknown));
+    }
+}
+
+#[test]
+fn a_group_tells_its_name() {
+    assert_eq!(TaskGroup::new("database", RestartStrategy::OneForAll).name(), "database");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_zero_keeps_nobody_from_restarting_a_task_by_hand() {
+    let tasks = TaskManager::builder().build();
+    tasks.register_critical_task(obeys("t").max_restarts(0, Duration::from_secs(60))).expect("a valid task");
+    tasks.start();
+    settle().await;
+    tasks.restart_critical_task("t").expect("it runs");
+    settle().await;
+    assert_eq!(tasks.snapshot("t").expect("registered").total_restarts(), 1);
+    let refused = tasks.restart_critical_task("u").expect_err("nobody");
+    assert!(matches!(refused, RestartError::Unknown(_)), "{refused}");
+}
