@@ -66,6 +66,7 @@ fn a_span_that_is_made_late_is_the_span_that_would_have_been_made_at_once() {
         is_made_for_who_is_never_polled(&tasks, &spans).await;
         is_made_at_once_below_a_current_span(&tasks, &spans).await;
         goes_to_the_subscriber_of_its_spawner(&tasks, &spans).await;
+        tells_the_name_that_was_given(&tasks, &spans).await;
     });
 }
 
@@ -95,6 +96,17 @@ async fn is_linked_with_its_spawner(tasks: &TaskManager, spans: &Spans) {
     assert!(is_error(&run));
     assert_eq!(run.links.iter().map(|link| &link.span_context).collect::<Vec<_>>(), [&context]);
     assert_ne!(run.span_context.trace_id(), context.trace_id());
+}
+
+/// Seen to fail where nothing is kept of a run without links.
+async fn tells_the_name_that_was_given(tasks: &TaskManager, spans: &Spans) {
+    for name in ["job_1", "job_2"] {
+        tasks.spawn(name, async {}).await.expect("it ends well");
+    }
+    let runs = spans.runs_of("job");
+    let given: Vec<_> = runs.iter().filter_map(|run| text(run, "task.given_name")).collect();
+    assert_eq!(given, ["job_1", "job_2"]);
+    assert!(runs[1].links.is_empty());
 }
 
 /// Seen to fail where a run that is dropped unpolled drops its future outside a span.
