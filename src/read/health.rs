@@ -250,10 +250,15 @@ mod tests {
         let cell = TaskCell::default();
         cell.set_state(Some(TaskState::Running));
         cell.restarted(RestartReason::Failure, Duration::from_secs(5), SystemTime::now());
-        let vitals = cell.vitals(Duration::from_secs(6));
-        let health = health(&vitals, READY, &HealthThresholds::default(), false);
+        let at = |seconds| {
+            let vitals = cell.vitals(Duration::from_secs(seconds));
+            health(&vitals, READY, &HealthThresholds::default(), false)
+        };
+        let health = at(6);
         assert!(health.is_healthy && health.liveness && health.readiness, "{health:?}");
         assert_eq!(health.reasons, [HealthReason::Recovering]);
+        assert_eq!(at(304).reasons, [HealthReason::Recovering]);
+        assert_eq!(at(305).reasons, [], "five minutes after it");
     }
 
     #[test]
