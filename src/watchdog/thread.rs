@@ -394,6 +394,23 @@ mod tests {
     }
 
     #[test]
+    fn a_tick_that_is_asked_for_comes_though_the_thread_sleeps_for_longer_and_others_ask_for_theirs() {
+        static WATCHDOG: Watchdog = Watchdog::new(LINGER);
+        let ((one, ticks_of_one), (other, _ticks)) = (manager(), manager());
+        watch_at(&WATCHDOG, 100 * PATIENCE, &one);
+        watch_at(&WATCHDOG, 100 * PATIENCE, &other);
+        WATCHDOG.tick_at(one.number, Instant::now());
+        next(&ticks_of_one);
+        // By now it sleeps again, and has to be woken.
+        thread::sleep(5 * TICK);
+        let later = Instant::now() + 50 * TICK;
+        WATCHDOG.tick_at(one.number, later);
+        WATCHDOG.tick_at(other.number, Instant::now());
+        assert!(next(&ticks_of_one).0 < later, "all are ticked at once");
+        assert!(next(&ticks_of_one).0 >= later, "and one of them again when it asked");
+    }
+
+    #[test]
     fn panics_end_neither_the_thread_nor_the_others_ticks() {
         struct Bomb;
         impl Drop for Bomb {
