@@ -600,7 +600,7 @@ impl Core {
             let now = Instant::now();
             // During a shutdown its stages keep the order, also of what was asked for before it.
             let is_its_turn = if self.shared.tracker.is_closed() {
-                stop.wish == Wish::Leave
+                self.supervised.is_called()
             } else {
                 !self.shared.is_held_up(&self.supervised)
             };

@@ -219,9 +219,7 @@ pub(crate) fn abort(shared: &Arc<Shared>) {
 
 /// Asks. Not under a lock: wakers may be the user's code.
 fn stop(asked: &Asked) {
-    for driver in &asked.drivers {
-        driver.order(Order::Leave { grace: driver.spec.shutdown_grace });
-    }
+    asked.drivers.iter().for_each(Supervised::call);
     asked.tokens.iter().for_each(tokio_util::sync::CancellationToken::cancel);
 }
 
@@ -454,7 +452,7 @@ fn stop_task_loops(shared: &Shared) -> i64 {
     for task in shared.tracker.drivers(|task| task.body.is_loop()) {
         // One that others rest on waits for them like any other task.
         if !shared.is_rested_on(&task) {
-            task.order(Order::Leave { grace: task.spec.shutdown_grace });
+            task.call();
             stopped += 1;
         }
     }

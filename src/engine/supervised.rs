@@ -57,6 +57,8 @@ pub(crate) struct Supervised {
     driven: AtomicBool,
     /// Whether the driver unregisters it when it leaves.
     unregister: AtomicBool,
+    /// Whether its stage of the shutdown has come.
+    called: AtomicBool,
     /// Set by the driver as its last act.
     left: AtomicBool,
 }
@@ -213,6 +215,7 @@ impl Supervised {
             up: AtomicBool::new(false),
             driven: AtomicBool::new(false),
             unregister: AtomicBool::new(false),
+            called: AtomicBool::new(false),
             left: AtomicBool::new(false),
         });
         if let Body::Loop(body) = &supervised.body {
@@ -351,6 +354,17 @@ impl Supervised {
     pub(crate) fn unregister(self: &Arc<Self>) {
         self.unregister.store(true, SeqCst);
         self.command(Order::Leave { grace: Some(self.spec.grace()) });
+    }
+
+    /// Its stage of the shutdown has come.
+    pub(crate) fn call(self: &Arc<Self>) {
+        // Before the order: one that waits to leave already finds it there.
+        self.called.store(true, SeqCst);
+        self.order(Order::Leave { grace: self.spec.shutdown_grace });
+    }
+
+    pub(crate) fn is_called(&self) -> bool {
+        self.called.load(SeqCst)
     }
 
     pub(crate) fn is_to_unregister(&self) -> bool {

@@ -88,7 +88,11 @@ proptest! {
 }
 
 /// Drives one case of members that are restarted when they fail.
-fn drive_one(members: &[(u32, Body)], steps: &[(usize, Command, u64)]) -> Result<(), String> {
+fn drive_one(
+    strategy: RestartStrategy,
+    members: &[(u32, Body)],
+    steps: &[(usize, Command, u64)],
+) -> Result<(), String> {
     let member = |&(limit, body)| Spec {
         policy: RestartPolicy::OnFailure,
         limit,
@@ -100,12 +104,8 @@ fn drive_one(members: &[(u32, Body)], steps: &[(usize, Command, u64)]) -> Result
         beats: false,
         on_stall: StallAction::Restart,
     };
-    let case = Case {
-        strategy: RestartStrategy::RestForOne,
-        limit: None,
-        members: members.iter().map(member).collect(),
-        steps: steps.to_vec(),
-    };
+    let case =
+        Case { strategy, limit: None, members: members.iter().map(member).collect(), steps: steps.to_vec() };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(drive(&case))
@@ -118,7 +118,7 @@ fn drive_one(members: &[(u32, Body)], steps: &[(usize, Command, u64)]) -> Result
 fn a_pause_that_was_held_up_is_carried_out_when_nothing_holds_it_up() {
     let members = [(0, Body::Obedient), (0, Body::Obedient), (0, Body::Slow), (2, Body::Slow)];
     let steps = [(3, Command::Restart, 1), (1, Command::Pause, REST)];
-    assert_eq!(drive_one(&members, &steps), Ok(()));
+    assert_eq!(drive_one(RestartStrategy::RestForOne, &members, &steps), Ok(()));
 }
 
 /// A member is stopped while the last one still goes down, and then everything is: also one between them, which goes first.
@@ -127,7 +127,15 @@ fn a_pause_that_was_held_up_is_carried_out_when_nothing_holds_it_up() {
 fn a_stop_that_was_held_up_when_a_shutdown_begins_keeps_the_groups_order() {
     let members = [(0, Body::Obedient), (0, Body::Obedient), (0, Body::Slow)];
     let steps = [(2, Command::Restart, 1), (0, Command::Stop, 0)];
-    assert_eq!(drive_one(&members, &steps), Ok(()));
+    assert_eq!(drive_one(RestartStrategy::RestForOne, &members, &steps), Ok(()));
+}
+
+/// The same of one that is to leave for good. Fails where that is taken for the shutdown's own word.
+#[test]
+fn a_member_that_was_to_be_unregistered_when_a_shutdown_begins_keeps_the_groups_order() {
+    let members = [(0, Body::Obedient), (0, Body::Obedient), (1, Body::Obedient), (0, Body::Slow)];
+    let steps = [(2, Command::Fault(Fault::Transient), 1), (1, Command::Unregister, 0)];
+    assert_eq!(drive_one(RestartStrategy::OneForAll, &members, &steps), Ok(()));
 }
 
 /// A run that was asked to stop, and the later members that were alive then.
