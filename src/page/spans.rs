@@ -222,7 +222,8 @@ pub(super) struct RingProcessor(pub(super) Arc<SpanRing>);
 
 impl SpanProcessor for RingProcessor {
     fn on_start(&self, span: &mut Span, _: &Context) {
-        if let Some(span) = span.exported_data() {
+        // The end of one that is only recorded is not kept, so it must not stay here either.
+        if let Some(span) = span.exported_data().filter(|span| span.span_context.is_sampled()) {
             self.0.began(span);
         }
     }
@@ -244,8 +245,10 @@ impl SpanProcessor for RingProcessor {
 
 #[cfg(test)]
 mod tests {
-    use opentelemetry::trace::{Span as _, TraceContextExt, Tracer, TracerProvider};
-    use opentelemetry_sdk::trace::SdkTracerProvider;
+    use opentelemetry::trace::{
+        Link, Span as _, SpanKind, TraceContextExt, TraceState, Tracer, TracerProvider,
+    };
+    use opentelemetry_sdk::trace::{SamplingDecision, SamplingResult, SdkTracerProvider, ShouldSample};
 
     use super::*;
 
@@ -309,5 +312,36 @@ mod tests {
         assert_eq!(ring.spans().running.len(), RUNNING);
         drop(under_way);
         assert!(ring.spans().running.is_empty());
+    }
+
+    #[test]
+    fn what_is_only_recorded_is_not_kept() {
+        #[derive(Debug, Clone)]
+        struct RecordOnly;
+        impl ShouldSample for RecordOnly {
+            fn should_sample(
+                &self,
+                _: Option<&Context>,
+                _: TraceId,
+                _: &str,
+                _: &SpanKind,
+                _: &[KeyValue],
+                _: &[Link],
+            ) -> SamplingResult {
+                SamplingResult {
+                    decision: SamplingDecision::RecordOnly,
+                    attributes: Vec::new(),
+                    trace_state: TraceState::NONE,
+                }
+            }
+        }
+        let ring = Arc::new(SpanRing::new(3, 100_000));
+        let processor = RingProcessor(ring.clone());
+        let provider =
+            SdkTracerProvider::builder().with_sampler(RecordOnly).with_span_processor(processor).build();
+        let under_way = run(&provider.tracer("test"), "gateway", "");
+        assert!(under_way.span().is_recording() && ring.traces_of("gateway").is_empty());
+        drop(under_way);
+        assert!(ring.traces_of("gateway").is_empty(), "nor does it seem to go on for ever");
     }
 }
