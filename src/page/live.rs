@@ -98,8 +98,6 @@ struct Delta<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rows: Vec<&'a TaskRow>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    gone: Vec<Arc<str>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     events: Vec<EventView>,
 }
 
@@ -217,27 +215,23 @@ impl Hub {
             let from = std::mem::replace(&mut told.events, log.taken);
             log.between(from, log.taken).cloned().collect()
         };
-        let mut before = std::mem::take(&mut told.rows);
+        // A name that was seen once is never gone.
         let mut changed = Vec::new();
-        told.rows.reserve(rows.len());
         for row in rows {
-            let name = row.name().clone();
-            if before.remove(&name).as_ref() != Some(&row) {
-                changed.push(name.clone());
+            if told.rows.get(row.name()) != Some(&row) {
+                changed.push(row.name().clone());
+                told.rows.insert(row.name().clone(), row);
             }
-            told.rows.insert(name, row);
         }
         let is_news = told.summary.as_ref() != Some(&summary);
         told.summary = Some(summary);
-        let gone: Vec<_> = before.into_keys().collect();
-        if !is_news && changed.is_empty() && gone.is_empty() && events.is_empty() {
+        if !is_news && changed.is_empty() && events.is_empty() {
             return Ok(None);
         }
         let delta = Delta {
             at: unix(SystemTime::now()),
             summary: told.summary.as_ref().filter(|_| is_news),
             rows: changed.iter().filter_map(|name| told.rows.get(name)).collect(),
-            gone,
             events,
         };
         Ok(serde_json::to_string(&delta).ok().map(Arc::from))
