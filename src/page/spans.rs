@@ -51,10 +51,11 @@ struct Spans {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TraceView {
     trace_id: String,
-    /// When its run began, unix time in seconds.
+    /// When its first span began, unix time in seconds.
     at: f64,
-    /// `null` while it runs.
+    /// How long its first run of the task took; `null` while it runs.
     seconds: Option<f64>,
+    /// Whether a run of the task failed in it.
     is_error: bool,
     /// In the order of their beginning.
     spans: Vec<SpanView>,
@@ -67,7 +68,7 @@ pub(super) struct SpanView {
     span_id: String,
     parent_id: Option<String>,
     name: String,
-    /// After the beginning of the run.
+    /// After the beginning of the trace.
     offset_seconds: f64,
     /// `null` while it runs.
     seconds: Option<f64>,
@@ -123,10 +124,11 @@ impl SpanRing {
         let running = spans.running.values().map(|span| (span, false));
         let mut runs: Vec<_> =
             ended.clone().chain(running.clone()).filter(|(span, _)| is_run_of(span, task)).collect();
-        runs.sort_by_key(|(span, _)| std::cmp::Reverse(span.start_time));
-        // A nested run of the same name is part of the outer one's trace.
+        runs.sort_by_key(|(span, _)| span.start_time);
+        // A nested run of the same name, or a later one, is part of the first one's trace.
         let mut seen = std::collections::HashSet::new();
         runs.retain(|(span, _)| seen.insert(span.span_context.trace_id()));
+        runs.reverse();
         runs.truncate(TRACES);
         let mut of_trace: HashMap<TraceId, Vec<(&SpanData, bool)>> = HashMap::new();
         for (span, is_over) in ended.chain(running) {
@@ -138,22 +140,23 @@ impl SpanRing {
         runs.iter()
             .map(|(run, is_over)| {
                 let spans = of_trace.remove(&run.span_context.trace_id()).unwrap_or_default();
-                trace(run, *is_over, spans)
+                trace(task, run, *is_over, spans)
             })
             .collect()
     }
 }
 
-fn trace(run: &SpanData, is_over: bool, mut spans: Vec<(&SpanData, bool)>) -> TraceView {
+fn trace(task: &str, run: &SpanData, is_over: bool, mut spans: Vec<(&SpanData, bool)>) -> TraceView {
     spans.sort_by_key(|(span, _)| span.start_time);
     let began = spans.first().map_or(run.start_time, |(first, _)| first.start_time);
+    let is_error = spans.iter().any(|(span, _)| is_run_of(span, task) && has_failed(span));
     let more = spans.len().saturating_sub(SPANS_OF_TRACE);
     spans.truncate(SPANS_OF_TRACE);
     TraceView {
         trace_id: run.span_context.trace_id().to_string(),
-        at: unix(run.start_time),
+        at: unix(began),
         seconds: is_over.then(|| between(run.start_time, run.end_time)),
-        is_error: matches!(run.status, Status::Error { .. }),
+        is_error,
         spans: spans.into_iter().map(|(span, is_over)| span_view(span, is_over, began)).collect(),
         more,
     }
@@ -167,7 +170,7 @@ fn span_view(span: &SpanData, is_over: bool, began: SystemTime) -> SpanView {
         name: shortened(&span.name, TEXT).to_owned(),
         offset_seconds: between(began, span.start_time),
         seconds: is_over.then(|| between(span.start_time, span.end_time)),
-        is_error: matches!(span.status, Status::Error { .. }),
+        is_error: has_failed(span),
         status: match &span.status {
             Status::Error { description } => shortened(description, TEXT).to_owned(),
             Status::Unset | Status::Ok => String::new(),
@@ -182,6 +185,10 @@ fn span_view(span: &SpanData, is_over: bool, began: SystemTime) -> SpanView {
             })
             .collect(),
     }
+}
+
+fn has_failed(span: &SpanData) -> bool {
+    matches!(span.status, Status::Error { .. })
 }
 
 fn pair(pair: &KeyValue) -> (String, String) {
@@ -245,10 +252,15 @@ impl SpanProcessor for RingProcessor {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use opentelemetry::trace::{
         Link, Span as _, SpanKind, TraceContextExt, TraceState, Tracer, TracerProvider,
     };
-    use opentelemetry_sdk::trace::{SamplingDecision, SamplingResult, SdkTracerProvider, ShouldSample};
+    use opentelemetry_sdk::trace::{
+        SamplingDecision, SamplingResult, SdkTracer, SdkTracerProvider, ShouldSample,
+    };
+    use serde_json::json;
 
     use super::*;
 
@@ -256,7 +268,7 @@ mod tests {
         SdkTracerProvider::builder().with_span_processor(RingProcessor(ring.clone())).build()
     }
 
-    fn run(tracer: &opentelemetry_sdk::trace::SdkTracer, name: &str, note: &str) -> Context {
+    fn run(tracer: &SdkTracer, name: &str, note: &str) -> Context {
         let attributes = [KeyValue::new(key::NAME, name.to_owned()), KeyValue::new("note", note.to_owned())];
         let builder = tracer.span_builder(SPAN_RUN).with_attributes(attributes);
         Context::new().with_span(tracer.build_with_context(builder, &Context::new()))
@@ -285,6 +297,78 @@ mod tests {
         assert!(traces[0].is_error && traces[0].seconds.is_some());
         assert_eq!(traces[0].spans[0].status, "lost");
         assert!(ring.spans().running.is_empty());
+    }
+
+    fn at(milliseconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(milliseconds)
+    }
+
+    /// A span that begins so many milliseconds after the epoch, in the trace of `parent`.
+    fn begin(tracer: &SdkTracer, name: &'static str, parent: &Context, milliseconds: u64) -> Context {
+        let attributes = [KeyValue::new(key::NAME, "gateway"), KeyValue::new("attempt", 2)];
+        let builder = tracer.span_builder(name).with_start_time(at(milliseconds)).with_attributes(attributes);
+        parent.with_span(tracer.build_with_context(builder, parent))
+    }
+
+    #[test]
+    fn a_trace_is_told_as_it_was_recorded() {
+        let ring = Arc::new(SpanRing::new(10, 1 << 20));
+        let provider = provider(&ring);
+        let tracer = provider.tracer("test");
+        let request = begin(&tracer, "request", &Context::new(), 1_000);
+        let outer = begin(&tracer, SPAN_RUN, &request, 1_250);
+        let nested = begin(&tracer, SPAN_RUN, &outer, 1_500);
+        nested.span().set_status(Status::Ok);
+        nested.span().end_with_timestamp(at(2_000));
+        assert_eq!(ring.traces_of("gateway")[0].seconds, None, "the outer run goes on");
+        outer.span().add_event_with_timestamp("resumed", at(2_500), Vec::new());
+        outer.span().set_status(Status::error("lost"));
+        outer.span().end_with_timestamp(at(4_250));
+
+        let id = |context: &Context| context.span().span_context().span_id().to_string();
+        let attributes = json!([[key::NAME, "gateway"], ["attempt", "2"]]);
+        let expected = json!([{
+            "trace_id": request.span().span_context().trace_id().to_string(),
+            "at": 1.0, "seconds": 3.0, "is_error": true, "more": 0,
+            "spans": [
+                {
+                    "span_id": id(&request), "parent_id": null, "name": "request",
+                    "offset_seconds": 0.0, "seconds": null, "is_error": false, "status": "",
+                    "attributes": attributes, "events": [],
+                },
+                {
+                    "span_id": id(&outer), "parent_id": id(&request), "name": "task.run",
+                    "offset_seconds": 0.25, "seconds": 3.0, "is_error": true, "status": "lost",
+                    "attributes": attributes, "events": [{ "offset_seconds": 1.5, "name": "resumed" }],
+                },
+                {
+                    "span_id": id(&nested), "parent_id": id(&outer), "name": "task.run",
+                    "offset_seconds": 0.5, "seconds": 0.5, "is_error": false, "status": "",
+                    "attributes": attributes, "events": [],
+                },
+            ],
+        }]);
+        assert_eq!(json!(ring.traces_of("gateway")), expected);
+    }
+
+    #[test]
+    fn the_newest_trace_comes_first_and_each_run_of_it_may_have_failed() {
+        let ring = Arc::new(SpanRing::new(10, 1 << 20));
+        let provider = provider(&ring);
+        let tracer = provider.tracer("test");
+        let old = begin(&tracer, "request", &Context::new(), 1_000);
+        let new = begin(&tracer, "request", &Context::new(), 2_000);
+        for (parent, began, status) in
+            [(&old, 1_000, Status::Ok), (&new, 2_000, Status::Unset), (&old, 3_000, Status::error(""))]
+        {
+            let run = begin(&tracer, SPAN_RUN, parent, began);
+            run.span().set_status(status);
+            run.span().end_with_timestamp(at(began + began / 2));
+        }
+        let traces = ring.traces_of("gateway");
+        let traces: Vec<_> =
+            traces.iter().map(|trace| (trace.at, trace.seconds, trace.is_error, trace.spans.len())).collect();
+        assert_eq!(traces, [(2.0, Some(1.0), false, 2), (1.0, Some(0.5), true, 3)]);
     }
 
     #[test]
