@@ -8,7 +8,7 @@ use std::{
 
 use opentelemetry::{
     Context, KeyValue,
-    trace::{SpanId, Status, TraceId},
+    trace::{Event, Link, SpanId, Status, TraceId},
 };
 use opentelemetry_sdk::{
     error::OTelSdkResult,
@@ -24,9 +24,6 @@ use crate::telemetry::contract::{SPAN_RUN, key};
 const RUNNING: usize = 1_024;
 /// How much of a text a trace shows.
 const TEXT: usize = 400;
-/// What a span takes beside its texts, about.
-const SPAN_BYTES: usize = 256;
-const PAIR_BYTES: usize = 64;
 /// So many traces of a task are shown.
 const TRACES: usize = 12;
 /// So many spans of a trace are shown.
@@ -211,16 +208,22 @@ fn is_run_of(span: &SpanData, task: &str) -> bool {
 /// What a span holds, about.
 fn size_of_span(span: &SpanData) -> usize {
     let pairs = |pairs: &[KeyValue]| -> usize {
-        pairs.iter().map(|pair| PAIR_BYTES + pair.key.as_str().len() + pair.value.as_str().len()).sum()
+        pairs
+            .iter()
+            .map(|pair| size_of::<KeyValue>() + pair.key.as_str().len() + pair.value.as_str().len())
+            .sum()
     };
-    let events: usize =
-        span.events.iter().map(|event| PAIR_BYTES + event.name.len() + pairs(&event.attributes)).sum();
-    let links: usize = span.links.iter().map(|link| PAIR_BYTES + pairs(&link.attributes)).sum();
+    let events: usize = span
+        .events
+        .iter()
+        .map(|event| size_of::<Event>() + event.name.len() + pairs(&event.attributes))
+        .sum();
+    let links: usize = span.links.iter().map(|link| size_of::<Link>() + pairs(&link.attributes)).sum();
     let status = match &span.status {
         Status::Error { description } => description.len(),
         Status::Unset | Status::Ok => 0,
     };
-    SPAN_BYTES + span.name.len() + pairs(&span.attributes) + events + links + status
+    size_of::<SpanData>() + span.name.len() + pairs(&span.attributes) + events + links + status
 }
 
 /// Fills a ring.
@@ -255,7 +258,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use opentelemetry::trace::{
-        Link, Span as _, SpanKind, TraceContextExt, TraceState, Tracer, TracerProvider,
+        Span as _, SpanContext, SpanKind, TraceContextExt, TraceFlags, TraceState, Tracer, TracerProvider,
     };
     use opentelemetry_sdk::trace::{
         SamplingDecision, SamplingResult, SdkTracer, SdkTracerProvider, ShouldSample,
@@ -385,6 +388,34 @@ mod tests {
         run(&tracer, "gateway", &"x".repeat(200_000)).span().end();
         let spans = ring.spans();
         assert_eq!((spans.ended.len(), spans.bytes), (0, 0), "it alone is too much");
+    }
+
+    #[test]
+    fn a_spans_size_is_its_own_and_that_of_all_it_holds() {
+        let ids = (TraceId::from_bytes([1; 16]), SpanId::from_bytes([1; 8]));
+        let linked = SpanContext::new(ids.0, ids.1, TraceFlags::SAMPLED, false, TraceState::NONE);
+        let ends = |ring: &Arc<SpanRing>| {
+            let provider = provider(ring);
+            let tracer = provider.tracer("test");
+            let link = Link::new(linked.clone(), vec![KeyValue::new("a", "12")], 0);
+            let builder = tracer.span_builder("name").with_links(vec![link.clone(), link]);
+            let mut span = builder.with_attributes([KeyValue::new("long", "12345678")]).start(&tracer);
+            (0..3).for_each(|_| span.add_event("an event", vec![KeyValue::new("b", true)]));
+            span.set_status(Status::error("lost"));
+            span.end();
+        };
+        let size = size_of::<SpanData>()
+            + 6 * size_of::<KeyValue>()
+            + 3 * size_of::<Event>()
+            + 2 * size_of::<Link>();
+        let texts =
+            "name".len() + "long12345678".len() + 3 * "an eventbtrue".len() + 2 * "a12".len() + "lost".len();
+        for (most_bytes, kept) in [(2 * (size + texts), 2), (2 * (size + texts) - 1, 1)] {
+            let ring = Arc::new(SpanRing::new(10, most_bytes));
+            (0..3).for_each(|_| ends(&ring));
+            let spans = ring.spans();
+            assert_eq!((spans.ended.len(), spans.bytes), (kept, kept * (size + texts)));
+        }
     }
 
     #[test]
