@@ -1,6 +1,7 @@
 //! The page on a thread and a runtime of its own, so that it answers while every worker of the service is blocked.
 
 use std::{
+    convert::Infallible,
     fmt, io,
     net::{SocketAddr, TcpListener, ToSocketAddrs},
     sync::Arc,
@@ -29,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[must_use = "the page is served until this is dropped"]
 pub struct PageServer {
     address: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
+    stop: Option<oneshot::Sender<Infallible>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -48,10 +49,8 @@ impl PageServer {
 
 impl Drop for PageServer {
     fn drop(&mut self) {
-        if let Some(stop) = self.stop.take() {
-            // Fails only where the thread has ended.
-            let _ = stop.send(());
-        }
+        // That its sender is gone is the sign.
+        self.stop = None;
         if let Some(thread) = self.thread.take() {
             // Its panic was printed.
             let _ = thread.join();
@@ -95,5 +94,39 @@ async fn accept(listener: TcpListener, router: Router) {
             let _ = connection.await;
             drop(permit);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::TcpStream,
+        sync::atomic::{AtomicBool, Ordering::SeqCst},
+    };
+
+    use super::*;
+
+    /// Tells when it has been dropped, which takes its time.
+    struct Slow(Arc<AtomicBool>);
+
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            std::thread::sleep(Duration::from_millis(50));
+            self.0.store(true, SeqCst);
+        }
+    }
+
+    #[test]
+    fn dropped_it_waits_for_its_thread_and_nobody_listens() {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let router = Router::new().layer(axum::Extension(Arc::new(Slow(is_over.clone()))));
+        let server = serve(router, "127.0.0.1:0").expect("served");
+        let address = server.address();
+        assert_eq!(format!("{server:?}"), format!("PageServer {{ address: {address}, .. }}"));
+        TcpStream::connect(address).expect("it listens");
+        drop(server);
+        assert!(is_over.load(SeqCst));
+        let refused = TcpStream::connect(address).expect_err("nobody listens");
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 }
