@@ -412,7 +412,13 @@ impl From<&TaskEvent> for EventView {
             TaskEventKind::ShutdownEnded(report) => {
                 report.to_string().lines().next().unwrap_or_default().to_owned()
             }
-            _ => String::new(),
+            TaskEventKind::Registered
+            | TaskEventKind::Ready
+            | TaskEventKind::Finished
+            | TaskEventKind::Stopped
+            | TaskEventKind::Paused
+            | TaskEventKind::Unregistered
+            | TaskEventKind::ShutdownBegan => String::new(),
         };
         Self {
             at: unix(event.at),
@@ -446,7 +452,200 @@ pub(super) fn shortened(text: &str, bytes: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::{
+        BlockedTask, ErrorClass, Exit, Failure, HealthReason, LastError, ShutdownReport, SkipReason,
+        TaskCategory, TaskHealth, TaskPriority,
+        cell::{ErrorCount, Identity},
+    };
+
+    fn millis(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn an_event_is_told_with_what_it_says() {
+        let failure =
+            |text: &str| Failure { error_type: "io", message: text.to_owned(), class: ErrorClass::Transient };
+        let exited = |exit, iteration| TaskEventKind::Exited { exit, duration: millis(1_500), iteration };
+        let report = ShutdownReport {
+            duration: millis(100),
+            deadline: millis(25_000),
+            tasks: Vec::new(),
+            asked_by: vec!["operator".into()],
+            cause: None,
+        };
+        let told = [
+            (TaskEventKind::Registered, "registered", ""),
+            (TaskEventKind::Waiting { waits_for: vec!["a".into(), "b".into()] }, "waiting", "a, b"),
+            (TaskEventKind::Started { restart: None }, "started", ""),
+            (TaskEventKind::Started { restart: Some(RestartReason::Panic) }, "started", "panic"),
+            (TaskEventKind::Ready, "ready", ""),
+            (exited(Exit::Success, None), "exited", "success after 1.5s"),
+            (exited(Exit::Cancellation, Some(7)), "exited", "cancellation after 1.5s, iteration 7"),
+            (
+                exited(Exit::Failure(failure("lost")), Some(8)),
+                "exited",
+                "failure after 1.5s, iteration 8: lost",
+            ),
+            (
+                TaskEventKind::Skipped { reason: SkipReason::Overlapped, iterations: 3 },
+                "skipped",
+                "3 overlapped",
+            ),
+            (
+                TaskEventKind::Retrying { iteration: 9, failure: failure("lost"), delay: millis(250) },
+                "retrying",
+                "iteration 9, after 250.0ms: lost",
+            ),
+            (
+                TaskEventKind::BackingOff { reason: RestartReason::Timeout, delay: millis(2_000) },
+                "backing_off",
+                "timeout, for 2.0s",
+            ),
+            (TaskEventKind::Yielding { reason: RestartReason::Group }, "yielding", "group"),
+            (TaskEventKind::Finished, "finished", ""),
+            (TaskEventKind::Stopped, "stopped", ""),
+            (TaskEventKind::Paused, "paused", ""),
+            (TaskEventKind::GaveUp { reason: "too many" }, "gave_up", "too many"),
+            (TaskEventKind::Stalled { silent_for: millis(3_000) }, "stalled", "silent for 3.0s"),
+            (
+                TaskEventKind::SlowPoll { polling_for: millis(4_000), thread: "worker".into() },
+                "slow_poll",
+                "worker, for 4.0s",
+            ),
+            (TaskEventKind::Unregistered, "unregistered", ""),
+            (TaskEventKind::HealthChanged { is_healthy: true }, "health_changed", "well"),
+            (TaskEventKind::HealthChanged { is_healthy: false }, "health_changed", "not well"),
+            (
+                TaskEventKind::RuntimeStalled {
+                    stalled_for: millis(5_000),
+                    polling: vec!["a".into(), "b".into()],
+                },
+                "runtime_stalled",
+                "for 5.0s, by a, b",
+            ),
+            (
+                TaskEventKind::ProcessResumed { stood_still_for: millis(6_000) },
+                "process_resumed",
+                "stood still for 6.0s",
+            ),
+            (TaskEventKind::ShutdownBegan, "shutdown_began", ""),
+            (
+                TaskEventKind::ShutdownEnded(Arc::new(report)),
+                "shutdown_ended",
+                "shutdown took 100.0ms of 25.0s: 0 clean, 0 late, 0 aborted, 0 leaked, 0 not running",
+            ),
+            (exited(Exit::Failure(failure(&"x".repeat(400))), None), "exited", &{
+                let beginning = "failure after 1.5s: ";
+                format!("{beginning}{}", "x".repeat(SHORT_TEXT - beginning.len()))
+            }),
+        ];
+        for (kind, name, detail) in told {
+            let event = TaskEvent {
+                at: UNIX_EPOCH + millis(2_500),
+                task: Some("gateway".into()),
+                generation: 3,
+                kind,
+            };
+            let expected =
+                json!({ "at": 2.5, "task": "gateway", "generation": 3, "kind": name, "detail": detail });
+            assert_eq!(json!(EventView::from(&event)), expected);
+        }
+    }
+
+    fn well() -> TaskHealth {
+        TaskHealth {
+            is_healthy: true,
+            liveness: true,
+            readiness: true,
+            startup: true,
+            reasons: Vec::new(),
+            uptime: Duration::ZERO,
+            error_rate: 0.0,
+            restart_count: 0,
+            last_seen: None,
+        }
+    }
+
+    #[test]
+    fn a_row_is_the_snapshot_in_seconds() {
+        let identity = Identity {
+            name: "poller".into(),
+            category: TaskCategory::Scheduled,
+            priority: TaskPriority::High,
+            component: Some("demo".into()),
+        };
+        let never_ran = TaskSnapshot::of(&identity);
+        let mut ran = never_ran.clone();
+        ran.state = Some(TaskState::Running);
+        ran.active = 2;
+        // Four runs of success, three of failure; all of them between 1 s and 2.5 s.
+        (ran.runs[0], ran.runs[1], ran.restarts[0]) = (4, 3, 5);
+        ran.durations = vec![0; DURATION_BOUNDARIES.len() + 1];
+        ran.durations[13] = 7;
+        ran.longest_run = millis(2_000);
+        ran.errors = vec![ErrorCount { error_type: "io", count: 3 }];
+        ran.interval = Some(millis(500));
+        ran.next_run = Some(UNIX_EPOCH + millis(9_500));
+        ran.last_error_time = Some(UNIX_EPOCH + millis(8_500));
+        ran.last_error =
+            Some(LastError { error_type: "io", message: "x".repeat(400), at: UNIX_EPOCH, trace_id: None });
+        let unwell = TaskHealth {
+            is_healthy: false,
+            reasons: vec![HealthReason::ErrorRate, HealthReason::Restarts],
+            ..well()
+        };
+        assert_eq!(
+            json!(row(ran, Some(&unwell), None)),
+            json!({
+                "name": "poller", "category": "scheduled", "priority": "high", "component": "demo",
+                "state": "running", "is_healthy": false, "reasons": ["error_rate", "restarts"],
+                "depends_on": [], "active_runs": 2, "runs": 7, "errors": 3, "restarts": 5,
+                "p50_seconds": 1.5, "p95_seconds": 1.95, "max_seconds": 2.0,
+                "interval_seconds": 0.5, "next_run": 9.5,
+                "last_error": "x".repeat(SHORT_TEXT), "last_error_time": 8.5,
+            })
+        );
+        assert_eq!(
+            json!(row(never_ran, None, None)),
+            json!({
+                "name": "poller", "category": "scheduled", "priority": "high", "component": "demo",
+                "state": null, "is_healthy": true, "reasons": [],
+                "depends_on": [], "active_runs": 0, "runs": 0, "errors": 0, "restarts": 0,
+                "p50_seconds": null, "p95_seconds": null, "max_seconds": null,
+                "interval_seconds": null, "next_run": null,
+                "last_error": null, "last_error_time": null,
+            })
+        );
+    }
+
+    #[test]
+    fn the_service_is_summed_up() {
+        let blocked =
+            BlockedTask { task: "blocker".into(), thread: "worker".into(), polling_for: millis(1_290) };
+        let unwell = TaskHealth { is_healthy: false, ..well() };
+        let health = ManagerHealth {
+            liveness: false,
+            readiness: false,
+            startup: true,
+            runtime_stalled: true,
+            blocked: vec![blocked],
+            tasks: vec![("a".into(), unwell), ("b".into(), well()), ("c".into(), well())],
+        };
+        let manager = TaskManager::builder().build();
+        assert_eq!(
+            json!(summary(&manager, &health, true, false)),
+            json!({
+                "liveness": false, "readiness": false, "startup": true, "runtime_stalled": true,
+                "blocked": [{ "task": "blocker", "thread": "worker", "seconds": 1.2 }],
+                "registered": 3, "unhealthy": 1, "shutting_down": false, "report": null,
+                "control": true, "traces": false,
+            })
+        );
+    }
 
     #[test]
     fn text_is_cut_between_characters() {
