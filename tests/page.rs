@@ -15,10 +15,10 @@ use opentelemetry_sdk::{
     trace::{InMemorySpanExporter, SdkTracerProvider},
 };
 use otel_tasks::{
-    CriticalTaskConfig, RestartPolicy, TaskManager,
+    Backoff, CriticalTaskConfig, Escalation, RestartPolicy, StallAction, TaskManager,
     page::{Feed, Page, PageServer},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{eventually, secs};
 
 const ANY: &str = "127.0.0.1:0";
@@ -121,6 +121,10 @@ fn waits(name: &str) -> CriticalTaskConfig {
     CriticalTaskConfig::new(name, |ctx| async move { ctx.cancelled().await })
 }
 
+fn finishes(name: &str) -> CriticalTaskConfig {
+    CriticalTaskConfig::new(name, |_| async {}).restart(RestartPolicy::OnFailure)
+}
+
 fn gives_up(name: &str) -> CriticalTaskConfig {
     CriticalTaskConfig::new(name, |_| async { Err::<(), _>("out of order") }).restart(RestartPolicy::Never)
 }
@@ -145,6 +149,17 @@ async fn probes_follow_kubernetes() {
     assert_eq!(live["tasks"][0]["name"], "broken");
     assert_eq!(live["tasks"][0]["reasons"][0], "failed");
     assert_eq!(live["tasks"].as_array().map(Vec::len), Some(1), "the others are well");
+
+    tasks.register_critical_task(finishes("migration")).expect("registered");
+    eventually("it shows", || get(&page, "/tasks/migration").json()["state"] == "finished").await;
+    let ready = get(&page, "/health/ready");
+    let expected = json!({
+        "status": "fail", "runtime_stalled": false, "blocked": [],
+        "tasks": [{ "name": "broken", "state": "failed", "reasons": ["failed"] }],
+    });
+    assert_eq!((ready.status, ready.json()), (503, expected), "what is well finished is ready");
+    let summary = &get(&page, "/tasks").json()["summary"];
+    assert_eq!((&summary["registered"], &summary["unhealthy"]), (&3.into(), &1.into()));
     tasks.cancel_all_tasks().await;
 }
 
@@ -154,9 +169,22 @@ async fn a_task_is_shown_with_its_history_events_settings_and_traces() {
     let traces = SdkTracerProvider::builder().with_span_processor(feed.span_processor()).build();
     let tasks = TaskManager::builder().tracer(traces.tracer("test")).build();
     let page = Page::new(&tasks).feed(&feed).serve(ANY).expect("served");
-    tasks.register_critical_task(gives_up("broken").component("demo")).expect("registered");
     tasks.register_critical_task(waits("gateway")).expect("registered");
     tasks.start();
+    eventually("it is ready", || get(&page, "/health/ready").status == 200).await;
+    let broken = gives_up("broken")
+        .component("demo")
+        .depends_on("gateway")
+        .max_restarts(7, secs(600))
+        .backoff(Backoff::new(Duration::from_millis(1_500), 2.0, secs(5)).expect("valid"))
+        .health_check_interval(secs(11))
+        .heartbeat_timeout(secs(12))
+        .run_timeout(secs(13))
+        .poll_timeout(secs(15))
+        .on_stall(StallAction::Escalate)
+        .escalate(Escalation::Group)
+        .shutdown_grace(secs(16));
+    tasks.register_critical_task(broken).expect("registered");
     eventually("it shows", || get(&page, "/tasks/broken").json()["state"] == "failed").await;
 
     let broken = get(&page, "/tasks/broken").json();
@@ -164,7 +192,15 @@ async fn a_task_is_shown_with_its_history_events_settings_and_traces() {
     assert_eq!(broken["component"], "demo");
     assert_eq!(broken["last_error"], "out of order");
     assert_eq!(broken["history"][0]["result"], "failure");
-    assert_eq!(broken["settings"]["restart"], "Never");
+    assert_eq!(broken["depends_on"], json!(["gateway"]));
+    let settings = json!({
+        "restart": "Never", "max_restarts": 7, "restart_window_seconds": 600.0,
+        "restart_delay_seconds": 1.5, "restart_delay_cap_seconds": 5.0,
+        "health_check_interval_seconds": 11.0, "heartbeat_timeout_seconds": 12.0,
+        "run_timeout_seconds": 13.0, "start_timeout_seconds": null, "poll_timeout_seconds": 15.0,
+        "on_stall": "Escalate", "escalation": "Group", "shutdown_grace_seconds": 16.0,
+    });
+    assert_eq!(broken["settings"], settings);
     let kinds: Vec<_> =
         broken["events"].as_array().expect("events").iter().map(|event| event["kind"].clone()).collect();
     assert_eq!(kinds, ["registered", "started", "ready", "exited", "gave_up"]);
@@ -222,6 +258,29 @@ async fn whoever_looks_is_told_everything_and_then_what_changes() {
             break;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newcomer_is_told_what_the_paths_say() {
+    let tasks = TaskManager::builder().build();
+    let page = Page::new(&tasks).serve(ANY).expect("served");
+    tasks.register_critical_tasks([finishes("migration"), waits("gateway")]).expect("registered");
+    tasks.start();
+    eventually("they are ready", || get(&page, "/health/ready").status == 200).await;
+    let told = || get(&page, "/events/recent").json()["events"].as_array().map(Vec::len);
+    eventually("it is told", || told() == Some(8)).await;
+    let (event, all) = next(&stream(&page));
+    let listed = get(&page, "/tasks").json();
+    assert_eq!((&*event, &all["summary"], &all["rows"]), ("all", &listed["summary"], &listed["tasks"]));
+    let recent = get(&page, "/events/recent").json();
+    assert_eq!(recent, json!({ "events": all["events"], "missed": 0 }));
+    let of = |name: &str| -> Vec<_> {
+        let events = recent["events"].as_array().expect("events").iter();
+        events.filter(|event| event["task"] == name).map(|event| event["kind"].clone()).collect()
+    };
+    assert_eq!(of("migration"), ["registered", "started", "ready", "exited", "finished"]);
+    assert_eq!(of("gateway"), ["registered", "started", "ready"]);
+    tasks.cancel_all_tasks().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -299,6 +358,10 @@ async fn control_needs_a_token_and_is_written_down() {
     let bearer = format!("Bearer {TOKEN}");
     let with_token = [("Authorization", &*bearer)];
 
+    let shown = format!("{:?}", Page::new(&tasks).token(TOKEN).streams(3));
+    let expected =
+        r#"Page { manager: TaskManager { tasks: ["gateway"], .. }, control: true, streams: 3, .. }"#;
+    assert_eq!(shown, expected, "the token is not printed");
     let closed = Page::new(&tasks).token("").serve(ANY).expect("served");
     assert_eq!(post(&closed, "/tasks/gateway/restart", &with_token).status, 403, "an empty token is none");
     let page = Page::new(&tasks).token(TOKEN).serve(ANY).expect("served");
@@ -454,7 +517,7 @@ async fn names_and_errors_are_data() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_keeps_no_manager_alive() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::builder().spawn_grace(Duration::ZERO).build();
     let page = Page::new(&tasks).serve(ANY).expect("served");
     let alive = support::Alive::default();
     let guard = alive.guard();
@@ -465,7 +528,12 @@ async fn a_page_keeps_no_manager_alive() {
     drop(tasks);
     eventually("it shows", || alive.now() == 0).await;
     for path in ["/tasks", "/health/live", "/tasks/waits"] {
-        eventually("it shows", || get(&page, path).status == 503).await;
+        let answer = get(&page, path);
+        assert_eq!(
+            (answer.status, answer.json()),
+            (503, json!({ "error": "the manager is gone" })),
+            "{path}"
+        );
     }
     assert_eq!(get(&page, "/").status, 200);
 }
@@ -546,6 +614,10 @@ async fn the_document_says_what_is_answered() {
     eventually("it shows", || get(&page, "/tasks/broken").json()["state"] == "failed").await;
     let document = get(&page, "/openapi.json").json();
     assert_eq!(document["openapi"], "3.1.0");
+    let schemes = json!({ "token": { "type": "http", "scheme": "bearer" } });
+    assert_eq!(document["components"]["securitySchemes"], schemes);
+    let control = &document["paths"]["/tasks/{name}/{action}"]["post"];
+    assert_eq!(control["security"], json!([{ "token": [] }]));
     let paths = document["paths"].as_object().expect("paths");
     assert_eq!(paths.len(), 9, "{:?}", paths.keys());
     for (path, methods) in paths {
