@@ -772,14 +772,21 @@ mod tests {
     #[test]
     fn nothing_is_exported_without_configuration_where_that_was_asked() {
         let asked = Overrides { only_if_configured: true, ..Overrides::default() };
-        let s = read_from(&[], &asked);
-        assert_eq!([s.traces.targets, s.metrics.targets, s.logs.targets], [Targets::NONE; 3]);
-        let s = read_from(&[("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://c:1/m")], &asked);
-        assert_eq!([s.traces.targets, s.logs.targets], [Targets::NONE; 2]);
-        assert!(s.metrics.targets.otlp);
-        let s = read_from(&[("OTEL_TRACES_EXPORTER", "console")], &asked);
-        assert_eq!(s.traces.targets, Targets { otlp: false, console: true });
-        assert_eq!(s.logs.targets, Targets::NONE);
+        let targets = |pairs: &[(&str, &str)], overrides| {
+            let s = read_from(pairs, overrides);
+            [s.traces.targets, s.metrics.targets, s.logs.targets]
+        };
+        let otlp = Targets { otlp: true, console: false };
+        let none = Targets::NONE;
+        assert_eq!(targets(&[], &asked), [none; 3]);
+        let own = [("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://c:1/m")];
+        assert_eq!(targets(&own, &asked), [none, otlp, none]);
+        let general = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:1")];
+        assert_eq!(targets(&general, &asked), [otlp; 3]);
+        let console = [("OTEL_TRACES_EXPORTER", "console")];
+        assert_eq!(targets(&console, &asked), [Targets { otlp: false, console: true }, none, none]);
+        let in_code = Overrides { endpoint: Some("http://c:1".to_owned()), ..asked };
+        assert_eq!(targets(&[], &in_code), [otlp; 3]);
     }
 
     #[test]
@@ -787,5 +794,248 @@ mod tests {
         let s = settings(&[("OTEL_RESOURCE_ATTRIBUTES", "a=b%2Cc, service.instance.id = 7,empty=")]);
         let expected = [("a", "b,c"), ("service.instance.id", "7"), ("empty", "")];
         assert_eq!(s.resource, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
+    }
+
+    fn warned(s: &Settings) -> Vec<(&str, &str, WarningKind)> {
+        s.warnings.iter().map(|w| (&*w.variable, &*w.value, w.kind)).collect()
+    }
+
+    #[test]
+    fn every_sampler_is_known_by_its_name_and_its_argument() {
+        const NAME: &str = "OTEL_TRACES_SAMPLER";
+        const ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
+        for (name, arg, expected) in [
+            ("always_on", "", "AlwaysOn"),
+            ("always_off", "", "AlwaysOff"),
+            ("traceidratio", "", "TraceIdRatioBased(1.0)"),
+            ("traceidratio", "0", "TraceIdRatioBased(0.0)"),
+            ("traceidratio", "0.25", "TraceIdRatioBased(0.25)"),
+            ("traceidratio", "1", "TraceIdRatioBased(1.0)"),
+            ("parentbased_always_on", "", "ParentBased(AlwaysOn)"),
+            ("parentbased_always_off", "", "ParentBased(AlwaysOff)"),
+            ("parentbased_traceidratio", "0.5", "ParentBased(TraceIdRatioBased(0.5))"),
+            ("always_off", "an argument it does not have", "AlwaysOff"),
+        ] {
+            let s = settings(&[(NAME, name), (ARG, arg)]);
+            assert_eq!(format!("{:?}", s.sampler), expected, "{name} {arg}");
+            assert_eq!(warned(&s), [], "{name} {arg}");
+        }
+        for arg in ["-0.1", "1.1", "NaN", "inf", "half"] {
+            let s = settings(&[(NAME, "traceidratio"), (ARG, arg)]);
+            assert_eq!(format!("{:?}", s.sampler), "TraceIdRatioBased(1.0)");
+            assert_eq!(warned(&s), [(ARG, arg, WarningKind::Malformed)]);
+        }
+        for (name, kind) in [
+            ("jaeger_remote", WarningKind::Unsupported),
+            ("parentbased_jaeger_remote", WarningKind::Unsupported),
+            ("xray", WarningKind::Unsupported),
+            ("sometimes", WarningKind::Unknown),
+        ] {
+            let s = settings(&[(NAME, name)]);
+            assert_eq!(format!("{:?}", s.sampler), "ParentBased(AlwaysOn)");
+            assert_eq!(warned(&s), [(NAME, name, kind)]);
+        }
+    }
+
+    #[test]
+    fn every_temporality_compression_propagator_and_exporter_is_known_by_its_name() {
+        use WarningKind::{Unknown, Unsupported};
+        const TEMPORALITY: &str = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+        for (name, expected, warning) in [
+            ("cumulative", Temporality::Cumulative, None),
+            ("delta", Temporality::Delta, None),
+            ("lowmemory", Temporality::LowMemory, None),
+            ("both", Temporality::Cumulative, Some((TEMPORALITY, "both", Unknown))),
+        ] {
+            let s = settings(&[(TEMPORALITY, name)]);
+            assert_eq!(s.temporality, expected);
+            assert_eq!(warned(&s), Vec::from_iter(warning));
+        }
+
+        const COMPRESSION: &str = "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION";
+        for (name, gzip, warning) in [
+            ("gzip", true, None),
+            ("none", false, None),
+            ("zstd", false, Some((COMPRESSION, "zstd", Unsupported))),
+            ("lzma", false, Some((COMPRESSION, "lzma", Unknown))),
+        ] {
+            let s = settings(&[(COMPRESSION, name)]);
+            assert_eq!((s.traces.otlp.gzip, s.logs.otlp.gzip), (gzip, false), "{name}");
+            assert_eq!(warned(&s), Vec::from_iter(warning));
+        }
+
+        const PROPAGATORS: &str = "OTEL_PROPAGATORS";
+        let (context, baggage) = (Propagator::TraceContext, Propagator::Baggage);
+        for (list, expected) in [
+            ("tracecontext", vec![context]),
+            ("baggage", vec![baggage]),
+            ("baggage, tracecontext ,,baggage", vec![baggage, context]),
+            ("none", vec![]),
+        ] {
+            let s = settings(&[(PROPAGATORS, list)]);
+            assert_eq!(s.propagators, expected, "{list}");
+            assert_eq!(warned(&s), [], "{list}");
+        }
+        let s = settings(&[(PROPAGATORS, "b3,b3multi,jaeger,xray,ottrace,pigeon")]);
+        assert_eq!(s.propagators, []);
+        let unsupported =
+            ["b3", "b3multi", "jaeger", "xray", "ottrace"].map(|name| (PROPAGATORS, name, Unsupported));
+        assert_eq!(warned(&s), [&unsupported[..], &[(PROPAGATORS, "pigeon", Unknown)]].concat());
+
+        const EXPORTER: &str = "OTEL_LOGS_EXPORTER";
+        for (list, otlp, console, warning) in [
+            ("otlp", true, false, None),
+            ("console", false, true, None),
+            ("console, otlp", true, true, None),
+            ("none", false, false, None),
+            ("none,console", false, true, None),
+            (",", true, false, None),
+            ("zipkin", true, false, Some((EXPORTER, "zipkin", Unknown))),
+            ("zipkin,none", false, false, Some((EXPORTER, "zipkin", Unknown))),
+        ] {
+            let s = settings(&[(EXPORTER, list)]);
+            assert_eq!(s.logs.targets, Targets { otlp, console }, "{list}");
+            assert_eq!(s.traces.targets, Targets { otlp: true, console: false }, "{list}");
+            assert_eq!(warned(&s), Vec::from_iter(warning));
+        }
+    }
+
+    #[test]
+    fn a_port_that_is_the_other_protocols_is_used_and_warned_of() {
+        const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT";
+        for (protocol, given, endpoint, said) in [
+            ("grpc", "http://c:4317", "http://c:4317/", None),
+            (
+                "grpc",
+                "http://c:4318",
+                "http://c:4318/",
+                Some("grpc is spoken to a port that is http/protobuf's"),
+            ),
+            ("http/protobuf", "http://c:4318/v1/logs", "http://c:4318/v1/logs", None),
+            (
+                "http/protobuf",
+                "http://c:4317/x",
+                "http://c:4317/x",
+                Some("http/protobuf is spoken to a port that is grpc's"),
+            ),
+        ] {
+            let s = settings(&[(ENDPOINT, given), ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", protocol)]);
+            assert_eq!((s.logs.otlp.protocol.as_str(), &*s.logs.otlp.endpoint), (protocol, endpoint));
+            let expected = said.map(|_| (ENDPOINT, given, WarningKind::Suspicious));
+            assert_eq!(warned(&s), Vec::from_iter(expected));
+            assert!(
+                s.warnings.iter().all(|w| w.used.starts_with(said.unwrap_or_default())),
+                "{:?}",
+                s.warnings
+            );
+        }
+        for (protocol, kind) in [("http/json", WarningKind::Unsupported), ("udp", WarningKind::Unknown)] {
+            let s = settings(&[("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", protocol)]);
+            assert_eq!(s.metrics.otlp.protocol, Protocol::HttpProtobuf);
+            assert_eq!(warned(&s), [("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", protocol, kind)]);
+        }
+    }
+
+    #[test]
+    fn headers_are_pairs_and_a_bad_one_is_left_out() {
+        const HEADERS: &str = "OTEL_EXPORTER_OTLP_METRICS_HEADERS";
+        let general = ("OTEL_EXPORTER_OTLP_HEADERS", "Api-Key=a%3Db, x = 1=2 ,, empty=");
+        let s = settings(&[general, (HEADERS, "own=%e2%82%ac")]);
+        let pairs = |pairs: &[(&str, &str)]| -> Vec<_> {
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        };
+        assert_eq!(s.traces.otlp.headers, pairs(&[("api-key", "a=b"), ("x", "1=2"), ("empty", "")]));
+        assert_eq!(s.metrics.otlp.headers, pairs(&[("own", "€")]), "its own, none of the general ones");
+        assert_eq!(warned(&s), []);
+        for (bad, told) in [
+            ("secret", "(hidden)"),
+            ("=secret", "(hidden)"),
+            (" =secret", "(hidden)"),
+            ("key=secret%", "key"),
+            ("key=secret%4", "key"),
+            ("key=secret%zz", "key"),
+            ("key=secret%ff", "key"),
+        ] {
+            let s = settings(&[(HEADERS, &format!("{bad},good=1"))]);
+            assert_eq!(s.metrics.otlp.headers, pairs(&[("good", "1")]), "{bad}");
+            assert_eq!(warned(&s), [(HEADERS, told, WarningKind::Malformed)], "{bad}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_whole_and_at_least_one() {
+        let millis = Duration::from_millis;
+        type Read = fn(&Settings) -> Duration;
+        let waits: [(&str, Read, Duration); 8] = [
+            ("OTEL_BSP_SCHEDULE_DELAY", |s| s.spans.delay, millis(5_000)),
+            ("OTEL_BSP_EXPORT_TIMEOUT", |s| s.spans.timeout, millis(30_000)),
+            ("OTEL_BLRP_SCHEDULE_DELAY", |s| s.records.delay, millis(1_000)),
+            ("OTEL_BLRP_EXPORT_TIMEOUT", |s| s.records.timeout, millis(30_000)),
+            ("OTEL_METRIC_EXPORT_INTERVAL", |s| s.metric_interval, millis(60_000)),
+            ("OTEL_METRIC_EXPORT_TIMEOUT", |s| s.metric_timeout, millis(30_000)),
+            ("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", |s| s.logs.otlp.timeout, millis(10_000)),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", |s| s.traces.otlp.timeout, millis(10_000)),
+        ];
+        for (name, read, default) in waits {
+            for (value, expected) in
+                [("1", millis(1)), ("2500", millis(2_500)), ("18446744073709551615", LONGEST_WAIT)]
+            {
+                let s = settings(&[(name, value)]);
+                assert_eq!(read(&s), expected, "{name}={value}");
+                assert_eq!(warned(&s), [], "{name}={value}");
+            }
+            for bad in ["0", "-1", "1.5", "1s", "18446744073709551616"] {
+                let s = settings(&[(name, bad)]);
+                assert_eq!(read(&s), default, "{name}={bad}");
+                assert!(warned(&s).contains(&(name, bad, WarningKind::Malformed)), "{name}={bad}");
+            }
+        }
+        let s = settings(&[("OTEL_EXPORTER_OTLP_TIMEOUT", "7"), ("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "x")]);
+        assert_eq!(s.logs.otlp.timeout, millis(7), "the general one where its own cannot be read");
+
+        for (queue, batch, expected) in [
+            ("", "", (DEFAULT_QUEUE, 512)),
+            ("100", "", (100, 100)),
+            ("100", "100", (100, 100)),
+            ("100", "99", (100, 99)),
+            ("1", "1", (1, 1)),
+        ] {
+            for (queue_name, batch_name, read) in [
+                (
+                    "OTEL_BSP_MAX_QUEUE_SIZE",
+                    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+                    (|s| (s.spans.queue, s.spans.batch)) as fn(&Settings) -> (usize, usize),
+                ),
+                ("OTEL_BLRP_MAX_QUEUE_SIZE", "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", |s| {
+                    (s.records.queue, s.records.batch)
+                }),
+            ] {
+                let s = settings(&[(queue_name, queue), (batch_name, batch)]);
+                assert_eq!(read(&s), expected, "{queue_name}={queue} {batch_name}={batch}");
+                assert_eq!(warned(&s), []);
+                for bad in ["0", "-5", "many"] {
+                    let s = settings(&[(queue_name, bad), (batch_name, bad)]);
+                    assert_eq!(read(&s), (DEFAULT_QUEUE, 512));
+                    let malformed = |name| (name, bad, WarningKind::Malformed);
+                    assert_eq!(warned(&s), [malformed(queue_name), malformed(batch_name)]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_certificate_needs_its_key() {
+        const CERTIFICATE: &str = "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE";
+        const KEY: &str = "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY";
+        let s =
+            settings(&[(CERTIFICATE, "c.pem"), (KEY, "k.pem"), ("OTEL_EXPORTER_OTLP_CERTIFICATE", "ca.pem")]);
+        assert_eq!(s.traces.otlp.identity, Some((CERTIFICATE.to_owned(), "c.pem".into(), "k.pem".into())));
+        assert_eq!(s.logs.otlp.identity, None, "only spans have a key");
+        let authority = Some(("OTEL_EXPORTER_OTLP_CERTIFICATE".to_owned(), PathBuf::from("ca.pem")));
+        assert_eq!(s.logs.otlp.certificate, authority);
+        assert!(warned(&s).contains(&(CERTIFICATE, "c.pem", WarningKind::Malformed)), "{:?}", s.warnings);
+        let s = settings(&[(KEY, "k.pem")]);
+        assert_eq!(s.traces.otlp.identity, None);
+        assert_eq!(warned(&s), [(KEY, "k.pem", WarningKind::Malformed)]);
     }
 }
