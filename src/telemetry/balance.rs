@@ -160,6 +160,7 @@ pub(super) struct Trend {
 }
 
 /// A change of a [`Trend`].
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Fails(String),
     WorksAgain { lost: u64 },
@@ -353,5 +354,56 @@ pub(super) fn failure_text(error: OTelSdkError) -> String {
     match error {
         OTelSdkError::InternalFailure(text) => text,
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(text: &str) -> OTelSdkError {
+        OTelSdkError::InternalFailure(text.to_owned())
+    }
+
+    #[test]
+    fn a_trend_tells_the_first_failure_and_the_first_success_after_it() {
+        let mut trend = Trend::default();
+        let mut note = |count, result| trend.note(count, &result);
+        assert_eq!(note(7, Ok(())), None, "it has always worked");
+        for text in ["one", "two"] {
+            assert_eq!(note(2, Err(failed(text))), Some(Change::Fails(failed(text).to_string())));
+            assert_eq!(note(3, Err(failed("more"))), None);
+            assert_eq!(note(4, Err(failed("more"))), None);
+            assert_eq!(note(1, Ok(())), Some(Change::WorksAgain { lost: 9 }));
+            assert_eq!(note(1, Ok(())), None);
+        }
+    }
+
+    #[test]
+    fn a_collection_on_its_way_is_waited_for_until_the_deadline() {
+        let ledger = MetricLedger::default();
+        let within = |millis| ledger.wait_until_settled(Instant::now() + Duration::from_millis(millis));
+        assert!(within(0), "none is on its way");
+        assert!(ledger.begin());
+        assert!(!within(10));
+        assert_eq!(ledger.last_error(), None);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(10));
+                ledger.end(&Err(failed("no")));
+            });
+            assert!(within(60_000));
+        });
+        assert_eq!(ledger.last_error(), Some(failed("no").to_string()));
+        ledger.discard();
+        assert!(!ledger.begin());
+        let counts = ledger.read();
+        assert_eq!((counts.ended, counts.export_failed, counts.pending), (1, 1, 0));
+    }
+
+    #[test]
+    fn a_reports_text_is_the_failures_own() {
+        assert_eq!(failure_text(failed("refused")), "refused");
+        assert_eq!(failure_text(OTelSdkError::AlreadyShutdown), OTelSdkError::AlreadyShutdown.to_string());
     }
 }

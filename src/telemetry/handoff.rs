@@ -102,3 +102,73 @@ impl<T: Tracer> Tracer for Handing<T> {
         self.0.build_with_context(builder, parent)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::TracerProvider as _;
+    use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
+    use tracing::{
+        Level,
+        callsite::{Callsite, Identifier},
+        field::FieldSet,
+        metadata::Kind,
+        subscriber::Interest,
+    };
+
+    use super::*;
+
+    struct Nowhere;
+
+    static RUN: Metadata<'static> = metadata(contract::SPAN_RUN, contract::SCOPE);
+
+    impl Callsite for Nowhere {
+        fn set_interest(&self, _: Interest) {}
+        fn metadata(&self) -> &Metadata<'_> {
+            &RUN
+        }
+    }
+
+    const fn metadata(name: &'static str, target: &'static str) -> Metadata<'static> {
+        let fields = FieldSet::new(&[], Identifier(&Nowhere));
+        Metadata::new(name, target, Level::INFO, None, None, None, fields, Kind::SPAN)
+    }
+
+    #[test]
+    fn a_run_that_is_offered_is_taken_once_and_nothing_else_is() {
+        let (_, taken) = offer(SpanPath::Direct, || {
+            assert_eq!(take(&metadata("other", contract::SCOPE)), None);
+            assert_eq!(take(&metadata(contract::SPAN_RUN, "user")), None);
+            assert_eq!(take(&RUN), Some(SpanPath::Direct));
+            assert_eq!(take(&RUN), None);
+            tracing::Span::none()
+        });
+        assert!(taken);
+        let (_, taken) = offer(SpanPath::Full, tracing::Span::none);
+        assert!(!taken);
+        assert_eq!(take(&RUN), None, "it is offered no longer");
+    }
+
+    #[test]
+    fn what_is_handed_over_goes_into_one_span_and_not_beyond_the_building() {
+        let exporter = InMemorySpanExporter::default();
+        let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
+        let tracer = Handing(provider.tracer("test"));
+        let handed = |from: i64| Handed {
+            attributes: vec![KeyValue::new("from", from)],
+            links: Vec::new(),
+            began: Some(SystemTime::UNIX_EPOCH),
+        };
+        hand(handed(1), || {
+            drop(tracer.start("first"));
+            drop(tracer.start("second"));
+        });
+        hand(handed(2), || ());
+        drop(tracer.start("after"));
+        let spans = exporter.get_finished_spans().unwrap_or_default();
+        let began: Vec<_> = spans
+            .iter()
+            .map(|span| (&*span.name, span.attributes.len(), span.start_time == SystemTime::UNIX_EPOCH))
+            .collect();
+        assert_eq!(began, [("first", 1, true), ("second", 0, false), ("after", 0, false)]);
+    }
+}
