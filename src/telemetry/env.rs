@@ -1,7 +1,8 @@
 //! The `OTEL_*` variables: read once, through a function, into plain settings.
 //!
-//! A variable that is empty counts as unset. A value that cannot be read is replaced by its default and named in a
-//! [`Warning`]; it is never an error, as the specification asks. Nothing here touches the network or the process.
+//! A variable that is empty counts as unset, and names of a closed set are known in any case. A value that cannot be read
+//! is replaced by its default and named in a [`Warning`]; it is never an error, as the specification asks. Nothing here
+//! touches the network or the process.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -330,7 +331,7 @@ impl Reader<'_> {
         let mut targets = Targets::NONE;
         let mut none = false;
         for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-            match name {
+            match name.to_ascii_lowercase().as_str() {
                 "otlp" => targets.otlp = true,
                 "console" => targets.console = true,
                 "none" => none = true,
@@ -378,7 +379,7 @@ impl Reader<'_> {
     fn protocol(&mut self, signal: Signal) -> Protocol {
         for name in [own(signal, "PROTOCOL"), "OTEL_EXPORTER_OTLP_PROTOCOL".to_owned()] {
             let Some(value) = self.text(&name) else { continue };
-            let kind = match value.as_str() {
+            let kind = match value.to_ascii_lowercase().as_str() {
                 "grpc" => return Protocol::Grpc,
                 "http/protobuf" => return Protocol::HttpProtobuf,
                 "http/json" => WarningKind::Unsupported,
@@ -535,7 +536,7 @@ impl Reader<'_> {
         let parent_based = |root| Sampler::ParentBased(Box::new(root));
         let default = parent_based(Sampler::AlwaysOn);
         let Some(value) = self.text(NAME) else { return default };
-        match value.as_str() {
+        match value.to_ascii_lowercase().as_str() {
             "always_on" => Sampler::AlwaysOn,
             "always_off" => Sampler::AlwaysOff,
             "traceidratio" => Sampler::TraceIdRatioBased(self.ratio()),
@@ -584,7 +585,7 @@ impl Reader<'_> {
         let Some(list) = self.text(NAME) else { return vec![Propagator::TraceContext, Propagator::Baggage] };
         let mut propagators = Vec::new();
         for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-            let propagator = match name {
+            let propagator = match name.to_ascii_lowercase().as_str() {
                 "tracecontext" => Propagator::TraceContext,
                 "baggage" => Propagator::Baggage,
                 "none" => continue,
@@ -1037,5 +1038,25 @@ mod tests {
         let s = settings(&[(KEY, "k.pem")]);
         assert_eq!(s.traces.otlp.identity, None);
         assert_eq!(warned(&s), [(KEY, "k.pem", WarningKind::Malformed)]);
+    }
+    #[test]
+    fn names_are_known_in_any_case() {
+        let s = settings(&[
+            ("OTEL_TRACES_SAMPLER", "Always_Off"),
+            ("OTEL_TRACES_EXPORTER", "NONE"),
+            ("OTEL_LOGS_EXPORTER", "Console"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "GRPC"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "GZip"),
+            ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "DELTA"),
+            ("OTEL_PROPAGATORS", "TraceContext"),
+        ]);
+        assert_eq!(warned(&s), []);
+        assert_eq!(format!("{:?}", s.sampler), "AlwaysOff");
+        assert_eq!(
+            (s.traces.targets, s.logs.targets),
+            (Targets::NONE, Targets { otlp: false, console: true })
+        );
+        assert_eq!((s.metrics.otlp.protocol, s.metrics.otlp.gzip), (Protocol::Grpc, true));
+        assert_eq!((s.temporality, s.propagators), (Temporality::Delta, vec![Propagator::TraceContext]));
     }
 }
