@@ -94,6 +94,13 @@ impl fmt::Display for Warning {
     }
 }
 
+/// Notes a warning, once where several signals have it.
+pub(super) fn warn_once(warnings: &mut Vec<Warning>, warning: Warning) {
+    if !warnings.contains(&warning) {
+        warnings.push(warning);
+    }
+}
+
 /// An endpoint given in code that is not an `http` or `https` address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BadEndpoint(pub(super) String);
@@ -236,12 +243,8 @@ impl Reader<'_> {
         kind: WarningKind,
         used: impl Into<String>,
     ) {
-        self.warnings.push(Warning {
-            variable: variable.into(),
-            value: value.into(),
-            kind,
-            used: used.into(),
-        });
+        let (variable, value, used) = (variable.into(), value.into(), used.into());
+        warn_once(&mut self.warnings, Warning { variable, value, kind, used });
     }
 
     /// `true` in any case is true, everything else false: what the specification says of its booleans.
@@ -1058,5 +1061,21 @@ mod tests {
         );
         assert_eq!((s.metrics.otlp.protocol, s.metrics.otlp.gzip), (Protocol::Grpc, true));
         assert_eq!((s.temporality, s.propagators), (Temporality::Delta, vec![Propagator::TraceContext]));
+    }
+    #[test]
+    fn what_all_signals_share_is_warned_of_once() {
+        let env = [
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "udp"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "lzma"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "k.pem"),
+        ];
+        let s = settings(&env);
+        let mut names: Vec<_> = s.warnings.iter().map(|w| &*w.variable).collect();
+        names.sort_unstable();
+        let mut expected = env.map(|(name, _)| name);
+        expected.sort_unstable();
+        assert_eq!(names, expected, "{:?}", s.warnings);
     }
 }

@@ -29,7 +29,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::balance::QueuedRecord;
-use super::env::{OtlpSettings, Protocol, SignalSettings, Targets, Warning, WarningKind};
+use super::env::{OtlpSettings, Protocol, SignalSettings, Targets, Warning, WarningKind, warn_once};
 
 /// The runtime that connections live on: one thread of its own, so that exporting works when the application's runtime
 /// is single-threaded, blocked or gone. It ends when the last exporter and the [`Telemetry`](super::Telemetry) are gone.
@@ -255,13 +255,8 @@ impl Transports<'_> {
     }
 
     fn warn(&mut self, variable: &str, path: &Path, used: String) {
-        let value = path.display().to_string();
-        self.warnings.push(Warning {
-            variable: variable.to_owned(),
-            value,
-            kind: WarningKind::Malformed,
-            used,
-        });
+        let (variable, value) = (variable.to_owned(), path.display().to_string());
+        warn_once(self.warnings, Warning { variable, value, kind: WarningKind::Malformed, used });
     }
 
     /// Whom an https endpoint is trusted by and who we are to it, as far as the files of the settings can be read.
