@@ -105,17 +105,18 @@ fn both_layers_by_mistake_export_each_span_once_and_say_so() {
             .into()
     };
     type Build<'a> = &'a dyn Fn(&Spans) -> Dispatch;
-    let mistakes: [(Build<'_>, LayerConflict); 3] = [
-        (&ours_first, LayerConflict::OtherOpenTelemetryLayer),
-        (&ours_last, LayerConflict::OtherOpenTelemetryLayer),
-        (&twice, LayerConflict::Twice),
+    let mistakes: [(Build<'_>, LayerConflict, &str); 3] = [
+        (&ours_first, LayerConflict::OtherOpenTelemetryLayer, "use otel_tasks::task_layer beside it"),
+        (&ours_last, LayerConflict::OtherOpenTelemetryLayer, "use otel_tasks::task_layer beside it"),
+        (&twice, LayerConflict::Twice, "has otel_tasks::layer twice"),
     ];
-    for (build, conflict) in mistakes {
+    for (build, conflict, advice) in mistakes {
         assert_eq!(trees(build), expected, "{conflict:?}");
         let spans = Spans::new();
         let dispatch = build(&spans);
         let check = run(&dispatch, async { TaskManager::builder().build().setup_task_instrumentation() });
         assert_eq!(check.layer_conflict, Some(conflict));
+        assert!(conflict.to_string().contains(advice), "{conflict}");
         assert!(check.to_string().contains(&conflict.to_string()), "{check}");
     }
     let spans = Spans::new();
@@ -124,6 +125,59 @@ fn both_layers_by_mistake_export_each_span_once_and_say_so() {
     assert_eq!((check.layer_installed, check.layer_conflict), (true, None));
     drop(dispatch);
     assert_eq!(spans.trees(), Vec::<String>::new(), "looking exports nothing");
+}
+
+/// Seen to fail where the layer that stood back still hears of leaving or closing.
+#[test]
+fn a_layer_that_stood_back_leaves_every_span_to_the_other() {
+    let _alone = alone();
+    for ours_first in [true, false] {
+        let (ours, theirs) = (Spans::new(), Spans::new());
+        let (layer, plain) = (otel_tasks::layer(ours.tracer()), plain(&theirs));
+        let dispatch = match ours_first {
+            true => Dispatch::new(tracing_subscriber::registry().with(layer.and_then(plain))),
+            false => Dispatch::new(tracing_subscriber::registry().with(plain.and_then(layer))),
+        };
+        tracing::dispatcher::with_default(&dispatch, || {
+            drop(info_span!("never_entered"));
+            let outer = info_span!("outer");
+            outer.in_scope(|| {
+                let inside = || Context::current().span().span_context().is_valid();
+                outer.in_scope(|| assert!(inside()));
+                assert!(inside(), "ours first: {ours_first}");
+            });
+        });
+        assert_eq!(ours.trees(), Vec::<String>::new(), "ours first: {ours_first}");
+        assert_eq!((theirs.named("never_entered").len(), theirs.named("outer").len()), (1, 1));
+    }
+}
+
+#[test]
+fn a_plain_layer_alone_is_seen_to_export() {
+    let _alone = alone();
+    let spans = Spans::new();
+    let dispatch = Dispatch::new(tracing_subscriber::registry().with(plain(&spans)));
+    let check = run(&dispatch, async { TaskManager::builder().build().setup_task_instrumentation() });
+    assert!(check.spans_exported && !check.layer_installed, "{check}");
+    drop(dispatch);
+    assert_eq!(spans.trees(), Vec::<String>::new(), "looking exports nothing");
+}
+
+/// Seen to fail where the layer does not hear of records or closing.
+#[test]
+fn a_users_span_takes_late_fields_and_ends_though_nobody_entered_it() {
+    let _alone = alone();
+    let use_late = |dispatch: &Dispatch| {
+        tracing::dispatcher::with_default(dispatch, || {
+            let late = info_span!("late", answer = tracing::field::Empty);
+            late.record("answer", 42);
+        });
+    };
+    let (ours, expected) = (Spans::new(), Spans::new());
+    use_late(&tracing_subscriber::registry().with(otel_tasks::layer(ours.tracer())).into());
+    use_late(&tracing_subscriber::registry().with(plain(&expected)).into());
+    assert_eq!(text(&ours.one("late"), "answer").as_deref(), Some("42"));
+    assert_eq!(ours.trees(), expected.trees());
 }
 
 async fn a_warning_inside_a_run(tasks: TaskManager) {
@@ -212,6 +266,25 @@ fn a_run_ends_when_it_is_left_for_the_last_time() {
         let (entered_elsewhere, held) = (length_of(&spans, "entered_elsewhere"), length_of(&spans, "held"));
         assert!(entered_elsewhere >= Duration::from_millis(50), "ours: {ours}, {entered_elsewhere:?}");
         assert!(held < Duration::from_millis(500), "ours: {ours}, {held:?}");
+    }
+}
+
+/// Seen to fail where such a run's span is dropped and not ended.
+#[test]
+fn a_run_past_tracing_opentelemetry_ends_though_its_context_is_kept() {
+    let _alone = alone();
+    let spans = Spans::new();
+    let layered: Dispatch = tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())).into();
+    let direct = TaskManager::builder().span_path(SpanPath::Direct);
+    let by_tracer = TaskManager::builder().tracer(spans.tracer());
+    for (name, dispatch, builder) in [("direct", layered, direct), ("by_tracer", Dispatch::none(), by_tracer)]
+    {
+        let kept = run(&dispatch, async {
+            let kept = async { Ok::<_, &str>(Context::current()) };
+            builder.build().spawn(name, kept).await.expect("it ends well").expect("a context")
+        });
+        let run = spans.run_of(name);
+        assert_eq!(&run.span_context, kept.span().span_context());
     }
 }
 
