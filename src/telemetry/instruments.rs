@@ -506,3 +506,82 @@ pub(crate) fn installed_with(meter: &Meter, max_names: usize) {
     INSTALLED_NAMES.store(max_names, Relaxed);
     shared(Some(meter), crate::run::Recorder::join_process);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use opentelemetry::metrics::MeterProvider as _;
+    use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
+
+    use super::*;
+    use crate::{
+        cell::{Identity, Registry},
+        policy::{TaskCategory, TaskPriority},
+    };
+
+    /// A manager that is asked for its figures.
+    struct Asked {
+        registry: Registry<TaskAttributes>,
+        times: AtomicUsize,
+    }
+
+    impl Asked {
+        fn of(names: &[&str]) -> Arc<Self> {
+            let registry = Registry::new(10, 1_999, None, TaskAttributes::new);
+            for name in names {
+                let identity = Identity {
+                    name: (*name).into(),
+                    category: TaskCategory::Unknown,
+                    priority: TaskPriority::Normal,
+                    component: None,
+                };
+                registry.entry(identity, true).expect("room");
+            }
+            Arc::new(Self { registry, times: AtomicUsize::new(0) })
+        }
+    }
+
+    impl Figures for Asked {
+        fn snapshots(&self) -> Vec<(Arc<Entry<TaskAttributes>>, TaskSnapshot)> {
+            self.times.fetch_add(1, Relaxed);
+            let listing = self.registry.listing();
+            listing.iter().map(|entry| (entry.clone(), entry.cell.exported(&entry.identity))).collect()
+        }
+
+        fn shutdown_outcomes(&self) -> Vec<(&'static str, u64)> {
+            vec![("graceful", 2)]
+        }
+    }
+
+    impl Source for Asked {
+        fn report_to(self: Arc<Self>, _: &Arc<Exposition>) {}
+    }
+
+    #[test]
+    fn what_several_managers_say_of_a_name_is_one_row_in_the_order_of_the_names() {
+        let mut sum = Snapshot::default();
+        for names in [&["m"][..], &["a", "z"], &["a", "m", "z"], &["b"], &["b", "z"]] {
+            sum.absorb(&*Asked::of(names));
+        }
+        let names: Vec<_> = sum.tasks.iter().map(|(entry, _)| &*entry.identity.name).collect();
+        assert_eq!(names, ["a", "b", "m", "z"]);
+        assert_eq!(sum.shutdown, BTreeMap::from([("graceful", 10)]));
+    }
+
+    #[test]
+    fn one_collection_asks_once() {
+        let reader = PeriodicReader::builder(InMemoryMetricExporter::default())
+            .with_interval(Duration::from_secs(86_400))
+            .build();
+        let provider = SdkMeterProvider::builder().with_reader(reader).build();
+        let exposition = Exposition::new(&provider.meter("test"));
+        let asked = Asked::of(&["a"]);
+        let source: Arc<dyn Source> = asked.clone();
+        exposition.add_source(Arc::downgrade(&source), asked.clone());
+        for collections in 1..=3 {
+            provider.force_flush().expect("the exporter is in memory");
+            assert_eq!(asked.times.load(Relaxed), collections);
+        }
+    }
+}
