@@ -384,7 +384,6 @@ impl Closing {
         let deadline = began + self.timeout;
         let timeout = self.timeout;
         let (tell, told) = mpsc::channel::<(Signal, OTelSdkResult, Duration)>();
-        let mut waiting = 0;
         let mut outcomes: [(Outcome, Duration); 3] = std::array::from_fn(|_| (Outcome::Off, Duration::ZERO));
         let mut close = |signal: Signal, close: Box<dyn FnOnce() -> OTelSdkResult + Send>| {
             let tell = tell.clone();
@@ -393,10 +392,7 @@ impl Closing {
                 let _ = tell.send((signal, result, began.elapsed()));
             };
             outcomes[signal as usize].0 = match spawn("otel-tasks-flush", run) {
-                Ok(()) => {
-                    waiting += 1;
-                    Outcome::TimedOut
-                }
+                Ok(()) => Outcome::TimedOut,
                 Err(error) => Outcome::Failed(error.to_string()),
             };
         };
@@ -411,10 +407,9 @@ impl Closing {
             close(Signal::Metrics, Box::new(move || close_metrics(&provider, &ledger, deadline, timeout)));
         }
         drop(tell);
-        while waiting > 0 {
-            let left = (deadline + SLACK).saturating_duration_since(Instant::now());
-            let Ok((signal, result, took)) = told.recv_timeout(left) else { break };
-            waiting -= 1;
+        // Until the last thread has told and is gone.
+        let left = || (deadline + SLACK).saturating_duration_since(Instant::now());
+        while let Ok((signal, result, took)) = told.recv_timeout(left()) {
             outcomes[signal as usize] = match result {
                 Ok(()) => (Outcome::Delivered, took),
                 Err(OTelSdkError::Timeout(_)) => (Outcome::TimedOut, took),
