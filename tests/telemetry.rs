@@ -188,6 +188,20 @@ fn a_task_instrument_has_room_for_the_names_that_were_asked_for() {
 }
 
 #[test]
+fn its_parts_show_themselves_for_debugging() {
+    let receiver = Receiver::start(Protocol::HttpProtobuf);
+    let builder = receiver.telemetry("tux");
+    assert!(format!("{builder:?}").contains("\"tux\""), "{builder:?}");
+    let telemetry = builder.build().expect("telemetry");
+    telemetry.tracer().start("one").end();
+    let shown = format!("{telemetry:?}");
+    assert!(shown.contains(&format!("{}/v1/traces", receiver.endpoint())), "{shown}");
+    assert!(shown.contains("SignalBalance { ended: 1,"), "{shown}");
+    let shown = format!("{:?}", telemetry.tracer_provider());
+    assert!(shown.contains("Batcher { settings: BatchSettings { queue: 65536"), "{shown}");
+}
+
+#[test]
 fn telemetry_that_is_dropped_is_still_flushed() {
     let receiver = Receiver::start(Protocol::Grpc);
     let telemetry = receiver.telemetry("tux").build().expect("telemetry");

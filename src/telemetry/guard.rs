@@ -582,3 +582,42 @@ impl fmt::Display for TelemetryReport {
         write!(f, "  {}", self.logs)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::SignalBalance;
+
+    #[test]
+    fn a_report_is_one_line_for_each_signal_with_its_losses() {
+        let millis = Duration::from_millis;
+        let traces = SignalBalance {
+            ended: 15,
+            exported: 5,
+            queue_full: 4,
+            export_failed: 3,
+            after_shutdown: 2,
+            pending: 1,
+        };
+        let metrics = SignalBalance { ended: 2, exported: 2, ..SignalBalance::default() };
+        let logs = SignalBalance { ended: 1, export_failed: 1, ..SignalBalance::default() };
+        let balance = BalanceSnapshot { traces, metrics, logs };
+        let outcomes = [
+            (Outcome::TimedOut, millis(1_300)),
+            (Outcome::Off, Duration::ZERO),
+            (Outcome::Failed("refused".to_owned()), millis(10)),
+        ];
+        let report = TelemetryReport::new(balance, outcomes, millis(1_320));
+        let expected = "telemetry ended after 1.3 s\n  \
+            traces  5 of 15 spans delivered, 4 refused by a full queue, 3 failed, 3 undelivered; \
+            timed out after 1.3 s\n  \
+            metrics off\n  \
+            logs    0 of 1 records delivered, 1 failed; refused";
+        assert_eq!(report.to_string(), expected);
+        assert!(!report.is_complete());
+
+        let delivered = std::array::from_fn(|_| (Outcome::Delivered, millis(10)));
+        let report = TelemetryReport::new(balance, delivered, millis(10));
+        assert_eq!(report.metrics.to_string(), "metrics 2 of 2 collections delivered");
+    }
+}
