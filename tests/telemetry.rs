@@ -3,11 +3,12 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use opentelemetry::trace::{Span as _, TraceContextExt as _, Tracer as _};
 use otel_tasks::telemetry::{Outcome, Protocol, Telemetry, contract};
 use support::otlp::{Kind, Receiver, wait_for};
+use tokio_rustls::rustls;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 const BOTH: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
@@ -105,6 +106,79 @@ fn a_certificate_that_cannot_be_read_is_warned_of() {
     let warned = telemetry.warnings().iter().filter(|w| w.value == "/nowhere/ca.pem");
     let variables: Vec<_> = warned.map(|w| w.variable.as_str()).collect();
     assert_eq!(variables, ["OTEL_EXPORTER_OTLP_CERTIFICATE"], "once, though each signal has it");
+}
+
+/// A server that asks who calls, and hands on the first caller's certificate.
+fn start_asking(
+    authority: &rcgen::CertifiedIssuer<'_, rcgen::KeyPair>,
+) -> (u16, std::sync::mpsc::Receiver<Vec<u8>>) {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let leaf = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
+    let leaf = leaf.signed_by(&key, authority).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority.der().clone()).expect("an authority");
+    let callers =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(callers.build().expect("a verifier"))
+        .with_single_cert(vec![leaf.der().clone()], key.into())
+        .expect("a certificate");
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a call");
+        let mut connection = rustls::ServerConnection::new(Arc::new(config)).expect("a connection");
+        while connection.is_handshaking() && connection.complete_io(&mut stream).is_ok() {}
+        let shown = connection.peer_certificates().and_then(|chain| chain.first());
+        let _ = tell.send(shown.map(|shown| shown.to_vec()).unwrap_or_default());
+    });
+    (port, told)
+}
+
+#[test]
+fn the_client_certificate_is_shown_to_who_asks_for_it() {
+    let mut ca = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_key = rcgen::KeyPair::generate().expect("a key");
+    let authority = rcgen::CertifiedIssuer::self_signed(ca, ca_key).expect("an authority");
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let ours = rcgen::CertificateParams::new(vec!["us".to_owned()]).expect("parameters");
+    let ours = ours.signed_by(&key, &authority).expect("a certificate");
+    let folder = std::env::temp_dir().join(format!("otel-tasks-client-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    for (name, pem) in [("ca", authority.pem()), ("us", ours.pem()), ("key", key.serialize_pem())] {
+        std::fs::write(folder.join(name), pem).expect("a writable folder");
+    }
+    for protocol in BOTH {
+        let (port, caller) = start_asking(&authority);
+        let held = folder.clone();
+        let file = move |name: &str| Some(held.join(name).display().to_string());
+        let telemetry = otel_tasks::telemetry::builder()
+            .protocol(protocol)
+            .endpoint(format!("https://localhost:{port}"))
+            .shutdown_timeout(Duration::from_millis(200))
+            .env(move |name| match name {
+                "OTEL_EXPORTER_OTLP_CERTIFICATE" => file("ca"),
+                "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE" => file("us"),
+                "OTEL_EXPORTER_OTLP_CLIENT_KEY" => file("key"),
+                "OTEL_METRICS_EXPORTER" | "OTEL_LOGS_EXPORTER" => Some("none".to_owned()),
+                _ => None,
+            })
+            .build()
+            .expect("telemetry");
+        assert_eq!(telemetry.warnings(), []);
+        telemetry.tracer().start("one").end();
+        let _unanswered = telemetry.shutdown();
+        let shown = caller.recv_timeout(Duration::from_secs(10)).expect("a call");
+        assert_eq!(shown, ours.der().to_vec(), "{protocol:?}");
+    }
+    std::fs::remove_dir_all(folder).expect("our folder");
 }
 
 #[test]

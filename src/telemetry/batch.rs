@@ -290,7 +290,7 @@ mod tests {
         (batcher.unwrap_or_else(|error| panic!("{error}")), seen, go)
     }
 
-    const SOON: Duration = Duration::from_secs(60);
+    const SOON: Duration = Duration::from_secs(10);
 
     #[test]
     fn a_full_batch_leaves_at_once_and_a_part_waits_for_its_time_or_a_flush() {
