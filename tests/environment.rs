@@ -230,6 +230,12 @@ fn malformed_values_warn_and_everything_still_works() {
     assert_eq!(receiver.spans().len(), 1);
 }
 
+/// An error's text and its source's.
+fn texts(error: InstallError) -> (String, Option<String>) {
+    let source = std::error::Error::source(&error).map(|source| source.to_string());
+    (error.to_string(), source)
+}
+
 #[test]
 fn a_malformed_endpoint_of_the_environment_is_replaced_and_one_of_the_code_is_an_error() {
     let telemetry = from(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "collector"), ("OTEL_LOGS_EXPORTER", "none")]);
@@ -237,10 +243,18 @@ fn a_malformed_endpoint_of_the_environment_is_replaced_and_one_of_the_code_is_an
     assert_eq!(endpoints, ["http://localhost:4318/v1/traces", "http://localhost:4318/v1/metrics"]);
     for bad in ["collector", "ftp://collector", "http://"] {
         let built = otel_tasks::telemetry::builder().env(|_| None).endpoint(bad).build();
-        assert!(matches!(built, Err(InstallError::Endpoint(given)) if given == bad));
+        assert!(matches!(&built, Err(InstallError::Endpoint(given)) if given == bad));
+        let told = format!("use {bad:?} as an endpoint: not an http or https address");
+        assert_eq!(built.map(drop).map_err(texts), Err((told, None)));
     }
     let built = otel_tasks::telemetry::builder().env(|_| None).filter("a=b=c").build();
-    assert!(matches!(built, Err(InstallError::Filter { .. })));
+    assert!(matches!(&built, Err(InstallError::Filter { .. })));
+    let (told, why) = built.map(drop).map_err(texts).expect_err("no filter");
+    assert_eq!(told, "read the filter \"a=b=c\"");
+    let parsed = "a=b=c".parse::<tracing_subscriber::EnvFilter>();
+    assert_eq!(why, parsed.map_err(|why| why.to_string()).err());
+    let threads = InstallError::Thread(std::io::Error::other("no more"));
+    assert_eq!(texts(threads), ("start the export threads".to_owned(), Some("no more".to_owned())));
 }
 
 #[test]

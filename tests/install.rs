@@ -27,11 +27,13 @@ fn early() {
     tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(early_bird());
 }
 
-fn run_a_task() -> otel_tasks::TaskManager {
+fn run_tasks() -> otel_tasks::TaskManager {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let tasks = otel_tasks::TaskManager::builder().build();
-        let _ = tasks.spawn("reminders", async {}).await;
+        for name in ["reminders", "second", "third", "beyond"] {
+            let _ = tasks.spawn(name, async {}).await;
+        }
         tasks
     })
 }
@@ -46,12 +48,15 @@ fn installing_sets_everything_once_and_a_second_time_changes_nothing() {
         _ => None,
     };
     early();
-    let telemetry = receiver.telemetry("installed").env(bad).fmt(false).layer(Seen(seen.clone())).install();
+    let telemetry =
+        receiver.telemetry("installed").max_names(3).env(bad).fmt(false).layer(Seen(seen.clone())).install();
     let telemetry = telemetry.expect("the first");
 
     let other = Receiver::start(Protocol::HttpProtobuf);
     let second = other.telemetry("second").install();
-    assert!(matches!(second, Err(InstallError::SubscriberAlreadySet)));
+    let second = second.expect_err("there is one already");
+    assert!(matches!(second, InstallError::SubscriberAlreadySet));
+    assert_eq!(second.to_string(), "install the tracing subscriber: the process has one already");
 
     tracing::info_span!("by_tracing").in_scope(|| tracing::info!("record"));
     tracing::debug!("below the filter");
@@ -63,15 +68,18 @@ fn installing_sets_everything_once_and_a_second_time_changes_nothing() {
     assert!(fields >= 2, "tracecontext and baggage");
 
     // Its figures are shown while it lives.
-    let _tasks = run_a_task();
+    let _tasks = run_tasks();
 
     let report = telemetry.shutdown_blocking();
     assert!(report.is_complete(), "{report}");
     assert!(receiver.span("by_tracing").is_root());
     assert_eq!(receiver.span("by_api").scope.name, "mine");
     assert_eq!(receiver.sum("by_api", &[]), Some(1.0));
-    assert_eq!(receiver.span("task.run").string("task.name"), Some("reminders"));
+    let runs = receiver.spans_named("task.run");
+    assert_eq!(runs.iter().filter(|run| run.string("task.name") == Some("reminders")).count(), 1);
     assert_eq!(receiver.sum("task.runs", &[("task.name", "reminders")]), Some(1.0));
+    assert_eq!(receiver.sum("task.runs", &[("task.name", "third")]), Some(1.0));
+    assert_eq!(receiver.sum("task.runs", &[("task.name", "beyond")]), None, "three names were asked for");
     // OTLP groups records by scope, so their order says nothing.
     let mut bodies: Vec<_> = receiver.logs().into_iter().filter_map(|log| log.body).collect();
     bodies.sort();

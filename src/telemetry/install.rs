@@ -338,7 +338,7 @@ impl TelemetryBuilder {
         if telemetry.is_enabled() {
             global::set_tracer_provider(telemetry.tracer_provider().clone());
             global::set_meter_provider(telemetry.meter_provider().clone());
-            instruments::installed_with(&telemetry.meter(), max_names.min(MAX_SETS / SETS_PER_NAME));
+            instruments::installed_with(&telemetry.meter(), names_with_room(max_names));
         }
         super::guard::keep_for_exit(&telemetry);
         global::set_text_map_propagator(telemetry.propagator());
@@ -513,8 +513,17 @@ pub(super) struct Closers {
     pub(super) metrics: Option<Arc<MetricLedger>>,
 }
 
+/// How many of the names that were asked for fit below the limit of the instruments.
+fn names_with_room(max_names: usize) -> usize {
+    max_names.min(MAX_SETS / SETS_PER_NAME)
+}
+
+fn cardinality_limit(max_names: usize) -> usize {
+    max_names.saturating_mul(SETS_PER_NAME).clamp(2_000, MAX_SETS)
+}
+
 fn cardinality_view(max_names: usize) -> impl Fn(&Instrument) -> Option<Stream> + Send + Sync + 'static {
-    let limit = max_names.saturating_mul(SETS_PER_NAME).clamp(2_000, MAX_SETS);
+    let limit = cardinality_limit(max_names);
     move |instrument| {
         let ours = instrument.name().starts_with("task.");
         ours.then(|| Stream::builder().with_cardinality_limit(limit).build().ok()).flatten()
@@ -544,4 +553,23 @@ pub(super) fn exportable(metadata: &Metadata<'_>) -> bool {
     }
     let krate = target.split_once("::").map_or(target, |(krate, _)| krate);
     !CARRIERS.contains(&krate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_that_is_kept_apart_has_room() {
+        for (asked, names, limit) in [
+            (3, 3, 2_000),
+            (DEFAULT_MAX_NAMES, 2_000, 20_000),
+            (19_999, 19_999, 199_990),
+            (20_001, 20_000, 200_000),
+            (usize::MAX, 20_000, 200_000),
+        ] {
+            assert_eq!((names_with_room(asked), cardinality_limit(asked)), (names, limit), "{asked}");
+            assert!(names_with_room(asked) * SETS_PER_NAME <= cardinality_limit(asked), "{asked}");
+        }
+    }
 }
