@@ -433,4 +433,31 @@ mod tests {
         let lines = String::from_utf8_lossy(&lines);
         assert_eq!(lines.lines().collect::<Vec<_>>(), expected);
     }
+    /// Seen to fail where the time to look at a part is not set anew while there is none: then the thread spins.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_part_leaves_at_its_time_and_an_idle_thread_sleeps() {
+        fn on_processor() -> Duration {
+            let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+            let nanos = stat.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
+            Duration::from_nanos(nanos.unwrap_or_else(|| panic!("{stat:?} is no schedstat")))
+        }
+        let (tell, told) = mpsc::channel();
+        let settings = BatchSettings { delay: Duration::from_millis(5), ..settings(10, 10) };
+        let batcher = Batcher::start("test", settings, move |batch: Vec<u32>| {
+            let _ = tell.send((batch, on_processor()));
+            Ok(())
+        });
+        let batcher = batcher.unwrap_or_else(|error| panic!("{error}"));
+        let export = |item| {
+            batcher.push(item);
+            let (batch, at) = told.recv_timeout(SOON).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(batch, [item]);
+            at
+        };
+        let before = export(0);
+        std::thread::sleep(Duration::from_millis(100));
+        let spent = export(1) - before;
+        assert!(spent < Duration::from_millis(5), "{spent:?} of a hundred milliseconds");
+    }
 }
