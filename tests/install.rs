@@ -20,7 +20,7 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Seen {
     }
 }
 
-/// An instrumented function, run before there is any telemetry or manager.
+/// An instrumented function, run before there is any telemetry or manager, and again with it.
 fn early() {
     #[otel_tasks::instrumented_task(name = "early_bird")]
     async fn early_bird() {}
@@ -69,6 +69,7 @@ fn installing_sets_everything_once_and_a_second_time_changes_nothing() {
 
     // Its figures are shown while it lives.
     let _tasks = run_tasks();
+    early();
 
     let report = telemetry.shutdown_blocking();
     assert!(report.is_complete(), "{report}");
@@ -87,8 +88,9 @@ fn installing_sets_everything_once_and_a_second_time_changes_nothing() {
     assert!(bodies[0].contains("OTEL_METRIC_EXPORT_INTERVAL"), "the warning: {bodies:?}");
     assert_eq!(bodies[1], "record");
     assert_eq!(other.requests(), Default::default(), "what was refused sends nothing");
-    assert_eq!(receiver.sum("task.runs", &[("task.name", "early_bird")]), Some(1.0), "counted before");
-    assert_eq!(receiver.count("task.run.duration", &[("task.name", "early_bird")]), Some(1));
+    let early_bird = [("task.name", "early_bird")];
+    assert_eq!(receiver.sum("task.runs", &early_bird), Some(2.0), "counted before, too");
+    assert_eq!(receiver.count("task.run.duration", &early_bird), Some(2), "before and after");
     let seen = seen.lock().expect("whole");
     assert!(seen.contains(&("install".into(), true)), "inside its span: {seen:?}");
     assert!(seen.contains(&("hyper::proto".into(), false)), "{seen:?}");

@@ -352,7 +352,9 @@ async fn managers_on_the_global_meter_are_summed_per_name() {
     // The one test of this file that uses the global provider.
     let metrics = Metrics::new();
     let early = TaskManager::builder().build();
-    let _ = early.spawn("shared_name", async {}).await;
+    for _ in 0..2 {
+        let _ = early.spawn("shared_name", async {}).await;
+    }
     let ticker = TaskLoop::every(Duration::from_secs(1), |_| async {});
     early.register_critical_task(CriticalTaskConfig::from_loop("ticker", ticker)).expect("registered");
     early.start();
@@ -368,11 +370,15 @@ async fn managers_on_the_global_meter_are_summed_per_name() {
         .iter()
         .map(|point| (point.attributes.get("task.manager").map(String::as_str), point.value))
         .collect();
-    assert_eq!(sums, BTreeMap::from([(None, 2.0), (Some("second"), 1.0)]), "{points:#?}");
+    assert_eq!(sums, BTreeMap::from([(None, 3.0), (Some("second"), 1.0)]), "{points:#?}");
     drop(late);
     assert!(early.setup_task_instrumentation().last_collection.is_some(), "the early manager moved along");
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(metrics.collect().count("task.schedule.delay", &[("task.name", "ticker")]), 2, "and its loop");
+    let _ = early.spawn("shared_name", async {}).await;
+    let points = metrics.collect();
+    assert_eq!(points.count("task.schedule.delay", &[("task.name", "ticker")]), 2, "and its loop");
+    // The late one's, the second's, and of the early one what it ran since: its name's series is no longer the old meter's.
+    assert_eq!(points.count("task.run.duration", &[("task.name", "shared_name")]), 3);
 }
 
 #[tokio::test(start_paused = true)]
