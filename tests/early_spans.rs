@@ -1,6 +1,7 @@
 //! Where no layer of ours takes the spans, a spawned run's span cannot be made later than the run begins.
 
 #[path = "support/spans.rs"]
+#[expect(dead_code, reason = "this test uses a part of it")]
 mod spans;
 
 use std::{thread::sleep, time::Duration};

@@ -3,6 +3,7 @@
 #![cfg(feature = "macros")]
 
 #[path = "support/spans.rs"]
+#[expect(dead_code, reason = "this test uses a part of it")]
 mod spans;
 
 use otel_tasks::{TaskCategory, TaskManager, TaskPriority, instrumented_task};

@@ -23,9 +23,7 @@ pub(crate) struct Options {
     pub(crate) run_for: Option<Duration>,
     pub(crate) seed: u64,
     pub(crate) quiet: bool,
-    #[cfg_attr(not(feature = "page"), expect(dead_code, reason = "there is no page"))]
     pub(crate) page: SocketAddr,
-    #[cfg_attr(not(feature = "page"), expect(dead_code, reason = "there is no page"))]
     pub(crate) page_token: Option<String>,
 }
 
