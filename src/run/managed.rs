@@ -462,8 +462,7 @@ fn make_span(recorder: &Recorder, task: &Task, told: &mut Told, began: SystemTim
         began: Some(began),
         attributes,
     };
-    let span = start.start_offered((span, taken), recorder.options.span_path);
-    span.map_or(RunSpan::None, |span| RunSpan::Made(Box::new(span)))
+    RunSpan::Made(Box::new(start.start_offered((span, taken), recorder.options.span_path)))
 }
 
 fn log_exception(

@@ -107,27 +107,22 @@ impl<A: FnOnce() -> Vec<KeyValue>> SpanStart<'_, A> {
         self.start_directly(span)
     }
 
-    /// Starts a span that [`offer`](super::offer) has made for this path. `None` where nobody would see it.
-    pub(crate) fn start_offered(
-        mut self,
-        (span, taken): (Span, bool),
-        path: SpanPath,
-    ) -> Option<ManagedSpan> {
+    /// Starts a span that [`offer`](super::offer) has made for this path.
+    pub(crate) fn start_offered(mut self, (span, taken): (Span, bool), path: SpanPath) -> ManagedSpan {
         if !taken {
-            let started = self.start(span);
-            return Some(started).filter(|started| !started.is_nothing());
+            return self.start(span);
         }
         if path == SpanPath::Direct {
             // By the tracer of the layer that took it, as on the full path.
             self.own_tracer = None;
-            return Some(self.start_directly(span));
+            return self.start_directly(span);
         }
         let links = links(self.links);
         let handed = Handed { attributes: (self.attributes)(), links, began: self.began };
         // Asked for its context, the layer builds the span now.
         let context = handoff::hand(handed, || otel_context_of(&span));
         let path = context.map_or(Path::None, Path::Handed);
-        Some(ManagedSpan { span, path })
+        ManagedSpan { span, path }
     }
 
     fn start_directly(self, span: Span) -> ManagedSpan {
@@ -157,10 +152,6 @@ fn links(contexts: Vec<SpanContext>) -> Vec<Link> {
 }
 
 impl ManagedSpan {
-    fn is_nothing(&self) -> bool {
-        self.span.is_none() && matches!(self.path, Path::None)
-    }
-
     /// Enters the span on this thread, as `tracing` and as OpenTelemetry's current context.
     pub(crate) fn enter(&self) -> EnteredSpan<'_> {
         let context = self.context();
