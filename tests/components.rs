@@ -16,9 +16,10 @@ fn obeys(name: &str) -> CriticalTaskConfig {
 #[tokio::test(start_paused = true)]
 async fn components_may_rest_on_each_others_tasks_in_any_order() {
     let tasks = TaskManager::builder().build();
-    tasks.register_component("last", || vec![obeys("c").depends_on("b")]);
-    tasks.register_component("middle", || vec![obeys("b").depends_on("a")]);
-    tasks.register_component("first", || vec![obeys("a")]);
+    // They are asked by name.
+    tasks.register_component("1", || vec![obeys("c").depends_on("b")]);
+    tasks.register_component("2", || vec![obeys("b").depends_on("a")]);
+    tasks.register_component("3", || vec![obeys("a")]);
     tasks.start();
     settle().await;
     for name in ["a", "b", "c"] {

@@ -382,6 +382,10 @@ async fn setup_task_instrumentation() {
     });
     assert!(checks.spans_exported && !checks.layer_installed, "{checks}");
     let _none = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::default());
+    let figures = TaskManager::builder().meter(meters.meter("figures")).build();
+    meters.force_flush().unwrap();
+    let check = figures.setup_task_instrumentation();
+    assert!(check.last_collection.is_some() && !check.is_complete(), "{check}");
     let own = TaskManager::builder().tracer(tracers.tracer("own")).meter(meters.meter("own")).build();
     meters.force_flush().unwrap();
     let check = own.setup_task_instrumentation();
