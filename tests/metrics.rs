@@ -17,6 +17,31 @@ use otel_tasks::{
     telemetry::contract::{self, INSTRUMENTS, TASK_ATTRIBUTES},
 };
 
+#[tokio::test(start_paused = true)]
+async fn what_became_of_the_tasks_at_shutdown_is_counted_by_outcome() {
+    let metrics = Metrics::new();
+    let tasks = TaskManager::builder().meter(metrics.meter()).build();
+    let obeys =
+        |name: &'static str| CriticalTaskConfig::new(name, |ctx| async move { ctx.cancelled().await });
+    let deaf = CriticalTaskConfig::new("deaf", |_| std::future::pending::<()>());
+    tasks
+        .register_critical_tasks([
+            obeys("one"),
+            obeys("another"),
+            deaf.shutdown_grace(Duration::from_secs(1)),
+            CriticalTaskConfig::new("done", |_| async {}),
+        ])
+        .expect("registered");
+    tasks.start();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    tasks.cancel_all_tasks().await;
+    let points = metrics.collect();
+    let of = |outcome| points.sum(contract::SHUTDOWN_TASKS.name, &[("task.shutdown.outcome", outcome)]);
+    let counted = ["clean", "late", "aborted", "leaked", "not_running"].map(of);
+    assert_eq!(counted, [2.0, 0.0, 1.0, 0.0, 1.0]);
+    assert_eq!(points.sum(contract::SHUTDOWN_TASKS.name, &[]), 4.0);
+}
+
 /// A service in which every state and result occurs.
 async fn provoke(tasks: &TaskManager) {
     let second = Duration::from_secs(1);
