@@ -2,11 +2,7 @@
 
 mod support;
 
-use otel_tasks::{
-    CriticalTaskConfig, RestartError, RestartStrategy, TaskGroup, TaskManager, TaskState, UnknownComponent,
-};
-use std::time::Duration;
-
+use otel_tasks::{CriticalTaskConfig, TaskManager, TaskState, UnknownComponent};
 use support::{Events, settle};
 
 fn obeys(name: &str) -> CriticalTaskConfig {
@@ -54,22 +50,4 @@ async fn a_component_is_known_by_itself_or_by_its_tasks() {
         let unknown = UnknownComponent { name: gone.into() };
         assert_eq!(tasks.cleanup_component_tasks(gone).await, Err(unknown));
     }
-}
-
-#[test]
-fn a_group_tells_its_name() {
-    assert_eq!(TaskGroup::new("database", RestartStrategy::OneForAll).name(), "database");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_limit_of_zero_keeps_nobody_from_restarting_a_task_by_hand() {
-    let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(obeys("t").max_restarts(0, Duration::from_secs(60))).expect("a valid task");
-    tasks.start();
-    settle().await;
-    tasks.restart_critical_task("t").expect("it runs");
-    settle().await;
-    assert_eq!(tasks.snapshot("t").expect("registered").total_restarts(), 1);
-    let refused = tasks.restart_critical_task("u").expect_err("nobody");
-    assert!(matches!(refused, RestartError::Unknown(_)), "{refused}");
 }

@@ -264,3 +264,8 @@ async fn who_goes_down_next_is_told_at_once_past_members_that_are_down_already()
     // over.
     assert_eq!(*asked.lock().unwrap(), [("c", 10), ("a", 15)]);
 }
+
+#[test]
+fn a_group_tells_its_name() {
+    assert_eq!(TaskGroup::new("database", RestartStrategy::OneForAll).name(), "database");
+}

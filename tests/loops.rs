@@ -22,7 +22,8 @@ use std::{
 
 use otel_tasks::{
     Backoff, CriticalTaskConfig, Exit, ExitKind, LoopControlError, LoopHandle, LoopOutcome, OnError,
-    RestartPolicy, RestartReason, ScheduleError, SkipReason, TaskContext, TaskLoop, TaskManager, TaskState,
+    RestartPolicy, RestartReason, Schedule, ScheduleError, SkipReason, TaskContext, TaskLoop, TaskManager,
+    TaskState,
 };
 use support::{Alive, Events, millis, secs, settle};
 use tokio::time::{Instant, sleep};
@@ -59,9 +60,13 @@ impl Moments {
 
 /// A loop that notes when its iterations begin, and takes `takes` each.
 fn noting(every: u64, takes: u64) -> (TaskLoop, LoopHandle, Moments) {
+    noting_on(Schedule::every(secs(every)), takes)
+}
+
+fn noting_on(schedule: Schedule, takes: u64) -> (TaskLoop, LoopHandle, Moments) {
     let moments = Moments::default();
     let log = moments.clone();
-    let body = TaskLoop::every(secs(every), move |_| {
+    let body = TaskLoop::on(schedule, move |_| {
         log.note();
         async move { sleep(secs(takes)).await }
     });

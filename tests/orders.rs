@@ -8,7 +8,7 @@ use std::sync::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, DependencyLoss, RestartPolicy, RestartReason, ShutdownOutcome,
+    Backoff, CriticalTaskConfig, DependencyLoss, RestartError, RestartPolicy, RestartReason, ShutdownOutcome,
     TaskEventKind, TaskLoop, TaskManager, TaskState,
 };
 use support::{Alive, eventually, millis, secs, settle};
@@ -292,4 +292,16 @@ async fn a_life_that_had_to_be_dropped_is_not_held_against_the_next_at_shutdown(
     let report = tasks.cancel_all_tasks().await;
     // Seen to fail where each life that is dropped is noted for the report, and not only that of one that leaves.
     assert_eq!(report.count(ShutdownOutcome::Clean), 1, "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_zero_keeps_nobody_from_restarting_a_task_by_hand() {
+    let obeys = CriticalTaskConfig::new("t", |ctx| async move { ctx.cancelled().await });
+    let tasks = started([obeys.max_restarts(0, secs(60))]);
+    settle().await;
+    tasks.restart_critical_task("t").expect("it runs");
+    settle().await;
+    assert_eq!(tasks.snapshot("t").expect("registered").total_restarts(), 1);
+    let refused = tasks.restart_critical_task("u").expect_err("nobody");
+    assert!(matches!(refused, RestartError::Unknown(_)), "{refused}");
 }

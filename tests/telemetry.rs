@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use opentelemetry::trace::{Span as _, TraceContextExt as _, Tracer as _};
 use otel_tasks::telemetry::{Outcome, Protocol, Telemetry, contract};
-use support::otlp::{Kind, Receiver, wait_for};
+use support::otlp::{Kind, Receiver, certified, wait_for};
 use tokio_rustls::rustls;
 use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -143,13 +143,7 @@ fn start_asking(
 
 #[test]
 fn the_client_certificate_is_shown_to_who_asks_for_it() {
-    let mut ca = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
-    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca_key = rcgen::KeyPair::generate().expect("a key");
-    let authority = rcgen::CertifiedIssuer::self_signed(ca, ca_key).expect("an authority");
-    let key = rcgen::KeyPair::generate().expect("a key");
-    let ours = rcgen::CertificateParams::new(vec!["us".to_owned()]).expect("parameters");
-    let ours = ours.signed_by(&key, &authority).expect("a certificate");
+    let (authority, ours, key) = certified("us");
     let folder = std::env::temp_dir().join(format!("otel-tasks-client-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
     for (name, pem) in [("ca", authority.pem()), ("us", ours.pem()), ("key", key.serialize_pem())] {

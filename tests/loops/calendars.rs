@@ -1,6 +1,6 @@
 //! Calendars: clocks that are set, processes that are suspended, and lives that follow each other.
 
-use otel_tasks::{Missed, Schedule};
+use otel_tasks::Missed;
 use support::WallClock;
 
 use super::*;

@@ -1,6 +1,6 @@
 //! What a handle does to a loop beside stopping it, and what its schedule's bounds do.
 
-use otel_tasks::{Overlap, Schedule};
+use otel_tasks::Overlap;
 use support::WallClock;
 
 use super::*;
@@ -43,13 +43,7 @@ async fn a_schedule_changed_during_an_iteration_or_before_the_first_holds_from_t
 
 #[tokio::test(start_paused = true)]
 async fn a_schedule_changed_before_a_first_iteration_that_is_still_to_come_is_reckoned_anew() {
-    let moments = Moments::default();
-    let log = moments.clone();
-    let body = TaskLoop::on(Schedule::every(secs(1_000)).immediate(false), move |_| {
-        log.note();
-        async {}
-    });
-    let handle = body.handle();
+    let (body, handle, moments) = noting_on(Schedule::every(secs(1_000)).immediate(false), 0);
     let _tasks = started(CriticalTaskConfig::from_loop("l", body));
     sleep(secs(10)).await;
     assert_eq!(moments.count(), 0);
@@ -79,14 +73,9 @@ async fn a_schedule_that_begins_later_is_waited_for_also_after_another() {
 #[tokio::test(start_paused = true)]
 async fn a_schedule_that_comes_when_the_one_before_is_over_begins_beside_what_still_runs() {
     let clock = WallClock::starting(SystemTime::UNIX_EPOCH);
-    let moments = Moments::default();
-    let log = moments.clone();
     let until = Schedule::every(secs(10)).ends(SystemTime::UNIX_EPOCH + secs(5));
-    let body = TaskLoop::on(until, move |_| {
-        log.note();
-        sleep(secs(100))
-    });
-    let (handle, body) = (body.handle(), body.overlap(Overlap::Allow(2)));
+    let (body, handle, moments) = noting_on(until, 100);
+    let body = body.overlap(Overlap::Allow(2));
     let tasks = TaskManager::builder().wall_clock(clock.reader()).build();
     tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).unwrap();
     tasks.start();
@@ -135,13 +124,7 @@ async fn a_loop_that_stops_itself_is_finished_if_it_was_to_finish() {
 
 #[tokio::test(start_paused = true)]
 async fn another_delay_is_still_a_delay() {
-    let moments = Moments::default();
-    let log = moments.clone();
-    let body = TaskLoop::on(Schedule::delay(secs(10)), move |_| {
-        log.note();
-        sleep(secs(4))
-    });
-    let handle = body.handle();
+    let (body, handle, moments) = noting_on(Schedule::delay(secs(10)), 4);
     let _tasks = started(CriticalTaskConfig::from_loop("l", body));
     sleep(secs(1)).await;
     handle.change_interval(secs(20)).unwrap();
@@ -269,13 +252,7 @@ async fn cancel_drops_all_that_overlap() {
 
 #[tokio::test(start_paused = true)]
 async fn a_schedule_that_may_overlap_takes_over_from_one_that_does_not() {
-    let moments = Moments::default();
-    let log = moments.clone();
-    let body = TaskLoop::on(Schedule::delay(secs(30)), move |_| {
-        log.note();
-        sleep(secs(15))
-    });
-    let handle = body.handle();
+    let (body, handle, moments) = noting_on(Schedule::delay(secs(30)), 15);
     let tasks = started(CriticalTaskConfig::from_loop("l", body.overlap(Overlap::Allow(2))));
     sleep(secs(5)).await;
     handle.change_schedule(Schedule::every(secs(10)).count(4)).unwrap();

@@ -1,6 +1,6 @@
 //! What becomes of iterations that are missed or overlap.
 
-use otel_tasks::{LoopError, Missed, Overlap, RegisterError, Schedule, TaskEventKind};
+use otel_tasks::{LoopError, Missed, Overlap, RegisterError, TaskEventKind};
 use tokio::time::advance;
 
 use super::*;
@@ -169,12 +169,7 @@ async fn those_that_were_missed_may_be_caught_up_with() {
 
 #[tokio::test(start_paused = true)]
 async fn a_fixed_delay_is_counted_from_the_end() {
-    let moments = Moments::default();
-    let log = moments.clone();
-    let body = TaskLoop::on(Schedule::delay(secs(10)), move |_| {
-        log.note();
-        sleep(secs(7))
-    });
+    let (body, _, moments) = noting_on(Schedule::delay(secs(10)), 7);
     // It never overlaps, whatever it is allowed.
     let tasks = started(CriticalTaskConfig::from_loop("l", body.overlap(Overlap::Allow(5))));
     sleep(secs(60)).await;

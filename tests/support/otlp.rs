@@ -695,6 +695,20 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, ro
     let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
+/// An authority, and a certificate for that name that it signed, with its key.
+pub fn certified(
+    name: &str,
+) -> (rcgen::CertifiedIssuer<'static, rcgen::KeyPair>, rcgen::Certificate, rcgen::KeyPair) {
+    let mut ca = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_key = rcgen::KeyPair::generate().expect("a key");
+    let issuer = rcgen::CertifiedIssuer::self_signed(ca, ca_key).expect("an authority");
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let leaf = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("parameters");
+    let leaf = leaf.signed_by(&key, &issuer).expect("a certificate");
+    (issuer, leaf, key)
+}
+
 struct Tls {
     acceptor: TlsAcceptor,
     authority: PathBuf,
@@ -702,13 +716,7 @@ struct Tls {
 
 impl Tls {
     fn new() -> Self {
-        let mut ca = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
-        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let ca_key = rcgen::KeyPair::generate().expect("a key");
-        let issuer = rcgen::CertifiedIssuer::self_signed(ca, ca_key).expect("an authority");
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let leaf = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
-        let leaf = leaf.signed_by(&key, &issuer).expect("a certificate");
+        let (issuer, leaf, key) = certified("localhost");
         static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let authority =
