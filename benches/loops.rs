@@ -78,7 +78,7 @@ async fn main() -> ExitCode {
         }
         async {}
     });
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("ticker", body)).expect("a sound loop");
+    tasks.register(CriticalTaskConfig::from_loop("ticker", body)).expect("a sound loop");
     tasks.start();
     let start = told.await.expect("the loop begins");
     let log = bare.clone();
@@ -93,7 +93,7 @@ async fn main() -> ExitCode {
     sleep(span).await;
     ticking.abort();
     let snapshot = tasks.snapshot("ticker").expect("registered");
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
 
     let (ours, bare) = (Lateness::of(&ours, start), Lateness::of(&bare, start));
     println!("lateness of {INTERVAL:?} over {span:?}");

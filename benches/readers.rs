@@ -156,13 +156,13 @@ fn measure(tasks: &TaskManager, meters: &SdkMeterProvider, last: &Last, rounds: 
     let all = |read: &dyn Fn(&str)| median(rounds, || timed(|| names.iter().for_each(|name| read(name))));
     let collected = || meters.force_flush().expect("collects");
     let mut rows: Vec<Row> = vec![
-        ("get_task_statistics", NAMES, median(rounds, || timed(|| tasks.get_task_statistics()))),
+        ("statistics", NAMES, median(rounds, || timed(|| tasks.statistics()))),
         ("health", NAMES, median(rounds, || timed(|| tasks.health()))),
         ("task_names", NAMES, median(rounds, || timed(|| tasks.task_names()))),
         ("snapshots", NAMES, median(rounds, || timed(|| tasks.snapshots()))),
-        ("get_task_health of each name", NAMES, all(&|name| drop(black_box(tasks.get_task_health(name))))),
+        ("task_health of each name", NAMES, all(&|name| drop(black_box(tasks.task_health(name))))),
         ("snapshot of each name", NAMES, all(&|name| drop(black_box(tasks.snapshot(name))))),
-        ("get_task_metrics", 1, median(rounds, || timed(|| tasks.get_task_metrics(&names[NAMES / 2])))),
+        ("task_metrics", 1, median(rounds, || timed(|| tasks.task_metrics(&names[NAMES / 2])))),
         ("a collection", NAMES, median(rounds, || timed(collected))),
     ];
     let points = last.0.lock().expect("no panic").points;
@@ -201,10 +201,10 @@ fn main() {
         TaskManager::builder().max_names(NAMES + 10).meter(meters.meter("otel_tasks")).build()
     };
     let _entered = runtime.enter();
-    tasks.register_critical_tasks((0..NAMES).map(|number| config(name(number)))).expect("room");
+    tasks.register_all((0..NAMES).map(|number| config(name(number)))).expect("room");
     tasks.start();
     let settled = |tasks: &TaskManager, active: u64| {
-        while tasks.get_task_statistics().active_runs < active {
+        while tasks.statistics().active_runs < active {
             std::thread::sleep(Duration::from_millis(20));
         }
         std::thread::sleep(Duration::from_millis(200));

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use otel_tasks::{Backoff, CriticalTaskConfig, Jitter, TaskManager};
+use otel_tasks::{Backoff, CriticalTaskConfig, TaskManager, policy::Jitter};
 
 const TASKS: usize = 1_000;
 const PROMISE: Duration = Duration::from_millis(5);
@@ -201,37 +201,35 @@ impl Person {
         let began = Instant::now();
         match lot {
             0 | 1 if self.is_stopped => {
-                table
-                    .timed("restart_critical_task, stopped before", || tasks.restart_critical_task(ORDERED))
-                    .expect("known");
+                table.timed("restart, stopped before", || tasks.restart(ORDERED)).expect("known");
                 self.effect(Effect::Began, "  until a run begins", began);
                 self.is_stopped = false;
             }
             0 => {
-                table.timed("restart_critical_task", || tasks.restart_critical_task(ORDERED)).expect("known");
+                table.timed("restart", || tasks.restart(ORDERED)).expect("known");
                 self.effect(Effect::HeardStop, "  until the old run hears it", began);
                 self.effect(Effect::Began, "  until the new run begins", began);
             }
             1 => {
-                table.timed("stop_critical_task", || tasks.stop_critical_task(ORDERED)).expect("known");
+                table.timed("stop", || tasks.stop(ORDERED)).expect("known");
                 self.effect(Effect::HeardStop, "  until the run hears it", began);
                 self.is_stopped = true;
             }
             2 | 3 if self.has_guest => {
-                let gone = || self.runtime.block_on(tasks.unregister_critical_task(GUEST));
-                table.timed("unregister_critical_task, until it is gone", gone).expect("known");
+                let gone = || self.runtime.block_on(tasks.unregister(GUEST));
+                table.timed("unregister, until it is gone", gone).expect("known");
                 assert_eq!(self.told.recv_timeout(LOST).expect("told").0, Effect::HeardStop);
                 self.has_guest = false;
             }
             2 | 3 => {
                 let config = ordered(GUEST, &self.tell);
-                table.timed("register_critical_task", || tasks.register_critical_task(config)).expect("room");
+                table.timed("register", || tasks.register(config)).expect("room");
                 self.effect(Effect::Began, "  until its run begins", began);
                 self.has_guest = true;
             }
-            4 => drop(table.timed("get_task_health", || tasks.get_task_health(&stormy)).expect("known")),
+            4 => drop(table.timed("task_health", || tasks.task_health(&stormy)).expect("known")),
             5 => drop(table.timed("snapshot", || tasks.snapshot(&stormy)).expect("known")),
-            6 => drop(table.timed("get_task_statistics", || tasks.get_task_statistics())),
+            6 => drop(table.timed("statistics", || tasks.statistics())),
             _ => assert!(table.timed("task_names", || tasks.task_names()).len() > TASKS),
         }
     }
@@ -256,9 +254,9 @@ fn main() -> ExitCode {
         TaskManager::builder().max_names(TASKS + 10).build()
     };
     for number in 0..TASKS {
-        tasks.register_critical_task(storm.config(&format!("storm-{number:04}"))).expect("room");
+        tasks.register(storm.config(&format!("storm-{number:04}"))).expect("room");
     }
-    tasks.register_critical_task(ordered(ORDERED, &tell)).expect("room");
+    tasks.register(ordered(ORDERED, &tell)).expect("room");
     tasks.start();
     assert_eq!(told.recv_timeout(LOST).expect("it begins").0, Effect::Began);
     let mut person = Person {

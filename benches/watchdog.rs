@@ -10,7 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use otel_tasks::{CriticalTaskConfig, ShutdownOutcome, StallAction, TaskEventKind, TaskEvents, TaskManager};
+use otel_tasks::{
+    CriticalTaskConfig, TaskManager,
+    events::{TaskEventKind, TaskEvents},
+    policy::StallAction,
+    shutdown::ShutdownOutcome,
+};
 use tokio::runtime::{Builder, Runtime};
 
 const PROMISE: Duration = Duration::from_millis(100);
@@ -60,7 +65,7 @@ fn block(tasks: &TaskManager, threads: usize) -> (mpsc::Sender<()>, Instant) {
 
 fn silent(tasks: &TaskManager) {
     let config = CriticalTaskConfig::new("silent", |_| std::future::pending::<()>());
-    tasks.register_critical_task(config.heartbeat_timeout(LIMIT).on_stall(StallAction::Report)).expect("new");
+    tasks.register(config.heartbeat_timeout(LIMIT).on_stall(StallAction::Report)).expect("new");
     tasks.start();
 }
 
@@ -96,12 +101,12 @@ fn shutdown(blocked: bool) -> Duration {
     };
     let mut events = tasks.subscribe();
     let deaf = CriticalTaskConfig::new("deaf", |_| std::future::pending::<()>());
-    tasks.register_critical_task(deaf).expect("new");
+    tasks.register(deaf).expect("new");
     tasks.start();
     seen(&mut events, |kind| matches!(kind, TaskEventKind::Started { .. }));
     let release = blocked.then(|| block(&tasks, WORKERS));
     let began = Instant::now();
-    let report = runtime.block_on(tasks.cancel_all_tasks());
+    let report = runtime.block_on(tasks.shutdown());
     let took = began.elapsed();
     let expected = if blocked { ShutdownOutcome::Leaked } else { ShutdownOutcome::Aborted };
     assert!(report.count(expected) > 0, "{report}");

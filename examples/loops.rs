@@ -11,8 +11,11 @@ use std::{
 
 use jiff::{Timestamp, tz::TimeZone};
 use otel_tasks::{
-    CriticalTaskConfig, OnError, Overlap, Schedule, TaskContext, TaskEventKind, TaskLoop, TaskManager,
-    TaskSnapshot, task_loop,
+    CriticalTaskConfig, Schedule, TaskContext, TaskLoop, TaskManager,
+    events::TaskEventKind,
+    schedule::{OnError, OverlapPolicy},
+    snapshot::TaskSnapshot,
+    task_loop,
 };
 use tokio::time::sleep;
 
@@ -53,7 +56,7 @@ fn configs() -> Vec<CriticalTaskConfig> {
     let workers = TaskLoop::on(Schedule::every(Duration::from_secs(1)).count(5), |_| {
         sleep(Duration::from_millis(2_500))
     })
-    .overlap(Overlap::Allow(2))
+    .overlap(OverlapPolicy::Allow(2))
     .on_error(|_| async { OnError::Continue });
     vec![
         sweep_cache(),
@@ -134,7 +137,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let tasks = TaskManager::builder().build();
     let mut events = tasks.subscribe();
     for config in configs() {
-        tasks.register_critical_task(config)?;
+        tasks.register(config)?;
     }
     tasks.start();
     let began = tokio::time::Instant::now();
@@ -161,6 +164,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
         "LOOP", "STATE", "RUNS", "RETRIES", "MISSED", "OVERLAPPED"
     );
     tasks.snapshots().iter().for_each(|task| println!("{}", outcome(task)));
-    println!("\n{}", tasks.cancel_all_tasks().await);
+    println!("\n{}", tasks.shutdown().await);
     Ok(())
 }

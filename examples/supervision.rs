@@ -10,8 +10,9 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, DependencyLoss, RestartPolicy, RestartStrategy, TaskContext, TaskEvent,
-    TaskEventKind, TaskEvents, TaskGroup, TaskManager,
+    Backoff, CriticalTaskConfig, RestartPolicy, TaskContext, TaskGroup, TaskManager,
+    events::{TaskEvent, TaskEventKind, TaskEvents},
+    policy::{DependencyLoss, RestartStrategy},
 };
 use tokio::time::sleep;
 
@@ -85,8 +86,8 @@ fn group() -> TaskGroup {
     });
     TaskGroup::new("voice", RestartStrategy::OneForAll)
         .task(session.backoff(Backoff::constant(millis(300))))
-        .task(CriticalTaskConfig::new("encoder", work).restart(RestartPolicy::Always))
-        .task(CriticalTaskConfig::new("sender", work).restart(RestartPolicy::Always))
+        .task(CriticalTaskConfig::new("encoder", work).restart_policy(RestartPolicy::Always))
+        .task(CriticalTaskConfig::new("sender", work).restart_policy(RestartPolicy::Always))
 }
 
 /// What there is to say of an event; most need no words.
@@ -124,7 +125,7 @@ async fn print(mut events: TaskEvents, began: Instant) {
 async fn main() -> Result<(), Box<dyn Error>> {
     let tasks = TaskManager::builder().shutdown_deadline(millis(2_000)).slow_poll(millis(500)).build();
     let printer = tokio::spawn(print(tasks.subscribe(), Instant::now()));
-    tasks.register_critical_tasks(configs())?;
+    tasks.register_all(configs())?;
     tasks.register_group(group())?;
     tasks.start();
     let archiver = tasks.spawn_blocking("archiver", |_stop| thread::sleep(Duration::from_secs(3_600)));
@@ -146,7 +147,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 
     println!();
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     printer.await?;
     println!("\n{report}\nexit code of a service: {}", report.exit_code());
     drop(archiver);

@@ -4,6 +4,34 @@ use std::{fmt, time::Duration};
 
 use crate::{engine::LoopError, policy::PolicyError};
 
+/// Why a manager was not built. Nothing was started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// `max_names` is zero: no task could have a name.
+    ZeroNames,
+    /// `span_prefix` is empty.
+    EmptySpanPrefix,
+    /// A duration that must be longer than zero is zero.
+    #[non_exhaustive]
+    ZeroDuration {
+        /// The name of the builder's method.
+        setting: &'static str,
+    },
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ZeroNames => f.write_str("max_names must be at least 1"),
+            Self::EmptySpanPrefix => f.write_str("span_prefix must not be empty"),
+            Self::ZeroDuration { setting } => write!(f, "{setting} must be longer than zero"),
+        }
+    }
+}
+
+impl std::error::Error for BuildError {}
+
 /// Why a task was not registered. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use crate::telemetry::LayerConflict;
+use crate::emit::LayerConflict;
 
-/// What [`TaskManager::setup_task_instrumentation`](crate::TaskManager::setup_task_instrumentation) found. Its `Display` is advice for a person.
+/// What [`TaskManager::check_instrumentation`](crate::TaskManager::check_instrumentation) found. Its `Display` is advice for a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InstrumentationCheck {
-    /// Whether the current subscriber has [`layer`](crate::layer) or [`task_layer`](crate::task_layer).
+    /// Whether the current subscriber has [`layer`](crate::telemetry::layer) or [`task_layer`](crate::telemetry::task_layer).
     pub layer_installed: bool,
     /// What is wrong with the layers, if anything.
     pub layer_conflict: Option<LayerConflict>,
@@ -33,12 +33,12 @@ impl InstrumentationCheck {
 impl std::fmt::Display for InstrumentationCheck {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.spans_exported, self.layer_installed) {
-            (true, true) => writeln!(f, "traces: exported, through otel_tasks::layer")?,
+            (true, true) => writeln!(f, "traces: exported, through otel_tasks::telemetry::layer")?,
             (true, false) => writeln!(f, "traces: exported")?,
             (false, _) => writeln!(
                 f,
-                "traces: NOT exported: install otel_tasks::layer(tracer) in the tracing subscriber, or call \
-                 otel_tasks::telemetry().install()"
+                "traces: NOT exported: install otel_tasks::telemetry::layer(tracer) in the tracing subscriber, or call \
+                 otel_tasks::Telemetry::builder().install()"
             )?,
         }
         if let Some(conflict) = self.layer_conflict {

@@ -10,12 +10,12 @@
 //! use otel_tasks::{CriticalTaskConfig, TaskManager};
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let tasks = TaskManager::builder().build();
-//! tasks.register_critical_task(CriticalTaskConfig::new("gateway", |ctx| async move {
+//! tasks.register(CriticalTaskConfig::new("gateway", |ctx| async move {
 //!     ctx.cancelled().await; // connect, read, return an error to be restarted
 //! }))?;
 //! tasks.start();
-//! println!("{}", tasks.get_task_statistics().critical_tasks);
-//! println!("{}", tasks.cancel_all_tasks().await);
+//! println!("{}", tasks.statistics().critical_tasks);
+//! println!("{}", tasks.shutdown().await);
 //! # Ok(()) }
 //! ```
 //!
@@ -27,15 +27,19 @@
 //! for your own tests.
 
 #![warn(missing_docs, unreachable_pub)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod policy;
-mod schedule;
+mod contract;
+
+mod timetable;
 
 mod sync;
 
 mod cell;
 
 mod watchdog;
+
+mod emit;
 
 mod run;
 
@@ -46,47 +50,88 @@ mod config;
 mod error;
 mod instrumentation;
 mod manager;
-#[cfg(feature = "page")]
-pub mod page;
-pub mod telemetry;
+#[cfg(feature = "otlp")]
+mod otlp;
+pub mod policy;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use cell::{
-    ErrorCount, HISTORY_LENGTH, LastError, MAX_ERROR_TYPES, RunRecord, SkipReason, TaskSnapshot, TaskState,
-};
-pub use config::{
-    CriticalTaskConfig, CriticalTasksProvider, DEFAULT_HEALTH_CHECK_INTERVAL, Discovery, TaskGroup,
-};
-pub use engine::{
-    DEFAULT_SPAN_PREFIX, DEFAULT_WALL_CLOCK_STEP, EVENT_CAPACITY, LastResort, LoopControlError, LoopError,
-    LoopHandle, LoopOutcome, OnError, ShutdownCause, ShutdownOutcome, ShutdownReport, ShutdownSignal,
-    StopToken, TaskBuilder, TaskContext, TaskEvent, TaskEventKind, TaskEvents, TaskLoop, TaskShutdown,
-    shutdown_signal,
-};
-pub use error::{RegisterError, RestartError, UnknownComponent, UnknownTask};
-pub use instrumentation::InstrumentationCheck;
-pub use manager::{
-    DEFAULT_MONITOR_INTERVAL, DEFAULT_RUNTIME_STALL, DEFAULT_SHUTDOWN_DEADLINE, DEFAULT_SPAWN_GRACE,
-    TaskManager, TaskManagerBuilder,
-};
-pub use policy::{
-    Backoff, CategoryRules, DEFAULT_BACKOFF_CAP, DEFAULT_BACKOFF_FACTOR, DEFAULT_MAX_RESTARTS,
-    DEFAULT_RESTART_DELAY, DEFAULT_RESTART_WINDOW, DEFAULT_STABLE_AFTER, DependencyLoss, Discard, DiscardExt,
-    ErrorClass, Escalation, Exit, ExitKind, Failure, Jitter, MAX_RESTARTS_LIMIT, NameRule, Panic,
-    PolicyError, RestartIntensity, RestartPolicy, RestartReason, RestartStrategy, StallAction, TaskCategory,
-    TaskOutput, TaskPriority,
-};
-pub use read::{
-    BlockedTask, HealthReason, HealthThresholds, ManagerHealth, TaskHealth, TaskMetrics, TaskStatistics,
-};
-pub use run::{TaskError, TaskHandle};
-pub use schedule::{
-    MISSED_COUNTED_AT_MOST, Missed, Overlap, START_WITHIN, Schedule, ScheduleError, Upcoming,
-};
+pub use config::{CriticalTaskConfig, CriticalTasksProvider, TaskGroup};
+pub use engine::{LoopHandle, ShutdownReport, TaskContext, TaskLoop, shutdown_signal};
+pub use manager::TaskManager;
+/// The version of OpenTelemetry's API that this crate is built on; its types stand in this crate's signatures.
+pub use opentelemetry;
 #[cfg(feature = "otlp")]
-pub use telemetry::builder as telemetry;
-pub use telemetry::{LayerConflict, SpanPath, layer, task_layer};
+pub use otlp::Telemetry;
+pub use policy::{Backoff, RestartPolicy, TaskCategory, TaskPriority};
+pub use read::{TaskHealth, TaskMetrics};
+pub use run::{TaskError, TaskHandle};
+pub use timetable::Schedule;
+
+/// Builders and handles of tasks, and the errors of a manager's methods.
+pub mod task {
+    pub use crate::{
+        config::Discovery,
+        engine::{StopToken, TaskBuilder, TaskSettings},
+        error::{BuildError, RegisterError, RestartError, UnknownComponent, UnknownTask},
+        instrumentation::InstrumentationCheck,
+        manager::{ManagerSettings, TaskManagerBuilder, WeakTaskManager},
+    };
+}
+
+/// Policies, outcomes and control errors of loops.
+pub mod schedule {
+    pub use crate::{
+        engine::{LoopControlError, LoopError, LoopOutcome, OnError},
+        timetable::{MissedPolicy, OverlapPolicy, Schedule, ScheduleError, Upcoming},
+    };
+}
+
+/// Events of registered tasks and of the manager.
+pub mod events {
+    pub use crate::engine::{TaskEvent, TaskEventKind, TaskEvents};
+}
+
+/// Health of the service and of each task.
+pub mod health {
+    pub use crate::read::{BlockedTask, HealthReason, HealthThresholds, ManagerHealth, TaskHealth};
+}
+
+/// Figures of tasks at one moment.
+pub mod snapshot {
+    pub use crate::{
+        cell::{ErrorCount, LastError, RunRecord, SkipReason, TaskSnapshot, TaskState},
+        read::{TaskMetrics, TaskStatistics},
+    };
+}
+
+/// The ordered shutdown: its signal, its report and its last resort.
+pub mod shutdown {
+    pub use crate::{
+        engine::{LastResort, ShutdownCause, ShutdownEntry, ShutdownReport, ShutdownSignal, shutdown_signal},
+        policy::ShutdownOutcome,
+    };
+}
+
+/// Layers for a subscriber of your own, telemetry in one call (feature `otlp`), and every name that leaves the process.
+pub mod telemetry {
+    pub use crate::emit::{LayerConflict, SpanPath, layer, task_layer};
+
+    /// Every name that leaves the process: spans, log records, instruments and their attributes.
+    ///
+    /// No other file spells one. A change here is a change of the public contract: dashboards, alerts and the list of
+    /// instruments in the documentation are generated from it or checked against it.
+    pub mod contract {
+        pub use crate::contract::*;
+    }
+
+    #[cfg(feature = "otlp")]
+    pub use crate::otlp::{
+        Balance, BalanceSnapshot, CollectorUnreachable, InstallError, Protocol, Signal, SignalBalance,
+        SignalOutcome, SignalReport, Telemetry, TelemetryBuilder, TelemetryPart, TelemetryReport, Warning,
+        WarningKind,
+    };
+}
 
 /// Makes each call of an async function a run: a span, counted and timed under the function's name.
 ///
@@ -118,9 +163,9 @@ pub use otel_tasks_macros::instrumented_task;
 ///     println!("sweep {folder} for the {:?}th time", ctx.iteration());
 ///     Ok(())
 /// }
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::RegisterError> {
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::task::RegisterError> {
 /// let tasks = TaskManager::builder().build();
-/// tasks.register_critical_task(sweep("/var/cache".into()))?;
+/// tasks.register(sweep("/var/cache".into()))?;
 /// # Ok(()) }
 /// ```
 #[cfg(feature = "macros")]
@@ -146,7 +191,7 @@ pub mod runbooks {}
 pub mod __private {
     /// The delays that `backoff = "1s..60s"` stands for.
     pub fn growing(from: std::time::Duration, to: std::time::Duration) -> crate::Backoff {
-        crate::Backoff::new(from, crate::DEFAULT_BACKOFF_FACTOR, to.max(from)).unwrap_or_default()
+        crate::Backoff::new(from, crate::Backoff::DEFAULT_FACTOR, to.max(from)).unwrap_or_default()
     }
 
     pub use crate::run::{

@@ -14,47 +14,38 @@ use opentelemetry::{
 };
 
 use crate::{
-    InstrumentationCheck,
     cell::{self, TaskSnapshot, TaskState},
     config::{self, Components, CriticalTaskConfig, CriticalTasksProvider, Discovery, TaskGroup, discover},
+    emit::{self, SpanPath},
     engine::{
-        self, DEFAULT_SPAN_PREFIX, LastResort, LoopHandle, Order, Settings, Shared, ShutdownReport,
-        ShutdownSignal, SpawnOptions, StopToken, TaskBuilder, TaskEventKind, TaskEvents, WallClock,
+        self, LastResort, LoopControlError, LoopHandle, Order, Settings, Shared, ShutdownReport,
+        SpawnOptions, StopToken, TaskBuilder, TaskEventKind, TaskEvents, TaskSettings, WallClock,
     },
-    error::{RegisterError, RestartError, UnknownComponent, UnknownTask},
+    error::{BuildError, RegisterError, RestartError, UnknownComponent, UnknownTask},
+    instrumentation::InstrumentationCheck,
     policy::{CategoryRules, NameRule, TaskOutput},
     read::{self, HealthThresholds, ManagerHealth, TaskHealth, TaskMetrics, TaskStatistics},
     run::{self, PollTime, Recorder, RecorderOptions, TaskHandle},
-    telemetry::{self, SpanPath},
 };
-
-/// How often the monitor sweeps by default, as in the seed.
-pub const DEFAULT_MONITOR_INTERVAL: Duration = Duration::from_secs(60);
-/// How long an ordered shutdown may take by default: below the 30 s after which Kubernetes kills a pod.
-pub const DEFAULT_SHUTDOWN_DEADLINE: Duration = Duration::from_secs(25);
-/// How long a spawned plain future may go on at shutdown by default: it cannot hear that it should stop.
-pub const DEFAULT_SPAWN_GRACE: Duration = Duration::from_secs(5);
-
-/// How long the runtime may run nothing by default before it counts as stalled.
-pub const DEFAULT_RUNTIME_STALL: Duration = Duration::from_secs(2);
 
 /// Owns a service's tasks: names, meters, traces, restarts and stops them.
 ///
 /// Clones are the same manager. When the last one is dropped without a shutdown, an ordered shutdown with the builder's
-/// deadline begins in the background; await [`cancel_all_tasks`](Self::cancel_all_tasks) to be sure that it ends.
+/// deadline begins in the background; await [`shutdown`](Self::shutdown) to be sure that it ends.
 ///
 /// ```
 /// use otel_tasks::{CriticalTaskConfig, TaskManager};
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let tasks = TaskManager::builder().build();
-/// tasks.register_critical_task(CriticalTaskConfig::new("gateway", |ctx| async move { ctx.cancelled().await }))?;
+/// tasks.register(CriticalTaskConfig::new("gateway", |ctx| async move { ctx.cancelled().await }))?;
 /// tasks.start();
 /// let pong = tasks.spawn("command_ping", async { Ok::<_, std::io::Error>("pong") });
 /// assert_eq!(pong.await??, "pong");
-/// let report = tasks.cancel_all_tasks().await;
+/// let report = tasks.shutdown().await;
 /// assert!(report.is_clean());
 /// # Ok(()) }
 /// ```
+#[must_use = "dropping the last handle of a manager stops its tasks"]
 #[derive(Clone)]
 pub struct TaskManager {
     handle: Arc<LastHandle>,
@@ -65,15 +56,31 @@ struct LastHandle {
     components: Components,
 }
 
-/// A manager as one who looks at it holds it: its last handle may be dropped all the same.
-#[cfg(feature = "page")]
+/// A reference to a manager that does not keep it alive: dropping the last [`TaskManager`] stops the tasks all the same.
+///
+/// ```
+/// use otel_tasks::TaskManager;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let tasks = TaskManager::new();
+/// let weak = tasks.downgrade();
+/// assert!(weak.upgrade().is_some());
+/// drop(tasks);
+/// assert!(weak.upgrade().is_none());
+/// # }
+/// ```
 #[derive(Clone)]
-pub(crate) struct WeakManager(std::sync::Weak<LastHandle>);
+pub struct WeakTaskManager(std::sync::Weak<LastHandle>);
 
-#[cfg(feature = "page")]
-impl WeakManager {
-    pub(crate) fn upgrade(&self) -> Option<TaskManager> {
+impl WeakTaskManager {
+    /// Returns the manager, unless its last handle was dropped.
+    pub fn upgrade(&self) -> Option<TaskManager> {
         self.0.upgrade().map(|handle| TaskManager { handle })
+    }
+}
+
+impl std::fmt::Debug for WeakTaskManager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("WeakTaskManager").field(&self.upgrade()).finish()
     }
 }
 
@@ -92,6 +99,31 @@ impl std::fmt::Debug for TaskManager {
     }
 }
 
+/// The settings of a manager, as it was built.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct ManagerSettings {
+    /// The name that distinguishes this manager on a shared meter, if any.
+    pub instance: Option<Arc<str>>,
+    /// The first part of the names of the manager's own spans.
+    pub span_prefix: Arc<str>,
+    /// The number of task names that are kept apart.
+    pub max_names: usize,
+    /// The interval of the monitor's sweeps.
+    pub monitor_interval: Duration,
+    /// The longest time that an ordered shutdown takes.
+    pub shutdown_deadline: Duration,
+    /// The longest time that a spawned plain future goes on at shutdown.
+    pub spawn_grace: Duration,
+    /// The time without progress after which the runtime counts as stalled.
+    pub runtime_stall: Duration,
+    /// The duration from which a poll counts as slow.
+    pub slow_poll: Duration,
+    /// The thresholds of health.
+    pub health_thresholds: HealthThresholds,
+}
+
 /// Builds a [`TaskManager`]; every setting has a default.
 #[must_use = "a builder does nothing until `build`"]
 pub struct TaskManagerBuilder {
@@ -108,6 +140,27 @@ impl std::fmt::Debug for TaskManagerBuilder {
 }
 
 impl TaskManagerBuilder {
+    /// The first part of the names of the manager's own spans.
+    pub const DEFAULT_SPAN_PREFIX: &str = engine::DEFAULT_SPAN_PREFIX;
+
+    /// The time after which a loop that waits for a calendar time reads the wall clock again.
+    pub const DEFAULT_WALL_CLOCK_STEP: Duration = engine::DEFAULT_WALL_CLOCK_STEP;
+
+    /// The number of task names that are kept apart.
+    pub const DEFAULT_MAX_NAMES: usize = run::DEFAULT_MAX_NAMES;
+
+    /// How long the runtime may run nothing by default before it counts as stalled.
+    pub const DEFAULT_RUNTIME_STALL: Duration = Duration::from_secs(2);
+
+    /// How long a spawned plain future may go on at shutdown by default: it cannot hear that it should stop.
+    pub const DEFAULT_SPAWN_GRACE: Duration = Duration::from_secs(5);
+
+    /// How long an ordered shutdown may take by default: below the 30 s after which Kubernetes kills a pod.
+    pub const DEFAULT_SHUTDOWN_DEADLINE: Duration = Duration::from_secs(25);
+
+    /// How often the monitor sweeps by default, as in the seed.
+    pub const DEFAULT_MONITOR_INTERVAL: Duration = Duration::from_secs(60);
+
     /// Distinguishes this manager's figures from another's on the same meter, as the attribute `task.manager`.
     ///
     /// Managers without a meter of their own share one and are summed per name, so they need no instance. Managers that are
@@ -128,7 +181,7 @@ impl TaskManagerBuilder {
 
     /// Exports those spans through this tracer that no tracing-opentelemetry layer exports. (One that is wrapped in
     /// `tracing_subscriber::reload` cannot be seen from outside: with it, give no tracer here.) The tracer given to
-    /// [`layer`](crate::layer) or [`task_layer`](crate::task_layer) is used without being given here again.
+    /// [`layer`](crate::telemetry::layer) or [`task_layer`](crate::telemetry::task_layer) is used without being given here again.
     pub fn tracer<T>(mut self, tracer: T) -> Self
     where
         T: Tracer + Send + Sync + 'static,
@@ -171,7 +224,7 @@ impl TaskManagerBuilder {
         self
     }
 
-    /// Which way the spans of runs take through [`layer`](crate::layer) ([`SpanPath::Full`]).
+    /// Which way the spans of runs take through [`layer`](crate::telemetry::layer) ([`SpanPath::Full`]).
     pub fn span_path(mut self, path: SpanPath) -> Self {
         self.recorder.span_path = path;
         self
@@ -184,31 +237,31 @@ impl TaskManagerBuilder {
         self
     }
 
-    /// The first part of the names of the manager's own spans ([`DEFAULT_SPAN_PREFIX`](crate::DEFAULT_SPAN_PREFIX)).
+    /// The first part of the names of the manager's own spans ([`DEFAULT_SPAN_PREFIX`](crate::task::TaskManagerBuilder::DEFAULT_SPAN_PREFIX)).
     pub fn span_prefix(mut self, prefix: impl Into<Arc<str>>) -> Self {
         self.settings.span_prefix = prefix.into();
         self
     }
 
-    /// How often the monitor sweeps ([`DEFAULT_MONITOR_INTERVAL`]).
+    /// How often the monitor sweeps ([`TaskManagerBuilder::DEFAULT_MONITOR_INTERVAL`]).
     pub fn monitor_interval(mut self, interval: Duration) -> Self {
         self.settings.monitor_interval = interval;
         self
     }
 
-    /// How long an ordered shutdown may take ([`DEFAULT_SHUTDOWN_DEADLINE`]).
+    /// How long an ordered shutdown may take ([`TaskManagerBuilder::DEFAULT_SHUTDOWN_DEADLINE`]).
     pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
         self.settings.shutdown_deadline = deadline;
         self
     }
 
-    /// How long a spawned plain future may go on at shutdown ([`DEFAULT_SPAWN_GRACE`]).
+    /// How long a spawned plain future may go on at shutdown ([`TaskManagerBuilder::DEFAULT_SPAWN_GRACE`]).
     pub fn spawn_grace(mut self, grace: Duration) -> Self {
         self.settings.spawn_grace = grace;
         self
     }
 
-    /// From when on the runtime counts as stalled: it has run nothing for so long ([`DEFAULT_RUNTIME_STALL`]).
+    /// From when on the runtime counts as stalled: it has run nothing for so long ([`TaskManagerBuilder::DEFAULT_RUNTIME_STALL`]).
     pub fn runtime_stall(mut self, threshold: Duration) -> Self {
         self.settings.runtime_stall = threshold;
         self
@@ -235,7 +288,7 @@ impl TaskManagerBuilder {
     }
 
     /// How long a loop that waits for a time of the wall clock goes without a look at it
-    /// ([`DEFAULT_WALL_CLOCK_STEP`](crate::DEFAULT_WALL_CLOCK_STEP)): so late at most it sees that the clock was set or the
+    /// ([`DEFAULT_WALL_CLOCK_STEP`](crate::task::TaskManagerBuilder::DEFAULT_WALL_CLOCK_STEP)): so late at most it sees that the clock was set or the
     /// process suspended.
     pub fn wall_clock_step(mut self, step: Duration) -> Self {
         // A step of nothing would be a loop that never sleeps.
@@ -250,36 +303,55 @@ impl TaskManagerBuilder {
     }
 
     /// Builds the manager. Tasks run on the runtime that this is called in, or else in which the manager is first used.
-    pub fn build(mut self) -> TaskManager {
+    ///
+    /// # Errors
+    /// [`BuildError`] names the setting that cannot be used; nothing was started.
+    pub fn build(self) -> Result<TaskManager, BuildError> {
+        if self.recorder.max_names == 0 {
+            return Err(BuildError::ZeroNames);
+        }
+        if self.settings.span_prefix.is_empty() {
+            return Err(BuildError::EmptySpanPrefix);
+        }
+        for (setting, duration) in [
+            ("monitor_interval", self.settings.monitor_interval),
+            ("runtime_stall", self.settings.runtime_stall),
+            ("slow_poll", self.recorder.slow_poll),
+            ("wall_clock_step", self.settings.wall_clock.step),
+        ] {
+            if duration.is_zero() {
+                return Err(BuildError::ZeroDuration { setting });
+            }
+        }
+        Ok(self.build_checked())
+    }
+
+    fn build_checked(mut self) -> TaskManager {
         if self.panic_hook {
             run::install_hook();
             self.recorder.silence_panics = true;
         }
         let recorder = Recorder::new(self.recorder);
         match &self.meter {
-            Some(meter) => recorder.attach(&telemetry::Exposition::new(meter)),
-            None => telemetry::shared_exposition(None, |exposition| recorder.attach(exposition)),
+            Some(meter) => recorder.attach(&emit::Exposition::new(meter)),
+            None => emit::shared_exposition(None, |exposition| recorder.attach(exposition)),
         }
         let shared = Shared::new(recorder, self.settings);
         TaskManager { handle: Arc::new(LastHandle { shared, components: Components::default() }) }
     }
 }
 
-impl TaskManager {
-    /// A builder with every default.
-    pub fn builder() -> TaskManagerBuilder {
-        TaskManagerBuilder {
-            recorder: RecorderOptions {
-                max_names: telemetry::default_max_names(),
-                ..RecorderOptions::default()
-            },
+impl Default for TaskManagerBuilder {
+    fn default() -> Self {
+        Self {
+            recorder: RecorderOptions { max_names: emit::default_max_names(), ..RecorderOptions::default() },
             settings: Settings {
-                span_prefix: DEFAULT_SPAN_PREFIX.into(),
-                monitor_interval: DEFAULT_MONITOR_INTERVAL,
-                shutdown_deadline: DEFAULT_SHUTDOWN_DEADLINE,
-                spawn_grace: DEFAULT_SPAWN_GRACE,
+                span_prefix: Self::DEFAULT_SPAN_PREFIX.into(),
+                monitor_interval: Self::DEFAULT_MONITOR_INTERVAL,
+                shutdown_deadline: Self::DEFAULT_SHUTDOWN_DEADLINE,
+                spawn_grace: Self::DEFAULT_SPAWN_GRACE,
                 thresholds: HealthThresholds::default(),
-                runtime_stall: DEFAULT_RUNTIME_STALL,
+                runtime_stall: Self::DEFAULT_RUNTIME_STALL,
                 last_resort: LastResort::default(),
                 random: Arc::new(fastrand::f64),
                 wall_clock: WallClock::default(),
@@ -288,20 +360,32 @@ impl TaskManager {
             panic_hook: true,
         }
     }
+}
+
+impl Default for TaskManager {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TaskManager {
+    /// Creates a manager with every default. It cannot fail.
+    pub fn new() -> Self {
+        Self::builder().build_checked()
+    }
+
+    /// Creates a builder with every default.
+    pub fn builder() -> TaskManagerBuilder {
+        TaskManagerBuilder::default()
+    }
 
     fn shared(&self) -> &Arc<Shared> {
         &self.handle.shared
     }
 
-    #[cfg(feature = "page")]
-    pub(crate) fn downgrade(&self) -> WeakManager {
-        WeakManager(Arc::downgrade(&self.handle))
-    }
-
-    /// What a page shows beside the figures.
-    #[cfg(feature = "page")]
-    pub(crate) fn for_page(&self) -> &Arc<Shared> {
-        self.shared()
+    /// Returns a reference that does not keep the manager alive.
+    pub fn downgrade(&self) -> WeakTaskManager {
+        WeakTaskManager(Arc::downgrade(&self.handle))
     }
 
     /// Asks the components that were not asked yet for their tasks (refusals are logged), then begins the registered tasks and
@@ -321,7 +405,7 @@ impl TaskManager {
     }
 
     /// Stops the monitor; the tasks go on. Calling it again changes nothing.
-    pub fn stop(&self) {
+    pub fn stop_monitor(&self) {
         engine::stop_monitor(self.shared());
     }
 
@@ -330,7 +414,7 @@ impl TaskManager {
         engine::monitor_is_running(self.shared())
     }
 
-    /// Spawns a short task: one run, one span, counted under `name`, or under the future's type where that is empty.
+    /// Spawns a short task: one run, one span, counted under `name`, or under the future's type (`module::function`) if the name is empty.
     ///
     /// The run is a new trace, linked to the span it was spawned in. Use [`task`](Self::task) to say more about it.
     /// During a shutdown the future is dropped and the handle answers [`TaskError::ShuttingDown`](crate::TaskError).
@@ -344,16 +428,6 @@ impl TaskManager {
         F::Output: TaskOutput + Send + 'static,
     {
         self.shared().spawn(SpawnOptions::new(name), |_| future)
-    }
-
-    /// Spawns a short task named after its future's type: `module::function`.
-    #[track_caller]
-    pub fn spawn_unnamed<F>(&self, future: F) -> TaskHandle<F::Output>
-    where
-        F: Future + Send + 'static,
-        F::Output: TaskOutput + Send + 'static,
-    {
-        self.spawn("", future)
     }
 
     /// Runs work that blocks its thread, on the runtime's blocking pool: one run, one span, counted under `name`.
@@ -419,7 +493,7 @@ impl TaskManager {
     /// # Panics
     /// Outside a tokio runtime, where the manager was built outside one too.
     #[track_caller]
-    pub fn register_critical_task(&self, config: CriticalTaskConfig) -> Result<(), RegisterError> {
+    pub fn register(&self, config: CriticalTaskConfig) -> Result<(), RegisterError> {
         config::register(vec![config], None, self.shared())
     }
 
@@ -431,7 +505,7 @@ impl TaskManager {
     /// # Panics
     /// Outside a tokio runtime, where the manager was built outside one too.
     #[track_caller]
-    pub fn register_critical_tasks(
+    pub fn register_all(
         &self,
         configs: impl IntoIterator<Item = CriticalTaskConfig>,
     ) -> Result<(), RegisterError> {
@@ -455,13 +529,13 @@ impl TaskManager {
     /// # Errors
     /// [`RegisterError`]. A refused task leaves the one before unregistered where that could not be told beforehand; a
     /// malformed one is refused first.
-    pub async fn replace_critical_task(&self, config: CriticalTaskConfig) -> Result<(), RegisterError> {
+    pub async fn replace(&self, config: CriticalTaskConfig) -> Result<(), RegisterError> {
         config.check()?;
         if self.shared().tracker.is_closed() {
             return Err(RegisterError::ShuttingDown);
         }
-        let _ = self.unregister_critical_task(config.name()).await;
-        self.register_critical_task(config)
+        let _ = self.unregister(config.name()).await;
+        self.register(config)
     }
 
     /// Stops a registered task and forgets it; waits until it is gone. Its figures stay, so no counter runs backwards.
@@ -471,7 +545,7 @@ impl TaskManager {
     ///
     /// # Cancel safety
     /// Dropping the future stops the waiting, not the stop.
-    pub async fn unregister_critical_task(&self, name: &str) -> Result<(), UnknownTask> {
+    pub async fn unregister(&self, name: &str) -> Result<(), UnknownTask> {
         let shared = self.shared();
         let task = shared.supervised(name).ok_or_else(|| UnknownTask { name: name.into() })?;
         task.unregister();
@@ -487,7 +561,7 @@ impl TaskManager {
     ///
     /// # Errors
     /// [`UnknownTask`].
-    pub fn detach_critical_task(&self, name: &str) -> Result<(), UnknownTask> {
+    pub fn detach(&self, name: &str) -> Result<(), UnknownTask> {
         let unknown = || UnknownTask { name: name.into() };
         let task = self.shared().supervised(name).ok_or_else(unknown)?;
         if !self.shared().remove(&task) {
@@ -499,7 +573,7 @@ impl TaskManager {
     }
 
     /// Registers a component that brings its own tasks; after [`start`](Self::start) they are discovered at once (hot
-    /// load). A component of the same name is replaced; its tasks stay until [`cleanup_component_tasks`](Self::cleanup_component_tasks).
+    /// load). A component of the same name is replaced; its tasks stay until [`unregister_component`](Self::unregister_component).
     #[doc(alias = "cog")]
     pub fn register_component(
         &self,
@@ -518,7 +592,7 @@ impl TaskManager {
     /// logged and skipped.
     #[doc(alias = "discover_and_register_cog_tasks")]
     #[track_caller]
-    pub fn discover_and_register_component_tasks(&self) -> Discovery {
+    pub fn discover_components(&self) -> Discovery {
         discover(self.shared(), &self.handle.components, false)
     }
 
@@ -527,7 +601,7 @@ impl TaskManager {
     /// # Errors
     /// [`UnknownComponent`], where neither a component nor a task of one has that name.
     #[doc(alias = "cleanup_cog_tasks")]
-    pub async fn cleanup_component_tasks(&self, component: &str) -> Result<Vec<String>, UnknownComponent> {
+    pub async fn unregister_component(&self, component: &str) -> Result<Vec<String>, UnknownComponent> {
         let known = self.handle.components.remove(component);
         let names: Vec<_> = {
             let registered = self.shared().all_registered();
@@ -544,7 +618,7 @@ impl TaskManager {
         }
         for name in &names {
             // Whoever unregistered it meanwhile did the same.
-            let _ = self.unregister_critical_task(name).await;
+            let _ = self.unregister(name).await;
         }
         Ok(names)
     }
@@ -557,7 +631,7 @@ impl TaskManager {
     ///
     /// # Errors
     /// [`RestartError`].
-    pub fn restart_critical_task(&self, name: &str) -> Result<Duration, RestartError> {
+    pub fn restart(&self, name: &str) -> Result<Duration, RestartError> {
         let shared = self.shared();
         if shared.tracker.is_closed() {
             return Err(RestartError::ShuttingDown);
@@ -587,18 +661,18 @@ impl TaskManager {
     ///
     /// # Errors
     /// [`UnknownTask`].
-    pub fn stop_critical_task(&self, name: &str) -> Result<(), UnknownTask> {
+    pub fn stop(&self, name: &str) -> Result<(), UnknownTask> {
         let task = self.shared().supervised(name).ok_or_else(|| UnknownTask { name: name.into() })?;
         task.command(Order::Stop { grace: task.spec.grace() });
         Ok(())
     }
 
-    /// Holds a task until it is [resumed](Self::resume_critical_task): a loop finishes the iteration under way and begins no
+    /// Holds a task until it is [resumed](Self::resume): a loop finishes the iteration under way and begins no
     /// other; any other task is stopped in order. Without effect on one that has finished, failed or was stopped.
     ///
     /// # Errors
     /// [`UnknownTask`].
-    pub fn pause_critical_task(&self, name: &str) -> Result<(), UnknownTask> {
+    pub fn pause(&self, name: &str) -> Result<(), UnknownTask> {
         self.order(name, Order::Pause)
     }
 
@@ -607,17 +681,18 @@ impl TaskManager {
     ///
     /// # Errors
     /// [`UnknownTask`].
-    pub fn resume_critical_task(&self, name: &str) -> Result<(), UnknownTask> {
+    pub fn resume(&self, name: &str) -> Result<(), UnknownTask> {
         self.order(name, Order::Resume)
     }
 
-    /// A handle to a loop; `None` where the task is none.
+    /// Returns a handle to a registered loop.
     ///
     /// # Errors
-    /// [`UnknownTask`].
-    pub fn loop_handle(&self, name: &str) -> Result<Option<LoopHandle>, UnknownTask> {
-        let task = self.shared().supervised(name).ok_or_else(|| UnknownTask { name: name.into() })?;
-        Ok(task.body.loop_handle())
+    /// [`LoopControlError::NotRegistered`] if no task of this name is registered, [`LoopControlError::NotALoop`] if the task
+    /// is no loop.
+    pub fn loop_handle(&self, name: &str) -> Result<LoopHandle, LoopControlError> {
+        let task = self.shared().supervised(name).ok_or(LoopControlError::NotRegistered)?;
+        task.body.loop_handle().ok_or(LoopControlError::NotALoop)
     }
 
     fn order(&self, name: &str, order: Order) -> Result<(), UnknownTask> {
@@ -627,14 +702,14 @@ impl TaskManager {
     }
 
     /// What happens to registered tasks and to the manager, from now on. Nobody waits for the subscriber: behind by more
-    /// than [`EVENT_CAPACITY`](crate::EVENT_CAPACITY) events it misses the oldest, and they are counted.
+    /// than [`CAPACITY`](crate::events::TaskEvents::CAPACITY) events it misses the oldest, and they are counted.
     ///
     /// ```
-    /// use otel_tasks::{CriticalTaskConfig, TaskEventKind, TaskManager};
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::RegisterError> {
+    /// use otel_tasks::{CriticalTaskConfig, TaskManager, events::TaskEventKind};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::task::RegisterError> {
     /// let tasks = TaskManager::builder().build();
     /// let mut events = tasks.subscribe();
-    /// tasks.register_critical_task(CriticalTaskConfig::new("once", |_| async {}))?;
+    /// tasks.register(CriticalTaskConfig::new("once", |_| async {}))?;
     /// tasks.start();
     /// while let Some(event) = events.recv().await {
     ///     if matches!(event.kind, TaskEventKind::Finished) {
@@ -666,7 +741,7 @@ impl TaskManager {
     }
 
     /// How a task is; `None` for a name that was never seen.
-    pub fn get_task_health(&self, name: &str) -> Option<TaskHealth> {
+    pub fn task_health(&self, name: &str) -> Option<TaskHealth> {
         let shared = self.shared();
         let of_name = shared.recorder.registry().of_name(name);
         if of_name.is_empty() {
@@ -678,13 +753,13 @@ impl TaskManager {
     }
 
     /// A task's figures under the seed's names, with its last runs; `None` for a name that was never seen.
-    pub fn get_task_metrics(&self, name: &str) -> Option<TaskMetrics> {
+    pub fn task_metrics(&self, name: &str) -> Option<TaskMetrics> {
         let recorder = &self.shared().recorder;
         let of_name = recorder.registry().of_name(name);
         let snapshot = cell::snapshot(&of_name, recorder.now())?;
         let mut history: Vec<_> = of_name.iter().flat_map(|entry| entry.cell.history()).collect();
         history.sort_by_key(|run| run.started);
-        history.drain(..history.len().saturating_sub(crate::HISTORY_LENGTH));
+        history.drain(..history.len().saturating_sub(crate::TaskMetrics::HISTORY_LENGTH));
         Some(read::metrics(&snapshot, history))
     }
 
@@ -699,7 +774,7 @@ impl TaskManager {
     }
 
     /// The manager in figures.
-    pub fn get_task_statistics(&self) -> TaskStatistics {
+    pub fn statistics(&self) -> TaskStatistics {
         let shared = self.shared();
         let now = shared.recorder.now();
         let mut tally = read::Tally::default();
@@ -737,17 +812,17 @@ impl TaskManager {
     ///
     /// # Cancel safety
     /// Dropping the future stops the waiting, not the shutdown.
-    pub async fn cancel_all_tasks(&self) -> Arc<ShutdownReport> {
-        engine::shutdown(self.shared()).await
+    pub async fn shutdown(&self) -> Arc<ShutdownReport> {
+        engine::run_shutdown(self.shared()).await
     }
 
     /// Ends a shutdown at once, or begins one that ends at once: what has not ended is dropped. What a second Ctrl-C asks for.
     ///
     /// # Cancel safety
     /// Dropping the future stops the waiting, not the shutdown.
-    pub async fn abort_all_tasks(&self) -> Arc<ShutdownReport> {
+    pub async fn shutdown_now(&self) -> Arc<ShutdownReport> {
         engine::abort_shutdown(self.shared());
-        engine::shutdown(self.shared()).await
+        engine::run_shutdown(self.shared()).await
     }
 
     /// Waits for `signal`, then shuts down in order: before anything else cancels the tasks. Also where the manager begins to
@@ -762,46 +837,81 @@ impl TaskManager {
     /// std::process::exit(report.exit_code().into());
     /// # }
     /// ```
-    pub async fn run_until(&self, signal: impl Future) -> Arc<ShutdownReport> {
-        self.first_signal(signal).await;
-        self.cancel_all_tasks().await
-    }
-
-    /// Waits for the signal, or until a shutdown begins for another reason.
-    async fn first_signal(&self, signal: impl Future) {
-        let _awaited = engine::Awaited::new(self.shared());
-        let mut begun = self.shared().begun.subscribe();
+    pub async fn run_until(&self, end: impl Future) -> Arc<ShutdownReport> {
+        // Listens before the first signal, which may end the wait through a listener of the caller's.
+        let mut signals = engine::further_signals();
+        {
+            let _awaited = engine::Awaited::new(self.shared());
+            let mut begun = self.shared().begun.subscribe();
+            tokio::select! {
+                _ = end => {}
+                _ = begun.wait_for(|begun| *begun) => {}
+            }
+        }
+        signals.pass_over();
         tokio::select! {
-            _ = signal => {}
-            _ = begun.wait_for(|begun| *begun) => {}
+            report = self.shutdown() => report,
+            () = signals => self.shutdown_now().await,
         }
     }
 
-    /// Waits for a signal to end, then shuts down in order; a second signal meanwhile ends that at once.
+    /// Returns a future that completes when the ordered shutdown begins. It does not keep the manager alive, and it completes if
+    /// the manager is dropped.
     ///
-    /// # Cancel safety
-    /// As [`run_until`](Self::run_until).
+    /// A server beside the manager can end with it:
     ///
-    /// ```no_run
-    /// # async fn example(tasks: otel_tasks::TaskManager) {
-    /// let signal = otel_tasks::shutdown_signal(); // from here on a signal is not lost
-    /// tasks.start();
-    /// let report = tasks.run_until_signal(signal).await;
-    /// std::process::exit(report.exit_code().into());
+    /// ```
+    /// # async fn example(tasks: otel_tasks::TaskManager, serve: impl Future<Output = ()>) {
+    /// let ended = tasks.shutting_down();
+    /// tokio::select! {
+    ///     () = serve => {}
+    ///     () = ended => {}
+    /// }
     /// # }
     /// ```
-    pub async fn run_until_signal(&self, mut signal: ShutdownSignal) -> Arc<ShutdownReport> {
-        self.first_signal(&mut signal).await;
-        tokio::select! {
-            report = self.cancel_all_tasks() => report,
-            () = &mut signal => self.abort_all_tasks().await,
+    pub fn shutting_down(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let mut begun = self.shared().begun.subscribe();
+        async move {
+            // An error says that the manager is gone.
+            let _ = begun.wait_for(|begun| *begun).await;
         }
+    }
+
+    /// Returns whether the ordered shutdown has begun: no task is admitted any more.
+    pub fn is_shutting_down(&self) -> bool {
+        self.shared().tracker.is_closed()
+    }
+
+    /// Returns the report of the shutdown, once the shutdown is over.
+    pub fn report(&self) -> Option<Arc<ShutdownReport>> {
+        self.shared().drain.get().and_then(|drain| drain.report())
+    }
+
+    /// Returns the settings of the manager, as it was built.
+    pub fn settings(&self) -> ManagerSettings {
+        let (settings, options) = (&self.shared().settings, &self.shared().recorder.options);
+        ManagerSettings {
+            instance: options.instance.clone(),
+            span_prefix: settings.span_prefix.clone(),
+            max_names: options.max_names,
+            monitor_interval: settings.monitor_interval,
+            shutdown_deadline: settings.shutdown_deadline,
+            spawn_grace: settings.spawn_grace,
+            runtime_stall: settings.runtime_stall,
+            slow_poll: options.slow_poll,
+            health_thresholds: settings.thresholds,
+        }
+    }
+
+    /// Returns the settings of a registered task; `None` if no task of this name is registered.
+    pub fn task_settings(&self, name: &str) -> Option<TaskSettings> {
+        self.shared().supervised(name).map(|task| TaskSettings::of(&task))
     }
 
     /// Answers "why do I see nothing in Jaeger or Prometheus": checks the subscriber, the level, the meter and the
     /// components. Changes nothing, however often it is called.
-    pub fn setup_task_instrumentation(&self) -> InstrumentationCheck {
-        let installed = telemetry::installed();
+    pub fn check_instrumentation(&self) -> InstrumentationCheck {
+        let installed = emit::installed();
         let has_tracer = self.shared().recorder.tracer().is_some();
         let exposition = self.shared().recorder.exposition();
         let registered = self.shared().all_registered();
@@ -813,7 +923,7 @@ impl TaskManager {
             layer_installed: installed.is_some(),
             layer_conflict: installed.as_ref().and_then(|installed| installed.conflict),
             info_enabled: tracing::enabled!(target: "otel_tasks", tracing::Level::INFO),
-            spans_exported: telemetry::probe_is_exported() || has_tracer || installed.is_some(),
+            spans_exported: emit::probe_is_exported() || has_tracer || installed.is_some(),
             last_collection: exposition.as_ref().and_then(|exposition| exposition.last_collection()),
             missing_components,
         }

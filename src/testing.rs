@@ -4,7 +4,7 @@
 //! ```
 //! use otel_tasks::{Backoff, CriticalTaskConfig, TaskManager, testing::{Clock, EventLog, Fault, Faults}};
 //! use std::time::Duration;
-//! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), otel_tasks::RegisterError> {
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), otel_tasks::task::RegisterError> {
 //! let tasks = TaskManager::builder().build();
 //! let mut log = EventLog::of(&tasks);
 //! let faults = Faults::new();
@@ -12,7 +12,7 @@
 //! let gateway = CriticalTaskConfig::new("gateway", |ctx| async move { ctx.cancelled().await })
 //!     .backoff(Backoff::constant(Duration::from_secs(30)))
 //!     .faults(&faults);
-//! tasks.register_critical_task(gateway)?;
+//! tasks.register(gateway)?;
 //! tasks.start();
 //!
 //! let clock = Clock::paused();
@@ -34,8 +34,8 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    TaskContext, TaskEvent, TaskEvents, TaskManager,
-    engine::{ErrorRules, Factory, Work},
+    engine::{ErrorRules, Factory, TaskContext, TaskEvent, TaskEvents, Work},
+    manager::TaskManager,
     policy::{ErrorClass, Exit, Failure},
 };
 
@@ -81,11 +81,11 @@ impl Clock {
 /// ```
 /// use otel_tasks::{CriticalTaskConfig, Schedule, TaskLoop, TaskManager, testing::WallClock};
 /// use std::time::{Duration, UNIX_EPOCH};
-/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), otel_tasks::RegisterError> {
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), otel_tasks::task::RegisterError> {
 /// let clock = WallClock::starting(UNIX_EPOCH);
 /// let tasks = TaskManager::builder().wall_clock(clock.reader()).build();
 /// let once = TaskLoop::on(Schedule::once(UNIX_EPOCH + Duration::from_secs(3_600)), |_| async {});
-/// tasks.register_critical_task(CriticalTaskConfig::from_loop("once", once))?;
+/// tasks.register(CriticalTaskConfig::from_loop("once", once))?;
 /// tasks.start();
 /// clock.set_forward(Duration::from_secs(3_000));
 /// tokio::time::sleep(Duration::from_secs(601)).await;
@@ -146,7 +146,7 @@ impl EventLog {
     /// The events so far.
     ///
     /// # Panics
-    /// Where more than [`EVENT_CAPACITY`](crate::EVENT_CAPACITY) events came since it was last asked: some are lost, so
+    /// Where more than [`CAPACITY`](crate::events::TaskEvents::CAPACITY) events came since it was last asked: some are lost, so
     /// nothing can be said.
     #[track_caller]
     pub fn events(&mut self) -> &[TaskEvent] {

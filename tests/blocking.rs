@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use otel_tasks::{ExitKind, ShutdownOutcome, TaskError, TaskManager};
+use otel_tasks::{TaskError, TaskManager, policy::ExitKind, shutdown::ShutdownOutcome};
 use support::{eventually, millis, secs};
 use tokio::task::LocalSet;
 
@@ -30,7 +30,7 @@ async fn blocking_work_is_a_run_with_a_result() {
     let panicked = tasks.spawn_blocking("sum", |_| -> () { panic!("out of paper") });
     assert!(matches!(panicked.await, Err(TaskError::Panicked(panic)) if panic.text == "out of paper"));
     let snapshot = tasks.snapshot("sum").unwrap();
-    let runs = |kind: ExitKind| snapshot.runs[kind as usize];
+    let runs = |kind: ExitKind| snapshot.runs(kind);
     assert_eq!((runs(ExitKind::Success), runs(ExitKind::Failure), runs(ExitKind::Panic)), (1, 1, 1));
     assert_eq!((snapshot.active, snapshot.last_error.unwrap().message.contains("out of paper")), (0, true));
 }
@@ -59,7 +59,7 @@ async fn at_shutdown_blocking_work_hears_its_token_and_is_waited_for() {
     });
     eventually("it waits", || waits.load(SeqCst)).await;
     let began = Instant::now();
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(began.elapsed() < secs(1), "it woke at once");
     assert!(ended.load(SeqCst) && report.is_clean(), "{report}");
     work.await.unwrap();
@@ -77,7 +77,7 @@ async fn blocking_work_that_ignores_its_token_is_reported_as_leaked() {
     });
     eventually("it began", || began.load(SeqCst)).await;
     let asked = Instant::now();
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(asked.elapsed() < secs(3), "{:?}", asked.elapsed());
     let line = &report.tasks[0];
     assert_eq!((&*line.name, line.outcome), ("archiver", ShutdownOutcome::Leaked), "{report}");
@@ -90,7 +90,7 @@ async fn blocking_work_that_ignores_its_token_is_reported_as_leaked() {
 #[tokio::test]
 async fn blocking_work_is_refused_during_a_shutdown() {
     let tasks = manager();
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
     assert_eq!(tasks.spawn_blocking("late", |_| ()).await, Err(TaskError::ShuttingDown));
     let local = LocalSet::new();
     let refused = local.run_until(async { tasks.spawn_local("late", async {}).await });
@@ -112,7 +112,7 @@ async fn a_future_that_is_not_send_runs_on_its_local_set() {
             .await
     });
     assert_eq!(answer.await.unwrap().unwrap(), 42);
-    assert_eq!(tasks.snapshot("local").unwrap().runs[ExitKind::Success as usize], 1);
+    assert_eq!(tasks.snapshot("local").unwrap().runs(ExitKind::Success), 1);
 }
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn a_local_task_that_is_deaf_is_dropped_at_shutdown() {
             let _held = held;
             std::future::pending::<()>().await;
         }));
-        inner.cancel_all_tasks().await
+        inner.shutdown().await
     });
     let report = report.await;
     assert_eq!(report.count(ShutdownOutcome::Aborted), 1, "{report}");

@@ -2,7 +2,7 @@
 
 mod support;
 
-use otel_tasks::{CriticalTaskConfig, TaskManager, TaskState, UnknownComponent};
+use otel_tasks::{CriticalTaskConfig, TaskManager, snapshot::TaskState, task::UnknownComponent};
 use support::{Events, settle};
 
 fn obeys(name: &str) -> CriticalTaskConfig {
@@ -41,13 +41,13 @@ async fn a_component_that_rests_on_what_nobody_brings_is_refused_alone() {
 async fn a_component_is_known_by_itself_or_by_its_tasks() {
     let tasks = TaskManager::builder().build();
     tasks.register_component("idle", Vec::new);
-    tasks.register_critical_task(obeys("owned").component("unregistered")).expect("a valid task");
+    tasks.register(obeys("owned").component("unregistered")).expect("a valid task");
     tasks.start();
     settle().await;
-    assert_eq!(tasks.cleanup_component_tasks("idle").await, Ok(vec![]));
-    assert_eq!(tasks.cleanup_component_tasks("unregistered").await, Ok(vec!["owned".to_owned()]));
+    assert_eq!(tasks.unregister_component("idle").await, Ok(vec![]));
+    assert_eq!(tasks.unregister_component("unregistered").await, Ok(vec!["owned".to_owned()]));
     for gone in ["idle", "unregistered"] {
         let unknown = UnknownComponent { name: gone.into() };
-        assert_eq!(tasks.cleanup_component_tasks(gone).await, Err(unknown));
+        assert_eq!(tasks.unregister_component(gone).await, Err(unknown));
     }
 }

@@ -3,7 +3,8 @@
 mod support;
 
 use otel_tasks::{
-    CriticalTaskConfig, DependencyLoss, TaskCategory, TaskContext, TaskManager, TaskPriority, TaskState,
+    CriticalTaskConfig, TaskCategory, TaskContext, TaskManager, TaskPriority, policy::DependencyLoss,
+    snapshot::TaskState,
 };
 use support::{Alive, Events, secs, settle};
 use tokio::time::sleep;
@@ -25,13 +26,13 @@ async fn all_that_rest_on_a_task_go_down_with_it_however_they_came() {
     let tasks = TaskManager::builder().build();
     tasks.start();
     // One by one, and two together.
-    tasks.register_critical_task(obeys("database")).expect("valid");
-    tasks.register_critical_task(rests_on("a", "database")).expect("valid");
-    tasks.register_critical_task(rests_on("b", "database")).expect("valid");
-    tasks.register_critical_tasks([rests_on("c", "database"), rests_on("d", "database")]).expect("valid");
+    tasks.register(obeys("database")).expect("valid");
+    tasks.register(rests_on("a", "database")).expect("valid");
+    tasks.register(rests_on("b", "database")).expect("valid");
+    tasks.register_all([rests_on("c", "database"), rests_on("d", "database")]).expect("valid");
     settle().await;
     assert_eq!(states(&tasks, ["a", "b", "c", "d"]), [Some(TaskState::Running); 4]);
-    tasks.stop_critical_task("database").expect("registered");
+    tasks.stop("database").expect("registered");
     settle().await;
     // Seen to fail where a registration forgets the dependents that were there.
     assert_eq!(states(&tasks, ["database", "a", "b", "c", "d"]), [Some(TaskState::Stopped); 5]);
@@ -40,21 +41,21 @@ async fn all_that_rest_on_a_task_go_down_with_it_however_they_came() {
 #[tokio::test(start_paused = true)]
 async fn one_that_no_longer_rests_on_a_task_leaves_the_others_on_it() {
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(obeys("database")).expect("valid");
+    tasks.register(obeys("database")).expect("valid");
     for name in ["a", "b", "c"] {
-        tasks.register_critical_task(rests_on(name, "database")).expect("valid");
+        tasks.register(rests_on(name, "database")).expect("valid");
     }
     tasks.start();
     settle().await;
-    tasks.unregister_critical_task("b").await.expect("registered");
-    tasks.detach_critical_task("c").expect("registered");
-    tasks.stop_critical_task("database").expect("registered");
+    tasks.unregister("b").await.expect("registered");
+    tasks.detach("c").expect("registered");
+    tasks.stop("database").expect("registered");
     settle().await;
     // Seen to fail where a name that is given up takes the dependents of others along.
     assert_eq!(states(&tasks, ["database", "a"]), [Some(TaskState::Stopped); 2]);
     // Whom nothing rests on any more is held up by nobody.
-    tasks.unregister_critical_task("a").await.expect("registered");
-    tasks.restart_critical_task("database").expect("it rests");
+    tasks.unregister("a").await.expect("registered");
+    tasks.restart("database").expect("it rests");
     settle().await;
     assert_eq!(states(&tasks, ["database"]), [Some(TaskState::Running)]);
 }
@@ -67,7 +68,7 @@ async fn a_dependency_that_is_to_stop_earlier_than_what_rests_on_it_is_told() {
         |config: CriticalTaskConfig, category, priority| config.category(category).priority(priority);
     use {TaskCategory::Gateway, TaskCategory::System, TaskPriority::High, TaskPriority::Normal};
     tasks
-        .register_critical_tasks([
+        .register_all([
             placed(obeys("earlier"), System, Normal),
             placed(obeys("same"), Gateway, Normal),
             placed(obeys("later"), Gateway, High),
@@ -80,17 +81,17 @@ async fn a_dependency_that_is_to_stop_earlier_than_what_rests_on_it_is_told() {
     assert!(told[0].message().contains("is stopped after on"), "{}", told[0].message());
     tasks.start();
     sleep(secs(1)).await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(report.is_clean(), "{report}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_dependency_that_gave_its_name_up_is_lost_though_it_goes_on() {
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_tasks([obeys("database"), rests_on("a", "database")]).expect("valid");
+    tasks.register_all([obeys("database"), rests_on("a", "database")]).expect("valid");
     tasks.start();
     settle().await;
-    tasks.detach_critical_task("database").expect("registered");
+    tasks.detach("database").expect("registered");
     settle().await;
     // Seen to fail where only one that has ended is lost: what is registered under the name next is not what it rests on.
     assert_eq!(states(&tasks, ["a"]), [Some(TaskState::Stopped)]);
@@ -115,15 +116,12 @@ async fn alive_without_what_it_rested_on(beats: bool) -> usize {
     let config = config.depends_on("database").on_dependency_loss(DependencyLoss::Stop);
     let tasks = TaskManager::builder().build();
     tasks
-        .register_critical_tasks([
-            obeys("database"),
-            if beats { config.heartbeat_timeout(secs(5)) } else { config },
-        ])
+        .register_all([obeys("database"), if beats { config.heartbeat_timeout(secs(5)) } else { config }])
         .expect("valid");
     tasks.start();
     settle().await;
-    tasks.detach_critical_task("detached").expect("registered");
-    tasks.stop_critical_task("database").expect("registered");
+    tasks.detach("detached").expect("registered");
+    tasks.stop("database").expect("registered");
     sleep(secs(60)).await;
     assert_eq!(states(&tasks, ["database"]), [Some(TaskState::Stopped)]);
     alive.now()

@@ -10,9 +10,10 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, ErrorClass, LoopError, MAX_RESTARTS_LIMIT, PolicyError, RegisterError,
-    RestartError, RestartIntensity, ScheduleError, TaskContext, TaskError, TaskLoop, TaskManager,
-    UnknownComponent, UnknownTask,
+    Backoff, CriticalTaskConfig, TaskContext, TaskError, TaskLoop, TaskManager,
+    policy::{ErrorClass, PolicyError, RestartIntensity},
+    schedule::{LoopError, ScheduleError},
+    task::{RegisterError, RestartError, UnknownComponent, UnknownTask},
 };
 use support::{Alive, secs, settle};
 use tokio::time::sleep;
@@ -30,20 +31,20 @@ fn fingerprint(tasks: &TaskManager) -> String {
             (task.name.to_string(), task.state, task.priority, task.total_runs(), task.total_restarts())
         })
         .collect();
-    format!("{:?} {:?} {known:?}", tasks.get_task_statistics(), tasks.task_names())
+    format!("{:?} {:?} {known:?}", tasks.statistics(), tasks.task_names())
 }
 
 /// Registers what is wrong, before and after the start, and checks the error, its words, and that nothing was changed.
 #[track_caller]
 fn refused(wrong: impl Fn() -> CriticalTaskConfig, expected: &RegisterError, text: &str) {
     let tasks = TaskManager::builder().max_names(4).build();
-    tasks.register_critical_task(config("good")).unwrap();
+    tasks.register(config("good")).unwrap();
     for started in [false, true] {
         if started {
             tasks.start();
         }
         let before = fingerprint(&tasks);
-        assert_eq!(tasks.register_critical_task(wrong()).as_ref(), Err(expected));
+        assert_eq!(tasks.register(wrong()).as_ref(), Err(expected));
         assert_eq!(fingerprint(&tasks), before);
     }
     assert_eq!(expected.to_string(), text);
@@ -68,11 +69,11 @@ async fn a_duplicate_name_is_refused_and_the_first_task_goes_on() {
         })
     };
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(task(&alive)).unwrap();
+    tasks.register(task(&alive)).unwrap();
     tasks.start();
     settle().await;
     let before = fingerprint(&tasks);
-    let refused = tasks.register_critical_task(task(&alive));
+    let refused = tasks.register(task(&alive));
     let expected = RegisterError::Duplicate { name: "t".into() };
     assert_eq!(refused, Err(expected.clone()));
     assert_eq!(expected.to_string(), "a task named \"t\" is registered already");
@@ -142,7 +143,7 @@ async fn a_limit_is_refused_exactly_from_where_a_task_that_fails_at_once_is_neve
         let tasks = TaskManager::builder().build();
         // Three restarts, so two delays between the first and the third.
         let limited = failing.backoff(Backoff::constant(secs(10))).max_restarts(3, secs(window));
-        assert_eq!(tasks.register_critical_task(limited).is_ok(), accepted, "{window} s");
+        assert_eq!(tasks.register(limited).is_ok(), accepted, "{window} s");
         tasks.start();
         sleep(secs(3_600)).await;
         assert_eq!(begun.load(SeqCst), if accepted { 4 } else { 0 }, "{window} s");
@@ -151,7 +152,7 @@ async fn a_limit_is_refused_exactly_from_where_a_task_that_fails_at_once_is_neve
 
 #[tokio::test(start_paused = true)]
 async fn more_restarts_than_are_kept_are_refused() {
-    let max_restarts = MAX_RESTARTS_LIMIT + 1;
+    let max_restarts = RestartIntensity::MAX_RESTARTS + 1;
     let source = PolicyError::TooManyRestarts { max_restarts };
     assert_eq!(source.to_string(), "a limit of 1001 restarts is above the 1000 that are kept");
     let backoff = Backoff::constant(Duration::from_millis(1));
@@ -161,8 +162,8 @@ async fn more_restarts_than_are_kept_are_refused() {
         "the restart policy of task \"t\" is not usable",
     );
     let tasks = TaskManager::builder().build();
-    let most = config("t").backoff(backoff).max_restarts(MAX_RESTARTS_LIMIT, secs(600));
-    assert_eq!(tasks.register_critical_task(most), Ok(()));
+    let most = config("t").backoff(backoff).max_restarts(RestartIntensity::MAX_RESTARTS, secs(600));
+    assert_eq!(tasks.register(most), Ok(()));
 }
 
 #[test]
@@ -222,11 +223,11 @@ async fn a_classification_for_another_error_type_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn a_name_past_the_limit_is_refused_and_spawned_ones_share_the_overflow() {
     let tasks = TaskManager::builder().max_names(2).build();
-    tasks.register_critical_task(config("a")).unwrap();
-    tasks.register_critical_task(config("b")).unwrap();
+    tasks.register(config("a")).unwrap();
+    tasks.register(config("b")).unwrap();
     let before = fingerprint(&tasks);
     let expected = RegisterError::NameLimit { name: "c".into(), max_names: 2 };
-    assert_eq!(tasks.register_critical_task(config("c")), Err(expected.clone()));
+    assert_eq!(tasks.register(config("c")), Err(expected.clone()));
     assert_eq!(
         expected.to_string(),
         "there is no room for task \"c\": the manager keeps at most 2 names apart"
@@ -236,28 +237,28 @@ async fn a_name_past_the_limit_is_refused_and_spawned_ones_share_the_overflow() 
     tasks.spawn("e", async {}).await.unwrap();
     assert_eq!(tasks.snapshot("_OTHER").unwrap().total_runs(), 2, "nothing is lost");
     assert!(tasks.snapshot("d").is_none());
-    tasks.unregister_critical_task("a").await.unwrap();
-    assert_eq!(tasks.register_critical_task(config("a")), Ok(()), "a known name has its place");
+    tasks.unregister("a").await.unwrap();
+    assert_eq!(tasks.register(config("a")), Ok(()), "a known name has its place");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_unknown_task_is_named_by_every_method() {
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(config("good")).unwrap();
+    tasks.register(config("good")).unwrap();
     tasks.start();
     settle().await;
     let before = fingerprint(&tasks);
     let unknown = UnknownTask { name: "gone".into() };
     assert_eq!(unknown.to_string(), "no task named \"gone\" is registered");
-    assert_eq!(tasks.get_task_health("gone"), None);
-    assert_eq!(tasks.get_task_metrics("gone"), None);
+    assert_eq!(tasks.task_health("gone"), None);
+    assert_eq!(tasks.task_metrics("gone"), None);
     assert!(tasks.snapshot("gone").is_none());
     let refused = RestartError::Unknown(unknown.clone());
     assert_eq!(refused.to_string(), unknown.to_string());
-    assert_eq!(tasks.restart_critical_task("gone"), Err(refused));
-    assert_eq!(tasks.stop_critical_task("gone"), Err(unknown.clone()));
-    assert_eq!(tasks.detach_critical_task("gone"), Err(unknown.clone()));
-    assert_eq!(tasks.unregister_critical_task("gone").await, Err(unknown));
+    assert_eq!(tasks.restart("gone"), Err(refused));
+    assert_eq!(tasks.stop("gone"), Err(unknown.clone()));
+    assert_eq!(tasks.detach("gone"), Err(unknown.clone()));
+    assert_eq!(tasks.unregister("gone").await, Err(unknown));
     assert_eq!(fingerprint(&tasks), before);
 }
 
@@ -266,54 +267,54 @@ async fn a_task_that_is_only_spawned_is_not_registered() {
     let tasks = TaskManager::builder().build();
     drop(tasks.spawn("s", std::future::pending::<()>()));
     settle().await;
-    assert!(tasks.get_task_health("s").is_some(), "its figures are known");
+    assert!(tasks.task_health("s").is_some(), "its figures are known");
     let unknown = UnknownTask { name: "s".into() };
-    assert_eq!(tasks.stop_critical_task("s"), Err(unknown.clone()));
-    assert_eq!(tasks.restart_critical_task("s"), Err(RestartError::Unknown(unknown)));
+    assert_eq!(tasks.stop("s"), Err(unknown.clone()));
+    assert_eq!(tasks.restart("s"), Err(RestartError::Unknown(unknown)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_unknown_component_is_named() {
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(config("good")).unwrap();
+    tasks.register(config("good")).unwrap();
     let before = fingerprint(&tasks);
     let unknown = UnknownComponent { name: "levels".into() };
     assert_eq!(unknown.to_string(), "no component named \"levels\" is registered");
-    assert_eq!(tasks.cleanup_component_tasks("levels").await, Err(unknown));
+    assert_eq!(tasks.unregister_component("levels").await, Err(unknown));
     assert_eq!(fingerprint(&tasks), before);
 }
 
 #[tokio::test(start_paused = true)]
 async fn replacing_by_something_malformed_leaves_the_old_task_alone() {
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(config("t")).unwrap();
+    tasks.register(config("t")).unwrap();
     tasks.start();
     settle().await;
     let before = fingerprint(&tasks);
-    let refused = tasks.replace_critical_task(config("t").run_timeout(Duration::ZERO)).await;
+    let refused = tasks.replace(config("t").run_timeout(Duration::ZERO)).await;
     assert_eq!(refused, Err(RegisterError::ZeroDuration { name: "t".into(), field: "run timeout" }));
     settle().await;
     assert_eq!(fingerprint(&tasks), before);
-    assert!(tasks.get_task_health("t").unwrap().readiness);
+    assert!(tasks.task_health("t").unwrap().readiness);
 }
 
 /// Tries everything that a shutdown refuses.
 async fn everything_is_refused(tasks: &TaskManager, ctx: &TaskContext) {
-    let before = tasks.get_task_statistics();
+    let before = tasks.statistics();
     let alive = Alive::default();
     let run = |guard| async move { drop::<support::AliveGuard>(guard) };
-    assert_eq!(tasks.register_critical_task(config("new")), Err(RegisterError::ShuttingDown));
+    assert_eq!(tasks.register(config("new")), Err(RegisterError::ShuttingDown));
     assert_eq!(tasks.spawn("s", run(alive.guard())).await, Err(TaskError::ShuttingDown));
     assert_eq!(ctx.spawn("c", run(alive.guard())).await, Err(TaskError::ShuttingDown));
-    assert_eq!(tasks.restart_critical_task("t"), Err(RestartError::ShuttingDown));
-    assert_eq!(tasks.restart_critical_task("gone"), Err(RestartError::ShuttingDown));
+    assert_eq!(tasks.restart("t"), Err(RestartError::ShuttingDown));
+    assert_eq!(tasks.restart("gone"), Err(RestartError::ShuttingDown));
     let component = tasks.register_component("late", || vec![config("new")]);
     let refused = vec![("late".to_owned(), RegisterError::ShuttingDown)];
     assert_eq!((component.registered, component.refused), (vec![], refused));
     assert_eq!(alive.now(), 0, "refused futures are dropped");
     assert_eq!(tasks.task_names(), ["t"]);
     settle().await;
-    assert_eq!(tasks.get_task_statistics().total_runs, before.total_runs);
+    assert_eq!(tasks.statistics().total_runs, before.total_runs);
 }
 
 #[tokio::test(start_paused = true)]
@@ -328,13 +329,13 @@ async fn everything_new_is_refused_during_and_after_a_shutdown() {
             sleep(secs(10)).await;
         }
     });
-    tasks.register_critical_task(slow).unwrap();
+    tasks.register(slow).unwrap();
     tasks.start();
     settle().await;
     let context = context.get().expect("it runs");
     let shutdown = tokio::spawn({
         let tasks = tasks.clone();
-        async move { tasks.cancel_all_tasks().await }
+        async move { tasks.shutdown().await }
     });
     settle().await;
     everything_is_refused(&tasks, context).await;
@@ -344,18 +345,18 @@ async fn everything_new_is_refused_during_and_after_a_shutdown() {
     assert_eq!(RegisterError::ShuttingDown.to_string(), "the manager is shutting down");
     assert_eq!(RestartError::ShuttingDown.to_string(), "the manager is shutting down");
     assert_eq!(TaskError::ShuttingDown.to_string(), "the manager is shutting down, so the task was not run");
-    assert_eq!(tasks.stop_critical_task("t"), Ok(()), "what is stopped may be stopped");
-    assert_eq!(tasks.unregister_critical_task("t").await, Ok(()), "and forgotten");
+    assert_eq!(tasks.stop("t"), Ok(()), "what is stopped may be stopped");
+    assert_eq!(tasks.unregister("t").await, Ok(()), "and forgotten");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_replacement_is_refused_in_a_shutdown_before_the_old_task_is_touched() {
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(config("t")).unwrap();
+    tasks.register(config("t")).unwrap();
     tasks.start();
     settle().await;
-    tasks.cancel_all_tasks().await;
-    let refused = tasks.replace_critical_task(config("t")).await;
+    tasks.shutdown().await;
+    let refused = tasks.replace(config("t")).await;
     assert_eq!(refused, Err(RegisterError::ShuttingDown));
     assert_eq!(tasks.task_names(), ["t"]);
 }
@@ -406,7 +407,7 @@ fn a_subscriber_that_panics_costs_neither_figures_nor_supervision() {
         runtime.block_on(async {
             let tasks = TaskManager::builder().build();
             let fails = CriticalTaskConfig::new("t", |_| async { Err::<(), _>("down") });
-            tasks.register_critical_task(fails.max_restarts(2, secs(600)).restart_delay(secs(1))).unwrap();
+            tasks.register(fails.max_restarts(2, secs(600)).restart_delay(secs(1))).unwrap();
             tasks.start();
             sleep(secs(30)).await;
             let task = tasks.snapshot("t").expect("known");

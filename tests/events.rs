@@ -2,7 +2,10 @@
 
 mod support;
 
-use otel_tasks::{CriticalTaskConfig, EVENT_CAPACITY, TaskEventKind, TaskManager};
+use otel_tasks::{
+    CriticalTaskConfig, TaskManager,
+    events::{TaskEventKind, TaskEvents},
+};
 use support::settle;
 
 /// Registers and unregisters a task that is never started, which tells so many events each time.
@@ -10,8 +13,8 @@ const EVENTS_EACH: usize = 2;
 
 async fn come_and_go(tasks: &TaskManager, times: usize) {
     for _ in 0..times {
-        tasks.register_critical_task(CriticalTaskConfig::new("a", |_| async {})).expect("the name is free");
-        tasks.unregister_critical_task("a").await.expect("registered");
+        tasks.register(CriticalTaskConfig::new("a", |_| async {})).expect("the name is free");
+        tasks.unregister("a").await.expect("registered");
     }
 }
 
@@ -27,13 +30,13 @@ async fn who_falls_behind_misses_the_oldest_events_and_is_told_how_many() {
     // Seen to fail with `missed` answering 0, and with `+=` as `*=` or `-=` in either way to receive.
     let (mut waiting, mut asking) = (tasks.subscribe(), tasks.subscribe());
     for round in 1..=2 {
-        come_and_go(&tasks, EVENT_CAPACITY / EVENTS_EACH + 5 * round).await;
+        come_and_go(&tasks, TaskEvents::CAPACITY / EVENTS_EACH + 5 * round).await;
         let mut heard = 0;
         while asking.try_recv().is_some() {
             heard += 1;
         }
-        assert_eq!(heard, EVENT_CAPACITY);
-        for _ in 0..EVENT_CAPACITY {
+        assert_eq!(heard, TaskEvents::CAPACITY);
+        for _ in 0..TaskEvents::CAPACITY {
             waiting.recv().await.expect("the manager lives");
         }
         assert!(waiting.try_recv().is_none());
@@ -45,7 +48,7 @@ async fn who_falls_behind_misses_the_oldest_events_and_is_told_how_many() {
 async fn the_end_of_the_shutdown_is_the_last_event() {
     let tasks = TaskManager::builder().build();
     let (mut waiting, mut asking) = (tasks.subscribe(), tasks.subscribe());
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
     settle().await;
     let mut last = None;
     while let Some(event) = waiting.recv().await {

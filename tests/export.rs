@@ -66,7 +66,7 @@ fn assert_nothing_lost(receiver: &Receiver, tasks: &TaskManager, accepted: u64) 
     let distinct: HashSet<_> = runs.iter().map(|span| span.span_id.clone()).collect();
     assert_eq!(runs.len() as u64, accepted, "every run is a span");
     assert_eq!(distinct.len(), runs.len(), "none arrived twice");
-    assert_eq!(tasks.get_task_statistics().total_runs, accepted);
+    assert_eq!(tasks.statistics().total_runs, accepted);
     assert_eq!(receiver.sum("task.runs", &[("task.name", "command_many")]), Some(accepted as f64));
     for result in ["success", "failure", "cancellation"] {
         let spans = runs.iter().filter(|span| span.string("task.run.result") == Some(result)).count();
@@ -97,7 +97,7 @@ fn ten_thousand_runs(protocol: Protocol, rate: Option<u64>) {
                 None => tokio::task::yield_now().await,
             }
         }
-        tasks.cancel_all_tasks().await;
+        tasks.shutdown().await;
         spawner.await.expect("joined");
         accepted.load(Relaxed)
     });
@@ -129,7 +129,7 @@ fn ten_thousand_runs_in_one_burst_arrive() {
             tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().expect("one");
         runtime.block_on(async {
             spawn_many(&tasks, 10_000, None, &AtomicU64::new(0)).await;
-            tasks.cancel_all_tasks().await;
+            tasks.shutdown().await;
         });
         let report = telemetry.shutdown_blocking();
         assert!(report.is_complete(), "{report}");
@@ -151,7 +151,7 @@ fn past_the_queues_bound_the_balance_is_exact() {
     let tasks = manager(&telemetry);
     with_layers(&telemetry, async {
         spawn_many(&tasks, 10_000, None, &AtomicU64::new(0)).await;
-        tasks.cancel_all_tasks().await;
+        tasks.shutdown().await;
     });
     let traces = balance.snapshot().traces;
     // The runs and the three spans of the shutdown.
@@ -189,7 +189,7 @@ fn worst_lateness(telemetry: &Telemetry) -> Duration {
                 worst = worst.max(handle.await.expect("ran").expect("infallible"));
             }
         }
-        tasks.cancel_all_tasks().await;
+        tasks.shutdown().await;
         worst
     })
 }
@@ -244,14 +244,14 @@ fn a_life_arrives_with_its_trees_links_statuses_figures_and_records() {
             });
             let phoenix = phoenix.component("fire").category(TaskCategory::Gateway);
             tasks
-                .register_critical_task(phoenix.backoff(Backoff::constant(Duration::from_millis(20))))
+                .register(phoenix.backoff(Backoff::constant(Duration::from_millis(20))))
                 .expect("registered");
             let ticks = TaskLoop::every(Duration::from_millis(10), |_| async {}).count(3);
-            tasks.register_critical_task(CriticalTaskConfig::from_loop("ticks", ticks)).expect("registered");
+            tasks.register(CriticalTaskConfig::from_loop("ticks", ticks)).expect("registered");
             tasks.start();
             let _ = tasks.spawn("command_ping_1", async { Err::<(), _>(std::io::Error::other("no")) }).await;
             tokio::time::sleep(Duration::from_millis(200)).await;
-            tasks.cancel_all_tasks().await;
+            tasks.shutdown().await;
         });
         let report = telemetry.shutdown_blocking();
         assert!(report.is_complete(), "{report}");

@@ -23,7 +23,7 @@ async fn under_delta_temporality_no_sum_runs_backwards() {
             gone.spawn("outlived", async {}).await.expect("run");
         }
         assert_eq!(runs(), 3.0);
-        gone.cancel_all_tasks().await;
+        gone.shutdown().await;
         drop(gone);
         lasting.spawn("outlived", async {}).await.expect("run");
         assert_eq!(runs(), 1.0);

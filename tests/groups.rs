@@ -5,8 +5,10 @@ mod support;
 use std::sync::{Arc, Mutex};
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, Escalation, RestartPolicy, RestartStrategy, TaskEventKind, TaskGroup,
-    TaskManager, TaskState,
+    Backoff, CriticalTaskConfig, RestartPolicy, TaskGroup, TaskManager,
+    events::TaskEventKind,
+    policy::{Escalation, RestartStrategy},
+    snapshot::TaskState,
 };
 use support::{millis, secs, settle};
 use tokio::time::{Instant, sleep};
@@ -88,7 +90,7 @@ async fn a_restart_by_hand_ends_the_delay_for_the_whole_group() {
     );
     sleep(secs(5)).await;
     assert_eq!(state(&tasks, "b"), Some(TaskState::Backoff));
-    tasks.restart_critical_task("b").expect("it waits for its delay");
+    tasks.restart("b").expect("it waits for its delay");
     settle().await;
     // Seen to fail with `Group::at_once` left out: the others wait for the 61st second.
     assert_eq!(begun.lines(), [("a", 0), ("b", 0), ("c", 0), ("a", 5), ("b", 5), ("c", 5)]);
@@ -103,9 +105,9 @@ async fn a_member_that_was_not_taken_along_does_not_wait_for_the_delay_of_the_ot
             .task(begun.member("b", [Fails(1), Obeys])),
     );
     sleep(secs(5)).await;
-    tasks.stop_critical_task("a").expect("registered");
+    tasks.stop("a").expect("registered");
     settle().await;
-    tasks.restart_critical_task("a").expect("it rests");
+    tasks.restart("a").expect("it rests");
     settle().await;
     // Seen to fail where a member of the first epoch waits for the group's delay as well.
     assert_eq!(begun.lines(), [("a", 0), ("b", 0), ("a", 5)]);
@@ -120,14 +122,14 @@ async fn nobody_waits_for_an_earlier_member_that_is_never_restarted() {
             let begun = Begun::new();
             let tasks = started(
                 group(strategy)
-                    .task(begun.member("once", [life]).restart(RestartPolicy::Never))
+                    .task(begun.member("once", [life]).restart_policy(RestartPolicy::Never))
                     .task(begun.member("b", [Fails(1), Obeys])),
             );
             sleep(secs(70)).await;
             // Seen to fail where `is_settled` waits for one that failed, or finished, under `RestartPolicy::Never`.
             assert_eq!(begun.lines(), [("once", 0), ("b", 0), ("b", 61)], "{strategy:?}");
             assert_eq!(state(&tasks, "once"), Some(rests));
-            tasks.cancel_all_tasks().await;
+            tasks.shutdown().await;
         }
     }
 }
@@ -151,7 +153,7 @@ async fn one_for_all_the_others_wait_for_a_later_member_that_was_given_up() {
             _ => None,
         });
     assert_eq!(waits, Some(vec!["b".into()]), "and it says for whom");
-    tasks.restart_critical_task("b").expect("it was given up");
+    tasks.restart("b").expect("it was given up");
     settle().await;
     assert_eq!(begun.lines()[2..], [("a", 600), ("b", 600)]);
 }
@@ -175,7 +177,7 @@ async fn one_for_all_nobody_waits_for_a_later_member_that_is_never_restarted() {
     let tasks = started(
         group(RestartStrategy::OneForAll)
             .task(begun.member("a", [Fails(10), Obeys]))
-            .task(begun.member("once", [Fails(1)]).restart(RestartPolicy::Never)),
+            .task(begun.member("once", [Fails(1)]).restart_policy(RestartPolicy::Never)),
     );
     sleep(secs(100)).await;
     assert_eq!(begun.lines(), [("a", 0), ("once", 0), ("a", 70)]);
@@ -205,7 +207,7 @@ async fn a_group_that_is_stopped_takes_those_down_that_wait_for_their_delay() {
         group(RestartStrategy::OneForOne)
             .task(begun.member("a", [Fails(1)]))
             .task(begun.member("b", [Obeys]))
-            .task(begun.member("c", [Fails(5)]).max_restarts(0, secs(60)).escalate(Escalation::Group)),
+            .task(begun.member("c", [Fails(5)]).max_restarts(0, secs(60)).escalation(Escalation::Group)),
     );
     sleep(secs(3)).await;
     assert_eq!(state(&tasks, "a"), Some(TaskState::Backoff));
@@ -258,7 +260,7 @@ async fn who_goes_down_next_is_told_at_once_past_members_that_are_down_already()
             .task(begun.member("d", [Fails(10), Obeys])),
     );
     sleep(secs(2)).await;
-    tasks.stop_critical_task("b").expect("registered");
+    tasks.stop("b").expect("registered");
     sleep(secs(20)).await;
     // Seen to fail where the next below is told, also where it is down: the one above it learns of it when half a minute is
     // over.

@@ -5,8 +5,10 @@ mod support;
 use std::sync::{Arc, mpsc};
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, LastResort, LoopControlError, ShutdownOutcome, TaskLoop, TaskManager,
-    TaskState,
+    Backoff, CriticalTaskConfig, TaskLoop, TaskManager,
+    schedule::LoopControlError,
+    shutdown::{LastResort, ShutdownOutcome},
+    snapshot::TaskState,
 };
 use support::{eventually, secs, settle};
 use tokio::time::sleep;
@@ -15,7 +17,7 @@ use tokio::time::sleep;
 async fn a_contexts_token_is_the_one_that_stops_its_run() {
     let tasks = TaskManager::builder().build();
     tasks
-        .register_critical_task(CriticalTaskConfig::new("t", |ctx| {
+        .register(CriticalTaskConfig::new("t", |ctx| {
             // For a library that takes a token and knows of no context.
             let token = ctx.cancellation_token().clone();
             async move { token.cancelled().await }
@@ -27,7 +29,7 @@ async fn a_contexts_token_is_the_one_that_stops_its_run() {
     });
     tasks.start();
     settle().await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!(report.count(ShutdownOutcome::Clean), 2, "{report}");
     spawned.await.expect("it ended by itself");
 }
@@ -48,7 +50,7 @@ async fn a_stop_tokens_token_is_the_one_that_stops_its_work() {
     .await;
     let token = token.expect("it began");
     assert!(!token.is_cancelled());
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
     assert!(token.is_cancelled());
     work.await.expect("it ended by itself");
 }
@@ -58,10 +60,10 @@ async fn the_handle_of_a_detached_loop_no_longer_reaches_it_by_orders() {
     let tasks = TaskManager::builder().build();
     let body = TaskLoop::every(secs(10), |_| async {});
     let handle = body.handle();
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).expect("a valid config");
+    tasks.register(CriticalTaskConfig::from_loop("l", body)).expect("a valid config");
     tasks.start();
     settle().await;
-    tasks.detach_critical_task("l").expect("registered");
+    tasks.detach("l").expect("registered");
     // Seen to fail where a task that gave its name up still takes orders in it.
     assert_eq!(handle.restart(), Err(LoopControlError::NotRegistered));
     assert_eq!(handle.cancel(), Err(LoopControlError::NotRegistered));
@@ -90,7 +92,7 @@ async fn what_is_printed_for_debugging_says_what_it_is() {
     let body = body.retry(2, Backoff::default());
     shows(format!("{body:?}"), &["Retry", "times: 2", "Backoff"]);
     shows(format!("{:?}", body.handle()), &["LoopHandle", "10s", "running: false"]);
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).expect("a valid loop");
+    tasks.register(CriticalTaskConfig::from_loop("l", body)).expect("a valid loop");
     shows(format!("{tasks:?}"), &["TaskManager", "[\"l\"]"]);
     shows(format!("{:?}", TaskManager::builder()), &["TaskManagerBuilder"]);
     let spawned = tasks.spawn("s", std::future::pending::<()>());
@@ -105,12 +107,12 @@ async fn the_handle_of_a_loop_whose_manager_has_shut_down_says_so() {
     let tasks = TaskManager::builder().build();
     let body = TaskLoop::every(secs(10), |_| async {});
     let handle = body.handle();
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).expect("a valid config");
+    tasks.register(CriticalTaskConfig::from_loop("l", body)).expect("a valid config");
     tasks.start();
     settle().await;
     assert_eq!(handle.restart(), Ok(()));
     settle().await;
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
     // Seen to fail where one that has left still takes orders.
     assert_eq!(handle.restart(), Err(LoopControlError::NotRegistered));
 }

@@ -5,21 +5,21 @@ mod support;
 use std::time::Instant;
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, HealthReason, OnError, StallAction, TaskEventKind, TaskLoop, TaskManager,
-    TaskState,
+    Backoff, CriticalTaskConfig, TaskLoop, TaskManager, events::TaskEventKind, health::HealthReason,
+    policy::StallAction, schedule::OnError, snapshot::TaskState,
 };
 use support::{eventually, millis, secs, settle};
 use tokio::time::sleep;
 
 fn started(config: CriticalTaskConfig) -> TaskManager {
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(config).expect("a valid config");
+    tasks.register(config).expect("a valid config");
     tasks.start();
     tasks
 }
 
 fn startup(tasks: &TaskManager) -> bool {
-    tasks.get_task_health("t").expect("registered").startup
+    tasks.task_health("t").expect("registered").has_started
 }
 
 #[tokio::test(start_paused = true)]
@@ -45,8 +45,8 @@ async fn a_task_that_was_ready_once_has_started_for_good() {
     // Seen to fail with `Signals::has_been_ready` false: waiting for its delay, and not ready in its second life.
     for _ in 0..2 {
         sleep(secs(10)).await;
-        let health = tasks.get_task_health("t").expect("registered");
-        assert!(health.startup && !health.readiness, "{health:?}");
+        let health = tasks.task_health("t").expect("registered");
+        assert!(health.has_started && !health.is_ready, "{health:?}");
     }
     assert_eq!(tasks.snapshot("t").and_then(|task| task.state), Some(TaskState::Running));
 }
@@ -69,8 +69,8 @@ async fn who_hears_of_a_stall_finds_the_task_stalled() {
     );
     let mut events = tasks.subscribe();
     while !matches!(events.recv().await.expect("the manager lives").kind, TaskEventKind::Stalled { .. }) {}
-    let health = tasks.get_task_health("t").expect("registered");
-    assert!(!health.liveness && health.reasons.contains(&HealthReason::Stalled), "{health:?}");
+    let health = tasks.task_health("t").expect("registered");
+    assert!(!health.is_live && health.reasons.contains(&HealthReason::Stalled), "{health:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -79,9 +79,9 @@ async fn the_time_of_a_pause_is_no_silence() {
     let body = TaskLoop::every(secs(3_600), |_| async { sleep(secs(1_000)).await });
     let tasks = started(CriticalTaskConfig::from_loop("t", body).heartbeat_timeout(secs(30)));
     sleep(secs(10)).await;
-    tasks.pause_critical_task("t").expect("it runs");
+    tasks.pause("t").expect("it runs");
     sleep(secs(50)).await;
-    tasks.resume_critical_task("t").expect("it is paused");
+    tasks.resume("t").expect("it is paused");
     // Seen to fail with `Signals::rearm` left out: it has been silent for 60 s then.
     sleep(secs(29)).await;
     let stalls = || tasks.snapshot("t").expect("registered").stalls;

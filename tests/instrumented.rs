@@ -54,7 +54,7 @@ async fn each_option_alone_reaches_the_task() {
 #[tokio::test]
 async fn its_span_is_the_child_of_the_one_around_it() {
     let spans = Spans::new();
-    let subscriber = tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer()));
+    let subscriber = tracing_subscriber::registry().with(otel_tasks::telemetry::layer(spans.tracer()));
     let _guard = tracing::subscriber::set_default(subscriber);
     let tasks = TaskManager::builder().build();
     tasks.spawn("outer", of_nothing()).await.expect("it ends well");

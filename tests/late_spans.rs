@@ -50,7 +50,7 @@ fn a_span_that_is_made_late_is_the_span_that_would_have_been_made_at_once() {
     assert!(expected.len() > 25, "{expected:#?}");
 
     let spans = Spans::new();
-    tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())).with(Made).init();
+    tracing_subscriber::registry().with(otel_tasks::telemetry::layer(spans.tracer())).with(Made).init();
     for (times, workers) in [(1, 0), (2, 2)] {
         block_on(workers, idioms());
         let expected: Vec<_> = expected.iter().flat_map(|line| vec![line.clone(); times]).collect();
@@ -131,7 +131,8 @@ async fn is_made_at_once_below_a_current_span(tasks: &TaskManager, spans: &Spans
 /// Seen to fail where a span waits under a subscriber of its thread's own.
 async fn goes_to_the_subscriber_of_its_spawner(tasks: &TaskManager, spans: &Spans) {
     let own = Spans::new();
-    let dispatch: Dispatch = tracing_subscriber::registry().with(otel_tasks::layer(own.tracer())).into();
+    let dispatch: Dispatch =
+        tracing_subscriber::registry().with(otel_tasks::telemetry::layer(own.tracer())).into();
     let handle = tracing::dispatcher::with_default(&dispatch, || tasks.spawn("elsewhere", async {}));
     handle.await.expect("it ends well");
     assert_eq!(own.runs_of("elsewhere").len(), 1);

@@ -13,7 +13,10 @@ use opentelemetry::{
     trace::{Link, SpanKind, TraceContextExt, TraceId, TraceState},
 };
 use opentelemetry_sdk::trace::{Sampler, SamplingDecision, SamplingResult, ShouldSample};
-use otel_tasks::{LayerConflict, SpanPath, TaskManager};
+use otel_tasks::{
+    TaskManager,
+    telemetry::{LayerConflict, SpanPath},
+};
 use spans::{Spans, is_error, text};
 use tracing::{Dispatch, Instrument, Span, info_span, warn_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -51,42 +54,47 @@ fn every_idiom_gives_the_tree_of_plain_tracing_opentelemetry() {
     assert!(expected.iter().any(|line| line.starts_with("task.run(spawn_blocking) > user")), "{expected:#?}");
     assert!(!expected.iter().any(|line| line.contains("LOST")), "{expected:#?}");
 
-    let ours = trees(|spans| tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())).into());
-    assert_eq!(ours, expected, "otel_tasks::layer");
+    let ours = trees(|spans| {
+        tracing_subscriber::registry().with(otel_tasks::telemetry::layer(spans.tracer())).into()
+    });
+    assert_eq!(ours, expected, "otel_tasks::telemetry::layer");
 
     let beside = trees(|spans| {
-        let layers = plain(spans).and_then(otel_tasks::task_layer(spans.tracer()));
+        let layers = plain(spans).and_then(otel_tasks::telemetry::task_layer(spans.tracer()));
         tracing_subscriber::registry().with(layers).into()
     });
     assert_eq!(beside, expected, "task_layer beside a plain layer");
 
     let before = trees(|spans| {
-        let layers = otel_tasks::task_layer(spans.tracer()).and_then(plain(spans));
+        let layers = otel_tasks::telemetry::task_layer(spans.tracer()).and_then(plain(spans));
         tracing_subscriber::registry().with(layers).into()
     });
     assert_eq!(before, expected, "a plain layer beside task_layer");
 
     let both_of_ours = trees(|spans| {
-        let layers = otel_tasks::layer(spans.tracer()).and_then(otel_tasks::task_layer(spans.tracer()));
+        let layers = otel_tasks::telemetry::layer(spans.tracer())
+            .and_then(otel_tasks::telemetry::task_layer(spans.tracer()));
         tracing_subscriber::registry().with(layers).into()
     });
-    assert_eq!(both_of_ours, expected, "task_layer beside otel_tasks::layer");
+    assert_eq!(both_of_ours, expected, "task_layer beside otel_tasks::telemetry::layer");
 
     let with_fmt = trees(|spans| {
         let fmt = tracing_subscriber::fmt::layer().with_writer(std::io::sink);
         tracing_subscriber::registry()
             .with(EnvFilter::new("info"))
             .with(fmt)
-            .with(otel_tasks::layer(spans.tracer()))
+            .with(otel_tasks::telemetry::layer(spans.tracer()))
             .into()
     });
-    assert_eq!(with_fmt, expected, "otel_tasks::layer with fmt and EnvFilter");
+    assert_eq!(with_fmt, expected, "otel_tasks::telemetry::layer with fmt and EnvFilter");
 
     let filtered = trees(|spans| {
         let filter = tracing_subscriber::filter::LevelFilter::INFO;
-        tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer()).with_filter(filter)).into()
+        tracing_subscriber::registry()
+            .with(otel_tasks::telemetry::layer(spans.tracer()).with_filter(filter))
+            .into()
     });
-    assert_eq!(filtered, expected, "otel_tasks::layer under a per-layer filter");
+    assert_eq!(filtered, expected, "otel_tasks::telemetry::layer under a per-layer filter");
 }
 
 #[test]
@@ -94,34 +102,50 @@ fn both_layers_by_mistake_export_each_span_once_and_say_so() {
     let _alone = alone();
     let expected = trees(|spans| tracing_subscriber::registry().with(plain(spans)).into());
     let ours_first = |spans: &Spans| -> Dispatch {
-        tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer()).and_then(plain(spans))).into()
+        tracing_subscriber::registry()
+            .with(otel_tasks::telemetry::layer(spans.tracer()).and_then(plain(spans)))
+            .into()
     };
     let ours_last = |spans: &Spans| -> Dispatch {
-        tracing_subscriber::registry().with(plain(spans).and_then(otel_tasks::layer(spans.tracer()))).into()
+        tracing_subscriber::registry()
+            .with(plain(spans).and_then(otel_tasks::telemetry::layer(spans.tracer())))
+            .into()
     };
     let twice = |spans: &Spans| -> Dispatch {
         tracing_subscriber::registry()
-            .with(otel_tasks::layer(spans.tracer()).and_then(otel_tasks::layer(spans.tracer())))
+            .with(
+                otel_tasks::telemetry::layer(spans.tracer())
+                    .and_then(otel_tasks::telemetry::layer(spans.tracer())),
+            )
             .into()
     };
     type Build<'a> = &'a dyn Fn(&Spans) -> Dispatch;
     let mistakes: [(Build<'_>, LayerConflict, &str); 3] = [
-        (&ours_first, LayerConflict::OtherOpenTelemetryLayer, "use otel_tasks::task_layer beside it"),
-        (&ours_last, LayerConflict::OtherOpenTelemetryLayer, "use otel_tasks::task_layer beside it"),
-        (&twice, LayerConflict::Twice, "has otel_tasks::layer twice"),
+        (
+            &ours_first,
+            LayerConflict::OtherOpenTelemetryLayer,
+            "use otel_tasks::telemetry::task_layer beside it",
+        ),
+        (
+            &ours_last,
+            LayerConflict::OtherOpenTelemetryLayer,
+            "use otel_tasks::telemetry::task_layer beside it",
+        ),
+        (&twice, LayerConflict::Twice, "has otel_tasks::telemetry::layer twice"),
     ];
     for (build, conflict, advice) in mistakes {
         assert_eq!(trees(build), expected, "{conflict:?}");
         let spans = Spans::new();
         let dispatch = build(&spans);
-        let check = run(&dispatch, async { TaskManager::builder().build().setup_task_instrumentation() });
+        let check = run(&dispatch, async { TaskManager::builder().build().check_instrumentation() });
         assert_eq!(check.layer_conflict, Some(conflict));
         assert!(conflict.to_string().contains(advice), "{conflict}");
         assert!(check.to_string().contains(&conflict.to_string()), "{check}");
     }
     let spans = Spans::new();
-    let dispatch: Dispatch = tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())).into();
-    let check = run(&dispatch, async { TaskManager::builder().build().setup_task_instrumentation() });
+    let dispatch: Dispatch =
+        tracing_subscriber::registry().with(otel_tasks::telemetry::layer(spans.tracer())).into();
+    let check = run(&dispatch, async { TaskManager::builder().build().check_instrumentation() });
     assert_eq!((check.layer_installed, check.layer_conflict), (true, None));
     drop(dispatch);
     assert_eq!(spans.trees(), Vec::<String>::new(), "looking exports nothing");
@@ -133,7 +157,7 @@ fn a_layer_that_stood_back_leaves_every_span_to_the_other() {
     let _alone = alone();
     for ours_first in [true, false] {
         let (ours, theirs) = (Spans::new(), Spans::new());
-        let (layer, plain) = (otel_tasks::layer(ours.tracer()), plain(&theirs));
+        let (layer, plain) = (otel_tasks::telemetry::layer(ours.tracer()), plain(&theirs));
         let dispatch = match ours_first {
             true => Dispatch::new(tracing_subscriber::registry().with(layer.and_then(plain))),
             false => Dispatch::new(tracing_subscriber::registry().with(plain.and_then(layer))),
@@ -157,7 +181,7 @@ fn a_plain_layer_alone_is_seen_to_export() {
     let _alone = alone();
     let spans = Spans::new();
     let dispatch = Dispatch::new(tracing_subscriber::registry().with(plain(&spans)));
-    let check = run(&dispatch, async { TaskManager::builder().build().setup_task_instrumentation() });
+    let check = run(&dispatch, async { TaskManager::builder().build().check_instrumentation() });
     assert!(check.spans_exported && !check.layer_installed, "{check}");
     drop(dispatch);
     assert_eq!(spans.trees(), Vec::<String>::new(), "looking exports nothing");
@@ -174,7 +198,7 @@ fn a_users_span_takes_late_fields_and_ends_though_nobody_entered_it() {
         });
     };
     let (ours, expected) = (Spans::new(), Spans::new());
-    use_late(&tracing_subscriber::registry().with(otel_tasks::layer(ours.tracer())).into());
+    use_late(&tracing_subscriber::registry().with(otel_tasks::telemetry::layer(ours.tracer())).into());
     use_late(&tracing_subscriber::registry().with(plain(&expected)).into());
     assert_eq!(text(&ours.one("late"), "answer").as_deref(), Some("42"));
     assert_eq!(ours.trees(), expected.trees());
@@ -195,7 +219,7 @@ fn a_filter_that_hides_the_run_does_not_lose_it() {
     let spans = Spans::new();
     let dispatch: Dispatch = tracing_subscriber::registry()
         .with(EnvFilter::new("warn"))
-        .with(otel_tasks::layer(spans.tracer()))
+        .with(otel_tasks::telemetry::layer(spans.tracer()))
         .into();
     run(&dispatch, a_warning_inside_a_run(TaskManager::builder().build()));
     let quiet = spans.run_of("quiet");
@@ -215,7 +239,8 @@ fn a_manager_with_a_tracer_needs_no_subscriber() {
     assert!(is_error(&spans.run_of("quiet")));
     assert_eq!(spans.finished().len(), 1, "the user's span has no subscriber");
     // With a layer that exports it, the run is not exported a second time by the manager's tracer.
-    let dispatch: Dispatch = tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())).into();
+    let dispatch: Dispatch =
+        tracing_subscriber::registry().with(otel_tasks::telemetry::layer(spans.tracer())).into();
     run(&dispatch, async { a_warning_inside_a_run(tasks()).await });
     assert_eq!(spans.finished().len(), 3);
 }
@@ -227,10 +252,10 @@ fn without_any_tracer_nothing_is_exported_and_nothing_breaks() {
     let check = run(&dispatch, async {
         let tasks = TaskManager::builder().build();
         a_warning_inside_a_run(tasks.clone()).await;
-        tasks.setup_task_instrumentation()
+        tasks.check_instrumentation()
     });
     assert!(!check.spans_exported && !check.layer_installed && !check.is_complete());
-    assert!(check.to_string().contains("otel_tasks::layer(tracer)"), "{check}");
+    assert!(check.to_string().contains("otel_tasks::telemetry::layer(tracer)"), "{check}");
 }
 
 fn length_of(spans: &Spans, task: &str) -> Duration {
@@ -246,7 +271,7 @@ fn a_run_ends_when_it_is_left_for_the_last_time() {
     for ours in [true, false] {
         let spans = Spans::new();
         let dispatch = if ours {
-            Dispatch::new(tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())))
+            Dispatch::new(tracing_subscriber::registry().with(otel_tasks::telemetry::layer(spans.tracer())))
         } else {
             Dispatch::new(tracing_subscriber::registry().with(plain(&spans)))
         };
@@ -274,7 +299,8 @@ fn a_run_ends_when_it_is_left_for_the_last_time() {
 fn a_run_past_tracing_opentelemetry_ends_though_its_context_is_kept() {
     let _alone = alone();
     let spans = Spans::new();
-    let layered: Dispatch = tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())).into();
+    let layered: Dispatch =
+        tracing_subscriber::registry().with(otel_tasks::telemetry::layer(spans.tracer())).into();
     let direct = TaskManager::builder().span_path(SpanPath::Direct);
     let by_tracer = TaskManager::builder().tracer(spans.tracer());
     for (name, dispatch, builder) in [("direct", layered, direct), ("by_tracer", Dispatch::none(), by_tracer)]
@@ -316,7 +342,8 @@ impl ShouldSample for OnlyRunsOf {
 fn a_sampler_sees_what_a_run_is() {
     let _alone = alone();
     let spans = Spans::sampled_by(Sampler::ParentBased(Box::new(OnlyRunsOf("chosen"))));
-    let dispatch = Dispatch::new(tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())));
+    let dispatch =
+        Dispatch::new(tracing_subscriber::registry().with(otel_tasks::telemetry::layer(spans.tracer())));
     run(&dispatch, async {
         let tasks = TaskManager::builder().build();
         for name in ["other", "chosen", "other"] {
@@ -330,7 +357,8 @@ fn a_sampler_sees_what_a_run_is() {
 /// What a run's own code and its failure make of it, on one path.
 fn on_path(path: SpanPath) -> Vec<String> {
     let spans = Spans::new();
-    let dispatch = Dispatch::new(tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())));
+    let dispatch =
+        Dispatch::new(tracing_subscriber::registry().with(otel_tasks::telemetry::layer(spans.tracer())));
     run(&dispatch, async {
         let tasks = TaskManager::builder().span_path(path).build();
         let nested = async {
@@ -367,7 +395,8 @@ fn the_direct_path_exports_what_the_full_one_does() {
 fn on_the_direct_path_a_runs_own_span_is_none_to_tracing_opentelemetry() {
     let _alone = alone();
     let spans = Spans::new();
-    let dispatch = Dispatch::new(tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())));
+    let dispatch =
+        Dispatch::new(tracing_subscriber::registry().with(otel_tasks::telemetry::layer(spans.tracer())));
     run(&dispatch, async {
         let tasks = TaskManager::builder().span_path(SpanPath::Direct).build();
         let looks = async {

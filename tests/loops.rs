@@ -21,9 +21,10 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, Exit, ExitKind, LoopControlError, LoopHandle, LoopOutcome, OnError,
-    RestartPolicy, RestartReason, Schedule, ScheduleError, SkipReason, TaskContext, TaskLoop, TaskManager,
-    TaskState,
+    Backoff, CriticalTaskConfig, LoopHandle, RestartPolicy, Schedule, TaskContext, TaskLoop, TaskManager,
+    policy::{Exit, ExitKind, RestartReason},
+    schedule::{LoopControlError, LoopOutcome, OnError, ScheduleError},
+    snapshot::{SkipReason, TaskState},
 };
 use support::{Alive, Events, millis, secs, settle};
 use tokio::time::{Instant, sleep};
@@ -34,7 +35,7 @@ fn state(tasks: &TaskManager, name: &str) -> Option<TaskState> {
 
 fn started(config: CriticalTaskConfig) -> TaskManager {
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(config).expect("a valid config");
+    tasks.register(config).expect("a valid config");
     tasks.start();
     tasks
 }
@@ -128,15 +129,15 @@ async fn each_iteration_is_a_run_with_its_number() {
 #[tokio::test(start_paused = true)]
 async fn a_reached_count_is_finished_and_never_restarted() {
     let (body, handle, moments) = noting(10, 0);
-    let config = CriticalTaskConfig::from_loop("l", body.count(3)).restart(RestartPolicy::Always);
+    let config = CriticalTaskConfig::from_loop("l", body.count(3)).restart_policy(RestartPolicy::Always);
     let tasks = started(config);
     sleep(secs(3_600)).await;
     assert_eq!(moments.seconds(), [0, 10, 20]);
     assert_eq!(state(&tasks, "l"), Some(TaskState::Finished));
     assert!(!handle.is_running() && !handle.failed());
-    assert_eq!((handle.current_iteration(), handle.next_iteration()), (3, None));
+    assert_eq!((handle.current_iteration(), handle.next_run()), (3, None));
     assert_eq!(tasks.snapshot("l").unwrap().total_restarts(), 0);
-    assert!(tasks.get_task_health("l").unwrap().is_healthy, "finished is well");
+    assert!(tasks.task_health("l").unwrap().is_healthy, "finished is well");
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,7 +196,7 @@ async fn the_error_hook_decides_whether_the_loop_goes_on() {
             async move { if outcome.iteration < 4 { OnError::Continue } else { OnError::End } }
         });
     let handle = body.handle();
-    let tasks = started(CriticalTaskConfig::from_loop("l", body).restart(RestartPolicy::Never));
+    let tasks = started(CriticalTaskConfig::from_loop("l", body).restart_policy(RestartPolicy::Never));
     sleep(secs(100)).await;
     assert_eq!(
         log.lines(),
@@ -257,7 +258,7 @@ async fn a_panicking_body_is_a_failed_iteration() {
         assert_eq!(errors.load(SeqCst), 3, "{how}");
         assert!(handle.is_running(), "{how}");
         assert!(matches!(handle.last_result(), Some(Exit::Panic(_))), "{how}");
-        assert_eq!(tasks.snapshot("l").unwrap().runs[ExitKind::Panic as usize], 3, "{how}");
+        assert_eq!(tasks.snapshot("l").unwrap().runs(ExitKind::Panic), 3, "{how}");
     }
 }
 
@@ -296,7 +297,7 @@ async fn a_panicking_error_hook_counts_as_end() {
     for at_once in [true, false] {
         let (events, _guard) = Events::record();
         let body = failing(|_| Err("always")).on_error(move |_| broken(at_once));
-        let tasks = started(CriticalTaskConfig::from_loop("l", body).restart(RestartPolicy::Never));
+        let tasks = started(CriticalTaskConfig::from_loop("l", body).restart_policy(RestartPolicy::Never));
         sleep(secs(60)).await;
         assert_eq!(state(&tasks, "l"), Some(TaskState::Failed), "{at_once}");
         assert_eq!(tasks.snapshot("l").unwrap().total_runs(), 1, "{at_once}");
@@ -353,7 +354,7 @@ async fn an_interval_changed_before_the_first_run_holds_from_the_first_iteration
     let (body, handle, moments) = noting(100, 0);
     let tasks = TaskManager::builder().build();
     handle.change_interval(secs(50)).expect("even before it is registered");
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).unwrap();
+    tasks.register(CriticalTaskConfig::from_loop("l", body)).unwrap();
     handle.change_interval(secs(7)).unwrap();
     tasks.start();
     sleep(secs(15)).await;
@@ -391,14 +392,14 @@ async fn stop_wakes_a_sleeper_at_once() {
         log.note();
         async {}
     });
-    let config = CriticalTaskConfig::from_loop("l", body).restart(RestartPolicy::Always);
+    let config = CriticalTaskConfig::from_loop("l", body).restart_policy(RestartPolicy::Always);
     let tasks = started(config);
     sleep(secs(10)).await;
-    assert!(handle.is_running() && handle.next_iteration().is_some());
+    assert!(handle.is_running() && handle.next_run().is_some());
     handle.stop();
     settle().await;
     assert_eq!(state(&tasks, "l"), Some(TaskState::Finished));
-    assert!(!handle.is_running() && handle.next_iteration().is_none());
+    assert!(!handle.is_running() && handle.next_run().is_none());
     assert_eq!(ended.count(), 1);
     sleep(secs(7_200)).await;
     assert_eq!(moments.count(), 1, "never restarted by itself, whatever the policy");
@@ -424,7 +425,7 @@ async fn stop_lets_the_iteration_under_way_finish() {
     assert_eq!((alive.now(), handle.is_running()), (1, true));
     sleep(secs(20)).await;
     assert_eq!((alive.now(), state(&tasks, "l")), (0, Some(TaskState::Finished)));
-    assert_eq!(tasks.snapshot("l").unwrap().runs[ExitKind::Success as usize], 1);
+    assert_eq!(tasks.snapshot("l").unwrap().runs(ExitKind::Success), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -448,7 +449,7 @@ async fn cancel_drops_the_iteration_under_way() {
         }
     });
     let handle = body.handle();
-    let config = CriticalTaskConfig::from_loop("l", body).restart(RestartPolicy::Always);
+    let config = CriticalTaskConfig::from_loop("l", body).restart_policy(RestartPolicy::Always);
     let tasks = started(config);
     sleep(secs(10)).await;
     handle.cancel().unwrap();
@@ -456,7 +457,7 @@ async fn cancel_drops_the_iteration_under_way() {
     assert_eq!((alive.now(), state(&tasks, "l")), (0, Some(TaskState::Stopped)));
     assert!(!handle.is_running() && !handle.failed());
     let snapshot = tasks.snapshot("l").unwrap();
-    assert_eq!((snapshot.runs[ExitKind::Cancellation as usize], snapshot.total_errors()), (1, 0));
+    assert_eq!((snapshot.runs(ExitKind::Cancellation), snapshot.total_errors()), (1, 0));
     sleep(secs(3_600)).await;
     assert_eq!(alive.total(), 1, "not restarted by itself");
 }
@@ -485,24 +486,24 @@ async fn restart_ends_this_life_and_begins_with_iteration_one() {
     sleep(secs(2)).await;
     assert_eq!((handle.current_iteration(), alive.total(), alive.most()), (1, 4, 1));
     let snapshot = tasks.snapshot("l").unwrap();
-    assert_eq!(snapshot.restarts[RestartReason::Requested as usize], 1);
+    assert_eq!(snapshot.restarts(RestartReason::Requested), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_handle_shows_the_loop_as_it_is() {
     let (body, handle, _) = noting(100, 10);
     assert!(!handle.is_running() && !handle.failed());
-    assert_eq!((handle.current_iteration(), handle.next_iteration()), (0, None));
+    assert_eq!((handle.current_iteration(), handle.next_run()), (0, None));
     assert!(handle.last_result().is_none());
     let tasks = started(CriticalTaskConfig::from_loop("l", body));
     sleep(secs(5)).await;
     assert!(handle.is_running());
-    assert_eq!((handle.current_iteration(), handle.next_iteration()), (1, None), "one is under way");
+    assert_eq!((handle.current_iteration(), handle.next_run()), (1, None), "one is under way");
     assert!(handle.last_result().is_none());
     sleep(secs(10)).await;
     assert_eq!(handle.last_result(), Some(Exit::Success));
     let before = SystemTime::now();
-    let next = handle.next_iteration().expect("asleep");
+    let next = handle.next_run().expect("asleep");
     let ahead = next.duration_since(before).expect("it lies ahead");
     // Planned when the iteration had ended, 90 s before it is due; the wall clock stands still in paused time.
     assert!(ahead > secs(88) && ahead <= secs(91), "{ahead:?}");
@@ -516,7 +517,7 @@ async fn a_handle_of_an_unregistered_loop_says_so() {
     assert_eq!(handle.restart(), Err(LoopControlError::NotRegistered));
     let tasks = started(CriticalTaskConfig::from_loop("l", body));
     settle().await;
-    tasks.unregister_critical_task("l").await.unwrap();
+    tasks.unregister("l").await.unwrap();
     assert_eq!(handle.cancel(), Err(LoopControlError::NotRegistered));
     assert_eq!(handle.restart(), Err(LoopControlError::NotRegistered));
     assert!(!handle.is_running());
@@ -536,7 +537,7 @@ async fn times_that_pass_during_an_iteration_are_left_out_and_counted_and_the_rh
     let tasks = started(CriticalTaskConfig::from_loop("l", body));
     sleep(secs(75)).await;
     assert_eq!(moments.seconds(), [0, 10, 50, 60, 70]);
-    assert_eq!(tasks.snapshot("l").unwrap().skipped[SkipReason::Overlapped as usize], 3);
+    assert_eq!(tasks.snapshot("l").unwrap().skipped(SkipReason::Overlapped), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -563,8 +564,8 @@ async fn a_sleeper_is_healthy_while_its_next_iteration_lies_ahead() {
     let config = CriticalTaskConfig::from_loop("l", body).heartbeat_timeout(secs(60));
     let tasks = started(config);
     sleep(secs(7_000)).await;
-    let health = tasks.get_task_health("l").unwrap();
-    assert!(health.is_healthy && health.readiness && health.reasons.is_empty(), "{health:?}");
+    let health = tasks.task_health("l").unwrap();
+    assert!(health.is_healthy && health.is_ready && health.reasons.is_empty(), "{health:?}");
     assert_eq!((moments.count(), tasks.snapshot("l").unwrap().stalls), (1, 0));
 }
 
@@ -575,7 +576,7 @@ async fn an_iteration_that_stalls_is_restarted() {
     let tasks = started(config.shutdown_grace(secs(1)).health_check_interval(secs(60)));
     sleep(secs(100)).await;
     let snapshot = tasks.snapshot("l").unwrap();
-    assert_eq!(snapshot.restarts[RestartReason::Stalled as usize], 1, "at 60 s, and the next at 121 s");
+    assert_eq!(snapshot.restarts(RestartReason::Stalled), 1, "at 60 s, and the next at 121 s");
 }
 
 #[tokio::test(start_paused = true)]
@@ -586,7 +587,7 @@ async fn an_iteration_that_passes_the_run_timeout_is_dropped() {
     sleep(secs(25)).await;
     assert_eq!(moments.seconds(), [0, 10, 20]);
     assert_eq!(handle.last_result(), Some(Exit::Timeout(secs(4))));
-    assert_eq!(tasks.snapshot("l").unwrap().runs[ExitKind::Timeout as usize], 3);
+    assert_eq!(tasks.snapshot("l").unwrap().runs(ExitKind::Timeout), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -605,7 +606,7 @@ async fn clones_of_a_handle_control_the_same_loop() {
 async fn stop_on_a_loop_that_waits_for_its_start_or_restart_keeps_it_from_beginning() {
     let (body, handle, moments) = noting(10, 0);
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("waiting", body)).unwrap();
+    tasks.register(CriticalTaskConfig::from_loop("waiting", body)).unwrap();
     handle.stop();
     settle().await;
     tasks.start();
@@ -615,7 +616,7 @@ async fn stop_on_a_loop_that_waits_for_its_start_or_restart_keeps_it_from_beginn
 
     let failing = TaskLoop::every(secs(10), |_| async { Err::<(), _>("broken") });
     let handle = failing.handle();
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("failing", failing)).unwrap();
+    tasks.register(CriticalTaskConfig::from_loop("failing", failing)).unwrap();
     sleep(secs(1)).await;
     assert_eq!(tasks.snapshot("failing").unwrap().state, Some(TaskState::Backoff));
     handle.stop();
@@ -633,7 +634,7 @@ async fn a_start_hook_that_waits_for_ever_does_not_hold_up_a_stop() {
     let waiting = body.before_loop(std::future::pending::<()>);
     let tasks = started(CriticalTaskConfig::from_loop("waiting", waiting));
     sleep(secs(1)).await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(report.is_clean() && report.duration < secs(1), "{report}");
     assert_eq!(moments.count(), 0);
 }

@@ -12,9 +12,10 @@ use std::{
 use metrics::{Metrics, Points};
 use opentelemetry_sdk::metrics::Temporality;
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, DiscardExt as _, ExitKind, NameRule, OnError, RestartPolicy, Schedule,
-    TaskLoop, TaskManager,
-    telemetry::contract::{self, INSTRUMENTS, TASK_ATTRIBUTES},
+    Backoff, CriticalTaskConfig, RestartPolicy, Schedule, TaskLoop, TaskManager,
+    policy::{DiscardExt as _, ExitKind, NameRule},
+    schedule::OnError,
+    telemetry::{contract, contract::INSTRUMENTS, contract::TASK_ATTRIBUTES},
 };
 
 #[tokio::test(start_paused = true)]
@@ -25,7 +26,7 @@ async fn what_became_of_the_tasks_at_shutdown_is_counted_by_outcome() {
         |name: &'static str| CriticalTaskConfig::new(name, |ctx| async move { ctx.cancelled().await });
     let deaf = CriticalTaskConfig::new("deaf", |_| std::future::pending::<()>());
     tasks
-        .register_critical_tasks([
+        .register_all([
             obeys("one"),
             obeys("another"),
             deaf.shutdown_grace(Duration::from_secs(1)),
@@ -34,7 +35,7 @@ async fn what_became_of_the_tasks_at_shutdown_is_counted_by_outcome() {
         .expect("registered");
     tasks.start();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
     let points = metrics.collect();
     let of = |outcome| points.sum(contract::SHUTDOWN_TASKS.name, &[("task.shutdown.outcome", outcome)]);
     let counted = ["clean", "late", "aborted", "leaked", "not_running"].map(of);
@@ -49,7 +50,7 @@ async fn provoke(tasks: &TaskManager) {
     let gives_up =
         CriticalTaskConfig::new("gives_up", |_| async { Err::<(), _>(std::io::Error::other("down")) });
     tasks
-        .register_critical_task(gives_up.max_restarts(2, 60 * second).backoff(backoff).component("storage"))
+        .register(gives_up.max_restarts(2, 60 * second).backoff(backoff).component("storage"))
         .expect("registered");
     let runs = AtomicU64::new(0);
     let recovers = CriticalTaskConfig::new("recovers", move |ctx| {
@@ -61,7 +62,7 @@ async fn provoke(tasks: &TaskManager) {
             }
         }
     });
-    tasks.register_critical_task(recovers.run_timeout(5 * second).backoff(backoff)).expect("registered");
+    tasks.register(recovers.run_timeout(5 * second).backoff(backoff)).expect("registered");
     let stalls = CriticalTaskConfig::new("stalls", |ctx| async move {
         if ctx.generation() == 1 {
             std::future::pending::<()>().await;
@@ -73,7 +74,7 @@ async fn provoke(tasks: &TaskManager) {
     });
     let stalls =
         stalls.heartbeat_timeout(30 * second).health_check_interval(60 * second).shutdown_grace(second);
-    tasks.register_critical_task(stalls).expect("registered");
+    tasks.register(stalls).expect("registered");
     let slow = TaskLoop::every(second, |ctx| async move {
         if ctx.iteration() == Some(2) {
             tokio::time::sleep(Duration::from_millis(3_500)).await;
@@ -81,7 +82,7 @@ async fn provoke(tasks: &TaskManager) {
         if ctx.iteration() == Some(3) { Err("third") } else { Ok(()) }
     });
     let slow = slow.on_error(|_| async { OnError::Continue });
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("slow_loop", slow)).expect("registered");
+    tasks.register(CriticalTaskConfig::from_loop("slow_loop", slow)).expect("registered");
     let always = CriticalTaskConfig::new("always", |ctx| async move {
         if ctx.generation() < 3 {
             tokio::time::sleep(Duration::from_secs(2)).await
@@ -89,7 +90,7 @@ async fn provoke(tasks: &TaskManager) {
             ctx.cancelled().await
         }
     });
-    tasks.register_critical_task(always.restart(RestartPolicy::Always).backoff(backoff)).expect("registered");
+    tasks.register(always.restart_policy(RestartPolicy::Always).backoff(backoff)).expect("registered");
     tasks.start();
     for id in 0..20 {
         let name = format!("command_ping_{id}");
@@ -103,7 +104,7 @@ async fn provoke(tasks: &TaskManager) {
     let _ = blocks.await;
     let aborted = tasks.spawn("aborted", std::future::pending::<()>());
     tokio::time::sleep(130 * second).await;
-    tasks.restart_critical_task("gives_up").expect("a person may try again");
+    tasks.restart("gives_up").expect("a person may try again");
     tokio::time::sleep(10 * second).await;
     aborted.abort();
     let _ = aborted.await;
@@ -119,7 +120,7 @@ async fn the_contract_is_what_is_exported() {
     let tasks = manager(&metrics);
     provoke(&tasks).await;
     let before_shutdown = metrics.collect();
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
     let mut points = metrics.collect();
     points.0.extend(before_shutdown.0);
 
@@ -163,13 +164,13 @@ async fn the_contract_is_what_is_exported() {
 fn assert_agreement(tasks: &TaskManager, points: &Points, name: &str) {
     let of = [("task.name", name)];
     let snapshot = tasks.snapshot(name).expect("known");
-    let metrics = tasks.get_task_metrics(name).expect("known");
-    let health = tasks.get_task_health(name).expect("known");
+    let metrics = tasks.task_metrics(name).expect("known");
+    let health = tasks.task_health(name).expect("known");
     for kind in ExitKind::ALL {
         let exported = points.sum("task.runs", &[of[0], ("task.run.result", kind.as_str())]);
-        assert_eq!(exported, snapshot.runs[kind as usize] as f64, "{name} {kind:?}");
+        assert_eq!(exported, snapshot.runs(kind) as f64, "{name} {kind:?}");
         let timed = points.count("task.run.duration", &[of[0], ("task.run.result", kind.as_str())]);
-        assert_eq!(timed, snapshot.runs[kind as usize], "{name} {kind:?}: the histogram counts the runs");
+        assert_eq!(timed, snapshot.runs(kind), "{name} {kind:?}: the histogram counts the runs");
     }
     assert_eq!(points.sum("task.runs", &of), metrics.run_count as f64, "{name}");
     assert_eq!(points.sum("task.run.errors", &of), metrics.error_count as f64, "{name}");
@@ -206,7 +207,7 @@ async fn meter_statistics_metrics_and_health_show_the_same_figures() {
     let metrics = Metrics::new();
     let tasks = manager(&metrics);
     provoke(&tasks).await;
-    tasks.unregister_critical_task("slow_loop").await.expect("registered");
+    tasks.unregister("slow_loop").await.expect("registered");
     let points = metrics.collect();
     let names: BTreeSet<_> =
         points.of("task.runs", &[]).iter().map(|point| point.attributes["task.name"].clone()).collect();
@@ -216,7 +217,7 @@ async fn meter_statistics_metrics_and_health_show_the_same_figures() {
     );
     names.iter().for_each(|name| assert_agreement(&tasks, &points, name));
 
-    let statistics = tasks.get_task_statistics();
+    let statistics = tasks.statistics();
     assert_eq!(points.sum("task.runs", &[]), statistics.total_runs as f64);
     assert_eq!(points.sum("task.run.errors", &[]), statistics.total_errors as f64);
     assert_eq!(points.sum("task.restarts", &[]), statistics.total_restarts as f64);
@@ -245,13 +246,13 @@ async fn meter_statistics_metrics_and_health_show_the_same_figures() {
     assert_eq!(errors[0].attributes["error.type"], "core::fmt::Error");
 
     // After a task was unregistered its counters stay, and agree still.
-    tasks.unregister_critical_task("gives_up").await.expect("registered");
+    tasks.unregister("gives_up").await.expect("registered");
     let after = metrics.collect();
     assert_eq!(after.sum("task.runs", &[("task.name", "gives_up")]), 6.0);
     names.iter().for_each(|name| assert_agreement(&tasks, &after, name));
-    assert_eq!(tasks.get_task_statistics().total_runs, statistics.total_runs);
-    assert_eq!(tasks.get_task_statistics().critical_tasks, statistics.critical_tasks - 1);
-    tasks.cancel_all_tasks().await;
+    assert_eq!(tasks.statistics().total_runs, statistics.total_runs);
+    assert_eq!(tasks.statistics().critical_tasks, statistics.critical_tasks - 1);
+    tasks.shutdown().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -263,9 +264,7 @@ async fn counters_never_run_backwards_across_unregister_and_register() {
         let mut seen = Vec::new();
         for round in 0..4 {
             let finite = TaskLoop::every(Duration::from_secs(1), |_| async {}).count(3);
-            tasks
-                .register_critical_task(CriticalTaskConfig::from_loop("finite", finite))
-                .expect("registered");
+            tasks.register(CriticalTaskConfig::from_loop("finite", finite)).expect("registered");
             tasks.start();
             tokio::time::sleep(Duration::from_secs(10)).await;
             for step in 0..2 {
@@ -275,7 +274,7 @@ async fn counters_never_run_backwards_across_unregister_and_register() {
                 seen.push(total);
                 assert_eq!(total, f64::from(3 * (round + 1)), "{temporality:?} {round} {step}");
                 if step == 0 {
-                    tasks.unregister_critical_task("finite").await.expect("registered");
+                    tasks.unregister("finite").await.expect("registered");
                 }
             }
         }
@@ -337,7 +336,7 @@ async fn a_name_shows_eight_error_types_and_the_rest_as_other() {
     let config =
         CriticalTaskConfig::from_loop("fails", fails.count(24).on_error(|_| async { OnError::Continue }));
     let config = config.error_type(|iteration: &u64| ERROR_TYPES[(*iteration % 12) as usize]);
-    tasks.register_critical_task(config).expect("registered");
+    tasks.register(config).expect("registered");
     tasks.start();
     tokio::time::sleep(Duration::from_secs(60)).await;
     let points = metrics.collect();
@@ -362,7 +361,7 @@ async fn every_name_with_every_error_type_stays_below_the_streams_bound() {
             fails.count(14).on_error(|_| async { OnError::Continue }),
         );
         let config = config.error_type(|iteration: &u64| ERROR_TYPES[(*iteration % 12) as usize]);
-        tasks.register_critical_task(config).expect("registered");
+        tasks.register(config).expect("registered");
     }
     tasks.start();
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -381,7 +380,7 @@ async fn managers_on_the_global_meter_are_summed_per_name() {
         let _ = early.spawn("shared_name", async {}).await;
     }
     let ticker = TaskLoop::every(Duration::from_secs(1), |_| async {});
-    early.register_critical_task(CriticalTaskConfig::from_loop("ticker", ticker)).expect("registered");
+    early.register(CriticalTaskConfig::from_loop("ticker", ticker)).expect("registered");
     early.start();
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     opentelemetry::global::set_meter_provider(metrics.provider.clone());
@@ -397,7 +396,7 @@ async fn managers_on_the_global_meter_are_summed_per_name() {
         .collect();
     assert_eq!(sums, BTreeMap::from([(None, 3.0), (Some("second"), 1.0)]), "{points:#?}");
     drop(late);
-    assert!(early.setup_task_instrumentation().last_collection.is_some(), "the early manager moved along");
+    assert!(early.check_instrumentation().last_collection.is_some(), "the early manager moved along");
     tokio::time::sleep(Duration::from_secs(2)).await;
     let _ = early.spawn("shared_name", async {}).await;
     let points = metrics.collect();
@@ -411,7 +410,7 @@ async fn a_manager_that_is_gone_is_no_longer_observed_and_breaks_nothing() {
     let metrics = Metrics::new();
     let tasks = manager(&metrics);
     let _ = tasks.spawn("short", async {}).await;
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
     assert_eq!(metrics.collect().sum("task.runs", &[]), 1.0);
     drop(tasks);
     tokio::task::yield_now().await;
@@ -425,7 +424,7 @@ async fn the_delays_of_all_lives_of_a_loop_are_one_series() {
         let tasks = manager(&metrics);
         let ticker = TaskLoop::every(Duration::from_secs(1), |_| async {});
         let handle = ticker.handle();
-        tasks.register_critical_task(CriticalTaskConfig::from_loop("ticker", ticker)).expect("registered");
+        tasks.register(CriticalTaskConfig::from_loop("ticker", ticker)).expect("registered");
         tasks.start();
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         handle.restart().expect("registered");
@@ -465,7 +464,7 @@ async fn one_alert_serves_every_loop() {
     let daily = Schedule::daily(["09:00"], "UTC");
     let quarters = Schedule::cron("*/15 * * * *", "UTC");
     let register = |name: &str, body: TaskLoop| {
-        tasks.register_critical_task(CriticalTaskConfig::from_loop(name, body)).expect("registered");
+        tasks.register(CriticalTaskConfig::from_loop(name, body)).expect("registered");
     };
     register("interval", TaskLoop::every(30 * second, |_| async {}));
     register(
@@ -486,7 +485,7 @@ async fn one_alert_serves_every_loop() {
     register("paused", TaskLoop::every(30 * second, |_| async {}));
     tasks.start();
     tokio::time::sleep(5 * second).await;
-    tasks.pause_critical_task("paused").expect("registered");
+    tasks.pause("paused").expect("registered");
     let mut alarms = BTreeSet::new();
     // Every five minutes of half a day.
     for _ in 0..144 {
@@ -518,11 +517,11 @@ async fn what_a_loop_does_not_do_in_time_is_counted_by_reason() {
         let takes = if ctx.iteration() == Some(2) { 25 } else { 1 };
         tokio::time::sleep(Duration::from_secs(takes)).await;
     });
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("slow", slow)).expect("registered");
+    tasks.register(CriticalTaskConfig::from_loop("slow", slow)).expect("registered");
     let flaky = TaskLoop::on(Schedule::every(1_000 * second), |_| async { Err::<(), _>("flaky") })
         .retry(3, Backoff::constant(second))
         .on_error(|_| async { OnError::Continue });
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("flaky", flaky)).expect("registered");
+    tasks.register(CriticalTaskConfig::from_loop("flaky", flaky)).expect("registered");
     tasks.start();
     tokio::time::sleep(5 * second).await;
     let skipped = |points: &Points, reason| {

@@ -23,7 +23,10 @@ mod world;
 use std::fmt::Debug;
 
 use model::{Command, Fault, Spec, Step};
-use otel_tasks::{DependencyLoss, RestartPolicy, StallAction};
+use otel_tasks::{
+    RestartPolicy,
+    policy::{DependencyLoss, StallAction},
+};
 use proptest::{
     prelude::*,
     test_runner::{Config, FileFailurePersistence, TestCaseError},
@@ -171,7 +174,7 @@ mod shown {
 
     use DependencyLoss::{Keep, Stop};
     use RestartPolicy::OnFailure;
-    use otel_tasks::RestartStrategy;
+    use otel_tasks::policy::RestartStrategy;
     use world::Body::{Deaf, Obedient, Slow};
 
     use super::*;

@@ -8,15 +8,19 @@ use std::sync::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, DependencyLoss, RestartError, RestartPolicy, RestartReason, ShutdownOutcome,
-    TaskEventKind, TaskLoop, TaskManager, TaskState,
+    Backoff, CriticalTaskConfig, RestartPolicy, TaskLoop, TaskManager,
+    events::TaskEventKind,
+    policy::{DependencyLoss, RestartReason},
+    shutdown::ShutdownOutcome,
+    snapshot::TaskState,
+    task::RestartError,
 };
 use support::{Alive, eventually, millis, secs, settle};
 use tokio::time::{Instant, sleep};
 
 fn started(configs: impl IntoIterator<Item = CriticalTaskConfig>) -> TaskManager {
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_tasks(configs).expect("valid configs");
+    tasks.register_all(configs).expect("valid configs");
     tasks.start();
     tasks
 }
@@ -29,12 +33,13 @@ fn state(tasks: &TaskManager, name: &str) -> Option<TaskState> {
 async fn a_stop_leaves_what_has_ended_as_it_is() {
     let tasks = started([
         CriticalTaskConfig::new("finished", |_| async {}),
-        CriticalTaskConfig::new("failed", |_| async { Err::<(), _>("down") }).restart(RestartPolicy::Never),
+        CriticalTaskConfig::new("failed", |_| async { Err::<(), _>("down") })
+            .restart_policy(RestartPolicy::Never),
     ]);
     settle().await;
     let mut events = tasks.subscribe();
     for name in ["finished", "failed"] {
-        tasks.stop_critical_task(name).expect("registered");
+        tasks.stop(name).expect("registered");
     }
     settle().await;
     // Seen to fail where a stop is heard by a task at rest, whatever it rests for.
@@ -75,7 +80,7 @@ async fn a_pause_is_told_of_a_task_and_of_a_loop() {
     settle().await;
     let mut events = tasks.subscribe();
     for name in ["t", "l"] {
-        tasks.pause_critical_task(name).expect("registered");
+        tasks.pause(name).expect("registered");
     }
     settle().await;
     let mut told: Vec<_> = std::iter::from_fn(|| events.try_recv())
@@ -91,15 +96,15 @@ async fn a_resumed_loop_is_shown_as_running_and_one_that_was_not_paused_is_left_
     let body = TaskLoop::every(secs(3_600), |_| async { sleep(secs(1_000)).await });
     let tasks = started([CriticalTaskConfig::from_loop("l", body).heartbeat_timeout(secs(30))]);
     sleep(secs(1)).await;
-    tasks.pause_critical_task("l").expect("registered");
+    tasks.pause("l").expect("registered");
     settle().await;
     assert_eq!(state(&tasks, "l"), Some(TaskState::Paused));
-    tasks.resume_critical_task("l").expect("registered");
+    tasks.resume("l").expect("registered");
     settle().await;
     assert_eq!(state(&tasks, "l"), Some(TaskState::Running));
     // A sign of life is the task's to give: seen to fail where any resumption counts as one.
     sleep(secs(20)).await;
-    tasks.resume_critical_task("l").expect("registered");
+    tasks.resume("l").expect("registered");
     sleep(secs(15)).await;
     assert_eq!(tasks.snapshot("l").expect("registered").stalls, 1);
 }
@@ -118,10 +123,10 @@ async fn a_paused_loop_whose_iteration_fails_stays_paused() {
     let config = CriticalTaskConfig::from_loop("l", body).backoff(Backoff::constant(secs(1)));
     let tasks = started([config]);
     sleep(secs(1)).await;
-    tasks.pause_critical_task("l").expect("registered");
+    tasks.pause("l").expect("registered");
     sleep(secs(60)).await;
     assert_eq!((begun.load(SeqCst), state(&tasks, "l")), (1, Some(TaskState::Paused)));
-    tasks.resume_critical_task("l").expect("registered");
+    tasks.resume("l").expect("registered");
     sleep(secs(3)).await;
     assert_eq!((begun.load(SeqCst), state(&tasks, "l")), (2, Some(TaskState::Running)));
 }
@@ -142,7 +147,7 @@ async fn a_stall_while_a_task_is_being_stopped_does_not_begin_it_anew() {
     });
     let tasks = started([config.poll_timeout(millis(100))]);
     eventually("it runs", || state(&tasks, "t") == Some(TaskState::Running)).await;
-    tasks.stop_critical_task("t").expect("registered");
+    tasks.stop("t").expect("registered");
     eventually("the stall is seen", || tasks.snapshot("t").is_some_and(|task| task.stalls == 1)).await;
     eventually("it rests", || state(&tasks, "t") == Some(TaskState::Stopped)).await;
     sleep(millis(100)).await;
@@ -168,7 +173,7 @@ async fn nobody_is_held_up_for_longer_than_half_a_minute() {
     let tasks = started([database.shutdown_grace(secs(600)), deaf]);
     sleep(secs(1)).await;
     let began = Instant::now();
-    tasks.restart_critical_task("database").expect("registered");
+    tasks.restart("database").expect("registered");
     sleep(secs(29)).await;
     assert_eq!(*asked.lock().unwrap(), None, "what rests on it goes down first");
     sleep(secs(2)).await;
@@ -184,12 +189,12 @@ async fn what_is_held_up_is_asked_when_its_stage_of_the_shutdown_comes() {
         .on_dependency_loss(DependencyLoss::Restart)
         .shutdown_grace(secs(600));
     let tasks = TaskManager::builder().shutdown_deadline(secs(20)).build();
-    tasks.register_critical_tasks([database, deaf]).expect("valid configs");
+    tasks.register_all([database, deaf]).expect("valid configs");
     tasks.start();
     sleep(secs(1)).await;
-    tasks.restart_critical_task("database").expect("registered");
+    tasks.restart("database").expect("registered");
     sleep(secs(1)).await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     let outcome = |name| report.tasks.iter().find(|task| &*task.name == name).map(|task| task.outcome);
     // Seen to fail where the shutdown leaves one that is held up to those that hold it up.
     assert_eq!(outcome("database"), Some(ShutdownOutcome::Clean), "{report}");
@@ -209,9 +214,9 @@ async fn a_restart_takes_back_a_stop_and_its_grace_goes_on() {
     });
     let tasks = started([deaf.shutdown_grace(secs(60))]);
     sleep(secs(1)).await;
-    tasks.stop_critical_task("deaf").expect("registered");
+    tasks.stop("deaf").expect("registered");
     sleep(secs(30)).await;
-    tasks.restart_critical_task("deaf").expect("registered");
+    tasks.restart("deaf").expect("registered");
     sleep(secs(29)).await;
     assert_eq!((alive.total(), state(&tasks, "deaf")), (1, Some(TaskState::Stopping)));
     sleep(secs(2)).await;
@@ -234,15 +239,15 @@ async fn a_task_that_leaves_hears_nothing_that_would_keep_it() {
     let tasks = started([takes("t", 10)]);
     sleep(secs(1)).await;
     let leaving = tasks.clone();
-    let gone = tokio::spawn(async move { leaving.unregister_critical_task("t").await });
+    let gone = tokio::spawn(async move { leaving.unregister("t").await });
     sleep(secs(1)).await;
     // Seen to fail where a restart is heard by one that leaves.
-    tasks.restart_critical_task("t").expect("its name is not free yet");
+    tasks.restart("t").expect("its name is not free yet");
     sleep(secs(1)).await;
-    tasks.pause_critical_task("t").expect("its name is not free yet");
+    tasks.pause("t").expect("its name is not free yet");
     sleep(secs(8)).await;
     assert_eq!(gone.await.expect("no panic"), Ok(()));
-    assert_eq!((tasks.get_task_statistics().critical_tasks, state(&tasks, "t")), (0, None));
+    assert_eq!((tasks.statistics().critical_tasks, state(&tasks, "t")), (0, None));
     assert_eq!(tasks.snapshot("t").expect("its figures stay").total_runs(), 1);
 }
 
@@ -250,12 +255,12 @@ async fn a_task_that_leaves_hears_nothing_that_would_keep_it() {
 async fn a_resume_takes_back_a_pause_that_is_still_stopping_and_nothing_else() {
     let tasks = started([takes("paused", 5), takes("stopped", 5)]);
     sleep(secs(1)).await;
-    tasks.pause_critical_task("paused").expect("registered");
-    tasks.stop_critical_task("stopped").expect("registered");
+    tasks.pause("paused").expect("registered");
+    tasks.stop("stopped").expect("registered");
     sleep(secs(1)).await;
     for name in ["paused", "stopped"] {
         assert_eq!(state(&tasks, name), Some(TaskState::Stopping));
-        tasks.resume_critical_task(name).expect("registered");
+        tasks.resume(name).expect("registered");
     }
     sleep(secs(10)).await;
     assert_eq!(state(&tasks, "paused"), Some(TaskState::Running));
@@ -266,10 +271,10 @@ async fn a_resume_takes_back_a_pause_that_is_still_stopping_and_nothing_else() {
 #[tokio::test(start_paused = true)]
 async fn a_restart_of_what_has_never_begun_begins_it_and_is_none() {
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(takes("t", 0)).expect("a valid config");
+    tasks.register(takes("t", 0)).expect("a valid config");
     settle().await;
     assert_eq!(state(&tasks, "t"), Some(TaskState::Waiting));
-    tasks.restart_critical_task("t").expect("registered");
+    tasks.restart("t").expect("registered");
     settle().await;
     assert_eq!(state(&tasks, "t"), Some(TaskState::Running));
     // Seen to fail where it is begun like one that was given up.
@@ -286,10 +291,10 @@ async fn a_life_that_had_to_be_dropped_is_not_held_against_the_next_at_shutdown(
     });
     let tasks = started([config.shutdown_grace(secs(1))]);
     settle().await;
-    tasks.restart_critical_task("t").expect("registered");
+    tasks.restart("t").expect("registered");
     sleep(secs(2)).await;
     assert_eq!(state(&tasks, "t"), Some(TaskState::Running));
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     // Seen to fail where each life that is dropped is noted for the report, and not only that of one that leaves.
     assert_eq!(report.count(ShutdownOutcome::Clean), 1, "{report}");
 }
@@ -299,9 +304,9 @@ async fn a_limit_of_zero_keeps_nobody_from_restarting_a_task_by_hand() {
     let obeys = CriticalTaskConfig::new("t", |ctx| async move { ctx.cancelled().await });
     let tasks = started([obeys.max_restarts(0, secs(60))]);
     settle().await;
-    tasks.restart_critical_task("t").expect("it runs");
+    tasks.restart("t").expect("it runs");
     settle().await;
     assert_eq!(tasks.snapshot("t").expect("registered").total_restarts(), 1);
-    let refused = tasks.restart_critical_task("u").expect_err("nobody");
+    let refused = tasks.restart("u").expect_err("nobody");
     assert!(matches!(refused, RestartError::Unknown(_)), "{refused}");
 }

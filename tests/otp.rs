@@ -8,7 +8,7 @@
 //! | `ignore` | a run that ends well before it is ready |
 //! | a start that fails | a run that fails before it is ready |
 //! | intensity and period | `TaskGroup::max_restarts`, with `Backoff::constant(Duration::ZERO)`: OTP does not wait |
-//! | `terminate_child`, `restart_child`, `delete_child` | `stop_`, `restart_`, `unregister_critical_task` |
+//! | `terminate_child`, `restart_child`, `delete_child` | `stop_`, `restart_`, `unregister` |
 //! | `count_children`: specs, active | registered; of them running and ready |
 //! | a child of `simple_one_for_one` | a spawned run, or one of several tasks of one kind |
 //!

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use otel_tasks::{CriticalTaskConfig, TaskManager, TaskState};
+use otel_tasks::{CriticalTaskConfig, TaskManager, snapshot::TaskState};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::Notify,
@@ -61,7 +61,7 @@ impl Busy {
                 Err::<(), _>("down")
             }
         });
-        tasks.register_critical_task(config).expect("a name");
+        tasks.register(config).expect("a name");
         tasks.start();
         let busy = Self { workers, runtime, tasks, polled: Arc::default(), go_on };
         busy.until("failing", TaskState::Running);
@@ -129,10 +129,10 @@ fn next(notes: &mpsc::Receiver<usize>) -> usize {
 fn an_order_overtakes_what_waits_for_a_worker() {
     let busy = Busy::new();
     let (notes, noted) = mpsc::channel();
-    busy.tasks.register_critical_task(busy.noting("t", &notes)).expect("a name");
+    busy.tasks.register(busy.noting("t", &notes)).expect("a name");
     assert_eq!(next(&noted), 0);
     busy.order(true, || {
-        busy.tasks.restart_critical_task("t").expect("registered");
+        busy.tasks.restart("t").expect("registered");
     });
     let (heard, began) = (next(&noted), next(&noted));
     assert!(heard <= BEFORE && began <= BEFORE, "behind {heard} and {began} of {WAITING}");
@@ -143,7 +143,7 @@ fn an_order_overtakes_what_waits_for_a_worker() {
 fn a_registration_overtakes_what_waits_for_a_worker() {
     let busy = Busy::new();
     let (notes, noted) = mpsc::channel();
-    busy.order(true, || busy.tasks.register_critical_task(busy.noting("t", &notes)).expect("a name"));
+    busy.order(true, || busy.tasks.register(busy.noting("t", &notes)).expect("a name"));
     let began = next(&noted);
     assert!(began <= BEFORE, "behind {began} of {WAITING}");
 }
@@ -153,9 +153,9 @@ fn a_registration_overtakes_what_waits_for_a_worker() {
 fn an_unregistration_overtakes_what_waits_for_a_worker() {
     let busy = Busy::new();
     let (notes, noted) = mpsc::channel();
-    busy.tasks.register_critical_task(busy.noting("t", &notes)).expect("a name");
+    busy.tasks.register(busy.noting("t", &notes)).expect("a name");
     assert_eq!(next(&noted), 0);
-    let mut unregisters = pin!(busy.tasks.unregister_critical_task("t"));
+    let mut unregisters = pin!(busy.tasks.unregister("t"));
     busy.order(true, || {
         let asked = unregisters.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(asked.is_pending());
@@ -174,9 +174,9 @@ fn an_order_does_not_wait_for_a_poll_that_blocks() {
         let _ = until_free.lock().expect("no panic").recv_timeout(PATIENCE);
     });
     let (notes, noted) = mpsc::channel();
-    busy.tasks.register_critical_task(busy.noting("t", &notes)).expect("a name");
+    busy.tasks.register(busy.noting("t", &notes)).expect("a name");
     assert_eq!(next(&noted), 0);
-    busy.order(true, || busy.tasks.stop_critical_task("t").expect("registered"));
+    busy.order(true, || busy.tasks.stop("t").expect("registered"));
     let heard = noted.recv_timeout(PATIENCE / 2);
     frees.send(()).expect("it still blocks");
     heard.expect("the other worker carries it out");
@@ -187,9 +187,9 @@ fn an_order_does_not_wait_for_a_poll_that_blocks() {
 fn an_order_that_no_driver_carries_arrives_all_the_same() {
     let busy = Busy::new();
     let (notes, noted) = mpsc::channel();
-    busy.tasks.register_critical_task(busy.noting("t", &notes)).expect("a name");
+    busy.tasks.register(busy.noting("t", &notes)).expect("a name");
     assert_eq!(next(&noted), 0);
-    busy.order(false, || busy.tasks.stop_critical_task("t").expect("registered"));
+    busy.order(false, || busy.tasks.stop("t").expect("registered"));
     next(&noted);
     busy.until("t", TaskState::Stopped);
 }
@@ -201,7 +201,7 @@ fn orders_in_bulk_all_arrive() {
     let (notes, noted) = mpsc::channel();
     busy.order(true, || {
         for number in 0..150 {
-            busy.tasks.register_critical_task(busy.noting(&format!("t{number}"), &notes)).expect("a name");
+            busy.tasks.register(busy.noting(&format!("t{number}"), &notes)).expect("a name");
         }
     });
     for _ in 0..150 {
@@ -215,12 +215,12 @@ fn what_waits_when_the_runtime_ends_ends_with_it() {
     let busy = Busy::new();
     let (notes, noted) = mpsc::channel();
     let free = busy.block(false);
-    busy.tasks.register_critical_task(busy.noting("t", &notes)).expect("a name");
+    busy.tasks.register(busy.noting("t", &notes)).expect("a name");
     let Busy { runtime, tasks, .. } = busy;
     runtime.shutdown_background();
     drop(free);
     let elsewhere = Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let unregistered = async { tokio::time::timeout(PATIENCE, tasks.unregister_critical_task("t")).await };
+    let unregistered = async { tokio::time::timeout(PATIENCE, tasks.unregister("t")).await };
     elsewhere.block_on(unregistered).expect("its driver has left").expect("registered");
     assert!(noted.try_recv().is_err(), "it never began");
 }

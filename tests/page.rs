@@ -15,8 +15,9 @@ use opentelemetry_sdk::{
     trace::{InMemorySpanExporter, SdkTracerProvider},
 };
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, Escalation, RestartPolicy, StallAction, TaskManager,
+    Backoff, CriticalTaskConfig, RestartPolicy, TaskManager,
     page::{Feed, Page, PageServer},
+    policy::{Escalation, StallAction},
 };
 use serde_json::{Value, json};
 use support::{eventually, secs};
@@ -122,17 +123,18 @@ fn waits(name: &str) -> CriticalTaskConfig {
 }
 
 fn finishes(name: &str) -> CriticalTaskConfig {
-    CriticalTaskConfig::new(name, |_| async {}).restart(RestartPolicy::OnFailure)
+    CriticalTaskConfig::new(name, |_| async {}).restart_policy(RestartPolicy::OnFailure)
 }
 
 fn gives_up(name: &str) -> CriticalTaskConfig {
-    CriticalTaskConfig::new(name, |_| async { Err::<(), _>("out of order") }).restart(RestartPolicy::Never)
+    CriticalTaskConfig::new(name, |_| async { Err::<(), _>("out of order") })
+        .restart_policy(RestartPolicy::Never)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn probes_follow_kubernetes() {
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(waits("gateway")).expect("registered");
+    tasks.register(waits("gateway")).expect("registered");
     let page = Page::new(&tasks).serve(ANY).expect("served");
     assert_eq!(get(&page, "/health/live").status, 200);
     let startup = get(&page, "/health/startup");
@@ -143,14 +145,14 @@ async fn probes_follow_kubernetes() {
     let ready = get(&page, "/health/ready");
     assert_eq!((ready.status, &ready.json()["status"]), (200, &Value::from("pass")));
 
-    tasks.register_critical_task(gives_up("broken")).expect("registered");
+    tasks.register(gives_up("broken")).expect("registered");
     eventually("it shows", || get(&page, "/health/live").status == 503).await;
     let live = get(&page, "/health/live").json();
     assert_eq!(live["tasks"][0]["name"], "broken");
     assert_eq!(live["tasks"][0]["reasons"][0], "failed");
     assert_eq!(live["tasks"].as_array().map(Vec::len), Some(1), "the others are well");
 
-    tasks.register_critical_task(finishes("migration")).expect("registered");
+    tasks.register(finishes("migration")).expect("registered");
     eventually("it shows", || get(&page, "/tasks/migration").json()["state"] == "finished").await;
     let ready = get(&page, "/health/ready");
     let expected = json!({
@@ -160,7 +162,7 @@ async fn probes_follow_kubernetes() {
     assert_eq!((ready.status, ready.json()), (503, expected), "what is well finished is ready");
     let summary = &get(&page, "/tasks").json()["summary"];
     assert_eq!((&summary["registered"], &summary["unhealthy"]), (&3.into(), &1.into()));
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -169,7 +171,7 @@ async fn a_task_is_shown_with_its_history_events_settings_and_traces() {
     let traces = SdkTracerProvider::builder().with_span_processor(feed.span_processor()).build();
     let tasks = TaskManager::builder().tracer(traces.tracer("test")).build();
     let page = Page::new(&tasks).feed(&feed).serve(ANY).expect("served");
-    tasks.register_critical_task(waits("gateway")).expect("registered");
+    tasks.register(waits("gateway")).expect("registered");
     tasks.start();
     eventually("it is ready", || get(&page, "/health/ready").status == 200).await;
     let broken = gives_up("broken")
@@ -182,9 +184,9 @@ async fn a_task_is_shown_with_its_history_events_settings_and_traces() {
         .run_timeout(secs(13))
         .poll_timeout(secs(15))
         .on_stall(StallAction::Escalate)
-        .escalate(Escalation::Group)
+        .escalation(Escalation::Group)
         .shutdown_grace(secs(16));
-    tasks.register_critical_task(broken).expect("registered");
+    tasks.register(broken).expect("registered");
     eventually("it shows", || get(&page, "/tasks/broken").json()["state"] == "failed").await;
 
     let broken = get(&page, "/tasks/broken").json();
@@ -218,13 +220,13 @@ async fn a_task_is_shown_with_its_history_events_settings_and_traces() {
     let gateway = get(&page, "/tasks/gateway").json();
     assert_eq!(gateway["traces"][0]["seconds"], Value::Null, "it runs");
     assert_eq!(get(&page, "/tasks/nobody").status, 404);
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_looks_is_told_everything_and_then_what_changes() {
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(waits("gateway")).expect("registered");
+    tasks.register(waits("gateway")).expect("registered");
     tasks.start();
     let page = Page::new(&tasks).serve(ANY).expect("served");
     let told = stream(&page);
@@ -236,7 +238,7 @@ async fn whoever_looks_is_told_everything_and_then_what_changes() {
     let names: Vec<_> =
         delta["rows"].as_array().expect("rows").iter().map(|row| row["name"].clone()).collect();
     assert_eq!(names, ["command"], "only what has changed");
-    tasks.stop_critical_task("gateway").expect("registered");
+    tasks.stop("gateway").expect("registered");
     // Whoever asks for the task meanwhile takes no event from those that are told.
     eventually("it has stopped", || get(&page, "/tasks/gateway").json()["state"] == "stopped").await;
     let mut kinds = Vec::new();
@@ -250,7 +252,7 @@ async fn whoever_looks_is_told_everything_and_then_what_changes() {
         }
     }
     assert_eq!(kinds, ["exited", "stopped"], "each once");
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     let line = report.to_string().lines().next().expect("a line").to_owned();
     loop {
         let (_, delta) = next(&told);
@@ -264,7 +266,7 @@ async fn whoever_looks_is_told_everything_and_then_what_changes() {
 async fn a_newcomer_is_told_what_the_paths_say() {
     let tasks = TaskManager::builder().build();
     let page = Page::new(&tasks).serve(ANY).expect("served");
-    tasks.register_critical_tasks([finishes("migration"), waits("gateway")]).expect("registered");
+    tasks.register_all([finishes("migration"), waits("gateway")]).expect("registered");
     tasks.start();
     eventually("they are ready", || get(&page, "/health/ready").status == 200).await;
     let told = || get(&page, "/events/recent").json()["events"].as_array().map(Vec::len);
@@ -280,7 +282,7 @@ async fn a_newcomer_is_told_what_the_paths_say() {
     };
     assert_eq!(of("migration"), ["registered", "started", "ready", "exited", "finished"]);
     assert_eq!(of("gateway"), ["registered", "started", "ready"]);
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -351,7 +353,7 @@ async fn control_needs_a_token_and_is_written_down() {
     let exporter = InMemorySpanExporter::default();
     let traces = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
     let tasks = TaskManager::builder().tracer(traces.tracer("test")).build();
-    tasks.register_critical_task(waits("gateway")).expect("registered");
+    tasks.register(waits("gateway")).expect("registered");
     tasks.start();
     let post =
         |page: &PageServer, path: &str, headers: &[(&str, &str)]| ask(page.address(), "POST", path, headers);
@@ -393,7 +395,7 @@ async fn control_needs_a_token_and_is_written_down() {
     }
     assert_eq!(post(&page, "/tasks/nobody/stop", &with_token).status, 404);
     assert_eq!(post(&page, "/tasks/gateway/explode", &with_token).status, 404);
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
     assert_eq!(post(&page, "/tasks/gateway/restart", &with_token).status, 409);
 
     let spans = exporter.get_finished_spans().expect("spans");
@@ -607,7 +609,7 @@ async fn half_a_request_is_not_waited_for_long() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_document_says_what_is_answered() {
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(gives_up("broken")).expect("registered");
+    tasks.register(gives_up("broken")).expect("registered");
     tasks.start();
     let feed = Feed::default();
     let page = Page::new(&tasks).feed(&feed).token(TOKEN).serve(ANY).expect("served");

@@ -8,8 +8,8 @@ use std::sync::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, HealthReason, RestartPolicy, RestartReason, ShutdownOutcome, TaskLoop,
-    TaskManager, TaskState, UnknownTask,
+    Backoff, CriticalTaskConfig, RestartPolicy, TaskLoop, TaskManager, health::HealthReason,
+    policy::RestartReason, shutdown::ShutdownOutcome, snapshot::TaskState, task::UnknownTask,
 };
 use support::{Alive, secs, settle};
 use tokio::time::sleep;
@@ -31,7 +31,7 @@ fn obedient(name: &str, alive: &Alive) -> CriticalTaskConfig {
 
 fn started(config: CriticalTaskConfig) -> TaskManager {
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(config).expect("registered");
+    tasks.register(config).expect("registered");
     tasks.start();
     tasks
 }
@@ -39,19 +39,19 @@ fn started(config: CriticalTaskConfig) -> TaskManager {
 #[tokio::test(start_paused = true)]
 async fn a_paused_task_is_stopped_in_order_and_begins_anew_when_resumed() {
     let alive = Alive::default();
-    let tasks = started(obedient("t", &alive).restart(RestartPolicy::Always));
+    let tasks = started(obedient("t", &alive).restart_policy(RestartPolicy::Always));
     settle().await;
-    tasks.pause_critical_task("t").unwrap();
+    tasks.pause("t").unwrap();
     sleep(secs(3_600)).await;
     assert_eq!((state(&tasks, "t"), alive.now()), (Some(TaskState::Paused), 0), "no policy restarts it");
-    let health = tasks.get_task_health("t").unwrap();
-    assert!(health.is_healthy && health.liveness && !health.readiness, "{health:?}");
+    let health = tasks.task_health("t").unwrap();
+    assert!(health.is_healthy && health.is_live && !health.is_ready, "{health:?}");
     assert_eq!(health.reasons, [HealthReason::Paused]);
-    assert!(!tasks.health().readiness);
-    tasks.resume_critical_task("t").unwrap();
+    assert!(!tasks.health().is_ready);
+    tasks.resume("t").unwrap();
     settle().await;
     assert_eq!((state(&tasks, "t"), alive.now(), alive.total()), (Some(TaskState::Running), 1, 2));
-    assert_eq!(tasks.snapshot("t").unwrap().restarts[RestartReason::Requested as usize], 1);
+    assert_eq!(tasks.snapshot("t").unwrap().restarts(RestartReason::Requested), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -66,11 +66,11 @@ async fn a_paused_loop_keeps_its_count_and_its_rhythm() {
     let tasks = started(CriticalTaskConfig::from_loop("l", ticker));
     sleep(secs(15)).await;
     assert_eq!(ran.load(SeqCst), 2);
-    tasks.pause_critical_task("l").unwrap();
+    tasks.pause("l").unwrap();
     sleep(secs(100)).await;
     assert_eq!((ran.load(SeqCst), state(&tasks, "l")), (2, Some(TaskState::Paused)));
-    assert_eq!(handle.next_iteration(), None);
-    tasks.resume_critical_task("l").unwrap();
+    assert_eq!(handle.next_run(), None);
+    tasks.resume("l").unwrap();
     sleep(secs(4)).await;
     assert_eq!(ran.load(SeqCst), 2, "the next is due at 120 s");
     sleep(secs(2)).await;
@@ -100,7 +100,7 @@ async fn an_iteration_under_way_is_finished_before_the_pause() {
     });
     let tasks = started(CriticalTaskConfig::from_loop("l", ticker));
     sleep(secs(1)).await;
-    tasks.pause_critical_task("l").unwrap();
+    tasks.pause("l").unwrap();
     sleep(secs(50)).await;
     assert_eq!(done.load(SeqCst), 1);
 }
@@ -112,19 +112,19 @@ async fn a_pause_during_backoff_or_before_the_start_holds_the_task_back() {
     let early = Alive::default();
     settle().await;
     assert_eq!(state(&tasks, "failing"), Some(TaskState::Backoff));
-    tasks.pause_critical_task("failing").unwrap();
+    tasks.pause("failing").unwrap();
     sleep(secs(100)).await;
     let failing = tasks.snapshot("failing").unwrap();
     assert_eq!((failing.state, failing.total_runs()), (Some(TaskState::Paused), 1));
 
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(obedient("early", &early)).unwrap();
-    tasks.pause_critical_task("early").unwrap();
+    tasks.register(obedient("early", &early)).unwrap();
+    tasks.pause("early").unwrap();
     settle().await;
     tasks.start();
     sleep(secs(10)).await;
     assert_eq!((state(&tasks, "early"), early.total()), (Some(TaskState::Paused), 0));
-    tasks.resume_critical_task("early").unwrap();
+    tasks.resume("early").unwrap();
     settle().await;
     assert_eq!((state(&tasks, "early"), early.total()), (Some(TaskState::Running), 1));
     assert_eq!(tasks.snapshot("early").unwrap().total_restarts(), 0, "it begins for the first time");
@@ -135,26 +135,26 @@ async fn a_paused_task_hears_every_other_order() {
     let paused = async |alive: &Alive| {
         let tasks = started(obedient("t", alive));
         settle().await;
-        tasks.pause_critical_task("t").unwrap();
+        tasks.pause("t").unwrap();
         settle().await;
         tasks
     };
     let alive = Alive::default();
     let tasks = paused(&alive).await;
-    tasks.restart_critical_task("t").unwrap();
+    tasks.restart("t").unwrap();
     settle().await;
     assert_eq!((state(&tasks, "t"), alive.now()), (Some(TaskState::Running), 1));
 
     let tasks = paused(&alive).await;
-    tasks.stop_critical_task("t").unwrap();
+    tasks.stop("t").unwrap();
     settle().await;
     assert_eq!(state(&tasks, "t"), Some(TaskState::Stopped));
-    tasks.resume_critical_task("t").unwrap();
+    tasks.resume("t").unwrap();
     settle().await;
     assert_eq!(state(&tasks, "t"), Some(TaskState::Stopped), "it is no longer paused");
 
     let tasks = paused(&alive).await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!(report.count(ShutdownOutcome::NotRunning), 1, "{report}");
 }
 
@@ -162,19 +162,19 @@ async fn a_paused_task_hears_every_other_order() {
 async fn what_has_ended_is_not_paused_and_what_runs_is_not_resumed() {
     let tasks = started(CriticalTaskConfig::new("done", |_| async {}));
     settle().await;
-    tasks.pause_critical_task("done").unwrap();
+    tasks.pause("done").unwrap();
     settle().await;
     assert_eq!(state(&tasks, "done"), Some(TaskState::Finished));
     let alive = Alive::default();
-    tasks.register_critical_task(obedient("t", &alive)).unwrap();
+    tasks.register(obedient("t", &alive)).unwrap();
     settle().await;
-    tasks.resume_critical_task("t").unwrap();
+    tasks.resume("t").unwrap();
     settle().await;
     assert_eq!((state(&tasks, "t"), alive.total()), (Some(TaskState::Running), 1));
     // A stop that the driver has not seen yet is not taken back by it.
-    tasks.stop_critical_task("t").unwrap();
-    tasks.resume_critical_task("t").unwrap();
+    tasks.stop("t").unwrap();
+    tasks.resume("t").unwrap();
     settle().await;
     assert_eq!(state(&tasks, "t"), Some(TaskState::Stopped));
-    assert_eq!(tasks.pause_critical_task("nobody"), Err(UnknownTask { name: "nobody".into() }));
+    assert_eq!(tasks.pause("nobody"), Err(UnknownTask { name: "nobody".into() }));
 }

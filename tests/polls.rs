@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use otel_tasks::{CriticalTaskConfig, Schedule, TaskLoop, TaskManager, TaskManagerBuilder, TaskState};
+use otel_tasks::{
+    CriticalTaskConfig, Schedule, TaskLoop, TaskManager, snapshot::TaskState, task::TaskManagerBuilder,
+};
 
 /// Whose polls they are.
 #[derive(Clone, Copy)]
@@ -39,7 +41,7 @@ fn polled_for(of: Of, manager: TaskManagerBuilder, poll: Duration) -> (Duration,
         match config {
             None => tasks.spawn("polled", work()).await.expect("it ends well"),
             Some(config) => {
-                tasks.register_critical_task(config).expect("a valid task");
+                tasks.register(config).expect("a valid task");
                 tasks.start();
                 let state = || tasks.snapshot("polled").and_then(|snapshot| snapshot.state);
                 while state() != Some(TaskState::Finished) {

@@ -16,9 +16,9 @@ impl AsksBack {
     fn ask(&self) {
         let Some(tasks) = self.0.get() else { return };
         tasks.task_names();
-        tasks.get_task_statistics();
+        tasks.statistics();
         // Takes the write lock of the registrations, for a name that nobody has.
-        tasks.detach_critical_task("nobody").expect_err("unknown");
+        tasks.detach("nobody").expect_err("unknown");
     }
 }
 
@@ -46,17 +46,17 @@ fn a_subscriber_may_ask_the_manager_back() {
             tasks.register_component("bad", || -> Vec<CriticalTaskConfig> { panic!("no tasks today") });
             let fails =
                 CriticalTaskConfig::new("fails", |_| async { Err::<(), _>("down") }).component("missing");
-            tasks.register_critical_task(fails).expect("registered");
+            tasks.register(fails).expect("registered");
             let ticks = TaskLoop::every(Duration::from_secs(1), |_| async {}).count(2);
-            tasks.register_critical_task(CriticalTaskConfig::from_loop("ticks", ticks)).expect("registered");
+            tasks.register(CriticalTaskConfig::from_loop("ticks", ticks)).expect("registered");
             tasks.start();
             drop(tasks.spawn("of_no_known_category", std::future::pending::<()>()));
             tokio::time::sleep(Duration::from_secs(100)).await;
-            assert_eq!(tasks.setup_task_instrumentation().missing_components, ["missing"]);
-            tasks.restart_critical_task("fails").expect("restarted");
-            tasks.detach_critical_task("ticks").expect("registered");
-            tasks.unregister_critical_task("fails").await.expect("registered");
-            tasks.cancel_all_tasks().await;
+            assert_eq!(tasks.check_instrumentation().missing_components, ["missing"]);
+            tasks.restart("fails").expect("restarted");
+            tasks.detach("ticks").expect("registered");
+            tasks.unregister("fails").await.expect("registered");
+            tasks.shutdown().await;
         });
         ended.send(()).expect("the test waits");
     });

@@ -8,8 +8,10 @@ use std::sync::{
 };
 
 use otel_tasks::{
-    CriticalTaskConfig, Escalation, LastResort, RestartPolicy, ShutdownOutcome, ShutdownReport, TaskCategory,
-    TaskEvent, TaskEventKind, TaskManager, TaskPriority,
+    CriticalTaskConfig, RestartPolicy, ShutdownReport, TaskCategory, TaskManager, TaskPriority,
+    events::{TaskEvent, TaskEventKind},
+    policy::Escalation,
+    shutdown::{LastResort, ShutdownOutcome},
 };
 use support::{eventually, millis, secs, settle};
 use tokio::time::{sleep, timeout};
@@ -27,7 +29,7 @@ async fn a_report_reads_line_by_line() {
     let tasks = TaskManager::builder().shutdown_deadline(secs(10)).build();
     let done = CriticalTaskConfig::new("done", |_| async {});
     for config in [takes("slow", 2), done.category(TaskCategory::Gateway)] {
-        tasks.register_critical_task(config).expect("a valid config");
+        tasks.register(config).expect("a valid config");
     }
     tasks.start();
     for _ in 0..2 {
@@ -36,7 +38,7 @@ async fn a_report_reads_line_by_line() {
         }));
     }
     settle().await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     let text = report.to_string();
     let lines: Vec<_> = text.lines().map(str::trim_end).collect();
     // Seen to fail with a time for what did not run, or a number of runs for what ran once.
@@ -55,12 +57,12 @@ async fn a_report_reads_line_by_line() {
 async fn a_report_names_what_it_was_caused_by_and_who_asked() {
     let tasks = TaskManager::builder().build();
     let fatal = CriticalTaskConfig::new("fatal", |_| async { Err::<(), _>("gone") })
-        .restart(RestartPolicy::Never)
-        .escalate(Escalation::Shutdown);
-    tasks.register_critical_task(fatal).expect("a valid config");
+        .restart_policy(RestartPolicy::Never)
+        .escalation(Escalation::Shutdown);
+    tasks.register(fatal).expect("a valid config");
     tasks.start();
     settle().await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     let cause = report.cause.clone().expect("a task was given up");
     assert_eq!(cause.to_string(), "task fatal was given up: not to be restarted after this");
     assert!(report.to_string().contains(&format!("\n  because {cause}\n")), "{report}");
@@ -70,7 +72,7 @@ async fn a_report_names_what_it_was_caused_by_and_who_asked() {
     let tasks = TaskManager::builder().build();
     let inside = tasks.clone();
     let asking = tasks.spawn("ask", async move {
-        let report = inside.cancel_all_tasks().await;
+        let report = inside.shutdown().await;
         if report.to_string().contains("\n  asked for by ask, which goes on") { Ok(()) } else { Err(report) }
     });
     assert_eq!(asking.await, Ok(Ok(())));
@@ -90,12 +92,12 @@ async fn who_no_longer_waits_for_the_report_needs_no_last_resort() {
     let resort = LastResort::Call(Arc::new(move |_| note.store(true, SeqCst)));
     let tasks = TaskManager::builder().last_resort(resort).build();
     let mut events = tasks.subscribe();
-    tasks.register_critical_task(takes("slow", 1)).expect("a valid config");
+    tasks.register(takes("slow", 1)).expect("a valid config");
     tasks.start();
     eventually("it runs", || tasks.snapshot("slow").is_some_and(|task| task.active == 1)).await;
     let for_a_signal = tasks.run_until(std::future::pending::<()>());
     assert!(timeout(millis(20), for_a_signal).await.is_err());
-    assert!(timeout(millis(200), tasks.cancel_all_tasks()).await.is_err(), "it takes a second");
+    assert!(timeout(millis(200), tasks.shutdown()).await.is_err(), "it takes a second");
     while events.recv().await.is_some() {}
     // Seen to fail where a caller that was dropped is counted as waiting.
     sleep(secs(1)).await;
@@ -125,10 +127,10 @@ async fn who_can_soon_receive_the_report_needs_no_last_resort() {
             std::thread::sleep(millis(50));
         }
     });
-    tasks.register_critical_task(config).expect("a valid config");
+    tasks.register(config).expect("a valid config");
     tasks.start();
     eventually("it runs", || tasks.snapshot("blocks").is_some_and(|task| task.active == 1)).await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!(report.count(ShutdownOutcome::Leaked), 1, "{report}");
     sleep(millis(300)).await;
     // Seen to fail where the last resort does not wait for the thread to come free.
@@ -141,10 +143,10 @@ async fn the_lines_are_in_the_order_in_which_tasks_were_asked() {
     // By its category the cache would be asked first; since the gateway rests on it, it is put off until after it.
     let cache = takes("cache", 0).category(TaskCategory::Command);
     let gateway = takes("gateway", 1).category(TaskCategory::Gateway).depends_on("cache");
-    tasks.register_critical_tasks([cache, gateway]).expect("valid configs");
+    tasks.register_all([cache, gateway]).expect("valid configs");
     tasks.start();
     settle().await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     let lines: Vec<_> = report.tasks.iter().map(|task| (&*task.name, task.after.as_secs())).collect();
     assert_eq!(lines, [("gateway", 1), ("cache", 1)]);
 }
@@ -155,18 +157,18 @@ async fn what_has_one_name_and_ended_alike_shares_a_line() {
     for (detached, spawned, count) in [(false, false, 1), (true, false, 2), (false, true, 2), (true, true, 3)]
     {
         let tasks = TaskManager::builder().build();
-        tasks.register_critical_tasks([takes("twin", 1), takes("other", 1)]).expect("valid configs");
+        tasks.register_all([takes("twin", 1), takes("other", 1)]).expect("valid configs");
         tasks.start();
         settle().await;
         if detached {
-            tasks.detach_critical_task("twin").expect("registered");
-            tasks.register_critical_task(takes("twin", 1)).expect("the name is free");
+            tasks.detach("twin").expect("registered");
+            tasks.register(takes("twin", 1)).expect("the name is free");
         }
         if spawned {
             drop(tasks.task("twin").spawn_with(|ctx| async move { ctx.cancelled().await }));
         }
         settle().await;
-        let report = tasks.cancel_all_tasks().await;
+        let report = tasks.shutdown().await;
         let mut lines: Vec<_> =
             report.tasks.iter().map(|task| (&*task.name, task.count, task.after.as_secs())).collect();
         lines.sort_unstable();
@@ -194,14 +196,14 @@ fn a_blocked_runtime_keeps_the_deadline_also_where_the_last_stage_was_soon_over(
                     let _ = blocked.lock().unwrap().recv();
                 }
             });
-            tasks.register_critical_task(config.category(TaskCategory::Unknown)).expect("a valid config");
+            tasks.register(config.category(TaskCategory::Unknown)).expect("a valid config");
             tasks.start();
             // In a stage of its own, after that one; on a thread of its own, it ends when it is asked.
             let obeys = tasks.task("obeys").category(TaskCategory::Gateway);
             drop(obeys.spawn_blocking(|stop| while !stop.wait_timeout(secs(1)) {}));
             let runs = |name| tasks.snapshot(name).is_some_and(|task| task.active == 1);
             eventually("both run", || runs("blocks") && runs("obeys")).await;
-            tasks.cancel_all_tasks().await
+            tasks.shutdown().await
         })
     });
     // Seen to fail where the watchdog leaves the last part of the deadline to the runtime, which runs nothing.

@@ -23,7 +23,9 @@ use opentelemetry_sdk::{
     },
 };
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, ExitKind, HISTORY_LENGTH, NameRule, ShutdownOutcome, TaskLoop, TaskManager,
+    Backoff, CriticalTaskConfig, TaskLoop, TaskManager, TaskMetrics,
+    policy::{ExitKind, NameRule},
+    shutdown::ShutdownOutcome,
     telemetry::contract,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
@@ -167,22 +169,20 @@ async fn a_day_of_a_million_tasks_leaves_nothing_behind() {
                 iterations.fetch_add(1, Relaxed);
             }
         });
-        tasks
-            .register_critical_task(CriticalTaskConfig::from_loop(format!("loop-{number}"), ticker))
-            .expect("room");
+        tasks.register(CriticalTaskConfig::from_loop(format!("loop-{number}"), ticker)).expect("room");
     }
     let fails = CriticalTaskConfig::new("fails-all-day", |_| async {
         tokio::time::sleep(Duration::from_secs(600)).await;
         Err::<(), _>("the connection was lost")
     });
-    tasks.register_critical_task(fails.backoff(Backoff::constant(Duration::from_secs(1)))).expect("room");
+    tasks.register(fails.backoff(Backoff::constant(Duration::from_secs(1)))).expect("room");
     let registered = LOOPS + 1;
     tasks.start();
 
     // Histories are bounded per name, and are full before the day begins.
     let names = (0..NAMES + NAMES_BEYOND).map(|number| format!("job-{number}")).collect::<Vec<_>>();
     let mut spawner = Spawner { tasks: tasks.clone(), names, spawned: 0 };
-    for _ in 0..HISTORY_LENGTH {
+    for _ in 0..TaskMetrics::HISTORY_LENGTH {
         spawner.spawn(NAMES + NAMES_BEYOND);
         tokio::time::sleep(QUIET).await;
     }
@@ -216,16 +216,16 @@ async fn a_day_of_a_million_tasks_leaves_nothing_behind() {
     assert_eq!(snapshots.len(), NAMES + 1, "and the name of those without room");
     let short = || snapshots.iter().filter(|task| task.state.is_none());
     assert_eq!(short().map(|task| task.active).sum::<u64>(), 0);
-    let runs = short().map(otel_tasks::TaskSnapshot::total_runs).sum::<u64>();
+    let runs = short().map(otel_tasks::snapshot::TaskSnapshot::total_runs).sum::<u64>();
     assert_eq!(runs, spawner.spawned as u64);
     let of_loops: u64 = snapshots
         .iter()
         .filter(|task| task.name.starts_with("loop-"))
-        .map(|task| task.runs[ExitKind::Success as usize])
+        .map(|task| task.runs(ExitKind::Success))
         .sum();
     assert_eq!(of_loops, iterations.load(Relaxed));
 
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!(report.tasks.len(), registered, "nobody else has a place: {report}");
     assert!(report.tasks.iter().all(|task| task.outcome != ShutdownOutcome::Leaked), "{report}");
 }

@@ -22,11 +22,14 @@ use opentelemetry_sdk::{
     trace::{InMemorySpanExporter, SdkTracerProvider, SpanData},
 };
 use otel_tasks::{
-    Backoff, CategoryRules, CriticalTaskConfig, CriticalTasksProvider, DEFAULT_BACKOFF_CAP,
-    DEFAULT_BACKOFF_FACTOR, DEFAULT_HEALTH_CHECK_INTERVAL, DEFAULT_MAX_RESTARTS, DEFAULT_MONITOR_INTERVAL,
-    DEFAULT_RESTART_DELAY, DEFAULT_RESTART_WINDOW, DEFAULT_STABLE_AFTER, ExitKind, HISTORY_LENGTH,
-    HealthReason, HealthThresholds, RegisterError, RestartError, RestartPolicy, ShutdownOutcome, StallAction,
-    TaskCategory, TaskContext, TaskEventKind, TaskLoop, TaskManager, TaskPriority, TaskState, UnknownTask,
+    Backoff, CriticalTaskConfig, CriticalTasksProvider, RestartPolicy, TaskCategory, TaskContext, TaskLoop,
+    TaskManager, TaskMetrics, TaskPriority,
+    events::TaskEventKind,
+    health::{HealthReason, HealthThresholds},
+    policy::{CategoryRules, ExitKind, RestartIntensity, StallAction},
+    shutdown::ShutdownOutcome,
+    snapshot::TaskState,
+    task::{RegisterError, RestartError, TaskManagerBuilder, UnknownTask},
 };
 use support::{Alive, Events, listen, secs, settle};
 use tokio::time::{Instant, sleep};
@@ -62,7 +65,7 @@ fn failing(name: &str, times: usize) -> (CriticalTaskConfig, Arc<AtomicUsize>) {
 fn started(configs: impl IntoIterator<Item = CriticalTaskConfig>) -> TaskManager {
     let tasks = TaskManager::builder().build();
     for config in configs {
-        tasks.register_critical_task(config).expect("a valid config");
+        tasks.register(config).expect("a valid config");
     }
     tasks.start();
     tasks
@@ -156,11 +159,11 @@ async fn task_priority() {
                 order.lock().unwrap().push(priority);
             }
         });
-        tasks.register_critical_task(config.priority(priority)).unwrap();
+        tasks.register(config.priority(priority)).unwrap();
     }
     tasks.start();
     settle().await;
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
     assert_eq!(*order.lock().unwrap(), TaskPriority::ALL);
 }
 
@@ -168,7 +171,7 @@ async fn task_priority() {
 #[tokio::test(start_paused = true)]
 async fn task_metrics() {
     let tasks = TaskManager::builder().build();
-    assert_eq!(tasks.get_task_metrics("t"), None);
+    assert_eq!(tasks.task_metrics("t"), None);
     let before = SystemTime::now();
     for seconds in [1, 2, 6] {
         let run = async move {
@@ -178,7 +181,7 @@ async fn task_metrics() {
         let _ = tasks.spawn("t", run).await.unwrap();
     }
     sleep(secs(3_600)).await;
-    let metrics = tasks.get_task_metrics("t").expect("known");
+    let metrics = tasks.task_metrics("t").expect("known");
     assert_eq!((metrics.name.as_str(), metrics.category), ("t", TaskCategory::Unknown));
     assert_eq!((metrics.priority, metrics.state), (TaskPriority::Normal, None));
     assert_eq!(metrics.total_runtime, secs(9));
@@ -190,10 +193,10 @@ async fn task_metrics() {
     assert_eq!((metrics.restart_count, metrics.last_restart), (0, None));
 
     let (config, _) = failing("restarted", 1);
-    tasks.register_critical_task(config.restart_delay(secs(5))).unwrap();
+    tasks.register(config.restart_delay(secs(5))).unwrap();
     tasks.start();
     sleep(secs(10)).await;
-    let metrics = tasks.get_task_metrics("restarted").expect("known");
+    let metrics = tasks.task_metrics("restarted").expect("known");
     assert_eq!((metrics.restart_count, metrics.state), (1, Some(TaskState::Running)));
     assert!(metrics.last_restart.unwrap() >= before);
     assert_eq!((metrics.run_count, metrics.active_runs), (1, 1));
@@ -204,15 +207,15 @@ async fn task_metrics() {
 async fn task_health() {
     let tasks = started([CriticalTaskConfig::new("t", |_| async { sleep(secs(5)).await })]);
     sleep(secs(10)).await;
-    let health = tasks.get_task_health("t").expect("registered");
+    let health = tasks.task_health("t").expect("registered");
     let seen = health.last_seen.expect("it ran");
-    assert!(health.is_healthy && health.liveness && !health.readiness, "{health:?}");
+    assert!(health.is_healthy && health.is_live && !health.is_ready, "{health:?}");
     assert_eq!((health.error_rate, health.restart_count), (0.0, 0));
     assert_eq!(health.uptime.as_secs(), 10, "since it first began");
     assert_eq!(health.reasons, []);
     sleep(secs(7_200)).await;
     std::thread::sleep(Duration::from_millis(5));
-    assert_eq!(tasks.get_task_health("t").unwrap().last_seen, Some(seen), "nothing was seen since");
+    assert_eq!(tasks.task_health("t").unwrap().last_seen, Some(seen), "nothing was seen since");
 }
 
 #[tokio::test(start_paused = true)]
@@ -227,19 +230,22 @@ async fn task_health_last_seen_moves_with_a_heartbeat() {
     });
     let tasks = started([config]);
     sleep(secs(30)).await;
-    let first = tasks.get_task_health("t").unwrap().last_seen.unwrap();
+    let first = tasks.task_health("t").unwrap().last_seen.unwrap();
     sleep(secs(60)).await;
-    assert!(tasks.get_task_health("t").unwrap().last_seen.unwrap() > first);
+    assert!(tasks.task_health("t").unwrap().last_seen.unwrap() > first);
 }
 
 // The seed never read health_check_interval: it checked every task each time.
 #[tokio::test(start_paused = true)]
 async fn critical_task_config() {
-    assert_eq!((DEFAULT_MAX_RESTARTS, DEFAULT_RESTART_WINDOW), (5, secs(600)));
-    assert_eq!((DEFAULT_RESTART_DELAY, DEFAULT_BACKOFF_CAP), (secs(30), secs(60)));
-    assert_eq!((DEFAULT_BACKOFF_FACTOR, DEFAULT_STABLE_AFTER), (2.0, secs(600)));
-    assert_eq!((DEFAULT_HEALTH_CHECK_INTERVAL, DEFAULT_MONITOR_INTERVAL), (secs(300), secs(60)));
-    assert_eq!(Backoff::default().initial(), DEFAULT_RESTART_DELAY);
+    assert_eq!((RestartIntensity::DEFAULT_MAX_RESTARTS, RestartIntensity::DEFAULT_WITHIN), (5, secs(600)));
+    assert_eq!((Backoff::DEFAULT_INITIAL, Backoff::DEFAULT_CAP), (secs(30), secs(60)));
+    assert_eq!((Backoff::DEFAULT_FACTOR, Backoff::DEFAULT_STABLE_AFTER), (2.0, secs(600)));
+    assert_eq!(
+        (CriticalTaskConfig::DEFAULT_HEALTH_CHECK_INTERVAL, TaskManagerBuilder::DEFAULT_MONITOR_INTERVAL),
+        (secs(300), secs(60))
+    );
+    assert_eq!(Backoff::default().initial(), Backoff::DEFAULT_INITIAL);
 
     let stalling = |name: &str| {
         let config = CriticalTaskConfig::new(name, |_| std::future::pending::<()>());
@@ -252,9 +258,9 @@ async fn critical_task_config() {
         stalling("often").health_check_interval(secs(60)),
         stalling("seldom").health_check_interval(secs(900)),
     ];
-    tasks.register_critical_tasks(configs).unwrap();
+    tasks.register_all(configs).unwrap();
     tasks.start();
-    let metrics = tasks.get_task_metrics("default").unwrap();
+    let metrics = tasks.task_metrics("default").unwrap();
     assert_eq!((metrics.priority, metrics.category), (TaskPriority::High, TaskCategory::Scheduled));
     let mut told = |after| {
         let mut told = Vec::new();
@@ -286,7 +292,7 @@ async fn critical_task_config_gives_up_by_default() {
 async fn critical_tasks_provider() {
     struct Reminders;
     impl CriticalTasksProvider for Reminders {
-        fn get_critical_tasks(&self) -> Vec<CriticalTaskConfig> {
+        fn critical_tasks(&self) -> Vec<CriticalTaskConfig> {
             vec![obedient("reminders.send"), obedient("reminders.clean")]
         }
     }
@@ -306,7 +312,7 @@ async fn critical_tasks_provider() {
 async fn task_prefix_map() {
     let rules = CategoryRules::default().prefix("kafka-", TaskCategory::Gateway);
     let tasks = TaskManager::builder().categories(rules).build();
-    tasks.register_critical_task(obedient("Task-registered")).unwrap();
+    tasks.register(obedient("Task-registered")).unwrap();
     let table = [
         ("Task-registered", TaskCategory::Scheduled),
         ("discord-ext-tasks:reminders", TaskCategory::Scheduled),
@@ -336,12 +342,12 @@ async fn task_prefix_map() {
 
 // The seed wrapped each loop anew at every call, and warned of nothing but missing cogs.
 #[tokio::test(start_paused = true)]
-async fn setup_task_instrumentation() {
+async fn check_instrumentation() {
     listen();
     let none = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::default());
     let bare = TaskManager::builder().build();
-    bare.register_critical_task(obedient("t").component("levels")).unwrap();
-    let check = bare.setup_task_instrumentation();
+    bare.register(obedient("t").component("levels")).unwrap();
+    let check = bare.check_instrumentation();
     assert!(!check.is_complete() && !check.spans_exported && !check.layer_installed, "{check:?}");
     assert_eq!((check.last_collection, check.info_enabled), (None, false));
     assert_eq!(check.missing_components, ["levels"]);
@@ -349,46 +355,46 @@ async fn setup_task_instrumentation() {
     assert!(advice.contains("NOT exported") && advice.contains("NEVER collected"), "{advice}");
     assert!(advice.contains("component levels: owns tasks, but is not registered"), "{advice}");
     bare.register_component("levels", Vec::new);
-    assert!(bare.setup_task_instrumentation().missing_components.is_empty());
+    assert!(bare.check_instrumentation().missing_components.is_empty());
 
     drop(none);
     let exporter = InMemorySpanExporter::default();
     let tracers = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
     let (meters, _) = metered(Temporality::Cumulative);
     use tracing_subscriber::layer::SubscriberExt as _;
-    let subscriber = tracing_subscriber::registry().with(otel_tasks::layer(tracers.tracer("test")));
+    let subscriber =
+        tracing_subscriber::registry().with(otel_tasks::telemetry::layer(tracers.tracer("test")));
     let guard = tracing::subscriber::set_default(subscriber);
     let tasks = TaskManager::builder().meter(meters.meter("test")).build();
-    assert!(!tasks.setup_task_instrumentation().is_complete(), "nothing was collected yet");
+    assert!(!tasks.check_instrumentation().is_complete(), "nothing was collected yet");
     meters.force_flush().unwrap();
-    let first = tasks.setup_task_instrumentation();
+    let first = tasks.check_instrumentation();
     assert!(first.is_complete() && first.layer_installed && first.info_enabled, "{first}");
     assert_eq!(first.layer_conflict, None);
     assert!(!first.to_string().contains("level:"), "{first}");
-    let second = tasks.setup_task_instrumentation();
+    let second = tasks.check_instrumentation();
     assert!(second.is_complete(), "{second}");
     tasks.spawn("t", async {}).await.unwrap();
     assert_eq!(spans(&exporter, "task.run").len(), 1, "twice called, a run is still one span");
     assert_eq!(exporter.get_finished_spans().unwrap().len(), 1, "and the check itself leaves none");
 
     // Each way in which spans leave is enough, and neither stands for the figures.
-    let elsewhere = TaskManager::builder().build().setup_task_instrumentation();
+    let elsewhere = TaskManager::builder().build().check_instrumentation();
     assert!(elsewhere.spans_exported && !elsewhere.is_complete(), "{elsewhere}");
     drop(guard);
     let plain = tracing_subscriber::registry()
         .with(tracing_opentelemetry::layer().with_tracer(tracers.tracer("plain")));
-    let checks = tracing::subscriber::with_default(plain, || {
-        TaskManager::builder().build().setup_task_instrumentation()
-    });
+    let checks =
+        tracing::subscriber::with_default(plain, || TaskManager::builder().build().check_instrumentation());
     assert!(checks.spans_exported && !checks.layer_installed, "{checks}");
     let _none = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::default());
     let figures = TaskManager::builder().meter(meters.meter("figures")).build();
     meters.force_flush().unwrap();
-    let check = figures.setup_task_instrumentation();
+    let check = figures.check_instrumentation();
     assert!(check.last_collection.is_some() && !check.is_complete(), "{check}");
     let own = TaskManager::builder().tracer(tracers.tracer("own")).meter(meters.meter("own")).build();
     meters.force_flush().unwrap();
-    let check = own.setup_task_instrumentation();
+    let check = own.check_instrumentation();
     assert!(check.is_complete() && !check.layer_installed, "{check}");
     assert!(check.to_string().contains("level: INFO of target otel_tasks is filtered out"), "{check}");
 }
@@ -397,7 +403,7 @@ async fn setup_task_instrumentation() {
 async fn start_and_stop() {
     let (tasks, exporter) = traced();
     let sweeps = || spans(&exporter, "bot.monitor_tasks").len();
-    tasks.register_critical_task(obedient("t")).unwrap();
+    tasks.register(obedient("t")).unwrap();
     assert!(!tasks.is_monitoring());
     assert_eq!(state(&tasks, "t"), Some(TaskState::Waiting));
     tasks.start();
@@ -416,7 +422,7 @@ async fn start_and_stop() {
     tasks.start();
     settle().await;
     assert_eq!((sweeps(), tasks.is_monitoring()), (4, true));
-    tasks.register_critical_task(obedient("late")).unwrap();
+    tasks.register(obedient("late")).unwrap();
     settle().await;
     assert_eq!(state(&tasks, "late"), Some(TaskState::Running), "registered later, it begins at once");
 }
@@ -428,7 +434,7 @@ async fn start_waits_a_whole_interval_for_the_first_health_check() {
     let config = config.heartbeat_timeout(secs(1)).health_check_interval(secs(120));
     let tasks = TaskManager::builder().build();
     let mut events = tasks.subscribe();
-    tasks.register_critical_task(config.on_stall(StallAction::Report)).unwrap();
+    tasks.register(config.on_stall(StallAction::Report)).unwrap();
     tasks.start();
     let mut told = || {
         let mut told = 0;
@@ -445,18 +451,18 @@ async fn start_waits_a_whole_interval_for_the_first_health_check() {
 
 // The seed overwrote the task silently and set its figures to zero.
 #[tokio::test(start_paused = true)]
-async fn register_critical_task() {
+async fn register() {
     let (config, begun) = failing("t", 1);
     let tasks = started([config.restart_delay(secs(5))]);
     sleep(secs(30)).await;
-    let refused = tasks.register_critical_task(obedient("t"));
+    let refused = tasks.register(obedient("t"));
     assert_eq!(refused, Err(RegisterError::Duplicate { name: "t".into() }));
-    let metrics = tasks.get_task_metrics("t").unwrap();
+    let metrics = tasks.task_metrics("t").unwrap();
     assert_eq!((metrics.error_count, metrics.restart_count), (1, 1), "its figures are kept");
     assert_eq!(begun.load(SeqCst), 2);
-    tasks.replace_critical_task(obedient("t")).await.expect("replacing is said explicitly");
+    tasks.replace(obedient("t")).await.expect("replacing is said explicitly");
     settle().await;
-    let metrics = tasks.get_task_metrics("t").unwrap();
+    let metrics = tasks.task_metrics("t").unwrap();
     assert_eq!((metrics.state, metrics.error_count), (Some(TaskState::Running), 1));
 }
 
@@ -468,7 +474,7 @@ async fn discover_and_register_cog_tasks() {
     tasks.register_component("a.broken", || -> Vec<CriticalTaskConfig> { panic!("no config file") });
     tasks.register_component("b.good", || vec![obedient("good")]);
     tasks.register_component("c.clashing", || vec![obedient("good"), obedient("other")]);
-    let discovery = tasks.discover_and_register_component_tasks();
+    let discovery = tasks.discover_components();
     assert_eq!(discovery.registered, ["good", "other"]);
     assert_eq!(discovery.panicked, [("a.broken".to_owned(), "no config file".to_owned())]);
     let duplicate = RegisterError::Duplicate { name: "good".into() };
@@ -478,7 +484,7 @@ async fn discover_and_register_cog_tasks() {
     assert_eq!((logged[0].field("task.component"), logged[0].level), ("a.broken", Level::ERROR));
     assert!(logged[0].message().contains("no config file"), "{logged:?}");
 
-    let again = tasks.discover_and_register_component_tasks();
+    let again = tasks.discover_components();
     assert_eq!(again.registered, Vec::<String>::new(), "what is registered is registered");
     tasks.start();
     sleep(secs(90)).await;
@@ -490,7 +496,7 @@ async fn discover_and_register_cog_tasks() {
 
 // The seed forgot the task's figures and left the task itself running.
 #[tokio::test(start_paused = true)]
-async fn unregister_critical_task() {
+async fn unregister() {
     for temporality in [Temporality::Cumulative, Temporality::Delta, Temporality::LowMemory] {
         let (meters, exporter) = metered(temporality);
         let tasks = TaskManager::builder().meter(meters.meter("test")).build();
@@ -504,7 +510,7 @@ async fn unregister_critical_task() {
                     ctx.cancelled().await;
                 }
             });
-            tasks.register_critical_task(config).unwrap();
+            tasks.register(config).unwrap();
         };
         let mut shown = Vec::new();
         let mut collect = || {
@@ -519,10 +525,10 @@ async fn unregister_critical_task() {
         tasks.start();
         settle().await;
         collect();
-        tasks.unregister_critical_task("t").await.unwrap();
+        tasks.unregister("t").await.unwrap();
         assert_eq!(alive.now(), 0, "it is stopped");
         assert_eq!((tasks.task_names().len(), state(&tasks, "t")), (0, None));
-        let statistics = tasks.get_task_statistics();
+        let statistics = tasks.statistics();
         assert_eq!((statistics.total_tasks, statistics.critical_tasks), (0, 0));
         assert_eq!(statistics.total_runs, 1, "totals count every name there ever was");
         collect();
@@ -530,13 +536,13 @@ async fn unregister_critical_task() {
         register(&tasks);
         settle().await;
         collect();
-        tasks.unregister_critical_task("t").await.unwrap();
+        tasks.unregister("t").await.unwrap();
         collect();
         // Low memory keeps observable counters cumulative.
         let expected: [u64; 5] =
             if temporality == Temporality::Delta { [0, 1, 0, 0, 1] } else { [0, 1, 1, 1, 2] };
         assert_eq!(shown, expected, "{temporality:?}");
-        assert_eq!(tasks.get_task_statistics().total_runs, 2);
+        assert_eq!(tasks.statistics().total_runs, 2);
     }
 }
 
@@ -563,34 +569,34 @@ async fn cleanup_cog_tasks() {
     settle().await;
     assert_eq!(alive.now(), 2);
     let began = Instant::now();
-    let cleaned = tasks.cleanup_component_tasks("levels").await.unwrap();
+    let cleaned = tasks.unregister_component("levels").await.unwrap();
     assert_eq!(cleaned, ["levels.decay", "levels.sum"]);
     assert_eq!((alive.now(), tasks.task_names()), (0, vec!["mine".to_owned()]));
     assert!(began.elapsed() < secs(5), "they stop at the same time: {:?}", began.elapsed());
-    tasks.discover_and_register_component_tasks();
+    tasks.discover_components();
     assert_eq!(tasks.task_names(), ["mine"], "the component is forgotten, too");
 }
 
 // For the seed one error in the first minute was 60 an hour, and a third restart made a task ill for ever.
 #[tokio::test(start_paused = true)]
-async fn get_task_health() {
+async fn task_health() {
     let (config, _) = failing("t", 1);
     let (thrice, _) = failing("thrice", 3);
     let backoff = Backoff::constant(secs(1));
     let tasks = started([config.backoff(backoff), thrice.backoff(backoff)]);
-    assert_eq!(tasks.get_task_health("nobody"), None);
+    assert_eq!(tasks.task_health("nobody"), None);
     sleep(secs(5)).await;
-    let health = tasks.get_task_health("t").unwrap();
+    let health = tasks.task_health("t").unwrap();
     assert_eq!((health.error_rate, health.restart_count), (1.0, 1), "one error is one an hour");
-    assert!(health.is_healthy && health.readiness, "fresh from a restart is not ill: {health:?}");
+    assert!(health.is_healthy && health.is_ready, "fresh from a restart is not ill: {health:?}");
     assert_eq!(health.reasons, [HealthReason::Recovering]);
     sleep(secs(305)).await;
-    assert_eq!(tasks.get_task_health("t").unwrap().reasons, []);
-    let ill = tasks.get_task_health("thrice").unwrap();
-    assert!(!ill.is_healthy && ill.liveness, "{ill:?}");
+    assert_eq!(tasks.task_health("t").unwrap().reasons, []);
+    let ill = tasks.task_health("thrice").unwrap();
+    assert!(!ill.is_healthy && ill.is_live, "{ill:?}");
     assert_eq!(ill.reasons, [HealthReason::Restarts]);
     sleep(secs(3_600)).await;
-    let recovered = tasks.get_task_health("thrice").unwrap();
+    let recovered = tasks.task_health("thrice").unwrap();
     assert!(recovered.is_healthy, "what is over is over: {recovered:?}");
     assert_eq!(recovered.restart_count, 3, "the counter counts on");
 }
@@ -606,15 +612,15 @@ async fn get_task_health_by_thresholds_of_ones_own() {
     let tasks = TaskManager::builder().health_thresholds(thresholds).build();
     for expected in [true, false] {
         let _ = tasks.spawn("t", async { Err::<(), _>("down") }).await;
-        let health = tasks.get_task_health("t").unwrap();
+        let health = tasks.task_health("t").unwrap();
         assert_eq!(health.is_healthy, expected, "{health:?}");
     }
     sleep(secs(3_700)).await;
-    assert!(tasks.get_task_health("t").unwrap().is_healthy);
+    assert!(tasks.task_health("t").unwrap().is_healthy);
 }
 
 #[tokio::test(start_paused = true)]
-async fn get_task_statistics() {
+async fn statistics() {
     let (meters, exporter) = metered(Temporality::Cumulative);
     let tasks = TaskManager::builder().meter(meters.meter("test")).build();
     let (failed, _) = failing("failed", usize::MAX);
@@ -626,18 +632,18 @@ async fn get_task_statistics() {
         restarted.backoff(backoff).category(TaskCategory::Gateway),
         obedient("gone"),
     ] {
-        tasks.register_critical_task(config).unwrap();
+        tasks.register(config).unwrap();
     }
     tasks.start();
     sleep(secs(30)).await;
-    tasks.unregister_critical_task("gone").await.unwrap();
+    tasks.unregister("gone").await.unwrap();
     for number in 0..5 {
         let run = async move { if number < 2 { Err("no") } else { Ok(()) } };
         let _ = tasks.spawn("command_ping", run).await.unwrap();
     }
     drop(tasks.spawn("command_long", std::future::pending::<()>()));
     settle().await;
-    let statistics = tasks.get_task_statistics();
+    let statistics = tasks.statistics();
     assert_eq!((statistics.total_tasks, statistics.critical_tasks), (4, 3));
     assert_eq!((statistics.healthy_tasks, statistics.unhealthy_tasks), (2, 1));
     let categories = [
@@ -670,37 +676,37 @@ async fn get_task_statistics() {
 
 // The seed counted the restart before it had happened, whether or not it did, and dropped one that came too soon.
 #[tokio::test(start_paused = true)]
-async fn restart_critical_task() {
+async fn restart() {
     let config = CriticalTaskConfig::new("t", |ctx: TaskContext| async move {
         ctx.cancelled().await;
         sleep(secs(5)).await;
     });
     let tasks = started([config.restart_delay(secs(30))]);
     settle().await;
-    let restarts = || tasks.get_task_metrics("t").unwrap().restart_count;
-    assert_eq!(tasks.restart_critical_task("t"), Ok(Duration::ZERO));
+    let restarts = || tasks.task_metrics("t").unwrap().restart_count;
+    assert_eq!(tasks.restart("t"), Ok(Duration::ZERO));
     sleep(secs(4)).await;
     assert_eq!((restarts(), state(&tasks, "t")), (0, Some(TaskState::Stopping)), "not yet");
     sleep(secs(2)).await;
     assert_eq!((restarts(), state(&tasks, "t")), (1, Some(TaskState::Running)));
-    let after = tasks.restart_critical_task("t").expect("in cooldown it is scheduled");
+    let after = tasks.restart("t").expect("in cooldown it is scheduled");
     assert!(after > secs(27) && after <= secs(30), "{after:?}");
     sleep(secs(40)).await;
     assert_eq!(restarts(), 2);
     let unknown = RestartError::Unknown(UnknownTask { name: "nobody".into() });
-    assert_eq!(tasks.restart_critical_task("nobody"), Err(unknown));
+    assert_eq!(tasks.restart("nobody"), Err(unknown));
 
     let (config, _) = failing("limited", 2);
     let config = config.backoff(Backoff::constant(secs(1))).max_restarts(2, secs(600));
-    tasks.register_critical_task(config).unwrap();
+    tasks.register(config).unwrap();
     sleep(secs(10)).await;
     let limit = RestartError::LimitReached { name: "limited".into(), max_restarts: 2, within: secs(600) };
-    assert_eq!(tasks.restart_critical_task("limited"), Err(limit));
+    assert_eq!(tasks.restart("limited"), Err(limit));
 }
 
 // The seed waited for ever for a task that did not end.
 #[tokio::test(start_paused = true)]
-async fn cancel_all_tasks() {
+async fn shutdown() {
     let (tasks, exporter) = traced();
     let refused = Arc::new(AtomicBool::new(false));
     let flag = refused.clone();
@@ -711,12 +717,12 @@ async fn cancel_all_tasks() {
             flag.store(ctx.spawn("command_child", async {}).await.is_err(), SeqCst);
         }
     });
-    tasks.register_critical_task(spawning).unwrap();
-    tasks.register_critical_task(CriticalTaskConfig::new("deaf", |_| std::future::pending::<()>())).unwrap();
+    tasks.register(spawning).unwrap();
+    tasks.register(CriticalTaskConfig::new("deaf", |_| std::future::pending::<()>())).unwrap();
     tasks.start();
     settle().await;
     let began = Instant::now();
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(began.elapsed() <= secs(25), "one total deadline: {:?}", began.elapsed());
     let outcomes: Vec<_> = report.tasks.iter().map(|task| (&*task.name, task.outcome)).collect();
     assert_eq!(outcomes, [("deaf", ShutdownOutcome::Aborted), ("spawning", ShutdownOutcome::Clean)]);
@@ -735,8 +741,8 @@ async fn monitor_tasks_loop() {
     let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
     let tasks = TaskManager::builder().tracer(provider.tracer("test")).span_prefix("worker").build();
     let (failed, _) = failing("failed", usize::MAX);
-    tasks.register_critical_task(obedient("fine")).unwrap();
-    tasks.register_critical_task(failed.max_restarts(0, secs(60))).unwrap();
+    tasks.register(obedient("fine")).unwrap();
+    tasks.register(failed.max_restarts(0, secs(60))).unwrap();
     drop(tasks.spawn("command_long", std::future::pending::<()>()));
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
@@ -786,11 +792,11 @@ async fn process_finished_tasks() {
     let tasks = started([config.backoff(Backoff::constant(secs(10)))]);
     let _ = tasks.spawn("command_broken", async { Err::<(), _>("at once") }).await;
     // Processed when it happens: no sweep lies between.
-    assert_eq!(tasks.get_task_metrics("command_broken").unwrap().error_count, 1);
+    assert_eq!(tasks.task_metrics("command_broken").unwrap().error_count, 1);
     sleep(secs(2)).await;
-    assert_eq!(tasks.get_task_metrics("supervised").unwrap().error_count, 1);
+    assert_eq!(tasks.task_metrics("supervised").unwrap().error_count, 1);
     sleep(secs(3_600)).await;
-    assert_eq!(tasks.get_task_metrics("supervised").unwrap().error_count, 3);
+    assert_eq!(tasks.task_metrics("supervised").unwrap().error_count, 3);
     assert_eq!(events.count("task.exception", "supervised"), 3, "exactly once each");
     assert_eq!(events.count("task.exception", "command_broken"), 1);
 }
@@ -799,15 +805,15 @@ async fn process_finished_tasks() {
 #[tokio::test(start_paused = true)]
 async fn update_task_metrics() {
     let tasks = TaskManager::builder().build();
-    for number in 0..HISTORY_LENGTH as u64 + 20 {
+    for number in 0..TaskMetrics::HISTORY_LENGTH as u64 + 20 {
         let run = async move {
             sleep(secs(number)).await;
             if number % 2 == 0 { Ok(()) } else { Err("odd") }
         };
         let _ = tasks.spawn("t", run).await.unwrap();
     }
-    let metrics = tasks.get_task_metrics("t").unwrap();
-    assert_eq!((metrics.history.len(), HISTORY_LENGTH), (HISTORY_LENGTH, 100));
+    let metrics = tasks.task_metrics("t").unwrap();
+    assert_eq!((metrics.history.len(), TaskMetrics::HISTORY_LENGTH), (TaskMetrics::HISTORY_LENGTH, 100));
     assert_eq!(metrics.run_count, 120);
     for (index, run) in metrics.history.iter().enumerate() {
         let number = index as u64 + 20;
@@ -856,21 +862,21 @@ async fn perform_health_checks() {
         task("stopped", |_, _| Ending::Run),
         task("recovered", |run, _| if run <= 3 { Ending::Fail } else { Ending::Run }),
         task("given up", |_, _| Ending::Fail).max_restarts(2, secs(600)),
-        task("never", |_, _| Ending::Fail).restart(RestartPolicy::Never),
+        task("never", |_, _| Ending::Fail).restart_policy(RestartPolicy::Never),
         CriticalTaskConfig::from_loop("sleeper", sleeper).heartbeat_timeout(secs(10)),
     ]);
     settle().await;
-    tasks.stop_critical_task("stopped").unwrap();
+    tasks.stop("stopped").unwrap();
     // Two hours of checks.
     sleep(secs(7_200)).await;
     let begun = begun.lock().unwrap().clone();
     let expected = [("finished", 1), ("given up", 3), ("never", 1), ("recovered", 4), ("stopped", 1)];
     assert_eq!(begun, BTreeMap::from(expected));
-    assert_eq!(tasks.get_task_metrics("sleeper").unwrap().restart_count, 0);
+    assert_eq!(tasks.task_metrics("sleeper").unwrap().restart_count, 0);
     assert_eq!(state(&tasks, "finished"), Some(TaskState::Finished));
     assert_eq!(state(&tasks, "stopped"), Some(TaskState::Stopped));
-    assert!(tasks.get_task_health("finished").unwrap().is_healthy);
-    assert!(tasks.get_task_health("stopped").unwrap().is_healthy);
+    assert!(tasks.task_health("finished").unwrap().is_healthy);
+    assert!(tasks.task_health("stopped").unwrap().is_healthy);
 }
 
 // The seed looked its errors up under another name than it kept them under, and so recorded none.
@@ -881,7 +887,7 @@ async fn record_task_error() {
     let before = SystemTime::now();
     let tasks = started([config.error_type(|_: &&str| "connection").restart_delay(secs(5))]);
     sleep(secs(2)).await;
-    let metrics = tasks.get_task_metrics("t").unwrap();
+    let metrics = tasks.task_metrics("t").unwrap();
     assert_eq!((metrics.error_count, metrics.last_error.as_deref()), (1, Some("connection lost")));
     assert!(metrics.last_error_time.unwrap() >= before);
     let snapshot = tasks.snapshot("t").unwrap();
@@ -903,12 +909,12 @@ async fn stop_task_loops() {
             ended.lock().unwrap().push((name, began.elapsed().as_secs()));
             async {}
         });
-        tasks.register_critical_task(CriticalTaskConfig::from_loop(name, body)).unwrap();
+        tasks.register(CriticalTaskConfig::from_loop(name, body)).unwrap();
     }
-    tasks.register_critical_task(obedient("no loop")).unwrap();
+    tasks.register(obedient("no loop")).unwrap();
     tasks.start();
     sleep(secs(10)).await;
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
     assert_eq!(*ended.lock().unwrap(), [("asleep", 10), ("busy", 15)]);
     let runs = tasks.snapshot("busy").unwrap().runs;
     assert_eq!((runs[ExitKind::Success as usize], runs[ExitKind::Cancellation as usize]), (1, 0));
@@ -943,14 +949,14 @@ async fn cancel_tasks_by_priority() {
         ctx.cancelled().await;
         Err::<(), _>("could not save")
     });
-    tasks.register_critical_task(failing.category(TaskCategory::System)).unwrap();
-    tasks.register_critical_task(obedient("reminders")).unwrap();
-    tasks.register_critical_task(obedient("socket").category(TaskCategory::Gateway)).unwrap();
+    tasks.register(failing.category(TaskCategory::System)).unwrap();
+    tasks.register(obedient("reminders")).unwrap();
+    tasks.register(obedient("socket").category(TaskCategory::Gateway)).unwrap();
     tasks.start();
     drop(tasks.spawn("command_ping", std::future::pending::<()>()));
     drop(tasks.spawn("mystery", std::future::pending::<()>()));
     settle().await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     let order: Vec<_> = report.tasks.iter().map(|task| &*task.name).collect();
     assert_eq!(order, ["mystery", "command_ping", "failing", "reminders", "socket"]);
     let [span] = &spans(&exporter, "bot.cancel_tasks")[..] else { panic!("one span") };
@@ -963,7 +969,7 @@ async fn cancel_tasks_by_priority() {
     ] {
         assert_eq!(texts(span, &format!("tasks.{category}")), names);
     }
-    assert_eq!(tasks.get_task_metrics("failing").unwrap().last_error.as_deref(), Some("could not save"));
+    assert_eq!(tasks.task_metrics("failing").unwrap().last_error.as_deref(), Some("could not save"));
     assert_eq!(events.count("task.exception", "failing"), 1, "an error while stopping is reported");
 }
 
@@ -992,21 +998,21 @@ mod attribute {
             Ok::<_, String>(ping().await)
         };
         assert_eq!(tasks.spawn("outer", outer).await, Ok(Ok(7)));
-        let metrics = tasks.get_task_metrics("load_levels").expect("a child run, kept by the manager");
+        let metrics = tasks.task_metrics("load_levels").expect("a child run, kept by the manager");
         assert_eq!((metrics.run_count, metrics.error_count), (2, 1));
         assert_eq!((metrics.category, metrics.priority), (TaskCategory::System, TaskPriority::High));
         assert_eq!(metrics.last_error.as_deref(), Some("no table"));
-        assert_eq!(tasks.get_task_metrics("command_ping").unwrap().category, TaskCategory::Command);
+        assert_eq!(tasks.task_metrics("command_ping").unwrap().category, TaskCategory::Command);
 
         let same = async { Ok::<_, String>(ping().await) };
         assert_eq!(tasks.spawn("command_ping", same).await, Ok(Ok(7)));
         assert_eq!(
-            tasks.get_task_metrics("command_ping").unwrap().run_count,
+            tasks.task_metrics("command_ping").unwrap().run_count,
             2,
             "no second run of the same name"
         );
-        assert_eq!(tasks.get_task_statistics().active_runs, 0);
+        assert_eq!(tasks.statistics().active_runs, 0);
         assert_eq!(ping().await, 7, "under no manager it works as well");
-        assert_eq!(tasks.get_task_metrics("command_ping").unwrap().run_count, 2);
+        assert_eq!(tasks.task_metrics("command_ping").unwrap().run_count, 2);
     }
 }

@@ -8,8 +8,8 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, HealthReason, RestartStrategy, ShutdownOutcome, ShutdownReport,
-    TaskCategory, TaskContext, TaskError, TaskGroup, TaskLoop, TaskManager, TaskPriority,
+    Backoff, CriticalTaskConfig, ShutdownReport, TaskCategory, TaskContext, TaskError, TaskGroup, TaskLoop,
+    TaskManager, TaskPriority, health::HealthReason, policy::RestartStrategy, shutdown::ShutdownOutcome,
 };
 use support::{Alive, Events, eventually, millis, secs, settle};
 use tokio::time::{Instant, sleep};
@@ -68,7 +68,7 @@ fn deaf(name: &str, alive: &Alive) -> CriticalTaskConfig {
 fn manager(configs: impl IntoIterator<Item = CriticalTaskConfig>, deadline: u64) -> TaskManager {
     let tasks = TaskManager::builder().shutdown_deadline(secs(deadline)).build();
     for config in configs {
-        tasks.register_critical_task(config).expect("a valid config");
+        tasks.register(config).expect("a valid config");
     }
     tasks.start();
     tasks
@@ -99,7 +99,7 @@ async fn tasks_are_asked_category_by_category_and_the_lowest_priority_first() {
     configs.reverse();
     let tasks = manager(configs, 25);
     settle().await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!(log.names(), expected);
     let reported: Vec<_> = report.tasks.iter().map(|task| task.name.to_string()).collect();
     assert_eq!(reported, expected, "the report tells the same order");
@@ -117,7 +117,7 @@ async fn a_later_stage_is_not_asked_before_the_slow_one_has_ended() {
         20,
     );
     settle().await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!(log.lines(), [("slow".into(), 0), ("gateway".into(), 6)]);
     assert_eq!(report.count(ShutdownOutcome::Clean), 2, "{report}");
 }
@@ -136,7 +136,7 @@ async fn a_stage_that_uses_up_its_share_does_not_hold_the_later_ones_up() {
     );
     settle().await;
     let began = Instant::now();
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     // 19 s without the reserve for dropping, shared by the stages (command, high) and (gateway, high).
     let asked_at = log.lines()[1].1;
     assert_eq!(log.lines()[1].0, "gateway");
@@ -169,7 +169,7 @@ async fn the_total_deadline_holds_however_many_are_deaf() {
     settle().await;
     assert_eq!(alive.now(), 70);
     let began = Instant::now();
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(began.elapsed() <= secs(10), "{:?}", began.elapsed());
     assert_eq!(alive.now(), 0);
     assert_eq!(report.count(ShutdownOutcome::Aborted), 70, "{report}");
@@ -199,7 +199,7 @@ async fn loops_are_asked_before_anything_else_and_sleepers_end_at_once() {
     ];
     let tasks = manager(configs, 30);
     sleep(secs(10)).await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     let expected = [
         ("asleep began", 0),
         ("busy began", 0),
@@ -232,7 +232,7 @@ async fn a_loop_that_others_rest_on_is_stopped_after_them() {
     tasks.register_group(group("a").task(sleeper("first")).task(asked("second", 3, &log))).expect("valid");
     tasks.register_group(group("b").task(asked("before", 4, &log)).task(last)).expect("valid");
     sleep(secs(1)).await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     let mut lines = log.lines();
     lines.sort_by_key(|(line, at)| (*at, line.clone()));
     // Seen to fail with `Shared::is_rested_on` always false, always true, or taking the last of a group for another.
@@ -265,7 +265,7 @@ async fn a_loop_that_outstays_its_own_grace_is_dropped() {
     });
     let tasks = manager([CriticalTaskConfig::from_loop("l", body).shutdown_grace(secs(3))], 25);
     settle().await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!(outcome(&report, "l"), ShutdownOutcome::Aborted);
     assert_eq!((report.duration.as_secs(), alive.now()), (3, 0));
 }
@@ -283,7 +283,7 @@ async fn a_plain_future_has_its_grace_and_is_dropped_then() {
     };
     let (short, long) = (spawn("short", 3), spawn("long", 60));
     settle().await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!((short.await, long.await), (Ok(()), Err(TaskError::Cancelled)));
     assert_eq!(outcome(&report, "short"), ShutdownOutcome::Clean);
     assert_eq!(outcome(&report, "long"), ShutdownOutcome::Aborted);
@@ -303,7 +303,7 @@ async fn a_spawned_task_with_a_context_hears_and_has_more_time_than_a_plain_one(
         std::future::pending::<()>().await;
     });
     settle().await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!(heard.await, Ok(Ok("saved")));
     assert_eq!(graced.await, Err(TaskError::Cancelled));
     assert_eq!(outcome(&report, "heard"), ShutdownOutcome::Clean);
@@ -320,9 +320,9 @@ async fn tasks_that_do_not_run_take_no_time() {
     let tasks =
         manager([backoff, CriticalTaskConfig::new("finished", |_| async {}), asked("stopped", 0, &log)], 25);
     settle().await;
-    tasks.stop_critical_task("stopped").unwrap();
+    tasks.stop("stopped").unwrap();
     settle().await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(report.is_clean() && report.duration < secs(1), "{report}");
 }
 
@@ -330,13 +330,13 @@ async fn tasks_that_do_not_run_take_no_time() {
 async fn a_manager_that_was_never_started_shuts_down_at_once() {
     let log = Log::new();
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(asked("t", 0, &log)).unwrap();
-    let report = tasks.cancel_all_tasks().await;
+    tasks.register(asked("t", 0, &log)).unwrap();
+    let report = tasks.shutdown().await;
     assert!(report.is_clean() && report.duration < secs(1), "{report}");
     tasks.start();
     sleep(secs(60)).await;
     assert!(log.names().is_empty() && !tasks.is_monitoring(), "no start after a shutdown");
-    assert_eq!(tasks.get_task_statistics().total_runs, 0);
+    assert_eq!(tasks.statistics().total_runs, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -345,8 +345,8 @@ async fn a_second_shutdown_is_the_first_one() {
     let log = Log::new();
     let tasks = manager([asked("t", 5, &log)], 25);
     settle().await;
-    let first = tasks.cancel_all_tasks().await;
-    let second = tasks.cancel_all_tasks().await;
+    let first = tasks.shutdown().await;
+    let second = tasks.shutdown().await;
     assert!(Arc::ptr_eq(&first, &second));
     assert_eq!(log.names(), ["t"]);
     for span in ["bot.cleanup_tasks", "bot.stop_task_loops", "bot.cancel_tasks"] {
@@ -362,7 +362,7 @@ async fn shutdowns_at_once_are_one() {
     let calls: Vec<_> = (0..10)
         .map(|_| {
             let tasks = tasks.clone();
-            tokio::spawn(async move { tasks.cancel_all_tasks().await })
+            tokio::spawn(async move { tasks.shutdown().await })
         })
         .collect();
     let mut reports = Vec::new();
@@ -381,10 +381,10 @@ async fn a_dropped_caller_interrupts_no_shutdown_and_starts_no_second_one() {
     settle().await;
     let began = Instant::now();
     tokio::select! {
-        _ = tasks.cancel_all_tasks() => panic!("the task takes 8 s"),
+        _ = tasks.shutdown() => panic!("the task takes 8 s"),
         () = sleep(secs(2)) => {}
     }
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(began.elapsed() <= secs(20), "one deadline, from the first call: {:?}", began.elapsed());
     assert_eq!(events.spans("bot.cleanup_tasks"), 1, "one shutdown");
     assert_eq!(report.tasks.len(), 2, "{report}");
@@ -399,7 +399,7 @@ async fn admission_is_closed_as_soon_as_the_shutdown_is_asked_for() {
     let tasks = manager([asked("t", 5, &log)], 25);
     settle().await;
     {
-        let mut shutdown = std::pin::pin!(tasks.cancel_all_tasks());
+        let mut shutdown = std::pin::pin!(tasks.shutdown());
         let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(shutdown.as_mut().poll(cx))).await;
         assert!(polled.is_pending());
     }
@@ -409,8 +409,8 @@ async fn admission_is_closed_as_soon_as_the_shutdown_is_asked_for() {
     assert_eq!(alive.now(), 0, "the refused future is dropped at once");
     assert!(refused.is_finished());
     assert_eq!(refused.await, Err(TaskError::ShuttingDown));
-    let health = tasks.get_task_health("t").unwrap();
-    assert!(health.is_healthy && !health.readiness, "{health:?}");
+    let health = tasks.task_health("t").unwrap();
+    assert!(health.is_healthy && !health.is_ready, "{health:?}");
     assert!(health.reasons.contains(&HealthReason::ShuttingDown), "{health:?}");
 }
 
@@ -430,7 +430,7 @@ async fn a_child_spawned_by_a_stopping_task_is_refused() {
     });
     let tasks = manager([config], 25);
     settle().await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!(*refusals.lock().unwrap(), [Ok(Ok(1)), Err(TaskError::ShuttingDown)]);
     assert!(report.is_clean(), "{report}");
     assert_eq!(tasks.snapshot("child").unwrap().total_runs(), 1);
@@ -458,11 +458,11 @@ async fn of_a_thousand_children_none_is_left() {
     let tasks = manager([config], 25);
     settle().await;
     assert_eq!(alive.now(), 1_000);
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!((alive.now(), alive.total()), (0, 2_000));
     let children = report.tasks.iter().find(|task| &*task.name == "child").unwrap();
     assert_eq!((children.count, children.outcome), (1_000, ShutdownOutcome::Aborted));
-    assert_eq!(tasks.get_task_statistics().active_runs, 0);
+    assert_eq!(tasks.statistics().active_runs, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -489,7 +489,7 @@ async fn what_is_spawned_while_the_shutdown_begins_is_refused_or_gone() {
         if round % 2 == 0 {
             tokio::task::yield_now().await;
         }
-        let report = tasks.cancel_all_tasks().await;
+        let report = tasks.shutdown().await;
         let (mut refused, mut dropped) = (0, 0);
         for spawner in spawners {
             for handle in spawner.await.unwrap() {
@@ -502,7 +502,7 @@ async fn what_is_spawned_while_the_shutdown_begins_is_refused_or_gone() {
         }
         assert_eq!((refused + dropped, alive.now()), (1_000, 0));
         assert_eq!(report.count(ShutdownOutcome::Aborted), dropped, "{report}");
-        assert_eq!(tasks.get_task_statistics().active_runs, 0);
+        assert_eq!(tasks.statistics().active_runs, 0);
     }
 }
 
@@ -523,7 +523,7 @@ async fn a_task_that_blocks_its_thread_is_reported_as_leaked_and_the_deadline_ho
     let fine = tasks.task("fine").spawn_with(|ctx| async move { ctx.cancelled().await });
     tokio::task::spawn_blocking(move || begun.recv().unwrap()).await.unwrap();
     let real = std::time::Instant::now();
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(real.elapsed() < secs(5), "{:?}", real.elapsed());
     assert_eq!(outcome(&report, "blocking"), ShutdownOutcome::Leaked);
     assert_eq!(outcome(&report, "fine"), ShutdownOutcome::Clean);
@@ -536,14 +536,14 @@ async fn a_task_that_blocks_its_thread_is_reported_as_leaked_and_the_deadline_ho
 async fn the_exit_code_and_the_display_say_what_happened() {
     let alive = Alive::default();
     let log = Log::new();
-    let clean = manager([asked("polite", 0, &log)], 10).cancel_all_tasks().await;
+    let clean = manager([asked("polite", 0, &log)], 10).shutdown().await;
     assert_eq!((clean.exit_code(), clean.is_clean()), (0, true));
     let tasks = manager([deaf("deaf", &alive), asked("polite", 0, &log)], 10);
     for _ in 0..3 {
         drop(tasks.spawn("command_ping", std::future::pending::<()>()));
     }
     settle().await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!((report.exit_code(), report.is_clean()), (1, false));
     let text = report.to_string();
     let lines: Vec<&str> = text.lines().collect();
@@ -569,7 +569,7 @@ async fn what_did_not_stop_is_told_by_name() {
     let (log, alive) = (Log::new(), Alive::default());
     let tasks = manager([deaf("deaf", &alive), asked("polite", 0, &log)], 10);
     settle().await;
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
     assert_eq!(events.count("task.not_stopped", "deaf"), 1);
     assert_eq!(events.count("task.not_stopped", "polite"), 0);
 }
@@ -594,7 +594,7 @@ async fn the_monitor_ends_with_the_shutdown() {
     let tasks = manager([asked("t", 0, &log)], 25);
     settle().await;
     assert!(tasks.is_monitoring());
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
     settle().await;
     assert!(!tasks.is_monitoring());
     tasks.start();
@@ -642,7 +642,7 @@ async fn a_manager_dropped_after_its_shutdown_frees_everything() {
     });
     let tasks = manager([config], 25);
     settle().await;
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
     drop(tasks);
     settle().await;
     assert_eq!(factories.now(), 0);
@@ -681,16 +681,13 @@ fn a_runtime_dropped_under_the_manager_neither_panics_nor_hangs() {
         let report = other.block_on(async {
             assert_eq!(spawned.await, Err(TaskError::Cancelled));
             assert_eq!(refused.await, Err(TaskError::Cancelled));
-            tokio::time::timeout(secs(10), tasks.cancel_all_tasks()).await.expect("no hang")
+            tokio::time::timeout(secs(10), tasks.shutdown()).await.expect("no hang")
         });
         assert_eq!(report.count(ShutdownOutcome::Leaked), 0, "{report}");
         other.block_on(async {
-            tokio::time::timeout(secs(10), tasks.unregister_critical_task("deaf"))
-                .await
-                .expect("no hang")
-                .unwrap();
+            tokio::time::timeout(secs(10), tasks.unregister("deaf")).await.expect("no hang").unwrap();
         });
-        assert_eq!(tasks.get_task_statistics().active_runs, 0);
+        assert_eq!(tasks.statistics().active_runs, 0);
         drop(tasks);
     }
 }
@@ -712,13 +709,13 @@ async fn a_task_that_asks_for_the_shutdown_is_not_waited_for_and_has_the_same_re
     let guard = alive.guard();
     let asking = tasks.spawn("command_shutdown", async move {
         let _guard = guard;
-        let report = inner.cancel_all_tasks().await;
+        let report = inner.shutdown().await;
         sleep(secs(30)).await;
         Ok::<_, std::convert::Infallible>(report)
     });
     let began = Instant::now();
     settle().await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!(began.elapsed(), secs(2), "the other is waited for");
     assert_eq!(report.asked_by.iter().map(|name| &**name).collect::<Vec<_>>(), ["command_shutdown"]);
     assert!(report.is_clean() && report.tasks.len() == 1, "{report}");
@@ -733,11 +730,11 @@ async fn a_task_that_no_longer_waits_for_the_shutdown_is_stopped_like_any_other(
     let inner = tasks.clone();
     let other = tasks.spawn("command_other", async { sleep(secs(3)).await });
     let asking = tasks.task("command_shutdown").spawn_with(|ctx| async move {
-        let _ = tokio::time::timeout(secs(1), inner.cancel_all_tasks()).await;
+        let _ = tokio::time::timeout(secs(1), inner.shutdown()).await;
         ctx.cancelled().await;
     });
     settle().await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!(outcome(&report, "command_shutdown"), ShutdownOutcome::Clean);
     assert!(report.asked_by.is_empty(), "{report}");
     drop((other, asking));
@@ -766,20 +763,20 @@ async fn after_everything_nothing_is_alive() {
                 }
             }
         });
-        tasks.register_critical_task(config.restart_delay(secs(1)).run_timeout(secs(60))).unwrap();
+        tasks.register(config.restart_delay(secs(1)).run_timeout(secs(60))).unwrap();
     }
     tasks.start();
     sleep(secs(30)).await;
     for number in 0..10 {
-        let _ = tasks.restart_critical_task(&format!("t{number}x"));
+        let _ = tasks.restart(&format!("t{number}x"));
     }
-    tasks.unregister_critical_task("t3x").await.unwrap();
-    tasks.detach_critical_task("t7x").unwrap();
+    tasks.unregister("t3x").await.unwrap();
+    tasks.detach("t7x").unwrap();
     sleep(secs(30)).await;
     assert!(alive.now() > 20, "{alive:?}");
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
     assert_eq!(alive.now(), 0);
-    let statistics = tasks.get_task_statistics();
+    let statistics = tasks.statistics();
     assert_eq!(statistics.active_runs, 0);
     assert_eq!(statistics.total_runs, alive.total() as u64, "each run ended once");
 }
@@ -789,16 +786,16 @@ async fn what_was_not_alive_is_reported_as_not_running_and_waits_for_no_timer() 
     let tasks = manager([], 10);
     let failing = || CriticalTaskConfig::new("backing_off", |_| async { Err::<(), _>("broken") });
     let hour = Backoff::constant(secs(3_600));
-    tasks.register_critical_task(failing().backoff(hour).max_restarts(1, secs(10_000))).unwrap();
-    tasks.register_critical_task(CriticalTaskConfig::new("finished", |_| async {})).unwrap();
+    tasks.register(failing().backoff(hour).max_restarts(1, secs(10_000))).unwrap();
+    tasks.register(CriticalTaskConfig::new("finished", |_| async {})).unwrap();
     sleep(secs(1)).await;
-    let health = tasks.get_task_health("backing_off").unwrap();
+    let health = tasks.task_health("backing_off").unwrap();
     assert_eq!(health.reasons, [HealthReason::BackingOff]);
     assert!(
-        health.is_healthy && health.liveness && !health.readiness,
+        health.is_healthy && health.is_live && !health.is_ready,
         "one failure is no alarm, but no work either"
     );
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!(report.duration, Duration::ZERO);
     assert_eq!(report.count(ShutdownOutcome::NotRunning), 2);
     assert_eq!((report.tasks.len(), report.is_clean(), report.exit_code()), (2, true, 0));
@@ -819,7 +816,7 @@ async fn a_plain_future_keeps_its_grace_when_its_stages_share_is_over() {
         }
     });
     settle().await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!(slow.await, Ok(()));
     assert_eq!(deaf.await, Err(TaskError::Cancelled));
     // When each ended, in tenths of a second.
@@ -844,10 +841,10 @@ async fn no_duration_is_too_long_for_a_shutdown() {
         ctx.cancelled().await;
         sleep(secs(2)).await;
     });
-    tasks.register_critical_task(registered.shutdown_grace(Duration::MAX)).unwrap();
+    tasks.register(registered.shutdown_grace(Duration::MAX)).unwrap();
     tasks.start();
     settle().await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!(report.count(ShutdownOutcome::Clean), 2, "{report}");
 }
 
@@ -857,7 +854,7 @@ async fn a_deadline_of_zero_still_drops_what_can_be_dropped() {
     let tasks = manager([deaf("deaf", &alive)], 0);
     drop(tasks.spawn("command_ping", std::future::pending::<()>()));
     settle().await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!(
         (report.count(ShutdownOutcome::Aborted), report.count(ShutdownOutcome::Leaked)),
         (2, 0),
@@ -882,7 +879,7 @@ async fn past_the_bound_on_names_a_task_is_still_stopped_as_what_its_caller_said
     spawn("gateway", TaskCategory::Gateway);
     spawn("command", TaskCategory::Command);
     settle().await;
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
     assert_eq!(log.names(), ["command", "gateway"]);
     assert!(tasks.snapshot("gateway").is_none(), "metered as another");
 }
@@ -893,7 +890,7 @@ async fn a_task_that_stalls_during_the_shutdown_goes_on_until_its_stage_is_asked
     let silent = asked("silent", 0, &log).category(TaskCategory::Gateway).heartbeat_timeout(secs(3));
     let tasks = manager([asked("slow", 8, &log).category(TaskCategory::Command), silent], 30);
     sleep(secs(1)).await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     // Seen to fail where the restart that it would not have anyway stops it at once.
     assert_eq!(log.lines(), [("slow".into(), 1), ("silent".into(), 9)]);
     assert_eq!(tasks.snapshot("silent").expect("registered").stalls, 1);

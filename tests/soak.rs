@@ -89,7 +89,7 @@ async fn every_iteration_of_ten_years_begins_at_its_time() {
             async {}
         });
         tasks
-            .register_critical_task(CriticalTaskConfig::from_loop(format!("loop-{index}"), body))
+            .register(CriticalTaskConfig::from_loop(format!("loop-{index}"), body))
             .expect("a sound schedule");
         loops.push(began);
     }

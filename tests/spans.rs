@@ -14,14 +14,19 @@ use opentelemetry::{
     trace::{SpanId, Status},
 };
 use opentelemetry_sdk::logs::{InMemoryLogExporter, SdkLoggerProvider};
-use otel_tasks::{Backoff, CriticalTaskConfig, TaskCategory, TaskLoop, TaskManager, TaskPriority, TaskState};
+use otel_tasks::{
+    Backoff, CriticalTaskConfig, TaskCategory, TaskLoop, TaskManager, TaskPriority, snapshot::TaskState,
+};
 use spans::{Spans, attribute, is_error, text};
 use tracing::{Dispatch, info_span};
 use tracing_subscriber::prelude::*;
 
 /// Runs `main` in virtual time with our layer, on a subscriber of its own; one test at a time.
 fn with_layer<F: Future>(spans: &Spans, main: impl FnOnce() -> F) -> F::Output {
-    with_dispatch(&tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())).into(), main)
+    with_dispatch(
+        &tracing_subscriber::registry().with(otel_tasks::telemetry::layer(spans.tracer())).into(),
+        main,
+    )
 }
 
 fn with_dispatch<F: Future>(dispatch: &Dispatch, main: impl FnOnce() -> F) -> F::Output {
@@ -62,7 +67,7 @@ fn every_way_to_end_is_told_by_the_span() {
         let _ = never_polled.await;
         drop(tasks.spawn("outlived", std::future::pending::<()>()));
         tokio::task::yield_now().await;
-        tasks.cancel_all_tasks().await;
+        tasks.shutdown().await;
     });
     let expect = |task: &str, result: &str, error_type: Option<&str>, message: &str| {
         let run = spans.run_of(task);
@@ -86,12 +91,13 @@ fn every_way_to_end_is_told_by_the_span() {
 #[test]
 fn a_runtime_that_goes_away_ends_its_spans() {
     let spans = Spans::new();
-    let dispatch: Dispatch = tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())).into();
+    let dispatch: Dispatch =
+        tracing_subscriber::registry().with(otel_tasks::telemetry::layer(spans.tracer())).into();
     with_dispatch(&dispatch, || async {
         let tasks = TaskManager::builder().build();
         drop(tasks.spawn("left_behind", std::future::pending::<()>()));
         tasks
-            .register_critical_task(CriticalTaskConfig::new("also", |_| std::future::pending::<()>()))
+            .register(CriticalTaskConfig::new("also", |_| std::future::pending::<()>()))
             .expect("registered");
         tasks.start();
         tokio::task::yield_now().await;
@@ -114,7 +120,7 @@ fn integers_are_exported_as_integers_and_names_as_given() {
             .spawn(async {})
             .await;
         let ticks = TaskLoop::every(Duration::from_secs(1), |_| async {}).count(2);
-        tasks.register_critical_task(CriticalTaskConfig::from_loop("ticks", ticks)).expect("registered");
+        tasks.register(CriticalTaskConfig::from_loop("ticks", ticks)).expect("registered");
         tasks.start();
         tokio::time::sleep(Duration::from_secs(5)).await;
     });
@@ -162,13 +168,11 @@ fn a_restart_is_a_new_trace_linked_to_the_run_that_failed() {
                 ctx.cancelled().await;
             }
         });
-        tasks
-            .register_critical_task(config.backoff(Backoff::constant(Duration::from_secs(1))))
-            .expect("registered");
+        tasks.register(config.backoff(Backoff::constant(Duration::from_secs(1)))).expect("registered");
         tasks.start();
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!(tasks.snapshot("phoenix").expect("known").state, Some(TaskState::Running));
-        tasks.cancel_all_tasks().await;
+        tasks.shutdown().await;
     });
     let runs = spans.runs_of("phoenix");
     assert_eq!(runs.len(), 2);
@@ -187,12 +191,10 @@ fn the_first_iteration_after_a_restart_is_linked_to_the_one_that_failed() {
             if ctx.generation() == 1 { Err("down") } else { Ok(()) }
         });
         let config = CriticalTaskConfig::from_loop("ticker", body);
-        tasks
-            .register_critical_task(config.backoff(Backoff::constant(Duration::from_secs(1))))
-            .expect("registered");
+        tasks.register(config.backoff(Backoff::constant(Duration::from_secs(1)))).expect("registered");
         tasks.start();
         tokio::time::sleep(Duration::from_secs(15)).await;
-        tasks.cancel_all_tasks().await;
+        tasks.shutdown().await;
     });
     let runs = spans.runs_of("ticker");
     assert_eq!(runs.len(), 3);
@@ -211,13 +213,13 @@ fn strings(span: &opentelemetry_sdk::trace::SpanData, key: &str) -> Vec<String> 
 
 async fn a_life(tasks: TaskManager) {
     let gateway = CriticalTaskConfig::new("gateway", |ctx| async move { ctx.cancelled().await });
-    tasks.register_critical_task(gateway.category(TaskCategory::Gateway)).expect("registered");
+    tasks.register(gateway.category(TaskCategory::Gateway)).expect("registered");
     let tick = TaskLoop::every(Duration::from_secs(40), |_| async {});
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("tick", tick)).expect("registered");
+    tasks.register(CriticalTaskConfig::from_loop("tick", tick)).expect("registered");
     tasks.start();
     drop(tasks.spawn("command_slow", std::future::pending::<()>()));
     tokio::time::sleep(Duration::from_secs(61)).await;
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
 }
 
 #[test]
@@ -254,10 +256,10 @@ fn a_shutdown_in_which_everything_ended_by_itself_is_no_error() {
     with_layer(&spans, || async {
         let tasks = TaskManager::builder().build();
         let gateway = CriticalTaskConfig::new("gateway", |ctx| async move { ctx.cancelled().await });
-        tasks.register_critical_task(gateway).expect("registered");
+        tasks.register(gateway).expect("registered");
         tasks.start();
         tokio::time::sleep(Duration::from_secs(1)).await;
-        tasks.cancel_all_tasks().await;
+        tasks.shutdown().await;
     });
     let cleanup = spans.one("bot.cleanup_tasks");
     assert_eq!(strings(&cleanup, "tasks.clean"), ["gateway"]);
@@ -289,24 +291,24 @@ fn log_records_are_named_and_carry_the_trace_of_their_run() {
     let exporter = InMemoryLogExporter::default();
     let logs = SdkLoggerProvider::builder().with_simple_exporter(exporter.clone()).build();
     let dispatch = tracing_subscriber::registry()
-        .with(otel_tasks::layer(spans.tracer()))
+        .with(otel_tasks::telemetry::layer(spans.tracer()))
         .with(opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge::new(&logs))
         .into();
     with_dispatch(&dispatch, || async {
         let tasks = TaskManager::builder().build();
         let config = CriticalTaskConfig::new("doomed", |_| async { Err::<(), _>("broken") });
         tasks
-            .register_critical_task(
+            .register(
                 config
                     .max_restarts(1, Duration::from_secs(60))
                     .backoff(Backoff::constant(Duration::from_secs(1))),
             )
             .expect("registered");
         let finite = TaskLoop::every(Duration::from_secs(1), |_| async {}).count(1);
-        tasks.register_critical_task(CriticalTaskConfig::from_loop("finite", finite)).expect("registered");
+        tasks.register(CriticalTaskConfig::from_loop("finite", finite)).expect("registered");
         tasks.start();
         tokio::time::sleep(Duration::from_secs(10)).await;
-        tasks.cancel_all_tasks().await;
+        tasks.shutdown().await;
     });
     let records = exporter.get_emitted_logs().expect("in memory");
     let of = |task: &str| -> Vec<_> {
@@ -347,7 +349,10 @@ fn log_records_are_named_and_carry_the_trace_of_their_run() {
 fn an_iteration_tells_how_late_it_began() {
     let plain = |spans: &Spans| tracing_opentelemetry::layer().with_tracer(spans.tracer());
     let spans = Spans::new();
-    tells_how_late(&spans, &tracing_subscriber::registry().with(otel_tasks::layer(spans.tracer())).into());
+    tells_how_late(
+        &spans,
+        &tracing_subscriber::registry().with(otel_tasks::telemetry::layer(spans.tracer())).into(),
+    );
     let spans = Spans::new();
     tells_how_late(&spans, &tracing_subscriber::registry().with(plain(&spans)).into());
 }
@@ -356,7 +361,7 @@ fn tells_how_late(spans: &Spans, dispatch: &Dispatch) {
     with_dispatch(dispatch, || async {
         let tasks = TaskManager::builder().build();
         let body = TaskLoop::every(Duration::from_secs(10), |_| async {}).count(2);
-        tasks.register_critical_task(CriticalTaskConfig::from_loop("late", body)).expect("registered");
+        tasks.register(CriticalTaskConfig::from_loop("late", body)).expect("registered");
         tasks.start();
         tokio::time::sleep(Duration::from_secs(5)).await;
         // As if the runtime had been blocked: the second is due after 10 s and begins after 12 s.

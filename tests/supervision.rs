@@ -11,8 +11,11 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, ErrorClass, ExitKind, HealthReason, RestartError, RestartPolicy,
-    RestartReason, StallAction, TaskContext, TaskError, TaskManager, TaskState,
+    Backoff, CriticalTaskConfig, RestartPolicy, TaskContext, TaskError, TaskManager,
+    health::HealthReason,
+    policy::{ErrorClass, ExitKind, RestartReason, StallAction},
+    snapshot::TaskState,
+    task::RestartError,
 };
 use support::{Alive, Events, eventually, millis, secs, settle};
 use tokio::time::{Instant, sleep};
@@ -55,7 +58,7 @@ fn obedient(name: &str, alive: &Alive) -> CriticalTaskConfig {
 
 fn started(config: CriticalTaskConfig) -> TaskManager {
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(config).expect("a valid config");
+    tasks.register(config).expect("a valid config");
     tasks.start();
     tasks
 }
@@ -102,7 +105,7 @@ async fn every_policy_and_every_exit_lead_where_the_table_says() {
                     Timeout => std::future::pending().await,
                 }
             })
-            .restart(policy)
+            .restart_policy(policy)
             .backoff(Backoff::constant(secs(5)))
             .run_timeout(secs(1))
             .classify(|error: &&str| {
@@ -125,9 +128,9 @@ async fn every_policy_and_every_exit_lead_where_the_table_says() {
 async fn a_stop_on_request_ends_stopped_whatever_the_policy() {
     for policy in [RestartPolicy::Always, RestartPolicy::OnFailure, RestartPolicy::Never] {
         let alive = Alive::default();
-        let tasks = started(obedient("t", &alive).restart(policy));
+        let tasks = started(obedient("t", &alive).restart_policy(policy));
         settle().await;
-        tasks.stop_critical_task("t").expect("registered");
+        tasks.stop("t").expect("registered");
         sleep(secs(3_600)).await;
         assert_eq!(state(&tasks, "t"), Some(TaskState::Stopped), "{policy:?}");
         assert_eq!((alive.total(), alive.now()), (1, 0), "{policy:?}");
@@ -145,7 +148,7 @@ async fn a_constant_backoff_waits_the_same_every_time() {
 #[tokio::test(start_paused = true)]
 async fn an_exponential_backoff_grows_to_its_cap() {
     let (config, begun) = failing("t");
-    let backoff = Backoff::new(secs(1), 2.0, secs(5)).unwrap().jitter(otel_tasks::Jitter::None);
+    let backoff = Backoff::new(secs(1), 2.0, secs(5)).unwrap().jitter(otel_tasks::policy::Jitter::None);
     let _tasks = started(config.backoff(backoff).max_restarts(5, secs(600)));
     sleep(secs(100)).await;
     assert_eq!(distances(&begun), [1_000, 2_000, 4_000, 5_000, 5_000]);
@@ -158,7 +161,7 @@ async fn an_equal_jitter_spreads_the_restarts_of_tasks_that_fail_together() {
         .map(|number| {
             let (config, begun) = failing(&format!("t{number}x"));
             let backoff = Backoff::new(secs(10), 1.0, secs(10)).unwrap();
-            tasks.register_critical_task(config.backoff(backoff).max_restarts(1, secs(600))).unwrap();
+            tasks.register(config.backoff(backoff).max_restarts(1, secs(600))).unwrap();
             begun
         })
         .collect();
@@ -188,7 +191,7 @@ async fn a_stable_run_begins_the_delays_again() {
         }
     });
     let backoff = Backoff::new(secs(1), 2.0, secs(64)).unwrap();
-    let backoff = backoff.jitter(otel_tasks::Jitter::None).stable_after(secs(60));
+    let backoff = backoff.jitter(otel_tasks::policy::Jitter::None).stable_after(secs(60));
     let _tasks = started(config.backoff(backoff).max_restarts(4, secs(3_600)));
     sleep(secs(300)).await;
     assert_eq!(distances(&begun), [1_000, 2_000, 61_000, 2_000]);
@@ -206,8 +209,8 @@ async fn a_task_that_fails_too_often_is_given_up_once() {
     assert_eq!(events.count("task.gave_up", "t"), 1);
     assert_eq!(events.count("task.restarted", "t"), 3);
     assert_eq!(events.count("task.exception", "t"), 4);
-    let health = tasks.get_task_health("t").unwrap();
-    assert!(!health.is_healthy && !health.liveness && !health.readiness);
+    let health = tasks.task_health("t").unwrap();
+    assert!(!health.is_healthy && !health.is_live && !health.is_ready);
     assert!(health.reasons.contains(&HealthReason::Failed), "{health:?}");
 }
 
@@ -243,7 +246,7 @@ async fn a_restart_by_hand_forgives_a_task_that_was_given_up() {
     let tasks = started(config.backoff(Backoff::constant(secs(1))).max_restarts(2, secs(600)));
     sleep(secs(10)).await;
     assert_eq!(state(&tasks, "t"), Some(TaskState::Failed));
-    assert_eq!(tasks.restart_critical_task("t"), Ok(Duration::ZERO));
+    assert_eq!(tasks.restart("t"), Ok(Duration::ZERO));
     sleep(secs(10)).await;
     // Two automatic restarts again: the history was cleared.
     assert_eq!(begun.lock().unwrap().len(), 6);
@@ -267,9 +270,9 @@ async fn a_restart_by_hand_is_refused_at_the_limit_of_a_living_task() {
     let tasks = started(config.backoff(Backoff::constant(secs(1))).max_restarts(2, secs(600)));
     sleep(secs(10)).await;
     let refused = RestartError::LimitReached { name: "t".into(), max_restarts: 2, within: secs(600) };
-    assert_eq!(tasks.restart_critical_task("t"), Err(refused));
+    assert_eq!(tasks.restart("t"), Err(refused));
     sleep(secs(600)).await;
-    assert!(tasks.restart_critical_task("t").is_ok(), "the window has slid on");
+    assert!(tasks.restart("t").is_ok(), "the window has slid on");
 }
 
 #[tokio::test(start_paused = true)]
@@ -277,11 +280,11 @@ async fn a_restart_in_cooldown_is_scheduled_and_not_dropped() {
     let alive = Alive::default();
     let tasks = started(obedient("t", &alive).restart_delay(secs(30)));
     settle().await;
-    assert_eq!(tasks.restart_critical_task("t"), Ok(Duration::ZERO), "there was no restart before");
+    assert_eq!(tasks.restart("t"), Ok(Duration::ZERO), "there was no restart before");
     settle().await;
     assert_eq!(alive.total(), 2);
     sleep(secs(9)).await;
-    let after = tasks.restart_critical_task("t").unwrap();
+    let after = tasks.restart("t").unwrap();
     assert!(after > secs(20) && after <= secs(21), "{after:?}");
     sleep(secs(20)).await;
     assert_eq!((alive.total(), state(&tasks, "t")), (2, Some(TaskState::Running)), "not before its time");
@@ -303,9 +306,9 @@ async fn a_scheduled_restart_happens_even_if_the_run_ends_by_itself_before() {
     });
     let tasks = started(config.restart_delay(secs(30)).shutdown_grace(Duration::ZERO));
     settle().await;
-    tasks.restart_critical_task("t").unwrap();
+    tasks.restart("t").unwrap();
     sleep(secs(1)).await;
-    let after = tasks.restart_critical_task("t").unwrap();
+    let after = tasks.restart("t").unwrap();
     assert!(after > secs(28), "{after:?}");
     sleep(secs(20)).await;
     assert_eq!(begun.load(SeqCst), 2, "it ended, and its restart is not due yet");
@@ -319,7 +322,7 @@ async fn stop_during_backoff_wins_at_once() {
     let tasks = started(config.backoff(Backoff::constant(secs(3_600))).max_restarts(1, secs(7_200)));
     settle().await;
     assert_eq!(state(&tasks, "t"), Some(TaskState::Backoff));
-    tasks.stop_critical_task("t").unwrap();
+    tasks.stop("t").unwrap();
     settle().await;
     assert_eq!(state(&tasks, "t"), Some(TaskState::Stopped));
     sleep(secs(7_200)).await;
@@ -345,7 +348,7 @@ async fn restart_during_backoff_starts_exactly_one_run() {
     let tasks = started(config.backoff(Backoff::constant(secs(60))));
     settle().await;
     assert_eq!(state(&tasks, "t"), Some(TaskState::Backoff));
-    tasks.restart_critical_task("t").unwrap();
+    tasks.restart("t").unwrap();
     settle().await;
     assert_eq!((alive.total(), alive.now()), (2, 1));
     // The timer of the backoff is gone.
@@ -359,9 +362,9 @@ async fn unregistering_during_backoff_frees_the_name_at_once() {
     let tasks = started(config.backoff(Backoff::constant(secs(3_600))).max_restarts(1, secs(7_200)));
     settle().await;
     let began = Instant::now();
-    tasks.unregister_critical_task("t").await.unwrap();
+    tasks.unregister("t").await.unwrap();
     assert!(began.elapsed() < secs(1));
-    assert!(tasks.register_critical_task(failing("t").0).is_ok());
+    assert!(tasks.register(failing("t").0).is_ok());
 }
 
 async fn hundred_restarts_and_a_stop(threads: bool) {
@@ -375,9 +378,9 @@ async fn hundred_restarts_and_a_stop(threads: bool) {
         let tasks = tasks.clone();
         let call = move || {
             if number % 10 == 5 {
-                tasks.stop_critical_task("t").unwrap();
+                tasks.stop("t").unwrap();
             } else {
-                tasks.restart_critical_task("t").unwrap();
+                tasks.restart("t").unwrap();
             }
         };
         if threads {
@@ -389,13 +392,13 @@ async fn hundred_restarts_and_a_stop(threads: bool) {
     for call in calls {
         call.await.unwrap();
     }
-    tasks.stop_critical_task("t").unwrap();
+    tasks.stop("t").unwrap();
     eventually("the last order was a stop", || state(&tasks, "t") == Some(TaskState::Stopped)).await;
     assert_eq!((alive.now(), alive.most()), (0, 1), "runs overlapped");
-    tasks.restart_critical_task("t").unwrap();
+    tasks.restart("t").unwrap();
     eventually("the last order was a restart", || alive.now() == 1).await;
     assert_eq!(state(&tasks, "t"), Some(TaskState::Running));
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
     assert_eq!((alive.now(), alive.most()), (0, 1), "runs overlapped");
 }
 
@@ -414,7 +417,7 @@ async fn a_second_start_takes_back_no_stop() {
     let alive = Alive::default();
     let tasks = started(obedient("t", &alive));
     settle().await;
-    tasks.stop_critical_task("t").unwrap();
+    tasks.stop("t").unwrap();
     tasks.start();
     sleep(secs(60)).await;
     assert_eq!((state(&tasks, "t"), alive.now()), (Some(TaskState::Stopped), 0));
@@ -425,7 +428,7 @@ async fn a_second_start_takes_back_no_restart() {
     let alive = Alive::default();
     let tasks = started(obedient("t", &alive));
     settle().await;
-    tasks.restart_critical_task("t").unwrap();
+    tasks.restart("t").unwrap();
     tasks.start();
     sleep(secs(60)).await;
     assert_eq!((alive.total(), alive.now()), (2, 1));
@@ -437,10 +440,10 @@ async fn a_panicking_factory_is_a_failed_run_of_that_task_alone() {
     let config =
         CriticalTaskConfig::new("broken", |_| -> std::future::Ready<()> { panic!("no database url") });
     let tasks = started(config.backoff(Backoff::constant(secs(5))).max_restarts(2, secs(60)));
-    tasks.register_critical_task(obedient("other", &alive)).unwrap();
+    tasks.register(obedient("other", &alive)).unwrap();
     sleep(secs(6)).await;
     let snapshot = tasks.snapshot("broken").unwrap();
-    assert_eq!(snapshot.runs[ExitKind::Panic as usize], 2, "with the backoff between");
+    assert_eq!(snapshot.runs(ExitKind::Panic), 2, "with the backoff between");
     assert!(snapshot.last_error.as_ref().unwrap().message.contains("no database url"), "{snapshot:?}");
     assert_eq!((alive.now(), alive.total()), (1, 1));
     sleep(secs(60)).await;
@@ -458,7 +461,7 @@ async fn a_panic_is_told_with_its_text_whatever_its_payload() {
     for (index, (panic, text)) in payloads.into_iter().enumerate() {
         let (events, _guard) = Events::record();
         let config = CriticalTaskConfig::new("t", move |_| async move { panic() });
-        let tasks = started(config.restart(RestartPolicy::Never));
+        let tasks = started(config.restart_policy(RestartPolicy::Never));
         let spawned = tasks.spawn("s", async move { panic() });
         let Err(TaskError::Panicked(panic)) = spawned.await else { panic!("{index}: not a panic") };
         assert_eq!(panic.text, text);
@@ -466,7 +469,7 @@ async fn a_panic_is_told_with_its_text_whatever_its_payload() {
         settle().await;
         assert_eq!(state(&tasks, "t"), Some(TaskState::Failed));
         let snapshot = tasks.snapshot("t").unwrap();
-        assert_eq!((snapshot.total_runs(), snapshot.runs[ExitKind::Panic as usize]), (1, 1));
+        assert_eq!((snapshot.total_runs(), snapshot.runs(ExitKind::Panic)), (1, 1));
         let record = events.named("task.exception").into_iter().find(|event| event.field("task.name") == "t");
         let record = record.expect("a record of the panic");
         assert_eq!((record.field("exception.type"), record.field("task.run.result")), ("panic", "panic"));
@@ -485,12 +488,12 @@ async fn a_panic_under_a_shared_mutex_leaves_the_manager_whole() {
             panic!("while it is held");
         }
     });
-    let tasks = started(config.restart(RestartPolicy::Never));
+    let tasks = started(config.restart_policy(RestartPolicy::Never));
     settle().await;
     assert!(shared.is_poisoned(), "the user's mutex is the user's");
     assert_eq!(tasks.spawn("s", async { Ok::<_, String>(1) }).await, Ok(Ok(1)));
-    assert_eq!(tasks.get_task_statistics().total_runs, 2);
-    assert!(tasks.cancel_all_tasks().await.is_clean());
+    assert_eq!(tasks.statistics().total_runs, 2);
+    assert!(tasks.shutdown().await.is_clean());
 }
 
 struct PanicsOnDrop;
@@ -516,7 +519,7 @@ async fn a_body_that_never_returns_is_a_task() {
     }));
     sleep(secs(3)).await;
     assert_eq!(state(&tasks, "t"), Some(TaskState::Running));
-    assert_eq!(tasks.get_task_statistics().active_runs, 2);
+    assert_eq!(tasks.statistics().active_runs, 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -533,19 +536,19 @@ async fn a_panic_in_a_destructor_on_abort_is_contained() {
     settle().await;
     spawned.abort();
     assert_eq!(spawned.await, Err(TaskError::Cancelled));
-    tasks.stop_critical_task("supervised").unwrap();
+    tasks.stop("supervised").unwrap();
     sleep(secs(2)).await;
     assert_eq!(state(&tasks, "supervised"), Some(TaskState::Stopped));
     for name in ["supervised", "spawned"] {
         let snapshot = tasks.snapshot(name).unwrap();
-        assert_eq!((snapshot.active, snapshot.runs[ExitKind::Cancellation as usize]), (0, 1), "{name}");
+        assert_eq!((snapshot.active, snapshot.runs(ExitKind::Cancellation)), (0, 1), "{name}");
     }
-    tasks.restart_critical_task("supervised").unwrap();
+    tasks.restart("supervised").unwrap();
     settle().await;
     assert_eq!(state(&tasks, "supervised"), Some(TaskState::Running));
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!(report.tasks.len(), 1, "{report}");
-    assert_eq!(report.tasks[0].outcome, otel_tasks::ShutdownOutcome::Aborted);
+    assert_eq!(report.tasks[0].outcome, otel_tasks::shutdown::ShutdownOutcome::Aborted);
 }
 
 #[tokio::test(start_paused = true)]
@@ -563,7 +566,7 @@ async fn a_run_that_passes_its_time_limit_is_dropped_and_restarted() {
     sleep(secs(12)).await;
     assert_eq!((alive.now(), alive.total()), (0, 1));
     let snapshot = tasks.snapshot("t").unwrap();
-    assert_eq!(snapshot.runs[ExitKind::Timeout as usize], 1);
+    assert_eq!(snapshot.runs(ExitKind::Timeout), 1);
     assert_eq!(snapshot.longest_run, secs(10));
     assert_eq!(snapshot.errors[0].error_type, "timeout");
     sleep(secs(4)).await;
@@ -584,12 +587,12 @@ async fn a_task_that_ignores_a_stop_is_dropped_after_its_grace() {
     });
     let tasks = started(config.shutdown_grace(secs(4)));
     settle().await;
-    tasks.stop_critical_task("deaf").unwrap();
+    tasks.stop("deaf").unwrap();
     sleep(secs(3)).await;
     assert_eq!((state(&tasks, "deaf"), alive.now()), (Some(TaskState::Stopping), 1));
     sleep(secs(2)).await;
     assert_eq!((state(&tasks, "deaf"), alive.now()), (Some(TaskState::Stopped), 0));
-    assert_eq!(tasks.snapshot("deaf").unwrap().runs[ExitKind::Cancellation as usize], 1);
+    assert_eq!(tasks.snapshot("deaf").unwrap().runs(ExitKind::Cancellation), 1);
     assert_eq!(tasks.snapshot("deaf").unwrap().total_errors(), 0, "a cancellation is no error");
 }
 
@@ -608,7 +611,7 @@ async fn a_task_counts_its_generations_and_sees_its_own_cancellation() {
     });
     let tasks = started(config);
     settle().await;
-    tasks.restart_critical_task("t").unwrap();
+    tasks.restart("t").unwrap();
     settle().await;
     let expected = [("t".to_owned(), 1, None, false), ("t".to_owned(), 2, None, false)];
     assert_eq!(*seen.lock().unwrap(), expected);
@@ -619,19 +622,19 @@ async fn a_detached_task_goes_on_without_its_name() {
     let (detached, replacement) = (Alive::default(), Alive::default());
     let tasks = started(obedient("t", &detached));
     settle().await;
-    tasks.detach_critical_task("t").unwrap();
+    tasks.detach("t").unwrap();
     assert_eq!(tasks.task_names(), Vec::<String>::new());
-    assert_eq!(tasks.get_task_statistics().critical_tasks, 0, "it no longer counts as registered");
+    assert_eq!(tasks.statistics().critical_tasks, 0, "it no longer counts as registered");
     assert_eq!(state(&tasks, "t"), None);
     assert_eq!(detached.now(), 1, "it goes on");
-    tasks.register_critical_task(obedient("t", &replacement)).expect("the name is free");
+    tasks.register(obedient("t", &replacement)).expect("the name is free");
     settle().await;
     assert_eq!((detached.now(), replacement.now()), (1, 1));
-    assert_eq!(tasks.get_task_statistics().critical_tasks, 1);
-    tasks.stop_critical_task("t").unwrap();
+    assert_eq!(tasks.statistics().critical_tasks, 1);
+    tasks.stop("t").unwrap();
     settle().await;
     assert_eq!((detached.now(), replacement.now()), (1, 0), "the name is the new task's");
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(report.is_clean(), "{report}");
     assert_eq!((detached.now(), replacement.now()), (0, 0), "the shutdown stops both");
 }
@@ -641,9 +644,9 @@ async fn the_end_of_a_detached_task_is_not_the_state_of_its_namesake() {
     let config = CriticalTaskConfig::new("t", |_| async { sleep(secs(10)).await });
     let tasks = started(config);
     settle().await;
-    tasks.detach_critical_task("t").unwrap();
+    tasks.detach("t").unwrap();
     let alive = Alive::default();
-    tasks.register_critical_task(obedient("t", &alive)).unwrap();
+    tasks.register(obedient("t", &alive)).unwrap();
     sleep(secs(20)).await;
     assert_eq!((state(&tasks, "t"), alive.now()), (Some(TaskState::Running), 1));
 }
@@ -653,7 +656,7 @@ async fn a_detached_task_is_still_restarted_by_its_policy() {
     let (config, begun) = failing("t");
     let tasks = started(config.backoff(Backoff::constant(secs(10))).max_restarts(3, secs(600)));
     settle().await;
-    tasks.detach_critical_task("t").unwrap();
+    tasks.detach("t").unwrap();
     sleep(secs(100)).await;
     assert_eq!(begun.lock().unwrap().len(), 4);
     assert_eq!(state(&tasks, "t"), None, "given up, but not registered");
@@ -674,7 +677,7 @@ async fn unregistering_waits_until_the_task_is_gone() {
     let tasks = started(config);
     settle().await;
     let began = Instant::now();
-    tasks.unregister_critical_task("t").await.unwrap();
+    tasks.unregister("t").await.unwrap();
     assert_eq!(alive.now(), 0);
     assert!(began.elapsed() >= secs(3) && began.elapsed() < secs(4), "{:?}", began.elapsed());
     assert_eq!((tasks.task_names().len(), state(&tasks, "t")), (0, None));
@@ -686,13 +689,13 @@ async fn a_dropped_unregistration_still_stops_the_task() {
     let tasks = started(obedient("t", &alive));
     settle().await;
     {
-        let unregister = std::pin::pin!(tasks.unregister_critical_task("t"));
+        let unregister = std::pin::pin!(tasks.unregister("t"));
         assert!(futures_poll_once(unregister).await.is_none());
     }
     settle().await;
     assert_eq!(alive.now(), 0);
     assert_eq!((tasks.task_names().len(), state(&tasks, "t")), (0, None));
-    tasks.register_critical_task(obedient("t", &alive)).expect("its name is free");
+    tasks.register(obedient("t", &alive)).expect("its name is free");
 }
 
 async fn futures_poll_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
@@ -710,10 +713,10 @@ async fn replacing_stops_the_old_task_before_the_new_one_begins() {
     let alive = Alive::default();
     let tasks = started(obedient("t", &alive));
     settle().await;
-    tasks.replace_critical_task(obedient("t", &alive)).await.unwrap();
+    tasks.replace(obedient("t", &alive)).await.unwrap();
     settle().await;
     assert_eq!((alive.now(), alive.total(), alive.most()), (1, 2, 1));
-    tasks.replace_critical_task(obedient("new", &alive)).await.expect("replacing nothing is registering");
+    tasks.replace(obedient("new", &alive)).await.expect("replacing nothing is registering");
     settle().await;
     assert_eq!(alive.now(), 2);
 }
@@ -757,7 +760,7 @@ async fn a_stalled_task_is_told_and_restarted_once() {
     sleep(secs(3_600)).await;
     assert_eq!(alive.total(), 2, "it beats again and is left alone");
     assert_eq!(tasks.snapshot("t").unwrap().stalls, 1);
-    assert!(tasks.get_task_health("t").unwrap().is_healthy);
+    assert!(tasks.task_health("t").unwrap().is_healthy);
 }
 
 #[tokio::test(start_paused = true)]
@@ -765,8 +768,8 @@ async fn a_stalled_task_whose_stalls_are_only_reported_is_unhealthy_and_goes_on(
     let alive = Alive::default();
     let tasks = started(silent_after("t", 3, &alive).on_stall(StallAction::Report));
     sleep(secs(3_600)).await;
-    let health = tasks.get_task_health("t").unwrap();
-    assert!(!health.is_healthy && !health.liveness, "{health:?}");
+    let health = tasks.task_health("t").unwrap();
+    assert!(!health.is_healthy && !health.is_live, "{health:?}");
     assert!(health.reasons.contains(&HealthReason::Stalled), "{health:?}");
     assert_eq!((alive.total(), tasks.snapshot("t").unwrap().stalls), (1, 1), "told once");
 }
@@ -804,7 +807,7 @@ async fn a_handle_tells_how_its_task_ended() {
         ("late", ExitKind::Timeout),
     ] {
         let snapshot = tasks.snapshot(name).unwrap();
-        assert_eq!((snapshot.total_runs(), snapshot.runs[kind as usize]), (1, 1), "{name}");
+        assert_eq!((snapshot.total_runs(), snapshot.runs(kind)), (1, 1), "{name}");
         assert_eq!(snapshot.active, 0, "{name}");
     }
 }
@@ -821,7 +824,7 @@ async fn dropping_a_handle_keeps_the_task() {
     sleep(secs(4)).await;
     assert_eq!(alive.now(), 1);
     sleep(secs(2)).await;
-    assert_eq!(tasks.snapshot("t").unwrap().runs[ExitKind::Success as usize], 1);
+    assert_eq!(tasks.snapshot("t").unwrap().runs(ExitKind::Success), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -840,7 +843,7 @@ async fn an_aborted_task_ends_as_a_cancellation() {
     assert!(handle.is_finished());
     assert_eq!((handle.await, alive.now()), (Err(TaskError::Cancelled), 0));
     let snapshot = tasks.snapshot("t").unwrap();
-    assert_eq!((snapshot.runs[ExitKind::Cancellation as usize], snapshot.total_errors()), (1, 0));
+    assert_eq!((snapshot.runs(ExitKind::Cancellation), snapshot.total_errors()), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -861,7 +864,7 @@ async fn a_task_that_finishes_at_once_for_ever_is_no_hot_loop() {
         count.fetch_add(1, SeqCst);
         async {}
     });
-    let tasks = started(config.restart(RestartPolicy::Always));
+    let tasks = started(config.restart_policy(RestartPolicy::Always));
     sleep(secs(600)).await;
     assert_eq!(state(&tasks, "t"), Some(TaskState::Failed), "given up within the window");
     assert_eq!(begun.load(SeqCst), 6, "the first run and the default five restarts");
@@ -872,16 +875,16 @@ async fn a_thousand_tasks_that_fail_together_leave_the_manager_answering() {
     let tasks = TaskManager::builder().max_names(2_000).build();
     for number in 0..1_000 {
         let (config, _) = failing(&format!("t{number}x"));
-        tasks.register_critical_task(config).unwrap();
+        tasks.register(config).unwrap();
     }
     tasks.start();
     sleep(millis(1)).await;
     let real = std::time::Instant::now();
-    tasks.stop_critical_task("t7x").unwrap();
+    tasks.stop("t7x").unwrap();
     settle().await;
     assert_eq!(state(&tasks, "t7x"), Some(TaskState::Stopped));
     assert!(real.elapsed() < secs(5), "{:?}", real.elapsed());
-    assert_eq!(tasks.get_task_statistics().total_errors, 1_000);
+    assert_eq!(tasks.statistics().total_errors, 1_000);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -897,12 +900,12 @@ async fn a_stall_does_not_take_back_a_stop_and_is_counted_once() {
         });
         config.heartbeat_timeout(millis(200)).health_check_interval(millis(10))
     };
-    tasks.register_critical_task(blocks("stopped")).unwrap();
+    tasks.register(blocks("stopped")).unwrap();
     tasks.start();
     sleep(millis(50)).await;
-    tasks.stop_critical_task("stopped").unwrap();
+    tasks.stop("stopped").unwrap();
     eventually("it stopped", || state(&tasks, "stopped") == Some(TaskState::Stopped)).await;
-    tasks.register_critical_task(blocks("stalled")).unwrap();
+    tasks.register(blocks("stalled")).unwrap();
     eventually("it restarted", || restarts(&tasks, "stalled", RestartReason::Stalled) > 0).await;
     assert_eq!(tasks.snapshot("stalled").expect("known").stalls, 1);
     assert_eq!(tasks.snapshot("stopped").expect("known").total_restarts(), 0);
@@ -911,8 +914,8 @@ async fn a_stall_does_not_take_back_a_stop_and_is_counted_once() {
 #[tokio::test(start_paused = true)]
 async fn a_task_that_is_never_restarted_is_given_up_when_it_stalls() {
     let tasks = TaskManager::builder().monitor_interval(secs(1)).build();
-    let config = obedient("t", &Alive::default()).restart(RestartPolicy::Never);
-    tasks.register_critical_task(config.heartbeat_timeout(secs(5)).health_check_interval(secs(1))).unwrap();
+    let config = obedient("t", &Alive::default()).restart_policy(RestartPolicy::Never);
+    tasks.register(config.heartbeat_timeout(secs(5)).health_check_interval(secs(1))).unwrap();
     tasks.start();
     sleep(secs(20)).await;
     let task = tasks.snapshot("t").expect("known");
@@ -925,7 +928,7 @@ async fn a_replacement_does_not_inherit_the_restarts_of_what_it_replaces() {
     let tasks = started(config());
     sleep(secs(30)).await;
     assert_eq!(state(&tasks, "t"), Some(TaskState::Failed));
-    tasks.replace_critical_task(config()).await.unwrap();
+    tasks.replace(config()).await.unwrap();
     sleep(secs(30)).await;
     assert_eq!(restarts(&tasks, "t", RestartReason::Failure), 4);
 }
@@ -949,11 +952,11 @@ fn a_destructor_of_a_detached_task_may_ask_the_manager() {
                 let _ = &asks;
                 async move { ctx.cancelled().await }
             });
-            tasks.register_critical_task(config).unwrap();
-            tasks.register_critical_task(obedient("other", &alive)).unwrap();
-            tasks.detach_critical_task("asks").unwrap();
-            tasks.cancel_all_tasks().await;
-            tasks.detach_critical_task("other").unwrap();
+            tasks.register(config).unwrap();
+            tasks.register(obedient("other", &alive)).unwrap();
+            tasks.detach("asks").unwrap();
+            tasks.shutdown().await;
+            tasks.detach("other").unwrap();
         });
         done.send(()).expect("waited for");
     });
@@ -967,7 +970,7 @@ async fn a_delay_of_years_is_waited_for() {
     // Virtual time, but no sweep of each of its minutes.
     let tasks = TaskManager::builder().monitor_interval(years).build();
     let config = config.backoff(Backoff::constant(years)).max_restarts(1, 9 * years);
-    tasks.register_critical_task(config).expect("a valid config");
+    tasks.register(config).expect("a valid config");
     tasks.start();
     // Seen to fail where what counts as far away is a day, or a year.
     sleep(years - secs(1)).await;

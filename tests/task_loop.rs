@@ -8,7 +8,8 @@ use std::sync::{
 };
 
 use otel_tasks::{
-    CriticalTaskConfig, Exit, SkipReason, TaskCategory, TaskContext, TaskManager, TaskPriority, task_loop,
+    CriticalTaskConfig, TaskCategory, TaskContext, TaskManager, TaskPriority, policy::Exit,
+    snapshot::SkipReason, task_loop,
 };
 use support::{millis, secs};
 use tokio::time::sleep;
@@ -44,7 +45,7 @@ fn seen() -> Arc<AtomicUsize> {
 
 fn started(config: CriticalTaskConfig) -> TaskManager {
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(config).expect("a valid loop");
+    tasks.register(config).expect("a valid loop");
     tasks.start();
     tasks
 }
@@ -61,14 +62,14 @@ async fn each_iteration_gets_its_context_and_a_clone_of_each_argument() {
 #[tokio::test(start_paused = true)]
 async fn options_reach_the_loop_and_its_task() {
     let seen = seen();
-    let tasks = started(sweep(seen.clone()).restart(otel_tasks::RestartPolicy::Never));
+    let tasks = started(sweep(seen.clone()).restart_policy(otel_tasks::RestartPolicy::Never));
     sleep(secs(26)).await;
     let snapshot = tasks.snapshot("mail.sweep").unwrap();
     assert_eq!((snapshot.category, snapshot.priority), (TaskCategory::System, TaskPriority::Low));
     assert_eq!((snapshot.component.as_deref(), snapshot.interval), (Some("mail"), Some(secs(10))));
     let handle = tasks.loop_handle("mail.sweep").unwrap().expect("a loop");
     assert_eq!((handle.last_result(), seen.load(SeqCst)), (Some(Exit::Timeout(secs(25))), 1));
-    assert_eq!(snapshot.skipped[SkipReason::Overlapped as usize], 0, "it failed, and nothing waits");
+    assert_eq!(snapshot.skipped(SkipReason::Overlapped), 0, "it failed, and nothing waits");
 }
 
 #[tokio::test(start_paused = true)]
@@ -89,11 +90,11 @@ async fn calendars_are_checked_when_they_are_registered() {
     assert_eq!(schedule(digest()), "daily at 09:00, 21:30 in Europe/Berlin");
     assert_eq!(schedule(report()), "cron 0 9 * * MON-FRI in UTC, up to 300s later");
     let tasks = started(digest());
-    tasks.register_critical_task(report()).unwrap();
+    tasks.register(report()).unwrap();
 
     #[task_loop(cron = "0 25 * * *")]
     async fn wrong() {}
-    let error = tasks.register_critical_task(wrong()).expect_err("no such hour");
+    let error = tasks.register(wrong()).expect_err("no such hour");
     let source = std::error::Error::source(&error).expect("it says why").to_string();
     assert!(source.contains("wrong at position 2"), "{source}");
 }
@@ -105,7 +106,7 @@ async fn a_component_hands_loops_over() {
     let given = seen.clone();
     tasks.register_component("counting", move || vec![counted(given.clone()), flaky(Arc::default())]);
     tasks.start();
-    let discovery = tasks.discover_and_register_component_tasks();
+    let discovery = tasks.discover_components();
     assert!(discovery.refused.is_empty(), "{discovery:?}");
     sleep(secs(60)).await;
     assert_eq!(seen.load(SeqCst), 6);

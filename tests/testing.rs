@@ -5,7 +5,10 @@ mod support;
 use std::time::Duration;
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, RestartReason, TaskEventKind, TaskLoop, TaskManager, TaskState,
+    Backoff, CriticalTaskConfig, TaskLoop, TaskManager,
+    events::TaskEventKind,
+    policy::RestartReason,
+    snapshot::TaskState,
     testing::{Clock, EventLog, Fault, Faults},
 };
 use support::{millis, secs};
@@ -20,7 +23,7 @@ fn gateway(faults: &Faults) -> CriticalTaskConfig {
 fn started(config: CriticalTaskConfig) -> (TaskManager, EventLog, Clock) {
     let tasks = TaskManager::builder().build();
     let log = EventLog::of(&tasks);
-    tasks.register_critical_task(config).expect("registered");
+    tasks.register(config).expect("registered");
     tasks.start();
     (tasks, log, Clock::paused())
 }
@@ -50,10 +53,10 @@ async fn each_fault_does_what_it_says() {
     faults.inject(Fault::Hang);
     clock.settle().await;
     // Deaf now, so a restart has to drop it after its grace.
-    tasks.restart_critical_task("gateway").unwrap();
+    tasks.restart("gateway").unwrap();
     clock.advance(secs(40)).await;
     let snapshot = tasks.snapshot("gateway").unwrap();
-    let restarts = |reason: RestartReason| snapshot.restarts[reason as usize];
+    let restarts = |reason: RestartReason| snapshot.restarts(reason);
     assert_eq!(
         (
             restarts(RestartReason::Failure),
@@ -66,7 +69,7 @@ async fn each_fault_does_what_it_says() {
     faults.inject(Fault::Finish);
     clock.settle().await;
     log.assert_order("gateway", &["exited", "finished"]);
-    tasks.restart_critical_task("gateway").unwrap();
+    tasks.restart("gateway").unwrap();
     clock.settle().await;
     faults.inject(Fault::FailForGood("no such host"));
     clock.settle().await;

@@ -9,7 +9,8 @@ use std::{
 };
 
 use otel_tasks::{
-    CriticalTaskConfig, CriticalTasksProvider, OnError, TaskCategory, TaskContext, TaskLoop, TaskPriority,
+    CriticalTaskConfig, CriticalTasksProvider, TaskCategory, TaskContext, TaskLoop, TaskPriority,
+    schedule::OnError,
 };
 use tokio::{net::TcpStream, time::sleep};
 
@@ -57,7 +58,7 @@ pub(crate) fn status(bot: &Arc<Bot>) -> CriticalTaskConfig {
     let status = TaskLoop::every(Duration::from_secs(2), move |_ctx| {
         let bot = bot.clone();
         async move {
-            let statistics = bot.tasks.get_task_statistics();
+            let statistics = bot.tasks.statistics();
             bot.outbox
                 .send(format!("STATUS {} runs, {} errors", statistics.total_runs, statistics.total_errors))
         }
@@ -74,7 +75,7 @@ pub(crate) fn status(bot: &Arc<Bot>) -> CriticalTaskConfig {
 pub(crate) struct Moderation(pub(crate) Arc<Bot>);
 
 impl CriticalTasksProvider for Moderation {
-    fn get_critical_tasks(&self) -> Vec<CriticalTaskConfig> {
+    fn critical_tasks(&self) -> Vec<CriticalTaskConfig> {
         let bot = self.0.clone();
         let sweep = TaskLoop::every(Duration::from_millis(700), move |_ctx| {
             let bot = bot.clone();

@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use otel_tasks::{Backoff, CriticalTaskConfig, PolicyError, TaskCategory, TaskContext, TaskPriority};
+use otel_tasks::{Backoff, CriticalTaskConfig, TaskCategory, TaskContext, TaskPriority, policy::PolicyError};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,

@@ -24,7 +24,7 @@ use std::{error::Error, net::SocketAddr, process::ExitCode, sync::Arc, time::Dur
 use background::{Messages, Moderation};
 use gateway::Outbox;
 use options::{Command, Options};
-use otel_tasks::{HealthThresholds, TaskManager};
+use otel_tasks::{TaskManager, health::HealthThresholds};
 use reminders::ReminderFile;
 use server::ChatService;
 use terminal::Terminal;
@@ -102,11 +102,11 @@ async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
         reminders: ReminderFile::create()?,
         messages: Messages::default(),
     });
-    tasks.register_critical_task(gateway::task(&bot)?)?;
-    tasks.register_critical_task(reminders::task(&bot))?;
-    tasks.register_critical_task(background::cache_warmer(&bot))?;
-    tasks.register_critical_task(background::legacy_sync(nobody))?;
-    tasks.register_critical_task(background::status(&bot))?;
+    tasks.register(gateway::task(&bot)?)?;
+    tasks.register(reminders::task(&bot))?;
+    tasks.register(background::cache_warmer(&bot))?;
+    tasks.register(background::legacy_sync(nobody))?;
+    tasks.register(background::status(&bot))?;
     tasks.start();
 
     let end = async {
@@ -119,7 +119,7 @@ async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     };
     let report = tasks.run_until(end).await;
 
-    let statistics = tasks.get_task_statistics();
+    let statistics = tasks.statistics();
     bot.reminders.remove();
     terminal.say(&format!("statistics\n{}\n", terminal::statistics(&statistics)));
     terminal.say(&format!("chat service\n{}\n", terminal::service(&service.finish())));
@@ -136,7 +136,7 @@ async fn load_and_unload(bot: &Arc<Bot>, run_for: Option<Duration>) {
     tracing::info!("component moderation loaded: {}", found.registered.join(", "));
     let Some(run_for) = run_for else { return std::future::pending().await };
     sleep_until(started + run_for.saturating_sub(MODERATION_ENDS)).await;
-    match bot.tasks.cleanup_component_tasks("moderation").await {
+    match bot.tasks.unregister_component("moderation").await {
         Ok(stopped) => tracing::info!("component moderation unloaded: {}", stopped.join(", ")),
         Err(error) => tracing::warn!("{error}"),
     }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use otel_tasks::{CriticalTaskConfig, OnError, TaskLoop, TaskPriority};
+use otel_tasks::{CriticalTaskConfig, TaskLoop, TaskPriority, schedule::OnError};
 use tokio::{fs, sync::Mutex};
 
 use crate::Bot;

@@ -13,7 +13,8 @@ pub(crate) fn install(
 ) -> Result<Telemetry, InstallError> {
     // A service without a screen of its own says no more than `.service("bot").install()`.
     let lines = RunLines::new(terminal.clone());
-    let telemetry = otel_tasks::telemetry().service("bot").export_if_configured().fmt(false).layer(lines);
+    let telemetry =
+        otel_tasks::Telemetry::builder().service("bot").export_if_configured().fmt(false).layer(lines);
     to_page(telemetry).install()
 }
 

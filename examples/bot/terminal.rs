@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use otel_tasks::{TaskHealth, TaskManager, TaskSnapshot, TaskStatistics};
+use otel_tasks::{
+    TaskHealth, TaskManager,
+    snapshot::{TaskSnapshot, TaskStatistics},
+};
 
 use crate::server::Counts;
 
@@ -85,7 +88,7 @@ impl Terminal {
         // Registered tasks first, then commands; by name in each.
         snapshots.sort_by_key(|task| task.state.is_none());
         for task in &snapshots {
-            let health = tasks.get_task_health(&task.name);
+            let health = tasks.task_health(&task.name);
             rows.push(row(task, health.as_ref()));
         }
         let mut widths = [0; HEADER.len()];

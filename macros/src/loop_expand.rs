@@ -155,10 +155,10 @@ fn policies(options: &Options, krate: &TokenStream) -> TokenStream {
     let site = Span::mixed_site();
     let mut tokens = TokenStream::new();
     if let Some(missed) = options.missed.as_ref().map(Policy::tokens) {
-        tokens.extend(quote_spanned!(site=> .missed(#krate::Missed::#missed)));
+        tokens.extend(quote_spanned!(site=> .missed(#krate::schedule::MissedPolicy::#missed)));
     }
     if let Some(overlap) = options.overlap.as_ref().map(Policy::tokens) {
-        tokens.extend(quote_spanned!(site=> .overlap(#krate::Overlap::#overlap)));
+        tokens.extend(quote_spanned!(site=> .overlap(#krate::schedule::OverlapPolicy::#overlap)));
     }
     if let Some(retry) = &options.retry {
         let backoff = match &options.backoff {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
+    contract::DURATION_BOUNDARIES,
     sync::atomic::{AtomicU64, Ordering},
-    telemetry::contract::DURATION_BOUNDARIES,
 };
 
 const BUCKETS: usize = DURATION_BOUNDARIES.len() + 1;

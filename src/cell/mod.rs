@@ -17,7 +17,5 @@ pub(crate) use snapshot::Vitals;
 pub use snapshot::{ErrorCount, LastError, RunRecord, SkipReason, TaskSnapshot, TaskState};
 pub(crate) use task_cell::{EndedRun, RunError, TaskCell};
 
-/// The most error types a name may show beside `panic`, `timeout` and `_OTHER`.
-pub const MAX_ERROR_TYPES: usize = 8;
-/// How many ended runs a name remembers, as in the seed.
-pub const HISTORY_LENGTH: usize = 100;
+/// The number of ended runs that a name remembers.
+pub(crate) const HISTORY_LENGTH: usize = 100;

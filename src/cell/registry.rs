@@ -12,13 +12,13 @@ use foldhash::fast::RandomState;
 
 use super::{TaskCell, TaskSnapshot, TaskState, Vitals};
 use crate::{
+    contract::OVERFLOW_NAME,
     policy::{TaskCategory, TaskPriority},
     sync::{
         Mutex, RwLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
         lock,
     },
-    telemetry::contract::OVERFLOW_NAME,
 };
 
 /// What a cell's figures are exported under: together these are one series.

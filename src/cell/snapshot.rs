@@ -6,86 +6,37 @@ use std::{
 };
 
 use super::{Identity, quantile};
-use crate::policy::{ExitKind, RestartReason, TaskCategory, TaskPriority};
+use crate::policy::{ExitKind, RestartReason, TaskCategory, TaskPriority, labels};
 
-/// Where a supervised task stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
-#[non_exhaustive]
-pub enum TaskState {
-    /// Registered, not yet begun; or it waits for a task it depends on, or for its group.
-    Waiting,
-    /// Alive; a loop is also alive between two iterations.
-    Running,
-    /// Waiting for its delay before a restart.
-    Backoff,
-    /// Asked to stop, and not yet ended.
-    Stopping,
-    /// Ended by itself, well.
-    Finished,
-    /// Given up: a permanent error, or more failures than its limit allows.
-    Failed,
-    /// Ended on request.
-    Stopped,
-    /// Held until somebody resumes it.
-    Paused,
-}
-
-impl TaskState {
-    /// Every state, in declaration order.
-    pub const ALL: [Self; 8] = [
-        Self::Waiting,
-        Self::Running,
-        Self::Backoff,
-        Self::Stopping,
-        Self::Finished,
-        Self::Failed,
-        Self::Stopped,
-        Self::Paused,
-    ];
-
-    /// The value of the attribute `task.state`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Running => "running",
-            Self::Backoff => "backoff",
-            Self::Stopping => "stopping",
-            Self::Finished => "finished",
-            Self::Failed => "failed",
-            Self::Stopped => "stopped",
-            Self::Paused => "paused",
-        }
+labels! {
+    /// Where a supervised task stands.
+    pub enum TaskState {
+        /// Registered, not yet begun; or it waits for a task it depends on, or for its group.
+        Waiting = "waiting",
+        /// Alive; a loop is also alive between two iterations.
+        Running = "running",
+        /// Waiting for its delay before a restart.
+        Backoff = "backoff",
+        /// Asked to stop, and not yet ended.
+        Stopping = "stopping",
+        /// Ended by itself, well.
+        Finished = "finished",
+        /// Given up: a permanent error, or more failures than its limit allows.
+        Failed = "failed",
+        /// Ended on request.
+        Stopped = "stopped",
+        /// Held until somebody resumes it.
+        Paused = "paused",
     }
 }
 
-impl std::fmt::Display for TaskState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Why an iteration of a loop did not take place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
-#[non_exhaustive]
-pub enum SkipReason {
-    /// Its time passed while nothing could begin: the process was suspended, the clock set forward, the runtime blocked.
-    Missed,
-    /// Its time came while one before it still ran, or another came while it did.
-    Overlapped,
-}
-
-impl SkipReason {
-    /// Every reason, in declaration order.
-    pub const ALL: [Self; 2] = [Self::Missed, Self::Overlapped];
-
-    /// The value of the attribute `reason`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Missed => "missed",
-            Self::Overlapped => "overlapped",
-        }
+labels! {
+    /// Why an iteration of a loop did not take place.
+    pub enum SkipReason {
+        /// Its time passed while nothing could begin: the process was suspended, the clock set forward, the runtime blocked.
+        Missed = "missed",
+        /// Its time came while one before it still ran, or another came while it did.
+        Overlapped = "overlapped",
     }
 }
 
@@ -131,7 +82,7 @@ pub struct ErrorCount {
 /// What is known of one task name at one moment.
 ///
 /// Taken field by field while runs go on: figures may be apart by the runs that end in between. At rest they agree.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct TaskSnapshot {
@@ -147,12 +98,12 @@ pub struct TaskSnapshot {
     pub state: Option<TaskState>,
     /// Runs under way.
     pub active: u64,
-    /// Ended runs by result, in the order of [`ExitKind::ALL`].
-    pub runs: [u64; ExitKind::ALL.len()],
+    #[cfg_attr(feature = "serde", serde(serialize_with = "by_exit"))]
+    pub(crate) runs: [u64; ExitKind::ALL.len()],
     /// Errors by class; panics and timeouts included.
     pub errors: Vec<ErrorCount>,
-    /// Restarts by reason, in the order of [`RestartReason::ALL`].
-    pub restarts: [u64; RestartReason::ALL.len()],
+    #[cfg_attr(feature = "serde", serde(serialize_with = "by_reason"))]
+    pub(crate) restarts: [u64; RestartReason::ALL.len()],
     /// Time spent in ended runs.
     pub run_time: Duration,
     /// The longest ended run.
@@ -168,8 +119,8 @@ pub struct TaskSnapshot {
     pub stalls: u64,
     /// Heartbeats and ready signs that came from a run that had ended: ignored.
     pub stale_signals: u64,
-    /// Iterations that did not take place, in the order of [`SkipReason::ALL`].
-    pub skipped: [u64; SkipReason::ALL.len()],
+    #[cfg_attr(feature = "serde", serde(serialize_with = "by_skip"))]
+    pub(crate) skipped: [u64; SkipReason::ALL.len()],
     /// How often an iteration of a loop was tried again after it had failed.
     pub retries: u64,
     /// How long ago the task first began to run.
@@ -196,6 +147,21 @@ pub struct TaskSnapshot {
     pub errors_last_hour: u64,
     /// Restarts in the last hour that nobody asked for, since the last restart by hand that forgave the earlier ones.
     pub restarts_last_hour: u64,
+}
+
+#[cfg(feature = "serde")]
+fn by_exit<S: serde::Serializer>(runs: &[u64], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(ExitKind::ALL.iter().zip(runs))
+}
+
+#[cfg(feature = "serde")]
+fn by_reason<S: serde::Serializer>(restarts: &[u64], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(RestartReason::ALL.iter().zip(restarts))
+}
+
+#[cfg(feature = "serde")]
+fn by_skip<S: serde::Serializer>(skipped: &[u64], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(SkipReason::ALL.iter().zip(skipped))
 }
 
 /// What health and the totals ask of one task name.
@@ -231,6 +197,9 @@ impl Vitals {
 }
 
 impl TaskSnapshot {
+    /// The most error types a name may show beside `panic`, `timeout` and `_OTHER`.
+    pub const MAX_ERROR_TYPES: usize = 8;
+
     /// Of a name of which nothing is known.
     pub(crate) fn of(identity: &Identity) -> Self {
         Self {
@@ -265,6 +234,21 @@ impl TaskSnapshot {
             errors_last_hour: 0,
             restarts_last_hour: 0,
         }
+    }
+
+    /// Returns the number of runs that ended in this way.
+    pub fn runs(&self, kind: ExitKind) -> u64 {
+        self.runs[kind as usize]
+    }
+
+    /// Returns the number of restarts for this reason.
+    pub fn restarts(&self, reason: RestartReason) -> u64 {
+        self.restarts[reason as usize]
+    }
+
+    /// Returns the number of iterations that did not take place for this reason.
+    pub fn skipped(&self, reason: SkipReason) -> u64 {
+        self.skipped[reason as usize]
     }
 
     /// Ended runs, however they ended.

@@ -9,17 +9,17 @@ use std::{
 };
 
 use super::{
-    ErrorCount, HISTORY_LENGTH, Identity, LastError, MAX_ERROR_TYPES, RunRecord, SkipReason, TaskSnapshot,
-    TaskState, Vitals, histogram::Histogram, window::HourWindow,
+    ErrorCount, HISTORY_LENGTH, Identity, LastError, RunRecord, SkipReason, TaskSnapshot, TaskState, Vitals,
+    histogram::Histogram, window::HourWindow,
 };
 use crate::{
-    policy::{ExitKind, MAX_RESTARTS_LIMIT, RestartReason},
+    contract::{ERROR_TYPE_OTHER, ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT},
+    policy::{ExitKind, RestartIntensity, RestartReason},
     sync::{
         Mutex, MutexGuard, OnceLock,
         atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
         lock,
     },
-    telemetry::contract::{ERROR_TYPE_OTHER, ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT},
 };
 
 /// What health looks back on.
@@ -208,7 +208,7 @@ impl TaskCell {
         figures.last_restart_at.store(nanos(now) + 1, Relaxed);
         if reason.counts() {
             let mut rare = figures.rare();
-            if rare.restart_log.len() == MAX_RESTARTS_LIMIT as usize {
+            if rare.restart_log.len() == RestartIntensity::MAX_RESTARTS as usize {
                 rare.restart_log.pop_front();
             }
             // Kept in order, whichever of two drivers of one name read its clock first: readers search it.
@@ -371,7 +371,8 @@ fn count_error(errors: &mut Vec<ErrorCount>, error_type: &'static str, budget: &
     const ALWAYS: [&str; 3] = [ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT, ERROR_TYPE_OTHER];
     let own = errors.iter().filter(|known| !ALWAYS.contains(&known.error_type)).count();
     let admitted = ALWAYS.contains(&error_type)
-        || own < MAX_ERROR_TYPES && budget.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+        || own < TaskSnapshot::MAX_ERROR_TYPES
+            && budget.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
     if !admitted {
         return count_error(errors, ERROR_TYPE_OTHER, budget);
     }
@@ -427,7 +428,6 @@ fn unix_nanos(wall: SystemTime) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
     use crate::policy::{TaskCategory, TaskPriority};
 
     fn secs(seconds: u64) -> Duration {
@@ -449,7 +449,7 @@ mod tests {
         let error = error_type.map(|error_type| RunError { error_type, message: &message, trace_id: None });
         let run = EndedRun { kind, started: UNIX_EPOCH + secs(10), duration: secs(2), error };
         cell.run_started(|| secs(10), run.started);
-        cell.run_ended(&run, || secs(12), &AtomicUsize::new(MAX_ERROR_TYPES));
+        cell.run_ended(&run, || secs(12), &AtomicUsize::new(TaskSnapshot::MAX_ERROR_TYPES));
     }
 
     #[test]
@@ -579,7 +579,7 @@ mod tests {
             assert_eq!(errors.iter().map(|error| error.count).sum::<u64>(), 22, "each is counted once");
             under.into_iter().filter(|under| *under == ERROR_TYPE_OTHER).count()
         };
-        assert_eq!(counted(usize::MAX), 2 * (TYPES.len() - MAX_ERROR_TYPES));
+        assert_eq!(counted(usize::MAX), 2 * (TYPES.len() - TaskSnapshot::MAX_ERROR_TYPES));
         assert_eq!(counted(3), 2 * (TYPES.len() - 3), "or fewer, where the registry has no more to give");
     }
 }

@@ -14,8 +14,8 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, Supervised, TaskBuilder, TaskEventKind};
 use crate::{
+    engine::{Shared, Supervised, TaskBuilder, TaskEventKind},
     policy::TaskOutput,
     run::{Task, TaskHandle},
 };

@@ -1,82 +1,41 @@
 //! What a manager's parts share: settings, cells, who is alive, what is registered.
 
 use std::{
-    borrow::Borrow,
-    cmp::Ordering,
-    collections::{BTreeMap, HashMap, HashSet},
-    hash::{Hash, Hasher},
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
-    time::{Duration, SystemTime},
 };
 
-use foldhash::fast::RandomState;
 use opentelemetry::{Context as OtelContext, trace::TraceContextExt};
 use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 
-use super::{
-    Body, ErrorRules, LastResort, Order, Supervised, TaskEventKind, TaskSpec,
-    courier::{Errand, Errands},
-    driver::Driver,
-    events::EventBus,
-    links::{Group, Links, Membership},
-    monitor, order,
-    polled::Polled,
-    shutdown::{Drain, Positions},
-    tracker::{Tracker, stage_of_task},
-    watch::Watch,
-};
+use super::roster::ByName;
 use crate::{
-    cell::{Identity, TaskState, by_name},
-    error::RegisterError,
-    read::HealthThresholds,
-    run::{Recorder, Task},
-    telemetry::{
-        contract::{SCOPE, key, record},
-        with_trace,
+    cell::TaskState,
+    contract::{SCOPE, key, record},
+    emit::with_trace,
+    engine::{
+        Group, Membership, Order, Supervised, TaskEventKind, TaskSpec,
+        observe::{events::EventBus, monitor, watch::Watch},
+        roster::{Registered, Registration},
+        settings::Settings,
+        shutdown::{
+            sequence::{Drain, Positions},
+            topology,
+            tracker::{Tracker, stage_of_task},
+        },
+        spawn::polled::Polled,
+        supervision::{
+            courier::{Errand, Errands},
+            driver::Driver,
+        },
     },
+    error::RegisterError,
+    run::Recorder,
     watchdog,
 };
-
-/// The first part of the names of the manager's own spans by default.
-pub const DEFAULT_SPAN_PREFIX: &str = "bot";
-
-pub(crate) struct Settings {
-    pub(crate) span_prefix: Arc<str>,
-    pub(crate) monitor_interval: Duration,
-    pub(crate) shutdown_deadline: Duration,
-    pub(crate) spawn_grace: Duration,
-    pub(crate) thresholds: HealthThresholds,
-    pub(crate) runtime_stall: Duration,
-    pub(crate) last_resort: LastResort,
-    /// Answers a number in `0.0..1.0`, for jitter.
-    pub(crate) random: Arc<dyn Fn() -> f64 + Send + Sync>,
-    pub(crate) wall_clock: WallClock,
-}
-
-/// How long a loop that waits for a time of the wall clock goes without a look at it: the clock may be set, and the process
-/// suspended, meanwhile.
-pub const DEFAULT_WALL_CLOCK_STEP: Duration = Duration::from_secs(30);
-
-/// The clock that people read.
-pub(crate) struct WallClock {
-    pub(crate) read: Arc<dyn Fn() -> SystemTime + Send + Sync>,
-    pub(crate) step: Duration,
-}
-
-impl WallClock {
-    pub(crate) fn now(&self) -> SystemTime {
-        (self.read)()
-    }
-}
-
-impl Default for WallClock {
-    fn default() -> Self {
-        Self { read: Arc::new(SystemTime::now), step: DEFAULT_WALL_CLOCK_STEP }
-    }
-}
 
 pub(crate) struct Shared {
     pub(crate) recorder: Arc<Recorder>,
@@ -102,49 +61,6 @@ pub(crate) struct Shared {
     pub(crate) begun: watch::Sender<bool>,
     /// Callers that wait for a signal, and for the shutdown's report then.
     pub(crate) awaited: AtomicUsize,
-}
-
-/// Written under one lock: what is registered is one fact.
-#[derive(Default)]
-pub(crate) struct Registered {
-    tasks: HashSet<ByName, RandomState>,
-    /// Those, by name; `None` since there is another.
-    listing: Option<Arc<[Arc<Supervised>]>>,
-    /// Who depends on a name, whether a task of that name is registered or not.
-    dependents: BTreeMap<Arc<str>, Vec<Weak<Supervised>>>,
-}
-
-/// A task that is found by its name, which it holds already: the key costs no memory of its own.
-struct ByName(Arc<Supervised>);
-
-impl Borrow<str> for ByName {
-    fn borrow(&self) -> &str {
-        self.0.name()
-    }
-}
-
-impl Hash for ByName {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.name().hash(state);
-    }
-}
-
-impl PartialEq for ByName {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.name() == other.0.name()
-    }
-}
-
-impl Eq for ByName {}
-
-/// A task to be registered.
-pub(crate) struct Registration {
-    pub(crate) identity: Identity,
-    pub(crate) spec: Arc<TaskSpec>,
-    pub(crate) body: Body,
-    /// How its errors are classed and named; `None` where nobody said.
-    pub(crate) rules: Option<Arc<ErrorRules>>,
-    pub(crate) links: Links,
 }
 
 impl Shared {
@@ -363,7 +279,7 @@ impl Shared {
         // Those that are linked to nothing themselves may be rested on.
         tasks.extend(self.tracker.drivers(|task| task.links.is_empty()));
         let stages: Vec<_> = tasks.iter().map(|task| stage_of_task(&task.task)).collect();
-        let put_off = order::positions(&stages, &self.dependencies(&tasks));
+        let put_off = topology::positions(&stages, &self.dependencies(&tasks));
         let put_off = tasks.iter().map(Arc::as_ptr).zip(put_off).collect();
         Positions { put_off }
     }
@@ -397,109 +313,5 @@ impl Shared {
                 }
             }
         }
-    }
-}
-
-/// Goes through a listing name by name, with the task that is registered under each. Both are in the order of the names.
-pub(crate) fn each_name<'a>(
-    listing: &'a [Arc<Task>],
-    registered: &'a [Arc<Supervised>],
-    mut visit: impl FnMut(&'a [Arc<Task>], Option<&'a Arc<Supervised>>),
-) {
-    let mut registered = registered.iter().peekable();
-    for of_name in by_name(listing) {
-        let name = &of_name[0].identity.name;
-        // One that came after the listing was made is not in it.
-        while registered.next_if(|task| task.name() < name).is_some() {}
-        visit(of_name, registered.next_if(|task| task.name() == name));
-    }
-}
-
-impl Registered {
-    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Supervised>> {
-        self.tasks.get(name).map(|task| &task.0)
-    }
-
-    /// Every task, by name.
-    pub(crate) fn all(&mut self) -> Arc<[Arc<Supervised>]> {
-        if let Some(listing) = &self.listing {
-            return listing.clone();
-        }
-        let tasks: Vec<_> = self.tasks.iter().map(|task| task.0.clone()).collect();
-        let listing: Arc<[_]> =
-            order::sort_by_name(tasks, |_| (), |task| task.name(), |_, _| Ordering::Equal).into();
-        self.listing = Some(listing.clone());
-        listing
-    }
-
-    /// Removes a task and what is said of it.
-    fn remove(&mut self, task: &Supervised) -> Option<Arc<Supervised>> {
-        for dependency in task.links.dependencies() {
-            if let Some(dependents) = self.dependents.get_mut(dependency) {
-                dependents.retain(|held| held.strong_count() > 0 && !std::ptr::eq(held.as_ptr(), task));
-                if dependents.is_empty() {
-                    self.dependents.remove(dependency);
-                }
-            }
-        }
-        self.tasks.take(&**task.name()).map(|task| task.0)
-    }
-
-    /// Whether these can be registered together, beside what is.
-    fn check(&self, new: &[Registration]) -> Result<(), RegisterError> {
-        if let [only] = new {
-            // What most registrations are.
-            let name = &only.identity.name;
-            if self.tasks.contains(&**name) {
-                return Err(RegisterError::Duplicate { name: name.to_string() });
-            }
-            if self.dependents.is_empty() && only.links.is_empty() {
-                return Ok(());
-            }
-        }
-        let mut names: Vec<&Arc<str>> = Vec::with_capacity(new.len());
-        let mut index = HashMap::new();
-        for registration in new {
-            let name = &registration.identity.name;
-            if self.tasks.contains(&**name) || index.insert(name.clone(), names.len()).is_some() {
-                return Err(RegisterError::Duplicate { name: name.to_string() });
-            }
-            names.push(name);
-        }
-        if self.dependents.is_empty() && new.iter().all(|registration| registration.links.is_empty()) {
-            return Ok(());
-        }
-        for registration in new {
-            let unknown = |name: &&Arc<str>| !index.contains_key(*name) && !self.tasks.contains(&***name);
-            if let Some(unknown) = registration.links.dependencies().iter().find(unknown) {
-                let path = vec![registration.identity.name.to_string(), unknown.to_string()];
-                return Err(RegisterError::UnknownDependency { path });
-            }
-        }
-        let old: Vec<_> = self.tasks.iter().map(|task| &task.0).collect();
-        for task in &old {
-            index.insert(task.name().clone(), names.len());
-            names.push(task.name());
-        }
-        let named = |links: &Links| -> Vec<usize> {
-            links.dependencies().iter().filter_map(|name| index.get(name).copied()).collect()
-        };
-        let mut dependencies: Vec<_> = new.iter().map(|registration| named(&registration.links)).collect();
-        for (member, registration) in new.iter().enumerate() {
-            if registration.links.membership().is_some_and(|membership| membership.index > 0) {
-                // The members of a group are registered together, in their order.
-                dependencies[member].push(member - 1);
-            }
-        }
-        for task in &old {
-            let mut of_task = named(&task.links);
-            let before = task.links.membership().into_iter().flat_map(Membership::before);
-            of_task.extend(before.filter_map(|before| index.get(before.name()).copied()));
-            dependencies.push(of_task);
-        }
-        order::cycle(&dependencies).map_or(Ok(()), |path| {
-            let path = path.into_iter().map(|task| names[task].to_string()).collect();
-            Err(RegisterError::DependencyCycle { path })
-        })
     }
 }

@@ -5,12 +5,9 @@ use subtle::ConstantTimeEq;
 
 use crate::{
     RestartError, TaskManager,
+    contract::{SCOPE, attribute, key, record},
+    emit::{SpanParent, with_trace},
     engine::manager_span,
-    telemetry::{
-        SpanParent,
-        contract::{SCOPE, attribute, key, record},
-        with_trace,
-    },
 };
 
 /// What may be asked of a task.
@@ -95,15 +92,15 @@ fn permit(configured: Option<&str>, given: Option<&str>) -> Result<(), Refused> 
 }
 
 fn act(manager: &TaskManager, name: &str, action: Action) -> Result<(), Refused> {
-    let unknown = |error: crate::UnknownTask| Refused::Unknown(error.to_string());
+    let unknown = |error: crate::task::UnknownTask| Refused::Unknown(error.to_string());
     match action {
-        Action::Restart => manager.restart_critical_task(name).map(drop).map_err(|error| match error {
+        Action::Restart => manager.restart(name).map(drop).map_err(|error| match error {
             RestartError::Unknown(error) => unknown(error),
             error => Refused::Conflict(error.to_string()),
         }),
-        Action::Pause => manager.pause_critical_task(name).map_err(unknown),
-        Action::Resume => manager.resume_critical_task(name).map_err(unknown),
-        Action::Stop => manager.stop_critical_task(name).map_err(unknown),
+        Action::Pause => manager.pause(name).map_err(unknown),
+        Action::Resume => manager.resume(name).map_err(unknown),
+        Action::Stop => manager.stop(name).map_err(unknown),
     }
 }
 

@@ -387,7 +387,7 @@ mod tests {
         );
 
         let waits = CriticalTaskConfig::new("gateway", |ctx| async move { ctx.cancelled().await });
-        tasks.register_critical_task(waits).expect("registered");
+        tasks.register(waits).expect("registered");
         let (everything, delta) = told(&mut client).await;
         assert_eq!(looks.elapsed(), TICK);
         let (summary, rows) = overview(&hub);

@@ -47,10 +47,9 @@ mod view;
 use std::{fmt, io, net::ToSocketAddrs, sync::Arc};
 
 use opentelemetry_sdk::{error::OTelSdkError, metrics::reader::MetricReader, trace::SpanProcessor};
+pub use server::PageServer;
 
 use crate::TaskManager;
-
-pub use server::PageServer;
 
 /// How many spans a [`Feed`] keeps.
 pub const FEED_SPANS: usize = 4_096;

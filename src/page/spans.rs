@@ -18,7 +18,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::view::{shortened, unix};
-use crate::telemetry::contract::{SPAN_RUN, key};
+use crate::contract::{SPAN_RUN, key};
 
 /// So many spans under way are kept at most; of more nothing is seen until they end.
 const RUNNING: usize = 1_024;

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use crate::{
     ExitKind, ManagerHealth, RestartReason, TaskEvent, TaskEventKind, TaskManager, TaskSnapshot, TaskState,
-    engine::Supervised, telemetry::contract::DURATION_BOUNDARIES,
+    contract::DURATION_BOUNDARIES, engine::Supervised,
 };
 
 /// How much of an error's text a row shows.
@@ -217,9 +217,9 @@ fn summary(manager: &TaskManager, health: &ManagerHealth, control: bool, traces:
     let shared = manager.for_page();
     let report = shared.drain.get().and_then(|drain| drain.report());
     Summary {
-        liveness: health.liveness,
-        readiness: health.readiness,
-        startup: health.startup,
+        liveness: health.is_live,
+        readiness: health.is_ready,
+        startup: health.has_started,
         runtime_stalled: health.runtime_stalled,
         blocked: blocked(health),
         registered: health.tasks.len(),
@@ -232,7 +232,7 @@ fn summary(manager: &TaskManager, health: &ManagerHealth, control: bool, traces:
 }
 
 fn blocked(health: &ManagerHealth) -> Vec<Blocked> {
-    let view = |blocked: &crate::BlockedTask| Blocked {
+    let view = |blocked: &crate::health::BlockedTask| Blocked {
         task: blocked.task.clone(),
         thread: blocked.thread.clone(),
         // Told by the tick; finer would change the page for nothing.
@@ -279,17 +279,17 @@ pub(super) fn detail(
     traces: Option<Vec<super::spans::TraceView>>,
 ) -> Option<TaskDetail> {
     let snapshot = manager.snapshot(name)?;
-    let metrics = manager.get_task_metrics(name)?;
-    let health = manager.get_task_health(name)?;
+    let metrics = manager.task_metrics(name)?;
+    let health = manager.task_health(name)?;
     let registered = manager.for_page().supervised(name);
     let last_error = snapshot.last_error.clone();
     let bounds = DURATION_BOUNDARIES.iter().copied().map(Some).chain([None]);
     let durations = bounds.zip(&snapshot.durations);
     let count = |what, count| Counted { what, count };
     Some(TaskDetail {
-        liveness: health.liveness,
-        readiness: health.readiness,
-        startup: health.startup,
+        liveness: health.is_live,
+        readiness: health.is_ready,
+        startup: health.has_started,
         first_start: snapshot.first_start.map(unix),
         last_success: snapshot.last_success.map(unix),
         last_restart: snapshot.last_restart.map(unix),
@@ -351,15 +351,15 @@ fn settings(task: &Supervised) -> Settings {
 pub(super) fn probe(manager: &TaskManager, probe: Probe) -> (bool, ProbeView) {
     let health = manager.health();
     let passes = match probe {
-        Probe::Live => health.liveness,
-        Probe::Ready => health.readiness,
-        Probe::Startup => health.startup,
+        Probe::Live => health.is_live,
+        Probe::Ready => health.is_ready,
+        Probe::Startup => health.has_started,
     };
     let shared = manager.for_page();
     let fails = |task: &crate::TaskHealth, state: Option<TaskState>| match probe {
-        Probe::Live => !task.liveness,
-        Probe::Ready => !task.readiness && state != Some(TaskState::Finished),
-        Probe::Startup => !task.startup,
+        Probe::Live => !task.is_live,
+        Probe::Ready => !task.is_ready && state != Some(TaskState::Finished),
+        Probe::Startup => !task.has_started,
     };
     let tasks = health.tasks.iter().filter_map(|(name, task)| {
         let state = shared.supervised(name).map(|task| task.state());

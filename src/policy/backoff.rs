@@ -2,22 +2,23 @@
 
 use std::time::Duration;
 
-use super::PolicyError;
+use super::{PolicyError, labels::labels};
 
-/// How much of a delay is left to chance.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Jitter {
-    /// The delay as computed.
-    None,
-    /// Half of it fixed, half of it random: never immediate, still spread.
-    #[default]
-    Equal,
-    /// Anything from nothing to all of it.
-    Full,
-    /// Anything between the first delay and three times the delay before, up to the cap; the factor is not used. Spreads
-    /// most, and still grows.
-    Decorrelated,
+labels! {
+    /// How much of a delay is left to chance.
+    #[derive(Default)]
+    pub enum Jitter {
+        /// The delay as computed.
+        None = "none",
+        /// Half of it fixed, half of it random: never immediate, still spread.
+        #[default]
+        Equal = "equal",
+        /// Anything from nothing to all of it.
+        Full = "full",
+        /// Anything between the first delay and three times the delay before, up to the cap; the factor is not used. Spreads
+        /// most, and still grows.
+        Decorrelated = "decorrelated",
+    }
 }
 
 /// Exponential backoff: `initial`, then times `factor`, never more than `cap`; after a run that lasted
@@ -26,14 +27,15 @@ pub enum Jitter {
 /// The jitter kinds are those of [*Exponential Backoff And Jitter*](https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
 ///
 /// ```
-/// use otel_tasks::{Backoff, Jitter};
+/// use otel_tasks::{Backoff, policy::Jitter};
 /// use std::time::Duration;
 /// let backoff = Backoff::new(Duration::from_secs(1), 2.0, Duration::from_secs(5))?.jitter(Jitter::None);
 /// let delays: Vec<u64> = (0..4).map(|attempt| backoff.delay(attempt, Duration::ZERO, 0.5).as_secs()).collect();
 /// assert_eq!(delays, [1, 2, 4, 5]);
-/// # Ok::<(), otel_tasks::PolicyError>(())
+/// # Ok::<(), otel_tasks::policy::PolicyError>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Backoff {
     initial: Duration,
     factor: f64,
@@ -42,28 +44,31 @@ pub struct Backoff {
     stable_after: Duration,
 }
 
-/// The first delay of [`Backoff::default`], as in the seed.
-pub const DEFAULT_RESTART_DELAY: Duration = Duration::from_secs(30);
-/// The growth of [`Backoff::default`].
-pub const DEFAULT_BACKOFF_FACTOR: f64 = 2.0;
-/// The longest delay of [`Backoff::default`].
-pub const DEFAULT_BACKOFF_CAP: Duration = Duration::from_secs(60);
-/// How long a run must last for [`Backoff::default`] to begin again.
-pub const DEFAULT_STABLE_AFTER: Duration = Duration::from_secs(600);
-
 impl Default for Backoff {
     fn default() -> Self {
         Self {
-            initial: DEFAULT_RESTART_DELAY,
-            factor: DEFAULT_BACKOFF_FACTOR,
-            cap: DEFAULT_BACKOFF_CAP,
+            initial: Backoff::DEFAULT_INITIAL,
+            factor: Backoff::DEFAULT_FACTOR,
+            cap: Backoff::DEFAULT_CAP,
             jitter: Jitter::Equal,
-            stable_after: DEFAULT_STABLE_AFTER,
+            stable_after: Backoff::DEFAULT_STABLE_AFTER,
         }
     }
 }
 
 impl Backoff {
+    /// How long a run must last for [`Backoff::default`] to begin again.
+    pub const DEFAULT_STABLE_AFTER: Duration = Duration::from_secs(600);
+
+    /// The first delay of [`Backoff::default`], as in the seed.
+    pub const DEFAULT_INITIAL: Duration = Duration::from_secs(30);
+
+    /// The growth of [`Backoff::default`].
+    pub const DEFAULT_FACTOR: f64 = 2.0;
+
+    /// The longest delay of [`Backoff::default`].
+    pub const DEFAULT_CAP: Duration = Duration::from_secs(60);
+
     /// Exponential backoff with [`Jitter::Equal`].
     ///
     /// # Errors
@@ -91,7 +96,7 @@ impl Backoff {
         self
     }
 
-    /// How long a run must last for the delays to begin again ([`DEFAULT_STABLE_AFTER`]).
+    /// How long a run must last for the delays to begin again ([`Backoff::DEFAULT_STABLE_AFTER`]).
     #[must_use]
     pub fn stable_after(mut self, stable_after: Duration) -> Self {
         self.stable_after = stable_after;
@@ -154,7 +159,7 @@ mod tests {
     fn delays_stay_inside_their_jitter() {
         for attempt in [0, 1, 5, 64, u32::MAX] {
             let full = Backoff::default().longest(attempt);
-            assert!(full <= DEFAULT_BACKOFF_CAP);
+            assert!(full <= Backoff::DEFAULT_CAP);
             for random in [0.0, 0.3, 0.999] {
                 let equal = Backoff::default().delay(attempt, Duration::ZERO, random);
                 assert!(equal >= full / 2 && equal <= full, "{attempt} {random}: {equal:?}");
@@ -163,7 +168,7 @@ mod tests {
                 let decorrelated = Backoff::default().jitter(Jitter::Decorrelated);
                 let first = decorrelated.delay(attempt, Duration::ZERO, random);
                 assert!(
-                    first >= DEFAULT_RESTART_DELAY && first <= decorrelated.longest(attempt),
+                    first >= Backoff::DEFAULT_INITIAL && first <= decorrelated.longest(attempt),
                     "{first:?}"
                 );
             }

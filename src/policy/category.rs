@@ -2,47 +2,28 @@
 
 use std::borrow::Cow;
 
-/// What a task is. Shutdown stops the categories in the order of [`TaskCategory::SHUTDOWN_ORDER`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
-#[non_exhaustive]
-pub enum TaskCategory {
-    /// Runs on a schedule: loops, and everything registered as critical.
-    Scheduled,
-    /// Holds a connection to the outside that the rest depends on.
-    Gateway,
-    /// Belongs to the program's own machinery.
-    System,
-    /// Answers one request or command.
-    Command,
-    /// Nothing is known about it.
-    Unknown,
+use super::labels::labels;
+
+labels! {
+    /// What a task is. Shutdown stops the categories in the order of [`TaskCategory::SHUTDOWN_ORDER`].
+    pub enum TaskCategory {
+        /// Runs on a schedule: loops, and everything registered as critical.
+        Scheduled = "scheduled",
+        /// Holds a connection to the outside that the rest depends on.
+        Gateway = "gateway",
+        /// Belongs to the program's own machinery.
+        System = "system",
+        /// Answers one request or command.
+        Command = "command",
+        /// Nothing is known about it.
+        Unknown = "unknown",
+    }
 }
 
 impl TaskCategory {
-    /// Every category, in declaration order.
-    pub const ALL: [Self; 5] = [Self::Scheduled, Self::Gateway, Self::System, Self::Command, Self::Unknown];
-
     /// The order in which shutdown stops them: what nobody depends on first, the gateway last.
-    pub const SHUTDOWN_ORDER: [Self; 5] =
-        [Self::Unknown, Self::Command, Self::System, Self::Scheduled, Self::Gateway];
-
-    /// The value of the attribute `task.category`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Scheduled => "scheduled",
-            Self::Gateway => "gateway",
-            Self::System => "system",
-            Self::Command => "command",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-impl std::fmt::Display for TaskCategory {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
+    pub const SHUTDOWN_ORDER: &'static [Self] =
+        &[Self::Unknown, Self::Command, Self::System, Self::Scheduled, Self::Gateway];
 }
 
 /// Tells a task's category from its name, where none was given explicitly.
@@ -52,7 +33,7 @@ impl std::fmt::Display for TaskCategory {
 /// is [`Command`](TaskCategory::Command); anything else is [`Unknown`](TaskCategory::Unknown).
 ///
 /// ```
-/// use otel_tasks::{CategoryRules, TaskCategory};
+/// use otel_tasks::{TaskCategory, policy::CategoryRules};
 /// let rules = CategoryRules::default().prefix("kafka-", TaskCategory::Gateway);
 /// assert_eq!(rules.categorize("kafka-consumer"), TaskCategory::Gateway);
 /// assert_eq!(rules.categorize("Run_Command_ping"), TaskCategory::Command);

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::telemetry::contract::{ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT};
+use super::labels::labels;
+use crate::contract::{ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT};
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,48 +41,35 @@ pub struct Failure {
     pub class: ErrorClass,
 }
 
-/// Whether trying again can help.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum ErrorClass {
-    /// It can: the restart policy decides.
-    #[default]
-    Transient,
-    /// It cannot: the task fails at once.
-    Permanent,
+labels! {
+    /// Whether trying again can help.
+    #[derive(Default)]
+    pub enum ErrorClass {
+        /// It can: the restart policy decides.
+        #[default]
+        Transient = "transient",
+        /// It cannot: the task fails at once.
+        Permanent = "permanent",
+    }
 }
 
-/// [`Exit`] without its details.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
-#[non_exhaustive]
-pub enum ExitKind {
-    /// It returned `()` or `Ok`.
-    Success,
-    /// It returned an error.
-    Failure,
-    /// It panicked.
-    Panic,
-    /// It passed its time limit.
-    Timeout,
-    /// It was dropped before it finished.
-    Cancellation,
+labels! {
+    /// [`Exit`] without its details.
+    pub enum ExitKind {
+        /// It returned `()` or `Ok`.
+        Success = "success",
+        /// It returned an error.
+        Failure = "failure",
+        /// It panicked.
+        Panic = "panic",
+        /// It passed its time limit.
+        Timeout = "timeout",
+        /// It was dropped before it finished.
+        Cancellation = "cancellation",
+    }
 }
 
 impl ExitKind {
-    /// Every kind, in declaration order.
-    pub const ALL: [Self; 5] = [Self::Success, Self::Failure, Self::Panic, Self::Timeout, Self::Cancellation];
-
-    /// The value of the attribute `task.run.result`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::Failure => "failure",
-            Self::Panic => "panic",
-            Self::Timeout => "timeout",
-            Self::Cancellation => "cancellation",
-        }
-    }
-
     /// Whether it counts as an error: whether [`Exit::error_type`] names one.
     pub(crate) const fn is_error(self) -> bool {
         matches!(self, Self::Failure | Self::Panic | Self::Timeout)

@@ -1,18 +1,19 @@
 //! How tasks hang together: what one's end does to others.
 
-/// What happens to the other members of a group when one of them has to be restarted. The words and the meaning are
-/// those of [OTP's supervisors](https://www.erlang.org/doc/apps/stdlib/supervisor.html).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
-#[non_exhaustive]
-pub enum RestartStrategy {
-    /// Nothing: it is restarted alone. The default.
-    #[default]
-    OneForOne,
-    /// All are stopped, the last first, and begin anew together, the first first.
-    OneForAll,
-    /// Those after it are stopped, the last first, and begin anew after it.
-    RestForOne,
+use super::labels::labels;
+labels! {
+    /// What happens to the other members of a group when one of them has to be restarted. The words and the meaning are
+    /// those of [OTP's supervisors](https://www.erlang.org/doc/apps/stdlib/supervisor.html).
+    #[derive(Default)]
+    pub enum RestartStrategy {
+        /// Nothing: it is restarted alone. The default.
+        #[default]
+        OneForOne = "one_for_one",
+        /// All are stopped, the last first, and begin anew together, the first first.
+        OneForAll = "one_for_all",
+        /// Those after it are stopped, the last first, and begin anew after it.
+        RestForOne = "rest_for_one",
+    }
 }
 
 impl RestartStrategy {
@@ -26,47 +27,47 @@ impl RestartStrategy {
     }
 }
 
-/// What a task does when one it depends on is lost: failed, was stopped, restarted or unregistered.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
-#[non_exhaustive]
-pub enum DependencyLoss {
-    /// It goes on: it can reconnect by itself. The default.
-    #[default]
-    Keep,
-    /// It is stopped, and stays so until somebody restarts it.
-    Stop,
-    /// It is stopped, waits, and begins anew as soon as the dependency is ready again.
-    Restart,
+labels! {
+    /// What a task does when one it depends on is lost: failed, was stopped, restarted or unregistered.
+    #[derive(Default)]
+    pub enum DependencyLoss {
+        /// It goes on: it can reconnect by itself. The default.
+        #[default]
+        Keep = "keep",
+        /// It is stopped, and stays so until somebody restarts it.
+        Stop = "stop",
+        /// It is stopped, waits, and begins anew as soon as the dependency is ready again.
+        Restart = "restart",
+    }
 }
 
-/// How far the end of a task that was given up reaches.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
-#[non_exhaustive]
-pub enum Escalation {
-    /// No further: the others go on. The default; one bad task takes nothing down unasked.
-    #[default]
-    None,
-    /// The other members of its group are stopped, the last first. Without a group this is [`Escalation::None`].
-    Group,
-    /// The manager shuts down in order; the report names the task and why it was given up.
-    Shutdown,
+labels! {
+    /// How far the end of a task that was given up reaches.
+    #[derive(Default)]
+    pub enum Escalation {
+        /// No further: the others go on. The default; one bad task takes nothing down unasked.
+        #[default]
+        None = "none",
+        /// The other members of its group are stopped, the last first. Without a group this is [`Escalation::None`].
+        Group = "group",
+        /// The manager shuts down in order; the report names the task and why it was given up.
+        Shutdown = "shutdown",
+    }
 }
 
-/// What is done about a task that stalled: it gave no heartbeat in time, or one poll of it took too long.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
-#[non_exhaustive]
-pub enum StallAction {
-    /// It is told: event, log record, counter, health.
-    Report,
-    /// It is told and restarted, which counts against its limit. The default. A poll that blocks its thread cannot be
-    /// interrupted: the restart takes place when it returns.
-    #[default]
-    Restart,
-    /// It is told and given up at once, and its [`Escalation`] follows.
-    Escalate,
+labels! {
+    /// What is done about a task that stalled: it gave no heartbeat in time, or one poll of it took too long.
+    #[derive(Default)]
+    pub enum StallAction {
+        /// It is told: event, log record, counter, health.
+        Report = "report",
+        /// It is told and restarted, which counts against its limit. The default. A poll that blocks its thread cannot be
+        /// interrupted: the restart takes place when it returns.
+        #[default]
+        Restart = "restart",
+        /// It is told and given up at once, and its [`Escalation`] follows.
+        Escalate = "escalate",
+    }
 }
 
 #[cfg(test)]

@@ -2,25 +2,29 @@
 
 mod backoff;
 mod category;
+mod error;
 mod exit;
 mod group;
+mod labels;
 mod names;
 mod output;
 mod priority;
 mod restart;
+mod shutdown;
 
-pub use backoff::{
-    Backoff, DEFAULT_BACKOFF_CAP, DEFAULT_BACKOFF_FACTOR, DEFAULT_RESTART_DELAY, DEFAULT_STABLE_AFTER, Jitter,
-};
+pub use backoff::{Backoff, Jitter};
 pub use category::{CategoryRules, TaskCategory};
+pub use error::PolicyError;
 pub use exit::{ErrorClass, Exit, ExitKind, Failure, Panic};
 pub use group::{DependencyLoss, Escalation, RestartStrategy, StallAction};
+pub use labels::ParseError;
+#[cfg(feature = "serde")]
+pub(crate) use labels::deserialize_text;
+pub(crate) use labels::labels;
 pub use names::NameRule;
 pub(crate) use names::type_path;
 pub use output::{Discard, DiscardExt, TaskOutput};
 pub use priority::TaskPriority;
-pub use restart::{
-    DEFAULT_MAX_RESTARTS, DEFAULT_RESTART_WINDOW, MAX_RESTARTS_LIMIT, PolicyError, RestartIntensity,
-    RestartPolicy, RestartReason,
-};
+pub use restart::{RestartIntensity, RestartPolicy, RestartReason};
 pub(crate) use restart::{Verdict, check_reachable};
+pub use shutdown::ShutdownOutcome;

@@ -8,7 +8,7 @@ use std::{borrow::Cow, fmt, sync::Arc};
 /// request, and one series per request is what takes a metrics backend down.
 ///
 /// ```
-/// use otel_tasks::NameRule;
+/// use otel_tasks::policy::NameRule;
 /// assert_eq!(NameRule::default().apply("command_ping_8841"), "command_ping");
 /// assert_eq!(NameRule::keep().apply("command_ping_8841"), "command_ping_8841");
 /// ```

@@ -95,7 +95,7 @@ pub trait DiscardExt: Future + Sized {
     /// Drops the output: the task counts as a success whatever it returned.
     ///
     /// ```
-    /// use otel_tasks::DiscardExt as _;
+    /// use otel_tasks::policy::DiscardExt as _;
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
     /// let tasks = otel_tasks::TaskManager::builder().build();
     /// tasks.spawn("answer", async { 42 }.discard());

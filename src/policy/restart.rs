@@ -2,85 +2,60 @@
 
 use std::time::Duration;
 
-use super::{Backoff, ErrorClass, Exit, ExitKind};
+use super::{Backoff, ErrorClass, Exit, ExitKind, labels::labels};
+use crate::policy::error::PolicyError;
 
-/// When a supervised task that ended is run again.
-///
-/// | how it ended | `Always` | `OnFailure` | `Never` |
-/// |---|---|---|---|
-/// | success | restart | finished | finished |
-/// | transient error, panic, timeout | restart | restart | failed |
-/// | permanent error | failed | failed | failed |
-/// | stopped on request | stopped | stopped | stopped |
-/// | stalled (no heartbeat in time) | restart | restart | failed |
-///
-/// The first two columns are OTP's `permanent` and `transient`, the last its `temporary`; that a *permanent error* ends
-/// even an `Always` task is ours: the user said that trying again cannot help.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RestartPolicy {
-    /// Restart however it ended.
-    Always,
-    /// Restart after an error, a panic or a timeout. The default.
-    #[default]
-    OnFailure,
-    /// Never restart.
-    Never,
+labels! {
+    /// When a supervised task that ended is run again.
+    ///
+    /// | how it ended | `Always` | `OnFailure` | `Never` |
+    /// |---|---|---|---|
+    /// | success | restart | finished | finished |
+    /// | transient error, panic, timeout | restart | restart | failed |
+    /// | permanent error | failed | failed | failed |
+    /// | stopped on request | stopped | stopped | stopped |
+    /// | stalled (no heartbeat in time) | restart | restart | failed |
+    ///
+    /// The first two columns are OTP's `permanent` and `transient`, the last its `temporary`; that a *permanent error* ends
+    /// even an `Always` task is ours: the user said that trying again cannot help.
+    #[derive(Default)]
+    pub enum RestartPolicy {
+        /// Restart however it ended.
+        Always = "always",
+        /// Restart after an error, a panic or a timeout. The default.
+        #[default]
+        OnFailure = "on_failure",
+        /// Never restart.
+        Never = "never",
+    }
 }
 
-/// Why a task was restarted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
-#[non_exhaustive]
-pub enum RestartReason {
-    /// It returned a transient error.
-    Failure,
-    /// It panicked.
-    Panic,
-    /// It passed its time limit.
-    Timeout,
-    /// It finished, and its policy is [`RestartPolicy::Always`].
-    Finished,
-    /// It went without a heartbeat for longer than it promised.
-    Stalled,
-    /// Somebody asked for it.
-    Requested,
-    /// Another member of its group had to be restarted.
-    Group,
-    /// A task it depends on was lost and is ready again.
-    Dependency,
+labels! {
+    /// Why a task was restarted.
+    pub enum RestartReason {
+        /// It returned a transient error.
+        Failure = "failure",
+        /// It panicked.
+        Panic = "panic",
+        /// It passed its time limit.
+        Timeout = "timeout",
+        /// It finished, and its policy is [`RestartPolicy::Always`].
+        Finished = "finished",
+        /// It went without a heartbeat for longer than it promised.
+        Stalled = "stalled",
+        /// Somebody asked for it.
+        Requested = "requested",
+        /// Another member of its group had to be restarted.
+        Group = "group",
+        /// A task it depends on was lost and is ready again.
+        Dependency = "dependency",
+    }
 }
 
 impl RestartReason {
-    /// Every reason, in declaration order.
-    pub const ALL: [Self; 8] = [
-        Self::Failure,
-        Self::Panic,
-        Self::Timeout,
-        Self::Finished,
-        Self::Stalled,
-        Self::Requested,
-        Self::Group,
-        Self::Dependency,
-    ];
-
     /// Whether it counts against the task's restart limit: it is the task's own doing.
     pub(crate) const fn counts(self) -> bool {
         !matches!(self, Self::Requested | Self::Group | Self::Dependency)
-    }
-
-    /// The value of the attribute `task.restart.reason`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Failure => "failure",
-            Self::Panic => "panic",
-            Self::Timeout => "timeout",
-            Self::Finished => "finished",
-            Self::Stalled => "stalled",
-            Self::Requested => "requested",
-            Self::Group => "group",
-            Self::Dependency => "dependency",
-        }
     }
 }
 
@@ -112,34 +87,40 @@ impl RestartPolicy {
 ///
 /// The window slides; what left it no longer counts. This is OTP's restart intensity and period, per task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct RestartIntensity {
     max_restarts: u32,
     within: Duration,
 }
 
-/// The restarts of [`RestartIntensity::default`], as in the seed.
-pub const DEFAULT_MAX_RESTARTS: u32 = 5;
-/// The window of [`RestartIntensity::default`].
-pub const DEFAULT_RESTART_WINDOW: Duration = Duration::from_secs(600);
-/// The most restarts a limit may name: the cell keeps the time of each.
-pub const MAX_RESTARTS_LIMIT: u32 = 1_000;
-
 impl Default for RestartIntensity {
     fn default() -> Self {
-        Self { max_restarts: DEFAULT_MAX_RESTARTS, within: DEFAULT_RESTART_WINDOW }
+        Self {
+            max_restarts: RestartIntensity::DEFAULT_MAX_RESTARTS,
+            within: RestartIntensity::DEFAULT_WITHIN,
+        }
     }
 }
 
 impl RestartIntensity {
+    /// The most restarts a limit may name: the cell keeps the time of each.
+    pub const MAX_RESTARTS: u32 = 1_000;
+
+    /// The window of [`RestartIntensity::default`].
+    pub const DEFAULT_WITHIN: Duration = Duration::from_secs(600);
+
+    /// The restarts of [`RestartIntensity::default`], as in the seed.
+    pub const DEFAULT_MAX_RESTARTS: u32 = 5;
+
     /// Allows `max_restarts` within any span of `within`; 0 gives up on the first failure.
     ///
     /// # Errors
-    /// [`PolicyError::ZeroWindow`] for a zero `within`, [`PolicyError::TooManyRestarts`] above [`MAX_RESTARTS_LIMIT`].
+    /// [`PolicyError::ZeroWindow`] for a zero `within`, [`PolicyError::TooManyRestarts`] above [`RestartIntensity::MAX_RESTARTS`].
     pub fn new(max_restarts: u32, within: Duration) -> Result<Self, PolicyError> {
         if within.is_zero() {
             return Err(PolicyError::ZeroWindow { max_restarts });
         }
-        if max_restarts > MAX_RESTARTS_LIMIT {
+        if max_restarts > RestartIntensity::MAX_RESTARTS {
             return Err(PolicyError::TooManyRestarts { max_restarts });
         }
         Ok(Self { max_restarts, within })
@@ -173,59 +154,6 @@ pub(crate) fn check_reachable(intensity: RestartIntensity, backoff: &Backoff) ->
     }
     Ok(())
 }
-
-/// A policy that contradicts itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PolicyError {
-    /// A restart limit without a window to count it in.
-    ZeroWindow {
-        /// The limit that was given.
-        max_restarts: u32,
-    },
-    /// A restart limit above [`MAX_RESTARTS_LIMIT`].
-    TooManyRestarts {
-        /// The limit that was given.
-        max_restarts: u32,
-    },
-    /// The delays between restarts are so long that the limit is never reached within its window.
-    LimitUnreachable {
-        /// The limit that was given.
-        max_restarts: u32,
-        /// Its window.
-        within: Duration,
-        /// How long that many restarts take at least, failing at once each time.
-        needed: Duration,
-    },
-    /// A backoff whose figures make no sense.
-    Backoff {
-        /// What is wrong.
-        reason: &'static str,
-    },
-}
-
-impl std::fmt::Display for PolicyError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::ZeroWindow { max_restarts } => {
-                write!(f, "a limit of {max_restarts} restarts needs a window longer than zero")
-            }
-            Self::TooManyRestarts { max_restarts } => {
-                write!(
-                    f,
-                    "a limit of {max_restarts} restarts is above the {MAX_RESTARTS_LIMIT} that are kept"
-                )
-            }
-            Self::LimitUnreachable { max_restarts, within, needed } => write!(
-                f,
-                "a limit of {max_restarts} restarts in {within:?} can never be reached: with this backoff they take {needed:?}"
-            ),
-            Self::Backoff { reason } => write!(f, "the backoff is not usable: {reason}"),
-        }
-    }
-}
-
-impl std::error::Error for PolicyError {}
 
 #[cfg(test)]
 mod tests {

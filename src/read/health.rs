@@ -13,6 +13,7 @@ use crate::cell::{TaskState, Vitals};
 
 /// From when on a task counts as unhealthy. The defaults are the seed's, over sliding windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct HealthThresholds {
     /// So many errors in the last hour are too many (10).
@@ -109,11 +110,11 @@ pub struct TaskHealth {
     /// Whether nobody needs to look.
     pub is_healthy: bool,
     /// Whether it is alive: false only for a task that stalled or was given up.
-    pub liveness: bool,
+    pub is_live: bool,
     /// Whether it does its work now: alive, running, ready, and the manager not shutting down.
-    pub readiness: bool,
+    pub is_ready: bool,
     /// Whether it has been ready at least once since it was registered: what a startup probe asks.
-    pub startup: bool,
+    pub has_started: bool,
     /// Why not, or not quite.
     pub reasons: Vec<HealthReason>,
     /// The time since it first began, where it has.
@@ -140,11 +141,11 @@ pub(crate) struct Live {
 #[non_exhaustive]
 pub struct ManagerHealth {
     /// False where restarting the process can help: a task stalled or was given up, or the runtime runs nothing.
-    pub liveness: bool,
+    pub is_live: bool,
     /// Whether to send it work: alive, not shutting down, and every registered task ready or well finished.
-    pub readiness: bool,
+    pub is_ready: bool,
     /// Whether every registered task has been ready at least once.
-    pub startup: bool,
+    pub has_started: bool,
     /// Whether the runtime runs nothing, all its threads being blocked.
     pub runtime_stalled: bool,
     /// The tasks that block a thread now, as the watchdog last saw them: one poll has gone on for longer than
@@ -175,11 +176,11 @@ pub(crate) fn manager_health(
     blocked: Vec<BlockedTask>,
     shutting_down: bool,
 ) -> ManagerHealth {
-    let liveness = !runtime_stalled && tasks.iter().all(|(_, task)| task.liveness);
+    let is_live = !runtime_stalled && tasks.iter().all(|(_, task)| task.is_live);
     ManagerHealth {
-        liveness,
-        readiness: liveness && ready && !shutting_down,
-        startup: tasks.iter().all(|(_, task)| task.startup),
+        is_live,
+        is_ready: is_live && ready && !shutting_down,
+        has_started: tasks.iter().all(|(_, task)| task.has_started),
         runtime_stalled,
         blocked,
         tasks,
@@ -224,12 +225,12 @@ pub(crate) fn health(
     shutting_down: bool,
 ) -> TaskHealth {
     let reasons: Vec<_> = reasons(task, live, thresholds, shutting_down).collect();
-    let liveness = !live.stalled && task.state != Some(TaskState::Failed);
+    let is_live = !live.stalled && task.state != Some(TaskState::Failed);
     TaskHealth {
         is_healthy: !reasons.iter().any(|reason| reason.is_unhealthy()),
-        liveness,
-        readiness: liveness && !shutting_down && live.ready && task.state == Some(TaskState::Running),
-        startup: live.started,
+        is_live,
+        is_ready: is_live && !shutting_down && live.ready && task.state == Some(TaskState::Running),
+        has_started: live.started,
         reasons,
         uptime: task.uptime.unwrap_or_default(),
         error_rate: task.errors_last_hour as f64,
@@ -255,7 +256,7 @@ mod tests {
             health(&vitals, READY, &HealthThresholds::default(), false)
         };
         let health = at(6);
-        assert!(health.is_healthy && health.liveness && health.readiness, "{health:?}");
+        assert!(health.is_healthy && health.is_live && health.is_ready, "{health:?}");
         assert_eq!(health.reasons, [HealthReason::Recovering]);
         assert_eq!(at(304).reasons, [HealthReason::Recovering]);
         assert_eq!(at(305).reasons, [], "five minutes after it");

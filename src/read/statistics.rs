@@ -45,8 +45,13 @@ pub struct TaskMetrics {
     pub last_error: Option<String>,
     /// When it happened.
     pub last_error_time: Option<SystemTime>,
-    /// The last ended runs, the oldest first; at most [`HISTORY_LENGTH`](crate::HISTORY_LENGTH).
+    /// The last ended runs, the oldest first; at most [`HISTORY_LENGTH`](crate::TaskMetrics::HISTORY_LENGTH).
     pub history: Vec<RunRecord>,
+}
+
+impl TaskMetrics {
+    /// How many ended runs a name remembers, as in the seed.
+    pub const HISTORY_LENGTH: usize = crate::cell::HISTORY_LENGTH;
 }
 
 pub(crate) fn metrics(task: &TaskSnapshot, history: Vec<RunRecord>) -> TaskMetrics {
@@ -132,8 +137,14 @@ impl Tally {
     pub(crate) fn statistics(self) -> TaskStatistics {
         let Self { sums, categories, priorities } = self;
         TaskStatistics {
-            categories: TaskCategory::ALL.map(|category| (category, categories[category as usize])).into(),
-            priorities: TaskPriority::ALL.map(|priority| (priority, priorities[priority as usize])).into(),
+            categories: TaskCategory::ALL
+                .iter()
+                .map(|&category| (category, categories[category as usize]))
+                .collect(),
+            priorities: TaskPriority::ALL
+                .iter()
+                .map(|&priority| (priority, priorities[priority as usize]))
+                .collect(),
             ..sums
         }
     }

@@ -7,8 +7,8 @@ use std::{fmt::Display, future::Future};
 
 use super::{Begin, Ended, Recorder, Run, current::Current, resume};
 use crate::{
+    emit::SpanParent,
     policy::{ErrorClass, Exit, Failure as PolicyFailure, TaskCategory, TaskPriority},
-    telemetry::SpanParent,
 };
 
 /// What the attribute says of its function.

@@ -19,12 +19,12 @@ use tokio::time::{Instant, Sleep};
 
 use super::{Payload, Recorder, Task, catch, current::Current};
 use crate::{
-    policy::{Exit, ExitKind},
-    telemetry::{
-        ManagedSpan, SpanParent, SpanStart,
-        contract::{self, key, record},
-        installed, managed_span, offer, subscriber_is_of_process, with_trace,
+    contract::{self, key, record},
+    emit::{
+        ManagedSpan, SpanParent, SpanStart, installed, managed_span, offer, subscriber_is_of_process,
+        with_trace,
     },
+    policy::{Exit, ExitKind},
     watchdog,
 };
 

@@ -1,10 +1,12 @@
 //! Where runs are recorded: the cells, the clock, the instruments and the tracer of one manager, or of the process.
 
-use std::sync::{
-    Arc, Mutex, OnceLock, PoisonError,
-    atomic::{AtomicBool, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
 };
-use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwapOption, Guard};
 use opentelemetry::global::BoxedTracer;
@@ -13,8 +15,8 @@ use tokio::time::Instant;
 use super::PollTime;
 use crate::{
     cell::{EndedRun, Entry, Identity, Registry, RunError, TaskSnapshot, by_name, snapshot},
+    emit::{Exposition, Figures, Source, SpanPath, TaskAttributes},
     policy::{CategoryRules, Exit, NameRule, TaskCategory, TaskPriority},
-    telemetry::{Exposition, Figures, Source, SpanPath, TaskAttributes},
 };
 
 /// A task name with its cell and its attribute sets.

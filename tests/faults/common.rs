@@ -17,7 +17,10 @@ use std::{
 };
 
 use otel_tasks::{
-    CriticalTaskConfig, Exit, RestartReason, TaskEvent, TaskEventKind, TaskEvents, TaskManager, TaskState,
+    CriticalTaskConfig, TaskManager,
+    events::{TaskEvent, TaskEventKind, TaskEvents},
+    policy::{Exit, RestartReason},
+    snapshot::TaskState,
 };
 
 use crate::support::{Alive, listen, secs};
@@ -329,7 +332,7 @@ impl Told {
         for task in begun.keys() {
             let Some(snapshot) = tasks.snapshot(task) else { continue };
             assert_eq!(snapshot.active, 0, "{task}: a run is under way");
-            for (kind, runs) in otel_tasks::ExitKind::ALL.iter().zip(snapshot.runs) {
+            for (kind, runs) in otel_tasks::policy::ExitKind::ALL.iter().zip(snapshot.runs) {
                 let told = exits.get(task).and_then(|exits| exits.get(kind.as_str())).copied().unwrap_or(0);
                 assert_eq!(told, runs, "{task}: ends told and counted as {kind:?}");
             }

@@ -10,9 +10,11 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, ErrorClass, Escalation, Exit, Jitter, RestartPolicy, RestartReason,
-    RestartStrategy, ShutdownOutcome, StallAction, TaskContext, TaskEventKind, TaskGroup, TaskManager,
-    TaskState,
+    Backoff, CriticalTaskConfig, RestartPolicy, TaskContext, TaskGroup, TaskManager,
+    events::TaskEventKind,
+    policy::{ErrorClass, Escalation, Exit, Jitter, RestartReason, RestartStrategy, StallAction},
+    shutdown::ShutdownOutcome,
+    snapshot::TaskState,
 };
 use tokio::time::{Instant, sleep};
 
@@ -84,7 +86,7 @@ fn scripted(name: &str, alive: &Alive, lives: &[How]) -> CriticalTaskConfig {
 
 /// Ends a scenario: everything stops by itself, each run has told its end, nothing is alive.
 async fn ends_well(tasks: &TaskManager, told: &mut Told, alive: &Alive) {
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(report.is_clean(), "{report}");
     told.check_runs(tasks);
     assert_eq!(alive.now(), 0, "futures are left alive");
@@ -98,15 +100,15 @@ fn manager() -> TaskManager {
 /// What is drawn of a manager that must still do everything: its calls answer, and a task comes, goes and is counted.
 async fn everything_still_works(tasks: &TaskManager) {
     let alive = Alive::default();
-    tasks.register_critical_task(obedient("probe", &alive)).expect("registered");
+    tasks.register(obedient("probe", &alive)).expect("registered");
     eventually("the probe runs", || state(tasks, "probe") == Some(TaskState::Running)).await;
     assert!(tasks.snapshots().iter().any(|task| &*task.name == "probe"));
-    assert!(tasks.get_task_health("probe").is_some_and(|health| health.is_healthy));
+    assert!(tasks.task_health("probe").is_some_and(|health| health.is_healthy));
     assert!(tasks.health().tasks.iter().any(|(name, _)| &**name == "probe"));
-    tasks.get_task_statistics();
-    tasks.stop_critical_task("probe").expect("registered");
+    tasks.statistics();
+    tasks.stop("probe").expect("registered");
     eventually("the probe stops", || state(tasks, "probe") == Some(TaskState::Stopped)).await;
-    tasks.unregister_critical_task("probe").await.expect("registered");
+    tasks.unregister("probe").await.expect("registered");
     tasks.spawn("command_probe", async {}).await.expect("a short task runs");
     assert_eq!(alive.now(), 0);
 }
@@ -147,9 +149,9 @@ async fn panics_with_any_payload(_: On) {
                 }
             }
         });
-        tasks.register_critical_task(config.backoff(Backoff::constant(SHORT))).expect("registered");
+        tasks.register(config.backoff(Backoff::constant(SHORT))).expect("registered");
     }
-    tasks.register_critical_task(obedient("sibling", &alive)).expect("registered");
+    tasks.register(obedient("sibling", &alive)).expect("registered");
     tasks.start();
     for (name, _) in payloads {
         eventually("the third life", || {
@@ -195,7 +197,7 @@ async fn panics_with_a_payload_whose_destructor_panics(_: On) {
             ctx.cancelled().await;
         }
     });
-    tasks.register_critical_task(config.backoff(Backoff::constant(SHORT))).expect("registered");
+    tasks.register(config.backoff(Backoff::constant(SHORT))).expect("registered");
     tasks.start();
     eventually("the second life", || {
         restarts(&tasks, "bomb", RestartReason::Panic) == 1
@@ -265,8 +267,8 @@ async fn panics_under_a_shared_mutex(_: On) {
             }
         }
     });
-    tasks.register_critical_task(sibling).expect("registered");
-    tasks.register_critical_task(holder.backoff(Backoff::constant(SHORT))).expect("registered");
+    tasks.register(sibling).expect("registered");
+    tasks.register(holder.backoff(Backoff::constant(SHORT))).expect("registered");
     tasks.start();
     eventually("the holder again", || restarts(&tasks, "holder", RestartReason::Panic) == 1).await;
     assert!(shared.is_poisoned(), "which is the user's affair");
@@ -311,14 +313,14 @@ async fn panics_in_the_destructor(_: On) {
     let mut told = Told::by(&tasks);
     let alive = Alive::default();
     for name in ["stopped", "restarted", "removed", "left"] {
-        tasks.register_critical_task(explosive(name, &alive)).expect("registered");
+        tasks.register(explosive(name, &alive)).expect("registered");
     }
-    tasks.register_critical_task(obedient("sibling", &alive)).expect("registered");
+    tasks.register(obedient("sibling", &alive)).expect("registered");
     tasks.start();
     eventually("all run", || alive.now() == 5).await;
-    tasks.stop_critical_task("stopped").expect("registered");
-    tasks.restart_critical_task("restarted").expect("registered");
-    tasks.unregister_critical_task("removed").await.expect("registered");
+    tasks.stop("stopped").expect("registered");
+    tasks.restart("restarted").expect("registered");
+    tasks.unregister("removed").await.expect("registered");
     eventually("stopped", || state(&tasks, "stopped") == Some(TaskState::Stopped)).await;
     eventually("restarted", || {
         restarts(&tasks, "restarted", RestartReason::Requested) == 1
@@ -339,7 +341,7 @@ async fn panics_in_the_destructor(_: On) {
     short.abort();
     assert!(short.await.is_err());
 
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     let outcomes = report.tasks.iter().map(|task| (&*task.name, task.outcome));
     // The probe was unregistered; that it is in no report is held elsewhere.
     let outcomes: Vec<_> = outcomes.filter(|(name, _)| *name != "probe").collect();
@@ -385,8 +387,8 @@ async fn panics_in_the_factory(_: On) {
     let broken = CriticalTaskConfig::new("broken", |_| -> Ready<()> { panic!("no future today") })
         .backoff(Backoff::new(SHORT, 2.0, 4 * SHORT).expect("valid").jitter(Jitter::None))
         .max_restarts(4, secs(600));
-    tasks.register_critical_task(broken).expect("registered");
-    tasks.register_critical_task(obedient("sibling", &alive)).expect("registered");
+    tasks.register(broken).expect("registered");
+    tasks.register(obedient("sibling", &alive)).expect("registered");
     tasks.start();
     eventually("given up", || state(&tasks, "broken") == Some(TaskState::Failed)).await;
     assert_eq!(state(&tasks, "sibling"), Some(TaskState::Running));
@@ -425,7 +427,7 @@ fn at_once(name: &str) -> (CriticalTaskConfig, Arc<Mutex<Vec<Instant>>>) {
         log.lock().expect("no panic under it").push(Instant::now());
         std::future::ready(())
     });
-    (config.restart(RestartPolicy::Always), begun)
+    (config.restart_policy(RestartPolicy::Always), begun)
 }
 
 fn shortest_distance(begun: &Mutex<Vec<Instant>>) -> Duration {
@@ -442,11 +444,11 @@ async fn ends_at_once_for_ever(on: On) {
         On::CurrentThread => (config, secs(15)),
         _ => (config.backoff(Backoff::new(4 * SHORT, 2.0, 8 * SHORT).expect("valid")), 2 * SHORT),
     };
-    tasks.register_critical_task(config).expect("registered");
+    tasks.register(config).expect("registered");
     // Even a delay of nothing ends at the limit, and meanwhile others come by.
     let (unwise, its_lives) = at_once("unwise");
     let unwise = unwise.backoff(Backoff::constant(Duration::ZERO)).max_restarts(1_000, secs(600));
-    tasks.register_critical_task(unwise).expect("registered");
+    tasks.register(unwise).expect("registered");
     let (seen, lives) = (Arc::new(AtomicUsize::new(usize::MAX)), its_lives.clone());
     let first_look = seen.clone();
     tasks.start();
@@ -516,18 +518,18 @@ async fn every_end_under_every_policy(_: On) {
         for (policy, follows) in policies.into_iter().zip(row) {
             let name = format!("{how:?} {policy:?} {asked}");
             let mut config =
-                scripted(&name, &alive, &[how, How::Obeys]).restart(policy).shutdown_grace(SHORT);
+                scripted(&name, &alive, &[how, How::Obeys]).restart_policy(policy).shutdown_grace(SHORT);
             if how == How::Pends && !asked {
                 config = config.heartbeat_timeout(5 * SHORT).on_stall(StallAction::Restart);
             }
-            tasks.register_critical_task(config).expect("registered");
+            tasks.register(config).expect("registered");
             cells.push((name, how, follows, asked));
         }
     }
     tasks.start();
     for (name, ..) in cells.iter().filter(|(.., asked)| *asked) {
         eventually("it runs", || state(&tasks, name) == Some(TaskState::Running)).await;
-        tasks.stop_critical_task(name).expect("registered");
+        tasks.stop(name).expect("registered");
     }
     for (name, _, follows, _) in &cells {
         match *follows {
@@ -579,7 +581,7 @@ async fn every_end_under_every_policy(_: On) {
             assert_eq!(so_far.len(), story.len(), "{name}: {so_far:?}");
         }
     }
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
     told.check_runs(&tasks);
     assert_eq!(alive.now(), 0);
 }
@@ -615,11 +617,9 @@ async fn a_thousand_fail_in_one_millisecond(_: On) {
                 Err("all at once")
             }
         });
-        tasks
-            .register_critical_task(config.backoff(Backoff::constant(DELAY).jitter(Jitter::Equal)))
-            .expect("one");
+        tasks.register(config.backoff(Backoff::constant(DELAY).jitter(Jitter::Equal))).expect("one");
     }
-    tasks.register_critical_task(obedient("bystander", &alive)).expect("registered");
+    tasks.register(obedient("bystander", &alive)).expect("registered");
     tasks.start();
     eventually("all run", || alive.now() == TASKS + 1).await;
     told.all();
@@ -628,7 +628,7 @@ async fn a_thousand_fail_in_one_millisecond(_: On) {
     // is for a busy machine, and still before the first of them begins again.
     const LIMIT: Duration = Duration::from_secs(2);
     let (asked, asked_by_the_clock) = (Instant::now(), StdInstant::now());
-    tasks.stop_critical_task("bystander").expect("registered");
+    tasks.stop("bystander").expect("registered");
     eventually("it is stopped", || state(&tasks, "bystander") == Some(TaskState::Stopped)).await;
     let took = asked.elapsed().max(asked_by_the_clock.elapsed());
     assert!(took < LIMIT, "a stop took {took:?}");
@@ -678,10 +678,10 @@ async fn is_given_up_at_its_limit(_: On) {
     let mut told = Told::by(&tasks);
     let alive = Alive::default();
     let group = TaskGroup::new("pair", RestartStrategy::OneForOne).task(obedient("other", &alive)).task(
-        scripted("failing", &alive, &[How::Fails]).max_restarts(2, secs(600)).escalate(Escalation::Group),
+        scripted("failing", &alive, &[How::Fails]).max_restarts(2, secs(600)).escalation(Escalation::Group),
     );
     tasks.register_group(group).expect("registered");
-    tasks.register_critical_task(obedient("stranger", &alive)).expect("registered");
+    tasks.register(obedient("stranger", &alive)).expect("registered");
     tasks.start();
     let gave_up = |kind: &TaskEventKind| matches!(kind, TaskEventKind::GaveUp { .. });
     eventually("given up", || state(&tasks, "failing") == Some(TaskState::Failed)).await;
@@ -694,10 +694,10 @@ async fn is_given_up_at_its_limit(_: On) {
         ["registered", "started", "ready", "yielding group", "exited success", "stopped"]
     );
     assert_eq!(state(&tasks, "stranger"), Some(TaskState::Running));
-    assert!(!tasks.health().liveness, "a task was given up");
+    assert!(!tasks.health().is_live, "a task was given up");
 
     // By hand it has its whole limit again.
-    assert_eq!(tasks.restart_critical_task("failing"), Ok(Duration::ZERO));
+    assert_eq!(tasks.restart("failing"), Ok(Duration::ZERO));
     eventually("given up again", || told.count("failing", gave_up) == 2).await;
     assert_eq!(lives(&mut told), 6, "{:?}", told.story("failing"));
     let reasons =
@@ -713,15 +713,15 @@ async fn shuts_down_at_its_limit(_: On) {
     let alive = Alive::default();
     for name in ["one", "two"] {
         let failing = scripted(name, &alive, &[How::Fails]).max_restarts(1, secs(600));
-        tasks.register_critical_task(failing.escalate(Escalation::Shutdown)).expect("registered");
+        tasks.register(failing.escalation(Escalation::Shutdown)).expect("registered");
     }
-    tasks.register_critical_task(obedient("other", &alive)).expect("registered");
+    tasks.register(obedient("other", &alive)).expect("registered");
     tasks.start();
     let report = tasks.run_until(std::future::pending::<()>()).await;
     let cause = report.cause.as_ref().expect("it was not asked for");
     assert_eq!(cause.reason, "restarted too often");
     assert_eq!((report.exit_code(), report.count(ShutdownOutcome::Clean) >= 1), (1, true), "{report}");
-    let again = tasks.cancel_all_tasks().await;
+    let again = tasks.shutdown().await;
     assert!(Arc::ptr_eq(&report, &again), "one shutdown");
     let stories = told.stories();
     for once in ["shutdown_began", "shutdown_ended"] {
@@ -773,10 +773,10 @@ async fn fails_just_outside_its_window(on: On) {
     let slower = living("twice outside", window / 2 + millis(1), &Arc::default()).max_restarts(2, window);
     let quick = living("inside", secs(3), &inside).max_restarts(3, secs(10));
     for config in [slow, slower] {
-        tasks.register_critical_task(config).expect("registered");
+        tasks.register(config).expect("registered");
     }
     if on == On::CurrentThread {
-        tasks.register_critical_task(quick).expect("registered");
+        tasks.register(quick).expect("registered");
     }
     tasks.start();
     while outside.load(SeqCst) <= failures {
@@ -784,11 +784,11 @@ async fn fails_just_outside_its_window(on: On) {
         assert_eq!(state(&tasks, "outside").filter(|state| *state == TaskState::Failed), None);
     }
     assert_ne!(state(&tasks, "twice outside"), Some(TaskState::Failed));
-    assert!(tasks.get_task_health("outside").is_some_and(|health| health.restart_count >= failures));
+    assert!(tasks.task_health("outside").is_some_and(|health| health.restart_count >= failures));
     if on == On::CurrentThread {
         assert_eq!((state(&tasks, "inside"), inside.load(SeqCst)), (Some(TaskState::Failed), 4));
     }
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!(report.count(ShutdownOutcome::Leaked), 0, "{report}");
 }
 
@@ -805,7 +805,7 @@ async fn fails_for_ever(_: On) {
     let tasks = manager();
     let lives = Arc::new(AtomicU64::new(0));
     let slow = living("slow", secs(1), &lives).max_restarts(1_000, secs(999));
-    tasks.register_critical_task(slow).expect("registered");
+    tasks.register(slow).expect("registered");
     tasks.start();
     sleep(secs(5_000)).await;
     let before = rss();
@@ -843,7 +843,7 @@ async fn a_stable_life_begins_the_delays_again(_: On) {
     });
     let backoff =
         Backoff::new(SHORT, 2.0, 60 * SHORT).expect("valid").jitter(Jitter::None).stable_after(STABLE);
-    tasks.register_critical_task(config.backoff(backoff).max_restarts(10, secs(600))).expect("registered");
+    tasks.register(config.backoff(backoff).max_restarts(10, secs(600))).expect("registered");
     tasks.start();
     told.until("the eighth life", |event| {
         event.generation == 8 && matches!(event.kind, TaskEventKind::Started { .. })
@@ -890,7 +890,7 @@ async fn orders_come_during_a_backoff(_: On) {
     let alive = Alive::default();
     for name in ["stopped", "restarted", "removed", "paused", "replaced"] {
         let config = scripted(name, &alive, &[How::Fails, How::Obeys]).backoff(Backoff::constant(HOUR));
-        tasks.register_critical_task(config.max_restarts(5, 10 * HOUR)).expect("registered");
+        tasks.register(config.max_restarts(5, 10 * HOUR)).expect("registered");
     }
     tasks.start();
     for name in ["stopped", "restarted", "removed", "paused", "replaced"] {
@@ -898,19 +898,18 @@ async fn orders_come_during_a_backoff(_: On) {
     }
     assert_eq!(alive.now(), 0);
 
-    tasks.stop_critical_task("stopped").expect("registered");
+    tasks.stop("stopped").expect("registered");
     at_once_is("a stop", eventually("stopped", || state(&tasks, "stopped") == Some(TaskState::Stopped)))
         .await;
-    tasks.pause_critical_task("paused").expect("registered");
+    tasks.pause("paused").expect("registered");
     at_once_is("a pause", eventually("paused", || state(&tasks, "paused") == Some(TaskState::Paused))).await;
-    tasks.restart_critical_task("restarted").expect("registered");
+    tasks.restart("restarted").expect("registered");
     at_once_is("a restart", eventually("it runs", || state(&tasks, "restarted") == Some(TaskState::Running)))
         .await;
-    at_once_is("a removal", async { tasks.unregister_critical_task("removed").await.expect("registered") })
-        .await;
-    tasks.register_critical_task(obedient("removed", &alive)).expect("the name is free");
+    at_once_is("a removal", async { tasks.unregister("removed").await.expect("registered") }).await;
+    tasks.register(obedient("removed", &alive)).expect("the name is free");
     at_once_is("a replacement", async {
-        tasks.replace_critical_task(obedient("replaced", &alive)).await.expect("registered");
+        tasks.replace(obedient("replaced", &alive)).await.expect("registered");
     })
     .await;
 
@@ -930,7 +929,7 @@ async fn orders_come_during_a_backoff(_: On) {
     );
     assert_eq!(restarts(&tasks, "restarted", RestartReason::Requested), 1);
     assert_eq!(restarts(&tasks, "restarted", RestartReason::Failure), 0, "one restart, not two");
-    tasks.resume_critical_task("paused").expect("registered");
+    tasks.resume("paused").expect("registered");
     eventually("it goes on", || state(&tasks, "paused") == Some(TaskState::Running)).await;
     assert_eq!(state(&tasks, "stopped"), Some(TaskState::Stopped));
     ends_well(&tasks, &mut told, &alive).await;
@@ -949,11 +948,11 @@ on_each_runtime! {
 #[tokio::test(start_paused = true)]
 async fn fault_11_a_timer_that_was_called_off_never_fires() {
     let alive = Alive::default();
-    for order in [TaskManager::stop_critical_task, TaskManager::pause_critical_task] {
+    for order in [TaskManager::stop, TaskManager::pause] {
         let tasks = manager();
         let mut told = Told::by(&tasks);
         let config = scripted("task", &alive, &[How::Fails, How::Obeys]).backoff(Backoff::constant(HOUR));
-        tasks.register_critical_task(config.max_restarts(5, 10 * HOUR)).expect("registered");
+        tasks.register(config.max_restarts(5, 10 * HOUR)).expect("registered");
         tasks.start();
         settle().await;
         order(&tasks, "task").expect("registered");
@@ -972,12 +971,12 @@ async fn fault_11_a_stop_that_comes_just_when_the_restart_falls_due_wins() {
         let mut told = Told::by(&tasks);
         let alive = Alive::default();
         let config = scripted("task", &alive, &[How::Fails, How::Obeys]).backoff(Backoff::constant(secs(1)));
-        tasks.register_critical_task(config).expect("registered");
+        tasks.register(config).expect("registered");
         tasks.start();
         let due = Instant::now() + secs(1) - millis(early);
         told.until("it waits", |event| matches!(event.kind, TaskEventKind::BackingOff { .. })).await;
         tokio::time::sleep_until(due).await;
-        tasks.stop_critical_task("task").expect("registered");
+        tasks.stop("task").expect("registered");
         sleep(secs(10)).await;
         assert_eq!(state(&tasks, "task"), Some(TaskState::Stopped));
         assert_eq!(alive.now(), 0);
@@ -995,13 +994,13 @@ async fn shuts_down_during_a_backoff(on: On) {
     let mut told = Told::by(&tasks);
     let alive = Alive::default();
     let waiting = scripted("waiting", &alive, &[How::Fails, How::Obeys]).backoff(Backoff::constant(HOUR));
-    tasks.register_critical_task(waiting.max_restarts(5, 10 * HOUR)).expect("registered");
-    tasks.register_critical_task(obedient("running", &alive)).expect("registered");
+    tasks.register(waiting.max_restarts(5, 10 * HOUR)).expect("registered");
+    tasks.register(obedient("running", &alive)).expect("registered");
     tasks.start();
     eventually("it waits", || state(&tasks, "waiting") == Some(TaskState::Backoff)).await;
     eventually("it runs", || alive.now() == 1).await;
     let (began, began_by_the_clock) = (Instant::now(), StdInstant::now());
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     let took = began.elapsed().max(began_by_the_clock.elapsed());
     assert!(took < AT_ONCE && report.duration < AT_ONCE, "{took:?} {report}");
     let outcomes: Vec<_> = report.tasks.iter().map(|task| (&*task.name, task.outcome)).collect();

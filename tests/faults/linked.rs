@@ -6,10 +6,19 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, DependencyLoss, Escalation, HealthReason, RegisterError, RestartReason,
-    RestartStrategy::{OneForAll, OneForOne, RestForOne},
-    ShutdownOutcome, TaskContext, TaskEvent, TaskEventKind, TaskManager,
-    TaskState::{Backoff as InBackoff, Failed, Running, Stopped, Waiting},
+    Backoff, CriticalTaskConfig, TaskContext, TaskManager,
+    events::{TaskEvent, TaskEventKind},
+    health::HealthReason,
+    policy::{
+        DependencyLoss, Escalation, RestartReason, RestartStrategy::OneForAll, RestartStrategy::OneForOne,
+        RestartStrategy::RestForOne,
+    },
+    shutdown::ShutdownOutcome,
+    snapshot::{
+        TaskState::Backoff as InBackoff, TaskState::Failed, TaskState::Running, TaskState::Stopped,
+        TaskState::Waiting,
+    },
+    task::RegisterError,
 };
 use tokio::{task::yield_now, time::sleep};
 
@@ -60,13 +69,13 @@ async fn fault_21_never_ready(_: On) {
     db.starts(Start::Gated);
     let never_ready =
         db.transient().start_timeout(A_WHILE).backoff(Backoff::constant(SHORT)).max_restarts(2, HOUR);
-    world.tasks.register_critical_tasks([api.permanent().depends_on("db"), never_ready]).expect("no circle");
+    world.tasks.register_all([api.permanent().depends_on("db"), never_ready]).expect("no circle");
     world.tasks.start();
     eventually("it tries", || db.runs() == 1).await;
     assert_eq!(world.states(["db", "api"]), [Running, Waiting]);
     let health = world.tasks.health();
-    assert!(health.liveness && !health.readiness && !health.startup, "{health:?}");
-    let reasons = |name: &str| world.tasks.get_task_health(name).expect("known").reasons;
+    assert!(health.is_live && !health.is_ready && !health.has_started, "{health:?}");
+    let reasons = |name: &str| world.tasks.task_health(name).expect("known").reasons;
     assert_eq!(
         (reasons("db"), reasons("api")),
         (vec![HealthReason::NotReady], vec![HealthReason::NotStarted])
@@ -74,11 +83,11 @@ async fn fault_21_never_ready(_: On) {
 
     // Whoever waits, waits alone.
     let asked = tokio::time::Instant::now();
-    world.tasks.register_critical_task(other.permanent()).expect("a valid config");
+    world.tasks.register(other.permanent()).expect("a valid config");
     running(&world, &["other"]).await;
-    world.tasks.stop_critical_task("other").expect("registered");
+    world.tasks.stop("other").expect("registered");
     eventually("stopped", || world.state("other") == Stopped).await;
-    world.tasks.unregister_critical_task("other").await.expect("registered");
+    world.tasks.unregister("other").await.expect("registered");
     assert!(asked.elapsed() < secs(2), "{:?}", asked.elapsed());
 
     eventually("given up", || world.state("db") == Failed).await;
@@ -86,21 +95,21 @@ async fn fault_21_never_ready(_: On) {
     assert_eq!((db.runs(), api.runs(), world.state("api")), (3, 0, Waiting));
     assert_eq!(world.restarts("db", RestartReason::Timeout), 2);
     // One that waits can be stopped, and begun again: then it waits again.
-    world.tasks.stop_critical_task("api").expect("registered");
+    world.tasks.stop("api").expect("registered");
     eventually("stopped", || world.state("api") == Stopped).await;
-    world.tasks.restart_critical_task("api").expect("registered");
+    world.tasks.restart("api").expect("registered");
     eventually("waits", || world.state("api") == Waiting).await;
 
     // Ready at last.
     db.starts(Start::Ready);
-    world.tasks.restart_critical_task("db").expect("registered");
+    world.tasks.restart("db").expect("registered");
     running(&world, &["db", "api"]).await;
     let told = world.told();
     assert_eq!(waits_for(&told, "api"), [["db"], ["db"]]);
     let ready = told.iter().rposition(|event| is(event, "db", |kind| matches!(kind, TaskEventKind::Ready)));
     assert!(ready < told.iter().position(|event| is_start(event, "api")), "first the one, then the other");
-    assert!(world.tasks.health().readiness);
-    let report = world.tasks.cancel_all_tasks().await;
+    assert!(world.tasks.health().is_ready);
+    let report = world.tasks.shutdown().await;
     assert!(report.is_clean() && world.alive.now() == 0, "{report}");
     each_run_ended_once(&[told, world.told()].concat());
     assert_eq!(&*report.tasks[0].name, "api", "who rests on another goes first");
@@ -127,7 +136,7 @@ async fn fault_21_ready_at_the_last_moment_is_one_decision() {
             ctx.cancelled().await;
         });
         let db = db.start_timeout(secs(1)).max_restarts(0, HOUR);
-        world.tasks.register_critical_tasks([db, api.permanent().depends_on("db")]).expect("no circle");
+        world.tasks.register_all([db, api.permanent().depends_on("db")]).expect("no circle");
         world.tasks.start();
         sleep(secs(60)).await;
         let (state, begun) = (world.state("db"), api.runs());
@@ -145,10 +154,7 @@ async fn fault_21_shutdown_while_it_starts(_: On) {
     let world = World::new();
     let [db, api] = world.children(["db", "api"]);
     db.starts(Start::Gated);
-    world
-        .tasks
-        .register_critical_tasks([db.permanent(), api.permanent().depends_on("db")])
-        .expect("no circle");
+    world.tasks.register_all([db.permanent(), api.permanent().depends_on("db")]).expect("no circle");
     world.tasks.start();
     eventually("it tries", || db.runs() == 1).await;
     let report = world.finish().await;
@@ -189,7 +195,7 @@ async fn lose(option: DependencyLoss, loss: Loss, on: On) {
         api.permanent().depends_on("db").on_dependency_loss(option),
         db.permanent().max_restarts(limit, HOUR),
     ];
-    world.tasks.register_critical_tasks(tasks).expect("no circle");
+    world.tasks.register_all(tasks).expect("no circle");
     world.tasks.start();
     running(&world, &["db", "api", "web"]).await;
     let begun = ["start db", "ready db", "start api", "ready api", "start web", "ready web"];
@@ -199,11 +205,11 @@ async fn lose(option: DependencyLoss, loss: Loss, on: On) {
     web.stops(Stop::After(SHORT));
     match loss {
         Loss::Fails | Loss::IsGivenUp => db.end(End::Err),
-        Loss::IsStopped => world.tasks.stop_critical_task("db").expect("registered"),
+        Loss::IsStopped => world.tasks.stop("db").expect("registered"),
         Loss::IsRestarted => {
-            world.tasks.restart_critical_task("db").expect("registered");
+            world.tasks.restart("db").expect("registered");
         }
-        Loss::IsUnregistered => world.tasks.unregister_critical_task("db").await.expect("registered"),
+        Loss::IsUnregistered => world.tasks.unregister("db").await.expect("registered"),
     }
     let dependents_down = ["stop web", "end web", "stop api", "end api"];
     let (by_itself, asked) = (&["end db"][..], &["stop db", "end db"][..]);
@@ -245,9 +251,9 @@ async fn lose(option: DependencyLoss, loss: Loss, on: On) {
     // And back, where it did not come by itself.
     if !comes_back {
         if loss == Loss::IsUnregistered {
-            world.tasks.register_critical_task(db.permanent()).expect("the name is free");
+            world.tasks.register(db.permanent()).expect("the name is free");
         } else {
-            world.tasks.restart_critical_task("db").expect("registered");
+            world.tasks.restart("db").expect("registered");
         }
         running(&world, &["db"]).await;
         sleep(A_WHILE).await;
@@ -255,7 +261,7 @@ async fn lose(option: DependencyLoss, loss: Loss, on: On) {
         assert_eq!(world.states(["api", "web"]), [expected, expected], "{case}");
         assert_eq!(world.restarts("web", reason), u64::from(option == DependencyLoss::Restart), "{case}");
     }
-    world.tasks.cancel_all_tasks().await;
+    world.tasks.shutdown().await;
     assert_eq!(world.alive.now(), 0, "{case}");
 }
 
@@ -267,14 +273,11 @@ async fn fault_22_a_dependent_that_does_not_hear_holds_up_for_its_grace() {
     let [db, api] = world.children(["db", "api"]);
     api.stops(Stop::Never);
     let api_config = api.permanent().depends_on("db").on_dependency_loss(DependencyLoss::Restart);
-    world
-        .tasks
-        .register_critical_tasks([db.permanent(), api_config.shutdown_grace(secs(3))])
-        .expect("no circle");
+    world.tasks.register_all([db.permanent(), api_config.shutdown_grace(secs(3))]).expect("no circle");
     world.tasks.start();
     running(&world, &["db", "api"]).await;
     let asked = tokio::time::Instant::now();
-    world.tasks.restart_critical_task("db").expect("registered");
+    world.tasks.restart("db").expect("registered");
     eventually("db begins again", || db.runs() == 2).await;
     let took = asked.elapsed();
     assert!((secs(3)..secs(3) + millis(50)).contains(&took), "{took:?}");
@@ -290,14 +293,14 @@ async fn fault_22_lost_again_meanwhile(_: On) {
     let [db, api] = world.children(["db", "api"]);
     let restart = |config: CriticalTaskConfig| config.on_dependency_loss(DependencyLoss::Restart);
     let api_config = restart(api.permanent().depends_on("db"));
-    world.tasks.register_critical_tasks([db.permanent(), api_config]).expect("no circle");
+    world.tasks.register_all([db.permanent(), api_config]).expect("no circle");
     world.tasks.start();
     running(&world, &["db", "api"]).await;
     // While it goes down.
     api.stops(Stop::After(SHORT));
     db.end(End::Panic);
     eventually("api is asked", || world.log.has("stop api")).await;
-    world.tasks.restart_critical_task("db").expect("registered");
+    world.tasks.restart("db").expect("registered");
     eventually("it is begun again", || api.runs() == 2).await;
     running(&world, &["db", "api"]).await;
     // While it comes up.
@@ -326,14 +329,13 @@ async fn fault_23_contradictions_are_refused_with_their_path_and_nothing_starts(
     };
     let path = |path: &[&str]| path.iter().map(ToString::to_string).collect::<Vec<_>>();
     let cycle = |expected: &[&str]| RegisterError::DependencyCycle { path: path(expected) };
-    let refused = |configs: Vec<CriticalTaskConfig>| {
-        world.tasks.register_critical_tasks(configs).expect_err("a contradiction")
-    };
+    let refused =
+        |configs: Vec<CriticalTaskConfig>| world.tasks.register_all(configs).expect_err("a contradiction");
 
     let circle = refused(vec![task("lead", &["a"]), task("a", &["b"]), task("b", &["c"]), task("c", &["a"])]);
     assert_eq!(circle, cycle(&["a", "b", "c", "a"]), "who only leads there is not on it");
     assert!(circle.to_string().ends_with("in a circle: a -> b -> c -> a"), "{circle}");
-    let itself = world.tasks.register_critical_task(task("a", &["a"]));
+    let itself = world.tasks.register(task("a", &["a"]));
     assert_eq!(itself, Err(cycle(&["a", "a"])));
     let unknown = refused(vec![task("a", &[]), task("b", &["a", "nobody"])]);
     assert_eq!(unknown, RegisterError::UnknownDependency { path: path(&["b", "nobody"]) });
@@ -352,17 +354,17 @@ async fn fault_23_contradictions_are_refused_with_their_path_and_nothing_starts(
     assert_eq!(world.alive.total(), 4, "of those that were refused none has begun");
 
     // A circle that closes over a name that was free meanwhile.
-    world.tasks.unregister_critical_task("x1").await.expect("registered");
-    let closes = world.tasks.register_critical_task(task("x1", &["y2"]));
+    world.tasks.unregister("x1").await.expect("registered");
+    let closes = world.tasks.register(task("x1", &["y2"]));
     assert_eq!(closes, Err(cycle(&["x1", "y2", "x1"])));
     assert_eq!(world.tasks.task_names(), ["x2", "y1", "y2"]);
     // The same in an order that makes sense.
-    world.tasks.register_critical_task(task("x1", &[])).expect("no circle");
+    world.tasks.register(task("x1", &[])).expect("no circle");
     let chain: Vec<_> =
         ["p", "q", "r"].into_iter().zip([&["q"][..], &["r"], &[]]).map(|(name, on)| task(name, on)).collect();
-    world.tasks.register_critical_tasks(chain).expect("any order");
+    world.tasks.register_all(chain).expect("any order");
     running(&world, &["p", "q", "r"]).await;
-    world.tasks.cancel_all_tasks().await;
+    world.tasks.shutdown().await;
     assert_eq!(world.alive.now(), 0);
 }
 
@@ -377,7 +379,7 @@ async fn fault_23_a_circle_cannot_be_closed_by_two_at_once() {
             [(a.permanent().depends_on("b"), b.permanent()), (a.permanent(), b.permanent().depends_on("a"))];
         let registered = both.map(|(first, second)| {
             let tasks = world.tasks.clone();
-            tokio::spawn(async move { tasks.register_critical_tasks([first, second]) })
+            tokio::spawn(async move { tasks.register_all([first, second]) })
         });
         let mut accepted = 0;
         for registered in registered {
@@ -410,7 +412,7 @@ async fn fault_31_restarts_race_with_stops(_: On) {
             yield_now().await;
         }
     });
-    tasks.register_critical_task(config.backoff(Backoff::constant(Duration::ZERO))).expect("a valid config");
+    tasks.register(config.backoff(Backoff::constant(Duration::ZERO))).expect("a valid config");
     tasks.start();
     for (round, last_is_stop) in [true, false, true, false].into_iter().enumerate() {
         let racing: Vec<_> = (0..4)
@@ -419,9 +421,9 @@ async fn fault_31_restarts_race_with_stops(_: On) {
                 tokio::spawn(async move {
                     for order in 0..25 {
                         if racer == 3 {
-                            tasks.stop_critical_task("t").expect("registered");
+                            tasks.stop("t").expect("registered");
                         } else {
-                            tasks.restart_critical_task("t").expect("registered");
+                            tasks.restart("t").expect("registered");
                         }
                         if order % 3 == racer {
                             yield_now().await;
@@ -435,9 +437,9 @@ async fn fault_31_restarts_race_with_stops(_: On) {
         }
         let expected = if last_is_stop { Stopped } else { Running };
         if last_is_stop {
-            tasks.stop_critical_task("t").expect("registered");
+            tasks.stop("t").expect("registered");
         } else {
-            tasks.restart_critical_task("t").expect("registered");
+            tasks.restart("t").expect("registered");
         }
         let state = || tasks.snapshot("t").and_then(|task| task.state);
         let there = || state() == Some(expected) && alive.now() == usize::from(!last_is_stop);
@@ -447,7 +449,7 @@ async fn fault_31_restarts_race_with_stops(_: On) {
         assert!(alive.most() <= 1, "round {round}: two runs at once");
         told.all();
     }
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
     assert_eq!(alive.now(), 0);
     told.check_runs(&tasks);
     each_run_ended_once(told.all());
@@ -469,11 +471,11 @@ async fn fault_31_whatever_came_before_the_last_order_counts() {
             let order = ["stop", "restart", "pause", "resume", "restart first"][random.below(5)];
             history.push(order);
             let registered = match order {
-                "stop" => world.tasks.stop_critical_task("t").is_ok(),
-                "pause" => world.tasks.pause_critical_task("t").is_ok(),
-                "resume" => world.tasks.resume_critical_task("t").is_ok(),
-                "restart" => world.tasks.restart_critical_task("t").is_ok(),
-                _ => world.tasks.restart_critical_task("first").is_ok(),
+                "stop" => world.tasks.stop("t").is_ok(),
+                "pause" => world.tasks.pause("t").is_ok(),
+                "resume" => world.tasks.resume("t").is_ok(),
+                "restart" => world.tasks.restart("t").is_ok(),
+                _ => world.tasks.restart("first").is_ok(),
             };
             assert!(registered);
             match random.below(4) {
@@ -485,9 +487,9 @@ async fn fault_31_whatever_came_before_the_last_order_counts() {
         let stop = random.below(2) == 0;
         let case = format!("seed {seed}: {history:?}, then {}", if stop { "stop" } else { "restart" });
         if stop {
-            world.tasks.stop_critical_task("t").expect("registered");
+            world.tasks.stop("t").expect("registered");
         } else {
-            world.tasks.restart_critical_task("t").expect("registered");
+            world.tasks.restart("t").expect("registered");
         }
         sleep(secs(1)).await;
         let expected = if stop { (Stopped, 0) } else { (Running, 1) };
@@ -495,7 +497,7 @@ async fn fault_31_whatever_came_before_the_last_order_counts() {
         assert_eq!((world.state("first"), first.alive()), (Running, 1), "{case}");
         let told = world.told();
         assert!(!told.iter().any(|event| matches!(event.kind, TaskEventKind::GaveUp { .. })), "{case}");
-        world.tasks.cancel_all_tasks().await;
+        world.tasks.shutdown().await;
         let told = [told, world.told()].concat();
         each_run_ended_once(&told);
         assert_eq!(world.alive.now(), 0, "{case}");
@@ -522,7 +524,7 @@ async fn fault_31_a_stop_without_grace_just_after_a_start_is_told_whole(_: On) {
     let mut world = World::new();
     let child = world.child("t");
     let config = child.permanent().shutdown_grace(Duration::ZERO);
-    world.tasks.register_critical_task(config).expect("a valid config");
+    world.tasks.register(config).expect("a valid config");
     world.tasks.start();
     let mut told = Vec::new();
     for _ in 0..20 {
@@ -531,9 +533,9 @@ async fn fault_31_a_stop_without_grace_just_after_a_start_is_told_whole(_: On) {
             tokio::spawn(async move {
                 for _ in 0..100 {
                     if stops {
-                        tasks.stop_critical_task("t").expect("registered");
+                        tasks.stop("t").expect("registered");
                     } else {
-                        tasks.restart_critical_task("t").expect("registered");
+                        tasks.restart("t").expect("registered");
                     }
                     yield_now().await;
                 }
@@ -544,11 +546,11 @@ async fn fault_31_a_stop_without_grace_just_after_a_start_is_told_whole(_: On) {
         }
         told.extend(world.told());
     }
-    world.tasks.stop_critical_task("t").expect("registered");
+    world.tasks.stop("t").expect("registered");
     eventually("stopped", || (world.state("t"), child.alive()) == (Stopped, 0)).await;
     told.extend(world.told());
     each_run_ended_once(&told);
-    world.tasks.cancel_all_tasks().await;
+    world.tasks.shutdown().await;
 }
 
 #[test]
@@ -592,7 +594,7 @@ async fn fault_32_stale_signs(on: On) {
     });
     let db = db.backoff(Backoff::constant(Duration::ZERO)).start_timeout(HOUR);
     let api_config = api.permanent().depends_on("db").on_dependency_loss(DependencyLoss::Restart);
-    world.tasks.register_critical_tasks([db, api_config]).expect("no circle");
+    world.tasks.register_all([db, api_config]).expect("no circle");
     world.tasks.start();
     let contexts = move || contexts.lock().expect("not poisoned").clone();
     eventually("the second generation", || contexts().len() == 2).await;
@@ -613,7 +615,7 @@ async fn fault_32_stale_signs(on: On) {
     running(&world, &["db", "api"]).await;
     assert_eq!(world.tasks.snapshot("db").expect("known").stale_signals, 6, "the present run's signs count");
     // And from the past again, at rest.
-    world.tasks.stop_critical_task("db").expect("registered");
+    world.tasks.stop("db").expect("registered");
     eventually("stopped", || world.state("db") == Stopped).await;
     first.ready();
     first.heartbeat();
@@ -645,14 +647,14 @@ async fn fault_32_stale_heartbeats_hide_no_stall() {
         std::future::pending().await
     });
     let config = config.heartbeat_timeout(secs(3)).backoff(Backoff::constant(Duration::ZERO));
-    world.tasks.register_critical_task(config.max_restarts(3, HOUR)).expect("a valid config");
+    world.tasks.register(config.max_restarts(3, HOUR)).expect("a valid config");
     world.tasks.start();
     sleep(secs(60)).await;
     assert_eq!(world.state("t"), Failed);
     let snapshot = world.tasks.snapshot("t").expect("known");
     assert_eq!((snapshot.stalls, world.restarts("t", RestartReason::Stalled)), (3, 2));
     assert!(snapshot.stale_signals >= 50, "{}", snapshot.stale_signals);
-    world.tasks.cancel_all_tasks().await;
+    world.tasks.shutdown().await;
 }
 
 /// Work that a run left behind ends while the next runs: that changes nothing. (The run's own end cannot come late: its
@@ -679,7 +681,7 @@ async fn fault_32_what_a_run_left_behind_ends_late(_: On) {
         }
     });
     let config = config.backoff(Backoff::constant(Duration::ZERO)).max_restarts(1, HOUR);
-    world.tasks.register_critical_task(config).expect("a valid config");
+    world.tasks.register(config).expect("a valid config");
     world.tasks.start();
     let late = || world.tasks.snapshot("left_behind").is_some_and(|task| task.total_runs() == 1);
     eventually("it has ended", late).await;
@@ -694,7 +696,7 @@ async fn fault_32_what_a_run_left_behind_ends_late(_: On) {
 
 async fn supervised<const N: usize>(
     world: &World,
-    strategy: otel_tasks::RestartStrategy,
+    strategy: otel_tasks::policy::RestartStrategy,
     limit: u32,
     children: &[Child; N],
 ) {
@@ -800,7 +802,7 @@ async fn fault_33_fails_while_the_group_begins_again(_: On) {
         eventually("the others wait for it", || world.states(["c2", "c3"]) == [Waiting, Waiting]).await;
         // Begun again by hand it brings them along.
         c2.starts(Start::Ready);
-        world.tasks.restart_critical_task("c1").expect("registered");
+        world.tasks.restart("c1").expect("registered");
         running(&world, &["c1", "c2", "c3"]).await;
         world.finish().await;
     }
@@ -825,9 +827,9 @@ async fn fault_33_all_fail_at_once_over_and_over() {
         let runs = children.each_ref().map(|child| child.runs());
         assert_eq!(runs, [round + 1; 3], "round {round}: each begins once");
     }
-    let statistics = world.tasks.get_task_statistics();
+    let statistics = world.tasks.statistics();
     assert_eq!(statistics.total_restarts, 300);
-    world.tasks.cancel_all_tasks().await;
+    world.tasks.shutdown().await;
     told.extend(world.told());
     each_run_ended_once(&told);
     assert_eq!((world.alive.now(), world.alive.most()), (0, 3));
@@ -839,7 +841,7 @@ async fn fault_33_given_up_in_the_midst_of_it(_: On) {
     let world = World::new();
     let children = world.children(["c1", "c2", "c3"]);
     let [c1, c2, c3] = &children;
-    let members = children.each_ref().map(|child| child.permanent().escalate(Escalation::Group));
+    let members = children.each_ref().map(|child| child.permanent().escalation(Escalation::Group));
     world.tasks.register_group(group(OneForAll, members).max_restarts(1, HOUR)).expect("a valid group");
     world.tasks.start();
     running(&world, &["c1", "c2", "c3"]).await;

@@ -16,10 +16,14 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, Escalation, ExitKind, LastResort, RegisterError, RestartError,
-    RestartPolicy, RestartReason, RestartStrategy, ShutdownOutcome, ShutdownReport, StallAction,
-    TaskCategory, TaskContext, TaskError, TaskEvent, TaskEventKind, TaskGroup, TaskManager, TaskPriority,
-    TaskShutdown, TaskState, shutdown_signal,
+    Backoff, CriticalTaskConfig, RestartPolicy, ShutdownReport, TaskCategory, TaskContext, TaskError,
+    TaskGroup, TaskManager, TaskPriority,
+    events::{TaskEvent, TaskEventKind},
+    policy::{Escalation, ExitKind, RestartReason, RestartStrategy, StallAction},
+    shutdown::{LastResort, ShutdownEntry, ShutdownOutcome},
+    shutdown_signal,
+    snapshot::TaskState,
+    task::{RegisterError, RestartError},
 };
 use tokio::time::{Instant, sleep};
 
@@ -66,14 +70,14 @@ fn blocker(name: &str, alive: &Alive, held: &Held) -> CriticalTaskConfig {
 }
 
 fn begun(tasks: TaskManager, configs: impl IntoIterator<Item = CriticalTaskConfig>) -> TaskManager {
-    tasks.register_critical_tasks(configs).expect("valid configs");
+    tasks.register_all(configs).expect("valid configs");
     tasks.start();
     tasks
 }
 
 /// The one line of that name.
 #[track_caller]
-fn line<'a>(report: &'a ShutdownReport, name: &str) -> &'a TaskShutdown {
+fn line<'a>(report: &'a ShutdownReport, name: &str) -> &'a ShutdownEntry {
     let lines: Vec<_> = report.tasks.iter().filter(|task| &*task.name == name).collect();
     assert_eq!(lines.len(), 1, "lines of {name} in {report}");
     lines[0]
@@ -161,7 +165,7 @@ async fn deaf_tasks_are_dropped_at_their_deadline(on: On) {
     });
     eventually("all run", || alive.now() == 4).await;
     let began = Instant::now();
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     let took = began.elapsed();
     // A tenth of the deadline is kept for dropping.
     assert!(took >= 9 * unit, "{took:?}: {report}");
@@ -228,7 +232,7 @@ async fn a_task_that_blocks_its_worker_is_leaked_and_the_deadline_holds(on: On) 
     let tasks = begun(tasks, configs);
     eventually("all run", || (alive.now(), stuck.now()) == (others, 1)).await;
     let began = std::time::Instant::now();
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_in_time(began.elapsed(), &report);
     let mut expected = named([("unknown", Clean), ("command", Clean), ("blocker", Leaked)]);
     if on == On::FourWorkers {
@@ -248,7 +252,7 @@ async fn a_task_that_blocks_its_worker_is_leaked_and_the_deadline_holds(on: On) 
     })
     .await;
     eventually("nothing is left", || stuck.now() == 0).await;
-    assert!(Arc::ptr_eq(&report, &tasks.cancel_all_tasks().await), "its late end changes no report");
+    assert!(Arc::ptr_eq(&report, &tasks.shutdown().await), "its late end changes no report");
 }
 
 async fn a_task_that_blocks_a_worker_already_does_not_hold_up_the_report(on: On) {
@@ -268,10 +272,10 @@ async fn a_task_that_blocks_a_worker_already_does_not_hold_up_the_report(on: On)
         let hold = hold.clone();
         async move { hold.block() }
     });
-    tasks.register_critical_task(stuck.category(TaskCategory::Command)).expect("a valid config");
+    tasks.register(stuck.category(TaskCategory::Command)).expect("a valid config");
     told.until("the task blocks", |event| is_of(event, "stuck") && is_slow_poll(event)).await;
     let began = std::time::Instant::now();
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_in_time(began.elapsed(), &report);
     let of_others = if on == On::FourWorkers { Clean } else { Leaked };
     let expected =
@@ -392,7 +396,7 @@ fn fault_14b_the_shutdowns_own_task_is_stuck_behind_a_blocked_one_that_woke_it()
             Ok::<_, std::convert::Infallible>(output)
         }));
         let began = std::time::Instant::now();
-        let report = tasks.cancel_all_tasks().await;
+        let report = tasks.shutdown().await;
         assert_in_time(began.elapsed(), &report);
         let expected = ["blocker", "unknown", "command", "scheduled", "gateway"].map(|name| (name, Clean));
         assert_eq!(outcomes(&report), named(expected), "{report}");
@@ -428,7 +432,7 @@ fn ten_sync_runs_of_one_name_one_stuck_that_run_is_named() {
         let TaskEventKind::SlowPoll { polling_for, thread } = slow.kind else { unreachable!("asked for") };
         assert!(polling_for >= millis(100) && !thread.is_empty(), "{polling_for:?} {thread}");
         let began = std::time::Instant::now();
-        let mut shutdown = pin!(tasks.cancel_all_tasks());
+        let mut shutdown = pin!(tasks.shutdown());
         assert!(poll_fn(|cx| Poll::Ready(shutdown.as_mut().poll(cx))).await.is_pending());
         finish.send_replace(true);
         let report = shutdown.await;
@@ -480,7 +484,7 @@ fn fault_15_the_watchdog_writes_the_report_and_turns_to_the_last_resort_current_
         let tasks = begun(tasks, configs);
         eventually("all run", || alive.now() == 2).await;
         let began = std::time::Instant::now();
-        let report = tasks.cancel_all_tasks().await;
+        let report = tasks.shutdown().await;
         assert_in_time(began.elapsed(), &report);
         let expected = [("command", ShutdownOutcome::Clean), ("blocker", ShutdownOutcome::Leaked)];
         assert_eq!(outcomes(&report), named(expected), "{report}");
@@ -509,8 +513,8 @@ fn fault_15_whoever_waits_for_a_signal_is_as_lost_as_whoever_waits_for_the_repor
         let configs = [
             CriticalTaskConfig::new("bad", |_| async { Err::<(), _>("broken") })
                 .depends_on("blocker")
-                .restart(RestartPolicy::Never)
-                .escalate(Escalation::Shutdown),
+                .restart_policy(RestartPolicy::Never)
+                .escalation(Escalation::Shutdown),
             CriticalTaskConfig::new("blocker", move |ctx: TaskContext| {
                 let hold = hold.clone();
                 async move {
@@ -535,7 +539,7 @@ async fn where_the_report_can_be_received_there_is_no_last_resort(on: On) {
     let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).last_resort(last_resort).build();
     let tasks = begun(tasks, [blocker("blocker", &alive, &held)]);
     eventually("it runs", || alive.now() == 1).await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!(line(&report, "blocker").outcome, ShutdownOutcome::Leaked, "{on:?}: {report}");
     // Longer than the last resort waits. (Where its only worker is blocked, no timer of the runtime ever fires.)
     std::thread::sleep(millis(500));
@@ -574,10 +578,10 @@ async fn a_runtime_that_runs_nothing_is_told_with_who_blocks_it(_: On) {
     };
     assert!(stalled_for >= millis(200), "{stalled_for:?}");
     assert_eq!(polling.iter().map(|name| &**name).collect::<Vec<_>>(), ["stuck"]);
-    eventually("it is well again", || !tasks.health().runtime_stalled && tasks.health().readiness).await;
+    eventually("it is well again", || !tasks.health().runtime_stalled && tasks.health().is_ready).await;
     assert_eq!(told.all().iter().filter(|event| is_it(event)).count(), 1);
     assert_eq!(alive.total(), 2, "nobody was restarted");
-    assert!(tasks.cancel_all_tasks().await.is_clean());
+    assert!(tasks.shutdown().await.is_clean());
     told.check_runs(&tasks);
     assert_eq!(alive.now(), 0);
 }
@@ -600,7 +604,7 @@ async fn health_agrees_with_a_runtime_that_stalls(_: On) {
     assert_eq!(tasks.spawn("stuck", async move { block.block() }).await, Ok(()));
     stalled.join().expect("it is told");
     let seen = std::mem::take(&mut *seen.lock().expect("not poisoned"));
-    let well = seen.iter().filter(|health| !health.runtime_stalled || health.liveness || health.readiness);
+    let well = seen.iter().filter(|health| !health.runtime_stalled || health.is_live || health.is_ready);
     assert_eq!((well.count(), seen.is_empty()), (0, false), "of {} times that it was asked", seen.len());
 }
 
@@ -725,7 +729,7 @@ fn shut_down_blocked(
         let tasks = begun(tasks, configs);
         eventually("it runs", || state(&tasks, "blocker") == Some(TaskState::Running)).await;
         settle().await;
-        tasks.cancel_all_tasks().await
+        tasks.shutdown().await
     })
 }
 
@@ -825,7 +829,7 @@ async fn blocking_work_that_never_returns_is_leaked_and_named(_: On) {
     eventually("the work has begun", || said.try_recv() == Ok(false)).await;
     eventually("the other runs", || alive.now() == 3).await;
     let began = std::time::Instant::now();
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_in_time(began.elapsed(), &report);
     assert_eq!(said.try_recv(), Ok(true), "the token was set");
     assert_eq!(line(&report, "deaf_work").outcome, ShutdownOutcome::Leaked, "{report}");
@@ -861,7 +865,7 @@ fn exits_beside_blocking_work(test: &str, runtime: impl FnOnce() -> tokio::runti
                 }
             }));
             said.await.expect("it begins");
-            tasks.cancel_all_tasks().await
+            tasks.shutdown().await
         });
         eprintln!("{report}");
         if way == "exit" {
@@ -934,7 +938,7 @@ async fn a_busy_loop_that_yields_is_stopped_and_no_alarm(_: On) {
     sleep(millis(1_500)).await;
     assert_eq!(alive.now(), 3);
     let began = std::time::Instant::now();
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(began.elapsed() < secs(3), "ten times the grace: {report}");
     use ShutdownOutcome::{Aborted, Clean};
     assert_eq!(outcomes(&report), named([("deaf", Aborted), ("hears", Clean), ("other", Clean)]), "{report}");
@@ -993,7 +997,7 @@ async fn a_slow_poll_is_told_and_nothing_more(_: On) {
         (snapshot.stalls, snapshot.total_restarts(), snapshot.state),
         (0, 0, Some(TaskState::Running))
     );
-    assert!(tasks.cancel_all_tasks().await.is_clean());
+    assert!(tasks.shutdown().await.is_clean());
     let story = ["registered", "started", "ready", "exited success"];
     assert_eq!((told.story("slow"), alive.now(), alive.total()), (story.map(str::to_owned).into(), 0, 1));
     assert_eq!(told.count("slow", |kind| matches!(kind, TaskEventKind::SlowPoll { .. })), 1);
@@ -1025,7 +1029,7 @@ async fn a_poll_that_takes_too_long_is_a_stall_and_its_policy_decides_once(_: On
         let TaskEventKind::Stalled { silent_for } = stall.kind else { unreachable!("asked for") };
         assert!((millis(200)..secs(5)).contains(&silent_for), "{silent_for:?}");
         settle().await;
-        let report = tasks.cancel_all_tasks().await;
+        let report = tasks.shutdown().await;
         assert!(report.is_clean(), "{report}");
         let mut story: Vec<_> = ["registered", "started", "ready", "stalled"].into();
         story.extend(expected.2);
@@ -1111,7 +1115,7 @@ async fn silence_is_a_stall_and_its_policy_decides_once(on: On) {
             (snapshot.stalls, restarts(&tasks, "silent", RestartReason::Stalled)),
             (1, generations as u64 - 1)
         );
-        tasks.cancel_all_tasks().await;
+        tasks.shutdown().await;
         assert_eq!(alive.now(), 0);
         told.check_runs(&tasks);
     }
@@ -1122,7 +1126,7 @@ async fn a_stall_that_escalates_shuts_the_manager_down(on: On) {
     let tasks = TaskManager::builder().build();
     let mut told = Told::by(&tasks);
     let silent = falls_silent("silent", &alive, unit).on_stall(StallAction::Escalate);
-    let tasks = begun(tasks, [silent.escalate(Escalation::Shutdown), obedient("other", &alive)]);
+    let tasks = begun(tasks, [silent.escalation(Escalation::Shutdown), obedient("other", &alive)]);
     let report = tasks.run_until(pending::<()>()).await;
     let cause = report.cause.as_ref().expect("nobody asked for it");
     assert_eq!((&*cause.task, cause.reason, report.exit_code()), ("silent", "stalled", 1));
@@ -1188,7 +1192,7 @@ fn fault_20_a_heartbeat_at_the_very_moment_of_the_timer_is_one_decision_current_
                 "{beats_at:?}"
             );
             assert_eq!((alive.total() as u64, alive.most()), (1 + stalls, 1), "{beats_at:?}");
-            tasks.cancel_all_tasks().await;
+            tasks.shutdown().await;
             told.check_runs(&tasks);
         }
     });
@@ -1233,7 +1237,7 @@ async fn a_heartbeat_that_comes_with_the_watchdog_is_one_decision(on: On) {
     });
     let tasks = begun(tasks, configs);
     eventually("all rounds are over", || over.load(SeqCst) == many as usize).await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(report.is_clean(), "{report}");
     assert_eq!(alive.now(), 0);
     let mut stalls = 0;
@@ -1293,7 +1297,7 @@ async fn one_blocked_poll_that_breaks_two_promises_is_one_restart(_: On) {
     let snapshot = tasks.snapshot("t").expect("registered");
     assert_eq!((snapshot.stalls, snapshot.total_restarts()), (2, 1));
     assert_eq!((alive.total(), alive.most(), alive.now()), (2, 1, 1));
-    assert!(tasks.cancel_all_tasks().await.is_clean());
+    assert!(tasks.shutdown().await.is_clean());
     told.check_runs(&tasks);
 }
 
@@ -1326,7 +1330,7 @@ async fn a_stall_of_a_life_that_ends_is_not_held_against_the_next(_: On) {
         let config = config.poll_timeout(millis(200)).on_stall(action);
         let tasks = begun(tasks, [config.backoff(Backoff::constant(Duration::ZERO))]);
         eventually("it runs", || alive.now() == 1).await;
-        tasks.restart_critical_task("t").expect("it may be restarted");
+        tasks.restart("t").expect("it may be restarted");
         assert_eq!(lived.await, Ok(true), "{action:?}: {:?}", told.story("t"));
         stalled.join().expect("it is told");
         let snapshot = tasks.snapshot("t").expect("registered");
@@ -1336,7 +1340,7 @@ async fn a_stall_of_a_life_that_ends_is_not_held_against_the_next(_: On) {
             (1, 1),
             "{action:?}"
         );
-        assert!(tasks.cancel_all_tasks().await.is_clean());
+        assert!(tasks.shutdown().await.is_clean());
         assert_eq!((alive.total(), alive.most(), alive.now()), (2, 1, 0), "{action:?}");
         told.check_runs(&tasks);
     }
@@ -1416,16 +1420,8 @@ fn three_stages(takes: Option<Duration>, alive: &Alive) -> Vec<Way> {
         .task(task(&by_group, "middle"))
         .task(task(&by_group, "first"));
     vec![
-        (
-            "categories",
-            by_category,
-            Box::new(|tasks| tasks.register_critical_tasks(categories).expect("valid")),
-        ),
-        (
-            "dependencies",
-            by_dependency,
-            Box::new(|tasks| tasks.register_critical_tasks(dependencies).expect("valid")),
-        ),
+        ("categories", by_category, Box::new(|tasks| tasks.register_all(categories).expect("valid"))),
+        ("dependencies", by_dependency, Box::new(|tasks| tasks.register_all(dependencies).expect("valid"))),
         ("group", by_group, Box::new(|tasks| tasks.register_group(group).expect("valid"))),
     ]
 }
@@ -1439,7 +1435,7 @@ async fn a_later_stage_is_asked_when_the_slow_one_has_ended(on: On) {
         tasks.start();
         eventually("all run", || alive.now() == 3).await;
         let began = Instant::now();
-        let report = tasks.cancel_all_tasks().await;
+        let report = tasks.shutdown().await;
         assert_eq!(asked.names(), ["first", "middle", "last"], "{way}");
         let after = asked.after(began);
         assert!(after[2] >= 3 * unit, "{way}: {after:?}");
@@ -1464,7 +1460,7 @@ async fn a_later_stage_is_asked_when_the_share_of_the_slow_one_is_over(on: On) {
         tasks.start();
         eventually("all run", || alive.now() == 3).await;
         let began = Instant::now();
-        let report = tasks.cancel_all_tasks().await;
+        let report = tasks.shutdown().await;
         let took = began.elapsed();
         assert_eq!(asked.names(), ["first", "middle", "last"], "{way}");
         // The first ended at once, so the two others share what there is without the tenth for dropping.
@@ -1509,11 +1505,11 @@ async fn everything_is_refused(tasks: &TaskManager, alive: &Alive) {
         assert!(matches!(answer, Err(RegisterError::ShuttingDown)), "{answer:?}")
     };
     let late = || obedient("late", alive);
-    refused(tasks.register_critical_task(late()));
-    refused(tasks.register_critical_tasks([late(), obedient("later", alive).depends_on("late")]));
+    refused(tasks.register(late()));
+    refused(tasks.register_all([late(), obedient("later", alive).depends_on("late")]));
     refused(tasks.register_group(TaskGroup::new("group", RestartStrategy::OneForAll).task(late())));
-    refused(tasks.replace_critical_task(obedient("slow", alive)).await);
-    assert!(matches!(tasks.restart_critical_task("slow"), Err(RestartError::ShuttingDown)));
+    refused(tasks.replace(obedient("slow", alive)).await);
+    assert!(matches!(tasks.restart("slow"), Err(RestartError::ShuttingDown)));
     let alive_too = alive.clone();
     let discovery = tasks.register_component("component", move || vec![obedient("late", &alive_too)]);
     assert!(discovery.registered.is_empty() && discovery.refused.len() == 1, "{discovery:?}");
@@ -1551,7 +1547,7 @@ async fn whoever_comes_during_a_shutdown_is_refused(on: On) {
     });
     let tasks = begun(tasks, [config]);
     eventually("it runs", || alive.now() == 1).await;
-    let mut shutdown = pin!(tasks.cancel_all_tasks());
+    let mut shutdown = pin!(tasks.shutdown());
     assert!(poll_fn(|cx| Poll::Ready(shutdown.as_mut().poll(cx))).await.is_pending());
     everything_is_refused(&tasks, &Alive::default()).await;
     go.send_replace(true);
@@ -1568,7 +1564,7 @@ async fn whoever_comes_during_a_shutdown_is_refused(on: On) {
     assert!(told.story("late").is_empty());
     // An assertion that fails inside the task is its panic.
     told.check_runs(&tasks);
-    assert_eq!(tasks.snapshot("slow").map(|task| task.runs[ExitKind::Success as usize]), Some(1));
+    assert_eq!(tasks.snapshot("slow").map(|task| task.runs(ExitKind::Success)), Some(1));
 }
 
 // Fault 26: a thousand children at the moment of the shutdown.
@@ -1613,7 +1609,7 @@ async fn of_a_thousand_children_at_the_moment_of_the_shutdown_none_is_left(_: On
     };
     let tasks = begun(tasks, [parent("waits", true), parent("spawns", false)]);
     eventually("it is in the midst of it", || ends[2].load(SeqCst) == 1).await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!((alive.now(), children.now(), children.total()), (0, 0, 2_000), "{report}");
     let [refused, dropped] = [0, 1].map(|end| ends[end].load(SeqCst));
     assert_eq!(refused + dropped, 2_000, "{report}");
@@ -1635,7 +1631,7 @@ struct AsksWhenDropped(TaskManager);
 
 impl Drop for AsksWhenDropped {
     fn drop(&mut self) {
-        let asked = pin!(self.0.cancel_all_tasks()).poll(&mut Context::from_waker(Waker::noop()));
+        let asked = pin!(self.0.shutdown()).poll(&mut Context::from_waker(Waker::noop()));
         assert!(asked.is_pending());
     }
 }
@@ -1668,7 +1664,7 @@ async fn all_who_ask_for_the_shutdown_get_the_same_report(_: On) {
             let tasks = handed.lock().expect("not poisoned").take().expect("one life");
             // Counted when it has asked.
             let counted = async { count.fetch_add(1, SeqCst) };
-            let (got, _) = tokio::join!(tasks.cancel_all_tasks(), counted);
+            let (got, _) = tokio::join!(tasks.shutdown(), counted);
             let _ = report.send(got);
         }
     });
@@ -1683,8 +1679,7 @@ async fn all_who_ask_for_the_shutdown_get_the_same_report(_: On) {
             let (tasks, asked, report) = (tasks.clone(), asked.clone(), say.clone());
             std::thread::spawn(move || {
                 let counted = async { asked.fetch_add(1, SeqCst) };
-                let (got, _) =
-                    current_thread().block_on(async { tokio::join!(tasks.cancel_all_tasks(), counted) });
+                let (got, _) = current_thread().block_on(async { tokio::join!(tasks.shutdown(), counted) });
                 let _ = report.send(got);
             })
         })
@@ -1693,18 +1688,18 @@ async fn all_who_ask_for_the_shutdown_get_the_same_report(_: On) {
         let (tasks, asked, report) = (tasks.clone(), asked.clone(), say.clone());
         drop(tokio::spawn(async move {
             let counted = async { asked.fetch_add(1, SeqCst) };
-            let (got, _) = tokio::join!(tasks.cancel_all_tasks(), counted);
+            let (got, _) = tokio::join!(tasks.shutdown(), counted);
             let _ = report.send(got);
         }));
     }
     ask.send_replace(true);
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     for _ in 0..2 * THREADS + 1 {
         let other = said.recv().await.expect("a sender is here");
         assert!(Arc::ptr_eq(&other, &report), "{other}\n{report}");
     }
-    assert!(Arc::ptr_eq(&tasks.cancel_all_tasks().await, &report), "and whoever asks later");
-    assert!(Arc::ptr_eq(&tasks.abort_all_tasks().await, &report));
+    assert!(Arc::ptr_eq(&tasks.shutdown().await, &report), "and whoever asks later");
+    assert!(Arc::ptr_eq(&tasks.shutdown_now().await, &report));
     threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
     assert_eq!(report.asked_by.iter().map(|name| &**name).collect::<Vec<_>>(), ["asker"]);
     assert_eq!(line(&report, "slow").outcome, ShutdownOutcome::Clean, "{report}");
@@ -1714,7 +1709,7 @@ async fn all_who_ask_for_the_shutdown_get_the_same_report(_: On) {
     }
     eventually("the asker ends by itself", || alive.now() == 0).await;
     assert_eq!(told.story("slow"), ["registered", "started", "ready", "exited success"]);
-    assert_eq!(tasks.snapshot("asker").map(|task| task.runs[ExitKind::Success as usize]), Some(1));
+    assert_eq!(tasks.snapshot("asker").map(|task| task.runs(ExitKind::Success)), Some(1));
 }
 
 on_each_runtime! {
@@ -1837,7 +1832,7 @@ async fn the_last_handle_may_be_a_tasks_own(on: On) {
                 ctx.cancelled().await;
             }
         });
-        let tasks = begun(tasks, [config.restart(RestartPolicy::Never), obedient("other", &alive)]);
+        let tasks = begun(tasks, [config.restart_policy(RestartPolicy::Never), obedient("other", &alive)]);
         eventually("all run", || alive.now() == 2).await;
         *handed.lock().expect("not poisoned") = Some(tasks);
         let report = reported(&mut told).await;
@@ -1967,7 +1962,7 @@ fn an_early_signal_stops_cleanly(test: &str, runtime: impl FnOnce() -> tokio::ru
             });
             // It never says that it is ready.
             let configs = [first.start_timeout(secs(600)), obedient("second", &late).depends_on("first")];
-            tasks.register_critical_tasks(configs).expect("valid");
+            tasks.register_all(configs).expect("valid");
             if early == "before start" {
                 println!("not started");
                 let _ = std::io::stdin().read_line(&mut String::new());
@@ -2037,7 +2032,7 @@ fn a_runtime_dropped_under_the_manager_hangs_nobody(runtime: tokio::runtime::Run
         runtime.block_on(eventually("all run", || alive.now() == 3));
         // Somebody waits elsewhere for a shutdown that takes long.
         let elsewhere = tasks.clone();
-        let waiting = std::thread::spawn(move || current_thread().block_on(elsewhere.cancel_all_tasks()));
+        let waiting = std::thread::spawn(move || current_thread().block_on(elsewhere.shutdown()));
         let began = |event: &TaskEvent| matches!(event.kind, TaskEventKind::ShutdownBegan);
         runtime.block_on(told.until("the shutdown began", began));
         let dropped = std::time::Instant::now();
@@ -2051,13 +2046,13 @@ fn a_runtime_dropped_under_the_manager_hangs_nobody(runtime: tokio::runtime::Run
         assert_eq!((report.tasks.len(), report.exit_code()), (3, 1), "{report}");
         let other = current_thread();
         assert_eq!(other.block_on(run), Err(TaskError::Cancelled));
-        assert!(Arc::ptr_eq(&report, &other.block_on(tasks.cancel_all_tasks())));
+        assert!(Arc::ptr_eq(&report, &other.block_on(tasks.shutdown())));
         let mut ended = ends(&mut told);
         ended.sort();
         assert_eq!(ended, ["deaf exited cancellation", "other exited cancellation"]);
         assert_eq!(told.stories().last().map(String::as_str), Some("shutdown_ended"));
         told.check_runs(&tasks);
-        assert_eq!(tasks.get_task_statistics().active_runs, 0);
+        assert_eq!(tasks.statistics().active_runs, 0);
         assert_eq!(state(&tasks, "deaf"), Some(TaskState::Stopped));
     });
 }
@@ -2071,11 +2066,11 @@ fn a_spawned_run_dropped_with_its_runtime_is_aborted(runtime: tokio::runtime::Ru
             let _guard = guard;
             pending::<()>().await;
         });
-        runtime.block_on(async { assert!(poll_once(tasks.cancel_all_tasks()).await.is_pending()) });
+        runtime.block_on(async { assert!(poll_once(tasks.shutdown()).await.is_pending()) });
         drop(runtime);
         assert_eq!(alive.now(), 0);
         let other = current_thread();
-        let report = other.block_on(tasks.cancel_all_tasks());
+        let report = other.block_on(tasks.shutdown());
         assert_eq!(other.block_on(run), Err(TaskError::Cancelled));
         assert_eq!(line(&report, "run").outcome, ShutdownOutcome::Aborted, "{report}");
         assert_eq!(report.exit_code(), 1, "{report}");
@@ -2131,7 +2126,7 @@ fn a_manager_whose_runtime_is_gone_can_be_shut_down(runtime: tokio::runtime::Run
         let began = std::time::Instant::now();
         let other = current_thread();
         assert_eq!(other.block_on(refused), Err(TaskError::Cancelled));
-        let report = other.block_on(tasks.cancel_all_tasks());
+        let report = other.block_on(tasks.shutdown());
         assert!(began.elapsed() < secs(10), "{:?}: {report}", began.elapsed());
         assert!(report.tasks.is_empty() && report.is_clean(), "they had ended before: {report}");
         told.check_runs(&tasks);
@@ -2167,7 +2162,7 @@ fn fault_30_a_blocked_worker_of_a_runtime_that_is_given_up_is_leaked_four_worker
         runtime.block_on(eventually("all run", || alive.now() == 2));
         runtime.shutdown_background();
         let began = std::time::Instant::now();
-        let report = current_thread().block_on(tasks.cancel_all_tasks());
+        let report = current_thread().block_on(tasks.shutdown());
         assert_in_time(began.elapsed(), &report);
         assert_eq!(line(&report, "blocked").outcome, ShutdownOutcome::Leaked, "{report}");
         held.let_go();
@@ -2176,6 +2171,6 @@ fn fault_30_a_blocked_worker_of_a_runtime_that_is_given_up_is_leaked_four_worker
             assert!(std::time::Instant::now() < until, "its life ends with its runtime");
             std::thread::sleep(millis(1));
         }
-        assert!(Arc::ptr_eq(&report, &current_thread().block_on(tasks.cancel_all_tasks())));
+        assert!(Arc::ptr_eq(&report, &current_thread().block_on(tasks.shutdown())));
     });
 }

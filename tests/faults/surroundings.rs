@@ -13,9 +13,13 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, EVENT_CAPACITY, ErrorClass, ExitKind, LastResort, LoopControlError,
-    NameRule, RegisterError, RestartPolicy, RestartReason, ScheduleError, ShutdownOutcome, TaskContext,
-    TaskEventKind, TaskLoop, TaskManager, TaskState,
+    Backoff, CriticalTaskConfig, RestartPolicy, TaskContext, TaskLoop, TaskManager,
+    events::{TaskEventKind, TaskEvents},
+    policy::{ErrorClass, ExitKind, NameRule, RestartReason},
+    schedule::{LoopControlError, ScheduleError},
+    shutdown::{LastResort, ShutdownOutcome},
+    snapshot::TaskState,
+    task::RegisterError,
 };
 use tokio::{
     sync::Notify,
@@ -63,11 +67,11 @@ async fn bodies_are_longer_than_the_interval(on: On) {
             sleep(intervals * interval + interval / 2).await;
         }
     });
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("slow", slow.count(6))).expect("registered");
+    tasks.register(CriticalTaskConfig::from_loop("slow", slow.count(6))).expect("registered");
     // One that takes exactly its interval is never late, and skips nothing.
     let exact = TaskLoop::every(interval, move |_| sleep(interval)).count(4);
     if on == On::CurrentThread {
-        tasks.register_critical_task(CriticalTaskConfig::from_loop("exact", exact)).expect("registered");
+        tasks.register(CriticalTaskConfig::from_loop("exact", exact)).expect("registered");
     }
     // Before the first is planned.
     let began = Instant::now();
@@ -98,7 +102,7 @@ async fn bodies_are_longer_than_the_interval(on: On) {
             assert!(pair[1] - pair[0] >= 2 * interval, "a burst: {:?}", pair[1] - pair[0]);
         }
     }
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(report.is_clean(), "{report}");
     told.check_runs(&tasks);
     assert_eq!(alive.now(), 0);
@@ -137,7 +141,7 @@ async fn is_stopped_and_resumed(_: On) {
                 }
             }
         });
-        tasks.register_critical_task(beats.heartbeat_timeout(SIGN_OF_LIFE)).expect("registered");
+        tasks.register(beats.heartbeat_timeout(SIGN_OF_LIFE)).expect("registered");
     }
     // It is most likely stopped in the midst of a poll.
     let polls = CriticalTaskConfig::new("polls", |ctx: TaskContext| async move {
@@ -146,11 +150,11 @@ async fn is_stopped_and_resumed(_: On) {
             tokio::task::yield_now().await;
         }
     });
-    tasks.register_critical_task(polls.poll_timeout(SIGN_OF_LIFE)).expect("registered");
+    tasks.register(polls.poll_timeout(SIGN_OF_LIFE)).expect("registered");
     let interval = millis(50);
     let ticks = TaskLoop::every(interval, |_| async {});
     let ticks = CriticalTaskConfig::from_loop("ticks", ticks).heartbeat_timeout(SIGN_OF_LIFE);
-    tasks.register_critical_task(ticks).expect("registered");
+    tasks.register(ticks).expect("registered");
     // Its restart falls due while nobody is there.
     let fails = CriticalTaskConfig::new("fails", |ctx: TaskContext| async move {
         if ctx.generation() == 1 {
@@ -160,7 +164,7 @@ async fn is_stopped_and_resumed(_: On) {
         ctx.cancelled().await;
         Ok(())
     });
-    tasks.register_critical_task(fails.backoff(Backoff::constant(secs(2)))).expect("registered");
+    tasks.register(fails.backoff(Backoff::constant(secs(2)))).expect("registered");
     let began = Instant::now();
     tasks.start();
     eventually("they run", || alive.now() == BEATING && state(&tasks, "fails") == Some(TaskState::Backoff))
@@ -184,7 +188,7 @@ async fn is_stopped_and_resumed(_: On) {
         assert_eq!((task.total_restarts(), task.stalls), (expected, 0), "{}", task.name);
     }
     assert_eq!(alive.total(), BEATING, "none was restarted");
-    assert!(tasks.health().liveness, "{:?}", tasks.health());
+    assert!(tasks.health().is_live, "{:?}", tasks.health());
     // What was missed is skipped, once, and there is no burst: never more than one iteration per interval.
     let ticks = tasks.snapshot("ticks").expect("registered");
     let (ran, skipped) = (u128::from(ticks.total_runs()), u128::from(ticks.skipped[0] + ticks.skipped[1]));
@@ -194,7 +198,7 @@ async fn is_stopped_and_resumed(_: On) {
     assert!(ran + skipped <= intervals(elapsed) + 1, "{ran} ran and {skipped} skipped in {elapsed:?}");
     assert!(ran <= intervals(elapsed - STANDS_FOR / 2) + 1, "{ran} ran in {elapsed:?}");
 
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(report.is_clean(), "{report}");
     told.check_runs(&tasks);
     assert_eq!(alive.now(), 0);
@@ -274,7 +278,7 @@ async fn fault_36_a_wall_clock_that_is_set_back_moves_neither_timers_nor_uptimes
         async {}
     });
     let handle = every_hour.handle();
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("hourly", every_hour)).expect("registered");
+    tasks.register(CriticalTaskConfig::from_loop("hourly", every_hour)).expect("registered");
     let fails = CriticalTaskConfig::new("fails", |ctx: TaskContext| async move {
         if ctx.generation() == 1 {
             return Err("down");
@@ -283,7 +287,7 @@ async fn fault_36_a_wall_clock_that_is_set_back_moves_neither_timers_nor_uptimes
         Ok(())
     });
     let fails = fails.backoff(Backoff::constant(HOUR / 2)).max_restarts(1, HOUR);
-    tasks.register_critical_task(fails).expect("registered");
+    tasks.register(fails).expect("registered");
     let (began, wall_began) = (Instant::now(), SystemTime::now());
     tasks.start();
     settle().await;
@@ -291,14 +295,14 @@ async fn fault_36_a_wall_clock_that_is_set_back_moves_neither_timers_nor_uptimes
     for hour in 0..=24 {
         tokio::time::sleep_until(began + hour * HOUR + HOUR / 4).await;
         for (name, before) in ["hourly", "fails"].into_iter().zip(&mut uptimes) {
-            let uptime = tasks.get_task_health(name).expect("registered").uptime;
+            let uptime = tasks.task_health(name).expect("registered").uptime;
             assert!(uptime > *before, "{name}: {uptime:?} after {before:?}");
             assert!(uptime <= began.elapsed(), "{name}: {uptime:?}");
             *before = uptime;
         }
         assert_eq!(hourly.lock().expect("no panic under it").len() as u32, hour + 1, "each hour once");
         // An hour after it was planned, whatever the wall clock said then.
-        let next = handle.next_iteration().expect("it sleeps");
+        let next = handle.next_run().expect("it sleeps");
         let in_wall_time = next.duration_since(wall_began).expect("not in the past");
         let wall = wall_began.elapsed().expect("it stands");
         assert!(in_wall_time <= HOUR + wall, "{in_wall_time:?} after {wall:?}");
@@ -311,7 +315,7 @@ async fn fault_36_a_wall_clock_that_is_set_back_moves_neither_timers_nor_uptimes
     assert!(since > 23 * HOUR && since < 24 * HOUR, "{since:?}");
     let begun = hourly.lock().expect("no panic under it").clone();
     assert!(begun.windows(2).all(|pair| pair[1] - pair[0] == HOUR), "strictly one after the other");
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(report.is_clean(), "{report}");
     told.check_runs(&tasks);
 }
@@ -320,9 +324,9 @@ async fn fault_36_a_wall_clock_that_is_set_back_moves_neither_timers_nor_uptimes
 #[tokio::test(start_paused = true)]
 async fn fault_36_a_task_that_never_ran_has_no_uptime() {
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(obedient("task", &Alive::default())).expect("registered");
+    tasks.register(obedient("task", &Alive::default())).expect("registered");
     tokio::time::advance(24 * HOUR).await;
-    assert_eq!(tasks.get_task_health("task").expect("registered").uptime, Duration::ZERO);
+    assert_eq!(tasks.task_health("task").expect("registered").uptime, Duration::ZERO);
 }
 
 // --------------------------------------------------------------------------------------------------------------- 37
@@ -344,26 +348,27 @@ async fn counts_and_intervals_change(on: On) {
     let tasks = TaskManager::builder().build();
     let mut told = Told::by(&tasks);
     let count = |begun: &Mutex<Vec<Instant>>| begun.lock().expect("no panic under it").len();
-    let config =
-        |name: &str, task_loop| CriticalTaskConfig::from_loop(name, task_loop).restart(RestartPolicy::Always);
+    let config = |name: &str, task_loop| {
+        CriticalTaskConfig::from_loop(name, task_loop).restart_policy(RestartPolicy::Always)
+    };
 
     let thrice = TaskLoop::every(short, |_| async {}).count(3);
-    tasks.register_critical_task(config("thrice", thrice)).expect("registered");
+    tasks.register(config("thrice", thrice)).expect("registered");
 
     let freely = Arc::new(Notify::new());
     let (asleep, while_asleep) = gated(HOUR, &freely);
     let asleep_handle = asleep.handle();
-    tasks.register_critical_task(config("asleep", asleep)).expect("registered");
+    tasks.register(config("asleep", asleep)).expect("registered");
 
     let gate = Arc::new(Notify::new());
     let (running, while_running) = gated(HOUR, &gate);
     let running_handle = running.handle();
-    tasks.register_critical_task(config("running", running)).expect("registered");
+    tasks.register(config("running", running)).expect("registered");
 
     let (early, before_the_first) = gated(short, &freely);
     let early_handle = early.handle();
     early_handle.change_interval(2 * HOUR).expect("not zero");
-    tasks.register_critical_task(config("early", early)).expect("registered");
+    tasks.register(config("early", early)).expect("registered");
     early_handle.change_interval(HOUR).expect("not zero");
     assert_eq!(tasks.snapshot("early").expect("registered").total_runs(), 0);
 
@@ -375,10 +380,7 @@ async fn counts_and_intervals_change(on: On) {
     .await;
     // Their first iterations are over, and they sleep for an hour.
     freely.notify_waiters();
-    eventually("asleep", || {
-        asleep_handle.next_iteration().is_some() && early_handle.next_iteration().is_some()
-    })
-    .await;
+    eventually("asleep", || asleep_handle.next_run().is_some() && early_handle.next_run().is_some()).await;
 
     for handle in [&asleep_handle, &running_handle, &early_handle] {
         assert_eq!(
@@ -415,10 +417,10 @@ async fn counts_and_intervals_change(on: On) {
     assert_eq!(count(&before_the_first), 1, "the hour that it was given before it began");
 
     let zero = TaskLoop::every(Duration::ZERO, |_| async {});
-    let refused = tasks.register_critical_task(config("zero", zero));
+    let refused = tasks.register(config("zero", zero));
     assert!(matches!(&refused, Err(RegisterError::Loop { name, .. }) if name == "zero"), "{refused:?}");
     let none = TaskLoop::every(short, |_| async {}).count(0);
-    let refused = tasks.register_critical_task(config("none", none));
+    let refused = tasks.register(config("none", none));
     assert!(matches!(&refused, Err(RegisterError::Loop { name, .. }) if name == "none"), "{refused:?}");
     assert!(
         tasks.snapshot("zero").is_none() && tasks.snapshot("none").is_none(),
@@ -427,7 +429,7 @@ async fn counts_and_intervals_change(on: On) {
 
     freely.notify_waiters();
     gate.notify_waiters();
-    let report = tasks.abort_all_tasks().await;
+    let report = tasks.shutdown_now().await;
     assert_eq!(report.count(ShutdownOutcome::Leaked), 0, "{report}");
     told.check_runs(&tasks);
 }
@@ -452,7 +454,7 @@ async fn subscribers_are_slow_or_gone(_: On) {
         let failing =
             CriticalTaskConfig::new(format!("failing {number}"), |_| async { Err::<(), _>("down") });
         let failing = failing.backoff(Backoff::constant(Duration::ZERO)).max_restarts(1_000, HOUR);
-        tasks.register_critical_task(failing).expect("registered");
+        tasks.register(failing).expect("registered");
     }
     drop(gone);
     tasks.start();
@@ -468,18 +470,18 @@ async fn subscribers_are_slow_or_gone(_: On) {
     // Each life begins, is ready and ends; a restart is announced; it is registered and given up once.
     let told = TASKS * (LIVES * 3 + (LIVES - 1) + 2);
     let of_the_machine =
-        |event: &&otel_tasks::TaskEvent| matches!(event.kind, TaskEventKind::SlowPoll { .. });
+        |event: &&otel_tasks::events::TaskEvent| matches!(event.kind, TaskEventKind::SlowPoll { .. });
     let noise = kept.iter().filter(of_the_machine).count() as u64;
-    assert_eq!(kept.len(), EVENT_CAPACITY, "bounded");
+    assert_eq!(kept.len(), TaskEvents::CAPACITY, "bounded");
     let seen = kept.len() as u64 + slow.missed();
     assert!((told..=told + noise + 100).contains(&seen), "{seen} of {told}, and {noise} of a busy machine");
-    let gave_up = |event: &otel_tasks::TaskEvent| matches!(event.kind, TaskEventKind::GaveUp { .. });
+    let gave_up = |event: &otel_tasks::events::TaskEvent| matches!(event.kind, TaskEventKind::GaveUp { .. });
     assert!(kept.iter().any(gave_up), "the newest are kept, and the last of the tasks was given up last");
     assert!(late.try_recv().is_none(), "what was told before is not told again");
 
     // It has caught up, and misses nothing more.
     let missed = slow.missed();
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!(report.count(ShutdownOutcome::NotRunning), TASKS, "{report}");
     for events in [&mut slow, &mut late] {
         let mut last = None;
@@ -536,10 +538,10 @@ mod exporters {
                 sleep(millis(300)).await;
             }
         });
-        tasks.register_critical_task(slow).expect("registered");
+        tasks.register(slow).expect("registered");
         let failing = CriticalTaskConfig::new("failing", |_| async { Err::<(), _>("down") });
         let failing = failing.backoff(Backoff::constant(millis(1))).max_restarts(20, HOUR);
-        tasks.register_critical_task(failing).expect("registered");
+        tasks.register(failing).expect("registered");
         tasks.start();
         let began = Instant::now();
         for _ in 0..2_000 {
@@ -552,7 +554,7 @@ mod exporters {
         let balance = telemetry.balance();
         let shutdown = tokio::spawn({
             let tasks = tasks.clone();
-            async move { tasks.cancel_all_tasks().await }
+            async move { tasks.shutdown().await }
         });
         told.until("it has begun", |event| matches!(event.kind, TaskEventKind::ShutdownBegan)).await;
         let (report, flushed) = tokio::join!(shutdown, telemetry.shutdown());
@@ -641,13 +643,13 @@ async fn life_with_a_panicking_exporter(at_start: bool, only: Option<&'static st
     let mut told = Told::by(&tasks);
     let alive = Alive::default();
     let victim = fails_once("victim", &alive);
-    tasks.register_critical_task(victim).expect("registered");
-    tasks.register_critical_task(obedient("sibling", &alive)).expect("registered");
+    tasks.register(victim).expect("registered");
+    tasks.register(obedient("sibling", &alive)).expect("registered");
     tasks.start();
     let what = format!("at the {} of {only:?}", if at_start { "start" } else { "end" });
     eventually(&what, || restarts(&tasks, "victim", RestartReason::Failure) == 1 && alive.now() == 2).await;
     tasks.spawn("command_short", async {}).await.expect("it runs");
-    let report = tokio::time::timeout(secs(20), tasks.cancel_all_tasks()).await;
+    let report = tokio::time::timeout(secs(20), tasks.shutdown()).await;
     let report = report.unwrap_or_else(|_| panic!("the shutdown never ends: {what}"));
     assert!(report.is_clean(), "{what}: {report}");
     assert!(hits.load(SeqCst) > 0, "{what}: it was not even tried");
@@ -714,8 +716,8 @@ async fn a_hundred_thousand_come_and_go(_: On) {
     };
     let register = async |times: u32| {
         for _ in 0..times {
-            tasks.register_critical_task(obedient("again", &Alive::default())).expect("the name is free");
-            tasks.unregister_critical_task("again").await.expect("registered");
+            tasks.register(obedient("again", &Alive::default())).expect("the name is free");
+            tasks.unregister("again").await.expect("registered");
         }
     };
     register(100).await;
@@ -743,7 +745,7 @@ async fn a_hundred_thousand_come_and_go(_: On) {
     // By name, and by result or state beside it.
     assert!(points.values().all(|points| *points <= (NAMES + 1) * TaskState::ALL.len()), "{points:?}");
     assert_eq!(tasks.task_names(), Vec::<String>::new());
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(report.is_clean(), "{report}");
 }
 
@@ -779,9 +781,9 @@ async fn unregisters_and_shuts_down(_: On) {
         let tasks = TaskManager::builder().build();
         let alive = Alive::default();
         tasks.start();
-        tasks.register_critical_task(obedient("gone", &alive)).expect("registered");
-        tasks.unregister_critical_task("gone").await.expect("registered");
-        let report = tasks.cancel_all_tasks().await;
+        tasks.register(obedient("gone", &alive)).expect("registered");
+        tasks.unregister("gone").await.expect("registered");
+        let report = tasks.shutdown().await;
         assert_eq!((report.tasks.len(), alive.now()), (0, 0), "{report}");
     }
 }
@@ -844,8 +846,8 @@ async fn hooks_panic(on: On) {
     .after_iteration(|_| async { panic!("after_iteration") })
     .on_error(|_| async { panic!("on_error") });
     let ticks = CriticalTaskConfig::from_loop("ticks", ticks).backoff(Backoff::constant(SHORT));
-    tasks.register_critical_task(ticks.max_restarts(1, HOUR)).expect("registered");
-    tasks.register_critical_task(obedient("sibling", &alive)).expect("registered");
+    tasks.register(ticks.max_restarts(1, HOUR)).expect("registered");
+    tasks.register(obedient("sibling", &alive)).expect("registered");
     tasks.start();
     // A panic of `on_error` counts as "end"; so the second iteration ends each of two lives.
     eventually("given up", || state(&tasks, "ticks") == Some(TaskState::Failed)).await;
@@ -876,7 +878,7 @@ async fn hooks_panic(on: On) {
             );
         }
     }
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(report.is_clean(), "{report}");
     told.check_runs(&tasks);
     assert_eq!(alive.now(), 0);
@@ -897,15 +899,15 @@ async fn a_hooks_destructor_panics(_: On) {
                 std::future::pending::<()>().await;
             }
         });
-        tasks.register_critical_task(CriticalTaskConfig::from_loop(name, ticks)).expect("registered");
+        tasks.register(CriticalTaskConfig::from_loop(name, ticks)).expect("registered");
     }
     tasks.start();
     eventually("they wait", || alive.now() == 2).await;
-    tasks.stop_critical_task("stopped").expect("registered");
+    tasks.stop("stopped").expect("registered");
     eventually("stopped", || told.story("stopped").last().is_some_and(|last| last == "stopped")).await;
-    tasks.restart_critical_task("stopped").expect("registered");
+    tasks.restart("stopped").expect("registered");
     eventually("it begins again", || alive.total() == 3).await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!((report.tasks.len(), report.count(ShutdownOutcome::Clean)), (2, 2), "{report}");
     told.check_runs(&tasks);
     assert_eq!(alive.now(), 0);
@@ -921,10 +923,10 @@ async fn a_hooks_payload_panics_when_dropped(on: On) {
         async {}
     })
     .after_iteration(|_| async { std::panic::panic_any(Bomb) });
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("ticks", ticks)).expect("registered");
+    tasks.register(CriticalTaskConfig::from_loop("ticks", ticks)).expect("registered");
     tasks.start();
     eventually("it goes on", || alive.total() >= 3).await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(report.is_clean(), "{report}");
 }
 
@@ -951,9 +953,7 @@ async fn callbacks_panic(_: On) {
         ctx.cancelled().await;
         Ok(())
     });
-    tasks
-        .register_critical_tasks([classes, types, speaks.backoff(Backoff::constant(SHORT))])
-        .expect("registered");
+    tasks.register_all([classes, types, speaks.backoff(Backoff::constant(SHORT))]).expect("registered");
     tasks.start();
     let discovery = tasks.register_component("bad", || -> Vec<CriticalTaskConfig> { panic!("a provider") });
     assert_eq!(discovery.panicked, [("bad".to_owned(), "a provider".to_owned())]);
@@ -963,11 +963,11 @@ async fn callbacks_panic(_: On) {
         eventually(name, || restarts(&tasks, name, RestartReason::Panic) == 1).await;
         eventually(name, || state(&tasks, name) == Some(TaskState::Running)).await;
     }
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(report.is_clean(), "{report}");
     told.check_runs(&tasks);
     for name in ["classes", "types", "speaks"] {
-        let exits: Vec<_> = told.exits(name).iter().map(otel_tasks::Exit::kind).collect();
+        let exits: Vec<_> = told.exits(name).iter().map(otel_tasks::policy::Exit::kind).collect();
         assert_eq!(exits, [ExitKind::Panic, ExitKind::Success], "{name}");
     }
     assert_eq!(alive.now(), 0);
@@ -987,19 +987,19 @@ async fn a_closure_that_is_dropped_panics(_: On) {
             }
         })
     };
-    tasks.register_critical_task(config("removed")).expect("registered");
-    tasks.register_critical_task(config("left")).expect("registered");
+    tasks.register(config("removed")).expect("registered");
+    tasks.register(config("left")).expect("registered");
     tasks.start();
     eventually("both run", || alive.now() == 2).await;
     // Whoever drops it last has the panic; it may be the caller, who has asked for it.
     let remover = tasks.clone();
-    let removed = tokio::spawn(async move { remover.unregister_critical_task("removed").await.is_ok() });
+    let removed = tokio::spawn(async move { remover.unregister("removed").await.is_ok() });
     let removed = tokio::time::timeout(secs(20), removed).await.expect("it answers");
     assert!(removed.is_err_and(|error| error.is_panic()) || tasks.task_names() == ["left"]);
     eventually("the name is free", || tasks.task_names() == ["left"]).await;
-    tasks.register_critical_task(obedient("removed", &alive)).expect("free");
+    tasks.register(obedient("removed", &alive)).expect("free");
     eventually("both run", || alive.now() == 2).await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!((report.tasks.len(), report.is_clean()), (2, true), "{report}");
     assert_eq!(alive.now(), 0);
     // The manager holds the last of the other one, and whoever drops it has that panic.
@@ -1064,7 +1064,7 @@ fn fault_40_a_last_resort_that_panics_leaves_the_watchdog_alive() {
                 std::thread::sleep(secs(2));
                 release.store(false, SeqCst);
             });
-            tasks.cancel_all_tasks().await;
+            tasks.shutdown().await;
             releaser.join().expect("no panic");
         });
     };
@@ -1149,12 +1149,12 @@ where
 /// A task that fails once, one that is given up, a loop whose hook panics, and one to which nothing happens.
 fn lively(alive: &Alive) -> TaskManager {
     let tasks = TaskManager::builder().build();
-    tasks.register_critical_task(fails_once("victim", alive)).expect("registered");
+    tasks.register(fails_once("victim", alive)).expect("registered");
     let gives_up = CriticalTaskConfig::new("gives up", |_| async { Err::<(), _>("down") });
-    tasks.register_critical_task(gives_up.max_restarts(0, HOUR)).expect("registered");
+    tasks.register(gives_up.max_restarts(0, HOUR)).expect("registered");
     let ticks = TaskLoop::every(millis(5), |_| async {}).after_iteration(|_| async { panic!("a hook") });
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("ticks", ticks)).expect("registered");
-    tasks.register_critical_task(obedient("sibling", alive)).expect("registered");
+    tasks.register(CriticalTaskConfig::from_loop("ticks", ticks)).expect("registered");
+    tasks.register(obedient("sibling", alive)).expect("registered");
     tasks
 }
 
@@ -1177,9 +1177,9 @@ async fn life_under(panics: Panics) {
         tasks.snapshot("ticks").is_some_and(|task| task.total_runs() > ticked + 2)
     })
     .await;
-    tasks.stop_critical_task("sibling").expect("registered");
+    tasks.stop("sibling").expect("registered");
     eventually("stopped", || state(&tasks, "sibling") == Some(TaskState::Stopped)).await;
-    tasks.restart_critical_task("sibling").expect("registered");
+    tasks.restart("sibling").expect("registered");
     eventually("again", || alive.now() == 2).await;
     assert_shut_down(panics, &tasks, &mut told, &alive).await;
 }
@@ -1201,7 +1201,7 @@ async fn life_that_is_given_up(panics: Panics) {
                 let of_driver =
                     |kind: &TaskEventKind| matches!(kind, TaskEventKind::GaveUp { reason } if *reason == WHY);
                 assert_eq!(told.count(name, of_driver), 1, "{name}, {what}: {:?}", told.story(name));
-                assert_eq!(tasks.restart_critical_task(name), Ok(Duration::ZERO));
+                assert_eq!(tasks.restart(name), Ok(Duration::ZERO));
                 revived.push(name);
             }
         }
@@ -1220,7 +1220,7 @@ async fn life_that_is_given_up(panics: Panics) {
 
 async fn assert_shut_down(panics: Panics, tasks: &TaskManager, told: &mut Told, alive: &Alive) {
     let what = format!("{panics:?}");
-    let report = tokio::time::timeout(secs(20), tasks.cancel_all_tasks()).await;
+    let report = tokio::time::timeout(secs(20), tasks.shutdown()).await;
     let report = report.unwrap_or_else(|_| panic!("the shutdown never ends, {what}"));
     assert!(report.duration < AT_ONCE, "{what}: {report}");
     assert_eq!((report.tasks.len(), report.is_clean()), (4, true), "{what}: {report}");
@@ -1322,8 +1322,8 @@ async fn the_draw_of_a_jitter_panics(_: On) {
         .build();
     let mut told = Told::by(&tasks);
     let alive = Alive::default();
-    tasks.register_critical_task(fails_once("victim", &alive)).expect("registered");
-    tasks.register_critical_task(obedient("sibling", &alive)).expect("registered");
+    tasks.register(fails_once("victim", &alive)).expect("registered");
+    tasks.register(obedient("sibling", &alive)).expect("registered");
     tasks.start();
     let gave_up = |kind: &TaskEventKind| matches!(kind, TaskEventKind::GaveUp { .. });
     eventually("restarted, or given up and told", || {
@@ -1333,7 +1333,7 @@ async fn the_draw_of_a_jitter_panics(_: On) {
     .await;
     eventually("alive or dead", || (1..=2).contains(&alive.now())).await;
     assert_eq!(state(&tasks, "sibling"), Some(TaskState::Running));
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert_eq!((report.tasks.len(), report.is_clean()), (2, true), "{report}");
     assert!(report.duration < AT_ONCE, "{report}");
     assert!(drawn.load(SeqCst) > 0);

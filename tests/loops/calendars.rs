@@ -1,6 +1,6 @@
 //! Calendars: clocks that are set, processes that are suspended, and lives that follow each other.
 
-use otel_tasks::Missed;
+use otel_tasks::schedule::MissedPolicy;
 use support::WallClock;
 
 use super::*;
@@ -37,7 +37,7 @@ impl OnClock {
         }));
         let handle = body.handle();
         let tasks = TaskManager::builder().wall_clock(clock.reader()).build();
-        tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).unwrap();
+        tasks.register(CriticalTaskConfig::from_loop("l", body)).unwrap();
         tasks.start();
         Self { clock, tasks, handle, minutes }
     }
@@ -47,7 +47,7 @@ impl OnClock {
     }
 
     fn missed(&self) -> u64 {
-        self.tasks.snapshot("l").unwrap().skipped[SkipReason::Missed as usize]
+        self.tasks.snapshot("l").unwrap().skipped(SkipReason::Missed)
     }
 }
 
@@ -63,9 +63,9 @@ fn daily(time: &str) -> Schedule {
 async fn times_of_day_come_day_after_day() {
     let l = OnClock::begin(Schedule::daily(["09:00", "21:30"], "UTC"), |body| body);
     settle().await;
-    assert_eq!(l.handle.next_iteration(), Some(midnight() + secs(9 * HOUR)));
+    assert_eq!(l.handle.next_run(), Some(midnight() + secs(9 * HOUR)));
     let snapshot = l.tasks.snapshot("l").unwrap();
-    assert_eq!((snapshot.next_run, snapshot.interval), (l.handle.next_iteration(), Some(secs(45_000))));
+    assert_eq!((snapshot.next_run, snapshot.interval), (l.handle.next_run(), Some(secs(45_000))));
     hours(48).await;
     assert_eq!(l.minutes(), [540, 1_290, 1_980, 2_730]);
     assert_eq!(l.missed(), 0);
@@ -124,7 +124,7 @@ async fn a_clock_that_was_wrong_when_the_loop_began_stalls_nothing() {
     settle().await;
     l.clock.shift(-3_650 * DAY as i64);
     hours(1).await;
-    assert_eq!(l.handle.next_iteration(), Some(midnight() - secs(3_650 * DAY) + secs(9 * HOUR)));
+    assert_eq!(l.handle.next_run(), Some(midnight() - secs(3_650 * DAY) + secs(9 * HOUR)));
     hours(9).await;
     assert_eq!(l.minutes(), [540 - 3_650 * 1_440]);
 }
@@ -163,9 +163,9 @@ async fn a_suspended_process_neither_bursts_nor_stalls() {
 #[tokio::test(start_paused = true)]
 async fn what_was_missed_is_treated_as_the_policy_says() {
     for (policy, expected, missed) in [
-        (Missed::Skip, vec![0, 660], 10),
-        (Missed::CatchUp(3), vec![0, 610, 610, 610, 660], 7),
-        (Missed::RunOnce, vec![0, 610, 660], 9),
+        (MissedPolicy::Skip, vec![0, 660], 10),
+        (MissedPolicy::CatchUp(3), vec![0, 610, 610, 610, 660], 7),
+        (MissedPolicy::RunOnce, vec![0, 610, 660], 9),
     ] {
         let l = OnClock::begin(Schedule::cron("0 * * * *", "UTC"), |body| body.missed(policy));
         sleep(secs(600)).await;
@@ -182,7 +182,7 @@ async fn what_a_schedule_of_every_second_misses_is_counted_up_to_a_limit() {
     let before = l.minutes().len();
     l.clock.shift(365 * DAY as i64);
     sleep(secs(30)).await;
-    assert_eq!(l.missed(), otel_tasks::MISSED_COUNTED_AT_MOST);
+    assert_eq!(l.missed(), otel_tasks::schedule::MissedPolicy::MAX_COUNTED);
     let after = l.minutes().len() - before;
     assert!((28..=32).contains(&after), "it goes on, once a second: {after}");
 }
@@ -227,7 +227,7 @@ async fn a_calendar_that_is_over_finishes_the_loop() {
     let l = OnClock::begin(daily("09:00").ends(ends), |body| body);
     hours(80).await;
     assert_eq!((l.minutes(), state(&l.tasks, "l")), (vec![540, 1_980], Some(TaskState::Finished)));
-    assert_eq!(l.handle.next_iteration(), None);
+    assert_eq!(l.handle.next_run(), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -240,7 +240,7 @@ async fn the_step_between_looks_at_the_clock_can_be_set() {
         log.note();
         async {}
     });
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).unwrap();
+    tasks.register(CriticalTaskConfig::from_loop("l", body)).unwrap();
     tasks.start();
     sleep(secs(100)).await;
     clock.shift(12 * HOUR as i64);

@@ -1,6 +1,6 @@
 //! What a handle does to a loop beside stopping it, and what its schedule's bounds do.
 
-use otel_tasks::Overlap;
+use otel_tasks::schedule::OverlapPolicy;
 use support::WallClock;
 
 use super::*;
@@ -33,7 +33,7 @@ async fn a_schedule_changed_during_an_iteration_or_before_the_first_holds_from_t
     let (body, handle, moments) = noting(100, 10);
     let tasks = TaskManager::builder().build();
     handle.change_schedule(Schedule::every(secs(50))).unwrap();
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).unwrap();
+    tasks.register(CriticalTaskConfig::from_loop("l", body)).unwrap();
     tasks.start();
     sleep(secs(55)).await;
     handle.change_schedule(Schedule::delay(secs(20))).unwrap();
@@ -57,7 +57,7 @@ async fn a_schedule_that_begins_later_is_waited_for_also_after_another() {
     let clock = WallClock::starting(SystemTime::UNIX_EPOCH);
     let (body, handle, moments) = noting(10, 4);
     let tasks = TaskManager::builder().wall_clock(clock.reader()).build();
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).unwrap();
+    tasks.register(CriticalTaskConfig::from_loop("l", body)).unwrap();
     tasks.start();
     let from = |seconds| Schedule::every(secs(10)).starts(SystemTime::UNIX_EPOCH + secs(seconds));
     sleep(secs(12)).await;
@@ -75,12 +75,12 @@ async fn a_schedule_that_comes_when_the_one_before_is_over_begins_beside_what_st
     let clock = WallClock::starting(SystemTime::UNIX_EPOCH);
     let until = Schedule::every(secs(10)).ends(SystemTime::UNIX_EPOCH + secs(5));
     let (body, handle, moments) = noting_on(until, 100);
-    let body = body.overlap(Overlap::Allow(2));
+    let body = body.overlap(OverlapPolicy::Allow(2));
     let tasks = TaskManager::builder().wall_clock(clock.reader()).build();
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).unwrap();
+    tasks.register(CriticalTaskConfig::from_loop("l", body)).unwrap();
     tasks.start();
     sleep(secs(20)).await;
-    assert_eq!(handle.next_iteration(), None);
+    assert_eq!(handle.next_run(), None);
     handle.change_schedule(Schedule::every(secs(50))).unwrap();
     sleep(secs(40)).await;
     assert_eq!(moments.seconds(), [0, 50]);
@@ -93,7 +93,7 @@ async fn after_the_last_iteration_there_is_no_next_one() {
     let next_run = || tasks.snapshot("l").unwrap().next_run;
     sleep(secs(2)).await;
     assert!(next_run().is_some(), "the first runs, and may be longer than until the second");
-    assert_eq!(handle.next_iteration(), None, "which is not waited for yet");
+    assert_eq!(handle.next_run(), None, "which is not waited for yet");
     sleep(secs(10)).await;
     assert_eq!((handle.current_iteration(), next_run()), (2, None));
 }
@@ -101,14 +101,15 @@ async fn after_the_last_iteration_there_is_no_next_one() {
 #[tokio::test(start_paused = true)]
 async fn a_loop_that_stops_itself_is_finished_if_it_was_to_finish() {
     // With others beside it, the stop is seen while the iteration still runs.
-    for overlap in [Overlap::Skip, Overlap::Allow(2)] {
+    for overlap in [OverlapPolicy::Skip, OverlapPolicy::Allow(2)] {
         for (count, stops, restarts) in [(1, false, 0), (2, true, 0), (2, false, 1)] {
             let body = TaskLoop::every(secs(10), move |ctx: TaskContext| async move {
                 ctx.cancellation_token().cancel();
                 sleep(secs(1)).await;
             });
             let (handle, body) = (body.handle(), body.count(count).overlap(overlap));
-            let tasks = started(CriticalTaskConfig::from_loop("l", body).restart(RestartPolicy::Always));
+            let tasks =
+                started(CriticalTaskConfig::from_loop("l", body).restart_policy(RestartPolicy::Always));
             settle().await;
             if stops {
                 handle.stop();
@@ -139,7 +140,7 @@ async fn a_paused_loop_shows_it_and_leaves_out_what_falls_due() {
     sleep(secs(15)).await;
     handle.pause().unwrap();
     settle().await;
-    assert_eq!((state(&tasks, "l"), handle.next_iteration()), (Some(TaskState::Paused), None));
+    assert_eq!((state(&tasks, "l"), handle.next_run()), (Some(TaskState::Paused), None));
     assert!(handle.is_running());
     sleep(secs(30)).await;
     handle.resume().unwrap();
@@ -175,7 +176,7 @@ async fn a_loop_is_found_by_its_name() {
     let plain = CriticalTaskConfig::new("plain", |_| async {});
     assert!(plain.loop_handle().is_none());
     let tasks = started(config);
-    tasks.register_critical_task(plain).unwrap();
+    tasks.register(plain).unwrap();
     sleep(secs(5)).await;
     tasks.loop_handle("l").unwrap().expect("a loop").stop();
     sleep(secs(60)).await;
@@ -198,11 +199,11 @@ async fn bounds_begin_and_finish_a_rhythm() {
         async {}
     });
     let handle = body.handle();
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).unwrap();
+    tasks.register(CriticalTaskConfig::from_loop("l", body)).unwrap();
     tasks.start();
     sleep(secs(99)).await;
     assert_eq!(moments.count(), 0);
-    assert_eq!(handle.next_iteration(), Some(SystemTime::UNIX_EPOCH + secs(100)));
+    assert_eq!(handle.next_run(), Some(SystemTime::UNIX_EPOCH + secs(100)));
     sleep(secs(100)).await;
     assert_eq!((moments.seconds(), state(&tasks, "l")), (vec![0, 10, 20], Some(TaskState::Finished)));
 }
@@ -218,7 +219,7 @@ async fn once_is_due_at_its_instant_and_finished_then() {
             log.note();
             async {}
         });
-        tasks.register_critical_task(CriticalTaskConfig::from_loop(name, body)).unwrap();
+        tasks.register(CriticalTaskConfig::from_loop(name, body)).unwrap();
     }
     sleep(secs(10)).await;
     tasks.start();
@@ -241,19 +242,19 @@ async fn cancel_drops_all_that_overlap() {
         }
     });
     let handle = body.handle();
-    let tasks = started(CriticalTaskConfig::from_loop("l", body.overlap(Overlap::Allow(3))));
+    let tasks = started(CriticalTaskConfig::from_loop("l", body.overlap(OverlapPolicy::Allow(3))));
     sleep(secs(25)).await;
     assert_eq!(alive.now(), 3);
     handle.cancel().unwrap();
     settle().await;
     assert_eq!((alive.now(), state(&tasks, "l")), (0, Some(TaskState::Stopped)));
-    assert_eq!(tasks.snapshot("l").unwrap().runs[ExitKind::Cancellation as usize], 3);
+    assert_eq!(tasks.snapshot("l").unwrap().runs(ExitKind::Cancellation), 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_schedule_that_may_overlap_takes_over_from_one_that_does_not() {
     let (body, handle, moments) = noting_on(Schedule::delay(secs(30)), 15);
-    let tasks = started(CriticalTaskConfig::from_loop("l", body.overlap(Overlap::Allow(2))));
+    let tasks = started(CriticalTaskConfig::from_loop("l", body.overlap(OverlapPolicy::Allow(2))));
     sleep(secs(5)).await;
     handle.change_schedule(Schedule::every(secs(10)).count(4)).unwrap();
     sleep(secs(100)).await;
@@ -267,7 +268,7 @@ async fn what_comes_after_the_end_of_a_schedule_is_not_left_out() {
     let tasks = TaskManager::builder().wall_clock(clock.reader()).build();
     let bounded = Schedule::every(secs(10)).ends(SystemTime::UNIX_EPOCH + secs(35));
     let body = TaskLoop::on(bounded, |_| sleep(secs(300)));
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).unwrap();
+    tasks.register(CriticalTaskConfig::from_loop("l", body)).unwrap();
     tasks.start();
     sleep(secs(400)).await;
     let snapshot = tasks.snapshot("l").unwrap();
@@ -285,8 +286,8 @@ async fn an_instant_that_was_missed_may_be_left_out() {
             log.note();
             async {}
         });
-        let body = body.missed(otel_tasks::Missed::Skip);
-        tasks.register_critical_task(CriticalTaskConfig::from_loop(name, body)).unwrap();
+        let body = body.missed(otel_tasks::schedule::MissedPolicy::Skip);
+        tasks.register(CriticalTaskConfig::from_loop(name, body)).unwrap();
     }
     tasks.start();
     sleep(secs(1)).await;

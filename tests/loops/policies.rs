@@ -1,6 +1,10 @@
 //! What becomes of iterations that are missed or overlap.
 
-use otel_tasks::{LoopError, Missed, Overlap, RegisterError, TaskEventKind};
+use otel_tasks::{
+    events::TaskEventKind,
+    schedule::{LoopError, MissedPolicy, OverlapPolicy},
+    task::RegisterError,
+};
 use tokio::time::advance;
 
 use super::*;
@@ -16,14 +20,14 @@ fn second_takes(takes: u64, moments: &Moments) -> TaskLoop {
 }
 
 fn skipped(tasks: &TaskManager, reason: SkipReason) -> u64 {
-    tasks.snapshot("l").expect("registered").skipped[reason as usize]
+    tasks.snapshot("l").expect("registered").skipped(reason)
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_that_overlaps_waits_where_it_may_queue() {
     let moments = Moments::default();
     let tasks =
-        started(CriticalTaskConfig::from_loop("l", second_takes(35, &moments).overlap(Overlap::Queue)));
+        started(CriticalTaskConfig::from_loop("l", second_takes(35, &moments).overlap(OverlapPolicy::Queue)));
     sleep(secs(75)).await;
     // Of the times 20, 30 and 40 one waits until 45.
     assert_eq!(moments.seconds(), [0, 10, 45, 50, 60, 70]);
@@ -45,13 +49,13 @@ async fn one_that_overlaps_may_cancel_the_one_that_runs() {
             sleep(secs(takes)).await;
         }
     });
-    let tasks = started(CriticalTaskConfig::from_loop("l", body.overlap(Overlap::CancelRunning)));
+    let tasks = started(CriticalTaskConfig::from_loop("l", body.overlap(OverlapPolicy::CancelRunning)));
     sleep(secs(45)).await;
     assert_eq!(moments.seconds(), [0, 10, 20, 30, 40]);
     assert_eq!((alive.most(), alive.now()), (1, 0));
     let snapshot = tasks.snapshot("l").unwrap();
-    assert_eq!(snapshot.runs[ExitKind::Cancellation as usize], 1);
-    assert_eq!((snapshot.runs[ExitKind::Success as usize], snapshot.total_errors()), (4, 0));
+    assert_eq!(snapshot.runs(ExitKind::Cancellation), 1);
+    assert_eq!((snapshot.runs(ExitKind::Success), snapshot.total_errors()), (4, 0));
     assert_eq!(skipped(&tasks, SkipReason::Overlapped), 1, "the one that was not let finish");
 }
 
@@ -69,9 +73,9 @@ async fn iterations_may_overlap_up_to_a_limit() {
         }
     });
     let handle = body.handle();
-    let tasks = started(CriticalTaskConfig::from_loop("l", body.overlap(Overlap::Allow(2))));
+    let tasks = started(CriticalTaskConfig::from_loop("l", body.overlap(OverlapPolicy::Allow(2))));
     sleep(secs(5)).await;
-    assert!(handle.next_iteration().is_some(), "the next one does not wait for this one");
+    assert!(handle.next_run().is_some(), "the next one does not wait for this one");
     sleep(secs(60)).await;
     // 20 and 50 come while two run.
     assert_eq!(moments.seconds(), [0, 10, 30, 40, 60]);
@@ -81,7 +85,7 @@ async fn iterations_may_overlap_up_to_a_limit() {
     assert!(handle.is_running(), "those under way finish");
     sleep(secs(30)).await;
     assert_eq!((state(&tasks, "l"), alive.now()), (Some(TaskState::Finished), 0));
-    assert_eq!(tasks.snapshot("l").unwrap().runs[ExitKind::Success as usize], 5);
+    assert_eq!(tasks.snapshot("l").unwrap().runs(ExitKind::Success), 5);
 }
 
 #[tokio::test(start_paused = true)]
@@ -91,19 +95,20 @@ async fn one_of_several_that_fails_ends_the_life_when_the_others_are_done() {
         if ctx.iteration() == Some(1) { Err("first") } else { Ok(()) }
     });
     let handle = body.handle();
-    let config = CriticalTaskConfig::from_loop("l", body.overlap(Overlap::Allow(3)));
-    let tasks = started(config.restart(RestartPolicy::Never));
+    let config = CriticalTaskConfig::from_loop("l", body.overlap(OverlapPolicy::Allow(3)));
+    let tasks = started(config.restart_policy(RestartPolicy::Never));
     sleep(secs(26)).await;
     assert!(handle.failed() && handle.is_running());
     sleep(secs(30)).await;
     let snapshot = tasks.snapshot("l").unwrap();
     assert_eq!((snapshot.state, snapshot.total_runs()), (Some(TaskState::Failed), 3), "none began after it");
-    assert_eq!(snapshot.runs[ExitKind::Success as usize], 2);
+    assert_eq!(snapshot.runs(ExitKind::Success), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_iteration_beside_which_others_may_begin_is_to_give_signs_of_life() {
-    let body = TaskLoop::every(secs(1_000), |_| std::future::pending::<()>()).overlap(Overlap::Allow(2));
+    let body =
+        TaskLoop::every(secs(1_000), |_| std::future::pending::<()>()).overlap(OverlapPolicy::Allow(2));
     let tasks = started(CriticalTaskConfig::from_loop("l", body).heartbeat_timeout(secs(60)));
     sleep(secs(100)).await;
     assert_eq!(tasks.snapshot("l").unwrap().stalls, 1);
@@ -140,7 +145,7 @@ async fn those_that_were_missed_may_be_left_out() {
         log.note();
         async {}
     });
-    let tasks = started(CriticalTaskConfig::from_loop("l", body.missed(Missed::Skip)));
+    let tasks = started(CriticalTaskConfig::from_loop("l", body.missed(MissedPolicy::Skip)));
     sleep(secs(50)).await;
     stand_still(390).await;
     sleep(secs(20)).await;
@@ -157,7 +162,7 @@ async fn those_that_were_missed_may_be_caught_up_with() {
         [(2, vec![0, 45, 46, 50, 60], 2), (9, vec![0, 45, 46, 47, 48, 50, 60], 0)]
     {
         let (body, handle, moments) = noting(10, 1);
-        let tasks = started(CriticalTaskConfig::from_loop("l", body.missed(Missed::CatchUp(limit))));
+        let tasks = started(CriticalTaskConfig::from_loop("l", body.missed(MissedPolicy::CatchUp(limit))));
         sleep(secs(5)).await;
         stand_still(40).await;
         sleep(secs(20)).await;
@@ -171,7 +176,7 @@ async fn those_that_were_missed_may_be_caught_up_with() {
 async fn a_fixed_delay_is_counted_from_the_end() {
     let (body, _, moments) = noting_on(Schedule::delay(secs(10)), 7);
     // It never overlaps, whatever it is allowed.
-    let tasks = started(CriticalTaskConfig::from_loop("l", body.overlap(Overlap::Allow(5))));
+    let tasks = started(CriticalTaskConfig::from_loop("l", body.overlap(OverlapPolicy::Allow(5))));
     sleep(secs(60)).await;
     assert_eq!(moments.seconds(), [0, 17, 34, 51]);
     assert_eq!(tasks.snapshot("l").unwrap().skipped, [0, 0]);
@@ -188,7 +193,7 @@ async fn jitter_moves_iterations_and_not_the_rhythm() {
     let random = AtomicU64::new(0);
     let quarters = move || (random.fetch_add(1, SeqCst) % 4) as f64 / 4.0;
     let tasks = TaskManager::builder().random(quarters).build();
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).unwrap();
+    tasks.register(CriticalTaskConfig::from_loop("l", body)).unwrap();
     tasks.start();
     sleep(secs(59)).await;
     assert_eq!(moments.seconds(), [0, 12, 24, 36, 40, 52]);
@@ -198,11 +203,11 @@ async fn jitter_moves_iterations_and_not_the_rhythm() {
 #[tokio::test(start_paused = true)]
 async fn policies_that_allow_nothing_are_refused() {
     for (body, expected) in [
-        (noting(1, 0).0.missed(Missed::CatchUp(0)), LoopError::ZeroCatchUp),
-        (noting(1, 0).0.overlap(Overlap::Allow(0)), LoopError::ZeroOverlap),
+        (noting(1, 0).0.missed(MissedPolicy::CatchUp(0)), LoopError::ZeroCatchUp),
+        (noting(1, 0).0.overlap(OverlapPolicy::Allow(0)), LoopError::ZeroOverlap),
     ] {
         let tasks = TaskManager::builder().build();
-        let refused = tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body));
+        let refused = tasks.register(CriticalTaskConfig::from_loop("l", body));
         assert_eq!(refused, Err(RegisterError::Loop { name: "l".into(), source: expected }));
     }
 }

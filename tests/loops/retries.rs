@@ -1,6 +1,6 @@
 //! An iteration that fails is tried again inside its run.
 
-use otel_tasks::{ErrorClass, TaskEventKind};
+use otel_tasks::{events::TaskEventKind, policy::ErrorClass};
 
 use super::*;
 
@@ -23,7 +23,7 @@ async fn an_iteration_that_succeeds_in_the_end_is_one_successful_run() {
     let tasks = TaskManager::builder().build();
     let mut told = tasks.subscribe();
     let body = body.retry(3, Backoff::constant(secs(20)));
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("l", body)).unwrap();
+    tasks.register(CriticalTaskConfig::from_loop("l", body)).unwrap();
     tasks.start();
     sleep(secs(100)).await;
     assert_eq!(moments.seconds(), [0, 20, 40]);
@@ -45,7 +45,7 @@ async fn an_iteration_that_succeeds_in_the_end_is_one_successful_run() {
 async fn an_iteration_that_fails_too_often_fails() {
     let (body, moments) = flaky(9);
     let body = body.retry(2, Backoff::constant(secs(5)));
-    let tasks = started(CriticalTaskConfig::from_loop("l", body).restart(RestartPolicy::Never));
+    let tasks = started(CriticalTaskConfig::from_loop("l", body).restart_policy(RestartPolicy::Never));
     sleep(secs(100)).await;
     assert_eq!(moments.seconds(), [0, 5, 10], "the first, and two more");
     let snapshot = tasks.snapshot("l").unwrap();
@@ -58,7 +58,7 @@ async fn an_iteration_that_fails_too_often_fails() {
 #[tokio::test(start_paused = true)]
 async fn the_delays_grow() {
     let (body, moments) = flaky(9);
-    let backoff = Backoff::new(secs(1), 2.0, secs(4)).unwrap().jitter(otel_tasks::Jitter::None);
+    let backoff = Backoff::new(secs(1), 2.0, secs(4)).unwrap().jitter(otel_tasks::policy::Jitter::None);
     let _tasks = started(CriticalTaskConfig::from_loop("l", body.retry(4, backoff)));
     sleep(secs(20)).await;
     assert_eq!(moments.seconds(), [0, 1, 3, 7, 11]);
@@ -68,12 +68,12 @@ async fn the_delays_grow() {
 async fn errors_that_nothing_helps_against_and_panics_are_not_tried_again() {
     let (body, moments) = flaky(9);
     let body = body.retry(5, Backoff::constant(secs(1)));
-    let config = CriticalTaskConfig::from_loop("permanent", body).restart(RestartPolicy::Never);
+    let config = CriticalTaskConfig::from_loop("permanent", body).restart_policy(RestartPolicy::Never);
     let tasks = started(config.classify(|_: &&str| ErrorClass::Permanent));
     let panics = TaskLoop::every(secs(1_000), |_| async { panic!("never again") });
     let panics = panics.retry(5, Backoff::constant(secs(1)));
-    let config = CriticalTaskConfig::from_loop("panics", panics).restart(RestartPolicy::Never);
-    tasks.register_critical_task(config).unwrap();
+    let config = CriticalTaskConfig::from_loop("panics", panics).restart_policy(RestartPolicy::Never);
+    tasks.register(config).unwrap();
     sleep(secs(50)).await;
     assert_eq!(moments.count(), 1);
     for name in ["permanent", "panics"] {
@@ -88,7 +88,7 @@ async fn the_user_says_which_failures_are_tried_again() {
         let (body, moments) = flaky(9);
         let body =
             body.retry_when(move |failure| failure.message == word).retry(2, Backoff::constant(secs(1)));
-        let _tasks = started(CriticalTaskConfig::from_loop("l", body).restart(RestartPolicy::Never));
+        let _tasks = started(CriticalTaskConfig::from_loop("l", body).restart_policy(RestartPolicy::Never));
         sleep(secs(50)).await;
         assert_eq!(moments.count(), tries, "{word}");
     }
@@ -100,7 +100,7 @@ async fn a_stop_ends_the_wait_for_a_further_try() {
     let body = body.retry(5, Backoff::constant(secs(3_600)));
     let tasks = started(CriticalTaskConfig::from_loop("l", body));
     sleep(secs(1)).await;
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     assert!(report.is_clean() && report.duration < secs(1), "{report}");
     assert_eq!(moments.count(), 1);
 }

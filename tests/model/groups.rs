@@ -3,8 +3,11 @@
 use std::sync::{Arc, Mutex};
 
 use otel_tasks::{
-    DependencyLoss, RestartPolicy, RestartReason, RestartStrategy, ShutdownOutcome, StallAction, TaskEvent,
-    TaskEventKind, TaskGroup, TaskManager, TaskSnapshot, TaskState,
+    RestartPolicy, TaskGroup, TaskManager,
+    events::{TaskEvent, TaskEventKind},
+    policy::{DependencyLoss, RestartReason, RestartStrategy, StallAction},
+    shutdown::ShutdownOutcome,
+    snapshot::{TaskSnapshot, TaskState},
 };
 use proptest::prelude::*;
 use tokio::time::{Instant, sleep_until};
@@ -228,7 +231,7 @@ impl Group<'_> {
     }
 
     /// What must hold at any time.
-    fn check(&mut self, events: &mut otel_tasks::TaskEvents) -> Result<(), String> {
+    fn check(&mut self, events: &mut otel_tasks::events::TaskEvents) -> Result<(), String> {
         let Self { case, seen, yielded, .. } = self;
         hear(events, &mut self.told, &self.probes, |member, event| {
             follow(case, seen, yielded, member, event)
@@ -254,7 +257,7 @@ impl Group<'_> {
     /// Whether nothing is under way, and nobody was given up.
     fn is_at_rest(&self, snapshots: &[Option<TaskSnapshot>]) -> bool {
         let ready =
-            |member: usize| self.tasks.get_task_health(&name(member)).is_some_and(|health| health.readiness);
+            |member: usize| self.tasks.task_health(&name(member)).is_some_and(|health| health.is_ready);
         snapshots.iter().enumerate().all(|(member, snapshot)| {
             use TaskState::{Finished, Paused, Running, Stopped};
             match snapshot.as_ref().and_then(|snapshot| snapshot.state) {
@@ -310,10 +313,10 @@ impl Group<'_> {
         Ok(())
     }
 
-    async fn shut_down(mut self, events: &mut otel_tasks::TaskEvents) -> Result<(), String> {
+    async fn shut_down(mut self, events: &mut otel_tasks::events::TaskEvents) -> Result<(), String> {
         let up: Vec<_> = self.probes.iter().map(|probe| probe.alive.now() > 0).collect();
         let before = self.snapshots();
-        let report = self.tasks.cancel_all_tasks().await;
+        let report = self.tasks.shutdown().await;
         if let Some(asked) = self.asked.lock().unwrap().iter().find(|asked| !asked.later.is_empty()) {
             return Err(format!("{asked:?}: at shutdown it goes down before later ones"));
         }

@@ -5,7 +5,11 @@
 
 use std::fmt;
 
-use otel_tasks::{DependencyLoss, ExitKind, RestartPolicy, RestartReason, StallAction, TaskState};
+use otel_tasks::{
+    RestartPolicy,
+    policy::{DependencyLoss, ExitKind, RestartReason, StallAction},
+    snapshot::TaskState,
+};
 
 use super::world::Body;
 

@@ -13,8 +13,11 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, ErrorClass, Jitter, RegisterError, RestartError, ShutdownOutcome,
-    TaskContext, TaskEvent, TaskEventKind, TaskEvents, TaskManager,
+    Backoff, CriticalTaskConfig, TaskContext, TaskManager,
+    events::{TaskEvent, TaskEventKind, TaskEvents},
+    policy::{ErrorClass, Jitter},
+    shutdown::ShutdownOutcome,
+    task::{RegisterError, RestartError},
 };
 use tokio::{
     sync::mpsc,
@@ -93,7 +96,7 @@ pub(crate) fn config(
     let mut config = CriticalTaskConfig::new(name(task), move |ctx| {
         run_of_task(ctx, of_run.clone(), probe.clone(), asked.clone())
     })
-    .restart(spec.policy)
+    .restart_policy(spec.policy)
     .max_restarts(spec.limit, millis(spec.window))
     .backoff(backoff.jitter(Jitter::None))
     .shutdown_grace(millis(GRACE))
@@ -236,30 +239,30 @@ fn registered(result: Result<(), RegisterError>) -> Answer {
 
 pub(crate) fn execute(tasks: &TaskManager, task: usize, command: &Command, probe: &Probe) -> Answer {
     let (tasks, named) = (tasks.clone(), name(task));
-    let known = |result: Result<(), otel_tasks::UnknownTask>| {
+    let known = |result: Result<(), otel_tasks::task::UnknownTask>| {
         if result.is_ok() { Answer::Done } else { Answer::Unknown }
     };
     match command {
-        Command::Register(spec) => registered(tasks.register_critical_task(config(task, spec, probe, || ()))),
+        Command::Register(spec) => registered(tasks.register(config(task, spec, probe, || ()))),
         Command::Start => {
             tasks.start();
             Answer::Done
         }
-        Command::Stop => known(tasks.stop_critical_task(&named)),
-        Command::Restart => match tasks.restart_critical_task(&named) {
+        Command::Stop => known(tasks.stop(&named)),
+        Command::Restart => match tasks.restart(&named) {
             Ok(after) => Answer::In(after.as_millis().try_into().expect("short")),
             Err(RestartError::Unknown(_)) => Answer::Unknown,
             Err(RestartError::LimitReached { .. }) => Answer::LimitReached,
             Err(other) => panic!("{other}"),
         },
-        Command::Pause => known(tasks.pause_critical_task(&named)),
-        Command::Resume => known(tasks.resume_critical_task(&named)),
+        Command::Pause => known(tasks.pause(&named)),
+        Command::Resume => known(tasks.resume(&named)),
         Command::Unregister => {
-            at_once(async move { tasks.unregister_critical_task(&named).await }).map_or(Answer::Done, known)
+            at_once(async move { tasks.unregister(&named).await }).map_or(Answer::Done, known)
         }
         Command::Replace(spec) => {
             let config = config(task, spec, probe, || ());
-            at_once(async move { tasks.replace_critical_task(config).await }).map_or(Answer::Done, registered)
+            at_once(async move { tasks.replace(config).await }).map_or(Answer::Done, registered)
         }
         Command::Fault(fault) => {
             probe.fault(*fault);
@@ -352,15 +355,15 @@ fn compare(
     same("runs", snapshot.runs, expected.exits)?;
     same("active", snapshot.active, u64::from(up))?;
     same("stalls", snapshot.stalls, expected.stalls)?;
-    let health = tasks.get_task_health(&name(task)).expect("known");
+    let health = tasks.task_health(&name(task)).expect("known");
     let ready = model.is_running_and_ready(task);
-    same("readiness", health.readiness, ready && health.liveness)?;
+    same("readiness", health.is_ready, ready && health.is_live)?;
     Ok(())
 }
 
 /// One line for each registered task, with what became of it; and nothing is left.
 async fn shut_down(tasks: TaskManager, model: &Model, probes: &[Probe]) -> Result<(), String> {
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     for (task, probe) in probes.iter().enumerate() {
         let lines: Vec<_> = report.tasks.iter().filter(|line| *line.name == *name(task)).collect();
         let possible: &[ShutdownOutcome] = match model.body(task) {

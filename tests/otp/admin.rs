@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use otel_tasks::{
-    Escalation, MAX_RESTARTS_LIMIT, PolicyError, RegisterError, RestartError, RestartReason,
-    RestartStrategy::{OneForAll, OneForOne},
     TaskGroup, TaskManager,
-    TaskState::{Backoff, Running, Stopped},
-    UnknownTask,
+    policy::{
+        Escalation, PolicyError, RestartIntensity, RestartReason, RestartStrategy::OneForAll,
+        RestartStrategy::OneForOne,
+    },
+    snapshot::{TaskState::Backoff, TaskState::Running, TaskState::Stopped},
+    task::{RegisterError, RestartError, UnknownTask},
 };
 
 use crate::{
@@ -17,7 +19,7 @@ use crate::{
 
 fn unknown(name: &str) -> UnknownTask {
     let tasks = TaskManager::builder().build();
-    tasks.stop_critical_task(name).expect_err("nothing is registered")
+    tasks.stop(name).expect_err("nothing is registered")
 }
 
 // Fails where a name that is taken is accepted.
@@ -30,33 +32,33 @@ async fn child_adm() {
         world.supervise(strategy, 1, [sibling.permanent(), c1.permanent()]).await;
         assert_eq!(world.counts(), [2, 2]);
         let duplicate = Err(RegisterError::Duplicate { name: "c1".into() });
-        assert_eq!(tasks.register_critical_task(c1.permanent()), duplicate);
+        assert_eq!(tasks.register(c1.permanent()), duplicate);
 
-        assert_eq!(tasks.stop_critical_task("c9"), Err(unknown("c9")));
+        assert_eq!(tasks.stop("c9"), Err(unknown("c9")));
         for _ in 0..2 {
-            assert_eq!(tasks.stop_critical_task("c1"), Ok(()), "also the second time");
+            assert_eq!(tasks.stop("c1"), Ok(()), "also the second time");
             tokio::time::sleep(secs(60)).await;
             assert_eq!((world.state("c1"), c1.runs()), (Stopped, 1), "though it is permanent");
             assert_eq!(world.counts(), [2, 1]);
         }
-        assert_eq!(tasks.register_critical_task(c1.permanent()), duplicate, "its name is taken");
+        assert_eq!(tasks.register(c1.permanent()), duplicate, "its name is taken");
 
-        assert_eq!(tasks.restart_critical_task("c1"), Ok(Duration::ZERO));
+        assert_eq!(tasks.restart("c1"), Ok(Duration::ZERO));
         calm().await;
         assert_eq!((world.state("c1"), c1.runs()), (Running, 2));
-        assert_eq!(tasks.restart_critical_task("c9"), Err(RestartError::Unknown(unknown("c9"))));
+        assert_eq!(tasks.restart("c9"), Err(RestartError::Unknown(unknown("c9"))));
 
-        assert_eq!(tasks.unregister_critical_task("c9").await, Err(unknown("c9")));
+        assert_eq!(tasks.unregister("c9").await, Err(unknown("c9")));
         // OTP refuses to delete one that runs; ours is stopped first.
-        assert_eq!(tasks.unregister_critical_task("c1").await, Ok(()));
+        assert_eq!(tasks.unregister("c1").await, Ok(()));
         assert_eq!((world.counts(), c1.alive()), ([1, 1], 0));
-        assert_eq!(tasks.restart_critical_task("c1"), Err(RestartError::Unknown(unknown("c1"))));
-        assert_eq!(tasks.stop_critical_task("c1"), Err(unknown("c1")));
-        assert_eq!(tasks.register_critical_task(c1.permanent()), Ok(()));
+        assert_eq!(tasks.restart("c1"), Err(RestartError::Unknown(unknown("c1"))));
+        assert_eq!(tasks.stop("c1"), Err(unknown("c1")));
+        assert_eq!(tasks.register(c1.permanent()), Ok(()));
         calm().await;
         assert_eq!((world.state("c1"), c1.runs(), world.counts()), (Running, 3, [2, 2]));
         assert_eq!(sibling.runs(), 1, "{strategy:?}: what is done by hand to one is of one alone");
-        tasks.cancel_all_tasks().await;
+        tasks.shutdown().await;
     }
 }
 
@@ -73,9 +75,9 @@ async fn child_adm_simple() {
     let active = || world.tasks.snapshot("worker").expect("spawned").active;
     assert_eq!(active(), 2);
     // By its name a short task is nobody's to stop: it is not registered.
-    assert_eq!(world.tasks.stop_critical_task("worker"), Err(unknown("worker")));
-    assert_eq!(world.tasks.restart_critical_task("worker"), Err(RestartError::Unknown(unknown("worker"))));
-    assert_eq!(world.tasks.unregister_critical_task("worker").await, Err(unknown("worker")));
+    assert_eq!(world.tasks.stop("worker"), Err(unknown("worker")));
+    assert_eq!(world.tasks.restart("worker"), Err(RestartError::Unknown(unknown("worker"))));
+    assert_eq!(world.tasks.unregister("worker").await, Err(unknown("worker")));
     for _ in 0..2 {
         first.abort();
         calm().await;
@@ -94,17 +96,17 @@ async fn extra_return() {
     let world = World::new();
     let child = world.child("c1");
     world.register(child.permanent()).await;
-    world.tasks.stop_critical_task("c1").expect("registered");
+    world.tasks.stop("c1").expect("registered");
     calm().await;
-    world.tasks.restart_critical_task("c1").expect("registered");
+    world.tasks.restart("c1").expect("registered");
     calm().await;
-    world.tasks.unregister_critical_task("c1").await.expect("registered");
+    world.tasks.unregister("c1").await.expect("registered");
     world.register(child.permanent()).await;
     let runs = child.runs();
     child.end(End::Panic);
     calm().await;
     assert_eq!((world.state("c1"), child.runs(), world.counts()), (Running, runs + 1, [1, 1]));
-    world.tasks.unregister_critical_task("c1").await.expect("registered");
+    world.tasks.unregister("c1").await.expect("registered");
     // And what led to being given up is forgiven to one that is begun again by hand.
     world.register(child.permanent().max_restarts(1, HOUR)).await;
     for _ in 0..2 {
@@ -114,11 +116,11 @@ async fn extra_return() {
         assert_eq!((world.state("c1"), child.runs()), (Running, runs + 1));
         child.end(End::Panic);
         calm().await;
-        assert_eq!((world.state("c1"), child.runs()), (otel_tasks::TaskState::Failed, runs + 1));
-        world.tasks.restart_critical_task("c1").expect("registered");
+        assert_eq!((world.state("c1"), child.runs()), (otel_tasks::snapshot::TaskState::Failed, runs + 1));
+        world.tasks.restart("c1").expect("registered");
         calm().await;
     }
-    world.tasks.cancel_all_tasks().await;
+    world.tasks.shutdown().await;
 }
 
 // Fails where a window of zero is accepted.
@@ -126,13 +128,13 @@ async fn extra_return() {
 async fn child_specs() {
     let world = World::new();
     let child = world.child("c1");
-    let refused = |config| world.tasks.register_critical_task(config).expect_err("faulty");
+    let refused = |config| world.tasks.register(config).expect_err("faulty");
     let policy = |source| RegisterError::Policy { name: "c1".into(), source };
     assert_eq!(
         refused(child.permanent().max_restarts(1, Duration::ZERO)),
         policy(PolicyError::ZeroWindow { max_restarts: 1 })
     );
-    let too_many = MAX_RESTARTS_LIMIT + 1;
+    let too_many = RestartIntensity::MAX_RESTARTS + 1;
     assert_eq!(
         refused(child.permanent().max_restarts(too_many, HOUR)),
         policy(PolicyError::TooManyRestarts { max_restarts: too_many })
@@ -151,7 +153,7 @@ async fn child_specs() {
     world.tasks.start();
     calm().await;
     assert_eq!((world.counts(), child.runs()), ([0, 0], 0), "none of them is there");
-    world.tasks.cancel_all_tasks().await;
+    world.tasks.shutdown().await;
 }
 
 /// A refused registration changes nothing, as its error says: it takes no room among the names either.
@@ -183,7 +185,7 @@ async fn child_specs_map() {
                 for escalation in [Escalation::None, Escalation::Group, Escalation::Shutdown] {
                     let world = World::new();
                     let child = world.child("c1");
-                    let config = child.config(policy).escalate(escalation);
+                    let config = child.config(policy).escalation(escalation);
                     let config = match grace {
                         Some(grace) => config.shutdown_grace(grace),
                         None => config,
@@ -208,7 +210,7 @@ async fn sup_flags() {
         other => panic!("{other:?}"),
     };
     assert_eq!(faulty(group().max_restarts(1, Duration::ZERO)), PolicyError::ZeroWindow { max_restarts: 1 });
-    let too_many = MAX_RESTARTS_LIMIT + 1;
+    let too_many = RestartIntensity::MAX_RESTARTS + 1;
     let refused = faulty(group().max_restarts(too_many, HOUR));
     assert_eq!(refused, PolicyError::TooManyRestarts { max_restarts: too_many });
     assert_eq!((world.counts(), child.runs()), ([0, 0], 0));
@@ -227,11 +229,11 @@ async fn which_children() {
     world.register(c2.permanent()).await;
     assert_eq!(world.tasks.task_names(), ["c1", "c2"]);
     assert_eq!(world.states(["c1", "c2"]), [Running, Running]);
-    world.tasks.stop_critical_task("c1").expect("registered");
+    world.tasks.stop("c1").expect("registered");
     calm().await;
     assert_eq!(world.states(["c1", "c2"]), [Stopped, Running]);
     assert_eq!(world.tasks.task_names(), ["c1", "c2"]);
-    world.tasks.unregister_critical_task("c1").await.expect("registered");
+    world.tasks.unregister("c1").await.expect("registered");
     assert_eq!(world.tasks.task_names(), ["c2"]);
     let figures = world.tasks.snapshot("c1").expect("its figures stay, so that no counter runs backwards");
     assert_eq!((figures.state, figures.total_runs()), (None, 1));
@@ -266,18 +268,18 @@ async fn count_children() {
     // And of registered ones.
     let children: Vec<_> = (0..200).map(|number| world.child(&format!("c{number}x"))).collect();
     for child in &children {
-        world.tasks.register_critical_task(child.permanent()).expect("a valid config");
+        world.tasks.register(child.permanent()).expect("a valid config");
     }
     world.tasks.start();
     calm().await;
-    let statistics = world.tasks.get_task_statistics();
+    let statistics = world.tasks.statistics();
     assert_eq!((statistics.critical_tasks, statistics.active_runs), (200, 200));
-    assert_eq!(world.tasks.get_task_statistics(), statistics);
+    assert_eq!(world.tasks.statistics(), statistics);
     children.iter().take(50).for_each(|child| {
-        world.tasks.stop_critical_task(child.name()).expect("registered");
+        world.tasks.stop(child.name()).expect("registered");
     });
     calm().await;
-    let statistics = world.tasks.get_task_statistics();
+    let statistics = world.tasks.statistics();
     assert_eq!((statistics.critical_tasks, statistics.active_runs), (200, 150));
     world.finish().await;
 }
@@ -308,9 +310,9 @@ async fn count_restarting_children() {
     tokio::time::sleep(secs(2)).await;
     assert_eq!(world.counts(), [3, 3]);
     for (place, name) in ["c1", "c2", "c3"].into_iter().enumerate() {
-        world.tasks.stop_critical_task(name).expect("registered");
+        world.tasks.stop(name).expect("registered");
         calm().await;
-        world.tasks.unregister_critical_task(name).await.expect("registered");
+        world.tasks.unregister(name).await.expect("registered");
         assert_eq!(world.counts(), [2 - place, 2 - place]);
     }
     each_run_ended_once(&world.told());

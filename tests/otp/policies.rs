@@ -5,9 +5,13 @@
 use std::sync::Arc;
 
 use otel_tasks::{
-    CriticalTaskConfig, ErrorClass, RegisterError, RestartPolicy, RestartReason,
-    RestartStrategy::{OneForAll, OneForOne},
-    TaskState::{self, Backoff, Failed, Finished, Running, Stopped},
+    CriticalTaskConfig, RestartPolicy,
+    policy::{ErrorClass, RestartReason, RestartStrategy::OneForAll, RestartStrategy::OneForOne},
+    snapshot::{
+        TaskState, TaskState::Backoff, TaskState::Failed, TaskState::Finished, TaskState::Running,
+        TaskState::Stopped,
+    },
+    task::RegisterError,
 };
 use tokio::time::sleep;
 
@@ -87,7 +91,7 @@ async fn transient_shutdown() {
     child.end(End::Ok);
     calm().await;
     assert_eq!((world.state("c1"), world.counts()), (Finished, [1, 0]));
-    world.tasks.restart_critical_task("c1").expect("registered");
+    world.tasks.restart("c1").expect("registered");
     calm().await;
     assert_eq!((world.state("c1"), world.counts()), (Running, [1, 1]));
     child.end(End::Ok);
@@ -109,15 +113,15 @@ async fn temporary_shutdown() {
     world.register(child.temporary()).await;
     child.end(End::Ok);
     calm().await;
-    let again = world.tasks.register_critical_task(child.temporary());
+    let again = world.tasks.register(child.temporary());
     assert_eq!(again, Err(RegisterError::Duplicate { name: "c1".into() }));
-    world.tasks.replace_critical_task(child.temporary()).await.expect("a valid config");
+    world.tasks.replace(child.temporary()).await.expect("a valid config");
     calm().await;
     assert_eq!((world.state("c1"), child.runs()), (Running, 2));
     child.end(End::Ok);
     calm().await;
     assert_eq!((world.state("c1"), child.runs()), (Finished, 2));
-    world.tasks.cancel_all_tasks().await;
+    world.tasks.shutdown().await;
 }
 
 // Fails where a permanent error is tried again.
@@ -187,7 +191,7 @@ async fn do_not_save_child_specs_for_temporary_children() {
                 world.supervise(strategy, 1, [child.config(policy)]).await;
                 match end {
                     Some(end) => child.end(end),
-                    None => world.tasks.stop_critical_task("c1").expect("registered"),
+                    None => world.tasks.stop("c1").expect("registered"),
                 }
                 sleep(secs(60)).await;
                 let expected = match (policy, end) {
@@ -198,10 +202,10 @@ async fn do_not_save_child_specs_for_temporary_children() {
                     _ => (Failed, 1),
                 };
                 assert_eq!((world.state("c1"), child.runs()), expected, "{case}");
-                let again = world.tasks.register_critical_task(child.config(policy));
+                let again = world.tasks.register(child.config(policy));
                 assert_eq!(again, Err(RegisterError::Duplicate { name: "c1".into() }), "{case}");
                 if expected.0 != Running {
-                    world.tasks.restart_critical_task("c1").expect("registered");
+                    world.tasks.restart("c1").expect("registered");
                     calm().await;
                     assert_eq!((world.state("c1"), child.runs()), (Running, 2), "{case}");
                 }
@@ -228,15 +232,15 @@ async fn do_not_save_start_parameters_for_temporary_children() {
                     drop(run);
                 }
             });
-            world.supervise_as(group(strategy, [config.restart(policy)])).await;
+            world.supervise_as(group(strategy, [config.restart_policy(policy)])).await;
             assert_eq!(Arc::strong_count(&run), 2, "{policy:?}: a run has it");
             sleep(secs(2)).await;
             assert_eq!(Arc::strong_count(&run), 1, "{policy:?}: what a run had is gone with it");
             assert_eq!(Arc::strong_count(&closures), 2, "{policy:?}: kept for a restart");
-            world.tasks.unregister_critical_task("c1").await.expect("registered");
+            world.tasks.unregister("c1").await.expect("registered");
             calm().await;
             assert_eq!(Arc::strong_count(&closures), 1, "{strategy:?} {policy:?}: nothing is kept");
-            world.tasks.cancel_all_tasks().await;
+            world.tasks.shutdown().await;
         }
     }
 }
@@ -289,19 +293,19 @@ async fn restart_loop(policy: RestartPolicy) {
         assert!(in_loop(world.state("c1")), "{:?}", world.state("c1"));
         assert_eq!(world.counts(), [1, 0], "registered, not active");
     }
-    let again = world.tasks.register_critical_task(config());
+    let again = world.tasks.register(config());
     assert_eq!(again, Err(RegisterError::Duplicate { name: "c1".into() }));
     // A stop ends the loop, in the delay as in the start.
     for wanted in [Backoff, Running] {
         while world.state("c1") != wanted {
             calm().await;
         }
-        world.tasks.stop_critical_task("c1").expect("registered");
+        world.tasks.stop("c1").expect("registered");
         calm().await;
         let runs = child.runs();
         sleep(secs(60)).await;
         assert_eq!((world.state("c1"), child.runs()), (Stopped, runs), "stopped in {wanted:?}");
-        world.tasks.restart_critical_task("c1").expect("registered");
+        world.tasks.restart("c1").expect("registered");
         calm().await;
     }
     // A start that works ends it as well.
@@ -314,9 +318,9 @@ async fn restart_loop(policy: RestartPolicy) {
         calm().await;
     }
     // OTP refuses to delete a child that is restarting; ours is stopped and forgotten.
-    world.tasks.unregister_critical_task("c1").await.expect("registered");
+    world.tasks.unregister("c1").await.expect("registered");
     assert_eq!(world.counts(), [0, 0]);
-    world.tasks.cancel_all_tasks().await;
+    world.tasks.shutdown().await;
     // And the shutdown, in both.
     for wanted in [Backoff, Running] {
         let world = World::new();
@@ -352,7 +356,7 @@ async fn hanging_restart_loop_rest_for_one() {
     let [c1, c2, c3] = world.children(["c1", "c2", "c3"]);
     let slow = c2.permanent().backoff(otel_tasks::Backoff::constant(secs(1))).max_restarts(1_000, HOUR);
     let members = [c1.permanent(), slow, c3.permanent()];
-    world.supervise(otel_tasks::RestartStrategy::RestForOne, 1_000, members).await;
+    world.supervise(otel_tasks::policy::RestartStrategy::RestForOne, 1_000, members).await;
     c2.starts(Start::EndsAfter(secs(2), End::Err));
     c2.end(End::Panic);
     for _ in 0..40 {
@@ -362,12 +366,12 @@ async fn hanging_restart_loop_rest_for_one() {
         assert!(!world.is_ready("c2"));
     }
     // The loop ended by hand: OTP leaves c3 down as well. Ours waits for nobody who was stopped by decision.
-    world.tasks.stop_critical_task("c2").expect("registered");
+    world.tasks.stop("c2").expect("registered");
     sleep(secs(60)).await;
     assert_eq!(world.states(["c1", "c2", "c3"]), [Running, Stopped, Running]);
     assert_eq!((c1.runs(), c3.runs()), (1, 2));
     c2.starts(Start::Ready);
-    world.tasks.restart_critical_task("c2").expect("registered");
+    world.tasks.restart("c2").expect("registered");
     calm().await;
     assert_eq!((world.counts(), c1.runs(), c3.runs()), ([3, 3], 1, 2), "one that was down begins alone");
     c2.starts(Start::EndsAfter(secs(2), End::Err));

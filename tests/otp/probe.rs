@@ -7,8 +7,11 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, ExitKind, RestartPolicy, RestartReason, RestartStrategy, ShutdownReport,
-    TaskContext, TaskEvent, TaskEventKind, TaskEvents, TaskGroup, TaskManager, TaskManagerBuilder, TaskState,
+    Backoff, CriticalTaskConfig, RestartPolicy, ShutdownReport, TaskContext, TaskGroup, TaskManager,
+    events::{TaskEvent, TaskEventKind, TaskEvents},
+    policy::{ExitKind, RestartReason, RestartStrategy},
+    snapshot::TaskState,
+    task::TaskManagerBuilder,
 };
 use tokio::{sync::Notify, time::sleep};
 
@@ -174,7 +177,7 @@ impl Child {
             let child = child.clone();
             async move { child.run(ctx).await }
         })
-        .restart(policy)
+        .restart_policy(policy)
         .backoff(Backoff::constant(Duration::ZERO))
         .max_restarts(1_000, HOUR)
         .start_timeout(24 * HOUR)
@@ -320,7 +323,7 @@ impl World {
     }
 
     pub(crate) async fn register(&self, config: CriticalTaskConfig) {
-        self.tasks.register_critical_task(config).expect("a valid config");
+        self.tasks.register(config).expect("a valid config");
         self.tasks.start();
         calm().await;
     }
@@ -348,7 +351,7 @@ impl World {
     }
 
     pub(crate) fn is_ready(&self, name: &str) -> bool {
-        self.tasks.get_task_health(name).is_some_and(|health| health.readiness)
+        self.tasks.task_health(name).is_some_and(|health| health.is_ready)
     }
 
     /// The events since the last look.
@@ -358,7 +361,7 @@ impl World {
 
     /// Shuts down, and holds what holds of every run: it ended, once, before the next of its task began, and is gone.
     pub(crate) async fn finish(mut self) -> Arc<ShutdownReport> {
-        let report = self.tasks.cancel_all_tasks().await;
+        let report = self.tasks.shutdown().await;
         assert_eq!(self.alive.now(), 0, "something is left alive: {report}");
         let told = self.told();
         assert_eq!(self.events.missed(), 0);

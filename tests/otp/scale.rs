@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use otel_tasks::{
-    RestartStrategy::{OneForAll, OneForOne},
     TaskManager,
+    policy::{RestartStrategy::OneForAll, RestartStrategy::OneForOne},
 };
 use tokio::time::sleep;
 
@@ -55,20 +55,20 @@ async fn scale_start_stop_many_children() {
         world.tasks.start();
         let began = Instant::now();
         for child in &children {
-            world.tasks.register_critical_task(child.permanent()).expect("a valid config");
+            world.tasks.register(child.permanent()).expect("a valid config");
         }
         until("all run", || world.alive.now() == number).await;
         for child in &children {
-            world.tasks.stop_critical_task(child.name()).expect("registered");
+            world.tasks.stop(child.name()).expect("registered");
         }
         until("all stopped", || world.alive.now() == 0).await;
         for child in &children {
-            world.tasks.unregister_critical_task(child.name()).await.expect("registered");
+            world.tasks.unregister(child.name()).await.expect("registered");
         }
         let took = began.elapsed();
         assert_eq!(world.alive.total(), number);
         assert_eq!(world.counts(), [0, 0]);
-        world.tasks.cancel_all_tasks().await;
+        world.tasks.shutdown().await;
         took
     }
     let small = best(3, || start_stop(2_000)).await;
@@ -85,7 +85,7 @@ async fn scale_start_stop_many_children_of_one_group() {
         world.tasks.register_group(group(OneForOne, members)).expect("a valid group");
         world.tasks.start();
         until("all run", || world.alive.now() == number).await;
-        world.tasks.cancel_all_tasks().await;
+        world.tasks.shutdown().await;
         let took = began.elapsed();
         assert_eq!((world.alive.total(), world.alive.now()), (number, 0));
         took
@@ -100,7 +100,7 @@ async fn scale_mass_exit_children() {
     async fn mass_exit(number: usize) -> Duration {
         let (world, children) = many(number);
         for child in &children {
-            world.tasks.register_critical_task(child.temporary()).expect("a valid config");
+            world.tasks.register(child.temporary()).expect("a valid config");
         }
         world.tasks.start();
         until("all run", || world.alive.now() == number).await;
@@ -108,9 +108,9 @@ async fn scale_mass_exit_children() {
         children.iter().for_each(|child| child.end(End::Panic));
         until("all ended", || world.alive.now() == 0).await;
         let took = began.elapsed();
-        let statistics = world.tasks.get_task_statistics();
+        let statistics = world.tasks.statistics();
         assert_eq!((statistics.total_errors, statistics.total_restarts), (number as u64, 0));
-        world.tasks.cancel_all_tasks().await;
+        world.tasks.shutdown().await;
         took
     }
     let small = best(3, || mass_exit(500)).await;

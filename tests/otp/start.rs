@@ -3,10 +3,14 @@
 use std::sync::Arc;
 
 use otel_tasks::{
-    CriticalTaskConfig, DependencyLoss, Escalation, RegisterError, RestartPolicy, RestartReason,
-    RestartStrategy::{self, OneForAll, OneForOne, RestForOne},
-    ShutdownOutcome, StallAction, TaskGroup,
-    TaskState::{Failed, Finished, Running, Stopped},
+    CriticalTaskConfig, RestartPolicy, TaskGroup,
+    policy::{
+        DependencyLoss, Escalation, RestartReason, RestartStrategy, RestartStrategy::OneForAll,
+        RestartStrategy::OneForOne, RestartStrategy::RestForOne, StallAction,
+    },
+    shutdown::ShutdownOutcome,
+    snapshot::{TaskState::Failed, TaskState::Finished, TaskState::Running, TaskState::Stopped},
+    task::RegisterError,
 };
 use tokio::time::{Instant, sleep};
 
@@ -23,10 +27,10 @@ async fn sup_start_normal() {
     // A group that never has members has nothing to supervise: the one thing that OTP allows here and we do not.
     assert_eq!(world.tasks.register_group(empty), Err(RegisterError::EmptyGroup { group: "sup".into() }));
     world.tasks.start();
-    let report = world.tasks.cancel_all_tasks().await;
+    let report = world.tasks.shutdown().await;
     assert!(report.tasks.is_empty() && report.is_clean() && report.cause.is_none(), "{report}");
     assert_eq!(report.exit_code(), 0);
-    assert!(Arc::ptr_eq(&report, &world.tasks.cancel_all_tasks().await), "one shutdown, one report");
+    assert!(Arc::ptr_eq(&report, &world.tasks.shutdown().await), "one shutdown, one report");
 }
 
 /// To end well before it is ready is OTP's `ignore`: it is no failed start.
@@ -40,7 +44,7 @@ async fn sup_start_ignore_child() {
         world.supervise(strategy, 0, [c1.transient(), c2.transient()]).await;
         assert_eq!(world.states(["c1", "c2"]), [Finished, Running], "{strategy:?}");
         assert_eq!(world.counts(), [2, 1], "it stays registered");
-        assert!(world.tasks.health().readiness, "one that finished well is not missed");
+        assert!(world.tasks.health().is_ready, "one that finished well is not missed");
         assert_eq!(world.log.take(), ["start c1", "end c1", "start c2", "ready c2"]);
         world.finish().await;
     }
@@ -115,7 +119,7 @@ async fn sup_start_fail() {
     world.tasks.register_component("bad", || -> Vec<CriticalTaskConfig> { panic!("fail") });
     let child = world.child("c1");
     world.tasks.register_component("good", move || vec![child.permanent()]);
-    let discovery = world.tasks.discover_and_register_component_tasks();
+    let discovery = world.tasks.discover_components();
     assert_eq!(discovery.panicked, [("bad".to_owned(), "fail".to_owned())]);
     assert_eq!(discovery.registered, ["c1"]);
     world.tasks.start();
@@ -132,7 +136,7 @@ async fn sup_start_child_returns_error() {
     let world = World::new();
     let [c1, c2] = world.children(["c1", "c2"]);
     world.tasks.start();
-    let refused = world.tasks.register_critical_task(c1.permanent().max_restarts(1, secs(0)));
+    let refused = world.tasks.register(c1.permanent().max_restarts(1, secs(0)));
     assert!(matches!(refused, Err(RegisterError::Policy { name, .. }) if name == "c1"));
     assert_eq!((world.counts(), c1.runs()), ([0, 0], 0));
 
@@ -151,10 +155,10 @@ async fn sup_start_restart_child_returns_error() {
     let world = World::new();
     let [c1, c2] = world.children(["c1", "c2"]);
     world.supervise(OneForOne, 5, [c1.permanent().max_restarts(0, HOUR), c2.permanent()]).await;
-    world.tasks.stop_critical_task("c1").expect("registered");
+    world.tasks.stop("c1").expect("registered");
     calm().await;
     c1.starts(Start::Ends(End::Err));
-    world.tasks.restart_critical_task("c1").expect("registered");
+    world.tasks.restart("c1").expect("registered");
     sleep(secs(60)).await;
     assert_eq!((world.state("c1"), c1.runs()), (Failed, 2), "a start by hand that fails is not tried again");
     assert_eq!((world.state("c2"), c2.runs()), (Running, 1));
@@ -191,7 +195,7 @@ async fn sup_start_map() {
     world.register(plain).await;
     child.stops(Stop::Never);
     let asked = Instant::now();
-    world.tasks.stop_critical_task("c1").expect("registered");
+    world.tasks.stop("c1").expect("registered");
     eventually("stopped", || world.state("c1") == Stopped).await;
     assert!((secs(10)..secs(10) + millis(10)).contains(&asked.elapsed()), "{:?}", asked.elapsed());
     assert_eq!(RestartPolicy::default(), RestartPolicy::OnFailure);
@@ -242,7 +246,7 @@ async fn faulty_application_shutdown() {
         let mut world = World::new();
         let [c1, c2, c3] = world.children(["c1", "c2", "c3"]);
         c2.starts(Start::Ends(End::Err));
-        let faulty = c2.permanent().max_restarts(0, HOUR).escalate(Escalation::Group);
+        let faulty = c2.permanent().max_restarts(0, HOUR).escalation(Escalation::Group);
         world.supervise(strategy, 5, [c1.permanent(), faulty, c3.permanent()]).await;
         assert_eq!(world.states(["c1", "c2", "c3"]), [Stopped, Failed, Stopped], "{strategy:?}");
         assert_eq!(c3.runs(), 0, "not begun at all");
@@ -257,7 +261,7 @@ async fn faulty_application_shutdown() {
     let world = World::new();
     let [c1, c2] = world.children(["c1", "c2"]);
     c2.starts(Start::Ends(End::Err));
-    let faulty = c2.permanent().max_restarts(0, HOUR).escalate(Escalation::Shutdown);
+    let faulty = c2.permanent().max_restarts(0, HOUR).escalation(Escalation::Shutdown);
     world.supervise(RestForOne, 5, [c1.permanent(), faulty]).await;
     let report = world.finish().await;
     let cause = report.cause.as_ref().expect("it shut itself down");

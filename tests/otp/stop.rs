@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use otel_tasks::{
-    Exit, RestartReason,
-    RestartStrategy::{OneForAll, OneForOne},
-    ShutdownOutcome::{self, Aborted, Clean},
-    ShutdownReport, TaskEventKind, TaskManager,
-    TaskState::{Running, Stopped},
+    ShutdownReport, TaskManager,
+    events::TaskEventKind,
+    policy::{Exit, RestartReason, RestartStrategy::OneForAll, RestartStrategy::OneForOne},
+    shutdown::{ShutdownOutcome, ShutdownOutcome::Aborted, ShutdownOutcome::Clean},
+    snapshot::{TaskState::Running, TaskState::Stopped},
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -131,7 +131,7 @@ async fn stop_race(after: Duration, last_takes: Duration) {
     eventually("all run", || world.counts() == [11, 11]).await;
     let stopping = tokio::spawn({
         let tasks = world.tasks.clone();
-        async move { tasks.cancel_all_tasks().await }
+        async move { tasks.shutdown().await }
     });
     eventually("the last is asked", || world.log.has("stop z")).await;
     sleep(after).await;
@@ -154,7 +154,7 @@ async fn stop_race(after: Duration, last_takes: Duration) {
             })
             .collect();
         // Where it is a race, it may have been asked to stop before it ended by itself.
-        let asked = last_takes <= after && kinds == [otel_tasks::ExitKind::Success];
+        let asked = last_takes <= after && kinds == [otel_tasks::policy::ExitKind::Success];
         assert!(asked || kinds == [end.kind()], "{} keeps its own end: {kinds:?}", child.name());
     }
     world.finish().await;
@@ -186,7 +186,7 @@ async fn sup_stop_non_shutdown_exit_dynamic() {
             let child = world.child("c1");
             child.stops(Stop::With(end));
             world.register(child.config(policy)).await;
-            let report = world.tasks.cancel_all_tasks().await;
+            let report = world.tasks.shutdown().await;
             assert_eq!((outcome(&report, "c1"), child.runs()), (Clean, 1), "{policy:?} {end:?}");
             let exits: Vec<_> = world.told().into_iter().filter_map(|event| exit_of(event.kind)).collect();
             assert_eq!(exits.iter().map(Exit::kind).collect::<Vec<_>>(), [end.kind()]);
@@ -197,7 +197,7 @@ async fn sup_stop_non_shutdown_exit_dynamic() {
             let child = world.child("c1");
             child.stops(Stop::With(end));
             world.register(child.config(policy)).await;
-            world.tasks.stop_critical_task("c1").expect("registered");
+            world.tasks.stop("c1").expect("registered");
             sleep(secs(60)).await;
             assert_eq!((world.state("c1"), child.runs()), (Stopped, 1), "{policy:?} {end:?}");
             world.finish().await;
@@ -252,7 +252,7 @@ async fn sup_stop_manual_timeout() {
     let [c1, c2] = world.children(["c1", "c2"]);
     c1.stops(Stop::After(secs(1)));
     world.supervise(OneForOne, 2, [c1.permanent().shutdown_grace(secs(5)), c2.permanent()]).await;
-    let unregistered = timeout(millis(100), world.tasks.unregister_critical_task("c1")).await;
+    let unregistered = timeout(millis(100), world.tasks.unregister("c1")).await;
     assert!(unregistered.is_err(), "it takes a second");
     eventually("gone", || !world.tasks.task_names().contains(&"c1".to_owned())).await;
     assert_eq!(c1.alive(), 0);
@@ -262,9 +262,9 @@ async fn sup_stop_manual_timeout() {
     let [c1, c2] = world.children(["c1", "c2"]);
     c1.stops(Stop::After(secs(1)));
     world.supervise(OneForOne, 2, [c1.permanent().shutdown_grace(secs(5)), c2.permanent()]).await;
-    let stopped = timeout(millis(100), world.tasks.cancel_all_tasks()).await;
+    let stopped = timeout(millis(100), world.tasks.shutdown()).await;
     assert!(stopped.is_err(), "it takes a second");
-    let report = world.tasks.cancel_all_tasks().await;
+    let report = world.tasks.shutdown().await;
     assert_eq!((outcome(&report, "c1"), outcome(&report, "c2")), (Clean, Clean));
     assert!(Arc::ptr_eq(&report, &world.finish().await));
 }
@@ -295,13 +295,13 @@ async fn child_unlink() {
         c1.stops(Stop::Never);
         world.supervise(strategy, 2, [c1.permanent().shutdown_grace(secs(5)), c2.permanent()]).await;
         let elsewhere = tokio::spawn(std::future::pending::<()>());
-        world.tasks.stop_critical_task("c1").expect("registered");
+        world.tasks.stop("c1").expect("registered");
         calm().await;
-        assert_eq!(world.state("c1"), otel_tasks::TaskState::Stopping);
+        assert_eq!(world.state("c1"), otel_tasks::snapshot::TaskState::Stopping);
         let began = Instant::now();
         assert_eq!(world.counts(), [2, 1]);
         world.register(world.child("c3").permanent()).await;
-        world.tasks.restart_critical_task("c2").expect("registered");
+        world.tasks.restart("c2").expect("registered");
         calm().await;
         assert!(began.elapsed() < secs(1), "nobody waits for it");
         assert_eq!(world.counts()[0], 3);

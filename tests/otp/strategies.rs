@@ -1,9 +1,14 @@
 //! Who is restarted with whom, in which order, and how it is counted.
 
 use otel_tasks::{
-    Escalation, RestartReason,
-    RestartStrategy::{OneForAll, OneForOne, RestForOne},
-    TaskState::{Backoff, Failed, Finished, Running, Stopped, Waiting},
+    policy::{
+        Escalation, RestartReason, RestartStrategy::OneForAll, RestartStrategy::OneForOne,
+        RestartStrategy::RestForOne,
+    },
+    snapshot::{
+        TaskState::Backoff, TaskState::Failed, TaskState::Finished, TaskState::Running, TaskState::Stopped,
+        TaskState::Waiting,
+    },
 };
 use tokio::time::sleep;
 
@@ -17,7 +22,7 @@ use crate::{
 async fn one_for_one() {
     let world = World::new();
     let [c1, c2] = world.children(["c1", "c2"]);
-    let members = [&c1, &c2].map(|child| child.permanent().escalate(Escalation::Group));
+    let members = [&c1, &c2].map(|child| child.permanent().escalation(Escalation::Group));
     world.supervise(OneForOne, 2, members).await;
     c1.end(End::Panic);
     calm().await;
@@ -39,7 +44,7 @@ async fn one_for_one() {
 async fn simple_one_for_one() {
     let world = World::new();
     let children: Vec<_> = ["i1x", "i2x"].map(|name| world.child(name)).into();
-    let members = children.iter().map(|child| child.permanent().escalate(Escalation::Group));
+    let members = children.iter().map(|child| child.permanent().escalation(Escalation::Group));
     world.supervise(OneForOne, 2, members).await;
     for runs in [(2, 1), (2, 2)] {
         children[runs.1 - 1].end(End::Panic);
@@ -58,7 +63,7 @@ async fn one_for_one_gives_up(names: [&str; 2]) {
     for escalation in [Escalation::None, Escalation::Group, Escalation::Shutdown] {
         let world = World::new();
         let [c1, c2] = world.children(names);
-        world.supervise(OneForOne, 4, [c1.permanent().escalate(escalation), c2.permanent()]).await;
+        world.supervise(OneForOne, 4, [c1.permanent().escalation(escalation), c2.permanent()]).await;
         c1.starts(Start::Ends(End::Err));
         c1.end(End::Panic);
         calm().await;
@@ -93,7 +98,7 @@ async fn simple_one_for_one_escalation() {
 async fn one_for_all() {
     let world = World::new();
     let [c1, c2] = world.children(["c1", "c2"]);
-    let members = [&c1, &c2].map(|child| child.permanent().escalate(Escalation::Group));
+    let members = [&c1, &c2].map(|child| child.permanent().escalation(Escalation::Group));
     world.supervise(OneForAll, 2, members).await;
     world.log.take();
     c2.stops(Stop::After(secs(3)));
@@ -125,7 +130,7 @@ async fn one_for_all() {
 async fn one_for_all_escalation() {
     let world = World::new();
     let [c1, c2] = world.children(["c1", "c2"]);
-    let members = [&c1, &c2].map(|child| child.permanent().escalate(Escalation::Group));
+    let members = [&c1, &c2].map(|child| child.permanent().escalation(Escalation::Group));
     world.supervise(OneForAll, 4, members).await;
     world.log.take();
     c2.starts(Start::Ends(End::Err));
@@ -182,7 +187,7 @@ async fn rest_for_one() {
     let world = World::new();
     let children = world.children(["c1", "c2", "c3"]);
     let [c1, c2, c3] = &children;
-    let members = children.each_ref().map(|child| child.permanent().escalate(Escalation::Group));
+    let members = children.each_ref().map(|child| child.permanent().escalation(Escalation::Group));
     world.supervise(RestForOne, 2, members).await;
     let runs = || children.each_ref().map(|child| child.runs());
     world.log.take();
@@ -208,7 +213,7 @@ async fn rest_for_one() {
 async fn rest_for_one_escalation() {
     let world = World::new();
     let [c1, c2] = world.children(["c1", "c2"]);
-    let members = [&c1, &c2].map(|child| child.permanent().escalate(Escalation::Group));
+    let members = [&c1, &c2].map(|child| child.permanent().escalation(Escalation::Group));
     world.supervise(RestForOne, 4, members).await;
     world.log.take();
     c2.starts(Start::Ends(End::Err));
@@ -275,7 +280,7 @@ async fn multiple_restarts() {
         child.end(End::Panic);
         calm().await;
         assert_eq!((world.state("c1"), child.runs()), (Failed, 6), "of the group: {of_group}");
-        assert_eq!(world.tasks.unregister_critical_task("c1").await, Ok(()));
+        assert_eq!(world.tasks.unregister("c1").await, Ok(()));
         assert_eq!(world.counts(), [0, 0]);
         world.finish().await;
     }
@@ -311,7 +316,7 @@ async fn significant_bystander() {
             let children = world.children(["c1", "c2", "c3"]);
             let members = children
                 .each_ref()
-                .map(|child| child.transient().escalate(Escalation::Shutdown).max_restarts(1, HOUR));
+                .map(|child| child.transient().escalation(Escalation::Shutdown).max_restarts(1, HOUR));
             world.supervise(strategy, 1, members).await;
             children[1].end(end);
             calm().await;
@@ -334,7 +339,7 @@ async fn significant_escalation() {
         let mut world = World::new();
         let [outside, c1, c2] = world.children(["outside", "c1", "c2"]);
         world.register(outside.permanent()).await;
-        world.supervise(OneForOne, 0, [c1.permanent(), c2.permanent().escalate(escalation)]).await;
+        world.supervise(OneForOne, 0, [c1.permanent(), c2.permanent().escalation(escalation)]).await;
         world.log.take();
         c2.end(End::Panic);
         calm().await;
@@ -348,7 +353,7 @@ async fn significant_escalation() {
         assert_eq!(log.len(), down.len(), "{escalation:?}: {log:?}");
         let shut_down = world.told().iter().any(|event| event.task.is_none());
         assert_eq!(shut_down, escalation == Escalation::Shutdown);
-        let report = world.tasks.cancel_all_tasks().await;
+        let report = world.tasks.shutdown().await;
         assert_eq!(report.cause.is_some(), shut_down);
     }
 }
@@ -365,7 +370,7 @@ async fn nonsignificant_temporary() {
             world.supervise(strategy, 0, [c1.permanent(), c2.temporary(), c3.permanent()]).await;
             match end {
                 Some(end) => c2.end(end),
-                None => world.tasks.stop_critical_task("c2").expect("registered"),
+                None => world.tasks.stop("c2").expect("registered"),
             }
             sleep(secs(60)).await;
             let expected = match end {
@@ -391,10 +396,10 @@ async fn nonsignificant_transient() {
         let world = World::new();
         let [c1, c2] = world.children(["c1", "c2"]);
         world.supervise(strategy, 2, [c1.permanent(), c2.transient()]).await;
-        world.tasks.stop_critical_task("c2").expect("registered");
+        world.tasks.stop("c2").expect("registered");
         calm().await;
         assert_eq!((world.state("c2"), c1.runs()), (Stopped, 1), "{strategy:?}");
-        world.tasks.restart_critical_task("c2").expect("registered");
+        world.tasks.restart("c2").expect("registered");
         calm().await;
         assert_eq!((c2.runs(), c1.runs()), (2, 1), "{strategy:?}: one that was down begins alone");
         for (runs, end) in [(3, End::Panic), (4, End::Err)] {
@@ -419,16 +424,16 @@ async fn tree() {
     let world = World::new();
     let [a1, a2, b1, b2, b3] = world.children(["a1", "a2", "b1", "b2", "b3"]);
     world.supervise(OneForAll, 4, [a1.permanent(), a2.permanent()]).await;
-    let members = [&b1, &b2, &b3].map(|child| child.permanent().escalate(Escalation::Group));
+    let members = [&b1, &b2, &b3].map(|child| child.permanent().escalation(Escalation::Group));
     world.supervise(OneForAll, 1, members).await;
-    world.tasks.stop_critical_task("b3").expect("registered");
+    world.tasks.stop("b3").expect("registered");
     calm().await;
     assert_eq!([&b1, &b2, &b3].map(|child| child.runs()), [1, 1, 1], "a stop by hand is of one alone");
     b1.end(End::Panic);
     calm().await;
     assert_eq!([&a1, &a2, &b1, &b2, &b3].map(|child| child.runs()), [1, 1, 2, 2, 1]);
     assert_eq!(world.state("b3"), Stopped);
-    world.tasks.restart_critical_task("b3").expect("registered");
+    world.tasks.restart("b3").expect("registered");
     calm().await;
     assert_eq!([&b1, &b2, &b3].map(|child| child.runs()), [2, 2, 2], "and so is its restart");
     // Its limit reached, the group goes down, and takes nobody of another along.
@@ -450,9 +455,9 @@ async fn simple_global_supervisor() {
         calm().await;
         assert_eq!((world.state("server"), child.runs()), (Running, runs), "{end:?}");
     }
-    world.tasks.stop_critical_task("server").expect("registered");
+    world.tasks.stop("server").expect("registered");
     calm().await;
-    world.tasks.restart_critical_task("server").expect("registered");
+    world.tasks.restart("server").expect("registered");
     calm().await;
     assert_eq!((world.state("server"), child.runs()), (Running, 5));
     world.finish().await;
@@ -535,7 +540,7 @@ async fn siblings_that_fail_at_once_are_one_restart_of_the_group() {
         calm().await;
         assert_eq!(children.each_ref().map(|child| child.runs()), [2, 2]);
         assert_eq!(world.counts(), [2, 2], "the one restart that is allowed");
-        assert_eq!(world.tasks.get_task_statistics().total_restarts, 2, "each began again once");
+        assert_eq!(world.tasks.statistics().total_restarts, 2, "each began again once");
         world.finish().await;
     }
     // In a rest-for-one the earlier one takes the later along, and is a trigger of its own where the later was first.
@@ -591,7 +596,7 @@ async fn one_that_was_given_up_holds_down_whom_it_takes_along() {
         c2.end(End::Panic);
         sleep(secs(60)).await;
         assert_eq!(world.states(["c1", "c2", "c3"]), states, "{strategy:?}");
-        world.tasks.restart_critical_task("c2").expect("registered");
+        world.tasks.restart("c2").expect("registered");
         calm().await;
         assert_eq!((world.counts(), c2.runs()), ([3, 3], 2), "{strategy:?}");
         world.finish().await;
@@ -608,7 +613,7 @@ async fn a_group_that_gives_up_takes_along_who_waits_for_a_restart() {
         let [c1, c2, c3] = world.children(["c1", "c2", "c3"]);
         let delay = otel_tasks::Backoff::constant(secs(10));
         let members = [
-            c1.permanent().max_restarts(0, HOUR).escalate(Escalation::Group),
+            c1.permanent().max_restarts(0, HOUR).escalation(Escalation::Group),
             c2.permanent().backoff(delay).max_restarts(9, HOUR),
             c3.permanent(),
         ];
@@ -621,7 +626,7 @@ async fn a_group_that_gives_up_takes_along_who_waits_for_a_restart() {
         assert_eq!(world.states(["c1", "c2", "c3"]), [Failed, Stopped, Stopped], "{strategy:?}");
         assert_eq!((c2.runs(), c2.alive(), c3.alive()), (1, 0, 0), "{strategy:?}");
         for name in ["c1", "c2", "c3"] {
-            world.tasks.restart_critical_task(name).expect("registered");
+            world.tasks.restart(name).expect("registered");
         }
         calm().await;
         assert_eq!(world.counts(), [3, 3], "{strategy:?}: by hand it begins again");
@@ -635,14 +640,14 @@ async fn a_stopped_group_that_is_begun_again_by_hand_is_a_group_as_before() {
     let world = World::new();
     let [c1, c2, c3] = world.children(["c1", "c2", "c3"]);
     let members = [
-        c1.permanent().max_restarts(0, HOUR).escalate(Escalation::Group),
+        c1.permanent().max_restarts(0, HOUR).escalation(Escalation::Group),
         c2.permanent(),
         c3.permanent().max_restarts(0, HOUR),
     ];
     world.supervise_as(group(OneForAll, members)).await;
     let begin_again = || async {
         for name in ["c1", "c2", "c3"] {
-            world.tasks.restart_critical_task(name).expect("registered");
+            world.tasks.restart(name).expect("registered");
             calm().await;
         }
         assert_eq!(world.counts(), [3, 3]);
@@ -655,7 +660,7 @@ async fn a_stopped_group_that_is_begun_again_by_hand_is_a_group_as_before() {
     c3.end(End::Panic);
     calm().await;
     assert_eq!(world.states(["c1", "c2", "c3"]), [Waiting, Waiting, Failed]);
-    world.tasks.restart_critical_task("c3").expect("registered");
+    world.tasks.restart("c3").expect("registered");
     calm().await;
     assert_eq!(world.counts(), [3, 3]);
     c2.end(End::Panic);
@@ -675,11 +680,11 @@ async fn a_member_that_waits_for_another_task_hides_nothing_from_those_after_it(
         c2.permanent(),
         c1.permanent().depends_on("db"),
         c3.permanent(),
-        c4.permanent().max_restarts(0, HOUR).escalate(Escalation::Group),
+        c4.permanent().max_restarts(0, HOUR).escalation(Escalation::Group),
     ];
     world.supervise_as(group(OneForOne, members)).await;
     c2.stops(Stop::After(secs(5)));
-    world.tasks.stop_critical_task("db").expect("registered");
+    world.tasks.stop("db").expect("registered");
     c4.end(End::Panic);
     calm().await;
     assert_eq!(
@@ -687,13 +692,13 @@ async fn a_member_that_waits_for_another_task_hides_nothing_from_those_after_it(
         [false, false, false, true]
     );
     // The last of the old ones still stops; c1 waits for it, and for db.
-    world.tasks.restart_critical_task("c1").expect("registered");
-    world.tasks.restart_critical_task("c3").expect("registered");
+    world.tasks.restart("c1").expect("registered");
+    world.tasks.restart("c3").expect("registered");
     calm().await;
     assert_eq!(world.states(["c1", "c3"]), [Waiting, Waiting]);
     sleep(secs(60)).await;
     assert_eq!(world.states(["c1", "c2", "c3"]), [Waiting, Stopped, Running]);
-    world.tasks.restart_critical_task("db").expect("registered");
+    world.tasks.restart("db").expect("registered");
     calm().await;
     assert_eq!(world.state("c1"), Running);
     world.finish().await;
@@ -709,7 +714,7 @@ async fn a_restart_by_hand_of_a_running_member_is_one_of_the_group() {
         let children = world.children(["c1", "c2", "c3"]);
         world.supervise(strategy, 0, children.each_ref().map(|child| child.permanent())).await;
         world.log.take();
-        world.tasks.restart_critical_task("c2").expect("registered");
+        world.tasks.restart("c2").expect("registered");
         calm().await;
         assert_eq!(children.each_ref().map(|child| child.runs()), runs, "{strategy:?}");
         assert_eq!(world.counts(), [3, 3], "{strategy:?}");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use otel_tasks::{Schedule, ScheduleError};
+use otel_tasks::{Schedule, schedule::ScheduleError};
 
 #[test]
 fn figures_that_make_no_schedule_are_refused() {

@@ -120,7 +120,7 @@ pub async fn idioms() {
         run(name, future).await.expect("the idiom works");
     }
     drop(spawner);
-    tasks.cancel_all_tasks().await;
+    tasks.shutdown().await;
 }
 
 /// Plain tracing-opentelemetry, without the attributes that our layer leaves out.

@@ -82,7 +82,7 @@ pub fn subscribe_by_hand(sampling: Sampling) {
 
 /// The subscriber that our README recommends.
 pub fn subscribe_ours(sampling: Sampling) {
-    tracing_subscriber::registry().with(otel_tasks::layer(tracer(sampling))).init();
+    tracing_subscriber::registry().with(otel_tasks::telemetry::layer(tracer(sampling))).init();
 }
 
 /// Metrics with room for so many names, collected when somebody asks.

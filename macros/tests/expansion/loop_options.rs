@@ -32,8 +32,8 @@ where
                 __body
             },
         )
-        .missed(crate::reexport::tasks::Missed::CatchUp(2))
-        .overlap(crate::reexport::tasks::Overlap::Allow(4))
+        .missed(crate::reexport::tasks::schedule::MissedPolicy::CatchUp(2))
+        .overlap(crate::reexport::tasks::schedule::OverlapPolicy::Allow(4))
         .retry(
             3,
             crate::reexport::tasks::__private::growing(

@@ -7,11 +7,10 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::LoopControlError;
 use crate::{
-    engine::{Order, Supervised},
+    engine::{Order, Supervised, loops::error::LoopControlError},
     policy::Exit,
-    schedule::Schedule,
+    timetable::Schedule,
 };
 
 pub(super) struct Control {

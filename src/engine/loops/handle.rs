@@ -5,45 +5,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::control::Control;
 use crate::{
-    engine::{Order, spec},
+    engine::{
+        Order,
+        loops::{control::Control, error::LoopControlError},
+        supervision::spec,
+    },
     policy::Exit,
-    schedule::{Schedule, ScheduleError},
+    timetable::Schedule,
 };
 
 /// Controls a [`TaskLoop`](crate::TaskLoop). Clones control the same loop.
 #[derive(Clone)]
 pub struct LoopHandle {
     pub(super) control: Arc<Control>,
-}
-
-/// Why a loop did not obey.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LoopControlError {
-    /// The loop is not registered, or no longer, or its manager has shut down.
-    NotRegistered,
-    /// The new schedule is none; the old one stays.
-    Schedule(ScheduleError),
-}
-
-impl std::fmt::Display for LoopControlError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::NotRegistered => "the loop is not registered with a manager",
-            Self::Schedule(_) => "the new schedule of the loop is not usable",
-        })
-    }
-}
-
-impl std::error::Error for LoopControlError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Schedule(source) => Some(source),
-            Self::NotRegistered => None,
-        }
-    }
 }
 
 impl LoopHandle {
@@ -145,7 +120,7 @@ impl LoopHandle {
 
     /// When the next iteration is due, by the wall clock; `None` while one is under way that the next one waits for, while the
     /// loop is paused, and while it does not run.
-    pub fn next_iteration(&self) -> Option<SystemTime> {
+    pub fn next_run(&self) -> Option<SystemTime> {
         self.control.state().next
     }
 

@@ -5,16 +5,17 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use opentelemetry::trace::SpanContext;
 use tokio::time::{Instant, sleep};
 
-use super::{LoopOutcome, OnError, Parts};
 use crate::{
-    engine::{Life, TaskContext, TaskEventKind, Work, supervised::Untold},
+    contract::{SCOPE, key, record},
+    emit::{DelaySeries, with_trace},
+    engine::{
+        Life, TaskContext, TaskEventKind, Work,
+        loops::task_loop::{LoopOutcome, OnError, Parts},
+        shared::Shared,
+        supervision::supervised::Supervised,
+    },
     policy::{Exit, Failure},
     run::{Begin, Ended, Guarded, Run},
-    telemetry::{
-        DelaySeries,
-        contract::{SCOPE, key, record},
-        with_trace,
-    },
 };
 
 /// What the iterations of one life share.
@@ -159,5 +160,45 @@ impl Living {
                 None
             }
         }
+    }
+}
+
+/// An iteration that has begun and whose end has not been told. Dropped with its run, so that the end of each is told, also of one that
+/// is dropped before it was polled.
+pub(crate) struct Untold {
+    shared: Arc<Shared>,
+    supervised: Arc<Supervised>,
+    generation: u64,
+    began: Instant,
+    iteration: u64,
+    ended: Option<(Exit, Instant)>,
+}
+
+impl Untold {
+    pub(crate) fn begin(life: &Life, iteration: u64, began: Instant) -> Self {
+        Self {
+            shared: life.shared.clone(),
+            supervised: life.supervised.clone(),
+            generation: life.context.generation(),
+            began,
+            iteration,
+            ended: None,
+        }
+    }
+
+    /// Tells how the run ended, and when.
+    pub(crate) fn tell(mut self, exit: &Exit, at: Instant) {
+        self.ended = Some((exit.clone(), at));
+    }
+}
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        let ended = self.ended.take();
+        self.shared.events.tell(Some(self.supervised.name()), self.generation, || {
+            let (exit, at) = ended.unwrap_or_else(|| (Exit::Cancellation, Instant::now()));
+            let duration = at.saturating_duration_since(self.began);
+            TaskEventKind::Exited { exit, duration, iteration: Some(self.iteration) }
+        });
     }
 }

@@ -10,17 +10,19 @@ use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 use opentelemetry::trace::SpanContext;
 use tokio::time::{Instant, sleep_until};
 
-use super::{
-    Parts,
-    control::Alive,
-    iteration::{Iteration, Living, Settled},
-};
 use crate::{
     cell::SkipReason,
-    engine::{Life, LifeEnd, TaskEventKind, later},
+    emit::DelaySeries,
+    engine::{
+        Life, LifeEnd, TaskEventKind, later,
+        loops::{
+            control::Alive,
+            iteration::{Iteration, Living, Settled},
+            task_loop::Parts,
+        },
+    },
     policy::Exit,
-    schedule::{Course, Fire, Moment, Now, Overlap},
-    telemetry::DelaySeries,
+    timetable::{Course, Fire, Moment, Now, OverlapPolicy},
 };
 
 /// Why no further iteration begins.
@@ -215,7 +217,7 @@ impl LoopLife {
         let living = self.living.clone();
         let random = &*living.life.shared.settings.random;
         let now = self.read;
-        if let Overlap::Allow(limit) = living.parts.overlap {
+        if let OverlapPolicy::Allow(limit) = living.parts.overlap {
             if self.running.len() >= usize::try_from(limit).unwrap_or(usize::MAX) {
                 let (_, further) = self.course.fire(living.parts.missed, now);
                 self.skipped(SkipReason::Overlapped, further.saturating_add(1));
@@ -229,7 +231,7 @@ impl LoopLife {
             self.course.go_on(now, random);
             return;
         };
-        if !self.running.is_empty() && living.parts.overlap == Overlap::CancelRunning {
+        if !self.running.is_empty() && living.parts.overlap == OverlapPolicy::CancelRunning {
             self.skipped(SkipReason::Overlapped, self.running.len() as u64);
             self.running.clear();
         }
@@ -264,7 +266,7 @@ impl LoopLife {
         let over =
             self.ending.is_some() || self.course.schedule().limit().is_some_and(|count| self.begun >= count);
         if !over && self.course.due().is_none() {
-            let queue = living.parts.overlap == Overlap::Queue;
+            let queue = living.parts.overlap == OverlapPolicy::Queue;
             let passed = self.course.follow(queue, self.read, &*living.life.shared.settings.random);
             self.skipped(SkipReason::Overlapped, passed);
         }

@@ -229,7 +229,7 @@ async fn the_shutdown_is_seen(service: &Service, browser: &Browser) -> Checked {
         .shows("the stream is there", "return document.getElementById('connection').textContent === 'live'")
         .await?;
     let tasks = service.tasks.clone();
-    let report = service.runtime().spawn(async move { tasks.cancel_all_tasks().await }).await?;
+    let report = service.runtime().spawn(async move { tasks.shutdown().await }).await?;
     let line = report.to_string().lines().next().unwrap_or_default().to_owned();
     browser
         .shows(
@@ -291,7 +291,7 @@ async fn take_screenshots(browser: &Browser, folder: &Path) -> Checked {
             service.fail.notify_one();
         }
         if number % 20 == 15 {
-            service.tasks.restart_critical_task("flaky").map_err(|error| error.to_string())?;
+            service.tasks.restart("flaky").map_err(|error| error.to_string())?;
         }
         let name = ["command_ping", "command_roll", "import"][number as usize % 3];
         drop(service.tasks.task(name).component("commands").spawn(async move {

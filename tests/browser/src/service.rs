@@ -4,10 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use otel_tasks::{
-    Backoff, CriticalTaskConfig, RestartPolicy, TaskLoop, TaskManager,
-    page::{Feed, Page, PageServer},
-};
+use otel_tasks::{Backoff, CriticalTaskConfig, RestartPolicy, TaskLoop, TaskManager, page::{Feed, Page, PageServer}};
 use tokio::{runtime::Runtime, sync::Notify};
 
 pub const TOKEN: &str = "a long and random token";
@@ -43,7 +40,7 @@ impl Service {
         for number in 0..names {
             let name = format!("worker_{number:05}");
             let idle = CriticalTaskConfig::new(name, |ctx| async move { ctx.cancelled().await });
-            tasks.register_critical_task(idle.component(format!("pool {}", number % 8))).expect("registered");
+            tasks.register(idle.component(format!("pool {}", number % 8))).expect("registered");
         }
         tasks.start();
         let page =
@@ -85,12 +82,12 @@ fn register(tasks: &TaskManager, fail: &Arc<Notify>) {
     let tick = TaskLoop::every(Duration::from_millis(300), |_| async {
         tokio::time::sleep(Duration::from_millis(3)).await;
     });
-    tasks.register_critical_task(gateway).expect("registered");
-    tasks.register_critical_task(reader.depends_on("gateway").component("chat")).expect("registered");
+    tasks.register(gateway).expect("registered");
+    tasks.register(reader.depends_on("gateway").component("chat")).expect("registered");
     tasks
-        .register_critical_task(
-            flaky.restart(RestartPolicy::Never).backoff(Backoff::constant(Duration::ZERO)),
+        .register(
+            flaky.restart_policy(RestartPolicy::Never).backoff(Backoff::constant(Duration::ZERO)),
         )
         .expect("registered");
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("tick", tick)).expect("registered");
+    tasks.register(CriticalTaskConfig::from_loop("tick", tick)).expect("registered");
 }

@@ -3,7 +3,7 @@
 use std::{future::Future, pin::Pin};
 
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
-use otel_tasks::TaskManagerBuilder;
+use otel_tasks::task::TaskManagerBuilder;
 use tokio::task::yield_now;
 
 use crate::{

@@ -114,7 +114,7 @@ pub async fn ours(counted: Arc<Counted>) -> Measured {
         let body = body.clone();
         async move { body.iteration().await }
     });
-    tasks.register_critical_task(CriticalTaskConfig::from_loop(NAME, ticker)).expect("a sound config");
+    tasks.register(CriticalTaskConfig::from_loop(NAME, ticker)).expect("a sound config");
     // Begins the monitor too, whose sweep comes once in sixty iterations.
     tasks.start();
     counted.measured().await

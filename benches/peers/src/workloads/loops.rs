@@ -129,7 +129,7 @@ async fn begin(system: System, loops: usize, interval: Duration, counted: &Arc<A
                     async {}
                 });
                 let config = CriticalTaskConfig::from_loop(format!("loop-{number:06}"), body);
-                tasks.register_critical_task(config).expect("a sound config");
+                tasks.register(config).expect("a sound config");
             }
             Kept::Manager(tasks)
         }

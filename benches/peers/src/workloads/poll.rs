@@ -2,7 +2,7 @@
 
 use std::{future::Future, time::Instant};
 
-use otel_tasks::TaskManagerBuilder;
+use otel_tasks::task::TaskManagerBuilder;
 use tokio::task::yield_now;
 use tokio_metrics::TaskMonitor;
 use tracing::Instrument as _;

@@ -110,7 +110,7 @@ async fn ours(failing: Arc<Failing>) -> Measured {
     .backoff(Backoff::constant(Duration::ZERO))
     // There is no "without a limit"; but no two restarts lie within a nanosecond, so this one is never reached.
     .max_restarts(2, Duration::from_nanos(1));
-    tasks.register_critical_task(config).expect("a sound config");
+    tasks.register(config).expect("a sound config");
     tasks.start();
     failing.measured().await
 }

@@ -5,7 +5,7 @@
 
 use std::{future::Future, time::Instant};
 
-use otel_tasks::{SpanPath, TaskManager, TaskManagerBuilder};
+use otel_tasks::{TaskManager, task::TaskManagerBuilder, telemetry::SpanPath};
 use tokio::task::yield_now;
 use tokio_metrics::TaskMonitor;
 use tracing::Instrument as _;

@@ -161,14 +161,14 @@ impl System for Ours {
                     ctx.cancelled().await;
                 }
             });
-            tasks.register_critical_task(config).expect("a sound config");
+            tasks.register(config).expect("a sound config");
         }
         tasks.start();
         tasks
     }
 
     async fn stop(tasks: TaskManager) {
-        let report = tasks.cancel_all_tasks().await;
+        let report = tasks.shutdown().await;
         assert!(report.is_clean(), "stopped within the deadline");
     }
 }

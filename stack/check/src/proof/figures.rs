@@ -3,13 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use otel_tasks::{
-    ExitKind, RestartReason, ShutdownOutcome, SkipReason, TaskState,
-    telemetry::{
-        Signal,
-        contract::{self as c, Instrument, key},
-    },
-};
+use otel_tasks::{policy::{ExitKind, RestartReason}, shutdown::ShutdownOutcome, snapshot::{SkipReason, TaskState}, telemetry::{Signal, contract::Instrument, contract::key, contract::self as c}};
 use serde_json::Value;
 
 use crate::{

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use otel_tasks::{ExitKind, RestartReason, ShutdownOutcome, TaskState};
+use otel_tasks::{policy::{ExitKind, RestartReason}, shutdown::ShutdownOutcome, snapshot::TaskState};
 use serde_json::Value;
 
 use super::{END, THROUGH, exporting, figures, pages, picture, stack_bot, traces};

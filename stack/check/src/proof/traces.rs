@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context, Result};
-use otel_tasks::ExitKind;
+use otel_tasks::policy::ExitKind;
 use serde_json::Value;
 
 use super::figures;

@@ -7,7 +7,7 @@ use otel_tasks::TaskManager;
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 async fn run(began: Instant) -> Result<(), Failure> {
-    let telemetry = otel_tasks::telemetry().service("footprint").install()?;
+    let telemetry = otel_tasks::Telemetry::builder().service("footprint").install()?;
     let tasks = TaskManager::builder().build();
     tasks.start();
     tasks.spawn("first", tokio::task::yield_now()).await?;

@@ -20,11 +20,11 @@ pub(crate) async fn run(
             }
         }
     });
-    tasks.register_critical_task(
+    tasks.register(
         gateway.category(TaskCategory::Gateway).component("network").heartbeat_timeout(millis(5_000)),
     )?;
     let clock = TaskLoop::every(millis(500), |_| async { sleep(millis(5)).await });
-    tasks.register_critical_task(CriticalTaskConfig::from_loop("clock", clock))?;
+    tasks.register(CriticalTaskConfig::from_loop("clock", clock))?;
     tasks.start();
     figures::say(&serde_json::json!({ "began": "calm" }));
     let commands = async {
@@ -37,6 +37,6 @@ pub(crate) async fn run(
         () = commands => {}
         _ = orders.recv() => {}
     }
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     Ok((tasks, report))
 }

@@ -2,10 +2,7 @@
 
 use std::io::Write;
 
-use otel_tasks::{
-    ShutdownReport, TaskManager,
-    telemetry::{Balance, Signal, TelemetryReport},
-};
+use otel_tasks::{ShutdownReport, TaskManager, telemetry::{Balance, Signal, TelemetryReport}};
 use serde_json::{Map, Value, json};
 
 /// Prints one value on a line of its own.

@@ -32,7 +32,7 @@ fn orders() -> mpsc::UnboundedReceiver<String> {
 #[tokio::main(worker_threads = 4)]
 async fn main() -> ExitCode {
     let mode = std::env::args().nth(1).unwrap_or_default();
-    let telemetry = match otel_tasks::telemetry().fmt(false).install() {
+    let telemetry = match otel_tasks::Telemetry::builder().fmt(false).install() {
         Ok(telemetry) => telemetry,
         Err(error) => {
             eprintln!("stack-bot: {error}");

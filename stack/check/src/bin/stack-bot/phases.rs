@@ -65,7 +65,7 @@ pub(crate) async fn run(
             }
         }
     }
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     Ok((tasks, report))
 }
 

@@ -12,10 +12,7 @@ use std::{
     time::Duration,
 };
 
-use otel_tasks::{
-    Backoff, CriticalTaskConfig, DependencyLoss, RestartPolicy, RestartStrategy, ShutdownReport,
-    TaskCategory, TaskContext, TaskGroup, TaskLoop, TaskManager, TaskPriority,
-};
+use otel_tasks::{Backoff, CriticalTaskConfig, RestartPolicy, ShutdownReport, TaskCategory, TaskContext, TaskGroup, TaskLoop, TaskManager, TaskPriority, policy::{DependencyLoss, RestartStrategy}};
 use serde_json::json;
 use tokio::{sync::mpsc, time::sleep};
 use tracing::{Instrument, info_span};
@@ -98,7 +95,7 @@ fn critical_tasks() -> Vec<CriticalTaskConfig> {
             if ctx.generation() < 3 { pending().await } else { Ok::<_, io::Error>(()) }
         }))
         .run_timeout(millis(300)),
-        lively(CriticalTaskConfig::new("beacon", |_| sleep(millis(4_000)))).restart(RestartPolicy::Always),
+        lively(CriticalTaskConfig::new("beacon", |_| sleep(millis(4_000)))).restart_policy(RestartPolicy::Always),
         lively(CriticalTaskConfig::new("silent", silent)).heartbeat_timeout(millis(1_000)),
         CriticalTaskConfig::new("blocker", blocker).category(TaskCategory::System),
         lively(CriticalTaskConfig::new("database", database))
@@ -162,7 +159,7 @@ fn group() -> TaskGroup {
     TaskGroup::new("voice", RestartStrategy::OneForAll)
         .max_restarts(100, Duration::from_secs(60))
         .task(lively(session))
-        .task(CriticalTaskConfig::new("encoder", work).restart(RestartPolicy::Always))
+        .task(CriticalTaskConfig::new("encoder", work).restart_policy(RestartPolicy::Always))
 }
 
 /// Commands until this is dropped: most are answered, some fail, panic, take too long or are taken back.
@@ -202,21 +199,21 @@ pub(crate) async fn run(
         .spawn_grace(millis(500))
         .max_names(NAMES)
         .build();
-    tasks.register_critical_tasks(critical_tasks())?;
-    tasks.register_critical_tasks(loops())?;
+    tasks.register_all(critical_tasks())?;
+    tasks.register_all(loops())?;
     tasks.register_group(group())?;
     tasks.start();
     drop(tasks.spawn_blocking("archiver", |_stop| thread::sleep(FOR_EVER)));
     sleep(millis(300)).await;
-    tasks.stop_critical_task("stopped")?;
-    tasks.pause_critical_task("paused")?;
-    tasks.restart_critical_task("requested")?;
-    tasks.stop_critical_task("stubborn")?;
+    tasks.stop("stopped")?;
+    tasks.pause("paused")?;
+    tasks.restart("requested")?;
+    tasks.stop("stubborn")?;
     figures::say(&json!({ "began": "trouble" }));
     tokio::select! {
         () = commands(&tasks) => {}
         _ = orders.recv() => {}
     }
-    let report = tasks.cancel_all_tasks().await;
+    let report = tasks.shutdown().await;
     Ok((tasks, report))
 }

@@ -1,0 +1,163 @@
+//! Components: providers of critical tasks, and their discovery.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    config::{register::register, task::CriticalTaskConfig},
+    contract::{SCOPE, key, record},
+    emit::with_trace,
+    engine::Shared,
+    error::RegisterError,
+    run::catch,
+};
+/// A component that brings critical tasks of its own.
+///
+/// Implemented for closures too. It is asked once, when its component is discovered; a panic in it is caught, reported, and
+/// the other components are asked all the same.
+#[diagnostic::on_unimplemented(note = "a closure `|| vec![CriticalTaskConfig::new(..)]` is a provider, too")]
+pub trait CriticalTasksProvider: Send + Sync + 'static {
+    /// The tasks of this component.
+    fn critical_tasks(&self) -> Vec<CriticalTaskConfig>;
+}
+
+impl<F: Fn() -> Vec<CriticalTaskConfig> + Send + Sync + 'static> CriticalTasksProvider for F {
+    fn critical_tasks(&self) -> Vec<CriticalTaskConfig> {
+        self()
+    }
+}
+
+/// What a discovery found.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Discovery {
+    /// The names of the tasks that were registered now.
+    pub registered: Vec<String>,
+    /// The tasks that were refused, with their component and the reason. A task that is registered already is not one.
+    pub refused: Vec<(String, RegisterError)>,
+    /// The components whose provider panicked, with the panic's text.
+    pub panicked: Vec<(String, String)>,
+}
+
+/// The components of a manager.
+#[derive(Default)]
+pub(crate) struct Components(Mutex<BTreeMap<Arc<str>, Component>>);
+
+struct Component {
+    provider: Arc<dyn CriticalTasksProvider>,
+    /// Whether the provider has been asked.
+    discovered: bool,
+}
+
+impl Components {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Component>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn insert(&self, name: Arc<str>, provider: Arc<dyn CriticalTasksProvider>) {
+        // The one before is dropped when the lock is no longer held: its destructor is the user's code.
+        let before = self.all().insert(name, Component { provider, discovered: false });
+        drop(before);
+    }
+
+    /// Answers whether there was one.
+    pub(crate) fn remove(&self, name: &str) -> bool {
+        let removed = self.all().remove(name);
+        removed.is_some()
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.all().contains_key(name)
+    }
+
+    /// The providers to ask, marked as asked.
+    fn to_ask(&self, only_new: bool) -> Vec<(Arc<str>, Arc<dyn CriticalTasksProvider>)> {
+        let mut all = self.all();
+        let ask = all.iter_mut().filter(|(_, component)| !(only_new && component.discovered));
+        ask.map(|(name, component)| {
+            component.discovered = true;
+            (name.clone(), component.provider.clone())
+        })
+        .collect()
+    }
+}
+
+/// Asks the components' providers and registers what they hand over; with `only_new`, those that were not asked yet.
+#[track_caller]
+pub(crate) fn discover(shared: &Arc<Shared>, components: &Components, only_new: bool) -> Discovery {
+    let mut discovery = Discovery::default();
+    let mut waiting = Vec::new();
+    for (component, provider) in components.to_ask(only_new) {
+        match catch(shared.recorder.options.silence_panics, || provider.critical_tasks()) {
+            Ok(configs) => waiting.extend(configs.into_iter().map(|config| (component.clone(), config))),
+            Err(caught) => report_failure(&mut discovery, &component, Refusal::Provider(caught.panic.text)),
+        }
+    }
+    // Components may depend on each other's tasks, in whatever order they come; what still waits when nothing moves any
+    // more is refused.
+    loop {
+        let asked = waiting.len();
+        for (component, config) in std::mem::take(&mut waiting) {
+            if config.dependencies.iter().all(|name| shared.supervised(name).is_some()) {
+                register_of(shared, &mut discovery, component, config);
+            } else {
+                waiting.push((component, config));
+            }
+        }
+        if waiting.is_empty() {
+            return discovery;
+        }
+        if waiting.len() == asked {
+            break;
+        }
+    }
+    for (component, config) in waiting {
+        register_of(shared, &mut discovery, component, config);
+    }
+    discovery
+}
+
+#[track_caller]
+fn register_of(
+    shared: &Arc<Shared>,
+    discovery: &mut Discovery,
+    component: Arc<str>,
+    config: CriticalTaskConfig,
+) {
+    let name = config.name.clone();
+    match register(vec![config.component(component.clone())], None, shared) {
+        Ok(()) => discovery.registered.push(name),
+        // Asked again, a component hands over the same tasks again.
+        Err(RegisterError::Duplicate { .. }) if owns(shared, &component, &name) => {}
+        Err(error) => report_failure(discovery, &component, Refusal::Task(error)),
+    }
+}
+
+fn owns(shared: &Shared, component: &str, name: &str) -> bool {
+    shared.supervised(name).is_some_and(|task| task.task.identity.component.as_deref() == Some(component))
+}
+
+enum Refusal {
+    Task(RegisterError),
+    Provider(String),
+}
+
+fn report_failure(discovery: &mut Discovery, component: &str, refusal: Refusal) {
+    let text = match &refusal {
+        Refusal::Task(error) => error.to_string(),
+        Refusal::Provider(text) => format!("its provider panicked: {text}"),
+    };
+    with_trace(None, || {
+        tracing::event!(
+            name: record::MONITOR_FAILED, target: SCOPE, parent: None, tracing::Level::ERROR,
+            { key::COMPONENT } = component,
+            "component {component}: {text}",
+        );
+    });
+    match refusal {
+        Refusal::Task(error) => discovery.refused.push((component.to_owned(), error)),
+        Refusal::Provider(text) => discovery.panicked.push((component.to_owned(), text)),
+    }
+}

@@ -1,0 +1,12 @@
+//! What a user says of critical tasks: configs, groups, and components that bring tasks of their own.
+
+mod components;
+mod group;
+mod register;
+mod task;
+
+pub(crate) use components::{Components, discover};
+pub use components::{CriticalTasksProvider, Discovery};
+pub use group::TaskGroup;
+pub(crate) use register::register;
+pub use task::CriticalTaskConfig;

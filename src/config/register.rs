@@ -1,0 +1,32 @@
+//! Registration: configs are checked first, then registered together.
+
+use std::sync::Arc;
+
+use crate::{
+    config::task::CriticalTaskConfig,
+    engine::{Group, Membership, Shared},
+    error::RegisterError,
+};
+/// Registers tasks together: all, or none where one is refused.
+#[track_caller]
+pub(crate) fn register(
+    configs: Vec<CriticalTaskConfig>,
+    group: Option<&Arc<Group>>,
+    shared: &Arc<Shared>,
+) -> Result<(), RegisterError> {
+    let mut intensities = Vec::with_capacity(configs.len());
+    for config in &configs {
+        intensities.push(config.check()?);
+    }
+    if shared.tracker.is_closed() {
+        return Err(RegisterError::ShuttingDown);
+    }
+    let membership = |index| group.map(|group| Membership { group: group.clone(), index });
+    let registrations = configs
+        .into_iter()
+        .zip(intensities)
+        .enumerate()
+        .map(|(index, (config, intensity))| config.registration(intensity, membership(index), shared))
+        .collect();
+    shared.register(registrations, group)
+}

@@ -1,0 +1,229 @@
+//! Every name that leaves the process: spans, log records, instruments and their attributes.
+//!
+//! No other file spells one. A change here is a change of the public contract: dashboards, alerts and the table
+//! in the README are generated from or checked against it.
+
+/// The instrumentation scope of everything this crate emits, and the `tracing` target of its spans and events.
+pub const SCOPE: &str = "otel_tasks";
+
+/// The name of the span around each run.
+pub const SPAN_RUN: &str = "task.run";
+
+/// Keys of attributes on spans, log records and metrics.
+pub mod key {
+    /// The task's name, bounded: the name the metrics are kept under.
+    pub const NAME: &str = "task.name";
+    /// What the task is: `scheduled`, `gateway`, `system`, `command` or `unknown`.
+    pub const CATEGORY: &str = "task.category";
+    /// How late it is stopped: `critical`, `high`, `normal` or `low`.
+    pub const PRIORITY: &str = "task.priority";
+    /// The part of the program that owns the task.
+    pub const COMPONENT: &str = "task.component";
+    /// The manager's instance name, where it was given one.
+    pub const MANAGER: &str = "task.manager";
+    /// How a run ended: `success`, `failure`, `panic`, `timeout` or `cancellation`.
+    pub const RESULT: &str = "task.run.result";
+    /// The run's generation: 1 for the first run of a supervised task, counted up by each later one.
+    pub const GENERATION: &str = "task.run.generation";
+    /// The name as it was given, where the bounded name differs from it. Spans only.
+    pub const GIVEN_NAME: &str = "task.given_name";
+    /// Whether the destructor of a run's future panicked. Spans only.
+    pub const DROP_PANICKED: &str = "task.run.drop_panicked";
+    /// The iteration of a loop, counted from 1. Spans only.
+    pub const ITERATION: &str = "task.iteration";
+    /// How many seconds later than planned an iteration of a loop began. Spans only.
+    pub const SCHEDULE_DELAY: &str = "task.schedule.delay";
+    /// Why a task was restarted.
+    pub const RESTART_REASON: &str = "task.restart.reason";
+    /// The state of a supervised task.
+    pub const STATE: &str = "task.state";
+    /// What became of a task at shutdown: `clean`, `late`, `aborted`, `leaked` or `not_running`.
+    pub const SHUTDOWN_OUTCOME: &str = "task.shutdown.outcome";
+    /// Why something was skipped or dropped.
+    pub const REASON: &str = "reason";
+    /// The telemetry signal: `traces`, `metrics` or `logs`.
+    pub const SIGNAL: &str = "signal";
+    /// The class of an error (OpenTelemetry semantic conventions).
+    pub const ERROR_TYPE: &str = "error.type";
+    /// The text of an error (OpenTelemetry semantic conventions). Log records only.
+    pub const EXCEPTION_MESSAGE: &str = "exception.message";
+    /// The class of an error (OpenTelemetry semantic conventions). Log records only.
+    pub const EXCEPTION_TYPE: &str = "exception.type";
+}
+
+/// The `error.type` of what does not fit its bound (OpenTelemetry semantic conventions).
+pub const ERROR_TYPE_OTHER: &str = "_OTHER";
+/// The `error.type` of a panic.
+pub const ERROR_TYPE_PANIC: &str = "panic";
+/// The `error.type` of a run that passed its time limit (OpenTelemetry semantic conventions).
+pub const ERROR_TYPE_TIMEOUT: &str = "timeout";
+/// The name under which tasks are metered once the bound on names is reached.
+pub const OVERFLOW_NAME: &str = "_OTHER";
+
+/// Attributes of the manager's own spans.
+pub mod attribute {
+    use crate::policy::{ShutdownOutcome, TaskCategory};
+
+    /// How many tasks are registered, on `bot.monitor_tasks`.
+    pub const MONITOR_TASKS: &str = "tasks.registered";
+    /// How many of them are healthy.
+    pub const MONITOR_HEALTHY: &str = "tasks.healthy";
+    /// The names of those that are not.
+    pub const MONITOR_UNHEALTHY: &str = "tasks.unhealthy";
+    /// How many loops were asked to stop, on `bot.stop_task_loops`.
+    pub const LOOPS_STOPPED: &str = "tasks.loops";
+    /// What a page was asked to do with a task, on `bot.control_task`: `restart`, `pause`, `resume` or `stop`.
+    pub const CONTROL_ACTION: &str = "task.control.action";
+    /// What came of it: `accepted`, or why not.
+    pub const CONTROL_OUTCOME: &str = "task.control.outcome";
+
+    /// The names of the tasks of one category, on `bot.monitor_tasks` and `bot.cancel_tasks`.
+    pub const fn names_of(category: TaskCategory) -> &'static str {
+        match category {
+            TaskCategory::Scheduled => "tasks.scheduled",
+            TaskCategory::Gateway => "tasks.gateway",
+            TaskCategory::System => "tasks.system",
+            TaskCategory::Command => "tasks.command",
+            TaskCategory::Unknown => "tasks.unknown",
+        }
+    }
+
+    /// The names of the tasks that ended alike, on `bot.cleanup_tasks`.
+    pub const fn shutdown_names(outcome: ShutdownOutcome) -> &'static str {
+        match outcome {
+            ShutdownOutcome::Clean => "tasks.clean",
+            ShutdownOutcome::Late => "tasks.late",
+            ShutdownOutcome::Aborted => "tasks.aborted",
+            ShutdownOutcome::Leaked => "tasks.leaked",
+            ShutdownOutcome::NotRunning => "tasks.not_running",
+        }
+    }
+}
+
+/// Names of log records.
+pub mod record {
+    /// A supervised task began its first run, or began again by hand.
+    pub const STARTED: &str = "task.started";
+    /// A run failed, panicked or passed its time limit.
+    pub const EXCEPTION: &str = "task.exception";
+    /// A supervised task runs again.
+    pub const RESTARTED: &str = "task.restarted";
+    /// A supervised task failed more often than its restart limit allows.
+    pub const GAVE_UP: &str = "task.gave_up";
+    /// A supervised task finished or was stopped.
+    pub const STOPPED: &str = "task.stopped";
+    /// A task did not end by itself at shutdown.
+    pub const NOT_STOPPED: &str = "task.not_stopped";
+    /// A supervised task gave no sign of life in time, or one poll of it took too long.
+    pub const STALLED: &str = "task.stalled";
+    /// One poll blocks its thread for longer than the slow-poll threshold.
+    pub const POLL_SLOW: &str = "task.poll.slow";
+    /// The runtime runs nothing: all its threads are blocked.
+    pub const RUNTIME_STALLED: &str = "task.runtime.stalled";
+    /// A health check says otherwise than the one before.
+    pub const HEALTH_CHANGED: &str = "task.health.changed";
+    /// A task is stopped later than its category and priority ask, because others depend on it.
+    pub const ORDER_INVERTED: &str = "task.order.inverted";
+    /// An iteration of a loop failed and is tried again.
+    pub const ITERATION_RETRIED: &str = "task.iteration.retried";
+    /// A hook of a loop panicked; it is ignored.
+    pub const HOOK_PANICKED: &str = "task.hook.panicked";
+    /// A step of a monitor sweep, or a component's provider, failed; the others went on.
+    pub const MONITOR_FAILED: &str = "task.monitor.failed";
+    /// A task runs whose category nobody can tell; said once per name.
+    pub const CATEGORY_UNKNOWN: &str = "task.category.unknown";
+    /// A page was asked to restart, pause, resume or stop a task, and did so or refused.
+    pub const CONTROLLED: &str = "task.controlled";
+}
+
+/// What an instrument measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Goes up only; read at collection.
+    ObservableCounter,
+    /// Goes up and down; read at collection.
+    ObservableUpDownCounter,
+    /// The latest value; read at collection.
+    ObservableGauge,
+    /// A distribution; recorded as it happens.
+    Histogram,
+}
+
+impl Kind {
+    /// The kind as the README's table writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ObservableCounter => "counter",
+            Self::ObservableUpDownCounter => "up-down counter",
+            Self::ObservableGauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// One instrument of the contract.
+#[derive(Debug, Clone, Copy)]
+pub struct Instrument {
+    /// Its name.
+    pub name: &'static str,
+    /// What it measures.
+    pub kind: Kind,
+    /// Its unit (UCUM).
+    pub unit: &'static str,
+    /// One sentence.
+    pub description: &'static str,
+    /// The attributes it carries beside those of [`TASK_ATTRIBUTES`].
+    pub attributes: &'static [&'static str],
+}
+
+/// The attributes that every `task.*` instrument about one task carries. A set has no order of its own: it is handed over sorted.
+pub const TASK_ATTRIBUTES: &[&str] = &[key::NAME, key::CATEGORY, key::PRIORITY, key::COMPONENT];
+
+/// The bucket boundaries of every duration histogram, in seconds.
+///
+/// About the semantic conventions' HTTP boundaries, carried on to an hour, since tasks run longer than requests, and down to
+/// 100 us, since many are shorter.
+pub const DURATION_BOUNDARIES: [f64; 22] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0,
+];
+
+macro_rules! instruments {
+    ($($(#[$doc:meta])* $id:ident = $name:literal, $kind:ident, $unit:literal, $description:literal, [$($key:expr),*];)*) => {
+        $(
+            #[doc = $description]
+            pub const $id: Instrument = Instrument {
+                name: $name, kind: Kind::$kind, unit: $unit, description: $description, attributes: &[$($key),*],
+            };
+        )*
+        /// The whole contract, in the order of the documentation.
+        pub const INSTRUMENTS: &[Instrument] = &[$($id),*];
+    };
+}
+
+instruments! {
+    RUN_DURATION = "task.run.duration", Histogram, "s", "How long runs took.", [key::RESULT, key::ERROR_TYPE];
+    RUN_ACTIVE = "task.run.active", ObservableUpDownCounter, "{run}", "Runs under way.", [];
+    RUNS = "task.runs", ObservableCounter, "{run}", "Runs ended, by result.", [key::RESULT];
+    RUN_ERRORS = "task.run.errors", ObservableCounter, "{error}", "Runs that failed, panicked or timed out.", [key::ERROR_TYPE];
+    RUN_TIME = "task.run.time", ObservableCounter, "s", "Time spent in ended runs.", [];
+    RUN_DURATION_MAX = "task.run.duration.max", ObservableGauge, "s", "The longest ended run so far.", [];
+    RESTARTS = "task.restarts", ObservableCounter, "{restart}", "Restarts of a supervised task, counted when the new run has begun.", [key::RESTART_REASON];
+    STATUS = "task.status", ObservableUpDownCounter, "{task}", "1 for the state a supervised task is in, 0 for each other state.", [key::STATE];
+    LAST_SUCCESS_TIME = "task.last_success.time", ObservableGauge, "s", "When a run last succeeded, unix time.", [];
+    LAST_ERROR_TIME = "task.last_error.time", ObservableGauge, "s", "When a run last failed, unix time.", [];
+    LAST_RESTART_TIME = "task.last_restart.time", ObservableGauge, "s", "When the task was last restarted, unix time.", [];
+    HEARTBEAT_TIME = "task.heartbeat.time", ObservableGauge, "s", "The last heartbeat, run start or run end, unix time.", [];
+    SCHEDULE_DELAY = "task.schedule.delay", Histogram, "s", "How much later than planned an iteration began.", [];
+    POLL_DURATION_MAX = "task.poll.duration.max", ObservableGauge, "s", "The longest single poll so far.", [];
+    POLLS_SLOW = "task.polls.slow", ObservableCounter, "{poll}", "Polls longer than the slow-poll threshold.", [];
+    SHUTDOWN_DURATION = "task.shutdown.duration", Histogram, "s", "How long an ordered shutdown took.", [];
+    SHUTDOWN_TASKS = "task.shutdown.tasks", ObservableCounter, "{task}", "What became of the tasks at shutdown.", [key::SHUTDOWN_OUTCOME];
+    MONITOR_DURATION = "task.monitor.duration", Histogram, "s", "How long a monitor sweep took.", [];
+    ITERATIONS_SKIPPED = "task.iterations.skipped", ObservableCounter, "{iteration}", "Iterations of a loop that did not take place.", [key::REASON];
+    ITERATIONS_RETRIED = "task.iterations.retried", ObservableCounter, "{iteration}", "Times an iteration of a loop was tried again after it had failed.", [];
+    INTERVAL = "task.interval", ObservableGauge, "s", "The interval of a loop; of a calendar, how far the next iteration and the one after it lie apart.", [];
+    NEXT_RUN_TIME = "task.next_run.time", ObservableGauge, "s", "When a loop's next iteration is due, unix time.", [];
+    STALLS = "task.stalls", ObservableCounter, "{stall}", "Times a task gave no sign of life for longer than it promised.", [];
+    TELEMETRY_DROPPED = "task.telemetry.dropped", ObservableCounter, "{item}", "Spans, log records and metric batches that were not delivered.", [key::SIGNAL, key::REASON];
+}

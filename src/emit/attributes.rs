@@ -1,0 +1,222 @@
+//! The attribute sets of one task name, each built when it is first exported: an idle task of a manager without a meter has
+//! none.
+//!
+//! Invariant: each is sorted by key. OpenTelemetry's SDK keeps a set under the order it was given *and* under the sorted one;
+//! where they are the same it hashes, copies and keeps half as much.
+
+use std::{
+    iter,
+    sync::{Arc, OnceLock},
+};
+
+use opentelemetry::KeyValue;
+
+use crate::{
+    cell::{Entry, Identity},
+    contract::key,
+    policy::ExitKind,
+};
+
+/// The attribute sets of one task name.
+#[derive(Debug)]
+pub(crate) struct TaskAttributes {
+    instance: Option<Arc<str>>,
+    sets: OnceLock<Box<Sets>>,
+}
+
+#[derive(Debug)]
+struct Sets {
+    base: Vec<KeyValue>,
+    /// With the result of runs that carry no error type.
+    plain_results: [OnceLock<Vec<KeyValue>>; ExitKind::ALL.len()],
+    /// Those of a failure, where one came: most names fail in one way.
+    failure: OnceLock<Box<Failure>>,
+    /// As `plain_results`, in the histogram that was first asked.
+    #[cfg(feature = "bound-instruments")]
+    bound: [OnceLock<super::instruments::BoundDuration>; ExitKind::ALL.len()],
+}
+
+/// The attributes of runs that failed in one way.
+#[derive(Debug)]
+struct Failure {
+    kind: ExitKind,
+    error_type: &'static str,
+    attributes: Vec<KeyValue>,
+}
+
+impl TaskAttributes {
+    pub(crate) fn new(instance: &Option<Arc<str>>) -> Self {
+        Self { instance: instance.clone(), sets: OnceLock::new() }
+    }
+}
+
+impl Entry<TaskAttributes> {
+    fn new_base(&self) -> impl Iterator<Item = KeyValue> {
+        let Identity { name, category, priority, component } = &self.identity;
+        let category = KeyValue::new(key::CATEGORY, category.as_str());
+        let component = component.clone().map(|component| KeyValue::new(key::COMPONENT, component));
+        let instance = self.extra.instance.clone().map(|instance| KeyValue::new(key::MANAGER, instance));
+        let name = KeyValue::new(key::NAME, name.clone());
+        let priority = KeyValue::new(key::PRIORITY, priority.as_str());
+        iter::once(category).chain(component).chain(instance).chain([name, priority])
+    }
+
+    fn sets(&self) -> &Sets {
+        self.extra.sets.get_or_init(|| {
+            Box::new(Sets {
+                base: self.new_base().collect(),
+                plain_results: Default::default(),
+                failure: OnceLock::new(),
+                #[cfg(feature = "bound-instruments")]
+                bound: Default::default(),
+            })
+        })
+    }
+
+    /// The attributes of [`crate::contract::TASK_ATTRIBUTES`].
+    pub(crate) fn attributes(&self) -> &[KeyValue] {
+        &self.sets().base
+    }
+
+    pub(crate) fn result_attributes(&self, kind: ExitKind) -> &[KeyValue] {
+        let sets = self.sets();
+        sets.plain_results[kind as usize].get_or_init(|| with(&sets.base, key::RESULT, kind.as_str()))
+    }
+
+    /// Whether a run that ends now leaves its attributes behind for the next. The first of a name, which may be its only
+    /// one, does not.
+    fn keeps_sets(&self) -> bool {
+        self.extra.sets.get().is_some() || self.cell.ended_runs() > 1
+    }
+
+    /// [`Self::result_attributes`] for a run that ends.
+    pub(super) fn with_result_attributes(&self, kind: ExitKind, record: impl FnOnce(&[KeyValue])) {
+        if self.keeps_sets() {
+            return record(self.result_attributes(kind));
+        }
+        let result = KeyValue::new(key::RESULT, kind.as_str());
+        record(&self.new_base().chain([result]).collect::<Vec<_>>());
+    }
+
+    /// The place for the histogram's series of this result, for a run that ends.
+    #[cfg(feature = "bound-instruments")]
+    pub(super) fn bound(&self, kind: ExitKind) -> Option<&OnceLock<super::instruments::BoundDuration>> {
+        self.keeps_sets().then(|| &self.sets().bound[kind as usize])
+    }
+
+    /// The attributes of a run that failed.
+    pub(super) fn with_error_attributes(
+        &self,
+        kind: ExitKind,
+        error_type: &'static str,
+        record: impl FnOnce(&[KeyValue]),
+    ) {
+        let new = || with(self.result_attributes(kind), key::ERROR_TYPE, error_type);
+        if !self.keeps_sets() {
+            return record(&new());
+        }
+        let kept =
+            self.sets().failure.get_or_init(|| Box::new(Failure { kind, error_type, attributes: new() }));
+        if kept.kind == kind && kept.error_type == error_type {
+            record(&kept.attributes);
+        } else {
+            record(&new());
+        }
+    }
+}
+
+fn with(base: &[KeyValue], key: &'static str, value: &'static str) -> Vec<KeyValue> {
+    let mut varied = Varied::default();
+    varied.begin(base, key);
+    varied.with(value);
+    varied.set
+}
+
+/// A set in which one value changes from one observation to the next: a collection makes tens of thousands.
+#[derive(Default)]
+pub(super) struct Varied {
+    set: Vec<KeyValue>,
+    place: usize,
+}
+
+impl Varied {
+    /// Begins with `base` and an attribute whose value comes.
+    pub(super) fn begin(&mut self, base: &[KeyValue], key: &'static str) {
+        self.set.clear();
+        self.set.reserve(base.len() + 1);
+        self.place = base.partition_point(|attribute| attribute.key.as_str() < key);
+        self.set.extend_from_slice(&base[..self.place]);
+        self.set.push(KeyValue::new(key, ""));
+        self.set.extend_from_slice(&base[self.place..]);
+    }
+
+    pub(super) fn with(&mut self, value: &'static str) -> &[KeyValue] {
+        self.set[self.place].value = value.into();
+        &self.set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cell::Registry,
+        policy::{TaskCategory, TaskPriority},
+    };
+
+    fn task() -> std::sync::Arc<Entry<TaskAttributes>> {
+        let registry = Registry::new(1, 1_999, Some("instance".into()), TaskAttributes::new);
+        let identity = Identity {
+            name: "t".into(),
+            category: TaskCategory::Scheduled,
+            priority: TaskPriority::High,
+            component: Some("component".into()),
+        };
+        registry.entry(identity, true).expect("room")
+    }
+
+    fn error_attributes(
+        task: &Entry<TaskAttributes>,
+        kind: ExitKind,
+        error_type: &'static str,
+    ) -> Vec<KeyValue> {
+        let mut recorded = Vec::new();
+        task.with_error_attributes(kind, error_type, |attributes| recorded = attributes.to_vec());
+        recorded
+    }
+
+    #[test]
+    fn a_failure_is_recorded_as_its_own_whichever_came_first() {
+        let task = task();
+        task.attributes();
+        let ways = [
+            (ExitKind::Failure, "io"),
+            (ExitKind::Failure, "dns"),
+            (ExitKind::Panic, "io"),
+            (ExitKind::Failure, "io"),
+        ];
+        for (kind, error_type) in ways {
+            let mut expected = task.result_attributes(kind).to_vec();
+            expected.push(KeyValue::new(key::ERROR_TYPE, error_type));
+            expected.sort_by(|one, other| one.key.cmp(&other.key));
+            assert_eq!(error_attributes(&task, kind, error_type), expected);
+        }
+    }
+
+    #[test]
+    fn every_set_is_sorted_by_key() {
+        let task = task();
+        let keys = |set: &[KeyValue]| set.iter().map(|held| held.key.to_string()).collect::<Vec<_>>();
+        let mut varied = Varied::default();
+        varied.begin(task.attributes(), key::REASON);
+        for set in [
+            task.attributes(),
+            task.result_attributes(ExitKind::Success),
+            &error_attributes(&task, ExitKind::Failure, "io"),
+            varied.with("missed"),
+        ] {
+            assert!(keys(set).is_sorted(), "{:?}", keys(set));
+            assert!(set.len() >= 5 && set.iter().all(|held| !held.value.as_str().is_empty()));
+        }
+    }
+}

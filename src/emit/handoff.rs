@@ -1,0 +1,175 @@
+//! How a run's span gets past the parts of tracing-opentelemetry that cost most.
+//!
+//! All on one thread, between [`ManagedSpan`](super::ManagedSpan) and the exporting layer:
+//!
+//! ```text
+//! offer ── span! ── on_new_span: take ─► inner layer, without the fields
+//! hand  ── get_otel_context ── inner layer ── Handing::build_with_context: the attributes are put in
+//! at    ── enter, exit, record ── on_enter ..: is_at, so the inner layer is not asked; whoever said `at` does it itself
+//! ```
+//!
+//! On [`SpanPath::Direct`] the inner layer never hears of the span: it is taken and not handed on.
+
+use std::{
+    cell::{Cell, RefCell},
+    num::NonZeroU64,
+    time::SystemTime,
+};
+
+use opentelemetry::{
+    Context, KeyValue,
+    trace::{Link, SpanBuilder, Tracer},
+};
+use tracing::{Metadata, span::Id};
+
+use super::SpanPath;
+use crate::contract;
+
+thread_local! {
+    static OFFERED: Cell<Option<SpanPath>> = const { Cell::new(None) };
+    static HANDED: RefCell<Option<Handed>> = const { RefCell::new(None) };
+    static AT: Cell<Option<NonZeroU64>> = const { Cell::new(None) };
+}
+
+/// What a span begins with.
+pub(super) struct Handed {
+    pub(super) attributes: Vec<KeyValue>,
+    pub(super) links: Vec<Link>,
+    pub(super) began: Option<SystemTime>,
+}
+
+/// Makes a run's span; answers beside it whether our exporting layer has taken it.
+pub(crate) fn offer(path: SpanPath, make: impl FnOnce() -> tracing::Span) -> (tracing::Span, bool) {
+    OFFERED.set(Some(path));
+    let span = make();
+    let taken = OFFERED.take().is_none();
+    (span, taken)
+}
+
+/// Takes the span that is offered, if that is the one.
+pub(super) fn take(metadata: &Metadata<'_>) -> Option<SpanPath> {
+    let path = OFFERED.get()?;
+    let is_run = metadata.name() == contract::SPAN_RUN && metadata.target() == contract::SCOPE;
+    is_run.then(|| {
+        OFFERED.set(None);
+        path
+    })
+}
+
+/// Lets the next span of this thread that is built within `build` begin so.
+pub(super) fn hand<R>(handed: Handed, build: impl FnOnce() -> R) -> R {
+    struct Leftover;
+    impl Drop for Leftover {
+        fn drop(&mut self) {
+            HANDED.take();
+        }
+    }
+    HANDED.set(Some(handed));
+    let _leftover = Leftover;
+    build()
+}
+
+/// While `inside`, the exporting layer leaves the span of this id to its caller.
+pub(super) fn at<R>(id: Option<&Id>, inside: impl FnOnce() -> R) -> R {
+    struct Outer(Option<NonZeroU64>);
+    impl Drop for Outer {
+        fn drop(&mut self) {
+            AT.set(self.0);
+        }
+    }
+    let _outer = Outer(AT.replace(id.map(Id::into_non_zero_u64)));
+    inside()
+}
+
+pub(super) fn is_at(id: &Id) -> bool {
+    AT.get() == Some(id.into_non_zero_u64())
+}
+
+/// The user's tracer, and what was handed over.
+#[derive(Clone, Debug)]
+pub(super) struct Handing<T>(pub(super) T);
+
+impl<T: Tracer> Tracer for Handing<T> {
+    type Span = T::Span;
+
+    fn build_with_context(&self, mut builder: SpanBuilder, parent: &Context) -> T::Span {
+        if let Some(Handed { attributes, links, began }) = HANDED.take() {
+            builder.attributes = Some(attributes);
+            builder.start_time = began.or(builder.start_time);
+            if !links.is_empty() {
+                builder.links = Some(links);
+            }
+        }
+        self.0.build_with_context(builder, parent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::TracerProvider as _;
+    use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
+    use tracing::{
+        Level,
+        callsite::{Callsite, Identifier},
+        field::FieldSet,
+        metadata::Kind,
+        subscriber::Interest,
+    };
+
+    use super::*;
+
+    struct Nowhere;
+
+    static RUN: Metadata<'static> = metadata(contract::SPAN_RUN, contract::SCOPE);
+
+    impl Callsite for Nowhere {
+        fn set_interest(&self, _: Interest) {}
+        fn metadata(&self) -> &Metadata<'_> {
+            &RUN
+        }
+    }
+
+    const fn metadata(name: &'static str, target: &'static str) -> Metadata<'static> {
+        let fields = FieldSet::new(&[], Identifier(&Nowhere));
+        Metadata::new(name, target, Level::INFO, None, None, None, fields, Kind::SPAN)
+    }
+
+    #[test]
+    fn a_run_that_is_offered_is_taken_once_and_nothing_else_is() {
+        let (_, taken) = offer(SpanPath::Direct, || {
+            assert_eq!(take(&metadata("other", contract::SCOPE)), None);
+            assert_eq!(take(&metadata(contract::SPAN_RUN, "user")), None);
+            assert_eq!(take(&RUN), Some(SpanPath::Direct));
+            assert_eq!(take(&RUN), None);
+            tracing::Span::none()
+        });
+        assert!(taken);
+        let (_, taken) = offer(SpanPath::Full, tracing::Span::none);
+        assert!(!taken);
+        assert_eq!(take(&RUN), None, "it is offered no longer");
+    }
+
+    #[test]
+    fn what_is_handed_over_goes_into_one_span_and_not_beyond_the_building() {
+        let exporter = InMemorySpanExporter::default();
+        let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
+        let tracer = Handing(provider.tracer("test"));
+        let handed = |from: i64| Handed {
+            attributes: vec![KeyValue::new("from", from)],
+            links: Vec::new(),
+            began: Some(SystemTime::UNIX_EPOCH),
+        };
+        hand(handed(1), || {
+            drop(tracer.start("first"));
+            drop(tracer.start("second"));
+        });
+        hand(handed(2), || ());
+        drop(tracer.start("after"));
+        let spans = exporter.get_finished_spans().unwrap_or_default();
+        let began: Vec<_> = spans
+            .iter()
+            .map(|span| (&*span.name, span.attributes.len(), span.start_time == SystemTime::UNIX_EPOCH))
+            .collect();
+        assert_eq!(began, [("first", 1, true), ("second", 0, false), ("after", 0, false)]);
+    }
+}

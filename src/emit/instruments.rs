@@ -1,0 +1,584 @@
+//! The instruments: built once per meter, reading the cells of every manager that reports to it.
+//!
+//! OpenTelemetry's callbacks cannot be unregistered, so they hold a [`Weak`] and observe whatever managers are alive.
+//! A panic in a callback would end all metrics of the process, so each is guarded. Nothing here creates an instrument,
+//! blocks, or takes a lock under which an instrument is made. One snapshot serves all callbacks of one collection.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use opentelemetry::{
+    KeyValue,
+    metrics::{AsyncInstrument, Histogram, Meter},
+};
+
+use super::{TaskAttributes, attributes::Varied};
+use crate::{
+    cell::{Entry, SkipReason, TaskSnapshot, TaskState},
+    contract::{self, DURATION_BOUNDARIES, Instrument, key},
+    policy::{ExitKind, RestartReason},
+};
+
+/// What a meter reads: one manager's cells, or the process-wide ones.
+pub(crate) trait Figures: Send + Sync {
+    /// Every entry with what it says now, as far as it is exported, in the order of the names.
+    fn snapshots(&self) -> Vec<(Arc<Entry<TaskAttributes>>, TaskSnapshot)>;
+    /// What became of the tasks at shutdown, by [`ShutdownOutcome`](crate::shutdown::ShutdownOutcome)'s attribute value.
+    fn shutdown_outcomes(&self) -> Vec<(&'static str, u64)>;
+}
+
+/// Who writes the figures, and moves with them to another exposition.
+pub(crate) trait Source: Send + Sync {
+    /// Reports to `exposition` from now on.
+    fn report_to(self: Arc<Self>, exposition: &Arc<Exposition>);
+}
+
+/// The instruments that are recorded as things happen.
+#[derive(Debug)]
+pub(crate) struct Instruments {
+    pub(crate) run_duration: RunDuration,
+    pub(crate) schedule_delay: ScheduleDelay,
+    pub(crate) shutdown_duration: Histogram<f64>,
+    pub(crate) monitor_duration: Histogram<f64>,
+}
+
+/// The durations of runs, which are recorded once per run. With the feature `bound-instruments` each name keeps its series
+/// at hand; otherwise the SDK looks it up by the attributes' hash, each time.
+#[derive(Debug)]
+pub(crate) struct RunDuration {
+    histogram: Histogram<f64>,
+    /// Tells the histograms of the process apart.
+    #[cfg(feature = "bound-instruments")]
+    number: u64,
+}
+
+/// A histogram's number and one series of it.
+#[cfg(feature = "bound-instruments")]
+pub(super) type BoundDuration = (u64, opentelemetry::metrics::BoundHistogram<f64>);
+
+/// A number for one more histogram.
+#[cfg(feature = "bound-instruments")]
+fn number() -> u64 {
+    static NUMBERS: AtomicU64 = AtomicU64::new(0);
+    NUMBERS.fetch_add(1, Relaxed)
+}
+
+impl RunDuration {
+    fn new(histogram: Histogram<f64>) -> Self {
+        Self {
+            histogram,
+            #[cfg(feature = "bound-instruments")]
+            number: number(),
+        }
+    }
+
+    pub(crate) fn record(
+        &self,
+        task: &Entry<TaskAttributes>,
+        seconds: f64,
+        kind: ExitKind,
+        error_type: Option<&'static str>,
+    ) {
+        match error_type {
+            None => self.record_plain(task, seconds, kind),
+            Some(error_type) => task.with_error_attributes(kind, error_type, |attributes| {
+                self.histogram.record(seconds, attributes);
+            }),
+        }
+    }
+
+    #[cfg(feature = "bound-instruments")]
+    fn record_plain(&self, task: &Entry<TaskAttributes>, seconds: f64, kind: ExitKind) {
+        let bind = || (self.number, self.histogram.bind(task.result_attributes(kind)));
+        match task.bound(kind).map(|series| series.get_or_init(bind)) {
+            Some((number, series)) if *number == self.number => series.record(seconds),
+            // The first run of a name, or the manager reports to another meter than before.
+            _ => task.with_result_attributes(kind, |attributes| self.histogram.record(seconds, attributes)),
+        }
+    }
+
+    #[cfg(not(feature = "bound-instruments"))]
+    fn record_plain(&self, task: &Entry<TaskAttributes>, seconds: f64, kind: ExitKind) {
+        task.with_result_attributes(kind, |attributes| self.histogram.record(seconds, attributes));
+    }
+}
+
+/// How late iterations began. With the feature `bound-instruments` each life of a loop keeps its series at hand.
+#[derive(Debug)]
+pub(crate) struct ScheduleDelay {
+    histogram: Histogram<f64>,
+    /// Tells the histograms of the process apart.
+    #[cfg(feature = "bound-instruments")]
+    number: u64,
+}
+
+/// What one life of a loop keeps of [`ScheduleDelay`].
+#[derive(Default)]
+pub(crate) struct DelaySeries {
+    #[cfg(feature = "bound-instruments")]
+    bound: Option<BoundDuration>,
+}
+
+impl ScheduleDelay {
+    fn new(histogram: Histogram<f64>) -> Self {
+        Self {
+            histogram,
+            #[cfg(feature = "bound-instruments")]
+            number: number(),
+        }
+    }
+
+    #[cfg(feature = "bound-instruments")]
+    pub(crate) fn record(&self, series: &mut DelaySeries, task: &Entry<TaskAttributes>, seconds: f64) {
+        // Another number where the manager reports to another meter than before.
+        let kept = series.bound.take().filter(|(number, _)| *number == self.number);
+        let (_, bound) = series
+            .bound
+            .insert(kept.unwrap_or_else(|| (self.number, self.histogram.bind(task.attributes()))));
+        bound.record(seconds);
+    }
+
+    #[cfg(not(feature = "bound-instruments"))]
+    pub(crate) fn record(&self, _: &mut DelaySeries, task: &Entry<TaskAttributes>, seconds: f64) {
+        self.histogram.record(seconds, task.attributes());
+    }
+}
+
+/// One meter's instruments and who reports to them.
+pub(crate) struct Exposition {
+    pub(crate) instruments: Instruments,
+    lasting: bool,
+    reporting: Mutex<Reporting>,
+    collection: Mutex<Collection>,
+    made: Instant,
+    /// Milliseconds from `made` to the last collection, plus one; 0 for never.
+    collected: AtomicU64,
+}
+
+#[derive(Default)]
+struct Reporting {
+    /// Held strongly are the figures alone, so that nothing of a manager ends inside a callback.
+    sources: Vec<(Weak<dyn Source>, Arc<dyn Figures>)>,
+    /// The last figures of managers that are gone: what was counted stays counted, or the sums of those that live would
+    /// run backwards, which under delta temporality the SDK takes for an underflow.
+    gone: Snapshot,
+}
+
+#[derive(Default)]
+struct Collection {
+    /// The instruments that have read this snapshot: one that comes again begins a new collection.
+    seen: HashSet<&'static str>,
+    snapshot: Arc<Snapshot>,
+}
+
+#[derive(Clone, Default)]
+struct Snapshot {
+    /// In the order of the names.
+    tasks: Vec<(Arc<Entry<TaskAttributes>>, TaskSnapshot)>,
+    shutdown: BTreeMap<&'static str, u64>,
+}
+
+impl Snapshot {
+    /// Adds what a manager says. Two on one meter: the same series is one sum, not the last writer's figure.
+    fn absorb(&mut self, figures: &dyn Figures) {
+        for (attribute, count) in figures.shutdown_outcomes() {
+            *self.shutdown.entry(attribute).or_default() += count;
+        }
+        // What one manager says has no twins, and comes in the order of the names: here too, so that twins are searched for.
+        let held = self.tasks.len();
+        for (entry, task) in figures.snapshots() {
+            let name = &entry.identity.name;
+            let others = &mut self.tasks[..held];
+            let of_name = others.partition_point(|(other, _)| other.identity.name < *name);
+            let twin = others[of_name..]
+                .iter_mut()
+                .take_while(|(other, _)| other.identity.name == *name)
+                .find(|(other, _)| other.attributes() == entry.attributes());
+            match twin {
+                Some((_, held)) => held.absorb(task),
+                None => self.tasks.push((entry, task)),
+            }
+        }
+        if held > 0 {
+            self.tasks.sort_by(|(a, _), (b, _)| a.identity.name.cmp(&b.identity.name));
+        }
+    }
+}
+
+impl Exposition {
+    /// For one manager: its figures end with it.
+    pub(crate) fn new(meter: &Meter) -> Arc<Self> {
+        Self::build(meter, false)
+    }
+
+    /// For managers that come and go: what one counted stays in the sums.
+    fn lasting(meter: &Meter) -> Arc<Self> {
+        Self::build(meter, true)
+    }
+
+    fn build(meter: &Meter, lasting: bool) -> Arc<Self> {
+        let exposition = Arc::new(Self {
+            lasting,
+            instruments: Instruments {
+                run_duration: RunDuration::new(histogram(meter, contract::RUN_DURATION)),
+                schedule_delay: ScheduleDelay::new(histogram(meter, contract::SCHEDULE_DELAY)),
+                shutdown_duration: histogram(meter, contract::SHUTDOWN_DURATION),
+                monitor_duration: histogram(meter, contract::MONITOR_DURATION),
+            },
+            reporting: Mutex::default(),
+            collection: Mutex::default(),
+            made: Instant::now(),
+            collected: AtomicU64::new(0),
+        });
+        exposition.build_observables(meter);
+        exposition
+    }
+
+    fn reporting(&self) -> MutexGuard<'_, Reporting> {
+        self.reporting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn add_source(&self, source: Weak<dyn Source>, figures: Arc<dyn Figures>) {
+        self.reporting().sources.push((source, figures));
+    }
+
+    fn take_sources(&self) -> Vec<(Weak<dyn Source>, Arc<dyn Figures>)> {
+        std::mem::take(&mut self.reporting().sources)
+    }
+
+    /// How long ago the meter last collected; `None` for never.
+    pub(crate) fn last_collection(&self) -> Option<Duration> {
+        let collected = self.collected.load(Relaxed).checked_sub(1)?;
+        Some(self.made.elapsed().saturating_sub(Duration::from_millis(collected)))
+    }
+
+    fn read(&self, instrument: &'static str) -> Arc<Snapshot> {
+        let mut collection = self.collection.lock().unwrap_or_else(PoisonError::into_inner);
+        if !collection.seen.insert(instrument) || collection.seen.len() == 1 {
+            collection.seen.clear();
+            collection.seen.insert(instrument);
+            collection.snapshot = Arc::new(self.snapshot());
+            self.collected
+                .store(u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1, Relaxed);
+        }
+        collection.snapshot.clone()
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let mut reporting = self.reporting();
+        let Reporting { sources, gone } = &mut *reporting;
+        sources.retain(|(source, figures)| {
+            let lives = source.strong_count() > 0;
+            if !lives && self.lasting {
+                gone.absorb(&**figures);
+                gone.tasks.iter_mut().for_each(|(_, task)| task.state = None);
+            }
+            lives
+        });
+        let mut snapshot = gone.clone();
+        for (_, figures) in &*sources {
+            snapshot.absorb(&**figures);
+        }
+        snapshot
+    }
+
+    fn build_observables(self: &Arc<Self>, meter: &Meter) {
+        /// A callback that observes, for each task, what `observe` passes on.
+        fn callback<T: 'static>(
+            exposition: &Arc<Exposition>,
+            instrument: Instrument,
+            observe: impl Fn(&Snapshot, &mut dyn FnMut(T, &[KeyValue])) + Send + Sync + 'static,
+        ) -> impl Fn(&dyn AsyncInstrument<T>) + Send + Sync + 'static {
+            let exposition = Arc::downgrade(exposition);
+            move |observer| {
+                let Some(exposition) = exposition.upgrade() else { return };
+                let _ = catch_unwind(AssertUnwindSafe(|| {
+                    let snapshot = exposition.read(instrument.name);
+                    observe(&snapshot, &mut |value, attributes| observer.observe(value, attributes));
+                }));
+            }
+        }
+
+        macro_rules! observable {
+            ($builder:ident, $type:ty, $instrument:expr,
+             |$entry:ident, $task:ident, $varied:pat_param, $observe:ident| $body:expr) => {{
+                let instrument = $instrument;
+                meter
+                    .$builder(instrument.name)
+                    .with_unit(instrument.unit)
+                    .with_description(instrument.description)
+                    .with_callback(callback::<$type>(self, instrument, move |snapshot, observe| {
+                        let $observe = observe;
+                        let $varied = &mut Varied::default();
+                        snapshot.tasks.iter().for_each(|($entry, $task)| $body);
+                    }))
+                    .build();
+            }};
+        }
+        macro_rules! gauge {
+            ($type:ty, $builder:ident, $instrument:expr, |$task:ident| $value:expr) => {
+                observable!($builder, $type, $instrument, |entry, $task, _, observe| {
+                    if let Some(value) = $value {
+                        observe(value, entry.attributes());
+                    }
+                })
+            };
+        }
+
+        observable!(i64_observable_up_down_counter, i64, contract::RUN_ACTIVE, |entry, task, _, observe| {
+            observe(i64::try_from(task.active).unwrap_or(i64::MAX), entry.attributes())
+        });
+        observable!(u64_observable_counter, u64, contract::RUNS, |entry, task, varied, observe| {
+            varied.begin(entry.attributes(), key::RESULT);
+            for &kind in ExitKind::ALL {
+                observe(task.runs(kind), varied.with(kind.as_str()));
+            }
+        });
+        observable!(u64_observable_counter, u64, contract::RUN_ERRORS, |entry, task, varied, observe| {
+            if !task.errors.is_empty() {
+                varied.begin(entry.attributes(), key::ERROR_TYPE);
+            }
+            for error in &task.errors {
+                observe(error.count, varied.with(error.error_type));
+            }
+        });
+        observable!(f64_observable_counter, f64, contract::RUN_TIME, |entry, task, _, observe| observe(
+            task.run_time.as_secs_f64(),
+            entry.attributes()
+        ));
+        gauge!(f64, f64_observable_gauge, contract::RUN_DURATION_MAX, |task| (task.total_runs() > 0)
+            .then_some(task.longest_run.as_secs_f64()));
+        // Zeros too, for tasks that can be restarted: `increase()` needs a baseline.
+        observable!(u64_observable_counter, u64, contract::RESTARTS, |entry, task, varied, observe| {
+            varied.begin(entry.attributes(), key::RESTART_REASON);
+            for &reason in RestartReason::ALL {
+                let count = task.restarts(reason);
+                if count > 0 || task.state.is_some() {
+                    observe(count, varied.with(reason.as_str()));
+                }
+            }
+        });
+        observable!(i64_observable_up_down_counter, i64, contract::STATUS, |entry, task, varied, observe| {
+            if let Some(current) = task.state {
+                varied.begin(entry.attributes(), key::STATE);
+                for &state in TaskState::ALL {
+                    observe(i64::from(state == current), varied.with(state.as_str()));
+                }
+            }
+        });
+        gauge!(f64, f64_observable_gauge, contract::LAST_SUCCESS_TIME, |task| task
+            .last_success
+            .map(unix_seconds));
+        gauge!(f64, f64_observable_gauge, contract::LAST_ERROR_TIME, |task| task
+            .last_error_time
+            .map(unix_seconds));
+        gauge!(f64, f64_observable_gauge, contract::LAST_RESTART_TIME, |task| task
+            .last_restart
+            .map(unix_seconds));
+        gauge!(f64, f64_observable_gauge, contract::HEARTBEAT_TIME, |task| task
+            .last_seen
+            .filter(|_| task.state.is_some())
+            .map(unix_seconds));
+        gauge!(f64, f64_observable_gauge, contract::POLL_DURATION_MAX, |task| (task.longest_poll
+            > Duration::ZERO)
+            .then_some(task.longest_poll.as_secs_f64()));
+        observable!(u64_observable_counter, u64, contract::POLLS_SLOW, |entry, task, _, observe| observe(
+            task.slow_polls,
+            entry.attributes()
+        ));
+        observable!(
+            u64_observable_counter,
+            u64,
+            contract::ITERATIONS_SKIPPED,
+            |entry, task, varied, observe| {
+                varied.begin(entry.attributes(), key::REASON);
+                for &reason in SkipReason::ALL {
+                    let count = task.skipped(reason);
+                    if count > 0 || task.interval.is_some() {
+                        observe(count, varied.with(reason.as_str()));
+                    }
+                }
+            }
+        );
+        observable!(u64_observable_counter, u64, contract::ITERATIONS_RETRIED, |entry, task, _, observe| {
+            if task.retries > 0 || task.interval.is_some() {
+                observe(task.retries, entry.attributes());
+            }
+        });
+        gauge!(f64, f64_observable_gauge, contract::INTERVAL, |task| task
+            .interval
+            .filter(|_| task.state.is_some())
+            .map(|interval| interval.as_secs_f64()));
+        gauge!(f64, f64_observable_gauge, contract::NEXT_RUN_TIME, |task| task
+            .next_run
+            .filter(|_| task.state.is_some())
+            .map(unix_seconds));
+        observable!(u64_observable_counter, u64, contract::STALLS, |entry, task, _, observe| {
+            if task.stalls > 0 || task.state.is_some() {
+                observe(task.stalls, entry.attributes());
+            }
+        });
+
+        let shutdown = contract::SHUTDOWN_TASKS;
+        meter
+            .u64_observable_counter(shutdown.name)
+            .with_unit(shutdown.unit)
+            .with_description(shutdown.description)
+            .with_callback(callback::<u64>(self, shutdown, |snapshot, observe| {
+                for (outcome, count) in &snapshot.shutdown {
+                    observe(*count, &[KeyValue::new(key::SHUTDOWN_OUTCOME, *outcome)]);
+                }
+            }))
+            .build();
+    }
+}
+
+fn histogram(meter: &Meter, instrument: Instrument) -> Histogram<f64> {
+    meter
+        .f64_histogram(instrument.name)
+        .with_unit(instrument.unit)
+        .with_description(instrument.description)
+        .with_boundaries(DURATION_BOUNDARIES.into())
+        .build()
+}
+
+fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// The exposition that managers without a meter of their own share.
+///
+/// `global::meter` taken before a provider is set stays a no-op for ever; so, as long as nobody has ever collected from
+/// the shared exposition, the next manager makes it anew and takes the sources along. Not so one on a meter that our
+/// installer gave: what was recorded there would stay behind.
+///
+/// `join` is called under the lock, so that nobody joins an exposition that has just been replaced.
+pub(crate) fn shared(renew: Option<&Meter>, join: impl FnOnce(&Arc<Exposition>)) {
+    /// With whether its meter was given, and so is no no-op.
+    static SHARED: Mutex<Option<(Arc<Exposition>, bool)>> = Mutex::new(None);
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*shared {
+        Some((exposition, given))
+            if renew.is_none() && (*given || exposition.last_collection().is_some()) =>
+        {
+            return join(exposition);
+        }
+        _ => {}
+    }
+    let fresh = match renew {
+        Some(meter) => Exposition::lasting(meter),
+        None => Exposition::lasting(&opentelemetry::global::meter(contract::SCOPE)),
+    };
+    if let Some((stale, _)) = shared.replace((fresh.clone(), renew.is_some())) {
+        for (source, _) in stale.take_sources() {
+            if let Some(source) = source.upgrade() {
+                source.report_to(&fresh);
+            }
+        }
+    }
+    join(&fresh);
+}
+
+/// How many names a manager keeps apart where its builder was not told.
+pub(crate) fn default_max_names() -> usize {
+    match INSTALLED_NAMES.load(Relaxed) {
+        0 => crate::run::DEFAULT_MAX_NAMES,
+        names => names,
+    }
+}
+
+/// The names that this crate's installer made room for by a View; 0 where it was not used.
+static INSTALLED_NAMES: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+/// Called by the installer once its provider is the global one.
+#[cfg(feature = "otlp")]
+pub(crate) fn installed_with(meter: &Meter, max_names: usize) {
+    INSTALLED_NAMES.store(max_names, Relaxed);
+    shared(Some(meter), crate::run::Recorder::join_process);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use opentelemetry::metrics::MeterProvider as _;
+    use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
+
+    use super::*;
+    use crate::{
+        cell::{Identity, Registry},
+        policy::{TaskCategory, TaskPriority},
+    };
+
+    /// A manager that is asked for its figures.
+    struct Asked {
+        registry: Registry<TaskAttributes>,
+        times: AtomicUsize,
+    }
+
+    impl Asked {
+        fn of(names: &[&str]) -> Arc<Self> {
+            let registry = Registry::new(10, 1_999, None, TaskAttributes::new);
+            for name in names {
+                let identity = Identity {
+                    name: (*name).into(),
+                    category: TaskCategory::Unknown,
+                    priority: TaskPriority::Normal,
+                    component: None,
+                };
+                registry.entry(identity, true).expect("room");
+            }
+            Arc::new(Self { registry, times: AtomicUsize::new(0) })
+        }
+    }
+
+    impl Figures for Asked {
+        fn snapshots(&self) -> Vec<(Arc<Entry<TaskAttributes>>, TaskSnapshot)> {
+            self.times.fetch_add(1, Relaxed);
+            let listing = self.registry.listing();
+            listing.iter().map(|entry| (entry.clone(), entry.cell.exported(&entry.identity))).collect()
+        }
+
+        fn shutdown_outcomes(&self) -> Vec<(&'static str, u64)> {
+            vec![("graceful", 2)]
+        }
+    }
+
+    impl Source for Asked {
+        fn report_to(self: Arc<Self>, _: &Arc<Exposition>) {}
+    }
+
+    #[test]
+    fn what_several_managers_say_of_a_name_is_one_row_in_the_order_of_the_names() {
+        let mut sum = Snapshot::default();
+        for names in [&["m"][..], &["a", "z"], &["a", "m", "z"], &["b"], &["b", "z"]] {
+            sum.absorb(&*Asked::of(names));
+        }
+        let names: Vec<_> = sum.tasks.iter().map(|(entry, _)| &*entry.identity.name).collect();
+        assert_eq!(names, ["a", "b", "m", "z"]);
+        assert_eq!(sum.shutdown, BTreeMap::from([("graceful", 10)]));
+    }
+
+    #[test]
+    fn one_collection_asks_once() {
+        let reader = PeriodicReader::builder(InMemoryMetricExporter::default())
+            .with_interval(Duration::from_secs(86_400))
+            .build();
+        let provider = SdkMeterProvider::builder().with_reader(reader).build();
+        let exposition = Exposition::new(&provider.meter("test"));
+        let asked = Asked::of(&["a"]);
+        let source: Arc<dyn Source> = asked.clone();
+        exposition.add_source(Arc::downgrade(&source), asked.clone());
+        for collections in 1..=3 {
+            provider.force_flush().expect("the exporter is in memory");
+            assert_eq!(asked.times.load(Relaxed), collections);
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! What every run needs: attributes, instruments, the layer and the spans. No exporter is known here.
+
+mod at_exit;
+mod attributes;
+mod handoff;
+mod instruments;
+mod layer;
+mod span;
+
+pub(crate) use at_exit::flush_before_exit;
+pub(crate) use attributes::TaskAttributes;
+pub(crate) use handoff::offer;
+#[cfg(feature = "otlp")]
+pub(crate) use instruments::installed_with;
+pub(crate) use instruments::{
+    DelaySeries, Exposition, Figures, Source, default_max_names, shared as shared_exposition,
+};
+pub use layer::{LayerConflict, layer, task_layer};
+pub(crate) use layer::{installed, subscriber_is_of_process};
+pub use span::SpanPath;
+pub(crate) use span::{ManagedSpan, SpanParent, SpanStart, managed_span, probe_is_exported, with_trace};

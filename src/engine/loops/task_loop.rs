@@ -1,0 +1,243 @@
+//! What a user says of a loop: its schedule, its body, its policies and its hooks.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use super::{control::Control, handle::LoopHandle};
+use crate::{
+    engine::{Factory, TaskContext, loops::error::LoopError, supervision::spec},
+    policy::{Backoff, Exit, Failure, TaskOutput, labels},
+    timetable::{MissedPolicy, OverlapPolicy, Retry, Schedule},
+};
+
+type Hook<I, T> = Arc<dyn Fn(I) -> Pin<Box<dyn Future<Output = T> + Send>> + Send + Sync>;
+
+/// Erases a hook. It is called inside the future, so that it panics where that is caught.
+fn erase_hook<I, Fut>(hook: impl Fn(I) -> Fut + Send + Sync + 'static) -> Hook<I, Fut::Output>
+where
+    I: Send + 'static,
+    Fut: Future + Send + 'static,
+{
+    let hook = Arc::new(hook);
+    Arc::new(move |input| {
+        let hook = hook.clone();
+        Box::pin(async move { hook(input).await })
+    })
+}
+
+/// A body that runs by a [`Schedule`]. Register it as
+/// [`CriticalTaskConfig::from_loop`](crate::CriticalTaskConfig::from_loop); control it through its [`LoopHandle`].
+///
+/// Each iteration is a run. What becomes of one whose time was missed, or comes while another runs, say [`MissedPolicy`] and
+/// [`OverlapPolicy`]; whatever is left out is counted. A failed iteration ends the loop's life, and the restart policy decides, unless
+/// a [retry](Self::retry) succeeds or [`on_error`](Self::on_error) says to go on. A loop that reached the end of its schedule or
+/// was [stopped](LoopHandle::stop) is finished and never restarted by itself.
+///
+/// ```
+/// use otel_tasks::{CriticalTaskConfig, TaskLoop, TaskManager};
+/// use std::time::Duration;
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), otel_tasks::task::RegisterError> {
+/// let tasks = TaskManager::builder().build();
+/// let ticker = TaskLoop::every(Duration::from_secs(5), |ctx| async move {
+///     println!("iteration {:?}", ctx.iteration());
+/// })
+/// .count(3);
+/// let handle = ticker.handle();
+/// tasks.register(CriticalTaskConfig::from_loop("ticker", ticker))?;
+/// tasks.start();
+/// tokio::time::sleep(Duration::from_secs(11)).await;
+/// assert_eq!((handle.current_iteration(), handle.is_running()), (3, false));
+/// # Ok(()) }
+/// ```
+pub struct TaskLoop {
+    pub(crate) parts: Parts,
+    pub(crate) error_type: Option<(std::any::TypeId, &'static str)>,
+}
+
+labels! {
+    /// What an error hook decides.
+    pub enum OnError {
+        /// Go on with the next iteration.
+        Continue = "continue",
+        /// End this life of the loop with the error; the restart policy decides what follows.
+        End = "end",
+    }
+}
+
+/// How an iteration ended.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct LoopOutcome {
+    /// Its number, from 1.
+    pub iteration: u64,
+    /// How it ended.
+    pub exit: Exit,
+    /// How long it took, further tries included.
+    pub duration: Duration,
+}
+
+/// What a loop is made of.
+pub(crate) struct Parts {
+    pub(crate) factory: Arc<dyn Factory>,
+    pub(super) control: Arc<Control>,
+    pub(super) missed: MissedPolicy,
+    pub(super) overlap: OverlapPolicy,
+    /// Boxed: few have one.
+    pub(super) retry: Option<Box<Retry>>,
+    pub(super) before_loop: Option<Hook<(), ()>>,
+    pub(super) after_loop: Option<Hook<(), ()>>,
+    pub(super) after_iteration: Option<Hook<LoopOutcome, ()>>,
+    pub(super) on_error: Option<Hook<LoopOutcome, OnError>>,
+}
+
+impl TaskLoop {
+    /// A loop that runs `body` every `interval`, the first time at once.
+    ///
+    /// An interval of zero is refused when the loop is registered.
+    pub fn every<F, Fut>(interval: Duration, body: F) -> Self
+    where
+        F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: TaskOutput + 'static,
+    {
+        Self::on(Schedule::every(interval), body)
+    }
+
+    /// A loop that runs `body` on a schedule, which is checked when the loop is registered.
+    ///
+    /// ```
+    /// # #[cfg(feature = "calendar")] {
+    /// use otel_tasks::{Schedule, TaskLoop, schedule::MissedPolicy};
+    /// let backup = TaskLoop::on(Schedule::daily(["03:30"], "Europe/Berlin"), |_| async { /* save */ })
+    ///     .missed(MissedPolicy::Skip);
+    /// # }
+    /// ```
+    pub fn on<F, Fut>(schedule: Schedule, body: F) -> Self
+    where
+        F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: TaskOutput + 'static,
+    {
+        let parts = Parts {
+            factory: spec::erase(body),
+            control: Control::new(schedule),
+            missed: MissedPolicy::default(),
+            overlap: OverlapPolicy::default(),
+            retry: None,
+            before_loop: None,
+            after_loop: None,
+            after_iteration: None,
+            on_error: None,
+        };
+        Self { parts, error_type: spec::error_type_of::<Fut::Output>() }
+    }
+
+    /// Finishes the loop after so many iterations, whatever its schedule said; 0 is refused when the loop is registered.
+    #[must_use]
+    pub fn count(self, iterations: u64) -> Self {
+        self.parts.control.change(|schedule| schedule.clone().count(iterations));
+        self
+    }
+
+    /// What becomes of iterations whose time was missed ([`MissedPolicy::RunOnce`]).
+    #[must_use]
+    pub fn missed(mut self, missed: MissedPolicy) -> Self {
+        self.parts.missed = missed;
+        self
+    }
+
+    /// What becomes of an iteration whose time comes while another runs ([`OverlapPolicy::Skip`]).
+    #[must_use]
+    pub fn overlap(mut self, overlap: OverlapPolicy) -> Self {
+        self.parts.overlap = overlap;
+        self
+    }
+
+    /// Tries an iteration that failed again, up to so many times, before it counts as failed: inside the same run, with these
+    /// delays. Transient errors are tried again (see [`classify`](crate::CriticalTaskConfig::classify)), or those that
+    /// [`retry_when`](Self::retry_when) names; a panic is not, nor is anything once the task is asked to stop. A
+    /// [`run_timeout`](crate::CriticalTaskConfig::run_timeout) counts over all tries together.
+    #[doc(alias = "reconnect")]
+    #[must_use]
+    pub fn retry(mut self, times: u32, backoff: Backoff) -> Self {
+        let when = self.parts.retry.take().and_then(|retry| retry.when);
+        self.parts.retry = Some(Box::new(Retry { times, backoff, when }));
+        self
+    }
+
+    /// Which failures are tried again; without effect where [`retry`](Self::retry) is not said, too.
+    #[doc(alias = "add_exception_type")]
+    #[must_use]
+    pub fn retry_when(mut self, when: impl Fn(&Failure) -> bool + Send + Sync + 'static) -> Self {
+        let retry = self.parts.retry.take();
+        let (times, backoff) = retry.map_or((0, Backoff::default()), |retry| (retry.times, retry.backoff));
+        self.parts.retry = Some(Box::new(Retry { times, backoff, when: Some(Arc::new(when)) }));
+        self
+    }
+
+    /// Awaited before the first iteration of each life; dropped when the task is asked to stop. A panic in it is logged and
+    /// ignored.
+    #[must_use]
+    pub fn before_loop<Fut>(mut self, hook: impl Fn() -> Fut + Send + Sync + 'static) -> Self
+    where
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.parts.before_loop = Some(erase_hook(move |()| hook()));
+        self
+    }
+
+    /// Awaited after the last iteration of each life, unless the life is dropped. A panic in it is logged and ignored.
+    #[must_use]
+    pub fn after_loop<Fut>(mut self, hook: impl Fn() -> Fut + Send + Sync + 'static) -> Self
+    where
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.parts.after_loop = Some(erase_hook(move |()| hook()));
+        self
+    }
+
+    /// Awaited after each iteration, as part of it: before the next one is waited for. A panic in it is logged and ignored.
+    #[must_use]
+    pub fn after_iteration<Fut>(mut self, hook: impl Fn(LoopOutcome) -> Fut + Send + Sync + 'static) -> Self
+    where
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.parts.after_iteration = Some(erase_hook(hook));
+        self
+    }
+
+    /// Awaited when an iteration fails, panics or times out; decides whether the loop goes on. A panic in it is logged and
+    /// counts as [`OnError::End`].
+    #[must_use]
+    pub fn on_error<Fut>(mut self, hook: impl Fn(LoopOutcome) -> Fut + Send + Sync + 'static) -> Self
+    where
+        Fut: Future<Output = OnError> + Send + 'static,
+    {
+        self.parts.on_error = Some(erase_hook(hook));
+        self
+    }
+
+    /// A handle to control the loop once it is registered.
+    pub fn handle(&self) -> LoopHandle {
+        LoopHandle { control: self.parts.control.clone() }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), LoopError> {
+        self.parts.control.schedule().check().map_err(LoopError::Schedule)?;
+        match (self.parts.missed, self.parts.overlap) {
+            (MissedPolicy::CatchUp(0), _) => Err(LoopError::ZeroCatchUp),
+            (_, OverlapPolicy::Allow(0)) => Err(LoopError::ZeroOverlap),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Debug for TaskLoop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TaskLoop")
+            .field("schedule", &self.parts.control.schedule())
+            .field("missed", &self.parts.missed)
+            .field("overlap", &self.parts.overlap)
+            .field("retry", &self.parts.retry)
+            .finish_non_exhaustive()
+    }
+}

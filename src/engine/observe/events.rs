@@ -1,0 +1,242 @@
+//! What the manager tells those who listen: a bounded stream that drops and counts, and never makes anyone wait.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, SystemTime},
+};
+
+use tokio::sync::broadcast;
+
+use crate::{
+    cell::SkipReason,
+    engine::ShutdownReport,
+    policy::{Exit, Failure, RestartReason},
+};
+
+/// Something that happened to a registered task, or to the manager.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct TaskEvent {
+    /// When.
+    pub at: SystemTime,
+    /// The task; `None` for what concerns the manager as a whole.
+    pub task: Option<Arc<str>>,
+    /// The task's generation: how often it has begun. 0 before the first time and for spawned tasks.
+    pub generation: u64,
+    /// What.
+    pub kind: TaskEventKind,
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum TaskEventKind {
+    /// It was registered.
+    Registered,
+    /// It waits for these tasks before it begins.
+    Waiting {
+        /// Their names.
+        waits_for: Vec<Arc<str>>,
+    },
+    /// It began, for the first time or again.
+    Started {
+        /// Why it began again; `None` for the first time.
+        restart: Option<RestartReason>,
+    },
+    /// It does its work: it said so, or it need not.
+    Ready,
+    /// A run of it ended; for a loop, an iteration. One per run, whatever happened.
+    Exited {
+        /// How.
+        exit: Exit,
+        /// How long it took.
+        duration: Duration,
+        /// The iteration, for a loop.
+        iteration: Option<u64>,
+    },
+    /// Iterations of a loop did not take place.
+    Skipped {
+        /// Why.
+        reason: SkipReason,
+        /// How many.
+        iterations: u64,
+    },
+    /// An iteration of a loop failed and is tried again.
+    Retrying {
+        /// The iteration.
+        iteration: u64,
+        /// How it failed.
+        failure: Failure,
+        /// How long it waits.
+        delay: Duration,
+    },
+    /// It will begin again after this delay.
+    BackingOff {
+        /// Why.
+        reason: RestartReason,
+        /// How long it waits.
+        delay: Duration,
+    },
+    /// It is asked to stop because of others: of its group, or a task it depends on.
+    Yielding {
+        /// [`RestartReason::Group`] or [`RestartReason::Dependency`].
+        reason: RestartReason,
+    },
+    /// It finished by itself, and its policy leaves it so.
+    Finished,
+    /// It was stopped on request, or because of others.
+    Stopped,
+    /// It is held until somebody resumes it.
+    Paused,
+    /// It was given up.
+    GaveUp {
+        /// Why.
+        reason: &'static str,
+    },
+    /// It gave no heartbeat in time, or one poll of it took too long. Once per stall.
+    Stalled {
+        /// For how long it has given no sign of life, or has been in one poll.
+        silent_for: Duration,
+    },
+    /// One poll has gone on for longer than the slow-poll threshold and blocks its thread. Once per poll, while it goes on.
+    SlowPoll {
+        /// For how long at least.
+        polling_for: Duration,
+        /// The thread.
+        thread: Arc<str>,
+    },
+    /// It was unregistered.
+    Unregistered,
+    /// What its health check says has changed.
+    HealthChanged {
+        /// Whether it is healthy now.
+        is_healthy: bool,
+    },
+    /// The runtime has run nothing for so long: all its threads are blocked.
+    RuntimeStalled {
+        /// For how long at least.
+        stalled_for: Duration,
+        /// The tasks that were being polled, by name.
+        polling: Vec<Arc<str>>,
+    },
+    /// The process stood still as a whole: stopped, suspended, or starved. Nothing is held against the tasks.
+    ProcessResumed {
+        /// For how long.
+        stood_still_for: Duration,
+    },
+    /// The shutdown has begun.
+    ShutdownBegan,
+    /// The shutdown is over. The last event.
+    ShutdownEnded(Arc<ShutdownReport>),
+}
+
+impl TaskEventKind {
+    /// The kind's name, for logs and tests.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Registered => "registered",
+            Self::Waiting { .. } => "waiting",
+            Self::Started { .. } => "started",
+            Self::Ready => "ready",
+            Self::Exited { .. } => "exited",
+            Self::Skipped { .. } => "skipped",
+            Self::Retrying { .. } => "retrying",
+            Self::BackingOff { .. } => "backing_off",
+            Self::Yielding { .. } => "yielding",
+            Self::Finished => "finished",
+            Self::Stopped => "stopped",
+            Self::Paused => "paused",
+            Self::GaveUp { .. } => "gave_up",
+            Self::Stalled { .. } => "stalled",
+            Self::SlowPoll { .. } => "slow_poll",
+            Self::Unregistered => "unregistered",
+            Self::HealthChanged { .. } => "health_changed",
+            Self::RuntimeStalled { .. } => "runtime_stalled",
+            Self::ProcessResumed { .. } => "process_resumed",
+            Self::ShutdownBegan => "shutdown_began",
+            Self::ShutdownEnded(_) => "shutdown_ended",
+        }
+    }
+}
+
+/// A subscription to a manager's events. Made by [`TaskManager::subscribe`](crate::TaskManager::subscribe).
+///
+/// Nobody waits for it: behind by more than [`TaskEvents::CAPACITY`] events it misses the oldest, and
+/// [`missed`](Self::missed) counts them.
+#[derive(Debug)]
+pub struct TaskEvents {
+    receiver: broadcast::Receiver<TaskEvent>,
+    missed: u64,
+    over: bool,
+}
+
+impl TaskEvents {
+    /// How many events a subscriber may be behind before it misses the oldest: a burst of a thousand tasks failing at once
+    /// still fits.
+    pub const CAPACITY: usize = 4_096;
+
+    /// The next event; `None` after [`TaskEventKind::ShutdownEnded`], or when the manager is gone.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: no event is lost by dropping the future.
+    pub async fn recv(&mut self) -> Option<TaskEvent> {
+        if self.over {
+            return None;
+        }
+        loop {
+            match self.receiver.recv().await {
+                Ok(event) => return Some(self.passed(event)),
+                Err(broadcast::error::RecvError::Lagged(missed)) => self.missed += missed,
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    /// The next event, if there is one now.
+    pub fn try_recv(&mut self) -> Option<TaskEvent> {
+        if self.over {
+            return None;
+        }
+        loop {
+            match self.receiver.try_recv() {
+                Ok(event) => return Some(self.passed(event)),
+                Err(broadcast::error::TryRecvError::Lagged(missed)) => self.missed += missed,
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// How many events were dropped because this subscriber was too slow.
+    pub fn missed(&self) -> u64 {
+        self.missed
+    }
+
+    fn passed(&mut self, event: TaskEvent) -> TaskEvent {
+        self.over = matches!(event.kind, TaskEventKind::ShutdownEnded(_));
+        event
+    }
+}
+
+/// Where events are told. Costs nothing until somebody listens.
+#[derive(Default)]
+pub(crate) struct EventBus(OnceLock<broadcast::Sender<TaskEvent>>);
+
+impl EventBus {
+    pub(crate) fn subscribe(&self) -> TaskEvents {
+        let sender = self.0.get_or_init(|| broadcast::channel(TaskEvents::CAPACITY).0);
+        TaskEvents { receiver: sender.subscribe(), missed: 0, over: false }
+    }
+
+    /// Tells what `kind` makes, where somebody listens.
+    pub(crate) fn tell(
+        &self,
+        task: Option<&Arc<str>>,
+        generation: u64,
+        kind: impl FnOnce() -> TaskEventKind,
+    ) {
+        let Some(sender) = self.0.get().filter(|sender| sender.receiver_count() > 0) else { return };
+        let event = TaskEvent { at: SystemTime::now(), task: task.cloned(), generation, kind: kind() };
+        // Fails only where the last subscriber has just gone.
+        let _ = sender.send(event);
+    }
+}

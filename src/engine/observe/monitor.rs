@@ -1,0 +1,187 @@
+//! The monitor: a sweep at start and then at every interval, as the span `bot.monitor_tasks`.
+//!
+//! A sweep warns once of names nobody can place, and tells which tasks' health has changed, of those whose interval has
+//! passed. Each step is isolated: a panic in one is logged and the others still run; the loop itself ends only
+//! with [`stop`] or the manager.
+
+use std::sync::{Arc, PoisonError};
+
+use opentelemetry::{Array, KeyValue, StringValue, Value};
+use tokio::time::Instant;
+
+use crate::{
+    cell::Entry,
+    contract::{SCOPE, attribute, key, record},
+    emit::{ManagedSpan, SpanParent, SpanStart, managed_span},
+    engine::{Shared, Supervised, TaskEventKind, shutdown::tracker::Names},
+    policy::TaskCategory,
+    read::{self, TaskHealth},
+    run::{Task, catch},
+};
+
+/// Starts the monitor loop; without effect where it runs already.
+pub(crate) fn start(shared: &Arc<Shared>) {
+    let mut monitor = shared.monitor.lock().unwrap_or_else(PoisonError::into_inner);
+    if monitor.as_ref().is_some_and(|running| !running.is_finished()) || shared.tracker.is_closed() {
+        return;
+    }
+    let weak = Arc::downgrade(shared);
+    let interval = shared.settings.monitor_interval;
+    let handle = shared.runtime().spawn(async move {
+        loop {
+            // Held for the sweep alone: the monitor keeps no manager alive.
+            let Some(shared) = weak.upgrade() else { return };
+            let _ = catch(shared.recorder.options.silence_panics, || sweep(&shared));
+            drop(shared);
+            tokio::time::sleep(interval).await;
+        }
+    });
+    *monitor = Some(handle.abort_handle());
+}
+
+/// Stops the monitor loop; without effect where it does not run.
+pub(crate) fn stop(shared: &Shared) {
+    if let Some(running) = shared.monitor.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        running.abort();
+    }
+}
+
+pub(crate) fn is_running(shared: &Shared) -> bool {
+    let monitor = shared.monitor.lock().unwrap_or_else(PoisonError::into_inner);
+    monitor.as_ref().is_some_and(|running| !running.is_finished())
+}
+
+fn sweep(shared: &Arc<Shared>) {
+    let began = Instant::now();
+    let span = manager_span(shared, "monitor_tasks", SpanParent::Root);
+    {
+        let _entered = span.enter();
+        step(shared, "categorize tasks", || categorize(shared, &span));
+        step(shared, "check health", || check_health(shared, &span));
+    }
+    span.end();
+    if let Some(exposition) = &*shared.recorder.exposition() {
+        exposition.instruments.monitor_duration.record(began.elapsed().as_secs_f64(), &[]);
+    }
+}
+
+/// One step of a sweep: its panic is logged and ends nothing but the step.
+fn step(shared: &Shared, name: &'static str, step: impl FnOnce()) {
+    if let Err(caught) = catch(shared.recorder.options.silence_panics, step) {
+        tracing::event!(
+            name: record::MONITOR_FAILED, target: SCOPE, parent: None, tracing::Level::ERROR,
+            "monitor step {name} panicked: {}", caught.panic.text,
+        );
+    }
+}
+
+fn categorize(shared: &Shared, span: &ManagedSpan) {
+    let names = names_alive(&shared.recorder.registry().listing());
+    set_names(span, &names);
+    let mut unknown = names[TaskCategory::Unknown as usize].clone();
+    {
+        // Bounded like the names of the registry. The lock is not held while the subscriber, the user's code, is told.
+        let mut warned = shared.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        unknown.retain(|name| warned.insert(name.clone()));
+    }
+    for name in unknown {
+        tracing::event!(
+            name: record::CATEGORY_UNKNOWN, target: SCOPE, parent: None, tracing::Level::WARN,
+            { key::NAME } = &*name,
+            "task {name} has no category: name it by a rule or set one",
+        );
+    }
+}
+
+/// The names that are registered or have runs under way. Asked of the cells: of names there are few, of tasks millions.
+fn names_alive(listing: &[Arc<Task>]) -> Names {
+    let mut names = Names::default();
+    for Entry { identity, cell, .. } in listing.iter().map(|entry| &**entry) {
+        if cell.is_alive() {
+            names[identity.category as usize].push(identity.name.clone());
+        }
+    }
+    // A name may have more than one identity in a category.
+    names.iter_mut().for_each(Vec::dedup);
+    names
+}
+
+/// Names per category, as the seed sets them: `tasks.<category>`.
+pub(crate) fn set_names(span: &ManagedSpan, names: &Names) {
+    for (category, names) in TaskCategory::ALL.iter().copied().zip(names) {
+        span.set_attribute(KeyValue::new(attribute::names_of(category), strings(names)));
+    }
+}
+
+fn strings(strings: &[Arc<str>]) -> Value {
+    Value::Array(Array::String(strings.iter().cloned().map(StringValue::from).collect()))
+}
+
+fn check_health(shared: &Arc<Shared>, span: &ManagedSpan) {
+    let tasks = shared.all_registered();
+    let thresholds = &shared.settings.thresholds;
+    let now = shared.recorder.now();
+    let mut unhealthy = Vec::new();
+    for task in tasks.iter() {
+        let (vitals, live) = (task.task.cell.vitals(now), task.live());
+        let is_healthy = read::is_healthy(&vitals, live, thresholds);
+        if !is_healthy {
+            unhealthy.push(task.name().clone());
+        }
+        let changed = task.checked(now, task.spec.health_check_interval, is_healthy);
+        if changed {
+            tell_health(shared, task, &read::health(&vitals, live, thresholds, shared.tracker.is_closed()));
+        }
+    }
+    let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    span.set_attribute(KeyValue::new(attribute::MONITOR_TASKS, count(tasks.len())));
+    span.set_attribute(KeyValue::new(attribute::MONITOR_HEALTHY, count(tasks.len() - unhealthy.len())));
+    span.set_attribute(KeyValue::new(attribute::MONITOR_UNHEALTHY, strings(&unhealthy)));
+}
+
+fn tell_health(shared: &Shared, task: &Supervised, health: &TaskHealth) {
+    let is_healthy = health.is_healthy;
+    shared.tell(task, || TaskEventKind::HealthChanged { is_healthy });
+    let name = &*task.task.identity.name;
+    if is_healthy {
+        tracing::event!(
+            name: record::HEALTH_CHANGED, target: SCOPE, parent: None, tracing::Level::INFO,
+            { key::NAME } = name, "task {name} is healthy again",
+        );
+    } else {
+        let reasons: Vec<_> = health.reasons.iter().map(|reason| reason.as_str()).collect();
+        tracing::event!(
+            name: record::HEALTH_CHANGED, target: SCOPE, parent: None, tracing::Level::WARN,
+            { key::NAME } = name, "task {name} is unhealthy: {}", reasons.join(", "),
+        );
+    }
+}
+
+/// One of the manager's own spans, named `<prefix>.<work>`.
+pub(crate) fn manager_span(shared: &Shared, work: &'static str, parent: SpanParent) -> ManagedSpan {
+    let prefix = &shared.settings.span_prefix;
+    let name = format!("{prefix}.{work}");
+    // A `tracing` span's name is fixed at compile time; another prefix reaches OpenTelemetry as `otel.name`.
+    let other_name = (&**prefix != crate::engine::DEFAULT_SPAN_PREFIX).then_some(name.as_str());
+    macro_rules! span {
+        ($name:literal) => {
+            managed_span!(parent, $name, { otel.name = other_name, })
+        };
+    }
+    let span = match work {
+        "monitor_tasks" => span!("bot.monitor_tasks"),
+        "cleanup_tasks" => span!("bot.cleanup_tasks"),
+        "stop_task_loops" => span!("bot.stop_task_loops"),
+        "control_task" => span!("bot.control_task"),
+        _ => span!("bot.cancel_tasks"),
+    };
+    let start = SpanStart {
+        parent: &parent,
+        links: Vec::new(),
+        own_tracer: shared.recorder.tracer(),
+        name: name.into(),
+        began: None,
+        attributes: Vec::new,
+    };
+    start.start(span)
+}

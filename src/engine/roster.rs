@@ -1,0 +1,171 @@
+//! The registered tasks of a manager, by name, and the checks before a registration.
+
+use std::{
+    borrow::Borrow,
+    cmp::Ordering,
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::{Hash, Hasher},
+    sync::{Arc, Weak},
+};
+
+use foldhash::fast::RandomState;
+
+use crate::{
+    cell::{Identity, by_name},
+    engine::{
+        shutdown::topology,
+        supervision::{
+            links::{Links, Membership},
+            spec::{ErrorRules, TaskSpec},
+            supervised::{Body, Supervised},
+        },
+    },
+    error::RegisterError,
+    run::Task,
+};
+/// Written under one lock: what is registered is one fact.
+#[derive(Default)]
+pub(crate) struct Registered {
+    pub(super) tasks: HashSet<ByName, RandomState>,
+    /// Those, by name; `None` since there is another.
+    pub(super) listing: Option<Arc<[Arc<Supervised>]>>,
+    /// Who depends on a name, whether a task of that name is registered or not.
+    pub(super) dependents: BTreeMap<Arc<str>, Vec<Weak<Supervised>>>,
+}
+
+/// A task that is found by its name, which it holds already: the key costs no memory of its own.
+pub(super) struct ByName(pub(super) Arc<Supervised>);
+
+impl Borrow<str> for ByName {
+    fn borrow(&self) -> &str {
+        self.0.name()
+    }
+}
+
+impl Hash for ByName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.name().hash(state);
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name() == other.0.name()
+    }
+}
+
+impl Eq for ByName {}
+
+/// A task to be registered.
+pub(crate) struct Registration {
+    pub(crate) identity: Identity,
+    pub(crate) spec: Arc<TaskSpec>,
+    pub(crate) body: Body,
+    /// How its errors are classed and named; `None` where nobody said.
+    pub(crate) rules: Option<Arc<ErrorRules>>,
+    pub(crate) links: Links,
+}
+
+/// Goes through a listing name by name, with the task that is registered under each. Both are in the order of the names.
+pub(crate) fn each_name<'a>(
+    listing: &'a [Arc<Task>],
+    registered: &'a [Arc<Supervised>],
+    mut visit: impl FnMut(&'a [Arc<Task>], Option<&'a Arc<Supervised>>),
+) {
+    let mut registered = registered.iter().peekable();
+    for of_name in by_name(listing) {
+        let name = &of_name[0].identity.name;
+        // One that came after the listing was made is not in it.
+        while registered.next_if(|task| task.name() < name).is_some() {}
+        visit(of_name, registered.next_if(|task| task.name() == name));
+    }
+}
+
+impl Registered {
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Supervised>> {
+        self.tasks.get(name).map(|task| &task.0)
+    }
+
+    /// Every task, by name.
+    pub(crate) fn all(&mut self) -> Arc<[Arc<Supervised>]> {
+        if let Some(listing) = &self.listing {
+            return listing.clone();
+        }
+        let tasks: Vec<_> = self.tasks.iter().map(|task| task.0.clone()).collect();
+        let listing: Arc<[_]> =
+            topology::sort_by_name(tasks, |_| (), |task| task.name(), |_, _| Ordering::Equal).into();
+        self.listing = Some(listing.clone());
+        listing
+    }
+
+    /// Removes a task and what is said of it.
+    pub(super) fn remove(&mut self, task: &Supervised) -> Option<Arc<Supervised>> {
+        for dependency in task.links.dependencies() {
+            if let Some(dependents) = self.dependents.get_mut(dependency) {
+                dependents.retain(|held| held.strong_count() > 0 && !std::ptr::eq(held.as_ptr(), task));
+                if dependents.is_empty() {
+                    self.dependents.remove(dependency);
+                }
+            }
+        }
+        self.tasks.take(&**task.name()).map(|task| task.0)
+    }
+
+    /// Whether these can be registered together, beside what is.
+    pub(super) fn check(&self, new: &[Registration]) -> Result<(), RegisterError> {
+        if let [only] = new {
+            // What most registrations are.
+            let name = &only.identity.name;
+            if self.tasks.contains(&**name) {
+                return Err(RegisterError::Duplicate { name: name.to_string() });
+            }
+            if self.dependents.is_empty() && only.links.is_empty() {
+                return Ok(());
+            }
+        }
+        let mut names: Vec<&Arc<str>> = Vec::with_capacity(new.len());
+        let mut index = HashMap::new();
+        for registration in new {
+            let name = &registration.identity.name;
+            if self.tasks.contains(&**name) || index.insert(name.clone(), names.len()).is_some() {
+                return Err(RegisterError::Duplicate { name: name.to_string() });
+            }
+            names.push(name);
+        }
+        if self.dependents.is_empty() && new.iter().all(|registration| registration.links.is_empty()) {
+            return Ok(());
+        }
+        for registration in new {
+            let unknown = |name: &&Arc<str>| !index.contains_key(*name) && !self.tasks.contains(&***name);
+            if let Some(unknown) = registration.links.dependencies().iter().find(unknown) {
+                let path = vec![registration.identity.name.to_string(), unknown.to_string()];
+                return Err(RegisterError::UnknownDependency { path });
+            }
+        }
+        let old: Vec<_> = self.tasks.iter().map(|task| &task.0).collect();
+        for task in &old {
+            index.insert(task.name().clone(), names.len());
+            names.push(task.name());
+        }
+        let named = |links: &Links| -> Vec<usize> {
+            links.dependencies().iter().filter_map(|name| index.get(name).copied()).collect()
+        };
+        let mut dependencies: Vec<_> = new.iter().map(|registration| named(&registration.links)).collect();
+        for (member, registration) in new.iter().enumerate() {
+            if registration.links.membership().is_some_and(|membership| membership.index > 0) {
+                // The members of a group are registered together, in their order.
+                dependencies[member].push(member - 1);
+            }
+        }
+        for task in &old {
+            let mut of_task = named(&task.links);
+            let before = task.links.membership().into_iter().flat_map(Membership::before);
+            of_task.extend(before.filter_map(|before| index.get(before.name()).copied()));
+            dependencies.push(of_task);
+        }
+        topology::cycle(&dependencies).map_or(Ok(()), |path| {
+            let path = path.into_iter().map(|task| names[task].to_string()).collect();
+            Err(RegisterError::DependencyCycle { path })
+        })
+    }
+}

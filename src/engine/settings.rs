@@ -1,0 +1,45 @@
+//! The settings of a manager.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use crate::{engine::shutdown::report::LastResort, read::HealthThresholds};
+/// The first part of the names of the manager's own spans by default.
+pub(crate) const DEFAULT_SPAN_PREFIX: &str = "bot";
+
+pub(crate) struct Settings {
+    pub(crate) span_prefix: Arc<str>,
+    pub(crate) monitor_interval: Duration,
+    pub(crate) shutdown_deadline: Duration,
+    pub(crate) spawn_grace: Duration,
+    pub(crate) thresholds: HealthThresholds,
+    pub(crate) runtime_stall: Duration,
+    pub(crate) last_resort: LastResort,
+    /// Answers a number in `0.0..1.0`, for jitter.
+    pub(crate) random: Arc<dyn Fn() -> f64 + Send + Sync>,
+    pub(crate) wall_clock: WallClock,
+}
+
+/// How long a loop that waits for a time of the wall clock goes without a look at it: the clock may be set, and the process
+/// suspended, meanwhile.
+pub(crate) const DEFAULT_WALL_CLOCK_STEP: Duration = Duration::from_secs(30);
+
+/// The clock that people read.
+pub(crate) struct WallClock {
+    pub(crate) read: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+    pub(crate) step: Duration,
+}
+
+impl WallClock {
+    pub(crate) fn now(&self) -> SystemTime {
+        (self.read)()
+    }
+}
+
+impl Default for WallClock {
+    fn default() -> Self {
+        Self { read: Arc::new(SystemTime::now), step: DEFAULT_WALL_CLOCK_STEP }
+    }
+}

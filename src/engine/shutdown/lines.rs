@@ -1,0 +1,86 @@
+//! The lines of a shutdown report, gathered while members leave.
+
+use std::{
+    collections::{HashMap, hash_map},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::topology::Position;
+use crate::{
+    cell::Identity,
+    engine::shutdown::report::ShutdownEntry,
+    policy::{ShutdownOutcome, TaskCategory, TaskPriority},
+    run::Task,
+};
+/// What became of a driver. One line of the report, unless its name was registered twice.
+#[derive(Clone)]
+pub(in crate::engine) struct Note {
+    pub(super) task: Arc<Task>,
+    pub(super) position: Position,
+    pub(super) outcome: ShutdownOutcome,
+    pub(super) after: Duration,
+}
+
+/// What one line of the report speaks of.
+pub(in crate::engine) type LineKey = (Arc<str>, TaskCategory, TaskPriority, ShutdownOutcome);
+
+/// What became of the runs that left during the shutdown.
+pub(in crate::engine) type Lines = HashMap<LineKey, (Position, ShutdownEntry)>;
+
+pub(in crate::engine) fn line_of(task: &Task, outcome: ShutdownOutcome, after: Duration) -> ShutdownEntry {
+    let Identity { name, category, priority, .. } = &task.identity;
+    ShutdownEntry { name: name.clone(), category: *category, priority: *priority, outcome, count: 1, after }
+}
+
+pub(in crate::engine) fn key_of(line: &ShutdownEntry) -> LineKey {
+    (line.name.clone(), line.category, line.priority, line.outcome)
+}
+
+/// Notes a run, in the line of those that were of one name and ended alike.
+pub(in crate::engine) fn note(
+    lines: &mut Lines,
+    task: &Task,
+    position: Position,
+    outcome: ShutdownOutcome,
+    after: Duration,
+) {
+    add(lines, position, line_of(task, outcome, after));
+}
+
+pub(in crate::engine) fn add(lines: &mut Lines, position: Position, line: ShutdownEntry) {
+    match lines.entry(key_of(&line)) {
+        hash_map::Entry::Vacant(place) => {
+            place.insert((position, line));
+        }
+        hash_map::Entry::Occupied(mut held) => {
+            let (first, held) = held.get_mut();
+            *first = position.min(*first);
+            held.count += line.count;
+            held.after = held.after.max(line.after);
+        }
+    }
+}
+
+/// The lines of the runs and those of the drivers. The latter are as many as there are tasks, and go by no map unless they
+/// share a line with another.
+pub(in crate::engine) fn all_lines(mut lines: Lines, mut notes: Vec<Note>) -> Vec<(Position, ShutdownEntry)> {
+    notes.sort_unstable_by_key(|note| Arc::as_ptr(&note.task));
+    let alone = |index: usize| {
+        let task = &notes[index].task;
+        let shared_with = |other: Option<&Note>| other.is_some_and(|other| Arc::ptr_eq(&other.task, task));
+        !shared_with(index.checked_sub(1).map(|before| &notes[before])) && !shared_with(notes.get(index + 1))
+    };
+    let by_map = !lines.is_empty();
+    let mut all = Vec::with_capacity(notes.len() + lines.len());
+    for (index, note) in notes.iter().enumerate() {
+        let line = line_of(&note.task, note.outcome, note.after);
+        if by_map || !alone(index) {
+            add(&mut lines, note.position, line);
+        } else {
+            all.push((note.position, line));
+        }
+    }
+    all.extend(lines.into_values());
+    all
+}

@@ -1,0 +1,15 @@
+//! The ordered shutdown: who is alive, in which order they stop, and the report.
+
+pub(in crate::engine) mod lines;
+pub(in crate::engine) mod os_signal;
+pub(in crate::engine) mod report;
+pub(in crate::engine) mod sequence;
+pub(in crate::engine) mod topology;
+pub(in crate::engine) mod tracker;
+
+pub(crate) use os_signal::further_signals;
+pub use os_signal::{ShutdownSignal, shutdown_signal};
+pub use report::{LastResort, ShutdownCause, ShutdownEntry, ShutdownReport};
+pub(crate) use sequence::{
+    Awaited, abort as abort_shutdown, begin as begin_shutdown, shutdown as run_shutdown,
+};

@@ -1,0 +1,158 @@
+//! What the shutdown says of itself.
+
+use std::{fmt, io::Write as _, sync::Arc, time::Duration};
+
+use crate::policy::{ShutdownOutcome, TaskCategory, TaskPriority};
+
+/// One line of a [`ShutdownReport`]: a registered task, or the runs of a spawned one that ended alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct ShutdownEntry {
+    /// The task's name.
+    pub name: Arc<str>,
+    /// What the task is.
+    pub category: TaskCategory,
+    /// How late it was stopped.
+    pub priority: TaskPriority,
+    /// What became of it.
+    pub outcome: ShutdownOutcome,
+    /// How many runs this line speaks of: 1 for a registered task.
+    pub count: u64,
+    /// How long after the shutdown began the last of them ended; the whole shutdown for what leaked.
+    pub after: Duration,
+}
+
+/// What an ordered shutdown did, task by task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// How long it took.
+    pub duration: Duration,
+    /// How long it was allowed to take.
+    pub deadline: Duration,
+    /// What became of the tasks that were alive when it began, in the order in which they were asked to stop.
+    pub tasks: Vec<ShutdownEntry>,
+    /// The tasks that asked for the shutdown from inside and wait for this report: they are neither stopped nor waited for,
+    /// and stand in no line.
+    pub asked_by: Vec<Arc<str>>,
+    /// Why the manager shut itself down; `None` where somebody asked for it.
+    pub cause: Option<ShutdownCause>,
+}
+
+/// Why a manager shut itself down: a task was given up whose [`Escalation`](crate::policy::Escalation) says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct ShutdownCause {
+    /// The task.
+    pub task: Arc<str>,
+    /// Why it was given up.
+    pub reason: &'static str,
+}
+
+impl fmt::Display for ShutdownCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "task {} was given up: {}", self.task, self.reason)
+    }
+}
+
+impl std::error::Error for ShutdownCause {}
+
+impl ShutdownReport {
+    /// How many tasks and runs ended with this outcome.
+    pub fn count(&self, outcome: ShutdownOutcome) -> u64 {
+        self.tasks.iter().filter(|task| task.outcome == outcome).map(|task| task.count).sum()
+    }
+
+    /// Whether somebody asked for the shutdown and everything ended by itself.
+    pub fn is_clean(&self) -> bool {
+        self.cause.is_none() && !self.tasks.iter().any(|task| task.outcome.is_forced())
+    }
+
+    /// An exit code for the process: 0 where everything ended by itself, 1 where something had to be dropped or the manager
+    /// shut itself down, 2 where something could not even be dropped.
+    pub fn exit_code(&self) -> u8 {
+        if self.count(ShutdownOutcome::Leaked) > 0 { 2 } else { u8::from(!self.is_clean()) }
+    }
+}
+
+impl fmt::Display for ShutdownReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "shutdown took {:.1?} of {:.1?}:", self.duration, self.deadline)?;
+        for &outcome in ShutdownOutcome::ALL {
+            let separator = if outcome == ShutdownOutcome::Clean { "" } else { "," };
+            write!(f, "{separator} {} {}", self.count(outcome), outcome.as_str().replace('_', " "))?;
+        }
+        if let Some(cause) = &self.cause {
+            write!(f, "\n  because {cause}")?;
+        }
+        if !self.asked_by.is_empty() {
+            write!(f, "\n  asked for by {}, which goes on", self.asked_by.join(", "))?;
+        }
+        for task in &self.tasks {
+            write!(
+                f,
+                "\n  {:<11} {:<28} {:<10} {:<9}",
+                task.outcome.as_str(),
+                task.name,
+                task.category.as_str(),
+                task.priority.as_str(),
+            )?;
+            if task.outcome != ShutdownOutcome::NotRunning {
+                write!(f, " after {:.1?}", task.after)?;
+            }
+            if task.count > 1 {
+                write!(f, " ({} runs)", task.count)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is done when the shutdown is over and nobody can receive its report, because the thread that waits for it is blocked:
+/// on a current-thread runtime a task that never returns leaves nothing else to do.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub enum LastResort {
+    /// The report goes to stderr. The default.
+    #[default]
+    Print,
+    /// The report goes to stderr, what telemetry there is has a second to leave, and the process ends with
+    /// [`ShutdownReport::exit_code`].
+    Exit,
+    /// This is called, on the watchdog's thread.
+    Call(Arc<dyn Fn(&ShutdownReport) + Send + Sync>),
+}
+
+impl fmt::Debug for LastResort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Print => "Print",
+            Self::Exit => "Exit",
+            Self::Call(_) => "Call(..)",
+        })
+    }
+}
+
+impl LastResort {
+    pub(crate) fn run(&self, report: &ShutdownReport) {
+        // Not the macro, which panics where stderr is closed.
+        let print = || {
+            let _ = writeln!(
+                std::io::stderr(),
+                "otel-tasks: nobody can receive the report, its thread is blocked; {report}"
+            );
+        };
+        match self {
+            Self::Print => print(),
+            Self::Exit => {
+                print();
+                crate::emit::flush_before_exit();
+                std::process::exit(report.exit_code().into());
+            }
+            Self::Call(call) => call(report),
+        }
+    }
+}

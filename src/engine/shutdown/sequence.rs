@@ -1,0 +1,511 @@
+//! The ordered shutdown: admission and timers closed first, then stage by stage, under one deadline.
+//!
+//! Stages are the pairs of category and priority, in [`TaskCategory::SHUTDOWN_ORDER`] and lowest priority first; a task that
+//! others depend on is put off until after them. Only stages with something alive take time. Each is asked to stop and given
+//! an equal share of what is left of the deadline; when its share is over the next is asked too, and what is still there may
+//! go on until shortly before the deadline. Then everything left is dropped; what cannot be dropped, because it blocks its
+//! thread, is reported as leaked.
+//!
+//! The shutdown is a state machine that whoever comes may push on ([`Drain::advance`]): a task on the runtime, woken when a
+//! member leaves or a time has come, and the watchdog's thread, at each of its ticks. So a runtime whose threads are all
+//! blocked keeps the deadline as well: the watchdog asks, drops, and writes the report.
+//!
+//! [`TaskCategory::SHUTDOWN_ORDER`]: crate::TaskCategory::SHUTDOWN_ORDER
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant as StdInstant},
+};
+
+use opentelemetry::{KeyValue, Value};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    contract::{SCOPE, attribute, key, record},
+    emit::{ManagedSpan, SpanParent},
+    engine::{
+        Order, Shared, ShutdownCause, ShutdownReport, Supervised, TaskEventKind, later,
+        observe::{
+            monitor,
+            monitor::{manager_span, set_names},
+        },
+        shutdown::{
+            topology::Position,
+            tracker::{Asked, Rank, stage_of_task},
+        },
+    },
+    policy::ShutdownOutcome,
+    run::catch,
+    watchdog::{self, MemberId},
+};
+
+/// The part of the deadline that is kept for dropping what did not end by itself.
+const ABORT_SHARE: u32 = 10;
+/// The least that is allowed for it, past the deadline if need be.
+const ABORT_MOMENT: Duration = Duration::from_millis(10);
+/// The most that is kept for it.
+const ABORT_RESERVE: Duration = Duration::from_secs(1);
+/// How long after the report whoever waits for it may take to receive it before the last resort: then its thread is blocked.
+const LAST_RESORT_AFTER: Duration = Duration::from_millis(200);
+/// How long the watchdog leaves what is due to the runtime, which sees to it at once unless it is stuck. Real time: in a
+/// test's, the moment between two looks may be an hour.
+const RUNTIMES_TURN: Duration = Duration::from_millis(20);
+/// How often the watchdog looks while a shutdown is under way.
+pub(crate) const DRAIN_TICK: Duration = Duration::from_millis(10);
+
+/// A shutdown that has begun.
+pub(crate) struct Drain {
+    deadline: Duration,
+    cause: Option<ShutdownCause>,
+    report: watch::Sender<Option<Arc<ShutdownReport>>>,
+    state: Mutex<State>,
+    spans: Mutex<Spans>,
+    /// Set by whoever writes the report.
+    finished: AtomicBool,
+    /// Callers that wait for the report.
+    waiting: AtomicUsize,
+    /// Whether one of them has it.
+    delivered: AtomicBool,
+    watched: Mutex<Watched>,
+}
+
+/// What the watchdog has seen, in real time. Written and read by its thread alone.
+#[derive(Default)]
+struct Watched {
+    /// Since when something has been due that the runtime has not done.
+    due_since: Option<StdInstant>,
+    /// When the report was there.
+    reported_at: Option<StdInstant>,
+}
+
+/// What there is of the shutdown's spans: a subscriber that panics costs those that it panics at.
+#[derive(Default)]
+struct Spans {
+    cleanup: Option<ManagedSpan>,
+    cancel: Option<ManagedSpan>,
+}
+
+struct State {
+    phase: Phase,
+    began: Instant,
+    abort_at: Instant,
+    end: Instant,
+    /// When the graces of spawned runs are over, the soonest first. A registered task's driver keeps its own.
+    graces: Vec<(Instant, Rank, Duration)>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Phase {
+    /// Not planned yet.
+    Beginning,
+    /// Stages from this position on are still to be asked.
+    Asking(Rank),
+    /// Those at this position were asked, and are waited for until then.
+    Waiting(Rank, Instant),
+    /// All were asked.
+    Asked,
+    /// What was left was dropped, and is waited for until then.
+    Dropped(Instant),
+    Done,
+}
+
+/// Shuts down once; every caller gets the same report. A caller that is a member itself is not waited for.
+///
+/// # Cancel safety
+/// The shutdown runs on the runtime, not in the caller: a caller that is dropped does not interrupt it.
+pub(crate) async fn shutdown(shared: &Arc<Shared>) -> Arc<ShutdownReport> {
+    let asking = watchdog::polled_here().and_then(|id| Asking::new(shared, id));
+    let drain = begin(shared, None);
+    drain.waiting.fetch_add(1, SeqCst);
+    let _waits = Waits(&drain.waiting);
+    let mut report = drain.report.subscribe();
+    // The sender lives in `drain`, so the wait cannot fail.
+    let ended = report.wait_for(Option::is_some).await.ok().and_then(|report| report.clone());
+    drop(asking);
+    drain.delivered.store(true, SeqCst);
+    ended.unwrap_or_else(|| drain.make_report(shared))
+}
+
+/// A caller that waits for a signal, and for the report then.
+pub(crate) struct Awaited<'a> {
+    _waits: Waits<'a>,
+}
+
+impl<'a> Awaited<'a> {
+    pub(crate) fn new(shared: &'a Shared) -> Self {
+        shared.awaited.fetch_add(1, SeqCst);
+        Self { _waits: Waits(&shared.awaited) }
+    }
+}
+
+struct Waits<'a>(&'a AtomicUsize);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+/// A member that waits for the shutdown; dropped before that is over, it is waited for like any other.
+struct Asking<'a> {
+    shared: &'a Arc<Shared>,
+    id: MemberId,
+}
+
+impl<'a> Asking<'a> {
+    fn new(shared: &'a Arc<Shared>, id: MemberId) -> Option<Self> {
+        shared.tracker.set_asking(id, true).then_some(Self { shared, id })
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.shared.tracker.set_asking(self.id, false);
+        if self.shared.drain.get().is_some_and(|drain| drain.report.borrow().is_none()) {
+            stop(&self.shared.tracker.to_ask(|id, _| id == self.id));
+        }
+    }
+}
+
+/// Closes admission and begins the shutdown, unless it has begun already.
+pub(crate) fn begin(shared: &Arc<Shared>, cause: Option<ShutdownCause>) -> Arc<Drain> {
+    let runtime = shared.runtime();
+    // For the clock.
+    let _inside = runtime.enter();
+    let mut first = false;
+    let drain = shared.drain.get_or_init(|| {
+        first = true;
+        shared.tracker.close();
+        Arc::new(Drain::new(shared.settings.shutdown_deadline, cause))
+    });
+    if first {
+        drain.start(shared);
+        let (shared, drain) = (shared.clone(), drain.clone());
+        runtime.spawn(async move {
+            loop {
+                let left = shared.tracker.next_leaving();
+                tokio::pin!(left);
+                // Enabled before the look: a member that leaves in between still wakes us.
+                left.as_mut().enable();
+                let Some(next) = drain.advance(&shared, Instant::now()) else { break };
+                tokio::select! {
+                    () = left => {}
+                    () = sleep_until(next) => {}
+                }
+            }
+            drain.finish(&shared);
+        });
+    }
+    drain.clone()
+}
+
+/// Drops at once what the shutdown still waits for, and begins one where none has begun.
+pub(crate) fn abort(shared: &Arc<Shared>) {
+    let drain = begin(shared, None);
+    let _inside = shared.runtime().enter();
+    {
+        let mut state = drain.state();
+        let now = Instant::now();
+        state.abort_at = state.abort_at.min(now);
+        state.end = state.end.min(now);
+    }
+    if drain.advance(shared, Instant::now()).is_none() {
+        drain.finish(shared);
+    }
+    shared.tracker.wake();
+}
+
+/// Asks. Not under a lock: wakers may be the user's code.
+fn stop(asked: &Asked) {
+    asked.drivers.iter().for_each(Supervised::call);
+    asked.tokens.iter().for_each(tokio_util::sync::CancellationToken::cancel);
+}
+
+impl Drain {
+    fn new(deadline: Duration, cause: Option<ShutdownCause>) -> Self {
+        let began = Instant::now();
+        let reserve = (deadline / ABORT_SHARE).min(ABORT_RESERVE);
+        Self {
+            deadline,
+            cause,
+            report: watch::Sender::new(None),
+            state: Mutex::new(State {
+                phase: Phase::Beginning,
+                began,
+                abort_at: later(began, deadline - reserve),
+                end: later(began, deadline),
+                graces: Vec::new(),
+            }),
+            spans: Mutex::default(),
+            finished: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            delivered: AtomicBool::new(false),
+            watched: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(&self, shared: &Arc<Shared>) {
+        monitor::stop(shared);
+        shared.events.tell(None, 0, || TaskEventKind::ShutdownBegan);
+        shared.begun.send_replace(true);
+        let loops = stop_task_loops(shared);
+        let mut spans = Spans::default();
+        // The subscriber is not ours: nothing that it does holds up the shutdown.
+        let _ = catch(false, || spans.begin(shared, loops));
+        *self.spans.lock().unwrap_or_else(PoisonError::into_inner) = spans;
+        let positions = shared.positions();
+        let began = self.state().began;
+        shared.tracker.plan(began, |supervised| positions.of(supervised));
+        self.state().phase = Phase::Asking(0);
+        shared.watch_closely();
+    }
+
+    /// Does what is due at `now`. Answers when something is due next, or `None` where nothing is left to do but
+    /// [`Drain::finish`].
+    pub(crate) fn advance(&self, shared: &Shared, now: Instant) -> Option<Instant> {
+        let tracker = &shared.tracker;
+        loop {
+            let mut state = self.state();
+            if state.phase == Phase::Beginning {
+                return Some(now + DRAIN_TICK);
+            }
+            while let Some((_, rank, grace)) = state.graces.first().copied().filter(|(over, ..)| *over <= now)
+            {
+                state.graces.remove(0);
+                tracker.abort_runs(|of_run, its_grace| of_run == Some(rank) && its_grace == Some(grace));
+            }
+            let next_grace = state.graces.first().map(|(over, ..)| *over);
+            let until = match state.phase {
+                Phase::Beginning | Phase::Done => return None,
+                Phase::Asking(from) => {
+                    let Some((rank, stages)) = tracker.next_rank(from) else {
+                        tracker.over_before(usize::MAX);
+                        state.phase = Phase::Asked;
+                        continue;
+                    };
+                    tracker.over_before(rank);
+                    let left = state.abort_at.saturating_duration_since(now);
+                    let share = left / u32::try_from(stages).unwrap_or(u32::MAX);
+                    state.phase = Phase::Waiting(rank, now + share);
+                    let asked = tracker.to_ask(|_, of_member| of_member == Some(rank));
+                    state.graces.extend(asked.graces.iter().map(|grace| (later(now, *grace), rank, *grace)));
+                    state.graces.sort_unstable();
+                    drop(state);
+                    stop(&asked);
+                    continue;
+                }
+                Phase::Waiting(rank, until) => {
+                    if tracker.is_emptied(Some(rank)) || now >= until.min(state.abort_at) {
+                        state.phase = Phase::Asking(rank + 1);
+                        continue;
+                    }
+                    until.min(state.abort_at)
+                }
+                Phase::Asked => {
+                    if tracker.is_emptied(None) {
+                        state.phase = Phase::Done;
+                        continue;
+                    }
+                    if now >= state.abort_at {
+                        // However short the deadline, what can be dropped has a moment to be.
+                        state.phase = Phase::Dropped(state.end.max(now + ABORT_MOMENT));
+                        drop(state);
+                        tracker.drivers(|_| true).iter().for_each(|driver| {
+                            driver.order(Order::Kill);
+                        });
+                        tracker.abort_runs(|_, _| true);
+                        continue;
+                    }
+                    state.abort_at
+                }
+                Phase::Dropped(until) => {
+                    if tracker.is_emptied(None) || now >= until {
+                        state.phase = Phase::Done;
+                        continue;
+                    }
+                    until
+                }
+            };
+            return Some(next_grace.map_or(until, |grace| grace.min(until)));
+        }
+    }
+
+    /// Writes the report and ends the spans. Once, whoever comes first.
+    pub(crate) fn finish(&self, shared: &Shared) {
+        if self.finished.swap(true, SeqCst) {
+            return;
+        }
+        let report = self.make_report(shared);
+        let outcomes = ShutdownOutcome::ALL.iter().map(|&outcome| (outcome.as_str(), report.count(outcome)));
+        shared.recorder.shut_down(outcomes.collect());
+        if let Some(exposition) = &*shared.recorder.exposition() {
+            exposition.instruments.shutdown_duration.record(report.duration.as_secs_f64(), &[]);
+        }
+        let Spans { cleanup, cancel } =
+            std::mem::take(&mut *self.spans.lock().unwrap_or_else(PoisonError::into_inner));
+        let _ = catch(false, || cancel.map(ManagedSpan::end));
+        let _ = catch(false, || cleanup.map(|cleanup| record_report(cleanup, &report)));
+        shared.events.tell(None, 0, || TaskEventKind::ShutdownEnded(report.clone()));
+        self.report.send_replace(Some(report));
+    }
+
+    /// The report, once it is there.
+
+    pub(crate) fn report(&self) -> Option<Arc<ShutdownReport>> {
+        self.report.borrow().clone()
+    }
+
+    fn make_report(&self, shared: &Shared) -> Arc<ShutdownReport> {
+        let (tasks, asked_by) = shared.tracker.report();
+        let duration = self.state().began.elapsed();
+        Arc::new(ShutdownReport {
+            duration,
+            deadline: self.deadline,
+            tasks,
+            asked_by,
+            cause: self.cause.clone(),
+        })
+    }
+
+    /// Whether [`Drain::advance`] would do anything.
+    fn is_due(&self, shared: &Shared, now: Instant) -> bool {
+        let (phase, abort_at, grace) = {
+            let state = self.state();
+            (state.phase, state.abort_at, state.graces.first().map(|(over, ..)| *over))
+        };
+        let due = match phase {
+            Phase::Beginning => false,
+            Phase::Asking(_) | Phase::Done => true,
+            Phase::Waiting(rank, until) => {
+                now >= until.min(abort_at) || shared.tracker.is_emptied(Some(rank))
+            }
+            Phase::Asked => now >= abort_at || shared.tracker.is_emptied(None),
+            Phase::Dropped(until) => now >= until || shared.tracker.is_emptied(None),
+        };
+        due || grace.is_some_and(|over| over <= now)
+    }
+
+    /// The watchdog's part: does what the runtime has left undone for [`RUNTIMES_TURN`], the report too, and turns to the
+    /// last resort where nobody can receive it. `now` is the runtime's clock, `tick` the real one.
+    pub(crate) fn watch(&self, shared: &Shared, now: Instant, tick: StdInstant) {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let report = self.report.borrow().clone();
+        let Some(report) = report else {
+            if !self.is_due(shared, now) {
+                watched.due_since = None;
+            } else if tick.saturating_duration_since(*watched.due_since.get_or_insert(tick)) >= RUNTIMES_TURN
+            {
+                drop(watched);
+                if self.advance(shared, now).is_none() {
+                    self.finish(shared);
+                }
+            }
+            return;
+        };
+        let since = *watched.reported_at.get_or_insert(tick);
+        let undelivered = !self.delivered.load(SeqCst) && self.is_awaited(shared);
+        if undelivered && tick.saturating_duration_since(since) >= LAST_RESORT_AFTER {
+            self.delivered.store(true, SeqCst);
+            drop(watched);
+            shared.settings.last_resort.run(&report);
+        }
+    }
+
+    /// Whether somebody waits for the report.
+    fn is_awaited(&self, shared: &Shared) -> bool {
+        self.waiting.load(SeqCst) > 0 || shared.awaited.load(SeqCst) > 0
+    }
+
+    /// Whether the watchdog has nothing left to do.
+    pub(crate) fn is_over(&self, shared: &Shared) -> bool {
+        self.report.borrow().is_some() && (self.delivered.load(SeqCst) || !self.is_awaited(shared))
+    }
+}
+
+impl Spans {
+    fn begin(&mut self, shared: &Shared, loops_stopped: i64) {
+        let cleanup = self.cleanup.insert(manager_span(shared, "cleanup_tasks", SpanParent::Root));
+        let inside = |work| {
+            let _entered = cleanup.enter();
+            manager_span(shared, work, SpanParent::Current)
+        };
+        let stop_loops = inside("stop_task_loops");
+        stop_loops.set_attribute(KeyValue::new(attribute::LOOPS_STOPPED, loops_stopped));
+        stop_loops.end();
+        let cancel = self.cancel.insert(inside("cancel_tasks"));
+        // Only where somebody sees them: there may be many.
+        if cancel.otel_context().is_some() {
+            set_names(cancel, &shared.tracker.names());
+        }
+    }
+}
+
+/// Asks every loop to stop: sleepers end at once, the others after the iteration under way. Answers how many.
+fn stop_task_loops(shared: &Shared) -> i64 {
+    let mut stopped = 0;
+    for task in shared.tracker.drivers(|task| task.body.is_loop()) {
+        // One that others rest on waits for them like any other task.
+        if !shared.is_rested_on(&task) {
+            task.call();
+            stopped += 1;
+        }
+    }
+    stopped
+}
+
+/// Where each driver stands that does not stand in its own stage.
+#[derive(Default)]
+pub(crate) struct Positions {
+    pub(crate) put_off: HashMap<*const Supervised, Position>,
+}
+
+impl Positions {
+    fn of(&self, supervised: &Supervised) -> Position {
+        let held = self.put_off.get(&std::ptr::from_ref(supervised));
+        held.copied().unwrap_or_else(|| (stage_of_task(&supervised.task), 0))
+    }
+}
+
+fn record_report(span: ManagedSpan, report: &ShutdownReport) {
+    let is_exported = span.otel_context().is_some();
+    for outcome in ShutdownOutcome::ALL.iter().copied().filter(|_| is_exported) {
+        let names: Vec<_> = report
+            .tasks
+            .iter()
+            .filter(|task| task.outcome == outcome)
+            .map(|task| opentelemetry::StringValue::from(task.name.to_string()))
+            .collect();
+        span.set_attribute(KeyValue::new(
+            attribute::shutdown_names(outcome),
+            Value::Array(opentelemetry::Array::String(names)),
+        ));
+    }
+    let stuck = report.count(ShutdownOutcome::Aborted) + report.count(ShutdownOutcome::Leaked);
+    if let Some(cause) = &report.cause {
+        span.fail(&cause.to_string());
+    } else if stuck > 0 {
+        span.fail(&format!("{stuck} tasks did not end by themselves"));
+    }
+    {
+        let _entered = span.enter();
+        for task in report.tasks.iter().filter(|task| task.outcome.is_forced()) {
+            tracing::event!(
+                name: record::NOT_STOPPED, target: SCOPE, parent: None, tracing::Level::WARN,
+                { key::NAME } = &*task.name, { key::SHUTDOWN_OUTCOME } = task.outcome.as_str(),
+                "task {} did not end by itself: {}", task.name, task.outcome,
+            );
+        }
+    }
+    span.end();
+}

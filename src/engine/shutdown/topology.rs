@@ -1,0 +1,139 @@
+//! The order that dependencies ask for: no cycles, and where each task stands at shutdown. Pure; tasks are indices here.
+
+use std::cmp::Ordering;
+
+/// A cycle among `dependencies` (for each task, what it depends on), as the path that comes back to where it began.
+pub(crate) fn cycle(dependencies: &[Vec<usize>]) -> Option<Vec<usize>> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Seen {
+        No,
+        OnPath,
+        Done,
+    }
+    let mut seen = vec![Seen::No; dependencies.len()];
+    for start in 0..dependencies.len() {
+        if seen[start] != Seen::No {
+            continue;
+        }
+        // The path with, for each task on it, how many of its dependencies were followed. Not recursive: a long chain is
+        // not deep.
+        let mut path = vec![(start, 0)];
+        seen[start] = Seen::OnPath;
+        while let Some((task, followed)) = path.last_mut() {
+            let Some(next) = dependencies[*task].get(*followed).copied() else {
+                seen[*task] = Seen::Done;
+                path.pop();
+                continue;
+            };
+            *followed += 1;
+            match seen[next] {
+                Seen::Done => {}
+                Seen::No => {
+                    seen[next] = Seen::OnPath;
+                    path.push((next, 0));
+                }
+                Seen::OnPath => {
+                    let from = path.iter().position(|(task, _)| *task == next).unwrap_or(0);
+                    let around = path[from..].iter().map(|(task, _)| *task);
+                    return Some(around.chain([next]).collect());
+                }
+            }
+        }
+    }
+    None
+}
+
+/// Where each task stands at shutdown: its stage, and how deep inside it. Never before what depends on it: a task whose
+/// own stage is earlier is put off.
+pub(crate) fn positions(stages: &[usize], dependencies: &[Vec<usize>]) -> Vec<(usize, usize)> {
+    let mut positions: Vec<_> = stages.iter().map(|stage| (*stage, 0)).collect();
+    let mut dependents_left = vec![0_usize; stages.len()];
+    for dependency in dependencies.iter().flatten() {
+        dependents_left[*dependency] += 1;
+    }
+    let mut settled: Vec<_> = (0..stages.len()).filter(|task| dependents_left[*task] == 0).collect();
+    while let Some(task) = settled.pop() {
+        let (stage, depth) = positions[task];
+        for dependency in &dependencies[task] {
+            positions[*dependency] = positions[*dependency].max((stage, depth + 1));
+            dependents_left[*dependency] -= 1;
+            if dependents_left[*dependency] == 0 {
+                settled.push(*dependency);
+            }
+        }
+    }
+    positions
+}
+
+/// Sorts by `rank`, then by name, then by `then`. There may be a hundred thousand names, which mostly differ late: what follows
+/// the part that all share is compared as a number, and the names themselves where that is equal.
+pub(crate) fn sort_by_name<T, R: Ord>(
+    items: Vec<T>,
+    rank: impl Fn(&T) -> R,
+    name: impl Fn(&T) -> &str,
+    then: impl Fn(&T, &T) -> Ordering,
+) -> Vec<T> {
+    let shared = items.first().map_or(0, |first| {
+        let first = name(first);
+        let shared_with_first =
+            |item: &T| first.bytes().zip(name(item).bytes()).take_while(|(a, b)| a == b).count();
+        items.iter().map(shared_with_first).min().unwrap_or(0)
+    });
+    let number = |name: &str| {
+        let rest = name.as_bytes().get(shared..).unwrap_or_default();
+        let mut bytes = [0; size_of::<u64>()];
+        bytes.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+        u64::from_be_bytes(bytes)
+    };
+    let mut order: Vec<_> =
+        items.iter().enumerate().map(|(index, item)| (rank(item), number(name(item)), index)).collect();
+    order.sort_unstable_by(|(a_rank, a_number, a), (b_rank, b_number, b)| {
+        (a_rank, a_number).cmp(&(b_rank, b_number)).then_with(|| {
+            let (a, b) = (&items[*a], &items[*b]);
+            name(a).cmp(name(b)).then_with(|| then(a, b))
+        })
+    });
+    let mut items: Vec<_> = items.into_iter().map(Some).collect();
+    order.into_iter().filter_map(|(_, _, index)| items[index].take()).collect()
+}
+
+/// Where a member stands at shutdown: its stage, and how deep inside it, below what depends on it.
+pub(crate) type Position = (usize, usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_sorted_as_they_are_whatever_part_they_share() {
+        let names =
+            ["idle-2", "idle-10", "idle-1", "idle-", "idle-100000000b", "idle-100000000a", "idle-1\0", "ä"];
+        for count in 0..=names.len() {
+            let mut expected: Vec<_> = names[..count].iter().map(|name| (name.len() % 2, *name)).collect();
+            let sorted = sort_by_name(expected.clone(), |item| item.0, |item| item.1, |_, _| Ordering::Equal);
+            expected.sort_unstable();
+            assert_eq!(sorted, expected);
+        }
+    }
+
+    #[test]
+    fn a_cycle_is_told_as_its_path() {
+        assert_eq!(cycle(&[vec![1], vec![2], vec![]]), None);
+        assert_eq!(cycle(&[vec![1, 2], vec![3], vec![3], vec![]]), None, "two ways to one task are no cycle");
+        assert_eq!(cycle(&[vec![0]]), Some(vec![0, 0]));
+        assert_eq!(cycle(&[vec![1], vec![2], vec![3], vec![1]]), Some(vec![1, 2, 3, 1]));
+        let chain: Vec<Vec<usize>> = (0..100_000).map(|task| vec![task + 1]).chain([vec![]]).collect();
+        assert_eq!(cycle(&chain), None);
+    }
+
+    #[test]
+    fn nothing_is_stopped_before_what_depends_on_it() {
+        // 0 depends on 1, which depends on 2; all in stage 4.
+        assert_eq!(positions(&[4, 4, 4], &[vec![1], vec![2], vec![]]), [(4, 0), (4, 1), (4, 2)]);
+        // What would be stopped early is put off; what is stopped late anyway keeps its place.
+        assert_eq!(positions(&[4, 1, 9], &[vec![1, 2], vec![], vec![]]), [(4, 0), (4, 1), (9, 0)]);
+        // The longest way counts.
+        let diamond = [vec![1, 2], vec![3], vec![1], vec![]];
+        assert_eq!(positions(&[0; 4], &diamond), [(0, 0), (0, 2), (0, 1), (0, 3)]);
+    }
+}

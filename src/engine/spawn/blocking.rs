@@ -1,0 +1,75 @@
+//! Work that blocks its thread: how it hears that it should stop.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread::Thread,
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+/// Tells blocking work that it should stop. Nothing else can stop it: Rust cannot end a thread from outside.
+///
+/// ```
+/// use std::time::Duration;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let tasks = otel_tasks::TaskManager::builder().build();
+/// let poller = tasks.spawn_blocking("poller", |stop| {
+///     while !stop.wait_timeout(Duration::from_millis(10)) {
+///         // look at the device
+///     }
+/// });
+/// assert!(tasks.shutdown().await.is_clean());
+/// # drop(poller);
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct StopToken(CancellationToken);
+
+impl StopToken {
+    pub(crate) fn new(token: CancellationToken) -> Self {
+        Self(token)
+    }
+
+    /// Whether the work should stop.
+    pub fn is_stopped(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    /// Blocks this thread for so long, or until the work should stop. Answers whether it should.
+    pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        struct Unpark(Thread);
+        impl Wake for Unpark {
+            fn wake(self: Arc<Self>) {
+                self.0.unpark();
+            }
+        }
+        let until = Instant::now().checked_add(timeout);
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut stopped = pin!(self.0.cancelled());
+        loop {
+            if stopped.as_mut().poll(&mut Context::from_waker(&waker)) == Poll::Ready(()) {
+                return true;
+            }
+            match until {
+                // So long that the clock cannot tell.
+                None => std::thread::park(),
+                Some(until) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return false;
+                    }
+                    std::thread::park_timeout(left);
+                }
+            }
+        }
+    }
+
+    /// The token behind it, for libraries that take one.
+    pub fn cancellation_token(&self) -> &CancellationToken {
+        &self.0
+    }
+}

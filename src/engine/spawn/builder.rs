@@ -1,0 +1,317 @@
+//! Short tasks: what may be said of one, and the cheap path that spawns it.
+
+use std::{
+    future::Future,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use opentelemetry::{Context as OtelContext, trace::TraceContextExt};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    emit::SpanParent,
+    engine::{
+        ContextParts, ErrorRules, Shared, StopToken, TaskContext,
+        context::Stop,
+        shutdown::tracker::{Place, RunMember, stage_of},
+        spawn::polled::{Handled, Polled},
+    },
+    policy::{Exit, TaskCategory, TaskOutput, TaskPriority, type_path},
+    run::{Begin, PollTime, Run, SpanMade, TaskHandle},
+};
+
+/// A short task about which more is said than its name. Made by [`TaskManager::task`](crate::TaskManager::task) and
+/// [`TaskContext::task`].
+#[must_use = "nothing runs until `spawn`"]
+pub struct TaskBuilder<'a> {
+    /// `None` where the manager is gone: then the task is refused.
+    shared: Option<Arc<Shared>>,
+    options: SpawnOptions<'a>,
+}
+
+impl std::fmt::Debug for TaskBuilder<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TaskBuilder").field("name", &self.options.name).finish_non_exhaustive()
+    }
+}
+
+impl<'a> TaskBuilder<'a> {
+    pub(crate) fn new(shared: Option<Arc<Shared>>, name: &'a str) -> Self {
+        Self { shared, options: SpawnOptions::new(name) }
+    }
+
+    /// What the task is; otherwise the [`CategoryRules`](crate::policy::CategoryRules) tell.
+    pub fn category(mut self, category: TaskCategory) -> Self {
+        self.options.category = Some(category);
+        self
+    }
+
+    /// How late it is stopped (Normal by default).
+    pub fn priority(mut self, priority: TaskPriority) -> Self {
+        self.options.priority = Some(priority);
+        self
+    }
+
+    /// The component that owns it.
+    #[doc(alias = "cog")]
+    pub fn component(mut self, component: impl Into<Arc<str>>) -> Self {
+        self.options.component = Some(component.into());
+        self
+    }
+
+    /// How long it may take before it is dropped.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.options.timeout = Some(timeout);
+        self
+    }
+
+    /// How long it may go on at shutdown, after it was asked to stop, before it is dropped.
+    pub fn shutdown_grace(mut self, grace: Duration) -> Self {
+        self.options.grace = Some(grace);
+        self
+    }
+
+    /// Keeps the span it is spawned in as the parent of its run, instead of beginning a new trace.
+    pub fn in_current_trace(mut self) -> Self {
+        self.options.parent = SpanParent::Current;
+        self
+    }
+
+    /// Spawns the future. See [`TaskManager::spawn`](crate::TaskManager::spawn).
+    #[track_caller]
+    pub fn spawn<F>(self, future: F) -> TaskHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: TaskOutput + Send + 'static,
+    {
+        match self.shared {
+            Some(shared) => shared.spawn(self.options, |_| future),
+            None => TaskHandle::refused(),
+        }
+    }
+
+    /// Spawns the future that `task` makes of its context, which tells it when to stop. `task` itself is called here and
+    /// now, so a panic in it is the caller's.
+    #[track_caller]
+    pub fn spawn_with<F>(mut self, task: impl FnOnce(TaskContext) -> F) -> TaskHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: TaskOutput + Send + 'static,
+    {
+        self.options.with_context = true;
+        match self.shared {
+            Some(shared) => {
+                shared.spawn(self.options, |context| task(context.expect("a context was asked for")))
+            }
+            None => TaskHandle::refused(),
+        }
+    }
+}
+
+impl TaskBuilder<'_> {
+    /// Spawns a future that is not `Send` on this thread's [`LocalSet`](tokio::task::LocalSet).
+    ///
+    /// # Panics
+    /// Outside a `LocalSet`: tokio's own panic.
+    #[track_caller]
+    pub fn spawn_local<F>(self, future: F) -> TaskHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: TaskOutput + 'static,
+    {
+        match self.shared {
+            Some(shared) => shared.spawn_local(self.options, |_| future),
+            None => TaskHandle::refused(),
+        }
+    }
+
+    /// Runs work that blocks on a thread of the runtime's blocking pool. See
+    /// [`TaskManager::spawn_blocking`](crate::TaskManager::spawn_blocking). A [`timeout`](Self::timeout) has no effect: work
+    /// that blocks cannot be dropped.
+    #[track_caller]
+    pub fn spawn_blocking<T>(mut self, work: impl FnOnce(StopToken) -> T + Send + 'static) -> TaskHandle<T>
+    where
+        T: TaskOutput + Send + 'static,
+    {
+        self.options.blocking = true;
+        match self.shared {
+            Some(shared) => shared.spawn_blocking(self.options, work),
+            None => TaskHandle::refused(),
+        }
+    }
+}
+
+/// What a caller may say about a spawned task.
+pub(crate) struct SpawnOptions<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) category: Option<TaskCategory>,
+    pub(crate) priority: Option<TaskPriority>,
+    pub(crate) component: Option<Arc<str>>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) grace: Option<Duration>,
+    pub(crate) parent: SpanParent,
+    pub(crate) with_context: bool,
+    pub(crate) blocking: bool,
+}
+
+impl<'a> SpawnOptions<'a> {
+    pub(crate) fn new(name: &'a str) -> Self {
+        Self {
+            name,
+            category: None,
+            priority: None,
+            component: None,
+            timeout: None,
+            grace: None,
+            parent: SpanParent::Root,
+            with_context: false,
+            blocking: false,
+        }
+    }
+
+    fn is_plain(&self) -> bool {
+        self.category.is_none() && self.priority.is_none() && self.component.is_none()
+    }
+}
+
+/// A short task that was admitted: its run may begin.
+struct Admitted {
+    begin: Begin,
+    place: Place,
+    token: Option<CancellationToken>,
+    context: Option<TaskContext>,
+}
+
+impl Shared {
+    /// Spawns a short task: the cheap path, which touches its cell and the tracker alone.
+    #[track_caller]
+    pub(crate) fn spawn<F>(
+        self: &Arc<Self>,
+        options: SpawnOptions<'_>,
+        future: impl FnOnce(Option<TaskContext>) -> F,
+    ) -> TaskHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: TaskOutput + Send + 'static,
+    {
+        let Some(Admitted { begin, place, context, .. }) = self.admit::<F>(options) else {
+            return TaskHandle::refused();
+        };
+        let (key, id) = place.key();
+        let runtime = self.runtime();
+        let _inside = begin.timeout.map(|_| runtime.enter());
+        let run = Run::begun(begin, future(context), exit_of::<F::Output>, place);
+        let handle = runtime.spawn(Polled::new(id, Handled { run }));
+        self.tracker.set_abort((key, id), handle.abort_handle());
+        TaskHandle::new(handle)
+    }
+
+    /// Spawns a short task that stays on this thread.
+    #[track_caller]
+    pub(crate) fn spawn_local<F>(
+        self: &Arc<Self>,
+        options: SpawnOptions<'_>,
+        future: impl FnOnce(Option<TaskContext>) -> F,
+    ) -> TaskHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: TaskOutput + 'static,
+    {
+        let Some(Admitted { begin, place, context, .. }) = self.admit::<F>(options) else {
+            return TaskHandle::refused();
+        };
+        let (key, id) = place.key();
+        let run = Run::begun(begin, future(context), exit_of::<F::Output>, place);
+        let handle = tokio::task::spawn_local(Polled::new(id, Handled { run }));
+        self.tracker.set_abort((key, id), handle.abort_handle());
+        TaskHandle::new(handle)
+    }
+
+    /// Spawns work that blocks its thread: one run, on a thread of the runtime's blocking pool.
+    #[track_caller]
+    pub(crate) fn spawn_blocking<T>(
+        self: &Arc<Self>,
+        options: SpawnOptions<'_>,
+        work: impl FnOnce(StopToken) -> T + Send + 'static,
+    ) -> TaskHandle<T>
+    where
+        T: TaskOutput + Send + 'static,
+    {
+        let Some(Admitted { begin, place, token, .. }) = self.admit::<T>(options) else {
+            return TaskHandle::refused();
+        };
+        let stop = StopToken::new(token.expect("blocking work is given a token"));
+        let (key, id) = place.key();
+        let runtime = self.runtime();
+        // Begun and ended on its own thread; the run is a future that is ready at its only poll.
+        let handle = runtime.spawn_blocking(move || {
+            let run = Run::begun(begin, async move { work(stop) }, exit_of::<T>, place);
+            match std::pin::pin!(run).poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(ended) => ended.into(),
+                Poll::Pending => unreachable!("work without a suspension point is done at its only poll"),
+            }
+        });
+        self.tracker.set_abort((key, id), handle.abort_handle());
+        TaskHandle::new(handle)
+    }
+
+    /// Gives a task its cell and its place, or refuses it during a shutdown.
+    fn admit<F>(self: &Arc<Self>, options: SpawnOptions<'_>) -> Option<Admitted> {
+        // Told before a cell is made for a name that never runs; the tracker decides in the end.
+        if self.tracker.is_closed() {
+            return None;
+        }
+        let type_name;
+        let name = match options.name {
+            "" => {
+                type_name = type_path::<F>();
+                &type_name
+            }
+            name => name,
+        };
+        let task = if options.is_plain() {
+            self.recorder.task(name)
+        } else {
+            self.recorder.task_with(name, options.category, options.priority, options.component)
+        };
+        let hears = options.with_context || options.blocking;
+        let token = hears.then(CancellationToken::new);
+        // A plain future cannot hear that it should stop: it has its grace, then it is dropped.
+        let grace = options.grace.or((!hears).then_some(self.settings.spawn_grace));
+        // Past the bound on names a task is metered as `_OTHER`, and still stopped as what its caller said.
+        let stage = stage_of(
+            options.category.unwrap_or(task.identity.category),
+            options.priority.unwrap_or(task.identity.priority),
+        );
+        let run = RunMember { abort: None, token: token.clone(), grace };
+        let place = self.tracker.enter(&task, stage, run).ok()?;
+        let context = token.clone().filter(|_| options.with_context).map(|token| {
+            TaskContext::new(ContextParts {
+                task: task.clone(),
+                generation: 1,
+                stop: Stop::of(token),
+                supervised: None,
+                manager: Arc::downgrade(self),
+            })
+        });
+        let spawner = OtelContext::map_current(|context| context.span().span_context().clone());
+        let linked = matches!(options.parent, SpanParent::Root) && spawner.is_valid();
+        let given_name = (*name != *task.identity.name).then(|| name.to_owned());
+        let begin = Begin {
+            given_name,
+            parent: options.parent,
+            links: if linked { vec![spawner] } else { Vec::new() },
+            timeout: options.timeout.filter(|_| !options.blocking),
+            polls: if options.blocking { PollTime::Untimed } else { self.recorder.polls() },
+            span: SpanMade::WhenPolled,
+            ..Begin::new(self.recorder.clone(), task)
+        };
+        Some(Admitted { begin, place, token, context })
+    }
+}
+
+fn exit_of<T: TaskOutput>(output: &T) -> Exit {
+    ErrorRules::default().exit(output)
+}

@@ -1,0 +1,9 @@
+//! Short tasks: what a builder says of one, and the futures and threads that run it.
+
+pub(in crate::engine) mod blocking;
+pub(in crate::engine) mod builder;
+pub(in crate::engine) mod polled;
+
+pub use blocking::StopToken;
+pub(crate) use builder::SpawnOptions;
+pub use builder::TaskBuilder;

@@ -1,0 +1,155 @@
+//! Carries what a person orders past the runtime's queue.
+//!
+//! What is woken from outside of a multi-thread runtime waits behind all that waits for a worker: where a thousand tasks fail
+//! at once, as long as that takes. What is woken on a worker is polled next. So where that queue is not empty, the wake-up is
+//! left here as an errand, and done on a worker: by the next driver that has been polled, or by a messenger, a task that is
+//! spawned for it and waits in the queue as the wake-up would have.
+//!
+//! Invariants:
+//! 1. Whoever leaves an errand where there is none sends a messenger, which goes on until there is none. So each is done, once.
+//! 2. A driver does an errand after its poll, never before: what it wakes lies where no other worker can take it, and a
+//!    user's poll may block.
+
+use std::{collections::VecDeque, sync::Arc, task};
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+use crate::{
+    engine::{Shared, Supervised},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+        lock,
+    },
+};
+
+/// How many errands may wait. More are orders in bulk, of which each is overtaken by the others: those go by the queue.
+const MAX_ERRANDS: usize = 64;
+
+/// What is to be done on a worker.
+pub(crate) enum Errand {
+    Wake(task::Waker),
+    /// Bring a task's driver.
+    Drive(Arc<Supervised>),
+}
+
+/// The errands that wait.
+pub(crate) struct Errands<E> {
+    waiting: Mutex<VecDeque<E>>,
+    /// Whether any waits; written under the lock, and read without it by each driver that was polled.
+    any: AtomicBool,
+}
+
+/// What became of an errand.
+enum Left<E> {
+    /// It waits, and so does a messenger.
+    Behind,
+    /// It waits for the messenger that is to be sent.
+    First,
+    /// Too many wait.
+    Refused(E),
+}
+
+impl<E> Default for Errands<E> {
+    fn default() -> Self {
+        Self { waiting: Mutex::new(VecDeque::new()), any: AtomicBool::new(false) }
+    }
+}
+
+impl<E> Errands<E> {
+    fn leave(&self, errand: E) -> Left<E> {
+        let mut waiting = lock(&self.waiting);
+        if waiting.len() >= MAX_ERRANDS {
+            return Left::Refused(errand);
+        }
+        waiting.push_back(errand);
+        self.any.store(true, SeqCst);
+        if waiting.len() == 1 { Left::First } else { Left::Behind }
+    }
+
+    fn take(&self) -> Option<E> {
+        if !self.any.load(SeqCst) {
+            return None;
+        }
+        let mut waiting = lock(&self.waiting);
+        let errand = waiting.pop_front();
+        self.any.store(!waiting.is_empty(), SeqCst);
+        errand
+    }
+}
+
+/// Does what errands are left when it is dropped: by the task that it is moved into, which may never be polled.
+struct Messenger(Arc<Shared>);
+
+impl Drop for Messenger {
+    fn drop(&mut self) {
+        while self.0.do_errand() {}
+    }
+}
+
+impl Shared {
+    /// Does an errand before what waits for a worker, where that can be.
+    pub(crate) fn overtake(self: &Arc<Self>, errand: Errand) {
+        match self.existing_runtime().filter(|runtime| has_queue(runtime)) {
+            None => self.run(errand),
+            Some(runtime) => match self.errands.leave(errand) {
+                Left::Behind => {}
+                Left::First => {
+                    let messenger = Messenger(self.clone());
+                    drop(runtime.spawn(async move { drop(messenger) }));
+                }
+                Left::Refused(errand) => self.run(errand),
+            },
+        }
+    }
+
+    /// Does the errand that has waited longest. Answers whether there was one.
+    pub(crate) fn do_errand(self: &Arc<Self>) -> bool {
+        let errand = self.errands.take();
+        errand.map(|errand| self.run(errand)).is_some()
+    }
+
+    fn run(self: &Arc<Self>, errand: Errand) {
+        match errand {
+            Errand::Wake(waker) => waker.wake(),
+            Errand::Drive(task) => self.drive(task),
+        }
+    }
+}
+
+/// Whether what is woken from outside has to wait for others. A current-thread runtime looks at its queue after every few
+/// polls, and puts what it wakes itself behind all else.
+fn has_queue(runtime: &Handle) -> bool {
+    runtime.runtime_flavor() == RuntimeFlavor::MultiThread && runtime.metrics().global_queue_depth() > 0
+}
+
+/// Seen to fail where `take` writes `any` when it has unlocked.
+#[cfg(all(test, otel_tasks_loom))]
+mod loom {
+    use std::sync::Arc;
+
+    use ::loom::thread;
+
+    use super::*;
+    use crate::sync::model;
+
+    #[test]
+    fn each_errand_is_done_once_whoever_does_it() {
+        model(3, || {
+            let errands = Arc::new(Errands::default());
+            let all = |errands: &Errands<u8>| std::iter::from_fn(|| errands.take()).collect::<Vec<_>>();
+            let leaves = [1, 2].map(|errand| {
+                let errands = errands.clone();
+                thread::spawn(move || match errands.leave(errand) {
+                    Left::First => all(&errands),
+                    Left::Behind => Vec::new(),
+                    Left::Refused(_) => unreachable!("there is room"),
+                })
+            });
+            let mut done: Vec<_> = errands.take().into_iter().collect();
+            done.extend(leaves.into_iter().flat_map(|leaves| leaves.join().expect("no panic")));
+            done.sort_unstable();
+            assert_eq!(done, [1, 2]);
+        });
+    }
+}

@@ -1,0 +1,1001 @@
+//! The driver of one supervised task: its only writer, a small state machine that owns the user's future.
+//!
+//! ```text
+//!            Start, gate open              exit: policy, limit, backoff
+//!  Waiting ─────────────► Running ──────────────────────────────► Finished, Failed, Stopped, Paused
+//!     ▲                    │  │ exit                                          │
+//!     │ must yield         │  ▼                                               │ Restart, Resume
+//!     └────────────────────┘ Backoff ─────► Waiting ◄─────────────────────────┘ (at once)
+//! ```
+//!
+//! It is a future written by hand: a hundred thousand of them may wait at once, and an `async` block would keep room for each of
+//! its states beside the others.
+//!
+//! Invariants:
+//! 1. A life is dropped before the next one is made, so two never overlap.
+//! 2. A restart is counted when the new life begins, a give-up once, on entering `Failed`.
+//! 3. Orders are looked at before timers and before the life itself: a stop wins over a restart that falls due.
+//! 4. Every life begins in [`Core::await_gate`], so none begins before what it rests on.
+
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, SystemTime},
+};
+
+use opentelemetry::trace::SpanContext;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::{
+    cell::TaskState,
+    contract::{SCOPE, key, record},
+    emit::with_trace,
+    engine::{
+        ContextParts, Life, LifeEnd, Order, Shared, ShutdownCause, Supervised, TaskContext, TaskEventKind,
+        begin_shutdown,
+        context::Stop,
+        later,
+        supervision::{
+            links::{Gate, GroupRestart, Yield},
+            order_slot::Signal,
+            signs_of_life::Stall,
+        },
+    },
+    policy::{Escalation, Exit, RestartPolicy, RestartReason, ShutdownOutcome, Verdict},
+    run::catch,
+};
+
+/// What the driver does next.
+#[derive(Clone, Copy)]
+enum Step {
+    /// Wait for an order.
+    Rest(TaskState),
+    /// Wait for a restart to fall due.
+    Backoff {
+        until: Instant,
+        reason: RestartReason,
+    },
+    /// Wait for what it rests on, then live; again, where there is a reason.
+    Await(Option<RestartReason>),
+    Live(Option<RestartReason>),
+    Leave,
+}
+
+impl Step {
+    /// The state in which it finds the task.
+    fn state(self) -> TaskState {
+        match self {
+            Self::Rest(state) => state,
+            Self::Backoff { .. } => TaskState::Backoff,
+            Self::Await(_) | Self::Live(_) => TaskState::Waiting,
+            Self::Leave => TaskState::Stopping,
+        }
+    }
+}
+
+/// What it does now.
+enum State {
+    /// Nothing yet: this comes next.
+    Next(Step),
+    Resting(TaskState),
+    BackingOff {
+        until: Instant,
+        reason: RestartReason,
+        /// Whether others had their turn.
+        yielded: bool,
+    },
+    Awaiting {
+        restart: Option<RestartReason>,
+        /// The names that were told to be waited for.
+        told: Vec<Arc<str>>,
+    },
+    Living(Alive),
+}
+
+/// The driver of one task.
+#[must_use = "a task without its driver never begins"]
+pub(crate) struct Driver {
+    core: Core,
+    state: State,
+    done: bool,
+}
+
+/// What a driver has in every state.
+struct Core {
+    supervised: Arc<Supervised>,
+    shared: Arc<Shared>,
+    timer: Timer,
+    /// Of those before the present life.
+    before: Option<Box<Before>>,
+}
+
+/// What a driver knows of the lives before.
+#[derive(Default)]
+struct Before {
+    /// Restarts in a row without a stable run.
+    attempt: u32,
+    /// The delay before the last of them.
+    delay: Duration,
+    last_run: Option<SpanContext>,
+}
+
+/// The one timer of a driver: made when there is something to wait for.
+#[derive(Default)]
+struct Timer(Option<Pin<Box<Sleep>>>);
+
+impl Timer {
+    fn due(&self) -> Option<Instant> {
+        self.0.as_ref().map(|sleep| sleep.deadline())
+    }
+
+    fn is_set_to(&self, due: Instant) -> bool {
+        self.due() == Some(due)
+    }
+
+    fn poll(&mut self, due: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if sleep.deadline() != due {
+            sleep.as_mut().reset(due);
+        }
+        sleep.as_mut().poll(cx)
+    }
+
+    fn clear(&mut self) {
+        self.0 = None;
+    }
+}
+
+/// Why a life is asked to stop, and what is to follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Restart(RestartReason),
+    Stop,
+    GiveUpStalled,
+    GiveUpGroup,
+    Pause,
+    Yield(Yield),
+    Leave,
+}
+
+/// How a life is being stopped.
+#[derive(Debug, Clone, Copy)]
+struct Stopping {
+    wish: Wish,
+    /// How long it may go on once it was asked; `None` for as long as nobody says otherwise.
+    grace: Option<Duration>,
+    asked: bool,
+    /// When it was asked; before, until when it may be held up by those that go down before it.
+    at: Instant,
+}
+
+impl Stopping {
+    fn new(wish: Wish, grace: Option<Duration>) -> Self {
+        Self { wish, grace, asked: false, at: later(Instant::now(), HELD_AT_MOST) }
+    }
+
+    /// The same stop for another reason; of two graces the shorter counts.
+    fn because(self, wish: Wish, grace: Option<Duration>) -> Self {
+        let grace = [self.grace, grace].into_iter().flatten().min();
+        Self { wish, grace, ..self }
+    }
+
+    fn over(&self) -> Option<Instant> {
+        Some(later(self.at, self.grace.filter(|_| self.asked)?))
+    }
+}
+
+/// A life under way.
+struct Alive {
+    began: Instant,
+    context: TaskContext,
+    living: Pin<Box<dyn Future<Output = LifeEnd> + Send>>,
+    going: Going,
+    /// Whether it is to be looked after: something has happened.
+    look: bool,
+}
+
+/// Whether a life goes on.
+#[derive(Clone, Copy)]
+enum Going {
+    On { restart_due: Option<Instant> },
+    Stops(Stopping),
+}
+
+impl Going {
+    fn stopping(self) -> Option<Stopping> {
+        match self {
+            Self::On { .. } => None,
+            Self::Stops(stopping) => Some(stopping),
+        }
+    }
+
+    fn restart_due(self) -> Option<Instant> {
+        match self {
+            Self::On { restart_due } => restart_due,
+            Self::Stops(_) => None,
+        }
+    }
+}
+
+const GROUP_LIMIT: &str = "its group was restarted too often";
+
+/// How long a task waits for those that go down before it, where they do not: a blocked thread must not hold up others for
+/// ever.
+const HELD_AT_MOST: Duration = Duration::from_secs(30);
+
+impl Driver {
+    pub(crate) fn new(supervised: Arc<Supervised>, shared: Arc<Shared>) -> Self {
+        let core = Core { supervised, shared, timer: Timer::default(), before: None };
+        Self { core, state: State::Next(Step::Rest(TaskState::Waiting)), done: false }
+    }
+
+    /// Goes on as far as it can. Ready when it has left.
+    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let core = &mut self.core;
+            let step = match &mut self.state {
+                State::Next(Step::Leave) => return Poll::Ready(()),
+                State::Next(step) => {
+                    self.state = core.enter(*step);
+                    continue;
+                }
+                State::Resting(state) => ready!(core.rest(*state, cx)),
+                State::BackingOff { until, reason, yielded } => {
+                    let step = ready!(core.back_off(*until, *reason, yielded, cx));
+                    core.timer.clear();
+                    step
+                }
+                State::Awaiting { restart, told } => ready!(core.await_gate(restart, told, cx)),
+                State::Living(alive) => {
+                    let end = ready!(core.live(alive, cx));
+                    core.timer.clear();
+                    match std::mem::replace(&mut self.state, State::Next(Step::Leave)) {
+                        State::Living(alive) => core.lived(alive, end),
+                        _ => unreachable!("it has just lived"),
+                    }
+                }
+            };
+            self.state = State::Next(step);
+        }
+    }
+
+    /// Goes on whatever panics. Ready when it has left.
+    fn go_on(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Nothing of the user's panics into the driver; a subscriber may. The panic is printed, the life that it tore down
+        // is over, and the driver goes on, so that the task can still be restarted and the shutdown finds it.
+        loop {
+            if self.done {
+                return Poll::Ready(());
+            }
+            match catch(false, || self.advance(cx)) {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(())) => self.done = true,
+                Err(_panic) => {
+                    self.tear_down(Step::Rest(TaskState::Failed));
+                    self.core.tell(|| TaskEventKind::GaveUp { reason: "its driver panicked" });
+                }
+            }
+        }
+    }
+
+    /// The life that something of ours panicked around is over, or that was dropped with its runtime.
+    fn tear_down(&mut self, next: Step) {
+        self.core.timer.clear();
+        if let State::Living(alive) = std::mem::replace(&mut self.state, State::Next(next)) {
+            self.core.drop_life(alive, &Exit::Cancellation);
+        }
+        self.core.supervised.set_bond(None);
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let polled = this.go_on(cx);
+        this.core.shared.do_errand();
+        polled
+    }
+}
+
+impl Core {
+    fn before(&mut self) -> &mut Before {
+        self.before.get_or_insert_default()
+    }
+
+    fn last_run(&self) -> Option<&SpanContext> {
+        self.before.as_ref()?.last_run.as_ref()
+    }
+
+    fn enter(&mut self, step: Step) -> State {
+        match step {
+            Step::Rest(state) => {
+                self.set_state(state);
+                State::Resting(state)
+            }
+            Step::Backoff { until, reason } => {
+                self.set_state(TaskState::Backoff);
+                State::BackingOff { until, reason, yielded: false }
+            }
+            Step::Await(restart) => {
+                self.timer.clear();
+                if self.supervised.state() == TaskState::Finished {
+                    // Those that rest on what it did go down before it does it again.
+                    self.set_state(TaskState::Waiting);
+                }
+                State::Awaiting { restart, told: Vec::new() }
+            }
+            Step::Live(restart) => State::Living(self.begin(restart)),
+            Step::Leave => State::Next(Step::Leave),
+        }
+    }
+
+    fn set_state(&self, state: TaskState) {
+        self.supervised.set_state(state);
+        self.shared.changed(&self.supervised);
+    }
+
+    fn tell(&self, kind: impl FnOnce() -> TaskEventKind) {
+        self.shared.tell(&self.supervised, kind);
+    }
+
+    fn rest(&mut self, state: TaskState, cx: &mut Context<'_>) -> Poll<Step> {
+        loop {
+            let order = match ready!(self.supervised.poll_signal(cx)) {
+                Signal::Order(order) => order,
+                Signal::Look if state == TaskState::Finished && self.shared.begins_anew(&self.supervised) => {
+                    return Poll::Ready(Step::Await(Some(RestartReason::Group)));
+                }
+                Signal::Look => continue,
+            };
+            if let Some(step) = self.heard_at_rest(order, state) {
+                return Poll::Ready(step);
+            }
+        }
+    }
+
+    /// What an order makes of a task of which nothing lives.
+    fn heard_at_rest(&mut self, order: Order, state: TaskState) -> Option<Step> {
+        match order {
+            Order::Start if state == TaskState::Waiting => Some(Step::Await(None)),
+            Order::Restart { .. } if state == TaskState::Waiting => Some(Step::Await(None)),
+            Order::Resume if state == TaskState::Paused => {
+                self.catch_up_with_group();
+                let began = self.supervised.signals.generation() > 0;
+                Some(Step::Await(began.then_some(RestartReason::Requested)))
+            }
+            // A person decided to try again: what led here is forgiven.
+            Order::Restart { .. } => {
+                self.supervised.task.cell.forgive_restarts();
+                self.catch_up_with_group();
+                if let Some(before) = &mut self.before {
+                    before.attempt = 0;
+                }
+                Some(Step::Await(Some(RestartReason::Requested)))
+            }
+            Order::Stop { .. } if matches!(state, TaskState::Waiting | TaskState::Paused) => {
+                Some(self.stopped(TaskState::Stopped))
+            }
+            Order::Pause if state == TaskState::Waiting => Some(self.paused()),
+            Order::Start | Order::Stalled { .. } | Order::Stop { .. } | Order::Pause | Order::Resume => None,
+            Order::Leave { .. } | Order::Kill => Some(self.leave_idle()),
+        }
+    }
+
+    /// What the group wanted of it before is over: somebody wants it to begin.
+    fn catch_up_with_group(&self) {
+        if let Some(membership) = self.supervised.links.membership() {
+            self.supervised.links.know_epoch(membership.epoch());
+        }
+    }
+
+    fn back_off(
+        &mut self,
+        until: Instant,
+        reason: RestartReason,
+        yielded: &mut bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Step> {
+        loop {
+            if self.shared.stays_down(&self.supervised) {
+                return Poll::Ready(self.stopped(TaskState::Stopped));
+            }
+            match self.supervised.poll_signal(cx) {
+                Poll::Ready(Signal::Order(Order::Restart { .. })) => {
+                    self.supervised
+                        .links
+                        .membership()
+                        .iter()
+                        .for_each(|membership| membership.group.at_once());
+                    return Poll::Ready(Step::Await(Some(RestartReason::Requested)));
+                }
+                Poll::Ready(Signal::Order(order)) => {
+                    if let Some(step) = self.called_off(order) {
+                        return Poll::Ready(step);
+                    }
+                }
+                Poll::Ready(Signal::Look) => {}
+                Poll::Pending => {
+                    // A timer rounds up to its next millisecond; where there is nothing to wait for others have their turn,
+                    // and that is all: a task that fails at once must not keep its thread to itself.
+                    if until > Instant::now() {
+                        ready!(self.timer.poll(until, cx));
+                    } else if !std::mem::replace(yielded, true) {
+                        return pin!(tokio::task::yield_now()).poll(cx).map(|()| Step::Await(Some(reason)));
+                    }
+                    return Poll::Ready(Step::Await(Some(reason)));
+                }
+            }
+        }
+    }
+
+    /// What an order makes of a start that is still to come.
+    fn called_off(&self, order: Order) -> Option<Step> {
+        match order {
+            Order::Stop { .. } => Some(self.stopped(TaskState::Stopped)),
+            Order::Pause => Some(self.paused()),
+            Order::Leave { .. } | Order::Kill => Some(self.leave_idle()),
+            Order::Start | Order::Restart { .. } | Order::Stalled { .. } | Order::Resume => None,
+        }
+    }
+
+    /// Waits until what the task rests on is ready, and nobody is left who must go down first.
+    fn await_gate(
+        &mut self,
+        restart: &mut Option<RestartReason>,
+        told: &mut Vec<Arc<str>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Step> {
+        loop {
+            if self.shared.stays_down(&self.supervised) {
+                return Poll::Ready(self.stopped(TaskState::Stopped));
+            }
+            // Nothing begins during a shutdown, also where this task is asked to leave in a later stage.
+            if self.shared.tracker.is_closed() {
+                return Poll::Ready(self.leave_idle());
+            }
+            let until = match self.shared.gate(&self.supervised) {
+                Gate::Open(bond) => {
+                    self.supervised.links.know_epoch(bond.epoch());
+                    self.supervised.set_bond(Some(bond));
+                    return Poll::Ready(Step::Live(*restart));
+                }
+                Gate::Closed { waits_for, until } => {
+                    self.set_state_once(TaskState::Waiting);
+                    if !waits_for.is_empty() && waits_for != *told {
+                        self.tell(|| TaskEventKind::Waiting { waits_for: waits_for.clone() });
+                        *told = waits_for;
+                    }
+                    until
+                }
+            };
+            match (self.supervised.poll_signal(cx), until) {
+                (Poll::Ready(Signal::Order(order)), _) => {
+                    if let Some(step) = self.called_off(order) {
+                        return Poll::Ready(step);
+                    }
+                    if matches!(order, Order::Restart { .. }) && restart.is_some() {
+                        *restart = Some(RestartReason::Requested);
+                    }
+                }
+                (Poll::Ready(Signal::Look), _) => {}
+                (Poll::Pending, Some(until)) => ready!(self.timer.poll(until, cx)),
+                (Poll::Pending, None) => return Poll::Pending,
+            }
+        }
+    }
+
+    fn set_state_once(&self, state: TaskState) {
+        if self.supervised.state() != state {
+            self.set_state(state);
+        }
+    }
+
+    /// Makes the next life.
+    fn begin(&mut self, restart: Option<RestartReason>) -> Alive {
+        let began = Instant::now();
+        let supervised = &self.supervised;
+        let spec = &supervised.spec;
+        let generation = supervised.signals.begin(began);
+        if spec.start_timeout.is_none() {
+            supervised.signals.ready(generation);
+        }
+        if restart.is_some() {
+            supervised.restarted_at(began);
+        }
+        self.set_state(TaskState::Running);
+        self.note_start(restart, generation);
+        if supervised.signals.is_ready() {
+            self.tell(|| TaskEventKind::Ready);
+        }
+        let link = match restart {
+            Some(_) => self.last_run(),
+            None => supervised.registered_in.as_deref(),
+        };
+        let context = TaskContext::new(ContextParts {
+            task: supervised.task.clone(),
+            generation,
+            stop: Stop::default(),
+            supervised: Some(Arc::downgrade(supervised)),
+            manager: Arc::downgrade(&self.shared),
+        });
+        let life = Life {
+            shared: self.shared.clone(),
+            supervised: supervised.clone(),
+            context: context.clone(),
+            links: link.cloned().into_iter().collect(),
+            ready_by: spec.start_timeout.map(|limit| (later(began, limit), limit)),
+        };
+        let living = supervised.body.live(life);
+        Alive { began, context, living, going: Going::On { restart_due: None }, look: true }
+    }
+
+    /// Lives, and does what is to be done meanwhile. Ready when the life is over: `None` where it is to be dropped.
+    fn live(&mut self, alive: &mut Alive, cx: &mut Context<'_>) -> Poll<Option<LifeEnd>> {
+        loop {
+            let due = if std::mem::take(&mut alive.look) {
+                let due = self.look_after(alive);
+                if due.is_none() {
+                    self.timer.clear();
+                }
+                due
+            } else {
+                self.timer.due()
+            };
+            if let Poll::Ready(signal) = self.supervised.poll_signal(cx) {
+                alive.look = true;
+                let Signal::Order(order) = signal else { continue };
+                match self.heard(order, alive) {
+                    Heard::Nothing => {}
+                    Heard::Stop(stop) => alive.going = Going::Stops(stop),
+                    Heard::RestartAt(due) => alive.going = Going::On { restart_due: Some(due) },
+                    Heard::Kill => {
+                        alive.going = Going::Stops(Stopping::new(Wish::Leave, None));
+                        return Poll::Ready(None);
+                    }
+                }
+                continue;
+            }
+            // A timer that has been set goes before the life, and so does one that is due already: one without a grace is not
+            // asked. A new one is set when the life has had its turn, which may be its last.
+            let first = due.filter(|due| self.timer.is_set_to(*due) || *due <= Instant::now());
+            let mut fired = first.is_some_and(|due| self.timer.poll(due, cx).is_ready());
+            if !fired {
+                if let Poll::Ready(end) = alive.living.as_mut().poll(cx) {
+                    return Poll::Ready(Some(end));
+                }
+                let second = due.filter(|_| first.is_none());
+                fired = second.is_some_and(|due| self.timer.poll(due, cx).is_ready());
+            }
+            if !fired {
+                return Poll::Pending;
+            }
+            alive.look = true;
+            if self.timer_fired(alive, Instant::now()) {
+                return Poll::Ready(None);
+            }
+        }
+    }
+
+    /// Asks the life to stop where that is due. Answers when there is something to do next.
+    fn look_after(&self, alive: &mut Alive) -> Option<Instant> {
+        if alive.going.stopping().is_none() {
+            if let Some(because) = self.shared.must_yield(&self.supervised) {
+                self.tell(|| TaskEventKind::Yielding { reason: because.reason });
+                let grace = Some(self.supervised.spec.grace());
+                alive.going = Going::Stops(Stopping::new(Wish::Yield(because), grace));
+            }
+        }
+        let stop = match &mut alive.going {
+            Going::On { restart_due } => {
+                return [*restart_due, self.next_look()].into_iter().flatten().min();
+            }
+            Going::Stops(stop) => stop,
+        };
+        if !stop.asked {
+            self.set_state_once(TaskState::Stopping);
+            let now = Instant::now();
+            // During a shutdown its stages keep the order, also of what was asked for before it.
+            let is_its_turn = if self.shared.tracker.is_closed() {
+                self.supervised.is_called()
+            } else {
+                !self.shared.is_held_up(&self.supervised)
+            };
+            if is_its_turn || now >= stop.at {
+                (stop.asked, stop.at) = (true, now);
+                alive.context.ask_to_stop();
+            }
+        }
+        if stop.asked { stop.over() } else { Some(stop.at) }
+    }
+
+    /// Does what the timer was for. Answers whether the life is to be dropped.
+    fn timer_fired(&self, alive: &mut Alive, now: Instant) -> bool {
+        if alive.going.stopping().and_then(|stop| stop.over()).is_some_and(|over| over <= now) {
+            return true;
+        }
+        let restart_is_due = alive.going.restart_due().is_some_and(|due| due <= now);
+        if restart_is_due && self.shared.tracker.is_closed() {
+            alive.going = Going::On { restart_due: None };
+        } else if restart_is_due {
+            let requested = RestartReason::Requested;
+            self.group_restart(self.epoch(), now, requested);
+            let grace = Some(self.supervised.spec.grace());
+            alive.going = Going::Stops(Stopping::new(Wish::Restart(requested), grace));
+        } else {
+            self.look_for_silence(now);
+        }
+        false
+    }
+
+    /// The epoch of its group that the life under way, or the last, knew.
+    fn epoch(&self) -> u64 {
+        self.supervised.links.known_epoch()
+    }
+
+    /// Drops a life, and tells how its run ended where that is not told by itself, as an iteration's end is.
+    fn drop_life(&self, Alive { began, living, .. }: Alive, exit: &Exit) {
+        // The life's hooks are the user's too: a panic in their destructors ends here.
+        let _ = catch(self.shared.recorder.options.silence_panics, move || drop(living));
+        if !self.supervised.body.is_loop() {
+            self.tell(|| TaskEventKind::Exited {
+                exit: exit.clone(),
+                duration: began.elapsed(),
+                iteration: None,
+            });
+        }
+    }
+
+    /// What follows a life: `end` where it ended by itself.
+    fn lived(&mut self, alive: Alive, mut end: Option<LifeEnd>) -> Step {
+        let (began, wish) = (alive.began, alive.going.stopping().map(|stop| stop.wish));
+        let restart_due = alive.going.restart_due();
+        // During a shutdown it leaves then, whatever it was stopped for.
+        if end.is_none() && (wish == Some(Wish::Leave) || self.shared.tracker.is_closed()) {
+            self.note(ShutdownOutcome::Aborted);
+        }
+        self.drop_life(alive, end.as_ref().map_or(&Exit::Cancellation, |end| &end.exit));
+        self.supervised.signals.set_sleeping(false);
+        if let Some(span_context) = end.as_mut().and_then(|end| end.span_context.take()) {
+            self.before().last_run = Some(span_context);
+        }
+        let step = self.after(wish, end, began, restart_due);
+        if self.supervised.state() == TaskState::Running {
+            // Before it is seen to be down: as one that runs it would be rested on.
+            self.supervised.set_state(step.state());
+        }
+        self.supervised.set_bond(None);
+        self.shared.changed(&self.supervised);
+        step
+    }
+
+    /// When to look next for a sign of life. One that is not expected now, in a loop that sleeps, may be from then on.
+    fn next_look(&self) -> Option<Instant> {
+        let timeout = self.supervised.spec.heartbeat_timeout?;
+        let last = self.supervised.signals.last_beat();
+        let expected = self.supervised.must_beat() && !self.supervised.signals.is_told(last);
+        Some(later(if expected { last } else { Instant::now() }, timeout))
+    }
+
+    fn look_for_silence(&self, now: Instant) {
+        let timeout = self.supervised.spec.heartbeat_timeout.filter(|_| self.supervised.must_beat());
+        let last = self.supervised.signals.last_beat();
+        let silent_for = now.saturating_duration_since(last);
+        if timeout.is_some_and(|timeout| silent_for >= timeout) {
+            self.shared.stalled(&self.supervised, Stall::Silence(last), silent_for);
+        }
+    }
+
+    /// What an order means to a life.
+    fn heard(&self, order: Order, alive: &Alive) -> Heard {
+        let (stopping, restart_due) = (alive.going.stopping(), alive.going.restart_due());
+        let grace = Some(self.supervised.spec.grace());
+        let stop = |wish, grace| {
+            Heard::Stop(match stopping {
+                Some(stop) => stop.because(wish, grace),
+                None => Stopping::new(wish, grace),
+            })
+        };
+        match order {
+            Order::Kill => Heard::Kill,
+            Order::Leave { grace } => stop(Wish::Leave, grace),
+            // It leaves already, with the grace it was given then.
+            _ if stopping.is_some_and(|stop| stop.wish == Wish::Leave) => Heard::Nothing,
+            order if order.yields() && stopping.is_some() => Heard::Nothing,
+            // It would not begin again: it goes on until its stage is asked.
+            Order::Restart { .. } | Order::Stalled { .. } if self.shared.tracker.is_closed() => {
+                Heard::Nothing
+            }
+            Order::Start => Heard::Nothing,
+            Order::Restart { after, .. } if !after.is_zero() && stopping.is_none() => {
+                Heard::RestartAt(restart_due.unwrap_or_else(|| later(Instant::now(), after)))
+            }
+            // Those it takes along go down before it does, so they are told first.
+            Order::Restart { .. } => {
+                self.group_restart(self.epoch(), Instant::now(), RestartReason::Requested);
+                stop(Wish::Restart(RestartReason::Requested), grace)
+            }
+            Order::Stalled { generation, .. } if generation != self.supervised.signals.generation() => {
+                Heard::Nothing
+            }
+            Order::Stalled { give_up: true, .. } => stop(Wish::GiveUpStalled, grace),
+            Order::Stalled { .. } => {
+                let stalled = RestartReason::Stalled;
+                match self.group_restart(self.epoch(), Instant::now(), stalled) {
+                    GroupRestart::LimitReached => stop(Wish::GiveUpGroup, grace),
+                    _ => stop(Wish::Restart(stalled), grace),
+                }
+            }
+            Order::Stop { grace } => stop(Wish::Stop, Some(grace)),
+            Order::Pause if self.supervised.body.hold(true) => {
+                self.tell_pause();
+                self.set_state(TaskState::Paused);
+                Heard::Nothing
+            }
+            Order::Pause => stop(Wish::Pause, grace),
+            // It has not come down yet: what holds is the last word.
+            Order::Resume if stopping.is_some_and(|stop| stop.wish == Wish::Pause) => {
+                stop(Wish::Restart(RestartReason::Requested), grace)
+            }
+            Order::Resume => {
+                if self.supervised.body.hold(false) && self.supervised.state() == TaskState::Paused {
+                    self.supervised.signals.rearm(Instant::now());
+                    self.set_state(TaskState::Running);
+                }
+                Heard::Nothing
+            }
+        }
+    }
+
+    /// Tells the group that this member has to be restarted at `due`.
+    fn group_restart(&self, epoch: u64, due: Instant, reason: RestartReason) -> GroupRestart {
+        let Some(membership) = self.supervised.links.membership() else { return GroupRestart::Begins };
+        let answer = membership.group.restart(membership.index, epoch, due, reason.counts());
+        self.shared.changed(&self.supervised);
+        answer
+    }
+
+    /// What follows a life.
+    fn after(
+        &mut self,
+        wish: Option<Wish>,
+        end: Option<LifeEnd>,
+        began: Instant,
+        restart_due: Option<Instant>,
+    ) -> Step {
+        match wish {
+            // Whatever it ended with, nothing begins again during a shutdown.
+            _ if self.shared.tracker.is_closed() => Step::Leave,
+            Some(Wish::Leave) => Step::Leave,
+            Some(Wish::Stop) => self.stopped(TaskState::Stopped),
+            Some(Wish::Pause) => self.paused(),
+            Some(Wish::GiveUpStalled) => self.gave_up("stalled"),
+            Some(Wish::GiveUpGroup) => self.gave_up(GROUP_LIMIT),
+            Some(Wish::Yield(Yield { stays_down: true, .. })) => self.stopped(TaskState::Stopped),
+            Some(Wish::Yield(Yield { reason, .. })) => Step::Await(Some(reason)),
+            // A stall is the task's fault and counts against its limit; a request does not.
+            Some(Wish::Restart(reason))
+                if reason.counts() && self.supervised.spec.policy == RestartPolicy::Never =>
+            {
+                self.gave_up("not to be restarted after it stalled")
+            }
+            Some(Wish::Restart(reason)) if reason.counts() && self.limit_reached() => {
+                self.gave_up("stalled too often")
+            }
+            Some(Wish::Restart(reason)) => Step::Await(Some(reason)),
+            None => match restart_due {
+                // Promised to whoever asked for it: it takes place though the run ended before it was due.
+                Some(until) => Step::Backoff { until, reason: RestartReason::Requested },
+                None => self.decide(end, began),
+            },
+        }
+    }
+
+    /// What follows a life that ended by itself.
+    fn decide(&mut self, end: Option<LifeEnd>, began: Instant) -> Step {
+        let spec = self.supervised.spec.clone();
+        let exit = end.as_ref().map_or(Exit::Cancellation, |end| end.exit.clone());
+        if end.as_ref().is_some_and(|end| end.finished) {
+            return self.stopped(TaskState::Finished);
+        }
+        match spec.policy.judge(&exit) {
+            Verdict::Finished => self.stopped(TaskState::Finished),
+            Verdict::Stopped => self.stopped(TaskState::Stopped),
+            Verdict::Failed => self.gave_up("not to be restarted after this"),
+            // A loop that is held: it begins anew when somebody resumes it.
+            Verdict::Restart(_) if self.supervised.state() == TaskState::Paused => {
+                Step::Rest(TaskState::Paused)
+            }
+            // Another member took it along just when it failed: one restart, and not of its own.
+            Verdict::Restart(_) if self.is_taken_along() => {
+                if self.shared.stays_down(&self.supervised) {
+                    self.stopped(TaskState::Stopped)
+                } else {
+                    Step::Await(Some(RestartReason::Group))
+                }
+            }
+            Verdict::Restart(_) if self.limit_reached() => self.gave_up("restarted too often"),
+            Verdict::Restart(reason) => {
+                let random = (self.shared.settings.random)();
+                let before = self.before();
+                if spec.backoff.resets_after(began.elapsed()) {
+                    (before.attempt, before.delay) = (0, Duration::ZERO);
+                }
+                let delay = spec.backoff.delay(before.attempt, before.delay, random);
+                let until = later(Instant::now(), delay);
+                match self.group_restart(self.epoch(), until, reason) {
+                    GroupRestart::LimitReached => self.gave_up(GROUP_LIMIT),
+                    GroupRestart::Stopped => self.stopped(TaskState::Stopped),
+                    GroupRestart::UnderWay => Step::Await(Some(RestartReason::Group)),
+                    GroupRestart::Begins => {
+                        let before = self.before();
+                        before.attempt = before.attempt.saturating_add(1);
+                        before.delay = delay;
+                        self.tell(|| TaskEventKind::BackingOff { reason, delay });
+                        Step::Backoff { until, reason }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the group wants the life to end.
+    fn is_taken_along(&self) -> bool {
+        self.supervised.links.membership().is_some_and(|membership| membership.epoch() > self.epoch())
+    }
+
+    /// Notes what becomes of it at shutdown.
+    fn note(&self, outcome: ShutdownOutcome) {
+        self.shared.tracker.note_driver(&self.supervised, outcome);
+    }
+
+    /// Leaves without having had anything to stop.
+    fn leave_idle(&self) -> Step {
+        self.note(ShutdownOutcome::NotRunning);
+        Step::Leave
+    }
+
+    fn limit_reached(&self) -> bool {
+        let intensity = self.supervised.spec.intensity;
+        let now = self.shared.recorder.now();
+        self.supervised.task.cell.has_restarted(intensity.max_restarts(), now, intensity.within())
+    }
+
+    fn note_start(&self, restart: Option<RestartReason>, generation: u64) {
+        let identity = &self.supervised.task.identity;
+        let began = || TaskEventKind::Started { restart };
+        let generation = i64::try_from(generation).unwrap_or(i64::MAX);
+        let Some(reason) = restart else {
+            self.tell(began);
+            with_trace(None, || {
+                tracing::event!(
+                    name: record::STARTED, target: SCOPE, parent: None, tracing::Level::INFO,
+                    { key::NAME } = &*identity.name, { key::COMPONENT } = identity.component.as_deref(),
+                    { key::GENERATION } = generation,
+                    "task {} started", identity.name,
+                )
+            });
+            return;
+        };
+        self.supervised.task.cell.restarted(reason, self.shared.recorder.now(), SystemTime::now());
+        self.tell(began);
+        with_trace(context_of(self.last_run()), || {
+            tracing::event!(
+                name: record::RESTARTED, target: SCOPE, parent: None, tracing::Level::WARN,
+                { key::NAME } = &*identity.name, { key::COMPONENT } = identity.component.as_deref(),
+                { key::GENERATION } = generation, { key::RESTART_REASON } = reason.as_str(),
+                "task {} restarted: {}", identity.name, reason.as_str(),
+            );
+        });
+    }
+
+    fn stopped(&self, state: TaskState) -> Step {
+        self.tell(|| match state {
+            TaskState::Finished => TaskEventKind::Finished,
+            _ => TaskEventKind::Stopped,
+        });
+        self.log_rest(state);
+        Step::Rest(state)
+    }
+
+    fn paused(&self) -> Step {
+        self.tell_pause();
+        Step::Rest(TaskState::Paused)
+    }
+
+    fn tell_pause(&self) {
+        self.tell(|| TaskEventKind::Paused);
+        self.log_rest(TaskState::Paused);
+    }
+
+    fn log_rest(&self, state: TaskState) {
+        let identity = &self.supervised.task.identity;
+        with_trace(context_of(self.last_run()), || {
+            tracing::event!(
+                name: record::STOPPED, target: SCOPE, parent: None, tracing::Level::INFO,
+                { key::NAME } = &*identity.name, { key::COMPONENT } = identity.component.as_deref(),
+                { key::STATE } = state.as_str(),
+                "task {} {}", identity.name, state.as_str(),
+            );
+        });
+    }
+
+    fn gave_up(&self, why: &'static str) -> Step {
+        self.tell(|| TaskEventKind::GaveUp { reason: why });
+        let identity = &self.supervised.task.identity;
+        let intensity = self.supervised.spec.intensity;
+        with_trace(context_of(self.last_run()), || {
+            tracing::event!(
+                name: record::GAVE_UP, target: SCOPE, parent: None, tracing::Level::ERROR,
+                { key::NAME } = &*identity.name, { key::COMPONENT } = identity.component.as_deref(),
+                { key::REASON } = why,
+                "task {} given up: {why} (limit: {} restarts in {:?})",
+                identity.name, intensity.max_restarts(), intensity.within(),
+            );
+        });
+        self.escalate(why);
+        Step::Rest(TaskState::Failed)
+    }
+
+    /// What the end of a task that was given up does to others.
+    fn escalate(&self, why: &'static str) {
+        let escalation = self.supervised.spec.escalation;
+        // One that nobody restarts takes nobody along unasked, as OTP's temporary children do not.
+        if let Some(membership) = self.supervised.links.membership().filter(|_| {
+            escalation == Escalation::Group || self.supervised.spec.policy != RestartPolicy::Never
+        }) {
+            membership.group.given_up(membership.index, escalation == Escalation::Group);
+        }
+        if escalation == Escalation::Shutdown {
+            let cause = ShutdownCause { task: self.supervised.name().clone(), reason: why };
+            begin_shutdown(&self.shared, Some(cause));
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.tear_down(Step::Leave);
+        let Core { supervised, shared, .. } = &self.core;
+        if !self.done {
+            // Dropped with its runtime.
+            self.core.note(ShutdownOutcome::Aborted);
+        }
+        if is_alive(supervised.state()) {
+            supervised.set_state(TaskState::Stopped);
+        }
+        if supervised.is_to_unregister() {
+            shared.forget(supervised);
+        }
+        shared.tracker.leave_driver(supervised);
+        supervised.driver_left();
+        shared.changed(supervised);
+    }
+}
+
+fn is_alive(state: TaskState) -> bool {
+    matches!(
+        state,
+        TaskState::Waiting
+            | TaskState::Running
+            | TaskState::Backoff
+            | TaskState::Stopping
+            | TaskState::Paused
+    )
+}
+
+/// What a life makes of an order.
+enum Heard {
+    Nothing,
+    Stop(Stopping),
+    RestartAt(Instant),
+    Kill,
+}
+
+fn context_of(span: Option<&SpanContext>) -> Option<opentelemetry::Context> {
+    use opentelemetry::trace::TraceContextExt;
+    span.map(|span| opentelemetry::Context::new().with_remote_span_context(span.clone()))
+}

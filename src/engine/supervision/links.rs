@@ -1,0 +1,459 @@
+//! What a task has to do with others: dependencies, and the group it is a member of.
+//!
+//! Nobody conducts. Each driver looks at the tasks it is linked to and acts by three questions, asked again whenever one
+//! of them has changed: may I begin ([`Shared::gate`]), must I go down ([`Shared::must_yield`]), and who goes down before me
+//! ([`Shared::is_held_up`]). Stopping in reverse and starting in order follow from the answers, so a second failure in the
+//! midst of a group's restart is no special case.
+//!
+//! A life notes what it rests on when it begins, its [`Bond`]: the generations of its dependencies and its group's epoch.
+//! Where one of these has moved on, the life is out of date and goes down.
+//!
+//! Invariant: dependencies and the order inside groups, taken together, have no cycle; registration sees to it.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    cell::TaskState,
+    engine::{Shared, Supervised},
+    policy::{DependencyLoss, RestartIntensity, RestartPolicy, RestartReason, RestartStrategy},
+};
+
+/// What a task is linked to, said when it is registered. Most tasks are linked to nothing, and carry no more than that.
+#[derive(Default)]
+pub(crate) struct Links(Option<Box<Linked>>);
+
+struct Linked {
+    dependencies: Vec<Arc<str>>,
+    loss: DependencyLoss,
+    membership: Option<Membership>,
+    /// What the present life rests on; `None` while there is none. Written by the driver alone.
+    bond: Mutex<Option<Bond>>,
+    /// The epoch of its group that its last life knew. Written by the driver alone.
+    known_epoch: AtomicU64,
+}
+
+#[derive(Clone)]
+pub(crate) struct Membership {
+    pub(crate) group: Arc<Group>,
+    /// Its place in the order of the group.
+    pub(crate) index: usize,
+}
+
+/// What a life rests on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Bond {
+    dependencies: Vec<(Weak<Supervised>, u64)>,
+    epoch: u64,
+}
+
+/// Tasks that begin in order, end in reverse, and are restarted by one strategy.
+pub(crate) struct Group {
+    pub(crate) strategy: RestartStrategy,
+    intensity: Option<RestartIntensity>,
+    /// Set once, when all are registered.
+    members: OnceLock<Vec<Weak<Supervised>>>,
+    state: Mutex<GroupState>,
+}
+
+struct GroupState {
+    /// For each member, how often it had to begin anew because of the group. Lives of an older epoch go down.
+    epochs: Vec<u64>,
+    /// Members wait until then before they begin anew.
+    due: Option<Instant>,
+    /// For each member, the epoch up to which it stays down: the group was stopped because one of it was given up.
+    stopped_up_to: Vec<u64>,
+    /// When restarts happened that count against the group's limit.
+    restarts: VecDeque<Instant>,
+}
+
+/// What a group says of a member that has to be restarted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GroupRestart {
+    /// It is restarted, and takes along whom the strategy says.
+    Begins,
+    /// It is being restarted already, together with another; this is no restart of its own.
+    UnderWay,
+    /// The group has been stopped.
+    Stopped,
+    /// The group has been restarted too often.
+    LimitReached,
+}
+
+/// Whether a task may begin.
+pub(crate) enum Gate {
+    Open(Bond),
+    /// Not yet: because of these, or before then.
+    Closed {
+        waits_for: Vec<Arc<str>>,
+        until: Option<Instant>,
+    },
+}
+
+/// Why a life goes down because of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Yield {
+    pub(crate) reason: RestartReason,
+    /// Whether the task stays down.
+    pub(crate) stays_down: bool,
+}
+
+impl Group {
+    pub(crate) fn new(
+        strategy: RestartStrategy,
+        intensity: Option<RestartIntensity>,
+        size: usize,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            strategy,
+            intensity,
+            members: OnceLock::new(),
+            state: Mutex::new(GroupState {
+                epochs: vec![0; size],
+                due: None,
+                stopped_up_to: vec![0; size],
+                restarts: VecDeque::new(),
+            }),
+        })
+    }
+
+    pub(crate) fn set_members(&self, members: Vec<Weak<Supervised>>) {
+        // Set once, by the registration.
+        let _ = self.members.set(members);
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        self.members.get().map_or(0, Vec::len)
+    }
+
+    fn state(&self) -> MutexGuard<'_, GroupState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The members that are still registered, with their places.
+    fn members(&self) -> impl Iterator<Item = (usize, Arc<Supervised>)> {
+        let members = self.members.get().map(Vec::as_slice).unwrap_or_default();
+        members.iter().enumerate().filter_map(|(index, member)| {
+            member.upgrade().filter(|member| !member.has_left()).map(|member| (index, member))
+        })
+    }
+
+    /// Lets those look whose answer may be another now that a member has changed: the one that goes down next, the nearest
+    /// below that is up; the nearest that is stopped by hand and may have been held up, where that is another; and the one that
+    /// begins next, since those after it wait for it too. All of them, where the last life has ended that was out of date: for
+    /// that each waits by itself.
+    fn member_changed(&self, changed: usize) {
+        let members: Vec<_> = self.members().collect();
+        let all = {
+            let state = self.state();
+            let ended = members.iter().any(|(index, member)| *index == changed && !member.is_up());
+            ended && !members.iter().any(|(index, member)| member.is_out_of_date(state.epochs[*index]))
+        };
+        let up_below = || members.iter().rev().filter(|(index, member)| *index < changed && member.is_up());
+        let next_down = up_below().next();
+        let held_up = up_below().find(|(_, member)| member.state() == TaskState::Stopping);
+        let waiting = |(index, member): &&(usize, Arc<Supervised>)| {
+            *index != changed && member.state() == TaskState::Waiting
+        };
+        let next_up = members.iter().filter(waiting).take(if all { usize::MAX } else { 1 });
+        next_down.into_iter().chain(held_up).chain(next_up).for_each(|(_, member)| member.look());
+    }
+
+    /// Lets every member look: what the group wants of them has changed.
+    pub(crate) fn wake(&self) {
+        self.members().for_each(|(_, member)| member.look());
+    }
+
+    /// Member `failed`, whose life is of `epoch`, has to be restarted at `due`; with `counts`, against the group's limit.
+    pub(crate) fn restart(&self, failed: usize, epoch: u64, due: Instant, counts: bool) -> GroupRestart {
+        let mut state = self.state();
+        if state.epochs[failed] > epoch {
+            let stopped = epoch < state.stopped_up_to[failed];
+            return if stopped { GroupRestart::Stopped } else { GroupRestart::UnderWay };
+        }
+        if let Some(intensity) = self.intensity.filter(|_| counts) {
+            let now = Instant::now();
+            state.restarts.retain(|at| now.saturating_duration_since(*at) < intensity.within());
+            if state.restarts.len() >= intensity.max_restarts() as usize {
+                return GroupRestart::LimitReached;
+            }
+            state.restarts.push_back(now);
+        }
+        if self.strategy != RestartStrategy::OneForOne {
+            self.bump(&mut state, failed);
+            state.due = Some(due);
+        }
+        drop(state);
+        self.wake();
+        GroupRestart::Begins
+    }
+
+    /// Member `failed` has been given up: those it takes along go down, and with `all` every member, for good.
+    pub(crate) fn given_up(&self, failed: usize, all: bool) {
+        let mut state = self.state();
+        if all {
+            state.epochs.iter_mut().for_each(|epoch| *epoch += 1);
+            state.stopped_up_to = state.epochs.clone();
+        } else if self.strategy != RestartStrategy::OneForOne {
+            self.bump(&mut state, failed);
+        }
+        drop(state);
+        self.wake();
+    }
+
+    /// Nobody waits any longer for the delay of a restart: somebody asked for it to begin now.
+    pub(crate) fn at_once(&self) {
+        self.state().due = None;
+        self.wake();
+    }
+
+    fn bump(&self, state: &mut GroupState, failed: usize) {
+        for (other, epoch) in state.epochs.iter_mut().enumerate() {
+            *epoch += u64::from(self.strategy.takes_along(failed, other));
+        }
+    }
+}
+
+impl Membership {
+    /// The member before it that is still registered.
+    pub(crate) fn before(&self) -> Option<Arc<Supervised>> {
+        self.group.members().filter(|(other, _)| *other < self.index).last().map(|(_, member)| member)
+    }
+
+    /// Whether the group was stopped since the member, which is `task`, last began or was begun by hand.
+    fn is_stopped(&self, task: &Supervised) -> bool {
+        task.links.known_epoch() < self.group.state().stopped_up_to[self.index]
+    }
+
+    /// How often this member had to begin anew.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.group.state().epochs[self.index]
+    }
+}
+
+impl Links {
+    pub(crate) fn new(
+        dependencies: Vec<Arc<str>>,
+        loss: DependencyLoss,
+        membership: Option<Membership>,
+    ) -> Self {
+        let linked = !dependencies.is_empty() || membership.is_some();
+        let (bond, known_epoch) = (Mutex::default(), AtomicU64::new(0));
+        Self(linked.then(|| Box::new(Linked { dependencies, loss, membership, bond, known_epoch })))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub(crate) fn dependencies(&self) -> &[Arc<str>] {
+        self.0.as_ref().map_or(&[], |linked| &linked.dependencies)
+    }
+
+    pub(crate) fn loss(&self) -> DependencyLoss {
+        self.0.as_ref().map_or(DependencyLoss::default(), |linked| linked.loss)
+    }
+
+    pub(crate) fn membership(&self) -> Option<&Membership> {
+        self.0.as_ref()?.membership.as_ref()
+    }
+
+    /// The epoch of its group that its last life knew.
+    pub(crate) fn known_epoch(&self) -> u64 {
+        self.0.as_ref().map_or(0, |linked| linked.known_epoch.load(SeqCst))
+    }
+
+    /// Called by the driver alone.
+    pub(crate) fn know_epoch(&self, epoch: u64) {
+        if let Some(linked) = &self.0 {
+            linked.known_epoch.store(epoch, SeqCst);
+        }
+    }
+
+    /// Called by the driver alone.
+    pub(crate) fn set_bond(&self, bond: Option<Bond>) {
+        if let Some(linked) = &self.0 {
+            *linked.bond.lock().unwrap_or_else(PoisonError::into_inner) = bond;
+        }
+    }
+
+    fn bond(&self) -> Option<Bond> {
+        self.0.as_ref()?.bond.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Bond {
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+}
+
+/// A member on which later ones do not wait: it rests by decision, or it is one that nobody restarts.
+fn is_settled(member: &Supervised, epoch: u64) -> bool {
+    match member.state() {
+        TaskState::Stopped | TaskState::Paused => true,
+        TaskState::Finished => {
+            member.links.known_epoch() >= epoch || member.spec.policy == RestartPolicy::Never
+        }
+        TaskState::Failed => member.spec.policy == RestartPolicy::Never,
+        _ => member.is_ready(),
+    }
+}
+
+impl Shared {
+    /// Whether a task may begin now, and what it will rest on.
+    pub(crate) fn gate(&self, task: &Supervised) -> Gate {
+        let mut waits_for = Vec::new();
+        let mut until = None;
+        let mut bond = Bond::default();
+        for name in task.links.dependencies() {
+            // One that has still to go down is as good as down: a life that began on it would end at once, and so for ever.
+            let may_rest_on =
+                |dependency: &Arc<Supervised>| dependency.is_ready() && self.must_yield(dependency).is_none();
+            match self.supervised(name).filter(may_rest_on) {
+                Some(dependency) => {
+                    bond.dependencies.push((Arc::downgrade(&dependency), dependency.signals.generation()));
+                }
+                None => waits_for.push(name.clone()),
+            }
+        }
+        if let Some(Membership { group, index }) = task.links.membership() {
+            let first_time = task.signals.generation() == 0;
+            // One for one, the order is that of the first start; afterwards each is on its own.
+            let in_order = first_time || group.strategy != RestartStrategy::OneForOne;
+            let state = group.state();
+            bond.epoch = state.epochs[*index];
+            for (other, member) in group.members().filter(|(other, _)| other != index) {
+                let before = other < *index && in_order && !is_settled(&member, state.epochs[other]);
+                let given_up = group.strategy == RestartStrategy::OneForAll
+                    && member.state() == TaskState::Failed
+                    && member.spec.policy != RestartPolicy::Never;
+                if before || given_up || member.is_out_of_date(state.epochs[other]) {
+                    waits_for.push(member.name().clone());
+                }
+            }
+            until = state.due.filter(|due| state.epochs[*index] > 0 && *due > Instant::now());
+        }
+        waits_for.extend(self.yielding_dependents(task).map(|dependent| dependent.name().clone()));
+        if waits_for.is_empty() && until.is_none() {
+            Gate::Open(bond)
+        } else {
+            Gate::Closed { waits_for, until }
+        }
+    }
+
+    /// Whether a member that finished begins anew, because its group does: as in OTP, whatever state it was in.
+    pub(crate) fn begins_anew(&self, task: &Supervised) -> bool {
+        task.spec.policy != RestartPolicy::Never
+            && task.links.membership().is_some_and(|membership| {
+                membership.epoch() > task.links.known_epoch() && !membership.is_stopped(task)
+            })
+    }
+
+    /// Whether a task that has not begun again yet stays down, because its group was stopped meanwhile.
+    pub(crate) fn stays_down(&self, task: &Supervised) -> bool {
+        task.links.membership().is_some_and(|membership| membership.is_stopped(task))
+    }
+
+    /// Whether the life of a task is out of date, and what becomes of the task then.
+    pub(crate) fn must_yield(&self, task: &Supervised) -> Option<Yield> {
+        if task.links.is_empty() || !task.is_up() {
+            return None;
+        }
+        if let Some(membership) = task.links.membership() {
+            if task.is_out_of_date(membership.epoch()) {
+                // One that nobody restarts goes down with the others and stays down, as OTP's temporary children do.
+                let stays_down = membership.is_stopped(task) || task.spec.policy == RestartPolicy::Never;
+                return Some(Yield { reason: RestartReason::Group, stays_down });
+            }
+        }
+        // A detached task goes on, whatever becomes of what it rested on: nobody waits for it any more either.
+        if task.links.loss() == DependencyLoss::Keep || !task.stands() {
+            return None;
+        }
+        let bond = task.links.bond()?;
+        let lost = || {
+            bond.dependencies.iter().any(|(dependency, generation)| match dependency.upgrade() {
+                Some(dependency) => {
+                    dependency.has_left()
+                        || !dependency.stands()
+                        || dependency.signals.generation() != *generation
+                        || !dependency.is_ready()
+                        || self.must_yield(&dependency).is_some()
+                }
+                None => true,
+            })
+        };
+        lost().then_some(Yield {
+            reason: RestartReason::Dependency,
+            stays_down: task.links.loss() == DependencyLoss::Stop,
+        })
+    }
+
+    /// Whether somebody has to go down before this task may: a dependent, or a later member of its group.
+    pub(crate) fn is_held_up(&self, task: &Supervised) -> bool {
+        let later = task.links.membership().into_iter().flat_map(|Membership { group, index }| {
+            group.members().filter(|(other, _)| other > index).map(|(_, member)| member)
+        });
+        later.into_iter().any(|member| self.must_yield(&member).is_some())
+            || self.yielding_dependents(task).next().is_some()
+    }
+
+    /// Those that rest on a task and go down because of it.
+    fn yielding_dependents(&self, task: &Supervised) -> impl Iterator<Item = Arc<Supervised>> {
+        let dependents = self.dependents(task.name());
+        dependents.into_iter().filter(|dependent| self.must_yield(dependent).is_some())
+    }
+
+    /// Lets everyone look again who may have waited for a change in `task`: those that rest on it, near and far, those it
+    /// rests on, and its group.
+    pub(crate) fn changed(&self, task: &Supervised) {
+        if task.links.is_empty() && !self.has_dependents() {
+            return;
+        }
+        let mut told: Vec<Arc<Supervised>> = Vec::new();
+        let mut next = self.dependents(task.name());
+        while let Some(dependent) = next.pop() {
+            if told.iter().any(|held| Arc::ptr_eq(held, &dependent)) {
+                continue;
+            }
+            next.extend(self.dependents(dependent.name()));
+            told.push(dependent);
+        }
+        told.iter().for_each(|dependent| dependent.look());
+        for name in task.links.dependencies() {
+            self.supervised(name).iter().for_each(|dependency| dependency.look());
+        }
+        if let Some(Membership { group, index }) = task.links.membership() {
+            group.member_changed(*index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_that_fails_behind_the_groups_back_is_told_what_the_group_does() {
+        let now = Instant::now();
+        let group = Group::new(RestartStrategy::OneForAll, None, 2);
+        assert_eq!(group.restart(0, 0, now, true), GroupRestart::Begins);
+        // A life of the epoch before: it is taken along already.
+        assert_eq!(group.restart(1, 0, now, true), GroupRestart::UnderWay);
+        assert_eq!(group.state().epochs, [1, 1], "and takes nobody along a second time");
+        assert_eq!(group.restart(1, 1, now, true), GroupRestart::Begins);
+        group.given_up(0, true);
+        assert_eq!(group.restart(1, 2, now, true), GroupRestart::Stopped);
+        // The next life is one of the group as it is now.
+        assert_eq!(group.restart(1, 3, now, true), GroupRestart::Begins);
+        assert_eq!(group.restart(0, 3, now, true), GroupRestart::UnderWay, "though it was stopped before");
+    }
+}

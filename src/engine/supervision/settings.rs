@@ -1,0 +1,60 @@
+//! The settings of a registered task, as plain data.
+
+use std::{sync::Arc, time::Duration};
+
+use super::Supervised;
+use crate::policy::{Backoff, DependencyLoss, Escalation, RestartIntensity, RestartPolicy, StallAction};
+
+/// The settings of a registered task.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct TaskSettings {
+    /// The rule by which the task is restarted.
+    pub restart_policy: RestartPolicy,
+    /// The limit on restarts.
+    pub intensity: RestartIntensity,
+    /// The delays before restarts.
+    pub backoff: Backoff,
+    /// The interval at which the monitor checks the task's health.
+    pub health_check_interval: Duration,
+    /// The longest time without a heartbeat, if any.
+    pub heartbeat_timeout: Option<Duration>,
+    /// The longest time of a single poll, if any.
+    pub poll_timeout: Option<Duration>,
+    /// The longest time until the task is ready, if any.
+    pub start_timeout: Option<Duration>,
+    /// The longest time of a run, if any.
+    pub run_timeout: Option<Duration>,
+    /// What is done when the task stalls.
+    pub on_stall: StallAction,
+    /// What else is stopped when the task is given up.
+    pub escalation: Escalation,
+    /// The time that the task has to end after it was asked to stop.
+    pub shutdown_grace: Duration,
+    /// The names of the tasks that this one depends on.
+    pub depends_on: Vec<Arc<str>>,
+    /// What is done when one of those goes down.
+    pub on_dependency_loss: DependencyLoss,
+}
+
+impl TaskSettings {
+    pub(crate) fn of(task: &Supervised) -> Self {
+        let spec = &task.spec;
+        Self {
+            restart_policy: spec.policy,
+            intensity: spec.intensity,
+            backoff: spec.backoff,
+            health_check_interval: spec.health_check_interval,
+            heartbeat_timeout: spec.heartbeat_timeout,
+            poll_timeout: spec.poll_timeout,
+            start_timeout: spec.start_timeout,
+            run_timeout: spec.run_timeout,
+            on_stall: spec.on_stall,
+            escalation: spec.escalation,
+            shutdown_grace: spec.grace(),
+            depends_on: task.links.dependencies().to_vec(),
+            on_dependency_loss: task.links.loss(),
+        }
+    }
+}

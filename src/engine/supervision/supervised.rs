@@ -1,0 +1,377 @@
+//! A registered task: what it is, and the slot in which its driver finds orders.
+//!
+//! There may be a hundred thousand of them, most idle: what few tasks need is behind a pointer, and made when it is needed.
+
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst, fence},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use opentelemetry::trace::SpanContext;
+use tokio::{sync::Notify, time::Instant};
+
+use super::spec;
+use crate::{
+    cell::TaskState,
+    engine::{
+        ErrorRules, Factory, Links, LoopBody, LoopHandle, Order, Registration, Shared, TaskContext, TaskSpec,
+        Work,
+        shutdown::tracker::DriverPlace,
+        supervision::{
+            courier::Errand,
+            links::Bond,
+            order_slot::{OrderSlot, Signal},
+            signs_of_life::Signals,
+        },
+    },
+    policy::Exit,
+    read::Live,
+    run::Task,
+};
+
+pub(crate) struct Supervised {
+    pub(crate) task: Arc<Task>,
+    pub(crate) spec: Arc<TaskSpec>,
+    pub(crate) body: Body,
+    /// How its errors are classed and named; `None` where nobody said.
+    pub(crate) rules: Option<Arc<ErrorRules>>,
+    pub(crate) links: Links,
+    pub(crate) signals: Signals,
+    orders: OrderSlot,
+    /// Where the tracker has it.
+    pub(crate) place: DriverPlace,
+    manager: Weak<Shared>,
+    /// Where it was registered.
+    pub(crate) registered_in: Option<Arc<SpanContext>>,
+    seldom: OnceLock<Box<Seldom>>,
+    /// When health was last checked and what it said: nanoseconds since the manager was made, plus one, times two, and one
+    /// more where it was healthy; 0 for never. Written by the monitor alone.
+    checked: AtomicU64,
+    /// Whether the state of its name is this task's: not once it was detached or unregistered. Beside it, under its lock, what
+    /// the name shows.
+    stands: Mutex<bool>,
+    /// Index in [`TaskState::ALL`]. Written by the driver alone.
+    state: AtomicU8,
+    /// Whether something of it lives. Written by the driver alone.
+    up: AtomicBool,
+    /// Whether it has its driver: the first order brings it.
+    driven: AtomicBool,
+    /// Whether the driver unregisters it when it leaves.
+    unregister: AtomicBool,
+    /// Whether its stage of the shutdown has come.
+    called: AtomicBool,
+    /// Set by the driver as its last act.
+    left: AtomicBool,
+}
+
+/// What few tasks ever need.
+#[derive(Default)]
+struct Seldom {
+    /// Written by the driver alone: when the last restart began.
+    last_restart: Mutex<Option<Instant>>,
+    /// Tells those that wait for the driver's last act.
+    gone: Notify,
+}
+
+/// What lives: a closure's one run, or a loop's many.
+pub(crate) enum Body {
+    Closure(Arc<dyn Factory>),
+    Loop(LoopBody),
+}
+
+impl Body {
+    /// One life. Runs no user code before it is polled.
+    pub(crate) fn live(&self, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
+        match self {
+            Self::Closure(factory) => spec::live_once(factory.clone(), life),
+            Self::Loop(body) => body.live(life),
+        }
+    }
+
+    /// Whether it is a loop, which the shutdown asks to stop before anything else.
+    pub(crate) fn is_loop(&self) -> bool {
+        matches!(self, Self::Loop(_))
+    }
+
+    /// A handle to it, where it is a loop.
+    pub(crate) fn loop_handle(&self) -> Option<LoopHandle> {
+        match self {
+            Self::Closure(_) => None,
+            Self::Loop(body) => Some(body.handle()),
+        }
+    }
+
+    /// Holds the life under way, or lets it go on. Answers whether it can be held; one that cannot is stopped instead.
+    pub(crate) fn hold(&self, held: bool) -> bool {
+        match self {
+            Self::Closure(_) => false,
+            Self::Loop(body) => body.hold(held),
+        }
+    }
+}
+
+/// What a life is given.
+pub(crate) struct Life {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) supervised: Arc<Supervised>,
+    pub(crate) context: TaskContext,
+    pub(crate) links: Vec<SpanContext>,
+    /// When the life must be ready, and how long that is after its start.
+    pub(crate) ready_by: Option<(Instant, Duration)>,
+}
+
+/// How a life ended.
+pub(crate) struct LifeEnd {
+    pub(crate) exit: Exit,
+    /// A loop that reached its count or was stopped: never restarted, whatever the policy.
+    pub(crate) finished: bool,
+    pub(crate) span_context: Option<SpanContext>,
+}
+
+impl Life {
+    /// Work that fails as timed out where the life is not ready in time.
+    pub(crate) fn until_ready(&self, work: Work) -> Work {
+        let Some((due, limit)) = self.ready_by.filter(|_| !self.supervised.signals.is_ready()) else {
+            return work;
+        };
+        let supervised = self.supervised.clone();
+        Box::pin(async move {
+            let too_late = async {
+                tokio::time::sleep_until(due).await;
+                if supervised.signals.is_ready() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                exit = work => exit,
+                () = too_late => Exit::Timeout(limit),
+            }
+        })
+    }
+}
+
+impl Supervised {
+    pub(crate) fn new(
+        task: Arc<Task>,
+        Registration { spec, body, rules, links, .. }: Registration,
+        registered_in: Option<Arc<SpanContext>>,
+        shared: &Arc<Shared>,
+    ) -> Arc<Self> {
+        let supervised = Arc::new(Self {
+            task,
+            spec,
+            body,
+            rules,
+            links,
+            signals: Signals::new(Instant::now()),
+            orders: OrderSlot::default(),
+            place: shared.tracker.driver_place(),
+            manager: Arc::downgrade(shared),
+            registered_in,
+            seldom: OnceLock::new(),
+            checked: AtomicU64::new(0),
+            stands: Mutex::new(true),
+            state: AtomicU8::new(TaskState::Waiting as u8),
+            up: AtomicBool::new(false),
+            driven: AtomicBool::new(false),
+            unregister: AtomicBool::new(false),
+            called: AtomicBool::new(false),
+            left: AtomicBool::new(false),
+        });
+        if let Body::Loop(body) = &supervised.body {
+            body.registered(&supervised);
+        }
+        supervised
+    }
+
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.task.identity.name
+    }
+
+    fn seldom(&self) -> &Seldom {
+        self.seldom.get_or_init(Box::default)
+    }
+
+    /// Leaves an order for the driver, and brings the driver with the first. Answers whether the driver will see it.
+    pub(crate) fn order(self: &Arc<Self>, order: Order) -> bool {
+        let wins = self.orders.leave(order, Waker::wake);
+        self.bring_driver(|shared| shared.drive(self.clone()));
+        wins
+    }
+
+    /// An order of a person's, which overtakes what waits for the runtime.
+    pub(crate) fn command(self: &Arc<Self>, order: Order) {
+        self.orders.leave(order, |waker| match self.manager.upgrade() {
+            Some(shared) => shared.overtake(Errand::Wake(waker)),
+            None => waker.wake(),
+        });
+        self.bring_driver(|shared| shared.overtake(Errand::Drive(self.clone())));
+    }
+
+    fn bring_driver(&self, bring: impl FnOnce(&Arc<Shared>)) {
+        // Until the first order there is nothing to do: a task that waits for its start costs no poll.
+        if !self.driven.load(SeqCst) && !self.driven.swap(true, SeqCst) {
+            if let Some(shared) = self.manager.upgrade() {
+                bring(&shared);
+            }
+        }
+    }
+
+    /// Lets the driver look again at what it is linked to.
+    pub(crate) fn look(&self) {
+        self.orders.look();
+    }
+
+    /// The next order, or that something linked has changed. Called by the driver alone.
+    pub(crate) fn poll_signal(&self, cx: &mut Context<'_>) -> Poll<Signal> {
+        self.orders.poll(cx)
+    }
+
+    /// Sets the state, and shows it under its name as long as the name is its own. Called by the driver alone.
+    pub(crate) fn set_state(&self, state: TaskState) {
+        self.state.store(state as u8, SeqCst);
+        let stands = self.stands.lock().unwrap_or_else(PoisonError::into_inner);
+        if *stands {
+            self.task.cell.set_state(Some(state));
+        }
+    }
+
+    pub(crate) fn state(&self) -> TaskState {
+        TaskState::ALL[usize::from(self.state.load(SeqCst))]
+    }
+
+    /// What the present life rests on; `None` where there is none. Called by the driver alone.
+    pub(crate) fn set_bond(&self, bond: Option<Bond>) {
+        self.up.store(bond.is_some(), SeqCst);
+        self.links.set_bond(bond);
+    }
+
+    /// Whether something of it lives.
+    pub(crate) fn is_up(&self) -> bool {
+        self.up.load(SeqCst)
+    }
+
+    /// Whether something of it lives that is older than its group wants.
+    pub(crate) fn is_out_of_date(&self, epoch: u64) -> bool {
+        self.is_up() && self.links.known_epoch() < epoch
+    }
+
+    /// Whether others may rest on it: it does its work, or has done it for good.
+    pub(crate) fn is_ready(&self) -> bool {
+        match self.state() {
+            TaskState::Running => self.signals.is_ready(),
+            TaskState::Finished => true,
+            _ => false,
+        }
+    }
+
+    /// Gives its name up: from now on the name has no state, or that of another task.
+    pub(crate) fn give_name_up(&self) {
+        let mut stands = self.stands.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut *stands, false) {
+            self.task.cell.set_state(None);
+        }
+    }
+
+    pub(crate) fn stands(&self) -> bool {
+        *self.stands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn restarted_at(&self, now: Instant) {
+        *self.seldom().last_restart.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// How long a restart by hand has to wait, so that restarts stay apart.
+    pub(crate) fn cooldown(&self) -> Duration {
+        let last = self
+            .seldom
+            .get()
+            .and_then(|seldom| *seldom.last_restart.lock().unwrap_or_else(PoisonError::into_inner));
+        last.map_or(Duration::ZERO, |last| self.spec.backoff.initial().saturating_sub(last.elapsed()))
+    }
+
+    /// Whether signs of life are expected of it now.
+    pub(crate) fn must_beat(&self) -> bool {
+        self.state() == TaskState::Running && !self.signals.is_sleeping()
+    }
+
+    /// Whether it has gone without a sign of life for longer than it promised.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.must_beat()
+            && self.spec.heartbeat_timeout.is_some_and(|limit| self.signals.last_beat().elapsed() >= limit)
+    }
+
+    /// What health asks beside the figures.
+    pub(crate) fn live(&self) -> Live {
+        Live {
+            stalled: self.is_stalled(),
+            ready: self.is_ready(),
+            started: self.signals.has_been_ready() || self.is_ready(),
+        }
+    }
+
+    /// Tells the task to leave and to be unregistered then, whoever waits for it.
+    pub(crate) fn unregister(self: &Arc<Self>) {
+        self.unregister.store(true, SeqCst);
+        self.command(Order::Leave { grace: Some(self.spec.grace()) });
+    }
+
+    /// Its stage of the shutdown has come.
+    pub(crate) fn call(self: &Arc<Self>) {
+        // Before the order: one that waits to leave already finds it there.
+        self.called.store(true, SeqCst);
+        self.order(Order::Leave { grace: self.spec.shutdown_grace });
+    }
+
+    pub(crate) fn is_called(&self) -> bool {
+        self.called.load(SeqCst)
+    }
+
+    pub(crate) fn is_to_unregister(&self) -> bool {
+        self.unregister.load(SeqCst)
+    }
+
+    pub(crate) fn driver_left(&self) {
+        self.orders.close();
+        self.left.store(true, SeqCst);
+        // Pairs with the fence in `gone`: either we find who waits, or it finds that the driver has left.
+        fence(SeqCst);
+        if let Some(seldom) = self.seldom.get() {
+            seldom.gone.notify_waiters();
+        }
+    }
+
+    pub(crate) fn has_left(&self) -> bool {
+        self.left.load(SeqCst)
+    }
+
+    /// Waits until the driver has ended and everything of the task is dropped.
+    pub(crate) async fn gone(&self) {
+        let mut gone = pin!(self.seldom().gone.notified());
+        gone.as_mut().enable();
+        fence(SeqCst);
+        if !self.has_left() {
+            gone.await;
+        }
+    }
+
+    /// Notes what a check of its health said, where `interval` has passed since the last. Answers whether that is news. Called
+    /// by the monitor alone.
+    pub(crate) fn checked(&self, now: Duration, interval: Duration, is_healthy: bool) -> bool {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX >> 2);
+        let note = |healthy| (nanos(now) + 1) << 1 | u64::from(healthy);
+        let held = self.checked.load(SeqCst);
+        // The first check waits for the first interval. Whoever failed, died or stalled was seen to when it happened.
+        let held = if held == 0 { note(true) } else { held };
+        let due = nanos(now).saturating_sub((held >> 1) - 1) >= nanos(interval);
+        self.checked.store(if due { note(is_healthy) } else { held }, SeqCst);
+        due && is_healthy != (held & 1 == 1)
+    }
+}

@@ -1,0 +1,517 @@
+//! Builds the three pipelines from the environment and a few lines of code, and installs them.
+//!
+//! Defaults that may be disputed:
+//! - What the code says beats the environment, for every setting that can be given in both.
+//! - The protocol is `http/protobuf`, as the specification recommends, also where the port is gRPC's: that is warned of.
+//! - Log lines go to standard error unless [`fmt(false)`](TelemetryBuilder::fmt): a service whose collector is away
+//!   must still say something, and standard output belongs to the program.
+//! - `service.instance.id` is a random UUID: without one, two replicas would write one series.
+//!
+//! The SDK itself reads `OTEL_SPAN_*_LIMIT` from the process; the certificates of `OTEL_EXPORTER_OTLP_CERTIFICATE`,
+//! `_CLIENT_CERTIFICATE` and `_CLIENT_KEY` and all else named in the specification is read here.
+
+use std::{fmt, io::IsTerminal, sync::Arc, time::Duration};
+
+use opentelemetry::{
+    InstrumentationScope, KeyValue, Value, global, metrics::MeterProvider as _,
+    trace::TracerProvider as _,
+};
+use opentelemetry_sdk::{
+    Resource,
+    logs::{LogProcessor, LoggerProviderBuilder, SdkLoggerProvider},
+    metrics::{MeterProviderBuilder, PeriodicReader, SdkMeterProvider},
+    trace::{Sampler, SdkTracerProvider, SpanProcessor, TracerProviderBuilder},
+};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    layer::{Identity, SubscriberExt},
+};
+
+use super::{
+    batch::Batcher,
+    env,
+    handle::{Parts, Telemetry},
+    ledger::{Balance, Signal},
+    processors::{CountingMetricExporter, MetricLedger, QueueingLogProcessor, QueueingSpanProcessor},
+    settings::{self, Overrides, Protocol, Settings, Warning, WarningKind},
+    transport::{ExportRuntime, Transports},
+};
+use crate::{
+    contract, emit,
+    otlp::{
+        error::InstallError,
+        handle::Closers,
+        views::{cardinality_view, names_with_room},
+    },
+};
+
+/// Adds something of a user's to a provider.
+type Hook<B> = Box<dyn FnOnce(B) -> B + Send>;
+
+type Environment = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// Something that joins the telemetry with processors and readers of its own; the feed of a page is one.
+pub trait TelemetryPart {
+    /// Adds the processors and readers to `telemetry`.
+    fn add_to(self, telemetry: TelemetryBuilder) -> TelemetryBuilder;
+}
+
+/// Traces, metrics and logs over OTLP, from the standard `OTEL_*` variables and what is said here.
+///
+/// A value of the environment that cannot be read is never an error: it is named in [`Telemetry::warnings`].
+///
+/// # Examples
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let telemetry = otel_tasks::Telemetry::builder().service("tux").install()?;
+/// tracing::info!("at work");
+/// println!("{}", telemetry.shutdown().await);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "nothing happens before `build` or `install`"]
+pub struct TelemetryBuilder {
+    service: Option<String>,
+    instance_id: Option<String>,
+    attributes: Vec<(String, Value)>,
+    filter: Option<String>,
+    fmt: bool,
+    overrides: Overrides,
+    metric_interval: Option<Duration>,
+    span_queue: Option<usize>,
+    shutdown_timeout: Duration,
+    max_names: usize,
+    environment: Option<Environment>,
+    tracer_provider: Vec<Hook<TracerProviderBuilder>>,
+    meter_provider: Vec<Hook<MeterProviderBuilder>>,
+    logger_provider: Vec<Hook<LoggerProviderBuilder>>,
+    layer: Box<dyn Layer<Registry> + Send + Sync>,
+}
+
+impl Default for TelemetryBuilder {
+    fn default() -> Self {
+        Self {
+            service: None,
+            instance_id: None,
+            attributes: Vec::new(),
+            filter: None,
+            fmt: true,
+            overrides: Overrides::default(),
+            metric_interval: None,
+            span_queue: None,
+            shutdown_timeout: Self::DEFAULT_SHUTDOWN_TIMEOUT,
+            max_names: Self::DEFAULT_NAME_CAPACITY,
+            environment: None,
+            tracer_provider: Vec::new(),
+            meter_provider: Vec::new(),
+            logger_provider: Vec::new(),
+            layer: Box::new(Identity::new()),
+        }
+    }
+}
+
+impl fmt::Debug for TelemetryBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TelemetryBuilder").field("service", &self.service).finish_non_exhaustive()
+    }
+}
+
+impl TelemetryBuilder {
+    /// Queue bound of spans and of log records unless `OTEL_BSP_MAX_QUEUE_SIZE` or `OTEL_BLRP_MAX_QUEUE_SIZE` says
+    /// otherwise: a burst of 10,000 must lose none while a collector takes a second or two per batch.
+    ///
+    /// The queue grows as it fills and gives its memory back: a span costs about 0.4 KiB plus its attributes while it
+    /// waits, so a full queue is some 30 to 60 MB and an idle one nothing. The specification's 2,048 is what the SDK uses.
+    pub const DEFAULT_QUEUE: usize = 65_536;
+
+    /// How long each signal may take at shutdown unless [`shutdown_timeout`](TelemetryBuilder::shutdown_timeout) says
+    /// otherwise.
+    pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+    /// The number of task names metrics have room for unless [`max_names`](TelemetryBuilder::max_names) says otherwise.
+    pub const DEFAULT_NAME_CAPACITY: usize = 2_000;
+
+    /// `service.name`; otherwise `OTEL_SERVICE_NAME`, else that of `OTEL_RESOURCE_ATTRIBUTES`, else the program's name.
+    pub fn service(mut self, name: impl Into<String>) -> Self {
+        self.service = Some(name.into());
+        self
+    }
+
+    /// `service.instance.id`; otherwise that of `OTEL_RESOURCE_ATTRIBUTES`, else a random UUID.
+    pub fn instance_id(mut self, id: impl Into<String>) -> Self {
+        self.instance_id = Some(id.into());
+        self
+    }
+
+    /// An attribute of the resource, which everything this process exports carries.
+    pub fn resource_attribute(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.attributes.push((key.into(), value.into()));
+        self
+    }
+
+    /// What is recorded at all, as `EnvFilter` directives; otherwise `RUST_LOG`, else `info`. For [`install`](Self::install).
+    pub fn filter(mut self, directives: &str) -> Self {
+        self.filter = Some(directives.to_owned());
+        self
+    }
+
+    /// Whether [`install`](Self::install) also writes log lines to standard error; it does unless told not to.
+    pub fn fmt(mut self, enabled: bool) -> Self {
+        self.fmt = enabled;
+        self
+    }
+
+    /// Where all three signals go, whatever the environment says: `http://host:4318` for HTTP, which gets the path of
+    /// each signal, `http://host:4317` for gRPC.
+    pub fn endpoint(mut self, url: impl Into<String>) -> Self {
+        self.overrides.endpoint = Some(url.into());
+        self
+    }
+
+    /// The protocol of all three signals, whatever the environment says.
+    pub fn protocol(mut self, protocol: Protocol) -> Self {
+        self.overrides.protocol = Some(protocol);
+        self
+    }
+
+    /// Exports a signal only where something says so: an endpoint (here, its own variable or the general one) or its
+    /// `OTEL_*_EXPORTER`. Without this, each goes to `localhost`, as the specification says.
+    ///
+    /// For programs that also run where there is no collector: nothing is queued, tried or warned of then.
+    pub fn export_if_configured(mut self) -> Self {
+        self.overrides.only_if_configured = true;
+        self
+    }
+
+    /// How often metrics are collected and exported; otherwise `OTEL_METRIC_EXPORT_INTERVAL`, else 60 s.
+    pub fn metric_interval(mut self, interval: Duration) -> Self {
+        self.metric_interval = Some(settings::capped(interval));
+        self
+    }
+
+    /// How many spans may wait; otherwise `OTEL_BSP_MAX_QUEUE_SIZE`, else [`DEFAULT_QUEUE`](Self::DEFAULT_QUEUE). At
+    /// least one.
+    pub fn span_queue(mut self, spans: usize) -> Self {
+        self.span_queue = Some(spans.max(1));
+        self
+    }
+
+    /// How long each signal may take at shutdown; all three go at once. [`TelemetryBuilder::DEFAULT_SHUTDOWN_TIMEOUT`] otherwise.
+    pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
+        self.shutdown_timeout = settings::capped(timeout);
+        self
+    }
+
+    /// How many task names metrics have room for; [`TelemetryBuilder::DEFAULT_NAME_CAPACITY`] otherwise.
+    ///
+    /// The limit of every instrument `task.*` becomes ten times as many attribute sets, between the SDK's own 2,000 and
+    /// 200,000. Beyond its limit an instrument shows `otel.metric.overflow` instead of names.
+    pub fn max_names(mut self, names: usize) -> Self {
+        self.max_names = names;
+        self
+    }
+
+    /// Reads variables through `get` instead of from the process, for tests and for programs with settings of their own.
+    ///
+    /// Headers and compression that the *process* sets are still added by the exporters, and the SDK reads the limits of
+    /// spans from it.
+    pub fn env(mut self, get: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.environment = Some(Box::new(get));
+        self
+    }
+
+    /// Builds the pipelines and touches nothing global: for tests, and for programs with a subscriber of their own, which
+    /// put [`Telemetry::layer`] into it.
+    ///
+    /// # Errors
+    ///
+    /// An endpoint or a filter given in code that cannot be read, an exporter that cannot be built, a thread that cannot
+    /// be started. A collector that is away is not an error.
+    pub fn build(mut self) -> Result<Telemetry, InstallError> {
+        let get: &dyn Fn(&str) -> Option<String> = match &self.environment {
+            Some(get) => get,
+            None => &|name| std::env::var(name).ok(),
+        };
+        let mut settings = env::read(get, &self.overrides)?;
+        if let Some(queue) = self.span_queue {
+            settings.spans.queue = queue;
+            settings.spans.batch = settings.spans.batch.min(queue);
+        }
+        if let Some(interval) = self.metric_interval {
+            settings.metric_interval = interval;
+        }
+        let filter = self.env_filter(&mut settings)?;
+        let resource = self.resource(&settings);
+        let parts = self.assemble(settings, resource)?;
+        Ok(Telemetry::new(parts, filter))
+    }
+
+    /// Adds a layer of your own to the subscriber that [`install`](Self::install) makes; under the same filter. Called again,
+    /// it adds another. [`build`](Self::build) leaves it out: there the subscriber is yours.
+    ///
+    /// ```no_run
+    /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let json = tracing_subscriber::fmt::layer().pretty();
+    /// let telemetry = otel_tasks::Telemetry::builder().service("tux").fmt(false).layer(json).install()?;
+    /// # drop(telemetry);
+    /// # Ok(()) }
+    /// ```
+    pub fn layer(mut self, layer: impl Layer<Registry> + Send + Sync) -> Self {
+        self.layer = Box::new(self.layer.and_then(layer));
+        self
+    }
+
+    /// Adds a span processor of your own. It sees every span that is recorded, also those of signals that are not exported.
+    pub fn span_processor(mut self, processor: impl SpanProcessor + 'static) -> Self {
+        self.tracer_provider.push(Box::new(|provider| provider.with_span_processor(processor)));
+        self
+    }
+
+    /// Adds a log processor of your own. It sees every log record, also if log records are not exported.
+    pub fn log_processor(mut self, processor: impl LogProcessor + 'static) -> Self {
+        self.logger_provider.push(Box::new(|provider| provider.with_log_processor(processor)));
+        self
+    }
+
+    /// Adds readers and views of your own to the meter provider.
+    ///
+    /// ```
+    /// use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let collected = InMemoryMetricExporter::default();
+    /// let reader = PeriodicReader::builder(collected.clone()).build();
+    /// let telemetry = otel_tasks::Telemetry::builder()
+    ///     .export_if_configured()
+    ///     .meter_provider(move |provider| provider.with_reader(reader))
+    ///     .build()?;
+    /// # drop(telemetry);
+    /// # Ok(()) }
+    /// ```
+    pub fn meter_provider(
+        mut self,
+        add: impl FnOnce(MeterProviderBuilder) -> MeterProviderBuilder + Send + 'static,
+    ) -> Self {
+        self.meter_provider.push(Box::new(add));
+        self
+    }
+
+    /// Adds a part that brings processors and readers of its own.
+    pub fn with(self, part: impl TelemetryPart) -> Self {
+        part.add_to(self)
+    }
+
+    /// [`build`](Self::build), then makes it the process's: tracing subscriber (filter, [`Telemetry::layer`], log lines),
+    /// tracer provider, meter provider and the propagators of `OTEL_PROPAGATORS`. Warnings are written once.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build), and [`SubscriberAlreadySet`](InstallError::SubscriberAlreadySet), which changes nothing.
+    pub fn install(mut self) -> Result<Telemetry, InstallError> {
+        let (fmt, max_names) = (self.fmt, self.max_names);
+        let layer = std::mem::replace(&mut self.layer, Box::new(Identity::new()));
+        let telemetry = self.build()?;
+        let terminal = std::io::stderr().is_terminal();
+        let lines =
+            fmt.then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal));
+        let subscriber = tracing_subscriber::registry()
+            // Ours first: within the user's layer a span's trace is the current one already.
+            .with(telemetry.layer().and_then(layer))
+            .with(telemetry.env_filter())
+            .with(lines);
+        // First, because it is the only step that can fail.
+        if tracing::subscriber::set_global_default(subscriber).is_err() {
+            telemetry.discard();
+            return Err(InstallError::SubscriberAlreadySet);
+        }
+        if telemetry.is_enabled() {
+            global::set_tracer_provider(telemetry.tracer_provider().clone());
+            global::set_meter_provider(telemetry.meter_provider().clone());
+            emit::installed_with(&telemetry.meter(), names_with_room(max_names));
+        }
+        super::handle::keep_for_exit(&telemetry);
+        global::set_text_map_propagator(telemetry.propagator());
+        for warning in telemetry.warnings() {
+            tracing::warn!(target: contract::SCOPE, variable = %warning.variable, "{warning}");
+        }
+        Ok(telemetry)
+    }
+
+    fn env_filter(&self, settings: &mut Settings) -> Result<String, InstallError> {
+        if let Some(directives) = &self.filter {
+            return match directives.parse::<EnvFilter>() {
+                Ok(_) => Ok(directives.clone()),
+                Err(source) => {
+                    Err(InstallError::Filter { directives: directives.clone(), source: Box::new(source) })
+                }
+            };
+        }
+        let Some(directives) = settings.rust_log.take() else { return Ok(DEFAULT_FILTER.to_owned()) };
+        if directives.parse::<EnvFilter>().is_ok() {
+            return Ok(directives);
+        }
+        settings.warnings.push(Warning {
+            variable: "RUST_LOG".to_owned(),
+            value: directives,
+            kind: WarningKind::Malformed,
+            used: format!("{DEFAULT_FILTER} is used"),
+        });
+        Ok(DEFAULT_FILTER.to_owned())
+    }
+
+    /// Least to most: the SDK's, the environment's, the code's.
+    fn resource(&self, settings: &Settings) -> Resource {
+        const NAME: &str = "service.name";
+        const INSTANCE: &str = "service.instance.id";
+        let program = std::env::current_exe().ok();
+        let program = program.as_deref().and_then(|path| path.file_name()).and_then(|name| name.to_str());
+        let unknown =
+            program.map_or("unknown_service".to_owned(), |program| format!("unknown_service:{program}"));
+        let pair = |key: &str, value: &str| KeyValue::new(key.to_owned(), value.to_owned());
+        Resource::builder_empty()
+            .with_detector(Box::new(opentelemetry_sdk::resource::TelemetryResourceDetector))
+            .with_attribute(pair(NAME, &unknown))
+            .with_attribute(pair(INSTANCE, &uuid::Uuid::new_v4().to_string()))
+            .with_attributes(settings.resource.iter().map(|(key, value)| pair(key, value)))
+            .with_attributes(settings.service_name.iter().map(|name| pair(NAME, name)))
+            .with_attributes(
+                self.attributes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())),
+            )
+            .with_attributes(self.service.iter().map(|name| pair(NAME, name)))
+            .with_attributes(self.instance_id.iter().map(|id| pair(INSTANCE, id)))
+            .build()
+    }
+
+    fn assemble(&mut self, mut settings: Settings, resource: Resource) -> Result<Parts, InstallError> {
+        let mut traces = SdkTracerProvider::builder().with_resource(resource.clone());
+        let mut logs = SdkLoggerProvider::builder().with_resource(resource.clone());
+        let mut metrics = SdkMeterProvider::builder().with_resource(resource.clone());
+        let mut balance = Balance::default();
+        let mut closers = Closers::default();
+        let mut endpoints = Vec::new();
+        let mut warnings = std::mem::take(&mut settings.warnings);
+        let enabled = !settings.disabled;
+        let exports = [&settings.traces, &settings.metrics, &settings.logs].iter().any(|s| s.targets.any());
+        traces = if enabled {
+            traces.with_sampler(settings.sampler.clone())
+        } else {
+            traces.with_sampler(Sampler::AlwaysOff)
+        };
+        if enabled && exports {
+            let runtime = ExportRuntime::start().map_err(InstallError::Thread)?;
+            let mut transports = Transports {
+                runtime: &runtime,
+                resource: &resource,
+                warnings: &mut warnings,
+                system_roots: None,
+            };
+            let exporter = |signal| move |source| InstallError::Exporter { signal, source: Box::new(source) };
+            // What can fail for a reason of the user's comes before the first thread.
+            let temporality = settings.temporality;
+            let spans = transports.spans(&settings.traces).map_err(exporter(Signal::Traces))?;
+            let records = transports.records(&settings.logs).map_err(exporter(Signal::Logs))?;
+            let collections =
+                transports.metrics(&settings.metrics, temporality).map_err(exporter(Signal::Metrics))?;
+            if settings.traces.targets.any() {
+                let (runtime, limit) = (Arc::clone(&runtime), settings.spans.timeout);
+                let export = move |batch| runtime.block_on(limit, spans.export(batch));
+                let queue = Batcher::start("spans", settings.spans, export).map_err(InstallError::Thread)?;
+                balance.traces = Some(Arc::new(queue.clone()));
+                traces = traces.with_span_processor(QueueingSpanProcessor(queue.clone()));
+                closers.spans = Some(queue);
+            }
+            if settings.logs.targets.any() {
+                let (runtime, limit) = (Arc::clone(&runtime), settings.records.timeout);
+                let export = move |batch| runtime.block_on(limit, records.export(batch));
+                let queue =
+                    Batcher::start("records", settings.records, export).map_err(InstallError::Thread)?;
+                balance.logs = Some(Arc::new(queue.clone()));
+                logs = logs.with_log_processor(QueueingLogProcessor(queue.clone()));
+                closers.records = Some(queue);
+            }
+            if settings.metrics.targets.any() {
+                let ledger = Arc::new(MetricLedger::default());
+                let exporter = CountingMetricExporter {
+                    sinks: collections,
+                    temporality,
+                    timeout: settings.metric_timeout,
+                    runtime: Arc::clone(&runtime),
+                    ledger: Arc::clone(&ledger),
+                };
+                let reader =
+                    PeriodicReader::builder(exporter).with_interval(settings.metric_interval).build();
+                metrics = metrics.with_reader(reader);
+                balance.metrics = Some(Arc::clone(&ledger) as _);
+                closers.metrics = Some(ledger);
+            }
+            for (signal, of) in
+                Signal::ALL.iter().copied().zip([&settings.traces, &settings.metrics, &settings.logs])
+            {
+                if of.targets.otlp {
+                    endpoints.push((signal, of.otlp.endpoint.clone()));
+                }
+            }
+        }
+        if enabled {
+            if closers.metrics.is_some() || !self.meter_provider.is_empty() {
+                metrics = metrics.with_view(cardinality_view(self.max_names));
+            }
+            traces = std::mem::take(&mut self.tracer_provider)
+                .into_iter()
+                .fold(traces, |provider, add| add(provider));
+            metrics = std::mem::take(&mut self.meter_provider)
+                .into_iter()
+                .fold(metrics, |provider, add| add(provider));
+            logs = std::mem::take(&mut self.logger_provider)
+                .into_iter()
+                .fold(logs, |provider, add| add(provider));
+        }
+        let tracer_provider = traces.build();
+        let meter_provider = metrics.build();
+        let scope =
+            || InstrumentationScope::builder(contract::SCOPE).with_version(env!("CARGO_PKG_VERSION")).build();
+        let meter = meter_provider.meter_with_scope(scope());
+        if closers.metrics.is_some() {
+            balance.observe(&meter);
+        }
+        Ok(Parts {
+            tracer: tracer_provider.tracer_with_scope(scope()),
+            meter,
+            tracer_provider,
+            meter_provider,
+            logger_provider: logs.build(),
+            closers,
+            balance,
+            resource,
+            propagators: settings.propagators,
+            warnings,
+            endpoints,
+            enabled,
+            exports_logs: enabled && settings.logs.targets.any(),
+            exports_traces: enabled && settings.traces.targets.any(),
+            shutdown_timeout: self.shutdown_timeout,
+        })
+    }
+}
+
+/// What the SDK says of each retry is left out: the queues tell once that export fails, and once that it works again.
+const DEFAULT_FILTER: &str = "info,opentelemetry=off";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_that_is_kept_apart_has_room() {
+        for (asked, names, limit) in [
+            (3, 3, 2_000),
+            (TelemetryBuilder::DEFAULT_NAME_CAPACITY, 2_000, 20_000),
+            (19_999, 19_999, 199_990),
+            (20_001, 20_000, 200_000),
+            (usize::MAX, 20_000, 200_000),
+        ] {
+            assert_eq!((names_with_room(asked), cardinality_limit(asked)), (names, limit), "{asked}");
+            assert!(names_with_room(asked) * SETS_PER_NAME <= cardinality_limit(asked), "{asked}");
+        }
+    }
+}

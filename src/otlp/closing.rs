@@ -1,0 +1,107 @@
+//! The orderly end of the pipelines, each under its own deadline.
+
+use std::{
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use opentelemetry_sdk::{
+    error::{OTelSdkError, OTelSdkResult},
+    metrics::SdkMeterProvider,
+};
+
+use crate::otlp::{
+    handle::{Closers, spawn},
+    ledger::{Balance, Ledger as _, Signal},
+    processors::{MetricLedger, failure_text},
+    report::{SignalOutcome, TelemetryReport},
+};
+/// How long the SDK waits for the last export of metrics.
+pub(super) const SDK_METRIC_WAIT: Duration = Duration::from_secs(5);
+
+/// Beyond the deadline of the signals, for threads to start and to tell.
+pub(super) const SLACK: Duration = Duration::from_millis(50);
+
+/// What a shutdown has to do, away from the application's threads.
+pub(super) struct Closing {
+    pub(super) closers: Closers,
+    pub(super) meter_provider: SdkMeterProvider,
+    pub(super) balance: Balance,
+    pub(super) timeout: Duration,
+}
+
+impl Closing {
+    pub(super) fn run(self) -> TelemetryReport {
+        let began = Instant::now();
+        let deadline = began + self.timeout;
+        let timeout = self.timeout;
+        let (tell, told) = mpsc::channel::<(Signal, OTelSdkResult, Duration)>();
+        let mut outcomes: [(SignalOutcome, Duration); 3] =
+            std::array::from_fn(|_| (SignalOutcome::Off, Duration::ZERO));
+        let mut close = |signal: Signal, close: Box<dyn FnOnce() -> OTelSdkResult + Send>| {
+            let tell = tell.clone();
+            let run = move || {
+                let result = close();
+                let _ = tell.send((signal, result, began.elapsed()));
+            };
+            outcomes[signal as usize].0 = match spawn("otel-tasks-flush", run) {
+                Ok(()) => SignalOutcome::TimedOut,
+                Err(error) => SignalOutcome::Failed(error.to_string()),
+            };
+        };
+        if let Some(spans) = self.closers.spans {
+            close(Signal::Traces, Box::new(move || spans.close(timeout)));
+        }
+        if let Some(records) = self.closers.records {
+            close(Signal::Logs, Box::new(move || records.close(timeout)));
+        }
+        if let Some(ledger) = self.closers.metrics {
+            let provider = self.meter_provider;
+            close(Signal::Metrics, Box::new(move || close_metrics(&provider, &ledger, deadline, timeout)));
+        }
+        drop(tell);
+        // Until the last thread has told and is gone.
+        let left = || (deadline + SLACK).saturating_duration_since(Instant::now());
+        while let Ok((signal, result, took)) = told.recv_timeout(left()) {
+            outcomes[signal as usize] = match result {
+                Ok(()) => (SignalOutcome::Delivered, took),
+                Err(OTelSdkError::Timeout(_)) => (SignalOutcome::TimedOut, took),
+                Err(error) => (SignalOutcome::Failed(failure_text(error)), took),
+            };
+        }
+        let took = began.elapsed();
+        for (outcome, of_signal) in &mut outcomes {
+            if *outcome == SignalOutcome::TimedOut {
+                *of_signal = took;
+            }
+        }
+        TelemetryReport::new(self.balance.snapshot(), outcomes, took)
+    }
+}
+
+/// The SDK waits five seconds for the last export, whatever it is told, and so we go by our own counts.
+pub(super) fn close_metrics(
+    provider: &SdkMeterProvider,
+    ledger: &MetricLedger,
+    deadline: Instant,
+    timeout: Duration,
+) -> OTelSdkResult {
+    let began = Instant::now();
+    let before = ledger.read();
+    let result = provider.shutdown();
+    if !ledger.wait_until_settled(deadline) {
+        return Err(OTelSdkError::Timeout(timeout));
+    }
+    let after = ledger.read();
+    if after.export_failed > before.export_failed {
+        return Err(OTelSdkError::InternalFailure(ledger.last_error().unwrap_or_default()));
+    }
+    match result {
+        Ok(()) | Err(OTelSdkError::AlreadyShutdown) => Ok(()),
+        // It came after the SDK had given up.
+        Err(_) if after.exported > before.exported => Ok(()),
+        // Nothing was even collected: a callback of an instrument hangs. The SDK wraps its timeout in text.
+        Err(_) if began.elapsed() >= SDK_METRIC_WAIT => Err(OTelSdkError::Timeout(timeout)),
+        other => other,
+    }
+}

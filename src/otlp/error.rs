@@ -1,0 +1,64 @@
+//! Errors of an installation.
+
+use std::fmt;
+
+use crate::otlp::{ledger::Signal, settings::BadEndpoint};
+/// Why telemetry could not be built or installed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum InstallError {
+    /// The endpoint given to [`endpoint`](TelemetryBuilder::endpoint) is not an `http` or `https` address.
+    Endpoint(String),
+    #[non_exhaustive]
+    /// The directives given to [`filter`](TelemetryBuilder::filter) cannot be read.
+    Filter {
+        /// The directives.
+        directives: String,
+        /// What is wrong with them.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[non_exhaustive]
+    /// An exporter could not be built.
+    Exporter {
+        /// Whose.
+        signal: Signal,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The threads or the runtime that export could not be started.
+    Thread(std::io::Error),
+    /// The process has a global `tracing` subscriber already; nothing was changed.
+    ///
+    /// Put [`layer`](Telemetry::layer) into that subscriber instead, with [`build`](TelemetryBuilder::build).
+    SubscriberAlreadySet,
+}
+
+impl fmt::Display for InstallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Endpoint(given) => write!(f, "use {given:?} as an endpoint: not an http or https address"),
+            Self::Filter { directives, .. } => write!(f, "read the filter {directives:?}"),
+            Self::Exporter { signal, .. } => write!(f, "build the exporter of {}", signal.as_str()),
+            Self::Thread(_) => f.write_str("start the export threads"),
+            Self::SubscriberAlreadySet => {
+                f.write_str("install the tracing subscriber: the process has one already")
+            }
+        }
+    }
+}
+
+impl std::error::Error for InstallError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Filter { source, .. } | Self::Exporter { source, .. } => Some(&**source),
+            Self::Thread(source) => Some(source),
+            Self::Endpoint(_) | Self::SubscriberAlreadySet => None,
+        }
+    }
+}
+
+impl From<BadEndpoint> for InstallError {
+    fn from(BadEndpoint(given): BadEndpoint) -> Self {
+        Self::Endpoint(given)
+    }
+}

@@ -1,0 +1,422 @@
+//! The handle on installed telemetry: its parts, and its end.
+
+use std::{
+    fmt,
+    future::Future,
+    net::{TcpStream, ToSocketAddrs},
+    sync::{Arc, OnceLock, mpsc},
+    time::{Duration, Instant},
+};
+
+use opentelemetry::{metrics::Meter, propagation::TextMapCompositePropagator};
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use opentelemetry_sdk::{
+    Resource,
+    logs::SdkLoggerProvider,
+    metrics::SdkMeterProvider,
+    trace::{SdkTracer, SdkTracerProvider},
+};
+use tokio::sync::oneshot;
+use tracing::Subscriber;
+use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, registry::LookupSpan};
+
+use super::{
+    ledger::{Balance, Signal},
+    processors::MetricLedger,
+    propagation,
+    settings::{Propagator, Warning, capped},
+    transport::QueuedRecord,
+};
+use crate::{
+    emit::layer,
+    otlp::{batch::Batcher, closing::Closing, report::TelemetryReport},
+};
+
+pub(super) struct Parts {
+    pub(super) tracer_provider: SdkTracerProvider,
+    pub(super) meter_provider: SdkMeterProvider,
+    pub(super) logger_provider: SdkLoggerProvider,
+    pub(super) tracer: SdkTracer,
+    pub(super) meter: Meter,
+    pub(super) closers: Closers,
+    pub(super) balance: Balance,
+    pub(super) resource: Resource,
+    pub(super) propagators: Vec<Propagator>,
+    pub(super) warnings: Vec<Warning>,
+    pub(super) endpoints: Vec<(Signal, String)>,
+    pub(super) enabled: bool,
+    pub(super) exports_traces: bool,
+    pub(super) exports_logs: bool,
+    pub(super) shutdown_timeout: Duration,
+}
+
+/// Telemetry that was built or installed. Keep it until the program ends, then [`shutdown`](Self::shutdown).
+///
+/// Dropped without that, it flushes for at most [`Telemetry::DROP_TIMEOUT`], blocking the thread that drops it: the last spans of a
+/// program that forgot are worth half a second, not a hung exit.
+#[must_use = "dropping it ends the export of telemetry"]
+pub struct Telemetry {
+    parts: Parts,
+    filter: String,
+    ended: bool,
+}
+
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Telemetry")
+            .field("endpoints", &self.parts.endpoints)
+            .field("balance", &self.parts.balance)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Telemetry {
+    /// How long dropping a [`Telemetry`] that was not shut down may take.
+    pub const DROP_TIMEOUT: Duration = Duration::from_millis(500);
+
+    pub(super) fn new(parts: Parts, filter: String) -> Self {
+        Self { parts, filter, ended: false }
+    }
+
+    /// The provider of tracers.
+    ///
+    /// Do not shut it down: it would lose spans that end later without counting them.
+    pub fn tracer_provider(&self) -> &SdkTracerProvider {
+        &self.parts.tracer_provider
+    }
+
+    /// The provider of meters.
+    pub fn meter_provider(&self) -> &SdkMeterProvider {
+        &self.parts.meter_provider
+    }
+
+    /// The provider of loggers; `tracing` events reach it through [`layer`](Self::layer).
+    pub fn logger_provider(&self) -> &SdkLoggerProvider {
+        &self.parts.logger_provider
+    }
+
+    /// The tracer of this crate's scope.
+    pub fn tracer(&self) -> SdkTracer {
+        self.parts.tracer.clone()
+    }
+
+    /// The meter of this crate's scope.
+    pub fn meter(&self) -> Meter {
+        self.parts.meter.clone()
+    }
+
+    /// What everything exported says of its origin.
+    pub fn resource(&self) -> &Resource {
+        &self.parts.resource
+    }
+
+    /// False where `OTEL_SDK_DISABLED=true`: then nothing is recorded or exported.
+    pub fn is_enabled(&self) -> bool {
+        self.parts.enabled
+    }
+
+    /// Whether a signal is exported: over OTLP, or to a terminal by `OTEL_*_EXPORTER=console`.
+    pub fn exports(&self, signal: Signal) -> bool {
+        match signal {
+            Signal::Traces => self.parts.exports_traces,
+            Signal::Metrics => self.parts.closers.metrics.is_some(),
+            Signal::Logs => self.parts.exports_logs,
+        }
+    }
+
+    /// The variables that were not used as they were written.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.parts.warnings
+    }
+
+    /// The counts of what was sent and what was not.
+    pub fn balance(&self) -> Balance {
+        self.parts.balance.clone()
+    }
+
+    /// The OTLP endpoints in use, complete with scheme and path.
+    pub fn endpoints(&self) -> impl Iterator<Item = (Signal, &str)> {
+        self.parts.endpoints.iter().map(|(signal, endpoint)| (*signal, endpoint.as_str()))
+    }
+
+    /// The propagators of `OTEL_PROPAGATORS`.
+    pub fn propagator(&self) -> TextMapCompositePropagator {
+        propagation::propagator(&self.parts.propagators)
+    }
+
+    /// A layer for any `tracing_subscriber` registry: spans become OpenTelemetry spans, events become log records with
+    /// the name of the event and the ids of the trace.
+    ///
+    /// What exporters report of themselves (targets of `hyper`, `h2`, `tonic`, `tower`, `reqwest`, `rustls` and
+    /// `opentelemetry*`) is left out, lest it feed itself; other layers still see it. Do not put it beside a second
+    /// `tracing_opentelemetry` layer.
+    pub fn layer<S>(&self) -> impl Layer<S> + Send + Sync + use<S>
+    where
+        S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+    {
+        // Spans are made even where they are not exported (`OTEL_TRACES_EXPORTER=none`): log records and the lines of other
+        // layers still carry their trace, and it is still propagated.
+        let (records, spans) = (self.parts.exports_logs, self.parts.enabled);
+        // A filter that lets nothing pass and not an `Option`: beside a filtered layer, `None` switches off both.
+        let bridge = OpenTelemetryTracingBridge::new(&self.parts.logger_provider);
+        let bridge =
+            bridge.with_filter(filter_fn(move |metadata| records && propagation::exportable(metadata)));
+        layer(self.tracer())
+            .with_filter(filter_fn(move |metadata| spans && propagation::exportable(metadata)))
+            .and_then(bridge)
+    }
+
+    pub(super) fn env_filter(&self) -> EnvFilter {
+        // The directives were parsed when they were read.
+        EnvFilter::new(&self.filter)
+    }
+
+    /// Tries to connect to every OTLP endpoint at once, waiting no longer than `timeout`.
+    ///
+    /// It says that something listens there, not that it is a collector. [`TelemetryBuilder::export_if_configured`] is the
+    /// better way to run without one.
+    ///
+    /// [`TelemetryBuilder::export_if_configured`]: super::TelemetryBuilder::export_if_configured
+    ///
+    /// # Errors
+    ///
+    /// The first signal whose endpoint took no connection.
+    pub fn check(
+        &self,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<(), CollectorUnreachable>> + Send + use<> {
+        let timeout = capped(timeout);
+        let mut waiting = Vec::new();
+        for (signal, endpoint) in self.endpoints() {
+            let unreachable =
+                CollectorUnreachable { signal, endpoint: endpoint.to_owned(), reason: String::new() };
+            let (tell, told) = oneshot::channel();
+            let target = endpoint.to_owned();
+            let wait = move || {
+                // Resolving a name cannot be bounded, so it is left behind on a thread of its own.
+                let (found, finding) = mpsc::channel();
+                let started = spawn("otel-tasks-check", move || {
+                    let _ = found.send(connect(&target, timeout));
+                });
+                let reached = match started {
+                    Ok(()) => {
+                        finding.recv_timeout(timeout).unwrap_or_else(|_| Err("no answer in time".to_owned()))
+                    }
+                    Err(error) => Err(error.to_string()),
+                };
+                let _ = tell.send(reached);
+            };
+            // Without a thread, `told` says so.
+            let _ = spawn("otel-tasks-check", wait);
+            waiting.push((unreachable, told));
+        }
+        async move {
+            for (unreachable, told) in waiting {
+                match told.await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(reason)) => return Err(CollectorUnreachable { reason, ..unreachable }),
+                    Err(_) => {
+                        return Err(CollectorUnreachable { reason: "no thread".to_owned(), ..unreachable });
+                    }
+                }
+            }
+            Ok(())
+        }
+    }
+
+    /// Exports what is left, each signal on its own thread and under its own deadline, and says what became of it all.
+    ///
+    /// Call it last: what ends later is counted as `after_shutdown` and not exported. It begins at the call and needs
+    /// nothing of the runtime, so it ends on time when the runtime is single-threaded, or every worker is blocked. An
+    /// export that hangs is left behind on its thread.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future only waits: dropping it loses the report, and the export goes on.
+    pub fn shutdown(mut self) -> impl Future<Output = TelemetryReport> + Send + use<> {
+        let balance = self.balance();
+        let (tell, told) = oneshot::channel();
+        self.begin_shutdown(self.parts.shutdown_timeout, move |report| {
+            // Whoever asked may be gone.
+            let _ = tell.send(report);
+        });
+        async move { told.await.unwrap_or_else(|_| TelemetryReport::without_thread(balance.snapshot())) }
+    }
+
+    /// [`shutdown`](Self::shutdown) for a thread that may block. It is safe on a worker of any tokio runtime, which it
+    /// blocks until the deadline at the latest.
+    pub fn shutdown_blocking(mut self) -> TelemetryReport {
+        self.end(self.parts.shutdown_timeout)
+    }
+
+    fn end(&mut self, timeout: Duration) -> TelemetryReport {
+        let balance = self.balance();
+        let (tell, told) = mpsc::channel();
+        self.begin_shutdown(timeout, move |report| {
+            let _ = tell.send(report);
+        });
+        told.recv().unwrap_or_else(|_| TelemetryReport::without_thread(balance.snapshot()))
+    }
+
+    /// Ends it without exporting anything.
+    pub(super) fn discard(self) {
+        if let Some(ledger) = &self.parts.closers.metrics {
+            ledger.discard();
+        }
+    }
+
+    /// Without a thread to run on, `tell` is dropped uncalled.
+    fn begin_shutdown(&mut self, timeout: Duration, tell: impl FnOnce(TelemetryReport) + Send + 'static) {
+        self.ended = true;
+        let closers = std::mem::take(&mut self.parts.closers);
+        // Here and not on the thread: the providers are dropped when this returns, and would close and wait.
+        if let Some(spans) = &closers.spans {
+            spans.refuse();
+        }
+        if let Some(records) = &closers.records {
+            records.refuse();
+        }
+        let closing = Closing {
+            closers,
+            meter_provider: self.parts.meter_provider.clone(),
+            balance: self.parts.balance.clone(),
+            timeout,
+        };
+        let _ = spawn("otel-tasks-flush", move || tell(closing.run()));
+    }
+}
+
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end(Telemetry::DROP_TIMEOUT.min(self.parts.shutdown_timeout));
+        }
+    }
+}
+
+/// The installed providers, for a process that ends without shutting its telemetry down.
+static INSTALLED: OnceLock<(SdkTracerProvider, SdkMeterProvider, SdkLoggerProvider)> = OnceLock::new();
+
+pub(super) fn keep_for_exit(telemetry: &Telemetry) {
+    crate::emit::flush_with(flush_before_exit);
+    let parts = &telemetry.parts;
+    // Installed once per process: the subscriber can be set once only.
+    let _ = INSTALLED.set((
+        parts.tracer_provider.clone(),
+        parts.meter_provider.clone(),
+        parts.logger_provider.clone(),
+    ));
+}
+
+/// Flushes what is installed, for at most a second, on threads of its own: the exporters may hang.
+fn flush_before_exit() {
+    const AT_MOST: Duration = Duration::from_secs(1);
+    let Some((spans, metrics, records)) = INSTALLED.get() else { return };
+    let (done, all_done) = mpsc::channel();
+    let flushes: [Box<dyn FnOnce() + Send>; 3] = [
+        Box::new(move || drop(spans.force_flush())),
+        Box::new(move || drop(metrics.force_flush())),
+        Box::new(move || drop(records.force_flush())),
+    ];
+    for flush in flushes {
+        let done = done.clone();
+        // Without a thread there is nothing to wait for: the sender is dropped.
+        let _ = spawn("otel-tasks-flush", move || {
+            flush();
+            let _ = done.send(());
+        });
+    }
+    drop(done);
+    let until = Instant::now() + AT_MOST;
+    while all_done.recv_timeout(until.saturating_duration_since(Instant::now())).is_ok() {}
+}
+
+pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    let run = move || {
+        let _suppressed = opentelemetry::Context::enter_telemetry_suppressed_scope();
+        run();
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
+}
+
+fn connect(endpoint: &str, timeout: Duration) -> Result<(), String> {
+    let url = reqwest::Url::parse(endpoint).map_err(|error| error.to_string())?;
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let port = url.port_or_known_default().unwrap_or_default();
+    let addresses = (host, port).to_socket_addrs().map_err(|error| error.to_string())?;
+    let mut last = "no address".to_owned();
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, timeout) {
+            Ok(_) => return Ok(()),
+            Err(error) => last = error.to_string(),
+        }
+    }
+    Err(last)
+}
+
+/// An endpoint to which no connection could be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CollectorUnreachable {
+    /// Whose endpoint.
+    pub signal: Signal,
+    /// The endpoint.
+    pub endpoint: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl fmt::Display for CollectorUnreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "reach the collector of {} at {}: {}", self.signal.as_str(), self.endpoint, self.reason)
+    }
+}
+
+impl std::error::Error for CollectorUnreachable {}
+
+/// The ends of the pipelines that are closed at shutdown.
+#[derive(Debug, Default)]
+pub(super) struct Closers {
+    pub(super) spans: Option<Batcher<opentelemetry_sdk::trace::SpanData>>,
+    pub(super) records: Option<Batcher<QueuedRecord>>,
+    pub(super) metrics: Option<Arc<MetricLedger>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::emit::SignalBalance;
+
+    #[test]
+    fn a_report_is_one_line_for_each_signal_with_its_losses() {
+        let millis = Duration::from_millis;
+        let traces = SignalBalance {
+            ended: 15,
+            exported: 5,
+            queue_full: 4,
+            export_failed: 3,
+            after_shutdown: 2,
+            pending: 1,
+        };
+        let metrics = SignalBalance { ended: 2, exported: 2, ..SignalBalance::default() };
+        let logs = SignalBalance { ended: 1, export_failed: 1, ..SignalBalance::default() };
+        let balance = BalanceSnapshot { traces, metrics, logs };
+        let outcomes = [
+            (Outcome::TimedOut, millis(1_300)),
+            (Outcome::Off, Duration::ZERO),
+            (Outcome::Failed("refused".to_owned()), millis(10)),
+        ];
+        let report = TelemetryReport::new(balance, outcomes, millis(1_320));
+        let expected = "telemetry ended after 1.3 s\n  \
+            traces  5 of 15 spans delivered, 4 refused by a full queue, 3 failed, 3 undelivered; \
+            timed out after 1.3 s\n  \
+            metrics off\n  \
+            logs    0 of 1 records delivered, 1 failed; refused";
+        assert_eq!(report.to_string(), expected);
+        assert!(!report.is_complete());
+
+        let delivered = std::array::from_fn(|_| (Outcome::Delivered, millis(10)));
+        let report = TelemetryReport::new(balance, delivered, millis(10));
+        assert_eq!(report.metrics.to_string(), "metrics 2 of 2 collections delivered");
+    }
+}

@@ -1,0 +1,138 @@
+//! The report of a telemetry shutdown, signal by signal.
+
+use std::{fmt, time::Duration};
+
+use crate::otlp::ledger::{BalanceSnapshot, Signal};
+/// How the last export of a signal ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SignalOutcome {
+    /// All that was left was delivered.
+    Delivered,
+    /// The deadline passed; what was left is undelivered.
+    TimedOut,
+    /// The exporter gave up something of what was left.
+    Failed(String),
+    /// The signal is not exported.
+    Off,
+}
+
+/// What became of one signal's items over the life of the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SignalReport {
+    /// Which signal.
+    pub signal: Signal,
+    /// Sampled spans that ended, log records that were emitted, collections that were made.
+    pub ended: u64,
+    /// Delivered.
+    pub exported: u64,
+    /// Refused, the queue being full.
+    pub queue_full: u64,
+    /// Given up by the exporter.
+    pub export_failed: u64,
+    /// Neither delivered nor given up when the report was made, or ended after the shutdown began.
+    pub undelivered: u64,
+    /// How the last export ended.
+    pub outcome: SignalOutcome,
+    /// How long the shutdown of this signal took.
+    pub took: Duration,
+}
+
+/// What a shutdown of telemetry did, signal by signal. Its `Display` is one line for each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TelemetryReport {
+    /// Spans.
+    pub traces: SignalReport,
+    /// Collections of metrics.
+    pub metrics: SignalReport,
+    /// Log records.
+    pub logs: SignalReport,
+    /// How long the shutdown took.
+    pub took: Duration,
+}
+
+impl TelemetryReport {
+    pub(super) fn new(
+        balance: BalanceSnapshot,
+        outcomes: [(SignalOutcome, Duration); 3],
+        took: Duration,
+    ) -> Self {
+        let [traces, metrics, logs] = outcomes;
+        let report = |signal: Signal, (outcome, took): (SignalOutcome, Duration)| {
+            let counts = balance.of(signal);
+            SignalReport {
+                signal,
+                ended: counts.ended,
+                exported: counts.exported,
+                queue_full: counts.queue_full,
+                export_failed: counts.export_failed,
+                undelivered: counts.pending + counts.after_shutdown,
+                outcome,
+                took,
+            }
+        };
+        Self {
+            traces: report(Signal::Traces, traces),
+            metrics: report(Signal::Metrics, metrics),
+            logs: report(Signal::Logs, logs),
+            took,
+        }
+    }
+
+    pub(super) fn without_thread(balance: BalanceSnapshot) -> Self {
+        let text = "no thread could be started to export on";
+        let outcomes = std::array::from_fn(|_| (SignalOutcome::Failed(text.to_owned()), Duration::ZERO));
+        Self::new(balance, outcomes, Duration::ZERO)
+    }
+
+    /// The three signals.
+    pub fn signals(&self) -> [&SignalReport; 3] {
+        [&self.traces, &self.metrics, &self.logs]
+    }
+
+    /// True where nothing was lost, over the whole life of the process.
+    pub fn is_complete(&self) -> bool {
+        self.signals().iter().all(|signal| signal.ended == signal.exported)
+    }
+}
+
+impl fmt::Display for SignalReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.signal {
+            Signal::Traces => "spans",
+            Signal::Metrics => "collections",
+            Signal::Logs => "records",
+        };
+        write!(f, "{:<8}", self.signal.as_str())?;
+        if self.outcome == SignalOutcome::Off {
+            return f.write_str("off");
+        }
+        write!(f, "{} of {} {unit} delivered", self.exported, self.ended)?;
+        let losses = [
+            (self.queue_full, "refused by a full queue"),
+            (self.export_failed, "failed"),
+            (self.undelivered, "undelivered"),
+        ];
+        for (count, what) in losses {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        match &self.outcome {
+            SignalOutcome::Delivered | SignalOutcome::Off => Ok(()),
+            SignalOutcome::TimedOut => write!(f, "; timed out after {:.1} s", self.took.as_secs_f64()),
+            SignalOutcome::Failed(text) => write!(f, "; {text}"),
+        }
+    }
+}
+
+impl fmt::Display for TelemetryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "telemetry ended after {:.1} s", self.took.as_secs_f64())?;
+        writeln!(f, "  {}", self.traces)?;
+        writeln!(f, "  {}", self.metrics)?;
+        write!(f, "  {}", self.logs)
+    }
+}

@@ -1,0 +1,175 @@
+//! The settings of the exporters, and the warnings about variables that could not be used.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use opentelemetry_sdk::{metrics::Temporality, trace::Sampler};
+pub(super) const DEFAULT_BATCH: usize = 512;
+
+pub(super) const DEFAULT_SPAN_DELAY: Duration = Duration::from_secs(5);
+
+pub(super) const DEFAULT_LOG_DELAY: Duration = Duration::from_secs(1);
+
+pub(super) const DEFAULT_EXPORT_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(super) const DEFAULT_METRIC_INTERVAL: Duration = Duration::from_secs(60);
+
+pub(super) const DEFAULT_OTLP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// No wait is longer: beyond it lies the overflow of the clock, and nobody means it.
+const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// `wait`, short enough to be added to any instant.
+pub(super) fn capped(wait: Duration) -> Duration {
+    wait.min(LONGEST_WAIT)
+}
+
+/// The wire protocol of an OTLP endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// gRPC, by convention on port 4317.
+    Grpc,
+    /// Protobuf over HTTP/1.1, by convention on port 4318: the default, as the specification recommends.
+    HttpProtobuf,
+}
+
+impl Protocol {
+    /// The protocol as `OTEL_EXPORTER_OTLP_PROTOCOL` spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::HttpProtobuf => "http/protobuf",
+        }
+    }
+}
+
+/// What is wrong with the value of a variable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WarningKind {
+    /// The value cannot be read.
+    Malformed,
+    /// The value names something that is not known.
+    Unknown,
+    /// The value names something that is known but not supported here.
+    Unsupported,
+    /// The value is used, but is probably not what was meant.
+    Suspicious,
+}
+
+/// A variable of the environment that was not used as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Warning {
+    /// The variable.
+    pub variable: String,
+    /// Its value. Values of headers are left out: they hold credentials.
+    pub value: String,
+    /// What is wrong with it.
+    pub kind: WarningKind,
+    /// What was done instead.
+    pub used: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { variable, value, kind, used } = self;
+        let what = match kind {
+            WarningKind::Malformed => "cannot be read",
+            WarningKind::Unknown => "is not known",
+            WarningKind::Unsupported => "is not supported",
+            WarningKind::Suspicious => "is probably not what was meant",
+        };
+        write!(f, "{variable}={value:?} {what}: {used}")
+    }
+}
+
+/// Notes a warning, once where several signals have it.
+pub(super) fn warn_once(warnings: &mut Vec<Warning>, warning: Warning) {
+    if !warnings.contains(&warning) {
+        warnings.push(warning);
+    }
+}
+
+/// An endpoint given in code that is not an `http` or `https` address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BadEndpoint(pub(super) String);
+
+/// What the code says; it beats the environment.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Overrides {
+    pub(super) endpoint: Option<String>,
+    pub(super) protocol: Option<Protocol>,
+    pub(super) only_if_configured: bool,
+}
+
+/// Where a signal goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Targets {
+    pub(super) otlp: bool,
+    pub(super) console: bool,
+}
+
+impl Targets {
+    pub(super) const NONE: Self = Self { otlp: false, console: false };
+
+    pub(super) fn any(self) -> bool {
+        self.otlp || self.console
+    }
+}
+
+/// How a signal's queue is drained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BatchSettings {
+    pub(super) queue: usize,
+    pub(super) batch: usize,
+    pub(super) delay: Duration,
+    pub(super) timeout: Duration,
+}
+
+/// How a signal's OTLP exporter is built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OtlpSettings {
+    pub(super) protocol: Protocol,
+    /// Complete: scheme, host, and for HTTP the path.
+    pub(super) endpoint: String,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) timeout: Duration,
+    pub(super) gzip: bool,
+    pub(super) certificate: Option<(String, PathBuf)>,
+    pub(super) identity: Option<(String, PathBuf, PathBuf)>,
+}
+
+/// One signal's part of the settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SignalSettings {
+    pub(super) targets: Targets,
+    pub(super) otlp: OtlpSettings,
+}
+
+/// A propagator of `OTEL_PROPAGATORS`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Propagator {
+    TraceContext,
+    Baggage,
+}
+
+/// Everything the environment says, defaults filled in.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    pub(super) disabled: bool,
+    pub(super) traces: SignalSettings,
+    pub(super) metrics: SignalSettings,
+    pub(super) logs: SignalSettings,
+    pub(super) service_name: Option<String>,
+    pub(super) resource: Vec<(String, String)>,
+    pub(super) sampler: Sampler,
+    pub(super) spans: BatchSettings,
+    pub(super) records: BatchSettings,
+    pub(super) metric_interval: Duration,
+    pub(super) metric_timeout: Duration,
+    pub(super) temporality: Temporality,
+    pub(super) propagators: Vec<Propagator>,
+    pub(super) rust_log: Option<String>,
+    pub(super) warnings: Vec<Warning>,
+}

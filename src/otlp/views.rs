@@ -1,0 +1,27 @@
+//! Cardinality limits of the metric streams.
+
+use opentelemetry_sdk::metrics::{Instrument, Stream};
+/// Attribute sets per name: the worst instrument has one per state of a task, or one per error type.
+pub(super) const SETS_PER_NAME: usize = 10;
+
+/// The SDK reserves room for all attribute sets of a stream when it is made: address space, some 33 bytes a set.
+pub(super) const MAX_SETS: usize = 200_000;
+
+/// How many of the names that were asked for fit below the limit of the instruments.
+pub(super) fn names_with_room(max_names: usize) -> usize {
+    max_names.min(MAX_SETS / SETS_PER_NAME)
+}
+
+pub(super) fn cardinality_limit(max_names: usize) -> usize {
+    max_names.saturating_mul(SETS_PER_NAME).clamp(2_000, MAX_SETS)
+}
+
+pub(super) fn cardinality_view(
+    max_names: usize,
+) -> impl Fn(&Instrument) -> Option<Stream> + Send + Sync + 'static {
+    let limit = cardinality_limit(max_names);
+    move |instrument| {
+        let ours = instrument.name().starts_with("task.");
+        ours.then(|| Stream::builder().with_cardinality_limit(limit).build().ok()).flatten()
+    }
+}

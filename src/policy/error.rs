@@ -1,0 +1,58 @@
+//! Errors of policies.
+
+use std::time::Duration;
+
+use crate::policy::restart::RestartIntensity;
+/// A policy that contradicts itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// A restart limit without a window to count it in.
+    ZeroWindow {
+        /// The limit that was given.
+        max_restarts: u32,
+    },
+    /// A restart limit above [`RestartIntensity::MAX_RESTARTS`].
+    TooManyRestarts {
+        /// The limit that was given.
+        max_restarts: u32,
+    },
+    /// The delays between restarts are so long that the limit is never reached within its window.
+    LimitUnreachable {
+        /// The limit that was given.
+        max_restarts: u32,
+        /// Its window.
+        within: Duration,
+        /// How long that many restarts take at least, failing at once each time.
+        needed: Duration,
+    },
+    /// A backoff whose figures make no sense.
+    Backoff {
+        /// What is wrong.
+        reason: &'static str,
+    },
+}
+
+impl std::fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ZeroWindow { max_restarts } => {
+                write!(f, "a limit of {max_restarts} restarts needs a window longer than zero")
+            }
+            Self::TooManyRestarts { max_restarts } => {
+                write!(
+                    f,
+                    "a limit of {max_restarts} restarts is above the {} that are kept",
+                    RestartIntensity::MAX_RESTARTS
+                )
+            }
+            Self::LimitUnreachable { max_restarts, within, needed } => write!(
+                f,
+                "a limit of {max_restarts} restarts in {within:?} can never be reached: with this backoff they take {needed:?}"
+            ),
+            Self::Backoff { reason } => write!(f, "the backoff is not usable: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for PolicyError {}

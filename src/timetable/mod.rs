@@ -1,0 +1,25 @@
+//! When a loop's iterations are due: pure values and arithmetic. No clock, no tokio, no random source; whoever asks brings
+//! the time.
+//!
+//! [`Schedule`] is what a user says, [`Course`] where one life of a loop stands in it. Rhythms run on the clock that nobody can
+//! set, times of day and bounds on the one that people read.
+
+mod course;
+mod error;
+mod policies;
+mod value;
+
+#[cfg(feature = "calendar")]
+mod calendar;
+#[cfg(feature = "calendar")]
+mod cron;
+#[cfg(feature = "calendar")]
+mod daily;
+#[cfg(feature = "calendar")]
+mod zone;
+
+pub(crate) use course::{Course, Fire, Moment, Now};
+pub use error::ScheduleError;
+pub(crate) use policies::Retry;
+pub use policies::{MissedPolicy, OverlapPolicy};
+pub use value::{Schedule, Upcoming};
