@@ -63,7 +63,7 @@ async fn main() -> ExitCode {
     let span = if quick { QUICK } else { FULL };
     let (ours, bare) = (Begun::default(), Begun::default());
 
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let (tell, told) = oneshot::channel();
     let tell = Mutex::new(Some(tell));
     let log = ours.clone();
@@ -101,7 +101,7 @@ async fn main() -> ExitCode {
     ours.print("otel-tasks");
     let times = span.as_nanos() / INTERVAL.as_nanos();
     let more = ours.quantile(0.99).saturating_sub(bare.quantile(0.99));
-    let left_out: u64 = snapshot.skipped.iter().sum();
+    let left_out: u64 = snapshot.total_skipped();
     println!("p99 is {more:.1?} above the interval's; promised: {PROMISE:?}; left out {left_out}");
     // Each time of the rhythm was used or left out, so nothing has moved.
     let accounted = ours.sorted.len() as u128 + u128::from(left_out);

@@ -175,11 +175,11 @@ fn measure(tasks: &TaskManager, meters: &SdkMeterProvider, last: &Last, rounds: 
         last.0.lock().expect("no panic").sweeps
     };
     let (before, took_before) = sweeps();
-    tasks.stop();
+    tasks.stop_monitor();
     for _ in 0..rounds {
         tasks.start();
         std::thread::sleep(Duration::from_millis(10));
-        tasks.stop();
+        tasks.stop_monitor();
     }
     std::thread::sleep(Duration::from_millis(200));
     let (after, took_after) = sweeps();
@@ -198,7 +198,7 @@ fn main() {
     let meters = provider(&last);
     let tasks = {
         let _entered = runtime.enter();
-        TaskManager::builder().max_names(NAMES + 10).meter(meters.meter("otel_tasks")).build()
+        TaskManager::builder().max_names(NAMES + 10).meter(meters.meter("otel_tasks")).build().unwrap()
     };
     let _entered = runtime.enter();
     tasks.register_all((0..NAMES).map(|number| config(name(number)))).expect("room");

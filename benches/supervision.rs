@@ -251,7 +251,7 @@ fn main() -> ExitCode {
     let (tell, told) = mpsc::channel();
     let tasks = {
         let _entered = runtime.enter();
-        TaskManager::builder().max_names(TASKS + 10).build()
+        TaskManager::builder().max_names(TASKS + 10).build().unwrap()
     };
     for number in 0..TASKS {
         tasks.register(storm.config(&format!("storm-{number:04}"))).expect("room");

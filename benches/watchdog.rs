@@ -72,7 +72,7 @@ fn silent(tasks: &TaskManager) {
 fn silence(blocked: bool) -> Duration {
     let runtime = runtime();
     let _inside = runtime.enter();
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let mut events = tasks.subscribe();
     silent(&tasks);
     let began = seen(&mut events, |kind| matches!(kind, TaskEventKind::Started { .. }));
@@ -85,7 +85,7 @@ fn silence(blocked: bool) -> Duration {
 fn slow_poll() -> Duration {
     let runtime = runtime();
     let _inside = runtime.enter();
-    let tasks = TaskManager::builder().slow_poll(LIMIT).build();
+    let tasks = TaskManager::builder().slow_poll(LIMIT).build().unwrap();
     let mut events = tasks.subscribe();
     let (release, began) = block(&tasks, 1);
     let at = seen(&mut events, |kind| matches!(kind, TaskEventKind::SlowPoll { .. }));
@@ -97,7 +97,7 @@ fn shutdown(blocked: bool) -> Duration {
     let runtime = runtime();
     let tasks = {
         let _inside = runtime.enter();
-        TaskManager::builder().shutdown_deadline(LIMIT).build()
+        TaskManager::builder().shutdown_deadline(LIMIT).build().unwrap()
     };
     let mut events = tasks.subscribe();
     let deaf = CriticalTaskConfig::new("deaf", |_| std::future::pending::<()>());

@@ -14,7 +14,7 @@ use otel_tasks::{
     CriticalTaskConfig, Schedule, TaskContext, TaskLoop, TaskManager,
     events::TaskEventKind,
     schedule::{OnError, OverlapPolicy},
-    snapshot::TaskSnapshot,
+    snapshot::{SkipReason, TaskSnapshot},
     task_loop,
 };
 use tokio::time::sleep;
@@ -114,7 +114,7 @@ fn table(from: SystemTime) {
 }
 
 fn outcome(task: &TaskSnapshot) -> String {
-    let [missed, overlapped] = task.skipped;
+    let (missed, overlapped) = (task.skipped(SkipReason::Missed), task.skipped(SkipReason::Overlapped));
     let state = task.state.map_or("-", |state| state.as_str());
     format!(
         "{:<16} {state:<9} {:>5} {:>7} {missed:>7} {overlapped:>11}   {}",
@@ -134,7 +134,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     table(SystemTime::now());
     println!();
 
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let mut events = tasks.subscribe();
     for config in configs() {
         tasks.register(config)?;

@@ -123,7 +123,8 @@ async fn print(mut events: TaskEvents, began: Instant) {
 
 #[tokio::main(worker_threads = 4)]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let tasks = TaskManager::builder().shutdown_deadline(millis(2_000)).slow_poll(millis(500)).build();
+    let tasks =
+        TaskManager::builder().shutdown_deadline(millis(2_000)).slow_poll(millis(500)).build().unwrap();
     let printer = tokio::spawn(print(tasks.subscribe(), Instant::now()));
     tasks.register_all(configs())?;
     tasks.register_group(group())?;

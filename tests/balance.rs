@@ -3,12 +3,14 @@
 
 mod support;
 
-use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use opentelemetry::trace::{Span as _, Tracer as _};
 use otel_tasks::telemetry::{
-    DROP_TIMEOUT, Outcome, Protocol, Signal, SignalBalance, Telemetry, TelemetryBuilder, TelemetryReport,
+    Protocol, Signal, SignalBalance, SignalOutcome, Telemetry, TelemetryBuilder, TelemetryReport,
 };
 use support::otlp::{Behaviour, Receiver, closed_port, wait_for};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -92,7 +94,7 @@ fn beyond_the_bound_every_span_is_accounted_for() {
         let report = telemetry.shutdown_blocking();
         let spans = &report.traces;
         assert_eq!(spans.exported + spans.queue_full, 10_000, "{report}");
-        assert_eq!(spans.outcome, Outcome::Delivered);
+        assert_eq!(spans.outcome, SignalOutcome::Delivered);
         let ids: HashSet<_> = receiver.spans().into_iter().map(|span| span.span_id).collect();
         assert_eq!(ids.len() as u64, spans.exported, "the receiver agrees");
         assert_eq!(receiver.spans().len(), ids.len(), "none twice");
@@ -123,7 +125,7 @@ fn a_refusing_receiver_costs_the_batch_and_is_told() {
         let balance = telemetry.balance();
         let report = telemetry.shutdown_blocking();
         assert_eq!((report.traces.exported, report.traces.export_failed), (5, 10), "{report}");
-        assert_eq!(report.traces.outcome, Outcome::Delivered, "what was left was delivered");
+        assert_eq!(report.traces.outcome, SignalOutcome::Delivered, "what was left was delivered");
         assert_balanced(balance.snapshot().traces);
     }
 }
@@ -184,7 +186,7 @@ fn failed_collections_of_metrics_are_counted() {
         receiver.set_behaviour(Behaviour::Refuse);
         let report = telemetry.shutdown_blocking();
         let refusal = if protocol == Protocol::Grpc { "InvalidArgument" } else { "400" };
-        let told = matches!(&report.metrics.outcome, Outcome::Failed(text) if text.contains(refusal));
+        let told = matches!(&report.metrics.outcome, SignalOutcome::Failed(text) if text.contains(refusal));
         assert!(told, "the receiver's own words: {report}");
     }
 }
@@ -279,10 +281,10 @@ fn a_slow_or_hanging_receiver_does_not_hold_up_the_end() {
             shutdown_on_each_runtime(build, |report, took| {
                 assert!(took < DEADLINE + MARGIN, "{protocol:?} {behaviour:?}: {took:?}");
                 assert!(took >= DEADLINE, "the time is made use of: {took:?}");
-                assert_eq!(report.traces.outcome, Outcome::TimedOut, "{report}");
+                assert_eq!(report.traces.outcome, SignalOutcome::TimedOut, "{report}");
                 assert_eq!((report.traces.ended, report.traces.undelivered), (600, 600));
-                assert_eq!(report.metrics.outcome, Outcome::TimedOut);
-                assert_eq!(report.logs.outcome, Outcome::Delivered, "there were none");
+                assert_eq!(report.metrics.outcome, SignalOutcome::TimedOut);
+                assert_eq!(report.logs.outcome, SignalOutcome::Delivered, "there were none");
             });
         }
     }
@@ -300,7 +302,7 @@ fn shutting_down_blocks_nobody_and_tells_each_signals_own_time() {
     ];
     let env =
         move |name: &str| endpoints.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
-    let builder = otel_tasks::telemetry::builder().env(env).shutdown_timeout(2 * DEADLINE);
+    let builder = otel_tasks::Telemetry::builder().env(env).shutdown_timeout(2 * DEADLINE);
     let telemetry = builder.build().expect("telemetry");
     end_spans(&telemetry, 1);
     let began = Instant::now();
@@ -308,9 +310,13 @@ fn shutting_down_blocks_nobody_and_tells_each_signals_own_time() {
     assert!(began.elapsed() < DEADLINE, "it begins and does not wait");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let report = runtime.block_on(report);
-    assert_eq!((&report.traces.outcome, report.traces.took), (&Outcome::TimedOut, report.took), "{report}");
+    assert_eq!(
+        (&report.traces.outcome, report.traces.took),
+        (&SignalOutcome::TimedOut, report.took),
+        "{report}"
+    );
     for delivered in [&report.metrics, &report.logs] {
-        assert_eq!(delivered.outcome, Outcome::Delivered, "{report}");
+        assert_eq!(delivered.outcome, SignalOutcome::Delivered, "{report}");
         assert!(delivered.took < 2 * DEADLINE && 2 * DEADLINE <= report.took, "{report:?}");
     }
 }
@@ -325,7 +331,7 @@ fn dropping_it_does_not_hold_up_the_program_either() {
         let began = Instant::now();
         drop(telemetry);
         let took = began.elapsed();
-        assert!(took < DROP_TIMEOUT + MARGIN, "{took:?}");
+        assert!(took < Telemetry::DROP_TIMEOUT + MARGIN, "{took:?}");
     }
 }
 
@@ -373,7 +379,7 @@ fn ending_a_span_stays_fast_whatever_the_receiver_does() {
 #[test]
 fn a_receiver_that_is_down_costs_the_spans_and_nothing_else() {
     for protocol in BOTH {
-        let telemetry = otel_tasks::telemetry::builder()
+        let telemetry = otel_tasks::Telemetry::builder()
             .env(|_| None)
             .protocol(protocol)
             .endpoint(format!("http://{}", closed_port()))
@@ -384,7 +390,7 @@ fn a_receiver_that_is_down_costs_the_spans_and_nothing_else() {
         let report = telemetry.shutdown_blocking();
         assert!(began.elapsed() < Duration::from_secs(5) + MARGIN);
         assert_eq!((report.traces.ended, report.traces.export_failed), (10, 10), "{report}");
-        assert!(matches!(report.traces.outcome, Outcome::Failed(_)), "{report}");
+        assert!(matches!(report.traces.outcome, SignalOutcome::Failed(_)), "{report}");
         assert!(report.to_string().contains("traces  0 of 10 spans delivered, 10 failed"), "{report}");
     }
 }
@@ -432,5 +438,5 @@ fn a_deadline_beyond_the_sdks_five_seconds_is_kept() {
     end_spans(&telemetry, 1);
     let report = telemetry.shutdown_blocking();
     assert!(report.is_complete(), "{report}");
-    assert_eq!(report.metrics.outcome, Outcome::Delivered, "{report}");
+    assert_eq!(report.metrics.outcome, SignalOutcome::Delivered, "{report}");
 }

@@ -17,7 +17,7 @@ use support::{eventually, millis, secs};
 use tokio::task::LocalSet;
 
 fn manager() -> TaskManager {
-    TaskManager::builder().shutdown_deadline(secs(1)).build()
+    TaskManager::builder().shutdown_deadline(secs(1)).build().unwrap()
 }
 
 #[tokio::test]
@@ -37,7 +37,7 @@ async fn blocking_work_is_a_run_with_a_result() {
 
 #[tokio::test]
 async fn blocking_work_blocks_no_worker_and_is_no_slow_poll() {
-    let tasks = TaskManager::builder().slow_poll(millis(20)).build();
+    let tasks = TaskManager::builder().slow_poll(millis(20)).build().unwrap();
     let mut events = tasks.subscribe();
     tasks.spawn_blocking("import", |_| std::thread::sleep(millis(300))).await.unwrap();
     let snapshot = tasks.snapshot("import").unwrap();
@@ -67,7 +67,7 @@ async fn at_shutdown_blocking_work_hears_its_token_and_is_waited_for() {
 
 #[tokio::test]
 async fn blocking_work_that_ignores_its_token_is_reported_as_leaked() {
-    let tasks = TaskManager::builder().shutdown_deadline(millis(300)).build();
+    let tasks = TaskManager::builder().shutdown_deadline(millis(300)).build().unwrap();
     let (release, released) = mpsc::channel::<()>();
     let began = Arc::new(AtomicBool::new(false));
     let says = began.clone();
@@ -117,7 +117,7 @@ async fn a_future_that_is_not_send_runs_on_its_local_set() {
 
 #[tokio::test]
 async fn a_local_task_that_is_deaf_is_dropped_at_shutdown() {
-    let tasks = TaskManager::builder().shutdown_deadline(secs(2)).spawn_grace(millis(50)).build();
+    let tasks = TaskManager::builder().shutdown_deadline(secs(2)).spawn_grace(millis(50)).build().unwrap();
     let local = LocalSet::new();
     let inner = tasks.clone();
     let report = local.run_until(async move {

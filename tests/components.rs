@@ -11,7 +11,7 @@ fn obeys(name: &str) -> CriticalTaskConfig {
 
 #[tokio::test(start_paused = true)]
 async fn components_may_rest_on_each_others_tasks_in_any_order() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     // They are asked by name.
     tasks.register_component("1", || vec![obeys("c").depends_on("b")]);
     tasks.register_component("2", || vec![obeys("b").depends_on("a")]);
@@ -27,7 +27,7 @@ async fn components_may_rest_on_each_others_tasks_in_any_order() {
 #[tokio::test(start_paused = true)]
 async fn a_component_that_rests_on_what_nobody_brings_is_refused_alone() {
     let (events, _guard) = Events::record();
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.register_component("astray", || vec![obeys("a").depends_on("nobody"), obeys("b")]);
     tasks.start();
     settle().await;
@@ -39,7 +39,7 @@ async fn a_component_that_rests_on_what_nobody_brings_is_refused_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_component_is_known_by_itself_or_by_its_tasks() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.register_component("idle", Vec::new);
     tasks.register(obeys("owned").component("unregistered")).expect("a valid task");
     tasks.start();

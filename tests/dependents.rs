@@ -23,7 +23,7 @@ fn states<const N: usize>(tasks: &TaskManager, names: [&str; N]) -> [Option<Task
 
 #[tokio::test(start_paused = true)]
 async fn all_that_rest_on_a_task_go_down_with_it_however_they_came() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.start();
     // One by one, and two together.
     tasks.register(obeys("database")).expect("valid");
@@ -40,7 +40,7 @@ async fn all_that_rest_on_a_task_go_down_with_it_however_they_came() {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_no_longer_rests_on_a_task_leaves_the_others_on_it() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.register(obeys("database")).expect("valid");
     for name in ["a", "b", "c"] {
         tasks.register(rests_on(name, "database")).expect("valid");
@@ -63,10 +63,11 @@ async fn one_that_no_longer_rests_on_a_task_leaves_the_others_on_it() {
 #[tokio::test(start_paused = true)]
 async fn a_dependency_that_is_to_stop_earlier_than_what_rests_on_it_is_told() {
     let (events, _guard) = Events::record();
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let placed =
         |config: CriticalTaskConfig, category, priority| config.category(category).priority(priority);
-    use {TaskCategory::Gateway, TaskCategory::System, TaskPriority::High, TaskPriority::Normal};
+    use TaskCategory::{Gateway, System};
+    use TaskPriority::{High, Normal};
     tasks
         .register_all([
             placed(obeys("earlier"), System, Normal),
@@ -87,7 +88,7 @@ async fn a_dependency_that_is_to_stop_earlier_than_what_rests_on_it_is_told() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dependency_that_gave_its_name_up_is_lost_though_it_goes_on() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.register_all([obeys("database"), rests_on("a", "database")]).expect("valid");
     tasks.start();
     settle().await;
@@ -114,7 +115,7 @@ async fn alive_without_what_it_rested_on(beats: bool) -> usize {
         }
     });
     let config = config.depends_on("database").on_dependency_loss(DependencyLoss::Stop);
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks
         .register_all([obeys("database"), if beats { config.heartbeat_timeout(secs(5)) } else { config }])
         .expect("valid");

@@ -16,7 +16,7 @@ use tracing_subscriber::prelude::*;
 async fn a_span_that_a_plain_layer_takes_begins_with_its_run() {
     let spans = Spans::new();
     tracing_subscriber::registry().with(tracing_opentelemetry::layer().with_tracer(spans.tracer())).init();
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.spawn("the_first_tells_what_the_subscriber_takes", async {}).await.expect("it ends well");
     let handle = tasks.spawn("begins", async {});
     sleep(Duration::from_millis(100));

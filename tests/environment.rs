@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use opentelemetry::trace::{Span as _, Tracer as _};
 use otel_tasks::telemetry::{
-    InstallError, Outcome, Protocol, Signal, Telemetry, TelemetryBuilder, WarningKind,
+    InstallError, Protocol, Signal, SignalOutcome, Telemetry, TelemetryBuilder, WarningKind,
 };
 use support::otlp::Receiver;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -22,7 +22,7 @@ fn with(builder: TelemetryBuilder, pairs: &[(&'static str, &str)]) -> Telemetry 
 }
 
 fn from(pairs: &[(&'static str, &str)]) -> Telemetry {
-    with(otel_tasks::telemetry::builder(), pairs)
+    with(otel_tasks::Telemetry::builder(), pairs)
 }
 
 fn use_all_signals(telemetry: &Telemetry) {
@@ -61,7 +61,7 @@ fn the_endpoint_and_the_protocol_come_from_the_environment() {
 #[test]
 fn what_the_code_says_about_the_resource_beats_the_environment() {
     let telemetry = with(
-        otel_tasks::telemetry::builder().service("code").instance_id("me").resource_attribute("n", 7_i64),
+        otel_tasks::Telemetry::builder().service("code").instance_id("me").resource_attribute("n", 7_i64),
         &[
             ("OTEL_SERVICE_NAME", "env"),
             ("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=env,n=1"),
@@ -108,7 +108,7 @@ fn a_disabled_sdk_does_nothing() {
     assert!(!telemetry.tracer().start("direct").is_recording());
     let report = telemetry.shutdown_blocking();
     assert!(
-        report.signals().iter().all(|signal| signal.outcome == Outcome::Off && signal.ended == 0),
+        report.signals().iter().all(|signal| signal.outcome == SignalOutcome::Off && signal.ended == 0),
         "{report}"
     );
     assert_eq!(receiver.requests(), Default::default());
@@ -158,7 +158,7 @@ fn each_signal_can_be_switched_off() {
         use_all_signals(&telemetry);
         let report = telemetry.shutdown_blocking();
         for signal in report.signals() {
-            let expected = if signal.signal == off { Outcome::Off } else { Outcome::Delivered };
+            let expected = if signal.signal == off { SignalOutcome::Off } else { SignalOutcome::Delivered };
             assert_eq!(signal.outcome, expected, "{report}");
         }
         assert_eq!(receiver.spans().is_empty(), off == Signal::Traces);
@@ -213,7 +213,7 @@ fn malformed_values_warn_and_everything_still_works() {
     let endpoint = receiver.endpoint();
     env.push(("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint));
     let env: Vec<_> = env.into_iter().map(|(name, value)| (name, value.to_owned())).collect();
-    let telemetry = otel_tasks::telemetry::builder()
+    let telemetry = otel_tasks::Telemetry::builder()
         .env(move |name| env.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone()))
         .build()
         .expect("telemetry");
@@ -242,12 +242,12 @@ fn a_malformed_endpoint_of_the_environment_is_replaced_and_one_of_the_code_is_an
     let endpoints: Vec<_> = telemetry.endpoints().map(|(_, endpoint)| endpoint.to_owned()).collect();
     assert_eq!(endpoints, ["http://localhost:4318/v1/traces", "http://localhost:4318/v1/metrics"]);
     for bad in ["collector", "ftp://collector", "http://"] {
-        let built = otel_tasks::telemetry::builder().env(|_| None).endpoint(bad).build();
+        let built = otel_tasks::Telemetry::builder().env(|_| None).endpoint(bad).build();
         assert!(matches!(&built, Err(InstallError::Endpoint(given)) if given == bad));
         let told = format!("use {bad:?} as an endpoint: not an http or https address");
         assert_eq!(built.map(drop).map_err(texts), Err((told, None)));
     }
-    let built = otel_tasks::telemetry::builder().env(|_| None).filter("a=b=c").build();
+    let built = otel_tasks::Telemetry::builder().env(|_| None).filter("a=b=c").build();
     assert!(matches!(&built, Err(InstallError::Filter { .. })));
     let (told, why) = built.map(drop).map_err(texts).expect_err("no filter");
     assert_eq!(told, "read the filter \"a=b=c\"");
@@ -259,16 +259,16 @@ fn a_malformed_endpoint_of_the_environment_is_replaced_and_one_of_the_code_is_an
 
 #[test]
 fn nothing_is_exported_without_configuration_where_that_was_asked() {
-    let telemetry = with(otel_tasks::telemetry::builder().export_if_configured(), &[]);
+    let telemetry = with(otel_tasks::Telemetry::builder().export_if_configured(), &[]);
     use_all_signals(&telemetry);
     assert_eq!(telemetry.endpoints().count(), 0);
     assert!(Signal::ALL.iter().all(|signal| !telemetry.exports(*signal)));
     let report = telemetry.shutdown_blocking();
-    assert!(report.signals().iter().all(|signal| signal.outcome == Outcome::Off), "{report}");
+    assert!(report.signals().iter().all(|signal| signal.outcome == SignalOutcome::Off), "{report}");
     assert!(report.to_string().contains("traces  off"), "{report}");
 
     let receiver = Receiver::start(Protocol::HttpProtobuf);
-    let builder = otel_tasks::telemetry::builder().export_if_configured();
+    let builder = otel_tasks::Telemetry::builder().export_if_configured();
     let telemetry = with(builder, &[("OTEL_EXPORTER_OTLP_ENDPOINT", &receiver.endpoint())]);
     assert!(Signal::ALL.iter().all(|signal| telemetry.exports(*signal)));
     use_all_signals(&telemetry);

@@ -37,7 +37,7 @@ fn fingerprint(tasks: &TaskManager) -> String {
 /// Registers what is wrong, before and after the start, and checks the error, its words, and that nothing was changed.
 #[track_caller]
 fn refused(wrong: impl Fn() -> CriticalTaskConfig, expected: &RegisterError, text: &str) {
-    let tasks = TaskManager::builder().max_names(4).build();
+    let tasks = TaskManager::builder().max_names(4).build().unwrap();
     tasks.register(config("good")).unwrap();
     for started in [false, true] {
         if started {
@@ -68,7 +68,7 @@ async fn a_duplicate_name_is_refused_and_the_first_task_goes_on() {
             }
         })
     };
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.register(task(&alive)).unwrap();
     tasks.start();
     settle().await;
@@ -140,7 +140,7 @@ async fn a_limit_is_refused_exactly_from_where_a_task_that_fails_at_once_is_neve
             count.fetch_add(1, SeqCst);
             async { Err::<(), _>("down") }
         });
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         // Three restarts, so two delays between the first and the third.
         let limited = failing.backoff(Backoff::constant(secs(10))).max_restarts(3, secs(window));
         assert_eq!(tasks.register(limited).is_ok(), accepted, "{window} s");
@@ -161,7 +161,7 @@ async fn more_restarts_than_are_kept_are_refused() {
         &RegisterError::Policy { name: "t".into(), source },
         "the restart policy of task \"t\" is not usable",
     );
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let most = config("t").backoff(backoff).max_restarts(RestartIntensity::MAX_RESTARTS, secs(600));
     assert_eq!(tasks.register(most), Ok(()));
 }
@@ -222,7 +222,7 @@ async fn a_classification_for_another_error_type_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_name_past_the_limit_is_refused_and_spawned_ones_share_the_overflow() {
-    let tasks = TaskManager::builder().max_names(2).build();
+    let tasks = TaskManager::builder().max_names(2).build().unwrap();
     tasks.register(config("a")).unwrap();
     tasks.register(config("b")).unwrap();
     let before = fingerprint(&tasks);
@@ -243,7 +243,7 @@ async fn a_name_past_the_limit_is_refused_and_spawned_ones_share_the_overflow() 
 
 #[tokio::test(start_paused = true)]
 async fn an_unknown_task_is_named_by_every_method() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.register(config("good")).unwrap();
     tasks.start();
     settle().await;
@@ -264,7 +264,7 @@ async fn an_unknown_task_is_named_by_every_method() {
 
 #[tokio::test(start_paused = true)]
 async fn a_task_that_is_only_spawned_is_not_registered() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     drop(tasks.spawn("s", std::future::pending::<()>()));
     settle().await;
     assert!(tasks.task_health("s").is_some(), "its figures are known");
@@ -275,7 +275,7 @@ async fn a_task_that_is_only_spawned_is_not_registered() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unknown_component_is_named() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.register(config("good")).unwrap();
     let before = fingerprint(&tasks);
     let unknown = UnknownComponent { name: "levels".into() };
@@ -286,7 +286,7 @@ async fn an_unknown_component_is_named() {
 
 #[tokio::test(start_paused = true)]
 async fn replacing_by_something_malformed_leaves_the_old_task_alone() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.register(config("t")).unwrap();
     tasks.start();
     settle().await;
@@ -295,7 +295,7 @@ async fn replacing_by_something_malformed_leaves_the_old_task_alone() {
     assert_eq!(refused, Err(RegisterError::ZeroDuration { name: "t".into(), field: "run timeout" }));
     settle().await;
     assert_eq!(fingerprint(&tasks), before);
-    assert!(tasks.task_health("t").unwrap().readiness);
+    assert!(tasks.task_health("t").unwrap().is_ready);
 }
 
 /// Tries everything that a shutdown refuses.
@@ -321,7 +321,7 @@ async fn everything_is_refused(tasks: &TaskManager, ctx: &TaskContext) {
 async fn everything_new_is_refused_during_and_after_a_shutdown() {
     let context = std::sync::Arc::new(std::sync::OnceLock::<TaskContext>::new());
     let slot = context.clone();
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let slow = CriticalTaskConfig::new("t", move |ctx: TaskContext| {
         let _ = slot.set(ctx.clone());
         async move {
@@ -351,7 +351,7 @@ async fn everything_new_is_refused_during_and_after_a_shutdown() {
 
 #[tokio::test(start_paused = true)]
 async fn a_replacement_is_refused_in_a_shutdown_before_the_old_task_is_touched() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.register(config("t")).unwrap();
     tasks.start();
     settle().await;
@@ -363,7 +363,7 @@ async fn a_replacement_is_refused_in_a_shutdown_before_the_old_task_is_touched()
 
 #[tokio::test(start_paused = true)]
 async fn the_errors_of_a_handle_read_like_sentences() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let panicked = tasks.spawn("p", async { panic!("no route") }).await.expect_err("it panicked");
     let text = panicked.to_string();
     assert!(text.starts_with("the task panicked at ") && text.ends_with(": no route"), "{text}");
@@ -375,7 +375,7 @@ async fn the_errors_of_a_handle_read_like_sentences() {
 
 #[tokio::test]
 async fn a_panic_is_told_with_its_own_place() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let caught = async { drop(std::panic::catch_unwind(|| panic!("the user's own matter"))) };
     tasks.spawn("catches", caught).await.expect("it caught the panic");
     let place = |ended| match ended {
@@ -405,7 +405,7 @@ fn a_subscriber_that_panics_costs_neither_figures_nor_supervision() {
         .expect("a runtime");
     tracing::subscriber::with_default(tracing_subscriber::registry().with(Panics), || {
         runtime.block_on(async {
-            let tasks = TaskManager::builder().build();
+            let tasks = TaskManager::new();
             let fails = CriticalTaskConfig::new("t", |_| async { Err::<(), _>("down") });
             tasks.register(fails.max_restarts(2, secs(600)).restart_delay(secs(1))).unwrap();
             tasks.start();

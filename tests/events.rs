@@ -20,7 +20,7 @@ async fn come_and_go(tasks: &TaskManager, times: usize) {
 
 #[tokio::test(start_paused = true)]
 async fn who_falls_behind_misses_the_oldest_events_and_is_told_how_many() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let mut quick = tasks.subscribe();
     come_and_go(&tasks, 1).await;
     let heard: Vec<_> = std::iter::from_fn(|| quick.try_recv()).map(|event| event.kind.as_str()).collect();
@@ -46,7 +46,7 @@ async fn who_falls_behind_misses_the_oldest_events_and_is_told_how_many() {
 
 #[tokio::test(start_paused = true)]
 async fn the_end_of_the_shutdown_is_the_last_event() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let (mut waiting, mut asking) = (tasks.subscribe(), tasks.subscribe());
     tasks.shutdown().await;
     settle().await;

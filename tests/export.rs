@@ -37,6 +37,7 @@ fn manager(telemetry: &Telemetry) -> TaskManager {
         .shutdown_deadline(Duration::from_secs(5))
         .spawn_grace(Duration::from_millis(200))
         .build()
+        .unwrap()
 }
 
 /// Spawns `runs` tasks at `rate` a second (at once without one); a third of them are still under way when it returns.

@@ -14,11 +14,11 @@ async fn under_delta_temporality_no_sum_runs_backwards() {
     let metrics = Metrics::with_temporality(Temporality::Delta);
     opentelemetry::global::set_meter_provider(metrics.provider.clone());
     let runs = || metrics.collect().sum("task.runs", &[("task.name", "outlived")]);
-    let lasting = TaskManager::builder().build();
+    let lasting = TaskManager::new();
     lasting.spawn("outlived", async {}).await.expect("run");
     assert_eq!(runs(), 1.0);
     for _ in 0..2 {
-        let gone = TaskManager::builder().build();
+        let gone = TaskManager::new();
         for _ in 0..3 {
             gone.spawn("outlived", async {}).await.expect("run");
         }

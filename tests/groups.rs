@@ -65,7 +65,7 @@ impl Begun {
 }
 
 fn started(group: TaskGroup) -> TaskManager {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.register_group(group).expect("a valid group");
     tasks.start();
     tasks

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 #[tokio::test(start_paused = true)]
 async fn a_contexts_token_is_the_one_that_stops_its_run() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks
         .register(CriticalTaskConfig::new("t", |ctx| {
             // For a library that takes a token and knows of no context.
@@ -36,7 +36,7 @@ async fn a_contexts_token_is_the_one_that_stops_its_run() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_stop_tokens_token_is_the_one_that_stops_its_work() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let (give, given) = mpsc::channel();
     let work = tasks.spawn_blocking("w", move |stop| {
         give.send(stop.cancellation_token().clone()).expect("somebody waits");
@@ -57,7 +57,7 @@ async fn a_stop_tokens_token_is_the_one_that_stops_its_work() {
 
 #[tokio::test(start_paused = true)]
 async fn the_handle_of_a_detached_loop_no_longer_reaches_it_by_orders() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let body = TaskLoop::every(secs(10), |_| async {});
     let handle = body.handle();
     tasks.register(CriticalTaskConfig::from_loop("l", body)).expect("a valid config");
@@ -77,7 +77,7 @@ async fn the_handle_of_a_detached_loop_no_longer_reaches_it_by_orders() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_printed_for_debugging_says_what_it_is() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let shows = |shown: String, parts: &[&str]| {
         for part in parts {
             assert!(shown.contains(part), "{part} in {shown}");
@@ -104,7 +104,7 @@ async fn what_is_printed_for_debugging_says_what_it_is() {
 
 #[tokio::test(start_paused = true)]
 async fn the_handle_of_a_loop_whose_manager_has_shut_down_says_so() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let body = TaskLoop::every(secs(10), |_| async {});
     let handle = body.handle();
     tasks.register(CriticalTaskConfig::from_loop("l", body)).expect("a valid config");

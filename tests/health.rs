@@ -12,7 +12,7 @@ use support::{eventually, millis, secs, settle};
 use tokio::time::sleep;
 
 fn started(config: CriticalTaskConfig) -> TaskManager {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.register(config).expect("a valid config");
     tasks.start();
     tasks
@@ -109,7 +109,7 @@ fn a_runtime_that_is_gone_is_not_stalled() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let tasks = {
         let _inside = runtime.enter();
-        TaskManager::builder().runtime_stall(millis(100)).build()
+        TaskManager::builder().runtime_stall(millis(100)).build().unwrap()
     };
     drop(runtime);
     // Seen to fail where the probe must have run, and not only be done with: it is tried once a second.
@@ -121,7 +121,7 @@ fn a_runtime_that_is_gone_is_not_stalled() {
 
 #[tokio::test]
 async fn a_runtime_that_stalls_twice_is_told_twice() {
-    let tasks = TaskManager::builder().runtime_stall(millis(100)).build();
+    let tasks = TaskManager::builder().runtime_stall(millis(100)).build().unwrap();
     let mut events = tasks.subscribe();
     let mut stalls = 0;
     for round in 1..=2 {

@@ -3,10 +3,12 @@
 
 mod support;
 
-use opentelemetry::global;
 use std::sync::{Arc, Mutex};
 
-use opentelemetry::trace::{Span as _, TraceContextExt as _, Tracer as _};
+use opentelemetry::{
+    global,
+    trace::{Span as _, TraceContextExt as _, Tracer as _},
+};
 use otel_tasks::telemetry::{InstallError, Protocol};
 use support::otlp::Receiver;
 
@@ -30,7 +32,7 @@ fn early() {
 fn run_tasks() -> otel_tasks::TaskManager {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let tasks = otel_tasks::TaskManager::builder().build();
+        let tasks = otel_tasks::TaskManager::new();
         for name in ["reminders", "second", "third", "beyond"] {
             let _ = tasks.spawn(name, async {}).await;
         }

@@ -32,7 +32,7 @@ async fn fails_silently(fails: bool) -> Result<u32, Silent> {
 
 #[tokio::test]
 async fn each_option_alone_reaches_the_task() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let all = async {
         of_a_category().await;
         of_a_priority().await;
@@ -44,7 +44,8 @@ async fn each_option_alone_reaches_the_task() {
         let task = tasks.snapshot(name).expect("it ran");
         (task.category, task.priority, task.component.as_deref().map(str::to_owned))
     };
-    use {TaskCategory::*, TaskPriority::*};
+    use TaskCategory::*;
+    use TaskPriority::*;
     assert_eq!(of("of_nothing"), (Unknown, Normal, None));
     assert_eq!(of("of_a_category"), (System, Normal, None));
     assert_eq!(of("of_a_priority"), (Unknown, Critical, None));
@@ -56,7 +57,7 @@ async fn its_span_is_the_child_of_the_one_around_it() {
     let spans = Spans::new();
     let subscriber = tracing_subscriber::registry().with(otel_tasks::telemetry::layer(spans.tracer()));
     let _guard = tracing::subscriber::set_default(subscriber);
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.spawn("outer", of_nothing()).await.expect("it ends well");
     let (outer, inner) = (spans.run_of("outer"), spans.run_of("of_nothing"));
     assert_eq!(inner.parent_span_id, outer.span_context.span_id());
@@ -64,7 +65,7 @@ async fn its_span_is_the_child_of_the_one_around_it() {
 
 #[tokio::test]
 async fn an_error_that_cannot_be_printed_fails_the_run_by_its_type() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let both = async {
         assert_eq!(fails_silently(false).await.ok(), Some(1));
         assert!(fails_silently(true).await.is_err());

@@ -58,7 +58,7 @@ fn a_span_that_is_made_late_is_the_span_that_would_have_been_made_at_once() {
     }
 
     block_on(0, async {
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         tasks.spawn("the_first_tells_what_the_subscriber_takes", async {}).await.expect("it ends well");
 
         waits_and_begins_when_the_run_does(&tasks, &spans).await;

@@ -137,7 +137,7 @@ fn both_layers_by_mistake_export_each_span_once_and_say_so() {
         assert_eq!(trees(build), expected, "{conflict:?}");
         let spans = Spans::new();
         let dispatch = build(&spans);
-        let check = run(&dispatch, async { TaskManager::builder().build().check_instrumentation() });
+        let check = run(&dispatch, async { TaskManager::new().check_instrumentation() });
         assert_eq!(check.layer_conflict, Some(conflict));
         assert!(conflict.to_string().contains(advice), "{conflict}");
         assert!(check.to_string().contains(&conflict.to_string()), "{check}");
@@ -145,7 +145,7 @@ fn both_layers_by_mistake_export_each_span_once_and_say_so() {
     let spans = Spans::new();
     let dispatch: Dispatch =
         tracing_subscriber::registry().with(otel_tasks::telemetry::layer(spans.tracer())).into();
-    let check = run(&dispatch, async { TaskManager::builder().build().check_instrumentation() });
+    let check = run(&dispatch, async { TaskManager::new().check_instrumentation() });
     assert_eq!((check.layer_installed, check.layer_conflict), (true, None));
     drop(dispatch);
     assert_eq!(spans.trees(), Vec::<String>::new(), "looking exports nothing");
@@ -181,7 +181,7 @@ fn a_plain_layer_alone_is_seen_to_export() {
     let _alone = alone();
     let spans = Spans::new();
     let dispatch = Dispatch::new(tracing_subscriber::registry().with(plain(&spans)));
-    let check = run(&dispatch, async { TaskManager::builder().build().check_instrumentation() });
+    let check = run(&dispatch, async { TaskManager::new().check_instrumentation() });
     assert!(check.spans_exported && !check.layer_installed, "{check}");
     drop(dispatch);
     assert_eq!(spans.trees(), Vec::<String>::new(), "looking exports nothing");
@@ -221,7 +221,7 @@ fn a_filter_that_hides_the_run_does_not_lose_it() {
         .with(EnvFilter::new("warn"))
         .with(otel_tasks::telemetry::layer(spans.tracer()))
         .into();
-    run(&dispatch, a_warning_inside_a_run(TaskManager::builder().build()));
+    run(&dispatch, a_warning_inside_a_run(TaskManager::new()));
     let quiet = spans.run_of("quiet");
     assert!(is_error(&quiet), "{quiet:?}");
     assert_eq!(text(&quiet, "task.run.result").as_deref(), Some("failure"));
@@ -234,7 +234,7 @@ fn a_filter_that_hides_the_run_does_not_lose_it() {
 fn a_manager_with_a_tracer_needs_no_subscriber() {
     let _alone = alone();
     let spans = Spans::new();
-    let tasks = || TaskManager::builder().tracer(spans.tracer()).build();
+    let tasks = || TaskManager::builder().tracer(spans.tracer()).build().unwrap();
     run(&Dispatch::none(), async { a_warning_inside_a_run(tasks()).await });
     assert!(is_error(&spans.run_of("quiet")));
     assert_eq!(spans.finished().len(), 1, "the user's span has no subscriber");
@@ -250,7 +250,7 @@ fn without_any_tracer_nothing_is_exported_and_nothing_breaks() {
     let _alone = alone();
     let dispatch: Dispatch = tracing_subscriber::registry().into();
     let check = run(&dispatch, async {
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         a_warning_inside_a_run(tasks.clone()).await;
         tasks.check_instrumentation()
     });
@@ -276,7 +276,7 @@ fn a_run_ends_when_it_is_left_for_the_last_time() {
             Dispatch::new(tracing_subscriber::registry().with(plain(&spans)))
         };
         let held = run(&dispatch, async {
-            let tasks = TaskManager::builder().build();
+            let tasks = TaskManager::new();
             let entered_elsewhere = async {
                 let span = Span::current();
                 std::thread::spawn(move || span.in_scope(|| {})).join().expect("joined");
@@ -307,7 +307,7 @@ fn a_run_past_tracing_opentelemetry_ends_though_its_context_is_kept() {
     {
         let kept = run(&dispatch, async {
             let kept = async { Ok::<_, &str>(Context::current()) };
-            builder.build().spawn(name, kept).await.expect("it ends well").expect("a context")
+            builder.build().unwrap().spawn(name, kept).await.expect("it ends well").expect("a context")
         });
         let run = spans.run_of(name);
         assert_eq!(&run.span_context, kept.span().span_context());
@@ -345,7 +345,7 @@ fn a_sampler_sees_what_a_run_is() {
     let dispatch =
         Dispatch::new(tracing_subscriber::registry().with(otel_tasks::telemetry::layer(spans.tracer())));
     run(&dispatch, async {
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         for name in ["other", "chosen", "other"] {
             tasks.spawn(name, async { info_span!("user").in_scope(|| {}) }).await.expect("it ends well");
         }
@@ -360,7 +360,7 @@ fn on_path(path: SpanPath) -> Vec<String> {
     let dispatch =
         Dispatch::new(tracing_subscriber::registry().with(otel_tasks::telemetry::layer(spans.tracer())));
     run(&dispatch, async {
-        let tasks = TaskManager::builder().span_path(path).build();
+        let tasks = TaskManager::builder().span_path(path).build().unwrap();
         let nested = async {
             info_span!("user").in_scope(|| info_span!("inner").in_scope(|| {}));
             tokio::task::yield_now().await;
@@ -398,7 +398,7 @@ fn on_the_direct_path_a_runs_own_span_is_none_to_tracing_opentelemetry() {
     let dispatch =
         Dispatch::new(tracing_subscriber::registry().with(otel_tasks::telemetry::layer(spans.tracer())));
     run(&dispatch, async {
-        let tasks = TaskManager::builder().span_path(SpanPath::Direct).build();
+        let tasks = TaskManager::builder().span_path(SpanPath::Direct).build().unwrap();
         let looks = async {
             assert!(!Span::current().context().span().span_context().is_valid());
             assert!(

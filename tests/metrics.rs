@@ -15,13 +15,16 @@ use otel_tasks::{
     Backoff, CriticalTaskConfig, RestartPolicy, Schedule, TaskLoop, TaskManager,
     policy::{DiscardExt as _, ExitKind, NameRule},
     schedule::OnError,
-    telemetry::{contract, contract::INSTRUMENTS, contract::TASK_ATTRIBUTES},
+    telemetry::{
+        contract,
+        contract::{INSTRUMENTS, TASK_ATTRIBUTES},
+    },
 };
 
 #[tokio::test(start_paused = true)]
 async fn what_became_of_the_tasks_at_shutdown_is_counted_by_outcome() {
     let metrics = Metrics::new();
-    let tasks = TaskManager::builder().meter(metrics.meter()).build();
+    let tasks = TaskManager::builder().meter(metrics.meter()).build().unwrap();
     let obeys =
         |name: &'static str| CriticalTaskConfig::new(name, |ctx| async move { ctx.cancelled().await });
     let deaf = CriticalTaskConfig::new("deaf", |_| std::future::pending::<()>());
@@ -111,7 +114,7 @@ async fn provoke(tasks: &TaskManager) {
 }
 
 fn manager(metrics: &Metrics) -> TaskManager {
-    TaskManager::builder().meter(metrics.meter()).build()
+    TaskManager::builder().meter(metrics.meter()).build().unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -166,7 +169,7 @@ fn assert_agreement(tasks: &TaskManager, points: &Points, name: &str) {
     let snapshot = tasks.snapshot(name).expect("known");
     let metrics = tasks.task_metrics(name).expect("known");
     let health = tasks.task_health(name).expect("known");
-    for kind in ExitKind::ALL {
+    for &kind in ExitKind::ALL {
         let exported = points.sum("task.runs", &[of[0], ("task.run.result", kind.as_str())]);
         assert_eq!(exported, snapshot.runs(kind) as f64, "{name} {kind:?}");
         let timed = points.count("task.run.duration", &[of[0], ("task.run.result", kind.as_str())]);
@@ -286,7 +289,7 @@ async fn counters_never_run_backwards_across_unregister_and_register() {
 async fn labels_are_bounded_under_any_names_and_the_sums_stay_exact() {
     for names in [199, 200, 201, 1_000] {
         let metrics = Metrics::new();
-        let tasks = TaskManager::builder().meter(metrics.meter()).names(NameRule::keep()).build();
+        let tasks = TaskManager::builder().meter(metrics.meter()).names(NameRule::keep()).build().unwrap();
         for name in 0..names {
             let _ = tasks.spawn(&format!("name{name}"), async {}).await;
         }
@@ -350,7 +353,7 @@ async fn a_name_shows_eight_error_types_and_the_rest_as_other() {
 #[tokio::test(start_paused = true)]
 async fn every_name_with_every_error_type_stays_below_the_streams_bound() {
     let metrics = Metrics::new();
-    let tasks = TaskManager::builder().meter(metrics.meter()).build();
+    let tasks = TaskManager::builder().meter(metrics.meter()).build().unwrap();
     for name in 0..200 {
         let fails = TaskLoop::every(Duration::from_secs(1), |ctx| async move {
             assert!(ctx.iteration() != Some(13), "a panic too");
@@ -375,7 +378,7 @@ async fn every_name_with_every_error_type_stays_below_the_streams_bound() {
 async fn managers_on_the_global_meter_are_summed_per_name() {
     // The one test of this file that uses the global provider.
     let metrics = Metrics::new();
-    let early = TaskManager::builder().build();
+    let early = TaskManager::new();
     for _ in 0..2 {
         let _ = early.spawn("shared_name", async {}).await;
     }
@@ -384,9 +387,9 @@ async fn managers_on_the_global_meter_are_summed_per_name() {
     early.start();
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     opentelemetry::global::set_meter_provider(metrics.provider.clone());
-    let late = TaskManager::builder().build();
+    let late = TaskManager::new();
     let _ = late.spawn("shared_name", async { 1 }.discard()).await;
-    let named = TaskManager::builder().instance("second").build();
+    let named = TaskManager::builder().instance("second").build().unwrap();
     let _ = named.spawn("shared_name", async {}).await;
     let points = metrics.collect();
     let of_name = points.of("task.runs", &[("task.name", "shared_name"), ("task.run.result", "success")]);
@@ -459,7 +462,7 @@ async fn one_alert_serves_every_loop() {
     let began = tokio::time::Instant::now();
     let midnight = std::time::UNIX_EPOCH + Duration::from_secs(20_000 * 86_400);
     let clock = move || midnight + began.elapsed();
-    let tasks = TaskManager::builder().meter(metrics.meter()).wall_clock(clock).build();
+    let tasks = TaskManager::builder().meter(metrics.meter()).wall_clock(clock).build().unwrap();
     let second = Duration::from_secs(1);
     let daily = Schedule::daily(["09:00"], "UTC");
     let quarters = Schedule::cron("*/15 * * * *", "UTC");

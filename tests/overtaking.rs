@@ -49,7 +49,7 @@ impl Busy {
             Builder::new_multi_thread().worker_threads(workers).enable_all().build().expect("a runtime");
         let tasks = {
             let _inside = runtime.enter();
-            TaskManager::builder().build()
+            TaskManager::new()
         };
         let go_on = Arc::new(Notify::new());
         let (goes_on, then) = (go_on.clone(), Arc::new(then));

@@ -133,7 +133,7 @@ fn gives_up(name: &str) -> CriticalTaskConfig {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn probes_follow_kubernetes() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.register(waits("gateway")).expect("registered");
     let page = Page::new(&tasks).serve(ANY).expect("served");
     assert_eq!(get(&page, "/health/live").status, 200);
@@ -169,7 +169,7 @@ async fn probes_follow_kubernetes() {
 async fn a_task_is_shown_with_its_history_events_settings_and_traces() {
     let feed = Feed::default();
     let traces = SdkTracerProvider::builder().with_span_processor(feed.span_processor()).build();
-    let tasks = TaskManager::builder().tracer(traces.tracer("test")).build();
+    let tasks = TaskManager::builder().tracer(traces.tracer("test")).build().unwrap();
     let page = Page::new(&tasks).feed(&feed).serve(ANY).expect("served");
     tasks.register(waits("gateway")).expect("registered");
     tasks.start();
@@ -225,7 +225,7 @@ async fn a_task_is_shown_with_its_history_events_settings_and_traces() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_looks_is_told_everything_and_then_what_changes() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.register(waits("gateway")).expect("registered");
     tasks.start();
     let page = Page::new(&tasks).serve(ANY).expect("served");
@@ -264,7 +264,7 @@ async fn whoever_looks_is_told_everything_and_then_what_changes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newcomer_is_told_what_the_paths_say() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let page = Page::new(&tasks).serve(ANY).expect("served");
     tasks.register_all([finishes("migration"), waits("gateway")]).expect("registered");
     tasks.start();
@@ -287,7 +287,7 @@ async fn a_newcomer_is_told_what_the_paths_say() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_are_limited_and_given_back() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let page = Page::new(&tasks).streams(2).serve(ANY).expect("served");
     let held: Vec<_> = (0..2).map(|_| stream(&page)).collect();
     held.iter().for_each(|told| assert_eq!(next(told).0, "all"));
@@ -315,7 +315,7 @@ fn it_answers_while_every_worker_is_blocked_and_names_the_blocker() {
         .build()
         .expect("a runtime");
     let (tasks, page) = runtime.block_on(async {
-        let tasks = TaskManager::builder().runtime_stall(Duration::from_millis(500)).build();
+        let tasks = TaskManager::builder().runtime_stall(Duration::from_millis(500)).build().unwrap();
         let page = Page::new(&tasks).serve(ANY).expect("served");
         (tasks, page)
     });
@@ -352,7 +352,7 @@ fn it_answers_while_every_worker_is_blocked_and_names_the_blocker() {
 async fn control_needs_a_token_and_is_written_down() {
     let exporter = InMemorySpanExporter::default();
     let traces = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
-    let tasks = TaskManager::builder().tracer(traces.tracer("test")).build();
+    let tasks = TaskManager::builder().tracer(traces.tracer("test")).build().unwrap();
     tasks.register(waits("gateway")).expect("registered");
     tasks.start();
     let post =
@@ -418,7 +418,7 @@ async fn control_needs_a_token_and_is_written_down() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_hosts_are_refused_and_a_browser_may_do_little() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let page = Page::new(&tasks).allow_host("tasks.example.com").serve(ANY).expect("served");
     for (host, status) in [
         ("evil.example", 403),
@@ -446,7 +446,7 @@ async fn other_hosts_are_refused_and_a_browser_may_do_little() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_can_be_nested_in_a_service() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let service = axum::Router::new().nest("/admin/tasks", Page::new(&tasks).router());
     let listener = tokio::net::TcpListener::bind(ANY).await.expect("bound");
     let address = listener.local_addr().expect("an address");
@@ -468,7 +468,7 @@ async fn metrics_are_those_that_were_measured_in_both_formats() {
     let meters = SdkMeterProvider::builder().with_reader(feed.metric_reader().expect("the first")).build();
     assert!(feed.metric_reader().is_err(), "one reader each");
     use opentelemetry::metrics::MeterProvider;
-    let tasks = TaskManager::builder().meter(meters.meter("test")).build();
+    let tasks = TaskManager::builder().meter(meters.meter("test")).build().unwrap();
     let page = Page::new(&tasks).feed(&feed).serve(ANY).expect("served");
     for run in 0..7 {
         let _ = tasks.spawn("command", async move { if run == 0 { Err("bad") } else { Ok(()) } }).await;
@@ -502,7 +502,7 @@ async fn metrics_are_those_that_were_measured_in_both_formats() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_and_errors_are_data() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let page = Page::new(&tasks).serve(ANY).expect("served");
     let hostile = "<img src=x onerror=alert(1)>\u{202e}🦀/..%2f?#\"&'";
     let failed = tasks.spawn(hostile, async { Err::<(), _>("<script>alert(1)</script>\n\u{0}") }).await;
@@ -519,7 +519,7 @@ async fn names_and_errors_are_data() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_keeps_no_manager_alive() {
-    let tasks = TaskManager::builder().spawn_grace(Duration::ZERO).build();
+    let tasks = TaskManager::builder().spawn_grace(Duration::ZERO).build().unwrap();
     let page = Page::new(&tasks).serve(ANY).expect("served");
     let alive = support::Alive::default();
     let guard = alive.guard();
@@ -542,7 +542,7 @@ async fn a_page_keeps_no_manager_alive() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nonsense_is_survived() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let page = Page::new(&tasks).token(TOKEN).serve(ANY).expect("served");
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut random = move || {
@@ -594,7 +594,7 @@ async fn nonsense_is_survived() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_a_request_is_not_waited_for_long() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let page = Page::new(&tasks).serve(ANY).expect("served");
     let mut stream = TcpStream::connect(page.address()).expect("it listens");
     // Ten seconds are promised; hyper's own patience is thirty.
@@ -608,7 +608,7 @@ async fn half_a_request_is_not_waited_for_long() {
 /// Each documented path answers what the document says, and nothing that it does not name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_document_says_what_is_answered() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.register(gives_up("broken")).expect("registered");
     tasks.start();
     let feed = Feed::default();

@@ -34,7 +34,7 @@ async fn a_panic_that_a_subscriber_hears_of_is_not_printed() {
         tracing_subscriber::registry()
             .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
             .init();
-        return panic_once(&TaskManager::builder().build()).await;
+        return panic_once(&TaskManager::new()).await;
     }
     let stderr = stderr_of("a_panic_that_a_subscriber_hears_of_is_not_printed");
     assert!(!stderr.lines().any(|line| line.starts_with("thread '")), "{stderr}");
@@ -44,7 +44,7 @@ async fn a_panic_that_a_subscriber_hears_of_is_not_printed() {
 #[tokio::test]
 async fn a_panic_that_no_subscriber_would_hear_of_is_printed() {
     if is_child() {
-        return panic_once(&TaskManager::builder().build()).await;
+        return panic_once(&TaskManager::new()).await;
     }
     let stderr = stderr_of("a_panic_that_no_subscriber_would_hear_of_is_printed");
     assert!(stderr.contains("dear me") && stderr.contains(" panicked at"), "{stderr}");
@@ -57,8 +57,8 @@ async fn without_the_hook_every_panic_is_printed() {
             .with(tracing_subscriber::fmt::layer().with_writer(std::io::sink))
             .init();
         // The hook of another manager is not for this one's tasks.
-        let _other = TaskManager::builder().build();
-        return panic_once(&TaskManager::builder().panic_hook(false).build()).await;
+        let _other = TaskManager::new();
+        return panic_once(&TaskManager::builder().panic_hook(false).build().unwrap()).await;
     }
     let stderr = stderr_of("without_the_hook_every_panic_is_printed");
     assert!(stderr.contains("dear me") && stderr.contains(" panicked at"), "{stderr}");
@@ -71,7 +71,7 @@ async fn a_panic_keeps_its_location_through_an_instrumented_function() {
     async fn inner() {
         panic!("inside")
     }
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let Err(TaskError::Panicked(panic)) = tasks.spawn("outer", inner()).await else { panic!("it panicked") };
     assert_eq!(panic.text, "inside");
     assert!(panic.location.is_some_and(|location| location.starts_with("tests/panics.rs:")));

@@ -24,7 +24,7 @@ fn polled_for(of: Of, manager: TaskManagerBuilder, poll: Duration) -> (Duration,
         .build()
         .expect("a runtime of one worker");
     runtime.block_on(async {
-        let tasks = manager.build();
+        let tasks = manager.build().unwrap();
         let work = move || async move {
             tokio::task::yield_now().await;
             std::thread::sleep(poll);

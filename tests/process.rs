@@ -4,12 +4,14 @@
 
 mod support;
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use opentelemetry::trace::{Span as _, Tracer as _};
-use otel_tasks::telemetry::{Outcome, Protocol};
+use otel_tasks::telemetry::{Protocol, SignalOutcome};
 use support::otlp::{Receiver, closed_port, wait_for};
 
 const CHILD: &str = "OTEL_TASKS_TEST_CHILD";
@@ -27,7 +29,7 @@ fn child(test: &str) -> Command {
 #[test]
 fn the_processs_variables_and_the_systems_roots_are_used() {
     if is_child() {
-        let telemetry = otel_tasks::telemetry::builder().build().expect("telemetry");
+        let telemetry = otel_tasks::Telemetry::builder().build().expect("telemetry");
         assert_eq!(telemetry.warnings(), []);
         telemetry.tracer().start("one").end();
         let report = telemetry.shutdown_blocking();
@@ -61,14 +63,14 @@ fn a_closed_standard_output_costs_what_was_written_there_and_nothing_else() {
             || std::io::stdout().write_all(b"still open\n").and_then(|()| std::io::stdout().flush()).is_err();
         assert!(wait_for(Duration::from_secs(10), closed));
         let console = |name: &str| name.ends_with("S_EXPORTER").then(|| "console".to_owned());
-        let telemetry = otel_tasks::telemetry::builder().env(console).build().expect("telemetry");
+        let telemetry = otel_tasks::Telemetry::builder().env(console).build().expect("telemetry");
         telemetry.tracer().start("one").end();
         let metrics = telemetry.meter_provider();
         let both_failed = metrics.force_flush().is_err() && metrics.force_flush().is_err();
         let report = telemetry.shutdown_blocking();
         let failed = report.traces.export_failed == 1
             && report.metrics.export_failed == 3
-            && matches!(report.metrics.outcome, Outcome::Failed(_));
+            && matches!(report.metrics.outcome, SignalOutcome::Failed(_));
         // The harness cannot write its verdict any more.
         std::process::exit(if both_failed && failed { ALL_FAILED } else { 1 });
     }
@@ -93,7 +95,7 @@ fn a_closed_standard_output_costs_what_was_written_there_and_nothing_else() {
 fn a_collector_that_is_away_and_comes_back_is_one_line_each_and_not_exported() {
     if is_child() {
         let address = closed_port();
-        let telemetry = otel_tasks::telemetry::builder()
+        let telemetry = otel_tasks::Telemetry::builder()
             .env(|_| None)
             .endpoint(format!("http://{address}"))
             .install()

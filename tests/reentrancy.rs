@@ -41,7 +41,7 @@ fn a_subscriber_may_ask_the_manager_back() {
         let _default = tracing_subscriber::registry().with(asks_back.clone()).set_default();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
         runtime.expect("a runtime").block_on(async {
-            let tasks = TaskManager::builder().monitor_interval(Duration::from_secs(1)).build();
+            let tasks = TaskManager::builder().monitor_interval(Duration::from_secs(1)).build().unwrap();
             assert!(asks_back.0.set(tasks.clone()).is_ok());
             tasks.register_component("bad", || -> Vec<CriticalTaskConfig> { panic!("no tasks today") });
             let fails =

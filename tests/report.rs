@@ -26,7 +26,7 @@ fn takes(name: &str, seconds: u64) -> CriticalTaskConfig {
 
 #[tokio::test(start_paused = true)]
 async fn a_report_reads_line_by_line() {
-    let tasks = TaskManager::builder().shutdown_deadline(secs(10)).build();
+    let tasks = TaskManager::builder().shutdown_deadline(secs(10)).build().unwrap();
     let done = CriticalTaskConfig::new("done", |_| async {});
     for config in [takes("slow", 2), done.category(TaskCategory::Gateway)] {
         tasks.register(config).expect("a valid config");
@@ -55,7 +55,7 @@ async fn a_report_reads_line_by_line() {
 
 #[tokio::test(start_paused = true)]
 async fn a_report_names_what_it_was_caused_by_and_who_asked() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let fatal = CriticalTaskConfig::new("fatal", |_| async { Err::<(), _>("gone") })
         .restart_policy(RestartPolicy::Never)
         .escalation(Escalation::Shutdown);
@@ -69,7 +69,7 @@ async fn a_report_names_what_it_was_caused_by_and_who_asked() {
     assert_eq!((report.is_clean(), report.exit_code()), (false, 1));
     assert!(!report.to_string().contains("asked for by"), "nobody did: {report}");
 
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let inside = tasks.clone();
     let asking = tasks.spawn("ask", async move {
         let report = inside.shutdown().await;
@@ -80,7 +80,7 @@ async fn a_report_names_what_it_was_caused_by_and_who_asked() {
 
 #[test]
 fn an_outcome_is_shown_as_it_is_exported() {
-    for outcome in ShutdownOutcome::ALL {
+    for &outcome in ShutdownOutcome::ALL {
         assert_eq!(outcome.to_string(), outcome.as_str());
     }
 }
@@ -90,7 +90,7 @@ async fn who_no_longer_waits_for_the_report_needs_no_last_resort() {
     let called = Arc::new(AtomicBool::new(false));
     let note = called.clone();
     let resort = LastResort::Call(Arc::new(move |_| note.store(true, SeqCst)));
-    let tasks = TaskManager::builder().last_resort(resort).build();
+    let tasks = TaskManager::builder().last_resort(resort).build().unwrap();
     let mut events = tasks.subscribe();
     tasks.register(takes("slow", 1)).expect("a valid config");
     tasks.start();
@@ -109,7 +109,7 @@ async fn who_can_soon_receive_the_report_needs_no_last_resort() {
     let called = Arc::new(AtomicBool::new(false));
     let note = called.clone();
     let resort = LastResort::Call(Arc::new(move |_| note.store(true, SeqCst)));
-    let tasks = TaskManager::builder().shutdown_deadline(millis(100)).last_resort(resort).build();
+    let tasks = TaskManager::builder().shutdown_deadline(millis(100)).last_resort(resort).build().unwrap();
     let events = Mutex::new(Some(tasks.subscribe()));
     // It blocks the only thread until the watchdog has written the report, and a moment longer.
     let config = CriticalTaskConfig::new("blocks", move |ctx| {
@@ -139,7 +139,7 @@ async fn who_can_soon_receive_the_report_needs_no_last_resort() {
 
 #[tokio::test(start_paused = true)]
 async fn the_lines_are_in_the_order_in_which_tasks_were_asked() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     // By its category the cache would be asked first; since the gateway rests on it, it is put off until after it.
     let cache = takes("cache", 0).category(TaskCategory::Command);
     let gateway = takes("gateway", 1).category(TaskCategory::Gateway).depends_on("cache");
@@ -156,7 +156,7 @@ async fn what_has_one_name_and_ended_alike_shares_a_line() {
     // A registered task, with another that had its name before, and with a run that was spawned under it.
     for (detached, spawned, count) in [(false, false, 1), (true, false, 2), (false, true, 2), (true, true, 3)]
     {
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         tasks.register_all([takes("twin", 1), takes("other", 1)]).expect("valid configs");
         tasks.start();
         settle().await;
@@ -187,7 +187,8 @@ fn a_blocked_runtime_keeps_the_deadline_also_where_the_last_stage_was_soon_over(
     let shutdown = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            let tasks = TaskManager::builder().shutdown_deadline(millis(500)).last_resort(resort).build();
+            let tasks =
+                TaskManager::builder().shutdown_deadline(millis(500)).last_resort(resort).build().unwrap();
             let blocked = Arc::new(Mutex::new(blocked));
             let config = CriticalTaskConfig::new("blocks", move |ctx| {
                 let blocked = blocked.clone();

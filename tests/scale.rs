@@ -156,8 +156,12 @@ async fn a_day_of_a_million_tasks_leaves_nothing_behind() {
         metrics.force_flush().expect("exported");
         exported.points.load(Relaxed)
     };
-    let tasks =
-        TaskManager::builder().meter(metrics.meter("scale")).max_names(NAMES).names(NameRule::keep()).build();
+    let tasks = TaskManager::builder()
+        .meter(metrics.meter("scale"))
+        .max_names(NAMES)
+        .names(NameRule::keep())
+        .build()
+        .unwrap();
 
     let iterations = Arc::new(AtomicU64::new(0));
     for number in 0..LOOPS {

@@ -63,7 +63,7 @@ fn failing(name: &str, times: usize) -> (CriticalTaskConfig, Arc<AtomicUsize>) {
 }
 
 fn started(configs: impl IntoIterator<Item = CriticalTaskConfig>) -> TaskManager {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     for config in configs {
         tasks.register(config).expect("a valid config");
     }
@@ -75,7 +75,7 @@ fn started(configs: impl IntoIterator<Item = CriticalTaskConfig>) -> TaskManager
 fn traced() -> (TaskManager, InMemorySpanExporter) {
     let exporter = InMemorySpanExporter::default();
     let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
-    (TaskManager::builder().tracer(provider.tracer("test")).build(), exporter)
+    (TaskManager::builder().tracer(provider.tracer("test")).build().unwrap(), exporter)
 }
 
 fn spans(exporter: &InMemorySpanExporter, name: &str) -> Vec<SpanData> {
@@ -134,7 +134,7 @@ fn task_category() {
     let names: Vec<_> = TaskCategory::ALL.iter().map(ToString::to_string).collect();
     assert_eq!(names, ["scheduled", "gateway", "system", "command", "unknown"]);
     assert_eq!(
-        TaskCategory::SHUTDOWN_ORDER.map(TaskCategory::as_str),
+        TaskCategory::SHUTDOWN_ORDER.iter().map(|category| category.as_str()).collect::<Vec<_>>(),
         ["unknown", "command", "system", "scheduled", "gateway"]
     );
 }
@@ -146,11 +146,12 @@ async fn task_priority() {
         [TaskPriority::Critical, TaskPriority::Low, TaskPriority::High, TaskPriority::Normal];
     priorities.sort_unstable();
     assert_eq!(priorities, TaskPriority::ALL);
-    assert_eq!(TaskPriority::ALL.map(TaskPriority::as_str), ["low", "normal", "high", "critical"]);
+    let names: Vec<_> = TaskPriority::ALL.iter().map(|priority| priority.as_str()).collect();
+    assert_eq!(names, ["low", "normal", "high", "critical"]);
     assert_eq!(TaskPriority::default(), TaskPriority::Normal);
     let order = Arc::new(Mutex::new(Vec::new()));
-    let tasks = TaskManager::builder().build();
-    for priority in TaskPriority::ALL.into_iter().rev() {
+    let tasks = TaskManager::new();
+    for priority in TaskPriority::ALL.iter().copied().rev() {
         let order = order.clone();
         let config = CriticalTaskConfig::new(priority.as_str(), move |ctx: TaskContext| {
             let order = order.clone();
@@ -170,7 +171,7 @@ async fn task_priority() {
 // The seed set neither the average nor the maximum, and took the age of the process for a run time.
 #[tokio::test(start_paused = true)]
 async fn task_metrics() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     assert_eq!(tasks.task_metrics("t"), None);
     let before = SystemTime::now();
     for seconds in [1, 2, 6] {
@@ -251,7 +252,7 @@ async fn critical_task_config() {
         let config = CriticalTaskConfig::new(name, |_| std::future::pending::<()>());
         config.heartbeat_timeout(secs(10)).on_stall(StallAction::Report)
     };
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let mut events = tasks.subscribe();
     let configs = [
         stalling("default"),
@@ -296,7 +297,7 @@ async fn critical_tasks_provider() {
             vec![obedient("reminders.send"), obedient("reminders.clean")]
         }
     }
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.register_component("reminders", Reminders);
     tasks.register_component("levels", || vec![obedient("levels.decay")]);
     assert!(tasks.task_names().is_empty(), "asked at the start");
@@ -311,7 +312,7 @@ async fn critical_tasks_provider() {
 #[tokio::test(start_paused = true)]
 async fn task_prefix_map() {
     let rules = CategoryRules::default().prefix("kafka-", TaskCategory::Gateway);
-    let tasks = TaskManager::builder().categories(rules).build();
+    let tasks = TaskManager::builder().categories(rules).build().unwrap();
     tasks.register(obedient("Task-registered")).unwrap();
     let table = [
         ("Task-registered", TaskCategory::Scheduled),
@@ -345,7 +346,7 @@ async fn task_prefix_map() {
 async fn check_instrumentation() {
     listen();
     let none = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::default());
-    let bare = TaskManager::builder().build();
+    let bare = TaskManager::new();
     bare.register(obedient("t").component("levels")).unwrap();
     let check = bare.check_instrumentation();
     assert!(!check.is_complete() && !check.spans_exported && !check.layer_installed, "{check:?}");
@@ -365,7 +366,7 @@ async fn check_instrumentation() {
     let subscriber =
         tracing_subscriber::registry().with(otel_tasks::telemetry::layer(tracers.tracer("test")));
     let guard = tracing::subscriber::set_default(subscriber);
-    let tasks = TaskManager::builder().meter(meters.meter("test")).build();
+    let tasks = TaskManager::builder().meter(meters.meter("test")).build().unwrap();
     assert!(!tasks.check_instrumentation().is_complete(), "nothing was collected yet");
     meters.force_flush().unwrap();
     let first = tasks.check_instrumentation();
@@ -379,20 +380,20 @@ async fn check_instrumentation() {
     assert_eq!(exporter.get_finished_spans().unwrap().len(), 1, "and the check itself leaves none");
 
     // Each way in which spans leave is enough, and neither stands for the figures.
-    let elsewhere = TaskManager::builder().build().check_instrumentation();
+    let elsewhere = TaskManager::new().check_instrumentation();
     assert!(elsewhere.spans_exported && !elsewhere.is_complete(), "{elsewhere}");
     drop(guard);
     let plain = tracing_subscriber::registry()
         .with(tracing_opentelemetry::layer().with_tracer(tracers.tracer("plain")));
-    let checks =
-        tracing::subscriber::with_default(plain, || TaskManager::builder().build().check_instrumentation());
+    let checks = tracing::subscriber::with_default(plain, || TaskManager::new().check_instrumentation());
     assert!(checks.spans_exported && !checks.layer_installed, "{checks}");
     let _none = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::default());
-    let figures = TaskManager::builder().meter(meters.meter("figures")).build();
+    let figures = TaskManager::builder().meter(meters.meter("figures")).build().unwrap();
     meters.force_flush().unwrap();
     let check = figures.check_instrumentation();
     assert!(check.last_collection.is_some() && !check.is_complete(), "{check}");
-    let own = TaskManager::builder().tracer(tracers.tracer("own")).meter(meters.meter("own")).build();
+    let own =
+        TaskManager::builder().tracer(tracers.tracer("own")).meter(meters.meter("own")).build().unwrap();
     meters.force_flush().unwrap();
     let check = own.check_instrumentation();
     assert!(check.is_complete() && !check.layer_installed, "{check}");
@@ -413,8 +414,8 @@ async fn start_and_stop() {
     assert_eq!((sweeps(), state(&tasks, "t")), (1, Some(TaskState::Running)));
     sleep(secs(120)).await;
     assert_eq!(sweeps(), 3, "one monitor, at the seed's 60 s");
-    tasks.stop();
-    tasks.stop();
+    tasks.stop_monitor();
+    tasks.stop_monitor();
     settle().await;
     assert!(!tasks.is_monitoring());
     sleep(secs(600)).await;
@@ -432,7 +433,7 @@ async fn start_and_stop() {
 async fn start_waits_a_whole_interval_for_the_first_health_check() {
     let config = CriticalTaskConfig::new("t", |_| std::future::pending::<()>());
     let config = config.heartbeat_timeout(secs(1)).health_check_interval(secs(120));
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let mut events = tasks.subscribe();
     tasks.register(config.on_stall(StallAction::Report)).unwrap();
     tasks.start();
@@ -470,7 +471,7 @@ async fn register() {
 #[tokio::test(start_paused = true)]
 async fn discover_and_register_cog_tasks() {
     let (events, _guard) = Events::record();
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.register_component("a.broken", || -> Vec<CriticalTaskConfig> { panic!("no config file") });
     tasks.register_component("b.good", || vec![obedient("good")]);
     tasks.register_component("c.clashing", || vec![obedient("good"), obedient("other")]);
@@ -499,7 +500,7 @@ async fn discover_and_register_cog_tasks() {
 async fn unregister() {
     for temporality in [Temporality::Cumulative, Temporality::Delta, Temporality::LowMemory] {
         let (meters, exporter) = metered(temporality);
-        let tasks = TaskManager::builder().meter(meters.meter("test")).build();
+        let tasks = TaskManager::builder().meter(meters.meter("test")).build().unwrap();
         let alive = Alive::default();
         let register = |tasks: &TaskManager| {
             let alive = alive.clone();
@@ -579,7 +580,7 @@ async fn cleanup_cog_tasks() {
 
 // For the seed one error in the first minute was 60 an hour, and a third restart made a task ill for ever.
 #[tokio::test(start_paused = true)]
-async fn task_health() {
+async fn task_health_judges_by_rates_over_sliding_windows() {
     let (config, _) = failing("t", 1);
     let (thrice, _) = failing("thrice", 3);
     let backoff = Backoff::constant(secs(1));
@@ -609,7 +610,7 @@ async fn get_task_health_by_thresholds_of_ones_own() {
     thresholds = thresholds.errors_per_hour(2).restarts_per_hour(7).recovering_for(secs(30));
     assert_eq!((thresholds.errors_per_hour, thresholds.restarts_per_hour), (2, 7));
     assert_eq!(thresholds.recovering_for, secs(30));
-    let tasks = TaskManager::builder().health_thresholds(thresholds).build();
+    let tasks = TaskManager::builder().health_thresholds(thresholds).build().unwrap();
     for expected in [true, false] {
         let _ = tasks.spawn("t", async { Err::<(), _>("down") }).await;
         let health = tasks.task_health("t").unwrap();
@@ -622,7 +623,7 @@ async fn get_task_health_by_thresholds_of_ones_own() {
 #[tokio::test(start_paused = true)]
 async fn statistics() {
     let (meters, exporter) = metered(Temporality::Cumulative);
-    let tasks = TaskManager::builder().meter(meters.meter("test")).build();
+    let tasks = TaskManager::builder().meter(meters.meter("test")).build().unwrap();
     let (failed, _) = failing("failed", usize::MAX);
     let (restarted, _) = failing("restarted", 2);
     let backoff = Backoff::constant(secs(1));
@@ -739,7 +740,7 @@ async fn shutdown() {
 async fn monitor_tasks_loop() {
     let exporter = InMemorySpanExporter::default();
     let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
-    let tasks = TaskManager::builder().tracer(provider.tracer("test")).span_prefix("worker").build();
+    let tasks = TaskManager::builder().tracer(provider.tracer("test")).span_prefix("worker").build().unwrap();
     let (failed, _) = failing("failed", usize::MAX);
     tasks.register(obedient("fine")).unwrap();
     tasks.register(failed.max_restarts(0, secs(60))).unwrap();
@@ -804,7 +805,7 @@ async fn process_finished_tasks() {
 // The seed appended to a history that nobody read, and called the age of the task its run time.
 #[tokio::test(start_paused = true)]
 async fn update_task_metrics() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     for number in 0..TaskMetrics::HISTORY_LENGTH as u64 + 20 {
         let run = async move {
             sleep(secs(number)).await;
@@ -916,8 +917,8 @@ async fn stop_task_loops() {
     sleep(secs(10)).await;
     tasks.shutdown().await;
     assert_eq!(*ended.lock().unwrap(), [("asleep", 10), ("busy", 15)]);
-    let runs = tasks.snapshot("busy").unwrap().runs;
-    assert_eq!((runs[ExitKind::Success as usize], runs[ExitKind::Cancellation as usize]), (1, 0));
+    let runs = tasks.snapshot("busy").unwrap();
+    assert_eq!((runs.runs(ExitKind::Success), runs.runs(ExitKind::Cancellation)), (1, 0));
     let [span] = &spans(&exporter, "bot.stop_task_loops")[..] else { panic!("one span") };
     assert!(span.attributes.contains(&KeyValue::new("tasks.loops", 2_i64)), "{span:?}");
 }
@@ -932,7 +933,7 @@ async fn refresh_cache() {}
 async fn get_task_name() {
     let tasks = started([CriticalTaskConfig::unnamed(gateway_keepalive)]);
     assert_eq!(tasks.task_names(), ["seed_map::gateway_keepalive"]);
-    tasks.spawn_unnamed(refresh_cache()).await.unwrap();
+    tasks.spawn("", refresh_cache()).await.unwrap();
     assert_eq!(tasks.snapshot("seed_map::refresh_cache").unwrap().total_runs(), 1);
     // An explicit name is kept; a request's number is not part of it.
     tasks.spawn("command_ping", async {}).await.unwrap();
@@ -975,9 +976,9 @@ async fn cancel_tasks_by_priority() {
 
 #[cfg(feature = "macros")]
 mod attribute {
-    use super::*;
-
     use otel_tasks::instrumented_task;
+
+    use super::*;
 
     #[instrumented_task(name = "load_levels", category = System, priority = High)]
     async fn load_levels(fail: bool) -> std::io::Result<u32> {
@@ -992,7 +993,7 @@ mod attribute {
     // The seed's decorator did nothing.
     #[tokio::test(start_paused = true)]
     async fn instrumented_task() {
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         let outer = async {
             let _ = load_levels(true).await;
             Ok::<_, String>(ping().await)

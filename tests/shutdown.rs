@@ -66,7 +66,7 @@ fn deaf(name: &str, alive: &Alive) -> CriticalTaskConfig {
 }
 
 fn manager(configs: impl IntoIterator<Item = CriticalTaskConfig>, deadline: u64) -> TaskManager {
-    let tasks = TaskManager::builder().shutdown_deadline(secs(deadline)).build();
+    let tasks = TaskManager::builder().shutdown_deadline(secs(deadline)).build().unwrap();
     for config in configs {
         tasks.register(config).expect("a valid config");
     }
@@ -86,8 +86,8 @@ async fn tasks_are_asked_category_by_category_and_the_lowest_priority_first() {
     let log = Log::new();
     let mut configs = Vec::new();
     let mut expected = Vec::new();
-    for category in TaskCategory::SHUTDOWN_ORDER {
-        for priority in TaskPriority::ALL {
+    for &category in TaskCategory::SHUTDOWN_ORDER {
+        for &priority in TaskPriority::ALL {
             let name = format!("{category}/{priority}");
             configs.push(asked(&name, 0, &log).category(category).priority(priority));
             expected.push(name);
@@ -152,9 +152,9 @@ async fn a_stage_that_uses_up_its_share_does_not_hold_the_later_ones_up() {
 #[tokio::test(start_paused = true)]
 async fn the_total_deadline_holds_however_many_are_deaf() {
     let alive = Alive::default();
-    let configs = TaskCategory::ALL.into_iter().flat_map(|category| {
+    let configs = TaskCategory::ALL.iter().copied().flat_map(|category| {
         let alive = alive.clone();
-        TaskPriority::ALL.into_iter().map(move |priority| {
+        TaskPriority::ALL.iter().copied().map(move |priority| {
             deaf(&format!("{category}/{priority}"), &alive).category(category).priority(priority)
         })
     });
@@ -273,7 +273,7 @@ async fn a_loop_that_outstays_its_own_grace_is_dropped() {
 #[tokio::test(start_paused = true)]
 async fn a_plain_future_has_its_grace_and_is_dropped_then() {
     let alive = Alive::default();
-    let tasks = TaskManager::builder().spawn_grace(secs(4)).build();
+    let tasks = TaskManager::builder().spawn_grace(secs(4)).build().unwrap();
     let spawn = |name: &'static str, takes| {
         let guard = alive.guard();
         tasks.spawn(name, async move {
@@ -292,7 +292,7 @@ async fn a_plain_future_has_its_grace_and_is_dropped_then() {
 
 #[tokio::test(start_paused = true)]
 async fn a_spawned_task_with_a_context_hears_and_has_more_time_than_a_plain_one() {
-    let tasks = TaskManager::builder().spawn_grace(secs(4)).build();
+    let tasks = TaskManager::builder().spawn_grace(secs(4)).build().unwrap();
     let heard = tasks.task("heard").spawn_with(|ctx| async move {
         ctx.cancelled().await;
         sleep(secs(15)).await;
@@ -329,7 +329,7 @@ async fn tasks_that_do_not_run_take_no_time() {
 #[tokio::test(start_paused = true)]
 async fn a_manager_that_was_never_started_shuts_down_at_once() {
     let log = Log::new();
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.register(asked("t", 0, &log)).unwrap();
     let report = tasks.shutdown().await;
     assert!(report.is_clean() && report.duration < secs(1), "{report}");
@@ -469,7 +469,8 @@ async fn of_a_thousand_children_none_is_left() {
 async fn what_is_spawned_while_the_shutdown_begins_is_refused_or_gone() {
     for round in 0..20 {
         let alive = Alive::default();
-        let tasks = TaskManager::builder().spawn_grace(Duration::ZERO).shutdown_deadline(secs(5)).build();
+        let tasks =
+            TaskManager::builder().spawn_grace(Duration::ZERO).shutdown_deadline(secs(5)).build().unwrap();
         let spawners: Vec<_> = (0..4)
             .map(|_| {
                 let (tasks, alive) = (tasks.clone(), alive.clone());
@@ -513,7 +514,7 @@ async fn block(release: mpsc::Receiver<()>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_that_blocks_its_thread_is_reported_as_leaked_and_the_deadline_holds() {
-    let tasks = TaskManager::builder().shutdown_deadline(secs(1)).spawn_grace(millis(100)).build();
+    let tasks = TaskManager::builder().shutdown_deadline(secs(1)).spawn_grace(millis(100)).build().unwrap();
     let (release, released) = mpsc::channel();
     let (began, begun) = mpsc::channel();
     drop(tasks.spawn("blocking", async move {
@@ -698,12 +699,12 @@ fn the_last_handle_may_outlive_its_runtime() {
     let tasks = runtime.block_on(async { manager([], 1) });
     drop(runtime);
     drop(tasks);
-    drop(TaskManager::builder().build());
+    drop(TaskManager::new());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_task_that_asks_for_the_shutdown_is_not_waited_for_and_has_the_same_report() {
-    let tasks = TaskManager::builder().shutdown_deadline(secs(20)).build();
+    let tasks = TaskManager::builder().shutdown_deadline(secs(20)).build().unwrap();
     let (inner, alive) = (tasks.clone(), Alive::default());
     let other = tasks.spawn("command_other", async { sleep(secs(2)).await });
     let guard = alive.guard();
@@ -726,7 +727,7 @@ async fn a_task_that_asks_for_the_shutdown_is_not_waited_for_and_has_the_same_re
 
 #[tokio::test(start_paused = true)]
 async fn a_task_that_no_longer_waits_for_the_shutdown_is_stopped_like_any_other() {
-    let tasks = TaskManager::builder().shutdown_deadline(secs(20)).build();
+    let tasks = TaskManager::builder().shutdown_deadline(secs(20)).build().unwrap();
     let inner = tasks.clone();
     let other = tasks.spawn("command_other", async { sleep(secs(3)).await });
     let asking = tasks.task("command_shutdown").spawn_with(|ctx| async move {
@@ -743,7 +744,7 @@ async fn a_task_that_no_longer_waits_for_the_shutdown_is_stopped_like_any_other(
 #[tokio::test(start_paused = true)]
 async fn after_everything_nothing_is_alive() {
     let alive = Alive::default();
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     for number in 0..20 {
         let guards = alive.clone();
         let config = CriticalTaskConfig::new(format!("t{number}x"), move |ctx: TaskContext| {
@@ -835,7 +836,8 @@ async fn a_plain_future_keeps_its_grace_when_its_stages_share_is_over() {
 
 #[tokio::test(start_paused = true)]
 async fn no_duration_is_too_long_for_a_shutdown() {
-    let tasks = TaskManager::builder().spawn_grace(Duration::MAX).shutdown_deadline(Duration::MAX).build();
+    let tasks =
+        TaskManager::builder().spawn_grace(Duration::MAX).shutdown_deadline(Duration::MAX).build().unwrap();
     drop(tasks.spawn("spawned", sleep(secs(2))));
     let registered = CriticalTaskConfig::new("registered", |ctx| async move {
         ctx.cancelled().await;
@@ -866,7 +868,7 @@ async fn a_deadline_of_zero_still_drops_what_can_be_dropped() {
 #[tokio::test(start_paused = true)]
 async fn past_the_bound_on_names_a_task_is_still_stopped_as_what_its_caller_said() {
     let log = Log::new();
-    let tasks = TaskManager::builder().shutdown_deadline(secs(10)).max_names(1).build();
+    let tasks = TaskManager::builder().shutdown_deadline(secs(10)).max_names(1).build().unwrap();
     drop(tasks.spawn("takes_the_only_place", async {}));
     let spawn = |name: &'static str, category| {
         let log = log.clone();

@@ -52,7 +52,7 @@ fn description(status: &Status) -> &str {
 fn every_way_to_end_is_told_by_the_span() {
     let spans = Spans::new();
     with_layer(&spans, || async {
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         let _ = tasks.spawn("succeeds", async {}).await;
         let _ = tasks.spawn("fails", async { Err::<(), _>(std::io::Error::other("no such luck")) }).await;
         let _ = tasks.spawn("panics", async { panic!("dear me") }).await;
@@ -94,7 +94,7 @@ fn a_runtime_that_goes_away_ends_its_spans() {
     let dispatch: Dispatch =
         tracing_subscriber::registry().with(otel_tasks::telemetry::layer(spans.tracer())).into();
     with_dispatch(&dispatch, || async {
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         drop(tasks.spawn("left_behind", std::future::pending::<()>()));
         tasks
             .register(CriticalTaskConfig::new("also", |_| std::future::pending::<()>()))
@@ -111,7 +111,7 @@ fn a_runtime_that_goes_away_ends_its_spans() {
 fn integers_are_exported_as_integers_and_names_as_given() {
     let spans = Spans::new();
     with_layer(&spans, || async {
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         let _ = tasks
             .task("command_ping_8841")
             .category(TaskCategory::Command)
@@ -139,7 +139,7 @@ fn integers_are_exported_as_integers_and_names_as_given() {
 fn a_spawned_run_is_a_root_linked_to_its_spawner_or_its_child_when_asked() {
     let spans = Spans::new();
     with_layer(&spans, || async {
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         let request = info_span!("request");
         let (own, kept) = request.in_scope(|| {
             (tasks.spawn("own_trace", async {}), tasks.task("kept_trace").in_current_trace().spawn(async {}))
@@ -159,7 +159,7 @@ fn a_spawned_run_is_a_root_linked_to_its_spawner_or_its_child_when_asked() {
 fn a_restart_is_a_new_trace_linked_to_the_run_that_failed() {
     let spans = Spans::new();
     with_layer(&spans, || async {
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         let runs = AtomicU32::new(0);
         let config = CriticalTaskConfig::new("phoenix", move |ctx| {
             let first = runs.fetch_add(1, Ordering::Relaxed) == 0;
@@ -186,7 +186,7 @@ fn a_restart_is_a_new_trace_linked_to_the_run_that_failed() {
 fn the_first_iteration_after_a_restart_is_linked_to_the_one_that_failed() {
     let spans = Spans::new();
     with_layer(&spans, || async {
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         let body = TaskLoop::every(Duration::from_secs(10), |ctx| async move {
             if ctx.generation() == 1 { Err("down") } else { Ok(()) }
         });
@@ -225,7 +225,7 @@ async fn a_life(tasks: TaskManager) {
 #[test]
 fn the_managers_own_spans_name_the_tasks_per_category() {
     let spans = Spans::new();
-    with_layer(&spans, || a_life(TaskManager::builder().build()));
+    with_layer(&spans, || a_life(TaskManager::new()));
     let sweeps = spans.named("bot.monitor_tasks");
     assert_eq!(sweeps.len(), 2, "one at start, one after 60 s");
     for sweep in &sweeps {
@@ -254,7 +254,7 @@ fn the_managers_own_spans_name_the_tasks_per_category() {
 fn a_shutdown_in_which_everything_ended_by_itself_is_no_error() {
     let spans = Spans::new();
     with_layer(&spans, || async {
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         let gateway = CriticalTaskConfig::new("gateway", |ctx| async move { ctx.cancelled().await });
         tasks.register(gateway).expect("registered");
         tasks.start();
@@ -269,7 +269,7 @@ fn a_shutdown_in_which_everything_ended_by_itself_is_no_error() {
 #[test]
 fn the_prefix_of_the_managers_spans_is_the_users() {
     let spans = Spans::new();
-    with_layer(&spans, || a_life(TaskManager::builder().span_prefix("tux").build()));
+    with_layer(&spans, || a_life(TaskManager::builder().span_prefix("tux").build().unwrap()));
     for name in ["tux.cleanup_tasks", "tux.stop_task_loops", "tux.cancel_tasks"] {
         spans.one(name);
     }
@@ -279,9 +279,11 @@ fn the_prefix_of_the_managers_spans_is_the_users() {
 #[test]
 fn spans_without_a_layer_are_the_same() {
     let through_layer = Spans::new();
-    with_layer(&through_layer, || a_life(TaskManager::builder().build()));
+    with_layer(&through_layer, || a_life(TaskManager::new()));
     let direct = Spans::new();
-    with_dispatch(&Dispatch::none(), || a_life(TaskManager::builder().tracer(direct.tracer()).build()));
+    with_dispatch(&Dispatch::none(), || {
+        a_life(TaskManager::builder().tracer(direct.tracer()).build().unwrap())
+    });
     assert_eq!(direct.trees(), through_layer.trees());
 }
 
@@ -295,7 +297,7 @@ fn log_records_are_named_and_carry_the_trace_of_their_run() {
         .with(opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge::new(&logs))
         .into();
     with_dispatch(&dispatch, || async {
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         let config = CriticalTaskConfig::new("doomed", |_| async { Err::<(), _>("broken") });
         tasks
             .register(
@@ -359,7 +361,7 @@ fn an_iteration_tells_how_late_it_began() {
 
 fn tells_how_late(spans: &Spans, dispatch: &Dispatch) {
     with_dispatch(dispatch, || async {
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         let body = TaskLoop::every(Duration::from_secs(10), |_| async {}).count(2);
         tasks.register(CriticalTaskConfig::from_loop("late", body)).expect("registered");
         tasks.start();

@@ -25,8 +25,7 @@ fn state(tasks: &TaskManager, name: &str) -> Option<TaskState> {
 }
 
 fn restarts(tasks: &TaskManager, name: &str, reason: RestartReason) -> u64 {
-    let index = RestartReason::ALL.iter().position(|known| *known == reason).expect("a known reason");
-    tasks.snapshot(name).map_or(0, |task| task.restarts[index])
+    tasks.snapshot(name).map_or(0, |task| task.restarts(reason))
 }
 
 /// A task that fails at once, every time, and the moments at which it began.
@@ -57,7 +56,7 @@ fn obedient(name: &str, alive: &Alive) -> CriticalTaskConfig {
 }
 
 fn started(config: CriticalTaskConfig) -> TaskManager {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.register(config).expect("a valid config");
     tasks.start();
     tasks
@@ -117,7 +116,7 @@ async fn every_policy_and_every_exit_lead_where_the_table_says() {
         let snapshot = tasks.snapshot("t").expect("registered");
         assert_eq!(snapshot.total_runs(), 1, "{policy:?} {ending:?}: a run ends once");
         sleep(secs(5)).await;
-        for of_all in RestartReason::ALL {
+        for &of_all in RestartReason::ALL {
             let expected = u64::from(reason == Some(of_all));
             assert_eq!(restarts(&tasks, "t", of_all), expected, "{policy:?} {ending:?}: {of_all:?}");
         }
@@ -156,7 +155,7 @@ async fn an_exponential_backoff_grows_to_its_cap() {
 
 #[tokio::test(start_paused = true)]
 async fn an_equal_jitter_spreads_the_restarts_of_tasks_that_fail_together() {
-    let tasks = TaskManager::builder().max_names(1_000).build();
+    let tasks = TaskManager::builder().max_names(1_000).build().unwrap();
     let begun: Vec<_> = (0..200)
         .map(|number| {
             let (config, begun) = failing(&format!("t{number}x"));
@@ -791,7 +790,7 @@ async fn a_task_that_stalls_too_often_is_given_up() {
 
 #[tokio::test(start_paused = true)]
 async fn a_handle_tells_how_its_task_ended() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let fine = tasks.spawn("fine", async { Ok::<_, String>(7) });
     let failed = tasks.spawn("failed", async { Err::<(), _>("its own error".to_owned()) });
     let plain = tasks.spawn("plain", async {});
@@ -815,7 +814,7 @@ async fn a_handle_tells_how_its_task_ended() {
 #[tokio::test(start_paused = true)]
 async fn dropping_a_handle_keeps_the_task() {
     let alive = Alive::default();
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let guard = alive.guard();
     drop(tasks.spawn("t", async move {
         let _guard = guard;
@@ -830,7 +829,7 @@ async fn dropping_a_handle_keeps_the_task() {
 #[tokio::test(start_paused = true)]
 async fn an_aborted_task_ends_as_a_cancellation() {
     let alive = Alive::default();
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let guard = alive.guard();
     let handle = tasks.spawn("t", async move {
         let _guard = guard;
@@ -848,7 +847,7 @@ async fn an_aborted_task_ends_as_a_cancellation() {
 
 #[tokio::test(start_paused = true)]
 async fn an_abort_before_the_first_poll_is_counted_too() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let handle = tasks.spawn("t", async {});
     handle.abort();
     assert_eq!(handle.await, Err(TaskError::Cancelled));
@@ -872,7 +871,7 @@ async fn a_task_that_finishes_at_once_for_ever_is_no_hot_loop() {
 
 #[tokio::test(start_paused = true)]
 async fn a_thousand_tasks_that_fail_together_leave_the_manager_answering() {
-    let tasks = TaskManager::builder().max_names(2_000).build();
+    let tasks = TaskManager::builder().max_names(2_000).build().unwrap();
     for number in 0..1_000 {
         let (config, _) = failing(&format!("t{number}x"));
         tasks.register(config).unwrap();
@@ -889,7 +888,7 @@ async fn a_thousand_tasks_that_fail_together_leave_the_manager_answering() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stall_does_not_take_back_a_stop_and_is_counted_once() {
-    let tasks = TaskManager::builder().monitor_interval(millis(10)).build();
+    let tasks = TaskManager::builder().monitor_interval(millis(10)).build().unwrap();
     let blocks = |name: &str| {
         let config = CriticalTaskConfig::new(name, |ctx| async move {
             if ctx.generation() == 1 {
@@ -913,7 +912,7 @@ async fn a_stall_does_not_take_back_a_stop_and_is_counted_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_task_that_is_never_restarted_is_given_up_when_it_stalls() {
-    let tasks = TaskManager::builder().monitor_interval(secs(1)).build();
+    let tasks = TaskManager::builder().monitor_interval(secs(1)).build().unwrap();
     let config = obedient("t", &Alive::default()).restart_policy(RestartPolicy::Never);
     tasks.register(config.heartbeat_timeout(secs(5)).health_check_interval(secs(1))).unwrap();
     tasks.start();
@@ -946,7 +945,7 @@ fn a_destructor_of_a_detached_task_may_ask_the_manager() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let alive = Alive::default();
-            let asks = Asks(TaskManager::builder().build());
+            let asks = Asks(TaskManager::new());
             let tasks = asks.0.clone();
             let config = CriticalTaskConfig::new("asks", move |ctx| {
                 let _ = &asks;
@@ -968,7 +967,7 @@ async fn a_delay_of_years_is_waited_for() {
     let years = secs(2 * 365 * 86_400);
     let (config, begun) = failing("patient");
     // Virtual time, but no sweep of each of its minutes.
-    let tasks = TaskManager::builder().monitor_interval(years).build();
+    let tasks = TaskManager::builder().monitor_interval(years).build().unwrap();
     let config = config.backoff(Backoff::constant(years)).max_restarts(1, 9 * years);
     tasks.register(config).expect("a valid config");
     tasks.start();

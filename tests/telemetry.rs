@@ -6,7 +6,7 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use opentelemetry::trace::{Span as _, TraceContextExt as _, Tracer as _};
-use otel_tasks::telemetry::{Outcome, Protocol, Telemetry, contract};
+use otel_tasks::telemetry::{Protocol, SignalOutcome, Telemetry, contract};
 use support::otlp::{Kind, Receiver, certified, wait_for};
 use tokio_rustls::rustls;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -63,7 +63,7 @@ fn spans_metrics_and_records_arrive_over_both_protocols() {
         let report = telemetry.shutdown_blocking();
         assert!(report.is_complete(), "{report}");
         assert_eq!((report.traces.ended, report.logs.ended), (2, 1));
-        assert_eq!(report.metrics.outcome, Outcome::Delivered);
+        assert_eq!(report.metrics.outcome, SignalOutcome::Delivered);
         assert_arrived(&receiver);
     }
 }
@@ -153,7 +153,7 @@ fn the_client_certificate_is_shown_to_who_asks_for_it() {
         let (port, caller) = start_asking(&authority);
         let held = folder.clone();
         let file = move |name: &str| Some(held.join(name).display().to_string());
-        let telemetry = otel_tasks::telemetry::builder()
+        let telemetry = otel_tasks::Telemetry::builder()
             .protocol(protocol)
             .endpoint(format!("https://localhost:{port}"))
             .shutdown_timeout(Duration::from_millis(200))
@@ -287,7 +287,7 @@ fn propagation_follows_the_variable() {
             "OTEL_SDK_DISABLED" => Some("true".to_owned()),
             _ => None,
         };
-        let telemetry = otel_tasks::telemetry::builder().env(env).build().expect("telemetry");
+        let telemetry = otel_tasks::Telemetry::builder().env(env).build().expect("telemetry");
         let mut carrier = std::collections::HashMap::<String, String>::new();
         let id = opentelemetry::trace::SpanContext::new(
             opentelemetry::trace::TraceId::from(1_u128),

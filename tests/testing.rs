@@ -21,7 +21,7 @@ fn gateway(faults: &Faults) -> CriticalTaskConfig {
 }
 
 fn started(config: CriticalTaskConfig) -> (TaskManager, EventLog, Clock) {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let log = EventLog::of(&tasks);
     tasks.register(config).expect("registered");
     tasks.start();
@@ -65,7 +65,11 @@ async fn each_fault_does_what_it_says() {
         ),
         (1, 1, 1)
     );
-    assert_eq!(snapshot.runs, [0, 1, 1, 0, 1], "a failure, a panic, and a cancellation");
+    assert_eq!(
+        otel_tasks::policy::ExitKind::ALL.iter().map(|&kind| snapshot.runs(kind)).collect::<Vec<_>>(),
+        [0, 1, 1, 0, 1],
+        "a failure, a panic, and a cancellation"
+    );
     faults.inject(Fault::Finish);
     clock.settle().await;
     log.assert_order("gateway", &["exited", "finished"]);

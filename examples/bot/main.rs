@@ -90,7 +90,8 @@ async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
         .monitor_interval(Duration::from_secs(1))
         .shutdown_deadline(Duration::from_secs(5))
         .health_thresholds(thresholds)
-        .build();
+        .build()
+        .unwrap();
     #[cfg(feature = "page")]
     let page = page.serve(&tasks, options)?;
     #[cfg(feature = "page")]

@@ -261,6 +261,11 @@ impl TaskSnapshot {
         self.errors.iter().map(|error| error.count).sum()
     }
 
+    /// Returns the number of iterations that did not take place.
+    pub fn total_skipped(&self) -> u64 {
+        self.skipped.iter().sum()
+    }
+
     /// Restarts for every reason.
     pub fn total_restarts(&self) -> u64 {
         self.restarts.iter().sum()

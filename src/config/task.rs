@@ -164,7 +164,8 @@ impl CriticalTaskConfig {
     }
 
     /// When it is restarted ([`RestartPolicy::OnFailure`] by default).
-    pub fn restart(mut self, policy: RestartPolicy) -> Self {
+    #[doc(alias = "restart")]
+    pub fn restart_policy(mut self, policy: RestartPolicy) -> Self {
         self.policy = policy;
         self
     }
@@ -240,7 +241,8 @@ impl CriticalTaskConfig {
     }
 
     /// How far it reaches when the task is given up ([`Escalation::None`] by default).
-    pub fn escalate(mut self, escalation: Escalation) -> Self {
+    #[doc(alias = "escalate")]
+    pub fn escalation(mut self, escalation: Escalation) -> Self {
         self.escalation = escalation;
         self
     }

@@ -8,6 +8,8 @@ mod layer;
 mod span;
 
 pub(crate) use at_exit::flush_before_exit;
+#[cfg(feature = "otlp")]
+pub(crate) use at_exit::flush_with;
 pub(crate) use attributes::TaskAttributes;
 pub(crate) use handoff::offer;
 #[cfg(feature = "otlp")]

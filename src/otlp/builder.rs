@@ -13,8 +13,7 @@
 use std::{fmt, io::IsTerminal, sync::Arc, time::Duration};
 
 use opentelemetry::{
-    InstrumentationScope, KeyValue, Value, global, metrics::MeterProvider as _,
-    trace::TracerProvider as _,
+    InstrumentationScope, KeyValue, Value, global, metrics::MeterProvider as _, trace::TracerProvider as _,
 };
 use opentelemetry_sdk::{
     Resource,
@@ -114,6 +113,13 @@ impl Default for TelemetryBuilder {
 impl fmt::Debug for TelemetryBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TelemetryBuilder").field("service", &self.service).finish_non_exhaustive()
+    }
+}
+
+impl Telemetry {
+    /// Creates a builder with every default.
+    pub fn builder() -> TelemetryBuilder {
+        TelemetryBuilder::default()
     }
 }
 
@@ -496,22 +502,3 @@ impl TelemetryBuilder {
 
 /// What the SDK says of each retry is left out: the queues tell once that export fails, and once that it works again.
 const DEFAULT_FILTER: &str = "info,opentelemetry=off";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_name_that_is_kept_apart_has_room() {
-        for (asked, names, limit) in [
-            (3, 3, 2_000),
-            (TelemetryBuilder::DEFAULT_NAME_CAPACITY, 2_000, 20_000),
-            (19_999, 19_999, 199_990),
-            (20_001, 20_000, 200_000),
-            (usize::MAX, 20_000, 200_000),
-        ] {
-            assert_eq!((names_with_room(asked), cardinality_limit(asked)), (names, limit), "{asked}");
-            assert!(names_with_room(asked) * SETS_PER_NAME <= cardinality_limit(asked), "{asked}");
-        }
-    }
-}

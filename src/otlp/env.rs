@@ -495,6 +495,7 @@ fn percent_decoded(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::otlp::settings::LONGEST_WAIT;
 
     fn read_from(pairs: &[(&str, &str)], overrides: &Overrides) -> Settings {
         let get =

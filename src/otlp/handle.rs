@@ -385,7 +385,10 @@ pub(super) struct Closers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::emit::SignalBalance;
+    use crate::otlp::{
+        ledger::{BalanceSnapshot, SignalBalance},
+        report::SignalOutcome,
+    };
 
     #[test]
     fn a_report_is_one_line_for_each_signal_with_its_losses() {
@@ -402,9 +405,9 @@ mod tests {
         let logs = SignalBalance { ended: 1, export_failed: 1, ..SignalBalance::default() };
         let balance = BalanceSnapshot { traces, metrics, logs };
         let outcomes = [
-            (Outcome::TimedOut, millis(1_300)),
-            (Outcome::Off, Duration::ZERO),
-            (Outcome::Failed("refused".to_owned()), millis(10)),
+            (SignalOutcome::TimedOut, millis(1_300)),
+            (SignalOutcome::Off, Duration::ZERO),
+            (SignalOutcome::Failed("refused".to_owned()), millis(10)),
         ];
         let report = TelemetryReport::new(balance, outcomes, millis(1_320));
         let expected = "telemetry ended after 1.3 s\n  \
@@ -415,7 +418,7 @@ mod tests {
         assert_eq!(report.to_string(), expected);
         assert!(!report.is_complete());
 
-        let delivered = std::array::from_fn(|_| (Outcome::Delivered, millis(10)));
+        let delivered = std::array::from_fn(|_| (SignalOutcome::Delivered, millis(10)));
         let report = TelemetryReport::new(balance, delivered, millis(10));
         assert_eq!(report.metrics.to_string(), "metrics 2 of 2 collections delivered");
     }

@@ -187,6 +187,7 @@ pub(super) fn failure_text(error: OTelSdkError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::otlp::ledger::Change;
 
     fn failed(text: &str) -> OTelSdkError {
         OTelSdkError::InternalFailure(text.to_owned())

@@ -16,7 +16,7 @@ pub(super) const DEFAULT_METRIC_INTERVAL: Duration = Duration::from_secs(60);
 pub(super) const DEFAULT_OTLP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// No wait is longer: beyond it lies the overflow of the clock, and nobody means it.
-const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// `wait`, short enough to be added to any instant.
 pub(super) fn capped(wait: Duration) -> Duration {

@@ -465,7 +465,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::emit::env;
+    use crate::otlp::env;
 
     /// Calls a server on loopback, that does with the first request what it is told.
     fn call<R: Send>(
@@ -474,7 +474,10 @@ mod tests {
     ) -> R {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
-        let settings = env::read(&|_| None, &env::Overrides::default()).expect("the defaults").traces.otlp;
+        let settings = env::read(&|_| None, &crate::otlp::settings::Overrides::default())
+            .expect("the defaults")
+            .traces
+            .otlp;
         let settings = OtlpSettings { endpoint: endpoint.clone(), ..settings };
         let (runtime, resource) =
             (ExportRuntime::start().expect("a thread"), Resource::builder_empty().build());

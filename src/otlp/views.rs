@@ -25,3 +25,23 @@ pub(super) fn cardinality_view(
         ours.then(|| Stream::builder().with_cardinality_limit(limit).build().ok()).flatten()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::otlp::TelemetryBuilder;
+
+    #[test]
+    fn every_name_that_is_kept_apart_has_room() {
+        for (asked, names, limit) in [
+            (3, 3, 2_000),
+            (TelemetryBuilder::DEFAULT_NAME_CAPACITY, 2_000, 20_000),
+            (19_999, 19_999, 199_990),
+            (20_001, 20_000, 200_000),
+            (usize::MAX, 20_000, 200_000),
+        ] {
+            assert_eq!((names_with_room(asked), cardinality_limit(asked)), (names, limit), "{asked}");
+            assert!(names_with_room(asked) * SETS_PER_NAME <= cardinality_limit(asked), "{asked}");
+        }
+    }
+}

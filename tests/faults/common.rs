@@ -332,7 +332,9 @@ impl Told {
         for task in begun.keys() {
             let Some(snapshot) = tasks.snapshot(task) else { continue };
             assert_eq!(snapshot.active, 0, "{task}: a run is under way");
-            for (kind, runs) in otel_tasks::policy::ExitKind::ALL.iter().zip(snapshot.runs) {
+            for (kind, runs) in
+                otel_tasks::policy::ExitKind::ALL.iter().map(|&kind| (kind, snapshot.runs(kind)))
+            {
                 let told = exits.get(task).and_then(|exits| exits.get(kind.as_str())).copied().unwrap_or(0);
                 assert_eq!(told, runs, "{task}: ends told and counted as {kind:?}");
             }
@@ -382,8 +384,7 @@ pub(crate) fn state(tasks: &TaskManager, name: &str) -> Option<TaskState> {
 
 /// Restarts for this reason.
 pub(crate) fn restarts(tasks: &TaskManager, name: &str, reason: RestartReason) -> u64 {
-    let index = RestartReason::ALL.iter().position(|known| *known == reason).expect("a known reason");
-    tasks.snapshot(name).map_or(0, |task| task.restarts[index])
+    tasks.snapshot(name).map_or(0, |task| task.restarts(reason))
 }
 
 /// A task that runs until it is asked to stop.

@@ -10,14 +10,11 @@ use otel_tasks::{
     events::{TaskEvent, TaskEventKind},
     health::HealthReason,
     policy::{
-        DependencyLoss, Escalation, RestartReason, RestartStrategy::OneForAll, RestartStrategy::OneForOne,
-        RestartStrategy::RestForOne,
+        DependencyLoss, Escalation, RestartReason,
+        RestartStrategy::{OneForAll, OneForOne, RestForOne},
     },
     shutdown::ShutdownOutcome,
-    snapshot::{
-        TaskState::Backoff as InBackoff, TaskState::Failed, TaskState::Running, TaskState::Stopped,
-        TaskState::Waiting,
-    },
+    snapshot::TaskState::{Backoff as InBackoff, Failed, Running, Stopped, Waiting},
     task::RegisterError,
 };
 use tokio::{task::yield_now, time::sleep};
@@ -401,7 +398,7 @@ async fn fault_23_a_circle_cannot_be_closed_by_two_at_once() {
 // Fails where restarts for others' sake count.
 async fn fault_31_restarts_race_with_stops(_: On) {
     let alive = Alive::default();
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let mut told = Told::by(&tasks);
     let of_run = alive.clone();
     let config = CriticalTaskConfig::new("t", move |ctx: TaskContext| {

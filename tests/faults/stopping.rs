@@ -150,7 +150,7 @@ fn let_go_when(
 
 async fn deaf_tasks_are_dropped_at_their_deadline(on: On) {
     let (unit, alive) = (unit(on), Alive::default());
-    let tasks = TaskManager::builder().shutdown_deadline(10 * unit).build();
+    let tasks = TaskManager::builder().shutdown_deadline(10 * unit).build().unwrap();
     let mut told = Told::by(&tasks);
     let configs = [
         deaf("deaf", &alive).category(TaskCategory::Command),
@@ -216,7 +216,7 @@ fn assert_in_time(took: Duration, report: &ShutdownReport) {
 async fn a_task_that_blocks_its_worker_is_leaked_and_the_deadline_holds(on: On) {
     use ShutdownOutcome::{Clean, Leaked};
     let (alive, stuck, held) = (Alive::default(), Alive::default(), Held::default());
-    let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build();
+    let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build().unwrap();
     let mut told = Told::by(&tasks);
     let mut configs = vec![
         obedient("unknown", &alive).category(TaskCategory::Unknown),
@@ -258,7 +258,7 @@ async fn a_task_that_blocks_its_worker_is_leaked_and_the_deadline_holds(on: On) 
 async fn a_task_that_blocks_a_worker_already_does_not_hold_up_the_report(on: On) {
     use ShutdownOutcome::{Clean, Leaked};
     let (alive, held) = (Alive::default(), Held::default());
-    let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build();
+    let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build().unwrap();
     let mut told = Told::by(&tasks);
     let configs = [
         obedient("unknown", &alive).category(TaskCategory::Unknown),
@@ -337,7 +337,7 @@ fn fault_14b_the_shutdowns_own_task_is_stuck_behind_a_blocked_one_that_began_it(
     On::FourWorkers.run_in_real_time(|_| async {
         use ShutdownOutcome::{Clean, Leaked};
         let (alive, held) = (Alive::default(), Held::default());
-        let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build();
+        let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build().unwrap();
         let mut told = Told::by(&tasks);
         let tasks = begun(tasks, in_stages(&alive));
         eventually("all run", || alive.now() == 4).await;
@@ -383,7 +383,7 @@ fn fault_14b_the_shutdowns_own_task_is_stuck_behind_a_blocked_one_that_woke_it()
     On::FourWorkers.run_in_real_time(|_| async {
         use ShutdownOutcome::Clean;
         let (alive, held) = (Alive::default(), Held::default());
-        let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build();
+        let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build().unwrap();
         let mut told = Told::by(&tasks);
         let tasks = begun(tasks, in_stages(&alive));
         eventually("all run", || alive.now() == 4).await;
@@ -411,7 +411,7 @@ fn fault_14b_the_shutdowns_own_task_is_stuck_behind_a_blocked_one_that_woke_it()
 fn ten_sync_runs_of_one_name_one_stuck_that_run_is_named() {
     On::FourWorkers.run_in_real_time(|_| async {
         let (alive, held) = (Alive::default(), Held::default());
-        let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build();
+        let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build().unwrap();
         let mut told = Told::by(&tasks);
         let (finish, _) = tokio::sync::watch::channel(false);
         let runs: Vec<_> = (0..10)
@@ -475,7 +475,8 @@ fn fault_15_the_watchdog_writes_the_report_and_turns_to_the_last_resort_current_
     On::CurrentThread.run_in_real_time(|_| async {
         let (alive, held) = (Alive::default(), Held::default());
         let (last_resort, notes) = noted(&held);
-        let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).last_resort(last_resort).build();
+        let tasks =
+            TaskManager::builder().shutdown_deadline(DEADLINE).last_resort(last_resort).build().unwrap();
         let mut told = Told::by(&tasks);
         let configs = [
             obedient("command", &alive).category(TaskCategory::Command),
@@ -508,7 +509,8 @@ fn fault_15_whoever_waits_for_a_signal_is_as_lost_as_whoever_waits_for_the_repor
     On::CurrentThread.run_in_real_time(|_| async {
         let (alive, held) = (Alive::default(), Held::default());
         let (last_resort, notes) = noted(&held);
-        let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).last_resort(last_resort).build();
+        let tasks =
+            TaskManager::builder().shutdown_deadline(DEADLINE).last_resort(last_resort).build().unwrap();
         let hold = held.clone();
         let configs = [
             CriticalTaskConfig::new("bad", |_| async { Err::<(), _>("broken") })
@@ -536,7 +538,7 @@ fn fault_15_whoever_waits_for_a_signal_is_as_lost_as_whoever_waits_for_the_repor
 async fn where_the_report_can_be_received_there_is_no_last_resort(on: On) {
     let (alive, held) = (Alive::default(), Held::default());
     let (last_resort, notes) = noted(&held);
-    let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).last_resort(last_resort).build();
+    let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).last_resort(last_resort).build().unwrap();
     let tasks = begun(tasks, [blocker("blocker", &alive, &held)]);
     eventually("it runs", || alive.now() == 1).await;
     let report = tasks.shutdown().await;
@@ -560,7 +562,7 @@ fn fault_15_where_the_report_can_be_received_there_is_no_last_resort_four_worker
 
 async fn a_runtime_that_runs_nothing_is_told_with_who_blocks_it(_: On) {
     let (alive, held) = (Alive::default(), Held::default());
-    let tasks = TaskManager::builder().runtime_stall(millis(200)).build();
+    let tasks = TaskManager::builder().runtime_stall(millis(200)).build().unwrap();
     let mut told = Told::by(&tasks);
     let tasks = begun(tasks, [obedient("innocent", &alive)]);
     eventually("it runs", || alive.now() == 1).await;
@@ -588,7 +590,7 @@ async fn a_runtime_that_runs_nothing_is_told_with_who_blocks_it(_: On) {
 
 async fn health_agrees_with_a_runtime_that_stalls(_: On) {
     let held = Held::default();
-    let tasks = TaskManager::builder().runtime_stall(millis(200)).build();
+    let tasks = TaskManager::builder().runtime_stall(millis(200)).build().unwrap();
     let (asked, seen) = (tasks.clone(), Arc::new(Mutex::new(Vec::new())));
     let health = seen.clone();
     let stalled = let_go_when(&tasks, &held, move |event| {
@@ -714,7 +716,8 @@ fn shut_down_blocked(
 ) -> Arc<ShutdownReport> {
     current_thread().block_on(async {
         let alive = Alive::default();
-        let tasks = TaskManager::builder().shutdown_deadline(millis(500)).last_resort(last_resort).build();
+        let tasks =
+            TaskManager::builder().shutdown_deadline(millis(500)).last_resort(last_resort).build().unwrap();
         let blocker = CriticalTaskConfig::new("blocker", move |ctx: TaskContext| {
             let block = block.clone();
             async move {
@@ -764,11 +767,12 @@ fn fault_15_by_default_the_report_goes_to_stderr_current_thread() {
 #[cfg(feature = "otlp")]
 #[test]
 fn fault_15_the_last_resort_exits_after_report_and_spans_have_left_current_thread() {
-    use crate::support::otlp::{Behaviour, Receiver};
     use otel_tasks::telemetry::Protocol;
 
+    use crate::support::otlp::{Behaviour, Receiver};
+
     if let Some(endpoint) = role() {
-        let telemetry = otel_tasks::telemetry::builder().env(|_| None).endpoint(endpoint).service("blocked");
+        let telemetry = otel_tasks::Telemetry::builder().env(|_| None).endpoint(endpoint).service("blocked");
         let _telemetry = telemetry.install().expect("telemetry");
         shut_down_blocked(LastResort::Exit, || {
             loop {
@@ -810,7 +814,7 @@ fn fault_15_the_last_resort_exits_after_report_and_spans_have_left_current_threa
 
 async fn blocking_work_that_never_returns_is_leaked_and_named(_: On) {
     let (alive, held) = (Alive::default(), Held::default());
-    let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build();
+    let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build().unwrap();
     let (say, said) = mpsc::channel();
     let (guard, hold) = (alive.guard(), held.clone());
     let deaf = tasks.spawn_blocking("deaf_work", move |stop| {
@@ -856,7 +860,7 @@ fn exits_beside_blocking_work(test: &str, runtime: impl FnOnce() -> tokio::runti
     if let Some(way) = role() {
         let runtime = runtime();
         let report = runtime.block_on(async {
-            let tasks = TaskManager::builder().shutdown_deadline(millis(300)).build();
+            let tasks = TaskManager::builder().shutdown_deadline(millis(300)).build().unwrap();
             let (say, said) = tokio::sync::oneshot::channel();
             drop(tasks.spawn_blocking("work", move |_| {
                 let _ = say.send(());
@@ -914,8 +918,12 @@ fn fault_16_a_process_with_blocking_work_that_never_returns_can_exit_four_worker
 async fn a_busy_loop_that_yields_is_stopped_and_no_alarm(_: On) {
     let alive = Alive::default();
     // One poll of it is short, on a busy machine as well.
-    let tasks =
-        TaskManager::builder().shutdown_deadline(secs(10)).slow_poll(secs(1)).runtime_stall(secs(1)).build();
+    let tasks = TaskManager::builder()
+        .shutdown_deadline(secs(10))
+        .slow_poll(secs(1))
+        .runtime_stall(secs(1))
+        .build()
+        .unwrap();
     let mut told = Told::by(&tasks);
     let busy = |name: &str, hears: bool| {
         let alive = alive.clone();
@@ -981,7 +989,7 @@ fn blocks_once(name: &str, alive: &Alive, held: &Held) -> CriticalTaskConfig {
 
 async fn a_slow_poll_is_told_and_nothing_more(_: On) {
     let (alive, held) = (Alive::default(), Held::default());
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let mut told = Told::by(&tasks);
     let slow = let_go_when(&tasks, &held, is_slow_poll);
     let tasks = begun(tasks, [blocks_once("slow", &alive, &held)]);
@@ -1007,7 +1015,7 @@ async fn a_slow_poll_is_told_and_nothing_more(_: On) {
 async fn a_poll_that_takes_too_long_is_a_stall_and_its_policy_decides_once(_: On) {
     for action in [StallAction::Report, StallAction::Restart, StallAction::Escalate] {
         let (alive, held) = (Alive::default(), Held::default());
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         let mut told = Told::by(&tasks);
         let stalled = let_go_when(&tasks, &held, is_stall);
         let config = blocks_once("slow", &alive, &held).poll_timeout(millis(200)).on_stall(action);
@@ -1080,7 +1088,7 @@ async fn silence_is_a_stall_and_its_policy_decides_once(on: On) {
     let unit = unit(on);
     for action in [StallAction::Report, StallAction::Restart, StallAction::Escalate] {
         let alive = Alive::default();
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         let mut told = Told::by(&tasks);
         let began = Instant::now();
         let tasks = begun(tasks, [falls_silent("silent", &alive, unit).on_stall(action)]);
@@ -1123,7 +1131,7 @@ async fn silence_is_a_stall_and_its_policy_decides_once(on: On) {
 
 async fn a_stall_that_escalates_shuts_the_manager_down(on: On) {
     let (unit, alive) = (unit(on), Alive::default());
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let mut told = Told::by(&tasks);
     let silent = falls_silent("silent", &alive, unit).on_stall(StallAction::Escalate);
     let tasks = begun(tasks, [silent.escalation(Escalation::Shutdown), obedient("other", &alive)]);
@@ -1174,7 +1182,7 @@ fn fault_20_a_heartbeat_at_the_very_moment_of_the_timer_is_one_decision_current_
                     }
                 }
             });
-            let tasks = TaskManager::builder().build();
+            let tasks = TaskManager::new();
             let mut told = Told::by(&tasks);
             let config = config.heartbeat_timeout(secs(10)).backoff(Backoff::constant(Duration::ZERO));
             let tasks = begun(tasks, [config]);
@@ -1204,7 +1212,7 @@ async fn a_heartbeat_that_comes_with_the_watchdog_is_one_decision(on: On) {
     const ROUNDS: usize = 25;
     let many = if on == On::FourWorkers { 4 } else { 1 };
     let (alive, over) = (Alive::default(), Arc::new(AtomicUsize::new(0)));
-    let tasks = TaskManager::builder().slow_poll(secs(60)).build();
+    let tasks = TaskManager::builder().slow_poll(secs(60)).build().unwrap();
     let mut told = Told::by(&tasks);
     let configs = (0..many).map(|number| {
         let (alive, over, round) = (alive.clone(), over.clone(), Arc::new(AtomicUsize::new(0)));
@@ -1271,7 +1279,7 @@ on_each_runtime_in_real_time! {
 
 async fn one_blocked_poll_that_breaks_two_promises_is_one_restart(_: On) {
     let (alive, held) = (Alive::default(), Held::default());
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let mut told = Told::by(&tasks);
     let seen = AtomicUsize::new(0);
     let both = let_go_when(&tasks, &held, move |event| is_stall(event) && seen.fetch_add(1, SeqCst) == 1);
@@ -1306,7 +1314,7 @@ async fn one_blocked_poll_that_breaks_two_promises_is_one_restart(_: On) {
 async fn a_stall_of_a_life_that_ends_is_not_held_against_the_next(_: On) {
     for action in [StallAction::Restart, StallAction::Escalate] {
         let (alive, held) = (Alive::default(), Held::default());
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         let mut told = Told::by(&tasks);
         let stalled = let_go_when(&tasks, &held, is_stall);
         let (live, lived) = tokio::sync::oneshot::channel();
@@ -1429,7 +1437,7 @@ fn three_stages(takes: Option<Duration>, alive: &Alive) -> Vec<Way> {
 async fn a_later_stage_is_asked_when_the_slow_one_has_ended(on: On) {
     let (unit, alive) = (unit(on), Alive::default());
     for (way, asked, register) in three_stages(Some(3 * unit), &alive) {
-        let tasks = TaskManager::builder().shutdown_deadline(40 * unit).build();
+        let tasks = TaskManager::builder().shutdown_deadline(40 * unit).build().unwrap();
         let mut told = Told::by(&tasks);
         register(&tasks);
         tasks.start();
@@ -1454,7 +1462,7 @@ async fn a_later_stage_is_asked_when_the_slow_one_has_ended(on: On) {
 async fn a_later_stage_is_asked_when_the_share_of_the_slow_one_is_over(on: On) {
     let (unit, alive) = (unit(on), Alive::default());
     for (way, asked, register) in three_stages(None, &alive) {
-        let tasks = TaskManager::builder().shutdown_deadline(10 * unit).build();
+        let tasks = TaskManager::builder().shutdown_deadline(10 * unit).build().unwrap();
         let mut told = Told::by(&tasks);
         register(&tasks);
         tasks.start();
@@ -1527,7 +1535,7 @@ async fn everything_is_refused(tasks: &TaskManager, alive: &Alive) {
 async fn whoever_comes_during_a_shutdown_is_refused(on: On) {
     let (alive, late) = (Alive::default(), Alive::default());
     let (go, _) = tokio::sync::watch::channel(false);
-    let tasks = TaskManager::builder().shutdown_deadline(secs(20)).build();
+    let tasks = TaskManager::builder().shutdown_deadline(secs(20)).build().unwrap();
     let mut told = Told::by(&tasks);
     let handed = Arc::new(Mutex::new(Some(tasks.clone())));
     let (guards, late_too, gone) = (alive.clone(), late.clone(), go.clone());
@@ -1572,7 +1580,7 @@ async fn whoever_comes_during_a_shutdown_is_refused(on: On) {
 async fn of_a_thousand_children_at_the_moment_of_the_shutdown_none_is_left(_: On) {
     let (alive, children) = (Alive::default(), Alive::default());
     let ends = Arc::new([const { AtomicUsize::new(0) }; 3]);
-    let tasks = TaskManager::builder().spawn_grace(millis(20)).shutdown_deadline(secs(10)).build();
+    let tasks = TaskManager::builder().spawn_grace(millis(20)).shutdown_deadline(secs(10)).build().unwrap();
     let mut told = Told::by(&tasks);
     // One parent spawns when it is asked to stop, the other all the time.
     let parent = |name: &str, waits: bool| {
@@ -1639,7 +1647,7 @@ impl Drop for AsksWhenDropped {
 async fn all_who_ask_for_the_shutdown_get_the_same_report(_: On) {
     const THREADS: usize = 4;
     let (alive, asked) = (Alive::default(), Arc::new(AtomicUsize::new(0)));
-    let tasks = TaskManager::builder().shutdown_deadline(secs(15)).build();
+    let tasks = TaskManager::builder().shutdown_deadline(secs(15)).build().unwrap();
     let mut told = Told::by(&tasks);
     let (say, mut said) = tokio::sync::mpsc::unbounded_channel();
     // Ends when all have asked.
@@ -1745,7 +1753,7 @@ async fn reported(told: &mut Told) -> Arc<ShutdownReport> {
 
 async fn the_last_handle_dropped_is_an_ordered_shutdown(on: On) {
     let (unit, alive) = (unit(on), Alive::default());
-    let tasks = TaskManager::builder().shutdown_deadline(20 * unit).build();
+    let tasks = TaskManager::builder().shutdown_deadline(20 * unit).build().unwrap();
     let mut told = Told::by(&tasks);
     let asked = Asked::default();
     let configs = [
@@ -1774,7 +1782,7 @@ async fn the_last_handle_dropped_is_an_ordered_shutdown(on: On) {
 async fn the_last_handle_dropped_over_a_blocked_task_troubles_nobody(_: On) {
     let (alive, stuck, held) = (Alive::default(), Alive::default(), Held::default());
     let (last_resort, notes) = noted(&held);
-    let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).last_resort(last_resort).build();
+    let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).last_resort(last_resort).build().unwrap();
     let mut told = Told::by(&tasks);
     let configs = [
         obedient("command", &alive).category(TaskCategory::Command),
@@ -1813,7 +1821,7 @@ fn fault_28_the_last_handle_dropped_over_a_blocked_task_troubles_nobody_four_wor
 async fn the_last_handle_may_be_a_tasks_own(on: On) {
     let (unit, alive) = (unit(on), Alive::default());
     for panics in [false, true] {
-        let tasks = TaskManager::builder().shutdown_deadline(20 * unit).build();
+        let tasks = TaskManager::builder().shutdown_deadline(20 * unit).build().unwrap();
         let mut told = Told::by(&tasks);
         let handed = Arc::new(Mutex::new(None));
         let (guards, own) = (alive.clone(), handed.clone());
@@ -1847,7 +1855,7 @@ async fn the_last_handle_may_be_a_tasks_own(on: On) {
 
 async fn the_last_handle_of_nothing_tells_nothing(on: On) {
     let (unit, alive) = (unit(on), Alive::default());
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let mut events = tasks.subscribe();
     tasks.start();
     let guard = alive.guard();
@@ -1880,7 +1888,7 @@ fn a_second_signal_ends_the_shutdown_at_once(test: &str, runtime: impl FnOnce() 
     if role().is_some() {
         let report = runtime().block_on(async {
             let signal = shutdown_signal();
-            let tasks = TaskManager::builder().shutdown_deadline(secs(60)).build();
+            let tasks = TaskManager::builder().shutdown_deadline(secs(60)).build().unwrap();
             let alive = Alive::default();
             let guards = alive.clone();
             let deaf = CriticalTaskConfig::new("deaf", move |ctx: TaskContext| {
@@ -1895,7 +1903,7 @@ fn a_second_signal_ends_the_shutdown_at_once(test: &str, runtime: impl FnOnce() 
             });
             // Not yet asked when the second signal comes.
             let tasks = begun(tasks, [deaf, obedient("gateway", &alive).category(TaskCategory::Gateway)]);
-            let report = tasks.run_until_signal(signal).await;
+            let report = tasks.run_until(signal).await;
             assert_eq!(alive.now(), 0);
             report
         });
@@ -1950,7 +1958,7 @@ fn an_early_signal_stops_cleanly(test: &str, runtime: impl FnOnce() -> tokio::ru
         runtime().block_on(async {
             let signal = shutdown_signal();
             let (alive, late) = (Alive::default(), Alive::default());
-            let tasks = TaskManager::builder().shutdown_deadline(secs(60)).build();
+            let tasks = TaskManager::builder().shutdown_deadline(secs(60)).build().unwrap();
             let guards = alive.clone();
             let first = CriticalTaskConfig::new("first", move |ctx: TaskContext| {
                 let guard = guards.guard();
@@ -1968,7 +1976,7 @@ fn an_early_signal_stops_cleanly(test: &str, runtime: impl FnOnce() -> tokio::ru
                 let _ = std::io::stdin().read_line(&mut String::new());
             }
             tasks.start();
-            let report = tasks.run_until_signal(signal).await;
+            let report = tasks.run_until(signal).await;
             assert!(report.is_clean() && report.tasks.len() == 2, "{report}");
             assert_eq!(line(&report, "second").outcome, ShutdownOutcome::NotRunning, "{report}");
             tasks.start();
@@ -2019,7 +2027,7 @@ fn a_runtime_dropped_under_the_manager_hangs_nobody(runtime: tokio::runtime::Run
     limited(move || {
         let alive = Alive::default();
         let (tasks, mut told) = runtime.block_on(async {
-            let tasks = TaskManager::builder().shutdown_deadline(secs(60)).build();
+            let tasks = TaskManager::builder().shutdown_deadline(secs(60)).build().unwrap();
             let told = Told::by(&tasks);
             let configs = [deaf("deaf", &alive), deaf("other", &alive).category(TaskCategory::Gateway)];
             (begun(tasks, configs), told)
@@ -2060,7 +2068,8 @@ fn a_runtime_dropped_under_the_manager_hangs_nobody(runtime: tokio::runtime::Run
 fn a_spawned_run_dropped_with_its_runtime_is_aborted(runtime: tokio::runtime::Runtime) {
     limited(move || {
         let alive = Alive::default();
-        let tasks = runtime.block_on(async { TaskManager::builder().shutdown_deadline(secs(60)).build() });
+        let tasks =
+            runtime.block_on(async { TaskManager::builder().shutdown_deadline(secs(60)).build().unwrap() });
         let guard = alive.guard();
         let run = tasks.task("run").spawn_with(|_| async move {
             let _guard = guard;
@@ -2112,7 +2121,7 @@ fn a_manager_whose_runtime_is_gone_can_be_shut_down(runtime: tokio::runtime::Run
     limited(move || {
         let alive = Alive::default();
         let (tasks, mut told) = runtime.block_on(async {
-            let tasks = TaskManager::builder().shutdown_deadline(secs(60)).build();
+            let tasks = TaskManager::builder().shutdown_deadline(secs(60)).build().unwrap();
             let told = Told::by(&tasks);
             let tasks = begun(tasks, [deaf("deaf", &alive), obedient("obedient", &alive)]);
             eventually("all run", || alive.now() == 2).await;
@@ -2156,7 +2165,7 @@ fn fault_30_a_blocked_worker_of_a_runtime_that_is_given_up_is_leaked_four_worker
         let (alive, held) = (Alive::default(), Held::default());
         let runtime = workers(4);
         let tasks = runtime.block_on(async {
-            let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build();
+            let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build().unwrap();
             begun(tasks, [blocks_once("blocked", &alive, &held), obedient("obedient", &alive)])
         });
         runtime.block_on(eventually("all run", || alive.now() == 2));

@@ -20,7 +20,7 @@ fn flaky(failures: usize) -> (TaskLoop, Moments) {
 async fn an_iteration_that_succeeds_in_the_end_is_one_successful_run() {
     let (events, _guard) = Events::record();
     let (body, moments) = flaky(2);
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let mut told = tasks.subscribe();
     let body = body.retry(3, Backoff::constant(secs(20)));
     tasks.register(CriticalTaskConfig::from_loop("l", body)).unwrap();

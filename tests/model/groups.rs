@@ -18,7 +18,7 @@ use super::{
     policy,
     support::{millis, secs},
     twice,
-    world::{Body, NAMES, Probe, Told, config as task_config, execute, hear, name},
+    world::{Body, NAMES, Probe, Told, config as task_config, execute, hear, name, restarts_of},
 };
 
 /// After so long whatever a step has begun is over: the longest delay, and all members' graces.
@@ -172,7 +172,7 @@ struct Group<'a> {
 }
 
 pub(super) async fn drive(case: &Case) -> Result<(), String> {
-    let tasks = TaskManager::builder().shutdown_deadline(secs(300)).build();
+    let tasks = TaskManager::builder().shutdown_deadline(secs(300)).build().unwrap();
     let mut events = tasks.subscribe();
     let probes: Vec<_> = (0..NAMES).map(|_| Probe::default()).collect();
     let asked = Arc::new(Mutex::new(Vec::new()));
@@ -299,14 +299,16 @@ impl Group<'_> {
                 Some(Finished) if taken_along && !never(member) => (Running, Some(RestartReason::Group)),
                 state => (state.unwrap_or(Stopped), None),
             };
-            let mut restarts = before.restarts;
+            let mut restarts = restarts_of(before);
             if let Some(why) = why {
                 restarts[index_of(why)] += 1;
             }
-            if (after.state, after.restarts) != (Some(state), restarts) {
+            if (after.state, restarts_of(after)) != (Some(state), restarts) {
                 return Err(format!(
                     "t{member} was {:?} and is {:?} with restarts {:?}, not {state:?} with {restarts:?}",
-                    before.state, after.state, after.restarts,
+                    before.state,
+                    after.state,
+                    restarts_of(after),
                 ));
             }
         }

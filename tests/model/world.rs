@@ -15,8 +15,9 @@ use std::{
 use otel_tasks::{
     Backoff, CriticalTaskConfig, TaskContext, TaskManager,
     events::{TaskEvent, TaskEventKind, TaskEvents},
-    policy::{ErrorClass, Jitter},
+    policy::{ErrorClass, ExitKind, Jitter, RestartReason},
     shutdown::ShutdownOutcome,
+    snapshot::TaskSnapshot,
     task::{RegisterError, RestartError},
 };
 use tokio::{
@@ -175,7 +176,7 @@ pub(crate) fn run(steps: &[Step]) -> Result<(), String> {
 }
 
 async fn drive(steps: &[Step]) -> Result<(), String> {
-    let tasks = TaskManager::builder().shutdown_deadline(secs(300)).build();
+    let tasks = TaskManager::builder().shutdown_deadline(secs(300)).build().unwrap();
     let mut events = tasks.subscribe();
     let mut model = Model::new(NAMES);
     let probes: Vec<_> = (0..NAMES).map(|_| Probe::default()).collect();
@@ -351,8 +352,12 @@ fn compare(
     same("GaveUp events", told.given_up, expected.given_up)?;
     same("Stalled events", told.stalls, expected.stalls)?;
     let Some(snapshot) = snapshot else { return Ok(()) };
-    same("restarts", snapshot.restarts, expected.restarts)?;
-    same("runs", snapshot.runs, expected.exits)?;
+    same("restarts", restarts_of(&snapshot), expected.restarts)?;
+    same(
+        "runs",
+        ExitKind::ALL.iter().map(|&kind| snapshot.runs(kind)).collect::<Vec<_>>(),
+        expected.exits.to_vec(),
+    )?;
     same("active", snapshot.active, u64::from(up))?;
     same("stalls", snapshot.stalls, expected.stalls)?;
     let health = tasks.task_health(&name(task)).expect("known");
@@ -389,4 +394,9 @@ async fn shut_down(tasks: TaskManager, model: &Model, probes: &[Probe]) -> Resul
         }
     }
     Ok(())
+}
+
+/// Restarts by reason, in the order of [`RestartReason::ALL`].
+pub(crate) fn restarts_of(snapshot: &TaskSnapshot) -> [u64; RestartReason::ALL.len()] {
+    std::array::from_fn(|index| snapshot.restarts(RestartReason::ALL[index]))
 }

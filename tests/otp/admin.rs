@@ -5,10 +5,10 @@ use std::time::Duration;
 use otel_tasks::{
     TaskGroup, TaskManager,
     policy::{
-        Escalation, PolicyError, RestartIntensity, RestartReason, RestartStrategy::OneForAll,
-        RestartStrategy::OneForOne,
+        Escalation, PolicyError, RestartIntensity, RestartReason,
+        RestartStrategy::{OneForAll, OneForOne},
     },
-    snapshot::{TaskState::Backoff, TaskState::Running, TaskState::Stopped},
+    snapshot::TaskState::{Backoff, Running, Stopped},
     task::{RegisterError, RestartError, UnknownTask},
 };
 
@@ -18,7 +18,7 @@ use crate::{
 };
 
 fn unknown(name: &str) -> UnknownTask {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.stop(name).expect_err("nothing is registered")
 }
 

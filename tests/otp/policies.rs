@@ -6,10 +6,13 @@ use std::sync::Arc;
 
 use otel_tasks::{
     CriticalTaskConfig, RestartPolicy,
-    policy::{ErrorClass, RestartReason, RestartStrategy::OneForAll, RestartStrategy::OneForOne},
+    policy::{
+        ErrorClass, RestartReason,
+        RestartStrategy::{OneForAll, OneForOne},
+    },
     snapshot::{
-        TaskState, TaskState::Backoff, TaskState::Failed, TaskState::Finished, TaskState::Running,
-        TaskState::Stopped,
+        TaskState,
+        TaskState::{Backoff, Failed, Finished, Running, Stopped},
     },
     task::RegisterError,
 };

@@ -284,7 +284,7 @@ impl World {
     pub(crate) fn of(builder: TaskManagerBuilder) -> Self {
         // Somebody hears of the panics, so they are not printed.
         listen();
-        let tasks = builder.build();
+        let tasks = builder.build().unwrap();
         let events = tasks.subscribe();
         Self { tasks, log: Log::default(), alive: Alive::default(), events }
     }
@@ -338,8 +338,7 @@ impl World {
     }
 
     pub(crate) fn restarts(&self, name: &str, reason: RestartReason) -> u64 {
-        let index = RestartReason::ALL.iter().position(|known| *known == reason).expect("a known reason");
-        self.tasks.snapshot(name).map_or(0, |task| task.restarts[index])
+        self.tasks.snapshot(name).map_or(0, |task| task.restarts(reason))
     }
 
     /// As OTP's `count_children`: registered, and of them active.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use otel_tasks::{
     TaskManager,
-    policy::{RestartStrategy::OneForAll, RestartStrategy::OneForOne},
+    policy::RestartStrategy::{OneForAll, OneForOne},
 };
 use tokio::time::sleep;
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use otel_tasks::{
     CriticalTaskConfig, RestartPolicy, TaskGroup,
     policy::{
-        DependencyLoss, Escalation, RestartReason, RestartStrategy, RestartStrategy::OneForAll,
-        RestartStrategy::OneForOne, RestartStrategy::RestForOne, StallAction,
+        DependencyLoss, Escalation, RestartReason, RestartStrategy,
+        RestartStrategy::{OneForAll, OneForOne, RestForOne},
+        StallAction,
     },
     shutdown::ShutdownOutcome,
-    snapshot::{TaskState::Failed, TaskState::Finished, TaskState::Running, TaskState::Stopped},
+    snapshot::TaskState::{Failed, Finished, Running, Stopped},
     task::RegisterError,
 };
 use tokio::time::{Instant, sleep};

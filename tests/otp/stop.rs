@@ -5,9 +5,15 @@ use std::{sync::Arc, time::Duration};
 use otel_tasks::{
     ShutdownReport, TaskManager,
     events::TaskEventKind,
-    policy::{Exit, RestartReason, RestartStrategy::OneForAll, RestartStrategy::OneForOne},
-    shutdown::{ShutdownOutcome, ShutdownOutcome::Aborted, ShutdownOutcome::Clean},
-    snapshot::{TaskState::Running, TaskState::Stopped},
+    policy::{
+        Exit, RestartReason,
+        RestartStrategy::{OneForAll, OneForOne},
+    },
+    shutdown::{
+        ShutdownOutcome,
+        ShutdownOutcome::{Aborted, Clean},
+    },
+    snapshot::TaskState::{Running, Stopped},
 };
 use tokio::time::{Instant, sleep, timeout};
 

@@ -2,13 +2,10 @@
 
 use otel_tasks::{
     policy::{
-        Escalation, RestartReason, RestartStrategy::OneForAll, RestartStrategy::OneForOne,
-        RestartStrategy::RestForOne,
+        Escalation, RestartReason,
+        RestartStrategy::{OneForAll, OneForOne, RestForOne},
     },
-    snapshot::{
-        TaskState::Backoff, TaskState::Failed, TaskState::Finished, TaskState::Running, TaskState::Stopped,
-        TaskState::Waiting,
-    },
+    snapshot::TaskState::{Backoff, Failed, Finished, Running, Stopped, Waiting},
 };
 use tokio::time::sleep;
 

@@ -17,7 +17,7 @@ type Idiom = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Every everyday idiom, each in a run of its own.
 pub async fn idioms() {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let spawner = info_span!("spawner");
     let run = |name: &str, future: Idiom| {
         let _entered = spawner.enter();

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use otel_tasks::{Backoff, CriticalTaskConfig, RestartPolicy, TaskLoop, TaskManager, page::{Feed, Page, PageServer}};
+use otel_tasks::{
+    Backoff, CriticalTaskConfig, RestartPolicy, TaskLoop, TaskManager,
+    page::{Feed, Page, PageServer},
+};
 use tokio::{runtime::Runtime, sync::Notify};
 
 pub const TOKEN: &str = "a long and random token";
@@ -34,7 +37,8 @@ impl Service {
             .tracer(traces.tracer("otel-tasks-browser"))
             .runtime_stall(Duration::from_millis(500))
             .max_names(names + 100)
-            .build();
+            .build()
+            .unwrap();
         let fail = Arc::new(Notify::new());
         register(&tasks, &fail);
         for number in 0..names {
@@ -85,9 +89,7 @@ fn register(tasks: &TaskManager, fail: &Arc<Notify>) {
     tasks.register(gateway).expect("registered");
     tasks.register(reader.depends_on("gateway").component("chat")).expect("registered");
     tasks
-        .register(
-            flaky.restart_policy(RestartPolicy::Never).backoff(Backoff::constant(Duration::ZERO)),
-        )
+        .register(flaky.restart_policy(RestartPolicy::Never).backoff(Backoff::constant(Duration::ZERO)))
         .expect("registered");
     tasks.register(CriticalTaskConfig::from_loop("tick", tick)).expect("registered");
 }

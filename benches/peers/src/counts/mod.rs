@@ -18,8 +18,9 @@ use std::{
     process::{Command, ExitCode, Stdio},
 };
 
-use crate::{cell::Runtime, memory};
 use operations::{ALL, Operation};
+
+use crate::{cell::Runtime, memory};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/counts.txt");
 const UPDATE: &str = "cargo run --release --manifest-path benches/peers/Cargo.toml -- --counts --update";

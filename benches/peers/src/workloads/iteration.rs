@@ -108,7 +108,7 @@ pub async fn by_hand(counted: Arc<Counted>) -> Measured {
 }
 
 pub async fn ours(counted: Arc<Counted>) -> Measured {
-    let tasks = TaskManager::builder().meter(Metrics::leaked().meter()).build();
+    let tasks = TaskManager::builder().meter(Metrics::leaked().meter()).build().unwrap();
     let body = counted.clone();
     let ticker = TaskLoop::every(INTERVAL, move |_| {
         let body = body.clone();

@@ -115,7 +115,7 @@ async fn begin(system: System, loops: usize, interval: Duration, counted: &Arc<A
             Kept::Nothing
         }
         System::Ours | System::OursByCron => {
-            let tasks = TaskManager::builder().max_names(loops).monitor_interval(24 * HOUR).build();
+            let tasks = TaskManager::builder().max_names(loops).monitor_interval(24 * HOUR).build().unwrap();
             tasks.start();
             let schedule = match (system, interval) {
                 (System::Ours, _) => Schedule::every(interval).immediate(false),

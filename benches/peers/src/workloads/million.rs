@@ -68,7 +68,8 @@ impl Loaded {
             .tracer(tracer)
             .max_names(names)
             .monitor_interval(Duration::from_secs(3_600))
-            .build();
+            .build()
+            .unwrap();
         let names: Vec<_> = (0..names).map(|number| format!("worker_{}", letters(number))).collect();
         for name in &names {
             for run in 0..5 {
@@ -98,7 +99,7 @@ impl Loaded {
         loop {
             match self.swept.lock().unwrap_or_else(PoisonError::into_inner).try_recv() {
                 Ok(ended) => {
-                    self.tasks.stop();
+                    self.tasks.stop_monitor();
                     return ended - began;
                 }
                 Err(mpsc::TryRecvError::Empty) => {}

@@ -101,7 +101,7 @@ async fn bare(failing: Arc<Failing>) -> Measured {
 }
 
 async fn ours(failing: Arc<Failing>) -> Measured {
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     let task = failing.clone();
     let config = CriticalTaskConfig::new("failing", move |_| {
         let task = task.clone();

@@ -112,7 +112,7 @@ async fn ours(scale: Scale, path: fn(TaskManagerBuilder) -> TaskManagerBuilder) 
 }
 
 pub fn manager(path: fn(TaskManagerBuilder) -> TaskManagerBuilder) -> TaskManager {
-    path(TaskManager::builder().meter(Metrics::leaked().meter())).build()
+    path(TaskManager::builder().meter(Metrics::leaked().meter())).build().unwrap()
 }
 
 /// The median of several rounds.

@@ -151,7 +151,8 @@ impl System for Ours {
             .max_names(names.len())
             // Nothing is to be aborted here for being slow: how slow it is, is the question.
             .shutdown_deadline(Duration::from_secs(3_600))
-            .build();
+            .build()
+            .unwrap();
         for name in names {
             let started = started.clone();
             let config = CriticalTaskConfig::new(name.as_str(), move |ctx| {

@@ -2,6 +2,6 @@
 struct Opaque;
 
 fn main() {
-    let tasks = otel_tasks::TaskManager::builder().build();
+    let tasks = otel_tasks::TaskManager::new();
     let _ = tasks.spawn("opaque", async { Err::<(), _>(Opaque) });
 }

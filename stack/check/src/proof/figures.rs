@@ -3,7 +3,15 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use otel_tasks::{policy::{ExitKind, RestartReason}, shutdown::ShutdownOutcome, snapshot::{SkipReason, TaskState}, telemetry::{Signal, contract::Instrument, contract::key, contract::self as c}};
+use otel_tasks::{
+    policy::{ExitKind, RestartReason},
+    shutdown::ShutdownOutcome,
+    snapshot::{SkipReason, TaskState},
+    telemetry::{
+        Signal, contract as c,
+        contract::{Instrument, key},
+    },
+};
 use serde_json::Value;
 
 use crate::{
@@ -27,7 +35,7 @@ impl Task<'_> {
     }
 
     pub(crate) fn total_runs(&self) -> u64 {
-        ExitKind::ALL.into_iter().map(|kind| self.runs(kind)).sum()
+        ExitKind::ALL.iter().copied().map(|kind| self.runs(kind)).sum()
     }
 
     pub(crate) fn total_errors(&self) -> u64 {
@@ -75,12 +83,12 @@ pub(crate) fn expected(printed: &Value) -> Result<Series> {
         series.insert((metric(&instrument), labels), value);
     };
     let ended = printed["shutdown"]["tasks"].as_array().context("the shutdown's tasks")?;
-    for outcome in ShutdownOutcome::ALL {
+    for &outcome in ShutdownOutcome::ALL {
         let alike = ended.iter().filter(|task| task["outcome"] == outcome.as_str());
         let count: u64 = alike.filter_map(|task| task["count"].as_u64()).sum();
         add(c::SHUTDOWN_TASKS, &[(key::SHUTDOWN_OUTCOME, outcome.as_str())], count as f64);
     }
-    for signal in Signal::ALL {
+    for &signal in Signal::ALL {
         for reason in ["queue_full", "export_failed", "after_shutdown"] {
             let count = printed["telemetry"][signal.as_str()][reason].as_f64().context("a count")?;
             add(c::TELEMETRY_DROPPED, &[(key::SIGNAL, signal.as_str()), (key::REASON, reason)], count);
@@ -102,7 +110,7 @@ fn of_task(task: &Task<'_>, add: &mut Add<'_>) {
     add(metric(&c::RUN_ACTIVE), &[], figure("active"));
     add(metric(&c::RUN_TIME), &[], seconds(&task.0["run_time"]).unwrap_or(0.0));
     add(metric(&c::POLLS_SLOW), &[], figure("slow_polls"));
-    for kind in ExitKind::ALL {
+    for &kind in ExitKind::ALL {
         let runs = task.runs(kind) as f64;
         add(metric(&c::RUNS), &[(key::RESULT, kind.as_str())], runs);
         if runs > 0.0 {
@@ -131,14 +139,14 @@ fn of_task(task: &Task<'_>, add: &mut Add<'_>) {
     if task.total_runs() > 0 {
         add(metric(&c::RUN_DURATION_MAX), &[], seconds(&task.0["longest_run"]).unwrap_or(0.0));
     }
-    for reason in RestartReason::ALL {
+    for &reason in RestartReason::ALL {
         let count = task.0["restarts"][reason as usize].as_f64().unwrap_or(0.0);
         if registered || count > 0.0 {
             add(metric(&c::RESTARTS), &[(key::RESTART_REASON, reason.as_str())], count);
         }
     }
     if registered {
-        for state in TaskState::ALL {
+        for &state in TaskState::ALL {
             let is = task.state() == Some(state.as_str());
             add(metric(&c::STATUS), &[(key::STATE, state.as_str())], f64::from(u8::from(is)));
         }
@@ -159,7 +167,7 @@ fn of_task(task: &Task<'_>, add: &mut Add<'_>) {
             add(metric(&instrument), &[], value);
         }
     }
-    for reason in SkipReason::ALL {
+    for &reason in SkipReason::ALL {
         let count = task.0["skipped"][reason as usize].as_f64().unwrap_or(0.0);
         if count > 0.0 || !task.0["interval"].is_null() {
             add(metric(&c::ITERATIONS_SKIPPED), &[(key::REASON, reason.as_str())], count);

@@ -8,7 +8,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 async fn run(began: Instant) -> Result<(), Failure> {
     let telemetry = otel_tasks::Telemetry::builder().service("footprint").install()?;
-    let tasks = TaskManager::builder().build();
+    let tasks = TaskManager::new();
     tasks.start();
     tasks.spawn("first", tokio::task::yield_now()).await?;
     println!("{}", began.elapsed().as_micros());

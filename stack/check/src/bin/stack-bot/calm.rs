@@ -10,7 +10,7 @@ use crate::{figures, millis};
 pub(crate) async fn run(
     mut orders: mpsc::UnboundedReceiver<String>,
 ) -> Result<(TaskManager, Arc<ShutdownReport>), Box<dyn Error>> {
-    let tasks = TaskManager::builder().monitor_interval(millis(5_000)).build();
+    let tasks = TaskManager::builder().monitor_interval(millis(5_000)).build().unwrap();
     let gateway = CriticalTaskConfig::new("gateway", |ctx| async move {
         while !ctx.is_cancelled() {
             ctx.heartbeat();

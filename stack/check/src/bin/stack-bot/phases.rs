@@ -45,7 +45,7 @@ pub(crate) async fn run(
     mut orders: mpsc::UnboundedReceiver<String>,
     balance: Balance,
 ) -> Result<(TaskManager, Arc<ShutdownReport>), Box<dyn Error>> {
-    let tasks = TaskManager::builder().monitor_interval(millis(5_000)).build();
+    let tasks = TaskManager::builder().monitor_interval(millis(5_000)).build().unwrap();
     tasks.start();
     let lateness = Arc::new(Lateness::default());
     let mut phase = "phase_begin".to_owned();

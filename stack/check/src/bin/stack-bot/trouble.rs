@@ -12,7 +12,11 @@ use std::{
     time::Duration,
 };
 
-use otel_tasks::{Backoff, CriticalTaskConfig, RestartPolicy, ShutdownReport, TaskCategory, TaskContext, TaskGroup, TaskLoop, TaskManager, TaskPriority, policy::{DependencyLoss, RestartStrategy}};
+use otel_tasks::{
+    Backoff, CriticalTaskConfig, RestartPolicy, ShutdownReport, TaskCategory, TaskContext, TaskGroup,
+    TaskLoop, TaskManager, TaskPriority,
+    policy::{DependencyLoss, RestartStrategy},
+};
 use serde_json::json;
 use tokio::{sync::mpsc, time::sleep};
 use tracing::{Instrument, info_span};
@@ -95,7 +99,8 @@ fn critical_tasks() -> Vec<CriticalTaskConfig> {
             if ctx.generation() < 3 { pending().await } else { Ok::<_, io::Error>(()) }
         }))
         .run_timeout(millis(300)),
-        lively(CriticalTaskConfig::new("beacon", |_| sleep(millis(4_000)))).restart_policy(RestartPolicy::Always),
+        lively(CriticalTaskConfig::new("beacon", |_| sleep(millis(4_000))))
+            .restart_policy(RestartPolicy::Always),
         lively(CriticalTaskConfig::new("silent", silent)).heartbeat_timeout(millis(1_000)),
         CriticalTaskConfig::new("blocker", blocker).category(TaskCategory::System),
         lively(CriticalTaskConfig::new("database", database))
@@ -198,7 +203,8 @@ pub(crate) async fn run(
         .shutdown_deadline(millis(4_000))
         .spawn_grace(millis(500))
         .max_names(NAMES)
-        .build();
+        .build()
+        .unwrap();
     tasks.register_all(critical_tasks())?;
     tasks.register_all(loops())?;
     tasks.register_group(group())?;
