@@ -7,9 +7,7 @@ use std::{
 
 use crate::{
     config::{register::register, task::CriticalTaskConfig},
-    contract::{SCOPE, key, record},
-    emit::with_trace,
-    engine::Shared,
+    engine::{Shared, component_failed},
     error::RegisterError,
     run::catch,
 };
@@ -149,13 +147,7 @@ fn report_failure(discovery: &mut Discovery, component: &str, refusal: Refusal) 
         Refusal::Task(error) => error.to_string(),
         Refusal::Provider(text) => format!("its provider panicked: {text}"),
     };
-    with_trace(None, || {
-        tracing::event!(
-            name: record::MONITOR_FAILED, target: SCOPE, parent: None, tracing::Level::ERROR,
-            { key::COMPONENT } = component,
-            "component {component}: {text}",
-        );
-    });
+    component_failed(component, &text);
     match refusal {
         Refusal::Task(error) => discovery.refused.push((component.to_owned(), error)),
         Refusal::Provider(text) => discovery.panicked.push((component.to_owned(), text)),

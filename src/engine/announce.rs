@@ -1,1 +1,238 @@
-//! Happenings of tasks and of the manager, each said once: the event, the log record and the count.
+//! Each happening that has a log record, said once: the count, the event and the record belong together.
+//!
+//! A record is emitted last, since a subscriber is the user's code. Events without a record are sent where they happen.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use opentelemetry::Context as OtelContext;
+use tracing::Level;
+
+use super::observe::events::{EventBus, TaskEventKind};
+use crate::{
+    cell::TaskState,
+    contract::{SCOPE, key, record},
+    emit::with_trace,
+    policy::{Exit, Failure, Panic, RestartIntensity, RestartReason},
+    read::TaskHealth,
+    run::Task,
+};
+
+/// The happenings of one task.
+pub(super) struct Announcer<'a> {
+    pub(super) events: &'a EventBus,
+    pub(super) task: &'a Task,
+    /// The generation of the life that the happening concerns.
+    pub(super) generation: u64,
+    /// The trace that the records belong to.
+    pub(super) trace: Option<OtelContext>,
+}
+
+/// Emits a record of a task, with its name and component.
+macro_rules! record {
+    ($self:expr, $name:expr, $level:expr, { $($fields:tt)* }, $($text:tt)+) => {
+        with_trace($self.trace.clone(), || {
+            let identity = &$self.task.identity;
+            tracing::event!(
+                name: $name, target: SCOPE, parent: None, $level,
+                { key::NAME } = &*identity.name, { key::COMPONENT } = identity.component.as_deref(), $($fields)*
+                $($text)+
+            );
+        })
+    };
+}
+
+impl Announcer<'_> {
+    fn name(&self) -> &Arc<str> {
+        &self.task.identity.name
+    }
+
+    fn send(&self, kind: impl FnOnce() -> TaskEventKind) {
+        self.events.tell(Some(self.name()), self.generation, kind);
+    }
+
+    /// The task began for the first time.
+    pub(super) fn started(&self) {
+        self.send(|| TaskEventKind::Started { restart: None });
+        record!(self, record::STARTED, Level::INFO, { { key::GENERATION } = number(self.generation), },
+            "task {} started", self.name());
+    }
+
+    /// The task began again.
+    pub(super) fn restarted(&self, reason: RestartReason, now: Duration) {
+        self.task.cell.restarted(reason, now, SystemTime::now());
+        self.send(|| TaskEventKind::Started { restart: Some(reason) });
+        record!(self, record::RESTARTED, Level::WARN,
+            { { key::GENERATION } = number(self.generation), { key::RESTART_REASON } = reason.as_str(), },
+            "task {} restarted: {reason}", self.name());
+    }
+
+    /// The task finished, or was stopped or paused on request.
+    pub(super) fn at_rest(&self, state: TaskState) {
+        self.send(|| match state {
+            TaskState::Finished => TaskEventKind::Finished,
+            TaskState::Paused => TaskEventKind::Paused,
+            _ => TaskEventKind::Stopped,
+        });
+        record!(self, record::STOPPED, Level::INFO, { { key::STATE } = state.as_str(), },
+            "task {} {state}", self.name());
+    }
+
+    /// The task was given up.
+    pub(super) fn gave_up(&self, reason: &'static str, intensity: RestartIntensity) {
+        self.send(|| TaskEventKind::GaveUp { reason });
+        record!(self, record::GAVE_UP, Level::ERROR, { { key::REASON } = reason, },
+            "task {} given up: {reason} (limit: {} restarts in {:?})",
+            self.name(), intensity.max_restarts(), intensity.within());
+    }
+
+    /// The task gave no sign of life. `act` does what the task's settings say, before a subscriber hears of it.
+    pub(super) fn stalled(&self, silent_for: Duration, act: impl FnOnce()) {
+        self.task.cell.stalled();
+        self.send(|| TaskEventKind::Stalled { silent_for });
+        act();
+        record!(
+            self,
+            record::STALLED,
+            Level::WARN,
+            {},
+            "task {} stalled: no sign of life for {silent_for:.1?}",
+            self.name()
+        );
+    }
+
+    /// One poll of the task goes on and on.
+    pub(super) fn blocks(&self, thread: &Arc<str>, polling_for: Duration) {
+        self.send(|| TaskEventKind::SlowPoll { polling_for, thread: thread.clone() });
+        record!(
+            self,
+            record::POLL_SLOW,
+            Level::WARN,
+            {},
+            "task {} blocks the thread {thread}: one poll has gone on for {polling_for:.1?}",
+            self.name()
+        );
+    }
+
+    /// The task became healthy or unhealthy.
+    pub(super) fn health_changed(&self, health: &TaskHealth) {
+        let is_healthy = health.is_healthy;
+        self.send(|| TaskEventKind::HealthChanged { is_healthy });
+        if is_healthy {
+            record!(self, record::HEALTH_CHANGED, Level::INFO, {}, "task {} is healthy again", self.name());
+        } else {
+            let reasons: Vec<_> = health.reasons.iter().map(|reason| reason.as_str()).collect();
+            record!(
+                self,
+                record::HEALTH_CHANGED,
+                Level::WARN,
+                {},
+                "task {} is unhealthy: {}",
+                self.name(),
+                reasons.join(", ")
+            );
+        }
+    }
+
+    /// An iteration of a loop is tried again.
+    pub(super) fn iteration_retried(&self, iteration: u64, failure: &Failure, delay: Duration) {
+        self.task.cell.retried();
+        self.send(|| TaskEventKind::Retrying { iteration, failure: failure.clone(), delay });
+        record!(self, record::ITERATION_RETRIED, Level::WARN,
+            {
+                { key::ITERATION } = number(iteration), { key::EXCEPTION_TYPE } = failure.error_type,
+                { key::EXCEPTION_MESSAGE } = failure.message,
+            },
+            "iteration {iteration} of loop {} is tried again after {delay:?}: {}", self.name(), failure.message);
+    }
+
+    /// A hook of a loop panicked.
+    pub(super) fn hook_panicked(&self, hook: &'static str, panic: Panic) {
+        record!(
+            self,
+            record::HOOK_PANICKED,
+            Level::ERROR,
+            {},
+            "hook {hook} of loop {} {}",
+            self.name(),
+            Exit::Panic(panic).message()
+        );
+    }
+
+    /// The task is stopped later than its category and priority ask, because of a task that depends on it.
+    pub(super) fn order_inverted(&self, dependent: &str) {
+        record!(
+            self,
+            record::ORDER_INVERTED,
+            Level::WARN,
+            {},
+            "task {} is stopped after {dependent}, which depends on it, though its category and priority come first",
+            self.name()
+        );
+    }
+}
+
+/// A task has no category.
+pub(super) fn category_unknown(name: &str) {
+    tracing::event!(
+        name: record::CATEGORY_UNKNOWN, target: SCOPE, parent: None, Level::WARN,
+        { key::NAME } = name,
+        "task {name} has no category: name it by a rule or set one",
+    );
+}
+
+/// A step of the monitor's sweep panicked.
+pub(super) fn step_panicked(step: &'static str, text: &str) {
+    tracing::event!(
+        name: record::MONITOR_FAILED, target: SCOPE, parent: None, Level::ERROR,
+        "monitor step {step} panicked: {text}",
+    );
+}
+
+/// The watchdog's thread did not start.
+pub(super) fn unwatched(error: &std::io::Error) {
+    with_trace(None, || {
+        tracing::event!(
+            name: record::MONITOR_FAILED, target: SCOPE, parent: None, Level::ERROR,
+            "the watchdog's thread did not start, blocked threads will not be seen: {error}",
+        );
+    });
+}
+
+/// The runtime runs nothing.
+pub(super) fn runtime_stalled(events: &EventBus, stalled_for: Duration, polling: Vec<Arc<str>>) {
+    let names = polling.join(", ");
+    events.tell(None, 0, || TaskEventKind::RuntimeStalled { stalled_for, polling });
+    with_trace(None, || {
+        tracing::event!(
+            name: record::RUNTIME_STALLED, target: SCOPE, parent: None, Level::ERROR,
+            "the runtime has run nothing for {stalled_for:.1?}; its threads are blocked by: {names}",
+        );
+    });
+}
+
+/// A task did not end by itself at shutdown. The record belongs to the span that is entered.
+pub(super) fn not_stopped(name: &str, outcome: crate::policy::ShutdownOutcome) {
+    tracing::event!(
+        name: record::NOT_STOPPED, target: SCOPE, parent: None, Level::WARN,
+        { key::NAME } = name, { key::SHUTDOWN_OUTCOME } = outcome.as_str(),
+        "task {name} did not end by itself: {outcome}",
+    );
+}
+
+/// A component's tasks could not be registered.
+pub(crate) fn component_failed(component: &str, text: &str) {
+    with_trace(None, || {
+        tracing::event!(
+            name: record::MONITOR_FAILED, target: SCOPE, parent: None, Level::ERROR,
+            { key::COMPONENT } = component,
+            "component {component}: {text}",
+        );
+    });
+}
+
+fn number(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -14,10 +14,9 @@ use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 use super::roster::ByName;
 use crate::{
     cell::TaskState,
-    contract::{SCOPE, key, record},
-    emit::with_trace,
     engine::{
         Group, Membership, Order, Supervised, TaskEventKind, TaskSpec,
+        announce::Announcer,
         observe::{events::EventBus, monitor, watch::Watch},
         roster::{Registered, Registration},
         settings::Settings,
@@ -181,6 +180,11 @@ impl Shared {
         self.runtime().spawn(Polled::new(id, Driver::new(task, self.clone())));
     }
 
+    /// Announces what happens to a registered task, without a trace.
+    pub(super) fn announcer<'a>(&'a self, task: &'a Supervised, generation: u64) -> Announcer<'a> {
+        Announcer { events: &self.events, task: &task.task, generation, trace: None }
+    }
+
     /// Tells what happened to a registered task.
     pub(crate) fn tell(&self, task: &Supervised, kind: impl FnOnce() -> TaskEventKind) {
         self.events.tell(Some(task.name()), task.signals.generation(), kind);
@@ -302,14 +306,7 @@ impl Shared {
             for name in task.links.dependencies() {
                 let Some(dependency) = self.supervised(name) else { continue };
                 if stage_of_task(&dependency.task) < stage_of_task(&task.task) {
-                    with_trace(None, || {
-                        tracing::event!(
-                            name: record::ORDER_INVERTED, target: SCOPE, parent: None, tracing::Level::WARN,
-                            { key::NAME } = &*dependency.task.identity.name,
-                            "task {name} is stopped after {}, which depends on it, though its category and priority come first",
-                            task.name(),
-                        );
-                    });
+                    self.announcer(&dependency, dependency.signals.generation()).order_inverted(task.name());
                 }
             }
         }

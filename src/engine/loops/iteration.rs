@@ -6,8 +6,7 @@ use opentelemetry::trace::SpanContext;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    contract::{SCOPE, key, record},
-    emit::{DelaySeries, with_trace},
+    emit::DelaySeries,
     engine::{
         Life, TaskContext, TaskEventKind, Work,
         loops::task_loop::{LoopOutcome, OnError, Parts},
@@ -105,20 +104,9 @@ impl Living {
 
     fn tell_retry(&self, context: &TaskContext, failure: &Failure, delay: Duration) {
         let Life { shared, supervised, .. } = &self.life;
-        supervised.task.cell.retried();
         let iteration = context.iteration().unwrap_or_default();
-        shared.tell(supervised, || TaskEventKind::Retrying { iteration, failure: failure.clone(), delay });
-        let number = i64::try_from(iteration).unwrap_or(i64::MAX);
-        with_trace(None, || {
-            tracing::event!(
-                name: record::ITERATION_RETRIED, target: SCOPE, parent: None, tracing::Level::WARN,
-                { key::NAME } = &*supervised.task.identity.name,
-                { key::ITERATION } = number,
-                { key::EXCEPTION_TYPE } = failure.error_type, { key::EXCEPTION_MESSAGE } = failure.message,
-                "iteration {iteration} of loop {} is tried again after {delay:?}: {}",
-                supervised.task.identity.name, failure.message,
-            );
-        });
+        let announcer = shared.announcer(supervised, supervised.signals.generation());
+        announcer.iteration_retried(iteration, failure, delay);
     }
 
     async fn settle(&self, outcome: LoopOutcome, span_context: Option<SpanContext>) -> Settled {
@@ -149,14 +137,8 @@ impl Living {
         match Guarded::new(self.life.shared.recorder.options.silence_panics, hook).await {
             Ok(value) => Some(value),
             Err(panic) => {
-                let task = &self.life.supervised.task.identity.name;
-                with_trace(None, || {
-                    tracing::event!(
-                        name: record::HOOK_PANICKED, target: SCOPE, parent: None, tracing::Level::ERROR,
-                        { key::NAME } = &**task,
-                        "hook {name} of loop {task} {}", Exit::Panic(panic).message(),
-                    );
-                });
+                let Life { shared, supervised, .. } = &self.life;
+                shared.announcer(supervised, supervised.signals.generation()).hook_panicked(name, panic);
                 None
             }
         }

@@ -11,11 +11,11 @@ use tokio::time::Instant;
 
 use crate::{
     cell::Entry,
-    contract::{SCOPE, attribute, key, record},
+    contract::attribute,
     emit::{ManagedSpan, SpanParent, SpanStart, managed_span},
-    engine::{Shared, Supervised, TaskEventKind, shutdown::tracker::Names},
+    engine::{Shared, announce, shutdown::tracker::Names},
     policy::TaskCategory,
-    read::{self, TaskHealth},
+    read::{self},
     run::{Task, catch},
 };
 
@@ -68,10 +68,7 @@ fn sweep(shared: &Arc<Shared>) {
 /// One step of a sweep: its panic is logged and ends nothing but the step.
 fn step(shared: &Shared, name: &'static str, step: impl FnOnce()) {
     if let Err(caught) = catch(shared.recorder.options.silence_panics, step) {
-        tracing::event!(
-            name: record::MONITOR_FAILED, target: SCOPE, parent: None, tracing::Level::ERROR,
-            "monitor step {name} panicked: {}", caught.panic.text,
-        );
+        announce::step_panicked(name, &caught.panic.text);
     }
 }
 
@@ -85,11 +82,7 @@ fn categorize(shared: &Shared, span: &ManagedSpan) {
         unknown.retain(|name| warned.insert(name.clone()));
     }
     for name in unknown {
-        tracing::event!(
-            name: record::CATEGORY_UNKNOWN, target: SCOPE, parent: None, tracing::Level::WARN,
-            { key::NAME } = &*name,
-            "task {name} has no category: name it by a rule or set one",
-        );
+        announce::category_unknown(&name);
     }
 }
 
@@ -130,31 +123,14 @@ fn check_health(shared: &Arc<Shared>, span: &ManagedSpan) {
         }
         let changed = task.checked(now, task.spec.health_check_interval, is_healthy);
         if changed {
-            tell_health(shared, task, &read::health(&vitals, live, thresholds, shared.tracker.is_closed()));
+            let health = read::health(&vitals, live, thresholds, shared.tracker.is_closed());
+            shared.announcer(task, task.signals.generation()).health_changed(&health);
         }
     }
     let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     span.set_attribute(KeyValue::new(attribute::MONITOR_TASKS, count(tasks.len())));
     span.set_attribute(KeyValue::new(attribute::MONITOR_HEALTHY, count(tasks.len() - unhealthy.len())));
     span.set_attribute(KeyValue::new(attribute::MONITOR_UNHEALTHY, strings(&unhealthy)));
-}
-
-fn tell_health(shared: &Shared, task: &Supervised, health: &TaskHealth) {
-    let is_healthy = health.is_healthy;
-    shared.tell(task, || TaskEventKind::HealthChanged { is_healthy });
-    let name = &*task.task.identity.name;
-    if is_healthy {
-        tracing::event!(
-            name: record::HEALTH_CHANGED, target: SCOPE, parent: None, tracing::Level::INFO,
-            { key::NAME } = name, "task {name} is healthy again",
-        );
-    } else {
-        let reasons: Vec<_> = health.reasons.iter().map(|reason| reason.as_str()).collect();
-        tracing::event!(
-            name: record::HEALTH_CHANGED, target: SCOPE, parent: None, tracing::Level::WARN,
-            { key::NAME } = name, "task {name} is unhealthy: {}", reasons.join(", "),
-        );
-    }
 }
 
 /// One of the manager's own spans, named `<prefix>.<work>`.

@@ -18,10 +18,10 @@ use std::{
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
-    contract::{SCOPE, key, record},
-    emit::with_trace,
     engine::{
-        Order, Shared, Supervised, TaskEventKind, shutdown::sequence::DRAIN_TICK,
+        Order, Shared, Supervised, TaskEventKind,
+        announce::{self, Announcer},
+        shutdown::sequence::DRAIN_TICK,
         supervision::signs_of_life::Stall,
     },
     policy::StallAction,
@@ -107,12 +107,7 @@ impl Shared {
     pub(crate) fn begin_watching(self: &Arc<Self>) {
         let watched: Arc<dyn Watched> = self.clone();
         if let Err(error) = watchdog::watch(self.watch.number, TICK, Arc::downgrade(&watched)) {
-            with_trace(None, || {
-                tracing::event!(
-                    name: record::MONITOR_FAILED, target: SCOPE, parent: None, tracing::Level::ERROR,
-                    "the watchdog's thread did not start, blocked threads will not be seen: {error}",
-                );
-            });
+            announce::unwatched(&error);
         }
     }
 
@@ -128,11 +123,8 @@ impl Shared {
             return task.signals.rearm(Instant::now());
         }
         let Some(generation) = task.signals.tell(stall) else { return };
-        // Counted and told before the order, whose consequences come after it; the subscriber is the user's code, so last.
-        task.task.cell.stalled();
-        self.events.tell(Some(task.name()), generation, || TaskEventKind::Stalled { silent_for });
         // An order that is not heard, by a driver that is stuck with an earlier one, changes nothing: the stall is told.
-        match task.spec.on_stall {
+        self.announcer(task, generation).stalled(silent_for, || match task.spec.on_stall {
             StallAction::Report => {}
             StallAction::Restart => {
                 task.order(Order::Stalled { generation, give_up: false });
@@ -140,14 +132,6 @@ impl Shared {
             StallAction::Escalate => {
                 task.order(Order::Stalled { generation, give_up: true });
             }
-        }
-        with_trace(None, || {
-            tracing::event!(
-                name: record::STALLED, target: SCOPE, parent: None, tracing::Level::WARN,
-                { key::NAME } = &*task.task.identity.name,
-                { key::COMPONENT } = task.task.identity.component.as_deref(),
-                "task {} stalled: no sign of life for {silent_for:.1?}", task.name(),
-            );
         });
     }
 
@@ -180,20 +164,8 @@ impl Shared {
             let news = told.insert(blocked.poll);
             if news {
                 let generation = supervised.as_ref().map_or(0, |supervised| supervised.signals.generation());
-                let (polling_for, thread) = (blocked.since, blocked.thread.clone());
-                self.events.tell(Some(&task.identity.name), generation, || TaskEventKind::SlowPoll {
-                    polling_for,
-                    thread,
-                });
-                with_trace(None, || {
-                    tracing::event!(
-                        name: record::POLL_SLOW, target: SCOPE, parent: None, tracing::Level::WARN,
-                        { key::NAME } = &*task.identity.name,
-                        { key::COMPONENT } = task.identity.component.as_deref(),
-                        "task {} blocks the thread {}: one poll has gone on for {:.1?}",
-                        task.identity.name, blocked.thread, blocked.since,
-                    );
-                });
+                let announcer = Announcer { events: &self.events, task: &task, generation, trace: None };
+                announcer.blocks(&blocked.thread, blocked.since);
             }
             if let Some(supervised) = supervised {
                 if supervised.spec.poll_timeout.is_some_and(|timeout| blocked.since >= timeout) {
@@ -234,14 +206,7 @@ impl Shared {
             .collect();
         polling.sort_unstable();
         polling.dedup();
-        let names = polling.join(", ");
-        self.events.tell(None, 0, || TaskEventKind::RuntimeStalled { stalled_for, polling });
-        with_trace(None, || {
-            tracing::event!(
-                name: record::RUNTIME_STALLED, target: SCOPE, parent: None, tracing::Level::ERROR,
-                "the runtime has run nothing for {stalled_for:.1?}; its threads are blocked by: {names}",
-            );
-        });
+        announce::runtime_stalled(&self.events, stalled_for, polling);
     }
 
     /// Whether the runtime is known to run nothing.

@@ -28,10 +28,10 @@ use tokio::{
 };
 
 use crate::{
-    contract::{SCOPE, attribute, key, record},
+    contract::attribute,
     emit::{ManagedSpan, SpanParent},
     engine::{
-        Order, Shared, ShutdownCause, ShutdownReport, Supervised, TaskEventKind, later,
+        Order, Shared, ShutdownCause, ShutdownReport, Supervised, TaskEventKind, announce, later,
         observe::{
             monitor,
             monitor::{manager_span, set_names},
@@ -500,11 +500,7 @@ fn record_report(span: ManagedSpan, report: &ShutdownReport) {
     {
         let _entered = span.enter();
         for task in report.tasks.iter().filter(|task| task.outcome.is_forced()) {
-            tracing::event!(
-                name: record::NOT_STOPPED, target: SCOPE, parent: None, tracing::Level::WARN,
-                { key::NAME } = &*task.name, { key::SHUTDOWN_OUTCOME } = task.outcome.as_str(),
-                "task {} did not end by itself: {}", task.name, task.outcome,
-            );
+            announce::not_stopped(&task.name, task.outcome);
         }
     }
     span.end();

@@ -22,7 +22,7 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use opentelemetry::trace::SpanContext;
@@ -30,10 +30,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
     cell::TaskState,
-    contract::{SCOPE, key, record},
-    emit::with_trace,
     engine::{
         ContextParts, Life, LifeEnd, Order, Shared, ShutdownCause, Supervised, TaskContext, TaskEventKind,
+        announce::Announcer,
         begin_shutdown,
         context::Stop,
         later,
@@ -864,78 +863,36 @@ impl Core {
         self.supervised.task.cell.has_restarted(intensity.max_restarts(), now, intensity.within())
     }
 
+    /// Announces with the trace of the last run.
+    fn announcer(&self, generation: u64) -> Announcer<'_> {
+        Announcer {
+            trace: context_of(self.last_run()),
+            ..self.shared.announcer(&self.supervised, generation)
+        }
+    }
+
     fn note_start(&self, restart: Option<RestartReason>, generation: u64) {
-        let identity = &self.supervised.task.identity;
-        let began = || TaskEventKind::Started { restart };
-        let generation = i64::try_from(generation).unwrap_or(i64::MAX);
-        let Some(reason) = restart else {
-            self.tell(began);
-            with_trace(None, || {
-                tracing::event!(
-                    name: record::STARTED, target: SCOPE, parent: None, tracing::Level::INFO,
-                    { key::NAME } = &*identity.name, { key::COMPONENT } = identity.component.as_deref(),
-                    { key::GENERATION } = generation,
-                    "task {} started", identity.name,
-                )
-            });
-            return;
-        };
-        self.supervised.task.cell.restarted(reason, self.shared.recorder.now(), SystemTime::now());
-        self.tell(began);
-        with_trace(context_of(self.last_run()), || {
-            tracing::event!(
-                name: record::RESTARTED, target: SCOPE, parent: None, tracing::Level::WARN,
-                { key::NAME } = &*identity.name, { key::COMPONENT } = identity.component.as_deref(),
-                { key::GENERATION } = generation, { key::RESTART_REASON } = reason.as_str(),
-                "task {} restarted: {}", identity.name, reason.as_str(),
-            );
-        });
+        match restart {
+            None => self.shared.announcer(&self.supervised, generation).started(),
+            Some(reason) => self.announcer(generation).restarted(reason, self.shared.recorder.now()),
+        }
     }
 
     fn stopped(&self, state: TaskState) -> Step {
-        self.tell(|| match state {
-            TaskState::Finished => TaskEventKind::Finished,
-            _ => TaskEventKind::Stopped,
-        });
-        self.log_rest(state);
+        self.announcer(self.supervised.signals.generation()).at_rest(state);
         Step::Rest(state)
     }
 
     fn paused(&self) -> Step {
-        self.tell_pause();
-        Step::Rest(TaskState::Paused)
+        self.stopped(TaskState::Paused)
     }
 
     fn tell_pause(&self) {
-        self.tell(|| TaskEventKind::Paused);
-        self.log_rest(TaskState::Paused);
-    }
-
-    fn log_rest(&self, state: TaskState) {
-        let identity = &self.supervised.task.identity;
-        with_trace(context_of(self.last_run()), || {
-            tracing::event!(
-                name: record::STOPPED, target: SCOPE, parent: None, tracing::Level::INFO,
-                { key::NAME } = &*identity.name, { key::COMPONENT } = identity.component.as_deref(),
-                { key::STATE } = state.as_str(),
-                "task {} {}", identity.name, state.as_str(),
-            );
-        });
+        self.stopped(TaskState::Paused);
     }
 
     fn gave_up(&self, why: &'static str) -> Step {
-        self.tell(|| TaskEventKind::GaveUp { reason: why });
-        let identity = &self.supervised.task.identity;
-        let intensity = self.supervised.spec.intensity;
-        with_trace(context_of(self.last_run()), || {
-            tracing::event!(
-                name: record::GAVE_UP, target: SCOPE, parent: None, tracing::Level::ERROR,
-                { key::NAME } = &*identity.name, { key::COMPONENT } = identity.component.as_deref(),
-                { key::REASON } = why,
-                "task {} given up: {why} (limit: {} restarts in {:?})",
-                identity.name, intensity.max_restarts(), intensity.within(),
-            );
-        });
+        self.announcer(self.supervised.signals.generation()).gave_up(why, self.supervised.spec.intensity);
         self.escalate(why);
         Step::Rest(TaskState::Failed)
     }
