@@ -3,6 +3,8 @@
 //! No other file spells one. A change here is a change of the public contract: dashboards, alerts and the table
 //! in the README are generated from or checked against it.
 
+pub use crate::policy::{ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT};
+
 /// The instrumentation scope of everything this crate emits, and the `tracing` target of its spans and events.
 pub const SCOPE: &str = "otel_tasks";
 
@@ -53,10 +55,6 @@ pub mod key {
 
 /// The `error.type` of what does not fit its bound (OpenTelemetry semantic conventions).
 pub const ERROR_TYPE_OTHER: &str = "_OTHER";
-/// The `error.type` of a panic.
-pub const ERROR_TYPE_PANIC: &str = "panic";
-/// The `error.type` of a run that passed its time limit (OpenTelemetry semantic conventions).
-pub const ERROR_TYPE_TIMEOUT: &str = "timeout";
 /// The name under which tasks are metered once the bound on names is reached.
 pub const OVERFLOW_NAME: &str = "_OTHER";
 

@@ -82,7 +82,8 @@ pub mod task {
 /// Policies, outcomes and control errors of loops.
 pub mod schedule {
     pub use crate::{
-        engine::{LoopControlError, LoopError, LoopOutcome, OnError},
+        engine::{LoopOutcome, OnError},
+        error::{LoopControlError, LoopError},
         timetable::{MissedPolicy, OverlapPolicy, Schedule, ScheduleError, Upcoming},
     };
 }

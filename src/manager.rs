@@ -18,10 +18,10 @@ use crate::{
     config::{self, Components, CriticalTaskConfig, CriticalTasksProvider, Discovery, TaskGroup, discover},
     emit::{self, SpanPath},
     engine::{
-        self, LastResort, LoopControlError, LoopHandle, Order, Settings, Shared, ShutdownReport,
-        SpawnOptions, StopToken, TaskBuilder, TaskEventKind, TaskEvents, TaskSettings, WallClock,
+        self, LastResort, LoopBody, LoopHandle, Order, Settings, Shared, ShutdownReport, SpawnOptions,
+        StopToken, TaskBuilder, TaskEventKind, TaskEvents, TaskSettings, WallClock,
     },
-    error::{BuildError, RegisterError, RestartError, UnknownComponent, UnknownTask},
+    error::{BuildError, LoopControlError, RegisterError, RestartError, UnknownComponent, UnknownTask},
     instrumentation::InstrumentationCheck,
     policy::{CategoryRules, NameRule, TaskOutput},
     read::{self, HealthThresholds, ManagerHealth, TaskHealth, TaskMetrics, TaskStatistics},
@@ -147,7 +147,7 @@ impl TaskManagerBuilder {
     pub const DEFAULT_WALL_CLOCK_STEP: Duration = engine::DEFAULT_WALL_CLOCK_STEP;
 
     /// The number of task names that are kept apart.
-    pub const DEFAULT_MAX_NAMES: usize = run::DEFAULT_MAX_NAMES;
+    pub const DEFAULT_MAX_NAMES: usize = cell::DEFAULT_MAX_NAMES;
 
     /// How long the runtime may run nothing by default before it counts as stalled.
     pub const DEFAULT_RUNTIME_STALL: Duration = Duration::from_secs(2);
@@ -406,7 +406,7 @@ impl TaskManager {
 
     /// Stops the monitor; the tasks go on. Calling it again changes nothing.
     pub fn stop_monitor(&self) {
-        engine::stop_monitor(self.shared());
+        self.shared().stop_monitor();
     }
 
     /// Whether the monitor runs.
@@ -692,7 +692,7 @@ impl TaskManager {
     /// is no loop.
     pub fn loop_handle(&self, name: &str) -> Result<LoopHandle, LoopControlError> {
         let task = self.shared().supervised(name).ok_or(LoopControlError::NotRegistered)?;
-        task.body.loop_handle().ok_or(LoopControlError::NotALoop)
+        task.body.as_any().downcast_ref().map(LoopBody::handle).ok_or(LoopControlError::NotALoop)
     }
 
     fn order(&self, name: &str, order: Order) -> Result<(), UnknownTask> {

@@ -34,7 +34,8 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    engine::{ErrorRules, Factory, TaskContext, TaskEvent, TaskEvents, Work},
+    config::{CriticalTaskConfig, What},
+    engine::{Body, ErrorRules, Factory, TaskContext, TaskEvent, TaskEvents, Work},
     manager::TaskManager,
     policy::{ErrorClass, Exit, Failure},
 };
@@ -298,6 +299,21 @@ impl Faults {
     }
 }
 
+impl CriticalTaskConfig {
+    /// Lets a test make the task fail.
+    pub fn faults(mut self, faults: &Faults) -> Self {
+        let wrap = |factory| faults.around(factory);
+        self.what = match self.what {
+            What::Closure(factory) => What::Closure(wrap(factory)),
+            What::Loop(mut task_loop) => {
+                task_loop.parts.factory = wrap(task_loop.parts.factory);
+                What::Loop(task_loop)
+            }
+        };
+        self
+    }
+}
+
 struct Afflicted {
     faults: Faults,
     factory: Arc<dyn Factory>,
@@ -309,5 +325,9 @@ impl Factory for Afflicted {
             let work = self.factory.clone().make(context.clone(), rules);
             self.faults.afflict(work, context).await
         })
+    }
+
+    fn into_body(self: Arc<Self>) -> Arc<dyn Body> {
+        self
     }
 }

@@ -153,7 +153,7 @@ async fn a_limit_is_refused_exactly_from_where_a_task_that_fails_at_once_is_neve
 #[tokio::test(start_paused = true)]
 async fn more_restarts_than_are_kept_are_refused() {
     let max_restarts = RestartIntensity::MAX_RESTARTS + 1;
-    let source = PolicyError::TooManyRestarts { max_restarts };
+    let source = PolicyError::TooManyRestarts { max_restarts, most: 1_000 };
     assert_eq!(source.to_string(), "a limit of 1001 restarts is above the 1000 that are kept");
     let backoff = Backoff::constant(Duration::from_millis(1));
     refused(

@@ -6,16 +6,22 @@
 //! [`SystemTime`]: std::time::SystemTime
 
 mod histogram;
+mod identity;
 mod registry;
 mod snapshot;
 mod task_cell;
 mod window;
 
 pub(crate) use histogram::quantile;
-pub(crate) use registry::{Entry, Identity, Registry, by_name, snapshot, vitals};
+pub(crate) use identity::Identity;
+pub(crate) use registry::{Entry, Registry, by_name, snapshot, vitals};
 pub(crate) use snapshot::Vitals;
 pub use snapshot::{ErrorCount, LastError, RunRecord, SkipReason, TaskSnapshot, TaskState};
 pub(crate) use task_cell::{EndedRun, RunError, TaskCell};
 
 /// The number of ended runs that a name remembers.
 pub(crate) const HISTORY_LENGTH: usize = 100;
+
+/// How many names a manager keeps apart by default: with the eight states of a task they stay below the 2,000 attribute
+/// sets that an OpenTelemetry stream holds.
+pub(crate) const DEFAULT_MAX_NAMES: usize = 200;

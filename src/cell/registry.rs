@@ -12,6 +12,7 @@ use foldhash::fast::RandomState;
 
 use super::{TaskCell, TaskSnapshot, TaskState, Vitals};
 use crate::{
+    cell::identity::Identity,
     contract::OVERFLOW_NAME,
     policy::{TaskCategory, TaskPriority},
     sync::{
@@ -20,15 +21,6 @@ use crate::{
         lock,
     },
 };
-
-/// What a cell's figures are exported under: together these are one series.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Identity {
-    pub(crate) name: Arc<str>,
-    pub(crate) category: TaskCategory,
-    pub(crate) priority: TaskPriority,
-    pub(crate) component: Option<Arc<str>>,
-}
 
 /// A cell, its identity, and what an upper layer keeps with it (`E`: the attribute sets its exports need).
 #[derive(Debug)]

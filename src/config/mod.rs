@@ -10,3 +10,5 @@ pub use components::{CriticalTasksProvider, Discovery};
 pub use group::TaskGroup;
 pub(crate) use register::register;
 pub use task::CriticalTaskConfig;
+#[cfg(feature = "testing")]
+pub(crate) use task::What;

@@ -50,14 +50,14 @@ pub struct CriticalTaskConfig {
     escalation: Escalation,
     pub(super) dependencies: Vec<Arc<str>>,
     loss: DependencyLoss,
-    what: What,
+    pub(crate) what: What,
     error_type: Option<(std::any::TypeId, &'static str)>,
     rules: ErrorRules,
     /// The types that classifications were given for.
     classified: Vec<(std::any::TypeId, &'static str)>,
 }
 
-enum What {
+pub(crate) enum What {
     Closure(Arc<dyn Factory>),
     /// Boxed: a config is moved about, and most are closures.
     Loop(Box<TaskLoop>),
@@ -291,20 +291,6 @@ impl CriticalTaskConfig {
         self
     }
 
-    /// Lets a test make the task fail.
-    #[cfg(feature = "testing")]
-    pub fn faults(mut self, faults: &crate::testing::Faults) -> Self {
-        let wrap = |factory| faults.around(factory);
-        self.what = match self.what {
-            What::Closure(factory) => What::Closure(wrap(factory)),
-            What::Loop(mut task_loop) => {
-                task_loop.parts.factory = wrap(task_loop.parts.factory);
-                What::Loop(task_loop)
-            }
-        };
-        self
-    }
-
     pub(crate) fn check(&self) -> Result<RestartIntensity, RegisterError> {
         let name = || self.name.clone();
         if self.name.is_empty() {
@@ -352,9 +338,9 @@ impl CriticalTaskConfig {
             component: self.component,
         };
         let rules = (!self.rules.is_empty()).then(|| Arc::new(self.rules));
-        let body = match self.what {
-            What::Closure(factory) => Body::Closure(factory),
-            What::Loop(task_loop) => Body::Loop(LoopBody::new(*task_loop)),
+        let body: Arc<dyn Body> = match self.what {
+            What::Closure(factory) => factory.into_body(),
+            What::Loop(task_loop) => Arc::new(LoopBody::new(*task_loop)),
         };
         let spec = shared.spec(TaskSpec {
             policy: self.policy,

@@ -33,7 +33,7 @@ struct Sets {
     failure: OnceLock<Box<Failure>>,
     /// As `plain_results`, in the histogram that was first asked.
     #[cfg(feature = "bound-instruments")]
-    bound: [OnceLock<super::instruments::BoundDuration>; ExitKind::ALL.len()],
+    bound: [OnceLock<BoundDuration>; ExitKind::ALL.len()],
 }
 
 /// The attributes of runs that failed in one way.
@@ -100,7 +100,7 @@ impl Entry<TaskAttributes> {
 
     /// The place for the histogram's series of this result, for a run that ends.
     #[cfg(feature = "bound-instruments")]
-    pub(super) fn bound(&self, kind: ExitKind) -> Option<&OnceLock<super::instruments::BoundDuration>> {
+    pub(super) fn bound(&self, kind: ExitKind) -> Option<&OnceLock<BoundDuration>> {
         self.keeps_sets().then(|| &self.sets().bound[kind as usize])
     }
 
@@ -155,6 +155,10 @@ impl Varied {
         &self.set
     }
 }
+
+/// A histogram's number and one series of it.
+#[cfg(feature = "bound-instruments")]
+pub(super) type BoundDuration = (u64, opentelemetry::metrics::BoundHistogram<f64>);
 
 #[cfg(test)]
 mod tests {

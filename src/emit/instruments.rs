@@ -19,9 +19,11 @@ use opentelemetry::{
     metrics::{AsyncInstrument, Histogram, Meter},
 };
 
+#[cfg(feature = "bound-instruments")]
+use super::attributes::BoundDuration;
 use super::{TaskAttributes, attributes::Varied};
 use crate::{
-    cell::{Entry, SkipReason, TaskSnapshot, TaskState},
+    cell::{DEFAULT_MAX_NAMES, Entry, SkipReason, TaskSnapshot, TaskState},
     contract::{self, DURATION_BOUNDARIES, Instrument, key},
     policy::{ExitKind, RestartReason},
 };
@@ -58,10 +60,6 @@ pub(crate) struct RunDuration {
     #[cfg(feature = "bound-instruments")]
     number: u64,
 }
-
-/// A histogram's number and one series of it.
-#[cfg(feature = "bound-instruments")]
-pub(super) type BoundDuration = (u64, opentelemetry::metrics::BoundHistogram<f64>);
 
 /// A number for one more histogram.
 #[cfg(feature = "bound-instruments")]
@@ -489,7 +487,7 @@ pub(crate) fn shared(renew: Option<&Meter>, join: impl FnOnce(&Arc<Exposition>))
 /// How many names a manager keeps apart where its builder was not told.
 pub(crate) fn default_max_names() -> usize {
     match INSTALLED_NAMES.load(Relaxed) {
-        0 => crate::run::DEFAULT_MAX_NAMES,
+        0 => DEFAULT_MAX_NAMES,
         names => names,
     }
 }
@@ -499,9 +497,9 @@ static INSTALLED_NAMES: std::sync::atomic::AtomicUsize = std::sync::atomic::Atom
 
 /// Called by the installer once its provider is the global one.
 #[cfg(feature = "otlp")]
-pub(crate) fn installed_with(meter: &Meter, max_names: usize) {
+pub(crate) fn installed_with(meter: &Meter, max_names: usize, join: impl FnOnce(&Arc<Exposition>)) {
     INSTALLED_NAMES.store(max_names, Relaxed);
-    shared(Some(meter), crate::run::Recorder::join_process);
+    shared(Some(meter), join);
 }
 
 #[cfg(test)]

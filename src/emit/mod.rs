@@ -11,6 +11,7 @@ pub(crate) use at_exit::flush_before_exit;
 #[cfg(feature = "otlp")]
 pub(crate) use at_exit::flush_with;
 pub(crate) use attributes::TaskAttributes;
+pub use handoff::SpanPath;
 pub(crate) use handoff::offer;
 #[cfg(feature = "otlp")]
 pub(crate) use instruments::installed_with;
@@ -19,5 +20,4 @@ pub(crate) use instruments::{
 };
 pub use layer::{LayerConflict, layer, task_layer};
 pub(crate) use layer::{installed, subscriber_is_of_process};
-pub use span::SpanPath;
 pub(crate) use span::{ManagedSpan, SpanParent, SpanStart, managed_span, probe_is_exported, with_trace};

@@ -18,6 +18,7 @@ use super::{
     handoff::{self, Handed},
     installed,
 };
+use crate::emit::handoff::SpanPath;
 
 /// Where a span hangs.
 #[derive(Debug, Clone, Default)]
@@ -27,24 +28,6 @@ pub(crate) enum SpanParent {
     Root,
     /// The span current where the span is made.
     Current,
-}
-
-/// Which way the spans of runs take through [`layer`](crate::telemetry::layer).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SpanPath {
-    /// Through tracing-opentelemetry: everything that can be done with a span of its own can be done with a run's.
-    #[default]
-    Full,
-    /// Past it, to the tracer, for about a fifth less.
-    ///
-    /// What is opened inside a run is its child, log records carry its trace, and OpenTelemetry's current context is the
-    /// run's, as on the full path. But to tracing-opentelemetry the run's own `tracing` span is none: `context()`,
-    /// `set_attribute` and `add_link` of it, events directly in it, and explicit children of it (`parent: &span`) do not
-    /// find the run, and who enters it on another thread or in another task (`in_current_span`, `in_scope`) begins a new
-    /// trace there. Beside a tracing-opentelemetry layer of your own ([`task_layer`](crate::telemetry::task_layer)) this is the full
-    /// path.
-    Direct,
 }
 
 /// A span of ours. Dropping it ends it.

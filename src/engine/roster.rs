@@ -60,7 +60,7 @@ impl Eq for ByName {}
 pub(crate) struct Registration {
     pub(crate) identity: Identity,
     pub(crate) spec: Arc<TaskSpec>,
-    pub(crate) body: Body,
+    pub(crate) body: Arc<dyn Body>,
     /// How its errors are classed and named; `None` where nobody said.
     pub(crate) rules: Option<Arc<ErrorRules>>,
     pub(crate) links: Links,

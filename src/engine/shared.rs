@@ -14,10 +14,11 @@ use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 use super::roster::ByName;
 use crate::{
     cell::TaskState,
+    emit::{ManagedSpan, SpanParent},
     engine::{
         Group, Membership, Order, Supervised, TaskEventKind, TaskSpec,
         announce::Announcer,
-        observe::{events::EventBus, monitor, watch::Watch},
+        observe::{events::EventBus, manager_span::manager_span, watch::Watch},
         roster::{Registered, Registration},
         settings::Settings,
         shutdown::{
@@ -152,9 +153,21 @@ impl Shared {
         self.tracker.close();
         let idle = self.tracker.is_idle();
         if idle {
-            monitor::stop(self);
+            self.stop_monitor();
         }
         idle
+    }
+
+    /// Begins one of the manager's own spans, named `<prefix>.<work>`.
+    pub(super) fn manager_span(&self, work: &'static str, parent: SpanParent) -> ManagedSpan {
+        manager_span(&self.recorder, &self.settings.span_prefix, work, parent)
+    }
+
+    /// Stops the monitor loop; without effect where it does not run.
+    pub(crate) fn stop_monitor(&self) {
+        if let Some(running) = self.monitor.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            running.abort();
+        }
     }
 
     pub(crate) fn is_started(&self) -> bool {

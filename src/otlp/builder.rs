@@ -38,10 +38,11 @@ use super::{
 use crate::{
     contract, emit,
     otlp::{
+        closing::Closers,
         error::InstallError,
-        handle::Closers,
         views::{cardinality_view, names_with_room},
     },
+    run::Recorder,
 };
 
 /// Adds something of a user's to a provider.
@@ -129,7 +130,7 @@ impl TelemetryBuilder {
     ///
     /// The queue grows as it fills and gives its memory back: a span costs about 0.4 KiB plus its attributes while it
     /// waits, so a full queue is some 30 to 60 MB and an idle one nothing. The specification's 2,048 is what the SDK uses.
-    pub const DEFAULT_QUEUE: usize = 65_536;
+    pub const DEFAULT_QUEUE: usize = settings::DEFAULT_QUEUE;
 
     /// How long each signal may take at shutdown unless [`shutdown_timeout`](TelemetryBuilder::shutdown_timeout) says
     /// otherwise.
@@ -333,7 +334,7 @@ impl TelemetryBuilder {
         if telemetry.is_enabled() {
             global::set_tracer_provider(telemetry.tracer_provider().clone());
             global::set_meter_provider(telemetry.meter_provider().clone());
-            emit::installed_with(&telemetry.meter(), names_with_room(max_names));
+            emit::installed_with(&telemetry.meter(), names_with_room(max_names), Recorder::join_process);
         }
         super::handle::keep_for_exit(&telemetry);
         global::set_text_map_propagator(telemetry.propagator());

@@ -1,7 +1,7 @@
 //! The orderly end of the pipelines, each under its own deadline.
 
 use std::{
-    sync::mpsc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
@@ -11,10 +11,11 @@ use opentelemetry_sdk::{
 };
 
 use crate::otlp::{
-    handle::{Closers, spawn},
+    batch::Batcher,
     ledger::{Balance, Ledger as _, Signal},
     processors::{MetricLedger, failure_text},
     report::{SignalOutcome, TelemetryReport},
+    transport::QueuedRecord,
 };
 /// How long the SDK waits for the last export of metrics.
 pub(super) const SDK_METRIC_WAIT: Duration = Duration::from_secs(5);
@@ -104,4 +105,20 @@ pub(super) fn close_metrics(
         Err(_) if began.elapsed() >= SDK_METRIC_WAIT => Err(OTelSdkError::Timeout(timeout)),
         other => other,
     }
+}
+
+pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    let run = move || {
+        let _suppressed = opentelemetry::Context::enter_telemetry_suppressed_scope();
+        run();
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
+}
+
+/// The ends of the pipelines that are closed at shutdown.
+#[derive(Debug, Default)]
+pub(super) struct Closers {
+    pub(super) spans: Option<Batcher<opentelemetry_sdk::trace::SpanData>>,
+    pub(super) records: Option<Batcher<QueuedRecord>>,
+    pub(super) metrics: Option<Arc<MetricLedger>>,
 }

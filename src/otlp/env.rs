@@ -9,13 +9,11 @@ use std::{path::PathBuf, time::Duration};
 use opentelemetry_sdk::{metrics::Temporality, trace::Sampler};
 
 use super::ledger::Signal;
-use crate::otlp::{
-    builder::TelemetryBuilder,
-    settings::{
-        BadEndpoint, BatchSettings, DEFAULT_BATCH, DEFAULT_EXPORT_TIMEOUT, DEFAULT_LOG_DELAY,
-        DEFAULT_METRIC_INTERVAL, DEFAULT_OTLP_TIMEOUT, DEFAULT_SPAN_DELAY, OtlpSettings, Overrides,
-        Propagator, Protocol, Settings, SignalSettings, Targets, Warning, WarningKind, capped, warn_once,
-    },
+use crate::otlp::settings::{
+    BadEndpoint, BatchSettings, DEFAULT_BATCH, DEFAULT_EXPORT_TIMEOUT, DEFAULT_LOG_DELAY,
+    DEFAULT_METRIC_INTERVAL, DEFAULT_OTLP_TIMEOUT, DEFAULT_QUEUE, DEFAULT_SPAN_DELAY, OtlpSettings,
+    Overrides, Propagator, Protocol, Settings, SignalSettings, Targets, Warning, WarningKind, capped,
+    warn_once,
 };
 
 /// Reads the environment `get` gives.
@@ -131,7 +129,7 @@ impl Reader<'_> {
         timeout: &'static str,
         default_delay: Duration,
     ) -> BatchSettings {
-        let capacity = self.count(queue, TelemetryBuilder::DEFAULT_QUEUE);
+        let capacity = self.count(queue, DEFAULT_QUEUE);
         let mut size = self.count(batch, DEFAULT_BATCH.min(capacity));
         if size > capacity {
             self.warn(
@@ -603,10 +601,7 @@ mod tests {
         assert_eq!(s.traces.otlp.timeout, Duration::from_secs(10));
         assert_eq!(s.resource, []);
         assert_eq!(format!("{:?}", s.sampler), "TraceIdRatioBased(1.0)");
-        assert_eq!(
-            (s.spans.queue, s.records.queue, s.records.batch),
-            (TelemetryBuilder::DEFAULT_QUEUE, 10, 10)
-        );
+        assert_eq!((s.spans.queue, s.records.queue, s.records.batch), (DEFAULT_QUEUE, 10, 10));
         assert_eq!(s.propagators, [Propagator::TraceContext]);
         assert!(s.warnings.iter().all(|w| !w.to_string().contains("secret")), "headers hold credentials");
     }
@@ -836,7 +831,7 @@ mod tests {
         assert_eq!(s.logs.otlp.timeout, millis(7), "the general one where its own cannot be read");
 
         for (queue, batch, expected) in [
-            ("", "", (TelemetryBuilder::DEFAULT_QUEUE, 512)),
+            ("", "", (DEFAULT_QUEUE, 512)),
             ("100", "", (100, 100)),
             ("100", "100", (100, 100)),
             ("100", "99", (100, 99)),
@@ -857,7 +852,7 @@ mod tests {
                 assert_eq!(warned(&s), []);
                 for bad in ["0", "-5", "many"] {
                     let s = settings(&[(queue_name, bad), (batch_name, bad)]);
-                    assert_eq!(read(&s), (TelemetryBuilder::DEFAULT_QUEUE, 512));
+                    assert_eq!(read(&s), (DEFAULT_QUEUE, 512));
                     let malformed = |name| (name, bad, WarningKind::Malformed);
                     assert_eq!(warned(&s), [malformed(queue_name), malformed(batch_name)]);
                 }

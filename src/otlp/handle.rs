@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::Future,
     net::{TcpStream, ToSocketAddrs},
-    sync::{Arc, OnceLock, mpsc},
+    sync::{OnceLock, mpsc},
     time::{Duration, Instant},
 };
 
@@ -22,14 +22,15 @@ use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, registry::LookupSp
 
 use super::{
     ledger::{Balance, Signal},
-    processors::MetricLedger,
     propagation,
     settings::{Propagator, Warning, capped},
-    transport::QueuedRecord,
 };
 use crate::{
     emit::layer,
-    otlp::{batch::Batcher, closing::Closing, report::TelemetryReport},
+    otlp::{
+        closing::{Closers, Closing, spawn},
+        report::TelemetryReport,
+    },
 };
 
 pub(super) struct Parts {
@@ -331,14 +332,6 @@ fn flush_before_exit() {
     while all_done.recv_timeout(until.saturating_duration_since(Instant::now())).is_ok() {}
 }
 
-pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    let run = move || {
-        let _suppressed = opentelemetry::Context::enter_telemetry_suppressed_scope();
-        run();
-    };
-    std::thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
-}
-
 fn connect(endpoint: &str, timeout: Duration) -> Result<(), String> {
     let url = reqwest::Url::parse(endpoint).map_err(|error| error.to_string())?;
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
@@ -373,14 +366,6 @@ impl fmt::Display for CollectorUnreachable {
 }
 
 impl std::error::Error for CollectorUnreachable {}
-
-/// The ends of the pipelines that are closed at shutdown.
-#[derive(Debug, Default)]
-pub(super) struct Closers {
-    pub(super) spans: Option<Batcher<opentelemetry_sdk::trace::SpanData>>,
-    pub(super) records: Option<Batcher<QueuedRecord>>,
-    pub(super) metrics: Option<Arc<MetricLedger>>,
-}
 
 #[cfg(test)]
 mod tests {

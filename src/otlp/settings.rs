@@ -3,6 +3,7 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use opentelemetry_sdk::{metrics::Temporality, trace::Sampler};
+pub(super) const DEFAULT_QUEUE: usize = 65_536;
 pub(super) const DEFAULT_BATCH: usize = 512;
 
 pub(super) const DEFAULT_SPAN_DELAY: Duration = Duration::from_secs(5);

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::policy::restart::RestartIntensity;
 /// A policy that contradicts itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -16,6 +15,8 @@ pub enum PolicyError {
     TooManyRestarts {
         /// The limit that was given.
         max_restarts: u32,
+        /// The highest limit that can be given.
+        most: u32,
     },
     /// The delays between restarts are so long that the limit is never reached within its window.
     LimitUnreachable {
@@ -39,12 +40,8 @@ impl std::fmt::Display for PolicyError {
             Self::ZeroWindow { max_restarts } => {
                 write!(f, "a limit of {max_restarts} restarts needs a window longer than zero")
             }
-            Self::TooManyRestarts { max_restarts } => {
-                write!(
-                    f,
-                    "a limit of {max_restarts} restarts is above the {} that are kept",
-                    RestartIntensity::MAX_RESTARTS
-                )
+            Self::TooManyRestarts { max_restarts, most } => {
+                write!(f, "a limit of {max_restarts} restarts is above the {most} that are kept")
             }
             Self::LimitUnreachable { max_restarts, within, needed } => write!(
                 f,

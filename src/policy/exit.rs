@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use super::labels::labels;
-use crate::contract::{ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT};
+
+/// The `error.type` of a panic.
+pub const ERROR_TYPE_PANIC: &str = "panic";
+/// The `error.type` of a run that passed its time limit (OpenTelemetry semantic conventions).
+pub const ERROR_TYPE_TIMEOUT: &str = "timeout";
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

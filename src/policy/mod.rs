@@ -15,7 +15,7 @@ mod shutdown;
 pub use backoff::{Backoff, Jitter};
 pub use category::{CategoryRules, TaskCategory};
 pub use error::PolicyError;
-pub use exit::{ErrorClass, Exit, ExitKind, Failure, Panic};
+pub use exit::{ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT, ErrorClass, Exit, ExitKind, Failure, Panic};
 pub use group::{DependencyLoss, Escalation, RestartStrategy, StallAction};
 pub use labels::ParseError;
 #[cfg(feature = "serde")]

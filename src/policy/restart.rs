@@ -121,7 +121,7 @@ impl RestartIntensity {
             return Err(PolicyError::ZeroWindow { max_restarts });
         }
         if max_restarts > RestartIntensity::MAX_RESTARTS {
-            return Err(PolicyError::TooManyRestarts { max_restarts });
+            return Err(PolicyError::TooManyRestarts { max_restarts, most: Self::MAX_RESTARTS });
         }
         Ok(Self { max_restarts, within })
     }

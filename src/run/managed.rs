@@ -25,6 +25,7 @@ use crate::{
         with_trace,
     },
     policy::{Exit, ExitKind},
+    run::recorder::PollTime,
     watchdog,
 };
 
@@ -53,18 +54,6 @@ pub(crate) enum SpanMade {
     /// When the run is first polled, where that gives the same span: by then its memory is on the thread that needs it, and
     /// tasks that wait to be polled hold none.
     WhenPolled,
-}
-
-/// How the time of a run's polls is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PollTime {
-    /// By the watchdog, which sees those that take longer than a tick, from its first tick on. The run must be polled as a
-    /// [`Polled`](crate::engine) and be the outermost of its poll.
-    Seen,
-    /// By the clock, twice a poll.
-    Exact,
-    /// Not at all: its one poll is its whole work, on a thread that is there to be blocked.
-    Untimed,
 }
 
 impl Begin {

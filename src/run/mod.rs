@@ -12,6 +12,6 @@ pub use handle::{TaskError, TaskHandle};
 pub use instrument::{
     Failure as InstrumentedFailure, Instrumented, Probe, ViaAny, ViaDisplay, ViaOpaque, instrument,
 };
-pub(crate) use managed::{Begin, Ended, Guard, PollTime, Run, SpanMade};
+pub(crate) use managed::{Begin, Ended, Guard, Run, SpanMade};
 pub(crate) use panics::{Guarded, Payload, catch, install_hook, resume};
-pub(crate) use recorder::{DEFAULT_MAX_NAMES, Recorder, RecorderOptions, Task};
+pub(crate) use recorder::{PollTime, Recorder, RecorderOptions, Task};

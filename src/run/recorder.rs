@@ -12,9 +12,10 @@ use arc_swap::{ArcSwapOption, Guard};
 use opentelemetry::global::BoxedTracer;
 use tokio::time::Instant;
 
-use super::PollTime;
 use crate::{
-    cell::{EndedRun, Entry, Identity, Registry, RunError, TaskSnapshot, by_name, snapshot},
+    cell::{
+        DEFAULT_MAX_NAMES, EndedRun, Entry, Identity, Registry, RunError, TaskSnapshot, by_name, snapshot,
+    },
     emit::{Exposition, Figures, Source, SpanPath, TaskAttributes},
     policy::{CategoryRules, Exit, NameRule, TaskCategory, TaskPriority},
 };
@@ -22,9 +23,6 @@ use crate::{
 /// A task name with its cell and its attribute sets.
 pub(crate) type Task = Entry<TaskAttributes>;
 
-/// How many names a manager keeps apart by default: with the eight states of a task they stay below the 2,000 attribute
-/// sets that an OpenTelemetry stream holds.
-pub(crate) const DEFAULT_MAX_NAMES: usize = 200;
 /// The attribute sets a stream holds besides its overflow set.
 const DEFAULT_STREAMS: usize = 1_999;
 /// From how long on a poll counts as slow by default.
@@ -269,4 +267,16 @@ impl Source for Recorder {
             exposition.instruments.run_duration.record(&task, seconds, exit, error_type);
         }
     }
+}
+
+/// How the time of a run's polls is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PollTime {
+    /// By the watchdog, which sees those that take longer than a tick, from its first tick on. The run must be polled as a
+    /// [`Polled`](crate::engine) and be the outermost of its poll.
+    Seen,
+    /// By the clock, twice a poll.
+    Exact,
+    /// Not at all: its one poll is its whole work, on a thread that is there to be blocked.
+    Untimed,
 }

@@ -137,7 +137,7 @@ async fn child_specs() {
     let too_many = RestartIntensity::MAX_RESTARTS + 1;
     assert_eq!(
         refused(child.permanent().max_restarts(too_many, HOUR)),
-        policy(PolicyError::TooManyRestarts { max_restarts: too_many })
+        policy(PolicyError::TooManyRestarts { max_restarts: too_many, most: 1_000 })
     );
     let never_reached = child.permanent().restart_delay(secs(60)).max_restarts(10, secs(60));
     assert!(matches!(
@@ -212,7 +212,7 @@ async fn sup_flags() {
     assert_eq!(faulty(group().max_restarts(1, Duration::ZERO)), PolicyError::ZeroWindow { max_restarts: 1 });
     let too_many = RestartIntensity::MAX_RESTARTS + 1;
     let refused = faulty(group().max_restarts(too_many, HOUR));
-    assert_eq!(refused, PolicyError::TooManyRestarts { max_restarts: too_many });
+    assert_eq!(refused, PolicyError::TooManyRestarts { max_restarts: too_many, most: 1_000 });
     assert_eq!((world.counts(), child.runs()), ([0, 0], 0));
     world.supervise_as(group().max_restarts(0, Duration::from_nanos(1))).await;
     assert_eq!(world.counts(), [1, 1]);

@@ -8,7 +8,8 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    engine::{Order, Supervised, loops::error::LoopControlError},
+    engine::{Order, Supervised},
+    error::LoopControlError,
     policy::Exit,
     timetable::Schedule,
 };

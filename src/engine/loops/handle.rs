@@ -6,11 +6,8 @@ use std::{
 };
 
 use crate::{
-    engine::{
-        Order,
-        loops::{control::Control, error::LoopControlError},
-        supervision::spec,
-    },
+    engine::{Order, loops::control::Control, supervision::spec},
+    error::LoopControlError,
     policy::Exit,
     timetable::Schedule,
 };

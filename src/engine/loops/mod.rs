@@ -10,13 +10,11 @@
 
 pub(in crate::engine) mod body;
 pub(in crate::engine) mod control;
-pub(in crate::engine) mod error;
 pub(in crate::engine) mod handle;
 pub(in crate::engine) mod iteration;
 pub(in crate::engine) mod life;
 pub(in crate::engine) mod task_loop;
 
 pub(crate) use body::LoopBody;
-pub use error::{LoopControlError, LoopError};
 pub use handle::LoopHandle;
 pub use task_loop::{LoopOutcome, OnError, TaskLoop};

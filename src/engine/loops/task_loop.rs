@@ -4,7 +4,8 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use super::{control::Control, handle::LoopHandle};
 use crate::{
-    engine::{Factory, TaskContext, loops::error::LoopError, supervision::spec},
+    engine::{Factory, TaskContext, supervision::spec},
+    error::LoopError,
     policy::{Backoff, Exit, Failure, TaskOutput, labels},
     timetable::{MissedPolicy, OverlapPolicy, Retry, Schedule},
 };

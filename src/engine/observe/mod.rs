@@ -1,8 +1,10 @@
 //! What watches: the event bus, the monitor's sweeps, and what the watchdog does for a manager.
 
 pub(in crate::engine) mod events;
+pub(in crate::engine) mod manager_span;
 pub(in crate::engine) mod monitor;
+pub(in crate::engine) mod on_tick;
 pub(in crate::engine) mod watch;
 
 pub use events::{TaskEvent, TaskEventKind, TaskEvents};
-pub(crate) use monitor::{is_running as monitor_is_running, start as start_monitor, stop as stop_monitor};
+pub(crate) use monitor::{is_running as monitor_is_running, start as start_monitor};

@@ -2,18 +2,21 @@
 //!
 //! A sweep warns once of names nobody can place, and tells which tasks' health has changed, of those whose interval has
 //! passed. Each step is isolated: a panic in one is logged and the others still run; the loop itself ends only
-//! with [`stop`] or the manager.
+//! with [`Shared::stop_monitor`] or the manager.
 
 use std::sync::{Arc, PoisonError};
 
-use opentelemetry::{Array, KeyValue, StringValue, Value};
+use opentelemetry::KeyValue;
 use tokio::time::Instant;
 
 use crate::{
     cell::Entry,
     contract::attribute,
-    emit::{ManagedSpan, SpanParent, SpanStart, managed_span},
-    engine::{Shared, announce, shutdown::tracker::Names},
+    emit::{ManagedSpan, SpanParent},
+    engine::{
+        Shared, announce,
+        observe::manager_span::{Names, set_names, strings},
+    },
     policy::TaskCategory,
     read::{self},
     run::{Task, catch},
@@ -39,13 +42,6 @@ pub(crate) fn start(shared: &Arc<Shared>) {
     *monitor = Some(handle.abort_handle());
 }
 
-/// Stops the monitor loop; without effect where it does not run.
-pub(crate) fn stop(shared: &Shared) {
-    if let Some(running) = shared.monitor.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        running.abort();
-    }
-}
-
 pub(crate) fn is_running(shared: &Shared) -> bool {
     let monitor = shared.monitor.lock().unwrap_or_else(PoisonError::into_inner);
     monitor.as_ref().is_some_and(|running| !running.is_finished())
@@ -53,7 +49,7 @@ pub(crate) fn is_running(shared: &Shared) -> bool {
 
 fn sweep(shared: &Arc<Shared>) {
     let began = Instant::now();
-    let span = manager_span(shared, "monitor_tasks", SpanParent::Root);
+    let span = shared.manager_span("monitor_tasks", SpanParent::Root);
     {
         let _entered = span.enter();
         step(shared, "categorize tasks", || categorize(shared, &span));
@@ -99,17 +95,6 @@ fn names_alive(listing: &[Arc<Task>]) -> Names {
     names
 }
 
-/// Names per category, as the seed sets them: `tasks.<category>`.
-pub(crate) fn set_names(span: &ManagedSpan, names: &Names) {
-    for (category, names) in TaskCategory::ALL.iter().copied().zip(names) {
-        span.set_attribute(KeyValue::new(attribute::names_of(category), strings(names)));
-    }
-}
-
-fn strings(strings: &[Arc<str>]) -> Value {
-    Value::Array(Array::String(strings.iter().cloned().map(StringValue::from).collect()))
-}
-
 fn check_health(shared: &Arc<Shared>, span: &ManagedSpan) {
     let tasks = shared.all_registered();
     let thresholds = &shared.settings.thresholds;
@@ -131,33 +116,4 @@ fn check_health(shared: &Arc<Shared>, span: &ManagedSpan) {
     span.set_attribute(KeyValue::new(attribute::MONITOR_TASKS, count(tasks.len())));
     span.set_attribute(KeyValue::new(attribute::MONITOR_HEALTHY, count(tasks.len() - unhealthy.len())));
     span.set_attribute(KeyValue::new(attribute::MONITOR_UNHEALTHY, strings(&unhealthy)));
-}
-
-/// One of the manager's own spans, named `<prefix>.<work>`.
-pub(crate) fn manager_span(shared: &Shared, work: &'static str, parent: SpanParent) -> ManagedSpan {
-    let prefix = &shared.settings.span_prefix;
-    let name = format!("{prefix}.{work}");
-    // A `tracing` span's name is fixed at compile time; another prefix reaches OpenTelemetry as `otel.name`.
-    let other_name = (&**prefix != crate::engine::DEFAULT_SPAN_PREFIX).then_some(name.as_str());
-    macro_rules! span {
-        ($name:literal) => {
-            managed_span!(parent, $name, { otel.name = other_name, })
-        };
-    }
-    let span = match work {
-        "monitor_tasks" => span!("bot.monitor_tasks"),
-        "cleanup_tasks" => span!("bot.cleanup_tasks"),
-        "stop_task_loops" => span!("bot.stop_task_loops"),
-        "control_task" => span!("bot.control_task"),
-        _ => span!("bot.cancel_tasks"),
-    };
-    let start = SpanStart {
-        parent: &parent,
-        links: Vec::new(),
-        own_tracer: shared.recorder.tracer(),
-        name: name.into(),
-        began: None,
-        attributes: Vec::new,
-    };
-    start.start(span)
 }

@@ -32,10 +32,7 @@ use crate::{
     emit::{ManagedSpan, SpanParent},
     engine::{
         Order, Shared, ShutdownCause, ShutdownReport, Supervised, TaskEventKind, announce, later,
-        observe::{
-            monitor,
-            monitor::{manager_span, set_names},
-        },
+        observe::manager_span::set_names,
         shutdown::{
             topology::Position,
             tracker::{Asked, Rank, stage_of_task},
@@ -256,7 +253,7 @@ impl Drain {
     }
 
     fn start(&self, shared: &Arc<Shared>) {
-        monitor::stop(shared);
+        shared.stop_monitor();
         shared.events.tell(None, 0, || TaskEventKind::ShutdownBegan);
         shared.begun.send_replace(true);
         let loops = stop_task_loops(shared);
@@ -435,10 +432,10 @@ impl Drain {
 
 impl Spans {
     fn begin(&mut self, shared: &Shared, loops_stopped: i64) {
-        let cleanup = self.cleanup.insert(manager_span(shared, "cleanup_tasks", SpanParent::Root));
+        let cleanup = self.cleanup.insert(shared.manager_span("cleanup_tasks", SpanParent::Root));
         let inside = |work| {
             let _entered = cleanup.enter();
-            manager_span(shared, work, SpanParent::Current)
+            shared.manager_span(work, SpanParent::Current)
         };
         let stop_loops = inside("stop_task_loops");
         stop_loops.set_attribute(KeyValue::new(attribute::LOOPS_STOPPED, loops_stopped));

@@ -22,6 +22,7 @@ use super::topology::Position;
 use crate::{
     engine::{
         ShutdownEntry, Supervised,
+        observe::manager_span::Names,
         shutdown::{
             lines::{Lines, Note, all_lines, note},
             topology::sort_by_name,
@@ -147,9 +148,6 @@ pub(crate) struct RunMember {
     pub(crate) token: Option<CancellationToken>,
     pub(crate) grace: Option<Duration>,
 }
-
-/// The names of each category, in the order of [`TaskCategory::ALL`], each sorted.
-pub(crate) type Names = [Vec<Arc<str>>; TaskCategory::ALL.len()];
 
 /// A member's place; dropping it leaves.
 pub(crate) struct Place {

@@ -528,7 +528,7 @@ impl Core {
             links: link.cloned().into_iter().collect(),
             ready_by: spec.start_timeout.map(|limit| (later(began, limit), limit)),
         };
-        let living = supervised.body.live(life);
+        let living = supervised.body.clone().live(life);
         Alive { began, context, living, going: Going::On { restart_due: None }, look: true }
     }
 

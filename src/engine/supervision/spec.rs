@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    engine::{Life, LifeEnd, TaskContext},
+    engine::{Life, LifeEnd, TaskContext, supervision::supervised::Body},
     policy::{
         Backoff, ErrorClass, Escalation, Exit, Failure, RestartIntensity, RestartPolicy, StallAction,
         TaskOutput,
@@ -50,6 +50,19 @@ pub(crate) type Work = Pin<Box<dyn Future<Output = Exit> + Send>>;
 /// A user's factory with its future and output erased.
 pub(crate) trait Factory: Send + Sync + 'static {
     fn make(self: Arc<Self>, context: TaskContext, rules: Option<Arc<ErrorRules>>) -> Work;
+
+    /// The body of a task whose lives are one run each.
+    fn into_body(self: Arc<Self>) -> Arc<dyn Body>;
+}
+
+impl<F: Factory> Body for F {
+    fn live(self: Arc<Self>, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
+        live_once(self, life)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
 }
 
 struct Erased<F>(F);
@@ -62,6 +75,10 @@ where
 {
     fn make(self: Arc<Self>, context: TaskContext, rules: Option<Arc<ErrorRules>>) -> Work {
         Box::pin(Made { rules, making: Making::Call { factory: self, context } })
+    }
+
+    fn into_body(self: Arc<Self>) -> Arc<dyn Body> {
+        self
     }
 }
 
@@ -153,10 +170,7 @@ impl ErrorRules {
 }
 
 /// The life of a task that is one closure: its one run.
-pub(crate) fn live_once(
-    factory: Arc<dyn Factory>,
-    mut life: Life,
-) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
+fn live_once(factory: Arc<dyn Factory>, mut life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
     let supervised = life.supervised.clone();
     let work = life.until_ready(factory.make(life.context.clone(), supervised.rules.clone()));
     let begin = Begin {

@@ -3,6 +3,7 @@
 //! There may be a hundred thousand of them, most idle: what few tasks need is behind a pointer, and made when it is needed.
 
 use std::{
+    any::Any,
     future::Future,
     pin::{Pin, pin},
     sync::{
@@ -16,12 +17,10 @@ use std::{
 use opentelemetry::trace::SpanContext;
 use tokio::{sync::Notify, time::Instant};
 
-use super::spec;
 use crate::{
     cell::TaskState,
     engine::{
-        ErrorRules, Factory, Links, LoopBody, LoopHandle, Order, Registration, Shared, TaskContext, TaskSpec,
-        Work,
+        ErrorRules, Links, Order, Registration, Shared, TaskContext, TaskSpec, Work,
         shutdown::tracker::DriverPlace,
         supervision::{
             courier::Errand,
@@ -38,7 +37,7 @@ use crate::{
 pub(crate) struct Supervised {
     pub(crate) task: Arc<Task>,
     pub(crate) spec: Arc<TaskSpec>,
-    pub(crate) body: Body,
+    pub(crate) body: Arc<dyn Body>,
     /// How its errors are classed and named; `None` where nobody said.
     pub(crate) rules: Option<Arc<ErrorRules>>,
     pub(crate) links: Links,
@@ -80,40 +79,25 @@ struct Seldom {
 }
 
 /// What lives: a closure's one run, or a loop's many.
-pub(crate) enum Body {
-    Closure(Arc<dyn Factory>),
-    Loop(LoopBody),
-}
-
-impl Body {
+pub(crate) trait Body: Send + Sync + 'static {
     /// One life. Runs no user code before it is polled.
-    pub(crate) fn live(&self, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
-        match self {
-            Self::Closure(factory) => spec::live_once(factory.clone(), life),
-            Self::Loop(body) => body.live(life),
-        }
-    }
+    fn live(self: Arc<Self>, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>>;
 
     /// Whether it is a loop, which the shutdown asks to stop before anything else.
-    pub(crate) fn is_loop(&self) -> bool {
-        matches!(self, Self::Loop(_))
+    fn is_loop(&self) -> bool {
+        false
     }
 
-    /// A handle to it, where it is a loop.
-    pub(crate) fn loop_handle(&self) -> Option<LoopHandle> {
-        match self {
-            Self::Closure(_) => None,
-            Self::Loop(body) => Some(body.handle()),
-        }
+    /// Holds the life under way, or lets it go on. Returns whether it can be held; one that cannot is stopped instead.
+    fn hold(&self, _held: bool) -> bool {
+        false
     }
 
-    /// Holds the life under way, or lets it go on. Answers whether it can be held; one that cannot is stopped instead.
-    pub(crate) fn hold(&self, held: bool) -> bool {
-        match self {
-            Self::Closure(_) => false,
-            Self::Loop(body) => body.hold(held),
-        }
-    }
+    /// Called when its task is registered.
+    fn registered(&self, _supervised: &Arc<Supervised>) {}
+
+    /// For those who know which kind it is.
+    fn as_any(&self) -> &dyn Any;
 }
 
 /// What a life is given.
@@ -185,9 +169,7 @@ impl Supervised {
             called: AtomicBool::new(false),
             left: AtomicBool::new(false),
         });
-        if let Body::Loop(body) = &supervised.body {
-            body.registered(&supervised);
-        }
+        supervised.body.registered(&supervised);
         supervised
     }
 

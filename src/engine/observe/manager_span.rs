@@ -1,0 +1,58 @@
+//! The manager's own spans.
+
+use std::sync::Arc;
+
+use opentelemetry::{Array, KeyValue, StringValue, Value};
+
+use crate::{
+    contract::attribute,
+    emit::{ManagedSpan, SpanParent, SpanStart, managed_span},
+    policy::TaskCategory,
+    run::Recorder,
+};
+/// Names per category, as the seed sets them: `tasks.<category>`.
+pub(crate) fn set_names(span: &ManagedSpan, names: &Names) {
+    for (category, names) in TaskCategory::ALL.iter().copied().zip(names) {
+        span.set_attribute(KeyValue::new(attribute::names_of(category), strings(names)));
+    }
+}
+
+pub(super) fn strings(strings: &[Arc<str>]) -> Value {
+    Value::Array(Array::String(strings.iter().cloned().map(StringValue::from).collect()))
+}
+
+/// One of the manager's own spans, named `<prefix>.<work>`.
+pub(crate) fn manager_span(
+    recorder: &Recorder,
+    prefix: &str,
+    work: &'static str,
+    parent: SpanParent,
+) -> ManagedSpan {
+    let name = format!("{prefix}.{work}");
+    // A `tracing` span's name is fixed at compile time; another prefix reaches OpenTelemetry as `otel.name`.
+    let other_name = (prefix != crate::engine::DEFAULT_SPAN_PREFIX).then_some(name.as_str());
+    macro_rules! span {
+        ($name:literal) => {
+            managed_span!(parent, $name, { otel.name = other_name, })
+        };
+    }
+    let span = match work {
+        "monitor_tasks" => span!("bot.monitor_tasks"),
+        "cleanup_tasks" => span!("bot.cleanup_tasks"),
+        "stop_task_loops" => span!("bot.stop_task_loops"),
+        "control_task" => span!("bot.control_task"),
+        _ => span!("bot.cancel_tasks"),
+    };
+    let start = SpanStart {
+        parent: &parent,
+        links: Vec::new(),
+        own_tracer: recorder.tracer(),
+        name: name.into(),
+        began: None,
+        attributes: Vec::new,
+    };
+    start.start(span)
+}
+
+/// The names of each category, in the order of [`TaskCategory::ALL`], each sorted.
+pub(crate) type Names = [Vec<Arc<str>>; TaskCategory::ALL.len()];

@@ -1,0 +1,182 @@
+//! What the watchdog's thread does for a manager at each tick: it sees silent tasks, polls that block a thread, a runtime
+//! that runs nothing, and pushes on a shutdown that the runtime cannot. It works while every thread of the runtime is blocked.
+//!
+//! Silence is also seen by the task's driver, with a timer of the runtime: exact, and in virtual time. The thread comes after
+//! it, where the driver is stuck. Both ask [`Signals::tell`], so that a stall is told once and acted on once.
+//!
+//! [`Signals::tell`]: crate::engine::supervision::signs_of_life::Signals::tell
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::{Duration, Instant as StdInstant},
+};
+
+use tokio::time::Instant;
+
+use super::watch::State;
+use crate::{
+    engine::{
+        Order, Shared, Supervised, TaskEventKind,
+        announce::{self, Announcer},
+        observe::watch::Probe,
+        shutdown::sequence::DRAIN_TICK,
+        supervision::signs_of_life::Stall,
+    },
+    policy::StallAction,
+    read::BlockedTask,
+    watchdog::{self, BlockedPoll, Tick, Watched},
+};
+
+/// How often the watchdog looks at a manager.
+pub(crate) const TICK: Duration = Duration::from_millis(50);
+/// How long the thread leaves a silent task to its driver.
+const DRIVERS_TURN: Duration = Duration::from_millis(40);
+/// Without a tick for so long the process as a whole stood still.
+const STOOD_STILL: Duration = Duration::from_secs(1);
+/// How often it is tried whether the runtime runs anything.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+
+impl Shared {
+    pub(crate) fn begin_watching(self: &Arc<Self>) {
+        let watched: Arc<dyn Watched> = self.clone();
+        if let Err(error) = watchdog::watch(self.watch.number, TICK, Arc::downgrade(&watched)) {
+            announce::unwatched(&error);
+        }
+    }
+
+    /// Asks for a look soon: a shutdown is under way.
+    pub(crate) fn watch_closely(&self) {
+        watchdog::tick_at(self.watch.number, StdInstant::now() + DRAIN_TICK);
+    }
+
+    /// A task has given no sign of life, or has been in one poll, for so long. Told once, and acted on as the task says.
+    pub(crate) fn stalled(&self, task: &Arc<Supervised>, stall: Stall, silent_for: Duration) {
+        if watchdog::last_tick().is_some_and(|since| since > STOOD_STILL) {
+            // The thread has not come by either: the process stood still, and the task with it.
+            return task.signals.rearm(Instant::now());
+        }
+        let Some(generation) = task.signals.tell(stall) else { return };
+        // An order that is not heard, by a driver that is stuck with an earlier one, changes nothing: the stall is told.
+        self.announcer(task, generation).stalled(silent_for, || match task.spec.on_stall {
+            StallAction::Report => {}
+            StallAction::Restart => {
+                task.order(Order::Stalled { generation, give_up: false });
+            }
+            StallAction::Escalate => {
+                task.order(Order::Stalled { generation, give_up: true });
+            }
+        });
+    }
+
+    fn look_for_silence(&self, now: Instant) {
+        for task in self.watch.beating() {
+            let Some(timeout) = task.spec.heartbeat_timeout.filter(|_| task.must_beat()) else { continue };
+            let last = task.signals.last_beat();
+            let silent_for = now.saturating_duration_since(last);
+            if silent_for > timeout + DRIVERS_TURN {
+                self.stalled(&task, Stall::Silence(last), silent_for);
+            }
+        }
+    }
+
+    fn look_for_blocked_polls(&self, blocked: &[BlockedPoll], told: &mut HashSet<u64>) {
+        told.retain(|poll| blocked.iter().any(|blocked| blocked.poll == *poll));
+        let slow = blocked.iter().filter(|blocked| blocked.since >= self.recorder.options.slow_poll);
+        let slow: Vec<_> =
+            slow.filter_map(|blocked| Some((blocked, self.tracker.member(blocked.id)?))).collect();
+        // Before anybody is told: who hears of it may ask.
+        *self.watch.blocked.lock().unwrap_or_else(PoisonError::into_inner) = slow
+            .iter()
+            .map(|(blocked, (task, _))| BlockedTask {
+                task: task.identity.name.clone(),
+                thread: blocked.thread.clone(),
+                polling_for: blocked.since,
+            })
+            .collect();
+        for (blocked, (task, supervised)) in slow {
+            let news = told.insert(blocked.poll);
+            if news {
+                let generation = supervised.as_ref().map_or(0, |supervised| supervised.signals.generation());
+                let announcer = Announcer { events: &self.events, task: &task, generation, trace: None };
+                announcer.blocks(&blocked.thread, blocked.since);
+            }
+            if let Some(supervised) = supervised {
+                if supervised.spec.poll_timeout.is_some_and(|timeout| blocked.since >= timeout) {
+                    self.stalled(&supervised, Stall::Poll(blocked.poll), blocked.since);
+                }
+            }
+        }
+    }
+
+    /// Sends a task through the runtime now and then; one that does not come back says that the runtime runs nothing.
+    fn probe(&self, now: StdInstant, blocked: &[BlockedPoll], state: &mut State) {
+        let Some(runtime) = self.existing_runtime() else { return };
+        let Some(probe) = &mut state.probe else {
+            if state.probed.is_none_or(|probed| now.saturating_duration_since(probed) >= PROBE_EVERY) {
+                let ran = Arc::new(AtomicBool::new(false));
+                let answer = ran.clone();
+                let task = runtime.spawn(async move { answer.store(true, SeqCst) });
+                state.probed = Some(now);
+                state.probe = Some(Probe { sent: now, ran, task, told: false });
+            }
+            return;
+        };
+        if probe.ran.load(SeqCst) || probe.task.is_finished() {
+            self.watch.stalled.store(false, SeqCst);
+            state.probe = None;
+            return;
+        }
+        let stalled_for = now.saturating_duration_since(probe.sent);
+        if stalled_for < self.settings.runtime_stall || std::mem::replace(&mut probe.told, true) {
+            return;
+        }
+        // Before anybody is told: who hears of it may ask.
+        self.watch.stalled.store(true, SeqCst);
+        let mut polling: Vec<Arc<str>> = blocked
+            .iter()
+            .filter_map(|blocked| self.tracker.member(blocked.id))
+            .map(|(task, _)| task.identity.name.clone())
+            .collect();
+        polling.sort_unstable();
+        polling.dedup();
+        announce::runtime_stalled(&self.events, stalled_for, polling);
+    }
+
+    /// Whether the runtime is known to run nothing.
+    pub(crate) fn runtime_is_stalled(&self) -> bool {
+        self.watch.stalled.load(SeqCst)
+    }
+}
+
+impl Watched for Shared {
+    fn tick(&self, tick: &Tick<'_>) {
+        let Some(runtime) = self.existing_runtime() else { return };
+        // The runtime's clock, which may be a test's.
+        let _inside = runtime.enter();
+        let now = Instant::now();
+        if let Some(stood_still_for) = tick.resumed_after {
+            self.watch.beating().iter().for_each(|task| task.signals.rearm(now));
+            self.events.tell(None, 0, || TaskEventKind::ProcessResumed { stood_still_for });
+        }
+        // Not locked while others are told, whose code may ask the manager back.
+        let mut state = std::mem::take(&mut *self.watch.state.lock().unwrap_or_else(PoisonError::into_inner));
+        if tick.resumed_after.is_some() {
+            self.watch.stalled.store(false, SeqCst);
+            state.probe = None;
+        }
+        self.look_for_blocked_polls(tick.blocked, &mut state.told);
+        self.look_for_silence(now);
+        if !self.tracker.is_closed() {
+            self.probe(tick.now, tick.blocked, &mut state);
+        }
+        *self.watch.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        if let Some(drain) = self.drain.get().filter(|drain| !drain.is_over(self)) {
+            drain.watch(self, now, tick.now);
+            self.watch_closely();
+        }
+    }
+}
