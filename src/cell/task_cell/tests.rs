@@ -1,0 +1,154 @@
+use super::*;
+use crate::policy::{TaskCategory, TaskPriority};
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn taken(cell: &TaskCell) -> TaskSnapshot {
+    let identity = Identity {
+        name: "a".into(),
+        category: TaskCategory::Unknown,
+        priority: TaskPriority::Normal,
+        component: None,
+    };
+    cell.snapshot(&identity, secs(1_000))
+}
+
+fn end(cell: &TaskCell, kind: ExitKind, error_type: Option<&'static str>) {
+    let message = || "broken".to_owned();
+    let error = error_type.map(|error_type| RunError { error_type, message: &message, trace_id: None });
+    let run = EndedRun { kind, started: UNIX_EPOCH + secs(10), duration: secs(2), error };
+    cell.run_started(|| secs(10), run.started);
+    cell.run_ended(&run, || secs(12), &AtomicUsize::new(TaskSnapshot::MAX_ERROR_TYPES));
+}
+
+#[test]
+fn one_without_runs_takes_nothing_from_another_of_its_name() {
+    let (idle, cell) = (TaskCell::default(), TaskCell::default());
+    end(&cell, ExitKind::Success, None);
+    let (mut sum, one) = (taken(&idle), taken(&cell));
+    assert_eq!((sum.durations.len(), sum.durations.iter().sum::<u64>()), (one.durations.len(), 0));
+    sum.absorb(one.clone());
+    assert_eq!((&sum.durations, sum.total_runs()), (&one.durations, 1));
+}
+
+#[test]
+fn a_cell_is_alive_while_it_has_a_state_or_a_run() {
+    let cell = TaskCell::default();
+    assert!(!cell.is_alive());
+    cell.run_started(|| secs(10), UNIX_EPOCH + secs(10));
+    assert!(cell.is_alive());
+    let registered = TaskCell::default();
+    registered.set_state(Some(TaskState::Waiting));
+    assert!(registered.is_alive());
+    registered.set_state(None);
+    end(&registered, ExitKind::Success, None);
+    assert!(!registered.is_alive());
+}
+
+#[test]
+fn a_success_and_a_failure_are_each_dated_at_their_end() {
+    let at = Some(UNIX_EPOCH + secs(12));
+    let cell = TaskCell::default();
+    end(&cell, ExitKind::Success, None);
+    let snapshot = taken(&cell);
+    assert_eq!((snapshot.last_success, snapshot.last_error_time), (at, None));
+    assert!(snapshot.last_error.is_none());
+
+    let cell = TaskCell::default();
+    end(&cell, ExitKind::Failure, Some("io"));
+    let snapshot = taken(&cell);
+    assert_eq!((snapshot.last_success, snapshot.last_error_time), (None, at));
+    assert_eq!(snapshot.last_error.map(|error| error.at), at);
+}
+
+#[test]
+fn vitals_are_what_the_snapshot_says() {
+    let cell = TaskCell::default();
+    let agrees = || {
+        let (vitals, snapshot) = (cell.vitals(secs(1_000)), taken(&cell));
+        assert_eq!((vitals.state, vitals.active), (snapshot.state, snapshot.active));
+        assert_eq!((vitals.runs, vitals.errors), (snapshot.total_runs(), snapshot.total_errors()));
+        assert_eq!(vitals.restarts, snapshot.total_restarts());
+        assert_eq!((vitals.uptime, vitals.since_restart), (snapshot.uptime, snapshot.since_restart));
+        assert_eq!(vitals.last_seen, snapshot.last_seen);
+        assert_eq!(vitals.errors_last_hour, snapshot.errors_last_hour);
+        assert_eq!(vitals.restarts_last_hour, snapshot.restarts_last_hour);
+        vitals
+    };
+    agrees();
+    cell.set_state(Some(TaskState::Running));
+    cell.run_started(|| secs(1), UNIX_EPOCH + secs(1));
+    agrees();
+    end(&cell, ExitKind::Success, None);
+    end(&cell, ExitKind::Failure, Some("io"));
+    end(&cell, ExitKind::Panic, Some(ERROR_TYPE_PANIC));
+    end(&cell, ExitKind::Timeout, Some(ERROR_TYPE_TIMEOUT));
+    end(&cell, ExitKind::Cancellation, None);
+    cell.restarted(RestartReason::Failure, secs(20), UNIX_EPOCH + secs(20));
+    let vitals = agrees();
+    assert_eq!((vitals.active, vitals.runs, vitals.errors, vitals.restarts), (1, 5, 3, 1));
+}
+
+#[test]
+fn a_poll_as_long_as_the_threshold_is_not_yet_slow() {
+    let cell = TaskCell::default();
+    cell.polled(secs(1), secs(1));
+    assert_eq!(taken(&cell).slow_polls, 0);
+    cell.polled(secs(1) + Duration::from_nanos(1), secs(1));
+    let snapshot = taken(&cell);
+    assert_eq!((snapshot.slow_polls, snapshot.longest_poll), (1, secs(1) + Duration::from_nanos(1)));
+}
+
+#[test]
+fn what_happens_in_the_first_moment_has_an_age() {
+    let cell = TaskCell::default();
+    cell.run_started(|| Duration::ZERO, UNIX_EPOCH + secs(1));
+    cell.restarted(RestartReason::Requested, Duration::ZERO, UNIX_EPOCH + secs(1));
+    let snapshot = taken(&cell);
+    assert_eq!((snapshot.uptime, snapshot.since_restart), (Some(secs(1_000)), Some(secs(1_000))));
+}
+
+#[test]
+fn a_restart_as_old_as_the_window_has_left_it() {
+    let cell = TaskCell::default();
+    for (reason, at) in [
+        (RestartReason::Failure, 10),
+        (RestartReason::Stalled, 11),
+        (RestartReason::Requested, 12),
+        (RestartReason::Group, 12),
+        (RestartReason::Dependency, 12),
+    ] {
+        cell.restarted(reason, secs(at), UNIX_EPOCH);
+    }
+    let within = |seconds| (0..).take_while(|max| cell.has_restarted(*max, secs(12), secs(seconds))).last();
+    assert_eq!(within(100), Some(2), "those on request and along with others are free");
+    assert_eq!(within(3), Some(2));
+    assert_eq!(within(2), Some(1));
+    assert_eq!(within(1), Some(0));
+    cell.restarted(RestartReason::Failure, secs(9), UNIX_EPOCH);
+    assert_eq!(within(2), Some(2), "a clock that was read early counts as the last");
+    assert_eq!(cell.vitals(secs(12)).restarts_last_hour, 3);
+    assert_eq!(cell.vitals(secs(3_610)).restarts_last_hour, 2);
+    cell.forgive_restarts();
+    assert_eq!(within(100), Some(0));
+}
+
+#[test]
+fn a_name_shows_so_many_error_types_and_the_rest_as_one() {
+    const TYPES: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let counted = |budget| {
+        let (mut errors, budget) = (Vec::new(), AtomicUsize::new(budget));
+        let under: Vec<_> = [ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT]
+            .iter()
+            .chain(&TYPES)
+            .chain(&TYPES)
+            .map(|error_type| count_error(&mut errors, error_type, &budget))
+            .collect();
+        assert_eq!(errors.iter().map(|error| error.count).sum::<u64>(), 22, "each is counted once");
+        under.into_iter().filter(|under| *under == ERROR_TYPE_OTHER).count()
+    };
+    assert_eq!(counted(usize::MAX), 2 * (TYPES.len() - TaskSnapshot::MAX_ERROR_TYPES));
+    assert_eq!(counted(3), 2 * (TYPES.len() - 3), "or fewer, where the registry has no more to give");
+}

@@ -1,0 +1,196 @@
+use std::sync::mpsc;
+
+use super::*;
+
+const LONG: Duration = Duration::from_secs(3600);
+
+fn settings(queue: usize, batch: usize) -> BatchSettings {
+    BatchSettings { queue, batch, delay: LONG, timeout: LONG }
+}
+
+/// A batcher whose every export waits for a word from the test.
+fn gated(
+    queue: usize,
+    batch: usize,
+) -> (Batcher<u32>, mpsc::Receiver<Vec<u32>>, mpsc::Sender<OTelSdkResult>) {
+    let (seen_tx, seen) = mpsc::channel();
+    let (go, go_rx) = mpsc::channel::<OTelSdkResult>();
+    let batcher = Batcher::start("test", settings(queue, batch), move |batch| {
+        let _ = seen_tx.send(batch);
+        go_rx.recv().unwrap_or(Ok(()))
+    });
+    (batcher.unwrap_or_else(|error| panic!("{error}")), seen, go)
+}
+
+const SOON: Duration = Duration::from_secs(10);
+
+#[test]
+fn a_full_batch_leaves_at_once_and_a_part_waits_for_its_time_or_a_flush() {
+    let (batcher, seen, go) = gated(10, 2);
+    (0..3).for_each(|item| batcher.push(item));
+    assert_eq!(seen.recv(), Ok(vec![0, 1]));
+    go.send(Ok(())).unwrap_or_default();
+    assert!(seen.recv_timeout(Duration::from_millis(50)).is_err(), "half a batch waits");
+    batcher.push(3);
+    assert_eq!(seen.recv_timeout(SOON), Ok(vec![2, 3]), "the other half wakes the thread");
+    go.send(Ok(())).unwrap_or_default();
+    batcher.push(4);
+    go.send(Ok(())).unwrap_or_default();
+    assert!(batcher.flush(LONG).is_ok());
+    assert_eq!(seen.recv(), Ok(vec![4]));
+    assert_eq!(batcher.read().exported, 5);
+}
+
+#[test]
+fn a_flush_waits_for_what_was_there_and_takes_nothing_that_came_after() {
+    let (batcher, seen, go) = gated(10, 2);
+    for item in [0, 10] {
+        batcher.push(item);
+        std::thread::scope(|scope| {
+            let flush = scope.spawn(|| batcher.flush(LONG));
+            assert_eq!(seen.recv_timeout(SOON), Ok(vec![item]));
+            batcher.push(item + 1);
+            assert!(!flush.is_finished());
+            go.send(Ok(())).unwrap_or_default();
+            assert!(flush.join().is_ok_and(|flushed| flushed.is_ok()));
+        });
+        assert!(seen.recv_timeout(Duration::from_millis(50)).is_err(), "half a batch waits");
+        batcher.push(item + 2);
+        assert_eq!(seen.recv_timeout(SOON), Ok(vec![item + 1, item + 2]));
+        go.send(Ok(())).unwrap_or_default();
+    }
+}
+
+#[test]
+fn who_refuses_first_is_told_and_nothing_is_admitted_after_it() {
+    let (batcher, _seen, _go) = gated(10, 2);
+    assert!(batcher.refuse());
+    assert!(!batcher.refuse());
+    batcher.push(0);
+    let balance = batcher.read();
+    assert_eq!((balance.ended, balance.after_shutdown), (1, 1));
+}
+
+#[test]
+fn the_bound_refuses_exactly_what_is_beyond_it() {
+    let (batcher, seen, go) = gated(4, 2);
+    (0..2).for_each(|item| batcher.push(item));
+    assert_eq!(seen.recv(), Ok(vec![0, 1]), "one batch is in flight, the queue is empty");
+    (2..9).for_each(|item| batcher.push(item));
+    let balance = batcher.read();
+    assert_eq!((balance.ended, balance.queue_full, balance.pending), (9, 3, 6));
+    let closing = batcher.clone();
+    let verdicts = std::thread::spawn(move || {
+        while !closing.shared.lock().closed {
+            std::thread::yield_now();
+        }
+        go.send(Err(OTelSdkError::InternalFailure("no".into()))).unwrap_or_default();
+        go.send(Ok(())).unwrap_or_default();
+        go.send(Ok(())).unwrap_or_default();
+    });
+    assert!(batcher.close(LONG).is_err(), "a failure while closing is told");
+    assert!(verdicts.join().is_ok());
+    batcher.push(9);
+    let b = batcher.read();
+    assert_eq!(
+        (b.ended, b.exported, b.queue_full, b.export_failed, b.after_shutdown, b.pending),
+        (10, 4, 3, 2, 1, 0)
+    );
+    assert!(batcher.close(LONG).is_ok(), "a second close has nothing to say");
+}
+
+#[test]
+fn a_hung_export_does_not_hold_up_the_end() {
+    let (batcher, seen, go) = gated(10, 1);
+    (0..3).for_each(|item| batcher.push(item));
+    assert_eq!(seen.recv(), Ok(vec![0]));
+    assert!(matches!(batcher.close(Duration::from_millis(20)), Err(OTelSdkError::Timeout(_))));
+    let b = batcher.read();
+    assert_eq!((b.exported, b.pending), (0, 3));
+    drop(go);
+    assert!(seen.recv().is_err(), "after its export the thread ends without another");
+    assert_eq!(batcher.read().pending, 2);
+}
+/// Lines of a log, without their time.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_failing_export_is_one_line_and_refusals_are_one_each_time_they_have_doubled() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let log = tracing_subscriber::fmt().without_time().with_ansi(false).with_target(false);
+    let log = tracing::Dispatch::new(log.with_writer(move || writer.clone()).finish());
+    // While there is but one, `tracing` asks whatever thread comes first what a callsite is worth.
+    let _another = tracing::Dispatch::new(tracing_subscriber::registry());
+    let (seen_tx, seen) = mpsc::channel();
+    let (go, go_rx) = mpsc::channel::<OTelSdkResult>();
+    let batcher = Batcher::start("tests", settings(2, 1), move |batch: Vec<u32>| {
+        std::mem::forget(tracing::dispatcher::set_default(&log));
+        let _ = seen_tx.send(batch);
+        go_rx.recv().unwrap_or(Ok(()))
+    });
+    let batcher = batcher.unwrap_or_else(|error| panic!("{error}"));
+    let failed = || Err(OTelSdkError::InternalFailure("no".to_owned()));
+    // One is on its way and two may wait: what comes beyond is refused.
+    batcher.push(0);
+    for (pushed, result) in
+        [(2, Ok(())), (1, failed()), (2, failed()), (2, Ok(())), (2, Ok(())), (4, Ok(())), (0, Ok(()))]
+    {
+        assert!(seen.recv_timeout(SOON).is_ok());
+        (0..pushed).for_each(|item| batcher.push(item));
+        go.send(result).unwrap_or_default();
+    }
+    drop(go);
+    assert!(batcher.close(SOON).is_ok());
+    assert_eq!(batcher.read().queue_full, 6);
+    let lines = lines.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let failure = OTelSdkError::InternalFailure("no".to_owned()).to_string();
+    let expected = [
+        format!(" WARN export of tests fails: {failure}"),
+        " WARN 1 tests were refused, 2 waiting already".to_owned(),
+        " INFO export of tests works again, 2 were lost".to_owned(),
+        " WARN 3 tests were refused, 2 waiting already".to_owned(),
+    ];
+    let lines = String::from_utf8_lossy(&lines);
+    assert_eq!(lines.lines().collect::<Vec<_>>(), expected);
+}
+/// Seen to fail where the time to look at a part is not set anew while there is none: then the thread spins.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_part_leaves_at_its_time_and_an_idle_thread_sleeps() {
+    /// `None` where the kernel does not count it.
+    fn on_processor() -> Option<Duration> {
+        let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+        stat.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+    }
+    let (tell, told) = mpsc::channel();
+    let settings = BatchSettings { delay: Duration::from_millis(5), ..settings(10, 10) };
+    let batcher = Batcher::start("test", settings, move |batch: Vec<u32>| {
+        let _ = tell.send((batch, on_processor()));
+        Ok(())
+    });
+    let batcher = batcher.unwrap_or_else(|error| panic!("{error}"));
+    let export = |item| {
+        batcher.push(item);
+        let (batch, at) = told.recv_timeout(SOON).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(batch, [item]);
+        at
+    };
+    let before = export(0);
+    std::thread::sleep(Duration::from_millis(100));
+    if let (Some(before), Some(after)) = (before, export(1)) {
+        let spent = after - before;
+        assert!(spent < Duration::from_millis(20), "{spent:?} of a hundred milliseconds");
+    }
+}

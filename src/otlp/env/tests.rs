@@ -1,0 +1,402 @@
+use super::*;
+use crate::otlp::settings::LONGEST_WAIT;
+
+fn read_from(pairs: &[(&str, &str)], overrides: &Overrides) -> Settings {
+    let get = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+    read(&get, overrides).unwrap_or_else(|BadEndpoint(given)| panic!("bad endpoint {given}"))
+}
+
+fn settings(pairs: &[(&str, &str)]) -> Settings {
+    read_from(pairs, &Overrides::default())
+}
+
+#[test]
+fn an_empty_environment_gives_the_defaults_of_the_specification() {
+    let s = settings(&[("OTEL_TRACES_SAMPLER", " "), ("OTEL_SDK_DISABLED", "")]);
+    assert!(!s.disabled);
+    assert_eq!(s.traces.targets, Targets { otlp: true, console: false });
+    assert_eq!(s.traces.otlp.endpoint, "http://localhost:4318/v1/traces");
+    assert_eq!(s.logs.otlp.endpoint, "http://localhost:4318/v1/logs");
+    assert_eq!(s.metrics.otlp.protocol, Protocol::HttpProtobuf);
+    assert_eq!(s.traces.otlp.timeout, Duration::from_secs(10));
+    assert_eq!(s.metric_interval, Duration::from_secs(60));
+    assert_eq!(s.spans.delay, Duration::from_secs(5));
+    assert_eq!(s.records.delay, Duration::from_secs(1));
+    assert_eq!(s.propagators, [Propagator::TraceContext, Propagator::Baggage]);
+    assert_eq!(format!("{:?}", s.sampler), "ParentBased(AlwaysOn)");
+    assert_eq!(s.warnings, []);
+}
+
+#[test]
+fn an_endpoint_of_one_signal_is_used_as_it_is_and_a_general_one_gets_the_path() {
+    let s = settings(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/otel/"),
+        ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "https://logs.example/ingest?x=1"),
+    ]);
+    assert_eq!(s.traces.otlp.endpoint, "http://collector:4318/otel/v1/traces");
+    assert_eq!(s.metrics.otlp.endpoint, "http://collector:4318/otel/v1/metrics");
+    assert_eq!(s.logs.otlp.endpoint, "https://logs.example/ingest?x=1");
+    assert_eq!(s.warnings, []);
+}
+
+#[test]
+fn a_grpc_endpoint_without_scheme_means_tls_unless_insecure_says_otherwise() {
+    let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4317");
+    let s = settings(&[grpc, endpoint]);
+    assert_eq!(s.traces.otlp.endpoint, "https://localhost:4317/");
+    assert_eq!(s.warnings[0].kind, WarningKind::Suspicious);
+    let s = settings(&[grpc, endpoint, ("OTEL_EXPORTER_OTLP_INSECURE", "true")]);
+    assert_eq!(s.traces.otlp.endpoint, "http://localhost:4317/");
+    assert_eq!(s.warnings, []);
+}
+
+#[test]
+fn what_the_code_says_beats_the_environment() {
+    let overrides = Overrides {
+        endpoint: Some("http://code:1".to_owned()),
+        protocol: Some(Protocol::Grpc),
+        ..Overrides::default()
+    };
+    let env = [
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://env:2"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+    ];
+    let s = read_from(&env, &overrides);
+    assert_eq!((s.traces.otlp.endpoint.as_str(), s.traces.otlp.protocol), ("http://code:1/", Protocol::Grpc));
+    let bad = Overrides { endpoint: Some("not a url".to_owned()), ..Overrides::default() };
+    assert_eq!(read(&|_| None, &bad).err(), Some(BadEndpoint("not a url".to_owned())));
+}
+
+#[test]
+fn malformed_values_warn_and_give_the_default() {
+    let env = [
+        ("OTEL_SDK_DISABLED", "maybe"),
+        ("OTEL_TRACES_EXPORTER", "zipkin"),
+        ("OTEL_METRICS_EXPORTER", "prometheus,console"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4318"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "secret"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "a=b,c"),
+        ("OTEL_TRACES_SAMPLER", "traceidratio"),
+        ("OTEL_TRACES_SAMPLER_ARG", "2"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0"),
+        ("OTEL_BLRP_MAX_QUEUE_SIZE", "10"),
+        ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "11"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "-1"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "1s"),
+        ("OTEL_PROPAGATORS", "b3,tracecontext,nonsense"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "both"),
+    ];
+    let s = settings(&env);
+    for (name, _) in env {
+        if name != "OTEL_TRACES_SAMPLER" && name != "OTEL_BLRP_MAX_QUEUE_SIZE" {
+            assert!(s.warnings.iter().any(|w| w.variable == name), "no warning for {name}");
+        }
+    }
+    assert!(!s.disabled);
+    assert_eq!(s.traces.targets, Targets { otlp: true, console: false });
+    assert_eq!(s.metrics.targets, Targets { otlp: false, console: true });
+    assert_eq!(s.traces.otlp.endpoint, "http://localhost:4318/v1/traces");
+    assert_eq!(s.traces.otlp.timeout, Duration::from_secs(10));
+    assert_eq!(s.resource, []);
+    assert_eq!(format!("{:?}", s.sampler), "TraceIdRatioBased(1.0)");
+    assert_eq!((s.spans.queue, s.records.queue, s.records.batch), (DEFAULT_QUEUE, 10, 10));
+    assert_eq!(s.propagators, [Propagator::TraceContext]);
+    assert!(s.warnings.iter().all(|w| !w.to_string().contains("secret")), "headers hold credentials");
+}
+
+#[test]
+fn nothing_is_exported_without_configuration_where_that_was_asked() {
+    let asked = Overrides { only_if_configured: true, ..Overrides::default() };
+    let targets = |pairs: &[(&str, &str)], overrides| {
+        let s = read_from(pairs, overrides);
+        [s.traces.targets, s.metrics.targets, s.logs.targets]
+    };
+    let otlp = Targets { otlp: true, console: false };
+    let none = Targets::NONE;
+    assert_eq!(targets(&[], &asked), [none; 3]);
+    let own = [("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://c:1/m")];
+    assert_eq!(targets(&own, &asked), [none, otlp, none]);
+    let general = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:1")];
+    assert_eq!(targets(&general, &asked), [otlp; 3]);
+    let console = [("OTEL_TRACES_EXPORTER", "console")];
+    assert_eq!(targets(&console, &asked), [Targets { otlp: false, console: true }, none, none]);
+    let in_code = Overrides { endpoint: Some("http://c:1".to_owned()), ..asked };
+    assert_eq!(targets(&[], &in_code), [otlp; 3]);
+}
+
+#[test]
+fn resource_attributes_are_percent_decoded() {
+    let s = settings(&[("OTEL_RESOURCE_ATTRIBUTES", "a=b%2Cc, service.instance.id = 7,empty=")]);
+    let expected = [("a", "b,c"), ("service.instance.id", "7"), ("empty", "")];
+    assert_eq!(s.resource, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
+}
+
+fn warned(s: &Settings) -> Vec<(&str, &str, WarningKind)> {
+    s.warnings.iter().map(|w| (&*w.variable, &*w.value, w.kind)).collect()
+}
+
+#[test]
+fn every_sampler_is_known_by_its_name_and_its_argument() {
+    const NAME: &str = "OTEL_TRACES_SAMPLER";
+    const ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
+    for (name, arg, expected) in [
+        ("always_on", "", "AlwaysOn"),
+        ("always_off", "", "AlwaysOff"),
+        ("traceidratio", "", "TraceIdRatioBased(1.0)"),
+        ("traceidratio", "0", "TraceIdRatioBased(0.0)"),
+        ("traceidratio", "0.25", "TraceIdRatioBased(0.25)"),
+        ("traceidratio", "1", "TraceIdRatioBased(1.0)"),
+        ("parentbased_always_on", "", "ParentBased(AlwaysOn)"),
+        ("parentbased_always_off", "", "ParentBased(AlwaysOff)"),
+        ("parentbased_traceidratio", "0.5", "ParentBased(TraceIdRatioBased(0.5))"),
+        ("always_off", "an argument it does not have", "AlwaysOff"),
+    ] {
+        let s = settings(&[(NAME, name), (ARG, arg)]);
+        assert_eq!(format!("{:?}", s.sampler), expected, "{name} {arg}");
+        assert_eq!(warned(&s), [], "{name} {arg}");
+    }
+    for arg in ["-0.1", "1.1", "NaN", "inf", "half"] {
+        let s = settings(&[(NAME, "traceidratio"), (ARG, arg)]);
+        assert_eq!(format!("{:?}", s.sampler), "TraceIdRatioBased(1.0)");
+        assert_eq!(warned(&s), [(ARG, arg, WarningKind::Malformed)]);
+    }
+    for (name, kind) in [
+        ("jaeger_remote", WarningKind::Unsupported),
+        ("parentbased_jaeger_remote", WarningKind::Unsupported),
+        ("xray", WarningKind::Unsupported),
+        ("sometimes", WarningKind::Unknown),
+    ] {
+        let s = settings(&[(NAME, name)]);
+        assert_eq!(format!("{:?}", s.sampler), "ParentBased(AlwaysOn)");
+        assert_eq!(warned(&s), [(NAME, name, kind)]);
+    }
+}
+
+#[test]
+fn every_temporality_compression_propagator_and_exporter_is_known_by_its_name() {
+    use WarningKind::{Unknown, Unsupported};
+    const TEMPORALITY: &str = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+    for (name, expected, warning) in [
+        ("cumulative", Temporality::Cumulative, None),
+        ("delta", Temporality::Delta, None),
+        ("lowmemory", Temporality::LowMemory, None),
+        ("both", Temporality::Cumulative, Some((TEMPORALITY, "both", Unknown))),
+    ] {
+        let s = settings(&[(TEMPORALITY, name)]);
+        assert_eq!(s.temporality, expected);
+        assert_eq!(warned(&s), Vec::from_iter(warning));
+    }
+
+    const COMPRESSION: &str = "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION";
+    for (name, gzip, warning) in [
+        ("gzip", true, None),
+        ("none", false, None),
+        ("zstd", false, Some((COMPRESSION, "zstd", Unsupported))),
+        ("lzma", false, Some((COMPRESSION, "lzma", Unknown))),
+    ] {
+        let s = settings(&[(COMPRESSION, name)]);
+        assert_eq!((s.traces.otlp.gzip, s.logs.otlp.gzip), (gzip, false), "{name}");
+        assert_eq!(warned(&s), Vec::from_iter(warning));
+    }
+
+    const PROPAGATORS: &str = "OTEL_PROPAGATORS";
+    let (context, baggage) = (Propagator::TraceContext, Propagator::Baggage);
+    for (list, expected) in [
+        ("tracecontext", vec![context]),
+        ("baggage", vec![baggage]),
+        ("baggage, tracecontext ,,baggage", vec![baggage, context]),
+        ("none", vec![]),
+    ] {
+        let s = settings(&[(PROPAGATORS, list)]);
+        assert_eq!(s.propagators, expected, "{list}");
+        assert_eq!(warned(&s), [], "{list}");
+    }
+    let s = settings(&[(PROPAGATORS, "b3,b3multi,jaeger,xray,ottrace,pigeon")]);
+    assert_eq!(s.propagators, []);
+    let unsupported =
+        ["b3", "b3multi", "jaeger", "xray", "ottrace"].map(|name| (PROPAGATORS, name, Unsupported));
+    assert_eq!(warned(&s), [&unsupported[..], &[(PROPAGATORS, "pigeon", Unknown)]].concat());
+
+    const EXPORTER: &str = "OTEL_LOGS_EXPORTER";
+    for (list, otlp, console, warning) in [
+        ("otlp", true, false, None),
+        ("console", false, true, None),
+        ("console, otlp", true, true, None),
+        ("none", false, false, None),
+        ("none,console", false, true, None),
+        (",", true, false, None),
+        ("zipkin", true, false, Some((EXPORTER, "zipkin", Unknown))),
+        ("zipkin,none", false, false, Some((EXPORTER, "zipkin", Unknown))),
+    ] {
+        let s = settings(&[(EXPORTER, list)]);
+        assert_eq!(s.logs.targets, Targets { otlp, console }, "{list}");
+        assert_eq!(s.traces.targets, Targets { otlp: true, console: false }, "{list}");
+        assert_eq!(warned(&s), Vec::from_iter(warning));
+    }
+}
+
+#[test]
+fn a_port_that_is_the_other_protocols_is_used_and_warned_of() {
+    const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT";
+    for (protocol, given, endpoint, said) in [
+        ("grpc", "http://c:4317", "http://c:4317/", None),
+        ("grpc", "http://c:4318", "http://c:4318/", Some("grpc is spoken to a port that is http/protobuf's")),
+        ("http/protobuf", "http://c:4318/v1/logs", "http://c:4318/v1/logs", None),
+        (
+            "http/protobuf",
+            "http://c:4317/x",
+            "http://c:4317/x",
+            Some("http/protobuf is spoken to a port that is grpc's"),
+        ),
+    ] {
+        let s = settings(&[(ENDPOINT, given), ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", protocol)]);
+        assert_eq!((s.logs.otlp.protocol.as_str(), &*s.logs.otlp.endpoint), (protocol, endpoint));
+        let expected = said.map(|_| (ENDPOINT, given, WarningKind::Suspicious));
+        assert_eq!(warned(&s), Vec::from_iter(expected));
+        assert!(s.warnings.iter().all(|w| w.used.starts_with(said.unwrap_or_default())), "{:?}", s.warnings);
+    }
+    for (protocol, kind) in [("http/json", WarningKind::Unsupported), ("udp", WarningKind::Unknown)] {
+        let s = settings(&[("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", protocol)]);
+        assert_eq!(s.metrics.otlp.protocol, Protocol::HttpProtobuf);
+        assert_eq!(warned(&s), [("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", protocol, kind)]);
+    }
+}
+
+#[test]
+fn headers_are_pairs_and_a_bad_one_is_left_out() {
+    const HEADERS: &str = "OTEL_EXPORTER_OTLP_METRICS_HEADERS";
+    let general = ("OTEL_EXPORTER_OTLP_HEADERS", "Api-Key=a%3Db, x = 1=2 ,, empty=");
+    let s = settings(&[general, (HEADERS, "own=%e2%82%ac")]);
+    let pairs = |pairs: &[(&str, &str)]| -> Vec<_> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    };
+    assert_eq!(s.traces.otlp.headers, pairs(&[("api-key", "a=b"), ("x", "1=2"), ("empty", "")]));
+    assert_eq!(s.metrics.otlp.headers, pairs(&[("own", "€")]), "its own, none of the general ones");
+    assert_eq!(warned(&s), []);
+    for (bad, told) in [
+        ("secret", "(hidden)"),
+        ("=secret", "(hidden)"),
+        (" =secret", "(hidden)"),
+        ("key=secret%", "key"),
+        ("key=secret%4", "key"),
+        ("key=secret%zz", "key"),
+        ("key=secret%ff", "key"),
+    ] {
+        let s = settings(&[(HEADERS, &format!("{bad},good=1"))]);
+        assert_eq!(s.metrics.otlp.headers, pairs(&[("good", "1")]), "{bad}");
+        assert_eq!(warned(&s), [(HEADERS, told, WarningKind::Malformed)], "{bad}");
+    }
+}
+
+#[test]
+fn numbers_are_whole_and_at_least_one() {
+    let millis = Duration::from_millis;
+    type Read = fn(&Settings) -> Duration;
+    let waits: [(&str, Read, Duration); 8] = [
+        ("OTEL_BSP_SCHEDULE_DELAY", |s| s.spans.delay, millis(5_000)),
+        ("OTEL_BSP_EXPORT_TIMEOUT", |s| s.spans.timeout, millis(30_000)),
+        ("OTEL_BLRP_SCHEDULE_DELAY", |s| s.records.delay, millis(1_000)),
+        ("OTEL_BLRP_EXPORT_TIMEOUT", |s| s.records.timeout, millis(30_000)),
+        ("OTEL_METRIC_EXPORT_INTERVAL", |s| s.metric_interval, millis(60_000)),
+        ("OTEL_METRIC_EXPORT_TIMEOUT", |s| s.metric_timeout, millis(30_000)),
+        ("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", |s| s.logs.otlp.timeout, millis(10_000)),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", |s| s.traces.otlp.timeout, millis(10_000)),
+    ];
+    for (name, read, default) in waits {
+        for (value, expected) in
+            [("1", millis(1)), ("2500", millis(2_500)), ("18446744073709551615", LONGEST_WAIT)]
+        {
+            let s = settings(&[(name, value)]);
+            assert_eq!(read(&s), expected, "{name}={value}");
+            assert_eq!(warned(&s), [], "{name}={value}");
+        }
+        for bad in ["0", "-1", "1.5", "1s", "18446744073709551616"] {
+            let s = settings(&[(name, bad)]);
+            assert_eq!(read(&s), default, "{name}={bad}");
+            assert!(warned(&s).contains(&(name, bad, WarningKind::Malformed)), "{name}={bad}");
+        }
+    }
+    let s = settings(&[("OTEL_EXPORTER_OTLP_TIMEOUT", "7"), ("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "x")]);
+    assert_eq!(s.logs.otlp.timeout, millis(7), "the general one where its own cannot be read");
+
+    for (queue, batch, expected) in [
+        ("", "", (DEFAULT_QUEUE, 512)),
+        ("100", "", (100, 100)),
+        ("100", "100", (100, 100)),
+        ("100", "99", (100, 99)),
+        ("1", "1", (1, 1)),
+    ] {
+        for (queue_name, batch_name, read) in [
+            (
+                "OTEL_BSP_MAX_QUEUE_SIZE",
+                "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+                (|s| (s.spans.queue, s.spans.batch)) as fn(&Settings) -> (usize, usize),
+            ),
+            ("OTEL_BLRP_MAX_QUEUE_SIZE", "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", |s| {
+                (s.records.queue, s.records.batch)
+            }),
+        ] {
+            let s = settings(&[(queue_name, queue), (batch_name, batch)]);
+            assert_eq!(read(&s), expected, "{queue_name}={queue} {batch_name}={batch}");
+            assert_eq!(warned(&s), []);
+            for bad in ["0", "-5", "many"] {
+                let s = settings(&[(queue_name, bad), (batch_name, bad)]);
+                assert_eq!(read(&s), (DEFAULT_QUEUE, 512));
+                let malformed = |name| (name, bad, WarningKind::Malformed);
+                assert_eq!(warned(&s), [malformed(queue_name), malformed(batch_name)]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_certificate_needs_its_key() {
+    const CERTIFICATE: &str = "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE";
+    const KEY: &str = "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY";
+    let s = settings(&[(CERTIFICATE, "c.pem"), (KEY, "k.pem"), ("OTEL_EXPORTER_OTLP_CERTIFICATE", "ca.pem")]);
+    assert_eq!(s.traces.otlp.identity, Some((CERTIFICATE.to_owned(), "c.pem".into(), "k.pem".into())));
+    assert_eq!(s.logs.otlp.identity, None, "only spans have a key");
+    let authority = Some(("OTEL_EXPORTER_OTLP_CERTIFICATE".to_owned(), PathBuf::from("ca.pem")));
+    assert_eq!(s.logs.otlp.certificate, authority);
+    assert!(warned(&s).contains(&(CERTIFICATE, "c.pem", WarningKind::Malformed)), "{:?}", s.warnings);
+    let s = settings(&[(KEY, "k.pem")]);
+    assert_eq!(s.traces.otlp.identity, None);
+    assert_eq!(warned(&s), [(KEY, "k.pem", WarningKind::Malformed)]);
+}
+#[test]
+fn names_are_known_in_any_case() {
+    let s = settings(&[
+        ("OTEL_TRACES_SAMPLER", "Always_Off"),
+        ("OTEL_TRACES_EXPORTER", "NONE"),
+        ("OTEL_LOGS_EXPORTER", "Console"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "GRPC"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "GZip"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "DELTA"),
+        ("OTEL_PROPAGATORS", "TraceContext"),
+    ]);
+    assert_eq!(warned(&s), []);
+    assert_eq!(format!("{:?}", s.sampler), "AlwaysOff");
+    assert_eq!((s.traces.targets, s.logs.targets), (Targets::NONE, Targets { otlp: false, console: true }));
+    assert_eq!((s.metrics.otlp.protocol, s.metrics.otlp.gzip), (Protocol::Grpc, true));
+    assert_eq!((s.temporality, s.propagators), (Temporality::Delta, vec![Propagator::TraceContext]));
+}
+#[test]
+fn what_all_signals_share_is_warned_of_once() {
+    let env = [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "udp"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "lzma"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "k.pem"),
+    ];
+    let s = settings(&env);
+    let mut names: Vec<_> = s.warnings.iter().map(|w| &*w.variable).collect();
+    names.sort_unstable();
+    let mut expected = env.map(|(name, _)| name);
+    expected.sort_unstable();
+    assert_eq!(names, expected, "{:?}", s.warnings);
+}
