@@ -145,10 +145,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         while let Some(event) = events.recv().await {
             let Some(task) = event.task else { continue };
             let what = match event.kind {
-                TaskEventKind::Skipped { reason, iterations } => {
+                TaskEventKind::Skipped { reason, iterations, .. } => {
                     format!("{iterations} left out: {}", reason.as_str())
                 }
-                TaskEventKind::Retrying { iteration, failure, delay } => {
+                TaskEventKind::Retrying { iteration, failure, delay, .. } => {
                     format!("iteration {iteration} is tried again after {delay:.0?}: {}", failure.message)
                 }
                 TaskEventKind::Finished => "finished".to_owned(),

@@ -93,19 +93,19 @@ fn group() -> TaskGroup {
 /// What there is to say of an event; most need no words.
 fn words(event: &TaskEvent) -> Option<String> {
     Some(match &event.kind {
-        TaskEventKind::Started { restart: None } => "begins".into(),
-        TaskEventKind::Started { restart: Some(reason) } => format!("begins again: {}", reason.as_str()),
-        TaskEventKind::Waiting { waits_for } => format!("waits for {}", waits_for.join(", ")),
+        TaskEventKind::Started { restart: None, .. } => "begins".into(),
+        TaskEventKind::Started { restart: Some(reason), .. } => format!("begins again: {}", reason.as_str()),
+        TaskEventKind::Waiting { waits_for, .. } => format!("waits for {}", waits_for.join(", ")),
         TaskEventKind::Exited { exit, .. } if exit.error_type().is_some() => {
             format!("fails: {}", exit.message())
         }
         TaskEventKind::BackingOff { delay, .. } => format!("will begin again in {delay:?}"),
-        TaskEventKind::Yielding { reason } => format!("goes down with the others: {}", reason.as_str()),
-        TaskEventKind::Stalled { silent_for } => format!("STALLED: no sign of life for {silent_for:.1?}"),
-        TaskEventKind::SlowPoll { polling_for, thread } => {
+        TaskEventKind::Yielding { reason, .. } => format!("goes down with the others: {}", reason.as_str()),
+        TaskEventKind::Stalled { silent_for, .. } => format!("STALLED: no sign of life for {silent_for:.1?}"),
+        TaskEventKind::SlowPoll { polling_for, thread, .. } => {
             format!("BLOCKS the thread {thread}, for {polling_for:.1?} so far")
         }
-        TaskEventKind::GaveUp { reason } => format!("is given up: {reason}"),
+        TaskEventKind::GaveUp { reason, .. } => format!("is given up: {reason}"),
         TaskEventKind::RuntimeStalled { polling, .. } => format!("RUNTIME STALLED by {}", polling.join(", ")),
         TaskEventKind::ShutdownBegan => "shutdown begins".into(),
         _ => return None,

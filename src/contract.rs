@@ -136,6 +136,7 @@ pub mod record {
 
 /// What an instrument measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Kind {
     /// Goes up only; read at collection.
     ObservableCounter,
@@ -161,6 +162,7 @@ impl Kind {
 
 /// One instrument of the contract.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Instrument {
     /// Its name.
     pub name: &'static str,
@@ -181,7 +183,7 @@ pub const TASK_ATTRIBUTES: &[&str] = &[key::NAME, key::CATEGORY, key::PRIORITY, 
 ///
 /// About the semantic conventions' HTTP boundaries, carried on to an hour, since tasks run longer than requests, and down to
 /// 100 us, since many are shorter.
-pub const DURATION_BOUNDARIES: [f64; 22] = [
+pub const DURATION_BOUNDARIES: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
     30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0,
 ];

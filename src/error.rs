@@ -12,8 +12,9 @@ pub enum BuildError {
     ZeroNames,
     /// `span_prefix` is empty.
     EmptySpanPrefix,
+    /// A threshold of health is zero: every task would be unhealthy for ever.
+    ZeroThreshold,
     /// A duration that must be longer than zero is zero.
-    #[non_exhaustive]
     ZeroDuration {
         /// The name of the builder's method.
         setting: &'static str,
@@ -24,6 +25,7 @@ impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ZeroNames => f.write_str("max_names must be at least 1"),
+            Self::ZeroThreshold => f.write_str("a health threshold must be at least 1"),
             Self::EmptySpanPrefix => f.write_str("span_prefix must not be empty"),
             Self::ZeroDuration { setting } => write!(f, "{setting} must be longer than zero"),
         }

@@ -192,7 +192,7 @@ pub mod runbooks {}
 pub mod __private {
     /// The delays that `backoff = "1s..60s"` stands for.
     pub fn growing(from: std::time::Duration, to: std::time::Duration) -> crate::Backoff {
-        crate::Backoff::new(from, crate::Backoff::DEFAULT_FACTOR, to.max(from)).unwrap_or_default()
+        crate::Backoff::growing(from, to)
     }
 
     pub use crate::run::{

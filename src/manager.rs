@@ -291,8 +291,7 @@ impl TaskManagerBuilder {
     /// ([`DEFAULT_WALL_CLOCK_STEP`](crate::task::TaskManagerBuilder::DEFAULT_WALL_CLOCK_STEP)): so late at most it sees that the clock was set or the
     /// process suspended.
     pub fn wall_clock_step(mut self, step: Duration) -> Self {
-        // A step of nothing would be a loop that never sleeps.
-        self.settings.wall_clock.step = step.max(Duration::from_millis(1));
+        self.settings.wall_clock.step = step;
         self
     }
 
@@ -322,6 +321,9 @@ impl TaskManagerBuilder {
             if duration.is_zero() {
                 return Err(BuildError::ZeroDuration { setting });
             }
+        }
+        if self.settings.thresholds.errors_per_hour == 0 || self.settings.thresholds.restarts_per_hour == 0 {
+            return Err(BuildError::ZeroThreshold);
         }
         Ok(self.build_checked())
     }

@@ -108,7 +108,7 @@ fn a_disabled_sdk_does_nothing() {
     assert!(!telemetry.tracer().start("direct").is_recording());
     let report = telemetry.shutdown_blocking();
     assert!(
-        report.signals().iter().all(|signal| signal.outcome == SignalOutcome::Off && signal.ended == 0),
+        report.signals().all(|signal| signal.outcome == SignalOutcome::Off && signal.ended == 0),
         "{report}"
     );
     assert_eq!(receiver.requests(), Default::default());
@@ -264,7 +264,7 @@ fn nothing_is_exported_without_configuration_where_that_was_asked() {
     assert_eq!(telemetry.endpoints().count(), 0);
     assert!(Signal::ALL.iter().all(|signal| !telemetry.exports(*signal)));
     let report = telemetry.shutdown_blocking();
-    assert!(report.signals().iter().all(|signal| signal.outcome == SignalOutcome::Off), "{report}");
+    assert!(report.signals().all(|signal| signal.outcome == SignalOutcome::Off), "{report}");
     assert!(report.to_string().contains("traces  off"), "{report}");
 
     let receiver = Receiver::start(Protocol::HttpProtobuf);

@@ -66,13 +66,10 @@ async fn the_end_of_the_shutdown_is_the_last_event() {
 fn kinds_are_told_apart_by_name() {
     let named = [
         (TaskEventKind::Registered, "registered"),
-        (TaskEventKind::Started { restart: None }, "started"),
         (TaskEventKind::Ready, "ready"),
         (TaskEventKind::Finished, "finished"),
         (TaskEventKind::Stopped, "stopped"),
         (TaskEventKind::Paused, "paused"),
-        (TaskEventKind::GaveUp { reason: "" }, "gave_up"),
-        (TaskEventKind::HealthChanged { is_healthy: true }, "health_changed"),
         (TaskEventKind::ShutdownBegan, "shutdown_began"),
     ];
     for (kind, name) in named {

@@ -149,7 +149,7 @@ async fn one_for_all_the_others_wait_for_a_later_member_that_was_given_up() {
     let waits = std::iter::from_fn(|| events.try_recv())
         .filter(|event| event.task.as_deref() == Some("a"))
         .find_map(|event| match event.kind {
-            TaskEventKind::Waiting { waits_for } => Some(waits_for),
+            TaskEventKind::Waiting { waits_for, .. } => Some(waits_for),
             _ => None,
         });
     assert_eq!(waits, Some(vec!["b".into()]), "and it says for whom");
@@ -231,7 +231,7 @@ async fn a_stall_counts_against_the_limit_of_the_group() {
     sleep(secs(10)).await;
     assert_eq!(state(&tasks, "silent"), Some(TaskState::Failed));
     let why = std::iter::from_fn(|| events.try_recv()).find_map(|event| match event.kind {
-        TaskEventKind::GaveUp { reason } => Some(reason),
+        TaskEventKind::GaveUp { reason, .. } => Some(reason),
         _ => None,
     });
     assert_eq!(why, Some("its group was restarted too often"));

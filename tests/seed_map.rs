@@ -266,7 +266,7 @@ async fn critical_task_config() {
     let mut told = |after| {
         let mut told = Vec::new();
         while let Some(event) = events.try_recv() {
-            if let TaskEventKind::HealthChanged { is_healthy: false } = event.kind {
+            if let TaskEventKind::HealthChanged { is_healthy: false, .. } = event.kind {
                 told.push(event.task.expect("of a task").to_string());
             }
         }

@@ -200,7 +200,7 @@ impl TelemetryBuilder {
     /// How many spans may wait; otherwise `OTEL_BSP_MAX_QUEUE_SIZE`, else [`DEFAULT_QUEUE`](Self::DEFAULT_QUEUE). At
     /// least one.
     pub fn span_queue(mut self, spans: usize) -> Self {
-        self.span_queue = Some(spans.max(1));
+        self.span_queue = Some(spans);
         self
     }
 
@@ -236,6 +236,16 @@ impl TelemetryBuilder {
     /// An endpoint or a filter given in code that cannot be read, an exporter that cannot be built, a thread that cannot
     /// be started. A collector that is away is not an error.
     pub fn build(mut self) -> Result<Telemetry, InstallError> {
+        for (setting, is_zero) in [
+            ("max_names", self.max_names == 0),
+            ("span_queue", self.span_queue == Some(0)),
+            ("metric_interval", self.metric_interval.is_some_and(|interval| interval.is_zero())),
+            ("shutdown_timeout", self.shutdown_timeout.is_zero()),
+        ] {
+            if is_zero {
+                return Err(InstallError::Zero { setting });
+            }
+        }
         let get: &dyn Fn(&str) -> Option<String> = match &self.environment {
             Some(get) => get,
             None => &|name| std::env::var(name).ok(),

@@ -25,6 +25,12 @@ pub enum InstallError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A setting that must be greater than zero is zero.
+    #[non_exhaustive]
+    Zero {
+        /// The name of the builder's method.
+        setting: &'static str,
+    },
     /// The threads or the runtime that export could not be started.
     Thread(std::io::Error),
     /// The process has a global `tracing` subscriber already; nothing was changed.
@@ -39,6 +45,7 @@ impl fmt::Display for InstallError {
             Self::Endpoint(given) => write!(f, "use {given:?} as an endpoint: not an http or https address"),
             Self::Filter { directives, .. } => write!(f, "read the filter {directives:?}"),
             Self::Exporter { signal, .. } => write!(f, "build the exporter of {}", signal.as_str()),
+            Self::Zero { setting } => write!(f, "use {setting}: it must be greater than zero"),
             Self::Thread(_) => f.write_str("start the export threads"),
             Self::SubscriberAlreadySet => {
                 f.write_str("install the tracing subscriber: the process has one already")
@@ -52,7 +59,7 @@ impl std::error::Error for InstallError {
         match self {
             Self::Filter { source, .. } | Self::Exporter { source, .. } => Some(&**source),
             Self::Thread(source) => Some(source),
-            Self::Endpoint(_) | Self::SubscriberAlreadySet => None,
+            Self::Endpoint(_) | Self::Zero { .. } | Self::SubscriberAlreadySet => None,
         }
     }
 }

@@ -88,13 +88,13 @@ impl TelemetryReport {
     }
 
     /// The three signals.
-    pub fn signals(&self) -> [&SignalReport; 3] {
-        [&self.traces, &self.metrics, &self.logs]
+    pub fn signals(&self) -> impl Iterator<Item = &SignalReport> {
+        [&self.traces, &self.metrics, &self.logs].into_iter()
     }
 
     /// True where nothing was lost, over the whole life of the process.
     pub fn is_complete(&self) -> bool {
-        self.signals().iter().all(|signal| signal.ended == signal.exported)
+        self.signals().all(|signal| signal.ended == signal.exported)
     }
 }
 

@@ -1,8 +1,12 @@
 //! How long to wait before a restart.
 
-use std::time::Duration;
+use std::{fmt, str::FromStr, time::Duration};
 
-use super::{PolicyError, labels::labels};
+use super::{
+    PolicyError,
+    labels::{labels, serialize_as_text},
+    text::{DurationText, duration},
+};
 
 labels! {
     /// How much of a delay is left to chance.
@@ -35,7 +39,6 @@ labels! {
 /// # Ok::<(), otel_tasks::policy::PolicyError>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Backoff {
     initial: Duration,
     factor: f64,
@@ -83,6 +86,12 @@ impl Backoff {
         Ok(Self { initial, factor, cap, ..Self::default() })
     }
 
+    /// Exponential backoff with [`Jitter::Equal`] that doubles from `initial` to `cap`. A cap below the first delay is raised to it,
+    /// so this cannot fail.
+    pub fn growing(initial: Duration, cap: Duration) -> Self {
+        Self { initial, factor: Self::DEFAULT_FACTOR, cap: cap.max(initial), ..Self::default() }
+    }
+
     /// The same delay every time, without jitter. A delay of zero restarts at once: only for tests and for bodies that
     /// wait by themselves.
     pub fn constant(delay: Duration) -> Self {
@@ -106,6 +115,10 @@ impl Backoff {
     /// The first delay: also how soon after a restart the next one by hand may follow.
     pub fn initial(&self) -> Duration {
         self.initial
+    }
+
+    fn is_constant(&self) -> bool {
+        self.factor == 1.0 && self.cap == self.initial
     }
 
     pub(crate) fn with_initial(mut self, initial: Duration) -> Self {
@@ -150,6 +163,80 @@ impl Backoff {
         Duration::try_from_secs_f64(seconds).map_or(self.cap, |delay| delay.min(self.cap))
     }
 }
+
+/// Writes the text that [`FromStr`] reads: `1s..1m`, or `5s` for a constant delay, and what differs from the default.
+impl fmt::Display for Backoff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plain = if self.is_constant() {
+            write!(f, "{}", DurationText(self.initial))?;
+            Self::constant(self.initial)
+        } else {
+            write!(f, "{}..{}", DurationText(self.initial), DurationText(self.cap))?;
+            Self::growing(self.initial, self.cap)
+        };
+        if self.factor != plain.factor {
+            write!(f, " factor {}", self.factor)?;
+        }
+        if self.jitter != plain.jitter {
+            write!(f, " jitter {}", self.jitter)?;
+        }
+        if self.stable_after != plain.stable_after {
+            write!(f, " stable_after {}", DurationText(self.stable_after))?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Backoff {
+    type Err = PolicyError;
+
+    /// Reads `1s..1m` (doubling from the one to the other, half of each delay left to chance) or `5s` (always the same), followed
+    /// by any of `factor 3`, `jitter full`, `stable_after 10m`.
+    ///
+    /// ```
+    /// use otel_tasks::Backoff;
+    /// use std::time::Duration;
+    /// let backoff: Backoff = "1s..1m".parse()?;
+    /// assert_eq!(backoff, Backoff::growing(Duration::from_secs(1), Duration::from_secs(60)));
+    /// assert_eq!(backoff.to_string(), "1s..1m");
+    /// # Ok::<(), otel_tasks::policy::PolicyError>(())
+    /// ```
+    fn from_str(text: &str) -> Result<Self, PolicyError> {
+        let refused = |reason| PolicyError::Backoff { reason };
+        let mut words = text.split_whitespace();
+        let delays = words.next().ok_or(refused("a delay such as 5s or 1s..1m is missing"))?;
+        let read = |text| {
+            duration(text).ok_or(refused("a delay must be a duration such as 5s, or two such as 1s..1m"))
+        };
+        let mut backoff = match delays.split_once("..") {
+            None => Self::constant(read(delays)?),
+            Some((initial, cap)) => Self::new(read(initial)?, Self::DEFAULT_FACTOR, read(cap)?)?,
+        };
+        while let Some(option) = words.next() {
+            let value = words.next().ok_or(refused("an option needs a value"))?;
+            match option {
+                "factor" => {
+                    let factor = value.parse().map_err(|_| refused("the factor must be a number"))?;
+                    let checked = Self::new(backoff.initial, factor, backoff.cap)?;
+                    backoff.factor = checked.factor;
+                }
+                "jitter" => {
+                    backoff.jitter = value
+                        .parse()
+                        .map_err(|_| refused("the jitter must be none, equal, full or decorrelated"))?;
+                }
+                "stable_after" => {
+                    backoff.stable_after =
+                        duration(value).ok_or(refused("stable_after must be a duration"))?;
+                }
+                _ => return Err(refused("the options are factor, jitter and stable_after")),
+            }
+        }
+        Ok(backoff)
+    }
+}
+
+serialize_as_text!(Backoff);
 
 #[cfg(test)]
 mod tests {

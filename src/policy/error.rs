@@ -27,6 +27,11 @@ pub enum PolicyError {
         /// How long that many restarts take at least, failing at once each time.
         needed: Duration,
     },
+    /// A text that is no restart limit, such as `5 in 10m`.
+    Intensity {
+        /// The text.
+        text: String,
+    },
     /// A backoff whose figures make no sense.
     Backoff {
         /// What is wrong.
@@ -47,6 +52,7 @@ impl std::fmt::Display for PolicyError {
                 f,
                 "a limit of {max_restarts} restarts in {within:?} can never be reached: with this backoff they take {needed:?}"
             ),
+            Self::Intensity { text } => write!(f, "{text:?} is no restart limit such as \"5 in 10m\""),
             Self::Backoff { reason } => write!(f, "the backoff is not usable: {reason}"),
         }
     }

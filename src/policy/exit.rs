@@ -27,6 +27,7 @@ pub enum Exit {
 
 /// A panic that a run raised.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Panic {
     /// The payload's text, or `non-string payload`.
     pub text: String,
@@ -36,6 +37,7 @@ pub struct Panic {
 
 /// An error that a run returned.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Failure {
     /// The error's class, for metrics: one of few.
     pub error_type: &'static str,

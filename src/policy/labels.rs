@@ -2,6 +2,28 @@
 
 use std::fmt;
 
+/// Serializes types as `Display` writes them, and deserializes what `FromStr` reads.
+macro_rules! serialize_as_text {
+    ($($name:ty),+) => {
+        $(
+            #[cfg(feature = "serde")]
+            impl serde::Serialize for $name {
+                fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                    serializer.collect_str(self)
+                }
+            }
+
+            #[cfg(feature = "serde")]
+            impl<'de> serde::Deserialize<'de> for $name {
+                fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                    $crate::policy::deserialize_text(deserializer)
+                }
+            }
+        )+
+    };
+}
+pub(crate) use serialize_as_text;
+
 /// Defines an enum whose variants have one text each, which is written and read everywhere.
 macro_rules! labels {
     (
@@ -47,19 +69,7 @@ macro_rules! labels {
             }
         }
 
-        #[cfg(feature = "serde")]
-        impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(self.as_str())
-            }
-        }
-
-        #[cfg(feature = "serde")]
-        impl<'de> serde::Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                $crate::policy::deserialize_text(deserializer)
-            }
-        }
+        $crate::policy::serialize_as_text!($name);
     };
 }
 pub(crate) use labels;

@@ -11,6 +11,7 @@ mod output;
 mod priority;
 mod restart;
 mod shutdown;
+pub(crate) mod text;
 
 pub use backoff::{Backoff, Jitter};
 pub use category::{CategoryRules, TaskCategory};
@@ -20,7 +21,7 @@ pub use group::{DependencyLoss, Escalation, RestartStrategy, StallAction};
 pub use labels::ParseError;
 #[cfg(feature = "serde")]
 pub(crate) use labels::deserialize_text;
-pub(crate) use labels::labels;
+pub(crate) use labels::{labels, serialize_as_text};
 pub use names::NameRule;
 pub(crate) use names::type_path;
 pub use output::{Discard, DiscardExt, TaskOutput};

@@ -1,8 +1,12 @@
 //! Whether a task is restarted, and how often.
 
-use std::time::Duration;
+use std::{fmt, str::FromStr, time::Duration};
 
-use super::{Backoff, ErrorClass, Exit, ExitKind, labels::labels};
+use super::{
+    Backoff, ErrorClass, Exit, ExitKind,
+    labels::{labels, serialize_as_text},
+    text::{DurationText, duration},
+};
 use crate::policy::error::PolicyError;
 
 labels! {
@@ -87,7 +91,6 @@ impl RestartPolicy {
 ///
 /// The window slides; what left it no longer counts. This is OTP's restart intensity and period, per task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct RestartIntensity {
     max_restarts: u32,
     within: Duration,
@@ -136,6 +139,27 @@ impl RestartIntensity {
         self.within
     }
 }
+
+/// Writes the text that [`FromStr`] reads: `5 in 10m`.
+impl fmt::Display for RestartIntensity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}", self.max_restarts, DurationText(self.within))
+    }
+}
+
+impl FromStr for RestartIntensity {
+    type Err = PolicyError;
+
+    /// Reads `5 in 10m`: the number of restarts, and the time in which they count.
+    fn from_str(text: &str) -> Result<Self, PolicyError> {
+        let malformed = || PolicyError::Intensity { text: text.to_owned() };
+        let (max_restarts, within) = text.split_once(" in ").ok_or_else(malformed)?;
+        let max_restarts = max_restarts.trim().parse().map_err(|_| malformed())?;
+        Self::new(max_restarts, duration(within.trim()).ok_or_else(malformed)?)
+    }
+}
+
+serialize_as_text!(RestartIntensity);
 
 /// Refuses a limit that the delays can never reach: a task failing at once, each time, would never be given up.
 pub(crate) fn check_reachable(intensity: RestartIntensity, backoff: &Backoff) -> Result<(), PolicyError> {

@@ -5,11 +5,15 @@
 //! that was restarted three times in a year is well.
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use crate::cell::{TaskState, Vitals};
+use crate::{
+    cell::{TaskState, Vitals},
+    policy::labels,
+};
 
 /// From when on a task counts as unhealthy. The defaults are the seed's, over sliding windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,31 +34,30 @@ impl Default for HealthThresholds {
     }
 }
 
-/// Why a task is not well, or not quite.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
-#[non_exhaustive]
-pub enum HealthReason {
-    /// Too many errors in the last hour.
-    ErrorRate,
-    /// Too many restarts in the last hour.
-    Restarts,
-    /// It was given up.
-    Failed,
-    /// It gave no sign of life for longer than it promised.
-    Stalled,
-    /// It waits for its restart. Alone, this does not make it unhealthy, only not ready: one failure is no alarm.
-    BackingOff,
-    /// It was restarted a short while ago. Alone, this does not make it unhealthy.
-    Recovering,
-    /// It has not begun, or waits for others. Alone, this does not make it unhealthy.
-    NotStarted,
-    /// It runs and is not ready yet. Alone, this does not make it unhealthy.
-    NotReady,
-    /// It is held until somebody resumes it. Alone, this does not make it unhealthy.
-    Paused,
-    /// The manager is shutting down. Alone, this does not make it unhealthy.
-    ShuttingDown,
+labels! {
+    /// Why a task is not well, or not quite.
+    pub enum HealthReason {
+        /// Too many errors in the last hour.
+        ErrorRate = "error_rate",
+        /// Too many restarts in the last hour.
+        Restarts = "restarts",
+        /// It was given up.
+        Failed = "failed",
+        /// It gave no sign of life for longer than it promised.
+        Stalled = "stalled",
+        /// It waits for its restart. Alone, this does not make it unhealthy, only not ready: one failure is no alarm.
+        BackingOff = "backing_off",
+        /// It was restarted a short while ago. Alone, this does not make it unhealthy.
+        Recovering = "recovering",
+        /// It has not begun, or waits for others. Alone, this does not make it unhealthy.
+        NotStarted = "not_started",
+        /// It runs and is not ready yet. Alone, this does not make it unhealthy.
+        NotReady = "not_ready",
+        /// It is held until somebody resumes it. Alone, this does not make it unhealthy.
+        Paused = "paused",
+        /// The manager is shutting down. Alone, this does not make it unhealthy.
+        ShuttingDown = "shutting_down",
+    }
 }
 
 impl HealthThresholds {
@@ -81,22 +84,6 @@ impl HealthThresholds {
 }
 
 impl HealthReason {
-    /// The reason as the page and the logs write it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::ErrorRate => "error_rate",
-            Self::Restarts => "restarts",
-            Self::Failed => "failed",
-            Self::Stalled => "stalled",
-            Self::BackingOff => "backing_off",
-            Self::Recovering => "recovering",
-            Self::NotStarted => "not_started",
-            Self::NotReady => "not_ready",
-            Self::Paused => "paused",
-            Self::ShuttingDown => "shutting_down",
-        }
-    }
-
     const fn is_unhealthy(self) -> bool {
         matches!(self, Self::ErrorRate | Self::Restarts | Self::Failed | Self::Stalled)
     }
@@ -127,6 +114,17 @@ pub struct TaskHealth {
     pub last_seen: Option<SystemTime>,
 }
 
+/// Writes one line: `healthy`, or `unhealthy` with the reasons, and the reasons that a healthy task has.
+impl fmt::Display for TaskHealth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_healthy { "healthy" } else { "unhealthy" })?;
+        for (index, reason) in self.reasons.iter().enumerate() {
+            write!(f, "{} {}", if index == 0 { ":" } else { "," }, reason.as_str())?;
+        }
+        Ok(())
+    }
+}
+
 /// What is known of a registered task beside its figures.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Live {
@@ -153,6 +151,34 @@ pub struct ManagerHealth {
     pub blocked: Vec<BlockedTask>,
     /// The registered tasks, by name.
     pub tasks: Vec<(Arc<str>, TaskHealth)>,
+}
+
+/// Writes the three verdicts, then a line for each task that has a reason.
+impl fmt::Display for ManagerHealth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = |holds| if holds { "yes" } else { "no" };
+        write!(
+            f,
+            "live: {}, ready: {}, started: {}",
+            verdict(self.is_live),
+            verdict(self.is_ready),
+            verdict(self.has_started)
+        )?;
+        if self.runtime_stalled {
+            f.write_str("\nthe runtime has stalled")?;
+        }
+        for blocked in &self.blocked {
+            write!(
+                f,
+                "\n{} blocks the thread {} for {:.1?}",
+                blocked.task, blocked.thread, blocked.polling_for
+            )?;
+        }
+        for (name, task) in self.tasks.iter().filter(|(_, task)| !task.reasons.is_empty()) {
+            write!(f, "\n{name}: {task}")?;
+        }
+        Ok(())
+    }
 }
 
 /// A task of which one poll goes on and on, and blocks the thread it is on.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     time::{Duration, SystemTime},
 };
 
@@ -100,6 +101,36 @@ pub struct TaskStatistics {
     pub total_restarts: u64,
     /// Errors, of every name, unregistered ones too.
     pub total_errors: u64,
+}
+
+/// Writes two lines: the tasks by category with their health, and the totals.
+///
+/// ```text
+/// 5 tasks (3 scheduled, 1 gateway, 1 system), 5 of them critical: 4 healthy, 1 not
+/// 123 runs, 17 errors, 5 restarts
+/// ```
+impl fmt::Display for TaskStatistics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} tasks", self.total_tasks)?;
+        let mut begun = false;
+        for (category, tasks) in self.categories.iter().filter(|(_, tasks)| **tasks > 0) {
+            write!(f, "{}{tasks} {category}", if begun { ", " } else { " (" })?;
+            begun = true;
+        }
+        if begun {
+            f.write_str(")")?;
+        }
+        write!(
+            f,
+            ", {} of them critical: {} healthy, {} not\n{} runs, {} errors, {} restarts",
+            self.critical_tasks,
+            self.healthy_tasks,
+            self.unhealthy_tasks,
+            self.total_runs,
+            self.total_errors,
+            self.total_restarts,
+        )
+    }
 }
 
 /// Adds names up.

@@ -16,7 +16,6 @@ use crate::policy::{Exit, Panic};
 ///
 /// # Cancel safety
 /// Cancel safe: dropping the handle, or a future that awaits `&mut` of it, loses nothing of the task.
-#[must_use = "drop it on purpose with `drop(..)`, or keep it to await the task"]
 pub struct TaskHandle<T> {
     task: Option<JoinHandle<Outcome<T>>>,
 }

@@ -73,9 +73,9 @@ fn time(text: &str) -> Result<Time, ScheduleError> {
 
 impl fmt::Display for Daily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("daily at ")?;
+        f.write_str("daily ")?;
         for (index, time) in self.0.iter().enumerate() {
-            let separator = if index == 0 { "" } else { ", " };
+            let separator = if index == 0 { "" } else { "," };
             write!(f, "{separator}{:02}:{:02}", time.hour(), time.minute())?;
             if time.second() != 0 {
                 write!(f, ":{:02}", time.second())?;

@@ -16,6 +16,15 @@ pub enum ScheduleError {
     NoTimes,
     /// The end is not after the start.
     EndsBeforeStart,
+    /// A text that is no schedule.
+    Text {
+        /// The text.
+        text: String,
+        /// The position of the word that is wrong, in bytes from the beginning.
+        position: usize,
+        /// What is expected there.
+        expected: &'static str,
+    },
     /// A time of day that is none.
     Time {
         /// As it was written.
@@ -56,6 +65,9 @@ impl fmt::Display for ScheduleError {
             Self::JitterTooLong => f.write_str("the jitter of a loop must not be longer than its interval"),
             Self::NoTimes => f.write_str("a daily schedule needs at least one time of day"),
             Self::EndsBeforeStart => f.write_str("a schedule must end after it starts"),
+            Self::Text { text, position, expected } => {
+                write!(f, "the schedule {text:?} is wrong at position {position}: expected {expected}")
+            }
             Self::Time { text, position } => {
                 write!(
                     f,

@@ -7,6 +7,7 @@
 mod course;
 mod error;
 mod policies;
+mod text;
 mod value;
 
 #[cfg(feature = "calendar")]

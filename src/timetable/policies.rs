@@ -1,8 +1,8 @@
 //! What becomes of an iteration whose time was missed, or whose time comes while another runs; and of one that fails.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc};
 
-use crate::policy::{Backoff, ErrorClass, Failure};
+use crate::policy::{Backoff, ErrorClass, Failure, ParseError, serialize_as_text};
 
 /// What becomes of iterations whose time passed while nothing could begin: the process was suspended, the clock was set
 /// forward, the runtime was blocked. Those that passed while the loop was [paused](crate::LoopHandle::pause) are left out
@@ -47,6 +47,67 @@ impl OverlapPolicy {
         matches!(self, Self::CancelRunning | Self::Allow(_))
     }
 }
+
+/// Reads a word, or a word and a number such as `allow 2`.
+fn word(text: &str) -> (&str, Option<&str>) {
+    let text = text.trim();
+    text.split_once(char::is_whitespace).map_or((text, None), |(word, number)| (word, Some(number.trim())))
+}
+
+impl fmt::Display for MissedPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Skip => f.write_str("skip"),
+            Self::RunOnce => f.write_str("run_once"),
+            Self::CatchUp(most) => write!(f, "catch_up {most}"),
+        }
+    }
+}
+
+impl FromStr for MissedPolicy {
+    type Err = ParseError;
+
+    /// Reads `skip`, `run_once` or `catch_up 3`.
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let unknown = || ParseError::new("MissedPolicy", text, &["skip", "run_once", "catch_up 3"]);
+        match word(text) {
+            ("skip", None) => Ok(Self::Skip),
+            ("run_once", None) => Ok(Self::RunOnce),
+            ("catch_up", Some(most)) => most.parse().map(Self::CatchUp).map_err(|_| unknown()),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+impl fmt::Display for OverlapPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Skip => f.write_str("skip"),
+            Self::Queue => f.write_str("queue"),
+            Self::CancelRunning => f.write_str("cancel_running"),
+            Self::Allow(most) => write!(f, "allow {most}"),
+        }
+    }
+}
+
+impl FromStr for OverlapPolicy {
+    type Err = ParseError;
+
+    /// Reads `skip`, `queue`, `cancel_running` or `allow 2`.
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let unknown =
+            || ParseError::new("OverlapPolicy", text, &["skip", "queue", "cancel_running", "allow 2"]);
+        match word(text) {
+            ("skip", None) => Ok(Self::Skip),
+            ("queue", None) => Ok(Self::Queue),
+            ("cancel_running", None) => Ok(Self::CancelRunning),
+            ("allow", Some(most)) => most.parse().map(Self::Allow).map_err(|_| unknown()),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+serialize_as_text!(MissedPolicy, OverlapPolicy);
 
 /// Tries an iteration again before it counts as failed.
 #[derive(Clone)]

@@ -2,10 +2,7 @@
 
 #[cfg(feature = "calendar")]
 use std::sync::Arc;
-use std::{
-    fmt,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use super::ScheduleError;
 #[cfg(feature = "calendar")]
@@ -28,12 +25,12 @@ use super::{calendar::Calendar, cron::Cron, daily::Daily};
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
-    rhythm: Rhythm,
-    immediate: Option<bool>,
-    count: Option<u64>,
-    starts: Option<SystemTime>,
-    ends: Option<SystemTime>,
-    jitter: Duration,
+    pub(super) rhythm: Rhythm,
+    pub(super) immediate: Option<bool>,
+    pub(super) count: Option<u64>,
+    pub(super) starts: Option<SystemTime>,
+    pub(super) ends: Option<SystemTime>,
+    pub(super) jitter: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -254,24 +251,10 @@ impl Schedule {
     }
 }
 
-impl fmt::Display for Schedule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.rhythm {
-            Rhythm::Every(interval) => write!(f, "every {interval:?}")?,
-            Rhythm::Delay(delay) => write!(f, "{delay:?} after the one before")?,
-            Rhythm::Once(_) => f.write_str("once")?,
-            #[cfg(feature = "calendar")]
-            Rhythm::Calendar(calendar) => write!(f, "{calendar}")?,
-            Rhythm::Invalid(error) => write!(f, "never: {error}")?,
-        }
-        if !self.jitter.is_zero() {
-            write!(f, ", up to {:?} later", self.jitter)?;
-        }
-        match self.count {
-            Some(1) => f.write_str(", one time"),
-            Some(count) => write!(f, ", {count} times"),
-            None => Ok(()),
-        }
+impl From<Duration> for Schedule {
+    /// [`every`](Self::every) so often.
+    fn from(interval: Duration) -> Self {
+        Self::every(interval)
     }
 }
 

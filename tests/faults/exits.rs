@@ -397,7 +397,7 @@ async fn panics_in_the_factory(_: On) {
         .all()
         .iter()
         .filter_map(|event| match event.kind {
-            TaskEventKind::BackingOff { delay, reason: RestartReason::Panic } => Some(delay),
+            TaskEventKind::BackingOff { delay, reason: RestartReason::Panic, .. } => Some(delay),
             _ => None,
         })
         .collect();

@@ -50,7 +50,7 @@ async fn running(world: &World, names: &[&str]) {
 fn waits_for(told: &[TaskEvent], task: &str) -> Vec<Vec<String>> {
     let of_task = told.iter().filter(|event| event.task.as_deref() == Some(task));
     let waits = of_task.filter_map(|event| match &event.kind {
-        TaskEventKind::Waiting { waits_for } => Some(waits_for.iter().map(ToString::to_string).collect()),
+        TaskEventKind::Waiting { waits_for, .. } => Some(waits_for.iter().map(ToString::to_string).collect()),
         _ => None,
     });
     waits.collect()

@@ -429,7 +429,9 @@ fn ten_sync_runs_of_one_name_one_stuck_that_run_is_named() {
             .collect();
         let slow = told.until("a run blocks its thread", is_slow_poll).await;
         assert_eq!((slow.task.as_deref(), slow.generation), (Some("sync"), 0));
-        let TaskEventKind::SlowPoll { polling_for, thread } = slow.kind else { unreachable!("asked for") };
+        let TaskEventKind::SlowPoll { polling_for, thread, .. } = slow.kind else {
+            unreachable!("asked for")
+        };
         assert!(polling_for >= millis(100) && !thread.is_empty(), "{polling_for:?} {thread}");
         let began = std::time::Instant::now();
         let mut shutdown = pin!(tasks.shutdown());
@@ -575,7 +577,7 @@ async fn a_runtime_that_runs_nothing_is_told_with_who_blocks_it(_: On) {
     });
     assert_eq!(run.await, Ok(()));
     let event = stalled.join().expect("it is told");
-    let TaskEventKind::RuntimeStalled { stalled_for, polling } = event.kind else {
+    let TaskEventKind::RuntimeStalled { stalled_for, polling, .. } = event.kind else {
         unreachable!("asked for")
     };
     assert!(stalled_for >= millis(200), "{stalled_for:?}");
@@ -997,7 +999,7 @@ async fn a_slow_poll_is_told_and_nothing_more(_: On) {
         .await;
     let slow = slow.join().expect("it is told");
     assert_eq!((slow.task.as_deref(), slow.generation), (Some("slow"), 1));
-    let TaskEventKind::SlowPoll { polling_for, thread } = slow.kind else { unreachable!("asked for") };
+    let TaskEventKind::SlowPoll { polling_for, thread, .. } = slow.kind else { unreachable!("asked for") };
     assert!((millis(100)..secs(5)).contains(&polling_for) && !thread.is_empty(), "{polling_for:?} {thread}");
     let snapshot = tasks.snapshot("slow").expect("registered");
     assert!(snapshot.longest_poll >= polling_for, "{snapshot:?}");
@@ -1034,7 +1036,7 @@ async fn a_poll_that_takes_too_long_is_a_stall_and_its_policy_decides_once(_: On
         })
         .await;
         let stall = stalled.join().expect("it is told");
-        let TaskEventKind::Stalled { silent_for } = stall.kind else { unreachable!("asked for") };
+        let TaskEventKind::Stalled { silent_for, .. } = stall.kind else { unreachable!("asked for") };
         assert!((millis(200)..secs(5)).contains(&silent_for), "{silent_for:?}");
         settle().await;
         let report = tasks.shutdown().await;
@@ -1097,7 +1099,7 @@ async fn silence_is_a_stall_and_its_policy_decides_once(on: On) {
         let after = began.elapsed();
         assert!(after >= 14 * unit && after < 140 * unit, "{action:?}: {after:?}");
         assert!(on != On::CurrentThread || after < 15 * unit, "{action:?}: {after:?}");
-        let TaskEventKind::Stalled { silent_for } = stall.kind else { unreachable!("asked for") };
+        let TaskEventKind::Stalled { silent_for, .. } = stall.kind else { unreachable!("asked for") };
         assert!((10 * unit..140 * unit).contains(&silent_for), "{silent_for:?}");
         assert_eq!(stall.generation, 1);
         // So long that the next silence would have been told.

@@ -174,7 +174,7 @@ async fn is_stopped_and_resumed(_: On) {
 
     let resumed =
         told.until("it stood still", |event| matches!(event.kind, TaskEventKind::ProcessResumed { .. }));
-    let TaskEventKind::ProcessResumed { stood_still_for } = resumed.await.kind else { unreachable!() };
+    let TaskEventKind::ProcessResumed { stood_still_for, .. } = resumed.await.kind else { unreachable!() };
     assert!(stood_still_for > STANDS_FOR / 2, "{stood_still_for:?}");
     sleep(secs(1)).await;
     eventually("its restart", || state(&tasks, "fails") == Some(TaskState::Running)).await;
@@ -1205,7 +1205,7 @@ async fn life_that_is_given_up(panics: Panics) {
         for name in names {
             if state(&tasks, name) == Some(TaskState::Failed) && !revived.contains(&name) {
                 let of_driver =
-                    |kind: &TaskEventKind| matches!(kind, TaskEventKind::GaveUp { reason } if *reason == WHY);
+                    |kind: &TaskEventKind| matches!(kind, TaskEventKind::GaveUp { reason, .. } if *reason == WHY);
                 assert_eq!(told.count(name, of_driver), 1, "{name}, {what}: {:?}", told.story(name));
                 assert_eq!(tasks.restart(name), Ok(Duration::ZERO));
                 revived.push(name);

@@ -23,7 +23,7 @@ async fn a_changed_schedule_holds_with_its_count() {
     let tasks = started(CriticalTaskConfig::from_loop("l", body));
     sleep(secs(20)).await;
     handle.change_schedule(Schedule::every(secs(30)).count(3)).unwrap();
-    assert_eq!(handle.schedule().to_string(), "every 30s, 3 times");
+    assert_eq!(handle.schedule().to_string(), "every 30s count 3");
     sleep(secs(200)).await;
     assert_eq!((moments.seconds(), state(&tasks, "l")), (vec![0, 30, 60], Some(TaskState::Finished)));
 }

@@ -37,7 +37,7 @@ async fn an_iteration_that_succeeds_in_the_end_is_one_successful_run() {
         "{records:?}"
     );
     let retries = std::iter::from_fn(|| told.try_recv())
-        .filter(|event| matches!(&event.kind, TaskEventKind::Retrying { iteration: 1, failure, delay } if failure.message == "flaky" && *delay == secs(20)));
+        .filter(|event| matches!(&event.kind, TaskEventKind::Retrying { iteration: 1, failure, delay, .. } if failure.message == "flaky" && *delay == secs(20)));
     assert_eq!(retries.count(), 2);
 }
 

@@ -375,7 +375,7 @@ fn follow(
         TaskEventKind::Paused => Seen::Rests(TaskState::Paused),
         TaskEventKind::GaveUp { .. } => Seen::Rests(TaskState::Failed),
         TaskEventKind::Unregistered => Seen::Gone,
-        TaskEventKind::Yielding { reason: RestartReason::Group } => {
+        TaskEventKind::Yielding { reason: RestartReason::Group, .. } => {
             yielded.push((member, event.generation));
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use otel_tasks::Schedule;
+use otel_tasks::{Schedule, schedule::ScheduleError};
 
 use super::{at, local};
 
@@ -142,20 +142,62 @@ fn every_so_often_goes_on_through_a_change_of_the_clock() {
 }
 
 #[test]
-fn a_schedule_tells_itself() {
-    let told = [
+fn a_schedule_is_read_as_it_is_written() {
+    let late = UNIX_EPOCH + secs(1_800_000_000);
+    let texts = [
         (Schedule::every(secs(5)), "every 5s"),
-        (Schedule::delay(secs(5)).count(1), "5s after the one before, one time"),
-        (Schedule::jittered(secs(60), secs(5)).count(3), "every 60s, up to 5s later, 3 times"),
-        (Schedule::daily(["08:00", "20:15:30"], "UTC"), "daily at 08:00, 20:15:30 in UTC"),
+        (Schedule::delay(secs(5)).count(1), "delay 5s count 1"),
+        (Schedule::jittered(secs(60), secs(5)).count(3), "every 1m jitter 5s count 3"),
+        (Schedule::daily(["08:00", "20:15:30"], "UTC"), "daily 08:00,20:15:30 in UTC"),
         (Schedule::cron("0 9 * * MON-FRI", "Europe/Paris"), "cron 0 9 * * MON-FRI in Europe/Paris"),
-        (Schedule::once(UNIX_EPOCH), "once"),
+        (
+            Schedule::cron("@daily", "UTC").starts(UNIX_EPOCH).ends(late).immediate(true),
+            "cron @daily in UTC starts 1970-01-01T00:00:00Z ends 2027-01-15T08:00:00Z immediate true",
+        ),
+        (Schedule::once(UNIX_EPOCH), "once 1970-01-01T00:00:00Z"),
+        (Schedule::once(UNIX_EPOCH - secs(1)), "once @-1.000000000"),
     ];
-    for (schedule, expected) in told {
+    for (schedule, expected) in texts {
+        assert_eq!(expected.parse(), Ok(schedule.clone()));
         assert_eq!(schedule.to_string(), expected);
         assert_eq!(schedule.check(), Ok(()));
         assert_eq!(schedule.clone(), schedule);
     }
     let shown = format!("{:?}", Schedule::cron("0 9 * * MON-FRI", "Europe/Paris"));
     assert!(shown.contains("0 9 * * MON-FRI") && shown.len() < 300, "{shown}");
+}
+
+#[test]
+fn a_text_that_is_no_schedule_is_refused_at_the_wrong_word() {
+    for (text, at, word) in [
+        ("", 0, "cron"),
+        ("often", 0, "every"),
+        ("every", 5, "duration"),
+        ("every so", 6, "duration"),
+        ("every 5m jitter", 15, "duration"),
+        ("every 5m twice", 9, "count"),
+        ("every 5m count many", 15, "number"),
+        ("every 5m immediate yes", 19, "true"),
+        ("once tomorrow", 5, "instant"),
+        ("daily 08:00", 11, "zone"),
+        ("cron 0 9 * * *", 14, "zone"),
+        ("cron 0 9 * * * in", 17, "zone"),
+    ] {
+        match text.parse::<Schedule>() {
+            Err(ScheduleError::Text { position, expected, .. }) => {
+                assert!(position == at && expected.contains(word), "{text:?}: {position} {expected}");
+            }
+            other => panic!("{text:?}: {other:?}"),
+        }
+    }
+    for text in [
+        "every 0s",
+        "every 5m count 0",
+        "every 5s jitter 6s",
+        "daily 25:00 in UTC",
+        "cron 0 9 * * * in Nowhere",
+    ] {
+        let error = text.parse::<Schedule>().expect_err(text);
+        assert!(!matches!(error, ScheduleError::Text { .. }), "{text:?}: {error:?}");
+    }
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Something that happened to a registered task, or to the manager.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct TaskEvent {
     /// When.
@@ -28,17 +28,19 @@ pub struct TaskEvent {
 }
 
 /// What happened.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum TaskEventKind {
     /// It was registered.
     Registered,
     /// It waits for these tasks before it begins.
+    #[non_exhaustive]
     Waiting {
         /// Their names.
         waits_for: Vec<Arc<str>>,
     },
     /// It began, for the first time or again.
+    #[non_exhaustive]
     Started {
         /// Why it began again; `None` for the first time.
         restart: Option<RestartReason>,
@@ -46,6 +48,7 @@ pub enum TaskEventKind {
     /// It does its work: it said so, or it need not.
     Ready,
     /// A run of it ended; for a loop, an iteration. One per run, whatever happened.
+    #[non_exhaustive]
     Exited {
         /// How.
         exit: Exit,
@@ -55,6 +58,7 @@ pub enum TaskEventKind {
         iteration: Option<u64>,
     },
     /// Iterations of a loop did not take place.
+    #[non_exhaustive]
     Skipped {
         /// Why.
         reason: SkipReason,
@@ -62,6 +66,7 @@ pub enum TaskEventKind {
         iterations: u64,
     },
     /// An iteration of a loop failed and is tried again.
+    #[non_exhaustive]
     Retrying {
         /// The iteration.
         iteration: u64,
@@ -71,6 +76,7 @@ pub enum TaskEventKind {
         delay: Duration,
     },
     /// It will begin again after this delay.
+    #[non_exhaustive]
     BackingOff {
         /// Why.
         reason: RestartReason,
@@ -78,6 +84,7 @@ pub enum TaskEventKind {
         delay: Duration,
     },
     /// It is asked to stop because of others: of its group, or a task it depends on.
+    #[non_exhaustive]
     Yielding {
         /// [`RestartReason::Group`] or [`RestartReason::Dependency`].
         reason: RestartReason,
@@ -89,16 +96,19 @@ pub enum TaskEventKind {
     /// It is held until somebody resumes it.
     Paused,
     /// It was given up.
+    #[non_exhaustive]
     GaveUp {
         /// Why.
         reason: &'static str,
     },
     /// It gave no heartbeat in time, or one poll of it took too long. Once per stall.
+    #[non_exhaustive]
     Stalled {
         /// For how long it has given no sign of life, or has been in one poll.
         silent_for: Duration,
     },
     /// One poll has gone on for longer than the slow-poll threshold and blocks its thread. Once per poll, while it goes on.
+    #[non_exhaustive]
     SlowPoll {
         /// For how long at least.
         polling_for: Duration,
@@ -108,11 +118,13 @@ pub enum TaskEventKind {
     /// It was unregistered.
     Unregistered,
     /// What its health check says has changed.
+    #[non_exhaustive]
     HealthChanged {
         /// Whether it is healthy now.
         is_healthy: bool,
     },
     /// The runtime has run nothing for so long: all its threads are blocked.
+    #[non_exhaustive]
     RuntimeStalled {
         /// For how long at least.
         stalled_for: Duration,
@@ -120,6 +132,7 @@ pub enum TaskEventKind {
         polling: Vec<Arc<str>>,
     },
     /// The process stood still as a whole: stopped, suspended, or starved. Nothing is held against the tasks.
+    #[non_exhaustive]
     ProcessResumed {
         /// For how long.
         stood_still_for: Duration,
