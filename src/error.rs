@@ -231,9 +231,9 @@ impl std::error::Error for RestartError {}
 pub enum LoopError {
     /// Its schedule is none.
     Schedule(ScheduleError),
-    /// [`MissedPolicy::CatchUp`] with nothing.
+    /// [`MissedPolicy::CatchUp`](crate::schedule::MissedPolicy::CatchUp) with nothing.
     ZeroCatchUp,
-    /// [`OverlapPolicy::Allow`] of none.
+    /// [`OverlapPolicy::Allow`](crate::schedule::OverlapPolicy::Allow) of none.
     ZeroOverlap,
 }
 

@@ -1,15 +1,15 @@
 //! An OpenTelemetry-native task manager for tokio: each run of a task is a span, each figure an instrument, and health
 //! checks, automatic restarts and the ordered shutdown read those same figures.
 //!
-//! Begin at [`TaskManager`]; [`CriticalTaskConfig`] says what is kept alive, [`TaskLoop`] what runs by a [`Schedule`],
-//! [`instrumented_task`](macro@instrumented_task) makes any async function a run. [`telemetry()`] exports all of it over
-//! OTLP; [`layer`] and [`task_layer`] are for those who have a subscriber of their own. Every name that leaves the process
-//! stands in [`telemetry::contract`].
+//! Begin at [`TaskManager`]. A [`CriticalTaskConfig`] describes a long-lived task, a [`TaskLoop`] work that runs by a [`Schedule`],
+//! and [`instrumented_task`](macro@instrumented_task) makes any async function a run. [`Telemetry`] exports all of it over OTLP;
+//! [`telemetry::layer`] and [`telemetry::task_layer`] are for a subscriber of your own. [`telemetry::contract`] lists every name that
+//! leaves the process.
 //!
 //! ```
 //! use otel_tasks::{CriticalTaskConfig, TaskManager};
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let tasks = TaskManager::builder().build();
+//! let tasks = TaskManager::new();
 //! tasks.register(CriticalTaskConfig::new("gateway", |ctx| async move {
 //!     ctx.cancelled().await; // connect, read, return an error to be restarted
 //! }))?;
@@ -21,10 +21,10 @@
 //!
 //! # Features
 //!
-//! `otlp` (default): [`telemetry()`]. `macros` (default): [`instrumented_task`](macro@instrumented_task),
+//! `otlp` (default): [`Telemetry`]. `macros` (default): [`instrumented_task`](macro@instrumented_task),
 //! [`task_loop`](macro@task_loop). `calendar` (default): times of day and cron expressions for a [`Schedule`]. `serde`:
-//! `Serialize` for statistics, health, snapshots and reports. `page`: a live page to look at the tasks with. `testing`: helpers
-//! for your own tests.
+//! `Serialize` for statistics, health, snapshots and reports, and both ways for values of configuration files. `testing`: helpers for
+//! your own tests. A live page is in the crate `otel-tasks-page`.
 
 #![warn(missing_docs, unreachable_pub)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -165,7 +165,7 @@ pub use otel_tasks_macros::instrumented_task;
 ///     Ok(())
 /// }
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::task::RegisterError> {
-/// let tasks = TaskManager::builder().build();
+/// let tasks = TaskManager::new();
 /// tasks.register(sweep("/var/cache".into()))?;
 /// # Ok(()) }
 /// ```

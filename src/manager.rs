@@ -36,7 +36,7 @@ use crate::{
 /// ```
 /// use otel_tasks::{CriticalTaskConfig, TaskManager};
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let tasks = TaskManager::builder().build();
+/// let tasks = TaskManager::new();
 /// tasks.register(CriticalTaskConfig::new("gateway", |ctx| async move { ctx.cancelled().await }))?;
 /// tasks.start();
 /// let pong = tasks.spawn("command_ping", async { Ok::<_, std::io::Error>("pong") });
@@ -158,7 +158,7 @@ impl TaskManagerBuilder {
     /// How long an ordered shutdown may take by default: below the 30 s after which Kubernetes kills a pod.
     pub const DEFAULT_SHUTDOWN_DEADLINE: Duration = Duration::from_secs(25);
 
-    /// How often the monitor sweeps by default, as in the seed.
+    /// The interval of the monitor's sweeps.
     pub const DEFAULT_MONITOR_INTERVAL: Duration = Duration::from_secs(60);
 
     /// Distinguishes this manager's figures from another's on the same meter, as the attribute `task.manager`.
@@ -407,6 +407,7 @@ impl TaskManager {
     }
 
     /// Stops the monitor; the tasks go on. Calling it again changes nothing.
+    #[doc(alias = "stop")]
     pub fn stop_monitor(&self) {
         self.shared().stop_monitor();
     }
@@ -435,7 +436,7 @@ impl TaskManager {
     /// Runs work that blocks its thread, on the runtime's blocking pool: one run, one span, counted under `name`.
     ///
     /// Nothing can interrupt it: at shutdown its token is cancelled and it is waited for; where it goes on past the deadline
-    /// it is reported as [leaked](crate::ShutdownOutcome::Leaked), and the process can still exit (a runtime that is dropped
+    /// it is reported as [leaked](crate::shutdown::ShutdownOutcome::Leaked), and the process can still exit (a runtime that is dropped
     /// waits for it: end with [`shutdown_background`](tokio::runtime::Runtime::shutdown_background) or `process::exit`).
     /// [`TaskHandle::abort`] only keeps work from beginning.
     ///
@@ -473,7 +474,7 @@ impl TaskManager {
     /// use otel_tasks::{TaskCategory, TaskManager, TaskPriority};
     /// use std::time::Duration;
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-    /// let tasks = TaskManager::builder().build();
+    /// let tasks = TaskManager::new();
     /// let import = tasks
     ///     .task("import")
     ///     .category(TaskCategory::Command)
@@ -494,6 +495,7 @@ impl TaskManager {
     ///
     /// # Panics
     /// Outside a tokio runtime, where the manager was built outside one too.
+    #[doc(alias = "register_critical_task")]
     #[track_caller]
     pub fn register(&self, config: CriticalTaskConfig) -> Result<(), RegisterError> {
         config::register(vec![config], None, self.shared())
@@ -547,6 +549,7 @@ impl TaskManager {
     ///
     /// # Cancel safety
     /// Dropping the future stops the waiting, not the stop.
+    #[doc(alias = "unregister_critical_task")]
     pub async fn unregister(&self, name: &str) -> Result<(), UnknownTask> {
         let shared = self.shared();
         let task = shared.supervised(name).ok_or_else(|| UnknownTask { name: name.into() })?;
@@ -559,7 +562,7 @@ impl TaskManager {
 
     /// Forgets a registered task without stopping it: it goes on, is restarted by its policy and stopped at shutdown, but
     /// its name is free, it no longer counts as registered, the loss of what it depends on no longer concerns it, its health
-    /// is no longer checked, and the handle of its loop answers [`NotRegistered`](crate::LoopControlError::NotRegistered).
+    /// is no longer checked, and the handle of its loop answers [`NotRegistered`](crate::schedule::LoopControlError::NotRegistered).
     ///
     /// # Errors
     /// [`UnknownTask`].
@@ -633,6 +636,7 @@ impl TaskManager {
     ///
     /// # Errors
     /// [`RestartError`].
+    #[doc(alias = "restart_critical_task")]
     pub fn restart(&self, name: &str) -> Result<Duration, RestartError> {
         let shared = self.shared();
         if shared.tracker.is_closed() {
@@ -709,7 +713,7 @@ impl TaskManager {
     /// ```
     /// use otel_tasks::{CriticalTaskConfig, TaskManager, events::TaskEventKind};
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::task::RegisterError> {
-    /// let tasks = TaskManager::builder().build();
+    /// let tasks = TaskManager::new();
     /// let mut events = tasks.subscribe();
     /// tasks.register(CriticalTaskConfig::new("once", |_| async {}))?;
     /// tasks.start();
@@ -743,6 +747,7 @@ impl TaskManager {
     }
 
     /// How a task is; `None` for a name that was never seen.
+    #[doc(alias = "get_task_health")]
     pub fn task_health(&self, name: &str) -> Option<TaskHealth> {
         let shared = self.shared();
         let of_name = shared.recorder.registry().of_name(name);
@@ -754,7 +759,8 @@ impl TaskManager {
         Some(read::health(&vitals, live, &shared.settings.thresholds, shared.tracker.is_closed()))
     }
 
-    /// A task's figures under the seed's names, with its last runs; `None` for a name that was never seen.
+    /// Returns the figures of a task with its last runs; `None` for a name that was never seen.
+    #[doc(alias = "get_task_metrics")]
     pub fn task_metrics(&self, name: &str) -> Option<TaskMetrics> {
         let recorder = &self.shared().recorder;
         let of_name = recorder.registry().of_name(name);
@@ -776,6 +782,7 @@ impl TaskManager {
     }
 
     /// The manager in figures.
+    #[doc(alias = "get_task_statistics")]
     pub fn statistics(&self) -> TaskStatistics {
         let shared = self.shared();
         let now = shared.recorder.now();
@@ -814,6 +821,7 @@ impl TaskManager {
     ///
     /// # Cancel safety
     /// Dropping the future stops the waiting, not the shutdown.
+    #[doc(alias = "cancel_all_tasks")]
     pub async fn shutdown(&self) -> Arc<ShutdownReport> {
         engine::run_shutdown(self.shared()).await
     }
@@ -828,7 +836,7 @@ impl TaskManager {
     }
 
     /// Waits for `signal`, then shuts down in order: before anything else cancels the tasks. Also where the manager begins to
-    /// shut down by itself ([`Escalation::Shutdown`](crate::Escalation::Shutdown)), or somebody else asks for it.
+    /// shut down by itself ([`Escalation::Shutdown`](crate::policy::Escalation::Shutdown)), or somebody else asks for it.
     ///
     /// # Cancel safety
     /// Dropped before the signal, nothing has happened; afterwards the shutdown goes on without its caller.
@@ -912,6 +920,7 @@ impl TaskManager {
 
     /// Answers "why do I see nothing in Jaeger or Prometheus": checks the subscriber, the level, the meter and the
     /// components. Changes nothing, however often it is called.
+    #[doc(alias = "setup_task_instrumentation")]
     pub fn check_instrumentation(&self) -> InstrumentationCheck {
         let installed = emit::installed();
         let has_tracer = self.shared().recorder.tracer().is_some();

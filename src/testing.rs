@@ -5,7 +5,7 @@
 //! use otel_tasks::{Backoff, CriticalTaskConfig, TaskManager, testing::{Clock, EventLog, Fault, Faults}};
 //! use std::time::Duration;
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), otel_tasks::task::RegisterError> {
-//! let tasks = TaskManager::builder().build();
+//! let tasks = TaskManager::new();
 //! let mut log = EventLog::of(&tasks);
 //! let faults = Faults::new();
 //! // The service's own task; `faults` can make it fail.
@@ -76,7 +76,7 @@ impl Clock {
     }
 }
 
-/// A wall clock that goes with the runtime's, and can be set: for [`wall_clock`](crate::TaskManagerBuilder::wall_clock), so that
+/// A wall clock that goes with the runtime's, and can be set: for [`wall_clock`](crate::task::TaskManagerBuilder::wall_clock), so that
 /// calendars run in virtual time. Clones are the same clock.
 ///
 /// ```
@@ -84,7 +84,7 @@ impl Clock {
 /// use std::time::{Duration, UNIX_EPOCH};
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), otel_tasks::task::RegisterError> {
 /// let clock = WallClock::starting(UNIX_EPOCH);
-/// let tasks = TaskManager::builder().wall_clock(clock.reader()).build();
+/// let tasks = TaskManager::builder().wall_clock(clock.reader()).build().unwrap();
 /// let once = TaskLoop::on(Schedule::once(UNIX_EPOCH + Duration::from_secs(3_600)), |_| async {});
 /// tasks.register(CriticalTaskConfig::from_loop("once", once))?;
 /// tasks.start();
@@ -158,7 +158,7 @@ impl EventLog {
         &self.seen
     }
 
-    /// The names of a task's events so far, in order ([`TaskEventKind::as_str`](crate::TaskEventKind::as_str)).
+    /// The names of a task's events so far, in order ([`TaskEventKind::as_str`](crate::events::TaskEventKind::as_str)).
     #[track_caller]
     pub fn names(&mut self, task: &str) -> Vec<&'static str> {
         let of_task = self.events().iter().filter(|event| event.task.as_deref() == Some(task));

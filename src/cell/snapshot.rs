@@ -111,7 +111,7 @@ pub struct TaskSnapshot {
     /// Ended runs per bucket of the exported histogram.
     pub durations: Vec<u64>,
     /// The longest single poll, as far as polls are timed
-    /// ([`exact_poll_time`](crate::TaskManagerBuilder::exact_poll_time)).
+    /// ([`exact_poll_time`](crate::task::TaskManagerBuilder::exact_poll_time)).
     pub longest_poll: Duration,
     /// Polls longer than the threshold.
     pub slow_polls: u64,

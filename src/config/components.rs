@@ -18,6 +18,7 @@ use crate::{
 #[diagnostic::on_unimplemented(note = "a closure `|| vec![CriticalTaskConfig::new(..)]` is a provider, too")]
 pub trait CriticalTasksProvider: Send + Sync + 'static {
     /// The tasks of this component.
+    #[doc(alias = "get_critical_tasks")]
     fn critical_tasks(&self) -> Vec<CriticalTaskConfig>;
 }
 

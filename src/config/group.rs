@@ -12,14 +12,14 @@ use crate::{
 ///
 /// A member that is restarted takes the others along as the [`RestartStrategy`] says: they are stopped first, the last
 /// first, and all begin anew in order, those that had finished by themselves too. Members that were stopped by hand stay
-/// so, and one with [`RestartPolicy::Never`] is stopped with the others and not begun again. It is one restart, counted
+/// so, and one with [`RestartPolicy::Never`](crate::RestartPolicy::Never) is stopped with the others and not begun again. It is one restart, counted
 /// against the limit of the member that failed, and against the group's where it has one. A second member that fails
 /// meanwhile is part of the same restart.
 ///
 /// ```
 /// use otel_tasks::{CriticalTaskConfig, TaskGroup, TaskManager, policy::RestartStrategy};
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::task::RegisterError> {
-/// let tasks = TaskManager::builder().build();
+/// let tasks = TaskManager::new();
 /// let group = TaskGroup::new("ingest", RestartStrategy::RestForOne)
 ///     .task(CriticalTaskConfig::new("connection", |ctx| async move { ctx.cancelled().await }))
 ///     .task(CriticalTaskConfig::new("reader", |ctx| async move { ctx.cancelled().await }));

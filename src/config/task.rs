@@ -64,12 +64,12 @@ pub(crate) enum What {
 }
 
 impl CriticalTaskConfig {
-    /// How often a task's health is checked by default, as in the seed.
+    /// How often a task's health is checked by default.
     pub const DEFAULT_HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 
     /// A task that runs `factory`'s future; each restart calls `factory` again.
     ///
-    /// Defaults, as in the seed: priority High, category Scheduled, at most [`RestartIntensity::DEFAULT_MAX_RESTARTS`] restarts in
+    /// Defaults: priority High, category Scheduled, at most [`RestartIntensity::DEFAULT_MAX_RESTARTS`] restarts in
     /// [`RestartIntensity::DEFAULT_WITHIN`], the first after 30 s (see [`Backoff::default`]), health checked every
     /// [`CriticalTaskConfig::DEFAULT_HEALTH_CHECK_INTERVAL`]; restarted after failures ([`RestartPolicy::OnFailure`]).
     pub fn new<F, Fut>(name: impl Into<String>, factory: F) -> Self
@@ -204,7 +204,7 @@ impl CriticalTaskConfig {
     }
 
     /// How long one poll of the task may take before it counts as stalled: it blocks a thread of the runtime, and others
-    /// with it. Off by default; polls longer than [`slow_poll`](crate::TaskManagerBuilder::slow_poll) are told anyway.
+    /// with it. Off by default; polls longer than [`slow_poll`](crate::task::TaskManagerBuilder::slow_poll) are told anyway.
     pub fn poll_timeout(mut self, timeout: Duration) -> Self {
         self.poll_timeout = Some(timeout);
         self

@@ -151,7 +151,7 @@ impl TaskContext {
     /// [`heartbeat_timeout`](crate::CriticalTaskConfig::heartbeat_timeout) must do so more often than that.
     ///
     /// From a clone that outlives its run it is ignored, and counted in
-    /// [`stale_signals`](crate::TaskSnapshot::stale_signals).
+    /// [`stale_signals`](crate::snapshot::TaskSnapshot::stale_signals).
     pub fn heartbeat(&self) {
         let counts = match &self.parts.supervised {
             None => true,

@@ -7,10 +7,10 @@ use crate::otlp::{ledger::Signal, settings::BadEndpoint};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum InstallError {
-    /// The endpoint given to [`endpoint`](TelemetryBuilder::endpoint) is not an `http` or `https` address.
+    /// The endpoint given to [`endpoint`](crate::telemetry::TelemetryBuilder::endpoint) is not an `http` or `https` address.
     Endpoint(String),
     #[non_exhaustive]
-    /// The directives given to [`filter`](TelemetryBuilder::filter) cannot be read.
+    /// The directives given to [`filter`](crate::telemetry::TelemetryBuilder::filter) cannot be read.
     Filter {
         /// The directives.
         directives: String,
@@ -35,7 +35,7 @@ pub enum InstallError {
     Thread(std::io::Error),
     /// The process has a global `tracing` subscriber already; nothing was changed.
     ///
-    /// Put [`layer`](Telemetry::layer) into that subscriber instead, with [`build`](TelemetryBuilder::build).
+    /// Put [`layer`](crate::Telemetry::layer) into that subscriber instead, with [`build`](crate::telemetry::TelemetryBuilder::build).
     SubscriberAlreadySet,
 }
 

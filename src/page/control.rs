@@ -127,7 +127,7 @@ mod tests {
         let names = Arc::new(Mutex::new(Vec::new()));
         let subscriber = tracing_subscriber::registry().with(Names(names.clone()));
         tracing::subscriber::with_default(subscriber, || {
-            let manager = TaskManager::builder().build();
+            let manager = TaskManager::new();
             assert!(matches!(control(&manager, None, None, "a", Action::Stop), Err(Refused::Off)));
         });
         assert_eq!(*names.lock().expect("no panic"), ["bot.control_task"]);

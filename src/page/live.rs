@@ -317,7 +317,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nothing_is_read_once_nobody_looks() {
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         tasks.spawn("command", async {}).await.expect("it runs");
         let hub = hub(&tasks);
         assert!(!hub.told().is_ticking, "nobody has looked");
@@ -335,7 +335,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_that_is_behind_is_given_everything_again() {
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         let hub = hub(&tasks);
         let mut client = pin!(hub.watch().expect("room"));
         assert_eq!(next(&mut client).await, "all");
@@ -372,7 +372,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_change_is_told_at_the_next_tick_and_alone() {
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         let hub = hub(&tasks);
         tasks.spawn("command", async {}).await.expect("it runs");
         tasks.start();
@@ -414,7 +414,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_last_events_are_kept_and_each_is_told_once() {
-        let tasks = TaskManager::builder().build();
+        let tasks = TaskManager::new();
         let hub = hub(&tasks);
         let tell = |numbers: std::ops::Range<usize>| {
             for number in numbers {

@@ -8,7 +8,7 @@
 //! use otel_tasks::{TaskManager, page::Page};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
-//! let tasks = TaskManager::builder().build();
+//! let tasks = TaskManager::new();
 //! let page = Page::new(&tasks).serve("127.0.0.1:0")?;
 //! println!("http://{}", page.address());
 //! # Ok(()) }

@@ -635,7 +635,7 @@ mod tests {
             blocked: vec![blocked],
             tasks: vec![("a".into(), unwell), ("b".into(), well()), ("c".into(), well())],
         };
-        let manager = TaskManager::builder().build();
+        let manager = TaskManager::new();
         assert_eq!(
             json!(summary(&manager, &health, true, false)),
             json!({

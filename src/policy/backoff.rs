@@ -63,7 +63,7 @@ impl Backoff {
     /// How long a run must last for [`Backoff::default`] to begin again.
     pub const DEFAULT_STABLE_AFTER: Duration = Duration::from_secs(600);
 
-    /// The first delay of [`Backoff::default`], as in the seed.
+    /// The first delay of [`Backoff::default`].
     pub const DEFAULT_INITIAL: Duration = Duration::from_secs(30);
 
     /// The growth of [`Backoff::default`].

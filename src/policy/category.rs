@@ -103,7 +103,7 @@ mod tests {
             ("discord-gateway-3", TaskCategory::Gateway),
             ("patch_asyncio_runner", TaskCategory::System),
             ("Task-12", TaskCategory::System),
-            // `Task-` is asked before `command_`, as in the seed.
+            // `Task-` is asked before `command_`.
             ("Task-command_x", TaskCategory::System),
             ("Run_COMMAND_ping", TaskCategory::Command),
             ("command", TaskCategory::Unknown),

@@ -11,7 +11,7 @@ pub enum PolicyError {
         /// The limit that was given.
         max_restarts: u32,
     },
-    /// A restart limit above [`RestartIntensity::MAX_RESTARTS`].
+    /// A restart limit above [`RestartIntensity::MAX_RESTARTS`](crate::policy::RestartIntensity::MAX_RESTARTS).
     TooManyRestarts {
         /// The limit that was given.
         max_restarts: u32,

@@ -97,7 +97,7 @@ pub trait DiscardExt: Future + Sized {
     /// ```
     /// use otel_tasks::policy::DiscardExt as _;
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-    /// let tasks = otel_tasks::TaskManager::builder().build();
+    /// let tasks = otel_tasks::TaskManager::new();
     /// tasks.spawn("answer", async { 42 }.discard());
     /// # }
     /// ```

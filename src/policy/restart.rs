@@ -112,7 +112,7 @@ impl RestartIntensity {
     /// The window of [`RestartIntensity::default`].
     pub const DEFAULT_WITHIN: Duration = Duration::from_secs(600);
 
-    /// The restarts of [`RestartIntensity::default`], as in the seed.
+    /// The restarts of [`RestartIntensity::default`].
     pub const DEFAULT_MAX_RESTARTS: u32 = 5;
 
     /// Allows `max_restarts` within any span of `within`; 0 gives up on the first failure.

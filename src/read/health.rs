@@ -15,7 +15,7 @@ use crate::{
     policy::labels,
 };
 
-/// From when on a task counts as unhealthy. The defaults are the seed's, over sliding windows.
+/// The limits from which a task counts as unhealthy, over sliding windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -147,7 +147,7 @@ pub struct ManagerHealth {
     /// Whether the runtime runs nothing, all its threads being blocked.
     pub runtime_stalled: bool,
     /// The tasks that block a thread now, as the watchdog last saw them: one poll has gone on for longer than
-    /// [`slow_poll`](crate::TaskManagerBuilder::slow_poll).
+    /// [`slow_poll`](crate::task::TaskManagerBuilder::slow_poll).
     pub blocked: Vec<BlockedTask>,
     /// The registered tasks, by name.
     pub tasks: Vec<(Arc<str>, TaskHealth)>,

@@ -11,7 +11,7 @@ use crate::{
     policy::{TaskCategory, TaskPriority},
 };
 
-/// The figures of one task, under the seed's names; read from the cell that is exported.
+/// The figures of one task: a small view of [`TaskSnapshot`](crate::snapshot::TaskSnapshot), with the last runs.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -51,7 +51,7 @@ pub struct TaskMetrics {
 }
 
 impl TaskMetrics {
-    /// How many ended runs a name remembers, as in the seed.
+    /// The number of ended runs that a name remembers.
     pub const HISTORY_LENGTH: usize = crate::cell::HISTORY_LENGTH;
 }
 

@@ -10,7 +10,7 @@ use crate::policy::{Backoff, ErrorClass, Failure, ParseError, serialize_as_text}
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MissedPolicy {
-    /// They are left out, unless the last of them is late by no more than [`Schedule::START_TOLERANCE`].
+    /// They are left out, unless the last of them is late by no more than [`Schedule::START_TOLERANCE`](crate::Schedule::START_TOLERANCE).
     Skip,
     /// However many they are, one takes place at once, for the last of them.
     #[default]

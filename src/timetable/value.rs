@@ -51,7 +51,7 @@ pub(super) enum Rhythm {
 }
 
 impl Schedule {
-    /// How late an iteration may begin under [`MissedPolicy::Skip`]. Longer than a sleeper goes without a look at the wall clock, and
+    /// How late an iteration may begin under [`MissedPolicy::Skip`](crate::schedule::MissedPolicy::Skip). Longer than a sleeper goes without a look at the wall clock, and
     /// than a busy runtime needs.
     pub const START_TOLERANCE: Duration = Duration::from_secs(60);
 

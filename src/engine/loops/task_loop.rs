@@ -37,7 +37,7 @@ where
 /// use otel_tasks::{CriticalTaskConfig, TaskLoop, TaskManager};
 /// use std::time::Duration;
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), otel_tasks::task::RegisterError> {
-/// let tasks = TaskManager::builder().build();
+/// let tasks = TaskManager::new();
 /// let ticker = TaskLoop::every(Duration::from_secs(5), |ctx| async move {
 ///     println!("iteration {:?}", ctx.iteration());
 /// })

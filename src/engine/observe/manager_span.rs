@@ -10,7 +10,7 @@ use crate::{
     policy::TaskCategory,
     run::Recorder,
 };
-/// Names per category, as the seed sets them: `tasks.<category>`.
+/// Sets the names of each category as the attributes `tasks.<category>`.
 pub(crate) fn set_names(span: &ManagedSpan, names: &Names) {
     for (category, names) in TaskCategory::ALL.iter().copied().zip(names) {
         span.set_attribute(KeyValue::new(attribute::names_of(category), strings(names)));

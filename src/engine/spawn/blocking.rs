@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 /// ```
 /// use std::time::Duration;
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// let tasks = otel_tasks::TaskManager::builder().build();
+/// let tasks = otel_tasks::TaskManager::new();
 /// let poller = tasks.spawn_blocking("poller", |stop| {
 ///     while !stop.wait_timeout(Duration::from_millis(10)) {
 ///         // look at the device
