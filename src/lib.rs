@@ -177,6 +177,11 @@ pub use otel_tasks_macros::task_loop;
 #[doc = include_str!("../docs/loops.md")]
 struct LoopsPage;
 
+/// The code of the migration table compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/coming-from-tux.md")]
+struct ComingFromTux;
+
 /// The README's code compiles.
 #[cfg(all(doctest, feature = "otlp", feature = "macros"))]
 #[doc = include_str!("../README.md")]
