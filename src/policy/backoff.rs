@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use super::{
-    PolicyError,
+    PolicyError, fraction,
     labels::{labels, serialize_as_text},
     text::{DurationText, duration},
 };
@@ -135,14 +135,13 @@ impl Backoff {
     /// before the attempt before, which [`Jitter::Decorrelated`] grows from.
     pub fn delay(&self, attempt: u32, previous: Duration, random: f64) -> Duration {
         let full = self.longest(attempt);
-        let random = if random.is_nan() { 0.0 } else { random.clamp(0.0, 1.0) };
         match self.jitter {
             Jitter::None => full,
-            Jitter::Equal => full / 2 + (full / 2).mul_f64(random),
-            Jitter::Full => full.mul_f64(random),
+            Jitter::Equal => (full / 2).saturating_add(fraction(full / 2, random)),
+            Jitter::Full => fraction(full, random),
             Jitter::Decorrelated => {
                 let most = previous.max(self.initial).saturating_mul(3).min(self.cap);
-                self.initial + most.saturating_sub(self.initial).mul_f64(random)
+                self.initial.saturating_add(fraction(most.saturating_sub(self.initial), random))
             }
         }
     }

@@ -4,6 +4,7 @@ mod backoff;
 mod category;
 mod error;
 mod exit;
+mod fraction;
 mod group;
 mod labels;
 mod names;
@@ -17,6 +18,7 @@ pub use backoff::{Backoff, Jitter};
 pub use category::{CategoryRules, TaskCategory};
 pub use error::PolicyError;
 pub use exit::{ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT, ErrorClass, Exit, ExitKind, Failure, Panic};
+pub(crate) use fraction::fraction;
 pub use group::{DependencyLoss, Escalation, RestartStrategy, StallAction};
 pub use labels::ParseError;
 #[cfg(feature = "serde")]

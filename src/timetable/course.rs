@@ -8,6 +8,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use crate::policy::fraction;
+
 use super::{MissedPolicy, Schedule, value::Rhythm};
 
 /// What both clocks show.
@@ -155,7 +157,7 @@ impl Course {
         self.due = time.filter(|time| self.has_not_ended(*time, now)).map(|time| {
             let jitter = match spread {
                 Duration::ZERO => Duration::ZERO,
-                spread => spread.mul_f64(random().clamp(0.0, 1.0)),
+                spread => fraction(spread, random()),
             };
             Due { time, at: time.later(jitter), jitter }
         });

@@ -77,7 +77,7 @@ impl Shared {
             let Some(timeout) = task.spec.heartbeat_timeout.filter(|_| task.must_beat()) else { continue };
             let last = task.signals.last_beat();
             let silent_for = now.saturating_duration_since(last);
-            if silent_for > timeout + DRIVERS_TURN {
+            if silent_for > timeout.saturating_add(DRIVERS_TURN) {
                 self.stalled(&task, Stall::Silence(last), silent_for);
             }
         }
