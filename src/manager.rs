@@ -19,7 +19,7 @@ use crate::{
     emit::{self, SpanPath},
     engine::{
         self, LastResort, LoopBody, LoopHandle, Order, Settings, Shared, ShutdownReport, SpawnOptions,
-        StopToken, TaskBuilder, TaskEventKind, TaskEvents, TaskSettings, WallClock,
+        StopToken, Supervised, TaskBuilder, TaskEventKind, TaskEvents, TaskSettings, WallClock,
     },
     error::{BuildError, LoopControlError, RegisterError, RestartError, UnknownComponent, UnknownTask},
     instrumentation::InstrumentationCheck,
@@ -530,19 +530,49 @@ impl TaskManager {
 
     /// Stops the registered task of that name, if there is one, and registers this one in its place.
     ///
+    /// The new task is checked first: a refused one leaves the old task as it is. From then on the manager finishes the replacement,
+    /// whatever becomes of the caller. A task that replaces itself does not wait: the call returns once the task is asked to stop, and
+    /// a later refusal is logged.
+    ///
     /// # Errors
-    /// [`RegisterError`]. A refused task leaves the one before unregistered where that could not be told beforehand; a
-    /// malformed one is refused first.
+    /// [`RegisterError`]. After the check, only what happened meanwhile can refuse the task: a shutdown, or a dependency that was
+    /// unregistered.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the waiting, not the replacement.
     pub async fn replace(&self, config: CriticalTaskConfig) -> Result<(), RegisterError> {
-        config.check()?;
-        if self.shared().tracker.is_closed() {
+        let shared = self.shared();
+        let name = config.name().to_owned();
+        let Some(registration) = config::check_replacement(config, shared)? else {
             return Err(RegisterError::ShuttingDown);
+        };
+        let old = shared.supervised(&name);
+        let replaces_itself = old.as_ref().is_some_and(|old| engine::is_current(old));
+        if let Some(old) = &old {
+            shared.leave(old);
         }
-        let _ = self.unregister(config.name()).await;
-        self.register(config)
+        let (shared, finish) = (shared.clone(), old);
+        let replaced = shared.runtime().clone().spawn(async move {
+            if let Some(old) = finish {
+                old.gone().await;
+                shared.forget(&old);
+            }
+            let refused = shared.register(vec![registration], None);
+            if let Err(error) = &refused {
+                engine::replacement_failed(&name, error);
+            }
+            refused
+        });
+        if replaces_itself {
+            return Ok(());
+        }
+        // It does not panic, and ends before its time with the runtime alone.
+        replaced.await.unwrap_or(Err(RegisterError::ShuttingDown))
     }
 
     /// Stops a registered task and forgets it; waits until it is gone. Its figures stay, so no counter runs backwards.
+    ///
+    /// A task that unregisters itself does not wait: the call returns once the task is asked to stop.
     ///
     /// # Errors
     /// [`UnknownTask`].
@@ -553,10 +583,8 @@ impl TaskManager {
     pub async fn unregister(&self, name: &str) -> Result<(), UnknownTask> {
         let shared = self.shared();
         let task = shared.supervised(name).ok_or_else(|| UnknownTask { name: name.into() })?;
-        task.unregister();
-        task.gone().await;
-        // Its driver does so, unless it had left before.
-        shared.forget(&task);
+        shared.leave(&task);
+        engine::until_gone(shared, &task).await;
         Ok(())
     }
 
@@ -601,31 +629,32 @@ impl TaskManager {
         discover(self.shared(), &self.handle.components, false)
     }
 
-    /// Unregisters a component and all its tasks (hot unload); waits until they are gone. Answers their names.
+    /// Unregisters a component and all its tasks (hot unload); waits until they are gone. Returns their names.
+    ///
+    /// A task of the component that calls this is asked to stop with the others, and is not waited for.
     ///
     /// # Errors
-    /// [`UnknownComponent`], where neither a component nor a task of one has that name.
+    /// [`UnknownComponent`] if neither a component nor a task of one has that name.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the waiting, not the stop.
     #[doc(alias = "cleanup_cog_tasks")]
     pub async fn unregister_component(&self, component: &str) -> Result<Vec<String>, UnknownComponent> {
+        let shared = self.shared();
         let known = self.handle.components.remove(component);
-        let names: Vec<_> = {
-            let registered = self.shared().all_registered();
-            let of_component =
-                registered.iter().filter(|task| task.task.identity.component.as_deref() == Some(component));
-            of_component.map(|task| task.name().to_string()).collect()
-        };
-        if !known && names.is_empty() {
+        let all = shared.all_registered();
+        let of_component =
+            |task: &&Arc<Supervised>| task.task.identity.component.as_deref() == Some(component);
+        let tasks: Vec<_> = all.iter().filter(of_component).cloned().collect();
+        if !known && tasks.is_empty() {
             return Err(UnknownComponent { name: component.into() });
         }
-        // All are told before the first is waited for.
-        for task in names.iter().filter_map(|name| self.shared().supervised(name)) {
-            task.unregister();
+        // All are asked before the first is waited for.
+        tasks.iter().for_each(|task| shared.leave(task));
+        for task in &tasks {
+            engine::until_gone(shared, task).await;
         }
-        for name in &names {
-            // Whoever unregistered it meanwhile did the same.
-            let _ = self.unregister(name).await;
-        }
-        Ok(names)
+        Ok(tasks.iter().map(|task| task.name().to_string()).collect())
     }
 
     /// Restarts a registered task: one that runs is asked to stop, has its grace, and runs anew; one that was given up,

@@ -8,7 +8,7 @@ mod task;
 pub(crate) use components::{Components, discover};
 pub use components::{CriticalTasksProvider, Discovery};
 pub use group::TaskGroup;
-pub(crate) use register::register;
+pub(crate) use register::{check_replacement, register};
 pub use task::CriticalTaskConfig;
 #[cfg(feature = "testing")]
 pub(crate) use task::What;

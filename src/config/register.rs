@@ -4,9 +4,24 @@ use std::sync::Arc;
 
 use crate::{
     config::task::CriticalTaskConfig,
-    engine::{Group, Membership, Shared},
+    engine::{Group, Membership, Registration, Shared},
     error::RegisterError,
 };
+/// Checks a config that is to replace a task, and makes what is registered of it; `None` if the shutdown has begun.
+pub(crate) fn check_replacement(
+    config: CriticalTaskConfig,
+    shared: &Arc<Shared>,
+) -> Result<Option<Registration>, RegisterError> {
+    let intensity = config.check()?;
+    if shared.tracker.is_closed() {
+        return Ok(None);
+    }
+    let name = config.name.clone();
+    let registration = config.registration(intensity, None, shared);
+    shared.check_in_place_of(&name, &registration)?;
+    Ok(Some(registration))
+}
+
 /// Registers tasks together: all, or none where one is refused.
 #[track_caller]
 pub(crate) fn register(

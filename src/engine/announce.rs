@@ -222,6 +222,17 @@ pub(super) fn not_stopped(name: &str, outcome: crate::policy::ShutdownOutcome) {
     );
 }
 
+/// A task that was stopped could not be replaced.
+pub(crate) fn replacement_failed(name: &str, error: &crate::error::RegisterError) {
+    with_trace(None, || {
+        tracing::event!(
+            name: record::MONITOR_FAILED, target: SCOPE, parent: None, Level::ERROR,
+            { key::NAME } = name,
+            "task {name} was stopped and could not be replaced: {error}",
+        );
+    });
+}
+
 /// A component's tasks could not be registered.
 pub(crate) fn component_failed(component: &str, text: &str) {
     with_trace(None, || {

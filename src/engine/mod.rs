@@ -16,7 +16,7 @@ mod shutdown;
 mod spawn;
 mod supervision;
 
-pub(crate) use announce::component_failed;
+pub(crate) use announce::{component_failed, replacement_failed};
 pub(crate) use context::ContextParts;
 pub use context::TaskContext;
 pub(crate) use loops::LoopBody;
@@ -35,7 +35,7 @@ pub use spawn::{StopToken, TaskBuilder};
 pub use supervision::TaskSettings;
 pub(crate) use supervision::{
     Body, ErrorRules, Factory, Group, Life, LifeEnd, Links, Membership, Order, Supervised, TaskSpec, Work,
-    erase, error_type_of,
+    erase, error_type_of, is_current, until_gone,
 };
 
 /// `at + by`; far away where the clock cannot tell that far: no duration that a user gives makes us panic.

@@ -113,10 +113,20 @@ impl Registered {
 
     /// Whether these can be registered together, beside what is.
     pub(super) fn check(&self, new: &[Registration]) -> Result<(), RegisterError> {
+        self.check_beside(new, None)
+    }
+
+    /// Whether this can be registered in place of the task of that name.
+    pub(super) fn check_in_place_of(&self, name: &str, new: &Registration) -> Result<(), RegisterError> {
+        self.check_beside(std::slice::from_ref(new), Some(name))
+    }
+
+    fn check_beside(&self, new: &[Registration], without: Option<&str>) -> Result<(), RegisterError> {
+        let is_taken = |name: &str| without != Some(name) && self.tasks.contains(name);
         if let [only] = new {
             // What most registrations are.
             let name = &only.identity.name;
-            if self.tasks.contains(&**name) {
+            if is_taken(name) {
                 return Err(RegisterError::Duplicate { name: name.to_string() });
             }
             if self.dependents.is_empty() && only.links.is_empty() {
@@ -127,7 +137,7 @@ impl Registered {
         let mut index = HashMap::new();
         for registration in new {
             let name = &registration.identity.name;
-            if self.tasks.contains(&**name) || index.insert(name.clone(), names.len()).is_some() {
+            if is_taken(name) || index.insert(name.clone(), names.len()).is_some() {
                 return Err(RegisterError::Duplicate { name: name.to_string() });
             }
             names.push(name);
@@ -136,13 +146,14 @@ impl Registered {
             return Ok(());
         }
         for registration in new {
-            let unknown = |name: &&Arc<str>| !index.contains_key(*name) && !self.tasks.contains(&***name);
+            let unknown = |name: &&Arc<str>| !index.contains_key(*name) && !is_taken(name);
             if let Some(unknown) = registration.links.dependencies().iter().find(unknown) {
                 let path = vec![registration.identity.name.to_string(), unknown.to_string()];
                 return Err(RegisterError::UnknownDependency { path });
             }
         }
-        let old: Vec<_> = self.tasks.iter().map(|task| &task.0).collect();
+        let old: Vec<_> =
+            self.tasks.iter().map(|task| &task.0).filter(|task| without != Some(&**task.name())).collect();
         for task in &old {
             index.insert(task.name().clone(), names.len());
             names.push(task.name());

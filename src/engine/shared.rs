@@ -280,6 +280,19 @@ impl Shared {
         true
     }
 
+    /// Asks a task to stop and to be forgotten then. One whose driver has left already is forgotten at once.
+    pub(crate) fn leave(&self, task: &Arc<Supervised>) {
+        task.unregister();
+        if task.has_left() {
+            self.forget(task);
+        }
+    }
+
+    /// Whether these can be registered in place of the task of that name.
+    pub(crate) fn check_in_place_of(&self, name: &str, new: &Registration) -> Result<(), RegisterError> {
+        self.registered().check_in_place_of(name, new)
+    }
+
     /// Unregisters a task, unless its name is another's by now.
     pub(crate) fn forget(&self, task: &Arc<Supervised>) {
         if self.remove(task) {

@@ -8,9 +8,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::policy::fraction;
-
 use super::{MissedPolicy, Schedule, value::Rhythm};
+use crate::policy::fraction;
 
 /// What both clocks show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -32,6 +32,7 @@ use crate::{
     policy::Exit,
     read::Live,
     run::Task,
+    watchdog,
 };
 
 pub(crate) struct Supervised {
@@ -138,6 +139,20 @@ impl Life {
                 () = too_late => Exit::Timeout(limit),
             }
         })
+    }
+}
+
+/// Whether the caller is polled by this task.
+pub(crate) fn is_current(task: &Supervised) -> bool {
+    watchdog::polled_here() == Some(task.place.id())
+}
+
+/// Waits until a task that was asked to leave is gone and forgotten. A task does not wait for itself.
+pub(crate) async fn until_gone(shared: &Shared, task: &Arc<Supervised>) {
+    if !is_current(task) {
+        task.gone().await;
+        // Its driver does so, unless it had left before.
+        shared.forget(task);
     }
 }
 
