@@ -1,18 +1,16 @@
 //! Restart, pause, resume and stop from the page: with the token, and written down.
 
-use opentelemetry::KeyValue;
-use subtle::ConstantTimeEq;
-
-use crate::{
-    RestartError, TaskManager,
-    contract::{SCOPE, attribute, key, record},
-    emit::{SpanParent, with_trace},
-    engine::manager_span,
+use otel_tasks::{
+    TaskManager,
+    task::{RestartError, TaskManagerBuilder, UnknownTask},
+    telemetry::contract::{SCOPE, attribute, key, record},
 };
+use subtle::ConstantTimeEq;
+use tracing::{Level, Span, field::Empty};
 
 /// What may be asked of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
+pub(crate) enum Action {
     Restart,
     Pause,
     Resume,
@@ -20,9 +18,9 @@ pub(super) enum Action {
 }
 
 impl Action {
-    pub(super) const ALL: [Self; 4] = [Self::Restart, Self::Pause, Self::Resume, Self::Stop];
+    pub(crate) const ALL: [Self; 4] = [Self::Restart, Self::Pause, Self::Resume, Self::Stop];
 
-    pub(super) const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Restart => "restart",
             Self::Pause => "pause",
@@ -31,14 +29,14 @@ impl Action {
         }
     }
 
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|action| action.as_str() == text)
     }
 }
 
 /// Why nothing was done.
 #[derive(Debug)]
-pub(super) enum Refused {
+pub(crate) enum Refused {
     /// No token was configured.
     Off,
     Token,
@@ -58,31 +56,44 @@ impl Refused {
 }
 
 /// Does what is asked, where the token is right. Each attempt is a span and a record.
-pub(super) fn control(
+pub(crate) fn control(
     manager: &TaskManager,
     configured: Option<&str>,
     given: Option<&str>,
     name: &str,
     action: Action,
 ) -> Result<(), Refused> {
-    let span = manager_span(manager.for_page(), "control_task", SpanParent::Root);
-    span.set_attribute(KeyValue::new(key::NAME, name.to_owned()));
-    span.set_attribute(KeyValue::new(attribute::CONTROL_ACTION, action.as_str()));
+    let span = span(manager, name, action);
+    // Entered, it is OpenTelemetry's current span: the record carries its trace.
+    let _entered = span.enter();
     let done = permit(configured, given).and_then(|()| act(manager, name, action));
     let outcome = done.as_ref().map_or_else(Refused::as_str, |()| "accepted");
-    span.set_attribute(KeyValue::new(attribute::CONTROL_OUTCOME, outcome));
+    span.record(attribute::CONTROL_OUTCOME, outcome);
     if done.is_err() {
-        span.fail(outcome);
+        span.record("otel.status_code", "ERROR");
+        span.record("otel.status_description", outcome);
     }
-    with_trace(span.otel_context(), || {
-        tracing::event!(
-            name: record::CONTROLLED, target: SCOPE, parent: None, tracing::Level::WARN,
-            { key::NAME } = name, { attribute::CONTROL_ACTION } = action.as_str(), { attribute::CONTROL_OUTCOME } = outcome,
-            "the page was asked to {} task {name:?}: {outcome}", action.as_str(),
-        );
-    });
-    span.end();
+    // Without a `tracing` parent: otherwise tracing-opentelemetry would make a span event of it as well.
+    tracing::event!(
+        name: record::CONTROLLED, target: SCOPE, parent: None, Level::WARN,
+        { key::NAME } = name, { attribute::CONTROL_ACTION } = action.as_str(), { attribute::CONTROL_OUTCOME } = outcome,
+        "the page was asked to {} task {name:?}: {outcome}", action.as_str(),
+    );
     done
+}
+
+/// The span of one control request, a trace of its own. Its level is that of the record: a filter that passes the record
+/// passes the record's trace, too.
+fn span(manager: &TaskManager, name: &str, action: Action) -> Span {
+    let prefix = manager.settings().span_prefix;
+    // A `tracing` span's name is fixed at compile time; another prefix reaches OpenTelemetry as `otel.name`.
+    let other_name =
+        (*prefix != *TaskManagerBuilder::DEFAULT_SPAN_PREFIX).then(|| format!("{prefix}.control_task"));
+    tracing::span!(
+        target: SCOPE, parent: None, Level::WARN, "bot.control_task",
+        otel.name = other_name, otel.status_code = Empty, otel.status_description = Empty,
+        { key::NAME } = name, { attribute::CONTROL_ACTION } = action.as_str(), { attribute::CONTROL_OUTCOME } = Empty,
+    )
 }
 
 fn permit(configured: Option<&str>, given: Option<&str>) -> Result<(), Refused> {
@@ -92,7 +103,7 @@ fn permit(configured: Option<&str>, given: Option<&str>) -> Result<(), Refused> 
 }
 
 fn act(manager: &TaskManager, name: &str, action: Action) -> Result<(), Refused> {
-    let unknown = |error: crate::task::UnknownTask| Refused::Unknown(error.to_string());
+    let unknown = |error: UnknownTask| Refused::Unknown(error.to_string());
     match action {
         Action::Restart => manager.restart(name).map(drop).map_err(|error| match error {
             RestartError::Unknown(error) => unknown(error),
@@ -101,35 +112,5 @@ fn act(manager: &TaskManager, name: &str, action: Action) -> Result<(), Refused>
         Action::Pause => manager.pause(name).map_err(unknown),
         Action::Resume => manager.resume(name).map_err(unknown),
         Action::Stop => manager.stop(name).map_err(unknown),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::{Arc, Mutex};
-
-    use tracing::{Subscriber, span};
-    use tracing_subscriber::{Layer, layer, layer::SubscriberExt as _};
-
-    use super::*;
-
-    struct Names(Arc<Mutex<Vec<&'static str>>>);
-
-    impl<S: Subscriber> Layer<S> for Names {
-        fn on_new_span(&self, attributes: &span::Attributes<'_>, _: &span::Id, _: layer::Context<'_, S>) {
-            self.0.lock().expect("no panic").push(attributes.metadata().name());
-        }
-    }
-
-    /// Seen to fail where `manager_span` does not know the name: it shows as the shutdown's.
-    #[test]
-    fn an_attempt_is_a_span_for_tracing_too() {
-        let names = Arc::new(Mutex::new(Vec::new()));
-        let subscriber = tracing_subscriber::registry().with(Names(names.clone()));
-        tracing::subscriber::with_default(subscriber, || {
-            let manager = TaskManager::new();
-            assert!(matches!(control(&manager, None, None, "a", Action::Stop), Err(Refused::Off)));
-        });
-        assert_eq!(*names.lock().expect("no panic"), ["bot.control_task"]);
     }
 }

@@ -2,26 +2,13 @@
 
 use std::io;
 
-use otel_tasks::{
-    TaskManager,
-    page::{Feed, Page, PageServer},
-    telemetry::TelemetryBuilder,
-};
+use otel_tasks::TaskManager;
+use otel_tasks_page::{Feed, Page, PageServer};
 
 use crate::options::Options;
 
-/// What the page shows beside the tasks.
-#[derive(Default)]
-pub(crate) struct LivePage(Feed);
-
-impl LivePage {
-    pub(crate) fn feed(&self, telemetry: TelemetryBuilder) -> TelemetryBuilder {
-        telemetry.page(&self.0)
-    }
-
-    /// Serves it until what is returned is dropped. With a token it may restart, pause, resume and stop tasks.
-    pub(crate) fn serve(&self, tasks: &TaskManager, options: &Options) -> io::Result<PageServer> {
-        let page = Page::new(tasks).feed(&self.0).token(options.page_token.clone().unwrap_or_default());
-        page.serve(options.page)
-    }
+/// Serves the page until the returned server is dropped. With a token it may restart, pause, resume and stop tasks.
+pub(crate) fn serve(tasks: &TaskManager, feed: &Feed, options: &Options) -> io::Result<PageServer> {
+    let token = options.page_token.clone().unwrap_or_default();
+    Page::new(tasks).feed(feed).token(token).serve(options.page)
 }
