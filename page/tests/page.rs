@@ -383,6 +383,27 @@ async fn a_feed_reads_the_newest_meter_provider() {
     drop(providers);
 }
 
+#[cfg(feature = "otlp")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_feed_is_a_part_of_the_telemetry() {
+    let feed = Feed::default();
+    let telemetry = otel_tasks::Telemetry::builder()
+        .export_if_configured()
+        .env(|_| None)
+        .with(&feed)
+        .build()
+        .expect("built");
+    let tasks =
+        TaskManager::builder().meter(telemetry.meter()).tracer(telemetry.tracer()).build().expect("valid");
+    let page = Page::new(&tasks).feed(&feed).serve(ANY).expect("served");
+    tasks.spawn("command", async {}).await.expect("it runs");
+    let metrics = get(&page, "/metrics").body;
+    assert!(metrics.contains("task_runs_total{"), "{metrics}");
+    let command = get(&page, "/tasks/command").json();
+    assert_eq!(command["traces"].as_array().map(Vec::len), Some(1), "{command}");
+    telemetry.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_and_errors_are_data() {
     let tasks = TaskManager::new();
