@@ -394,32 +394,32 @@ impl From<&TaskEvent> for EventView {
 /// What an event says beside its kind.
 fn detail_of(kind: &TaskEventKind) -> String {
     match kind {
-        TaskEventKind::Waiting { waits_for } => waits_for.join(", "),
-        TaskEventKind::Started { restart } => {
+        TaskEventKind::Waiting { waits_for, .. } => waits_for.join(", "),
+        TaskEventKind::Started { restart, .. } => {
             restart.map(|reason| reason.as_str().to_owned()).unwrap_or_default()
         }
-        TaskEventKind::Exited { exit, duration, iteration } => {
+        TaskEventKind::Exited { exit, duration, iteration, .. } => {
             let iteration = iteration.map(|number| format!(", iteration {number}")).unwrap_or_default();
             let failed = exit.error_type().is_some();
             let message = if failed { format!(": {}", exit.message()) } else { String::new() };
             format!("{} after {duration:.1?}{iteration}{message}", exit.kind().as_str())
         }
-        TaskEventKind::BackingOff { reason, delay } => format!("{}, for {delay:.1?}", reason.as_str()),
-        TaskEventKind::Yielding { reason } => reason.as_str().to_owned(),
-        TaskEventKind::Skipped { reason, iterations } => format!("{iterations} {}", reason.as_str()),
-        TaskEventKind::Retrying { iteration, failure, delay } => {
+        TaskEventKind::BackingOff { reason, delay, .. } => format!("{}, for {delay:.1?}", reason.as_str()),
+        TaskEventKind::Yielding { reason, .. } => reason.as_str().to_owned(),
+        TaskEventKind::Skipped { reason, iterations, .. } => format!("{iterations} {}", reason.as_str()),
+        TaskEventKind::Retrying { iteration, failure, delay, .. } => {
             format!("iteration {iteration}, after {delay:.1?}: {}", failure.message)
         }
-        TaskEventKind::GaveUp { reason } => (*reason).to_owned(),
-        TaskEventKind::Stalled { silent_for } => format!("silent for {silent_for:.1?}"),
-        TaskEventKind::SlowPoll { polling_for, thread } => format!("{thread}, for {polling_for:.1?}"),
-        TaskEventKind::HealthChanged { is_healthy } => {
+        TaskEventKind::GaveUp { reason, .. } => (*reason).to_owned(),
+        TaskEventKind::Stalled { silent_for, .. } => format!("silent for {silent_for:.1?}"),
+        TaskEventKind::SlowPoll { polling_for, thread, .. } => format!("{thread}, for {polling_for:.1?}"),
+        TaskEventKind::HealthChanged { is_healthy, .. } => {
             if *is_healthy { "well" } else { "not well" }.to_owned()
         }
-        TaskEventKind::RuntimeStalled { stalled_for, polling } => {
+        TaskEventKind::RuntimeStalled { stalled_for, polling, .. } => {
             format!("for {stalled_for:.1?}, by {}", polling.join(", "))
         }
-        TaskEventKind::ProcessResumed { stood_still_for } => {
+        TaskEventKind::ProcessResumed { stood_still_for, .. } => {
             format!("stood still for {stood_still_for:.1?}")
         }
         TaskEventKind::ShutdownEnded(report) => {

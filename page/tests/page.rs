@@ -281,6 +281,13 @@ fn it_answers_while_every_worker_is_blocked_and_names_the_blocker() {
             break;
         }
     }
+    let events = get(&page, "/events/recent").json()["events"].clone();
+    let detail_of = |kind: &str| {
+        let event = events.as_array().expect("events").iter().find(|event| event["kind"] == kind);
+        event.and_then(|event| event["detail"].as_str()).unwrap_or_default().to_owned()
+    };
+    assert!(detail_of("runtime_stalled").ends_with("ms, by blocker"), "{events}");
+    assert!(detail_of("slow_poll").contains(", for "), "{events}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

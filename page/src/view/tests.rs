@@ -1,9 +1,13 @@
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
+
 use otel_tasks::{
-    CriticalTaskConfig, RestartPolicy, TaskCategory, TaskContext, TaskLoop, TaskPriority,
+    Backoff, CriticalTaskConfig, RestartPolicy, TaskCategory, TaskContext, TaskGroup, TaskLoop, TaskPriority,
     health::HealthThresholds,
-    policy::{ErrorClass, Exit, Failure},
+    policy::{RestartStrategy, StallAction},
     schedule::OnError,
-    snapshot::SkipReason,
 };
 use serde_json::{Value, json};
 
@@ -22,62 +26,97 @@ fn gives_up(name: &str, message: String) -> CriticalTaskConfig {
         .restart_policy(RestartPolicy::Never)
 }
 
-#[test]
-fn each_kind_of_event_has_its_detail() {
-    let failure =
-        |text: &str| Failure { error_type: "io", message: text.to_owned(), class: ErrorClass::Transient };
-    let exited = |exit, iteration| TaskEventKind::Exited { exit, duration: millis(1_500), iteration };
-    let details = [
-        (TaskEventKind::Registered, "registered", ""),
-        (TaskEventKind::Waiting { waits_for: vec!["a".into(), "b".into()] }, "waiting", "a, b"),
-        (TaskEventKind::Started { restart: None }, "started", ""),
-        (TaskEventKind::Started { restart: Some(RestartReason::Panic) }, "started", "panic"),
-        (TaskEventKind::Ready, "ready", ""),
-        (exited(Exit::Success, None), "exited", "success after 1.5s"),
-        (exited(Exit::Cancellation, Some(7)), "exited", "cancellation after 1.5s, iteration 7"),
-        (exited(Exit::Failure(failure("lost")), Some(8)), "exited", "failure after 1.5s, iteration 8: lost"),
-        (TaskEventKind::Skipped { reason: SkipReason::Overlapped, iterations: 3 }, "skipped", "3 overlapped"),
-        (
-            TaskEventKind::Retrying { iteration: 9, failure: failure("lost"), delay: millis(250) },
-            "retrying",
-            "iteration 9, after 250.0ms: lost",
-        ),
-        (
-            TaskEventKind::BackingOff { reason: RestartReason::Timeout, delay: millis(2_000) },
-            "backing_off",
-            "timeout, for 2.0s",
-        ),
-        (TaskEventKind::Yielding { reason: RestartReason::Group }, "yielding", "group"),
-        (TaskEventKind::Finished, "finished", ""),
-        (TaskEventKind::Stopped, "stopped", ""),
-        (TaskEventKind::Paused, "paused", ""),
-        (TaskEventKind::GaveUp { reason: "too many" }, "gave_up", "too many"),
-        (TaskEventKind::Stalled { silent_for: millis(3_000) }, "stalled", "silent for 3.0s"),
-        (
-            TaskEventKind::SlowPoll { polling_for: millis(4_000), thread: "worker".into() },
-            "slow_poll",
-            "worker, for 4.0s",
-        ),
-        (TaskEventKind::Unregistered, "unregistered", ""),
-        (TaskEventKind::HealthChanged { is_healthy: true }, "health_changed", "well"),
-        (TaskEventKind::HealthChanged { is_healthy: false }, "health_changed", "not well"),
-        (
-            TaskEventKind::RuntimeStalled {
-                stalled_for: millis(5_000),
-                polling: vec!["a".into(), "b".into()],
-            },
-            "runtime_stalled",
-            "for 5.0s, by a, b",
-        ),
-        (
-            TaskEventKind::ProcessResumed { stood_still_for: millis(6_000) },
-            "process_resumed",
-            "stood still for 6.0s",
-        ),
-        (TaskEventKind::ShutdownBegan, "shutdown_began", ""),
-    ];
-    for (kind, name, detail) in details {
-        assert_eq!((kind.as_str(), &*detail_of(&kind)), (name, detail));
+/// A task whose first run does `first`, and whose later runs wait.
+fn at_first<Fut>(name: &str, first: impl Fn() -> Fut + Send + Sync + 'static) -> CriticalTaskConfig
+where
+    Fut: Future<Output = Result<(), &'static str>> + Send + 'static,
+{
+    CriticalTaskConfig::new(name, move |ctx| {
+        let first = (ctx.generation() == 1).then(&first);
+        async move {
+            match first {
+                Some(first) => first.await,
+                None => {
+                    ctx.cancelled().await;
+                    Ok(())
+                }
+            }
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_kind_of_event_has_its_detail() {
+    let tasks = TaskManager::builder().monitor_interval(Duration::from_secs(1)).build().expect("valid");
+    let mut events = tasks.subscribe();
+    let lost_after = |milliseconds| async move {
+        tokio::time::sleep(millis(milliseconds)).await;
+        Err("lost")
+    };
+    let retries = TaskLoop::every(Duration::from_secs(60), |ctx: TaskContext| async move {
+        static TRIES: AtomicU32 = AtomicU32::new(0);
+        if TRIES.fetch_add(1, Relaxed) == 0 {
+            Err(format!("lost in {}", ctx.iteration().unwrap_or_default()))
+        } else {
+            Ok(())
+        }
+    });
+    let overlaps = TaskLoop::every(Duration::from_secs(10), |_| tokio::time::sleep(Duration::from_secs(15)));
+    let group = TaskGroup::new("group", RestartStrategy::OneForAll)
+        .task(at_first("member", move || lost_after(1_000)))
+        .task(waits("sibling"));
+    tasks
+        .register_all([
+            at_first("fails", move || lost_after(1_500)).backoff(Backoff::constant(Duration::from_secs(2))),
+            at_first("panics", || async { panic!("out of order") })
+                .backoff(Backoff::constant(Duration::ZERO)),
+            waits("dependent").depends_on("never_ready"),
+            waits("never_ready").start_timeout(Duration::from_secs(60)),
+            waits("silent")
+                .heartbeat_timeout(Duration::from_secs(3))
+                .on_stall(StallAction::Report)
+                .health_check_interval(Duration::from_secs(1)),
+            gives_up("gives_up", "lost".into()),
+            CriticalTaskConfig::from_loop("retries", retries.retry(1, Backoff::constant(millis(250)))),
+            CriticalTaskConfig::from_loop("overlaps", overlaps),
+        ])
+        .expect("registered");
+    tasks.register_group(group).expect("registered");
+    tasks.start();
+    tokio::time::sleep(Duration::from_secs(22)).await;
+    tasks.pause("retries").expect("registered");
+    tasks.unregister("silent").await.expect("registered");
+    tasks.shutdown().await;
+    let mut seen = BTreeSet::new();
+    while let Some(event) = events.recv().await {
+        let view = EventView::from(&event);
+        seen.insert((view.task.unwrap_or_default().to_string(), view.kind, view.detail));
+    }
+    for (task, kind, detail) in [
+        ("dependent", "registered", ""),
+        ("dependent", "waiting", "never_ready"),
+        ("fails", "started", ""),
+        ("fails", "ready", ""),
+        ("fails", "exited", "failure after 1.5s: lost"),
+        ("fails", "backing_off", "failure, for 2.0s"),
+        ("fails", "started", "failure"),
+        ("panics", "started", "panic"),
+        ("gives_up", "gave_up", "not to be restarted after this"),
+        ("sibling", "yielding", "group"),
+        ("sibling", "exited", "success after 1.0s"),
+        ("silent", "stalled", "silent for 3.0s"),
+        ("silent", "health_changed", "not well"),
+        ("silent", "unregistered", ""),
+        ("retries", "retrying", "iteration 1, after 250.0ms: lost in 1"),
+        ("retries", "exited", "success after 250.0ms, iteration 1"),
+        ("retries", "paused", ""),
+        ("overlaps", "skipped", "1 overlapped"),
+        ("", "shutdown_began", ""),
+    ] {
+        assert!(
+            seen.contains(&(task.to_owned(), kind, detail.to_owned())),
+            "{task} {kind} {detail}: {seen:#?}"
+        );
     }
 }
 
