@@ -146,8 +146,8 @@ impl Backoff {
         }
     }
 
-    /// No delay is longer.
-    pub(crate) fn cap(&self) -> Duration {
+    /// The longest delay.
+    pub fn cap(&self) -> Duration {
         self.cap
     }
 

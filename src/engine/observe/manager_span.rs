@@ -40,7 +40,6 @@ pub(crate) fn manager_span(
         "monitor_tasks" => span!("bot.monitor_tasks"),
         "cleanup_tasks" => span!("bot.cleanup_tasks"),
         "stop_task_loops" => span!("bot.stop_task_loops"),
-        "control_task" => span!("bot.control_task"),
         _ => span!("bot.cancel_tasks"),
     };
     let start = SpanStart {

@@ -358,7 +358,6 @@ impl Drain {
     }
 
     /// The report, once it is there.
-
     pub(crate) fn report(&self) -> Option<Arc<ShutdownReport>> {
         self.report.borrow().clone()
     }

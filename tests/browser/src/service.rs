@@ -4,10 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use otel_tasks::{
-    Backoff, CriticalTaskConfig, RestartPolicy, TaskLoop, TaskManager,
-    page::{Feed, Page, PageServer},
-};
+use otel_tasks::{Backoff, CriticalTaskConfig, RestartPolicy, TaskLoop, TaskManager};
+use otel_tasks_page::{Feed, Page, PageServer};
 use tokio::{runtime::Runtime, sync::Notify};
 
 pub const TOKEN: &str = "a long and random token";

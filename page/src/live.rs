@@ -14,14 +14,14 @@ use std::{
 };
 
 use futures_util::Stream;
+use otel_tasks::{TaskManager, events::TaskEvents, task::WeakTaskManager};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
-use super::{
+use crate::{
     spans::{SpanRing, TraceView},
     view::{self, EventView, Summary, TaskDetail, TaskRow, unix},
 };
-use crate::{TaskEvents, TaskManager, manager::WeakManager};
 
 /// How often what has changed is told.
 const TICK: Duration = Duration::from_secs(1);
@@ -33,10 +33,10 @@ const EVENTS: usize = 2_048;
 const FIRST_EVENTS: u64 = 100;
 
 /// What a page reads, and who looks.
-pub(super) struct Hub {
-    manager: WeakManager,
+pub(crate) struct Hub {
+    manager: WeakTaskManager,
     ring: Option<Arc<SpanRing>>,
-    pub(super) control: bool,
+    pub(crate) control: bool,
     streams: Arc<Semaphore>,
     events: Mutex<Log>,
     told: Mutex<Told>,
@@ -102,7 +102,7 @@ struct Delta<'a> {
 }
 
 /// What one client is told next.
-pub(super) enum Message {
+pub(crate) enum Message {
     /// Everything.
     All(Arc<str>),
     /// What has changed since.
@@ -111,25 +111,26 @@ pub(super) enum Message {
 
 /// The manager is gone: its last handle was dropped.
 #[derive(Debug)]
-pub(super) struct Gone;
+pub(crate) struct Gone;
 
 /// There are as many streams as are allowed.
 #[derive(Debug)]
-pub(super) struct TooMany;
+pub(crate) struct TooMany;
 
 impl Hub {
-    pub(super) fn new(
-        manager: &TaskManager,
+    pub(crate) fn new(
+        manager: WeakTaskManager,
+        events: TaskEvents,
         ring: Option<Arc<SpanRing>>,
         control: bool,
         most_streams: usize,
     ) -> Arc<Self> {
         Arc::new(Self {
-            manager: manager.downgrade(),
+            manager,
             ring,
             control,
             streams: Arc::new(Semaphore::new(most_streams)),
-            events: Mutex::new(Log { stream: manager.subscribe(), kept: VecDeque::new(), taken: 0 }),
+            events: Mutex::new(Log { stream: events, kept: VecDeque::new(), taken: 0 }),
             told: Mutex::new(Told {
                 summary: None,
                 rows: HashMap::new(),
@@ -140,16 +141,16 @@ impl Hub {
         })
     }
 
-    pub(super) fn manager(&self) -> Result<TaskManager, Gone> {
+    pub(crate) fn manager(&self) -> Result<TaskManager, Gone> {
         self.manager.upgrade().ok_or(Gone)
     }
 
-    pub(super) fn overview(&self) -> Result<(Summary, Vec<TaskRow>), Gone> {
+    pub(crate) fn overview(&self) -> Result<(Summary, Vec<TaskRow>), Gone> {
         Ok(view::overview(&self.manager()?, self.control, self.ring.is_some()))
     }
 
     /// Everything about a task; `None` for a name that was never seen.
-    pub(super) fn detail(&self, name: &str) -> Result<Option<TaskDetail>, Gone> {
+    pub(crate) fn detail(&self, name: &str) -> Result<Option<TaskDetail>, Gone> {
         let manager = self.manager()?;
         let of_task = {
             let log = self.log();
@@ -163,7 +164,7 @@ impl Hub {
     }
 
     /// What has been told of tasks and the manager, the oldest first, and how many events were missed.
-    pub(super) fn all_events(&self) -> (Vec<EventView>, u64) {
+    pub(crate) fn all_events(&self) -> (Vec<EventView>, u64) {
         let log = self.log();
         (log.kept.iter().cloned().collect(), log.stream.missed())
     }
@@ -180,7 +181,7 @@ impl Hub {
     }
 
     /// A new client: everything, then what changes, until it leaves or the manager does.
-    pub(super) fn watch(self: &Arc<Self>) -> Result<impl Stream<Item = Message> + Send + use<>, TooMany> {
+    pub(crate) fn watch(self: &Arc<Self>) -> Result<impl Stream<Item = Message> + Send + use<>, TooMany> {
         let permit = self.streams.clone().try_acquire_owned().map_err(|_| TooMany)?;
         let client = Client { hub: self.clone(), updates: None, _permit: permit };
         Ok(futures_util::stream::unfold(client, |mut client| async move {
@@ -289,172 +290,4 @@ impl Client {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::pin::{Pin, pin};
-
-    use futures_util::StreamExt;
-    use serde_json::{Value, json};
-    use tokio::time::Instant;
-
-    use super::*;
-    use crate::{CriticalTaskConfig, EVENT_CAPACITY, TaskEventKind};
-
-    fn hub(tasks: &TaskManager) -> Arc<Hub> {
-        Hub::new(tasks, None, false, 8)
-    }
-
-    async fn message(client: &mut Pin<&mut impl Stream<Item = Message>>) -> Option<Message> {
-        tokio::time::timeout(9 * TICK, client.next()).await.expect("it is told in time")
-    }
-
-    async fn next(client: &mut Pin<&mut impl Stream<Item = Message>>) -> &'static str {
-        match message(client).await {
-            Some(Message::All(_)) => "all",
-            Some(Message::Delta(_)) => "delta",
-            None => "over",
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn nothing_is_read_once_nobody_looks() {
-        let tasks = TaskManager::new();
-        tasks.spawn("command", async {}).await.expect("it runs");
-        let hub = hub(&tasks);
-        assert!(!hub.told().is_ticking, "nobody has looked");
-        {
-            let mut client = pin!(hub.watch().expect("room"));
-            assert_eq!(next(&mut client).await, "all");
-            tokio::time::sleep(3 * TICK).await;
-            let told = hub.told();
-            assert!(told.is_ticking && told.rows.len() == 1);
-        }
-        tokio::time::sleep(2 * TICK).await;
-        let told = hub.told();
-        assert!(!told.is_ticking && told.rows.is_empty());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_that_is_behind_is_given_everything_again() {
-        let tasks = TaskManager::new();
-        let hub = hub(&tasks);
-        let mut client = pin!(hub.watch().expect("room"));
-        assert_eq!(next(&mut client).await, "all");
-        for _ in 0..BEHIND + 2 {
-            tasks.spawn("command", async {}).await.expect("it runs");
-            tokio::time::sleep(TICK).await;
-        }
-        assert_eq!(next(&mut client).await, "all");
-        tasks.spawn("command", async {}).await.expect("it runs");
-        assert_eq!(next(&mut client).await, "delta");
-        drop(tasks);
-        assert_eq!(next(&mut client).await, "over");
-    }
-
-    /// Whether it is told everything, and what it is told.
-    async fn told(client: &mut Pin<&mut impl Stream<Item = Message>>) -> (bool, Value) {
-        let (everything, text) = match message(client).await.expect("the manager is there") {
-            Message::All(text) => (true, text),
-            Message::Delta(text) => (false, text),
-        };
-        let mut told: Value = serde_json::from_str(&text).expect("JSON");
-        told["at"].take();
-        (everything, told)
-    }
-
-    /// As it is read back: of a number's last digit that may be another.
-    fn read_back(value: Value) -> Value {
-        serde_json::from_str(&value.to_string()).expect("JSON")
-    }
-
-    fn of<'a>(list: &'a Value, field: &str) -> Vec<&'a Value> {
-        list.as_array().expect("a list").iter().map(|item| &item[field]).collect()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_change_is_told_at_the_next_tick_and_alone() {
-        let tasks = TaskManager::new();
-        let hub = hub(&tasks);
-        tasks.spawn("command", async {}).await.expect("it runs");
-        tasks.start();
-        let looks = Instant::now();
-        let mut client = pin!(hub.watch().expect("room"));
-        let (everything, all) = told(&mut client).await;
-        let overview = |hub: &Hub| hub.overview().expect("the manager is there");
-        let (summary, rows) = overview(&hub);
-        assert_eq!(
-            (everything, all),
-            (true, read_back(json!({ "at": null, "summary": summary, "rows": rows, "events": [] })))
-        );
-
-        let waits = CriticalTaskConfig::new("gateway", |ctx| async move { ctx.cancelled().await });
-        tasks.register(waits).expect("registered");
-        let (everything, delta) = told(&mut client).await;
-        assert_eq!(looks.elapsed(), TICK);
-        let (summary, rows) = overview(&hub);
-        let events = json!(hub.all_events().0);
-        assert_eq!(of(&events, "kind"), ["registered", "started", "ready"]);
-        let gateway = json!(rows[1]);
-        assert_eq!(
-            (everything, delta),
-            (
-                false,
-                read_back(json!({ "at": null, "summary": summary, "rows": [gateway], "events": events }))
-            )
-        );
-
-        // Ticks at which nothing has changed tell nothing, and what has not changed is not told.
-        tokio::time::sleep(5 * TICK / 2).await;
-        tasks.spawn("command", async {}).await.expect("it runs");
-        let (_, delta) = told(&mut client).await;
-        assert_eq!(looks.elapsed(), 4 * TICK);
-        let command = json!(overview(&hub).1[0]);
-        assert_eq!((&command["name"], &command["runs"]), (&json!("command"), &json!(2)));
-        assert_eq!(delta, read_back(json!({ "at": null, "rows": [command] })));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_last_events_are_kept_and_each_is_told_once() {
-        let tasks = TaskManager::new();
-        let hub = hub(&tasks);
-        let tell = |numbers: std::ops::Range<usize>| {
-            for number in numbers {
-                tasks.for_page().events.tell(None, number as u64, || TaskEventKind::ShutdownBegan);
-            }
-        };
-        let numbers = |events: &Value| -> Vec<_> {
-            of(events, "generation")
-                .iter()
-                .map(|number| number.as_u64().expect("a number") as usize)
-                .collect()
-        };
-        let kept = |hub: &Hub| {
-            let (events, missed) = hub.all_events();
-            (numbers(&json!(events)), missed)
-        };
-        let mut client = pin!(hub.watch().expect("room"));
-        assert_eq!(told(&mut client).await.1["events"], json!([]));
-        tell(0..3);
-        assert_eq!(kept(&hub), ((0..3).collect(), 0));
-        let (_, delta) = told(&mut client).await;
-        assert_eq!(numbers(&delta["events"]), [0, 1, 2], "although they were read already");
-        tell(3..5);
-        let (_, delta) = told(&mut client).await;
-        assert_eq!(numbers(&delta["events"]), [3, 4]);
-
-        let many = EVENTS + 10;
-        tell(5..many);
-        assert_eq!(kept(&hub), ((10..many).collect(), 0));
-        let (_, delta) = told(&mut client).await;
-        assert_eq!(numbers(&delta["events"]), (10..many).collect::<Vec<_>>(), "as many as there are");
-        tell(many..many + 1);
-        let mut newcomer = pin!(hub.watch().expect("room"));
-        let (_, all) = told(&mut newcomer).await;
-        let first = many - FIRST_EVENTS as usize;
-        assert_eq!(numbers(&all["events"]), (first..many).collect::<Vec<_>>(), "what the others know");
-        assert_eq!(numbers(&told(&mut newcomer).await.1["events"]), [many], "and then what they are told");
-
-        let most = many + 1 + EVENT_CAPACITY + 7;
-        tell(many + 1..most);
-        assert_eq!(kept(&hub), ((most - EVENTS..most).collect(), 7));
-    }
-}
+mod tests;

@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::view::ErrorView;
+use crate::view::ErrorView;
 
 /// Nothing from elsewhere, no script or style in the page itself, no frame around it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
@@ -28,10 +28,10 @@ const HEADERS: [(HeaderName, &str); 6] = [
 
 /// The host names that are answered beside `localhost` and IP addresses.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Hosts(BTreeSet<String>);
+pub(crate) struct Hosts(BTreeSet<String>);
 
 impl Hosts {
-    pub(super) fn allow(&mut self, name: &str) {
+    pub(crate) fn allow(&mut self, name: &str) {
         self.0.insert(name.trim_end_matches('.').to_ascii_lowercase());
     }
 
@@ -52,12 +52,12 @@ fn host_of(authority: &str) -> &str {
 }
 
 /// What a refused request is told.
-pub(super) fn refusal(status: StatusCode, error: impl Into<String>) -> Response {
+pub(crate) fn refusal(status: StatusCode, error: impl Into<String>) -> Response {
     (status, Json(ErrorView { error: error.into() })).into_response()
 }
 
 /// Refuses what is for another host or from another origin, and sets the headers of every answer.
-pub(super) async fn guard(State(hosts): State<Arc<Hosts>>, request: Request, next: Next) -> Response {
+pub(crate) async fn guard(State(hosts): State<Arc<Hosts>>, request: Request, next: Next) -> Response {
     let mut response = match check(&hosts, &request) {
         Ok(()) => next.run(request).await,
         Err(why) => refusal(StatusCode::FORBIDDEN, why),

@@ -215,9 +215,9 @@ function drawService() {
   if (!summary) return;
   const probe = (title, passes) => element("li", { className: passes ? "well" : "bad" }, `${title}: ${passes ? "yes" : "no"}`);
   $("service").replaceChildren(
-    probe("live", summary.liveness),
-    probe("ready", summary.readiness),
-    probe("started", summary.startup),
+    probe("live", summary.is_live),
+    probe("ready", summary.is_ready),
+    probe("started", summary.has_started),
     element("li", {}, `${number(summary.registered)} registered`),
     element("li", { className: summary.unhealthy ? "bad" : "" }, `${number(summary.unhealthy)} not well`),
   );

@@ -11,7 +11,6 @@ mod background;
 mod commands;
 mod gateway;
 mod options;
-#[cfg(feature = "page")]
 mod page;
 mod reminders;
 mod run_lines;
@@ -25,6 +24,7 @@ use background::{Messages, Moderation};
 use gateway::Outbox;
 use options::{Command, Options};
 use otel_tasks::{TaskManager, health::HealthThresholds};
+use otel_tasks_page::Feed;
 use reminders::ReminderFile;
 use server::ChatService;
 use terminal::Terminal;
@@ -69,13 +69,8 @@ async fn main() -> ExitCode {
 
 async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     let terminal = Arc::new(Terminal::new(options.quiet));
-    #[cfg(feature = "page")]
-    let page = page::LivePage::default();
-    let telemetry = telemetry::install(&terminal, |telemetry| {
-        #[cfg(feature = "page")]
-        let telemetry = page.feed(telemetry);
-        telemetry
-    })?;
+    let feed = Feed::default();
+    let telemetry = telemetry::install(&terminal, &feed)?;
     terminal.say(&telemetry::destination(&telemetry));
     // Of tokio's threads and queues, beside the tasks'; after the installation, since it takes the global meter.
     opentelemetry_instrumentation_tokio::observe_current_runtime();
@@ -92,9 +87,7 @@ async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
         .health_thresholds(thresholds)
         .build()
         .unwrap();
-    #[cfg(feature = "page")]
-    let page = page.serve(&tasks, options)?;
-    #[cfg(feature = "page")]
+    let page = page::serve(&tasks, &feed, options)?;
     terminal.say(&format!("the page is at http://{}/", page.address()));
     let bot = Arc::new(Bot {
         tasks: tasks.clone(),

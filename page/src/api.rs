@@ -16,8 +16,8 @@ use axum::{
 use futures_util::StreamExt;
 use utoipa::OpenApi;
 
-use super::{
-    Page,
+use crate::{
+    Feed, Page,
     control::{Action, Refused, control},
     guard::{guard, refusal},
     live::{Gone, Hub, Message, TooMany},
@@ -36,20 +36,16 @@ const NAME: usize = 256;
 /// What the paths share.
 struct Api {
     hub: Arc<Hub>,
-    registry: Option<prometheus::Registry>,
+    feed: Option<Feed>,
     token: Option<String>,
 }
 
 type Shared = State<Arc<Api>>;
 
-pub(super) fn router(page: Page) -> Router {
-    let Page { manager, feed, token, hosts, streams } = page;
+pub(crate) fn router<S: Clone + Send + Sync + 'static>(page: Page) -> Router<S> {
+    let Page { manager, events: subscription, feed, token, hosts, streams } = page;
     let ring = feed.as_ref().map(|feed| feed.ring.clone());
-    let api = Api {
-        hub: Hub::new(&manager, ring, token.is_some(), streams),
-        registry: feed.map(|feed| feed.registry),
-        token,
-    };
+    let api = Api { hub: Hub::new(manager, subscription, ring, token.is_some(), streams), feed, token };
     Router::new()
         .route("/", get(index))
         .route("/page.js", get(|| async { asset("text/javascript; charset=utf-8", SCRIPT) }))
@@ -244,14 +240,15 @@ async fn recent(State(api): Shared) -> Json<Recent> {
     (status = 404, description = "The page has no feed.", body = ErrorView),
 ))]
 async fn metrics(State(api): Shared, headers: HeaderMap) -> Response {
-    let Some(registry) = &api.registry else {
+    let Some(feed) = &api.feed else {
         return refusal(StatusCode::NOT_FOUND, "this page is given no metrics: see Page::feed");
     };
+    let registry = feed.registry();
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let (kind, text) = if accept.contains("application/openmetrics-text") {
-        (metrics::OPEN_METRICS, metrics::open_metrics(registry))
+        (metrics::OPEN_METRICS, metrics::open_metrics(&registry))
     } else {
-        (metrics::TEXT, metrics::text(registry))
+        (metrics::TEXT, metrics::text(&registry))
     };
     match text {
         Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),

@@ -5,80 +5,19 @@ mod support;
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
-use opentelemetry::trace::TracerProvider;
-use opentelemetry_sdk::{
-    metrics::SdkMeterProvider,
-    trace::{InMemorySpanExporter, SdkTracerProvider},
-};
+use opentelemetry::{metrics::MeterProvider, trace::TracerProvider};
+use opentelemetry_sdk::{metrics::SdkMeterProvider, trace::SdkTracerProvider};
 use otel_tasks::{
     Backoff, CriticalTaskConfig, RestartPolicy, TaskManager,
-    page::{Feed, Page, PageServer},
     policy::{Escalation, StallAction},
 };
+use otel_tasks_page::{Feed, Page, PageServer};
 use serde_json::{Value, json};
-use support::{eventually, secs};
-
-const ANY: &str = "127.0.0.1:0";
-const TOKEN: &str = "correct horse battery staple";
-
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
-    }
-
-    fn header(&self, name: &str) -> Option<&str> {
-        let line = self.head.lines().find(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:")));
-        line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim())
-    }
-}
-
-fn ask(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
-    let mut stream = TcpStream::connect(address).expect("it listens");
-    stream.set_read_timeout(Some(secs(10))).expect("a timeout");
-    let host = address.to_string();
-    let host = headers.iter().find(|(name, _)| *name == "Host").map_or(&*host, |(_, host)| host);
-    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
-    for (name, value) in headers.iter().filter(|(name, _)| *name != "Host") {
-        request.push_str(&format!("{name}: {value}\r\n"));
-    }
-    stream.write_all(format!("{request}\r\n").as_bytes()).expect("sent");
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("an answer");
-    let answer = String::from_utf8(answer).expect("text");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-    let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
-        unchunked(body)
-    } else {
-        body.to_owned()
-    };
-    Answer { status, head: head.to_owned(), body }
-}
-
-fn unchunked(mut body: &str) -> String {
-    let mut whole = String::new();
-    while let Some((size, rest)) = body.split_once("\r\n") {
-        let size = usize::from_str_radix(size, 16).expect("a size");
-        whole.push_str(&rest[..size]);
-        body = &rest[size..];
-        body = body.strip_prefix("\r\n").unwrap_or(body);
-    }
-    whole
-}
-
-fn get(page: &PageServer, path: &str) -> Answer {
-    ask(page.address(), "GET", path, &[])
-}
+use support::{ANY, TOKEN, ask, eventually, get, secs, waits};
 
 /// A page's stream of events, read on a thread of its own.
 fn stream(page: &PageServer) -> mpsc::Receiver<(String, Value)> {
@@ -116,10 +55,6 @@ fn open_stream(address: SocketAddr) -> TcpStream {
 
 fn next(told: &mpsc::Receiver<(String, Value)>) -> (String, Value) {
     told.recv_timeout(secs(20)).expect("it is told")
-}
-
-fn waits(name: &str) -> CriticalTaskConfig {
-    CriticalTaskConfig::new(name, |ctx| async move { ctx.cancelled().await })
 }
 
 fn finishes(name: &str) -> CriticalTaskConfig {
@@ -346,74 +281,13 @@ fn it_answers_while_every_worker_is_blocked_and_names_the_blocker() {
             break;
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn control_needs_a_token_and_is_written_down() {
-    let exporter = InMemorySpanExporter::default();
-    let traces = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
-    let tasks = TaskManager::builder().tracer(traces.tracer("test")).build().unwrap();
-    tasks.register(waits("gateway")).expect("registered");
-    tasks.start();
-    let post =
-        |page: &PageServer, path: &str, headers: &[(&str, &str)]| ask(page.address(), "POST", path, headers);
-    let bearer = format!("Bearer {TOKEN}");
-    let with_token = [("Authorization", &*bearer)];
-
-    let shown = format!("{:?}", Page::new(&tasks).token(TOKEN).streams(3));
-    let expected =
-        r#"Page { manager: TaskManager { tasks: ["gateway"], .. }, control: true, streams: 3, .. }"#;
-    assert_eq!(shown, expected, "the token is not printed");
-    let closed = Page::new(&tasks).token("").serve(ANY).expect("served");
-    assert_eq!(post(&closed, "/tasks/gateway/restart", &with_token).status, 403, "an empty token is none");
-    let page = Page::new(&tasks).token(TOKEN).serve(ANY).expect("served");
-    let refused = post(&page, "/tasks/gateway/restart", &[]);
-    assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some("Bearer")));
-    for wrong in
-        ["Bearer wrong", "Bearer ", "Basic correct horse battery staple", "correct horse battery staple"]
-    {
-        assert_eq!(post(&page, "/tasks/gateway/restart", &[("Authorization", wrong)]).status, 401, "{wrong}");
-    }
-    assert_eq!(tasks.snapshot("gateway").expect("known").total_restarts(), 0);
-    assert_eq!(get(&page, "/tasks/gateway/restart").status, 405, "reading changes nothing");
-    let from_elsewhere = [("Authorization", &*bearer), ("Origin", "http://evil.example")];
-    assert_eq!(post(&page, "/tasks/gateway/restart", &from_elsewhere).status, 403);
-    for origin in ["null", "http://127.0.0.1:1"] {
-        assert_eq!(
-            post(&page, "/tasks/gateway/stop", &[("Authorization", &*bearer), ("Origin", origin)]).status,
-            403
-        );
-    }
-
-    let own = format!("http://{}", page.address());
-    let accepted = post(&page, "/tasks/gateway/restart", &[("Authorization", &*bearer), ("Origin", &*own)]);
-    assert_eq!(accepted.status, 202, "{}", accepted.body);
-    eventually("it shows", || tasks.snapshot("gateway").is_some_and(|task| task.total_restarts() == 1)).await;
-    for (action, state) in [("pause", "paused"), ("resume", "running"), ("stop", "stopped")] {
-        assert_eq!(post(&page, &format!("/tasks/gateway/{action}"), &with_token).status, 202);
-        eventually("it shows", || get(&page, "/tasks/gateway").json()["state"] == state).await;
-    }
-    assert_eq!(post(&page, "/tasks/nobody/stop", &with_token).status, 404);
-    assert_eq!(post(&page, "/tasks/gateway/explode", &with_token).status, 404);
-    tasks.shutdown().await;
-    assert_eq!(post(&page, "/tasks/gateway/restart", &with_token).status, 409);
-
-    let spans = exporter.get_finished_spans().expect("spans");
-    let attempts: Vec<_> = spans.iter().filter(|span| span.name == "bot.control_task").collect();
-    let of = |key: &str, value: &str| {
-        attempts
-            .iter()
-            .filter(|span| {
-                span.attributes.iter().any(|pair| pair.key.as_str() == key && pair.value.as_str() == value)
-            })
-            .count()
+    let events = get(&page, "/events/recent").json()["events"].clone();
+    let detail_of = |kind: &str| {
+        let event = events.as_array().expect("events").iter().find(|event| event["kind"] == kind);
+        event.and_then(|event| event["detail"].as_str()).unwrap_or_default().to_owned()
     };
-    assert_eq!(of("task.control.outcome", "accepted"), 4);
-    assert_eq!(of("task.control.outcome", "no valid token"), 5);
-    assert_eq!(of("task.control.outcome", "control is off"), 1);
-    assert_eq!(of("task.control.outcome", "unknown task"), 1);
-    assert_eq!(of("task.control.outcome", "conflict"), 1);
-    assert_eq!(of("task.control.action", "pause"), 1);
+    assert!(detail_of("runtime_stalled").ends_with("ms, by blocker"), "{events}");
+    assert!(detail_of("slow_poll").contains(", for "), "{events}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -447,7 +321,9 @@ async fn other_hosts_are_refused_and_a_browser_may_do_little() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_can_be_nested_in_a_service() {
     let tasks = TaskManager::new();
-    let service = axum::Router::new().nest("/admin/tasks", Page::new(&tasks).router());
+    #[derive(Clone)]
+    struct Service;
+    let service = axum::Router::new().nest("/admin/tasks", Page::new(&tasks).router()).with_state(Service);
     let listener = tokio::net::TcpListener::bind(ANY).await.expect("bound");
     let address = listener.local_addr().expect("an address");
     let served = tokio::spawn(async move {
@@ -465,9 +341,7 @@ async fn it_can_be_nested_in_a_service() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_are_those_that_were_measured_in_both_formats() {
     let feed = Feed::default();
-    let meters = SdkMeterProvider::builder().with_reader(feed.metric_reader().expect("the first")).build();
-    assert!(feed.metric_reader().is_err(), "one reader each");
-    use opentelemetry::metrics::MeterProvider;
+    let meters = feed.read_metrics(SdkMeterProvider::builder()).build();
     let tasks = TaskManager::builder().meter(meters.meter("test")).build().unwrap();
     let page = Page::new(&tasks).feed(&feed).serve(ANY).expect("served");
     for run in 0..7 {
@@ -501,6 +375,43 @@ async fn metrics_are_those_that_were_measured_in_both_formats() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_feed_reads_the_newest_meter_provider() {
+    let feed = Feed::default();
+    let tasks = TaskManager::new();
+    let page = Page::new(&tasks).feed(&feed).serve(ANY).expect("served");
+    assert_eq!(get(&page, "/metrics").body, "", "no provider yet");
+    let providers = ["old", "new"].map(|name| {
+        let provider = feed.read_metrics(SdkMeterProvider::builder()).build();
+        provider.meter("test").u64_counter(name).build().add(1, &[]);
+        provider
+    });
+    let metrics = get(&page, "/metrics").body;
+    assert!(metrics.contains("new_total{") && !metrics.contains("old_total{"), "{metrics}");
+    drop(providers);
+}
+
+#[cfg(feature = "otlp")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_feed_is_a_part_of_the_telemetry() {
+    let feed = Feed::default();
+    let telemetry = otel_tasks::Telemetry::builder()
+        .export_if_configured()
+        .env(|_| None)
+        .with(&feed)
+        .build()
+        .expect("built");
+    let tasks =
+        TaskManager::builder().meter(telemetry.meter()).tracer(telemetry.tracer()).build().expect("valid");
+    let page = Page::new(&tasks).feed(&feed).serve(ANY).expect("served");
+    tasks.spawn("command", async {}).await.expect("it runs");
+    let metrics = get(&page, "/metrics").body;
+    assert!(metrics.contains("task_runs_total{"), "{metrics}");
+    let command = get(&page, "/tasks/command").json();
+    assert_eq!(command["traces"].as_array().map(Vec::len), Some(1), "{command}");
+    telemetry.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_and_errors_are_data() {
     let tasks = TaskManager::new();
     let page = Page::new(&tasks).serve(ANY).expect("served");
@@ -521,14 +432,14 @@ async fn names_and_errors_are_data() {
 async fn a_page_keeps_no_manager_alive() {
     let tasks = TaskManager::builder().spawn_grace(Duration::ZERO).build().unwrap();
     let page = Page::new(&tasks).serve(ANY).expect("served");
-    let alive = support::Alive::default();
-    let guard = alive.guard();
+    let alive = Arc::new(());
+    let guard = alive.clone();
     drop(tasks.spawn("waits", async move {
         let _guard = guard;
         std::future::pending::<()>().await;
     }));
     drop(tasks);
-    eventually("it shows", || alive.now() == 0).await;
+    eventually("it shows", || Arc::strong_count(&alive) == 1).await;
     for path in ["/tasks", "/health/live", "/tasks/waits"] {
         let answer = get(&page, path);
         assert_eq!(

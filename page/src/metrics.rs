@@ -15,25 +15,25 @@ use prometheus_client::{
     registry::Registry,
 };
 
-pub(super) const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
-pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(crate) const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(crate) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// A reader that collects into `registry` whenever that is gathered.
-pub(super) fn reader(
+pub(crate) fn reader(
     registry: &prometheus::Registry,
 ) -> Result<impl MetricReader + use<>, opentelemetry_sdk::error::OTelSdkError> {
     opentelemetry_prometheus::exporter().with_registry(registry.clone()).build()
 }
 
 /// What is gathered, as Prometheus' text.
-pub(super) fn text(registry: &prometheus::Registry) -> Result<String, String> {
+pub(crate) fn text(registry: &prometheus::Registry) -> Result<String, String> {
     let mut text = Vec::new();
     TextEncoder::new().encode(&registry.gather(), &mut text).map_err(|error| error.to_string())?;
     String::from_utf8(text).map_err(|error| error.to_string())
 }
 
 /// What is gathered, as OpenMetrics.
-pub(super) fn open_metrics(registry: &prometheus::Registry) -> Result<String, String> {
+pub(crate) fn open_metrics(registry: &prometheus::Registry) -> Result<String, String> {
     let mut gathered = Registry::default();
     gathered.register_collector(Box::new(Gathered(registry.gather())));
     let mut text = String::new();

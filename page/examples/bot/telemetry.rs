@@ -2,20 +2,17 @@
 
 use std::sync::Arc;
 
-use otel_tasks::telemetry::{InstallError, Signal, Telemetry, TelemetryBuilder};
+use otel_tasks::telemetry::{InstallError, Signal, Telemetry};
+use otel_tasks_page::Feed;
 
 use crate::{run_lines::RunLines, terminal::Terminal};
 
-/// `to_page`: gives the page spans and metrics, too.
-pub(crate) fn install(
-    terminal: &Arc<Terminal>,
-    to_page: impl FnOnce(TelemetryBuilder) -> TelemetryBuilder,
-) -> Result<Telemetry, InstallError> {
+/// Exports to the page, too: `feed` collects its spans and metrics.
+pub(crate) fn install(terminal: &Arc<Terminal>, feed: &Feed) -> Result<Telemetry, InstallError> {
     // A service without a screen of its own says no more than `.service("bot").install()`.
     let lines = RunLines::new(terminal.clone());
-    let telemetry =
-        otel_tasks::Telemetry::builder().service("bot").export_if_configured().fmt(false).layer(lines);
-    to_page(telemetry).install()
+    let telemetry = otel_tasks::Telemetry::builder().service("bot").export_if_configured();
+    telemetry.fmt(false).layer(lines).with(feed).install()
 }
 
 /// Where it is exported to, in one line.

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     fmt, io,
     net::{SocketAddr, TcpListener, ToSocketAddrs},
-    sync::Arc,
+    sync::{Arc, mpsc},
     thread::JoinHandle,
     time::Duration,
 };
@@ -15,7 +15,10 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::sync::{Semaphore, oneshot};
+use tokio::{
+    runtime::Runtime,
+    sync::{Semaphore, oneshot},
+};
 
 /// So many connections are held at once; more are closed unanswered.
 const CONNECTIONS: usize = 1_024;
@@ -58,13 +61,20 @@ impl Drop for PageServer {
     }
 }
 
-pub(super) fn serve(router: Router, address: impl ToSocketAddrs) -> io::Result<PageServer> {
+pub(crate) fn serve(router: Router, address: impl ToSocketAddrs) -> io::Result<PageServer> {
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (stop, stopped) = oneshot::channel();
+    let (report, is_ready) = mpsc::channel();
     let thread = std::thread::Builder::new().name("otel-tasks-page".to_owned()).spawn(move || {
+        // Made here and dropped here: a runtime that is dropped in an async context panics, and the caller may be in one.
+        let (runtime, listener) = match prepare(listener) {
+            Ok(prepared) => prepared,
+            Err(error) => return drop(report.send(Err(error))),
+        };
+        // Fails only if the caller is gone; then `stopped` ends at once.
+        let _ = report.send(Ok(()));
         runtime.block_on(async {
             tokio::select! {
                 () = accept(listener, router) => {}
@@ -73,11 +83,20 @@ pub(super) fn serve(router: Router, address: impl ToSocketAddrs) -> io::Result<P
         });
         // With the runtime go the connections.
     })?;
+    is_ready.recv().map_err(io::Error::other)??;
     Ok(PageServer { address, stop: Some(stop), thread: Some(thread) })
 }
 
-async fn accept(listener: TcpListener, router: Router) {
-    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+/// The page's runtime, and the listener registered with it.
+fn prepare(listener: TcpListener) -> io::Result<(Runtime, tokio::net::TcpListener)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let inside = runtime.enter();
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    drop(inside);
+    Ok((runtime, listener))
+}
+
+async fn accept(listener: tokio::net::TcpListener, router: Router) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);

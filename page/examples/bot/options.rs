@@ -11,7 +11,7 @@ Options:
       --for <TIME>   end by itself after so long, through the ordered shutdown, e.g. 10s or 1m
       --seed <N>     seed of what the chat service sends, and of when it drops connections [default: 1]
   -q, --quiet        print the final reports alone
-      --page <ADDR>  where the live page listens, with the feature `page` [default: 127.0.0.1:0, any free port]
+      --page <ADDR>  where the live page listens [default: 127.0.0.1:0, any free port]
       --page-token <TOKEN>  lets whoever knows it restart, pause, resume and stop tasks on the page
   -h, --help         print this
 

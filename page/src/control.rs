@@ -1,0 +1,116 @@
+//! Restart, pause, resume and stop from the page: with the token, and written down.
+
+use otel_tasks::{
+    TaskManager,
+    task::{RestartError, TaskManagerBuilder, UnknownTask},
+    telemetry::contract::{SCOPE, attribute, key, record},
+};
+use subtle::ConstantTimeEq;
+use tracing::{Level, Span, field::Empty};
+
+/// What may be asked of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    Restart,
+    Pause,
+    Resume,
+    Stop,
+}
+
+impl Action {
+    pub(crate) const ALL: [Self; 4] = [Self::Restart, Self::Pause, Self::Resume, Self::Stop];
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Stop => "stop",
+        }
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|action| action.as_str() == text)
+    }
+}
+
+/// Why nothing was done.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// No token was configured.
+    Off,
+    Token,
+    Unknown(String),
+    Conflict(String),
+}
+
+impl Refused {
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Off => "control is off",
+            Self::Token => "no valid token",
+            Self::Unknown(_) => "unknown task",
+            Self::Conflict(_) => "conflict",
+        }
+    }
+}
+
+/// Does what is asked, where the token is right. Each attempt is a span and a record.
+pub(crate) fn control(
+    manager: &TaskManager,
+    configured: Option<&str>,
+    given: Option<&str>,
+    name: &str,
+    action: Action,
+) -> Result<(), Refused> {
+    let span = span(manager, name, action);
+    // Entered, it is OpenTelemetry's current span: the record carries its trace.
+    let _entered = span.enter();
+    let done = permit(configured, given).and_then(|()| act(manager, name, action));
+    let outcome = done.as_ref().map_or_else(Refused::as_str, |()| "accepted");
+    span.record(attribute::CONTROL_OUTCOME, outcome);
+    if done.is_err() {
+        span.record("otel.status_code", "ERROR");
+        span.record("otel.status_description", outcome);
+    }
+    // Without a `tracing` parent: otherwise tracing-opentelemetry would make a span event of it as well.
+    tracing::event!(
+        name: record::CONTROLLED, target: SCOPE, parent: None, Level::WARN,
+        { key::NAME } = name, { attribute::CONTROL_ACTION } = action.as_str(), { attribute::CONTROL_OUTCOME } = outcome,
+        "the page was asked to {} task {name:?}: {outcome}", action.as_str(),
+    );
+    done
+}
+
+/// The span of one control request, a trace of its own. Its level is that of the record: a filter that passes the record
+/// passes the record's trace, too.
+fn span(manager: &TaskManager, name: &str, action: Action) -> Span {
+    let prefix = manager.settings().span_prefix;
+    // A `tracing` span's name is fixed at compile time; another prefix reaches OpenTelemetry as `otel.name`.
+    let other_name =
+        (*prefix != *TaskManagerBuilder::DEFAULT_SPAN_PREFIX).then(|| format!("{prefix}.control_task"));
+    tracing::span!(
+        target: SCOPE, parent: None, Level::WARN, "bot.control_task",
+        otel.name = other_name, otel.status_code = Empty, otel.status_description = Empty,
+        { key::NAME } = name, { attribute::CONTROL_ACTION } = action.as_str(), { attribute::CONTROL_OUTCOME } = Empty,
+    )
+}
+
+fn permit(configured: Option<&str>, given: Option<&str>) -> Result<(), Refused> {
+    let configured = configured.ok_or(Refused::Off)?;
+    let is_right = configured.as_bytes().ct_eq(given.unwrap_or_default().as_bytes());
+    if bool::from(is_right) { Ok(()) } else { Err(Refused::Token) }
+}
+
+fn act(manager: &TaskManager, name: &str, action: Action) -> Result<(), Refused> {
+    let unknown = |error: UnknownTask| Refused::Unknown(error.to_string());
+    match action {
+        Action::Restart => manager.restart(name).map(drop).map_err(|error| match error {
+            RestartError::Unknown(error) => unknown(error),
+            error => Refused::Conflict(error.to_string()),
+        }),
+        Action::Pause => manager.pause(name).map_err(unknown),
+        Action::Resume => manager.resume(name).map_err(unknown),
+        Action::Stop => manager.stop(name).map_err(unknown),
+    }
+}

@@ -1,0 +1,105 @@
+//! The part of a telemetry pipeline that feeds the page: the last spans, and the metrics.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use opentelemetry_sdk::{metrics::MeterProviderBuilder, trace::SpanProcessor};
+use otel_tasks::telemetry::contract::SCOPE;
+#[cfg(feature = "otlp")]
+use otel_tasks::telemetry::{TelemetryBuilder, TelemetryPart};
+
+use crate::{
+    metrics,
+    spans::{RingProcessor, SpanRing},
+};
+
+/// Collects spans and metrics for a page.
+///
+/// Give the feed to the telemetry, which fills it, and to the [page](crate::Page::feed), which shows it. Clones share their
+/// content.
+///
+/// # Examples
+///
+/// As a part of otel-tasks' telemetry:
+///
+#[cfg_attr(feature = "otlp", doc = "```")]
+#[cfg_attr(not(feature = "otlp"), doc = "```ignore")]
+/// use otel_tasks::Telemetry;
+/// use otel_tasks_page::Feed;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let feed = Feed::default();
+/// let telemetry = Telemetry::builder().service("shop").export_if_configured().with(&feed).build()?;
+/// # drop(telemetry);
+/// # Ok(()) }
+/// ```
+///
+/// In providers of your own:
+///
+/// ```
+/// use opentelemetry_sdk::{metrics::SdkMeterProvider, trace::SdkTracerProvider};
+/// use otel_tasks_page::Feed;
+///
+/// let feed = Feed::default();
+/// let traces = SdkTracerProvider::builder().with_span_processor(feed.span_processor()).build();
+/// let metrics = feed.read_metrics(SdkMeterProvider::builder()).build();
+/// # drop((traces, metrics));
+/// ```
+#[derive(Debug, Clone)]
+pub struct Feed {
+    pub(crate) ring: Arc<SpanRing>,
+    /// Where the newest meter provider is read. Replaced by `read_metrics` alone.
+    registry: Arc<Mutex<prometheus::Registry>>,
+}
+
+impl Default for Feed {
+    fn default() -> Self {
+        Self { ring: Arc::new(SpanRing::new(Self::SPANS, Self::BYTES)), registry: Arc::default() }
+    }
+}
+
+impl Feed {
+    /// The most ended spans that a feed keeps.
+    pub const SPANS: usize = 4_096;
+
+    /// The most bytes of ended spans that a feed keeps, as an estimate: 8 MiB.
+    pub const BYTES: usize = 8 << 20;
+
+    /// Returns a span processor for a tracer provider. It keeps running spans, and the last ended ones within
+    /// [`SPANS`](Self::SPANS) and [`BYTES`](Self::BYTES).
+    pub fn span_processor(&self) -> impl SpanProcessor + use<> {
+        RingProcessor(self.ring.clone())
+    }
+
+    /// Adds a reader to a meter provider. It collects when `/metrics` is requested.
+    ///
+    /// A feed reads one provider: after a second call, the page shows the metrics of the second provider alone.
+    pub fn read_metrics(&self, provider: MeterProviderBuilder) -> MeterProviderBuilder {
+        // A new one for each reader: a registry refuses a second.
+        let registry = prometheus::Registry::new();
+        match metrics::reader(&registry) {
+            Ok(reader) => {
+                *self.registry.lock().unwrap_or_else(PoisonError::into_inner) = registry;
+                provider.with_reader(reader)
+            }
+            Err(error) => {
+                tracing::warn!(target: SCOPE, "the page cannot read metrics: {error}");
+                provider
+            }
+        }
+    }
+
+    /// The registry of the newest meter provider; an empty one if there is none.
+    pub(crate) fn registry(&self) -> prometheus::Registry {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(feature = "otlp")]
+impl TelemetryPart for &Feed {
+    fn add_to(self, telemetry: TelemetryBuilder) -> TelemetryBuilder {
+        let feed = self.clone();
+        telemetry
+            .span_processor(self.span_processor())
+            .meter_provider(move |provider| feed.read_metrics(provider))
+    }
+}

@@ -1,0 +1,104 @@
+//! The page's settings, and the two ways to serve it.
+
+use std::{fmt, io, net::ToSocketAddrs};
+
+use otel_tasks::{TaskManager, events::TaskEvents, task::WeakTaskManager};
+
+use crate::{Feed, PageServer, api, guard::Hosts, server};
+
+/// A page of one manager's tasks. It does not keep the manager alive.
+///
+/// # Examples
+///
+/// ```
+/// use otel_tasks::TaskManager;
+/// use otel_tasks_page::Page;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// # #[derive(Clone)] struct Service;
+/// let tasks = TaskManager::new();
+/// let service: axum::Router = axum::Router::new()
+///     .nest("/admin/tasks", Page::new(&tasks).router())
+///     .with_state(Service);
+/// # drop(service);
+/// # }
+/// ```
+#[must_use = "a page responds to nothing before `router` or `serve`"]
+pub struct Page {
+    pub(crate) manager: WeakTaskManager,
+    pub(crate) events: TaskEvents,
+    pub(crate) feed: Option<Feed>,
+    pub(crate) token: Option<String>,
+    pub(crate) hosts: Hosts,
+    pub(crate) streams: usize,
+}
+
+impl fmt::Debug for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Page")
+            .field("manager", &self.manager)
+            .field("control", &self.token.is_some())
+            .field("streams", &self.streams)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Page {
+    /// The most event streams at once by default.
+    pub const DEFAULT_STREAMS: usize = 64;
+
+    /// Creates a page without control. It shows the events from now on.
+    pub fn new(manager: &TaskManager) -> Self {
+        Self {
+            manager: manager.downgrade(),
+            events: manager.subscribe(),
+            feed: None,
+            token: None,
+            hosts: Hosts::default(),
+            streams: Self::DEFAULT_STREAMS,
+        }
+    }
+
+    /// Adds traces and `/metrics` to the page.
+    pub fn feed(mut self, feed: &Feed) -> Self {
+        self.feed = Some(feed.clone());
+        self
+    }
+
+    /// Allows requests with this token to restart, pause, resume and stop tasks. An empty token allows nothing.
+    ///
+    /// The client sends it as `Authorization: Bearer`. Use a long random token, and TLS outside of loopback.
+    ///
+    /// Each request becomes a `tracing` span `bot.control_task` and a log record `task.controlled`.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into()).filter(|token| !token.is_empty());
+        self
+    }
+
+    /// Allows requests for this host name, for example the name of a proxy. Without port.
+    pub fn allow_host(mut self, name: impl Into<String>) -> Self {
+        self.hosts.allow(&name.into());
+        self
+    }
+
+    /// Sets the most event streams at once ([`DEFAULT_STREAMS`](Self::DEFAULT_STREAMS)). Further ones are refused with 503.
+    pub fn streams(mut self, most: usize) -> Self {
+        self.streams = most;
+        self
+    }
+
+    /// Returns the page as a router, to nest in a router with any state.
+    ///
+    /// Its event streams run on the runtime of the service: a blocked worker delays them.
+    pub fn router<S: Clone + Send + Sync + 'static>(self) -> axum::Router<S> {
+        api::router(self)
+    }
+
+    /// Serves the page on a thread and a runtime of its own, until the [`PageServer`] is dropped.
+    ///
+    /// # Errors
+    /// If no address can be bound, or the thread or its runtime cannot be created.
+    pub fn serve(self, address: impl ToSocketAddrs) -> io::Result<PageServer> {
+        server::serve(self.router(), address)
+    }
+}

@@ -1,0 +1,257 @@
+//! The spans that were seen last, within a bound of their number and their size; and those under way.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use opentelemetry::{
+    Context, KeyValue,
+    trace::{Event, Link, SpanId, Status, TraceId},
+};
+use opentelemetry_sdk::{
+    error::OTelSdkResult,
+    trace::{Span, SpanData, SpanProcessor},
+};
+use otel_tasks::telemetry::contract::{SPAN_RUN, key};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::view::{shortened, unix};
+
+/// So many spans under way are kept at most; of more nothing is seen until they end.
+const RUNNING: usize = 1_024;
+/// How much of a text a trace shows.
+const TEXT: usize = 400;
+/// So many traces of a task are shown.
+const TRACES: usize = 12;
+/// So many spans of a trace are shown.
+const SPANS_OF_TRACE: usize = 200;
+
+/// The last spans, and those under way.
+#[derive(Debug)]
+pub(crate) struct SpanRing {
+    most_spans: usize,
+    most_bytes: usize,
+    spans: Mutex<Spans>,
+}
+
+#[derive(Debug, Default)]
+struct Spans {
+    ended: VecDeque<(usize, SpanData)>,
+    bytes: usize,
+    running: HashMap<(TraceId, SpanId), SpanData>,
+}
+
+/// One trace of a task.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TraceView {
+    trace_id: String,
+    /// When its first span began, unix time in seconds.
+    at: f64,
+    /// How long its first run of the task took; `null` while it runs.
+    seconds: Option<f64>,
+    /// Whether a run of the task failed in it.
+    is_error: bool,
+    /// In the order of their beginning.
+    spans: Vec<SpanView>,
+    /// Spans that are not shown.
+    more: usize,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SpanView {
+    span_id: String,
+    parent_id: Option<String>,
+    name: String,
+    /// After the beginning of the trace.
+    offset_seconds: f64,
+    /// `null` while it runs.
+    seconds: Option<f64>,
+    is_error: bool,
+    status: String,
+    attributes: Vec<(String, String)>,
+    events: Vec<SpanEventView>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SpanEventView {
+    offset_seconds: f64,
+    name: String,
+}
+
+impl SpanRing {
+    pub(crate) fn new(most_spans: usize, most_bytes: usize) -> Self {
+        Self { most_spans, most_bytes, spans: Mutex::default() }
+    }
+
+    fn spans(&self) -> MutexGuard<'_, Spans> {
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn began(&self, span: SpanData) {
+        let key = key_of(&span);
+        let mut spans = self.spans();
+        if spans.running.len() < RUNNING {
+            spans.running.insert(key, span);
+        }
+    }
+
+    fn ended(&self, span: SpanData) {
+        let bytes = size_of_span(&span);
+        let mut gone = Vec::new();
+        let mut spans = self.spans();
+        gone.extend(spans.running.remove(&key_of(&span)));
+        spans.bytes += bytes;
+        spans.ended.push_back((bytes, span));
+        while spans.ended.len() > self.most_spans || spans.bytes > self.most_bytes {
+            let Some((bytes, span)) = spans.ended.pop_front() else { break };
+            spans.bytes -= bytes;
+            gone.push(span);
+        }
+        // What is let go is given back when nothing is locked.
+        drop(spans);
+    }
+
+    /// The last traces of a task, the newest first.
+    pub(crate) fn traces_of(&self, task: &str) -> Vec<TraceView> {
+        let spans = self.spans();
+        let ended = spans.ended.iter().map(|(_, span)| (span, true));
+        let running = spans.running.values().map(|span| (span, false));
+        let mut runs: Vec<_> =
+            ended.clone().chain(running.clone()).filter(|(span, _)| is_run_of(span, task)).collect();
+        runs.sort_by_key(|(span, _)| span.start_time);
+        // A nested run of the same name, or a later one, is part of the first one's trace.
+        let mut seen = std::collections::HashSet::new();
+        runs.retain(|(span, _)| seen.insert(span.span_context.trace_id()));
+        runs.reverse();
+        runs.truncate(TRACES);
+        let mut of_trace: HashMap<TraceId, Vec<(&SpanData, bool)>> = HashMap::new();
+        for (span, is_over) in ended.chain(running) {
+            let id = span.span_context.trace_id();
+            if runs.iter().any(|(run, _)| run.span_context.trace_id() == id) {
+                of_trace.entry(id).or_default().push((span, is_over));
+            }
+        }
+        runs.iter()
+            .map(|(run, is_over)| {
+                let spans = of_trace.remove(&run.span_context.trace_id()).unwrap_or_default();
+                trace(task, run, *is_over, spans)
+            })
+            .collect()
+    }
+}
+
+fn trace(task: &str, run: &SpanData, is_over: bool, mut spans: Vec<(&SpanData, bool)>) -> TraceView {
+    spans.sort_by_key(|(span, _)| span.start_time);
+    let began = spans.first().map_or(run.start_time, |(first, _)| first.start_time);
+    let is_error = spans.iter().any(|(span, _)| is_run_of(span, task) && has_failed(span));
+    let more = spans.len().saturating_sub(SPANS_OF_TRACE);
+    spans.truncate(SPANS_OF_TRACE);
+    TraceView {
+        trace_id: run.span_context.trace_id().to_string(),
+        at: unix(began),
+        seconds: is_over.then(|| between(run.start_time, run.end_time)),
+        is_error,
+        spans: spans.into_iter().map(|(span, is_over)| span_view(span, is_over, began)).collect(),
+        more,
+    }
+}
+
+fn span_view(span: &SpanData, is_over: bool, began: SystemTime) -> SpanView {
+    let parent = span.parent_span_id;
+    SpanView {
+        span_id: span.span_context.span_id().to_string(),
+        parent_id: (parent != SpanId::INVALID).then(|| parent.to_string()),
+        name: shortened(&span.name, TEXT).to_owned(),
+        offset_seconds: between(began, span.start_time),
+        seconds: is_over.then(|| between(span.start_time, span.end_time)),
+        is_error: has_failed(span),
+        status: match &span.status {
+            Status::Error { description } => shortened(description, TEXT).to_owned(),
+            Status::Unset | Status::Ok => String::new(),
+        },
+        attributes: span.attributes.iter().map(pair).collect(),
+        events: span
+            .events
+            .iter()
+            .map(|event| SpanEventView {
+                offset_seconds: between(began, event.timestamp),
+                name: shortened(&event.name, TEXT).to_owned(),
+            })
+            .collect(),
+    }
+}
+
+fn has_failed(span: &SpanData) -> bool {
+    matches!(span.status, Status::Error { .. })
+}
+
+fn pair(pair: &KeyValue) -> (String, String) {
+    (pair.key.to_string(), shortened(&pair.value.as_str(), TEXT).to_owned())
+}
+
+fn between(from: SystemTime, to: SystemTime) -> f64 {
+    to.duration_since(from).unwrap_or(Duration::ZERO).as_secs_f64()
+}
+
+fn key_of(span: &SpanData) -> (TraceId, SpanId) {
+    (span.span_context.trace_id(), span.span_context.span_id())
+}
+
+fn is_run_of(span: &SpanData, task: &str) -> bool {
+    span.name == SPAN_RUN
+        && span.attributes.iter().any(|pair| pair.key.as_str() == key::NAME && pair.value.as_str() == task)
+}
+
+/// What a span holds, about.
+fn size_of_span(span: &SpanData) -> usize {
+    let pairs = |pairs: &[KeyValue]| -> usize {
+        pairs
+            .iter()
+            .map(|pair| size_of::<KeyValue>() + pair.key.as_str().len() + pair.value.as_str().len())
+            .sum()
+    };
+    let events: usize = span
+        .events
+        .iter()
+        .map(|event| size_of::<Event>() + event.name.len() + pairs(&event.attributes))
+        .sum();
+    let links: usize = span.links.iter().map(|link| size_of::<Link>() + pairs(&link.attributes)).sum();
+    let status = match &span.status {
+        Status::Error { description } => description.len(),
+        Status::Unset | Status::Ok => 0,
+    };
+    size_of::<SpanData>() + span.name.len() + pairs(&span.attributes) + events + links + status
+}
+
+/// Fills a ring.
+#[derive(Debug)]
+pub(crate) struct RingProcessor(pub(crate) Arc<SpanRing>);
+
+impl SpanProcessor for RingProcessor {
+    fn on_start(&self, span: &mut Span, _: &Context) {
+        // The end of one that is only recorded is not kept, so it must not stay here either.
+        if let Some(span) = span.exported_data().filter(|span| span.span_context.is_sampled()) {
+            self.0.began(span);
+        }
+    }
+
+    fn on_end(&self, span: SpanData) {
+        if span.span_context.is_sampled() {
+            self.0.ended(span);
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

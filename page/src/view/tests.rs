@@ -1,0 +1,261 @@
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
+
+use otel_tasks::{
+    Backoff, CriticalTaskConfig, RestartPolicy, TaskCategory, TaskContext, TaskGroup, TaskLoop, TaskPriority,
+    health::HealthThresholds,
+    policy::{RestartStrategy, StallAction},
+    schedule::OnError,
+};
+use serde_json::{Value, json};
+
+use super::*;
+
+fn millis(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+fn waits(name: &str) -> CriticalTaskConfig {
+    CriticalTaskConfig::new(name, |ctx| async move { ctx.cancelled().await })
+}
+
+fn gives_up(name: &str, message: String) -> CriticalTaskConfig {
+    CriticalTaskConfig::new(name, move |_| std::future::ready(Err::<(), _>(message.clone())))
+        .restart_policy(RestartPolicy::Never)
+}
+
+/// A task whose first run does `first`, and whose later runs wait.
+fn at_first<Fut>(name: &str, first: impl Fn() -> Fut + Send + Sync + 'static) -> CriticalTaskConfig
+where
+    Fut: Future<Output = Result<(), &'static str>> + Send + 'static,
+{
+    CriticalTaskConfig::new(name, move |ctx| {
+        let first = (ctx.generation() == 1).then(&first);
+        async move {
+            match first {
+                Some(first) => first.await,
+                None => {
+                    ctx.cancelled().await;
+                    Ok(())
+                }
+            }
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_kind_of_event_has_its_detail() {
+    let tasks = TaskManager::builder().monitor_interval(Duration::from_secs(1)).build().expect("valid");
+    let mut events = tasks.subscribe();
+    let lost_after = |milliseconds| async move {
+        tokio::time::sleep(millis(milliseconds)).await;
+        Err("lost")
+    };
+    let retries = TaskLoop::every(Duration::from_secs(60), |ctx: TaskContext| async move {
+        static TRIES: AtomicU32 = AtomicU32::new(0);
+        if TRIES.fetch_add(1, Relaxed) == 0 {
+            Err(format!("lost in {}", ctx.iteration().unwrap_or_default()))
+        } else {
+            Ok(())
+        }
+    });
+    let overlaps = TaskLoop::every(Duration::from_secs(10), |_| tokio::time::sleep(Duration::from_secs(15)));
+    let group = TaskGroup::new("group", RestartStrategy::OneForAll)
+        .task(at_first("member", move || lost_after(1_000)))
+        .task(waits("sibling"));
+    tasks
+        .register_all([
+            at_first("fails", move || lost_after(1_500)).backoff(Backoff::constant(Duration::from_secs(2))),
+            at_first("panics", || async { panic!("out of order") })
+                .backoff(Backoff::constant(Duration::ZERO)),
+            waits("dependent").depends_on("never_ready"),
+            waits("never_ready").start_timeout(Duration::from_secs(60)),
+            waits("silent")
+                .heartbeat_timeout(Duration::from_secs(3))
+                .on_stall(StallAction::Report)
+                .health_check_interval(Duration::from_secs(1)),
+            gives_up("gives_up", "lost".into()),
+            CriticalTaskConfig::from_loop("retries", retries.retry(1, Backoff::constant(millis(250)))),
+            CriticalTaskConfig::from_loop("overlaps", overlaps),
+        ])
+        .expect("registered");
+    tasks.register_group(group).expect("registered");
+    tasks.start();
+    tokio::time::sleep(Duration::from_secs(22)).await;
+    tasks.pause("retries").expect("registered");
+    tasks.unregister("silent").await.expect("registered");
+    tasks.shutdown().await;
+    let mut seen = BTreeSet::new();
+    while let Some(event) = events.recv().await {
+        let view = EventView::from(&event);
+        seen.insert((view.task.unwrap_or_default().to_string(), view.kind, view.detail));
+    }
+    for (task, kind, detail) in [
+        ("dependent", "registered", ""),
+        ("dependent", "waiting", "never_ready"),
+        ("fails", "started", ""),
+        ("fails", "ready", ""),
+        ("fails", "exited", "failure after 1.5s: lost"),
+        ("fails", "backing_off", "failure, for 2.0s"),
+        ("fails", "started", "failure"),
+        ("panics", "started", "panic"),
+        ("gives_up", "gave_up", "not to be restarted after this"),
+        ("sibling", "yielding", "group"),
+        ("sibling", "exited", "success after 1.0s"),
+        ("silent", "stalled", "silent for 3.0s"),
+        ("silent", "health_changed", "not well"),
+        ("silent", "unregistered", ""),
+        ("retries", "retrying", "iteration 1, after 250.0ms: lost in 1"),
+        ("retries", "exited", "success after 250.0ms, iteration 1"),
+        ("retries", "paused", ""),
+        ("overlaps", "skipped", "1 overlapped"),
+        ("", "shutdown_began", ""),
+    ] {
+        assert!(
+            seen.contains(&(task.to_owned(), kind, detail.to_owned())),
+            "{task} {kind} {detail}: {seen:#?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_has_its_time_task_and_generation() {
+    let tasks = TaskManager::new();
+    let mut events = tasks.subscribe();
+    tasks.register(gives_up("broken", "x".repeat(2 * SHORT_TEXT))).expect("registered");
+    tasks.start();
+    tokio::time::sleep(millis(10)).await;
+    let report = tasks.shutdown().await;
+    let mut seen = Vec::new();
+    while let Some(event) = events.recv().await {
+        let view = EventView::from(&event);
+        assert_eq!((view.at, view.kind), (unix(event.at), event.kind.as_str()));
+        if view.kind == "exited" {
+            assert_eq!(view.detail.len(), SHORT_TEXT);
+            assert!(
+                view.detail.starts_with("failure after ") && view.detail.ends_with("xxx"),
+                "{}",
+                view.detail
+            );
+        }
+        seen.push((view.task.unwrap_or_default().to_string(), view.generation, view.kind, view.detail));
+    }
+    let short: Vec<_> =
+        seen.iter().map(|(task, generation, kind, _)| (&**task, *generation, *kind)).collect();
+    let expected = [
+        ("broken", 0, "registered"),
+        ("broken", 1, "started"),
+        ("broken", 1, "ready"),
+        ("broken", 1, "exited"),
+        ("broken", 1, "gave_up"),
+        ("", 0, "shutdown_began"),
+        ("", 0, "shutdown_ended"),
+    ];
+    assert_eq!(short, expected);
+    let first_line = report.to_string().lines().next().map(str::to_owned);
+    assert_eq!(seen.last().map(|(.., detail)| detail.clone()), first_line);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_is_the_snapshot_in_seconds() {
+    let thresholds = HealthThresholds::default().errors_per_hour(1);
+    let tasks = TaskManager::builder().health_thresholds(thresholds).build().expect("valid");
+    // Each iteration takes 2 s; the second, fourth and sixth fail.
+    let poll = TaskLoop::every(Duration::from_secs(5), |ctx: TaskContext| async move {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let is_even = ctx.iteration().is_some_and(|number| number % 2 == 0);
+        if is_even { Err("x".repeat(2 * SHORT_TEXT)) } else { Ok(()) }
+    });
+    let poller = CriticalTaskConfig::from_loop("poller", poll.on_error(|_| async { OnError::Continue }))
+        .category(TaskCategory::Scheduled)
+        .priority(TaskPriority::High)
+        .component("demo")
+        .depends_on("gateway");
+    tasks.register_all([poller, waits("gateway")]).expect("registered");
+    let row = |name: &str| {
+        let rows = overview(&tasks, false, false).1;
+        json!(rows.iter().find(|row| &**row.name() == name).expect("a row"))
+    };
+    assert_eq!(
+        row("poller"),
+        json!({
+            "name": "poller", "category": "scheduled", "priority": "high", "component": "demo",
+            "state": "waiting", "is_healthy": true, "reasons": ["not_started"],
+            "depends_on": ["gateway"], "active_runs": 0, "runs": 0, "errors": 0, "restarts": 0,
+            "p50_seconds": null, "p95_seconds": null, "max_seconds": null,
+            "interval_seconds": null, "next_run": null,
+            "last_error": null, "last_error_time": null,
+        })
+    );
+    tasks.start();
+    let runs = || tasks.snapshot("poller").map_or(0, |snapshot| snapshot.total_runs());
+    while runs() < 7 {
+        tokio::time::sleep(millis(100)).await;
+    }
+    tasks.spawn("command", async {}).await.expect("it runs");
+    let snapshot = tasks.snapshot("poller").expect("known");
+    assert!(snapshot.next_run.is_some() && snapshot.last_error_time.is_some());
+    assert_eq!(
+        row("poller"),
+        json!({
+            "name": "poller", "category": "scheduled", "priority": "high", "component": "demo",
+            "state": "running", "is_healthy": false, "reasons": ["error_rate"],
+            "depends_on": ["gateway"], "active_runs": 0, "runs": 7, "errors": 3, "restarts": 0,
+            "p50_seconds": 1.5, "p95_seconds": 1.95, "max_seconds": 2.0,
+            "interval_seconds": 5.0, "next_run": snapshot.next_run.map(unix),
+            "last_error": "x".repeat(SHORT_TEXT), "last_error_time": snapshot.last_error_time.map(unix),
+        })
+    );
+    let command = row("command");
+    assert_eq!(
+        (&command["state"], &command["depends_on"], &command["runs"]),
+        (&Value::Null, &json!([]), &json!(1))
+    );
+    tasks.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_summary_counts_registered_tasks_and_shows_the_shutdown() {
+    let tasks = TaskManager::new();
+    tasks.register_all([waits("a"), waits("b"), gives_up("c", "lost".into())]).expect("registered");
+    let is = |expected: Value| assert_eq!(json!(overview(&tasks, true, false).0), expected);
+    is(json!({
+        "is_live": true, "is_ready": false, "has_started": false, "runtime_stalled": false, "blocked": [],
+        "registered": 3, "unhealthy": 0, "shutting_down": false, "report": null,
+        "control": true, "traces": false,
+    }));
+    tasks.start();
+    tokio::time::sleep(millis(10)).await;
+    is(json!({
+        "is_live": false, "is_ready": false, "has_started": true, "runtime_stalled": false, "blocked": [],
+        "registered": 3, "unhealthy": 1, "shutting_down": false, "report": null,
+        "control": true, "traces": false,
+    }));
+    let report = tasks.shutdown().await.to_string();
+    let summary = json!(overview(&tasks, false, true).0);
+    assert_eq!(
+        (&summary["shutting_down"], &summary["control"], &summary["traces"]),
+        (&json!(true), &json!(false), &json!(true))
+    );
+    assert_eq!(summary["report"], json!(report.lines().collect::<Vec<_>>()));
+}
+
+#[test]
+fn the_time_of_a_blocked_thread_is_in_whole_tenths() {
+    assert_eq!([0, 99, 100, 1_290].map(|milliseconds| tenths(millis(milliseconds))), [0.0, 0.0, 0.1, 1.2]);
+}
+
+#[test]
+fn text_is_cut_between_characters() {
+    assert_eq!(shortened("grüße", 3), "gr");
+    assert_eq!(shortened("grüße", 4), "grü");
+    assert_eq!(shortened("kurz", 4), "kurz");
+    assert_eq!(shortened("🦀", 3), "");
+}
+
+#[test]
+fn time_before_the_epoch_is_negative() {
+    assert_eq!(unix(UNIX_EPOCH - Duration::from_secs(2)), -2.0);
+}

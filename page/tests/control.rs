@@ -1,0 +1,144 @@
+//! Control requests: which are refused, and the span and the record of each.
+
+mod support;
+
+use opentelemetry::{
+    logs::AnyValue,
+    trace::{Status, TracerProvider},
+};
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use opentelemetry_sdk::{
+    logs::{InMemoryLogExporter, SdkLogRecord, SdkLoggerProvider},
+    trace::{InMemorySpanExporter, SdkTracerProvider, SpanData},
+};
+use otel_tasks::TaskManager;
+use otel_tasks_page::{Page, PageServer};
+use support::{ANY, TOKEN, ask, eventually, get, waits};
+use tracing_subscriber::layer::SubscriberExt;
+
+/// The telemetry of the process: the page's thread has no subscriber of its own.
+struct Recorded {
+    spans: InMemorySpanExporter,
+    records: InMemoryLogExporter,
+}
+
+impl Recorded {
+    fn install() -> Self {
+        let (spans, records) = (InMemorySpanExporter::default(), InMemoryLogExporter::default());
+        let traces = SdkTracerProvider::builder().with_simple_exporter(spans.clone()).build();
+        let logs = SdkLoggerProvider::builder().with_simple_exporter(records.clone()).build();
+        let subscriber = tracing_subscriber::registry()
+            .with(otel_tasks::telemetry::layer(traces.tracer("test")))
+            .with(OpenTelemetryTracingBridge::new(&logs));
+        tracing::subscriber::set_global_default(subscriber).expect("the only test of this process");
+        Self { spans, records }
+    }
+
+    fn spans(&self, name: &str) -> Vec<SpanData> {
+        let spans = self.spans.get_finished_spans().expect("the exporter is in memory");
+        spans.into_iter().filter(|span| span.name == name).collect()
+    }
+
+    fn records(&self) -> Vec<SdkLogRecord> {
+        let records = self.records.get_emitted_logs().expect("the exporter is in memory");
+        let records = records.into_iter().map(|record| record.record);
+        records.filter(|record| record.event_name() == Some("task.controlled")).collect()
+    }
+}
+
+fn of_span(span: &SpanData, key: &str) -> Option<String> {
+    let pair = span.attributes.iter().find(|pair| pair.key.as_str() == key);
+    pair.map(|pair| pair.value.to_string())
+}
+
+fn of_record(record: &SdkLogRecord, key: &str) -> Option<String> {
+    let value = record.attributes_iter().find(|(name, _)| name.as_str() == key).map(|(_, value)| value);
+    value.map(|value| match value {
+        AnyValue::String(text) => text.to_string(),
+        other => format!("{other:?}"),
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_needs_a_token_and_each_request_is_a_span_and_a_record() {
+    let telemetry = Recorded::install();
+    let tasks = TaskManager::new();
+    tasks.register(waits("gateway")).expect("registered");
+    tasks.start();
+    let post =
+        |page: &PageServer, path: &str, headers: &[(&str, &str)]| ask(page.address(), "POST", path, headers);
+    let bearer = format!("Bearer {TOKEN}");
+    let with_token = [("Authorization", &*bearer)];
+
+    let shown = format!("{:?}", Page::new(&tasks).token(TOKEN).streams(3));
+    let expected = r#"Page { manager: WeakTaskManager(Some(TaskManager { tasks: ["gateway"], .. })), control: true, streams: 3, .. }"#;
+    assert_eq!(shown, expected, "the token is not printed");
+    let closed = Page::new(&tasks).token("").serve(ANY).expect("served");
+    assert_eq!(post(&closed, "/tasks/gateway/restart", &with_token).status, 403, "an empty token is none");
+    let page = Page::new(&tasks).token(TOKEN).serve(ANY).expect("served");
+    let refused = post(&page, "/tasks/gateway/restart", &[]);
+    assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some("Bearer")));
+    for wrong in
+        ["Bearer wrong", "Bearer ", "Basic correct horse battery staple", "correct horse battery staple"]
+    {
+        assert_eq!(post(&page, "/tasks/gateway/restart", &[("Authorization", wrong)]).status, 401, "{wrong}");
+    }
+    assert_eq!(tasks.snapshot("gateway").expect("known").total_restarts(), 0);
+    assert_eq!(get(&page, "/tasks/gateway/restart").status, 405, "reading changes nothing");
+    let from_elsewhere = [("Authorization", &*bearer), ("Origin", "http://evil.example")];
+    assert_eq!(post(&page, "/tasks/gateway/restart", &from_elsewhere).status, 403);
+    for origin in ["null", "http://127.0.0.1:1"] {
+        assert_eq!(
+            post(&page, "/tasks/gateway/stop", &[("Authorization", &*bearer), ("Origin", origin)]).status,
+            403
+        );
+    }
+
+    let own = format!("http://{}", page.address());
+    let accepted = post(&page, "/tasks/gateway/restart", &[("Authorization", &*bearer), ("Origin", &*own)]);
+    assert_eq!(accepted.status, 202, "{}", accepted.body);
+    eventually("it shows", || tasks.snapshot("gateway").is_some_and(|task| task.total_restarts() == 1)).await;
+    for (action, state) in [("pause", "paused"), ("resume", "running"), ("stop", "stopped")] {
+        assert_eq!(post(&page, &format!("/tasks/gateway/{action}"), &with_token).status, 202);
+        eventually("it shows", || get(&page, "/tasks/gateway").json()["state"] == state).await;
+    }
+    assert_eq!(post(&page, "/tasks/nobody/stop", &with_token).status, 404);
+    assert_eq!(post(&page, "/tasks/gateway/explode", &with_token).status, 404);
+    tasks.shutdown().await;
+    assert_eq!(post(&page, "/tasks/gateway/restart", &with_token).status, 409);
+
+    let (spans, records) = (telemetry.spans("bot.control_task"), telemetry.records());
+    let with_outcome = |outcome: &str| {
+        spans.iter().filter(|span| of_span(span, "task.control.outcome").as_deref() == Some(outcome)).count()
+    };
+    assert_eq!(with_outcome("accepted"), 4);
+    assert_eq!(with_outcome("no valid token"), 5);
+    assert_eq!(with_outcome("control is off"), 1);
+    assert_eq!(with_outcome("unknown task"), 1);
+    assert_eq!(with_outcome("conflict"), 1);
+    assert_eq!((spans.len(), records.len()), (12, 12));
+    for (span, record) in spans.iter().zip(&records) {
+        let keys = ["task.name", "task.control.action", "task.control.outcome"];
+        for key in keys {
+            let value = of_span(span, key);
+            assert!(value.is_some(), "{key}: {span:?}");
+            assert_eq!(value, of_record(record, key), "{key}");
+        }
+        assert_eq!(span.attributes.len(), keys.len(), "{:?}", span.attributes);
+        let outcome = of_span(span, keys[2]).unwrap_or_default();
+        let status = if outcome == "accepted" { Status::Unset } else { Status::error(outcome) };
+        assert_eq!((&span.status, span.events.len()), (&status, 0));
+        let trace = record.trace_context().expect("the trace of the span");
+        assert_eq!(
+            (trace.trace_id, trace.span_id),
+            (span.span_context.trace_id(), span.span_context.span_id())
+        );
+    }
+    let pause = spans.iter().find(|span| of_span(span, "task.control.action").as_deref() == Some("pause"));
+    assert_eq!(pause.and_then(|span| of_span(span, "task.name")).as_deref(), Some("gateway"));
+
+    let shop = TaskManager::builder().span_prefix("shop").build().expect("valid");
+    let page = Page::new(&shop).token(TOKEN).serve(ANY).expect("served");
+    assert_eq!(post(&page, "/tasks/gateway/stop", &with_token).status, 404);
+    assert_eq!(telemetry.spans("shop.control_task").len(), 1, "named by the manager's prefix");
+}
