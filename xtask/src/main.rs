@@ -54,6 +54,9 @@ fn checkout() -> PathBuf {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = api::run_as_rustdoc() {
+        return code;
+    }
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let Some((root, command)) = parse(&args) else {

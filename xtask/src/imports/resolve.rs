@@ -123,10 +123,15 @@ impl Tree {
 
     /// What `name` stands for in `module`. `own`: the code of the module itself asks, so imports in functions count.
     fn look_up(&self, module: ModuleId, name: &str, own: bool, seen: &mut Seen) -> Vec<Target> {
-        if !seen.insert((module, name.to_owned())) {
-            return Vec::new();
-        }
         let scope = &self.modules[module];
+        if !seen.insert((module, name.to_owned())) {
+            // `pub use layer::layer;`: the first `layer` is the module, not the import itself.
+            let child = scope.names.get(name).into_iter().flatten().filter_map(|def| match def {
+                Def::Module(id) => Some(Target::Module(*id)),
+                _ => None,
+            });
+            return child.collect();
+        }
         let inner = scope.inner.get(name).filter(|_| own);
         let mut found = Vec::new();
         for def in scope.names.get(name).into_iter().chain(inner).flatten() {

@@ -154,6 +154,25 @@ fn cell(_: Renamed) -> Limit { let _ = Hard; rules::limit::nothing() }
 }
 
 #[test]
+fn a_function_with_the_name_of_its_module_is_found() {
+    let text = "
+//- src/lib.rs
+mod engine;
+pub use engine::watch as engine;
+//- src/engine/mod.rs
+mod watch;
+pub use watch::watch;
+mod driver;
+//- src/engine/watch.rs
+pub fn watch() {}
+//- src/engine/driver.rs
+fn f() { super::watch(); }
+fn g() { crate::engine(); }
+";
+    assert_eq!(edges(&graph_of(text)), ["src/engine/driver.rs -> src/engine/watch.rs: engine watch"]);
+}
+
+#[test]
 fn paths_in_code_macros_and_attributes_are_imports() {
     let text = r#"
 //- src/lib.rs
