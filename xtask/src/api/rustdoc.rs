@@ -53,15 +53,16 @@ fn find(root: &Path, package: &str) -> Result<(PathBuf, PathBuf)> {
     }
     for manifest in manifests {
         let metadata = MetadataCommand::new().manifest_path(&manifest).no_deps().exec()?;
-        for found in metadata.packages.iter().filter(|found| found.name.as_str() == package) {
-            let library = |kind: &TargetKind| matches!(kind, TargetKind::Lib | TargetKind::ProcMacro);
-            ensure!(
-                found.targets.iter().any(|target| target.kind.iter().any(library)),
-                "package {package} has no library"
-            );
-            let target = metadata.target_directory.clone().into_std_path_buf();
-            return Ok((found.manifest_path.clone().into_std_path_buf(), target));
-        }
+        let Some(found) = metadata.packages.iter().find(|found| found.name.as_str() == package) else {
+            continue;
+        };
+        let library = |kind: &TargetKind| matches!(kind, TargetKind::Lib | TargetKind::ProcMacro);
+        ensure!(
+            found.targets.iter().any(|target| target.kind.iter().any(library)),
+            "package {package} has no library"
+        );
+        let target = metadata.target_directory.clone().into_std_path_buf();
+        return Ok((found.manifest_path.clone().into_std_path_buf(), target));
     }
     bail!("no package {package} in {}: correct xtask/api.toml", root.display())
 }

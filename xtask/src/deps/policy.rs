@@ -52,7 +52,7 @@ struct Entry {
     reason: String,
 }
 
-/// A crate, or some of its versions: `name`, `name@1.2`.
+/// A crate, or some of its versions: `name`, `name@1.2.3` for one version, `name:1.2` for a range.
 struct Spec {
     text: String,
     name: String,
@@ -146,12 +146,12 @@ impl Policy {
 impl Spec {
     fn parse(entry: &Entry) -> Result<Self> {
         let text = entry.spec.clone();
-        let (name, versions) = match text.split_once(['@', ':']) {
-            Some((name, versions)) => {
-                (name, VersionReq::parse(versions).with_context(|| format!("crate `{text}`"))?)
-            }
-            None => (text.as_str(), VersionReq::STAR),
+        let (name, versions) = match (text.split_once('@'), text.split_once(':')) {
+            (Some((name, version)), _) => (name, format!("={version}")),
+            (None, Some((name, versions))) => (name, versions.to_owned()),
+            (None, None) => (text.as_str(), "*".to_owned()),
         };
+        let versions = VersionReq::parse(&versions).with_context(|| format!("crate `{text}`"))?;
         Ok(Self { name: name.to_owned(), versions, reason: entry.reason.clone(), text })
     }
 

@@ -12,7 +12,7 @@ all-features = true
 allow = ["MIT", "Apache-2.0 WITH LLVM-exception"]
 [bans]
 deny = [{ crate = "openssl-sys" }]
-skip = [{ crate = "base64@0.22", reason = "tonic has not moved" }]
+skip = [{ crate = "base64:0.22", reason = "tonic has not moved" }]
 "#;
 
 fn dependency(name: &str, version: &str, license: &str) -> Dependency {

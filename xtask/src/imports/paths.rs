@@ -141,12 +141,12 @@ impl Visit<'_> for Walk<'_> {
         let Some((_, items)) = &module.content else { return };
         let outer = self.module;
         let defs = self.tree.modules[outer].names.get(&module.ident.to_string()).into_iter().flatten();
-        let inline = defs.filter_map(|def| match def {
+        let mut inline = defs.filter_map(|def| match def {
             Def::Module(id) if self.tree.modules[*id].file == self.file => Some(*id),
             _ => None,
         });
         // A module inside a function has no entry: its paths are read as those of the module around it.
-        self.module = inline.last().unwrap_or(outer);
+        self.module = inline.next_back().unwrap_or(outer);
         for item in items {
             self.visit_item(item);
         }
