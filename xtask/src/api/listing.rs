@@ -21,10 +21,10 @@ pub struct Listing<'a> {
     lines: BTreeMap<(String, String), BTreeSet<String>>,
 }
 
-/// The public API of `krate`, sorted by path.
-pub fn list(krate: &Crate) -> Vec<Line> {
+/// The public API of `krate`, sorted by path. `own` holds the crates of this repository.
+pub fn list(krate: &Crate, own: &[String]) -> Vec<Line> {
     let names = Names::new(krate);
-    let mut listing = Listing { renderer: Renderer::new(krate, &names), lines: BTreeMap::new() };
+    let mut listing = Listing { renderer: Renderer::new(krate, &names, own), lines: BTreeMap::new() };
     for (id, path) in names.all() {
         if let Some(item) = krate.index.get(id) {
             listing.item(path, item);

@@ -51,7 +51,7 @@ pub fn run(root: &Path, bless: bool) -> Result<Vec<String>> {
     for published in &config.crates {
         let json = rustdoc::build(root, &published.package)?;
         let krate = rustdoc::parse(&json).with_context(|| format!("package {}", published.package))?;
-        let listing = listing::list(&krate);
+        let listing = listing::list(&krate, &own);
         print_foreign(&published.package, &listing, &own);
         findings.extend(foreign::check(&published.package, &listing, &own, &published.foreign));
         let text: String = listing.iter().flat_map(|line| [line.text.as_str(), "\n"]).collect();

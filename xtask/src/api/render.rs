@@ -13,12 +13,14 @@ use super::names::Names;
 pub struct Renderer<'a> {
     pub krate: &'a Crate,
     pub names: &'a Names,
+    /// The crates of this repository. What they define is named by crate and item: their modules are private.
+    own: &'a [String],
     foreign: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Renderer<'a> {
-    pub fn new(krate: &'a Crate, names: &'a Names) -> Self {
-        Self { krate, names, foreign: RefCell::default() }
+    pub fn new(krate: &'a Crate, names: &'a Names, own: &'a [String]) -> Self {
+        Self { krate, names, own, foreign: RefCell::default() }
     }
 
     /// The foreign paths that were written since the last call.
@@ -29,7 +31,10 @@ impl<'a> Renderer<'a> {
     /// Notes the full path of an item of another crate, and returns it.
     pub fn foreign_path(&self, id: &rustdoc_types::Id) -> Option<String> {
         let summary = self.krate.paths.get(id).filter(|summary| summary.crate_id != 0)?;
-        let path = summary.path.join("::");
+        let path = match summary.path.as_slice() {
+            [krate, .., item] if self.own.contains(krate) => format!("{krate}::{item}"),
+            path => path.join("::"),
+        };
         self.foreign.borrow_mut().insert(path.clone());
         Some(path)
     }

@@ -66,7 +66,7 @@ fn listing(name: &str, source: &str) -> Vec<Line> {
     assert!(status.success());
     let json = fs::read_to_string(folder.join(format!("{name}.json"))).unwrap();
     fs::remove_dir_all(&folder).unwrap();
-    list(&rustdoc::parse(&json).unwrap())
+    list(&rustdoc::parse(&json).unwrap(), &[])
 }
 
 #[test]

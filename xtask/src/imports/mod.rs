@@ -60,6 +60,10 @@ fn check(sources: &Sources, rooms: &Rooms) -> Result<(Graph, Tree, Vec<String>)>
 
 fn print_figures(graph: &Graph, tree: &Tree, rooms: &Rooms, sources: &Sources) {
     println!("{} files, {} edges", tree.files.len(), graph.edge_count());
+    println!(
+        "{} pairs of files import upwards or sideways, allowed ones included",
+        rooms.upward(graph).len()
+    );
     let circles = graph.circles();
     println!("{} circles of imports", circles.len());
     for circle in &circles {

@@ -3,7 +3,10 @@
 use anyhow::Result;
 use serde::Deserialize;
 
-use super::{graph::Graph, tree::Tree};
+use super::{
+    graph::{Graph, Names},
+    tree::Tree,
+};
 
 /// The configuration of the command.
 #[derive(Debug, Deserialize)]
@@ -64,6 +67,20 @@ impl Rooms {
         Ok(toml::from_str(text)?)
     }
 
+    /// The pairs of files of which the first imports from the second, which is not in a lower room.
+    pub fn upward<'a>(&self, graph: &'a Graph) -> Vec<(&'a str, &'a str, &'a Names)> {
+        let mut upward = Vec::new();
+        for (from, targets) in &graph.edges {
+            for (to, names) in targets {
+                let (Some(here), Some(there)) = (self.place(from), self.place(to)) else { continue };
+                if here.room != there.room && there.level >= here.level {
+                    upward.push((from.as_str(), to.as_str(), names));
+                }
+            }
+        }
+        upward
+    }
+
     /// Every violation, and every entry of the configuration that has no use.
     pub fn check(&self, tree: &Tree, graph: &Graph) -> Vec<String> {
         let mut findings = Vec::new();
@@ -91,27 +108,20 @@ impl Rooms {
 
     fn check_edges(&self, graph: &Graph, findings: &mut Vec<String>) {
         let mut used = vec![false; self.allow.len()];
-        for (from, targets) in &graph.edges {
-            for (to, names) in targets {
-                let (Some(here), Some(there)) = (self.place(from), self.place(to)) else { continue };
-                if here.room == there.room || there.level < here.level {
-                    continue;
-                }
-                let entry =
-                    self.allow.iter().position(|entry| fits(&entry.from, from) && fits(&entry.to, to));
-                if let Some(entry) = entry {
-                    used[entry] = true;
-                    continue;
-                }
-                let relation = if there.level == here.level { "beside" } else { "above" };
-                for (name, line) in names {
-                    findings.push(format!(
-                        "{from}:{line} imports `{name}` from {to}, but room `{}` is {relation} room `{}`: move the item \
-                         to a lower room, or pass it in from above. If it must stay, add it to `allow` in \
-                         xtask/rooms.toml",
-                        there.room, here.room
-                    ));
-                }
+        for (from, to, names) in self.upward(graph) {
+            let entry = self.allow.iter().position(|entry| fits(&entry.from, from) && fits(&entry.to, to));
+            if let Some(entry) = entry {
+                used[entry] = true;
+                continue;
+            }
+            let (Some(here), Some(there)) = (self.place(from), self.place(to)) else { continue };
+            let relation = if there.level == here.level { "beside" } else { "above" };
+            for (name, line) in names {
+                findings.push(format!(
+                    "{from}:{line} imports `{name}` from {to}, but room `{}` is {relation} room `{}`: move the item to a \
+                     lower room, or pass it in from above. If it must stay, add it to `allow` in xtask/rooms.toml",
+                    there.room, here.room
+                ));
             }
         }
         for (entry, used) in self.allow.iter().zip(used) {
