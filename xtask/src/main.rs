@@ -8,8 +8,9 @@ mod deps;
 mod imports;
 
 use std::{
+    env,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{self, ExitCode},
 };
 
 const USAGE: &str = "\
@@ -53,11 +54,16 @@ fn checkout() -> PathBuf {
     here.parent().unwrap_or(here).to_path_buf()
 }
 
+/// The cargo that runs this program, or else the one of the path.
+fn cargo() -> process::Command {
+    process::Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
 fn main() -> ExitCode {
     if let Some(code) = api::run_as_rustdoc() {
         return code;
     }
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<String> = env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let Some((root, command)) = parse(&args) else {
         eprintln!("{USAGE}");

@@ -25,7 +25,7 @@ pub fn run_as_rustdoc() -> Option<ExitCode> {
 /// Builds the JSON of `package` with all of its features, and returns its text.
 pub fn build(root: &Path, package: &str) -> Result<String> {
     let (manifest, target) = find(root, package)?;
-    let status = Command::new(env!("CARGO"))
+    let status = crate::cargo()
         .args(["rustdoc", "--quiet", "--lib", "--all-features", "--manifest-path"])
         .arg(&manifest)
         .arg("--target-dir")

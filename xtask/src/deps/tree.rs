@@ -2,7 +2,7 @@
 //!
 //! The graph of `cargo metadata` is no substitute: it switches on the features that dev-dependencies ask for.
 
-use std::{collections::BTreeSet, path::Path, process::Command};
+use std::{collections::BTreeSet, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -36,7 +36,7 @@ pub fn versions(
     features: Features<'_>,
     platforms: Platforms,
 ) -> Result<BTreeSet<Version>> {
-    let mut command = Command::new(env!("CARGO"));
+    let mut command = crate::cargo();
     command.args(["tree", "--locked", "--quiet", "--package", package, "--edges", "normal,build"]);
     command.args(["--prefix", "none", "--format", "{p}", "--manifest-path"]).arg(root.join("Cargo.toml"));
     match features {

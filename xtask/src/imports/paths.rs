@@ -78,7 +78,12 @@ impl Walk<'_> {
                 self.graph.add(self.file, &file, &name, import.path.line);
             }
         }
-        for target in self.tree.resolve(self.module, &import.path) {
+        let targets = self.tree.resolve(self.module, &import.path);
+        // A module is imported for what is in it: the paths through it are the edges.
+        if targets.iter().any(|target| matches!(target, Target::Module(_))) {
+            return;
+        }
+        for target in targets {
             if let Target::Item { file, .. } = target {
                 self.graph.add(self.file, &file, name, import.path.line);
             }

@@ -1,5 +1,7 @@
 //! The order of the rooms, as `xtask/rooms.toml` lists it, and what violates it.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use serde::Deserialize;
 
@@ -87,7 +89,11 @@ impl Rooms {
         for file in tree.files.keys().filter(|file| self.place(file).is_none()) {
             findings.push(format!("{file} belongs to no room: add it to a room in xtask/rooms.toml"));
         }
+        let mut names = BTreeSet::new();
         for room in self.level.iter().flat_map(|level| &level.rooms) {
+            if !names.insert(&room.name) {
+                findings.push(format!("two rooms are named `{}` in xtask/rooms.toml: rename one", room.name));
+            }
             for entry in room.files.iter().filter(|entry| !tree.files.keys().any(|file| fits(entry, file))) {
                 findings.push(format!(
                     "room `{}`: no file fits `{entry}`; remove it from xtask/rooms.toml",

@@ -166,10 +166,12 @@ mod driver;
 //- src/engine/watch.rs
 pub fn watch() {}
 //- src/engine/driver.rs
+use crate::engine::{self, watch as other};
+pub use engine::watch::Watch;
 fn f() { super::watch(); }
 fn g() { crate::engine(); }
 ";
-    assert_eq!(edges(&graph_of(text)), ["src/engine/driver.rs -> src/engine/watch.rs: engine watch"]);
+    assert_eq!(edges(&graph_of(text)), ["src/engine/driver.rs -> src/engine/watch.rs: Watch engine watch"]);
 }
 
 #[test]
