@@ -19,10 +19,11 @@ use utoipa::OpenApi;
 use crate::{
     Feed, Page,
     control::{Action, Refused, control},
+    format::shortened,
     guard::{guard, refusal},
     live::{Gone, Hub, Message, TooMany},
     metrics,
-    view::{self, ErrorView, EventView, Probe, ProbeView, Summary, TaskDetail, TaskRow, shortened},
+    view::{self, ErrorView, EventView, Probe, ProbeView, Summary, TaskDetail, TaskRow},
 };
 
 const PAGE: &str = include_str!("assets/page.html");
@@ -42,7 +43,16 @@ struct Api {
 
 type Shared = State<Arc<Api>>;
 
-pub(crate) fn router<S: Clone + Send + Sync + 'static>(page: Page) -> Router<S> {
+impl Page {
+    /// Returns the page as a router, to nest in a router with any state.
+    ///
+    /// Its event streams run on the runtime of the service: a blocked worker delays them.
+    pub fn router<S: Clone + Send + Sync + 'static>(self) -> Router<S> {
+        router(self)
+    }
+}
+
+fn router<S: Clone + Send + Sync + 'static>(page: Page) -> Router<S> {
     let Page { manager, events: subscription, feed, token, hosts, streams } = page;
     let ring = feed.as_ref().map(|feed| feed.ring.clone());
     let api = Api { hub: Hub::new(manager, subscription, ring, token.is_some(), streams), feed, token };

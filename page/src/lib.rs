@@ -51,6 +51,7 @@
 mod api;
 mod control;
 mod feed;
+mod format;
 mod guard;
 mod live;
 mod metrics;

@@ -19,8 +19,9 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
 use crate::{
+    format::unix,
     spans::{SpanRing, TraceView},
-    view::{self, EventView, Summary, TaskDetail, TaskRow, unix},
+    view::{self, EventView, Summary, TaskDetail, TaskRow},
 };
 
 /// How often what has changed is told.

@@ -1,10 +1,10 @@
-//! The page's settings, and the two ways to serve it.
+//! The settings of a page.
 
-use std::{fmt, io, net::ToSocketAddrs};
+use std::fmt;
 
 use otel_tasks::{TaskManager, events::TaskEvents, task::WeakTaskManager};
 
-use crate::{Feed, PageServer, api, guard::Hosts, server};
+use crate::{Feed, guard::Hosts};
 
 /// A page of one manager's tasks. It does not keep the manager alive.
 ///
@@ -85,20 +85,5 @@ impl Page {
     pub fn streams(mut self, most: usize) -> Self {
         self.streams = most;
         self
-    }
-
-    /// Returns the page as a router, to nest in a router with any state.
-    ///
-    /// Its event streams run on the runtime of the service: a blocked worker delays them.
-    pub fn router<S: Clone + Send + Sync + 'static>(self) -> axum::Router<S> {
-        api::router(self)
-    }
-
-    /// Serves the page on a thread and a runtime of its own, until the [`PageServer`] is dropped.
-    ///
-    /// # Errors
-    /// If no address can be bound, or the thread or its runtime cannot be created.
-    pub fn serve(self, address: impl ToSocketAddrs) -> io::Result<PageServer> {
-        server::serve(self.router(), address)
     }
 }

@@ -20,6 +20,8 @@ use tokio::{
     sync::{Semaphore, oneshot},
 };
 
+use crate::Page;
+
 /// So many connections are held at once; more are closed unanswered.
 const CONNECTIONS: usize = 1_024;
 /// How long a client may take for the head of a request, also between two requests.
@@ -61,7 +63,17 @@ impl Drop for PageServer {
     }
 }
 
-pub(crate) fn serve(router: Router, address: impl ToSocketAddrs) -> io::Result<PageServer> {
+impl Page {
+    /// Serves the page on a thread and a runtime of its own, until the [`PageServer`] is dropped.
+    ///
+    /// # Errors
+    /// If no address can be bound, or the thread or its runtime cannot be created.
+    pub fn serve(self, address: impl ToSocketAddrs) -> io::Result<PageServer> {
+        serve(self.router(), address)
+    }
+}
+
+fn serve(router: Router, address: impl ToSocketAddrs) -> io::Result<PageServer> {
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;

@@ -18,7 +18,7 @@ use otel_tasks::telemetry::contract::{SPAN_RUN, key};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::view::{shortened, unix};
+use crate::format::{shortened, unix};
 
 /// So many spans under way are kept at most; of more nothing is seen until they end.
 const RUNNING: usize = 1_024;

@@ -1,9 +1,6 @@
 //! What the page says, as plain data: times are unix time in seconds, durations are seconds.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use otel_tasks::{
     TaskHealth, TaskManager,
@@ -16,6 +13,8 @@ use otel_tasks::{
 };
 use serde::Serialize;
 use utoipa::ToSchema;
+
+use crate::format::{seconds, shortened, unix};
 
 /// How much of an error's text a row shows.
 const SHORT_TEXT: usize = 300;
@@ -433,26 +432,6 @@ fn detail_of(kind: &TaskEventKind) -> String {
 /// Whole tenths of a second: a finer value would change at each tick, and the page with it.
 fn tenths(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 10.0).floor() / 10.0
-}
-
-pub(crate) fn seconds(duration: Duration) -> f64 {
-    duration.as_secs_f64()
-}
-
-pub(crate) fn unix(time: SystemTime) -> f64 {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(since) => since.as_secs_f64(),
-        Err(before) => -before.duration().as_secs_f64(),
-    }
-}
-
-/// The text, or as much of its beginning as fits into so many bytes.
-pub(crate) fn shortened(text: &str, bytes: usize) -> &str {
-    if text.len() <= bytes {
-        return text;
-    }
-    let end = (0..=bytes).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    &text[..end]
 }
 
 #[cfg(test)]

@@ -1,31 +1,22 @@
-//! The facade: what a service calls.
+//! A manager: the calls of a service.
 
-use std::{
-    collections::BTreeSet,
-    future::Future,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
-use opentelemetry::{
-    global::{BoxedTracer, ObjectSafeTracer},
-    metrics::Meter,
-    trace::Tracer,
-};
 
 use crate::{
     cell::{self, TaskSnapshot, TaskState},
     config::{self, Components, CriticalTaskConfig, CriticalTasksProvider, Discovery, TaskGroup, discover},
-    emit::{self, SpanPath},
+    emit::{self},
     engine::{
-        self, LastResort, LoopBody, LoopHandle, Order, Settings, Shared, ShutdownReport, SpawnOptions,
-        StopToken, Supervised, TaskBuilder, TaskEventKind, TaskEvents, TaskSettings, WallClock,
+        self, LoopBody, LoopHandle, Order, Shared, ShutdownReport, SpawnOptions, StopToken, Supervised,
+        TaskBuilder, TaskEventKind, TaskEvents, TaskSettings,
     },
-    error::{BuildError, LoopControlError, RegisterError, RestartError, UnknownComponent, UnknownTask},
+    error::{LoopControlError, RegisterError, RestartError, UnknownComponent, UnknownTask},
     instrumentation::InstrumentationCheck,
-    policy::{CategoryRules, NameRule, TaskOutput},
-    read::{self, HealthThresholds, ManagerHealth, TaskHealth, TaskMetrics, TaskStatistics},
-    run::{self, PollTime, Recorder, RecorderOptions, TaskHandle},
+    manager::settings::ManagerSettings,
+    policy::TaskOutput,
+    read::{self, ManagerHealth, TaskHealth, TaskMetrics, TaskStatistics},
+    run::TaskHandle,
 };
 
 /// Owns a service's tasks: names, meters, traces, restarts and stops them.
@@ -48,12 +39,12 @@ use crate::{
 #[must_use = "dropping the last handle of a manager stops its tasks"]
 #[derive(Clone)]
 pub struct TaskManager {
-    handle: Arc<LastHandle>,
+    pub(super) handle: Arc<LastHandle>,
 }
 
-struct LastHandle {
-    shared: Arc<Shared>,
-    components: Components,
+pub(super) struct LastHandle {
+    pub(super) shared: Arc<Shared>,
+    pub(super) components: Components,
 }
 
 /// A reference to a manager that does not keep it alive: dropping the last [`TaskManager`] stops the tasks all the same.
@@ -99,271 +90,6 @@ impl std::fmt::Debug for TaskManager {
     }
 }
 
-/// The settings of a manager, as it was built.
-#[derive(Debug, Clone, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct ManagerSettings {
-    /// The name that distinguishes this manager on a shared meter, if any.
-    pub instance: Option<Arc<str>>,
-    /// The first part of the names of the manager's own spans.
-    pub span_prefix: Arc<str>,
-    /// The number of task names that are kept apart.
-    pub max_names: usize,
-    /// The interval of the monitor's sweeps.
-    pub monitor_interval: Duration,
-    /// The longest time that an ordered shutdown takes.
-    pub shutdown_deadline: Duration,
-    /// The longest time that a spawned plain future goes on at shutdown.
-    pub spawn_grace: Duration,
-    /// The time without progress after which the runtime counts as stalled.
-    pub runtime_stall: Duration,
-    /// The duration from which a poll counts as slow.
-    pub slow_poll: Duration,
-    /// The thresholds of health.
-    pub health_thresholds: HealthThresholds,
-}
-
-/// Builds a [`TaskManager`]; every setting has a default.
-#[must_use = "a builder does nothing until `build`"]
-pub struct TaskManagerBuilder {
-    recorder: RecorderOptions,
-    settings: Settings,
-    meter: Option<Meter>,
-    panic_hook: bool,
-}
-
-impl std::fmt::Debug for TaskManagerBuilder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TaskManagerBuilder").finish_non_exhaustive()
-    }
-}
-
-impl TaskManagerBuilder {
-    /// The first part of the names of the manager's own spans.
-    pub const DEFAULT_SPAN_PREFIX: &str = engine::DEFAULT_SPAN_PREFIX;
-
-    /// The time after which a loop that waits for a calendar time reads the wall clock again.
-    pub const DEFAULT_WALL_CLOCK_STEP: Duration = engine::DEFAULT_WALL_CLOCK_STEP;
-
-    /// The number of task names that are kept apart.
-    pub const DEFAULT_MAX_NAMES: usize = cell::DEFAULT_MAX_NAMES;
-
-    /// How long the runtime may run nothing by default before it counts as stalled.
-    pub const DEFAULT_RUNTIME_STALL: Duration = Duration::from_secs(2);
-
-    /// How long a spawned plain future may go on at shutdown by default: it cannot hear that it should stop.
-    pub const DEFAULT_SPAWN_GRACE: Duration = Duration::from_secs(5);
-
-    /// How long an ordered shutdown may take by default: below the 30 s after which Kubernetes kills a pod.
-    pub const DEFAULT_SHUTDOWN_DEADLINE: Duration = Duration::from_secs(25);
-
-    /// The interval of the monitor's sweeps.
-    pub const DEFAULT_MONITOR_INTERVAL: Duration = Duration::from_secs(60);
-
-    /// Distinguishes this manager's figures from another's on the same meter, as the attribute `task.manager`.
-    ///
-    /// Managers without a meter of their own share one and are summed per name, so they need no instance. Managers that are
-    /// given the same meter explicitly need one each: OpenTelemetry would keep the last one's figures only.
-    pub fn instance(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.recorder.instance = Some(name.into());
-        self
-    }
-
-    /// Exports figures through this meter instead of the global provider's.
-    ///
-    /// One meter, one manager: a second one on the same meter, at the same time or after it, needs an
-    /// [`instance`](Self::instance) of its own, and their bounds on names add up in the meter's streams.
-    pub fn meter(mut self, meter: Meter) -> Self {
-        self.meter = Some(meter);
-        self
-    }
-
-    /// Exports those spans through this tracer that no tracing-opentelemetry layer exports. (One that is wrapped in
-    /// `tracing_subscriber::reload` cannot be seen from outside: with it, give no tracer here.) The tracer given to
-    /// [`layer`](crate::telemetry::layer) or [`task_layer`](crate::telemetry::task_layer) is used without being given here again.
-    pub fn tracer<T>(mut self, tracer: T) -> Self
-    where
-        T: Tracer + Send + Sync + 'static,
-        T::Span: Send + Sync + 'static,
-    {
-        let tracer: Box<dyn ObjectSafeTracer + Send + Sync> = Box::new(tracer);
-        self.recorder.tracer = Some(Arc::new(BoxedTracer::new(tracer)));
-        self
-    }
-
-    /// How a task's category is told from its name.
-    pub fn categories(mut self, rules: CategoryRules) -> Self {
-        self.recorder.categories = rules;
-        self
-    }
-
-    /// Which name a spawned task is metered under ([`NameRule::strip_ids`]).
-    pub fn names(mut self, rule: NameRule) -> Self {
-        self.recorder.name_rule = rule;
-        self
-    }
-
-    /// How many names are kept apart (200; 2,000 with this crate's installer): beyond that spawned tasks share the name
-    /// `_OTHER` and registrations are refused. With a meter of your own, raise its streams' cardinality limit first.
-    pub fn max_names(mut self, names: usize) -> Self {
-        self.recorder.max_names = names;
-        self
-    }
-
-    /// Times every poll by the clock, for two reads of it a poll. Otherwise the watchdog does, from its first tick on that
-    /// sees a poll: those shorter than a tick (50 ms) are not timed, and longer ones come out short by up to one.
-    pub fn exact_poll_time(mut self) -> Self {
-        self.recorder.polls = PollTime::Exact;
-        self
-    }
-
-    /// From how long on a poll counts as slow (100 ms).
-    pub fn slow_poll(mut self, threshold: Duration) -> Self {
-        self.recorder.slow_poll = threshold;
-        self
-    }
-
-    /// Which way the spans of runs take through [`layer`](crate::telemetry::layer) ([`SpanPath::Full`]).
-    pub fn span_path(mut self, path: SpanPath) -> Self {
-        self.recorder.span_path = path;
-        self
-    }
-
-    /// Whether panics of supervised tasks are kept off stderr (true): they are reported as log records, spans and figures.
-    /// Chains a panic hook, once per process; panics elsewhere go to the hook that was there before.
-    pub fn panic_hook(mut self, install: bool) -> Self {
-        self.panic_hook = install;
-        self
-    }
-
-    /// The first part of the names of the manager's own spans ([`DEFAULT_SPAN_PREFIX`](crate::task::TaskManagerBuilder::DEFAULT_SPAN_PREFIX)).
-    pub fn span_prefix(mut self, prefix: impl Into<Arc<str>>) -> Self {
-        self.settings.span_prefix = prefix.into();
-        self
-    }
-
-    /// How often the monitor sweeps ([`TaskManagerBuilder::DEFAULT_MONITOR_INTERVAL`]).
-    pub fn monitor_interval(mut self, interval: Duration) -> Self {
-        self.settings.monitor_interval = interval;
-        self
-    }
-
-    /// How long an ordered shutdown may take ([`TaskManagerBuilder::DEFAULT_SHUTDOWN_DEADLINE`]).
-    pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
-        self.settings.shutdown_deadline = deadline;
-        self
-    }
-
-    /// How long a spawned plain future may go on at shutdown ([`TaskManagerBuilder::DEFAULT_SPAWN_GRACE`]).
-    pub fn spawn_grace(mut self, grace: Duration) -> Self {
-        self.settings.spawn_grace = grace;
-        self
-    }
-
-    /// From when on the runtime counts as stalled: it has run nothing for so long ([`TaskManagerBuilder::DEFAULT_RUNTIME_STALL`]).
-    pub fn runtime_stall(mut self, threshold: Duration) -> Self {
-        self.settings.runtime_stall = threshold;
-        self
-    }
-
-    /// What is done when the shutdown is over and nobody can receive its report ([`LastResort::Print`]).
-    pub fn last_resort(mut self, last_resort: LastResort) -> Self {
-        self.settings.last_resort = last_resort;
-        self
-    }
-
-    /// Where jitter comes from: answers a number in `0.0..1.0`, uniformly. By default a fast generator, seeded by the
-    /// operating system.
-    pub fn random(mut self, random: impl Fn() -> f64 + Send + Sync + 'static) -> Self {
-        self.settings.random = Arc::new(random);
-        self
-    }
-
-    /// The wall clock that calendars run on, and by which loops say when they are due next (the system's). For tests, since in
-    /// paused time the system's clock goes on as ever; the feature `testing` has one that does not.
-    pub fn wall_clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        self.settings.wall_clock.read = Arc::new(now);
-        self
-    }
-
-    /// How long a loop that waits for a time of the wall clock goes without a look at it
-    /// ([`DEFAULT_WALL_CLOCK_STEP`](crate::task::TaskManagerBuilder::DEFAULT_WALL_CLOCK_STEP)): so late at most it sees that the clock was set or the
-    /// process suspended.
-    pub fn wall_clock_step(mut self, step: Duration) -> Self {
-        self.settings.wall_clock.step = step;
-        self
-    }
-
-    /// From when on a task counts as unhealthy.
-    pub fn health_thresholds(mut self, thresholds: HealthThresholds) -> Self {
-        self.settings.thresholds = thresholds;
-        self
-    }
-
-    /// Builds the manager. Tasks run on the runtime that this is called in, or else in which the manager is first used.
-    ///
-    /// # Errors
-    /// [`BuildError`] names the setting that cannot be used; nothing was started.
-    pub fn build(self) -> Result<TaskManager, BuildError> {
-        if self.recorder.max_names == 0 {
-            return Err(BuildError::ZeroNames);
-        }
-        if self.settings.span_prefix.is_empty() {
-            return Err(BuildError::EmptySpanPrefix);
-        }
-        for (setting, duration) in [
-            ("monitor_interval", self.settings.monitor_interval),
-            ("runtime_stall", self.settings.runtime_stall),
-            ("slow_poll", self.recorder.slow_poll),
-            ("wall_clock_step", self.settings.wall_clock.step),
-        ] {
-            if duration.is_zero() {
-                return Err(BuildError::ZeroDuration { setting });
-            }
-        }
-        if self.settings.thresholds.errors_per_hour == 0 || self.settings.thresholds.restarts_per_hour == 0 {
-            return Err(BuildError::ZeroThreshold);
-        }
-        Ok(self.build_checked())
-    }
-
-    fn build_checked(mut self) -> TaskManager {
-        if self.panic_hook {
-            run::install_hook();
-            self.recorder.silence_panics = true;
-        }
-        let recorder = Recorder::new(self.recorder);
-        match &self.meter {
-            Some(meter) => recorder.attach(&emit::Exposition::new(meter)),
-            None => emit::shared_exposition(None, |exposition| recorder.attach(exposition)),
-        }
-        let shared = Shared::new(recorder, self.settings);
-        TaskManager { handle: Arc::new(LastHandle { shared, components: Components::default() }) }
-    }
-}
-
-impl Default for TaskManagerBuilder {
-    fn default() -> Self {
-        Self {
-            recorder: RecorderOptions { max_names: emit::default_max_names(), ..RecorderOptions::default() },
-            settings: Settings {
-                span_prefix: Self::DEFAULT_SPAN_PREFIX.into(),
-                monitor_interval: Self::DEFAULT_MONITOR_INTERVAL,
-                shutdown_deadline: Self::DEFAULT_SHUTDOWN_DEADLINE,
-                spawn_grace: Self::DEFAULT_SPAWN_GRACE,
-                thresholds: HealthThresholds::default(),
-                runtime_stall: Self::DEFAULT_RUNTIME_STALL,
-                last_resort: LastResort::default(),
-                random: Arc::new(fastrand::f64),
-                wall_clock: WallClock::default(),
-            },
-            meter: None,
-            panic_hook: true,
-        }
-    }
-}
-
 impl Default for TaskManager {
     fn default() -> Self {
         Self::new()
@@ -371,16 +97,6 @@ impl Default for TaskManager {
 }
 
 impl TaskManager {
-    /// Creates a manager with every default. It cannot fail.
-    pub fn new() -> Self {
-        Self::builder().build_checked()
-    }
-
-    /// Creates a builder with every default.
-    pub fn builder() -> TaskManagerBuilder {
-        TaskManagerBuilder::default()
-    }
-
     fn shared(&self) -> &Arc<Shared> {
         &self.handle.shared
     }

@@ -1,0 +1,29 @@
+//! The settings of a manager, as plain data.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::read::HealthThresholds;
+/// The settings of a manager, as it was built.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct ManagerSettings {
+    /// The name that distinguishes this manager on a shared meter, if any.
+    pub instance: Option<Arc<str>>,
+    /// The first part of the names of the manager's own spans.
+    pub span_prefix: Arc<str>,
+    /// The number of task names that are kept apart.
+    pub max_names: usize,
+    /// The interval of the monitor's sweeps.
+    pub monitor_interval: Duration,
+    /// The longest time that an ordered shutdown takes.
+    pub shutdown_deadline: Duration,
+    /// The longest time that a spawned plain future goes on at shutdown.
+    pub spawn_grace: Duration,
+    /// The time without progress after which the runtime counts as stalled.
+    pub runtime_stall: Duration,
+    /// The duration from which a poll counts as slow.
+    pub slow_poll: Duration,
+    /// The thresholds of health.
+    pub health_thresholds: HealthThresholds,
+}
