@@ -1,9 +1,10 @@
 //! Calendars: clocks that are set, processes that are suspended, and lives that follow each other.
 
 use otel_tasks::schedule::MissedPolicy;
-use support::WallClock;
 
 use super::*;
+
+use crate::support::WallClock;
 
 const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
