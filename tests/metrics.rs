@@ -21,7 +21,7 @@ use otel_tasks::{
 use support::metrics::{Metrics, Points};
 
 #[tokio::test(start_paused = true)]
-async fn what_became_of_the_tasks_at_shutdown_is_counted_by_outcome() {
+async fn tasks_at_shutdown_are_counted_by_outcome() {
     let metrics = Metrics::new();
     let tasks = TaskManager::builder().meter(metrics.meter()).build().unwrap();
     let obeys =
@@ -511,7 +511,7 @@ async fn one_alert_serves_every_loop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_loop_does_not_do_in_time_is_counted_by_reason() {
+async fn skipped_iterations_are_counted_by_reason() {
     let metrics = Metrics::new();
     let tasks = manager(&metrics);
     let second = Duration::from_secs(1);

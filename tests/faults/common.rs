@@ -1,11 +1,4 @@
 //! What the tests of faults share: the runtimes, and what the manager tells, kept and checked.
-#![allow(
-    dead_code,
-    unused_macros,
-    unused_imports,
-    clippy::allow_attributes,
-    reason = "each range of faults uses a part of this"
-)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,10 +9,9 @@ use std::{
 };
 
 use otel_tasks::{
-    CriticalTaskConfig, TaskManager,
+    TaskManager,
     events::{TaskEvent, TaskEventKind, TaskEvents},
-    policy::{Exit, RestartReason},
-    snapshot::TaskState,
+    policy::Exit,
 };
 
 use crate::support::{
@@ -164,9 +156,16 @@ impl Case {
         self.on.run_in_real_time(scenario);
     }
 
+    /// In a process of its own, without a subscriber: for what is looked at of a whole process.
     #[track_caller]
     pub(crate) fn run_alone<F: Future<Output = ()>>(self, scenario: impl FnOnce(On) -> F + Send + 'static) {
-        run_alone(self.test, self.on, scenario);
+        if is_child() {
+            return self.on.run_unheard(scenario);
+        }
+        let ended = child(self.test).output().expect("a child");
+        let said = [ended.stdout, ended.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(ended.status.success() && said.contains("1 passed"), "{said}");
     }
 
     /// For a scenario that makes its runtime itself.
@@ -207,23 +206,6 @@ macro_rules! on_each_runtime {
     };
 }
 pub(crate) use on_each_runtime;
-
-/// Runs the scenario in a process of its own, without a subscriber: what it looks at is of a whole process. `test` is the
-/// test that calls this.
-#[track_caller]
-pub(crate) fn run_alone<F: Future<Output = ()>>(
-    test: &str,
-    on: On,
-    scenario: impl FnOnce(On) -> F + Send + 'static,
-) {
-    if is_child() {
-        return on.run_unheard(scenario);
-    }
-    let ended = child(test).output().expect("a child");
-    let said = [ended.stdout, ended.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    assert!(ended.status.success() && said.contains("1 passed"), "{said}");
-}
 
 /// Resident memory of this process, in KiB; 0 where nobody tells. Not the pages of the program itself, which come when
 /// they are first run.

@@ -19,7 +19,7 @@ use otel_tasks::{
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    common::{On, Told, on_each_runtime, rss, run_alone},
+    common::{Case, On, Told, on_each_runtime, rss},
     support::{
         Alive, eventually, millis, secs, settle,
         spans::{Spans, attribute},
@@ -778,7 +778,8 @@ async fn fails_for_ever(_: On) {
 // Fails where each failure leaks 400 bytes.
 #[test]
 fn fault_09_ten_thousand_failures_take_no_memory() {
-    run_alone("exits::fault_09_ten_thousand_failures_take_no_memory", On::CurrentThread, fails_for_ever);
+    let test = "exits::fault_09_ten_thousand_failures_take_no_memory";
+    Case { on: On::CurrentThread, test }.run_alone(fails_for_ever);
 }
 
 // --------------------------------------------------------------------------------------------------------------- 10

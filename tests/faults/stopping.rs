@@ -482,7 +482,7 @@ fn fault_15_the_watchdog_writes_the_report_and_turns_to_the_last_resort_current_
 
 /// The shutdown is the manager's own, and the one who waits is blocked before he knows of it.
 #[test]
-fn fault_15_whoever_waits_for_a_signal_is_as_lost_as_whoever_waits_for_the_report_current_thread() {
+fn fault_15_a_caller_that_waits_for_a_signal_cannot_receive_the_report_either_current_thread() {
     On::CurrentThread.run_in_real_time(|_| async {
         let (alive, held) = (Alive::default(), Held::default());
         let (last_resort, notes) = noted(&held);
@@ -531,7 +531,7 @@ on_each_runtime! { run_in_real_time on workers:
     fault_15_where_the_report_can_be_received_there_is_no_last_resort,
 }
 
-async fn fault_15_a_runtime_that_runs_nothing_is_told_with_who_blocks_it(_: On) {
+async fn fault_15_a_runtime_that_runs_nothing_is_reported_with_the_blocking_task(_: On) {
     let (alive, held) = (Alive::default(), Held::default());
     let tasks = TaskManager::builder().runtime_stall(millis(200)).build().unwrap();
     let mut told = Told::by(&tasks);
@@ -582,7 +582,7 @@ async fn fault_15_health_agrees_with_a_runtime_that_stalls(_: On) {
 }
 
 on_each_runtime! { run_in_real_time on one_thread:
-    fault_15_a_runtime_that_runs_nothing_is_told_with_who_blocks_it,
+    fault_15_a_runtime_that_runs_nothing_is_reported_with_the_blocking_task,
 }
 
 on_each_runtime! { run_in_real_time on one_thread:
@@ -1429,7 +1429,7 @@ async fn everything_is_refused(tasks: &TaskManager, alive: &Alive) {
     assert_eq!(alive.now(), 0, "what was refused is dropped");
 }
 
-async fn fault_25_whoever_comes_during_a_shutdown_is_refused(on: On) {
+async fn fault_25_new_work_during_a_shutdown_is_refused(on: On) {
     let (alive, late) = (Alive::default(), Alive::default());
     let (go, _) = tokio::sync::watch::channel(false);
     let (tasks, mut told) = with_deadline(secs(20));
@@ -1540,7 +1540,7 @@ impl Drop for AsksWhenDropped {
     }
 }
 
-async fn fault_27_all_who_ask_for_the_shutdown_get_the_same_report(_: On) {
+async fn fault_27_all_callers_of_shutdown_get_the_same_report(_: On) {
     const THREADS: usize = 4;
     let (alive, asked) = (Alive::default(), Arc::new(AtomicUsize::new(0)));
     let (tasks, mut told) = with_deadline(secs(15));
@@ -1616,12 +1616,12 @@ async fn fault_27_all_who_ask_for_the_shutdown_get_the_same_report(_: On) {
 }
 
 on_each_runtime! { run:
-    fault_25_whoever_comes_during_a_shutdown_is_refused,
+    fault_25_new_work_during_a_shutdown_is_refused,
     fault_26_of_a_thousand_children_at_the_moment_of_the_shutdown_none_is_left,
 }
 
 on_each_runtime! { run_in_real_time:
-    fault_27_all_who_ask_for_the_shutdown_get_the_same_report,
+    fault_27_all_callers_of_shutdown_get_the_same_report,
 }
 
 // Fault 28: the last handle is dropped, and nobody asked for a shutdown.
@@ -1731,7 +1731,7 @@ async fn fault_28_the_last_handle_may_be_a_tasks_own(on: On) {
     }
 }
 
-async fn fault_28_the_last_handle_of_nothing_tells_nothing(on: On) {
+async fn fault_28_dropping_the_last_handle_without_tasks_emits_nothing(on: On) {
     let (unit, alive) = (unit(on), Alive::default());
     let tasks = TaskManager::new();
     let mut events = tasks.subscribe();
@@ -1747,7 +1747,7 @@ async fn fault_28_the_last_handle_of_nothing_tells_nothing(on: On) {
 on_each_runtime! { run:
     fault_28_the_last_handle_dropped_is_an_ordered_shutdown,
     fault_28_the_last_handle_may_be_a_tasks_own,
-    fault_28_the_last_handle_of_nothing_tells_nothing,
+    fault_28_dropping_the_last_handle_without_tasks_emits_nothing,
 }
 
 // Fault 29: real signals, early and a second time.

@@ -416,7 +416,7 @@ on_each_runtime! { run:
 
 // --------------------------------------------------------------------------------------------------------------- 38
 
-async fn fault_38_nobody_waits_for_a_slow_subscriber_and_what_it_missed_is_counted(_: On) {
+async fn fault_38_a_slow_subscriber_holds_up_nothing_and_its_missed_events_are_counted(_: On) {
     const TASKS: u64 = 3;
     const LIVES: u64 = 1_001;
     let tasks = TaskManager::new();
@@ -470,7 +470,7 @@ async fn fault_38_nobody_waits_for_a_slow_subscriber_and_what_it_missed_is_count
 
 on_each_runtime! { run:
     // Fails where what was missed is not counted.
-    fault_38_nobody_waits_for_a_slow_subscriber_and_what_it_missed_is_counted,
+    fault_38_a_slow_subscriber_holds_up_nothing_and_its_missed_events_are_counted,
 }
 
 #[cfg(feature = "otlp")]
@@ -542,7 +542,7 @@ mod exporters {
         assert_eq!(alive.now(), 0);
     }
 
-    async fn fault_38_nobody_waits_for_an_exporter_that_hangs_or_is_away(_: On) {
+    async fn fault_38_an_exporter_that_hangs_or_is_away_holds_up_nothing(_: On) {
         // Not on the test's own thread, which a runtime with workers has beside them.
         for behaviour in
             [Some(Behaviour::Hang), Some(Behaviour::Delay(secs(30))), Some(Behaviour::Unavailable), None]
@@ -553,7 +553,7 @@ mod exporters {
 
     on_each_runtime! { run_in_real_time:
         // Fails where the flush runs where it is asked for.
-        fault_38_nobody_waits_for_an_exporter_that_hangs_or_is_away,
+        fault_38_an_exporter_that_hangs_or_is_away_holds_up_nothing,
     }
 }
 

@@ -258,7 +258,7 @@ async fn a_schedule_that_may_overlap_takes_over_from_one_that_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_after_the_end_of_a_schedule_is_not_left_out() {
+async fn times_after_the_end_of_a_schedule_do_not_count_as_skipped() {
     let clock = WallClock::starting(SystemTime::UNIX_EPOCH);
     let tasks = TaskManager::builder().wall_clock(clock.reader()).build().unwrap();
     let bounded = Schedule::every(secs(10)).ends(SystemTime::UNIX_EPOCH + secs(35));
@@ -275,7 +275,7 @@ async fn what_comes_after_the_end_of_a_schedule_is_not_left_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_instant_that_was_missed_may_be_left_out() {
+async fn a_missed_instant_may_be_skipped() {
     let clock = WallClock::starting(SystemTime::UNIX_EPOCH + secs(10_000));
     let tasks = TaskManager::builder().wall_clock(clock.reader()).build().unwrap();
     let moments = Moments::default();

@@ -188,7 +188,7 @@ async fn loops_are_asked_before_anything_else_and_sleepers_end_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_loop_that_others_rest_on_is_stopped_after_them() {
+async fn a_loop_is_stopped_after_its_dependents() {
     let log = Log::new();
     let sleeper = |name: &'static str| {
         let log = log.clone();
@@ -385,7 +385,7 @@ async fn a_child_spawned_by_a_stopping_task_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn what_is_spawned_while_the_shutdown_begins_is_refused_or_gone() {
+async fn tasks_spawned_while_the_shutdown_begins_are_refused_or_dropped() {
     for round in 0..20 {
         let alive = Alive::default();
         let tasks =
@@ -484,7 +484,7 @@ async fn the_exit_code_and_the_display_say_what_happened() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_did_not_stop_is_told_by_name() {
+async fn tasks_that_did_not_stop_are_logged_by_name() {
     let (events, _guard) = Events::record();
     let (log, alive) = (Log::new(), Alive::default());
     let tasks = manager([deaf("deaf", &alive), asked("polite", 0, &log)], 10);
@@ -658,7 +658,7 @@ async fn a_task_that_no_longer_waits_for_the_shutdown_is_stopped_like_any_other(
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_everything_nothing_is_alive() {
+async fn no_future_is_alive_after_the_shutdown() {
     let alive = Alive::default();
     let tasks = TaskManager::new();
     for number in 0..20 {
@@ -699,7 +699,7 @@ async fn after_everything_nothing_is_alive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_not_alive_is_reported_as_not_running_and_waits_for_no_timer() {
+async fn tasks_at_rest_are_reported_as_not_running_and_wait_for_no_timer() {
     let tasks = manager([], 10);
     let failing = || CriticalTaskConfig::new("backing_off", |_| async { Err::<(), _>("broken") });
     let hour = Backoff::constant(secs(3_600));
@@ -777,7 +777,7 @@ async fn a_deadline_of_zero_still_drops_what_can_be_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn past_the_bound_on_names_a_task_is_still_stopped_as_what_its_caller_said() {
+async fn a_task_past_the_name_limit_is_stopped_by_its_own_category() {
     let log = Log::new();
     let tasks = TaskManager::builder().shutdown_deadline(secs(10)).max_names(1).build().unwrap();
     drop(tasks.spawn("takes_the_only_place", async {}));

@@ -77,7 +77,7 @@ fn an_outcome_is_shown_as_it_is_exported() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_no_longer_waits_for_the_report_needs_no_last_resort() {
+async fn a_caller_that_no_longer_waits_for_the_report_needs_no_last_resort() {
     let called = Arc::new(AtomicBool::new(false));
     let note = called.clone();
     let resort = LastResort::Call(Arc::new(move |_| note.store(true, SeqCst)));
@@ -96,7 +96,7 @@ async fn who_no_longer_waits_for_the_report_needs_no_last_resort() {
 }
 
 #[tokio::test]
-async fn who_can_soon_receive_the_report_needs_no_last_resort() {
+async fn a_caller_that_can_soon_receive_the_report_needs_no_last_resort() {
     let called = Arc::new(AtomicBool::new(false));
     let note = called.clone();
     let resort = LastResort::Call(Arc::new(move |_| note.store(true, SeqCst)));
@@ -143,7 +143,7 @@ async fn the_lines_are_in_the_order_in_which_tasks_were_asked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_one_name_and_ended_alike_shares_a_line() {
+async fn runs_of_one_name_with_the_same_outcome_share_a_line() {
     // A registered task, with another that had its name before, and with a run that was spawned under it.
     for (detached, spawned, count) in [(false, false, 1), (true, false, 2), (false, true, 2), (true, true, 3)]
     {

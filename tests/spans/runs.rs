@@ -85,7 +85,10 @@ fn every_way_to_end_is_told_by_the_span() {
     expect("never_polled", "cancellation", None, "dropped before it finished");
     expect("outlived", "cancellation", None, "dropped before it finished");
     assert_eq!(spans.run_of("succeeds").status, Status::Unset, "success leaves the status unset");
-    assert!(description(&spans.run_of("panics").status).contains("tests/spans.rs:"), "the location is kept");
+    assert!(
+        description(&spans.run_of("panics").status).contains("tests/spans/runs.rs:"),
+        "the location is kept"
+    );
 }
 
 #[test]

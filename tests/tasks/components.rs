@@ -8,7 +8,7 @@ use crate::support::{
 };
 
 #[tokio::test(start_paused = true)]
-async fn components_may_rest_on_each_others_tasks_in_any_order() {
+async fn components_may_depend_on_each_others_tasks_in_any_order() {
     let tasks = TaskManager::new();
     // They are asked by name.
     tasks.register_component("1", || vec![obeys("c").depends_on("b")]);
@@ -20,7 +20,7 @@ async fn components_may_rest_on_each_others_tasks_in_any_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_component_that_rests_on_what_nobody_brings_is_refused_alone() {
+async fn a_component_with_an_unknown_dependency_is_refused_alone() {
     let (events, _guard) = Events::record();
     let tasks = TaskManager::new();
     tasks.register_component("astray", || vec![obeys("a").depends_on("nobody"), obeys("b")]);

@@ -16,7 +16,7 @@ fn rests_on(name: &str, dependency: &str) -> CriticalTaskConfig {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_that_rest_on_a_task_go_down_with_it_however_they_came() {
+async fn all_dependents_stop_with_their_dependency_however_they_were_registered() {
     let tasks = TaskManager::new();
     tasks.start();
     // One by one, and two together.
@@ -33,7 +33,7 @@ async fn all_that_rest_on_a_task_go_down_with_it_however_they_came() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_no_longer_rests_on_a_task_leaves_the_others_on_it() {
+async fn the_other_dependents_stay_bound_when_one_leaves() {
     let tasks = TaskManager::new();
     tasks.register(obeys("database")).expect("valid");
     for name in ["a", "b", "c"] {
@@ -55,7 +55,7 @@ async fn one_that_no_longer_rests_on_a_task_leaves_the_others_on_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dependency_that_is_to_stop_earlier_than_what_rests_on_it_is_told() {
+async fn a_dependency_whose_stage_comes_before_its_dependents_is_logged() {
     let (events, _guard) = Events::record();
     let tasks = TaskManager::new();
     let placed =
@@ -81,7 +81,7 @@ async fn a_dependency_that_is_to_stop_earlier_than_what_rests_on_it_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dependency_that_gave_its_name_up_is_lost_though_it_goes_on() {
+async fn a_detached_dependency_is_lost_although_it_still_runs() {
     let tasks = TaskManager::new();
     tasks.register_all([obeys("database"), rests_on("a", "database")]).expect("valid");
     tasks.start();
@@ -121,12 +121,12 @@ async fn alive_without_what_it_rested_on(beats: bool) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_detached_dependent_goes_on_without_what_it_rested_on() {
+async fn a_detached_dependent_runs_on_without_its_dependency() {
     // Seen to fail where a detached task is still told of what it rested on.
     assert_eq!(alive_without_what_it_rested_on(false).await, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_detached_dependent_goes_on_though_its_driver_looks_around() {
+async fn a_detached_dependent_runs_on_although_its_driver_wakes() {
     assert_eq!(alive_without_what_it_rested_on(true).await, 1);
 }

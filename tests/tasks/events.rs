@@ -18,7 +18,7 @@ async fn come_and_go(tasks: &TaskManager, times: usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_falls_behind_misses_the_oldest_events_and_is_told_how_many() {
+async fn a_slow_subscriber_misses_the_oldest_events_and_learns_how_many() {
     let tasks = TaskManager::new();
     let mut quick = tasks.subscribe();
     come_and_go(&tasks, 1).await;
@@ -62,7 +62,7 @@ async fn the_end_of_the_shutdown_is_the_last_event() {
 }
 
 #[test]
-fn kinds_are_told_apart_by_name() {
+fn each_event_kind_has_its_name() {
     let named = [
         (TaskEventKind::Registered, "registered"),
         (TaskEventKind::Started { restart: None }, "started"),

@@ -111,7 +111,7 @@ async fn a_member_that_was_not_taken_along_does_not_wait_for_the_delay_of_the_ot
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_an_earlier_member_that_is_never_restarted() {
+async fn a_group_does_not_wait_for_an_earlier_member_that_is_never_restarted() {
     for (life, rests) in [(Finishes, TaskState::Finished), (Fails(0), TaskState::Failed)] {
         for strategy in [RestartStrategy::RestForOne, RestartStrategy::OneForAll] {
             let begun = Begun::new();
@@ -130,7 +130,7 @@ async fn nobody_waits_for_an_earlier_member_that_is_never_restarted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_for_all_the_others_wait_for_a_later_member_that_was_given_up() {
+async fn one_for_all_waits_for_a_later_member_that_was_given_up() {
     let begun = Begun::new();
     let tasks = started(
         group(RestartStrategy::OneForAll)
@@ -154,7 +154,7 @@ async fn one_for_all_the_others_wait_for_a_later_member_that_was_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rest_for_one_nobody_waits_for_a_later_member_that_was_given_up() {
+async fn rest_for_one_does_not_wait_for_a_later_member_that_was_given_up() {
     let begun = Begun::new();
     let tasks = started(
         group(RestartStrategy::RestForOne)
@@ -167,7 +167,7 @@ async fn rest_for_one_nobody_waits_for_a_later_member_that_was_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_for_all_nobody_waits_for_a_later_member_that_is_never_restarted() {
+async fn one_for_all_does_not_wait_for_a_later_member_that_is_never_restarted() {
     let begun = Begun::new();
     let tasks = started(
         group(RestartStrategy::OneForAll)
@@ -233,7 +233,7 @@ async fn a_stall_counts_against_the_limit_of_the_group() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_goes_down_next_is_told_at_once_past_members_that_are_down_already() {
+async fn a_group_asks_the_next_running_member_at_once_past_stopped_ones() {
     let begun = Begun::new();
     let asked = Arc::new(Mutex::new(Vec::new()));
     let slow = |name: &'static str, takes: u64| {

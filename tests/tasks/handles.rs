@@ -73,7 +73,7 @@ async fn the_handle_of_a_detached_loop_no_longer_reaches_it_by_orders() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_printed_for_debugging_says_what_it_is() {
+async fn debug_output_names_each_type_and_its_settings() {
     let tasks = TaskManager::new();
     let shows = |shown: String, parts: &[&str]| {
         for part in parts {

@@ -53,7 +53,7 @@ async fn a_task_that_finished_before_it_was_ready_has_started() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_hears_of_a_stall_finds_the_task_stalled() {
+async fn a_task_already_counts_as_stalled_when_its_stall_event_arrives() {
     let tasks = started(
         CriticalTaskConfig::new("t", |ctx| async move { ctx.cancelled().await })
             .heartbeat_timeout(secs(10))

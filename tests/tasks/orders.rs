@@ -40,7 +40,7 @@ async fn a_stop_leaves_what_has_ended_as_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_graces_the_shorter_counts() {
+async fn the_shorter_of_two_graces_applies() {
     let alive = Alive::default();
     let body = deaf_loop(10, &alive);
     let handle = body.handle();
@@ -138,7 +138,7 @@ async fn a_stall_while_a_task_is_being_stopped_does_not_begin_it_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_held_up_for_longer_than_half_a_minute() {
+async fn a_restart_waits_at_most_half_a_minute_for_its_dependents() {
     let asked = Arc::new(Mutex::new(None));
     let note = asked.clone();
     let database = CriticalTaskConfig::new("database", move |ctx| {
@@ -164,7 +164,7 @@ async fn nobody_is_held_up_for_longer_than_half_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_held_up_is_asked_when_its_stage_of_the_shutdown_comes() {
+async fn a_task_that_waits_for_its_dependents_stops_when_shutdown_reaches_its_stage() {
     let database = CriticalTaskConfig::new("database", |ctx| async move { ctx.cancelled().await });
     let deaf = CriticalTaskConfig::new("deaf", |_| std::future::pending::<()>())
         .depends_on("database")
@@ -201,7 +201,7 @@ async fn a_restart_takes_back_a_stop_and_its_grace_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_leaves_hears_nothing_that_would_keep_it() {
+async fn a_leaving_task_ignores_orders_that_would_keep_it() {
     let tasks = all_started([takes("t", 10)]);
     sleep(secs(1)).await;
     let leaving = tasks.clone();
@@ -235,7 +235,7 @@ async fn a_resume_takes_back_a_pause_that_is_still_stopping_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restart_of_what_has_never_begun_begins_it_and_is_none() {
+async fn a_restart_begins_a_task_that_never_ran_and_does_not_count() {
     let tasks = TaskManager::new();
     tasks.register(takes("t", 0)).expect("a valid config");
     settle().await;

@@ -186,7 +186,7 @@ fn an_order_does_not_wait_for_a_poll_that_blocks() {
 
 /// Seen to fail where no messenger is sent.
 #[test]
-fn an_order_that_no_driver_carries_arrives_all_the_same() {
+fn an_order_arrives_although_no_driver_carries_it() {
     let busy = Busy::new();
     let noted = busy.running("t");
     busy.order(false, || busy.tasks.stop("t").expect("registered"));
@@ -211,7 +211,7 @@ fn orders_in_bulk_all_arrive() {
 
 /// Seen to fail where a messenger that is dropped does nothing.
 #[test]
-fn what_waits_when_the_runtime_ends_ends_with_it() {
+fn a_task_that_waits_for_a_worker_ends_with_its_runtime() {
     let busy = Busy::new();
     let (notes, noted) = mpsc::channel();
     let free = busy.block(false);

@@ -139,7 +139,7 @@ async fn a_paused_task_hears_every_other_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_ended_is_not_paused_and_what_runs_is_not_resumed() {
+async fn pause_leaves_ended_tasks_alone_and_resume_leaves_running_ones() {
     let tasks = started(CriticalTaskConfig::new("done", |_| async {}));
     settle().await;
     tasks.pause("done").unwrap();

@@ -145,7 +145,7 @@ fn a_receiver_that_recovers_in_time_costs_nothing() {
 }
 
 #[test]
-fn drops_are_shown_by_the_instrument() {
+fn dropped_spans_are_counted_by_an_instrument() {
     let receiver = Receiver::start(Protocol::HttpProtobuf);
     receiver.set_behaviour(Behaviour::Refuse);
     let telemetry = receiver.telemetry("dropped").span_queue(4).build().expect("telemetry");
@@ -322,7 +322,7 @@ fn shutting_down_blocks_nobody_and_tells_each_signals_own_time() {
 }
 
 #[test]
-fn dropping_it_does_not_hold_up_the_program_either() {
+fn dropping_telemetry_does_not_hold_up_the_program() {
     for protocol in BOTH {
         let receiver = Receiver::start(protocol);
         receiver.set_behaviour(Behaviour::Hang);

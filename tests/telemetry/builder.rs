@@ -251,7 +251,7 @@ fn a_task_instrument_has_room_for_the_names_that_were_asked_for() {
 }
 
 #[test]
-fn its_parts_show_themselves_for_debugging() {
+fn debug_output_of_telemetry_names_its_parts() {
     let receiver = Receiver::start(Protocol::HttpProtobuf);
     let builder = receiver.telemetry("tux");
     assert!(format!("{builder:?}").contains("\"tux\""), "{builder:?}");

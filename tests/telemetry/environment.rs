@@ -57,7 +57,7 @@ fn the_endpoint_and_the_protocol_come_from_the_environment() {
 }
 
 #[test]
-fn what_the_code_says_about_the_resource_beats_the_environment() {
+fn resource_settings_in_code_override_the_environment() {
     let telemetry = with(
         otel_tasks::Telemetry::builder().service("code").instance_id("me").resource_attribute("n", 7_i64),
         &[
