@@ -1,13 +1,11 @@
 //! Where no layer of ours takes the spans, a spawned run's span cannot be made later than the run begins.
 
-#[path = "support/spans.rs"]
-#[expect(dead_code, reason = "this test uses a part of it")]
-mod spans;
+mod support;
 
 use std::{thread::sleep, time::Duration};
 
 use otel_tasks::TaskManager;
-use spans::Spans;
+use support::spans::Spans;
 use tracing_subscriber::prelude::*;
 
 /// One test, since a process has one subscriber. Seen to fail where a run's span waits for its first poll whoever takes it: it then

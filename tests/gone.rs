@@ -1,13 +1,11 @@
 //! What managers that share the global meter counted stays counted when one of them is gone. The global meter provider is
 //! set here, so this is a binary of its own.
 
-#[expect(dead_code, reason = "this test uses a part of it")]
-#[path = "support/metrics.rs"]
-mod metrics;
+mod support;
 
-use metrics::Metrics;
 use opentelemetry_sdk::metrics::Temporality;
 use otel_tasks::TaskManager;
+use support::metrics::Metrics;
 
 #[tokio::test]
 async fn under_delta_temporality_no_sum_runs_backwards() {

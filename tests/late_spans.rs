@@ -1,9 +1,6 @@
 //! Where the subscriber is the process's own, a spawned run's span is made when the run is first polled. Nobody can tell.
 
-#[path = "support/idioms.rs"]
-mod idioms;
-#[path = "support/spans.rs"]
-mod spans;
+mod support;
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
@@ -11,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use idioms::{idioms, plain};
 use opentelemetry::trace::TraceContextExt;
 use otel_tasks::TaskManager;
-use spans::{Spans, is_error, text};
+use support::idioms::{idioms, plain};
+use support::spans::{Spans, is_error, text};
 use tracing::{Dispatch, Subscriber, info_span, span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{Layer, layer::Context, prelude::*, registry::LookupSpan};

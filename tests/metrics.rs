@@ -1,7 +1,6 @@
 //! The instruments: their contract, that every reader sees the same figures, and that labels stay bounded.
 
-#[path = "support/metrics.rs"]
-mod metrics;
+mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use metrics::{Metrics, Points};
 use opentelemetry_sdk::metrics::Temporality;
 use otel_tasks::{
     Backoff, CriticalTaskConfig, RestartPolicy, Schedule, TaskLoop, TaskManager,
@@ -20,9 +18,10 @@ use otel_tasks::{
         contract::{INSTRUMENTS, TASK_ATTRIBUTES},
     },
 };
+use support::metrics::{Metrics, Points};
 
 #[tokio::test(start_paused = true)]
-async fn what_became_of_the_tasks_at_shutdown_is_counted_by_outcome() {
+async fn tasks_at_shutdown_are_counted_by_outcome() {
     let metrics = Metrics::new();
     let tasks = TaskManager::builder().meter(metrics.meter()).build().unwrap();
     let obeys =
@@ -447,7 +446,7 @@ async fn the_delays_of_all_lives_of_a_loop_are_one_series() {
 /// a minute.
 fn overdue(points: &Points, now: f64) -> BTreeMap<String, bool> {
     let next = points.of("task.next_run.time", &[]);
-    let of = |point: &&metrics::Point| {
+    let of = |point: &&support::metrics::Point| {
         let name = point.attributes["task.name"].clone();
         let interval = points.sum("task.interval", &[("task.name", &name)]);
         (name, now - point.value > 2.0 * interval + 60.0)
@@ -512,7 +511,7 @@ async fn one_alert_serves_every_loop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_loop_does_not_do_in_time_is_counted_by_reason() {
+async fn skipped_iterations_are_counted_by_reason() {
     let metrics = Metrics::new();
     let tasks = manager(&metrics);
     let second = Duration::from_secs(1);

@@ -1,6 +1,6 @@
 //! Ten years of two hundred schedules in virtual time: every iteration begins at its time, none twice, none is lost.
 //!
-//! What is due is reckoned beforehand by each schedule's own iteration, which `tests/schedule.rs` holds against croner's. A debug
+//! What is due is reckoned beforehand by each schedule's own iteration, which `tests/loops/schedule` holds against croner's. A debug
 //! build runs four months of it: `cargo test --release --test soak` is the whole.
 
 mod support;

@@ -109,7 +109,7 @@ async fn a_loops_iteration_can_be_made_to_fail() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_did_not_happen_in_that_order_is_told() {
+async fn a_failed_check_of_the_log_names_what_it_found() {
     let (_tasks, mut log, clock) = started(gateway(&Faults::new()));
     clock.settle().await;
     assert_eq!(log.names("gateway"), ["registered", "started", "ready"]);

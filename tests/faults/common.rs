@@ -1,29 +1,24 @@
 //! What the tests of faults share: the runtimes, and what the manager tells, kept and checked.
-#![allow(
-    dead_code,
-    unused_macros,
-    unused_imports,
-    clippy::allow_attributes,
-    reason = "each range of faults uses a part of this"
-)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
     panic::resume_unwind,
-    process::Command,
     sync::{Arc, mpsc},
     time::Duration,
 };
 
 use otel_tasks::{
-    CriticalTaskConfig, TaskManager,
+    TaskManager,
     events::{TaskEvent, TaskEventKind, TaskEvents},
-    policy::{Exit, RestartReason},
-    snapshot::TaskState,
+    policy::Exit,
 };
 
-use crate::support::{Alive, listen, secs};
+use crate::support::{
+    listen,
+    process::{child, is_child},
+    secs,
+};
 
 /// Where a scenario runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,79 +130,82 @@ pub(crate) fn limited(scenario: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// One `#[test]` per runtime for an async scenario that takes an [`On`]; attributes before the scenario go to all three.
+/// One test of a scenario.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Case {
+    pub(crate) on: On,
+    /// Its path in this binary.
+    pub(crate) test: &'static str,
+}
+
+impl Case {
+    /// `path` begins with the name of the binary.
+    pub(crate) fn new(on: On, path: &'static str) -> Self {
+        let (_, test) = path.split_once("::").expect("a test in a module");
+        Self { on, test }
+    }
+
+    pub(crate) fn run<F: Future<Output = ()>>(self, scenario: impl FnOnce(On) -> F + Send + 'static) {
+        self.on.run(scenario);
+    }
+
+    pub(crate) fn run_in_real_time<F: Future<Output = ()>>(
+        self,
+        scenario: impl FnOnce(On) -> F + Send + 'static,
+    ) {
+        self.on.run_in_real_time(scenario);
+    }
+
+    /// In a process of its own, without a subscriber: for what is looked at of a whole process.
+    #[track_caller]
+    pub(crate) fn run_alone<F: Future<Output = ()>>(self, scenario: impl FnOnce(On) -> F + Send + 'static) {
+        if is_child() {
+            return self.on.run_unheard(scenario);
+        }
+        let ended = child(self.test).output().expect("a child");
+        let said = [ended.stdout, ended.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(ended.status.success() && said.contains("1 passed"), "{said}");
+    }
+
+    /// For a scenario that makes its runtime itself.
+    pub(crate) fn call(self, scenario: impl FnOnce(Case)) {
+        scenario(self);
+    }
+}
+
+/// For each scenario a module of its name, with a `#[test]` per runtime that hands it to that method of [`Case`].
 macro_rules! on_each_runtime {
-    ($($(#[$attribute:meta])* $scenario:ident => $current:ident, $one:ident, $four:ident;)+) => { $(
-        $(#[$attribute])*
+    (@tests $run:ident $scenario:ident [$($on:ident $test:ident)+]) => { $(
         #[test]
-        fn $current() {
-            $crate::common::On::CurrentThread.run($scenario);
-        }
-        $(#[$attribute])*
-        #[test]
-        fn $one() {
-            $crate::common::On::OneWorker.run($scenario);
-        }
-        $(#[$attribute])*
-        #[test]
-        fn $four() {
-            $crate::common::On::FourWorkers.run($scenario);
+        fn $test() {
+            let path = concat!(module_path!(), "::", stringify!($test));
+            $crate::common::Case::new($crate::common::On::$on, path).$run(super::$scenario);
         }
     )+ };
+    (@modules $run:ident $runtimes:tt $($scenario:ident,)+) => { $(
+        mod $scenario {
+            $crate::common::on_each_runtime! { @tests $run $scenario $runtimes }
+        }
+    )+ };
+    ($run:ident on workers: $($scenario:ident,)+) => {
+        $crate::common::on_each_runtime! {
+            @modules $run [OneWorker one_worker FourWorkers four_workers] $($scenario,)+
+        }
+    };
+    ($run:ident on one_thread: $($scenario:ident,)+) => {
+        $crate::common::on_each_runtime! {
+            @modules $run [CurrentThread current_thread OneWorker one_worker] $($scenario,)+
+        }
+    };
+    ($run:ident: $($scenario:ident,)+) => {
+        $crate::common::on_each_runtime! {
+            @modules $run [CurrentThread current_thread OneWorker one_worker FourWorkers four_workers]
+            $($scenario,)+
+        }
+    };
 }
 pub(crate) use on_each_runtime;
-
-/// The same in real time, for scenarios that block threads.
-macro_rules! on_each_runtime_in_real_time {
-    ($($(#[$attribute:meta])* $scenario:ident => $current:ident, $one:ident, $four:ident;)+) => { $(
-        $(#[$attribute])*
-        #[test]
-        fn $current() {
-            $crate::common::On::CurrentThread.run_in_real_time($scenario);
-        }
-        $(#[$attribute])*
-        #[test]
-        fn $one() {
-            $crate::common::On::OneWorker.run_in_real_time($scenario);
-        }
-        $(#[$attribute])*
-        #[test]
-        fn $four() {
-            $crate::common::On::FourWorkers.run_in_real_time($scenario);
-        }
-    )+ };
-}
-pub(crate) use on_each_runtime_in_real_time;
-
-const CHILD: &str = "OTEL_TASKS_FAULTS_CHILD";
-
-/// Whether this process was started by [`child`].
-pub(crate) fn is_child() -> bool {
-    std::env::var_os(CHILD).is_some()
-}
-
-/// This binary's test of that name and no other, to be run in a process of its own.
-pub(crate) fn child(test: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().expect("this test"));
-    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(CHILD, "1");
-    command
-}
-
-/// Runs the scenario in a process of its own, without a subscriber: what it looks at is of a whole process. `test` is the
-/// test that calls this.
-#[track_caller]
-pub(crate) fn run_alone<F: Future<Output = ()>>(
-    test: &str,
-    on: On,
-    scenario: impl FnOnce(On) -> F + Send + 'static,
-) {
-    if is_child() {
-        return on.run_unheard(scenario);
-    }
-    let ended = child(test).output().expect("a child");
-    let said = [ended.stdout, ended.stderr].concat();
-    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&said));
-}
 
 /// Resident memory of this process, in KiB; 0 where nobody tells. Not the pages of the program itself, which come when
 /// they are first run.
@@ -376,37 +374,4 @@ fn word(event: &TaskEvent) -> String {
         TaskEventKind::ShutdownEnded(_) => "shutdown_ended".into(),
         other => format!("{other:?}"),
     }
-}
-
-pub(crate) fn state(tasks: &TaskManager, name: &str) -> Option<TaskState> {
-    tasks.snapshot(name).and_then(|task| task.state)
-}
-
-/// Restarts for this reason.
-pub(crate) fn restarts(tasks: &TaskManager, name: &str, reason: RestartReason) -> u64 {
-    tasks.snapshot(name).map_or(0, |task| task.restarts(reason))
-}
-
-/// A task that runs until it is asked to stop.
-pub(crate) fn obedient(name: &str, alive: &Alive) -> CriticalTaskConfig {
-    let alive = alive.clone();
-    CriticalTaskConfig::new(name, move |ctx| {
-        let guard = alive.guard();
-        async move {
-            let _guard = guard;
-            ctx.cancelled().await;
-        }
-    })
-}
-
-/// A task that never hears.
-pub(crate) fn deaf(name: &str, alive: &Alive) -> CriticalTaskConfig {
-    let alive = alive.clone();
-    CriticalTaskConfig::new(name, move |_| {
-        let guard = alive.guard();
-        async move {
-            let _guard = guard;
-            std::future::pending::<()>().await;
-        }
-    })
 }

@@ -11,7 +11,7 @@ use std::{
 
 use otel_tasks::{
     Backoff, CriticalTaskConfig, RestartPolicy, TaskContext, TaskGroup, TaskManager,
-    events::TaskEventKind,
+    events::{TaskEvent, TaskEventKind},
     policy::{ErrorClass, Escalation, Exit, Jitter, RestartReason, RestartStrategy, StallAction},
     shutdown::ShutdownOutcome,
     snapshot::TaskState,
@@ -19,9 +19,12 @@ use otel_tasks::{
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    common::{On, Told, obedient, on_each_runtime, restarts, rss, run_alone, state},
-    spans::{Spans, attribute},
-    support::{Alive, eventually, millis, secs, settle},
+    common::{Case, On, Told, on_each_runtime, rss},
+    support::{
+        Alive, eventually, millis, secs, settle,
+        spans::{Spans, attribute},
+        tasks::{obedient, restarts, state},
+    },
 };
 
 /// A delay that is short in real time too.
@@ -97,6 +100,22 @@ fn manager() -> TaskManager {
     TaskManager::builder().max_names(1_200).build().unwrap()
 }
 
+/// A manager, what it tells, and how many of its futures live.
+fn begun() -> (TaskManager, Told, Alive) {
+    let tasks = manager();
+    let told = Told::by(&tasks);
+    (tasks, told, Alive::default())
+}
+
+/// How long tasks waited for their restarts, in order.
+fn delays(told: &mut Told) -> Vec<Duration> {
+    let delay = |event: &TaskEvent| match event.kind {
+        TaskEventKind::BackingOff { delay, .. } => Some(delay),
+        _ => None,
+    };
+    told.all().iter().filter_map(delay).collect()
+}
+
 /// What is drawn of a manager that must still do everything: its calls answer, and a task comes, goes and is counted.
 async fn everything_still_works(tasks: &TaskManager) {
     let alive = Alive::default();
@@ -124,10 +143,8 @@ impl Drop for Bomb {
 
 // ---------------------------------------------------------------------------------------------------------------- 1
 
-async fn panics_with_any_payload(_: On) {
-    let tasks = manager();
-    let mut told = Told::by(&tasks);
-    let alive = Alive::default();
+async fn fault_01_a_panic_is_told_with_its_text_and_restarted(_: On) {
+    let (tasks, mut told, alive) = begun();
     let payloads: [(&str, fn()); 3] = [
         ("a str", || panic!("in so many words")),
         ("a String", || std::panic::panic_any("in so many words".to_owned())),
@@ -136,9 +153,7 @@ async fn panics_with_any_payload(_: On) {
     for (name, payload) in payloads {
         let alive = alive.clone();
         let config = CriticalTaskConfig::new(name, move |ctx: TaskContext| {
-            let guard = alive.guard();
-            async move {
-                let _guard = guard;
+            alive.during(async move {
                 match ctx.generation() {
                     1 => payload(),
                     2 => {
@@ -147,7 +162,7 @@ async fn panics_with_any_payload(_: On) {
                     }
                     _ => ctx.cancelled().await,
                 }
-            }
+            })
         });
         tasks.register(config.backoff(Backoff::constant(SHORT))).expect("registered");
     }
@@ -182,20 +197,16 @@ async fn panics_with_any_payload(_: On) {
 }
 
 /// The payload is the user's value, so its destructor is the user's code.
-async fn panics_with_a_payload_whose_destructor_panics(_: On) {
-    let tasks = manager();
-    let mut told = Told::by(&tasks);
-    let alive = Alive::default();
+async fn fault_01_a_payload_whose_destructor_panics_ends_one_life(_: On) {
+    let (tasks, mut told, alive) = begun();
     let of_task = alive.clone();
     let config = CriticalTaskConfig::new("bomb", move |ctx: TaskContext| {
-        let guard = of_task.guard();
-        async move {
-            let _guard = guard;
+        of_task.during(async move {
             if ctx.generation() == 1 {
                 std::panic::panic_any(Bomb);
             }
             ctx.cancelled().await;
-        }
+        })
     });
     tasks.register(config.backoff(Backoff::constant(SHORT))).expect("registered");
     tasks.start();
@@ -220,25 +231,17 @@ async fn panics_with_a_payload_whose_destructor_panics(_: On) {
     );
 }
 
-on_each_runtime! {
+on_each_runtime! { run:
     // Fails where a payload that is a `String` is not looked at.
-    panics_with_any_payload =>
-        fault_01_a_panic_is_told_with_its_text_and_restarted_on_current_thread,
-        fault_01_a_panic_is_told_with_its_text_and_restarted_on_one_worker,
-        fault_01_a_panic_is_told_with_its_text_and_restarted_on_four_workers;
+    fault_01_a_panic_is_told_with_its_text_and_restarted,
     // Fails where a payload is dropped uncontained.
-    panics_with_a_payload_whose_destructor_panics =>
-        fault_01_a_payload_whose_destructor_panics_ends_one_life_on_current_thread,
-        fault_01_a_payload_whose_destructor_panics_ends_one_life_on_one_worker,
-        fault_01_a_payload_whose_destructor_panics_ends_one_life_on_four_workers;
+    fault_01_a_payload_whose_destructor_panics_ends_one_life,
 }
 
 // ---------------------------------------------------------------------------------------------------------------- 2
 
-async fn panics_under_a_shared_mutex(_: On) {
-    let tasks = manager();
-    let mut told = Told::by(&tasks);
-    let alive = Alive::default();
+async fn fault_02_a_panic_under_a_shared_mutex_poisons_nothing_of_ours(_: On) {
+    let (tasks, mut told, alive) = begun();
     let shared = Arc::new(Mutex::new(0_u64));
     let (held, manager_of_holder) = (shared.clone(), tasks.clone());
     let holder = CriticalTaskConfig::new("holder", move |ctx: TaskContext| {
@@ -282,12 +285,9 @@ async fn panics_under_a_shared_mutex(_: On) {
     assert!(matches!(&told.exits("holder")[..], [Exit::Panic(_), Exit::Success]));
 }
 
-on_each_runtime! {
+on_each_runtime! { run:
     // Fails where the lock of the registrations is held while a short task's closure is called.
-    panics_under_a_shared_mutex =>
-        fault_02_a_panic_under_a_shared_mutex_poisons_nothing_of_ours_on_current_thread,
-        fault_02_a_panic_under_a_shared_mutex_poisons_nothing_of_ours_on_one_worker,
-        fault_02_a_panic_under_a_shared_mutex_poisons_nothing_of_ours_on_four_workers;
+    fault_02_a_panic_under_a_shared_mutex_poisons_nothing_of_ours,
 }
 
 // ---------------------------------------------------------------------------------------------------------------- 3
@@ -307,7 +307,7 @@ fn explosive(name: &str, alive: &Alive) -> CriticalTaskConfig {
     .shutdown_grace(SHORT)
 }
 
-async fn panics_in_the_destructor(_: On) {
+async fn fault_03_a_destructor_that_panics_holds_up_nothing(_: On) {
     let spans = Spans::new();
     let tasks = TaskManager::builder().tracer(spans.tracer()).build().unwrap();
     let mut told = Told::by(&tasks);
@@ -370,20 +370,15 @@ async fn panics_in_the_destructor(_: On) {
     }
 }
 
-on_each_runtime! {
+on_each_runtime! { run:
     // Fails where the destructor is not caught, or not marked on the span.
-    panics_in_the_destructor =>
-        fault_03_a_destructor_that_panics_holds_up_nothing_on_current_thread,
-        fault_03_a_destructor_that_panics_holds_up_nothing_on_one_worker,
-        fault_03_a_destructor_that_panics_holds_up_nothing_on_four_workers;
+    fault_03_a_destructor_that_panics_holds_up_nothing,
 }
 
 // ---------------------------------------------------------------------------------------------------------------- 4
 
-async fn panics_in_the_factory(_: On) {
-    let tasks = manager();
-    let mut told = Told::by(&tasks);
-    let alive = Alive::default();
+async fn fault_04_a_factory_that_panics_is_a_failed_start(_: On) {
+    let (tasks, mut told, alive) = begun();
     let broken = CriticalTaskConfig::new("broken", |_| -> Ready<()> { panic!("no future today") })
         .backoff(Backoff::new(SHORT, 2.0, 4 * SHORT).expect("valid").jitter(Jitter::None))
         .max_restarts(4, secs(600));
@@ -405,16 +400,15 @@ async fn panics_in_the_factory(_: On) {
     let exits = told.exits("broken");
     assert_eq!(exits.len(), 5, "a failed start is a run: {exits:?}");
     assert!(exits.iter().all(|exit| matches!(exit, Exit::Panic(panic) if panic.text == "no future today")));
+    let error = tasks.snapshot("broken").and_then(|task| task.last_error).expect("it failed");
+    assert!(error.message.contains("no future today"), "{error:?}");
     assert_eq!(told.exits("sibling"), []);
     ends_well(&tasks, &mut told, &alive).await;
 }
 
-on_each_runtime! {
+on_each_runtime! { run:
     // Fails where a panic has no delay, or does not count against the limit.
-    panics_in_the_factory =>
-        fault_04_a_factory_that_panics_is_a_failed_start_on_current_thread,
-        fault_04_a_factory_that_panics_is_a_failed_start_on_one_worker,
-        fault_04_a_factory_that_panics_is_a_failed_start_on_four_workers;
+    fault_04_a_factory_that_panics_is_a_failed_start,
 }
 
 // ---------------------------------------------------------------------------------------------------------------- 5
@@ -435,7 +429,7 @@ fn shortest_distance(begun: &Mutex<Vec<Instant>>) -> Duration {
     begun.windows(2).map(|pair| pair[1] - pair[0]).min().expect("it began twice")
 }
 
-async fn ends_at_once_for_ever(on: On) {
+async fn fault_05_a_task_that_ends_at_once_for_ever_is_no_hot_loop(on: On) {
     let tasks = manager();
     let mut told = Told::by(&tasks);
     let (config, begun) = at_once("hasty");
@@ -474,12 +468,9 @@ async fn ends_at_once_for_ever(on: On) {
     ends_well(&tasks, &mut told, &Alive::default()).await;
 }
 
-on_each_runtime! {
+on_each_runtime! { run:
     // Fails where there is no delay.
-    ends_at_once_for_ever =>
-        fault_05_a_task_that_ends_at_once_for_ever_is_no_hot_loop_on_current_thread,
-        fault_05_a_task_that_ends_at_once_for_ever_is_no_hot_loop_on_one_worker,
-        fault_05_a_task_that_ends_at_once_for_ever_is_no_hot_loop_on_four_workers;
+    fault_05_a_task_that_ends_at_once_for_ever_is_no_hot_loop,
 }
 
 // ---------------------------------------------------------------------------------------------------------------- 6
@@ -491,7 +482,7 @@ enum Follows {
     Rest(TaskState),
 }
 
-async fn every_end_under_every_policy(_: On) {
+async fn fault_06_every_end_under_every_policy_leads_where_the_table_says(_: On) {
     use Follows::{Rest, Restart};
     use RestartReason::{Failure, Finished, Panic, Stalled, Timeout};
     use TaskState::{Failed, Stopped};
@@ -510,9 +501,7 @@ async fn every_end_under_every_policy(_: On) {
         (How::Pends, [Rest(Stopped), Rest(Stopped), Rest(Stopped)], true),
     ];
     let policies = [RestartPolicy::Always, RestartPolicy::OnFailure, RestartPolicy::Never];
-    let tasks = manager();
-    let mut told = Told::by(&tasks);
-    let alive = Alive::default();
+    let (tasks, mut told, alive) = begun();
     let mut cells = Vec::new();
     for (how, row, asked) in table {
         for (policy, follows) in policies.into_iter().zip(row) {
@@ -584,22 +573,17 @@ async fn every_end_under_every_policy(_: On) {
     assert_eq!(alive.now(), 0);
 }
 
-on_each_runtime! {
+on_each_runtime! { run:
     // Fails where `Never` restarts after a timeout.
-    every_end_under_every_policy =>
-        fault_06_every_end_under_every_policy_leads_where_the_table_says_on_current_thread,
-        fault_06_every_end_under_every_policy_leads_where_the_table_says_on_one_worker,
-        fault_06_every_end_under_every_policy_leads_where_the_table_says_on_four_workers;
+    fault_06_every_end_under_every_policy_leads_where_the_table_says,
 }
 
 // ---------------------------------------------------------------------------------------------------------------- 7
 
-async fn a_thousand_fail_in_one_millisecond(_: On) {
+async fn fault_07_a_storm_of_restarts_is_spread_and_commands_are_still_heard(_: On) {
     const TASKS: usize = 1_000;
     const DELAY: Duration = Duration::from_secs(4);
-    let tasks = manager();
-    let mut told = Told::by(&tasks);
-    let alive = Alive::default();
+    let (tasks, mut told, alive) = begun();
     let fail = tokio::sync::watch::Sender::new(false);
     for number in 0..TASKS {
         let (alive, fail) = (alive.clone(), fail.subscribe());
@@ -639,14 +623,7 @@ async fn a_thousand_fail_in_one_millisecond(_: On) {
         alive.now() == TASKS && alive.total() == 2 * TASKS + 1
     })
     .await;
-    let delays: Vec<_> = told
-        .all()
-        .iter()
-        .filter_map(|event| match event.kind {
-            TaskEventKind::BackingOff { delay, .. } => Some(delay),
-            _ => None,
-        })
-        .collect();
+    let delays = delays(&mut told);
     assert_eq!(delays.len(), TASKS);
     assert!(delays.iter().all(|delay| (DELAY / 2..=DELAY).contains(delay)));
     let mut tenths = [0_u32; 10];
@@ -661,20 +638,15 @@ async fn a_thousand_fail_in_one_millisecond(_: On) {
     ends_well(&tasks, &mut told, &alive).await;
 }
 
-on_each_runtime! {
+on_each_runtime! { run:
     // Fails where the draw is always the same.
-    a_thousand_fail_in_one_millisecond =>
-        fault_07_a_storm_of_restarts_is_spread_and_commands_are_still_heard_on_current_thread,
-        fault_07_a_storm_of_restarts_is_spread_and_commands_are_still_heard_on_one_worker,
-        fault_07_a_storm_of_restarts_is_spread_and_commands_are_still_heard_on_four_workers;
+    fault_07_a_storm_of_restarts_is_spread_and_commands_are_still_heard,
 }
 
 // ---------------------------------------------------------------------------------------------------------------- 8
 
-async fn is_given_up_at_its_limit(_: On) {
-    let tasks = manager();
-    let mut told = Told::by(&tasks);
-    let alive = Alive::default();
+async fn fault_08_at_its_limit_a_task_is_given_up_once_and_a_restart_by_hand_forgives(_: On) {
+    let (tasks, mut told, alive) = begun();
     let group = TaskGroup::new("pair", RestartStrategy::OneForOne).task(obedient("other", &alive)).task(
         scripted("failing", &alive, &[How::Fails]).max_restarts(2, secs(600)).escalation(Escalation::Group),
     );
@@ -705,10 +677,8 @@ async fn is_given_up_at_its_limit(_: On) {
     ends_well(&tasks, &mut told, &alive).await;
 }
 
-async fn shuts_down_at_its_limit(_: On) {
-    let tasks = manager();
-    let mut told = Told::by(&tasks);
-    let alive = Alive::default();
+async fn fault_08_at_their_limit_two_tasks_shut_the_manager_down_once(_: On) {
+    let (tasks, mut told, alive) = begun();
     for name in ["one", "two"] {
         let failing = scripted(name, &alive, &[How::Fails]).max_restarts(1, secs(600));
         tasks.register(failing.escalation(Escalation::Shutdown)).expect("registered");
@@ -730,17 +700,11 @@ async fn shuts_down_at_its_limit(_: On) {
     assert_eq!(alive.now(), 0);
 }
 
-on_each_runtime! {
+on_each_runtime! { run:
     // Fails where the restart by hand forgives nothing, the escalation is left out, or giving up is told twice.
-    is_given_up_at_its_limit =>
-        fault_08_at_its_limit_a_task_is_given_up_once_and_a_restart_by_hand_forgives_on_current_thread,
-        fault_08_at_its_limit_a_task_is_given_up_once_and_a_restart_by_hand_forgives_on_one_worker,
-        fault_08_at_its_limit_a_task_is_given_up_once_and_a_restart_by_hand_forgives_on_four_workers;
+    fault_08_at_its_limit_a_task_is_given_up_once_and_a_restart_by_hand_forgives,
     // Fails where the escalation is left out.
-    shuts_down_at_its_limit =>
-        fault_08_at_their_limit_two_tasks_shut_the_manager_down_once_on_current_thread,
-        fault_08_at_their_limit_two_tasks_shut_the_manager_down_once_on_one_worker,
-        fault_08_at_their_limit_two_tasks_shut_the_manager_down_once_on_four_workers;
+    fault_08_at_their_limit_two_tasks_shut_the_manager_down_once,
 }
 
 // ---------------------------------------------------------------------------------------------------------------- 9
@@ -758,7 +722,7 @@ fn living(name: &str, lives_for: Duration, lives: &Arc<AtomicU64>) -> CriticalTa
     .backoff(Backoff::constant(Duration::ZERO))
 }
 
-async fn fails_just_outside_its_window(on: On) {
+async fn fault_09_failures_just_outside_the_window_are_never_too_many(on: On) {
     // In real time only what cannot be early is outside the window, and there are fewer.
     let (window, failures) = match on {
         On::CurrentThread => (secs(10), 10_000),
@@ -790,12 +754,9 @@ async fn fails_just_outside_its_window(on: On) {
     assert_eq!(report.count(ShutdownOutcome::Leaked), 0, "{report}");
 }
 
-on_each_runtime! {
+on_each_runtime! { run:
     // Fails where the window is twice as long.
-    fails_just_outside_its_window =>
-        fault_09_failures_just_outside_the_window_are_never_too_many_on_current_thread,
-        fault_09_failures_just_outside_the_window_are_never_too_many_on_one_worker,
-        fault_09_failures_just_outside_the_window_are_never_too_many_on_four_workers;
+    fault_09_failures_just_outside_the_window_are_never_too_many,
 }
 
 /// Each failure has its time kept while it is in the window, and no longer.
@@ -817,12 +778,13 @@ async fn fails_for_ever(_: On) {
 // Fails where each failure leaks 400 bytes.
 #[test]
 fn fault_09_ten_thousand_failures_take_no_memory() {
-    run_alone("exits::fault_09_ten_thousand_failures_take_no_memory", On::CurrentThread, fails_for_ever);
+    let test = "exits::fault_09_ten_thousand_failures_take_no_memory";
+    Case { on: On::CurrentThread, test }.run_alone(fails_for_ever);
 }
 
 // --------------------------------------------------------------------------------------------------------------- 10
 
-async fn a_stable_life_begins_the_delays_again(_: On) {
+async fn fault_10_a_stable_life_begins_the_delays_again(_: On) {
     const STABLE: Duration = Duration::from_secs(1);
     let tasks = manager();
     let mut told = Told::by(&tasks);
@@ -847,26 +809,16 @@ async fn a_stable_life_begins_the_delays_again(_: On) {
         event.generation == 8 && matches!(event.kind, TaskEventKind::Started { .. })
     })
     .await;
-    let delays: Vec<_> = told
-        .all()
-        .iter()
-        .filter_map(|event| match event.kind {
-            TaskEventKind::BackingOff { delay, .. } => Some(delay),
-            _ => None,
-        })
-        .collect();
+    let delays = delays(&mut told);
     assert_eq!(delays, [1, 2, 4, 1, 2, 4, 8].map(|steps| steps * SHORT));
     // The limit is another matter: what is in its window counts, stable or not.
     eventually("the seventh is counted", || restarts(&tasks, "task", RestartReason::Failure) == 7).await;
     ends_well(&tasks, &mut told, &Alive::default()).await;
 }
 
-on_each_runtime! {
+on_each_runtime! { run:
     // Fails where a stable life is not asked for.
-    a_stable_life_begins_the_delays_again =>
-        fault_10_a_stable_life_begins_the_delays_again_on_current_thread,
-        fault_10_a_stable_life_begins_the_delays_again_on_one_worker,
-        fault_10_a_stable_life_begins_the_delays_again_on_four_workers;
+    fault_10_a_stable_life_begins_the_delays_again,
 }
 
 // --------------------------------------------------------------------------------------------------------------- 11
@@ -882,10 +834,8 @@ async fn at_once_is(what: &str, happens: impl Future) {
     assert!(began.elapsed() < AT_ONCE, "{what} took {:?}", began.elapsed());
 }
 
-async fn orders_come_during_a_backoff(_: On) {
-    let tasks = manager();
-    let mut told = Told::by(&tasks);
-    let alive = Alive::default();
+async fn fault_11_orders_during_a_backoff_do_not_wait_for_its_timer(_: On) {
+    let (tasks, mut told, alive) = begun();
     for name in ["stopped", "restarted", "removed", "paused", "replaced"] {
         let config = scripted(name, &alive, &[How::Fails, How::Obeys]).backoff(Backoff::constant(HOUR));
         tasks.register(config.max_restarts(5, 10 * HOUR)).expect("registered");
@@ -934,12 +884,9 @@ async fn orders_come_during_a_backoff(_: On) {
     assert_eq!(alive.total(), 5 + 4);
 }
 
-on_each_runtime! {
+on_each_runtime! { run:
     // Fails where a stop, or a restart, waits for the timer.
-    orders_come_during_a_backoff =>
-        fault_11_orders_during_a_backoff_do_not_wait_for_its_timer_on_current_thread,
-        fault_11_orders_during_a_backoff_do_not_wait_for_its_timer_on_one_worker,
-        fault_11_orders_during_a_backoff_do_not_wait_for_its_timer_on_four_workers;
+    fault_11_orders_during_a_backoff_do_not_wait_for_its_timer,
 }
 
 // Fails where a stop waits for the timer.
@@ -987,10 +934,8 @@ async fn fault_11_a_stop_that_comes_just_when_the_restart_falls_due_wins() {
 
 // --------------------------------------------------------------------------------------------------------------- 12
 
-async fn shuts_down_during_a_backoff(on: On) {
-    let tasks = manager();
-    let mut told = Told::by(&tasks);
-    let alive = Alive::default();
+async fn fault_12_a_shutdown_does_not_wait_for_a_backoff(on: On) {
+    let (tasks, mut told, alive) = begun();
     let waiting = scripted("waiting", &alive, &[How::Fails, How::Obeys]).backoff(Backoff::constant(HOUR));
     tasks.register(waiting.max_restarts(5, 10 * HOUR)).expect("registered");
     tasks.register(obedient("running", &alive)).expect("registered");
@@ -1018,10 +963,7 @@ async fn shuts_down_during_a_backoff(on: On) {
     assert_ne!(state(&tasks, "waiting"), Some(TaskState::Backoff), "nothing waits any more");
 }
 
-on_each_runtime! {
+on_each_runtime! { run:
     // Fails where a backoff does not hear that it shall leave.
-    shuts_down_during_a_backoff =>
-        fault_12_a_shutdown_does_not_wait_for_a_backoff_on_current_thread,
-        fault_12_a_shutdown_does_not_wait_for_a_backoff_on_one_worker,
-        fault_12_a_shutdown_does_not_wait_for_a_backoff_on_four_workers;
+    fault_12_a_shutdown_does_not_wait_for_a_backoff,
 }

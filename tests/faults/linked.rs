@@ -125,8 +125,7 @@ fn is_start(event: &TaskEvent, task: &str) -> bool {
 #[tokio::test(start_paused = true)]
 async fn fault_21_ready_at_the_last_moment_is_one_decision() {
     for late in [millis(999), secs(1), millis(1_001)] {
-        let world = World::new();
-        let api = world.child("api");
+        let (world, [api]) = World::with(["api"]);
         let db = CriticalTaskConfig::new("db", move |ctx| async move {
             sleep(late).await;
             ctx.ready();
@@ -148,8 +147,7 @@ async fn fault_21_ready_at_the_last_moment_is_one_decision() {
 /// A shutdown does not wait for what never becomes ready, nor for who waits for it.
 // Fails where a dependency counts as ready when it is registered.
 async fn fault_21_shutdown_while_it_starts(_: On) {
-    let world = World::new();
-    let [db, api] = world.children(["db", "api"]);
+    let (world, [db, api]) = World::with(["db", "api"]);
     db.starts(Start::Gated);
     world.tasks.register_all([db.permanent(), api.permanent().depends_on("db")]).expect("no circle");
     world.tasks.start();
@@ -184,8 +182,7 @@ async fn fault_22_dependency_lost(on: On) {
 
 async fn lose(option: DependencyLoss, loss: Loss, on: On) {
     let case = format!("{option:?} {loss:?} {on:?}");
-    let world = World::new();
-    let [db, api, web] = world.children(["db", "api", "web"]);
+    let (world, [db, api, web]) = World::with(["db", "api", "web"]);
     let limit = if loss == Loss::IsGivenUp { 0 } else { 5 };
     let tasks = [
         web.permanent().depends_on("api").on_dependency_loss(option),
@@ -266,8 +263,7 @@ async fn lose(option: DependencyLoss, loss: Loss, on: On) {
 // Fails where a lost dependency is not seen.
 #[tokio::test(start_paused = true)]
 async fn fault_22_a_dependent_that_does_not_hear_holds_up_for_its_grace() {
-    let world = World::new();
-    let [db, api] = world.children(["db", "api"]);
+    let (world, [db, api]) = World::with(["db", "api"]);
     api.stops(Stop::Never);
     let api_config = api.permanent().depends_on("db").on_dependency_loss(DependencyLoss::Restart);
     world.tasks.register_all([db.permanent(), api_config.shutdown_grace(secs(3))]).expect("no circle");
@@ -286,8 +282,7 @@ async fn fault_22_a_dependent_that_does_not_hear_holds_up_for_its_grace() {
 /// Lost again while its dependents go down, and while they come up: they follow, and nothing runs twice.
 // Fails where a lost dependency is not seen.
 async fn fault_22_lost_again_meanwhile(_: On) {
-    let world = World::new();
-    let [db, api] = world.children(["db", "api"]);
+    let (world, [db, api]) = World::with(["db", "api"]);
     let restart = |config: CriticalTaskConfig| config.on_dependency_loss(DependencyLoss::Restart);
     let api_config = restart(api.permanent().depends_on("db"));
     world.tasks.register_all([db.permanent(), api_config]).expect("no circle");
@@ -370,8 +365,7 @@ async fn fault_23_contradictions_are_refused_with_their_path_and_nothing_starts(
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn fault_23_a_circle_cannot_be_closed_by_two_at_once() {
     for _ in 0..50 {
-        let world = World::new();
-        let [a, b] = world.children(["a", "b"]);
+        let (world, [a, b]) = World::with(["a", "b"]);
         let both =
             [(a.permanent().depends_on("b"), b.permanent()), (a.permanent(), b.permanent().depends_on("a"))];
         let registered = both.map(|(first, second)| {
@@ -550,19 +544,8 @@ async fn fault_31_a_stop_without_grace_just_after_a_start_is_told_whole(_: On) {
     world.tasks.shutdown().await;
 }
 
-#[test]
-fn fault_31_a_stop_without_grace_just_after_a_start_is_told_whole_on_the_current_thread() {
-    On::CurrentThread.run(fault_31_a_stop_without_grace_just_after_a_start_is_told_whole);
-}
-
-#[test]
-fn fault_31_a_stop_without_grace_just_after_a_start_is_told_whole_on_one_worker() {
-    On::OneWorker.run(fault_31_a_stop_without_grace_just_after_a_start_is_told_whole);
-}
-
-#[test]
-fn fault_31_a_stop_without_grace_just_after_a_start_is_told_whole_on_four_workers() {
-    On::FourWorkers.run(fault_31_a_stop_without_grace_just_after_a_start_is_told_whole);
+on_each_runtime! { run:
+    fault_31_a_stop_without_grace_just_after_a_start_is_told_whole,
 }
 
 // 32: signs of runs that are gone.
@@ -570,8 +553,7 @@ fn fault_31_a_stop_without_grace_just_after_a_start_is_told_whole_on_four_worker
 /// A clone of a context outlives its run: what it says is ignored and counted, and speaks for no other run.
 // Fails where a heartbeat of any generation counts.
 async fn fault_32_stale_signs(on: On) {
-    let world = World::new();
-    let api = world.child("api");
+    let (world, [api]) = World::with(["api"]);
     let contexts: Arc<Mutex<Vec<TaskContext>>> = Arc::default();
     let kept = contexts.clone();
     let alive = world.alive.clone();
@@ -661,9 +643,7 @@ async fn fault_32_what_a_run_left_behind_ends_late(_: On) {
     let world = World::new();
     let alive = world.alive.clone();
     let config = CriticalTaskConfig::new("t", move |ctx: TaskContext| {
-        let guard = alive.guard();
-        async move {
-            let _guard = guard;
+        alive.during(async move {
             if ctx.generation() == 1 {
                 let later = ctx.clone();
                 drop(ctx.spawn("left_behind", async move {
@@ -675,7 +655,7 @@ async fn fault_32_what_a_run_left_behind_ends_late(_: On) {
             }
             ctx.cancelled().await;
             Ok(())
-        }
+        })
     });
     let config = config.backoff(Backoff::constant(Duration::ZERO)).max_restarts(1, HOUR);
     world.tasks.register(config).expect("a valid config");
@@ -709,8 +689,7 @@ async fn supervised<const N: usize>(
 // Fails where one that waits does not see that its group was stopped.
 async fn fault_33_fails_while_another_stops(_: On) {
     for end in End::ALL {
-        let world = World::new();
-        let children = world.children(["c1", "c2", "c3"]);
+        let (world, children) = World::with(["c1", "c2", "c3"]);
         let [c1, c2, c3] = &children;
         supervised(&world, OneForAll, 1, &children).await;
         // Until it is told to end.
@@ -742,8 +721,7 @@ async fn fault_33_fails_while_another_stops(_: On) {
 /// that takes them along; each begins once.
 // Fails where nobody waits for those that stop before it.
 async fn fault_33_an_earlier_one_fails_while_the_rest_stops(_: On) {
-    let world = World::new();
-    let children = world.children(["c1", "c2", "c3", "c4"]);
+    let (world, children) = World::with(["c1", "c2", "c3", "c4"]);
     supervised(&world, RestForOne, 2, &children).await;
     let [c1, c2, c3, c4] = &children;
     c3.stops(Stop::After(SHORT));
@@ -770,8 +748,7 @@ async fn fault_33_an_earlier_one_fails_while_the_rest_stops(_: On) {
 // Fails where one that was given up takes nobody along.
 async fn fault_33_fails_while_the_group_begins_again(_: On) {
     for (strategy, limit) in [(OneForAll, 2), (RestForOne, 2)] {
-        let world = World::new();
-        let children = world.children(["c1", "c2", "c3"]);
+        let (world, children) = World::with(["c1", "c2", "c3"]);
         let [c1, c2, c3] = &children;
         supervised(&world, strategy, limit, &children).await;
         c2.starts(Start::Gated);
@@ -835,8 +812,7 @@ async fn fault_33_all_fail_at_once_over_and_over() {
 /// Given up in the midst of a group's restart: whoever is there goes down, and nobody begins any more.
 // Fails where `Escalation::Group` stops nobody.
 async fn fault_33_given_up_in_the_midst_of_it(_: On) {
-    let world = World::new();
-    let children = world.children(["c1", "c2", "c3"]);
+    let (world, children) = World::with(["c1", "c2", "c3"]);
     let [c1, c2, c3] = &children;
     let members = children.each_ref().map(|child| child.permanent().escalation(Escalation::Group));
     world.tasks.register_group(group(OneForAll, members).max_restarts(1, HOUR)).expect("a valid group");
@@ -854,49 +830,16 @@ async fn fault_33_given_up_in_the_midst_of_it(_: On) {
     world.finish().await;
 }
 
-on_each_runtime! {
-    fault_21_never_ready =>
-        fault_21_never_ready_on_the_current_thread,
-        fault_21_never_ready_on_one_worker,
-        fault_21_never_ready_on_four_workers;
-    fault_21_shutdown_while_it_starts =>
-        fault_21_shutdown_while_it_starts_on_the_current_thread,
-        fault_21_shutdown_while_it_starts_on_one_worker,
-        fault_21_shutdown_while_it_starts_on_four_workers;
-    fault_22_dependency_lost =>
-        fault_22_dependency_lost_on_the_current_thread,
-        fault_22_dependency_lost_on_one_worker,
-        fault_22_dependency_lost_on_four_workers;
-    fault_22_lost_again_meanwhile =>
-        fault_22_lost_again_meanwhile_on_the_current_thread,
-        fault_22_lost_again_meanwhile_on_one_worker,
-        fault_22_lost_again_meanwhile_on_four_workers;
-    fault_31_restarts_race_with_stops =>
-        fault_31_restarts_race_with_stops_on_the_current_thread,
-        fault_31_restarts_race_with_stops_on_one_worker,
-        fault_31_restarts_race_with_stops_on_four_workers;
-    fault_32_stale_signs =>
-        fault_32_stale_signs_on_the_current_thread,
-        fault_32_stale_signs_on_one_worker,
-        fault_32_stale_signs_on_four_workers;
-    fault_32_what_a_run_left_behind_ends_late =>
-        fault_32_what_a_run_left_behind_ends_late_on_the_current_thread,
-        fault_32_what_a_run_left_behind_ends_late_on_one_worker,
-        fault_32_what_a_run_left_behind_ends_late_on_four_workers;
-    fault_33_fails_while_another_stops =>
-        fault_33_fails_while_another_stops_on_the_current_thread,
-        fault_33_fails_while_another_stops_on_one_worker,
-        fault_33_fails_while_another_stops_on_four_workers;
-    fault_33_an_earlier_one_fails_while_the_rest_stops =>
-        fault_33_an_earlier_one_fails_while_the_rest_stops_on_the_current_thread,
-        fault_33_an_earlier_one_fails_while_the_rest_stops_on_one_worker,
-        fault_33_an_earlier_one_fails_while_the_rest_stops_on_four_workers;
-    fault_33_fails_while_the_group_begins_again =>
-        fault_33_fails_while_the_group_begins_again_on_the_current_thread,
-        fault_33_fails_while_the_group_begins_again_on_one_worker,
-        fault_33_fails_while_the_group_begins_again_on_four_workers;
-    fault_33_given_up_in_the_midst_of_it =>
-        fault_33_given_up_in_the_midst_of_it_on_the_current_thread,
-        fault_33_given_up_in_the_midst_of_it_on_one_worker,
-        fault_33_given_up_in_the_midst_of_it_on_four_workers;
+on_each_runtime! { run:
+    fault_21_never_ready,
+    fault_21_shutdown_while_it_starts,
+    fault_22_dependency_lost,
+    fault_22_lost_again_meanwhile,
+    fault_31_restarts_race_with_stops,
+    fault_32_stale_signs,
+    fault_32_what_a_run_left_behind_ends_late,
+    fault_33_fails_while_another_stops,
+    fault_33_an_earlier_one_fails_while_the_rest_stops,
+    fault_33_fails_while_the_group_begins_again,
+    fault_33_given_up_in_the_midst_of_it,
 }

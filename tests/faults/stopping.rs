@@ -28,10 +28,13 @@ use otel_tasks::{
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    common::{
-        On, Told, deaf, limited, obedient, on_each_runtime, on_each_runtime_in_real_time, restarts, state,
+    common::{Case, On, Told, limited, on_each_runtime},
+    support::{
+        Alive, AliveGuard, eventually, millis,
+        process::{child_as, role},
+        secs, settle,
+        tasks::{begun, deaf, obedient, restarts, state},
     },
-    support::{Alive, AliveGuard, eventually, millis, secs, settle},
 };
 
 /// What a scenario counts its time in: virtual on the current thread, short where it is real.
@@ -69,10 +72,11 @@ fn blocker(name: &str, alive: &Alive, held: &Held) -> CriticalTaskConfig {
     })
 }
 
-fn begun(tasks: TaskManager, configs: impl IntoIterator<Item = CriticalTaskConfig>) -> TaskManager {
-    tasks.register_all(configs).expect("valid configs");
-    tasks.start();
-    tasks
+/// A manager with that deadline, and what it tells.
+fn with_deadline(deadline: Duration) -> (TaskManager, Told) {
+    let tasks = TaskManager::builder().shutdown_deadline(deadline).build().unwrap();
+    let told = Told::by(&tasks);
+    (tasks, told)
 }
 
 /// The one line of that name.
@@ -148,21 +152,17 @@ fn let_go_when(
 // Fault 13: a task that ignores its stop, and awaits.
 // Seen to fail without `Order::Kill` at the deadline, and with a share of all that is left for each stage.
 
-async fn deaf_tasks_are_dropped_at_their_deadline(on: On) {
+async fn fault_13_deaf_tasks_are_dropped_at_their_deadline(on: On) {
     let (unit, alive) = (unit(on), Alive::default());
-    let tasks = TaskManager::builder().shutdown_deadline(10 * unit).build().unwrap();
-    let mut told = Told::by(&tasks);
+    let (tasks, mut told) = with_deadline(10 * unit);
     let configs = [
         deaf("deaf", &alive).category(TaskCategory::Command),
         deaf("graced", &alive).category(TaskCategory::Command).shutdown_grace(2 * unit),
         obedient("obedient", &alive).category(TaskCategory::Gateway),
     ];
     let tasks = begun(tasks, configs);
-    let guard = alive.guard();
-    let run = tasks.task("command_deaf").spawn_with(move |_| async move {
-        let _guard = guard;
-        pending::<()>().await;
-    });
+    let deaf = alive.during(pending::<()>());
+    let run = tasks.task("command_deaf").spawn_with(|_| deaf);
     eventually("all run", || alive.now() == 4).await;
     let began = Instant::now();
     let report = tasks.shutdown().await;
@@ -194,11 +194,8 @@ async fn deaf_tasks_are_dropped_at_their_deadline(on: On) {
     told.check_runs(&tasks);
 }
 
-on_each_runtime! {
-    deaf_tasks_are_dropped_at_their_deadline =>
-        fault_13_deaf_tasks_are_dropped_at_their_deadline_current_thread,
-        fault_13_deaf_tasks_are_dropped_at_their_deadline_one_worker,
-        fault_13_deaf_tasks_are_dropped_at_their_deadline_four_workers;
+on_each_runtime! { run:
+    fault_13_deaf_tasks_are_dropped_at_their_deadline,
 }
 
 // Fault 14: a task that ignores its stop, and blocks a thread of the runtime.
@@ -213,11 +210,10 @@ fn assert_in_time(took: Duration, report: &ShutdownReport) {
     assert!(report.duration < 10 * DEADLINE, "{report}");
 }
 
-async fn a_task_that_blocks_its_worker_is_leaked_and_the_deadline_holds(on: On) {
+async fn fault_14_a_task_that_blocks_its_worker_is_leaked_and_the_deadline_holds(on: On) {
     use ShutdownOutcome::{Clean, Leaked};
     let (alive, stuck, held) = (Alive::default(), Alive::default(), Held::default());
-    let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build().unwrap();
-    let mut told = Told::by(&tasks);
+    let (tasks, mut told) = with_deadline(DEADLINE);
     let mut configs = vec![
         obedient("unknown", &alive).category(TaskCategory::Unknown),
         obedient("command", &alive).category(TaskCategory::Command),
@@ -255,11 +251,10 @@ async fn a_task_that_blocks_its_worker_is_leaked_and_the_deadline_holds(on: On) 
     assert!(Arc::ptr_eq(&report, &tasks.shutdown().await), "its late end changes no report");
 }
 
-async fn a_task_that_blocks_a_worker_already_does_not_hold_up_the_report(on: On) {
+async fn fault_14_a_task_that_blocks_a_worker_already_does_not_hold_up_the_report(on: On) {
     use ShutdownOutcome::{Clean, Leaked};
     let (alive, held) = (Alive::default(), Held::default());
-    let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build().unwrap();
-    let mut told = Told::by(&tasks);
+    let (tasks, mut told) = with_deadline(DEADLINE);
     let configs = [
         obedient("unknown", &alive).category(TaskCategory::Unknown),
         obedient("scheduled", &alive),
@@ -294,24 +289,9 @@ async fn a_task_that_blocks_a_worker_already_does_not_hold_up_the_report(on: On)
 
 // Seen to fail without the watchdog's `drain.watch` (with one worker), with a slow poll told at each tick, and with a share
 // of all that is left of the deadline for each stage.
-#[test]
-fn fault_14_a_task_that_blocks_its_worker_is_leaked_and_the_deadline_holds_one_worker() {
-    On::OneWorker.run_in_real_time(a_task_that_blocks_its_worker_is_leaked_and_the_deadline_holds);
-}
-
-#[test]
-fn fault_14_a_task_that_blocks_its_worker_is_leaked_and_the_deadline_holds_four_workers() {
-    On::FourWorkers.run_in_real_time(a_task_that_blocks_its_worker_is_leaked_and_the_deadline_holds);
-}
-
-#[test]
-fn fault_14_a_task_that_blocks_a_worker_already_does_not_hold_up_the_report_one_worker() {
-    On::OneWorker.run_in_real_time(a_task_that_blocks_a_worker_already_does_not_hold_up_the_report);
-}
-
-#[test]
-fn fault_14_a_task_that_blocks_a_worker_already_does_not_hold_up_the_report_four_workers() {
-    On::FourWorkers.run_in_real_time(a_task_that_blocks_a_worker_already_does_not_hold_up_the_report);
+on_each_runtime! { run_in_real_time on workers:
+    fault_14_a_task_that_blocks_its_worker_is_leaked_and_the_deadline_holds,
+    fault_14_a_task_that_blocks_a_worker_already_does_not_hold_up_the_report,
 }
 
 /// Tasks in four stages, which note when they are asked.
@@ -337,8 +317,7 @@ fn fault_14b_the_shutdowns_own_task_is_stuck_behind_a_blocked_one_that_began_it(
     On::FourWorkers.run_in_real_time(|_| async {
         use ShutdownOutcome::{Clean, Leaked};
         let (alive, held) = (Alive::default(), Held::default());
-        let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build().unwrap();
-        let mut told = Told::by(&tasks);
+        let (tasks, mut told) = with_deadline(DEADLINE);
         let tasks = begun(tasks, in_stages(&alive));
         eventually("all run", || alive.now() == 4).await;
         let (hand, handed) = tokio::sync::oneshot::channel::<TaskManager>();
@@ -383,8 +362,7 @@ fn fault_14b_the_shutdowns_own_task_is_stuck_behind_a_blocked_one_that_woke_it()
     On::FourWorkers.run_in_real_time(|_| async {
         use ShutdownOutcome::Clean;
         let (alive, held) = (Alive::default(), Held::default());
-        let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build().unwrap();
-        let mut told = Told::by(&tasks);
+        let (tasks, mut told) = with_deadline(DEADLINE);
         let tasks = begun(tasks, in_stages(&alive));
         eventually("all run", || alive.now() == 4).await;
         let output = BlocksWhenDropped(held.clone());
@@ -411,8 +389,7 @@ fn fault_14b_the_shutdowns_own_task_is_stuck_behind_a_blocked_one_that_woke_it()
 fn ten_sync_runs_of_one_name_one_stuck_that_run_is_named() {
     On::FourWorkers.run_in_real_time(|_| async {
         let (alive, held) = (Alive::default(), Held::default());
-        let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build().unwrap();
-        let mut told = Told::by(&tasks);
+        let (tasks, mut told) = with_deadline(DEADLINE);
         let (finish, _) = tokio::sync::watch::channel(false);
         let runs: Vec<_> = (0..10)
             .map(|number| {
@@ -507,7 +484,7 @@ fn fault_15_the_watchdog_writes_the_report_and_turns_to_the_last_resort_current_
 
 /// The shutdown is the manager's own, and the one who waits is blocked before he knows of it.
 #[test]
-fn fault_15_whoever_waits_for_a_signal_is_as_lost_as_whoever_waits_for_the_report_current_thread() {
+fn fault_15_a_caller_that_waits_for_a_signal_cannot_receive_the_report_either_current_thread() {
     On::CurrentThread.run_in_real_time(|_| async {
         let (alive, held) = (Alive::default(), Held::default());
         let (last_resort, notes) = noted(&held);
@@ -537,7 +514,7 @@ fn fault_15_whoever_waits_for_a_signal_is_as_lost_as_whoever_waits_for_the_repor
     });
 }
 
-async fn where_the_report_can_be_received_there_is_no_last_resort(on: On) {
+async fn fault_15_where_the_report_can_be_received_there_is_no_last_resort(on: On) {
     let (alive, held) = (Alive::default(), Held::default());
     let (last_resort, notes) = noted(&held);
     let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).last_resort(last_resort).build().unwrap();
@@ -552,17 +529,11 @@ async fn where_the_report_can_be_received_there_is_no_last_resort(on: On) {
     eventually("nothing is left", || alive.now() == 0).await;
 }
 
-#[test]
-fn fault_15_where_the_report_can_be_received_there_is_no_last_resort_one_worker() {
-    On::OneWorker.run_in_real_time(where_the_report_can_be_received_there_is_no_last_resort);
+on_each_runtime! { run_in_real_time on workers:
+    fault_15_where_the_report_can_be_received_there_is_no_last_resort,
 }
 
-#[test]
-fn fault_15_where_the_report_can_be_received_there_is_no_last_resort_four_workers() {
-    On::FourWorkers.run_in_real_time(where_the_report_can_be_received_there_is_no_last_resort);
-}
-
-async fn a_runtime_that_runs_nothing_is_told_with_who_blocks_it(_: On) {
+async fn fault_15_a_runtime_that_runs_nothing_is_reported_with_the_blocking_task(_: On) {
     let (alive, held) = (Alive::default(), Held::default());
     let tasks = TaskManager::builder().runtime_stall(millis(200)).build().unwrap();
     let mut told = Told::by(&tasks);
@@ -590,7 +561,7 @@ async fn a_runtime_that_runs_nothing_is_told_with_who_blocks_it(_: On) {
     assert_eq!(alive.now(), 0);
 }
 
-async fn health_agrees_with_a_runtime_that_stalls(_: On) {
+async fn fault_15_health_agrees_with_a_runtime_that_stalls(_: On) {
     let held = Held::default();
     let tasks = TaskManager::builder().runtime_stall(millis(200)).build().unwrap();
     let (asked, seen) = (tasks.clone(), Arc::new(Mutex::new(Vec::new())));
@@ -612,34 +583,15 @@ async fn health_agrees_with_a_runtime_that_stalls(_: On) {
     assert_eq!((well.count(), seen.is_empty()), (0, false), "of {} times that it was asked", seen.len());
 }
 
-#[test]
-fn fault_15_a_runtime_that_runs_nothing_is_told_with_who_blocks_it_current_thread() {
-    On::CurrentThread.run_in_real_time(a_runtime_that_runs_nothing_is_told_with_who_blocks_it);
+on_each_runtime! { run_in_real_time on one_thread:
+    fault_15_a_runtime_that_runs_nothing_is_reported_with_the_blocking_task,
 }
 
-#[test]
-fn fault_15_a_runtime_that_runs_nothing_is_told_with_who_blocks_it_one_worker() {
-    On::OneWorker.run_in_real_time(a_runtime_that_runs_nothing_is_told_with_who_blocks_it);
-}
-
-#[test]
-fn fault_15_health_agrees_with_a_runtime_that_stalls_current_thread() {
-    On::CurrentThread.run_in_real_time(health_agrees_with_a_runtime_that_stalls);
-}
-
-#[test]
-fn fault_15_health_agrees_with_a_runtime_that_stalls_one_worker() {
-    On::OneWorker.run_in_real_time(health_agrees_with_a_runtime_that_stalls);
+on_each_runtime! { run_in_real_time on one_thread:
+    fault_15_health_agrees_with_a_runtime_that_stalls,
 }
 
 // A process of its own, which is killed where the test ends before it.
-
-const CHILD: &str = "OTEL_TASKS_STOPPING_CHILD";
-
-/// What this process is to be, where it is a child.
-fn role() -> Option<String> {
-    std::env::var(CHILD).ok()
-}
 
 struct Child {
     process: std::process::Child,
@@ -650,9 +602,7 @@ struct Child {
 impl Child {
     /// Runs that test in a process of its own.
     fn of(test: &str, role: &str, configure: impl FnOnce(&mut Command)) -> Self {
-        let mut command = Command::new(std::env::current_exe().expect("this test"));
-        let test = format!("stopping::{test}");
-        command.args(["--exact", &test, "--nocapture", "--test-threads=1"]).env(CHILD, role);
+        let mut command = child_as(test, role);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         configure(&mut command);
         let began = std::time::Instant::now();
@@ -711,6 +661,15 @@ fn workers(workers: usize) -> tokio::runtime::Runtime {
     builder.worker_threads(workers).enable_all().build().expect("a runtime")
 }
 
+/// A runtime in real time.
+fn runtime(on: On) -> tokio::runtime::Runtime {
+    match on {
+        On::CurrentThread => current_thread(),
+        On::OneWorker => workers(1),
+        On::FourWorkers => workers(4),
+    }
+}
+
 /// Blocks the only thread at shutdown; answers the report once it is let go.
 fn shut_down_blocked(
     last_resort: LastResort,
@@ -751,7 +710,7 @@ fn fault_15_by_default_the_report_goes_to_stderr_current_thread() {
         std::process::exit(report.exit_code().into());
     }
     limited(|| {
-        let name = "fault_15_by_default_the_report_goes_to_stderr_current_thread";
+        let name = "stopping::fault_15_by_default_the_report_goes_to_stderr_current_thread";
         let mut child = Child::of(name, "blocked", |_| {});
         let mut errors = BufReader::new(child.process.stderr.as_mut().expect("piped"));
         let read = read_until(&mut errors, "leaked      blocker");
@@ -784,7 +743,7 @@ fn fault_15_the_last_resort_exits_after_report_and_spans_have_left_current_threa
         unreachable!("its only thread is blocked for ever");
     }
     limited(|| {
-        let name = "fault_15_the_last_resort_exits_after_report_and_spans_have_left_current_thread";
+        let name = "stopping::fault_15_the_last_resort_exits_after_report_and_spans_have_left_current_thread";
         for hangs in [false, true] {
             let receiver = Receiver::start(Protocol::Grpc);
             if hangs {
@@ -814,7 +773,7 @@ fn fault_15_the_last_resort_exits_after_report_and_spans_have_left_current_threa
 // Fault 16: blocking work that never returns.
 // Seen to fail without a token for blocking work; the exit with an exit code of 1 for what leaked.
 
-async fn blocking_work_that_never_returns_is_leaked_and_named(_: On) {
+async fn fault_16_blocking_work_that_never_returns_is_leaked_and_named(_: On) {
     let (alive, held) = (Alive::default(), Held::default());
     let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).build().unwrap();
     let (say, said) = mpsc::channel();
@@ -850,17 +809,14 @@ async fn blocking_work_that_never_returns_is_leaked_and_named(_: On) {
     assert_eq!((snapshot.active, snapshot.total_runs()), (0, 1));
 }
 
-on_each_runtime_in_real_time! {
-    blocking_work_that_never_returns_is_leaked_and_named =>
-        fault_16_blocking_work_that_never_returns_is_leaked_and_named_current_thread,
-        fault_16_blocking_work_that_never_returns_is_leaked_and_named_one_worker,
-        fault_16_blocking_work_that_never_returns_is_leaked_and_named_four_workers;
+on_each_runtime! { run_in_real_time:
+    fault_16_blocking_work_that_never_returns_is_leaked_and_named,
 }
 
 /// Both ways out that the documentation names; the role says which.
-fn exits_beside_blocking_work(test: &str, runtime: impl FnOnce() -> tokio::runtime::Runtime) {
+fn fault_16_a_process_with_blocking_work_that_never_returns_can_exit(case: Case) {
     if let Some(way) = role() {
-        let runtime = runtime();
+        let runtime = runtime(case.on);
         let report = runtime.block_on(async {
             let tasks = TaskManager::builder().shutdown_deadline(millis(300)).build().unwrap();
             let (say, said) = tokio::sync::oneshot::channel();
@@ -879,10 +835,9 @@ fn exits_beside_blocking_work(test: &str, runtime: impl FnOnce() -> tokio::runti
         }
         return runtime.shutdown_background();
     }
-    let test = test.to_owned();
     limited(move || {
         for (way, expected) in [("exit", 2), ("background", 0)] {
-            let (code, errors, took) = Child::of(&test, way, |_| {}).end();
+            let (code, errors, took) = Child::of(case.test, way, |_| {}).end();
             assert_eq!(code, Some(expected), "{way}: {errors}");
             assert!(errors.contains("leaked      work"), "{way}: {errors}");
             assert!(took < secs(10), "{way}: {took:?}");
@@ -890,34 +845,14 @@ fn exits_beside_blocking_work(test: &str, runtime: impl FnOnce() -> tokio::runti
     });
 }
 
-#[test]
-fn fault_16_a_process_with_blocking_work_that_never_returns_can_exit_current_thread() {
-    exits_beside_blocking_work(
-        "fault_16_a_process_with_blocking_work_that_never_returns_can_exit_current_thread",
-        current_thread,
-    );
-}
-
-#[test]
-fn fault_16_a_process_with_blocking_work_that_never_returns_can_exit_one_worker() {
-    exits_beside_blocking_work(
-        "fault_16_a_process_with_blocking_work_that_never_returns_can_exit_one_worker",
-        || workers(1),
-    );
-}
-
-#[test]
-fn fault_16_a_process_with_blocking_work_that_never_returns_can_exit_four_workers() {
-    exits_beside_blocking_work(
-        "fault_16_a_process_with_blocking_work_that_never_returns_can_exit_four_workers",
-        || workers(4),
-    );
+on_each_runtime! { call:
+    fault_16_a_process_with_blocking_work_that_never_returns_can_exit,
 }
 
 // Fault 17: a loop that is never idle, and yields.
 // Seen to fail with a probe that never comes back, and with silence told whatever its length.
 
-async fn a_busy_loop_that_yields_is_stopped_and_no_alarm(_: On) {
+async fn fault_17_a_busy_loop_that_yields_is_stopped_and_no_alarm(_: On) {
     let alive = Alive::default();
     // One poll of it is short, on a busy machine as well.
     let tasks = TaskManager::builder()
@@ -930,14 +865,12 @@ async fn a_busy_loop_that_yields_is_stopped_and_no_alarm(_: On) {
     let busy = |name: &str, hears: bool| {
         let alive = alive.clone();
         CriticalTaskConfig::new(name, move |ctx: TaskContext| {
-            let guard = alive.guard();
-            async move {
-                let _guard = guard;
+            alive.during(async move {
                 while !(hears && ctx.is_cancelled()) {
                     tokio::task::yield_now().await;
                     ctx.heartbeat();
                 }
-            }
+            })
         })
         .heartbeat_timeout(secs(1))
         .poll_timeout(secs(1))
@@ -964,11 +897,8 @@ async fn a_busy_loop_that_yields_is_stopped_and_no_alarm(_: On) {
     told.check_runs(&tasks);
 }
 
-on_each_runtime_in_real_time! {
-    a_busy_loop_that_yields_is_stopped_and_no_alarm =>
-        fault_17_a_busy_loop_that_yields_is_stopped_and_no_alarm_current_thread,
-        fault_17_a_busy_loop_that_yields_is_stopped_and_no_alarm_one_worker,
-        fault_17_a_busy_loop_that_yields_is_stopped_and_no_alarm_four_workers;
+on_each_runtime! { run_in_real_time:
+    fault_17_a_busy_loop_that_yields_is_stopped_and_no_alarm,
 }
 
 // Fault 18: one poll that takes long.
@@ -989,7 +919,7 @@ fn blocks_once(name: &str, alive: &Alive, held: &Held) -> CriticalTaskConfig {
     })
 }
 
-async fn a_slow_poll_is_told_and_nothing_more(_: On) {
+async fn fault_18_a_slow_poll_is_told_and_nothing_more(_: On) {
     let (alive, held) = (Alive::default(), Held::default());
     let tasks = TaskManager::new();
     let mut told = Told::by(&tasks);
@@ -1014,7 +944,7 @@ async fn a_slow_poll_is_told_and_nothing_more(_: On) {
     told.check_runs(&tasks);
 }
 
-async fn a_poll_that_takes_too_long_is_a_stall_and_its_policy_decides_once(_: On) {
+async fn fault_18_a_poll_that_takes_too_long_is_a_stall_and_its_policy_decides_once(_: On) {
     for action in [StallAction::Report, StallAction::Restart, StallAction::Escalate] {
         let (alive, held) = (Alive::default(), Held::default());
         let tasks = TaskManager::new();
@@ -1051,15 +981,9 @@ async fn a_poll_that_takes_too_long_is_a_stall_and_its_policy_decides_once(_: On
     }
 }
 
-on_each_runtime_in_real_time! {
-    a_slow_poll_is_told_and_nothing_more =>
-        fault_18_a_slow_poll_is_told_and_nothing_more_current_thread,
-        fault_18_a_slow_poll_is_told_and_nothing_more_one_worker,
-        fault_18_a_slow_poll_is_told_and_nothing_more_four_workers;
-    a_poll_that_takes_too_long_is_a_stall_and_its_policy_decides_once =>
-        fault_18_a_poll_that_takes_too_long_is_a_stall_and_its_policy_decides_once_current_thread,
-        fault_18_a_poll_that_takes_too_long_is_a_stall_and_its_policy_decides_once_one_worker,
-        fault_18_a_poll_that_takes_too_long_is_a_stall_and_its_policy_decides_once_four_workers;
+on_each_runtime! { run_in_real_time:
+    fault_18_a_slow_poll_is_told_and_nothing_more,
+    fault_18_a_poll_that_takes_too_long_is_a_stall_and_its_policy_decides_once,
 }
 
 // Fault 19: no sign of life from a task that waits for a dead channel.
@@ -1069,9 +993,7 @@ on_each_runtime_in_real_time! {
 fn falls_silent(name: &str, alive: &Alive, unit: Duration) -> CriticalTaskConfig {
     let alive = alive.clone();
     let config = CriticalTaskConfig::new(name, move |ctx: TaskContext| {
-        let guard = alive.guard();
-        async move {
-            let _guard = guard;
+        alive.during(async move {
             let (_sender, mut dead) = tokio::sync::mpsc::channel::<()>(1);
             let beats = if ctx.generation() == 1 { 2 } else { u32::MAX };
             for _ in 0..beats {
@@ -1081,12 +1003,12 @@ fn falls_silent(name: &str, alive: &Alive, unit: Duration) -> CriticalTaskConfig
                 }
             }
             dead.recv().await;
-        }
+        })
     });
     config.heartbeat_timeout(10 * unit).shutdown_grace(2 * unit).backoff(Backoff::constant(Duration::ZERO))
 }
 
-async fn silence_is_a_stall_and_its_policy_decides_once(on: On) {
+async fn fault_19_silence_is_a_stall_and_its_policy_decides_once(on: On) {
     let unit = unit(on);
     for action in [StallAction::Report, StallAction::Restart, StallAction::Escalate] {
         let alive = Alive::default();
@@ -1131,7 +1053,7 @@ async fn silence_is_a_stall_and_its_policy_decides_once(on: On) {
     }
 }
 
-async fn a_stall_that_escalates_shuts_the_manager_down(on: On) {
+async fn fault_19_a_stall_that_escalates_shuts_the_manager_down(on: On) {
     let (unit, alive) = (unit(on), Alive::default());
     let tasks = TaskManager::new();
     let mut told = Told::by(&tasks);
@@ -1147,15 +1069,9 @@ async fn a_stall_that_escalates_shuts_the_manager_down(on: On) {
     told.check_runs(&tasks);
 }
 
-on_each_runtime! {
-    silence_is_a_stall_and_its_policy_decides_once =>
-        fault_19_silence_is_a_stall_and_its_policy_decides_once_current_thread,
-        fault_19_silence_is_a_stall_and_its_policy_decides_once_one_worker,
-        fault_19_silence_is_a_stall_and_its_policy_decides_once_four_workers;
-    a_stall_that_escalates_shuts_the_manager_down =>
-        fault_19_a_stall_that_escalates_shuts_the_manager_down_current_thread,
-        fault_19_a_stall_that_escalates_shuts_the_manager_down_one_worker,
-        fault_19_a_stall_that_escalates_shuts_the_manager_down_four_workers;
+on_each_runtime! { run:
+    fault_19_silence_is_a_stall_and_its_policy_decides_once,
+    fault_19_a_stall_that_escalates_shuts_the_manager_down,
 }
 
 // Fault 20: the sign of life comes just when the watchdog takes its absence for a stall.
@@ -1169,9 +1085,7 @@ fn fault_20_a_heartbeat_at_the_very_moment_of_the_timer_is_one_decision_current_
             let alive = Alive::default();
             let guards = alive.clone();
             let config = CriticalTaskConfig::new("t", move |ctx: TaskContext| {
-                let guard = guards.guard();
-                async move {
-                    let _guard = guard;
+                guards.during(async move {
                     if ctx.generation() == 1 {
                         sleep(beats_at).await;
                         ctx.heartbeat();
@@ -1182,7 +1096,7 @@ fn fault_20_a_heartbeat_at_the_very_moment_of_the_timer_is_one_decision_current_
                             () = sleep(secs(1)) => ctx.heartbeat(),
                         }
                     }
-                }
+                })
             });
             let tasks = TaskManager::new();
             let mut told = Told::by(&tasks);
@@ -1210,7 +1124,7 @@ fn fault_20_a_heartbeat_at_the_very_moment_of_the_timer_is_one_decision_current_
 
 /// Tasks whose threads are blocked for about as long as the watchdog waits before it speaks in the driver's place, and
 /// that beat at once when they are free.
-async fn a_heartbeat_that_comes_with_the_watchdog_is_one_decision(on: On) {
+async fn fault_20_a_heartbeat_that_comes_with_the_watchdog_is_one_decision(on: On) {
     const ROUNDS: usize = 25;
     let many = if on == On::FourWorkers { 4 } else { 1 };
     let (alive, over) = (Alive::default(), Arc::new(AtomicUsize::new(0)));
@@ -1272,14 +1186,11 @@ async fn a_heartbeat_that_comes_with_the_watchdog_is_one_decision(on: On) {
     assert!(stalls > 0, "the moments are met");
 }
 
-on_each_runtime_in_real_time! {
-    a_heartbeat_that_comes_with_the_watchdog_is_one_decision =>
-        fault_20_a_heartbeat_that_comes_with_the_watchdog_is_one_decision_current_thread,
-        fault_20_a_heartbeat_that_comes_with_the_watchdog_is_one_decision_one_worker,
-        fault_20_a_heartbeat_that_comes_with_the_watchdog_is_one_decision_four_workers;
+on_each_runtime! { run_in_real_time:
+    fault_20_a_heartbeat_that_comes_with_the_watchdog_is_one_decision,
 }
 
-async fn one_blocked_poll_that_breaks_two_promises_is_one_restart(_: On) {
+async fn fault_20_one_blocked_poll_that_breaks_two_promises_is_one_restart(_: On) {
     let (alive, held) = (Alive::default(), Held::default());
     let tasks = TaskManager::new();
     let mut told = Told::by(&tasks);
@@ -1313,7 +1224,7 @@ async fn one_blocked_poll_that_breaks_two_promises_is_one_restart(_: On) {
 
 /// A life that is being restarted on request blocks its thread in its clean-up. What the watchdog says of it then is not
 /// held against the next life.
-async fn a_stall_of_a_life_that_ends_is_not_held_against_the_next(_: On) {
+async fn fault_20_a_stall_of_a_life_that_ends_is_not_held_against_the_next(_: On) {
     for action in [StallAction::Restart, StallAction::Escalate] {
         let (alive, held) = (Alive::default(), Held::default());
         let tasks = TaskManager::new();
@@ -1356,15 +1267,9 @@ async fn a_stall_of_a_life_that_ends_is_not_held_against_the_next(_: On) {
     }
 }
 
-on_each_runtime_in_real_time! {
-    one_blocked_poll_that_breaks_two_promises_is_one_restart =>
-        fault_20_one_blocked_poll_that_breaks_two_promises_is_one_restart_current_thread,
-        fault_20_one_blocked_poll_that_breaks_two_promises_is_one_restart_one_worker,
-        fault_20_one_blocked_poll_that_breaks_two_promises_is_one_restart_four_workers;
-    a_stall_of_a_life_that_ends_is_not_held_against_the_next =>
-        fault_20_a_stall_of_a_life_that_ends_is_not_held_against_the_next_current_thread,
-        fault_20_a_stall_of_a_life_that_ends_is_not_held_against_the_next_one_worker,
-        fault_20_a_stall_of_a_life_that_ends_is_not_held_against_the_next_four_workers;
+on_each_runtime! { run_in_real_time:
+    fault_20_one_blocked_poll_that_breaks_two_promises_is_one_restart,
+    fault_20_a_stall_of_a_life_that_ends_is_not_held_against_the_next,
 }
 
 // Fault 24: an ordered shutdown with a slow stage.
@@ -1436,11 +1341,10 @@ fn three_stages(takes: Option<Duration>, alive: &Alive) -> Vec<Way> {
     ]
 }
 
-async fn a_later_stage_is_asked_when_the_slow_one_has_ended(on: On) {
+async fn fault_24_a_later_stage_is_asked_when_the_slow_one_has_ended(on: On) {
     let (unit, alive) = (unit(on), Alive::default());
     for (way, asked, register) in three_stages(Some(3 * unit), &alive) {
-        let tasks = TaskManager::builder().shutdown_deadline(40 * unit).build().unwrap();
-        let mut told = Told::by(&tasks);
+        let (tasks, mut told) = with_deadline(40 * unit);
         register(&tasks);
         tasks.start();
         eventually("all run", || alive.now() == 3).await;
@@ -1461,11 +1365,10 @@ async fn a_later_stage_is_asked_when_the_slow_one_has_ended(on: On) {
     }
 }
 
-async fn a_later_stage_is_asked_when_the_share_of_the_slow_one_is_over(on: On) {
+async fn fault_24_a_later_stage_is_asked_when_the_share_of_the_slow_one_is_over(on: On) {
     let (unit, alive) = (unit(on), Alive::default());
     for (way, asked, register) in three_stages(None, &alive) {
-        let tasks = TaskManager::builder().shutdown_deadline(10 * unit).build().unwrap();
-        let mut told = Told::by(&tasks);
+        let (tasks, mut told) = with_deadline(10 * unit);
         register(&tasks);
         tasks.start();
         eventually("all run", || alive.now() == 3).await;
@@ -1495,15 +1398,9 @@ async fn a_later_stage_is_asked_when_the_share_of_the_slow_one_is_over(on: On) {
     }
 }
 
-on_each_runtime! {
-    a_later_stage_is_asked_when_the_slow_one_has_ended =>
-        fault_24_a_later_stage_is_asked_when_the_slow_one_has_ended_current_thread,
-        fault_24_a_later_stage_is_asked_when_the_slow_one_has_ended_one_worker,
-        fault_24_a_later_stage_is_asked_when_the_slow_one_has_ended_four_workers;
-    a_later_stage_is_asked_when_the_share_of_the_slow_one_is_over =>
-        fault_24_a_later_stage_is_asked_when_the_share_of_the_slow_one_is_over_current_thread,
-        fault_24_a_later_stage_is_asked_when_the_share_of_the_slow_one_is_over_one_worker,
-        fault_24_a_later_stage_is_asked_when_the_share_of_the_slow_one_is_over_four_workers;
+on_each_runtime! { run:
+    fault_24_a_later_stage_is_asked_when_the_slow_one_has_ended,
+    fault_24_a_later_stage_is_asked_when_the_share_of_the_slow_one_is_over,
 }
 
 // Fault 25: whoever comes during a shutdown.
@@ -1534,11 +1431,10 @@ async fn everything_is_refused(tasks: &TaskManager, alive: &Alive) {
     assert_eq!(alive.now(), 0, "what was refused is dropped");
 }
 
-async fn whoever_comes_during_a_shutdown_is_refused(on: On) {
+async fn fault_25_new_work_during_a_shutdown_is_refused(on: On) {
     let (alive, late) = (Alive::default(), Alive::default());
     let (go, _) = tokio::sync::watch::channel(false);
-    let tasks = TaskManager::builder().shutdown_deadline(secs(20)).build().unwrap();
-    let mut told = Told::by(&tasks);
+    let (tasks, mut told) = with_deadline(secs(20));
     let handed = Arc::new(Mutex::new(Some(tasks.clone())));
     let (guards, late_too, gone) = (alive.clone(), late.clone(), go.clone());
     let config = CriticalTaskConfig::new("slow", move |ctx: TaskContext| {
@@ -1579,7 +1475,7 @@ async fn whoever_comes_during_a_shutdown_is_refused(on: On) {
 
 // Fault 26: a thousand children at the moment of the shutdown.
 
-async fn of_a_thousand_children_at_the_moment_of_the_shutdown_none_is_left(_: On) {
+async fn fault_26_of_a_thousand_children_at_the_moment_of_the_shutdown_none_is_left(_: On) {
     let (alive, children) = (Alive::default(), Alive::default());
     let ends = Arc::new([const { AtomicUsize::new(0) }; 3]);
     let tasks = TaskManager::builder().spawn_grace(millis(20)).shutdown_deadline(secs(10)).build().unwrap();
@@ -1646,11 +1542,10 @@ impl Drop for AsksWhenDropped {
     }
 }
 
-async fn all_who_ask_for_the_shutdown_get_the_same_report(_: On) {
+async fn fault_27_all_callers_of_shutdown_get_the_same_report(_: On) {
     const THREADS: usize = 4;
     let (alive, asked) = (Alive::default(), Arc::new(AtomicUsize::new(0)));
-    let tasks = TaskManager::builder().shutdown_deadline(secs(15)).build().unwrap();
-    let mut told = Told::by(&tasks);
+    let (tasks, mut told) = with_deadline(secs(15));
     let (say, mut said) = tokio::sync::mpsc::unbounded_channel();
     // Ends when all have asked.
     let (guards, all) = (alive.clone(), asked.clone());
@@ -1722,22 +1617,13 @@ async fn all_who_ask_for_the_shutdown_get_the_same_report(_: On) {
     assert_eq!(tasks.snapshot("asker").map(|task| task.runs(ExitKind::Success)), Some(1));
 }
 
-on_each_runtime! {
-    whoever_comes_during_a_shutdown_is_refused =>
-        fault_25_whoever_comes_during_a_shutdown_is_refused_current_thread,
-        fault_25_whoever_comes_during_a_shutdown_is_refused_one_worker,
-        fault_25_whoever_comes_during_a_shutdown_is_refused_four_workers;
-    of_a_thousand_children_at_the_moment_of_the_shutdown_none_is_left =>
-        fault_26_of_a_thousand_children_at_the_moment_of_the_shutdown_none_is_left_current_thread,
-        fault_26_of_a_thousand_children_at_the_moment_of_the_shutdown_none_is_left_one_worker,
-        fault_26_of_a_thousand_children_at_the_moment_of_the_shutdown_none_is_left_four_workers;
+on_each_runtime! { run:
+    fault_25_new_work_during_a_shutdown_is_refused,
+    fault_26_of_a_thousand_children_at_the_moment_of_the_shutdown_none_is_left,
 }
 
-on_each_runtime_in_real_time! {
-    all_who_ask_for_the_shutdown_get_the_same_report =>
-        fault_27_all_who_ask_for_the_shutdown_get_the_same_report_current_thread,
-        fault_27_all_who_ask_for_the_shutdown_get_the_same_report_one_worker,
-        fault_27_all_who_ask_for_the_shutdown_get_the_same_report_four_workers;
+on_each_runtime! { run_in_real_time:
+    fault_27_all_callers_of_shutdown_get_the_same_report,
 }
 
 // Fault 28: the last handle is dropped, and nobody asked for a shutdown.
@@ -1753,10 +1639,9 @@ async fn reported(told: &mut Told) -> Arc<ShutdownReport> {
     }
 }
 
-async fn the_last_handle_dropped_is_an_ordered_shutdown(on: On) {
+async fn fault_28_the_last_handle_dropped_is_an_ordered_shutdown(on: On) {
     let (unit, alive) = (unit(on), Alive::default());
-    let tasks = TaskManager::builder().shutdown_deadline(20 * unit).build().unwrap();
-    let mut told = Told::by(&tasks);
+    let (tasks, mut told) = with_deadline(20 * unit);
     let asked = Asked::default();
     let configs = [
         asked.task("first", Some(2 * unit), &alive).category(TaskCategory::Command),
@@ -1781,7 +1666,7 @@ async fn the_last_handle_dropped_is_an_ordered_shutdown(on: On) {
     assert_eq!(ends(&mut told), ["first exited success", "last exited success"]);
 }
 
-async fn the_last_handle_dropped_over_a_blocked_task_troubles_nobody(_: On) {
+async fn fault_28_the_last_handle_dropped_over_a_blocked_task_troubles_nobody(_: On) {
     let (alive, stuck, held) = (Alive::default(), Alive::default(), Held::default());
     let (last_resort, notes) = noted(&held);
     let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).last_resort(last_resort).build().unwrap();
@@ -1809,22 +1694,15 @@ async fn the_last_handle_dropped_over_a_blocked_task_troubles_nobody(_: On) {
     eventually("nothing is left", || stuck.now() == 0).await;
 }
 
-#[test]
-fn fault_28_the_last_handle_dropped_over_a_blocked_task_troubles_nobody_one_worker() {
-    On::OneWorker.run_in_real_time(the_last_handle_dropped_over_a_blocked_task_troubles_nobody);
-}
-
-#[test]
-fn fault_28_the_last_handle_dropped_over_a_blocked_task_troubles_nobody_four_workers() {
-    On::FourWorkers.run_in_real_time(the_last_handle_dropped_over_a_blocked_task_troubles_nobody);
+on_each_runtime! { run_in_real_time on workers:
+    fault_28_the_last_handle_dropped_over_a_blocked_task_troubles_nobody,
 }
 
 /// It cannot wait for itself to let the manager go.
-async fn the_last_handle_may_be_a_tasks_own(on: On) {
+async fn fault_28_the_last_handle_may_be_a_tasks_own(on: On) {
     let (unit, alive) = (unit(on), Alive::default());
     for panics in [false, true] {
-        let tasks = TaskManager::builder().shutdown_deadline(20 * unit).build().unwrap();
-        let mut told = Told::by(&tasks);
+        let (tasks, mut told) = with_deadline(20 * unit);
         let handed = Arc::new(Mutex::new(None));
         let (guards, own) = (alive.clone(), handed.clone());
         let config = CriticalTaskConfig::new("owner", move |ctx: TaskContext| {
@@ -1855,7 +1733,7 @@ async fn the_last_handle_may_be_a_tasks_own(on: On) {
     }
 }
 
-async fn the_last_handle_of_nothing_tells_nothing(on: On) {
+async fn fault_28_dropping_the_last_handle_without_tasks_emits_nothing(on: On) {
     let (unit, alive) = (unit(on), Alive::default());
     let tasks = TaskManager::new();
     let mut events = tasks.subscribe();
@@ -1868,40 +1746,29 @@ async fn the_last_handle_of_nothing_tells_nothing(on: On) {
     assert_eq!(alive.now(), 0);
 }
 
-on_each_runtime! {
-    the_last_handle_dropped_is_an_ordered_shutdown =>
-        fault_28_the_last_handle_dropped_is_an_ordered_shutdown_current_thread,
-        fault_28_the_last_handle_dropped_is_an_ordered_shutdown_one_worker,
-        fault_28_the_last_handle_dropped_is_an_ordered_shutdown_four_workers;
-    the_last_handle_may_be_a_tasks_own =>
-        fault_28_the_last_handle_may_be_a_tasks_own_current_thread,
-        fault_28_the_last_handle_may_be_a_tasks_own_one_worker,
-        fault_28_the_last_handle_may_be_a_tasks_own_four_workers;
-    the_last_handle_of_nothing_tells_nothing =>
-        fault_28_the_last_handle_of_nothing_tells_nothing_current_thread,
-        fault_28_the_last_handle_of_nothing_tells_nothing_one_worker,
-        fault_28_the_last_handle_of_nothing_tells_nothing_four_workers;
+on_each_runtime! { run:
+    fault_28_the_last_handle_dropped_is_an_ordered_shutdown,
+    fault_28_the_last_handle_may_be_a_tasks_own,
+    fault_28_dropping_the_last_handle_without_tasks_emits_nothing,
 }
 
 // Fault 29: real signals, early and a second time.
 // Seen to fail with a second signal that only waits, and with dependencies that need not be ready.
 
-fn a_second_signal_ends_the_shutdown_at_once(test: &str, runtime: impl FnOnce() -> tokio::runtime::Runtime) {
+fn fault_29_a_second_signal_ends_the_shutdown_at_once(case: Case) {
     if role().is_some() {
-        let report = runtime().block_on(async {
+        let report = runtime(case.on).block_on(async {
             let signal = shutdown_signal();
             let tasks = TaskManager::builder().shutdown_deadline(secs(60)).build().unwrap();
             let alive = Alive::default();
             let guards = alive.clone();
             let deaf = CriticalTaskConfig::new("deaf", move |ctx: TaskContext| {
-                let guard = guards.guard();
-                async move {
-                    let _guard = guard;
+                guards.during(async move {
                     println!("deaf runs");
                     ctx.cancelled().await;
                     println!("deaf was asked");
                     pending::<()>().await;
-                }
+                })
             });
             // Not yet asked when the second signal comes.
             let tasks = begun(tasks, [deaf, obedient("gateway", &alive).category(TaskCategory::Gateway)]);
@@ -1914,10 +1781,9 @@ fn a_second_signal_ends_the_shutdown_at_once(test: &str, runtime: impl FnOnce() 
         eprintln!("{report}");
         std::process::exit(report.exit_code().into());
     }
-    let test = test.to_owned();
     limited(move || {
         for (first, second) in [("INT", "INT"), ("TERM", "TERM"), ("INT", "TERM")] {
-            let mut child = Child::of(&test, "signalled", |_| {});
+            let mut child = Child::of(case.test, "signalled", |_| {});
             child.wait_for("deaf runs");
             child.kill(first);
             child.wait_for("deaf was asked");
@@ -1930,45 +1796,23 @@ fn a_second_signal_ends_the_shutdown_at_once(test: &str, runtime: impl FnOnce() 
     });
 }
 
-#[test]
-fn fault_29_a_second_signal_ends_the_shutdown_at_once_current_thread() {
-    a_second_signal_ends_the_shutdown_at_once(
-        "fault_29_a_second_signal_ends_the_shutdown_at_once_current_thread",
-        current_thread,
-    );
-}
-
-#[test]
-fn fault_29_a_second_signal_ends_the_shutdown_at_once_one_worker() {
-    a_second_signal_ends_the_shutdown_at_once(
-        "fault_29_a_second_signal_ends_the_shutdown_at_once_one_worker",
-        || workers(1),
-    );
-}
-
-#[test]
-fn fault_29_a_second_signal_ends_the_shutdown_at_once_four_workers() {
-    a_second_signal_ends_the_shutdown_at_once(
-        "fault_29_a_second_signal_ends_the_shutdown_at_once_four_workers",
-        || workers(4),
-    );
+on_each_runtime! { call:
+    fault_29_a_second_signal_ends_the_shutdown_at_once,
 }
 
 /// A signal before `start`, or while a task is awaited on which another depends: the role says which.
-fn an_early_signal_stops_cleanly(test: &str, runtime: impl FnOnce() -> tokio::runtime::Runtime) {
+fn fault_29_an_early_signal_stops_cleanly(case: Case) {
     if let Some(early) = role() {
-        runtime().block_on(async {
+        runtime(case.on).block_on(async {
             let signal = shutdown_signal();
             let (alive, late) = (Alive::default(), Alive::default());
             let tasks = TaskManager::builder().shutdown_deadline(secs(60)).build().unwrap();
             let guards = alive.clone();
             let first = CriticalTaskConfig::new("first", move |ctx: TaskContext| {
-                let guard = guards.guard();
-                async move {
-                    let _guard = guard;
+                guards.during(async move {
                     println!("first begins");
                     ctx.cancelled().await;
-                }
+                })
             });
             // It never says that it is ready.
             let configs = [first.start_timeout(secs(600)), obedient("second", &late).depends_on("first")];
@@ -1988,7 +1832,6 @@ fn an_early_signal_stops_cleanly(test: &str, runtime: impl FnOnce() -> tokio::ru
         });
         return;
     }
-    let test = test.to_owned();
     limited(move || {
         for (signal, early, said) in [
             ("TERM", "before start", "not started"),
@@ -1996,7 +1839,7 @@ fn an_early_signal_stops_cleanly(test: &str, runtime: impl FnOnce() -> tokio::ru
             ("TERM", "while starting", "first begins"),
             ("INT", "while starting", "first begins"),
         ] {
-            let mut child = Child::of(&test, early, |_| {});
+            let mut child = Child::of(case.test, early, |_| {});
             child.wait_for(said);
             child.kill(signal);
             drop(child.process.stdin.take());
@@ -2007,33 +1850,27 @@ fn an_early_signal_stops_cleanly(test: &str, runtime: impl FnOnce() -> tokio::ru
     });
 }
 
-#[test]
-fn fault_29_an_early_signal_stops_cleanly_current_thread() {
-    an_early_signal_stops_cleanly("fault_29_an_early_signal_stops_cleanly_current_thread", current_thread);
-}
-
-#[test]
-fn fault_29_an_early_signal_stops_cleanly_one_worker() {
-    an_early_signal_stops_cleanly("fault_29_an_early_signal_stops_cleanly_one_worker", || workers(1));
-}
-
-#[test]
-fn fault_29_an_early_signal_stops_cleanly_four_workers() {
-    an_early_signal_stops_cleanly("fault_29_an_early_signal_stops_cleanly_four_workers", || workers(4));
+on_each_runtime! { call:
+    fault_29_an_early_signal_stops_cleanly,
 }
 
 // Fault 30: the runtime is dropped under the manager.
 // Seen to fail without `drain.watch`, without `Driver::drop`'s note, and while a dropped run had ended by itself.
 
-fn a_runtime_dropped_under_the_manager_hangs_nobody(runtime: tokio::runtime::Runtime) {
+/// A manager with a minute for its shutdown, begun in that runtime, and what it tells.
+fn begun_in(runtime: &tokio::runtime::Runtime, configs: [CriticalTaskConfig; 2]) -> (TaskManager, Told) {
+    runtime.block_on(async {
+        let (tasks, told) = with_deadline(secs(60));
+        (begun(tasks, configs), told)
+    })
+}
+
+fn fault_30_a_runtime_dropped_under_the_manager_hangs_nobody(case: Case) {
+    let runtime = runtime(case.on);
     limited(move || {
         let alive = Alive::default();
-        let (tasks, mut told) = runtime.block_on(async {
-            let tasks = TaskManager::builder().shutdown_deadline(secs(60)).build().unwrap();
-            let told = Told::by(&tasks);
-            let configs = [deaf("deaf", &alive), deaf("other", &alive).category(TaskCategory::Gateway)];
-            (begun(tasks, configs), told)
-        });
+        let configs = [deaf("deaf", &alive), deaf("other", &alive).category(TaskCategory::Gateway)];
+        let (tasks, mut told) = begun_in(&runtime, configs);
         let guard = alive.guard();
         let run = tasks.spawn("run", async move {
             let _guard = guard;
@@ -2067,7 +1904,8 @@ fn a_runtime_dropped_under_the_manager_hangs_nobody(runtime: tokio::runtime::Run
     });
 }
 
-fn a_spawned_run_dropped_with_its_runtime_is_aborted(runtime: tokio::runtime::Runtime) {
+fn fault_30_a_spawned_run_dropped_with_its_runtime_is_aborted(case: Case) {
+    let runtime = runtime(case.on);
     limited(move || {
         let alive = Alive::default();
         let tasks =
@@ -2088,47 +1926,19 @@ fn a_spawned_run_dropped_with_its_runtime_is_aborted(runtime: tokio::runtime::Ru
     });
 }
 
-#[test]
-fn fault_30_a_spawned_run_dropped_with_its_runtime_is_aborted_current_thread() {
-    a_spawned_run_dropped_with_its_runtime_is_aborted(current_thread());
-}
-
-#[test]
-fn fault_30_a_spawned_run_dropped_with_its_runtime_is_aborted_one_worker() {
-    a_spawned_run_dropped_with_its_runtime_is_aborted(workers(1));
-}
-
-#[test]
-fn fault_30_a_spawned_run_dropped_with_its_runtime_is_aborted_four_workers() {
-    a_spawned_run_dropped_with_its_runtime_is_aborted(workers(4));
-}
-
-#[test]
-fn fault_30_a_runtime_dropped_under_the_manager_hangs_nobody_current_thread() {
-    a_runtime_dropped_under_the_manager_hangs_nobody(current_thread());
-}
-
-#[test]
-fn fault_30_a_runtime_dropped_under_the_manager_hangs_nobody_one_worker() {
-    a_runtime_dropped_under_the_manager_hangs_nobody(workers(1));
-}
-
-#[test]
-fn fault_30_a_runtime_dropped_under_the_manager_hangs_nobody_four_workers() {
-    a_runtime_dropped_under_the_manager_hangs_nobody(workers(4));
+on_each_runtime! { call:
+    fault_30_a_spawned_run_dropped_with_its_runtime_is_aborted,
+    fault_30_a_runtime_dropped_under_the_manager_hangs_nobody,
 }
 
 /// The shutdown begins when the runtime is gone already.
-fn a_manager_whose_runtime_is_gone_can_be_shut_down(runtime: tokio::runtime::Runtime) {
+fn fault_30_a_manager_whose_runtime_is_gone_can_be_shut_down(case: Case) {
+    let runtime = runtime(case.on);
     limited(move || {
         let alive = Alive::default();
-        let (tasks, mut told) = runtime.block_on(async {
-            let tasks = TaskManager::builder().shutdown_deadline(secs(60)).build().unwrap();
-            let told = Told::by(&tasks);
-            let tasks = begun(tasks, [deaf("deaf", &alive), obedient("obedient", &alive)]);
-            eventually("all run", || alive.now() == 2).await;
-            (tasks, told)
-        });
+        let configs = [deaf("deaf", &alive), obedient("obedient", &alive)];
+        let (tasks, mut told) = begun_in(&runtime, configs);
+        runtime.block_on(eventually("all run", || alive.now() == 2));
         drop(runtime);
         assert_eq!(alive.now(), 0);
         let guard = alive.guard();
@@ -2145,19 +1955,8 @@ fn a_manager_whose_runtime_is_gone_can_be_shut_down(runtime: tokio::runtime::Run
     });
 }
 
-#[test]
-fn fault_30_a_manager_whose_runtime_is_gone_can_be_shut_down_current_thread() {
-    a_manager_whose_runtime_is_gone_can_be_shut_down(current_thread());
-}
-
-#[test]
-fn fault_30_a_manager_whose_runtime_is_gone_can_be_shut_down_one_worker() {
-    a_manager_whose_runtime_is_gone_can_be_shut_down(workers(1));
-}
-
-#[test]
-fn fault_30_a_manager_whose_runtime_is_gone_can_be_shut_down_four_workers() {
-    a_manager_whose_runtime_is_gone_can_be_shut_down(workers(4));
+on_each_runtime! { call:
+    fault_30_a_manager_whose_runtime_is_gone_can_be_shut_down,
 }
 
 /// A worker that is blocked when its runtime is given up.

@@ -28,12 +28,15 @@ use tokio::{
 use tracing_subscriber::{Layer, layer::SubscriberExt as _, registry::LookupSpan};
 
 use crate::{
-    common::{
-        On, Told, child, is_child, obedient, on_each_runtime, on_each_runtime_in_real_time, restarts, rss,
-        run_alone, state,
+    common::{Case, On, Told, on_each_runtime, rss},
+    support::{
+        Alive, Events, eventually,
+        metrics::Metrics,
+        millis,
+        process::{child, is_child},
+        secs, settle,
+        tasks::{obedient, restarts, state},
     },
-    metrics::Metrics,
-    support::{Alive, Events, eventually, millis, secs, settle},
 };
 
 const SHORT: Duration = Duration::from_millis(20);
@@ -50,7 +53,7 @@ fn scaled(on: On, virtual_time: Duration) -> Duration {
 
 /// There is one policy for an iteration that is not over when the next is due: that one is skipped and counted, and the
 /// rhythm is kept.
-async fn bodies_are_longer_than_the_interval(on: On) {
+async fn fault_34_iterations_that_fall_due_meanwhile_are_skipped_and_counted(on: On) {
     let interval = scaled(on, secs(10));
     let tasks = TaskManager::new();
     let mut told = Told::by(&tasks);
@@ -107,12 +110,9 @@ async fn bodies_are_longer_than_the_interval(on: On) {
     assert_eq!(alive.now(), 0);
 }
 
-on_each_runtime! {
+on_each_runtime! { run:
     // Fails where nothing is skipped, or it is not counted.
-    bodies_are_longer_than_the_interval =>
-        fault_34_iterations_that_fall_due_meanwhile_are_skipped_and_counted_on_current_thread,
-        fault_34_iterations_that_fall_due_meanwhile_are_skipped_and_counted_on_one_worker,
-        fault_34_iterations_that_fall_due_meanwhile_are_skipped_and_counted_on_four_workers;
+    fault_34_iterations_that_fall_due_meanwhile_are_skipped_and_counted,
 }
 
 // --------------------------------------------------------------------------------------------------------------- 35
@@ -131,14 +131,12 @@ async fn is_stopped_and_resumed(_: On) {
     for number in 0..BEATING {
         let alive = alive.clone();
         let beats = CriticalTaskConfig::new(format!("beats {number}"), move |ctx: TaskContext| {
-            let guard = alive.guard();
-            async move {
-                let _guard = guard;
+            alive.during(async move {
                 while !ctx.is_cancelled() {
                     ctx.heartbeat();
                     tokio::select! { () = sleep(millis(50)) => {}, () = ctx.cancelled() => {} }
                 }
-            }
+            })
         });
         tasks.register(beats.heartbeat_timeout(SIGN_OF_LIFE)).expect("registered");
     }
@@ -206,11 +204,11 @@ async fn is_stopped_and_resumed(_: On) {
 /// Runs the test again as a child, and stops that one as a whole for a while.
 // Fails where signs of life are not renewed after it, or silence is not held against a watchdog that stood still too.
 #[cfg(unix)]
-fn stands_still(test: &str, on: On) {
+fn fault_35_a_process_that_stood_still_holds_nothing_against_its_tasks(case: Case) {
     if is_child() {
-        return on.run_in_real_time(is_stopped_and_resumed);
+        return case.run_in_real_time(is_stopped_and_resumed);
     }
-    let mut child = child(test).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a child");
+    let mut child = child(case.test).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a child");
     let mut output = BufReader::new(child.stdout.take().expect("its output"));
     let mut line = String::new();
     while line.trim() != READY_TO_STAND {
@@ -235,30 +233,8 @@ fn stands_still(test: &str, on: On) {
 }
 
 #[cfg(unix)]
-#[test]
-fn fault_35_a_process_that_stood_still_holds_nothing_against_its_tasks_on_current_thread() {
-    stands_still(
-        "surroundings::fault_35_a_process_that_stood_still_holds_nothing_against_its_tasks_on_current_thread",
-        On::CurrentThread,
-    );
-}
-
-#[cfg(unix)]
-#[test]
-fn fault_35_a_process_that_stood_still_holds_nothing_against_its_tasks_on_one_worker() {
-    stands_still(
-        "surroundings::fault_35_a_process_that_stood_still_holds_nothing_against_its_tasks_on_one_worker",
-        On::OneWorker,
-    );
-}
-
-#[cfg(unix)]
-#[test]
-fn fault_35_a_process_that_stood_still_holds_nothing_against_its_tasks_on_four_workers() {
-    stands_still(
-        "surroundings::fault_35_a_process_that_stood_still_holds_nothing_against_its_tasks_on_four_workers",
-        On::FourWorkers,
-    );
+on_each_runtime! { call:
+    fault_35_a_process_that_stood_still_holds_nothing_against_its_tasks,
 }
 
 // --------------------------------------------------------------------------------------------------------------- 36
@@ -342,7 +318,7 @@ fn gated(interval: Duration, go: &Arc<Notify>) -> (TaskLoop, Arc<Mutex<Vec<Insta
     (task_loop, begun)
 }
 
-async fn counts_and_intervals_change(on: On) {
+async fn fault_37_a_count_is_exact_and_a_new_interval_takes_effect_as_documented(on: On) {
     let short = scaled(on, secs(5));
     let tasks = TaskManager::new();
     let mut told = Told::by(&tasks);
@@ -433,17 +409,14 @@ async fn counts_and_intervals_change(on: On) {
     told.check_runs(&tasks);
 }
 
-on_each_runtime! {
+on_each_runtime! { run:
     // Fails where a count is one more, or a sleeper is not woken for its new interval.
-    counts_and_intervals_change =>
-        fault_37_a_count_is_exact_and_a_new_interval_takes_effect_as_documented_on_current_thread,
-        fault_37_a_count_is_exact_and_a_new_interval_takes_effect_as_documented_on_one_worker,
-        fault_37_a_count_is_exact_and_a_new_interval_takes_effect_as_documented_on_four_workers;
+    fault_37_a_count_is_exact_and_a_new_interval_takes_effect_as_documented,
 }
 
 // --------------------------------------------------------------------------------------------------------------- 38
 
-async fn subscribers_are_slow_or_gone(_: On) {
+async fn fault_38_a_slow_subscriber_holds_up_nothing_and_its_missed_events_are_counted(_: On) {
     const TASKS: u64 = 3;
     const LIVES: u64 = 1_001;
     let tasks = TaskManager::new();
@@ -495,12 +468,9 @@ async fn subscribers_are_slow_or_gone(_: On) {
     assert_eq!((slow.missed(), late.missed()), (missed, 0));
 }
 
-on_each_runtime! {
+on_each_runtime! { run:
     // Fails where what was missed is not counted.
-    subscribers_are_slow_or_gone =>
-        fault_38_nobody_waits_for_a_slow_subscriber_and_what_it_missed_is_counted_on_current_thread,
-        fault_38_nobody_waits_for_a_slow_subscriber_and_what_it_missed_is_counted_on_one_worker,
-        fault_38_nobody_waits_for_a_slow_subscriber_and_what_it_missed_is_counted_on_four_workers;
+    fault_38_a_slow_subscriber_holds_up_nothing_and_its_missed_events_are_counted,
 }
 
 #[cfg(feature = "otlp")]
@@ -531,12 +501,10 @@ mod exporters {
         let of_task = alive.clone();
         // It needs a while to end, during which the telemetry ends too.
         let slow = CriticalTaskConfig::new("slow to end", move |ctx: TaskContext| {
-            let guard = of_task.guard();
-            async move {
-                let _guard = guard;
+            of_task.during(async move {
                 ctx.cancelled().await;
                 sleep(millis(300)).await;
-            }
+            })
         });
         tasks.register(slow).expect("registered");
         let failing = CriticalTaskConfig::new("failing", |_| async { Err::<(), _>("down") });
@@ -574,7 +542,7 @@ mod exporters {
         assert_eq!(alive.now(), 0);
     }
 
-    async fn exporters_hang_or_are_away(_: On) {
+    async fn fault_38_an_exporter_that_hangs_or_is_away_holds_up_nothing(_: On) {
         // Not on the test's own thread, which a runtime with workers has beside them.
         for behaviour in
             [Some(Behaviour::Hang), Some(Behaviour::Delay(secs(30))), Some(Behaviour::Unavailable), None]
@@ -583,12 +551,9 @@ mod exporters {
         }
     }
 
-    on_each_runtime_in_real_time! {
+    on_each_runtime! { run_in_real_time:
         // Fails where the flush runs where it is asked for.
-        exporters_hang_or_are_away =>
-            fault_38_nobody_waits_for_an_exporter_that_hangs_or_is_away_on_current_thread,
-            fault_38_nobody_waits_for_an_exporter_that_hangs_or_is_away_on_one_worker,
-            fault_38_nobody_waits_for_an_exporter_that_hangs_or_is_away_on_four_workers;
+        fault_38_an_exporter_that_hangs_or_is_away_holds_up_nothing,
     }
 }
 
@@ -657,13 +622,13 @@ async fn life_with_a_panicking_exporter(at_start: bool, only: Option<&'static st
     assert_eq!(alive.now(), 0);
 }
 
-async fn exporters_panic_at_runs(_: On) {
+async fn fault_38_an_exporter_that_panics_at_a_runs_span_costs_nothing(_: On) {
     for at_start in [false, true] {
         life_with_a_panicking_exporter(at_start, Some("task.run")).await;
     }
 }
 
-async fn exporters_panic_at_the_managers_spans(_: On) {
+async fn fault_38_an_exporter_that_panics_at_the_managers_spans_holds_up_no_shutdown(_: On) {
     for name in ["bot.monitor_tasks", "bot.cleanup_tasks", "bot.stop_task_loops", "bot.cancel_tasks"] {
         for at_start in [false, true] {
             life_with_a_panicking_exporter(at_start, Some(name)).await;
@@ -671,23 +636,17 @@ async fn exporters_panic_at_the_managers_spans(_: On) {
     }
 }
 
-on_each_runtime! {
+on_each_runtime! { run:
     // Fails where the end of a run's span is not contained.
-    exporters_panic_at_runs =>
-        fault_38_an_exporter_that_panics_at_a_runs_span_costs_nothing_on_current_thread,
-        fault_38_an_exporter_that_panics_at_a_runs_span_costs_nothing_on_one_worker,
-        fault_38_an_exporter_that_panics_at_a_runs_span_costs_nothing_on_four_workers;
+    fault_38_an_exporter_that_panics_at_a_runs_span_costs_nothing,
     // Fails where the spans of a shutdown are not contained: it never ended.
-    exporters_panic_at_the_managers_spans =>
-        fault_38_an_exporter_that_panics_at_the_managers_spans_holds_up_no_shutdown_on_current_thread,
-        fault_38_an_exporter_that_panics_at_the_managers_spans_holds_up_no_shutdown_on_one_worker,
-        fault_38_an_exporter_that_panics_at_the_managers_spans_holds_up_no_shutdown_on_four_workers;
+    fault_38_an_exporter_that_panics_at_the_managers_spans_holds_up_no_shutdown,
 }
 
 // --------------------------------------------------------------------------------------------------------------- 39
 
 // Fails where each task leaks 64 bytes, or names have no bound.
-async fn a_hundred_thousand_come_and_go(_: On) {
+async fn fault_39_a_hundred_thousand_tasks_leave_nothing_behind(_: On) {
     const NAMES: usize = 50;
     let metrics = Metrics::new();
     let tasks = TaskManager::builder()
@@ -753,34 +712,11 @@ async fn a_hundred_thousand_come_and_go(_: On) {
     assert!(report.is_clean(), "{report}");
 }
 
-#[test]
-fn fault_39_a_hundred_thousand_tasks_leave_nothing_behind_on_current_thread() {
-    run_alone(
-        "surroundings::fault_39_a_hundred_thousand_tasks_leave_nothing_behind_on_current_thread",
-        On::CurrentThread,
-        a_hundred_thousand_come_and_go,
-    );
+on_each_runtime! { run_alone:
+    fault_39_a_hundred_thousand_tasks_leave_nothing_behind,
 }
 
-#[test]
-fn fault_39_a_hundred_thousand_tasks_leave_nothing_behind_on_one_worker() {
-    run_alone(
-        "surroundings::fault_39_a_hundred_thousand_tasks_leave_nothing_behind_on_one_worker",
-        On::OneWorker,
-        a_hundred_thousand_come_and_go,
-    );
-}
-
-#[test]
-fn fault_39_a_hundred_thousand_tasks_leave_nothing_behind_on_four_workers() {
-    run_alone(
-        "surroundings::fault_39_a_hundred_thousand_tasks_leave_nothing_behind_on_four_workers",
-        On::FourWorkers,
-        a_hundred_thousand_come_and_go,
-    );
-}
-
-async fn unregisters_and_shuts_down(_: On) {
+async fn fault_39_a_task_that_was_unregistered_is_in_no_report(_: On) {
     for _ in 0..300 {
         let tasks = TaskManager::new();
         let alive = Alive::default();
@@ -792,12 +728,9 @@ async fn unregisters_and_shuts_down(_: On) {
     }
 }
 
-on_each_runtime! {
+on_each_runtime! { run:
     // Fails where the answer comes before the driver has left its place: as it was.
-    unregisters_and_shuts_down =>
-        fault_39_a_task_that_was_unregistered_is_in_no_report_on_current_thread,
-        fault_39_a_task_that_was_unregistered_is_in_no_report_on_one_worker,
-        fault_39_a_task_that_was_unregistered_is_in_no_report_on_four_workers;
+    fault_39_a_task_that_was_unregistered_is_in_no_report,
 }
 
 // --------------------------------------------------------------------------------------------------------------- 40
@@ -806,16 +739,14 @@ on_each_runtime! {
 fn fails_once(name: &str, alive: &Alive) -> CriticalTaskConfig {
     let alive = alive.clone();
     CriticalTaskConfig::new(name, move |ctx: TaskContext| {
-        let guard = alive.guard();
-        async move {
-            let _guard = guard;
+        alive.during(async move {
             if ctx.generation() == 1 {
                 sleep(millis(1)).await;
                 return Err("down");
             }
             ctx.cancelled().await;
             Ok(())
-        }
+        })
     })
     .backoff(Backoff::constant(SHORT))
 }
@@ -829,7 +760,7 @@ impl Drop for Bomb {
     }
 }
 
-async fn hooks_panic(on: On) {
+async fn fault_40_a_hook_that_panics_is_logged_and_ignored(on: On) {
     let interval = scaled(on, secs(1));
     // Records are seen where everything is on this thread.
     let recorded = Events::record();
@@ -838,11 +769,7 @@ async fn hooks_panic(on: On) {
     let alive = Alive::default();
     let of_loop = alive.clone();
     let ticks = TaskLoop::every(interval, move |ctx: TaskContext| {
-        let guard = of_loop.guard();
-        async move {
-            let _guard = guard;
-            if ctx.iteration() == Some(2) { Err("down") } else { Ok(()) }
-        }
+        of_loop.during(async move { if ctx.iteration() == Some(2) { Err("down") } else { Ok(()) } })
     })
     .count(4)
     .before_loop(|| async { panic!("before_loop") })
@@ -889,7 +816,7 @@ async fn hooks_panic(on: On) {
 }
 
 /// A hook that is waiting is dropped when the task is asked to stop.
-async fn a_hooks_destructor_panics(_: On) {
+async fn fault_40_a_hook_whose_destructor_panics_holds_up_nothing(_: On) {
     let tasks = TaskManager::new();
     let mut told = Told::by(&tasks);
     let alive = Alive::default();
@@ -918,7 +845,7 @@ async fn a_hooks_destructor_panics(_: On) {
 }
 
 /// A hook's panic has a payload, which is the user's value.
-async fn a_hooks_payload_panics_when_dropped(on: On) {
+async fn fault_40_a_hooks_payload_whose_destructor_panics_ends_no_loop(on: On) {
     let tasks = TaskManager::new();
     let alive = Alive::default();
     let of_loop = alive.clone();
@@ -935,7 +862,7 @@ async fn a_hooks_payload_panics_when_dropped(on: On) {
 }
 
 /// What else the manager asks of the user: each panics, and each is an end of that run, or is as if it had not been asked.
-async fn callbacks_panic(_: On) {
+async fn fault_40_a_callback_that_panics_is_a_failed_run_or_ignored(_: On) {
     let tasks = TaskManager::builder()
         .names(NameRule::custom(|_| panic!("a name rule")))
         .last_resort(LastResort::Call(Arc::new(|_| panic!("a last resort"))))
@@ -979,7 +906,7 @@ async fn callbacks_panic(_: On) {
 }
 
 /// The closure that makes the futures is dropped when nobody needs it any more, and what it holds is the user's.
-async fn a_closure_that_is_dropped_panics(_: On) {
+async fn fault_40_a_tasks_closure_whose_destructor_panics_leaves_no_name_behind(_: On) {
     let tasks = TaskManager::new();
     let alive = Alive::default();
     let config = |name: &str| {
@@ -1011,32 +938,17 @@ async fn a_closure_that_is_dropped_panics(_: On) {
     let _ = tokio::spawn(async move { drop(tasks) }).await;
 }
 
-on_each_runtime! {
+on_each_runtime! { run:
     // Fails where hooks are not guarded.
-    hooks_panic =>
-        fault_40_a_hook_that_panics_is_logged_and_ignored_on_current_thread,
-        fault_40_a_hook_that_panics_is_logged_and_ignored_on_one_worker,
-        fault_40_a_hook_that_panics_is_logged_and_ignored_on_four_workers;
+    fault_40_a_hook_that_panics_is_logged_and_ignored,
     // Fails where a hook that is dropped while it waits is not contained.
-    a_hooks_destructor_panics =>
-        fault_40_a_hook_whose_destructor_panics_holds_up_nothing_on_current_thread,
-        fault_40_a_hook_whose_destructor_panics_holds_up_nothing_on_one_worker,
-        fault_40_a_hook_whose_destructor_panics_holds_up_nothing_on_four_workers;
+    fault_40_a_hook_whose_destructor_panics_holds_up_nothing,
     // Fails where a payload is dropped uncontained.
-    a_hooks_payload_panics_when_dropped =>
-        fault_40_a_hooks_payload_whose_destructor_panics_ends_no_loop_on_current_thread,
-        fault_40_a_hooks_payload_whose_destructor_panics_ends_no_loop_on_one_worker,
-        fault_40_a_hooks_payload_whose_destructor_panics_ends_no_loop_on_four_workers;
+    fault_40_a_hooks_payload_whose_destructor_panics_ends_no_loop,
     // Fails where the rule for names is called bare.
-    callbacks_panic =>
-        fault_40_a_callback_that_panics_is_a_failed_run_or_ignored_on_current_thread,
-        fault_40_a_callback_that_panics_is_a_failed_run_or_ignored_on_one_worker,
-        fault_40_a_callback_that_panics_is_a_failed_run_or_ignored_on_four_workers;
+    fault_40_a_callback_that_panics_is_a_failed_run_or_ignored,
     // Fails where the driver does not say that it has left.
-    a_closure_that_is_dropped_panics =>
-        fault_40_a_tasks_closure_whose_destructor_panics_leaves_no_name_behind_on_current_thread,
-        fault_40_a_tasks_closure_whose_destructor_panics_leaves_no_name_behind_on_one_worker,
-        fault_40_a_tasks_closure_whose_destructor_panics_leaves_no_name_behind_on_four_workers;
+    fault_40_a_tasks_closure_whose_destructor_panics_leaves_no_name_behind,
 }
 
 /// The last resort is called on the watchdog's thread, which goes on.
@@ -1246,27 +1158,6 @@ fn lives_under<F: Future<Output = ()> + 'static>(on: On, panics: Vec<Panics>, li
     assert!(failed.is_empty(), "a life did not go as it must: {failed:#?}");
 }
 
-/// A test of this for each runtime.
-macro_rules! under_panics {
-    ($($(#[$attribute:meta])* $panics:ident, $life:ident => $current:ident, $one:ident, $four:ident;)+) => { $(
-        $(#[$attribute])*
-        #[test]
-        fn $current() {
-            lives_under(On::CurrentThread, $panics(), $life);
-        }
-        $(#[$attribute])*
-        #[test]
-        fn $one() {
-            lives_under(On::OneWorker, $panics(), $life);
-        }
-        $(#[$attribute])*
-        #[test]
-        fn $four() {
-            lives_under(On::FourWorkers, $panics(), $life);
-        }
-    )+ };
-}
-
 fn at_records() -> Vec<Panics> {
     let names = [
         "task.started",
@@ -1295,27 +1186,30 @@ fn at_the_managers_spans() -> Vec<Panics> {
     all.chain(entered).collect()
 }
 
-under_panics! {
-    // Fails where the record of a hook's panic is not contained, or none is.
-    at_records, life_under =>
-        fault_40_a_subscriber_that_panics_at_a_record_costs_nothing_on_current_thread,
-        fault_40_a_subscriber_that_panics_at_a_record_costs_nothing_on_one_worker,
-        fault_40_a_subscriber_that_panics_at_a_record_costs_nothing_on_four_workers;
-    // Fails where the driver is not guarded.
-    at_runs, life_that_is_given_up =>
-        fault_40_a_subscriber_that_panics_at_a_runs_span_costs_that_life_alone_on_current_thread,
-        fault_40_a_subscriber_that_panics_at_a_runs_span_costs_that_life_alone_on_one_worker,
-        fault_40_a_subscriber_that_panics_at_a_runs_span_costs_that_life_alone_on_four_workers;
-    // Fails where the spans of a shutdown are not contained: it never ended.
-    at_the_managers_spans, life_under =>
-        fault_40_a_subscriber_that_panics_at_the_managers_spans_costs_nothing_on_current_thread,
-        fault_40_a_subscriber_that_panics_at_the_managers_spans_costs_nothing_on_one_worker,
-        fault_40_a_subscriber_that_panics_at_the_managers_spans_costs_nothing_on_four_workers;
+// Fails where the record of a hook's panic is not contained, or none is.
+fn fault_40_a_subscriber_that_panics_at_a_record_costs_nothing(case: Case) {
+    lives_under(case.on, at_records(), life_under);
+}
+
+// Fails where the driver is not guarded.
+fn fault_40_a_subscriber_that_panics_at_a_runs_span_costs_that_life_alone(case: Case) {
+    lives_under(case.on, at_runs(), life_that_is_given_up);
+}
+
+// Fails where the spans of a shutdown are not contained: it never ended.
+fn fault_40_a_subscriber_that_panics_at_the_managers_spans_costs_nothing(case: Case) {
+    lives_under(case.on, at_the_managers_spans(), life_under);
+}
+
+on_each_runtime! { call:
+    fault_40_a_subscriber_that_panics_at_a_record_costs_nothing,
+    fault_40_a_subscriber_that_panics_at_a_runs_span_costs_that_life_alone,
+    fault_40_a_subscriber_that_panics_at_the_managers_spans_costs_nothing,
 }
 
 /// The supervisor's own loop panics: the draw of a jitter is the user's code, and the only one it calls by itself. The task
 /// must not look as if somebody had stopped it, and whoever listens must hear of it.
-async fn the_draw_of_a_jitter_panics(_: On) {
+async fn fault_40_a_panic_in_the_supervisors_own_loop_is_told(_: On) {
     let drawn = Arc::new(AtomicU64::new(0));
     let draws = drawn.clone();
     let tasks = TaskManager::builder()
@@ -1348,10 +1242,7 @@ async fn the_draw_of_a_jitter_panics(_: On) {
     assert_eq!(alive.now(), 0);
 }
 
-on_each_runtime! {
+on_each_runtime! { run:
     // Fails where the driver is not guarded.
-    the_draw_of_a_jitter_panics =>
-        fault_40_a_panic_in_the_supervisors_own_loop_is_told_on_current_thread,
-        fault_40_a_panic_in_the_supervisors_own_loop_is_told_on_one_worker,
-        fault_40_a_panic_in_the_supervisors_own_loop_is_told_on_four_workers;
+    fault_40_a_panic_in_the_supervisors_own_loop_is_told,
 }

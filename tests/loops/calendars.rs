@@ -1,9 +1,10 @@
 //! Calendars: clocks that are set, processes that are suspended, and lives that follow each other.
 
 use otel_tasks::schedule::MissedPolicy;
-use support::WallClock;
 
 use super::*;
+
+use crate::support::WallClock;
 
 const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
@@ -91,7 +92,7 @@ async fn a_clock_that_is_set_forward_past_a_time_makes_it_late_and_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_clock_that_is_set_back_shows_again_is_not_due_again() {
+async fn times_that_a_clock_set_back_shows_again_are_not_due_again() {
     for back in [HOUR, 25 * HOUR] {
         let l = OnClock::begin(daily("09:00"), |body| body);
         hours(9).await;
@@ -161,7 +162,7 @@ async fn a_suspended_process_neither_bursts_nor_stalls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_missed_is_treated_as_the_policy_says() {
+async fn missed_times_are_treated_as_the_policy_says() {
     for (policy, expected, missed) in [
         (MissedPolicy::Skip, vec![0, 660], 10),
         (MissedPolicy::CatchUp(3), vec![0, 610, 610, 610, 660], 7),
@@ -176,7 +177,7 @@ async fn what_was_missed_is_treated_as_the_policy_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_schedule_of_every_second_misses_is_counted_up_to_a_limit() {
+async fn missed_times_of_a_schedule_of_every_second_are_counted_up_to_a_limit() {
     let l = OnClock::begin(Schedule::cron("* * * * * *", "UTC"), |body| body);
     sleep(secs(5)).await;
     let before = l.minutes().len();

@@ -1,9 +1,10 @@
 //! What a handle does to a loop beside stopping it, and what its schedule's bounds do.
 
 use otel_tasks::schedule::OverlapPolicy;
-use support::WallClock;
 
 use super::*;
+
+use crate::support::WallClock;
 
 #[tokio::test(start_paused = true)]
 async fn a_shorter_interval_during_an_iteration_counts_what_it_brought_and_no_more() {
@@ -133,13 +134,19 @@ async fn another_delay_is_still_a_delay() {
     assert_eq!(moments.seconds(), [0, 24, 48], "from the end of each");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_paused_loop_shows_it_and_leaves_out_what_falls_due() {
+/// A loop with an interval of ten seconds that was paused after fifteen.
+async fn paused() -> (TaskManager, LoopHandle, Moments) {
     let (body, handle, moments) = noting(10, 0);
     let tasks = started(CriticalTaskConfig::from_loop("l", body));
     sleep(secs(15)).await;
     handle.pause().unwrap();
     settle().await;
+    (tasks, handle, moments)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_loop_shows_it_and_leaves_out_what_falls_due() {
+    let (tasks, handle, moments) = paused().await;
     assert_eq!((state(&tasks, "l"), handle.next_run()), (Some(TaskState::Paused), None));
     assert!(handle.is_running());
     sleep(secs(30)).await;
@@ -151,11 +158,7 @@ async fn a_paused_loop_shows_it_and_leaves_out_what_falls_due() {
 
 #[tokio::test(start_paused = true)]
 async fn a_paused_loop_finishes_when_it_is_stopped() {
-    let (body, handle, _) = noting(10, 0);
-    let tasks = started(CriticalTaskConfig::from_loop("l", body));
-    sleep(secs(15)).await;
-    handle.pause().unwrap();
-    settle().await;
+    let (tasks, handle, _) = paused().await;
     handle.stop();
     settle().await;
     assert_eq!((state(&tasks, "l"), handle.is_running()), (Some(TaskState::Finished), false));
@@ -233,16 +236,8 @@ async fn once_is_due_at_its_instant_and_finished_then() {
 #[tokio::test(start_paused = true)]
 async fn cancel_drops_all_that_overlap() {
     let alive = Alive::default();
-    let guards = alive.clone();
-    let body = TaskLoop::every(secs(10), move |_| {
-        let guard = guards.guard();
-        async move {
-            let _guard = guard;
-            std::future::pending::<()>().await;
-        }
-    });
-    let handle = body.handle();
-    let tasks = started(CriticalTaskConfig::from_loop("l", body.overlap(OverlapPolicy::Allow(3))));
+    let body = deaf_loop(10, &alive);
+    let (tasks, handle) = looping(body.overlap(OverlapPolicy::Allow(3)));
     sleep(secs(25)).await;
     assert_eq!(alive.now(), 3);
     handle.cancel().unwrap();
@@ -263,7 +258,7 @@ async fn a_schedule_that_may_overlap_takes_over_from_one_that_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_after_the_end_of_a_schedule_is_not_left_out() {
+async fn times_after_the_end_of_a_schedule_do_not_count_as_skipped() {
     let clock = WallClock::starting(SystemTime::UNIX_EPOCH);
     let tasks = TaskManager::builder().wall_clock(clock.reader()).build().unwrap();
     let bounded = Schedule::every(secs(10)).ends(SystemTime::UNIX_EPOCH + secs(35));
@@ -280,7 +275,7 @@ async fn what_comes_after_the_end_of_a_schedule_is_not_left_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_instant_that_was_missed_may_be_left_out() {
+async fn a_missed_instant_may_be_skipped() {
     let clock = WallClock::starting(SystemTime::UNIX_EPOCH + secs(10_000));
     let tasks = TaskManager::builder().wall_clock(clock.reader()).build().unwrap();
     let moments = Moments::default();

@@ -24,7 +24,7 @@ fn skipped(tasks: &TaskManager, reason: SkipReason) -> u64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_overlaps_waits_where_it_may_queue() {
+async fn an_overlapping_iteration_waits_if_it_may_queue() {
     let moments = Moments::default();
     let tasks =
         started(CriticalTaskConfig::from_loop("l", second_takes(35, &moments).overlap(OverlapPolicy::Queue)));
@@ -36,7 +36,7 @@ async fn one_that_overlaps_waits_where_it_may_queue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_overlaps_may_cancel_the_one_that_runs() {
+async fn an_overlapping_iteration_may_cancel_the_running_one() {
     let moments = Moments::default();
     let alive = Alive::default();
     let (log, guards) = (moments.clone(), alive.clone());
@@ -89,7 +89,7 @@ async fn iterations_may_overlap_up_to_a_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_of_several_that_fails_ends_the_life_when_the_others_are_done() {
+async fn a_failed_iteration_ends_the_life_when_the_overlapping_ones_are_done() {
     let body = TaskLoop::every(secs(10), |ctx: TaskContext| async move {
         sleep(secs(25)).await;
         if ctx.iteration() == Some(1) { Err("first") } else { Ok(()) }
@@ -121,7 +121,7 @@ async fn stand_still(seconds: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_those_that_were_missed_one_takes_place_at_once() {
+async fn one_of_several_missed_iterations_runs_at_once() {
     let (body, _, moments) = noting(10, 0);
     let tasks = started(CriticalTaskConfig::from_loop("l", body));
     let mut events = tasks.subscribe();
@@ -138,7 +138,7 @@ async fn of_those_that_were_missed_one_takes_place_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_that_were_missed_may_be_left_out() {
+async fn missed_iterations_may_be_skipped() {
     let moments = Moments::default();
     let log = moments.clone();
     let body = TaskLoop::every(secs(100), move |_| {
@@ -157,7 +157,7 @@ async fn those_that_were_missed_may_be_left_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_that_were_missed_may_be_caught_up_with() {
+async fn missed_iterations_may_be_caught_up_with() {
     for (limit, expected, left_out) in
         [(2, vec![0, 45, 46, 50, 60], 2), (9, vec![0, 45, 46, 47, 48, 50, 60], 0)]
     {

@@ -93,8 +93,7 @@ async fn child_adm_simple() {
 // Fails where a restart by hand forgives nothing.
 #[tokio::test(start_paused = true)]
 async fn extra_return() {
-    let world = World::new();
-    let child = world.child("c1");
+    let (world, [child]) = World::with(["c1"]);
     world.register(child.permanent()).await;
     world.tasks.stop("c1").expect("registered");
     calm().await;
@@ -126,8 +125,7 @@ async fn extra_return() {
 // Fails where a window of zero is accepted.
 #[tokio::test(start_paused = true)]
 async fn child_specs() {
-    let world = World::new();
-    let child = world.child("c1");
+    let (world, [child]) = World::with(["c1"]);
     let refused = |config| world.tasks.register(config).expect_err("faulty");
     let policy = |source| RegisterError::Policy { name: "c1".into(), source };
     assert_eq!(
@@ -183,8 +181,7 @@ async fn child_specs_map() {
         for policy in POLICIES {
             for grace in [Some(Duration::ZERO), Some(secs(1)), None] {
                 for escalation in [Escalation::None, Escalation::Group, Escalation::Shutdown] {
-                    let world = World::new();
-                    let child = world.child("c1");
+                    let (world, [child]) = World::with(["c1"]);
                     let config = child.config(policy).escalation(escalation);
                     let config = match grace {
                         Some(grace) => config.shutdown_grace(grace),
@@ -202,8 +199,7 @@ async fn child_specs_map() {
 // Fails where a window of zero is accepted.
 #[tokio::test(start_paused = true)]
 async fn sup_flags() {
-    let world = World::new();
-    let child = world.child("c1");
+    let (world, [child]) = World::with(["c1"]);
     let group = || TaskGroup::new("sup", OneForOne).task(child.permanent());
     let faulty = |group: TaskGroup| match world.tasks.register_group(group) {
         Err(RegisterError::GroupPolicy { group, source }) if group == "sup" => source,
@@ -222,8 +218,7 @@ async fn sup_flags() {
 // Fails where runs are not counted.
 #[tokio::test(start_paused = true)]
 async fn which_children() {
-    let world = World::new();
-    let [c1, c2] = world.children(["c1", "c2"]);
+    let (world, [c1, c2]) = World::with(["c1", "c2"]);
     assert!(world.tasks.snapshots().is_empty() && world.tasks.task_names().is_empty());
     world.register(c1.permanent()).await;
     world.register(c2.permanent()).await;

@@ -27,8 +27,7 @@ use crate::{
 #[tokio::test(start_paused = true)]
 async fn permanent_normal() {
     for strategy in STRATEGIES {
-        let world = World::new();
-        let [c1, c2] = world.children(["c1", "c2"]);
+        let (world, [c1, c2]) = World::with(["c1", "c2"]);
         world.supervise(strategy, 1, [c1.permanent(), c2.permanent()]).await;
         c1.end(End::Ok);
         calm().await;
@@ -47,8 +46,7 @@ async fn permanent_normal() {
 #[tokio::test(start_paused = true)]
 async fn transient_normal() {
     for strategy in STRATEGIES {
-        let world = World::new();
-        let [c1, c2] = world.children(["c1", "c2"]);
+        let (world, [c1, c2]) = World::with(["c1", "c2"]);
         world.supervise(strategy, 0, [c1.transient(), c2.transient()]).await;
         c1.end(End::Ok);
         sleep(secs(60)).await;
@@ -62,8 +60,7 @@ async fn transient_normal() {
 // Fails where a temporary child that ends well counts as failed.
 #[tokio::test(start_paused = true)]
 async fn temporary_normal() {
-    let world = World::new();
-    let child = world.child("c1");
+    let (world, [child]) = World::with(["c1"]);
     world.register(child.temporary()).await;
     child.end(End::Ok);
     sleep(secs(60)).await;
@@ -74,8 +71,7 @@ async fn temporary_normal() {
 // Fails where a permanent child that ends well is left finished.
 #[tokio::test(start_paused = true)]
 async fn permanent_shutdown() {
-    let world = World::new();
-    let child = world.child("c1");
+    let (world, [child]) = World::with(["c1"]);
     world.register(child.permanent()).await;
     for runs in [2, 3] {
         child.end(End::Ok);
@@ -88,8 +84,7 @@ async fn permanent_shutdown() {
 // Fails where a transient child that ends well is restarted.
 #[tokio::test(start_paused = true)]
 async fn transient_shutdown() {
-    let world = World::new();
-    let child = world.child("c1");
+    let (world, [child]) = World::with(["c1"]);
     world.register(child.transient()).await;
     child.end(End::Ok);
     calm().await;
@@ -111,8 +106,7 @@ async fn transient_shutdown() {
 // Fails where a temporary child that ends well counts as failed.
 #[tokio::test(start_paused = true)]
 async fn temporary_shutdown() {
-    let world = World::new();
-    let child = world.child("c1");
+    let (world, [child]) = World::with(["c1"]);
     world.register(child.temporary()).await;
     child.end(End::Ok);
     calm().await;
@@ -132,8 +126,7 @@ async fn temporary_shutdown() {
 async fn permanent_abnormal() {
     restarted_after_a_failure(RestartPolicy::Always).await;
     // An error of which the user says that trying again cannot help ends even a permanent child; OTP has no such thing.
-    let world = World::new();
-    let child = world.child("c1");
+    let (world, [child]) = World::with(["c1"]);
     world.register(child.permanent().classify(|_: &&str| ErrorClass::Permanent)).await;
     child.end(End::Err);
     sleep(secs(60)).await;
@@ -148,8 +141,7 @@ async fn transient_abnormal() {
 }
 
 async fn restarted_after_a_failure(policy: RestartPolicy) {
-    let world = World::new();
-    let child = world.child("c1");
+    let (world, [child]) = World::with(["c1"]);
     world.register(child.config(policy).run_timeout(HOUR)).await;
     for (runs, end) in [(2, End::Err), (3, End::Panic)] {
         child.end(end);
@@ -168,8 +160,7 @@ async fn restarted_after_a_failure(policy: RestartPolicy) {
 async fn temporary_abnormal() {
     for strategy in STRATEGIES {
         for end in End::FAILURES {
-            let world = World::new();
-            let [c1, c2] = world.children(["c1", "c2"]);
+            let (world, [c1, c2]) = World::with(["c1", "c2"]);
             // None is allowed, so one that was counted would be seen.
             world.supervise(strategy, 0, [c1.temporary(), c2.permanent()]).await;
             c1.end(end);
@@ -189,8 +180,7 @@ async fn do_not_save_child_specs_for_temporary_children() {
         for policy in POLICIES {
             for end in [None, Some(End::Ok), Some(End::Err), Some(End::Panic)] {
                 let case = format!("{strategy:?} {policy:?} {end:?}");
-                let world = World::new();
-                let child = world.child("c1");
+                let (world, [child]) = World::with(["c1"]);
                 world.supervise(strategy, 1, [child.config(policy)]).await;
                 match end {
                     Some(end) => child.end(end),
@@ -266,8 +256,7 @@ async fn simple_one_for_one_corruption() {
 // Fails where a transient child that ends well is restarted.
 #[tokio::test(start_paused = true)]
 async fn simple_one_for_one_restart_ignore() {
-    let world = World::new();
-    let child = world.child("c1");
+    let (world, [child]) = World::with(["c1"]);
     world.register(child.transient()).await;
     child.end(End::Panic);
     calm().await;
@@ -282,8 +271,7 @@ async fn simple_one_for_one_restart_ignore() {
 
 /// A child in a loop of failing starts, as it looks from outside, and every way out of it.
 async fn restart_loop(policy: RestartPolicy) {
-    let world = World::new();
-    let child = world.child("c1");
+    let (world, [child]) = World::with(["c1"]);
     let config = || {
         child.config(policy).backoff(otel_tasks::Backoff::constant(millis(500))).max_restarts(1_000, 3 * HOUR)
     };
@@ -326,8 +314,7 @@ async fn restart_loop(policy: RestartPolicy) {
     world.tasks.shutdown().await;
     // And the shutdown, in both.
     for wanted in [Backoff, Running] {
-        let world = World::new();
-        let child = world.child("c1");
+        let (world, [child]) = World::with(["c1"]);
         child.starts(Start::EndsAfter(secs(2), End::Err));
         let slow = otel_tasks::Backoff::constant(secs(600));
         world.register(child.config(policy).backoff(slow).max_restarts(5, HOUR)).await;
@@ -355,8 +342,7 @@ async fn hanging_restart_loop_simple() {
 // Fails where a member that was stopped holds up those after it.
 #[tokio::test(start_paused = true)]
 async fn hanging_restart_loop_rest_for_one() {
-    let world = World::new();
-    let [c1, c2, c3] = world.children(["c1", "c2", "c3"]);
+    let (world, [c1, c2, c3]) = World::with(["c1", "c2", "c3"]);
     let slow = c2.permanent().backoff(otel_tasks::Backoff::constant(secs(1))).max_restarts(1_000, HOUR);
     let members = [c1.permanent(), slow, c3.permanent()];
     world.supervise(otel_tasks::policy::RestartStrategy::RestForOne, 1_000, members).await;
@@ -388,8 +374,7 @@ async fn hanging_restart_loop_rest_for_one() {
 // Fails where a group does not wait for its delay.
 #[tokio::test(start_paused = true)]
 async fn a_restart_loop_of_a_group_begins_from_the_first_each_time() {
-    let world = World::new();
-    let [c1, c2] = world.children(["c1", "c2"]);
+    let (world, [c1, c2]) = World::with(["c1", "c2"]);
     let slow = c2.permanent().backoff(otel_tasks::Backoff::constant(secs(10))).max_restarts(9, HOUR);
     world.supervise(OneForAll, 9, [c1.permanent(), slow]).await;
     world.log.take();

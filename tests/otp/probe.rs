@@ -289,6 +289,13 @@ impl World {
         Self { tasks, log: Log::default(), alive: Alive::default(), events }
     }
 
+    /// A world, and the children of these names in it.
+    pub(crate) fn with<const N: usize>(names: [&str; N]) -> (Self, [Child; N]) {
+        let world = Self::new();
+        let children = world.children(names);
+        (world, children)
+    }
+
     pub(crate) fn child(&self, name: &str) -> Child {
         Child(Arc::new(Inner {
             name: name.to_owned(),

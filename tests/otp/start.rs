@@ -39,8 +39,7 @@ async fn sup_start_normal() {
 #[tokio::test(start_paused = true)]
 async fn sup_start_ignore_child() {
     for strategy in STRATEGIES {
-        let world = World::new();
-        let [c1, c2] = world.children(["c1", "c2"]);
+        let (world, [c1, c2]) = World::with(["c1", "c2"]);
         c1.starts(Start::Ends(End::Ok));
         world.supervise(strategy, 0, [c1.transient(), c2.transient()]).await;
         assert_eq!(world.states(["c1", "c2"]), [Finished, Running], "{strategy:?}");
@@ -56,8 +55,7 @@ async fn sup_start_ignore_child() {
 #[tokio::test(start_paused = true)]
 async fn sup_start_ignore_temporary_child() {
     for strategy in STRATEGIES {
-        let world = World::new();
-        let [c1, c2] = world.children(["c1", "c2"]);
+        let (world, [c1, c2]) = World::with(["c1", "c2"]);
         c1.starts(Start::Ends(End::Ok));
         world.supervise(strategy, 0, [c1.temporary(), c2.temporary()]).await;
         assert_eq!(world.states(["c1", "c2"]), [Finished, Running], "{strategy:?}");
@@ -69,8 +67,7 @@ async fn sup_start_ignore_temporary_child() {
 // Fails where a temporary child that ends well counts as failed.
 #[tokio::test(start_paused = true)]
 async fn sup_start_ignore_temporary_child_start_child() {
-    let world = World::new();
-    let [c1, c2] = world.children(["c1", "c2"]);
+    let (world, [c1, c2]) = World::with(["c1", "c2"]);
     world.tasks.start();
     c1.starts(Start::Ends(End::Ok));
     world.register(c1.temporary()).await;
@@ -98,8 +95,7 @@ async fn sup_start_ignore_temporary_child_start_child_simple() {
 // Fails where a transient child that ends well is restarted.
 #[tokio::test(start_paused = true)]
 async fn sup_start_ignore_permanent_child_start_child_simple() {
-    let world = World::new();
-    let [c1, c2, c3] = world.children(["c1", "c2", "c3"]);
+    let (world, [c1, c2, c3]) = World::with(["c1", "c2", "c3"]);
     c2.starts(Start::Ends(End::Ok));
     for child in [&c1, &c2, &c3] {
         world.register(child.transient()).await;
@@ -134,8 +130,7 @@ async fn sup_start_fail() {
 // Fails where a task's limit is one.
 #[tokio::test(start_paused = true)]
 async fn sup_start_child_returns_error() {
-    let world = World::new();
-    let [c1, c2] = world.children(["c1", "c2"]);
+    let (world, [c1, c2]) = World::with(["c1", "c2"]);
     world.tasks.start();
     let refused = world.tasks.register(c1.permanent().max_restarts(1, secs(0)));
     assert!(matches!(refused, Err(RegisterError::Policy { name, .. }) if name == "c1"));
@@ -153,8 +148,7 @@ async fn sup_start_child_returns_error() {
 // Fails where a task's limit is not asked.
 #[tokio::test(start_paused = true)]
 async fn sup_start_restart_child_returns_error() {
-    let world = World::new();
-    let [c1, c2] = world.children(["c1", "c2"]);
+    let (world, [c1, c2]) = World::with(["c1", "c2"]);
     world.supervise(OneForOne, 5, [c1.permanent().max_restarts(0, HOUR), c2.permanent()]).await;
     world.tasks.stop("c1").expect("registered");
     calm().await;
@@ -181,8 +175,7 @@ async fn sup_start_child_returns_error_simple() {
 // Fails where a stop has no grace.
 #[tokio::test(start_paused = true)]
 async fn sup_start_map() {
-    let world = World::new();
-    let child = world.child("c1");
+    let (world, [child]) = World::with(["c1"]);
     // With nothing set: transient, five restarts in ten minutes, ten seconds to stop.
     let plain = {
         let child = child.clone();
@@ -211,8 +204,7 @@ async fn sup_start_map() {
 // Fails where an empty name is accepted.
 #[tokio::test(start_paused = true)]
 async fn sup_start_map_faulty_specs() {
-    let world = World::new();
-    let [c1, nameless, c3] = world.children(["c1", "", "c3"]);
+    let (world, [c1, nameless, c3]) = World::with(["c1", "", "c3"]);
     let faulty = group(OneForAll, [c1.permanent(), nameless.permanent(), c3.permanent()]);
     assert_eq!(world.tasks.register_group(faulty), Err(RegisterError::EmptyName));
     world.tasks.start();
@@ -226,8 +218,7 @@ async fn sup_start_map_faulty_specs() {
 // Fails where a name that is taken is accepted.
 #[tokio::test(start_paused = true)]
 async fn already_started_outside_supervisor() {
-    let world = World::new();
-    let [outside, c1] = world.children(["outside", "c1"]);
+    let (world, [outside, c1]) = World::with(["outside", "c1"]);
     world.register(outside.permanent()).await;
     let again = world.child("outside");
     let refused = world.tasks.register_group(group(OneForAll, [c1.permanent(), again.permanent()]));
@@ -259,8 +250,7 @@ async fn faulty_application_shutdown() {
         world.finish().await;
     }
     // And to the outside: the manager says which of its tasks it was, and why.
-    let world = World::new();
-    let [c1, c2] = world.children(["c1", "c2"]);
+    let (world, [c1, c2]) = World::with(["c1", "c2"]);
     c2.starts(Start::Ends(End::Err));
     let faulty = c2.permanent().max_restarts(0, HOUR).escalation(Escalation::Shutdown);
     world.supervise(RestForOne, 5, [c1.permanent(), faulty]).await;
@@ -275,8 +265,7 @@ async fn faulty_application_shutdown() {
 #[tokio::test(start_paused = true)]
 async fn external_start_no_progress_log() {
     let (events, _guard) = Events::record();
-    let world = World::new();
-    let child = world.child("c1");
+    let (world, [child]) = World::with(["c1"]);
     world.register(child.permanent()).await;
     assert_eq!(events.count("task.restarted", "c1"), 0);
     assert!(events.named("task.started").iter().all(|event| event.level == tracing::Level::INFO));

@@ -50,8 +50,7 @@ async fn sup_stop_infinity() {
 // Fails where a task's own grace is not used at shutdown.
 #[tokio::test(start_paused = true)]
 async fn sup_stop_timeout() {
-    let world = World::new();
-    let [c1, c2] = world.children(["c1", "c2"]);
+    let (world, [c1, c2]) = World::with(["c1", "c2"]);
     c2.stops(Stop::Never);
     world.register(c1.permanent().shutdown_grace(secs(1))).await;
     world.register(c2.permanent().shutdown_grace(secs(1))).await;
@@ -74,8 +73,7 @@ fn spawn(world: &World, child: &Child, grace: Duration) {
 // Fails where a spawned run's grace is not kept.
 #[tokio::test(start_paused = true)]
 async fn sup_stop_timeout_dynamic() {
-    let world = World::new();
-    let [c1, c2] = world.children(["c1", "c2"]);
+    let (world, [c1, c2]) = World::with(["c1", "c2"]);
     c2.stops(Stop::Never);
     spawn(&world, &c1, secs(1));
     spawn(&world, &c2, secs(1));
@@ -89,8 +87,7 @@ async fn sup_stop_timeout_dynamic() {
 // Fails where a task's own grace is not used at shutdown.
 #[tokio::test(start_paused = true)]
 async fn sup_stop_brutal_kill() {
-    let world = World::new();
-    let [c1, c2] = world.children(["c1", "c2"]);
+    let (world, [c1, c2]) = World::with(["c1", "c2"]);
     c2.stops(Stop::After(millis(1)));
     world.register(c1.permanent().shutdown_grace(secs(1))).await;
     world.register(c2.permanent().shutdown_grace(Duration::ZERO)).await;
@@ -199,8 +196,7 @@ async fn sup_stop_non_shutdown_exit_dynamic() {
             world.finish().await;
 
             // By hand.
-            let world = World::new();
-            let child = world.child("c1");
+            let (world, [child]) = World::with(["c1"]);
             child.stops(Stop::With(end));
             world.register(child.config(policy)).await;
             world.tasks.stop("c1").expect("registered");
@@ -209,8 +205,7 @@ async fn sup_stop_non_shutdown_exit_dynamic() {
             world.finish().await;
 
             // For the restart of a group: logged as it was, not counted, and the restart goes on.
-            let world = World::new();
-            let [culprit, child] = world.children(["culprit", "c1"]);
+            let (world, [culprit, child]) = World::with(["culprit", "c1"]);
             child.stops(Stop::With(end));
             world.supervise(OneForAll, 1, [culprit.permanent(), child.config(policy)]).await;
             culprit.end(End::Panic);
@@ -236,8 +231,7 @@ fn exit_of(kind: TaskEventKind) -> Option<Exit> {
 // Fails where a task's own grace is not used at shutdown.
 #[tokio::test(start_paused = true)]
 async fn sup_stop_manual() {
-    let world = World::new();
-    let [c1, c2, c3] = world.children(["c1", "c2", "c3"]);
+    let (world, [c1, c2, c3]) = World::with(["c1", "c2", "c3"]);
     c3.stops(Stop::Never);
     c1.stops(Stop::Never);
     let graces = [Duration::ZERO, secs(1), secs(1)];
@@ -254,8 +248,7 @@ async fn sup_stop_manual() {
 // Fails where unregistering leaves the name.
 #[tokio::test(start_paused = true)]
 async fn sup_stop_manual_timeout() {
-    let world = World::new();
-    let [c1, c2] = world.children(["c1", "c2"]);
+    let (world, [c1, c2]) = World::with(["c1", "c2"]);
     c1.stops(Stop::After(secs(1)));
     world.supervise(OneForOne, 2, [c1.permanent().shutdown_grace(secs(5)), c2.permanent()]).await;
     let unregistered = timeout(millis(100), world.tasks.unregister("c1")).await;
@@ -264,8 +257,7 @@ async fn sup_stop_manual_timeout() {
     assert_eq!(c1.alive(), 0);
     world.finish().await;
 
-    let world = World::new();
-    let [c1, c2] = world.children(["c1", "c2"]);
+    let (world, [c1, c2]) = World::with(["c1", "c2"]);
     c1.stops(Stop::After(secs(1)));
     world.supervise(OneForOne, 2, [c1.permanent().shutdown_grace(secs(5)), c2.permanent()]).await;
     let stopped = timeout(millis(100), world.tasks.shutdown()).await;
@@ -296,8 +288,7 @@ async fn simple_one_for_one_shutdown() {
 #[tokio::test(start_paused = true)]
 async fn child_unlink() {
     for strategy in STRATEGIES {
-        let world = World::new();
-        let [c1, c2] = world.children(["c1", "c2"]);
+        let (world, [c1, c2]) = World::with(["c1", "c2"]);
         c1.stops(Stop::Never);
         world.supervise(strategy, 2, [c1.permanent().shutdown_grace(secs(5)), c2.permanent()]).await;
         let elsewhere = tokio::spawn(std::future::pending::<()>());
@@ -323,8 +314,7 @@ async fn child_unlink() {
 // Fails where one-for-all takes nobody along.
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_in_the_midst_of_a_groups_restart_ends_it() {
-    let world = World::new();
-    let [c1, c2] = world.children(["c1", "c2"]);
+    let (world, [c1, c2]) = World::with(["c1", "c2"]);
     world.supervise_as(group(OneForAll, [c1.permanent(), c2.permanent()]).max_restarts(2, HOUR)).await;
     c1.starts(Start::Gated);
     c2.end(End::Panic);

@@ -17,8 +17,7 @@ use crate::{
 // Fails where `Escalation::Group` stops nobody.
 #[tokio::test(start_paused = true)]
 async fn one_for_one() {
-    let world = World::new();
-    let [c1, c2] = world.children(["c1", "c2"]);
+    let (world, [c1, c2]) = World::with(["c1", "c2"]);
     let members = [&c1, &c2].map(|child| child.permanent().escalation(Escalation::Group));
     world.supervise(OneForOne, 2, members).await;
     c1.end(End::Panic);
@@ -93,8 +92,7 @@ async fn simple_one_for_one_escalation() {
 // Fails where new lives do not wait for old ones.
 #[tokio::test(start_paused = true)]
 async fn one_for_all() {
-    let world = World::new();
-    let [c1, c2] = world.children(["c1", "c2"]);
+    let (world, [c1, c2]) = World::with(["c1", "c2"]);
     let members = [&c1, &c2].map(|child| child.permanent().escalation(Escalation::Group));
     world.supervise(OneForAll, 2, members).await;
     world.log.take();
@@ -125,8 +123,7 @@ async fn one_for_all() {
 // Fails where `Escalation::Group` stops nobody.
 #[tokio::test(start_paused = true)]
 async fn one_for_all_escalation() {
-    let world = World::new();
-    let [c1, c2] = world.children(["c1", "c2"]);
+    let (world, [c1, c2]) = World::with(["c1", "c2"]);
     let members = [&c1, &c2].map(|child| child.permanent().escalation(Escalation::Group));
     world.supervise(OneForAll, 4, members).await;
     world.log.take();
@@ -147,8 +144,7 @@ async fn one_for_all_escalation() {
 async fn one_for_all_other_child_fails_restart() {
     // Also where it ended well: before it is ready that is no start.
     for early in End::ALL {
-        let world = World::new();
-        let [c1, c2] = world.children(["c1", "c2"]);
+        let (world, [c1, c2]) = World::with(["c1", "c2"]);
         world.supervise(OneForAll, 2, [c1.permanent(), c2.permanent()]).await;
         world.log.take();
         c1.starts(Start::Gated);
@@ -181,8 +177,7 @@ async fn one_for_all_other_child_fails_restart() {
 // Fails where rest-for-one takes all along.
 #[tokio::test(start_paused = true)]
 async fn rest_for_one() {
-    let world = World::new();
-    let children = world.children(["c1", "c2", "c3"]);
+    let (world, children) = World::with(["c1", "c2", "c3"]);
     let [c1, c2, c3] = &children;
     let members = children.each_ref().map(|child| child.permanent().escalation(Escalation::Group));
     world.supervise(RestForOne, 2, members).await;
@@ -208,8 +203,7 @@ async fn rest_for_one() {
 // Fails where rest-for-one takes all along.
 #[tokio::test(start_paused = true)]
 async fn rest_for_one_escalation() {
-    let world = World::new();
-    let [c1, c2] = world.children(["c1", "c2"]);
+    let (world, [c1, c2]) = World::with(["c1", "c2"]);
     let members = [&c1, &c2].map(|child| child.permanent().escalation(Escalation::Group));
     world.supervise(RestForOne, 4, members).await;
     world.log.take();
@@ -228,8 +222,7 @@ async fn rest_for_one_escalation() {
 #[tokio::test(start_paused = true)]
 async fn rest_for_one_other_child_fails_restart() {
     for early in End::ALL {
-        let world = World::new();
-        let [c1, c2] = world.children(["c1", "c2"]);
+        let (world, [c1, c2]) = World::with(["c1", "c2"]);
         world.supervise(RestForOne, 2, [c1.permanent(), c2.permanent()]).await;
         world.log.take();
         c1.starts(Start::Gated);
@@ -258,8 +251,7 @@ async fn rest_for_one_other_child_fails_restart() {
 #[tokio::test(start_paused = true)]
 async fn multiple_restarts() {
     for of_group in [false, true] {
-        let world = World::new();
-        let child = world.child("c1");
+        let (world, [child]) = World::with(["c1"]);
         if of_group {
             world.supervise_as(group(OneForOne, [child.permanent()]).max_restarts(1, secs(1))).await;
         } else {
@@ -288,8 +280,7 @@ async fn multiple_restarts() {
 #[tokio::test(start_paused = true)]
 async fn temporary_bystander() {
     for strategy in [OneForAll, RestForOne] {
-        let world = World::new();
-        let [c1, c2] = world.children(["c1", "c2"]);
+        let (world, [c1, c2]) = World::with(["c1", "c2"]);
         world.supervise(strategy, 2, [c1.permanent(), c2.temporary()]).await;
         world.log.take();
         c1.end(End::Ok);
@@ -309,8 +300,7 @@ async fn temporary_bystander() {
 async fn significant_bystander() {
     for (strategy, runs) in [(OneForOne, [1, 2, 1]), (OneForAll, [2, 2, 2]), (RestForOne, [1, 2, 2])] {
         for end in End::FAILURES {
-            let world = World::new();
-            let children = world.children(["c1", "c2", "c3"]);
+            let (world, children) = World::with(["c1", "c2", "c3"]);
             let members = children
                 .each_ref()
                 .map(|child| child.transient().escalation(Escalation::Shutdown).max_restarts(1, HOUR));
@@ -361,8 +351,7 @@ async fn significant_escalation() {
 async fn nonsignificant_temporary() {
     for strategy in STRATEGIES {
         for end in [None, Some(End::Ok), Some(End::Err), Some(End::Panic)] {
-            let world = World::new();
-            let children = world.children(["c1", "c2", "c3"]);
+            let (world, children) = World::with(["c1", "c2", "c3"]);
             let [c1, c2, c3] = &children;
             world.supervise(strategy, 0, [c1.permanent(), c2.temporary(), c3.permanent()]).await;
             match end {
@@ -390,8 +379,7 @@ async fn nonsignificant_temporary() {
 #[tokio::test(start_paused = true)]
 async fn nonsignificant_transient() {
     for strategy in STRATEGIES {
-        let world = World::new();
-        let [c1, c2] = world.children(["c1", "c2"]);
+        let (world, [c1, c2]) = World::with(["c1", "c2"]);
         world.supervise(strategy, 2, [c1.permanent(), c2.transient()]).await;
         world.tasks.stop("c2").expect("registered");
         calm().await;
@@ -418,8 +406,7 @@ async fn nonsignificant_transient() {
 // Fails where `Escalation::Group` stops nobody.
 #[tokio::test(start_paused = true)]
 async fn tree() {
-    let world = World::new();
-    let [a1, a2, b1, b2, b3] = world.children(["a1", "a2", "b1", "b2", "b3"]);
+    let (world, [a1, a2, b1, b2, b3]) = World::with(["a1", "a2", "b1", "b2", "b3"]);
     world.supervise(OneForAll, 4, [a1.permanent(), a2.permanent()]).await;
     let members = [&b1, &b2, &b3].map(|child| child.permanent().escalation(Escalation::Group));
     world.supervise(OneForAll, 1, members).await;
@@ -444,8 +431,7 @@ async fn tree() {
 // Fails where a permanent child that ends well is left finished.
 #[tokio::test(start_paused = true)]
 async fn simple_global_supervisor() {
-    let world = World::new();
-    let child = world.child("server");
+    let (world, [child]) = World::with(["server"]);
     world.supervise(OneForAll, 3, [child.permanent()]).await;
     for (runs, end) in [(2, End::Panic), (3, End::Err), (4, End::Ok)] {
         child.end(end);
@@ -510,8 +496,7 @@ async fn order_of_children() {
 #[tokio::test(start_paused = true)]
 async fn a_sibling_that_finished_begins_anew_with_its_group() {
     for (strategy, runs) in [(OneForOne, [1, 2, 1]), (OneForAll, [2, 2, 2]), (RestForOne, [1, 2, 2])] {
-        let world = World::new();
-        let children = world.children(["c1", "c2", "c3"]);
+        let (world, children) = World::with(["c1", "c2", "c3"]);
         world.supervise(strategy, 1, children.each_ref().map(|child| child.transient())).await;
         children[0].end(End::Ok);
         children[2].end(End::Ok);
@@ -529,8 +514,7 @@ async fn a_sibling_that_finished_begins_anew_with_its_group() {
 #[tokio::test(start_paused = true)]
 async fn siblings_that_fail_at_once_are_one_restart_of_the_group() {
     for (first, second) in [(0, 1), (1, 0)] {
-        let world = World::new();
-        let children = world.children(["c1", "c2"]);
+        let (world, children) = World::with(["c1", "c2"]);
         world.supervise(OneForAll, 1, children.each_ref().map(|child| child.permanent())).await;
         children[first].end(End::Panic);
         children[second].end(End::Panic);
@@ -542,8 +526,7 @@ async fn siblings_that_fail_at_once_are_one_restart_of_the_group() {
     }
     // In a rest-for-one the earlier one takes the later along, and is a trigger of its own where the later was first.
     for (first, second, counted) in [(0, 1, 1), (1, 0, 2)] {
-        let world = World::new();
-        let children = world.children(["c1", "c2"]);
+        let (world, children) = World::with(["c1", "c2"]);
         world.supervise(RestForOne, counted, children.each_ref().map(|child| child.permanent())).await;
         children[first].end(End::Panic);
         children[second].end(End::Panic);
@@ -563,8 +546,7 @@ async fn siblings_that_fail_at_once_are_one_restart_of_the_group() {
 /// A retry that is due is dropped where its group's restart has begun the task meanwhile.
 #[tokio::test(start_paused = true)]
 async fn a_retry_is_no_second_run_where_the_group_began_it_meanwhile() {
-    let world = World::new();
-    let [c1, c2] = world.children(["c1", "c2"]);
+    let (world, [c1, c2]) = World::with(["c1", "c2"]);
     let slow = c2.permanent().backoff(otel_tasks::Backoff::constant(secs(10))).max_restarts(9, HOUR);
     world.supervise(RestForOne, 9, [c1.permanent(), slow]).await;
     c2.end(End::Panic);
@@ -586,8 +568,7 @@ async fn one_that_was_given_up_holds_down_whom_it_takes_along() {
         (RestForOne, [Running, Failed, Waiting]),
     ];
     for (strategy, states) in cases {
-        let world = World::new();
-        let [c1, c2, c3] = world.children(["c1", "c2", "c3"]);
+        let (world, [c1, c2, c3]) = World::with(["c1", "c2", "c3"]);
         let members = [c1.permanent(), c2.permanent().max_restarts(0, HOUR), c3.permanent()];
         world.supervise(strategy, 9, members).await;
         c2.end(End::Panic);
@@ -606,8 +587,7 @@ async fn one_that_was_given_up_holds_down_whom_it_takes_along() {
 #[tokio::test(start_paused = true)]
 async fn a_group_that_gives_up_takes_along_who_waits_for_a_restart() {
     for strategy in [OneForOne, RestForOne] {
-        let world = World::new();
-        let [c1, c2, c3] = world.children(["c1", "c2", "c3"]);
+        let (world, [c1, c2, c3]) = World::with(["c1", "c2", "c3"]);
         let delay = otel_tasks::Backoff::constant(secs(10));
         let members = [
             c1.permanent().max_restarts(0, HOUR).escalation(Escalation::Group),
@@ -634,8 +614,7 @@ async fn a_group_that_gives_up_takes_along_who_waits_for_a_restart() {
 /// Stopped as a whole and begun again by hand, member by member, a group is a group as before.
 #[tokio::test(start_paused = true)]
 async fn a_stopped_group_that_is_begun_again_by_hand_is_a_group_as_before() {
-    let world = World::new();
-    let [c1, c2, c3] = world.children(["c1", "c2", "c3"]);
+    let (world, [c1, c2, c3]) = World::with(["c1", "c2", "c3"]);
     let members = [
         c1.permanent().max_restarts(0, HOUR).escalation(Escalation::Group),
         c2.permanent(),
@@ -670,8 +649,7 @@ async fn a_stopped_group_that_is_begun_again_by_hand_is_a_group_as_before() {
 /// One that waits for a task outside does not keep a later one from seeing that what it waits for is over.
 #[tokio::test(start_paused = true)]
 async fn a_member_that_waits_for_another_task_hides_nothing_from_those_after_it() {
-    let world = World::new();
-    let [db, c1, c2, c3, c4] = world.children(["db", "c1", "c2", "c3", "c4"]);
+    let (world, [db, c1, c2, c3, c4]) = World::with(["db", "c1", "c2", "c3", "c4"]);
     world.register(db.permanent()).await;
     let members = [
         c2.permanent(),
@@ -707,8 +685,7 @@ async fn a_member_that_waits_for_another_task_hides_nothing_from_those_after_it(
 #[tokio::test(start_paused = true)]
 async fn a_restart_by_hand_of_a_running_member_is_one_of_the_group() {
     for (strategy, runs) in [(OneForOne, [1, 2, 1]), (OneForAll, [2, 2, 2]), (RestForOne, [1, 2, 2])] {
-        let world = World::new();
-        let children = world.children(["c1", "c2", "c3"]);
+        let (world, children) = World::with(["c1", "c2", "c3"]);
         world.supervise(strategy, 0, children.each_ref().map(|child| child.permanent())).await;
         world.log.take();
         world.tasks.restart("c2").expect("registered");

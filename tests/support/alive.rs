@@ -32,6 +32,15 @@ impl Alive {
         AliveGuard { counts: self.counts.clone() }
     }
 
+    /// Alive from now on until the future has ended or is dropped.
+    pub(crate) fn during<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
+        let guard = self.guard();
+        async move {
+            let _guard = guard;
+            future.await
+        }
+    }
+
     pub(crate) fn now(&self) -> usize {
         self.counts.now.load(SeqCst)
     }

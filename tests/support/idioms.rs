@@ -6,7 +6,7 @@ use tracing::{Instrument, Span, info, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{Layer, registry::Registry};
 
-use crate::spans::Spans;
+use super::spans::Spans;
 
 #[tracing::instrument]
 async fn attribute_of_tracing() {

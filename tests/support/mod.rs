@@ -9,8 +9,13 @@
 mod alive;
 mod events;
 mod eventually;
+pub(crate) mod idioms;
+pub(crate) mod metrics;
 #[cfg(feature = "otlp")]
 pub(crate) mod otlp;
+pub(crate) mod process;
+pub(crate) mod spans;
+pub(crate) mod tasks;
 mod wall_clock;
 
 pub(crate) use alive::{Alive, AliveGuard};

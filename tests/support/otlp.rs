@@ -505,6 +505,18 @@ fn router(inner: &Arc<Inner>) -> axum::Router {
         }))
 }
 
+fn named<T: Clone>(all: &[T], name_of: impl Fn(&T) -> &String, name: &str) -> Vec<T> {
+    all.iter().filter(|one| name_of(one) == name).cloned().collect()
+}
+
+#[track_caller]
+fn only<T: Clone>(all: &[T], name_of: impl Fn(&T) -> &String, name: &str) -> T {
+    let mut found = named(all, &name_of, name);
+    let names: Vec<_> = all.iter().map(name_of).collect();
+    assert_eq!(found.len(), 1, "those named {name:?} among {names:?}");
+    found.remove(0)
+}
+
 /// A running receiver; dropping it closes its port and its connections.
 #[derive(Debug)]
 pub struct Receiver {
@@ -621,16 +633,13 @@ impl Receiver {
 
     /// The spans of that name.
     pub fn spans_named(&self, name: &str) -> Vec<Span> {
-        self.inner.received().spans.iter().filter(|span| span.name == name).cloned().collect()
+        named(&self.inner.received().spans, |span| &span.name, name)
     }
 
     /// The only span of that name.
     #[track_caller]
     pub fn span(&self, name: &str) -> Span {
-        let mut named = self.spans_named(name);
-        let all: Vec<_> = self.inner.received().spans.iter().map(|span| span.name.clone()).collect();
-        assert_eq!(named.len(), 1, "spans named {name:?} among {all:?}");
-        named.remove(0)
+        only(&self.inner.received().spans, |span| &span.name, name)
     }
 
     /// All log records in the order in which they arrived.
@@ -640,16 +649,13 @@ impl Receiver {
 
     /// The log records with that event name.
     pub fn logs_named(&self, event_name: &str) -> Vec<Log> {
-        self.inner.received().logs.iter().filter(|log| log.event_name == event_name).cloned().collect()
+        named(&self.inner.received().logs, |log| &log.event_name, event_name)
     }
 
     /// The only log record with that event name.
     #[track_caller]
     pub fn log(&self, event_name: &str) -> Log {
-        let mut named = self.logs_named(event_name);
-        let all: Vec<_> = self.inner.received().logs.iter().map(|log| log.event_name.clone()).collect();
-        assert_eq!(named.len(), 1, "log records named {event_name:?} among {all:?}");
-        named.remove(0)
+        only(&self.inner.received().logs, |log| &log.event_name, event_name)
     }
 
     /// All instruments of all collections.

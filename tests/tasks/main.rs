@@ -1,0 +1,23 @@
+//! Tasks: how they are registered, supervised, ordered about and shown, one subject a module.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod blocking;
+mod components;
+mod dependents;
+mod errors;
+mod events;
+mod groups;
+mod handles;
+mod health;
+#[cfg(feature = "macros")]
+mod instrumented;
+mod orders;
+mod overtaking;
+mod panics;
+mod pause;
+mod polls;
+mod reentrancy;
+mod seed_map;
+mod supervision;

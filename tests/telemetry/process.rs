@@ -1,0 +1,122 @@
+//! What depends on the process itself: its environment, its root certificates, its standard output. Each test runs itself
+//! again as a child that is set up so.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use opentelemetry::trace::{Span as _, Tracer as _};
+use otel_tasks::telemetry::{Protocol, SignalOutcome};
+
+use crate::support::{
+    otlp::{Receiver, closed_port, wait_for},
+    process::is_child,
+};
+
+/// The test of that name in this module.
+fn child(test: &str) -> Command {
+    crate::support::process::child(&format!("process::{test}"))
+}
+
+#[test]
+fn the_processs_variables_and_the_systems_roots_are_used() {
+    if is_child() {
+        let telemetry = otel_tasks::Telemetry::builder().build().expect("telemetry");
+        assert_eq!(telemetry.warnings(), []);
+        telemetry.tracer().start("one").end();
+        let report = telemetry.shutdown_blocking();
+        assert!(report.is_complete(), "{report}");
+        return;
+    }
+    for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+        let receiver = Receiver::start_tls(protocol);
+        let output = child("the_processs_variables_and_the_systems_roots_are_used")
+            .env("SSL_CERT_FILE", receiver.authority())
+            .env("HTTPS_PROXY", "http://localhost:1")
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint())
+            .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.as_str())
+            .env("OTEL_EXPORTER_OTLP_HEADERS", "x-token=secret")
+            .env("OTEL_SERVICE_NAME", "child")
+            .output()
+            .expect("a child");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(receiver.span("one").resource.string("service.name"), Some("child"));
+        let tokens: Vec<_> =
+            receiver.headers().iter().filter_map(|headers| headers.get("x-token").cloned()).collect();
+        assert_eq!(tokens, ["secret"; 2], "once in the request of spans, once in that of metrics");
+    }
+}
+
+#[test]
+fn a_closed_standard_output_costs_what_was_written_there_and_nothing_else() {
+    const ALL_FAILED: i32 = 42;
+    if is_child() {
+        let closed =
+            || std::io::stdout().write_all(b"still open\n").and_then(|()| std::io::stdout().flush()).is_err();
+        assert!(wait_for(Duration::from_secs(10), closed));
+        let console = |name: &str| name.ends_with("S_EXPORTER").then(|| "console".to_owned());
+        let telemetry = otel_tasks::Telemetry::builder().env(console).build().expect("telemetry");
+        telemetry.tracer().start("one").end();
+        let metrics = telemetry.meter_provider();
+        let both_failed = metrics.force_flush().is_err() && metrics.force_flush().is_err();
+        let report = telemetry.shutdown_blocking();
+        let failed = report.traces.export_failed == 1
+            && report.metrics.export_failed == 3
+            && matches!(report.metrics.outcome, SignalOutcome::Failed(_));
+        // The harness cannot write its verdict any more.
+        std::process::exit(if both_failed && failed { ALL_FAILED } else { 1 });
+    }
+    let mut child = child("a_closed_standard_output_costs_what_was_written_there_and_nothing_else")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a child");
+    // The harness must have said its first words, or it would not begin.
+    let mut output = BufReader::new(child.stdout.take().expect("its output"));
+    let mut line = String::new();
+    while !line.contains("still open") {
+        line.clear();
+        assert!(output.read_line(&mut line).expect("text") > 0, "the child ended early");
+    }
+    drop(output);
+    let ended = child.wait_with_output().expect("a child that ends");
+    assert_eq!(ended.status.code(), Some(ALL_FAILED), "{}", String::from_utf8_lossy(&ended.stderr));
+}
+
+#[test]
+fn a_collector_that_is_away_and_comes_back_is_one_line_each_and_not_exported() {
+    if is_child() {
+        let address = closed_port();
+        let telemetry = otel_tasks::Telemetry::builder()
+            .env(|_| None)
+            .endpoint(format!("http://{address}"))
+            .install()
+            .expect("telemetry");
+        let spans = telemetry.tracer_provider();
+        for _ in 0..2 {
+            telemetry.tracer().start("lost").end();
+            assert!(spans.force_flush().is_err());
+        }
+        let receiver = Receiver::start_at(Protocol::HttpProtobuf, address);
+        telemetry.tracer().start("kept").end();
+        spans.force_flush().expect("a collector");
+        tracing::info!("said by the program");
+        let _report = telemetry.shutdown_blocking();
+        receiver.span("kept");
+        let bodies: Vec<_> = receiver.logs().into_iter().filter_map(|log| log.body).collect();
+        assert_eq!(bodies, ["said by the program"]);
+        return;
+    }
+    let output = child("a_collector_that_is_away_and_comes_back_is_one_line_each_and_not_exported")
+        .output()
+        .expect("a child");
+    let lines = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{lines}");
+    let count = |text: &str| lines.matches(text).count();
+    assert_eq!(count("export of spans fails"), 1, "{lines}");
+    assert_eq!(count("export of spans works again, 2 were lost"), 1, "{lines}");
+    assert_eq!(count("said by the program"), 1, "{lines}");
+    assert_eq!(count(" opentelemetry"), 0, "each retry is not told as well: {lines}");
+}
