@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
-
 use crate::{
     cell::{self, TaskSnapshot, TaskState},
     config::{self, Components, CriticalTaskConfig, CriticalTasksProvider, Discovery, TaskGroup, discover},

@@ -19,5 +19,6 @@ mod panics;
 mod pause;
 mod polls;
 mod reentrancy;
+mod replace;
 mod seed_map;
 mod supervision;

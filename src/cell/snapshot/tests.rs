@@ -4,7 +4,7 @@ use super::{
     super::{EndedRun, Identity, RunError, TaskCell},
     *,
 };
-use crate::sync::AtomicUsize;
+use crate::sync::atomic::AtomicUsize;
 
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)

@@ -1,7 +1,5 @@
 //! Replacing and unregistering: checked first, finished by the manager, and possible from inside the task itself.
 
-mod support;
-
 use std::sync::{
     Arc, OnceLock,
     atomic::{AtomicU64, Ordering::SeqCst},
@@ -12,8 +10,9 @@ use otel_tasks::{
     snapshot::TaskState,
     task::{RegisterError, WeakTaskManager},
 };
-use support::{Alive, eventually, secs, settle};
 use tokio::time::{Instant, sleep, timeout};
+
+use crate::support::{Alive, eventually, secs, settle, tasks::state};
 
 /// A task that takes `stops_after` seconds to stop.
 fn obedient(name: &str, alive: &Alive, stops_after: u64) -> CriticalTaskConfig {
@@ -26,10 +25,6 @@ fn obedient(name: &str, alive: &Alive, stops_after: u64) -> CriticalTaskConfig {
             drop(guard);
         }
     })
-}
-
-fn state(tasks: &TaskManager, name: &str) -> Option<TaskState> {
-    tasks.snapshot(name).and_then(|snapshot| snapshot.state)
 }
 
 /// Seen to fail when `replace` was the caller's own future: the task was gone and nothing stood in its place.
