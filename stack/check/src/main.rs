@@ -1,15 +1,18 @@
-//! `stack generate` writes the dashboards; `stack generate --check` holds that they are those that were written. `stack test`
-//! proves everything with the real programs; `stack up` leaves them running, with the example bot.
+//! `stack generate` writes the dashboards; `stack generate --check` checks that they are current and fit Grafana's types.
+//! `stack compose` checks docker-compose.yml as Compose reads it.
+//! `stack test` proves everything with the real programs; `stack up` leaves them running, with the example bot.
 
 #![forbid(unsafe_code)]
 
 mod checks;
+mod compose;
 mod contract;
 mod dashboards;
 mod jaeger;
 mod process;
 mod prometheus;
 mod proof;
+mod schema;
 mod stack;
 
 use std::{
@@ -48,6 +51,7 @@ fn test(programs: &str, example_bot: &str, scratch: &str, record: bool) -> Resul
     let places = Places { root: root().canonicalize()?, programs: programs.into(), scratch: scratch.clone() };
     let checks = Checks::default();
     checks.step("the dashboards are what the contract says", generate(true));
+    checks.step("the dashboards fit Grafana's types", schema::check());
     proof::all(&places, Path::new(example_bot), record, &checks);
     let (passed, failed) = checks.counts();
     println!("{passed} passed, {failed} failed");
@@ -90,11 +94,14 @@ fn run() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         ["generate"] => generate(false),
-        ["generate", "--check"] => generate(true),
+        ["generate", "--check"] => generate(true).and_then(|()| schema::check()),
+        ["compose"] => compose::check(&std::io::read_to_string(std::io::stdin())?),
         ["test", programs, example_bot, scratch] => test(programs, example_bot, scratch, false),
         ["test", programs, example_bot, scratch, "--record"] => test(programs, example_bot, scratch, true),
         ["up", programs, example_bot, scratch] => up(programs, example_bot, scratch),
-        _ => bail!("stack generate [--check], test or up, as stack/test and stack/up do; not {arguments:?}"),
+        _ => bail!(
+            "stack generate [--check], compose, test or up, as stack/test and stack/up do; not {arguments:?}"
+        ),
     }
 }
 

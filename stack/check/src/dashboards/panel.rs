@@ -1,4 +1,4 @@
-//! What the dashboards are made of. Only what Grafana's schema knows is written; `stack/types` holds that against it.
+//! What the dashboards are made of. Only what Grafana's schema knows is written; `schema.rs` checks it.
 
 use otel_tasks::telemetry::contract::Instrument;
 use serde_json::{Value, json};
