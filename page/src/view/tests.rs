@@ -257,5 +257,5 @@ fn text_is_cut_between_characters() {
 
 #[test]
 fn time_before_the_epoch_is_negative() {
-    assert_eq!(unix(UNIX_EPOCH - Duration::from_secs(2)), -2.0);
+    assert_eq!(unix(std::time::UNIX_EPOCH - Duration::from_secs(2)), -2.0);
 }
