@@ -123,7 +123,7 @@ fn of_task(task: &Task<'_>, add: &mut Add<'_>) {
         let printed = task.0["durations"].as_array().into_iter().flatten().filter_map(Value::as_f64);
         let mut so_far = 0.0;
         // Prometheus's buckets hold all that took no longer.
-        for (boundary, runs) in c::DURATION_BOUNDARIES.into_iter().chain([f64::INFINITY]).zip(printed) {
+        for (boundary, runs) in c::DURATION_BOUNDARIES.iter().copied().chain([f64::INFINITY]).zip(printed) {
             so_far += runs;
             add(format!("{duration}_bucket"), &[("le", &boundary.to_string())], so_far);
         }

@@ -227,9 +227,9 @@ fn provoked(printed: &Value, checks: &Checks) -> Result<()> {
             }
         }
     };
-    seen("task_run_result", ExitKind::ALL.map(ExitKind::as_str).into());
-    seen("task_restart_reason", RestartReason::ALL.map(RestartReason::as_str).into());
-    seen("task_shutdown_outcome", ShutdownOutcome::ALL.map(ShutdownOutcome::as_str).into());
+    seen("task_run_result", ExitKind::ALL.iter().map(|kind| kind.as_str()).collect());
+    seen("task_restart_reason", RestartReason::ALL.iter().map(|reason| reason.as_str()).collect());
+    seen("task_shutdown_outcome", ShutdownOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect());
     checks.none("each result, each reason of a restart, each end at a shutdown was provoked", &missing);
     Ok(())
 }

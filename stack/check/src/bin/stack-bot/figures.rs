@@ -14,7 +14,7 @@ pub(crate) fn say(value: &Value) {
 
 pub(crate) fn balance(balance: &Balance) -> Value {
     let snapshot = balance.snapshot();
-    let signals = Signal::ALL.map(|signal| {
+    let signals = Signal::ALL.iter().map(|&signal| {
         let counts = snapshot.of(signal);
         let counts = json!({
             "ended": counts.ended,
