@@ -7,7 +7,8 @@ use crate::{
     engine::{Group, Membership, Registration, Shared},
     error::RegisterError,
 };
-/// Checks a config that is to replace a task, and makes what is registered of it; `None` if the shutdown has begun.
+/// Checks a config that is to replace a task, reserves its name, and makes what is registered of it; `None` if the shutdown has
+/// begun.
 pub(crate) fn check_replacement(
     config: CriticalTaskConfig,
     shared: &Arc<Shared>,
@@ -16,9 +17,8 @@ pub(crate) fn check_replacement(
     if shared.tracker.is_closed() {
         return Ok(None);
     }
-    let name = config.name.clone();
     let registration = config.registration(intensity, None, shared);
-    shared.check_in_place_of(&name, &registration)?;
+    shared.reserve(&registration)?;
     Ok(Some(registration))
 }
 

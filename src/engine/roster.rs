@@ -29,6 +29,8 @@ pub(crate) struct Registered {
     pub(super) tasks: HashSet<ByName, RandomState>,
     /// Those, by name; `None` since there is another.
     pub(super) listing: Option<Arc<[Arc<Supervised>]>>,
+    /// The names whose tasks are being replaced: they are taken, and may be depended on, though nothing stands under them for a moment.
+    pub(super) reserved: Vec<Arc<str>>,
     /// Who depends on a name, whether a task of that name is registered or not.
     pub(super) dependents: BTreeMap<Arc<str>, Vec<Weak<Supervised>>>,
 }
@@ -111,18 +113,10 @@ impl Registered {
         self.tasks.take(&**task.name()).map(|task| task.0)
     }
 
-    /// Whether these can be registered together, beside what is.
-    pub(super) fn check(&self, new: &[Registration]) -> Result<(), RegisterError> {
-        self.check_beside(new, None)
-    }
-
-    /// Whether this can be registered in place of the task of that name.
-    pub(super) fn check_in_place_of(&self, name: &str, new: &Registration) -> Result<(), RegisterError> {
-        self.check_beside(std::slice::from_ref(new), Some(name))
-    }
-
-    fn check_beside(&self, new: &[Registration], without: Option<&str>) -> Result<(), RegisterError> {
-        let is_taken = |name: &str| without != Some(name) && self.tasks.contains(name);
+    /// Whether these can be registered together, beside what is; or with `without` in place of the task of that name.
+    pub(super) fn check(&self, new: &[Registration], without: Option<&str>) -> Result<(), RegisterError> {
+        let is_reserved = |name: &str| self.reserved.iter().any(|reserved| **reserved == *name);
+        let is_taken = |name: &str| without != Some(name) && (self.tasks.contains(name) || is_reserved(name));
         if let [only] = new {
             // What most registrations are.
             let name = &only.identity.name;

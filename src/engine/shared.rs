@@ -210,12 +210,22 @@ impl Shared {
         registrations: Vec<Registration>,
         group: Option<&Arc<Group>>,
     ) -> Result<(), RegisterError> {
+        self.register_as(registrations, group, None)
+    }
+
+    #[track_caller]
+    fn register_as(
+        self: &Arc<Self>,
+        registrations: Vec<Registration>,
+        group: Option<&Arc<Group>>,
+        reserved: Option<&str>,
+    ) -> Result<(), RegisterError> {
         // Here rather than where the first order is given, which may be outside of a runtime.
         self.runtime();
         let registered_in = OtelContext::map_current(|context| context.span().span_context().clone());
         let registered_in = registered_in.is_valid().then(|| Arc::new(registered_in));
         let mut registered = self.registered();
-        registered.check(&registrations)?;
+        registered.check(&registrations, reserved)?;
         // Only now are cells made: a refused registration leaves nothing behind.
         let identities = registrations.iter().map(|registration| &registration.identity);
         let tasks = self.recorder.registry().entries_of(identities).map_err(|name| {
@@ -288,9 +298,27 @@ impl Shared {
         }
     }
 
-    /// Whether these can be registered in place of the task of that name.
-    pub(crate) fn check_in_place_of(&self, name: &str, new: &Registration) -> Result<(), RegisterError> {
-        self.registered().check_in_place_of(name, new)
+    /// Reserves the name of a task for the one that is to replace it, if that can be registered.
+    ///
+    /// # Errors
+    /// As [`register`](Self::register); a name that is reserved already is a duplicate.
+    pub(crate) fn reserve(&self, new: &Registration) -> Result<(), RegisterError> {
+        let name = &new.identity.name;
+        let mut registered = self.registered();
+        if registered.reserved.contains(name) {
+            return Err(RegisterError::Duplicate { name: name.to_string() });
+        }
+        registered.check(std::slice::from_ref(new), Some(name))?;
+        registered.reserved.push(name.clone());
+        Ok(())
+    }
+
+    /// Registers a task under the name that was [reserved](Self::reserve) for it.
+    pub(crate) fn register_reserved(self: &Arc<Self>, new: Registration) -> Result<(), RegisterError> {
+        let name = new.identity.name.clone();
+        let refused = self.register_as(vec![new], None, Some(&name));
+        self.registered().reserved.retain(|reserved| *reserved != name);
+        refused
     }
 
     /// Unregisters a task, unless its name is another's by now.

@@ -261,18 +261,17 @@ impl TaskManager {
         let Some(registration) = config::check_replacement(config, shared)? else {
             return Err(RegisterError::ShuttingDown);
         };
-        let old = shared.supervised(&name);
-        let replaces_itself = old.as_ref().is_some_and(|old| engine::is_current(old));
-        if let Some(old) = &old {
-            shared.leave(old);
+        let Some(old) = shared.supervised(&name) else { return shared.register_reserved(registration) };
+        let replaces_itself = engine::is_current(&old);
+        shared.leave(&old);
+        if old.has_left() {
+            return shared.register_reserved(registration);
         }
-        let (shared, finish) = (shared.clone(), old);
-        let replaced = shared.runtime().clone().spawn(async move {
-            if let Some(old) = finish {
-                old.gone().await;
-                shared.forget(&old);
-            }
-            let refused = shared.register(vec![registration], None);
+        let finish = shared.clone();
+        let replaced = shared.runtime().spawn(async move {
+            old.gone().await;
+            finish.forget(&old);
+            let refused = finish.register_reserved(registration);
             if let Err(error) = &refused {
                 engine::replacement_failed(&name, error);
             }

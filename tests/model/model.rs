@@ -264,6 +264,8 @@ impl Model {
             Command::Replace(spec) if self.names[name].task.is_none() => {
                 return self.register(name, spec.clone());
             }
+            // Checked before the old task is asked to stop.
+            Command::Replace(spec) if self.lacks_dependency(spec) => return Answer::UnknownDependency,
             _ => {}
         }
         let now = self.now;
@@ -296,11 +298,15 @@ impl Model {
         Answer::Done
     }
 
+    fn lacks_dependency(&self, spec: &Spec) -> bool {
+        spec.dependencies.iter().any(|dependency| self.names[*dependency].task.is_none())
+    }
+
     fn register(&mut self, name: usize, spec: Spec) -> Answer {
         if self.names[name].task.is_some() {
             return Answer::Duplicate;
         }
-        if spec.dependencies.iter().any(|dependency| self.names[*dependency].task.is_none()) {
+        if self.lacks_dependency(&spec) {
             return Answer::UnknownDependency;
         }
         self.registrations += 1;

@@ -19,7 +19,7 @@ use tracing_subscriber::prelude::*;
 
 use crate::{
     alone,
-    support::spans::{Spans, attribute, is_error, text},
+    support::spans::{Spans, attribute, is_error, never_dropped, text},
 };
 
 /// Runs `main` in virtual time with our layer, on a subscriber of its own; one test at a time.
@@ -295,6 +295,7 @@ fn log_records_are_named_and_carry_the_trace_of_their_run() {
     let spans = Spans::new();
     let exporter = InMemoryLogExporter::default();
     let logs = SdkLoggerProvider::builder().with_simple_exporter(exporter.clone()).build();
+    never_dropped(&logs);
     let dispatch = tracing_subscriber::registry()
         .with(otel_tasks::telemetry::layer(spans.tracer()))
         .with(opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge::new(&logs))

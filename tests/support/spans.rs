@@ -8,6 +8,12 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::trace::{InMemorySpanExporter, Sampler, SdkTracer, SdkTracerProvider, SpanData};
 
+/// Keeps a provider for the rest of the process. A provider that is dropped logs; and `tracing` may drop the last of a subscriber
+/// on another test's thread, under the lock that a new callsite needs.
+pub fn never_dropped<T: Clone>(provider: &T) {
+    std::mem::forget(provider.clone());
+}
+
 /// A tracer whose finished spans can be read.
 pub struct Spans {
     provider: SdkTracerProvider,
@@ -23,6 +29,7 @@ impl Spans {
         let exporter = InMemorySpanExporter::default();
         let provider =
             SdkTracerProvider::builder().with_sampler(sampler).with_simple_exporter(exporter.clone()).build();
+        never_dropped(&provider);
         Self { provider, exporter }
     }
 
