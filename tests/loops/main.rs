@@ -510,22 +510,6 @@ async fn a_handle_of_an_unregistered_loop_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn times_that_pass_during_an_iteration_are_left_out_and_counted_and_the_rhythm_is_kept() {
-    let moments = Moments::default();
-    let log = moments.clone();
-    let body = TaskLoop::every(secs(10), move |ctx: TaskContext| {
-        log.note();
-        // The second iteration takes 35 s and so passes the times 20, 30 and 40.
-        let takes = if ctx.iteration() == Some(2) { 35 } else { 1 };
-        async move { sleep(secs(takes)).await }
-    });
-    let tasks = started(CriticalTaskConfig::from_loop("l", body));
-    sleep(secs(75)).await;
-    assert_eq!(moments.seconds(), [0, 10, 50, 60, 70]);
-    assert_eq!(tasks.snapshot("l").unwrap().skipped(SkipReason::Overlapped), 3);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_body_as_long_as_its_interval_misses_nothing_and_never_overlaps() {
     let alive = Alive::default();
     let guards = alive.clone();
