@@ -33,7 +33,7 @@ pub mod key {
     pub const DROP_PANICKED: &str = "task.run.drop_panicked";
     /// The iteration of a loop, counted from 1. Spans only.
     pub const ITERATION: &str = "task.iteration";
-    /// How many seconds later than planned an iteration of a loop began. Spans only.
+    /// How many seconds later than due an iteration of a loop began. Spans only.
     pub const SCHEDULE_DELAY: &str = "task.schedule.delay";
     /// Why a task was restarted.
     pub const RESTART_REASON: &str = "task.restart.reason";
@@ -214,7 +214,7 @@ instruments! {
     LAST_ERROR_TIME = "task.last_error.time", ObservableGauge, "s", "When a run last failed, unix time.", [];
     LAST_RESTART_TIME = "task.last_restart.time", ObservableGauge, "s", "When the task was last restarted, unix time.", [];
     HEARTBEAT_TIME = "task.heartbeat.time", ObservableGauge, "s", "The last heartbeat, run start or run end, unix time.", [];
-    SCHEDULE_DELAY = "task.schedule.delay", Histogram, "s", "How much later than planned an iteration began.", [];
+    SCHEDULE_DELAY = "task.schedule.delay", Histogram, "s", "How much later than due an iteration began.", [];
     POLL_DURATION_MAX = "task.poll.duration.max", ObservableGauge, "s", "The longest single poll so far.", [];
     POLLS_SLOW = "task.polls.slow", ObservableCounter, "{poll}", "Polls longer than the slow-poll threshold.", [];
     SHUTDOWN_DURATION = "task.shutdown.duration", Histogram, "s", "How long an ordered shutdown took.", [];

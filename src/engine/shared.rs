@@ -22,7 +22,7 @@ use crate::{
         roster::{Registered, Registration},
         settings::Settings,
         shutdown::{
-            sequence::{Drain, Positions},
+            sequence::{Positions, Sequence},
             topology,
             tracker::{Tracker, stage_of_task},
         },
@@ -56,7 +56,7 @@ pub(crate) struct Shared {
     /// Names that were warned about, so that each is warned about once.
     pub(crate) warned: Mutex<HashSet<Arc<str>>>,
     /// The shutdown, once it has begun.
-    pub(crate) drain: OnceLock<Arc<Drain>>,
+    pub(crate) sequence: OnceLock<Arc<Sequence>>,
     /// Whether the shutdown has begun, for those that wait for it.
     pub(crate) begun: watch::Sender<bool>,
     /// Callers that wait for a signal, and for the shutdown's report then.
@@ -80,7 +80,7 @@ impl Shared {
             depended_on: AtomicUsize::new(0),
             monitor: Mutex::default(),
             warned: Mutex::default(),
-            drain: OnceLock::new(),
+            sequence: OnceLock::new(),
             begun: watch::Sender::new(false),
             awaited: AtomicUsize::new(0),
         });

@@ -637,7 +637,7 @@ impl TaskManager {
 
     /// Returns the report of the shutdown, once the shutdown is over.
     pub fn report(&self) -> Option<Arc<ShutdownReport>> {
-        self.shared().drain.get().and_then(|drain| drain.report())
+        self.shared().sequence.get().and_then(|sequence| sequence.report())
     }
 
     /// Returns the settings of the manager, as it was built.

@@ -37,7 +37,7 @@ pub(crate) struct Begin {
     pub(crate) given_name: Option<String>,
     pub(crate) generation: Option<u64>,
     pub(crate) iteration: Option<u64>,
-    /// How much later than planned an iteration begins.
+    /// How much later than due an iteration begins.
     pub(crate) late: Option<Duration>,
     pub(crate) parent: SpanParent,
     pub(crate) links: Vec<SpanContext>,

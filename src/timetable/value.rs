@@ -69,11 +69,6 @@ impl Schedule {
         Self::of(Rhythm::Delay(delay))
     }
 
-    /// [`every`](Self::every) with [`jitter`](Self::jitter).
-    pub fn jittered(interval: Duration, jitter: Duration) -> Self {
-        Self::every(interval).jitter(jitter)
-    }
-
     /// Once, at an instant. One that is past when the loop begins is [missed](crate::schedule::MissedPolicy).
     pub fn once(at: SystemTime) -> Self {
         Self::of(Rhythm::Once(at))

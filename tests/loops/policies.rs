@@ -186,7 +186,7 @@ async fn a_fixed_delay_is_counted_from_the_end() {
 async fn jitter_moves_iterations_and_not_the_rhythm() {
     let moments = Moments::default();
     let log = moments.clone();
-    let body = TaskLoop::on(Schedule::jittered(secs(10), secs(8)), move |_| {
+    let body = TaskLoop::on(Schedule::every(secs(10)).jitter(secs(8)), move |_| {
         log.note();
         async {}
     });

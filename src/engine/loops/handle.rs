@@ -73,7 +73,8 @@ impl LoopHandle {
     ///
     /// # Errors
     /// [`LoopControlError::Schedule`]; the old schedule stays.
-    pub fn change_schedule(&self, schedule: Schedule) -> Result<(), LoopControlError> {
+    pub fn change_schedule(&self, schedule: impl Into<Schedule>) -> Result<(), LoopControlError> {
+        let schedule = schedule.into();
         schedule.check().map_err(LoopControlError::Schedule)?;
         self.control.change(|_| schedule);
         Ok(())

@@ -112,7 +112,7 @@ impl TaskLoop {
     ///     .missed(MissedPolicy::Skip);
     /// # }
     /// ```
-    pub fn on<F, Fut>(schedule: Schedule, body: F) -> Self
+    pub fn on<F, Fut>(schedule: impl Into<Schedule>, body: F) -> Self
     where
         F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
         Fut: Future + Send + 'static,
@@ -120,7 +120,7 @@ impl TaskLoop {
     {
         let parts = Parts {
             factory: spec::erase(body),
-            control: Control::new(schedule),
+            control: Control::new(schedule.into()),
             missed: MissedPolicy::default(),
             overlap: OverlapPolicy::default(),
             retry: None,

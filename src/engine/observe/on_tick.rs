@@ -23,7 +23,7 @@ use crate::{
         Order, Shared, Supervised, TaskEventKind,
         announce::{self, Announcer},
         observe::watch::Probe,
-        shutdown::sequence::DRAIN_TICK,
+        shutdown::sequence::SHUTDOWN_TICK,
         supervision::signs_of_life::Stall,
     },
     policy::StallAction,
@@ -50,7 +50,7 @@ impl Shared {
 
     /// Asks for a look soon: a shutdown is under way.
     pub(crate) fn watch_closely(&self) {
-        watchdog::tick_at(self.watch.number, StdInstant::now() + DRAIN_TICK);
+        watchdog::tick_at(self.watch.number, StdInstant::now() + SHUTDOWN_TICK);
     }
 
     /// A task has given no sign of life, or has been in one poll, for so long. Told once, and acted on as the task says.
@@ -174,8 +174,8 @@ impl Watched for Shared {
             self.probe(tick.now, tick.blocked, &mut state);
         }
         *self.watch.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
-        if let Some(drain) = self.drain.get().filter(|drain| !drain.is_over(self)) {
-            drain.watch(self, now, tick.now);
+        if let Some(sequence) = self.sequence.get().filter(|sequence| !sequence.is_over(self)) {
+            sequence.watch(self, now, tick.now);
             self.watch_closely();
         }
     }

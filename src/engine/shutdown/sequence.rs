@@ -6,7 +6,7 @@
 //! go on until shortly before the deadline. Then everything left is dropped; what cannot be dropped, because it blocks its
 //! thread, is reported as leaked.
 //!
-//! The shutdown is a state machine that whoever comes may push on ([`Drain::advance`]): a task on the runtime, woken when a
+//! The shutdown is a state machine that whoever comes may push on ([`Sequence::advance`]): a task on the runtime, woken when a
 //! member leaves or a time has come, and the watchdog's thread, at each of its ticks. So a runtime whose threads are all
 //! blocked keeps the deadline as well: the watchdog asks, drops, and writes the report.
 //!
@@ -55,10 +55,10 @@ const LAST_RESORT_AFTER: Duration = Duration::from_millis(200);
 /// test's, the moment between two looks may be an hour.
 const RUNTIMES_TURN: Duration = Duration::from_millis(20);
 /// How often the watchdog looks while a shutdown is under way.
-pub(crate) const DRAIN_TICK: Duration = Duration::from_millis(10);
+pub(crate) const SHUTDOWN_TICK: Duration = Duration::from_millis(10);
 
 /// A shutdown that has begun.
-pub(crate) struct Drain {
+pub(crate) struct Sequence {
     deadline: Duration,
     cause: Option<ShutdownCause>,
     report: watch::Sender<Option<Arc<ShutdownReport>>>,
@@ -119,15 +119,15 @@ enum Phase {
 /// The shutdown runs on the runtime, not in the caller: a caller that is dropped does not interrupt it.
 pub(crate) async fn shutdown(shared: &Arc<Shared>) -> Arc<ShutdownReport> {
     let asking = watchdog::polled_here().and_then(|id| Asking::new(shared, id));
-    let drain = begin(shared, None);
-    drain.waiting.fetch_add(1, SeqCst);
-    let _waits = Waits(&drain.waiting);
-    let mut report = drain.report.subscribe();
-    // The sender lives in `drain`, so the wait cannot fail.
+    let sequence = begin(shared, None);
+    sequence.waiting.fetch_add(1, SeqCst);
+    let _waits = Waits(&sequence.waiting);
+    let mut report = sequence.report.subscribe();
+    // The sender lives in `sequence`, so the wait cannot fail.
     let ended = report.wait_for(Option::is_some).await.ok().and_then(|report| report.clone());
     drop(asking);
-    drain.delivered.store(true, SeqCst);
-    ended.unwrap_or_else(|| drain.make_report(shared))
+    sequence.delivered.store(true, SeqCst);
+    ended.unwrap_or_else(|| sequence.make_report(shared))
 }
 
 /// A caller that waits for a signal, and for the report then.
@@ -165,56 +165,56 @@ impl<'a> Asking<'a> {
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
         self.shared.tracker.set_asking(self.id, false);
-        if self.shared.drain.get().is_some_and(|drain| drain.report.borrow().is_none()) {
+        if self.shared.sequence.get().is_some_and(|sequence| sequence.report.borrow().is_none()) {
             stop(&self.shared.tracker.to_ask(|id, _| id == self.id));
         }
     }
 }
 
 /// Closes admission and begins the shutdown, unless it has begun already.
-pub(crate) fn begin(shared: &Arc<Shared>, cause: Option<ShutdownCause>) -> Arc<Drain> {
+pub(crate) fn begin(shared: &Arc<Shared>, cause: Option<ShutdownCause>) -> Arc<Sequence> {
     let runtime = shared.runtime();
     // For the clock.
     let _inside = runtime.enter();
     let mut first = false;
-    let drain = shared.drain.get_or_init(|| {
+    let sequence = shared.sequence.get_or_init(|| {
         first = true;
         shared.tracker.close();
-        Arc::new(Drain::new(shared.settings.shutdown_deadline, cause))
+        Arc::new(Sequence::new(shared.settings.shutdown_deadline, cause))
     });
     if first {
-        drain.start(shared);
-        let (shared, drain) = (shared.clone(), drain.clone());
+        sequence.start(shared);
+        let (shared, sequence) = (shared.clone(), sequence.clone());
         runtime.spawn(async move {
             loop {
                 let left = shared.tracker.next_leaving();
                 tokio::pin!(left);
                 // Enabled before the look: a member that leaves in between still wakes us.
                 left.as_mut().enable();
-                let Some(next) = drain.advance(&shared, Instant::now()) else { break };
+                let Some(next) = sequence.advance(&shared, Instant::now()) else { break };
                 tokio::select! {
                     () = left => {}
                     () = sleep_until(next) => {}
                 }
             }
-            drain.finish(&shared);
+            sequence.finish(&shared);
         });
     }
-    drain.clone()
+    sequence.clone()
 }
 
 /// Drops at once what the shutdown still waits for, and begins one where none has begun.
 pub(crate) fn abort(shared: &Arc<Shared>) {
-    let drain = begin(shared, None);
+    let sequence = begin(shared, None);
     let _inside = shared.runtime().enter();
     {
-        let mut state = drain.state();
+        let mut state = sequence.state();
         let now = Instant::now();
         state.abort_at = state.abort_at.min(now);
         state.end = state.end.min(now);
     }
-    if drain.advance(shared, Instant::now()).is_none() {
-        drain.finish(shared);
+    if sequence.advance(shared, Instant::now()).is_none() {
+        sequence.finish(shared);
     }
     shared.tracker.wake();
 }
@@ -225,7 +225,7 @@ fn stop(asked: &Asked) {
     asked.tokens.iter().for_each(tokio_util::sync::CancellationToken::cancel);
 }
 
-impl Drain {
+impl Sequence {
     fn new(deadline: Duration, cause: Option<ShutdownCause>) -> Self {
         let began = Instant::now();
         let reserve = (deadline / ABORT_SHARE).min(ABORT_RESERVE);
@@ -269,13 +269,13 @@ impl Drain {
     }
 
     /// Does what is due at `now`. Answers when something is due next, or `None` where nothing is left to do but
-    /// [`Drain::finish`].
+    /// [`Sequence::finish`].
     pub(crate) fn advance(&self, shared: &Shared, now: Instant) -> Option<Instant> {
         let tracker = &shared.tracker;
         loop {
             let mut state = self.state();
             if state.phase == Phase::Beginning {
-                return Some(now + DRAIN_TICK);
+                return Some(now + SHUTDOWN_TICK);
             }
             while let Some((_, rank, grace)) = state.graces.first().copied().filter(|(over, ..)| *over <= now)
             {
@@ -374,7 +374,7 @@ impl Drain {
         })
     }
 
-    /// Whether [`Drain::advance`] would do anything.
+    /// Whether [`Sequence::advance`] would do anything.
     fn is_due(&self, shared: &Shared, now: Instant) -> bool {
         let (phase, abort_at, grace) = {
             let state = self.state();

@@ -5,7 +5,7 @@
 //! 1. A member is entered under its shard's lock, which refuses once the shard is closed; so after [`Tracker::close`]
 //!    has visited every shard, each member that was admitted is visible and no other will come.
 //! 2. A member's outcome is noted once, when it leaves, by whoever removes it from its shard.
-//! 3. Locks are taken in the order shard, drained; a member is counted, and uncounted, under its shard's lock.
+//! 3. Locks are taken in the order shard, left_lines; a member is counted, and uncounted, under its shard's lock.
 //! 4. Nothing of the user's is dropped or called under a lock: what a member held is dropped by whoever removed it.
 
 use std::{
@@ -60,13 +60,13 @@ pub(crate) struct Tracker {
     shards: [Mutex<Shard>; SHARDS],
     next_id: AtomicU64,
     /// Set when the shutdown begins; members that leave afterwards are noted.
-    draining: AtomicBool,
+    closed: AtomicBool,
     /// Completes when nothing is waited for any more at some position.
     left: Notify,
     plan: OnceLock<Plan>,
     /// Positions before this one are over.
     over: AtomicUsize,
-    drained: Mutex<Lines>,
+    left_lines: Mutex<Lines>,
 }
 
 /// What a shutdown waits for.
@@ -208,11 +208,11 @@ impl Tracker {
             number,
             shards: std::array::from_fn(|_| Mutex::new(Shard::default())),
             next_id: AtomicU64::new(0),
-            draining: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             left: Notify::new(),
             plan: OnceLock::new(),
             over: AtomicUsize::new(0),
-            drained: Mutex::new(Lines::default()),
+            left_lines: Mutex::new(Lines::default()),
         })
     }
 
@@ -220,8 +220,8 @@ impl Tracker {
         lock(&self.shards[key % SHARDS])
     }
 
-    fn drained(&self) -> MutexGuard<'_, Lines> {
-        lock(&self.drained)
+    fn left_lines(&self) -> MutexGuard<'_, Lines> {
+        lock(&self.left_lines)
     }
 
     fn next_id(&self) -> MemberId {
@@ -271,7 +271,7 @@ impl Tracker {
             };
             // As in `leave`.
             let mut emptied = false;
-            if self.draining.load(Ordering::Acquire) {
+            if self.closed.load(Ordering::Acquire) {
                 if !place.reported.load(Ordering::Relaxed) {
                     let note = Note {
                         task: supervised.task.clone(),
@@ -377,11 +377,11 @@ impl Tracker {
             // Acquire: pairs with the Release store in `close`. Under the shard's lock: whoever makes the report finds the
             // member or its note, never both or neither.
             let mut emptied = false;
-            if self.draining.load(Ordering::Acquire) {
+            if self.closed.load(Ordering::Acquire) {
                 if !member.reported {
                     let outcome = member.outcome.unwrap_or_else(|| self.by_itself(member.rank));
                     let position = self.position(member.rank, member.stage);
-                    note(&mut self.drained(), &member.task, position, outcome, self.after());
+                    note(&mut self.left_lines(), &member.task, position, outcome, self.after());
                 }
                 emptied = self.uncount(member.rank.filter(|_| !member.asking));
             }
@@ -396,7 +396,7 @@ impl Tracker {
 
     /// Closes admission for ever and begins to note who leaves.
     pub(crate) fn close(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::Release);
         for shard in &self.shards {
             lock(shard).closed = true;
         }
@@ -412,7 +412,7 @@ impl Tracker {
 
     pub(crate) fn is_closed(&self) -> bool {
         // Acquire: pairs with the Release store in `close`.
-        self.draining.load(Ordering::Acquire)
+        self.closed.load(Ordering::Acquire)
     }
 
     /// Gives every member its position, for the shutdown to count. Called once, after [`Tracker::close`].
@@ -613,7 +613,7 @@ impl Tracker {
                 }
             }
         }
-        let mut lines = self.drained().clone();
+        let mut lines = self.left_lines().clone();
         for (task, position) in &leaked {
             note(&mut lines, task, *position, LEAKED, after);
         }

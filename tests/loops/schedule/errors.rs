@@ -10,8 +10,8 @@ fn figures_that_make_no_schedule_are_refused() {
     assert_eq!(Schedule::every(Duration::ZERO).check(), Err(ScheduleError::ZeroInterval));
     assert_eq!(Schedule::delay(Duration::ZERO).check(), Err(ScheduleError::ZeroInterval));
     assert_eq!(Schedule::every(second).count(0).check(), Err(ScheduleError::ZeroCount));
-    assert_eq!(Schedule::jittered(second, 2 * second).check(), Err(ScheduleError::JitterTooLong));
-    assert_eq!(Schedule::jittered(second, second).check(), Ok(()));
+    assert_eq!(Schedule::every(second).jitter(2 * second).check(), Err(ScheduleError::JitterTooLong));
+    assert_eq!(Schedule::every(second).jitter(second).check(), Ok(()));
     let (starts, ends) = (UNIX_EPOCH + second, UNIX_EPOCH);
     assert_eq!(
         Schedule::every(second).starts(starts).ends(ends).check(),

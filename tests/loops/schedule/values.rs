@@ -147,7 +147,7 @@ fn a_schedule_is_read_as_it_is_written() {
     let texts = [
         (Schedule::every(secs(5)), "every 5s"),
         (Schedule::delay(secs(5)).count(1), "delay 5s count 1"),
-        (Schedule::jittered(secs(60), secs(5)).count(3), "every 1m jitter 5s count 3"),
+        (Schedule::every(secs(60)).jitter(secs(5)).count(3), "every 1m jitter 5s count 3"),
         (Schedule::daily(["08:00", "20:15:30"], "UTC"), "daily 08:00,20:15:30 in UTC"),
         (Schedule::cron("0 9 * * MON-FRI", "Europe/Paris"), "cron 0 9 * * MON-FRI in Europe/Paris"),
         (
