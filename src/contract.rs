@@ -100,6 +100,8 @@ pub mod attribute {
 
 /// Names of log records.
 pub mod record {
+    /// The last handle of a manager was dropped while tasks were alive: an ordered shutdown begins.
+    pub const MANAGER_DROPPED: &str = "task.manager.dropped";
     /// A supervised task began its first run, or began again by hand.
     pub const STARTED: &str = "task.started";
     /// A run failed, panicked or passed its time limit.

@@ -104,6 +104,8 @@ pub enum RegisterError {
         /// What is wrong.
         source: PolicyError,
     },
+    /// There is no tokio runtime: the manager was built outside one, and so is this call.
+    NoRuntime,
     /// The manager is shutting down.
     ShuttingDown,
 }
@@ -142,6 +144,9 @@ impl fmt::Display for RegisterError {
             Self::EmptyGroup { group } => write!(f, "the group {group:?} has no members"),
             Self::GroupPolicy { group, .. } => {
                 write!(f, "the restart limit of group {group:?} is not usable")
+            }
+            Self::NoRuntime => {
+                f.write_str("there is no tokio runtime: build the manager, or register, inside one")
             }
             Self::ShuttingDown => f.write_str("the manager is shutting down"),
         }

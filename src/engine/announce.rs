@@ -233,6 +233,21 @@ pub(crate) fn replacement_failed(name: &str, error: &crate::error::RegisterError
     });
 }
 
+/// The last handle of a manager was dropped while something was alive.
+pub(crate) fn last_handle_dropped(names: &[&str]) {
+    let tasks = match names {
+        [] => "spawned runs".to_owned(),
+        names => names.join(", "),
+    };
+    with_trace(None, || {
+        tracing::event!(
+            name: record::MANAGER_DROPPED, target: SCOPE, parent: None, Level::WARN,
+            "the last handle of the task manager was dropped: an ordered shutdown begins of {tasks}. Keep a handle, \
+             and await `shutdown` or `run_until`",
+        );
+    });
+}
+
 /// A component's tasks could not be registered.
 pub(crate) fn component_failed(component: &str, text: &str) {
     with_trace(None, || {

@@ -16,7 +16,7 @@ mod shutdown;
 mod spawn;
 mod supervision;
 
-pub(crate) use announce::{component_failed, replacement_failed};
+pub(crate) use announce::{component_failed, last_handle_dropped, replacement_failed};
 pub(crate) use context::ContextParts;
 pub use context::TaskContext;
 pub(crate) use loops::LoopBody;

@@ -221,6 +221,9 @@ impl Shared {
         reserved: Option<&str>,
     ) -> Result<(), RegisterError> {
         // Here rather than where the first order is given, which may be outside of a runtime.
+        if self.existing_runtime().is_none() && Handle::try_current().is_err() {
+            return Err(RegisterError::NoRuntime);
+        }
         self.runtime();
         let registered_in = OtelContext::map_current(|context| context.span().span_context().clone());
         let registered_in = registered_in.is_valid().then(|| Arc::new(registered_in));

@@ -76,8 +76,13 @@ impl std::fmt::Debug for WeakTaskManager {
 
 impl Drop for LastHandle {
     fn drop(&mut self) {
-        // Without a runtime nothing ever ran; where nothing is alive nothing is told.
+        // Without a runtime nothing ever ran; if nothing is alive, nothing is lost.
         if self.shared.existing_runtime().is_some() && !self.shared.close_if_idle() {
+            if self.shared.sequence.get().is_none() {
+                let registered = self.shared.all_registered();
+                let names: Vec<_> = registered.iter().map(|task| &**task.name()).collect();
+                engine::last_handle_dropped(&names);
+            }
             engine::begin_shutdown(&self.shared, None);
         }
     }
@@ -207,9 +212,6 @@ impl TaskManager {
     ///
     /// # Errors
     /// [`RegisterError`] names what is wrong; nothing was changed.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime, where the manager was built outside one too.
     #[doc(alias = "register_critical_task")]
     #[track_caller]
     pub fn register(&self, config: CriticalTaskConfig) -> Result<(), RegisterError> {
@@ -220,9 +222,6 @@ impl TaskManager {
     ///
     /// # Errors
     /// [`RegisterError`] names what is wrong, a circle by its path; nothing was changed.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime, where the manager was built outside one too.
     #[track_caller]
     pub fn register_all(
         &self,
@@ -235,9 +234,6 @@ impl TaskManager {
     ///
     /// # Errors
     /// [`RegisterError`] names what is wrong; nothing was changed.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime, where the manager was built outside one too.
     #[track_caller]
     pub fn register_group(&self, group: TaskGroup) -> Result<(), RegisterError> {
         group.register(self.shared())
@@ -578,8 +574,11 @@ impl TaskManager {
         engine::run_shutdown(self.shared()).await
     }
 
-    /// Waits for `signal`, then shuts down in order: before anything else cancels the tasks. Also where the manager begins to
-    /// shut down by itself ([`Escalation::Shutdown`](crate::policy::Escalation::Shutdown)), or somebody else asks for it.
+    /// Starts what is not started, waits for `end`, then shuts down in order.
+    ///
+    /// The wait also ends when a shutdown begins for another reason: somebody else asks for it, or a task was given up whose
+    /// [`Escalation`](crate::policy::Escalation::Shutdown) says so. If [`shutdown_signal`](crate::shutdown_signal) was called in this
+    /// process, a signal during the shutdown ends it at once, as [`shutdown_now`](Self::shutdown_now) does.
     ///
     /// # Cancel safety
     /// Dropped before the signal, nothing has happened; afterwards the shutdown goes on without its caller.
@@ -591,6 +590,9 @@ impl TaskManager {
     /// # }
     /// ```
     pub async fn run_until(&self, end: impl Future) -> Arc<ShutdownReport> {
+        if !self.shared().is_started() {
+            self.start();
+        }
         // Listens before the first signal, which may end the wait through a listener of the caller's.
         let mut signals = engine::further_signals();
         {

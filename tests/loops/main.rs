@@ -5,8 +5,12 @@ mod calendars;
 mod control;
 mod policies;
 mod retries;
+#[cfg(feature = "calendar")]
+mod schedule;
 #[path = "../support/mod.rs"]
 mod support;
+#[cfg(feature = "macros")]
+mod task_loop;
 
 use std::{
     error::Error as _,

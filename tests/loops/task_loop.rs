@@ -11,7 +11,7 @@ use otel_tasks::{
 };
 use tokio::time::sleep;
 
-use crate::support::{millis, secs, tasks::{started}};
+use crate::support::{millis, secs, tasks::started};
 
 #[task_loop(every = "10s", count = 3)]
 async fn counted(ctx: TaskContext, seen: Arc<AtomicUsize>) {
@@ -79,7 +79,7 @@ async fn an_iteration_is_tried_again() {
 #[tokio::test]
 async fn calendars_are_checked_when_they_are_registered() {
     let schedule = |config: CriticalTaskConfig| config.loop_handle().expect("a loop").schedule().to_string();
-    assert_eq!(schedule(digest()), "daily 09:00,21:30 in Europe/Berlin");
+    assert_eq!(schedule(digest()), "daily 09:00,21:30 in Europe/Berlin immediate true");
     assert_eq!(schedule(report()), "cron 0 9 * * MON-FRI in UTC jitter 5m");
     let tasks = started(digest());
     tasks.register(report()).unwrap();

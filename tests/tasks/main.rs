@@ -21,4 +21,5 @@ mod polls;
 mod reentrancy;
 mod replace;
 mod seed_map;
+mod silence;
 mod supervision;
