@@ -15,6 +15,7 @@ pub enum BuildError {
     /// A threshold of health is zero: every task would be unhealthy for ever.
     ZeroThreshold,
     /// A duration that must be longer than zero is zero.
+    #[non_exhaustive]
     ZeroDuration {
         /// The name of the builder's method.
         setting: &'static str,
@@ -41,11 +42,13 @@ pub enum RegisterError {
     /// The name is empty.
     EmptyName,
     /// A task of this name is registered already.
+    #[non_exhaustive]
     Duplicate {
         /// The name.
         name: String,
     },
     /// The manager keeps as many names apart as it may.
+    #[non_exhaustive]
     NameLimit {
         /// The name that no longer fits.
         name: String,
@@ -53,6 +56,7 @@ pub enum RegisterError {
         max_names: usize,
     },
     /// The restart policy contradicts itself.
+    #[non_exhaustive]
     Policy {
         /// The task's name.
         name: String,
@@ -60,6 +64,7 @@ pub enum RegisterError {
         source: PolicyError,
     },
     /// The loop's figures make no loop.
+    #[non_exhaustive]
     Loop {
         /// The task's name.
         name: String,
@@ -67,6 +72,7 @@ pub enum RegisterError {
         source: LoopError,
     },
     /// A duration that must be longer than zero is not.
+    #[non_exhaustive]
     ZeroDuration {
         /// The task's name.
         name: String,
@@ -74,6 +80,7 @@ pub enum RegisterError {
         field: &'static str,
     },
     /// A classification was given for another type than the task's error.
+    #[non_exhaustive]
     ErrorType {
         /// The task's name.
         name: String,
@@ -83,21 +90,25 @@ pub enum RegisterError {
         classified: &'static str,
     },
     /// A task depends on one that is not there.
+    #[non_exhaustive]
     UnknownDependency {
         /// The task, and what it depends on.
         path: Vec<String>,
     },
     /// Tasks depend on each other in a circle; the order inside a group counts too.
+    #[non_exhaustive]
     DependencyCycle {
         /// The way around: the last is the first.
         path: Vec<String>,
     },
     /// A group without members.
+    #[non_exhaustive]
     EmptyGroup {
         /// The group's name.
         group: String,
     },
     /// The restart limit of a group is not usable.
+    #[non_exhaustive]
     GroupPolicy {
         /// The group's name.
         group: String,
@@ -165,6 +176,7 @@ impl std::error::Error for RegisterError {
 
 /// No task of this name is registered.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UnknownTask {
     /// The name.
     pub name: String,
@@ -180,6 +192,7 @@ impl std::error::Error for UnknownTask {}
 
 /// No component of this name is registered.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UnknownComponent {
     /// The name.
     pub name: String,
@@ -201,6 +214,7 @@ pub enum RestartError {
     Unknown(UnknownTask),
     /// The task was restarted as often as its limit allows and is still alive; one more failure gives it up. Once it has
     /// been given up a restart works again.
+    #[non_exhaustive]
     LimitReached {
         /// The task's name.
         name: String,

@@ -7,11 +7,13 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum PolicyError {
     /// A restart limit without a window to count it in.
+    #[non_exhaustive]
     ZeroWindow {
         /// The limit that was given.
         max_restarts: u32,
     },
     /// A restart limit above [`RestartIntensity::MAX_RESTARTS`](crate::policy::RestartIntensity::MAX_RESTARTS).
+    #[non_exhaustive]
     TooManyRestarts {
         /// The limit that was given.
         max_restarts: u32,
@@ -19,6 +21,7 @@ pub enum PolicyError {
         most: u32,
     },
     /// The delays between restarts are so long that the limit is never reached within its window.
+    #[non_exhaustive]
     LimitUnreachable {
         /// The limit that was given.
         max_restarts: u32,
@@ -28,11 +31,13 @@ pub enum PolicyError {
         needed: Duration,
     },
     /// A text that is no restart limit, such as `5 in 10m`.
+    #[non_exhaustive]
     Intensity {
         /// The text.
         text: String,
     },
     /// A backoff whose figures make no sense.
+    #[non_exhaustive]
     Backoff {
         /// What is wrong.
         reason: &'static str,

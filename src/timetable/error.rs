@@ -17,6 +17,7 @@ pub enum ScheduleError {
     /// The end is not after the start.
     EndsBeforeStart,
     /// A text that is no schedule.
+    #[non_exhaustive]
     Text {
         /// The text.
         text: String,
@@ -26,6 +27,7 @@ pub enum ScheduleError {
         expected: &'static str,
     },
     /// A time of day that is none.
+    #[non_exhaustive]
     Time {
         /// As it was written.
         text: String,
@@ -33,6 +35,7 @@ pub enum ScheduleError {
         position: usize,
     },
     /// A cron expression that is none.
+    #[non_exhaustive]
     Cron {
         /// As it was written.
         text: String,
@@ -42,11 +45,13 @@ pub enum ScheduleError {
         reason: String,
     },
     /// A cron expression that never comes true, such as the 30th of February.
+    #[non_exhaustive]
     NeverFires {
         /// As it was written.
         text: String,
     },
     /// A time zone that the IANA database does not know.
+    #[non_exhaustive]
     Zone {
         /// As it was written.
         name: String,

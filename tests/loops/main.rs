@@ -28,7 +28,7 @@ use otel_tasks::{
     snapshot::{SkipReason, TaskState},
 };
 use support::{
-    Alive, Events, millis, secs, settle,
+    Alive, Events, millis, secs, settle, shown,
     tasks::{deaf_loop, looping, started, state},
 };
 use tokio::time::{Instant, sleep};

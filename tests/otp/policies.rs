@@ -14,13 +14,12 @@ use otel_tasks::{
         TaskState,
         TaskState::{Backoff, Failed, Finished, Running, Stopped},
     },
-    task::RegisterError,
 };
 use tokio::time::sleep;
 
 use crate::{
     probe::{End, HOUR, POLICIES, STRATEGIES, Start, World, calm, group},
-    support::{millis, secs},
+    support::{millis, secs, shown},
 };
 
 // Fails where a permanent child that ends well is left finished.
@@ -111,7 +110,7 @@ async fn temporary_shutdown() {
     child.end(End::Ok);
     calm().await;
     let again = world.tasks.register(child.temporary());
-    assert_eq!(again, Err(RegisterError::Duplicate { name: "c1".into() }));
+    assert_eq!(shown(&again), r#"Err(Duplicate { name: "c1" })"#);
     world.tasks.replace(child.temporary()).await.expect("a valid config");
     calm().await;
     assert_eq!((world.state("c1"), child.runs()), (Running, 2));
@@ -196,7 +195,7 @@ async fn do_not_save_child_specs_for_temporary_children() {
                 };
                 assert_eq!((world.state("c1"), child.runs()), expected, "{case}");
                 let again = world.tasks.register(child.config(policy));
-                assert_eq!(again, Err(RegisterError::Duplicate { name: "c1".into() }), "{case}");
+                assert_eq!(shown(&again), r#"Err(Duplicate { name: "c1" })"#, "{case}");
                 if expected.0 != Running {
                     world.tasks.restart("c1").expect("registered");
                     calm().await;
@@ -285,7 +284,7 @@ async fn restart_loop(policy: RestartPolicy) {
         assert_eq!(world.counts(), [1, 0], "registered, not active");
     }
     let again = world.tasks.register(config());
-    assert_eq!(again, Err(RegisterError::Duplicate { name: "c1".into() }));
+    assert_eq!(shown(&again), r#"Err(Duplicate { name: "c1" })"#);
     // A stop ends the loop, in the delay as in the start.
     for wanted in [Backoff, Running] {
         while world.state("c1") != wanted {

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     probe::{End, HOUR, STRATEGIES, Start, Stop, World, calm, each_run_ended_once, group},
-    support::{Events, eventually, millis, secs},
+    support::{Events, eventually, millis, secs, shown},
 };
 
 // Fails where an empty group is accepted.
@@ -26,7 +26,7 @@ async fn sup_start_normal() {
     let world = World::new();
     let empty = TaskGroup::new("sup", OneForOne).max_restarts(2, HOUR);
     // A group that never has members has nothing to supervise: the one thing that OTP allows here and we do not.
-    assert_eq!(world.tasks.register_group(empty), Err(RegisterError::EmptyGroup { group: "sup".into() }));
+    assert_eq!(shown(&world.tasks.register_group(empty)), r#"Err(EmptyGroup { group: "sup" })"#);
     world.tasks.start();
     let report = world.tasks.shutdown().await;
     assert!(report.tasks.is_empty() && report.is_clean() && report.cause.is_none(), "{report}");
@@ -222,7 +222,7 @@ async fn already_started_outside_supervisor() {
     world.register(outside.permanent()).await;
     let again = world.child("outside");
     let refused = world.tasks.register_group(group(OneForAll, [c1.permanent(), again.permanent()]));
-    assert_eq!(refused, Err(RegisterError::Duplicate { name: "outside".into() }));
+    assert_eq!(shown(&refused), r#"Err(Duplicate { name: "outside" })"#);
     calm().await;
     assert_eq!((world.counts(), c1.runs(), again.runs()), ([1, 1], 0, 0));
     assert_eq!(outside.runs(), 1, "who has the name is not disturbed");

@@ -23,6 +23,11 @@ pub(crate) use events::{Events, Recorded, listen};
 pub(crate) use eventually::{eventually, settle};
 pub(crate) use wall_clock::WallClock;
 
+/// A value as its `Debug` writes it: error variants cannot be built outside the crate.
+pub(crate) fn shown(value: &impl std::fmt::Debug) -> String {
+    format!("{value:?}")
+}
+
 /// Seconds, which is what virtual time is told in.
 pub(crate) fn secs(seconds: u64) -> std::time::Duration {
     std::time::Duration::from_secs(seconds)

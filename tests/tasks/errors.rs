@@ -9,14 +9,13 @@ use std::{
 
 use otel_tasks::{
     Backoff, CriticalTaskConfig, TaskContext, TaskError, TaskLoop, TaskManager,
-    policy::{ErrorClass, PolicyError, RestartIntensity},
-    schedule::{LoopError, ScheduleError},
-    task::{RegisterError, RestartError, UnknownComponent, UnknownTask},
+    policy::{ErrorClass, RestartIntensity},
+    task::{RegisterError, RestartError},
 };
 use tokio::time::sleep;
 
 use crate::support::{
-    Alive, secs, settle,
+    Alive, secs, settle, shown,
     tasks::{obeys, started},
 };
 
@@ -40,25 +39,36 @@ async fn running(name: &str) -> (TaskManager, String) {
     (tasks, fingerprint)
 }
 
-/// Registers what is wrong, before and after the start, and checks the error, its words, and that nothing was changed.
+/// Registers what is wrong, and checks the error, its words, and that nothing was changed.
 #[track_caller]
-fn refused(wrong: impl Fn() -> CriticalTaskConfig, expected: &RegisterError, text: &str) {
+fn refuses(tasks: &TaskManager, wrong: CriticalTaskConfig, expected: &str, text: &str) -> RegisterError {
+    let before = fingerprint(tasks);
+    let error = tasks.register(wrong).expect_err(expected);
+    assert_eq!(shown(&error), expected);
+    assert_eq!(error.to_string(), text);
+    assert_eq!(fingerprint(tasks), before);
+    error
+}
+
+/// The same before and after the start. Answers the error.
+#[track_caller]
+fn refused(wrong: impl Fn() -> CriticalTaskConfig, expected: &str, text: &str) -> RegisterError {
     let tasks = TaskManager::builder().max_names(4).build().unwrap();
     tasks.register(obeys("good")).unwrap();
-    for started in [false, true] {
-        if started {
-            tasks.start();
-        }
-        let before = fingerprint(&tasks);
-        assert_eq!(tasks.register(wrong()).as_ref(), Err(expected));
-        assert_eq!(fingerprint(&tasks), before);
-    }
-    assert_eq!(expected.to_string(), text);
+    refuses(&tasks, wrong(), expected, text);
+    tasks.start();
+    refuses(&tasks, wrong(), expected, text)
+}
+
+/// What an error says of its cause.
+#[track_caller]
+fn cause(error: &RegisterError) -> String {
+    error.source().expect("it says why").to_string()
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_empty_name_is_refused() {
-    refused(|| obeys(""), &RegisterError::EmptyName, "the task has an empty name");
+    refused(|| obeys(""), "EmptyName", "the task has an empty name");
 }
 
 #[tokio::test(start_paused = true)]
@@ -75,10 +85,9 @@ async fn a_duplicate_name_is_refused_and_the_first_task_goes_on() {
     tasks.start();
     settle().await;
     let before = fingerprint(&tasks);
-    let refused = tasks.register(task(&alive));
-    let expected = RegisterError::Duplicate { name: "t".into() };
-    assert_eq!(refused, Err(expected.clone()));
-    assert_eq!(expected.to_string(), "a task named \"t\" is registered already");
+    let refused = tasks.register(task(&alive)).expect_err("its name is taken");
+    assert_eq!(shown(&refused), r#"Duplicate { name: "t" }"#);
+    assert_eq!(refused.to_string(), "a task named \"t\" is registered already");
     settle().await;
     assert_eq!((alive.now(), alive.total()), (1, 1));
     assert_eq!(fingerprint(&tasks), before);
@@ -87,49 +96,46 @@ async fn a_duplicate_name_is_refused_and_the_first_task_goes_on() {
 #[tokio::test(start_paused = true)]
 async fn a_loop_with_an_interval_of_zero_is_refused() {
     let wrong = || CriticalTaskConfig::from_loop("l", TaskLoop::every(Duration::ZERO, |_| async {}));
-    let expected =
-        RegisterError::Loop { name: "l".into(), source: LoopError::Schedule(ScheduleError::ZeroInterval) };
-    refused(wrong, &expected, "the loop of task \"l\" is not usable");
-    let source = expected.source().expect("it says why").to_string();
-    assert_eq!(source, "the interval of a loop must be longer than zero");
+    let expected = r#"Loop { name: "l", source: Schedule(ZeroInterval) }"#;
+    let error = refused(wrong, expected, "the loop of task \"l\" is not usable");
+    assert_eq!(cause(&error), "the interval of a loop must be longer than zero");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_loop_with_a_count_of_zero_is_refused() {
     let wrong = || CriticalTaskConfig::from_loop("l", TaskLoop::every(secs(1), |_| async {}).count(0));
-    let expected =
-        RegisterError::Loop { name: "l".into(), source: LoopError::Schedule(ScheduleError::ZeroCount) };
-    refused(wrong, &expected, "the loop of task \"l\" is not usable");
-    assert_eq!(expected.source().expect("it says why").to_string(), "the count of a loop must be at least 1");
+    let expected = r#"Loop { name: "l", source: Schedule(ZeroCount) }"#;
+    let error = refused(wrong, expected, "the loop of task \"l\" is not usable");
+    assert_eq!(cause(&error), "the count of a loop must be at least 1");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_restart_limit_without_a_window_is_refused() {
-    let source = PolicyError::ZeroWindow { max_restarts: 3 };
-    assert_eq!(source.to_string(), "a limit of 3 restarts needs a window longer than zero");
-    let expected = RegisterError::Policy { name: "t".into(), source: source.clone() };
-    refused(
+    let error = refused(
         || obeys("t").max_restarts(3, Duration::ZERO),
-        &expected,
+        r#"Policy { name: "t", source: ZeroWindow { max_restarts: 3 } }"#,
         "the restart policy of task \"t\" is not usable",
     );
-    assert_eq!(expected.source().expect("it says why").to_string(), source.to_string());
-    assert_eq!(RestartIntensity::new(3, Duration::ZERO), Err(source));
+    let text = "a limit of 3 restarts needs a window longer than zero";
+    assert_eq!(cause(&error), text);
+    let source = RestartIntensity::new(3, Duration::ZERO).expect_err("no window");
+    assert_eq!(shown(&source), "ZeroWindow { max_restarts: 3 }");
+    assert_eq!(source.to_string(), text);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_restart_limit_that_its_own_delays_never_reach_is_refused() {
     // The seed's figures, uncapped: 60 + 120 + 240 + 480 s lie between five restarts, more than the ten minutes.
     let backoff = Backoff::new(secs(30), 2.0, secs(86_400)).unwrap();
-    let source = PolicyError::LimitUnreachable { max_restarts: 5, within: secs(600), needed: secs(900) };
-    assert_eq!(
-        source.to_string(),
-        "a limit of 5 restarts in 600s can never be reached: with this backoff they take 900s"
-    );
-    refused(
+    let source = "LimitUnreachable { max_restarts: 5, within: 600s, needed: 900s }";
+    let error = refused(
         || obeys("t").backoff(backoff),
-        &RegisterError::Policy { name: "t".into(), source },
+        &format!(r#"Policy {{ name: "t", source: {source} }}"#),
         "the restart policy of task \"t\" is not usable",
+    );
+    assert_eq!(
+        cause(&error),
+        "a limit of 5 restarts in 600s can never be reached: with this backoff they take 900s"
     );
 }
 
@@ -155,14 +161,13 @@ async fn a_limit_is_refused_exactly_from_where_a_task_that_fails_at_once_is_neve
 #[tokio::test(start_paused = true)]
 async fn more_restarts_than_are_kept_are_refused() {
     let max_restarts = RestartIntensity::MAX_RESTARTS + 1;
-    let source = PolicyError::TooManyRestarts { max_restarts, most: 1_000 };
-    assert_eq!(source.to_string(), "a limit of 1001 restarts is above the 1000 that are kept");
     let backoff = Backoff::constant(Duration::from_millis(1));
-    refused(
+    let error = refused(
         || obeys("t").backoff(backoff).max_restarts(max_restarts, secs(600)),
-        &RegisterError::Policy { name: "t".into(), source },
+        r#"Policy { name: "t", source: TooManyRestarts { max_restarts: 1001, most: 1000 } }"#,
         "the restart policy of task \"t\" is not usable",
     );
+    assert_eq!(cause(&error), "a limit of 1001 restarts is above the 1000 that are kept");
     let tasks = TaskManager::new();
     let most = obeys("t").backoff(backoff).max_restarts(RestartIntensity::MAX_RESTARTS, secs(600));
     assert_eq!(tasks.register(most), Ok(()));
@@ -192,7 +197,7 @@ async fn zero_durations_that_would_never_let_a_task_live_are_refused() {
     for (set, field) in table {
         refused(
             || set(obeys("t")),
-            &RegisterError::ZeroDuration { name: "t".into(), field },
+            &format!(r#"ZeroDuration {{ name: "t", field: {field:?} }}"#),
             &format!("the {field} of task \"t\" must be longer than zero"),
         );
     }
@@ -204,20 +209,14 @@ async fn a_classification_for_another_error_type_is_refused() {
         CriticalTaskConfig::new("t", |_| async { Err::<(), _>(io::Error::other("down")) })
             .classify(|_: &fmt::Error| ErrorClass::Permanent)
     };
-    let expected = RegisterError::ErrorType {
-        name: "t".into(),
-        returned: Some("std::io::error::Error"),
-        classified: "core::fmt::Error",
-    };
     refused(
         other,
-        &expected,
+        r#"ErrorType { name: "t", returned: Some("std::io::error::Error"), classified: "core::fmt::Error" }"#,
         "task \"t\" returns errors of type std::io::error::Error, but core::fmt::Error is what is classified",
     );
-    let none = RegisterError::ErrorType { name: "t".into(), returned: None, classified: "core::fmt::Error" };
     refused(
         || obeys("t").error_type(|_: &fmt::Error| "format"),
-        &none,
+        r#"ErrorType { name: "t", returned: None, classified: "core::fmt::Error" }"#,
         "task \"t\" returns no errors, but core::fmt::Error is what is classified",
     );
 }
@@ -227,14 +226,12 @@ async fn a_name_past_the_limit_is_refused_and_spawned_ones_share_the_overflow() 
     let tasks = TaskManager::builder().max_names(2).build().unwrap();
     tasks.register(obeys("a")).unwrap();
     tasks.register(obeys("b")).unwrap();
-    let before = fingerprint(&tasks);
-    let expected = RegisterError::NameLimit { name: "c".into(), max_names: 2 };
-    assert_eq!(tasks.register(obeys("c")), Err(expected.clone()));
-    assert_eq!(
-        expected.to_string(),
-        "there is no room for task \"c\": the manager keeps at most 2 names apart"
+    refuses(
+        &tasks,
+        obeys("c"),
+        r#"NameLimit { name: "c", max_names: 2 }"#,
+        "there is no room for task \"c\": the manager keeps at most 2 names apart",
     );
-    assert_eq!(fingerprint(&tasks), before);
     tasks.spawn("d", async {}).await.unwrap();
     tasks.spawn("e", async {}).await.unwrap();
     assert_eq!(tasks.snapshot("_OTHER").unwrap().total_runs(), 2, "nothing is lost");
@@ -246,7 +243,8 @@ async fn a_name_past_the_limit_is_refused_and_spawned_ones_share_the_overflow() 
 #[tokio::test(start_paused = true)]
 async fn an_unknown_task_is_named_by_every_method() {
     let (tasks, before) = running("good").await;
-    let unknown = UnknownTask { name: "gone".into() };
+    let unknown = tasks.stop("gone").expect_err("it is not registered");
+    assert_eq!(shown(&unknown), r#"UnknownTask { name: "gone" }"#);
     assert_eq!(unknown.to_string(), "no task named \"gone\" is registered");
     assert_eq!(tasks.task_health("gone"), None);
     assert_eq!(tasks.task_metrics("gone"), None);
@@ -254,7 +252,6 @@ async fn an_unknown_task_is_named_by_every_method() {
     let refused = RestartError::Unknown(unknown.clone());
     assert_eq!(refused.to_string(), unknown.to_string());
     assert_eq!(tasks.restart("gone"), Err(refused));
-    assert_eq!(tasks.stop("gone"), Err(unknown.clone()));
     assert_eq!(tasks.detach("gone"), Err(unknown.clone()));
     assert_eq!(tasks.unregister("gone").await, Err(unknown));
     assert_eq!(fingerprint(&tasks), before);
@@ -266,17 +263,17 @@ async fn a_task_that_is_only_spawned_is_not_registered() {
     drop(tasks.spawn("s", std::future::pending::<()>()));
     settle().await;
     assert!(tasks.task_health("s").is_some(), "its figures are known");
-    let unknown = UnknownTask { name: "s".into() };
-    assert_eq!(tasks.stop("s"), Err(unknown.clone()));
+    let unknown = tasks.stop("s").expect_err("it is not registered");
+    assert_eq!(shown(&unknown), r#"UnknownTask { name: "s" }"#);
     assert_eq!(tasks.restart("s"), Err(RestartError::Unknown(unknown)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_unknown_component_is_named() {
     let (tasks, before) = running("good").await;
-    let unknown = UnknownComponent { name: "levels".into() };
+    let unknown = tasks.unregister_component("levels").await.expect_err("it is not registered");
+    assert_eq!(shown(&unknown), r#"UnknownComponent { name: "levels" }"#);
     assert_eq!(unknown.to_string(), "no component named \"levels\" is registered");
-    assert_eq!(tasks.unregister_component("levels").await, Err(unknown));
     assert_eq!(fingerprint(&tasks), before);
 }
 
@@ -284,7 +281,7 @@ async fn an_unknown_component_is_named() {
 async fn replacing_by_something_malformed_leaves_the_old_task_alone() {
     let (tasks, before) = running("t").await;
     let refused = tasks.replace(obeys("t").run_timeout(Duration::ZERO)).await;
-    assert_eq!(refused, Err(RegisterError::ZeroDuration { name: "t".into(), field: "run timeout" }));
+    assert_eq!(shown(&refused), r#"Err(ZeroDuration { name: "t", field: "run timeout" })"#);
     settle().await;
     assert_eq!(fingerprint(&tasks), before);
     assert!(tasks.task_health("t").unwrap().is_ready);
@@ -361,7 +358,22 @@ async fn the_errors_of_a_handle_read_like_sentences() {
     assert!(text.starts_with("the task panicked at ") && text.ends_with(": no route"), "{text}");
     let late = tasks.task("l").timeout(secs(2)).spawn(std::future::pending::<()>()).await;
     assert_eq!(late.expect_err("too late").to_string(), "the task passed its time limit of 2s");
-    let limit = RestartError::LimitReached { name: "t".into(), max_restarts: 5, within: secs(600) };
+    let runs = AtomicUsize::new(0);
+    let recovers = CriticalTaskConfig::new("t", move |ctx: TaskContext| {
+        let fails = runs.fetch_add(1, SeqCst) < 5;
+        async move {
+            if fails {
+                return Err("down");
+            }
+            ctx.cancelled().await;
+            Ok(())
+        }
+    });
+    tasks.register(recovers.backoff(Backoff::constant(secs(1))).max_restarts(5, secs(600))).unwrap();
+    tasks.start();
+    sleep(secs(10)).await;
+    let limit = tasks.restart("t").expect_err("it was restarted as often as it may be");
+    assert_eq!(shown(&limit), r#"LimitReached { name: "t", max_restarts: 5, within: 600s }"#);
     assert_eq!(limit.to_string(), "task \"t\" has been restarted 5 times within 600s, which is its limit");
 }
 

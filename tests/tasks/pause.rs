@@ -7,12 +7,12 @@ use std::sync::{
 
 use otel_tasks::{
     Backoff, CriticalTaskConfig, RestartPolicy, TaskLoop, TaskManager, health::HealthReason,
-    policy::RestartReason, shutdown::ShutdownOutcome, snapshot::TaskState, task::UnknownTask,
+    policy::RestartReason, shutdown::ShutdownOutcome, snapshot::TaskState,
 };
 use tokio::time::sleep;
 
 use crate::support::{
-    Alive, secs, settle,
+    Alive, secs, settle, shown,
     tasks::{obedient, started, state},
 };
 
@@ -156,5 +156,5 @@ async fn pause_leaves_ended_tasks_alone_and_resume_leaves_running_ones() {
     tasks.resume("t").unwrap();
     settle().await;
     assert_eq!(state(&tasks, "t"), Some(TaskState::Stopped));
-    assert_eq!(tasks.pause("nobody"), Err(UnknownTask { name: "nobody".into() }));
+    assert_eq!(shown(&tasks.pause("nobody")), r#"Err(UnknownTask { name: "nobody" })"#);
 }

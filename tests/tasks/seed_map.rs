@@ -27,13 +27,13 @@ use otel_tasks::{
     policy::{CategoryRules, ExitKind, RestartIntensity, StallAction},
     shutdown::ShutdownOutcome,
     snapshot::TaskState,
-    task::{RegisterError, RestartError, TaskManagerBuilder, UnknownTask},
+    task::TaskManagerBuilder,
 };
 use tokio::time::{Instant, sleep};
 use tracing::Level;
 
 use crate::support::{
-    Alive, Events, listen, secs, settle,
+    Alive, Events, listen, secs, settle, shown,
     tasks::{all_started, obeys, state},
 };
 
@@ -441,7 +441,7 @@ async fn register() {
     let tasks = all_started([config.restart_delay(secs(5))]);
     sleep(secs(30)).await;
     let refused = tasks.register(obeys("t"));
-    assert_eq!(refused, Err(RegisterError::Duplicate { name: "t".into() }));
+    assert_eq!(shown(&refused), r#"Err(Duplicate { name: "t" })"#);
     let metrics = tasks.task_metrics("t").unwrap();
     assert_eq!((metrics.error_count, metrics.restart_count), (1, 1), "its figures are kept");
     assert_eq!(begun.load(SeqCst), 2);
@@ -462,8 +462,7 @@ async fn discover_and_register_cog_tasks() {
     let discovery = tasks.discover_components();
     assert_eq!(discovery.registered, ["good", "other"]);
     assert_eq!(discovery.panicked, [("a.broken".to_owned(), "no config file".to_owned())]);
-    let duplicate = RegisterError::Duplicate { name: "good".into() };
-    assert_eq!(discovery.refused, [("c.clashing".to_owned(), duplicate)]);
+    assert_eq!(shown(&discovery.refused), r#"[("c.clashing", Duplicate { name: "good" })]"#);
     let logged: Vec<_> = events.named("task.monitor.failed");
     assert_eq!(logged.len(), 2, "{logged:?}");
     assert_eq!((logged[0].field("task.component"), logged[0].level), ("a.broken", Level::ERROR));
@@ -672,15 +671,14 @@ async fn restart() {
     assert!(after > secs(27) && after <= secs(30), "{after:?}");
     sleep(secs(40)).await;
     assert_eq!(restarts(), 2);
-    let unknown = RestartError::Unknown(UnknownTask { name: "nobody".into() });
-    assert_eq!(tasks.restart("nobody"), Err(unknown));
+    assert_eq!(shown(&tasks.restart("nobody")), r#"Err(Unknown(UnknownTask { name: "nobody" }))"#);
 
     let (config, _) = failing("limited", 2);
     let config = config.backoff(Backoff::constant(secs(1))).max_restarts(2, secs(600));
     tasks.register(config).unwrap();
     sleep(secs(10)).await;
-    let limit = RestartError::LimitReached { name: "limited".into(), max_restarts: 2, within: secs(600) };
-    assert_eq!(tasks.restart("limited"), Err(limit));
+    let limit = r#"Err(LimitReached { name: "limited", max_restarts: 2, within: 600s })"#;
+    assert_eq!(shown(&tasks.restart("limited")), limit);
 }
 
 // The seed waited for ever for a task that did not end.
