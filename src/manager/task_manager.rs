@@ -556,7 +556,7 @@ impl TaskManager {
     /// elsewhere and waits for: that waits until the task's grace or the deadline is over.)
     ///
     /// The deadline is kept by a thread of its own: also where every thread of the runtime is blocked, the report is there
-    /// in time. Where the thread that awaits it is itself blocked, the [last resort](TaskManagerBuilder::last_resort) has it.
+    /// in time. Where the thread that awaits it is itself blocked, the [last resort](super::TaskManagerBuilder::last_resort) has it.
     ///
     /// # Cancel safety
     /// Dropping the future stops the waiting, not the shutdown.
