@@ -161,14 +161,14 @@ impl Announcer<'_> {
         );
     }
 
-    /// The task is stopped later than its category and priority ask, because of a task that depends on it.
+    /// The task is stopped later than its category asks, because of a task that depends on it.
     pub(super) fn order_inverted(&self, dependent: &str) {
         record!(
             self,
             record::ORDER_INVERTED,
             Level::WARN,
             {},
-            "task {} is stopped after {dependent}, which depends on it, though its category and priority come first",
+            "task {} is stopped after {dependent}, which depends on it, though its category comes first",
             self.name()
         );
     }

@@ -24,7 +24,7 @@ use crate::{
         shutdown::{
             sequence::{Positions, Sequence},
             topology,
-            tracker::{Tracker, stage_of_task},
+            tracker::{Tracker, category_place, stage_of_task},
         },
         spawn::polled::Polled,
         supervision::{
@@ -357,12 +357,13 @@ impl Shared {
         tasks.iter().map(of).collect()
     }
 
-    /// Says where a dependency is stopped later than its category and priority ask.
+    /// Warns of a dependency that is stopped later than its category asks. Priorities inside one category are defaults more often
+    /// than wishes, so they are no reason to warn.
     fn warn_of_inversions<'a>(&self, new: impl Iterator<Item = &'a Arc<Supervised>>) {
         for task in new {
             for name in task.links.dependencies() {
                 let Some(dependency) = self.supervised(name) else { continue };
-                if stage_of_task(&dependency.task) < stage_of_task(&task.task) {
+                if category_place(&dependency.task) < category_place(&task.task) {
                     self.announcer(&dependency, dependency.signals.generation()).order_inverted(task.name());
                 }
             }

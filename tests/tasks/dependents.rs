@@ -55,19 +55,23 @@ async fn the_other_dependents_stay_bound_when_one_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dependency_whose_stage_comes_before_its_dependents_is_logged() {
+async fn a_dependency_whose_category_stops_before_its_dependents_is_logged() {
     let (events, _guard) = Events::record();
     let tasks = TaskManager::new();
     let placed =
         |config: CriticalTaskConfig, category, priority| config.category(category).priority(priority);
     use TaskCategory::{Gateway, System};
-    use TaskPriority::{High, Normal};
+    use TaskPriority::{High, Low, Normal};
     tasks
         .register_all([
             placed(obeys("earlier"), System, Normal),
+            // Seen to be warned of when priorities inside one category counted.
+            placed(obeys("lower"), Gateway, Low),
             placed(obeys("same"), Gateway, Normal),
             placed(obeys("later"), Gateway, High),
-            placed(obeys("on"), Gateway, Normal).depends_on("earlier").depends_on("same").depends_on("later"),
+            ["earlier", "lower", "same", "later"]
+                .into_iter()
+                .fold(placed(obeys("on"), Gateway, Normal), |config, name| config.depends_on(name)),
         ])
         .expect("valid configs");
     let told = events.named("task.order.inverted");

@@ -47,6 +47,11 @@ pub(crate) fn stage_of(category: TaskCategory, priority: TaskPriority) -> usize 
     place * TaskPriority::ALL.len() + priority as usize
 }
 
+/// The place of a task's category in the order of stopping.
+pub(crate) fn category_place(task: &Task) -> usize {
+    stage_of_task(task) / TaskPriority::ALL.len()
+}
+
 /// The stage of a registered task.
 pub(crate) fn stage_of_task(task: &Task) -> usize {
     stage_of(task.identity.category, task.identity.priority)
