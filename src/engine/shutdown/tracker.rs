@@ -643,7 +643,11 @@ mod loom {
     use ::loom::thread;
 
     use super::*;
-    use crate::{cell::Registry, sync::model, telemetry::TaskAttributes};
+    use crate::{
+        cell::{Identity, Registry},
+        emit::TaskAttributes,
+        sync::model,
+    };
 
     fn task() -> Arc<Task> {
         let identity = Identity {
