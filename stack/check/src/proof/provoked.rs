@@ -9,7 +9,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use otel_tasks::{policy::{ExitKind, RestartReason}, shutdown::ShutdownOutcome, snapshot::TaskState};
+use otel_tasks::{
+    policy::{ExitKind, RestartReason},
+    shutdown::ShutdownOutcome,
+    snapshot::TaskState,
+};
 use serde_json::Value;
 
 use super::{END, THROUGH, exporting, figures, pages, picture, stack_bot, traces};

@@ -2,7 +2,10 @@
 
 use std::io::Write;
 
-use otel_tasks::{ShutdownReport, TaskManager, telemetry::{Balance, Signal, TelemetryReport}};
+use otel_tasks::{
+    ShutdownReport, TaskManager,
+    telemetry::{Balance, Signal, TelemetryReport},
+};
 use serde_json::{Map, Value, json};
 
 /// Prints one value on a line of its own.
