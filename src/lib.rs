@@ -59,6 +59,7 @@ pub mod testing;
 pub use config::{CriticalTaskConfig, CriticalTasksProvider, TaskGroup};
 pub use engine::{LoopHandle, ShutdownReport, TaskContext, TaskLoop, shutdown_signal};
 pub use manager::TaskManager;
+
 /// The version of OpenTelemetry's API that this crate is built on; its types stand in this crate's signatures.
 pub use opentelemetry;
 #[cfg(feature = "otlp")]
@@ -153,6 +154,7 @@ pub mod telemetry {
 /// ```
 #[cfg(feature = "macros")]
 pub use otel_tasks_macros::instrumented_task;
+
 /// Makes a loop of an async function, which then returns the loop's [`CriticalTaskConfig`].
 ///
 /// ```

@@ -11,6 +11,7 @@ use crate::{
     error::RegisterError,
     run::catch,
 };
+
 /// A component that brings critical tasks of its own.
 ///
 /// Implemented for closures too. It is asked once, when its component is discovered; a panic in it is caught, reported, and

@@ -8,6 +8,7 @@ use crate::{
     error::RegisterError,
     policy::{RestartIntensity, RestartStrategy},
 };
+
 /// Tasks that begin in order, each when the one before is ready; end in reverse; and are restarted by one strategy.
 ///
 /// A member that is restarted takes the others along as the [`RestartStrategy`] says: they are stopped first, the last

@@ -7,6 +7,7 @@ use crate::{
     engine::{Group, Membership, Registration, Shared},
     error::RegisterError,
 };
+
 /// Checks a config that is to replace a task, reserves its name, and makes what is registered of it; `None` if the shutdown has
 /// begun.
 pub(crate) fn check_replacement(

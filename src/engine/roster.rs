@@ -23,6 +23,7 @@ use crate::{
     error::RegisterError,
     run::Task,
 };
+
 /// Written under one lock: what is registered is one fact.
 #[derive(Default)]
 pub(crate) struct Registered {

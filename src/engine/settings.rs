@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::{engine::shutdown::report::LastResort, read::HealthThresholds};
+
 /// The first part of the names of the manager's own spans by default.
 pub(crate) const DEFAULT_SPAN_PREFIX: &str = "bot";
 

@@ -25,6 +25,7 @@ use crate::{
     run,
     run::{PollTime, Recorder, RecorderOptions},
 };
+
 /// Builds a [`TaskManager`]; every setting has a default.
 #[must_use = "a builder does nothing until `build`"]
 pub struct TaskManagerBuilder {

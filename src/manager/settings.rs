@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::read::HealthThresholds;
+
 /// The settings of a manager, as it was built.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]

@@ -17,6 +17,7 @@ use crate::otlp::{
     report::{SignalOutcome, TelemetryReport},
     transport::QueuedRecord,
 };
+
 /// How long the SDK waits for the last export of metrics.
 pub(super) const SDK_METRIC_WAIT: Duration = Duration::from_secs(5);
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::otlp::{ledger::Signal, settings::BadEndpoint};
+
 /// Why telemetry could not be built or installed.
 #[derive(Debug)]
 #[non_exhaustive]

@@ -5,6 +5,7 @@ use opentelemetry_sdk::propagation::{BaggagePropagator, TraceContextPropagator};
 use tracing::Metadata;
 
 use crate::otlp::settings::Propagator;
+
 pub(super) fn propagator(propagators: &[Propagator]) -> TextMapCompositePropagator {
     let boxed = propagators.iter().map(|propagator| -> Box<dyn TextMapPropagator + Send + Sync> {
         match propagator {

@@ -3,6 +3,7 @@
 use std::{fmt, time::Duration};
 
 use crate::otlp::ledger::{BalanceSnapshot, Signal};
+
 /// How the last export of a signal ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

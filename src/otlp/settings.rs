@@ -3,17 +3,13 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use opentelemetry_sdk::{metrics::Temporality, trace::Sampler};
+
 pub(super) const DEFAULT_QUEUE: usize = 65_536;
 pub(super) const DEFAULT_BATCH: usize = 512;
-
 pub(super) const DEFAULT_SPAN_DELAY: Duration = Duration::from_secs(5);
-
 pub(super) const DEFAULT_LOG_DELAY: Duration = Duration::from_secs(1);
-
 pub(super) const DEFAULT_EXPORT_TIMEOUT: Duration = Duration::from_secs(30);
-
 pub(super) const DEFAULT_METRIC_INTERVAL: Duration = Duration::from_secs(60);
-
 pub(super) const DEFAULT_OTLP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// No wait is longer: beyond it lies the overflow of the clock, and nobody means it.

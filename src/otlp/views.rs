@@ -1,6 +1,7 @@
 //! Cardinality limits of the metric streams.
 
 use opentelemetry_sdk::metrics::{Instrument, Stream};
+
 /// Attribute sets per name: the worst instrument has one per state of a task, or one per error type.
 pub(super) const SETS_PER_NAME: usize = 10;
 

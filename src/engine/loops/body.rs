@@ -9,6 +9,7 @@ use crate::engine::{
     },
     supervision::supervised::{Body, Life, LifeEnd, Supervised},
 };
+
 /// A registered loop.
 pub(crate) struct LoopBody(Arc<Parts>);
 

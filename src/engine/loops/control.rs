@@ -78,7 +78,7 @@ impl Control {
 
     pub(super) fn order(&self, order: Order) -> Result<(), LoopControlError> {
         let supervised = self.supervised.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-        let supervised = supervised.filter(|supervised| supervised.stands() && !supervised.has_left());
+        let supervised = supervised.filter(|supervised| supervised.owns_name() && !supervised.has_left());
         supervised.ok_or(LoopControlError::NotRegistered)?.order(order);
         Ok(())
     }

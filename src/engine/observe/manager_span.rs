@@ -10,6 +10,7 @@ use crate::{
     policy::TaskCategory,
     run::Recorder,
 };
+
 /// Sets the names of each category as the attributes `tasks.<category>`.
 pub(crate) fn set_names(span: &ManagedSpan, names: &Names) {
     for (category, names) in TaskCategory::ALL.iter().copied().zip(names) {

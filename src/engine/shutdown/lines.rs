@@ -13,6 +13,7 @@ use crate::{
     policy::{ShutdownOutcome, TaskCategory, TaskPriority},
     run::Task,
 };
+
 /// What became of a driver. One line of the report, unless its name was registered twice.
 #[derive(Clone)]
 pub(in crate::engine) struct Note {

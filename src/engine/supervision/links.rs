@@ -375,7 +375,7 @@ impl Shared {
             }
         }
         // A detached task goes on, whatever becomes of what it rested on: nobody waits for it any more either.
-        if task.links.loss() == DependencyLoss::Keep || !task.stands() {
+        if task.links.loss() == DependencyLoss::Keep || !task.owns_name() {
             return None;
         }
         let bond = task.links.bond()?;
@@ -383,7 +383,7 @@ impl Shared {
             bond.dependencies.iter().any(|(dependency, generation)| match dependency.upgrade() {
                 Some(dependency) => {
                     dependency.has_left()
-                        || !dependency.stands()
+                        || !dependency.owns_name()
                         || dependency.signals.generation() != *generation
                         || !dependency.is_ready()
                         || self.must_yield(&dependency).is_some()

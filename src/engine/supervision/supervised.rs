@@ -53,9 +53,8 @@ pub(crate) struct Supervised {
     /// When health was last checked and what it said: nanoseconds since the manager was made, plus one, times two, and one
     /// more where it was healthy; 0 for never. Written by the monitor alone.
     checked: AtomicU64,
-    /// Whether the state of its name is this task's: not once it was detached or unregistered. Beside it, under its lock, what
-    /// the name shows.
-    stands: Mutex<bool>,
+    /// False once the task is detached or unregistered. The lock also guards the state that is published under its name.
+    owns_name: Mutex<bool>,
     /// Index in [`TaskState::ALL`]. Written by the driver alone.
     state: AtomicU8,
     /// Whether something of it lives. Written by the driver alone.
@@ -176,7 +175,7 @@ impl Supervised {
             registered_in,
             seldom: OnceLock::new(),
             checked: AtomicU64::new(0),
-            stands: Mutex::new(true),
+            owns_name: Mutex::new(true),
             state: AtomicU8::new(TaskState::Waiting as u8),
             up: AtomicBool::new(false),
             driven: AtomicBool::new(false),
@@ -234,8 +233,8 @@ impl Supervised {
     /// Sets the state, and shows it under its name as long as the name is its own. Called by the driver alone.
     pub(crate) fn set_state(&self, state: TaskState) {
         self.state.store(state as u8, SeqCst);
-        let stands = self.stands.lock().unwrap_or_else(PoisonError::into_inner);
-        if *stands {
+        let owns_name = self.owns_name.lock().unwrap_or_else(PoisonError::into_inner);
+        if *owns_name {
             self.task.cell.set_state(Some(state));
         }
     }
@@ -271,14 +270,14 @@ impl Supervised {
 
     /// Gives its name up: from now on the name has no state, or that of another task.
     pub(crate) fn give_name_up(&self) {
-        let mut stands = self.stands.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::replace(&mut *stands, false) {
+        let mut owns_name = self.owns_name.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut *owns_name, false) {
             self.task.cell.set_state(None);
         }
     }
 
-    pub(crate) fn stands(&self) -> bool {
-        *self.stands.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn owns_name(&self) -> bool {
+        *self.owns_name.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn restarted_at(&self, now: Instant) {
