@@ -70,10 +70,6 @@ pub mod attribute {
     pub const MONITOR_UNHEALTHY: &str = "tasks.unhealthy";
     /// How many loops were asked to stop, on `bot.stop_task_loops`.
     pub const LOOPS_STOPPED: &str = "tasks.loops";
-    /// What a page was asked to do with a task, on `bot.control_task`: `restart`, `pause`, `resume` or `stop`.
-    pub const CONTROL_ACTION: &str = "task.control.action";
-    /// What came of it: `accepted`, or why not.
-    pub const CONTROL_OUTCOME: &str = "task.control.outcome";
 
     /// The names of the tasks of one category, on `bot.monitor_tasks` and `bot.cancel_tasks`.
     pub const fn names_of(category: TaskCategory) -> &'static str {
@@ -132,8 +128,6 @@ pub mod record {
     pub const MONITOR_FAILED: &str = "task.monitor.failed";
     /// A task runs whose category nobody can tell; said once per name.
     pub const CATEGORY_UNKNOWN: &str = "task.category.unknown";
-    /// A page was asked to restart, pause, resume or stop a task, and did so or refused.
-    pub const CONTROLLED: &str = "task.controlled";
 }
 
 /// What an instrument measures.
@@ -163,7 +157,7 @@ impl Kind {
 }
 
 /// One instrument of the contract.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Instrument {
     /// Its name.

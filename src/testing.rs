@@ -40,9 +40,6 @@ use crate::{
     policy::{ErrorClass, Exit, Failure},
 };
 
-/// How long [`EventLog::wait_for`] waits, of the runtime's time.
-pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(3_600);
-
 /// The runtime's clock while it stands still: it moves when it is told to, and past every timer on the way, in order.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
@@ -139,6 +136,9 @@ pub struct EventLog {
 }
 
 impl EventLog {
+    /// How long [`wait_for`](Self::wait_for) waits, of the runtime's time.
+    pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(3_600);
+
     /// Listens from now on. Make it before the tasks are registered.
     pub fn of(tasks: &TaskManager) -> Self {
         Self { events: tasks.subscribe(), seen: Vec::new() }
@@ -168,13 +168,13 @@ impl EventLog {
     /// Waits for an event, those that came before included.
     ///
     /// # Panics
-    /// After [`DEFAULT_PATIENCE`], with the events that came instead.
+    /// After [`DEFAULT_PATIENCE`](Self::DEFAULT_PATIENCE), with the events that came instead.
     pub async fn wait_for(&mut self, task: &str, kind: &str) -> TaskEvent {
         let is_it = |event: &TaskEvent| event.task.as_deref() == Some(task) && event.kind.as_str() == kind;
         if let Some(event) = self.events().iter().find(|event| is_it(event)) {
             return event.clone();
         }
-        let found = tokio::time::timeout(DEFAULT_PATIENCE, async {
+        let found = tokio::time::timeout(Self::DEFAULT_PATIENCE, async {
             while let Some(event) = self.events.recv().await {
                 self.seen.push(event.clone());
                 if is_it(&event) {

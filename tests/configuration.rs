@@ -183,7 +183,7 @@ fn a_manager_with_a_setting_that_cannot_be_used_is_not_built() {
 fn telemetry_with_a_setting_of_zero_is_not_built() {
     let builder = || Telemetry::builder().env(|_| None).export_if_configured();
     for (builder, expected) in [
-        (builder().max_names(0), "max_names"),
+        (builder().name_capacity(0), "name_capacity"),
         (builder().span_queue(0), "span_queue"),
         (builder().metric_interval(Duration::ZERO), "metric_interval"),
         (builder().shutdown_timeout(Duration::ZERO), "shutdown_timeout"),

@@ -50,8 +50,13 @@ fn installing_sets_everything_once_and_a_second_time_changes_nothing() {
         _ => None,
     };
     early();
-    let telemetry =
-        receiver.telemetry("installed").max_names(3).env(bad).fmt(false).layer(Seen(seen.clone())).install();
+    let telemetry = receiver
+        .telemetry("installed")
+        .name_capacity(3)
+        .env(bad)
+        .fmt(false)
+        .layer(Seen(seen.clone()))
+        .install();
     let telemetry = telemetry.expect("the first");
 
     let other = Receiver::start(Protocol::HttpProtobuf);

@@ -3,10 +3,17 @@
 use otel_tasks::{
     TaskManager,
     task::{RestartError, TaskManagerBuilder, UnknownTask},
-    telemetry::contract::{SCOPE, attribute, key, record},
+    telemetry::contract::{SCOPE, key},
 };
 use subtle::ConstantTimeEq;
 use tracing::{Level, Span, field::Empty};
+
+/// The attribute of the span and the record: `restart`, `pause`, `resume` or `stop`.
+const CONTROL_ACTION: &str = "task.control.action";
+/// The attribute of the span and the record: `accepted`, or why nothing was done.
+const CONTROL_OUTCOME: &str = "task.control.outcome";
+/// The name of the record.
+const CONTROLLED: &str = "task.controlled";
 
 /// What may be asked of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,15 +75,15 @@ pub(crate) fn control(
     let _entered = span.enter();
     let done = permit(configured, given).and_then(|()| act(manager, name, action));
     let outcome = done.as_ref().map_or_else(Refused::as_str, |()| "accepted");
-    span.record(attribute::CONTROL_OUTCOME, outcome);
+    span.record(CONTROL_OUTCOME, outcome);
     if done.is_err() {
         span.record("otel.status_code", "ERROR");
         span.record("otel.status_description", outcome);
     }
     // Without a `tracing` parent: otherwise tracing-opentelemetry would make a span event of it as well.
     tracing::event!(
-        name: record::CONTROLLED, target: SCOPE, parent: None, Level::WARN,
-        { key::NAME } = name, { attribute::CONTROL_ACTION } = action.as_str(), { attribute::CONTROL_OUTCOME } = outcome,
+        name: CONTROLLED, target: SCOPE, parent: None, Level::WARN,
+        { key::NAME } = name, { CONTROL_ACTION } = action.as_str(), { CONTROL_OUTCOME } = outcome,
         "the page was asked to {} task {name:?}: {outcome}", action.as_str(),
     );
     done
@@ -92,7 +99,7 @@ fn span(manager: &TaskManager, name: &str, action: Action) -> Span {
     tracing::span!(
         target: SCOPE, parent: None, Level::WARN, "bot.control_task",
         otel.name = other_name, otel.status_code = Empty, otel.status_description = Empty,
-        { key::NAME } = name, { attribute::CONTROL_ACTION } = action.as_str(), { attribute::CONTROL_OUTCOME } = Empty,
+        { key::NAME } = name, { CONTROL_ACTION } = action.as_str(), { CONTROL_OUTCOME } = Empty,
     )
 }
 

@@ -48,7 +48,8 @@ impl TaskManagerBuilder {
     /// The time after which a loop that waits for a calendar time reads the wall clock again.
     pub const DEFAULT_WALL_CLOCK_STEP: Duration = engine::DEFAULT_WALL_CLOCK_STEP;
 
-    /// The number of task names that are kept apart.
+    /// The number of task names that are kept apart, unless telemetry was installed before: then it is the number of names that
+    /// the metrics have room for.
     pub const DEFAULT_MAX_NAMES: usize = cell::DEFAULT_MAX_NAMES;
 
     /// How long the runtime may run nothing by default before it counts as stalled.

@@ -81,7 +81,7 @@ pub struct TelemetryBuilder {
     metric_interval: Option<Duration>,
     span_queue: Option<usize>,
     shutdown_timeout: Duration,
-    max_names: usize,
+    name_capacity: usize,
     environment: Option<Environment>,
     tracer_provider: Vec<Hook<TracerProviderBuilder>>,
     meter_provider: Vec<Hook<MeterProviderBuilder>>,
@@ -101,7 +101,7 @@ impl Default for TelemetryBuilder {
             metric_interval: None,
             span_queue: None,
             shutdown_timeout: Self::DEFAULT_SHUTDOWN_TIMEOUT,
-            max_names: Self::DEFAULT_NAME_CAPACITY,
+            name_capacity: Self::DEFAULT_NAME_CAPACITY,
             environment: None,
             tracer_provider: Vec::new(),
             meter_provider: Vec::new(),
@@ -136,7 +136,7 @@ impl TelemetryBuilder {
     /// otherwise.
     pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// The number of task names metrics have room for unless [`max_names`](TelemetryBuilder::max_names) says otherwise.
+    /// The number of task names metrics have room for unless [`name_capacity`](TelemetryBuilder::name_capacity) says otherwise.
     pub const DEFAULT_NAME_CAPACITY: usize = 2_000;
 
     /// `service.name`; otherwise `OTEL_SERVICE_NAME`, else that of `OTEL_RESOURCE_ATTRIBUTES`, else the program's name.
@@ -214,8 +214,8 @@ impl TelemetryBuilder {
     ///
     /// The limit of every instrument `task.*` becomes ten times as many attribute sets, between the SDK's own 2,000 and
     /// 200,000. Beyond its limit an instrument shows `otel.metric.overflow` instead of names.
-    pub fn max_names(mut self, names: usize) -> Self {
-        self.max_names = names;
+    pub fn name_capacity(mut self, names: usize) -> Self {
+        self.name_capacity = names;
         self
     }
 
@@ -237,7 +237,7 @@ impl TelemetryBuilder {
     /// be started. A collector that is away is not an error.
     pub fn build(mut self) -> Result<Telemetry, InstallError> {
         for (setting, is_zero) in [
-            ("max_names", self.max_names == 0),
+            ("name_capacity", self.name_capacity == 0),
             ("span_queue", self.span_queue == Some(0)),
             ("metric_interval", self.metric_interval.is_some_and(|interval| interval.is_zero())),
             ("shutdown_timeout", self.shutdown_timeout.is_zero()),
@@ -325,7 +325,7 @@ impl TelemetryBuilder {
     ///
     /// As [`build`](Self::build), and [`SubscriberAlreadySet`](InstallError::SubscriberAlreadySet), which changes nothing.
     pub fn install(mut self) -> Result<Telemetry, InstallError> {
-        let (fmt, max_names) = (self.fmt, self.max_names);
+        let (fmt, name_capacity) = (self.fmt, self.name_capacity);
         let layer = std::mem::replace(&mut self.layer, Box::new(Identity::new()));
         let telemetry = self.build()?;
         let terminal = std::io::stderr().is_terminal();
@@ -344,7 +344,7 @@ impl TelemetryBuilder {
         if telemetry.is_enabled() {
             global::set_tracer_provider(telemetry.tracer_provider().clone());
             global::set_meter_provider(telemetry.meter_provider().clone());
-            emit::installed_with(&telemetry.meter(), names_with_room(max_names), Recorder::join_process);
+            emit::installed_with(&telemetry.meter(), names_with_room(name_capacity), Recorder::join_process);
         }
         super::handle::keep_for_exit(&telemetry);
         global::set_text_map_propagator(telemetry.propagator());
@@ -471,7 +471,7 @@ impl TelemetryBuilder {
         }
         if enabled {
             if closers.metrics.is_some() || !self.meter_provider.is_empty() {
-                metrics = metrics.with_view(cardinality_view(self.max_names));
+                metrics = metrics.with_view(cardinality_view(self.name_capacity));
             }
             traces = std::mem::take(&mut self.tracer_provider)
                 .into_iter()

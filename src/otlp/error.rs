@@ -10,16 +10,16 @@ use crate::otlp::{ledger::Signal, settings::BadEndpoint};
 pub enum InstallError {
     /// The endpoint given to [`endpoint`](crate::telemetry::TelemetryBuilder::endpoint) is not an `http` or `https` address.
     Endpoint(String),
-    #[non_exhaustive]
     /// The directives given to [`filter`](crate::telemetry::TelemetryBuilder::filter) cannot be read.
+    #[non_exhaustive]
     Filter {
         /// The directives.
         directives: String,
         /// What is wrong with them.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    #[non_exhaustive]
     /// An exporter could not be built.
+    #[non_exhaustive]
     Exporter {
         /// Whose.
         signal: Signal,

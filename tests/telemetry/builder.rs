@@ -236,7 +236,7 @@ fn metrics_are_exported_at_their_interval() {
 #[test]
 fn a_task_instrument_has_room_for_the_names_that_were_asked_for() {
     let receiver = Receiver::start(Protocol::Grpc);
-    let telemetry = receiver.telemetry("tux").max_names(250).build().expect("telemetry");
+    let telemetry = receiver.telemetry("tux").name_capacity(250).build().expect("telemetry");
     let ours = telemetry.meter().u64_counter("task.test").build();
     let other = telemetry.meter().u64_counter("other").build();
     for n in 0..2_500_i64 {

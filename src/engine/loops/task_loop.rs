@@ -65,7 +65,7 @@ labels! {
 }
 
 /// How an iteration ended.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LoopOutcome {
     /// Its number, from 1.
