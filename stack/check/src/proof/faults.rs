@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{
-    END, THROUGH,
+    END, THROUGH, figures,
     proxy::{DELAY, Proxy},
     stack_bot,
 };
@@ -260,10 +260,7 @@ impl Trouble<'_> {
         }
         let runs = |phase: &str| -> u64 {
             let tasks = printed["tasks"].as_array().into_iter().flatten();
-            let of = tasks
-                .filter(|task| task["name"] == phase)
-                .flat_map(|task| task["runs"].as_array().into_iter().flatten());
-            of.filter_map(Value::as_u64).sum()
+            tasks.filter(|task| task["name"] == phase).map(|task| figures::Task(task).total_runs()).sum()
         };
         let phase = "phase_collector_away";
         let (ran, held) = (runs(phase), jaeger.runs(("steady", ""), phase)?.len() as u64);

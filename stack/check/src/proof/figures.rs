@@ -31,7 +31,7 @@ impl Task<'_> {
     }
 
     pub(crate) fn runs(&self, kind: ExitKind) -> u64 {
-        self.0["runs"][kind as usize].as_u64().unwrap_or(0)
+        self.0["runs"][kind.as_str()].as_u64().unwrap_or(0)
     }
 
     pub(crate) fn total_runs(&self) -> u64 {
@@ -140,7 +140,7 @@ fn of_task(task: &Task<'_>, add: &mut Add<'_>) {
         add(metric(&c::RUN_DURATION_MAX), &[], seconds(&task.0["longest_run"]).unwrap_or(0.0));
     }
     for &reason in RestartReason::ALL {
-        let count = task.0["restarts"][reason as usize].as_f64().unwrap_or(0.0);
+        let count = task.0["restarts"][reason.as_str()].as_f64().unwrap_or(0.0);
         if registered || count > 0.0 {
             add(metric(&c::RESTARTS), &[(key::RESTART_REASON, reason.as_str())], count);
         }
@@ -168,7 +168,7 @@ fn of_task(task: &Task<'_>, add: &mut Add<'_>) {
         }
     }
     for &reason in SkipReason::ALL {
-        let count = task.0["skipped"][reason as usize].as_f64().unwrap_or(0.0);
+        let count = task.0["skipped"][reason.as_str()].as_f64().unwrap_or(0.0);
         if count > 0.0 || !task.0["interval"].is_null() {
             add(metric(&c::ITERATIONS_SKIPPED), &[(key::REASON, reason.as_str())], count);
         }
