@@ -3,7 +3,6 @@
 use super::{Sources, check, graph::Graph, rooms::Rooms};
 
 const ROOMS: &str = r#"
-max_circle = 2
 crates = [{ name = "low", src = "low/src" }, { name = "demo", src = "src" }]
 [[level]]
 rooms = [{ name = "low crate", files = ["low/"] }]
@@ -61,10 +60,12 @@ use crate::engine::Driver;
 pub struct Limit;
 //- src/engine/mod.rs
 mod driver;
+mod links;
 pub use driver::Driver;
 //- src/engine/driver.rs
-use crate::policy::Limit;
 pub struct Driver;
+//- src/engine/links.rs
+use crate::policy::Limit;
 ";
 
 #[test]
@@ -72,7 +73,7 @@ fn upward_import_is_found_through_a_facade() {
     assert_eq!(
         edges(&graph_of(UPWARD)),
         [
-            "src/engine/driver.rs -> src/policy/limit.rs: Limit",
+            "src/engine/links.rs -> src/policy/limit.rs: Limit",
             "src/policy/limit.rs -> src/engine/driver.rs: Driver"
         ]
     );
@@ -95,11 +96,46 @@ fn allowed_import_passes_and_stale_allowance_fails() {
     assert!(findings[1].contains("does not occur"), "{findings:?}");
 }
 
+const ROUND: &str = "
+//- src/lib.rs
+mod cell;
+mod engine;
+//- src/cell/mod.rs
+pub mod a;
+pub mod b;
+//- src/cell/a.rs
+use super::b::B;
+pub struct A;
+//- src/cell/b.rs
+use super::a::A;
+pub struct B;
+//- src/engine/mod.rs
+";
+
+fn circle(files: &str) -> String {
+    format!("{ROOMS}\n[[circle]]\nfiles = [{files}]\nreason = \"one recursion\"\n")
+}
+
 #[test]
-fn circle_is_counted_and_a_larger_one_is_an_error() {
-    assert_eq!(graph_of(UPWARD).circles(), [vec!["src/engine/driver.rs", "src/policy/limit.rs"]]);
-    let findings = findings_with(&ROOMS.replace("max_circle = 2", "max_circle = 1"), UPWARD);
-    assert!(findings.iter().any(|finding| finding.contains("a circle of 2 files")), "{findings:?}");
+fn circle_without_an_entry_is_an_error() {
+    assert_eq!(graph_of(ROUND).circles(), [vec!["src/cell/a.rs", "src/cell/b.rs"]]);
+    let findings = findings_with(ROOMS, ROUND);
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert!(findings[0].starts_with("a new circle of 2 files: src/cell/a.rs, src/cell/b.rs"), "{findings:?}");
+    let listed = circle(r#""src/cell/a.rs", "src/cell/b.rs""#);
+    assert_eq!(findings_with(&listed, ROUND), Vec::<String>::new());
+}
+
+#[test]
+fn circle_of_the_list_may_have_neither_more_nor_fewer_files() {
+    let more = findings_with(&circle(r#""src/cell/a.rs""#), ROUND);
+    assert!(more[0].starts_with("a new circle"), "{more:?}");
+    let fewer = findings_with(&circle(r#""src/cell/a.rs", "src/cell/b.rs", "src/cell/mod.rs""#), ROUND);
+    assert_eq!(fewer.len(), 1, "{fewer:?}");
+    assert!(fewer[0].contains("not all in one circle"), "{fewer:?}");
+    let unexplained = circle(r#""src/cell/a.rs", "src/cell/b.rs""#).replace("one recursion", " ");
+    let unexplained = findings_with(&unexplained, ROUND);
+    assert!(unexplained[0].contains("has no reason"), "{unexplained:?}");
 }
 
 #[test]
