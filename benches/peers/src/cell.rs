@@ -82,6 +82,8 @@ pub struct Workload {
     pub cells: Vec<Cell>,
     pub goals: Vec<Goal>,
     pub runtime: Runtime,
+    /// The figure of this crate, rounded, above which the run fails. Only for figures that do not vary.
+    pub required: Option<f64>,
     /// How many rounds say all there is to say.
     pub at_most_rounds: usize,
 }
@@ -95,6 +97,7 @@ impl Workload {
             cells: Vec::new(),
             goals: Vec::new(),
             runtime: Runtime::Workers(WORKERS),
+            required: None,
             at_most_rounds: usize::MAX,
         }
     }
@@ -118,6 +121,12 @@ impl Workload {
     /// What would be better still.
     pub fn stretch(mut self, limit: Limit) -> Self {
         self.goals.push(Goal { limit, stretch: true });
+        self
+    }
+
+    /// Fails the run if this crate's median is more.
+    pub fn required(mut self, at_most: Option<f64>) -> Self {
+        self.required = at_most;
         self
     }
 

@@ -80,7 +80,8 @@ pub fn run(workloads: &[Workload], plan: &Plan) -> ExitCode {
         report::json(workload, all, plan);
     }
     let whole = tables.iter().flat_map(|(_, all)| all).all(|series| series.failed.is_none());
-    if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let kept = tables.iter().all(|(workload, all)| report::keeps_required(workload, all));
+    if whole && kept { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// One measurement in a process of its own.

@@ -94,11 +94,20 @@ pub fn table(workload: &Workload, all: &[Series]) {
             times(ours.map(|ours| ours / median)),
         );
     }
+    if let Some(limit) = workload.required {
+        let verdict = if keeps_required(workload, all) { "kept" } else { "exceeded: this run fails" };
+        println!("required of {OURS}, at most {limit} {}: {verdict}", workload.unit);
+    }
     for goal in &workload.goals {
         let verdict = verdict(*goal, all, workload.unit);
         let is = verdict.is.map_or_else(String::new, |is| format!(", {}", short(is)));
         println!("goal for {OURS}, {}: {verdict}{is}", verdict.goal);
     }
+}
+
+/// Whether this crate's median is within what the workload requires. A cell that failed has no median.
+pub fn keeps_required(workload: &Workload, all: &[Series]) -> bool {
+    workload.required.is_none_or(|limit| median(all, OURS).is_some_and(|ours| ours.round() <= limit))
 }
 
 /// A goal beside what was measured.

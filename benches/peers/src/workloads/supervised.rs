@@ -34,6 +34,9 @@ enum Figure {
     Stop,
 }
 
+/// The bytes that an idle registered task holds at most.
+const IDLE_TASK: f64 = 1_192.0;
+
 pub fn workloads() -> Vec<Workload> {
     let start = "what does it cost to start an idle task among so many";
     let memory = "what does an idle task hold";
@@ -62,6 +65,10 @@ fn workload(
         .cell("task-supervisor", move |scale| measure::<TaskSupervisor>(figure, scale.of(tasks)))
         .cell("ractor", move |scale| measure::<Ractor>(figure, scale.of(tasks)))
         .goal(Limit::AtMost(at_most))
+        .required(match figure {
+            Figure::Memory => Some(IDLE_TASK),
+            Figure::Start | Figure::Stop => None,
+        })
         .at_most_rounds(match figure {
             // What is held is the same each time.
             Figure::Memory => 1,
