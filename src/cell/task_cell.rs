@@ -426,7 +426,7 @@ fn unix_nanos(wall: SystemTime) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// Seen to fail where `active` goes down by a load and a store, and where the error is counted after the lock of [`Rare`] was
 /// given back and taken again. Orderings play no part: every access is `Relaxed`, which is what these models say suffices.

@@ -1,4 +1,4 @@
-//! Each file in `tests/expansion` is what the function above its test becomes. To write them anew, run the tests
+//! Each file in `tests/expansion` is the expected expansion of one test. To write the files again, run the tests
 //! with `UPDATE_EXPANSIONS=1`; then read the difference.
 
 use std::path::Path;

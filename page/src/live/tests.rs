@@ -58,7 +58,7 @@ async fn one_that_is_behind_is_given_everything_again() {
     assert_eq!(next(&mut client).await, "over");
 }
 
-/// Whether it is told everything, and what it is told.
+/// The next message: whether it is complete, not a delta, and its content without the time.
 async fn told(client: &mut Pin<&mut impl Stream<Item = Message>>) -> (bool, Value) {
     let (everything, text) = match message(client).await.expect("the manager is there") {
         Message::All(text) => (true, text),

@@ -1,24 +1,13 @@
 use std::time::UNIX_EPOCH;
 
 use super::{
-    super::{EndedRun, Identity, RunError, TaskCell},
+    super::{
+        EndedRun, RunError, TaskCell,
+        task_cell::tests::{secs, taken},
+    },
     *,
 };
 use crate::sync::atomic::AtomicUsize;
-
-fn secs(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
-
-fn taken(cell: &TaskCell) -> TaskSnapshot {
-    let identity = Identity {
-        name: "a".into(),
-        category: TaskCategory::Unknown,
-        priority: TaskPriority::Normal,
-        component: None,
-    };
-    cell.snapshot(&identity, secs(1_000))
-}
 
 fn fail(cell: &TaskCell, error_type: &'static str, at: u64) {
     let error = RunError { error_type, message: &|| format!("{error_type} at {at}"), trace_id: None };

@@ -1,11 +1,11 @@
 use super::*;
 use crate::policy::{TaskCategory, TaskPriority};
 
-fn secs(seconds: u64) -> Duration {
+pub(in crate::cell) fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn taken(cell: &TaskCell) -> TaskSnapshot {
+pub(in crate::cell) fn taken(cell: &TaskCell) -> TaskSnapshot {
     let identity = Identity {
         name: "a".into(),
         category: TaskCategory::Unknown,

@@ -671,15 +671,21 @@ mod loom {
         tracker.report().0.iter().map(|line| line.count).sum()
     }
 
+    /// A closed tracker, and the thread that enters a member meanwhile.
+    fn close_while_one_enters() -> (Arc<Tracker>, thread::JoinHandle<Option<Place>>) {
+        let (tracker, task) = (Tracker::new(0), task());
+        let enters = {
+            let tracker = tracker.clone();
+            thread::spawn(move || enter(&tracker, &task))
+        };
+        tracker.close();
+        (tracker, enters)
+    }
+
     #[test]
     fn nothing_slips_in_behind_a_close() {
         model(3, || {
-            let (tracker, task) = (Tracker::new(0), task());
-            let enters = {
-                let tracker = tracker.clone();
-                thread::spawn(move || enter(&tracker, &task))
-            };
-            tracker.close();
+            let (tracker, enters) = close_while_one_enters();
             plan(&tracker);
             let found = lines(&tracker);
             let admitted = enters.join().expect("no panic");
@@ -734,12 +740,7 @@ mod loom {
     #[test]
     fn whoever_closes_and_then_looks_has_seen_everybody() {
         model(3, || {
-            let (tracker, task) = (Tracker::new(0), task());
-            let enters = {
-                let tracker = tracker.clone();
-                thread::spawn(move || enter(&tracker, &task))
-            };
-            tracker.close();
+            let (tracker, enters) = close_while_one_enters();
             let idle = tracker.is_idle();
             assert_eq!(idle, enters.join().expect("no panic").is_none());
         });
