@@ -104,8 +104,12 @@ pub mod record {
     pub const EXCEPTION: &str = "task.exception";
     /// A supervised task runs again.
     pub const RESTARTED: &str = "task.restarted";
-    /// A supervised task failed more often than its restart limit allows.
+    /// A supervised task failed more often than its restart limit allows, or with a permanent error.
     pub const GAVE_UP: &str = "task.gave_up";
+    /// A supervised task that had failed is well again.
+    pub const RECOVERED: &str = "task.recovered";
+    /// A supervised task ended by itself though it is to run as long as the service does.
+    pub const ENDED: &str = "task.ended";
     /// A supervised task finished or was stopped.
     pub const STOPPED: &str = "task.stopped";
     /// A task did not end by itself at shutdown.
@@ -220,6 +224,7 @@ instruments! {
     ITERATIONS_RETRIED = "task.iterations.retried", ObservableCounter, "{iteration}", "Times an iteration of a loop was tried again after it had failed.", [];
     INTERVAL = "task.interval", ObservableGauge, "s", "The interval of a loop; of a calendar, how far the next iteration and the one after it lie apart.", [];
     NEXT_RUN_TIME = "task.next_run.time", ObservableGauge, "s", "When a loop's next iteration is due, unix time.", [];
+    NEXT_RETRY_TIME = "task.next_retry.time", ObservableGauge, "s", "When a failed task is tried again, unix time; absent if it was given up for good.", [];
     STALLS = "task.stalls", ObservableCounter, "{stall}", "Times a task gave no sign of life for longer than it promised.", [];
     TELEMETRY_DROPPED = "task.telemetry.dropped", ObservableCounter, "{item}", "Spans, log records and metric batches that were not delivered.", [key::SIGNAL, key::REASON];
 }

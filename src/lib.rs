@@ -64,7 +64,7 @@ pub use manager::TaskManager;
 pub use opentelemetry;
 #[cfg(feature = "otlp")]
 pub use otlp::Telemetry;
-pub use policy::{Backoff, RestartPolicy, TaskCategory, TaskPriority};
+pub use policy::{Backoff, GiveUp, RestartPolicy, TaskCategory, TaskPriority};
 pub use read::{TaskHealth, TaskMetrics};
 pub use run::{TaskError, TaskHandle};
 pub use timetable::Schedule;

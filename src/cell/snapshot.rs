@@ -21,7 +21,8 @@ labels! {
         Stopping = "stopping",
         /// Ended by itself, well.
         Finished = "finished",
-        /// Given up: a permanent error, or more failures than its limit allows.
+        /// Ended by a permanent error, or by more failures than its limit allows. It may be tried again: see
+        /// [`next_retry`](TaskSnapshot::next_retry).
         Failed = "failed",
         /// Ended on request.
         Stopped = "stopped",
@@ -141,6 +142,8 @@ pub struct TaskSnapshot {
     pub interval: Option<Duration>,
     /// When the next iteration is due, for a loop.
     pub next_run: Option<SystemTime>,
+    /// When a task that has failed is tried again; `None` if the task has not failed, or was given up for good.
+    pub next_retry: Option<SystemTime>,
     /// The last error.
     pub last_error: Option<LastError>,
     /// Errors in the last hour.
@@ -230,6 +233,7 @@ impl TaskSnapshot {
             last_seen: None,
             interval: None,
             next_run: None,
+            next_retry: None,
             last_error: None,
             errors_last_hour: 0,
             restarts_last_hour: 0,
@@ -320,6 +324,7 @@ impl TaskSnapshot {
         self.state = self.state.or(other.state);
         self.interval = self.interval.or(other.interval);
         self.next_run = self.next_run.or(other.next_run);
+        self.next_retry = self.next_retry.or(other.next_retry);
     }
 }
 

@@ -59,11 +59,12 @@ struct Figures {
     errors_last_hour: OnceLock<Box<HourWindow>>,
     /// As [`TaskCell::first_start_at`].
     last_restart_at: AtomicU64,
-    /// Unix time in nanoseconds, 0 for never; so the next three.
+    /// Unix time in nanoseconds, 0 for never; so the next four.
     last_success: AtomicU64,
     last_error_time: AtomicU64,
     last_restart: AtomicU64,
     next_run: AtomicU64,
+    next_retry: AtomicU64,
     interval_nanos: AtomicU64,
     rare: Mutex<Rare>,
 }
@@ -258,6 +259,19 @@ impl TaskCell {
         figures.next_run.store(next_run.map_or(0, unix_nanos), Relaxed);
     }
 
+    /// Sets when a task that has failed is tried again; `None` for never.
+    pub(crate) fn set_next_retry(&self, next_retry: Option<SystemTime>) {
+        // A task that has nothing to try again is not worth the room.
+        if next_retry.is_some() || self.figures.get().is_some() {
+            self.figures().next_retry.store(next_retry.map_or(0, unix_nanos), Relaxed);
+        }
+    }
+
+    /// When a task that has failed is tried again.
+    pub(crate) fn next_retry(&self) -> Option<SystemTime> {
+        self.figures.get().and_then(|figures| time(&figures.next_retry))
+    }
+
     /// The state of the registered task; `None` once it is unregistered.
     pub(crate) fn set_state(&self, state: Option<TaskState>) {
         self.state.store(state.map_or(0, |state| state as u8 + 1), Relaxed);
@@ -357,6 +371,7 @@ impl TaskCell {
             last_restart: time(&figures.last_restart),
             interval: Some(duration(&figures.interval_nanos)).filter(|interval| !interval.is_zero()),
             next_run: time(&figures.next_run),
+            next_retry: time(&figures.next_retry),
             ..snapshot
         }
     }

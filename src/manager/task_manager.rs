@@ -454,7 +454,7 @@ impl TaskManager {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::task::RegisterError> {
     /// let tasks = TaskManager::new();
     /// let mut events = tasks.subscribe();
-    /// tasks.register(CriticalTaskConfig::new("once", |_| async {}))?;
+    /// tasks.register(CriticalTaskConfig::one_shot("once", |_| async {}))?;
     /// tasks.start();
     /// while let Some(event) = events.recv().await {
     ///     if matches!(event.kind, TaskEventKind::Finished) {

@@ -5,6 +5,7 @@ mod category;
 mod error;
 mod exit;
 mod fraction;
+mod give_up;
 mod group;
 mod labels;
 mod names;
@@ -19,6 +20,7 @@ pub use category::{CategoryRules, TaskCategory};
 pub use error::PolicyError;
 pub use exit::{ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT, ErrorClass, Exit, ExitKind, Failure, Panic};
 pub(crate) use fraction::fraction;
+pub use give_up::GiveUp;
 pub use group::{DependencyLoss, Escalation, RestartStrategy, StallAction};
 pub use labels::ParseError;
 #[cfg(feature = "serde")]

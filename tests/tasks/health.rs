@@ -45,7 +45,7 @@ async fn a_task_that_was_ready_once_has_started_for_good() {
 
 #[tokio::test(start_paused = true)]
 async fn a_task_that_finished_before_it_was_ready_has_started() {
-    let tasks = started(CriticalTaskConfig::new("t", |_| async {}).start_timeout(secs(60)));
+    let tasks = started(CriticalTaskConfig::one_shot("t", |_| async {}).start_timeout(secs(60)));
     assert!(!startup(&tasks));
     settle().await;
     // Seen to fail where it must have been ready as well.

@@ -14,6 +14,7 @@ mod health;
 #[cfg(feature = "macros")]
 mod instrumented;
 mod orders;
+mod outages;
 mod overtaking;
 mod panics;
 mod pause;

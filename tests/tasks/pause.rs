@@ -140,7 +140,7 @@ async fn a_paused_task_hears_every_other_order() {
 
 #[tokio::test(start_paused = true)]
 async fn pause_leaves_ended_tasks_alone_and_resume_leaves_running_ones() {
-    let tasks = started(CriticalTaskConfig::new("done", |_| async {}));
+    let tasks = started(CriticalTaskConfig::one_shot("done", |_| async {}));
     settle().await;
     tasks.pause("done").unwrap();
     settle().await;

@@ -20,8 +20,8 @@ use opentelemetry_sdk::{
     trace::{InMemorySpanExporter, SdkTracerProvider, SpanData},
 };
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, CriticalTasksProvider, RestartPolicy, TaskCategory, TaskContext, TaskLoop,
-    TaskManager, TaskMetrics, TaskPriority,
+    Backoff, CriticalTaskConfig, CriticalTasksProvider, GiveUp, RestartPolicy, TaskCategory, TaskContext,
+    TaskLoop, TaskManager, TaskMetrics, TaskPriority,
     events::TaskEventKind,
     health::{HealthReason, HealthThresholds},
     policy::{CategoryRules, ExitKind, RestartIntensity, StallAction},
@@ -190,7 +190,7 @@ async fn task_metrics() {
 // The seed's last_seen was the moment of asking, so a dead task was always seen just now.
 #[tokio::test(start_paused = true)]
 async fn task_health() {
-    let tasks = all_started([CriticalTaskConfig::new("t", |_| async { sleep(secs(5)).await })]);
+    let tasks = all_started([CriticalTaskConfig::one_shot("t", |_| async { sleep(secs(5)).await })]);
     sleep(secs(10)).await;
     let health = tasks.task_health("t").expect("registered");
     let seen = health.last_seen.expect("it ran");
@@ -223,8 +223,8 @@ async fn task_health_last_seen_moves_with_a_heartbeat() {
 // The seed never read health_check_interval: it checked every task each time.
 #[tokio::test(start_paused = true)]
 async fn critical_task_config() {
-    assert_eq!((RestartIntensity::DEFAULT_MAX_RESTARTS, RestartIntensity::DEFAULT_WITHIN), (5, secs(600)));
-    assert_eq!((Backoff::DEFAULT_INITIAL, Backoff::DEFAULT_CAP), (secs(30), secs(60)));
+    assert_eq!((RestartIntensity::DEFAULT_MAX_RESTARTS, RestartIntensity::DEFAULT_WITHIN), (10, secs(600)));
+    assert_eq!((Backoff::DEFAULT_INITIAL, Backoff::DEFAULT_CAP), (secs(1), secs(60)));
     assert_eq!((Backoff::DEFAULT_FACTOR, Backoff::DEFAULT_STABLE_AFTER), (2.0, secs(600)));
     assert_eq!(
         (CriticalTaskConfig::DEFAULT_HEALTH_CHECK_INTERVAL, TaskManagerBuilder::DEFAULT_MONITOR_INTERVAL),
@@ -266,9 +266,10 @@ async fn critical_task_config() {
 
 // The seed's five restarts at 30 s, doubling, are never five in ten minutes: it never gave up.
 #[tokio::test(start_paused = true)]
-async fn critical_task_config_gives_up_by_default() {
+async fn critical_task_config_gives_up_with_the_seeds_values() {
     let (config, begun) = failing("t", usize::MAX);
-    let tasks = all_started([config]);
+    let seeds = config.restarts("5 in 10m".parse().unwrap(), "30s..1m".parse().unwrap());
+    let tasks = all_started([seeds.give_up(GiveUp::ForGood)]);
     sleep(secs(3_600)).await;
     assert_eq!((state(&tasks, "t"), begun.load(SeqCst)), (Some(TaskState::Failed), 6));
 }
@@ -835,10 +836,10 @@ async fn perform_health_checks() {
     }
     let sleeper = TaskLoop::every(secs(86_400), |_| async {});
     let tasks = all_started([
-        task("finished", |_, _| Ending::Finish),
+        task("finished", |_, _| Ending::Finish).restart_policy(RestartPolicy::OnFailure),
         task("stopped", |_, _| Ending::Run),
         task("recovered", |run, _| if run <= 3 { Ending::Fail } else { Ending::Run }),
-        task("given up", |_, _| Ending::Fail).max_restarts(2, secs(600)),
+        task("given up", |_, _| Ending::Fail).max_restarts(2, secs(600)).give_up(GiveUp::ForGood),
         task("never", |_, _| Ending::Fail).restart_policy(RestartPolicy::Never),
         CriticalTaskConfig::from_loop("sleeper", sleeper).heartbeat_timeout(secs(10)),
     ]);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, RestartPolicy, TaskContext, TaskError, TaskManager,
+    Backoff, CriticalTaskConfig, GiveUp, RestartPolicy, TaskContext, TaskError, TaskManager,
     health::HealthReason,
     policy::{ExitKind, RestartReason, StallAction},
     snapshot::TaskState,
@@ -77,7 +77,8 @@ async fn an_equal_jitter_spreads_the_restarts_of_tasks_that_fail_together() {
 async fn a_task_that_fails_too_often_is_given_up_once() {
     let (events, _guard) = Events::record();
     let (config, begun) = failing("t");
-    let tasks = started(config.backoff(Backoff::constant(secs(1))).max_restarts(3, secs(600)));
+    let config = config.backoff(Backoff::constant(secs(1))).max_restarts(3, secs(600));
+    let tasks = started(config.give_up(GiveUp::ForGood));
     // Many monitor sweeps.
     sleep(secs(7_200)).await;
     assert_eq!(state(&tasks, "t"), Some(TaskState::Failed));
@@ -93,7 +94,7 @@ async fn a_task_that_fails_too_often_is_given_up_once() {
 #[tokio::test(start_paused = true)]
 async fn a_limit_of_zero_gives_up_on_the_first_failure() {
     let (config, begun) = failing("t");
-    let tasks = started(config.max_restarts(0, secs(60)));
+    let tasks = started(config.max_restarts(0, secs(60)).give_up(GiveUp::ForGood));
     sleep(secs(600)).await;
     assert_eq!((state(&tasks, "t"), begun.lock().unwrap().len()), (Some(TaskState::Failed), 1));
 }

@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst, fence},
     },
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use opentelemetry::trace::SpanContext;
@@ -76,6 +76,10 @@ struct Seldom {
     last_restart: Mutex<Option<Instant>>,
     /// Tells those that wait for the driver's last act.
     gone: Notify,
+    /// Whether an iteration is awaited that succeeds: the task had failed. Set by the driver.
+    awaits_success: AtomicBool,
+    /// Whether it has come. Set by the loop, taken by the driver.
+    succeeded: AtomicBool,
 }
 
 /// What lives: a closure's one run, or a loop's many.
@@ -119,6 +123,11 @@ pub(crate) struct LifeEnd {
 }
 
 impl Life {
+    /// Whether the life should have been ready by now.
+    pub(crate) fn is_late(&self) -> bool {
+        self.ready_by.is_some_and(|(due, _)| due <= Instant::now()) && !self.supervised.signals.is_ready()
+    }
+
     /// Work that fails as timed out where the life is not ready in time.
     pub(crate) fn until_ready(&self, work: Work) -> Work {
         let Some((due, limit)) = self.ready_by.filter(|_| !self.supervised.signals.is_ready()) else {
@@ -273,6 +282,7 @@ impl Supervised {
         let mut owns_name = self.owns_name.lock().unwrap_or_else(PoisonError::into_inner);
         if std::mem::replace(&mut *owns_name, false) {
             self.task.cell.set_state(None);
+            self.task.cell.set_next_retry(None);
         }
     }
 
@@ -282,6 +292,33 @@ impl Supervised {
 
     pub(crate) fn restarted_at(&self, now: Instant) {
         *self.seldom().last_restart.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// Shows when a task that has failed is tried again, as long as the name is its own. Called by the driver alone.
+    pub(crate) fn set_next_retry(&self, next_retry: Option<SystemTime>) {
+        let owns_name = self.owns_name.lock().unwrap_or_else(PoisonError::into_inner);
+        if *owns_name {
+            self.task.cell.set_next_retry(next_retry);
+        }
+    }
+
+    /// The task has failed: the next iteration that succeeds shows that it has recovered. Called by the driver alone.
+    pub(crate) fn await_success(&self) {
+        self.seldom().awaits_success.store(true, SeqCst);
+    }
+
+    /// An iteration of a loop has succeeded. Costs a load unless the task had failed.
+    pub(crate) fn iteration_succeeded(&self) {
+        let Some(seldom) = self.seldom.get() else { return };
+        if seldom.awaits_success.load(SeqCst) && seldom.awaits_success.swap(false, SeqCst) {
+            seldom.succeeded.store(true, SeqCst);
+            self.look();
+        }
+    }
+
+    /// Whether an iteration has succeeded since the task failed. Called by the driver alone.
+    pub(crate) fn has_succeeded(&self) -> bool {
+        self.seldom.get().is_some_and(|seldom| seldom.succeeded.swap(false, SeqCst))
     }
 
     /// How long a restart by hand has to wait, so that restarts stay apart.
