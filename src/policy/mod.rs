@@ -6,6 +6,7 @@ mod error;
 mod exit;
 mod fraction;
 mod group;
+mod health;
 mod labels;
 mod names;
 mod output;
@@ -20,6 +21,7 @@ pub use error::PolicyError;
 pub use exit::{ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT, ErrorClass, Exit, ExitKind, Failure, Panic};
 pub(crate) use fraction::fraction;
 pub use group::{DependencyLoss, Escalation, RestartStrategy, StallAction};
+pub use health::HealthRole;
 pub use labels::ParseError;
 #[cfg(feature = "serde")]
 pub(crate) use labels::deserialize_text;
