@@ -463,15 +463,16 @@ fn reasons(
     let HealthThresholds { errors_per_hour, failures_in_a_row, restarts_per_hour, .. } = *thresholds;
     let (errors, failures, restarts) =
         (task.errors_last_hour, task.failures_in_a_row, task.restarts_last_hour);
+    // What is so now goes before what is counted.
     [
+        is(TaskState::Failed).then_some(HealthReason::Failed { next_retry: live.next_retry }),
+        live.stalled.map(|(silent_for, limit)| HealthReason::Stalled { silent_for, limit }),
         (errors >= errors_per_hour)
             .then_some(HealthReason::ErrorRate { errors_per_hour: errors, limit: errors_per_hour }),
         (failures >= failures_in_a_row && !recovered)
             .then_some(HealthReason::FailuresInARow { failures, limit: failures_in_a_row }),
         (restarts >= restarts_per_hour)
             .then_some(HealthReason::Restarts { restarts_per_hour: restarts, limit: restarts_per_hour }),
-        is(TaskState::Failed).then_some(HealthReason::Failed { next_retry: live.next_retry }),
-        live.stalled.map(|(silent_for, limit)| HealthReason::Stalled { silent_for, limit }),
         is(TaskState::Backoff).then_some(HealthReason::BackingOff),
         recovering.then_some(HealthReason::Recovering),
         is(TaskState::Waiting).then_some(HealthReason::NotStarted),

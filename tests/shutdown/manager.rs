@@ -7,7 +7,10 @@ use std::{
 
 use otel_tasks::{
     Backoff, CriticalTaskConfig, ShutdownReport, TaskCategory, TaskContext, TaskError, TaskGroup, TaskLoop,
-    TaskManager, TaskPriority, health::{HealthReason, HealthStatus}, policy::RestartStrategy, shutdown::ShutdownOutcome,
+    TaskManager, TaskPriority,
+    health::{HealthReason, HealthStatus},
+    policy::RestartStrategy,
+    shutdown::ShutdownOutcome,
 };
 use tokio::time::{Instant, sleep};
 

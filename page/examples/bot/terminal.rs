@@ -158,8 +158,9 @@ fn health_cell(health: &TaskHealth) -> (String, Paint) {
     let reasons: Vec<&str> = health.reasons.iter().map(|reason| reason.as_str()).collect();
     match (health.status, reasons.is_empty()) {
         (HealthStatus::Healthy, true) => ("ok".into(), Paint::Good),
-        (HealthStatus::Healthy, false) => (format!("ok, {}", reasons.join(", ")), Paint::Plain),
-        (HealthStatus::Degraded, _) => (reasons.join(", "), Paint::Warning),
+        (HealthStatus::Healthy | HealthStatus::Degraded, _) => {
+            (format!("ok, {}", reasons.join(", ")), Paint::Warning)
+        }
         _ => (reasons.join(", "), Paint::Bad),
     }
 }
