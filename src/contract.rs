@@ -39,6 +39,8 @@ pub mod key {
     pub const RESTART_REASON: &str = "task.restart.reason";
     /// The state of a supervised task.
     pub const STATE: &str = "task.state";
+    /// Whether anybody needs to look at a task: `healthy`, `degraded` or `unhealthy`. Log records only.
+    pub const HEALTH_STATUS: &str = "task.health.status";
     /// What became of a task at shutdown: `clean`, `late`, `aborted`, `leaked` or `not_running`.
     pub const SHUTDOWN_OUTCOME: &str = "task.shutdown.outcome";
     /// Why something was skipped or dropped.
@@ -66,7 +68,9 @@ pub mod attribute {
     pub const MONITOR_TASKS: &str = "tasks.registered";
     /// How many of them are healthy.
     pub const MONITOR_HEALTHY: &str = "tasks.healthy";
-    /// The names of those that are not.
+    /// The names of those that are degraded.
+    pub const MONITOR_DEGRADED: &str = "tasks.degraded";
+    /// The names of those that are unhealthy.
     pub const MONITOR_UNHEALTHY: &str = "tasks.unhealthy";
     /// How many loops were asked to stop, on `bot.stop_task_loops`.
     pub const LOOPS_STOPPED: &str = "tasks.loops";

@@ -171,11 +171,13 @@ fn by_skip<S: serde::Serializer>(skipped: &[u64], serializer: S) -> Result<S::Ok
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Vitals {
     pub(crate) state: Option<TaskState>,
+    pub(crate) state_since: Option<SystemTime>,
     pub(crate) active: u64,
     /// Ended runs.
     pub(crate) runs: u64,
     pub(crate) errors: u64,
     pub(crate) restarts: u64,
+    pub(crate) failures_in_a_row: u64,
     pub(crate) uptime: Option<Duration>,
     pub(crate) since_restart: Option<Duration>,
     pub(crate) last_seen: Option<SystemTime>,
@@ -186,11 +188,14 @@ pub(crate) struct Vitals {
 impl Vitals {
     /// Adds those of another cell of the same name.
     pub(crate) fn absorb(&mut self, other: &Self) {
-        self.state = self.state.or(other.state);
+        if self.state.is_none() {
+            (self.state, self.state_since) = (other.state, other.state_since);
+        }
         self.active += other.active;
         self.runs += other.runs;
         self.errors += other.errors;
         self.restarts += other.restarts;
+        self.failures_in_a_row = self.failures_in_a_row.max(other.failures_in_a_row);
         self.uptime = self.uptime.max(other.uptime);
         self.since_restart = [self.since_restart, other.since_restart].into_iter().flatten().min();
         self.last_seen = self.last_seen.max(other.last_seen);

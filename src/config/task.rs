@@ -10,7 +10,7 @@ use crate::{
     },
     error::RegisterError,
     policy::{
-        Backoff, DependencyLoss, ErrorClass, Escalation, GiveUp, PolicyError, RestartIntensity,
+        Backoff, DependencyLoss, ErrorClass, Escalation, GiveUp, HealthRole, PolicyError, RestartIntensity,
         RestartPolicy, StallAction, TaskCategory, TaskOutput, TaskPriority, check_reachable, type_path,
     },
 };
@@ -50,6 +50,8 @@ pub struct CriticalTaskConfig {
     poll_timeout: Option<Duration>,
     on_stall: StallAction,
     escalation: Escalation,
+    /// `None` for the default, which follows from the kind of the task and its final priority.
+    health_role: Option<HealthRole>,
     pub(super) dependencies: Vec<Arc<str>>,
     loss: DependencyLoss,
     pub(crate) what: What,
@@ -156,6 +158,7 @@ impl CriticalTaskConfig {
             poll_timeout: None,
             on_stall: StallAction::default(),
             escalation: Escalation::default(),
+            health_role: None,
             dependencies: Vec::new(),
             loss: DependencyLoss::default(),
             what,
@@ -253,6 +256,22 @@ impl CriticalTaskConfig {
     /// How the delays between restarts grow.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
+        self
+    }
+
+    /// Sets what the task's health means for the health of the service.
+    ///
+    /// Default: [`Required`](HealthRole::Required) for a closure of priority Critical or High, [`Degrades`](HealthRole::Degrades) for a
+    /// loop and for a closure of priority Normal or Low, whatever the order of the calls.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, HealthRole};
+    /// // The service answers without it, so a failure neither ends the pod nor takes it out of the load balancer.
+    /// let config = CriticalTaskConfig::new("recommendations", |ctx| async move { ctx.cancelled().await })
+    ///     .health_role(HealthRole::Degrades);
+    /// ```
+    pub fn health_role(mut self, role: HealthRole) -> Self {
+        self.health_role = Some(role);
         self
     }
 
@@ -427,6 +446,8 @@ impl CriticalTaskConfig {
             priority: self.priority,
             component: self.component,
         };
+        let is_loop = matches!(self.what, What::Loop(_));
+        let health_role = self.health_role.unwrap_or_else(|| HealthRole::of(is_loop, self.priority));
         let rules = (!self.rules.is_empty()).then(|| Arc::new(self.rules));
         let body: Arc<dyn Body> = match self.what {
             What::Closure(factory) => factory.into_body(),
@@ -445,6 +466,7 @@ impl CriticalTaskConfig {
             poll_timeout: self.poll_timeout,
             on_stall: self.on_stall,
             escalation: self.escalation,
+            health_role,
         });
         let links = Links::new(self.dependencies, self.loss, membership);
         Registration { identity, spec, body, rules, links }

@@ -16,7 +16,7 @@ use crate::{
     contract::{SCOPE, key, record},
     emit::with_trace,
     policy::{Exit, Failure, Panic, RestartIntensity, RestartReason},
-    read::TaskHealth,
+    read::{HealthStatus, TaskHealth},
     run::Task,
 };
 
@@ -155,23 +155,24 @@ impl Announcer<'_> {
         );
     }
 
-    /// The task became healthy or unhealthy.
+    /// The task's status is another one.
     pub(super) fn health_changed(&self, health: &TaskHealth) {
-        let is_healthy = health.is_healthy;
-        self.send(|| TaskEventKind::HealthChanged { is_healthy });
-        if is_healthy {
-            record!(self, record::HEALTH_CHANGED, Level::INFO, {}, "task {} is healthy again", self.name());
-        } else {
-            let reasons: Vec<_> = health.reasons.iter().map(|reason| reason.as_str()).collect();
-            record!(
-                self,
-                record::HEALTH_CHANGED,
-                Level::WARN,
-                {},
-                "task {} is unhealthy: {}",
-                self.name(),
-                reasons.join(", ")
-            );
+        let status = health.status;
+        self.send(|| TaskEventKind::HealthChanged { status });
+        let name = self.name();
+        match status {
+            HealthStatus::Healthy => {
+                record!(self, record::HEALTH_CHANGED, Level::INFO, { { key::HEALTH_STATUS } = status.as_str(), },
+                    "task {name} is healthy again");
+            }
+            HealthStatus::Degraded => {
+                record!(self, record::HEALTH_CHANGED, Level::INFO, { { key::HEALTH_STATUS } = status.as_str(), },
+                    "task {name} is {health}");
+            }
+            HealthStatus::Unhealthy => {
+                record!(self, record::HEALTH_CHANGED, Level::WARN, { { key::HEALTH_STATUS } = status.as_str(), },
+                    "task {name} is {health}");
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 
 use super::roster::ByName;
 use crate::{
-    cell::TaskState,
+    cell::{TaskState, Vitals},
     emit::{ManagedSpan, SpanParent},
     engine::{
         Group, Membership, Order, Supervised, TaskEventKind, TaskSpec,
@@ -33,6 +33,7 @@ use crate::{
         },
     },
     error::RegisterError,
+    read::{self, TaskHealth},
     run::Recorder,
     watchdog,
 };
@@ -203,6 +204,16 @@ impl Shared {
         self.events.tell(Some(task.name()), task.signals.generation(), kind);
     }
 
+    /// The health of a task with these figures, as of now.
+    pub(crate) fn health_of(&self, task: Option<&Supervised>, vitals: &Vitals) -> TaskHealth {
+        let live = task.map_or_else(read::Live::default, Supervised::live);
+        let health = read::health(vitals, live, &self.settings.thresholds, self.tracker.is_closed());
+        let unhealthy_since = task.and_then(|task| {
+            task.note_status(health.status, || health.noticed(self.settings.wall_clock.now()))
+        });
+        TaskHealth { unhealthy_since, ..health }
+    }
+
     /// Registers tasks and gives each a driver: all, or none where one is refused.
     #[track_caller]
     pub(crate) fn register(
@@ -227,6 +238,7 @@ impl Shared {
         self.runtime();
         let registered_in = OtelContext::map_current(|context| context.span().span_context().clone());
         let registered_in = registered_in.is_valid().then(|| Arc::new(registered_in));
+        let now = self.settings.wall_clock.now();
         let mut registered = self.registered();
         registered.check(&registrations, reserved)?;
         // Only now are cells made: a refused registration leaves nothing behind.
@@ -251,7 +263,7 @@ impl Shared {
         }
         for supervised in &new {
             let task = &supervised.task;
-            task.cell.set_state(Some(TaskState::Waiting));
+            task.cell.set_state(Some(TaskState::Waiting), now);
             // What an earlier task of this name did does not count against this one.
             task.cell.forgive_restarts();
             for dependency in supervised.links.dependencies() {

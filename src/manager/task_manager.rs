@@ -467,25 +467,24 @@ impl TaskManager {
         self.shared().events.subscribe()
     }
 
-    /// Whether the service is alive, ready and started, from the health of its registered tasks.
+    /// Returns whether the service is healthy, live, ready and started, from the health of its registered tasks and their
+    /// [roles](crate::HealthRole). The module [`health`](crate::health) has the rules.
     pub fn health(&self) -> ManagerHealth {
         let shared = self.shared();
         let registered = shared.all_registered();
-        let ready = registered.iter().all(|task| task.is_ready());
         let (now, closed) = (shared.recorder.now(), shared.tracker.is_closed());
         let mut tasks = Vec::with_capacity(registered.len());
         engine::each_name(&shared.recorder.registry().listing(), &registered, |of_name, task| {
             if let Some(task) = task {
-                let vitals = cell::vitals(of_name, now);
-                let health = read::health(&vitals, task.live(), &shared.settings.thresholds, closed);
+                let health = shared.health_of(Some(task), &cell::vitals(of_name, now));
                 tasks.push((task.name().clone(), health));
             }
         });
         let blocked = shared.watch.blocked();
-        read::manager_health(tasks, ready, shared.runtime_is_stalled(), blocked, closed)
+        read::manager_health(tasks, shared.runtime_is_stalled(), blocked, closed)
     }
 
-    /// How a task is; `None` for a name that was never seen.
+    /// Returns the health of a task; `None` for a name that was never seen.
     #[doc(alias = "get_task_health")]
     pub fn task_health(&self, name: &str) -> Option<TaskHealth> {
         let shared = self.shared();
@@ -494,8 +493,7 @@ impl TaskManager {
             return None;
         }
         let vitals = cell::vitals(&of_name, shared.recorder.now());
-        let live = shared.supervised(name).map_or_else(read::Live::default, |task| task.live());
-        Some(read::health(&vitals, live, &shared.settings.thresholds, shared.tracker.is_closed()))
+        Some(shared.health_of(shared.supervised(name).as_deref(), &vitals))
     }
 
     /// Returns the figures of a task with its last runs; `None` for a name that was never seen.
@@ -535,7 +533,7 @@ impl TaskManager {
                 let shown = registered.unwrap_or(&of_name[0]);
                 tally.add(&shown.identity, &vitals, || {
                     let live = task.map_or_else(read::Live::default, |task| task.live());
-                    read::is_healthy(&vitals, live, &shared.settings.thresholds)
+                    read::status(&vitals, live, &shared.settings.thresholds)
                 });
             },
         );

@@ -7,6 +7,7 @@ mod exit;
 mod fraction;
 mod give_up;
 mod group;
+mod health;
 mod labels;
 mod names;
 mod output;
@@ -22,6 +23,7 @@ pub use exit::{ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT, ErrorClass, Exit, ExitKind,
 pub(crate) use fraction::fraction;
 pub use give_up::GiveUp;
 pub use group::{DependencyLoss, Escalation, RestartStrategy, StallAction};
+pub use health::HealthRole;
 pub use labels::ParseError;
 #[cfg(feature = "serde")]
 pub(crate) use labels::deserialize_text;

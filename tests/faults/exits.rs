@@ -122,7 +122,7 @@ async fn everything_still_works(tasks: &TaskManager) {
     tasks.register(obedient("probe", &alive)).expect("registered");
     eventually("the probe runs", || state(tasks, "probe") == Some(TaskState::Running)).await;
     assert!(tasks.snapshots().iter().any(|task| &*task.name == "probe"));
-    assert!(tasks.task_health("probe").is_some_and(|health| health.is_healthy));
+    assert!(tasks.task_health("probe").is_some_and(|health| health.is_healthy()));
     assert!(tasks.health().tasks.iter().any(|(name, _)| &**name == "probe"));
     tasks.statistics();
     tasks.stop("probe").expect("registered");

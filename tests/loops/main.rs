@@ -135,7 +135,7 @@ async fn a_reached_count_is_finished_and_never_restarted() {
     assert!(!handle.is_running() && !handle.failed());
     assert_eq!((handle.current_iteration(), handle.next_run()), (3, None));
     assert_eq!(tasks.snapshot("l").unwrap().total_restarts(), 0);
-    assert!(tasks.task_health("l").unwrap().is_healthy, "finished is well");
+    assert!(tasks.task_health("l").unwrap().is_healthy(), "finished is well");
 }
 
 #[tokio::test(start_paused = true)]
@@ -538,7 +538,7 @@ async fn a_sleeper_is_healthy_while_its_next_iteration_lies_ahead() {
     let tasks = started(config);
     sleep(secs(7_000)).await;
     let health = tasks.task_health("l").unwrap();
-    assert!(health.is_healthy && health.is_ready && health.reasons.is_empty(), "{health:?}");
+    assert!(health.is_healthy() && health.is_ready && health.reasons.is_empty(), "{health:?}");
     assert_eq!((moments.count(), tasks.snapshot("l").unwrap().stalls), (1, 0));
 }
 

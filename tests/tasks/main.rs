@@ -11,6 +11,7 @@ mod events;
 mod groups;
 mod handles;
 mod health;
+mod health_roles;
 #[cfg(feature = "macros")]
 mod instrumented;
 mod orders;

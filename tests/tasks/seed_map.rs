@@ -23,7 +23,7 @@ use otel_tasks::{
     Backoff, CriticalTaskConfig, CriticalTasksProvider, GiveUp, RestartPolicy, TaskCategory, TaskContext,
     TaskLoop, TaskManager, TaskMetrics, TaskPriority,
     events::TaskEventKind,
-    health::{HealthReason, HealthThresholds},
+    health::{HealthReason, HealthStatus, HealthThresholds},
     policy::{CategoryRules, ExitKind, RestartIntensity, StallAction},
     shutdown::ShutdownOutcome,
     snapshot::TaskState,
@@ -194,7 +194,7 @@ async fn task_health() {
     sleep(secs(10)).await;
     let health = tasks.task_health("t").expect("registered");
     let seen = health.last_seen.expect("it ran");
-    assert!(health.is_healthy && health.is_live && !health.is_ready, "{health:?}");
+    assert!(health.is_healthy() && health.is_live && !health.is_ready, "{health:?}");
     assert_eq!((health.error_rate, health.restart_count), (0.0, 0));
     assert_eq!(health.uptime.as_secs(), 10, "since it first began");
     assert_eq!(health.reasons, []);
@@ -250,7 +250,7 @@ async fn critical_task_config() {
     let mut told = |after| {
         let mut told = Vec::new();
         while let Some(event) = events.try_recv() {
-            if let TaskEventKind::HealthChanged { is_healthy: false, .. } = event.kind {
+            if let TaskEventKind::HealthChanged { status: HealthStatus::Unhealthy, .. } = event.kind {
                 told.push(event.task.expect("of a task").to_string());
             }
         }
@@ -567,16 +567,19 @@ async fn task_health_judges_by_rates_over_sliding_windows() {
     sleep(secs(5)).await;
     let health = tasks.task_health("t").unwrap();
     assert_eq!((health.error_rate, health.restart_count), (1.0, 1), "one error is one an hour");
-    assert!(health.is_healthy && health.is_ready, "fresh from a restart is not ill: {health:?}");
+    assert!(
+        health.status == HealthStatus::Degraded && health.is_ready,
+        "fresh from a restart is not ill: {health:?}"
+    );
     assert_eq!(health.reasons, [HealthReason::Recovering]);
     sleep(secs(305)).await;
     assert_eq!(tasks.task_health("t").unwrap().reasons, []);
     let ill = tasks.task_health("thrice").unwrap();
-    assert!(!ill.is_healthy && ill.is_live, "{ill:?}");
-    assert_eq!(ill.reasons, [HealthReason::Restarts]);
+    assert!(!ill.is_healthy() && ill.is_live, "{ill:?}");
+    assert_eq!(shown(&ill.reasons), "[Restarts { restarts_per_hour: 3, limit: 3 }]");
     sleep(secs(3_600)).await;
     let recovered = tasks.task_health("thrice").unwrap();
-    assert!(recovered.is_healthy, "what is over is over: {recovered:?}");
+    assert!(recovered.is_healthy(), "what is over is over: {recovered:?}");
     assert_eq!(recovered.restart_count, 3, "the counter counts on");
 }
 
@@ -592,10 +595,10 @@ async fn get_task_health_by_thresholds_of_ones_own() {
     for expected in [true, false] {
         let _ = tasks.spawn("t", async { Err::<(), _>("down") }).await;
         let health = tasks.task_health("t").unwrap();
-        assert_eq!(health.is_healthy, expected, "{health:?}");
+        assert_eq!(health.is_healthy(), expected, "{health:?}");
     }
     sleep(secs(3_700)).await;
-    assert!(tasks.task_health("t").unwrap().is_healthy);
+    assert!(tasks.task_health("t").unwrap().is_healthy());
 }
 
 #[tokio::test(start_paused = true)]
@@ -624,7 +627,7 @@ async fn statistics() {
     settle().await;
     let statistics = tasks.statistics();
     assert_eq!((statistics.total_tasks, statistics.critical_tasks), (4, 3));
-    assert_eq!((statistics.healthy_tasks, statistics.unhealthy_tasks), (2, 1));
+    assert_eq!((statistics.healthy_tasks, statistics.degraded_tasks, statistics.unhealthy_tasks), (1, 1, 1));
     let categories = [
         (TaskCategory::Scheduled, 2),
         (TaskCategory::Gateway, 1),
@@ -739,6 +742,7 @@ async fn monitor_tasks_loop() {
     assert_eq!(texts(last, "tasks.command"), ["command_long"]);
     assert_eq!(texts(last, "tasks.gateway"), Vec::<String>::new());
     assert_eq!(texts(last, "tasks.unhealthy"), ["failed"]);
+    assert_eq!(texts(last, "tasks.degraded"), Vec::<String>::new());
     assert!(last.attributes.contains(&KeyValue::new("tasks.registered", 2_i64)), "{last:?}");
     assert!(last.attributes.contains(&KeyValue::new("tasks.healthy", 1_i64)), "{last:?}");
 }
@@ -853,8 +857,8 @@ async fn perform_health_checks() {
     assert_eq!(tasks.task_metrics("sleeper").unwrap().restart_count, 0);
     assert_eq!(state(&tasks, "finished"), Some(TaskState::Finished));
     assert_eq!(state(&tasks, "stopped"), Some(TaskState::Stopped));
-    assert!(tasks.task_health("finished").unwrap().is_healthy);
-    assert!(tasks.task_health("stopped").unwrap().is_healthy);
+    assert!(tasks.task_health("finished").unwrap().is_healthy());
+    assert!(tasks.task_health("stopped").unwrap().is_healthy());
 }
 
 // The seed looked its errors up under another name than it kept them under, and so recorded none.

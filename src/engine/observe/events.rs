@@ -11,6 +11,7 @@ use crate::{
     cell::SkipReason,
     engine::ShutdownReport,
     policy::{Exit, Failure, RestartReason},
+    read::HealthStatus,
 };
 
 /// Something that happened to a registered task, or to the manager.
@@ -122,11 +123,11 @@ pub enum TaskEventKind {
     },
     /// It was unregistered.
     Unregistered,
-    /// What its health check says has changed.
+    /// The health check found another status than the one before.
     #[non_exhaustive]
     HealthChanged {
-        /// Whether it is healthy now.
-        is_healthy: bool,
+        /// The task's own status, whatever its role.
+        status: HealthStatus,
     },
     /// The runtime has run nothing for so long: all its threads are blocked.
     #[non_exhaustive]

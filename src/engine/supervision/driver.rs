@@ -907,6 +907,11 @@ impl Core {
         if end.as_ref().is_some_and(|end| end.finished) {
             return self.stopped(TaskState::Finished);
         }
+        // A run of a closure that went on for long was no failure until it ended: a row of failures begins anew with it.
+        let is_run = !self.supervised.body.is_loop();
+        if is_run && exit.kind().is_error() && spec.backoff.resets_after(began.elapsed()) {
+            self.supervised.task.cell.failed_after_long();
+        }
         match spec.policy.judge(&exit) {
             Verdict::Finished => {
                 self.recovered();

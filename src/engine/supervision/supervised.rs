@@ -30,8 +30,8 @@ use crate::{
         },
     },
     policy::Exit,
-    read::Live,
-    run::Task,
+    read::{HealthStatus, Live},
+    run::{Task, catch},
     watchdog,
 };
 
@@ -50,8 +50,8 @@ pub(crate) struct Supervised {
     /// Where it was registered.
     pub(crate) registered_in: Option<Arc<SpanContext>>,
     seldom: OnceLock<Box<Seldom>>,
-    /// When health was last checked and what it said: nanoseconds since the manager was made, plus one, times two, and one
-    /// more where it was healthy; 0 for never. Written by the monitor alone.
+    /// When health was last checked and what it said: nanoseconds since the manager was made, plus one, times four, plus the number of
+    /// the status; 0 for never. Written by the monitor alone.
     checked: AtomicU64,
     /// False once the task is detached or unregistered. The lock also guards the state that is published under its name.
     owns_name: Mutex<bool>,
@@ -74,6 +74,8 @@ pub(crate) struct Supervised {
 struct Seldom {
     /// Written by the driver alone: when the last restart began.
     last_restart: Mutex<Option<Instant>>,
+    /// Since when the task is unhealthy, as far as somebody has noticed.
+    unhealthy_since: Mutex<Option<SystemTime>>,
     /// Tells those that wait for the driver's last act.
     gone: Notify,
     /// Whether an iteration is awaited that succeeds: the task had failed. Set by the driver.
@@ -242,9 +244,13 @@ impl Supervised {
     /// Sets the state, and shows it under its name as long as the name is its own. Called by the driver alone.
     pub(crate) fn set_state(&self, state: TaskState) {
         self.state.store(state as u8, SeqCst);
+        // The clock may be the user's: read before the lock is taken, and its panic must not end the driver.
+        let shared = self.manager.upgrade();
+        let now = shared.and_then(|shared| catch(false, || shared.settings.wall_clock.now()).ok());
+        let now = now.unwrap_or_else(SystemTime::now);
         let owns_name = self.owns_name.lock().unwrap_or_else(PoisonError::into_inner);
         if *owns_name {
-            self.task.cell.set_state(Some(state));
+            self.task.cell.set_state(Some(state), now);
         }
     }
 
@@ -281,7 +287,7 @@ impl Supervised {
     pub(crate) fn give_name_up(&self) {
         let mut owns_name = self.owns_name.lock().unwrap_or_else(PoisonError::into_inner);
         if std::mem::replace(&mut *owns_name, false) {
-            self.task.cell.set_state(None);
+            self.task.cell.set_state(None, SystemTime::UNIX_EPOCH);
             self.task.cell.set_next_retry(None);
         }
     }
@@ -335,19 +341,43 @@ impl Supervised {
         self.state() == TaskState::Running && !self.signals.is_sleeping()
     }
 
-    /// Whether it has gone without a sign of life for longer than it promised.
-    pub(crate) fn is_stalled(&self) -> bool {
-        self.must_beat()
-            && self.spec.heartbeat_timeout.is_some_and(|limit| self.signals.last_beat().elapsed() >= limit)
+    /// The time that it has gone without a sign of life, if that is longer than it promised, and what it promised.
+    fn stalled_for(&self) -> Option<(Duration, Duration)> {
+        let limit = self.spec.heartbeat_timeout.filter(|_| self.must_beat())?;
+        let silent_for = self.signals.last_beat().elapsed();
+        (silent_for >= limit).then_some((silent_for, limit))
+    }
+
+    /// Whether the startup probe need not wait for it. A task that is paused waits for a person, which is no reason to restart the
+    /// process; a task that waits for another process (a lease, say) would belong here, too.
+    fn has_started(&self) -> bool {
+        self.signals.has_been_ready() || self.is_ready() || self.state() == TaskState::Paused
     }
 
     /// What health asks beside the figures.
     pub(crate) fn live(&self) -> Live {
         Live {
-            stalled: self.is_stalled(),
+            role: self.spec.health_role,
+            stalled: self.stalled_for(),
             ready: self.is_ready(),
-            started: self.signals.has_been_ready() || self.is_ready(),
+            started: self.has_started(),
+            next_retry: self.task.cell.next_retry(),
+            one_run: !self.body.is_loop(),
         }
+    }
+
+    /// Notes whether it is unhealthy, from `noticed` on if that is news. Returns since when it is.
+    pub(crate) fn note_status(
+        &self,
+        status: HealthStatus,
+        noticed: impl FnOnce() -> SystemTime,
+    ) -> Option<SystemTime> {
+        let is_unhealthy = status == HealthStatus::Unhealthy;
+        let seldom = if is_unhealthy { self.seldom() } else { self.seldom.get()? };
+        let noticed = is_unhealthy.then(noticed);
+        let mut since = seldom.unhealthy_since.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = noticed.map(|noticed| since.unwrap_or(noticed));
+        *since
     }
 
     /// Tells the task to leave and to be unregistered then, whoever waits for it.
@@ -397,14 +427,14 @@ impl Supervised {
 
     /// Notes what a check of its health said, where `interval` has passed since the last. Answers whether that is news. Called
     /// by the monitor alone.
-    pub(crate) fn checked(&self, now: Duration, interval: Duration, is_healthy: bool) -> bool {
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX >> 2);
-        let note = |healthy| (nanos(now) + 1) << 1 | u64::from(healthy);
+    pub(crate) fn checked(&self, now: Duration, interval: Duration, status: HealthStatus) -> bool {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX >> 3);
+        let note = |status| (nanos(now) + 1) << 2 | status as u64;
         let held = self.checked.load(SeqCst);
         // The first check waits for the first interval. Whoever failed, died or stalled was seen to when it happened.
-        let held = if held == 0 { note(true) } else { held };
-        let due = nanos(now).saturating_sub((held >> 1) - 1) >= nanos(interval);
-        self.checked.store(if due { note(is_healthy) } else { held }, SeqCst);
-        due && is_healthy != (held & 1 == 1)
+        let held = if held == 0 { note(HealthStatus::Healthy) } else { held };
+        let due = nanos(now).saturating_sub((held >> 2) - 1) >= nanos(interval);
+        self.checked.store(if due { note(status) } else { held }, SeqCst);
+        due && status as u64 != held & 3
     }
 }
