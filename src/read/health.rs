@@ -101,7 +101,7 @@ pub enum HealthReason {
         /// The threshold.
         limit: u64,
     },
-    /// Too many runs failed, panicked or timed out since the last success.
+    /// Too many runs failed, panicked or timed out since the last success. Not of a task that is [failed](Self::Failed).
     #[non_exhaustive]
     FailuresInARow {
         /// The failures since the last success.
@@ -439,8 +439,9 @@ fn reasons(
     let is = |wanted| state == Some(wanted);
     let since_restart = task.since_restart.filter(|_| is(TaskState::Running));
     let recovering = since_restart.is_some_and(|since| since < thresholds.recovering_for);
-    // A run that is to go on for ever never succeeds: having gone on for long, it is no failure.
+    // A run that is to go on for ever never succeeds: having gone on for long, it is no failure. A task that has failed says so.
     let recovered = live.one_run && since_restart.is_some() && !recovering;
+    let row_counts = !recovered && !is(TaskState::Failed);
     let HealthThresholds { errors_per_hour, failures_in_a_row, restarts_per_hour, .. } = *thresholds;
     let (errors, failures, restarts) =
         (task.errors_last_hour, task.failures_in_a_row, task.restarts_last_hour);
@@ -450,7 +451,7 @@ fn reasons(
         live.stalled.map(|(silent_for, limit)| HealthReason::Stalled { silent_for, limit }),
         (errors >= errors_per_hour)
             .then_some(HealthReason::ErrorRate { errors_per_hour: errors, limit: errors_per_hour }),
-        (failures >= failures_in_a_row && !recovered)
+        (failures >= failures_in_a_row && row_counts)
             .then_some(HealthReason::FailuresInARow { failures, limit: failures_in_a_row }),
         (restarts >= restarts_per_hour)
             .then_some(HealthReason::Restarts { restarts_per_hour: restarts, limit: restarts_per_hour }),

@@ -273,7 +273,7 @@ async fn a_restart_by_hand_or_a_new_registration_forgives_failures_in_a_row() {
     let tasks = started(config());
     sleep(secs(30)).await;
     let failures = || texts(&health(&tasks, "t")).contains(&"3 failures in a row, limit 3".to_owned());
-    assert!(failures(), "{:?}", health(&tasks, "t"));
+    assert_eq!((state(&tasks, "t"), failures()), (Some(TaskState::Failed), false), "failed says it all");
     tasks.restart("t").expect("registered");
     sleep(secs(1)).await;
     assert!(!failures(), "{:?}", health(&tasks, "t"));
