@@ -213,6 +213,17 @@ pub(super) fn runtime_stalled(events: &EventBus, stalled_for: Duration, polling:
     });
 }
 
+/// The manager drains.
+pub(super) fn draining(events: &EventBus, drain: Duration, until: SystemTime) {
+    events.tell(None, 0, || TaskEventKind::Draining { until });
+    with_trace(None, || {
+        tracing::event!(
+            name: record::DRAINING, target: SCOPE, parent: None, Level::INFO,
+            "the task manager drains for {drain:.1?}, then the ordered shutdown begins",
+        );
+    });
+}
+
 /// A task did not end by itself at shutdown. The record belongs to the span that is entered.
 pub(super) fn not_stopped(name: &str, outcome: crate::policy::ShutdownOutcome) {
     tracing::event!(

@@ -137,6 +137,23 @@ impl TaskContext {
         self.parts.stop.asked().await;
     }
 
+    /// Returns what [`cancelled`](Self::cancelled) does, as a future that borrows nothing: for a server's graceful shutdown.
+    ///
+    /// ```
+    /// # async fn serve(_: impl Future<Output = ()> + Send + 'static) {}
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let http = otel_tasks::CriticalTaskConfig::new("http", |ctx| async move { serve(ctx.cancelled_owned()).await });
+    /// # drop(http);
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// Cancel safe, as [`cancelled`](Self::cancelled) is.
+    pub fn cancelled_owned(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let parts = self.parts.clone();
+        async move { parts.stop.asked().await }
+    }
+
     /// Whether the run has been asked to stop.
     pub fn is_cancelled(&self) -> bool {
         self.parts.stop.is_asked()

@@ -22,6 +22,7 @@ use crate::{
         roster::{Registered, Registration},
         settings::Settings,
         shutdown::{
+            drain::Drain,
             sequence::{Positions, Sequence},
             topology,
             tracker::{Tracker, category_place, stage_of_task},
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) monitor: Mutex<Option<AbortHandle>>,
     /// Names that were warned about, so that each is warned about once.
     pub(crate) warned: Mutex<HashSet<Arc<str>>>,
+    pub(crate) drain: Drain,
     /// The shutdown, once it has begun.
     pub(crate) sequence: OnceLock<Arc<Sequence>>,
     /// Whether the shutdown has begun, for those that wait for it.
@@ -80,6 +82,7 @@ impl Shared {
             depended_on: AtomicUsize::new(0),
             monitor: Mutex::default(),
             warned: Mutex::default(),
+            drain: Drain::default(),
             sequence: OnceLock::new(),
             begun: watch::Sender::new(false),
             awaited: AtomicUsize::new(0),

@@ -55,6 +55,8 @@ labels! {
         NotReady = "not_ready",
         /// It is held until somebody resumes it. Alone, this does not make it unhealthy.
         Paused = "paused",
+        /// The manager drains before its shutdown. Alone, this does not make it unhealthy, nor not ready.
+        Draining = "draining",
         /// The manager is shutting down. Alone, this does not make it unhealthy.
         ShuttingDown = "shutting_down",
     }
@@ -133,6 +135,14 @@ pub(crate) struct Live {
     pub(crate) started: bool,
 }
 
+impl TaskHealth {
+    /// Adds that the manager drains, if it does.
+    pub(crate) fn of_draining(mut self, draining: bool) -> Self {
+        self.reasons.extend(draining.then_some(HealthReason::Draining));
+        self
+    }
+}
+
 /// How the service as a whole is: what the probes of Kubernetes ask.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -140,7 +150,7 @@ pub(crate) struct Live {
 pub struct ManagerHealth {
     /// False where restarting the process can help: a task stalled or was given up, or the runtime runs nothing.
     pub is_live: bool,
-    /// Whether to send it work: alive, not shutting down, and every registered task ready or well finished.
+    /// Whether to send it work: alive, neither draining nor shutting down, and every registered task ready or well finished.
     pub is_ready: bool,
     /// Whether every registered task has been ready at least once.
     pub has_started: bool,

@@ -19,7 +19,7 @@ pub struct ShutdownEntry {
     pub outcome: ShutdownOutcome,
     /// How many runs this line speaks of: 1 for a registered task.
     pub count: u64,
-    /// How long after the shutdown began the last of them ended; the whole shutdown for what leaked.
+    /// How long after the signal or the call the last of them ended; the whole shutdown for what leaked.
     pub after: Duration,
 }
 
@@ -28,9 +28,11 @@ pub struct ShutdownEntry {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct ShutdownReport {
-    /// How long it took.
+    /// How long it took, from the signal or the call: the drain and the ordered shutdown.
     pub duration: Duration,
-    /// How long it was allowed to take.
+    /// How long it drained before the ordered shutdown began; a part of `duration`. Zero without a drain.
+    pub drained: Duration,
+    /// How long it was allowed to take, from the signal or the call.
     pub deadline: Duration,
     /// What became of the tasks that were alive when it began, in the order in which they were asked to stop.
     pub tasks: Vec<ShutdownEntry>,
@@ -80,7 +82,11 @@ impl ShutdownReport {
 
 impl fmt::Display for ShutdownReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "shutdown took {:.1?} of {:.1?}:", self.duration, self.deadline)?;
+        write!(f, "shutdown took {:.1?} of {:.1?}", self.duration, self.deadline)?;
+        if !self.drained.is_zero() {
+            write!(f, ", drained for {:.1?}", self.drained)?;
+        }
+        f.write_str(":")?;
         for &outcome in ShutdownOutcome::ALL {
             let separator = if outcome == ShutdownOutcome::Clean { "" } else { "," };
             write!(f, "{separator} {} {}", self.count(outcome), outcome.as_str().replace('_', " "))?;

@@ -34,6 +34,7 @@ use crate::{
         Order, Shared, ShutdownCause, ShutdownReport, Supervised, TaskEventKind, announce, later,
         observe::manager_span::set_names,
         shutdown::{
+            drain,
             topology::Position,
             tracker::{Asked, Rank, stage_of_task},
         },
@@ -53,13 +54,14 @@ const ABORT_RESERVE: Duration = Duration::from_secs(1);
 const LAST_RESORT_AFTER: Duration = Duration::from_millis(200);
 /// How long the watchdog leaves what is due to the runtime, which sees to it at once unless it is stuck. Real time: in a
 /// test's, the moment between two looks may be an hour.
-const RUNTIMES_TURN: Duration = Duration::from_millis(20);
+pub(super) const RUNTIMES_TURN: Duration = Duration::from_millis(20);
 /// How often the watchdog looks while a shutdown is under way.
 pub(crate) const SHUTDOWN_TICK: Duration = Duration::from_millis(10);
 
 /// A shutdown that has begun.
 pub(crate) struct Sequence {
     deadline: Duration,
+    drained: Duration,
     cause: Option<ShutdownCause>,
     report: watch::Sender<Option<Arc<ShutdownReport>>>,
     state: Mutex<State>,
@@ -91,6 +93,7 @@ struct Spans {
 
 struct State {
     phase: Phase,
+    /// When the shutdown was asked for: the drain, if there was one.
     began: Instant,
     abort_at: Instant,
     end: Instant,
@@ -118,7 +121,23 @@ enum Phase {
 /// # Cancel safety
 /// The shutdown runs on the runtime, not in the caller: a caller that is dropped does not interrupt it.
 pub(crate) async fn shutdown(shared: &Arc<Shared>) -> Arc<ShutdownReport> {
+    shutdown_after(shared, Duration::ZERO).await
+}
+
+/// Drains for so long, then shuts down, as [`shutdown`] does.
+///
+/// # Cancel safety
+/// As [`shutdown`].
+pub(crate) async fn shutdown_after(shared: &Arc<Shared>, drain: Duration) -> Arc<ShutdownReport> {
     let asking = watchdog::polled_here().and_then(|id| Asking::new(shared, id));
+    if drain.is_zero() {
+        begin(shared, None);
+    } else {
+        drain::drain(shared, drain);
+        let _awaited = Awaited::new(shared);
+        // The sender lives in `shared`, so the wait cannot fail.
+        let _ = shared.begun.subscribe().wait_for(|begun| *begun).await;
+    }
     let sequence = begin(shared, None);
     sequence.waiting.fetch_add(1, SeqCst);
     let _waits = Waits(&sequence.waiting);
@@ -180,7 +199,8 @@ pub(crate) fn begin(shared: &Arc<Shared>, cause: Option<ShutdownCause>) -> Arc<S
     let sequence = shared.sequence.get_or_init(|| {
         first = true;
         shared.tracker.close();
-        Arc::new(Sequence::new(shared.settings.shutdown_deadline, cause))
+        let drained_from = shared.drain.end();
+        Arc::new(Sequence::new(shared.settings.shutdown_deadline, drained_from, cause))
     });
     if first {
         sequence.start(shared);
@@ -226,18 +246,23 @@ fn stop(asked: &Asked) {
 }
 
 impl Sequence {
-    fn new(deadline: Duration, cause: Option<ShutdownCause>) -> Self {
-        let began = Instant::now();
-        let reserve = (deadline / ABORT_SHARE).min(ABORT_RESERVE);
+    fn new(deadline: Duration, drained_from: Option<Instant>, cause: Option<ShutdownCause>) -> Self {
+        let now = Instant::now();
+        let began = drained_from.unwrap_or(now);
+        let drained = now.saturating_duration_since(began);
+        let end = later(began, deadline);
+        let left = end.saturating_duration_since(now);
+        let reserve = (left / ABORT_SHARE).min(ABORT_RESERVE);
         Self {
             deadline,
+            drained,
             cause,
             report: watch::Sender::new(None),
             state: Mutex::new(State {
                 phase: Phase::Beginning,
                 began,
-                abort_at: later(began, deadline - reserve),
-                end: later(began, deadline),
+                abort_at: later(now, left - reserve),
+                end,
                 graces: Vec::new(),
             }),
             spans: Mutex::default(),
@@ -367,6 +392,7 @@ impl Sequence {
         let duration = self.state().began.elapsed();
         Arc::new(ShutdownReport {
             duration,
+            drained: self.drained,
             deadline: self.deadline,
             tasks,
             asked_by,
