@@ -48,6 +48,7 @@ pub struct CriticalTaskConfig {
     poll_timeout: Option<Duration>,
     on_stall: StallAction,
     escalation: Escalation,
+    intake: bool,
     pub(super) dependencies: Vec<Arc<str>>,
     loss: DependencyLoss,
     pub(crate) what: What,
@@ -121,6 +122,7 @@ impl CriticalTaskConfig {
             poll_timeout: None,
             on_stall: StallAction::default(),
             escalation: Escalation::default(),
+            intake: false,
             dependencies: Vec::new(),
             loss: DependencyLoss::default(),
             what,
@@ -253,8 +255,28 @@ impl CriticalTaskConfig {
         self
     }
 
+    /// Stops the task before all others at shutdown: it takes work in, such as a server or the consumer of a queue.
+    ///
+    /// Other tasks are asked once every intake task, and the work that it [owns](TaskContext::task), has ended, or its share of the
+    /// deadline is over. Until then runs that no task owns are admitted too. A task that others depend on, or that is followed in its
+    /// group, still stops after those.
+    ///
+    /// ```
+    /// # use otel_tasks::CriticalTaskConfig;
+    /// use std::time::Duration;
+    /// let consumer = CriticalTaskConfig::new("consumer", |ctx| async move { ctx.cancelled().await })
+    ///     .intake()
+    ///     .shutdown_grace(Duration::from_secs(20));
+    /// # drop(consumer);
+    /// ```
+    pub fn intake(mut self) -> Self {
+        self.intake = true;
+        self
+    }
+
     /// How long the task may go on after it was asked to stop, before it is dropped. By default 10 s for a stop or restart
-    /// by hand, and at shutdown as long as the deadline allows.
+    /// by hand, and at shutdown as long as the deadline allows. The work that the task [owns](TaskContext::task) is waited for
+    /// within the same time, except at a restart.
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
         self.shutdown_grace = Some(grace);
         self
@@ -354,6 +376,7 @@ impl CriticalTaskConfig {
             poll_timeout: self.poll_timeout,
             on_stall: self.on_stall,
             escalation: self.escalation,
+            intake: self.intake,
         });
         let links = Links::new(self.dependencies, self.loss, membership);
         Registration { identity, spec, body, rules, links }

@@ -168,7 +168,7 @@ impl Announcer<'_> {
             record::ORDER_INVERTED,
             Level::WARN,
             {},
-            "task {} is stopped after {dependent}, which depends on it, though its category comes first",
+            "task {} is stopped after {dependent}, which depends on it, though it would come first",
             self.name()
         );
     }

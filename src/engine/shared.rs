@@ -25,7 +25,7 @@ use crate::{
             drain::Drain,
             sequence::{Positions, Sequence},
             topology,
-            tracker::{Tracker, category_place, stage_of_task},
+            tracker::{Admission, Tracker, category_place, stage_of_task},
         },
         spawn::polled::Polled,
         supervision::{
@@ -150,10 +150,19 @@ impl Shared {
         followed || !self.dependents(task.name()).is_empty()
     }
 
+    /// Begins to close admission: at once, or while the tasks that are marked as intake stop, after them.
+    pub(crate) fn begin_to_close(&self) {
+        // First to tasks, so that none comes behind the look.
+        self.tracker.close(Admission::Runs);
+        if self.tracker.drivers(|task| task.spec.intake).is_empty() {
+            self.tracker.close(Admission::OwnedRuns);
+        }
+    }
+
     /// Closes admission, and ends quietly where nothing is alive. Answers whether nothing is.
     pub(crate) fn close_if_idle(&self) -> bool {
         // Closed before the look: what comes in between would find no shutdown.
-        self.tracker.close();
+        self.tracker.close(Admission::OwnedRuns);
         let idle = self.tracker.is_idle();
         if idle {
             self.stop_monitor();
@@ -342,10 +351,17 @@ impl Shared {
         }
         // Those that are linked to nothing themselves may be rested on.
         tasks.extend(self.tracker.drivers(|task| task.links.is_empty()));
-        let stages: Vec<_> = tasks.iter().map(|task| stage_of_task(&task.task)).collect();
-        let put_off = topology::positions(&stages, &self.dependencies(&tasks));
+        let stages: Vec<_> = tasks.iter().map(|task| stage_of_task(task)).collect();
+        let dependencies = self.dependencies(&tasks);
+        let put_off = topology::positions(&stages, &dependencies);
         let put_off = tasks.iter().map(Arc::as_ptr).zip(put_off).collect();
-        Positions { put_off }
+        let mut dependents: HashMap<_, Vec<_>> = HashMap::new();
+        for (dependent, of_task) in tasks.iter().zip(dependencies) {
+            for dependency in of_task {
+                dependents.entry(tasks[dependency].place.id()).or_default().push(dependent.clone());
+            }
+        }
+        Positions { put_off, dependents }
     }
 
     /// For each task the indices of those it rests on: dependencies, and the member before it in its group.
@@ -366,7 +382,7 @@ impl Shared {
         for task in new {
             for name in task.links.dependencies() {
                 let Some(dependency) = self.supervised(name) else { continue };
-                if category_place(&dependency.task) < category_place(&task.task) {
+                if category_place(&dependency) < category_place(task) {
                     self.announcer(&dependency, dependency.signals.generation()).order_inverted(task.name());
                 }
             }

@@ -144,7 +144,8 @@ impl TaskManager {
     /// Spawns a short task: one run, one span, counted under `name`, or under the future's type (`module::function`) if the name is empty.
     ///
     /// The run is a new trace, linked to the span it was spawned in. Use [`task`](Self::task) to say more about it.
-    /// During a shutdown the future is dropped and the handle answers [`TaskError::ShuttingDown`](crate::TaskError).
+    /// During a shutdown the future is dropped and the handle answers [`TaskError::ShuttingDown`](crate::TaskError), once the
+    /// tasks that are marked as [`intake`](CriticalTaskConfig::intake) have stopped.
     ///
     /// # Panics
     /// Outside a tokio runtime, where the manager was built outside one too.
@@ -262,7 +263,7 @@ impl TaskManager {
             return Err(RegisterError::ShuttingDown);
         };
         let Some(old) = shared.supervised(&name) else { return shared.register_reserved(registration) };
-        let replaces_itself = engine::is_current(&old);
+        let replaces_itself = engine::is_current(shared, &old);
         shared.leave(&old);
         if old.has_left() {
             return shared.register_reserved(registration);

@@ -11,6 +11,8 @@ use crate::policy::{ShutdownOutcome, TaskCategory, TaskPriority};
 pub struct ShutdownEntry {
     /// The task's name.
     pub name: Arc<str>,
+    /// The registered task that owns the runs: they were spawned through its context. `None` for every other line.
+    pub owner: Option<Arc<str>>,
     /// What the task is.
     pub category: TaskCategory,
     /// How late it was stopped.
@@ -34,7 +36,8 @@ pub struct ShutdownReport {
     pub drained: Duration,
     /// How long it was allowed to take, from the signal or the call.
     pub deadline: Duration,
-    /// What became of the tasks that were alive when it began, in the order in which they were asked to stop.
+    /// What became of the tasks that were alive when the ordered shutdown began, in the order in which they were asked to stop. The
+    /// runs that a task owns follow it.
     pub tasks: Vec<ShutdownEntry>,
     /// The tasks that asked for the shutdown from inside and wait for this report: they are neither stopped nor waited for,
     /// and stand in no line.
@@ -111,6 +114,9 @@ impl fmt::Display for ShutdownReport {
             }
             if task.count > 1 {
                 write!(f, " ({} runs)", task.count)?;
+            }
+            if let Some(owner) = &task.owner {
+                write!(f, " of {owner}")?;
             }
         }
         Ok(())

@@ -36,7 +36,7 @@ use crate::{
         shutdown::{
             drain,
             topology::Position,
-            tracker::{Asked, Rank, stage_of_task},
+            tracker::{Admission, Asked, INTAKE_STAGE, Rank, stage_of_task},
         },
     },
     policy::ShutdownOutcome,
@@ -99,6 +99,33 @@ struct State {
     end: Instant,
     /// When the graces of spawned runs are over, the soonest first. A registered task's driver keeps its own.
     graces: Vec<(Instant, Rank, Duration)>,
+    /// Positions before this one are those of the intake.
+    intake: Rank,
+    /// Whether the intake is over, and all others are asked stage by stage.
+    staged: bool,
+    /// Who depends on a task, or comes after it in its group.
+    dependents: Dependents,
+    /// Tasks whose position has been asked, and that stay until their dependents are gone.
+    held: Vec<Arc<Supervised>>,
+}
+
+/// For each task those that depend on it.
+pub(crate) type Dependents = HashMap<MemberId, Vec<Arc<Supervised>>>;
+
+impl State {
+    /// Whether a task stays for its dependents. What a dependent owns counts as the dependent, whose driver waits for it.
+    fn is_held(&self, task: &Supervised) -> bool {
+        let dependents = self.dependents.get(&task.place.id()).into_iter().flatten();
+        dependents.into_iter().any(|dependent| !dependent.place.is_out())
+    }
+
+    /// The held tasks whose dependents are gone.
+    fn take_released(&mut self) -> Vec<Arc<Supervised>> {
+        let held = std::mem::take(&mut self.held);
+        let (held, released) = held.into_iter().partition(|task| self.is_held(task));
+        self.held = held;
+        released
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -111,6 +138,8 @@ enum Phase {
     Waiting(Rank, Instant),
     /// All were asked.
     Asked,
+    /// All but those that were held for their dependents were dropped; these were asked, and are waited for until then.
+    LastAsked(Instant),
     /// What was left was dropped, and is waited for until then.
     Dropped(Instant),
     Done,
@@ -198,7 +227,7 @@ pub(crate) fn begin(shared: &Arc<Shared>, cause: Option<ShutdownCause>) -> Arc<S
     let mut first = false;
     let sequence = shared.sequence.get_or_init(|| {
         first = true;
-        shared.tracker.close();
+        shared.begin_to_close();
         let drained_from = shared.drain.end();
         Arc::new(Sequence::new(shared.settings.shutdown_deadline, drained_from, cause))
     });
@@ -264,6 +293,10 @@ impl Sequence {
                 abort_at: later(now, left - reserve),
                 end,
                 graces: Vec::new(),
+                intake: 0,
+                staged: false,
+                dependents: Dependents::new(),
+                held: Vec::new(),
             }),
             spans: Mutex::default(),
             finished: AtomicBool::new(false),
@@ -281,16 +314,33 @@ impl Sequence {
         shared.stop_monitor();
         shared.events.tell(None, 0, || TaskEventKind::ShutdownBegan);
         shared.begun.send_replace(true);
-        let loops = stop_task_loops(shared);
-        let mut spans = Spans::default();
         // The subscriber is not ours: nothing that it does holds up the shutdown.
-        let _ = catch(false, || spans.begin(shared, loops));
-        *self.spans.lock().unwrap_or_else(PoisonError::into_inner) = spans;
+        let _ = catch(false, || self.spans().begin(shared));
         let positions = shared.positions();
         let began = self.state().began;
+        let has_intake = shared.tracker.drivers(|task| positions.of(task).0 == INTAKE_STAGE);
+        if has_intake.is_empty() {
+            self.begin_stages(shared);
+        }
         shared.tracker.plan(began, |supervised| positions.of(supervised));
-        self.state().phase = Phase::Asking(0);
+        let mut state = self.state();
+        state.dependents = positions.dependents;
+        state.intake = shared.tracker.intake_ranks();
+        state.staged = has_intake.is_empty();
+        state.phase = Phase::Asking(0);
+        drop(state);
         shared.watch_closely();
+    }
+
+    fn spans(&self) -> MutexGuard<'_, Spans> {
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The intake is over, or there is none: what no task owns is refused, and the loops are asked.
+    fn begin_stages(&self, shared: &Shared) {
+        shared.tracker.close(Admission::OwnedRuns);
+        let loops = stop_task_loops(shared);
+        let _ = catch(false, || self.spans().begin_stages(shared, loops));
     }
 
     /// Does what is due at `now`. Answers when something is due next, or `None` where nothing is left to do but
@@ -307,9 +357,28 @@ impl Sequence {
                 state.graces.remove(0);
                 tracker.abort_runs(|of_run, its_grace| of_run == Some(rank) && its_grace == Some(grace));
             }
+            let released = state.take_released();
+            if !released.is_empty() {
+                drop(state);
+                released.iter().for_each(Supervised::call);
+                continue;
+            }
             let next_grace = state.graces.first().map(|(over, ..)| *over);
             let until = match state.phase {
                 Phase::Beginning | Phase::Done => return None,
+                Phase::Asking(from)
+                    if !state.staged
+                        && tracker.next_rank(from).is_none_or(|(rank, _)| rank >= state.intake) =>
+                {
+                    // Nobody else goes on meanwhile.
+                    (state.staged, state.phase) = (true, Phase::Beginning);
+                    let intake = state.intake;
+                    drop(state);
+                    self.begin_stages(shared);
+                    tracker.plan_runs();
+                    self.state().phase = Phase::Asking(from.max(intake));
+                    continue;
+                }
                 Phase::Asking(from) => {
                     let Some((rank, stages)) = tracker.next_rank(from) else {
                         tracker.over_before(usize::MAX);
@@ -319,8 +388,18 @@ impl Sequence {
                     tracker.over_before(rank);
                     let left = state.abort_at.saturating_duration_since(now);
                     let share = left / u32::try_from(stages).unwrap_or(u32::MAX);
-                    state.phase = Phase::Waiting(rank, now + share);
-                    let asked = tracker.to_ask(|_, of_member| of_member == Some(rank));
+                    let mut asked = tracker.to_ask(|_, of_member| of_member == Some(rank));
+                    let (held, drivers): (Vec<_>, Vec<_>) =
+                        asked.drivers.into_iter().partition(|task| state.is_held(task));
+                    asked.drivers = drivers;
+                    if !held.is_empty() {
+                        tracker.hold();
+                    }
+                    // Where nobody can be asked, nothing is gained by waiting.
+                    let all_held = tracker.left_at(rank) <= held.len();
+                    state.phase =
+                        if all_held { Phase::Asking(rank + 1) } else { Phase::Waiting(rank, now + share) };
+                    state.held.extend(held);
                     state.graces.extend(asked.graces.iter().map(|grace| (later(now, *grace), rank, *grace)));
                     state.graces.sort_unstable();
                     drop(state);
@@ -340,6 +419,21 @@ impl Sequence {
                         continue;
                     }
                     if now >= state.abort_at {
+                        tracker.close(Admission::Nothing);
+                        let until = now + state.end.saturating_duration_since(now) / 2;
+                        if !state.held.is_empty() && until > now {
+                            state.phase = Phase::LastAsked(until);
+                            let held = std::mem::take(&mut state.held);
+                            drop(state);
+                            let is_held =
+                                |driver: &Supervised| held.iter().any(|held| std::ptr::eq(&**held, driver));
+                            tracker.drivers(|driver| !is_held(driver)).iter().for_each(|driver| {
+                                driver.order(Order::Kill);
+                            });
+                            tracker.abort_runs_but_of(&held);
+                            held.iter().for_each(Supervised::call);
+                            continue;
+                        }
                         // However short the deadline, what can be dropped has a moment to be.
                         state.phase = Phase::Dropped(state.end.max(now + ABORT_MOMENT));
                         drop(state);
@@ -350,6 +444,22 @@ impl Sequence {
                         continue;
                     }
                     state.abort_at
+                }
+                Phase::LastAsked(until) => {
+                    if tracker.is_emptied(None) {
+                        state.phase = Phase::Done;
+                        continue;
+                    }
+                    if now >= until {
+                        state.phase = Phase::Dropped(state.end.max(now + ABORT_MOMENT));
+                        drop(state);
+                        tracker.drivers(|_| true).iter().for_each(|driver| {
+                            driver.order(Order::Kill);
+                        });
+                        tracker.abort_runs(|_, _| true);
+                        continue;
+                    }
+                    until
                 }
                 Phase::Dropped(until) => {
                     if tracker.is_emptied(None) || now >= until {
@@ -368,6 +478,14 @@ impl Sequence {
         if self.finished.swap(true, SeqCst) {
             return;
         }
+        // Nothing slips in behind the report.
+        shared.tracker.close(Admission::Nothing);
+        // What they hold is the user's: not dropped under the lock.
+        let linked = {
+            let mut state = self.state();
+            (std::mem::take(&mut state.dependents), std::mem::take(&mut state.held))
+        };
+        drop(linked);
         let report = self.make_report(shared);
         let outcomes = ShutdownOutcome::ALL.iter().map(|&outcome| (outcome.as_str(), report.count(outcome)));
         shared.recorder.shut_down(outcomes.collect());
@@ -402,9 +520,10 @@ impl Sequence {
 
     /// Whether [`Sequence::advance`] would do anything.
     fn is_due(&self, shared: &Shared, now: Instant) -> bool {
-        let (phase, abort_at, grace) = {
+        let (phase, abort_at, grace, released) = {
             let state = self.state();
-            (state.phase, state.abort_at, state.graces.first().map(|(over, ..)| *over))
+            let released = state.held.iter().any(|task| !state.is_held(task));
+            (state.phase, state.abort_at, state.graces.first().map(|(over, ..)| *over), released)
         };
         let due = match phase {
             Phase::Beginning => false,
@@ -413,9 +532,11 @@ impl Sequence {
                 now >= until.min(abort_at) || shared.tracker.is_emptied(Some(rank))
             }
             Phase::Asked => now >= abort_at || shared.tracker.is_emptied(None),
-            Phase::Dropped(until) => now >= until || shared.tracker.is_emptied(None),
+            Phase::LastAsked(until) | Phase::Dropped(until) => {
+                now >= until || shared.tracker.is_emptied(None)
+            }
         };
-        due || grace.is_some_and(|over| over <= now)
+        due || released || grace.is_some_and(|over| over <= now)
     }
 
     /// The watchdog's part: does what the runtime has left undone for [`RUNTIMES_TURN`], the report too, and turns to the
@@ -456,8 +577,12 @@ impl Sequence {
 }
 
 impl Spans {
-    fn begin(&mut self, shared: &Shared, loops_stopped: i64) {
-        let cleanup = self.cleanup.insert(shared.manager_span("cleanup_tasks", SpanParent::Root));
+    fn begin(&mut self, shared: &Shared) {
+        self.cleanup = Some(shared.manager_span("cleanup_tasks", SpanParent::Root));
+    }
+
+    fn begin_stages(&mut self, shared: &Shared, loops_stopped: i64) {
+        let Some(cleanup) = &self.cleanup else { return };
         let inside = |work| {
             let _entered = cleanup.enter();
             shared.manager_span(work, SpanParent::Current)
@@ -490,12 +615,13 @@ fn stop_task_loops(shared: &Shared) -> i64 {
 #[derive(Default)]
 pub(crate) struct Positions {
     pub(crate) put_off: HashMap<*const Supervised, Position>,
+    pub(crate) dependents: Dependents,
 }
 
 impl Positions {
     fn of(&self, supervised: &Supervised) -> Position {
         let held = self.put_off.get(&std::ptr::from_ref(supervised));
-        held.copied().unwrap_or_else(|| (stage_of_task(&supervised.task), 0))
+        held.copied().unwrap_or_else(|| (stage_of_task(supervised), 0))
     }
 }
 

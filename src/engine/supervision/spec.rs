@@ -35,6 +35,8 @@ pub(crate) struct TaskSpec {
     pub(crate) poll_timeout: Option<Duration>,
     pub(crate) on_stall: StallAction,
     pub(crate) escalation: Escalation,
+    /// Whether it stops before all others.
+    pub(crate) intake: bool,
 }
 
 impl TaskSpec {
