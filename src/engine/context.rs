@@ -223,8 +223,8 @@ impl TaskContext {
     /// of this context owns it.
     ///
     /// Owned work is admitted until its owner was asked to stop and has ended, or its owner's grace is over; after that the handle
-    /// returns [`TaskError::ShuttingDown`](crate::TaskError). It is asked to stop when its owner has ended, and waited for within the
-    /// owner's [grace](crate::CriticalTaskConfig::shutdown_grace); what is left is dropped then. A shutdown, a stop, an unregistration and a
+    /// returns [`TaskError::ShuttingDown`](crate::TaskError). It hears that it should stop when its owner does, so that the owner may wait
+    /// for it, and has the owner's [grace](crate::CriticalTaskConfig::shutdown_grace); what is left is dropped then. A shutdown, a stop, an unregistration and a
     /// replacement wait for it; a restart or a pause leaves it alone. What it spawns through its own context has the same owner.
     ///
     /// Work that is spawned through the context of a run that no registered task owns has no owner.

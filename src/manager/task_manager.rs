@@ -555,7 +555,8 @@ impl TaskManager {
         self.shared().all_registered().iter().map(|task| task.name().to_string()).collect()
     }
 
-    /// Stops everything, in order, under the manager's deadline: admission first, then loops, then category by category
+    /// Stops everything, in order, under the manager's deadline: tasks marked as [`intake`](CriticalTaskConfig::intake) first, then
+    /// admission of what no task [owns](crate::TaskContext::task), then loops, then category by category
     /// ([`SHUTDOWN_ORDER`](crate::TaskCategory::SHUTDOWN_ORDER)) and inside one the lowest priority first. Called twice, or
     /// at once by several, there is one shutdown and one report.
     ///

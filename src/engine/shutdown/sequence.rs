@@ -1,9 +1,10 @@
-//! The ordered shutdown: admission and timers closed first, then stage by stage, under one deadline.
+//! The ordered shutdown: the intake first, then admission and timers closed, then stage by stage, under one deadline.
 //!
 //! Stages are the pairs of category and priority, in [`TaskCategory::SHUTDOWN_ORDER`] and lowest priority first; a task that
 //! others depend on is put off until after them. Only stages with something alive take time. Each is asked to stop and given
 //! an equal share of what is left of the deadline; when its share is over the next is asked too, and what is still there may
-//! go on until shortly before the deadline. Then everything left is dropped; what cannot be dropped, because it blocks its
+//! go on until shortly before the deadline. A task that others depend on is held until they are gone, or until shortly before the
+//! deadline: then it is asked, and has a moment to end. Then everything left is dropped; what cannot be dropped, because it blocks its
 //! thread, is reported as leaked.
 //!
 //! The shutdown is a state machine that whoever comes may push on ([`Sequence::advance`]): a task on the runtime, woken when a
@@ -446,6 +447,8 @@ impl Sequence {
                     state.abort_at
                 }
                 Phase::LastAsked(until) => {
+                    // It may be asked to end at once meanwhile.
+                    let until = until.min(state.end);
                     if tracker.is_emptied(None) {
                         state.phase = Phase::Done;
                         continue;

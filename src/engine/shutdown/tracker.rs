@@ -84,27 +84,29 @@ pub(crate) enum Admission {
     Nothing,
 }
 
-/// The runs that a task owns: how many there are, and whether there may be more.
+/// The runs that a task owns: how many there are, whether they were asked to stop, and whether there may be more.
 #[derive(Debug)]
 pub(crate) struct Owned(AtomicU32);
 
 impl Owned {
     const CLOSED: u32 = 1;
-    const ONE: u32 = 2;
+    const ASKED: u32 = 2;
+    const ONE: u32 = 4;
 
     fn new() -> Self {
         Self(AtomicU32::new(0))
     }
 
-    /// Counts one more, unless it is closed. Under the lock of the shard that the run is entered in.
-    fn enter(&self) -> bool {
+    /// Counts one more, and returns whether it is to stop; `None` if it is closed. Under the lock of the shard that the run is
+    /// entered in.
+    fn enter(&self) -> Option<bool> {
         let mut held = self.0.load(Ordering::SeqCst);
         loop {
             if held & Self::CLOSED != 0 {
-                return false;
+                return None;
             }
             match self.0.compare_exchange_weak(held, held + Self::ONE, Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(_) => return true,
+                Ok(_) => return Some(held & Self::ASKED != 0),
                 Err(now) => held = now,
             }
         }
@@ -117,7 +119,17 @@ impl Owned {
 
     /// Counts one less. Returns whether the owner waits for it, and for nothing else.
     fn leave(&self) -> bool {
-        self.0.fetch_sub(Self::ONE, Ordering::SeqCst) == Self::ONE | Self::CLOSED
+        let left = self.0.fetch_sub(Self::ONE, Ordering::SeqCst) - Self::ONE;
+        left < Self::ONE && left & Self::CLOSED != 0
+    }
+
+    /// From now on those that come are to stop.
+    fn ask(&self) {
+        self.0.fetch_or(Self::ASKED, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_asked(&self) -> bool {
+        self.0.load(Ordering::SeqCst) & Self::ASKED != 0
     }
 
     /// Refuses more.
@@ -127,7 +139,7 @@ impl Owned {
 
     /// Admits more again.
     pub(crate) fn open(&self) {
-        self.0.fetch_and(!Self::CLOSED, Ordering::SeqCst);
+        self.0.fetch_and(!(Self::CLOSED | Self::ASKED), Ordering::SeqCst);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -526,14 +538,16 @@ impl Tracker {
         let shard_index = id as usize % SHARDS;
         let mut shard = self.shard(shard_index);
         let admitted = match &owner {
-            None => shard.admission <= Admission::Runs,
-            // Counted under the lock: whoever closes the owner and then visits the shards finds the run.
-            Some(owner) => shard.admission <= Admission::OwnedRuns && owner.owned().enter(),
+            None => (shard.admission <= Admission::Runs).then_some(false),
+            Some(_) if shard.admission > Admission::OwnedRuns => None,
+            // Counted under the lock: whoever closes or asks the owner and then visits the shards finds the run.
+            Some(owner) => owner.owned().enter(),
         };
-        if !admitted {
+        let Some(is_to_stop) = admitted else {
             drop(shard);
             return Err(run);
-        }
+        };
+        let told = run.token.clone().filter(|_| is_to_stop);
         let slot = shard.members.insert(Member {
             id,
             task: task.clone(),
@@ -547,6 +561,7 @@ impl Tracker {
             reported: false,
         });
         drop(shard);
+        told.iter().for_each(CancellationToken::cancel);
         Ok(Place { tracker: self.clone(), key: slot * SHARDS + shard_index, id })
     }
 
@@ -786,8 +801,9 @@ impl Tracker {
         self.ask_owned(owner).tokens.iter().for_each(CancellationToken::cancel);
     }
 
-    /// Whom to ask of the runs that a task owns, once it is closed.
+    /// Asks the runs that a task owns, and those that it will own. Returns through what, for the caller to use.
     pub(crate) fn ask_owned(&self, owner: &Supervised) -> Asked {
+        owner.place.owned.ask();
         let mut asked = Asked::default();
         self.visit(|member| {
             if !member.asking && member.owner.as_ref().is_some_and(|held| held.is(owner)) {

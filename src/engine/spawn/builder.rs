@@ -74,7 +74,7 @@ impl<'a> TaskBuilder<'a> {
     }
 
     /// How long it may go on at shutdown, after it was asked to stop, before it is dropped. Work that a registered task
-    /// [owns](TaskContext::task) is asked when that task has ended, and its owner's grace counts too.
+    /// [owns](TaskContext::task) may go on for so long after that task has ended, and no longer than its owner's grace.
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
         self.options.grace = Some(grace);
         self

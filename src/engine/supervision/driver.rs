@@ -185,6 +185,13 @@ enum Wish {
     Leave,
 }
 
+impl Wish {
+    /// Whether what the task owns ends with the life.
+    fn ends_owned(self) -> bool {
+        matches!(self, Self::Stop | Self::Leave)
+    }
+}
+
 /// How a life is being stopped.
 #[derive(Debug, Clone, Copy)]
 struct Stopping {
@@ -368,7 +375,7 @@ impl Core {
         }
     }
 
-    /// Refuses more owned work, and asks what there is to stop.
+    /// Refuses more owned work, and waits for what there is.
     fn begin_to_outlive(&mut self, over: Option<Instant>, then: Then) -> State {
         self.timer.clear();
         let supervised = &self.supervised;
@@ -377,10 +384,15 @@ impl Core {
             return State::Next(self.outlived(then));
         }
         self.set_state_once(TaskState::Stopping);
+        let graces = self.ask_owned();
+        State::Outliving(Outliving { then, began: Instant::now(), over, graces, dropped: false })
+    }
+
+    /// Asks what the task owns to stop. Returns the graces of runs that have one of their own.
+    fn ask_owned(&self) -> Vec<Duration> {
         let asked = self.shared.tracker.ask_owned(&self.supervised);
         asked.tokens.iter().for_each(CancellationToken::cancel);
-        let began = Instant::now();
-        State::Outliving(Outliving { then, began, over, graces: asked.graces, dropped: false })
+        asked.graces
     }
 
     fn outlived(&self, then: Then) -> Step {
@@ -721,6 +733,10 @@ impl Core {
                 (stop.asked, stop.at) = (true, now);
                 alive.context.ask_to_stop();
             }
+        }
+        // Together with the life, which may wait for them.
+        if stop.asked && stop.wish.ends_owned() && !self.supervised.place.owned.is_asked() {
+            self.ask_owned();
         }
         if stop.asked { stop.over() } else { Some(stop.at) }
     }
