@@ -7,7 +7,7 @@ use otel_tasks::{
 use tokio::time::sleep;
 
 use crate::{
-    manager::{Log, asked, manager, outcome},
+    manager::{Log, asked, manager, outcome, whole},
     support::{Alive, secs, settle, tasks::deaf},
 };
 
@@ -21,7 +21,7 @@ async fn a_dependency_is_asked_when_its_dependents_are_gone_and_not_when_their_s
     assert_eq!(log.lines(), [("worker".to_owned(), 0), ("db".to_owned(), 6)]);
     assert!(report.is_clean(), "{report}");
     assert_eq!(outcome(&report, "db"), ShutdownOutcome::Clean);
-    assert_eq!(report.duration, secs(7));
+    assert_eq!(whole(report.duration), 7);
 }
 
 #[tokio::test(start_paused = true)]

@@ -42,6 +42,11 @@ impl Log {
     }
 }
 
+/// Whole seconds: some milliseconds pass before a shutdown is asked for.
+pub(crate) fn whole(duration: Duration) -> u64 {
+    duration.as_secs_f64().round() as u64
+}
+
 /// A task that notes when it is asked to stop, and then takes so many seconds.
 pub(crate) fn asked(name: &str, takes: u64, log: &Log) -> CriticalTaskConfig {
     let (name, log) = (name.to_owned(), log.clone());

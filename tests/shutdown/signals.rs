@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use otel_tasks::{CriticalTaskConfig, ShutdownReport, TaskContext, TaskManager, shutdown_signal};
-use tokio::time::sleep;
+use otel_tasks::{
+    CriticalTaskConfig, ShutdownReport, TaskContext, TaskManager, events::TaskEventKind, shutdown_signal,
+};
 
 use crate::support::{
-    millis,
     process::{child_as, role},
     secs,
 };
@@ -32,12 +32,13 @@ fn serve(role: &str) {
                 std::future::pending::<()>().await;
             }))
             .expect("valid");
-        let watched = tasks.clone();
+        let mut events = tasks.subscribe();
         tokio::spawn(async move {
-            while watched.health().is_ready {
-                sleep(millis(5)).await;
+            while let Some(event) = events.recv().await {
+                if matches!(event.kind, TaskEventKind::Draining { .. }) {
+                    println!("draining");
+                }
             }
-            println!("draining");
         });
         let report = match role {
             INSIDE => tasks.run_until(async { begun(shutdown_signal()).await }).await,

@@ -361,7 +361,7 @@ impl Sequence {
             let released = state.take_released();
             if !released.is_empty() {
                 drop(state);
-                released.iter().for_each(Supervised::call);
+                ask_held(shared, &released);
                 continue;
             }
             let next_grace = state.graces.first().map(|(over, ..)| *over);
@@ -432,7 +432,7 @@ impl Sequence {
                                 driver.order(Order::Kill);
                             });
                             tracker.abort_runs_but_of(&held);
-                            held.iter().for_each(Supervised::call);
+                            ask_held(shared, &held);
                             continue;
                         }
                         // However short the deadline, what can be dropped has a moment to be.
@@ -598,6 +598,14 @@ impl Spans {
         if cancel.otel_context().is_some() {
             set_names(cancel, &shared.tracker.names());
         }
+    }
+}
+
+/// Asks tasks that were held for their dependents. They are not late, though their position is over.
+fn ask_held(shared: &Shared, held: &[Arc<Supervised>]) {
+    for task in held {
+        shared.tracker.note_driver(task, ShutdownOutcome::Clean);
+        task.call();
     }
 }
 

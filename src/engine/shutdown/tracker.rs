@@ -308,6 +308,12 @@ impl Member {
         self.rank().or_else(of_owner)
     }
 
+    /// Clean, if its owner was asked after its position was over, because of its dependents.
+    fn outcome_of_held_owner(&self) -> Option<ShutdownOutcome> {
+        let of_owner = self.owner.as_ref()?.task()?.place.outcome();
+        of_owner.filter(|outcome| *outcome == ShutdownOutcome::Clean)
+    }
+
     fn owner_name(&self) -> Option<Arc<str>> {
         self.owner.as_ref().and_then(Owner::name)
     }
@@ -588,7 +594,8 @@ impl Tracker {
             let mut emptied = false;
             if self.is_closed() {
                 if !member.reported {
-                    let outcome = member.outcome.unwrap_or_else(|| self.by_itself(member.rank_to_report()));
+                    let outcome = member.outcome.or(member.outcome_of_held_owner());
+                    let outcome = outcome.unwrap_or_else(|| self.by_itself(member.rank_to_report()));
                     let position = self.position_of(&member);
                     note(
                         &mut self.left_lines(),
