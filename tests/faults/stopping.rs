@@ -1376,10 +1376,13 @@ async fn fault_24_a_later_stage_is_asked_when_the_share_of_the_slow_one_is_over(
         let report = tasks.shutdown().await;
         let took = began.elapsed();
         assert_eq!(asked.names(), ["first", "middle", "last"], "{way}");
-        // The first ended at once, so the two others share what there is without the tenth for dropping.
+        // The first ended at once, so the two others share what there is without the tenth for dropping. One that others rest on
+        // stays until that tenth.
+        let share = if way == "categories" { 4 } else { 9 };
         let after = asked.after(began);
-        assert!(after[2] >= 4 * unit, "{way}: {after:?}");
-        assert!(on != On::CurrentThread || (after[1] < unit && after[2] < 5 * unit), "{way}: {after:?}");
+        assert!(after[2] >= share * unit, "{way}: {after:?}");
+        let soon = after[1] < unit && after[2] < (share + 1) * unit;
+        assert!(on != On::CurrentThread || soon, "{way}: {after:?}");
         assert!(
             took >= 9 * unit && took < if on == On::CurrentThread { 10 } else { 100 } * unit,
             "{way}: {took:?}"
@@ -1388,8 +1391,11 @@ async fn fault_24_a_later_stage_is_asked_when_the_share_of_the_slow_one_is_over(
         let mut got = outcomes(&report);
         got.sort();
         assert_eq!(got, named([("first", Clean), ("last", Clean), ("middle", Aborted)]), "{way}: {report}");
+        let mut ends = ends(&mut told);
+        // That the one is dropped and the other is asked happens at one moment.
+        ends[1..].sort();
         assert_eq!(
-            ends(&mut told),
+            ends,
             ["first exited success", "last exited success", "middle exited cancellation"],
             "{way}"
         );
@@ -1457,7 +1463,8 @@ async fn fault_25_new_work_during_a_shutdown_is_refused(on: On) {
     everything_is_refused(&tasks, &Alive::default()).await;
     go.send_replace(true);
     let report = shutdown.await;
-    assert_eq!(outcomes(&report), named([("slow", ShutdownOutcome::Clean)]), "{on:?}: {report}");
+    let expected = named([("slow", ShutdownOutcome::Clean), ("owned", ShutdownOutcome::Clean)]);
+    assert_eq!(outcomes(&report), expected, "{on:?}: {report}");
     everything_is_refused(&tasks, &Alive::default()).await;
     assert_eq!((alive.now(), alive.total(), late.now()), (0, 1, 0));
     assert_eq!(tasks.task_names(), ["slow"]);
