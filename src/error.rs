@@ -20,6 +20,14 @@ pub enum BuildError {
         /// The name of the builder's method.
         setting: &'static str,
     },
+    /// The drain leaves no time to the ordered shutdown: it must be shorter than the deadline.
+    #[non_exhaustive]
+    DrainTooLong {
+        /// The drain.
+        drain: Duration,
+        /// The deadline.
+        shutdown_deadline: Duration,
+    },
 }
 
 impl fmt::Display for BuildError {
@@ -29,6 +37,9 @@ impl fmt::Display for BuildError {
             Self::ZeroThreshold => f.write_str("a health threshold must be at least 1"),
             Self::EmptySpanPrefix => f.write_str("span_prefix must not be empty"),
             Self::ZeroDuration { setting } => write!(f, "{setting} must be longer than zero"),
+            Self::DrainTooLong { drain, shutdown_deadline } => {
+                write!(f, "drain ({drain:?}) must be shorter than shutdown_deadline ({shutdown_deadline:?})")
+            }
         }
     }
 }

@@ -208,7 +208,7 @@ impl Announcer<'_> {
             record::ORDER_INVERTED,
             Level::WARN,
             {},
-            "task {} is stopped after {dependent}, which depends on it, though its category comes first",
+            "task {} is stopped after {dependent}, which depends on it, though it would come first",
             self.name()
         );
     }
@@ -249,6 +249,17 @@ pub(super) fn runtime_stalled(events: &EventBus, stalled_for: Duration, polling:
         tracing::event!(
             name: record::RUNTIME_STALLED, target: SCOPE, parent: None, Level::ERROR,
             "the runtime has run nothing for {stalled_for:.1?}; its threads are blocked by: {names}",
+        );
+    });
+}
+
+/// The manager drains.
+pub(super) fn draining(events: &EventBus, drain: Duration, until: SystemTime) {
+    events.tell(None, 0, || TaskEventKind::Draining { until });
+    with_trace(None, || {
+        tracing::event!(
+            name: record::DRAINING, target: SCOPE, parent: None, Level::INFO,
+            "the task manager drains for {drain:.1?}, then the ordered shutdown begins",
         );
     });
 }

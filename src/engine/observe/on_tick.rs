@@ -174,6 +174,7 @@ impl Watched for Shared {
             self.probe(tick.now, tick.blocked, &mut state);
         }
         *self.watch.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        self.drain.watch(now, tick.now);
         if let Some(sequence) = self.sequence.get().filter(|sequence| !sequence.is_over(self)) {
             sequence.watch(self, now, tick.now);
             self.watch_closely();
