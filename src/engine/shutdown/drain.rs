@@ -4,22 +4,15 @@
 //! runtime does not.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::{Duration, Instant as StdInstant, SystemTime},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant as StdInstant},
 };
 
-use tokio::{
-    sync::Notify,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::Notify, time::Instant};
 
-use crate::engine::{
-    Shared, announce, later,
-    shutdown::sequence::{self, RUNTIMES_TURN},
-};
-
-/// The part of the deadline that a drain leaves to the ordered shutdown.
-const ORDERED_SHARE: u32 = 10;
+/// How long the watchdog leaves what is due to the runtime, which sees to it at once unless it is stuck. Real time: in a
+/// test's, the moment between two looks may be an hour.
+pub(super) const RUNTIMES_TURN: Duration = Duration::from_millis(20);
 
 /// The drain of a manager.
 #[derive(Default)]
@@ -41,7 +34,8 @@ enum State {
 struct Draining {
     began: Instant,
     until: Instant,
-    shared: Weak<Shared>,
+    /// Begins the ordered shutdown.
+    finish: Arc<dyn Fn() + Send + Sync>,
     /// The time since which the end has been due, as the watchdog has seen it. Real time.
     due_since: Option<StdInstant>,
 }
@@ -67,7 +61,38 @@ impl Drain {
         }
     }
 
-    fn until(&self) -> Option<Instant> {
+    /// Begins to drain until then, or makes the drain that is under way shorter. Returns whether it is the first call, or `None` if
+    /// nothing has changed.
+    pub(super) fn begin(
+        &self,
+        began: Instant,
+        until: Instant,
+        finish: impl Fn() + Send + Sync + 'static,
+    ) -> Option<bool> {
+        let first = match &mut *self.state() {
+            State::Over => return None,
+            State::Draining(draining) if draining.until <= until => return None,
+            State::Draining(draining) => {
+                draining.until = until;
+                false
+            }
+            state @ State::NotBegun => {
+                let finish = Arc::new(finish);
+                *state = State::Draining(Draining { began, until, finish, due_since: None });
+                true
+            }
+        };
+        self.moved.notify_one();
+        Some(first)
+    }
+
+    /// Completes when the end is moved, or the drain is over.
+    pub(super) async fn moved(&self) {
+        self.moved.notified().await;
+    }
+
+    /// When the drain ends; `None` once it is over.
+    pub(super) fn until(&self) -> Option<Instant> {
         match &*self.state() {
             State::Draining(draining) => Some(draining.until),
             State::NotBegun | State::Over => None,
@@ -76,7 +101,7 @@ impl Drain {
 
     /// The watchdog's part: begins the shutdown if the runtime has left it undone for a while.
     pub(crate) fn watch(&self, now: Instant, tick: StdInstant) {
-        let shared = {
+        let finish = {
             let mut state = self.state();
             let State::Draining(draining) = &mut *state else { return };
             if now < draining.until {
@@ -87,58 +112,8 @@ impl Drain {
             if tick.saturating_duration_since(due_since) < RUNTIMES_TURN {
                 return;
             }
-            draining.shared.upgrade()
+            draining.finish.clone()
         };
-        if let Some(shared) = shared {
-            sequence::begin(&shared, None);
-        }
-    }
-}
-
-/// Drains for so long, then begins the ordered shutdown. A drain that is under way only becomes shorter; a shutdown that has begun
-/// is left as it is.
-pub(crate) fn drain(shared: &Arc<Shared>, drain: Duration) {
-    let deadline = shared.settings.shutdown_deadline;
-    let drain = drain.min(deadline - deadline / ORDERED_SHARE);
-    if drain.is_zero() {
-        sequence::begin(shared, None);
-        return;
-    }
-    let runtime = shared.runtime();
-    // For the clock.
-    let _inside = runtime.enter();
-    let began = Instant::now();
-    let until = later(began, drain);
-    let first = match &mut *shared.drain.state() {
-        State::Over => return,
-        State::Draining(draining) if draining.until <= until => return,
-        State::Draining(draining) => {
-            draining.until = until;
-            false
-        }
-        state @ State::NotBegun => {
-            *state =
-                State::Draining(Draining { began, until, shared: Arc::downgrade(shared), due_since: None });
-            true
-        }
-    };
-    shared.drain.moved.notify_one();
-    let wall = SystemTime::now();
-    announce::draining(&shared.events, drain, wall.checked_add(drain).unwrap_or(wall));
-    if first {
-        let shared = shared.clone();
-        runtime.spawn(async move {
-            while let Some(until) = shared.drain.until() {
-                if until <= Instant::now() {
-                    break;
-                }
-                tokio::select! {
-                    () = sleep_until(until) => {}
-                    // Also if the ordered shutdown has begun meanwhile.
-                    () = shared.drain.moved.notified() => {}
-                }
-            }
-            sequence::begin(&shared, None);
-        });
+        finish();
     }
 }

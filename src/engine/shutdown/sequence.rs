@@ -19,7 +19,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
-    time::{Duration, Instant as StdInstant},
+    time::{Duration, Instant as StdInstant, SystemTime},
 };
 
 use opentelemetry::{KeyValue, Value};
@@ -35,7 +35,7 @@ use crate::{
         Order, Shared, ShutdownCause, ShutdownReport, Supervised, TaskEventKind, announce, later,
         observe::manager_span::set_names,
         shutdown::{
-            drain,
+            drain::RUNTIMES_TURN,
             topology::Position,
             tracker::{Admission, Asked, INTAKE_STAGE, Rank, stage_of_task},
         },
@@ -45,6 +45,8 @@ use crate::{
     watchdog::{self, MemberId},
 };
 
+/// The part of the deadline that a drain leaves to the ordered shutdown.
+const ORDERED_SHARE: u32 = 10;
 /// The part of the deadline that is kept for dropping what did not end by itself.
 const ABORT_SHARE: u32 = 10;
 /// The least that is allowed for it, past the deadline if need be.
@@ -53,9 +55,6 @@ const ABORT_MOMENT: Duration = Duration::from_millis(10);
 const ABORT_RESERVE: Duration = Duration::from_secs(1);
 /// How long after the report whoever waits for it may take to receive it before the last resort: then its thread is blocked.
 const LAST_RESORT_AFTER: Duration = Duration::from_millis(200);
-/// How long the watchdog leaves what is due to the runtime, which sees to it at once unless it is stuck. Real time: in a
-/// test's, the moment between two looks may be an hour.
-pub(super) const RUNTIMES_TURN: Duration = Duration::from_millis(20);
 /// How often the watchdog looks while a shutdown is under way.
 pub(crate) const SHUTDOWN_TICK: Duration = Duration::from_millis(10);
 
@@ -163,7 +162,7 @@ pub(crate) async fn shutdown_after(shared: &Arc<Shared>, drain: Duration) -> Arc
     if drain.is_zero() {
         begin(shared, None);
     } else {
-        drain::drain(shared, drain);
+        begin_drain(shared, drain);
         let _awaited = Awaited::new(shared);
         // The sender lives in `shared`, so the wait cannot fail.
         let _ = shared.begun.subscribe().wait_for(|begun| *begun).await;
@@ -177,6 +176,43 @@ pub(crate) async fn shutdown_after(shared: &Arc<Shared>, drain: Duration) -> Arc
     drop(asking);
     sequence.delivered.store(true, SeqCst);
     ended.unwrap_or_else(|| sequence.make_report(shared))
+}
+
+/// Drains for so long, then begins the ordered shutdown. A drain that is under way only becomes shorter; a shutdown that has begun
+/// is left as it is.
+fn begin_drain(shared: &Arc<Shared>, drain: Duration) {
+    let deadline = shared.settings.shutdown_deadline;
+    let drain = drain.min(deadline - deadline / ORDERED_SHARE);
+    if drain.is_zero() {
+        begin(shared, None);
+        return;
+    }
+    let runtime = shared.runtime();
+    // For the clock.
+    let _inside = runtime.enter();
+    let began = Instant::now();
+    let weak = Arc::downgrade(shared);
+    let finish = move || {
+        weak.upgrade().inspect(|shared| drop(begin(shared, None)));
+    };
+    let Some(first) = shared.drain.begin(began, later(began, drain), finish) else { return };
+    let wall = SystemTime::now();
+    announce::draining(&shared.events, drain, wall.checked_add(drain).unwrap_or(wall));
+    if first {
+        let shared = shared.clone();
+        runtime.spawn(async move {
+            while let Some(until) = shared.drain.until() {
+                if until <= Instant::now() {
+                    break;
+                }
+                tokio::select! {
+                    () = sleep_until(until) => {}
+                    () = shared.drain.moved() => {}
+                }
+            }
+            begin(&shared, None);
+        });
+    }
 }
 
 /// A caller that waits for a signal, and for the report then.
