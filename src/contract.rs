@@ -126,6 +126,8 @@ pub mod record {
     pub const HOOK_PANICKED: &str = "task.hook.panicked";
     /// A step of a monitor sweep, or a component's provider, failed; the others went on.
     pub const MONITOR_FAILED: &str = "task.monitor.failed";
+    /// The service manager (systemd) cannot be notified, or a variable that it set is not used.
+    pub const SYSTEMD_FAILED: &str = "task.systemd.failed";
     /// A task runs whose category nobody can tell; said once per name.
     pub const CATEGORY_UNKNOWN: &str = "task.category.unknown";
 }

@@ -20,6 +20,8 @@ pub enum BuildError {
         /// The name of the builder's method.
         setting: &'static str,
     },
+    /// Another manager of this process reports to systemd.
+    SystemdInUse,
 }
 
 impl fmt::Display for BuildError {
@@ -29,6 +31,7 @@ impl fmt::Display for BuildError {
             Self::ZeroThreshold => f.write_str("a health threshold must be at least 1"),
             Self::EmptySpanPrefix => f.write_str("span_prefix must not be empty"),
             Self::ZeroDuration { setting } => write!(f, "{setting} must be longer than zero"),
+            Self::SystemdInUse => f.write_str("another manager of this process reports to systemd"),
         }
     }
 }

@@ -23,8 +23,8 @@
 //!
 //! `otlp` (default): [`Telemetry`]. `macros` (default): [`instrumented_task`](macro@instrumented_task),
 //! [`task_loop`](macro@task_loop). `calendar` (default): times of day and cron expressions for a [`Schedule`]. `serde`:
-//! `Serialize` for statistics, health, snapshots and reports, and both ways for values of configuration files. `testing`: helpers for
-//! your own tests. A live page is in the crate `otel-tasks-page`.
+//! `Serialize` for statistics, health, snapshots and reports, and both ways for values of configuration files. `systemd`:
+//! reports to systemd. `testing`: helpers for your own tests. A live page is in the crate `otel-tasks-page`.
 
 #![warn(missing_docs, unreachable_pub)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -38,6 +38,9 @@ mod sync;
 mod cell;
 
 mod watchdog;
+
+#[cfg(all(feature = "systemd", unix))]
+mod systemd;
 
 mod emit;
 

@@ -248,6 +248,29 @@ pub(crate) fn last_handle_dropped(names: &[&str]) {
     });
 }
 
+/// A variable of the service manager's is not used.
+#[cfg(all(feature = "systemd", unix))]
+pub(crate) fn service_variable_ignored(ignored: &crate::systemd::Ignored) {
+    with_trace(None, || {
+        tracing::event!(
+            name: record::SYSTEMD_FAILED, target: SCOPE, parent: None, Level::WARN,
+            variable = ignored.variable,
+            "{ignored}",
+        );
+    });
+}
+
+/// The service manager does not receive what is sent to it.
+#[cfg(all(feature = "systemd", unix))]
+pub(super) fn service_manager_failed(error: &std::io::Error) {
+    with_trace(None, || {
+        tracing::event!(
+            name: record::SYSTEMD_FAILED, target: SCOPE, parent: None, Level::WARN,
+            "the service manager cannot be notified, which is tried again: {error}",
+        );
+    });
+}
+
 /// A component's tasks could not be registered.
 pub(crate) fn component_failed(component: &str, text: &str) {
     with_trace(None, || {

@@ -13,13 +13,13 @@ use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 
 use super::roster::ByName;
 use crate::{
-    cell::TaskState,
+    cell::{self, TaskState},
     emit::{ManagedSpan, SpanParent},
     engine::{
         Group, Membership, Order, Supervised, TaskEventKind, TaskSpec,
         announce::Announcer,
         observe::{events::EventBus, manager_span::manager_span, watch::Watch},
-        roster::{Registered, Registration},
+        roster::{Registered, Registration, each_name},
         settings::Settings,
         shutdown::{
             sequence::{Positions, Sequence},
@@ -33,6 +33,7 @@ use crate::{
         },
     },
     error::RegisterError,
+    read::{self, ManagerHealth},
     run::Recorder,
     watchdog,
 };
@@ -161,6 +162,23 @@ impl Shared {
     /// Begins one of the manager's own spans, named `<prefix>.<work>`.
     pub(super) fn manager_span(&self, work: &'static str, parent: SpanParent) -> ManagedSpan {
         manager_span(&self.recorder, &self.settings.span_prefix, work, parent)
+    }
+
+    /// The health of the service and of each registered task.
+    pub(crate) fn health(&self) -> ManagerHealth {
+        let registered = self.all_registered();
+        let ready = registered.iter().all(|task| task.is_ready());
+        let (now, closed) = (self.recorder.now(), self.tracker.is_closed());
+        let mut tasks = Vec::with_capacity(registered.len());
+        each_name(&self.recorder.registry().listing(), &registered, |of_name, task| {
+            if let Some(task) = task {
+                let vitals = cell::vitals(of_name, now);
+                let health = read::health(&vitals, task.live(), &self.settings.thresholds, closed);
+                tasks.push((task.name().clone(), health));
+            }
+        });
+        let blocked = self.watch.blocked();
+        read::manager_health(tasks, ready, self.runtime_is_stalled(), blocked, closed)
     }
 
     /// Stops the monitor loop; without effect where it does not run.

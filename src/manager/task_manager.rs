@@ -469,20 +469,7 @@ impl TaskManager {
 
     /// Whether the service is alive, ready and started, from the health of its registered tasks.
     pub fn health(&self) -> ManagerHealth {
-        let shared = self.shared();
-        let registered = shared.all_registered();
-        let ready = registered.iter().all(|task| task.is_ready());
-        let (now, closed) = (shared.recorder.now(), shared.tracker.is_closed());
-        let mut tasks = Vec::with_capacity(registered.len());
-        engine::each_name(&shared.recorder.registry().listing(), &registered, |of_name, task| {
-            if let Some(task) = task {
-                let vitals = cell::vitals(of_name, now);
-                let health = read::health(&vitals, task.live(), &shared.settings.thresholds, closed);
-                tasks.push((task.name().clone(), health));
-            }
-        });
-        let blocked = shared.watch.blocked();
-        read::manager_health(tasks, ready, shared.runtime_is_stalled(), blocked, closed)
+        self.shared().health()
     }
 
     /// How a task is; `None` for a name that was never seen.

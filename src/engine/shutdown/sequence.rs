@@ -256,6 +256,8 @@ impl Sequence {
         shared.stop_monitor();
         shared.events.tell(None, 0, || TaskEventKind::ShutdownBegan);
         shared.begun.send_replace(true);
+        #[cfg(all(feature = "systemd", unix))]
+        shared.stopping();
         let loops = stop_task_loops(shared);
         let mut spans = Spans::default();
         // The subscriber is not ours: nothing that it does holds up the shutdown.

@@ -415,6 +415,16 @@ impl Tracker {
         })
     }
 
+    /// The number of runs and registered tasks that are alive.
+    #[cfg(all(feature = "systemd", unix))]
+    pub(crate) fn alive(&self) -> usize {
+        let of_shard = |shard: &Mutex<Shard>| {
+            let shard = lock(shard);
+            shard.members.len() + shard.drivers.len()
+        };
+        self.shards.iter().map(of_shard).sum()
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         // Acquire: pairs with the Release store in `close`.
         self.closed.load(Ordering::Acquire)
