@@ -77,7 +77,7 @@ pub mod task {
     pub use crate::{
         config::Discovery,
         engine::{StopToken, TaskBuilder, TaskSettings},
-        error::{BuildError, RegisterError, RestartError, UnknownComponent, UnknownTask},
+        error::{BuildError, RegisterError, RestartError, TaskControlError, UnknownComponent, UnknownTask},
         instrumentation::InstrumentationCheck,
         manager::{ManagerSettings, TaskManagerBuilder, WeakTaskManager},
     };

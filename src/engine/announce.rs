@@ -213,6 +213,17 @@ pub(super) fn runtime_stalled(events: &EventBus, stalled_for: Duration, polling:
     });
 }
 
+/// The runtime of registered tasks was shut down, and they were dropped with it.
+pub(super) fn runtime_gone(names: &[Arc<str>]) {
+    with_trace(None, || {
+        tracing::event!(
+            name: record::RUNTIME_GONE, target: SCOPE, parent: None, Level::ERROR,
+            "the tokio runtime of the task manager was shut down; these tasks were dropped with it: {}",
+            names.join(", "),
+        );
+    });
+}
+
 /// A task did not end by itself at shutdown. The record belongs to the span that is entered.
 pub(super) fn not_stopped(name: &str, outcome: crate::policy::ShutdownOutcome) {
     tracing::event!(
@@ -246,6 +257,19 @@ pub(crate) fn last_handle_dropped(names: &[&str]) {
              and await `shutdown` or `run_until`",
         );
     });
+}
+
+/// Installed telemetry was dropped without its shutdown.
+#[cfg(feature = "otlp")]
+pub(crate) fn telemetry_dropped() {
+    const TEXT: &str = "the installed telemetry was dropped, and nothing is exported any more: keep what `install` returned until \
+                        the program ends, then await `shutdown`";
+    if tracing::enabled!(target: SCOPE, Level::WARN) {
+        tracing::event!(name: record::TELEMETRY_ENDED, target: SCOPE, parent: None, Level::WARN, "{TEXT}");
+    } else {
+        // Not the macro, which panics if stderr is closed.
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("otel-tasks: {TEXT}\n"));
+    }
 }
 
 /// A variable of the service manager's is not used.

@@ -6,6 +6,7 @@
 
 mod announce;
 mod context;
+mod home;
 mod roster;
 mod settings;
 mod shared;
@@ -18,6 +19,8 @@ mod supervision;
 
 #[cfg(all(feature = "systemd", unix))]
 pub(crate) use announce::service_variable_ignored;
+#[cfg(feature = "otlp")]
+pub(crate) use announce::telemetry_dropped;
 pub(crate) use announce::{component_failed, last_handle_dropped, replacement_failed};
 pub(crate) use context::ContextParts;
 pub use context::TaskContext;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use opentelemetry::{Context as OtelContext, trace::TraceContextExt};
-use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
+use tokio::{sync::watch, task::AbortHandle};
 
 use super::roster::ByName;
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
     engine::{
         Group, Membership, Order, Supervised, TaskEventKind, TaskSpec,
         announce::Announcer,
+        home::Home,
         observe::{events::EventBus, manager_span::manager_span, watch::Watch},
         roster::{Registered, Registration, each_name},
         settings::Settings,
@@ -34,7 +35,7 @@ use crate::{
     },
     error::RegisterError,
     read::{self, ManagerHealth},
-    run::Recorder,
+    run::{Recorder, Task},
     watchdog,
 };
 
@@ -45,8 +46,7 @@ pub(crate) struct Shared {
     pub(crate) events: EventBus,
     pub(crate) watch: Watch,
     pub(super) errands: Errands<Errand>,
-    /// The runtime everything runs on; set at build or by the first call inside one.
-    runtime: OnceLock<Handle>,
+    pub(super) home: Home,
     started: AtomicBool,
     registered: Mutex<Registered>,
     /// How the last task was kept: the next is most likely kept alike, and then they share it.
@@ -74,7 +74,7 @@ impl Shared {
             events: EventBus::default(),
             errands: Errands::default(),
             watch: Watch::new(number),
-            runtime: OnceLock::new(),
+            home: Home::here(),
             started: AtomicBool::new(false),
             registered: Mutex::default(),
             last_spec: Mutex::default(),
@@ -85,24 +85,8 @@ impl Shared {
             begun: watch::Sender::new(false),
             awaited: AtomicUsize::new(0),
         });
-        if let Ok(handle) = Handle::try_current() {
-            let _ = shared.runtime.set(handle);
-        }
         shared.begin_watching();
         shared
-    }
-
-    /// The runtime to spawn on.
-    ///
-    /// # Panics
-    /// Where the manager was built outside a runtime and is used outside one too: tokio's own panic.
-    #[track_caller]
-    pub(crate) fn runtime(&self) -> &Handle {
-        self.runtime.get_or_init(Handle::current)
-    }
-
-    pub(crate) fn existing_runtime(&self) -> Option<&Handle> {
-        self.runtime.get()
     }
 
     pub(crate) fn registered(&self) -> MutexGuard<'_, Registered> {
@@ -208,7 +192,7 @@ impl Shared {
     /// Brings a task's driver, which finds the order that it is brought for.
     pub(crate) fn drive(self: &Arc<Self>, task: Arc<Supervised>) {
         let id = task.place.id();
-        self.runtime().spawn(Polled::new(id, Driver::new(task, self.clone())));
+        self.runtime().handle.spawn(Polled::new(id, Driver::new(task, self.clone())));
     }
 
     /// Announces what happens to a registered task, without a trace.
@@ -239,10 +223,7 @@ impl Shared {
         reserved: Option<&str>,
     ) -> Result<(), RegisterError> {
         // Here rather than where the first order is given, which may be outside of a runtime.
-        if self.existing_runtime().is_none() && Handle::try_current().is_err() {
-            return Err(RegisterError::NoRuntime);
-        }
-        self.runtime();
+        self.settle()?;
         let registered_in = OtelContext::map_current(|context| context.span().span_context().clone());
         let registered_in = registered_in.is_valid().then(|| Arc::new(registered_in));
         let mut registered = self.registered();
@@ -260,7 +241,9 @@ impl Shared {
             if !admitted {
                 // What was admitted before leaves again, and what it holds is the user's: not under the lock.
                 drop(registered);
-                new.iter().for_each(|admitted| self.tracker.leave_driver(admitted));
+                for admitted in &new {
+                    self.tracker.leave_driver(admitted);
+                }
                 return Err(RegisterError::ShuttingDown);
             }
         }
@@ -347,6 +330,12 @@ impl Shared {
         if self.remove(task) {
             self.tell(task, || TaskEventKind::Unregistered);
         }
+    }
+
+    /// The registered tasks that were dropped with their runtime before a shutdown.
+    pub(crate) fn lost_tasks(&self) -> Vec<Arc<Task>> {
+        let registered = self.all_registered();
+        registered.iter().filter(|task| task.is_lost()).map(|task| task.task.clone()).collect()
     }
 
     /// Where the drivers stand at shutdown: none before what rests on it.

@@ -238,7 +238,9 @@ impl TaskManagerBuilder {
         this
     }
 
-    /// Builds the manager. Tasks run on the runtime that this is called in, or else in which the manager is first used.
+    /// Builds the manager. Registered tasks run on the tokio runtime that this is called in, or else in which the manager is first
+    /// used. If that runtime is shut down, they are dropped with it, and their health is
+    /// [`RuntimeGone`](crate::health::HealthReason::RuntimeGone); tasks that are registered later, inside another runtime, run there.
     ///
     /// # Errors
     /// [`BuildError`] names the setting that cannot be used; nothing was started.

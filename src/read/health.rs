@@ -45,6 +45,8 @@ labels! {
         Failed = "failed",
         /// It gave no sign of life for longer than it promised.
         Stalled = "stalled",
+        /// The tokio runtime that it ran on was shut down, and the task was dropped with it.
+        RuntimeGone = "runtime_gone",
         /// It waits for its restart. Alone, this does not make it unhealthy, only not ready: one failure is no alarm.
         BackingOff = "backing_off",
         /// It was restarted a short while ago. Alone, this does not make it unhealthy.
@@ -85,7 +87,7 @@ impl HealthThresholds {
 
 impl HealthReason {
     const fn is_unhealthy(self) -> bool {
-        matches!(self, Self::ErrorRate | Self::Restarts | Self::Failed | Self::Stalled)
+        matches!(self, Self::ErrorRate | Self::Restarts | Self::Failed | Self::Stalled | Self::RuntimeGone)
     }
 }
 
@@ -96,7 +98,7 @@ impl HealthReason {
 pub struct TaskHealth {
     /// Whether nobody needs to look.
     pub is_healthy: bool,
-    /// Whether it is alive: false only for a task that stalled or was given up.
+    /// Whether it is alive: false only for a task that stalled, was given up, or was dropped with its runtime.
     pub is_live: bool,
     /// Whether it does its work now: alive, running, ready, and the manager not shutting down.
     pub is_ready: bool,
@@ -129,6 +131,8 @@ impl fmt::Display for TaskHealth {
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Live {
     pub(crate) stalled: bool,
+    /// Whether the runtime that it ran on is gone.
+    pub(crate) runtime_gone: bool,
     pub(crate) ready: bool,
     pub(crate) started: bool,
 }
@@ -227,6 +231,7 @@ fn reasons(
         (task.restarts_last_hour >= thresholds.restarts_per_hour, HealthReason::Restarts),
         (task.state == Some(TaskState::Failed), HealthReason::Failed),
         (live.stalled, HealthReason::Stalled),
+        (live.runtime_gone, HealthReason::RuntimeGone),
         (task.state == Some(TaskState::Backoff), HealthReason::BackingOff),
         (recovering, HealthReason::Recovering),
         (task.state == Some(TaskState::Waiting), HealthReason::NotStarted),
@@ -251,7 +256,7 @@ pub(crate) fn health(
     shutting_down: bool,
 ) -> TaskHealth {
     let reasons: Vec<_> = reasons(task, live, thresholds, shutting_down).collect();
-    let is_live = !live.stalled && task.state != Some(TaskState::Failed);
+    let is_live = !live.stalled && !live.runtime_gone && task.state != Some(TaskState::Failed);
     TaskHealth {
         is_healthy: !reasons.iter().any(|reason| reason.is_unhealthy()),
         is_live,
@@ -270,7 +275,7 @@ mod tests {
     use super::*;
     use crate::{cell::TaskCell, policy::RestartReason};
 
-    const READY: Live = Live { stalled: false, ready: true, started: true };
+    const READY: Live = Live { stalled: false, runtime_gone: false, ready: true, started: true };
 
     #[test]
     fn a_fresh_restart_is_recovering_and_not_unhealthy() {

@@ -240,7 +240,7 @@ fn registered(result: Result<(), RegisterError>) -> Answer {
 
 pub(crate) fn execute(tasks: &TaskManager, task: usize, command: &Command, probe: &Probe) -> Answer {
     let (tasks, named) = (tasks.clone(), name(task));
-    let known = |result: Result<(), otel_tasks::task::UnknownTask>| {
+    let known = |result: Result<(), otel_tasks::task::TaskControlError>| {
         if result.is_ok() { Answer::Done } else { Answer::Unknown }
     };
     match command {

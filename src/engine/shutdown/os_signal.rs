@@ -7,7 +7,11 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use tokio::runtime::Handle;
+
 use crate::contract::SCOPE;
+#[cfg(unix)]
+use crate::run::catch;
 
 /// Listens for SIGINT (Ctrl-C) and, on Unix, SIGTERM, from this call on: a signal that comes before the answer is awaited
 /// is not lost. Completes on the first.
@@ -15,14 +19,15 @@ use crate::contract::SCOPE;
 /// Where a handler cannot be installed the error is logged and that signal is not waited for.
 ///
 /// # Panics
-/// Outside a tokio runtime.
+/// Outside a tokio runtime, and on one without I/O (`enable_io` or `enable_all`). The message says what is missing.
 ///
 /// # Cancel safety
 /// Cancel safe; but once tokio listens for a signal, its default action stays off for the rest of the process.
 #[track_caller]
 pub fn shutdown_signal() -> ShutdownSignal {
+    let signal = ShutdownSignal::listen();
     LISTENS.store(true, SeqCst);
-    ShutdownSignal::listen()
+    signal
 }
 
 /// Whether this process has asked for signals, and their default action is off.
@@ -30,7 +35,8 @@ static LISTENS: AtomicBool = AtomicBool::new(false);
 
 /// Listens for signals beside the caller's own listener, if the process has asked for signals; otherwise it never completes.
 pub(crate) fn further_signals() -> FurtherSignals {
-    FurtherSignals(LISTENS.load(SeqCst).then(ShutdownSignal::listen))
+    let listens = LISTENS.load(SeqCst) && Handle::try_current().is_ok();
+    FurtherSignals(listens.then(ShutdownSignal::listen))
 }
 
 /// The future of [`further_signals`].
@@ -69,16 +75,36 @@ impl ShutdownSignal {
     #[track_caller]
     fn listen() -> Self {
         use tokio::signal::unix::{SignalKind, signal};
-        let wanted = [("SIGINT", SignalKind::interrupt()), ("SIGTERM", SignalKind::terminate())];
-        let signals = wanted.into_iter().filter_map(|(name, kind)| heard(name, signal(kind))).collect();
+        check_runtime();
+        let mut signals = Vec::new();
+        for (name, kind) in [("SIGINT", SignalKind::interrupt()), ("SIGTERM", SignalKind::terminate())] {
+            // There is no way to ask whether the runtime has I/O but to try.
+            match catch(true, || signal(kind)) {
+                Ok(signal) => signals.extend(heard(name, signal)),
+                Err(_) => panic!(
+                    "the tokio runtime has no I/O, which `shutdown_signal` needs: call `enable_io()` or `enable_all()` \
+                     on its `Builder`"
+                ),
+            }
+        }
         Self { signals }
     }
 
     #[cfg(windows)]
     #[track_caller]
     fn listen() -> Self {
+        check_runtime();
         Self { signals: heard("Ctrl-C", tokio::signal::windows::ctrl_c()).into_iter().collect() }
     }
+}
+
+#[track_caller]
+fn check_runtime() {
+    assert!(
+        Handle::try_current().is_ok(),
+        "`shutdown_signal` needs a tokio runtime: call it inside `#[tokio::main]` or `Runtime::block_on`, or under \
+         `Runtime::enter`"
+    );
 }
 
 fn heard<T>(name: &str, signal: std::io::Result<T>) -> Option<T> {

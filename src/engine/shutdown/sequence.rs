@@ -175,7 +175,7 @@ impl Drop for Asking<'_> {
 pub(crate) fn begin(shared: &Arc<Shared>, cause: Option<ShutdownCause>) -> Arc<Sequence> {
     let runtime = shared.runtime();
     // For the clock.
-    let _inside = runtime.enter();
+    let _inside = runtime.handle.enter();
     let mut first = false;
     let sequence = shared.sequence.get_or_init(|| {
         first = true;
@@ -185,7 +185,7 @@ pub(crate) fn begin(shared: &Arc<Shared>, cause: Option<ShutdownCause>) -> Arc<S
     if first {
         sequence.start(shared);
         let (shared, sequence) = (shared.clone(), sequence.clone());
-        runtime.spawn(async move {
+        runtime.handle.spawn(async move {
             loop {
                 let left = shared.tracker.next_leaving();
                 tokio::pin!(left);
@@ -206,7 +206,8 @@ pub(crate) fn begin(shared: &Arc<Shared>, cause: Option<ShutdownCause>) -> Arc<S
 /// Drops at once what the shutdown still waits for, and begins one where none has begun.
 pub(crate) fn abort(shared: &Arc<Shared>) {
     let sequence = begin(shared, None);
-    let _inside = shared.runtime().enter();
+    let runtime = shared.runtime();
+    let _inside = runtime.handle.enter();
     {
         let mut state = sequence.state();
         let now = Instant::now();
@@ -365,7 +366,7 @@ impl Sequence {
     }
 
     fn make_report(&self, shared: &Shared) -> Arc<ShutdownReport> {
-        let (tasks, asked_by) = shared.tracker.report();
+        let (tasks, asked_by) = shared.tracker.report(shared.lost_tasks());
         let duration = self.state().began.elapsed();
         Arc::new(ShutdownReport {
             duration,
