@@ -271,6 +271,12 @@ impl fmt::Display for TaskControlError {
 
 impl std::error::Error for TaskControlError {}
 
+impl From<UnknownTask> for TaskControlError {
+    fn from(unknown: UnknownTask) -> Self {
+        Self::Unknown(unknown)
+    }
+}
+
 fn runtime_gone(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
     write!(f, "the tokio runtime of task {name:?} was shut down, and the task was dropped with it")
 }

@@ -187,6 +187,11 @@ struct LoopsPage;
 #[doc = include_str!("../docs/coming-from-tux.md")]
 struct ComingFromTux;
 
+/// The code of the page on systemd compiles.
+#[cfg(all(doctest, feature = "systemd"))]
+#[doc = include_str!("../docs/systemd.md")]
+struct SystemdPage;
+
 /// The README's code compiles.
 #[cfg(all(doctest, feature = "otlp", feature = "macros"))]
 #[doc = include_str!("../README.md")]
