@@ -7,6 +7,7 @@
 mod announce;
 mod context;
 mod home;
+mod moving;
 mod roster;
 mod settings;
 mod shared;

@@ -113,7 +113,9 @@ fn panics_of(call: impl FnOnce()) -> (String, String) {
             return passes(info);
         }
         let file = info.location().expect("a location").file().to_owned();
-        let message = info.payload_as_str().unwrap_or_default().to_owned();
+        let payload = info.payload();
+        let message = payload.downcast_ref::<&str>().map(ToString::to_string);
+        let message = message.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();
         *tells.lock().expect("not poisoned") = Some((message, file));
     }));
     let panicked = catch_unwind(AssertUnwindSafe(call)).is_err();
@@ -325,10 +327,39 @@ fn a_short_task_runs_on_the_runtime_of_its_caller() {
     assert!(second.block_on(tasks.shutdown()).is_clean());
 }
 
-/// Nobody calls the manager meanwhile: the watchdog sees it.
+/// Nobody calls the manager meanwhile, and the driver is stuck in a poll: the watchdog sees it.
 #[test]
-fn a_runtime_that_is_gone_is_reported_and_a_shutdown_outside_of_a_runtime_ends() {
-    let (events, _guard) = Events::record();
+fn a_task_that_blocks_a_worker_of_a_runtime_that_is_gone_is_not_live() {
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let (tells, told) = std::sync::mpsc::channel();
+    let (lets_go, held) = std::sync::mpsc::channel::<()>();
+    let held = Arc::new(Mutex::new(held));
+    let tasks = runtime.block_on(async { TaskManager::new() });
+    let blocks = CriticalTaskConfig::new("blocks", move |_| {
+        let (tells, held) = (tells.clone(), held.clone());
+        async move {
+            tells.send(()).expect("a test");
+            let _ = held.lock().expect("not poisoned").recv();
+            std::future::pending::<()>().await;
+        }
+    });
+    runtime.block_on(async {
+        tasks.register(blocks).unwrap();
+        tasks.start();
+    });
+    told.recv_timeout(Duration::from_secs(10)).expect("it blocks");
+    runtime.shutdown_background();
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    while tasks.health().is_live {
+        assert!(std::time::Instant::now() < until, "{}", tasks.health());
+        std::thread::sleep(millis(10));
+    }
+    assert!(tasks.task_health("blocks").unwrap().reasons.contains(&HealthReason::RuntimeGone));
+    drop(lets_go);
+}
+
+#[test]
+fn a_shutdown_outside_of_a_runtime_ends_if_the_managers_is_gone() {
     let runtime = runtime(true);
     let tasks = runtime.block_on(async {
         let tasks = TaskManager::new();
@@ -339,7 +370,6 @@ fn a_runtime_that_is_gone_is_reported_and_a_shutdown_outside_of_a_runtime_ends()
     });
     drop(runtime);
     assert!(!tasks.health().is_live);
-    drop(events);
     let until = std::time::Instant::now() + Duration::from_secs(10);
     let mut report = std::pin::pin!(tasks.shutdown());
     loop {

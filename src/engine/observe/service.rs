@@ -11,10 +11,8 @@ use std::{
 };
 
 use crate::{
-    engine::{Shared, announce, observe::on_tick::TICK},
     read::ManagerHealth,
     systemd::{Notifier, one_line},
-    watchdog,
 };
 
 /// The interval of the checks before the service is ready.
@@ -112,22 +110,48 @@ impl Service {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ping_every(&self) -> Option<Duration> {
+    pub(super) fn ping_every(&self) -> Option<Duration> {
         self.notifier.watchdog().map(|interval| interval / PINGS)
     }
 
     /// Whether health is to be checked: for a ping, or for the status.
-    fn check_is_due(&self, now: StdInstant) -> bool {
+    pub(super) fn check_is_due(&self, now: StdInstant) -> bool {
         let state = self.state();
         let every = if state.ready == Report::NotDue { CHECK_UNTIL_READY } else { CHECK_STATUS };
         has_passed(state.checked_at, every.max(state.rest), now) || self.ping_is_due(&state, now)
+    }
+
+    /// The drain or the shutdown has begun. Returns whether that is news.
+    pub(super) fn begin_stopping(&self, now: StdInstant) -> bool {
+        let mut state = self.state();
+        let is_news = state.stopping_since.is_none();
+        if is_news {
+            state.stopping_since = Some(now);
+            state.stopping.due();
+        }
+        is_news
+    }
+
+    /// The shutdown has come so far: `alive` are left, or it is over and took that long. Without effect before it.
+    pub(super) fn progress(&self, alive: usize, over: Option<Duration>) {
+        let mut state = self.state();
+        if state.stopping_since.is_none() {
+            return;
+        }
+        match over {
+            Some(took) => {
+                state.over = true;
+                state.set_status(&format!("shut down in {took:.1?}"));
+            }
+            None => state.set_status(&format!("shutting down: {alive} tasks and runs left")),
+        }
     }
 
     fn ping_is_due(&self, state: &State, now: StdInstant) -> bool {
         self.ping_every().is_some_and(|every| has_passed(state.pinged_at, every, now))
     }
 
-    fn checked(&self, health: &ManagerHealth, is_started: bool, now: StdInstant, took: Duration) {
+    pub(super) fn checked(&self, health: &ManagerHealth, is_started: bool, now: StdInstant, took: Duration) {
         let mut state = self.state();
         (state.checked_at, state.rest) = (Some(now), took.saturating_mul(CHECK_SHARE));
         // A ping that has not been sent is not sent any more if the manager is no longer live.
@@ -144,7 +168,7 @@ impl Service {
     }
 
     /// Sends what is to be sent. Returns the first failure.
-    fn send(&self, deadline: Duration, now: StdInstant) -> Option<io::Error> {
+    pub(super) fn send(&self, deadline: Duration, now: StdInstant) -> Option<io::Error> {
         let mut state = self.state();
         if !has_passed(state.failed_at, AFTER_FAILURE, now) {
             return None;
@@ -207,60 +231,4 @@ fn status(health: &ManagerHealth) -> String {
         status.push_str(&format!("; {} unhealthy: {names}", unhealthy.len()));
     }
     status
-}
-
-impl Shared {
-    /// Sends the service manager what is news. Called on the watchdog's thread at each tick.
-    pub(super) fn notify_service_manager(&self, now: StdInstant) {
-        let Some(service) = &self.settings.service else { return };
-        if service.check_is_due(now) {
-            let health = self.health();
-            service.checked(&health, self.is_started(), now, now.elapsed());
-        }
-        if let Some(every) = service.ping_every().filter(|every| *every < TICK) {
-            watchdog::tick_at(self.watch.number, now + every);
-        }
-        self.report_stopping(service);
-        self.send_reports(service, now);
-    }
-
-    /// Reports that the service stops: the drain or the ordered shutdown has begun. Later calls change nothing.
-    pub(crate) fn stopping(&self) {
-        let Some(service) = &self.settings.service else { return };
-        let now = StdInstant::now();
-        {
-            let mut state = service.state();
-            if state.stopping_since.is_some() {
-                return;
-            }
-            state.stopping_since = Some(now);
-            state.stopping.due();
-        }
-        self.report_stopping(service);
-        self.send_reports(service, now);
-        self.watch_closely();
-    }
-
-    fn report_stopping(&self, service: &Service) {
-        let report = self.sequence.get().and_then(|sequence| sequence.report());
-        let alive = self.tracker.alive();
-        let mut state = service.state();
-        if state.stopping_since.is_none() {
-            return;
-        }
-        match report {
-            Some(report) => {
-                state.over = true;
-                state.set_status(&format!("shut down in {:.1?}", report.duration));
-            }
-            None => state.set_status(&format!("shutting down: {alive} tasks and runs left")),
-        }
-    }
-
-    fn send_reports(&self, service: &Service, now: StdInstant) {
-        // Announced without the lock: a subscriber is the user's code.
-        if let Some(error) = service.send(self.settings.shutdown_deadline, now) {
-            announce::service_manager_failed(&error);
-        }
-    }
 }
