@@ -102,6 +102,8 @@ fn runtime(time: bool) -> Runtime {
 fn panics_of(call: impl FnOnce()) -> (String, String) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    // Its hook is installed once, and stays below this one.
+    drop(TaskManager::new());
     let own = std::thread::current().id();
     let told = Arc::new(Mutex::new(None));
     let tells = told.clone();
