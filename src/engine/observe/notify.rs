@@ -38,6 +38,9 @@ impl Shared {
     }
 
     fn report_stopping(&self, service: &Service) {
+        if !service.is_stopping() {
+            return;
+        }
         let report = self.sequence.get().and_then(|sequence| sequence.report());
         service.progress(self.tracker.alive(), report.map(|report| report.duration));
     }

@@ -132,12 +132,13 @@ impl Service {
         is_news
     }
 
-    /// The shutdown has come so far: `alive` are left, or it is over and took that long. Without effect before it.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.state().stopping_since.is_some()
+    }
+
+    /// The shutdown has come so far: `alive` are left, or it is over and took that long.
     pub(super) fn progress(&self, alive: usize, over: Option<Duration>) {
         let mut state = self.state();
-        if state.stopping_since.is_none() {
-            return;
-        }
         match over {
             Some(took) => {
                 state.over = true;
