@@ -136,14 +136,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for (name, health) in tasks.health().tasks {
         let task = tasks.snapshot(&name).ok_or("unknown")?;
         let state = task.state.map(|state| state.as_str()).unwrap_or_default();
-        let reasons: Vec<_> = health.reasons.iter().map(|reason| reason.as_str()).collect();
-        let verdict = if health.is_healthy { "healthy" } else { "unhealthy" };
         println!(
-            "{name:<10} {state:<8} {:>5} {:>9} {:>7}  {verdict} {}",
+            "{name:<10} {state:<8} {:>5} {:>9} {:>7}  {health}",
             task.total_runs() + task.active,
             task.total_restarts(),
             task.stalls,
-            reasons.join(", "),
         );
     }
 

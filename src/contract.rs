@@ -39,6 +39,8 @@ pub mod key {
     pub const RESTART_REASON: &str = "task.restart.reason";
     /// The state of a supervised task.
     pub const STATE: &str = "task.state";
+    /// Whether anybody needs to look at a task: `healthy`, `degraded` or `unhealthy`. Log records only.
+    pub const HEALTH_STATUS: &str = "task.health.status";
     /// What became of a task at shutdown: `clean`, `late`, `aborted`, `leaked` or `not_running`.
     pub const SHUTDOWN_OUTCOME: &str = "task.shutdown.outcome";
     /// Why something was skipped or dropped.
@@ -66,7 +68,9 @@ pub mod attribute {
     pub const MONITOR_TASKS: &str = "tasks.registered";
     /// How many of them are healthy.
     pub const MONITOR_HEALTHY: &str = "tasks.healthy";
-    /// The names of those that are not.
+    /// The names of those that are degraded.
+    pub const MONITOR_DEGRADED: &str = "tasks.degraded";
+    /// The names of those that are unhealthy.
     pub const MONITOR_UNHEALTHY: &str = "tasks.unhealthy";
     /// How many loops were asked to stop, on `bot.stop_task_loops`.
     pub const LOOPS_STOPPED: &str = "tasks.loops";
@@ -104,8 +108,12 @@ pub mod record {
     pub const EXCEPTION: &str = "task.exception";
     /// A supervised task runs again.
     pub const RESTARTED: &str = "task.restarted";
-    /// A supervised task failed more often than its restart limit allows.
+    /// A supervised task failed more often than its restart limit allows, or with a permanent error.
     pub const GAVE_UP: &str = "task.gave_up";
+    /// A supervised task that had failed is well again.
+    pub const RECOVERED: &str = "task.recovered";
+    /// A supervised task ended by itself though it is to run as long as the service does.
+    pub const ENDED: &str = "task.ended";
     /// A supervised task finished or was stopped.
     pub const STOPPED: &str = "task.stopped";
     /// A task did not end by itself at shutdown.
@@ -226,6 +234,7 @@ instruments! {
     ITERATIONS_RETRIED = "task.iterations.retried", ObservableCounter, "{iteration}", "Times an iteration of a loop was tried again after it had failed.", [];
     INTERVAL = "task.interval", ObservableGauge, "s", "The interval of a loop; of a calendar, how far the next iteration and the one after it lie apart.", [];
     NEXT_RUN_TIME = "task.next_run.time", ObservableGauge, "s", "When a loop's next iteration is due, unix time.", [];
+    NEXT_RETRY_TIME = "task.next_retry.time", ObservableGauge, "s", "When a failed task is tried again, unix time; absent if it was given up for good.", [];
     STALLS = "task.stalls", ObservableCounter, "{stall}", "Times a task gave no sign of life for longer than it promised.", [];
     TELEMETRY_DROPPED = "task.telemetry.dropped", ObservableCounter, "{item}", "Spans, log records and metric batches that were not delivered.", [key::SIGNAL, key::REASON];
 }

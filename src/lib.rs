@@ -67,7 +67,7 @@ pub use manager::TaskManager;
 pub use opentelemetry;
 #[cfg(feature = "otlp")]
 pub use otlp::Telemetry;
-pub use policy::{Backoff, RestartPolicy, TaskCategory, TaskPriority};
+pub use policy::{Backoff, GiveUp, HealthRole, RestartPolicy, TaskCategory, TaskPriority};
 pub use read::{TaskHealth, TaskMetrics};
 pub use run::{TaskError, TaskHandle};
 pub use timetable::Schedule;
@@ -98,8 +98,38 @@ pub mod events {
 }
 
 /// Health of the service and of each task.
+///
+/// A task has three facts and one status. The facts answer the probes of Kubernetes: *live*, *ready*, *started*. The status says whether
+/// anybody needs to look: [`HealthStatus`]. No rule rests on a lifetime counter: a task that was restarted three times in a year is
+/// healthy.
+///
+/// The service's answers come from the tasks of role [`Required`](HealthRole::Required):
+///
+/// | a required task is | live | ready | started | status |
+/// |---|---|---|---|---|
+/// | not begun, or waits for others | yes | no | once ready | healthy |
+/// | running, not ready yet | yes | no | once ready | healthy |
+/// | running and ready | yes | yes | yes | healthy; degraded for a time after a restart |
+/// | running, silent for longer than its heartbeat timeout | **no** | no | once ready | unhealthy |
+/// | waiting for its restart (`Backoff`) | yes | no | once ready | degraded |
+/// | failed, with a next try | yes | no | once ready | unhealthy |
+/// | failed for good | **no** | no | once ready | unhealthy |
+/// | paused | yes | yes | yes | healthy |
+/// | finished | yes | yes | yes | healthy |
+/// | being stopped, or stopped on request | yes | no | once ready | healthy |
+///
+/// Too many errors, failures in a row or restarts make any of these unhealthy, and change nothing else.
+///
+/// A task of role [`Degrades`](HealthRole::Degrades) never makes the service not live, not ready or not started. If it is unhealthy, the
+/// service is degraded. A task of role [`Ignored`](HealthRole::Ignored) changes nothing. A stalled runtime makes the service not live,
+/// not ready and unhealthy; a shutdown makes it not ready.
+///
+/// Liveness is false only if a restart of the process can help. So a pause, a restart and a later try never make it false.
 pub mod health {
-    pub use crate::read::{BlockedTask, HealthReason, HealthThresholds, ManagerHealth, TaskHealth};
+    pub use crate::{
+        policy::HealthRole,
+        read::{BlockedTask, HealthReason, HealthStatus, HealthThresholds, ManagerHealth, TaskHealth},
+    };
 }
 
 /// Figures of tasks at one moment.

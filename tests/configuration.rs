@@ -58,7 +58,7 @@ words! {
     TaskCategory: "scheduled" 5,
     TaskPriority: "low" 4,
     RestartPolicy: "always" 3,
-    RestartReason: "failure" 8,
+    RestartReason: "failure" 9,
     RestartStrategy: "one_for_one" 3,
     DependencyLoss: "keep" 3,
     Escalation: "none" 3,

@@ -32,7 +32,7 @@ async fn tasks_at_shutdown_are_counted_by_outcome() {
             obeys("one"),
             obeys("another"),
             deaf.shutdown_grace(Duration::from_secs(1)),
-            CriticalTaskConfig::new("done", |_| async {}),
+            CriticalTaskConfig::one_shot("done", |_| async {}),
         ])
         .expect("registered");
     tasks.start();
@@ -55,7 +55,7 @@ async fn provoke(tasks: &TaskManager) {
         .register(gives_up.max_restarts(2, 60 * second).backoff(backoff).component("storage"))
         .expect("registered");
     let runs = AtomicU64::new(0);
-    let recovers = CriticalTaskConfig::new("recovers", move |ctx| {
+    let recovers = CriticalTaskConfig::one_shot("recovers", move |ctx| {
         let run = runs.fetch_add(1, Ordering::Relaxed);
         async move {
             assert!(run != 0, "first time");

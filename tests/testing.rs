@@ -7,14 +7,14 @@ use std::time::Duration;
 use otel_tasks::{
     Backoff, CriticalTaskConfig, TaskLoop, TaskManager,
     events::TaskEventKind,
-    policy::RestartReason,
+    policy::{ExitKind, RestartReason},
     snapshot::TaskState,
     testing::{Clock, EventLog, Fault, Faults},
 };
 use support::{millis, secs};
 
 fn gateway(faults: &Faults) -> CriticalTaskConfig {
-    CriticalTaskConfig::new("gateway", |ctx| async move { ctx.cancelled().await })
+    CriticalTaskConfig::one_shot("gateway", |ctx| async move { ctx.cancelled().await })
         .backoff(Backoff::constant(secs(30)))
         .shutdown_grace(secs(1))
         .faults(faults)
@@ -105,7 +105,8 @@ async fn a_loops_iteration_can_be_made_to_fail() {
     clock.advance(secs(11)).await;
     faults.inject(Fault::Fail("third"));
     clock.advance(secs(10)).await;
-    assert!(handle.failed() && handle.current_iteration() == 3);
+    assert_eq!(handle.last_result().map(|exit| exit.kind()), Some(ExitKind::Failure));
+    assert_eq!(handle.current_iteration(), 3);
 }
 
 #[tokio::test(start_paused = true)]

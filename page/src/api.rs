@@ -96,7 +96,7 @@ async fn index(OriginalUri(uri): OriginalUri) -> impl IntoResponse {
 /// Whether the service is alive.
 #[utoipa::path(get, path = "/health/live", responses(
     (status = 200, description = "It is alive.", body = ProbeView),
-    (status = 503, description = "Restarting the process can help: a task stalled or was given up, or the runtime runs nothing.", body = ProbeView),
+    (status = 503, description = "Restarting the process can help: a required task stalled or was given up for good, or the runtime runs nothing.", body = ProbeView),
 ))]
 async fn live(State(api): Shared) -> Response {
     answer(&api, Probe::Live)
@@ -104,7 +104,7 @@ async fn live(State(api): Shared) -> Response {
 
 /// Whether to send it work.
 #[utoipa::path(get, path = "/health/ready", responses(
-    (status = 200, description = "Every registered task is ready or well finished.", body = ProbeView),
+    (status = 200, description = "Every required task is ready, paused or finished.", body = ProbeView),
     (status = 503, description = "Not all are, or it is shutting down.", body = ProbeView),
 ))]
 async fn ready(State(api): Shared) -> Response {
@@ -113,7 +113,7 @@ async fn ready(State(api): Shared) -> Response {
 
 /// Whether every task has been ready once.
 #[utoipa::path(get, path = "/health/startup", responses(
-    (status = 200, description = "Every registered task has been ready at least once.", body = ProbeView),
+    (status = 200, description = "Every required task has been ready at least once, or is paused.", body = ProbeView),
     (status = 503, description = "Some have not.", body = ProbeView),
 ))]
 async fn startup(State(api): Shared) -> Response {

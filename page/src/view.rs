@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use otel_tasks::{
     TaskHealth, TaskManager,
     events::{TaskEvent, TaskEventKind},
-    health::{BlockedTask, ManagerHealth},
+    health::{BlockedTask, HealthStatus, ManagerHealth},
     policy::{ExitKind, RestartReason},
     snapshot::{TaskSnapshot, TaskState},
     task::TaskSettings,
@@ -30,8 +30,11 @@ pub(crate) struct TaskRow {
     component: Option<Arc<str>>,
     /// Where it stands, where it is registered.
     state: Option<&'static str>,
-    is_healthy: bool,
-    /// Why it is not well, or not quite.
+    /// `healthy`, `degraded` or `unhealthy`; `null` if the task is not registered.
+    status: Option<&'static str>,
+    /// What its health means for the service: `required`, `degrades` or `ignored`; `null` if the task is not registered.
+    role: Option<&'static str>,
+    /// Why it is not healthy, not live or not ready.
     reasons: Vec<&'static str>,
     /// What it waits for before it begins.
     #[schema(value_type = Vec<String>)]
@@ -63,6 +66,12 @@ pub(crate) struct TaskDetail {
     is_live: bool,
     is_ready: bool,
     has_started: bool,
+    /// The reasons with values and limits.
+    reason_texts: Vec<String>,
+    /// The time at which it came into its state.
+    state_since: Option<f64>,
+    /// The time at which it became unhealthy, while it is.
+    unhealthy_since: Option<f64>,
     first_start: Option<f64>,
     last_success: Option<f64>,
     last_restart: Option<f64>,
@@ -142,12 +151,15 @@ pub(crate) struct EventView {
 /// The service as a whole.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Summary {
+    /// `healthy`, `degraded` or `unhealthy`.
+    status: &'static str,
     is_live: bool,
     is_ready: bool,
     has_started: bool,
     runtime_stalled: bool,
     blocked: Vec<Blocked>,
     registered: usize,
+    degraded: usize,
     unhealthy: usize,
     /// Whether the shutdown has begun.
     shutting_down: bool,
@@ -218,14 +230,17 @@ pub(crate) fn overview(manager: &TaskManager, control: bool, traces: bool) -> (S
 
 fn summary(manager: &TaskManager, health: &ManagerHealth, control: bool, traces: bool) -> Summary {
     let report = manager.report();
+    let with = |status| health.tasks.iter().filter(|(_, task)| task.status == status).count();
     Summary {
+        status: health.status.as_str(),
         is_live: health.is_live,
         is_ready: health.is_ready,
         has_started: health.has_started,
         runtime_stalled: health.runtime_stalled,
         blocked: blocked(health),
         registered: health.tasks.len(),
-        unhealthy: health.tasks.iter().filter(|(_, task)| !task.is_healthy).count(),
+        degraded: with(HealthStatus::Degraded),
+        unhealthy: with(HealthStatus::Unhealthy),
         shutting_down: manager.is_shutting_down(),
         report: report.map(|report| report.to_string().lines().map(str::to_owned).collect()),
         control,
@@ -247,7 +262,8 @@ fn row(snapshot: TaskSnapshot, health: Option<&TaskHealth>, depends_on: Vec<Arc<
         category: snapshot.category.as_str(),
         priority: snapshot.priority.as_str(),
         state: snapshot.state.map(TaskState::as_str),
-        is_healthy: health.is_none_or(|health| health.is_healthy),
+        status: health.map(|health| health.status.as_str()),
+        role: health.map(|health| health.role.as_str()),
         reasons: health
             .map(|health| health.reasons.iter().map(|reason| reason.as_str()).collect())
             .unwrap_or_default(),
@@ -283,7 +299,15 @@ pub(crate) fn detail(
     let bounds = DURATION_BOUNDARIES.iter().copied().map(Some).chain([None]);
     let durations = bounds.zip(&snapshot.durations);
     let count = |what, count| Counted { what, count };
+    let registered = settings.is_some().then_some(&health);
     Some(TaskDetail {
+        reason_texts: registered
+            .into_iter()
+            .flat_map(|health| &health.reasons)
+            .map(ToString::to_string)
+            .collect(),
+        state_since: health.state_since.map(unix),
+        unhealthy_since: health.unhealthy_since.map(unix),
         is_live: health.is_live,
         is_ready: health.is_ready,
         has_started: health.has_started,
@@ -316,11 +340,7 @@ pub(crate) fn detail(
         settings: settings.as_ref().map(Settings::from),
         events,
         traces,
-        row: row(
-            snapshot,
-            settings.is_some().then_some(&health),
-            settings.map(|settings| settings.depends_on).unwrap_or_default(),
-        ),
+        row: row(snapshot, registered, settings.map(|settings| settings.depends_on).unwrap_or_default()),
     })
 }
 
@@ -353,20 +373,15 @@ pub(crate) fn probe(manager: &TaskManager, probe: Probe) -> (bool, ProbeView) {
         Probe::Startup => health.has_started,
     };
     let fails = |task: &TaskHealth| match probe {
-        Probe::Live => !task.is_live,
-        Probe::Ready => !task.is_ready,
-        Probe::Startup => !task.has_started,
+        Probe::Live => task.fails_liveness(),
+        Probe::Ready => task.fails_readiness(),
+        Probe::Startup => task.fails_startup(),
     };
     let failing = health.tasks.iter().filter(|(_, task)| !passes && fails(task));
-    let tasks = failing.filter_map(|(name, task)| {
-        let state = manager.snapshot(name).and_then(|snapshot| snapshot.state);
-        // A task that finished well is not ready, and does not keep the service from being ready.
-        let is_failing = probe != Probe::Ready || state != Some(TaskState::Finished);
-        is_failing.then(|| ProbeTask {
-            name: name.clone(),
-            state: state.map(TaskState::as_str),
-            reasons: task.reasons.iter().map(|reason| reason.as_str()).collect(),
-        })
+    let tasks = failing.map(|(name, task)| ProbeTask {
+        name: name.clone(),
+        state: task.state.map(TaskState::as_str),
+        reasons: task.reasons.iter().map(|reason| reason.as_str()).collect(),
     });
     let view = ProbeView {
         status: if passes { "pass" } else { "fail" },
@@ -412,9 +427,7 @@ fn detail_of(kind: &TaskEventKind) -> String {
         TaskEventKind::GaveUp { reason, .. } => (*reason).to_owned(),
         TaskEventKind::Stalled { silent_for, .. } => format!("silent for {silent_for:.1?}"),
         TaskEventKind::SlowPoll { polling_for, thread, .. } => format!("{thread}, for {polling_for:.1?}"),
-        TaskEventKind::HealthChanged { is_healthy, .. } => {
-            if *is_healthy { "well" } else { "not well" }.to_owned()
-        }
+        TaskEventKind::HealthChanged { status, .. } => status.as_str().to_owned(),
         TaskEventKind::RuntimeStalled { stalled_for, polling, .. } => {
             format!("for {stalled_for:.1?}, by {}", polling.join(", "))
         }

@@ -21,7 +21,8 @@ labels! {
         Stopping = "stopping",
         /// Ended by itself, well.
         Finished = "finished",
-        /// Given up: a permanent error, or more failures than its limit allows.
+        /// Ended by a permanent error, or by more failures than its limit allows. It may be tried again: see
+        /// [`next_retry`](TaskSnapshot::next_retry).
         Failed = "failed",
         /// Ended on request.
         Stopped = "stopped",
@@ -141,6 +142,8 @@ pub struct TaskSnapshot {
     pub interval: Option<Duration>,
     /// When the next iteration is due, for a loop.
     pub next_run: Option<SystemTime>,
+    /// When a task that has failed is tried again; `None` if the task has not failed, or was given up for good.
+    pub next_retry: Option<SystemTime>,
     /// The last error.
     pub last_error: Option<LastError>,
     /// Errors in the last hour.
@@ -168,11 +171,13 @@ fn by_skip<S: serde::Serializer>(skipped: &[u64], serializer: S) -> Result<S::Ok
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Vitals {
     pub(crate) state: Option<TaskState>,
+    pub(crate) state_since: Option<SystemTime>,
     pub(crate) active: u64,
     /// Ended runs.
     pub(crate) runs: u64,
     pub(crate) errors: u64,
     pub(crate) restarts: u64,
+    pub(crate) failures_in_a_row: u64,
     pub(crate) uptime: Option<Duration>,
     pub(crate) since_restart: Option<Duration>,
     pub(crate) last_seen: Option<SystemTime>,
@@ -183,11 +188,14 @@ pub(crate) struct Vitals {
 impl Vitals {
     /// Adds those of another cell of the same name.
     pub(crate) fn absorb(&mut self, other: &Self) {
-        self.state = self.state.or(other.state);
+        if self.state.is_none() {
+            (self.state, self.state_since) = (other.state, other.state_since);
+        }
         self.active += other.active;
         self.runs += other.runs;
         self.errors += other.errors;
         self.restarts += other.restarts;
+        self.failures_in_a_row = self.failures_in_a_row.max(other.failures_in_a_row);
         self.uptime = self.uptime.max(other.uptime);
         self.since_restart = [self.since_restart, other.since_restart].into_iter().flatten().min();
         self.last_seen = self.last_seen.max(other.last_seen);
@@ -230,6 +238,7 @@ impl TaskSnapshot {
             last_seen: None,
             interval: None,
             next_run: None,
+            next_retry: None,
             last_error: None,
             errors_last_hour: 0,
             restarts_last_hour: 0,
@@ -320,6 +329,7 @@ impl TaskSnapshot {
         self.state = self.state.or(other.state);
         self.interval = self.interval.or(other.interval);
         self.next_run = self.next_run.or(other.next_run);
+        self.next_retry = self.next_retry.or(other.next_retry);
     }
 }
 

@@ -17,10 +17,13 @@ use crate::{
     policy::{ExitKind, RestartIntensity, RestartReason},
     sync::{
         Mutex, MutexGuard, OnceLock,
-        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
         lock,
     },
 };
+
+/// Where the number of a state begins in its word: below it there is room for microseconds until the year 4253.
+const STATE_SHIFT: u32 = 56;
 
 /// What health looks back on.
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -36,8 +39,9 @@ pub(crate) struct TaskCell {
     /// Unix time in nanoseconds, 0 for never; so the next one.
     first_start: AtomicU64,
     last_seen: AtomicU64,
-    /// 0 for not registered, else the index in [`TaskState::ALL`] plus one.
-    state: AtomicU8,
+    /// 0 for not registered, else the index in [`TaskState::ALL`] plus one, above [`STATE_SHIFT`]; below it the unix time in
+    /// microseconds at which it was set. One word, so that a reader never sees the time of another state.
+    state: AtomicU64,
     figures: OnceLock<Box<Figures>>,
 }
 
@@ -49,6 +53,8 @@ struct Figures {
     restarts: [AtomicU64; RestartReason::ALL.len()],
     skipped: [AtomicU64; SkipReason::ALL.len()],
     retries: AtomicU64,
+    /// Ended runs that failed, panicked or timed out since the last success.
+    failures_in_a_row: AtomicU64,
     run_nanos: AtomicU64,
     longest_run_nanos: AtomicU64,
     slow_polls: AtomicU64,
@@ -59,11 +65,12 @@ struct Figures {
     errors_last_hour: OnceLock<Box<HourWindow>>,
     /// As [`TaskCell::first_start_at`].
     last_restart_at: AtomicU64,
-    /// Unix time in nanoseconds, 0 for never; so the next three.
+    /// Unix time in nanoseconds, 0 for never; so the next four.
     last_success: AtomicU64,
     last_error_time: AtomicU64,
     last_restart: AtomicU64,
     next_run: AtomicU64,
+    next_retry: AtomicU64,
     interval_nanos: AtomicU64,
     rare: Mutex<Rare>,
 }
@@ -154,6 +161,11 @@ impl TaskCell {
         advance(&self.last_seen, ended);
         if run.kind == ExitKind::Success {
             advance(&figures.last_success, ended);
+            if figures.failures_in_a_row.load(Relaxed) != 0 {
+                figures.failures_in_a_row.store(0, Relaxed);
+            }
+        } else if run.kind.is_error() {
+            figures.failures_in_a_row.fetch_add(1, Relaxed);
         }
         let error_type = {
             let mut rare = figures.rare();
@@ -229,10 +241,18 @@ impl TaskCell {
         nth_last.is_some_and(|at| now.checked_sub(within).is_none_or(|oldest| at > oldest))
     }
 
-    /// Forgets the restarts that count against the limit: a person decided to try again.
+    /// Forgets the restarts that count against the limit and the failures in a row: a person decided to try again.
     pub(crate) fn forgive_restarts(&self) {
         if let Some(figures) = self.figures.get() {
             figures.rare().restart_log.clear();
+            figures.failures_in_a_row.store(0, Relaxed);
+        }
+    }
+
+    /// Counts the failure that has just ended a long run as the first in a row: such a run would succeed only by ending.
+    pub(crate) fn failed_after_long(&self) {
+        if let Some(figures) = self.figures.get() {
+            figures.failures_in_a_row.store(1, Relaxed);
         }
     }
 
@@ -258,18 +278,44 @@ impl TaskCell {
         figures.next_run.store(next_run.map_or(0, unix_nanos), Relaxed);
     }
 
-    /// The state of the registered task; `None` once it is unregistered.
-    pub(crate) fn set_state(&self, state: Option<TaskState>) {
-        self.state.store(state.map_or(0, |state| state as u8 + 1), Relaxed);
+    /// Sets when a task that has failed is tried again; `None` for never.
+    pub(crate) fn set_next_retry(&self, next_retry: Option<SystemTime>) {
+        // A task that has nothing to try again is not worth the room.
+        if next_retry.is_some() || self.figures.get().is_some() {
+            self.figures().next_retry.store(next_retry.map_or(0, unix_nanos), Relaxed);
+        }
+    }
+
+    /// When a task that has failed is tried again.
+    pub(crate) fn next_retry(&self) -> Option<SystemTime> {
+        self.figures.get().and_then(|figures| time(&figures.next_retry))
+    }
+
+    /// The state of the registered task; `None` once it is unregistered. The same state again leaves its time as it is.
+    pub(crate) fn set_state(&self, state: Option<TaskState>, wall: SystemTime) {
+        if state != self.state() {
+            let number = state.map_or(0, |state| state as u64 + 1);
+            // Microseconds that need more room are of a clock that is wrong anyway.
+            let since = (unix_nanos(wall) / 1_000).min((1 << STATE_SHIFT) - 1);
+            self.state.store(number << STATE_SHIFT | since, Relaxed);
+        }
     }
 
     pub(crate) fn state(&self) -> Option<TaskState> {
-        usize::from(self.state.load(Relaxed)).checked_sub(1).map(|index| TaskState::ALL[index])
+        self.state_since().map(|(state, _)| state)
+    }
+
+    /// The state, and when it was set.
+    pub(crate) fn state_since(&self) -> Option<(TaskState, SystemTime)> {
+        let word = self.state.load(Relaxed);
+        let index = usize::try_from(word >> STATE_SHIFT).ok()?.checked_sub(1)?;
+        let since = UNIX_EPOCH + Duration::from_micros(word & ((1 << STATE_SHIFT) - 1));
+        Some((TaskState::ALL[index], since))
     }
 
     /// Whether a task is registered under the name, or has runs under way.
     pub(crate) fn is_alive(&self) -> bool {
-        self.state.load(Relaxed) != 0 || self.active.load(Relaxed) > 0
+        self.state().is_some() || self.active.load(Relaxed) > 0
     }
 
     pub(crate) fn history(&self) -> Vec<RunRecord> {
@@ -278,8 +324,10 @@ impl TaskCell {
 
     /// What health and the totals ask, without a look at texts or buckets.
     pub(crate) fn vitals(&self, now: Duration) -> Vitals {
+        let state = self.state_since();
         let vitals = Vitals {
-            state: self.state(),
+            state: state.map(|(state, _)| state),
+            state_since: state.map(|(_, since)| since),
             active: self.active.load(Relaxed),
             uptime: age(&self.first_start_at, now),
             last_seen: time(&self.last_seen),
@@ -295,6 +343,7 @@ impl TaskCell {
                 .map(|kind| runs[*kind as usize])
                 .sum(),
             restarts: load(&figures.restarts).iter().sum(),
+            failures_in_a_row: figures.failures_in_a_row.load(Relaxed),
             since_restart: age(&figures.last_restart_at, now),
             errors_last_hour: figures.errors_last_hour(now),
             restarts_last_hour: figures.restarts_last_hour(now),
@@ -357,6 +406,7 @@ impl TaskCell {
             last_restart: time(&figures.last_restart),
             interval: Some(duration(&figures.interval_nanos)).filter(|interval| !interval.is_zero()),
             next_run: time(&figures.next_run),
+            next_retry: time(&figures.next_retry),
             ..snapshot
         }
     }

@@ -10,8 +10,8 @@ use crate::{
     },
     error::RegisterError,
     policy::{
-        Backoff, DependencyLoss, ErrorClass, Escalation, PolicyError, RestartIntensity, RestartPolicy,
-        StallAction, TaskCategory, TaskOutput, TaskPriority, check_reachable, type_path,
+        Backoff, DependencyLoss, ErrorClass, Escalation, GiveUp, HealthRole, PolicyError, RestartIntensity,
+        RestartPolicy, StallAction, TaskCategory, TaskOutput, TaskPriority, check_reachable, type_path,
     },
 };
 
@@ -37,9 +37,11 @@ pub struct CriticalTaskConfig {
     priority: TaskPriority,
     component: Option<Arc<str>>,
     policy: RestartPolicy,
-    max_restarts: u32,
-    restart_window: Duration,
+    /// `None` for the default.
+    limit: Option<Limit>,
     backoff: Backoff,
+    /// `None` for the default, which depends on the escalation.
+    give_up: Option<GiveUp>,
     health_check_interval: Duration,
     heartbeat_timeout: Option<Duration>,
     run_timeout: Option<Duration>,
@@ -48,6 +50,8 @@ pub struct CriticalTaskConfig {
     poll_timeout: Option<Duration>,
     on_stall: StallAction,
     escalation: Escalation,
+    /// `None` for the default, which follows from the kind of the task and its final priority.
+    health_role: Option<HealthRole>,
     pub(super) dependencies: Vec<Arc<str>>,
     loss: DependencyLoss,
     pub(crate) what: What,
@@ -55,6 +59,13 @@ pub struct CriticalTaskConfig {
     rules: ErrorRules,
     /// The types that classifications were given for.
     classified: Vec<(std::any::TypeId, &'static str)>,
+}
+
+/// How often a task may be restarted, as it was given: it is checked when the task is registered.
+#[derive(Debug, Clone, Copy)]
+enum Limit {
+    Given { max_restarts: u32, within: Duration },
+    Checked(RestartIntensity),
 }
 
 pub(crate) enum What {
@@ -67,11 +78,15 @@ impl CriticalTaskConfig {
     /// How often a task's health is checked by default.
     pub const DEFAULT_HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 
-    /// A task that runs `factory`'s future; each restart calls `factory` again.
+    /// Creates a task that runs the future of `factory` for as long as the service runs; each restart calls `factory` again.
     ///
-    /// Defaults: priority High, category Scheduled, at most [`RestartIntensity::DEFAULT_MAX_RESTARTS`] restarts in
-    /// [`RestartIntensity::DEFAULT_WITHIN`], the first after 30 s (see [`Backoff::default`]), health checked every
-    /// [`CriticalTaskConfig::DEFAULT_HEALTH_CHECK_INTERVAL`]; restarted after failures ([`RestartPolicy::OnFailure`]).
+    /// If the future ends, also with `Ok(())`, the end is logged as a warning and the task is restarted
+    /// ([`RestartPolicy::Always`]). For work that may end, see [`one_shot`](Self::one_shot).
+    ///
+    /// Defaults: priority High, category Scheduled. The first restart follows within a second, later ones after up to a minute
+    /// ([`Backoff::default`]). After [`RestartIntensity::DEFAULT_MAX_RESTARTS`] restarts within
+    /// [`RestartIntensity::DEFAULT_WITHIN`] the task is tried again every 5 minutes ([`GiveUp::default`]). Health is checked every
+    /// [`CriticalTaskConfig::DEFAULT_HEALTH_CHECK_INTERVAL`].
     pub fn new<F, Fut>(name: impl Into<String>, factory: F) -> Self
     where
         F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
@@ -79,6 +94,23 @@ impl CriticalTaskConfig {
         Fut::Output: TaskOutput + 'static,
     {
         Self::of(name.into(), What::Closure(erase(factory)), error_type_of::<Fut::Output>())
+    }
+
+    /// Creates a task that may end: it is finished once it has succeeded, and restarted after a failure. The same as
+    /// [`new`](Self::new) with [`RestartPolicy::OnFailure`].
+    ///
+    /// ```
+    /// # use otel_tasks::CriticalTaskConfig;
+    /// let migrate = CriticalTaskConfig::one_shot("migrate", |_| async { Ok::<(), std::io::Error>(()) });
+    /// # drop(migrate);
+    /// ```
+    pub fn one_shot<F, Fut>(name: impl Into<String>, factory: F) -> Self
+    where
+        F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: TaskOutput + 'static,
+    {
+        Self::new(name, factory).restart_policy(RestartPolicy::OnFailure)
     }
 
     /// A task named after its closure's or function's type: `module::function`.
@@ -97,10 +129,15 @@ impl CriticalTaskConfig {
         Self::new(type_path::<F>(), factory)
     }
 
-    /// A task that is a loop.
+    /// Creates a task that is a loop.
+    ///
+    /// An iteration that fails, panics or times out is a failed run, and the loop goes on at its next time: without a restart, and
+    /// without a delay. A permanent error, or [`OnError::End`](crate::schedule::OnError::End), ends the loop, and the restart policy
+    /// decides ([`RestartPolicy::OnFailure`] by default).
     pub fn from_loop(name: impl Into<String>, task_loop: TaskLoop) -> Self {
         let error_type = task_loop.error_type;
         Self::of(name.into(), What::Loop(Box::new(task_loop)), error_type)
+            .restart_policy(RestartPolicy::OnFailure)
     }
 
     fn of(name: String, what: What, error_type: Option<(std::any::TypeId, &'static str)>) -> Self {
@@ -110,9 +147,9 @@ impl CriticalTaskConfig {
             priority: TaskPriority::High,
             component: None,
             policy: RestartPolicy::default(),
-            max_restarts: RestartIntensity::DEFAULT_MAX_RESTARTS,
-            restart_window: RestartIntensity::DEFAULT_WITHIN,
+            limit: None,
             backoff: Backoff::default(),
+            give_up: None,
             health_check_interval: CriticalTaskConfig::DEFAULT_HEALTH_CHECK_INTERVAL,
             heartbeat_timeout: None,
             run_timeout: None,
@@ -121,6 +158,7 @@ impl CriticalTaskConfig {
             poll_timeout: None,
             on_stall: StallAction::default(),
             escalation: Escalation::default(),
+            health_role: None,
             dependencies: Vec::new(),
             loss: DependencyLoss::default(),
             what,
@@ -163,16 +201,49 @@ impl CriticalTaskConfig {
         self
     }
 
-    /// When it is restarted ([`RestartPolicy::OnFailure`] by default).
+    /// Sets when the task is restarted ([`RestartPolicy::Always`] by default, [`RestartPolicy::OnFailure`] for a loop).
     #[doc(alias = "restart")]
     pub fn restart_policy(mut self, policy: RestartPolicy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// How many restarts are allowed within `within`; one failure more and the task is given up.
+    /// Sets how many restarts are allowed within `within`. After one failure more the task is in the state `Failed`, and
+    /// [`give_up`](Self::give_up) says what follows.
+    ///
+    /// By default [`RestartIntensity::DEFAULT_MAX_RESTARTS`] within [`RestartIntensity::DEFAULT_WITHIN`].
     pub fn max_restarts(mut self, max_restarts: u32, within: Duration) -> Self {
-        (self.max_restarts, self.restart_window) = (max_restarts, within);
+        self.limit = Some(Limit::Given { max_restarts, within });
+        self
+    }
+
+    /// Removes the limit on restarts: the task is restarted for ever, with the delays of its [`Backoff`].
+    pub fn unlimited_restarts(mut self) -> Self {
+        self.limit = Some(Limit::Checked(RestartIntensity::UNLIMITED));
+        self
+    }
+
+    /// Sets the limit on restarts and the delays between them in one call. Both have a text form for configuration files.
+    ///
+    /// ```
+    /// # use otel_tasks::CriticalTaskConfig;
+    /// let mirror = CriticalTaskConfig::new("mirror", |_| std::future::pending::<()>())
+    ///     .restarts("5 in 10m".parse()?, "30s..1m".parse()?);
+    /// # drop(mirror);
+    /// # Ok::<(), otel_tasks::policy::PolicyError>(())
+    /// ```
+    pub fn restarts(mut self, intensity: RestartIntensity, backoff: Backoff) -> Self {
+        self.limit = Some(Limit::Checked(intensity));
+        self.backoff = backoff;
+        self
+    }
+
+    /// Sets what happens after more restarts than the limit allows.
+    ///
+    /// By default the task is tried again every 5 minutes ([`GiveUp::default`]), or, if an [`escalation`](Self::escalation) is set,
+    /// given up for good: an escalation follows only then.
+    pub fn give_up(mut self, give_up: GiveUp) -> Self {
+        self.give_up = Some(give_up);
         self
     }
 
@@ -185,6 +256,22 @@ impl CriticalTaskConfig {
     /// How the delays between restarts grow.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
+        self
+    }
+
+    /// Sets what the task's health means for the health of the service.
+    ///
+    /// Default: [`Required`](HealthRole::Required) for a closure of priority Critical or High, [`Degrades`](HealthRole::Degrades) for a
+    /// loop and for a closure of priority Normal or Low, whatever the order of the calls.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, HealthRole};
+    /// // The service answers without it, so a failure neither ends the pod nor takes it out of the load balancer.
+    /// let config = CriticalTaskConfig::new("recommendations", |ctx| async move { ctx.cancelled().await })
+    ///     .health_role(HealthRole::Degrades);
+    /// ```
+    pub fn health_role(mut self, role: HealthRole) -> Self {
+        self.health_role = Some(role);
         self
     }
 
@@ -240,7 +327,8 @@ impl CriticalTaskConfig {
         self
     }
 
-    /// How far it reaches when the task is given up ([`Escalation::None`] by default).
+    /// Sets what else is stopped when the task is given up for good ([`Escalation::None`] by default). With another value
+    /// [`GiveUp::ForGood`] becomes the default of [`give_up`](Self::give_up).
     #[doc(alias = "escalate")]
     pub fn escalation(mut self, escalation: Escalation) -> Self {
         self.escalation = escalation;
@@ -297,9 +385,21 @@ impl CriticalTaskConfig {
             return Err(RegisterError::EmptyName);
         }
         let policy = |source: PolicyError| RegisterError::Policy { name: name(), source };
-        let intensity = RestartIntensity::new(self.max_restarts, self.restart_window).map_err(policy)?;
-        check_reachable(intensity, &self.backoff).map_err(policy)?;
+        let given = match self.limit {
+            None => None,
+            Some(Limit::Given { max_restarts, within }) => Some(RestartIntensity::new(max_restarts, within)),
+            Some(Limit::Checked(intensity)) => Some(Ok(intensity)),
+        };
+        let given = given.transpose().map_err(policy)?;
+        // The default limit is no promise to give up: with delays above it, it is never reached.
+        given.map_or(Ok(()), |given| check_reachable(given, &self.backoff)).map_err(policy)?;
+        let intensity = given.unwrap_or_default();
+        let retry_interval = match self.give_up_rule() {
+            GiveUp::ForGood => None,
+            GiveUp::RetryEvery(interval) => Some(interval),
+        };
         for (field, duration) in [
+            ("retry interval", retry_interval),
             ("health check interval", Some(self.health_check_interval)),
             ("heartbeat timeout", self.heartbeat_timeout),
             ("run timeout", self.run_timeout),
@@ -324,6 +424,14 @@ impl CriticalTaskConfig {
         }
     }
 
+    /// Returns what happens after more restarts than the limit allows.
+    fn give_up_rule(&self) -> GiveUp {
+        self.give_up.unwrap_or(match self.escalation {
+            Escalation::None => GiveUp::default(),
+            _ => GiveUp::ForGood,
+        })
+    }
+
     /// Makes what the manager registers.
     pub(super) fn registration(
         self,
@@ -331,12 +439,15 @@ impl CriticalTaskConfig {
         membership: Option<Membership>,
         shared: &Shared,
     ) -> Registration {
+        let give_up = self.give_up_rule();
         let identity = Identity {
             name: self.name.as_str().into(),
             category: self.category,
             priority: self.priority,
             component: self.component,
         };
+        let is_loop = matches!(self.what, What::Loop(_));
+        let health_role = self.health_role.unwrap_or_else(|| HealthRole::of(is_loop, self.priority));
         let rules = (!self.rules.is_empty()).then(|| Arc::new(self.rules));
         let body: Arc<dyn Body> = match self.what {
             What::Closure(factory) => factory.into_body(),
@@ -346,6 +457,7 @@ impl CriticalTaskConfig {
             policy: self.policy,
             intensity,
             backoff: self.backoff,
+            give_up,
             health_check_interval: self.health_check_interval,
             heartbeat_timeout: self.heartbeat_timeout,
             shutdown_grace: self.shutdown_grace,
@@ -354,6 +466,7 @@ impl CriticalTaskConfig {
             poll_timeout: self.poll_timeout,
             on_stall: self.on_stall,
             escalation: self.escalation,
+            health_role,
         });
         let links = Links::new(self.dependencies, self.loss, membership);
         Registration { identity, spec, body, rules, links }
@@ -368,9 +481,9 @@ impl std::fmt::Debug for CriticalTaskConfig {
             .field("priority", &self.priority)
             .field("component", &self.component)
             .field("restart", &self.policy)
-            .field("max_restarts", &self.max_restarts)
-            .field("restart_window", &self.restart_window)
+            .field("limit", &self.limit)
             .field("backoff", &self.backoff)
+            .field("give_up", &self.give_up)
             .field("health_check_interval", &self.health_check_interval)
             .finish_non_exhaustive()
     }

@@ -418,6 +418,10 @@ impl Exposition {
             .next_run
             .filter(|_| task.state.is_some())
             .map(unix_seconds));
+        gauge!(f64, f64_observable_gauge, contract::NEXT_RETRY_TIME, |task| task
+            .next_retry
+            .filter(|_| task.state.is_some())
+            .map(unix_seconds));
         observable!(u64_observable_counter, u64, contract::STALLS, |entry, task, _, observe| {
             if task.stalls > 0 || task.state.is_some() {
                 observe(task.stalls, entry.attributes());

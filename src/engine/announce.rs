@@ -16,7 +16,7 @@ use crate::{
     contract::{SCOPE, key, record},
     emit::with_trace,
     policy::{Exit, Failure, Panic, RestartIntensity, RestartReason},
-    read::TaskHealth,
+    read::{HealthStatus, TaskHealth},
     run::Task,
 };
 
@@ -80,12 +80,51 @@ impl Announcer<'_> {
             "task {} {state}", self.name());
     }
 
-    /// The task was given up.
-    pub(super) fn gave_up(&self, reason: &'static str, intensity: RestartIntensity) {
-        self.send(|| TaskEventKind::GaveUp { reason });
+    /// The task began another try after it had failed. It has no record: the failure had one, and the recovery will.
+    pub(super) fn tried_again(&self, now: Duration) {
+        self.task.cell.restarted(RestartReason::Retry, now, SystemTime::now());
+        self.send(|| TaskEventKind::Started { restart: Some(RestartReason::Retry) });
+    }
+
+    /// The task ended by itself though it is to run as long as the service does.
+    pub(super) fn ended(&self, delay: Duration) {
+        record!(
+            self,
+            record::ENDED,
+            Level::WARN,
+            {},
+            "task {} ended by itself and is restarted in {delay:.1?}. If it may end, register it with \
+             CriticalTaskConfig::one_shot",
+            self.name()
+        );
+    }
+
+    /// The task was given up, for good or until it is tried again after `retry_after`.
+    pub(super) fn gave_up(
+        &self,
+        reason: &'static str,
+        intensity: RestartIntensity,
+        retry_after: Option<Duration>,
+    ) {
+        self.send(|| TaskEventKind::GaveUp { reason, retry_after });
+        let limit = match intensity.is_unlimited() {
+            true => String::new(),
+            false => {
+                format!(" (limit: {} restarts in {:?})", intensity.max_restarts(), intensity.within())
+            }
+        };
+        let next = match retry_after {
+            None => String::new(),
+            Some(interval) => format!(", tried again every {interval:?}"),
+        };
         record!(self, record::GAVE_UP, Level::ERROR, { { key::REASON } = reason, },
-            "task {} given up: {reason} (limit: {} restarts in {:?})",
-            self.name(), intensity.max_restarts(), intensity.within());
+            "task {} given up: {reason}{limit}{next}", self.name());
+    }
+
+    /// The task is well again after it had failed.
+    pub(super) fn recovered(&self) {
+        self.send(|| TaskEventKind::Recovered);
+        record!(self, record::RECOVERED, Level::INFO, {}, "task {} recovered", self.name());
     }
 
     /// The task gave no sign of life. `act` does what the task's settings say, before a subscriber hears of it.
@@ -116,23 +155,24 @@ impl Announcer<'_> {
         );
     }
 
-    /// The task became healthy or unhealthy.
+    /// The task's status is another one.
     pub(super) fn health_changed(&self, health: &TaskHealth) {
-        let is_healthy = health.is_healthy;
-        self.send(|| TaskEventKind::HealthChanged { is_healthy });
-        if is_healthy {
-            record!(self, record::HEALTH_CHANGED, Level::INFO, {}, "task {} is healthy again", self.name());
-        } else {
-            let reasons: Vec<_> = health.reasons.iter().map(|reason| reason.as_str()).collect();
-            record!(
-                self,
-                record::HEALTH_CHANGED,
-                Level::WARN,
-                {},
-                "task {} is unhealthy: {}",
-                self.name(),
-                reasons.join(", ")
-            );
+        let status = health.status;
+        self.send(|| TaskEventKind::HealthChanged { status });
+        let name = self.name();
+        match status {
+            HealthStatus::Healthy => {
+                record!(self, record::HEALTH_CHANGED, Level::INFO, { { key::HEALTH_STATUS } = status.as_str(), },
+                    "task {name} is healthy again");
+            }
+            HealthStatus::Degraded => {
+                record!(self, record::HEALTH_CHANGED, Level::INFO, { { key::HEALTH_STATUS } = status.as_str(), },
+                    "task {name} is {health}");
+            }
+            HealthStatus::Unhealthy => {
+                record!(self, record::HEALTH_CHANGED, Level::WARN, { { key::HEALTH_STATUS } = status.as_str(), },
+                    "task {name} is {health}");
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::{sync::watch, task::AbortHandle};
 
 use super::roster::ByName;
 use crate::{
-    cell::{self, TaskState},
+    cell::{self, TaskState, Vitals},
     emit::{ManagedSpan, SpanParent},
     engine::{
         Group, Membership, Order, Supervised, TaskEventKind, TaskSpec,
@@ -34,7 +34,7 @@ use crate::{
         },
     },
     error::RegisterError,
-    read::{self, ManagerHealth},
+    read::{self, ManagerHealth, TaskHealth},
     run::{Recorder, Task},
     watchdog,
 };
@@ -151,18 +151,16 @@ impl Shared {
     /// The health of the service and of each registered task.
     pub(crate) fn health(&self) -> ManagerHealth {
         let registered = self.all_registered();
-        let ready = registered.iter().all(|task| task.is_ready());
         let (now, closed) = (self.recorder.now(), self.tracker.is_closed());
         let mut tasks = Vec::with_capacity(registered.len());
         each_name(&self.recorder.registry().listing(), &registered, |of_name, task| {
             if let Some(task) = task {
-                let vitals = cell::vitals(of_name, now);
-                let health = read::health(&vitals, task.live(), &self.settings.thresholds, closed);
+                let health = self.health_of(Some(task), &cell::vitals(of_name, now));
                 tasks.push((task.name().clone(), health));
             }
         });
         let blocked = self.watch.blocked();
-        read::manager_health(tasks, ready, self.runtime_is_stalled(), blocked, closed)
+        read::manager_health(tasks, self.runtime_is_stalled(), blocked, closed)
     }
 
     /// Stops the monitor loop; without effect where it does not run.
@@ -205,6 +203,16 @@ impl Shared {
         self.events.tell(Some(task.name()), task.signals.generation(), kind);
     }
 
+    /// The health of a task with these figures, as of now.
+    pub(crate) fn health_of(&self, task: Option<&Supervised>, vitals: &Vitals) -> TaskHealth {
+        let live = task.map_or_else(read::Live::default, Supervised::live);
+        let health = read::health(vitals, live, &self.settings.thresholds, self.tracker.is_closed());
+        let unhealthy_since = task.and_then(|task| {
+            task.note_status(health.status, || health.noticed(self.settings.wall_clock.now()))
+        });
+        TaskHealth { unhealthy_since, ..health }
+    }
+
     /// Registers tasks and gives each a driver: all, or none where one is refused.
     #[track_caller]
     pub(crate) fn register(
@@ -226,6 +234,7 @@ impl Shared {
         self.settle()?;
         let registered_in = OtelContext::map_current(|context| context.span().span_context().clone());
         let registered_in = registered_in.is_valid().then(|| Arc::new(registered_in));
+        let now = self.settings.wall_clock.now();
         let mut registered = self.registered();
         registered.check(&registrations, reserved)?;
         // Only now are cells made: a refused registration leaves nothing behind.
@@ -252,7 +261,7 @@ impl Shared {
         }
         for supervised in &new {
             let task = &supervised.task;
-            task.cell.set_state(Some(TaskState::Waiting));
+            task.cell.set_state(Some(TaskState::Waiting), now);
             // What an earlier task of this name did does not count against this one.
             task.cell.forgive_restarts();
             for dependency in supervised.links.dependencies() {

@@ -202,7 +202,7 @@ impl TaskManagerBuilder {
         self
     }
 
-    /// From when on a task counts as unhealthy.
+    /// Sets the limits from which a task counts as unhealthy.
     pub fn health_thresholds(mut self, thresholds: HealthThresholds) -> Self {
         self.settings.thresholds = thresholds;
         self
@@ -261,7 +261,9 @@ impl TaskManagerBuilder {
                 return Err(BuildError::ZeroDuration { setting });
             }
         }
-        if self.settings.thresholds.errors_per_hour == 0 || self.settings.thresholds.restarts_per_hour == 0 {
+        let HealthThresholds { errors_per_hour, failures_in_a_row, restarts_per_hour, .. } =
+            self.settings.thresholds;
+        if [errors_per_hour, failures_in_a_row, restarts_per_hour].contains(&0) {
             return Err(BuildError::ZeroThreshold);
         }
         #[cfg(all(feature = "systemd", unix))]

@@ -471,7 +471,7 @@ impl TaskManager {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::task::RegisterError> {
     /// let tasks = TaskManager::new();
     /// let mut events = tasks.subscribe();
-    /// tasks.register(CriticalTaskConfig::new("once", |_| async {}))?;
+    /// tasks.register(CriticalTaskConfig::one_shot("once", |_| async {}))?;
     /// tasks.start();
     /// while let Some(event) = events.recv().await {
     ///     if matches!(event.kind, TaskEventKind::Finished) {
@@ -484,12 +484,13 @@ impl TaskManager {
         self.shared().events.subscribe()
     }
 
-    /// Whether the service is alive, ready and started, from the health of its registered tasks.
+    /// Returns whether the service is healthy, live, ready and started, from the health of its registered tasks and their
+    /// [roles](crate::HealthRole). The module [`health`](crate::health) has the rules.
     pub fn health(&self) -> ManagerHealth {
         self.shared().health()
     }
 
-    /// How a task is; `None` for a name that was never seen.
+    /// Returns the health of a task; `None` for a name that was never seen.
     #[doc(alias = "get_task_health")]
     pub fn task_health(&self, name: &str) -> Option<TaskHealth> {
         let shared = self.shared();
@@ -498,8 +499,7 @@ impl TaskManager {
             return None;
         }
         let vitals = cell::vitals(&of_name, shared.recorder.now());
-        let live = shared.supervised(name).map_or_else(read::Live::default, |task| task.live());
-        Some(read::health(&vitals, live, &shared.settings.thresholds, shared.tracker.is_closed()))
+        Some(shared.health_of(shared.supervised(name).as_deref(), &vitals))
     }
 
     /// Returns the figures of a task with its last runs; `None` for a name that was never seen.
@@ -539,7 +539,7 @@ impl TaskManager {
                 let shown = registered.unwrap_or(&of_name[0]);
                 tally.add(&shown.identity, &vitals, || {
                     let live = task.map_or_else(read::Live::default, |task| task.live());
-                    read::is_healthy(&vitals, live, &shared.settings.thresholds)
+                    read::status(&vitals, live, &shared.settings.thresholds)
                 });
             },
         );

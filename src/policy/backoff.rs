@@ -64,7 +64,7 @@ impl Backoff {
     pub const DEFAULT_STABLE_AFTER: Duration = Duration::from_secs(600);
 
     /// The first delay of [`Backoff::default`].
-    pub const DEFAULT_INITIAL: Duration = Duration::from_secs(30);
+    pub const DEFAULT_INITIAL: Duration = Duration::from_secs(1);
 
     /// The growth of [`Backoff::default`].
     pub const DEFAULT_FACTOR: f64 = 2.0;
@@ -125,6 +125,11 @@ impl Backoff {
         self.initial = initial;
         self.cap = self.cap.max(initial);
         self
+    }
+
+    /// How long a run must last for the delays to begin again.
+    pub(crate) fn stable(&self) -> Duration {
+        self.stable_after
     }
 
     pub(crate) fn resets_after(&self, run: Duration) -> bool {

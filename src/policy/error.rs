@@ -30,6 +30,12 @@ pub enum PolicyError {
         /// How long that many restarts take at least, failing at once each time.
         needed: Duration,
     },
+    /// A text that is neither `for_good` nor an interval such as `retry every 5m`.
+    #[non_exhaustive]
+    GiveUp {
+        /// The text.
+        text: String,
+    },
     /// A text that is no restart limit, such as `5 in 10m`.
     #[non_exhaustive]
     Intensity {
@@ -57,6 +63,9 @@ impl std::fmt::Display for PolicyError {
                 f,
                 "a limit of {max_restarts} restarts in {within:?} can never be reached: with this backoff they take {needed:?}"
             ),
+            Self::GiveUp { text } => {
+                write!(f, "{text:?} is neither \"for_good\" nor an interval such as \"retry every 5m\"")
+            }
             Self::Intensity { text } => write!(f, "{text:?} is no restart limit such as \"5 in 10m\""),
             Self::Backoff { reason } => write!(f, "the backoff is not usable: {reason}"),
         }

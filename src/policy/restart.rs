@@ -20,14 +20,19 @@ labels! {
     /// | stopped on request | stopped | stopped | stopped |
     /// | stalled (no heartbeat in time) | restart | restart | failed |
     ///
-    /// The first two columns are OTP's `permanent` and `transient`, the last its `temporary`; that a *permanent error* ends
-    /// even an `Always` task is ours: the user said that trying again cannot help.
+    /// The first two columns are OTP's `permanent` and `transient`, the last its `temporary`. As in OTP the default is the
+    /// first: a task that is registered runs as long as the service does. A *permanent error* ends even an `Always` task: the
+    /// user's classification says that another try cannot help.
+    ///
+    /// A loop that reached the end of its schedule, or that its handle stopped, is finished under every policy. The policy
+    /// decides after an error that ended the loop.
     #[derive(Default)]
     pub enum RestartPolicy {
-        /// Restart however it ended.
-        Always = "always",
-        /// Restart after an error, a panic or a timeout. The default.
+        /// Restart the task however it ended. The default of a task that is no loop.
         #[default]
+        Always = "always",
+        /// Restart the task after an error, a panic or a timeout: for work that may end. The default of a loop and of
+        /// [`CriticalTaskConfig::one_shot`](crate::CriticalTaskConfig::one_shot).
         OnFailure = "on_failure",
         /// Never restart.
         Never = "never",
@@ -53,13 +58,15 @@ labels! {
         Group = "group",
         /// A task it depends on was lost and is ready again.
         Dependency = "dependency",
+        /// It had failed too often, and [`GiveUp::RetryEvery`](crate::policy::GiveUp::RetryEvery) says to try again.
+        Retry = "retry",
     }
 }
 
 impl RestartReason {
     /// Whether it counts against the task's restart limit: it is the task's own doing.
     pub(crate) const fn counts(self) -> bool {
-        !matches!(self, Self::Requested | Self::Group | Self::Dependency)
+        !matches!(self, Self::Requested | Self::Group | Self::Dependency | Self::Retry)
     }
 }
 
@@ -96,6 +103,8 @@ pub struct RestartIntensity {
     within: Duration,
 }
 
+const UNLIMITED: &str = "unlimited";
+
 impl Default for RestartIntensity {
     fn default() -> Self {
         Self {
@@ -113,7 +122,10 @@ impl RestartIntensity {
     pub const DEFAULT_WITHIN: Duration = Duration::from_secs(600);
 
     /// The restarts of [`RestartIntensity::default`].
-    pub const DEFAULT_MAX_RESTARTS: u32 = 5;
+    pub const DEFAULT_MAX_RESTARTS: u32 = 10;
+
+    /// No limit: the task is restarted for ever, with the delays of its [`Backoff`].
+    pub const UNLIMITED: Self = Self { max_restarts: u32::MAX, within: Duration::MAX };
 
     /// Allows `max_restarts` within any span of `within`; 0 gives up on the first failure.
     ///
@@ -129,20 +141,28 @@ impl RestartIntensity {
         Ok(Self { max_restarts, within })
     }
 
-    /// How many restarts are allowed.
+    /// Returns whether there is no limit.
+    pub fn is_unlimited(&self) -> bool {
+        *self == Self::UNLIMITED
+    }
+
+    /// The number of restarts that are allowed; `u32::MAX` without a limit.
     pub fn max_restarts(&self) -> u32 {
         self.max_restarts
     }
 
-    /// The length of the window.
+    /// The length of the window; [`Duration::MAX`] without a limit.
     pub fn within(&self) -> Duration {
         self.within
     }
 }
 
-/// Writes the text that [`FromStr`] reads: `5 in 10m`.
+/// Writes the text that [`FromStr`] reads: `5 in 10m` or `unlimited`.
 impl fmt::Display for RestartIntensity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_unlimited() {
+            return f.write_str(UNLIMITED);
+        }
         write!(f, "{} in {}", self.max_restarts, DurationText(self.within))
     }
 }
@@ -150,8 +170,11 @@ impl fmt::Display for RestartIntensity {
 impl FromStr for RestartIntensity {
     type Err = PolicyError;
 
-    /// Reads `5 in 10m`: the number of restarts, and the time in which they count.
+    /// Reads `5 in 10m`: the number of restarts, and the time in which they count; or `unlimited`.
     fn from_str(text: &str) -> Result<Self, PolicyError> {
+        if text.trim().eq_ignore_ascii_case(UNLIMITED) {
+            return Ok(Self::UNLIMITED);
+        }
         let malformed = || PolicyError::Intensity { text: text.to_owned() };
         let (max_restarts, within) = text.split_once(" in ").ok_or_else(malformed)?;
         let max_restarts = max_restarts.trim().parse().map_err(|_| malformed())?;
@@ -163,7 +186,7 @@ serialize_as_text!(RestartIntensity);
 
 /// Refuses a limit that the delays can never reach: a task failing at once, each time, would never be given up.
 pub(crate) fn check_reachable(intensity: RestartIntensity, backoff: &Backoff) -> Result<(), PolicyError> {
-    if backoff.cap().saturating_mul(intensity.max_restarts) < intensity.within {
+    if intensity.is_unlimited() || backoff.cap().saturating_mul(intensity.max_restarts) < intensity.within {
         return Ok(());
     }
     let needed: Duration = (1..intensity.max_restarts)

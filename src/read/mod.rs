@@ -3,7 +3,7 @@
 mod health;
 mod statistics;
 
-pub use health::{BlockedTask, HealthReason, HealthThresholds, ManagerHealth, TaskHealth};
-pub(crate) use health::{Live, health, is_healthy, manager_health};
+pub use health::{BlockedTask, HealthReason, HealthStatus, HealthThresholds, ManagerHealth, TaskHealth};
+pub(crate) use health::{Live, health, manager_health, status};
 pub(crate) use statistics::{Tally, metrics};
 pub use statistics::{TaskMetrics, TaskStatistics};

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use super::HealthStatus;
 use crate::{
     cell::{Identity, RunRecord, TaskSnapshot, TaskState, Vitals},
     policy::{TaskCategory, TaskPriority},
@@ -87,7 +88,9 @@ pub struct TaskStatistics {
     pub critical_tasks: usize,
     /// Registered tasks that are healthy.
     pub healthy_tasks: usize,
-    /// Registered tasks that are not.
+    /// Registered tasks that are degraded.
+    pub degraded_tasks: usize,
+    /// Registered tasks that are unhealthy.
     pub unhealthy_tasks: usize,
     /// The tasks of `total_tasks` by category; every category is present.
     pub categories: BTreeMap<TaskCategory, usize>,
@@ -106,7 +109,7 @@ pub struct TaskStatistics {
 /// Writes two lines: the tasks by category with their health, and the totals.
 ///
 /// ```text
-/// 5 tasks (3 scheduled, 1 gateway, 1 system), 5 of them critical: 4 healthy, 1 not
+/// 5 tasks (3 scheduled, 1 gateway, 1 system), 5 of them critical: 4 healthy, 1 degraded
 /// 123 runs, 17 errors, 5 restarts
 /// ```
 impl fmt::Display for TaskStatistics {
@@ -120,15 +123,18 @@ impl fmt::Display for TaskStatistics {
         if begun {
             f.write_str(")")?;
         }
+        write!(f, ", {} of them critical: {} healthy", self.critical_tasks, self.healthy_tasks)?;
+        for (tasks, status) in
+            [(self.degraded_tasks, HealthStatus::Degraded), (self.unhealthy_tasks, HealthStatus::Unhealthy)]
+        {
+            if tasks > 0 {
+                write!(f, ", {tasks} {status}")?;
+            }
+        }
         write!(
             f,
-            ", {} of them critical: {} healthy, {} not\n{} runs, {} errors, {} restarts",
-            self.critical_tasks,
-            self.healthy_tasks,
-            self.unhealthy_tasks,
-            self.total_runs,
-            self.total_errors,
-            self.total_restarts,
+            "\n{} runs, {} errors, {} restarts",
+            self.total_runs, self.total_errors, self.total_restarts,
         )
     }
 }
@@ -142,8 +148,8 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Adds a name; `is_healthy` is asked of a registered one.
-    pub(crate) fn add(&mut self, identity: &Identity, task: &Vitals, is_healthy: impl FnOnce() -> bool) {
+    /// Adds a name; `status` is asked of a registered one.
+    pub(crate) fn add(&mut self, identity: &Identity, task: &Vitals, status: impl FnOnce() -> HealthStatus) {
         let sums = &mut self.sums;
         sums.active_runs += task.active;
         sums.total_runs += task.runs;
@@ -157,11 +163,11 @@ impl Tally {
         self.priorities[identity.priority as usize] += 1;
         if task.state.is_some() {
             sums.critical_tasks += 1;
-            if is_healthy() {
-                sums.healthy_tasks += 1;
-            } else {
-                sums.unhealthy_tasks += 1;
-            }
+            *match status() {
+                HealthStatus::Healthy => &mut sums.healthy_tasks,
+                HealthStatus::Degraded => &mut sums.degraded_tasks,
+                HealthStatus::Unhealthy => &mut sums.unhealthy_tasks,
+            } += 1;
         }
     }
 

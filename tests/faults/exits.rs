@@ -10,7 +10,7 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, RestartPolicy, TaskContext, TaskGroup, TaskManager,
+    Backoff, CriticalTaskConfig, GiveUp, RestartPolicy, TaskContext, TaskGroup, TaskManager,
     events::{TaskEvent, TaskEventKind},
     policy::{ErrorClass, Escalation, Exit, Jitter, RestartReason, RestartStrategy, StallAction},
     shutdown::ShutdownOutcome,
@@ -122,7 +122,7 @@ async fn everything_still_works(tasks: &TaskManager) {
     tasks.register(obedient("probe", &alive)).expect("registered");
     eventually("the probe runs", || state(tasks, "probe") == Some(TaskState::Running)).await;
     assert!(tasks.snapshots().iter().any(|task| &*task.name == "probe"));
-    assert!(tasks.task_health("probe").is_some_and(|health| health.is_healthy));
+    assert!(tasks.task_health("probe").is_some_and(|health| health.is_healthy()));
     assert!(tasks.health().tasks.iter().any(|(name, _)| &**name == "probe"));
     tasks.statistics();
     tasks.stop("probe").expect("registered");
@@ -435,10 +435,10 @@ async fn fault_05_a_task_that_ends_at_once_for_ever_is_no_hot_loop(on: On) {
     let (config, begun) = at_once("hasty");
     // In virtual time the delays as they are by default; half of the first is the least.
     let (config, least) = match on {
-        On::CurrentThread => (config, secs(15)),
+        On::CurrentThread => (config, millis(500)),
         _ => (config.backoff(Backoff::new(4 * SHORT, 2.0, 8 * SHORT).expect("valid")), 2 * SHORT),
     };
-    tasks.register(config).expect("registered");
+    tasks.register(config.max_restarts(5, secs(600))).expect("registered");
     // Even a delay of nothing ends at the limit, and meanwhile others come by.
     let (unwise, its_lives) = at_once("unwise");
     let unwise = unwise.backoff(Backoff::constant(Duration::ZERO)).max_restarts(1_000, secs(600));
@@ -733,7 +733,7 @@ async fn fault_09_failures_just_outside_the_window_are_never_too_many(on: On) {
     let slow = living("outside", window + millis(1), &outside).max_restarts(1, window);
     // Two in the window, so three fit and the fourth does not.
     let slower = living("twice outside", window / 2 + millis(1), &Arc::default()).max_restarts(2, window);
-    let quick = living("inside", secs(3), &inside).max_restarts(3, secs(10));
+    let quick = living("inside", secs(3), &inside).max_restarts(3, secs(10)).give_up(GiveUp::ForGood);
     for config in [slow, slower] {
         tasks.register(config).expect("registered");
     }

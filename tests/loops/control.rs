@@ -176,7 +176,7 @@ async fn a_loop_is_found_by_its_name() {
     let (body, _, moments) = noting(10, 0);
     let config = CriticalTaskConfig::from_loop("l", body);
     assert_eq!(config.loop_handle().map(|handle| handle.interval()), Some(Some(secs(10))));
-    let plain = CriticalTaskConfig::new("plain", |_| async {});
+    let plain = CriticalTaskConfig::one_shot("plain", |_| async {});
     assert!(plain.loop_handle().is_none());
     let tasks = started(config);
     tasks.register(plain).unwrap();

@@ -2,7 +2,7 @@
 
 use otel_tasks::{
     events::TaskEventKind,
-    schedule::{MissedPolicy, OverlapPolicy},
+    schedule::{MissedPolicy, OnError, OverlapPolicy},
 };
 use tokio::time::advance;
 
@@ -88,13 +88,14 @@ async fn iterations_may_overlap_up_to_a_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_iteration_ends_the_life_when_the_overlapping_ones_are_done() {
+async fn an_iteration_that_ends_the_loop_waits_for_the_overlapping_ones() {
     let body = TaskLoop::every(secs(10), |ctx: TaskContext| async move {
         sleep(secs(25)).await;
         if ctx.iteration() == Some(1) { Err("first") } else { Ok(()) }
     });
     let handle = body.handle();
-    let config = CriticalTaskConfig::from_loop("l", body.overlap(OverlapPolicy::Allow(3)));
+    let body = body.overlap(OverlapPolicy::Allow(3)).on_error(|_| async { OnError::End });
+    let config = CriticalTaskConfig::from_loop("l", body);
     let tasks = started(config.restart_policy(RestartPolicy::Never));
     sleep(secs(26)).await;
     assert!(handle.failed() && handle.is_running());

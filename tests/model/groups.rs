@@ -44,6 +44,7 @@ fn member() -> impl Strategy<Value = Spec> {
             says_ready,
             beats: false,
             on_stall: StallAction::Restart,
+            retries: false,
         }
     })
 }
@@ -106,6 +107,7 @@ fn drive_one(
         says_ready: false,
         beats: false,
         on_stall: StallAction::Restart,
+        retries: false,
     };
     let case =
         Case { strategy, limit: None, members: members.iter().map(member).collect(), steps: steps.to_vec() };

@@ -77,9 +77,14 @@ fn spec(task: usize, linked: bool) -> impl Strategy<Value = Spec> {
     (
         (policy(), 0..4_u32, prop::bool::ANY, body()),
         (dependencies, loss, prop::bool::weighted(0.3), prop::bool::weighted(0.25), stall),
+        prop::bool::ANY,
     )
         .prop_map(
-            |((policy, limit, long_window, body), (dependencies, loss, says_ready, beats, on_stall))| Spec {
+            |(
+                (policy, limit, long_window, body),
+                (dependencies, loss, says_ready, beats, on_stall),
+                retries,
+            )| Spec {
                 policy,
                 limit,
                 window: if long_window { 60_500 } else { 10_500 },
@@ -89,6 +94,7 @@ fn spec(task: usize, linked: bool) -> impl Strategy<Value = Spec> {
                 says_ready,
                 beats,
                 on_stall,
+                retries,
             },
         )
 }
@@ -187,6 +193,7 @@ mod shown {
             says_ready: false,
             beats: false,
             on_stall: StallAction::Restart,
+            retries: false,
         }
     }
 

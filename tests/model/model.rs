@@ -22,6 +22,8 @@ pub(crate) const START_TIMEOUT: u64 = 3_002;
 pub(crate) const HEARTBEAT_TIMEOUT: u64 = 1_003;
 /// How often a run that beats does so.
 pub(crate) const BEAT: u64 = 501;
+/// How long after it failed a task is tried again.
+pub(crate) const RETRY_INTERVAL: u64 = 5_003;
 /// How long a slow body goes on after it was asked to stop.
 pub(crate) const SLOWNESS: u64 = 1_002;
 
@@ -36,6 +38,8 @@ pub(crate) struct Spec {
     pub(crate) says_ready: bool,
     pub(crate) beats: bool,
     pub(crate) on_stall: StallAction,
+    /// Whether it is tried again after it failed too often.
+    pub(crate) retries: bool,
 }
 
 /// What the present run does.
@@ -88,6 +92,9 @@ impl fmt::Debug for Spec {
         if self.says_ready {
             write!(f, ", says ready")?;
         }
+        if self.retries {
+            write!(f, ", retries")?;
+        }
         if self.beats {
             write!(f, ", beats or {:?}", self.on_stall)?;
         }
@@ -136,6 +143,12 @@ struct Task {
     /// Restarts in a row by the backoff.
     attempt: u32,
     last_restart: Option<u64>,
+    /// When it is tried again.
+    retry_at: Option<u64>,
+    /// Whether it has failed and has not recovered since.
+    has_failed: bool,
+    /// Whether the next failure leads back to `Failed` at once.
+    retrying: bool,
     replacement: Option<Spec>,
 }
 
@@ -320,6 +333,9 @@ impl Model {
             phase: Phase::Rest(TaskState::Waiting),
             attempt: 0,
             last_restart: None,
+            retry_at: None,
+            has_failed: false,
+            retrying: false,
             replacement: None,
         });
         Answer::Done
@@ -370,6 +386,7 @@ impl Model {
         let task = self.names[name].task.as_ref()?;
         let life = match &task.phase {
             Phase::BackingOff { until, .. } => return Some(*until),
+            Phase::Rest(_) => return task.retry_at,
             Phase::Living(life) => life,
             _ => return None,
         };
@@ -429,8 +446,14 @@ impl Model {
         let order = task.order.take();
         match &task.phase {
             Phase::Rest(state) => {
-                let state = *state;
-                order.is_some_and(|order| self.hears_at_rest(name, state, order))
+                let (state, retry_at) = (*state, task.retry_at);
+                match order {
+                    Some(order) => self.hears_at_rest(name, state, order),
+                    None if retry_at.is_some_and(|at| at <= self.now) => {
+                        self.enter(name, Phase::Waiting(Some(RestartReason::Retry)))
+                    }
+                    None => false,
+                }
             }
             Phase::BackingOff { until, reason } => {
                 let (due, reason) = (*until <= self.now, *reason);
@@ -463,6 +486,7 @@ impl Model {
     fn enter(&mut self, name: usize, phase: Phase) -> bool {
         if let Some(task) = &mut self.names[name].task {
             task.phase = phase;
+            task.retry_at = None;
         }
         true
     }
@@ -474,6 +498,7 @@ impl Model {
     fn hears_at_rest(&mut self, name: usize, state: TaskState, order: Order) -> bool {
         use TaskState::{Paused, Stopped, Waiting};
         let has_begun = self.generation(name) > Some(0);
+        let is_tried_again = self.names[name].task.as_ref().is_some_and(|task| task.retry_at.is_some());
         match order {
             Order::Start | Order::Restart { .. } if state == Waiting => {
                 self.enter(name, Phase::Waiting(None))
@@ -485,12 +510,12 @@ impl Model {
                 // A person decided to try again: what led here is forgiven.
                 self.names[name].counted.clear();
                 if let Some(task) = &mut self.names[name].task {
-                    task.attempt = 0;
+                    (task.attempt, task.retrying) = (0, false);
                 }
                 self.enter(name, Phase::Waiting(Some(RestartReason::Requested)))
             }
-            Order::Stop if matches!(state, Waiting | Paused) => self.rest(name, Stopped),
-            Order::Pause if state == Waiting => self.rest(name, Paused),
+            Order::Stop if matches!(state, Waiting | Paused) || is_tried_again => self.rest(name, Stopped),
+            Order::Pause if state == Waiting || is_tried_again => self.rest(name, Paused),
             Order::Leave => self.leave(name),
             _ => true,
         }
@@ -534,8 +559,8 @@ impl Model {
         if let Some(reason) = reason {
             figures.restarts[index_of(reason)] += 1;
             task.last_restart = Some(now);
-            use RestartReason::{Dependency, Group, Requested};
-            if !matches!(reason, Requested | Group | Dependency) {
+            use RestartReason::{Dependency, Group, Requested, Retry};
+            if !matches!(reason, Requested | Group | Dependency | Retry) {
                 counted.push(now);
             }
         }
@@ -658,8 +683,10 @@ impl Model {
     fn end(&mut self, name: usize, exit: ExitKind, permanent: bool) -> bool {
         let exit_index = ExitKind::ALL.iter().position(|kind| *kind == exit).expect("a known kind");
         self.names[name].figures.exits[exit_index] += 1;
-        let limit_reached = self.limit_reached(name);
         let now = self.now;
+        let was_retrying = self.names[name].task.as_ref().is_some_and(|task| task.retrying);
+        let limit_reached = was_retrying || self.limit_reached(name);
+        let mut for_good = permanent;
         let Some(Task { spec, attempt, phase: Phase::Living(life), .. }) = &mut self.names[name].task else {
             return false;
         };
@@ -699,8 +726,22 @@ impl Model {
             }
         };
         let given_up = matches!(next, Phase::Rest(TaskState::Failed));
-        self.names[name].figures.given_up += u64::from(given_up);
-        self.enter(name, next)
+        let succeeded = matches!(next, Phase::Rest(TaskState::Finished));
+        for_good |= spec.policy == RestartPolicy::Never;
+        let retries = given_up && spec.retries && !for_good;
+        self.names[name].figures.given_up += u64::from(given_up && !(retries && was_retrying));
+        self.enter(name, next);
+        let Name { task: Some(task), counted, .. } = &mut self.names[name] else { return true };
+        if succeeded && task.has_failed {
+            counted.clear();
+            (task.attempt, task.has_failed, task.retrying) = (0, false, false);
+        }
+        if given_up {
+            task.has_failed = true;
+            task.retrying = retries;
+            task.retry_at = retries.then_some(now + RETRY_INTERVAL);
+        }
+        true
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, TaskContext, TaskManager,
+    Backoff, CriticalTaskConfig, GiveUp, TaskContext, TaskManager,
     events::{TaskEvent, TaskEventKind, TaskEvents},
     policy::{ErrorClass, ExitKind, Jitter, RestartReason},
     shutdown::ShutdownOutcome,
@@ -27,8 +27,8 @@ use tokio::{
 
 use super::{
     model::{
-        Answer, BEAT, Command, FIRST_DELAY, Fault, GRACE, HEARTBEAT_TIMEOUT, LONGEST_DELAY, Model, SLOWNESS,
-        START_TIMEOUT, Spec, Step,
+        Answer, BEAT, Command, FIRST_DELAY, Fault, GRACE, HEARTBEAT_TIMEOUT, LONGEST_DELAY, Model,
+        RETRY_INTERVAL, SLOWNESS, START_TIMEOUT, Spec, Step,
     },
     support::{Alive, millis, secs},
 };
@@ -98,6 +98,7 @@ pub(crate) fn config(
         run_of_task(ctx, of_run.clone(), probe.clone(), asked.clone())
     })
     .restart_policy(spec.policy)
+    .give_up(if spec.retries { GiveUp::RetryEvery(millis(RETRY_INTERVAL)) } else { GiveUp::ForGood })
     .max_restarts(spec.limit, millis(spec.window))
     .backoff(backoff.jitter(Jitter::None))
     .shutdown_grace(millis(GRACE))

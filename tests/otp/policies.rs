@@ -224,7 +224,8 @@ async fn do_not_save_start_parameters_for_temporary_children() {
                     drop(run);
                 }
             });
-            world.supervise_as(group(strategy, [config.restart_policy(policy)])).await;
+            let config = config.restart_policy(policy).backoff(otel_tasks::Backoff::constant(secs(60)));
+            world.supervise_as(group(strategy, [config])).await;
             assert_eq!(Arc::strong_count(&run), 2, "{policy:?}: a run has it");
             sleep(secs(2)).await;
             assert_eq!(Arc::strong_count(&run), 1, "{policy:?}: what a run had is gone with it");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use otel_tasks::{
     CriticalTaskConfig, RestartPolicy, TaskGroup,
     policy::{
-        DependencyLoss, Escalation, RestartReason, RestartStrategy,
+        DependencyLoss, Escalation, RestartIntensity, RestartReason, RestartStrategy,
         RestartStrategy::{OneForAll, OneForOne, RestForOne},
         StallAction,
     },
@@ -176,7 +176,7 @@ async fn sup_start_child_returns_error_simple() {
 #[tokio::test(start_paused = true)]
 async fn sup_start_map() {
     let (world, [child]) = World::with(["c1"]);
-    // With nothing set: transient, five restarts in ten minutes, ten seconds to stop.
+    // With nothing set: permanent, ten restarts in ten minutes, ten seconds to stop.
     let plain = {
         let child = child.clone();
         CriticalTaskConfig::new("c1", move |ctx| {
@@ -185,14 +185,15 @@ async fn sup_start_map() {
         })
     };
     let shown = format!("{plain:?}");
-    assert!(shown.contains("restart: OnFailure, max_restarts: 5, restart_window: 600s"), "{shown}");
+    assert!(shown.contains("restart: Always, limit: None"), "{shown}");
     world.register(plain).await;
     child.stops(Stop::Never);
     let asked = Instant::now();
     world.tasks.stop("c1").expect("registered");
     eventually("stopped", || world.state("c1") == Stopped).await;
     assert!((secs(10)..secs(10) + millis(10)).contains(&asked.elapsed()), "{:?}", asked.elapsed());
-    assert_eq!(RestartPolicy::default(), RestartPolicy::OnFailure);
+    assert_eq!(RestartPolicy::default(), RestartPolicy::Always);
+    assert_eq!(RestartIntensity::default().to_string(), "10 in 10m");
     assert_eq!(RestartStrategy::default(), OneForOne);
     assert_eq!(Escalation::default(), Escalation::None);
     assert_eq!(DependencyLoss::default(), DependencyLoss::Keep);

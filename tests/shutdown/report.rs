@@ -18,7 +18,7 @@ use crate::support::{eventually, millis, secs, settle, tasks::takes};
 #[tokio::test(start_paused = true)]
 async fn a_report_reads_line_by_line() {
     let tasks = TaskManager::builder().shutdown_deadline(secs(10)).build().unwrap();
-    let done = CriticalTaskConfig::new("done", |_| async {});
+    let done = CriticalTaskConfig::one_shot("done", |_| async {});
     for config in [takes("slow", 2), done.category(TaskCategory::Gateway)] {
         tasks.register(config).expect("a valid config");
     }

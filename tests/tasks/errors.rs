@@ -8,7 +8,7 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, TaskContext, TaskError, TaskLoop, TaskManager,
+    Backoff, CriticalTaskConfig, GiveUp, TaskContext, TaskError, TaskLoop, TaskManager,
     policy::{ErrorClass, RestartIntensity},
     task::{RegisterError, RestartError, TaskControlError},
 };
@@ -125,11 +125,11 @@ async fn a_restart_limit_without_a_window_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_restart_limit_that_its_own_delays_never_reach_is_refused() {
-    // The seed's figures, uncapped: 60 + 120 + 240 + 480 s lie between five restarts, more than the ten minutes.
+    // 60 + 120 + 240 + 480 s lie between five restarts, more than the ten minutes.
     let backoff = Backoff::new(secs(30), 2.0, secs(86_400)).unwrap();
     let source = "LimitUnreachable { max_restarts: 5, within: 600s, needed: 900s }";
     let error = refused(
-        || obeys("t").backoff(backoff),
+        || obeys("t").backoff(backoff).max_restarts(5, secs(600)),
         &format!(r#"Policy {{ name: "t", source: {source} }}"#),
         "the restart policy of task \"t\" is not usable",
     );
@@ -150,7 +150,10 @@ async fn a_limit_is_refused_exactly_from_where_a_task_that_fails_at_once_is_neve
         });
         let tasks = TaskManager::new();
         // Three restarts, so two delays between the first and the third.
-        let limited = failing.backoff(Backoff::constant(secs(10))).max_restarts(3, secs(window));
+        let limited = failing
+            .backoff(Backoff::constant(secs(10)))
+            .max_restarts(3, secs(window))
+            .give_up(GiveUp::ForGood);
         assert_eq!(tasks.register(limited).is_ok(), accepted, "{window} s");
         tasks.start();
         sleep(secs(3_600)).await;

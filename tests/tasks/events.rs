@@ -12,7 +12,7 @@ const EVENTS_EACH: usize = 2;
 
 async fn come_and_go(tasks: &TaskManager, times: usize) {
     for _ in 0..times {
-        tasks.register(CriticalTaskConfig::new("a", |_| async {})).expect("the name is free");
+        tasks.register(CriticalTaskConfig::one_shot("a", |_| async {})).expect("the name is free");
         tasks.unregister("a").await.expect("registered");
     }
 }

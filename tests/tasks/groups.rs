@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, RestartPolicy, TaskGroup, TaskManager,
+    Backoff, CriticalTaskConfig, GiveUp, RestartPolicy, TaskGroup, TaskManager,
     events::TaskEventKind,
     policy::{Escalation, RestartStrategy},
     snapshot::TaskState,
@@ -135,7 +135,7 @@ async fn one_for_all_waits_for_a_later_member_that_was_given_up() {
     let tasks = started(
         group(RestartStrategy::OneForAll)
             .task(begun.member("a", [Obeys]))
-            .task(begun.member("b", [Fails(1), Obeys]).max_restarts(0, secs(60))),
+            .task(begun.member("b", [Fails(1), Obeys]).max_restarts(0, secs(60)).give_up(GiveUp::ForGood)),
     );
     let mut events = tasks.subscribe();
     sleep(secs(600)).await;

@@ -11,9 +11,11 @@ mod events;
 mod groups;
 mod handles;
 mod health;
+mod health_roles;
 #[cfg(feature = "macros")]
 mod instrumented;
 mod orders;
+mod outages;
 mod overtaking;
 mod panics;
 mod pause;

@@ -9,6 +9,7 @@ use otel_tasks::{
     Backoff, CriticalTaskConfig, RestartPolicy, TaskLoop, TaskManager,
     events::TaskEventKind,
     policy::{DependencyLoss, RestartReason},
+    schedule::OnError,
     shutdown::ShutdownOutcome,
     snapshot::TaskState,
     task::RestartError,
@@ -23,7 +24,7 @@ use crate::support::{
 #[tokio::test(start_paused = true)]
 async fn a_stop_leaves_what_has_ended_as_it_is() {
     let tasks = all_started([
-        CriticalTaskConfig::new("finished", |_| async {}),
+        CriticalTaskConfig::one_shot("finished", |_| async {}),
         CriticalTaskConfig::new("failed", |_| async { Err::<(), _>("down") })
             .restart_policy(RestartPolicy::Never),
     ]);
@@ -103,7 +104,8 @@ async fn a_paused_loop_whose_iteration_fails_stays_paused() {
             sleep(secs(5)).await;
             Err::<(), _>("down")
         }
-    });
+    })
+    .on_error(|_| async { OnError::End });
     let config = CriticalTaskConfig::from_loop("l", body).backoff(Backoff::constant(secs(1)));
     let tasks = all_started([config]);
     sleep(secs(1)).await;

@@ -32,7 +32,7 @@ fn polled_for(of: Of, manager: TaskManagerBuilder, poll: Duration) -> (Duration,
         };
         let config = match of {
             Spawned => None,
-            Registered => Some(CriticalTaskConfig::new("polled", move |_| work())),
+            Registered => Some(CriticalTaskConfig::one_shot("polled", move |_| work())),
             Loop => {
                 let once = Schedule::every(Duration::from_secs(3_600)).count(1);
                 Some(CriticalTaskConfig::from_loop("polled", TaskLoop::on(once, move |_| work())))

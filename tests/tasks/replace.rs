@@ -150,7 +150,7 @@ async fn a_component_is_unregistered_whole_though_its_caller_goes_away() {
     tasks
         .register_all([
             obedient("a_slow", &alive, 3).component("plugin"),
-            CriticalTaskConfig::new("b_once", |_| async {}).component("plugin"),
+            CriticalTaskConfig::one_shot("b_once", |_| async {}).component("plugin"),
             obedient("c_slow", &alive, 3).component("plugin"),
         ])
         .unwrap();

@@ -20,10 +20,10 @@ use opentelemetry_sdk::{
     trace::{InMemorySpanExporter, SdkTracerProvider, SpanData},
 };
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, CriticalTasksProvider, RestartPolicy, TaskCategory, TaskContext, TaskLoop,
-    TaskManager, TaskMetrics, TaskPriority,
+    Backoff, CriticalTaskConfig, CriticalTasksProvider, GiveUp, RestartPolicy, TaskCategory, TaskContext,
+    TaskLoop, TaskManager, TaskMetrics, TaskPriority,
     events::TaskEventKind,
-    health::{HealthReason, HealthThresholds},
+    health::{HealthReason, HealthStatus, HealthThresholds},
     policy::{CategoryRules, ExitKind, RestartIntensity, StallAction},
     shutdown::ShutdownOutcome,
     snapshot::TaskState,
@@ -190,11 +190,11 @@ async fn task_metrics() {
 // The seed's last_seen was the moment of asking, so a dead task was always seen just now.
 #[tokio::test(start_paused = true)]
 async fn task_health() {
-    let tasks = all_started([CriticalTaskConfig::new("t", |_| async { sleep(secs(5)).await })]);
+    let tasks = all_started([CriticalTaskConfig::one_shot("t", |_| async { sleep(secs(5)).await })]);
     sleep(secs(10)).await;
     let health = tasks.task_health("t").expect("registered");
     let seen = health.last_seen.expect("it ran");
-    assert!(health.is_healthy && health.is_live && !health.is_ready, "{health:?}");
+    assert!(health.is_healthy() && health.is_live && !health.is_ready, "{health:?}");
     assert_eq!((health.error_rate, health.restart_count), (0.0, 0));
     assert_eq!(health.uptime.as_secs(), 10, "since it first began");
     assert_eq!(health.reasons, []);
@@ -223,8 +223,8 @@ async fn task_health_last_seen_moves_with_a_heartbeat() {
 // The seed never read health_check_interval: it checked every task each time.
 #[tokio::test(start_paused = true)]
 async fn critical_task_config() {
-    assert_eq!((RestartIntensity::DEFAULT_MAX_RESTARTS, RestartIntensity::DEFAULT_WITHIN), (5, secs(600)));
-    assert_eq!((Backoff::DEFAULT_INITIAL, Backoff::DEFAULT_CAP), (secs(30), secs(60)));
+    assert_eq!((RestartIntensity::DEFAULT_MAX_RESTARTS, RestartIntensity::DEFAULT_WITHIN), (10, secs(600)));
+    assert_eq!((Backoff::DEFAULT_INITIAL, Backoff::DEFAULT_CAP), (secs(1), secs(60)));
     assert_eq!((Backoff::DEFAULT_FACTOR, Backoff::DEFAULT_STABLE_AFTER), (2.0, secs(600)));
     assert_eq!(
         (CriticalTaskConfig::DEFAULT_HEALTH_CHECK_INTERVAL, TaskManagerBuilder::DEFAULT_MONITOR_INTERVAL),
@@ -250,7 +250,7 @@ async fn critical_task_config() {
     let mut told = |after| {
         let mut told = Vec::new();
         while let Some(event) = events.try_recv() {
-            if let TaskEventKind::HealthChanged { is_healthy: false, .. } = event.kind {
+            if let TaskEventKind::HealthChanged { status: HealthStatus::Unhealthy, .. } = event.kind {
                 told.push(event.task.expect("of a task").to_string());
             }
         }
@@ -266,9 +266,10 @@ async fn critical_task_config() {
 
 // The seed's five restarts at 30 s, doubling, are never five in ten minutes: it never gave up.
 #[tokio::test(start_paused = true)]
-async fn critical_task_config_gives_up_by_default() {
+async fn critical_task_config_gives_up_with_the_seeds_values() {
     let (config, begun) = failing("t", usize::MAX);
-    let tasks = all_started([config]);
+    let seeds = config.restarts("5 in 10m".parse().unwrap(), "30s..1m".parse().unwrap());
+    let tasks = all_started([seeds.give_up(GiveUp::ForGood)]);
     sleep(secs(3_600)).await;
     assert_eq!((state(&tasks, "t"), begun.load(SeqCst)), (Some(TaskState::Failed), 6));
 }
@@ -566,16 +567,19 @@ async fn task_health_judges_by_rates_over_sliding_windows() {
     sleep(secs(5)).await;
     let health = tasks.task_health("t").unwrap();
     assert_eq!((health.error_rate, health.restart_count), (1.0, 1), "one error is one an hour");
-    assert!(health.is_healthy && health.is_ready, "fresh from a restart is not ill: {health:?}");
+    assert!(
+        health.status == HealthStatus::Degraded && health.is_ready,
+        "fresh from a restart is not ill: {health:?}"
+    );
     assert_eq!(health.reasons, [HealthReason::Recovering]);
     sleep(secs(305)).await;
     assert_eq!(tasks.task_health("t").unwrap().reasons, []);
     let ill = tasks.task_health("thrice").unwrap();
-    assert!(!ill.is_healthy && ill.is_live, "{ill:?}");
-    assert_eq!(ill.reasons, [HealthReason::Restarts]);
+    assert!(!ill.is_healthy() && ill.is_live, "{ill:?}");
+    assert_eq!(shown(&ill.reasons), "[Restarts { restarts_per_hour: 3, limit: 3 }]");
     sleep(secs(3_600)).await;
     let recovered = tasks.task_health("thrice").unwrap();
-    assert!(recovered.is_healthy, "what is over is over: {recovered:?}");
+    assert!(recovered.is_healthy(), "what is over is over: {recovered:?}");
     assert_eq!(recovered.restart_count, 3, "the counter counts on");
 }
 
@@ -591,10 +595,10 @@ async fn get_task_health_by_thresholds_of_ones_own() {
     for expected in [true, false] {
         let _ = tasks.spawn("t", async { Err::<(), _>("down") }).await;
         let health = tasks.task_health("t").unwrap();
-        assert_eq!(health.is_healthy, expected, "{health:?}");
+        assert_eq!(health.is_healthy(), expected, "{health:?}");
     }
     sleep(secs(3_700)).await;
-    assert!(tasks.task_health("t").unwrap().is_healthy);
+    assert!(tasks.task_health("t").unwrap().is_healthy());
 }
 
 #[tokio::test(start_paused = true)]
@@ -623,7 +627,7 @@ async fn statistics() {
     settle().await;
     let statistics = tasks.statistics();
     assert_eq!((statistics.total_tasks, statistics.critical_tasks), (4, 3));
-    assert_eq!((statistics.healthy_tasks, statistics.unhealthy_tasks), (2, 1));
+    assert_eq!((statistics.healthy_tasks, statistics.degraded_tasks, statistics.unhealthy_tasks), (1, 1, 1));
     let categories = [
         (TaskCategory::Scheduled, 2),
         (TaskCategory::Gateway, 1),
@@ -738,6 +742,7 @@ async fn monitor_tasks_loop() {
     assert_eq!(texts(last, "tasks.command"), ["command_long"]);
     assert_eq!(texts(last, "tasks.gateway"), Vec::<String>::new());
     assert_eq!(texts(last, "tasks.unhealthy"), ["failed"]);
+    assert_eq!(texts(last, "tasks.degraded"), Vec::<String>::new());
     assert!(last.attributes.contains(&KeyValue::new("tasks.registered", 2_i64)), "{last:?}");
     assert!(last.attributes.contains(&KeyValue::new("tasks.healthy", 1_i64)), "{last:?}");
 }
@@ -835,10 +840,10 @@ async fn perform_health_checks() {
     }
     let sleeper = TaskLoop::every(secs(86_400), |_| async {});
     let tasks = all_started([
-        task("finished", |_, _| Ending::Finish),
+        task("finished", |_, _| Ending::Finish).restart_policy(RestartPolicy::OnFailure),
         task("stopped", |_, _| Ending::Run),
         task("recovered", |run, _| if run <= 3 { Ending::Fail } else { Ending::Run }),
-        task("given up", |_, _| Ending::Fail).max_restarts(2, secs(600)),
+        task("given up", |_, _| Ending::Fail).max_restarts(2, secs(600)).give_up(GiveUp::ForGood),
         task("never", |_, _| Ending::Fail).restart_policy(RestartPolicy::Never),
         CriticalTaskConfig::from_loop("sleeper", sleeper).heartbeat_timeout(secs(10)),
     ]);
@@ -852,8 +857,8 @@ async fn perform_health_checks() {
     assert_eq!(tasks.task_metrics("sleeper").unwrap().restart_count, 0);
     assert_eq!(state(&tasks, "finished"), Some(TaskState::Finished));
     assert_eq!(state(&tasks, "stopped"), Some(TaskState::Stopped));
-    assert!(tasks.task_health("finished").unwrap().is_healthy);
-    assert!(tasks.task_health("stopped").unwrap().is_healthy);
+    assert!(tasks.task_health("finished").unwrap().is_healthy());
+    assert!(tasks.task_health("stopped").unwrap().is_healthy());
 }
 
 // The seed looked its errors up under another name than it kept them under, and so recorded none.

@@ -78,7 +78,7 @@ fn registering_without_a_runtime_is_an_error_and_changes_nothing() {
     assert_eq!(tasks.task_names(), Vec::<String>::new());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        tasks.register(CriticalTaskConfig::new("t", |_| async {})).unwrap();
+        tasks.register(CriticalTaskConfig::one_shot("t", |_| async {})).unwrap();
         tasks.shutdown().await;
     });
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use otel_tasks::{
-    CriticalTaskConfig, CriticalTasksProvider, TaskCategory, TaskContext, TaskLoop, TaskPriority,
+    CriticalTaskConfig, CriticalTasksProvider, GiveUp, TaskCategory, TaskContext, TaskLoop, TaskPriority,
     schedule::OnError,
 };
 use tokio::{net::TcpStream, time::sleep};
@@ -49,6 +49,7 @@ pub(crate) fn legacy_sync(nobody: SocketAddr) -> CriticalTaskConfig {
     .priority(TaskPriority::Low)
     .max_restarts(2, Duration::from_secs(10))
     .restart_delay(Duration::from_millis(200))
+    .give_up(GiveUp::ForGood)
     .error_type(|_: &io::Error| "connection_refused")
 }
 

@@ -8,6 +8,7 @@ use std::{
 
 use otel_tasks::{
     TaskHealth, TaskManager,
+    health::HealthStatus,
     snapshot::{TaskSnapshot, TaskStatistics},
 };
 
@@ -155,10 +156,12 @@ fn row(task: &TaskSnapshot, health: Option<&TaskHealth>) -> [(String, Paint); 11
 
 fn health_cell(health: &TaskHealth) -> (String, Paint) {
     let reasons: Vec<&str> = health.reasons.iter().map(|reason| reason.as_str()).collect();
-    match (health.is_healthy, reasons.is_empty()) {
-        (true, true) => ("ok".into(), Paint::Good),
-        (true, false) => (format!("ok, {}", reasons.join(", ")), Paint::Warning),
-        (false, _) => (reasons.join(", "), Paint::Bad),
+    match (health.status, reasons.is_empty()) {
+        (HealthStatus::Healthy, true) => ("ok".into(), Paint::Good),
+        (HealthStatus::Healthy | HealthStatus::Degraded, _) => {
+            (format!("ok, {}", reasons.join(", ")), Paint::Warning)
+        }
+        _ => (reasons.join(", "), Paint::Bad),
     }
 }
 
@@ -204,11 +207,12 @@ pub(crate) fn statistics(statistics: &TaskStatistics) -> String {
         .map(|(category, tasks)| format!("{tasks} {category}"))
         .collect();
     format!(
-        "{} tasks ({}), {} of them critical: {} healthy, {} not\n{} runs, {} errors, {} restarts",
+        "{} tasks ({}), {} of them critical: {} healthy, {} degraded, {} unhealthy\n{} runs, {} errors, {} restarts",
         statistics.total_tasks,
         categories.join(", "),
         statistics.critical_tasks,
         statistics.healthy_tasks,
+        statistics.degraded_tasks,
         statistics.unhealthy_tasks,
         statistics.total_runs,
         statistics.total_errors,

@@ -50,9 +50,13 @@ const number = (value) => value.toLocaleString("en");
 const TONES = {
   running: "busy", finished: "well", failed: "bad", backoff: "warn", stopping: "warn", paused: "warn",
 };
-const tone = (row) => (row.is_healthy ? TONES[row.state] ?? "soft" : "bad");
+const HEALTH_TONES = { healthy: "", degraded: "warn", unhealthy: "bad" };
+const STATUSES = ["unhealthy", "degraded", "healthy"];
+const healthTone = (row) => HEALTH_TONES[row.status] ?? "";
+const tone = (row) => (row.status === "unhealthy" ? "bad" : TONES[row.state] ?? "soft");
 const state = (row) => row.state ?? (row.active_runs > 0 ? "running" : "–");
-const health = (row) => (row.is_healthy ? (row.reasons.length ? row.reasons.join(", ") : row.state ? "well" : "–") : `not well: ${row.reasons.join(", ")}`);
+const capital = (word) => word.charAt(0).toUpperCase() + word.slice(1);
+const health = (row, reasons = row.reasons) => (row.status ? `${capital(row.status)}${reasons.length ? `: ${reasons.join(", ")}` : ""}` : "–");
 
 // --- the table
 
@@ -60,7 +64,7 @@ const PRIORITIES = ["critical", "high", "normal", "low"];
 const COLUMNS = [
   { key: "name", title: "Task", css: "name", of: (row) => row.name, text: (row) => link(row) },
   { key: "state", title: "State", css: "state", of: state, text: (row) => element("span", { className: tone(row) }, `● ${state(row)}`) },
-  { key: "health", title: "Health", css: "health at-640", of: (row) => [row.is_healthy ? 1 : 0, row.reasons.length], text: (row) => element("span", { className: row.is_healthy ? "" : "bad", title: health(row) }, health(row)) },
+  { key: "health", title: "Health", css: "health at-640", of: (row) => [row.status ? STATUSES.indexOf(row.status) : STATUSES.length, row.reasons.length], text: (row) => element("span", { className: healthTone(row), title: health(row) }, health(row)) },
   { key: "component", title: "Component", css: "component at-1100", of: (row) => row.component ?? "", text: (row) => own(row.component ?? "–") },
   { key: "category", title: "Category", css: "category at-1500", of: (row) => row.category, text: (row) => row.category },
   { key: "priority", title: "Priority", css: "priority at-1500", of: (row) => PRIORITIES.indexOf(row.priority), text: (row) => row.priority },
@@ -91,7 +95,7 @@ function matching() {
   const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
   const unwell = $("unwell").checked;
   const text = (row) => `${row.name} ${row.component ?? ""} ${state(row)} ${row.category} ${row.priority} ${row.reasons.join(" ")} ${row.last_error ?? ""}`.toLowerCase();
-  return [...rows.values()].filter((row) => (!unwell || !row.is_healthy) && (!words.length || words.every((word) => text(row).includes(word))));
+  return [...rows.values()].filter((row) => (!unwell || (row.status && row.status !== "healthy")) && (!words.length || words.every((word) => text(row).includes(word))));
 }
 
 /** What the table lists, from top to bottom: headings and tasks, with how far each is indented. */
@@ -215,11 +219,13 @@ function drawService() {
   if (!summary) return;
   const probe = (title, passes) => element("li", { className: passes ? "well" : "bad" }, `${title}: ${passes ? "yes" : "no"}`);
   $("service").replaceChildren(
+    element("li", { className: summary.status === "healthy" ? "well" : HEALTH_TONES[summary.status] }, capital(summary.status)),
     probe("live", summary.is_live),
     probe("ready", summary.is_ready),
     probe("started", summary.has_started),
     element("li", {}, `${number(summary.registered)} registered`),
-    element("li", { className: summary.unhealthy ? "bad" : "" }, `${number(summary.unhealthy)} not well`),
+    element("li", { className: summary.degraded ? "warn" : "" }, `${number(summary.degraded)} degraded`),
+    element("li", { className: summary.unhealthy ? "bad" : "" }, `${number(summary.unhealthy)} unhealthy`),
   );
   const lines = summary.blocked.map((blocked) => `${blocked.task} blocks the thread ${blocked.thread}, for ${duration(blocked.seconds)}`);
   if (summary.runtime_stalled) lines.unshift("The runtime runs nothing: all its threads are blocked.");
@@ -357,7 +363,10 @@ function drawDetail(task) {
     element("div", { className: "title" }, title, element("span", { className: tone(task) }, `● ${state(task)}`), ...buttons, element("span", { id: "answer", role: "status" })),
     element("div", { className: "columns" },
       section("Now", facts([
-        ["health", element("span", { className: task.is_healthy ? "" : "bad" }, health(task))],
+        ["health", element("span", { className: healthTone(task) }, health(task, task.reason_texts))],
+        ["role", task.role],
+        ["unhealthy since", task.unhealthy_since === null ? null : since(task.unhealthy_since)],
+        ["in this state since", task.state_since === null ? null : since(task.state_since)],
         ["last error", task.last_error ? `${since(task.last_error_time)}: ${task.last_error}` : null],
         ["last error's trace", task.last_error_trace],
         ["last success", task.last_success === null ? null : since(task.last_success)],

@@ -105,7 +105,7 @@ async fn each_kind_of_event_has_its_detail() {
         ("sibling", "yielding", "group"),
         ("sibling", "exited", "success after 1.0s"),
         ("silent", "stalled", "silent for 3.0s"),
-        ("silent", "health_changed", "not well"),
+        ("silent", "health_changed", "unhealthy"),
         ("silent", "unregistered", ""),
         ("retries", "retrying", "iteration 1, after 250.0ms: lost in 1"),
         ("retries", "exited", "success after 250.0ms, iteration 1"),
@@ -182,7 +182,7 @@ async fn a_row_is_the_snapshot_in_seconds() {
         row("poller"),
         json!({
             "name": "poller", "category": "scheduled", "priority": "high", "component": "demo",
-            "state": "waiting", "is_healthy": true, "reasons": ["not_started"],
+            "state": "waiting", "status": "healthy", "role": "degrades", "reasons": ["not_started"],
             "depends_on": ["gateway"], "active_runs": 0, "runs": 0, "errors": 0, "restarts": 0,
             "p50_seconds": null, "p95_seconds": null, "max_seconds": null,
             "interval_seconds": null, "next_run": null,
@@ -201,7 +201,7 @@ async fn a_row_is_the_snapshot_in_seconds() {
         row("poller"),
         json!({
             "name": "poller", "category": "scheduled", "priority": "high", "component": "demo",
-            "state": "running", "is_healthy": false, "reasons": ["error_rate"],
+            "state": "running", "status": "unhealthy", "role": "degrades", "reasons": ["error_rate"],
             "depends_on": ["gateway"], "active_runs": 0, "runs": 7, "errors": 3, "restarts": 0,
             "p50_seconds": 1.5, "p95_seconds": 1.95, "max_seconds": 2.0,
             "interval_seconds": 5.0, "next_run": snapshot.next_run.map(unix),
@@ -222,15 +222,15 @@ async fn the_summary_counts_registered_tasks_and_shows_the_shutdown() {
     tasks.register_all([waits("a"), waits("b"), gives_up("c", "lost".into())]).expect("registered");
     let is = |expected: Value| assert_eq!(json!(overview(&tasks, true, false).0), expected);
     is(json!({
-        "is_live": true, "is_ready": false, "has_started": false, "runtime_stalled": false, "blocked": [],
-        "registered": 3, "unhealthy": 0, "shutting_down": false, "report": null,
+        "status": "healthy", "is_live": true, "is_ready": false, "has_started": false, "runtime_stalled": false, "blocked": [],
+        "registered": 3, "degraded": 0, "unhealthy": 0, "shutting_down": false, "report": null,
         "control": true, "traces": false,
     }));
     tasks.start();
     tokio::time::sleep(millis(10)).await;
     is(json!({
-        "is_live": false, "is_ready": false, "has_started": true, "runtime_stalled": false, "blocked": [],
-        "registered": 3, "unhealthy": 1, "shutting_down": false, "report": null,
+        "status": "unhealthy", "is_live": false, "is_ready": false, "has_started": true, "runtime_stalled": false, "blocked": [],
+        "registered": 3, "degraded": 0, "unhealthy": 1, "shutting_down": false, "report": null,
         "control": true, "traces": false,
     }));
     let report = tasks.shutdown().await.to_string();

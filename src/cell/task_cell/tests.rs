@@ -40,9 +40,9 @@ fn a_cell_is_alive_while_it_has_a_state_or_a_run() {
     cell.run_started(|| secs(10), UNIX_EPOCH + secs(10));
     assert!(cell.is_alive());
     let registered = TaskCell::default();
-    registered.set_state(Some(TaskState::Waiting));
+    registered.set_state(Some(TaskState::Waiting), UNIX_EPOCH);
     assert!(registered.is_alive());
-    registered.set_state(None);
+    registered.set_state(None, UNIX_EPOCH);
     end(&registered, ExitKind::Success, None);
     assert!(!registered.is_alive());
 }
@@ -78,7 +78,7 @@ fn vitals_are_what_the_snapshot_says() {
         vitals
     };
     agrees();
-    cell.set_state(Some(TaskState::Running));
+    cell.set_state(Some(TaskState::Running), UNIX_EPOCH);
     cell.run_started(|| secs(1), UNIX_EPOCH + secs(1));
     agrees();
     end(&cell, ExitKind::Success, None);

@@ -13,7 +13,7 @@ use crate::{
         shared::Shared,
         supervision::supervised::Supervised,
     },
-    policy::{Exit, Failure},
+    policy::{ErrorClass, Exit, Failure},
     run::{Begin, Ended, Guarded, Run},
 };
 
@@ -118,14 +118,20 @@ impl Living {
         let exit = outcome.exit.clone();
         self.parts.control.state().last_result = Some(exit.clone());
         let failed = exit.error_type().is_some();
+        if exit == Exit::Success {
+            supervised.iteration_succeeded();
+        }
+        // The whole life is late, not this iteration alone.
+        let is_late = failed && self.life.is_late();
+        let is_permanent = exit.failure().is_some_and(|failure| failure.class == ErrorClass::Permanent);
         if let Some(hook) = &self.parts.after_iteration {
             self.hook("after_iteration", hook(outcome.clone())).await;
         }
-        let goes_on = !failed
-            || match &self.parts.on_error {
-                Some(hook) => self.hook("on_error", hook(outcome)).await == Some(OnError::Continue),
-                None => false,
-            };
+        let decided = match &self.parts.on_error {
+            Some(hook) if failed => self.hook("on_error", hook(outcome)).await,
+            _ => None,
+        };
+        let goes_on = !is_late && !is_permanent && decided != Some(OnError::End);
         Settled { exit, span_context, goes_on }
     }
 

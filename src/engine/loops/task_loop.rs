@@ -29,9 +29,11 @@ where
 /// [`CriticalTaskConfig::from_loop`](crate::CriticalTaskConfig::from_loop); control it through its [`LoopHandle`].
 ///
 /// Each iteration is a run. What becomes of one whose time was missed, or comes while another runs, say [`MissedPolicy`] and
-/// [`OverlapPolicy`]; whatever is left out is counted. A failed iteration ends the loop's life, and the restart policy decides, unless
-/// a [retry](Self::retry) succeeds or [`on_error`](Self::on_error) says to go on. A loop that reached the end of its schedule or
-/// was [stopped](LoopHandle::stop) is finished and never restarted by itself.
+/// [`OverlapPolicy`]; whatever is left out is counted. An iteration that fails, panics or times out is a failed run, and the loop
+/// goes on at its next time. It is not restarted for that: health reports failures in a row. A
+/// [permanent](crate::policy::ErrorClass::Permanent) error ends the loop, and so does [`on_error`](Self::on_error) with
+/// [`OnError::End`]; then the restart policy decides. A loop that reached the end of its schedule or was [stopped](LoopHandle::stop)
+/// is finished and never restarted by itself.
 ///
 /// ```
 /// use otel_tasks::{CriticalTaskConfig, TaskLoop, TaskManager};
@@ -57,7 +59,7 @@ pub struct TaskLoop {
 labels! {
     /// What an error hook decides.
     pub enum OnError {
-        /// Go on with the next iteration.
+        /// Go on with the next iteration, unless the error is permanent.
         Continue = "continue",
         /// End this life of the loop with the error; the restart policy decides what follows.
         End = "end",
@@ -206,8 +208,8 @@ impl TaskLoop {
         self
     }
 
-    /// Awaited when an iteration fails, panics or times out; decides whether the loop goes on. A panic in it is logged and
-    /// counts as [`OnError::End`].
+    /// Sets a hook that is awaited when an iteration fails, panics or times out, and that may end the loop. Without one the loop goes
+    /// on. A permanent error ends the loop whatever the hook returns. A panic in the hook is logged, and the loop goes on.
     #[must_use]
     pub fn on_error<Fut>(mut self, hook: impl Fn(LoopOutcome) -> Fut + Send + Sync + 'static) -> Self
     where

@@ -11,6 +11,7 @@ use crate::{
     cell::SkipReason,
     engine::ShutdownReport,
     policy::{Exit, Failure, RestartReason},
+    read::HealthStatus,
 };
 
 /// Something that happened to a registered task, or to the manager.
@@ -95,12 +96,17 @@ pub enum TaskEventKind {
     Stopped,
     /// It is held until somebody resumes it.
     Paused,
-    /// It was given up.
+    /// It failed more often than its limit allows, or with a permanent error.
     #[non_exhaustive]
     GaveUp {
-        /// Why.
+        /// The cause.
         reason: &'static str,
+        /// The time until it is tried again; `None` if it was given up for good.
+        retry_after: Option<Duration>,
     },
+    /// It is well again after it had failed: a run has lasted for the
+    /// [`stable_after`](crate::Backoff::stable_after) of its backoff, or, for a loop, an iteration has succeeded.
+    Recovered,
     /// It gave no heartbeat in time, or one poll of it took too long. Once per stall.
     #[non_exhaustive]
     Stalled {
@@ -117,11 +123,11 @@ pub enum TaskEventKind {
     },
     /// It was unregistered.
     Unregistered,
-    /// What its health check says has changed.
+    /// The health check found another status than the one before.
     #[non_exhaustive]
     HealthChanged {
-        /// Whether it is healthy now.
-        is_healthy: bool,
+        /// The task's own status, whatever its role.
+        status: HealthStatus,
     },
     /// The runtime has run nothing for so long: all its threads are blocked.
     #[non_exhaustive]
@@ -160,6 +166,7 @@ impl TaskEventKind {
             Self::Stopped => "stopped",
             Self::Paused => "paused",
             Self::GaveUp { .. } => "gave_up",
+            Self::Recovered => "recovered",
             Self::Stalled { .. } => "stalled",
             Self::SlowPoll { .. } => "slow_poll",
             Self::Unregistered => "unregistered",

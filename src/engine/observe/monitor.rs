@@ -4,7 +4,10 @@
 //! passed. Each step is isolated: a panic in one is logged and the others still run; the loop itself ends only
 //! with [`Shared::stop_monitor`] or the manager.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    sync::{Arc, PoisonError},
+    time::SystemTime,
+};
 
 use opentelemetry::KeyValue;
 use tokio::time::Instant;
@@ -18,7 +21,7 @@ use crate::{
         observe::manager_span::{Names, set_names, strings},
     },
     policy::TaskCategory,
-    read::{self},
+    read::{self, HealthStatus},
     run::{Task, catch},
 };
 
@@ -99,21 +102,28 @@ fn check_health(shared: &Arc<Shared>, span: &ManagedSpan) {
     let tasks = shared.all_registered();
     let thresholds = &shared.settings.thresholds;
     let now = shared.recorder.now();
-    let mut unhealthy = Vec::new();
+    let (mut degraded, mut unhealthy) = (Vec::new(), Vec::new());
     for task in tasks.iter() {
-        let (vitals, live) = (task.task.cell.vitals(now), task.live());
-        let is_healthy = read::is_healthy(&vitals, live, thresholds);
-        if !is_healthy {
-            unhealthy.push(task.name().clone());
+        let vitals = task.task.cell.vitals(now);
+        // Most are healthy, and of those nothing is made.
+        let status = read::status(&vitals, task.live(), thresholds);
+        match status {
+            HealthStatus::Healthy => _ = task.note_status(status, SystemTime::now),
+            HealthStatus::Degraded => degraded.push(task.name().clone()),
+            HealthStatus::Unhealthy => unhealthy.push(task.name().clone()),
         }
-        let changed = task.checked(now, task.spec.health_check_interval, is_healthy);
-        if changed {
-            let health = read::health(&vitals, live, thresholds, shared.tracker.is_closed());
-            shared.announcer(task, task.signals.generation()).health_changed(&health);
+        let changed = task.checked(now, task.spec.health_check_interval, status);
+        if changed || status != HealthStatus::Healthy {
+            let health = shared.health_of(Some(task), &vitals);
+            if changed {
+                shared.announcer(task, task.signals.generation()).health_changed(&health);
+            }
         }
     }
+    let healthy = tasks.len() - degraded.len() - unhealthy.len();
     let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     span.set_attribute(KeyValue::new(attribute::MONITOR_TASKS, count(tasks.len())));
-    span.set_attribute(KeyValue::new(attribute::MONITOR_HEALTHY, count(tasks.len() - unhealthy.len())));
+    span.set_attribute(KeyValue::new(attribute::MONITOR_HEALTHY, count(healthy)));
+    span.set_attribute(KeyValue::new(attribute::MONITOR_DEGRADED, strings(&degraded)));
     span.set_attribute(KeyValue::new(attribute::MONITOR_UNHEALTHY, strings(&unhealthy)));
 }

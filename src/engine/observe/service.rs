@@ -219,7 +219,7 @@ impl Service {
 
 fn status(health: &ManagerHealth) -> String {
     let unhealthy: Vec<_> =
-        health.tasks.iter().filter(|(_, task)| !task.is_healthy).map(|(name, _)| &**name).collect();
+        health.tasks.iter().filter(|(_, task)| !task.is_healthy()).map(|(name, _)| &**name).collect();
     let healthy = health.tasks.len() - unhealthy.len();
     let mut status = format!("{healthy} of {} tasks healthy", health.tasks.len());
     if health.runtime_stalled {

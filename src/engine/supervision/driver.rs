@@ -3,8 +3,8 @@
 //! ```text
 //!            Start, gate open              exit: policy, limit, backoff
 //!  Waiting ─────────────► Running ──────────────────────────────► Finished, Failed, Stopped, Paused
-//!     ▲                    │  │ exit                                          │
-//!     │ must yield         │  ▼                                               │ Restart, Resume
+//!     ▲                    │  │ exit                                          │ Restart, Resume,
+//!     │ must yield         │  ▼                                               │ time of the next try
 //!     └────────────────────┘ Backoff ─────► Waiting ◄─────────────────────────┘ (at once)
 //! ```
 //!
@@ -13,7 +13,8 @@
 //!
 //! Invariants:
 //! 1. A life is dropped before the next one is made, so two never overlap.
-//! 2. A restart is counted when the new life begins, a give-up once, on entering `Failed`.
+//! 2. A restart is counted when the new life begins. A give-up is announced once, on entering `Failed`: a try that fails leads
+//!    back in silence.
 //! 3. Orders are looked at before timers and before the life itself: a stop wins over a restart that falls due.
 //! 4. Every life begins in [`Core::await_gate`], so none begins before what it rests on.
 
@@ -42,7 +43,7 @@ use crate::{
             signs_of_life::Stall,
         },
     },
-    policy::{Escalation, Exit, RestartPolicy, RestartReason, ShutdownOutcome, Verdict},
+    policy::{Escalation, Exit, GiveUp, RestartPolicy, RestartReason, ShutdownOutcome, Verdict},
     run::catch,
 };
 
@@ -118,6 +119,19 @@ struct Before {
     /// The delay before the last of them.
     delay: Duration,
     last_run: Option<SpanContext>,
+    /// When it is tried again, if it has failed and is not given up for good.
+    retry_at: Option<Instant>,
+    /// Since it failed: what it still has to show.
+    failed: Option<Failed>,
+}
+
+/// What follows the failure of a task until it has recovered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Failed {
+    /// It is tried again at an interval: a try that fails ends in `Failed` again.
+    Retrying,
+    /// A person decided to begin again: failures lead to restarts as before.
+    Forgiven,
 }
 
 /// The one timer of a driver: made when there is something to wait for.
@@ -144,6 +158,14 @@ impl Timer {
     fn clear(&mut self) {
         self.0 = None;
     }
+}
+
+/// How a task is given up.
+#[derive(Clone, Copy)]
+enum GivenUp {
+    ForGood,
+    /// As its settings say.
+    AsSet,
 }
 
 /// Why a life is asked to stop, and what is to follow.
@@ -273,7 +295,9 @@ impl Driver {
                 Ok(Poll::Ready(())) => self.done = true,
                 Err(_panic) => {
                     self.tear_down(Step::Rest(TaskState::Failed));
-                    self.core.tell(|| TaskEventKind::GaveUp { reason: "its driver panicked" });
+                    // Without a record: it may have been the subscriber that panicked.
+                    let retry_after = self.core.retry_later();
+                    self.core.tell(|| TaskEventKind::GaveUp { reason: "its driver panicked", retry_after });
                 }
             }
         }
@@ -343,17 +367,77 @@ impl Core {
 
     fn rest(&mut self, state: TaskState, cx: &mut Context<'_>) -> Poll<Step> {
         loop {
-            let order = match ready!(self.supervised.poll_signal(cx)) {
-                Signal::Order(order) => order,
-                Signal::Look if state == TaskState::Finished && self.shared.begins_anew(&self.supervised) => {
+            match self.supervised.poll_signal(cx) {
+                Poll::Ready(Signal::Order(order)) => {
+                    if let Some(step) = self.heard_at_rest(order, state) {
+                        self.retry_no_more();
+                        return Poll::Ready(step);
+                    }
+                }
+                Poll::Ready(Signal::Look)
+                    if state == TaskState::Finished && self.shared.begins_anew(&self.supervised) =>
+                {
                     return Poll::Ready(Step::Await(Some(RestartReason::Group)));
                 }
-                Signal::Look => continue,
-            };
-            if let Some(step) = self.heard_at_rest(order, state) {
-                return Poll::Ready(step);
+                Poll::Ready(Signal::Look) => {}
+                Poll::Pending => {
+                    let retry_at = self.before.as_ref().and_then(|before| before.retry_at);
+                    let Some(retry_at) = retry_at else { return Poll::Pending };
+                    ready!(self.timer.poll(retry_at, cx));
+                    self.retry_no_more();
+                    if self.shared.stays_down(&self.supervised) {
+                        return Poll::Ready(self.stopped(TaskState::Stopped));
+                    }
+                    self.catch_up_with_group();
+                    return Poll::Ready(Step::Await(Some(RestartReason::Retry)));
+                }
             }
         }
+    }
+
+    /// Sets when it is tried again, now that it has failed. Returns the time until then; `None` if it is not tried again.
+    fn retry_later(&mut self) -> Option<Duration> {
+        let spec = &self.supervised.spec;
+        let GiveUp::RetryEvery(interval) = spec.give_up else { return None };
+        if spec.policy == RestartPolicy::Never {
+            return None;
+        }
+        self.before().retry_at = Some(later(Instant::now(), interval));
+        self.has_failed(Failed::Retrying);
+        let wall = self.shared.settings.wall_clock.now().checked_add(interval);
+        self.supervised.set_next_retry(wall);
+        Some(interval)
+    }
+
+    /// Nothing is tried again later: the task begins, or rests for another reason.
+    fn retry_no_more(&mut self) {
+        self.timer.clear();
+        if self.before.as_mut().and_then(|before| before.retry_at.take()).is_some() {
+            self.supervised.set_next_retry(None);
+        }
+    }
+
+    fn has_failed(&mut self, failed: Failed) {
+        self.before().failed = Some(failed);
+        self.supervised.await_success();
+    }
+
+    /// When the present life will have shown that the task has recovered, if it had failed. A loop shows it by an iteration.
+    fn recovers_at(&self, began: Instant) -> Option<Instant> {
+        self.before.as_ref()?.failed.filter(|_| !self.supervised.body.is_loop())?;
+        Some(later(began, self.supervised.spec.backoff.stable()))
+    }
+
+    /// The task has shown that it is well, if it had failed.
+    fn recovered(&mut self) {
+        let Some(before) = self.before.as_mut().filter(|before| before.failed.is_some()) else { return };
+        (before.failed, before.attempt, before.delay) = (None, 0, Duration::ZERO);
+        self.supervised.task.cell.forgive_restarts();
+        self.announcer(self.supervised.signals.generation()).recovered();
+    }
+
+    fn is_retrying(&self) -> bool {
+        self.before.as_ref().is_some_and(|before| before.failed == Some(Failed::Retrying))
     }
 
     /// What an order makes of a task of which nothing lives.
@@ -372,6 +456,7 @@ impl Core {
                 self.catch_up_with_group();
                 if let Some(before) = &mut self.before {
                     before.attempt = 0;
+                    before.failed = before.failed.map(|_| Failed::Forgiven);
                 }
                 Some(Step::Await(Some(RestartReason::Requested)))
             }
@@ -379,9 +464,17 @@ impl Core {
                 Some(self.stopped(TaskState::Stopped))
             }
             Order::Pause if state == TaskState::Waiting => Some(self.paused()),
+            // It would begin again by itself.
+            Order::Stop { .. } if self.is_tried_again() => Some(self.stopped(TaskState::Stopped)),
+            Order::Pause if self.is_tried_again() => Some(self.paused()),
             Order::Start | Order::Stalled { .. } | Order::Stop { .. } | Order::Pause | Order::Resume => None,
             Order::Leave { .. } | Order::Kill => Some(self.leave_idle()),
         }
+    }
+
+    /// Whether it has failed and will begin again by itself.
+    fn is_tried_again(&self) -> bool {
+        self.before.as_ref().is_some_and(|before| before.retry_at.is_some())
     }
 
     /// What the group wanted of it before is over: somebody wants it to begin.
@@ -580,7 +673,7 @@ impl Core {
     }
 
     /// Asks the life to stop where that is due. Answers when there is something to do next.
-    fn look_after(&self, alive: &mut Alive) -> Option<Instant> {
+    fn look_after(&mut self, alive: &mut Alive) -> Option<Instant> {
         if alive.going.stopping().is_none() {
             if let Some(because) = self.shared.must_yield(&self.supervised) {
                 self.tell(|| TaskEventKind::Yielding { reason: because.reason });
@@ -588,9 +681,13 @@ impl Core {
                 alive.going = Going::Stops(Stopping::new(Wish::Yield(because), grace));
             }
         }
+        if self.supervised.has_succeeded() {
+            self.recovered();
+        }
         let stop = match &mut alive.going {
             Going::On { restart_due } => {
-                return [*restart_due, self.next_look()].into_iter().flatten().min();
+                let recovers_at = self.recovers_at(alive.began);
+                return [*restart_due, self.next_look(), recovers_at].into_iter().flatten().min();
             }
             Going::Stops(stop) => stop,
         };
@@ -612,9 +709,12 @@ impl Core {
     }
 
     /// Does what the timer was for. Answers whether the life is to be dropped.
-    fn timer_fired(&self, alive: &mut Alive, now: Instant) -> bool {
+    fn timer_fired(&mut self, alive: &mut Alive, now: Instant) -> bool {
         if alive.going.stopping().and_then(|stop| stop.over()).is_some_and(|over| over <= now) {
             return true;
+        }
+        if alive.going.stopping().is_none() && self.recovers_at(alive.began).is_some_and(|at| at <= now) {
+            self.recovered();
         }
         let restart_is_due = alive.going.restart_due().is_some_and(|due| due <= now);
         if restart_is_due && self.shared.tracker.is_closed() {
@@ -771,18 +871,20 @@ impl Core {
             Some(Wish::Leave) => Step::Leave,
             Some(Wish::Stop) => self.stopped(TaskState::Stopped),
             Some(Wish::Pause) => self.paused(),
-            Some(Wish::GiveUpStalled) => self.gave_up("stalled"),
-            Some(Wish::GiveUpGroup) => self.gave_up(GROUP_LIMIT),
+            Some(Wish::GiveUpStalled) => self.gave_up("stalled", GivenUp::AsSet),
+            Some(Wish::GiveUpGroup) => self.gave_up(GROUP_LIMIT, GivenUp::AsSet),
             Some(Wish::Yield(Yield { stays_down: true, .. })) => self.stopped(TaskState::Stopped),
             Some(Wish::Yield(Yield { reason, .. })) => Step::Await(Some(reason)),
             // A stall is the task's fault and counts against its limit; a request does not.
             Some(Wish::Restart(reason))
                 if reason.counts() && self.supervised.spec.policy == RestartPolicy::Never =>
             {
-                self.gave_up("not to be restarted after it stalled")
+                self.gave_up("not to be restarted after it stalled", GivenUp::AsSet)
             }
-            Some(Wish::Restart(reason)) if reason.counts() && self.limit_reached() => {
-                self.gave_up("stalled too often")
+            Some(Wish::Restart(reason))
+                if reason.counts() && (self.is_retrying() || self.limit_reached()) =>
+            {
+                self.gave_up("stalled too often", GivenUp::AsSet)
             }
             Some(Wish::Restart(reason)) => Step::Await(Some(reason)),
             None => match restart_due {
@@ -797,13 +899,26 @@ impl Core {
     fn decide(&mut self, end: Option<LifeEnd>, began: Instant) -> Step {
         let spec = self.supervised.spec.clone();
         let exit = end.as_ref().map_or(Exit::Cancellation, |end| end.exit.clone());
+        // What would have shown it may have come with the end.
+        let lasted = self.recovers_at(began).is_some_and(|at| at <= Instant::now());
+        if lasted || self.supervised.has_succeeded() {
+            self.recovered();
+        }
         if end.as_ref().is_some_and(|end| end.finished) {
             return self.stopped(TaskState::Finished);
         }
+        // A run of a closure that went on for long was no failure until it ended: a row of failures begins anew with it.
+        let is_run = !self.supervised.body.is_loop();
+        if is_run && exit.kind().is_error() && spec.backoff.resets_after(began.elapsed()) {
+            self.supervised.task.cell.failed_after_long();
+        }
         match spec.policy.judge(&exit) {
-            Verdict::Finished => self.stopped(TaskState::Finished),
+            Verdict::Finished => {
+                self.recovered();
+                self.stopped(TaskState::Finished)
+            }
             Verdict::Stopped => self.stopped(TaskState::Stopped),
-            Verdict::Failed => self.gave_up("not to be restarted after this"),
+            Verdict::Failed => self.gave_up("not to be restarted after this", GivenUp::ForGood),
             // A loop that is held: it begins anew when somebody resumes it.
             Verdict::Restart(_) if self.supervised.state() == TaskState::Paused => {
                 Step::Rest(TaskState::Paused)
@@ -816,7 +931,9 @@ impl Core {
                     Step::Await(Some(RestartReason::Group))
                 }
             }
-            Verdict::Restart(_) if self.limit_reached() => self.gave_up("restarted too often"),
+            Verdict::Restart(_) if self.is_retrying() || self.limit_reached() => {
+                self.gave_up("restarted too often", GivenUp::AsSet)
+            }
             Verdict::Restart(reason) => {
                 let random = (self.shared.settings.random)();
                 let before = self.before();
@@ -826,7 +943,7 @@ impl Core {
                 let delay = spec.backoff.delay(before.attempt, before.delay, random);
                 let until = later(Instant::now(), delay);
                 match self.group_restart(self.epoch(), until, reason) {
-                    GroupRestart::LimitReached => self.gave_up(GROUP_LIMIT),
+                    GroupRestart::LimitReached => self.gave_up(GROUP_LIMIT, GivenUp::AsSet),
                     GroupRestart::Stopped => self.stopped(TaskState::Stopped),
                     GroupRestart::UnderWay => Step::Await(Some(RestartReason::Group)),
                     GroupRestart::Begins => {
@@ -834,6 +951,9 @@ impl Core {
                         before.attempt = before.attempt.saturating_add(1);
                         before.delay = delay;
                         self.tell(|| TaskEventKind::BackingOff { reason, delay });
+                        if reason == RestartReason::Finished {
+                            self.announcer(self.supervised.signals.generation()).ended(delay);
+                        }
                         Step::Backoff { until, reason }
                     }
                 }
@@ -874,6 +994,9 @@ impl Core {
     fn note_start(&self, restart: Option<RestartReason>, generation: u64) {
         match restart {
             None => self.shared.announcer(&self.supervised, generation).started(),
+            Some(RestartReason::Retry) => {
+                self.announcer(generation).tried_again(self.shared.recorder.now());
+            }
             Some(reason) => self.announcer(generation).restarted(reason, self.shared.recorder.now()),
         }
     }
@@ -891,15 +1014,26 @@ impl Core {
         self.stopped(TaskState::Paused);
     }
 
-    fn gave_up(&self, why: &'static str) -> Step {
-        self.announcer(self.supervised.signals.generation()).gave_up(why, self.supervised.spec.intensity);
-        self.escalate(why);
+    fn gave_up(&mut self, why: &'static str, given_up: GivenUp) -> Step {
+        let was_retrying = self.is_retrying();
+        let retry_after = match given_up {
+            GivenUp::ForGood => None,
+            GivenUp::AsSet => self.retry_later(),
+        };
+        if retry_after.is_none() {
+            self.has_failed(Failed::Forgiven);
+        }
+        if !(was_retrying && retry_after.is_some()) {
+            let intensity = self.supervised.spec.intensity;
+            self.announcer(self.supervised.signals.generation()).gave_up(why, intensity, retry_after);
+        }
+        self.escalate(why, retry_after.is_none());
         Step::Rest(TaskState::Failed)
     }
 
-    /// What the end of a task that was given up does to others.
-    fn escalate(&self, why: &'static str) {
-        let escalation = self.supervised.spec.escalation;
+    /// What the end of a task that was given up does to others: an escalation follows only if it is `for_good`.
+    fn escalate(&self, why: &'static str, for_good: bool) {
+        let escalation = if for_good { self.supervised.spec.escalation } else { Escalation::None };
         // One that nobody restarts takes nobody along unasked, as OTP's temporary children do not.
         if let Some(membership) = self.supervised.links.membership().filter(|_| {
             escalation == Escalation::Group || self.supervised.spec.policy != RestartPolicy::Never
@@ -925,6 +1059,9 @@ impl Drop for Driver {
         let was_alive = is_alive(supervised.state());
         if was_alive {
             supervised.set_state(TaskState::Stopped);
+        }
+        if self.core.is_tried_again() {
+            supervised.set_next_retry(None);
         }
         if supervised.is_to_unregister() {
             shared.forget(supervised);

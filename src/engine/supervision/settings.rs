@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use super::Supervised;
-use crate::policy::{Backoff, DependencyLoss, Escalation, RestartIntensity, RestartPolicy, StallAction};
+use crate::policy::{
+    Backoff, DependencyLoss, Escalation, GiveUp, HealthRole, RestartIntensity, RestartPolicy, StallAction,
+};
 
 /// The settings of a registered task.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +18,10 @@ pub struct TaskSettings {
     pub intensity: RestartIntensity,
     /// The delays before restarts.
     pub backoff: Backoff,
+    /// What happens after more restarts than the limit allows.
+    pub give_up: GiveUp,
+    /// What the task's health means for the service.
+    pub health_role: HealthRole,
     /// The interval at which the monitor checks the task's health.
     pub health_check_interval: Duration,
     /// The longest time without a heartbeat, if any.
@@ -45,6 +51,8 @@ impl TaskSettings {
             restart_policy: spec.policy,
             intensity: spec.intensity,
             backoff: spec.backoff,
+            give_up: spec.give_up,
+            health_role: spec.health_role,
             health_check_interval: spec.health_check_interval,
             heartbeat_timeout: spec.heartbeat_timeout,
             poll_timeout: spec.poll_timeout,

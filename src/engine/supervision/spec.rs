@@ -12,8 +12,8 @@ use std::{
 use crate::{
     engine::{Life, LifeEnd, TaskContext, supervision::supervised::Body},
     policy::{
-        Backoff, ErrorClass, Escalation, Exit, Failure, RestartIntensity, RestartPolicy, StallAction,
-        TaskOutput,
+        Backoff, ErrorClass, Escalation, Exit, Failure, GiveUp, HealthRole, RestartIntensity, RestartPolicy,
+        StallAction, TaskOutput,
     },
     run::{Begin, Run},
 };
@@ -27,6 +27,7 @@ pub(crate) struct TaskSpec {
     pub(crate) policy: RestartPolicy,
     pub(crate) intensity: RestartIntensity,
     pub(crate) backoff: Backoff,
+    pub(crate) give_up: GiveUp,
     pub(crate) health_check_interval: Duration,
     pub(crate) heartbeat_timeout: Option<Duration>,
     pub(crate) shutdown_grace: Option<Duration>,
@@ -35,6 +36,7 @@ pub(crate) struct TaskSpec {
     pub(crate) poll_timeout: Option<Duration>,
     pub(crate) on_stall: StallAction,
     pub(crate) escalation: Escalation,
+    pub(crate) health_role: HealthRole,
 }
 
 impl TaskSpec {

@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst, fence},
     },
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use opentelemetry::trace::SpanContext;
@@ -30,8 +30,8 @@ use crate::{
         },
     },
     policy::Exit,
-    read::Live,
-    run::Task,
+    read::{HealthStatus, Live},
+    run::{Task, catch},
     watchdog,
 };
 
@@ -50,8 +50,8 @@ pub(crate) struct Supervised {
     /// Where it was registered.
     pub(crate) registered_in: Option<Arc<SpanContext>>,
     seldom: OnceLock<Box<Seldom>>,
-    /// When health was last checked and what it said: nanoseconds since the manager was made, plus one, times two, and one
-    /// more where it was healthy; 0 for never. Written by the monitor alone.
+    /// When health was last checked and what it said: nanoseconds since the manager was made, plus one, times four, plus the number of
+    /// the status; 0 for never. Written by the monitor alone.
     checked: AtomicU64,
     /// False once the task is detached or unregistered. The lock also guards the state that is published under its name.
     owns_name: Mutex<bool>,
@@ -78,8 +78,14 @@ pub(crate) struct Supervised {
 struct Seldom {
     /// Written by the driver alone: when the last restart began.
     last_restart: Mutex<Option<Instant>>,
+    /// Since when the task is unhealthy, as far as somebody has noticed.
+    unhealthy_since: Mutex<Option<SystemTime>>,
     /// Tells those that wait for the driver's last act.
     gone: Notify,
+    /// Whether an iteration is awaited that succeeds: the task had failed. Set by the driver.
+    awaits_success: AtomicBool,
+    /// Whether it has come. Set by the loop, taken by the driver.
+    succeeded: AtomicBool,
 }
 
 /// What lives: a closure's one run, or a loop's many.
@@ -123,6 +129,11 @@ pub(crate) struct LifeEnd {
 }
 
 impl Life {
+    /// Whether the life should have been ready by now.
+    pub(crate) fn is_late(&self) -> bool {
+        self.ready_by.is_some_and(|(due, _)| due <= Instant::now()) && !self.supervised.signals.is_ready()
+    }
+
     /// Work that fails as timed out where the life is not ready in time.
     pub(crate) fn until_ready(&self, work: Work) -> Work {
         let Some((due, limit)) = self.ready_by.filter(|_| !self.supervised.signals.is_ready()) else {
@@ -239,9 +250,13 @@ impl Supervised {
     /// Sets the state, and shows it under its name as long as the name is its own. Called by the driver alone.
     pub(crate) fn set_state(&self, state: TaskState) {
         self.state.store(state as u8, SeqCst);
+        // The clock may be the user's: read before the lock is taken, and its panic must not end the driver.
+        let shared = self.manager.upgrade();
+        let now = shared.and_then(|shared| catch(false, || shared.settings.wall_clock.now()).ok());
+        let now = now.unwrap_or_else(SystemTime::now);
         let owns_name = self.owns_name.lock().unwrap_or_else(PoisonError::into_inner);
         if *owns_name {
-            self.task.cell.set_state(Some(state));
+            self.task.cell.set_state(Some(state), now);
         }
     }
 
@@ -278,7 +293,8 @@ impl Supervised {
     pub(crate) fn give_name_up(&self) {
         let mut owns_name = self.owns_name.lock().unwrap_or_else(PoisonError::into_inner);
         if std::mem::replace(&mut *owns_name, false) {
-            self.task.cell.set_state(None);
+            self.task.cell.set_state(None, SystemTime::UNIX_EPOCH);
+            self.task.cell.set_next_retry(None);
         }
     }
 
@@ -288,6 +304,33 @@ impl Supervised {
 
     pub(crate) fn restarted_at(&self, now: Instant) {
         *self.seldom().last_restart.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// Shows when a task that has failed is tried again, as long as the name is its own. Called by the driver alone.
+    pub(crate) fn set_next_retry(&self, next_retry: Option<SystemTime>) {
+        let owns_name = self.owns_name.lock().unwrap_or_else(PoisonError::into_inner);
+        if *owns_name {
+            self.task.cell.set_next_retry(next_retry);
+        }
+    }
+
+    /// The task has failed: the next iteration that succeeds shows that it has recovered. Called by the driver alone.
+    pub(crate) fn await_success(&self) {
+        self.seldom().awaits_success.store(true, SeqCst);
+    }
+
+    /// An iteration of a loop has succeeded. Costs a load unless the task had failed.
+    pub(crate) fn iteration_succeeded(&self) {
+        let Some(seldom) = self.seldom.get() else { return };
+        if seldom.awaits_success.load(SeqCst) && seldom.awaits_success.swap(false, SeqCst) {
+            seldom.succeeded.store(true, SeqCst);
+            self.look();
+        }
+    }
+
+    /// Whether an iteration has succeeded since the task failed. Called by the driver alone.
+    pub(crate) fn has_succeeded(&self) -> bool {
+        self.seldom.get().is_some_and(|seldom| seldom.succeeded.swap(false, SeqCst))
     }
 
     /// How long a restart by hand has to wait, so that restarts stay apart.
@@ -304,10 +347,17 @@ impl Supervised {
         self.state() == TaskState::Running && !self.signals.is_sleeping()
     }
 
-    /// Whether it has gone without a sign of life for longer than it promised.
-    pub(crate) fn is_stalled(&self) -> bool {
-        self.must_beat()
-            && self.spec.heartbeat_timeout.is_some_and(|limit| self.signals.last_beat().elapsed() >= limit)
+    /// The time that it has gone without a sign of life, if that is longer than it promised, and what it promised.
+    fn stalled_for(&self) -> Option<(Duration, Duration)> {
+        let limit = self.spec.heartbeat_timeout.filter(|_| self.must_beat())?;
+        let silent_for = self.signals.last_beat().elapsed();
+        (silent_for >= limit).then_some((silent_for, limit))
+    }
+
+    /// Whether the startup probe need not wait for it. A task that is paused waits for a person, which is no reason to restart the
+    /// process; a task that waits for another process (a lease, say) would belong here, too.
+    fn has_started(&self) -> bool {
+        self.signals.has_been_ready() || self.is_ready() || self.state() == TaskState::Paused
     }
 
     pub(crate) fn is_driven(&self) -> bool {
@@ -337,10 +387,27 @@ impl Supervised {
         Live {
             // What has finished needs no runtime.
             runtime_gone: self.is_runtime_gone() && self.state() != TaskState::Finished,
-            stalled: self.is_stalled(),
+            role: self.spec.health_role,
+            stalled: self.stalled_for(),
             ready: self.is_ready(),
-            started: self.signals.has_been_ready() || self.is_ready(),
+            started: self.has_started(),
+            next_retry: self.task.cell.next_retry(),
+            one_run: !self.body.is_loop(),
         }
+    }
+
+    /// Notes whether it is unhealthy, from `noticed` on if that is news. Returns since when it is.
+    pub(crate) fn note_status(
+        &self,
+        status: HealthStatus,
+        noticed: impl FnOnce() -> SystemTime,
+    ) -> Option<SystemTime> {
+        let is_unhealthy = status == HealthStatus::Unhealthy;
+        let seldom = if is_unhealthy { self.seldom() } else { self.seldom.get()? };
+        let noticed = is_unhealthy.then(noticed);
+        let mut since = seldom.unhealthy_since.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = noticed.map(|noticed| since.unwrap_or(noticed));
+        *since
     }
 
     /// Tells the task to leave and to be unregistered then, whoever waits for it.
@@ -390,14 +457,14 @@ impl Supervised {
 
     /// Notes what a check of its health said, where `interval` has passed since the last. Answers whether that is news. Called
     /// by the monitor alone.
-    pub(crate) fn checked(&self, now: Duration, interval: Duration, is_healthy: bool) -> bool {
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX >> 2);
-        let note = |healthy| (nanos(now) + 1) << 1 | u64::from(healthy);
+    pub(crate) fn checked(&self, now: Duration, interval: Duration, status: HealthStatus) -> bool {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX >> 3);
+        let note = |status| (nanos(now) + 1) << 2 | status as u64;
         let held = self.checked.load(SeqCst);
         // The first check waits for the first interval. Whoever failed, died or stalled was seen to when it happened.
-        let held = if held == 0 { note(true) } else { held };
-        let due = nanos(now).saturating_sub((held >> 1) - 1) >= nanos(interval);
-        self.checked.store(if due { note(is_healthy) } else { held }, SeqCst);
-        due && is_healthy != (held & 1 == 1)
+        let held = if held == 0 { note(HealthStatus::Healthy) } else { held };
+        let due = nanos(now).saturating_sub((held >> 2) - 1) >= nanos(interval);
+        self.checked.store(if due { note(status) } else { held }, SeqCst);
+        due && status as u64 != held & 3
     }
 }

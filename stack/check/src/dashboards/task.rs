@@ -123,6 +123,14 @@ fn supervision() -> Row {
                 ),
                 "{{task_restart_reason}}",
             ),
+        Panel::new(
+            "Next try",
+            Shape::Stat(None),
+            "s",
+            "The time until a task that failed is tried again; absent if it was given up for good.",
+            &[c::NEXT_RETRY_TIME],
+        )
+        .query(format!("max by ({TASK}) ({}{{{CHOSEN}}}) - time()", m(c::NEXT_RETRY_TIME)), "{{instance}}"),
         Panel::new("Stalls", Shape::Lines, "none", "Within each interval, by instance.", &[c::STALLS]).query(
             format!("sum by ({TASK}) (increase({}{{{CHOSEN}}}[$__rate_interval]))", m(c::STALLS)),
             "{{instance}}",

@@ -160,6 +160,7 @@ fn of_task(task: &Task<'_>, add: &mut Add<'_>) {
         (c::HEARTBEAT_TIME, when_registered("last_seen")),
         (c::INTERVAL, when_registered("interval")),
         (c::NEXT_RUN_TIME, when_registered("next_run")),
+        (c::NEXT_RETRY_TIME, when_registered("next_retry")),
         (c::POLL_DURATION_MAX, longest_poll),
     ];
     for (instrument, value) in gauges {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{checks::Checks, contract, dashboards, jaeger::Jaeger, prometheus::Prometheus};
 
 /// The tasks that between them have everything that the task page can show.
-const TASKS: [&str; 5] = ["fetcher", "overrun", "silent", "blocker", "clock"];
+const TASKS: [&str; 6] = ["fetcher", "overrun", "silent", "blocker", "clock", "mirror"];
 
 /// One query of one panel.
 struct Asked {
@@ -77,7 +77,7 @@ impl Panels {
                     series.iter().map(|(_, value)| *value).filter(|value| value.is_finite()).collect();
                 found |= !finite.is_empty();
                 // A clock may be read a moment before a sample that it is compared with.
-                let least = if asked.expr.contains("next_run") { f64::MIN } else { -5.0 };
+                let least = if ["next_run", "next_retry"].iter().any(|next| asked.expr.contains(next)) { f64::MIN } else { -5.0 };
                 let most = if asked.unit == "percentunit" && !asked.expr.contains("run_time") {
                     1.001
                 } else {

@@ -26,8 +26,9 @@ use crate::{
 };
 
 /// The alerts that fire while the bot runs, and for which of its tasks.
-const WHILE_IT_RUNS: [(&str, Option<&str>); 8] = [
+const WHILE_IT_RUNS: [(&str, Option<&str>); 9] = [
     ("TaskFailed", Some("legacy_sync")),
+    ("TaskRetrying", Some("mirror")),
     ("TaskCrashLooping", Some("fetcher")),
     ("TaskErrorRatioHigh", Some("command_roll")),
     ("TaskStuck", Some("silent")),

@@ -13,7 +13,7 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, RestartPolicy, ShutdownReport, TaskCategory, TaskContext, TaskGroup,
+    Backoff, CriticalTaskConfig, GiveUp, RestartPolicy, ShutdownReport, TaskCategory, TaskContext, TaskGroup,
     TaskLoop, TaskManager, TaskPriority,
     policy::{DependencyLoss, RestartStrategy},
 };
@@ -25,7 +25,7 @@ use crate::{figures, millis};
 
 const FOR_EVER: Duration = Duration::from_secs(3_600);
 /// Enough for what is registered and for the commands; what comes after them is metered together.
-const NAMES: usize = 33;
+const NAMES: usize = 34;
 
 /// Works until it is asked to stop.
 async fn work(ctx: TaskContext) {
@@ -86,16 +86,22 @@ fn critical_tasks() -> Vec<CriticalTaskConfig> {
             .category(TaskCategory::Gateway)
             .priority(TaskPriority::Critical)
             .component("network"),
-        // Given up.
+        // Given up for good.
         CriticalTaskConfig::new("legacy_sync", |_| async { Err::<(), _>("there is nobody there") })
             .backoff(Backoff::constant(millis(200)))
             .max_restarts(2, Duration::from_secs(60))
+            .give_up(GiveUp::ForGood)
+            .component("network"),
+        // Tried again at an interval.
+        CriticalTaskConfig::new("mirror", |_| async { Err::<(), _>("the other side is down") })
+            .max_restarts(0, Duration::from_secs(60))
+            .give_up(GiveUp::RetryEvery(millis(5_000)))
             .component("network"),
         lively(CriticalTaskConfig::new("parser", |ctx: TaskContext| async move {
             assert!(ctx.generation() > 2, "a page without an end");
             work(ctx).await;
         })),
-        lively(CriticalTaskConfig::new("import", |ctx: TaskContext| async move {
+        lively(CriticalTaskConfig::one_shot("import", |ctx: TaskContext| async move {
             if ctx.generation() < 3 { pending().await } else { Ok::<_, io::Error>(()) }
         }))
         .run_timeout(millis(300)),
