@@ -114,6 +114,7 @@ pub mod events {
 /// | waiting for its restart (`Backoff`) | yes | no | once ready | degraded |
 /// | failed, with a next try | yes | no | once ready | unhealthy |
 /// | failed for good | **no** | no | once ready | unhealthy |
+/// | dropped with its tokio runtime | **no** | no | once ready | unhealthy |
 /// | paused | yes | yes | yes | healthy |
 /// | finished | yes | yes | yes | healthy |
 /// | being stopped, or stopped on request | yes | no | once ready | healthy |

@@ -10,7 +10,7 @@ use std::{
 };
 
 use otel_tasks::{
-    CriticalTaskConfig, TaskLoop, TaskManager,
+    CriticalTaskConfig, RestartPolicy, TaskLoop, TaskManager,
     health::HealthReason,
     schedule::LoopControlError,
     shutdown::{ShutdownOutcome, shutdown_signal},
@@ -247,7 +247,8 @@ fn a_static_manager_goes_on_over_a_second_runtime() {
     let first = runtime(true);
     let handle = first.block_on(async {
         TASKS.register_all([obeys("first"), loops()]).unwrap();
-        TASKS.register(CriticalTaskConfig::new("once", |_| async {})).unwrap();
+        let once = CriticalTaskConfig::new("once", |_| async {});
+        TASKS.register(once.restart_policy(RestartPolicy::OnFailure)).unwrap();
         TASKS.start();
         settle().await;
         assert_eq!(TASKS.spawn("short", async { gives(1) }).await, Ok(Ok(1)));
