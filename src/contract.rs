@@ -102,6 +102,8 @@ pub mod attribute {
 pub mod record {
     /// The last handle of a manager was dropped while tasks were alive: an ordered shutdown begins.
     pub const MANAGER_DROPPED: &str = "task.manager.dropped";
+    /// A manager drains before its ordered shutdown: it is not ready any more.
+    pub const DRAINING: &str = "task.manager.draining";
     /// A supervised task began its first run, or began again by hand.
     pub const STARTED: &str = "task.started";
     /// A run failed, panicked or passed its time limit.

@@ -22,6 +22,14 @@ pub enum BuildError {
     },
     /// Another manager of this process reports to systemd.
     SystemdInUse,
+    /// The drain leaves no time to the ordered shutdown: it must be shorter than the deadline.
+    #[non_exhaustive]
+    DrainTooLong {
+        /// The drain.
+        drain: Duration,
+        /// The deadline.
+        shutdown_deadline: Duration,
+    },
 }
 
 impl fmt::Display for BuildError {
@@ -32,6 +40,9 @@ impl fmt::Display for BuildError {
             Self::EmptySpanPrefix => f.write_str("span_prefix must not be empty"),
             Self::ZeroDuration { setting } => write!(f, "{setting} must be longer than zero"),
             Self::SystemdInUse => f.write_str("another manager of this process reports to systemd"),
+            Self::DrainTooLong { drain, shutdown_deadline } => {
+                write!(f, "drain ({drain:?}) must be shorter than shutdown_deadline ({shutdown_deadline:?})")
+            }
         }
     }
 }

@@ -175,6 +175,30 @@ fn a_service_reports_to_an_abstract_socket() {
 }
 
 #[test]
+fn a_drain_is_reported_as_stopping() {
+    if !in_child("a_drain_is_reported_as_stopping", &[]) {
+        return;
+    }
+    let received = Received::listen();
+    let runtime = workers();
+    let _inside = runtime.enter();
+    let tasks = builder().shutdown_deadline(Duration::from_secs(20)).build().expect("a manager");
+    tasks.register(CriticalTaskConfig::new("obeys", obeys)).expect("registered");
+    tasks.start();
+    received.wait_for("READY=1");
+    let draining = runtime.spawn({
+        let tasks = tasks.clone();
+        async move { tasks.shutdown_after(millis(1_500)).await }
+    });
+    received.wait_for("STOPPING=1");
+    assert!(!tasks.is_shutting_down(), "it drains");
+    received.wait_for("EXTEND_TIMEOUT_USEC=2");
+    runtime.block_on(draining).expect("no panic");
+    received.wait_for("STATUS=shut down in ");
+    assert_eq!(received.count("STOPPING=1"), 1);
+}
+
+#[test]
 fn pings_end_while_all_workers_are_blocked() {
     if !in_child("pings_end_while_all_workers_are_blocked", &[("WATCHDOG_USEC", "300000")]) {
         return;

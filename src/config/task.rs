@@ -52,6 +52,7 @@ pub struct CriticalTaskConfig {
     escalation: Escalation,
     /// `None` for the default, which follows from the kind of the task and its final priority.
     health_role: Option<HealthRole>,
+    intake: bool,
     pub(super) dependencies: Vec<Arc<str>>,
     loss: DependencyLoss,
     pub(crate) what: What,
@@ -159,6 +160,7 @@ impl CriticalTaskConfig {
             on_stall: StallAction::default(),
             escalation: Escalation::default(),
             health_role: None,
+            intake: false,
             dependencies: Vec::new(),
             loss: DependencyLoss::default(),
             what,
@@ -341,8 +343,28 @@ impl CriticalTaskConfig {
         self
     }
 
+    /// Stops the task before all others at shutdown: it takes work in, such as a server or the consumer of a queue.
+    ///
+    /// Other tasks are asked once every intake task, and the work that it [owns](TaskContext::task), has ended, or its share of the
+    /// deadline is over. Until then runs that no task owns are admitted too. A task that others depend on, or that is followed in its
+    /// group, still stops after those.
+    ///
+    /// ```
+    /// # use otel_tasks::CriticalTaskConfig;
+    /// use std::time::Duration;
+    /// let consumer = CriticalTaskConfig::new("consumer", |ctx| async move { ctx.cancelled().await })
+    ///     .intake()
+    ///     .shutdown_grace(Duration::from_secs(20));
+    /// # drop(consumer);
+    /// ```
+    pub fn intake(mut self) -> Self {
+        self.intake = true;
+        self
+    }
+
     /// How long the task may go on after it was asked to stop, before it is dropped. By default 10 s for a stop or restart
-    /// by hand, and at shutdown as long as the deadline allows.
+    /// by hand, and at shutdown as long as the deadline allows. The work that the task [owns](TaskContext::task) is waited for
+    /// within the same time, except at a restart.
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
         self.shutdown_grace = Some(grace);
         self
@@ -467,6 +489,7 @@ impl CriticalTaskConfig {
             on_stall: self.on_stall,
             escalation: self.escalation,
             health_role,
+            intake: self.intake,
         });
         let links = Links::new(self.dependencies, self.loss, membership);
         Registration { identity, spec, body, rules, links }

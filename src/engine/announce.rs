@@ -208,7 +208,7 @@ impl Announcer<'_> {
             record::ORDER_INVERTED,
             Level::WARN,
             {},
-            "task {} is stopped after {dependent}, which depends on it, though its category comes first",
+            "task {} is stopped after {dependent}, which depends on it, though it would come first",
             self.name()
         );
     }
@@ -260,6 +260,17 @@ pub(super) fn runtime_gone(names: &[Arc<str>]) {
             name: record::RUNTIME_GONE, target: SCOPE, parent: None, Level::ERROR,
             "the tokio runtime of the task manager was shut down; these tasks were dropped with it: {}",
             names.join(", "),
+        );
+    });
+}
+
+/// The manager drains.
+pub(super) fn draining(events: &EventBus, drain: Duration, until: SystemTime) {
+    events.tell(None, 0, || TaskEventKind::Draining { until });
+    with_trace(None, || {
+        tracing::event!(
+            name: record::DRAINING, target: SCOPE, parent: None, Level::INFO,
+            "the task manager drains for {drain:.1?}, then the ordered shutdown begins",
         );
     });
 }

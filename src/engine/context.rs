@@ -32,10 +32,11 @@ pub struct TaskContext {
 /// What the runs of one life share: a closure's one, or a loop's iterations.
 pub(crate) struct ContextParts {
     pub(crate) task: Arc<Task>,
-    pub(crate) generation: u64,
+    /// Of the life; `None` for a spawned run, whose signs of life nobody waits for.
+    pub(crate) generation: Option<NonZeroU64>,
     pub(crate) stop: Stop,
-    /// Not there for a spawned run, whose signs of life nobody waits for.
-    pub(crate) supervised: Option<Weak<Supervised>>,
+    /// The task that owns what is spawned through the context: the one that lives, or the one that owns the spawned run.
+    pub(crate) owner: Option<Weak<Supervised>>,
     pub(crate) manager: Weak<Shared>,
 }
 
@@ -99,6 +100,13 @@ impl Stop {
     }
 }
 
+impl ContextParts {
+    /// The task that lives and its generation; `None` for a spawned run.
+    fn life(&self) -> Option<(&Weak<Supervised>, u64)> {
+        Some((self.owner.as_ref()?, self.generation?.get()))
+    }
+}
+
 impl TaskContext {
     pub(crate) fn new(parts: ContextParts) -> Self {
         Self { parts: Arc::new(parts), iteration: None }
@@ -121,7 +129,7 @@ impl TaskContext {
 
     /// The run's number: 1 for the first run of the task, counted up by each restart.
     pub fn generation(&self) -> u64 {
-        self.parts.generation
+        self.parts.generation.map_or(1, NonZeroU64::get)
     }
 
     /// The number of this iteration, from 1, inside a [`TaskLoop`](crate::TaskLoop).
@@ -135,6 +143,23 @@ impl TaskContext {
     /// Cancel safe: nothing is lost by dropping it, and once it has completed it completes at once again.
     pub async fn cancelled(&self) {
         self.parts.stop.asked().await;
+    }
+
+    /// Returns what [`cancelled`](Self::cancelled) does, as a future that borrows nothing: for a server's graceful shutdown.
+    ///
+    /// ```
+    /// # async fn serve(_: impl Future<Output = ()> + Send + 'static) {}
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let http = otel_tasks::CriticalTaskConfig::new("http", |ctx| async move { serve(ctx.cancelled_owned()).await });
+    /// # drop(http);
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// Cancel safe, as [`cancelled`](Self::cancelled) is.
+    pub fn cancelled_owned(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let parts = self.parts.clone();
+        async move { parts.stop.asked().await }
     }
 
     /// Whether the run has been asked to stop.
@@ -153,11 +178,11 @@ impl TaskContext {
     /// From a clone that outlives its run it is ignored, and counted in
     /// [`stale_signals`](crate::snapshot::TaskSnapshot::stale_signals).
     pub fn heartbeat(&self) {
-        let counts = match &self.parts.supervised {
+        let counts = match self.parts.life() {
             None => true,
-            Some(supervised) => supervised.upgrade().is_some_and(|supervised| {
-                supervised.signals.heartbeat(self.parts.generation, Instant::now())
-            }),
+            Some((supervised, generation)) => supervised
+                .upgrade()
+                .is_some_and(|supervised| supervised.signals.heartbeat(generation, Instant::now())),
         };
         if counts {
             self.parts.task.cell.heartbeat(SystemTime::now());
@@ -171,9 +196,9 @@ impl TaskContext {
     ///
     /// From a clone that outlives its run it is ignored, as a heartbeat is.
     pub fn ready(&self) {
-        let Some(supervised) = &self.parts.supervised else { return };
+        let Some((supervised, generation)) = self.parts.life() else { return };
         let supervised = supervised.upgrade();
-        let news = supervised.as_ref().and_then(|supervised| supervised.signals.ready(self.parts.generation));
+        let news = supervised.as_ref().and_then(|supervised| supervised.signals.ready(generation));
         match (news, supervised, self.parts.manager.upgrade()) {
             (None, ..) => self.parts.task.cell.stale_signal(),
             (Some(true), Some(supervised), Some(shared)) => {
@@ -184,8 +209,7 @@ impl TaskContext {
         }
     }
 
-    /// Spawns a short task on the manager that owns this run, as
-    /// [`TaskManager::spawn`](crate::TaskManager::spawn) does; refused once the shutdown has begun.
+    /// Spawns a short task that this task owns: see [`task`](Self::task).
     #[track_caller]
     pub fn spawn<F>(&self, name: &str, future: F) -> TaskHandle<F::Output>
     where
@@ -195,11 +219,27 @@ impl TaskContext {
         self.task(name).spawn(future)
     }
 
-    /// Says more about a short task before it is spawned, as [`TaskManager::task`](crate::TaskManager::task) does.
+    /// Says more about a short task before it is spawned, as [`TaskManager::task`](crate::TaskManager::task) does. The registered task
+    /// of this context owns it.
+    ///
+    /// Owned work is admitted until its owner was asked to stop and has ended, or its owner's grace is over; after that the handle
+    /// returns [`TaskError::ShuttingDown`](crate::TaskError). It hears that it should stop when its owner does, so that the owner may wait
+    /// for it, and has the owner's [grace](crate::CriticalTaskConfig::shutdown_grace); what is left is dropped then. A shutdown, a stop, an unregistration and a
+    /// replacement wait for it; a restart or a pause leaves it alone. What it spawns through its own context has the same owner.
+    ///
+    /// Work that is spawned through the context of a run that no registered task owns has no owner.
     ///
     /// Use this rather than a clone of the manager inside a task: that clone would keep the manager alive for ever.
     pub fn task<'a>(&self, name: &'a str) -> TaskBuilder<'a> {
-        TaskBuilder::new(self.parts.manager.upgrade(), name)
+        let manager = self.parts.manager.upgrade();
+        match &self.parts.owner {
+            None => TaskBuilder::new(manager, name),
+            Some(owner) => match owner.upgrade() {
+                Some(owner) => TaskBuilder::owned(manager, name, owner),
+                // It was unregistered and has ended: the run is refused.
+                None => TaskBuilder::new(None, name),
+            },
+        }
     }
 }
 

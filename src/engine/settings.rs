@@ -14,6 +14,7 @@ pub(crate) struct Settings {
     pub(crate) span_prefix: Arc<str>,
     pub(crate) monitor_interval: Duration,
     pub(crate) shutdown_deadline: Duration,
+    pub(crate) drain: Duration,
     pub(crate) spawn_grace: Duration,
     pub(crate) thresholds: HealthThresholds,
     pub(crate) runtime_stall: Duration,

@@ -23,9 +23,10 @@ use crate::{
         roster::{Registered, Registration, each_name},
         settings::Settings,
         shutdown::{
+            drain::Drain,
             sequence::{Positions, Sequence},
             topology,
-            tracker::{Tracker, category_place, stage_of_task},
+            tracker::{Admission, Tracker, category_place, stage_of_task},
         },
         spawn::polled::Polled,
         supervision::{
@@ -35,7 +36,7 @@ use crate::{
     },
     error::RegisterError,
     read::{self, ManagerHealth, TaskHealth},
-    run::{Recorder, Task},
+    run::Recorder,
     watchdog,
 };
 
@@ -56,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) monitor: Mutex<Option<AbortHandle>>,
     /// Names that were warned about, so that each is warned about once.
     pub(crate) warned: Mutex<HashSet<Arc<str>>>,
+    pub(crate) drain: Drain,
     /// The shutdown, once it has begun.
     pub(crate) sequence: OnceLock<Arc<Sequence>>,
     /// Whether the shutdown has begun, for those that wait for it.
@@ -81,6 +83,7 @@ impl Shared {
             depended_on: AtomicUsize::new(0),
             monitor: Mutex::default(),
             warned: Mutex::default(),
+            drain: Drain::default(),
             sequence: OnceLock::new(),
             begun: watch::Sender::new(false),
             awaited: AtomicUsize::new(0),
@@ -132,10 +135,19 @@ impl Shared {
         followed || !self.dependents(task.name()).is_empty()
     }
 
+    /// Begins to close admission: at once, or while the tasks that are marked as intake stop, after them.
+    pub(crate) fn begin_to_close(&self) {
+        // First to tasks, so that none comes behind the look.
+        self.tracker.close(Admission::Runs);
+        if self.tracker.drivers(|task| task.spec.intake).is_empty() {
+            self.tracker.close(Admission::OwnedRuns);
+        }
+    }
+
     /// Closes admission, and ends quietly where nothing is alive. Answers whether nothing is.
     pub(crate) fn close_if_idle(&self) -> bool {
         // Closed before the look: what comes in between would find no shutdown.
-        self.tracker.close();
+        self.tracker.close(Admission::OwnedRuns);
         let idle = self.tracker.is_idle();
         if idle {
             self.stop_monitor();
@@ -152,6 +164,7 @@ impl Shared {
     pub(crate) fn health(&self) -> ManagerHealth {
         let registered = self.all_registered();
         let (now, closed) = (self.recorder.now(), self.tracker.is_closed());
+        let draining = self.is_draining();
         let mut tasks = Vec::with_capacity(registered.len());
         each_name(&self.recorder.registry().listing(), &registered, |of_name, task| {
             if let Some(task) = task {
@@ -160,7 +173,7 @@ impl Shared {
             }
         });
         let blocked = self.watch.blocked();
-        read::manager_health(tasks, self.runtime_is_stalled(), blocked, closed)
+        read::manager_health(tasks, self.runtime_is_stalled(), blocked, closed || draining)
     }
 
     /// Stops the monitor loop; without effect where it does not run.
@@ -203,10 +216,16 @@ impl Shared {
         self.events.tell(Some(task.name()), task.signals.generation(), kind);
     }
 
+    /// Whether the manager drains, and its ordered shutdown has not begun.
+    pub(crate) fn is_draining(&self) -> bool {
+        !self.tracker.is_closed() && self.drain.is_under_way()
+    }
+
     /// The health of a task with these figures, as of now.
     pub(crate) fn health_of(&self, task: Option<&Supervised>, vitals: &Vitals) -> TaskHealth {
         let live = task.map_or_else(read::Live::default, Supervised::live);
-        let health = read::health(vitals, live, &self.settings.thresholds, self.tracker.is_closed());
+        let health = read::health(vitals, live, &self.settings.thresholds, self.tracker.is_closed())
+            .of_draining(self.is_draining());
         let unhealthy_since = task.and_then(|task| {
             task.note_status(health.status, || health.noticed(self.settings.wall_clock.now()))
         });
@@ -342,9 +361,9 @@ impl Shared {
     }
 
     /// The registered tasks that were dropped with their runtime before a shutdown.
-    pub(crate) fn lost_tasks(&self) -> Vec<Arc<Task>> {
+    pub(crate) fn lost_tasks(&self) -> Vec<Arc<Supervised>> {
         let registered = self.all_registered();
-        registered.iter().filter(|task| task.is_lost()).map(|task| task.task.clone()).collect()
+        registered.iter().filter(|task| task.is_lost()).cloned().collect()
     }
 
     /// Where the drivers stand at shutdown: none before what rests on it.
@@ -355,10 +374,17 @@ impl Shared {
         }
         // Those that are linked to nothing themselves may be rested on.
         tasks.extend(self.tracker.drivers(|task| task.links.is_empty()));
-        let stages: Vec<_> = tasks.iter().map(|task| stage_of_task(&task.task)).collect();
-        let put_off = topology::positions(&stages, &self.dependencies(&tasks));
+        let stages: Vec<_> = tasks.iter().map(|task| stage_of_task(task)).collect();
+        let dependencies = self.dependencies(&tasks);
+        let put_off = topology::positions(&stages, &dependencies);
         let put_off = tasks.iter().map(Arc::as_ptr).zip(put_off).collect();
-        Positions { put_off }
+        let mut dependents: HashMap<_, Vec<_>> = HashMap::new();
+        for (dependent, of_task) in tasks.iter().zip(dependencies) {
+            for dependency in of_task {
+                dependents.entry(tasks[dependency].place.id()).or_default().push(dependent.clone());
+            }
+        }
+        Positions { put_off, dependents }
     }
 
     /// For each task the indices of those it rests on: dependencies, and the member before it in its group.
@@ -379,7 +405,7 @@ impl Shared {
         for task in new {
             for name in task.links.dependencies() {
                 let Some(dependency) = self.supervised(name) else { continue };
-                if category_place(&dependency.task) < category_place(&task.task) {
+                if category_place(&dependency) < category_place(task) {
                     self.announcer(&dependency, dependency.signals.generation()).order_inverted(task.name());
                 }
             }

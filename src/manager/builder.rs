@@ -156,9 +156,30 @@ impl TaskManagerBuilder {
         self
     }
 
-    /// How long an ordered shutdown may take ([`TaskManagerBuilder::DEFAULT_SHUTDOWN_DEADLINE`]).
+    /// How long a shutdown may take, from the signal to the report ([`TaskManagerBuilder::DEFAULT_SHUTDOWN_DEADLINE`]). A
+    /// [`drain`](Self::drain) is a part of it.
     pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
         self.settings.shutdown_deadline = deadline;
+        self
+    }
+
+    /// How long the manager drains after SIGTERM, before the ordered shutdown begins (0). Ctrl-C begins it at once.
+    ///
+    /// While the manager drains, [`is_ready`](crate::health::ManagerHealth::is_ready) is false, so that a load balancer sends no
+    /// more work, and everything else goes on. The drain is a part of [`shutdown_deadline`](Self::shutdown_deadline): the ordered
+    /// shutdown has what the drain leaves, and at least a tenth of the deadline. It applies to
+    /// [`run_until`](TaskManager::run_until) with [`shutdown_signal`](crate::shutdown_signal);
+    /// [`shutdown_after`](TaskManager::shutdown_after) drains without a signal.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use std::time::Duration;
+    /// let tasks = otel_tasks::TaskManager::builder().drain(Duration::from_secs(8)).build();
+    /// assert!(tasks.is_ok());
+    /// # }
+    /// ```
+    pub fn drain(mut self, drain: Duration) -> Self {
+        self.settings.drain = drain;
         self
     }
 
@@ -261,6 +282,10 @@ impl TaskManagerBuilder {
                 return Err(BuildError::ZeroDuration { setting });
             }
         }
+        let (drain, deadline) = (self.settings.drain, self.settings.shutdown_deadline);
+        if !drain.is_zero() && drain >= deadline {
+            return Err(BuildError::DrainTooLong { drain, shutdown_deadline: deadline });
+        }
         let HealthThresholds { errors_per_hour, failures_in_a_row, restarts_per_hour, .. } =
             self.settings.thresholds;
         if [errors_per_hour, failures_in_a_row, restarts_per_hour].contains(&0) {
@@ -306,6 +331,7 @@ impl Default for TaskManagerBuilder {
                 span_prefix: Self::DEFAULT_SPAN_PREFIX.into(),
                 monitor_interval: Self::DEFAULT_MONITOR_INTERVAL,
                 shutdown_deadline: Self::DEFAULT_SHUTDOWN_DEADLINE,
+                drain: Duration::ZERO,
                 spawn_grace: Self::DEFAULT_SPAWN_GRACE,
                 thresholds: HealthThresholds::default(),
                 runtime_stall: Self::DEFAULT_RUNTIME_STALL,

@@ -17,8 +17,10 @@ pub struct ManagerSettings {
     pub max_names: usize,
     /// The interval of the monitor's sweeps.
     pub monitor_interval: Duration,
-    /// The longest time that an ordered shutdown takes.
+    /// The longest time from the signal to the report: the drain and the ordered shutdown.
     pub shutdown_deadline: Duration,
+    /// The drain after SIGTERM, a part of `shutdown_deadline`. Default: 0.
+    pub drain: Duration,
     /// The longest time that a spawned plain future goes on at shutdown.
     pub spawn_grace: Duration,
     /// The time without progress after which the runtime counts as stalled.

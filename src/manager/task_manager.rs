@@ -1,6 +1,6 @@
 //! A manager: the calls of a service.
 
-use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::Future, pin::pin, sync::Arc, time::Duration};
 
 use crate::{
     cell::{self, TaskSnapshot, TaskState},
@@ -77,7 +77,11 @@ impl std::fmt::Debug for WeakTaskManager {
 impl Drop for LastHandle {
     fn drop(&mut self) {
         // Without a runtime nothing ever ran; if nothing is alive, nothing is lost.
-        if self.shared.existing_runtime().is_some() && !self.shared.close_if_idle() {
+        // A drain goes on without its caller, and the ordered shutdown follows.
+        if self.shared.existing_runtime().is_some()
+            && !self.shared.drain.is_under_way()
+            && !self.shared.close_if_idle()
+        {
             if self.shared.sequence.get().is_none() {
                 let registered = self.shared.all_registered();
                 let names: Vec<_> = registered.iter().map(|task| &**task.name()).collect();
@@ -143,7 +147,8 @@ impl TaskManager {
     /// It runs on the tokio runtime of its caller; outside a runtime on the manager's.
     ///
     /// The run is a new trace, linked to the span it was spawned in. Use [`task`](Self::task) to say more about it.
-    /// During a shutdown the future is dropped and the handle answers [`TaskError::ShuttingDown`](crate::TaskError).
+    /// During a shutdown the future is dropped and the handle answers [`TaskError::ShuttingDown`](crate::TaskError), once the
+    /// tasks that are marked as [`intake`](CriticalTaskConfig::intake) have stopped.
     ///
     /// # Panics
     /// Outside a tokio runtime if the manager was built outside one too, and on a runtime without a timer. The message says what is
@@ -263,7 +268,7 @@ impl TaskManager {
             return Err(RegisterError::ShuttingDown);
         };
         let Some(old) = shared.supervised(&name) else { return shared.register_reserved(registration) };
-        let replaces_itself = engine::is_current(&old);
+        let replaces_itself = engine::is_current(shared, &old);
         shared.leave(&old);
         if old.has_left() {
             return shared.register_reserved(registration);
@@ -551,7 +556,8 @@ impl TaskManager {
         self.shared().all_registered().iter().map(|task| task.name().to_string()).collect()
     }
 
-    /// Stops everything, in order, under the manager's deadline: admission first, then loops, then category by category
+    /// Stops everything, in order, under the manager's deadline: tasks marked as [`intake`](CriticalTaskConfig::intake) first, then
+    /// admission of what no task [owns](crate::TaskContext::task), then loops, then category by category
     /// ([`SHUTDOWN_ORDER`](crate::TaskCategory::SHUTDOWN_ORDER)) and inside one the lowest priority first. Called twice, or
     /// at once by several, there is one shutdown and one report.
     ///
@@ -578,6 +584,35 @@ impl TaskManager {
         }
     }
 
+    /// Drains for so long, then stops everything in order, as [`shutdown`](Self::shutdown) does: what SIGTERM does to a manager with
+    /// a [`drain`](super::TaskManagerBuilder::drain), for a `preStop` hook or a test. Returns the report.
+    ///
+    /// While the manager drains it is not ready, and everything else goes on. The deadline counts from this call: the ordered shutdown
+    /// has what the drain leaves, and at least a tenth of the deadline. A longer `drain` is cut to nine tenths.
+    ///
+    /// Called twice, or during the drain of a signal, there is one drain, and the earlier end counts.
+    /// [`shutdown`](Self::shutdown) ends the drain and begins the ordered shutdown at once. After that this only waits for the report.
+    ///
+    /// # Cancel safety
+    /// Dropping the future, once it was polled, stops the waiting; the drain and the shutdown go on in the manager.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+    /// use std::time::Duration;
+    /// let tasks = otel_tasks::TaskManager::new();
+    /// let report = tasks.shutdown_after(Duration::from_secs(8)).await;
+    /// assert_eq!(report.drained, Duration::from_secs(8));
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn shutdown_after(&self, drain: Duration) -> impl Future<Output = Arc<ShutdownReport>> + Send {
+        let call = self.shared().will_need_runtime();
+        async move {
+            call.check(self.shared());
+            engine::run_shutdown_after(self.shared(), drain).await
+        }
+    }
+
     /// Ends a shutdown at once, or begins one that ends at once: what has not ended is dropped. What a second Ctrl-C asks for.
     ///
     /// # Panics
@@ -599,8 +634,12 @@ impl TaskManager {
     /// Starts what is not started, waits for `end`, then shuts down in order.
     ///
     /// The wait also ends when a shutdown begins for another reason: somebody else asks for it, or a task was given up whose
-    /// [`Escalation`](crate::policy::Escalation::Shutdown) says so. If [`shutdown_signal`](crate::shutdown_signal) was called in this
-    /// process, a signal during the shutdown ends it at once, as [`shutdown_now`](Self::shutdown_now) does.
+    /// [`Escalation`](crate::policy::Escalation::Shutdown) says so.
+    ///
+    /// If [`shutdown_signal`](crate::shutdown_signal) was called in this process, or by `end`, this listens for signals too. SIGTERM begins
+    /// the [`drain`](super::TaskManagerBuilder::drain), if there is one; every other end begins the ordered shutdown. Each further signal
+    /// goes one step on: from the drain to the ordered shutdown, and from there to the end at once, as
+    /// [`shutdown_now`](Self::shutdown_now) does.
     ///
     /// # Panics
     /// Outside a tokio runtime if the manager was built outside one too, and on a runtime without a timer. The message has the line
@@ -633,22 +672,32 @@ impl TaskManager {
         }
         // Listens before the first signal, which may end the wait through a listener of the caller's.
         let mut signals = engine::further_signals();
-        {
+        let ended = {
             let _awaited = engine::Awaited::new(self.shared());
             let mut begun = self.shared().begun.subscribe();
             tokio::select! {
-                _ = end => {}
-                _ = begun.wait_for(|begun| *begun) => {}
+                () = signals.beside(end) => true,
+                _ = begun.wait_for(|begun| *begun) => false,
             }
-        }
-        signals.pass_over();
-        tokio::select! {
-            report = self.shutdown() => report,
-            () = signals => self.shutdown_now().await,
+        };
+        let was_sigterm = signals.take_seen().is_sigterm_alone();
+        let drain = if ended && was_sigterm { self.shared().settings.drain } else { Duration::ZERO };
+        let mut report = pin!(engine::run_shutdown_after(self.shared(), drain));
+        loop {
+            tokio::select! {
+                // First: a signal that is seen before the drain has begun would end everything at once.
+                biased;
+                report = &mut report => return report,
+                () = signals.next() => {}
+            }
+            if !self.shared().drain.is_under_way() {
+                return self.shutdown_now().await;
+            }
+            engine::begin_shutdown(self.shared(), None);
         }
     }
 
-    /// Returns a future that completes when the ordered shutdown begins. It does not keep the manager alive, and it completes if
+    /// Returns a future that completes when the ordered shutdown begins, after the drain. It does not keep the manager alive, and it completes if
     /// the manager is dropped.
     ///
     /// A server beside the manager can end with it:
@@ -670,7 +719,7 @@ impl TaskManager {
         }
     }
 
-    /// Returns whether the ordered shutdown has begun: no task is admitted any more.
+    /// Returns whether the ordered shutdown has begun: no task is registered any more. False during a drain.
     pub fn is_shutting_down(&self) -> bool {
         self.shared().tracker.is_closed()
     }
@@ -689,6 +738,7 @@ impl TaskManager {
             max_names: options.max_names,
             monitor_interval: settings.monitor_interval,
             shutdown_deadline: settings.shutdown_deadline,
+            drain: settings.drain,
             spawn_grace: settings.spawn_grace,
             runtime_stall: settings.runtime_stall,
             slow_poll: options.slow_poll,

@@ -143,6 +143,8 @@ pub enum HealthReason {
     NotReady,
     /// The task is held until somebody resumes it.
     Paused,
+    /// The manager drains before its shutdown.
+    Draining,
     /// The manager is shutting down.
     ShuttingDown,
 }
@@ -162,6 +164,7 @@ impl HealthReason {
             Self::NotStarted => "not_started",
             Self::NotReady => "not_ready",
             Self::Paused => "paused",
+            Self::Draining => "draining",
             Self::ShuttingDown => "shutting_down",
         }
     }
@@ -179,7 +182,9 @@ impl HealthReason {
             | Self::Stalled { .. }
             | Self::RuntimeGone => HealthStatus::Unhealthy,
             Self::BackingOff | Self::Recovering => HealthStatus::Degraded,
-            Self::NotStarted | Self::NotReady | Self::Paused | Self::ShuttingDown => HealthStatus::Healthy,
+            Self::NotStarted | Self::NotReady | Self::Paused | Self::Draining | Self::ShuttingDown => {
+                HealthStatus::Healthy
+            }
         }
     }
 }
@@ -211,6 +216,7 @@ impl fmt::Display for HealthReason {
             Self::NotStarted => f.write_str("not started"),
             Self::NotReady => f.write_str("not ready"),
             Self::Paused => f.write_str("paused"),
+            Self::Draining => f.write_str("draining"),
             Self::ShuttingDown => f.write_str("shutting down"),
         }
     }
@@ -334,6 +340,14 @@ pub(crate) struct Live {
     pub(crate) one_run: bool,
 }
 
+impl TaskHealth {
+    /// Adds that the manager drains, if it does.
+    pub(crate) fn of_draining(mut self, draining: bool) -> Self {
+        self.reasons.extend(draining.then_some(HealthReason::Draining));
+        self
+    }
+}
+
 /// Of a name that is not registered.
 impl Default for Live {
     fn default() -> Self {
@@ -362,7 +376,7 @@ pub struct ManagerHealth {
     /// False only if a restart of the process can help: a required task stalled, was given up for good or was dropped with its
     /// runtime, or the runtime runs nothing.
     pub is_live: bool,
-    /// Whether to send it work: live, not shutting down, and every required task ready, paused or finished.
+    /// Whether to send it work: live, neither draining nor shutting down, and every required task ready, paused or finished.
     pub is_ready: bool,
     /// Whether every required task has been ready at least once, or is paused.
     pub has_started: bool,

@@ -38,7 +38,7 @@ impl<T> From<Ended<T>> for Outcome<T> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TaskError {
-    /// It was never run: the manager is shutting down.
+    /// It was never run: the manager is shutting down, or the task that would own it was stopped.
     ShuttingDown,
     /// It panicked.
     Panicked(Panic),

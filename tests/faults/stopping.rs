@@ -1376,10 +1376,13 @@ async fn fault_24_a_later_stage_is_asked_when_the_share_of_the_slow_one_is_over(
         let report = tasks.shutdown().await;
         let took = began.elapsed();
         assert_eq!(asked.names(), ["first", "middle", "last"], "{way}");
-        // The first ended at once, so the two others share what there is without the tenth for dropping.
+        // The first ended at once, so the two others share what there is without the tenth for dropping. One that others rest on
+        // stays until that tenth.
+        let share = if way == "categories" { 4 } else { 9 };
         let after = asked.after(began);
-        assert!(after[2] >= 4 * unit, "{way}: {after:?}");
-        assert!(on != On::CurrentThread || (after[1] < unit && after[2] < 5 * unit), "{way}: {after:?}");
+        assert!(after[2] >= share * unit, "{way}: {after:?}");
+        let soon = after[1] < unit && after[2] < (share + 1) * unit;
+        assert!(on != On::CurrentThread || soon, "{way}: {after:?}");
         assert!(
             took >= 9 * unit && took < if on == On::CurrentThread { 10 } else { 100 } * unit,
             "{way}: {took:?}"
@@ -1388,8 +1391,11 @@ async fn fault_24_a_later_stage_is_asked_when_the_share_of_the_slow_one_is_over(
         let mut got = outcomes(&report);
         got.sort();
         assert_eq!(got, named([("first", Clean), ("last", Clean), ("middle", Aborted)]), "{way}: {report}");
+        let mut ends = ends(&mut told);
+        // That the one is dropped and the other is asked happens at one moment.
+        ends[1..].sort();
         assert_eq!(
-            ends(&mut told),
+            ends,
             ["first exited success", "last exited success", "middle exited cancellation"],
             "{way}"
         );
@@ -1445,8 +1451,7 @@ async fn fault_25_new_work_during_a_shutdown_is_refused(on: On) {
             ctx.cancelled().await;
             let tasks = handed.lock().expect("not poisoned").take().expect("one life");
             everything_is_refused(&tasks, &late).await;
-            let refused = ctx.spawn("late", async {}).await;
-            assert_eq!(refused, Err(TaskError::ShuttingDown));
+            assert_eq!(ctx.spawn("owned", async {}).await, Ok(()), "its task has not ended");
             drop(tasks);
             let _ = go.wait_for(|go| *go).await;
         }
@@ -1458,7 +1463,8 @@ async fn fault_25_new_work_during_a_shutdown_is_refused(on: On) {
     everything_is_refused(&tasks, &Alive::default()).await;
     go.send_replace(true);
     let report = shutdown.await;
-    assert_eq!(outcomes(&report), named([("slow", ShutdownOutcome::Clean)]), "{on:?}: {report}");
+    let expected = named([("slow", ShutdownOutcome::Clean), ("owned", ShutdownOutcome::Clean)]);
+    assert_eq!(outcomes(&report), expected, "{on:?}: {report}");
     everything_is_refused(&tasks, &Alive::default()).await;
     assert_eq!((alive.now(), alive.total(), late.now()), (0, 1, 0));
     assert_eq!(tasks.task_names(), ["slow"]);
@@ -1477,55 +1483,54 @@ async fn fault_25_new_work_during_a_shutdown_is_refused(on: On) {
 
 async fn fault_26_of_a_thousand_children_at_the_moment_of_the_shutdown_none_is_left(_: On) {
     let (alive, children) = (Alive::default(), Alive::default());
-    let ends = Arc::new([const { AtomicUsize::new(0) }; 3]);
-    let tasks = TaskManager::builder().spawn_grace(millis(20)).shutdown_deadline(secs(10)).build().unwrap();
+    let spawned = Arc::new(AtomicUsize::new(0));
+    let handles = Arc::new(Mutex::new(Vec::new()));
+    let tasks = TaskManager::builder().shutdown_deadline(secs(10)).build().unwrap();
     let mut told = Told::by(&tasks);
-    // One parent spawns when it is asked to stop, the other all the time.
+    // One parent spawns when it is asked to stop, the other all the time. Their children are theirs, and none is refused.
     let parent = |name: &str, waits: bool| {
-        let (alive, children, ends) = (alive.clone(), children.clone(), ends.clone());
-        CriticalTaskConfig::new(name, move |ctx: TaskContext| {
-            let (guard, children, ends) = (alive.guard(), children.clone(), ends.clone());
+        let (alive, children, spawned, handles) =
+            (alive.clone(), children.clone(), spawned.clone(), handles.clone());
+        let config = CriticalTaskConfig::new(name, move |ctx: TaskContext| {
+            let (guard, children, spawned, handles) =
+                (alive.guard(), children.clone(), spawned.clone(), handles.clone());
             async move {
                 let _guard = guard;
                 if waits {
                     ctx.cancelled().await;
                 }
-                let mut handles = Vec::new();
                 for number in 0..1_000 {
                     if number == 500 {
                         // Half of them before the shutdown, which is asked for from now on.
-                        ends[2].fetch_add(1, SeqCst);
+                        spawned.fetch_add(1, SeqCst);
                     }
                     let guard = children.guard();
-                    handles.push(ctx.spawn("child", async move {
+                    let child = ctx.spawn("child", async move {
                         let _guard = guard;
                         pending::<()>().await;
-                    }));
+                    });
+                    handles.lock().unwrap().push(child);
                     tokio::task::yield_now().await;
                 }
-                for handle in handles {
-                    match handle.await {
-                        Err(TaskError::ShuttingDown) => ends[0].fetch_add(1, SeqCst),
-                        Err(TaskError::Cancelled) => ends[1].fetch_add(1, SeqCst),
-                        other => panic!("{other:?}"),
-                    };
-                }
+                ctx.cancelled().await;
             }
-        })
+        });
+        config.shutdown_grace(secs(2))
     };
     let tasks = begun(tasks, [parent("waits", true), parent("spawns", false)]);
-    eventually("it is in the midst of it", || ends[2].load(SeqCst) == 1).await;
+    eventually("it is in the midst of it", || spawned.load(SeqCst) == 1).await;
     let report = tasks.shutdown().await;
     assert_eq!((alive.now(), children.now(), children.total()), (0, 0, 2_000), "{report}");
-    let [refused, dropped] = [0, 1].map(|end| ends[end].load(SeqCst));
-    assert_eq!(refused + dropped, 2_000, "{report}");
-    assert!(refused >= 1_000 && dropped >= 500, "{refused} refused, {dropped} dropped");
-    let expected = ("child", ShutdownOutcome::Aborted, dropped as u64);
-    let line = line(&report, "child");
-    assert_eq!((&*line.name, line.outcome, line.count), expected, "{report}");
+    for child in std::mem::take(&mut *handles.lock().unwrap()) {
+        assert_eq!(child.await, Err(TaskError::Cancelled));
+    }
+    let dropped = report.tasks.iter().filter(|line| &*line.name == "child");
+    let dropped: Vec<_> = dropped.map(|line| (line.owner.as_deref(), line.outcome, line.count)).collect();
+    let expected = ["spawns", "waits"].map(|owner| (Some(owner), ShutdownOutcome::Aborted, 1_000));
+    assert_eq!(dropped, expected, "{report}");
     assert_eq!(report.count(ShutdownOutcome::Clean), 2, "{report}");
     let snapshot = tasks.snapshot("child").expect("spawned");
-    assert_eq!((snapshot.active, snapshot.total_runs()), (0, dropped as u64), "the refused are no runs");
+    assert_eq!((snapshot.active, snapshot.total_runs()), (0, 2_000));
     told.check_runs(&tasks);
 }
 

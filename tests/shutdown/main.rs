@@ -3,5 +3,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod dependencies;
+mod drain;
 mod manager;
+mod owned;
 mod report;
+#[cfg(unix)]
+mod signals;

@@ -293,13 +293,12 @@ async fn replacing_by_something_malformed_leaves_the_old_task_alone() {
 }
 
 /// Tries everything that a shutdown refuses.
-async fn everything_is_refused(tasks: &TaskManager, ctx: &TaskContext) {
+async fn everything_is_refused(tasks: &TaskManager) {
     let before = tasks.statistics();
     let alive = Alive::default();
     let run = |guard| async move { drop::<crate::support::AliveGuard>(guard) };
     assert_eq!(tasks.register(obeys("new")), Err(RegisterError::ShuttingDown));
     assert_eq!(tasks.spawn("s", run(alive.guard())).await, Err(TaskError::ShuttingDown));
-    assert_eq!(ctx.spawn("c", run(alive.guard())).await, Err(TaskError::ShuttingDown));
     assert_eq!(tasks.restart("t"), Err(RestartError::ShuttingDown));
     assert_eq!(tasks.restart("gone"), Err(RestartError::ShuttingDown));
     let component = tasks.register_component("late", || vec![obeys("new")]);
@@ -332,10 +331,12 @@ async fn everything_new_is_refused_during_and_after_a_shutdown() {
         async move { tasks.shutdown().await }
     });
     settle().await;
-    everything_is_refused(&tasks, context).await;
+    everything_is_refused(&tasks).await;
+    assert_eq!(context.spawn("owned", async {}).await, Ok(()), "its task has not ended");
     let report = shutdown.await.unwrap();
     assert!(report.is_clean(), "{report}");
-    everything_is_refused(&tasks, context).await;
+    everything_is_refused(&tasks).await;
+    assert_eq!(context.spawn("owned", async {}).await, Err(TaskError::ShuttingDown));
     assert_eq!(RegisterError::ShuttingDown.to_string(), "the manager is shutting down");
     assert_eq!(RestartError::ShuttingDown.to_string(), "the manager is shutting down");
     assert_eq!(TaskError::ShuttingDown.to_string(), "the manager is shutting down, so the task was not run");

@@ -143,7 +143,13 @@ pub enum TaskEventKind {
         /// For how long.
         stood_still_for: Duration,
     },
-    /// The shutdown has begun.
+    /// The manager drains: it is not ready any more, and everything else goes on. Sent again if the drain is shortened.
+    #[non_exhaustive]
+    Draining {
+        /// When the ordered shutdown begins at the latest.
+        until: SystemTime,
+    },
+    /// The ordered shutdown has begun.
     ShutdownBegan,
     /// The shutdown is over. The last event.
     ShutdownEnded(Arc<ShutdownReport>),
@@ -173,6 +179,7 @@ impl TaskEventKind {
             Self::HealthChanged { .. } => "health_changed",
             Self::RuntimeStalled { .. } => "runtime_stalled",
             Self::ProcessResumed { .. } => "process_resumed",
+            Self::Draining { .. } => "draining",
             Self::ShutdownBegan => "shutdown_began",
             Self::ShutdownEnded(_) => "shutdown_ended",
         }

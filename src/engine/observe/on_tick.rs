@@ -188,6 +188,7 @@ impl Watched for Shared {
         *self.watch.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
         #[cfg(all(feature = "systemd", unix))]
         self.notify_service_manager(tick.now);
+        self.drain.watch(now, tick.now);
         if let Some(sequence) = self.sequence.get().filter(|sequence| !sequence.is_over(self)) {
             sequence.watch(self, now, tick.now);
             self.watch_closely();

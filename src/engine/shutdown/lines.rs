@@ -24,29 +24,39 @@ pub(in crate::engine) struct Note {
 }
 
 /// What one line of the report speaks of.
-pub(in crate::engine) type LineKey = (Arc<str>, TaskCategory, TaskPriority, ShutdownOutcome);
+pub(in crate::engine) type LineKey =
+    (Arc<str>, Option<Arc<str>>, TaskCategory, TaskPriority, ShutdownOutcome);
 
 /// What became of the runs that left during the shutdown.
 pub(in crate::engine) type Lines = HashMap<LineKey, (Position, ShutdownEntry)>;
 
 pub(in crate::engine) fn line_of(task: &Task, outcome: ShutdownOutcome, after: Duration) -> ShutdownEntry {
     let Identity { name, category, priority, .. } = &task.identity;
-    ShutdownEntry { name: name.clone(), category: *category, priority: *priority, outcome, count: 1, after }
+    ShutdownEntry {
+        name: name.clone(),
+        owner: None,
+        category: *category,
+        priority: *priority,
+        outcome,
+        count: 1,
+        after,
+    }
 }
 
 pub(in crate::engine) fn key_of(line: &ShutdownEntry) -> LineKey {
-    (line.name.clone(), line.category, line.priority, line.outcome)
+    (line.name.clone(), line.owner.clone(), line.category, line.priority, line.outcome)
 }
 
 /// Notes a run, in the line of those that were of one name and ended alike.
 pub(in crate::engine) fn note(
     lines: &mut Lines,
     task: &Task,
+    owner: Option<Arc<str>>,
     position: Position,
     outcome: ShutdownOutcome,
     after: Duration,
 ) {
-    add(lines, position, line_of(task, outcome, after));
+    add(lines, position, ShutdownEntry { owner, ..line_of(task, outcome, after) });
 }
 
 pub(in crate::engine) fn add(lines: &mut Lines, position: Position, line: ShutdownEntry) {

@@ -1,5 +1,6 @@
-//! The ordered shutdown: who is alive, in which order they stop, and the report.
+//! The drain and the ordered shutdown: who is alive, in which order they stop, and the report.
 
+pub(in crate::engine) mod drain;
 pub(in crate::engine) mod lines;
 pub(in crate::engine) mod os_signal;
 pub(in crate::engine) mod report;
@@ -12,4 +13,5 @@ pub use os_signal::{ShutdownSignal, shutdown_signal};
 pub use report::{LastResort, ShutdownCause, ShutdownEntry, ShutdownReport};
 pub(crate) use sequence::{
     Awaited, abort as abort_shutdown, begin as begin_shutdown, shutdown as run_shutdown,
+    shutdown_after as run_shutdown_after,
 };

@@ -1,8 +1,8 @@
 //! The signals that ask a process to end.
 
 use std::{
-    future::Future,
-    pin::Pin,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
     sync::atomic::{AtomicBool, Ordering::SeqCst},
     task::{Context, Poll, Waker},
 };
@@ -33,31 +33,74 @@ pub fn shutdown_signal() -> ShutdownSignal {
 /// Whether this process has asked for signals, and their default action is off.
 static LISTENS: AtomicBool = AtomicBool::new(false);
 
-/// Listens for signals beside the caller's own listener, if the process has asked for signals; otherwise it never completes.
+/// Listens for signals beside the caller's own listener, once the process has asked for signals.
 pub(crate) fn further_signals() -> FurtherSignals {
-    let listens = LISTENS.load(SeqCst) && Handle::try_current().is_ok();
-    FurtherSignals(listens.then(ShutdownSignal::listen))
+    let mut signals = FurtherSignals(None);
+    signals.listen();
+    signals
 }
 
-/// The future of [`further_signals`].
-#[must_use = "futures do nothing unless awaited"]
+/// Listeners beside the caller's own. Without any until the process asks for signals.
 pub(crate) struct FurtherSignals(Option<ShutdownSignal>);
 
-impl FurtherSignals {
-    /// Forgets a signal that has come: the caller has acted on it.
-    pub(crate) fn pass_over(&mut self) {
-        if let Some(signals) = &mut self.0 {
-            let _ = Pin::new(signals).poll(&mut Context::from_waker(Waker::noop()));
-        }
+/// The signals that have come, each kind once.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    interrupt: bool,
+    terminate: bool,
+}
+
+impl Seen {
+    /// Whether there was a SIGTERM, and no Ctrl-C beside it: that would be a second signal.
+    pub(crate) fn is_sigterm_alone(self) -> bool {
+        self.terminate && !self.interrupt
+    }
+
+    fn is_any(self) -> bool {
+        self.terminate || self.interrupt
     }
 }
 
-impl Future for FurtherSignals {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.as_mut().map_or(Poll::Pending, |signals| Pin::new(signals).poll(cx))
+impl FurtherSignals {
+    fn listen(&mut self) {
+        if self.0.is_none() && LISTENS.load(SeqCst) && Handle::try_current().is_ok() {
+            self.0 = Some(ShutdownSignal::listen());
+        }
     }
+
+    /// Waits for `end`, and listens as soon as `end` does.
+    pub(crate) async fn beside(&mut self, end: impl Future) {
+        let mut end = pin!(end);
+        poll_fn(|cx| {
+            let ended = end.as_mut().poll(cx).map(drop);
+            self.listen();
+            ended
+        })
+        .await;
+    }
+
+    /// Returns the signals that have come, and forgets them: the caller acts on them.
+    pub(crate) fn take_seen(&mut self) -> Seen {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.0.as_mut().map_or_else(Seen::default, |signals| signals.poll_seen(&mut cx))
+    }
+
+    /// Waits for the next signal.
+    pub(crate) async fn next(&mut self) {
+        poll_fn(|cx| {
+            let seen = self.0.as_mut().map_or_else(Seen::default, |signals| signals.poll_seen(cx));
+            if seen.is_any() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+/// A signal that asks the process to end.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Interrupt,
+    #[cfg(unix)]
+    Terminate,
 }
 
 /// The future of [`shutdown_signal`]. It may be awaited again, for the next signal.
@@ -65,9 +108,9 @@ impl Future for FurtherSignals {
 #[derive(Debug)]
 pub struct ShutdownSignal {
     #[cfg(unix)]
-    signals: Vec<tokio::signal::unix::Signal>,
+    signals: Vec<(Kind, tokio::signal::unix::Signal)>,
     #[cfg(windows)]
-    signals: Vec<tokio::signal::windows::CtrlC>,
+    signals: Vec<(Kind, tokio::signal::windows::CtrlC)>,
 }
 
 impl ShutdownSignal {
@@ -76,11 +119,15 @@ impl ShutdownSignal {
     fn listen() -> Self {
         use tokio::signal::unix::{SignalKind, signal};
         check_runtime();
+        let wanted = [
+            ("SIGINT", Kind::Interrupt, SignalKind::interrupt()),
+            ("SIGTERM", Kind::Terminate, SignalKind::terminate()),
+        ];
         let mut signals = Vec::new();
-        for (name, kind) in [("SIGINT", SignalKind::interrupt()), ("SIGTERM", SignalKind::terminate())] {
+        for (name, kind, number) in wanted {
             // There is no way to ask whether the runtime has I/O but to try.
-            match catch(true, || signal(kind)) {
-                Ok(signal) => signals.extend(heard(name, signal)),
+            match catch(true, || signal(number)) {
+                Ok(signal) => signals.extend(heard(name, signal).map(|signal| (kind, signal))),
                 Err(_) => panic!(
                     "the tokio runtime has no I/O, which `shutdown_signal` needs: call `enable_io()` or `enable_all()` \
                      on its `Builder`"
@@ -94,7 +141,25 @@ impl ShutdownSignal {
     #[track_caller]
     fn listen() -> Self {
         check_runtime();
-        Self { signals: heard("Ctrl-C", tokio::signal::windows::ctrl_c()).into_iter().collect() }
+        let signal = heard("Ctrl-C", tokio::signal::windows::ctrl_c());
+        Self { signals: signal.map(|signal| (Kind::Interrupt, signal)).into_iter().collect() }
+    }
+}
+
+impl ShutdownSignal {
+    fn poll_seen(&mut self, cx: &mut Context<'_>) -> Seen {
+        let mut seen = Seen::default();
+        // Each is polled, so that each wakes us.
+        for (kind, signal) in &mut self.signals {
+            if signal.poll_recv(cx).is_ready() {
+                match kind {
+                    Kind::Interrupt => seen.interrupt = true,
+                    #[cfg(unix)]
+                    Kind::Terminate => seen.terminate = true,
+                }
+            }
+        }
+        seen
     }
 }
 
@@ -115,8 +180,6 @@ impl Future for ShutdownSignal {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // Each is polled, so that each wakes us.
-        let polled: Vec<_> = self.signals.iter_mut().map(|signal| signal.poll_recv(cx).is_ready()).collect();
-        if polled.contains(&true) { Poll::Ready(()) } else { Poll::Pending }
+        if self.poll_seen(cx).is_any() { Poll::Ready(()) } else { Poll::Pending }
     }
 }

@@ -11,6 +11,8 @@ use crate::policy::{ShutdownOutcome, TaskCategory, TaskPriority};
 pub struct ShutdownEntry {
     /// The task's name.
     pub name: Arc<str>,
+    /// The registered task that owns the runs: they were spawned through its context. `None` for every other line.
+    pub owner: Option<Arc<str>>,
     /// What the task is.
     pub category: TaskCategory,
     /// How late it was stopped.
@@ -19,7 +21,7 @@ pub struct ShutdownEntry {
     pub outcome: ShutdownOutcome,
     /// How many runs this line speaks of: 1 for a registered task.
     pub count: u64,
-    /// How long after the shutdown began the last of them ended; the whole shutdown for what leaked.
+    /// How long after the signal or the call the last of them ended; the whole shutdown for what leaked.
     pub after: Duration,
 }
 
@@ -28,11 +30,14 @@ pub struct ShutdownEntry {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct ShutdownReport {
-    /// How long it took.
+    /// How long it took, from the signal or the call: the drain and the ordered shutdown.
     pub duration: Duration,
-    /// How long it was allowed to take.
+    /// How long it drained before the ordered shutdown began; a part of `duration`. Zero without a drain.
+    pub drained: Duration,
+    /// How long it was allowed to take, from the signal or the call.
     pub deadline: Duration,
-    /// What became of the tasks that were alive when it began, in the order in which they were asked to stop.
+    /// What became of the tasks that were alive when the ordered shutdown began, in the order in which they were asked to stop. The
+    /// runs that a task owns follow it.
     pub tasks: Vec<ShutdownEntry>,
     /// The tasks that asked for the shutdown from inside and wait for this report: they are neither stopped nor waited for,
     /// and stand in no line.
@@ -80,7 +85,11 @@ impl ShutdownReport {
 
 impl fmt::Display for ShutdownReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "shutdown took {:.1?} of {:.1?}:", self.duration, self.deadline)?;
+        write!(f, "shutdown took {:.1?} of {:.1?}", self.duration, self.deadline)?;
+        if !self.drained.is_zero() {
+            write!(f, ", drained for {:.1?}", self.drained)?;
+        }
+        f.write_str(":")?;
         for &outcome in ShutdownOutcome::ALL {
             let separator = if outcome == ShutdownOutcome::Clean { "" } else { "," };
             write!(f, "{separator} {} {}", self.count(outcome), outcome.as_str().replace('_', " "))?;
@@ -105,6 +114,9 @@ impl fmt::Display for ShutdownReport {
             }
             if task.count > 1 {
                 write!(f, " ({} runs)", task.count)?;
+            }
+            if let Some(owner) = &task.owner {
+                write!(f, " of {owner}")?;
             }
         }
         Ok(())

@@ -1,9 +1,10 @@
-//! The ordered shutdown: admission and timers closed first, then stage by stage, under one deadline.
+//! The ordered shutdown: the intake first, then admission and timers closed, then stage by stage, under one deadline.
 //!
 //! Stages are the pairs of category and priority, in [`TaskCategory::SHUTDOWN_ORDER`] and lowest priority first; a task that
 //! others depend on is put off until after them. Only stages with something alive take time. Each is asked to stop and given
 //! an equal share of what is left of the deadline; when its share is over the next is asked too, and what is still there may
-//! go on until shortly before the deadline. Then everything left is dropped; what cannot be dropped, because it blocks its
+//! go on until shortly before the deadline. A task that others depend on is held until they are gone, or until shortly before the
+//! deadline: then it is asked, and has a moment to end. Then everything left is dropped; what cannot be dropped, because it blocks its
 //! thread, is reported as leaked.
 //!
 //! The shutdown is a state machine that whoever comes may push on ([`Sequence::advance`]): a task on the runtime, woken when a
@@ -34,8 +35,9 @@ use crate::{
         Order, Shared, ShutdownCause, ShutdownReport, Supervised, TaskEventKind, announce, later,
         observe::manager_span::set_names,
         shutdown::{
+            drain,
             topology::Position,
-            tracker::{Asked, Rank, stage_of_task},
+            tracker::{Admission, Asked, INTAKE_STAGE, Rank, stage_of_task},
         },
     },
     policy::ShutdownOutcome,
@@ -53,13 +55,14 @@ const ABORT_RESERVE: Duration = Duration::from_secs(1);
 const LAST_RESORT_AFTER: Duration = Duration::from_millis(200);
 /// How long the watchdog leaves what is due to the runtime, which sees to it at once unless it is stuck. Real time: in a
 /// test's, the moment between two looks may be an hour.
-const RUNTIMES_TURN: Duration = Duration::from_millis(20);
+pub(super) const RUNTIMES_TURN: Duration = Duration::from_millis(20);
 /// How often the watchdog looks while a shutdown is under way.
 pub(crate) const SHUTDOWN_TICK: Duration = Duration::from_millis(10);
 
 /// A shutdown that has begun.
 pub(crate) struct Sequence {
     deadline: Duration,
+    drained: Duration,
     cause: Option<ShutdownCause>,
     report: watch::Sender<Option<Arc<ShutdownReport>>>,
     state: Mutex<State>,
@@ -91,11 +94,39 @@ struct Spans {
 
 struct State {
     phase: Phase,
+    /// When the shutdown was asked for: the drain, if there was one.
     began: Instant,
     abort_at: Instant,
     end: Instant,
     /// When the graces of spawned runs are over, the soonest first. A registered task's driver keeps its own.
     graces: Vec<(Instant, Rank, Duration)>,
+    /// Positions before this one are those of the intake.
+    intake: Rank,
+    /// Whether the intake is over, and all others are asked stage by stage.
+    staged: bool,
+    /// Who depends on a task, or comes after it in its group.
+    dependents: Dependents,
+    /// Tasks whose position has been asked, and that stay until their dependents are gone.
+    held: Vec<Arc<Supervised>>,
+}
+
+/// For each task those that depend on it.
+pub(crate) type Dependents = HashMap<MemberId, Vec<Arc<Supervised>>>;
+
+impl State {
+    /// Whether a task stays for its dependents. What a dependent owns counts as the dependent, whose driver waits for it.
+    fn is_held(&self, task: &Supervised) -> bool {
+        let dependents = self.dependents.get(&task.place.id()).into_iter().flatten();
+        dependents.into_iter().any(|dependent| !dependent.place.is_out())
+    }
+
+    /// The held tasks whose dependents are gone.
+    fn take_released(&mut self) -> Vec<Arc<Supervised>> {
+        let held = std::mem::take(&mut self.held);
+        let (held, released) = held.into_iter().partition(|task| self.is_held(task));
+        self.held = held;
+        released
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -108,6 +139,8 @@ enum Phase {
     Waiting(Rank, Instant),
     /// All were asked.
     Asked,
+    /// All but those that were held for their dependents were dropped; these were asked, and are waited for until then.
+    LastAsked(Instant),
     /// What was left was dropped, and is waited for until then.
     Dropped(Instant),
     Done,
@@ -118,7 +151,23 @@ enum Phase {
 /// # Cancel safety
 /// The shutdown runs on the runtime, not in the caller: a caller that is dropped does not interrupt it.
 pub(crate) async fn shutdown(shared: &Arc<Shared>) -> Arc<ShutdownReport> {
+    shutdown_after(shared, Duration::ZERO).await
+}
+
+/// Drains for so long, then shuts down, as [`shutdown`] does.
+///
+/// # Cancel safety
+/// As [`shutdown`].
+pub(crate) async fn shutdown_after(shared: &Arc<Shared>, drain: Duration) -> Arc<ShutdownReport> {
     let asking = watchdog::polled_here().and_then(|id| Asking::new(shared, id));
+    if drain.is_zero() {
+        begin(shared, None);
+    } else {
+        drain::drain(shared, drain);
+        let _awaited = Awaited::new(shared);
+        // The sender lives in `shared`, so the wait cannot fail.
+        let _ = shared.begun.subscribe().wait_for(|begun| *begun).await;
+    }
     let sequence = begin(shared, None);
     sequence.waiting.fetch_add(1, SeqCst);
     let _waits = Waits(&sequence.waiting);
@@ -179,8 +228,9 @@ pub(crate) fn begin(shared: &Arc<Shared>, cause: Option<ShutdownCause>) -> Arc<S
     let mut first = false;
     let sequence = shared.sequence.get_or_init(|| {
         first = true;
-        shared.tracker.close();
-        Arc::new(Sequence::new(shared.settings.shutdown_deadline, cause))
+        shared.begin_to_close();
+        let drained_from = shared.drain.end();
+        Arc::new(Sequence::new(shared.settings.shutdown_deadline, drained_from, cause))
     });
     if first {
         sequence.start(shared);
@@ -227,19 +277,28 @@ fn stop(asked: &Asked) {
 }
 
 impl Sequence {
-    fn new(deadline: Duration, cause: Option<ShutdownCause>) -> Self {
-        let began = Instant::now();
-        let reserve = (deadline / ABORT_SHARE).min(ABORT_RESERVE);
+    fn new(deadline: Duration, drained_from: Option<Instant>, cause: Option<ShutdownCause>) -> Self {
+        let now = Instant::now();
+        let began = drained_from.unwrap_or(now);
+        let drained = now.saturating_duration_since(began);
+        let end = later(began, deadline);
+        let left = end.saturating_duration_since(now);
+        let reserve = (left / ABORT_SHARE).min(ABORT_RESERVE);
         Self {
             deadline,
+            drained,
             cause,
             report: watch::Sender::new(None),
             state: Mutex::new(State {
                 phase: Phase::Beginning,
                 began,
-                abort_at: later(began, deadline - reserve),
-                end: later(began, deadline),
+                abort_at: later(now, left - reserve),
+                end,
                 graces: Vec::new(),
+                intake: 0,
+                staged: false,
+                dependents: Dependents::new(),
+                held: Vec::new(),
             }),
             spans: Mutex::default(),
             finished: AtomicBool::new(false),
@@ -259,16 +318,33 @@ impl Sequence {
         shared.begun.send_replace(true);
         #[cfg(all(feature = "systemd", unix))]
         shared.stopping();
-        let loops = stop_task_loops(shared);
-        let mut spans = Spans::default();
         // The subscriber is not ours: nothing that it does holds up the shutdown.
-        let _ = catch(false, || spans.begin(shared, loops));
-        *self.spans.lock().unwrap_or_else(PoisonError::into_inner) = spans;
+        let _ = catch(false, || self.spans().begin(shared));
         let positions = shared.positions();
         let began = self.state().began;
+        let has_intake = shared.tracker.drivers(|task| positions.of(task).0 == INTAKE_STAGE);
+        if has_intake.is_empty() {
+            self.begin_stages(shared);
+        }
         shared.tracker.plan(began, |supervised| positions.of(supervised));
-        self.state().phase = Phase::Asking(0);
+        let mut state = self.state();
+        state.dependents = positions.dependents;
+        state.intake = shared.tracker.intake_ranks();
+        state.staged = has_intake.is_empty();
+        state.phase = Phase::Asking(0);
+        drop(state);
         shared.watch_closely();
+    }
+
+    fn spans(&self) -> MutexGuard<'_, Spans> {
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The intake is over, or there is none: what no task owns is refused, and the loops are asked.
+    fn begin_stages(&self, shared: &Shared) {
+        shared.tracker.close(Admission::OwnedRuns);
+        let loops = stop_task_loops(shared);
+        let _ = catch(false, || self.spans().begin_stages(shared, loops));
     }
 
     /// Does what is due at `now`. Answers when something is due next, or `None` where nothing is left to do but
@@ -285,9 +361,28 @@ impl Sequence {
                 state.graces.remove(0);
                 tracker.abort_runs(|of_run, its_grace| of_run == Some(rank) && its_grace == Some(grace));
             }
+            let released = state.take_released();
+            if !released.is_empty() {
+                drop(state);
+                ask_held(shared, &released);
+                continue;
+            }
             let next_grace = state.graces.first().map(|(over, ..)| *over);
             let until = match state.phase {
                 Phase::Beginning | Phase::Done => return None,
+                Phase::Asking(from)
+                    if !state.staged
+                        && tracker.next_rank(from).is_none_or(|(rank, _)| rank >= state.intake) =>
+                {
+                    // Nobody else goes on meanwhile.
+                    (state.staged, state.phase) = (true, Phase::Beginning);
+                    let intake = state.intake;
+                    drop(state);
+                    self.begin_stages(shared);
+                    tracker.plan_runs();
+                    self.state().phase = Phase::Asking(from.max(intake));
+                    continue;
+                }
                 Phase::Asking(from) => {
                     let Some((rank, stages)) = tracker.next_rank(from) else {
                         tracker.over_before(usize::MAX);
@@ -297,8 +392,18 @@ impl Sequence {
                     tracker.over_before(rank);
                     let left = state.abort_at.saturating_duration_since(now);
                     let share = left / u32::try_from(stages).unwrap_or(u32::MAX);
-                    state.phase = Phase::Waiting(rank, now + share);
-                    let asked = tracker.to_ask(|_, of_member| of_member == Some(rank));
+                    let mut asked = tracker.to_ask(|_, of_member| of_member == Some(rank));
+                    let (held, drivers): (Vec<_>, Vec<_>) =
+                        asked.drivers.into_iter().partition(|task| state.is_held(task));
+                    asked.drivers = drivers;
+                    if !held.is_empty() {
+                        tracker.hold();
+                    }
+                    // Where nobody can be asked, nothing is gained by waiting.
+                    let all_held = tracker.left_at(rank) <= held.len();
+                    state.phase =
+                        if all_held { Phase::Asking(rank + 1) } else { Phase::Waiting(rank, now + share) };
+                    state.held.extend(held);
                     state.graces.extend(asked.graces.iter().map(|grace| (later(now, *grace), rank, *grace)));
                     state.graces.sort_unstable();
                     drop(state);
@@ -318,6 +423,21 @@ impl Sequence {
                         continue;
                     }
                     if now >= state.abort_at {
+                        tracker.close(Admission::Nothing);
+                        let until = now + state.end.saturating_duration_since(now) / 2;
+                        if !state.held.is_empty() && until > now {
+                            state.phase = Phase::LastAsked(until);
+                            let held = std::mem::take(&mut state.held);
+                            drop(state);
+                            let is_held =
+                                |driver: &Supervised| held.iter().any(|held| std::ptr::eq(&**held, driver));
+                            tracker.drivers(|driver| !is_held(driver)).iter().for_each(|driver| {
+                                driver.order(Order::Kill);
+                            });
+                            tracker.abort_runs_but_of(&held);
+                            ask_held(shared, &held);
+                            continue;
+                        }
                         // However short the deadline, what can be dropped has a moment to be.
                         state.phase = Phase::Dropped(state.end.max(now + ABORT_MOMENT));
                         drop(state);
@@ -328,6 +448,24 @@ impl Sequence {
                         continue;
                     }
                     state.abort_at
+                }
+                Phase::LastAsked(until) => {
+                    // It may be asked to end at once meanwhile.
+                    let until = until.min(state.end);
+                    if tracker.is_emptied(None) {
+                        state.phase = Phase::Done;
+                        continue;
+                    }
+                    if now >= until {
+                        state.phase = Phase::Dropped(state.end.max(now + ABORT_MOMENT));
+                        drop(state);
+                        tracker.drivers(|_| true).iter().for_each(|driver| {
+                            driver.order(Order::Kill);
+                        });
+                        tracker.abort_runs(|_, _| true);
+                        continue;
+                    }
+                    until
                 }
                 Phase::Dropped(until) => {
                     if tracker.is_emptied(None) || now >= until {
@@ -346,6 +484,14 @@ impl Sequence {
         if self.finished.swap(true, SeqCst) {
             return;
         }
+        // Nothing slips in behind the report.
+        shared.tracker.close(Admission::Nothing);
+        // What they hold is the user's: not dropped under the lock.
+        let linked = {
+            let mut state = self.state();
+            (std::mem::take(&mut state.dependents), std::mem::take(&mut state.held))
+        };
+        drop(linked);
         let report = self.make_report(shared);
         let outcomes = ShutdownOutcome::ALL.iter().map(|&outcome| (outcome.as_str(), report.count(outcome)));
         shared.recorder.shut_down(outcomes.collect());
@@ -366,10 +512,11 @@ impl Sequence {
     }
 
     fn make_report(&self, shared: &Shared) -> Arc<ShutdownReport> {
-        let (tasks, asked_by) = shared.tracker.report(shared.lost_tasks());
+        let (tasks, asked_by) = shared.tracker.report(&shared.lost_tasks());
         let duration = self.state().began.elapsed();
         Arc::new(ShutdownReport {
             duration,
+            drained: self.drained,
             deadline: self.deadline,
             tasks,
             asked_by,
@@ -379,9 +526,10 @@ impl Sequence {
 
     /// Whether [`Sequence::advance`] would do anything.
     fn is_due(&self, shared: &Shared, now: Instant) -> bool {
-        let (phase, abort_at, grace) = {
+        let (phase, abort_at, grace, released) = {
             let state = self.state();
-            (state.phase, state.abort_at, state.graces.first().map(|(over, ..)| *over))
+            let released = state.held.iter().any(|task| !state.is_held(task));
+            (state.phase, state.abort_at, state.graces.first().map(|(over, ..)| *over), released)
         };
         let due = match phase {
             Phase::Beginning => false,
@@ -390,9 +538,11 @@ impl Sequence {
                 now >= until.min(abort_at) || shared.tracker.is_emptied(Some(rank))
             }
             Phase::Asked => now >= abort_at || shared.tracker.is_emptied(None),
-            Phase::Dropped(until) => now >= until || shared.tracker.is_emptied(None),
+            Phase::LastAsked(until) | Phase::Dropped(until) => {
+                now >= until || shared.tracker.is_emptied(None)
+            }
         };
-        due || grace.is_some_and(|over| over <= now)
+        due || released || grace.is_some_and(|over| over <= now)
     }
 
     /// The watchdog's part: does what the runtime has left undone for [`RUNTIMES_TURN`], the report too, and turns to the
@@ -433,8 +583,12 @@ impl Sequence {
 }
 
 impl Spans {
-    fn begin(&mut self, shared: &Shared, loops_stopped: i64) {
-        let cleanup = self.cleanup.insert(shared.manager_span("cleanup_tasks", SpanParent::Root));
+    fn begin(&mut self, shared: &Shared) {
+        self.cleanup = Some(shared.manager_span("cleanup_tasks", SpanParent::Root));
+    }
+
+    fn begin_stages(&mut self, shared: &Shared, loops_stopped: i64) {
+        let Some(cleanup) = &self.cleanup else { return };
         let inside = |work| {
             let _entered = cleanup.enter();
             shared.manager_span(work, SpanParent::Current)
@@ -447,6 +601,14 @@ impl Spans {
         if cancel.otel_context().is_some() {
             set_names(cancel, &shared.tracker.names());
         }
+    }
+}
+
+/// Asks tasks that were held for their dependents. They are not late, though their position is over.
+fn ask_held(shared: &Shared, held: &[Arc<Supervised>]) {
+    for task in held {
+        shared.tracker.note_driver(task, ShutdownOutcome::Clean);
+        task.call();
     }
 }
 
@@ -467,12 +629,13 @@ fn stop_task_loops(shared: &Shared) -> i64 {
 #[derive(Default)]
 pub(crate) struct Positions {
     pub(crate) put_off: HashMap<*const Supervised, Position>,
+    pub(crate) dependents: Dependents,
 }
 
 impl Positions {
     fn of(&self, supervised: &Supervised) -> Position {
         let held = self.put_off.get(&std::ptr::from_ref(supervised));
-        held.copied().unwrap_or_else(|| (stage_of_task(&supervised.task), 0))
+        held.copied().unwrap_or_else(|| (stage_of_task(supervised), 0))
     }
 }
 

@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     emit::SpanParent,
     engine::{
-        ContextParts, ErrorRules, Shared, StopToken, TaskContext,
+        ContextParts, ErrorRules, Shared, StopToken, Supervised, TaskContext,
         context::Stop,
-        shutdown::tracker::{Place, RunMember, stage_of},
+        shutdown::tracker::{Owner, Place, RunMember, stage_of},
         spawn::polled::{Handled, Polled},
     },
     policy::{Exit, TaskCategory, TaskOutput, TaskPriority, type_path},
@@ -41,6 +41,12 @@ impl std::fmt::Debug for TaskBuilder<'_> {
 impl<'a> TaskBuilder<'a> {
     pub(crate) fn new(shared: Option<Arc<Shared>>, name: &'a str) -> Self {
         Self { shared, options: SpawnOptions::new(name) }
+    }
+
+    /// One that this task owns.
+    pub(crate) fn owned(shared: Option<Arc<Shared>>, name: &'a str, owner: Arc<Supervised>) -> Self {
+        let options = SpawnOptions { owner: Some(Owner::Task(owner)), ..SpawnOptions::new(name) };
+        Self { shared, options }
     }
 
     /// What the task is; otherwise the [`CategoryRules`](crate::policy::CategoryRules) tell.
@@ -68,7 +74,8 @@ impl<'a> TaskBuilder<'a> {
         self
     }
 
-    /// How long it may go on at shutdown, after it was asked to stop, before it is dropped.
+    /// How long it may go on at shutdown, after it was asked to stop, before it is dropped. Work that a registered task
+    /// [owns](TaskContext::task) may go on for so long after that task has ended, and no longer than its owner's grace.
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
         self.options.grace = Some(grace);
         self
@@ -159,6 +166,8 @@ pub(crate) struct SpawnOptions<'a> {
     pub(crate) parent: SpanParent,
     pub(crate) with_context: bool,
     pub(crate) blocking: bool,
+    /// The task that owns it.
+    pub(crate) owner: Option<Owner>,
 }
 
 impl<'a> SpawnOptions<'a> {
@@ -173,6 +182,7 @@ impl<'a> SpawnOptions<'a> {
             parent: SpanParent::Root,
             with_context: false,
             blocking: false,
+            owner: None,
         }
     }
 
@@ -271,7 +281,7 @@ impl Shared {
     #[track_caller]
     fn admit<F>(self: &Arc<Self>, options: SpawnOptions<'_>) -> Option<Admitted> {
         // Told before a cell is made for a name that never runs; the tracker decides in the end.
-        if self.tracker.is_closed() {
+        if !self.tracker.admits_run(options.owner.as_ref()) {
             return None;
         }
         let runtime = self.runtime_here();
@@ -294,20 +304,23 @@ impl Shared {
         let hears = options.with_context || options.blocking;
         let token = hears.then(CancellationToken::new);
         // A plain future cannot hear that it should stop: it has its grace, then it is dropped.
-        let grace = options.grace.or((!hears).then_some(self.settings.spawn_grace));
+        // Its owner's grace counts, if it has an owner.
+        let spawn_grace = (!hears && options.owner.is_none()).then_some(self.settings.spawn_grace);
+        let grace = options.grace.or(spawn_grace);
         // Past the bound on names a task is metered as `_OTHER`, and still stopped as what its caller said.
         let stage = stage_of(
             options.category.unwrap_or(task.identity.category),
             options.priority.unwrap_or(task.identity.priority),
         );
         let run = RunMember { abort: None, token: token.clone(), grace };
-        let place = self.tracker.enter(&task, stage, run).ok()?;
+        let owner = options.owner.as_ref().filter(|_| options.with_context).map(Owner::downgrade);
+        let place = self.tracker.enter(&task, stage, options.owner, run).ok()?;
         let context = token.clone().filter(|_| options.with_context).map(|token| {
             TaskContext::new(ContextParts {
                 task: task.clone(),
-                generation: 1,
+                generation: None,
                 stop: Stop::of(token),
-                supervised: None,
+                owner,
                 manager: Arc::downgrade(self),
             })
         });

@@ -20,6 +20,7 @@
 
 use std::{
     future::Future,
+    num::NonZeroU64,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
@@ -28,6 +29,7 @@ use std::{
 
 use opentelemetry::trace::SpanContext;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     cell::TaskState,
@@ -60,6 +62,19 @@ enum Step {
     /// Wait for what it rests on, then live; again, where there is a reason.
     Await(Option<RestartReason>),
     Live(Option<RestartReason>),
+    /// Wait for what the task owns, and then do that. Drop it when this time has come.
+    Outlive {
+        over: Option<Instant>,
+        then: Then,
+    },
+    Leave,
+}
+
+/// What comes when what a task owned has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// It was stopped on request.
+    Stopped,
     Leave,
 }
 
@@ -70,7 +85,7 @@ impl Step {
             Self::Rest(state) => state,
             Self::Backoff { .. } => TaskState::Backoff,
             Self::Await(_) | Self::Live(_) => TaskState::Waiting,
-            Self::Leave => TaskState::Stopping,
+            Self::Outlive { .. } | Self::Leave => TaskState::Stopping,
         }
     }
 }
@@ -92,6 +107,18 @@ enum State {
         told: Vec<Arc<str>>,
     },
     Living(Alive),
+    Outliving(Outliving),
+}
+
+/// The wait for what a task owns.
+struct Outliving {
+    then: Then,
+    began: Instant,
+    over: Option<Instant>,
+    /// The graces of runs that have one of their own, the shortest first.
+    graces: Vec<Duration>,
+    /// Whether all were dropped: then they are waited for until `over` and no longer.
+    dropped: bool,
 }
 
 /// The driver of one task.
@@ -180,6 +207,13 @@ enum Wish {
     Leave,
 }
 
+impl Wish {
+    /// Whether what the task owns ends with the life.
+    fn ends_owned(self) -> bool {
+        matches!(self, Self::Stop | Self::Leave)
+    }
+}
+
 /// How a life is being stopped.
 #[derive(Debug, Clone, Copy)]
 struct Stopping {
@@ -246,6 +280,9 @@ const GROUP_LIMIT: &str = "its group was restarted too often";
 /// ever.
 const HELD_AT_MOST: Duration = Duration::from_secs(30);
 
+/// How long a task waits for owned runs that were dropped: one that blocks its thread goes on.
+const DROPPED_AT_MOST: Duration = Duration::from_secs(1);
+
 impl Driver {
     pub(crate) fn new(supervised: Arc<Supervised>, shared: Arc<Shared>) -> Self {
         let core = Core { supervised, shared, timer: Timer::default(), before: None };
@@ -269,6 +306,11 @@ impl Driver {
                     step
                 }
                 State::Awaiting { restart, told } => ready!(core.await_gate(restart, told, cx)),
+                State::Outliving(outliving) => {
+                    let step = ready!(core.outlive(outliving, cx));
+                    core.timer.clear();
+                    step
+                }
                 State::Living(alive) => {
                     let end = ready!(core.live(alive, cx));
                     core.timer.clear();
@@ -352,7 +394,86 @@ impl Core {
                 State::Awaiting { restart, told: Vec::new() }
             }
             Step::Live(restart) => State::Living(self.begin(restart)),
+            Step::Outlive { over, then } => self.begin_to_outlive(over, then),
             Step::Leave => State::Next(Step::Leave),
+        }
+    }
+
+    /// Refuses more owned work, and waits for what there is.
+    fn begin_to_outlive(&mut self, over: Option<Instant>, then: Then) -> State {
+        self.timer.clear();
+        let supervised = &self.supervised;
+        supervised.place.owned.close();
+        if supervised.place.owned.is_empty() {
+            return State::Next(self.outlived(then));
+        }
+        self.set_state_once(TaskState::Stopping);
+        let graces = self.ask_owned();
+        State::Outliving(Outliving { then, began: Instant::now(), over, graces, dropped: false })
+    }
+
+    /// Asks what the task owns to stop. Returns the graces of runs that have one of their own.
+    fn ask_owned(&self) -> Vec<Duration> {
+        let asked = self.shared.tracker.ask_owned(&self.supervised);
+        asked.tokens.iter().for_each(CancellationToken::cancel);
+        asked.graces
+    }
+
+    fn outlived(&self, then: Then) -> Step {
+        match then {
+            Then::Stopped => self.stopped(TaskState::Stopped),
+            Then::Leave => Step::Leave,
+        }
+    }
+
+    /// Waits until what the task owns has ended.
+    fn outlive(&mut self, outliving: &mut Outliving, cx: &mut Context<'_>) -> Poll<Step> {
+        loop {
+            if self.supervised.place.owned.is_empty() {
+                return Poll::Ready(self.outlived(outliving.then));
+            }
+            match self.supervised.poll_signal(cx) {
+                Poll::Ready(Signal::Order(order)) => {
+                    let now = Instant::now();
+                    let (then, over) = match order {
+                        Order::Kill => (Then::Leave, Some(now)),
+                        Order::Leave { grace } => (Then::Leave, grace.map(|grace| later(now, grace))),
+                        Order::Stop { grace } => (outliving.then, Some(later(now, grace))),
+                        // What it owns is left alone again.
+                        Order::Restart { .. } if outliving.then == Then::Stopped => {
+                            self.supervised.place.owned.open();
+                            return Poll::Ready(Step::Await(Some(RestartReason::Requested)));
+                        }
+                        _ => continue,
+                    };
+                    outliving.then = then;
+                    if !outliving.dropped {
+                        outliving.over = [outliving.over, over].into_iter().flatten().min();
+                    }
+                    continue;
+                }
+                Poll::Ready(Signal::Look) => continue,
+                Poll::Pending => {}
+            }
+            let grace = outliving.graces.first().copied();
+            let grace_over = grace.map(|grace| later(outliving.began, grace));
+            let Some(due) = [outliving.over, grace_over].into_iter().flatten().min() else {
+                return Poll::Pending;
+            };
+            if due > Instant::now() {
+                ready!(self.timer.poll(due, cx));
+            }
+            if grace_over == Some(due) && outliving.over != Some(due) {
+                self.shared.tracker.abort_owned(&self.supervised, grace);
+                outliving.graces.remove(0);
+            } else if outliving.dropped {
+                return Poll::Ready(self.outlived(outliving.then));
+            } else {
+                self.shared.tracker.abort_owned(&self.supervised, None);
+                outliving.graces.clear();
+                outliving.dropped = true;
+                outliving.over = Some(later(Instant::now(), DROPPED_AT_MOST));
+            }
         }
     }
 
@@ -461,14 +582,14 @@ impl Core {
                 Some(Step::Await(Some(RestartReason::Requested)))
             }
             Order::Stop { .. } if matches!(state, TaskState::Waiting | TaskState::Paused) => {
-                Some(self.stopped(TaskState::Stopped))
+                Some(stop_at_rest(order))
             }
             Order::Pause if state == TaskState::Waiting => Some(self.paused()),
             // It would begin again by itself.
             Order::Stop { .. } if self.is_tried_again() => Some(self.stopped(TaskState::Stopped)),
             Order::Pause if self.is_tried_again() => Some(self.paused()),
             Order::Start | Order::Stalled { .. } | Order::Stop { .. } | Order::Pause | Order::Resume => None,
-            Order::Leave { .. } | Order::Kill => Some(self.leave_idle()),
+            Order::Leave { .. } | Order::Kill => Some(self.leave_idle(order)),
         }
     }
 
@@ -527,9 +648,9 @@ impl Core {
     /// What an order makes of a start that is still to come.
     fn called_off(&self, order: Order) -> Option<Step> {
         match order {
-            Order::Stop { .. } => Some(self.stopped(TaskState::Stopped)),
+            Order::Stop { .. } => Some(stop_at_rest(order)),
             Order::Pause => Some(self.paused()),
-            Order::Leave { .. } | Order::Kill => Some(self.leave_idle()),
+            Order::Leave { .. } | Order::Kill => Some(self.leave_idle(order)),
             Order::Start | Order::Restart { .. } | Order::Stalled { .. } | Order::Resume => None,
         }
     }
@@ -547,7 +668,9 @@ impl Core {
             }
             // Nothing begins during a shutdown, also where this task is asked to leave in a later stage.
             if self.shared.tracker.is_closed() {
-                return Poll::Ready(self.leave_idle());
+                return Poll::Ready(
+                    self.leave_idle(Order::Leave { grace: self.supervised.spec.shutdown_grace }),
+                );
             }
             let until = match self.shared.gate(&self.supervised) {
                 Gate::Open(bond) => {
@@ -607,11 +730,12 @@ impl Core {
             Some(_) => self.last_run(),
             None => supervised.registered_in.as_deref(),
         };
+        supervised.place.owned.open();
         let context = TaskContext::new(ContextParts {
             task: supervised.task.clone(),
-            generation,
+            generation: NonZeroU64::new(generation),
             stop: Stop::default(),
-            supervised: Some(Arc::downgrade(supervised)),
+            owner: Some(Arc::downgrade(supervised)),
             manager: Arc::downgrade(&self.shared),
         });
         let life = Life {
@@ -645,7 +769,9 @@ impl Core {
                     Heard::Stop(stop) => alive.going = Going::Stops(stop),
                     Heard::RestartAt(due) => alive.going = Going::On { restart_due: Some(due) },
                     Heard::Kill => {
-                        alive.going = Going::Stops(Stopping::new(Wish::Leave, None));
+                        let now = Instant::now();
+                        let killed = Stopping::new(Wish::Leave, Some(Duration::ZERO));
+                        alive.going = Going::Stops(Stopping { asked: true, at: now, ..killed });
                         return Poll::Ready(None);
                     }
                 }
@@ -705,6 +831,10 @@ impl Core {
                 alive.context.ask_to_stop();
             }
         }
+        // Together with the life, which may wait for them.
+        if stop.asked && stop.wish.ends_owned() && !self.supervised.place.owned.is_asked() {
+            self.ask_owned();
+        }
         if stop.asked { stop.over() } else { Some(stop.at) }
     }
 
@@ -750,7 +880,8 @@ impl Core {
 
     /// What follows a life: `end` where it ended by itself.
     fn lived(&mut self, alive: Alive, mut end: Option<LifeEnd>) -> Step {
-        let (began, wish) = (alive.began, alive.going.stopping().map(|stop| stop.wish));
+        let (began, stopping) = (alive.began, alive.going.stopping());
+        let wish = stopping.map(|stop| stop.wish);
         let restart_due = alive.going.restart_due();
         // During a shutdown it leaves then, whatever it was stopped for.
         if end.is_none() && (wish == Some(Wish::Leave) || self.shared.tracker.is_closed()) {
@@ -761,7 +892,17 @@ impl Core {
         if let Some(span_context) = end.as_mut().and_then(|end| end.span_context.take()) {
             self.before().last_run = Some(span_context);
         }
-        let step = self.after(wish, end, began, restart_due);
+        let step = match self.after(wish, end, began, restart_due) {
+            Step::Outlive { then, .. } => {
+                let grace = match stopping {
+                    Some(stop) => stop.grace,
+                    None => self.supervised.spec.shutdown_grace,
+                };
+                let from_now = || grace.map(|grace| later(Instant::now(), grace));
+                Step::Outlive { over: stopping.and_then(|stop| stop.over()).or_else(from_now), then }
+            }
+            step => step,
+        };
         if self.supervised.state() == TaskState::Running {
             // Before it is seen to be down: as one that runs it would be rested on.
             self.supervised.set_state(step.state());
@@ -867,9 +1008,9 @@ impl Core {
     ) -> Step {
         match wish {
             // Whatever it ended with, nothing begins again during a shutdown.
-            _ if self.shared.tracker.is_closed() => Step::Leave,
-            Some(Wish::Leave) => Step::Leave,
-            Some(Wish::Stop) => self.stopped(TaskState::Stopped),
+            _ if self.shared.tracker.is_closed() => Step::Outlive { over: None, then: Then::Leave },
+            Some(Wish::Leave) => Step::Outlive { over: None, then: Then::Leave },
+            Some(Wish::Stop) => Step::Outlive { over: None, then: Then::Stopped },
             Some(Wish::Pause) => self.paused(),
             Some(Wish::GiveUpStalled) => self.gave_up("stalled", GivenUp::AsSet),
             Some(Wish::GiveUpGroup) => self.gave_up(GROUP_LIMIT, GivenUp::AsSet),
@@ -972,9 +1113,9 @@ impl Core {
     }
 
     /// Leaves without having had anything to stop.
-    fn leave_idle(&self) -> Step {
+    fn leave_idle(&self, order: Order) -> Step {
         self.note(ShutdownOutcome::NotRunning);
-        Step::Leave
+        Step::Outlive { over: over_at(order), then: Then::Leave }
     }
 
     fn limit_reached(&self) -> bool {
@@ -1072,6 +1213,20 @@ impl Drop for Driver {
         }
         supervised.driver_left();
         shared.changed(supervised);
+    }
+}
+
+fn stop_at_rest(order: Order) -> Step {
+    Step::Outlive { over: over_at(order), then: Then::Stopped }
+}
+
+/// When the grace is over that an order gives to what a task owns, if nothing else of the task lives.
+fn over_at(order: Order) -> Option<Instant> {
+    let now = Instant::now();
+    match order {
+        Order::Leave { grace } => grace.map(|grace| later(now, grace)),
+        Order::Stop { grace } => Some(later(now, grace)),
+        _ => Some(now),
     }
 }
 

@@ -36,7 +36,9 @@ pub struct TaskSettings {
     pub on_stall: StallAction,
     /// What else is stopped when the task is given up.
     pub escalation: Escalation,
-    /// The time that the task has to end after it was asked to stop.
+    /// Whether the task is asked to stop before all others.
+    pub intake: bool,
+    /// The time that the task has to end after it was asked to stop, and that the work it owns has with it.
     pub shutdown_grace: Duration,
     /// The names of the tasks that this one depends on.
     pub depends_on: Vec<Arc<str>>,
@@ -60,6 +62,7 @@ impl TaskSettings {
             run_timeout: spec.run_timeout,
             on_stall: spec.on_stall,
             escalation: spec.escalation,
+            intake: spec.intake,
             shutdown_grace: spec.grace(),
             depends_on: task.links.dependencies().to_vec(),
             on_dependency_loss: task.links.loss(),

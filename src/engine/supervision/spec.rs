@@ -37,6 +37,8 @@ pub(crate) struct TaskSpec {
     pub(crate) on_stall: StallAction,
     pub(crate) escalation: Escalation,
     pub(crate) health_role: HealthRole,
+    /// Whether it stops before all others.
+    pub(crate) intake: bool,
 }
 
 impl TaskSpec {

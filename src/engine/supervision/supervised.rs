@@ -156,14 +156,15 @@ impl Life {
     }
 }
 
-/// Whether the caller is polled by this task.
-pub(crate) fn is_current(task: &Supervised) -> bool {
-    watchdog::polled_here() == Some(task.place.id())
+/// Whether the caller is polled by this task, or by a run that it owns: the task waits for either.
+pub(crate) fn is_current(shared: &Shared, task: &Supervised) -> bool {
+    let is_its = |id| id == task.place.id() || shared.tracker.is_owned_by(id, task);
+    watchdog::polled_here().is_some_and(is_its)
 }
 
 /// Waits until a task that was asked to leave is gone and forgotten. A task does not wait for itself.
 pub(crate) async fn until_gone(shared: &Shared, task: &Arc<Supervised>) {
-    if !is_current(task) {
+    if !is_current(shared, task) {
         task.gone().await;
         // Its driver does so, unless it had left before.
         shared.forget(task);

@@ -1,0 +1,152 @@
+//! Signals of the operating system, in processes of their own: each further one goes one step on.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use otel_tasks::{
+    CriticalTaskConfig, ShutdownReport, TaskContext, TaskManager, events::TaskEventKind, shutdown_signal,
+};
+
+use crate::support::{
+    process::{child_as, role},
+    secs,
+};
+
+/// How a caller waits for its signal.
+const DIRECTLY: &str = "directly";
+const INSIDE: &str = "inside a future of its own";
+const PRE_STOP: &str = "while a hook drains";
+
+fn serve(role: &str) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let tasks =
+            TaskManager::builder().drain(secs(20)).shutdown_deadline(secs(60)).build().expect("valid");
+        tasks
+            .register(CriticalTaskConfig::new("deaf", |ctx: TaskContext| async move {
+                ctx.cancelled().await;
+                println!("asked");
+                std::future::pending::<()>().await;
+            }))
+            .expect("valid");
+        let mut events = tasks.subscribe();
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                if matches!(event.kind, TaskEventKind::Draining { .. }) {
+                    println!("draining");
+                }
+            }
+        });
+        let report = match role {
+            INSIDE => tasks.run_until(async { begun(shutdown_signal()).await }).await,
+            PRE_STOP => {
+                let hook = tasks.clone();
+                tokio::spawn(async move { hook.shutdown_after(secs(30)).await });
+                tasks.run_until(begun(shutdown_signal())).await
+            }
+            _ => tasks.run_until(begun(shutdown_signal())).await,
+        };
+        tell(&report);
+    });
+    // The deaf task was dropped, so the runtime may be.
+    std::process::exit(0);
+}
+
+async fn begun(signal: impl Future<Output = ()>) {
+    println!("serving");
+    signal.await;
+}
+
+fn tell(report: &ShutdownReport) {
+    println!("drained {} of {} ms", report.drained.as_millis(), report.duration.as_millis());
+}
+
+struct Child {
+    process: std::process::Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Child {
+    fn of(test: &str, role: &str) -> Self {
+        let mut process =
+            child_as(test, role).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("a child");
+        let output = BufReader::new(process.stdout.take().expect("its output"));
+        Self { process, output }
+    }
+
+    fn wait_for(&mut self, said: &str) {
+        let mut line = String::new();
+        while !line.contains(said) {
+            line.clear();
+            assert!(self.output.read_line(&mut line).expect("text") > 0, "ended without {said:?}");
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.process.id().to_string();
+        let sent = Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", signal, &pid]).status();
+        assert!(sent.expect("a shell").success());
+    }
+
+    /// How long it drained, and how long that and the shutdown took, in milliseconds.
+    fn report(mut self) -> (u64, u64) {
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).expect("text");
+        let line = rest.lines().find(|line| line.starts_with("drained")).unwrap_or_else(|| panic!("{rest}"));
+        let mut numbers = line.split(' ').filter_map(|word| word.parse().ok());
+        (numbers.next().expect("drained"), numbers.next().expect("in all"))
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Seen to fail where the signal that ended the wait counts as the next one, and without `FurtherSignals::beside`.
+#[test]
+fn each_signal_goes_one_step_on() {
+    if let Some(role) = role() {
+        return serve(&role);
+    }
+    let began = Instant::now();
+    for role in [DIRECTLY, INSIDE] {
+        for (first, others) in [("TERM", "TERM"), ("TERM", "INT")] {
+            let mut child = Child::of("signals::each_signal_goes_one_step_on", role);
+            child.wait_for("serving");
+            child.signal(first);
+            child.wait_for("draining");
+            child.signal(others);
+            child.wait_for("asked");
+            child.signal(others);
+            let (drained, took) = child.report();
+            assert!(drained > 0 && took < 15_000, "{role}, {first}, {others}: {drained} of {took}");
+        }
+    }
+    // Ctrl-C drains nothing.
+    for second in ["INT", "TERM"] {
+        let mut child = Child::of("signals::each_signal_goes_one_step_on", DIRECTLY);
+        child.wait_for("serving");
+        child.signal("INT");
+        child.wait_for("asked");
+        child.signal(second);
+        let (drained, took) = child.report();
+        assert!(drained == 0 && took < 15_000, "{second}: {drained} of {took}");
+    }
+    // A hook drains already: the signal makes it shorter, and the next one ends it.
+    let mut child = Child::of("signals::each_signal_goes_one_step_on", PRE_STOP);
+    child.wait_for("draining");
+    child.signal("TERM");
+    std::thread::sleep(Duration::from_millis(200));
+    child.signal("TERM");
+    child.wait_for("asked");
+    child.signal("TERM");
+    let (drained, took) = child.report();
+    assert!(drained >= 200 && took < 15_000, "{drained} of {took}");
+    assert!(began.elapsed() < secs(100), "{:?}", began.elapsed());
+}
