@@ -126,6 +126,8 @@ pub mod record {
     pub const POLL_SLOW: &str = "task.poll.slow";
     /// The runtime runs nothing: all its threads are blocked.
     pub const RUNTIME_STALLED: &str = "task.runtime.stalled";
+    /// The runtime of registered tasks was shut down, and they were dropped with it.
+    pub const RUNTIME_GONE: &str = "task.runtime.gone";
     /// A health check says otherwise than the one before.
     pub const HEALTH_CHANGED: &str = "task.health.changed";
     /// A task is stopped later than its category and priority ask, because others depend on it.
@@ -136,6 +138,10 @@ pub mod record {
     pub const HOOK_PANICKED: &str = "task.hook.panicked";
     /// A step of a monitor sweep, or a component's provider, failed; the others went on.
     pub const MONITOR_FAILED: &str = "task.monitor.failed";
+    /// The service manager (systemd) cannot be notified, or a variable that it set is not used.
+    pub const SYSTEMD_FAILED: &str = "task.systemd.failed";
+    /// The installed telemetry was dropped without its shutdown: nothing is exported any more.
+    pub const TELEMETRY_ENDED: &str = "task.telemetry.ended";
     /// A task runs whose category nobody can tell; said once per name.
     pub const CATEGORY_UNKNOWN: &str = "task.category.unknown";
 }

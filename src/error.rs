@@ -20,6 +20,8 @@ pub enum BuildError {
         /// The name of the builder's method.
         setting: &'static str,
     },
+    /// Another manager of this process reports to systemd.
+    SystemdInUse,
     /// The drain leaves no time to the ordered shutdown: it must be shorter than the deadline.
     #[non_exhaustive]
     DrainTooLong {
@@ -37,6 +39,7 @@ impl fmt::Display for BuildError {
             Self::ZeroThreshold => f.write_str("a health threshold must be at least 1"),
             Self::EmptySpanPrefix => f.write_str("span_prefix must not be empty"),
             Self::ZeroDuration { setting } => write!(f, "{setting} must be longer than zero"),
+            Self::SystemdInUse => f.write_str("another manager of this process reports to systemd"),
             Self::DrainTooLong { drain, shutdown_deadline } => {
                 write!(f, "drain ({drain:?}) must be shorter than shutdown_deadline ({shutdown_deadline:?})")
             }
@@ -128,6 +131,10 @@ pub enum RegisterError {
     },
     /// There is no tokio runtime: the manager was built outside one, and so is this call.
     NoRuntime,
+    /// The tokio runtime has no timer: it was built without `enable_time` or `enable_all`.
+    NoTime,
+    /// The manager's tokio runtime was shut down, and this call is outside a runtime.
+    RuntimeGone,
     /// The manager is shutting down.
     ShuttingDown,
 }
@@ -169,6 +176,12 @@ impl fmt::Display for RegisterError {
             }
             Self::NoRuntime => {
                 f.write_str("there is no tokio runtime: build the manager, or register, inside one")
+            }
+            Self::NoTime => {
+                f.write_str("the tokio runtime has no timer: call enable_time or enable_all on its builder")
+            }
+            Self::RuntimeGone => {
+                f.write_str("the manager's tokio runtime was shut down: register inside another one")
             }
             Self::ShuttingDown => f.write_str("the manager is shutting down"),
         }
@@ -234,8 +247,49 @@ pub enum RestartError {
         /// In how long.
         within: Duration,
     },
+    /// The tokio runtime that the task ran on was shut down, and the task was dropped with it. Unregister or replace it.
+    #[non_exhaustive]
+    RuntimeGone {
+        /// The task's name.
+        name: String,
+    },
     /// The manager is shutting down.
     ShuttingDown,
+}
+
+/// Why a task was not stopped, paused or resumed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TaskControlError {
+    /// No task of this name is registered.
+    Unknown(UnknownTask),
+    /// The tokio runtime that the task ran on was shut down, and the task was dropped with it. Unregister or replace it.
+    #[non_exhaustive]
+    RuntimeGone {
+        /// The task's name.
+        name: String,
+    },
+}
+
+impl fmt::Display for TaskControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(unknown) => unknown.fmt(f),
+            Self::RuntimeGone { name } => runtime_gone(f, name),
+        }
+    }
+}
+
+impl std::error::Error for TaskControlError {}
+
+impl From<UnknownTask> for TaskControlError {
+    fn from(unknown: UnknownTask) -> Self {
+        Self::Unknown(unknown)
+    }
+}
+
+fn runtime_gone(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+    write!(f, "the tokio runtime of task {name:?} was shut down, and the task was dropped with it")
 }
 
 impl fmt::Display for RestartError {
@@ -248,6 +302,7 @@ impl fmt::Display for RestartError {
                     "task {name:?} has been restarted {max_restarts} times within {within:?}, which is its limit"
                 )
             }
+            Self::RuntimeGone { name } => runtime_gone(f, name),
             Self::ShuttingDown => f.write_str("the manager is shutting down"),
         }
     }
@@ -289,6 +344,8 @@ pub enum LoopControlError {
     NotRegistered,
     /// The task of this name is no loop.
     NotALoop,
+    /// The tokio runtime that the loop ran on was shut down, and the loop was dropped with it.
+    RuntimeGone,
     /// The new schedule is none; the old one stays.
     Schedule(ScheduleError),
 }
@@ -298,6 +355,9 @@ impl std::fmt::Display for LoopControlError {
         f.write_str(match self {
             Self::NotRegistered => "the loop is not registered with a manager",
             Self::NotALoop => "the task is not a loop",
+            Self::RuntimeGone => {
+                "the tokio runtime of the loop was shut down, and the loop was dropped with it"
+            }
             Self::Schedule(_) => "the new schedule of the loop is not usable",
         })
     }
@@ -307,7 +367,7 @@ impl std::error::Error for LoopControlError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Schedule(source) => Some(source),
-            Self::NotRegistered | Self::NotALoop => None,
+            Self::NotRegistered | Self::NotALoop | Self::RuntimeGone => None,
         }
     }
 }

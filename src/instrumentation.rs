@@ -17,6 +17,8 @@ pub struct InstrumentationCheck {
     pub info_enabled: bool,
     /// Whether a run's span reaches a tracer: through a tracing-opentelemetry layer, a tracer of the manager or of a layer.
     pub spans_exported: bool,
+    /// Whether the installed telemetry was dropped without its shutdown: then nothing is exported any more.
+    pub telemetry_dropped: bool,
     /// How long ago the meter last collected; `None` for never.
     pub last_collection: Option<Duration>,
     /// Components that own registered tasks without being registered themselves.
@@ -26,12 +28,22 @@ pub struct InstrumentationCheck {
 impl InstrumentationCheck {
     /// Whether spans and figures leave the process.
     pub fn is_complete(&self) -> bool {
-        self.spans_exported && self.layer_conflict.is_none() && self.last_collection.is_some()
+        !self.telemetry_dropped
+            && self.spans_exported
+            && self.layer_conflict.is_none()
+            && self.last_collection.is_some()
     }
 }
 
 impl std::fmt::Display for InstrumentationCheck {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.telemetry_dropped {
+            writeln!(
+                f,
+                "telemetry: DROPPED, nothing is exported any more: keep what `install` returned until the program ends, then await \
+                 `shutdown`"
+            )?;
+        }
         match (self.spans_exported, self.layer_installed) {
             (true, true) => writeln!(f, "traces: exported, through otel_tasks::telemetry::layer")?,
             (true, false) => writeln!(f, "traces: exported")?,

@@ -23,8 +23,8 @@
 //!
 //! `otlp` (default): [`Telemetry`]. `macros` (default): [`instrumented_task`](macro@instrumented_task),
 //! [`task_loop`](macro@task_loop). `calendar` (default): times of day and cron expressions for a [`Schedule`]. `serde`:
-//! `Serialize` for statistics, health, snapshots and reports, and both ways for values of configuration files. `testing`: helpers for
-//! your own tests. A live page is in the crate `otel-tasks-page`.
+//! `Serialize` for statistics, health, snapshots and reports, and both ways for values of configuration files. `systemd`:
+//! reports to systemd. `testing`: helpers for your own tests. A live page is in the crate `otel-tasks-page`.
 
 #![warn(missing_docs, unreachable_pub)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -38,6 +38,9 @@ mod sync;
 mod cell;
 
 mod watchdog;
+
+#[cfg(all(feature = "systemd", unix))]
+mod systemd;
 
 mod emit;
 
@@ -74,7 +77,7 @@ pub mod task {
     pub use crate::{
         config::Discovery,
         engine::{StopToken, TaskBuilder, TaskSettings},
-        error::{BuildError, RegisterError, RestartError, UnknownComponent, UnknownTask},
+        error::{BuildError, RegisterError, RestartError, TaskControlError, UnknownComponent, UnknownTask},
         instrumentation::InstrumentationCheck,
         manager::{ManagerSettings, TaskManagerBuilder, WeakTaskManager},
     };
@@ -111,6 +114,7 @@ pub mod events {
 /// | waiting for its restart (`Backoff`) | yes | no | once ready | degraded |
 /// | failed, with a next try | yes | no | once ready | unhealthy |
 /// | failed for good | **no** | no | once ready | unhealthy |
+/// | dropped with its tokio runtime | **no** | no | once ready | unhealthy |
 /// | paused | yes | yes | yes | healthy |
 /// | finished | yes | yes | yes | healthy |
 /// | being stopped, or stopped on request | yes | no | once ready | healthy |
@@ -213,6 +217,11 @@ struct LoopsPage;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/coming-from-tux.md")]
 struct ComingFromTux;
+
+/// The code of the page on systemd compiles.
+#[cfg(all(doctest, feature = "systemd"))]
+#[doc = include_str!("../docs/systemd.md")]
+struct SystemdPage;
 
 /// The README's code compiles.
 #[cfg(all(doctest, feature = "otlp", feature = "macros"))]

@@ -2,7 +2,7 @@
 
 use otel_tasks::{
     TaskManager,
-    task::{RestartError, TaskManagerBuilder, UnknownTask},
+    task::{RestartError, TaskControlError, TaskManagerBuilder, UnknownTask},
     telemetry::contract::{SCOPE, key},
 };
 use subtle::ConstantTimeEq;
@@ -111,13 +111,17 @@ fn permit(configured: Option<&str>, given: Option<&str>) -> Result<(), Refused> 
 
 fn act(manager: &TaskManager, name: &str, action: Action) -> Result<(), Refused> {
     let unknown = |error: UnknownTask| Refused::Unknown(error.to_string());
+    let refused = |error: TaskControlError| match error {
+        TaskControlError::Unknown(error) => unknown(error),
+        error => Refused::Conflict(error.to_string()),
+    };
     match action {
         Action::Restart => manager.restart(name).map(drop).map_err(|error| match error {
             RestartError::Unknown(error) => unknown(error),
             error => Refused::Conflict(error.to_string()),
         }),
-        Action::Pause => manager.pause(name).map_err(unknown),
-        Action::Resume => manager.resume(name).map_err(unknown),
-        Action::Stop => manager.stop(name).map_err(unknown),
+        Action::Pause => manager.pause(name).map_err(refused),
+        Action::Resume => manager.resume(name).map_err(refused),
+        Action::Stop => manager.stop(name).map_err(refused),
     }
 }

@@ -1,6 +1,23 @@
-//! The flush of the installed telemetry before the process exits at once. The pipelines register it, and the engine calls it.
+//! The end of the installed telemetry: the flush before the process exits at once, which the pipelines register and the engine calls,
+//! and whether the telemetry was dropped.
 
-use std::sync::OnceLock;
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicBool, Ordering::SeqCst},
+};
+
+static DROPPED: AtomicBool = AtomicBool::new(false);
+
+/// The installed telemetry was dropped without its shutdown.
+#[cfg(feature = "otlp")]
+pub(crate) fn telemetry_dropped() {
+    DROPPED.store(true, SeqCst);
+}
+
+/// Whether the installed telemetry was dropped without its shutdown.
+pub(crate) fn is_telemetry_dropped() -> bool {
+    DROPPED.load(SeqCst)
+}
 
 static FLUSH: OnceLock<fn()> = OnceLock::new();
 

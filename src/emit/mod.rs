@@ -7,9 +7,9 @@ mod instruments;
 mod layer;
 mod span;
 
-pub(crate) use at_exit::flush_before_exit;
+pub(crate) use at_exit::{flush_before_exit, is_telemetry_dropped};
 #[cfg(feature = "otlp")]
-pub(crate) use at_exit::flush_with;
+pub(crate) use at_exit::{flush_with, telemetry_dropped};
 pub(crate) use attributes::TaskAttributes;
 pub use handoff::SpanPath;
 pub(crate) use handoff::offer;

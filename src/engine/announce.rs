@@ -253,6 +253,17 @@ pub(super) fn runtime_stalled(events: &EventBus, stalled_for: Duration, polling:
     });
 }
 
+/// The runtime of registered tasks was shut down, and they were dropped with it.
+pub(super) fn runtime_gone(names: &[Arc<str>]) {
+    with_trace(None, || {
+        tracing::event!(
+            name: record::RUNTIME_GONE, target: SCOPE, parent: None, Level::ERROR,
+            "the tokio runtime of the task manager was shut down; these tasks were dropped with it: {}",
+            names.join(", "),
+        );
+    });
+}
+
 /// The manager drains.
 pub(super) fn draining(events: &EventBus, drain: Duration, until: SystemTime) {
     events.tell(None, 0, || TaskEventKind::Draining { until });
@@ -295,6 +306,42 @@ pub(crate) fn last_handle_dropped(names: &[&str]) {
             name: record::MANAGER_DROPPED, target: SCOPE, parent: None, Level::WARN,
             "the last handle of the task manager was dropped: an ordered shutdown begins of {tasks}. Keep a handle, \
              and await `shutdown` or `run_until`",
+        );
+    });
+}
+
+/// Installed telemetry was dropped without its shutdown.
+#[cfg(feature = "otlp")]
+pub(crate) fn telemetry_dropped() {
+    const TEXT: &str = "the installed telemetry was dropped, and nothing is exported any more: keep what `install` returned until \
+                        the program ends, then await `shutdown`";
+    if tracing::enabled!(target: SCOPE, Level::WARN) {
+        tracing::event!(name: record::TELEMETRY_ENDED, target: SCOPE, parent: None, Level::WARN, "{TEXT}");
+    } else {
+        // Not the macro, which panics if stderr is closed.
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("otel-tasks: {TEXT}\n"));
+    }
+}
+
+/// A variable of the service manager's is not used.
+#[cfg(all(feature = "systemd", unix))]
+pub(crate) fn service_variable_ignored(ignored: &crate::systemd::Ignored) {
+    with_trace(None, || {
+        tracing::event!(
+            name: record::SYSTEMD_FAILED, target: SCOPE, parent: None, Level::WARN,
+            variable = ignored.variable,
+            "{ignored}",
+        );
+    });
+}
+
+/// The service manager does not receive what is sent to it.
+#[cfg(all(feature = "systemd", unix))]
+pub(super) fn service_manager_failed(error: &std::io::Error) {
+    with_trace(None, || {
+        tracing::event!(
+            name: record::SYSTEMD_FAILED, target: SCOPE, parent: None, Level::WARN,
+            "the service manager cannot be notified, which is tried again: {error}",
         );
     });
 }

@@ -6,6 +6,8 @@
 
 mod announce;
 mod context;
+mod home;
+mod moving;
 mod roster;
 mod settings;
 mod shared;
@@ -16,11 +18,17 @@ mod shutdown;
 mod spawn;
 mod supervision;
 
+#[cfg(all(feature = "systemd", unix))]
+pub(crate) use announce::service_variable_ignored;
+#[cfg(feature = "otlp")]
+pub(crate) use announce::telemetry_dropped;
 pub(crate) use announce::{component_failed, last_handle_dropped, replacement_failed};
 pub(crate) use context::ContextParts;
 pub use context::TaskContext;
 pub(crate) use loops::LoopBody;
 pub use loops::{LoopHandle, LoopOutcome, OnError, TaskLoop};
+#[cfg(all(feature = "systemd", unix))]
+pub(crate) use observe::Service;
 pub use observe::{TaskEvent, TaskEventKind, TaskEvents};
 pub(crate) use observe::{monitor_is_running, start_monitor};
 pub(crate) use roster::{Registration, each_name};

@@ -22,6 +22,9 @@ pub(crate) struct Settings {
     /// Answers a number in `0.0..1.0`, for jitter.
     pub(crate) random: Arc<dyn Fn() -> f64 + Send + Sync>,
     pub(crate) wall_clock: WallClock,
+    /// `None` if there is no service manager.
+    #[cfg(all(feature = "systemd", unix))]
+    pub(crate) service: Option<crate::engine::Service>,
 }
 
 /// How long a loop that waits for a time of the wall clock goes without a look at it: the clock may be set, and the process

@@ -9,17 +9,18 @@ use std::{
 };
 
 use opentelemetry::{Context as OtelContext, trace::TraceContextExt};
-use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
+use tokio::{sync::watch, task::AbortHandle};
 
 use super::roster::ByName;
 use crate::{
-    cell::{TaskState, Vitals},
+    cell::{self, TaskState, Vitals},
     emit::{ManagedSpan, SpanParent},
     engine::{
         Group, Membership, Order, Supervised, TaskEventKind, TaskSpec,
         announce::Announcer,
+        home::Home,
         observe::{events::EventBus, manager_span::manager_span, watch::Watch},
-        roster::{Registered, Registration},
+        roster::{Registered, Registration, each_name},
         settings::Settings,
         shutdown::{
             drain::Drain,
@@ -34,7 +35,7 @@ use crate::{
         },
     },
     error::RegisterError,
-    read::{self, TaskHealth},
+    read::{self, ManagerHealth, TaskHealth},
     run::Recorder,
     watchdog,
 };
@@ -46,8 +47,7 @@ pub(crate) struct Shared {
     pub(crate) events: EventBus,
     pub(crate) watch: Watch,
     pub(super) errands: Errands<Errand>,
-    /// The runtime everything runs on; set at build or by the first call inside one.
-    runtime: OnceLock<Handle>,
+    pub(super) home: Home,
     started: AtomicBool,
     registered: Mutex<Registered>,
     /// How the last task was kept: the next is most likely kept alike, and then they share it.
@@ -76,7 +76,7 @@ impl Shared {
             events: EventBus::default(),
             errands: Errands::default(),
             watch: Watch::new(number),
-            runtime: OnceLock::new(),
+            home: Home::here(),
             started: AtomicBool::new(false),
             registered: Mutex::default(),
             last_spec: Mutex::default(),
@@ -88,24 +88,8 @@ impl Shared {
             begun: watch::Sender::new(false),
             awaited: AtomicUsize::new(0),
         });
-        if let Ok(handle) = Handle::try_current() {
-            let _ = shared.runtime.set(handle);
-        }
         shared.begin_watching();
         shared
-    }
-
-    /// The runtime to spawn on.
-    ///
-    /// # Panics
-    /// Where the manager was built outside a runtime and is used outside one too: tokio's own panic.
-    #[track_caller]
-    pub(crate) fn runtime(&self) -> &Handle {
-        self.runtime.get_or_init(Handle::current)
-    }
-
-    pub(crate) fn existing_runtime(&self) -> Option<&Handle> {
-        self.runtime.get()
     }
 
     pub(crate) fn registered(&self) -> MutexGuard<'_, Registered> {
@@ -176,6 +160,22 @@ impl Shared {
         manager_span(&self.recorder, &self.settings.span_prefix, work, parent)
     }
 
+    /// The health of the service and of each registered task.
+    pub(crate) fn health(&self) -> ManagerHealth {
+        let registered = self.all_registered();
+        let (now, closed) = (self.recorder.now(), self.tracker.is_closed());
+        let draining = self.is_draining();
+        let mut tasks = Vec::with_capacity(registered.len());
+        each_name(&self.recorder.registry().listing(), &registered, |of_name, task| {
+            if let Some(task) = task {
+                let health = self.health_of(Some(task), &cell::vitals(of_name, now));
+                tasks.push((task.name().clone(), health));
+            }
+        });
+        let blocked = self.watch.blocked();
+        read::manager_health(tasks, self.runtime_is_stalled(), blocked, closed || draining)
+    }
+
     /// Stops the monitor loop; without effect where it does not run.
     pub(crate) fn stop_monitor(&self) {
         if let Some(running) = self.monitor.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -203,7 +203,7 @@ impl Shared {
     /// Brings a task's driver, which finds the order that it is brought for.
     pub(crate) fn drive(self: &Arc<Self>, task: Arc<Supervised>) {
         let id = task.place.id();
-        self.runtime().spawn(Polled::new(id, Driver::new(task, self.clone())));
+        self.runtime().handle.spawn(Polled::new(id, Driver::new(task, self.clone())));
     }
 
     /// Announces what happens to a registered task, without a trace.
@@ -250,10 +250,7 @@ impl Shared {
         reserved: Option<&str>,
     ) -> Result<(), RegisterError> {
         // Here rather than where the first order is given, which may be outside of a runtime.
-        if self.existing_runtime().is_none() && Handle::try_current().is_err() {
-            return Err(RegisterError::NoRuntime);
-        }
-        self.runtime();
+        self.settle()?;
         let registered_in = OtelContext::map_current(|context| context.span().span_context().clone());
         let registered_in = registered_in.is_valid().then(|| Arc::new(registered_in));
         let now = self.settings.wall_clock.now();
@@ -272,7 +269,9 @@ impl Shared {
             if !admitted {
                 // What was admitted before leaves again, and what it holds is the user's: not under the lock.
                 drop(registered);
-                new.iter().for_each(|admitted| self.tracker.leave_driver(admitted));
+                for admitted in &new {
+                    self.tracker.leave_driver(admitted);
+                }
                 return Err(RegisterError::ShuttingDown);
             }
         }
@@ -359,6 +358,12 @@ impl Shared {
         if self.remove(task) {
             self.tell(task, || TaskEventKind::Unregistered);
         }
+    }
+
+    /// The registered tasks that were dropped with their runtime before a shutdown.
+    pub(crate) fn lost_tasks(&self) -> Vec<Arc<Supervised>> {
+        let registered = self.all_registered();
+        registered.iter().filter(|task| task.is_lost()).cloned().collect()
     }
 
     /// Where the drivers stand at shutdown: none before what rests on it.

@@ -11,6 +11,8 @@ use opentelemetry::{
     trace::Tracer,
 };
 
+#[cfg(all(feature = "systemd", unix))]
+use crate::systemd;
 use crate::{
     cell,
     config::Components,
@@ -33,6 +35,8 @@ pub struct TaskManagerBuilder {
     settings: Settings,
     meter: Option<Meter>,
     panic_hook: bool,
+    #[cfg(all(feature = "systemd", unix))]
+    systemd: bool,
 }
 
 impl std::fmt::Debug for TaskManagerBuilder {
@@ -225,7 +229,39 @@ impl TaskManagerBuilder {
         self
     }
 
-    /// Builds the manager. Tasks run on the runtime that this is called in, or else in which the manager is first used.
+    /// Reports to systemd (feature `systemd`; off by default): that the service is ready, that it stops, a status line, and the
+    /// pings of `WatchdogSec=`. Has no effect if the service manager gave no socket (`NOTIFY_SOCKET`), or outside Unix.
+    ///
+    /// | Message | Sent |
+    /// |---|---|
+    /// | `READY=1` | once, when the manager is started, ready and every task has started |
+    /// | `WATCHDOG=1` | every third of `WATCHDOG_USEC`, while the manager is live; blocked workers end it |
+    /// | `STOPPING=1` | once, when the drain or the ordered shutdown begins |
+    /// | `EXTEND_TIMEOUT_USEC=` | every second of a shutdown: the rest of its deadline and 2 s |
+    /// | `STATUS=` | when it changes: healthy and unhealthy tasks, or the shutdown's progress |
+    ///
+    /// The messages are sent by the watchdog's thread, which never waits for the service manager. The variables are read at
+    /// [`build`](Self::build) and stay in the environment. A variable that cannot be used is ignored with a WARN record.
+    /// One manager of a process reports at a time.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::task::BuildError> {
+    /// let tasks = otel_tasks::TaskManager::builder().systemd().build()?;
+    /// tasks.start();
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "systemd")]
+    pub fn systemd(self) -> Self {
+        #[cfg(unix)]
+        let this = Self { systemd: true, ..self };
+        #[cfg(not(unix))]
+        let this = self;
+        this
+    }
+
+    /// Builds the manager. Registered tasks run on the tokio runtime that this is called in, or else in which the manager is first
+    /// used. If that runtime is shut down, they are dropped with it, and their health is
+    /// [`RuntimeGone`](crate::health::HealthReason::RuntimeGone); tasks that are registered later, inside another runtime, run there.
     ///
     /// # Errors
     /// [`BuildError`] names the setting that cannot be used; nothing was started.
@@ -255,7 +291,21 @@ impl TaskManagerBuilder {
         if [errors_per_hour, failures_in_a_row, restarts_per_hour].contains(&0) {
             return Err(BuildError::ZeroThreshold);
         }
+        #[cfg(all(feature = "systemd", unix))]
+        if self.systemd {
+            return self.build_for_systemd();
+        }
         Ok(self.build_checked())
+    }
+
+    #[cfg(all(feature = "systemd", unix))]
+    fn build_for_systemd(mut self) -> Result<TaskManager, BuildError> {
+        let variables = systemd::Notifier::from_variables(|variable| std::env::var_os(variable));
+        let (notifier, ignored) = variables.map_err(|_| BuildError::SystemdInUse)?;
+        self.settings.service = notifier.map(engine::Service::new);
+        let manager = self.build_checked();
+        ignored.iter().for_each(engine::service_variable_ignored);
+        Ok(manager)
     }
 
     fn build_checked(mut self) -> TaskManager {
@@ -288,9 +338,13 @@ impl Default for TaskManagerBuilder {
                 last_resort: LastResort::default(),
                 random: Arc::new(fastrand::f64),
                 wall_clock: WallClock::default(),
+                #[cfg(all(feature = "systemd", unix))]
+                service: None,
             },
             meter: None,
             panic_hook: true,
+            #[cfg(all(feature = "systemd", unix))]
+            systemd: false,
         }
     }
 }

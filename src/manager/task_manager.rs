@@ -10,7 +10,7 @@ use crate::{
         self, LoopBody, LoopHandle, Order, Shared, ShutdownReport, SpawnOptions, StopToken, Supervised,
         TaskBuilder, TaskEventKind, TaskEvents, TaskSettings,
     },
-    error::{LoopControlError, RegisterError, RestartError, UnknownComponent, UnknownTask},
+    error::{LoopControlError, RegisterError, RestartError, TaskControlError, UnknownComponent, UnknownTask},
     instrumentation::InstrumentationCheck,
     manager::settings::ManagerSettings,
     policy::TaskOutput,
@@ -119,12 +119,14 @@ impl TaskManager {
     /// shutdown it does nothing.
     ///
     /// # Panics
-    /// Outside a tokio runtime, where the manager was built outside one too.
+    /// Outside a tokio runtime if the manager was built outside one too, and on a runtime without a timer. The message says what is
+    /// missing.
     #[track_caller]
     pub fn start(&self) {
         if self.shared().tracker.is_closed() {
             return;
         }
+        self.shared().need_runtime();
         discover(self.shared(), &self.handle.components, true);
         self.shared().start_tasks();
         engine::start_monitor(self.shared());
@@ -142,13 +144,15 @@ impl TaskManager {
     }
 
     /// Spawns a short task: one run, one span, counted under `name`, or under the future's type (`module::function`) if the name is empty.
+    /// It runs on the tokio runtime of its caller; outside a runtime on the manager's.
     ///
     /// The run is a new trace, linked to the span it was spawned in. Use [`task`](Self::task) to say more about it.
     /// During a shutdown the future is dropped and the handle answers [`TaskError::ShuttingDown`](crate::TaskError), once the
     /// tasks that are marked as [`intake`](CriticalTaskConfig::intake) have stopped.
     ///
     /// # Panics
-    /// Outside a tokio runtime, where the manager was built outside one too.
+    /// Outside a tokio runtime if the manager was built outside one too, and on a runtime without a timer. The message says what is
+    /// missing.
     #[track_caller]
     pub fn spawn<F>(&self, name: &str, future: F) -> TaskHandle<F::Output>
     where
@@ -166,7 +170,8 @@ impl TaskManager {
     /// [`TaskHandle::abort`] only keeps work from beginning.
     ///
     /// # Panics
-    /// Outside a tokio runtime, where the manager was built outside one too.
+    /// Outside a tokio runtime if the manager was built outside one too, and on a runtime without a timer. The message says what is
+    /// missing.
     #[track_caller]
     pub fn spawn_blocking<T>(
         &self,
@@ -183,7 +188,7 @@ impl TaskManager {
     /// [`spawn`](Self::spawn). It runs, and can be stopped, only while that set is driven.
     ///
     /// # Panics
-    /// Outside a `LocalSet`: tokio's own panic.
+    /// Outside a `LocalSet` and a `LocalRuntime`, and if [`spawn`](Self::spawn) panics.
     #[track_caller]
     pub fn spawn_local<F>(&self, name: &str, future: F) -> TaskHandle<F::Output>
     where
@@ -269,7 +274,7 @@ impl TaskManager {
             return shared.register_reserved(registration);
         }
         let finish = shared.clone();
-        let replaced = shared.runtime().spawn(async move {
+        let replaced = shared.runtime().handle.spawn(async move {
             old.gone().await;
             finish.forget(&old);
             let refused = finish.register_reserved(registration);
@@ -389,6 +394,9 @@ impl TaskManager {
         let task = shared
             .supervised(name)
             .ok_or_else(|| RestartError::Unknown(UnknownTask { name: name.into() }))?;
+        if task.is_runtime_gone() {
+            return Err(RestartError::RuntimeGone { name: name.into() });
+        }
         let (max_restarts, within) = (task.spec.intensity.max_restarts(), task.spec.intensity.within());
         let alive = matches!(
             task.task.cell.state(),
@@ -410,9 +418,9 @@ impl TaskManager {
     /// Stops a registered task, which stays registered and can be restarted. Does not wait for its end.
     ///
     /// # Errors
-    /// [`UnknownTask`].
-    pub fn stop(&self, name: &str) -> Result<(), UnknownTask> {
-        let task = self.shared().supervised(name).ok_or_else(|| UnknownTask { name: name.into() })?;
+    /// [`TaskControlError`].
+    pub fn stop(&self, name: &str) -> Result<(), TaskControlError> {
+        let task = self.controlled(name)?;
         task.command(Order::Stop { grace: task.spec.grace() });
         Ok(())
     }
@@ -421,8 +429,8 @@ impl TaskManager {
     /// other; any other task is stopped in order. Without effect on one that has finished, failed or was stopped.
     ///
     /// # Errors
-    /// [`UnknownTask`].
-    pub fn pause(&self, name: &str) -> Result<(), UnknownTask> {
+    /// [`TaskControlError`].
+    pub fn pause(&self, name: &str) -> Result<(), TaskControlError> {
         self.order(name, Order::Pause)
     }
 
@@ -430,8 +438,8 @@ impl TaskManager {
     /// begins anew. Without effect on one that is not paused.
     ///
     /// # Errors
-    /// [`UnknownTask`].
-    pub fn resume(&self, name: &str) -> Result<(), UnknownTask> {
+    /// [`TaskControlError`].
+    pub fn resume(&self, name: &str) -> Result<(), TaskControlError> {
         self.order(name, Order::Resume)
     }
 
@@ -445,10 +453,19 @@ impl TaskManager {
         task.body.as_any().downcast_ref().map(LoopBody::handle).ok_or(LoopControlError::NotALoop)
     }
 
-    fn order(&self, name: &str, order: Order) -> Result<(), UnknownTask> {
-        let task = self.shared().supervised(name).ok_or_else(|| UnknownTask { name: name.into() })?;
-        task.command(order);
+    fn order(&self, name: &str, order: Order) -> Result<(), TaskControlError> {
+        self.controlled(name)?.command(order);
         Ok(())
+    }
+
+    /// A registered task that obeys.
+    fn controlled(&self, name: &str) -> Result<Arc<Supervised>, TaskControlError> {
+        let unknown = || TaskControlError::Unknown(UnknownTask { name: name.into() });
+        let task = self.shared().supervised(name).ok_or_else(unknown)?;
+        if task.is_runtime_gone() {
+            return Err(TaskControlError::RuntimeGone { name: name.into() });
+        }
+        Ok(task)
     }
 
     /// What happens to registered tasks and to the manager, from now on. Nobody waits for the subscriber: behind by more
@@ -475,19 +492,7 @@ impl TaskManager {
     /// Returns whether the service is healthy, live, ready and started, from the health of its registered tasks and their
     /// [roles](crate::HealthRole). The module [`health`](crate::health) has the rules.
     pub fn health(&self) -> ManagerHealth {
-        let shared = self.shared();
-        let registered = shared.all_registered();
-        let (now, closed) = (shared.recorder.now(), shared.tracker.is_closed());
-        let draining = shared.is_draining();
-        let mut tasks = Vec::with_capacity(registered.len());
-        engine::each_name(&shared.recorder.registry().listing(), &registered, |of_name, task| {
-            if let Some(task) = task {
-                let health = shared.health_of(Some(task), &cell::vitals(of_name, now));
-                tasks.push((task.name().clone(), health));
-            }
-        });
-        let blocked = shared.watch.blocked();
-        read::manager_health(tasks, shared.runtime_is_stalled(), blocked, closed || draining)
+        self.shared().health()
     }
 
     /// Returns the health of a task; `None` for a name that was never seen.
@@ -563,11 +568,20 @@ impl TaskManager {
     /// The deadline is kept by a thread of its own: also where every thread of the runtime is blocked, the report is there
     /// in time. Where the thread that awaits it is itself blocked, the [last resort](super::TaskManagerBuilder::last_resort) has it.
     ///
+    /// # Panics
+    /// Outside a tokio runtime if the manager was built outside one too, and on a runtime without a timer. The message has the line
+    /// of the call.
+    ///
     /// # Cancel safety
     /// Dropping the future stops the waiting, not the shutdown.
     #[doc(alias = "cancel_all_tasks")]
-    pub async fn shutdown(&self) -> Arc<ShutdownReport> {
-        engine::run_shutdown(self.shared()).await
+    #[track_caller]
+    pub fn shutdown(&self) -> impl Future<Output = Arc<ShutdownReport>> + Send {
+        let call = self.shared().will_need_runtime();
+        async move {
+            call.check(self.shared());
+            engine::run_shutdown(self.shared()).await
+        }
     }
 
     /// Drains for so long, then stops everything in order, as [`shutdown`](Self::shutdown) does: what SIGTERM does to a manager with
@@ -590,17 +604,31 @@ impl TaskManager {
     /// assert_eq!(report.drained, Duration::from_secs(8));
     /// # }
     /// ```
-    pub async fn shutdown_after(&self, drain: Duration) -> Arc<ShutdownReport> {
-        engine::run_shutdown_after(self.shared(), drain).await
+    #[track_caller]
+    pub fn shutdown_after(&self, drain: Duration) -> impl Future<Output = Arc<ShutdownReport>> + Send {
+        let call = self.shared().will_need_runtime();
+        async move {
+            call.check(self.shared());
+            engine::run_shutdown_after(self.shared(), drain).await
+        }
     }
 
     /// Ends a shutdown at once, or begins one that ends at once: what has not ended is dropped. What a second Ctrl-C asks for.
     ///
+    /// # Panics
+    /// Outside a tokio runtime if the manager was built outside one too, and on a runtime without a timer. The message has the line
+    /// of the call.
+    ///
     /// # Cancel safety
     /// Dropping the future stops the waiting, not the shutdown.
-    pub async fn shutdown_now(&self) -> Arc<ShutdownReport> {
-        engine::abort_shutdown(self.shared());
-        engine::run_shutdown(self.shared()).await
+    #[track_caller]
+    pub fn shutdown_now(&self) -> impl Future<Output = Arc<ShutdownReport>> + Send {
+        let call = self.shared().will_need_runtime();
+        async move {
+            call.check(self.shared());
+            engine::abort_shutdown(self.shared());
+            engine::run_shutdown(self.shared()).await
+        }
     }
 
     /// Starts what is not started, waits for `end`, then shuts down in order.
@@ -613,6 +641,10 @@ impl TaskManager {
     /// goes one step on: from the drain to the ordered shutdown, and from there to the end at once, as
     /// [`shutdown_now`](Self::shutdown_now) does.
     ///
+    /// # Panics
+    /// Outside a tokio runtime if the manager was built outside one too, and on a runtime without a timer. The message has the line
+    /// of the call.
+    ///
     /// # Cancel safety
     /// Dropped before the signal, nothing has happened; afterwards the shutdown goes on without its caller.
     ///
@@ -622,7 +654,19 @@ impl TaskManager {
     /// std::process::exit(report.exit_code().into());
     /// # }
     /// ```
-    pub async fn run_until(&self, end: impl Future) -> Arc<ShutdownReport> {
+    #[track_caller]
+    pub fn run_until(&self, end: impl Future) -> impl Future<Output = Arc<ShutdownReport>> {
+        let call = self.shared().will_need_runtime();
+        async move {
+            if !self.shared().is_started() {
+                call.check_start(self.shared());
+            }
+            call.check(self.shared());
+            self.run_until_checked(end).await
+        }
+    }
+
+    async fn run_until_checked(&self, end: impl Future) -> Arc<ShutdownReport> {
         if !self.shared().is_started() {
             self.start();
         }
@@ -724,6 +768,7 @@ impl TaskManager {
             layer_conflict: installed.as_ref().and_then(|installed| installed.conflict),
             info_enabled: tracing::enabled!(target: "otel_tasks", tracing::Level::INFO),
             spans_exported: emit::probe_is_exported() || has_tracer || installed.is_some(),
+            telemetry_dropped: emit::is_telemetry_dropped(),
             last_collection: exposition.as_ref().and_then(|exposition| exposition.last_collection()),
             missing_components,
         }

@@ -327,7 +327,7 @@ impl TelemetryBuilder {
     pub fn install(mut self) -> Result<Telemetry, InstallError> {
         let (fmt, name_capacity) = (self.fmt, self.name_capacity);
         let layer = std::mem::replace(&mut self.layer, Box::new(Identity::new()));
-        let telemetry = self.build()?;
+        let mut telemetry = self.build()?;
         let terminal = std::io::stderr().is_terminal();
         let lines =
             fmt.then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal));
@@ -346,7 +346,7 @@ impl TelemetryBuilder {
             global::set_meter_provider(telemetry.meter_provider().clone());
             emit::installed_with(&telemetry.meter(), names_with_room(name_capacity), Recorder::join_process);
         }
-        super::handle::keep_for_exit(&telemetry);
+        super::handle::keep_for_exit(&mut telemetry);
         global::set_text_map_propagator(telemetry.propagator());
         for warning in telemetry.warnings() {
             tracing::warn!(target: contract::SCOPE, variable = %warning.variable, "{warning}");

@@ -26,11 +26,13 @@ use super::{
     settings::{Propagator, Warning, capped},
 };
 use crate::{
-    emit::layer,
+    emit::{self, layer},
+    engine::telemetry_dropped,
     otlp::{
         closing::{Closers, Closing, spawn},
         report::TelemetryReport,
     },
+    run::catch,
 };
 
 pub(super) struct Parts {
@@ -53,13 +55,15 @@ pub(super) struct Parts {
 
 /// Telemetry that was built or installed. Keep it until the program ends, then [`shutdown`](Self::shutdown).
 ///
-/// Dropped without that, it flushes for at most [`Telemetry::DROP_TIMEOUT`], blocking the thread that drops it: the last spans of a
-/// program that forgot are worth half a second, not a hung exit.
-#[must_use = "dropping it ends the export of telemetry"]
+/// Dropped without that, it emits a WARN record, flushes for at most [`Telemetry::DROP_TIMEOUT`], blocking the thread that drops it,
+/// and ends: the last spans of a program that forgot are worth half a second, not a hung exit. `let _ = ..` drops it at once;
+/// [`check_instrumentation`](crate::TaskManager::check_instrumentation) says so.
+#[must_use = "dropping it ends the export of telemetry: keep it until the program ends, then await `shutdown`"]
 pub struct Telemetry {
     parts: Parts,
     filter: String,
     ended: bool,
+    installed: bool,
 }
 
 impl fmt::Debug for Telemetry {
@@ -76,7 +80,7 @@ impl Telemetry {
     pub const DROP_TIMEOUT: Duration = Duration::from_millis(500);
 
     pub(super) fn new(parts: Parts, filter: String) -> Self {
-        Self { parts, filter, ended: false }
+        Self { parts, filter, ended: false, installed: false }
     }
 
     /// The provider of tracers.
@@ -290,6 +294,11 @@ impl Telemetry {
 impl Drop for Telemetry {
     fn drop(&mut self) {
         if !self.ended {
+            if self.installed {
+                emit::telemetry_dropped();
+                // Before the end, so that it is exported too. The subscriber may panic, and this may be an unwinding thread.
+                let _ = catch(false, telemetry_dropped);
+            }
             self.end(Telemetry::DROP_TIMEOUT.min(self.parts.shutdown_timeout));
         }
     }
@@ -298,7 +307,8 @@ impl Drop for Telemetry {
 /// The installed providers, for a process that ends without shutting its telemetry down.
 static INSTALLED: OnceLock<(SdkTracerProvider, SdkMeterProvider, SdkLoggerProvider)> = OnceLock::new();
 
-pub(super) fn keep_for_exit(telemetry: &Telemetry) {
+pub(super) fn keep_for_exit(telemetry: &mut Telemetry) {
+    telemetry.installed = true;
     crate::emit::flush_with(flush_before_exit);
     let parts = &telemetry.parts;
     // Installed once per process: the subscriber can be set once only.

@@ -131,6 +131,8 @@ pub enum HealthReason {
         /// The task's heartbeat timeout.
         limit: Duration,
     },
+    /// The tokio runtime that the task ran on was shut down, and the task was dropped with it.
+    RuntimeGone,
     /// The task waits for its restart.
     BackingOff,
     /// The task was restarted a short while ago.
@@ -156,6 +158,7 @@ impl HealthReason {
             Self::Restarts { .. } => "restarts",
             Self::Failed { .. } => "failed",
             Self::Stalled { .. } => "stalled",
+            Self::RuntimeGone => "runtime_gone",
             Self::BackingOff => "backing_off",
             Self::Recovering => "recovering",
             Self::NotStarted => "not_started",
@@ -168,7 +171,7 @@ impl HealthReason {
 
     /// Returns the status of a task that has this reason alone.
     ///
-    /// Unhealthy: too many errors, failures or restarts, failed, stalled. Degraded: waiting for a restart, restarted a short while ago.
+    /// Unhealthy: too many errors, failures or restarts, failed, stalled, its runtime gone. Degraded: waiting for a restart, restarted a short while ago.
     /// Healthy: the others, which pass by themselves or were asked for.
     pub const fn status(&self) -> HealthStatus {
         match self {
@@ -176,7 +179,8 @@ impl HealthReason {
             | Self::FailuresInARow { .. }
             | Self::Restarts { .. }
             | Self::Failed { .. }
-            | Self::Stalled { .. } => HealthStatus::Unhealthy,
+            | Self::Stalled { .. }
+            | Self::RuntimeGone => HealthStatus::Unhealthy,
             Self::BackingOff | Self::Recovering => HealthStatus::Degraded,
             Self::NotStarted | Self::NotReady | Self::Paused | Self::Draining | Self::ShuttingDown => {
                 HealthStatus::Healthy
@@ -206,6 +210,7 @@ impl fmt::Display for HealthReason {
             Self::Stalled { silent_for, limit } => {
                 write!(f, "no sign of life for {silent_for:.1?}, limit {limit:?}")
             }
+            Self::RuntimeGone => f.write_str("dropped with its tokio runtime"),
             Self::BackingOff => f.write_str("waiting for its restart"),
             Self::Recovering => f.write_str("restarted a short while ago"),
             Self::NotStarted => f.write_str("not started"),
@@ -235,7 +240,7 @@ pub struct TaskHealth {
     pub role: HealthRole,
     /// The state of the task; `None` for a name that is not registered.
     pub state: Option<TaskState>,
-    /// False only for a task that stalled or was given up for good.
+    /// False only for a task that stalled, was given up for good or was dropped with its runtime.
     pub is_live: bool,
     /// True if the task does its work now: live, running, ready, and the manager not shutting down.
     pub is_ready: bool,
@@ -325,6 +330,8 @@ pub(crate) struct Live {
     pub(crate) role: HealthRole,
     /// The silence of a stalled task, and its limit.
     pub(crate) stalled: Option<(Duration, Duration)>,
+    /// Whether the runtime that it ran on is gone.
+    pub(crate) runtime_gone: bool,
     pub(crate) ready: bool,
     pub(crate) started: bool,
     /// When a task that has failed is tried again; `None` for never.
@@ -347,6 +354,7 @@ impl Default for Live {
         Self {
             role: HealthRole::Ignored,
             stalled: None,
+            runtime_gone: false,
             ready: false,
             started: false,
             next_retry: None,
@@ -365,7 +373,8 @@ pub struct ManagerHealth {
     /// The worst status that a task gives to the service: its own if it is required, at most degraded if it degrades, healthy if it is
     /// ignored. Unhealthy while the runtime is stalled.
     pub status: HealthStatus,
-    /// False only if a restart of the process can help: a required task stalled or was given up for good, or the runtime runs nothing.
+    /// False only if a restart of the process can help: a required task stalled, was given up for good or was dropped with its
+    /// runtime, or the runtime runs nothing.
     pub is_live: bool,
     /// Whether to send it work: live, neither draining nor shutting down, and every required task ready, paused or finished.
     pub is_ready: bool,
@@ -463,6 +472,7 @@ fn reasons(
     [
         is(TaskState::Failed).then_some(HealthReason::Failed { next_retry: live.next_retry }),
         live.stalled.map(|(silent_for, limit)| HealthReason::Stalled { silent_for, limit }),
+        live.runtime_gone.then_some(HealthReason::RuntimeGone),
         (errors >= errors_per_hour)
             .then_some(HealthReason::ErrorRate { errors_per_hour: errors, limit: errors_per_hour }),
         (failures >= failures_in_a_row && row_counts)
@@ -498,7 +508,7 @@ pub(crate) fn health(
 ) -> TaskHealth {
     let reasons: Vec<_> = reasons(task, live, thresholds, shutting_down).collect();
     let for_good = task.state == Some(TaskState::Failed) && live.next_retry.is_none();
-    let is_live = live.stalled.is_none() && !for_good;
+    let is_live = live.stalled.is_none() && !live.runtime_gone && !for_good;
     TaskHealth {
         status: worst(reasons.iter().cloned()),
         role: live.role,
@@ -524,6 +534,7 @@ mod tests {
     const READY: Live = Live {
         role: HealthRole::Required,
         stalled: None,
+        runtime_gone: false,
         ready: true,
         started: true,
         next_retry: None,

@@ -18,7 +18,7 @@ use otel_tasks::{
     policy::{ErrorClass, ExitKind, Jitter, RestartReason},
     shutdown::ShutdownOutcome,
     snapshot::TaskSnapshot,
-    task::{RegisterError, RestartError},
+    task::{RegisterError, RestartError, TaskControlError},
 };
 use tokio::{
     sync::mpsc,
@@ -241,7 +241,7 @@ fn registered(result: Result<(), RegisterError>) -> Answer {
 
 pub(crate) fn execute(tasks: &TaskManager, task: usize, command: &Command, probe: &Probe) -> Answer {
     let (tasks, named) = (tasks.clone(), name(task));
-    let known = |result: Result<(), otel_tasks::task::UnknownTask>| {
+    let known = |result: Result<(), TaskControlError>| {
         if result.is_ok() { Answer::Done } else { Answer::Unknown }
     };
     match command {
@@ -259,9 +259,8 @@ pub(crate) fn execute(tasks: &TaskManager, task: usize, command: &Command, probe
         },
         Command::Pause => known(tasks.pause(&named)),
         Command::Resume => known(tasks.resume(&named)),
-        Command::Unregister => {
-            at_once(async move { tasks.unregister(&named).await }).map_or(Answer::Done, known)
-        }
+        Command::Unregister => at_once(async move { tasks.unregister(&named).await })
+            .map_or(Answer::Done, |left| known(left.map_err(Into::into))),
         Command::Replace(spec) => {
             let config = config(task, spec, probe, || ());
             at_once(async move { tasks.replace(config).await }).map_or(Answer::Done, registered)

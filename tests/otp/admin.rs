@@ -9,7 +9,7 @@ use otel_tasks::{
         RestartStrategy::{OneForAll, OneForOne},
     },
     snapshot::TaskState::{Backoff, Running, Stopped},
-    task::{RegisterError, RestartError, UnknownTask},
+    task::{RegisterError, RestartError, TaskControlError, UnknownTask},
 };
 
 use crate::{
@@ -19,7 +19,10 @@ use crate::{
 
 fn unknown(name: &str) -> UnknownTask {
     let tasks = TaskManager::new();
-    tasks.stop(name).expect_err("nothing is registered")
+    match tasks.stop(name) {
+        Err(TaskControlError::Unknown(unknown)) => unknown,
+        other => panic!("nothing is registered: {other:?}"),
+    }
 }
 
 // Fails where a name that is taken is accepted.
@@ -34,7 +37,7 @@ async fn child_adm() {
         let duplicate = r#"Err(Duplicate { name: "c1" })"#;
         assert_eq!(shown(&tasks.register(c1.permanent())), duplicate);
 
-        assert_eq!(tasks.stop("c9"), Err(unknown("c9")));
+        assert_eq!(tasks.stop("c9"), Err(unknown("c9").into()));
         for _ in 0..2 {
             assert_eq!(tasks.stop("c1"), Ok(()), "also the second time");
             tokio::time::sleep(secs(60)).await;
@@ -53,7 +56,7 @@ async fn child_adm() {
         assert_eq!(tasks.unregister("c1").await, Ok(()));
         assert_eq!((world.counts(), c1.alive()), ([1, 1], 0));
         assert_eq!(tasks.restart("c1"), Err(RestartError::Unknown(unknown("c1"))));
-        assert_eq!(tasks.stop("c1"), Err(unknown("c1")));
+        assert_eq!(tasks.stop("c1"), Err(unknown("c1").into()));
         assert_eq!(tasks.register(c1.permanent()), Ok(()));
         calm().await;
         assert_eq!((world.state("c1"), c1.runs(), world.counts()), (Running, 3, [2, 2]));
@@ -75,7 +78,7 @@ async fn child_adm_simple() {
     let active = || world.tasks.snapshot("worker").expect("spawned").active;
     assert_eq!(active(), 2);
     // By its name a short task is nobody's to stop: it is not registered.
-    assert_eq!(world.tasks.stop("worker"), Err(unknown("worker")));
+    assert_eq!(world.tasks.stop("worker"), Err(unknown("worker").into()));
     assert_eq!(world.tasks.restart("worker"), Err(RestartError::Unknown(unknown("worker"))));
     assert_eq!(world.tasks.unregister("worker").await, Err(unknown("worker")));
     for _ in 0..2 {

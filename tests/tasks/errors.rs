@@ -10,7 +10,7 @@ use std::{
 use otel_tasks::{
     Backoff, CriticalTaskConfig, GiveUp, TaskContext, TaskError, TaskLoop, TaskManager,
     policy::{ErrorClass, RestartIntensity},
-    task::{RegisterError, RestartError},
+    task::{RegisterError, RestartError, TaskControlError},
 };
 use tokio::time::sleep;
 
@@ -246,7 +246,8 @@ async fn a_name_past_the_limit_is_refused_and_spawned_ones_share_the_overflow() 
 #[tokio::test(start_paused = true)]
 async fn an_unknown_task_is_named_by_every_method() {
     let (tasks, before) = running("good").await;
-    let unknown = tasks.stop("gone").expect_err("it is not registered");
+    let refused = tasks.stop("gone").expect_err("it is not registered");
+    let TaskControlError::Unknown(unknown) = refused else { panic!("{refused}") };
     assert_eq!(shown(&unknown), r#"UnknownTask { name: "gone" }"#);
     assert_eq!(unknown.to_string(), "no task named \"gone\" is registered");
     assert_eq!(tasks.task_health("gone"), None);
@@ -266,7 +267,8 @@ async fn a_task_that_is_only_spawned_is_not_registered() {
     drop(tasks.spawn("s", std::future::pending::<()>()));
     settle().await;
     assert!(tasks.task_health("s").is_some(), "its figures are known");
-    let unknown = tasks.stop("s").expect_err("it is not registered");
+    let refused = tasks.stop("s").expect_err("it is not registered");
+    let TaskControlError::Unknown(unknown) = refused else { panic!("{refused}") };
     assert_eq!(shown(&unknown), r#"UnknownTask { name: "s" }"#);
     assert_eq!(tasks.restart("s"), Err(RestartError::Unknown(unknown)));
 }

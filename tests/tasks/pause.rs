@@ -156,5 +156,5 @@ async fn pause_leaves_ended_tasks_alone_and_resume_leaves_running_ones() {
     tasks.resume("t").unwrap();
     settle().await;
     assert_eq!(state(&tasks, "t"), Some(TaskState::Stopped));
-    assert_eq!(shown(&tasks.pause("nobody")), r#"Err(UnknownTask { name: "nobody" })"#);
+    assert_eq!(shown(&tasks.pause("nobody")), r#"Err(Unknown(UnknownTask { name: "nobody" }))"#);
 }

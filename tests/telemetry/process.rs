@@ -120,3 +120,52 @@ fn a_collector_that_is_away_and_comes_back_is_one_line_each_and_not_exported() {
     assert_eq!(count("said by the program"), 1, "{lines}");
     assert_eq!(count(" opentelemetry"), 0, "each retry is not told as well: {lines}");
 }
+
+/// Seen to fail in silence.
+#[test]
+fn installed_telemetry_that_is_dropped_at_once_is_a_warning() {
+    if is_child() {
+        let _ = otel_tasks::Telemetry::builder().env(|_| None).install().expect("telemetry");
+        let check = otel_tasks::TaskManager::new().check_instrumentation();
+        assert!(check.telemetry_dropped && !check.is_complete(), "{check}");
+        assert!(check.to_string().starts_with("telemetry: DROPPED"), "{check}");
+        return;
+    }
+    let output = child("installed_telemetry_that_is_dropped_at_once_is_a_warning").output().expect("a child");
+    let lines = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{lines}");
+    assert_eq!(lines.matches("the installed telemetry was dropped").count(), 1, "{lines}");
+    assert!(lines.contains(" WARN otel_tasks: the installed telemetry was dropped"), "{lines}");
+}
+
+#[test]
+fn telemetry_that_is_shut_down_or_was_not_installed_is_no_warning() {
+    if is_child() {
+        let built = otel_tasks::Telemetry::builder().env(|_| None).build().expect("telemetry");
+        let installed = otel_tasks::Telemetry::builder().env(|_| None).install().expect("telemetry");
+        drop(built);
+        assert!(otel_tasks::Telemetry::builder().env(|_| None).install().is_err());
+        let _report = installed.shutdown_blocking();
+        assert!(!otel_tasks::TaskManager::new().check_instrumentation().telemetry_dropped);
+        return;
+    }
+    let output = child("telemetry_that_is_shut_down_or_was_not_installed_is_no_warning").output();
+    let output = output.expect("a child");
+    let lines = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !lines.contains("was dropped"), "{lines}");
+}
+
+/// With a filter that lets no WARN record pass, the text goes to stderr.
+#[test]
+fn installed_telemetry_that_is_dropped_without_a_listener_is_printed() {
+    if is_child() {
+        let builder = otel_tasks::Telemetry::builder().env(|_| None).filter("off");
+        drop(builder.install().expect("telemetry"));
+        return;
+    }
+    let output = child("installed_telemetry_that_is_dropped_without_a_listener_is_printed").output();
+    let output = output.expect("a child");
+    let lines = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{lines}");
+    assert_eq!(lines.matches("otel-tasks: the installed telemetry was dropped").count(), 1, "{lines}");
+}

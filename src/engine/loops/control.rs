@@ -78,7 +78,11 @@ impl Control {
 
     pub(super) fn order(&self, order: Order) -> Result<(), LoopControlError> {
         let supervised = self.supervised.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-        let supervised = supervised.filter(|supervised| supervised.owns_name() && !supervised.has_left());
+        let supervised = supervised.filter(|supervised| supervised.owns_name());
+        if supervised.as_ref().is_some_and(|supervised| supervised.is_runtime_gone()) {
+            return Err(LoopControlError::RuntimeGone);
+        }
+        let supervised = supervised.filter(|supervised| !supervised.has_left());
         supervised.ok_or(LoopControlError::NotRegistered)?.order(order);
         Ok(())
     }

@@ -3,8 +3,14 @@
 pub(in crate::engine) mod events;
 pub(in crate::engine) mod manager_span;
 pub(in crate::engine) mod monitor;
+#[cfg(all(feature = "systemd", unix))]
+pub(in crate::engine) mod notify;
 pub(in crate::engine) mod on_tick;
+#[cfg(all(feature = "systemd", unix))]
+pub(in crate::engine) mod service;
 pub(in crate::engine) mod watch;
 
 pub use events::{TaskEvent, TaskEventKind, TaskEvents};
 pub(crate) use monitor::{is_running as monitor_is_running, start as start_monitor};
+#[cfg(all(feature = "systemd", unix))]
+pub(crate) use service::Service;

@@ -33,7 +33,7 @@ pub(crate) fn start(shared: &Arc<Shared>) {
     }
     let weak = Arc::downgrade(shared);
     let interval = shared.settings.monitor_interval;
-    let handle = shared.runtime().spawn(async move {
+    let handle = shared.runtime().handle.spawn(async move {
         loop {
             // Held for the sweep alone: the monitor keeps no manager alive.
             let Some(shared) = weak.upgrade() else { return };

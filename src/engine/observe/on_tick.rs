@@ -115,19 +115,31 @@ impl Shared {
     /// Sends a task through the runtime now and then; one that does not come back says that the runtime runs nothing.
     fn probe(&self, now: StdInstant, blocked: &[BlockedPoll], state: &mut State) {
         let Some(runtime) = self.existing_runtime() else { return };
+        if runtime.is_told() {
+            // Nothing runs there, and the tasks that did are not live.
+            self.watch.stalled.store(false, SeqCst);
+            state.probe = None;
+            return;
+        }
         let Some(probe) = &mut state.probe else {
             if state.probed.is_none_or(|probed| now.saturating_duration_since(probed) >= PROBE_EVERY) {
                 let ran = Arc::new(AtomicBool::new(false));
                 let answer = ran.clone();
-                let task = runtime.spawn(async move { answer.store(true, SeqCst) });
+                let task = runtime.handle.spawn(async move { answer.store(true, SeqCst) });
                 state.probed = Some(now);
                 state.probe = Some(Probe { sent: now, ran, task, told: false });
             }
             return;
         };
-        if probe.ran.load(SeqCst) || probe.task.is_finished() {
+        let finished = probe.task.is_finished();
+        let ran = probe.ran.load(SeqCst);
+        if ran || finished {
             self.watch.stalled.store(false, SeqCst);
             state.probe = None;
+            // It was dropped without having run.
+            if !ran && runtime.is_gone(None) {
+                self.runtime_gone(&runtime);
+            }
             return;
         }
         let stalled_for = now.saturating_duration_since(probe.sent);
@@ -156,7 +168,7 @@ impl Watched for Shared {
     fn tick(&self, tick: &Tick<'_>) {
         let Some(runtime) = self.existing_runtime() else { return };
         // The runtime's clock, which may be a test's.
-        let _inside = runtime.enter();
+        let _inside = runtime.handle.enter();
         let now = Instant::now();
         if let Some(stood_still_for) = tick.resumed_after {
             self.watch.beating().iter().for_each(|task| task.signals.rearm(now));
@@ -174,6 +186,8 @@ impl Watched for Shared {
             self.probe(tick.now, tick.blocked, &mut state);
         }
         *self.watch.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        #[cfg(all(feature = "systemd", unix))]
+        self.notify_service_manager(tick.now);
         self.drain.watch(now, tick.now);
         if let Some(sequence) = self.sequence.get().filter(|sequence| !sequence.is_over(self)) {
             sequence.watch(self, now, tick.now);

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::Instant as StdInstant,
 };
 
@@ -47,6 +50,11 @@ impl Watch {
             blocked: Mutex::default(),
             state: Mutex::default(),
         }
+    }
+
+    /// The manager has moved to another runtime, of which nothing is known yet.
+    pub(crate) fn runtime_moved(&self) {
+        self.stalled.store(false, SeqCst);
     }
 
     /// Watches a task for signs of life, where it promised any.

@@ -7,7 +7,11 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use tokio::runtime::Handle;
+
 use crate::contract::SCOPE;
+#[cfg(unix)]
+use crate::run::catch;
 
 /// Listens for SIGINT (Ctrl-C) and, on Unix, SIGTERM, from this call on: a signal that comes before the answer is awaited
 /// is not lost. Completes on the first.
@@ -15,14 +19,15 @@ use crate::contract::SCOPE;
 /// Where a handler cannot be installed the error is logged and that signal is not waited for.
 ///
 /// # Panics
-/// Outside a tokio runtime.
+/// Outside a tokio runtime, and on one without I/O (`enable_io` or `enable_all`). The message says what is missing.
 ///
 /// # Cancel safety
 /// Cancel safe; but once tokio listens for a signal, its default action stays off for the rest of the process.
 #[track_caller]
 pub fn shutdown_signal() -> ShutdownSignal {
+    let signal = ShutdownSignal::listen();
     LISTENS.store(true, SeqCst);
-    ShutdownSignal::listen()
+    signal
 }
 
 /// Whether this process has asked for signals, and their default action is off.
@@ -58,7 +63,7 @@ impl Seen {
 
 impl FurtherSignals {
     fn listen(&mut self) {
-        if self.0.is_none() && LISTENS.load(SeqCst) {
+        if self.0.is_none() && LISTENS.load(SeqCst) && Handle::try_current().is_ok() {
             self.0 = Some(ShutdownSignal::listen());
         }
     }
@@ -113,17 +118,29 @@ impl ShutdownSignal {
     #[track_caller]
     fn listen() -> Self {
         use tokio::signal::unix::{SignalKind, signal};
+        check_runtime();
         let wanted = [
             ("SIGINT", Kind::Interrupt, SignalKind::interrupt()),
             ("SIGTERM", Kind::Terminate, SignalKind::terminate()),
         ];
-        let heard = |(name, kind, number)| Some((kind, heard(name, signal(number))?));
-        Self { signals: wanted.into_iter().filter_map(heard).collect() }
+        let mut signals = Vec::new();
+        for (name, kind, number) in wanted {
+            // There is no way to ask whether the runtime has I/O but to try.
+            match catch(true, || signal(number)) {
+                Ok(signal) => signals.extend(heard(name, signal).map(|signal| (kind, signal))),
+                Err(_) => panic!(
+                    "the tokio runtime has no I/O, which `shutdown_signal` needs: call `enable_io()` or `enable_all()` \
+                     on its `Builder`"
+                ),
+            }
+        }
+        Self { signals }
     }
 
     #[cfg(windows)]
     #[track_caller]
     fn listen() -> Self {
+        check_runtime();
         let signal = heard("Ctrl-C", tokio::signal::windows::ctrl_c());
         Self { signals: signal.map(|signal| (Kind::Interrupt, signal)).into_iter().collect() }
     }
@@ -144,6 +161,15 @@ impl ShutdownSignal {
         }
         seen
     }
+}
+
+#[track_caller]
+fn check_runtime() {
+    assert!(
+        Handle::try_current().is_ok(),
+        "`shutdown_signal` needs a tokio runtime: call it inside `#[tokio::main]` or `Runtime::block_on`, or under \
+         `Runtime::enter`"
+    );
 }
 
 fn heard<T>(name: &str, signal: std::io::Result<T>) -> Option<T> {

@@ -189,7 +189,7 @@ fn begin_drain(shared: &Arc<Shared>, drain: Duration) {
     }
     let runtime = shared.runtime();
     // For the clock.
-    let _inside = runtime.enter();
+    let _inside = runtime.handle.enter();
     let began = Instant::now();
     let weak = Arc::downgrade(shared);
     let finish = move || {
@@ -199,8 +199,10 @@ fn begin_drain(shared: &Arc<Shared>, drain: Duration) {
     let wall = SystemTime::now();
     announce::draining(&shared.events, drain, wall.checked_add(drain).unwrap_or(wall));
     if first {
+        #[cfg(all(feature = "systemd", unix))]
+        shared.stopping();
         let shared = shared.clone();
-        runtime.spawn(async move {
+        runtime.handle.spawn(async move {
             while let Some(until) = shared.drain.until() {
                 if until <= Instant::now() {
                     break;
@@ -260,7 +262,7 @@ impl Drop for Asking<'_> {
 pub(crate) fn begin(shared: &Arc<Shared>, cause: Option<ShutdownCause>) -> Arc<Sequence> {
     let runtime = shared.runtime();
     // For the clock.
-    let _inside = runtime.enter();
+    let _inside = runtime.handle.enter();
     let mut first = false;
     let sequence = shared.sequence.get_or_init(|| {
         first = true;
@@ -271,7 +273,7 @@ pub(crate) fn begin(shared: &Arc<Shared>, cause: Option<ShutdownCause>) -> Arc<S
     if first {
         sequence.start(shared);
         let (shared, sequence) = (shared.clone(), sequence.clone());
-        runtime.spawn(async move {
+        runtime.handle.spawn(async move {
             loop {
                 let left = shared.tracker.next_leaving();
                 tokio::pin!(left);
@@ -292,7 +294,8 @@ pub(crate) fn begin(shared: &Arc<Shared>, cause: Option<ShutdownCause>) -> Arc<S
 /// Drops at once what the shutdown still waits for, and begins one where none has begun.
 pub(crate) fn abort(shared: &Arc<Shared>) {
     let sequence = begin(shared, None);
-    let _inside = shared.runtime().enter();
+    let runtime = shared.runtime();
+    let _inside = runtime.handle.enter();
     {
         let mut state = sequence.state();
         let now = Instant::now();
@@ -351,6 +354,8 @@ impl Sequence {
         shared.stop_monitor();
         shared.events.tell(None, 0, || TaskEventKind::ShutdownBegan);
         shared.begun.send_replace(true);
+        #[cfg(all(feature = "systemd", unix))]
+        shared.stopping();
         // The subscriber is not ours: nothing that it does holds up the shutdown.
         let _ = catch(false, || self.spans().begin(shared));
         let positions = shared.positions();
@@ -545,7 +550,7 @@ impl Sequence {
     }
 
     fn make_report(&self, shared: &Shared) -> Arc<ShutdownReport> {
-        let (tasks, asked_by) = shared.tracker.report();
+        let (tasks, asked_by) = shared.tracker.report(&shared.lost_tasks());
         let duration = self.state().began.elapsed();
         Arc::new(ShutdownReport {
             duration,

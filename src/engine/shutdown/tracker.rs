@@ -444,20 +444,21 @@ impl Tracker {
         supervised.place.outcome.store(outcome as u8 + 1, Ordering::Relaxed);
     }
 
-    /// The driver of a task has gone. Without effect on one that was not admitted.
-    pub(crate) fn leave_driver(&self, supervised: &Supervised) {
+    /// The driver of a task has gone. Without effect on one that was not admitted. Returns whether the shutdown reports it.
+    pub(crate) fn leave_driver(&self, supervised: &Supervised) -> bool {
         let place = &supervised.place;
-        let (member, emptied) = {
+        let (member, emptied, closed) = {
             let mut shard = self.shard(place.id as usize);
             let key = place.key.load(Ordering::Relaxed) as usize;
             let member = match shard.drivers.get(key) {
                 Some(member) if std::ptr::eq(&**member, supervised) => shard.drivers.remove(key),
-                _ => return,
+                _ => return false,
             };
             // As in `leave`.
             let mut emptied = false;
             place.left.store(true, Ordering::SeqCst);
-            if self.is_closed() {
+            let closed = self.is_closed();
+            if closed {
                 if !place.reported.load(Ordering::Relaxed) {
                     let note = Note {
                         task: supervised.task.clone(),
@@ -470,13 +471,14 @@ impl Tracker {
                 emptied = self.uncount(place.rank().filter(|_| !place.is_asking()));
                 emptied |= self.holds.load(Ordering::SeqCst) && !supervised.links.is_empty();
             }
-            (member, emptied)
+            (member, emptied, closed)
         };
         // Its last use may be here, and what it held is the user's.
         drop(member);
         if emptied {
             self.left.notify_waiters();
         }
+        closed
     }
 
     fn waited_for(&self) -> &[Waited] {
@@ -638,6 +640,16 @@ impl Tracker {
             let shard = lock(shard);
             shard.members.is_empty() && shard.drivers.is_empty()
         })
+    }
+
+    /// The number of runs and registered tasks that are alive.
+    #[cfg(all(feature = "systemd", unix))]
+    pub(crate) fn alive(&self) -> usize {
+        let of_shard = |shard: &Mutex<Shard>| {
+            let shard = lock(shard);
+            shard.members.len() + shard.drivers.len()
+        };
+        self.shards.iter().map(of_shard).sum()
     }
 
     /// Whether the ordered shutdown has begun: no task is registered any more.
@@ -925,11 +937,19 @@ impl Tracker {
 
     /// The lines of the report: who left since [`Tracker::close`], and who is still here and therefore leaked. Beside them
     /// the names of those that wait for the report.
-    pub(crate) fn report(&self) -> (Vec<ShutdownEntry>, Vec<Arc<str>>) {
+    ///
+    /// `lost` are tasks that were dropped with their runtime before the shutdown.
+    pub(crate) fn report(&self, lost: &[Arc<Supervised>]) -> (Vec<ShutdownEntry>, Vec<Arc<str>>) {
         const LEAKED: ShutdownOutcome = ShutdownOutcome::Leaked;
         let mut leaked = Vec::new();
         let mut asking = Vec::new();
-        let mut notes = Vec::new();
+        let of_lost = |lost: &Arc<Supervised>| Note {
+            position: (stage_of_task(lost), 0),
+            task: lost.task.clone(),
+            outcome: ShutdownOutcome::Aborted,
+            after: Duration::ZERO,
+        };
+        let mut notes: Vec<_> = lost.iter().map(of_lost).collect();
         let after = self.after();
         for shard in &self.shards {
             // Under one lock: found or noted, as in `leave`.
@@ -1009,7 +1029,7 @@ mod loom {
     }
 
     fn lines(tracker: &Tracker) -> u64 {
-        tracker.report().0.iter().map(|line| line.count).sum()
+        tracker.report(&[]).0.iter().map(|line| line.count).sum()
     }
 
     /// A closed tracker, and the thread that enters a member meanwhile.

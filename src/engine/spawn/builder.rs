@@ -8,6 +8,7 @@ use std::{
 };
 
 use opentelemetry::{Context as OtelContext, trace::TraceContextExt};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
         spawn::polled::{Handled, Polled},
     },
     policy::{Exit, TaskCategory, TaskOutput, TaskPriority, type_path},
-    run::{Begin, PollTime, Run, SpanMade, TaskHandle},
+    run::{Begin, PollTime, Run, SpanMade, TaskHandle, catch},
 };
 
 /// A short task about which more is said than its name. Made by [`TaskManager::task`](crate::TaskManager::task) and
@@ -87,6 +88,10 @@ impl<'a> TaskBuilder<'a> {
     }
 
     /// Spawns the future. See [`TaskManager::spawn`](crate::TaskManager::spawn).
+    ///
+    /// # Panics
+    /// As [`TaskManager::spawn`](crate::TaskManager::spawn); with a [`timeout`](Self::timeout) also on a runtime of the caller's without
+    /// a timer.
     #[track_caller]
     pub fn spawn<F>(self, future: F) -> TaskHandle<F::Output>
     where
@@ -121,7 +126,7 @@ impl TaskBuilder<'_> {
     /// Spawns a future that is not `Send` on this thread's [`LocalSet`](tokio::task::LocalSet).
     ///
     /// # Panics
-    /// Outside a `LocalSet`: tokio's own panic.
+    /// Outside a `LocalSet` and a `LocalRuntime`, and if [`TaskManager::spawn`](crate::TaskManager::spawn) panics.
     #[track_caller]
     pub fn spawn_local<F>(self, future: F) -> TaskHandle<F::Output>
     where
@@ -192,6 +197,7 @@ struct Admitted {
     place: Place,
     token: Option<CancellationToken>,
     context: Option<TaskContext>,
+    runtime: Handle,
 }
 
 impl Shared {
@@ -206,11 +212,10 @@ impl Shared {
         F: Future + Send + 'static,
         F::Output: TaskOutput + Send + 'static,
     {
-        let Some(Admitted { begin, place, context, .. }) = self.admit::<F>(options) else {
+        let Some(Admitted { begin, place, context, runtime, .. }) = self.admit::<F>(options) else {
             return TaskHandle::refused();
         };
         let (key, id) = place.key();
-        let runtime = self.runtime();
         let _inside = begin.timeout.map(|_| runtime.enter());
         let run = Run::begun(begin, future(context), exit_of::<F::Output>, place);
         let handle = runtime.spawn(Polled::new(id, Handled { run }));
@@ -234,7 +239,13 @@ impl Shared {
         };
         let (key, id) = place.key();
         let run = Run::begun(begin, future(context), exit_of::<F::Output>, place);
-        let handle = tokio::task::spawn_local(Polled::new(id, Handled { run }));
+        // There is no way to ask for a `LocalSet` but to try.
+        let Ok(handle) = catch(true, || tokio::task::spawn_local(Polled::new(id, Handled { run }))) else {
+            panic!(
+                "`spawn_local` needs a `LocalSet` or a `LocalRuntime`: call it inside `LocalSet::run_until` or \
+                 `LocalSet::block_on`"
+            );
+        };
         self.tracker.set_abort((key, id), handle.abort_handle());
         TaskHandle::new(handle)
     }
@@ -249,12 +260,11 @@ impl Shared {
     where
         T: TaskOutput + Send + 'static,
     {
-        let Some(Admitted { begin, place, token, .. }) = self.admit::<T>(options) else {
+        let Some(Admitted { begin, place, token, runtime, .. }) = self.admit::<T>(options) else {
             return TaskHandle::refused();
         };
         let stop = StopToken::new(token.expect("blocking work is given a token"));
         let (key, id) = place.key();
-        let runtime = self.runtime();
         // Begun and ended on its own thread; the run is a future that is ready at its only poll.
         let handle = runtime.spawn_blocking(move || {
             let run = Run::begun(begin, async move { work(stop) }, exit_of::<T>, place);
@@ -267,11 +277,16 @@ impl Shared {
         TaskHandle::new(handle)
     }
 
-    /// Gives a task its cell and its place, or refuses it during a shutdown.
+    /// Gives a task its runtime, its cell and its place, or refuses it during a shutdown.
+    #[track_caller]
     fn admit<F>(self: &Arc<Self>, options: SpawnOptions<'_>) -> Option<Admitted> {
         // Told before a cell is made for a name that never runs; the tracker decides in the end.
         if !self.tracker.admits_run(options.owner.as_ref()) {
             return None;
+        }
+        let runtime = self.runtime_here();
+        if options.timeout.is_some() && !options.blocking {
+            self.check_time(&runtime);
         }
         let type_name;
         let name = match options.name {
@@ -321,7 +336,7 @@ impl Shared {
             span: SpanMade::WhenPolled,
             ..Begin::new(self.recorder.clone(), task)
         };
-        Some(Admitted { begin, place, token, context })
+        Some(Admitted { begin, place, token, context, runtime })
     }
 }
 

@@ -90,13 +90,13 @@ impl Drop for Messenger {
 impl Shared {
     /// Does an errand before what waits for a worker, where that can be.
     pub(crate) fn overtake(self: &Arc<Self>, errand: Errand) {
-        match self.existing_runtime().filter(|runtime| has_queue(runtime)) {
+        match self.existing_runtime().filter(|runtime| has_queue(&runtime.handle)) {
             None => self.run(errand),
             Some(runtime) => match self.errands.leave(errand) {
                 Left::Behind => {}
                 Left::First => {
                     let messenger = Messenger(self.clone());
-                    drop(runtime.spawn(async move { drop(messenger) }));
+                    drop(runtime.handle.spawn(async move { drop(messenger) }));
                 }
                 Left::Refused(errand) => self.run(errand),
             },

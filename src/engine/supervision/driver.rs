@@ -1195,8 +1195,10 @@ impl Drop for Driver {
         if !self.done {
             // Dropped with its runtime.
             self.core.note(ShutdownOutcome::Aborted);
+            supervised.runtime_gone();
         }
-        if is_alive(supervised.state()) {
+        let was_alive = is_alive(supervised.state());
+        if was_alive {
             supervised.set_state(TaskState::Stopped);
         }
         if self.core.is_tried_again() {
@@ -1205,7 +1207,10 @@ impl Drop for Driver {
         if supervised.is_to_unregister() {
             shared.forget(supervised);
         }
-        shared.tracker.leave_driver(supervised);
+        let reported = shared.tracker.leave_driver(supervised);
+        if !self.done && was_alive && !reported {
+            supervised.set_lost();
+        }
         supervised.driver_left();
         shared.changed(supervised);
     }

@@ -67,6 +67,10 @@ pub(crate) struct Supervised {
     called: AtomicBool,
     /// Set by the driver as its last act.
     left: AtomicBool,
+    /// Whether the runtime of its driver is gone.
+    runtime_gone: AtomicBool,
+    /// Whether its driver was dropped with its runtime, alive, and before a shutdown, which reports it then.
+    lost: AtomicBool,
 }
 
 /// What few tasks ever need.
@@ -194,6 +198,8 @@ impl Supervised {
             unregister: AtomicBool::new(false),
             called: AtomicBool::new(false),
             left: AtomicBool::new(false),
+            runtime_gone: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
         });
         supervised.body.registered(&supervised);
         supervised
@@ -355,9 +361,33 @@ impl Supervised {
         self.signals.has_been_ready() || self.is_ready() || self.state() == TaskState::Paused
     }
 
+    pub(crate) fn is_driven(&self) -> bool {
+        self.driven.load(SeqCst)
+    }
+
+    /// The runtime of its driver is gone.
+    pub(crate) fn runtime_gone(&self) {
+        self.runtime_gone.store(true, SeqCst);
+    }
+
+    /// Whether the runtime of its driver is gone: nobody sees an order any more.
+    pub(crate) fn is_runtime_gone(&self) -> bool {
+        self.runtime_gone.load(SeqCst)
+    }
+
+    pub(crate) fn set_lost(&self) {
+        self.lost.store(true, SeqCst);
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(SeqCst)
+    }
+
     /// What health asks beside the figures.
     pub(crate) fn live(&self) -> Live {
         Live {
+            // What has finished needs no runtime.
+            runtime_gone: self.is_runtime_gone() && self.state() != TaskState::Finished,
             role: self.spec.health_role,
             stalled: self.stalled_for(),
             ready: self.is_ready(),

@@ -1,0 +1,196 @@
+//! How a manager finds the runtime of its own work: of the drivers of registered tasks, the monitor and the shutdown.
+//!
+//! It is the runtime that the manager was built in or first used in. If that runtime is gone (a manager in a `static`, over two
+//! runtimes one after the other), the next call inside another runtime moves the manager there. Registered tasks do not move: they
+//! were dropped with their runtime. Short tasks run on the runtime of their caller.
+
+use std::{
+    panic::Location,
+    sync::{Arc, PoisonError},
+};
+
+use tokio::runtime::Handle;
+
+use crate::engine::{
+    Shared, announce,
+    home::{Missing, Runtime, has_time},
+    start_monitor,
+};
+
+impl Shared {
+    /// The runtime of the manager's own work, whatever became of it.
+    pub(crate) fn existing_runtime(&self) -> Option<Arc<Runtime>> {
+        self.home.runtime()
+    }
+
+    /// The runtime to use for the manager's own work: its own, or that of the caller if its own is gone or has no timer.
+    pub(crate) fn settle(self: &Arc<Self>) -> Result<Arc<Runtime>, Missing> {
+        let here = Handle::try_current().ok();
+        let before = self.existing_runtime();
+        let is_gone = |runtime: &Runtime| runtime.is_gone(here.as_ref());
+        if let Some(runtime) = before.as_ref().filter(|runtime| !is_gone(runtime) && runtime.has_time()) {
+            self.home.set_usable(true);
+            return Ok(runtime.clone());
+        }
+        let Some(here) = &here else {
+            return Err(match before {
+                None => Missing::Runtime,
+                Some(runtime) if is_gone(&runtime) => Missing::Gone,
+                Some(_) => Missing::Time,
+            });
+        };
+        let runtime = Runtime::new(here.clone());
+        if !runtime.has_time() {
+            return Err(Missing::Time);
+        }
+        {
+            let _moving = self.home.moving();
+            // Another thread may have been faster.
+            let held = self.existing_runtime().filter(|runtime| !is_gone(runtime) && runtime.has_time());
+            if let Some(held) = held {
+                return Ok(held);
+            }
+            self.home.move_to(runtime.clone());
+        }
+        if let Some(before) = before {
+            self.moved_from(&before);
+        }
+        Ok(runtime)
+    }
+
+    /// The runtime to use for the manager's own work. One that is gone is returned if there is no other: what is spawned there is
+    /// dropped at once.
+    ///
+    /// # Panics
+    /// If there is no runtime at all.
+    #[track_caller]
+    pub(crate) fn runtime(self: &Arc<Self>) -> Arc<Runtime> {
+        match self.settle() {
+            Ok(runtime) => runtime,
+            Err(missing) => match self.existing_runtime() {
+                Some(runtime) => runtime,
+                None => panic!("{missing}"),
+            },
+        }
+    }
+
+    /// The runtime for a short task: that of the caller, or else the manager's.
+    ///
+    /// # Panics
+    /// If there is none, or the manager's has no timer.
+    #[track_caller]
+    pub(crate) fn runtime_here(self: &Arc<Self>) -> Handle {
+        let here = Handle::try_current();
+        if !self.home.is_usable() {
+            match self.settle() {
+                // What is spawned on a runtime that is gone is dropped, and its handle says so.
+                Ok(_) | Err(Missing::Gone) => {}
+                Err(missing) => panic!("{missing}"),
+            }
+        }
+        match (here, self.existing_runtime()) {
+            (Ok(here), _) => here,
+            (Err(_), Some(runtime)) => runtime.handle.clone(),
+            (Err(_), None) => panic!("{}", Missing::Runtime),
+        }
+    }
+
+    /// Checks that a task with a time limit can run on this runtime.
+    ///
+    /// # Panics
+    /// If the runtime has no timer.
+    #[track_caller]
+    pub(crate) fn check_time(&self, here: &Handle) {
+        let is_ours = self.existing_runtime().is_some_and(|runtime| runtime.handle.id() == here.id());
+        if !is_ours && !has_time(here) {
+            panic!("{}", Missing::Time);
+        }
+    }
+
+    /// Checks that the manager can begin its work.
+    ///
+    /// # Panics
+    /// If there is no runtime to use.
+    #[track_caller]
+    pub(crate) fn need_runtime(self: &Arc<Self>) {
+        if let Err(missing) = self.settle() {
+            panic!("{missing}");
+        }
+    }
+
+    /// As [`need_runtime`](Self::need_runtime), for a call whose future may be polled elsewhere.
+    ///
+    /// # Panics
+    /// If there is a runtime and it has no timer.
+    #[track_caller]
+    pub(crate) fn will_need_runtime(self: &Arc<Self>) -> Call {
+        if let Err(missing @ Missing::Time) = self.settle() {
+            panic!("{missing}");
+        }
+        Call { at: Location::caller() }
+    }
+
+    /// What a move leaves behind.
+    fn moved_from(self: &Arc<Self>, before: &Runtime) {
+        self.runtime_gone(before);
+        self.watch.runtime_moved();
+        let monitored = self.monitor.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if monitored {
+            // It ended with its runtime.
+            start_monitor(self);
+        }
+    }
+
+    /// Reports once that a runtime is gone, with the tasks that were dropped with it.
+    pub(crate) fn runtime_gone(&self, runtime: &Runtime) {
+        if !runtime.tell() {
+            return;
+        }
+        if self.existing_runtime().is_some_and(|current| std::ptr::eq(&*current, runtime)) {
+            self.home.set_usable(false);
+        }
+        let mut names = Vec::new();
+        for task in self.all_registered().iter() {
+            // A driver that is stuck in a poll is not dropped yet.
+            if task.is_driven() && !task.has_left() {
+                task.runtime_gone();
+            }
+            if task.is_lost() {
+                names.push(task.name().clone());
+            }
+        }
+        if !names.is_empty() {
+            announce::runtime_gone(&names);
+        }
+    }
+}
+
+/// Who called a method that needs a runtime.
+#[derive(Clone, Copy)]
+pub(crate) struct Call {
+    at: &'static Location<'static>,
+}
+
+impl Call {
+    /// Checks that the manager can begin its work now, where the future is polled.
+    ///
+    /// # Panics
+    /// If it cannot; the message has the line of the call.
+    pub(crate) fn check_start(self, shared: &Arc<Shared>) {
+        if let Err(missing) = shared.settle() {
+            panic!("{missing} (called at {})", self.at);
+        }
+    }
+
+    /// Checks that there is a runtime now, where the future is polled.
+    ///
+    /// # Panics
+    /// If there is none; the message has the line of the call.
+    pub(crate) fn check(self, shared: &Arc<Shared>) {
+        match shared.settle() {
+            // The watchdog ends a shutdown without a runtime.
+            Ok(_) | Err(Missing::Gone) => {}
+            Err(missing) => panic!("{missing} (called at {})", self.at),
+        }
+    }
+}
