@@ -100,8 +100,8 @@ pub mod events {
 /// Health of the service and of each task.
 ///
 /// A task has three facts and one status. The facts answer the probes of Kubernetes: *live*, *ready*, *started*. The status says whether
-/// anybody needs to look: [`HealthStatus`](health::HealthStatus). No rule rests on a lifetime counter: a task that was restarted three times in a year is
-/// healthy.
+/// anybody needs to look: [`HealthStatus`](health::HealthStatus). No rule rests on a lifetime counter: a task that was restarted three
+/// times in a year is healthy.
 ///
 /// The service's answers come from the tasks of role [`Required`](HealthRole::Required):
 ///

@@ -1521,7 +1521,8 @@ async fn fault_26_of_a_thousand_children_at_the_moment_of_the_shutdown_none_is_l
     eventually("it is in the midst of it", || spawned.load(SeqCst) == 1).await;
     let report = tasks.shutdown().await;
     assert_eq!((alive.now(), children.now(), children.total()), (0, 0, 2_000), "{report}");
-    for child in std::mem::take(&mut *handles.lock().unwrap()) {
+    let handles = std::mem::take(&mut *handles.lock().unwrap());
+    for child in handles {
         assert_eq!(child.await, Err(TaskError::Cancelled));
     }
     let dropped = report.tasks.iter().filter(|line| &*line.name == "child");
