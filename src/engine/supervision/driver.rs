@@ -28,7 +28,7 @@ use std::{
 };
 
 use opentelemetry::trace::SpanContext;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -40,9 +40,11 @@ use crate::{
         context::Stop,
         later,
         supervision::{
-            links::{Gate, GroupRestart, Yield},
+            links::{Gate, GroupRestart},
             order_slot::Signal,
             signs_of_life::Stall,
+            stopping::{Going, Stopping, Wish, Yield},
+            timer::Timer,
         },
     },
     policy::{Escalation, Exit, GiveUp, RestartPolicy, RestartReason, ShutdownOutcome, Verdict},
@@ -161,84 +163,12 @@ enum Failed {
     Forgiven,
 }
 
-/// The one timer of a driver: made when there is something to wait for.
-#[derive(Default)]
-struct Timer(Option<Pin<Box<Sleep>>>);
-
-impl Timer {
-    fn due(&self) -> Option<Instant> {
-        self.0.as_ref().map(|sleep| sleep.deadline())
-    }
-
-    fn is_set_to(&self, due: Instant) -> bool {
-        self.due() == Some(due)
-    }
-
-    fn poll(&mut self, due: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        if sleep.deadline() != due {
-            sleep.as_mut().reset(due);
-        }
-        sleep.as_mut().poll(cx)
-    }
-
-    fn clear(&mut self) {
-        self.0 = None;
-    }
-}
-
 /// How a task is given up.
 #[derive(Clone, Copy)]
 enum GivenUp {
     ForGood,
     /// As its settings say.
     AsSet,
-}
-
-/// Why a life is asked to stop, and what is to follow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
-    Restart(RestartReason),
-    Stop,
-    GiveUpStalled,
-    GiveUpGroup,
-    Pause,
-    Yield(Yield),
-    Leave,
-}
-
-impl Wish {
-    /// Whether what the task owns ends with the life.
-    fn ends_owned(self) -> bool {
-        matches!(self, Self::Stop | Self::Leave)
-    }
-}
-
-/// How a life is being stopped.
-#[derive(Debug, Clone, Copy)]
-struct Stopping {
-    wish: Wish,
-    /// How long it may go on once it was asked; `None` for as long as nobody says otherwise.
-    grace: Option<Duration>,
-    asked: bool,
-    /// When it was asked; before, until when it may be held up by those that go down before it.
-    at: Instant,
-}
-
-impl Stopping {
-    fn new(wish: Wish, grace: Option<Duration>) -> Self {
-        Self { wish, grace, asked: false, at: later(Instant::now(), HELD_AT_MOST) }
-    }
-
-    /// The same stop for another reason; of two graces the shorter counts.
-    fn because(self, wish: Wish, grace: Option<Duration>) -> Self {
-        let grace = [self.grace, grace].into_iter().flatten().min();
-        Self { wish, grace, ..self }
-    }
-
-    fn over(&self) -> Option<Instant> {
-        Some(later(self.at, self.grace.filter(|_| self.asked)?))
-    }
 }
 
 /// A life under way.
@@ -251,34 +181,7 @@ struct Alive {
     look: bool,
 }
 
-/// Whether a life goes on.
-#[derive(Clone, Copy)]
-enum Going {
-    On { restart_due: Option<Instant> },
-    Stops(Stopping),
-}
-
-impl Going {
-    fn stopping(self) -> Option<Stopping> {
-        match self {
-            Self::On { .. } => None,
-            Self::Stops(stopping) => Some(stopping),
-        }
-    }
-
-    fn restart_due(self) -> Option<Instant> {
-        match self {
-            Self::On { restart_due } => restart_due,
-            Self::Stops(_) => None,
-        }
-    }
-}
-
 const GROUP_LIMIT: &str = "its group was restarted too often";
-
-/// How long a task waits for those that go down before it, where they do not: a blocked thread must not hold up others for
-/// ever.
-const HELD_AT_MOST: Duration = Duration::from_secs(30);
 
 /// How long a task waits for owned runs that were dropped: one that blocks its thread goes on.
 const DROPPED_AT_MOST: Duration = Duration::from_secs(1);

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::{
     cell::TaskState,
-    engine::{Shared, Supervised},
+    engine::{Shared, Supervised, supervision::stopping::Yield},
     policy::{DependencyLoss, RestartIntensity, RestartPolicy, RestartReason, RestartStrategy},
 };
 
@@ -95,14 +95,6 @@ pub(crate) enum Gate {
         waits_for: Vec<Arc<str>>,
         until: Option<Instant>,
     },
-}
-
-/// Why a life goes down because of others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Yield {
-    pub(crate) reason: RestartReason,
-    /// Whether the task stays down.
-    pub(crate) stays_down: bool,
 }
 
 impl Group {

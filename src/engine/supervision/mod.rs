@@ -7,7 +7,9 @@ pub(in crate::engine) mod order_slot;
 mod settings;
 pub(in crate::engine) mod signs_of_life;
 pub(in crate::engine) mod spec;
+mod stopping;
 pub(in crate::engine) mod supervised;
+mod timer;
 
 pub(crate) use links::{Group, Links, Membership};
 pub(crate) use order_slot::Order;
