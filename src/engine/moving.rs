@@ -88,11 +88,10 @@ impl Shared {
                 Err(missing) => panic!("{missing}"),
             }
         }
-        match (here, self.existing_runtime()) {
-            (Ok(here), _) => here,
-            (Err(_), Some(runtime)) => runtime.handle.clone(),
-            (Err(_), None) => panic!("{}", Missing::Runtime),
-        }
+        here.unwrap_or_else(|_| match self.existing_runtime() {
+            Some(runtime) => runtime.handle.clone(),
+            None => panic!("{}", Missing::Runtime),
+        })
     }
 
     /// Checks that a task with a time limit can run on this runtime.
