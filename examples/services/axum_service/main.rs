@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! cargo run --manifest-path examples/services/Cargo.toml --bin axum_service
-//! curl --json '{"item": "tea"}' http://127.0.0.1:8080/orders       # the page of the tasks: http://127.0.0.1:8080/ops/
+//! curl --json '{"item": "tea"}' http://127.0.0.1:8080/orders       # the page of the tasks: http://127.0.0.1:8080/ops
 //! ```
+//! Settings: `SHOP_ADDRESS`, `SHOP_DATABASE`, `SHOP_DRAIN` and `SHOP_MAIL_TAKES` (seconds), `SHOP_OPS_TOKEN`, and the `OTEL_*` variables.
+//!
 //! After SIGTERM `/ops/health/ready` is 503 for `SHOP_DRAIN` seconds. Then HTTP ends, with the mails of its orders, then the loops. Then the
 //! pool is closed and the telemetry flushed. Ctrl-C skips the drain. Each further signal goes one step on.
 
