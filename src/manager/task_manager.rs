@@ -700,7 +700,8 @@ impl TaskManager {
     /// Returns a future that completes when the ordered shutdown begins, after the drain. It does not keep the manager alive, and it completes if
     /// the manager is dropped.
     ///
-    /// A server beside the manager can end with it:
+    /// A server beside the manager can end with it. The manager does not know that server, so it does not wait for it and cannot drain it
+    /// before the other tasks. For that, register the server as an [`intake`](CriticalTaskConfig::intake) task.
     ///
     /// ```
     /// # async fn example(tasks: otel_tasks::TaskManager, serve: impl Future<Output = ()>) {
