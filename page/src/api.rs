@@ -39,6 +39,7 @@ struct Api {
     hub: Arc<Hub>,
     feed: Option<Feed>,
     token: Option<String>,
+    streams_end: StreamsEnd,
 }
 
 type Shared = State<Arc<Api>>;
@@ -46,16 +47,31 @@ type Shared = State<Arc<Api>>;
 impl Page {
     /// Returns the page as a router, to nest in a router with any state.
     ///
-    /// Its event streams run on the runtime of the service: a blocked worker delays them.
+    /// Its event streams run on the runtime of the service: a blocked worker delays them. They end when the ordered shutdown begins,
+    /// so that they do not hold up the graceful shutdown of the server.
     pub fn router<S: Clone + Send + Sync + 'static>(self) -> Router<S> {
-        router(self)
+        router(self, StreamsEnd::WithShutdown)
     }
 }
 
-fn router<S: Clone + Send + Sync + 'static>(page: Page) -> Router<S> {
+/// When event streams end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StreamsEnd {
+    /// When the ordered shutdown begins: the server is a part of the service.
+    WithShutdown,
+    /// When the manager is gone: the server is the page's own, and shows the shutdown too.
+    WithManager,
+}
+
+pub(crate) fn router<S: Clone + Send + Sync + 'static>(page: Page, streams_end: StreamsEnd) -> Router<S> {
     let Page { manager, events: subscription, feed, token, hosts, streams } = page;
     let ring = feed.as_ref().map(|feed| feed.ring.clone());
-    let api = Api { hub: Hub::new(manager, subscription, ring, token.is_some(), streams), feed, token };
+    let api = Api {
+        hub: Hub::new(manager, subscription, ring, token.is_some(), streams),
+        feed,
+        token,
+        streams_end,
+    };
     Router::new()
         .route("/", get(index))
         .route("/page.js", get(|| async { asset("text/javascript; charset=utf-8", SCRIPT) }))
@@ -218,7 +234,15 @@ async fn events(State(api): Shared) -> Response {
             return (later, refusal).into_response();
         }
     };
-    let events = stream.map(|message| {
+    let ends_with_shutdown = api.streams_end == StreamsEnd::WithShutdown;
+    let shutdown = api.hub.manager().ok().filter(|_| ends_with_shutdown).map(|tasks| tasks.shutting_down());
+    let end = async move {
+        match shutdown {
+            Some(shutdown) => shutdown.await,
+            None => std::future::pending().await,
+        }
+    };
+    let events = stream.take_until(end).map(|message| {
         Ok::<_, Infallible>(match message {
             Message::All(text) => Event::default().event("all").data(text),
             Message::Delta(text) => Event::default().event("delta").data(text),

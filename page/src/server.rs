@@ -20,7 +20,10 @@ use tokio::{
     sync::{Semaphore, oneshot},
 };
 
-use crate::Page;
+use crate::{
+    Page,
+    api::{StreamsEnd, router},
+};
 
 /// So many connections are held at once; more are closed unanswered.
 const CONNECTIONS: usize = 1_024;
@@ -69,7 +72,7 @@ impl Page {
     /// # Errors
     /// If no address can be bound, or the thread or its runtime cannot be created.
     pub fn serve(self, address: impl ToSocketAddrs) -> io::Result<PageServer> {
-        serve(self.router(), address)
+        serve(router(self, StreamsEnd::WithManager), address)
     }
 }
 

@@ -338,6 +338,45 @@ async fn it_can_be_nested_in_a_service() {
     served.await.expect("served");
 }
 
+/// Fails if the streams of a nested page end with the manager only: then the server waits for them, and the task for its grace.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_of_a_nested_page_do_not_hold_up_a_server_that_is_an_intake_task() {
+    let tasks = TaskManager::new();
+    let listener = std::net::TcpListener::bind(ANY).expect("bound");
+    listener.set_nonblocking(true).expect("a socket");
+    let address = listener.local_addr().expect("an address");
+    let router = Page::new(&tasks).router();
+    let server = CriticalTaskConfig::new("http", move |ctx| {
+        let (listener, router) = (listener.try_clone(), axum::Router::new().nest("/ops", router.clone()));
+        async move {
+            let http = hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
+            let listener = tokio::net::TcpListener::from_std(listener?)?;
+            let (stream, _) = listener.accept().await?;
+            let service = hyper_util::service::TowerToHyperService::new(router);
+            let connection = http.serve_connection(hyper_util::rt::TokioIo::new(stream), service);
+            tokio::pin!(connection);
+            tokio::select! {
+                _ = &mut connection => {}
+                () = ctx.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    let _ = connection.await;
+                }
+            }
+            std::io::Result::Ok(())
+        }
+    });
+    tasks.register(server.intake().shutdown_grace(Duration::from_secs(20))).expect("registered");
+    tasks.start();
+    let mut client = std::net::TcpStream::connect(address).expect("connected");
+    client.write_all(b"GET /ops/events HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
+    let mut answer = [0; 64];
+    let answered = tokio::task::spawn_blocking(move || client.read(&mut answer).map(|_| client)).await;
+    let client = answered.expect("asked").expect("a stream");
+    let report = tasks.shutdown().await;
+    assert!(report.is_clean() && report.duration < Duration::from_secs(10), "{report}");
+    drop(client);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_are_those_that_were_measured_in_both_formats() {
     let feed = Feed::default();

@@ -78,6 +78,7 @@ impl Shared {
     ///
     /// # Panics
     /// If there is none, or the manager's has no timer.
+    #[inline]
     #[track_caller]
     pub(crate) fn runtime_here(self: &Arc<Self>) -> Handle {
         let here = Handle::try_current();

@@ -191,6 +191,8 @@ where
 {
     type Output = Ended<F::Output>;
 
+    // Into the poll of the tokio task, its only caller.
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let Some(running) = this.running.as_mut() else {

@@ -59,7 +59,6 @@ async fn main() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
 
     // `Telemetry::builder().build()` sets nothing global, so the manager is given the meter.
     let tasks = TaskManager::builder().drain(drain).meter(telemetry.meter()).build()?;
-    // The event stream of an open page is a request that does not end: with one, `http` is dropped after its grace.
     let ops = Page::new(&tasks).feed(&feed).token(setting("SHOP_OPS_TOKEN", "")).router();
     let http = Arc::new(Http { socket, shop: shop.clone(), ops });
     // Intake stops before all others. A server beside the manager, with `tasks.shutting_down()`, cannot be drained first: the manager does
