@@ -697,15 +697,15 @@ impl Tracker {
         });
     }
 
-    /// Gives a position to the runs that have none, unless their owner waits for them. Called when the plan is made, and again when
-    /// admission is closed to what no task owns.
+    /// Gives a position to the runs that have none, unless their owner waits for them: it does not if it waits for the shutdown, or
+    /// has left without them. Called when the plan is made, and again when admission is closed to what no task owns.
     pub(crate) fn plan_runs(&self) {
         let stage_of_rank = |waited: &Waited| waited.position;
         self.visit(|member| {
             let is_owned = member
                 .owner
                 .as_ref()
-                .is_some_and(|owner| owner.task().is_none_or(|task| !task.place.is_asking()));
+                .is_some_and(|owner| owner.task().is_none_or(|task| !task.place.is_out()));
             if member.rank.is_none() && !is_owned {
                 let position = (usize::from(member.stage), 0);
                 let rank = self.waited_for().binary_search_by_key(&position, stage_of_rank).ok();

@@ -586,7 +586,7 @@ impl Core {
             }
             Order::Pause if state == TaskState::Waiting => Some(self.paused()),
             // It would begin again by itself.
-            Order::Stop { .. } if self.is_tried_again() => Some(self.stopped(TaskState::Stopped)),
+            Order::Stop { .. } if self.is_tried_again() => Some(stop_at_rest(order)),
             Order::Pause if self.is_tried_again() => Some(self.paused()),
             Order::Start | Order::Stalled { .. } | Order::Stop { .. } | Order::Pause | Order::Resume => None,
             Order::Leave { .. } | Order::Kill => Some(self.leave_idle(order)),
