@@ -88,10 +88,10 @@ impl Shared {
                 Err(missing) => panic!("{missing}"),
             }
         }
-        match (here, self.existing_runtime()) {
-            (Ok(here), _) => here,
-            (Err(_), Some(runtime)) => runtime.handle.clone(),
-            (Err(_), None) => panic!("{}", Missing::Runtime),
+        match here.map_err(|_| self.existing_runtime()) {
+            Ok(here) => here,
+            Err(Some(runtime)) => runtime.handle.clone(),
+            Err(None) => panic!("{}", Missing::Runtime),
         }
     }
 
