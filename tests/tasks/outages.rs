@@ -484,6 +484,43 @@ async fn a_loop_recovers_with_its_first_success() {
     assert_eq!(recoveries(&kinds(&mut told)), 0, "once");
 }
 
+/// Seen to fail where an iteration that ended a life well counts for the life after the next failure.
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_stalls_in_each_try_does_not_recover() {
+    let body = TaskLoop::every(secs(10), |ctx: TaskContext| async move { ctx.cancelled().await });
+    let stalls = CriticalTaskConfig::from_loop("l", body)
+        .heartbeat_timeout(secs(5))
+        .on_stall(StallAction::Restart)
+        .max_restarts(0, secs(60));
+    let tasks = started(stalls);
+    let mut told = tasks.subscribe();
+    sleep(secs(1_000)).await;
+    let told = kinds(&mut told);
+    let given_up = told.iter().filter(|kind| matches!(kind, TaskEventKind::GaveUp { .. })).count();
+    assert_eq!((given_up, recoveries(&told)), (1, 0), "{told:?}");
+}
+
+/// Seen to fail where the time of the next try is asked of a clock that panics: the task was gone.
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_panics_ends_no_task() {
+    let broken = Arc::new(AtomicBool::new(false));
+    let seen = broken.clone();
+    let tasks = TaskManager::builder()
+        .wall_clock(move || {
+            assert!(!seen.load(SeqCst), "no clock");
+            SystemTime::now()
+        })
+        .build()
+        .unwrap();
+    let begun = Begun::new();
+    let down = Arc::new(AtomicBool::new(true));
+    tasks.register(depends_on(&down, &begun).max_restarts(0, secs(60))).unwrap();
+    broken.store(true, SeqCst);
+    tasks.start();
+    sleep(secs(400)).await;
+    assert_eq!(begun.seconds(), [0, 300]);
+}
+
 // ---- telemetry
 
 #[tokio::test(start_paused = true)]

@@ -525,8 +525,7 @@ impl Core {
         }
         self.before().retry_at = Some(later(Instant::now(), interval));
         self.has_failed(Failed::Retrying);
-        let wall = self.shared.settings.wall_clock.now().checked_add(interval);
-        self.supervised.set_next_retry(wall);
+        self.supervised.set_next_retry(self.supervised.wall_clock().checked_add(interval));
         Some(interval)
     }
 
@@ -1197,11 +1196,12 @@ impl Drop for Driver {
             self.core.note(ShutdownOutcome::Aborted);
             supervised.runtime_gone();
         }
-        let was_alive = is_alive(supervised.state());
+        let is_tried_again = self.core.is_tried_again();
+        let was_alive = is_alive(supervised.state()) || is_tried_again;
         if was_alive {
             supervised.set_state(TaskState::Stopped);
         }
-        if self.core.is_tried_again() {
+        if is_tried_again {
             supervised.set_next_retry(None);
         }
         if supervised.is_to_unregister() {
