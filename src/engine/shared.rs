@@ -227,7 +227,7 @@ impl Shared {
         let health = read::health(vitals, live, &self.settings.thresholds, self.tracker.is_closed())
             .of_draining(self.is_draining());
         let unhealthy_since = task.and_then(|task| {
-            task.note_status(health.status, || health.noticed(self.settings.wall_clock.now()))
+            task.note_status(health.status, || health.noticed(task.wall_clock()))
         });
         TaskHealth { unhealthy_since, ..health }
     }

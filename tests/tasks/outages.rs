@@ -519,6 +519,33 @@ async fn a_wall_clock_that_panics_ends_no_task() {
     tasks.start();
     sleep(secs(400)).await;
     assert_eq!(begun.seconds(), [0, 300]);
+    assert!(tasks.task_health("t").unwrap().unhealthy_since.is_some());
+    assert!(tasks.is_monitoring());
+}
+
+/// Seen to fail: until its time came the next try was shown that the group had called off.
+#[tokio::test(start_paused = true)]
+async fn a_group_that_is_stopped_calls_off_the_next_try_of_a_member() {
+    use otel_tasks::{TaskGroup, policy::RestartStrategy};
+    let fails = CriticalTaskConfig::new("tried", |_| async { Err::<(), _>("down") });
+    let ends = CriticalTaskConfig::new("ends", |_| async {
+        sleep(secs(60)).await;
+        Err::<(), _>("down")
+    });
+    let group = TaskGroup::new("group", RestartStrategy::OneForOne)
+        .task(ends.max_restarts(0, secs(60)).escalation(Escalation::Group))
+        .task(fails.max_restarts(0, secs(60)));
+    let tasks = TaskManager::new();
+    tasks.register_group(group).unwrap();
+    tasks.start();
+    sleep(secs(1)).await;
+    let shown = || (state(&tasks, "tried"), tasks.snapshot("tried").unwrap().next_retry.is_some());
+    assert_eq!(shown(), (Some(TaskState::Failed), true));
+    sleep(secs(60)).await;
+    assert_eq!(state(&tasks, "ends"), Some(TaskState::Failed));
+    assert_eq!(shown(), (Some(TaskState::Stopped), false));
+    sleep(secs(1_000)).await;
+    assert_eq!(shown(), (Some(TaskState::Stopped), false));
 }
 
 // ---- telemetry

@@ -500,16 +500,18 @@ impl Core {
                 {
                     return Poll::Ready(Step::Await(Some(RestartReason::Group)));
                 }
+                Poll::Ready(Signal::Look)
+                    if self.is_tried_again() && self.shared.stays_down(&self.supervised) =>
+                {
+                    self.retry_no_more();
+                    return Poll::Ready(self.stopped(TaskState::Stopped));
+                }
                 Poll::Ready(Signal::Look) => {}
                 Poll::Pending => {
                     let retry_at = self.before.as_ref().and_then(|before| before.retry_at);
                     let Some(retry_at) = retry_at else { return Poll::Pending };
                     ready!(self.timer.poll(retry_at, cx));
                     self.retry_no_more();
-                    if self.shared.stays_down(&self.supervised) {
-                        return Poll::Ready(self.stopped(TaskState::Stopped));
-                    }
-                    self.catch_up_with_group();
                     return Poll::Ready(Step::Await(Some(RestartReason::Retry)));
                 }
             }
