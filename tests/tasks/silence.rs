@@ -449,3 +449,22 @@ fn a_replacement_that_is_lost_with_its_runtime_gives_the_name_back() {
         assert!(tasks.shutdown().await.is_clean());
     });
 }
+
+/// Seen to fail: the monitor was started with its lock held, and the manager moved under it.
+#[test]
+fn a_manager_whose_runtime_goes_while_it_starts_moves_to_that_of_its_caller() {
+    let first = runtime(true);
+    let tasks = first.block_on(async { TaskManager::new() });
+    let first = Mutex::new(Some(first));
+    drop(tasks.register_component("c", move || {
+        drop(first.lock().unwrap().take().map(Runtime::shutdown_background));
+        Vec::new()
+    }));
+    let (tells, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let second = runtime(true);
+        second.block_on(async { tasks.start() });
+        tells.send(tasks.is_monitoring()).expect("a test");
+    });
+    assert_eq!(told.recv_timeout(Duration::from_secs(10)), Ok(true));
+}
