@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     config::task::CriticalTaskConfig,
-    engine::{Group, Membership, Registration, Shared},
+    engine::{Group, Membership, Reserved, Shared},
     error::RegisterError,
 };
 
@@ -13,14 +13,13 @@ use crate::{
 pub(crate) fn check_replacement(
     config: CriticalTaskConfig,
     shared: &Arc<Shared>,
-) -> Result<Option<Registration>, RegisterError> {
+) -> Result<Option<Reserved>, RegisterError> {
     let intensity = config.check()?;
     if shared.tracker.is_closed() {
         return Ok(None);
     }
     let registration = config.registration(intensity, None, shared);
-    shared.reserve(&registration)?;
-    Ok(Some(registration))
+    shared.reserve(registration).map(Some)
 }
 
 /// Registers tasks together: all, or none where one is refused.

@@ -33,7 +33,7 @@ pub use observe::{TaskEvent, TaskEventKind, TaskEvents};
 pub(crate) use observe::{monitor_is_running, start_monitor};
 pub(crate) use roster::{Registration, each_name};
 pub(crate) use settings::{DEFAULT_SPAN_PREFIX, DEFAULT_WALL_CLOCK_STEP, Settings, WallClock};
-pub(crate) use shared::Shared;
+pub(crate) use shared::{Reserved, Shared};
 pub(crate) use shutdown::{
     Awaited, abort_shutdown, begin_shutdown, further_signals, run_shutdown, run_shutdown_after,
 };

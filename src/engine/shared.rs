@@ -226,9 +226,8 @@ impl Shared {
         let live = task.map_or_else(read::Live::default, Supervised::live);
         let health = read::health(vitals, live, &self.settings.thresholds, self.tracker.is_closed())
             .of_draining(self.is_draining());
-        let unhealthy_since = task.and_then(|task| {
-            task.note_status(health.status, || health.noticed(self.settings.wall_clock.now()))
-        });
+        let unhealthy_since =
+            task.and_then(|task| task.note_status(health.status, || health.noticed(task.wall_clock())));
         TaskHealth { unhealthy_since, ..health }
     }
 
@@ -334,23 +333,16 @@ impl Shared {
     ///
     /// # Errors
     /// As [`register`](Self::register); a name that is reserved already is a duplicate.
-    pub(crate) fn reserve(&self, new: &Registration) -> Result<(), RegisterError> {
+    pub(crate) fn reserve(self: &Arc<Self>, new: Registration) -> Result<Reserved, RegisterError> {
         let name = &new.identity.name;
         let mut registered = self.registered();
         if registered.reserved.contains(name) {
             return Err(RegisterError::Duplicate { name: name.to_string() });
         }
-        registered.check(std::slice::from_ref(new), Some(name))?;
+        registered.check(std::slice::from_ref(&new), Some(name))?;
         registered.reserved.push(name.clone());
-        Ok(())
-    }
-
-    /// Registers a task under the name that was [reserved](Self::reserve) for it.
-    pub(crate) fn register_reserved(self: &Arc<Self>, new: Registration) -> Result<(), RegisterError> {
-        let name = new.identity.name.clone();
-        let refused = self.register_as(vec![new], None, Some(&name));
-        self.registered().reserved.retain(|reserved| *reserved != name);
-        refused
+        drop(registered);
+        Ok(Reserved { shared: self.clone(), name: name.clone(), new: Some(new) })
     }
 
     /// Unregisters a task, unless its name is another's by now.
@@ -410,5 +402,26 @@ impl Shared {
                 }
             }
         }
+    }
+}
+
+/// A task that is to be registered under a name that is reserved for it. Dropping it gives the name back.
+pub(crate) struct Reserved {
+    shared: Arc<Shared>,
+    name: Arc<str>,
+    new: Option<Registration>,
+}
+
+impl Reserved {
+    /// Registers the task.
+    pub(crate) fn register(mut self) -> Result<(), RegisterError> {
+        let new = self.new.take().into_iter().collect();
+        self.shared.register_as(new, None, Some(&self.name))
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.shared.registered().reserved.retain(|reserved| *reserved != self.name);
     }
 }

@@ -264,20 +264,20 @@ impl TaskManager {
     pub async fn replace(&self, config: CriticalTaskConfig) -> Result<(), RegisterError> {
         let shared = self.shared();
         let name = config.name().to_owned();
-        let Some(registration) = config::check_replacement(config, shared)? else {
+        let Some(reserved) = config::check_replacement(config, shared)? else {
             return Err(RegisterError::ShuttingDown);
         };
-        let Some(old) = shared.supervised(&name) else { return shared.register_reserved(registration) };
+        let Some(old) = shared.supervised(&name) else { return reserved.register() };
         let replaces_itself = engine::is_current(shared, &old);
         shared.leave(&old);
         if old.has_left() {
-            return shared.register_reserved(registration);
+            return reserved.register();
         }
         let finish = shared.clone();
         let replaced = shared.runtime().handle.spawn(async move {
             old.gone().await;
             finish.forget(&old);
-            let refused = finish.register_reserved(registration);
+            let refused = reserved.register();
             if let Err(error) = &refused {
                 engine::replacement_failed(&name, error);
             }

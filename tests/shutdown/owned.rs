@@ -469,3 +469,71 @@ async fn work_of_a_run_that_no_task_owns_has_no_owner() {
     tasks.shutdown().await;
     assert_eq!(run.await, Ok(Err(TaskError::ShuttingDown)));
 }
+
+/// Seen to fail where the shutdown counts no owned run, whether its owner is there or not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn owned_work_that_outlived_its_owner_is_waited_for() {
+    let (config, context) = server("http");
+    let tasks = manager([config.shutdown_grace(millis(50))], 25);
+    settle().await;
+    while context.lock().unwrap().is_none() {
+        sleep(millis(1)).await;
+    }
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    drop(of(&context).task("owned").spawn_blocking(move |_| drop(ended.recv())));
+    tasks.unregister("http").await.expect("registered");
+    let shutdown = tokio::spawn(async move { tasks.shutdown().await });
+    sleep(millis(100)).await;
+    assert!(!shutdown.is_finished(), "the run goes on");
+    drop(end);
+    let report = shutdown.await.expect("no panic");
+    assert_eq!(report.count(ShutdownOutcome::Leaked), 0, "{report}");
+}
+
+/// Seen to fail where a run that waits for the shutdown no longer is left to an owner that has gone meanwhile.
+#[tokio::test(start_paused = true)]
+async fn owned_work_that_gives_up_its_wait_for_the_shutdown_is_stopped_without_its_owner() {
+    let (config, context) = server("http");
+    let tasks = manager([config], 25);
+    settle().await;
+    let inside = tasks.downgrade();
+    let run = of(&context).task("admin").spawn_with(move |ctx| async move {
+        let tasks = inside.upgrade().expect("alive");
+        let drained = tokio::time::timeout(secs(2), tasks.shutdown_after(secs(8))).await;
+        drop(tasks);
+        assert!(drained.is_err(), "it has waited for two seconds");
+        ctx.cancelled().await;
+        sleep(secs(1)).await;
+    });
+    sleep(secs(1)).await;
+    tasks.unregister("http").await.expect("registered");
+    let report = tasks.shutdown_after(secs(8)).await;
+    assert_eq!(report.count(ShutdownOutcome::Leaked), 0, "{report}");
+    assert_eq!(run.await, Ok(()));
+    assert_eq!(report.duration, secs(9), "{report}");
+}
+
+/// Seen to fail where a stop of a failed task leaves alone what it owns.
+#[tokio::test(start_paused = true)]
+async fn a_stop_of_a_task_that_waits_for_its_next_try_waits_for_owned_work() {
+    let alive = Alive::default();
+    let context = Arc::new(Mutex::new(None));
+    let handed_out = context.clone();
+    let fails = CriticalTaskConfig::new("t", move |ctx: TaskContext| {
+        *handed_out.lock().unwrap() = Some(ctx);
+        async { Err::<(), _>("down") }
+    });
+    let tasks = manager([fails.max_restarts(0, secs(60))], 25);
+    settle().await;
+    assert_eq!(state(&tasks, "t").map(|state| state.as_str()), Some("failed"));
+    drop(of(&context).spawn("owned", alive.during(sleep(secs(4)))));
+    tasks.stop("t").expect("registered");
+    sleep(secs(1)).await;
+    assert_eq!(state(&tasks, "t").map(|state| state.as_str()), Some("stopping"));
+    assert_eq!(of(&context).spawn("owned", async {}).await, Err(TaskError::ShuttingDown));
+    sleep(secs(4)).await;
+    assert_eq!(state(&tasks, "t").map(|state| state.as_str()), Some("stopped"));
+    assert_eq!(alive.now(), 0);
+    assert_eq!(tasks.snapshot("t").expect("known").next_retry, None);
+    assert!(tasks.shutdown().await.is_clean());
+}

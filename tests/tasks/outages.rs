@@ -484,6 +484,70 @@ async fn a_loop_recovers_with_its_first_success() {
     assert_eq!(recoveries(&kinds(&mut told)), 0, "once");
 }
 
+/// Seen to fail where an iteration that ended a life well counts for the life after the next failure.
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_stalls_in_each_try_does_not_recover() {
+    let body = TaskLoop::every(secs(10), |ctx: TaskContext| async move { ctx.cancelled().await });
+    let stalls = CriticalTaskConfig::from_loop("l", body)
+        .heartbeat_timeout(secs(5))
+        .on_stall(StallAction::Restart)
+        .max_restarts(0, secs(60));
+    let tasks = started(stalls);
+    let mut told = tasks.subscribe();
+    sleep(secs(1_000)).await;
+    let told = kinds(&mut told);
+    let given_up = told.iter().filter(|kind| matches!(kind, TaskEventKind::GaveUp { .. })).count();
+    assert_eq!((given_up, recoveries(&told)), (1, 0), "{told:?}");
+}
+
+/// Seen to fail where the time of the next try is asked of a clock that panics: the task was gone.
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_panics_ends_no_task() {
+    let broken = Arc::new(AtomicBool::new(false));
+    let seen = broken.clone();
+    let tasks = TaskManager::builder()
+        .wall_clock(move || {
+            assert!(!seen.load(SeqCst), "no clock");
+            SystemTime::now()
+        })
+        .build()
+        .unwrap();
+    let begun = Begun::new();
+    let down = Arc::new(AtomicBool::new(true));
+    tasks.register(depends_on(&down, &begun).max_restarts(0, secs(60))).unwrap();
+    broken.store(true, SeqCst);
+    tasks.start();
+    sleep(secs(400)).await;
+    assert_eq!(begun.seconds(), [0, 300]);
+    assert!(tasks.task_health("t").unwrap().unhealthy_since.is_some());
+    assert!(tasks.is_monitoring());
+}
+
+/// Seen to fail: until its time came the next try was shown that the group had called off.
+#[tokio::test(start_paused = true)]
+async fn a_group_that_is_stopped_calls_off_the_next_try_of_a_member() {
+    use otel_tasks::{TaskGroup, policy::RestartStrategy};
+    let fails = CriticalTaskConfig::new("tried", |_| async { Err::<(), _>("down") });
+    let ends = CriticalTaskConfig::new("ends", |_| async {
+        sleep(secs(60)).await;
+        Err::<(), _>("down")
+    });
+    let group = TaskGroup::new("group", RestartStrategy::OneForOne)
+        .task(ends.max_restarts(0, secs(60)).escalation(Escalation::Group))
+        .task(fails.max_restarts(0, secs(60)));
+    let tasks = TaskManager::new();
+    tasks.register_group(group).unwrap();
+    tasks.start();
+    sleep(secs(1)).await;
+    let shown = || (state(&tasks, "tried"), tasks.snapshot("tried").unwrap().next_retry.is_some());
+    assert_eq!(shown(), (Some(TaskState::Failed), true));
+    sleep(secs(60)).await;
+    assert_eq!(state(&tasks, "ends"), Some(TaskState::Failed));
+    assert_eq!(shown(), (Some(TaskState::Stopped), false));
+    sleep(secs(1_000)).await;
+    assert_eq!(shown(), (Some(TaskState::Stopped), false));
+}
+
 // ---- telemetry
 
 #[tokio::test(start_paused = true)]

@@ -386,3 +386,85 @@ fn a_shutdown_outside_of_a_runtime_ends_if_the_managers_is_gone() {
         std::thread::sleep(millis(5));
     }
 }
+
+/// Seen to fail: a signal that was awaited on one runtime made `run_until` panic on another.
+#[test]
+fn run_until_needs_no_io_though_the_process_asked_for_signals() {
+    Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(async {
+        drop(shutdown_signal());
+    });
+    let no_io = Builder::new_current_thread().enable_time().build().expect("a runtime");
+    no_io.block_on(async {
+        let tasks = TaskManager::new();
+        tasks.register(obeys("t")).unwrap();
+        assert!(tasks.run_until(settle()).await.is_clean());
+    });
+}
+
+/// Seen to fail: a task that waited for its next try was neither named nor in the report.
+#[test]
+fn a_task_that_waits_for_its_next_try_is_lost_with_its_runtime() {
+    let (events, _guard) = Events::record();
+    let first = runtime(true);
+    let tasks = first.block_on(async {
+        let tasks = TaskManager::new();
+        let fails = CriticalTaskConfig::new("fails", |_| async { Err::<(), _>("down") });
+        tasks.register(fails.max_restarts(0, Duration::from_secs(60))).unwrap();
+        tasks.start();
+        settle().await;
+        assert_eq!(tasks.snapshot("fails").unwrap().state, Some(TaskState::Failed));
+        assert!(tasks.snapshot("fails").unwrap().next_retry.is_some());
+        tasks
+    });
+    drop(first);
+    runtime(true).block_on(async {
+        assert_eq!(tasks.snapshot("fails").unwrap().next_retry, None);
+        assert!(!tasks.task_health("fails").unwrap().is_live);
+        tasks.register(obeys("other")).unwrap();
+        let gone = events.named("task.runtime.gone");
+        let [gone] = &gone[..] else { panic!("one record: {gone:?}") };
+        assert!(gone.message().contains(": fails"), "{}", gone.message());
+        let report = tasks.shutdown().await;
+        assert_eq!(report.count(ShutdownOutcome::Aborted), 1, "{report}");
+    });
+}
+
+/// Seen to fail: the name was reserved for ever.
+#[test]
+fn a_replacement_that_is_lost_with_its_runtime_gives_the_name_back() {
+    let first = runtime(true);
+    let tasks = first.block_on(async {
+        let tasks = TaskManager::new();
+        tasks.register(CriticalTaskConfig::new("t", |_| std::future::pending::<()>())).unwrap();
+        tasks.start();
+        settle().await;
+        assert!(tokio::time::timeout(millis(1), tasks.replace(obeys("t"))).await.is_err());
+        tasks
+    });
+    drop(first);
+    runtime(true).block_on(async {
+        tasks.replace(obeys("t")).await.expect("the name is free");
+        settle().await;
+        assert_eq!(tasks.snapshot("t").unwrap().state, Some(TaskState::Running));
+        assert!(tasks.shutdown().await.is_clean());
+    });
+}
+
+/// Seen to fail: the monitor was started with its lock held, and the manager moved under it.
+#[test]
+fn a_manager_whose_runtime_goes_while_it_starts_moves_to_that_of_its_caller() {
+    let first = runtime(true);
+    let tasks = first.block_on(async { TaskManager::new() });
+    let first = Mutex::new(Some(first));
+    drop(tasks.register_component("c", move || {
+        drop(first.lock().unwrap().take().map(Runtime::shutdown_background));
+        Vec::new()
+    }));
+    let (tells, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let second = runtime(true);
+        second.block_on(async { tasks.start() });
+        tells.send(tasks.is_monitoring()).expect("a test");
+    });
+    assert_eq!(told.recv_timeout(Duration::from_secs(10)), Ok(true));
+}

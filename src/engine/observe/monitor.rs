@@ -27,13 +27,15 @@ use crate::{
 
 /// Starts the monitor loop; without effect where it runs already.
 pub(crate) fn start(shared: &Arc<Shared>) {
+    // Before the lock: it may move the manager, which starts the monitor itself.
+    let runtime = shared.runtime();
     let mut monitor = shared.monitor.lock().unwrap_or_else(PoisonError::into_inner);
     if monitor.as_ref().is_some_and(|running| !running.is_finished()) || shared.tracker.is_closed() {
         return;
     }
     let weak = Arc::downgrade(shared);
     let interval = shared.settings.monitor_interval;
-    let handle = shared.runtime().handle.spawn(async move {
+    let handle = runtime.handle.spawn(async move {
         loop {
             // Held for the sweep alone: the monitor keeps no manager alive.
             let Some(shared) = weak.upgrade() else { return };

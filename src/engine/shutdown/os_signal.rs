@@ -9,9 +9,7 @@ use std::{
 
 use tokio::runtime::Handle;
 
-use crate::contract::SCOPE;
-#[cfg(unix)]
-use crate::run::catch;
+use crate::{contract::SCOPE, run::catch};
 
 /// Listens for SIGINT (Ctrl-C) and, on Unix, SIGTERM, from this call on: a signal that comes before the answer is awaited
 /// is not lost. Completes on the first.
@@ -64,7 +62,9 @@ impl Seen {
 impl FurtherSignals {
     fn listen(&mut self) {
         if self.0.is_none() && LISTENS.load(SeqCst) && Handle::try_current().is_ok() {
-            self.0 = Some(ShutdownSignal::listen());
+            // Another runtime of the process may have asked: without I/O there is nothing to listen with, and nobody to tell.
+            let none = |_| ShutdownSignal { signals: Vec::new() };
+            self.0 = Some(catch(true, ShutdownSignal::listen).unwrap_or_else(none));
         }
     }
 

@@ -669,13 +669,7 @@ impl Tracker {
                 positions.push(position);
             }
         };
-        self.visit_drivers(|supervised| {
-            if supervised.place.is_asking() {
-                // It is not waited for; what it owns is, as if nobody owned it.
-                supervised.place.owned.close();
-            }
-            there_is(of_driver(supervised));
-        });
+        self.visit_drivers(|supervised| there_is(of_driver(supervised)));
         positions.sort_unstable();
         positions.dedup();
         let waited = |position: &Position| Waited { position: *position, left: AtomicUsize::new(0) };
@@ -684,6 +678,13 @@ impl Tracker {
         let _ = self.plan.set(plan);
         // No driver has come since; who has left is not counted.
         let rank_of = |position: Position| positions.binary_search(&position).ok();
+        // One that has begun to wait for the shutdown is not waited for; what it owns is, as if nobody owned it. After the plan is set:
+        // one that begins later sees to that itself.
+        self.visit_drivers(|supervised| {
+            if supervised.place.is_asking() {
+                supervised.place.owned.close();
+            }
+        });
         self.plan_runs();
         self.visit_drivers(|supervised| {
             let place = &supervised.place;
@@ -697,15 +698,15 @@ impl Tracker {
         });
     }
 
-    /// Gives a position to the runs that have none, unless their owner waits for them. Called when the plan is made, and again when
-    /// admission is closed to what no task owns.
+    /// Gives a position to the runs that have none, unless their owner waits for them: it does not if it waits for the shutdown, or
+    /// has left without them. Called when the plan is made, and again when admission is closed to what no task owns.
     pub(crate) fn plan_runs(&self) {
         let stage_of_rank = |waited: &Waited| waited.position;
         self.visit(|member| {
             let is_owned = member
                 .owner
                 .as_ref()
-                .is_some_and(|owner| owner.task().is_none_or(|task| !task.place.is_asking()));
+                .is_some_and(|owner| owner.task().is_none_or(|task| !task.place.is_out()));
             if member.rank.is_none() && !is_owned {
                 let position = (usize::from(member.stage), 0);
                 let rank = self.waited_for().binary_search_by_key(&position, stage_of_rank).ok();
@@ -811,12 +812,7 @@ impl Tracker {
     /// A task has begun to wait for the shutdown, which therefore waits for what the task owns itself, and asks it.
     fn adopt(&self, owner: &Arc<Supervised>) {
         owner.place.owned.close();
-        self.visit(|member| {
-            if member.rank.is_none() && member.owner.as_ref().is_some_and(|held| held.is(owner)) {
-                member.rank = owner.place.rank().and_then(|rank| u32::try_from(rank).ok());
-                member.rank().filter(|_| !member.asking).into_iter().for_each(|rank| self.count(rank));
-            }
-        });
+        self.plan_runs();
         self.ask_owned(owner).tokens.iter().for_each(CancellationToken::cancel);
     }
 
@@ -824,6 +820,9 @@ impl Tracker {
     pub(crate) fn ask_owned(&self, owner: &Supervised) -> Asked {
         owner.place.owned.ask();
         let mut asked = Asked::default();
+        if owner.place.owned.is_empty() {
+            return asked;
+        }
         self.visit(|member| {
             if !member.asking && member.owner.as_ref().is_some_and(|held| held.is(owner)) {
                 asked.tokens.extend(member.run.token.clone());

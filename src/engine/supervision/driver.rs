@@ -403,16 +403,18 @@ impl Core {
                 {
                     return Poll::Ready(Step::Await(Some(RestartReason::Group)));
                 }
+                Poll::Ready(Signal::Look)
+                    if self.is_tried_again() && self.shared.stays_down(&self.supervised) =>
+                {
+                    self.retry_no_more();
+                    return Poll::Ready(self.stopped(TaskState::Stopped));
+                }
                 Poll::Ready(Signal::Look) => {}
                 Poll::Pending => {
                     let retry_at = self.before.as_ref().and_then(|before| before.retry_at);
                     let Some(retry_at) = retry_at else { return Poll::Pending };
                     ready!(self.timer.poll(retry_at, cx));
                     self.retry_no_more();
-                    if self.shared.stays_down(&self.supervised) {
-                        return Poll::Ready(self.stopped(TaskState::Stopped));
-                    }
-                    self.catch_up_with_group();
                     return Poll::Ready(Step::Await(Some(RestartReason::Retry)));
                 }
             }
@@ -428,8 +430,7 @@ impl Core {
         }
         self.before().retry_at = Some(later(Instant::now(), interval));
         self.has_failed(Failed::Retrying);
-        let wall = self.shared.settings.wall_clock.now().checked_add(interval);
-        self.supervised.set_next_retry(wall);
+        self.supervised.set_next_retry(self.supervised.wall_clock().checked_add(interval));
         Some(interval)
     }
 
@@ -489,7 +490,7 @@ impl Core {
             }
             Order::Pause if state == TaskState::Waiting => Some(self.paused()),
             // It would begin again by itself.
-            Order::Stop { .. } if self.is_tried_again() => Some(self.stopped(TaskState::Stopped)),
+            Order::Stop { .. } if self.is_tried_again() => Some(stop_at_rest(order)),
             Order::Pause if self.is_tried_again() => Some(self.paused()),
             Order::Start | Order::Stalled { .. } | Order::Stop { .. } | Order::Pause | Order::Resume => None,
             Order::Leave { .. } | Order::Kill => Some(self.leave_idle(order)),
@@ -1100,11 +1101,12 @@ impl Drop for Driver {
             self.core.note(ShutdownOutcome::Aborted);
             supervised.runtime_gone();
         }
-        let was_alive = is_alive(supervised.state());
+        let is_tried_again = self.core.is_tried_again();
+        let was_alive = is_alive(supervised.state()) || is_tried_again;
         if was_alive {
             supervised.set_state(TaskState::Stopped);
         }
-        if self.core.is_tried_again() {
+        if is_tried_again {
             supervised.set_next_retry(None);
         }
         if supervised.is_to_unregister() {

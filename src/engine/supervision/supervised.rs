@@ -251,14 +251,19 @@ impl Supervised {
     /// Sets the state, and shows it under its name as long as the name is its own. Called by the driver alone.
     pub(crate) fn set_state(&self, state: TaskState) {
         self.state.store(state as u8, SeqCst);
-        // The clock may be the user's: read before the lock is taken, and its panic must not end the driver.
-        let shared = self.manager.upgrade();
-        let now = shared.and_then(|shared| catch(false, || shared.settings.wall_clock.now()).ok());
-        let now = now.unwrap_or_else(SystemTime::now);
+        // Before the lock is taken: the clock may be the user's.
+        let now = self.wall_clock();
         let owns_name = self.owns_name.lock().unwrap_or_else(PoisonError::into_inner);
         if *owns_name {
             self.task.cell.set_state(Some(state), now);
         }
+    }
+
+    /// Reads the manager's wall clock, or the system's if that panics: it may be the user's, and must not end the driver.
+    pub(crate) fn wall_clock(&self) -> SystemTime {
+        let shared = self.manager.upgrade();
+        let now = shared.and_then(|shared| catch(false, || shared.settings.wall_clock.now()).ok());
+        now.unwrap_or_else(SystemTime::now)
     }
 
     pub(crate) fn state(&self) -> TaskState {
@@ -317,7 +322,10 @@ impl Supervised {
 
     /// The task has failed: the next iteration that succeeds shows that it has recovered. Called by the driver alone.
     pub(crate) fn await_success(&self) {
-        self.seldom().awaits_success.store(true, SeqCst);
+        let seldom = self.seldom();
+        // One that came with the end of a life came before the failure.
+        seldom.succeeded.store(false, SeqCst);
+        seldom.awaits_success.store(true, SeqCst);
     }
 
     /// An iteration of a loop has succeeded. Costs a load unless the task had failed.
