@@ -480,7 +480,9 @@ async fn owned_work_that_outlived_its_owner_is_waited_for() {
         sleep(millis(1)).await;
     }
     let (end, ended) = std::sync::mpsc::channel::<()>();
-    drop(of(&context).task("owned").spawn_blocking(move |_| drop(ended.recv())));
+    drop(of(&context).task("owned").spawn_blocking(move |_| {
+        let _ = ended.recv();
+    }));
     tasks.unregister("http").await.expect("registered");
     let shutdown = tokio::spawn(async move { tasks.shutdown().await });
     sleep(millis(100)).await;

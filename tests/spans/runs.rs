@@ -12,7 +12,8 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::logs::{InMemoryLogExporter, SdkLoggerProvider};
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, TaskCategory, TaskLoop, TaskManager, TaskPriority, snapshot::TaskState,
+    Backoff, CriticalTaskConfig, TaskCategory, TaskLoop, TaskManager, TaskPriority, schedule::OnError,
+    snapshot::TaskState,
 };
 use tracing::{Dispatch, info_span};
 use tracing_subscriber::prelude::*;
@@ -192,7 +193,8 @@ fn the_first_iteration_after_a_restart_is_linked_to_the_one_that_failed() {
         let tasks = TaskManager::new();
         let body = TaskLoop::every(Duration::from_secs(10), |ctx| async move {
             if ctx.generation() == 1 { Err("down") } else { Ok(()) }
-        });
+        })
+        .on_error(|_| async { OnError::End });
         let config = CriticalTaskConfig::from_loop("ticker", body);
         tasks.register(config.backoff(Backoff::constant(Duration::from_secs(1)))).expect("registered");
         tasks.start();
