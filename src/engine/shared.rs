@@ -226,9 +226,8 @@ impl Shared {
         let live = task.map_or_else(read::Live::default, Supervised::live);
         let health = read::health(vitals, live, &self.settings.thresholds, self.tracker.is_closed())
             .of_draining(self.is_draining());
-        let unhealthy_since = task.and_then(|task| {
-            task.note_status(health.status, || health.noticed(task.wall_clock()))
-        });
+        let unhealthy_since =
+            task.and_then(|task| task.note_status(health.status, || health.noticed(task.wall_clock())));
         TaskHealth { unhealthy_since, ..health }
     }
 

@@ -970,7 +970,11 @@ impl Tracker {
                     asking.push(task.identity.name.clone());
                 } else {
                     let position = self.position(place.rank(), stage_of_task(driver));
-                    notes.push(Note { task: task.clone(), position, outcome: LEAKED, after });
+                    // One whose life is over waits for work of its own that leaked.
+                    let outlives = !driver.is_up() && place.owned.is_closed() && !place.owned.is_empty();
+                    let ended = || place.outcome().unwrap_or_else(|| self.by_itself(place.rank()));
+                    let outcome = if outlives { ended() } else { LEAKED };
+                    notes.push(Note { task: task.clone(), position, outcome, after });
                 }
             }
         }
