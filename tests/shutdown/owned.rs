@@ -480,7 +480,7 @@ async fn owned_work_that_outlived_its_owner_is_waited_for() {
         sleep(millis(1)).await;
     }
     let (end, ended) = std::sync::mpsc::channel::<()>();
-    drop(of(&context).task("owned").spawn_blocking(move |_| drop(ended.recv())));
+    drop(of(&context).task("owned").spawn_blocking(move |_| ended.recv()));
     tasks.unregister("http").await.expect("registered");
     let shutdown = tokio::spawn(async move { tasks.shutdown().await });
     sleep(millis(100)).await;
@@ -549,7 +549,7 @@ async fn owned_work_that_leaks_is_reported_without_its_owner() {
         sleep(millis(1)).await;
     }
     let (end, ended) = std::sync::mpsc::channel::<()>();
-    drop(of(&context).task("owned").spawn_blocking(move |_| drop(ended.recv())));
+    drop(of(&context).task("owned").spawn_blocking(move |_| ended.recv()));
     let report = tasks.shutdown().await;
     drop(end);
     let expected = [("http", None, ShutdownOutcome::Late), ("owned", Some("http"), ShutdownOutcome::Leaked)];
