@@ -91,3 +91,26 @@ async fn shutdown_now_holds_nothing() {
     let report = tasks.shutdown_now().await;
     assert!(report.duration < secs(1) && alive.now() == 0, "{report}");
 }
+
+/// Seen to fail: the gateway was asked when the share of the databases was over.
+#[tokio::test(start_paused = true)]
+async fn a_stage_of_which_only_held_tasks_are_left_holds_up_no_other() {
+    let log = Log::new();
+    let tasks = manager(
+        [
+            asked("db1", 0, &log),
+            asked("db2", 1, &log),
+            asked("slow", 40, &log).depends_on("db1").shutdown_grace(secs(50)),
+            asked("quick", 0, &log).depends_on("db2"),
+            asked("gateway", 0, &log).category(TaskCategory::Gateway),
+        ],
+        60,
+    );
+    settle().await;
+    let report = tasks.shutdown().await;
+    let lines = log.lines();
+    let lines: Vec<_> = lines.iter().map(|(name, at)| (&**name, *at)).collect();
+    // Until then the stage of the workers had its share.
+    let expected = [("slow", 0), ("quick", 0), ("db2", 20), ("gateway", 21), ("db1", 40)];
+    assert_eq!(lines, expected, "{report}");
+}

@@ -539,3 +539,21 @@ async fn a_stop_of_a_task_that_waits_for_its_next_try_waits_for_owned_work() {
     assert_eq!(tasks.snapshot("t").expect("known").next_retry, None);
     assert!(tasks.shutdown().await.is_clean());
 }
+
+/// Seen to fail: the owner was reported as leaked too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn owned_work_that_leaks_is_reported_without_its_owner() {
+    let (config, context) = server("http");
+    let tasks = TaskManager::builder().shutdown_deadline(millis(500)).build().expect("valid");
+    tasks.register(config).expect("valid");
+    tasks.start();
+    while context.lock().unwrap().is_none() {
+        sleep(millis(1)).await;
+    }
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    drop(of(&context).task("owned").spawn_blocking(move |_| ended.recv()));
+    let report = tasks.shutdown().await;
+    drop(end);
+    let expected = [("http", None, ShutdownOutcome::Late), ("owned", Some("http"), ShutdownOutcome::Leaked)];
+    assert_eq!(lines(&report), expected, "{report}");
+}

@@ -37,7 +37,7 @@ use crate::{
         shutdown::{
             drain::RUNTIMES_TURN,
             topology::Position,
-            tracker::{Admission, Asked, INTAKE_STAGE, Rank, stage_of_task},
+            tracker::{Admission, Asked, INTAKE_STAGE, Rank, Tracker, stage_of_task},
         },
     },
     policy::ShutdownOutcome,
@@ -117,6 +117,12 @@ impl State {
     fn is_held(&self, task: &Supervised) -> bool {
         let dependents = self.dependents.get(&task.place.id()).into_iter().flatten();
         dependents.into_iter().any(|dependent| !dependent.place.is_out())
+    }
+
+    /// Whether those at a position are gone, or stay for their dependents: nothing is gained by waiting for them.
+    fn is_over(&self, tracker: &Tracker, rank: Rank) -> bool {
+        let held = self.held.iter().filter(|task| task.place.is_waited_for_at(rank)).count();
+        tracker.left_at(rank) <= held
     }
 
     /// The held tasks whose dependents are gone.
@@ -435,12 +441,9 @@ impl Sequence {
                         asked.drivers.into_iter().partition(|task| state.is_held(task));
                     asked.drivers = drivers;
                     if !held.is_empty() {
-                        tracker.hold();
+                        tracker.hold(rank, held.len());
                     }
-                    // Where nobody can be asked, nothing is gained by waiting.
-                    let all_held = tracker.left_at(rank) <= held.len();
-                    state.phase =
-                        if all_held { Phase::Asking(rank + 1) } else { Phase::Waiting(rank, now + share) };
+                    state.phase = Phase::Waiting(rank, now + share);
                     state.held.extend(held);
                     state.graces.extend(asked.graces.iter().map(|grace| (later(now, *grace), rank, *grace)));
                     state.graces.sort_unstable();
@@ -449,7 +452,7 @@ impl Sequence {
                     continue;
                 }
                 Phase::Waiting(rank, until) => {
-                    if tracker.is_emptied(Some(rank)) || now >= until.min(state.abort_at) {
+                    if state.is_over(tracker, rank) || now >= until.min(state.abort_at) {
                         state.phase = Phase::Asking(rank + 1);
                         continue;
                     }
@@ -564,17 +567,19 @@ impl Sequence {
 
     /// Whether [`Sequence::advance`] would do anything.
     fn is_due(&self, shared: &Shared, now: Instant) -> bool {
-        let (phase, abort_at, grace, released) = {
+        let (phase, abort_at, grace, released, is_over) = {
             let state = self.state();
             let released = state.held.iter().any(|task| !state.is_held(task));
-            (state.phase, state.abort_at, state.graces.first().map(|(over, ..)| *over), released)
+            let is_over = match state.phase {
+                Phase::Waiting(rank, _) => state.is_over(&shared.tracker, rank),
+                _ => false,
+            };
+            (state.phase, state.abort_at, state.graces.first().map(|(over, ..)| *over), released, is_over)
         };
         let due = match phase {
             Phase::Beginning => false,
             Phase::Asking(_) | Phase::Done => true,
-            Phase::Waiting(rank, until) => {
-                now >= until.min(abort_at) || shared.tracker.is_emptied(Some(rank))
-            }
+            Phase::Waiting(_, until) => is_over || now >= until.min(abort_at),
             Phase::Asked => now >= abort_at || shared.tracker.is_emptied(None),
             Phase::LastAsked(until) | Phase::Dropped(until) => {
                 now >= until || shared.tracker.is_emptied(None)

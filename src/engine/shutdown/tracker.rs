@@ -224,6 +224,8 @@ struct Plan {
 struct Waited {
     position: Position,
     left: AtomicUsize,
+    /// How many of them were held up by their dependents at first: if no more are left, there may be nothing to wait for.
+    held: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -262,6 +264,11 @@ impl DriverPlace {
 
     fn rank(&self) -> Option<Rank> {
         self.rank.load(Ordering::Relaxed).checked_sub(1).map(|rank| rank as usize)
+    }
+
+    /// Whether the shutdown waits for the task at this position.
+    pub(crate) fn is_waited_for_at(&self, rank: Rank) -> bool {
+        self.rank() == Some(rank) && !self.is_out()
     }
 
     /// Whether nobody waits for the task: its driver has left, or it waits for the shutdown itself.
@@ -518,11 +525,14 @@ impl Tracker {
         }
     }
 
-    /// Answers whether nothing is waited for there any more.
+    /// Returns whether nothing is waited for there any more, unless it is held up.
     fn uncount(&self, rank: Option<Rank>) -> bool {
         let waited = rank.and_then(|rank| self.waited_for().get(rank));
-        // Release: pairs with the Acquire loads of whoever asks whether a position is empty, who then sees it left.
-        waited.is_some_and(|waited| waited.left.fetch_sub(1, Ordering::Release) == 1)
+        // Release: pairs with the Acquire loads of whoever asks whether a position is empty, who then sees it left. SeqCst: either
+        // we find what is held, or the shutdown finds what is left.
+        waited.is_some_and(|waited| {
+            waited.left.fetch_sub(1, Ordering::SeqCst) <= 1 + waited.held.load(Ordering::SeqCst)
+        })
     }
 
     /// Whether a run would be admitted now, if nothing changes.
@@ -672,7 +682,11 @@ impl Tracker {
         self.visit_drivers(|supervised| there_is(of_driver(supervised)));
         positions.sort_unstable();
         positions.dedup();
-        let waited = |position: &Position| Waited { position: *position, left: AtomicUsize::new(0) };
+        let waited = |position: &Position| Waited {
+            position: *position,
+            left: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+        };
         let plan = Plan { began, waited_for: positions.iter().map(waited).collect() };
         // Set once, by the one shutdown.
         let _ = self.plan.set(plan);
@@ -723,13 +737,17 @@ impl Tracker {
 
     /// How many are waited for at a position.
     pub(crate) fn left_at(&self, rank: Rank) -> usize {
-        // Acquire: as in `is_emptied`.
-        self.waited_for().get(rank).map_or(0, |waited| waited.left.load(Ordering::Acquire))
+        // SeqCst: as in `uncount`.
+        self.waited_for().get(rank).map_or(0, |waited| waited.left.load(Ordering::SeqCst))
     }
 
-    /// From now on each leaving of a task with links completes [`Tracker::next_leaving`]: tasks are held up by their dependents.
-    pub(crate) fn hold(&self) {
+    /// So many tasks at a position are held up by their dependents. From now on each leaving of a task with links completes
+    /// [`Tracker::next_leaving`], and so does the last leaving there of one that is not held up.
+    pub(crate) fn hold(&self, rank: Rank, held: usize) {
         self.holds.store(true, Ordering::SeqCst);
+        if let Some(waited) = self.waited_for().get(rank) {
+            waited.held.fetch_add(held, Ordering::SeqCst);
+        }
     }
 
     /// The first position from `from` on in which something is waited for, and in how many there is.
@@ -970,7 +988,11 @@ impl Tracker {
                     asking.push(task.identity.name.clone());
                 } else {
                     let position = self.position(place.rank(), stage_of_task(driver));
-                    notes.push(Note { task: task.clone(), position, outcome: LEAKED, after });
+                    // One whose life is over waits for work of its own that leaked.
+                    let outlives = !driver.is_up() && place.owned.is_closed() && !place.owned.is_empty();
+                    let ended = || place.outcome().unwrap_or_else(|| self.by_itself(place.rank()));
+                    let outcome = if outlives { ended() } else { LEAKED };
+                    notes.push(Note { task: task.clone(), position, outcome, after });
                 }
             }
         }
