@@ -297,6 +297,7 @@ impl Running {
     }
 
     /// Polls the user's future; once it is done, tells its exit and drops it, all inside the run.
+    #[inline]
     fn poll_future<F: Future>(
         &mut self,
         future: &mut Pin<&mut Option<F>>,
