@@ -457,7 +457,9 @@ fn a_manager_whose_runtime_goes_while_it_starts_moves_to_that_of_its_caller() {
     let tasks = first.block_on(async { TaskManager::new() });
     let first = Mutex::new(Some(first));
     drop(tasks.register_component("c", move || {
-        drop(first.lock().unwrap().take().map(Runtime::shutdown_background));
+        if let Some(first) = first.lock().unwrap().take() {
+            first.shutdown_background();
+        }
         Vec::new()
     }));
     let (tells, told) = std::sync::mpsc::channel();
