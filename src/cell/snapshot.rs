@@ -146,7 +146,7 @@ pub struct TaskSnapshot {
     pub next_retry: Option<SystemTime>,
     /// The last error.
     pub last_error: Option<LastError>,
-    /// Errors in the last hour.
+    /// Errors in the last hour, since the task last recovered.
     pub errors_last_hour: u64,
     /// Restarts in the last hour that nobody asked for, since the last restart by hand that forgave the earlier ones.
     pub restarts_last_hour: u64,

@@ -249,6 +249,14 @@ impl TaskCell {
         }
     }
 
+    /// Forgets what led to a failure that is over, the errors of the last hour too: health is about what comes now.
+    pub(crate) fn recovered(&self) {
+        self.forgive_restarts();
+        if let Some(errors) = self.figures.get().and_then(|figures| figures.errors_last_hour.get()) {
+            errors.clear();
+        }
+    }
+
     /// Counts the failure that has just ended a long run as the first in a row: such a run would succeed only by ending.
     pub(crate) fn failed_after_long(&self) {
         if let Some(figures) = self.figures.get() {

@@ -40,6 +40,10 @@ impl HourWindow {
         });
     }
 
+    pub(crate) fn clear(&self) {
+        self.buckets.iter().for_each(|bucket| bucket.store(0, Ordering::Relaxed));
+    }
+
     pub(crate) fn sum(&self, now: Duration) -> u64 {
         let minute = minute(now);
         self.buckets

@@ -304,7 +304,7 @@ pub(crate) fn last_handle_dropped(names: &[&str]) {
     with_trace(None, || {
         tracing::event!(
             name: record::MANAGER_DROPPED, target: SCOPE, parent: None, Level::WARN,
-            "the last handle of the task manager was dropped: an ordered shutdown begins of {tasks}. Keep a handle, \
+            "the last handle of the task manager was dropped: an ordered shutdown of {tasks} begins. Keep a handle, \
              and await `shutdown` or `run_until`",
         );
     });

@@ -35,7 +35,7 @@ pub(crate) use roster::{Registration, each_name};
 pub(crate) use settings::{DEFAULT_SPAN_PREFIX, DEFAULT_WALL_CLOCK_STEP, Settings, WallClock};
 pub(crate) use shared::{Reserved, Shared};
 pub(crate) use shutdown::{
-    Awaited, abort_shutdown, begin_shutdown, further_signals, run_shutdown, run_shutdown_after,
+    Awaited, WaitEnded, abort_shutdown, begin_shutdown, further_signals, run_shutdown, run_shutdown_after,
 };
 pub use shutdown::{
     LastResort, ShutdownCause, ShutdownEntry, ShutdownReport, ShutdownSignal, shutdown_signal,
@@ -48,8 +48,10 @@ pub(crate) use supervision::{
     erase, error_type_of, is_current, until_gone,
 };
 
+/// The longest duration that is added to a time: about thirty years.
+const FAR_AWAY: std::time::Duration = std::time::Duration::from_secs(30 * 365 * 86_400);
+
 /// `at + by`; far away where the clock cannot tell that far: no duration that a user gives makes us panic.
 fn later(at: tokio::time::Instant, by: std::time::Duration) -> tokio::time::Instant {
-    const FAR_AWAY: std::time::Duration = std::time::Duration::from_secs(30 * 365 * 86_400);
     at + by.min(FAR_AWAY)
 }

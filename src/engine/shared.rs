@@ -26,7 +26,7 @@ use crate::{
             drain::Drain,
             sequence::{Positions, Sequence},
             topology,
-            tracker::{Admission, Tracker, category_place, stage_of_task},
+            tracker::{Admission, INTAKE_STAGE, Tracker, category_place, stage_of_task},
         },
         spawn::polled::Polled,
         supervision::{
@@ -366,8 +366,9 @@ impl Shared {
         }
         // Those that are linked to nothing themselves may be rested on.
         tasks.extend(self.tracker.drivers(|task| task.links.is_empty()));
-        let stages: Vec<_> = tasks.iter().map(|task| stage_of_task(task)).collect();
+        let mut stages: Vec<_> = tasks.iter().map(|task| stage_of_task(task)).collect();
         let dependencies = self.dependencies(&tasks);
+        topology::pull_forward(&mut stages, &dependencies, INTAKE_STAGE);
         let put_off = topology::positions(&stages, &dependencies);
         let put_off = tasks.iter().map(Arc::as_ptr).zip(put_off).collect();
         let mut dependents: HashMap<_, Vec<_>> = HashMap::new();

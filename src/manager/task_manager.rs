@@ -676,12 +676,15 @@ impl TaskManager {
             let _awaited = engine::Awaited::new(self.shared());
             let mut begun = self.shared().begun.subscribe();
             tokio::select! {
-                () = signals.beside(end) => true,
-                _ = begun.wait_for(|begun| *begun) => false,
+                ended = signals.beside(end) => Some(ended),
+                _ = begun.wait_for(|begun| *begun) => None,
             }
         };
         let was_sigterm = signals.take_seen().is_sigterm_alone();
-        let drain = if ended && was_sigterm { self.shared().settings.drain } else { Duration::ZERO };
+        let drain = match ended {
+            Some(engine::WaitEnded::Itself) if was_sigterm => self.shared().settings.drain,
+            _ => Duration::ZERO,
+        };
         let mut report = pin!(engine::run_shutdown_after(self.shared(), drain));
         loop {
             tokio::select! {

@@ -44,6 +44,8 @@ pub enum TaskError {
     Panicked(Panic),
     /// It passed this time limit and was dropped.
     TimedOut(Duration),
+    /// It was never run: the operating system refused the thread that blocking work needs.
+    NoThread,
     /// It was dropped before it finished: by its handle, by the shutdown, or with its runtime.
     Cancelled,
 }
@@ -54,6 +56,7 @@ impl std::fmt::Display for TaskError {
             Self::ShuttingDown => f.write_str("the manager is shutting down, so the task was not run"),
             Self::Panicked(panic) => write!(f, "the task {}", Exit::Panic(panic.clone()).message()),
             Self::TimedOut(limit) => write!(f, "the task passed its time limit of {limit:?}"),
+            Self::NoThread => f.write_str("the operating system refused a thread, so the task was not run"),
             Self::Cancelled => f.write_str("the task was dropped before it finished"),
         }
     }

@@ -12,5 +12,5 @@ mod slot;
 mod thread;
 
 pub(crate) use scan::BlockedPoll;
-pub(crate) use slot::{MemberId, manager_of, member_id, polled_here, polling, seen_for};
+pub(crate) use slot::{MemberId, block_for, manager_of, member_id, polled_here, polling, seen_for};
 pub(crate) use thread::{Tick, Watched, last_tick, next_number, tick_at, watch};

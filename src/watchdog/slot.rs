@@ -221,9 +221,23 @@ fn take_slot() -> Option<&'static Slot> {
     Some(slot)
 }
 
-/// The member being polled on this thread (the innermost), if any.
+/// The member being polled on this thread (the innermost), or that blocks it, if any.
 pub(crate) fn polled_here() -> Option<MemberId> {
-    HERE.try_with(Cell::get).ok().flatten().and_then(Slot::here)
+    let polled = HERE.try_with(Cell::get).ok().flatten().and_then(Slot::here);
+    polled.or_else(|| BLOCKING.try_with(Cell::get).ok().flatten())
+}
+
+thread_local! {
+    /// The member whose blocking work runs on this thread. It is to block, so the watchdog does not watch it.
+    static BLOCKING: Cell<Option<MemberId>> = const { Cell::new(None) };
+}
+
+/// Does the blocking work of a member. `work` must not unwind.
+pub(crate) fn block_for<R>(member: MemberId, work: impl FnOnce() -> R) -> R {
+    BLOCKING.set(Some(member));
+    let result = work();
+    BLOCKING.set(None);
+    result
 }
 
 /// For how long the watchdog has seen the poll that goes on on this thread: short of its time by at most a tick. `None` where

@@ -5,6 +5,7 @@ mod support;
 
 mod dependencies;
 mod drain;
+mod intake;
 mod manager;
 mod owned;
 mod report;

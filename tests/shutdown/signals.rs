@@ -19,6 +19,10 @@ use crate::support::{
 const DIRECTLY: &str = "directly";
 const INSIDE: &str = "inside a future of its own";
 const PRE_STOP: &str = "while a hook drains";
+/// A task takes the signals, and the caller waits for something else.
+const ELSEWHERE: &str = "elsewhere";
+/// The listener is made when the caller waits already.
+const LATER: &str = "later";
 
 fn serve(role: &str) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -46,6 +50,27 @@ fn serve(role: &str) {
                 let hook = tasks.clone();
                 tokio::spawn(async move { hook.shutdown_after(secs(30)).await });
                 tasks.run_until(begun(shutdown_signal())).await
+            }
+            ELSEWHERE => {
+                let taken = CriticalTaskConfig::new("taken", |ctx: TaskContext| async move {
+                    while !ctx.is_cancelled() {
+                        tokio::select! {
+                            () = ctx.cancelled() => {}
+                            () = begun(shutdown_signal()) => println!("taken"),
+                        }
+                    }
+                });
+                tasks.register(taken).expect("valid");
+                tasks.run_until(std::future::pending::<()>()).await
+            }
+            LATER => {
+                let (tells, told) = tokio::sync::oneshot::channel();
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    begun(shutdown_signal()).await;
+                    let _ = tells.send(());
+                });
+                tasks.run_until(told).await
             }
             _ => tasks.run_until(begun(shutdown_signal())).await,
         };
@@ -78,10 +103,12 @@ impl Child {
     }
 
     fn wait_for(&mut self, said: &str) {
-        let mut line = String::new();
+        let (mut line, mut all) = (String::new(), String::new());
         while !line.contains(said) {
             line.clear();
-            assert!(self.output.read_line(&mut line).expect("text") > 0, "ended without {said:?}");
+            let read = self.output.read_line(&mut line).expect("text");
+            assert!(read > 0, "ended without {said:?}, {:?}: {all}", self.process.wait());
+            all += &line;
         }
     }
 
@@ -149,4 +176,41 @@ fn each_signal_goes_one_step_on() {
     let (drained, took) = child.report();
     assert!(drained >= 200 && took < 15_000, "{drained} of {took}");
     assert!(began.elapsed() < secs(100), "{:?}", began.elapsed());
+}
+
+/// Fails if `run_until` looks for a listener only when it begins.
+#[test]
+fn a_listener_that_is_made_later_leads_to_the_drain_too() {
+    if let Some(role) = role() {
+        return serve(&role);
+    }
+    let mut child = Child::of("signals::a_listener_that_is_made_later_leads_to_the_drain_too", LATER);
+    child.wait_for("serving");
+    std::thread::sleep(Duration::from_millis(200));
+    for said in ["draining", "asked"] {
+        child.signal("TERM");
+        child.wait_for(said);
+    }
+    child.signal("TERM");
+    let (drained, took) = child.report();
+    assert!(drained > 0 && took < 15_000, "{drained} of {took}");
+}
+
+/// Fails if signals that something else takes do nothing, however often they come.
+#[test]
+fn a_second_signal_begins_the_shutdown_whoever_takes_the_first() {
+    if let Some(role) = role() {
+        return serve(&role);
+    }
+    let test = "signals::a_second_signal_begins_the_shutdown_whoever_takes_the_first";
+    let mut child = Child::of(test, ELSEWHERE);
+    child.wait_for("serving");
+    std::thread::sleep(Duration::from_millis(200));
+    child.signal("TERM");
+    child.wait_for("taken");
+    child.signal("TERM");
+    child.wait_for("asked");
+    child.signal("TERM");
+    let (drained, took) = child.report();
+    assert!(drained == 0 && took < 15_000, "{drained} of {took}");
 }

@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use otel_tasks::{TaskError, TaskManager, policy::ExitKind, shutdown::ShutdownOutcome};
+use otel_tasks::{
+    CriticalTaskConfig, TaskContext, TaskError, TaskManager, policy::ExitKind, shutdown::ShutdownOutcome,
+};
 use tokio::task::LocalSet;
 
 use crate::support::{eventually, millis, secs};
@@ -106,4 +108,65 @@ async fn a_local_task_that_is_deaf_is_dropped_at_shutdown() {
     });
     let report = report.await;
     assert_eq!(report.count(ShutdownOutcome::Aborted), 1, "{report}");
+}
+
+/// Fails if a thread that cannot be started is a panic, or leaves a run behind that the shutdown waits for.
+#[test]
+fn blocking_work_that_gets_no_thread_is_an_error_and_nothing_is_left_of_it() {
+    // No address space has room for such a stack.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_stack_size(1 << 46)
+        .build()
+        .expect("a runtime without further threads");
+    runtime.block_on(async {
+        let tasks = TaskManager::new();
+        let refused = tasks.spawn_blocking("refused", |_| {});
+        assert_eq!(refused.await, Err(TaskError::NoThread));
+        let began = Instant::now();
+        let report = tasks.shutdown().await;
+        assert!(report.is_clean() && began.elapsed() < secs(10), "{report}");
+        assert_eq!(tasks.snapshot("refused").map_or(0, |task| task.active), 0);
+    });
+}
+
+/// Fails if blocking work is not recognised as the task that it belongs to: both would wait for each other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_may_be_replaced_and_unregistered_by_its_own_blocking_work() {
+    for replaces in [true, false] {
+        let tasks = TaskManager::new();
+        let weak = tasks.downgrade();
+        let config = CriticalTaskConfig::new("x", move |ctx: TaskContext| {
+            let weak = weak.clone();
+            async move {
+                let first = ctx.generation() == 1;
+                drop(ctx.task("own").spawn_blocking(move |_| {
+                    let Some(tasks) = weak.upgrade().filter(|_| first) else { return };
+                    let call = async {
+                        if replaces {
+                            let other = CriticalTaskConfig::new("x", |ctx: TaskContext| async move {
+                                ctx.cancelled().await;
+                            });
+                            tasks.replace(other).await.expect("replaced");
+                        } else {
+                            tasks.unregister("x").await.expect("registered");
+                        }
+                    };
+                    tokio::runtime::Handle::current().block_on(call);
+                }));
+                ctx.cancelled().await;
+            }
+        });
+        let began = Instant::now();
+        tasks.register(config.shutdown_grace(secs(30))).expect("valid");
+        tasks.start();
+        let is_done = || {
+            tasks.task_names().is_empty() != replaces
+                && tasks.snapshot("own").is_some_and(|own| own.total_runs() > 0)
+        };
+        while !is_done() {
+            assert!(began.elapsed() < secs(20), "it waits for itself");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 }

@@ -201,8 +201,11 @@ async fn after_too_many_failures_a_task_is_tried_every_five_minutes_and_recovers
     sleep(secs(110)).await;
     assert_eq!(events.count("task.recovered", "t"), 1, "one record at recovery");
     assert_eq!(recoveries(&kinds(&mut told)), 1);
-    // It is forgiven: the next failure leads to a quick restart again.
-    assert_eq!(tasks.snapshot("t").unwrap().restarts_last_hour, 0);
+    // It is forgiven: the next failure leads to a quick restart again, and the outage makes nobody unhealthy.
+    let snapshot = tasks.snapshot("t").unwrap();
+    assert_eq!((snapshot.restarts_last_hour, snapshot.errors_last_hour), (0, 0));
+    assert_eq!(snapshot.total_errors(), 38, "what was counted stays counted");
+    assert_ne!(tasks.task_health("t").unwrap().status, otel_tasks::health::HealthStatus::Unhealthy);
 }
 
 #[tokio::test(start_paused = true)]
@@ -337,6 +340,7 @@ async fn a_retry_interval_of_zero_is_refused_and_the_longest_is_not() {
     let tasks = started(config().give_up(GiveUp::RetryEvery(Duration::MAX)));
     sleep(secs(86_400)).await;
     assert_eq!(state(&tasks, "t"), Some(TaskState::Failed));
+    assert!(tasks.snapshot("t").unwrap().next_retry.is_some() && tasks.health().is_live, "not for good");
     assert!(tasks.shutdown().await.is_clean());
 }
 

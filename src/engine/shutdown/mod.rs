@@ -8,7 +8,7 @@ pub(in crate::engine) mod sequence;
 pub(in crate::engine) mod topology;
 pub(in crate::engine) mod tracker;
 
-pub(crate) use os_signal::further_signals;
+pub(crate) use os_signal::{Ended as WaitEnded, further_signals};
 pub use os_signal::{ShutdownSignal, shutdown_signal};
 pub use report::{LastResort, ShutdownCause, ShutdownEntry, ShutdownReport};
 pub(crate) use sequence::{

@@ -3,11 +3,11 @@
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     task::{Context, Poll, Waker},
 };
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::Notify};
 
 use crate::{contract::SCOPE, run::catch};
 
@@ -24,28 +24,54 @@ use crate::{contract::SCOPE, run::catch};
 #[track_caller]
 pub fn shutdown_signal() -> ShutdownSignal {
     let signal = ShutdownSignal::listen();
-    LISTENS.store(true, SeqCst);
+    if !LISTENS.swap(true, SeqCst) {
+        ASKED.notify_waiters();
+    }
     signal
 }
+
+/// Wakes those that wait for [`LISTENS`].
+static ASKED: Notify = Notify::const_new();
 
 /// Whether this process has asked for signals, and their default action is off.
 static LISTENS: AtomicBool = AtomicBool::new(false);
 
 /// Listens for signals beside the caller's own listener, once the process has asked for signals.
 pub(crate) fn further_signals() -> FurtherSignals {
-    let mut signals = FurtherSignals(None);
+    let mut signals = FurtherSignals { sigterms: SIGTERMS.load(SeqCst), ..FurtherSignals::default() };
     signals.listen();
     signals
 }
 
 /// Listeners beside the caller's own. Without any until the process asks for signals.
-pub(crate) struct FurtherSignals(Option<ShutdownSignal>);
+#[derive(Default)]
+pub(crate) struct FurtherSignals {
+    /// Polled for the first time when the caller's wait is over: only then it surely shows what ended that. One that is polled
+    /// meanwhile may hear of a signal a moment after the caller's.
+    signals: Option<ShutdownSignal>,
+    /// Polled beside the caller's wait.
+    beside: Option<ShutdownSignal>,
+    /// [`SIGTERMS`] when the wait began.
+    sigterms: usize,
+}
+
+/// How many [`ShutdownSignal`]s have completed with a SIGTERM. One that completes before we listen, too, shows here.
+static SIGTERMS: AtomicUsize = AtomicUsize::new(0);
 
 /// The signals that have come, each kind once.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seen {
     interrupt: bool,
     terminate: bool,
+}
+
+/// Why a wait beside signals is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// What was waited for has ended.
+    Itself,
+    /// A second signal came.
+    BySignals,
 }
 
 impl Seen {
@@ -61,34 +87,60 @@ impl Seen {
 
 impl FurtherSignals {
     fn listen(&mut self) {
-        if self.0.is_none() && LISTENS.load(SeqCst) && Handle::try_current().is_ok() {
+        if self.signals.is_none() && LISTENS.load(SeqCst) && Handle::try_current().is_ok() {
             // Another runtime of the process may have asked: without I/O there is nothing to listen with, and nobody to tell.
             let none = |_| ShutdownSignal { signals: Vec::new() };
-            self.0 = Some(catch(true, ShutdownSignal::listen).unwrap_or_else(none));
+            let listen = || Some(catch(true, ShutdownSignal::listen).unwrap_or_else(none));
+            (self.signals, self.beside) = (listen(), listen());
         }
     }
 
-    /// Waits for `end`, and listens as soon as `end` does.
-    pub(crate) async fn beside(&mut self, end: impl Future) {
+    /// Waits for `end`, and listens as soon as anybody in the process does.
+    ///
+    /// The first signal is left to `end`, which may be about to act on it. A second one ends the wait: a process must not be deaf
+    /// because something else took its signals.
+    pub(crate) async fn beside(&mut self, end: impl Future) -> Ended {
         let mut end = pin!(end);
-        poll_fn(|cx| {
-            let ended = end.as_mut().poll(cx).map(drop);
+        let mut asked = pin!(ASKED.notified());
+        // Enabled before the look: whoever asks in between still wakes us.
+        asked.as_mut().enable();
+        let mut seen = Seen::default();
+        let ended = poll_fn(|cx| {
+            let ended = end.as_mut().poll(cx).is_ready();
+            let _ = asked.as_mut().poll(cx);
             self.listen();
-            ended
+            let mut again = false;
+            // Until there is none: only then are we woken by the next.
+            while let Some(new) =
+                self.beside.as_mut().map(|signals| signals.poll_seen(cx)).filter(|new| new.is_any())
+            {
+                again |= seen.is_any() || new.interrupt && new.terminate;
+                seen.interrupt |= new.interrupt;
+                seen.terminate |= new.terminate;
+            }
+            match (ended, again) {
+                (true, _) => Poll::Ready(Ended::Itself),
+                (false, true) => Poll::Ready(Ended::BySignals),
+                (false, false) => Poll::Pending,
+            }
         })
         .await;
+        self.beside = None;
+        ended
     }
 
     /// Returns the signals that have come, and forgets them: the caller acts on them.
     pub(crate) fn take_seen(&mut self) -> Seen {
         let mut cx = Context::from_waker(Waker::noop());
-        self.0.as_mut().map_or_else(Seen::default, |signals| signals.poll_seen(&mut cx))
+        let seen = self.signals.as_mut().map_or_else(Seen::default, |signals| signals.poll_seen(&mut cx));
+        let is_unseen = !seen.is_any() && SIGTERMS.load(SeqCst) != self.sigterms;
+        if is_unseen { Seen { terminate: true, ..seen } } else { seen }
     }
 
     /// Waits for the next signal.
     pub(crate) async fn next(&mut self) {
         poll_fn(|cx| {
-            let seen = self.0.as_mut().map_or_else(Seen::default, |signals| signals.poll_seen(cx));
+            let seen = self.signals.as_mut().map_or_else(Seen::default, |signals| signals.poll_seen(cx));
             if seen.is_any() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
@@ -180,6 +232,10 @@ impl Future for ShutdownSignal {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.poll_seen(cx).is_any() { Poll::Ready(()) } else { Poll::Pending }
+        let seen = self.poll_seen(cx);
+        if seen.is_sigterm_alone() {
+            SIGTERMS.fetch_add(1, SeqCst);
+        }
+        if seen.is_any() { Poll::Ready(()) } else { Poll::Pending }
     }
 }

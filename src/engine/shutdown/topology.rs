@@ -43,6 +43,23 @@ pub(crate) fn cycle(dependencies: &[Vec<usize>]) -> Option<Vec<usize>> {
     None
 }
 
+/// Moves what rests on a task of stage `first`, near and far, to that stage: such a task ends before what it rests on, which would
+/// otherwise be put off.
+pub(crate) fn pull_forward(stages: &mut [usize], dependencies: &[Vec<usize>], first: usize) {
+    let mut dependents = vec![Vec::new(); stages.len()];
+    for (task, rests_on) in dependencies.iter().enumerate() {
+        rests_on.iter().for_each(|dependency| dependents[*dependency].push(task));
+    }
+    let mut pulled: Vec<_> = (0..stages.len()).filter(|task| stages[*task] == first).collect();
+    while let Some(task) = pulled.pop() {
+        for dependent in &dependents[task] {
+            if std::mem::replace(&mut stages[*dependent], first) != first {
+                pulled.push(*dependent);
+            }
+        }
+    }
+}
+
 /// Where each task stands at shutdown: its stage, and how deep inside it. Never before what depends on it: a task whose
 /// own stage is earlier is put off.
 pub(crate) fn positions(stages: &[usize], dependencies: &[Vec<usize>]) -> Vec<(usize, usize)> {
@@ -124,6 +141,14 @@ mod tests {
         assert_eq!(cycle(&[vec![1], vec![2], vec![3], vec![1]]), Some(vec![1, 2, 3, 1]));
         let chain: Vec<Vec<usize>> = (0..100_000).map(|task| vec![task + 1]).chain([vec![]]).collect();
         assert_eq!(cycle(&chain), None);
+    }
+
+    #[test]
+    fn what_rests_on_the_first_stage_is_pulled_into_it() {
+        // 0 depends on 1, which depends on 2, an intake; 3 depends on nothing.
+        let mut stages = [7, 9, 0, 5];
+        pull_forward(&mut stages, &[vec![1], vec![2], vec![], vec![]], 0);
+        assert_eq!(stages, [0, 0, 0, 5]);
     }
 
     #[test]

@@ -540,6 +540,8 @@ impl Tracker {
         let admission = self.admission.load(Ordering::Acquire);
         match owner {
             None => admission <= Admission::Runs as u8,
+            // While intake stops, a run of an owner that has ended is admitted as one that nobody owns.
+            Some(_) if admission == Admission::Runs as u8 => true,
             Some(owner) => admission <= Admission::OwnedRuns as u8 && !owner.is_closed(),
         }
     }
@@ -549,7 +551,7 @@ impl Tracker {
         self: &Arc<Self>,
         task: &Arc<Task>,
         stage: usize,
-        owner: Option<Owner>,
+        mut owner: Option<Owner>,
         run: RunMember,
     ) -> Result<Place, RunMember> {
         let id = self.next_id();
@@ -559,7 +561,14 @@ impl Tracker {
             None => (shard.admission <= Admission::Runs).then_some(false),
             Some(_) if shard.admission > Admission::OwnedRuns => None,
             // Counted under the lock: whoever closes or asks the owner and then visits the shards finds the run.
-            Some(owner) => owner.owned().enter(),
+            Some(held) => match held.owned().enter() {
+                // Nobody is to be refused while intake stops.
+                None if shard.admission == Admission::Runs => {
+                    owner = None;
+                    Some(false)
+                }
+                entered => entered,
+            },
         };
         let Some(is_to_stop) = admitted else {
             drop(shard);
@@ -666,6 +675,12 @@ impl Tracker {
     pub(crate) fn is_closed(&self) -> bool {
         // Acquire: pairs with the Release in `close`.
         self.admission.load(Ordering::Acquire) != Admission::All as u8
+    }
+
+    /// Whether all tasks are being stopped: the shutdown has begun, and the intake is over.
+    pub(crate) fn is_staged(&self) -> bool {
+        // Acquire: as in `is_closed`.
+        self.admission.load(Ordering::Acquire) >= Admission::OwnedRuns as u8
     }
 
     /// Gives every member its position, for the shutdown to count. Called once, after [`Tracker::close`]. Runs that are admitted

@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -20,7 +20,8 @@ use crate::{
         spawn::polled::{Handled, Polled},
     },
     policy::{Exit, TaskCategory, TaskOutput, TaskPriority, type_path},
-    run::{Begin, PollTime, Run, SpanMade, TaskHandle, catch},
+    run::{Begin, PollTime, Run, SpanMade, TaskError, TaskHandle, catch},
+    watchdog::block_for,
 };
 
 /// A short task about which more is said than its name. Made by [`TaskManager::task`](crate::TaskManager::task) and
@@ -265,14 +266,30 @@ impl Shared {
         };
         let stop = StopToken::new(token.expect("blocking work is given a token"));
         let (key, id) = place.key();
+        // Where it can be taken back from: tokio keeps what it has no thread for, and panics.
+        let waiting = Arc::new(Mutex::new(Some((begin, place, work))));
+        let taken = waiting.clone();
+        let take = |waiting: &Mutex<Option<_>>| waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         // Begun and ended on its own thread; the run is a future that is ready at its only poll.
-        let handle = runtime.spawn_blocking(move || {
-            let run = Run::begun(begin, async move { work(stop) }, exit_of::<T>, place);
-            match std::pin::pin!(run).poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(ended) => ended.into(),
-                Poll::Pending => unreachable!("work without a suspension point is done at its only poll"),
-            }
-        });
+        let spawn = || {
+            runtime.spawn_blocking(move || {
+                let Some((begin, place, work)) = take(&taken) else {
+                    return Err(Box::new(TaskError::NoThread));
+                };
+                let run = Run::begun(begin, async move { work(stop) }, exit_of::<T>, place);
+                let polled = || std::pin::pin!(run).poll(&mut Context::from_waker(Waker::noop()));
+                match block_for(id, polled) {
+                    Poll::Ready(ended) => ended.into(),
+                    Poll::Pending => {
+                        unreachable!("work without a suspension point is done at its only poll")
+                    }
+                }
+            })
+        };
+        let Ok(handle) = catch(true, spawn) else {
+            drop(take(&waiting));
+            return TaskHandle::new(runtime.spawn(async { Err(Box::new(TaskError::NoThread)) }));
+        };
         self.tracker.set_abort((key, id), handle.abort_handle());
         TaskHandle::new(handle)
     }

@@ -34,7 +34,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cell::TaskState,
     engine::{
-        ContextParts, Life, LifeEnd, Order, Shared, ShutdownCause, Supervised, TaskContext, TaskEventKind,
+        ContextParts, FAR_AWAY, Life, LifeEnd, Order, Shared, ShutdownCause, Supervised, TaskContext,
+        TaskEventKind,
         announce::Announcer,
         begin_shutdown,
         context::Stop,
@@ -430,7 +431,10 @@ impl Core {
         }
         self.before().retry_at = Some(later(Instant::now(), interval));
         self.has_failed(Failed::Retrying);
-        self.supervised.set_next_retry(self.supervised.wall_clock().checked_add(interval));
+        // Also an interval that no clock can show is one after which it is tried again.
+        let wall = self.supervised.wall_clock();
+        let shown = wall.checked_add(interval).or_else(|| wall.checked_add(FAR_AWAY));
+        self.supervised.set_next_retry(shown);
         Some(interval)
     }
 
@@ -457,7 +461,7 @@ impl Core {
     fn recovered(&mut self) {
         let Some(before) = self.before.as_mut().filter(|before| before.failed.is_some()) else { return };
         (before.failed, before.attempt, before.delay) = (None, 0, Duration::ZERO);
-        self.supervised.task.cell.forgive_restarts();
+        self.supervised.task.cell.recovered();
         self.announcer(self.supervised.signals.generation()).recovered();
     }
 
@@ -571,7 +575,7 @@ impl Core {
                 return Poll::Ready(self.stopped(TaskState::Stopped));
             }
             // Nothing begins during a shutdown, also where this task is asked to leave in a later stage.
-            if self.shared.tracker.is_closed() {
+            if self.shared.tracker.is_staged() {
                 return Poll::Ready(
                     self.leave_idle(Order::Leave { grace: self.supervised.spec.shutdown_grace }),
                 );
@@ -725,7 +729,7 @@ impl Core {
             self.set_state_once(TaskState::Stopping);
             let now = Instant::now();
             // During a shutdown its stages keep the order, also of what was asked for before it.
-            let is_its_turn = if self.shared.tracker.is_closed() {
+            let is_its_turn = if self.shared.tracker.is_staged() {
                 self.supervised.is_called()
             } else {
                 !self.shared.is_held_up(&self.supervised)
@@ -751,7 +755,7 @@ impl Core {
             self.recovered();
         }
         let restart_is_due = alive.going.restart_due().is_some_and(|due| due <= now);
-        if restart_is_due && self.shared.tracker.is_closed() {
+        if restart_is_due && self.shared.tracker.is_staged() {
             alive.going = Going::On { restart_due: None };
         } else if restart_is_due {
             let requested = RestartReason::Requested;
@@ -788,7 +792,7 @@ impl Core {
         let wish = stopping.map(|stop| stop.wish);
         let restart_due = alive.going.restart_due();
         // During a shutdown it leaves then, whatever it was stopped for.
-        if end.is_none() && (wish == Some(Wish::Leave) || self.shared.tracker.is_closed()) {
+        if end.is_none() && (wish == Some(Wish::Leave) || self.shared.tracker.is_staged()) {
             self.note(ShutdownOutcome::Aborted);
         }
         self.drop_life(alive, end.as_ref().map_or(&Exit::Cancellation, |end| &end.exit));
@@ -850,7 +854,7 @@ impl Core {
             _ if stopping.is_some_and(|stop| stop.wish == Wish::Leave) => Heard::Nothing,
             order if order.yields() && stopping.is_some() => Heard::Nothing,
             // It would not begin again: it goes on until its stage is asked.
-            Order::Restart { .. } | Order::Stalled { .. } if self.shared.tracker.is_closed() => {
+            Order::Restart { .. } | Order::Stalled { .. } if self.shared.tracker.is_staged() => {
                 Heard::Nothing
             }
             Order::Start => Heard::Nothing,
@@ -912,7 +916,7 @@ impl Core {
     ) -> Step {
         match wish {
             // Whatever it ended with, nothing begins again during a shutdown.
-            _ if self.shared.tracker.is_closed() => Step::Outlive { over: None, then: Then::Leave },
+            _ if self.shared.tracker.is_staged() => Step::Outlive { over: None, then: Then::Leave },
             Some(Wish::Leave) => Step::Outlive { over: None, then: Then::Leave },
             Some(Wish::Stop) => Step::Outlive { over: None, then: Then::Stopped },
             Some(Wish::Pause) => self.paused(),
