@@ -195,6 +195,8 @@ async fn blocked_workers_are_named(service: &Service, browser: &Browser) -> Chec
         .shows("the stream is there", "return document.getElementById('connection').textContent === 'live'")
         .await?;
     for _ in 0..2 {
+        // On the workers of the service, not on the runtime of this caller.
+        let _inside = service.runtime().enter();
         drop(service.tasks.spawn("blocker", async { std::thread::sleep(Duration::from_secs(10)) }));
     }
     let began = Instant::now();
