@@ -77,7 +77,11 @@ impl Panels {
                     series.iter().map(|(_, value)| *value).filter(|value| value.is_finite()).collect();
                 found |= !finite.is_empty();
                 // A clock may be read a moment before a sample that it is compared with.
-                let least = if ["next_run", "next_retry"].iter().any(|next| asked.expr.contains(next)) { f64::MIN } else { -5.0 };
+                let least = if ["next_run", "next_retry"].iter().any(|next| asked.expr.contains(next)) {
+                    f64::MIN
+                } else {
+                    -5.0
+                };
                 let most = if asked.unit == "percentunit" && !asked.expr.contains("run_time") {
                     1.001
                 } else {
