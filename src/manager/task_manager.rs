@@ -568,6 +568,8 @@ impl TaskManager {
     /// The deadline is kept by a thread of its own: also where every thread of the runtime is blocked, the report is there
     /// in time. Where the thread that awaits it is itself blocked, the [last resort](super::TaskManagerBuilder::last_resort) has it.
     ///
+    /// This call does not listen for signals: in a `main` that does, [`run_until`](Self::run_until) ends the shutdown at a further one.
+    ///
     /// # Panics
     /// Outside a tokio runtime if the manager was built outside one too, and on a runtime without a timer. The message has the line
     /// of the call.
@@ -636,10 +638,10 @@ impl TaskManager {
     /// The wait also ends when a shutdown begins for another reason: somebody else asks for it, or a task was given up whose
     /// [`Escalation`](crate::policy::Escalation::Shutdown) says so.
     ///
-    /// If [`shutdown_signal`](crate::shutdown_signal) was called in this process, or by `end`, this listens for signals too. SIGTERM begins
-    /// the [`drain`](super::TaskManagerBuilder::drain), if there is one; every other end begins the ordered shutdown. Each further signal
-    /// goes one step on: from the drain to the ordered shutdown, and from there to the end at once, as
-    /// [`shutdown_now`](Self::shutdown_now) does.
+    /// If [`shutdown_signal`](crate::shutdown_signal) is called in this process, this listens for signals too. The first signal is left to
+    /// `end`; a second one begins the ordered shutdown if `end` still waits. If `end` completed with a SIGTERM, the
+    /// [`drain`](super::TaskManagerBuilder::drain) begins, if there is one. Each further signal goes one step on: from the drain to the
+    /// ordered shutdown, and from there to the end at once, as [`shutdown_now`](Self::shutdown_now) does.
     ///
     /// # Panics
     /// Outside a tokio runtime if the manager was built outside one too, and on a runtime without a timer. The message has the line
