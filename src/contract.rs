@@ -68,9 +68,9 @@ pub mod attribute {
     pub const MONITOR_TASKS: &str = "tasks.registered";
     /// How many of them are healthy.
     pub const MONITOR_HEALTHY: &str = "tasks.healthy";
-    /// The names of those that are degraded.
+    /// The names of the degraded tasks.
     pub const MONITOR_DEGRADED: &str = "tasks.degraded";
-    /// The names of those that are unhealthy.
+    /// The names of the unhealthy tasks.
     pub const MONITOR_UNHEALTHY: &str = "tasks.unhealthy";
     /// How many loops were asked to stop, on `bot.stop_task_loops`.
     pub const LOOPS_STOPPED: &str = "tasks.loops";

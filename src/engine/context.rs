@@ -32,10 +32,10 @@ pub struct TaskContext {
 /// What the runs of one life share: a closure's one, or a loop's iterations.
 pub(crate) struct ContextParts {
     pub(crate) task: Arc<Task>,
-    /// Of the life; `None` for a spawned run, whose signs of life nobody waits for.
+    /// The generation of the life; `None` for a spawned run, which has no heartbeat timeout.
     pub(crate) generation: Option<NonZeroU64>,
     pub(crate) stop: Stop,
-    /// The task that owns what is spawned through the context: the one that lives, or the one that owns the spawned run.
+    /// The owner of what is spawned through the context: the task itself, or the owner of the spawned run.
     pub(crate) owner: Option<Weak<Supervised>>,
     pub(crate) manager: Weak<Shared>,
 }

@@ -27,7 +27,7 @@ pub(crate) struct Home {
 pub(crate) struct Runtime {
     pub(crate) handle: Handle,
     has_time: OnceLock<bool>,
-    /// A task that never ends by itself: one that is finished was dropped with its runtime. Made if nothing else can tell.
+    /// A task that never ends by itself. If it is finished, its runtime was shut down. Created when the check first needs it.
     sentinel: OnceLock<JoinHandle<()>>,
     /// Whether it was reported to be gone.
     told: AtomicBool,

@@ -133,7 +133,7 @@ impl Shop {
         self.store.mail_was_sent(id).await
     }
 
-    /// Sends the mails that the last process left behind, and those that failed. A younger order's may be under way.
+    /// Sends the mails of the last process and the mails that failed. It skips recent orders: their mails may be under way.
     async fn send_unsent(self, ctx: TaskContext) -> Result<(), StoreError> {
         for id in self.store.unsent(MAIL_TIMEOUT * 2).await? {
             if ctx.is_cancelled() {

@@ -314,6 +314,14 @@ pub(crate) fn abort(shared: &Arc<Shared>) {
     shared.tracker.wake();
 }
 
+/// Drops whatever is left. Not under a lock: destructors are the user's code.
+fn drop_all(tracker: &Tracker) {
+    tracker.drivers(|_| true).iter().for_each(|driver| {
+        driver.order(Order::Kill);
+    });
+    tracker.abort_runs(|_, _| true);
+}
+
 /// Asks. Not under a lock: wakers may be the user's code.
 fn stop(asked: &Asked) {
     asked.drivers.iter().for_each(Supervised::call);
@@ -482,10 +490,7 @@ impl Sequence {
                         // However short the deadline, what can be dropped has a moment to be.
                         state.phase = Phase::Dropped(state.end.max(now + ABORT_MOMENT));
                         drop(state);
-                        tracker.drivers(|_| true).iter().for_each(|driver| {
-                            driver.order(Order::Kill);
-                        });
-                        tracker.abort_runs(|_, _| true);
+                        drop_all(tracker);
                         continue;
                     }
                     state.abort_at
@@ -500,10 +505,7 @@ impl Sequence {
                     if now >= until {
                         state.phase = Phase::Dropped(state.end.max(now + ABORT_MOMENT));
                         drop(state);
-                        tracker.drivers(|_| true).iter().for_each(|driver| {
-                            driver.order(Order::Kill);
-                        });
-                        tracker.abort_runs(|_, _| true);
+                        drop_all(tracker);
                         continue;
                     }
                     until
