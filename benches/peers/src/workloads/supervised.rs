@@ -27,6 +27,9 @@ use crate::{
 /// What the start has left under way is over by then.
 const SETTLED: Duration = Duration::from_millis(500);
 
+/// How often the allocated bytes are read within that time.
+const READINGS: u32 = 20;
+
 #[derive(Debug, Clone, Copy)]
 enum Figure {
     Start,
@@ -97,7 +100,7 @@ async fn measure<S: System>(figure: Figure, tasks: usize) -> Measured {
     started.all.notified().await;
     let started = match figure {
         Figure::Start => per_task(began),
-        Figure::Memory => Measured::Bytes(memory::held() as f64 / tasks as f64),
+        Figure::Memory => Measured::Bytes(least_held().await as f64 / tasks as f64),
         Figure::Stop => {
             tokio::time::sleep(SETTLED).await;
             let asked = Instant::now();
@@ -108,6 +111,16 @@ async fn measure<S: System>(figure: Figure, tasks: usize) -> Measured {
     // Dropped, it would begin a shutdown that nobody measures; the process ends here.
     std::mem::forget(running);
     started
+}
+
+/// The least that was allocated at any of some readings: what a sweep of all tasks allocates for a moment is not counted.
+async fn least_held() -> i64 {
+    let mut least = memory::held();
+    for _ in 0..READINGS {
+        tokio::time::sleep(SETTLED / READINGS).await;
+        least = least.min(memory::held());
+    }
+    least
 }
 
 /// Counts the tasks down that have begun.
