@@ -16,6 +16,7 @@ use crate::engine::{
     home::{Missing, Runtime, has_time},
     start_monitor,
 };
+use crate::run::Refusal;
 
 impl Shared {
     /// The runtime of the manager's own work, whatever became of it.
@@ -76,23 +77,24 @@ impl Shared {
 
     /// The runtime for a short task: that of the caller, or else the manager's.
     ///
+    /// # Errors
+    /// [`Refusal::RuntimeGone`] if the manager's was shut down, and the caller is outside a runtime.
+    ///
     /// # Panics
     /// If there is none, or the manager's has no timer.
     #[inline]
     #[track_caller]
-    pub(crate) fn runtime_here(self: &Arc<Self>) -> Handle {
+    pub(crate) fn runtime_here(self: &Arc<Self>) -> Result<Handle, Refusal> {
         let here = Handle::try_current();
-        if !self.home.is_usable() {
+        // A caller outside a runtime does not know whether the manager's is still there.
+        if !self.home.is_usable() || here.is_err() {
             match self.settle() {
-                // What is spawned on a runtime that is gone is dropped, and its handle says so.
-                Ok(_) | Err(Missing::Gone) => {}
+                Ok(runtime) => return Ok(here.unwrap_or_else(|_| runtime.handle.clone())),
+                Err(Missing::Gone) => return Err(Refusal::RuntimeGone),
                 Err(missing) => panic!("{missing}"),
             }
         }
-        here.unwrap_or_else(|_| match self.existing_runtime() {
-            Some(runtime) => runtime.handle.clone(),
-            None => panic!("{}", Missing::Runtime),
-        })
+        here.map_err(|_| Refusal::RuntimeGone)
     }
 
     /// Checks that a task with a time limit can run on this runtime.

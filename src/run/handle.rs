@@ -17,7 +17,23 @@ use crate::policy::{Exit, Panic};
 /// # Cancel safety
 /// Cancel safe: dropping the handle, or a future that awaits `&mut` of it, loses nothing of the task.
 pub struct TaskHandle<T> {
-    task: Option<JoinHandle<Outcome<T>>>,
+    task: Result<JoinHandle<Outcome<T>>, Refusal>,
+}
+
+/// Why a task was not spawned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    ShuttingDown,
+    RuntimeGone,
+}
+
+impl From<Refusal> for TaskError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::ShuttingDown => Self::ShuttingDown,
+            Refusal::RuntimeGone => Self::RuntimeGone,
+        }
+    }
 }
 
 /// What a spawned task returns to tokio, which moves it several times: as small as may be.
@@ -40,6 +56,8 @@ impl<T> From<Ended<T>> for Outcome<T> {
 pub enum TaskError {
     /// It was never run: the manager is shutting down, or the task that would own it was stopped.
     ShuttingDown,
+    /// It was never run: the manager's tokio runtime was shut down, and the spawn was outside a runtime.
+    RuntimeGone,
     /// It panicked.
     Panicked(Panic),
     /// It passed this time limit and was dropped.
@@ -54,6 +72,9 @@ impl std::fmt::Display for TaskError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::ShuttingDown => f.write_str("the manager is shutting down, so the task was not run"),
+            Self::RuntimeGone => {
+                f.write_str("the manager's tokio runtime was shut down, so the task was not run")
+            }
             Self::Panicked(panic) => write!(f, "the task {}", Exit::Panic(panic.clone()).message()),
             Self::TimedOut(limit) => write!(f, "the task passed its time limit of {limit:?}"),
             Self::NoThread => f.write_str("the operating system refused a thread, so the task was not run"),
@@ -66,21 +87,21 @@ impl std::error::Error for TaskError {}
 
 impl<T> TaskHandle<T> {
     pub(crate) fn new(task: JoinHandle<Outcome<T>>) -> Self {
-        Self { task: Some(task) }
+        Self { task: Ok(task) }
     }
 
-    pub(crate) fn refused() -> Self {
-        Self { task: None }
+    pub(crate) fn refused(why: Refusal) -> Self {
+        Self { task: Err(why) }
     }
 
     /// Whether the task has ended (a refused one never began).
     pub fn is_finished(&self) -> bool {
-        self.task.as_ref().is_none_or(JoinHandle::is_finished)
+        self.task.as_ref().map_or(true, JoinHandle::is_finished)
     }
 
     /// Drops the task's future at its next suspension point; the run ends as a cancellation.
     pub fn abort(&self) {
-        if let Some(task) = &self.task {
+        if let Ok(task) = &self.task {
             task.abort();
         }
     }
@@ -96,7 +117,10 @@ impl<T> Future for TaskHandle<T> {
     type Output = Result<T, TaskError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(task) = &mut self.task else { return Poll::Ready(Err(TaskError::ShuttingDown)) };
+        let task = match &mut self.task {
+            Ok(task) => task,
+            Err(refusal) => return Poll::Ready(Err((*refusal).into())),
+        };
         Pin::new(task).poll(cx).map(|joined| match joined {
             Ok(outcome) => outcome.map_err(|error| *error),
             Err(_) => Err(TaskError::Cancelled),

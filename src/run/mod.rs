@@ -7,7 +7,7 @@ mod managed;
 mod panics;
 mod recorder;
 
-pub(crate) use handle::Outcome;
+pub(crate) use handle::{Outcome, Refusal};
 pub use handle::{TaskError, TaskHandle};
 pub use instrument::{
     Failure as InstrumentedFailure, Instrumented, Probe, ViaAny, ViaDisplay, ViaOpaque, instrument,

@@ -1952,7 +1952,7 @@ fn fault_30_a_manager_whose_runtime_is_gone_can_be_shut_down(case: Case) {
         assert_eq!(alive.now(), 0);
         let began = std::time::Instant::now();
         let other = current_thread();
-        assert_eq!(other.block_on(refused), Err(TaskError::Cancelled));
+        assert_eq!(other.block_on(refused), Err(TaskError::RuntimeGone));
         let report = other.block_on(tasks.shutdown());
         assert!(began.elapsed() < secs(10), "{:?}: {report}", began.elapsed());
         // They were dropped before the shutdown, and did not end by themselves.

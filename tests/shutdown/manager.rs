@@ -607,7 +607,7 @@ fn a_runtime_dropped_under_the_manager_neither_panics_nor_hangs() {
         let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let report = other.block_on(async {
             assert_eq!(spawned.await, Err(TaskError::Cancelled));
-            assert_eq!(refused.await, Err(TaskError::Cancelled));
+            assert_eq!(refused.await, Err(TaskError::RuntimeGone));
             tokio::time::timeout(secs(10), tasks.shutdown()).await.expect("no hang")
         });
         assert_eq!(report.count(ShutdownOutcome::Leaked), 0, "{report}");

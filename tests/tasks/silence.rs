@@ -10,7 +10,7 @@ use std::{
 };
 
 use otel_tasks::{
-    CriticalTaskConfig, RestartPolicy, TaskLoop, TaskManager,
+    CriticalTaskConfig, RestartPolicy, TaskError, TaskLoop, TaskManager,
     health::HealthReason,
     schedule::LoopControlError,
     shutdown::{ShutdownOutcome, shutdown_signal},
@@ -263,6 +263,10 @@ fn a_static_manager_goes_on_over_a_second_runtime() {
     assert!(TASKS.task_health("once").expect("registered").is_live, "it had done its work");
     assert_eq!(TASKS.register(obeys("t")), Err(RegisterError::RuntimeGone));
     panics_here(|| TASKS.start(), "the tokio runtime of the task manager was shut down");
+    let gone = Poll::Ready(Err(TaskError::RuntimeGone));
+    assert_eq!(poll_once(TASKS.spawn("late", async {})), gone);
+    assert_eq!(poll_once(TASKS.task("late").timeout(Duration::from_secs(1)).spawn(async {})), gone);
+    assert_eq!(poll_once(TASKS.spawn_blocking("late", |_| ())), gone);
 
     let second = runtime(true);
     second.block_on(async {

@@ -20,7 +20,7 @@ use crate::{
         spawn::polled::{Handled, Polled},
     },
     policy::{Exit, TaskCategory, TaskOutput, TaskPriority, type_path},
-    run::{Begin, PollTime, Run, SpanMade, TaskError, TaskHandle, catch},
+    run::{Begin, PollTime, Refusal, Run, SpanMade, TaskError, TaskHandle, catch},
     watchdog::block_for,
 };
 
@@ -101,7 +101,7 @@ impl<'a> TaskBuilder<'a> {
     {
         match self.shared {
             Some(shared) => shared.spawn(self.options, |_| future),
-            None => TaskHandle::refused(),
+            None => TaskHandle::refused(Refusal::ShuttingDown),
         }
     }
 
@@ -118,7 +118,7 @@ impl<'a> TaskBuilder<'a> {
             Some(shared) => {
                 shared.spawn(self.options, |context| task(context.expect("a context was asked for")))
             }
-            None => TaskHandle::refused(),
+            None => TaskHandle::refused(Refusal::ShuttingDown),
         }
     }
 }
@@ -136,7 +136,7 @@ impl TaskBuilder<'_> {
     {
         match self.shared {
             Some(shared) => shared.spawn_local(self.options, |_| future),
-            None => TaskHandle::refused(),
+            None => TaskHandle::refused(Refusal::ShuttingDown),
         }
     }
 
@@ -151,7 +151,7 @@ impl TaskBuilder<'_> {
         self.options.blocking = true;
         match self.shared {
             Some(shared) => shared.spawn_blocking(self.options, work),
-            None => TaskHandle::refused(),
+            None => TaskHandle::refused(Refusal::ShuttingDown),
         }
     }
 }
@@ -213,8 +213,9 @@ impl Shared {
         F: Future + Send + 'static,
         F::Output: TaskOutput + Send + 'static,
     {
-        let Some(Admitted { begin, place, context, runtime, .. }) = self.admit::<F>(options) else {
-            return TaskHandle::refused();
+        let Admitted { begin, place, context, runtime, .. } = match self.admit::<F>(options) {
+            Ok(admitted) => admitted,
+            Err(refusal) => return TaskHandle::refused(refusal),
         };
         let (key, id) = place.key();
         let _inside = begin.timeout.map(|_| runtime.enter());
@@ -235,8 +236,9 @@ impl Shared {
         F: Future + 'static,
         F::Output: TaskOutput + 'static,
     {
-        let Some(Admitted { begin, place, context, .. }) = self.admit::<F>(options) else {
-            return TaskHandle::refused();
+        let Admitted { begin, place, context, .. } = match self.admit::<F>(options) {
+            Ok(admitted) => admitted,
+            Err(refusal) => return TaskHandle::refused(refusal),
         };
         let (key, id) = place.key();
         let run = Run::begun(begin, future(context), exit_of::<F::Output>, place);
@@ -261,8 +263,9 @@ impl Shared {
     where
         T: TaskOutput + Send + 'static,
     {
-        let Some(Admitted { begin, place, token, runtime, .. }) = self.admit::<T>(options) else {
-            return TaskHandle::refused();
+        let Admitted { begin, place, token, runtime, .. } = match self.admit::<T>(options) {
+            Ok(admitted) => admitted,
+            Err(refusal) => return TaskHandle::refused(refusal),
         };
         let stop = StopToken::new(token.expect("blocking work is given a token"));
         let (key, id) = place.key();
@@ -294,14 +297,14 @@ impl Shared {
         TaskHandle::new(handle)
     }
 
-    /// Gives a task its runtime, its cell and its place, or refuses it during a shutdown.
+    /// Gives a task its runtime, its cell and its place, or refuses it: during a shutdown, or if there is no runtime left.
     #[track_caller]
-    fn admit<F>(self: &Arc<Self>, options: SpawnOptions<'_>) -> Option<Admitted> {
+    fn admit<F>(self: &Arc<Self>, options: SpawnOptions<'_>) -> Result<Admitted, Refusal> {
         // Told before a cell is made for a name that never runs; the tracker decides in the end.
         if !self.tracker.admits_run(options.owner.as_ref()) {
-            return None;
+            return Err(Refusal::ShuttingDown);
         }
-        let runtime = self.runtime_here();
+        let runtime = self.runtime_here()?;
         if options.timeout.is_some() && !options.blocking {
             self.check_time(&runtime);
         }
@@ -331,7 +334,8 @@ impl Shared {
         );
         let run = RunMember { abort: None, token: token.clone(), grace };
         let owner = options.owner.as_ref().filter(|_| options.with_context).map(Owner::downgrade);
-        let place = self.tracker.enter(&task, stage, options.owner, run).ok()?;
+        let place =
+            self.tracker.enter(&task, stage, options.owner, run).map_err(|_| Refusal::ShuttingDown)?;
         let context = token.clone().filter(|_| options.with_context).map(|token| {
             TaskContext::new(ContextParts {
                 task: task.clone(),
@@ -353,7 +357,7 @@ impl Shared {
             span: SpanMade::WhenPolled,
             ..Begin::new(self.recorder.clone(), task)
         };
-        Some(Admitted { begin, place, token, context, runtime })
+        Ok(Admitted { begin, place, token, context, runtime })
     }
 }
 
