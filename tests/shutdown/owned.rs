@@ -10,8 +10,10 @@ use std::{
 };
 
 use otel_tasks::{
-    CriticalTaskConfig, RestartPolicy, ShutdownReport, TaskCategory, TaskContext, TaskError, TaskLoop,
-    TaskManager, TaskPriority, shutdown::ShutdownOutcome,
+    Backoff, CriticalTaskConfig, RestartPolicy, ShutdownReport, TaskCategory, TaskContext, TaskError,
+    TaskGroup, TaskLoop, TaskManager, TaskPriority,
+    policy::{Escalation, RestartStrategy},
+    shutdown::ShutdownOutcome,
 };
 use tokio::time::{Instant, sleep};
 
@@ -505,7 +507,7 @@ async fn owned_work_that_gives_up_its_wait_for_the_shutdown_is_stopped_without_i
         drop(tasks);
         assert!(drained.is_err(), "it has waited for two seconds");
         ctx.cancelled().await;
-        sleep(secs(1)).await;
+        sleep(secs(7)).await;
     });
     sleep(secs(1)).await;
     tasks.unregister("http").await.expect("registered");
@@ -538,6 +540,106 @@ async fn a_stop_of_a_task_that_waits_for_its_next_try_waits_for_owned_work() {
     assert_eq!(alive.now(), 0);
     assert_eq!(tasks.snapshot("t").expect("known").next_retry, None);
     assert!(tasks.shutdown().await.is_clean());
+}
+
+/// Fails if a stop of a task whose life is over leaves alone what it owns.
+#[tokio::test(start_paused = true)]
+async fn a_stop_of_a_task_at_rest_stops_owned_work_and_leaves_the_state() {
+    let context = Arc::new(Mutex::new(None));
+    let handed_out = context.clone();
+    let finishes = CriticalTaskConfig::one_shot("t", move |ctx: TaskContext| {
+        *handed_out.lock().unwrap() = Some(ctx);
+        async {}
+    });
+    let tasks = manager([finishes, obeys("u").depends_on("t")], 25);
+    settle().await;
+    let owned = |seconds| {
+        of(&context).task("owned").spawn_with(move |ctx| async move {
+            ctx.cancelled().await;
+            sleep(secs(seconds)).await;
+        })
+    };
+    for restarted in [false, true] {
+        let (heard, deaf) = (owned(2), owned(60));
+        sleep(secs(3)).await;
+        tasks.stop("t").expect("registered");
+        sleep(secs(1)).await;
+        assert_eq!(state(&tasks, "t").map(|state| state.as_str()), Some("finished"));
+        assert_eq!(of(&context).spawn("owned", async {}).await, Err(TaskError::ShuttingDown));
+        if restarted {
+            tasks.restart("t").expect("registered");
+            settle().await;
+            assert_eq!(of(&context).spawn("owned", async {}).await, Ok(()), "it lives again");
+        }
+        assert_eq!(heard.await, Ok(()));
+        let began = Instant::now();
+        if restarted {
+            deaf.abort();
+        }
+        assert_eq!(deaf.await, Err(TaskError::Cancelled), "dropped at the end of its owner's grace");
+        assert!(began.elapsed() < secs(10), "{:?}", began.elapsed());
+        tasks.restart("t").expect("registered");
+        settle().await;
+    }
+    assert_eq!(state(&tasks, "u").map(|state| state.as_str()), Some("running"), "it was not disturbed");
+    assert!(tasks.shutdown().await.is_clean());
+}
+
+/// Fails if a member that its group stops leaves alone what it owns.
+#[tokio::test(start_paused = true)]
+async fn a_group_that_is_stopped_stops_what_its_members_own() {
+    let fails_after = |name: &str, seconds, context: &Arc<Mutex<Option<TaskContext>>>| {
+        let handed_out = context.clone();
+        CriticalTaskConfig::new(name, move |ctx: TaskContext| {
+            *handed_out.lock().unwrap() = Some(ctx);
+            async move {
+                sleep(secs(seconds)).await;
+                Err::<(), _>("down")
+            }
+        })
+    };
+    let (runs, context) = server("runs");
+    let waiting = Arc::default();
+    let waits =
+        fails_after("waits", 1, &waiting).backoff(Backoff::constant(secs(600))).max_restarts(5, secs(36_000));
+    let last =
+        fails_after("last", 5, &Arc::default()).max_restarts(0, secs(60)).escalation(Escalation::Group);
+    let group = TaskGroup::new("g", RestartStrategy::OneForOne).task(runs).task(waits).task(last);
+    let tasks = TaskManager::new();
+    tasks.register_group(group).expect("valid");
+    tasks.start();
+    settle().await;
+    let owned: Vec<_> = [&context, &waiting]
+        .map(|context| of(context).task("owned").spawn_with(|ctx| async move { ctx.cancelled().await }))
+        .into();
+    sleep(secs(6)).await;
+    for (name, context) in [("runs", &context), ("waits", &waiting)] {
+        assert_eq!(state(&tasks, name).map(|state| state.as_str()), Some("stopped"));
+        assert_eq!(of(context).spawn("owned", async {}).await, Err(TaskError::ShuttingDown), "{name}");
+    }
+    assert!(owned.iter().all(otel_tasks::TaskHandle::is_finished));
+    assert!(tasks.shutdown().await.is_clean());
+}
+
+/// Fails if a run that waited for a drain meanwhile is not asked with the others.
+#[tokio::test(start_paused = true)]
+async fn owned_work_that_gives_up_its_wait_for_the_drain_hears_the_stop_of_its_owner() {
+    let (config, context) = server("http");
+    let tasks = manager([config], 60);
+    settle().await;
+    let inside = tasks.downgrade();
+    let run = of(&context).task("admin").spawn_with(move |ctx| async move {
+        let tasks = inside.upgrade().expect("alive");
+        let drained = tokio::time::timeout(secs(3), tasks.shutdown_after(secs(40))).await;
+        assert!(drained.is_err(), "it has waited for three seconds");
+        ctx.cancelled().await;
+    });
+    let began = Instant::now();
+    sleep(secs(1)).await;
+    tasks.stop("http").expect("registered");
+    assert_eq!(run.await, Ok(()));
+    assert_eq!(whole(began.elapsed()), 3);
+    tasks.shutdown().await;
 }
 
 /// Seen to fail: the owner was reported as leaked too.

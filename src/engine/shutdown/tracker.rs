@@ -805,7 +805,7 @@ impl Tracker {
             Some(rank) if !asking => self.count(rank),
             rank => drop(self.uncount(rank)),
         };
-        let (mut found, mut wake, mut adopts) = (false, None, None);
+        let (mut found, mut wake, mut adopts, mut asked) = (false, None, None, None);
         if let Some((_, member)) = members.iter_mut().find(|(_, member)| member.id == id) {
             found = true;
             if std::mem::replace(&mut member.asking, asking) != asking {
@@ -814,6 +814,10 @@ impl Tracker {
                     Some(owner) if asking => wake = owner.owned().leave().then(|| owner.clone()),
                     Some(owner) => {
                         owner.owned().enter_again();
+                        if owner.owned().is_asked() {
+                            // It was not asked with the others.
+                            asked = member.run.token.clone();
+                        }
                         let has_left = |owner: &Owner| owner.task().is_some_and(|task| task.place.is_out());
                         if member.rank.is_none() && has_left(owner) {
                             // Nobody else waits for it.
@@ -832,6 +836,9 @@ impl Tracker {
             }
         }
         drop(shard);
+        if let Some(token) = asked {
+            token.cancel();
+        }
         if let Some(Owner::Task(task)) = wake {
             task.look();
         }

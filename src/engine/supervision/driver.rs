@@ -76,8 +76,10 @@ enum Step {
 /// What comes when what a task owned has ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
-    /// It was stopped on request.
+    /// It was stopped on request, or with its group.
     Stopped,
+    /// It was stopped when nothing of it lived but what it owns.
+    Rest(TaskState),
     Leave,
 }
 
@@ -311,7 +313,9 @@ impl Core {
         if supervised.place.owned.is_empty() {
             return State::Next(self.outlived(then));
         }
-        self.set_state_once(TaskState::Stopping);
+        if !matches!(then, Then::Rest(_)) {
+            self.set_state_once(TaskState::Stopping);
+        }
         let graces = self.ask_owned();
         State::Outliving(Outliving { then, began: Instant::now(), over, graces, dropped: false })
     }
@@ -326,6 +330,7 @@ impl Core {
     fn outlived(&self, then: Then) -> Step {
         match then {
             Then::Stopped => self.stopped(TaskState::Stopped),
+            Then::Rest(state) => Step::Rest(state),
             Then::Leave => Step::Leave,
         }
     }
@@ -344,7 +349,7 @@ impl Core {
                         Order::Leave { grace } => (Then::Leave, grace.map(|grace| later(now, grace))),
                         Order::Stop { grace } => (outliving.then, Some(later(now, grace))),
                         // What it owns is left alone again.
-                        Order::Restart { .. } if outliving.then == Then::Stopped => {
+                        Order::Restart { .. } if outliving.then != Then::Leave => {
                             self.supervised.place.owned.open();
                             return Poll::Ready(Step::Await(Some(RestartReason::Requested)));
                         }
@@ -355,6 +360,12 @@ impl Core {
                         outliving.over = [outliving.over, over].into_iter().flatten().min();
                     }
                     continue;
+                }
+                Poll::Ready(Signal::Look)
+                    if outliving.then == Then::Rest(TaskState::Finished)
+                        && self.shared.begins_anew(&self.supervised) =>
+                {
+                    return Poll::Ready(Step::Await(Some(RestartReason::Group)));
                 }
                 Poll::Ready(Signal::Look) => continue,
                 Poll::Pending => {}
@@ -408,7 +419,7 @@ impl Core {
                     if self.is_tried_again() && self.shared.stays_down(&self.supervised) =>
                 {
                     self.retry_no_more();
-                    return Poll::Ready(self.stopped(TaskState::Stopped));
+                    return Poll::Ready(self.stopped_with_group());
                 }
                 Poll::Ready(Signal::Look) => {}
                 Poll::Pending => {
@@ -496,6 +507,10 @@ impl Core {
             // It would begin again by itself.
             Order::Stop { .. } if self.is_tried_again() => Some(stop_at_rest(order)),
             Order::Pause if self.is_tried_again() => Some(self.paused()),
+            // What it owns may go on, and there may be more to come.
+            Order::Stop { .. } if !self.supervised.place.owned.is_closed() => {
+                Some(Step::Outlive { over: over_at(order), then: Then::Rest(state) })
+            }
             Order::Start | Order::Stalled { .. } | Order::Stop { .. } | Order::Pause | Order::Resume => None,
             Order::Leave { .. } | Order::Kill => Some(self.leave_idle(order)),
         }
@@ -522,7 +537,7 @@ impl Core {
     ) -> Poll<Step> {
         loop {
             if self.shared.stays_down(&self.supervised) {
-                return Poll::Ready(self.stopped(TaskState::Stopped));
+                return Poll::Ready(self.stopped_with_group());
             }
             match self.supervised.poll_signal(cx) {
                 Poll::Ready(Signal::Order(Order::Restart { .. })) => {
@@ -572,7 +587,7 @@ impl Core {
     ) -> Poll<Step> {
         loop {
             if self.shared.stays_down(&self.supervised) {
-                return Poll::Ready(self.stopped(TaskState::Stopped));
+                return Poll::Ready(self.stopped_with_group());
             }
             // Nothing begins during a shutdown, also where this task is asked to leave in a later stage.
             if self.shared.tracker.is_staged() {
@@ -801,13 +816,14 @@ impl Core {
             self.before().last_run = Some(span_context);
         }
         let step = match self.after(wish, end, began, restart_due) {
-            Step::Outlive { then, .. } => {
+            Step::Outlive { over, then } => {
                 let grace = match stopping {
                     Some(stop) => stop.grace,
                     None => self.supervised.spec.shutdown_grace,
                 };
                 let from_now = || grace.map(|grace| later(Instant::now(), grace));
-                Step::Outlive { over: stopping.and_then(|stop| stop.over()).or_else(from_now), then }
+                let asked_until = stopping.and_then(|stop| stop.over());
+                Step::Outlive { over: asked_until.or(over).or_else(from_now), then }
             }
             step => step,
         };
@@ -922,7 +938,9 @@ impl Core {
             Some(Wish::Pause) => self.paused(),
             Some(Wish::GiveUpStalled) => self.gave_up("stalled", GivenUp::AsSet),
             Some(Wish::GiveUpGroup) => self.gave_up(GROUP_LIMIT, GivenUp::AsSet),
-            Some(Wish::Yield(Yield { stays_down: true, .. })) => self.stopped(TaskState::Stopped),
+            Some(Wish::Yield(Yield { stays_down: true, .. })) => {
+                Step::Outlive { over: None, then: Then::Stopped }
+            }
             Some(Wish::Yield(Yield { reason, .. })) => Step::Await(Some(reason)),
             // A stall is the task's fault and counts against its limit; a request does not.
             Some(Wish::Restart(reason))
@@ -975,7 +993,7 @@ impl Core {
             // Another member took it along just when it failed: one restart, and not of its own.
             Verdict::Restart(_) if self.is_taken_along() => {
                 if self.shared.stays_down(&self.supervised) {
-                    self.stopped(TaskState::Stopped)
+                    self.stopped_with_group()
                 } else {
                     Step::Await(Some(RestartReason::Group))
                 }
@@ -993,7 +1011,7 @@ impl Core {
                 let until = later(Instant::now(), delay);
                 match self.group_restart(self.epoch(), until, reason) {
                     GroupRestart::LimitReached => self.gave_up(GROUP_LIMIT, GivenUp::AsSet),
-                    GroupRestart::Stopped => self.stopped(TaskState::Stopped),
+                    GroupRestart::Stopped => self.stopped_with_group(),
                     GroupRestart::UnderWay => Step::Await(Some(RestartReason::Group)),
                     GroupRestart::Begins => {
                         let before = self.before();
@@ -1048,6 +1066,12 @@ impl Core {
             }
             Some(reason) => self.announcer(generation).restarted(reason, self.shared.recorder.now()),
         }
+    }
+
+    /// Stops together with its group, when nothing of it lives but what it owns.
+    fn stopped_with_group(&self) -> Step {
+        let over = later(Instant::now(), self.supervised.spec.grace());
+        Step::Outlive { over: Some(over), then: Then::Stopped }
     }
 
     fn stopped(&self, state: TaskState) -> Step {

@@ -33,7 +33,7 @@ pub(super) enum Wish {
 impl Wish {
     /// Whether what the task owns ends with the life.
     pub(super) fn ends_owned(self) -> bool {
-        matches!(self, Self::Stop | Self::Leave)
+        matches!(self, Self::Stop | Self::Leave | Self::Yield(Yield { stays_down: true, .. }))
     }
 }
 
