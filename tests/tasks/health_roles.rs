@@ -458,3 +458,29 @@ async fn health_is_serialized_with_labels_values_and_limits() {
     let role: HealthRole = serde_json::from_str("\"ignored\"").expect("a role");
     assert_eq!(role, HealthRole::Ignored);
 }
+
+/// Fails if the startup probe waits for a task that a person has paused: the process would be restarted for it.
+#[tokio::test(start_paused = true)]
+async fn a_task_that_waits_for_a_paused_one_has_started_and_is_not_ready() {
+    let tasks = TaskManager::new();
+    tasks
+        .register_all([
+            obeys("db").start_timeout(secs(60)),
+            obeys("cache").depends_on("db"),
+            obeys("worker").depends_on("cache"),
+        ])
+        .expect("valid");
+    tasks.start();
+    settle().await;
+    assert!(!tasks.health().has_started, "the database is not ready");
+    assert!(!health(&tasks, "worker").has_started);
+    tasks.pause("db").expect("registered");
+    settle().await;
+    let now = tasks.health();
+    assert_eq!((now.is_live, now.is_ready, now.has_started), (true, false, true), "{now}");
+    assert!(["db", "cache", "worker"].iter().all(|name| health(&tasks, name).has_started));
+    tasks.resume("db").expect("registered");
+    settle().await;
+    assert!(!tasks.health().has_started, "it waits for the database, and for no person");
+    tasks.shutdown().await;
+}

@@ -341,6 +341,24 @@ impl Shared {
         }
     }
 
+    /// Whether a task that waits for others waits for one that is paused, itself or through those.
+    pub(crate) fn waits_for_a_paused_task(&self, task: &Supervised) -> bool {
+        let waits_for = |task: &Supervised| match self.gate(task) {
+            Gate::Closed { waits_for, .. } if task.state() == TaskState::Waiting => waits_for,
+            _ => Vec::new(),
+        };
+        let (mut open, mut seen) = (waits_for(task), Vec::new());
+        while let Some(name) = open.pop() {
+            let Some(other) = self.supervised(&name).filter(|_| !seen.contains(&name)) else { continue };
+            if other.state() == TaskState::Paused {
+                return true;
+            }
+            seen.push(name);
+            open.extend(waits_for(&other));
+        }
+        false
+    }
+
     /// Whether a member that finished begins anew, because its group does: as in OTP, whatever state it was in.
     pub(crate) fn begins_anew(&self, task: &Supervised) -> bool {
         task.spec.policy != RestartPolicy::Never

@@ -363,10 +363,18 @@ impl Supervised {
         (silent_for >= limit).then_some((silent_for, limit))
     }
 
-    /// Whether the startup probe need not wait for it. A task that is paused waits for a person, which is no reason to restart the
-    /// process; a task that waits for another process (a lease, say) would belong here, too.
+    /// Whether the startup probe need not wait for it. A task that is paused waits for a person, and so does one that waits for it: no
+    /// reason to restart the process. A task that waits for another process (a lease, say) would belong here, too.
     fn has_started(&self) -> bool {
-        self.signals.has_been_ready() || self.is_ready() || self.state() == TaskState::Paused
+        let waits_for_a_paused_task =
+            || self.manager.upgrade().is_some_and(|shared| shared.waits_for_a_paused_task(self));
+        self.signals.has_been_ready()
+            || self.is_ready()
+            || match self.state() {
+                TaskState::Paused => true,
+                TaskState::Waiting => !self.links.is_empty() && waits_for_a_paused_task(),
+                _ => false,
+            }
     }
 
     pub(crate) fn is_driven(&self) -> bool {
