@@ -61,6 +61,12 @@ pub enum RegisterError {
         /// The name.
         name: String,
     },
+    /// The task of this name is being replaced by another call.
+    #[non_exhaustive]
+    BeingReplaced {
+        /// The name.
+        name: String,
+    },
     /// The manager keeps as many names apart as it may.
     #[non_exhaustive]
     NameLimit {
@@ -144,6 +150,7 @@ impl fmt::Display for RegisterError {
         match self {
             Self::EmptyName => f.write_str("the task has an empty name"),
             Self::Duplicate { name } => write!(f, "a task named {name:?} is registered already"),
+            Self::BeingReplaced { name } => write!(f, "task {name:?} is being replaced already"),
             Self::NameLimit { name, max_names } => {
                 write!(
                     f,
@@ -253,6 +260,12 @@ pub enum RestartError {
         /// The task's name.
         name: String,
     },
+    /// The task is being unregistered or replaced.
+    #[non_exhaustive]
+    Leaving {
+        /// The task's name.
+        name: String,
+    },
     /// The manager is shutting down.
     ShuttingDown,
 }
@@ -269,6 +282,12 @@ pub enum TaskControlError {
         /// The task's name.
         name: String,
     },
+    /// The task is being unregistered or replaced.
+    #[non_exhaustive]
+    Leaving {
+        /// The task's name.
+        name: String,
+    },
 }
 
 impl fmt::Display for TaskControlError {
@@ -276,6 +295,7 @@ impl fmt::Display for TaskControlError {
         match self {
             Self::Unknown(unknown) => unknown.fmt(f),
             Self::RuntimeGone { name } => runtime_gone(f, name),
+            Self::Leaving { name } => leaving(f, name),
         }
     }
 }
@@ -292,6 +312,10 @@ fn runtime_gone(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
     write!(f, "the tokio runtime of task {name:?} was shut down, and the task was dropped with it")
 }
 
+fn leaving(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+    write!(f, "task {name:?} is being unregistered or replaced")
+}
+
 impl fmt::Display for RestartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -303,6 +327,7 @@ impl fmt::Display for RestartError {
                 )
             }
             Self::RuntimeGone { name } => runtime_gone(f, name),
+            Self::Leaving { name } => leaving(f, name),
             Self::ShuttingDown => f.write_str("the manager is shutting down"),
         }
     }

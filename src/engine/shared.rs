@@ -332,12 +332,12 @@ impl Shared {
     /// Reserves the name of a task for the one that is to replace it, if that can be registered.
     ///
     /// # Errors
-    /// As [`register`](Self::register); a name that is reserved already is a duplicate.
+    /// As [`register`](Self::register), and [`RegisterError::BeingReplaced`].
     pub(crate) fn reserve(self: &Arc<Self>, new: Registration) -> Result<Reserved, RegisterError> {
         let name = &new.identity.name;
         let mut registered = self.registered();
         if registered.reserved.contains(name) {
-            return Err(RegisterError::Duplicate { name: name.to_string() });
+            return Err(RegisterError::BeingReplaced { name: name.to_string() });
         }
         registered.check(std::slice::from_ref(&new), Some(name))?;
         registered.reserved.push(name.clone());

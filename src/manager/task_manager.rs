@@ -397,6 +397,9 @@ impl TaskManager {
         if task.is_runtime_gone() {
             return Err(RestartError::RuntimeGone { name: name.into() });
         }
+        if task.is_to_unregister() {
+            return Err(RestartError::Leaving { name: name.into() });
+        }
         let (max_restarts, within) = (task.spec.intensity.max_restarts(), task.spec.intensity.within());
         let alive = matches!(
             task.task.cell.state(),
@@ -464,6 +467,9 @@ impl TaskManager {
         let task = self.shared().supervised(name).ok_or_else(unknown)?;
         if task.is_runtime_gone() {
             return Err(TaskControlError::RuntimeGone { name: name.into() });
+        }
+        if task.is_to_unregister() {
+            return Err(TaskControlError::Leaving { name: name.into() });
         }
         Ok(task)
     }

@@ -111,7 +111,9 @@ pub(crate) enum Answer {
     Unknown,
     UnknownDependency,
     Duplicate,
+    BeingReplaced,
     LimitReached,
+    Leaving,
 }
 
 /// What is known of a name, whatever task of that name it was.
@@ -149,6 +151,8 @@ struct Task {
     has_failed: bool,
     /// Whether the next failure leads back to `Failed` at once.
     retrying: bool,
+    /// Whether it is being unregistered or replaced.
+    leaving: bool,
     replacement: Option<Spec>,
 }
 
@@ -277,6 +281,11 @@ impl Model {
             Command::Replace(spec) if self.names[name].task.is_none() => {
                 return self.register(name, spec.clone());
             }
+            Command::Replace(_)
+                if self.names[name].task.as_ref().is_some_and(|task| task.replacement.is_some()) =>
+            {
+                return Answer::BeingReplaced;
+            }
             // Checked before the old task is asked to stop.
             Command::Replace(spec) if self.lacks_dependency(spec) => return Answer::UnknownDependency,
             _ => {}
@@ -284,11 +293,18 @@ impl Model {
         let now = self.now;
         let Some(task) = &mut self.names[name].task else { return Answer::Unknown };
         let order = match command {
+            Command::Stop | Command::Pause | Command::Resume | Command::Restart if task.leaving => {
+                return Answer::Leaving;
+            }
             Command::Stop => Order::Stop,
             Command::Pause => Order::Pause,
             Command::Resume => Order::Resume,
-            Command::Unregister => Order::Leave,
+            Command::Unregister => {
+                task.leaving = true;
+                Order::Leave
+            }
             Command::Replace(spec) => {
+                task.leaving = true;
                 task.replacement = Some(spec.clone());
                 Order::Leave
             }
@@ -336,6 +352,7 @@ impl Model {
             retry_at: None,
             has_failed: false,
             retrying: false,
+            leaving: false,
             replacement: None,
         });
         Answer::Done

@@ -234,6 +234,7 @@ fn registered(result: Result<(), RegisterError>) -> Answer {
     match result {
         Ok(()) => Answer::Done,
         Err(RegisterError::Duplicate { .. }) => Answer::Duplicate,
+        Err(RegisterError::BeingReplaced { .. }) => Answer::BeingReplaced,
         Err(RegisterError::UnknownDependency { .. }) => Answer::UnknownDependency,
         Err(other) => panic!("{other}"),
     }
@@ -241,8 +242,10 @@ fn registered(result: Result<(), RegisterError>) -> Answer {
 
 pub(crate) fn execute(tasks: &TaskManager, task: usize, command: &Command, probe: &Probe) -> Answer {
     let (tasks, named) = (tasks.clone(), name(task));
-    let known = |result: Result<(), TaskControlError>| {
-        if result.is_ok() { Answer::Done } else { Answer::Unknown }
+    let known = |result: Result<(), TaskControlError>| match result {
+        Ok(()) => Answer::Done,
+        Err(TaskControlError::Leaving { .. }) => Answer::Leaving,
+        Err(_) => Answer::Unknown,
     };
     match command {
         Command::Register(spec) => registered(tasks.register(config(task, spec, probe, || ()))),
@@ -255,6 +258,7 @@ pub(crate) fn execute(tasks: &TaskManager, task: usize, command: &Command, probe
             Ok(after) => Answer::In(after.as_millis().try_into().expect("short")),
             Err(RestartError::Unknown(_)) => Answer::Unknown,
             Err(RestartError::LimitReached { .. }) => Answer::LimitReached,
+            Err(RestartError::Leaving { .. }) => Answer::Leaving,
             Err(other) => panic!("{other}"),
         },
         Command::Pause => known(tasks.pause(&named)),

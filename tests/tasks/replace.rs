@@ -6,13 +6,14 @@ use std::sync::{
 };
 
 use otel_tasks::{
-    CriticalTaskConfig, TaskManager,
+    CriticalTaskConfig, TaskContext, TaskLoop, TaskManager,
+    schedule::LoopControlError,
     snapshot::TaskState,
     task::{RegisterError, WeakTaskManager},
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{Alive, eventually, secs, settle, tasks::state};
+use crate::support::{Alive, eventually, secs, settle, shown, tasks::state};
 
 /// A task that takes `stops_after` seconds to stop.
 fn obedient(name: &str, alive: &Alive, stops_after: u64) -> CriticalTaskConfig {
@@ -175,4 +176,41 @@ async fn two_replacements_at_once_leave_one_task() {
     assert!(first.is_ok() || second.is_ok(), "{first:?} {second:?}");
     assert_eq!((old.now(), new.now(), new.most()), (0, 1, 1));
     assert_eq!(tasks.task_names(), ["t"]);
+}
+
+/// Fails if an order to the task that is going is accepted, which nobody carries out.
+#[tokio::test(start_paused = true)]
+async fn a_task_that_is_being_replaced_refuses_orders_and_further_replacements() {
+    let (old, new) = (Alive::default(), Alive::default());
+    let tasks = TaskManager::new();
+    tasks.register(obedient("t", &old, 3)).unwrap();
+    let schedule = TaskLoop::every(secs(1), |ctx: TaskContext| async move {
+        ctx.cancelled().await;
+        sleep(secs(3)).await;
+    });
+    let handle = schedule.handle();
+    tasks.register(CriticalTaskConfig::from_loop("l", schedule)).unwrap();
+    tasks.start();
+    sleep(secs(2)).await;
+    let during = async {
+        sleep(secs(1)).await;
+        let leaving = r#"Err(Leaving { name: "t" })"#;
+        for refused in [tasks.stop("t"), tasks.pause("t"), tasks.resume("t")] {
+            assert_eq!(shown(&refused), leaving);
+        }
+        assert_eq!(shown(&tasks.restart("t")), leaving);
+        for refused in [handle.cancel(), handle.restart(), handle.pause(), handle.resume()] {
+            assert_eq!(refused, Err(LoopControlError::NotRegistered));
+        }
+        let again = tasks.replace(obedient("t", &new, 0)).await;
+        assert_eq!(shown(&again), r#"Err(BeingReplaced { name: "t" })"#);
+    };
+    let replacing = async { tokio::join!(tasks.replace(obedient("t", &new, 0)), tasks.unregister("l")) };
+    let ((replaced, unregistered), ()) = tokio::join!(replacing, during);
+    assert_eq!((replaced, unregistered), (Ok(()), Ok(())));
+    settle().await;
+    assert_eq!((old.now(), new.now()), (0, 1));
+    tasks.stop("t").expect("the new one obeys");
+    settle().await;
+    assert_eq!(state(&tasks, "t"), Some(TaskState::Stopped));
 }

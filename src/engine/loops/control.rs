@@ -82,7 +82,8 @@ impl Control {
         if supervised.as_ref().is_some_and(|supervised| supervised.is_runtime_gone()) {
             return Err(LoopControlError::RuntimeGone);
         }
-        let supervised = supervised.filter(|supervised| !supervised.has_left());
+        let supervised =
+            supervised.filter(|supervised| !supervised.has_left() && !supervised.is_to_unregister());
         supervised.ok_or(LoopControlError::NotRegistered)?.order(order);
         Ok(())
     }
