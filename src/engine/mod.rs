@@ -35,7 +35,7 @@ pub(crate) use roster::{Registration, each_name};
 pub(crate) use settings::{DEFAULT_SPAN_PREFIX, DEFAULT_WALL_CLOCK_STEP, Settings, WallClock};
 pub(crate) use shared::{Reserved, Shared};
 pub(crate) use shutdown::{
-    Awaited, WaitEnded, abort_shutdown, begin_shutdown, further_signals, run_shutdown, run_shutdown_after,
+    Awaited, Listener, WaitEnded, abort_shutdown, begin_shutdown, run_shutdown, shutdown_in_steps,
 };
 pub use shutdown::{
     LastResort, ShutdownCause, ShutdownEntry, ShutdownReport, ShutdownSignal, shutdown_signal,

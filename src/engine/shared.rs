@@ -64,6 +64,8 @@ pub(crate) struct Shared {
     pub(crate) begun: watch::Sender<bool>,
     /// Callers that wait for a signal, and for the shutdown's report then.
     pub(crate) awaited: AtomicUsize,
+    /// Locked by the caller that acts on signals.
+    pub(crate) listening: tokio::sync::Mutex<()>,
 }
 
 impl Shared {
@@ -87,6 +89,7 @@ impl Shared {
             sequence: OnceLock::new(),
             begun: watch::Sender::new(false),
             awaited: AtomicUsize::new(0),
+            listening: tokio::sync::Mutex::default(),
         });
         shared.begin_watching();
         shared

@@ -1,14 +1,14 @@
 //! A manager: the calls of a service.
 
-use std::{collections::BTreeSet, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
 use crate::{
     cell::{self, TaskSnapshot, TaskState},
     config::{self, Components, CriticalTaskConfig, CriticalTasksProvider, Discovery, TaskGroup, discover},
     emit::{self},
     engine::{
-        self, LoopBody, LoopHandle, Order, Shared, ShutdownReport, SpawnOptions, StopToken, Supervised,
-        TaskBuilder, TaskEventKind, TaskEvents, TaskSettings,
+        self, Listener, LoopBody, LoopHandle, Order, Shared, ShutdownReport, SpawnOptions, StopToken,
+        Supervised, TaskBuilder, TaskEventKind, TaskEvents, TaskSettings,
     },
     error::{LoopControlError, RegisterError, RestartError, TaskControlError, UnknownComponent, UnknownTask},
     instrumentation::InstrumentationCheck,
@@ -574,7 +574,8 @@ impl TaskManager {
     /// The deadline is kept by a thread of its own: also where every thread of the runtime is blocked, the report is there
     /// in time. Where the thread that awaits it is itself blocked, the [last resort](super::TaskManagerBuilder::last_resort) has it.
     ///
-    /// This call does not listen for signals: in a `main` that does, [`run_until`](Self::run_until) ends the shutdown at a further one.
+    /// If [`shutdown_signal`](crate::shutdown_signal) was called in this process, a further signal ends the shutdown at once, as
+    /// [`shutdown_now`](Self::shutdown_now) does.
     ///
     /// # Panics
     /// Outside a tokio runtime if the manager was built outside one too, and on a runtime without a timer. The message has the line
@@ -588,7 +589,7 @@ impl TaskManager {
         let call = self.shared().will_need_runtime();
         async move {
             call.check(self.shared());
-            engine::run_shutdown(self.shared()).await
+            engine::shutdown_in_steps(self.shared(), Duration::ZERO, Listener::new(self.shared())).await
         }
     }
 
@@ -600,6 +601,9 @@ impl TaskManager {
     ///
     /// Called twice, or during the drain of a signal, there is one drain, and the earlier end counts.
     /// [`shutdown`](Self::shutdown) ends the drain and begins the ordered shutdown at once. After that this only waits for the report.
+    ///
+    /// If [`shutdown_signal`](crate::shutdown_signal) was called in this process, each further signal goes one step on: from the drain to the
+    /// ordered shutdown, and from there to the end at once. If [`run_until`](Self::run_until) waits, the signals are left to it.
     ///
     /// # Cancel safety
     /// Dropping the future, once it was polled, stops the waiting; the drain and the shutdown go on in the manager.
@@ -617,7 +621,7 @@ impl TaskManager {
         let call = self.shared().will_need_runtime();
         async move {
             call.check(self.shared());
-            engine::run_shutdown_after(self.shared(), drain).await
+            engine::shutdown_in_steps(self.shared(), drain, Listener::new(self.shared())).await
         }
     }
 
@@ -679,33 +683,21 @@ impl TaskManager {
             self.start();
         }
         // Listens before the first signal, which may end the wait through a listener of the caller's.
-        let mut signals = engine::further_signals();
+        let mut listener = Listener::new(self.shared());
         let ended = {
             let _awaited = engine::Awaited::new(self.shared());
             let mut begun = self.shared().begun.subscribe();
             tokio::select! {
-                ended = signals.beside(end) => Some(ended),
+                ended = listener.signals.beside(end) => Some(ended),
                 _ = begun.wait_for(|begun| *begun) => None,
             }
         };
-        let was_sigterm = signals.take_seen().is_sigterm_alone();
+        let was_sigterm = listener.signals.take_seen().is_sigterm_alone();
         let drain = match ended {
             Some(engine::WaitEnded::Itself) if was_sigterm => self.shared().settings.drain,
             _ => Duration::ZERO,
         };
-        let mut report = pin!(engine::run_shutdown_after(self.shared(), drain));
-        loop {
-            tokio::select! {
-                // First: a signal that is seen before the drain has begun would end everything at once.
-                biased;
-                report = &mut report => return report,
-                () = signals.next() => {}
-            }
-            if !self.shared().drain.is_under_way() {
-                return self.shutdown_now().await;
-            }
-            engine::begin_shutdown(self.shared(), None);
-        }
+        engine::shutdown_in_steps(self.shared(), drain, listener).await
     }
 
     /// Returns a future that completes when the ordered shutdown begins, after the drain. It does not keep the manager alive, and it completes if

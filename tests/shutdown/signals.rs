@@ -21,6 +21,9 @@ const INSIDE: &str = "inside a future of its own";
 const PRE_STOP: &str = "while a hook drains";
 /// A task takes the signals, and the caller waits for something else.
 const ELSEWHERE: &str = "elsewhere";
+/// The caller waits for its signal, and for the shutdown then.
+const ALONE: &str = "alone";
+const ALONE_WITH_DRAIN: &str = "alone, with a drain";
 /// The listener is made when the caller waits already.
 const LATER: &str = "later";
 
@@ -62,6 +65,19 @@ fn serve(role: &str) {
                 });
                 tasks.register(taken).expect("valid");
                 tasks.run_until(std::future::pending::<()>()).await
+            }
+            ALONE => {
+                tasks.start();
+                begun(shutdown_signal()).await;
+                tasks.shutdown().await
+            }
+            ALONE_WITH_DRAIN => {
+                tasks.start();
+                begun(shutdown_signal()).await;
+                // Of two callers one acts on a signal.
+                let (report, _) =
+                    tokio::join!(tasks.shutdown_after(secs(30)), tasks.shutdown_after(secs(30)));
+                report
             }
             LATER => {
                 let (tells, told) = tokio::sync::oneshot::channel();
@@ -176,6 +192,31 @@ fn each_signal_goes_one_step_on() {
     let (drained, took) = child.report();
     assert!(drained >= 200 && took < 15_000, "{drained} of {took}");
     assert!(began.elapsed() < secs(100), "{:?}", began.elapsed());
+}
+
+/// Fails if a caller that waits with `shutdown` or `shutdown_after` hears no further signal, or two callers take two steps at one.
+#[test]
+fn further_signals_reach_a_shutdown_that_was_begun_by_hand() {
+    if let Some(role) = role() {
+        return serve(&role);
+    }
+    let test = "signals::further_signals_reach_a_shutdown_that_was_begun_by_hand";
+    for (role, steps) in [(ALONE, &["asked"][..]), (ALONE_WITH_DRAIN, &["draining", "asked"])] {
+        for signal in ["TERM", "INT"] {
+            let mut child = Child::of(test, role);
+            child.wait_for("serving");
+            for said in steps {
+                child.signal(signal);
+                child.wait_for(said);
+                // The next step waits for the next signal.
+                std::thread::sleep(Duration::from_millis(300));
+            }
+            child.signal(signal);
+            let (drained, took) = child.report();
+            assert_eq!(drained >= 300, role == ALONE_WITH_DRAIN, "{role}, {signal}: {drained} of {took}");
+            assert!((300..15_000).contains(&(took - drained)), "{role}, {signal}: {drained} of {took}");
+        }
+    }
 }
 
 /// Fails if `run_until` looks for a listener only when it begins.

@@ -5,13 +5,14 @@ pub(in crate::engine) mod lines;
 pub(in crate::engine) mod os_signal;
 pub(in crate::engine) mod report;
 pub(in crate::engine) mod sequence;
+pub(in crate::engine) mod steps;
 pub(in crate::engine) mod topology;
 pub(in crate::engine) mod tracker;
 
-pub(crate) use os_signal::{Ended as WaitEnded, further_signals};
+pub(crate) use os_signal::Ended as WaitEnded;
 pub use os_signal::{ShutdownSignal, shutdown_signal};
 pub use report::{LastResort, ShutdownCause, ShutdownEntry, ShutdownReport};
 pub(crate) use sequence::{
     Awaited, abort as abort_shutdown, begin as begin_shutdown, shutdown as run_shutdown,
-    shutdown_after as run_shutdown_after,
 };
+pub(crate) use steps::{Listener, shutdown_in_steps};
