@@ -10,9 +10,9 @@ use crate::{
     },
     error::RegisterError,
     policy::{
-        Backoff, DependencyLoss, ErrorClass, ErrorRules, Escalation, GiveUp, HealthRole, OutputError,
-        PolicyError, RestartIntensity, RestartPolicy, ReturnedError, StallAction, TaskCategory, TaskOutput,
-        TaskPriority, check_reachable, returned_error_of, type_path,
+        Backoff, DependencyLoss, ErrorClass, ErrorRules, Escalation, GiveUp, HealthRole, NameRule,
+        OutputError, PolicyError, RestartIntensity, RestartPolicy, ReturnedError, StallAction, TaskCategory,
+        TaskOutput, TaskPriority, check_reachable, error_text, returned_error_of, type_path,
     },
 };
 
@@ -420,6 +420,12 @@ impl CriticalTaskConfig {
         let name = || self.name.clone();
         if self.name.is_empty() {
             return Err(RegisterError::EmptyName);
+        }
+        if self.name.len() > NameRule::MAX_NAME {
+            return Err(RegisterError::NameTooLong {
+                name: error_text::up_to(&self.name, NameRule::MAX_NAME).to_owned(),
+                bytes: self.name.len(),
+            });
         }
         let policy = |source: PolicyError| RegisterError::Policy { name: name(), source };
         let given = match self.limit {

@@ -34,6 +34,11 @@ pub(crate) fn of(shown: &(dyn Display + '_)) -> String {
     Text::of(shown).finish()
 }
 
+/// A text, cut as that of an error if it is too long.
+pub(crate) fn bounded(text: &str) -> String {
+    if text.len() <= Failure::MAX_MESSAGE { text.to_owned() } else { of(&text) }
+}
+
 /// The sources from this one on.
 pub(super) fn sources<'a>(
     first: Option<&'a (dyn Error + 'static)>,
@@ -130,7 +135,7 @@ impl Text {
 }
 
 /// The longest beginning of a text that takes so many bytes at most.
-fn up_to(text: &str, bytes: usize) -> &str {
+pub(crate) fn up_to(text: &str, bytes: usize) -> &str {
     let mut end = bytes.min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -87,7 +87,7 @@ fn caught(payload: Box<dyn Any + Send>, location: Option<String>) -> Caught {
         Some(text) => *text,
         None => payload.downcast_ref::<String>().map_or("non-string payload", String::as_str),
     };
-    let text = error_text::of(&text);
+    let text = error_text::bounded(text);
     Caught { panic: Panic { text, location }, payload: Payload(Some(payload)) }
 }
 

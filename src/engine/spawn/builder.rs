@@ -19,7 +19,7 @@ use crate::{
         shutdown::tracker::{Owner, Place, RunMember, stage_of},
         spawn::polled::{Handled, Polled},
     },
-    policy::{ErrorRules, OutputError, TaskCategory, TaskOutput, TaskPriority, type_path},
+    policy::{ErrorRules, OutputError, TaskCategory, TaskOutput, TaskPriority, error_text, type_path},
     run::{Begin, PollTime, Rules, Run, SpanMade, TaskError, TaskHandle, catch, exit_of_run},
     watchdog::block_for,
 };
@@ -395,7 +395,7 @@ impl Shared {
         });
         let spawner = OtelContext::map_current(|context| context.span().span_context().clone());
         let linked = matches!(options.parent, SpanParent::Root) && spawner.is_valid();
-        let given_name = (*name != *task.identity.name).then(|| name.to_owned());
+        let given_name = (*name != *task.identity.name).then(|| error_text::bounded(name));
         let begin = Begin {
             given_name,
             parent: options.parent,
