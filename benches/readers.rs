@@ -122,6 +122,8 @@ impl fmt::Display for Broken {
     }
 }
 
+impl std::error::Error for Broken {}
+
 /// Fails a few times, then stays.
 fn config(name: String) -> CriticalTaskConfig {
     CriticalTaskConfig::new(name, |ctx| async move {

@@ -103,6 +103,8 @@ impl fmt::Display for Failed {
     }
 }
 
+impl std::error::Error for Failed {}
+
 /// What an ordered task tells of itself, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Effect {

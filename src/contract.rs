@@ -142,7 +142,7 @@ pub mod record {
     pub const SYSTEMD_FAILED: &str = "task.systemd.failed";
     /// The installed telemetry was dropped without its shutdown: nothing is exported any more.
     pub const TELEMETRY_ENDED: &str = "task.telemetry.ended";
-    /// A task runs whose category nobody can tell; said once per name.
+    /// A task runs that no rule of the manager's prefix table is for; once per name, and only if there is a table.
     pub const CATEGORY_UNKNOWN: &str = "task.category.unknown";
 }
 

@@ -2,7 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use crate::{policy::PolicyError, timetable::ScheduleError};
+use crate::{
+    policy::{NameRule, PolicyError},
+    timetable::ScheduleError,
+};
 
 /// Why a manager was not built. Nothing was started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +58,14 @@ impl std::error::Error for BuildError {}
 pub enum RegisterError {
     /// The name is empty.
     EmptyName,
+    /// The name is longer than [`NameRule::MAX_NAME`](crate::policy::NameRule::MAX_NAME).
+    #[non_exhaustive]
+    NameTooLong {
+        /// The beginning of the name.
+        name: String,
+        /// Its length in bytes.
+        bytes: usize,
+    },
     /// A task of this name is registered already.
     #[non_exhaustive]
     Duplicate {
@@ -149,6 +160,13 @@ impl fmt::Display for RegisterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::EmptyName => f.write_str("the task has an empty name"),
+            Self::NameTooLong { name, bytes } => {
+                let most = NameRule::MAX_NAME;
+                write!(
+                    f,
+                    "the name of a task has at most {most} bytes, and that of task {name:?}.. has {bytes}"
+                )
+            }
             Self::Duplicate { name } => write!(f, "a task named {name:?} is registered already"),
             Self::BeingReplaced { name } => write!(f, "task {name:?} is being replaced already"),
             Self::NameLimit { name, max_names } => {

@@ -67,7 +67,7 @@ pub use manager::TaskManager;
 pub use opentelemetry;
 #[cfg(feature = "otlp")]
 pub use otlp::Telemetry;
-pub use policy::{Backoff, GiveUp, HealthRole, RestartPolicy, TaskCategory, TaskPriority};
+pub use policy::{Backoff, GiveUp, HealthRole, RestartPolicy, TaskCategory, TaskPriority, Value};
 pub use read::{TaskHealth, TaskMetrics};
 pub use run::{TaskError, TaskHandle};
 pub use timetable::Schedule;
@@ -241,7 +241,5 @@ pub mod __private {
         crate::Backoff::growing(from, to)
     }
 
-    pub use crate::run::{
-        Instrumented, InstrumentedFailure as Failure, Probe, ViaAny, ViaDisplay, ViaOpaque, instrument,
-    };
+    pub use crate::run::{BorrowingProbe, Instrumented, Probe, Rules, instrument, via};
 }

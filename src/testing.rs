@@ -35,9 +35,9 @@ use tokio::sync::Notify;
 
 use crate::{
     config::{CriticalTaskConfig, What},
-    engine::{Body, ErrorRules, Factory, TaskContext, TaskEvent, TaskEvents, Work},
+    engine::{Body, Factory, TaskContext, TaskEvent, TaskEvents, Work},
     manager::TaskManager,
-    policy::{ErrorClass, Exit, Failure},
+    policy::{ErrorClass, ErrorRules, Exit, Failure},
 };
 
 /// The runtime's clock while it stands still: it moves when it is told to, and past every timer on the way, in order.

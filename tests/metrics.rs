@@ -329,6 +329,18 @@ fn assert_no_overflow(points: &Points) {
     assert!(sets.values().all(|sets| *sets < 2_000), "{sets:?}");
 }
 
+/// An error of its own kind in each of twelve iterations.
+#[derive(Debug)]
+struct Iteration(u64);
+
+impl std::fmt::Display for Iteration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "iteration {}", self.0)
+    }
+}
+
+impl std::error::Error for Iteration {}
+
 const ERROR_TYPES: [&str; 12] = ["e0", "e1", "e2", "e3", "e4", "e5", "e6", "e7", "e8", "e9", "e10", "e11"];
 
 #[tokio::test(start_paused = true)]
@@ -336,11 +348,11 @@ async fn a_name_shows_eight_error_types_and_the_rest_as_other() {
     let metrics = Metrics::new();
     let tasks = manager(&metrics);
     let fails = TaskLoop::every(Duration::from_secs(1), |ctx| async move {
-        Err::<(), _>(ctx.iteration().expect("in a loop"))
+        Err::<(), _>(Iteration(ctx.iteration().expect("in a loop")))
     });
     let config =
         CriticalTaskConfig::from_loop("fails", fails.count(24).on_error(|_| async { OnError::Continue }));
-    let config = config.error_type(|iteration: &u64| ERROR_TYPES[(*iteration % 12) as usize]);
+    let config = config.error_type(|iteration: &Iteration| ERROR_TYPES[(iteration.0 % 12) as usize]);
     tasks.register(config).expect("registered");
     tasks.start();
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -359,13 +371,17 @@ async fn every_name_with_every_error_type_stays_below_the_streams_bound() {
     for name in 0..200 {
         let fails = TaskLoop::every(Duration::from_secs(1), |ctx| async move {
             assert!(ctx.iteration() != Some(13), "a panic too");
-            if ctx.iteration() == Some(14) { Ok(()) } else { Err(ctx.iteration().expect("in a loop")) }
+            if ctx.iteration() == Some(14) {
+                Ok(())
+            } else {
+                Err(Iteration(ctx.iteration().expect("in a loop")))
+            }
         });
         let config = CriticalTaskConfig::from_loop(
             format!("n{name}"),
             fails.count(14).on_error(|_| async { OnError::Continue }),
         );
-        let config = config.error_type(|iteration: &u64| ERROR_TYPES[(*iteration % 12) as usize]);
+        let config = config.error_type(|iteration: &Iteration| ERROR_TYPES[(iteration.0 % 12) as usize]);
         tasks.register(config).expect("registered");
     }
     tasks.start();

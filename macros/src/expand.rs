@@ -9,8 +9,12 @@ use quote::{ToTokens, quote_spanned};
 use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
 use syn::token::Brace;
+use syn::visit::{self, Visit};
 use syn::visit_mut::{self, VisitMut};
-use syn::{LitStr, Path, ReturnType, Signature, Type, TypeGroup, TypeParen, parse_quote_spanned};
+use syn::{
+    GenericArgument, Ident, Lifetime, LitStr, Path, PathArguments, ReturnType, Signature, Type, TypeGroup,
+    TypeImplTrait, TypeMacro, TypeParen, TypeReference, parse_quote_spanned,
+};
 
 use crate::args::{Args, Choice, Errors};
 use crate::valid::AsyncFn;
@@ -46,6 +50,11 @@ fn expand(args: Args, function: AsyncFn) -> TokenStream {
     let pin = pin(&sig.output);
     let allow =
         may_be_future(&sig.output).then(|| quote_spanned!(site=> #[allow(clippy::async_yields_async)]));
+    let probe = quote::format_ident!(
+        "{}",
+        if error_may_borrow(&sig) { "BorrowingProbe" } else { "Probe" },
+        span = site
+    );
 
     // Where the user wrote them, but ours: braces of the user's would be `unused_braces` in the block around them.
     let brace = Brace(site.located_at(brace.span.join()));
@@ -62,9 +71,11 @@ fn expand(args: Args, function: AsyncFn) -> TokenStream {
                 &__TASK
             },
             __body,
-            |__output| {
-                use #private::{ViaAny as _, ViaOpaque as _, ViaDisplay as _};
-                (&&&#private::Probe(__output)).task_failure()
+            |__output, __rules| {
+                use #private::via::{
+                    ViaAny as _, ViaBox as _, ViaDisplay as _, ViaError as _, ViaOpaque as _, ViaReport as _,
+                };
+                (&&&&&&#private::#probe(__output)).task_exit(__rules)
             },
         )
         .await
@@ -110,6 +121,75 @@ pub(crate) fn pin(output: &ReturnType) -> TokenStream {
         if let ::core::option::Option::Some(__output) = ::core::option::Option::None::<#ty> {
             return __output;
         }
+    }
+}
+
+/// Whether the type of the error may borrow, as far as the signature shows. An error that borrows nothing is found by its type by
+/// the rules of a manager, which the compiler allows for such types alone.
+fn error_may_borrow(sig: &Signature) -> bool {
+    let ReturnType::Type(_, ty) = &sig.output else { return false };
+    let mut borrows =
+        Borrows { generics: sig.generics.type_params().map(|param| &param.ident).collect(), found: false };
+    let ty = ungroup(ty);
+    match result_arguments(ty) {
+        // An alias such as `io::Result`, which has an error type of its own.
+        Some((_, None)) => {}
+        Some((_, Some(error))) => borrows.visit_type(error),
+        None => borrows.visit_type(ty),
+    }
+    borrows.found
+}
+
+/// The types inside a `Result`.
+fn result_arguments(ty: &Type) -> Option<(&Type, Option<&Type>)> {
+    let Type::Path(path) = ty else { return None };
+    let last = path.path.segments.last().filter(|last| last.ident == "Result")?;
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+    let mut types = Vec::new();
+    for argument in &arguments.args {
+        match argument {
+            GenericArgument::Type(ty) => types.push(ty),
+            _ => return None,
+        }
+    }
+    match types[..] {
+        [value] => Some((value, None)),
+        [value, error] => Some((value, Some(error))),
+        _ => None,
+    }
+}
+
+/// Looks for what may borrow in a type: a lifetime, a type that the function or its `impl` block is generic over.
+struct Borrows<'a> {
+    generics: Vec<&'a Ident>,
+    found: bool,
+}
+
+impl Visit<'_> for Borrows<'_> {
+    fn visit_lifetime(&mut self, lifetime: &Lifetime) {
+        self.found |= lifetime.ident != "static";
+    }
+
+    fn visit_type_reference(&mut self, reference: &TypeReference) {
+        self.found |= reference.lifetime.is_none();
+        visit::visit_type_reference(self, reference);
+    }
+
+    fn visit_type_impl_trait(&mut self, _: &TypeImplTrait) {
+        self.found = true;
+    }
+
+    fn visit_type_macro(&mut self, _: &TypeMacro) {
+        self.found = true;
+    }
+
+    fn visit_ident(&mut self, ident: &Ident) {
+        let name = ident.to_string();
+        // The parameters of the `impl` block are not seen here; most have names like these.
+        let is_short = name
+            .strip_prefix(char::is_uppercase)
+            .is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit()));
+        self.found |= is_short || name == "Self" || self.generics.contains(&ident);
     }
 }
 

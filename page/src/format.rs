@@ -1,6 +1,9 @@
 //! Times, durations and texts as the page writes them.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 pub(crate) fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
@@ -20,4 +23,15 @@ pub(crate) fn shortened(text: &str, bytes: usize) -> &str {
     }
     let end = (0..=bytes).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     &text[..end]
+}
+
+/// The text, or its beginning and its end in so many bytes: the root cause of an error comes last.
+pub(crate) fn abridged(text: &str, bytes: usize) -> Cow<'_, str> {
+    const BETWEEN: &str = " … ";
+    if text.len() <= bytes {
+        return Cow::Borrowed(text);
+    }
+    let room = bytes.saturating_sub(BETWEEN.len());
+    let from = (text.len() - room / 2..=text.len()).find(|from| text.is_char_boundary(*from));
+    Cow::Owned([shortened(text, room - room / 2), BETWEEN, &text[from.unwrap_or(text.len())..]].concat())
 }

@@ -18,7 +18,7 @@ use otel_tasks::telemetry::contract::{SPAN_RUN, key};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::format::{shortened, unix};
+use crate::format::{abridged, shortened, unix};
 
 /// So many spans under way are kept at most; of more nothing is seen until they end.
 const RUNNING: usize = 1_024;
@@ -169,7 +169,7 @@ fn span_view(span: &SpanData, is_over: bool, began: SystemTime) -> SpanView {
         seconds: is_over.then(|| between(span.start_time, span.end_time)),
         is_error: has_failed(span),
         status: match &span.status {
-            Status::Error { description } => shortened(description, TEXT).to_owned(),
+            Status::Error { description } => abridged(description, TEXT).into_owned(),
             Status::Unset | Status::Ok => String::new(),
         },
         attributes: span.attributes.iter().map(pair).collect(),

@@ -14,9 +14,9 @@ use otel_tasks::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::format::{seconds, shortened, unix};
+use crate::format::{abridged, seconds, unix};
 
-/// How much of an error's text a row shows.
+/// How much of an error's text a row shows: its beginning and its end.
 const SHORT_TEXT: usize = 300;
 
 /// One task in the table.
@@ -87,6 +87,8 @@ pub(crate) struct TaskDetail {
     error_types: Vec<Counted>,
     /// Restarts by reason.
     restart_reasons: Vec<Counted>,
+    /// The whole text of the last error with its causes, at most 8 KiB.
+    last_error_text: Option<String>,
     /// The trace of the last error, 32 hexadecimal digits.
     last_error_trace: Option<String>,
     /// The last ended runs, the oldest first.
@@ -277,7 +279,7 @@ fn row(snapshot: TaskSnapshot, health: Option<&TaskHealth>, depends_on: Vec<Arc<
         max_seconds: (snapshot.total_runs() > 0).then(|| seconds(snapshot.longest_run)),
         interval_seconds: snapshot.interval.map(seconds),
         next_run: snapshot.next_run.map(unix),
-        last_error: snapshot.last_error.map(|error| shortened(&error.message, SHORT_TEXT).to_owned()),
+        last_error: snapshot.last_error.map(|error| abridged(&error.message, SHORT_TEXT).into_owned()),
         last_error_time: snapshot.last_error_time.map(unix),
         name: snapshot.name,
         component: snapshot.component,
@@ -326,6 +328,7 @@ pub(crate) fn detail(
             .iter()
             .map(|reason| count(reason.as_str(), snapshot.restarts(*reason)))
             .collect(),
+        last_error_text: last_error.as_ref().map(|error| error.message.clone()),
         last_error_trace: last_error.and_then(|error| error.trace_id),
         history: metrics
             .history
@@ -400,7 +403,7 @@ impl From<&TaskEvent> for EventView {
             task: event.task.clone(),
             generation: event.generation,
             kind: event.kind.as_str(),
-            detail: shortened(&detail, SHORT_TEXT).to_owned(),
+            detail: abridged(&detail, SHORT_TEXT).into_owned(),
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     config::{register::register, task::CriticalTaskConfig},
     engine::{Shared, component_failed},
     error::RegisterError,
+    policy::error_text,
     run::catch,
 };
 
@@ -146,7 +147,7 @@ enum Refusal {
 
 fn report_failure(discovery: &mut Discovery, component: &str, refusal: Refusal) {
     let text = match &refusal {
-        Refusal::Task(error) => error.to_string(),
+        Refusal::Task(error) => error_text::of_error(error),
         Refusal::Provider(text) => format!("its provider panicked: {text}"),
     };
     component_failed(component, &text);

@@ -1,17 +1,18 @@
 //! What a user says of a critical task, and components that bring their own.
 
-use std::{any::Any, future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{
     cell::Identity,
     engine::{
-        Body, ErrorRules, Factory, Links, LoopBody, LoopHandle, Membership, Registration, Shared,
-        TaskContext, TaskLoop, TaskSpec, erase, error_type_of,
+        Body, Factory, Links, LoopBody, LoopHandle, Membership, Registration, Shared, TaskContext, TaskLoop,
+        TaskSpec, erase,
     },
     error::RegisterError,
     policy::{
-        Backoff, DependencyLoss, ErrorClass, Escalation, GiveUp, HealthRole, PolicyError, RestartIntensity,
-        RestartPolicy, StallAction, TaskCategory, TaskOutput, TaskPriority, check_reachable, type_path,
+        Backoff, DependencyLoss, ErrorClass, ErrorRules, Escalation, GiveUp, HealthRole, NameRule,
+        OutputError, PolicyError, RestartIntensity, RestartPolicy, ReturnedError, StallAction, TaskCategory,
+        TaskOutput, TaskPriority, check_reachable, error_text, returned_error_of, type_path,
     },
 };
 
@@ -56,10 +57,8 @@ pub struct CriticalTaskConfig {
     pub(super) dependencies: Vec<Arc<str>>,
     loss: DependencyLoss,
     pub(crate) what: What,
-    error_type: Option<(std::any::TypeId, &'static str)>,
+    returned_error: Option<ReturnedError>,
     rules: ErrorRules,
-    /// The types that classifications were given for.
-    classified: Vec<(std::any::TypeId, &'static str)>,
 }
 
 /// How often a task may be restarted, as it was given: it is checked when the task is registered.
@@ -88,13 +87,13 @@ impl CriticalTaskConfig {
     /// ([`Backoff::default`]). After [`RestartIntensity::DEFAULT_MAX_RESTARTS`] restarts within
     /// [`RestartIntensity::DEFAULT_WITHIN`] the task is tried again every 5 minutes ([`GiveUp::default`]). Health is checked every
     /// [`CriticalTaskConfig::DEFAULT_HEALTH_CHECK_INTERVAL`].
-    pub fn new<F, Fut>(name: impl Into<String>, factory: F) -> Self
+    pub fn new<F, Fut, Via>(name: impl Into<String>, factory: F) -> Self
     where
         F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
         Fut: Future + Send + 'static,
-        Fut::Output: TaskOutput + 'static,
+        Fut::Output: TaskOutput<Via> + 'static,
     {
-        Self::of(name.into(), What::Closure(erase(factory)), error_type_of::<Fut::Output>())
+        Self::of(name.into(), What::Closure(erase(factory)), returned_error_of::<Fut::Output, Via>())
     }
 
     /// Creates a task that may end: it is finished once it has succeeded, and restarted after a failure. The same as
@@ -105,11 +104,11 @@ impl CriticalTaskConfig {
     /// let migrate = CriticalTaskConfig::one_shot("migrate", |_| async { Ok::<(), std::io::Error>(()) });
     /// # drop(migrate);
     /// ```
-    pub fn one_shot<F, Fut>(name: impl Into<String>, factory: F) -> Self
+    pub fn one_shot<F, Fut, Via>(name: impl Into<String>, factory: F) -> Self
     where
         F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
         Fut: Future + Send + 'static,
-        Fut::Output: TaskOutput + 'static,
+        Fut::Output: TaskOutput<Via> + 'static,
     {
         Self::new(name, factory).restart_policy(RestartPolicy::OnFailure)
     }
@@ -121,11 +120,11 @@ impl CriticalTaskConfig {
     /// async fn gateway(_ctx: TaskContext) {}
     /// assert!(CriticalTaskConfig::unnamed(gateway).name().ends_with("gateway"));
     /// ```
-    pub fn unnamed<F, Fut>(factory: F) -> Self
+    pub fn unnamed<F, Fut, Via>(factory: F) -> Self
     where
         F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
         Fut: Future + Send + 'static,
-        Fut::Output: TaskOutput + 'static,
+        Fut::Output: TaskOutput<Via> + 'static,
     {
         Self::new(type_path::<F>(), factory)
     }
@@ -136,12 +135,12 @@ impl CriticalTaskConfig {
     /// without a delay. A permanent error, or [`OnError::End`](crate::schedule::OnError::End), ends the loop, and the restart policy
     /// decides ([`RestartPolicy::OnFailure`] by default).
     pub fn from_loop(name: impl Into<String>, task_loop: TaskLoop) -> Self {
-        let error_type = task_loop.error_type;
-        Self::of(name.into(), What::Loop(Box::new(task_loop)), error_type)
+        let returned_error = task_loop.returned_error;
+        Self::of(name.into(), What::Loop(Box::new(task_loop)), returned_error)
             .restart_policy(RestartPolicy::OnFailure)
     }
 
-    fn of(name: String, what: What, error_type: Option<(std::any::TypeId, &'static str)>) -> Self {
+    fn of(name: String, what: What, returned_error: Option<ReturnedError>) -> Self {
         Self {
             name,
             category: TaskCategory::Scheduled,
@@ -164,9 +163,8 @@ impl CriticalTaskConfig {
             dependencies: Vec::new(),
             loss: DependencyLoss::default(),
             what,
-            error_type,
+            returned_error,
             rules: ErrorRules::default(),
-            classified: Vec::new(),
         }
     }
 
@@ -370,34 +368,51 @@ impl CriticalTaskConfig {
         self
     }
 
-    /// Tells errors for which trying again can help from those for which it cannot.
+    /// Tells errors of type `E` for which trying again can help from those for which it cannot. Errors without a rule are transient.
+    ///
+    /// The rule is for the returned error, or for the outermost of its sources that is an `E`. If the task returns a type of its own, `E`
+    /// must be that type: a rule that cannot match is refused when the task is registered. If the task returns a report
+    /// (`anyhow::Error`, `eyre::Report`, `Box<dyn Error>`), `E` may be any error in it, and there may be a rule for each of several
+    /// types. A second rule for the same type replaces the first. Errors that no rule of the task is for are left to
+    /// [the manager's rules](crate::task::TaskManagerBuilder::classify).
     ///
     /// ```
     /// # use otel_tasks::{CriticalTaskConfig, policy::ErrorClass};
     /// use std::io;
-    /// let config = CriticalTaskConfig::new("mirror", |_| async { Err::<(), _>(io::Error::other("down")) })
-    ///     .classify(|error: &io::Error| match error.kind() {
-    ///         io::ErrorKind::PermissionDenied => ErrorClass::Permanent,
-    ///         _ => ErrorClass::Transient,
-    ///     });
+    /// let config = CriticalTaskConfig::new("mirror", |_| async {
+    ///     let refused = io::Error::from(io::ErrorKind::PermissionDenied);
+    ///     Err::<(), _>(anyhow::Error::from(refused).context("mirror the settings"))
+    /// })
+    /// .classify(|error: &io::Error| match error.kind() {
+    ///     io::ErrorKind::PermissionDenied => ErrorClass::Permanent,
+    ///     _ => ErrorClass::Transient,
+    /// });
+    /// # drop(config);
     /// ```
-    pub fn classify<E: 'static>(mut self, class: impl Fn(&E) -> ErrorClass + Send + Sync + 'static) -> Self {
-        self.classified.push((std::any::TypeId::of::<E>(), std::any::type_name::<E>()));
-        // The type is compared when the task is registered, so the fallback is never seen.
-        let class = move |error: &dyn Any| error.downcast_ref::<E>().map_or(ErrorClass::default(), &class);
-        self.rules.class = Some(Arc::new(class));
+    pub fn classify<E: OutputError<Via>, Via>(
+        mut self,
+        class: impl Fn(&E) -> ErrorClass + Send + Sync + 'static,
+    ) -> Self {
+        self.rules.classify(class);
         self
     }
 
-    /// Names errors for the attribute `error.type`, which otherwise carries the error's Rust type. Names are few: beyond
+    /// Names errors of type `E` for the attribute `error.type`, which otherwise carries the error's Rust type. `E` is found as
+    /// [`classify`](Self::classify) finds it. Names are few: beyond
     /// [`MAX_ERROR_TYPES`](crate::snapshot::TaskSnapshot::MAX_ERROR_TYPES) they count as `_OTHER`.
-    pub fn error_type<E: 'static>(
+    ///
+    /// ```
+    /// # use otel_tasks::CriticalTaskConfig;
+    /// use std::io;
+    /// let config = CriticalTaskConfig::new("mirror", |_| async { Err::<(), _>(io::Error::other("down")) })
+    ///     .error_type(|_: &io::Error| "mirror_down");
+    /// # drop(config);
+    /// ```
+    pub fn error_type<E: OutputError<Via>, Via>(
         mut self,
         name: impl Fn(&E) -> &'static str + Send + Sync + 'static,
     ) -> Self {
-        self.classified.push((std::any::TypeId::of::<E>(), std::any::type_name::<E>()));
-        let name = move |error: &dyn Any| error.downcast_ref::<E>().map_or(std::any::type_name::<E>(), &name);
-        self.rules.error_type = Some(Arc::new(name));
+        self.rules.name(name);
         self
     }
 
@@ -405,6 +420,12 @@ impl CriticalTaskConfig {
         let name = || self.name.clone();
         if self.name.is_empty() {
             return Err(RegisterError::EmptyName);
+        }
+        if self.name.len() > NameRule::MAX_NAME {
+            return Err(RegisterError::NameTooLong {
+                name: error_text::up_to(&self.name, NameRule::MAX_NAME).to_owned(),
+                bytes: self.name.len(),
+            });
         }
         let policy = |source: PolicyError| RegisterError::Policy { name: name(), source };
         let given = match self.limit {
@@ -435,13 +456,13 @@ impl CriticalTaskConfig {
         if let What::Loop(task_loop) = &self.what {
             task_loop.check().map_err(|source| RegisterError::Loop { name: name(), source })?;
         }
-        let returned = self.error_type;
-        match self.classified.iter().find(|(id, _)| returned.is_none_or(|(returned, _)| returned != *id)) {
+        let returned = self.returned_error;
+        match self.rules.types().find(|of| !returned.is_some_and(|returned| of.fits(returned))) {
             None => Ok(intensity),
-            Some((_, classified)) => Err(RegisterError::ErrorType {
+            Some(of) => Err(RegisterError::ErrorType {
                 name: name(),
-                returned: returned.map(|(_, name)| name),
-                classified,
+                returned: returned.map(|returned| returned.name),
+                classified: of.name,
             }),
         }
     }
@@ -470,7 +491,7 @@ impl CriticalTaskConfig {
         };
         let is_loop = matches!(self.what, What::Loop(_));
         let health_role = self.health_role.unwrap_or_else(|| HealthRole::of(is_loop, self.priority));
-        let rules = (!self.rules.is_empty()).then(|| Arc::new(self.rules));
+        let rules = shared.recorder.with_rules(self.rules);
         let body: Arc<dyn Body> = match self.what {
             What::Closure(factory) => factory.into_body(),
             What::Loop(task_loop) => Arc::new(LoopBody::new(*task_loop)),

@@ -15,7 +15,7 @@ use crate::{
     cell::TaskState,
     contract::{SCOPE, key, record},
     emit::with_trace,
-    policy::{Exit, Failure, Panic, RestartIntensity, RestartReason},
+    policy::{Exit, Failure, Panic, RestartIntensity, RestartReason, error_text},
     read::{HealthStatus, TaskHealth},
     run::Task,
 };
@@ -214,12 +214,12 @@ impl Announcer<'_> {
     }
 }
 
-/// A task has no category.
+/// A task has no category, though the manager has rules for names.
 pub(super) fn category_unknown(name: &str) {
     tracing::event!(
         name: record::CATEGORY_UNKNOWN, target: SCOPE, parent: None, Level::WARN,
         { key::NAME } = name,
-        "task {name} has no category: name it by a rule or set one",
+        "task {name} has no category: no rule of the manager matches its name. Add a prefix to the rules, or set the category",
     );
 }
 
@@ -290,7 +290,7 @@ pub(crate) fn replacement_failed(name: &str, error: &crate::error::RegisterError
         tracing::event!(
             name: record::MONITOR_FAILED, target: SCOPE, parent: None, Level::ERROR,
             { key::NAME } = name,
-            "task {name} was stopped and could not be replaced: {error}",
+            "task {name} was stopped and could not be replaced: {}", error_text::of_error(error),
         );
     });
 }

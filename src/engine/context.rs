@@ -211,10 +211,10 @@ impl TaskContext {
 
     /// Spawns a short task that this task owns: see [`task`](Self::task).
     #[track_caller]
-    pub fn spawn<F>(&self, name: &str, future: F) -> TaskHandle<F::Output>
+    pub fn spawn<F, Via>(&self, name: &str, future: F) -> TaskHandle<F::Output>
     where
         F: Future + Send + 'static,
-        F::Output: TaskOutput + Send + 'static,
+        F::Output: TaskOutput<Via> + Send + 'static,
     {
         self.task(name).spawn(future)
     }

@@ -44,8 +44,8 @@ pub(crate) use spawn::SpawnOptions;
 pub use spawn::{StopToken, TaskBuilder};
 pub use supervision::TaskSettings;
 pub(crate) use supervision::{
-    Body, ErrorRules, Factory, Group, Life, LifeEnd, Links, Membership, Order, Supervised, TaskSpec, Work,
-    erase, error_type_of, is_current, until_gone,
+    Body, Factory, Group, Life, LifeEnd, Links, Membership, Order, Supervised, TaskSpec, Work, erase,
+    is_current, until_gone,
 };
 
 /// The longest duration that is added to a time: about thirty years.

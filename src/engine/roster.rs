@@ -16,11 +16,12 @@ use crate::{
         shutdown::topology,
         supervision::{
             links::{Links, Membership},
-            spec::{ErrorRules, TaskSpec},
+            spec::TaskSpec,
             supervised::{Body, Supervised},
         },
     },
     error::RegisterError,
+    policy::ErrorRules,
     run::Task,
 };
 

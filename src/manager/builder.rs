@@ -22,7 +22,7 @@ use crate::{
     engine::{LastResort, Settings, Shared, WallClock},
     error::BuildError,
     manager::task_manager::{LastHandle, TaskManager},
-    policy::{CategoryRules, NameRule},
+    policy::{CategoryRules, ErrorClass, ErrorRules, NameRule, OutputError},
     read::HealthThresholds,
     run,
     run::{PollTime, Recorder, RecorderOptions},
@@ -34,6 +34,7 @@ pub struct TaskManagerBuilder {
     recorder: RecorderOptions,
     settings: Settings,
     meter: Option<Meter>,
+    error_rules: ErrorRules,
     panic_hook: bool,
     #[cfg(all(feature = "systemd", unix))]
     systemd: bool,
@@ -99,7 +100,8 @@ impl TaskManagerBuilder {
         self
     }
 
-    /// How a task's category is told from its name.
+    /// Sets how a task's category follows from its name, if none was given ([`CategoryRules::default`], without prefixes). With
+    /// prefixes, a name that they do not cover is a WARN record, once per name.
     pub fn categories(mut self, rules: CategoryRules) -> Self {
         self.recorder.categories = rules;
         self
@@ -223,6 +225,61 @@ impl TaskManagerBuilder {
         self
     }
 
+    /// Tells errors of type `E` for which trying again can help from those for which it cannot, in every run of the manager:
+    /// registered tasks, iterations of loops, spawned and blocking work, and instrumented functions. Errors without a rule are
+    /// transient.
+    ///
+    /// The rule is for the returned error, or for the outermost of its sources that is an `E`: `E` may be an error inside an
+    /// `anyhow::Error`, an `eyre::Report` or a `Box<dyn Error>`. The context values of `anyhow` and `eyre` are no sources; a rule for
+    /// `anyhow::Error` itself finds them. There may be a rule for each of several types; a second one for the same type replaces the
+    /// first. A rule of [the task](crate::CriticalTaskConfig::classify) goes before the manager's. If a rule panics, the run counts as
+    /// one that panicked.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::task::BuildError> {
+    /// use otel_tasks::{TaskManager, policy::ErrorClass};
+    /// use std::io;
+    /// let tasks = TaskManager::builder()
+    ///     .classify(|error: &io::Error| match error.kind() {
+    ///         io::ErrorKind::PermissionDenied => ErrorClass::Permanent,
+    ///         _ => ErrorClass::Transient,
+    ///     })
+    ///     .error_type(|_: &io::Error| "io")
+    ///     .build()?;
+    /// # drop(tasks);
+    /// # Ok(()) }
+    /// ```
+    pub fn classify<E: OutputError<Via>, Via>(
+        mut self,
+        class: impl Fn(&E) -> ErrorClass + Send + Sync + 'static,
+    ) -> Self {
+        self.error_rules.classify(class);
+        self
+    }
+
+    /// Names errors of type `E` for the attribute `error.type`, which otherwise carries the error's Rust type, in every run of the
+    /// manager. `E` is found as [`classify`](Self::classify) finds it. Names are few: beyond
+    /// [`MAX_ERROR_TYPES`](crate::snapshot::TaskSnapshot::MAX_ERROR_TYPES) they count as `_OTHER`.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::task::BuildError> {
+    /// use otel_tasks::TaskManager;
+    /// use std::io;
+    /// let tasks = TaskManager::builder().error_type(|_: &io::Error| "io").build()?;
+    /// let failing = tasks.spawn("load", async { Err::<(), _>(anyhow::Error::from(io::Error::other("down"))) });
+    /// let _ = failing.await;
+    /// let error = tasks.snapshot("load").unwrap().last_error.unwrap();
+    /// assert_eq!((error.error_type, &*error.message), ("io", "down"));
+    /// # Ok(()) }
+    /// ```
+    pub fn error_type<E: OutputError<Via>, Via>(
+        mut self,
+        name: impl Fn(&E) -> &'static str + Send + Sync + 'static,
+    ) -> Self {
+        self.error_rules.name(name);
+        self
+    }
+
     /// Sets the limits from which a task counts as unhealthy.
     pub fn health_thresholds(mut self, thresholds: HealthThresholds) -> Self {
         self.settings.thresholds = thresholds;
@@ -313,6 +370,7 @@ impl TaskManagerBuilder {
             run::install_hook();
             self.recorder.silence_panics = true;
         }
+        self.recorder.error_rules = self.error_rules.before(None);
         let recorder = Recorder::new(self.recorder);
         match &self.meter {
             Some(meter) => recorder.attach(&emit::Exposition::new(meter)),
@@ -342,6 +400,7 @@ impl Default for TaskManagerBuilder {
                 service: None,
             },
             meter: None,
+            error_rules: ErrorRules::default(),
             panic_hook: true,
             #[cfg(all(feature = "systemd", unix))]
             systemd: false,

@@ -154,10 +154,10 @@ impl TaskManager {
     /// Outside a tokio runtime if the manager was built outside one too, and on a runtime without a timer. The message says what is
     /// missing.
     #[track_caller]
-    pub fn spawn<F>(&self, name: &str, future: F) -> TaskHandle<F::Output>
+    pub fn spawn<F, Via>(&self, name: &str, future: F) -> TaskHandle<F::Output>
     where
         F: Future + Send + 'static,
-        F::Output: TaskOutput + Send + 'static,
+        F::Output: TaskOutput<Via> + Send + 'static,
     {
         self.shared().spawn(SpawnOptions::new(name), |_| future)
     }
@@ -173,13 +173,13 @@ impl TaskManager {
     /// Outside a tokio runtime if the manager was built outside one too, and on a runtime without a timer. The message says what is
     /// missing.
     #[track_caller]
-    pub fn spawn_blocking<T>(
+    pub fn spawn_blocking<T, Via>(
         &self,
         name: &str,
         work: impl FnOnce(StopToken) -> T + Send + 'static,
     ) -> TaskHandle<T>
     where
-        T: TaskOutput + Send + 'static,
+        T: TaskOutput<Via> + Send + 'static,
     {
         self.task(name).spawn_blocking(work)
     }
@@ -190,10 +190,10 @@ impl TaskManager {
     /// # Panics
     /// Outside a `LocalSet` and a `LocalRuntime`, and if [`spawn`](Self::spawn) panics.
     #[track_caller]
-    pub fn spawn_local<F>(&self, name: &str, future: F) -> TaskHandle<F::Output>
+    pub fn spawn_local<F, Via>(&self, name: &str, future: F) -> TaskHandle<F::Output>
     where
         F: Future + 'static,
-        F::Output: TaskOutput + 'static,
+        F::Output: TaskOutput<Via> + 'static,
     {
         self.task(name).spawn_local(future)
     }

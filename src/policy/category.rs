@@ -28,9 +28,16 @@ impl TaskCategory {
 
 /// Tells a task's category from its name, where none was given explicitly.
 ///
-/// In this order: a registered critical task is [`Scheduled`](TaskCategory::Scheduled); a name starting with
-/// `Task-` is [`System`](TaskCategory::System); then the prefix table; a name containing `command_`, in any case,
-/// is [`Command`](TaskCategory::Command); anything else is [`Unknown`](TaskCategory::Unknown).
+/// The first of these decides:
+///
+/// 1. A registered critical task is [`Scheduled`](TaskCategory::Scheduled).
+/// 2. A name that begins with `Task-` is [`System`](TaskCategory::System).
+/// 3. The prefix table, which is empty by default.
+/// 4. A name that contains `command_`, in any case, is [`Command`](TaskCategory::Command).
+/// 5. Any other name is [`Unknown`](TaskCategory::Unknown).
+///
+/// A manager with a prefix table warns once of each name that stays Unknown: the table was to cover the names. Without prefixes,
+/// Unknown is what a plain spawned task is, and nothing is logged.
 ///
 /// ```
 /// use otel_tasks::{TaskCategory, policy::CategoryRules};
@@ -38,13 +45,13 @@ impl TaskCategory {
 /// assert_eq!(rules.categorize("kafka-consumer"), TaskCategory::Gateway);
 /// assert_eq!(rules.categorize("Run_Command_ping"), TaskCategory::Command);
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CategoryRules {
     prefixes: Vec<(Cow<'static, str>, TaskCategory)>,
 }
 
-/// The table that [`CategoryRules::default`] starts with.
-pub(crate) const DEFAULT_PREFIXES: [(&str, TaskCategory); 5] = [
+/// The table of [`CategoryRules::discord`].
+const DISCORD_PREFIXES: [(&str, TaskCategory); 5] = [
     ("discord-ext-tasks:", TaskCategory::Scheduled),
     ("discord.py:", TaskCategory::Gateway),
     ("discord-voice-", TaskCategory::Gateway),
@@ -52,16 +59,28 @@ pub(crate) const DEFAULT_PREFIXES: [(&str, TaskCategory); 5] = [
     ("patch_asyncio", TaskCategory::System),
 ];
 
-impl Default for CategoryRules {
-    fn default() -> Self {
-        Self { prefixes: DEFAULT_PREFIXES.map(|(prefix, category)| (Cow::Borrowed(prefix), category)).into() }
-    }
-}
-
 impl CategoryRules {
-    /// Rules with an empty prefix table.
-    pub fn empty() -> Self {
-        Self { prefixes: Vec::new() }
+    /// Rules for the tasks of a Discord bot, named as discord.py names them.
+    ///
+    /// | Prefix | Category |
+    /// |---|---|
+    /// | `discord-ext-tasks:` | Scheduled |
+    /// | `discord.py:`, `discord-voice-`, `discord-gateway-` | Gateway |
+    /// | `patch_asyncio` | System |
+    ///
+    /// ```
+    /// use otel_tasks::{TaskCategory, policy::CategoryRules};
+    /// let rules = CategoryRules::discord();
+    /// assert_eq!(rules.categorize("discord-gateway-3"), TaskCategory::Gateway);
+    /// assert_eq!(CategoryRules::default().categorize("discord-gateway-3"), TaskCategory::Unknown);
+    /// ```
+    pub fn discord() -> Self {
+        Self { prefixes: DISCORD_PREFIXES.map(|(prefix, category)| (Cow::Borrowed(prefix), category)).into() }
+    }
+
+    /// Whether there are prefixes that names should begin with.
+    pub(crate) fn has_prefixes(&self) -> bool {
+        !self.prefixes.is_empty()
     }
 
     /// Adds a prefix. Of several that match, the one added first decides.
@@ -95,7 +114,7 @@ mod tests {
 
     #[test]
     fn the_rules_are_asked_in_their_order() {
-        let rules = CategoryRules::default();
+        let rules = CategoryRules::discord();
         for (name, category) in [
             ("discord-ext-tasks: reminders", TaskCategory::Scheduled),
             ("discord.py: on_message", TaskCategory::Gateway),
@@ -114,15 +133,15 @@ mod tests {
     }
 
     #[test]
-    fn an_added_prefix_comes_after_the_defaults() {
-        let rules = CategoryRules::default().prefix("discord", TaskCategory::System);
+    fn an_added_prefix_comes_after_those_of_the_preset() {
+        let rules = CategoryRules::discord().prefix("discord", TaskCategory::System);
         assert_eq!(rules.categorize("discord.py: x"), TaskCategory::Gateway);
         assert_eq!(rules.categorize("discord"), TaskCategory::System);
     }
 
     #[test]
     fn without_prefixes_only_the_fixed_rules_are_left() {
-        assert_eq!(CategoryRules::empty().categorize("discord.py: x"), TaskCategory::Unknown);
-        assert_eq!(CategoryRules::empty().categorize("Task-1"), TaskCategory::System);
+        assert_eq!(CategoryRules::default().categorize("discord.py: x"), TaskCategory::Unknown);
+        assert_eq!(CategoryRules::default().categorize("Task-1"), TaskCategory::System);
     }
 }

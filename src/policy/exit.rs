@@ -29,7 +29,7 @@ pub enum Exit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Panic {
-    /// The payload's text, or `non-string payload`.
+    /// The payload's text, or `non-string payload`; at most [`Failure::MAX_MESSAGE`] bytes.
     pub text: String,
     /// `file:line:column`, where the crate's panic hook was on.
     pub location: Option<String>,
@@ -41,10 +41,16 @@ pub struct Panic {
 pub struct Failure {
     /// The error's class, for metrics: one of few.
     pub error_type: &'static str,
-    /// The error's text, for spans and log records.
+    /// The text of the error and its causes, `a: b: c`, for spans and log records; at most [`Failure::MAX_MESSAGE`] bytes.
     pub message: String,
     /// Whether trying again can help.
     pub class: ErrorClass,
+}
+
+impl Failure {
+    /// The most bytes that the text of an error takes: 8 KiB. A longer one keeps its beginning and says how much was cut, as in
+    /// `… (5,234,112 bytes cut)`.
+    pub const MAX_MESSAGE: usize = 8 * 1024;
 }
 
 labels! {

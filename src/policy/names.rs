@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
+use super::error_text::up_to;
+
 /// Maps the name given to a short task to the name its figures are kept under.
 ///
 /// Registered tasks keep their names as they are: they are few and chosen by hand. Short tasks are often named after a
@@ -36,6 +38,9 @@ impl fmt::Debug for NameRule {
 }
 
 impl NameRule {
+    /// The most bytes of a task's name. A spawned task with a longer one is metered under its beginning; a registration is refused.
+    pub const MAX_NAME: usize = 256;
+
     /// Cuts trailing identifiers off: a UUID, and segments after `_`, `-`, `:`, `#`, `/` or `.` made of digits, or of eight or
     /// more hexadecimal digits of which at least one is a decimal digit. The default.
     pub fn strip_ids() -> Self {
@@ -52,14 +57,23 @@ impl NameRule {
         Self(Kind::Custom(Arc::new(rule)))
     }
 
-    /// The name that `given` is metered under.
+    /// The name that `given` is metered under, at most [`NameRule::MAX_NAME`] bytes.
     pub fn apply<'a>(&self, given: &'a str) -> Cow<'a, str> {
-        match &self.0 {
+        let name = match &self.0 {
             Kind::StripIds => Cow::Borrowed(strip_ids(given)),
             Kind::Keep => Cow::Borrowed(given),
             Kind::Custom(rule) => std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| rule(given)))
                 .unwrap_or(Cow::Borrowed(given)),
-        }
+        };
+        if name.len() <= Self::MAX_NAME { name } else { cut(name) }
+    }
+}
+
+#[cold]
+fn cut(name: Cow<'_, str>) -> Cow<'_, str> {
+    match name {
+        Cow::Borrowed(name) => Cow::Borrowed(up_to(name, NameRule::MAX_NAME)),
+        Cow::Owned(name) => Cow::Owned(up_to(&name, NameRule::MAX_NAME).to_owned()),
     }
 }
 
@@ -174,6 +188,16 @@ mod tests {
         ] {
             assert_eq!(without_uuid(given), name, "{given:?}");
         }
+    }
+
+    #[test]
+    fn a_long_name_is_cut_at_a_character() {
+        let long = "ä".repeat(5_000);
+        assert_eq!(NameRule::keep().apply(&long), "ä".repeat(128));
+        let most = format!("a{}", "b".repeat(255));
+        assert_eq!(NameRule::keep().apply(&most), most, "it just fits");
+        let custom = NameRule::custom(|given| format!("x{given}").into());
+        assert_eq!(custom.apply(&long), format!("x{}", "ä".repeat(127)));
     }
 
     #[test]

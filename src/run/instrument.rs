@@ -3,12 +3,12 @@
 //! Inside a run of the same name the function adds no second run; inside another it is a child run in that manager;
 //! under none it is recorded process-wide.
 
-use std::{fmt::Display, future::Future};
+use std::future::Future;
 
-use super::{Begin, Ended, Recorder, Run, current::Current, resume};
+use super::{Begin, Ended, Recorder, Rules, Run, current::Current, resume};
 use crate::{
     emit::SpanParent,
-    policy::{ErrorClass, Exit, Failure as PolicyFailure, TaskCategory, TaskPriority},
+    policy::{Exit, TaskCategory, TaskPriority},
 };
 
 /// What the attribute says of its function.
@@ -32,61 +32,125 @@ impl Instrumented {
     }
 }
 
-/// A returned error, as far as its type lets itself be seen.
-#[derive(Debug)]
-pub struct Failure {
-    error_type: &'static str,
-    message: String,
-}
-
-/// Looks at an output through the most telling of the `Via` traits that its type allows.
+/// Looks at an output through the most telling of the traits in [`via`] that its type allows. For outputs whose error borrows nothing,
+/// so that the rules of a manager find it by its type.
 #[derive(Debug)]
 pub struct Probe<'a, T: ?Sized>(pub &'a T);
 
-/// A result whose error can be displayed.
-pub trait ViaDisplay {
-    /// The error.
-    fn task_failure(&self) -> Option<Failure>;
-}
+/// The same for outputs whose error may borrow: the rules of a manager find its sources alone.
+#[derive(Debug)]
+pub struct BorrowingProbe<'a, T: ?Sized>(pub &'a T);
 
-/// A result whose error cannot be displayed.
-pub trait ViaOpaque {
-    /// The error's type alone.
-    fn task_failure(&self) -> Option<Failure>;
-}
+/// How an output is looked at. The traits are told apart by the references before the probe: the compiler tries the most first.
+pub mod via {
+    use super::{BorrowingProbe, Probe, Rules};
+    use crate::policy::{Exit, error_rules::ErrorView};
+    use std::{error::Error, fmt::Display};
 
-/// Any other output: a success.
-pub trait ViaAny {
-    /// Nothing.
-    fn task_failure(&self) -> Option<Failure>;
-}
-
-impl<T, E: Display> ViaDisplay for &&Probe<'_, Result<T, E>> {
-    fn task_failure(&self) -> Option<Failure> {
-        let error = self.0.as_ref().err()?;
-        Some(Failure { error_type: std::any::type_name::<E>(), message: error.to_string() })
+    macro_rules! traits {
+        ($($(#[$doc:meta])* $name:ident)*) => {$(
+            $(#[$doc])*
+            pub trait $name {
+                /// How the run ended.
+                fn task_exit(&self, rules: Rules<'_>) -> Exit;
+            }
+        )*};
     }
-}
 
-impl<T, E> ViaOpaque for &Probe<'_, Result<T, E>> {
-    fn task_failure(&self) -> Option<Failure> {
-        self.0.as_ref().err()?;
-        let error_type = std::any::type_name::<E>();
-        Some(Failure { error_type, message: format!("an error of type {error_type}") })
+    traits! {
+        /// A result with an error.
+        ViaError
+        /// A result with a report: `anyhow::Error`, `eyre::Report` or `Box<dyn Error + Send + Sync>`.
+        ViaReport
+        /// A result with a box of an error that is not `Sync`.
+        ViaBox
+        /// A result whose error can be displayed.
+        ViaDisplay
+        /// A result whose error cannot be displayed.
+        ViaOpaque
+        /// Any other output: a success.
+        ViaAny
     }
-}
 
-impl<T: ?Sized> ViaAny for Probe<'_, T> {
-    fn task_failure(&self) -> Option<Failure> {
-        None
+    fn exit<T, E>(output: &Result<T, E>, rules: Rules<'_>, view: impl Fn(&E) -> ErrorView<'_>) -> Exit {
+        match output {
+            Ok(_) => Exit::Success,
+            Err(error) => view(error).exit(rules.get().as_deref()),
+        }
     }
+
+    impl<T, E: Error + 'static> ViaError for &&&&&Probe<'_, Result<T, E>> {
+        fn task_exit(&self, rules: Rules<'_>) -> Exit {
+            exit(self.0, rules, |error| ErrorView::of_error(error))
+        }
+    }
+
+    impl<T, E: AsRef<dyn Error + Send + Sync + 'static> + 'static> ViaReport for &&&&Probe<'_, Result<T, E>> {
+        fn task_exit(&self, rules: Rules<'_>) -> Exit {
+            exit(self.0, rules, |error| ErrorView::of_report(error, error.as_ref()))
+        }
+    }
+
+    impl<T> ViaBox for &&&Probe<'_, Result<T, Box<dyn Error>>> {
+        fn task_exit(&self, rules: Rules<'_>) -> Exit {
+            exit(self.0, rules, |error| ErrorView::of_report(error, &**error))
+        }
+    }
+
+    impl<T> ViaBox for &&&Probe<'_, Result<T, Box<dyn Error + Send>>> {
+        fn task_exit(&self, rules: Rules<'_>) -> Exit {
+            exit(self.0, rules, |error| ErrorView::of_report(error, &**error))
+        }
+    }
+
+    impl<T, E: Display + 'static> ViaDisplay for &&Probe<'_, Result<T, E>> {
+        fn task_exit(&self, rules: Rules<'_>) -> Exit {
+            exit(self.0, rules, |error| ErrorView::of_text(error))
+        }
+    }
+
+    impl<T, E: Error> ViaError for &&&&BorrowingProbe<'_, Result<T, E>> {
+        fn task_exit(&self, rules: Rules<'_>) -> Exit {
+            exit(self.0, rules, |error| ErrorView::of_borrowing(error))
+        }
+    }
+
+    impl<T, E: AsRef<dyn Error + Send + Sync + 'static>> ViaReport for &&&BorrowingProbe<'_, Result<T, E>> {
+        fn task_exit(&self, rules: Rules<'_>) -> Exit {
+            exit(self.0, rules, |error| ErrorView::inside::<E>(error.as_ref()))
+        }
+    }
+
+    impl<T, E: Display> ViaDisplay for &&BorrowingProbe<'_, Result<T, E>> {
+        fn task_exit(&self, rules: Rules<'_>) -> Exit {
+            exit(self.0, rules, |error| ErrorView::of_borrowing_text(error))
+        }
+    }
+
+    macro_rules! others {
+        ($($probe:ident)*) => {$(
+            impl<T, E> ViaOpaque for &$probe<'_, Result<T, E>> {
+                fn task_exit(&self, rules: Rules<'_>) -> Exit {
+                    exit(self.0, rules, |_| ErrorView::opaque::<E>())
+                }
+            }
+
+            impl<T: ?Sized> ViaAny for $probe<'_, T> {
+                fn task_exit(&self, _: Rules<'_>) -> Exit {
+                    Exit::Success
+                }
+            }
+        )*};
+    }
+
+    others!(Probe BorrowingProbe);
 }
 
 /// Runs `body` as a run of `task`. A panic is recorded and goes on unwinding.
 pub async fn instrument<F, C>(task: &'static Instrumented, body: F, classify: C) -> F::Output
 where
     F: Future,
-    C: FnOnce(&F::Output) -> Option<Failure>,
+    C: FnOnce(&F::Output, Rules<'_>) -> Exit,
 {
     let recorder = match Current::get() {
         Some(outer) if *outer.task.identity.name == *outer.recorder.options.name_rule.apply(task.name) => {
@@ -101,13 +165,7 @@ where
         recorder.task_with(task.name, task.category, task.priority, task.component.map(Into::into))
     };
     let begin = Begin { parent: SpanParent::Current, ..Begin::new(recorder, entry) };
-    let exit = |output: &F::Output| match classify(output) {
-        None => Exit::Success,
-        Some(Failure { error_type, message }) => {
-            Exit::Failure(PolicyFailure { error_type, message, class: ErrorClass::Transient })
-        }
-    };
-    match Run::begun(begin, body, exit, ()).await {
+    match Run::begun(begin, body, classify, ()).await {
         Ended { value: Ok(output), .. } => output,
         Ended { value: Err(Some(payload)), exit: Exit::Panic(panic), .. } => resume(panic, payload),
         _ => unreachable!("the run was given no time limit, and only a panic has a payload"),

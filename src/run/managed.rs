@@ -17,14 +17,14 @@ use std::{
 use opentelemetry::{Context as OtelContext, KeyValue, trace::SpanContext};
 use tokio::time::{Instant, Sleep};
 
-use super::{Payload, Recorder, Task, catch, current::Current};
+use super::{Payload, Recorder, Rules, Task, catch, current::Current};
 use crate::{
     contract::{self, key, record},
     emit::{
         ManagedSpan, SpanParent, SpanStart, installed, managed_span, offer, subscriber_is_of_process,
         with_trace,
     },
-    policy::{Exit, ExitKind},
+    policy::{ErrorRules, Exit, ExitKind},
     run::recorder::PollTime,
     watchdog,
 };
@@ -42,6 +42,8 @@ pub(crate) struct Begin {
     pub(crate) parent: SpanParent,
     pub(crate) links: Vec<SpanContext>,
     pub(crate) timeout: Option<Duration>,
+    /// The rules for its error, if they are others than the manager's.
+    pub(crate) error_rules: Option<Arc<ErrorRules>>,
     pub(crate) polls: PollTime,
     pub(crate) span: SpanMade,
 }
@@ -68,6 +70,7 @@ impl Begin {
             parent: SpanParent::Root,
             links: Vec::new(),
             timeout: None,
+            error_rules: None,
             polls: PollTime::Exact,
             span: SpanMade::AtOnce,
         }
@@ -109,15 +112,28 @@ struct Running {
     started: Instant,
     started_wall: SystemTime,
     generation: Option<NonZeroU64>,
-    timeout: Option<Pin<Box<Timeout>>>,
+    rare: Option<Pin<Box<Rare>>>,
     polls: PollTime,
 }
 
 pin_project_lite::pin_project! {
-    struct Timeout {
+    /// What few runs have, behind one pointer.
+    struct Rare {
+        error_rules: Option<Arc<ErrorRules>>,
         limit: Duration,
+        // Ends after the limit, if there is one.
         #[pin]
-        sleep: Sleep,
+        sleep: Option<Sleep>,
+    }
+}
+
+impl Rare {
+    fn of(timeout: Option<Duration>, error_rules: Option<Arc<ErrorRules>>) -> Option<Pin<Box<Self>>> {
+        if timeout.is_none() && error_rules.is_none() {
+            return None;
+        }
+        let limit = timeout.unwrap_or_default();
+        Some(Box::pin(Self { error_rules, limit, sleep: timeout.map(tokio::time::sleep) }))
     }
 }
 
@@ -145,7 +161,7 @@ pub(crate) struct Ended<T> {
 pin_project_lite::pin_project! {
     /// The future around the user's future. `C` tells the exit from the output, `G` is dropped after the run has ended.
     #[must_use = "futures do nothing unless polled or spawned"]
-    pub(crate) struct Run<F, C, G> where F: Future, C: FnOnce(&F::Output) -> Exit, G: Guard {
+    pub(crate) struct Run<F, C, G> where F: Future, C: FnOnce(&F::Output, Rules<'_>) -> Exit, G: Guard {
         #[pin]
         future: Option<F>,
         classify: Option<C>,
@@ -153,7 +169,7 @@ pin_project_lite::pin_project! {
         guard: Option<G>,
     }
 
-    impl<F, C, G> PinnedDrop for Run<F, C, G> where F: Future, C: FnOnce(&F::Output) -> Exit, G: Guard {
+    impl<F, C, G> PinnedDrop for Run<F, C, G> where F: Future, C: FnOnce(&F::Output, Rules<'_>) -> Exit, G: Guard {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             if let Some(mut running) = this.running.take() {
@@ -168,7 +184,7 @@ pin_project_lite::pin_project! {
 impl<F, C, G> Run<F, C, G>
 where
     F: Future,
-    C: FnOnce(&F::Output) -> Exit,
+    C: FnOnce(&F::Output, Rules<'_>) -> Exit,
     G: Guard,
 {
     /// A run that begins now.
@@ -186,7 +202,7 @@ where
 impl<F, C, G> Future for Run<F, C, G>
 where
     F: Future,
-    C: FnOnce(&F::Output) -> Exit,
+    C: FnOnce(&F::Output, Rules<'_>) -> Exit,
     G: Guard,
 {
     type Output = Ended<F::Output>;
@@ -231,6 +247,7 @@ impl Running {
             parent,
             links,
             timeout,
+            error_rules,
             polls,
             span,
         } = begin;
@@ -262,7 +279,7 @@ impl Running {
             started_wall,
             // They are counted from 1.
             generation: generation.and_then(NonZeroU64::new),
-            timeout: timeout.map(|limit| Box::pin(Timeout { limit, sleep: tokio::time::sleep(limit) })),
+            rare: Rare::of(timeout, error_rules),
             polls,
         }
     }
@@ -301,10 +318,11 @@ impl Running {
     fn poll_future<F: Future>(
         &mut self,
         future: &mut Pin<&mut Option<F>>,
-        classify: &mut Option<impl FnOnce(&F::Output) -> Exit>,
+        classify: &mut Option<impl FnOnce(&F::Output, Rules<'_>) -> Exit>,
         cx: &mut Context<'_>,
     ) -> Option<Done<F::Output>> {
         let silence = self.silence();
+        let own_rules = self.rare.as_ref().and_then(|rare| rare.error_rules.clone());
         let before = (self.polls == PollTime::Exact).then(std::time::Instant::now);
         let done = self.inside(|| {
             let (mut output, mut exit) = (None, None);
@@ -312,7 +330,11 @@ impl Running {
                 let Some(polled) = future.as_mut().as_pin_mut() else { return false };
                 let Poll::Ready(returned) = polled.poll(cx) else { return false };
                 let returned = output.insert(returned);
-                exit = Some(classify.take().map_or(Exit::Success, |classify| classify(returned)));
+                exit = Some(
+                    classify
+                        .take()
+                        .map_or(Exit::Success, |classify| classify(returned, Rules(own_rules.as_ref()))),
+                );
                 future.set(None);
                 true
             });
@@ -345,11 +367,10 @@ impl Running {
     }
 
     fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
-        match &mut self.timeout {
-            Some(timeout) => {
-                let timeout = timeout.as_mut().project();
-                timeout.sleep.poll(cx).map(|()| *timeout.limit)
-            }
+        let Some(rare) = &mut self.rare else { return Poll::Pending };
+        let rare = rare.as_mut().project();
+        match rare.sleep.as_pin_mut() {
+            Some(sleep) => sleep.poll(cx).map(|()| *rare.limit),
             None => Poll::Pending,
         }
     }

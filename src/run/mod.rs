@@ -6,12 +6,13 @@ mod instrument;
 mod managed;
 mod panics;
 mod recorder;
+mod rules;
 
 pub(crate) use handle::{Outcome, Refusal};
 pub use handle::{TaskError, TaskHandle};
-pub use instrument::{
-    Failure as InstrumentedFailure, Instrumented, Probe, ViaAny, ViaDisplay, ViaOpaque, instrument,
-};
+pub use instrument::{BorrowingProbe, Instrumented, Probe, instrument, via};
 pub(crate) use managed::{Begin, Ended, Guard, Run, SpanMade};
 pub(crate) use panics::{Guarded, Payload, catch, install_hook, resume};
 pub(crate) use recorder::{PollTime, Recorder, RecorderOptions, Task};
+pub use rules::Rules;
+pub(crate) use rules::exit_of_run;

@@ -12,7 +12,7 @@ use std::{
 
 use tracing::level_filters::LevelFilter;
 
-use crate::policy::Panic;
+use crate::policy::{Panic, error_text};
 
 thread_local! {
     static SILENCED: Cell<bool> = const { Cell::new(false) };
@@ -83,11 +83,11 @@ pub(crate) fn catch<R>(silence: bool, supervised: impl FnOnce() -> R) -> Result<
 
 #[cold]
 fn caught(payload: Box<dyn Any + Send>, location: Option<String>) -> Caught {
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(ToString::to_string)
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "non-string payload".into());
+    let text = match payload.downcast_ref::<&str>() {
+        Some(text) => *text,
+        None => payload.downcast_ref::<String>().map_or("non-string payload", String::as_str),
+    };
+    let text = error_text::bounded(text);
     Caught { panic: Panic { text, location }, payload: Payload(Some(payload)) }
 }
 

@@ -17,7 +17,7 @@ use crate::{
         DEFAULT_MAX_NAMES, EndedRun, Entry, Identity, Registry, RunError, TaskSnapshot, by_name, snapshot,
     },
     emit::{Exposition, Figures, Source, SpanPath, TaskAttributes},
-    policy::{CategoryRules, Exit, NameRule, TaskCategory, TaskPriority},
+    policy::{CategoryRules, ErrorRules, Exit, NameRule, TaskCategory, TaskPriority},
 };
 
 /// A task name with its cell and its attribute sets.
@@ -40,6 +40,8 @@ pub(crate) struct RecorderOptions {
     pub(crate) silence_panics: bool,
     pub(crate) tracer: Option<Arc<BoxedTracer>>,
     pub(crate) span_path: SpanPath,
+    /// How errors are classed and named, unless a task says something else; `None` if nobody said.
+    pub(crate) error_rules: Option<Arc<ErrorRules>>,
 }
 
 impl Default for RecorderOptions {
@@ -54,6 +56,7 @@ impl Default for RecorderOptions {
             silence_panics: false,
             tracer: None,
             span_path: SpanPath::default(),
+            error_rules: None,
         }
     }
 }
@@ -163,6 +166,11 @@ impl Recorder {
         if self.spans_taken.load(Relaxed) != taken {
             self.spans_taken.store(taken, Relaxed);
         }
+    }
+
+    /// A task's rules, and after them the manager's.
+    pub(crate) fn with_rules(&self, rules: ErrorRules) -> Option<Arc<ErrorRules>> {
+        rules.before(self.options.error_rules.as_ref())
     }
 
     /// How the polls of this manager's own tasks are timed.

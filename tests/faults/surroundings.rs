@@ -863,7 +863,9 @@ async fn fault_40_a_callback_that_panics_is_a_failed_run_or_ignored(_: On) {
         .unwrap();
     let mut told = Told::by(&tasks);
     let alive = Alive::default();
+    #[derive(Debug)]
     struct Unspeakable;
+    impl std::error::Error for Unspeakable {}
     impl std::fmt::Display for Unspeakable {
         fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             panic!("a display")

@@ -59,6 +59,8 @@ impl fmt::Display for Broken {
     }
 }
 
+impl std::error::Error for Broken {}
+
 type Begun = (u64, Vec<usize>);
 
 /// What the runs of one name show of themselves.

@@ -72,6 +72,22 @@ async fn an_empty_name_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_long_name_is_refused_and_a_spawned_one_is_cut() {
+    let long = "n".repeat(300);
+    let kept = "n".repeat(256);
+    refused(
+        || obeys(&long),
+        &format!("NameTooLong {{ name: {kept:?}, bytes: 300 }}"),
+        &format!("the name of a task has at most 256 bytes, and that of task {kept:?}.. has 300"),
+    );
+    let tasks = TaskManager::new();
+    tasks.spawn(&long, async {}).await.unwrap();
+    tasks.task(&long).timeout(secs(1)).priority(otel_tasks::TaskPriority::Low).spawn(async {}).await.unwrap();
+    assert_eq!(tasks.snapshot(&kept).map(|task| task.total_runs()), Some(2));
+    assert!(tasks.snapshot(&long).is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_duplicate_name_is_refused_and_the_first_task_goes_on() {
     let alive = Alive::default();
     let task = |alive: &Alive| {

@@ -4,6 +4,7 @@
 mod support;
 
 mod blocking;
+mod causes;
 mod components;
 mod dependents;
 mod errors;
@@ -16,6 +17,7 @@ mod health_roles;
 mod instrumented;
 mod orders;
 mod outages;
+mod outputs;
 mod overtaking;
 mod panics;
 mod pause;

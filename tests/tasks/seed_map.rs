@@ -296,7 +296,7 @@ async fn critical_tasks_provider() {
 
 #[tokio::test(start_paused = true)]
 async fn task_prefix_map() {
-    let rules = CategoryRules::default().prefix("kafka-", TaskCategory::Gateway);
+    let rules = CategoryRules::discord().prefix("kafka-", TaskCategory::Gateway);
     let tasks = TaskManager::builder().categories(rules).build().unwrap();
     tasks.register(obeys("Task-registered")).unwrap();
     let table = [
@@ -752,7 +752,8 @@ async fn monitor_tasks_loop() {
 #[tokio::test(start_paused = true)]
 async fn categorize_tasks() {
     let (events, _guard) = Events::record();
-    let tasks = all_started([]);
+    let tasks = TaskManager::builder().categories(CategoryRules::discord()).build().unwrap();
+    tasks.start();
     drop(tasks.spawn("mystery", std::future::pending::<()>()));
     drop(tasks.spawn("mystery", std::future::pending::<()>()));
     drop(tasks.spawn("command_known", std::future::pending::<()>()));
@@ -765,6 +766,19 @@ async fn categorize_tasks() {
         .map(|event| (event.field("task.name").to_owned(), event.level))
         .collect();
     assert_eq!(warned, [("mystery".to_owned(), Level::WARN), ("riddle".to_owned(), Level::WARN)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn plain_names_are_not_warned_of_without_a_prefix_table() {
+    let (events, _guard) = Events::record();
+    let tasks = all_started([]);
+    drop(tasks.spawn("order_mail", std::future::pending::<()>()));
+    drop(tasks.spawn("discord-gateway-3", std::future::pending::<()>()));
+    sleep(secs(600)).await;
+    assert!(events.named("task.category.unknown").is_empty());
+    for name in ["order_mail", "discord-gateway"] {
+        assert_eq!(tasks.snapshot(name).unwrap().category, TaskCategory::Unknown, "{name}");
+    }
 }
 
 // The seed filtered finished tasks out before it looked at them, and so never counted one error.

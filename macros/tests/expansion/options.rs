@@ -23,11 +23,13 @@ async fn ping<'a>(connection: &'a mut Connection, n: u32) -> io::Result<u32> {
                 &__TASK
             },
             __body,
-            |__output| {
-                use crate::reexport::tasks::__private::{
-                    ViaAny as _, ViaOpaque as _, ViaDisplay as _,
+            |__output, __rules| {
+                use crate::reexport::tasks::__private::via::{
+                    ViaAny as _, ViaBox as _, ViaDisplay as _, ViaError as _,
+                    ViaOpaque as _, ViaReport as _,
                 };
-                (&&&crate::reexport::tasks::__private::Probe(__output)).task_failure()
+                (&&&&&&crate::reexport::tasks::__private::Probe(__output))
+                    .task_exit(__rules)
             },
         )
         .await

@@ -28,11 +28,13 @@ where
                 &__TASK
             },
             __body,
-            |__output| {
-                use ::otel_tasks::__private::{
-                    ViaAny as _, ViaOpaque as _, ViaDisplay as _,
+            |__output, __rules| {
+                use ::otel_tasks::__private::via::{
+                    ViaAny as _, ViaBox as _, ViaDisplay as _, ViaError as _,
+                    ViaOpaque as _, ViaReport as _,
                 };
-                (&&&::otel_tasks::__private::Probe(__output)).task_failure()
+                (&&&&&&::otel_tasks::__private::BorrowingProbe(__output))
+                    .task_exit(__rules)
             },
         )
         .await

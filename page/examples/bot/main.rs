@@ -23,7 +23,7 @@ use std::{error::Error, net::SocketAddr, process::ExitCode, sync::Arc, time::Dur
 use background::{Messages, Moderation};
 use gateway::Outbox;
 use options::{Command, Options};
-use otel_tasks::{TaskManager, health::HealthThresholds};
+use otel_tasks::{TaskManager, health::HealthThresholds, policy::CategoryRules};
 use otel_tasks_page::Feed;
 use reminders::ReminderFile;
 use server::ChatService;
@@ -82,6 +82,7 @@ async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     let thresholds =
         HealthThresholds::default().restarts_per_hour(100).recovering_for(Duration::from_secs(2));
     let tasks = TaskManager::builder()
+        .categories(CategoryRules::discord())
         .monitor_interval(Duration::from_secs(1))
         .shutdown_deadline(Duration::from_secs(5))
         .health_thresholds(thresholds)

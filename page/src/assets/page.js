@@ -367,7 +367,7 @@ function drawDetail(task) {
         ["role", task.role],
         ["unhealthy since", task.unhealthy_since === null ? null : since(task.unhealthy_since)],
         ["in this state since", task.state_since === null ? null : since(task.state_since)],
-        ["last error", task.last_error ? `${since(task.last_error_time)}: ${task.last_error}` : null],
+        ["last error", task.last_error_text ? `${since(task.last_error_time)}: ${task.last_error_text}` : null],
         ["last error's trace", task.last_error_trace],
         ["last success", task.last_success === null ? null : since(task.last_success)],
         ["last sign of life", task.last_seen === null ? null : since(task.last_seen)],

@@ -12,6 +12,7 @@ use otel_tasks::{
 use serde_json::{Value, json};
 
 use super::*;
+use crate::format::shortened;
 
 fn millis(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
@@ -205,7 +206,7 @@ async fn a_row_is_the_snapshot_in_seconds() {
             "depends_on": ["gateway"], "active_runs": 0, "runs": 7, "errors": 3, "restarts": 0,
             "p50_seconds": 1.5, "p95_seconds": 1.95, "max_seconds": 2.0,
             "interval_seconds": 5.0, "next_run": snapshot.next_run.map(unix),
-            "last_error": "x".repeat(SHORT_TEXT), "last_error_time": snapshot.last_error_time.map(unix),
+            "last_error": format!("{} … {}", "x".repeat(148), "x".repeat(147)), "last_error_time": snapshot.last_error_time.map(unix),
         })
     );
     let command = row("command");
@@ -253,6 +254,20 @@ fn text_is_cut_between_characters() {
     assert_eq!(shortened("grüße", 4), "grü");
     assert_eq!(shortened("kurz", 4), "kurz");
     assert_eq!(shortened("🦀", 3), "");
+}
+
+#[test]
+fn an_abridged_text_keeps_its_beginning_and_its_end() {
+    for (bytes, expected) in [
+        (23, "open file: disk is gone"),
+        (22, "open file … k is gone"),
+        (9, "op … ne"),
+        (5, " … "),
+        (0, " … "),
+    ] {
+        assert_eq!(abridged("open file: disk is gone", bytes), expected, "{bytes}");
+    }
+    assert_eq!(abridged("🦀🦀🦀🦀", 15), "🦀 … 🦀");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::{
         supervision::supervised::Supervised,
     },
     policy::{ErrorClass, Exit, Failure},
-    run::{Begin, Ended, Guarded, Run},
+    run::{Begin, Ended, Guarded, Rules, Run},
 };
 
 /// What the iterations of one life share.
@@ -62,7 +62,13 @@ impl Living {
             None => self.work(context),
             Some(_) => Box::pin(self.clone().tries(context)),
         };
-        let run = Run::begun_at(began, begin, self.life.until_ready(work), Exit::clone, ());
+        let run = Run::begun_at(
+            began,
+            begin,
+            self.life.until_ready(work),
+            |exit: &Exit, _: Rules<'_>| exit.clone(),
+            (),
+        );
         let untold = Untold::begin(&self.life, iteration, began);
         let living = self.clone();
         Box::pin(async move {

@@ -6,7 +6,7 @@ use super::{control::Control, handle::LoopHandle};
 use crate::{
     engine::{Factory, TaskContext, supervision::spec},
     error::LoopError,
-    policy::{Backoff, Exit, Failure, TaskOutput, labels},
+    policy::{Backoff, Exit, Failure, ReturnedError, TaskOutput, labels, returned_error_of},
     timetable::{MissedPolicy, OverlapPolicy, Retry, Schedule},
 };
 
@@ -53,7 +53,7 @@ where
 /// ```
 pub struct TaskLoop {
     pub(crate) parts: Parts,
-    pub(crate) error_type: Option<(std::any::TypeId, &'static str)>,
+    pub(crate) returned_error: Option<ReturnedError>,
 }
 
 labels! {
@@ -96,11 +96,11 @@ impl TaskLoop {
     /// A loop that runs `body` every `interval`, the first time at once.
     ///
     /// An interval of zero is refused when the loop is registered.
-    pub fn every<F, Fut>(interval: Duration, body: F) -> Self
+    pub fn every<F, Fut, Via>(interval: Duration, body: F) -> Self
     where
         F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
         Fut: Future + Send + 'static,
-        Fut::Output: TaskOutput + 'static,
+        Fut::Output: TaskOutput<Via> + 'static,
     {
         Self::on(Schedule::every(interval), body)
     }
@@ -114,11 +114,11 @@ impl TaskLoop {
     ///     .missed(MissedPolicy::Skip);
     /// # }
     /// ```
-    pub fn on<F, Fut>(schedule: impl Into<Schedule>, body: F) -> Self
+    pub fn on<F, Fut, Via>(schedule: impl Into<Schedule>, body: F) -> Self
     where
         F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
         Fut: Future + Send + 'static,
-        Fut::Output: TaskOutput + 'static,
+        Fut::Output: TaskOutput<Via> + 'static,
     {
         let parts = Parts {
             factory: spec::erase(body),
@@ -131,7 +131,7 @@ impl TaskLoop {
             after_iteration: None,
             on_error: None,
         };
-        Self { parts, error_type: spec::error_type_of::<Fut::Output>() }
+        Self { parts, returned_error: returned_error_of::<Fut::Output, Via>() }
     }
 
     /// Finishes the loop after so many iterations, whatever its schedule said; 0 is refused when the loop is registered.

@@ -1,6 +1,6 @@
 //! The monitor: a sweep at start and then at every interval, as the span `bot.monitor_tasks`.
 //!
-//! A sweep warns once of names nobody can place, and tells which tasks' health has changed, of those whose interval has
+//! A sweep warns once of names that the user's prefixes do not cover, and tells which tasks' health has changed, of those whose interval has
 //! passed. Each step is isolated: a panic in one is logged and the others still run; the loop itself ends only
 //! with [`Shared::stop_monitor`] or the manager.
 
@@ -76,6 +76,10 @@ fn step(shared: &Shared, name: &'static str, step: impl FnOnce()) {
 fn categorize(shared: &Shared, span: &ManagedSpan) {
     let names = names_alive(&shared.recorder.registry().listing());
     set_names(span, &names);
+    // Without a table every plain name is unknown, and meant to be.
+    if !shared.recorder.options.categories.has_prefixes() {
+        return;
+    }
     let mut unknown = names[TaskCategory::Unknown as usize].clone();
     {
         // Bounded like the names of the registry. The lock is not held while the subscriber, the user's code, is told.

@@ -14,13 +14,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     emit::SpanParent,
     engine::{
-        ContextParts, ErrorRules, Shared, StopToken, Supervised, TaskContext,
+        ContextParts, Shared, StopToken, Supervised, TaskContext,
         context::Stop,
         shutdown::tracker::{Owner, Place, RunMember, stage_of},
         spawn::polled::{Handled, Polled},
     },
-    policy::{Exit, TaskCategory, TaskOutput, TaskPriority, type_path},
-    run::{Begin, PollTime, Refusal, Run, SpanMade, TaskError, TaskHandle, catch},
+    policy::{ErrorRules, OutputError, TaskCategory, TaskOutput, TaskPriority, error_text, type_path},
+    run::{Begin, PollTime, Refusal, Rules, Run, SpanMade, TaskError, TaskHandle, catch, exit_of_run},
     watchdog::block_for,
 };
 
@@ -88,16 +88,47 @@ impl<'a> TaskBuilder<'a> {
         self
     }
 
+    /// Names errors of type `E` for the attribute `error.type`, which otherwise carries the error's Rust type.
+    ///
+    /// The rule is for the returned error, or for the outermost of its sources that is an `E`; an error without one is left to
+    /// [the manager's rules](crate::task::TaskManagerBuilder::error_type). A second rule for the same type replaces the first. Names
+    /// are few: beyond [`MAX_ERROR_TYPES`](crate::snapshot::TaskSnapshot::MAX_ERROR_TYPES) they count as `_OTHER`.
+    ///
+    /// ```
+    /// # use otel_tasks::TaskManager;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use std::io;
+    /// let tasks = TaskManager::new();
+    /// let _ = tasks
+    ///     .task("load")
+    ///     .error_type(|error: &io::Error| match error.kind() {
+    ///         io::ErrorKind::NotFound => "not_found",
+    ///         _ => "io",
+    ///     })
+    ///     .spawn(async { Err::<(), _>(io::Error::from(io::ErrorKind::NotFound)) })
+    ///     .await;
+    /// let error = tasks.snapshot("load").unwrap().last_error.unwrap();
+    /// assert_eq!(error.error_type, "not_found");
+    /// # }
+    /// ```
+    pub fn error_type<E: OutputError<Via>, Via>(
+        mut self,
+        name: impl Fn(&E) -> &'static str + Send + Sync + 'static,
+    ) -> Self {
+        self.options.error_rules.get_or_insert_default().name(name);
+        self
+    }
+
     /// Spawns the future. See [`TaskManager::spawn`](crate::TaskManager::spawn).
     ///
     /// # Panics
     /// As [`TaskManager::spawn`](crate::TaskManager::spawn); with a [`timeout`](Self::timeout) also on a runtime of the caller's without
     /// a timer.
     #[track_caller]
-    pub fn spawn<F>(self, future: F) -> TaskHandle<F::Output>
+    pub fn spawn<F, Via>(self, future: F) -> TaskHandle<F::Output>
     where
         F: Future + Send + 'static,
-        F::Output: TaskOutput + Send + 'static,
+        F::Output: TaskOutput<Via> + Send + 'static,
     {
         match self.shared {
             Some(shared) => shared.spawn(self.options, |_| future),
@@ -108,10 +139,10 @@ impl<'a> TaskBuilder<'a> {
     /// Spawns the future that `task` makes of its context, which tells it when to stop. `task` itself is called here and
     /// now, so a panic in it is the caller's.
     #[track_caller]
-    pub fn spawn_with<F>(mut self, task: impl FnOnce(TaskContext) -> F) -> TaskHandle<F::Output>
+    pub fn spawn_with<F, Via>(mut self, task: impl FnOnce(TaskContext) -> F) -> TaskHandle<F::Output>
     where
         F: Future + Send + 'static,
-        F::Output: TaskOutput + Send + 'static,
+        F::Output: TaskOutput<Via> + Send + 'static,
     {
         self.options.with_context = true;
         match self.shared {
@@ -129,10 +160,10 @@ impl TaskBuilder<'_> {
     /// # Panics
     /// Outside a `LocalSet` and a `LocalRuntime`, and if [`TaskManager::spawn`](crate::TaskManager::spawn) panics.
     #[track_caller]
-    pub fn spawn_local<F>(self, future: F) -> TaskHandle<F::Output>
+    pub fn spawn_local<F, Via>(self, future: F) -> TaskHandle<F::Output>
     where
         F: Future + 'static,
-        F::Output: TaskOutput + 'static,
+        F::Output: TaskOutput<Via> + 'static,
     {
         match self.shared {
             Some(shared) => shared.spawn_local(self.options, |_| future),
@@ -144,9 +175,12 @@ impl TaskBuilder<'_> {
     /// [`TaskManager::spawn_blocking`](crate::TaskManager::spawn_blocking). A [`timeout`](Self::timeout) has no effect: work
     /// that blocks cannot be dropped.
     #[track_caller]
-    pub fn spawn_blocking<T>(mut self, work: impl FnOnce(StopToken) -> T + Send + 'static) -> TaskHandle<T>
+    pub fn spawn_blocking<T, Via>(
+        mut self,
+        work: impl FnOnce(StopToken) -> T + Send + 'static,
+    ) -> TaskHandle<T>
     where
-        T: TaskOutput + Send + 'static,
+        T: TaskOutput<Via> + Send + 'static,
     {
         self.options.blocking = true;
         match self.shared {
@@ -169,6 +203,8 @@ pub(crate) struct SpawnOptions<'a> {
     pub(crate) blocking: bool,
     /// The task that owns it.
     pub(crate) owner: Option<Owner>,
+    /// How its errors are named. Boxed: few say it.
+    pub(crate) error_rules: Option<Box<ErrorRules>>,
 }
 
 impl<'a> SpawnOptions<'a> {
@@ -184,6 +220,7 @@ impl<'a> SpawnOptions<'a> {
             with_context: false,
             blocking: false,
             owner: None,
+            error_rules: None,
         }
     }
 
@@ -204,14 +241,14 @@ struct Admitted {
 impl Shared {
     /// Spawns a short task: the cheap path, which touches its cell and the tracker alone.
     #[track_caller]
-    pub(crate) fn spawn<F>(
+    pub(crate) fn spawn<F, Via>(
         self: &Arc<Self>,
         options: SpawnOptions<'_>,
         future: impl FnOnce(Option<TaskContext>) -> F,
     ) -> TaskHandle<F::Output>
     where
         F: Future + Send + 'static,
-        F::Output: TaskOutput + Send + 'static,
+        F::Output: TaskOutput<Via> + Send + 'static,
     {
         let Admitted { begin, place, context, runtime, .. } = match self.admit::<F>(options) {
             Ok(admitted) => admitted,
@@ -219,7 +256,12 @@ impl Shared {
         };
         let (key, id) = place.key();
         let _inside = begin.timeout.map(|_| runtime.enter());
-        let run = Run::begun(begin, future(context), exit_of::<F::Output>, place);
+        let run = Run::begun(
+            begin,
+            future(context),
+            |output: &F::Output, rules: Rules<'_>| exit_of_run(output, rules),
+            place,
+        );
         let handle = runtime.spawn(Polled::new(id, Handled { run }));
         self.tracker.set_abort((key, id), handle.abort_handle());
         TaskHandle::new(handle)
@@ -227,21 +269,26 @@ impl Shared {
 
     /// Spawns a short task that stays on this thread.
     #[track_caller]
-    pub(crate) fn spawn_local<F>(
+    pub(crate) fn spawn_local<F, Via>(
         self: &Arc<Self>,
         options: SpawnOptions<'_>,
         future: impl FnOnce(Option<TaskContext>) -> F,
     ) -> TaskHandle<F::Output>
     where
         F: Future + 'static,
-        F::Output: TaskOutput + 'static,
+        F::Output: TaskOutput<Via> + 'static,
     {
         let Admitted { begin, place, context, .. } = match self.admit::<F>(options) {
             Ok(admitted) => admitted,
             Err(refusal) => return TaskHandle::refused(refusal),
         };
         let (key, id) = place.key();
-        let run = Run::begun(begin, future(context), exit_of::<F::Output>, place);
+        let run = Run::begun(
+            begin,
+            future(context),
+            |output: &F::Output, rules: Rules<'_>| exit_of_run(output, rules),
+            place,
+        );
         // There is no way to ask for a `LocalSet` but to try.
         let Ok(handle) = catch(true, || tokio::task::spawn_local(Polled::new(id, Handled { run }))) else {
             panic!(
@@ -255,13 +302,13 @@ impl Shared {
 
     /// Spawns work that blocks its thread: one run, on a thread of the runtime's blocking pool.
     #[track_caller]
-    pub(crate) fn spawn_blocking<T>(
+    pub(crate) fn spawn_blocking<T, Via>(
         self: &Arc<Self>,
         options: SpawnOptions<'_>,
         work: impl FnOnce(StopToken) -> T + Send + 'static,
     ) -> TaskHandle<T>
     where
-        T: TaskOutput + Send + 'static,
+        T: TaskOutput<Via> + Send + 'static,
     {
         let Admitted { begin, place, token, runtime, .. } = match self.admit::<T>(options) {
             Ok(admitted) => admitted,
@@ -279,7 +326,12 @@ impl Shared {
                 let Some((begin, place, work)) = take(&taken) else {
                     return Err(Box::new(TaskError::NoThread));
                 };
-                let run = Run::begun(begin, async move { work(stop) }, exit_of::<T>, place);
+                let run = Run::begun(
+                    begin,
+                    async move { work(stop) },
+                    |output: &T, rules: Rules<'_>| exit_of_run(output, rules),
+                    place,
+                );
                 let polled = || std::pin::pin!(run).poll(&mut Context::from_waker(Waker::noop()));
                 match block_for(id, polled) {
                     Poll::Ready(ended) => ended.into(),
@@ -347,20 +399,17 @@ impl Shared {
         });
         let spawner = OtelContext::map_current(|context| context.span().span_context().clone());
         let linked = matches!(options.parent, SpanParent::Root) && spawner.is_valid();
-        let given_name = (*name != *task.identity.name).then(|| name.to_owned());
+        let given_name = (*name != *task.identity.name).then(|| error_text::bounded(name));
         let begin = Begin {
             given_name,
             parent: options.parent,
             links: if linked { vec![spawner] } else { Vec::new() },
             timeout: options.timeout.filter(|_| !options.blocking),
+            error_rules: options.error_rules.and_then(|rules| self.recorder.with_rules(*rules)),
             polls: if options.blocking { PollTime::Untimed } else { self.recorder.polls() },
             span: SpanMade::WhenPolled,
             ..Begin::new(self.recorder.clone(), task)
         };
         Ok(Admitted { begin, place, token, context, runtime })
     }
-}
-
-fn exit_of<T: TaskOutput>(output: &T) -> Exit {
-    ErrorRules::default().exit(output)
 }

@@ -14,5 +14,5 @@ mod timer;
 pub(crate) use links::{Group, Links, Membership};
 pub(crate) use order_slot::Order;
 pub use settings::TaskSettings;
-pub(crate) use spec::{ErrorRules, Factory, TaskSpec, Work, erase, error_type_of};
+pub(crate) use spec::{Factory, TaskSpec, Work, erase};
 pub(crate) use supervised::{Body, Life, LifeEnd, Supervised, is_current, until_gone};

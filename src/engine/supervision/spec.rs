@@ -1,7 +1,7 @@
 //! What a registered task is made of, with its types erased.
 
 use std::{
-    any::{Any, TypeId},
+    any::Any,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -12,10 +12,10 @@ use std::{
 use crate::{
     engine::{Life, LifeEnd, TaskContext, supervision::supervised::Body},
     policy::{
-        Backoff, ErrorClass, Escalation, Exit, Failure, GiveUp, HealthRole, RestartIntensity, RestartPolicy,
-        StallAction, TaskOutput,
+        Backoff, ErrorRules, Escalation, Exit, GiveUp, HealthRole, RestartIntensity, RestartPolicy,
+        StallAction, TaskOutput, exit_of,
     },
-    run::{Begin, Run},
+    run::{Begin, Rules, Run},
 };
 
 /// How long a task may go on after it was asked to stop, where nothing else was said.
@@ -69,16 +69,17 @@ impl<F: Factory> Body for F {
     }
 }
 
-struct Erased<F>(F);
+/// A factory, and how a run ended by what its future returned.
+struct Erased<F, C>(F, C);
 
-impl<F, Fut> Factory for Erased<F>
+impl<F, Fut, C> Factory for Erased<F, C>
 where
     F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
     Fut: Future + Send + 'static,
-    Fut::Output: TaskOutput + 'static,
+    C: Fn(&Fut::Output, Option<&ErrorRules>) -> Exit + Copy + Send + Sync + 'static,
 {
     fn make(self: Arc<Self>, context: TaskContext, rules: Option<Arc<ErrorRules>>) -> Work {
-        Box::pin(Made { rules, making: Making::Call { factory: self, context } })
+        Box::pin(Made { rules, exit: self.1, making: Making::Call { factory: self, context } })
     }
 
     fn into_body(self: Arc<Self>) -> Arc<dyn Body> {
@@ -87,40 +88,42 @@ where
 }
 
 /// Erases a factory. It is called inside the future, so that its panics are the run's.
-pub(crate) fn erase<F, Fut>(factory: F) -> Arc<dyn Factory>
+pub(crate) fn erase<F, Fut, Via>(factory: F) -> Arc<dyn Factory>
 where
     F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
     Fut: Future + Send + 'static,
-    Fut::Output: TaskOutput + 'static,
+    Fut::Output: TaskOutput<Via> + 'static,
 {
-    Arc::new(Erased(factory))
+    // In a closure, so that nothing has to be said of the lifetime of `Via`.
+    Arc::new(Erased(factory, |output: &Fut::Output, rules: Option<&ErrorRules>| exit_of(output, rules)))
 }
 
 pin_project_lite::pin_project! {
     /// What a factory makes. Not an `async` block, which would keep room for what it was called with.
-    struct Made<F, Fut> {
+    struct Made<F, Fut, C> {
         rules: Option<Arc<ErrorRules>>,
+        exit: C,
         #[pin]
-        making: Making<F, Fut>,
+        making: Making<F, Fut, C>,
     }
 }
 
 pin_project_lite::pin_project! {
     #[project = MakingNow]
     #[project_replace = MakingBefore]
-    enum Making<F, Fut> {
-        Call { factory: Arc<Erased<F>>, context: TaskContext },
+    enum Making<F, Fut, C> {
+        Call { factory: Arc<Erased<F, C>>, context: TaskContext },
         Run { #[pin] future: Fut },
         /// Its factory is being called, or has panicked.
         Called,
     }
 }
 
-impl<F, Fut> Future for Made<F, Fut>
+impl<F, Fut, C> Future for Made<F, Fut, C>
 where
     F: Fn(TaskContext) -> Fut,
     Fut: Future,
-    Fut::Output: TaskOutput,
+    C: Fn(&Fut::Output, Option<&ErrorRules>) -> Exit,
 {
     type Output = Exit;
 
@@ -136,40 +139,7 @@ where
         }
         let MakingNow::Run { future } = this.making.project() else { return Poll::Pending };
         let output = ready!(future.poll(cx));
-        Poll::Ready(match this.rules {
-            Some(rules) => rules.exit(&output),
-            None => ErrorRules::default().exit(&output),
-        })
-    }
-}
-
-/// The type of the error that an output may carry.
-pub(crate) fn error_type_of<T: TaskOutput>() -> Option<(TypeId, &'static str)> {
-    T::error_type_id()
-}
-
-type Rule<T> = Arc<dyn Fn(&dyn Any) -> T + Send + Sync>;
-
-/// How an error of one type is classed and named.
-#[derive(Default, Clone)]
-pub(crate) struct ErrorRules {
-    pub(crate) class: Option<Rule<ErrorClass>>,
-    pub(crate) error_type: Option<Rule<&'static str>>,
-}
-
-impl ErrorRules {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.class.is_none() && self.error_type.is_none()
-    }
-
-    pub(crate) fn exit<T: TaskOutput>(&self, output: &T) -> Exit {
-        output.error().map_or(Exit::Success, |error| {
-            Exit::Failure(Failure {
-                error_type: self.error_type.as_ref().map_or(error.type_name, |name| name(error.any)),
-                message: error.display.to_string(),
-                class: self.class.as_ref().map_or(ErrorClass::Transient, |class| class(error.any)),
-            })
-        })
+        Poll::Ready((this.exit)(&output, this.rules.as_deref()))
     }
 }
 
@@ -184,13 +154,13 @@ fn live_once(factory: Arc<dyn Factory>, mut life: Life) -> Pin<Box<dyn Future<Ou
         polls: life.shared.recorder.polls(),
         ..Begin::new(life.shared.recorder.clone(), supervised.task.clone())
     };
-    Box::pin(Once { run: Run::begun(begin, work, Exit::clone, ()) })
+    Box::pin(Once { run: Run::begun(begin, work, |exit: &Exit, _: Rules<'_>| exit.clone(), ()) })
 }
 
 pin_project_lite::pin_project! {
     struct Once {
         #[pin]
-        run: Run<Work, fn(&Exit) -> Exit, ()>,
+        run: Run<Work, fn(&Exit, Rules<'_>) -> Exit, ()>,
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{
     cell::TaskState,
     engine::{
-        ErrorRules, Links, Order, Registration, Shared, TaskContext, TaskSpec, Work,
+        Links, Order, Registration, Shared, TaskContext, TaskSpec, Work,
         shutdown::tracker::DriverPlace,
         supervision::{
             courier::Errand,
@@ -29,7 +29,7 @@ use crate::{
             signs_of_life::Signals,
         },
     },
-    policy::Exit,
+    policy::{ErrorRules, Exit},
     read::{HealthStatus, Live},
     run::{Task, catch},
     watchdog,

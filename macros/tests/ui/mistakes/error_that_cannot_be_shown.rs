@@ -1,4 +1,4 @@
-//! A task whose error has no `Display`.
+//! A task whose error is no `std::error::Error`.
 struct Opaque;
 
 fn main() {

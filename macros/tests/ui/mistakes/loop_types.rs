@@ -6,8 +6,8 @@ use otel_tasks::task_loop;
 async fn not_a_duration() {}
 
 #[task_loop(every = "5s")]
-async fn what_a_loop_does_not_return() -> u32 {
-    5
+async fn what_a_loop_does_not_return() -> Vec<u32> {
+    vec![5]
 }
 
 fn main() {}
