@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry::{Context as OtelContext, trace::TraceContextExt};
+use opentelemetry::{
+    Context as OtelContext,
+    trace::{SpanContext, TraceContextExt},
+};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -84,7 +87,18 @@ impl<'a> TaskBuilder<'a> {
 
     /// Keeps the span it is spawned in as the parent of its run, instead of beginning a new trace.
     pub fn in_current_trace(mut self) -> Self {
-        self.options.parent = SpanParent::Current;
+        self.options.extras().parent = Parent::Current;
+        self
+    }
+
+    /// Links the run's span to another span, for example to each message of a batch. May be called several times; an invalid span
+    /// context is ignored.
+    ///
+    /// A run that begins a trace of its own is also linked to the span that it is spawned in.
+    pub fn link(mut self, span: SpanContext) -> Self {
+        if span.is_valid() {
+            self.options.extras().links.push(span);
+        }
         self
     }
 
@@ -164,11 +178,27 @@ pub(crate) struct SpawnOptions<'a> {
     pub(crate) component: Option<Arc<str>>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) grace: Option<Duration>,
-    pub(crate) parent: SpanParent,
     pub(crate) with_context: bool,
     pub(crate) blocking: bool,
     /// The task that owns it.
     pub(crate) owner: Option<Owner>,
+    extras: Option<Box<Extras>>,
+}
+
+/// What few spawns say, behind one pointer: options are moved on each spawn.
+#[derive(Default)]
+struct Extras {
+    parent: Parent,
+    links: Vec<SpanContext>,
+}
+
+/// The parent of a run's span.
+#[derive(Default)]
+enum Parent {
+    #[default]
+    None,
+    /// The span that is current where the run is spawned.
+    Current,
 }
 
 impl<'a> SpawnOptions<'a> {
@@ -180,11 +210,15 @@ impl<'a> SpawnOptions<'a> {
             component: None,
             timeout: None,
             grace: None,
-            parent: SpanParent::Root,
             with_context: false,
             blocking: false,
             owner: None,
+            extras: None,
         }
+    }
+
+    fn extras(&mut self) -> &mut Extras {
+        self.extras.get_or_insert_default()
     }
 
     fn is_plain(&self) -> bool {
@@ -341,13 +375,23 @@ impl Shared {
                 manager: Arc::downgrade(self),
             })
         });
-        let spawner = OtelContext::map_current(|context| context.span().span_context().clone());
-        let linked = matches!(options.parent, SpanParent::Root) && spawner.is_valid();
+        let Extras { parent, mut links } = options.extras.map_or_else(Extras::default, |extras| *extras);
+        let parent = match parent {
+            Parent::Current => SpanParent::Current,
+            Parent::None => {
+                let spawner = OtelContext::map_current(|context| context.span().span_context().clone());
+                if spawner.is_valid() {
+                    links.reserve_exact(1);
+                    links.push(spawner);
+                }
+                SpanParent::Root
+            }
+        };
         let given_name = (*name != *task.identity.name).then(|| name.to_owned());
         let begin = Begin {
             given_name,
-            parent: options.parent,
-            links: if linked { vec![spawner] } else { Vec::new() },
+            parent,
+            links,
             timeout: options.timeout.filter(|_| !options.blocking),
             polls: if options.blocking { PollTime::Untimed } else { self.recorder.polls() },
             span: SpanMade::WhenPolled,
