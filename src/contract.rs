@@ -142,6 +142,8 @@ pub mod record {
     pub const SYSTEMD_FAILED: &str = "task.systemd.failed";
     /// The installed telemetry was dropped without its shutdown: nothing is exported any more.
     pub const TELEMETRY_ENDED: &str = "task.telemetry.ended";
+    /// `TRACEPARENT` in the environment is no trace context, so runs are not linked to it; said once per process.
+    pub const TRACEPARENT_IGNORED: &str = "task.traceparent.ignored";
     /// A task runs whose category nobody can tell; said once per name.
     pub const CATEGORY_UNKNOWN: &str = "task.category.unknown";
 }

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    emit::SpanParent,
+    emit::{KnownParent, SpanParent, subscriber_is_of_process},
     engine::{
         ContextParts, ErrorRules, Shared, StopToken, Supervised, TaskContext,
         context::Stop,
@@ -85,9 +85,24 @@ impl<'a> TaskBuilder<'a> {
         self
     }
 
-    /// Keeps the span it is spawned in as the parent of its run, instead of beginning a new trace.
+    /// Keeps the span it is spawned in as the parent of its run, instead of beginning a new trace. Replaces a
+    /// [`parent`](Self::parent).
     pub fn in_current_trace(mut self) -> Self {
         self.options.extras().parent = Parent::Current;
+        self
+    }
+
+    /// Makes the run's span a child of the span of `parent`, which may be of another process:
+    /// [`remote_context`](crate::telemetry::remote_context) reads it from the headers of a message. Replaces an earlier `parent` and
+    /// [`in_current_trace`](Self::in_current_trace). A context without a valid span changes nothing.
+    ///
+    /// Inside the run the trace goes on even if a filter hides the run's own span (`RUST_LOG=warn`): spans that are opened there are then
+    /// children of the parent's span, and headers that are injected there carry its trace. The baggage of `parent` is current inside the
+    /// run. A sampler that is based on the parent keeps the parent's decision.
+    pub fn parent(mut self, parent: OtelContext) -> Self {
+        if parent.span().span_context().is_valid() {
+            self.options.extras().parent = Parent::Of(parent);
+        }
         self
     }
 
@@ -199,6 +214,8 @@ enum Parent {
     None,
     /// The span that is current where the run is spawned.
     Current,
+    /// The span of this context, which is valid.
+    Of(OtelContext),
 }
 
 impl<'a> SpawnOptions<'a> {
@@ -303,6 +320,9 @@ impl Shared {
         // Where it can be taken back from: tokio keeps what it has no thread for, and panics.
         let waiting = Arc::new(Mutex::new(Some((begin, place, work))));
         let taken = waiting.clone();
+        // A subscriber of this thread's own goes along: otherwise nobody would see the run, and its span would keep its parent open.
+        let subscriber =
+            (!subscriber_is_of_process()).then(|| tracing::dispatcher::get_default(tracing::Dispatch::clone));
         let take = |waiting: &Mutex<Option<_>>| waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         // Begun and ended on its own thread; the run is a future that is ready at its only poll.
         let spawn = || {
@@ -310,6 +330,7 @@ impl Shared {
                 let Some((begin, place, work)) = take(&taken) else {
                     return Err(Box::new(TaskError::NoThread));
                 };
+                let _subscriber = subscriber.as_ref().map(tracing::dispatcher::set_default);
                 let run = Run::begun(begin, async move { work(stop) }, exit_of::<T>, place);
                 let polled = || std::pin::pin!(run).poll(&mut Context::from_waker(Waker::noop()));
                 match block_for(id, polled) {
@@ -377,7 +398,10 @@ impl Shared {
         });
         let Extras { parent, mut links } = options.extras.map_or_else(Extras::default, |extras| *extras);
         let parent = match parent {
+            // Its span is made on another thread.
+            Parent::Current if options.blocking => SpanParent::Known(Box::new(KnownParent::current())),
             Parent::Current => SpanParent::Current,
+            Parent::Of(context) => SpanParent::Known(Box::new(KnownParent::of(context))),
             Parent::None => {
                 let spawner = OtelContext::map_current(|context| context.span().span_context().clone());
                 if spawner.is_valid() {
