@@ -212,7 +212,7 @@ mod tests {
     }
 
     fn traceparents() -> impl Strategy<Value = String> {
-        let part = |valid: &'static str| prop_oneof![8 => valid, 1 => "[0-9a-fA-F]{0,33}"];
+        let part = |valid: &'static str| prop_oneof![8 => valid, 1 => "[0-9a-f]{0,33}"];
         let version = part("(00|00|00|01|cc|fe|ff)");
         let (trace, span, flags) =
             (part("[0-9a-f]{32}"), part("[0-9a-f]{16}"), part("(00|01|03|[0-9a-f]{2})"));
@@ -236,10 +236,12 @@ mod tests {
             }
         }
 
+        /// The SDK drops what follows a second `=` in a value, so there is none.
         #[test]
-        fn baggage_is_read_as_by_the_sdk(header in "([a-z %;=,]|%[0-9a-fA-F]{2}|%|é|=|[a-z]{1,4}=[a-z0-9]{1,4}(;[a-z]=1)?,){0,40}") {
-            // The SDK drops what follows a second `=`, which the W3C permits in values.
-            prop_assume!(header.split(',').all(|entry| entry.split(';').next().unwrap_or("").matches('=').count() < 2));
+        fn baggage_is_read_as_by_the_sdk(
+            entries in prop::collection::vec("([a-z %]|%[0-9a-fA-F]{2}|é){0,5}(=([a-z %]|%[0-9a-fA-F]{2}|é){0,5})?(;([a-z %]|%[0-9a-fA-F]{2}|é){0,5}){0,2}", 0..8),
+        ) {
+            let header = entries.join(",");
             let headers = HashMap::from([(BAGGAGE.to_owned(), header)]);
             prop_assert_eq!(baggage(&ours(&headers)), baggage(&of_sdk(&headers)));
         }
