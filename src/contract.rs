@@ -239,6 +239,8 @@ instruments! {
     INTERVAL = "task.interval", ObservableGauge, "s", "The interval of a loop; of a calendar, how far the next iteration and the one after it lie apart.", [];
     NEXT_RUN_TIME = "task.next_run.time", ObservableGauge, "s", "When a loop's next iteration is due, unix time.", [];
     NEXT_RETRY_TIME = "task.next_retry.time", ObservableGauge, "s", "When a failed task is tried again, unix time; absent if it was given up for good.", [];
+    RESERVATION_PENDING = "task.reservation.pending", ObservableUpDownCounter, "{reservation}", "Reservations that wait for room under the limit of a name.", [];
+    RESERVATION_WAIT_TIME = "task.reservation.wait_time", Histogram, "s", "How long reservations waited for room under the limit of a name.", [];
     STALLS = "task.stalls", ObservableCounter, "{stall}", "Times a task gave no sign of life for longer than it promised.", [];
     TELEMETRY_DROPPED = "task.telemetry.dropped", ObservableCounter, "{item}", "Spans, log records and metric batches that were not delivered.", [key::SIGNAL, key::REASON];
 }

@@ -76,7 +76,7 @@ pub use timetable::Schedule;
 pub mod task {
     pub use crate::{
         config::Discovery,
-        engine::{StopToken, TaskBuilder, TaskSettings},
+        engine::{LimitedTask, StopToken, TaskBuilder, TaskSettings},
         error::{BuildError, RegisterError, RestartError, TaskControlError, UnknownComponent, UnknownTask},
         instrumentation::InstrumentationCheck,
         manager::{ManagerSettings, TaskManagerBuilder, WeakTaskManager},

@@ -20,10 +20,13 @@ use crate::{
         ContextParts, ErrorRules, Shared, StopToken, Supervised, TaskContext,
         context::Stop,
         shutdown::tracker::{Owner, Place, RunMember, stage_of},
-        spawn::polled::{Handled, Polled},
+        spawn::{
+            limit::Room,
+            polled::{Handled, Polled},
+        },
     },
     policy::{Exit, TaskCategory, TaskOutput, TaskPriority, type_path},
-    run::{Begin, PollTime, Run, SpanMade, TaskError, TaskHandle, catch},
+    run::{Begin, PollTime, Run, SpanMade, Task, TaskError, TaskHandle, catch},
     watchdog::block_for,
 };
 
@@ -32,8 +35,8 @@ use crate::{
 #[must_use = "nothing runs until `spawn`"]
 pub struct TaskBuilder<'a> {
     /// `None` where the manager is gone: then the task is refused.
-    shared: Option<Arc<Shared>>,
-    options: SpawnOptions<'a>,
+    pub(super) shared: Option<Arc<Shared>>,
+    pub(super) options: SpawnOptions<'a>,
 }
 
 impl std::fmt::Debug for TaskBuilder<'_> {
@@ -205,10 +208,12 @@ pub(crate) struct SpawnOptions<'a> {
 struct Extras {
     parent: Parent,
     links: Vec<SpanContext>,
+    /// Of a limited task: one run's.
+    room: Option<Room>,
 }
 
 /// The parent of a run's span.
-#[derive(Default)]
+#[derive(Clone, Default)]
 enum Parent {
     #[default]
     None,
@@ -238,8 +243,26 @@ impl<'a> SpawnOptions<'a> {
         self.extras.get_or_insert_default()
     }
 
-    fn is_plain(&self) -> bool {
-        self.category.is_none() && self.priority.is_none() && self.component.is_none()
+    /// What is said here for each of many runs, and the name and the owner, which are not kept like that.
+    pub(super) fn for_each_run(self) -> (SpawnOptions<'static>, Box<str>, Option<Owner>) {
+        let Self { name, owner, extras, .. } = self;
+        let extras = extras.map(|extras| Box::new(Extras { room: None, ..*extras }));
+        (SpawnOptions { name: "", owner: None, extras, ..self }, name.into(), owner)
+    }
+
+    /// The same for one run that has room.
+    pub(super) fn of_one_run<'b>(&self, name: &'b str, owner: Option<Owner>, room: Room) -> SpawnOptions<'b> {
+        let (parent, links) = match &self.extras {
+            Some(extras) => (extras.parent.clone(), extras.links.clone()),
+            None => (Parent::None, Vec::new()),
+        };
+        SpawnOptions {
+            name,
+            owner,
+            component: self.component.clone(),
+            extras: Some(Box::new(Extras { parent, links, room: Some(room) })),
+            ..*self
+        }
     }
 }
 
@@ -349,6 +372,21 @@ impl Shared {
         TaskHandle::new(handle)
     }
 
+    /// The task that figures of this name are kept under.
+    pub(super) fn task_of(
+        &self,
+        name: &str,
+        category: Option<TaskCategory>,
+        priority: Option<TaskPriority>,
+        component: Option<Arc<str>>,
+    ) -> Arc<Task> {
+        if category.is_none() && priority.is_none() && component.is_none() {
+            self.recorder.task(name)
+        } else {
+            self.recorder.task_with(name, category, priority, component)
+        }
+    }
+
     /// Gives a task its runtime, its cell and its place, or refuses it during a shutdown.
     #[track_caller]
     fn admit<F>(self: &Arc<Self>, options: SpawnOptions<'_>) -> Option<Admitted> {
@@ -368,11 +406,9 @@ impl Shared {
             }
             name => name,
         };
-        let task = if options.is_plain() {
-            self.recorder.task(name)
-        } else {
-            self.recorder.task_with(name, options.category, options.priority, options.component)
-        };
+        let task = self.task_of(name, options.category, options.priority, options.component);
+        let Extras { parent, mut links, room } =
+            options.extras.map_or_else(Extras::default, |extras| *extras);
         let hears = options.with_context || options.blocking;
         let token = hears.then(CancellationToken::new);
         // A plain future cannot hear that it should stop: it has its grace, then it is dropped.
@@ -384,7 +420,7 @@ impl Shared {
             options.category.unwrap_or(task.identity.category),
             options.priority.unwrap_or(task.identity.priority),
         );
-        let run = RunMember { abort: None, token: token.clone(), grace };
+        let run = RunMember { abort: None, token: token.clone(), grace, room };
         let owner = options.owner.as_ref().filter(|_| options.with_context).map(Owner::downgrade);
         let place = self.tracker.enter(&task, stage, options.owner, run).ok()?;
         let context = token.clone().filter(|_| options.with_context).map(|token| {
@@ -396,7 +432,6 @@ impl Shared {
                 manager: Arc::downgrade(self),
             })
         });
-        let Extras { parent, mut links } = options.extras.map_or_else(Extras::default, |extras| *extras);
         let parent = match parent {
             // Its span is made on another thread.
             Parent::Current if options.blocking => SpanParent::Known(Box::new(KnownParent::current())),
