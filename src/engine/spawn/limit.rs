@@ -5,8 +5,8 @@
 //!    from then on for whoever comes, and leaves alone what has room already.
 //! 2. Waiters take turns: one has the turn, and it alone waits for room. The turn goes from one to the next in the order in which they
 //!    came. Nobody takes room past those that wait.
-//! 3. The waiter whose turn it is looks after it has begun to listen. Whatever may change its answer is done first and told afterwards: room
-//!    that is given back, another limit, admission that is closed.
+//! 3. Whatever may change the answer of the waiter whose turn it is (room that is given back, another limit, admission that is closed) is
+//!    done first and told afterwards. [`Notify::notify_one`] keeps what is told between its look and its wait.
 //! 4. Nothing of the user's is called or dropped under a lock.
 //!
 //! The semaphore has one permit, the turn, and not one for each room: permits that waiters were promised cannot be taken back from them, so
@@ -14,7 +14,6 @@
 
 use std::{
     collections::HashMap,
-    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
@@ -89,17 +88,14 @@ impl Limit {
         let waiting = Waiting::of(self);
         // Never closed.
         let _turn = self.turn.acquire().await.ok()?;
-        let mut changed = pin!(self.changed.notified());
         loop {
-            changed.as_mut().enable();
             if is_refused() {
                 return None;
             }
             if let Some(room) = waiting.take() {
                 return Some(room);
             }
-            changed.as_mut().await;
-            changed.set(self.changed.notified());
+            self.changed.notified().await;
         }
     }
 }
@@ -259,8 +255,7 @@ mod tests {
     }
 
     proptest! {
-        /// Seen to fail where `look` is left out of any of its callers, where who comes may take room past those that wait, and where the
-        /// waiter looks before it listens.
+        /// Seen to fail where `look` is left out of any of its callers, and where who comes may take room past those that wait.
         #[test]
         fn room_goes_to_the_first_that_waits_and_never_beyond_the_limit(steps in steps()) {
             let limits = Limits::default();
