@@ -142,6 +142,8 @@ pub mod record {
     pub const SYSTEMD_FAILED: &str = "task.systemd.failed";
     /// The installed telemetry was dropped without its shutdown: nothing is exported any more.
     pub const TELEMETRY_ENDED: &str = "task.telemetry.ended";
+    /// `TRACEPARENT` in the environment is no trace context, so runs are not linked to it; said once per process.
+    pub const TRACEPARENT_IGNORED: &str = "task.traceparent.ignored";
     /// A task runs that no rule of the manager's prefix table is for; once per name, and only if there is a table.
     pub const CATEGORY_UNKNOWN: &str = "task.category.unknown";
 }
@@ -237,6 +239,8 @@ instruments! {
     INTERVAL = "task.interval", ObservableGauge, "s", "The interval of a loop; of a calendar, how far the next iteration and the one after it lie apart.", [];
     NEXT_RUN_TIME = "task.next_run.time", ObservableGauge, "s", "When a loop's next iteration is due, unix time.", [];
     NEXT_RETRY_TIME = "task.next_retry.time", ObservableGauge, "s", "When a failed task is tried again, unix time; absent if it was given up for good.", [];
+    RESERVATION_PENDING = "task.reservation.pending", ObservableUpDownCounter, "{reservation}", "Reservations that wait for room under the limit of a name.", [];
+    RESERVATION_WAIT_TIME = "task.reservation.wait_time", Histogram, "s", "How long reservations waited for room under the limit of a name.", [];
     STALLS = "task.stalls", ObservableCounter, "{stall}", "Times a task gave no sign of life for longer than it promised.", [];
     TELEMETRY_DROPPED = "task.telemetry.dropped", ObservableCounter, "{item}", "Spans, log records and metric batches that were not delivered.", [key::SIGNAL, key::REASON];
 }

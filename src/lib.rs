@@ -76,7 +76,7 @@ pub use timetable::Schedule;
 pub mod task {
     pub use crate::{
         config::Discovery,
-        engine::{StopToken, TaskBuilder, TaskSettings},
+        engine::{LimitedTask, StopToken, TaskBuilder, TaskSettings},
         error::{BuildError, RegisterError, RestartError, TaskControlError, UnknownComponent, UnknownTask},
         instrumentation::InstrumentationCheck,
         manager::{ManagerSettings, TaskManagerBuilder, WeakTaskManager},
@@ -151,7 +151,7 @@ pub mod shutdown {
 
 /// Layers for a subscriber of your own, telemetry in one call (feature `otlp`), and every name that leaves the process.
 pub mod telemetry {
-    pub use crate::emit::{LayerConflict, SpanPath, layer, task_layer};
+    pub use crate::emit::{LayerConflict, SpanPath, layer, remote_context, task_layer};
 
     /// Every name that leaves the process: spans, log records, instruments and their attributes.
     ///

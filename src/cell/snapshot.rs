@@ -124,6 +124,8 @@ pub struct TaskSnapshot {
     pub(crate) skipped: [u64; SkipReason::ALL.len()],
     /// How often an iteration of a loop was tried again after it had failed.
     pub retries: u64,
+    /// Reservations of a [limited](crate::task::LimitedTask) name that wait for room; `None` if the name has never had a limit.
+    pub pending_reservations: Option<u64>,
     /// How long ago the task first began to run.
     pub uptime: Option<Duration>,
     /// How long ago it was last restarted.
@@ -229,6 +231,7 @@ impl TaskSnapshot {
             stale_signals: 0,
             skipped: [0; SkipReason::ALL.len()],
             retries: 0,
+            pending_reservations: None,
             uptime: None,
             since_restart: None,
             first_start: None,
@@ -308,6 +311,10 @@ impl TaskSnapshot {
         }
         self.active += other.active;
         self.retries += other.retries;
+        self.pending_reservations = match (self.pending_reservations, other.pending_reservations) {
+            (Some(mine), Some(theirs)) => Some(mine + theirs),
+            (mine, theirs) => mine.or(theirs),
+        };
         self.run_time += other.run_time;
         self.longest_run = self.longest_run.max(other.longest_run);
         self.longest_poll = self.longest_poll.max(other.longest_poll);

@@ -72,6 +72,8 @@ struct Figures {
     next_run: AtomicU64,
     next_retry: AtomicU64,
     interval_nanos: AtomicU64,
+    /// Reservations that wait, plus one; 0 if the name has never had a limit.
+    reservations: AtomicU64,
     rare: Mutex<Rare>,
 }
 
@@ -280,6 +282,21 @@ impl TaskCell {
         self.figures().retries.fetch_add(1, Relaxed);
     }
 
+    /// The name has a limit: who waits for room is counted.
+    pub(crate) fn limited(&self) {
+        let _ = self.figures().reservations.compare_exchange(0, 1, Relaxed, Relaxed);
+    }
+
+    /// A reservation begins to wait. The name has a limit.
+    pub(crate) fn reservation_waits(&self) {
+        self.figures().reservations.fetch_add(1, Relaxed);
+    }
+
+    /// A reservation waits no longer.
+    pub(crate) fn reservation_ended(&self) {
+        self.figures().reservations.fetch_sub(1, Relaxed);
+    }
+
     pub(crate) fn set_schedule(&self, interval: Option<Duration>, next_run: Option<SystemTime>) {
         let figures = self.figures();
         figures.interval_nanos.store(interval.map_or(0, nanos), Relaxed);
@@ -409,6 +426,7 @@ impl TaskCell {
             stale_signals: figures.stale_signals.load(Relaxed),
             skipped: load(&figures.skipped),
             retries: figures.retries.load(Relaxed),
+            pending_reservations: figures.reservations.load(Relaxed).checked_sub(1),
             last_success: time(&figures.last_success),
             last_error_time: time(&figures.last_error_time),
             last_restart: time(&figures.last_restart),

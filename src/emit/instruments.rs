@@ -47,6 +47,7 @@ pub(crate) trait Source: Send + Sync {
 pub(crate) struct Instruments {
     pub(crate) run_duration: RunDuration,
     pub(crate) schedule_delay: ScheduleDelay,
+    pub(crate) reservation_wait_time: Histogram<f64>,
     pub(crate) shutdown_duration: Histogram<f64>,
     pub(crate) monitor_duration: Histogram<f64>,
 }
@@ -227,6 +228,7 @@ impl Exposition {
             instruments: Instruments {
                 run_duration: RunDuration::new(histogram(meter, contract::RUN_DURATION)),
                 schedule_delay: ScheduleDelay::new(histogram(meter, contract::SCHEDULE_DELAY)),
+                reservation_wait_time: histogram(meter, contract::RESERVATION_WAIT_TIME),
                 shutdown_duration: histogram(meter, contract::SHUTDOWN_DURATION),
                 monitor_duration: histogram(meter, contract::MONITOR_DURATION),
             },
@@ -422,6 +424,17 @@ impl Exposition {
             .next_retry
             .filter(|_| task.state.is_some())
             .map(unix_seconds));
+        // Zeros too: a queue that is empty again is a figure.
+        observable!(
+            i64_observable_up_down_counter,
+            i64,
+            contract::RESERVATION_PENDING,
+            |entry, task, _, observe| {
+                if let Some(pending) = task.pending_reservations {
+                    observe(i64::try_from(pending).unwrap_or(i64::MAX), entry.attributes());
+                }
+            }
+        );
         observable!(u64_observable_counter, u64, contract::STALLS, |entry, task, _, observe| {
             if task.stalls > 0 || task.state.is_some() {
                 observe(task.stalls, entry.attributes());

@@ -5,6 +5,7 @@ mod attributes;
 mod handoff;
 mod instruments;
 mod layer;
+mod remote;
 mod span;
 
 pub(crate) use at_exit::{flush_before_exit, is_telemetry_dropped};
@@ -20,4 +21,10 @@ pub(crate) use instruments::{
 };
 pub use layer::{LayerConflict, layer, task_layer};
 pub(crate) use layer::{installed, subscriber_is_of_process};
-pub(crate) use span::{ManagedSpan, SpanParent, SpanStart, managed_span, probe_is_exported, with_trace};
+pub(crate) use remote::environment;
+pub use remote::remote_context;
+#[cfg(feature = "otlp")]
+pub(crate) use remote::set_propagation;
+pub(crate) use span::{
+    KnownParent, ManagedSpan, SpanParent, SpanStart, managed_span, probe_is_exported, with_trace,
+};

@@ -21,13 +21,74 @@ use super::{
 use crate::emit::handoff::SpanPath;
 
 /// Where a span hangs.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(crate) enum SpanParent {
     /// A new trace.
     #[default]
     Root,
     /// The span current where the span is made.
     Current,
+    /// A span that was known before, whatever is current where the span is made.
+    Known(Box<KnownParent>),
+}
+
+impl SpanParent {
+    /// Whether the span begins a new trace if it is made here.
+    pub(crate) fn is_root(&self) -> bool {
+        !self.with_context(OtelContext::has_active_span)
+    }
+
+    /// The context whose span is the parent; without a span for a new trace.
+    fn context(&self) -> OtelContext {
+        self.with_context(Clone::clone)
+    }
+
+    fn with_context<R>(&self, f: impl FnOnce(&OtelContext) -> R) -> R {
+        match self {
+            Self::Root => f(&OtelContext::new()),
+            Self::Current => OtelContext::map_current(f),
+            Self::Known(parent) => f(&parent.context),
+        }
+    }
+
+    /// The parent's `tracing` span, if that is not the current one.
+    pub(crate) fn tracing_id(&self) -> Option<Id> {
+        match self {
+            Self::Root | Self::Current => None,
+            Self::Known(parent) => parent.span.id(),
+        }
+    }
+
+    /// Tells a tracing-opentelemetry layer that sees `span` of a parent that is not the current span.
+    fn set_on(&self, span: &Span) {
+        if let Self::Known(parent) = self {
+            // Without such a layer the span is exported by us, or by nobody.
+            let _ = span.set_parent(parent.context.clone());
+        }
+    }
+}
+
+/// A parent that is known before the span is made, which may be on another thread.
+#[derive(Debug)]
+pub(crate) struct KnownParent {
+    /// None for a parent in another process.
+    span: Span,
+    context: OtelContext,
+}
+
+impl KnownParent {
+    /// The span of that context, which may be of another process.
+    pub(crate) fn of(context: OtelContext) -> Self {
+        Self { span: Span::none(), context }
+    }
+
+    /// The span that is current here.
+    pub(crate) fn current() -> Self {
+        let (span, context) = (Span::current(), OtelContext::current());
+        // A tracing-opentelemetry layer of the user's may leave OpenTelemetry's current context alone.
+        let of_span = if context.has_active_span() { None } else { otel_context_of(&span) };
+        Self { span, context: of_span.unwrap_or(context) }
+    }
 }
 
 /// A span of ours. Dropping it ends it.
@@ -48,6 +109,8 @@ enum Path {
     Handed(OtelContext),
     /// We do, through a tracer: no tracing-opentelemetry layer sees it.
     Direct(OtelContext),
+    /// Nobody, and what is opened inside continues the parent's trace.
+    Parent(OtelContext),
 }
 
 /// Makes a [`ManagedSpan`]: `$name` and the fields as in `tracing::span!`, the parent as a [`SpanParent`].
@@ -56,11 +119,11 @@ enum Path {
 macro_rules! managed_span {
     ($parent:expr, $name:expr, { $($fields:tt)* }) => {
         match $parent {
-            $crate::emit::SpanParent::Root => tracing::span!(
-                target: $crate::contract::SCOPE, parent: None, tracing::Level::INFO, $name, $($fields)*
-            ),
             $crate::emit::SpanParent::Current => tracing::span!(
                 target: $crate::contract::SCOPE, tracing::Level::INFO, $name, $($fields)*
+            ),
+            ref parent => tracing::span!(
+                target: $crate::contract::SCOPE, parent: parent.tracing_id(), tracing::Level::INFO, $name, $($fields)*
             ),
         }
     };
@@ -83,6 +146,7 @@ pub(crate) struct SpanStart<'a, A> {
 impl<A: FnOnce() -> Vec<KeyValue>> SpanStart<'_, A> {
     /// Starts `span`; or, where no tracing-opentelemetry layer sees it, one through the tracer at hand, if there is one.
     pub(crate) fn start(self, span: Span) -> ManagedSpan {
+        self.parent.set_on(&span);
         self.links.iter().for_each(|link| span.add_link(link.clone()));
         if otel_context_of(&span).is_some() {
             return ManagedSpan { span, path: Path::Layer };
@@ -100,29 +164,31 @@ impl<A: FnOnce() -> Vec<KeyValue>> SpanStart<'_, A> {
             self.own_tracer = None;
             return self.start_directly(span);
         }
+        self.parent.set_on(&span);
         let links = links(self.links);
         let handed = Handed { attributes: (self.attributes)(), links, began: self.began };
         // Asked for its context, the layer builds the span now.
         let context = handoff::hand(handed, || otel_context_of(&span));
-        let path = context.map_or(Path::None, Path::Handed);
-        ManagedSpan { span, path }
+        match context {
+            Some(context) => ManagedSpan { span, path: Path::Handed(context) },
+            None => ManagedSpan::unseen(span, self.parent.context()),
+        }
     }
 
     fn start_directly(self, span: Span) -> ManagedSpan {
         let tracer = self.own_tracer.cloned().or_else(|| installed().map(|installed| installed.tracer));
-        let Some(tracer) = tracer else { return ManagedSpan { span, path: Path::None } };
-        let parent = match self.parent {
-            SpanParent::Root => OtelContext::new(),
-            SpanParent::Current => OtelContext::current(),
-        };
+        let parent = self.parent.context();
+        let Some(tracer) = tracer else { return ManagedSpan::unseen(span, parent) };
         let mut builder = SpanBuilder::from_name(self.name)
             .with_attributes((self.attributes)())
             .with_links(links(self.links));
         builder.start_time = self.began;
         // The tracer is the user's code: a panic in it must not become the task's.
         let started = std::panic::AssertUnwindSafe(|| tracer.build_with_context(builder, &parent));
-        let context = std::panic::catch_unwind(started).map_or(parent.clone(), |span| parent.with_span(span));
-        ManagedSpan { span, path: Path::Direct(context) }
+        match std::panic::catch_unwind(started) {
+            Ok(started) => ManagedSpan { span, path: Path::Direct(parent.with_span(started)) },
+            Err(_) => ManagedSpan::unseen(span, parent),
+        }
     }
 }
 
@@ -135,11 +201,16 @@ fn links(contexts: Vec<SpanContext>) -> Vec<Link> {
 }
 
 impl ManagedSpan {
+    /// A span that nobody exports.
+    fn unseen(span: Span, parent: OtelContext) -> Self {
+        let path = if parent.has_active_span() { Path::Parent(parent) } else { Path::None };
+        Self { span, path }
+    }
+
     /// Enters the span on this thread, as `tracing` and as OpenTelemetry's current context.
     pub(crate) fn enter(&self) -> EnteredSpan<'_> {
-        let context = self.context();
-        let id = context.and_then(|_| self.span.id());
-        let context = context.map(|context| context.clone().attach());
+        let id = self.context().and_then(|_| self.span.id());
+        let context = self.inside().map(|context| context.clone().attach());
         let entered = handoff::at(id.as_ref(), || self.span.enter());
         EnteredSpan { entered: Some(entered), id, _context: context }
     }
@@ -148,15 +219,23 @@ impl ManagedSpan {
     fn context(&self) -> Option<&OtelContext> {
         match &self.path {
             Path::Handed(context) | Path::Direct(context) => Some(context),
-            Path::Layer | Path::None => None,
+            Path::Layer | Path::None | Path::Parent(_) => None,
         }
     }
 
-    /// The OpenTelemetry context with this span in it, if it is exported.
+    /// The OpenTelemetry context that we make current inside: with this span in it, or its parent if it is not exported.
+    fn inside(&self) -> Option<&OtelContext> {
+        match &self.path {
+            Path::Parent(context) => Some(context),
+            _ => self.context(),
+        }
+    }
+
+    /// The OpenTelemetry context with this span in it, or with its parent if it is not exported.
     pub(crate) fn otel_context(&self) -> Option<OtelContext> {
         match &self.path {
             Path::Layer => otel_context_of(&self.span),
-            _ => self.context().cloned(),
+            _ => self.inside().cloned(),
         }
     }
 

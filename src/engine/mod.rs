@@ -41,7 +41,7 @@ pub use shutdown::{
     LastResort, ShutdownCause, ShutdownEntry, ShutdownReport, ShutdownSignal, shutdown_signal,
 };
 pub(crate) use spawn::SpawnOptions;
-pub use spawn::{StopToken, TaskBuilder};
+pub use spawn::{LimitedTask, StopToken, TaskBuilder};
 pub use supervision::TaskSettings;
 pub(crate) use supervision::{
     Body, Factory, Group, Life, LifeEnd, Links, Membership, Order, Supervised, TaskSpec, Work, erase,

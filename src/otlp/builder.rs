@@ -348,6 +348,7 @@ impl TelemetryBuilder {
         }
         super::handle::keep_for_exit(&mut telemetry);
         global::set_text_map_propagator(telemetry.propagator());
+        emit::set_propagation(telemetry.propagates());
         for warning in telemetry.warnings() {
             tracing::warn!(target: contract::SCOPE, variable = %warning.variable, "{warning}");
         }

@@ -149,6 +149,11 @@ impl Telemetry {
         propagation::propagator(&self.parts.propagators)
     }
 
+    /// Whether `OTEL_PROPAGATORS` names a propagator.
+    pub(super) fn propagates(&self) -> bool {
+        !self.parts.propagators.is_empty()
+    }
+
     /// A layer for any `tracing_subscriber` registry: spans become OpenTelemetry spans, events become log records with
     /// the name of the event and the ids of the trace.
     ///

@@ -147,13 +147,14 @@ impl RuleType {
     }
 }
 
+#[derive(Clone)]
 struct Rule<T> {
     of: RuleType,
     apply: Arc<dyn Fn(Link<'_>) -> Option<T> + Send + Sync>,
 }
 
 /// How errors are classed and named, by their type.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct ErrorRules {
     class: Vec<Rule<ErrorClass>>,
     error_type: Vec<Rule<&'static str>>,

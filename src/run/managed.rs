@@ -21,8 +21,8 @@ use super::{Payload, Recorder, Rules, Task, catch, current::Current};
 use crate::{
     contract::{self, key, record},
     emit::{
-        ManagedSpan, SpanParent, SpanStart, installed, managed_span, offer, subscriber_is_of_process,
-        with_trace,
+        ManagedSpan, SpanParent, SpanStart, environment, installed, managed_span, offer,
+        subscriber_is_of_process, with_trace,
     },
     policy::{ErrorRules, Exit, ExitKind},
     run::recorder::PollTime,
@@ -451,8 +451,11 @@ fn make_span(recorder: &Recorder, task: &Task, told: &mut Told, began: SystemTim
         })
     });
     recorder.let_spans_wait(taken);
-    if span.is_none() && recorder.tracer().is_none() && installed().is_none() {
+    if span.is_none() && recorder.tracer().is_none() && installed().is_none() && parent.is_root() {
         return RunSpan::None;
+    }
+    if let Some(link) = environment().filter(|_| parent.is_root()) {
+        links.push(link.clone());
     }
     let attributes = || {
         let base = task.attributes();

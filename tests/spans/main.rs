@@ -4,6 +4,7 @@
 mod support;
 
 mod layer;
+mod parents;
 mod runs;
 
 /// One test at a time: with a single dispatcher alive, `tracing` asks whatever thread comes first what a callsite is worth.

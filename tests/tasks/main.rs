@@ -15,6 +15,7 @@ mod health;
 mod health_roles;
 #[cfg(feature = "macros")]
 mod instrumented;
+mod limits;
 mod orders;
 mod outages;
 mod outputs;

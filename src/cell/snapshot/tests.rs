@@ -38,6 +38,9 @@ fn filled(times: u64, at: u64) -> TaskSnapshot {
     cell.skipped(SkipReason::Missed, 8 * times);
     cell.skipped(SkipReason::Overlapped, 9 * times);
     (0..10 * times).for_each(|_| cell.retried());
+    cell.limited();
+    (0..11 * times).for_each(|_| cell.reservation_waits());
+    cell.reservation_ended();
     taken(&cell)
 }
 
@@ -51,6 +54,7 @@ fn two_cells_of_one_name_add_up_and_the_latest_wins() {
         assert_eq!(sum.runs[ExitKind::Failure as usize], 10);
         assert_eq!(sum.restarts[RestartReason::Panic as usize], 5);
         assert_eq!((sum.skipped, sum.retries), ([40, 45], 50));
+        assert_eq!(sum.pending_reservations, Some(53));
         let mut errors = sum.errors.clone();
         errors.sort_by_key(|error| error.error_type);
         let errors: Vec<_> = errors.iter().map(|error| (error.error_type, error.count)).collect();

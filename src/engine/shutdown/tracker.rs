@@ -30,6 +30,7 @@ use crate::{
             lines::{Lines, Note, all_lines, note},
             topology::sort_by_name,
         },
+        spawn::limit::{Limits, Room},
     },
     policy::{ShutdownOutcome, TaskCategory, TaskPriority},
     run::{Guard, Task},
@@ -211,6 +212,8 @@ pub(crate) struct Tracker {
     /// Positions before this one are over.
     over: AtomicUsize,
     left_lines: Mutex<Lines>,
+    /// Those that wait for room look again whenever admission is closed to some.
+    pub(crate) limits: Limits,
 }
 
 /// What a shutdown waits for.
@@ -336,6 +339,8 @@ pub(crate) struct RunMember {
     pub(crate) abort: Option<AbortHandle>,
     pub(crate) token: Option<CancellationToken>,
     pub(crate) grace: Option<Duration>,
+    #[expect(dead_code, reason = "held until the run has left, and given back by being dropped")]
+    pub(crate) room: Option<Room>,
 }
 
 /// A member's place; dropping it leaves.
@@ -403,6 +408,7 @@ impl Tracker {
             plan: OnceLock::new(),
             over: AtomicUsize::new(0),
             left_lines: Mutex::new(Lines::default()),
+            limits: Limits::default(),
         })
     }
 
@@ -651,6 +657,13 @@ impl Tracker {
             let mut shard = lock(shard);
             shard.admission = shard.admission.max(to);
         }
+        self.limits.look();
+    }
+
+    /// Refuses more runs of that owner.
+    pub(crate) fn close_owner(&self, owner: &Supervised) {
+        owner.place.owned.close();
+        self.limits.look();
     }
 
     /// Whether nothing is alive.
@@ -714,6 +727,7 @@ impl Tracker {
                 supervised.place.owned.close();
             }
         });
+        self.limits.look();
         self.plan_runs();
         self.visit_drivers(|supervised| {
             let place = &supervised.place;
@@ -851,7 +865,7 @@ impl Tracker {
 
     /// A task has begun to wait for the shutdown, which therefore waits for what the task owns itself, and asks it.
     fn adopt(&self, owner: &Arc<Supervised>) {
-        owner.place.owned.close();
+        self.close_owner(owner);
         self.plan_runs();
         self.ask_owned(owner).tokens.iter().for_each(CancellationToken::cancel);
     }

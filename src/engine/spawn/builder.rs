@@ -7,20 +7,26 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry::{Context as OtelContext, trace::TraceContextExt};
+use opentelemetry::{
+    Context as OtelContext,
+    trace::{SpanContext, TraceContextExt},
+};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    emit::SpanParent,
+    emit::{KnownParent, SpanParent, subscriber_is_of_process},
     engine::{
         ContextParts, Shared, StopToken, Supervised, TaskContext,
         context::Stop,
         shutdown::tracker::{Owner, Place, RunMember, stage_of},
-        spawn::polled::{Handled, Polled},
+        spawn::{
+            limit::Room,
+            polled::{Handled, Polled},
+        },
     },
     policy::{ErrorRules, OutputError, TaskCategory, TaskOutput, TaskPriority, error_text, type_path},
-    run::{Begin, PollTime, Refusal, Rules, Run, SpanMade, TaskError, TaskHandle, catch, exit_of_run},
+    run::{Begin, PollTime, Refusal, Rules, Run, SpanMade, Task, TaskError, TaskHandle, catch, exit_of_run},
     watchdog::block_for,
 };
 
@@ -29,8 +35,8 @@ use crate::{
 #[must_use = "nothing runs until `spawn`"]
 pub struct TaskBuilder<'a> {
     /// `None` where the manager is gone: then the task is refused.
-    shared: Option<Arc<Shared>>,
-    options: SpawnOptions<'a>,
+    pub(super) shared: Option<Arc<Shared>>,
+    pub(super) options: SpawnOptions<'a>,
 }
 
 impl std::fmt::Debug for TaskBuilder<'_> {
@@ -82,9 +88,35 @@ impl<'a> TaskBuilder<'a> {
         self
     }
 
-    /// Keeps the span it is spawned in as the parent of its run, instead of beginning a new trace.
+    /// Keeps the span it is spawned in as the parent of its run, instead of beginning a new trace. Replaces a
+    /// [`parent`](Self::parent).
     pub fn in_current_trace(mut self) -> Self {
-        self.options.parent = SpanParent::Current;
+        self.options.extras().parent = Parent::Current;
+        self
+    }
+
+    /// Makes the run's span a child of the span of `parent`, which may be of another process:
+    /// [`remote_context`](crate::telemetry::remote_context) reads it from the headers of a message. Replaces an earlier `parent` and
+    /// [`in_current_trace`](Self::in_current_trace). A context without a valid span changes nothing.
+    ///
+    /// Inside the run the trace goes on even if a filter hides the run's own span (`RUST_LOG=warn`): spans that are opened there are then
+    /// children of the parent's span, and headers that are injected there carry its trace. The baggage of `parent` is current inside the
+    /// run. A sampler that is based on the parent keeps the parent's decision.
+    pub fn parent(mut self, parent: OtelContext) -> Self {
+        if parent.span().span_context().is_valid() {
+            self.options.extras().parent = Parent::Of(parent);
+        }
+        self
+    }
+
+    /// Links the run's span to another span, for example to each message of a batch. May be called several times; an invalid span
+    /// context is ignored.
+    ///
+    /// A run that begins a trace of its own is also linked to the span that it is spawned in.
+    pub fn link(mut self, span: SpanContext) -> Self {
+        if span.is_valid() {
+            self.options.extras().links.push(span);
+        }
         self
     }
 
@@ -115,7 +147,7 @@ impl<'a> TaskBuilder<'a> {
         mut self,
         name: impl Fn(&E) -> &'static str + Send + Sync + 'static,
     ) -> Self {
-        self.options.error_rules.get_or_insert_default().name(name);
+        self.options.extras().error_rules.get_or_insert_default().name(name);
         self
     }
 
@@ -198,13 +230,41 @@ pub(crate) struct SpawnOptions<'a> {
     pub(crate) component: Option<Arc<str>>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) grace: Option<Duration>,
-    pub(crate) parent: SpanParent,
     pub(crate) with_context: bool,
     pub(crate) blocking: bool,
     /// The task that owns it.
     pub(crate) owner: Option<Owner>,
-    /// How its errors are named. Boxed: few say it.
-    pub(crate) error_rules: Option<Box<ErrorRules>>,
+    extras: Option<Box<Extras>>,
+}
+
+/// What few spawns say, behind one pointer: options are moved on each spawn.
+#[derive(Default)]
+struct Extras {
+    parent: Parent,
+    links: Vec<SpanContext>,
+    /// Of a limited task: one run's.
+    room: Option<Room>,
+    /// How its errors are named.
+    error_rules: Option<ErrorRules>,
+}
+
+impl Extras {
+    /// The same without the room.
+    fn of_another_run(&self) -> Self {
+        let Self { parent, links, room: _, error_rules } = self;
+        Self { parent: parent.clone(), links: links.clone(), room: None, error_rules: error_rules.clone() }
+    }
+}
+
+/// The parent of a run's span.
+#[derive(Clone, Default)]
+enum Parent {
+    #[default]
+    None,
+    /// The span that is current where the run is spawned.
+    Current,
+    /// The span of this context, which is valid.
+    Of(OtelContext),
 }
 
 impl<'a> SpawnOptions<'a> {
@@ -216,16 +276,34 @@ impl<'a> SpawnOptions<'a> {
             component: None,
             timeout: None,
             grace: None,
-            parent: SpanParent::Root,
             with_context: false,
             blocking: false,
             owner: None,
-            error_rules: None,
+            extras: None,
         }
     }
 
-    fn is_plain(&self) -> bool {
-        self.category.is_none() && self.priority.is_none() && self.component.is_none()
+    fn extras(&mut self) -> &mut Extras {
+        self.extras.get_or_insert_default()
+    }
+
+    /// What is said here for each of many runs, and the name and the owner, which are not kept like that.
+    pub(super) fn for_each_run(self) -> (SpawnOptions<'static>, Box<str>, Option<Owner>) {
+        let Self { name, owner, extras, .. } = self;
+        let extras = extras.map(|extras| Box::new(Extras { room: None, ..*extras }));
+        (SpawnOptions { name: "", owner: None, extras, ..self }, name.into(), owner)
+    }
+
+    /// The same for one run that has room.
+    pub(super) fn of_one_run<'b>(&self, name: &'b str, owner: Option<Owner>, room: Room) -> SpawnOptions<'b> {
+        let extras = self.extras.as_ref().map_or_else(Extras::default, |extras| extras.of_another_run());
+        SpawnOptions {
+            name,
+            owner,
+            component: self.component.clone(),
+            extras: Some(Box::new(Extras { room: Some(room), ..extras })),
+            ..*self
+        }
     }
 }
 
@@ -319,6 +397,9 @@ impl Shared {
         // Where it can be taken back from: tokio keeps what it has no thread for, and panics.
         let waiting = Arc::new(Mutex::new(Some((begin, place, work))));
         let taken = waiting.clone();
+        // A subscriber of this thread's own goes along: otherwise nobody would see the run, and its span would keep its parent open.
+        let subscriber =
+            (!subscriber_is_of_process()).then(|| tracing::dispatcher::get_default(tracing::Dispatch::clone));
         let take = |waiting: &Mutex<Option<_>>| waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         // Begun and ended on its own thread; the run is a future that is ready at its only poll.
         let spawn = || {
@@ -326,6 +407,7 @@ impl Shared {
                 let Some((begin, place, work)) = take(&taken) else {
                     return Err(Box::new(TaskError::NoThread));
                 };
+                let _subscriber = subscriber.as_ref().map(tracing::dispatcher::set_default);
                 let run = Run::begun(
                     begin,
                     async move { work(stop) },
@@ -349,6 +431,21 @@ impl Shared {
         TaskHandle::new(handle)
     }
 
+    /// The task that figures of this name are kept under.
+    pub(super) fn task_of(
+        &self,
+        name: &str,
+        category: Option<TaskCategory>,
+        priority: Option<TaskPriority>,
+        component: Option<Arc<str>>,
+    ) -> Arc<Task> {
+        if category.is_none() && priority.is_none() && component.is_none() {
+            self.recorder.task(name)
+        } else {
+            self.recorder.task_with(name, category, priority, component)
+        }
+    }
+
     /// Gives a task its runtime, its cell and its place, or refuses it: during a shutdown, or if there is no runtime left.
     #[track_caller]
     fn admit<F>(self: &Arc<Self>, options: SpawnOptions<'_>) -> Result<Admitted, Refusal> {
@@ -368,11 +465,9 @@ impl Shared {
             }
             name => name,
         };
-        let task = if options.is_plain() {
-            self.recorder.task(name)
-        } else {
-            self.recorder.task_with(name, options.category, options.priority, options.component)
-        };
+        let task = self.task_of(name, options.category, options.priority, options.component);
+        let Extras { parent, mut links, room, error_rules } =
+            options.extras.map_or_else(Extras::default, |extras| *extras);
         let hears = options.with_context || options.blocking;
         let token = hears.then(CancellationToken::new);
         // A plain future cannot hear that it should stop: it has its grace, then it is dropped.
@@ -384,7 +479,7 @@ impl Shared {
             options.category.unwrap_or(task.identity.category),
             options.priority.unwrap_or(task.identity.priority),
         );
-        let run = RunMember { abort: None, token: token.clone(), grace };
+        let run = RunMember { abort: None, token: token.clone(), grace, room };
         let owner = options.owner.as_ref().filter(|_| options.with_context).map(Owner::downgrade);
         let place =
             self.tracker.enter(&task, stage, options.owner, run).map_err(|_| Refusal::ShuttingDown)?;
@@ -397,15 +492,27 @@ impl Shared {
                 manager: Arc::downgrade(self),
             })
         });
-        let spawner = OtelContext::map_current(|context| context.span().span_context().clone());
-        let linked = matches!(options.parent, SpanParent::Root) && spawner.is_valid();
+        let parent = match parent {
+            // Its span is made on another thread.
+            Parent::Current if options.blocking => SpanParent::Known(Box::new(KnownParent::current())),
+            Parent::Current => SpanParent::Current,
+            Parent::Of(context) => SpanParent::Known(Box::new(KnownParent::of(context))),
+            Parent::None => {
+                let spawner = OtelContext::map_current(|context| context.span().span_context().clone());
+                if spawner.is_valid() {
+                    links.reserve_exact(1);
+                    links.push(spawner);
+                }
+                SpanParent::Root
+            }
+        };
         let given_name = (*name != *task.identity.name).then(|| error_text::bounded(name));
         let begin = Begin {
             given_name,
-            parent: options.parent,
-            links: if linked { vec![spawner] } else { Vec::new() },
+            parent,
+            links,
             timeout: options.timeout.filter(|_| !options.blocking),
-            error_rules: options.error_rules.and_then(|rules| self.recorder.with_rules(*rules)),
+            error_rules: error_rules.and_then(|rules| self.recorder.with_rules(rules)),
             polls: if options.blocking { PollTime::Untimed } else { self.recorder.polls() },
             span: SpanMade::WhenPolled,
             ..Begin::new(self.recorder.clone(), task)

@@ -2,8 +2,11 @@
 
 pub(in crate::engine) mod blocking;
 pub(in crate::engine) mod builder;
+pub(in crate::engine) mod limit;
+pub(in crate::engine) mod limited;
 pub(in crate::engine) mod polled;
 
 pub use blocking::StopToken;
 pub(crate) use builder::SpawnOptions;
 pub use builder::TaskBuilder;
+pub use limited::LimitedTask;

@@ -309,7 +309,7 @@ impl Core {
     fn begin_to_outlive(&mut self, over: Option<Instant>, then: Then) -> State {
         self.timer.clear();
         let supervised = &self.supervised;
-        supervised.place.owned.close();
+        self.shared.tracker.close_owner(supervised);
         if supervised.place.owned.is_empty() {
             return State::Next(self.outlived(then));
         }

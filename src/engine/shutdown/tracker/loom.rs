@@ -22,7 +22,7 @@ fn task() -> Arc<Task> {
 }
 
 fn enter(tracker: &Arc<Tracker>, task: &Arc<Task>) -> Option<Place> {
-    tracker.enter(task, 1, None, RunMember { abort: None, token: None, grace: None }).ok()
+    tracker.enter(task, 1, None, RunMember { abort: None, token: None, grace: None, room: None }).ok()
 }
 
 fn plan(tracker: &Tracker) {
@@ -110,7 +110,7 @@ fn whoever_closes_and_then_looks_has_seen_everybody() {
 
 fn enter_owned(tracker: &Arc<Tracker>, task: &Arc<Task>, owner: &Arc<Owned>) -> Option<Place> {
     let owner = Some(Owner::Model(owner.clone()));
-    tracker.enter(task, 1, owner, RunMember { abort: None, token: None, grace: None }).ok()
+    tracker.enter(task, 1, owner, RunMember { abort: None, token: None, grace: None, room: None }).ok()
 }
 
 fn owned(tracker: &Tracker) -> usize {

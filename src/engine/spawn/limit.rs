@@ -1,0 +1,319 @@
+//! How many runs of a name there may be at once: who has room, who waits for it, in which order.
+//!
+//! Invariants:
+//! 1. Room is taken under the lock of [`State`], and only while less is held than the limit permits. So a limit that was lowered holds
+//!    from then on for whoever comes, and leaves alone what has room already.
+//! 2. Waiters take turns: one has the turn, and it alone waits for room. The turn goes from one to the next in the order in which they
+//!    came. Nobody takes room past those that wait.
+//! 3. Whatever may change the answer of the waiter whose turn it is (room that is given back, another limit, admission that is closed) is
+//!    done first and told afterwards. [`Notify::notify_one`] keeps what is told between its look and its wait.
+//! 4. Nothing of the user's is called or dropped under a lock.
+//!
+//! The semaphore has one permit, the turn, and not one for each room: permits that waiters were promised cannot be taken back from them, so
+//! a lower limit would not hold at once.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use tokio::sync::{Notify, Semaphore};
+
+/// The limit of one name.
+#[derive(Debug)]
+pub(crate) struct Limit {
+    state: Mutex<State>,
+    turn: Semaphore,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    max: usize,
+    held: usize,
+    waiting: usize,
+}
+
+/// Room for one run. Dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct Room(Arc<Limit>);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.state().held -= 1;
+        self.0.look();
+    }
+}
+
+impl Limit {
+    fn new(max: usize) -> Arc<Self> {
+        let state = Mutex::new(State { max, held: 0, waiting: 0 });
+        Arc::new(Self { state, turn: Semaphore::new(1), changed: Notify::new() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_max(&self, max: usize) {
+        self.state().max = max;
+        self.look();
+    }
+
+    /// Lets the waiter whose turn it is look again.
+    fn look(&self) {
+        self.changed.notify_one();
+    }
+
+    /// How much room there is.
+    pub(crate) fn available(&self) -> usize {
+        let state = self.state();
+        state.max.saturating_sub(state.held)
+    }
+
+    /// Takes room, if there is some and nobody waits for it.
+    pub(crate) fn try_room(self: &Arc<Self>) -> Option<Room> {
+        let mut state = self.state();
+        let is_free = state.waiting == 0 && state.held < state.max;
+        is_free.then(|| {
+            state.held += 1;
+            Room(self.clone())
+        })
+    }
+
+    /// Waits for room, behind those that wait already. `None` once `is_refused`.
+    ///
+    /// Cancel safe: who stops waiting leaves the turn to the next.
+    pub(crate) async fn room(self: &Arc<Self>, is_refused: impl Fn() -> bool) -> Option<Room> {
+        let waiting = Waiting::of(self);
+        // Never closed.
+        let _turn = self.turn.acquire().await.ok()?;
+        loop {
+            if is_refused() {
+                return None;
+            }
+            if let Some(room) = waiting.take() {
+                return Some(room);
+            }
+            self.changed.notified().await;
+        }
+    }
+}
+
+/// A waiter, as long as it is counted.
+struct Waiting<'a>(&'a Arc<Limit>);
+
+impl<'a> Waiting<'a> {
+    fn of(limit: &'a Arc<Limit>) -> Self {
+        limit.state().waiting += 1;
+        Self(limit)
+    }
+
+    fn take(&self) -> Option<Room> {
+        let mut state = self.0.state();
+        (state.held < state.max).then(|| {
+            state.held += 1;
+            Room(self.0.clone())
+        })
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.state().waiting -= 1;
+    }
+}
+
+/// The limits of one manager, by name. Those that nobody uses any more are forgotten when there are twice as many as before.
+#[derive(Debug, Default)]
+pub(crate) struct Limits(Mutex<ByName>);
+
+#[derive(Debug, Default)]
+struct ByName {
+    limits: HashMap<Box<str>, Weak<Limit>>,
+    /// How many there may be before the unused are looked for.
+    enough: usize,
+}
+
+impl Limits {
+    const FEW: usize = 16;
+
+    fn by_name(&self) -> MutexGuard<'_, ByName> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The limit of that name, which is `max` from now on.
+    pub(crate) fn of(&self, name: &str, max: usize) -> Arc<Limit> {
+        let mut by_name = self.by_name();
+        if let Some(limit) = by_name.limits.get(name).and_then(Weak::upgrade) {
+            drop(by_name);
+            limit.set_max(max);
+            return limit;
+        }
+        if by_name.limits.len() >= by_name.enough.max(Self::FEW) {
+            by_name.limits.retain(|_, limit| limit.strong_count() > 0);
+            by_name.enough = 2 * by_name.limits.len();
+        }
+        let limit = Limit::new(max);
+        by_name.limits.insert(name.into(), Arc::downgrade(&limit));
+        limit
+    }
+
+    /// One that is nobody else's: the manager is gone.
+    pub(crate) fn alone(max: usize) -> Arc<Limit> {
+        Limit::new(max)
+    }
+
+    /// Lets all that wait look again: some may be refused now.
+    pub(crate) fn look(&self) {
+        let limits: Vec<_> = self.by_name().limits.values().filter_map(Weak::upgrade).collect();
+        limits.iter().for_each(|limit| limit.look());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::Cell,
+        collections::VecDeque,
+        pin::Pin,
+        sync::atomic::{AtomicBool, Ordering::SeqCst},
+        task::{Context, Poll, Wake, Waker},
+    };
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Reserve,
+        TryReserve,
+        /// Gives back the room of one that has it.
+        GiveBack(usize),
+        /// One that waits gives up.
+        GiveUp(usize),
+        SetLimit(usize),
+        Close,
+        /// Those that were woken are polled.
+        Poll,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            6 => Just(Step::Reserve),
+            2 => Just(Step::TryReserve),
+            5 => (0..8_usize).prop_map(Step::GiveBack),
+            2 => (0..8_usize).prop_map(Step::GiveUp),
+            2 => (1..5_usize).prop_map(Step::SetLimit),
+            1 => Just(Step::Close),
+            6 => Just(Step::Poll),
+        ];
+        prop::collection::vec(step, 0..60)
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, SeqCst);
+        }
+    }
+
+    struct Waiter<'a> {
+        future: Pin<Box<dyn Future<Output = Option<Room>> + 'a>>,
+        woken: Arc<Woken>,
+    }
+
+    impl Waiter<'_> {
+        fn poll(&mut self) -> Poll<Option<Room>> {
+            self.woken.0.store(false, SeqCst);
+            let waker = Waker::from(self.woken.clone());
+            self.future.as_mut().poll(&mut Context::from_waker(&waker))
+        }
+    }
+
+    /// Polls those that were woken until none is. Only the first of those that wait may get room, while there is some.
+    fn poll_woken(
+        waiters: &mut VecDeque<Waiter<'_>>,
+        held: &mut Vec<Room>,
+        max: usize,
+        closed: bool,
+    ) -> Result<(), TestCaseError> {
+        while let Some(at) = waiters.iter().position(|waiter| waiter.woken.0.load(SeqCst)) {
+            let Poll::Ready(room) = waiters[at].poll() else { continue };
+            prop_assert_eq!(at, 0, "in the order in which they came");
+            prop_assert_eq!(room.is_none(), closed);
+            waiters.pop_front();
+            if let Some(room) = room {
+                prop_assert!(held.len() < max);
+                held.push(room);
+            }
+        }
+        Ok(())
+    }
+
+    proptest! {
+        /// Seen to fail where `look` is left out of any of its callers, and where who comes may take room past those that wait.
+        #[test]
+        fn room_goes_to_the_first_that_waits_and_never_beyond_the_limit(steps in steps()) {
+            let limits = Limits::default();
+            let limit = limits.of("name", 2);
+            let (mut max, closed) = (2, Cell::new(false));
+            let mut held = Vec::new();
+            let mut waiters = VecDeque::new();
+            for step in steps {
+                match step {
+                    Step::Reserve => {
+                        let future = Box::pin(limit.room(|| closed.get()));
+                        let mut waiter = Waiter { future, woken: Arc::default() };
+                        match waiter.poll() {
+                            Poll::Pending => waiters.push_back(waiter),
+                            Poll::Ready(None) => prop_assert!(closed.get()),
+                            Poll::Ready(Some(room)) => {
+                                prop_assert!(waiters.is_empty() && held.len() < max && !closed.get());
+                                held.push(room);
+                            }
+                        }
+                    }
+                    Step::TryReserve => {
+                        let room = limit.try_room();
+                        prop_assert_eq!(room.is_some(), waiters.is_empty() && held.len() < max);
+                        held.extend(room);
+                    }
+                    Step::GiveBack(at) if at < held.len() => drop(held.swap_remove(at)),
+                    Step::GiveUp(at) if at < waiters.len() => drop(waiters.remove(at)),
+                    Step::GiveBack(_) | Step::GiveUp(_) => {}
+                    Step::SetLimit(to) => {
+                        max = to;
+                        prop_assert!(Arc::ptr_eq(&limits.of("name", to), &limit));
+                    }
+                    Step::Close => {
+                        closed.set(true);
+                        limits.look();
+                    }
+                    Step::Poll => poll_woken(&mut waiters, &mut held, max, closed.get())?,
+                }
+                prop_assert_eq!(limit.available(), max.saturating_sub(held.len()));
+            }
+            poll_woken(&mut waiters, &mut held, max, closed.get())?;
+            prop_assert!(waiters.is_empty() || !closed.get() && held.len() >= max, "somebody waits though there is room");
+            held.clear();
+            poll_woken(&mut waiters, &mut held, max, closed.get())?;
+            held.clear();
+        }
+    }
+
+    #[test]
+    fn a_limit_that_nobody_uses_is_forgotten() {
+        let limits = Limits::default();
+        let kept = limits.of("kept", 3);
+        for name in 0..10_000 {
+            drop(limits.of(&name.to_string(), 1));
+        }
+        assert!(limits.by_name().limits.len() <= 2 * Limits::FEW);
+        assert!(Arc::ptr_eq(&limits.of("kept", 1), &kept));
+        assert_eq!(kept.available(), 1);
+    }
+}
