@@ -3,7 +3,7 @@
 //! No other file spells one. A change here is a change of the public contract: dashboards, alerts and the table
 //! in the README are generated from or checked against it.
 
-pub use crate::policy::{ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT};
+pub use crate::policy::{ERROR_TYPE_PANIC, ERROR_TYPE_STATE_HELD, ERROR_TYPE_TIMEOUT};
 
 /// The instrumentation scope of everything this crate emits, and the `tracing` target of its spans and events.
 pub const SCOPE: &str = "otel_tasks";

@@ -363,6 +363,8 @@ pub enum LoopError {
     ZeroCatchUp,
     /// [`OverlapPolicy::Allow`](crate::schedule::OverlapPolicy::Allow) of none.
     ZeroOverlap,
+    /// [`OverlapPolicy::Allow`](crate::schedule::OverlapPolicy::Allow) of a loop that [lends](crate::TaskLoop::lend) its state.
+    LentOverlap,
 }
 
 impl std::fmt::Display for LoopError {
@@ -373,6 +375,9 @@ impl std::fmt::Display for LoopError {
                 f.write_str("a loop must catch up with at least 1 iteration, or skip what was missed")
             }
             Self::ZeroOverlap => f.write_str("a loop must allow at least 1 iteration at once"),
+            Self::LentOverlap => f.write_str(
+                "iterations of a loop that lends its state cannot overlap: two cannot borrow it at once",
+            ),
         }
     }
 }

@@ -60,7 +60,7 @@ pub mod policy;
 pub mod testing;
 
 pub use config::{CriticalTaskConfig, CriticalTasksProvider, TaskGroup};
-pub use engine::{LoopHandle, ShutdownReport, TaskContext, TaskLoop, shutdown_signal};
+pub use engine::{Lent, LoopHandle, ShutdownReport, TaskContext, TaskLoop, shutdown_signal};
 pub use manager::TaskManager;
 
 /// The version of OpenTelemetry's API that this crate is built on; its types stand in this crate's signatures.

@@ -5,8 +5,8 @@ use std::{future::Future, sync::Arc, time::Duration};
 use crate::{
     cell::Identity,
     engine::{
-        Body, Factory, Links, LoopBody, LoopHandle, Membership, Registration, Shared, TaskContext, TaskLoop,
-        TaskSpec, erase,
+        Body, Factory, Lent, Links, LoopBody, LoopHandle, Membership, Registration, Shared, TaskContext,
+        TaskLoop, TaskSpec, erase, erase_lending,
     },
     error::RegisterError,
     policy::{
@@ -111,6 +111,62 @@ impl CriticalTaskConfig {
         Fut::Output: TaskOutput<Via> + 'static,
     {
         Self::new(name, factory).restart_policy(RestartPolicy::OnFailure)
+    }
+
+    /// Creates a task as [`new`](Self::new) does, and gives each run a clone of `state`.
+    ///
+    /// ```
+    /// use otel_tasks::{CriticalTaskConfig, TaskContext};
+    /// use std::sync::Arc;
+    /// # struct Pool;
+    /// # impl Pool { async fn prune(&self) -> std::io::Result<()> { Ok(()) } }
+    /// async fn prune(ctx: TaskContext, pool: Arc<Pool>) -> std::io::Result<()> {
+    ///     pool.prune().await?;
+    ///     ctx.cancelled().await;
+    ///     Ok(())
+    /// }
+    /// let prune = CriticalTaskConfig::with("prune", Arc::new(Pool), prune);
+    /// # drop(prune);
+    /// ```
+    pub fn with<S, F, Fut, Via>(name: impl Into<String>, state: S, factory: F) -> Self
+    where
+        S: Clone + Send + Sync + 'static,
+        F: Fn(TaskContext, S) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: TaskOutput<Via> + 'static,
+    {
+        Self::new(name, move |context| factory(context, state.clone()))
+    }
+
+    /// Creates a task as [`new`](Self::new) does, and lends `state` to its runs: each run borrows it until it ends, and the next one
+    /// finds it as it was left, also after an error, a panic or an abort. Two runs of a task never overlap.
+    ///
+    /// A run may give its [`Lent`] away, for example to a thread. A run that begins before it is back fails with the `error.type`
+    /// [`state_held`](crate::policy::ERROR_TYPE_STATE_HELD), and is restarted as after any error that can pass.
+    ///
+    /// ```
+    /// use otel_tasks::{CriticalTaskConfig, Lent, TaskContext, TaskManager};
+    /// async fn count(_ctx: TaskContext, mut runs: Lent<u32>) -> Result<(), &'static str> {
+    ///     *runs += 1;
+    ///     if *runs < 3 { Err("not yet") } else { Ok(()) }
+    /// }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), otel_tasks::task::RegisterError> {
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::lend("count", 0, count).restart_policy(otel_tasks::RestartPolicy::OnFailure))?;
+    /// tasks.start();
+    /// tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    /// assert_eq!(tasks.snapshot("count").unwrap().total_runs(), 3);
+    /// # Ok(()) }
+    /// ```
+    pub fn lend<S, F, Fut, Via>(name: impl Into<String>, state: S, factory: F) -> Self
+    where
+        S: Send + 'static,
+        F: Fn(TaskContext, Lent<S>) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: TaskOutput<Via> + 'static,
+    {
+        let returned_error = returned_error_of::<Fut::Output, Via>();
+        Self::of(name.into(), What::Closure(erase_lending(state, factory)), returned_error)
     }
 
     /// A task named after its closure's or function's type: `module::function`.

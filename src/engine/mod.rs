@@ -42,11 +42,11 @@ pub use shutdown::{
 };
 pub(crate) use spawn::SpawnOptions;
 pub use spawn::{LimitedTask, StopToken, TaskBuilder};
-pub use supervision::TaskSettings;
 pub(crate) use supervision::{
     Body, Factory, Group, Life, LifeEnd, Links, Membership, Order, Supervised, TaskSpec, Work, erase,
-    is_current, until_gone,
+    erase_lending, is_current, until_gone,
 };
+pub use supervision::{Lent, TaskSettings};
 
 /// The longest duration that is added to a time: about thirty years.
 const FAR_AWAY: std::time::Duration = std::time::Duration::from_secs(30 * 365 * 86_400);

@@ -8,6 +8,9 @@ use super::labels::labels;
 pub const ERROR_TYPE_PANIC: &str = "panic";
 /// The `error.type` of a run that passed its time limit (OpenTelemetry semantic conventions).
 pub const ERROR_TYPE_TIMEOUT: &str = "timeout";
+/// The `error.type` of a run that could not borrow its task's state, because an earlier run gave it away
+/// ([`Lent`](crate::Lent)).
+pub const ERROR_TYPE_STATE_HELD: &str = "state_held";
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

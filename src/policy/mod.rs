@@ -22,7 +22,9 @@ pub use backoff::{Backoff, Jitter};
 pub use category::{CategoryRules, TaskCategory};
 pub use error::PolicyError;
 pub(crate) use error_rules::{ErrorRules, ReturnedError};
-pub use exit::{ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT, ErrorClass, Exit, ExitKind, Failure, Panic};
+pub use exit::{
+    ERROR_TYPE_PANIC, ERROR_TYPE_STATE_HELD, ERROR_TYPE_TIMEOUT, ErrorClass, Exit, ExitKind, Failure, Panic,
+};
 pub(crate) use fraction::fraction;
 pub use give_up::GiveUp;
 pub use group::{DependencyLoss, Escalation, RestartStrategy, StallAction};

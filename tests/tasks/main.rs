@@ -27,4 +27,5 @@ mod reentrancy;
 mod replace;
 mod seed_map;
 mod silence;
+mod state;
 mod supervision;

@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use super::{control::Control, handle::LoopHandle};
 use crate::{
-    engine::{Factory, TaskContext, supervision::spec},
+    engine::{Factory, Lent, TaskContext, erase_lending, supervision::spec},
     error::LoopError,
     policy::{Backoff, Exit, Failure, ReturnedError, TaskOutput, labels, returned_error_of},
     timetable::{MissedPolicy, OverlapPolicy, Retry, Schedule},
@@ -81,6 +81,8 @@ pub struct LoopOutcome {
 /// What a loop is made of.
 pub(crate) struct Parts {
     pub(crate) factory: Arc<dyn Factory>,
+    /// Whether its iterations borrow one state, one after the other.
+    pub(super) lends: bool,
     pub(super) control: Arc<Control>,
     pub(super) missed: MissedPolicy,
     pub(super) overlap: OverlapPolicy,
@@ -120,9 +122,61 @@ impl TaskLoop {
         Fut: Future + Send + 'static,
         Fut::Output: TaskOutput<Via> + 'static,
     {
+        Self::of(schedule.into(), spec::erase(body), returned_error_of::<Fut::Output, Via>())
+    }
+
+    /// A loop as [`on`](Self::on) makes it that gives each iteration a clone of `state`.
+    ///
+    /// ```
+    /// use otel_tasks::TaskLoop;
+    /// use std::{sync::Arc, time::Duration};
+    /// let prune = TaskLoop::with(Duration::from_secs(3_600), Arc::new("/var/cache"), |_, folder| async move {
+    ///     println!("prune {folder}");
+    /// });
+    /// # drop(prune);
+    /// ```
+    pub fn with<S, F, Fut, Via>(schedule: impl Into<Schedule>, state: S, body: F) -> Self
+    where
+        S: Clone + Send + Sync + 'static,
+        F: Fn(TaskContext, S) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: TaskOutput<Via> + 'static,
+    {
+        Self::on(schedule, move |context| body(context, state.clone()))
+    }
+
+    /// A loop as [`on`](Self::on) makes it that lends `state` to its iterations, one after the other, also across restarts of the loop.
+    /// See [`CriticalTaskConfig::lend`](crate::CriticalTaskConfig::lend).
+    ///
+    /// [`OverlapPolicy::Allow`] is refused when the loop is registered: two iterations cannot borrow at once.
+    ///
+    /// ```
+    /// use otel_tasks::{Lent, TaskContext, TaskLoop};
+    /// use std::time::Duration;
+    /// let poll = TaskLoop::lend(Duration::from_secs(5), Vec::new(), |_, mut seen: Lent<Vec<u64>>| async move {
+    ///     let next = seen.len() as u64;
+    ///     seen.push(next);
+    /// });
+    /// # drop(poll);
+    /// ```
+    pub fn lend<S, F, Fut, Via>(schedule: impl Into<Schedule>, state: S, body: F) -> Self
+    where
+        S: Send + 'static,
+        F: Fn(TaskContext, Lent<S>) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: TaskOutput<Via> + 'static,
+    {
+        let factory = erase_lending(state, body);
+        let mut lending = Self::of(schedule.into(), factory, returned_error_of::<Fut::Output, Via>());
+        lending.parts.lends = true;
+        lending
+    }
+
+    fn of(schedule: Schedule, factory: Arc<dyn Factory>, returned_error: Option<ReturnedError>) -> Self {
         let parts = Parts {
-            factory: spec::erase(body),
-            control: Control::new(schedule.into()),
+            factory,
+            lends: false,
+            control: Control::new(schedule),
             missed: MissedPolicy::default(),
             overlap: OverlapPolicy::default(),
             retry: None,
@@ -131,7 +185,7 @@ impl TaskLoop {
             after_iteration: None,
             on_error: None,
         };
-        Self { parts, returned_error: returned_error_of::<Fut::Output, Via>() }
+        Self { parts, returned_error }
     }
 
     /// Finishes the loop after so many iterations, whatever its schedule said; 0 is refused when the loop is registered.
@@ -229,6 +283,7 @@ impl TaskLoop {
         match (self.parts.missed, self.parts.overlap) {
             (MissedPolicy::CatchUp(0), _) => Err(LoopError::ZeroCatchUp),
             (_, OverlapPolicy::Allow(0)) => Err(LoopError::ZeroOverlap),
+            (_, OverlapPolicy::Allow(_)) if self.parts.lends => Err(LoopError::LentOverlap),
             _ => Ok(()),
         }
     }

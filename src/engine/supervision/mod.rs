@@ -2,6 +2,7 @@
 
 pub(in crate::engine) mod courier;
 pub(in crate::engine) mod driver;
+pub(in crate::engine) mod lend;
 pub(in crate::engine) mod links;
 pub(in crate::engine) mod order_slot;
 mod settings;
@@ -11,6 +12,8 @@ mod stopping;
 pub(in crate::engine) mod supervised;
 mod timer;
 
+pub use lend::Lent;
+pub(crate) use lend::erase_lending;
 pub(crate) use links::{Group, Links, Membership};
 pub(crate) use order_slot::Order;
 pub use settings::TaskSettings;

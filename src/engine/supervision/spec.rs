@@ -69,12 +69,12 @@ impl<F: Factory> Body for F {
     }
 }
 
-/// A factory, and how a run ended by what its future returned.
+/// A factory, which may end a run at once, and how a run ended by what its future returned.
 struct Erased<F, C>(F, C);
 
 impl<F, Fut, C> Factory for Erased<F, C>
 where
-    F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
+    F: Fn(TaskContext) -> Result<Fut, Exit> + Send + Sync + 'static,
     Fut: Future + Send + 'static,
     C: Fn(&Fut::Output, Option<&ErrorRules>) -> Exit + Copy + Send + Sync + 'static,
 {
@@ -91,6 +91,16 @@ where
 pub(crate) fn erase<F, Fut, Via>(factory: F) -> Arc<dyn Factory>
 where
     F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
+    Fut: Future + Send + 'static,
+    Fut::Output: TaskOutput<Via> + 'static,
+{
+    try_erase(move |context| Ok(factory(context)))
+}
+
+/// Erases a factory that may end a run at once.
+pub(super) fn try_erase<F, Fut, Via>(factory: F) -> Arc<dyn Factory>
+where
+    F: Fn(TaskContext) -> Result<Fut, Exit> + Send + Sync + 'static,
     Fut: Future + Send + 'static,
     Fut::Output: TaskOutput<Via> + 'static,
 {
@@ -121,7 +131,7 @@ pin_project_lite::pin_project! {
 
 impl<F, Fut, C> Future for Made<F, Fut, C>
 where
-    F: Fn(TaskContext) -> Fut,
+    F: Fn(TaskContext) -> Result<Fut, Exit>,
     Fut: Future,
     C: Fn(&Fut::Output, Option<&ErrorRules>) -> Exit,
 {
@@ -133,8 +143,10 @@ where
             if let MakingBefore::Call { factory, context } =
                 this.making.as_mut().project_replace(Making::Called)
             {
-                let future = (factory.0)(context);
-                this.making.set(Making::Run { future });
+                match (factory.0)(context) {
+                    Ok(future) => this.making.set(Making::Run { future }),
+                    Err(exit) => return Poll::Ready(exit),
+                }
             }
         }
         let MakingNow::Run { future } = this.making.project() else { return Poll::Pending };
