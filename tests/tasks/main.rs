@@ -8,12 +8,14 @@ mod components;
 mod dependents;
 mod errors;
 mod events;
+mod families;
 mod groups;
 mod handles;
 mod health;
 mod health_roles;
 #[cfg(feature = "macros")]
 mod instrumented;
+mod names;
 mod orders;
 mod outages;
 mod overtaking;

@@ -3,6 +3,7 @@
 pub(in crate::engine) mod courier;
 pub(in crate::engine) mod driver;
 pub(in crate::engine) mod links;
+pub(in crate::engine) mod member;
 pub(in crate::engine) mod order_slot;
 mod settings;
 pub(in crate::engine) mod signs_of_life;
@@ -12,6 +13,7 @@ pub(in crate::engine) mod supervised;
 mod timer;
 
 pub(crate) use links::{Group, Links, Membership};
+pub(crate) use member::{Family, MemberBody};
 pub(crate) use order_slot::Order;
 pub use settings::TaskSettings;
 pub(crate) use spec::{ErrorRules, Factory, TaskSpec, Work, erase, error_type_of};
