@@ -123,16 +123,16 @@ async fn ten_thousand_names_come_and_go() {
         tasks.register(config).unwrap_or_else(|refused| panic!("the {number}th: {refused}"));
         sleep(Duration::from_millis(500)).await;
         tasks.unregister(&name).await.unwrap();
-        if number % 100 == 99 {
+        if number % 500 == 499 {
             provider.force_flush().unwrap();
         }
-        // A tenth is time enough for everything that is bounded to be full.
         if number % (NAMES / 10) == NAMES / 10 - 1 {
             after.push(held());
         }
     }
     println!("held after each tenth: {after:?}");
-    let growth = after[9].saturating_sub(after[1]);
+    // Four thousand names are remembered for a while, and were gone by then.
+    let growth = after[9].saturating_sub(after[4]);
     assert!(growth < 64 * 1024, "{growth} bytes more: {after:?}");
     assert_eq!(exported.overflowed.load(Relaxed), 0);
     assert!(exported.widest.load(Relaxed) <= 2_000, "{}", exported.widest.load(Relaxed));
@@ -173,7 +173,8 @@ async fn half_of_ten_thousand_members_are_replaced_each_second() {
     println!("held after each ten seconds: {after:?}");
     let growth = after[5].saturating_sub(after[0]);
     assert!(growth < 64 * 1024, "{growth} bytes more: {after:?}");
-    assert!(exported.widest.load(Relaxed) <= TaskState::ALL.len(), "{}", exported.widest.load(Relaxed));
+    // A set per state, result or reason.
+    assert!(exported.widest.load(Relaxed) <= 10, "{}", exported.widest.load(Relaxed));
     assert_eq!(guilds.keys().len() as u64, MEMBERS);
     let snapshot = tasks.snapshot("guild").unwrap();
     assert_eq!((snapshot.members(TaskState::Running), snapshot.active), (MEMBERS, MEMBERS));

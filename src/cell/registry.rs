@@ -663,6 +663,10 @@ pub(crate) fn vitals<E>(of_name: &[Arc<Entry<E>>], now: Duration) -> Vitals {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        cell::{EndedRun, RunError},
+        policy::ExitKind,
+    };
 
     const NOW: Duration = Duration::ZERO;
 
@@ -734,6 +738,160 @@ mod tests {
         assert_eq!(registry.listing().len(), 3);
     }
 
+    fn made(registry: &Registry<()>, name: &str, now: Duration) -> Option<Arc<Entry<()>>> {
+        registry.entries_of([identity(name)].iter(), now).ok().map(|mut made| made.remove(0))
+    }
+
+    fn run(entry: &Entry<()>) -> bool {
+        let gone = entry.run_started(|| NOW, std::time::UNIX_EPOCH);
+        let run =
+            EndedRun { kind: ExitKind::Success, started: std::time::UNIX_EPOCH, duration: NOW, error: None };
+        entry.run_ended(&run, || NOW, &AtomicUsize::new(0));
+        gone
+    }
+
+    fn names(registry: &Registry<()>) -> Vec<String> {
+        registry.listing().iter().map(|entry| entry.identity.name.to_string()).collect()
+    }
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_retired_name_goes_once_it_was_quiet_for_long_and_seen() {
+        let registry = Registry::<()>::new(2, 1_999, None, |_| ());
+        let entry = made(&registry, "a", NOW).expect("room");
+        registry.retire(&entry, secs(10));
+        registry.expire(secs(1_000));
+        assert_eq!(names(&registry), ["a"], "no collection has seen it");
+        assert!(registry.collect(secs(1_000))[0].1.retired);
+        run(&entry);
+        registry.expire(secs(1_000));
+        registry.expire(secs(1_299));
+        assert_eq!(names(&registry), ["a"], "something has run meanwhile");
+        registry.expire(secs(1_300));
+        assert!(names(&registry).is_empty());
+        let again = made(&registry, "a", secs(1_400)).expect("room");
+        assert!(Arc::ptr_eq(&again, &entry), "it is remembered");
+        assert!(!again.cell.is_retired() && !registry.collect(secs(9_000))[0].1.retired);
+        registry.retire(&again, secs(9_000));
+        registry.collect(secs(9_000));
+        registry.expire(secs(9_300));
+        registry.expire(secs(9_600));
+        let new = made(&registry, "a", secs(9_600)).expect("room");
+        assert!(!Arc::ptr_eq(&new, &entry) && new.cell.ended_runs() == 0, "it is forgotten");
+        assert_eq!(registry.past_totals().runs, 1);
+    }
+
+    #[test]
+    fn where_room_is_needed_those_that_were_seen_go_first_and_then_the_oldest() {
+        let registry = Registry::<()>::new(3, 1_999, None, |_| ());
+        for name in ["a", "b", "c"] {
+            let entry = made(&registry, name, NOW).expect("room");
+            registry.retire(&entry, NOW);
+            if name == "b" {
+                entry.shown.store(true, Ordering::Relaxed);
+            }
+        }
+        let mut left = Vec::new();
+        for name in ["d", "e", "f"] {
+            made(&registry, name, NOW).expect("room is made");
+            left.push(names(&registry).concat());
+        }
+        assert_eq!(left, ["acd", "cde", "def"]);
+        assert!(made(&registry, "g", NOW).is_none(), "all are in use");
+        assert!(registry.entry(identity("a"), true, NOW).is_none());
+    }
+
+    #[test]
+    fn a_name_with_a_run_under_way_stays() {
+        let registry = Registry::<()>::new(1, 1_999, None, |_| ());
+        let entry = made(&registry, "a", NOW).expect("room");
+        registry.retire(&entry, NOW);
+        assert!(!entry.run_started(|| NOW, std::time::UNIX_EPOCH));
+        assert!(made(&registry, "b", NOW).is_none());
+        assert_eq!(names(&registry), ["a"]);
+    }
+
+    #[test]
+    fn one_identity_of_a_name_goes_and_the_others_stay() {
+        let registry = Registry::<()>::new(3, 1_999, None, |_| ());
+        let of = |priority| Identity { priority, ..identity("a") };
+        let priorities = [TaskPriority::High, TaskPriority::Normal, TaskPriority::Low];
+        let entries = priorities
+            .map(|priority| registry.entries_of([of(priority)].iter(), NOW).expect("room").remove(0));
+        for (gone, left) in [(1, [0, 2].as_slice()), (0, &[2]), (2, &[])] {
+            registry.retire(&entries[gone], NOW);
+            entries[gone].shown.store(true, Ordering::Relaxed);
+            registry.expire(OBSERVED_FOR);
+            let held: Vec<_> = registry.of_name("a").iter().map(|entry| entry.identity.priority).collect();
+            assert_eq!(held, left.iter().map(|index| priorities[*index]).collect::<Vec<_>>());
+            assert_eq!(registry.listing().len(), left.len());
+        }
+    }
+
+    #[test]
+    fn the_histograms_know_so_many_names_and_all_their_errors() {
+        let registry = Registry::<()>::new(2, 1_999, None, |_| ());
+        let budget = registry.error_type_budget.load(Relaxed);
+        let fail = |entry: &Entry<()>, error_type| {
+            entry.run_started(|| NOW, std::time::UNIX_EPOCH);
+            let error = RunError { error_type, message: &String::new, trace_id: None };
+            let run = EndedRun {
+                kind: ExitKind::Failure,
+                started: std::time::UNIX_EPOCH + secs(1),
+                duration: NOW,
+                error: Some(error),
+            };
+            entry.run_ended(&run, || NOW, &registry.error_type_budget)
+        };
+        let forget = |entry: &Arc<Entry<()>>| {
+            registry.retire(entry, NOW);
+            entry.shown.store(true, Ordering::Relaxed);
+            registry.expire(OBSERVED_FOR);
+            registry.expire(2 * OBSERVED_FOR);
+        };
+        for round in 0..3 {
+            for name in ["a", "b", "c", "d"] {
+                let entry = made(&registry, name, NOW).expect("room");
+                let is_known = ["a", "b"].contains(&name);
+                assert_eq!(std::ptr::eq(entry.recorded(), &*entry), is_known, "{name} in round {round}");
+                assert_eq!(fail(&entry, "io"), Some("io"));
+                assert_eq!(entry.exported().errors.len(), 1);
+                forget(&entry);
+            }
+            assert_eq!(registry.error_type_budget.load(Relaxed), budget - 2, "two stay known");
+        }
+        // One that is known has no error before it fails again, and stays known if it does not.
+        for _ in 0..2 {
+            let entry = made(&registry, "a", NOW).expect("room");
+            assert!(entry.exported().errors.is_empty());
+            forget(&entry);
+        }
+        assert_eq!(fail(&made(&registry, "a", NOW).expect("room"), "io"), Some("io"));
+        assert_eq!(registry.error_type_budget.load(Relaxed), budget - 2);
+    }
+
+    #[test]
+    fn a_member_counts_twice_and_takes_no_room() {
+        let registry = Registry::<()>::new(1, 1_999, None, |_| ());
+        let family = registry.family(&identity("f"), NOW).expect("room");
+        let members = ["f:1", "f:2"].map(|name| registry.member(identity(name), family.clone()));
+        members[0].cell.set_state(Some(TaskState::Running), std::time::UNIX_EPOCH);
+        members[1].cell.set_state(Some(TaskState::Failed), std::time::UNIX_EPOCH);
+        assert!(!run(&members[0]));
+        assert_eq!((members[0].cell.ended_runs(), family.cell.ended_runs()), (1, 1));
+        assert_eq!(names(&registry), ["f", "f:1", "f:2"]);
+        let exported = registry.collect(NOW);
+        assert_eq!(exported.len(), 1, "members are not exported");
+        assert_eq!(exported[0].1.total_members(), Some(2));
+        assert_eq!((exported[0].1.members(TaskState::Failed), exported[0].1.total_runs()), (1, 1));
+        registry.retire(&members[0], NOW);
+        assert_eq!(names(&registry), ["f", "f:2"]);
+        assert_eq!(registry.collect(NOW)[0].1.total_runs(), 1, "what it counted stays");
+    }
+
     #[test]
     fn names_that_come_together_fit_together_or_not_at_all() {
         let registry = Registry::<()>::new(2, 1_999, None, |_| ());
@@ -758,7 +916,7 @@ mod loom {
     use ::loom::thread;
 
     use super::*;
-    use crate::sync::model;
+    use crate::{cell::EndedRun, policy::ExitKind, sync::model};
 
     const NOW: Duration = Duration::ZERO;
 
@@ -789,6 +947,87 @@ mod loom {
         model(3, || {
             let [there, here] = asked_at_once(["t", "t"]).map(|entry| entry.expect("room for one"));
             assert!(Arc::ptr_eq(&there, &here) && here.plain);
+        });
+    }
+
+    /// A registry of one name, whose task is registered no more.
+    fn of_retired() -> (Arc<Registry<()>>, Arc<Entry<()>>) {
+        let registry = Arc::new(Registry::<()>::new(1, 1_999, None, |_| ()));
+        let entry = registry.entries_of([identity("old")].iter(), NOW).expect("room").remove(0);
+        registry.retire(&entry, NOW);
+        (registry, entry)
+    }
+
+    /// Begins a run as the recorder does.
+    fn begin(registry: &Registry<()>, entry: &Arc<Entry<()>>) {
+        if entry.run_started(|| NOW, std::time::UNIX_EPOCH) {
+            registry.take_back(entry, NOW);
+        }
+    }
+
+    /// Seen to fail where the name is let go after a look at its runs, and not in the same step.
+    #[test]
+    fn a_run_that_begins_while_its_name_is_let_go_keeps_it_or_finds_it_gone() {
+        model(3, || {
+            let (registry, entry) = of_retired();
+            let other = {
+                let registry = registry.clone();
+                thread::spawn(move || registry.entries_of([identity("new")].iter(), NOW).is_ok())
+            };
+            begin(&registry, &entry);
+            let made = other.join().expect("no panic");
+            let names: Vec<_> =
+                registry.listing().iter().map(|entry| entry.identity.name.to_string()).collect();
+            // Room for one: the run's name, unless the other was registered before the run began.
+            assert_eq!(names, [if made { "new" } else { "old" }]);
+            assert_eq!(entry.cell.is_gone(), made);
+        });
+    }
+
+    #[test]
+    fn a_name_that_is_registered_while_it_is_let_go_is_one() {
+        model(3, || {
+            let registry = Arc::new(Registry::<()>::new(2, 1_999, None, |_| ()));
+            let entry = registry.entries_of([identity("old")].iter(), NOW).expect("room").remove(0);
+            entry.run_started(|| NOW, std::time::UNIX_EPOCH);
+            entry.cell.run_ended(
+                &EndedRun {
+                    kind: ExitKind::Success,
+                    started: std::time::UNIX_EPOCH,
+                    duration: NOW,
+                    error: None,
+                },
+                || NOW,
+                &AtomicUsize::new(0),
+            );
+            registry.retire(&entry, NOW);
+            registry.collect(NOW);
+            let other = {
+                let registry = registry.clone();
+                thread::spawn(move || registry.expire(OBSERVED_FOR))
+            };
+            let again = registry.entries_of([identity("old")].iter(), OBSERVED_FOR).expect("room").remove(0);
+            other.join().expect("no panic");
+            assert!(Arc::ptr_eq(&again, &entry), "with what it had counted");
+            assert!(!again.cell.is_gone() && !again.cell.is_retired());
+            assert_eq!(registry.listing().len(), 1);
+            assert_eq!(registry.past_totals().runs, 0);
+        });
+    }
+
+    /// Seen to fail where a listing is told from the one before by its length.
+    #[test]
+    fn a_listing_is_that_of_a_moment_whatever_comes_and_goes() {
+        model(3, || {
+            let (registry, _) = of_retired();
+            registry.listing();
+            let other = {
+                let registry = registry.clone();
+                thread::spawn(move || registry.listing().len())
+            };
+            registry.entries_of([identity("new")].iter(), NOW).expect("room is made");
+            assert_eq!(other.join().expect("no panic"), 1);
+            assert_eq!(&*registry.listing()[0].identity.name, "new");
         });
     }
 

@@ -205,8 +205,9 @@ impl TaskCell {
 
     /// The classes of errors that were counted.
     pub(super) fn error_types(&self) -> Vec<&'static str> {
-        let rare = self.figures.get().and_then(|figures| figures.failed());
-        rare.map(|rare| rare.errors.iter().map(|error| error.error_type).collect()).unwrap_or_default()
+        // Not only of one that has failed: some may be known from before.
+        let Some(figures) = self.figures.get() else { return Vec::new() };
+        figures.rare().errors.iter().map(|error| error.error_type).collect()
     }
 
     /// Admits classes of errors that the histograms know of the name already, from before it was let go. Called before a run.
