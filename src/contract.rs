@@ -27,7 +27,7 @@ pub mod key {
     pub const RESULT: &str = "task.run.result";
     /// The run's generation: 1 for the first run of a supervised task, counted up by each later one.
     pub const GENERATION: &str = "task.run.generation";
-    /// The name as it was given, where the bounded name differs from it. Spans only.
+    /// The name as it was given, if the bounded name differs from it; a member's `family:key`. Spans, and log records of members.
     pub const GIVEN_NAME: &str = "task.given_name";
     /// Whether the destructor of a run's future panicked. Spans only.
     pub const DROP_PANICKED: &str = "task.run.drop_panicked";
@@ -223,7 +223,7 @@ instruments! {
     RUN_TIME = "task.run.time", ObservableCounter, "s", "Time spent in ended runs.", [];
     RUN_DURATION_MAX = "task.run.duration.max", ObservableGauge, "s", "The longest ended run so far.", [];
     RESTARTS = "task.restarts", ObservableCounter, "{restart}", "Restarts of a supervised task, counted when the new run has begun.", [key::RESTART_REASON];
-    STATUS = "task.status", ObservableUpDownCounter, "{task}", "1 for the state a supervised task is in, 0 for each other state.", [key::STATE];
+    STATUS = "task.status", ObservableUpDownCounter, "{task}", "1 for the state a supervised task is in, 0 for each other state; for a family, the members in each.", [key::STATE];
     LAST_SUCCESS_TIME = "task.last_success.time", ObservableGauge, "s", "When a run last succeeded, unix time.", [];
     LAST_ERROR_TIME = "task.last_error.time", ObservableGauge, "s", "When a run last failed, unix time.", [];
     LAST_RESTART_TIME = "task.last_restart.time", ObservableGauge, "s", "When the task was last restarted, unix time.", [];

@@ -146,6 +146,24 @@ pub enum RegisterError {
         /// What is wrong.
         source: PolicyError,
     },
+    /// The key of a member cannot be part of a name.
+    #[non_exhaustive]
+    Key {
+        /// The family's name.
+        family: String,
+        /// The key's text; if it is too long, the beginning of it.
+        key: String,
+        /// What is wrong.
+        problem: KeyProblem,
+    },
+    /// A family has as many members as it may have, or is to have more.
+    #[non_exhaustive]
+    FamilyFull {
+        /// The family's name.
+        family: String,
+        /// The limit.
+        max_members: usize,
+    },
     /// There is no tokio runtime: the manager was built outside one, and so is this call.
     NoRuntime,
     /// The tokio runtime has no timer: it was built without `enable_time` or `enable_all`.
@@ -199,6 +217,12 @@ impl fmt::Display for RegisterError {
             Self::GroupPolicy { group, .. } => {
                 write!(f, "the restart limit of group {group:?} is not usable")
             }
+            Self::Key { family, key, problem } => {
+                write!(f, "the key {key:?} cannot name a member of the family {family:?}: {problem}")
+            }
+            Self::FamilyFull { family, max_members } => {
+                write!(f, "the family {family:?} may have at most {max_members} members")
+            }
             Self::NoRuntime => {
                 f.write_str("there is no tokio runtime: build the manager, or register, inside one")
             }
@@ -222,6 +246,31 @@ impl std::error::Error for RegisterError {
         }
     }
 }
+
+/// Why the text of a key cannot be part of a member's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyProblem {
+    /// The text is empty.
+    Empty,
+    /// The text is longer than [`MAX_KEY_LENGTH`](crate::task::MAX_KEY_LENGTH).
+    TooLong,
+    /// A slash or a backslash, which would break the paths of the page, or a control character.
+    Character(char),
+}
+
+impl fmt::Display for KeyProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("it is empty"),
+            Self::TooLong => write!(f, "it is longer than {MAX_KEY_LENGTH} bytes"),
+            Self::Character(character) => write!(f, "it contains {character:?}"),
+        }
+    }
+}
+
+/// The longest text of a key, in bytes.
+pub const MAX_KEY_LENGTH: usize = 128;
 
 /// No task of this name is registered.
 #[derive(Debug, Clone, PartialEq, Eq)]

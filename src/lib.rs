@@ -59,7 +59,7 @@ pub mod policy;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use config::{CriticalTaskConfig, CriticalTasksProvider, TaskGroup};
+pub use config::{CriticalTaskConfig, CriticalTasksProvider, FamilyHandle, TaskFamily, TaskGroup};
 pub use engine::{Lent, LoopHandle, ShutdownReport, TaskContext, TaskLoop, shutdown_signal};
 pub use manager::TaskManager;
 
@@ -75,9 +75,12 @@ pub use timetable::Schedule;
 /// Builders and handles of tasks, and the errors of a manager's methods.
 pub mod task {
     pub use crate::{
-        config::Discovery,
+        config::{Discovery, FamilyKey},
         engine::{LimitedTask, StopToken, TaskBuilder, TaskSettings},
-        error::{BuildError, RegisterError, RestartError, TaskControlError, UnknownComponent, UnknownTask},
+        error::{
+            BuildError, KeyProblem, MAX_KEY_LENGTH, RegisterError, RestartError, TaskControlError,
+            UnknownComponent, UnknownTask,
+        },
         instrumentation::InstrumentationCheck,
         manager::{ManagerSettings, TaskManagerBuilder, WeakTaskManager},
     };

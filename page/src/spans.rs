@@ -200,9 +200,10 @@ fn key_of(span: &SpanData) -> (TraceId, SpanId) {
     (span.span_context.trace_id(), span.span_context.span_id())
 }
 
+/// Whether a span is a run of a task, of a member, or of any member of a family.
 fn is_run_of(span: &SpanData, task: &str) -> bool {
-    span.name == SPAN_RUN
-        && span.attributes.iter().any(|pair| pair.key.as_str() == key::NAME && pair.value.as_str() == task)
+    let is_name = |pair: &KeyValue| matches!(pair.key.as_str(), key::NAME | key::GIVEN_NAME);
+    span.name == SPAN_RUN && span.attributes.iter().any(|pair| is_name(pair) && pair.value.as_str() == task)
 }
 
 /// What a span holds, about.

@@ -28,6 +28,11 @@ pub(crate) struct TaskRow {
     priority: &'static str,
     #[schema(value_type = Option<String>)]
     component: Option<Arc<str>>,
+    /// The family, if the task is a member of one.
+    #[schema(value_type = Option<String>)]
+    family: Option<Arc<str>>,
+    /// How many members there are, if the row is a family's. What a member counts, its family's row counts too.
+    members: Option<u64>,
     /// Where it stands, where it is registered.
     state: Option<&'static str>,
     /// `healthy`, `degraded` or `unhealthy`; `null` if the task is not registered.
@@ -263,6 +268,7 @@ fn row(snapshot: TaskSnapshot, health: Option<&TaskHealth>, depends_on: Vec<Arc<
     TaskRow {
         category: snapshot.category.as_str(),
         priority: snapshot.priority.as_str(),
+        members: snapshot.total_members(),
         state: snapshot.state.map(TaskState::as_str),
         status: health.map(|health| health.status.as_str()),
         role: health.map(|health| health.role.as_str()),
@@ -283,6 +289,7 @@ fn row(snapshot: TaskSnapshot, health: Option<&TaskHealth>, depends_on: Vec<Arc<
         last_error_time: snapshot.last_error_time.map(unix),
         name: snapshot.name,
         component: snapshot.component,
+        family: snapshot.family,
     }
 }
 

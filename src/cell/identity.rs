@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::policy::{TaskCategory, TaskPriority};
 
 /// What a cell's figures are exported under: together these are one series.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Identity {
     pub(crate) name: Arc<str>,
     pub(crate) category: TaskCategory,

@@ -5,6 +5,7 @@
 //!
 //! [`SystemTime`]: std::time::SystemTime
 
+mod entry;
 mod histogram;
 mod identity;
 mod registry;
@@ -12,9 +13,10 @@ mod snapshot;
 mod task_cell;
 mod window;
 
+pub(crate) use entry::Entry;
 pub(crate) use histogram::quantile;
 pub(crate) use identity::Identity;
-pub(crate) use registry::{Entry, Registry, by_name, snapshot, vitals};
+pub(crate) use registry::{Registry, by_name, include_members, snapshot, vitals};
 pub(crate) use snapshot::Vitals;
 pub use snapshot::{ErrorCount, LastError, RunRecord, SkipReason, TaskSnapshot, TaskState};
 pub(crate) use task_cell::{EndedRun, RunError, TaskCell};

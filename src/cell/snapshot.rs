@@ -95,8 +95,16 @@ pub struct TaskSnapshot {
     pub priority: TaskPriority,
     /// The component that owns it.
     pub component: Option<Arc<str>>,
-    /// Where it stands, for a registered task; `None` for one that is not (or no longer) registered.
+    /// The family, for a member of one ([`TaskFamily`](crate::TaskFamily)). What a member counts is counted by its family too.
+    pub family: Option<Arc<str>>,
+    /// Where it stands, for a registered task; `None` for one that is not (or no longer) registered, and for a family.
     pub state: Option<TaskState>,
+    /// The members in each state, for a family.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "by_state"))]
+    pub(crate) members: Option<[u64; TaskState::ALL.len()]>,
+    /// Whether a task was registered under the name, and none is any more.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(crate) retired: bool,
     /// Runs under way.
     pub active: u64,
     #[cfg_attr(feature = "serde", serde(serialize_with = "by_exit"))]
@@ -169,6 +177,17 @@ fn by_skip<S: serde::Serializer>(skipped: &[u64], serializer: S) -> Result<S::Ok
     serializer.collect_map(SkipReason::ALL.iter().zip(skipped))
 }
 
+#[cfg(feature = "serde")]
+fn by_state<S: serde::Serializer>(
+    members: &Option<[u64; TaskState::ALL.len()]>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match members {
+        Some(members) => serializer.collect_map(TaskState::ALL.iter().zip(members)),
+        None => serializer.serialize_none(),
+    }
+}
+
 /// What health and the totals ask of one task name.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Vitals {
@@ -188,6 +207,13 @@ pub(crate) struct Vitals {
 }
 
 impl Vitals {
+    /// Takes away what was added as the totals of another.
+    pub(crate) fn subtract(&mut self, other: &Self) {
+        self.runs = self.runs.saturating_sub(other.runs);
+        self.errors = self.errors.saturating_sub(other.errors);
+        self.restarts = self.restarts.saturating_sub(other.restarts);
+    }
+
     /// Adds those of another cell of the same name.
     pub(crate) fn absorb(&mut self, other: &Self) {
         if self.state.is_none() {
@@ -217,7 +243,10 @@ impl TaskSnapshot {
             category: identity.category,
             priority: identity.priority,
             component: identity.component.clone(),
+            family: None,
             state: None,
+            members: None,
+            retired: false,
             active: 0,
             runs: [0; ExitKind::ALL.len()],
             errors: Vec::new(),
@@ -261,6 +290,37 @@ impl TaskSnapshot {
     /// Returns the number of iterations that did not take place for this reason.
     pub fn skipped(&self, reason: SkipReason) -> u64 {
         self.skipped[reason as usize]
+    }
+
+    /// Returns the number of members in this state, for a family; 0 for any other name.
+    pub fn members(&self, state: TaskState) -> u64 {
+        self.members.map_or(0, |members| members[state as usize])
+    }
+
+    /// The members of a family; `None` for any other name.
+    pub fn total_members(&self) -> Option<u64> {
+        self.members.map(|members| members.iter().sum())
+    }
+
+    /// Whether a task of the name is registered, or the name is a family's.
+    pub(crate) fn is_registered(&self) -> bool {
+        self.state.is_some() || self.members.is_some()
+    }
+
+    /// Adds a member to what is known of its family: its state, and of its times the one that is most urgent.
+    pub(crate) fn include(&mut self, member: &Self) {
+        let members = self.members.get_or_insert_default();
+        let Some(state) = member.state else { return };
+        if state == TaskState::Running {
+            // The one that has been silent for longest.
+            let first = members[state as usize] == 0;
+            self.last_seen = if first { member.last_seen } else { self.last_seen.min(member.last_seen) };
+        }
+        members[state as usize] += 1;
+        let earliest = |mine: Option<SystemTime>, theirs| [mine, theirs].into_iter().flatten().min();
+        self.next_run = earliest(self.next_run, member.next_run);
+        self.next_retry = earliest(self.next_retry, member.next_retry);
+        self.interval = self.interval.max(member.interval);
     }
 
     /// Ended runs, however they ended.
@@ -334,6 +394,10 @@ impl TaskSnapshot {
         self.last_restart = self.last_restart.max(other.last_restart);
         self.last_seen = self.last_seen.max(other.last_seen);
         self.state = self.state.or(other.state);
+        if let Some(members) = other.members {
+            add(self.members.get_or_insert_default(), members);
+        }
+        self.retired &= other.retired;
         self.interval = self.interval.or(other.interval);
         self.next_run = self.next_run.or(other.next_run);
         self.next_retry = self.next_retry.or(other.next_retry);

@@ -22,6 +22,12 @@ use crate::{
     },
 };
 
+/// Set in [`TaskCell::active`] while the task that was registered under the name is gone and no other has come.
+const RETIRED: u64 = 1 << 62;
+
+/// Set in [`TaskCell::active`] once the registry has let the retired name go.
+const GONE: u64 = 1 << 63;
+
 /// Where the number of a state begins in its word: below it there is room for microseconds until the year 4253.
 const STATE_SHIFT: u32 = 56;
 
@@ -32,6 +38,8 @@ const HOUR: Duration = Duration::from_secs(3_600);
 /// that must see a run's figures (a test at rest, a joined handle) is ordered by what it waited for.
 #[derive(Debug, Default)]
 pub(crate) struct TaskCell {
+    /// Runs under way; above them [`RETIRED`] and [`GONE`]. One word, so that a name is let go only between two runs: a run
+    /// that begins either keeps it, or sees that it is gone.
     active: AtomicU64,
     longest_poll_nanos: AtomicU64,
     /// Nanoseconds since the registry was made, plus one; 0 for never. Ages are reckoned from it: a wall clock may be set.
@@ -137,14 +145,77 @@ impl TaskCell {
         self.figures.get_or_init(Box::default)
     }
 
-    pub(crate) fn run_started(&self, now: impl FnOnce() -> Duration, wall: SystemTime) {
-        self.active.fetch_add(1, Relaxed);
+    /// Counts a run that begins. Returns whether the registry has let the name go meanwhile.
+    pub(crate) fn run_started(&self, now: impl FnOnce() -> Duration, wall: SystemTime) -> bool {
+        let before = self.active.fetch_add(1, Relaxed);
         let wall = unix_nanos(wall);
         self.last_seen.store(wall, Relaxed);
         if self.first_start.load(Relaxed) == 0 {
             self.first_start.store(wall, Relaxed);
             self.first_start_at.store(nanos(now()) + 1, Relaxed);
         }
+        before & GONE != 0
+    }
+
+    /// The number of runs under way.
+    fn active(&self) -> u64 {
+        self.active.load(Relaxed) & !(RETIRED | GONE)
+    }
+
+    /// Whether no run is under way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.active() == 0
+    }
+
+    /// The task that was registered under the name is gone. Under the registry's lock, as the next five.
+    pub(super) fn retire(&self) {
+        self.active.fetch_or(RETIRED, Relaxed);
+    }
+
+    /// Whether the task that was registered under the name is gone, and no other has come.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.active.load(Relaxed) & RETIRED != 0
+    }
+
+    /// A task is registered under the name again.
+    pub(super) fn revive(&self) {
+        self.active.fetch_and(!(RETIRED | GONE), Relaxed);
+    }
+
+    /// Lets a retired name go, unless a run is under way. Returns whether it did.
+    pub(super) fn let_go(&self) -> bool {
+        self.active.compare_exchange(RETIRED, RETIRED | GONE, Relaxed, Relaxed).is_ok()
+    }
+
+    /// Takes a retired name back that was let go. Returns whether it was.
+    pub(super) fn take_back(&self) -> bool {
+        self.active.fetch_and(!GONE, Relaxed) & GONE != 0
+    }
+
+    /// Whether the registry has let the name go.
+    pub(super) fn is_gone(&self) -> bool {
+        self.active.load(Relaxed) & GONE != 0
+    }
+
+    /// Forgets the last runs and the times of restarts, which nobody reads of a name that was let go.
+    pub(super) fn shrink(&self) {
+        if let Some(figures) = self.figures.get() {
+            let mut rare = figures.rare();
+            (rare.history, rare.restart_log) = (VecDeque::new(), VecDeque::new());
+        }
+    }
+
+    /// The classes of errors that were counted.
+    pub(super) fn error_types(&self) -> Vec<&'static str> {
+        // Not only of one that has failed: some may be known from before.
+        let Some(figures) = self.figures.get() else { return Vec::new() };
+        figures.rare().errors.iter().map(|error| error.error_type).collect()
+    }
+
+    /// Admits classes of errors that the histograms know of the name already, from before it was let go. Called before a run.
+    pub(super) fn know_error_types(&self, error_types: impl Iterator<Item = &'static str>) {
+        let known = error_types.map(|error_type| ErrorCount { error_type, count: 0 });
+        self.figures().rare().errors.extend(known);
     }
 
     /// Counts an ended run once, everywhere. Returns the error type it was counted under.
@@ -340,7 +411,7 @@ impl TaskCell {
 
     /// Whether a task is registered under the name, or has runs under way.
     pub(crate) fn is_alive(&self) -> bool {
-        self.state().is_some() || self.active.load(Relaxed) > 0
+        self.state().is_some() || !self.is_quiet()
     }
 
     pub(crate) fn history(&self) -> Vec<RunRecord> {
@@ -353,7 +424,7 @@ impl TaskCell {
         let vitals = Vitals {
             state: state.map(|(state, _)| state),
             state_since: state.map(|(_, since)| since),
-            active: self.active.load(Relaxed),
+            active: self.active(),
             uptime: age(&self.first_start_at, now),
             last_seen: time(&self.last_seen),
             ..Vitals::default()
@@ -379,7 +450,7 @@ impl TaskCell {
     /// A snapshot of what is exported: ages, windows, buckets and the last error's text are left out.
     pub(crate) fn exported(&self, identity: &Identity) -> TaskSnapshot {
         let rare = self.figures.get().and_then(|figures| figures.failed());
-        let errors = rare.map(|rare| rare.errors.clone()).unwrap_or_default();
+        let errors = rare.map(|rare| seen(&rare.errors)).unwrap_or_default();
         self.counted(identity, errors)
     }
 
@@ -393,7 +464,7 @@ impl TaskCell {
             };
         };
         let (errors, last_error) =
-            figures.failed().map(|rare| (rare.errors.clone(), rare.last_error.clone())).unwrap_or_default();
+            figures.failed().map(|rare| (seen(&rare.errors), rare.last_error.clone())).unwrap_or_default();
         TaskSnapshot {
             durations: figures.durations.counts(),
             last_error,
@@ -408,7 +479,8 @@ impl TaskCell {
     fn counted(&self, identity: &Identity, errors: Vec<ErrorCount>) -> TaskSnapshot {
         let snapshot = TaskSnapshot {
             state: self.state(),
-            active: self.active.load(Relaxed),
+            retired: self.is_retired(),
+            active: self.active(),
             errors,
             longest_poll: duration(&self.longest_poll_nanos),
             first_start: time(&self.first_start),
@@ -438,15 +510,27 @@ impl TaskCell {
     }
 }
 
+/// The errors that were counted: those that are known from before have none yet.
+fn seen(errors: &[ErrorCount]) -> Vec<ErrorCount> {
+    errors.iter().filter(|error| error.count > 0).copied().collect()
+}
+
+/// The classes that every name may show, whatever its budget.
+const ALWAYS: [&str; 3] = [ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT, ERROR_TYPE_OTHER];
+
+/// Whether a class takes a place of a name's eight and of the registry's budget.
+pub(super) fn takes_budget(error_type: &str) -> bool {
+    !ALWAYS.contains(&error_type)
+}
+
 /// Counts an error under its type, or under `_OTHER` where the name's eight places or the registry's budget are used up.
 fn count_error(errors: &mut Vec<ErrorCount>, error_type: &'static str, budget: &AtomicUsize) -> &'static str {
     if let Some(known) = errors.iter_mut().find(|known| known.error_type == error_type) {
         known.count += 1;
         return error_type;
     }
-    const ALWAYS: [&str; 3] = [ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT, ERROR_TYPE_OTHER];
-    let own = errors.iter().filter(|known| !ALWAYS.contains(&known.error_type)).count();
-    let admitted = ALWAYS.contains(&error_type)
+    let own = errors.iter().filter(|known| takes_budget(known.error_type)).count();
+    let admitted = !takes_budget(error_type)
         || own < TaskSnapshot::MAX_ERROR_TYPES
             && budget.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
     if !admitted {

@@ -1,12 +1,14 @@
 //! What a user says of critical tasks: configs, groups, and components that bring tasks of their own.
 
 mod components;
+mod family;
 mod group;
 mod register;
 mod task;
 
 pub(crate) use components::{Components, discover};
 pub use components::{CriticalTasksProvider, Discovery};
+pub use family::{FamilyHandle, FamilyKey, TaskFamily};
 pub use group::TaskGroup;
 pub(crate) use register::{check_replacement, register};
 pub use task::CriticalTaskConfig;

@@ -523,6 +523,13 @@ impl CriticalTaskConfig {
         }
     }
 
+    /// Makes a member of a family of it.
+    pub(super) fn of_family(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self.health_role.get_or_insert(HealthRole::Degrades);
+        self
+    }
+
     /// Returns what happens after more restarts than the limit allows.
     fn give_up_rule(&self) -> GiveUp {
         self.give_up.unwrap_or(match self.escalation {

@@ -13,14 +13,14 @@ use opentelemetry::KeyValue;
 
 use crate::{
     cell::{Entry, Identity},
-    contract::key,
+    contract::{ERROR_TYPE_OTHER, ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT, key},
     policy::ExitKind,
 };
 
 /// The attribute sets of one task name.
 #[derive(Debug)]
 pub(crate) struct TaskAttributes {
-    instance: Option<Arc<str>>,
+    instance: Option<Arc<Arc<str>>>,
     sets: OnceLock<Box<Sets>>,
 }
 
@@ -45,7 +45,7 @@ struct Failure {
 }
 
 impl TaskAttributes {
-    pub(crate) fn new(instance: &Option<Arc<str>>) -> Self {
+    pub(crate) fn new(instance: &Option<Arc<Arc<str>>>) -> Self {
         Self { instance: instance.clone(), sets: OnceLock::new() }
     }
 }
@@ -55,7 +55,8 @@ impl Entry<TaskAttributes> {
         let Identity { name, category, priority, component } = &self.identity;
         let category = KeyValue::new(key::CATEGORY, category.as_str());
         let component = component.clone().map(|component| KeyValue::new(key::COMPONENT, component));
-        let instance = self.extra.instance.clone().map(|instance| KeyValue::new(key::MANAGER, instance));
+        let instance =
+            self.extra.instance.as_deref().map(|instance| KeyValue::new(key::MANAGER, instance.clone()));
         let name = KeyValue::new(key::NAME, name.clone());
         let priority = KeyValue::new(key::PRIORITY, priority.as_str());
         iter::once(category).chain(component).chain(instance).chain([name, priority])
@@ -73,9 +74,23 @@ impl Entry<TaskAttributes> {
         })
     }
 
-    /// The attributes of [`crate::contract::TASK_ATTRIBUTES`].
+    /// The attributes of [`crate::contract::TASK_ATTRIBUTES`]; a member's are its family's.
     pub(crate) fn attributes(&self) -> &[KeyValue] {
-        &self.sets().base
+        &self.metered().sets().base
+    }
+
+    /// What its runs are recorded under in histograms, and the error type that they take there: under a name that stands for
+    /// others only those that every name may have.
+    pub(super) fn recorded_as(&self, error_type: Option<&'static str>) -> (&Self, Option<&'static str>) {
+        let series = self.recorded();
+        if std::ptr::eq(series, self.metered()) {
+            return (series, error_type);
+        }
+        // It has no runs of its own for which its sets would be kept.
+        series.sets();
+        let always = [ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT];
+        let other = |error_type| if always.contains(&error_type) { error_type } else { ERROR_TYPE_OTHER };
+        (series, error_type.map(other))
     }
 
     pub(crate) fn result_attributes(&self, kind: ExitKind) -> &[KeyValue] {
@@ -176,7 +191,7 @@ mod tests {
             priority: TaskPriority::High,
             component: Some("component".into()),
         };
-        registry.entry(identity, true).expect("room")
+        registry.entry(identity, true, std::time::Duration::ZERO).expect("room")
     }
 
     fn error_attributes(

@@ -30,11 +30,18 @@ use crate::{
 
 /// What a meter reads: one manager's cells, or the process-wide ones.
 pub(crate) trait Figures: Send + Sync {
-    /// Every entry with what it says now, as far as it is exported, in the order of the names.
-    fn snapshots(&self) -> Vec<(Arc<Entry<TaskAttributes>>, TaskSnapshot)>;
+    /// Every entry with what it says now, as far as it is exported, in the order of the names. Lets go what is due.
+    fn snapshots(&self) -> Vec<Row>;
+    /// The names that are exported no more and may come back. They count where others report under the same attributes.
+    fn remembered(&self) -> Vec<Row>;
+    /// Those that are remembered no more since this was last asked.
+    fn take_forgotten(&self) -> Vec<Row>;
     /// What became of the tasks at shutdown, by [`ShutdownOutcome`](crate::shutdown::ShutdownOutcome)'s attribute value.
     fn shutdown_outcomes(&self) -> Vec<(&'static str, u64)>;
 }
+
+/// An entry with what it says.
+pub(crate) type Row = (Arc<Entry<TaskAttributes>>, TaskSnapshot);
 
 /// Who writes the figures, and moves with them to another exposition.
 pub(crate) trait Source: Send + Sync {
@@ -85,6 +92,7 @@ impl RunDuration {
         kind: ExitKind,
         error_type: Option<&'static str>,
     ) {
+        let (task, error_type) = task.recorded_as(error_type);
         match error_type {
             None => self.record_plain(task, seconds, kind),
             Some(error_type) => task.with_error_attributes(kind, error_type, |attributes| {
@@ -138,15 +146,14 @@ impl ScheduleDelay {
     pub(crate) fn record(&self, series: &mut DelaySeries, task: &Entry<TaskAttributes>, seconds: f64) {
         // Another number where the manager reports to another meter than before.
         let kept = series.bound.take().filter(|(number, _)| *number == self.number);
-        let (_, bound) = series
-            .bound
-            .insert(kept.unwrap_or_else(|| (self.number, self.histogram.bind(task.attributes()))));
+        let bind = || (self.number, self.histogram.bind(task.recorded_as(None).0.attributes()));
+        let (_, bound) = series.bound.insert(kept.unwrap_or_else(bind));
         bound.record(seconds);
     }
 
     #[cfg(not(feature = "bound-instruments"))]
     pub(crate) fn record(&self, _: &mut DelaySeries, task: &Entry<TaskAttributes>, seconds: f64) {
-        self.histogram.record(seconds, task.attributes());
+        self.histogram.record(seconds, task.recorded_as(None).0.attributes());
     }
 }
 
@@ -168,6 +175,9 @@ struct Reporting {
     /// The last figures of managers that are gone: what was counted stays counted, or the sums of those that live would
     /// run backwards, which under delta temporality the SDK takes for an underflow.
     gone: Snapshot,
+    /// The last figures of names that their manager has forgotten while another reports under the same attributes: without
+    /// them its sum would run backwards.
+    remains: Vec<Row>,
 }
 
 #[derive(Default)]
@@ -180,7 +190,7 @@ struct Collection {
 #[derive(Clone, Default)]
 struct Snapshot {
     /// In the order of the names.
-    tasks: Vec<(Arc<Entry<TaskAttributes>>, TaskSnapshot)>,
+    tasks: Vec<Row>,
     shutdown: BTreeMap<&'static str, u64>,
 }
 
@@ -193,15 +203,8 @@ impl Snapshot {
         // What one manager says has no twins, and comes in the order of the names: here too, so that twins are searched for.
         let held = self.tasks.len();
         for (entry, task) in figures.snapshots() {
-            let name = &entry.identity.name;
-            let others = &mut self.tasks[..held];
-            let of_name = others.partition_point(|(other, _)| other.identity.name < *name);
-            let twin = others[of_name..]
-                .iter_mut()
-                .take_while(|(other, _)| other.identity.name == *name)
-                .find(|(other, _)| other.attributes() == entry.attributes());
-            match twin {
-                Some((_, held)) => held.absorb(task),
+            match twin(&mut self.tasks[..held], &entry) {
+                Some(held) => held.absorb(task),
                 None => self.tasks.push((entry, task)),
             }
         }
@@ -209,6 +212,26 @@ impl Snapshot {
             self.tasks.sort_by(|(a, _), (b, _)| a.identity.name.cmp(&b.identity.name));
         }
     }
+
+    /// Adds what is exported no more to what others say under the same attributes. Returns whether somebody does.
+    fn absorb_past(&mut self, (entry, task): &Row) -> bool {
+        let held = twin(&mut self.tasks, entry);
+        let counts = held.is_some();
+        if let Some(held) = held {
+            let retired = held.retired;
+            held.absorb(task.clone());
+            held.retired = retired;
+        }
+        counts
+    }
+}
+
+/// What is said in rows, which are in the order of the names, under the attributes of an entry.
+fn twin<'a>(rows: &'a mut [Row], entry: &Entry<TaskAttributes>) -> Option<&'a mut TaskSnapshot> {
+    let name = &entry.identity.name;
+    let of_name = rows.partition_point(|(other, _)| other.identity.name < *name);
+    let mut twins = rows[of_name..].iter_mut().take_while(|(other, _)| other.identity.name == *name);
+    twins.find(|(other, _)| other.attributes() == entry.attributes()).map(|(_, held)| held)
 }
 
 impl Exposition {
@@ -273,12 +296,16 @@ impl Exposition {
 
     fn snapshot(&self) -> Snapshot {
         let mut reporting = self.reporting();
-        let Reporting { sources, gone } = &mut *reporting;
+        let Reporting { sources, gone, remains } = &mut *reporting;
         sources.retain(|(source, figures)| {
             let lives = source.strong_count() > 0;
             if !lives && self.lasting {
                 gone.absorb(&**figures);
-                gone.tasks.iter_mut().for_each(|(_, task)| task.state = None);
+                gone.tasks.iter_mut().for_each(|(_, task)| {
+                    (task.state, task.members) = (None, None);
+                });
+                remains.extend(figures.remembered());
+                remains.extend(figures.take_forgotten());
             }
             lives
         });
@@ -286,6 +313,16 @@ impl Exposition {
         for (_, figures) in &*sources {
             snapshot.absorb(&**figures);
         }
+        // What one manager lets go has no twin in itself.
+        let alone = sources.len() == 1 && gone.tasks.is_empty() && remains.is_empty();
+        for (_, figures) in &*sources {
+            let forgotten = figures.take_forgotten();
+            if !alone {
+                figures.remembered().iter().for_each(|row| _ = snapshot.absorb_past(row));
+                remains.extend(forgotten);
+            }
+        }
+        remains.retain(|row| snapshot.absorb_past(row));
         snapshot
     }
 
@@ -360,16 +397,18 @@ impl Exposition {
             varied.begin(entry.attributes(), key::RESTART_REASON);
             for &reason in RestartReason::ALL {
                 let count = task.restarts(reason);
-                if count > 0 || task.state.is_some() {
+                if count > 0 || task.is_registered() {
                     observe(count, varied.with(reason.as_str()));
                 }
             }
         });
         observable!(i64_observable_up_down_counter, i64, contract::STATUS, |entry, task, varied, observe| {
-            if let Some(current) = task.state {
+            if task.is_registered() || task.retired {
                 varied.begin(entry.attributes(), key::STATE);
                 for &state in TaskState::ALL {
-                    observe(i64::from(state == current), varied.with(state.as_str()));
+                    let members = i64::try_from(task.members(state)).unwrap_or(i64::MAX);
+                    let own = i64::from(task.state == Some(state));
+                    observe(members.saturating_add(own), varied.with(state.as_str()));
                 }
             }
         });
@@ -384,7 +423,7 @@ impl Exposition {
             .map(unix_seconds));
         gauge!(f64, f64_observable_gauge, contract::HEARTBEAT_TIME, |task| task
             .last_seen
-            .filter(|_| task.state.is_some())
+            .filter(|_| task.is_registered())
             .map(unix_seconds));
         gauge!(f64, f64_observable_gauge, contract::POLL_DURATION_MAX, |task| (task.longest_poll
             > Duration::ZERO)
@@ -414,15 +453,15 @@ impl Exposition {
         });
         gauge!(f64, f64_observable_gauge, contract::INTERVAL, |task| task
             .interval
-            .filter(|_| task.state.is_some())
+            .filter(|_| task.is_registered())
             .map(|interval| interval.as_secs_f64()));
         gauge!(f64, f64_observable_gauge, contract::NEXT_RUN_TIME, |task| task
             .next_run
-            .filter(|_| task.state.is_some())
+            .filter(|_| task.is_registered())
             .map(unix_seconds));
         gauge!(f64, f64_observable_gauge, contract::NEXT_RETRY_TIME, |task| task
             .next_retry
-            .filter(|_| task.state.is_some())
+            .filter(|_| task.is_registered())
             .map(unix_seconds));
         // Zeros too: a queue that is empty again is a figure.
         observable!(
@@ -436,7 +475,7 @@ impl Exposition {
             }
         );
         observable!(u64_observable_counter, u64, contract::STALLS, |entry, task, _, observe| {
-            if task.stalls > 0 || task.state.is_some() {
+            if task.stalls > 0 || task.is_registered() {
                 observe(task.stalls, entry.attributes());
             }
         });
@@ -548,17 +587,24 @@ mod tests {
                     priority: TaskPriority::Normal,
                     component: None,
                 };
-                registry.entry(identity, true).expect("room");
+                registry.entry(identity, true, Duration::ZERO).expect("room");
             }
             Arc::new(Self { registry, times: AtomicUsize::new(0) })
         }
     }
 
     impl Figures for Asked {
-        fn snapshots(&self) -> Vec<(Arc<Entry<TaskAttributes>>, TaskSnapshot)> {
+        fn snapshots(&self) -> Vec<Row> {
             self.times.fetch_add(1, Relaxed);
-            let listing = self.registry.listing();
-            listing.iter().map(|entry| (entry.clone(), entry.cell.exported(&entry.identity))).collect()
+            self.registry.collect(Duration::ZERO)
+        }
+
+        fn remembered(&self) -> Vec<Row> {
+            self.registry.remembered()
+        }
+
+        fn take_forgotten(&self) -> Vec<Row> {
+            self.registry.take_forgotten()
         }
 
         fn shutdown_outcomes(&self) -> Vec<(&'static str, u64)> {

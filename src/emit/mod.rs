@@ -17,7 +17,7 @@ pub(crate) use handoff::offer;
 #[cfg(feature = "otlp")]
 pub(crate) use instruments::installed_with;
 pub(crate) use instruments::{
-    DelaySeries, Exposition, Figures, Source, default_max_names, shared as shared_exposition,
+    DelaySeries, Exposition, Figures, Row, Source, default_max_names, shared as shared_exposition,
 };
 pub use layer::{LayerConflict, layer, task_layer};
 pub(crate) use layer::{installed, subscriber_is_of_process};

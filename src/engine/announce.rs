@@ -30,14 +30,15 @@ pub(super) struct Announcer<'a> {
     pub(super) trace: Option<OtelContext>,
 }
 
-/// Emits a record of a task, with its name and component.
+/// Emits a record of a task, with its name, a member's full name, and its component.
 macro_rules! record {
     ($self:expr, $name:expr, $level:expr, { $($fields:tt)* }, $($text:tt)+) => {
         with_trace($self.trace.clone(), || {
-            let identity = &$self.task.identity;
+            let identity = &$self.task.metered().identity;
             tracing::event!(
                 name: $name, target: SCOPE, parent: None, $level,
-                { key::NAME } = &*identity.name, { key::COMPONENT } = identity.component.as_deref(), $($fields)*
+                { key::NAME } = &*identity.name, { key::GIVEN_NAME } = $self.task.member_name(),
+                { key::COMPONENT } = identity.component.as_deref(), $($fields)*
                 $($text)+
             );
         })
@@ -62,7 +63,7 @@ impl Announcer<'_> {
 
     /// The task began again.
     pub(super) fn restarted(&self, reason: RestartReason, now: Duration) {
-        self.task.cell.restarted(reason, now, SystemTime::now());
+        self.task.restarted(reason, now, SystemTime::now());
         self.send(|| TaskEventKind::Started { restart: Some(reason) });
         record!(self, record::RESTARTED, Level::WARN,
             { { key::GENERATION } = number(self.generation), { key::RESTART_REASON } = reason.as_str(), },
@@ -82,7 +83,7 @@ impl Announcer<'_> {
 
     /// The task began another try after it had failed. It has no record: the failure had one, and the recovery will.
     pub(super) fn tried_again(&self, now: Duration) {
-        self.task.cell.restarted(RestartReason::Retry, now, SystemTime::now());
+        self.task.restarted(RestartReason::Retry, now, SystemTime::now());
         self.send(|| TaskEventKind::Started { restart: Some(RestartReason::Retry) });
     }
 
@@ -129,7 +130,7 @@ impl Announcer<'_> {
 
     /// The task gave no sign of life. `act` does what the task's settings say, before a subscriber hears of it.
     pub(super) fn stalled(&self, silent_for: Duration, act: impl FnOnce()) {
-        self.task.cell.stalled();
+        self.task.stalled();
         self.send(|| TaskEventKind::Stalled { silent_for });
         act();
         record!(
@@ -178,7 +179,7 @@ impl Announcer<'_> {
 
     /// An iteration of a loop is tried again.
     pub(super) fn iteration_retried(&self, iteration: u64, failure: &Failure, delay: Duration) {
-        self.task.cell.retried();
+        self.task.retried();
         self.send(|| TaskEventKind::Retrying { iteration, failure: failure.clone(), delay });
         record!(self, record::ITERATION_RETRIED, Level::WARN,
             {

@@ -185,9 +185,9 @@ impl TaskContext {
                 .is_some_and(|supervised| supervised.signals.heartbeat(generation, Instant::now())),
         };
         if counts {
-            self.parts.task.cell.heartbeat(SystemTime::now());
+            self.parts.task.heartbeat(SystemTime::now());
         } else {
-            self.parts.task.cell.stale_signal();
+            self.parts.task.stale_signal();
         }
     }
 
@@ -200,7 +200,7 @@ impl TaskContext {
         let supervised = supervised.upgrade();
         let news = supervised.as_ref().and_then(|supervised| supervised.signals.ready(generation));
         match (news, supervised, self.parts.manager.upgrade()) {
-            (None, ..) => self.parts.task.cell.stale_signal(),
+            (None, ..) => self.parts.task.stale_signal(),
             (Some(true), Some(supervised), Some(shared)) => {
                 shared.tell(&supervised, || TaskEventKind::Ready);
                 shared.changed(&supervised);

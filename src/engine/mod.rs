@@ -6,6 +6,7 @@
 
 mod announce;
 mod context;
+mod families;
 mod home;
 mod moving;
 mod roster;
@@ -25,6 +26,7 @@ pub(crate) use announce::telemetry_dropped;
 pub(crate) use announce::{component_failed, last_handle_dropped, replacement_failed};
 pub(crate) use context::ContextParts;
 pub use context::TaskContext;
+pub(crate) use families::{Changed, Wanted};
 pub(crate) use loops::LoopBody;
 pub use loops::{LoopHandle, LoopOutcome, OnError, TaskLoop};
 #[cfg(all(feature = "systemd", unix))]
@@ -43,8 +45,8 @@ pub use shutdown::{
 pub(crate) use spawn::SpawnOptions;
 pub use spawn::{LimitedTask, StopToken, TaskBuilder};
 pub(crate) use supervision::{
-    Body, Factory, Group, Life, LifeEnd, Links, Membership, Order, Supervised, TaskSpec, Work, erase,
-    erase_lending, is_current, until_gone,
+    Body, Factory, Family, Group, Life, LifeEnd, Links, MemberBody, Membership, Order, Supervised, TaskSpec,
+    Work, erase, erase_lending, is_current, until_gone,
 };
 pub use supervision::{Lent, TaskSettings};
 

@@ -1,6 +1,7 @@
 //! The registered tasks of a manager, by name, and the checks before a registration.
 
 use std::{
+    any::Any,
     borrow::Borrow,
     cmp::Ordering,
     collections::{BTreeMap, HashMap, HashSet},
@@ -33,6 +34,8 @@ pub(crate) struct Registered {
     pub(super) listing: Option<Arc<[Arc<Supervised>]>>,
     /// The names whose tasks are being replaced: they are taken, and may be depended on, though nothing stands under them for a moment.
     pub(super) reserved: Vec<Arc<str>>,
+    /// What was said of each family, by name. Its name is taken.
+    pub(super) families: BTreeMap<Arc<str>, Arc<dyn Any + Send + Sync>>,
     /// Who depends on a name, whether a task of that name is registered or not.
     pub(super) dependents: BTreeMap<Arc<str>, Vec<Weak<Supervised>>>,
 }
@@ -70,6 +73,16 @@ pub(crate) struct Registration {
     pub(crate) links: Links,
 }
 
+impl Registration {
+    /// The identity that it is metered under: of a member, its family's.
+    pub(crate) fn metered(&self) -> Identity {
+        match self.body.member() {
+            Some(member) => Identity { name: member.family().name.clone(), ..self.identity.clone() },
+            None => self.identity.clone(),
+        }
+    }
+}
+
 /// Goes through a listing name by name, with the task that is registered under each. Both are in the order of the names.
 pub(crate) fn each_name<'a>(
     listing: &'a [Arc<Task>],
@@ -102,6 +115,12 @@ impl Registered {
         listing
     }
 
+    /// Whether a name stands for a task or a family, or is reserved.
+    pub(super) fn is_taken(&self, name: &str) -> bool {
+        let is_reserved = || self.reserved.iter().any(|reserved| **reserved == *name);
+        self.tasks.contains(name) || self.families.contains_key(name) || is_reserved()
+    }
+
     /// Removes a task and what is said of it.
     pub(super) fn remove(&mut self, task: &Supervised) -> Option<Arc<Supervised>> {
         for dependency in task.links.dependencies() {
@@ -118,7 +137,9 @@ impl Registered {
     /// Whether these can be registered together, beside what is; or with `without` in place of the task of that name.
     pub(super) fn check(&self, new: &[Registration], without: Option<&str>) -> Result<(), RegisterError> {
         let is_reserved = |name: &str| self.reserved.iter().any(|reserved| **reserved == *name);
-        let is_taken = |name: &str| without != Some(name) && (self.tasks.contains(name) || is_reserved(name));
+        let is_there = |name: &str| without != Some(name) && (self.tasks.contains(name) || is_reserved(name));
+        // Nobody can depend on a family, which is no task.
+        let is_taken = |name: &str| is_there(name) || self.families.contains_key(name);
         if let [only] = new {
             // What most registrations are.
             let name = &only.identity.name;
@@ -142,7 +163,7 @@ impl Registered {
             return Ok(());
         }
         for registration in new {
-            let unknown = |name: &&Arc<str>| !index.contains_key(*name) && !is_taken(name);
+            let unknown = |name: &&Arc<str>| !index.contains_key(*name) && !is_there(name);
             if let Some(unknown) = registration.links.dependencies().iter().find(unknown) {
                 let path = vec![registration.identity.name.to_string(), unknown.to_string()];
                 return Err(RegisterError::UnknownDependency { path });

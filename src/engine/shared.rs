@@ -6,9 +6,13 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
+    time::SystemTime,
 };
 
-use opentelemetry::{Context as OtelContext, trace::TraceContextExt};
+use opentelemetry::{
+    Context as OtelContext,
+    trace::{SpanContext, TraceContextExt},
+};
 use tokio::{sync::watch, task::AbortHandle};
 
 use super::roster::ByName;
@@ -17,7 +21,7 @@ use crate::{
     emit::{ManagedSpan, SpanParent},
     engine::{
         Group, Membership, Order, Supervised, TaskEventKind, TaskSpec,
-        announce::Announcer,
+        announce::{self, Announcer},
         home::Home,
         observe::{events::EventBus, manager_span::manager_span, watch::Watch},
         roster::{Registered, Registration, each_name},
@@ -32,11 +36,12 @@ use crate::{
         supervision::{
             courier::{Errand, Errands},
             driver::Driver,
+            member::MemberBody,
         },
     },
     error::RegisterError,
     read::{self, ManagerHealth, TaskHealth},
-    run::Recorder,
+    run::{Recorder, Task},
     watchdog,
 };
 
@@ -253,34 +258,110 @@ impl Shared {
     ) -> Result<(), RegisterError> {
         // Here rather than where the first order is given, which may be outside of a runtime.
         self.settle()?;
-        let registered_in = OtelContext::map_current(|context| context.span().span_context().clone());
-        let registered_in = registered_in.is_valid().then(|| Arc::new(registered_in));
+        let registered_in = Self::registered_in();
         let now = self.settings.wall_clock.now();
         let mut registered = self.registered();
         registered.check(&registrations, reserved)?;
-        // Only now are cells made: a refused registration leaves nothing behind.
-        let identities = registrations.iter().map(|registration| &registration.identity);
-        let tasks = self.recorder.registry().entries_of(identities).map_err(|name| {
-            RegisterError::NameLimit { name: name.to_string(), max_names: self.recorder.options.max_names }
-        })?;
-        let mut new = Vec::with_capacity(tasks.len());
-        for (task, registration) in tasks.into_iter().zip(registrations) {
-            let supervised = Supervised::new(task, registration, registered_in.clone(), self);
-            let admitted = self.tracker.enter_driver(&supervised);
-            new.push(supervised);
-            if !admitted {
-                // What was admitted before leaves again, and what it holds is the user's: not under the lock.
+        let new = self.admit_tasks(registrations, registered_in);
+        let new = match new {
+            Ok(new) => new,
+            Err(refused) => {
+                // What it holds is the user's: it is not dropped under the lock.
                 drop(registered);
-                for admitted in &new {
-                    self.tracker.leave_driver(admitted);
-                }
-                return Err(RegisterError::ShuttingDown);
+                return Err(refused.error);
             }
-        }
+        };
         if let Some(group) = group {
             group.set_members(new.iter().map(Arc::downgrade).collect());
         }
-        for supervised in &new {
+        self.enter(&mut registered, &new, now);
+        let started = self.is_started();
+        drop(registered);
+        self.entered(new, started);
+        Ok(())
+    }
+
+    /// The span that is current here.
+    pub(super) fn registered_in() -> Option<Arc<SpanContext>> {
+        let here = OtelContext::map_current(|context| context.span().span_context().clone());
+        here.is_valid().then(|| Arc::new(here))
+    }
+
+    /// Gives each task its cell and its place: all, or none if one is refused. Under the lock of what is registered.
+    pub(super) fn admit_tasks(
+        self: &Arc<Self>,
+        registrations: Vec<Registration>,
+        registered_in: Option<Arc<SpanContext>>,
+    ) -> Result<Vec<Arc<Supervised>>, Box<Refused>> {
+        // Only now are cells made: a refused registration leaves nothing behind.
+        let tasks = match self.cells_of(&registrations) {
+            Ok(tasks) => tasks,
+            Err(error) => {
+                return Err(Box::new(Refused {
+                    error,
+                    _registrations: registrations,
+                    _admitted: Vec::new(),
+                }));
+            }
+        };
+        let mut new: Vec<Arc<Supervised>> = Vec::with_capacity(tasks.len());
+        let mut registrations = registrations.into_iter();
+        for (task, registration) in tasks.iter().zip(registrations.by_ref()) {
+            let supervised = Supervised::new(task.clone(), registration, registered_in.clone(), self);
+            let admitted = self.tracker.enter_driver(&supervised);
+            new.push(supervised);
+            if !admitted {
+                // What was admitted before leaves again.
+                for admitted in &new {
+                    self.tracker.leave_driver(admitted);
+                }
+                tasks.iter().for_each(|task| self.retire(task));
+                let error = RegisterError::ShuttingDown;
+                return Err(Box::new(Refused {
+                    error,
+                    _registrations: registrations.collect(),
+                    _admitted: new,
+                }));
+            }
+        }
+        Ok(new)
+    }
+
+    /// The cells of new tasks. Those of members are beside the registry's bound, and report to their family's.
+    fn cells_of(&self, registrations: &[Registration]) -> Result<Vec<Arc<Task>>, RegisterError> {
+        let (registry, now) = (self.recorder.registry(), self.recorder.now());
+        let beyond = |name: Arc<str>| RegisterError::NameLimit {
+            name: name.to_string(),
+            max_names: self.recorder.options.max_names,
+        };
+        if registrations.iter().all(|registration| registration.body.member().is_none()) {
+            let identities = registrations.iter().map(|registration| &registration.identity);
+            return registry.entries_of(identities, now).map_err(beyond);
+        }
+        let mut families: Vec<Arc<Task>> = Vec::new();
+        // Members of one kind follow each other, and only they are registered together.
+        for registration in registrations {
+            let identity = registration.metered();
+            if !families.iter().any(|family| family.identity == identity) {
+                families.push(registry.family(&identity, now).map_err(beyond)?);
+            }
+        }
+        let cell = |registration: &Registration| {
+            let identity = registration.metered();
+            let family = families.iter().find(|family| family.identity == identity)?;
+            Some(registry.member(registration.identity.clone(), family.clone()))
+        };
+        Ok(registrations.iter().filter_map(cell).collect())
+    }
+
+    /// The name's task is gone from what is registered.
+    fn retire(&self, task: &Arc<Task>) {
+        self.recorder.registry().retire(task, self.recorder.now());
+    }
+
+    /// Enters new tasks into what is registered.
+    pub(super) fn enter(&self, registered: &mut Registered, new: &[Arc<Supervised>], now: SystemTime) {
+        for supervised in new {
             let task = &supervised.task;
             task.cell.set_state(Some(TaskState::Waiting), now);
             // What an earlier task of this name did does not count against this one.
@@ -291,11 +372,16 @@ impl Shared {
                 dependents.push(Arc::downgrade(supervised));
             }
             registered.tasks.insert(ByName(supervised.clone()));
+            if let Some(member) = supervised.body.member() {
+                member.stays();
+            }
         }
         registered.listing = None;
         self.depended_on.store(registered.dependents.len(), SeqCst);
-        let started = self.is_started();
-        drop(registered);
+    }
+
+    /// Tells of tasks that were entered, and begins them if the manager has started. Not under the lock.
+    pub(super) fn entered(self: &Arc<Self>, new: Vec<Arc<Supervised>>, started: bool) {
         self.warn_of_inversions(new.iter());
         for supervised in new {
             self.watch.add(&supervised);
@@ -306,12 +392,15 @@ impl Shared {
             // Those that have waited for the name.
             self.changed(&supervised);
         }
-        Ok(())
     }
 
-    /// Removes a task from what is registered, unless its name is another's by now. Answers whether it was there; it is
+    /// Unregisters a task, unless its name is another's by now. Answers whether it was there; it is
     /// dropped when nothing is locked, since the last of a task drops what its closure captured, which is the user's code.
-    pub(crate) fn remove(&self, task: &Arc<Supervised>) -> bool {
+    ///
+    /// A member that another was to follow is followed by it in the same moment.
+    pub(crate) fn remove(self: &Arc<Self>, task: &Arc<Supervised>) -> bool {
+        // Before the lock: the clock may be the user's.
+        let now = task.wall_clock();
         let mut registered = self.registered();
         if !registered.get(task.name()).is_some_and(|held| Arc::ptr_eq(held, task)) {
             return false;
@@ -319,16 +408,60 @@ impl Shared {
         let removed = (registered.remove(task), registered.listing.take());
         self.depended_on.store(registered.dependents.len(), SeqCst);
         task.give_name_up();
+        self.retire(&task.task);
+        let next = task.body.member().and_then(|member| member.leaves().1);
+        let followed = next.map(|next| self.follow(&mut registered, *next, now));
+        let started = self.is_started();
         drop(registered);
         drop(removed);
+        self.tell(task, || TaskEventKind::Unregistered);
+        match followed {
+            Some(Ok(new)) => self.entered(new, started),
+            Some(Err(refused)) if refused.error != RegisterError::ShuttingDown => {
+                announce::replacement_failed(task.name(), &refused.error);
+            }
+            _ => {}
+        }
         true
     }
 
+    fn follow(
+        self: &Arc<Self>,
+        registered: &mut Registered,
+        next: Registration,
+        now: SystemTime,
+    ) -> Result<Vec<Arc<Supervised>>, Box<Refused>> {
+        if let Err(error) = registered.check(std::slice::from_ref(&next), None) {
+            return Err(Box::new(Refused { error, _registrations: vec![next], _admitted: Vec::new() }));
+        }
+        let new = self.admit_tasks(vec![next], None)?;
+        self.enter(registered, &new, now);
+        Ok(new)
+    }
+
+    /// Finds a task that is to leave. From then on nobody is to follow it.
+    pub(crate) fn find_leaving(&self, name: &str) -> Option<Arc<Supervised>> {
+        let registered = self.registered();
+        let task = registered.get(name)?.clone();
+        let called_off = task.body.member().map(MemberBody::leaves);
+        drop(registered);
+        drop(called_off);
+        Some(task)
+    }
+
+    /// Nobody is to follow a task that is to leave.
+    pub(crate) fn call_off(&self, task: &Supervised) {
+        let registered = self.registered();
+        let called_off = task.body.member().map(MemberBody::leaves);
+        drop(registered);
+        drop(called_off);
+    }
+
     /// Asks a task to stop and to be forgotten then. One whose driver has left already is forgotten at once.
-    pub(crate) fn leave(&self, task: &Arc<Supervised>) {
+    pub(crate) fn leave(self: &Arc<Self>, task: &Arc<Supervised>) {
         task.unregister();
         if task.has_left() {
-            self.forget(task);
+            self.remove(task);
         }
     }
 
@@ -346,13 +479,6 @@ impl Shared {
         registered.reserved.push(name.clone());
         drop(registered);
         Ok(Reserved { shared: self.clone(), name: name.clone(), new: Some(new) })
-    }
-
-    /// Unregisters a task, unless its name is another's by now.
-    pub(crate) fn forget(&self, task: &Arc<Supervised>) {
-        if self.remove(task) {
-            self.tell(task, || TaskEventKind::Unregistered);
-        }
     }
 
     /// The registered tasks that were dropped with their runtime before a shutdown.
@@ -407,6 +533,13 @@ impl Shared {
             }
         }
     }
+}
+
+/// Why tasks were not registered, and what is left of them, which is the user's: to be dropped without a lock.
+pub(super) struct Refused {
+    pub(super) error: RegisterError,
+    _registrations: Vec<Registration>,
+    _admitted: Vec<Arc<Supervised>>,
 }
 
 /// A task that is to be registered under a name that is reserved for it. Dropping it gives the name back.

@@ -4,11 +4,14 @@ use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
 use crate::{
     cell::{self, TaskSnapshot, TaskState},
-    config::{self, Components, CriticalTaskConfig, CriticalTasksProvider, Discovery, TaskGroup, discover},
+    config::{
+        self, Components, CriticalTaskConfig, CriticalTasksProvider, Discovery, FamilyHandle, FamilyKey,
+        TaskFamily, TaskGroup, discover,
+    },
     emit::{self},
     engine::{
         self, Listener, LoopBody, LoopHandle, Order, Shared, ShutdownReport, SpawnOptions, StopToken,
-        Supervised, TaskBuilder, TaskEventKind, TaskEvents, TaskSettings,
+        Supervised, TaskBuilder, TaskEvents, TaskSettings,
     },
     error::{LoopControlError, RegisterError, RestartError, TaskControlError, UnknownComponent, UnknownTask},
     instrumentation::InstrumentationCheck,
@@ -249,6 +252,33 @@ impl TaskManager {
         group.register(self.shared())
     }
 
+    /// Registers a family: any number of tasks of one kind, one per key. It has no members at first.
+    ///
+    /// ```
+    /// use otel_tasks::{TaskContext, TaskFamily, TaskManager};
+    /// async fn sync(ctx: TaskContext, tenant: u64) {
+    ///     # let _ = tenant;
+    ///     ctx.cancelled().await;
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::task::RegisterError> {
+    /// let tasks = TaskManager::new();
+    /// let tenants = tasks.register_family(TaskFamily::new("tenant_sync", sync))?;
+    /// assert!(tenants.ensure(7)?);
+    /// tenants.set([7, 8]).await?;
+    /// assert!(tenants.remove(&7).await);
+    /// assert_eq!(tenants.keys(), [8]);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`RegisterError`]: the name is empty or taken, the family may have no members, or a shutdown has begun.
+    pub fn register_family<K: FamilyKey>(
+        &self,
+        family: TaskFamily<K>,
+    ) -> Result<FamilyHandle<K>, RegisterError> {
+        family.register(self.shared())
+    }
+
     /// Stops the registered task of that name, if there is one, and registers this one in its place.
     ///
     /// The new task is checked first: a refused one leaves the old task as it is. From then on the manager finishes the replacement,
@@ -267,7 +297,7 @@ impl TaskManager {
         let Some(reserved) = config::check_replacement(config, shared)? else {
             return Err(RegisterError::ShuttingDown);
         };
-        let Some(old) = shared.supervised(&name) else { return reserved.register() };
+        let Some(old) = shared.find_leaving(&name) else { return reserved.register() };
         let replaces_itself = engine::is_current(shared, &old);
         shared.leave(&old);
         if old.has_left() {
@@ -276,7 +306,7 @@ impl TaskManager {
         let finish = shared.clone();
         let replaced = shared.runtime().handle.spawn(async move {
             old.gone().await;
-            finish.forget(&old);
+            finish.remove(&old);
             let refused = reserved.register();
             if let Err(error) = &refused {
                 engine::replacement_failed(&name, error);
@@ -290,7 +320,12 @@ impl TaskManager {
         replaced.await.unwrap_or(Err(RegisterError::ShuttingDown))
     }
 
-    /// Stops a registered task and forgets it; waits until it is gone. Its figures stay, so no counter runs backwards.
+    /// Stops a registered task and forgets it; waits until it is gone.
+    ///
+    /// Its figures stay for a while, so that each collection sees the last of them: at least five minutes after the last run, and
+    /// until a collection has exported them. They go earlier if [`max_names`](super::TaskManagerBuilder::max_names) leaves no room for
+    /// a new name. A task that is registered under the name within five minutes after that goes on with them, so no exported counter
+    /// runs backwards; later ones begin at zero.
     ///
     /// A task that unregisters itself does not wait: the call returns once the task is asked to stop.
     ///
@@ -302,7 +337,7 @@ impl TaskManager {
     #[doc(alias = "unregister_critical_task")]
     pub async fn unregister(&self, name: &str) -> Result<(), UnknownTask> {
         let shared = self.shared();
-        let task = shared.supervised(name).ok_or_else(|| UnknownTask { name: name.into() })?;
+        let task = shared.find_leaving(name).ok_or_else(|| UnknownTask { name: name.into() })?;
         shared.leave(&task);
         engine::until_gone(shared, &task).await;
         Ok(())
@@ -320,7 +355,6 @@ impl TaskManager {
         if !self.shared().remove(&task) {
             return Err(unknown());
         }
-        self.shared().tell(&task, || TaskEventKind::Unregistered);
         self.shared().changed(&task);
         Ok(())
     }
@@ -370,7 +404,10 @@ impl TaskManager {
             return Err(UnknownComponent { name: component.into() });
         }
         // All are asked before the first is waited for.
-        tasks.iter().for_each(|task| shared.leave(task));
+        for task in &tasks {
+            shared.call_off(task);
+            shared.leave(task);
+        }
         for task in &tasks {
             engine::until_gone(shared, task).await;
         }
@@ -541,11 +578,23 @@ impl TaskManager {
         let shared = self.shared();
         let now = shared.recorder.now();
         let mut tally = read::Tally::default();
+        tally.count(&shared.recorder.registry().past_totals());
         engine::each_name(
             &shared.recorder.registry().listing(),
             &shared.all_registered(),
             |of_name, task| {
                 let vitals = cell::vitals(of_name, now);
+                // What a member counts, its family does too; and a family is no task.
+                let is_member = of_name.iter().any(|entry| entry.family().is_some());
+                if is_member {
+                    let counted = of_name.iter().filter(|entry| entry.family().is_none());
+                    tally.count(&cell::vitals(&counted.cloned().collect::<Vec<_>>(), now));
+                } else {
+                    tally.count(&vitals);
+                }
+                if task.is_none() && of_name.iter().any(|entry| entry.is_family()) {
+                    return;
+                }
                 let registered = of_name.iter().find(|entry| entry.cell.state().is_some());
                 let shown = registered.unwrap_or(&of_name[0]);
                 tally.add(&shown.identity, &vitals, || {

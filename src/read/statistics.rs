@@ -148,13 +148,18 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Adds a name; `status` is asked of a registered one.
-    pub(crate) fn add(&mut self, identity: &Identity, task: &Vitals, status: impl FnOnce() -> HealthStatus) {
+    /// Adds what was counted under a name.
+    pub(crate) fn count(&mut self, task: &Vitals) {
         let sums = &mut self.sums;
         sums.active_runs += task.active;
         sums.total_runs += task.runs;
         sums.total_restarts += task.restarts;
         sums.total_errors += task.errors;
+    }
+
+    /// Adds a task; `status` is asked of a registered one.
+    pub(crate) fn add(&mut self, identity: &Identity, task: &Vitals, status: impl FnOnce() -> HealthStatus) {
+        let sums = &mut self.sums;
         if task.state.is_none() && task.active == 0 {
             return;
         }

@@ -254,7 +254,7 @@ impl Running {
         let started_wall = SystemTime::now();
         let number = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
         let mut told = Told {
-            given_name,
+            given_name: given_name.or_else(|| task.member_name().map(str::to_owned)),
             generation: number(generation),
             iteration: number(iteration),
             late: late.map(|late| late.as_secs_f64()),
@@ -271,7 +271,9 @@ impl Running {
         } else {
             make_span(&recorder, &task, &mut told, started_wall)
         };
-        task.cell.run_started(|| recorder.at(started), started_wall);
+        if task.run_started(|| recorder.at(started), started_wall) {
+            recorder.registry().take_back(&task, recorder.now());
+        }
         Self {
             current: Some(Current { recorder, task }),
             span,
@@ -361,7 +363,7 @@ impl Running {
             None => None,
         };
         if let Some((took, current)) = took.zip(self.current.as_ref()) {
-            current.task.cell.polled(took, current.recorder.options.slow_poll);
+            current.task.polled(took, current.recorder.options.slow_poll);
         }
         done
     }
@@ -434,7 +436,7 @@ impl Told {
 fn make_span(recorder: &Recorder, task: &Task, told: &mut Told, began: SystemTime) -> RunSpan {
     let Told { given_name, generation, iteration, late, parent, links } = told;
     let (generation, iteration, late) = (*generation, *iteration, *late);
-    let identity = &task.identity;
+    let identity = &task.metered().identity;
     let (span, taken) = offer(recorder.options.span_path, || {
         managed_span!(parent, contract::SPAN_RUN, {
             // First, since they are looked for by name when the run ends.
@@ -496,7 +498,8 @@ fn log_exception(
             target: contract::SCOPE,
             parent: None,
             tracing::Level::ERROR,
-            { key::NAME } = &*task.identity.name,
+            { key::NAME } = &*task.metered().identity.name,
+            { key::GIVEN_NAME } = task.member_name(),
             { key::COMPONENT } = task.identity.component.as_deref(),
             { key::RESULT } = exit.kind().as_str(),
             { key::GENERATION } = generation,

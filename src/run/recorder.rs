@@ -14,9 +14,10 @@ use tokio::time::Instant;
 
 use crate::{
     cell::{
-        DEFAULT_MAX_NAMES, EndedRun, Entry, Identity, Registry, RunError, TaskSnapshot, by_name, snapshot,
+        DEFAULT_MAX_NAMES, EndedRun, Entry, Identity, Registry, RunError, TaskSnapshot, by_name,
+        include_members, snapshot,
     },
-    emit::{Exposition, Figures, Source, SpanPath, TaskAttributes},
+    emit::{Exposition, Figures, Row, Source, SpanPath, TaskAttributes},
     policy::{CategoryRules, ErrorRules, Exit, NameRule, TaskCategory, TaskPriority},
 };
 
@@ -76,6 +77,16 @@ struct Cells {
     epoch: Instant,
     /// What became of the tasks at shutdown; written by the shutdown alone.
     shutdown_outcomes: Mutex<Vec<(&'static str, u64)>>,
+}
+
+impl Cells {
+    fn at(&self, instant: Instant) -> Duration {
+        instant.saturating_duration_since(self.epoch)
+    }
+
+    fn now(&self) -> Duration {
+        self.at(Instant::now())
+    }
 }
 
 struct Pending {
@@ -143,7 +154,7 @@ impl Recorder {
 
     /// An instant, as [`Recorder::now`] tells it.
     pub(crate) fn at(&self, instant: Instant) -> Duration {
-        instant.saturating_duration_since(self.figures.epoch)
+        self.figures.at(instant)
     }
 
     pub(crate) fn exposition(&self) -> Guard<Option<Arc<Exposition>>> {
@@ -190,7 +201,7 @@ impl Recorder {
             priority: TaskPriority::default(),
             component: None,
         };
-        self.registry().entry(identity, true).unwrap_or_else(|| self.registry().overflow())
+        self.registry().entry(identity, true, self.now()).unwrap_or_else(|| self.registry().overflow())
     }
 
     /// The task of a name about which the caller said more.
@@ -207,7 +218,7 @@ impl Recorder {
             priority: priority.unwrap_or_default(),
             component,
         };
-        self.registry().entry(identity, false).unwrap_or_else(|| self.registry().overflow())
+        self.registry().entry(identity, false, self.now()).unwrap_or_else(|| self.registry().overflow())
     }
 
     /// Counts an ended run in the cell and in the histogram; the only place where either happens. Answers when that was.
@@ -223,7 +234,7 @@ impl Recorder {
         let message = || exit.message();
         let error = exit.error_type().map(|error_type| RunError { error_type, message: &message, trace_id });
         let run = EndedRun { kind: exit.kind(), started: started_wall, duration, error };
-        let error_type = task.cell.run_ended(&run, || self.at(now), &self.registry().error_type_budget);
+        let error_type = task.run_ended(&run, || self.at(now), &self.registry().error_type_budget);
         let seconds = duration.as_secs_f64();
         match &*self.exposition.load() {
             Some(exposition) => {
@@ -243,20 +254,44 @@ impl Recorder {
     }
 
     pub(crate) fn snapshot(&self, name: &str) -> Option<TaskSnapshot> {
-        snapshot(&self.registry().of_name(name), self.now())
+        let of_name = self.registry().of_name(name);
+        let snapshot = snapshot(&of_name, self.now())?;
+        let mut one = [snapshot];
+        let families = of_name.into_iter().filter(|entry| entry.is_family());
+        let families: Vec<_> = families.map(|entry| (entry, 0)).collect();
+        if !families.is_empty() {
+            include_members(&self.registry().listing(), &families, &mut one);
+        }
+        let [snapshot] = one;
+        Some(snapshot)
     }
 
     /// One snapshot per name, sorted by name.
     pub(crate) fn snapshots_by_name(&self) -> Vec<TaskSnapshot> {
         let now = self.now();
-        by_name(&self.registry().listing()).filter_map(|of_name| snapshot(of_name, now)).collect()
+        let listing = self.registry().listing();
+        let (mut snapshots, mut families) = (Vec::new(), Vec::new());
+        for of_name in by_name(&listing) {
+            let here = of_name.iter().filter(|entry| entry.is_family());
+            families.extend(here.map(|entry| (entry.clone(), snapshots.len())));
+            snapshots.extend(snapshot(of_name, now));
+        }
+        include_members(&listing, &families, &mut snapshots);
+        snapshots
     }
 }
 
 impl Figures for Cells {
-    fn snapshots(&self) -> Vec<(Arc<Task>, TaskSnapshot)> {
-        let listing = self.registry.listing();
-        listing.iter().map(|entry| (entry.clone(), entry.cell.exported(&entry.identity))).collect()
+    fn snapshots(&self) -> Vec<Row> {
+        self.registry.collect(self.now())
+    }
+
+    fn remembered(&self) -> Vec<Row> {
+        self.registry.remembered()
+    }
+
+    fn take_forgotten(&self) -> Vec<Row> {
+        self.registry.take_forgotten()
     }
 
     fn shutdown_outcomes(&self) -> Vec<(&'static str, u64)> {

@@ -12,8 +12,8 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::logs::{InMemoryLogExporter, SdkLoggerProvider};
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, TaskCategory, TaskLoop, TaskManager, TaskPriority, schedule::OnError,
-    snapshot::TaskState,
+    Backoff, CriticalTaskConfig, RestartPolicy, TaskCategory, TaskContext, TaskFamily, TaskLoop, TaskManager,
+    TaskPriority, schedule::OnError, snapshot::TaskState,
 };
 use tracing::{Dispatch, info_span};
 use tracing_subscriber::prelude::*;
@@ -290,6 +290,49 @@ fn spans_without_a_layer_are_the_same() {
         a_life(TaskManager::builder().tracer(direct.tracer()).build().unwrap())
     });
     assert_eq!(direct.trees(), through_layer.trees());
+}
+
+/// One name for all of a family, and the member beside it.
+#[test]
+fn spans_and_records_of_a_member_carry_its_family_and_its_own_name() {
+    let spans = Spans::new();
+    let exporter = InMemoryLogExporter::default();
+    let logs = SdkLoggerProvider::builder().with_simple_exporter(exporter.clone()).build();
+    never_dropped(&logs);
+    let dispatch = tracing_subscriber::registry()
+        .with(otel_tasks::telemetry::layer(spans.tracer()))
+        .with(opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge::new(&logs))
+        .into();
+    with_dispatch(&dispatch, || async {
+        let tasks = TaskManager::new();
+        tasks.start();
+        let family = TaskFamily::new("guild", |ctx: TaskContext, guild: u64| async move {
+            assert_eq!(ctx.name(), format!("guild:{guild}"));
+            Err::<(), _>("down")
+        });
+        let family = family.each(|config| config.restart_policy(RestartPolicy::Never));
+        tasks.register_family(family).unwrap().set([1, 2]).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        tasks.shutdown().await;
+    });
+    let runs = spans.named("task.run");
+    let mut members: Vec<_> = runs.iter().map(|run| text(run, "task.given_name").unwrap()).collect();
+    members.sort();
+    assert_eq!(members, ["guild:1", "guild:2"]);
+    assert!(runs.iter().all(|run| text(run, "task.name").as_deref() == Some("guild")));
+    let records = exporter.get_emitted_logs().expect("in memory");
+    for name in ["task.started", "task.exception", "task.gave_up"] {
+        let members = records.iter().filter(|log| log.record.event_name() == Some(name)).map(|log| {
+            let attribute = |key: &str| {
+                let mut attributes = log.record.attributes_iter();
+                attributes.find(|(held, _)| held.as_str() == key).map(|(_, value)| value.clone())
+            };
+            assert_eq!(attribute("task.name"), Some(AnyValue::from("guild")), "{name}");
+            format!("{:?}", attribute("task.given_name"))
+        });
+        let members: std::collections::BTreeSet<_> = members.collect();
+        assert_eq!(members.len(), 2, "{name}: {members:?}");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod components;
 mod dependents;
 mod errors;
 mod events;
+mod families;
 mod groups;
 mod handles;
 mod health;
@@ -16,6 +17,7 @@ mod health_roles;
 #[cfg(feature = "macros")]
 mod instrumented;
 mod limits;
+mod names;
 mod orders;
 mod outages;
 mod outputs;

@@ -54,7 +54,7 @@ const HEALTH_TONES = { healthy: "", degraded: "warn", unhealthy: "bad" };
 const STATUSES = ["unhealthy", "degraded", "healthy"];
 const healthTone = (row) => HEALTH_TONES[row.status] ?? "";
 const tone = (row) => (row.status === "unhealthy" ? "bad" : TONES[row.state] ?? "soft");
-const state = (row) => row.state ?? (row.active_runs > 0 ? "running" : "–");
+const state = (row) => row.state ?? (row.members !== null ? `${number(row.members)} members` : row.active_runs > 0 ? "running" : "–");
 const capital = (word) => word.charAt(0).toUpperCase() + word.slice(1);
 const health = (row, reasons = row.reasons) => (row.status ? `${capital(row.status)}${reasons.length ? `: ${reasons.join(", ")}` : ""}` : "–");
 
@@ -111,7 +111,7 @@ function listed() {
   }
   if (by === "dependency") {
     const known = new Set(found.map((row) => row.name));
-    const under = grouped(found, (row) => row.depends_on.find((name) => known.has(name)) ?? "");
+    const under = grouped(found, (row) => row.depends_on.find((name) => known.has(name)) ?? (known.has(row.family) ? row.family : ""));
     const list = [];
     const visit = (name, depth) => {
       for (const row of under.get(name) ?? []) {

@@ -199,3 +199,17 @@ fn what_is_only_recorded_is_not_kept() {
     drop(under_way);
     assert!(ring.traces_of("gateway").is_empty(), "nor does it seem to go on for ever");
 }
+
+#[test]
+fn a_member_has_its_own_traces_and_its_family_all() {
+    let ring = Arc::new(SpanRing::new(10, 1 << 20));
+    let provider = provider(&ring);
+    let tracer = provider.tracer("test");
+    for member in ["guild:1", "guild:2", "guild:1"] {
+        let attributes = [KeyValue::new(key::NAME, "guild"), KeyValue::new(key::GIVEN_NAME, member)];
+        let builder = tracer.span_builder(SPAN_RUN).with_attributes(attributes);
+        tracer.build_with_context(builder, &Context::new()).end();
+    }
+    let traces = |task| ring.traces_of(task).len();
+    assert_eq!((traces("guild:1"), traces("guild:2"), traces("guild"), traces("guild:3")), (2, 1, 3, 0));
+}

@@ -4,7 +4,8 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, RestartPolicy, TaskCategory, TaskContext, TaskGroup, TaskLoop, TaskPriority,
+    Backoff, CriticalTaskConfig, RestartPolicy, TaskCategory, TaskContext, TaskFamily, TaskGroup, TaskLoop,
+    TaskPriority,
     health::HealthThresholds,
     policy::{RestartStrategy, StallAction},
     schedule::OnError,
@@ -183,6 +184,7 @@ async fn a_row_is_the_snapshot_in_seconds() {
         row("poller"),
         json!({
             "name": "poller", "category": "scheduled", "priority": "high", "component": "demo",
+            "family": null, "members": null,
             "state": "waiting", "status": "healthy", "role": "degrades", "reasons": ["not_started"],
             "depends_on": ["gateway"], "active_runs": 0, "runs": 0, "errors": 0, "restarts": 0,
             "p50_seconds": null, "p95_seconds": null, "max_seconds": null,
@@ -202,6 +204,7 @@ async fn a_row_is_the_snapshot_in_seconds() {
         row("poller"),
         json!({
             "name": "poller", "category": "scheduled", "priority": "high", "component": "demo",
+            "family": null, "members": null,
             "state": "running", "status": "unhealthy", "role": "degrades", "reasons": ["error_rate"],
             "depends_on": ["gateway"], "active_runs": 0, "runs": 7, "errors": 3, "restarts": 0,
             "p50_seconds": 1.5, "p95_seconds": 1.95, "max_seconds": 2.0,
@@ -273,4 +276,32 @@ fn an_abridged_text_keeps_its_beginning_and_its_end() {
 #[test]
 fn time_before_the_epoch_is_negative() {
     assert_eq!(unix(std::time::UNIX_EPOCH - Duration::from_secs(2)), -2.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_family_is_a_row_and_so_is_each_member() {
+    let tasks = TaskManager::new();
+    tasks.start();
+    let family = TaskFamily::new("guild", |_, guild: u64| async move {
+        if guild == 1 { Err::<(), _>("down") } else { std::future::pending().await }
+    });
+    let family = family.each(|config| config.restart_policy(RestartPolicy::Never));
+    let guilds = tasks.register_family(family).expect("registered");
+    guilds.set([1, 2]).await.expect("registered");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let rows = overview(&tasks, false, false).1;
+    let told: Vec<_> = rows
+        .iter()
+        .map(|row| (&**row.name(), row.family.as_deref(), row.members, row.state, row.runs, row.errors))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("guild", None, Some(2), None, 1, 1),
+            ("guild:1", Some("guild"), None, Some("failed"), 1, 1),
+            ("guild:2", Some("guild"), None, Some("running"), 0, 0),
+        ]
+    );
+    let detail = detail(&tasks, "guild:1", Vec::new(), None).expect("known");
+    assert_eq!(detail.row.last_error.as_deref(), Some("down"));
 }

@@ -275,7 +275,7 @@ impl LoopLife {
     fn skipped(&self, reason: SkipReason, iterations: u64) {
         if iterations > 0 {
             let Life { shared, supervised, .. } = &self.living.life;
-            supervised.task.cell.skipped(reason, iterations);
+            supervised.task.skipped(reason, iterations);
             shared.tell(supervised, || TaskEventKind::Skipped { reason, iterations });
         }
     }

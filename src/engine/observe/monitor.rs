@@ -1,10 +1,12 @@
 //! The monitor: a sweep at start and then at every interval, as the span `bot.monitor_tasks`.
 //!
-//! A sweep warns once of names that the user's prefixes do not cover, and tells which tasks' health has changed, of those whose interval has
+//! A sweep warns once of names that the user's prefixes do not cover, lets names go whose task is gone, and tells which tasks' health has
+//! changed, of those whose interval has
 //! passed. Each step is isolated: a panic in one is logged and the others still run; the loop itself ends only
 //! with [`Shared::stop_monitor`] or the manager.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, PoisonError},
     time::SystemTime,
 };
@@ -17,7 +19,7 @@ use crate::{
     contract::attribute,
     emit::{ManagedSpan, SpanParent},
     engine::{
-        Shared, announce,
+        Shared, Supervised, announce,
         observe::manager_span::{Names, set_names, strings},
     },
     policy::TaskCategory,
@@ -59,6 +61,7 @@ fn sweep(shared: &Arc<Shared>) {
         let _entered = span.enter();
         step(shared, "categorize tasks", || categorize(shared, &span));
         step(shared, "check health", || check_health(shared, &span));
+        step(shared, "let names go", || shared.recorder.registry().expire(shared.recorder.now()));
     }
     span.end();
     if let Some(exposition) = &*shared.recorder.exposition() {
@@ -94,7 +97,9 @@ fn categorize(shared: &Shared, span: &ManagedSpan) {
 /// The names that are registered or have runs under way. Asked of the cells: of names there are few, of tasks millions.
 fn names_alive(listing: &[Arc<Task>]) -> Names {
     let mut names = Names::default();
-    for Entry { identity, cell, .. } in listing.iter().map(|entry| &**entry) {
+    // Members have no name of their own here: their family's stands for them.
+    let named = listing.iter().map(|entry| &**entry).filter(|entry| entry.family().is_none());
+    for Entry { identity, cell, .. } in named {
         if cell.is_alive() {
             names[identity.category as usize].push(identity.name.clone());
         }
@@ -102,6 +107,12 @@ fn names_alive(listing: &[Arc<Task>]) -> Names {
     // A name may have more than one identity in a category.
     names.iter_mut().for_each(Vec::dedup);
     names
+}
+
+/// The names that tasks are metered under, each once: there may be ten thousand members of a family.
+fn names_of(tasks: &[&Arc<Supervised>]) -> Vec<Arc<str>> {
+    let names: BTreeSet<_> = tasks.iter().map(|task| &task.task.metered().identity.name).collect();
+    names.into_iter().cloned().collect()
 }
 
 fn check_health(shared: &Arc<Shared>, span: &ManagedSpan) {
@@ -115,8 +126,8 @@ fn check_health(shared: &Arc<Shared>, span: &ManagedSpan) {
         let status = read::status(&vitals, task.live(), thresholds);
         match status {
             HealthStatus::Healthy => _ = task.note_status(status, SystemTime::now),
-            HealthStatus::Degraded => degraded.push(task.name().clone()),
-            HealthStatus::Unhealthy => unhealthy.push(task.name().clone()),
+            HealthStatus::Degraded => degraded.push(task),
+            HealthStatus::Unhealthy => unhealthy.push(task),
         }
         let changed = task.checked(now, task.spec.health_check_interval, status);
         if changed || status != HealthStatus::Healthy {
@@ -130,6 +141,6 @@ fn check_health(shared: &Arc<Shared>, span: &ManagedSpan) {
     let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     span.set_attribute(KeyValue::new(attribute::MONITOR_TASKS, count(tasks.len())));
     span.set_attribute(KeyValue::new(attribute::MONITOR_HEALTHY, count(healthy)));
-    span.set_attribute(KeyValue::new(attribute::MONITOR_DEGRADED, strings(&degraded)));
-    span.set_attribute(KeyValue::new(attribute::MONITOR_UNHEALTHY, strings(&unhealthy)));
+    span.set_attribute(KeyValue::new(attribute::MONITOR_DEGRADED, strings(&names_of(&degraded))));
+    span.set_attribute(KeyValue::new(attribute::MONITOR_UNHEALTHY, strings(&names_of(&unhealthy))));
 }

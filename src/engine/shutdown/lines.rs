@@ -47,6 +47,20 @@ pub(in crate::engine) fn key_of(line: &ShutdownEntry) -> LineKey {
     (line.name.clone(), line.owner.clone(), line.category, line.priority, line.outcome)
 }
 
+/// The line of a driver. The members of a family that ended well share one, under the family's name: there may be ten thousand.
+fn line_of_driver(note: &Note) -> ShutdownEntry {
+    let line = line_of(&note.task, note.outcome, note.after);
+    match note.task.family().filter(|_| is_shared(note)) {
+        Some(family) => ShutdownEntry { name: family.identity.name.clone(), ..line },
+        None => line,
+    }
+}
+
+fn is_shared(note: &Note) -> bool {
+    let ended_well = matches!(note.outcome, ShutdownOutcome::Clean | ShutdownOutcome::NotRunning);
+    ended_well && note.task.family().is_some()
+}
+
 /// Notes a run, in the line of those that were of one name and ended alike.
 pub(in crate::engine) fn note(
     lines: &mut Lines,
@@ -85,8 +99,8 @@ pub(in crate::engine) fn all_lines(mut lines: Lines, mut notes: Vec<Note>) -> Ve
     let by_map = !lines.is_empty();
     let mut all = Vec::with_capacity(notes.len() + lines.len());
     for (index, note) in notes.iter().enumerate() {
-        let line = line_of(&note.task, note.outcome, note.after);
-        if by_map || !alone(index) {
+        let line = line_of_driver(note);
+        if by_map || is_shared(note) || !alone(index) {
             add(&mut lines, note.position, line);
         } else {
             all.push((note.position, line));

@@ -977,7 +977,7 @@ impl Tracker {
     pub(crate) fn names(&self) -> Names {
         let mut names = [const { BTreeSet::new() }; TaskCategory::ALL.len()];
         let mut name = |task: &Task| {
-            let identity = &task.identity;
+            let identity = &task.metered().identity;
             let of_category = &mut names[identity.category as usize];
             if !of_category.contains(&identity.name) {
                 of_category.insert(identity.name.clone());

@@ -1138,7 +1138,7 @@ impl Drop for Driver {
             supervised.set_next_retry(None);
         }
         if supervised.is_to_unregister() {
-            shared.forget(supervised);
+            shared.remove(supervised);
         }
         let reported = shared.tracker.leave_driver(supervised);
         if !self.done && was_alive && !reported {

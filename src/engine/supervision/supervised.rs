@@ -25,6 +25,7 @@ use crate::{
         supervision::{
             courier::Errand,
             links::Bond,
+            member::MemberBody,
             order_slot::{OrderSlot, Signal},
             signs_of_life::Signals,
         },
@@ -106,6 +107,11 @@ pub(crate) trait Body: Send + Sync + 'static {
     /// Called when its task is registered.
     fn registered(&self, _supervised: &Arc<Supervised>) {}
 
+    /// What it is to its family, for a member of one.
+    fn member(&self) -> Option<&MemberBody> {
+        None
+    }
+
     /// For those who know which kind it is.
     fn as_any(&self) -> &dyn Any;
 }
@@ -163,11 +169,11 @@ pub(crate) fn is_current(shared: &Shared, task: &Supervised) -> bool {
 }
 
 /// Waits until a task that was asked to leave is gone and forgotten. A task does not wait for itself.
-pub(crate) async fn until_gone(shared: &Shared, task: &Arc<Supervised>) {
+pub(crate) async fn until_gone(shared: &Arc<Shared>, task: &Arc<Supervised>) {
     if !is_current(shared, task) {
         task.gone().await;
         // Its driver does so, unless it had left before.
-        shared.forget(task);
+        shared.remove(task);
     }
 }
 

@@ -1,0 +1,155 @@
+//! A name's cell with its identity, and who else counts what happens under it.
+//!
+//! A member of a family counts twice: in a cell of its own, which health and the page show, and in its family's, which is
+//! exported. What is read of a task is its own cell's.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use super::{EndedRun, Identity, SkipReason, TaskCell, TaskSnapshot};
+use crate::{policy::RestartReason, sync::atomic::AtomicUsize};
+
+/// A cell, its identity, and what an upper layer keeps with it (`E`: the attribute sets its exports need).
+#[derive(Debug)]
+pub(crate) struct Entry<E> {
+    pub(crate) identity: Identity,
+    pub(crate) cell: TaskCell,
+    pub(crate) extra: E,
+    /// The entry that it is metered under, as [`Kind`] says.
+    pub(super) under: Option<Arc<Entry<E>>>,
+    pub(super) kind: Kind,
+    /// Made for a caller that gave nothing but the name. The first of a name is found by it alone.
+    pub(super) plain: bool,
+    /// Whether members report to it. Set once, before the first does.
+    pub(super) is_family: AtomicBool,
+    /// Whether a collection has seen it since it retired. Statistics only, pairs with nothing.
+    pub(super) shown: AtomicBool,
+}
+
+/// What an entry is to those who count and export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A name of its own. One that came too late for the histograms is recorded there under another.
+    Name,
+    /// A member of the family that it is metered under. Takes no room, and is not exported.
+    Member,
+    /// The name of everything that does not fit. Takes no room.
+    Overflow,
+}
+
+impl<E> Entry<E> {
+    /// The family, for a member of one.
+    pub(crate) fn family(&self) -> Option<&Arc<Entry<E>>> {
+        self.under.as_ref().filter(|_| self.kind == Kind::Member)
+    }
+
+    pub(crate) fn is_family(&self) -> bool {
+        self.is_family.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_family(&self) {
+        self.is_family.store(true, Ordering::Relaxed);
+    }
+
+    /// What it is exported as: itself, or its family.
+    pub(crate) fn metered(&self) -> &Self {
+        self.family().map_or(self, |family| family)
+    }
+
+    /// What its runs are recorded under in histograms, which keep each name for ever.
+    pub(crate) fn recorded(&self) -> &Self {
+        let mut entry = self;
+        while let Some(under) = &entry.under {
+            entry = under;
+        }
+        entry
+    }
+
+    /// The name, for a member: its family's has another.
+    pub(crate) fn member_name(&self) -> Option<&str> {
+        self.family().map(|_| &*self.identity.name)
+    }
+
+    /// The cells that count what happens under the name.
+    fn cells(&self) -> impl Iterator<Item = &TaskCell> {
+        [Some(&self.cell), self.family().map(|family| &family.cell)].into_iter().flatten()
+    }
+
+    /// Counts a run that begins. Returns whether the registry has let the name go meanwhile.
+    pub(crate) fn run_started(&self, now: impl FnOnce() -> Duration + Copy, wall: SystemTime) -> bool {
+        if let Some(family) = self.family() {
+            family.cell.run_started(now, wall);
+        }
+        self.cell.run_started(now, wall)
+    }
+
+    /// Counts an ended run. Returns the error type that it is exported under.
+    pub(crate) fn run_ended(
+        &self,
+        run: &EndedRun<'_>,
+        now: impl FnOnce() -> Duration + Copy,
+        error_type_budget: &AtomicUsize,
+    ) -> Option<&'static str> {
+        let Some(family) = self.family() else {
+            return self.cell.run_ended(run, now, error_type_budget);
+        };
+        let error_type = family.cell.run_ended(run, now, error_type_budget);
+        // Not exported: it has a budget of its own.
+        self.cell.run_ended(run, now, &AtomicUsize::new(TaskSnapshot::MAX_ERROR_TYPES));
+        error_type
+    }
+
+    pub(crate) fn polled(&self, duration: Duration, slow: Duration) {
+        self.cell.polled(duration, slow);
+        if let Some(family) = self.family() {
+            family.cell.polled(duration, slow);
+        }
+    }
+
+    pub(crate) fn heartbeat(&self, wall: SystemTime) {
+        self.cells().for_each(|cell| cell.heartbeat(wall));
+    }
+
+    pub(crate) fn stale_signal(&self) {
+        self.cells().for_each(TaskCell::stale_signal);
+    }
+
+    pub(crate) fn restarted(&self, reason: RestartReason, now: Duration, wall: SystemTime) {
+        self.cells().for_each(|cell| cell.restarted(reason, now, wall));
+    }
+
+    pub(crate) fn stalled(&self) {
+        self.cells().for_each(TaskCell::stalled);
+    }
+
+    pub(crate) fn skipped(&self, reason: SkipReason, iterations: u64) {
+        self.cells().for_each(|cell| cell.skipped(reason, iterations));
+    }
+
+    pub(crate) fn retried(&self) {
+        self.cells().for_each(TaskCell::retried);
+    }
+
+    /// Everything that is known of it.
+    pub(crate) fn snapshot(&self, now: Duration) -> TaskSnapshot {
+        self.complete(self.cell.snapshot(&self.identity, now))
+    }
+
+    /// What is exported of it.
+    pub(crate) fn exported(&self) -> TaskSnapshot {
+        self.complete(self.cell.exported(&self.identity))
+    }
+
+    fn complete(&self, snapshot: TaskSnapshot) -> TaskSnapshot {
+        TaskSnapshot {
+            family: self.family().map(|family| family.identity.name.clone()),
+            members: self.is_family().then(Default::default),
+            ..snapshot
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Families: any number of tasks of one kind, told apart by a key.
+
+use std::{
+    collections::{HashMap, hash_map},
+    fmt::{self, Display, Write as _},
+    future::Future,
+    sync::{Arc, Weak},
+};
+
+use crate::{
+    cell,
+    config::task::CriticalTaskConfig,
+    engine::{
+        Changed, Family, MemberBody, Registration, Shared, Supervised, TaskContext, Wanted, until_gone,
+    },
+    error::{KeyProblem, MAX_KEY_LENGTH, RegisterError},
+    policy::TaskOutput,
+    read::TaskHealth,
+};
+
+/// What the members of a family are told apart by: an id, say. Implemented for every type that can be.
+///
+/// The text of a key names its member: at most [`MAX_KEY_LENGTH`] bytes, without slashes and control characters. Two keys with the same
+/// text cannot both be members.
+pub trait FamilyKey: Clone + Eq + Display + Send + Sync + 'static {}
+
+impl<K: Clone + Eq + Display + Send + Sync + 'static> FamilyKey for K {}
+
+/// Any number of tasks of one kind, one per key: a guild, a tenant, a connection. A member is named `family:key`.
+///
+/// A member is supervised as any registered task is: it is restarted by its policy, has a state and a health of its own, may own work,
+/// and is stopped, paused or unregistered by its full name. Its default health role is [`Degrades`](crate::HealthRole::Degrades).
+///
+/// The members are metered under the family's name: metrics have one set of attributes, however many members there are, and none has the
+/// key. Counters and histograms are the sums of all members, those that are gone too. `task.status` is the number of members in each
+/// state, `task.next_run.time` and `task.next_retry.time` are the earliest, `task.interval` is the longest, and `task.heartbeat.time` is that
+/// of the running member that has been silent for longest. Spans and log records carry the family as `task.name` and the member as
+/// `task.given_name`. Members that differ in category, priority or component are metered apart from each other.
+///
+/// ```
+/// use otel_tasks::{CriticalTaskConfig, Schedule, TaskFamily, TaskLoop, TaskPriority};
+/// use std::time::Duration;
+/// # async fn sweep(_guild: u64) {}
+/// // A loop per guild, not all at once.
+/// let guilds = TaskFamily::of("guild_sweep", |guild: &u64| {
+///     let (guild, every) = (*guild, Schedule::every(Duration::from_secs(300)));
+///     CriticalTaskConfig::from_loop("guild_sweep", TaskLoop::on(every, move |_| sweep(guild)))
+/// })
+/// .each(|config| config.priority(TaskPriority::Low))
+/// .max_members(500);
+/// # drop(guilds);
+/// ```
+#[must_use = "a family does nothing until it is registered"]
+pub struct TaskFamily<K> {
+    name: String,
+    make: Make<K>,
+    max_members: usize,
+}
+
+type Make<K> = Box<dyn Fn(&K) -> CriticalTaskConfig + Send + Sync>;
+
+impl<K> fmt::Debug for TaskFamily<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskFamily")
+            .field("name", &self.name)
+            .field("max_members", &self.max_members)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<K: FamilyKey> TaskFamily<K> {
+    /// The number of members that a family may have by default.
+    pub const DEFAULT_MAX_MEMBERS: usize = 10_000;
+
+    /// Creates a family whose members run the future of `factory` with their key, as [`CriticalTaskConfig::new`] does.
+    pub fn new<F, Fut, Via>(name: impl Into<String>, factory: F) -> Self
+    where
+        F: Fn(TaskContext, K) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: TaskOutput<Via> + 'static,
+    {
+        let factory = Arc::new(factory);
+        Self::of(name, move |key: &K| {
+            let (factory, key) = (factory.clone(), key.clone());
+            CriticalTaskConfig::new("", move |ctx| factory(ctx, key.clone()))
+        })
+    }
+
+    /// Creates a family whose members are loops, or are each kept in a way of their own. The name in the config is replaced.
+    ///
+    /// `make` is called with the key of each member that is to be registered, in the call that registers it.
+    pub fn of(
+        name: impl Into<String>,
+        make: impl Fn(&K) -> CriticalTaskConfig + Send + Sync + 'static,
+    ) -> Self {
+        Self { name: name.into(), make: Box::new(make), max_members: Self::DEFAULT_MAX_MEMBERS }
+    }
+
+    /// Says more about every member. May be called again for more.
+    pub fn each(
+        mut self,
+        configure: impl Fn(CriticalTaskConfig) -> CriticalTaskConfig + Send + Sync + 'static,
+    ) -> Self {
+        let make = self.make;
+        self.make = Box::new(move |key| configure(make(key)));
+        self
+    }
+
+    /// Sets how many members there may be ([`DEFAULT_MAX_MEMBERS`](Self::DEFAULT_MAX_MEMBERS)). Those that were asked to leave do not
+    /// count, also while they still stop.
+    pub fn max_members(mut self, members: usize) -> Self {
+        self.max_members = members;
+        self
+    }
+
+    pub(crate) fn register(self, shared: &Arc<Shared>) -> Result<FamilyHandle<K>, RegisterError> {
+        if self.name.is_empty() {
+            return Err(RegisterError::EmptyName);
+        }
+        let name: Arc<str> = self.name.into();
+        let family = Family::new(name.clone(), self.max_members);
+        if self.max_members == 0 {
+            return Err(RegisterError::FamilyFull { family: name.to_string(), max_members: 0 });
+        }
+        let said = Arc::new(Said { family, make: self.make });
+        shared.register_family(&name, said.clone())?;
+        Ok(FamilyHandle { name, said: Arc::downgrade(&said), manager: Arc::downgrade(shared) })
+    }
+}
+
+/// What was said of a registered family. Held by the manager alone.
+struct Said<K> {
+    family: Arc<Family>,
+    make: Make<K>,
+}
+
+impl<K: FamilyKey> Said<K> {
+    /// A member to be registered.
+    fn registration(&self, key: &K, name: &str, shared: &Shared) -> Result<Registration, RegisterError> {
+        let config = (self.make)(key).of_family(name);
+        let intensity = config.check()?;
+        let registration = config.registration(intensity, None, shared);
+        let body = MemberBody::new(registration.body, self.family.clone(), Box::new(key.clone()));
+        Ok(Registration { body: Arc::new(body), ..registration })
+    }
+
+    /// Whether a task is the member of this key; one of another kind stands under the same name otherwise.
+    fn is_member(&self, task: &Supervised, key: &K) -> bool {
+        self.key_of(task).is_some_and(|held| held == key)
+    }
+
+    /// The key of a member of this family.
+    fn key_of<'a>(&self, task: &'a Supervised) -> Option<&'a K> {
+        let member = task.body.member().filter(|member| member.is_of(&self.family))?;
+        member.key().downcast_ref()
+    }
+}
+
+/// Adds members to a family, removes them, and tells of them. Clones speak of the same family.
+///
+/// It keeps neither the manager nor a task alive: it is made to be kept inside tasks. Once the manager is gone there are no members,
+/// and [`ensure`](Self::ensure) returns [`RegisterError::ShuttingDown`].
+pub struct FamilyHandle<K> {
+    name: Arc<str>,
+    said: Weak<Said<K>>,
+    manager: Weak<Shared>,
+}
+
+impl<K> Clone for FamilyHandle<K> {
+    fn clone(&self) -> Self {
+        Self { name: self.name.clone(), said: self.said.clone(), manager: self.manager.clone() }
+    }
+}
+
+impl<K> fmt::Debug for FamilyHandle<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FamilyHandle").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<K: FamilyKey> FamilyHandle<K> {
+    fn there(&self) -> Option<(Arc<Shared>, Arc<Said<K>>)> {
+        Some((self.manager.upgrade()?, self.said.upgrade()?))
+    }
+
+    /// The name of a member, checked.
+    fn checked_name(&self, key: &K) -> Result<Arc<str>, RegisterError> {
+        let name = self.task_name(key);
+        let text = &name[self.name.len() + 1..];
+        let is_bad = |character: &char| matches!(character, '/' | '\\') || character.is_control();
+        let problem = if text.is_empty() {
+            Some(KeyProblem::Empty)
+        } else if text.len() > MAX_KEY_LENGTH {
+            Some(KeyProblem::TooLong)
+        } else {
+            text.chars().find(is_bad).map(KeyProblem::Character)
+        };
+        match problem {
+            None => Ok(name.into()),
+            Some(problem) => {
+                let end = (0..=MAX_KEY_LENGTH.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+                let key = text[..end.unwrap_or(0)].to_owned();
+                Err(RegisterError::Key { family: self.name.to_string(), key, problem })
+            }
+        }
+    }
+
+    /// Registers the member with this key unless it is there. Returns whether it was registered now.
+    ///
+    /// It begins as a registered task does: at once if the manager has [started](crate::TaskManager::start). A member that was stopped, has
+    /// finished or has failed is there. One that was asked to leave, and still stops, comes back once it has ended.
+    ///
+    /// # Errors
+    /// [`RegisterError`] names what is wrong, and nothing was changed:
+    /// - [`Key`](RegisterError::Key): the key's text cannot be part of a name.
+    /// - [`Duplicate`](RegisterError::Duplicate): another key with the same text is a member, or another task has that name.
+    /// - [`FamilyFull`](RegisterError::FamilyFull), [`ShuttingDown`](RegisterError::ShuttingDown), and what is wrong with the member's
+    ///   config, as in [`register`](crate::TaskManager::register).
+    #[track_caller]
+    pub fn ensure(&self, key: K) -> Result<bool, RegisterError> {
+        let name = self.checked_name(&key)?;
+        let (shared, said) = self.there().ok_or(RegisterError::ShuttingDown)?;
+        loop {
+            let held = shared.supervised(&name);
+            if let Some(held) = &held {
+                if !said.is_member(held, &key) {
+                    return Err(RegisterError::Duplicate { name: name.to_string() });
+                }
+                if held.body.member().is_some_and(MemberBody::is_to_stay) {
+                    return Ok(false);
+                }
+            }
+            let member = said.registration(&key, &name, &shared)?;
+            match shared.ensure_member(&said.family, member, held.as_ref()) {
+                Ok(()) => return Ok(true),
+                Err(Changed::Refused(error)) => return Err(error),
+                Err(Changed::Meanwhile) => {}
+            }
+        }
+    }
+
+    /// Stops the member with this key and forgets it; waits until it is gone. Returns whether it was there.
+    ///
+    /// A member that removes itself does not wait: the call returns once it is asked to stop.
+    ///
+    /// # Cancel safety
+    /// Dropping the future, once it was polled, stops the waiting, not the stop.
+    pub async fn remove(&self, key: &K) -> bool {
+        let Some((shared, said)) = self.there() else { return false };
+        let name = self.task_name(key);
+        loop {
+            let held = shared.supervised(&name).filter(|held| said.is_member(held, key));
+            let Some(held) = held else { return false };
+            let Ok(stayed) = shared.mark_leaving(&held) else { continue };
+            if stayed {
+                shared.leave(&held);
+            }
+            until_gone(&shared, &held).await;
+            return stayed;
+        }
+    }
+
+    /// Lets the family have the members with these keys and no others: adds those that are missing, removes the rest, and waits
+    /// until the rest is gone. Those that are there go on untouched. A key may come more than once.
+    ///
+    /// # Errors
+    /// As [`ensure`](Self::ensure): everything is checked first, and nothing was changed.
+    ///
+    /// # Cancel safety
+    /// Nothing happens before the first poll, and everything in it. Dropping the future after that stops the waiting alone.
+    pub fn set<I: IntoIterator<Item = K>>(
+        &self,
+        keys: I,
+    ) -> impl Future<Output = Result<(), RegisterError>> + Send + use<'_, K, I> {
+        let keys: Vec<K> = keys.into_iter().collect();
+        async move {
+            let (shared, leaving) = self.set_now(keys)?;
+            for task in &leaving {
+                until_gone(&shared, task).await;
+            }
+            Ok(())
+        }
+    }
+
+    fn set_now(&self, keys: Vec<K>) -> Result<(Arc<Shared>, Vec<Arc<Supervised>>), RegisterError> {
+        let duplicate = |name: &str| RegisterError::Duplicate { name: name.to_owned() };
+        let mut by_name = HashMap::with_capacity(keys.len());
+        for key in keys {
+            let name = self.checked_name(&key)?;
+            match by_name.entry(name) {
+                hash_map::Entry::Vacant(place) => _ = place.insert(key),
+                hash_map::Entry::Occupied(held) if *held.get() == key => {}
+                hash_map::Entry::Occupied(held) => return Err(duplicate(held.key())),
+            }
+        }
+        let (shared, said) = self.there().ok_or(RegisterError::ShuttingDown)?;
+        let max_members = said.family.max_members;
+        if by_name.len() > max_members {
+            return Err(RegisterError::FamilyFull { family: self.name.to_string(), max_members });
+        }
+        loop {
+            let there = shared.members_of(&said.family);
+            let there: HashMap<_, _> = there.iter().map(|task| (task.name(), task)).collect();
+            let mut wanted = Wanted::with_capacity(by_name.len());
+            for (name, key) in &by_name {
+                let held = there.get(name);
+                if held.is_some_and(|held| !said.is_member(held, key)) {
+                    return Err(duplicate(name));
+                }
+                let stays = held.is_some_and(|held| held.body.member().is_some_and(MemberBody::is_to_stay));
+                let member = if stays { None } else { Some(said.registration(key, name, &shared)?) };
+                wanted.insert(name.clone(), member);
+            }
+            match shared.set_members(&said.family, wanted) {
+                Ok(leaving) => return Ok((shared, leaving)),
+                Err(Changed::Refused(error)) => return Err(error),
+                Err(Changed::Meanwhile) => {}
+            }
+        }
+    }
+
+    /// Returns the keys of the members, in the order of their texts. Those that were asked to leave are not among them.
+    pub fn keys(&self) -> Vec<K> {
+        let Some((shared, said)) = self.there() else { return Vec::new() };
+        let members = shared.members_of(&said.family);
+        let members = members.iter().filter(|task| task.body.member().is_some_and(MemberBody::is_to_stay));
+        members.filter_map(|task| said.key_of(task).cloned()).collect()
+    }
+
+    /// Returns the health of the member with this key; `None` if there is no such member.
+    pub fn health(&self, key: &K) -> Option<TaskHealth> {
+        let (shared, said) = self.there()?;
+        let task = shared.supervised(&self.task_name(key)).filter(|task| said.is_member(task, key))?;
+        let vitals = cell::vitals(std::slice::from_ref(&task.task), shared.recorder.now());
+        Some(shared.health_of(Some(&task), &vitals))
+    }
+
+    /// Returns `family:key`, which the manager's methods take as the member's name.
+    pub fn task_name(&self, key: &K) -> String {
+        let mut name = String::with_capacity(self.name.len() + 24);
+        name.push_str(&self.name);
+        // A text is written to a string: only the key's `Display` may fail, and what it wrote is the name then.
+        let _ = write!(name, ":{key}");
+        name
+    }
+}

@@ -1,0 +1,498 @@
+//! Families: one supervised task per key, metered under one name.
+
+use std::{
+    collections::BTreeSet,
+    fmt, io,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+};
+
+use otel_tasks::{
+    Backoff, CriticalTaskConfig, FamilyHandle, HealthRole, TaskContext, TaskFamily, TaskLoop, TaskManager,
+    TaskPriority,
+    health::HealthStatus,
+    shutdown::ShutdownOutcome,
+    snapshot::TaskState,
+    task::{KeyProblem, RegisterError, TaskManagerBuilder},
+};
+use tokio::time::{sleep, timeout};
+
+use crate::support::{Alive, metrics::Metrics, secs, settle, shown, tasks::state};
+
+async fn until_cancelled<K>(ctx: TaskContext, _key: K) {
+    ctx.cancelled().await;
+}
+
+fn started() -> TaskManager {
+    let tasks = TaskManager::new();
+    tasks.start();
+    tasks
+}
+
+/// A family whose members take a second to stop.
+fn slow(tasks: &TaskManager, alive: &Alive) -> FamilyHandle<u64> {
+    let alive = alive.clone();
+    let family = TaskFamily::new("guild", move |ctx: TaskContext, _: u64| {
+        let guard = alive.guard();
+        async move {
+            ctx.cancelled().await;
+            sleep(secs(1)).await;
+            drop(guard);
+        }
+    });
+    tasks.register_family(family).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_come_once_and_go() {
+    let (tasks, alive) = (started(), Alive::default());
+    let guilds = slow(&tasks, &alive);
+    assert!(guilds.ensure(1).unwrap() && guilds.ensure(2).unwrap());
+    assert!(!guilds.ensure(1).unwrap(), "it is there");
+    settle().await;
+    assert_eq!((guilds.keys(), alive.now()), (vec![1, 2], 2));
+    assert_eq!(tasks.task_names(), ["guild:1", "guild:2"]);
+    assert_eq!(guilds.task_name(&2), "guild:2");
+    assert!(guilds.remove(&1).await);
+    assert_eq!(alive.now(), 1, "it is waited for");
+    assert!(!guilds.remove(&1).await, "it is there no more");
+    assert_eq!((guilds.keys(), guilds.health(&1)), (vec![2], None));
+    assert_eq!(guilds.health(&2).expect("a member").role, HealthRole::Degrades);
+    assert!(tasks.snapshot("guild:1").is_none(), "nothing is left of it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_adds_what_is_missing_and_removes_the_rest() {
+    let (tasks, alive) = (started(), Alive::default());
+    let guilds = slow(&tasks, &alive);
+    guilds.set([1, 2, 3, 3]).await.unwrap();
+    settle().await;
+    let began = tasks.snapshot("guild:3").unwrap().first_start;
+    guilds.set([3, 4]).await.unwrap();
+    assert_eq!(guilds.keys(), [3, 4]);
+    assert_eq!(tasks.snapshot("guild:3").unwrap().first_start, began, "it goes on untouched");
+    assert_eq!(alive.now(), 2);
+    guilds.set([]).await.unwrap();
+    assert_eq!((guilds.keys().len(), alive.now(), tasks.task_names().len()), (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_that_nobody_waits_for_takes_place_all_the_same() {
+    let (tasks, alive) = (started(), Alive::default());
+    let guilds = slow(&tasks, &alive);
+    guilds.set([1, 2]).await.unwrap();
+    settle().await;
+    drop(guilds.set([7]));
+    assert_eq!(guilds.keys(), [1, 2], "nothing happens before the first poll");
+    assert!(timeout(secs(0), guilds.set([2, 3])).await.is_err(), "a member takes a second to stop");
+    assert_eq!(guilds.keys(), [2, 3]);
+    sleep(secs(2)).await;
+    assert_eq!((tasks.task_names(), alive.now()), (vec!["guild:2".to_owned(), "guild:3".to_owned()], 2));
+}
+
+/// The last word counts: who is ensured while it still stops comes back, and who is removed then does not.
+#[tokio::test(start_paused = true)]
+async fn a_member_that_is_ensured_while_it_stops_comes_back_once() {
+    let (tasks, alive) = (started(), Alive::default());
+    let guilds = slow(&tasks, &alive);
+    guilds.ensure(1).unwrap();
+    settle().await;
+    let removing = tokio::spawn({
+        let guilds = guilds.clone();
+        async move { guilds.remove(&1).await }
+    });
+    settle().await;
+    assert!(guilds.keys().is_empty());
+    assert!(guilds.ensure(1).unwrap(), "it comes back");
+    assert!(!guilds.ensure(1).unwrap());
+    assert_eq!(guilds.keys(), [1]);
+    assert_eq!(alive.now(), 1, "never two at once");
+    assert!(removing.await.unwrap());
+    settle().await;
+    assert_eq!((alive.now(), state(&tasks, "guild:1")), (1, Some(TaskState::Running)));
+    assert_eq!(tasks.snapshot("guild:1").unwrap().total_runs(), 0, "with figures of its own");
+
+    // By its name, too; and the last word is that it goes.
+    for unregister in [true, false] {
+        let forgetting = tokio::spawn({
+            let tasks = tasks.clone();
+            async move { tasks.unregister("guild:1").await }
+        });
+        settle().await;
+        assert!(guilds.ensure(1).unwrap());
+        if unregister {
+            tasks.unregister("guild:1").await.unwrap();
+        } else {
+            assert!(guilds.remove(&1).await);
+        }
+        forgetting.await.unwrap().unwrap();
+        sleep(secs(5)).await;
+        assert_eq!((guilds.keys().len(), alive.now()), (0, 0));
+        assert!(guilds.ensure(1).unwrap());
+        settle().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_cannot_be_names_are_refused_and_change_nothing() {
+    let tasks = started();
+    let family = TaskFamily::new("guild", until_cancelled::<String>).max_members(2);
+    let guilds = tasks.register_family(family).unwrap();
+    let long = "é".repeat(70);
+    for (key, expected) in [
+        ("", KeyProblem::Empty),
+        ("a/b", KeyProblem::Character('/')),
+        ("a\\b", KeyProblem::Character('\\')),
+        ("a\nb", KeyProblem::Character('\n')),
+        (long.as_str(), KeyProblem::TooLong),
+    ] {
+        let refused = guilds.ensure(key.to_owned()).unwrap_err();
+        assert!(matches!(&refused, RegisterError::Key { problem, .. } if *problem == expected), "{refused}");
+        let refused = guilds.set(["fine".to_owned(), key.to_owned()]).await.unwrap_err();
+        assert!(matches!(refused, RegisterError::Key { .. }), "{refused}");
+    }
+    let full =
+        |refused: RegisterError| assert!(matches!(refused, RegisterError::FamilyFull { .. }), "{refused}");
+    full(guilds.set(["a", "b", "c"].map(String::from)).await.unwrap_err());
+    assert!(guilds.keys().is_empty() && tasks.snapshots().is_empty());
+    guilds.set(["a", "b"].map(String::from)).await.unwrap();
+    full(guilds.ensure("c".to_owned()).unwrap_err());
+    // A full family can be replaced as a whole.
+    guilds.set(["c", "d"].map(String::from)).await.unwrap();
+    assert_eq!(guilds.keys(), ["c", "d"]);
+    let none = TaskFamily::new("none", until_cancelled::<u64>).max_members(0);
+    full(tasks.register_family(none).map(drop).unwrap_err());
+}
+
+/// A key of which only a part is shown.
+#[derive(Clone, PartialEq, Eq)]
+struct Partly(&'static str, u64);
+
+impl fmt::Display for Partly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_keys_of_one_text_are_an_error_and_not_a_mix() {
+    let tasks = started();
+    let family = TaskFamily::new("f", until_cancelled::<Partly>);
+    let family = tasks.register_family(family).unwrap();
+    family.ensure(Partly("a", 1)).unwrap();
+    let duplicate = |refused: RegisterError| {
+        assert!(matches!(&refused, RegisterError::Duplicate { name, .. } if name == "f:a"), "{refused}");
+    };
+    duplicate(family.ensure(Partly("a", 2)).unwrap_err());
+    duplicate(family.set([Partly("a", 1), Partly("a", 2)]).await.unwrap_err());
+    duplicate(family.set([Partly("b", 1), Partly("a", 2)]).await.unwrap_err());
+    assert!(!family.remove(&Partly("a", 2)).await);
+    assert!(family.health(&Partly("a", 2)).is_none());
+    assert_eq!(family.keys().iter().map(|key| key.1).collect::<Vec<_>>(), [1]);
+    // A task of another kind may have the name, too.
+    tasks.register(CriticalTaskConfig::new("f:b", |ctx| until_cancelled(ctx, ()))).unwrap();
+    let refused = family.ensure(Partly("b", 1)).unwrap_err();
+    assert!(matches!(refused, RegisterError::Duplicate { .. }), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_name_of_a_family_is_taken() {
+    let tasks = started();
+    let config = |name: &str| CriticalTaskConfig::new(name, |ctx| until_cancelled(ctx, ()));
+    tasks.register(config("task")).unwrap();
+    let family = |name: &str| TaskFamily::new(name, until_cancelled::<u64>);
+    let guilds = tasks.register_family(family("guild")).unwrap();
+    for refused in [
+        tasks.register_family(family("guild")).map(drop),
+        tasks.register_family(family("task")).map(drop),
+        tasks.register(config("guild")),
+        tasks.replace(config("guild")).await,
+    ] {
+        assert!(shown(&refused).starts_with("Err(Duplicate"), "{refused:?}");
+    }
+    assert!(matches!(tasks.register_family(family("")), Err(RegisterError::EmptyName)));
+    // A family is no task that one could wait for.
+    let refused = tasks.register(config("waits").depends_on("guild")).unwrap_err();
+    assert!(matches!(refused, RegisterError::UnknownDependency { .. }), "{refused}");
+    // One of its members is.
+    guilds.ensure(1).unwrap();
+    tasks.register(config("waits").depends_on("guild:1")).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_is_supervised_as_any_registered_task() {
+    let tasks = started();
+    let family = TaskFamily::new("guild", |ctx: TaskContext, guild: u64| async move {
+        sleep(secs(10)).await;
+        if guild == 1 {
+            return Err(io::Error::other("down"));
+        }
+        ctx.cancelled().await;
+        Ok(())
+    })
+    .each(|config| config.priority(TaskPriority::Low))
+    .each(|config| config.max_restarts(2, secs(3_600)).backoff(Backoff::constant(secs(1))));
+    let guilds = tasks.register_family(family).unwrap();
+    guilds.set([1, 2]).await.unwrap();
+    assert_eq!(tasks.task_settings("guild:1").unwrap().health_role, HealthRole::Degrades);
+    sleep(secs(60)).await;
+    assert_eq!(state(&tasks, "guild:1"), Some(TaskState::Failed));
+    assert_eq!(guilds.health(&1).unwrap().status, HealthStatus::Unhealthy);
+    assert_eq!(guilds.health(&2).unwrap().status, HealthStatus::Healthy);
+    let health = tasks.health();
+    assert!(health.is_live && health.is_ready, "it degrades the service");
+    tasks.stop("guild:2").unwrap();
+    settle().await;
+    assert_eq!(state(&tasks, "guild:2"), Some(TaskState::Stopped));
+    tasks.restart("guild:2").unwrap();
+    settle().await;
+    assert_eq!(state(&tasks, "guild:2"), Some(TaskState::Running));
+    tasks.pause("guild:2").unwrap();
+    settle().await;
+    assert_eq!(state(&tasks, "guild:2"), Some(TaskState::Paused));
+    assert!(!guilds.ensure(2).unwrap(), "one that is paused is there");
+    tasks.unregister("guild:2").await.unwrap();
+    assert_eq!(guilds.keys(), [1]);
+    let snapshot = tasks.snapshot("guild:1").unwrap();
+    assert_eq!((&*snapshot.name, snapshot.family.as_deref()), ("guild:1", Some("guild")));
+    assert_eq!((snapshot.total_runs(), snapshot.total_restarts()), (3, 2));
+    assert_eq!(snapshot.last_error.expect("it failed").message, "down");
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_may_be_loops_that_are_controlled_by_name() {
+    let tasks = started();
+    let runs = Arc::new(AtomicU64::new(0));
+    let counts = runs.clone();
+    let family = TaskFamily::of("sweep", move |every: &u64| {
+        let counts = counts.clone();
+        CriticalTaskConfig::from_loop(
+            "replaced",
+            TaskLoop::every(secs(*every), move |_| {
+                counts.fetch_add(1, SeqCst);
+                async {}
+            }),
+        )
+    });
+    let sweeps = tasks.register_family(family).unwrap();
+    sweeps.set([10, 60]).await.unwrap();
+    sleep(secs(61)).await;
+    assert_eq!(runs.load(SeqCst), 7 + 2);
+    let ten = tasks.loop_handle("sweep:10").unwrap();
+    assert_eq!(ten.interval(), Some(secs(10)));
+    ten.pause().unwrap();
+    sleep(secs(60)).await;
+    assert_eq!(runs.load(SeqCst), 9 + 1);
+    let family = tasks.snapshot("sweep").unwrap();
+    assert_eq!((family.state, family.total_members()), (None, Some(2)));
+    assert_eq!((family.members(TaskState::Running), family.members(TaskState::Paused)), (1, 1));
+    assert_eq!(family.interval, Some(secs(60)), "the longest");
+    assert_eq!(family.next_run, tasks.snapshot("sweep:60").unwrap().next_run, "the earliest");
+    // A config that is not usable is refused as it would be for a task.
+    let refused = sweeps.ensure(0).unwrap_err();
+    assert!(matches!(&refused, RegisterError::Loop { name, .. } if name == "sweep:0"), "{refused}");
+    assert!(matches!(sweeps.set([10, 0]).await, Err(RegisterError::Loop { .. })));
+    assert_eq!(sweeps.keys(), [10, 60]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_family_is_metered_under_one_name() {
+    let metrics = Metrics::new();
+    let tasks = TaskManager::builder().meter(metrics.meter()).max_names(3).build().unwrap();
+    tasks.start();
+    let family = TaskFamily::new("guild", |ctx: TaskContext, guild: u64| async move {
+        if guild % 10 == 0 {
+            sleep(secs(1)).await;
+            return Err(io::Error::other("down"));
+        }
+        ctx.cancelled().await;
+        Ok(())
+    })
+    .each(|config| config.max_restarts(1, secs(3_600)).backoff(Backoff::constant(secs(1))));
+    let guilds = tasks.register_family(family).unwrap();
+    guilds.set(1..=100).await.unwrap();
+    sleep(secs(10)).await;
+    let of = [("task.name", "guild")];
+    let points = metrics.collect();
+    let names: BTreeSet<_> = points.0.iter().filter_map(|point| point.attributes.get("task.name")).collect();
+    assert_eq!(names, BTreeSet::from([&"guild".to_owned()]));
+    let in_state = |state| points.sum("task.status", &[of[0], ("task.state", state)]);
+    assert_eq!((in_state("running"), in_state("failed"), in_state("backoff")), (90.0, 10.0, 0.0));
+    assert_eq!(points.of("task.status", &of).len(), TaskState::ALL.len());
+    assert_eq!(points.sum("task.run.active", &of), 90.0);
+    assert_eq!(points.sum("task.runs", &of), 20.0);
+    assert_eq!(points.count("task.run.duration", &of), 20);
+    assert_eq!(points.sum("task.restarts", &of), 10.0);
+    assert_eq!(points.of("task.next_retry.time", &of).len(), 1);
+    // What members have counted stays when they go.
+    guilds.set([]).await.unwrap();
+    let points = metrics.collect();
+    assert_eq!((points.sum("task.runs", &of), points.sum("task.run.active", &of)), (110.0, 0.0));
+    assert_eq!(points.sum("task.status", &of), 0.0);
+    let statistics = tasks.statistics();
+    assert_eq!((statistics.total_runs, statistics.total_restarts), (110, 10), "each is counted once");
+    assert_eq!((statistics.total_tasks, statistics.critical_tasks), (0, 0));
+    guilds.set(1..=20).await.unwrap();
+    let statistics = tasks.statistics();
+    assert_eq!((statistics.total_tasks, statistics.critical_tasks), (20, 20), "a family is no task");
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_own_work_and_take_part_in_the_shutdown() {
+    let tasks = started();
+    let family = TaskFamily::new("guild", |ctx: TaskContext, guild: u64| async move {
+        ctx.task("owned").spawn(sleep(secs(2)));
+        ctx.cancelled().await;
+        if guild == 3 {
+            std::future::pending::<()>().await;
+        }
+    })
+    .each(|config| config.shutdown_grace(secs(5)));
+    let guilds = tasks.register_family(family).unwrap();
+    guilds.set(1..=4).await.unwrap();
+    settle().await;
+    let report = tasks.shutdown().await;
+    assert_eq!(report.count(ShutdownOutcome::Aborted), 1, "{report}");
+    let lines: Vec<_> = report
+        .tasks
+        .iter()
+        .filter(|line| line.owner.is_none())
+        .map(|line| (&*line.name, line.outcome, line.count))
+        .collect();
+    assert_eq!(
+        lines,
+        [("guild", ShutdownOutcome::Clean, 3), ("guild:3", ShutdownOutcome::Aborted, 1)],
+        "those that end well share a line: {report}"
+    );
+    assert!(matches!(guilds.ensure(9), Err(RegisterError::ShuttingDown)));
+    assert!(matches!(guilds.set([9]).await, Err(RegisterError::ShuttingDown)));
+    let late = tasks.register_family(TaskFamily::new("late", until_cancelled::<u64>));
+    assert!(matches!(late, Err(RegisterError::ShuttingDown)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_may_change_its_family_from_inside() {
+    let (tasks, handle) = (started(), Arc::new(OnceLock::<FamilyHandle<u64>>::new()));
+    let inside = handle.clone();
+    let family = TaskFamily::new("guild", move |ctx: TaskContext, guild: u64| {
+        let inside = inside.clone();
+        async move {
+            let guilds = inside.get().expect("set before");
+            match guild {
+                1 => assert!(guilds.ensure(2).unwrap()),
+                2 => assert!(guilds.remove(&1).await),
+                3 => assert!(guilds.remove(&3).await, "it does not wait for itself"),
+                4 => guilds.set([5]).await.unwrap(),
+                _ => {}
+            }
+            ctx.cancelled().await;
+        }
+    });
+    let guilds = handle.get_or_init(|| tasks.register_family(family).unwrap());
+    guilds.ensure(1).unwrap();
+    sleep(secs(1)).await;
+    assert_eq!(guilds.keys(), [2]);
+    guilds.ensure(3).unwrap();
+    sleep(secs(1)).await;
+    assert_eq!(guilds.keys(), [2]);
+    guilds.ensure(4).unwrap();
+    sleep(secs(1)).await;
+    assert_eq!((guilds.keys(), tasks.task_names()), (vec![5], vec!["guild:5".to_owned()]));
+    let runs = tasks.snapshot("guild").unwrap();
+    assert_eq!((runs.total_errors(), runs.active), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_may_change_a_family_at_once() {
+    let (tasks, alive) = (started(), Alive::default());
+    let counts = alive.clone();
+    let family = TaskFamily::new("guild", move |ctx: TaskContext, _: u64| {
+        let guard = counts.guard();
+        async move {
+            ctx.cancelled().await;
+            drop(guard);
+        }
+    })
+    .max_members(64);
+    let guilds = tasks.register_family(family).unwrap();
+    let work: Vec<_> = (0..8_u64)
+        .map(|worker| {
+            let guilds = guilds.clone();
+            tokio::spawn(async move {
+                for round in 0..200 {
+                    let key = (worker * 7 + round) % 16;
+                    match (worker + round) % 5 {
+                        0 => guilds.set([key, key + 1]).await.unwrap(),
+                        1 | 2 => _ = guilds.remove(&key).await,
+                        _ => _ = guilds.ensure(key).unwrap(),
+                    }
+                    assert!(guilds.keys().len() <= 64);
+                }
+            })
+        })
+        .collect();
+    for work in work {
+        work.await.unwrap();
+    }
+    guilds.set(0..10).await.unwrap();
+    crate::support::eventually("ten live", || alive.now() == 10).await;
+    assert_eq!(guilds.keys().len(), 10);
+    assert_eq!(tasks.snapshot("guild").unwrap().total_members(), Some(10));
+    guilds.set([]).await.unwrap();
+    assert_eq!((alive.now(), tasks.task_names().len()), (0, 0));
+    // The count of members is that of the members: as many as there is room for fit again.
+    guilds.set(0..63).await.unwrap();
+    assert!(guilds.ensure(63).unwrap());
+    assert!(matches!(guilds.ensure(64), Err(RegisterError::FamilyFull { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handle_outlives_its_manager_and_keeps_nothing_alive() {
+    let alive = Alive::default();
+    let tasks = started();
+    let guilds = slow(&tasks, &alive);
+    let weak = tasks.downgrade();
+    guilds.ensure(1).unwrap();
+    settle().await;
+    drop(tasks);
+    assert!(weak.upgrade().is_none());
+    sleep(secs(10)).await;
+    assert_eq!(alive.now(), 0);
+    assert!(matches!(guilds.ensure(2), Err(RegisterError::ShuttingDown)));
+    assert!(matches!(guilds.set([2]).await, Err(RegisterError::ShuttingDown)));
+    assert!(!guilds.remove(&1).await);
+    assert_eq!((guilds.keys().len(), guilds.health(&1)), (0, None));
+    assert_eq!(guilds.task_name(&1), "guild:1");
+}
+
+/// A detached member goes on, and its place is free.
+#[tokio::test(start_paused = true)]
+async fn a_detached_member_is_one_no_more() {
+    let (tasks, alive) = (started(), Alive::default());
+    let guilds = slow(&tasks, &alive);
+    guilds.ensure(1).unwrap();
+    settle().await;
+    tasks.detach("guild:1").unwrap();
+    assert!(guilds.keys().is_empty());
+    assert!(guilds.ensure(1).unwrap());
+    settle().await;
+    assert_eq!(alive.now(), 2);
+    assert_eq!(tasks.snapshot("guild").unwrap().active, 2);
+    assert!(tasks.shutdown().await.is_clean());
+    assert_eq!(alive.now(), 0);
+}
+
+/// A family that finds no room for its one name says so, and has no members.
+#[tokio::test(start_paused = true)]
+async fn a_family_takes_one_name_of_the_bound() {
+    let tasks = TaskManager::builder().max_names(1).build().unwrap();
+    let families =
+        ["a", "b"].map(|name| tasks.register_family(TaskFamily::new(name, until_cancelled::<u64>)).unwrap());
+    families[0].set(0..1_000).await.unwrap();
+    let refused = families[1].ensure(1).unwrap_err();
+    assert!(matches!(&refused, RegisterError::NameLimit { name, .. } if name == "b"), "{refused}");
+    assert!(families[1].keys().is_empty());
+    assert!(1_000 > TaskManagerBuilder::DEFAULT_MAX_NAMES);
+}

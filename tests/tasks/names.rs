@@ -1,0 +1,248 @@
+//! Names come back: the name of a task that is registered no more gives its room to others, and its series end.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+};
+
+use opentelemetry_sdk::metrics::Temporality;
+use otel_tasks::{
+    CriticalTaskConfig, TaskManager,
+    policy::ExitKind,
+    snapshot::TaskState,
+    task::{RegisterError, TaskManagerBuilder},
+};
+use tokio::time::sleep;
+
+use crate::support::{
+    metrics::{Metrics, Point},
+    secs, settle,
+    tasks::state,
+};
+
+fn once(name: &str) -> CriticalTaskConfig {
+    CriticalTaskConfig::one_shot(name, |_| async {})
+}
+
+fn fails(name: &str) -> CriticalTaskConfig {
+    CriticalTaskConfig::new(name, |_| async { Err::<(), _>(io::Error::other("down")) })
+        .restart_policy(otel_tasks::RestartPolicy::Never)
+        .error_type(|_: &io::Error| "io")
+}
+
+async fn run_and_unregister(tasks: &TaskManager, config: CriticalTaskConfig) {
+    let name = config.name().to_owned();
+    tasks.register(config).unwrap_or_else(|error| panic!("{error}"));
+    settle().await;
+    tasks.unregister(&name).await.unwrap();
+}
+
+fn manager(metrics: &Metrics, max_names: usize) -> TaskManager {
+    let tasks = TaskManager::builder().meter(metrics.meter()).max_names(max_names).build().unwrap();
+    tasks.start();
+    tasks
+}
+
+/// Seen to fail when names were never removed: the 201st was refused, with no task there.
+#[tokio::test(start_paused = true)]
+async fn any_number_of_names_may_be_registered_one_after_the_other() {
+    let metrics = Metrics::new();
+    let limit = TaskManagerBuilder::DEFAULT_MAX_NAMES;
+    let tasks = manager(&metrics, limit);
+    let mut exported = BTreeSet::new();
+    for number in 0..10 * limit {
+        let config = if number % 2 == 0 { once } else { fails };
+        run_and_unregister(&tasks, config(&format!("job-{number}"))).await;
+        if number % 50 == 0 {
+            for point in metrics.collect().0 {
+                assert!(!point.attributes.contains_key("otel.metric.overflow"), "{point:?}");
+                exported.insert(point.instrument);
+            }
+        }
+    }
+    assert!(exported.contains("task.run.duration"), "{exported:?}");
+    assert!(tasks.snapshots().len() <= limit + 1);
+    let statistics = tasks.statistics();
+    assert_eq!(statistics.total_runs, 10 * limit as u64, "what was counted stays in the totals");
+    assert_eq!(statistics.total_errors, 5 * limit as u64);
+    // In the histogram, which forgets no name, those that came later share one.
+    let points = metrics.collect();
+    assert_eq!(points.count("task.run.duration", &[]), 10 * limit as u64);
+    let beyond = points.count("task.run.duration", &[("task.name", "_OTHER")]);
+    assert_eq!(beyond, 9 * limit as u64);
+    let beyond = points.of("task.run.duration", &[("task.name", "_OTHER"), ("task.run.result", "failure")]);
+    assert_eq!(beyond.len(), 1, "{beyond:?}");
+    assert_eq!(beyond[0].attributes["error.type"], "_OTHER");
+    // By their own names everywhere else.
+    let last = format!("job-{}", 10 * limit - 1);
+    assert_eq!(points.sum("task.run.errors", &[("task.name", &last), ("error.type", "io")]), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_collector_sees_how_a_task_ended_and_then_nothing() {
+    let metrics = Metrics::new();
+    let tasks = manager(&metrics, 10);
+    tasks.register(CriticalTaskConfig::new("t", |ctx| async move { ctx.cancelled().await })).unwrap();
+    settle().await;
+    let of_t = [("task.name", "t")];
+    assert_eq!(metrics.collect().sum("task.status", &of_t), 1.0);
+    tasks.unregister("t").await.unwrap();
+    for _ in 0..3 {
+        let points = metrics.collect();
+        assert_eq!(points.of("task.status", &of_t).len(), TaskState::ALL.len(), "it is in no state any more");
+        assert_eq!(points.sum("task.status", &of_t), 0.0);
+        assert_eq!((points.sum("task.runs", &of_t), points.sum("task.run.active", &of_t)), (1.0, 0.0));
+        sleep(secs(60)).await;
+    }
+    sleep(secs(200)).await;
+    let points = metrics.collect();
+    let name = |point: &Point| point.attributes.get("task.name").cloned();
+    let left: Vec<_> = points.0.iter().filter(|point| name(point).as_deref() == Some("t")).collect();
+    assert!(left.iter().all(|point| point.kind == "histogram"), "{left:?}");
+    assert!(tasks.snapshot("t").is_none());
+}
+
+/// The values of a counter of one name, collection by collection, never go down as long as there is one.
+#[tokio::test(start_paused = true)]
+async fn no_counter_runs_backwards_when_a_name_comes_back() {
+    for temporality in [Temporality::Cumulative, Temporality::Delta] {
+        let metrics = Metrics::with_temporality(temporality);
+        let tasks = manager(&metrics, 2);
+        let mut expected = 0.0;
+        let mut exported = 0.0;
+        for round in 0..20 {
+            run_and_unregister(&tasks, once("t")).await;
+            expected += 1.0;
+            if round % 3 == 0 {
+                // Its room is needed, so that it is let go at once.
+                run_and_unregister(&tasks, once(&format!("a-{round}"))).await;
+                run_and_unregister(&tasks, once(&format!("b-{round}"))).await;
+                assert!(tasks.snapshot("t").is_none(), "{round}");
+                run_and_unregister(&tasks, once("t")).await;
+                expected += 1.0;
+            }
+            let now = metrics.collect().sum("task.runs", &[("task.name", "t")]);
+            exported = if temporality == Temporality::Delta { exported + now } else { now };
+            assert_eq!(exported, expected, "{temporality:?} in round {round}");
+            assert_eq!(tasks.snapshot("t").unwrap().runs(ExitKind::Success) as f64, expected);
+            sleep(secs(60)).await;
+        }
+        // Once it has been absent long enough it begins at zero.
+        sleep(secs(400)).await;
+        metrics.collect();
+        sleep(secs(400)).await;
+        metrics.collect();
+        run_and_unregister(&tasks, once("t")).await;
+        assert_eq!(metrics.collect().sum("task.runs", &[("task.name", "t")]), 1.0, "{temporality:?}");
+    }
+}
+
+/// The sum of two managers on one meter does not go down when one of them lets the name go.
+#[tokio::test(start_paused = true)]
+async fn what_one_manager_lets_go_stays_in_the_sum_while_another_reports_the_name() {
+    let metrics = Metrics::new();
+    opentelemetry::global::set_meter_provider(metrics.provider.clone());
+    let (one, other) = (TaskManager::new(), TaskManager::new());
+    one.start();
+    other.start();
+    let name = "let-go-by-one";
+    let runs = || metrics.collect().sum("task.runs", &[("task.name", name)]);
+    for _ in 0..3 {
+        run_and_unregister(&one, once(name)).await;
+    }
+    other.register(once(name)).unwrap();
+    settle().await;
+    assert_eq!(runs(), 4.0);
+    for minute in 0..20 {
+        sleep(secs(60)).await;
+        assert_eq!(runs(), 4.0, "after {minute} minutes");
+    }
+    assert!(one.snapshot(name).is_none());
+    other.unregister(name).await.unwrap();
+    for _ in 0..12 {
+        sleep(secs(60)).await;
+        runs();
+    }
+    assert_eq!(runs(), 0.0, "nobody reports it any more");
+}
+
+/// A run that goes on after its task was forgotten keeps the name.
+#[tokio::test(start_paused = true)]
+async fn a_name_is_kept_while_a_run_of_it_goes_on() {
+    let metrics = Metrics::new();
+    let tasks = manager(&metrics, 2);
+    let ended = Arc::new(AtomicU64::new(0));
+    let ends = ended.clone();
+    let long = CriticalTaskConfig::one_shot("long", move |_| {
+        let ends = ends.clone();
+        async move {
+            sleep(secs(3_600)).await;
+            ends.fetch_add(1, SeqCst);
+        }
+    });
+    tasks.register(long).unwrap();
+    settle().await;
+    tasks.detach("long").unwrap();
+    tasks.register(once("other")).unwrap();
+    let refused = tasks.register(once("beyond")).unwrap_err();
+    assert!(matches!(refused, RegisterError::NameLimit { max_names: 2, .. }), "{refused}");
+    for _ in 0..20 {
+        sleep(secs(120)).await;
+        assert_eq!(metrics.collect().sum("task.run.active", &[("task.name", "long")]), 1.0);
+    }
+    sleep(secs(2_000)).await;
+    assert_eq!(ended.load(SeqCst), 1);
+    assert_eq!(metrics.collect().sum("task.runs", &[("task.name", "long")]), 1.0);
+    run_and_unregister(&tasks, once("beyond")).await;
+}
+
+/// A detached task between two runs gives its room up when that is needed, and takes its name back when it runs again.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_begins_after_its_name_was_let_go_takes_it_back() {
+    let metrics = Metrics::new();
+    let tasks = manager(&metrics, 1);
+    let detached = CriticalTaskConfig::new("detached", |_| sleep(secs(10)))
+        .backoff(otel_tasks::Backoff::constant(secs(100)))
+        .unlimited_restarts();
+    tasks.register(detached).unwrap();
+    settle().await;
+    tasks.detach("detached").unwrap();
+    sleep(secs(20)).await;
+    run_and_unregister(&tasks, once("other")).await;
+    assert!(tasks.snapshot("detached").is_none());
+    sleep(secs(95)).await;
+    let snapshot = tasks.snapshot("detached").expect("it runs again");
+    assert_eq!((snapshot.active, snapshot.total_runs()), (1, 1));
+    assert!(tasks.snapshot("other").is_none(), "which had to make room");
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_that_come_together_make_room_together_or_not_at_all() {
+    let tasks = TaskManager::builder().max_names(4).build().unwrap();
+    tasks.start();
+    for name in ["a", "b", "c"] {
+        run_and_unregister(&tasks, once(name)).await;
+    }
+    let three = |first: &str| [first, "d", "e"].map(once);
+    tasks.register_all(three("a")).unwrap();
+    assert_eq!(tasks.task_names(), ["a", "d", "e"]);
+    assert_eq!(tasks.snapshot("a").unwrap().total_runs(), 1, "one that is there needs no room");
+    let refused = tasks.register_all(["f", "g"].map(once)).unwrap_err();
+    assert!(matches!(&refused, RegisterError::NameLimit { name, .. } if name == "g"), "{refused}");
+    tasks.register(once("f")).unwrap();
+    assert_eq!(state(&tasks, "f"), Some(TaskState::Waiting));
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_of_short_tasks_stay_and_share_one_beyond_the_bound() {
+    let tasks = TaskManager::builder().max_names(2).build().unwrap();
+    for name in ["a", "b", "c", "d"] {
+        tasks.spawn(name, async {}).await.unwrap();
+    }
+    let names: Vec<_> = tasks.snapshots().iter().map(|task| task.name.to_string()).collect();
+    assert_eq!(names, ["_OTHER", "a", "b"]);
+}
