@@ -162,6 +162,30 @@ impl TaskContext {
         async move { parts.stop.asked().await }
     }
 
+    /// Runs `future` until it ends, or until the run is asked to stop. Returns its output, or `None` if the run was asked first.
+    ///
+    /// Once the run is asked to stop, `future` is dropped and not polled again.
+    ///
+    /// ```
+    /// # struct Queue;
+    /// # impl Queue { async fn next(&mut self) -> Option<u32> { None } }
+    /// # async fn consume(ctx: otel_tasks::TaskContext, mut queue: Queue) {
+    /// while let Some(Some(message)) = ctx.run_until_cancelled(queue.next()).await {
+    ///     println!("{message}");
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// As cancel safe as `future` is: a request to stop drops it, as dropping this call does.
+    pub async fn run_until_cancelled<F: Future>(&self, future: F) -> Option<F::Output> {
+        tokio::select! {
+            biased;
+            () = self.cancelled() => None,
+            output = future => Some(output),
+        }
+    }
+
     /// Whether the run has been asked to stop.
     pub fn is_cancelled(&self) -> bool {
         self.parts.stop.is_asked()

@@ -1,9 +1,14 @@
 //! What contexts, tokens and handles give their holder.
 
-use std::sync::{Arc, mpsc};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+    mpsc,
+};
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, TaskLoop, TaskManager,
+    Backoff, CriticalTaskConfig, TaskContext, TaskLoop, TaskManager,
+    policy::ExitKind,
     schedule::LoopControlError,
     shutdown::{LastResort, ShutdownOutcome},
 };
@@ -11,7 +16,7 @@ use tokio::time::sleep;
 
 use crate::support::{
     eventually, secs, settle,
-    tasks::{looping, state},
+    tasks::{looping, started, state},
 };
 
 #[tokio::test(start_paused = true)]
@@ -108,4 +113,24 @@ async fn the_handle_of_a_loop_whose_manager_has_shut_down_says_so() {
     tasks.shutdown().await;
     // Seen to fail where one that has left still takes orders.
     assert_eq!(handle.restart(), Err(LoopControlError::NotRegistered));
+}
+
+/// Fails if work that is ready is begun by a run that was asked to stop.
+#[tokio::test(start_paused = true)]
+async fn a_run_goes_on_until_it_is_asked_to_stop() {
+    let polled = Arc::new(AtomicUsize::new(0));
+    let counted = polled.clone();
+    let tasks = started(CriticalTaskConfig::new("t", move |ctx: TaskContext| {
+        let polled = counted.clone();
+        async move {
+            let count = || async { polled.fetch_add(1, SeqCst) };
+            assert_eq!(ctx.run_until_cancelled(count()).await, Some(0));
+            assert_eq!(ctx.run_until_cancelled(std::future::pending::<()>()).await, None);
+            assert_eq!(ctx.run_until_cancelled(count()).await, None);
+        }
+    }));
+    settle().await;
+    assert!(tasks.shutdown().await.is_clean());
+    assert_eq!(polled.load(SeqCst), 1);
+    assert_eq!(tasks.snapshot("t").unwrap().runs(ExitKind::Success), 1);
 }
