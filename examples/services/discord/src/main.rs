@@ -13,13 +13,15 @@
 use std::{env, error::Error, fmt, process::ExitCode, sync::Arc, time::Duration};
 
 use otel_tasks::{
-    CriticalTaskConfig, FamilyHandle, Lent, TaskCategory, TaskContext, TaskFamily, TaskLoop,
-    TaskManager, TaskPriority, Telemetry,
+    CriticalTaskConfig, FamilyHandle, Lent, TaskCategory, TaskContext, TaskFamily, TaskLoop, TaskManager,
+    TaskPriority, Telemetry,
     policy::{CategoryRules, ErrorClass, Escalation},
     shutdown_signal,
+    task::RegisterError,
 };
 use twilight_gateway::{
     CloseFrame, ConfigBuilder, Event, EventTypeFlags, Intents, Shard, ShardId, ShardState, StreamExt as _,
+    error::{ReceiveMessageError, ReceiveMessageErrorType},
 };
 use twilight_model::{
     gateway::payload::incoming::MessageCreate,
@@ -57,7 +59,8 @@ async fn main() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
         CriticalTaskConfig::from_loop("guild_sweep", sweep)
     }))?;
     let bot = Arc::new(Bot { guilds, commands_take });
-    let gateway = CriticalTaskConfig::lend("gateway", shard, move |ctx, shard| gateway(ctx, shard, bot.clone()));
+    let gateway =
+        CriticalTaskConfig::lend("gateway", shard, move |ctx, shard| gateway(ctx, shard, bot.clone()));
     tasks.register(
         gateway
             .category(TaskCategory::Gateway)
@@ -97,17 +100,26 @@ async fn gateway(ctx: TaskContext, mut shard: Lent<Shard>, bot: Arc<Bot>) -> Res
         ctx.ready();
     }
     while let Some(next) = ctx.run_until_cancelled(shard.next_event(WANTED)).await {
-        let event = next.ok_or(GatewayError::Refused)?.map_err(GatewayError::lost)?;
+        let event = match next.ok_or(GatewayError::Refused)? {
+            Ok(event) => event,
+            Err(error) if matches!(error.kind(), ReceiveMessageErrorType::Reconnect) => {
+                return Err(GatewayError::Lost(error));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "an event was skipped");
+                continue;
+            }
+        };
         ctx.heartbeat();
         match event {
             Event::Ready(ready) => {
                 let guilds = ready.guilds.iter().map(|guild| guild.id);
-                bot.guilds.set(guilds).await.map_err(GatewayError::guilds)?;
+                bot.guilds.set(guilds).await.map_err(GatewayError::Guilds)?;
                 ctx.ready();
             }
             Event::Resumed => ctx.ready(),
             Event::GuildCreate(guild) => {
-                bot.guilds.ensure(guild.id()).map_err(GatewayError::guilds)?;
+                bot.guilds.ensure(guild.id()).map_err(GatewayError::Guilds)?;
             }
             // Not in an outage of the guild.
             Event::GuildDelete(guild) if guild.unavailable != Some(true) => {
@@ -143,18 +155,8 @@ fn command(ctx: &TaskContext, bot: &Bot, message: MessageCreate) {
 enum GatewayError {
     /// Discord closed the session for good: the token or the intents are wrong.
     Refused,
-    Lost(Box<dyn Error + Send + Sync>),
-    Guilds(Box<dyn Error + Send + Sync>),
-}
-
-impl GatewayError {
-    fn lost(error: impl Error + Send + Sync + 'static) -> Self {
-        Self::Lost(error.into())
-    }
-
-    fn guilds(error: impl Error + Send + Sync + 'static) -> Self {
-        Self::Guilds(error.into())
-    }
+    Lost(ReceiveMessageError),
+    Guilds(RegisterError),
 }
 
 impl fmt::Display for GatewayError {
@@ -171,7 +173,8 @@ impl Error for GatewayError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Refused => None,
-            Self::Lost(error) | Self::Guilds(error) => Some(&**error),
+            Self::Lost(error) => Some(error),
+            Self::Guilds(error) => Some(error),
         }
     }
 }

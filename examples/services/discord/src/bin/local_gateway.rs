@@ -9,7 +9,7 @@
 
 use std::{collections::BTreeSet, env, error::Error, future::Future, time::Duration};
 
-use futures_util::SinkExt as _;
+use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, stdin},
@@ -52,7 +52,10 @@ async fn main() -> Result<(), Failure> {
     let mut gateway = Gateway { url: format!("ws://{address}"), ..Gateway::default() };
     loop {
         let down = tokio::select! {
-            accepted = listener.accept() => gateway.serve(accepted?.0, &mut orders).await,
+            accepted = listener.accept() => gateway.talk(accepted?.0, &mut orders).await.unwrap_or_else(|error| {
+                println!("connection lost: {error}");
+                None
+            }),
             order = orders.recv() => match order {
                 Some(order) => gateway.obey(&order),
                 None => return Ok(()),
@@ -83,22 +86,13 @@ struct Gateway {
 }
 
 impl Gateway {
-    /// Serves one connection. Returns how long to be down after it, if it is to.
-    async fn serve(&mut self, stream: TcpStream, orders: &mut mpsc::Receiver<String>) -> Option<Duration> {
-        let mut down = None;
-        if let Err(error) = self.talk(stream, orders, &mut down).await {
-            println!("connection lost: {error}");
-        }
-        self.identified = false;
-        down
-    }
-
+    /// Talks with a bot. Returns how long to be down after that.
     async fn talk(
         &mut self,
         stream: TcpStream,
         orders: &mut mpsc::Receiver<String>,
-        down: &mut Option<Duration>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Duration>, Failure> {
+        self.identified = false;
         let (_, mut bot) = ServerBuilder::new().accept(stream).await?;
         let interval = HEARTBEAT_INTERVAL.as_millis() as u64;
         send(&mut bot, &json!({ "op": HELLO, "d": { "heartbeat_interval": interval } })).await?;
@@ -115,13 +109,12 @@ impl Gateway {
                     Some(message) if message.is_text() => self.hear(&serde_json::from_slice(message.as_payload())?),
                     Some(message) if message.is_close() => println!("closed by the bot"),
                     Some(_) => {}
-                    None => return Ok(()),
+                    None => return Ok(None),
                 },
                 order = orders.recv() => {
-                    let Some(order) = order else { return Ok(()) };
-                    *down = self.obey(&order);
-                    if down.is_some() {
-                        return Ok(());
+                    let Some(order) = order else { return Ok(None) };
+                    if let Some(down) = self.obey(&order) {
+                        return Ok(Some(down));
                     }
                 }
             }
@@ -137,11 +130,14 @@ impl Gateway {
                 (self.identified, self.session, self.sent) = (true, true, 0);
                 self.events.clear();
                 let guilds: Vec<_> = self.guilds.iter().map(|id| unavailable(*id)).collect();
-                let user = json!({ "id": "1", "username": "bot", "discriminator": "0", "bot": true });
-                self.event("READY", json!({
-                    "v": 10, "user": user, "application": { "id": "1", "flags": 0 }, "guilds": guilds,
-                    "session_id": SESSION, "resume_gateway_url": self.url,
-                }));
+                let user = json!({ "id": "1", "username": "bot", "discriminator": "0", "bot": true, "mfa_enabled": false });
+                self.event(
+                    "READY",
+                    json!({
+                        "v": 10, "user": user, "application": { "id": "1", "flags": 0 }, "guilds": guilds,
+                        "session_id": SESSION, "resume_gateway_url": self.url,
+                    }),
+                );
             }
             Some(RESUME) if self.session && said["d"]["session_id"] == SESSION => {
                 println!("resumed");
@@ -166,9 +162,15 @@ impl Gateway {
         let mut words = order.splitn(3, ' ');
         let (verb, number) = (words.next(), words.next().and_then(|word| word.parse::<u64>().ok()));
         match (verb, number) {
-            (Some("message"), Some(id)) => self.event("MESSAGE_CREATE", message(id, words.next().unwrap_or(""))),
-            (Some("guild"), Some(id)) if self.guilds.insert(id) => self.event("GUILD_CREATE", unavailable(id)),
-            (Some("leave"), Some(id)) if self.guilds.remove(&id) => self.event("GUILD_DELETE", json!({ "id": id.to_string() })),
+            (Some("message"), Some(id)) => {
+                self.event("MESSAGE_CREATE", message(id, words.next().unwrap_or("")))
+            }
+            (Some("guild"), Some(id)) if self.guilds.insert(id) => {
+                self.event("GUILD_CREATE", unavailable(id))
+            }
+            (Some("leave"), Some(id)) if self.guilds.remove(&id) => {
+                self.event("GUILD_DELETE", json!({ "id": id.to_string() }))
+            }
             (Some("reconnect"), None) => self.requests.push(json!({ "op": RECONNECT, "d": null })),
             (Some("forget"), None) => self.session = false,
             (Some("down"), Some(seconds)) => return Some(Duration::from_secs(seconds)),
@@ -190,6 +192,9 @@ fn message(id: u64, content: &str) -> Value {
     })
 }
 
-fn send(bot: &mut WebSocketStream<TcpStream>, said: &Value) -> impl Future<Output = Result<(), tokio_websockets::Error>> {
+fn send(
+    bot: &mut WebSocketStream<TcpStream>,
+    said: &Value,
+) -> impl Future<Output = Result<(), tokio_websockets::Error>> {
     bot.send(Message::text(said.to_string()))
 }
