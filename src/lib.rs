@@ -231,6 +231,11 @@ struct SystemdPage;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+/// A caller of edition 2021 compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../tests/tasks/edition_2021.md")]
+struct Edition2021;
+
 /// What each alert of the repository's `stack/rules` means, and what to do; the alerts link to this page.
 ///
 #[cfg(doc)]

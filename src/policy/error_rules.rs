@@ -1,130 +1,31 @@
-//! How errors are seen by the policies: their text, their class and the name of their type.
+//! How errors are classed and named, by their type.
 
 use std::{
-    any::{Any, TypeId, type_name},
-    error::Error,
-    fmt::Display,
+    any::{TypeId, type_name},
     sync::Arc,
 };
 
-use super::{ErrorClass, Exit, Failure, OutputError, error_text};
+use super::{
+    ErrorClass, Exit, Failure,
+    error_view::{ErrorView, Link, ReturnedError},
+    output::{OutputError, TaskOutput},
+};
 
-/// A returned error.
-#[derive(Clone, Copy)]
-pub struct ErrorView<'a> {
-    /// The error as it was returned; `None` if its type may borrow.
-    returned: Option<&'a dyn Any>,
-    type_name: &'static str,
-    shown: Shown<'a>,
+/// How a run ended that returned this.
+pub(crate) fn exit_of<T: TaskOutput<Via>, Via>(output: &T, rules: Option<&ErrorRules>) -> Exit {
+    output.error().map_or(Exit::Success, |error| failure(error, rules))
 }
 
-#[derive(Clone, Copy)]
-enum Shown<'a> {
-    Error(&'a (dyn Error + 'a)),
-    /// The outermost error inside a report or a box.
-    Inside(&'a (dyn Error + 'static)),
-    Text(&'a (dyn Display + 'a)),
-    /// It cannot be shown.
-    Opaque,
-}
-
-/// An error among those that a rule may be for.
-#[derive(Clone, Copy)]
-pub enum Link<'a> {
-    /// The error as it was returned.
-    Returned(&'a dyn Any),
-    /// The error inside a report, or one of the sources.
-    Cause(&'a (dyn Error + 'static)),
-}
-
-impl<'a> ErrorView<'a> {
-    pub(crate) fn of_error<E: Error + 'static>(error: &'a E) -> Self {
-        Self { returned: Some(error), type_name: type_name::<E>(), shown: Shown::Error(error) }
-    }
-
-    /// An error whose type may borrow.
-    pub(crate) fn of_borrowing<E: Error>(error: &'a E) -> Self {
-        Self { returned: None, type_name: type_name::<E>(), shown: Shown::Error(error) }
-    }
-
-    /// What holds an error and is none itself: a report or a box.
-    pub(crate) fn of_report<E: 'static>(report: &'a E, inside: &'a (dyn Error + 'static)) -> Self {
-        Self { returned: Some(report), type_name: type_name::<E>(), shown: Shown::Inside(inside) }
-    }
-
-    /// What is inside a report whose type may borrow.
-    pub(crate) fn inside<E>(inside: &'a (dyn Error + 'static)) -> Self {
-        Self { returned: None, type_name: type_name::<E>(), shown: Shown::Inside(inside) }
-    }
-
-    pub(crate) fn of_text<E: Display + 'static>(text: &'a E) -> Self {
-        Self { returned: Some(text), type_name: type_name::<E>(), shown: Shown::Text(text) }
-    }
-
-    /// A text whose type may borrow.
-    pub(crate) fn of_borrowing_text<E: Display>(text: &'a E) -> Self {
-        Self { returned: None, type_name: type_name::<E>(), shown: Shown::Text(text) }
-    }
-
-    pub(crate) fn opaque<E>() -> Self {
-        Self { returned: None, type_name: type_name::<E>(), shown: Shown::Opaque }
-    }
-
-    /// The exit of a run that returned this error.
-    pub(crate) fn exit(self, rules: Option<&ErrorRules>) -> Exit {
-        let message = match self.shown {
-            Shown::Error(error) => error_text::of_error(error),
-            Shown::Inside(error) => error_text::of_error(error),
-            Shown::Text(text) => error_text::of(text),
-            Shown::Opaque => format!("an error of type {}", self.type_name),
-        };
-        let named = rules.and_then(|rules| rules.error_type(self));
-        let class = rules.and_then(|rules| rules.class(self));
-        Exit::Failure(Failure {
-            error_type: named.unwrap_or(self.type_name),
-            message,
-            class: class.unwrap_or_default(),
-        })
-    }
-
-    /// The error and its sources, the outermost first.
-    fn links(self) -> impl Iterator<Item = Link<'a>> {
-        let cause = match self.shown {
-            Shown::Error(error) => error.source(),
-            Shown::Inside(error) => Some(error),
-            Shown::Text(_) | Shown::Opaque => None,
-        };
-        self.returned.map(Link::Returned).into_iter().chain(error_text::sources(cause).map(Link::Cause))
-    }
-}
-
-/// Returns the error itself, or what is in a `Box` or `Arc` around it.
-pub(super) fn find_error<'a, E: Error + 'static>(link: Link<'a>) -> Option<&'a E> {
-    match link {
-        Link::Returned(error) => error
-            .downcast_ref::<E>()
-            .or_else(|| error.downcast_ref::<Box<E>>().map(|error| &**error))
-            .or_else(|| error.downcast_ref::<Arc<E>>().map(|error| &**error)),
-        Link::Cause(error) => error
-            .downcast_ref::<E>()
-            .or_else(|| error.downcast_ref::<Box<E>>().map(|error| &**error))
-            .or_else(|| error.downcast_ref::<Arc<E>>().map(|error| &**error)),
-    }
-}
-
-/// The type of the error that a task may return.
-#[derive(Debug, Clone, Copy)]
-pub struct ReturnedError {
-    id: TypeId,
-    pub(crate) name: &'static str,
-    /// Whether it holds an error of any type.
-    is_report: bool,
-}
-
-impl ReturnedError {
-    pub(super) fn of<E: 'static>(is_report: bool) -> Self {
-        Self { id: TypeId::of::<E>(), name: type_name::<E>(), is_report }
-    }
+/// How a run ended that returned this error.
+pub(crate) fn failure(error: ErrorView<'_>, rules: Option<&ErrorRules>) -> Exit {
+    let message = error.text();
+    let named = rules.and_then(|rules| rules.error_type(error));
+    let class = rules.and_then(|rules| rules.class(error));
+    Exit::Failure(Failure {
+        error_type: named.unwrap_or(error.type_name),
+        message,
+        class: class.unwrap_or_default(),
+    })
 }
 
 /// A type that a rule is for.

@@ -3,8 +3,9 @@
 mod backoff;
 mod category;
 mod error;
-pub(crate) mod error_rules;
+mod error_rules;
 pub(crate) mod error_text;
+mod error_view;
 mod exit;
 mod fraction;
 mod give_up;
@@ -21,7 +22,8 @@ pub(crate) mod text;
 pub use backoff::{Backoff, Jitter};
 pub use category::{CategoryRules, TaskCategory};
 pub use error::PolicyError;
-pub(crate) use error_rules::{ErrorRules, ReturnedError};
+pub(crate) use error_rules::{ErrorRules, exit_of, failure};
+pub(crate) use error_view::{ErrorView, ReturnedError};
 pub use exit::{
     ERROR_TYPE_PANIC, ERROR_TYPE_STATE_HELD, ERROR_TYPE_TIMEOUT, ErrorClass, Exit, ExitKind, Failure, Panic,
 };
@@ -35,8 +37,8 @@ pub(crate) use labels::deserialize_text;
 pub(crate) use labels::{labels, serialize_as_text};
 pub use names::NameRule;
 pub(crate) use names::type_path;
+pub(crate) use output::returned_error_of;
 pub use output::{Discard, DiscardExt, OutputError, TaskOutput, Value, via};
-pub(crate) use output::{exit_of, returned_error_of};
 pub use priority::TaskPriority;
 pub use restart::{RestartIntensity, RestartPolicy, RestartReason};
 pub(crate) use restart::{Verdict, check_reachable};

@@ -14,8 +14,7 @@ use std::{
     time::Duration,
 };
 
-use super::error_rules::{ErrorRules, ErrorView, Link, ReturnedError, find_error};
-use crate::policy::Exit;
+use super::error_view::{ErrorView, Link, ReturnedError, find_error};
 
 /// What a task may return: a [`Result`], nothing, or a value that says nothing of success or failure.
 ///
@@ -160,11 +159,6 @@ pub(crate) mod sealed {
         /// The error of this type, if the link is one.
         fn find(link: Link<'_>) -> Option<&Self>;
     }
-}
-
-/// How a run ended that returned this.
-pub(crate) fn exit_of<T: TaskOutput<Via>, Via>(output: &T, rules: Option<&ErrorRules>) -> Exit {
-    output.error().map_or(Exit::Success, |error| error.exit(rules))
 }
 
 /// The type of the error that such an output may hold.

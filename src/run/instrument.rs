@@ -44,7 +44,7 @@ pub struct BorrowingProbe<'a, T: ?Sized>(pub &'a T);
 /// How an output is looked at. The traits are told apart by the references before the probe: the compiler tries the most first.
 pub mod via {
     use super::{BorrowingProbe, Probe, Rules};
-    use crate::policy::{Exit, error_rules::ErrorView};
+    use crate::policy::{ErrorView, Exit, failure};
     use std::{error::Error, fmt::Display};
 
     macro_rules! traits {
@@ -75,7 +75,7 @@ pub mod via {
     fn exit<T, E>(output: &Result<T, E>, rules: Rules<'_>, view: impl Fn(&E) -> ErrorView<'_>) -> Exit {
         match output {
             Ok(_) => Exit::Success,
-            Err(error) => view(error).exit(rules.get().as_deref()),
+            Err(error) => failure(view(error), rules.get().as_deref()),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::current::Current;
-use crate::policy::{ErrorRules, Exit, TaskOutput};
+use crate::policy::{ErrorRules, Exit, TaskOutput, failure};
 
 /// The rules for the error of the run that is current.
 #[derive(Clone, Copy)]
@@ -27,5 +27,5 @@ impl Rules<'_> {
 
 /// How a run ended that returned this.
 pub(crate) fn exit_of_run<T: TaskOutput<Via>, Via>(output: &T, rules: Rules<'_>) -> Exit {
-    output.error().map_or(Exit::Success, |error| error.exit(rules.get().as_deref()))
+    output.error().map_or(Exit::Success, |error| failure(error, rules.get().as_deref()))
 }

@@ -263,7 +263,7 @@ fn text_is_cut_between_characters() {
 fn an_abridged_text_keeps_its_beginning_and_its_end() {
     for (bytes, expected) in [
         (23, "open file: disk is gone"),
-        (22, "open file … k is gone"),
+        (22, "open file …  is gone"),
         (9, "op … ne"),
         (5, " … "),
         (0, " … "),
