@@ -102,6 +102,10 @@ async fn provoke(tasks: &TaskManager) {
         });
         drop(handle);
     }
+    let limited = tasks.task("limited").limit(1);
+    for _ in 0..2 {
+        drop(limited.reserve().await.spawn(tokio::time::sleep(second)));
+    }
     let blocks = tasks.spawn("blocks", async { std::thread::sleep(Duration::from_millis(150)) });
     let _ = blocks.await;
     let aborted = tasks.spawn("aborted", std::future::pending::<()>());
