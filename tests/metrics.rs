@@ -219,7 +219,17 @@ async fn meter_statistics_metrics_and_health_show_the_same_figures() {
         points.of("task.runs", &[]).iter().map(|point| point.attributes["task.name"].clone()).collect();
     assert_eq!(
         names.iter().map(String::as_str).collect::<Vec<_>>(),
-        ["aborted", "always", "blocks", "command_ping", "gives_up", "recovers", "slow_loop", "stalls"]
+        [
+            "aborted",
+            "always",
+            "blocks",
+            "command_ping",
+            "gives_up",
+            "limited",
+            "recovers",
+            "slow_loop",
+            "stalls"
+        ]
     );
     names.iter().for_each(|name| assert_agreement(&tasks, &points, name));
 
