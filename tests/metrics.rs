@@ -102,6 +102,10 @@ async fn provoke(tasks: &TaskManager) {
         });
         drop(handle);
     }
+    let limited = tasks.task("limited").limit(1);
+    for _ in 0..2 {
+        drop(limited.reserve().await.spawn(tokio::time::sleep(second)));
+    }
     let blocks = tasks.spawn("blocks", async { std::thread::sleep(Duration::from_millis(150)) });
     let _ = blocks.await;
     let aborted = tasks.spawn("aborted", std::future::pending::<()>());
@@ -215,7 +219,17 @@ async fn meter_statistics_metrics_and_health_show_the_same_figures() {
         points.of("task.runs", &[]).iter().map(|point| point.attributes["task.name"].clone()).collect();
     assert_eq!(
         names.iter().map(String::as_str).collect::<Vec<_>>(),
-        ["aborted", "always", "blocks", "command_ping", "gives_up", "recovers", "slow_loop", "stalls"]
+        [
+            "aborted",
+            "always",
+            "blocks",
+            "command_ping",
+            "gives_up",
+            "limited",
+            "recovers",
+            "slow_loop",
+            "stalls"
+        ]
     );
     names.iter().for_each(|name| assert_agreement(&tasks, &points, name));
 

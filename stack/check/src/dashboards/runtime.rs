@@ -15,7 +15,7 @@ pub(crate) fn page() -> Value {
         "otel-tasks / Runtime",
         "What the tasks run on: tokio's threads, polls that block them, the manager's own work, and what became of the telemetry.",
         Vec::new(),
-        vec![tokio(), polls(), manager(), telemetry(), collector()],
+        vec![tokio(), polls(), limits(), manager(), telemetry(), collector()],
     )
 }
 
@@ -100,6 +100,22 @@ fn polls() -> Row {
         ),
     ];
     Row { title: "Polls and names", panels }
+}
+
+fn limits() -> Row {
+    let wait = m(c::RESERVATION_WAIT_TIME);
+    let panels = vec![
+        Panel::new("Waiting for room", Shape::Lines, "none", "By task; work that has a limit and waits comes faster than it is done.", &[c::RESERVATION_PENDING])
+            .query(format!("sum by ({TASK}) ({}{{{FLEET}}})", m(c::RESERVATION_PENDING)), "{{task_name}}")
+            .by_task(),
+        Panel::new("Wait for room", Shape::Lines, "s", "The 95th percentile, by task.", &[c::RESERVATION_WAIT_TIME])
+            .query(
+                format!("histogram_quantile(0.95, sum by ({TASK}, le) (rate({wait}_bucket{{{FLEET}}}[$__rate_interval])))"),
+                "{{task_name}}",
+            )
+            .by_task(),
+    ];
+    Row { title: "Names with a limit", panels }
 }
 
 fn manager() -> Row {

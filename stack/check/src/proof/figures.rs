@@ -162,6 +162,7 @@ fn of_task(task: &Task<'_>, add: &mut Add<'_>) {
         (c::NEXT_RUN_TIME, when_registered("next_run")),
         (c::NEXT_RETRY_TIME, when_registered("next_retry")),
         (c::POLL_DURATION_MAX, longest_poll),
+        (c::RESERVATION_PENDING, task.0["pending_reservations"].as_f64()),
     ];
     for (instrument, value) in gauges {
         if let Some(value) = value {

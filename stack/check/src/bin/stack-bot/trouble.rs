@@ -184,7 +184,8 @@ async fn commands(tasks: &TaskManager) {
         let _ = roll.await;
         if number % 10 == 0 {
             let command = |name: &'static str| tasks.task(name).category(TaskCategory::Command);
-            let _ = command("command_archive").timeout(millis(20)).spawn(pending::<()>()).await;
+            let archive = command("command_archive").timeout(millis(20)).limit(1);
+            let _ = archive.reserve().await.spawn(pending::<()>()).await;
             let _ = command("command_eval").spawn(async { panic!("divided by zero") }).await;
             let undone = command("command_undone").spawn(pending::<()>());
             undone.abort();
