@@ -958,11 +958,13 @@ mod loom {
         (registry, entry)
     }
 
-    /// Begins a run as the recorder does.
-    fn begin(registry: &Registry<()>, entry: &Arc<Entry<()>>) {
-        if entry.run_started(|| NOW, std::time::UNIX_EPOCH) {
+    /// Begins a run as the recorder does. Returns whether the name was gone.
+    fn begin(registry: &Registry<()>, entry: &Arc<Entry<()>>) -> bool {
+        let gone = entry.run_started(|| NOW, std::time::UNIX_EPOCH);
+        if gone {
             registry.take_back(entry, NOW);
         }
+        gone
     }
 
     /// Seen to fail where the name is let go after a look at its runs, and not in the same step.
@@ -974,13 +976,13 @@ mod loom {
                 let registry = registry.clone();
                 thread::spawn(move || registry.entries_of([identity("new")].iter(), NOW).is_ok())
             };
-            begin(&registry, &entry);
+            let was_gone = begin(&registry, &entry);
             let made = other.join().expect("no panic");
             let names: Vec<_> =
                 registry.listing().iter().map(|entry| entry.identity.name.to_string()).collect();
             // Room for one: the run's name, unless the other was registered before the run began.
             assert_eq!(names, [if made { "new" } else { "old" }]);
-            assert_eq!(entry.cell.is_gone(), made);
+            assert_eq!((was_gone, entry.cell.is_gone()), (made, made));
         });
     }
 

@@ -115,6 +115,9 @@ impl TaskManagerBuilder {
 
     /// How many names are kept apart (200; 2,000 with this crate's installer): beyond that spawned tasks share the name
     /// `_OTHER` and registrations are refused. With a meter of your own, raise its streams' cardinality limit first.
+    ///
+    /// The names of registered tasks that are gone make room for new ones. Histograms cannot forget a name: only so many names, over the
+    /// life of the manager, are recorded there, and later ones as `_OTHER`. A [family](crate::TaskFamily) is one name.
     pub fn max_names(mut self, names: usize) -> Self {
         self.recorder.max_names = names;
         self

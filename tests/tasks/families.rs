@@ -15,7 +15,7 @@ use otel_tasks::{
     health::HealthStatus,
     shutdown::ShutdownOutcome,
     snapshot::TaskState,
-    task::{KeyProblem, RegisterError, TaskManagerBuilder},
+    task::{KeyProblem, RegisterError},
 };
 use tokio::time::{sleep, timeout};
 
@@ -249,6 +249,7 @@ async fn a_member_is_supervised_as_any_registered_task() {
     tasks.restart("guild:2").unwrap();
     settle().await;
     assert_eq!(state(&tasks, "guild:2"), Some(TaskState::Running));
+    sleep(secs(11)).await;
     tasks.pause("guild:2").unwrap();
     settle().await;
     assert_eq!(state(&tasks, "guild:2"), Some(TaskState::Paused));
@@ -494,5 +495,4 @@ async fn a_family_takes_one_name_of_the_bound() {
     let refused = families[1].ensure(1).unwrap_err();
     assert!(matches!(&refused, RegisterError::NameLimit { name, .. } if name == "b"), "{refused}");
     assert!(families[1].keys().is_empty());
-    assert!(1_000 > TaskManagerBuilder::DEFAULT_MAX_NAMES);
 }

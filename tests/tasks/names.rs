@@ -141,35 +141,6 @@ async fn no_counter_runs_backwards_when_a_name_comes_back() {
     }
 }
 
-/// The sum of two managers on one meter does not go down when one of them lets the name go.
-#[tokio::test(start_paused = true)]
-async fn what_one_manager_lets_go_stays_in_the_sum_while_another_reports_the_name() {
-    let metrics = Metrics::new();
-    opentelemetry::global::set_meter_provider(metrics.provider.clone());
-    let (one, other) = (TaskManager::new(), TaskManager::new());
-    one.start();
-    other.start();
-    let name = "let-go-by-one";
-    let runs = || metrics.collect().sum("task.runs", &[("task.name", name)]);
-    for _ in 0..3 {
-        run_and_unregister(&one, once(name)).await;
-    }
-    other.register(once(name)).unwrap();
-    settle().await;
-    assert_eq!(runs(), 4.0);
-    for minute in 0..20 {
-        sleep(secs(60)).await;
-        assert_eq!(runs(), 4.0, "after {minute} minutes");
-    }
-    assert!(one.snapshot(name).is_none());
-    other.unregister(name).await.unwrap();
-    for _ in 0..12 {
-        sleep(secs(60)).await;
-        runs();
-    }
-    assert_eq!(runs(), 0.0, "nobody reports it any more");
-}
-
 /// A run that goes on after its task was forgotten keeps the name.
 #[tokio::test(start_paused = true)]
 async fn a_name_is_kept_while_a_run_of_it_goes_on() {

@@ -18,7 +18,9 @@ fn task() -> Arc<Task> {
         priority: TaskPriority::High,
         component: None,
     };
-    Registry::new(1, 1_999, None, TaskAttributes::new).entry(identity, true).expect("room")
+    Registry::new(1, 1_999, None, TaskAttributes::new)
+        .entry(identity, true, std::time::Duration::ZERO)
+        .expect("room")
 }
 
 fn enter(tracker: &Arc<Tracker>, task: &Arc<Task>) -> Option<Place> {

@@ -1,0 +1,46 @@
+//! Managers that share the global meter, which is why this is a process of its own.
+
+mod support;
+
+use otel_tasks::{CriticalTaskConfig, TaskManager};
+use support::{metrics::Metrics, secs, settle};
+use tokio::time::sleep;
+
+fn once(name: &str) -> CriticalTaskConfig {
+    CriticalTaskConfig::one_shot(name, |_| async {})
+}
+
+async fn run_and_unregister(tasks: &TaskManager, name: &str) {
+    tasks.register(once(name)).unwrap();
+    settle().await;
+    tasks.unregister(name).await.unwrap();
+}
+
+/// The sum of two managers on one meter does not go down when one of them lets the name go.
+#[tokio::test(start_paused = true)]
+async fn what_one_manager_lets_go_stays_in_the_sum_while_another_reports_the_name() {
+    let metrics = Metrics::new();
+    opentelemetry::global::set_meter_provider(metrics.provider.clone());
+    let (one, other) = (TaskManager::new(), TaskManager::new());
+    one.start();
+    other.start();
+    let name = "let-go-by-one";
+    let runs = || metrics.collect().sum("task.runs", &[("task.name", name)]);
+    for _ in 0..3 {
+        run_and_unregister(&one, name).await;
+    }
+    other.register(once(name)).unwrap();
+    settle().await;
+    assert_eq!(runs(), 4.0);
+    for minute in 0..20 {
+        sleep(secs(60)).await;
+        assert_eq!(runs(), 4.0, "after {minute} minutes");
+    }
+    assert!(one.snapshot(name).is_none());
+    other.unregister(name).await.unwrap();
+    for _ in 0..12 {
+        sleep(secs(60)).await;
+        runs();
+    }
+    assert_eq!(runs(), 0.0, "nobody reports it any more");
+}
