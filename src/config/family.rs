@@ -86,6 +86,30 @@ impl<K: FamilyKey> TaskFamily<K> {
         })
     }
 
+    /// Creates a family as [`new`](Self::new) does, and gives each run of a member a clone of `state`.
+    ///
+    /// ```
+    /// # use otel_tasks::{TaskContext, TaskFamily};
+    /// use std::sync::Arc;
+    /// # struct Pool;
+    /// async fn sync(ctx: TaskContext, tenant: u64, pool: Arc<Pool>) -> std::io::Result<()> {
+    ///     # let _ = (tenant, pool);
+    ///     ctx.cancelled().await;
+    ///     Ok(())
+    /// }
+    /// let tenants = TaskFamily::with("tenant_sync", Arc::new(Pool), sync);
+    /// # drop(tenants);
+    /// ```
+    pub fn with<S, F, Fut, Via>(name: impl Into<String>, state: S, factory: F) -> Self
+    where
+        S: Clone + Send + Sync + 'static,
+        F: Fn(TaskContext, K, S) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: TaskOutput<Via> + 'static,
+    {
+        Self::new(name, move |ctx, key| factory(ctx, key, state.clone()))
+    }
+
     /// Creates a family whose members are loops, or are each kept in a way of their own. The name in the config is replaced.
     ///
     /// `make` is called with the key of each member that is to be registered, in the call that registers it.

@@ -54,10 +54,9 @@ async fn main() -> Result<ExitCode, Failure> {
 async fn consume(ctx: TaskContext, shop: Arc<Shop>) -> std::io::Result<()> {
     let mut queue = Queue::connect(&shop.broker).await?;
     let work = ctx.task("handle_order").timeout(TIMEOUT).limit(AT_ONCE);
-    let stop = ctx.cancellation_token();
     // Room first, the message then: nothing is in hand while it waits, and the broker gives the message to another consumer.
-    while let Some(room) = stop.run_until_cancelled(work.reserve()).await {
-        let Some(message) = stop.run_until_cancelled(queue.next()).await else { break };
+    while let Some(room) = ctx.run_until_cancelled(work.reserve()).await {
+        let Some(message) = ctx.run_until_cancelled(queue.next()).await else { break };
         let message = message?;
         let producer = remote_context(|name| message.header(name));
         // Owned by `consumer`: never refused, and waited for when this task has ended.

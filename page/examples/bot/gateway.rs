@@ -60,7 +60,11 @@ async fn gateway(ctx: TaskContext, bot: Arc<Bot>) -> io::Result<()> {
                     Some(("CMD", command)) => {
                         answers.spawn(commands::answer(bot.clone(), command.to_owned()));
                     }
-                    Some(("SAY", message)) => bot.messages.push(message),
+                    Some(("SAY", said)) => {
+                        let (room, message) = said.split_once(' ').unwrap_or((said, ""));
+                        bot.messages.push(message);
+                        bot.rooms.spoken_in(room).map_err(io::Error::other)?;
+                    }
                     // The service is there and answers, and so are we.
                     Some(("ACK", _)) => ctx.heartbeat(),
                     _ => tracing::warn!("not understood: {line}"),

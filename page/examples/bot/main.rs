@@ -1,5 +1,5 @@
-//! A small chat bot, the shape of service that `otel-tasks` is made for: a gateway, commands, loops, a component that is
-//! loaded while it runs; and all that goes wrong in one: dropped connections, panics, time limits, a task that never works.
+//! A small chat bot, the shape of service that `otel-tasks` is made for: a gateway, commands, loops, a loop for each
+//! room, a component that is loaded while it runs; and all that goes wrong in one: dropped connections, panics, time limits, a task that never works.
 //!
 //! ```text
 //! cargo run --example bot -- --for 10s
@@ -13,6 +13,7 @@ mod gateway;
 mod options;
 mod page;
 mod reminders;
+mod rooms;
 mod run_lines;
 mod server;
 mod telemetry;
@@ -26,6 +27,7 @@ use options::{Command, Options};
 use otel_tasks::{TaskManager, health::HealthThresholds, policy::CategoryRules};
 use otel_tasks_page::Feed;
 use reminders::ReminderFile;
+use rooms::Rooms;
 use server::ChatService;
 use terminal::Terminal;
 use tokio::time::{Instant, interval_at, sleep, sleep_until};
@@ -43,6 +45,7 @@ pub(crate) struct Bot {
     pub(crate) outbox: Outbox,
     pub(crate) reminders: ReminderFile,
     pub(crate) messages: Messages,
+    pub(crate) rooms: Rooms,
 }
 
 #[tokio::main]
@@ -96,12 +99,14 @@ async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
         outbox: Outbox::default(),
         reminders: ReminderFile::create()?,
         messages: Messages::default(),
+        rooms: Rooms::default(),
     });
     tasks.register(gateway::task(&bot)?)?;
     tasks.register(reminders::task(&bot))?;
     tasks.register(background::cache_warmer(&bot))?;
     tasks.register(background::legacy_sync(nobody))?;
     tasks.register(background::status(&bot))?;
+    rooms::register(&bot)?;
     tasks.start();
 
     let end = async {

@@ -4,8 +4,8 @@
 //! answer, and drops connections: all of it from one seed.
 //!
 //! ```text
-//! service ─► bot   CMD <id> <command> <arguments>     SAY <id> <message>     ACK <n>
-//! bot ─► service   REPLY <id> <text>   ERROR <id> <why>   REMINDER <text>   FLAG <id>   STATUS <text>   HEARTBEAT <n>
+//! service ─► bot   CMD <id> <command> <arguments>     SAY <room> <id> <message>     ACK <n>
+//! bot ─► service   REPLY <id> <text>   ERROR <id> <why>   REMINDER <text>   FLAG <id>   STATUS <text>   DIGEST <room> <n>   HEARTBEAT <n>
 //! ```
 //! A connection that begins with `PAGE <n>` instead of `HELLO` asks the archive, gets one line, and ends.
 
@@ -52,6 +52,7 @@ pub(crate) struct Counts {
     pub(crate) reminders_delivered: u64,
     pub(crate) flagged: u64,
     pub(crate) status_updates: u64,
+    pub(crate) digests: u64,
 }
 
 #[derive(Debug, Default)]
@@ -215,6 +216,7 @@ impl Session {
                 _ => state.counts.wrong.push(format!("{line:?} is no spam")),
             },
             "STATUS" => state.counts.status_updates += 1,
+            "DIGEST" => state.counts.digests += 1,
             _ => state.counts.wrong.push(format!("{line:?} is not understood")),
         }
         None
@@ -248,9 +250,10 @@ impl Session {
             }
             88..92 => {
                 state.spam.push(id);
-                return format!("SAY {id} buy cheap followers now");
+                return format!("SAY lobby {id} buy cheap followers now");
             }
-            _ => return format!("SAY {id} good evening everybody"),
+            92..96 => return format!("SAY games {id} who plays tonight?"),
+            _ => return format!("SAY lobby {id} good evening everybody"),
         };
         state.counts.commands += 1;
         state.expected.insert(id, expected);

@@ -224,7 +224,7 @@ pub(crate) fn statistics(statistics: &TaskStatistics) -> String {
 pub(crate) fn service(counts: &Counts) -> String {
     let mut text = format!(
         "{} commands: {} answers right, {} wrong, {} refused, {} lost with a connection\n{} reminders delivered ({} asked for), {} spam flagged, \
-         {} status updates; {} connections, {} dropped by the service",
+         {} status updates, {} digests; {} connections, {} dropped by the service",
         counts.commands,
         counts.right,
         counts.wrong.len(),
@@ -234,6 +234,7 @@ pub(crate) fn service(counts: &Counts) -> String {
         counts.reminders_asked,
         counts.flagged,
         counts.status_updates,
+        counts.digests,
         counts.connections,
         counts.dropped,
     );
