@@ -81,14 +81,22 @@ impl<E> Entry<E> {
     }
 
     /// Counts a run that begins. Returns whether the registry has let the name go meanwhile.
+    #[inline]
     pub(crate) fn run_started(&self, now: impl FnOnce() -> Duration + Copy, wall: SystemTime) -> bool {
         if let Some(family) = self.family() {
-            family.cell.run_started(now, wall);
+            family.run_of_member_started(now(), wall);
         }
         self.cell.run_started(now, wall)
     }
 
+    /// Out of the path of other runs, as the next.
+    #[inline(never)]
+    fn run_of_member_started(&self, now: Duration, wall: SystemTime) {
+        self.cell.run_started(|| now, wall);
+    }
+
     /// Counts an ended run. Returns the error type that it is exported under.
+    #[inline]
     pub(crate) fn run_ended(
         &self,
         run: &EndedRun<'_>,
@@ -98,10 +106,20 @@ impl<E> Entry<E> {
         let Some(family) = self.family() else {
             return self.cell.run_ended(run, now, error_type_budget);
         };
-        let error_type = family.cell.run_ended(run, now, error_type_budget);
+        let error_type = family.run_of_member_ended(run, now(), error_type_budget);
         // Not exported: it has a budget of its own.
-        self.cell.run_ended(run, now, &AtomicUsize::new(TaskSnapshot::MAX_ERROR_TYPES));
+        self.run_of_member_ended(run, now(), &AtomicUsize::new(TaskSnapshot::MAX_ERROR_TYPES));
         error_type
+    }
+
+    #[inline(never)]
+    fn run_of_member_ended(
+        &self,
+        run: &EndedRun<'_>,
+        now: Duration,
+        error_type_budget: &AtomicUsize,
+    ) -> Option<&'static str> {
+        self.cell.run_ended(run, || now, error_type_budget)
     }
 
     pub(crate) fn polled(&self, duration: Duration, slow: Duration) {

@@ -374,7 +374,11 @@ impl<E> Registry<E> {
     /// The entry that a caller who gave nothing but the name reads and writes, if there is one yet.
     pub(crate) fn plain(&self, name: &str) -> Option<Arc<Entry<E>>> {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
-        entries.of(name).find(|entry| entry.plain).cloned()
+        match entries.first.get(name) {
+            Some(ByName(first)) if first.plain => Some(first.clone()),
+            Some(_) => entries.of(name).find(|entry| entry.plain).cloned(),
+            None => None,
+        }
     }
 
     /// The entry of this identity, made where there is none; `None` where there is no room for one more.

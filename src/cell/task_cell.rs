@@ -146,6 +146,7 @@ impl TaskCell {
     }
 
     /// Counts a run that begins. Returns whether the registry has let the name go meanwhile.
+    #[inline]
     pub(crate) fn run_started(&self, now: impl FnOnce() -> Duration, wall: SystemTime) -> bool {
         let before = self.active.fetch_add(1, Relaxed);
         let wall = unix_nanos(wall);
@@ -219,6 +220,7 @@ impl TaskCell {
     }
 
     /// Counts an ended run once, everywhere. Returns the error type it was counted under.
+    #[inline]
     pub(crate) fn run_ended(
         &self,
         run: &EndedRun<'_>,

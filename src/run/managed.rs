@@ -97,6 +97,15 @@ enum RunSpan {
 }
 
 impl RunSpan {
+    /// Makes the span that waited for the first poll. A subscriber that panics costs the run its span.
+    fn make(&mut self, current: &Option<Current>, began: SystemTime) {
+        let unmade = std::mem::replace(self, Self::None);
+        let (Self::Unmade(told), Some(Current { recorder, task })) = (unmade, current) else { return };
+        let mut told = told.map_or_else(Told::default, |told| *told);
+        let made = catch(false, || make_span(recorder, task, &mut told, began));
+        *self = made.unwrap_or(Self::None);
+    }
+
     fn made(&self) -> Option<&ManagedSpan> {
         match self {
             Self::Made(span) => Some(span),
@@ -188,11 +197,14 @@ where
     G: Guard,
 {
     /// A run that begins now.
+    // Into the spawn, which moves it on.
+    #[inline]
     pub(crate) fn begun(begin: Begin, future: F, classify: C, guard: G) -> Self {
         Self::begun_at(Instant::now(), begin, future, classify, guard)
     }
 
     /// A run that began a moment ago.
+    #[inline]
     pub(crate) fn begun_at(began: Instant, begin: Begin, future: F, classify: C, guard: G) -> Self {
         let running = Some(Running::start(begin, began));
         Self { future: Some(future), classify: Some(classify), running, guard: Some(guard) }
@@ -286,29 +298,23 @@ impl Running {
         }
     }
 
-    /// Makes the span that waited for the first poll. A subscriber that panics costs the run its span.
-    fn make_span(&mut self) {
-        let unmade = std::mem::replace(&mut self.span, RunSpan::None);
-        let (RunSpan::Unmade(told), Some(Current { recorder, task })) = (unmade, &self.current) else {
-            return;
-        };
-        let mut told = told.map_or_else(Told::default, |told| *told);
-        let made = catch(false, || make_span(recorder, task, &mut told, self.started_wall));
-        self.span = made.unwrap_or(RunSpan::None);
-    }
-
     fn silence(&self) -> bool {
         self.current.as_ref().is_some_and(|current| current.recorder.options.silence_panics)
     }
 
-    /// Does `inside` as part of the run: in its span, as the current run. `inside` must not unwind; it tells beside its
-    /// answer whether it is the last that is done there.
-    fn inside<R>(&mut self, inside: impl FnOnce() -> (R, bool)) -> R {
-        if matches!(self.span, RunSpan::Unmade(_)) {
-            self.make_span();
+    /// Does `inside` as part of a run that began at `began`: in its span, as the current run. `inside` must not unwind; it tells
+    /// beside its answer whether it is the last that is done there.
+    fn inside<R>(
+        span: &mut RunSpan,
+        current: &mut Option<Current>,
+        began: SystemTime,
+        inside: impl FnOnce() -> (R, bool),
+    ) -> R {
+        if matches!(span, RunSpan::Unmade(_)) {
+            span.make(current, began);
         }
-        let entered = self.span.made().map(ManagedSpan::enter);
-        let (result, last) = Current::scope(&mut self.current, inside);
+        let entered = span.made().map(ManagedSpan::enter);
+        let (result, last) = Current::scope(current, inside);
         if let Some(entered) = entered.filter(|_| last) {
             entered.leave_last();
         }
@@ -324,19 +330,17 @@ impl Running {
         cx: &mut Context<'_>,
     ) -> Option<Done<F::Output>> {
         let silence = self.silence();
-        let own_rules = self.rare.as_ref().and_then(|rare| rare.error_rules.clone());
+        let Self { span, current, started_wall, rare, .. } = self;
+        let own_rules = || Rules(rare.as_ref().and_then(|rare| rare.error_rules.as_ref()));
         let before = (self.polls == PollTime::Exact).then(std::time::Instant::now);
-        let done = self.inside(|| {
+        let done = Self::inside(span, current, *started_wall, || {
             let (mut output, mut exit) = (None, None);
             let caught = catch(silence, || {
                 let Some(polled) = future.as_mut().as_pin_mut() else { return false };
                 let Poll::Ready(returned) = polled.poll(cx) else { return false };
                 let returned = output.insert(returned);
-                exit = Some(
-                    classify
-                        .take()
-                        .map_or(Exit::Success, |classify| classify(returned, Rules(own_rules.as_ref()))),
-                );
+                exit =
+                    Some(classify.take().map_or(Exit::Success, |classify| classify(returned, own_rules())));
                 future.set(None);
                 true
             });
@@ -383,7 +387,9 @@ impl Running {
             return false;
         }
         let silence = self.silence();
-        self.inside(|| (catch(silence, || future.set(None)).is_err(), true))
+        Self::inside(&mut self.span, &mut self.current, self.started_wall, || {
+            (catch(silence, || future.set(None)).is_err(), true)
+        })
     }
 
     /// Counts the run, ends its span, writes the log record of a failure.

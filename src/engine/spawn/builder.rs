@@ -466,8 +466,8 @@ impl Shared {
             name => name,
         };
         let task = self.task_of(name, options.category, options.priority, options.component);
-        let Extras { parent, mut links, room, error_rules } =
-            options.extras.map_or_else(Extras::default, |extras| *extras);
+        let mut extras = options.extras;
+        let room = extras.as_mut().and_then(|extras| extras.room.take());
         let hears = options.with_context || options.blocking;
         let token = hears.then(CancellationToken::new);
         // A plain future cannot hear that it should stop: it has its grace, then it is dropped.
@@ -492,7 +492,8 @@ impl Shared {
                 manager: Arc::downgrade(self),
             })
         });
-        let parent = match parent {
+        let mut links = extras.as_mut().map_or_else(Vec::new, |extras| std::mem::take(&mut extras.links));
+        let parent = match extras.as_mut().map_or(Parent::None, |extras| std::mem::take(&mut extras.parent)) {
             // Its span is made on another thread.
             Parent::Current if options.blocking => SpanParent::Known(Box::new(KnownParent::current())),
             Parent::Current => SpanParent::Current,
@@ -512,7 +513,9 @@ impl Shared {
             parent,
             links,
             timeout: options.timeout.filter(|_| !options.blocking),
-            error_rules: error_rules.and_then(|rules| self.recorder.with_rules(rules)),
+            error_rules: extras
+                .and_then(|extras| extras.error_rules)
+                .and_then(|rules| self.recorder.with_rules(rules)),
             polls: if options.blocking { PollTime::Untimed } else { self.recorder.polls() },
             span: SpanMade::WhenPolled,
             ..Begin::new(self.recorder.clone(), task)
