@@ -54,9 +54,16 @@ pub(crate) trait Source: Send + Sync {
 pub(crate) struct Instruments {
     pub(crate) run_duration: RunDuration,
     pub(crate) schedule_delay: ScheduleDelay,
-    pub(crate) reservation_wait_time: Histogram<f64>,
+    reservation_wait_time: Histogram<f64>,
     pub(crate) shutdown_duration: Histogram<f64>,
     pub(crate) monitor_duration: Histogram<f64>,
+}
+
+impl Instruments {
+    /// Records that a run of a task has waited so long for room.
+    pub(crate) fn reservation_waited(&self, task: &Entry<TaskAttributes>, seconds: f64) {
+        self.reservation_wait_time.record(seconds, task.recorded_as(None).0.attributes());
+    }
 }
 
 /// The durations of runs, which are recorded once per run. With the feature `bound-instruments` each name keeps its series

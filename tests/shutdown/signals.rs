@@ -50,9 +50,11 @@ fn serve(role: &str) {
         let report = match role {
             INSIDE => tasks.run_until(async { begun(shutdown_signal()).await }).await,
             PRE_STOP => {
+                // Before anything is printed: the test sends its signal then.
+                let signal = shutdown_signal();
                 let hook = tasks.clone();
                 tokio::spawn(async move { hook.shutdown_after(secs(30)).await });
-                tasks.run_until(begun(shutdown_signal())).await
+                tasks.run_until(begun(signal)).await
             }
             ELSEWHERE => {
                 let taken = CriticalTaskConfig::new("taken", |ctx: TaskContext| async move {

@@ -411,8 +411,7 @@ async fn a_long_text_is_cut_wherever_it_comes_from() {
         cut(&last_error(&tasks, name).message, expected);
     }
     for (record, count) in [
-        // That of the blocking work goes to the subscriber of its own thread.
-        ("task.exception", 5),
+        ("task.exception", 6),
         ("task.iteration.retried", 1),
         ("task.hook.panicked", 1),
         ("task.monitor.failed", 1),

@@ -77,6 +77,11 @@ async fn any_number_of_names_may_be_registered_one_after_the_other() {
     let beyond = points.of("task.run.duration", &[("task.name", "_OTHER"), ("task.run.result", "failure")]);
     assert_eq!(beyond.len(), 1, "{beyond:?}");
     assert_eq!(beyond[0].attributes["error.type"], "_OTHER");
+    // A name whose runs are limited, too.
+    drop(tasks.task("limited").limit(1).reserve().await);
+    let points = metrics.collect();
+    assert_eq!(points.count("task.reservation.wait_time", &[("task.name", "_OTHER")]), 1);
+    assert_eq!(points.count("task.reservation.wait_time", &[("task.name", "limited")]), 0);
     // By their own names everywhere else.
     let last = format!("job-{}", 10 * limit - 1);
     assert_eq!(points.sum("task.run.errors", &[("task.name", &last), ("error.type", "io")]), 1.0);

@@ -169,7 +169,7 @@ impl LimitedTask {
     fn waited(&self, shared: &Shared, began: Instant) {
         if let (Some(exposition), Some(task)) = (&*shared.recorder.exposition(), &self.inner.task) {
             let seconds = began.elapsed().as_secs_f64();
-            exposition.instruments.reservation_wait_time.record(seconds, task.attributes());
+            exposition.instruments.reservation_waited(task, seconds);
         }
     }
 }
