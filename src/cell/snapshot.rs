@@ -313,8 +313,8 @@ impl TaskSnapshot {
         let Some(state) = member.state else { return };
         if state == TaskState::Running {
             // The one that has been silent for longest.
-            let first = members[state as usize] == 0;
-            self.last_seen = if first { member.last_seen } else { self.last_seen.min(member.last_seen) };
+            let so_far = self.last_seen.filter(|_| members[state as usize] > 0);
+            self.last_seen = [so_far, member.last_seen].into_iter().flatten().min();
         }
         members[state as usize] += 1;
         let earliest = |mine: Option<SystemTime>, theirs| [mine, theirs].into_iter().flatten().min();

@@ -141,6 +141,10 @@ impl<K: FamilyKey> TaskFamily<K> {
         if self.name.is_empty() {
             return Err(RegisterError::EmptyName);
         }
+        let refused = |problem| RegisterError::Key { family: self.name.clone(), key: String::new(), problem };
+        if let Some(character) = self.name.chars().find(|c| matches!(c, '/' | '\\') || c.is_control()) {
+            return Err(refused(KeyProblem::Character(character)));
+        }
         let name: Arc<str> = self.name.into();
         let family = Family::new(name.clone(), self.max_members);
         if self.max_members == 0 {

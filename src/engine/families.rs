@@ -77,6 +77,8 @@ impl Shared {
             Some(Changed::Refused(RegisterError::ShuttingDown))
         } else if !family.has_room() {
             Some(Changed::Refused(full(family)))
+        } else if registered.reserved.contains(&member.identity.name) {
+            Some(Changed::Refused(being_replaced(&member)))
         } else {
             None
         };
@@ -154,8 +156,12 @@ impl Shared {
         }
         let missing = wanted.len();
         let new: Vec<_> = wanted.into_values().flatten().collect();
+        let replaced =
+            returning.iter().find(|(_, member)| registered.reserved.contains(&member.identity.name));
         let refused = if !seen || new.len() < missing {
             Some(Changed::Meanwhile)
+        } else if let Some((_, member)) = replaced {
+            Some(Changed::Refused(being_replaced(member)))
         } else {
             registered.check(&new, None).err().map(Changed::from)
         };
@@ -193,6 +199,10 @@ impl Shared {
         }
         Ok(leaving.into_iter().map(|(task, _)| task).collect())
     }
+}
+
+fn being_replaced(member: &Registration) -> RegisterError {
+    RegisterError::BeingReplaced { name: member.identity.name.to_string() }
 }
 
 fn full(family: &Family) -> RegisterError {

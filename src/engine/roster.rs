@@ -146,7 +146,8 @@ impl Registered {
             if is_taken(name) {
                 return Err(RegisterError::Duplicate { name: name.to_string() });
             }
-            if self.dependents.is_empty() && only.links.is_empty() {
+            // What depends on nothing closes no circle.
+            if only.links.is_empty() {
                 return Ok(());
             }
         }
@@ -159,7 +160,7 @@ impl Registered {
             }
             names.push(name);
         }
-        if self.dependents.is_empty() && new.iter().all(|registration| registration.links.is_empty()) {
+        if new.iter().all(|registration| registration.links.is_empty()) {
             return Ok(());
         }
         for registration in new {

@@ -69,8 +69,10 @@ pub(crate) struct Shared {
     pub(crate) begun: watch::Sender<bool>,
     /// Callers that wait for a signal, and for the shutdown's report then.
     pub(crate) awaited: AtomicUsize,
-    /// Locked by the caller that acts on signals.
-    pub(crate) listening: tokio::sync::Mutex<()>,
+    /// Callers that signals are left to.
+    pub(crate) leading: AtomicUsize,
+    /// The number of signals that were acted upon.
+    pub(crate) steps: AtomicUsize,
 }
 
 impl Shared {
@@ -94,7 +96,8 @@ impl Shared {
             sequence: OnceLock::new(),
             begun: watch::Sender::new(false),
             awaited: AtomicUsize::new(0),
-            listening: tokio::sync::Mutex::default(),
+            leading: AtomicUsize::new(0),
+            steps: AtomicUsize::new(0),
         });
         shared.begin_watching();
         shared
@@ -359,6 +362,14 @@ impl Shared {
         self.recorder.registry().retire(task, self.recorder.now());
     }
 
+    /// A detached task has come to rest: its name retires, unless another task is registered under the same identity.
+    pub(crate) fn retire_detached(&self, task: &Supervised) {
+        let registered = self.registered();
+        if !registered.get(task.name()).is_some_and(|other| Arc::ptr_eq(&other.task, &task.task)) {
+            self.retire(&task.task);
+        }
+    }
+
     /// Enters new tasks into what is registered.
     pub(super) fn enter(&self, registered: &mut Registered, new: &[Arc<Supervised>], now: SystemTime) {
         for supervised in new {
@@ -368,7 +379,9 @@ impl Shared {
             task.cell.forgive_restarts();
             for dependency in supervised.links.dependencies() {
                 let dependents = registered.dependents.entry(dependency.clone()).or_default();
-                dependents.retain(|dependent| dependent.strong_count() > 0);
+                if dependents.len() == dependents.capacity() {
+                    dependents.retain(|dependent| dependent.strong_count() > 0);
+                }
                 dependents.push(Arc::downgrade(supervised));
             }
             registered.tasks.insert(ByName(supervised.clone()));
@@ -407,8 +420,12 @@ impl Shared {
         }
         let removed = (registered.remove(task), registered.listing.take());
         self.depended_on.store(registered.dependents.len(), SeqCst);
+        // A detached task that is not at rest goes on, and so does its name.
+        let is_at_rest = task.rests() && task.task.cell.next_retry().is_none();
         task.give_name_up();
-        self.retire(&task.task);
+        if task.is_to_unregister() || task.has_left() || is_at_rest || task.task.family().is_some() {
+            self.retire(&task.task);
+        }
         let next = task.body.member().and_then(|member| member.leaves().1);
         let followed = next.map(|next| self.follow(&mut registered, *next, now));
         let started = self.is_started();

@@ -19,7 +19,7 @@ use otel_tasks::{
 };
 use tokio::time::{sleep, timeout};
 
-use crate::support::{Alive, metrics::Metrics, secs, settle, shown, tasks::state};
+use crate::support::{Alive, metrics::Metrics, millis, secs, settle, shown, tasks::state};
 
 async fn until_cancelled<K>(ctx: TaskContext, _key: K) {
     ctx.cancelled().await;
@@ -495,4 +495,59 @@ async fn a_family_takes_one_name_of_the_bound() {
     let refused = families[1].ensure(1).unwrap_err();
     assert!(matches!(&refused, RegisterError::NameLimit { name, .. } if name == "b"), "{refused}");
     assert!(families[1].keys().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_name_of_a_family_must_be_part_of_a_path() {
+    let tasks = started();
+    for name in ["a/b", "a\\b", "a\nb"] {
+        let refused =
+            tasks.register_family(TaskFamily::new(name, until_cancelled::<u64>)).map(drop).unwrap_err();
+        let is_expected = matches!(&refused, RegisterError::Key { problem: KeyProblem::Character(_), .. });
+        assert!(is_expected, "{refused}");
+    }
+}
+
+/// Seen to fail: the call returned `Ok(true)`, and the member never came.
+#[tokio::test(start_paused = true)]
+async fn a_member_that_is_being_replaced_cannot_be_ensured() {
+    let tasks = started();
+    let guilds = slow(&tasks, &Alive::default());
+    guilds.set([1, 2]).await.unwrap();
+    settle().await;
+    let replaced = tasks
+        .replace(CriticalTaskConfig::new("guild:1", |ctx: TaskContext| async move { ctx.cancelled().await }));
+    let during = async {
+        sleep(millis(500)).await;
+        let refused = [guilds.ensure(1).map(drop), guilds.set([1, 2]).await.map(drop)];
+        for refused in refused {
+            assert!(matches!(refused, Err(RegisterError::BeingReplaced { .. })), "{refused:?}");
+        }
+    };
+    let (replaced, ()) = tokio::join!(replaced, during);
+    replaced.unwrap();
+    settle().await;
+    assert_eq!(guilds.keys(), [2], "it is a task of its own now");
+    assert_eq!(state(&tasks, "guild:1"), Some(TaskState::Running));
+}
+
+/// Seen to fail: a loop that has not run yet took the time of all members away.
+#[tokio::test(start_paused = true)]
+async fn the_heartbeat_of_a_family_is_that_of_the_member_that_was_silent_for_longest() {
+    let metrics = Metrics::new();
+    let tasks = TaskManager::builder().meter(metrics.meter()).build().unwrap();
+    tasks.start();
+    let guilds = tasks
+        .register_family(TaskFamily::of("guild", |hours: &u64| {
+            let schedule = otel_tasks::Schedule::every(secs(3_600 * hours)).immediate(*hours == 1);
+            CriticalTaskConfig::from_loop("guild", otel_tasks::TaskLoop::on(schedule, |_| async {}))
+        }))
+        .unwrap();
+    let times = || metrics.collect().of("task.heartbeat.time", &[("task.name", "guild")]).len();
+    guilds.ensure(2).unwrap();
+    settle().await;
+    assert_eq!(times(), 0, "it has not run yet");
+    guilds.ensure(1).unwrap();
+    settle().await;
+    assert_eq!(times(), 1);
 }

@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeSet,
+    collections::HashSet,
     sync::{Arc, PoisonError},
     time::SystemTime,
 };
@@ -77,7 +78,8 @@ fn step(shared: &Shared, name: &'static str, step: impl FnOnce()) {
 }
 
 fn categorize(shared: &Shared, span: &ManagedSpan) {
-    let names = names_alive(&shared.recorder.registry().listing());
+    let listing = shared.recorder.registry().listing();
+    let names = names_alive(&listing);
     set_names(span, &names);
     // Without a table every plain name is unknown, and meant to be.
     if !shared.recorder.options.categories.has_prefixes() {
@@ -85,8 +87,12 @@ fn categorize(shared: &Shared, span: &ManagedSpan) {
     }
     let mut unknown = names[TaskCategory::Unknown as usize].clone();
     {
-        // Bounded like the names of the registry. The lock is not held while the subscriber, the user's code, is told.
+        // Bounded like the names of the registry, which come and go. The lock is not held while the subscriber, the user's code, is told.
         let mut warned = shared.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.len() > 2 * listing.len() {
+            let known: HashSet<_> = listing.iter().map(|entry| &*entry.identity.name).collect();
+            warned.retain(|name| known.contains(&**name));
+        }
         unknown.retain(|name| warned.insert(name.clone()));
     }
     for name in unknown {

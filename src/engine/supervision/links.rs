@@ -11,7 +11,7 @@
 //! Invariant: dependencies and the order inside groups, taken together, have no cycle; registration sees to it.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::SeqCst},
@@ -428,10 +428,10 @@ impl Shared {
         if task.links.is_empty() && !self.has_dependents() {
             return;
         }
-        let mut told: Vec<Arc<Supervised>> = Vec::new();
+        let (mut told, mut seen) = (Vec::new(), HashSet::new());
         let mut next = self.dependents(task.name());
         while let Some(dependent) = next.pop() {
-            if told.iter().any(|held| Arc::ptr_eq(held, &dependent)) {
+            if !seen.insert(Arc::as_ptr(&dependent)) {
                 continue;
             }
             next.extend(self.dependents(dependent.name()));

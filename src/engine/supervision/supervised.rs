@@ -301,6 +301,11 @@ impl Supervised {
         }
     }
 
+    /// Whether it has ended; one that failed may have a next try.
+    pub(crate) fn rests(&self) -> bool {
+        matches!(self.state(), TaskState::Finished | TaskState::Stopped | TaskState::Failed)
+    }
+
     /// Gives its name up: from now on the name has no state, or that of another task.
     pub(crate) fn give_name_up(&self) {
         let mut owns_name = self.owns_name.lock().unwrap_or_else(PoisonError::into_inner);
