@@ -732,7 +732,7 @@ impl TaskManager {
             self.start();
         }
         // Listens before the first signal, which may end the wait through a listener of the caller's.
-        let mut listener = Listener::new(self.shared());
+        let mut listener = Listener::leading(self.shared());
         let ended = {
             let _awaited = engine::Awaited::new(self.shared());
             let mut begun = self.shared().begun.subscribe();
@@ -741,7 +741,11 @@ impl TaskManager {
                 _ = begun.wait_for(|begun| *begun) => None,
             }
         };
-        let was_sigterm = listener.signals.take_seen().is_sigterm_alone();
+        let seen = listener.signals.take_seen();
+        let was_sigterm = seen.is_sigterm_alone();
+        if seen.is_any() || matches!(ended, Some(engine::WaitEnded::BySignals)) {
+            listener.acted();
+        }
         let drain = match ended {
             Some(engine::WaitEnded::Itself) if was_sigterm => self.shared().settings.drain,
             _ => Duration::ZERO,

@@ -80,7 +80,7 @@ impl Seen {
         self.terminate && !self.interrupt
     }
 
-    fn is_any(self) -> bool {
+    pub(crate) fn is_any(self) -> bool {
         self.terminate || self.interrupt
     }
 }

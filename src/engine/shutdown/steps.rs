@@ -1,8 +1,12 @@
 //! The signals that come while a caller waits for the shutdown: each goes one step on.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Duration,
+};
 
-use tokio::sync::MutexGuard;
+use tokio::time::sleep;
 
 use crate::engine::{
     Shared, ShutdownReport,
@@ -12,26 +16,62 @@ use crate::engine::{
     },
 };
 
-/// A caller that listens for signals on behalf of a manager. Of several callers one acts, so that a signal is one step.
+/// How long `run_until` has to act on a signal before another caller does.
+const RUN_UNTIL_FIRST: Duration = Duration::from_millis(200);
+
+/// A caller that listens for signals on behalf of a manager. Of several callers one acts on a signal, so that it is one step.
 pub(crate) struct Listener<'a> {
     shared: &'a Shared,
-    turn: Option<MutexGuard<'a, ()>>,
+    /// Whether the signals are left to this caller.
+    leads: bool,
+    /// The steps that this caller knows of.
+    known: usize,
     pub(crate) signals: FurtherSignals,
 }
 
 impl<'a> Listener<'a> {
     pub(crate) fn new(shared: &'a Shared) -> Self {
-        Self { shared, turn: shared.listening.try_lock().ok(), signals: further_signals() }
+        Self { shared, leads: false, known: shared.steps.load(SeqCst), signals: further_signals() }
+    }
+
+    /// That of `run_until`, which others leave the signals to.
+    pub(crate) fn leading(shared: &'a Shared) -> Self {
+        shared.leading.fetch_add(1, SeqCst);
+        let mut leading = Self::new(shared);
+        leading.leads = true;
+        leading
+    }
+
+    /// This caller has acted on a signal: to the others it is no further one.
+    pub(crate) fn acted(&mut self) {
+        self.known = self.shared.steps.fetch_add(1, SeqCst) + 1;
     }
 
     /// Waits for the next signal that this caller has to act on.
     async fn next(&mut self) {
-        if self.turn.is_none() {
-            self.turn = Some(self.shared.listening.lock().await);
-            // The caller before has acted on those that have come.
-            self.signals.take_seen();
+        loop {
+            self.signals.next().await;
+            if !self.leads && self.shared.leading.load(SeqCst) > 0 {
+                // It may be kept and not polled: then the process must not be deaf.
+                sleep(RUN_UNTIL_FIRST).await;
+            }
+            match self.shared.steps.compare_exchange(self.known, self.known + 1, SeqCst, SeqCst) {
+                Ok(_) => {
+                    self.known += 1;
+                    return;
+                }
+                // Another caller has acted on this signal.
+                Err(now) => self.known = now,
+            }
         }
-        self.signals.next().await;
+    }
+}
+
+impl Drop for Listener<'_> {
+    fn drop(&mut self) {
+        if self.leads {
+            self.shared.leading.fetch_sub(1, SeqCst);
+        }
     }
 }
 
