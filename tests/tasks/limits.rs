@@ -360,6 +360,32 @@ async fn who_waits_for_room_of_a_task_that_is_unregistered_is_refused() {
     assert_eq!(work.try_reserve().unwrap().spawn(async {}).await, Err(TaskError::ShuttingDown));
 }
 
+/// Seen to fail: who waited behind another owner's waiter heard nothing until that had its turn.
+#[tokio::test(start_paused = true)]
+async fn who_waits_behind_others_is_refused_with_its_own_owner() {
+    let tasks = TaskManager::new();
+    let works = ["p", "q"].map(|name| {
+        let kept = Arc::new(Mutex::new(None::<LimitedTask>));
+        let keeps = kept.clone();
+        let config = CriticalTaskConfig::new(name, move |ctx: TaskContext| {
+            *keeps.lock().unwrap() = Some(ctx.task("work").limit(1));
+            async move { ctx.cancelled().await }
+        });
+        tasks.register(config).unwrap();
+        kept
+    });
+    tasks.start();
+    settle().await;
+    let [p, q] = works.map(|work| work.lock().unwrap().clone().unwrap());
+    drop(p.reserve().await.spawn(sleep(secs(3_600))));
+    let [first, behind] =
+        [p, q].map(|work| tokio::spawn(async move { work.reserve().await.spawn(async {}).await }));
+    settle().await;
+    timeout(secs(1), tasks.unregister("q")).await.expect("it owns nothing").unwrap();
+    assert_eq!(timeout(secs(1), behind).await.unwrap().unwrap(), Err(TaskError::ShuttingDown));
+    assert!(!first.is_finished());
+}
+
 /// Seen to fail where a limited task holds the manager.
 #[tokio::test(start_paused = true)]
 async fn a_limited_task_keeps_no_manager_alive() {
