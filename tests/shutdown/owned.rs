@@ -10,7 +10,7 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, RestartPolicy, ShutdownReport, TaskCategory, TaskContext, TaskError,
+    Backoff, CriticalTaskConfig, GiveUp, RestartPolicy, ShutdownReport, TaskCategory, TaskContext, TaskError,
     TaskGroup, TaskLoop, TaskManager, TaskPriority,
     policy::{Escalation, RestartStrategy},
     shutdown::ShutdownOutcome,
@@ -583,6 +583,29 @@ async fn a_stop_of_a_task_at_rest_stops_owned_work_and_leaves_the_state() {
     }
     assert_eq!(state(&tasks, "u").map(|state| state.as_str()), Some("running"), "it was not disturbed");
     assert!(tasks.shutdown().await.is_clean());
+}
+
+/// Fails if a restart meanwhile is not forgiven: the first failure then gives the task up again.
+#[tokio::test(start_paused = true)]
+async fn a_restart_while_a_stopped_task_waits_for_owned_work_is_forgiven() {
+    let context = Arc::new(Mutex::new(None));
+    let handed_out = context.clone();
+    let fails = CriticalTaskConfig::new("t", move |ctx: TaskContext| {
+        *handed_out.lock().unwrap() = Some(ctx);
+        async { Err::<(), _>("down") }
+    });
+    let tasks =
+        manager([fails.max_restarts(1, secs(3_600)).give_up(GiveUp::ForGood).restart_delay(secs(1))], 25);
+    sleep(secs(10)).await;
+    let state_of = || state(&tasks, "t").map(|state| state.as_str());
+    assert_eq!(state_of(), Some("failed"));
+    drop(of(&context).spawn("owned", sleep(secs(5))));
+    tasks.stop("t").expect("registered");
+    sleep(millis(100)).await;
+    tasks.restart("t").expect("registered");
+    sleep(millis(100)).await;
+    assert_eq!(state_of(), Some("backoff"), "one restart by itself is allowed again");
+    tasks.shutdown().await;
 }
 
 /// Fails if a member that its group stops leaves alone what it owns.

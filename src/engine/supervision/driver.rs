@@ -285,6 +285,9 @@ impl Core {
         match step {
             Step::Rest(state) => {
                 self.set_state(state);
+                if self.supervised.rests() && !self.is_tried_again() && !self.supervised.owns_name() {
+                    self.shared.retire_detached(&self.supervised);
+                }
                 State::Resting(state)
             }
             Step::Backoff { until, reason } => {
@@ -351,6 +354,7 @@ impl Core {
                         // What it owns is left alone again.
                         Order::Restart { .. } if outliving.then != Then::Leave => {
                             self.supervised.place.owned.open();
+                            self.forgive();
                             return Poll::Ready(Step::Await(Some(RestartReason::Requested)));
                         }
                         _ => continue,
@@ -490,14 +494,8 @@ impl Core {
                 let began = self.supervised.signals.generation() > 0;
                 Some(Step::Await(began.then_some(RestartReason::Requested)))
             }
-            // A person decided to try again: what led here is forgiven.
             Order::Restart { .. } => {
-                self.supervised.task.cell.forgive_restarts();
-                self.catch_up_with_group();
-                if let Some(before) = &mut self.before {
-                    before.attempt = 0;
-                    before.failed = before.failed.map(|_| Failed::Forgiven);
-                }
+                self.forgive();
                 Some(Step::Await(Some(RestartReason::Requested)))
             }
             Order::Stop { .. } if matches!(state, TaskState::Waiting | TaskState::Paused) => {
@@ -513,6 +511,16 @@ impl Core {
             }
             Order::Start | Order::Stalled { .. } | Order::Stop { .. } | Order::Pause | Order::Resume => None,
             Order::Leave { .. } | Order::Kill => Some(self.leave_idle(order)),
+        }
+    }
+
+    /// Forgives what led here: a person decided to try again.
+    fn forgive(&mut self) {
+        self.supervised.task.cell.forgive_restarts();
+        self.catch_up_with_group();
+        if let Some(before) = &mut self.before {
+            before.attempt = 0;
+            before.failed = before.failed.map(|_| Failed::Forgiven);
         }
     }
 
@@ -1126,6 +1134,7 @@ impl Drop for Driver {
         let Core { supervised, shared, .. } = &self.core;
         if !self.done {
             // Dropped with its runtime.
+            shared.tracker.close_owner(supervised);
             self.core.note(ShutdownOutcome::Aborted);
             supervised.runtime_gone();
         }
@@ -1139,6 +1148,9 @@ impl Drop for Driver {
         }
         if supervised.is_to_unregister() {
             shared.remove(supervised);
+        } else if !supervised.owns_name() {
+            // Detached.
+            shared.retire_detached(supervised);
         }
         let reported = shared.tracker.leave_driver(supervised);
         if !self.done && was_alive && !reported {
