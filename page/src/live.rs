@@ -98,6 +98,9 @@ struct Delta<'a> {
     summary: Option<&'a Summary>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rows: Vec<&'a TaskRow>,
+    /// The names that are no longer there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    gone: Vec<Arc<str>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     events: Vec<EventView>,
 }
@@ -217,23 +220,27 @@ impl Hub {
             let from = std::mem::replace(&mut told.events, log.taken);
             log.between(from, log.taken).cloned().collect()
         };
-        // A name that was seen once is never gone.
         let mut changed = Vec::new();
+        let mut rows_now = HashMap::with_capacity(rows.len());
         for row in rows {
             if told.rows.get(row.name()) != Some(&row) {
                 changed.push(row.name().clone());
-                told.rows.insert(row.name().clone(), row);
             }
+            rows_now.insert(row.name().clone(), row);
         }
+        // Members of a family that were removed, and names that were let go.
+        let gone: Vec<_> = told.rows.keys().filter(|name| !rows_now.contains_key(*name)).cloned().collect();
+        told.rows = rows_now;
         let is_news = told.summary.as_ref() != Some(&summary);
         told.summary = Some(summary);
-        if !is_news && changed.is_empty() && events.is_empty() {
+        if !is_news && changed.is_empty() && gone.is_empty() && events.is_empty() {
             return Ok(None);
         }
         let delta = Delta {
             at: unix(SystemTime::now()),
             summary: told.summary.as_ref().filter(|_| is_news),
             rows: changed.iter().filter_map(|name| told.rows.get(name)).collect(),
+            gone,
             events,
         };
         Ok(serde_json::to_string(&delta).ok().map(Arc::from))

@@ -459,6 +459,7 @@ function take(message, everything) {
   if (everything) rows.clear();
   if (told.summary) summary = told.summary;
   for (const row of told.rows ?? []) rows.set(row.name, row);
+  for (const name of told.gone ?? []) rows.delete(name);
   events = (everything ? told.events : events.concat(told.events ?? [])).slice(-200);
   $("connection").textContent = "live";
   const concerned = everything || (told.rows ?? []).some((row) => row.name === shown) || (told.events ?? []).some((event) => event.task === shown);
