@@ -104,7 +104,7 @@ impl Text {
     fn ends_with(&self, other: &Self) -> bool {
         let (end, expected) = (self.end(), other.end());
         let compared = match self.is_cut() || other.is_cut() {
-            true => end.len().min(expected.len()),
+            true => end.len().min(expected.len()).min(END),
             false => expected.len(),
         };
         other.length <= self.length && end.ends_with(&expected[expected.len() - compared..])
