@@ -45,7 +45,7 @@ async fn need_1_a_task_that_is_restarted_when_it_panics() -> Result<(), Failure>
         until_asked(ctx).await
     }
     // user
-    tasks.register(CriticalTaskConfig::new("sweeper", |ctx| sweep(ctx)))?;
+    tasks.register(CriticalTaskConfig::new("sweeper", sweep))?;
     // end
     sleep(secs(2)).await;
     assert_eq!(state(&tasks, "sweeper"), Some(TaskState::Running));

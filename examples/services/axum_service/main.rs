@@ -63,13 +63,12 @@ async fn main() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
     let http = Arc::new(Http { socket, shop: shop.clone(), ops });
     // Intake stops before all others. A server beside the manager, with `tasks.shutting_down()`, cannot be drained first: the manager does
     // not know it, asks the loops at the same time, and refuses the mails of the server's last orders.
-    let http = CriticalTaskConfig::new("http", move |ctx| serve(ctx, http.clone()))
+    let http = CriticalTaskConfig::with("http", http, serve)
         .intake()
         .priority(TaskPriority::Critical)
         .shutdown_grace(Duration::from_secs(10));
-    let (sender, old) = (shop.clone(), shop.store.clone());
-    let unsent = TaskLoop::every(MINUTE, move |ctx| sender.clone().send_unsent(ctx));
-    let prune = TaskLoop::every(HOUR, move |_| old.clone().prune(KEPT));
+    let unsent = TaskLoop::with(MINUTE, shop.clone(), |ctx, shop| shop.send_unsent(ctx));
+    let prune = TaskLoop::with(HOUR, shop.store.clone(), |_, store| store.prune(KEPT));
     let unsent = CriticalTaskConfig::from_loop("unsent_mails", unsent);
     tasks.register_all([http, unsent, CriticalTaskConfig::from_loop("prune", prune)])?;
 

@@ -52,7 +52,8 @@ async fn main() -> Result<ExitCode, Failure> {
 }
 
 async fn consume(ctx: TaskContext, shop: Arc<Shop>) -> std::io::Result<()> {
-    let mut queue = Queue::connect(&shop.broker).await?;
+    let Some(queue) = ctx.run_until_cancelled(Queue::connect(&shop.broker)).await else { return Ok(()) };
+    let mut queue = queue?;
     let work = ctx.task("handle_order").timeout(TIMEOUT).limit(AT_ONCE);
     // Room first, the message then: nothing is in hand while it waits, and the broker gives the message to another consumer.
     while let Some(room) = ctx.run_until_cancelled(work.reserve()).await {
