@@ -63,6 +63,8 @@ fn a_run_shows_the_tasks_and_ends_in_order() {
     let restarted = last_row(&stdout, "cache_warmer");
     assert_eq!((restarted[1], restarted[5]), ("running", "1"), "{restarted:?}");
 
+    assert_eq!(last_row(&stdout, "digest:lobby")[1], "running", "a member of a family: {stdout}");
+
     let count = |needle: &str| stdout.matches(needle).count();
     assert_eq!(count("legacy_sync       given up"), 1, "{stdout}");
     assert_eq!(count("cache_warmer      panic"), 1, "{stdout}");

@@ -146,9 +146,19 @@ impl Registered {
             if is_taken(name) {
                 return Err(RegisterError::Duplicate { name: name.to_string() });
             }
-            // What depends on nothing closes no circle.
-            if only.links.is_empty() {
-                return Ok(());
+            // What depends on nothing closes no circle, and neither does a name that nobody depends on. The order inside a group
+            // counts as dependencies.
+            let dependencies = only.links.dependencies();
+            let is_end = dependencies.is_empty()
+                || !self.dependents.contains_key(name) && !dependencies.contains(name);
+            if only.links.membership().is_none() && is_end {
+                return match dependencies.iter().find(|dependency| !is_there(dependency)) {
+                    None => Ok(()),
+                    Some(unknown) => {
+                        let path = vec![name.to_string(), unknown.to_string()];
+                        Err(RegisterError::UnknownDependency { path })
+                    }
+                };
             }
         }
         let mut names: Vec<&Arc<str>> = Vec::with_capacity(new.len());

@@ -551,3 +551,24 @@ async fn the_heartbeat_of_a_family_is_that_of_the_member_that_was_silent_for_lon
     settle().await;
     assert_eq!(times(), 1);
 }
+
+/// Seen to fail, by a factor of a hundred: each registration looked for circles among all tasks.
+#[tokio::test(start_paused = true)]
+async fn a_member_costs_as_much_among_ten_thousand_that_depend_on_one_task_as_among_few() {
+    let tasks = TaskManager::new();
+    let gateway = CriticalTaskConfig::new("gateway", |ctx: TaskContext| async move { ctx.cancelled().await });
+    tasks.register(gateway).unwrap();
+    let family = TaskFamily::new("guild", until_cancelled::<u64>).each(|config| config.depends_on("gateway"));
+    let guilds = tasks.register_family(family).unwrap();
+    let ensure = |keys: std::ops::Range<u64>| {
+        let began = std::time::Instant::now();
+        keys.for_each(|key| assert!(guilds.ensure(key).unwrap()));
+        began.elapsed()
+    };
+    // What happens once is over.
+    ensure(0..100);
+    let among_few = ensure(100..400);
+    ensure(400..9_700);
+    let among_many = ensure(9_700..10_000);
+    assert!(among_many < among_few * 20, "{among_few:?}, then {among_many:?}");
+}

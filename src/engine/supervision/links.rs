@@ -341,20 +341,23 @@ impl Shared {
         }
     }
 
-    /// Whether a task that waits for others waits for one that is paused, itself or through those.
+    /// Whether a task that waits for others waits for one that is paused, itself or through those. Looks at a hundred of them at most.
     pub(crate) fn waits_for_a_paused_task(&self, task: &Supervised) -> bool {
+        const AT_MOST: usize = 100;
+        if self.paused.load(SeqCst) == 0 {
+            return false;
+        }
         let waits_for = |task: &Supervised| match self.gate(task) {
             Gate::Closed { waits_for, .. } if task.state() == TaskState::Waiting => waits_for,
             _ => Vec::new(),
         };
-        let (mut open, mut seen) = (waits_for(task), Vec::new());
-        while let Some(name) = open.pop() {
-            let Some(other) = self.supervised(&name).filter(|_| !seen.contains(&name)) else { continue };
+        let (mut open, mut seen) = (waits_for(task), HashSet::new());
+        while let Some(name) = open.pop().filter(|_| seen.len() < AT_MOST) {
+            let Some(other) = self.supervised(&name).filter(|_| seen.insert(name)) else { continue };
             if other.state() == TaskState::Paused {
                 return true;
             }
-            seen.push(name);
-            open.extend(waits_for(&other));
+            open.extend(waits_for(&other).into_iter().filter(|name| !seen.contains(name)));
         }
         false
     }

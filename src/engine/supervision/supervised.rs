@@ -256,7 +256,17 @@ impl Supervised {
 
     /// Sets the state, and shows it under its name as long as the name is its own. Called by the driver alone.
     pub(crate) fn set_state(&self, state: TaskState) {
-        self.state.store(state as u8, SeqCst);
+        let before = self.state.swap(state as u8, SeqCst);
+        let is_paused = state == TaskState::Paused;
+        if is_paused != (before == TaskState::Paused as u8) {
+            if let Some(shared) = self.manager.upgrade() {
+                if is_paused {
+                    shared.paused.fetch_add(1, SeqCst)
+                } else {
+                    shared.paused.fetch_sub(1, SeqCst)
+                };
+            }
+        }
         // Before the lock is taken: the clock may be the user's.
         let now = self.wall_clock();
         let owns_name = self.owns_name.lock().unwrap_or_else(PoisonError::into_inner);
