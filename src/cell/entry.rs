@@ -34,7 +34,7 @@ pub(crate) struct Entry<E> {
 /// What an entry is to those who count and export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A name of its own. One that came too late for the histograms is recorded there under another.
+    /// A name of its own. If the histograms were full when it came, they record it as `_OTHER`.
     Name,
     /// A member of the family that it is metered under. Takes no room, and is not exported.
     Member,

@@ -2,8 +2,8 @@
 //!
 //! The name of a task that is registered no more *retires*. It is exported as before, with no state, until
 //! [`OBSERVED_FOR`] has passed without a run and a collection has seen it: then it is *let go*. It is let go earlier if a
-//! registration needs its room, also if nobody collects; the name of a short task takes no such room. Who comes back to the name within [`OBSERVED_FOR`] after that finds its figures again;
-//! after that the name begins at zero. The names of short tasks do not retire.
+//! registration needs its room, also if nobody collects; the name of a short task takes no such room. A task that is registered under the name within [`OBSERVED_FOR`]
+//! continues its figures; after that the name begins at zero. The names of short tasks do not retire.
 //!
 //! Invariants:
 //! 1. A name is let go only between two runs (see [`TaskCell`]); a run that comes too late takes the name back.

@@ -37,7 +37,7 @@ impl Process {
         self.lines.lock().unwrap().iter().filter(|line| line.contains(text)).count()
     }
 
-    /// Waits for a line that comes after those that have been waited for.
+    /// Waits for a line after the last line that was waited for.
     fn wait_for(&mut self, text: &str) -> String {
         let began = Instant::now();
         loop {
@@ -135,7 +135,7 @@ fn guilds_come_and_go_and_an_outage_of_the_gateway_heals() {
     gateway.order("message 102 !ping");
     bot.wait_for("replied to message 102: pong");
 
-    // A session that is lost begins anew, with the guilds that there are now.
+    // A session that cannot be resumed is replaced by a new one, with the present guilds.
     gateway.order("forget");
     gateway.order("reconnect");
     gateway.wait_for("not resumed");
