@@ -293,14 +293,20 @@ fn owner(work: &Arc<Mutex<Option<LimitedTask>>>) -> CriticalTaskConfig {
     .shutdown_grace(secs(20))
 }
 
-#[tokio::test(start_paused = true)]
-async fn limited_runs_of_a_task_are_owned_and_waited_for() {
+/// A started manager with that task, and the limited task that it has made.
+async fn with_owner() -> (TaskManager, LimitedTask) {
     let tasks = TaskManager::new();
     let work = Arc::default();
     tasks.register(owner(&work)).unwrap();
     tasks.start();
     settle().await;
     let work = work.lock().unwrap().clone().unwrap();
+    (tasks, work)
+}
+
+#[tokio::test(start_paused = true)]
+async fn limited_runs_of_a_task_are_owned_and_waited_for() {
+    let (tasks, work) = with_owner().await;
     drop(work.reserve().await.spawn(sleep(secs(7))));
     let waiting = tokio::spawn({
         let work = work.clone();
@@ -339,12 +345,7 @@ async fn a_task_that_is_asked_to_stop_still_finds_room_for_what_it_has_in_hand()
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_room_of_a_task_that_is_unregistered_is_refused() {
-    let tasks = TaskManager::new();
-    let work = Arc::default();
-    tasks.register(owner(&work)).unwrap();
-    tasks.start();
-    settle().await;
-    let work = work.lock().unwrap().clone().unwrap();
+    let (tasks, work) = with_owner().await;
     drop(work.reserve().await.spawn(sleep(secs(3_600))));
     let waiting = tokio::spawn({
         let work = work.clone();
