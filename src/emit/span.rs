@@ -33,6 +33,15 @@ pub(crate) enum SpanParent {
 }
 
 impl SpanParent {
+    /// The span that is current here, also where a layer leaves OpenTelemetry's current context alone.
+    pub(crate) fn current() -> Self {
+        if OtelContext::map_current(OtelContext::has_active_span) {
+            return Self::Current;
+        }
+        let known = KnownParent::current();
+        if known.context.has_active_span() { Self::Known(Box::new(known)) } else { Self::Current }
+    }
+
     /// Whether the span begins a new trace if it is made here.
     pub(crate) fn is_root(&self) -> bool {
         !self.with_context(OtelContext::has_active_span)

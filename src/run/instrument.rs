@@ -164,7 +164,7 @@ where
     } else {
         recorder.task_with(task.name, task.category, task.priority, task.component.map(Into::into))
     };
-    let begin = Begin { parent: SpanParent::Current, ..Begin::new(recorder, entry) };
+    let begin = Begin { parent: SpanParent::current(), ..Begin::new(recorder, entry) };
     match Run::begun(begin, body, classify, ()).await {
         Ended { value: Ok(output), .. } => output,
         Ended { value: Err(Some(payload)), exit: Exit::Panic(panic), .. } => resume(panic, payload),

@@ -494,13 +494,9 @@ impl Shared {
         });
         let mut links = extras.as_mut().map_or_else(Vec::new, |extras| std::mem::take(&mut extras.links));
         let parent = match extras.as_mut().map_or(Parent::None, |extras| std::mem::take(&mut extras.parent)) {
-            // Its span is made on another thread, or the layer may leave OpenTelemetry's context alone.
-            Parent::Current
-                if options.blocking || !OtelContext::map_current(OtelContext::has_active_span) =>
-            {
-                SpanParent::Known(Box::new(KnownParent::current()))
-            }
-            Parent::Current => SpanParent::Current,
+            // Its span is made on another thread.
+            Parent::Current if options.blocking => SpanParent::Known(Box::new(KnownParent::current())),
+            Parent::Current => SpanParent::current(),
             Parent::Of(context) => SpanParent::Known(Box::new(KnownParent::of(context))),
             Parent::None => {
                 let spawner = OtelContext::map_current(|context| context.span().span_context().clone());
