@@ -128,6 +128,59 @@ impl Figures {
         (self.last_restart_at.load(Relaxed) != 0).then(|| self.rare())
     }
 
+    fn reset(&self) {
+        let Self {
+            runs,
+            restarts,
+            skipped,
+            retries,
+            failures_in_a_row,
+            run_nanos,
+            longest_run_nanos,
+            slow_polls,
+            stalls,
+            stale_signals,
+            durations,
+            errors_last_hour,
+            last_restart_at,
+            last_success,
+            last_error_time,
+            last_restart,
+            next_run,
+            next_retry,
+            interval_nanos,
+            // Of the limit, which is still there.
+            reservations: _,
+            rare,
+        } = self;
+        let figures = [
+            retries,
+            failures_in_a_row,
+            run_nanos,
+            longest_run_nanos,
+            slow_polls,
+            stalls,
+            stale_signals,
+            last_restart_at,
+            last_success,
+            last_error_time,
+            last_restart,
+            next_run,
+            next_retry,
+            interval_nanos,
+        ];
+        let figures = figures.into_iter().chain(runs).chain(restarts).chain(skipped);
+        figures.for_each(|figure| figure.store(0, Relaxed));
+        durations.clear();
+        if let Some(errors) = errors_last_hour.get() {
+            errors.clear();
+        }
+        let mut rare = lock(rare);
+        // The histograms still know them.
+        rare.errors.iter_mut().for_each(|error| error.count = 0);
+        (rare.last_error, rare.history, rare.restart_log) = (None, VecDeque::new(), VecDeque::new());
+    }
+
     fn errors_last_hour(&self, now: Duration) -> u64 {
         self.errors_last_hour.get().map_or(0, |window| window.sum(now))
     }
@@ -203,6 +256,17 @@ impl TaskCell {
         if let Some(figures) = self.figures.get() {
             let mut rare = figures.rare();
             (rare.history, rare.restart_log) = (VecDeque::new(), VecDeque::new());
+        }
+    }
+
+    /// Lets the name begin at zero. What is exported of it is not read meanwhile, and no run of it ends.
+    pub(super) fn reset(&self) {
+        let Self { active: _, longest_poll_nanos, first_start_at, first_start, last_seen, state: _, figures } =
+            self;
+        let own = [longest_poll_nanos, first_start_at, first_start, last_seen];
+        own.into_iter().for_each(|figure| figure.store(0, Relaxed));
+        if let Some(figures) = figures.get() {
+            figures.reset();
         }
     }
 

@@ -578,31 +578,28 @@ impl TaskManager {
         let shared = self.shared();
         let now = shared.recorder.now();
         let mut tally = read::Tally::default();
-        tally.count(&shared.recorder.registry().past_totals());
-        engine::each_name(
-            &shared.recorder.registry().listing(),
-            &shared.all_registered(),
-            |of_name, task| {
-                let vitals = cell::vitals(of_name, now);
-                // What a member counts, its family does too; and a family is no task.
-                let is_member = of_name.iter().any(|entry| entry.family().is_some());
-                if is_member {
-                    let counted = of_name.iter().filter(|entry| entry.family().is_none());
-                    tally.count(&cell::vitals(&counted.cloned().collect::<Vec<_>>(), now));
-                } else {
-                    tally.count(&vitals);
-                }
-                if task.is_none() && of_name.iter().any(|entry| entry.is_family()) {
-                    return;
-                }
-                let registered = of_name.iter().find(|entry| entry.cell.state().is_some());
-                let shown = registered.unwrap_or(&of_name[0]);
-                tally.add(&shown.identity, &vitals, || {
-                    let live = task.map_or_else(read::Live::default, |task| task.live());
-                    read::status(&vitals, live, &shared.settings.thresholds)
-                });
-            },
-        );
+        let (listing, past) = shared.recorder.registry().listing_and_past();
+        tally.count(&past);
+        engine::each_name(&listing, &shared.all_registered(), |of_name, task| {
+            let vitals = cell::vitals(of_name, now);
+            // What a member counts, its family does too; and a family is no task.
+            let is_member = of_name.iter().any(|entry| entry.family().is_some());
+            if is_member {
+                let counted = of_name.iter().filter(|entry| entry.family().is_none());
+                tally.count(&cell::vitals(&counted.cloned().collect::<Vec<_>>(), now));
+            } else {
+                tally.count(&vitals);
+            }
+            if task.is_none() && of_name.iter().any(|entry| entry.is_family()) {
+                return;
+            }
+            let registered = of_name.iter().find(|entry| entry.cell.state().is_some());
+            let shown = registered.unwrap_or(&of_name[0]);
+            tally.add(&shown.identity, &vitals, || {
+                let live = task.map_or_else(read::Live::default, |task| task.live());
+                read::status(&vitals, live, &shared.settings.thresholds)
+            });
+        });
         tally.statistics()
     }
 

@@ -10,8 +10,8 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, FamilyHandle, HealthRole, TaskContext, TaskFamily, TaskLoop, TaskManager,
-    TaskPriority,
+    Backoff, CriticalTaskConfig, FamilyHandle, HealthRole, TaskCategory, TaskContext, TaskFamily, TaskLoop,
+    TaskManager, TaskPriority,
     health::HealthStatus,
     shutdown::ShutdownOutcome,
     snapshot::TaskState,
@@ -495,6 +495,98 @@ async fn a_family_takes_one_name_of_the_bound() {
     let refused = families[1].ensure(1).unwrap_err();
     assert!(matches!(&refused, RegisterError::NameLimit { name, .. } if name == "b"), "{refused}");
     assert!(families[1].keys().is_empty());
+}
+
+/// Seen to fail: the series of a tenant stayed for ever, and the 201st was refused with nothing there.
+#[tokio::test(start_paused = true)]
+async fn any_number_of_tenants_may_differ_in_what_they_are_metered_under() {
+    let metrics = Metrics::new();
+    let tasks = TaskManager::builder().meter(metrics.meter()).build().unwrap();
+    tasks.start();
+    let priorities = [TaskPriority::Low, TaskPriority::Normal, TaskPriority::High];
+    let categories = [TaskCategory::System, TaskCategory::Command];
+    let family = TaskFamily::of("tenant", move |tenant: &usize| {
+        CriticalTaskConfig::new("", |ctx: TaskContext| async move { ctx.cancelled().await })
+            .component(format!("tenant-{tenant}"))
+            .priority(priorities[tenant % 3])
+            .category(categories[tenant % 2])
+    });
+    let tenants = tasks.register_family(family).unwrap();
+    for tenant in 0..2_000 {
+        tenants.ensure(tenant).unwrap_or_else(|refused| panic!("tenant {tenant}: {refused}"));
+        settle().await;
+        assert!(tenants.remove(&tenant).await);
+        if tenant % 100 == 0 {
+            metrics.collect();
+        }
+    }
+    tasks.register(CriticalTaskConfig::new("other", |ctx| until_cancelled(ctx, ()))).unwrap();
+    assert_eq!(tasks.statistics().total_runs, 2_000);
+    // All of a manager's names in use at once are as many as before.
+    let limit = otel_tasks::task::TaskManagerBuilder::DEFAULT_MAX_NAMES;
+    tenants.set(0..limit - 1).await.unwrap();
+    assert!(matches!(tenants.ensure(limit), Err(RegisterError::NameLimit { .. })));
+}
+
+/// Seen to fail: the series stayed for ever.
+#[tokio::test(start_paused = true)]
+async fn the_series_of_a_family_end_when_it_has_no_members_and_begin_with_the_next() {
+    let metrics = Metrics::new();
+    let tasks = TaskManager::builder().meter(metrics.meter()).build().unwrap();
+    tasks.start();
+    let guilds = tasks.register_family(TaskFamily::new("guild", until_cancelled::<u64>)).unwrap();
+    let of = [("task.name", "guild")];
+    let running = [of[0], ("task.state", "running")];
+    guilds.ensure(1).unwrap();
+    settle().await;
+    assert_eq!(metrics.collect().sum("task.status", &running), 1.0);
+    assert!(guilds.remove(&1).await);
+    for _ in 0..4 {
+        let points = metrics.collect();
+        assert_eq!(points.of("task.status", &of).len(), TaskState::ALL.len(), "it has no members any more");
+        assert_eq!((points.sum("task.status", &of), points.sum("task.runs", &of)), (0.0, 1.0));
+        assert!(points.of("task.heartbeat.time", &of).is_empty());
+        sleep(secs(70)).await;
+    }
+    sleep(secs(100)).await;
+    let points = metrics.collect();
+    assert!(points.of("task.runs", &of).is_empty() && points.of("task.status", &of).is_empty());
+    assert!(tasks.snapshot("guild").is_none());
+    sleep(secs(400)).await;
+    guilds.ensure(2).unwrap();
+    settle().await;
+    let points = metrics.collect();
+    assert_eq!((points.sum("task.status", &running), points.sum("task.runs", &of)), (1.0, 0.0));
+}
+
+/// As the name of a detached task does.
+#[tokio::test(start_paused = true)]
+async fn a_detached_member_keeps_the_familys_name_until_it_has_ended() {
+    let metrics = Metrics::new();
+    let tasks = TaskManager::builder().meter(metrics.meter()).max_names(1).build().unwrap();
+    tasks.start();
+    let family = TaskFamily::new("guild", |ctx: TaskContext, _: u64| async move {
+        if ctx.generation() == 3 { Ok(()) } else { Err("again") }
+    })
+    .each(|config| {
+        let config = config.backoff(Backoff::constant(secs(2_000))).unlimited_restarts();
+        config.restart_policy(otel_tasks::RestartPolicy::OnFailure)
+    });
+    let guilds = tasks.register_family(family).unwrap();
+    guilds.ensure(1).unwrap();
+    settle().await;
+    tasks.detach("guild:1").unwrap();
+    for _ in 0..65 {
+        sleep(secs(60)).await;
+        let other = CriticalTaskConfig::new("other", |ctx| until_cancelled(ctx, ()));
+        let refused = tasks.register(other).unwrap_err();
+        assert!(matches!(refused, RegisterError::NameLimit { .. }), "{refused}");
+        metrics.collect();
+    }
+    assert!(tasks.snapshot("guild:1").is_none() && guilds.keys().is_empty());
+    sleep(secs(200)).await;
+    assert_eq!(metrics.collect().sum("task.runs", &[("task.name", "guild")]), 3.0);
+    tasks.register(CriticalTaskConfig::new("other", |ctx| until_cancelled(ctx, ()))).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
