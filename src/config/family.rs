@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     cell,
-    config::task::CriticalTaskConfig,
+    config::task::{CriticalTaskConfig, check_name},
     engine::{
         Changed, Family, MemberBody, Registration, Shared, Supervised, TaskContext, Wanted, until_gone,
     },
@@ -138,9 +138,8 @@ impl<K: FamilyKey> TaskFamily<K> {
     }
 
     pub(crate) fn register(self, shared: &Arc<Shared>) -> Result<FamilyHandle<K>, RegisterError> {
-        if self.name.is_empty() {
-            return Err(RegisterError::EmptyName);
-        }
+        // A colon and the shortest key.
+        check_name(&self.name, 2)?;
         let refused = |problem| RegisterError::Key { family: self.name.clone(), key: String::new(), problem };
         if let Some(character) = self.name.chars().find(|c| matches!(c, '/' | '\\') || c.is_control()) {
             return Err(refused(KeyProblem::Character(character)));

@@ -351,7 +351,8 @@ impl TaskManager {
     /// [`UnknownTask`].
     pub fn detach(&self, name: &str) -> Result<(), UnknownTask> {
         let unknown = || UnknownTask { name: name.into() };
-        let task = self.shared().supervised(name).ok_or_else(unknown)?;
+        // A member that was to come back does not.
+        let task = self.shared().find_leaving(name).ok_or_else(unknown)?;
         if !self.shared().remove(&task) {
             return Err(unknown());
         }

@@ -22,7 +22,7 @@ use otel_tasks::{
     telemetry::{SpanPath, remote_context},
 };
 use tokio::task::LocalSet;
-use tracing::{Dispatch, level_filters::LevelFilter, warn_span};
+use tracing::{Dispatch, Instrument as _, level_filters::LevelFilter, warn_span};
 use tracing_subscriber::{EnvFilter, Layer, fmt, prelude::*};
 
 use crate::{
@@ -217,6 +217,33 @@ fn blocking_work_is_below_the_tracing_span_of_its_spawner() {
         });
         let (outer, run) = (spans.one("outer"), spans.run_of("hash"));
         assert_eq!(run.parent_span_id, outer.span_context.span_id(), "activation: {activation}");
+    }
+}
+
+#[otel_tasks::instrumented_task]
+async fn annotated() {}
+
+/// Seen to fail where an instrumented function is given OpenTelemetry's current context and not the `tracing` span.
+#[test]
+fn an_instrumented_function_is_below_the_tracing_span_around_it() {
+    let _alone = alone();
+    for activation in [true, false] {
+        let spans = Spans::new();
+        let layer =
+            tracing_opentelemetry::layer().with_tracer(spans.tracer()).with_context_activation(activation);
+        let dispatch = tracing_subscriber::registry().with(layer).into();
+        block_on(&dispatch, async {
+            let tasks = TaskManager::new();
+            // Under no manager, and inside a run of one.
+            annotated().instrument(warn_span!("outer")).await;
+            let inside = async { annotated().instrument(warn_span!("inner")).await };
+            tasks.spawn("run", inside).await.unwrap();
+        });
+        let below: Vec<_> = spans.runs_of("annotated").iter().map(|run| run.parent_span_id).collect();
+        let expected = ["outer", "inner"].map(|name| spans.one(name).span_context.span_id());
+        assert_eq!(below, expected, "activation: {activation}");
+        let inner = spans.one("inner");
+        assert_eq!(inner.parent_span_id, spans.run_of("run").span_context.span_id(), "{activation}");
     }
 }
 

@@ -367,6 +367,7 @@ async fn members_own_work_and_take_part_in_the_shutdown() {
         [("guild", ShutdownOutcome::Clean, 3), ("guild:3", ShutdownOutcome::Aborted, 1)],
         "those that end well share a line: {report}"
     );
+    assert!(report.to_string().contains("(3 members)"), "{report}");
     assert!(matches!(guilds.ensure(9), Err(RegisterError::ShuttingDown)));
     assert!(matches!(guilds.set([9]).await, Err(RegisterError::ShuttingDown)));
     let late = tasks.register_family(TaskFamily::new("late", until_cancelled::<u64>));
@@ -483,6 +484,63 @@ async fn a_detached_member_is_one_no_more() {
     assert_eq!(tasks.snapshot("guild").unwrap().active, 2);
     assert!(tasks.shutdown().await.is_clean());
     assert_eq!(alive.now(), 0);
+}
+
+/// Seen to fail: the one that was to come back began at once, beside the one that still stopped.
+#[tokio::test(start_paused = true)]
+async fn a_member_that_is_detached_while_it_leaves_does_not_come_back() {
+    let (tasks, alive) = (started(), Alive::default());
+    let guilds = slow(&tasks, &alive);
+    guilds.ensure(1).unwrap();
+    settle().await;
+    let removing = tokio::spawn({
+        let guilds = guilds.clone();
+        async move { guilds.remove(&1).await }
+    });
+    settle().await;
+    assert!(guilds.ensure(1).unwrap(), "it comes back");
+    tasks.detach("guild:1").unwrap();
+    settle().await;
+    assert_eq!((guilds.keys().len(), alive.now()), (0, 1));
+    assert!(removing.await.unwrap());
+    assert_eq!((guilds.keys().len(), alive.now(), tasks.task_names().len()), (0, 0, 0));
+    guilds.set(1..=2).await.unwrap();
+    settle().await;
+    assert_eq!((guilds.keys(), alive.now()), (vec![1, 2], 2));
+}
+
+/// Seen to fail: such a family was registered, and none of its members could be.
+#[tokio::test(start_paused = true)]
+async fn a_family_whose_name_leaves_no_room_for_a_key_is_refused() {
+    let tasks = started();
+    let register = |bytes: usize| {
+        tasks.register_family(TaskFamily::new(
+            "é".repeat(bytes / 2) + if bytes % 2 == 0 { "" } else { "f" },
+            until_cancelled::<u64>,
+        ))
+    };
+    let refused = register(255).map(drop).unwrap_err();
+    assert!(matches!(refused, RegisterError::NameTooLong { bytes: 257, .. }), "{refused}");
+    let longest = register(254).unwrap();
+    assert!(longest.ensure(7).unwrap());
+    assert!(matches!(longest.ensure(77), Err(RegisterError::NameTooLong { bytes: 257, .. })));
+}
+
+/// Seen to fail: its figures were those of all that found no room.
+#[tokio::test(start_paused = true)]
+async fn the_name_of_what_finds_no_room_is_refused() {
+    let tasks = started();
+    let config = || CriticalTaskConfig::new("_OTHER", |ctx| until_cancelled(ctx, ()));
+    for refused in [
+        tasks.register_family(TaskFamily::new("_OTHER", until_cancelled::<u64>)).map(drop),
+        tasks.register(config()),
+        tasks.replace(config()).await,
+    ] {
+        assert!(
+            matches!(&refused, Err(RegisterError::ReservedName { name, .. }) if name == "_OTHER"),
+            "{refused:?}"
+        );
+    }
 }
 
 /// A family that finds no room for its one name says so, and has no members.

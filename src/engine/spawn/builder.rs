@@ -25,7 +25,9 @@ use crate::{
             polled::{Handled, Polled},
         },
     },
-    policy::{ErrorRules, OutputError, TaskCategory, TaskOutput, TaskPriority, error_text, type_path},
+    policy::{
+        ErrorRules, Failure, OutputError, TaskCategory, TaskOutput, TaskPriority, error_text, type_path,
+    },
     run::{Begin, PollTime, Refusal, Rules, Run, SpanMade, Task, TaskError, TaskHandle, catch, exit_of_run},
     watchdog::block_for,
 };
@@ -507,7 +509,8 @@ impl Shared {
                 SpanParent::Root
             }
         };
-        let given_name = (*name != *task.identity.name).then(|| error_text::bounded(name));
+        let given_name =
+            (*name != *task.identity.name).then(|| error_text::bounded(name, Failure::MAX_MESSAGE));
         let begin = Begin {
             given_name,
             parent,
