@@ -36,7 +36,6 @@ use super::{
 use crate::{
     cell::identity::Identity,
     contract::OVERFLOW_NAME,
-    policy::{TaskCategory, TaskPriority},
     sync::{
         Mutex, RwLock,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -558,7 +557,7 @@ impl<E> Registry<E> {
             past.histogram_room -= 1;
             None
         } else {
-            let other = || self.new_entry(overflow_identity(), Kind::Overflow, true, None);
+            let other = || self.new_entry(Identity::named(OVERFLOW_NAME), Kind::Overflow, true, None);
             Some(past.other.get_or_insert_with(other).clone())
         };
         let entry = self.new_entry(identity, Kind::Name, plain, under);
@@ -591,7 +590,7 @@ impl<E> Registry<E> {
     /// The one entry for everything that no longer fits.
     pub(crate) fn overflow(&self) -> Arc<Entry<E>> {
         self.plain(OVERFLOW_NAME)
-            .or_else(|| self.entry(overflow_identity(), true, Duration::ZERO))
+            .or_else(|| self.entry(Identity::named(OVERFLOW_NAME), true, Duration::ZERO))
             .expect("the overflow entry takes no room, so there is always room for it")
     }
 
@@ -686,15 +685,6 @@ impl<E> Registry<E> {
     }
 }
 
-fn overflow_identity() -> Identity {
-    Identity {
-        name: OVERFLOW_NAME.into(),
-        category: TaskCategory::Unknown,
-        priority: TaskPriority::Normal,
-        component: None,
-    }
-}
-
 /// Adds the members in a listing to the figures of their families, each of which is at its index in `figures`.
 pub(crate) fn include_members<E>(
     listing: &[Arc<Entry<E>>],
@@ -737,27 +727,18 @@ mod tests {
     use super::*;
     use crate::{
         cell::{EndedRun, RunError},
-        policy::ExitKind,
+        policy::{ExitKind, TaskPriority},
     };
 
     const NOW: Duration = Duration::ZERO;
 
-    fn identity(name: &str) -> Identity {
-        Identity {
-            name: name.into(),
-            category: TaskCategory::Unknown,
-            priority: TaskPriority::Normal,
-            component: None,
-        }
-    }
-
     #[test]
     fn past_its_bound_a_registry_has_only_the_overflow_entry() {
         let registry = Registry::<()>::new(2, 1_999, None, |_| ());
-        assert!(registry.entry(identity("a"), true, NOW).is_some());
-        assert!(registry.entry(identity("b"), true, NOW).is_some());
-        assert!(registry.entry(identity("c"), true, NOW).is_none());
-        assert!(registry.entry(identity("a"), true, NOW).is_some(), "known names still answer");
+        assert!(registry.entry(Identity::named("a"), true, NOW).is_some());
+        assert!(registry.entry(Identity::named("b"), true, NOW).is_some());
+        assert!(registry.entry(Identity::named("c"), true, NOW).is_none());
+        assert!(registry.entry(Identity::named("a"), true, NOW).is_some(), "known names still answer");
         assert_eq!(&*registry.overflow().identity.name, OVERFLOW_NAME);
         assert_eq!(registry.listing().len(), 3);
     }
@@ -765,8 +746,8 @@ mod tests {
     #[test]
     fn one_name_under_two_identities_is_two_entries_and_one_sum() {
         let registry = Registry::<()>::new(10, 1_999, None, |_| ());
-        let plain = registry.entry(identity("a"), true, NOW).expect("room");
-        let other = Identity { priority: TaskPriority::High, ..identity("a") };
+        let plain = registry.entry(Identity::named("a"), true, NOW).expect("room");
+        let other = Identity { priority: TaskPriority::High, ..Identity::named("a") };
         let high = registry.entry(other, false, NOW).expect("room");
         plain.cell.run_started(|| Duration::ZERO, std::time::SystemTime::now());
         high.cell.run_started(|| Duration::ZERO, std::time::SystemTime::now());
@@ -782,14 +763,14 @@ mod tests {
         };
         assert!(names(&registry.listing()).is_empty());
         for name in ["b", "c", "a"] {
-            registry.entry(identity(name), true, NOW).expect("room");
+            registry.entry(Identity::named(name), true, NOW).expect("room");
         }
         let first = registry.listing();
         assert_eq!(names(&first), [("a".into(), 1), ("b".into(), 1), ("c".into(), 1)]);
         assert!(Arc::ptr_eq(&first, &registry.listing()), "the same as long as nothing came");
-        let other = Identity { priority: TaskPriority::High, ..identity("b") };
+        let other = Identity { priority: TaskPriority::High, ..Identity::named("b") };
         registry.entry(other, false, NOW).expect("room");
-        registry.entry(identity("aa"), true, NOW).expect("room");
+        registry.entry(Identity::named("aa"), true, NOW).expect("room");
         let second = registry.listing();
         assert_eq!(names(&second), [("a".into(), 1), ("aa".into(), 1), ("b".into(), 2), ("c".into(), 1)]);
         assert!(
@@ -801,7 +782,7 @@ mod tests {
     #[test]
     fn the_name_alone_means_the_first_entry_that_was_made_for_it_alone() {
         let registry = Registry::<()>::new(10, 1_999, None, |_| ());
-        let of = |priority| Identity { priority, ..identity("a") };
+        let of = |priority| Identity { priority, ..Identity::named("a") };
         registry.entry(of(TaskPriority::High), false, NOW).expect("room");
         assert!(registry.plain("a").is_none());
         let plain = registry.entry(of(TaskPriority::Normal), true, NOW).expect("room");
@@ -811,7 +792,7 @@ mod tests {
     }
 
     fn made(registry: &Registry<()>, name: &str, now: Duration) -> Option<Arc<Entry<()>>> {
-        registry.entries_of([identity(name)].iter(), now).ok().map(|mut made| made.remove(0))
+        registry.entries_of([Identity::named(name)].iter(), now).ok().map(|mut made| made.remove(0))
     }
 
     fn run(entry: &Entry<()>) -> bool {
@@ -862,7 +843,7 @@ mod tests {
         let registry = Registry::<()>::new(1, 1_999, None, |_| ());
         let entry = made(&registry, "a", NOW).expect("room");
         registry.retire(&entry, NOW);
-        assert!(registry.entry(identity("b"), true, NOW).is_none());
+        assert!(registry.entry(Identity::named("b"), true, NOW).is_none());
         assert!(Arc::ptr_eq(&made(&registry, "a", NOW).expect("its own room"), &entry));
     }
 
@@ -881,7 +862,7 @@ mod tests {
         }
         assert_eq!(left, ["acd", "cde", "def"]);
         assert!(made(&registry, "g", NOW).is_none(), "all are in use");
-        assert!(registry.entry(identity("a"), true, NOW).is_none());
+        assert!(registry.entry(Identity::named("a"), true, NOW).is_none());
     }
 
     #[test]
@@ -897,7 +878,7 @@ mod tests {
     #[test]
     fn one_identity_of_a_name_goes_and_the_others_stay() {
         let registry = Registry::<()>::new(3, 1_999, None, |_| ());
-        let of = |priority| Identity { priority, ..identity("a") };
+        let of = |priority| Identity { priority, ..Identity::named("a") };
         let priorities = [TaskPriority::High, TaskPriority::Normal, TaskPriority::Low];
         let entries = priorities
             .map(|priority| registry.entries_of([of(priority)].iter(), NOW).expect("room").remove(0));
@@ -956,7 +937,7 @@ mod tests {
     #[test]
     fn a_member_counts_twice_and_takes_no_room() {
         let registry = Registry::<()>::new(1, 1_999, None, |_| ());
-        let members = ["f:1", "f:2"].map(|name| (identity("f"), identity(name))).to_vec();
+        let members = ["f:1", "f:2"].map(|name| (Identity::named("f"), Identity::named(name))).to_vec();
         let members = registry.members(members, NOW).expect("room");
         let family = members[0].family().expect("a member").clone();
         members[0].cell.set_state(Some(TaskState::Running), std::time::UNIX_EPOCH);
@@ -978,7 +959,7 @@ mod tests {
     fn a_family_retires_with_its_last_member_and_comes_back_with_the_next() {
         let registry = Registry::<()>::new(1, 1_999, None, |_| ());
         let member = |name: &str| {
-            let member = vec![(identity("f"), identity(name))];
+            let member = vec![(Identity::named("f"), Identity::named(name))];
             registry.members(member, NOW).map(|mut made| made.remove(0))
         };
         let [one, two] = ["f:1", "f:2"].map(|name| member(name).expect("room"));
@@ -1002,7 +983,10 @@ mod tests {
     #[test]
     fn a_late_run_of_a_member_takes_its_familys_name_back() {
         let registry = Registry::<()>::new(1, 1_999, None, |_| ());
-        let late = registry.members(vec![(identity("f"), identity("f:1"))], NOW).expect("room").remove(0);
+        let late = registry
+            .members(vec![(Identity::named("f"), Identity::named("f:1"))], NOW)
+            .expect("room")
+            .remove(0);
         registry.retire(&late, NOW);
         registry.collect(NOW);
         registry.expire(OBSERVED_FOR);
@@ -1017,9 +1001,9 @@ mod tests {
     #[test]
     fn the_families_of_members_that_come_together_fit_together_or_not_at_all() {
         let registry = Registry::<()>::new(2, 1_999, None, |_| ());
-        let of = |priority| Identity { priority, ..identity("f") };
+        let of = |priority| Identity { priority, ..Identity::named("f") };
         let priorities = [TaskPriority::Low, TaskPriority::High, TaskPriority::Critical];
-        let members = priorities.iter().map(|priority| (of(*priority), identity("f:1"))).collect();
+        let members = priorities.iter().map(|priority| (of(*priority), Identity::named("f:1"))).collect();
         assert_eq!(registry.members(members, NOW).map(|made| made.len()), Err("f".into()));
         assert!(names(&registry).is_empty());
     }
@@ -1065,7 +1049,7 @@ mod tests {
         let cost_of = |count: usize| {
             let registry = Registry::<()>::new(count, 20 * count, None, |_| ());
             let named = |prefix: &str| -> Vec<_> {
-                (0..count).map(|number| identity(&format!("{prefix}{number}"))).collect()
+                (0..count).map(|number| Identity::named(&format!("{prefix}{number}"))).collect()
             };
             let (old, new) = (named("old"), named("new"));
             let register = |names: &[Identity]| registry.entries_of(names.iter(), NOW).expect("room");
@@ -1095,7 +1079,7 @@ mod tests {
     fn names_that_come_together_fit_together_or_not_at_all() {
         let registry = Registry::<()>::new(2, 1_999, None, |_| ());
         let made = |names: &[&str]| {
-            let identities: Vec<Identity> = names.iter().map(|name| identity(name)).collect();
+            let identities: Vec<Identity> = names.iter().map(|name| Identity::named(name)).collect();
             registry.entries_of(identities.iter(), NOW).map(|entries| {
                 entries.iter().map(|entry| entry.identity.name.to_string()).collect::<Vec<_>>().concat()
             })
@@ -1119,23 +1103,14 @@ mod loom {
 
     const NOW: Duration = Duration::ZERO;
 
-    fn identity(name: &str) -> Identity {
-        Identity {
-            name: name.into(),
-            category: TaskCategory::Unknown,
-            priority: TaskPriority::Normal,
-            component: None,
-        }
-    }
-
     /// What two threads get that ask at once, where one name fits.
     fn asked_at_once(names: [&'static str; 2]) -> [Option<Arc<Entry<()>>>; 2] {
         let registry = Arc::new(Registry::<()>::new(1, 1_999, None, |_| ()));
         let other = {
             let registry = registry.clone();
-            thread::spawn(move || registry.entry(identity(names[0]), true, NOW))
+            thread::spawn(move || registry.entry(Identity::named(names[0]), true, NOW))
         };
-        let here = registry.entry(identity(names[1]), true, NOW);
+        let here = registry.entry(Identity::named(names[1]), true, NOW);
         let there = other.join().expect("no panic");
         assert_eq!(registry.listing().len(), 1);
         [there, here]
@@ -1152,7 +1127,7 @@ mod loom {
     /// A registry of one name, whose task is registered no more.
     fn of_retired() -> (Arc<Registry<()>>, Arc<Entry<()>>) {
         let registry = Arc::new(Registry::<()>::new(1, 1_999, None, |_| ()));
-        let entry = registry.entries_of([identity("old")].iter(), NOW).expect("room").remove(0);
+        let entry = registry.entries_of([Identity::named("old")].iter(), NOW).expect("room").remove(0);
         registry.retire(&entry, NOW);
         (registry, entry)
     }
@@ -1173,7 +1148,7 @@ mod loom {
             let (registry, entry) = of_retired();
             let other = {
                 let registry = registry.clone();
-                thread::spawn(move || registry.entries_of([identity("new")].iter(), NOW).is_ok())
+                thread::spawn(move || registry.entries_of([Identity::named("new")].iter(), NOW).is_ok())
             };
             let was_gone = begin(&registry, &entry);
             let made = other.join().expect("no panic");
@@ -1189,7 +1164,7 @@ mod loom {
     fn a_name_that_is_registered_while_it_is_let_go_is_one() {
         model(3, || {
             let registry = Arc::new(Registry::<()>::new(2, 1_999, None, |_| ()));
-            let entry = registry.entries_of([identity("old")].iter(), NOW).expect("room").remove(0);
+            let entry = registry.entries_of([Identity::named("old")].iter(), NOW).expect("room").remove(0);
             entry.run_started(|| NOW, std::time::UNIX_EPOCH);
             entry.cell.run_ended(
                 &EndedRun {
@@ -1207,7 +1182,8 @@ mod loom {
                 let registry = registry.clone();
                 thread::spawn(move || registry.expire(OBSERVED_FOR))
             };
-            let again = registry.entries_of([identity("old")].iter(), OBSERVED_FOR).expect("room").remove(0);
+            let again =
+                registry.entries_of([Identity::named("old")].iter(), OBSERVED_FOR).expect("room").remove(0);
             other.join().expect("no panic");
             assert!(Arc::ptr_eq(&again, &entry), "with what it had counted");
             assert!(!again.cell.is_gone() && !again.cell.is_retired());
@@ -1231,7 +1207,7 @@ mod loom {
             entry.run_ended(&run, || NOW, &AtomicUsize::new(0));
             let other = {
                 let registry = registry.clone();
-                thread::spawn(move || registry.entries_of([identity("new")].iter(), NOW).is_ok())
+                thread::spawn(move || registry.entries_of([Identity::named("new")].iter(), NOW).is_ok())
             };
             let (listing, past) = registry.listing_and_past();
             let listed: u64 = listing.iter().map(|entry| entry.cell.ended_runs()).sum();
@@ -1250,7 +1226,7 @@ mod loom {
                 let registry = registry.clone();
                 thread::spawn(move || registry.listing().len())
             };
-            registry.entries_of([identity("new")].iter(), NOW).expect("room is made");
+            registry.entries_of([Identity::named("new")].iter(), NOW).expect("room is made");
             assert_eq!(other.join().expect("no panic"), 1);
             assert_eq!(&*registry.listing()[0].identity.name, "new");
         });

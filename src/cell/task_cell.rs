@@ -128,54 +128,31 @@ impl Figures {
         (self.last_restart_at.load(Relaxed) != 0).then(|| self.rare())
     }
 
+    /// But for the reservations: the limit is still there.
     fn reset(&self) {
-        let Self {
-            runs,
-            restarts,
-            skipped,
-            retries,
-            failures_in_a_row,
-            run_nanos,
-            longest_run_nanos,
-            slow_polls,
-            stalls,
-            stale_signals,
-            durations,
-            errors_last_hour,
-            last_restart_at,
-            last_success,
-            last_error_time,
-            last_restart,
-            next_run,
-            next_retry,
-            interval_nanos,
-            // Of the limit, which is still there.
-            reservations: _,
-            rare,
-        } = self;
-        let figures = [
-            retries,
-            failures_in_a_row,
-            run_nanos,
-            longest_run_nanos,
-            slow_polls,
-            stalls,
-            stale_signals,
-            last_restart_at,
-            last_success,
-            last_error_time,
-            last_restart,
-            next_run,
-            next_retry,
-            interval_nanos,
+        let single = [
+            &self.retries,
+            &self.failures_in_a_row,
+            &self.run_nanos,
+            &self.longest_run_nanos,
+            &self.slow_polls,
+            &self.stalls,
+            &self.stale_signals,
+            &self.last_restart_at,
+            &self.last_success,
+            &self.last_error_time,
+            &self.last_restart,
+            &self.next_run,
+            &self.next_retry,
+            &self.interval_nanos,
         ];
-        let figures = figures.into_iter().chain(runs).chain(restarts).chain(skipped);
+        let figures = single.into_iter().chain(&self.runs).chain(&self.restarts).chain(&self.skipped);
         figures.for_each(|figure| figure.store(0, Relaxed));
-        durations.clear();
-        if let Some(errors) = errors_last_hour.get() {
+        self.durations.clear();
+        if let Some(errors) = self.errors_last_hour.get() {
             errors.clear();
         }
-        let mut rare = lock(rare);
+        let mut rare = self.rare();
         // The histograms still know them.
         rare.errors.iter_mut().for_each(|error| error.count = 0);
         (rare.last_error, rare.history, rare.restart_log) = (None, VecDeque::new(), VecDeque::new());
@@ -261,11 +238,9 @@ impl TaskCell {
 
     /// Lets the name begin at zero. What is exported of it is not read meanwhile, and no run of it ends.
     pub(super) fn reset(&self) {
-        let Self { active: _, longest_poll_nanos, first_start_at, first_start, last_seen, state: _, figures } =
-            self;
-        let own = [longest_poll_nanos, first_start_at, first_start, last_seen];
+        let own = [&self.longest_poll_nanos, &self.first_start_at, &self.first_start, &self.last_seen];
         own.into_iter().for_each(|figure| figure.store(0, Relaxed));
-        if let Some(figures) = figures.get() {
+        if let Some(figures) = self.figures.get() {
             figures.reset();
         }
     }

@@ -584,19 +584,7 @@ mod tests {
     use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
 
     use super::*;
-    use crate::{
-        cell::{Identity, Registry},
-        policy::{TaskCategory, TaskPriority},
-    };
-
-    fn identity(name: &str) -> Identity {
-        Identity {
-            name: name.into(),
-            category: TaskCategory::Unknown,
-            priority: TaskPriority::Normal,
-            component: None,
-        }
-    }
+    use crate::cell::{Identity, Registry};
 
     /// A manager that is asked for its figures.
     struct Asked {
@@ -608,7 +596,7 @@ mod tests {
         fn of(names: &[&str]) -> Arc<Self> {
             let registry = Registry::new(10, 1_999, None, TaskAttributes::new);
             for name in names {
-                registry.entry(identity(name), true, Duration::ZERO).expect("room");
+                registry.entry(Identity::named(name), true, Duration::ZERO).expect("room");
             }
             Arc::new(Self { registry, times: AtomicUsize::new(0) })
         }
@@ -663,7 +651,7 @@ mod tests {
         }
         for round in 1..=5 {
             for name in ["b", "a"] {
-                let entries = coming.registry.entries_of([identity(name)].iter(), Duration::ZERO);
+                let entries = coming.registry.entries_of([Identity::named(name)].iter(), Duration::ZERO);
                 let entry = entries.expect("room").remove(0);
                 entry.cell.heartbeat(UNIX_EPOCH);
                 entry.stalled();

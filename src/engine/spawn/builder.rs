@@ -58,13 +58,13 @@ impl<'a> TaskBuilder<'a> {
         Self { shared, options }
     }
 
-    /// What the task is; otherwise the [`CategoryRules`](crate::policy::CategoryRules) tell.
+    /// Sets the category. By default the manager's [`CategoryRules`](crate::policy::CategoryRules) derive it from the name.
     pub fn category(mut self, category: TaskCategory) -> Self {
         self.options.category = Some(category);
         self
     }
 
-    /// How late it is stopped (Normal by default).
+    /// Sets the priority, which decides how late a shutdown stops the run. Default: Normal.
     pub fn priority(mut self, priority: TaskPriority) -> Self {
         self.options.priority = Some(priority);
         self
