@@ -78,6 +78,25 @@ async fn a_set_adds_what_is_missing_and_removes_the_rest() {
     assert_eq!((guilds.keys().len(), alive.now(), tasks.task_names().len()), (0, 0, 0));
 }
 
+/// Seen to fail where the config of a member that is there is made again.
+#[tokio::test(start_paused = true)]
+async fn configs_are_made_for_members_that_are_to_be_registered_alone() {
+    let tasks = started();
+    let made = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let makes = made.clone();
+    let family = TaskFamily::of("guild", move |guild: &u64| {
+        makes.lock().unwrap().push(*guild);
+        CriticalTaskConfig::new("", |ctx| until_cancelled(ctx, ()))
+    });
+    let guilds = tasks.register_family(family).unwrap();
+    guilds.set([1, 2]).await.unwrap();
+    assert!(!guilds.ensure(1).unwrap());
+    guilds.set([1, 2, 3]).await.unwrap();
+    let mut made = made.lock().unwrap().clone();
+    made.sort_unstable();
+    assert_eq!(made, [1, 2, 3]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_set_that_nobody_waits_for_takes_place_all_the_same() {
     let (tasks, alive) = (started(), Alive::default());
@@ -700,6 +719,9 @@ async fn the_heartbeat_of_a_family_is_that_of_the_member_that_was_silent_for_lon
     guilds.ensure(1).unwrap();
     settle().await;
     assert_eq!(times(), 1);
+    // Not that of one that is gone.
+    assert!(guilds.remove(&1).await);
+    assert_eq!(times(), 0);
 }
 
 /// Seen to fail, by a factor of a hundred: each registration looked for circles among all tasks.
