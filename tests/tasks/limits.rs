@@ -387,7 +387,7 @@ async fn who_waits_behind_others_is_refused_with_its_own_owner() {
     assert!(!first.is_finished());
 }
 
-/// Seen to fail where the closing of admission, or of an owner that waits for the shutdown itself, wakes nobody.
+/// Seen to fail where the closing of admission wakes nobody.
 #[tokio::test(start_paused = true)]
 async fn who_waits_is_refused_as_soon_as_nothing_more_is_admitted() {
     // Nothing is alive when the last handle goes: there is no shutdown that would wake anybody later.
