@@ -9,7 +9,7 @@ use std::sync::{
 static DROPPED: AtomicBool = AtomicBool::new(false);
 
 /// The installed telemetry was dropped without its shutdown.
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) fn telemetry_dropped() {
     DROPPED.store(true, SeqCst);
 }
@@ -22,7 +22,7 @@ pub(crate) fn is_telemetry_dropped() -> bool {
 static FLUSH: OnceLock<fn()> = OnceLock::new();
 
 /// Registers the flush. The first registration of a process stays.
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) fn flush_with(flush: fn()) {
     let _ = FLUSH.set(flush);
 }

@@ -9,12 +9,12 @@ mod remote;
 mod span;
 
 pub(crate) use at_exit::{flush_before_exit, is_telemetry_dropped};
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) use at_exit::{flush_with, telemetry_dropped};
 pub(crate) use attributes::TaskAttributes;
 pub use handoff::SpanPath;
 pub(crate) use handoff::offer;
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) use instruments::installed_with;
 pub(crate) use instruments::{
     DelaySeries, Exposition, Figures, Row, Source, default_max_names, shared as shared_exposition,
@@ -23,7 +23,7 @@ pub use layer::{LayerConflict, layer, task_layer};
 pub(crate) use layer::{installed, subscriber_is_of_process};
 pub(crate) use remote::environment;
 pub use remote::remote_context;
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) use remote::set_propagation;
 pub(crate) use span::{
     KnownParent, ManagedSpan, SpanParent, SpanStart, managed_span, probe_is_exported, with_trace,

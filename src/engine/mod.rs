@@ -21,7 +21,7 @@ mod supervision;
 
 #[cfg(all(feature = "systemd", unix))]
 pub(crate) use announce::service_variable_ignored;
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) use announce::telemetry_dropped;
 pub(crate) use announce::{component_failed, last_handle_dropped, replacement_failed};
 pub(crate) use context::ContextParts;

@@ -10,10 +10,10 @@ use opentelemetry_sdk::{metrics::Temporality, trace::Sampler};
 
 use super::ledger::Signal;
 use crate::otlp::settings::{
-    BadEndpoint, BatchSettings, DEFAULT_BATCH, DEFAULT_EXPORT_TIMEOUT, DEFAULT_LOG_DELAY,
-    DEFAULT_METRIC_INTERVAL, DEFAULT_OTLP_TIMEOUT, DEFAULT_QUEUE, DEFAULT_SPAN_DELAY, OtlpSettings,
-    Overrides, Propagator, Protocol, Settings, SignalSettings, Targets, Warning, WarningKind, capped,
-    warn_once,
+    BadEndpoint, BatchSettings, DEFAULT_BATCH, DEFAULT_BATCH_BYTES, DEFAULT_EXPORT_TIMEOUT,
+    DEFAULT_LOG_DELAY, DEFAULT_METRIC_INTERVAL, DEFAULT_OTLP_TIMEOUT, DEFAULT_QUEUE, DEFAULT_QUEUE_BYTES,
+    DEFAULT_SPAN_DELAY, OtlpSettings, Overrides, Propagator, Protocol, Settings, SignalSettings, Targets,
+    Warning, WarningKind, capped, warn_once,
 };
 
 /// Reads the environment `get` gives.
@@ -47,6 +47,7 @@ pub(super) fn read(
             "OTEL_BLRP_EXPORT_TIMEOUT",
             DEFAULT_LOG_DELAY,
         ),
+        collections: BatchSettings::COLLECTIONS,
         metric_interval: r.millis("OTEL_METRIC_EXPORT_INTERVAL", DEFAULT_METRIC_INTERVAL),
         metric_timeout: r.millis("OTEL_METRIC_EXPORT_TIMEOUT", DEFAULT_EXPORT_TIMEOUT),
         temporality: r.temporality(),
@@ -143,6 +144,8 @@ impl Reader<'_> {
         BatchSettings {
             queue: capacity,
             batch: size,
+            bytes: DEFAULT_QUEUE_BYTES,
+            batch_bytes: DEFAULT_BATCH_BYTES,
             delay: self.millis(delay, default_delay),
             timeout: self.millis(timeout, DEFAULT_EXPORT_TIMEOUT),
         }
@@ -273,11 +276,11 @@ impl Reader<'_> {
                 );
             }
         }
-        let mut url = reqwest::Url::parse(&text).ok()?;
-        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+        let url: hyper::Uri = text.parse().ok()?;
+        if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none_or(str::is_empty) {
             return None;
         }
-        let other = match (protocol, url.port()) {
+        let other = match (protocol, url.port_u16()) {
             (Protocol::HttpProtobuf, Some(4317)) => Some("grpc"),
             (Protocol::Grpc, Some(4318)) => Some("http/protobuf"),
             _ => None,
@@ -290,11 +293,13 @@ impl Reader<'_> {
                 format!("{} is spoken to a port that is {other}'s by convention", protocol.as_str()),
             );
         }
-        if protocol == Protocol::HttpProtobuf && general {
-            let path = format!("{}{}", url.path().trim_end_matches('/'), http_path(signal));
-            url.set_path(&path);
-        }
-        Some(url.into())
+        let (base, query) =
+            text.split_once('?').map_or((text.as_str(), None), |(base, query)| (base, Some(query)));
+        let base = match protocol == Protocol::HttpProtobuf && general {
+            true => format!("{}{}", base.trim_end_matches('/'), http_path(signal)),
+            false => base.to_owned(),
+        };
+        Some(query.map_or(base.clone(), |query| format!("{base}?{query}")))
     }
 
     fn headers(&mut self, signal: Signal) -> Vec<(String, String)> {

@@ -270,8 +270,8 @@ impl Telemetry {
 
     /// Ends it without exporting anything.
     pub(super) fn discard(self) {
-        if let Some(ledger) = &self.parts.closers.metrics {
-            ledger.discard();
+        if let Some(collections) = &self.parts.closers.metrics {
+            collections.refuse();
         }
     }
 
@@ -348,9 +348,10 @@ fn flush_before_exit() {
 }
 
 fn connect(endpoint: &str, timeout: Duration) -> Result<(), String> {
-    let url = reqwest::Url::parse(endpoint).map_err(|error| error.to_string())?;
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    let port = url.port_or_known_default().unwrap_or_default();
+    let url: hyper::Uri =
+        endpoint.parse().map_err(|error: hyper::http::uri::InvalidUri| error.to_string())?;
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 });
     let addresses = (host, port).to_socket_addrs().map_err(|error| error.to_string())?;
     let mut last = "no address".to_owned();
     for address in addresses {
@@ -394,12 +395,15 @@ mod tests {
     fn a_report_is_one_line_for_each_signal_with_its_losses() {
         let millis = Duration::from_millis;
         let traces = SignalBalance {
-            ended: 15,
+            ended: 28,
             exported: 5,
             queue_full: 4,
             export_failed: 3,
             after_shutdown: 2,
             pending: 1,
+            too_large: 6,
+            rejected: 7,
+            rejected_points: 0,
         };
         let metrics = SignalBalance { ended: 2, exported: 2, ..SignalBalance::default() };
         let logs = SignalBalance { ended: 1, export_failed: 1, ..SignalBalance::default() };
@@ -411,7 +415,7 @@ mod tests {
         ];
         let report = TelemetryReport::new(balance, outcomes, millis(1_320));
         let expected = "telemetry ended after 1.3 s\n  \
-            traces  5 of 15 spans delivered, 4 refused by a full queue, 3 failed, 3 undelivered; \
+            traces  5 of 28 spans delivered, 4 refused by a full queue, 3 failed, 6 too large, 7 rejected by the receiver, 3 undelivered; \
             timed out after 1.3 s\n  \
             metrics off\n  \
             logs    0 of 1 records delivered, 1 failed; refused";

@@ -3,16 +3,22 @@
 mod batch;
 mod builder;
 mod closing;
+mod console;
+mod delivery;
 mod env;
 mod error;
 mod handle;
 mod ledger;
+mod parcel;
 mod processors;
 mod propagation;
 mod report;
+mod runtime;
 mod settings;
+mod sinks;
 mod transport;
 mod views;
+mod weight;
 
 pub use builder::{TelemetryBuilder, TelemetryPart};
 pub use error::InstallError;

@@ -6,6 +6,9 @@ use opentelemetry_sdk::{metrics::Temporality, trace::Sampler};
 
 pub(super) const DEFAULT_QUEUE: usize = 65_536;
 pub(super) const DEFAULT_BATCH: usize = 512;
+pub(super) const DEFAULT_QUEUE_BYTES: usize = 32 * 1024 * 1024;
+/// The largest message that gRPC servers take by default.
+pub(super) const DEFAULT_BATCH_BYTES: usize = 4 * 1024 * 1024;
 pub(super) const DEFAULT_SPAN_DELAY: Duration = Duration::from_secs(5);
 pub(super) const DEFAULT_LOG_DELAY: Duration = Duration::from_secs(1);
 pub(super) const DEFAULT_EXPORT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -120,8 +123,24 @@ impl Targets {
 pub(super) struct BatchSettings {
     pub(super) queue: usize,
     pub(super) batch: usize,
+    /// The most memory that items may take while they wait.
+    pub(super) bytes: usize,
+    /// The most memory of a batch's items, and so of a single one.
+    pub(super) batch_bytes: usize,
     pub(super) delay: Duration,
     pub(super) timeout: Duration,
+}
+
+impl BatchSettings {
+    /// Each collection of metrics is a request of its own, however large.
+    pub(super) const COLLECTIONS: Self = Self {
+        queue: DEFAULT_QUEUE,
+        batch: 1,
+        bytes: DEFAULT_QUEUE_BYTES,
+        batch_bytes: DEFAULT_QUEUE_BYTES,
+        delay: LONGEST_WAIT,
+        timeout: DEFAULT_EXPORT_TIMEOUT,
+    };
 }
 
 /// How a signal's OTLP exporter is built.
@@ -163,6 +182,7 @@ pub(super) struct Settings {
     pub(super) sampler: Sampler,
     pub(super) spans: BatchSettings,
     pub(super) records: BatchSettings,
+    pub(super) collections: BatchSettings,
     pub(super) metric_interval: Duration,
     pub(super) metric_timeout: Duration,
     pub(super) temporality: Temporality,

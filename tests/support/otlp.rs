@@ -57,6 +57,9 @@ use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, rustls};
 
+/// A protocol that was compiled, for a test to which it does not matter.
+pub const ANY: Protocol = if cfg!(feature = "otlp-grpc") { Protocol::Grpc } else { Protocol::HttpProtobuf };
+
 /// What the receiver does with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behaviour {

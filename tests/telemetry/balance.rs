@@ -12,7 +12,7 @@ use otel_tasks::telemetry::{
 
 use crate::{
     BOTH,
-    support::otlp::{Behaviour, Receiver, closed_port, wait_for},
+    support::otlp::{ANY, Behaviour, Receiver, closed_port, wait_for},
     under,
 };
 
@@ -61,7 +61,7 @@ fn a_burst_of_ten_thousand_spans_loses_none_and_doubles_none() {
 
 #[test]
 fn a_burst_of_ten_thousand_records_loses_none() {
-    let receiver = Receiver::start(Protocol::Grpc);
+    let receiver = Receiver::start(ANY);
     let telemetry = receiver.telemetry("burst").shutdown_timeout(LONG).build().expect("telemetry");
     under(&telemetry, || {
         for n in 0..10_000_i64 {
@@ -103,7 +103,7 @@ fn beyond_the_bound_every_span_is_accounted_for() {
 
 #[test]
 fn spans_that_are_not_sampled_are_not_counted() {
-    let receiver = Receiver::start(Protocol::Grpc);
+    let receiver = Receiver::start(ANY);
     let off = |name: &str| (name == "OTEL_TRACES_SAMPLER").then(|| "always_off".to_owned());
     let telemetry = receiver.telemetry("burst").env(off).build().expect("telemetry");
     end_spans(&telemetry, 10);
@@ -193,7 +193,7 @@ fn failed_collections_of_metrics_are_counted() {
 
 #[test]
 fn spans_that_end_after_the_shutdown_are_counted() {
-    let receiver = Receiver::start(Protocol::Grpc);
+    let receiver = Receiver::start(ANY);
     let telemetry = receiver.telemetry("late").build().expect("telemetry");
     let (balance, tracer) = (telemetry.balance(), telemetry.tracer());
     let mut late = tracer.start("late");
@@ -293,7 +293,7 @@ fn a_slow_or_hanging_receiver_does_not_hold_up_the_end() {
 /// Seen to fail where the providers, which are dropped at once, wait for the queues as well.
 #[test]
 fn shutting_down_blocks_nobody_and_tells_each_signals_own_time() {
-    let (hangs, receiver) = (Receiver::start(Protocol::Grpc), Receiver::start(Protocol::Grpc));
+    let (hangs, receiver) = (Receiver::start(ANY), Receiver::start(ANY));
     hangs.set_behaviour(Behaviour::Hang);
     let endpoints = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint()),
@@ -397,7 +397,7 @@ fn a_receiver_that_is_down_costs_the_spans_and_nothing_else() {
 
 #[test]
 fn an_export_that_never_ends_is_given_up() {
-    let receiver = Receiver::start(Protocol::Grpc);
+    let receiver = Receiver::start(ANY);
     receiver.set_behaviour(Behaviour::Hang);
     let env = |name: &str| match name {
         "OTEL_BSP_EXPORT_TIMEOUT" | "OTEL_METRIC_EXPORT_TIMEOUT" => Some("50".to_owned()),
