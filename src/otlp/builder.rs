@@ -7,8 +7,7 @@
 //!   must still say something, and standard output belongs to the program.
 //! - `service.instance.id` is a random UUID: without one, two replicas would write one series.
 //!
-//! The SDK itself reads `OTEL_SPAN_*_LIMIT` from the process; the certificates of `OTEL_EXPORTER_OTLP_CERTIFICATE`,
-//! `_CLIENT_CERTIFICATE` and `_CLIENT_KEY` and all else named in the specification is read here.
+//! Every variable of the specification is read in `env.rs`, and what the SDK would read itself is set here.
 
 use std::{fmt, io::IsTerminal, sync::Arc, time::Duration};
 
@@ -29,7 +28,7 @@ use tracing_subscriber::{
 use super::{
     batch::Batcher,
     env,
-    handle::{Parts, Telemetry},
+    handle::{Endpoint, Parts, Telemetry},
     ledger::{Balance, Signal},
     processors::{CountingMetricExporter, MetricLedger, QueueingLogProcessor, QueueingSpanProcessor},
     settings::{self, Overrides, Protocol, Settings, Warning, WarningKind},
@@ -221,8 +220,7 @@ impl TelemetryBuilder {
 
     /// Reads variables through `get` instead of from the process, for tests and for programs with settings of their own.
     ///
-    /// Headers and compression that the *process* sets are still added by the exporters, and the SDK reads the limits of
-    /// spans from it.
+    /// Headers and compression that the *process* sets are still added by the exporters.
     pub fn env(mut self, get: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
         self.environment = Some(Box::new(get));
         self
@@ -248,7 +246,7 @@ impl TelemetryBuilder {
         }
         let get: &dyn Fn(&str) -> Option<String> = match &self.environment {
             Some(get) => get,
-            None => &|name| std::env::var(name).ok(),
+            None => &env::of_process,
         };
         let mut settings = env::read(get, &self.overrides)?;
         if let Some(queue) = self.span_queue {
@@ -415,6 +413,8 @@ impl TelemetryBuilder {
         } else {
             traces.with_sampler(Sampler::AlwaysOff)
         };
+        // Said here, or the SDK takes those of the process.
+        traces = traces.with_span_limits(settings.limits);
         if enabled && exports {
             let runtime = ExportRuntime::start().map_err(InstallError::Thread)?;
             let mut transports = Transports {
@@ -466,7 +466,7 @@ impl TelemetryBuilder {
                 Signal::ALL.iter().copied().zip([&settings.traces, &settings.metrics, &settings.logs])
             {
                 if of.targets.otlp {
-                    endpoints.push((signal, of.otlp.endpoint.clone()));
+                    endpoints.push(Endpoint::new(signal, &of.otlp.endpoint));
                 }
             }
         }

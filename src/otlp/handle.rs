@@ -23,7 +23,7 @@ use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, registry::LookupSp
 use super::{
     ledger::{Balance, Signal},
     propagation,
-    settings::{Propagator, Warning, capped},
+    settings::{Propagator, Warning, capped, redacted},
 };
 use crate::{
     emit::{self, layer},
@@ -34,6 +34,19 @@ use crate::{
     },
     run::catch,
 };
+
+/// Where a signal goes, and how that is shown.
+pub(super) struct Endpoint {
+    signal: Signal,
+    url: String,
+    shown: String,
+}
+
+impl Endpoint {
+    pub(super) fn new(signal: Signal, url: &str) -> Self {
+        Self { signal, url: url.to_owned(), shown: redacted(url) }
+    }
+}
 
 pub(super) struct Parts {
     pub(super) tracer_provider: SdkTracerProvider,
@@ -46,7 +59,7 @@ pub(super) struct Parts {
     pub(super) resource: Resource,
     pub(super) propagators: Vec<Propagator>,
     pub(super) warnings: Vec<Warning>,
-    pub(super) endpoints: Vec<(Signal, String)>,
+    pub(super) endpoints: Vec<Endpoint>,
     pub(super) enabled: bool,
     pub(super) exports_traces: bool,
     pub(super) exports_logs: bool,
@@ -69,7 +82,7 @@ pub struct Telemetry {
 impl fmt::Debug for Telemetry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Telemetry")
-            .field("endpoints", &self.parts.endpoints)
+            .field("endpoints", &self.endpoints().collect::<Vec<_>>())
             .field("balance", &self.parts.balance)
             .finish_non_exhaustive()
     }
@@ -139,9 +152,9 @@ impl Telemetry {
         self.parts.balance.clone()
     }
 
-    /// The OTLP endpoints in use, complete with scheme and path.
+    /// The OTLP endpoints in use, complete with scheme and path. A user and a password are shown as `***`.
     pub fn endpoints(&self) -> impl Iterator<Item = (Signal, &str)> {
-        self.parts.endpoints.iter().map(|(signal, endpoint)| (*signal, endpoint.as_str()))
+        self.parts.endpoints.iter().map(|endpoint| (endpoint.signal, endpoint.shown.as_str()))
     }
 
     /// The propagators of `OTEL_PROPAGATORS`.
@@ -197,11 +210,11 @@ impl Telemetry {
     ) -> impl Future<Output = Result<(), CollectorUnreachable>> + Send + use<> {
         let timeout = capped(timeout);
         let mut waiting = Vec::new();
-        for (signal, endpoint) in self.endpoints() {
+        for Endpoint { signal, url, shown } in &self.parts.endpoints {
             let unreachable =
-                CollectorUnreachable { signal, endpoint: endpoint.to_owned(), reason: String::new() };
+                CollectorUnreachable { signal: *signal, endpoint: shown.clone(), reason: String::new() };
             let (tell, told) = oneshot::channel();
-            let target = endpoint.to_owned();
+            let target = url.clone();
             let wait = move || {
                 // Resolving a name cannot be bounded, so it is left behind on a thread of its own.
                 let (found, finding) = mpsc::channel();
@@ -368,7 +381,7 @@ fn connect(endpoint: &str, timeout: Duration) -> Result<(), String> {
 pub struct CollectorUnreachable {
     /// Whose endpoint.
     pub signal: Signal,
-    /// The endpoint.
+    /// The endpoint, with `***` for a user and a password.
     pub endpoint: String,
     /// Why.
     pub reason: String,

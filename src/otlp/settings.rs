@@ -2,7 +2,10 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use opentelemetry_sdk::{metrics::Temporality, trace::Sampler};
+use opentelemetry_sdk::{
+    metrics::Temporality,
+    trace::{Sampler, SpanLimits},
+};
 
 pub(super) const DEFAULT_QUEUE: usize = 65_536;
 pub(super) const DEFAULT_BATCH: usize = 512;
@@ -40,6 +43,54 @@ impl Protocol {
     }
 }
 
+/// A part that a feature of this crate brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Grpc,
+    Tls,
+    Gzip,
+    Console,
+}
+
+impl Part {
+    pub(super) const fn feature(self) -> &'static str {
+        match self {
+            Self::Grpc => "otlp-grpc",
+            Self::Tls => "tls",
+            Self::Gzip => "gzip",
+            Self::Console => "console",
+        }
+    }
+}
+
+/// Whether the part is compiled into this program.
+pub(super) const fn compiled(part: Part) -> bool {
+    match part {
+        Part::Grpc | Part::Tls | Part::Gzip | Part::Console => true,
+    }
+}
+
+/// A URL as it may be shown: with `***` for its user and password. Of a text that is no address, all before its last `@` is hidden.
+pub(super) fn redacted(url: &str) -> String {
+    const HIDDEN: &str = "***";
+    if !url.contains('@') {
+        return url.to_owned();
+    }
+    if let Ok(mut parsed) = reqwest::Url::parse(url) {
+        let is_address = matches!(parsed.scheme(), "http" | "https") && parsed.has_host();
+        if is_address && parsed.username().is_empty() && parsed.password().is_none() {
+            return url.to_owned();
+        }
+        // Neither fails for an address with a host.
+        if is_address && parsed.set_username(HIDDEN).is_ok() && parsed.set_password(None).is_ok() {
+            return parsed.into();
+        }
+    }
+    let (before, after) = url.rsplit_once('@').unwrap_or(("", url));
+    let scheme = before.split_once("://").map_or(String::new(), |(scheme, _)| format!("{scheme}://"));
+    format!("{scheme}{HIDDEN}@{after}")
+}
+
 /// What is wrong with the value of a variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -60,7 +111,7 @@ pub enum WarningKind {
 pub struct Warning {
     /// The variable.
     pub variable: String,
-    /// Its value. Values of headers are left out: they hold credentials.
+    /// Its value. Headers have their name alone, and URLs `***` for their user and password.
     pub value: String,
     /// What is wrong with it.
     pub kind: WarningKind,
@@ -88,7 +139,7 @@ pub(super) fn warn_once(warnings: &mut Vec<Warning>, warning: Warning) {
     }
 }
 
-/// An endpoint given in code that is not an `http` or `https` address.
+/// An endpoint given in code that is not an `http` or `https` address, as it may be shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BadEndpoint(pub(super) String);
 
@@ -125,7 +176,7 @@ pub(super) struct BatchSettings {
 }
 
 /// How a signal's OTLP exporter is built.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct OtlpSettings {
     pub(super) protocol: Protocol,
     /// Complete: scheme, host, and for HTTP the path.
@@ -135,6 +186,23 @@ pub(super) struct OtlpSettings {
     pub(super) gzip: bool,
     pub(super) certificate: Option<(String, PathBuf)>,
     pub(super) identity: Option<(String, PathBuf, PathBuf)>,
+}
+
+/// Without credentials.
+impl fmt::Debug for OtlpSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { protocol, endpoint, headers, timeout, gzip, certificate, identity } = self;
+        let headers: Vec<_> = headers.iter().map(|(name, _)| name).collect();
+        f.debug_struct("OtlpSettings")
+            .field("protocol", protocol)
+            .field("endpoint", &redacted(endpoint))
+            .field("headers", &headers)
+            .field("timeout", timeout)
+            .field("gzip", gzip)
+            .field("certificate", certificate)
+            .field("identity", identity)
+            .finish()
+    }
 }
 
 /// One signal's part of the settings.
@@ -161,6 +229,7 @@ pub(super) struct Settings {
     pub(super) service_name: Option<String>,
     pub(super) resource: Vec<(String, String)>,
     pub(super) sampler: Sampler,
+    pub(super) limits: SpanLimits,
     pub(super) spans: BatchSettings,
     pub(super) records: BatchSettings,
     pub(super) metric_interval: Duration,

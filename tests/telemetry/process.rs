@@ -49,6 +49,67 @@ fn the_processs_variables_and_the_systems_roots_are_used() {
     }
 }
 
+/// Seen to fail: a bad endpoint was an error of `install`, and a value that is not UTF-8 was passed over in silence.
+#[test]
+#[cfg(unix)]
+fn a_bad_variable_of_the_process_never_fails_the_installation_and_is_named() {
+    use std::os::unix::ffi::OsStrExt as _;
+    if is_child() {
+        let telemetry = otel_tasks::Telemetry::builder().install().expect("bad variables are no errors");
+        let endpoints: Vec<_> = telemetry.endpoints().map(|(_, endpoint)| endpoint.to_owned()).collect();
+        assert_eq!(endpoints, ["http://localhost:4318/v1/traces"]);
+        assert_eq!(telemetry.warnings().len(), 4, "{:?}", telemetry.warnings());
+        assert!(!format!("{telemetry:?}").contains("hunter2"), "{telemetry:?}");
+        return;
+    }
+    let output = child("a_bad_variable_of_the_process_never_fails_the_installation_and_is_named")
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:hunter2@host:99999")
+        .env("OTEL_EXPORTER_OTLP_HEADERS", "authorization: Bearer hunter2=")
+        .env("OTEL_SERVICE_NAME", std::ffi::OsStr::from_bytes(b"caf\xe9"))
+        .env("OTEL_CONFIG_FILE", "/etc/otel.yaml")
+        .env("OTEL_METRICS_EXPORTER", "none")
+        .env("OTEL_LOGS_EXPORTER", "none")
+        .output()
+        .expect("a child");
+    let lines = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{lines}");
+    for line in [
+        "OTEL_EXPORTER_OTLP_ENDPOINT=\"http://***@host:99999\" cannot be read: http://localhost:4318 is used",
+        "OTEL_EXPORTER_OTLP_HEADERS=\"(hidden)\" cannot be read: the header is left out",
+        "OTEL_SERVICE_NAME=\"caf\u{fffd}\" cannot be read: it counts as unset: it is not UTF-8",
+        "OTEL_CONFIG_FILE=\"/etc/otel.yaml\" is not supported: the file is not read, and the other variables are used",
+    ] {
+        assert_eq!(lines.matches(line).count(), 1, "{line}\n{lines}");
+    }
+    assert!(!lines.contains("hunter2"), "{lines}");
+}
+
+/// Seen to fail: the SDK read the limits of the process, whatever the reader of variables said.
+#[test]
+fn what_the_process_says_is_not_read_beside_a_reader_of_variables() {
+    if is_child() {
+        let receiver = Receiver::start(Protocol::HttpProtobuf);
+        let limit = |name: &str| (name == "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT").then(|| "2".to_owned());
+        let telemetry = receiver.telemetry("limits").env(limit).build().expect("telemetry");
+        let mut span = telemetry.tracer().start("one");
+        for n in 0..5_i64 {
+            span.set_attribute(opentelemetry::KeyValue::new(format!("key{n}"), n));
+            span.add_event(format!("event {n}"), Vec::new());
+        }
+        span.end();
+        let _report = telemetry.shutdown_blocking();
+        let span = receiver.span("one").raw;
+        assert_eq!((span.attributes.len(), span.events.len()), (2, 5));
+        return;
+    }
+    let output = child("what_the_process_says_is_not_read_beside_a_reader_of_variables")
+        .env("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "1")
+        .env("OTEL_SPAN_EVENT_COUNT_LIMIT", "1")
+        .output()
+        .expect("a child");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[test]
 fn a_closed_standard_output_costs_what_was_written_there_and_nothing_else() {
     const ALL_FAILED: i32 = 42;
