@@ -27,8 +27,9 @@ use tracing_subscriber::{
 
 use super::{
     batch::Batcher,
+    check::Endpoint,
     env,
-    handle::{Endpoint, Parts, Telemetry},
+    handle::{Parts, Telemetry},
     ledger::{Balance, Signal},
     processors::{CountingMetricExporter, MetricLedger, QueueingLogProcessor, QueueingSpanProcessor},
     settings::{self, Overrides, Protocol, Settings, Warning, WarningKind},
@@ -466,7 +467,7 @@ impl TelemetryBuilder {
                 Signal::ALL.iter().copied().zip([&settings.traces, &settings.metrics, &settings.logs])
             {
                 if of.targets.otlp {
-                    endpoints.push(Endpoint::new(signal, &of.otlp.endpoint));
+                    endpoints.push(Endpoint::new(signal, &of.otlp, transports.tls(&of.otlp)));
                 }
             }
         }

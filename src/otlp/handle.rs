@@ -3,7 +3,6 @@
 use std::{
     fmt,
     future::Future,
-    net::{TcpStream, ToSocketAddrs},
     sync::{OnceLock, mpsc},
     time::{Duration, Instant},
 };
@@ -21,32 +20,20 @@ use tracing::Subscriber;
 use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, registry::LookupSpan};
 
 use super::{
+    check::{CollectorUnreachable, Endpoint},
     ledger::{Balance, Signal},
     propagation,
-    settings::{Propagator, Warning, capped, redacted},
+    settings::{Propagator, Warning, capped},
 };
 use crate::{
     emit::{self, layer},
     engine::telemetry_dropped,
     otlp::{
-        closing::{Closers, Closing, spawn},
+        closing::{Closers, Closing, SLACK, spawn},
         report::TelemetryReport,
     },
     run::catch,
 };
-
-/// Where a signal goes, and how that is shown.
-pub(super) struct Endpoint {
-    signal: Signal,
-    url: String,
-    shown: String,
-}
-
-impl Endpoint {
-    pub(super) fn new(signal: Signal, url: &str) -> Self {
-        Self { signal, url: url.to_owned(), shown: redacted(url) }
-    }
-}
 
 pub(super) struct Parts {
     pub(super) tracer_provider: SdkTracerProvider,
@@ -196,34 +183,42 @@ impl Telemetry {
 
     /// Tries to connect to every OTLP endpoint at once, waiting no longer than `timeout`.
     ///
-    /// It says that something listens there, not that it is a collector. [`TelemetryBuilder::export_if_configured`] is the
+    /// It says that a server of the endpoint's protocol listens there, under TLS with a certificate that is trusted. Whether that server
+    /// takes telemetry shows when some is exported. A proxy is not asked. [`TelemetryBuilder::export_if_configured`] is the
     /// better way to run without one.
     ///
     /// [`TelemetryBuilder::export_if_configured`]: super::TelemetryBuilder::export_if_configured
     ///
     /// # Errors
     ///
-    /// The first signal whose endpoint took no connection.
+    /// The first signal whose endpoint took no connection or answered in another protocol. The reason is one of a refused connection, an
+    /// unknown host, no answer in time, a connection that was closed, TLS on one side alone, a certificate that is not trusted, and
+    /// HTTP/1.1 for gRPC or the other way around.
     pub fn check(
         &self,
         timeout: Duration,
     ) -> impl Future<Output = Result<(), CollectorUnreachable>> + Send + use<> {
         let timeout = capped(timeout);
         let mut waiting = Vec::new();
-        for Endpoint { signal, url, shown } in &self.parts.endpoints {
-            let unreachable =
-                CollectorUnreachable { signal: *signal, endpoint: shown.clone(), reason: String::new() };
+        for endpoint in &self.parts.endpoints {
+            let unreachable = CollectorUnreachable {
+                signal: endpoint.signal,
+                endpoint: endpoint.shown.clone(),
+                reason: String::new(),
+            };
             let (tell, told) = oneshot::channel();
-            let target = url.clone();
+            let endpoint = endpoint.clone();
             let wait = move || {
                 // Resolving a name cannot be bounded, so it is left behind on a thread of its own.
                 let (found, finding) = mpsc::channel();
                 let started = spawn("otel-tasks-check", move || {
-                    let _ = found.send(connect(&target, timeout));
+                    let _ = found.send(endpoint.probe(timeout));
                 });
                 let reached = match started {
                     Ok(()) => {
-                        finding.recv_timeout(timeout).unwrap_or_else(|_| Err("no answer in time".to_owned()))
+                        // The thread bounds itself, but for the name.
+                        let wait = capped(timeout + SLACK);
+                        finding.recv_timeout(wait).unwrap_or_else(|_| Err("no answer in time".to_owned()))
                     }
                     Err(error) => Err(error.to_string()),
                 };
@@ -359,41 +354,6 @@ fn flush_before_exit() {
     let until = Instant::now() + AT_MOST;
     while all_done.recv_timeout(until.saturating_duration_since(Instant::now())).is_ok() {}
 }
-
-fn connect(endpoint: &str, timeout: Duration) -> Result<(), String> {
-    let url = reqwest::Url::parse(endpoint).map_err(|error| error.to_string())?;
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    let port = url.port_or_known_default().unwrap_or_default();
-    let addresses = (host, port).to_socket_addrs().map_err(|error| error.to_string())?;
-    let mut last = "no address".to_owned();
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, timeout) {
-            Ok(_) => return Ok(()),
-            Err(error) => last = error.to_string(),
-        }
-    }
-    Err(last)
-}
-
-/// An endpoint to which no connection could be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CollectorUnreachable {
-    /// Whose endpoint.
-    pub signal: Signal,
-    /// The endpoint, with `***` for a user and a password.
-    pub endpoint: String,
-    /// Why.
-    pub reason: String,
-}
-
-impl fmt::Display for CollectorUnreachable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "reach the collector of {} at {}: {}", self.signal.as_str(), self.endpoint, self.reason)
-    }
-}
-
-impl std::error::Error for CollectorUnreachable {}
 
 #[cfg(test)]
 mod tests {

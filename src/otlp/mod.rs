@@ -2,6 +2,7 @@
 
 mod batch;
 mod builder;
+mod check;
 mod closing;
 mod env;
 mod error;
@@ -15,8 +16,9 @@ mod transport;
 mod views;
 
 pub use builder::{TelemetryBuilder, TelemetryPart};
+pub use check::CollectorUnreachable;
 pub use error::InstallError;
-pub use handle::{CollectorUnreachable, Telemetry};
+pub use handle::Telemetry;
 pub use ledger::{Balance, BalanceSnapshot, Signal, SignalBalance};
 pub use report::{SignalOutcome, SignalReport, TelemetryReport};
 pub use settings::{Protocol, Warning, WarningKind};

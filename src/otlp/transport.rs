@@ -319,6 +319,11 @@ impl Transports<'_> {
         self.system_roots.insert(roots).clone()
     }
 
+    /// The configuration of an `https` endpoint, for a look at it; `None` for any other.
+    pub(super) fn tls(&mut self, settings: &OtlpSettings) -> Option<rustls::ClientConfig> {
+        settings.endpoint.starts_with("https:").then(|| rustls_config(self.trust(settings)).ok())?
+    }
+
     fn grpc_tls(&mut self, settings: &OtlpSettings) -> Option<ClientTlsConfig> {
         if !settings.endpoint.starts_with("https:") {
             return None;

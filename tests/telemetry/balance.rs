@@ -430,6 +430,100 @@ fn check_tells_whether_something_listens() {
     assert_eq!(unreachable.to_string(), told);
 }
 
+/// Answers one connection with `answer`, once something was said.
+fn says(answer: &'static [u8]) -> String {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a call");
+        let _ = stream.read(&mut [0; 1_024]);
+        let _ = stream.write_all(answer);
+    });
+    address.to_string()
+}
+
+/// Seen to fail: whatever took a connection was called a collector.
+#[test]
+fn check_says_what_is_wrong_with_an_endpoint() {
+    use Protocol::{Grpc, HttpProtobuf};
+    const SOON: Duration = Duration::from_secs(5);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let reason = |protocol: Protocol, endpoint: &str| {
+        let traces = |name: &str| matches!(name, "OTEL_METRICS_EXPORTER" | "OTEL_LOGS_EXPORTER");
+        let telemetry = otel_tasks::Telemetry::builder()
+            .protocol(protocol)
+            .endpoint(endpoint)
+            .env(move |name| traces(name).then(|| "none".to_owned()))
+            .build()
+            .expect("telemetry");
+        let checked = runtime.block_on(telemetry.check(SOON));
+        let unreachable = checked.expect_err("no receiver is there");
+        assert!(!format!("{unreachable:?} {unreachable}").contains("hunter2"), "{unreachable:?}");
+        unreachable.reason
+    };
+    let tls = Receiver::start_tls(HttpProtobuf);
+    let plain = Receiver::start(HttpProtobuf);
+    let port = |receiver: &Receiver| receiver.address().port();
+    for protocol in BOTH {
+        let at = |endpoint: String| reason(protocol, &endpoint);
+        let closed = at(format!("http://user:hunter2@{}", closed_port()));
+        assert_eq!(closed, "connection refused");
+        let unknown = at("http://user:hunter2@nowhere.invalid:4318".to_owned());
+        assert!(unknown.starts_with("unknown host nowhere.invalid"), "{unknown}");
+        let plain = at(format!("https://user:hunter2@localhost:{}", port(&plain)));
+        assert_eq!(plain, "the port does not speak TLS: write http://");
+        let trusted = at(format!("https://user:hunter2@localhost:{}", port(&tls)));
+        assert_eq!(trusted, "TLS: invalid peer certificate: UnknownIssuer");
+        let expected = at(format!("http://user:hunter2@localhost:{}", port(&tls)));
+        assert_eq!(expected, "the port expects TLS: write https://");
+        let go = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+        assert_eq!(at(format!("http://{}", says(go))), expected);
+        let closed = "the connection was closed without an answer";
+        assert_eq!(at(format!("http://{}", says(b""))), closed);
+        let other = at(format!("http://{}", says(b"220 mail.example ESMTP")));
+        assert_eq!(other, format!("the port does not speak {}", protocol.as_str()));
+    }
+    let http1 = says(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
+    assert_eq!(reason(Grpc, &format!("http://{http1}")), "the port speaks HTTP/1.1 and not gRPC");
+    let http2 = says(b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64");
+    assert_eq!(reason(HttpProtobuf, &format!("http://{http2}")), "the port speaks gRPC and not HTTP/1.1");
+}
+
+#[test]
+fn check_takes_a_receiver_for_one() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    for protocol in BOTH {
+        for receiver in [Receiver::start(protocol), Receiver::start_tls(protocol)] {
+            let telemetry = receiver.telemetry("check");
+            let telemetry = if receiver.endpoint().starts_with("https") {
+                let authority = receiver.authority().display().to_string();
+                telemetry
+                    .env(move |name| (name == "OTEL_EXPORTER_OTLP_CERTIFICATE").then(|| authority.clone()))
+            } else {
+                telemetry
+            };
+            let telemetry = telemetry.build().expect("telemetry");
+            assert_eq!(runtime.block_on(telemetry.check(LONG)), Ok(()), "{}", receiver.endpoint());
+        }
+    }
+}
+
+#[test]
+fn check_of_a_port_that_never_answers_ends_in_time() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let endpoint = format!("http://{}", silent.local_addr().expect("an address"));
+    for protocol in BOTH {
+        let telemetry = otel_tasks::Telemetry::builder().env(|_| None).protocol(protocol).endpoint(&endpoint);
+        let telemetry = telemetry.shutdown_timeout(Duration::from_millis(10)).build().expect("telemetry");
+        let began = Instant::now();
+        let checked = runtime.block_on(telemetry.check(Duration::from_millis(100)));
+        assert_eq!(checked.expect_err("silence").reason, "no answer within 100ms");
+        assert!(began.elapsed() < LONG);
+    }
+}
+
 #[test]
 fn a_deadline_beyond_the_sdks_five_seconds_is_kept() {
     let receiver = Receiver::start(Protocol::HttpProtobuf);
