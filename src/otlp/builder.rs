@@ -320,6 +320,8 @@ impl TelemetryBuilder {
     /// [`build`](Self::build), then makes it the process's: tracing subscriber (filter, [`Telemetry::layer`], log lines),
     /// tracer provider, meter provider and the propagators of `OTEL_PROPAGATORS`. Warnings are written once.
     ///
+    /// Records of the crate `log` reach the subscriber too, unless the process has another logger already.
+    ///
     /// # Errors
     ///
     /// As [`build`](Self::build), and [`SubscriberAlreadySet`](InstallError::SubscriberAlreadySet), which changes nothing.
@@ -348,6 +350,9 @@ impl TelemetryBuilder {
         super::handle::keep_for_exit(&mut telemetry);
         global::set_text_map_propagator(telemetry.propagator());
         emit::set_propagation(telemetry.propagates());
+        if tracing_log::LogTracer::init().is_err() {
+            tracing::info!(target: contract::SCOPE, "the process has a logger already: it takes the records of `log`");
+        }
         for warning in telemetry.warnings() {
             tracing::warn!(target: contract::SCOPE, variable = %warning.variable, "{warning}");
         }
@@ -471,10 +476,12 @@ impl TelemetryBuilder {
                 }
             }
         }
+        let mut has_reader = false;
         if enabled {
             if closers.metrics.is_some() || !self.meter_provider.is_empty() {
                 metrics = metrics.with_view(cardinality_view(self.name_capacity));
             }
+            has_reader = closers.metrics.is_some() || !self.meter_provider.is_empty();
             traces = std::mem::take(&mut self.tracer_provider)
                 .into_iter()
                 .fold(traces, |provider, add| add(provider));
@@ -487,6 +494,10 @@ impl TelemetryBuilder {
         }
         let tracer_provider = traces.build();
         let meter_provider = metrics.build();
+        if !has_reader {
+            // Its meters do nothing from now on. The SDK calls each observable instrument of a provider without readers an error.
+            let _ = meter_provider.shutdown();
+        }
         let scope =
             || InstrumentationScope::builder(contract::SCOPE).with_version(env!("CARGO_PKG_VERSION")).build();
         let meter = meter_provider.meter_with_scope(scope());

@@ -182,6 +182,93 @@ fn a_collector_that_is_away_and_comes_back_is_one_line_each_and_not_exported() {
     assert_eq!(count(" opentelemetry"), 0, "each retry is not told as well: {lines}");
 }
 
+/// Seen to fail: they reached nobody.
+#[test]
+fn records_of_log_reach_the_terminal_and_the_receiver() {
+    if is_child() {
+        let receiver = Receiver::start(Protocol::HttpProtobuf);
+        let filter = |name: &str| (name == "RUST_LOG").then(|| "info,quiet=off".to_owned());
+        let telemetry = receiver.telemetry("log").env(filter).install().expect("telemetry");
+        tracing::info_span!("work").in_scope(|| log::info!(target: "app", "said through log"));
+        log::info!(target: "quiet", "filtered");
+        log::debug!(target: "app", "below the level");
+        for carrier in
+            ["hyper::proto", "h2::codec", "tonic", "reqwest::connect", "rustls::client", "hyper_util"]
+        {
+            log::warn!(target: carrier, "chatter of {carrier}");
+        }
+        let report = telemetry.shutdown_blocking();
+        assert!(report.is_complete(), "{report}");
+        let logs = receiver.logs();
+        let bodies: Vec<_> = logs.iter().filter_map(|log| log.body.as_deref()).collect();
+        assert_eq!(bodies, ["said through log"]);
+        assert_eq!((&*logs[0].severity, logs[0].string("log.target")), ("INFO", Some("app")));
+        assert_eq!(logs[0].trace_id, receiver.span("work").trace_id);
+        return;
+    }
+    let output = child("records_of_log_reach_the_terminal_and_the_receiver").output().expect("a child");
+    let lines = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{lines}");
+    assert_eq!(lines.matches(" INFO work: app: said through log\n").count(), 1, "{lines}");
+    assert_eq!(lines.matches(" WARN hyper::proto: chatter of hyper::proto\n").count(), 1, "{lines}");
+    assert!(!lines.contains("filtered") && !lines.contains("below the level"), "{lines}");
+}
+
+#[test]
+fn a_logger_that_is_there_already_keeps_its_records() {
+    struct Own;
+    impl log::Log for Own {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+        fn log(&self, record: &log::Record<'_>) {
+            eprintln!("own logger: {}", record.args());
+        }
+        fn flush(&self) {}
+    }
+    if is_child() {
+        log::set_logger(&Own).map(|()| log::set_max_level(log::LevelFilter::Info)).expect("the first");
+        let telemetry = otel_tasks::Telemetry::builder().env(|_| None).export_if_configured().install();
+        let telemetry = telemetry.expect("another logger is no error");
+        log::info!("said");
+        let _report = telemetry.shutdown_blocking();
+        return;
+    }
+    let output = child("a_logger_that_is_there_already_keeps_its_records").output().expect("a child");
+    let lines = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{lines}");
+    assert_eq!(lines.matches("own logger: said").count(), 1, "{lines}");
+    assert_eq!(lines.matches("the process has a logger already").count(), 1, "{lines}");
+}
+
+/// Seen to fail: 19 lines of the SDK's, an ERROR for each instrument.
+#[test]
+fn metrics_that_are_off_are_no_errors() {
+    if is_child() {
+        let telemetry = otel_tasks::Telemetry::builder().install().expect("telemetry");
+        let tasks = otel_tasks::TaskManager::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async { tasks.spawn("one", async {}).await.expect("a run") });
+        let _report = telemetry.shutdown_blocking();
+        return;
+    }
+    for off in ["OTEL_METRICS_EXPORTER", "OTEL_SDK_DISABLED"] {
+        let output = child("metrics_that_are_off_are_no_errors")
+            .env("RUST_LOG", "info")
+            .env("OTEL_TRACES_EXPORTER", "none")
+            .env("OTEL_LOGS_EXPORTER", "none")
+            .env("OTEL_METRICS_EXPORTER", "none")
+            .env(off, if off == "OTEL_SDK_DISABLED" { "true" } else { "none" })
+            .output()
+            .expect("a child");
+        let lines = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{lines}");
+        let bad: Vec<_> =
+            lines.lines().filter(|line| line.contains(" ERROR ") || line.contains(" WARN ")).collect();
+        assert!(bad.is_empty(), "{off}: {bad:#?}");
+    }
+}
+
 /// Seen to fail in silence.
 #[test]
 fn installed_telemetry_that_is_dropped_at_once_is_a_warning() {
