@@ -49,7 +49,7 @@ struct Shared<T> {
     state: Mutex<State<T>>,
     /// Wakes the worker: a full batch, a flush, the end.
     work: Condvar,
-    /// Wakes who waits for the worker: items settled, an attempt failed, worker gone.
+    /// Wakes who waits for the worker: items settled, another attempt to come, worker gone.
     progress: Condvar,
 }
 
@@ -74,8 +74,8 @@ struct State<T> {
     delivered: bool,
     /// Whether an item was refused since the last batch was taken.
     full: bool,
-    /// Attempts that failed, ever.
-    failures: u64,
+    /// How often another attempt was waited for, ever.
+    waits: u64,
     last_error: Option<String>,
     failing: Option<Failure>,
     trend: Trend,
@@ -161,7 +161,7 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
             finished: false,
             delivered: false,
             full: false,
-            failures: 0,
+            waits: 0,
             last_error: None,
             failing: None,
             trend: Trend::new(items),
@@ -245,25 +245,32 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
     /// Waits until everything queued so far has been exported or has failed. A receiver that has never taken anything is
     /// waited for no longer than the next attempt, which costs nothing: what was queued stays so.
     pub(super) fn flush(&self, timeout: Duration) -> OTelSdkResult {
-        self.settle_within(timeout, |state| state.delivered)
+        let mark = self.shared.lock().mark();
+        self.settle_within(mark, timeout, |state| state.delivered)
     }
 
-    /// [`flush`](Self::flush), but for no longer than one attempt whatever the receiver took before.
-    pub(super) fn flush_once(&self, timeout: Duration) -> OTelSdkResult {
-        self.settle_within(timeout, |_| false)
+    /// Queues an item and waits until it has been exported or has failed, but for no longer than one attempt.
+    pub(super) fn push_and_wait(&self, item: T, timeout: Duration) -> OTelSdkResult {
+        let mark = self.shared.lock().mark();
+        self.push(item);
+        self.settle_within(mark, timeout, |_| false)
     }
 
-    fn settle_within(&self, timeout: Duration, persist: impl Fn(&State<T>) -> bool) -> OTelSdkResult {
+    fn settle_within(
+        &self,
+        Mark { lost, waits }: Mark,
+        timeout: Duration,
+        persist: impl Fn(&State<T>) -> bool,
+    ) -> OTelSdkResult {
         let deadline = Instant::now() + timeout;
         let shared = &*self.shared;
         let mut state = shared.lock();
-        let (lost, failures) = (state.tally.lost_in_export(), state.failures);
         let target = state.taken + state.queued as u64;
         state.flush_to = state.flush_to.max(target);
         state.flushes += 1;
         shared.work.notify_one();
         while state.settled < target && !state.finished {
-            if state.failures > failures && !persist(&state) {
+            if state.waits > waits && !persist(&state) {
                 break;
             }
             state =
@@ -400,11 +407,9 @@ impl<T> Shared<T> {
 impl<T> Waiting for Shared<T> {
     fn failed(&self, failure: &Failure) {
         let mut state = self.lock();
-        state.failures += 1;
         state.failing = Some(failure.clone());
         let change = state.trend.fails(failure);
         drop(state);
-        self.progress.notify_all();
         if let Some(change) = change {
             change.report();
         }
@@ -429,6 +434,8 @@ impl<T> Waiting for Shared<T> {
         if state.full {
             return Patience::GiveUp;
         }
+        state.waits += 1;
+        self.progress.notify_all();
         let flushes = state.flushes;
         let mut until = Instant::now() + delay;
         loop {
@@ -456,7 +463,17 @@ impl<T> Waiting for Shared<T> {
     }
 }
 
+/// A moment, to tell what came after it.
+struct Mark {
+    lost: u64,
+    waits: u64,
+}
+
 impl<T> State<T> {
+    fn mark(&self) -> Mark {
+        Mark { lost: self.tally.lost_in_export(), waits: self.waits }
+    }
+
     /// Removes what waits, which counts as failed: a newer item says it again.
     fn displace(&mut self) -> VecDeque<Chunk<T>> {
         let count = self.queued as u64;

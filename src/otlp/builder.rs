@@ -7,8 +7,7 @@
 //!   must still say something, and standard output belongs to the program.
 //! - `service.instance.id` is a random UUID: without one, two replicas would write one series.
 //!
-//! The SDK itself reads `OTEL_SPAN_*_LIMIT` from the process; the certificates of `OTEL_EXPORTER_OTLP_CERTIFICATE`,
-//! `_CLIENT_CERTIFICATE` and `_CLIENT_KEY` and all else named in the specification is read here.
+//! Every variable of the specification is read in `env.rs`, and what the SDK would read itself is set here.
 
 use std::{fmt, io::IsTerminal, sync::Arc, time::Duration};
 
@@ -28,6 +27,7 @@ use tracing_subscriber::{
 
 use super::{
     batch::{Batcher, Keep},
+    check::Endpoint,
     delivery::Delivery,
     env,
     handle::{Parts, Telemetry},
@@ -240,8 +240,8 @@ impl TelemetryBuilder {
 
     /// Reads variables through `get` instead of from the process, for tests and for programs with settings of their own.
     ///
-    /// Headers and compression that the *process* sets are still added by the exporters, and the SDK reads the limits of
-    /// spans from it.
+    /// The process's own variables are not read then, but for those of proxies (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`,
+    /// `NO_PROXY`).
     pub fn env(mut self, get: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
         self.environment = Some(Box::new(get));
         self
@@ -268,7 +268,7 @@ impl TelemetryBuilder {
         }
         let get: &dyn Fn(&str) -> Option<String> = match &self.environment {
             Some(get) => get,
-            None => &|name| std::env::var(name).ok(),
+            None => &env::of_process,
         };
         let mut settings = env::read(get, &self.overrides)?;
         if let Some(queue) = self.span_queue {
@@ -347,6 +347,8 @@ impl TelemetryBuilder {
     /// [`build`](Self::build), then makes it the process's: tracing subscriber (filter, [`Telemetry::layer`], log lines),
     /// tracer provider, meter provider and the propagators of `OTEL_PROPAGATORS`. Warnings are written once.
     ///
+    /// Records of the crate `log` reach the subscriber too, unless the process has another logger already.
+    ///
     /// # Errors
     ///
     /// As [`build`](Self::build), and [`SubscriberAlreadySet`](InstallError::SubscriberAlreadySet), which changes nothing.
@@ -375,6 +377,9 @@ impl TelemetryBuilder {
         super::handle::keep_for_exit(&mut telemetry);
         global::set_text_map_propagator(telemetry.propagator());
         emit::set_propagation(telemetry.propagates());
+        if tracing_log::LogTracer::init().is_err() {
+            tracing::info!(target: contract::SCOPE, "the process has a logger already: it takes the records of `log`");
+        }
         for warning in telemetry.warnings() {
             tracing::warn!(target: contract::SCOPE, variable = %warning.variable, "{warning}");
         }
@@ -441,21 +446,25 @@ impl TelemetryBuilder {
         } else {
             traces.with_sampler(Sampler::AlwaysOff)
         };
+        // Said here, or the SDK takes those of the process.
+        traces = traces.with_span_limits(settings.limits);
         if enabled && exports {
             let runtime = ExportRuntime::start().map_err(InstallError::Thread)?;
             let mut transports = Transports::new(&runtime, &mut warnings);
-            let mut open = |signal, settings: &SignalSettings, limit| match settings.targets.otlp {
-                true => transports
-                    .open(&settings.otlp, limit)
-                    .map(Delivery::new)
-                    .map(Some)
-                    .map_err(|source| InstallError::Exporter { signal, source }),
-                false => Ok(None),
+            let mut open = |signal, settings: &SignalSettings, limit| -> Result<_, InstallError> {
+                if !settings.targets.otlp {
+                    return Ok(None);
+                }
+                let transport = transports.open(&settings.otlp, limit);
+                let transport =
+                    Arc::new(transport.map_err(|source| InstallError::Exporter { signal, source })?);
+                endpoints.push(Endpoint { signal, transport: Arc::clone(&transport) });
+                Ok(Some(Delivery::new(transport)))
             };
             // What can fail for a reason of the user's comes before the first thread.
             let spans = open(Signal::Traces, &settings.traces, settings.spans.timeout)?;
-            let records = open(Signal::Logs, &settings.logs, settings.records.timeout)?;
             let collections = open(Signal::Metrics, &settings.metrics, settings.metric_timeout)?;
+            let records = open(Signal::Logs, &settings.logs, settings.records.timeout)?;
             let encoder = |signal| move |source| InstallError::Exporter { signal, source: Box::new(source) };
             if settings.traces.targets.any() {
                 let mut sink = SpanSink::new(&resource, spans, settings.traces.targets)
@@ -505,18 +514,13 @@ impl TelemetryBuilder {
                 balance.metrics = Some(Arc::new(queue.clone()));
                 closers.metrics = Some(queue);
             }
-            for (signal, of) in
-                Signal::ALL.iter().copied().zip([&settings.traces, &settings.metrics, &settings.logs])
-            {
-                if of.targets.otlp {
-                    endpoints.push((signal, of.otlp.endpoint.clone()));
-                }
-            }
         }
+        let mut has_reader = false;
         if enabled {
             if closers.metrics.is_some() || !self.meter_provider.is_empty() {
                 metrics = metrics.with_view(cardinality_view(self.name_capacity));
             }
+            has_reader = closers.metrics.is_some() || !self.meter_provider.is_empty();
             traces = std::mem::take(&mut self.tracer_provider)
                 .into_iter()
                 .fold(traces, |provider, add| add(provider));
@@ -529,6 +533,10 @@ impl TelemetryBuilder {
         }
         let tracer_provider = traces.build();
         let meter_provider = metrics.build();
+        if !has_reader {
+            // Its meters do nothing from now on. The SDK calls each observable instrument of a provider without readers an error.
+            let _ = meter_provider.shutdown();
+        }
         let scope =
             || InstrumentationScope::builder(contract::SCOPE).with_version(env!("CARGO_PKG_VERSION")).build();
         let meter = meter_provider.meter_with_scope(scope());

@@ -1,6 +1,9 @@
 //! One request after another on its way to the receiver: kept while there is room, split where it is too large.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     batch::{Patience, Settled, Waiting},
@@ -15,9 +18,9 @@ pub(super) trait Attempts: Send {
     fn attempt(&mut self, parcel: &Parcel) -> Answer;
 }
 
-impl Attempts for Transport {
+impl Attempts for Arc<Transport> {
     fn attempt(&mut self, parcel: &Parcel) -> Answer {
-        Self::attempt(self, parcel)
+        Transport::attempt(self, parcel)
     }
 }
 

@@ -4,35 +4,61 @@
 //! is replaced by its default and named in a [`Warning`]; it is never an error, as the specification asks. Nothing here
 //! touches the network or the process.
 
+mod endpoint;
+mod headers;
+mod unsupported;
+
 use std::{path::PathBuf, time::Duration};
 
-use opentelemetry_sdk::{metrics::Temporality, trace::Sampler};
+use opentelemetry_sdk::{
+    metrics::Temporality,
+    trace::{Sampler, SpanLimits},
+};
 
 use super::ledger::Signal;
-use crate::otlp::settings::{
-    BadEndpoint, BatchSettings, DEFAULT_BATCH, DEFAULT_BATCH_BYTES, DEFAULT_EXPORT_TIMEOUT,
-    DEFAULT_LOG_DELAY, DEFAULT_METRIC_INTERVAL, DEFAULT_OTLP_TIMEOUT, DEFAULT_QUEUE, DEFAULT_QUEUE_BYTES,
-    DEFAULT_SPAN_DELAY, OtlpSettings, Overrides, Propagator, Protocol, Settings, SignalSettings, Targets,
-    Warning, WarningKind, capped, warn_once,
+use crate::otlp::{
+    env::{endpoint::GENERAL as GENERAL_ENDPOINT, headers::percent_decoded, unsupported::shown},
+    settings::{
+        BadEndpoint, BatchSettings, DEFAULT_BATCH, DEFAULT_BATCH_BYTES, DEFAULT_EXPORT_TIMEOUT,
+        DEFAULT_LOG_DELAY, DEFAULT_METRIC_INTERVAL, DEFAULT_OTLP_TIMEOUT, DEFAULT_QUEUE, DEFAULT_QUEUE_BYTES,
+        DEFAULT_SPAN_DELAY, OtlpSettings, Overrides, Part, Propagator, Protocol, Settings, SignalSettings,
+        Targets, Warning, WarningKind, capped, compiled, warn_once,
+    },
 };
+
+/// Reads a variable of the process. What is not UTF-8 holds a [`char::REPLACEMENT_CHARACTER`], which [`read`] warns of.
+pub(super) fn of_process(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
 
 /// Reads the environment `get` gives.
 pub(super) fn read(
     get: &dyn Fn(&str) -> Option<String>,
     overrides: &Overrides,
 ) -> Result<Settings, BadEndpoint> {
-    let mut r = Reader { get, warnings: Vec::new() };
+    read_for(get, overrides, compiled)
+}
+
+/// [`read`] in a program with these parts.
+fn read_for(
+    get: &dyn Fn(&str) -> Option<String>,
+    overrides: &Overrides,
+    compiled: fn(Part) -> bool,
+) -> Result<Settings, BadEndpoint> {
+    let mut r = Reader { get, compiled, warnings: Vec::new() };
+    r.unsupported();
     let traces = r.signal(Signal::Traces, overrides)?;
     let metrics = r.signal(Signal::Metrics, overrides)?;
     let logs = r.signal(Signal::Logs, overrides)?;
     Ok(Settings {
-        disabled: r.flag("OTEL_SDK_DISABLED"),
+        disabled: r.flag("OTEL_SDK_DISABLED").unwrap_or(false),
         traces,
         metrics,
         logs,
         service_name: r.text("OTEL_SERVICE_NAME"),
         resource: r.resource(),
         sampler: r.sampler(),
+        limits: r.limits(),
         spans: r.batch(
             "OTEL_BSP_MAX_QUEUE_SIZE",
             "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
@@ -59,14 +85,33 @@ pub(super) fn read(
 
 struct Reader<'a> {
     get: &'a dyn Fn(&str) -> Option<String>,
+    compiled: fn(Part) -> bool,
     warnings: Vec<Warning>,
 }
 
 impl Reader<'_> {
-    fn text(&self, name: &str) -> Option<String> {
+    /// The value without white space around it; `None` if nothing is left, or if it is not UTF-8.
+    fn text(&mut self, name: &str) -> Option<String> {
         let value = (self.get)(name)?;
         let value = value.trim();
+        if value.contains(char::REPLACEMENT_CHARACTER) {
+            self.warn(
+                name,
+                shown(name, value),
+                WarningKind::Malformed,
+                "it counts as unset: it is not UTF-8",
+            );
+            return None;
+        }
         (!value.is_empty()).then(|| value.to_owned())
+    }
+
+    /// The items of a list; `None` if there is no item.
+    fn list(&mut self, name: &str) -> Option<Vec<String>> {
+        let list = self.text(name)?;
+        let items: Vec<_> =
+            list.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect();
+        (!items.is_empty()).then_some(items)
     }
 
     fn warn(
@@ -81,20 +126,16 @@ impl Reader<'_> {
     }
 
     /// `true` in any case is true, everything else false: what the specification says of its booleans.
-    fn flag(&mut self, name: &'static str) -> bool {
-        match self.text(name) {
-            None => false,
-            Some(value) if value.eq_ignore_ascii_case("true") => true,
-            Some(value) => {
-                if !value.eq_ignore_ascii_case("false") {
-                    self.warn(name, value, WarningKind::Malformed, "false is used");
-                }
-                false
-            }
+    fn flag(&mut self, name: &str) -> Option<bool> {
+        let value = self.text(name)?;
+        let is_true = value.eq_ignore_ascii_case("true");
+        if !is_true && !value.eq_ignore_ascii_case("false") {
+            self.warn(name, value, WarningKind::Malformed, "false is used");
         }
+        Some(is_true)
     }
 
-    fn count(&mut self, name: &'static str, default: usize) -> usize {
+    fn count(&mut self, name: &str, default: usize) -> usize {
         let Some(value) = self.text(name) else { return default };
         match value.parse() {
             Ok(count) if count > 0 => count,
@@ -105,20 +146,47 @@ impl Reader<'_> {
         }
     }
 
-    fn millis(&mut self, name: impl Into<String>, default: Duration) -> Duration {
-        let name = name.into();
-        let Some(value) = self.text(&name) else { return default };
+    fn millis(&mut self, name: &str, default: Duration) -> Duration {
+        let Some(value) = self.text(name) else { return default };
         match value.parse() {
             Ok(millis) if millis > 0 => capped(Duration::from_millis(millis)),
             _ => {
-                self.warn(
-                    name,
-                    value,
-                    WarningKind::Malformed,
-                    format!("{} ms are used", default.as_millis()),
-                );
+                let used = format!("{} ms are used", default.as_millis());
+                self.warn(name, value, WarningKind::Malformed, used);
                 default
             }
+        }
+    }
+
+    /// A limit of spans: what is beyond it is left out of the span. Zero leaves out all.
+    fn limit(&mut self, name: &str, default: u32) -> u32 {
+        let Some(value) = self.text(name) else { return default };
+        value.parse().unwrap_or_else(|_| {
+            self.warn(name, value, WarningKind::Malformed, format!("{default} is used"));
+            default
+        })
+    }
+
+    fn limits(&mut self) -> SpanLimits {
+        const ATTRIBUTES: &str = "OTEL_ATTRIBUTE_COUNT_LIMIT";
+        let default = SpanLimits::default();
+        let attributes = self.limit(ATTRIBUTES, default.max_attributes_per_span);
+        if let Some(value) = self.text(ATTRIBUTES) {
+            self.warn(
+                ATTRIBUTES,
+                value,
+                WarningKind::Suspicious,
+                "it limits spans: log records have no limit",
+            );
+        }
+        SpanLimits {
+            max_attributes_per_span: self.limit("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", attributes),
+            max_events_per_span: self.limit("OTEL_SPAN_EVENT_COUNT_LIMIT", default.max_events_per_span),
+            max_links_per_span: self.limit("OTEL_SPAN_LINK_COUNT_LIMIT", default.max_links_per_span),
+            max_attributes_per_event: self
+                .limit("OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT", default.max_attributes_per_event),
+            max_attributes_per_link: self
+                .limit("OTEL_LINK_ATTRIBUTE_COUNT_LIMIT", default.max_attributes_per_link),
         }
     }
 
@@ -152,32 +220,65 @@ impl Reader<'_> {
     }
 
     fn signal(&mut self, signal: Signal, overrides: &Overrides) -> Result<SignalSettings, BadEndpoint> {
-        let exporter = self.text(exporter_variable(signal));
-        let configured = exporter.is_some()
-            || overrides.endpoint.is_some()
-            || self.text(&own(signal, "ENDPOINT")).is_some()
-            || self.text(GENERAL_ENDPOINT).is_some();
-        let targets = match exporter {
-            Some(list) => self.targets(exporter_variable(signal), &list),
-            None if configured || !overrides.only_if_configured => Targets { otlp: true, console: false },
+        let variable = exporter_variable(signal);
+        let targets = match self.list(variable) {
+            Some(names) => self.targets(variable, names),
+            None if self.is_configured(signal, overrides) || !overrides.only_if_configured => {
+                Targets { otlp: true, console: false }
+            }
             None => Targets::NONE,
         };
         Ok(SignalSettings { targets, otlp: self.otlp(signal, overrides)? })
     }
 
-    fn targets(&mut self, variable: &'static str, list: &str) -> Targets {
+    fn is_configured(&mut self, signal: Signal, overrides: &Overrides) -> bool {
+        overrides.endpoint.is_some()
+            || self.text(&own(signal, "ENDPOINT")).is_some()
+            || self.text(GENERAL_ENDPOINT).is_some()
+    }
+
+    fn targets(&mut self, variable: &'static str, names: Vec<String>) -> Targets {
         let mut targets = Targets::NONE;
-        let mut none = false;
-        for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-            match name.to_ascii_lowercase().as_str() {
-                "otlp" => targets.otlp = true,
-                "console" => targets.console = true,
-                "none" => none = true,
-                _ => self.warn(variable, name, WarningKind::Unknown, "otlp, console and none are known"),
-            }
+        let (mut none, mut refused) = (false, Vec::new());
+        for name in names {
+            let kind = match name.to_ascii_lowercase().as_str() {
+                "otlp" => {
+                    targets.otlp = true;
+                    continue;
+                }
+                "console" if (self.compiled)(Part::Console) => {
+                    targets.console = true;
+                    continue;
+                }
+                "none" => {
+                    none = true;
+                    continue;
+                }
+                "console" | "logging" | "prometheus" | "zipkin" | "jaeger" | "otlp/stdout" => {
+                    WarningKind::Unsupported
+                }
+                _ => WarningKind::Unknown,
+            };
+            refused.push((name, kind));
         }
         if !targets.any() && !none {
             targets.otlp = true;
+        }
+        let used = match (targets.otlp, targets.console) {
+            (true, true) => "otlp and console are used",
+            (true, false) => "otlp is used",
+            (false, true) => "console is used",
+            (false, false) => "none is used",
+        };
+        for (name, kind) in refused {
+            let missing = name.eq_ignore_ascii_case("console");
+            let used = match missing {
+                true => {
+                    format!("{used}: the feature `{}` is not compiled", Part::Console.feature())
+                }
+                false => format!("{used}; otlp, console and none are known"),
+            };
+            self.warn(variable, name, kind, used);
         }
         targets
     }
@@ -187,15 +288,9 @@ impl Reader<'_> {
             Some(protocol) => protocol,
             None => self.protocol(signal),
         };
-        let endpoint = match &overrides.endpoint {
-            Some(given) => self
-                .endpoint(signal, protocol, "endpoint", given, true)
-                .ok_or_else(|| BadEndpoint(given.clone()))?,
-            None => self.endpoint_from_env(signal, protocol),
-        };
         Ok(OtlpSettings {
             protocol,
-            endpoint,
+            endpoint: self.endpoint(signal, protocol, overrides)?,
             headers: self.headers(signal),
             timeout: self.otlp_timeout(signal),
             gzip: self.gzip(signal),
@@ -205,7 +300,7 @@ impl Reader<'_> {
     }
 
     /// The signal's own variable, else the general one.
-    fn either(&self, signal: Signal, what: &str) -> Option<(String, String)> {
+    fn either(&mut self, signal: Signal, what: &str) -> Option<(String, String)> {
         let own = own(signal, what);
         if let Some(value) = self.text(&own) {
             return Some((own, value));
@@ -215,122 +310,38 @@ impl Reader<'_> {
     }
 
     fn protocol(&mut self, signal: Signal) -> Protocol {
-        for name in [own(signal, "PROTOCOL"), "OTEL_EXPORTER_OTLP_PROTOCOL".to_owned()] {
-            let Some(value) = self.text(&name) else { continue };
-            let kind = match value.to_ascii_lowercase().as_str() {
-                "grpc" => return Protocol::Grpc,
-                "http/protobuf" => return Protocol::HttpProtobuf,
-                "http/json" => WarningKind::Unsupported,
-                _ => WarningKind::Unknown,
-            };
-            self.warn(name, value, kind, "http/protobuf is used");
-            return Protocol::HttpProtobuf;
+        let Some((name, value)) = self.either(signal, "PROTOCOL") else { return Protocol::HttpProtobuf };
+        let used = "http/protobuf is used";
+        match value.to_ascii_lowercase().as_str() {
+            "http/protobuf" => {}
+            "grpc" if (self.compiled)(Part::Grpc) => return Protocol::Grpc,
+            "grpc" => {
+                let used = format!("{used}: the feature `{}` is not compiled", Part::Grpc.feature());
+                self.warn(name, value, WarningKind::Unsupported, used);
+            }
+            "http/json" => self.warn(name, value, WarningKind::Unsupported, used),
+            _ => self.warn(name, value, WarningKind::Unknown, used),
         }
         Protocol::HttpProtobuf
     }
 
-    fn endpoint_from_env(&mut self, signal: Signal, protocol: Protocol) -> String {
-        let own = own(signal, "ENDPOINT");
-        let (name, value, general) = match (self.text(&own), self.text(GENERAL_ENDPOINT)) {
-            (Some(value), _) => (own, value, false),
-            (None, Some(value)) => (GENERAL_ENDPOINT.to_owned(), value, true),
-            (None, None) => return default_endpoint(signal, protocol),
-        };
-        match self.endpoint(signal, protocol, &name, &value, general) {
-            Some(endpoint) => endpoint,
-            None => {
-                let default = default_endpoint(signal, protocol);
-                self.warn(name, value, WarningKind::Malformed, format!("{default} is used"));
-                default
-            }
-        }
-    }
-
-    /// The complete address, or `None` where `given` is none.
-    ///
-    /// A gRPC endpoint may lack its scheme: then `OTEL_EXPORTER_OTLP_INSECURE` decides, and TLS is its default, for
-    /// loopback addresses too. An HTTP endpoint of one signal is used as it is; a general one gets the signal's path.
-    fn endpoint(
-        &mut self,
-        signal: Signal,
-        protocol: Protocol,
-        name: &str,
-        given: &str,
-        general: bool,
-    ) -> Option<String> {
-        let mut text = given.to_owned();
-        if !text.contains("://") {
-            if protocol == Protocol::HttpProtobuf {
-                return None;
-            }
-            let insecure =
-                self.either(signal, "INSECURE").is_some_and(|(_, value)| value.eq_ignore_ascii_case("true"));
-            text = format!("{}://{text}", if insecure { "http" } else { "https" });
-            if !insecure {
-                self.warn(
-                    name.to_owned(),
-                    given,
-                    WarningKind::Suspicious,
-                    "TLS is used, as there is no scheme; write http:// or set OTEL_EXPORTER_OTLP_INSECURE=true \
-                     for plain text",
-                );
-            }
-        }
-        let url: hyper::Uri = text.parse().ok()?;
-        if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none_or(str::is_empty) {
-            return None;
-        }
-        let other = match (protocol, url.port_u16()) {
-            (Protocol::HttpProtobuf, Some(4317)) => Some("grpc"),
-            (Protocol::Grpc, Some(4318)) => Some("http/protobuf"),
-            _ => None,
-        };
-        if let Some(other) = other {
-            self.warn(
-                name.to_owned(),
-                given,
-                WarningKind::Suspicious,
-                format!("{} is spoken to a port that is {other}'s by convention", protocol.as_str()),
-            );
-        }
-        let (base, query) =
-            text.split_once('?').map_or((text.as_str(), None), |(base, query)| (base, Some(query)));
-        let base = match protocol == Protocol::HttpProtobuf && general {
-            true => format!("{}{}", base.trim_end_matches('/'), http_path(signal)),
-            false => base.to_owned(),
-        };
-        Some(query.map_or(base.clone(), |query| format!("{base}?{query}")))
-    }
-
-    fn headers(&mut self, signal: Signal) -> Vec<(String, String)> {
-        let Some((name, list)) = self.either(signal, "HEADERS") else { return Vec::new() };
-        let mut headers = Vec::new();
-        for pair in list.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
-            match pair.split_once('=') {
-                Some((key, value)) if !key.trim().is_empty() => match percent_decoded(value.trim()) {
-                    Some(value) => headers.push((key.trim().to_ascii_lowercase(), value)),
-                    None => {
-                        self.warn(name.clone(), key.trim(), WarningKind::Malformed, "the header is left out")
-                    }
-                },
-                _ => self.warn(name.clone(), "(hidden)", WarningKind::Malformed, "the header is left out"),
-            }
-        }
-        headers
-    }
-
     fn otlp_timeout(&mut self, signal: Signal) -> Duration {
         let general = self.millis("OTEL_EXPORTER_OTLP_TIMEOUT", DEFAULT_OTLP_TIMEOUT);
-        self.millis(own(signal, "TIMEOUT"), general)
+        self.millis(&own(signal, "TIMEOUT"), general)
     }
 
     fn gzip(&mut self, signal: Signal) -> bool {
         let Some((name, value)) = self.either(signal, "COMPRESSION") else { return false };
+        let used = "no compression is used";
         match value.to_ascii_lowercase().as_str() {
-            "gzip" => return true,
+            "gzip" if (self.compiled)(Part::Gzip) => return true,
+            "gzip" => {
+                let used = format!("{used}: the feature `{}` is not compiled", Part::Gzip.feature());
+                self.warn(name, value, WarningKind::Unsupported, used);
+            }
             "none" => {}
-            "zstd" => self.warn(name, value, WarningKind::Unsupported, "no compression is used"),
-            _ => self.warn(name, value, WarningKind::Unknown, "no compression is used"),
+            "zstd" => self.warn(name, value, WarningKind::Unsupported, used),
+            _ => self.warn(name, value, WarningKind::Unknown, used),
         }
         false
     }
@@ -373,34 +384,42 @@ impl Reader<'_> {
 
     fn sampler(&mut self) -> Sampler {
         const NAME: &str = "OTEL_TRACES_SAMPLER";
+        const DEFAULT: &str = "parentbased_always_on";
         let parent_based = |root| Sampler::ParentBased(Box::new(root));
-        let default = parent_based(Sampler::AlwaysOn);
-        let Some(value) = self.text(NAME) else { return default };
-        match value.to_ascii_lowercase().as_str() {
+        let value = self.text(NAME).unwrap_or_else(|| DEFAULT.to_owned());
+        let sampler = match value.to_ascii_lowercase().as_str() {
+            "traceidratio" => return Sampler::TraceIdRatioBased(self.ratio()),
+            "parentbased_traceidratio" => return parent_based(Sampler::TraceIdRatioBased(self.ratio())),
             "always_on" => Sampler::AlwaysOn,
             "always_off" => Sampler::AlwaysOff,
-            "traceidratio" => Sampler::TraceIdRatioBased(self.ratio()),
-            "parentbased_always_on" => default,
+            DEFAULT => parent_based(Sampler::AlwaysOn),
             "parentbased_always_off" => parent_based(Sampler::AlwaysOff),
-            "parentbased_traceidratio" => parent_based(Sampler::TraceIdRatioBased(self.ratio())),
-            "parentbased_jaeger_remote" | "jaeger_remote" | "xray" => {
-                self.warn(NAME, value, WarningKind::Unsupported, "parentbased_always_on is used");
-                default
+            known => {
+                let kind = match known {
+                    "parentbased_jaeger_remote" | "jaeger_remote" | "xray" => WarningKind::Unsupported,
+                    _ => WarningKind::Unknown,
+                };
+                self.warn(NAME, value, kind, format!("{DEFAULT} is used"));
+                return parent_based(Sampler::AlwaysOn);
             }
-            _ => {
-                self.warn(NAME, value, WarningKind::Unknown, "parentbased_always_on is used");
-                default
-            }
+        };
+        if let Some(argument) = self.text(RATIO) {
+            self.warn(
+                RATIO,
+                argument,
+                WarningKind::Suspicious,
+                format!("{value} is used, which has no argument"),
+            );
         }
+        sampler
     }
 
     fn ratio(&mut self) -> f64 {
-        const NAME: &str = "OTEL_TRACES_SAMPLER_ARG";
-        let Some(value) = self.text(NAME) else { return 1.0 };
+        let Some(value) = self.text(RATIO) else { return 1.0 };
         match value.parse() {
             Ok(ratio) if (0.0..=1.0).contains(&ratio) => ratio,
             _ => {
-                self.warn(NAME, value, WarningKind::Malformed, "1.0 is used");
+                self.warn(RATIO, value, WarningKind::Malformed, "1.0 is used");
                 1.0
             }
         }
@@ -422,9 +441,9 @@ impl Reader<'_> {
 
     fn propagators(&mut self) -> Vec<Propagator> {
         const NAME: &str = "OTEL_PROPAGATORS";
-        let Some(list) = self.text(NAME) else { return vec![Propagator::TraceContext, Propagator::Baggage] };
+        let Some(names) = self.list(NAME) else { return vec![Propagator::TraceContext, Propagator::Baggage] };
         let mut propagators = Vec::new();
-        for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        for name in names {
             let propagator = match name.to_ascii_lowercase().as_str() {
                 "tracecontext" => Propagator::TraceContext,
                 "baggage" => Propagator::Baggage,
@@ -446,7 +465,7 @@ impl Reader<'_> {
     }
 }
 
-const GENERAL_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+const RATIO: &str = "OTEL_TRACES_SAMPLER_ARG";
 
 fn own(signal: Signal, what: &str) -> String {
     let signal = match signal {
@@ -463,36 +482,6 @@ fn exporter_variable(signal: Signal) -> &'static str {
         Signal::Metrics => "OTEL_METRICS_EXPORTER",
         Signal::Logs => "OTEL_LOGS_EXPORTER",
     }
-}
-
-fn http_path(signal: Signal) -> &'static str {
-    match signal {
-        Signal::Traces => "/v1/traces",
-        Signal::Metrics => "/v1/metrics",
-        Signal::Logs => "/v1/logs",
-    }
-}
-
-fn default_endpoint(signal: Signal, protocol: Protocol) -> String {
-    match protocol {
-        Protocol::Grpc => "http://localhost:4317/".to_owned(),
-        Protocol::HttpProtobuf => format!("http://localhost:4318{}", http_path(signal)),
-    }
-}
-
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes().iter();
-    while let Some(&byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let high = char::from(*rest.next()?).to_digit(16)?;
-        let low = char::from(*rest.next()?).to_digit(16)?;
-        bytes.push(u8::try_from(high * 16 + low).ok()?);
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

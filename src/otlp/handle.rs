@@ -3,7 +3,6 @@
 use std::{
     fmt,
     future::Future,
-    net::{TcpStream, ToSocketAddrs},
     sync::{OnceLock, mpsc},
     time::{Duration, Instant},
 };
@@ -21,6 +20,7 @@ use tracing::Subscriber;
 use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, registry::LookupSpan};
 
 use super::{
+    check::{CollectorUnreachable, Endpoint},
     ledger::{Balance, Signal},
     propagation,
     settings::{Propagator, Warning, capped},
@@ -46,7 +46,7 @@ pub(super) struct Parts {
     pub(super) resource: Resource,
     pub(super) propagators: Vec<Propagator>,
     pub(super) warnings: Vec<Warning>,
-    pub(super) endpoints: Vec<(Signal, String)>,
+    pub(super) endpoints: Vec<Endpoint>,
     pub(super) enabled: bool,
     pub(super) exports_traces: bool,
     pub(super) exports_logs: bool,
@@ -69,7 +69,7 @@ pub struct Telemetry {
 impl fmt::Debug for Telemetry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Telemetry")
-            .field("endpoints", &self.parts.endpoints)
+            .field("endpoints", &self.endpoints().collect::<Vec<_>>())
             .field("balance", &self.parts.balance)
             .finish_non_exhaustive()
     }
@@ -139,9 +139,9 @@ impl Telemetry {
         self.parts.balance.clone()
     }
 
-    /// The OTLP endpoints in use, complete with scheme and path.
+    /// The OTLP endpoints in use, complete with scheme and path. A user and a password are shown as `***`.
     pub fn endpoints(&self) -> impl Iterator<Item = (Signal, &str)> {
-        self.parts.endpoints.iter().map(|(signal, endpoint)| (*signal, endpoint.as_str()))
+        self.parts.endpoints.iter().map(|endpoint| (endpoint.signal, endpoint.shown()))
     }
 
     /// The propagators of `OTEL_PROPAGATORS`.
@@ -181,54 +181,39 @@ impl Telemetry {
         EnvFilter::new(&self.filter)
     }
 
-    /// Tries to connect to every OTLP endpoint at once, waiting no longer than `timeout`.
+    /// Sends an empty request to every OTLP endpoint at once, waiting no longer than `timeout`.
     ///
-    /// It says that something listens there, not that it is a collector. [`TelemetryBuilder::export_if_configured`] is the
-    /// better way to run without one.
+    /// It goes the way that telemetry goes: with the same headers, TLS and proxy.
+    /// [`TelemetryBuilder::export_if_configured`] is the better way to run without a collector.
     ///
     /// [`TelemetryBuilder::export_if_configured`]: super::TelemetryBuilder::export_if_configured
     ///
     /// # Errors
     ///
-    /// The first signal whose endpoint took no connection.
+    /// The first signal whose endpoint did not take the request. The reason is the one that a failed export would have.
     pub fn check(
         &self,
         timeout: Duration,
     ) -> impl Future<Output = Result<(), CollectorUnreachable>> + Send + use<> {
         let timeout = capped(timeout);
         let mut waiting = Vec::new();
-        for (signal, endpoint) in self.endpoints() {
-            let unreachable =
-                CollectorUnreachable { signal, endpoint: endpoint.to_owned(), reason: String::new() };
+        for endpoint in &self.parts.endpoints {
             let (tell, told) = oneshot::channel();
-            let target = endpoint.to_owned();
-            let wait = move || {
-                // Resolving a name cannot be bounded, so it is left behind on a thread of its own.
-                let (found, finding) = mpsc::channel();
-                let started = spawn("otel-tasks-check", move || {
-                    let _ = found.send(connect(&target, timeout));
-                });
-                let reached = match started {
-                    Ok(()) => {
-                        finding.recv_timeout(timeout).unwrap_or_else(|_| Err("no answer in time".to_owned()))
-                    }
-                    Err(error) => Err(error.to_string()),
-                };
-                let _ = tell.send(reached);
+            let no_thread = CollectorUnreachable {
+                signal: endpoint.signal,
+                endpoint: endpoint.shown().to_owned(),
+                reason: "no thread could be started".to_owned(),
             };
+            let endpoint = endpoint.clone();
             // Without a thread, `told` says so.
-            let _ = spawn("otel-tasks-check", wait);
-            waiting.push((unreachable, told));
+            let _ = spawn("otel-tasks-check", move || {
+                let _ = tell.send(endpoint.probe(timeout));
+            });
+            waiting.push((no_thread, told));
         }
         async move {
-            for (unreachable, told) in waiting {
-                match told.await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(reason)) => return Err(CollectorUnreachable { reason, ..unreachable }),
-                    Err(_) => {
-                        return Err(CollectorUnreachable { reason: "no thread".to_owned(), ..unreachable });
-                    }
-                }
+            for (no_thread, told) in waiting {
+                told.await.unwrap_or(Err(no_thread))?;
             }
             Ok(())
         }
@@ -346,42 +331,6 @@ fn flush_before_exit() {
     let until = Instant::now() + AT_MOST;
     while all_done.recv_timeout(until.saturating_duration_since(Instant::now())).is_ok() {}
 }
-
-fn connect(endpoint: &str, timeout: Duration) -> Result<(), String> {
-    let url: hyper::Uri =
-        endpoint.parse().map_err(|error: hyper::http::uri::InvalidUri| error.to_string())?;
-    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-    let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 });
-    let addresses = (host, port).to_socket_addrs().map_err(|error| error.to_string())?;
-    let mut last = "no address".to_owned();
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, timeout) {
-            Ok(_) => return Ok(()),
-            Err(error) => last = error.to_string(),
-        }
-    }
-    Err(last)
-}
-
-/// An endpoint to which no connection could be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CollectorUnreachable {
-    /// Whose endpoint.
-    pub signal: Signal,
-    /// The endpoint.
-    pub endpoint: String,
-    /// Why.
-    pub reason: String,
-}
-
-impl fmt::Display for CollectorUnreachable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "reach the collector of {} at {}: {}", self.signal.as_str(), self.endpoint, self.reason)
-    }
-}
-
-impl std::error::Error for CollectorUnreachable {}
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,7 @@
 
 mod batch;
 mod builder;
+mod check;
 mod closing;
 mod console;
 mod delivery;
@@ -21,8 +22,9 @@ mod views;
 mod weight;
 
 pub use builder::{TelemetryBuilder, TelemetryPart};
+pub use check::CollectorUnreachable;
 pub use error::InstallError;
-pub use handle::{CollectorUnreachable, Telemetry};
+pub use handle::Telemetry;
 pub use ledger::{Balance, BalanceSnapshot, Signal, SignalBalance};
 pub use report::{SignalOutcome, SignalReport, TelemetryReport};
 pub use settings::{Protocol, Warning, WarningKind};

@@ -52,6 +52,11 @@ impl fmt::Debug for Parcel {
 }
 
 impl Parcel {
+    /// A request without items, which every receiver may take.
+    pub(super) fn empty(signal: Signal) -> Self {
+        Self { signal, body: Bytes::new(), items: 0, encoding: None }
+    }
+
     /// The two halves, or `None` where it is a single item.
     pub(super) fn split(&self) -> Option<[Self; 2]> {
         if self.encoding.is_some() {

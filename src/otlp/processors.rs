@@ -74,8 +74,7 @@ pub(super) struct QueueingMetricExporter {
 impl PushMetricExporter for QueueingMetricExporter {
     async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
         // Blocks: it is the SDK's own thread, which does nothing else.
-        self.queue.push(self.press.press(metrics));
-        self.queue.flush_once(self.timeout)
+        self.queue.push_and_wait(self.press.press(metrics), self.timeout)
     }
 
     fn force_flush(&self) -> OTelSdkResult {

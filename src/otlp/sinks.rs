@@ -1,5 +1,7 @@
 //! Where batches go: to a receiver, to the terminal, or both. What the receiver says counts: the terminal is for looking on.
 
+use std::sync::Arc;
+
 use opentelemetry_sdk::{
     Resource,
     metrics::{Temporality, data::ResourceMetrics},
@@ -19,7 +21,7 @@ use super::{
 /// A receiver, and what encodes for it.
 struct Receiver<E> {
     encoder: E,
-    delivery: Delivery<Transport>,
+    delivery: Delivery<Arc<Transport>>,
 }
 
 impl<E> Receiver<E> {
@@ -54,7 +56,7 @@ pub(super) struct SpanSink {
 impl SpanSink {
     pub(super) fn new(
         resource: &Resource,
-        delivery: Option<Delivery<Transport>>,
+        delivery: Option<Delivery<Arc<Transport>>>,
         targets: Targets,
     ) -> Built<Self> {
         let receiver =
@@ -87,7 +89,7 @@ pub(super) struct RecordSink {
 impl RecordSink {
     pub(super) fn new(
         resource: &Resource,
-        delivery: Option<Delivery<Transport>>,
+        delivery: Option<Delivery<Arc<Transport>>>,
         targets: Targets,
     ) -> Built<Self> {
         let receiver =
@@ -149,7 +151,7 @@ impl MetricPress {
 }
 
 /// Where collections go from the queue, one at a time.
-pub(super) struct MetricSink(pub(super) Option<Delivery<Transport>>);
+pub(super) struct MetricSink(pub(super) Option<Delivery<Arc<Transport>>>);
 
 impl MetricSink {
     pub(super) fn export(&mut self, batch: Vec<Collection>, waiting: &dyn Waiting) -> Settled {

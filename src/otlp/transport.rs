@@ -20,13 +20,14 @@ use hyper::{
 };
 
 pub(super) use self::{
-    answer::{Answer, without_userinfo},
+    answer::Answer,
     failure::{Cause, Failure},
 };
 use super::{
+    ledger::Signal,
     parcel::Parcel,
     runtime::ExportRuntime,
-    settings::{OtlpSettings, Protocol, Warning},
+    settings::{OtlpSettings, Protocol, Warning, has_a_port_or_none, redacted},
 };
 
 /// Where requests go, and how that is shown.
@@ -38,14 +39,25 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// The target, and the header for user and password of the address.
-    fn read(endpoint: &str) -> Result<(Self, Option<HeaderValue>), String> {
-        let shown = without_userinfo(endpoint);
-        let uri: Uri = shown.parse().map_err(|error: hyper::http::uri::InvalidUri| error.to_string())?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
+    /// Reads an address that the clients of both protocols take. Returns the header for its user and password apart.
+    pub(super) fn read(endpoint: &str) -> Result<(Self, Option<HeaderValue>), String> {
+        let shown = redacted(endpoint);
+        let user = userinfo(endpoint);
+        let address = match user {
+            Some(user) => endpoint.replacen(&format!("{user}@"), "", 1),
+            None => endpoint.to_owned(),
+        };
+        let uri: Uri = address.parse().map_err(|error: hyper::http::uri::InvalidUri| error.to_string())?;
+        let host = uri.host().unwrap_or_default();
+        let can_be_called = match uri.scheme_str() {
+            Some("http") => true,
+            Some("https") => is_certified_name(host),
+            _ => false,
+        };
+        if !can_be_called || host.is_empty() || !has_a_port_or_none(&uri) {
             return Err("not an http or https address".to_owned());
         }
-        let auth = userinfo(endpoint).map(|user| {
+        let auth = user.map(|user| {
             let encoded = base64::engine::general_purpose::STANDARD.encode(percent_decoded(user));
             let mut value =
                 HeaderValue::try_from(format!("Basic {encoded}")).expect("base64 is a header's text");
@@ -53,6 +65,10 @@ impl Target {
             value
         });
         Ok((Self { uri, shown: shown.into() }, auth))
+    }
+
+    pub(super) fn uri(&self) -> &Uri {
+        &self.uri
     }
 
     fn host(&self) -> &str {
@@ -64,6 +80,14 @@ impl Target {
         let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
         host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
     }
+}
+
+/// Whether a certificate can be for this host; TLS does not begin for another.
+fn is_certified_name(host: &str) -> bool {
+    #[cfg(feature = "tls")]
+    return rustls::pki_types::ServerName::try_from(host.trim_matches(['[', ']'])).is_ok();
+    #[cfg(not(feature = "tls"))]
+    return !host.is_empty();
 }
 
 /// `user:password` of an address.
@@ -108,8 +132,17 @@ enum Kind {
 }
 
 impl Transport {
+    /// The address as it may be shown.
+    pub(super) fn shown(&self) -> &Arc<str> {
+        &self.target.shown
+    }
+
     /// Makes one attempt and blocks the thread meanwhile.
     pub(super) fn attempt(&self, parcel: &Parcel) -> Answer {
+        self.attempt_within(self.limit, parcel)
+    }
+
+    fn attempt_within(&self, limit: Duration, parcel: &Parcel) -> Answer {
         let attempt = async {
             match &self.kind {
                 Kind::Http(http) => http.send(parcel).await,
@@ -117,9 +150,17 @@ impl Transport {
                 Kind::Grpc(grpc) => grpc.send(parcel).await,
             }
         };
-        self.runtime.block_on(self.limit, attempt).unwrap_or_else(|| {
-            Answer::Again(Failure::new(&self.target.shown, Cause::NoAnswer(self.limit)), None)
-        })
+        self.runtime
+            .block_on(limit, attempt)
+            .unwrap_or_else(|| Answer::Again(Failure::new(&self.target.shown, Cause::NoAnswer(limit)), None))
+    }
+
+    /// Sends an empty request, and returns why a receiver would not take one with telemetry.
+    pub(super) fn probe(&self, limit: Duration, signal: Signal) -> Result<(), Failure> {
+        match self.attempt_within(limit, &Parcel::empty(signal)) {
+            Answer::Taken { .. } => Ok(()),
+            Answer::TooLarge(failure) | Answer::Again(failure, _) | Answer::Refused(failure) => Err(failure),
+        }
     }
 }
 

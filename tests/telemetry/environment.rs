@@ -8,7 +8,10 @@ use otel_tasks::telemetry::{
 };
 use tracing_subscriber::layer::SubscriberExt as _;
 
-use crate::{support::otlp::Receiver, under};
+use crate::{
+    support::otlp::{ANY, Receiver},
+    under,
+};
 
 fn with(builder: TelemetryBuilder, pairs: &[(&'static str, &str)]) -> Telemetry {
     let pairs: Vec<_> = pairs.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();

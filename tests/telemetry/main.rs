@@ -4,10 +4,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod answers;
 mod balance;
 mod builder;
 mod environment;
 mod export;
+mod outage;
 mod process;
 
 use otel_tasks::telemetry::{Protocol, Telemetry};

@@ -15,7 +15,7 @@ use opentelemetry_proto::tonic::collector::{
 use prost::Message;
 
 use super::failure::{Cause, Failure};
-use crate::otlp::ledger::Signal;
+use crate::otlp::{ledger::Signal, settings::redacted};
 
 /// The outcome of one attempt.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub(super) fn of_http(
     }
     if status.is_redirection() {
         let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
-        let location = without_userinfo(location.unwrap_or("(no location)"));
+        let location = redacted(location.unwrap_or("(no location)"));
         return Answer::Refused(Failure::new(target, Cause::Redirect(code, location)));
     }
     let failure = Failure::new(target, Cause::Status(code)).saying(&words(headers, body));
@@ -147,14 +147,4 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     }
     let until = httpdate::parse_http_date(value).ok()?;
     Some(until.duration_since(SystemTime::now()).unwrap_or_default())
-}
-
-/// The address without what may be a password.
-pub(in crate::otlp) fn without_userinfo(address: &str) -> String {
-    let Some((scheme, rest)) = address.split_once("://") else { return address.to_owned() };
-    let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    match rest[..authority].rfind('@') {
-        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
-        None => address.to_owned(),
-    }
 }

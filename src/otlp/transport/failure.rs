@@ -26,13 +26,22 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// The cause and the server's words, without the address.
+    pub(in crate::otlp) fn reason(&self) -> String {
+        match self.words.as_str() {
+            "" => self.cause.to_string(),
+            words => format!("{}: {words:?}", self.cause),
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.target.is_empty() {
             write!(f, "{}: ", self.target)?;
         }
-        write!(f, "{}", self.cause)?;
-        if self.words.is_empty() { Ok(()) } else { write!(f, ": {:?}", self.words) }
+        f.write_str(&self.reason())
     }
 }
 
@@ -70,13 +79,13 @@ pub(in crate::otlp) enum Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused => f.write_str("connection refused: nothing listens there"),
+            Self::Refused => f.write_str("connection refused"),
             Self::UnknownHost(host) => write!(f, "unknown host {host:?}"),
             Self::Unreachable(text) | Self::Other(text) => f.write_str(text),
             #[cfg(feature = "tls")]
             Self::Untrusted(text) => write!(f, "the server's certificate is not trusted: {text}"),
             #[cfg(feature = "tls")]
-            Self::NotTls => f.write_str("the port does not speak TLS; use http:// for plain text"),
+            Self::NotTls => f.write_str("the port does not speak TLS: write http://"),
             #[cfg(feature = "tls")]
             Self::Tls(text) => write!(f, "TLS: {text}"),
             Self::HangUp => f.write_str("the server closed the connection without an answer"),
@@ -98,6 +107,11 @@ impl fmt::Display for Cause {
         }
     }
 }
+
+/// What a client can tell: not what it is instead.
+const NOT_HTTP1: &str = "the answer is not HTTP/1.1: is it a port of gRPC, or one that expects https://?";
+#[cfg(feature = "otlp-grpc")]
+pub(super) const NOT_HTTP2: &str = "the connection was closed without an answer in HTTP/2: is it a port of HTTP/1.1, or one that expects https://?";
 
 /// Finds the cause among the sources of a client's error.
 pub(in crate::otlp) fn of_network(error: &(dyn Error + 'static), host: &str) -> Cause {
@@ -127,7 +141,7 @@ fn of_one(error: &(dyn Error + 'static), host: &str) -> Option<Cause> {
     }
     if let Some(error) = error.downcast_ref::<hyper::Error>() {
         if error.is_parse() {
-            return Some(Cause::OtherProtocol("the answer is not HTTP/1.1; is it a gRPC port?"));
+            return Some(Cause::OtherProtocol(NOT_HTTP1));
         }
         if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
             return Some(Cause::HangUp);

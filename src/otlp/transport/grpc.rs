@@ -15,7 +15,7 @@ use tonic_types::StatusExt as _;
 use super::{
     Target,
     answer::{Answer, exported},
-    failure::{Cause, Failure, of_network},
+    failure::{Cause, Failure, NOT_HTTP2, of_network},
 };
 use crate::otlp::{ledger::Signal, parcel::Parcel};
 
@@ -82,11 +82,8 @@ impl GrpcTransport {
         // tonic makes a status of what happened on the way, too.
         if let Some(source) = status.source() {
             let cause = match of_network(source, self.target.host()) {
-                Cause::Other(text)
-                    if text.contains("h2") || text.contains("http2") || text.contains("frame") =>
-                {
-                    Cause::OtherProtocol("the answer is not HTTP/2; is it an HTTP port?")
-                }
+                // Which of the two it is depends on who is first to notice.
+                Cause::HangUp | Cause::Other(_) => Cause::OtherProtocol(NOT_HTTP2),
                 cause => cause,
             };
             return Answer::Again(Failure::new(target, cause), None);
