@@ -33,6 +33,7 @@ use super::{
     ledger::{Balance, Signal},
     processors::{CountingMetricExporter, MetricLedger, QueueingLogProcessor, QueueingSpanProcessor},
     settings::{self, Overrides, Protocol, Settings, Warning, WarningKind},
+    tail::Keep,
     transport::{ExportRuntime, Transports},
 };
 use crate::{
@@ -80,6 +81,7 @@ pub struct TelemetryBuilder {
     overrides: Overrides,
     metric_interval: Option<Duration>,
     span_queue: Option<usize>,
+    pub(super) keep: Option<Keep>,
     shutdown_timeout: Duration,
     name_capacity: usize,
     environment: Option<Environment>,
@@ -100,6 +102,7 @@ impl Default for TelemetryBuilder {
             overrides: Overrides::default(),
             metric_interval: None,
             span_queue: None,
+            keep: None,
             shutdown_timeout: Self::DEFAULT_SHUTDOWN_TIMEOUT,
             name_capacity: Self::DEFAULT_NAME_CAPACITY,
             environment: None,
@@ -241,6 +244,7 @@ impl TelemetryBuilder {
             ("span_queue", self.span_queue == Some(0)),
             ("metric_interval", self.metric_interval.is_some_and(|interval| interval.is_zero())),
             ("shutdown_timeout", self.shutdown_timeout.is_zero()),
+            ("keep_slow_traces", self.keep.and_then(|keep| keep.slow).is_some_and(|slow| slow.is_zero())),
         ] {
             if is_zero {
                 return Err(InstallError::Zero { setting });
@@ -410,10 +414,12 @@ impl TelemetryBuilder {
         let mut warnings = std::mem::take(&mut settings.warnings);
         let enabled = !settings.disabled;
         let exports = [&settings.traces, &settings.metrics, &settings.logs].iter().any(|s| s.targets.any());
-        traces = if enabled {
-            traces.with_sampler(settings.sampler.clone())
-        } else {
-            traces.with_sampler(Sampler::AlwaysOff)
+        // Where traces are not exported, nothing is recorded for it.
+        let keep = self.keep.filter(|_| enabled && settings.traces.targets.any());
+        traces = match keep {
+            Some(_) => traces.with_sampler(Keep::sampler(settings.sampler.clone())),
+            None if enabled => traces.with_sampler(settings.sampler.clone()),
+            None => traces.with_sampler(Sampler::AlwaysOff),
         };
         if enabled && exports {
             let runtime = ExportRuntime::start().map_err(InstallError::Thread)?;
@@ -434,8 +440,18 @@ impl TelemetryBuilder {
                 let (runtime, limit) = (Arc::clone(&runtime), settings.spans.timeout);
                 let export = move |batch| runtime.block_on(limit, spans.export(batch));
                 let queue = Batcher::start("spans", settings.spans, export).map_err(InstallError::Thread)?;
-                balance.traces = Some(Arc::new(queue.clone()));
-                traces = traces.with_span_processor(QueueingSpanProcessor(queue.clone()));
+                let (processor, ledger) = (QueueingSpanProcessor(queue.clone()), Arc::new(queue.clone()));
+                traces = match keep {
+                    None => {
+                        balance.traces = Some(ledger);
+                        traces.with_span_processor(processor)
+                    }
+                    Some(keep) => {
+                        let (processor, ledger) = keep.before(processor, ledger);
+                        balance.traces = Some(ledger);
+                        traces.with_span_processor(processor)
+                    }
+                };
                 closers.spans = Some(queue);
             }
             if settings.logs.targets.any() {

@@ -26,7 +26,7 @@ labels! {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SignalBalance {
-    /// Sampled spans that ended, log records that were emitted, collections that were made.
+    /// Sampled spans that ended and spans of traces that were kept, log records that were emitted, collections that were made.
     pub ended: u64,
     /// Delivered.
     pub exported: u64,
@@ -36,14 +36,21 @@ pub struct SignalBalance {
     pub export_failed: u64,
     /// Refused, coming after the shutdown.
     pub after_shutdown: u64,
+    /// Lost before their trace was kept, to the bounds of what is held; see
+    /// [`keep_failed_traces`](crate::telemetry::TelemetryBuilder::keep_failed_traces).
+    pub buffer_full: u64,
     /// Queued or on their way.
     pub pending: u64,
 }
 
 impl SignalBalance {
     pub(super) fn with_pending(mut self) -> Self {
-        self.pending =
-            self.ended - self.exported - self.queue_full - self.export_failed - self.after_shutdown;
+        self.pending = self.ended
+            - self.exported
+            - self.queue_full
+            - self.export_failed
+            - self.after_shutdown
+            - self.buffer_full;
         self
     }
 }
@@ -112,7 +119,8 @@ impl Balance {
                         KeyValue::new(contract::key::REASON, reason),
                     ]
                 };
-                (signal, set("queue_full"), set("export_failed"), set("after_shutdown"))
+                let held = (signal == Signal::Traces).then(|| set("buffer_full"));
+                (signal, set("queue_full"), set("export_failed"), set("after_shutdown"), held)
             })
             .collect();
         meter
@@ -121,11 +129,14 @@ impl Balance {
             .with_description(instrument.description)
             .with_callback(move |observer| {
                 let snapshot = balance.snapshot();
-                for (signal, queue_full, export_failed, after_shutdown) in &sets {
+                for (signal, queue_full, export_failed, after_shutdown, buffer_full) in &sets {
                     let counts = snapshot.of(*signal);
                     observer.observe(counts.queue_full, queue_full);
                     observer.observe(counts.export_failed, export_failed);
                     observer.observe(counts.after_shutdown, after_shutdown);
+                    if let Some(set) = buffer_full {
+                        observer.observe(counts.buffer_full, set);
+                    }
                 }
             })
             .build();

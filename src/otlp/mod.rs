@@ -11,6 +11,7 @@ mod processors;
 mod propagation;
 mod report;
 mod settings;
+mod tail;
 mod transport;
 mod views;
 

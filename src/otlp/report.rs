@@ -24,7 +24,7 @@ pub enum SignalOutcome {
 pub struct SignalReport {
     /// Which signal.
     pub signal: Signal,
-    /// Sampled spans that ended, log records that were emitted, collections that were made.
+    /// Sampled spans that ended and spans of traces that were kept, log records that were emitted, collections that were made.
     pub ended: u64,
     /// Delivered.
     pub exported: u64,
@@ -32,6 +32,8 @@ pub struct SignalReport {
     pub queue_full: u64,
     /// Given up by the exporter.
     pub export_failed: u64,
+    /// Lost before their trace was kept.
+    pub buffer_full: u64,
     /// Neither delivered nor given up when the report was made, or ended after the shutdown began.
     pub undelivered: u64,
     /// How the last export ended.
@@ -69,6 +71,7 @@ impl TelemetryReport {
                 exported: counts.exported,
                 queue_full: counts.queue_full,
                 export_failed: counts.export_failed,
+                buffer_full: counts.buffer_full,
                 undelivered: counts.pending + counts.after_shutdown,
                 outcome,
                 took,
@@ -114,6 +117,7 @@ impl fmt::Display for SignalReport {
         let losses = [
             (self.queue_full, "refused by a full queue"),
             (self.export_failed, "failed"),
+            (self.buffer_full, "lost before their trace was kept"),
             (self.undelivered, "undelivered"),
         ];
         for (count, what) in losses {
