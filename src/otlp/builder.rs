@@ -447,6 +447,7 @@ impl TelemetryBuilder {
                         traces.with_span_processor(processor)
                     }
                     Some(keep) => {
+                        emit::keeps_traces(keep.failed, keep.slow);
                         let (processor, ledger) = keep.before(processor, ledger);
                         balance.traces = Some(ledger);
                         traces.with_span_processor(processor)

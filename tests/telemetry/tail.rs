@@ -7,7 +7,7 @@ use std::{
 };
 
 use opentelemetry::{
-    Context, SpanId, TraceFlags, TraceId,
+    Context, KeyValue, SpanId, TraceFlags, TraceId,
     trace::{SpanContext, Status, TraceContextExt, TraceState},
 };
 use otel_tasks::{
@@ -294,6 +294,49 @@ fn a_run_with_more_spans_than_are_held_keeps_the_last_and_counts_the_others() {
     assert_eq!(first, Some(50), "the last are held");
     let dropped = [("signal", "traces"), ("reason", "buffer_full")];
     assert_eq!(receiver.sum("task.telemetry.dropped", &dropped), Some(50.0));
+}
+
+#[test]
+fn exemplars_are_of_runs_whose_trace_is_exported() {
+    for kept in [false, true] {
+        let receiver = Receiver::start(Protocol::HttpProtobuf);
+        let builder = at("0", &receiver);
+        let builder = if kept { builder.keep_failed_traces() } else { builder };
+        let telemetry = builder.build().expect("built");
+        let tasks = manager(&telemetry);
+        run(&telemetry, async {
+            assert_eq!(tasks.exemplars(), [], "nobody has asked before");
+            for fails in [false, true, false] {
+                let _ = tasks.spawn("command", work(fails)).await;
+            }
+            // Under a sampled parent, which makes the run a sampled one.
+            let span = SpanContext::new(
+                TraceId::from(5),
+                SpanId::from(7),
+                TraceFlags::SAMPLED,
+                true,
+                TraceState::NONE,
+            );
+            let parent = Context::new().with_remote_span_context(span);
+            let _ = tasks.task("sampled").parent(parent).spawn(work(false)).await;
+        });
+        let exemplars = tasks.exemplars();
+        assert!(telemetry.shutdown_blocking().is_complete());
+        let of = |name: &str| -> Vec<_> {
+            let is_of = |pair: &KeyValue| pair.key.as_str() == "task.name" && pair.value.as_str() == name;
+            exemplars.iter().filter(|exemplar| exemplar.attributes.iter().any(is_of)).collect()
+        };
+        assert_eq!(exemplars.len(), 1 + usize::from(kept), "{exemplars:?}");
+        assert_eq!(of("sampled")[0].trace_id, TraceId::from(5));
+        for exemplar in of("command") {
+            let run = receiver.spans_named("task.run");
+            let run = run.iter().find(|run| run.string("task.name") == Some("command")).expect("kept");
+            let ids = (exemplar.trace_id.to_bytes().to_vec(), exemplar.span_id.to_bytes().to_vec());
+            assert_eq!(ids, (run.trace_id.clone(), run.span_id.clone()));
+            assert!(exemplar.attributes.contains(&KeyValue::new("task.run.result", "failure")));
+            assert!(exemplar.attributes.iter().any(|pair| pair.key.as_str() == "error.type"));
+        }
+    }
 }
 
 #[test]

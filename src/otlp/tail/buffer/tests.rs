@@ -120,7 +120,7 @@ fn a_trace_with_a_reason_is_exported_with_what_ends_before_and_after_it() {
 #[test]
 fn only_the_span_that_a_trace_begins_with_is_outermost() {
     let mut world = World::new(WIDE);
-    let mut outermost = |world: &mut World, span, parent| {
+    let outermost = |world: &mut World, span, parent| {
         let mut told = None;
         let settled = world.buffer.ended(span_data(1, span, parent, 0), world.now, |is_outermost| {
             told = Some(is_outermost);
