@@ -32,6 +32,7 @@ use super::{
     handle::{Parts, Telemetry},
     ledger::{Balance, Signal},
     processors::{CountingMetricExporter, MetricLedger, QueueingLogProcessor, QueueingSpanProcessor},
+    sdk_metrics::Pipeline,
     settings::{self, Overrides, Protocol, Settings, Warning, WarningKind},
     tail::Keep,
     transport::{ExportRuntime, Transports},
@@ -82,6 +83,7 @@ pub struct TelemetryBuilder {
     metric_interval: Option<Duration>,
     span_queue: Option<usize>,
     pub(super) keep: Option<Keep>,
+    pub(super) sdk_metrics: bool,
     shutdown_timeout: Duration,
     name_capacity: usize,
     environment: Option<Environment>,
@@ -103,6 +105,7 @@ impl Default for TelemetryBuilder {
             metric_interval: None,
             span_queue: None,
             keep: None,
+            sdk_metrics: false,
             shutdown_timeout: Self::DEFAULT_SHUTDOWN_TIMEOUT,
             name_capacity: Self::DEFAULT_NAME_CAPACITY,
             environment: None,
@@ -508,6 +511,11 @@ impl TelemetryBuilder {
         let meter = meter_provider.meter_with_scope(scope());
         if closers.metrics.is_some() {
             balance.observe(&meter);
+        }
+        if enabled && self.sdk_metrics {
+            let spans = Pipeline::of(Signal::Traces, &settings.traces, settings.spans.queue);
+            let records = Pipeline::of(Signal::Logs, &settings.logs, settings.records.queue);
+            spans.iter().chain(&records).for_each(|pipeline| pipeline.observe(&meter, &balance));
         }
         Ok(Parts {
             tracer: tracer_provider.tracer_with_scope(scope()),

@@ -10,6 +10,7 @@ mod ledger;
 mod processors;
 mod propagation;
 mod report;
+mod sdk_metrics;
 mod settings;
 mod tail;
 mod transport;

@@ -9,6 +9,7 @@ mod builder;
 mod environment;
 mod export;
 mod process;
+mod sdk_metrics;
 mod tail;
 
 use otel_tasks::telemetry::{Protocol, Telemetry};
