@@ -279,8 +279,10 @@ async fn metrics(State(api): Shared, headers: HeaderMap) -> Response {
     };
     let registry = feed.registry();
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let (kind, text) = if accept.contains("application/openmetrics-text") {
-        (metrics::OPEN_METRICS, metrics::open_metrics(&registry))
+    let (kind, text) = if metrics::wants_open_metrics(accept) {
+        // Before the figures, which then have the runs that the exemplars are of.
+        let exemplars = api.hub.exemplars();
+        (metrics::OPEN_METRICS, Ok(metrics::open_metrics(&registry, &exemplars)))
     } else {
         (metrics::TEXT, metrics::text(&registry))
     };

@@ -11,6 +11,7 @@ use std::{
 
 use opentelemetry::KeyValue;
 
+use super::exemplars::Exemplars;
 use crate::{
     cell::{Entry, Identity},
     contract::{ERROR_TYPE_OTHER, ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT, key},
@@ -31,6 +32,8 @@ struct Sets {
     plain_results: [OnceLock<Vec<KeyValue>>; ExitKind::ALL.len()],
     /// Those of a failure, where one came: most names fail in one way.
     failure: OnceLock<Box<Failure>>,
+    /// Made once somebody has asked for exemplars.
+    exemplars: OnceLock<Box<Exemplars>>,
     /// As `plain_results`, in the histogram that was first asked.
     #[cfg(feature = "bound-instruments")]
     bound: [OnceLock<BoundDuration>; ExitKind::ALL.len()],
@@ -68,6 +71,7 @@ impl Entry<TaskAttributes> {
                 base: self.new_base().collect(),
                 plain_results: Default::default(),
                 failure: OnceLock::new(),
+                exemplars: OnceLock::new(),
                 #[cfg(feature = "bound-instruments")]
                 bound: Default::default(),
             })
@@ -102,6 +106,15 @@ impl Entry<TaskAttributes> {
     /// one, does not.
     fn keeps_sets(&self) -> bool {
         self.extra.sets.get().is_some() || self.cell.ended_runs() > 1
+    }
+
+    pub(super) fn exemplars(&self) -> &Exemplars {
+        self.sets().exemplars.get_or_init(Default::default)
+    }
+
+    /// Those that were noted, without making a place for more.
+    pub(super) fn noted_exemplars(&self) -> Option<&Exemplars> {
+        self.extra.sets.get()?.exemplars.get().map(|exemplars| &**exemplars)
     }
 
     /// [`Self::result_attributes`] for a run that ends.

@@ -8,7 +8,7 @@ use crate::{
         self, Components, CriticalTaskConfig, CriticalTasksProvider, Discovery, FamilyHandle, FamilyKey,
         TaskFamily, TaskGroup, discover,
     },
-    emit::{self},
+    emit::{self, RunExemplar},
     engine::{
         self, Listener, LoopBody, LoopHandle, Order, Shared, ShutdownReport, SpawnOptions, StopToken,
         Supervised, TaskBuilder, TaskEvents, TaskSettings,
@@ -18,7 +18,7 @@ use crate::{
     manager::settings::ManagerSettings,
     policy::TaskOutput,
     read::{self, ManagerHealth, TaskHealth, TaskMetrics, TaskStatistics},
-    run::TaskHandle,
+    run::{Recorder, TaskHandle},
 };
 
 /// Owns a service's tasks: names, meters, traces, restarts and stops them.
@@ -570,6 +570,17 @@ impl TaskManager {
     /// Everything that is known of every task, by name.
     pub fn snapshots(&self) -> Vec<TaskSnapshot> {
         self.shared().recorder.snapshots_by_name()
+    }
+
+    /// Traces of single runs, as examples for the buckets of `task.run.duration`: of each bucket the last run that failed, and the
+    /// slowest other run of about the last minute.
+    ///
+    /// The first call returns none. From then on the manager notes them, which costs about 90 bytes for each bucket that has runs.
+    /// Only runs whose span is exported are noted. Runs of `#[instrumented_task]` functions outside of any manager are included.
+    pub fn exemplars(&self) -> Vec<RunExemplar> {
+        let mut all = self.shared().recorder.exemplars();
+        all.extend(Recorder::process().exemplars());
+        all
     }
 
     /// The manager in figures.

@@ -26,7 +26,7 @@ use tracing_subscriber::{
 };
 
 use super::{
-    batch::{Batcher, Keep},
+    batch::{Batcher, Persistence},
     check::Endpoint,
     delivery::Delivery,
     env,
@@ -34,8 +34,10 @@ use super::{
     ledger::{Balance, Signal},
     processors::{QueueingLogProcessor, QueueingMetricExporter, QueueingSpanProcessor},
     runtime::ExportRuntime,
+    sdk_metrics::Pipeline,
     settings::{self, Overrides, Protocol, Settings, SignalSettings, Warning, WarningKind},
     sinks::{MetricPress, MetricSink, RecordSink, SpanSink},
+    tail::Keep,
     transport::Transports,
 };
 use crate::{
@@ -84,6 +86,8 @@ pub struct TelemetryBuilder {
     metric_interval: Option<Duration>,
     span_queue: Option<usize>,
     queue_bytes: Option<usize>,
+    pub(super) keep: Option<Keep>,
+    pub(super) sdk_metrics: bool,
     shutdown_timeout: Duration,
     name_capacity: usize,
     environment: Option<Environment>,
@@ -105,6 +109,8 @@ impl Default for TelemetryBuilder {
             metric_interval: None,
             span_queue: None,
             queue_bytes: None,
+            keep: None,
+            sdk_metrics: false,
             shutdown_timeout: Self::DEFAULT_SHUTDOWN_TIMEOUT,
             name_capacity: Self::DEFAULT_NAME_CAPACITY,
             environment: None,
@@ -261,6 +267,7 @@ impl TelemetryBuilder {
             ("queue_bytes", self.queue_bytes == Some(0)),
             ("metric_interval", self.metric_interval.is_some_and(|interval| interval.is_zero())),
             ("shutdown_timeout", self.shutdown_timeout.is_zero()),
+            ("keep_slow_traces", self.keep.and_then(|keep| keep.slow).is_some_and(|slow| slow.is_zero())),
         ] {
             if is_zero {
                 return Err(InstallError::Zero { setting });
@@ -441,10 +448,12 @@ impl TelemetryBuilder {
         let mut warnings = std::mem::take(&mut settings.warnings);
         let enabled = !settings.disabled;
         let exports = [&settings.traces, &settings.metrics, &settings.logs].iter().any(|s| s.targets.any());
-        traces = if enabled {
-            traces.with_sampler(settings.sampler.clone())
-        } else {
-            traces.with_sampler(Sampler::AlwaysOff)
+        // Where traces are not exported, nothing is recorded for it.
+        let keep = self.keep.filter(|_| enabled && settings.traces.targets.any());
+        traces = match keep {
+            Some(_) => traces.with_sampler(Keep::sampler(settings.sampler.clone())),
+            None if enabled => traces.with_sampler(settings.sampler.clone()),
+            None => traces.with_sampler(Sampler::AlwaysOff),
         };
         // Said here, or the SDK takes those of the process.
         traces = traces.with_span_limits(settings.limits);
@@ -469,13 +478,24 @@ impl TelemetryBuilder {
             if settings.traces.targets.any() {
                 let mut sink = SpanSink::new(&resource, spans, settings.traces.targets)
                     .map_err(encoder(Signal::Traces))?;
-                let queue =
-                    Batcher::start("spans", settings.spans, Keep::WhileThereIsRoom, move |batch, waiting| {
-                        sink.export(batch, waiting)
-                    })
-                    .map_err(InstallError::Thread)?;
-                balance.traces = Some(Arc::new(queue.clone()));
-                traces = traces.with_span_processor(QueueingSpanProcessor(queue.clone()));
+                let persistence = Persistence::WhileThereIsRoom;
+                let queue = Batcher::start("spans", settings.spans, persistence, move |batch, waiting| {
+                    sink.export(batch, waiting)
+                })
+                .map_err(InstallError::Thread)?;
+                let (processor, ledger) = (QueueingSpanProcessor(queue.clone()), Arc::new(queue.clone()));
+                traces = match keep {
+                    None => {
+                        balance.traces = Some(ledger);
+                        traces.with_span_processor(processor)
+                    }
+                    Some(keep) => {
+                        emit::keeps_traces(keep.failed, keep.slow);
+                        let (processor, ledger) = keep.before(processor, ledger);
+                        balance.traces = Some(ledger);
+                        traces.with_span_processor(processor)
+                    }
+                };
                 closers.spans = Some(queue);
             }
             if settings.logs.targets.any() {
@@ -484,7 +504,7 @@ impl TelemetryBuilder {
                 let queue = Batcher::start(
                     "records",
                     settings.records,
-                    Keep::WhileThereIsRoom,
+                    Persistence::WhileThereIsRoom,
                     move |batch, waiting| sink.export(batch, waiting),
                 )
                 .map_err(InstallError::Thread)?;
@@ -498,14 +518,15 @@ impl TelemetryBuilder {
                     .map_err(encoder(Signal::Metrics))?;
                 let mut sink = MetricSink(collections);
                 // What a cumulative collection says the next one says again; a delta is said once.
-                let keep = match temporality {
-                    Temporality::Cumulative => Keep::UntilTheNext,
-                    _ => Keep::WhileThereIsRoom,
+                let persistence = match temporality {
+                    Temporality::Cumulative => Persistence::UntilTheNext,
+                    _ => Persistence::WhileThereIsRoom,
                 };
-                let queue = Batcher::start("metrics", settings.collections, keep, move |batch, waiting| {
-                    sink.export(batch, waiting)
-                })
-                .map_err(InstallError::Thread)?;
+                let queue =
+                    Batcher::start("metrics", settings.collections, persistence, move |batch, waiting| {
+                        sink.export(batch, waiting)
+                    })
+                    .map_err(InstallError::Thread)?;
                 let timeout = settings.metric_timeout;
                 let exporter = QueueingMetricExporter { press, queue: queue.clone(), temporality, timeout };
                 let reader =
@@ -542,6 +563,11 @@ impl TelemetryBuilder {
         let meter = meter_provider.meter_with_scope(scope());
         if closers.metrics.is_some() {
             balance.observe(&meter);
+        }
+        if enabled && self.sdk_metrics {
+            let spans = Pipeline::of(Signal::Traces, &settings.traces, settings.spans.queue);
+            let records = Pipeline::of(Signal::Logs, &settings.logs, settings.records.queue);
+            spans.iter().chain(&records).for_each(|pipeline| pipeline.observe(&meter, &balance));
         }
         Ok(Parts {
             tracer: tracer_provider.tracer_with_scope(scope()),

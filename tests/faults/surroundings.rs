@@ -475,7 +475,6 @@ on_each_runtime! { run:
 
 #[cfg(feature = "otlp-http")]
 mod exporters {
-    use otel_tasks::telemetry::Protocol;
 
     use super::*;
     use crate::support::otlp::{ANY, Behaviour, Receiver, closed_port};

@@ -11,6 +11,8 @@ mod environment;
 mod export;
 mod outage;
 mod process;
+mod sdk_metrics;
+mod tail;
 
 use otel_tasks::telemetry::{Protocol, Telemetry};
 use tracing_subscriber::prelude::*;
