@@ -154,7 +154,10 @@ pub mod shutdown {
 
 /// Layers for a subscriber of your own, telemetry in one call (feature `otlp`), and every name that leaves the process.
 pub mod telemetry {
-    pub use crate::emit::{LayerConflict, SpanPath, layer, remote_context, task_layer};
+    pub use crate::emit::{
+        LayerConflict, SignalExport, SpanPath, TelemetryExport, TelemetryState, layer, remote_context,
+        task_layer,
+    };
 
     /// Every name that leaves the process: spans, log records, instruments and their attributes.
     ///

@@ -267,6 +267,11 @@ impl<T: Send + 'static> Ledger for Batcher<T> {
     fn read(&self) -> SignalBalance {
         self.shared.lock().tally.with_pending()
     }
+
+    fn failure(&self) -> Option<String> {
+        let state = self.shared.lock();
+        state.last_error.clone().filter(|_| state.trend.is_failing())
+    }
 }
 
 #[cfg(test)]

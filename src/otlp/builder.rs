@@ -9,16 +9,21 @@
 //!
 //! Every variable of the specification is read in `env.rs`, and what the SDK would read itself is set here.
 
-use std::{fmt, io::IsTerminal, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    io::IsTerminal,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use opentelemetry::{
-    InstrumentationScope, KeyValue, Value, global, metrics::MeterProvider as _, trace::TracerProvider as _,
+    InstrumentationScope, KeyValue, Value, metrics::MeterProvider as _, trace::TracerProvider as _,
 };
 use opentelemetry_sdk::{
     Resource,
     logs::{LogProcessor, LoggerProviderBuilder, SdkLoggerProvider},
     metrics::{MeterProviderBuilder, PeriodicReader, SdkMeterProvider},
-    trace::{Sampler, SdkTracerProvider, SpanProcessor, TracerProviderBuilder},
+    trace::{Sampler, SdkTracerProvider, ShouldSample, SpanProcessor, TracerProviderBuilder},
 };
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
@@ -33,16 +38,12 @@ use super::{
     ledger::{Balance, Signal},
     processors::{CountingMetricExporter, MetricLedger, QueueingLogProcessor, QueueingSpanProcessor},
     settings::{self, Overrides, Protocol, Settings, Warning, WarningKind},
+    status::{SignalPlan, Status},
     transport::{ExportRuntime, Transports},
 };
 use crate::{
-    contract, emit,
-    otlp::{
-        closing::Closers,
-        error::InstallError,
-        views::{cardinality_view, names_with_room},
-    },
-    run::Recorder,
+    contract,
+    otlp::{closing::Closers, error::InstallError, views::cardinality_view},
 };
 
 /// Adds something of a user's to a provider.
@@ -75,6 +76,8 @@ pub struct TelemetryBuilder {
     service: Option<String>,
     instance_id: Option<String>,
     attributes: Vec<(String, Value)>,
+    resource: Resource,
+    sampler: Option<Box<dyn ShouldSample>>,
     filter: Option<String>,
     fmt: bool,
     overrides: Overrides,
@@ -95,6 +98,8 @@ impl Default for TelemetryBuilder {
             service: None,
             instance_id: None,
             attributes: Vec::new(),
+            resource: Resource::builder_empty().build(),
+            sampler: None,
             filter: None,
             fmt: true,
             overrides: Overrides::default(),
@@ -154,6 +159,39 @@ impl TelemetryBuilder {
     /// An attribute of the resource, which everything this process exports carries.
     pub fn resource_attribute(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         self.attributes.push((key.into(), value.into()));
+        self
+    }
+
+    /// The attributes of a resource of your own: detectors, say. They beat `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME`, and the
+    /// builder's [`resource_attribute`](Self::resource_attribute), [`service`](Self::service) and [`instance_id`](Self::instance_id) beat
+    /// them. Called again, it adds.
+    ///
+    /// The SDK's `Resource::builder()` says `unknown_service` if it knows no name; that one is left out.
+    pub fn resource(mut self, resource: Resource) -> Self {
+        let schema = self.resource.schema_url().or(resource.schema_url()).map(str::to_owned);
+        let pairs = self.resource.iter().chain(resource.iter());
+        let pairs: Vec<_> = pairs.map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect();
+        let builder = Resource::builder_empty();
+        self.resource = match schema {
+            Some(schema) => builder.with_schema_url(pairs, schema),
+            None => builder.with_attributes(pairs),
+        }
+        .build();
+        self
+    }
+
+    /// The sampler of spans; otherwise `OTEL_TRACES_SAMPLER`, else each trace that begins here, and those of parents that are sampled.
+    ///
+    /// ```no_run
+    /// use opentelemetry_sdk::trace::Sampler;
+    /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tenth = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(0.1)));
+    /// let telemetry = otel_tasks::Telemetry::builder().sampler(tenth).install()?;
+    /// # drop(telemetry);
+    /// # Ok(()) }
+    /// ```
+    pub fn sampler(mut self, sampler: impl ShouldSample + 'static) -> Self {
+        self.sampler = Some(Box::new(sampler));
         self
     }
 
@@ -228,7 +266,7 @@ impl TelemetryBuilder {
     }
 
     /// Builds the pipelines and touches nothing global: for tests, and for programs with a subscriber of their own, which
-    /// put [`Telemetry::layer`] into it.
+    /// put [`Telemetry::layer`] into it and call [`Telemetry::set_global`].
     ///
     /// # Errors
     ///
@@ -258,9 +296,9 @@ impl TelemetryBuilder {
             settings.metric_interval = interval;
         }
         let filter = self.env_filter(&mut settings)?;
-        let resource = self.resource(&settings);
+        let resource = self.whole_resource(&settings);
         let parts = self.assemble(settings, resource)?;
-        Ok(Telemetry::new(parts, filter))
+        Ok(Telemetry::new(parts, filter, self.name_capacity))
     }
 
     /// Adds a layer of your own to the subscriber that [`install`](Self::install) makes; under the same filter. Called again,
@@ -326,9 +364,9 @@ impl TelemetryBuilder {
     ///
     /// As [`build`](Self::build), and [`SubscriberAlreadySet`](InstallError::SubscriberAlreadySet), which changes nothing.
     pub fn install(mut self) -> Result<Telemetry, InstallError> {
-        let (fmt, name_capacity) = (self.fmt, self.name_capacity);
+        let fmt = self.fmt;
         let layer = std::mem::replace(&mut self.layer, Box::new(Identity::new()));
-        let mut telemetry = self.build()?;
+        let telemetry = self.build()?;
         let terminal = std::io::stderr().is_terminal();
         let lines =
             fmt.then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal));
@@ -342,20 +380,10 @@ impl TelemetryBuilder {
             telemetry.discard();
             return Err(InstallError::SubscriberAlreadySet);
         }
-        if telemetry.is_enabled() {
-            global::set_tracer_provider(telemetry.tracer_provider().clone());
-            global::set_meter_provider(telemetry.meter_provider().clone());
-            emit::installed_with(&telemetry.meter(), names_with_room(name_capacity), Recorder::join_process);
-        }
-        super::handle::keep_for_exit(&mut telemetry);
-        global::set_text_map_propagator(telemetry.propagator());
-        emit::set_propagation(telemetry.propagates());
         if tracing_log::LogTracer::init().is_err() {
             tracing::info!(target: contract::SCOPE, "the process has a logger already: it takes the records of `log`");
         }
-        for warning in telemetry.warnings() {
-            tracing::warn!(target: contract::SCOPE, variable = %warning.variable, "{warning}");
-        }
+        telemetry.set_global();
         Ok(telemetry)
     }
 
@@ -382,7 +410,7 @@ impl TelemetryBuilder {
     }
 
     /// Least to most: the SDK's, the environment's, the code's.
-    fn resource(&self, settings: &Settings) -> Resource {
+    fn whole_resource(&self, settings: &Settings) -> Resource {
         const NAME: &str = "service.name";
         const INSTANCE: &str = "service.instance.id";
         let program = std::env::current_exe().ok();
@@ -390,12 +418,22 @@ impl TelemetryBuilder {
         let unknown =
             program.map_or("unknown_service".to_owned(), |program| format!("unknown_service:{program}"));
         let pair = |key: &str, value: &str| KeyValue::new(key.to_owned(), value.to_owned());
-        Resource::builder_empty()
+        let own = self
+            .resource
+            .iter()
+            .filter(|(key, value)| key.as_str() != NAME || !value.as_str().starts_with("unknown_service"));
+        let own: Vec<_> = own.map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect();
+        let builder = Resource::builder_empty()
             .with_detector(Box::new(opentelemetry_sdk::resource::TelemetryResourceDetector))
             .with_attribute(pair(NAME, &unknown))
             .with_attribute(pair(INSTANCE, &uuid::Uuid::new_v4().to_string()))
             .with_attributes(settings.resource.iter().map(|(key, value)| pair(key, value)))
-            .with_attributes(settings.service_name.iter().map(|name| pair(NAME, name)))
+            .with_attributes(settings.service_name.iter().map(|name| pair(NAME, name)));
+        let builder = match self.resource.schema_url() {
+            Some(schema) => builder.with_schema_url(own, schema.to_owned()),
+            None => builder.with_attributes(own),
+        };
+        builder
             .with_attributes(
                 self.attributes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())),
             )
@@ -414,11 +452,13 @@ impl TelemetryBuilder {
         let mut warnings = std::mem::take(&mut settings.warnings);
         let enabled = !settings.disabled;
         let exports = [&settings.traces, &settings.metrics, &settings.logs].iter().any(|s| s.targets.any());
-        traces = if enabled {
-            traces.with_sampler(settings.sampler.clone())
-        } else {
-            traces.with_sampler(Sampler::AlwaysOff)
+        let sampler: Box<dyn ShouldSample> = match self.sampler.take() {
+            _ if !enabled => Box::new(Sampler::AlwaysOff),
+            Some(own) => own,
+            None => Box::new(settings.sampler.clone()),
         };
+        let sampler_text = format!("{sampler:?}");
+        traces = traces.with_sampler(sampler);
         // Said here, or the SDK takes those of the process.
         traces = traces.with_span_limits(settings.limits);
         if enabled && exports {
@@ -504,7 +544,19 @@ impl TelemetryBuilder {
         if closers.metrics.is_some() {
             balance.observe(&meter);
         }
+        let status = Arc::new(Status {
+            sampler: sampler_text,
+            traces: SignalPlan::of(Signal::Traces, &settings.traces, enabled),
+            metrics: SignalPlan::of(Signal::Metrics, &settings.metrics, enabled),
+            logs: SignalPlan::of(Signal::Logs, &settings.logs, enabled),
+            metric_interval: settings.metric_interval,
+            balance: balance.clone(),
+            warnings: Status::shown(&warnings),
+            shut_down: AtomicBool::new(false),
+            dropped: AtomicBool::new(false),
+        });
         Ok(Parts {
+            status,
             tracer: tracer_provider.tracer_with_scope(scope()),
             meter,
             tracer_provider,

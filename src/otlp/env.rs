@@ -218,14 +218,14 @@ impl Reader<'_> {
 
     fn signal(&mut self, signal: Signal, overrides: &Overrides) -> Result<SignalSettings, BadEndpoint> {
         let variable = exporter_variable(signal);
-        let targets = match self.list(variable) {
+        let names = self.list(variable);
+        let unconfigured =
+            names.is_none() && overrides.only_if_configured && !self.is_configured(signal, overrides);
+        let targets = match names {
             Some(names) => self.targets(variable, names),
-            None if self.is_configured(signal, overrides) || !overrides.only_if_configured => {
-                Targets { otlp: true, console: false }
-            }
-            None => Targets::NONE,
+            None => Targets { otlp: !unconfigured, console: false },
         };
-        Ok(SignalSettings { targets, otlp: self.otlp(signal, overrides)? })
+        Ok(SignalSettings { targets, unconfigured, otlp: self.otlp(signal, overrides)? })
     }
 
     fn is_configured(&mut self, signal: Signal, overrides: &Overrides) -> bool {

@@ -3,11 +3,15 @@
 use std::{
     fmt,
     future::Future,
-    sync::{OnceLock, mpsc},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::SeqCst},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
-use opentelemetry::{metrics::Meter, propagation::TextMapCompositePropagator};
+use opentelemetry::{global, metrics::Meter, propagation::TextMapCompositePropagator};
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_sdk::{
     Resource,
@@ -26,13 +30,16 @@ use super::{
     settings::{Propagator, Warning, capped},
 };
 use crate::{
-    emit::{self, layer},
+    contract,
+    emit::{self, layer_of},
     engine::telemetry_dropped,
     otlp::{
         closing::{Closers, Closing, SLACK, spawn},
         report::TelemetryReport,
+        status::Status,
+        views::names_with_room,
     },
-    run::catch,
+    run::{Recorder, catch},
 };
 
 pub(super) struct Parts {
@@ -51,6 +58,7 @@ pub(super) struct Parts {
     pub(super) exports_traces: bool,
     pub(super) exports_logs: bool,
     pub(super) shutdown_timeout: Duration,
+    pub(super) status: Arc<Status>,
 }
 
 /// Telemetry that was built or installed. Keep it until the program ends, then [`shutdown`](Self::shutdown).
@@ -62,8 +70,9 @@ pub(super) struct Parts {
 pub struct Telemetry {
     parts: Parts,
     filter: String,
+    name_capacity: usize,
     ended: bool,
-    installed: bool,
+    installed: AtomicBool,
 }
 
 impl fmt::Debug for Telemetry {
@@ -79,8 +88,50 @@ impl Telemetry {
     /// How long dropping a [`Telemetry`] that was not shut down may take.
     pub const DROP_TIMEOUT: Duration = Duration::from_millis(500);
 
-    pub(super) fn new(parts: Parts, filter: String) -> Self {
-        Self { parts, filter, ended: false, installed: false }
+    pub(super) fn new(parts: Parts, filter: String, name_capacity: usize) -> Self {
+        Self { parts, filter, name_capacity, ended: false, installed: AtomicBool::new(false) }
+    }
+
+    /// Makes it the process's, as [`install`](super::TelemetryBuilder::install) does, but for the subscriber and the logger, which are
+    /// yours: the tracer provider, the meter provider, the propagators of `OTEL_PROPAGATORS`, and the meter of managers that were given
+    /// none.
+    ///
+    /// Without it, metrics of managers and of `global::meter` are not collected, and [`remote_context`](crate::telemetry::remote_context)
+    /// and other readers of headers do not know `OTEL_PROPAGATORS`. Call it once the subscriber is set: warnings of variables are written
+    /// here. Managers that were built before come along. If other telemetry was the process's, this takes its place.
+    ///
+    /// ```no_run
+    /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tracing_subscriber::prelude::*;
+    /// let telemetry = otel_tasks::Telemetry::builder().service("tux").build()?;
+    /// tracing_subscriber::registry().with(telemetry.layer()).with(tracing_subscriber::fmt::layer()).init();
+    /// telemetry.set_global();
+    /// # let _report = telemetry.shutdown_blocking();
+    /// # Ok(()) }
+    /// ```
+    pub fn set_global(&self) {
+        if self.parts.enabled {
+            global::set_tracer_provider(self.parts.tracer_provider.clone());
+            global::set_meter_provider(self.parts.meter_provider.clone());
+            emit::installed_with(
+                &self.parts.meter,
+                names_with_room(self.name_capacity),
+                Recorder::join_process,
+            );
+        }
+        self.installed.store(true, SeqCst);
+        emit::ask(Arc::clone(&self.parts.status) as _);
+        emit::flush_with(flush_before_exit);
+        *lock(&INSTALLED) = Some((
+            self.parts.tracer_provider.clone(),
+            self.parts.meter_provider.clone(),
+            self.parts.logger_provider.clone(),
+        ));
+        global::set_text_map_propagator(self.propagator());
+        emit::set_propagation(!self.parts.propagators.is_empty());
+        for warning in self.warnings() {
+            tracing::warn!(target: contract::SCOPE, variable = %warning.variable, "{warning}");
+        }
     }
 
     /// The provider of tracers.
@@ -149,11 +200,6 @@ impl Telemetry {
         propagation::propagator(&self.parts.propagators)
     }
 
-    /// Whether `OTEL_PROPAGATORS` names a propagator.
-    pub(super) fn propagates(&self) -> bool {
-        !self.parts.propagators.is_empty()
-    }
-
     /// A layer for any `tracing_subscriber` registry: spans become OpenTelemetry spans, events become log records with
     /// the name of the event and the ids of the trace.
     ///
@@ -171,7 +217,7 @@ impl Telemetry {
         let bridge = OpenTelemetryTracingBridge::new(&self.parts.logger_provider);
         let bridge =
             bridge.with_filter(filter_fn(move |metadata| records && propagation::exportable(metadata)));
-        layer(self.tracer())
+        layer_of(self.tracer(), Some(Arc::clone(&self.parts.status) as _))
             .with_filter(filter_fn(move |metadata| spans && propagation::exportable(metadata)))
             .and_then(bridge)
     }
@@ -286,6 +332,7 @@ impl Telemetry {
     /// Without a thread to run on, `tell` is dropped uncalled.
     fn begin_shutdown(&mut self, timeout: Duration, tell: impl FnOnce(TelemetryReport) + Send + 'static) {
         self.ended = true;
+        self.parts.status.shut_down.store(true, SeqCst);
         let closers = std::mem::take(&mut self.parts.closers);
         // Here and not on the thread: the providers are dropped when this returns, and would close and wait.
         if let Some(spans) = &closers.spans {
@@ -307,8 +354,8 @@ impl Telemetry {
 impl Drop for Telemetry {
     fn drop(&mut self) {
         if !self.ended {
-            if self.installed {
-                emit::telemetry_dropped();
+            self.parts.status.dropped.store(true, SeqCst);
+            if self.installed.load(SeqCst) {
                 // Before the end, so that it is exported too. The subscriber may panic, and this may be an unwinding thread.
                 let _ = catch(false, telemetry_dropped);
             }
@@ -317,25 +364,19 @@ impl Drop for Telemetry {
     }
 }
 
-/// The installed providers, for a process that ends without shutting its telemetry down.
-static INSTALLED: OnceLock<(SdkTracerProvider, SdkMeterProvider, SdkLoggerProvider)> = OnceLock::new();
+type Providers = (SdkTracerProvider, SdkMeterProvider, SdkLoggerProvider);
 
-pub(super) fn keep_for_exit(telemetry: &mut Telemetry) {
-    telemetry.installed = true;
-    crate::emit::flush_with(flush_before_exit);
-    let parts = &telemetry.parts;
-    // Installed once per process: the subscriber can be set once only.
-    let _ = INSTALLED.set((
-        parts.tracer_provider.clone(),
-        parts.meter_provider.clone(),
-        parts.logger_provider.clone(),
-    ));
+/// The process's providers, for one that ends without shutting its telemetry down.
+static INSTALLED: Mutex<Option<Providers>> = Mutex::new(None);
+
+fn lock(providers: &Mutex<Option<Providers>>) -> MutexGuard<'_, Option<Providers>> {
+    providers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Flushes what is installed, for at most a second, on threads of its own: the exporters may hang.
 fn flush_before_exit() {
     const AT_MOST: Duration = Duration::from_secs(1);
-    let Some((spans, metrics, records)) = INSTALLED.get() else { return };
+    let Some((spans, metrics, records)) = lock(&INSTALLED).clone() else { return };
     let (done, all_done) = mpsc::channel();
     let flushes: [Box<dyn FnOnce() + Send>; 3] = [
         Box::new(move || drop(spans.force_flush())),

@@ -74,6 +74,9 @@ impl BalanceSnapshot {
 /// Something that can say what became of its items.
 pub(super) trait Ledger: Send + Sync {
     fn read(&self) -> SignalBalance;
+
+    /// Why exporting fails, from the first failure until the next success.
+    fn failure(&self) -> Option<String>;
 }
 
 /// A handle on the counts of what was sent and what was not; cheap to clone, and valid after the shutdown.
@@ -146,6 +149,10 @@ pub(super) enum Change {
 }
 
 impl Trend {
+    pub(super) fn is_failing(&self) -> bool {
+        self.lost > 0
+    }
+
     pub(super) fn note(&mut self, count: u64, result: &OTelSdkResult) -> Option<Change> {
         match result {
             Ok(()) if self.lost == 0 => None,

@@ -12,6 +12,7 @@ mod processors;
 mod propagation;
 mod report;
 mod settings;
+mod status;
 mod transport;
 mod views;
 

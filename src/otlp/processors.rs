@@ -142,6 +142,11 @@ impl Ledger for MetricLedger {
     fn read(&self) -> SignalBalance {
         self.lock().counts.with_pending()
     }
+
+    fn failure(&self) -> Option<String> {
+        let tally = self.lock();
+        tally.last_error.clone().filter(|_| tally.trend.is_failing())
+    }
 }
 
 /// Exports collections of metrics, counts them, and ends an export that takes too long.

@@ -209,6 +209,8 @@ impl fmt::Debug for OtlpSettings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SignalSettings {
     pub(super) targets: Targets,
+    /// Off because nothing is configured, and that was asked for.
+    pub(super) unconfigured: bool,
     pub(super) otlp: OtlpSettings,
 }
 

@@ -8,6 +8,7 @@ mod balance;
 mod builder;
 mod environment;
 mod export;
+mod instrumentation;
 mod process;
 
 use otel_tasks::telemetry::{Protocol, Telemetry};

@@ -8,7 +8,7 @@ use std::{
 };
 
 use opentelemetry::trace::{Span as _, Tracer as _};
-use otel_tasks::telemetry::{Protocol, SignalOutcome};
+use otel_tasks::telemetry::{Protocol, SignalOutcome, TelemetryState};
 
 use crate::support::{
     otlp::{Receiver, closed_port, wait_for},
@@ -275,7 +275,9 @@ fn installed_telemetry_that_is_dropped_at_once_is_a_warning() {
     if is_child() {
         let _ = otel_tasks::Telemetry::builder().env(|_| None).install().expect("telemetry");
         let check = otel_tasks::TaskManager::new().check_instrumentation();
-        assert!(check.telemetry_dropped && !check.is_complete(), "{check}");
+        let export = check.export.as_ref().expect("it was installed");
+        assert_eq!(export.state, TelemetryState::Dropped);
+        assert!(!check.is_complete(), "{check}");
         assert!(check.to_string().starts_with("telemetry: DROPPED"), "{check}");
         return;
     }
@@ -294,7 +296,8 @@ fn telemetry_that_is_shut_down_or_was_not_installed_is_no_warning() {
         drop(built);
         assert!(otel_tasks::Telemetry::builder().env(|_| None).install().is_err());
         let _report = installed.shutdown_blocking();
-        assert!(!otel_tasks::TaskManager::new().check_instrumentation().telemetry_dropped);
+        let check = otel_tasks::TaskManager::new().check_instrumentation();
+        assert_eq!(check.export.map(|export| export.state), Some(TelemetryState::ShutDown));
         return;
     }
     let output = child("telemetry_that_is_shut_down_or_was_not_installed_is_no_warning").output();
