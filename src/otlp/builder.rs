@@ -23,6 +23,7 @@ use opentelemetry_sdk::{
     Resource,
     logs::{LogProcessor, LoggerProviderBuilder, SdkLoggerProvider},
     metrics::{MeterProviderBuilder, PeriodicReader, SdkMeterProvider},
+    resource::ResourceBuilder,
     trace::{Sampler, SdkTracerProvider, ShouldSample, SpanProcessor, TracerProviderBuilder},
 };
 use tracing_subscriber::{
@@ -171,12 +172,7 @@ impl TelemetryBuilder {
         let schema = self.resource.schema_url().or(resource.schema_url()).map(str::to_owned);
         let pairs = self.resource.iter().chain(resource.iter());
         let pairs: Vec<_> = pairs.map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect();
-        let builder = Resource::builder_empty();
-        self.resource = match schema {
-            Some(schema) => builder.with_schema_url(pairs, schema),
-            None => builder.with_attributes(pairs),
-        }
-        .build();
+        self.resource = with_schema(Resource::builder_empty().with_attributes(pairs), schema.as_deref());
         self
     }
 
@@ -428,18 +424,14 @@ impl TelemetryBuilder {
             .with_attribute(pair(NAME, &unknown))
             .with_attribute(pair(INSTANCE, &uuid::Uuid::new_v4().to_string()))
             .with_attributes(settings.resource.iter().map(|(key, value)| pair(key, value)))
-            .with_attributes(settings.service_name.iter().map(|name| pair(NAME, name)));
-        let builder = match self.resource.schema_url() {
-            Some(schema) => builder.with_schema_url(own, schema.to_owned()),
-            None => builder.with_attributes(own),
-        };
-        builder
+            .with_attributes(settings.service_name.iter().map(|name| pair(NAME, name)))
+            .with_attributes(own)
             .with_attributes(
                 self.attributes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())),
             )
             .with_attributes(self.service.iter().map(|name| pair(NAME, name)))
-            .with_attributes(self.instance_id.iter().map(|id| pair(INSTANCE, id)))
-            .build()
+            .with_attributes(self.instance_id.iter().map(|id| pair(INSTANCE, id)));
+        with_schema(builder, self.resource.schema_url())
     }
 
     fn assemble(&mut self, mut settings: Settings, resource: Resource) -> Result<Parts, InstallError> {
@@ -573,6 +565,14 @@ impl TelemetryBuilder {
             exports_traces: enabled && settings.traces.targets.any(),
             shutdown_timeout: self.shutdown_timeout,
         })
+    }
+}
+
+/// The SDK lets a schema's own attributes lose against those that are there, so they are added before it.
+fn with_schema(builder: ResourceBuilder, schema: Option<&str>) -> Resource {
+    match schema {
+        Some(schema) => builder.with_schema_url([], schema.to_owned()).build(),
+        None => builder.build(),
     }
 }
 

@@ -182,6 +182,71 @@ fn a_collector_that_is_away_and_comes_back_is_one_line_each_and_not_exported() {
     assert_eq!(count(" opentelemetry"), 0, "each retry is not told as well: {lines}");
 }
 
+/// Seen to fail without `set_global`: metrics of a program with a subscriber of its own were not collected, and headers not read.
+#[test]
+fn building_touches_nothing_global_and_set_global_makes_it_the_processs() {
+    use opentelemetry::{global, trace::TraceContextExt as _};
+    use tracing_subscriber::prelude::*;
+    if is_child() {
+        let receiver = Receiver::start(Protocol::HttpProtobuf);
+        let first = Receiver::start(Protocol::HttpProtobuf);
+        let own = |name: &str| match name {
+            "OTEL_PROPAGATORS" => Some("baggage".to_owned()),
+            "OTEL_METRIC_EXPORT_INTERVAL" => Some("soon".to_owned()),
+            _ => None,
+        };
+        let earlier = first.telemetry("earlier").build().expect("telemetry");
+        let telemetry = receiver.telemetry("own").env(own).build().expect("telemetry");
+        tracing_subscriber::registry()
+            .with(telemetry.layer())
+            .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false))
+            .init();
+
+        assert!(!global::tracer("mine").start("lost").span_context().is_valid(), "no tracer provider");
+        global::meter_provider().meter("mine").u64_counter("lost").build().add(1, &[]);
+        let fields = || global::get_text_map_propagator(|propagator| propagator.fields().count());
+        assert_eq!(fields(), 0, "no propagator");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let tasks = runtime.block_on(async {
+            let tasks = otel_tasks::TaskManager::new();
+            tasks.spawn("early", async {}).await.expect("a run");
+            tasks
+        });
+        telemetry.meter_provider().force_flush().expect("a receiver");
+        assert_eq!(receiver.sum("task.runs", &[]), None, "no meter of the process");
+
+        earlier.set_global();
+        telemetry.set_global();
+        assert!(fields() > 0);
+        let headers = [
+            ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+            ("baggage", "tenant=acme"),
+        ];
+        let remote = otel_tasks::telemetry::remote_context(|name| {
+            headers.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
+        });
+        use opentelemetry::baggage::BaggageExt as _;
+        assert_eq!(remote.baggage().get("tenant").map(|value| value.as_str()), Some("acme"));
+        assert!(!remote.span().span_context().is_valid(), "tracecontext was not asked for");
+        global::tracer("mine").start("found").end();
+        runtime.block_on(async { tasks.spawn("early", async {}).await.expect("a run") });
+        let report = telemetry.shutdown_blocking();
+        assert!(report.is_complete(), "{report}");
+        receiver.span("found");
+        assert_eq!(receiver.sum("task.runs", &[("task.name", "early")]), Some(2.0), "the early run, too");
+        let _report = earlier.shutdown_blocking();
+        assert_eq!(first.spans().len(), 0, "another took its place");
+        return;
+    }
+    let output = child("building_touches_nothing_global_and_set_global_makes_it_the_processs")
+        .output()
+        .expect("a child");
+    let lines = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{lines}");
+    let warning = "OTEL_METRIC_EXPORT_INTERVAL=\"soon\" cannot be read: 60000 ms are used";
+    assert_eq!(lines.matches(warning).count(), 1, "{lines}");
+}
+
 /// Seen to fail: they reached nobody.
 #[test]
 fn records_of_log_reach_the_terminal_and_the_receiver() {
