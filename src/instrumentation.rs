@@ -2,7 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use crate::emit::{LayerConflict, SignalExport, TelemetryExport, TelemetryState};
+use crate::{
+    emit::{LayerConflict, SignalExport, TelemetryExport, TelemetryState},
+    policy::Plain,
+};
 
 /// What [`TaskManager::check_instrumentation`](crate::TaskManager::check_instrumentation) found. Its `Display` is advice for a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,11 +80,11 @@ impl fmt::Display for InstrumentationCheck {
             f.write_str("logs: ")?;
             signal(f, &export.logs, "records", "no record was emitted yet")?;
             for warning in &export.warnings {
-                write!(f, "\nwarning: {warning}")?;
+                write!(f, "\nwarning: {}", Plain(warning))?;
             }
         }
         for component in &self.missing_components {
-            write!(f, "\ncomponent {component}: owns tasks, but is not registered")?;
+            write!(f, "\ncomponent {}: owns tasks, but is not registered", Plain(component))?;
         }
         Ok(())
     }
@@ -104,13 +107,13 @@ impl InstrumentationCheck {
         f.write_str("traces: ")?;
         match &self.export {
             Some(export) if export.traces.off.is_none() && export.samples_nothing() => {
-                let sampler = &export.sampler;
+                let sampler = Plain(&export.sampler);
                 write!(f, "NOT sampled: the sampler {sampler} leaves out each trace that begins here")?;
             }
             Some(export) => {
                 signal(f, &export.traces, "spans", "no sampled span has ended yet")?;
                 if export.traces.off.is_none() && export.sampler.contains("TraceIdRatioBased") {
-                    write!(f, "; the sampler {} leaves out the other traces", export.sampler)?;
+                    write!(f, "; the sampler {} leaves out the other traces", Plain(&export.sampler))?;
                 }
             }
             None if self.layer_installed => {
@@ -158,8 +161,8 @@ fn signal(f: &mut fmt::Formatter<'_>, export: &SignalExport, items: &str, none: 
     if let Some(off) = off {
         return write!(f, "OFF: {off}");
     }
-    let targets = targets.join(" and ");
-    match failure {
+    let targets = Plain(targets.join(" and "));
+    match failure.as_ref().map(Plain) {
         Some(failure) => write!(f, "NOT delivered to {targets}: {failure}")?,
         None => write!(f, "exported to {targets}")?,
     }

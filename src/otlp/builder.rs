@@ -40,6 +40,7 @@ use super::{
     processors::{CountingMetricExporter, MetricLedger, QueueingLogProcessor, QueueingSpanProcessor},
     settings::{self, Overrides, Protocol, Settings, Warning, WarningKind},
     status::{SignalPlan, Status},
+    terminal::PlainFields,
     transport::{ExportRuntime, Transports},
 };
 use crate::{
@@ -364,8 +365,12 @@ impl TelemetryBuilder {
         let layer = std::mem::replace(&mut self.layer, Box::new(Identity::new()));
         let telemetry = self.build()?;
         let terminal = std::io::stderr().is_terminal();
-        let lines =
-            fmt.then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal));
+        let lines = fmt.then(|| {
+            tracing_subscriber::fmt::layer()
+                .fmt_fields(PlainFields)
+                .with_writer(std::io::stderr)
+                .with_ansi(terminal)
+        });
         let subscriber = tracing_subscriber::registry()
             // Ours first: within the user's layer a span's trace is the current one already.
             .with(telemetry.layer().and_then(layer))

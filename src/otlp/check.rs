@@ -15,6 +15,7 @@ use super::{
     ledger::Signal,
     settings::{OtlpSettings, Protocol, redacted},
 };
+use crate::policy::Plain;
 
 /// Where a signal goes, and how that is shown.
 #[derive(Clone)]
@@ -187,7 +188,8 @@ pub struct CollectorUnreachable {
 
 impl fmt::Display for CollectorUnreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "reach the collector of {} at {}: {}", self.signal.as_str(), self.endpoint, self.reason)
+        let (endpoint, reason) = (Plain(&self.endpoint), Plain(&self.reason));
+        write!(f, "reach the collector of {} at {endpoint}: {reason}", self.signal.as_str())
     }
 }
 

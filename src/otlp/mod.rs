@@ -13,6 +13,7 @@ mod propagation;
 mod report;
 mod settings;
 mod status;
+mod terminal;
 mod transport;
 mod views;
 

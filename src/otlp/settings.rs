@@ -7,6 +7,8 @@ use opentelemetry_sdk::{
     trace::{Sampler, SpanLimits},
 };
 
+use crate::policy::Plain;
+
 pub(super) const DEFAULT_QUEUE: usize = 65_536;
 pub(super) const DEFAULT_BATCH: usize = 512;
 pub(super) const DEFAULT_SPAN_DELAY: Duration = Duration::from_secs(5);
@@ -128,7 +130,7 @@ impl fmt::Display for Warning {
             WarningKind::Unsupported => "is not supported",
             WarningKind::Suspicious => "is probably not what was meant",
         };
-        write!(f, "{variable}={value:?} {what}: {used}")
+        write!(f, "{variable}={value:?} {what}: {}", Plain(used))
     }
 }
 

@@ -247,6 +247,44 @@ fn building_touches_nothing_global_and_set_global_makes_it_the_processs() {
     assert_eq!(lines.matches(warning).count(), 1, "{lines}");
 }
 
+/// Seen to fail: fields were written as they were, and so were line feeds and marks of direction in messages.
+#[test]
+fn what_is_logged_never_reaches_the_terminal_raw() {
+    const EVIL: &str = "evil\u{1b}[2J\u{9b}1m\r\n2026-01-01T00:00:00Z ERROR forged\u{202e}";
+    #[derive(Debug)]
+    struct Evil;
+    impl std::fmt::Display for Evil {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(EVIL)
+        }
+    }
+    impl std::error::Error for Evil {}
+    if is_child() {
+        let telemetry = otel_tasks::Telemetry::builder().env(|_| None).export_if_configured().install();
+        let telemetry = telemetry.expect("telemetry");
+        let span = tracing::info_span!("span", shown = %Evil, later = tracing::field::Empty);
+        span.record("later", tracing::field::display(Evil));
+        let _entered = span.enter();
+        let error: &(dyn std::error::Error + 'static) = &Evil;
+        tracing::info!(field = %Evil, text = EVIL, error, "{EVIL}");
+        tracing::info!(message = EVIL);
+        log::info!("{EVIL}");
+        let _report = telemetry.shutdown_blocking();
+        return;
+    }
+    let output = child("what_is_logged_never_reaches_the_terminal_raw").output().expect("a child");
+    let lines = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{lines}");
+    let bad = |c: char| c.is_control() && c != '\n' || ('\u{2028}'..='\u{202e}').contains(&c);
+    assert_eq!(lines.chars().filter(|&c| bad(c)).collect::<String>(), "", "{lines:?}");
+    assert!(!lines.lines().any(|line| line.starts_with("2026-01-01")), "a forged line: {lines}");
+    let evil = "evil\\u{1b}[2J\\u{9b}1m\\r\\n2026-01-01T00:00:00Z ERROR forged\\u{202e}";
+    let first = lines.lines().next().expect("a line");
+    assert!(first.contains(&format!("span{{shown={evil} later={evil}}}: ")), "{first}");
+    assert!(first.ends_with(&format!("{evil} field={evil} text=\"{evil}\" error={evil}")), "{first}");
+    assert_eq!(lines.matches(&format!(": {evil}\n")).count(), 2, "{lines}");
+}
+
 /// Seen to fail: they reached nobody.
 #[test]
 fn records_of_log_reach_the_terminal_and_the_receiver() {
