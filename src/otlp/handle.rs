@@ -35,7 +35,8 @@ use crate::{
     engine::telemetry_dropped,
     otlp::{
         closing::{Closers, Closing, SLACK, spawn},
-        report::TelemetryReport,
+        hurry::Hurry,
+        report::{SignalOutcome, TelemetryReport},
         status::Status,
         views::names_with_room,
     },
@@ -66,6 +67,12 @@ pub(super) struct Parts {
 /// Dropped without that, it emits a WARN record, flushes for at most [`Telemetry::DROP_TIMEOUT`], blocking the thread that drops it,
 /// and ends: the last spans of a program that forgot are worth half a second, not a hung exit. `let _ = ..` drops it at once;
 /// [`check_instrumentation`](crate::TaskManager::check_instrumentation) says so.
+///
+/// # Fork
+///
+/// Install it after a fork, not before: a child that is forked without `exec` has none of the threads that export, so what it records
+/// waits in queues that nobody empties, and its shutdown ends at its deadline. A child that calls `exec`, as `std::process::Command` does,
+/// is a process of its own.
 #[must_use = "dropping it ends the export of telemetry: keep it until the program ends, then await `shutdown`"]
 pub struct Telemetry {
     parts: Parts,
@@ -87,6 +94,9 @@ impl fmt::Debug for Telemetry {
 impl Telemetry {
     /// How long dropping a [`Telemetry`] that was not shut down may take.
     pub const DROP_TIMEOUT: Duration = Duration::from_millis(500);
+
+    /// How long a shutdown goes on after a signal, in a process that has listened for signals before.
+    pub const SIGNAL_TIMEOUT: Duration = Duration::from_secs(1);
 
     pub(super) fn new(parts: Parts, filter: String, name_capacity: usize) -> Self {
         Self { parts, filter, name_capacity, ended: false, installed: AtomicBool::new(false) }
@@ -294,6 +304,10 @@ impl Telemetry {
     /// nothing of the runtime, so it ends on time when the runtime is single-threaded, or every worker is blocked. An
     /// export that hangs is left behind on its thread.
     ///
+    /// A signal (SIGTERM, Ctrl-C) that comes meanwhile cuts it to [`Telemetry::SIGNAL_TIMEOUT`] in a process that has called
+    /// [`shutdown_signal`](crate::shutdown_signal); what is left is reported as timed out. In any other process the signal's default
+    /// action ends the process at once.
+    ///
     /// # Cancel safety
     ///
     /// The future only waits: dropping it loses the report, and the export goes on.
@@ -341,13 +355,39 @@ impl Telemetry {
         if let Some(records) = &closers.records {
             records.refuse();
         }
+        let balance = self.parts.balance.clone();
+        let on = [closers.spans.is_some(), closers.metrics.is_some(), closers.records.is_some()];
         let closing = Closing {
             closers,
             meter_provider: self.parts.meter_provider.clone(),
-            balance: self.parts.balance.clone(),
+            balance: balance.clone(),
             timeout,
         };
-        let _ = spawn("otel-tasks-flush", move || tell(closing.run()));
+        let began = Instant::now();
+        let hurry = (timeout > Self::SIGNAL_TIMEOUT).then(Hurry::listen).flatten();
+        let (done, ended) = oneshot::channel::<()>();
+        // Told by whichever ends first.
+        let tell = Arc::new(Mutex::new(Some(tell)));
+        let first = move |tell: &Mutex<Option<_>>| tell.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let in_order = Arc::clone(&tell);
+        let _ = spawn("otel-tasks-flush", move || {
+            let report = closing.run();
+            if let Some(tell) = first(&in_order) {
+                tell(report);
+            }
+            drop(done);
+        });
+        let Some(hurry) = hurry else { return };
+        let _ = spawn("otel-tasks-signals", move || {
+            if hurry.is_cut(ended, Self::SIGNAL_TIMEOUT) {
+                let took = began.elapsed();
+                let outcome = |on| if on { SignalOutcome::TimedOut } else { SignalOutcome::Off };
+                let report = TelemetryReport::new(balance.snapshot(), on.map(|on| (outcome(on), took)), took);
+                if let Some(tell) = first(&tell) {
+                    tell(report);
+                }
+            }
+        });
     }
 }
 
@@ -399,10 +439,7 @@ fn flush_before_exit() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::otlp::{
-        ledger::{BalanceSnapshot, SignalBalance},
-        report::SignalOutcome,
-    };
+    use crate::otlp::ledger::{BalanceSnapshot, SignalBalance};
 
     #[test]
     fn a_report_is_one_line_for_each_signal_with_its_losses() {

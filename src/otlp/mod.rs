@@ -7,6 +7,7 @@ mod closing;
 mod env;
 mod error;
 mod handle;
+mod hurry;
 mod ledger;
 mod processors;
 mod propagation;

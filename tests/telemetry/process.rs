@@ -372,6 +372,79 @@ fn metrics_that_are_off_are_no_errors() {
     }
 }
 
+/// Seen to fail: the signal was taken, and the shutdown went on to its deadline.
+#[test]
+#[cfg(unix)]
+fn a_signal_cuts_the_shutdown_in_a_process_that_listens() {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    const TEST: &str = "a_signal_cuts_the_shutdown_in_a_process_that_listens";
+    const WAY: &str = "OTEL_TASKS_TEST_WAY";
+    const DEADLINE: Duration = Duration::from_secs(60);
+    if is_child() {
+        let way = std::env::var(WAY).expect("set by the parent");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            if way != "deaf" {
+                drop(otel_tasks::shutdown_signal());
+            }
+            let telemetry = otel_tasks::Telemetry::builder().shutdown_timeout(DEADLINE).build();
+            let telemetry = telemetry.expect("telemetry");
+            telemetry.tracer().start("waits").end();
+            let report = if way == "blocks" {
+                println!("shutting down");
+                telemetry.shutdown_blocking()
+            } else {
+                let ends = telemetry.shutdown();
+                println!("shutting down");
+                ends.await
+            };
+            println!("{report}");
+        });
+        return;
+    }
+    let receiver = Receiver::start(Protocol::HttpProtobuf);
+    receiver.set_behaviour(crate::support::otlp::Behaviour::Hang);
+    for way in ["awaits", "blocks", "deaf"] {
+        let began = std::time::Instant::now();
+        let mut child = child(TEST)
+            .env(WAY, way)
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint())
+            .env("OTEL_EXPORTER_OTLP_TIMEOUT", "60000")
+            .env("OTEL_BSP_EXPORT_TIMEOUT", "60000")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a child");
+        let mut output = BufReader::new(child.stdout.take().expect("its output"));
+        let mut line = String::new();
+        while !line.contains("shutting down") {
+            line.clear();
+            assert!(output.read_line(&mut line).expect("text") > 0, "the child ended early");
+        }
+        // Again and again: the first may come before the child listens.
+        let ends = |child: &mut std::process::Child| {
+            let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+            wait_for(Duration::from_secs(4), || child.try_wait().is_ok_and(|status| status.is_some()))
+        };
+        let ended = (0..4).any(|_| ends(&mut child));
+        let _ = child.kill();
+        let status = child.wait().expect("a child that ends");
+        assert!(ended, "{way}: it went on");
+        assert!(began.elapsed() < Duration::from_secs(20), "{way}: after {:?}", began.elapsed());
+        let mut rest = String::new();
+        std::io::Read::read_to_string(&mut output, &mut rest).expect("text");
+        if way == "deaf" {
+            assert_eq!(status.signal(), Some(15), "the default action: {rest}");
+        } else {
+            assert!(status.success(), "{way}: {rest}");
+            assert!(
+                rest.contains("0 of 1 spans delivered, 1 undelivered; timed out after 1."),
+                "{way}: {rest}"
+            );
+        }
+    }
+}
+
 /// Seen to fail in silence.
 #[test]
 fn installed_telemetry_that_is_dropped_at_once_is_a_warning() {
