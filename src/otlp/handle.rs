@@ -379,7 +379,7 @@ impl Telemetry {
         });
         let Some(hurry) = hurry else { return };
         let _ = spawn("otel-tasks-signals", move || {
-            if hurry.is_cut(ended, Self::SIGNAL_TIMEOUT) {
+            if hurry.was_cut(ended, Self::SIGNAL_TIMEOUT) {
                 let took = began.elapsed();
                 let outcome = |on| if on { SignalOutcome::TimedOut } else { SignalOutcome::Off };
                 let report = TelemetryReport::new(balance.snapshot(), on.map(|on| (outcome(on), took)), took);

@@ -39,7 +39,7 @@ impl Hurry {
     }
 
     /// Waits for a signal and then for `wait` more; false as soon as `ended` is.
-    pub(super) fn is_cut(mut self, ended: oneshot::Receiver<()>, wait: Duration) -> bool {
+    pub(super) fn was_cut(mut self, ended: oneshot::Receiver<()>, wait: Duration) -> bool {
         let Some(runtime) = &self.runtime.0 else { return false };
         let signals = &mut self.signals;
         runtime.block_on(async move {

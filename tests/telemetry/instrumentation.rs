@@ -167,3 +167,73 @@ fn a_part_of_the_traces_is_said_to_be_one() {
         "{check}"
     );
 }
+
+/// The lines of the documentation, of which one may end in `[...]`, are those that the program prints.
+#[test]
+fn each_line_of_the_documentation_is_one_that_is_printed() {
+    let receiver = Receiver::start(Protocol::HttpProtobuf);
+    let closed = format!("http://{}", closed_port());
+    let mut said = Vec::new();
+    let mut note = |check: &InstrumentationCheck| {
+        let text = check.to_string().replace(&receiver.endpoint(), "http://localhost:4318");
+        said.extend(text.replace(&closed, "http://localhost:4318").lines().map(str::to_owned));
+    };
+    for variables in [
+        &[("OTEL_SDK_DISABLED", "true")][..],
+        &[
+            ("OTEL_TRACES_EXPORTER", "none"),
+            ("OTEL_METRICS_EXPORTER", "none"),
+            ("OTEL_LOGS_EXPORTER", "none"),
+        ],
+        &[("OTEL_TRACES_SAMPLER", "always_off")],
+    ] {
+        note(&check(&build(receiver.telemetry("lines").env(env(variables))), false));
+    }
+    // Nothing is ever sent to these: they end before their first export.
+    for (name, value) in [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318/v1/traces"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://localhost:4318"),
+    ] {
+        let variables = move |asked: &str| (asked == name).then(|| value.to_owned());
+        let telemetry = build(otel_tasks::Telemetry::builder().env(variables));
+        note(&under(&telemetry, || TaskManager::new().check_instrumentation()));
+    }
+    note(&check(&build(otel_tasks::Telemetry::builder().env(|_| None).export_if_configured()), false));
+    note(&check(&build(receiver.telemetry("nobody").endpoint(&closed)), true));
+    let telemetry = build(receiver.telemetry("early"));
+    note(&under(&telemetry, || TaskManager::new().check_instrumentation()));
+    note(&check(&telemetry, false));
+    note(&check(&build(receiver.telemetry("delivered")), true));
+    let (dropped, shut_down) = (build(receiver.telemetry("dropped")), build(receiver.telemetry("shut down")));
+    let under_layer = |telemetry: Telemetry, ends: fn(Telemetry)| {
+        let layer =
+            tracing_subscriber::layer::SubscriberExt::with(tracing_subscriber::registry(), telemetry.layer());
+        ends(telemetry);
+        tracing::subscriber::with_default(layer, || TaskManager::new().check_instrumentation())
+    };
+    note(&under_layer(dropped, drop));
+    note(&under_layer(shut_down, |telemetry| drop(telemetry.shutdown_blocking())));
+    let none = tracing::subscriber::NoSubscriber::default();
+    note(&tracing::subscriber::with_default(none, || TaskManager::new().check_instrumentation()));
+    let foreign = otel_tasks::telemetry::layer(telemetry.tracer());
+    let foreign = tracing_subscriber::layer::SubscriberExt::with(tracing_subscriber::registry(), foreign);
+    note(&tracing::subscriber::with_default(foreign, || TaskManager::new().check_instrumentation()));
+
+    let page = include_str!("../../docs/telemetry.md");
+    let (_, lines) = page.split_once("<!-- lines -->").expect("the opening mark");
+    let (lines, _) = lines.split_once("<!-- /lines -->").expect("the closing mark");
+    let mut count = 0;
+    for block in lines.split("```text\n").skip(1) {
+        let (block, _) = block.split_once("```").expect("the end of the block");
+        for line in block.lines() {
+            count += 1;
+            let is_said = match line.strip_suffix("[...]") {
+                Some(begins) => said.iter().any(|said| said.starts_with(begins)),
+                None => said.iter().any(|said| said == line),
+            };
+            assert!(is_said, "no check says {line:?}:\n{said:#?}");
+        }
+    }
+    assert!(count >= 15, "{count}");
+}

@@ -6,6 +6,7 @@ mod support;
 
 mod balance;
 mod builder;
+mod cost;
 mod environment;
 mod export;
 mod instrumentation;
