@@ -229,6 +229,11 @@ struct ComingFromTux;
 #[doc = include_str!("../docs/systemd.md")]
 struct SystemdPage;
 
+/// The code of the page on telemetry compiles.
+#[cfg(all(doctest, feature = "otlp"))]
+#[doc = include_str!("../docs/telemetry.md")]
+struct TelemetryPage;
+
 /// The README's code compiles.
 #[cfg(all(doctest, feature = "otlp", feature = "macros"))]
 #[doc = include_str!("../README.md")]
