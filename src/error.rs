@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use crate::{
-    policy::{NameRule, PolicyError},
+    policy::{NameRule, Plain, PolicyError},
     timetable::ScheduleError,
 };
 
@@ -208,10 +208,10 @@ impl fmt::Display for RegisterError {
                 write!(f, "task {name:?} returns no errors, but {classified} is what is classified")
             }
             Self::UnknownDependency { path } => {
-                write!(f, "a task depends on one that is not registered: {}", path.join(" -> "))
+                write!(f, "a task depends on one that is not registered: {}", Plain(path.join(" -> ")))
             }
             Self::DependencyCycle { path } => {
-                write!(f, "tasks depend on each other in a circle: {}", path.join(" -> "))
+                write!(f, "tasks depend on each other in a circle: {}", Plain(path.join(" -> ")))
             }
             Self::EmptyGroup { group } => write!(f, "the group {group:?} has no members"),
             Self::GroupPolicy { group, .. } => {

@@ -154,7 +154,10 @@ pub mod shutdown {
 
 /// Layers for a subscriber of your own, telemetry in one call (feature `otlp`), and every name that leaves the process.
 pub mod telemetry {
-    pub use crate::emit::{LayerConflict, RunExemplar, SpanPath, layer, remote_context, task_layer};
+    pub use crate::emit::{
+        LayerConflict, RunExemplar, SignalExport, SpanPath, TelemetryExport, TelemetryState, layer,
+        remote_context, task_layer,
+    };
 
     /// Every name that leaves the process: spans, log records, instruments and their attributes.
     ///
@@ -225,6 +228,11 @@ struct ComingFromTux;
 #[cfg(all(doctest, feature = "systemd"))]
 #[doc = include_str!("../docs/systemd.md")]
 struct SystemdPage;
+
+/// The code of the page on telemetry compiles.
+#[cfg(all(doctest, feature = "otlp-http"))]
+#[doc = include_str!("../docs/telemetry.md")]
+struct TelemetryPage;
 
 /// The README's code compiles.
 #[cfg(all(doctest, feature = "otlp-http", feature = "macros"))]

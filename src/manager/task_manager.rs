@@ -820,7 +820,8 @@ impl TaskManager {
     }
 
     /// Answers "why do I see nothing in Jaeger or Prometheus": checks the subscriber, the level, the meter and the
-    /// components. Changes nothing, however often it is called.
+    /// components, and asks the telemetry for its exporters, its sampler and what was delivered. Changes nothing, however often it is
+    /// called.
     #[doc(alias = "setup_task_instrumentation")]
     pub fn check_instrumentation(&self) -> InstrumentationCheck {
         let installed = emit::installed();
@@ -831,12 +832,13 @@ impl TaskManager {
             registered.iter().filter_map(|task| task.task.identity.component.clone()).collect();
         let missing = owners.iter().filter(|component| !self.handle.components.contains(component));
         let missing_components = missing.map(ToString::to_string).collect();
+        let status = installed.as_ref().and_then(|installed| installed.status.clone());
         InstrumentationCheck {
             layer_installed: installed.is_some(),
             layer_conflict: installed.as_ref().and_then(|installed| installed.conflict),
             info_enabled: tracing::enabled!(target: "otel_tasks", tracing::Level::INFO),
-            spans_exported: emit::probe_is_exported() || has_tracer || installed.is_some(),
-            telemetry_dropped: emit::is_telemetry_dropped(),
+            spans_traced: emit::probe_is_exported() || has_tracer || installed.is_some(),
+            export: status.or_else(emit::status_of_process).map(|status| status.read()),
             last_collection: exposition.as_ref().and_then(|exposition| exposition.last_collection()),
             missing_components,
         }

@@ -323,11 +323,6 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
     pub(super) fn last_loss(&self) -> Option<String> {
         self.shared.lock().last_error.clone()
     }
-
-    /// Why the last attempt failed; `None` where it succeeded, or there was none.
-    pub(super) fn last_failure(&self) -> Option<String> {
-        self.shared.lock().failing.as_ref().map(Failure::to_string)
-    }
 }
 
 impl<T> Shared<T> {
@@ -549,6 +544,10 @@ impl Losses {
 impl<T: Send + 'static> Ledger for Batcher<T> {
     fn read(&self) -> SignalBalance {
         self.shared.lock().tally.with_pending()
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.shared.lock().failing.as_ref().map(Failure::to_string)
     }
 }
 

@@ -9,16 +9,22 @@
 //!
 //! Every variable of the specification is read in `env.rs`, and what the SDK would read itself is set here.
 
-use std::{fmt, io::IsTerminal, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    io::IsTerminal,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use opentelemetry::{
-    InstrumentationScope, KeyValue, Value, global, metrics::MeterProvider as _, trace::TracerProvider as _,
+    InstrumentationScope, KeyValue, Value, metrics::MeterProvider as _, trace::TracerProvider as _,
 };
 use opentelemetry_sdk::{
     Resource,
     logs::{LogProcessor, LoggerProviderBuilder, SdkLoggerProvider},
     metrics::{MeterProviderBuilder, PeriodicReader, SdkMeterProvider, Temporality},
-    trace::{Sampler, SdkTracerProvider, SpanProcessor, TracerProviderBuilder},
+    resource::ResourceBuilder,
+    trace::{Sampler, SdkTracerProvider, ShouldSample, SpanProcessor, TracerProviderBuilder},
 };
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
@@ -37,17 +43,14 @@ use super::{
     sdk_metrics::Pipeline,
     settings::{self, Overrides, Protocol, Settings, SignalSettings, Warning, WarningKind},
     sinks::{MetricPress, MetricSink, RecordSink, SpanSink},
+    status::{SignalPlan, Status},
     tail::Keep,
+    terminal::PlainFields,
     transport::Transports,
 };
 use crate::{
     contract, emit,
-    otlp::{
-        closing::Closers,
-        error::InstallError,
-        views::{cardinality_view, names_with_room},
-    },
-    run::Recorder,
+    otlp::{closing::Closers, error::InstallError, views::cardinality_view},
 };
 
 /// Adds something of a user's to a provider.
@@ -80,6 +83,8 @@ pub struct TelemetryBuilder {
     service: Option<String>,
     instance_id: Option<String>,
     attributes: Vec<(String, Value)>,
+    resource: Resource,
+    sampler: Option<Box<dyn ShouldSample>>,
     filter: Option<String>,
     fmt: bool,
     overrides: Overrides,
@@ -103,6 +108,8 @@ impl Default for TelemetryBuilder {
             service: None,
             instance_id: None,
             attributes: Vec::new(),
+            resource: Resource::builder_empty().build(),
+            sampler: None,
             filter: None,
             fmt: true,
             overrides: Overrides::default(),
@@ -169,6 +176,34 @@ impl TelemetryBuilder {
     /// An attribute of the resource, which everything this process exports carries.
     pub fn resource_attribute(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         self.attributes.push((key.into(), value.into()));
+        self
+    }
+
+    /// The attributes of a resource of your own: detectors, say. They beat `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME`, and the
+    /// builder's [`resource_attribute`](Self::resource_attribute), [`service`](Self::service) and [`instance_id`](Self::instance_id) beat
+    /// them. Called again, it adds.
+    ///
+    /// The SDK's `Resource::builder()` says `unknown_service` if it knows no name; that one is left out.
+    pub fn resource(mut self, resource: Resource) -> Self {
+        let schema = self.resource.schema_url().or(resource.schema_url()).map(str::to_owned);
+        let pairs = self.resource.iter().chain(resource.iter());
+        let pairs: Vec<_> = pairs.map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect();
+        self.resource = with_schema(Resource::builder_empty().with_attributes(pairs), schema.as_deref());
+        self
+    }
+
+    /// The sampler of spans; otherwise `OTEL_TRACES_SAMPLER`, else each trace that begins here, and those of parents that are sampled.
+    ///
+    /// ```no_run
+    /// use opentelemetry_sdk::trace::Sampler;
+    /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tenth = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(0.1)));
+    /// let telemetry = otel_tasks::Telemetry::builder().sampler(tenth).install()?;
+    /// # drop(telemetry);
+    /// # Ok(()) }
+    /// ```
+    pub fn sampler(mut self, sampler: impl ShouldSample + 'static) -> Self {
+        self.sampler = Some(Box::new(sampler));
         self
     }
 
@@ -254,7 +289,7 @@ impl TelemetryBuilder {
     }
 
     /// Builds the pipelines and touches nothing global: for tests, and for programs with a subscriber of their own, which
-    /// put [`Telemetry::layer`] into it.
+    /// put [`Telemetry::layer`] into it and call [`Telemetry::set_global`].
     ///
     /// # Errors
     ///
@@ -292,9 +327,9 @@ impl TelemetryBuilder {
             settings.metric_interval = interval;
         }
         let filter = self.env_filter(&mut settings)?;
-        let resource = self.resource(&settings);
+        let resource = self.whole_resource(&settings);
         let parts = self.assemble(settings, resource)?;
-        Ok(Telemetry::new(parts, filter))
+        Ok(Telemetry::new(parts, filter, self.name_capacity))
     }
 
     /// Adds a layer of your own to the subscriber that [`install`](Self::install) makes; under the same filter. Called again,
@@ -360,12 +395,16 @@ impl TelemetryBuilder {
     ///
     /// As [`build`](Self::build), and [`SubscriberAlreadySet`](InstallError::SubscriberAlreadySet), which changes nothing.
     pub fn install(mut self) -> Result<Telemetry, InstallError> {
-        let (fmt, name_capacity) = (self.fmt, self.name_capacity);
+        let fmt = self.fmt;
         let layer = std::mem::replace(&mut self.layer, Box::new(Identity::new()));
-        let mut telemetry = self.build()?;
+        let telemetry = self.build()?;
         let terminal = std::io::stderr().is_terminal();
-        let lines =
-            fmt.then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal));
+        let lines = fmt.then(|| {
+            tracing_subscriber::fmt::layer()
+                .fmt_fields(PlainFields)
+                .with_writer(std::io::stderr)
+                .with_ansi(terminal)
+        });
         let subscriber = tracing_subscriber::registry()
             // Ours first: within the user's layer a span's trace is the current one already.
             .with(telemetry.layer().and_then(layer))
@@ -376,20 +415,10 @@ impl TelemetryBuilder {
             telemetry.discard();
             return Err(InstallError::SubscriberAlreadySet);
         }
-        if telemetry.is_enabled() {
-            global::set_tracer_provider(telemetry.tracer_provider().clone());
-            global::set_meter_provider(telemetry.meter_provider().clone());
-            emit::installed_with(&telemetry.meter(), names_with_room(name_capacity), Recorder::join_process);
-        }
-        super::handle::keep_for_exit(&mut telemetry);
-        global::set_text_map_propagator(telemetry.propagator());
-        emit::set_propagation(telemetry.propagates());
         if tracing_log::LogTracer::init().is_err() {
             tracing::info!(target: contract::SCOPE, "the process has a logger already: it takes the records of `log`");
         }
-        for warning in telemetry.warnings() {
-            tracing::warn!(target: contract::SCOPE, variable = %warning.variable, "{warning}");
-        }
+        telemetry.set_global();
         Ok(telemetry)
     }
 
@@ -416,7 +445,7 @@ impl TelemetryBuilder {
     }
 
     /// Least to most: the SDK's, the environment's, the code's.
-    fn resource(&self, settings: &Settings) -> Resource {
+    fn whole_resource(&self, settings: &Settings) -> Resource {
         const NAME: &str = "service.name";
         const INSTANCE: &str = "service.instance.id";
         let program = std::env::current_exe().ok();
@@ -424,18 +453,24 @@ impl TelemetryBuilder {
         let unknown =
             program.map_or("unknown_service".to_owned(), |program| format!("unknown_service:{program}"));
         let pair = |key: &str, value: &str| KeyValue::new(key.to_owned(), value.to_owned());
-        Resource::builder_empty()
+        let own = self
+            .resource
+            .iter()
+            .filter(|(key, value)| key.as_str() != NAME || !value.as_str().starts_with("unknown_service"));
+        let own: Vec<_> = own.map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect();
+        let builder = Resource::builder_empty()
             .with_detector(Box::new(opentelemetry_sdk::resource::TelemetryResourceDetector))
             .with_attribute(pair(NAME, &unknown))
             .with_attribute(pair(INSTANCE, &uuid::Uuid::new_v4().to_string()))
             .with_attributes(settings.resource.iter().map(|(key, value)| pair(key, value)))
             .with_attributes(settings.service_name.iter().map(|name| pair(NAME, name)))
+            .with_attributes(own)
             .with_attributes(
                 self.attributes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())),
             )
             .with_attributes(self.service.iter().map(|name| pair(NAME, name)))
-            .with_attributes(self.instance_id.iter().map(|id| pair(INSTANCE, id)))
-            .build()
+            .with_attributes(self.instance_id.iter().map(|id| pair(INSTANCE, id)));
+        with_schema(builder, self.resource.schema_url())
     }
 
     fn assemble(&mut self, mut settings: Settings, resource: Resource) -> Result<Parts, InstallError> {
@@ -450,11 +485,16 @@ impl TelemetryBuilder {
         let exports = [&settings.traces, &settings.metrics, &settings.logs].iter().any(|s| s.targets.any());
         // Where traces are not exported, nothing is recorded for it.
         let keep = self.keep.filter(|_| enabled && settings.traces.targets.any());
-        traces = match keep {
-            Some(_) => traces.with_sampler(Keep::sampler(settings.sampler.clone())),
-            None if enabled => traces.with_sampler(settings.sampler.clone()),
-            None => traces.with_sampler(Sampler::AlwaysOff),
+        let sampler: Box<dyn ShouldSample> = match self.sampler.take() {
+            _ if !enabled => Box::new(Sampler::AlwaysOff),
+            Some(own) => own,
+            None => Box::new(settings.sampler.clone()),
         };
+        let sampler_text = format!("{sampler:?}");
+        traces = traces.with_sampler(match keep {
+            Some(_) => Keep::sampler(sampler),
+            None => sampler,
+        });
         // Said here, or the SDK takes those of the process.
         traces = traces.with_span_limits(settings.limits);
         if enabled && exports {
@@ -569,7 +609,19 @@ impl TelemetryBuilder {
             let records = Pipeline::of(Signal::Logs, &settings.logs, settings.records.queue);
             spans.iter().chain(&records).for_each(|pipeline| pipeline.observe(&meter, &balance));
         }
+        let status = Arc::new(Status {
+            sampler: sampler_text,
+            traces: SignalPlan::of(Signal::Traces, &settings.traces, enabled),
+            metrics: SignalPlan::of(Signal::Metrics, &settings.metrics, enabled),
+            logs: SignalPlan::of(Signal::Logs, &settings.logs, enabled),
+            metric_interval: settings.metric_interval,
+            balance: balance.clone(),
+            warnings: Status::shown(&warnings),
+            shut_down: AtomicBool::new(false),
+            dropped: AtomicBool::new(false),
+        });
         Ok(Parts {
+            status,
             tracer: tracer_provider.tracer_with_scope(scope()),
             meter,
             tracer_provider,
@@ -586,6 +638,14 @@ impl TelemetryBuilder {
             exports_traces: enabled && settings.traces.targets.any(),
             shutdown_timeout: self.shutdown_timeout,
         })
+    }
+}
+
+/// The SDK lets a schema's own attributes lose against those that are there, so they are added before it.
+fn with_schema(builder: ResourceBuilder, schema: Option<&str>) -> Resource {
+    match schema {
+        Some(schema) => builder.with_schema_url([], schema.to_owned()).build(),
+        None => builder.build(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{ledger::Signal, transport::Transport};
+use crate::policy::Plain;
 
 /// Where a signal goes.
 #[derive(Clone)]
@@ -40,7 +41,8 @@ pub struct CollectorUnreachable {
 
 impl fmt::Display for CollectorUnreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "reach the collector of {} at {}: {}", self.signal.as_str(), self.endpoint, self.reason)
+        let (endpoint, reason) = (Plain(&self.endpoint), Plain(&self.reason));
+        write!(f, "reach the collector of {} at {endpoint}: {reason}", self.signal.as_str())
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod endpoint;
 mod headers;
+mod reader;
 mod unsupported;
 
 use std::{path::PathBuf, time::Duration};
@@ -17,12 +18,16 @@ use opentelemetry_sdk::{
 
 use super::ledger::Signal;
 use crate::otlp::{
-    env::{endpoint::GENERAL as GENERAL_ENDPOINT, headers::percent_decoded, unsupported::shown},
+    env::{
+        endpoint::GENERAL as GENERAL_ENDPOINT,
+        headers::percent_decoded,
+        reader::{Reader, own},
+    },
     settings::{
         BadEndpoint, BatchSettings, DEFAULT_BATCH, DEFAULT_BATCH_BYTES, DEFAULT_EXPORT_TIMEOUT,
         DEFAULT_LOG_DELAY, DEFAULT_METRIC_INTERVAL, DEFAULT_OTLP_TIMEOUT, DEFAULT_QUEUE, DEFAULT_QUEUE_BYTES,
         DEFAULT_SPAN_DELAY, OtlpSettings, Overrides, Part, Propagator, Protocol, Settings, SignalSettings,
-        Targets, Warning, WarningKind, capped, compiled, warn_once,
+        Targets, WarningKind, compiled,
     },
 };
 
@@ -45,7 +50,7 @@ fn read_for(
     overrides: &Overrides,
     compiled: fn(Part) -> bool,
 ) -> Result<Settings, BadEndpoint> {
-    let mut r = Reader { get, compiled, warnings: Vec::new() };
+    let mut r = Reader::new(get, compiled);
     r.unsupported();
     let traces = r.signal(Signal::Traces, overrides)?;
     let metrics = r.signal(Signal::Metrics, overrides)?;
@@ -83,90 +88,7 @@ fn read_for(
     })
 }
 
-struct Reader<'a> {
-    get: &'a dyn Fn(&str) -> Option<String>,
-    compiled: fn(Part) -> bool,
-    warnings: Vec<Warning>,
-}
-
 impl Reader<'_> {
-    /// The value without white space around it; `None` if nothing is left, or if it is not UTF-8.
-    fn text(&mut self, name: &str) -> Option<String> {
-        let value = (self.get)(name)?;
-        let value = value.trim();
-        if value.contains(char::REPLACEMENT_CHARACTER) {
-            self.warn(
-                name,
-                shown(name, value),
-                WarningKind::Malformed,
-                "it counts as unset: it is not UTF-8",
-            );
-            return None;
-        }
-        (!value.is_empty()).then(|| value.to_owned())
-    }
-
-    /// The items of a list; `None` if there is no item.
-    fn list(&mut self, name: &str) -> Option<Vec<String>> {
-        let list = self.text(name)?;
-        let items: Vec<_> =
-            list.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect();
-        (!items.is_empty()).then_some(items)
-    }
-
-    fn warn(
-        &mut self,
-        variable: impl Into<String>,
-        value: impl Into<String>,
-        kind: WarningKind,
-        used: impl Into<String>,
-    ) {
-        let (variable, value, used) = (variable.into(), value.into(), used.into());
-        warn_once(&mut self.warnings, Warning { variable, value, kind, used });
-    }
-
-    /// `true` in any case is true, everything else false: what the specification says of its booleans.
-    fn flag(&mut self, name: &str) -> Option<bool> {
-        let value = self.text(name)?;
-        let is_true = value.eq_ignore_ascii_case("true");
-        if !is_true && !value.eq_ignore_ascii_case("false") {
-            self.warn(name, value, WarningKind::Malformed, "false is used");
-        }
-        Some(is_true)
-    }
-
-    fn count(&mut self, name: &str, default: usize) -> usize {
-        let Some(value) = self.text(name) else { return default };
-        match value.parse() {
-            Ok(count) if count > 0 => count,
-            _ => {
-                self.warn(name, value, WarningKind::Malformed, format!("{default} is used"));
-                default
-            }
-        }
-    }
-
-    fn millis(&mut self, name: &str, default: Duration) -> Duration {
-        let Some(value) = self.text(name) else { return default };
-        match value.parse() {
-            Ok(millis) if millis > 0 => capped(Duration::from_millis(millis)),
-            _ => {
-                let used = format!("{} ms are used", default.as_millis());
-                self.warn(name, value, WarningKind::Malformed, used);
-                default
-            }
-        }
-    }
-
-    /// A limit of spans: what is beyond it is left out of the span. Zero leaves out all.
-    fn limit(&mut self, name: &str, default: u32) -> u32 {
-        let Some(value) = self.text(name) else { return default };
-        value.parse().unwrap_or_else(|_| {
-            self.warn(name, value, WarningKind::Malformed, format!("{default} is used"));
-            default
-        })
-    }
-
     fn limits(&mut self) -> SpanLimits {
         const ATTRIBUTES: &str = "OTEL_ATTRIBUTE_COUNT_LIMIT";
         let default = SpanLimits::default();
@@ -221,14 +143,14 @@ impl Reader<'_> {
 
     fn signal(&mut self, signal: Signal, overrides: &Overrides) -> Result<SignalSettings, BadEndpoint> {
         let variable = exporter_variable(signal);
-        let targets = match self.list(variable) {
+        let names = self.list(variable);
+        let unconfigured =
+            names.is_none() && overrides.only_if_configured && !self.is_configured(signal, overrides);
+        let targets = match names {
             Some(names) => self.targets(variable, names),
-            None if self.is_configured(signal, overrides) || !overrides.only_if_configured => {
-                Targets { otlp: true, console: false }
-            }
-            None => Targets::NONE,
+            None => Targets { otlp: !unconfigured, console: false },
         };
-        Ok(SignalSettings { targets, otlp: self.otlp(signal, overrides)? })
+        Ok(SignalSettings { targets, unconfigured, otlp: self.otlp(signal, overrides)? })
     }
 
     fn is_configured(&mut self, signal: Signal, overrides: &Overrides) -> bool {
@@ -297,16 +219,6 @@ impl Reader<'_> {
             certificate: self.either(signal, "CERTIFICATE").map(|(name, path)| (name, path.into())),
             identity: self.identity(signal),
         })
-    }
-
-    /// The signal's own variable, else the general one.
-    fn either(&mut self, signal: Signal, what: &str) -> Option<(String, String)> {
-        let own = own(signal, what);
-        if let Some(value) = self.text(&own) {
-            return Some((own, value));
-        }
-        let general = format!("OTEL_EXPORTER_OTLP_{what}");
-        self.text(&general).map(|value| (general, value))
     }
 
     fn protocol(&mut self, signal: Signal) -> Protocol {
@@ -466,15 +378,6 @@ impl Reader<'_> {
 }
 
 const RATIO: &str = "OTEL_TRACES_SAMPLER_ARG";
-
-fn own(signal: Signal, what: &str) -> String {
-    let signal = match signal {
-        Signal::Traces => "TRACES",
-        Signal::Metrics => "METRICS",
-        Signal::Logs => "LOGS",
-    };
-    format!("OTEL_EXPORTER_OTLP_{signal}_{what}")
-}
 
 fn exporter_variable(signal: Signal) -> &'static str {
     match signal {

@@ -3,11 +3,15 @@
 use std::{
     fmt,
     future::Future,
-    sync::{OnceLock, mpsc},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::SeqCst},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
-use opentelemetry::{metrics::Meter, propagation::TextMapCompositePropagator};
+use opentelemetry::{global, metrics::Meter, propagation::TextMapCompositePropagator};
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_sdk::{
     Resource,
@@ -26,13 +30,17 @@ use super::{
     settings::{Propagator, Warning, capped},
 };
 use crate::{
-    emit::{self, layer},
+    contract,
+    emit::{self, layer_of},
     engine::telemetry_dropped,
     otlp::{
         closing::{Closers, Closing, spawn},
-        report::TelemetryReport,
+        hurry::Hurry,
+        report::{SignalOutcome, TelemetryReport},
+        status::Status,
+        views::names_with_room,
     },
-    run::catch,
+    run::{Recorder, catch},
 };
 
 pub(super) struct Parts {
@@ -51,6 +59,7 @@ pub(super) struct Parts {
     pub(super) exports_traces: bool,
     pub(super) exports_logs: bool,
     pub(super) shutdown_timeout: Duration,
+    pub(super) status: Arc<Status>,
 }
 
 /// Telemetry that was built or installed. Keep it until the program ends, then [`shutdown`](Self::shutdown).
@@ -58,12 +67,19 @@ pub(super) struct Parts {
 /// Dropped without that, it emits a WARN record, flushes for at most [`Telemetry::DROP_TIMEOUT`], blocking the thread that drops it,
 /// and ends: the last spans of a program that forgot are worth half a second, not a hung exit. `let _ = ..` drops it at once;
 /// [`check_instrumentation`](crate::TaskManager::check_instrumentation) says so.
+///
+/// # Fork
+///
+/// Install it after a fork, not before: a child that is forked without `exec` has none of the threads that export, so what it records
+/// waits in queues that nobody empties, and its shutdown ends at its deadline. A child that calls `exec`, as `std::process::Command` does,
+/// is a process of its own.
 #[must_use = "dropping it ends the export of telemetry: keep it until the program ends, then await `shutdown`"]
 pub struct Telemetry {
     parts: Parts,
     filter: String,
+    name_capacity: usize,
     ended: bool,
-    installed: bool,
+    installed: AtomicBool,
 }
 
 impl fmt::Debug for Telemetry {
@@ -79,8 +95,53 @@ impl Telemetry {
     /// How long dropping a [`Telemetry`] that was not shut down may take.
     pub const DROP_TIMEOUT: Duration = Duration::from_millis(500);
 
-    pub(super) fn new(parts: Parts, filter: String) -> Self {
-        Self { parts, filter, ended: false, installed: false }
+    /// How long a shutdown goes on after a signal, in a process that has listened for signals before.
+    pub const SIGNAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+    pub(super) fn new(parts: Parts, filter: String, name_capacity: usize) -> Self {
+        Self { parts, filter, name_capacity, ended: false, installed: AtomicBool::new(false) }
+    }
+
+    /// Makes it the process's, as [`install`](super::TelemetryBuilder::install) does, but for the subscriber and the logger, which are
+    /// yours: the tracer provider, the meter provider, the propagators of `OTEL_PROPAGATORS`, and the meter of managers that were given
+    /// none.
+    ///
+    /// Without it, metrics of managers and of `global::meter` are not collected, and [`remote_context`](crate::telemetry::remote_context)
+    /// and other readers of headers do not know `OTEL_PROPAGATORS`. Call it once the subscriber is set: warnings of variables are written
+    /// here. Managers that were built before come along. If other telemetry was the process's, this takes its place.
+    ///
+    /// ```no_run
+    /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tracing_subscriber::prelude::*;
+    /// let telemetry = otel_tasks::Telemetry::builder().service("tux").build()?;
+    /// tracing_subscriber::registry().with(telemetry.layer()).with(tracing_subscriber::fmt::layer()).init();
+    /// telemetry.set_global();
+    /// # let _report = telemetry.shutdown_blocking();
+    /// # Ok(()) }
+    /// ```
+    pub fn set_global(&self) {
+        if self.parts.enabled {
+            global::set_tracer_provider(self.parts.tracer_provider.clone());
+            global::set_meter_provider(self.parts.meter_provider.clone());
+            emit::installed_with(
+                &self.parts.meter,
+                names_with_room(self.name_capacity),
+                Recorder::join_process,
+            );
+        }
+        self.installed.store(true, SeqCst);
+        emit::ask(Arc::clone(&self.parts.status) as _);
+        emit::flush_with(flush_before_exit);
+        *lock(&INSTALLED) = Some((
+            self.parts.tracer_provider.clone(),
+            self.parts.meter_provider.clone(),
+            self.parts.logger_provider.clone(),
+        ));
+        global::set_text_map_propagator(self.propagator());
+        emit::set_propagation(!self.parts.propagators.is_empty());
+        for warning in self.warnings() {
+            tracing::warn!(target: contract::SCOPE, variable = %warning.variable, "{warning}");
+        }
     }
 
     /// The provider of tracers.
@@ -149,11 +210,6 @@ impl Telemetry {
         propagation::propagator(&self.parts.propagators)
     }
 
-    /// Whether `OTEL_PROPAGATORS` names a propagator.
-    pub(super) fn propagates(&self) -> bool {
-        !self.parts.propagators.is_empty()
-    }
-
     /// A layer for any `tracing_subscriber` registry: spans become OpenTelemetry spans, events become log records with
     /// the name of the event and the ids of the trace.
     ///
@@ -171,7 +227,7 @@ impl Telemetry {
         let bridge = OpenTelemetryTracingBridge::new(&self.parts.logger_provider);
         let bridge =
             bridge.with_filter(filter_fn(move |metadata| records && propagation::exportable(metadata)));
-        layer(self.tracer())
+        layer_of(self.tracer(), Some(Arc::clone(&self.parts.status) as _))
             .with_filter(filter_fn(move |metadata| spans && propagation::exportable(metadata)))
             .and_then(bridge)
     }
@@ -225,6 +281,10 @@ impl Telemetry {
     /// nothing of the runtime, so it ends on time when the runtime is single-threaded, or every worker is blocked. An
     /// export that hangs is left behind on its thread.
     ///
+    /// A signal (SIGTERM, Ctrl-C) that comes meanwhile cuts it to [`Telemetry::SIGNAL_TIMEOUT`] in a process that has called
+    /// [`shutdown_signal`](crate::shutdown_signal); what is left is reported as timed out. In any other process the signal's default
+    /// action ends the process at once.
+    ///
     /// # Cancel safety
     ///
     /// The future only waits: dropping it loses the report, and the export goes on.
@@ -263,6 +323,7 @@ impl Telemetry {
     /// Without a thread to run on, `tell` is dropped uncalled.
     fn begin_shutdown(&mut self, timeout: Duration, tell: impl FnOnce(TelemetryReport) + Send + 'static) {
         self.ended = true;
+        self.parts.status.shut_down.store(true, SeqCst);
         let closers = std::mem::take(&mut self.parts.closers);
         // Here and not on the thread: the providers are dropped when this returns, and would close and wait.
         if let Some(spans) = &closers.spans {
@@ -271,21 +332,47 @@ impl Telemetry {
         if let Some(records) = &closers.records {
             records.refuse();
         }
+        let balance = self.parts.balance.clone();
+        let on = [closers.spans.is_some(), closers.metrics.is_some(), closers.records.is_some()];
         let closing = Closing {
             closers,
             meter_provider: self.parts.meter_provider.clone(),
-            balance: self.parts.balance.clone(),
+            balance: balance.clone(),
             timeout,
         };
-        let _ = spawn("otel-tasks-flush", move || tell(closing.run()));
+        let began = Instant::now();
+        let hurry = (timeout > Self::SIGNAL_TIMEOUT).then(Hurry::listen).flatten();
+        let (done, ended) = oneshot::channel::<()>();
+        // Told by whichever ends first.
+        let tell = Arc::new(Mutex::new(Some(tell)));
+        let first = move |tell: &Mutex<Option<_>>| tell.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let in_order = Arc::clone(&tell);
+        let _ = spawn("otel-tasks-flush", move || {
+            let report = closing.run();
+            if let Some(tell) = first(&in_order) {
+                tell(report);
+            }
+            drop(done);
+        });
+        let Some(hurry) = hurry else { return };
+        let _ = spawn("otel-tasks-signals", move || {
+            if hurry.was_cut(ended, Self::SIGNAL_TIMEOUT) {
+                let took = began.elapsed();
+                let outcome = |on| if on { SignalOutcome::TimedOut } else { SignalOutcome::Off };
+                let report = TelemetryReport::new(balance.snapshot(), on.map(|on| (outcome(on), took)), took);
+                if let Some(tell) = first(&tell) {
+                    tell(report);
+                }
+            }
+        });
     }
 }
 
 impl Drop for Telemetry {
     fn drop(&mut self) {
         if !self.ended {
-            if self.installed {
-                emit::telemetry_dropped();
+            self.parts.status.dropped.store(true, SeqCst);
+            if self.installed.load(SeqCst) {
                 // Before the end, so that it is exported too. The subscriber may panic, and this may be an unwinding thread.
                 let _ = catch(false, telemetry_dropped);
             }
@@ -294,25 +381,19 @@ impl Drop for Telemetry {
     }
 }
 
-/// The installed providers, for a process that ends without shutting its telemetry down.
-static INSTALLED: OnceLock<(SdkTracerProvider, SdkMeterProvider, SdkLoggerProvider)> = OnceLock::new();
+type Providers = (SdkTracerProvider, SdkMeterProvider, SdkLoggerProvider);
 
-pub(super) fn keep_for_exit(telemetry: &mut Telemetry) {
-    telemetry.installed = true;
-    crate::emit::flush_with(flush_before_exit);
-    let parts = &telemetry.parts;
-    // Installed once per process: the subscriber can be set once only.
-    let _ = INSTALLED.set((
-        parts.tracer_provider.clone(),
-        parts.meter_provider.clone(),
-        parts.logger_provider.clone(),
-    ));
+/// The process's providers, for one that ends without shutting its telemetry down.
+static INSTALLED: Mutex<Option<Providers>> = Mutex::new(None);
+
+fn lock(providers: &Mutex<Option<Providers>>) -> MutexGuard<'_, Option<Providers>> {
+    providers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Flushes what is installed, for at most a second, on threads of its own: the exporters may hang.
 fn flush_before_exit() {
     const AT_MOST: Duration = Duration::from_secs(1);
-    let Some((spans, metrics, records)) = INSTALLED.get() else { return };
+    let Some((spans, metrics, records)) = lock(&INSTALLED).clone() else { return };
     let (done, all_done) = mpsc::channel();
     let flushes: [Box<dyn FnOnce() + Send>; 3] = [
         Box::new(move || drop(spans.force_flush())),
@@ -335,10 +416,7 @@ fn flush_before_exit() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::otlp::{
-        ledger::{BalanceSnapshot, SignalBalance},
-        report::SignalOutcome,
-    };
+    use crate::otlp::ledger::{BalanceSnapshot, SignalBalance};
 
     #[test]
     fn a_report_is_one_line_for_each_signal_with_its_losses() {

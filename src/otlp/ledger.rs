@@ -96,6 +96,9 @@ impl BalanceSnapshot {
 /// Something that can say what became of its items.
 pub(super) trait Ledger: Send + Sync {
     fn read(&self) -> SignalBalance;
+
+    /// Why exporting fails, from the first failure until the next success.
+    fn failure(&self) -> Option<String>;
 }
 
 /// A handle on the counts of what was sent and what was not; cheap to clone, and valid after the shutdown.

@@ -2,7 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use crate::otlp::ledger::{BalanceSnapshot, Signal};
+use crate::{
+    otlp::ledger::{BalanceSnapshot, Signal},
+    policy::Plain,
+};
 
 /// How the last export of a signal ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,7 +139,7 @@ impl fmt::Display for SignalReport {
         match &self.outcome {
             SignalOutcome::Delivered | SignalOutcome::Off => Ok(()),
             SignalOutcome::TimedOut => write!(f, "; timed out after {:.1} s", self.took.as_secs_f64()),
-            SignalOutcome::Failed(text) => write!(f, "; {text}"),
+            SignalOutcome::Failed(text) => write!(f, "; {}", Plain(text)),
         }
     }
 }

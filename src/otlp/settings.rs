@@ -7,6 +7,8 @@ use opentelemetry_sdk::{
     trace::{Sampler, SpanLimits},
 };
 
+use crate::policy::Plain;
+
 pub(super) const DEFAULT_QUEUE: usize = 65_536;
 pub(super) const DEFAULT_BATCH: usize = 512;
 pub(super) const DEFAULT_QUEUE_BYTES: usize = 32 * 1024 * 1024;
@@ -142,7 +144,7 @@ impl fmt::Display for Warning {
             WarningKind::Unsupported => "is not supported",
             WarningKind::Suspicious => "is probably not what was meant",
         };
-        write!(f, "{variable}={value:?} {what}: {used}")
+        write!(f, "{variable}={value:?} {what}: {}", Plain(used))
     }
 }
 
@@ -239,6 +241,8 @@ impl fmt::Debug for OtlpSettings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SignalSettings {
     pub(super) targets: Targets,
+    /// Off because nothing is configured, and that was asked for.
+    pub(super) unconfigured: bool,
     pub(super) otlp: OtlpSettings,
 }
 

@@ -253,4 +253,8 @@ impl Ledger for KeepingLedger {
         counts.buffer_full += lost;
         counts
     }
+
+    fn failure(&self) -> Option<String> {
+        self.queue.failure()
+    }
 }

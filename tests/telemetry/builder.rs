@@ -274,6 +274,54 @@ fn telemetry_that_is_dropped_is_still_flushed() {
 }
 
 #[test]
+fn a_sampler_in_code_beats_the_variable() {
+    use opentelemetry_sdk::trace::Sampler;
+    let env = |name: &str| (name == "OTEL_TRACES_SAMPLER").then(|| "always_off".to_owned());
+    for (sampler, spans) in [(Some(Sampler::AlwaysOn), 1), (None, 0)] {
+        let receiver = Receiver::start(Protocol::HttpProtobuf);
+        let telemetry = receiver.telemetry("tux").env(env);
+        let telemetry = match sampler {
+            Some(sampler) => telemetry.sampler(sampler),
+            None => telemetry,
+        };
+        let telemetry = telemetry.build().expect("telemetry");
+        telemetry.tracer().start("one").end();
+        let _report = telemetry.shutdown_blocking();
+        assert_eq!(receiver.spans().len(), spans);
+    }
+}
+
+#[test]
+fn a_resource_of_your_own_lies_between_the_variables_and_the_builders_attributes() {
+    use opentelemetry_sdk::Resource;
+    let pair = |key: &'static str, value: &'static str| opentelemetry::KeyValue::new(key, value);
+    let env = |name: &str| {
+        let list = "service.name=env,region=env,zone=env,host=env";
+        (name == "OTEL_RESOURCE_ATTRIBUTES").then(|| list.to_owned())
+    };
+    let detected = Resource::builder().with_attributes([pair("region", "own"), pair("zone", "own")]).build();
+    let named = Resource::builder_empty()
+        .with_schema_url([pair("rack", "7")], "https://opentelemetry.io/schemas/1.42.0")
+        .build();
+    let telemetry = otel_tasks::Telemetry::builder()
+        .env(env)
+        .export_if_configured()
+        .resource(detected)
+        .resource(named)
+        .resource_attribute("zone", "code")
+        .build()
+        .expect("telemetry");
+    let get = |key: &'static str| telemetry.resource().get(&key.into()).map(|value| value.to_string());
+    let found = ["service.name", "host", "region", "zone", "rack"].map(get);
+    assert_eq!(found.map(Option::unwrap_or_default), ["env", "env", "own", "code", "7"]);
+    assert_eq!(telemetry.resource().schema_url(), Some("https://opentelemetry.io/schemas/1.42.0"));
+    let own = Resource::builder_empty().with_attribute(pair("service.name", "own")).build();
+    let telemetry = otel_tasks::Telemetry::builder().env(env).export_if_configured().resource(own);
+    let telemetry = telemetry.build().expect("telemetry");
+    assert_eq!(telemetry.resource().get(&"service.name".into()), Some("own".into()));
+}
+
+#[test]
 fn propagation_follows_the_variable() {
     use opentelemetry::propagation::TextMapPropagator as _;
     let fields = |value: Option<&'static str>| {

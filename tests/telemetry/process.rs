@@ -8,7 +8,7 @@ use std::{
 };
 
 use opentelemetry::trace::{Span as _, Tracer as _};
-use otel_tasks::telemetry::{Protocol, SignalOutcome};
+use otel_tasks::telemetry::{Protocol, SignalOutcome, TelemetryState};
 
 use crate::support::{
     otlp::{Receiver, closed_port, wait_for},
@@ -182,6 +182,109 @@ fn a_collector_that_is_away_and_comes_back_is_one_line_each_and_not_exported() {
     assert_eq!(count(" opentelemetry"), 0, "each retry is not told as well: {lines}");
 }
 
+/// Seen to fail without `set_global`: metrics of a program with a subscriber of its own were not collected, and headers not read.
+#[test]
+fn building_touches_nothing_global_and_set_global_makes_it_the_processs() {
+    use opentelemetry::{global, trace::TraceContextExt as _};
+    use tracing_subscriber::prelude::*;
+    if is_child() {
+        let receiver = Receiver::start(Protocol::HttpProtobuf);
+        let first = Receiver::start(Protocol::HttpProtobuf);
+        let own = |name: &str| match name {
+            "OTEL_PROPAGATORS" => Some("baggage".to_owned()),
+            "OTEL_METRIC_EXPORT_INTERVAL" => Some("soon".to_owned()),
+            _ => None,
+        };
+        let earlier = first.telemetry("earlier").build().expect("telemetry");
+        let telemetry = receiver.telemetry("own").env(own).build().expect("telemetry");
+        tracing_subscriber::registry()
+            .with(telemetry.layer())
+            .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false))
+            .init();
+
+        assert!(!global::tracer("mine").start("lost").span_context().is_valid(), "no tracer provider");
+        global::meter_provider().meter("mine").u64_counter("lost").build().add(1, &[]);
+        let fields = || global::get_text_map_propagator(|propagator| propagator.fields().count());
+        assert_eq!(fields(), 0, "no propagator");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let tasks = runtime.block_on(async {
+            let tasks = otel_tasks::TaskManager::new();
+            tasks.spawn("early", async {}).await.expect("a run");
+            tasks
+        });
+        telemetry.meter_provider().force_flush().expect("a receiver");
+        assert_eq!(receiver.sum("task.runs", &[]), None, "no meter of the process");
+
+        earlier.set_global();
+        telemetry.set_global();
+        assert!(fields() > 0);
+        let headers = [
+            ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+            ("baggage", "tenant=acme"),
+        ];
+        let remote = otel_tasks::telemetry::remote_context(|name| {
+            headers.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
+        });
+        use opentelemetry::baggage::BaggageExt as _;
+        assert_eq!(remote.baggage().get("tenant").map(|value| value.as_str()), Some("acme"));
+        assert!(!remote.span().span_context().is_valid(), "tracecontext was not asked for");
+        global::tracer("mine").start("found").end();
+        runtime.block_on(async { tasks.spawn("early", async {}).await.expect("a run") });
+        let report = telemetry.shutdown_blocking();
+        assert!(report.is_complete(), "{report}");
+        receiver.span("found");
+        assert_eq!(receiver.sum("task.runs", &[("task.name", "early")]), Some(2.0), "the early run, too");
+        let _report = earlier.shutdown_blocking();
+        assert_eq!(first.spans().len(), 0, "another took its place");
+        return;
+    }
+    let output = child("building_touches_nothing_global_and_set_global_makes_it_the_processs")
+        .output()
+        .expect("a child");
+    let lines = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{lines}");
+    let warning = "OTEL_METRIC_EXPORT_INTERVAL=\"soon\" cannot be read: 60000 ms are used";
+    assert_eq!(lines.matches(warning).count(), 1, "{lines}");
+}
+
+/// Seen to fail: fields were written as they were, and so were line feeds and marks of direction in messages.
+#[test]
+fn what_is_logged_never_reaches_the_terminal_raw() {
+    const EVIL: &str = "evil\u{1b}[2J\u{9b}1m\r\n2026-01-01T00:00:00Z ERROR forged\u{202e}";
+    #[derive(Debug)]
+    struct Evil;
+    impl std::fmt::Display for Evil {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(EVIL)
+        }
+    }
+    impl std::error::Error for Evil {}
+    if is_child() {
+        let telemetry = otel_tasks::Telemetry::builder().env(|_| None).export_if_configured().install();
+        let telemetry = telemetry.expect("telemetry");
+        let span = tracing::info_span!("span", shown = %Evil, later = tracing::field::Empty);
+        span.record("later", tracing::field::display(Evil));
+        let _entered = span.enter();
+        let error: &(dyn std::error::Error + 'static) = &Evil;
+        tracing::info!(field = %Evil, text = EVIL, error, "{EVIL}");
+        tracing::info!(message = EVIL);
+        log::info!("{EVIL}");
+        let _report = telemetry.shutdown_blocking();
+        return;
+    }
+    let output = child("what_is_logged_never_reaches_the_terminal_raw").output().expect("a child");
+    let lines = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{lines}");
+    let bad = |c: char| c.is_control() && c != '\n' || ('\u{2028}'..='\u{202e}').contains(&c);
+    assert_eq!(lines.chars().filter(|&c| bad(c)).collect::<String>(), "", "{lines:?}");
+    assert!(!lines.lines().any(|line| line.starts_with("2026-01-01")), "a forged line: {lines}");
+    let evil = "evil\\u{1b}[2J\\u{9b}1m\\r\\n2026-01-01T00:00:00Z ERROR forged\\u{202e}";
+    let first = lines.lines().next().expect("a line");
+    assert!(first.contains(&format!("span{{shown={evil} later={evil}}}: ")), "{first}");
+    assert!(first.ends_with(&format!("{evil} field={evil} text=\"{evil}\" error={evil}")), "{first}");
+    assert_eq!(lines.matches(&format!(": {evil}\n")).count(), 2, "{lines}");
+}
+
 /// Seen to fail: they reached nobody.
 #[test]
 fn records_of_log_reach_the_terminal_and_the_receiver() {
@@ -269,13 +372,88 @@ fn metrics_that_are_off_are_no_errors() {
     }
 }
 
+/// Seen to fail: the signal was taken, and the shutdown went on to its deadline.
+#[test]
+#[cfg(unix)]
+fn a_signal_cuts_the_shutdown_in_a_process_that_listens() {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    const TEST: &str = "a_signal_cuts_the_shutdown_in_a_process_that_listens";
+    const WAY: &str = "OTEL_TASKS_TEST_WAY";
+    const DEADLINE: Duration = Duration::from_secs(60);
+    if is_child() {
+        let way = std::env::var(WAY).expect("set by the parent");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            if way != "deaf" {
+                drop(otel_tasks::shutdown_signal());
+            }
+            let telemetry = otel_tasks::Telemetry::builder().shutdown_timeout(DEADLINE).build();
+            let telemetry = telemetry.expect("telemetry");
+            telemetry.tracer().start("waits").end();
+            let report = if way == "blocks" {
+                println!("shutting down");
+                telemetry.shutdown_blocking()
+            } else {
+                let ends = telemetry.shutdown();
+                println!("shutting down");
+                ends.await
+            };
+            println!("{report}");
+        });
+        return;
+    }
+    let receiver = Receiver::start(Protocol::HttpProtobuf);
+    receiver.set_behaviour(crate::support::otlp::Behaviour::Hang);
+    for way in ["awaits", "blocks", "deaf"] {
+        let began = std::time::Instant::now();
+        let mut child = child(TEST)
+            .env(WAY, way)
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint())
+            .env("OTEL_EXPORTER_OTLP_TIMEOUT", "60000")
+            .env("OTEL_BSP_EXPORT_TIMEOUT", "60000")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a child");
+        let mut output = BufReader::new(child.stdout.take().expect("its output"));
+        let mut line = String::new();
+        while !line.contains("shutting down") {
+            line.clear();
+            assert!(output.read_line(&mut line).expect("text") > 0, "the child ended early");
+        }
+        // Again and again: the first may come before the child listens.
+        let ends = |child: &mut std::process::Child| {
+            let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+            wait_for(Duration::from_secs(4), || child.try_wait().is_ok_and(|status| status.is_some()))
+        };
+        let ended = (0..4).any(|_| ends(&mut child));
+        let _ = child.kill();
+        let status = child.wait().expect("a child that ends");
+        assert!(ended, "{way}: it went on");
+        assert!(began.elapsed() < Duration::from_secs(20), "{way}: after {:?}", began.elapsed());
+        let mut rest = String::new();
+        std::io::Read::read_to_string(&mut output, &mut rest).expect("text");
+        if way == "deaf" {
+            assert_eq!(status.signal(), Some(15), "the default action: {rest}");
+        } else {
+            assert!(status.success(), "{way}: {rest}");
+            assert!(
+                rest.contains("0 of 1 spans delivered, 1 undelivered; timed out after 1."),
+                "{way}: {rest}"
+            );
+        }
+    }
+}
+
 /// Seen to fail in silence.
 #[test]
 fn installed_telemetry_that_is_dropped_at_once_is_a_warning() {
     if is_child() {
         let _ = otel_tasks::Telemetry::builder().env(|_| None).install().expect("telemetry");
         let check = otel_tasks::TaskManager::new().check_instrumentation();
-        assert!(check.telemetry_dropped && !check.is_complete(), "{check}");
+        let export = check.export.as_ref().expect("it was installed");
+        assert_eq!(export.state, TelemetryState::Dropped);
+        assert!(!check.is_complete(), "{check}");
         assert!(check.to_string().starts_with("telemetry: DROPPED"), "{check}");
         return;
     }
@@ -294,7 +472,8 @@ fn telemetry_that_is_shut_down_or_was_not_installed_is_no_warning() {
         drop(built);
         assert!(otel_tasks::Telemetry::builder().env(|_| None).install().is_err());
         let _report = installed.shutdown_blocking();
-        assert!(!otel_tasks::TaskManager::new().check_instrumentation().telemetry_dropped);
+        let check = otel_tasks::TaskManager::new().check_instrumentation();
+        assert_eq!(check.export.map(|export| export.state), Some(TelemetryState::ShutDown));
         return;
     }
     let output = child("telemetry_that_is_shut_down_or_was_not_installed_is_no_warning").output();

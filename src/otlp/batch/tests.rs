@@ -280,10 +280,10 @@ fn an_outage_that_is_shorter_than_the_queue_loses_nothing() {
         batcher.push(item);
         assert!(attempts.recv_timeout(SOON).is_ok());
     });
-    assert_eq!(batcher.last_failure().as_deref(), Some("down"));
+    assert_eq!(batcher.failure().as_deref(), Some("down"));
     up.store(true, std::sync::atomic::Ordering::SeqCst);
     assert!(is_soon(|| batcher.read().exported == 5), "{:?}", batcher.read());
-    assert_eq!(batcher.last_failure(), None);
+    assert_eq!(batcher.failure(), None);
     assert!(batcher.close(SOON).is_ok());
 }
 

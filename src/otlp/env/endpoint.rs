@@ -1,6 +1,6 @@
 //! The endpoints of the variables: which address each signal has, and what is probably wrong with it.
 
-use super::{Reader, own};
+use super::reader::{Reader, own};
 use crate::otlp::{
     ledger::Signal,
     settings::{BadEndpoint, Overrides, Part, Protocol, WarningKind, redacted},

@@ -1,10 +1,7 @@
 //! The headers of the variables: pairs that HTTP and gRPC allow; each that is not sent as it was written is warned of.
 
-use super::Reader;
+use super::reader::{HIDDEN, Reader};
 use crate::otlp::{ledger::Signal, settings::WarningKind};
-
-/// Stands in a warning for a text that may be a credential.
-pub(super) const HIDDEN: &str = "(hidden)";
 
 const LEFT_OUT: &str = "the header is left out";
 

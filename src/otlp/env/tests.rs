@@ -530,6 +530,16 @@ fn every_variable_is_read_or_warned_of_whatever_is_written_in_it() {
     let listed = variables.iter().map(|(name, _)| name.clone()).collect();
     assert_eq!(asked.into_inner().expect("whole"), listed, "this table has each variable that is read");
 
+    let page = include_str!("../../../docs/telemetry.md");
+    for (name, _) in &variables {
+        let general = ["_TRACES_", "_METRICS_", "_LOGS_"]
+            .into_iter()
+            .filter(|signal| name.starts_with(&format!("OTEL_EXPORTER_OTLP{signal}")))
+            .fold(name.clone(), |name, signal| name.replacen(signal, "_", 1));
+        let is_there = [name, &general].into_iter().any(|name| page.contains(&format!("`{name}`")));
+        assert!(is_there, "docs/telemetry.md has no {name}");
+    }
+
     for (name, accepted) in &variables {
         for unset in ["", " ", "\t\n"] {
             let s = settings(&[(name, unset)]);

@@ -1,7 +1,7 @@
 //! The variables of the specification that have no effect here. Each that is set is warned of, with what is used instead.
 
-use super::{Reader, headers::HIDDEN};
-use crate::otlp::settings::{WarningKind, redacted};
+use super::reader::Reader;
+use crate::otlp::settings::WarningKind;
 
 const NOT_CUT: &str = "values are not cut";
 const NO_LOG_LIMIT: &str = "attributes of log records are not counted";
@@ -40,8 +40,7 @@ pub(super) const ONE_VALUE: [(&str, &str); 2] = [
 impl Reader<'_> {
     pub(super) fn unsupported(&mut self) {
         for (name, used) in UNSUPPORTED {
-            if let Some(value) = self.text(name) {
-                let value = shown(name, &value);
+            if let Some(value) = self.shown(name) {
                 self.warn(name, value, WarningKind::Unsupported, used);
             }
         }
@@ -50,17 +49,5 @@ impl Reader<'_> {
                 self.warn(name, value, WarningKind::Unsupported, format!("{only} is used"));
             }
         }
-    }
-}
-
-/// The value as a warning may show it.
-pub(super) fn shown(name: &str, value: &str) -> String {
-    let is_secret = ["HEADERS", "PASSWORD", "USER"].iter().any(|end| name.ends_with(end));
-    if is_secret {
-        HIDDEN.to_owned()
-    } else if name.ends_with("ENDPOINT") {
-        redacted(value)
-    } else {
-        value.to_owned()
     }
 }

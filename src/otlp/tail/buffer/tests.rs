@@ -1,8 +1,8 @@
 use std::borrow::Cow;
 
 use opentelemetry::{
-    InstrumentationScope, TraceFlags,
-    trace::{SpanContext, SpanKind, TraceState},
+    InstrumentationScope, KeyValue, TraceFlags,
+    trace::{SpanContext, SpanKind, Status, TraceState},
 };
 use proptest::prelude::*;
 
