@@ -5,6 +5,7 @@ mod builder;
 mod closing;
 mod env;
 mod error;
+mod extras;
 mod handle;
 mod ledger;
 mod processors;
