@@ -7,11 +7,12 @@
 use std::{
     iter,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
-use opentelemetry::KeyValue;
+use opentelemetry::{KeyValue, SpanId, TraceId};
 
-use super::exemplars::Exemplars;
+use super::exemplars::{Exemplars, RunExemplar};
 use crate::{
     cell::{Entry, Identity},
     contract::{ERROR_TYPE_OTHER, ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT, key},
@@ -108,13 +109,28 @@ impl Entry<TaskAttributes> {
         self.extra.sets.get().is_some() || self.cell.ended_runs() > 1
     }
 
-    pub(super) fn exemplars(&self) -> &Exemplars {
-        self.sets().exemplars.get_or_init(Default::default)
+    /// Notes a run that has ended as an exemplar of its bucket.
+    pub(crate) fn note_exemplar(
+        &self,
+        kind: ExitKind,
+        error_type: Option<&'static str>,
+        duration: Duration,
+        span: (TraceId, SpanId),
+    ) {
+        let (series, error_type) = self.recorded_as(error_type);
+        let exemplars = series.sets().exemplars.get_or_init(Default::default);
+        exemplars.run_ended(kind, error_type, duration, span);
     }
 
-    /// Those that were noted, without making a place for more.
-    pub(super) fn noted_exemplars(&self) -> Option<&Exemplars> {
-        self.extra.sets.get()?.exemplars.get().map(|exemplars| &**exemplars)
+    /// The exemplars of the runs that are recorded under this name.
+    pub(crate) fn run_exemplars(&self) -> Vec<RunExemplar> {
+        let Some(noted) = self.extra.sets.get().and_then(|sets| sets.exemplars.get()) else {
+            return Vec::new();
+        };
+        noted.all(|kind, error_type| match error_type {
+            None => self.result_attributes(kind).to_vec(),
+            Some(error_type) => with(self.result_attributes(kind), key::ERROR_TYPE, error_type),
+        })
     }
 
     /// [`Self::result_attributes`] for a run that ends.

@@ -13,8 +13,7 @@ use std::{
 
 use opentelemetry::{KeyValue, SpanId, TraceId, trace::SpanRef};
 
-use super::TaskAttributes;
-use crate::{cell::Entry, contract::DURATION_BOUNDARIES, policy::ExitKind};
+use crate::{contract::DURATION_BOUNDARIES, policy::ExitKind};
 
 /// How long a bucket keeps its slowest run: after that any other takes its place, so that the trace can still be found.
 const SLOWEST_FOR: Duration = Duration::from_secs(60);
@@ -69,6 +68,36 @@ impl Kept {
 }
 
 impl Exemplars {
+    /// Notes a run that has just ended.
+    pub(super) fn run_ended(
+        &self,
+        kind: ExitKind,
+        error_type: Option<&'static str>,
+        duration: Duration,
+        (trace_id, span_id): (TraceId, SpanId),
+    ) {
+        let seconds = duration.as_secs_f64();
+        let bucket = DURATION_BOUNDARIES.partition_point(|boundary| *boundary < seconds);
+        let bucket = u8::try_from(bucket).unwrap_or(u8::MAX);
+        let ended = SystemTime::now();
+        self.note(Kept { bucket, kind, error_type, duration, ended, trace_id, span_id });
+    }
+
+    /// All runs that are kept, each with the attributes of its result and its error type.
+    pub(super) fn all(
+        &self,
+        attributes: impl Fn(ExitKind, Option<&'static str>) -> Vec<KeyValue>,
+    ) -> Vec<RunExemplar> {
+        let exemplar = |Kept { kind, error_type, duration, ended, trace_id, span_id, .. }| RunExemplar {
+            attributes: attributes(kind, error_type),
+            duration,
+            ended,
+            trace_id,
+            span_id,
+        };
+        self.kept().into_iter().map(exemplar).collect()
+    }
+
     fn note(&self, run: Kept) {
         // Busy with another run of the name: one of the two is enough.
         let Ok(mut held) = self.0.try_lock() else { return };
@@ -79,44 +108,8 @@ impl Exemplars {
         }
     }
 
-    fn all(&self) -> Vec<Kept> {
+    fn kept(&self) -> Vec<Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Entry<TaskAttributes> {
-    /// Notes a run that has ended as an exemplar of its bucket.
-    pub(crate) fn note_exemplar(
-        &self,
-        kind: ExitKind,
-        error_type: Option<&'static str>,
-        duration: Duration,
-        (trace_id, span_id): (TraceId, SpanId),
-    ) {
-        let (series, error_type) = self.recorded_as(error_type);
-        let seconds = duration.as_secs_f64();
-        let bucket = DURATION_BOUNDARIES.partition_point(|boundary| *boundary < seconds);
-        let bucket = u8::try_from(bucket).unwrap_or(u8::MAX);
-        let ended = SystemTime::now();
-        let run = Kept { bucket, kind, error_type, duration, ended, trace_id, span_id };
-        series.exemplars().note(run);
-    }
-
-    /// The exemplars of the runs that are recorded under this name.
-    pub(crate) fn run_exemplars(&self) -> Vec<RunExemplar> {
-        let kept = self.noted_exemplars().map(Exemplars::all).unwrap_or_default();
-        let exemplar = |kept: Kept| {
-            let Kept { kind, error_type, duration, ended, trace_id, span_id, .. } = kept;
-            let mut attributes = Vec::new();
-            match error_type {
-                None => attributes.extend_from_slice(self.result_attributes(kind)),
-                Some(error_type) => {
-                    self.with_error_attributes(kind, error_type, |set| attributes.extend_from_slice(set));
-                }
-            }
-            RunExemplar { attributes, duration, ended, trace_id, span_id }
-        };
-        kept.into_iter().map(exemplar).collect()
     }
 }
 
@@ -172,7 +165,7 @@ mod tests {
         let note = |run: Kept| {
             held.note(run);
             let millis = |held: &Kept| (held.bucket, held.kind, held.duration.as_millis());
-            held.all().iter().map(millis).collect::<Vec<_>>()
+            held.kept().iter().map(millis).collect::<Vec<_>>()
         };
         assert_eq!(note(run(3, success, 20, 0)), [(3, success, 20)]);
         assert_eq!(note(run(3, success, 19, 60)), [(3, success, 20)]);

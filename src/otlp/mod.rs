@@ -8,6 +8,7 @@ mod console;
 mod delivery;
 mod env;
 mod error;
+mod extras;
 mod handle;
 mod hurry;
 mod ledger;

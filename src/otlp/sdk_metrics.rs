@@ -6,23 +6,10 @@
 use opentelemetry::{KeyValue, metrics::Meter};
 
 use super::{
-    builder::TelemetryBuilder,
     ledger::{Balance, Signal},
     settings::{Protocol, SignalSettings},
 };
 use crate::contract::{ERROR_TYPE_OTHER, Instrument, key, sdk};
-
-impl TelemetryBuilder {
-    /// Adds the instruments `otel.sdk.processor.*` and `otel.sdk.exporter.*` for spans and log records, for dashboards that know
-    /// them from other SDKs. Off by default.
-    ///
-    /// They show the figures of the [`Balance`], as `task.telemetry.dropped` does. The names and attributes are those of
-    /// OpenTelemetry's semantic conventions 1.42, which may still change them. The batch that is being exported counts as queued.
-    pub fn sdk_metrics(mut self) -> Self {
-        self.sdk_metrics = true;
-        self
-    }
-}
 
 /// A pipeline of spans or log records.
 pub(super) struct Pipeline {

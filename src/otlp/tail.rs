@@ -28,10 +28,7 @@ use opentelemetry_sdk::{
 };
 
 use self::buffer::{Bounds, Buffer, Settled, is_outermost};
-use super::{
-    builder::TelemetryBuilder,
-    ledger::{Ledger, SignalBalance},
-};
+use super::ledger::{Ledger, SignalBalance};
 use crate::contract::{SPAN_RUN, key};
 
 /// Why a trace is kept that is not sampled.
@@ -41,69 +38,13 @@ pub(super) struct Keep {
     pub(super) slow: Option<Duration>,
 }
 
-impl TelemetryBuilder {
-    /// The most spans of one trace that are held for [`keep_failed_traces`](Self::keep_failed_traces) and
-    /// [`keep_slow_traces`](Self::keep_slow_traces). Those that ended last are held.
-    pub const HELD_SPANS_OF_TRACE: usize = 1_000;
+pub(super) const HELD_SPANS_OF_TRACE: usize = 1_000;
+pub(super) const HELD_SPANS: usize = 32_768;
+pub(super) const HELD_BYTES: usize = 32 << 20;
+pub(super) const HELD_AGE: Duration = Duration::from_secs(300);
 
-    /// The most spans that are held, of all traces.
-    pub const HELD_SPANS: usize = 32_768;
-
-    /// The most bytes that held spans take, as an estimate: 32 MiB.
-    pub const HELD_BYTES: usize = 32 << 20;
-
-    /// How long a span is held at most: 5 minutes.
-    pub const HELD_AGE: Duration = Duration::from_secs(300);
-
-    /// Exports the whole trace of each run that fails, also if the sampler leaves it out. Off by default.
-    ///
-    /// A run fails if it returns an error, panics or passes its time limit; a cancelled run does not fail. A trace is also kept
-    /// if its outermost span in this process ends with the status `Error`.
-    ///
-    /// Spans that the sampler leaves out are recorded and held until their trace is kept, or until no span of it is open in this
-    /// process. Then they are dropped. The bounds are [`HELD_SPANS_OF_TRACE`](Self::HELD_SPANS_OF_TRACE),
-    /// [`HELD_SPANS`](Self::HELD_SPANS), [`HELD_BYTES`](Self::HELD_BYTES) and [`HELD_AGE`](Self::HELD_AGE); the oldest spans go
-    /// first. What a kept trace lost to them is `buffer_full` in the [`Balance`](crate::telemetry::Balance).
-    ///
-    /// - Spans that outlive the run are part of its trace, also those that begin after it. After each reason to keep a trace, as
-    ///   many further spans are exported as one trace may hold. Beyond that they are held again, for the next reason.
-    /// - If the trace comes from another process which sampled it, it is exported as without this setting. If it was not sampled
-    ///   there, it is kept whole in this process. Other services have seen "not sampled" in the headers, and kept nothing.
-    /// - Each span costs what a sampled span costs, except for its export.
-    ///
-    /// ```no_run
-    /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
-    /// // With OTEL_TRACES_SAMPLER=parentbased_traceidratio and OTEL_TRACES_SAMPLER_ARG=0.01: one trace in a hundred, and
-    /// // each in which a run fails or takes two seconds.
-    /// let telemetry = otel_tasks::Telemetry::builder()
-    ///     .keep_failed_traces()
-    ///     .keep_slow_traces(std::time::Duration::from_secs(2))
-    ///     .install()?;
-    /// # drop(telemetry);
-    /// # Ok(()) }
-    /// ```
-    pub fn keep_failed_traces(mut self) -> Self {
-        self.keep.get_or_insert_default().failed = true;
-        self
-    }
-
-    /// Exports the whole trace of each run that takes `threshold` or longer, also if the sampler leaves it out. Off by default.
-    ///
-    /// A trace is also kept if its outermost span in this process takes that long. A run of a registered closure is as long as the
-    /// task lives, so it is never slow; iterations of loops may be. All else is as with
-    /// [`keep_failed_traces`](Self::keep_failed_traces), which this does not include.
-    pub fn keep_slow_traces(mut self, threshold: Duration) -> Self {
-        self.keep.get_or_insert_default().slow = Some(threshold);
-        self
-    }
-}
-
-const BOUNDS: Bounds = Bounds {
-    spans_of_trace: TelemetryBuilder::HELD_SPANS_OF_TRACE,
-    spans: TelemetryBuilder::HELD_SPANS,
-    bytes: TelemetryBuilder::HELD_BYTES,
-    age: TelemetryBuilder::HELD_AGE,
-};
+const BOUNDS: Bounds =
+    Bounds { spans_of_trace: HELD_SPANS_OF_TRACE, spans: HELD_SPANS, bytes: HELD_BYTES, age: HELD_AGE };
 
 impl Keep {
     /// The sampler that also records what `sampler` drops.

@@ -179,10 +179,7 @@ impl Buffer {
             let Some((_, id)) = self.oldest() else { break };
             self.evict(id, settled);
         }
-        if self.order.len() > 2 * self.spans + 1_024 {
-            let traces = &self.traces;
-            self.order.retain(|(number, _, id)| traces.get(id).is_some_and(|trace| trace.holds(*number)));
-        }
+        self.forget_gone();
     }
 
     /// Drops the spans that have been held for too long.
@@ -220,6 +217,15 @@ impl Buffer {
     fn release(&mut self, held: &VecDeque<Held>) {
         self.spans -= held.len();
         self.bytes -= held.iter().map(|held| held.bytes).sum::<usize>();
+        self.forget_gone();
+    }
+
+    /// Lets go of the entries of spans that are gone, once most are.
+    fn forget_gone(&mut self) {
+        if self.order.len() > 2 * self.spans + 1_024 {
+            let traces = &self.traces;
+            self.order.retain(|(number, _, id)| traces.get(id).is_some_and(|trace| trace.holds(*number)));
+        }
     }
 }
 

@@ -202,6 +202,22 @@ fn bytes_are_bounded_whatever_a_span_holds() {
     assert_eq!(held, [5, 6]);
 }
 
+#[test]
+fn what_is_known_of_held_spans_does_not_grow_behind_an_old_one() {
+    let mut world = World::new(WIDE);
+    world.begin(1, 1, false);
+    world.begin(1, 2, true);
+    world.end(1, 2, 1, false);
+    for trace in 2..10_000 {
+        world.begin(trace, 1, false);
+        world.begin(trace, 2, true);
+        world.end(trace, 2, 1, false);
+        world.end(trace, 1, 0, false);
+    }
+    world.end(1, 1, 0, true);
+    assert_eq!(world.exported_of(1), [2, 1]);
+}
+
 proptest! {
     /// Within the bounds each trace is exported as a whole or not at all; past them nothing is lost uncounted.
     #[test]
