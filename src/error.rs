@@ -58,13 +58,20 @@ impl std::error::Error for BuildError {}
 pub enum RegisterError {
     /// The name is empty.
     EmptyName,
-    /// The name is longer than [`NameRule::MAX_NAME`](crate::policy::NameRule::MAX_NAME).
+    /// The name is longer than [`NameRule::MAX_NAME`](crate::policy::NameRule::MAX_NAME), or the name of each member of a family
+    /// would be.
     #[non_exhaustive]
     NameTooLong {
         /// The beginning of the name.
         name: String,
         /// Its length in bytes.
         bytes: usize,
+    },
+    /// The name stands for all tasks that find no room among the manager's names.
+    #[non_exhaustive]
+    ReservedName {
+        /// The name.
+        name: String,
     },
     /// A task of this name is registered already.
     #[non_exhaustive]
@@ -184,6 +191,9 @@ impl fmt::Display for RegisterError {
                     f,
                     "the name of a task has at most {most} bytes, and that of task {name:?}.. has {bytes}"
                 )
+            }
+            Self::ReservedName { name } => {
+                write!(f, "the name {name:?} stands for all tasks beyond the limit of names")
             }
             Self::Duplicate { name } => write!(f, "a task named {name:?} is registered already"),
             Self::BeingReplaced { name } => write!(f, "task {name:?} is being replaced already"),
