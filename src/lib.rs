@@ -89,10 +89,12 @@ pub mod task {
 /// Policies, outcomes and control errors of loops.
 pub mod schedule {
     pub use crate::{
-        engine::{LoopOutcome, OnError},
+        engine::{LoopOutcome, ManualRun, OnError},
         error::{LoopControlError, LoopError},
-        timetable::{MissedPolicy, OverlapPolicy, Schedule, ScheduleError, Upcoming},
+        timetable::{MissedPolicy, OverlapPolicy, Schedule, ScheduleError, Trigger, Upcoming},
     };
+    #[cfg(feature = "calendar")]
+    pub use crate::timetable::LocalTime;
 }
 
 /// Events of registered tasks and of the manager.

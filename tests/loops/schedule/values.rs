@@ -30,7 +30,7 @@ fn bounds_hold_and_both_ends_count() {
     let (starts, ends) = (UNIX_EPOCH + secs(100), UNIX_EPOCH + secs(120));
     let rhythm = Schedule::every(secs(10)).starts(starts).ends(ends);
     assert_eq!(seconds(rhythm.upcoming(UNIX_EPOCH)), [100, 110, 120]);
-    assert_eq!(seconds(rhythm.upcoming(UNIX_EPOCH + secs(115))), [115], "a start in the past is over");
+    assert_eq!(seconds(rhythm.upcoming(UNIX_EPOCH + secs(115))), [120], "a start in the past is a phase");
     let next = [50, 100].map(|after| rhythm.next_after(UNIX_EPOCH + secs(after)));
     assert_eq!(next, [100, 110].map(|next| Some(UNIX_EPOCH + secs(next))));
     let minutes =
