@@ -81,7 +81,9 @@ impl Account {
         if !has_begun || std::mem::replace(&mut self.rests, true) || self.is_forgotten(schedule, now) {
             return 0;
         }
-        schedule.passed(self.base(), now, false).count
+        let passed = schedule.passed(self.base(), now, false);
+        self.used = passed.last.or(self.used);
+        passed.count
     }
 }
 

@@ -479,11 +479,16 @@ impl Course {
             Some(Moment::Wall(time)) if time > now.wall => {
                 self.go_on(now, random);
                 // One of a schedule before does not come again.
-                let comes_again = self.schedule.next_after(self.account.base()).is_some_and(|next| next <= time);
-                u64::from(time <= read && !comes_again)
+                u64::from(time <= read && !self.comes(time))
             }
             _ => 0,
         }
+    }
+
+    /// Whether it is a time of the schedule that is not used.
+    fn comes(&self, time: SystemTime) -> bool {
+        let just_before = time.checked_sub(Duration::from_nanos(1)).unwrap_or(time);
+        self.schedule.next_after(just_before.max(self.account.base())) == Some(time)
     }
 
     /// How many times had come and are not used.
@@ -507,8 +512,15 @@ impl Course {
         if running && self.due.is_none() {
             left.overlapped = self.follow(queue, now, &|| 0.0);
         }
+        let just_before = now.ago(Duration::from_nanos(1));
         if self.is_rhythm() {
-            left.missed = self.left(now.ago(Duration::from_nanos(1)));
+            left.missed = self.left(just_before);
+        } else if let Some(Moment::Wall(time)) = self.due.map(|due| due.time).filter(|_| self.is_calendar()) {
+            // The next life does not know of one of a schedule before.
+            if time <= just_before.wall && !self.comes(time) {
+                self.use_up(Moment::Wall(time), now);
+                left.missed = 1;
+            }
         }
         left
     }
@@ -533,7 +545,7 @@ impl Course {
 
     /// Whether a time can come while an iteration runs.
     pub(crate) fn overlaps(&self) -> bool {
-        !matches!(self.schedule.rhythm(), Rhythm::Delay(_))
+        !self.schedule.is_delay()
     }
 
     /// Whether times that were missed are still to be caught up with, one after the other.

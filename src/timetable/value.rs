@@ -322,6 +322,11 @@ impl Schedule {
         self.immediate.unwrap_or(begins)
     }
 
+    /// Whether the next time is not known before the iteration has ended.
+    pub(crate) fn is_delay(&self) -> bool {
+        matches!(self.rhythm, Rhythm::Delay(_))
+    }
+
     pub(super) fn says_immediate(&self) -> Option<bool> {
         self.immediate
     }

@@ -253,7 +253,7 @@ async fn a_schedule_that_may_overlap_takes_over_from_one_that_does_not() {
     sleep(secs(5)).await;
     handle.change_schedule(Schedule::every(secs(10)).count(4)).unwrap();
     sleep(secs(100)).await;
-    assert_eq!(moments.seconds(), [0, 20, 30, 40]);
+    assert_eq!(moments.seconds(), [0, 10, 20, 30], "two may run at once");
     assert_eq!(state(&tasks, "l"), Some(TaskState::Finished));
 }
 

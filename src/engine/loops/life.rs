@@ -247,7 +247,8 @@ impl LoopLife {
             (changed.then(|| state.schedule.clone()), state.held, state.changed_at, manual)
         };
         if let Some(schedule) = schedule {
-            let running = settling && self.running.is_empty();
+            let is_watched = living.parts.overlap.is_watched() && !schedule.is_delay();
+            let running = if self.running.is_empty() { settling } else { !is_watched };
             let since = self.steady(changed_at);
             let left = self.course.change(schedule, since, (running, self.queues()), now, random);
             self.left_out(left);

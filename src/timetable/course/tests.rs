@@ -1,0 +1,319 @@
+//! A course beside a plain account, which has in a list what has come on its clock and is not used.
+
+use std::{collections::BTreeSet, time::UNIX_EPOCH};
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Some night before a change of the clock in Berlin.
+fn at(steady: Duration) -> Now {
+    Now { steady: Now::ORIGIN + steady, wall: UNIX_EPOCH + secs(1_711_800_000) + steady }
+}
+
+/// The times of a calendar, found one by one.
+fn times_between(schedule: &Schedule, after: SystemTime, upto: SystemTime) -> Vec<SystemTime> {
+    let mut times = Vec::new();
+    let mut time = after;
+    while let Some(next) = schedule.next_after(time).filter(|next| *next <= upto) {
+        times.push(next);
+        time = next;
+    }
+    times
+}
+
+/// What every loop must do with the times of its calendars: each that its clock showed while it held is run or counted once.
+struct Plain {
+    schedule: Schedule,
+    /// Nothing before it is due.
+    since: SystemTime,
+    /// The latest time that is used.
+    used: Option<SystemTime>,
+    /// Came, and are not used.
+    owed: BTreeSet<SystemTime>,
+    clock: SystemTime,
+}
+
+impl Plain {
+    /// The clock shows another time. Returns how many of those that were owed are lost, and to be counted.
+    fn goes_to(&mut self, wall: SystemTime) -> u64 {
+        let mut lost = 0;
+        if wall < std::mem::replace(&mut self.clock, wall) {
+            let back = self.used.and_then(|used| used.duration_since(wall).ok());
+            if back.is_some_and(|back| back > self.schedule.not_repeated()) {
+                // The clock was wrong.
+                lost = self.owed.len() as u64;
+                (self.used, self.since) = (None, wall);
+                self.owed.clear();
+            } else {
+                self.since = self.since.min(wall);
+                // What it shows again comes again, but for one of a schedule before.
+                let again = self.owed.split_off(&(wall + Duration::from_nanos(1)));
+                lost = again.iter().filter(|time| !self.is_own(**time)).count() as u64;
+            }
+        }
+        self.collect();
+        lost
+    }
+
+    /// Whether it is a time of the schedule, and not of one before.
+    fn is_own(&self, time: SystemTime) -> bool {
+        time >= self.since && self.schedule.next_after(time - Duration::from_nanos(1)) == Some(time)
+    }
+
+    /// All that the clock has shown by now.
+    fn collect(&mut self) {
+        let just_before = self.since - Duration::from_nanos(1);
+        let after = self.used.map_or(just_before, |used| used.max(just_before));
+        self.owed.extend(times_between(&self.schedule, after, self.clock));
+    }
+
+    /// So many of the earliest are counted, and then one is run, maybe.
+    fn account(&mut self, counted: u64, run: Option<SystemTime>) {
+        for _ in 0..counted {
+            self.use_first("counted");
+        }
+        if let Some(run) = run {
+            assert_eq!(self.use_first("run"), run, "the earliest that is left is run");
+        }
+    }
+
+    fn use_first(&mut self, what: &str) -> SystemTime {
+        let first = self.owed.pop_first().unwrap_or_else(|| panic!("{what}, and nothing was owed"));
+        self.used = self.used.max(Some(first));
+        first
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// The clocks go on until something is due, and so much longer; then it is taken.
+    Fire { late: u32 },
+    /// An iteration takes so long, and another has to wait for it.
+    Follow { takes: u32, queue: bool },
+    /// As many run as may when something is due.
+    Overlap { late: u32 },
+    /// The clocks go on.
+    Passes { units: u32 },
+    /// The wall clock is set.
+    Set { units: i32 },
+    /// The loop is paused for so long.
+    Pause { units: u32 },
+    /// A new life begins, so much later; `rests` where it was stopped.
+    Restart { units: u32, rests: bool },
+    /// Another schedule.
+    Change { other: usize },
+}
+
+fn steps() -> impl Strategy<Value = Vec<(Step, f64)>> {
+    let mostly_short = || prop_oneof![3 => Just(0_u32), 3 => 1_u32..6, 1 => 6_u32..60];
+    let step = prop_oneof![
+        5 => mostly_short().prop_map(|late| Step::Fire { late }),
+        3 => (mostly_short(), any::<bool>()).prop_map(|(takes, queue)| Step::Follow { takes, queue }),
+        1 => mostly_short().prop_map(|late| Step::Overlap { late }),
+        2 => mostly_short().prop_map(|units| Step::Passes { units }),
+        3 => prop_oneof![4 => -12_i32..12, 1 => -3_000_i32..3_000].prop_map(|units| Step::Set { units }),
+        1 => mostly_short().prop_map(|units| Step::Pause { units }),
+        2 => (mostly_short(), any::<bool>()).prop_map(|(units, rests)| Step::Restart { units, rests }),
+        1 => (0_usize..3).prop_map(|other| Step::Change { other }),
+    ];
+    let jitter = prop_oneof![Just(0.0), Just(0.5), Just(1.0)];
+    prop::collection::vec((step, jitter), 1..60)
+}
+
+/// Calendars, and a part of the distance between two of their times.
+fn calendars() -> impl Strategy<Value = (Schedule, Duration)> {
+    let calendar = prop_oneof![
+        Just((Schedule::cron("* * * * *", "Europe/Berlin"), secs(15))),
+        Just((Schedule::cron("*/7 1-3 * * *", "Europe/Berlin"), secs(60))),
+        Just((Schedule::every(secs(1_800)).aligned("Asia/Kolkata").spread("key"), secs(450))),
+        Just((Schedule::daily(["00:00", "02:00", "02:30", "03:00", "23:59:59"], "Europe/Berlin"), secs(450))),
+        Just((Schedule::cron("0 * * * *", "UTC").except(|time| time.hour % 3 == 0), secs(900))),
+    ];
+    (calendar, prop::option::of(1_u32..8)).prop_map(|((schedule, unit), jitter)| {
+        (jitter.map_or(schedule.clone(), |units| schedule.jitter(unit * units.min(4))), unit)
+    })
+}
+
+fn policies() -> impl Strategy<Value = MissedPolicy> {
+    prop_oneof![
+        Just(MissedPolicy::Skip),
+        Just(MissedPolicy::RunOnce),
+        (1_u32..6).prop_map(MissedPolicy::CatchUp)
+    ]
+}
+
+/// A course, its plain account, and the clocks.
+struct Beside {
+    course: Course,
+    plain: Plain,
+    now: Now,
+    jitter: f64,
+}
+
+impl Beside {
+    fn begin(schedule: &Schedule, account: Account, now: Now, jitter: f64) -> (Course, LeftOut) {
+        Course::begin(Arc::new(schedule.clone()), account, now, &move || jitter)
+    }
+
+    fn passes(&mut self, by: Duration) {
+        self.now = Now { steady: self.now.steady + by, wall: self.now.wall + by };
+        self.look();
+    }
+
+    fn look(&mut self) {
+        let jitter = self.jitter;
+        let missed = self.course.look(self.now, &|| jitter);
+        assert_eq!(self.plain.goes_to(self.now.wall), missed, "what a wrong clock had shown");
+    }
+
+    /// What is due next is the earliest that is owed, or the next to come.
+    fn check(&self) {
+        let next = self.course.due.map(|due| due.time.on_wall(self.now).unwrap());
+        let owed = self.plain.owed.first().copied();
+        let just_before = self.plain.since - Duration::from_nanos(1);
+        let after = self.plain.used.map_or(just_before, |used| used.max(just_before));
+        let expected = owed.or_else(|| self.plain.schedule.next_after(after));
+        assert_eq!(next, expected);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+
+    /// Whatever happens to a loop and its clock.
+    #[test]
+    fn every_time_of_a_calendar_is_run_or_counted_once(
+        schedules in prop::collection::vec(calendars(), 3),
+        policy in policies(),
+        first_jitter in prop_oneof![Just(0.0), Just(1.0)],
+        steps in steps(),
+    ) {
+        let (schedule, mut unit) = schedules[0].clone();
+        let now = at(Duration::ZERO);
+        let (course, left) = Beside::begin(&schedule, Account::default(), now, first_jitter);
+        prop_assert_eq!(left, LeftOut::default());
+        let mut plain = Plain {
+            schedule,
+            since: now.wall,
+            used: None,
+            owed: BTreeSet::new(),
+            clock: now.wall,
+        };
+        plain.collect();
+        let mut beside = Beside { course, plain, now, jitter: first_jitter };
+        for (step, jitter) in steps {
+            beside.jitter = jitter;
+            beside.check();
+            let Some(due) = beside.course.due() else { break };
+            let random = || jitter;
+            match step {
+                Step::Fire { late } | Step::Overlap { late } => {
+                    let ahead = due.ahead(beside.now);
+                    beside.passes(ahead + unit * late);
+                    let now = beside.now;
+                    if beside.course.due().is_none_or(|due| !due.ahead(now).is_zero()) {
+                        continue;
+                    }
+                    if matches!(step, Step::Overlap { .. }) && !beside.course.catches_up() {
+                        let counted = beside.course.overlap(now);
+                        prop_assert!(counted > 0);
+                        beside.plain.account(counted, None);
+                    } else {
+                        let was_behind = beside.course.catches_up();
+                        let fired = beside.course.fire(policy, now);
+                        beside.plain.account(fired.missed, fired.begins.map(|begins| begins.due));
+                        let left = beside.plain.owed.len();
+                        // Without jitter nothing has room.
+                        if beside.plain.schedule.most_jitter().is_zero() && !was_behind {
+                            match policy {
+                                MissedPolicy::CatchUp(limit) => prop_assert!(left < limit as usize),
+                                _ => prop_assert_eq!(left, 0),
+                            }
+                        }
+                    }
+                    beside.course.go_on(now, &random);
+                }
+                Step::Follow { takes, queue } => {
+                    let ahead = due.ahead(beside.now);
+                    beside.passes(ahead);
+                    let now = beside.now;
+                    if beside.course.due().is_none_or(|due| !due.ahead(now).is_zero()) {
+                        continue;
+                    }
+                    let fired = beside.course.fire(policy, now);
+                    beside.plain.account(fired.missed, fired.begins.map(|begins| begins.due));
+                    if fired.begins.is_none() {
+                        beside.course.go_on(now, &random);
+                        continue;
+                    }
+                    // Nobody looks at the clock meanwhile.
+                    beside.passes(unit * takes);
+                    let passed = beside.course.follow(queue, beside.now, &random);
+                    beside.plain.account(passed, None);
+                }
+                Step::Passes { units } => beside.passes(unit * units),
+                Step::Set { units } => {
+                    let by = unit * units.unsigned_abs();
+                    let wall = if units < 0 { beside.now.wall - by } else { beside.now.wall + by };
+                    beside.now = Now { wall, ..beside.now };
+                    beside.look();
+                }
+                Step::Pause { units } => {
+                    let missed = beside.course.leave_out(beside.now, &random);
+                    beside.plain.account(missed, None);
+                    beside.passes(unit * units);
+                    let passed = beside.course.leave_out(beside.now, &random);
+                    beside.plain.account(passed, None);
+                }
+                Step::Restart { units, rests } => {
+                    let foreign = beside.plain.owed.iter().filter(|time| !beside.plain.is_own(**time)).count();
+                    let left = beside.course.end((true, false), false, beside.now);
+                    prop_assert_eq!(left, LeftOut { missed: foreign as u64, overlapped: 0 });
+                    beside.plain.account(left.missed, None);
+                    let mut account = beside.course.account();
+                    if rests {
+                        let missed = account.rest(&beside.plain.schedule, beside.now.wall);
+                        beside.plain.account(missed, None);
+                        // At most one that is due at this very moment.
+                        prop_assert!(beside.plain.owed.iter().all(|time| *time == beside.now.wall));
+                    }
+                    beside.now.steady += unit * units;
+                    beside.now.wall += unit * units;
+                    if rests {
+                        beside.plain.since = beside.now.wall;
+                        beside.plain.owed.clear();
+                    }
+                    prop_assert_eq!(beside.plain.goes_to(beside.now.wall), 0);
+                    let (course, left) = Beside::begin(&beside.plain.schedule, account, beside.now, jitter);
+                    prop_assert_eq!(left, LeftOut::default());
+                    beside.course = course;
+                }
+                Step::Change { other } => {
+                    let (schedule, other_unit) = schedules[other].clone();
+                    unit = other_unit;
+                    let now = beside.now;
+                    let left =
+                        beside.course.change(Arc::new(schedule.clone()), now.steady, (false, false), now, &random);
+                    prop_assert_eq!(left.overlapped, 0);
+                    beside.plain.owed.remove(&now.wall);
+                    beside.plain.account(left.missed, None);
+                    prop_assert!(beside.plain.owed.len() <= 1, "the latest that came before stays due");
+                    (beside.plain.since, beside.plain.schedule) = (now.wall, schedule);
+                    let forgotten = beside.plain.used.is_some_and(|used| {
+                        used.duration_since(now.wall).is_ok_and(|back| back > beside.plain.schedule.not_repeated())
+                    });
+                    if forgotten {
+                        beside.plain.used = None;
+                    }
+                    beside.plain.collect();
+                }
+            }
+        }
+    }
+}
+
