@@ -1,6 +1,8 @@
 //! What a task loop promises: its rhythm, its hooks, its handle, and how its lives end.
 
 #[cfg(feature = "calendar")]
+mod account;
+#[cfg(feature = "calendar")]
 mod calendars;
 mod control;
 mod policies;

@@ -365,7 +365,11 @@ impl LoopLife {
         let ended = now.ago(self.ended_at.map_or(Duration::ZERO, |at| at.elapsed()));
         let left = self.course.end((true, self.queues()), self.has_counted_all(), ended);
         self.left_out(left);
-        self.living.parts.control.state().account = self.course.account();
+        let mut account = self.course.account();
+        if matches!(self.ending, Some(Ending::Finish | Ending::Stop)) {
+            account.asked_to_end(ended.wall);
+        }
+        self.living.parts.control.state().account = account;
     }
 
     fn left_out(&self, left: LeftOut) {
