@@ -88,13 +88,13 @@ pub mod task {
 
 /// Policies, outcomes and control errors of loops.
 pub mod schedule {
+    #[cfg(feature = "calendar")]
+    pub use crate::timetable::LocalTime;
     pub use crate::{
         engine::{LoopOutcome, ManualRun, OnError},
         error::{LoopControlError, LoopError},
         timetable::{MissedPolicy, OverlapPolicy, Schedule, ScheduleError, Trigger, Upcoming},
     };
-    #[cfg(feature = "calendar")]
-    pub use crate::timetable::LocalTime;
 }
 
 /// Events of registered tasks and of the manager.

@@ -31,7 +31,8 @@ impl Account {
     pub(super) fn begin(&mut self, schedule: &Schedule, now: SystemTime) -> Option<SystemTime> {
         self.asked = None;
         let carried = self.used.filter(|_| std::mem::take(&mut self.carried));
-        if std::mem::take(&mut self.rests) || carried.is_none() && self.since.is_none() && self.used.is_none() {
+        if std::mem::take(&mut self.rests) || carried.is_none() && self.since.is_none() && self.used.is_none()
+        {
             self.since = Some(now);
         }
         if self.is_forgotten(schedule, now) {
@@ -63,7 +64,8 @@ impl Account {
 
     /// Whether the clock was set back so far that it must have been wrong when the last time was used.
     pub(super) fn is_forgotten(&self, schedule: &Schedule, now: SystemTime) -> bool {
-        let back = |time: SystemTime| time.duration_since(now).is_ok_and(|back| back > schedule.not_repeated());
+        let back =
+            |time: SystemTime| time.duration_since(now).is_ok_and(|back| back > schedule.not_repeated());
         self.used.is_some_and(back)
     }
 

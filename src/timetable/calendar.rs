@@ -87,8 +87,7 @@ impl Calendar {
 
     pub(super) fn next(&self, after: SystemTime) -> Option<SystemTime> {
         let after = Timestamp::try_from(after).ok()?;
-        let next =
-            if self.is_every_so_often() { self.next_real(after) } else { self.next_local(after) };
+        let next = if self.is_every_so_often() { self.next_real(after) } else { self.next_local(after) };
         SystemTime::try_from(next?).ok()
     }
 

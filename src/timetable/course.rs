@@ -413,7 +413,8 @@ impl Course {
         // One that is due at once now stays so.
         let has_started = schedule.start().is_none_or(|starts| starts <= now.wall);
         let is_due = |due: &Due| due.immediate && due.at.ahead(now).is_zero();
-        let stays = |due: &Due| !due.time.past(at).is_zero() || is_due(due) && has_started && schedule.is_immediate();
+        let stays =
+            |due: &Due| !due.time.past(at).is_zero() || is_due(due) && has_started && schedule.is_immediate();
         self.due = self.due.filter(stays);
         self.schedule = schedule;
         self.since = since;
@@ -527,7 +528,8 @@ impl Course {
 
     /// The next time of the schedule, whether an iteration is waited for at that time or not.
     pub(crate) fn upcoming(&self, now: Now) -> Option<Moment> {
-        self.due().or_else(|| self.next(now).map(|(time, _)| time).filter(|time| self.has_not_ended(*time, now)))
+        self.due()
+            .or_else(|| self.next(now).map(|(time, _)| time).filter(|time| self.has_not_ended(*time, now)))
     }
 
     /// How far the next time and the one after it lie apart.
@@ -571,9 +573,7 @@ impl Course {
 
     /// Uses what has come, with its jitter, before `now` or with `inclusive` up to it.
     fn take(&mut self, now: Now, inclusive: bool) -> Between {
-        let has_come = |due: &Due| {
-            due.at.ahead(now).is_zero() && (inclusive || !due.at.past(now).is_zero())
-        };
+        let has_come = |due: &Due| due.at.ahead(now).is_zero() && (inclusive || !due.at.past(now).is_zero());
         let Some(due) = self.due.filter(has_come) else { return Between::default() };
         self.due = None;
         let first = self.use_up(due.time, now);
@@ -581,7 +581,11 @@ impl Course {
         if let Some(last) = further.last {
             self.set_last(last);
         }
-        Between { count: further.count.saturating_add(1), first: Some(first), last: further.last.or(Some(first)) }
+        Between {
+            count: further.count.saturating_add(1),
+            first: Some(first),
+            last: further.last.or(Some(first)),
+        }
     }
 
     /// The latest of those that were used stays due, and is to begin at `at`.

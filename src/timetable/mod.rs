@@ -17,6 +17,8 @@ mod calendar;
 #[cfg(feature = "calendar")]
 mod cron;
 #[cfg(feature = "calendar")]
+mod cron_fields;
+#[cfg(feature = "calendar")]
 mod daily;
 #[cfg(feature = "calendar")]
 mod zone;

@@ -480,9 +480,10 @@ impl Schedule {
 
     #[cfg(feature = "calendar")]
     fn unless_excepted(&self, calendar: &Calendar, due: SystemTime) -> Option<SystemTime> {
-        let is_excepted = self.except.as_ref().is_some_and(|Except(leave_out)| {
-            calendar.local(due).is_some_and(|local| leave_out(&local))
-        });
+        let is_excepted = self
+            .except
+            .as_ref()
+            .is_some_and(|Except(leave_out)| calendar.local(due).is_some_and(|local| leave_out(&local)));
         (!is_excepted).then_some(due)
     }
 
@@ -536,10 +537,8 @@ fn multiple_after(base: SystemTime, interval: Duration, from: SystemTime) -> Opt
     if over == 0 {
         return Some(from);
     }
-    let over = Duration::new(
-        u64::try_from(over / 1_000_000_000).ok()?,
-        u32::try_from(over % 1_000_000_000).ok()?,
-    );
+    let over =
+        Duration::new(u64::try_from(over / 1_000_000_000).ok()?, u32::try_from(over % 1_000_000_000).ok()?);
     from.checked_sub(over)?.checked_add(interval)
 }
 

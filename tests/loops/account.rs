@@ -70,8 +70,7 @@ impl Begin {
         }));
         let handle = body.handle();
         let random = self.random;
-        let tasks =
-            TaskManager::builder().wall_clock(clock.reader()).random(move || random).build().unwrap();
+        let tasks = TaskManager::builder().wall_clock(clock.reader()).random(move || random).build().unwrap();
         let config = CriticalTaskConfig::from_loop("l", body);
         tasks.register(config.shutdown_grace(secs(0))).unwrap();
         tasks.start();
@@ -183,7 +182,11 @@ async fn a_clock_set_back_while_the_loop_catches_up_loses_nothing() {
     minutes(30).await;
     l.set(4 * HOUR as i64);
     sleep(secs(45)).await;
-    assert_eq!((l.begun(), l.left_out()), (vec![270], (1, 0)), "of 1 to 4 o'clock the last three, this is for 2");
+    assert_eq!(
+        (l.begun(), l.left_out()),
+        (vec![270], (1, 0)),
+        "of 1 to 4 o'clock the last three, this is for 2"
+    );
     // 3:30. The time for 3 has come, the time for 4 comes again.
     l.set(-(HOUR as i64));
     minutes(120).await;
@@ -241,7 +244,10 @@ fn an_instant_outside_of_its_bounds_is_refused_and_never_due() {
 async fn a_jitter_longer_than_the_gap_of_a_calendar_passes_no_later_time() {
     for schedule in [
         Schedule::cron("*/10 * * * *", "UTC"),
-        Schedule::daily((0..24).flat_map(|hour| [0, 10, 20, 30, 40, 50].map(|minute| format!("{hour:02}:{minute:02}"))), "UTC"),
+        Schedule::daily(
+            (0..24).flat_map(|hour| [0, 10, 20, 30, 40, 50].map(|minute| format!("{hour:02}:{minute:02}"))),
+            "UTC",
+        ),
     ] {
         let mut begin = on(schedule.jitter(secs(HOUR)));
         begin.random = 0.9;
@@ -403,7 +409,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn schedules() -> [Schedule; 3] {
-    [hourly(), Schedule::cron("*/20 0-23 * * *", "UTC"), Schedule::daily(["00:30", "06:00", "06:10", "17:00"], "UTC")]
+    [
+        hourly(),
+        Schedule::cron("*/20 0-23 * * *", "UTC"),
+        Schedule::daily(["00:30", "06:00", "06:10", "17:00"], "UTC"),
+    ]
 }
 
 /// What the clock has shown of a schedule's times, each once.

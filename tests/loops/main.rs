@@ -5,6 +5,9 @@ mod account;
 #[cfg(feature = "calendar")]
 mod calendars;
 mod control;
+mod hooks;
+mod last_run;
+mod manual;
 mod policies;
 mod retries;
 #[cfg(feature = "calendar")]

@@ -168,8 +168,7 @@ impl LoopLife {
     }
 
     fn is_exhausted(&self) -> bool {
-        self.has_counted_all()
-            || self.running.is_empty() && self.course.due().is_none()
+        self.has_counted_all() || self.running.is_empty() && self.course.due().is_none()
     }
 
     /// Waits for what happens next; `None` where nothing will.
