@@ -8,6 +8,8 @@ mod control;
 mod hooks;
 mod last_run;
 mod manual;
+#[cfg(feature = "calendar")]
+mod migration;
 mod policies;
 mod retries;
 #[cfg(feature = "calendar")]
