@@ -88,10 +88,12 @@ pub mod task {
 
 /// Policies, outcomes and control errors of loops.
 pub mod schedule {
+    #[cfg(feature = "calendar")]
+    pub use crate::timetable::LocalTime;
     pub use crate::{
-        engine::{LoopOutcome, OnError},
+        engine::{LoopOutcome, ManualRun, OnError},
         error::{LoopControlError, LoopError},
-        timetable::{MissedPolicy, OverlapPolicy, Schedule, ScheduleError, Upcoming},
+        timetable::{MissedPolicy, OverlapPolicy, Schedule, ScheduleError, Trigger, Upcoming},
     };
 }
 
