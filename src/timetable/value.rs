@@ -522,6 +522,7 @@ pub(super) struct Passed {
 
 const LEAST: Duration = Duration::from_nanos(1);
 
+#[cfg(feature = "calendar")]
 fn just_before(time: SystemTime) -> SystemTime {
     time.checked_sub(LEAST).unwrap_or(time)
 }

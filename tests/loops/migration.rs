@@ -65,7 +65,10 @@ fn what_means_something_else_elsewhere_is_refused_with_what_to_write() {
     assert_eq!(cron("1-59/10 * * * * *", 2), ["2023-12-31T12:00:01", "2023-12-31T12:00:11"]);
     assert_eq!(cron("0 22-23,0-2 * * *", 3)[..2], ["2023-12-31T22:00:00", "2023-12-31T23:00:00"]);
     let aligned = Schedule::every(secs(90 * 60)).aligned("UTC");
-    assert_eq!(local(&aligned, "UTC", "2023-12-31T12:00:00Z", 2), ["2023-12-31T12:00:00", "2023-12-31T13:30:00"]);
+    assert_eq!(
+        local(&aligned, "UTC", "2023-12-31T12:00:00Z", 2),
+        ["2023-12-31T12:00:00", "2023-12-31T13:30:00"]
+    );
 }
 
 #[test]
@@ -73,7 +76,11 @@ fn a_time_that_the_clock_leaves_out_is_due_when_it_is_left_out() {
     let half_past_two = Schedule::daily(["02:30"], "Europe/Berlin");
     assert_eq!(local(&half_past_two, "Europe/Berlin", "2024-03-30T12:00:00Z", 1), ["2024-03-31T03:00:00"]);
     let twice = half_past_two.upcoming(super::schedule::at("2024-10-26T12:00:00Z"));
-    assert_eq!(twice.take(1).collect::<Vec<_>>(), [super::schedule::at("2024-10-27T00:30:00Z")], "once, the first time");
+    assert_eq!(
+        twice.take(1).collect::<Vec<_>>(),
+        [super::schedule::at("2024-10-27T00:30:00Z")],
+        "once, the first time"
+    );
 }
 
 #[test]

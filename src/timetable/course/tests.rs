@@ -316,3 +316,174 @@ proptest! {
         }
     }
 }
+
+/// What every loop must do with the times of a rhythm.
+struct PlainRhythm {
+    schedule: Schedule,
+    /// Came, and are not used; in seconds.
+    owed: BTreeSet<u64>,
+    /// The next to come.
+    next: u64,
+    used: Option<u64>,
+    now: u64,
+}
+
+impl PlainRhythm {
+    fn begin(schedule: &Schedule, now: u64) -> Self {
+        let next = if schedule.is_immediate() { now } else { now + interval(schedule) };
+        let mut plain = Self { schedule: schedule.clone(), owed: BTreeSet::new(), next, used: None, now };
+        plain.passes(0);
+        plain
+    }
+
+    fn passes(&mut self, by: u64) {
+        self.now += by;
+        while self.next <= self.now {
+            self.owed.insert(self.next);
+            self.next += interval(&self.schedule);
+        }
+    }
+
+    fn account(&mut self, counted: u64, run: Option<SystemTime>) {
+        for _ in 0..counted {
+            self.used = Some(self.owed.pop_first().expect("counted, and nothing was owed"));
+        }
+        if let Some(run) = run {
+            self.used = Some(self.owed.pop_first().expect("run, and nothing was owed"));
+            assert_eq!(Some(run), self.used.map(|used| at(secs(used)).wall));
+        }
+    }
+
+    /// How many came before now.
+    fn left(&self) -> u64 {
+        self.owed.range(..self.now).count() as u64
+    }
+
+    fn change(&mut self, schedule: Schedule) {
+        let step = interval(&schedule);
+        self.owed.remove(&self.now);
+        self.next = match (self.owed.last(), self.used) {
+            // From the one that is still due on, and not before now.
+            (Some(due), _) => due + ((self.now - due) / step + 1) * step,
+            (None, Some(used)) => (used + step).max(self.now),
+            (None, None) if schedule.is_immediate() => self.now,
+            (None, None) => self.now + step,
+        };
+        self.schedule = schedule;
+        self.passes(0);
+    }
+
+    fn check(&self, course: &Course) {
+        let expected = self.owed.first().copied().unwrap_or(self.next);
+        let due = course.due.map(|due| due.time);
+        assert_eq!(due, Some(Moment::Steady(Now::ORIGIN + secs(expected))));
+    }
+
+    /// What is still owed may begin within its jitter.
+    fn check_room(&self) {
+        let jitter = self.schedule.most_jitter().as_secs();
+        assert!(self.owed.iter().all(|time| time + jitter >= self.now), "{:?} at {}", self.owed, self.now);
+    }
+}
+
+fn interval(schedule: &Schedule) -> u64 {
+    schedule.interval().expect("a rhythm").as_secs()
+}
+
+fn rhythms() -> impl Strategy<Value = Schedule> {
+    (prop_oneof![Just(4_u64), Just(20), Just(60), Just(240)], any::<bool>(), 0_u64..5).prop_map(
+        |(seconds, immediate, quarters)| {
+            Schedule::every(secs(seconds)).immediate(immediate).jitter(secs(seconds * quarters / 4))
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1_000) })]
+
+    #[test]
+    fn every_time_of_a_rhythm_is_run_or_counted_once(
+        schedules in prop::collection::vec(rhythms(), 3),
+        policy in policies(),
+        steps in steps(),
+    ) {
+        let now_at = |seconds: u64| at(secs(seconds));
+        let begin = |schedule: &Schedule, seconds, jitter: f64| {
+            Course::begin(Arc::new(schedule.clone()), Account::default(), now_at(seconds), &move || jitter).0
+        };
+        let mut course = begin(&schedules[0], 0, 0.0);
+        let mut plain = PlainRhythm::begin(&schedules[0], 0);
+        for (step, jitter) in steps {
+            plain.check(&course);
+            let random = || jitter;
+            let unit = (interval(&plain.schedule) / 4).max(1);
+            // Half a second late counts as the second after.
+            let ahead = course.due().map(|due| due.ahead(now_at(plain.now)).as_secs_f64().ceil() as u64).unwrap_or_default();
+            match step {
+                Step::Fire { late } => {
+                    plain.passes(ahead + unit * u64::from(late));
+                    let was_behind = course.catches_up();
+                    let fired = course.fire(policy, now_at(plain.now));
+                    plain.account(fired.missed, fired.begins.map(|begins| begins.due));
+                    course.go_on(now_at(plain.now), &random);
+                    if !was_behind && !matches!(policy, MissedPolicy::CatchUp(_)) {
+                        plain.check_room();
+                    }
+                }
+                Step::Overlap { late } => {
+                    plain.passes(ahead + unit * u64::from(late));
+                    if !course.catches_up() {
+                        plain.account(course.overlap(now_at(plain.now)), None);
+                        course.go_on(now_at(plain.now), &random);
+                        plain.check_room();
+                    }
+                }
+                Step::Follow { takes, queue } => {
+                    plain.passes(ahead);
+                    let fired = course.fire(policy, now_at(plain.now));
+                    plain.account(fired.missed, fired.begins.map(|begins| begins.due));
+                    if fired.begins.is_none() {
+                        course.go_on(now_at(plain.now), &random);
+                        continue;
+                    }
+                    plain.passes(unit * u64::from(takes));
+                    let passed = course.follow(queue, now_at(plain.now), &random);
+                    plain.account(passed, None);
+                    if !course.catches_up() && !queue {
+                        plain.check_room();
+                    }
+                }
+                Step::Passes { units } | Step::Pause { units } => {
+                    plain.account(course.leave_out(now_at(plain.now), &random), None);
+                    plain.passes(unit * u64::from(units));
+                    plain.account(course.leave_out(now_at(plain.now), &random), None);
+                    let now = now_at(plain.now);
+                    prop_assert!(course.due().is_none_or(|due| due.past(now).is_zero()), "nothing has passed");
+                }
+                Step::Set { units } => {
+                    // A clock that is set changes nothing.
+                    let now = now_at(plain.now);
+                    let by = secs(unit * u64::from(units.unsigned_abs()));
+                    let wall = if units < 0 { now.wall - by } else { now.wall + by };
+                    prop_assert_eq!(course.look(Now { wall, ..now }, &random), 0);
+                    prop_assert_eq!(course.look(now, &random), 0);
+                }
+                Step::Restart { units, .. } => {
+                    let left = course.end((true, false), false, now_at(plain.now));
+                    prop_assert_eq!(left.missed + left.overlapped, plain.left(), "a rhythm leaves nothing");
+                    let (schedule, now) = (plain.schedule.clone(), plain.now + unit * u64::from(units));
+                    course = begin(&schedule, now, jitter);
+                    plain = PlainRhythm::begin(&schedule, now);
+                }
+                Step::Change { other } => {
+                    let schedule = schedules[other].clone();
+                    let since = now_at(plain.now);
+                    let left = course.change(Arc::new(schedule.clone()), since.steady, (false, false), since, &random);
+                    plain.account(left.missed, None);
+                    prop_assert!(plain.left() <= 1, "the latest stays due");
+                    plain.change(schedule);
+                }
+            }
+        }
+    }
+}
