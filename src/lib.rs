@@ -53,7 +53,7 @@ mod config;
 mod error;
 mod instrumentation;
 mod manager;
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 mod otlp;
 pub mod policy;
 #[cfg(feature = "testing")]
@@ -65,7 +65,7 @@ pub use manager::TaskManager;
 
 /// The version of OpenTelemetry's API that this crate is built on; its types stand in this crate's signatures.
 pub use opentelemetry;
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub use otlp::Telemetry;
 pub use policy::{Backoff, GiveUp, HealthRole, RestartPolicy, TaskCategory, TaskPriority, Value};
 pub use read::{TaskHealth, TaskMetrics};
@@ -167,7 +167,7 @@ pub mod telemetry {
         pub use crate::contract::*;
     }
 
-    #[cfg(feature = "otlp")]
+    #[cfg(feature = "otlp-http")]
     pub use crate::otlp::{
         Balance, BalanceSnapshot, CollectorUnreachable, InstallError, Protocol, Signal, SignalBalance,
         SignalOutcome, SignalReport, Telemetry, TelemetryBuilder, TelemetryPart, TelemetryReport, Warning,
@@ -230,12 +230,12 @@ struct ComingFromTux;
 struct SystemdPage;
 
 /// The code of the page on telemetry compiles.
-#[cfg(all(doctest, feature = "otlp"))]
+#[cfg(all(doctest, feature = "otlp-http"))]
 #[doc = include_str!("../docs/telemetry.md")]
 struct TelemetryPage;
 
 /// The README's code compiles.
-#[cfg(all(doctest, feature = "otlp", feature = "macros"))]
+#[cfg(all(doctest, feature = "otlp-http", feature = "macros"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 

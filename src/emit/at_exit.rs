@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 static FLUSH: OnceLock<fn()> = OnceLock::new();
 
 /// Registers the flush. The first registration of a process stays.
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) fn flush_with(flush: fn()) {
     let _ = FLUSH.set(flush);
 }

@@ -10,28 +10,28 @@ mod span;
 mod status;
 
 pub(crate) use at_exit::flush_before_exit;
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) use at_exit::flush_with;
 pub(crate) use attributes::TaskAttributes;
 pub use handoff::SpanPath;
 pub(crate) use handoff::offer;
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) use instruments::installed_with;
 pub(crate) use instruments::{
     DelaySeries, Exposition, Figures, Row, Source, default_max_names, shared as shared_exposition,
 };
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) use layer::layer_of;
 pub use layer::{LayerConflict, layer, task_layer};
 pub(crate) use layer::{installed, subscriber_is_of_process};
 pub(crate) use remote::environment;
 pub use remote::remote_context;
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) use remote::set_propagation;
 pub(crate) use span::{
     KnownParent, ManagedSpan, SpanParent, SpanStart, managed_span, probe_is_exported, with_trace,
 };
 pub(crate) use status::status_of_process;
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) use status::{ExportStatus, ask};
 pub use status::{SignalExport, TelemetryExport, TelemetryState};

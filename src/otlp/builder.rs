@@ -22,7 +22,7 @@ use opentelemetry::{
 use opentelemetry_sdk::{
     Resource,
     logs::{LogProcessor, LoggerProviderBuilder, SdkLoggerProvider},
-    metrics::{MeterProviderBuilder, PeriodicReader, SdkMeterProvider},
+    metrics::{MeterProviderBuilder, PeriodicReader, SdkMeterProvider, Temporality},
     resource::ResourceBuilder,
     trace::{Sampler, SdkTracerProvider, ShouldSample, SpanProcessor, TracerProviderBuilder},
 };
@@ -32,16 +32,19 @@ use tracing_subscriber::{
 };
 
 use super::{
-    batch::Batcher,
+    batch::{Batcher, Keep},
     check::Endpoint,
+    delivery::Delivery,
     env,
     handle::{Parts, Telemetry},
     ledger::{Balance, Signal},
-    processors::{CountingMetricExporter, MetricLedger, QueueingLogProcessor, QueueingSpanProcessor},
-    settings::{self, Overrides, Protocol, Settings, Warning, WarningKind},
+    processors::{QueueingLogProcessor, QueueingMetricExporter, QueueingSpanProcessor},
+    runtime::ExportRuntime,
+    settings::{self, Overrides, Protocol, Settings, SignalSettings, Warning, WarningKind},
+    sinks::{MetricPress, MetricSink, RecordSink, SpanSink},
     status::{SignalPlan, Status},
     terminal::PlainFields,
-    transport::{ExportRuntime, Transports},
+    transport::Transports,
 };
 use crate::{
     contract,
@@ -85,6 +88,7 @@ pub struct TelemetryBuilder {
     overrides: Overrides,
     metric_interval: Option<Duration>,
     span_queue: Option<usize>,
+    queue_bytes: Option<usize>,
     shutdown_timeout: Duration,
     name_capacity: usize,
     environment: Option<Environment>,
@@ -107,6 +111,7 @@ impl Default for TelemetryBuilder {
             overrides: Overrides::default(),
             metric_interval: None,
             span_queue: None,
+            queue_bytes: None,
             shutdown_timeout: Self::DEFAULT_SHUTDOWN_TIMEOUT,
             name_capacity: Self::DEFAULT_NAME_CAPACITY,
             environment: None,
@@ -138,6 +143,10 @@ impl TelemetryBuilder {
     /// The queue grows as it fills and gives its memory back: a span costs about 0.4 KiB plus its attributes while it
     /// waits, so a full queue is some 30 to 60 MB and an idle one nothing. The specification's 2,048 is what the SDK uses.
     pub const DEFAULT_QUEUE: usize = settings::DEFAULT_QUEUE;
+
+    /// The memory that each signal's items may take while they wait unless [`queue_bytes`](TelemetryBuilder::queue_bytes) says
+    /// otherwise: 32 MiB.
+    pub const DEFAULT_QUEUE_BYTES: usize = settings::DEFAULT_QUEUE_BYTES;
 
     /// How long each signal may take at shutdown unless [`shutdown_timeout`](TelemetryBuilder::shutdown_timeout) says
     /// otherwise.
@@ -239,6 +248,16 @@ impl TelemetryBuilder {
         self
     }
 
+    /// Sets how much memory each signal's items may take while they wait, in bytes;
+    /// [`DEFAULT_QUEUE_BYTES`](Self::DEFAULT_QUEUE_BYTES) otherwise.
+    ///
+    /// Items beyond it are refused and counted as `queue_full`. A batch has at most 4 MiB of it, and an item that is larger
+    /// is counted as `too_large`. The batch on its way comes on top, encoded.
+    pub fn queue_bytes(mut self, bytes: usize) -> Self {
+        self.queue_bytes = Some(bytes);
+        self
+    }
+
     /// How long each signal may take at shutdown; all three go at once. [`TelemetryBuilder::DEFAULT_SHUTDOWN_TIMEOUT`] otherwise.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = settings::capped(timeout);
@@ -256,7 +275,8 @@ impl TelemetryBuilder {
 
     /// Reads variables through `get` instead of from the process, for tests and for programs with settings of their own.
     ///
-    /// Headers and compression that the *process* sets are still added by the exporters.
+    /// The process's own variables are not read then, but for those of proxies (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`,
+    /// `NO_PROXY`).
     pub fn env(mut self, get: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
         self.environment = Some(Box::new(get));
         self
@@ -273,6 +293,7 @@ impl TelemetryBuilder {
         for (setting, is_zero) in [
             ("name_capacity", self.name_capacity == 0),
             ("span_queue", self.span_queue == Some(0)),
+            ("queue_bytes", self.queue_bytes == Some(0)),
             ("metric_interval", self.metric_interval.is_some_and(|interval| interval.is_zero())),
             ("shutdown_timeout", self.shutdown_timeout.is_zero()),
         ] {
@@ -288,6 +309,12 @@ impl TelemetryBuilder {
         if let Some(queue) = self.span_queue {
             settings.spans.queue = queue;
             settings.spans.batch = settings.spans.batch.min(queue);
+        }
+        if let Some(bytes) = self.queue_bytes {
+            for queue in [&mut settings.spans, &mut settings.records, &mut settings.collections] {
+                queue.bytes = bytes;
+                queue.batch_bytes = queue.batch_bytes.min(bytes);
+            }
         }
         if let Some(interval) = self.metric_interval {
             settings.metric_interval = interval;
@@ -460,57 +487,69 @@ impl TelemetryBuilder {
         traces = traces.with_span_limits(settings.limits);
         if enabled && exports {
             let runtime = ExportRuntime::start().map_err(InstallError::Thread)?;
-            let mut transports = Transports {
-                runtime: &runtime,
-                resource: &resource,
-                warnings: &mut warnings,
-                system_roots: None,
+            let mut transports = Transports::new(&runtime, &mut warnings);
+            let mut open = |signal, settings: &SignalSettings, limit| -> Result<_, InstallError> {
+                if !settings.targets.otlp {
+                    return Ok(None);
+                }
+                let transport = transports.open(&settings.otlp, limit);
+                let transport =
+                    Arc::new(transport.map_err(|source| InstallError::Exporter { signal, source })?);
+                endpoints.push(Endpoint { signal, transport: Arc::clone(&transport) });
+                Ok(Some(Delivery::new(transport)))
             };
-            let exporter = |signal| move |source| InstallError::Exporter { signal, source: Box::new(source) };
             // What can fail for a reason of the user's comes before the first thread.
-            let temporality = settings.temporality;
-            let spans = transports.spans(&settings.traces).map_err(exporter(Signal::Traces))?;
-            let records = transports.records(&settings.logs).map_err(exporter(Signal::Logs))?;
-            let collections =
-                transports.metrics(&settings.metrics, temporality).map_err(exporter(Signal::Metrics))?;
+            let spans = open(Signal::Traces, &settings.traces, settings.spans.timeout)?;
+            let collections = open(Signal::Metrics, &settings.metrics, settings.metric_timeout)?;
+            let records = open(Signal::Logs, &settings.logs, settings.records.timeout)?;
+            let encoder = |signal| move |source| InstallError::Exporter { signal, source: Box::new(source) };
             if settings.traces.targets.any() {
-                let (runtime, limit) = (Arc::clone(&runtime), settings.spans.timeout);
-                let export = move |batch| runtime.block_on(limit, spans.export(batch));
-                let queue = Batcher::start("spans", settings.spans, export).map_err(InstallError::Thread)?;
+                let mut sink = SpanSink::new(&resource, spans, settings.traces.targets)
+                    .map_err(encoder(Signal::Traces))?;
+                let queue =
+                    Batcher::start("spans", settings.spans, Keep::WhileThereIsRoom, move |batch, waiting| {
+                        sink.export(batch, waiting)
+                    })
+                    .map_err(InstallError::Thread)?;
                 balance.traces = Some(Arc::new(queue.clone()));
                 traces = traces.with_span_processor(QueueingSpanProcessor(queue.clone()));
                 closers.spans = Some(queue);
             }
             if settings.logs.targets.any() {
-                let (runtime, limit) = (Arc::clone(&runtime), settings.records.timeout);
-                let export = move |batch| runtime.block_on(limit, records.export(batch));
-                let queue =
-                    Batcher::start("records", settings.records, export).map_err(InstallError::Thread)?;
+                let mut sink = RecordSink::new(&resource, records, settings.logs.targets)
+                    .map_err(encoder(Signal::Logs))?;
+                let queue = Batcher::start(
+                    "records",
+                    settings.records,
+                    Keep::WhileThereIsRoom,
+                    move |batch, waiting| sink.export(batch, waiting),
+                )
+                .map_err(InstallError::Thread)?;
                 balance.logs = Some(Arc::new(queue.clone()));
                 logs = logs.with_log_processor(QueueingLogProcessor(queue.clone()));
                 closers.records = Some(queue);
             }
             if settings.metrics.targets.any() {
-                let ledger = Arc::new(MetricLedger::default());
-                let exporter = CountingMetricExporter {
-                    sinks: collections,
-                    temporality,
-                    timeout: settings.metric_timeout,
-                    runtime: Arc::clone(&runtime),
-                    ledger: Arc::clone(&ledger),
+                let temporality = settings.temporality;
+                let press = MetricPress::new(temporality, settings.metrics.targets)
+                    .map_err(encoder(Signal::Metrics))?;
+                let mut sink = MetricSink(collections);
+                // What a cumulative collection says the next one says again; a delta is said once.
+                let keep = match temporality {
+                    Temporality::Cumulative => Keep::UntilTheNext,
+                    _ => Keep::WhileThereIsRoom,
                 };
+                let queue = Batcher::start("metrics", settings.collections, keep, move |batch, waiting| {
+                    sink.export(batch, waiting)
+                })
+                .map_err(InstallError::Thread)?;
+                let timeout = settings.metric_timeout;
+                let exporter = QueueingMetricExporter { press, queue: queue.clone(), temporality, timeout };
                 let reader =
                     PeriodicReader::builder(exporter).with_interval(settings.metric_interval).build();
                 metrics = metrics.with_reader(reader);
-                balance.metrics = Some(Arc::clone(&ledger) as _);
-                closers.metrics = Some(ledger);
-            }
-            for (signal, of) in
-                Signal::ALL.iter().copied().zip([&settings.traces, &settings.metrics, &settings.logs])
-            {
-                if of.targets.otlp {
-                    endpoints.push(Endpoint::new(signal, &of.otlp, transports.tls(&of.otlp)));
-                }
+                balance.metrics = Some(Arc::new(queue.clone()));
+                closers.metrics = Some(queue);
             }
         }
         let mut has_reader = false;

@@ -24,9 +24,10 @@ use crate::otlp::{
         reader::{Reader, own},
     },
     settings::{
-        BadEndpoint, BatchSettings, DEFAULT_BATCH, DEFAULT_EXPORT_TIMEOUT, DEFAULT_LOG_DELAY,
-        DEFAULT_METRIC_INTERVAL, DEFAULT_OTLP_TIMEOUT, DEFAULT_QUEUE, DEFAULT_SPAN_DELAY, OtlpSettings,
-        Overrides, Part, Propagator, Protocol, Settings, SignalSettings, Targets, WarningKind, compiled,
+        BadEndpoint, BatchSettings, DEFAULT_BATCH, DEFAULT_BATCH_BYTES, DEFAULT_EXPORT_TIMEOUT,
+        DEFAULT_LOG_DELAY, DEFAULT_METRIC_INTERVAL, DEFAULT_OTLP_TIMEOUT, DEFAULT_QUEUE, DEFAULT_QUEUE_BYTES,
+        DEFAULT_SPAN_DELAY, OtlpSettings, Overrides, Part, Propagator, Protocol, Settings, SignalSettings,
+        Targets, WarningKind, compiled,
     },
 };
 
@@ -77,6 +78,7 @@ fn read_for(
             "OTEL_BLRP_EXPORT_TIMEOUT",
             DEFAULT_LOG_DELAY,
         ),
+        collections: BatchSettings::COLLECTIONS,
         metric_interval: r.millis("OTEL_METRIC_EXPORT_INTERVAL", DEFAULT_METRIC_INTERVAL),
         metric_timeout: r.millis("OTEL_METRIC_EXPORT_TIMEOUT", DEFAULT_EXPORT_TIMEOUT),
         temporality: r.temporality(),
@@ -132,6 +134,8 @@ impl Reader<'_> {
         BatchSettings {
             queue: capacity,
             batch: size,
+            bytes: DEFAULT_QUEUE_BYTES,
+            batch_bytes: DEFAULT_BATCH_BYTES,
             delay: self.millis(delay, default_delay),
             timeout: self.millis(timeout, DEFAULT_EXPORT_TIMEOUT),
         }

@@ -34,7 +34,7 @@ use crate::{
     emit::{self, layer_of},
     engine::telemetry_dropped,
     otlp::{
-        closing::{Closers, Closing, SLACK, spawn},
+        closing::{Closers, Closing, spawn},
         hurry::Hurry,
         report::{SignalOutcome, TelemetryReport},
         status::Status,
@@ -202,7 +202,7 @@ impl Telemetry {
 
     /// The OTLP endpoints in use, complete with scheme and path. A user and a password are shown as `***`.
     pub fn endpoints(&self) -> impl Iterator<Item = (Signal, &str)> {
-        self.parts.endpoints.iter().map(|endpoint| (endpoint.signal, endpoint.shown.as_str()))
+        self.parts.endpoints.iter().map(|endpoint| (endpoint.signal, endpoint.shown()))
     }
 
     /// The propagators of `OTEL_PROPAGATORS`.
@@ -237,19 +237,16 @@ impl Telemetry {
         EnvFilter::new(&self.filter)
     }
 
-    /// Tries to connect to every OTLP endpoint at once, waiting no longer than `timeout`.
+    /// Sends an empty request to every OTLP endpoint at once, waiting no longer than `timeout`.
     ///
-    /// It says that a server of the endpoint's protocol listens there, under TLS with a certificate that is trusted. Whether that server
-    /// takes telemetry shows when some is exported. A proxy is not asked. [`TelemetryBuilder::export_if_configured`] is the
-    /// better way to run without one.
+    /// It goes the way that telemetry goes: with the same headers, TLS and proxy.
+    /// [`TelemetryBuilder::export_if_configured`] is the better way to run without a collector.
     ///
     /// [`TelemetryBuilder::export_if_configured`]: super::TelemetryBuilder::export_if_configured
     ///
     /// # Errors
     ///
-    /// The first signal whose endpoint took no connection or answered in another protocol. The reason is one of a refused connection, an
-    /// unknown host, no answer in time, a connection that was closed, TLS on one side alone, a certificate that is not trusted, and
-    /// HTTP/1.1 for gRPC or the other way around.
+    /// The first signal whose endpoint did not take the request. The reason is the one that a failed export would have.
     pub fn check(
         &self,
         timeout: Duration,
@@ -257,42 +254,22 @@ impl Telemetry {
         let timeout = capped(timeout);
         let mut waiting = Vec::new();
         for endpoint in &self.parts.endpoints {
-            let unreachable = CollectorUnreachable {
-                signal: endpoint.signal,
-                endpoint: endpoint.shown.clone(),
-                reason: String::new(),
-            };
             let (tell, told) = oneshot::channel();
-            let endpoint = endpoint.clone();
-            let wait = move || {
-                // Resolving a name cannot be bounded, so it is left behind on a thread of its own.
-                let (found, finding) = mpsc::channel();
-                let started = spawn("otel-tasks-check", move || {
-                    let _ = found.send(endpoint.probe(timeout));
-                });
-                let reached = match started {
-                    Ok(()) => {
-                        // The thread bounds itself, but for the name.
-                        let wait = capped(timeout + SLACK);
-                        finding.recv_timeout(wait).unwrap_or_else(|_| Err("no answer in time".to_owned()))
-                    }
-                    Err(error) => Err(error.to_string()),
-                };
-                let _ = tell.send(reached);
+            let no_thread = CollectorUnreachable {
+                signal: endpoint.signal,
+                endpoint: endpoint.shown().to_owned(),
+                reason: "no thread could be started".to_owned(),
             };
+            let endpoint = endpoint.clone();
             // Without a thread, `told` says so.
-            let _ = spawn("otel-tasks-check", wait);
-            waiting.push((unreachable, told));
+            let _ = spawn("otel-tasks-check", move || {
+                let _ = tell.send(endpoint.probe(timeout));
+            });
+            waiting.push((no_thread, told));
         }
         async move {
-            for (unreachable, told) in waiting {
-                match told.await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(reason)) => return Err(CollectorUnreachable { reason, ..unreachable }),
-                    Err(_) => {
-                        return Err(CollectorUnreachable { reason: "no thread".to_owned(), ..unreachable });
-                    }
-                }
+            for (no_thread, told) in waiting {
+                told.await.unwrap_or(Err(no_thread))?;
             }
             Ok(())
         }
@@ -338,8 +315,8 @@ impl Telemetry {
 
     /// Ends it without exporting anything.
     pub(super) fn discard(self) {
-        if let Some(ledger) = &self.parts.closers.metrics {
-            ledger.discard();
+        if let Some(collections) = &self.parts.closers.metrics {
+            collections.refuse();
         }
     }
 
@@ -445,12 +422,15 @@ mod tests {
     fn a_report_is_one_line_for_each_signal_with_its_losses() {
         let millis = Duration::from_millis;
         let traces = SignalBalance {
-            ended: 15,
+            ended: 28,
             exported: 5,
             queue_full: 4,
             export_failed: 3,
             after_shutdown: 2,
             pending: 1,
+            too_large: 6,
+            rejected: 7,
+            rejected_points: 0,
         };
         let metrics = SignalBalance { ended: 2, exported: 2, ..SignalBalance::default() };
         let logs = SignalBalance { ended: 1, export_failed: 1, ..SignalBalance::default() };
@@ -462,7 +442,7 @@ mod tests {
         ];
         let report = TelemetryReport::new(balance, outcomes, millis(1_320));
         let expected = "telemetry ended after 1.3 s\n  \
-            traces  5 of 15 spans delivered, 4 refused by a full queue, 3 failed, 3 undelivered; \
+            traces  5 of 28 spans delivered, 4 refused by a full queue, 3 failed, 6 too large, 7 rejected by the receiver, 3 undelivered; \
             timed out after 1.3 s\n  \
             metrics off\n  \
             logs    0 of 1 records delivered, 1 failed; refused";

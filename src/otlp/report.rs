@@ -29,12 +29,16 @@ pub struct SignalReport {
     pub signal: Signal,
     /// Sampled spans that ended, log records that were emitted, collections that were made.
     pub ended: u64,
-    /// Delivered.
+    /// Items that the receiver took.
     pub exported: u64,
-    /// Refused, the queue being full.
+    /// Items that the queue refused, being full.
     pub queue_full: u64,
-    /// Given up by the exporter.
+    /// Items of requests that the receiver refused for good, or that were given up.
     pub export_failed: u64,
+    /// Items that are larger than a batch, or that the receiver refused as too large when they were alone in a request.
+    pub too_large: u64,
+    /// Items that the receiver rejected in a request that it took otherwise; for metrics data points, which are no items.
+    pub rejected: u64,
     /// Neither delivered nor given up when the report was made, or ended after the shutdown began.
     pub undelivered: u64,
     /// How the last export ended.
@@ -72,6 +76,8 @@ impl TelemetryReport {
                 exported: counts.exported,
                 queue_full: counts.queue_full,
                 export_failed: counts.export_failed,
+                too_large: counts.too_large,
+                rejected: counts.rejected + counts.rejected_points,
                 undelivered: counts.pending + counts.after_shutdown,
                 outcome,
                 took,
@@ -98,16 +104,16 @@ impl TelemetryReport {
 
     /// True where nothing was lost, over the whole life of the process.
     pub fn is_complete(&self) -> bool {
-        self.signals().all(|signal| signal.ended == signal.exported)
+        self.signals().all(|signal| signal.ended == signal.exported && signal.rejected == 0)
     }
 }
 
 impl fmt::Display for SignalReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = match self.signal {
-            Signal::Traces => "spans",
-            Signal::Metrics => "collections",
-            Signal::Logs => "records",
+        let (unit, rejected) = match self.signal {
+            Signal::Traces => ("spans", "rejected by the receiver"),
+            Signal::Metrics => ("collections", "data points rejected by the receiver"),
+            Signal::Logs => ("records", "rejected by the receiver"),
         };
         write!(f, "{:<8}", self.signal.as_str())?;
         if self.outcome == SignalOutcome::Off {
@@ -117,6 +123,8 @@ impl fmt::Display for SignalReport {
         let losses = [
             (self.queue_full, "refused by a full queue"),
             (self.export_failed, "failed"),
+            (self.too_large, "too large"),
+            (self.rejected, rejected),
             (self.undelivered, "undelivered"),
         ];
         for (count, what) in losses {

@@ -11,6 +11,9 @@ use crate::policy::Plain;
 
 pub(super) const DEFAULT_QUEUE: usize = 65_536;
 pub(super) const DEFAULT_BATCH: usize = 512;
+pub(super) const DEFAULT_QUEUE_BYTES: usize = 32 * 1024 * 1024;
+/// The largest message that gRPC servers take by default.
+pub(super) const DEFAULT_BATCH_BYTES: usize = 4 * 1024 * 1024;
 pub(super) const DEFAULT_SPAN_DELAY: Duration = Duration::from_secs(5);
 pub(super) const DEFAULT_LOG_DELAY: Duration = Duration::from_secs(1);
 pub(super) const DEFAULT_EXPORT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -68,29 +71,40 @@ impl Part {
 /// Whether the part is compiled into this program.
 pub(super) const fn compiled(part: Part) -> bool {
     match part {
-        Part::Grpc | Part::Tls | Part::Gzip | Part::Console => true,
+        Part::Grpc => cfg!(feature = "otlp-grpc"),
+        Part::Tls => cfg!(feature = "tls"),
+        Part::Gzip => cfg!(feature = "gzip"),
+        Part::Console => cfg!(feature = "console"),
     }
 }
 
-/// A URL as it may be shown: with `***` for its user and password. Of a text that is no address, all before its last `@` is hidden.
+/// A URL as it may be shown: with `***` for its user and password. Of a text that is no address, all before its last `@` is
+/// hidden.
 pub(super) fn redacted(url: &str) -> String {
     const HIDDEN: &str = "***";
-    if !url.contains('@') {
-        return url.to_owned();
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), url),
+    };
+    // In an address that can be read, what comes after the authority is no secret.
+    let is_address =
+        url.parse::<hyper::Uri>().is_ok_and(|uri| uri.authority().is_some() && uri.scheme().is_some());
+    let secret = if is_address { rest.find(['/', '?', '#']).unwrap_or(rest.len()) } else { rest.len() };
+    match rest[..secret].rfind('@') {
+        Some(at) => format!("{scheme}{HIDDEN}{}", &rest[at..]),
+        None => url.to_owned(),
     }
-    if let Ok(mut parsed) = reqwest::Url::parse(url) {
-        let is_address = matches!(parsed.scheme(), "http" | "https") && parsed.has_host();
-        if is_address && parsed.username().is_empty() && parsed.password().is_none() {
-            return url.to_owned();
-        }
-        // Neither fails for an address with a host.
-        if is_address && parsed.set_username(HIDDEN).is_ok() && parsed.set_password(None).is_ok() {
-            return parsed.into();
-        }
+}
+
+/// Whether what follows the host is a port: the parser of addresses takes any text.
+pub(super) fn has_a_port_or_none(uri: &hyper::Uri) -> bool {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let host_and_port = authority.rsplit('@').next().unwrap_or_default();
+    // The colons of an address of IPv6 are in brackets.
+    match host_and_port.rsplit_once(':').filter(|_| !host_and_port.ends_with(']')) {
+        Some((_, port)) => port.parse().is_ok_and(|port: u16| port > 0),
+        None => !host_and_port.is_empty(),
     }
-    let (before, after) = url.rsplit_once('@').unwrap_or(("", url));
-    let scheme = before.split_once("://").map_or(String::new(), |(scheme, _)| format!("{scheme}://"));
-    format!("{scheme}{HIDDEN}@{after}")
 }
 
 /// What is wrong with the value of a variable.
@@ -173,8 +187,24 @@ impl Targets {
 pub(super) struct BatchSettings {
     pub(super) queue: usize,
     pub(super) batch: usize,
+    /// The most memory that items may take while they wait.
+    pub(super) bytes: usize,
+    /// The most memory of a batch's items, and so of a single one.
+    pub(super) batch_bytes: usize,
     pub(super) delay: Duration,
     pub(super) timeout: Duration,
+}
+
+impl BatchSettings {
+    /// Each collection of metrics is a request of its own, however large.
+    pub(super) const COLLECTIONS: Self = Self {
+        queue: DEFAULT_QUEUE,
+        batch: 1,
+        bytes: DEFAULT_QUEUE_BYTES,
+        batch_bytes: DEFAULT_QUEUE_BYTES,
+        delay: LONGEST_WAIT,
+        timeout: DEFAULT_EXPORT_TIMEOUT,
+    };
 }
 
 /// How a signal's OTLP exporter is built.
@@ -236,6 +266,7 @@ pub(super) struct Settings {
     pub(super) limits: SpanLimits,
     pub(super) spans: BatchSettings,
     pub(super) records: BatchSettings,
+    pub(super) collections: BatchSettings,
     pub(super) metric_interval: Duration,
     pub(super) metric_timeout: Duration,
     pub(super) temporality: Temporality,

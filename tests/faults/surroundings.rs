@@ -473,17 +473,17 @@ on_each_runtime! { run:
     fault_38_a_slow_subscriber_holds_up_nothing_and_its_missed_events_are_counted,
 }
 
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 mod exporters {
     use otel_tasks::telemetry::Protocol;
 
     use super::*;
-    use crate::support::otlp::{Behaviour, Receiver, closed_port};
+    use crate::support::otlp::{ANY, Behaviour, Receiver, closed_port};
 
     async fn life_without_a_collector(behaviour: Option<Behaviour>) {
         // How long the flush may take; the tasks' deadline is another. Once it is long, so that it would show in theirs.
         let flush = if behaviour == Some(Behaviour::Hang) { secs(3) } else { millis(500) };
-        let receiver = Receiver::start(Protocol::Grpc);
+        let receiver = Receiver::start(ANY);
         let mut builder = receiver.telemetry("faults").shutdown_timeout(flush).span_queue(500);
         match behaviour {
             Some(behaviour) => receiver.set_behaviour(behaviour),

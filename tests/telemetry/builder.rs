@@ -8,7 +8,7 @@ use tokio_rustls::rustls;
 
 use crate::{
     BOTH,
-    support::otlp::{Kind, Receiver, certified, wait_for},
+    support::otlp::{ANY, Kind, Receiver, certified, wait_for},
     under,
 };
 
@@ -94,7 +94,7 @@ fn an_authority_that_is_not_trusted_gets_nothing() {
 
 #[test]
 fn a_certificate_that_cannot_be_read_is_warned_of() {
-    let receiver = Receiver::start_tls(Protocol::Grpc);
+    let receiver = Receiver::start_tls(ANY);
     let missing =
         |name: &str| (name == "OTEL_EXPORTER_OTLP_CERTIFICATE").then(|| "/nowhere/ca.pem".to_owned());
     let telemetry = receiver.telemetry("tux").env(missing).build().expect("telemetry");
@@ -235,7 +235,7 @@ fn metrics_are_exported_at_their_interval() {
 
 #[test]
 fn a_task_instrument_has_room_for_the_names_that_were_asked_for() {
-    let receiver = Receiver::start(Protocol::Grpc);
+    let receiver = Receiver::start(ANY);
     let telemetry = receiver.telemetry("tux").name_capacity(250).build().expect("telemetry");
     let ours = telemetry.meter().u64_counter("task.test").build();
     let other = telemetry.meter().u64_counter("other").build();
@@ -266,7 +266,7 @@ fn debug_output_of_telemetry_names_its_parts() {
 
 #[test]
 fn telemetry_that_is_dropped_is_still_flushed() {
-    let receiver = Receiver::start(Protocol::Grpc);
+    let receiver = Receiver::start(ANY);
     let telemetry = receiver.telemetry("tux").build().expect("telemetry");
     telemetry.tracer().start("one").end();
     drop(telemetry);

@@ -4,6 +4,7 @@ use super::reader::{Reader, own};
 use crate::otlp::{
     ledger::Signal,
     settings::{BadEndpoint, Overrides, Part, Protocol, WarningKind, redacted},
+    transport::Target,
 };
 
 pub(super) const GENERAL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
@@ -90,13 +91,10 @@ impl Reader<'_> {
             }
             text = format!("{}://{text}", if given.insecure { "http" } else { "https" });
         }
-        let mut url = reqwest::Url::parse(&text).map_err(|_| Refused::Malformed)?;
-        // The parser takes the host of `http:///v1` from the path.
-        let has_host = text.split_once("://").is_some_and(|(_, rest)| !rest.starts_with(['/', '\\']));
-        if !has_host || !can_be_called(&url) {
-            return Err(Refused::Malformed);
-        }
-        if url.scheme() == "https" && !(self.compiled)(Part::Tls) {
+        // What the clients of both protocols take.
+        let (target, _) = Target::read(&text).map_err(|_| Refused::Malformed)?;
+        let url = target.uri();
+        if url.scheme_str() == Some("https") && !(self.compiled)(Part::Tls) {
             return Err(Refused::NotCompiled);
         }
         if !has_scheme && !given.insecure {
@@ -106,18 +104,21 @@ impl Reader<'_> {
                  for plain text",
             );
         }
-        self.suspect_port(protocol, &url, given);
-        self.suspect_path(signal, protocol, &url, given);
+        self.suspect_port(protocol, url, given);
+        self.suspect_path(signal, protocol, url, given);
+        // With the user and the password, which the target is without.
+        let address: hyper::Uri = text.parse().map_err(|_| Refused::Malformed)?;
+        let mut parts = address.into_parts();
         if protocol == Protocol::HttpProtobuf && given.general {
-            let path = format!("{}{}", url.path().trim_end_matches('/'), http_path(signal));
-            url.set_path(&path);
+            let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
+            let path = format!("{}{}{query}", url.path().trim_end_matches('/'), http_path(signal));
+            parts.path_and_query = Some(path.parse().map_err(|_| Refused::Malformed)?);
         }
-        url.set_fragment(None);
-        Ok(url.into())
+        hyper::Uri::from_parts(parts).map(|address| address.to_string()).map_err(|_| Refused::Malformed)
     }
 
-    fn suspect_port(&mut self, protocol: Protocol, url: &reqwest::Url, given: &Given<'_>) {
-        let other = match (protocol, url.port()) {
+    fn suspect_port(&mut self, protocol: Protocol, url: &hyper::Uri, given: &Given<'_>) {
+        let other = match (protocol, url.port_u16()) {
             (Protocol::HttpProtobuf, Some(4317)) => "grpc",
             (Protocol::Grpc, Some(4318)) => "http/protobuf",
             _ => return,
@@ -127,7 +128,7 @@ impl Reader<'_> {
     }
 
     /// Paths that no receiver has: a signal's path twice, none where none is added, and any over gRPC.
-    fn suspect_path(&mut self, signal: Signal, protocol: Protocol, url: &reqwest::Url, given: &Given<'_>) {
+    fn suspect_path(&mut self, signal: Signal, protocol: Protocol, url: &hyper::Uri, given: &Given<'_>) {
         let path = url.path().trim_end_matches('/');
         let named = Signal::ALL.iter().copied().find(|&signal| path.ends_with(http_path(signal)));
         if protocol == Protocol::Grpc {
@@ -174,21 +175,4 @@ impl Reader<'_> {
 enum Refused {
     Malformed,
     NotCompiled,
-}
-
-/// Whether the clients of both protocols take this address: they are stricter than the parser of URLs.
-fn can_be_called(url: &reqwest::Url) -> bool {
-    let Some(host) = url.host_str().filter(|host| !host.is_empty()) else { return false };
-    match url.scheme() {
-        "http" => {}
-        "https" if is_certified_name(host) => {}
-        _ => return false,
-    }
-    url.port() != Some(0) && opentelemetry_http::Request::builder().uri(url.as_str()).body(()).is_ok()
-}
-
-/// Whether a certificate can be for this host; TLS does not begin for another.
-fn is_certified_name(host: &str) -> bool {
-    let host = host.trim_matches(['[', ']']);
-    rustls::pki_types::ServerName::try_from(host).is_ok()
 }
