@@ -58,13 +58,20 @@ impl std::error::Error for BuildError {}
 pub enum RegisterError {
     /// The name is empty.
     EmptyName,
-    /// The name is longer than [`NameRule::MAX_NAME`](crate::policy::NameRule::MAX_NAME).
+    /// The name is longer than [`NameRule::MAX_NAME`](crate::policy::NameRule::MAX_NAME), or the name of each member of a family
+    /// would be.
     #[non_exhaustive]
     NameTooLong {
         /// The beginning of the name.
         name: String,
         /// Its length in bytes.
         bytes: usize,
+    },
+    /// The name stands for all tasks that find no room among the manager's names.
+    #[non_exhaustive]
+    ReservedName {
+        /// The name.
+        name: String,
     },
     /// A task of this name is registered already.
     #[non_exhaustive]
@@ -184,6 +191,9 @@ impl fmt::Display for RegisterError {
                     f,
                     "the name of a task has at most {most} bytes, and that of task {name:?}.. has {bytes}"
                 )
+            }
+            Self::ReservedName { name } => {
+                write!(f, "the name {name:?} stands for all tasks beyond the limit of names")
             }
             Self::Duplicate { name } => write!(f, "a task named {name:?} is registered already"),
             Self::BeingReplaced { name } => write!(f, "task {name:?} is being replaced already"),
@@ -443,6 +453,10 @@ pub enum LoopControlError {
     NotALoop,
     /// The tokio runtime that the loop ran on was shut down, and the loop was dropped with it.
     RuntimeGone,
+    /// The loop waits for its start or restart, is about to end, or has ended.
+    NotRunning,
+    /// As many iterations run as may at once.
+    Overlapped,
     /// The new schedule is none; the old one stays.
     Schedule(ScheduleError),
 }
@@ -455,6 +469,8 @@ impl std::fmt::Display for LoopControlError {
             Self::RuntimeGone => {
                 "the tokio runtime of the loop was shut down, and the loop was dropped with it"
             }
+            Self::NotRunning => "the loop is not running",
+            Self::Overlapped => "as many iterations of the loop are running as may at once",
             Self::Schedule(_) => "the new schedule of the loop is not usable",
         })
     }
@@ -464,7 +480,7 @@ impl std::error::Error for LoopControlError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Schedule(source) => Some(source),
-            Self::NotRegistered | Self::NotALoop | Self::RuntimeGone => None,
+            _ => None,
         }
     }
 }

@@ -88,10 +88,12 @@ pub mod task {
 
 /// Policies, outcomes and control errors of loops.
 pub mod schedule {
+    #[cfg(feature = "calendar")]
+    pub use crate::timetable::LocalTime;
     pub use crate::{
-        engine::{LoopOutcome, OnError},
+        engine::{LoopOutcome, ManualRun, OnError},
         error::{LoopControlError, LoopError},
-        timetable::{MissedPolicy, OverlapPolicy, Schedule, ScheduleError, Upcoming},
+        timetable::{MissedPolicy, OverlapPolicy, Schedule, ScheduleError, Trigger, Upcoming},
     };
 }
 
@@ -155,8 +157,8 @@ pub mod shutdown {
 /// Layers for a subscriber of your own, telemetry in one call (feature `otlp`), and every name that leaves the process.
 pub mod telemetry {
     pub use crate::emit::{
-        LayerConflict, SignalExport, SpanPath, TelemetryExport, TelemetryState, layer, remote_context,
-        task_layer,
+        LayerConflict, RunExemplar, SignalExport, SpanPath, TelemetryExport, TelemetryState, layer,
+        remote_context, task_layer,
     };
 
     /// Every name that leaves the process: spans, log records, instruments and their attributes.

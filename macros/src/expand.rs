@@ -185,12 +185,21 @@ impl Visit<'_> for Borrows<'_> {
 
     fn visit_ident(&mut self, ident: &Ident) {
         let name = ident.to_string();
-        // The parameters of the `impl` block are not seen here; most have names like these.
-        let is_short = name
-            .strip_prefix(char::is_uppercase)
-            .is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit()));
-        self.found |= is_short || name == "Self" || self.generics.contains(&ident);
+        self.found |= is_usual_parameter(&name) || name == "Self" || self.generics.contains(&ident);
     }
+}
+
+/// Whether types that an `impl` block is generic over usually have such a name: `E`, `E1`, `Err`, `TError`. The block is not seen from
+/// its functions.
+fn is_usual_parameter(name: &str) -> bool {
+    let mut rest = name.chars();
+    let first = rest.next();
+    let is_short = || rest.as_str().chars().all(|c| c.is_ascii_digit());
+    let is_prefixed = || {
+        let rest = rest.as_str();
+        first == Some('T') && rest.starts_with(char::is_uppercase) && rest.contains(char::is_lowercase)
+    };
+    name == "Err" || first.is_some_and(char::is_uppercase) && (is_short() || is_prefixed())
 }
 
 /// Whether clippy could find the async block to yield a future, which is worth a warning in a block but not in a

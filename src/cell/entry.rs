@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -25,10 +25,10 @@ pub(crate) struct Entry<E> {
     pub(super) kind: Kind,
     /// Made for a caller that gave nothing but the name. The first of a name is found by it alone.
     pub(super) plain: bool,
-    /// Whether members report to it. Set once, before the first does.
+    /// Whether members report to it, or did. Set once, before the first does.
     pub(super) is_family: AtomicBool,
-    /// Whether a collection has seen it since it retired. Statistics only, pairs with nothing.
-    pub(super) shown: AtomicBool,
+    /// How many members report to it. Written under the registry's lock.
+    pub(super) members: AtomicU32,
 }
 
 /// What an entry is to those who count and export.
@@ -52,8 +52,15 @@ impl<E> Entry<E> {
         self.is_family.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_family(&self) {
+    /// Counts a member that comes. Under the registry's lock, as the next.
+    pub(super) fn member_comes(&self) {
         self.is_family.store(true, Ordering::Relaxed);
+        self.members.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a member that goes. Returns whether it was the last.
+    pub(super) fn member_goes(&self) -> bool {
+        self.members.fetch_sub(1, Ordering::Relaxed) == 1
     }
 
     /// What it is exported as: itself, or its family.
@@ -80,19 +87,18 @@ impl<E> Entry<E> {
         [Some(&self.cell), self.family().map(|family| &family.cell)].into_iter().flatten()
     }
 
-    /// Counts a run that begins. Returns whether the registry has let the name go meanwhile.
+    /// Counts a run that begins. Returns whether the registry has let the name go meanwhile; of a member, its family's, since
+    /// the member's own is not let go.
     #[inline]
     pub(crate) fn run_started(&self, now: impl FnOnce() -> Duration + Copy, wall: SystemTime) -> bool {
-        if let Some(family) = self.family() {
-            family.run_of_member_started(now(), wall);
-        }
-        self.cell.run_started(now, wall)
+        let own_is_gone = self.cell.run_started(now, wall);
+        self.family().map_or(own_is_gone, |family| family.run_of_member_started(now(), wall))
     }
 
     /// Out of the path of other runs, as the next.
     #[inline(never)]
-    fn run_of_member_started(&self, now: Duration, wall: SystemTime) {
-        self.cell.run_started(|| now, wall);
+    fn run_of_member_started(&self, now: Duration, wall: SystemTime) -> bool {
+        self.cell.run_started(|| now, wall)
     }
 
     /// Counts an ended run. Returns the error type that it is exported under.

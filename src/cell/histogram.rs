@@ -28,6 +28,10 @@ impl Histogram {
         self.buckets[index].fetch_add(1, Ordering::Relaxed); // Statistics only, pairs with nothing.
     }
 
+    pub(crate) fn clear(&self) {
+        self.buckets.iter().for_each(|bucket| bucket.store(0, Ordering::Relaxed)); // Statistics only, pairs with nothing.
+    }
+
     /// The counts where nothing was recorded.
     pub(crate) fn none() -> Vec<u64> {
         vec![0; BUCKETS]

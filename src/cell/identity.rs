@@ -12,3 +12,15 @@ pub(crate) struct Identity {
     pub(crate) priority: TaskPriority,
     pub(crate) component: Option<Arc<str>>,
 }
+
+impl Identity {
+    /// That of a task about which nothing but the name is said.
+    pub(crate) fn named(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            category: TaskCategory::Unknown,
+            priority: TaskPriority::default(),
+            component: None,
+        }
+    }
+}

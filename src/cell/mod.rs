@@ -9,6 +9,7 @@ mod entry;
 mod histogram;
 mod identity;
 mod registry;
+mod retired;
 mod snapshot;
 mod task_cell;
 mod window;

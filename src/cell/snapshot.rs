@@ -102,7 +102,7 @@ pub struct TaskSnapshot {
     /// The members in each state, for a family.
     #[cfg_attr(feature = "serde", serde(serialize_with = "by_state"))]
     pub(crate) members: Option<[u64; TaskState::ALL.len()]>,
-    /// Whether a task was registered under the name, and none is any more.
+    /// Whether a task was registered under the name, or was a member of the family, and none is any more.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) retired: bool,
     /// Runs under way.
@@ -302,9 +302,9 @@ impl TaskSnapshot {
         self.members.map(|members| members.iter().sum())
     }
 
-    /// Whether a task of the name is registered, or the name is a family's.
+    /// Whether a task of the name is registered, or a member of the family that has the name.
     pub(crate) fn is_registered(&self) -> bool {
-        self.state.is_some() || self.members.is_some()
+        self.state.is_some() || self.members.is_some() && !self.retired
     }
 
     /// Adds a member to what is known of its family: its state, and of its times the one that is most urgent.

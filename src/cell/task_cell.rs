@@ -128,6 +128,36 @@ impl Figures {
         (self.last_restart_at.load(Relaxed) != 0).then(|| self.rare())
     }
 
+    /// But for the reservations: the limit is still there.
+    fn reset(&self) {
+        let single = [
+            &self.retries,
+            &self.failures_in_a_row,
+            &self.run_nanos,
+            &self.longest_run_nanos,
+            &self.slow_polls,
+            &self.stalls,
+            &self.stale_signals,
+            &self.last_restart_at,
+            &self.last_success,
+            &self.last_error_time,
+            &self.last_restart,
+            &self.next_run,
+            &self.next_retry,
+            &self.interval_nanos,
+        ];
+        let figures = single.into_iter().chain(&self.runs).chain(&self.restarts).chain(&self.skipped);
+        figures.for_each(|figure| figure.store(0, Relaxed));
+        self.durations.clear();
+        if let Some(errors) = self.errors_last_hour.get() {
+            errors.clear();
+        }
+        let mut rare = self.rare();
+        // The histograms still know them.
+        rare.errors.iter_mut().for_each(|error| error.count = 0);
+        (rare.last_error, rare.history, rare.restart_log) = (None, VecDeque::new(), VecDeque::new());
+    }
+
     fn errors_last_hour(&self, now: Duration) -> u64 {
         self.errors_last_hour.get().map_or(0, |window| window.sum(now))
     }
@@ -203,6 +233,15 @@ impl TaskCell {
         if let Some(figures) = self.figures.get() {
             let mut rare = figures.rare();
             (rare.history, rare.restart_log) = (VecDeque::new(), VecDeque::new());
+        }
+    }
+
+    /// Lets the name begin at zero. What is exported of it is not read meanwhile, and no run of it ends.
+    pub(super) fn reset(&self) {
+        let own = [&self.longest_poll_nanos, &self.first_start_at, &self.first_start, &self.last_seen];
+        own.into_iter().for_each(|figure| figure.store(0, Relaxed));
+        if let Some(figures) = self.figures.get() {
+            figures.reset();
         }
     }
 

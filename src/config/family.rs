@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     cell,
-    config::task::CriticalTaskConfig,
+    config::task::{CriticalTaskConfig, check_name},
     engine::{
         Changed, Family, MemberBody, Registration, Shared, Supervised, TaskContext, Wanted, until_gone,
     },
@@ -18,10 +18,10 @@ use crate::{
     read::TaskHealth,
 };
 
-/// What the members of a family are told apart by: an id, say. Implemented for every type that can be.
+/// A key that identifies a member of a family, such as an id. Implemented for every type with the required traits.
 ///
-/// The text of a key names its member: at most [`MAX_KEY_LENGTH`] bytes, without slashes and control characters. Two keys with the same
-/// text cannot both be members.
+/// The text of the key is part of the member's name: at most [`MAX_KEY_LENGTH`] bytes, without slashes and control characters. Two keys with
+/// the same text cannot both be members.
 pub trait FamilyKey: Clone + Eq + Display + Send + Sync + 'static {}
 
 impl<K: Clone + Eq + Display + Send + Sync + 'static> FamilyKey for K {}
@@ -120,7 +120,7 @@ impl<K: FamilyKey> TaskFamily<K> {
         Self { name: name.into(), make: Box::new(make), max_members: Self::DEFAULT_MAX_MEMBERS }
     }
 
-    /// Says more about every member. May be called again for more.
+    /// Adds settings to the config of every member. Further calls add to the earlier ones.
     pub fn each(
         mut self,
         configure: impl Fn(CriticalTaskConfig) -> CriticalTaskConfig + Send + Sync + 'static,
@@ -138,9 +138,8 @@ impl<K: FamilyKey> TaskFamily<K> {
     }
 
     pub(crate) fn register(self, shared: &Arc<Shared>) -> Result<FamilyHandle<K>, RegisterError> {
-        if self.name.is_empty() {
-            return Err(RegisterError::EmptyName);
-        }
+        // A colon and the shortest key.
+        check_name(&self.name, 2)?;
         let refused = |problem| RegisterError::Key { family: self.name.clone(), key: String::new(), problem };
         if let Some(character) = self.name.chars().find(|c| matches!(c, '/' | '\\') || c.is_control()) {
             return Err(refused(KeyProblem::Character(character)));
@@ -184,9 +183,9 @@ impl<K: FamilyKey> Said<K> {
     }
 }
 
-/// Adds members to a family, removes them, and tells of them. Clones speak of the same family.
+/// Adds, removes and lists the members of a family. Clones are handles of the same family.
 ///
-/// It keeps neither the manager nor a task alive: it is made to be kept inside tasks. Once the manager is gone there are no members,
+/// It keeps neither the manager nor a task alive, so tasks may hold it. Once the manager is gone there are no members,
 /// and [`ensure`](Self::ensure) returns [`RegisterError::ShuttingDown`].
 pub struct FamilyHandle<K> {
     name: Arc<str>,

@@ -4,6 +4,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{
     cell::Identity,
+    contract::OVERFLOW_NAME,
     engine::{
         Body, Factory, Lent, Links, LoopBody, LoopHandle, Membership, Registration, Shared, TaskContext,
         TaskLoop, TaskSpec, erase, erase_lending,
@@ -474,15 +475,7 @@ impl CriticalTaskConfig {
 
     pub(crate) fn check(&self) -> Result<RestartIntensity, RegisterError> {
         let name = || self.name.clone();
-        if self.name.is_empty() {
-            return Err(RegisterError::EmptyName);
-        }
-        if self.name.len() > NameRule::MAX_NAME {
-            return Err(RegisterError::NameTooLong {
-                name: error_text::up_to(&self.name, NameRule::MAX_NAME).to_owned(),
-                bytes: self.name.len(),
-            });
-        }
+        check_name(&self.name, 0)?;
         let policy = |source: PolicyError| RegisterError::Policy { name: name(), source };
         let given = match self.limit {
             None => None,
@@ -578,6 +571,22 @@ impl CriticalTaskConfig {
         let links = Links::new(self.dependencies, self.loss, membership);
         Registration { identity, spec, body, rules, links }
     }
+}
+
+/// Checks a name to which at least `more` bytes are added.
+pub(super) fn check_name(name: &str, more: usize) -> Result<(), RegisterError> {
+    let bytes = name.len() + more;
+    if name.is_empty() {
+        return Err(RegisterError::EmptyName);
+    }
+    if name == OVERFLOW_NAME {
+        return Err(RegisterError::ReservedName { name: name.to_owned() });
+    }
+    if bytes > NameRule::MAX_NAME {
+        let name = error_text::up_to(name, NameRule::MAX_NAME).to_owned();
+        return Err(RegisterError::NameTooLong { name, bytes });
+    }
+    Ok(())
 }
 
 impl std::fmt::Debug for CriticalTaskConfig {

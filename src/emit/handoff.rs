@@ -110,14 +110,15 @@ pub enum SpanPath {
     /// Through tracing-opentelemetry: everything that can be done with a span of its own can be done with a run's.
     #[default]
     Full,
-    /// Past it, to the tracer, for about a fifth less.
+    /// Directly to the tracer, for about a fifth less.
     ///
-    /// What is opened inside a run is its child, log records carry its trace, and OpenTelemetry's current context is the
-    /// run's, as on the full path. But to tracing-opentelemetry the run's own `tracing` span is none: `context()`,
-    /// `set_attribute` and `add_link` of it, events directly in it, and explicit children of it (`parent: &span`) do not
-    /// find the run, and who enters it on another thread or in another task (`in_current_span`, `in_scope`) begins a new
-    /// trace there. Beside a tracing-opentelemetry layer of your own ([`task_layer`](crate::telemetry::task_layer)) this is the full
-    /// path.
+    /// Spans that are opened inside a run are its children, log records carry its trace, and OpenTelemetry's current context is the
+    /// run's, as on the full path. But tracing-opentelemetry does not know the run's own `tracing` span:
+    /// - `context()`, `set_attribute` and `add_link` on it, and events directly in it, do not reach the run.
+    /// - Explicit children of it (`parent: &span`) begin a new trace.
+    /// - Code that enters it on another thread or in another task (`in_current_span`, `in_scope`) begins a new trace there.
+    ///
+    /// With a tracing-opentelemetry layer of your own ([`task_layer`](crate::telemetry::task_layer)) this path is the full path.
     Direct,
 }
 

@@ -2,6 +2,7 @@
 
 mod at_exit;
 mod attributes;
+mod exemplars;
 mod handoff;
 mod instruments;
 mod layer;
@@ -13,6 +14,9 @@ pub(crate) use at_exit::flush_before_exit;
 #[cfg(feature = "otlp-http")]
 pub(crate) use at_exit::flush_with;
 pub(crate) use attributes::TaskAttributes;
+pub use exemplars::RunExemplar;
+#[cfg(feature = "otlp-http")]
+pub(crate) use exemplars::keeps_traces;
 pub use handoff::SpanPath;
 pub(crate) use handoff::offer;
 #[cfg(feature = "otlp-http")]

@@ -232,6 +232,19 @@ pub(super) fn step_panicked(step: &'static str, text: &str) {
     );
 }
 
+/// How many names a text lists.
+const MAX_LISTED: usize = 20;
+
+/// The first names, and how many there are beside them: a family may have ten thousand.
+fn some_of(names: &[impl AsRef<str>]) -> String {
+    let listed: Vec<_> = names.iter().take(MAX_LISTED).map(AsRef::as_ref).collect();
+    let listed = listed.join(", ");
+    match names.len().saturating_sub(MAX_LISTED) {
+        0 => listed,
+        more => format!("{listed} and {more} more"),
+    }
+}
+
 /// The watchdog's thread did not start.
 pub(super) fn unwatched(error: &std::io::Error) {
     with_trace(None, || {
@@ -244,7 +257,7 @@ pub(super) fn unwatched(error: &std::io::Error) {
 
 /// The runtime runs nothing.
 pub(super) fn runtime_stalled(events: &EventBus, stalled_for: Duration, polling: Vec<Arc<str>>) {
-    let names = polling.join(", ");
+    let names = some_of(&polling);
     events.tell(None, 0, || TaskEventKind::RuntimeStalled { stalled_for, polling });
     with_trace(None, || {
         tracing::event!(
@@ -260,7 +273,7 @@ pub(super) fn runtime_gone(names: &[Arc<str>]) {
         tracing::event!(
             name: record::RUNTIME_GONE, target: SCOPE, parent: None, Level::ERROR,
             "the tokio runtime of the task manager was shut down; these tasks were dropped with it: {}",
-            names.join(", "),
+            some_of(names),
         );
     });
 }
@@ -298,10 +311,7 @@ pub(crate) fn replacement_failed(name: &str, error: &crate::error::RegisterError
 
 /// The last handle of a manager was dropped while something was alive.
 pub(crate) fn last_handle_dropped(names: &[&str]) {
-    let tasks = match names {
-        [] => "spawned runs".to_owned(),
-        names => names.join(", "),
-    };
+    let tasks = if names.is_empty() { "spawned runs".to_owned() } else { some_of(names) };
     with_trace(None, || {
         tracing::event!(
             name: record::MANAGER_DROPPED, target: SCOPE, parent: None, Level::WARN,

@@ -1,7 +1,7 @@
-//! What is registered of families: who is a member, who is to leave, and who comes back.
+//! Registration of families: adding members, removing them, and replacing a member that still stops.
 //!
-//! A member that is asked to leave keeps its name until everything of it has ended. Who is ensured meanwhile comes back: it
-//! is registered in the moment in which the member before it goes, unless it is removed again.
+//! A member that is asked to leave keeps its name until its run and its owned work have ended. If its key is ensured meanwhile, a
+//! successor is registered at the moment when the member is forgotten. A later removal cancels the successor.
 
 use std::{any::Any, collections::HashMap, sync::Arc};
 

@@ -28,7 +28,7 @@ pub(crate) use context::ContextParts;
 pub use context::TaskContext;
 pub(crate) use families::{Changed, Wanted};
 pub(crate) use loops::LoopBody;
-pub use loops::{LoopHandle, LoopOutcome, OnError, TaskLoop};
+pub use loops::{LoopHandle, LoopOutcome, ManualRun, OnError, TaskLoop};
 #[cfg(all(feature = "systemd", unix))]
 pub(crate) use observe::Service;
 pub use observe::{TaskEvent, TaskEventKind, TaskEvents};

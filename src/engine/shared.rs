@@ -344,20 +344,9 @@ impl Shared {
             let identities = registrations.iter().map(|registration| &registration.identity);
             return registry.entries_of(identities, now).map_err(beyond);
         }
-        let mut families: Vec<Arc<Task>> = Vec::new();
-        // Members of one kind follow each other, and only they are registered together.
-        for registration in registrations {
-            let identity = registration.metered();
-            if !families.iter().any(|family| family.identity == identity) {
-                families.push(registry.family(&identity, now).map_err(beyond)?);
-            }
-        }
-        let cell = |registration: &Registration| {
-            let identity = registration.metered();
-            let family = families.iter().find(|family| family.identity == identity)?;
-            Some(registry.member(registration.identity.clone(), family.clone()))
-        };
-        Ok(registrations.iter().filter_map(cell).collect())
+        // Only the members of a family are registered together with members.
+        let members = registrations.iter().map(|member| (member.metered(), member.identity.clone()));
+        registry.members(members.collect(), now).map_err(beyond)
     }
 
     /// The name's task is gone from what is registered.
@@ -426,8 +415,10 @@ impl Shared {
         // A detached task that is not at rest goes on, and so does its name.
         let is_at_rest = task.rests() && task.task.cell.next_retry().is_none();
         task.give_name_up();
-        if task.is_to_unregister() || task.has_left() || is_at_rest || task.task.family().is_some() {
+        if task.is_to_unregister() || task.has_left() || is_at_rest {
             self.retire(&task.task);
+        } else if task.task.family().is_some() {
+            self.recorder.registry().unlist(&task.task);
         }
         let next = task.body.member().and_then(|member| member.leaves().1);
         let followed = next.map(|next| self.follow(&mut registered, *next, now));

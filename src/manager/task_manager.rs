@@ -8,7 +8,7 @@ use crate::{
         self, Components, CriticalTaskConfig, CriticalTasksProvider, Discovery, FamilyHandle, FamilyKey,
         TaskFamily, TaskGroup, discover,
     },
-    emit::{self},
+    emit::{self, RunExemplar},
     engine::{
         self, Listener, LoopBody, LoopHandle, Order, Shared, ShutdownReport, SpawnOptions, StopToken,
         Supervised, TaskBuilder, TaskEvents, TaskSettings,
@@ -18,7 +18,7 @@ use crate::{
     manager::settings::ManagerSettings,
     policy::TaskOutput,
     read::{self, ManagerHealth, TaskHealth, TaskMetrics, TaskStatistics},
-    run::TaskHandle,
+    run::{Recorder, TaskHandle},
 };
 
 /// Owns a service's tasks: names, meters, traces, restarts and stops them.
@@ -324,8 +324,8 @@ impl TaskManager {
     ///
     /// Its figures stay for a while, so that each collection sees the last of them: at least five minutes after the last run, and
     /// until a collection has exported them. They go earlier if [`max_names`](super::TaskManagerBuilder::max_names) leaves no room for
-    /// a new name. A task that is registered under the name within five minutes after that goes on with them, so no exported counter
-    /// runs backwards; later ones begin at zero.
+    /// a new name. A task that is registered under the name before a collection has missed it goes on with the figures. A later task
+    /// begins at zero, and is exported from five minutes after the figures went.
     ///
     /// A task that unregisters itself does not wait: the call returns once the task is asked to stop.
     ///
@@ -351,7 +351,8 @@ impl TaskManager {
     /// [`UnknownTask`].
     pub fn detach(&self, name: &str) -> Result<(), UnknownTask> {
         let unknown = || UnknownTask { name: name.into() };
-        let task = self.shared().supervised(name).ok_or_else(unknown)?;
+        // A member that was to come back does not.
+        let task = self.shared().find_leaving(name).ok_or_else(unknown)?;
         if !self.shared().remove(&task) {
             return Err(unknown());
         }
@@ -572,37 +573,45 @@ impl TaskManager {
         self.shared().recorder.snapshots_by_name()
     }
 
+    /// Traces of single runs, as examples for the buckets of `task.run.duration`: of each bucket the last run that failed, and the
+    /// slowest other run of about the last minute.
+    ///
+    /// The first call returns none. From then on the manager notes them, which costs about 90 bytes for each bucket that has runs.
+    /// Only runs whose span is exported are noted. Runs of `#[instrumented_task]` functions outside of any manager are included.
+    pub fn exemplars(&self) -> Vec<RunExemplar> {
+        let mut all = self.shared().recorder.exemplars();
+        all.extend(Recorder::process().exemplars());
+        all
+    }
+
     /// The manager in figures.
     #[doc(alias = "get_task_statistics")]
     pub fn statistics(&self) -> TaskStatistics {
         let shared = self.shared();
         let now = shared.recorder.now();
         let mut tally = read::Tally::default();
-        tally.count(&shared.recorder.registry().past_totals());
-        engine::each_name(
-            &shared.recorder.registry().listing(),
-            &shared.all_registered(),
-            |of_name, task| {
-                let vitals = cell::vitals(of_name, now);
-                // What a member counts, its family does too; and a family is no task.
-                let is_member = of_name.iter().any(|entry| entry.family().is_some());
-                if is_member {
-                    let counted = of_name.iter().filter(|entry| entry.family().is_none());
-                    tally.count(&cell::vitals(&counted.cloned().collect::<Vec<_>>(), now));
-                } else {
-                    tally.count(&vitals);
-                }
-                if task.is_none() && of_name.iter().any(|entry| entry.is_family()) {
-                    return;
-                }
-                let registered = of_name.iter().find(|entry| entry.cell.state().is_some());
-                let shown = registered.unwrap_or(&of_name[0]);
-                tally.add(&shown.identity, &vitals, || {
-                    let live = task.map_or_else(read::Live::default, |task| task.live());
-                    read::status(&vitals, live, &shared.settings.thresholds)
-                });
-            },
-        );
+        let (listing, past) = shared.recorder.registry().listing_and_past();
+        tally.count(&past);
+        engine::each_name(&listing, &shared.all_registered(), |of_name, task| {
+            let vitals = cell::vitals(of_name, now);
+            // What a member counts, its family does too; and a family is no task.
+            let is_member = of_name.iter().any(|entry| entry.family().is_some());
+            if is_member {
+                let counted = of_name.iter().filter(|entry| entry.family().is_none());
+                tally.count(&cell::vitals(&counted.cloned().collect::<Vec<_>>(), now));
+            } else {
+                tally.count(&vitals);
+            }
+            if task.is_none() && of_name.iter().any(|entry| entry.is_family()) {
+                return;
+            }
+            let registered = of_name.iter().find(|entry| entry.cell.state().is_some());
+            let shown = registered.unwrap_or(&of_name[0]);
+            tally.add(&shown.identity, &vitals, || {
+                let live = task.map_or_else(read::Live::default, |task| task.live());
+                read::status(&vitals, live, &shared.settings.thresholds)
+            });
+        });
         tally.statistics()
     }
 
@@ -645,14 +654,14 @@ impl TaskManager {
     /// Drains for so long, then stops everything in order, as [`shutdown`](Self::shutdown) does: what SIGTERM does to a manager with
     /// a [`drain`](super::TaskManagerBuilder::drain), for a `preStop` hook or a test. Returns the report.
     ///
-    /// While the manager drains it is not ready, and everything else goes on. The deadline counts from this call: the ordered shutdown
-    /// has what the drain leaves, and at least a tenth of the deadline. A longer `drain` is cut to nine tenths.
+    /// While the manager drains it is not ready, and all tasks continue. The deadline counts from this call. The ordered shutdown gets the
+    /// rest of the deadline, at least a tenth: a longer `drain` is cut to nine tenths.
     ///
-    /// Called twice, or during the drain of a signal, there is one drain, and the earlier end counts.
-    /// [`shutdown`](Self::shutdown) ends the drain and begins the ordered shutdown at once. After that this only waits for the report.
+    /// If a drain is under way, there is no second drain, and the earlier end counts. [`shutdown`](Self::shutdown) ends the drain and begins
+    /// the ordered shutdown at once. If the ordered shutdown has begun, this method only waits for the report.
     ///
-    /// If [`shutdown_signal`](crate::shutdown_signal) was called in this process, each further signal goes one step on: from the drain to the
-    /// ordered shutdown, and from there to the end at once. If [`run_until`](Self::run_until) waits, the signals are left to it.
+    /// If the process calls [`shutdown_signal`](crate::shutdown_signal), before or after this call, each further signal begins the next step:
+    /// the ordered shutdown, and then the end at once. If [`run_until`](Self::run_until) waits, it handles the signals instead.
     ///
     /// # Cancel safety
     /// Dropping the future, once it was polled, stops the waiting; the drain and the shutdown go on in the manager.

@@ -37,7 +37,7 @@ pub(super) struct Batcher<T> {
 
 /// How long a batch is kept whose export may succeed later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keep {
+pub(super) enum Persistence {
     WhileThereIsRoom,
     /// For what the next item says again: cumulative metrics. A newer one takes the place of what waits.
     UntilTheNext,
@@ -45,7 +45,7 @@ pub(super) enum Keep {
 
 struct Shared<T> {
     settings: BatchSettings,
-    keep: Keep,
+    persistence: Persistence,
     state: Mutex<State<T>>,
     /// Wakes the worker: a full batch, a flush, the end.
     work: Condvar,
@@ -142,7 +142,7 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
     pub(super) fn start(
         items: &'static str,
         settings: BatchSettings,
-        keep: Keep,
+        persistence: Persistence,
         mut export: impl FnMut(Vec<T>, &dyn Waiting) -> Settled + Send + 'static,
     ) -> std::io::Result<Self> {
         let state = State {
@@ -168,7 +168,7 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
         };
         let shared = Arc::new(Shared {
             settings,
-            keep,
+            persistence,
             state: Mutex::new(state),
             work: Condvar::new(),
             progress: Condvar::new(),
@@ -204,9 +204,9 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
             return;
         }
         // Dropped after the lock.
-        let older = match shared.keep {
-            Keep::UntilTheNext => state.displace(),
-            Keep::WhileThereIsRoom => VecDeque::new(),
+        let older = match shared.persistence {
+            Persistence::UntilTheNext => state.displace(),
+            Persistence::WhileThereIsRoom => VecDeque::new(),
         };
         if state.queued >= settings.queue || state.bytes + weight > settings.bytes {
             state.tally.queue_full += 1;
@@ -323,11 +323,6 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
     pub(super) fn last_loss(&self) -> Option<String> {
         self.shared.lock().last_error.clone()
     }
-
-    /// Why the last attempt failed; `None` where it succeeded, or there was none.
-    pub(super) fn last_failure(&self) -> Option<String> {
-        self.shared.lock().failing.as_ref().map(Failure::reason)
-    }
 }
 
 impl<T> Shared<T> {
@@ -430,7 +425,7 @@ impl<T> Waiting for Shared<T> {
         /// At the end, when there are seconds left at most.
         const HURRIED: Duration = Duration::from_millis(200);
         let mut state = self.lock();
-        let superseded = |state: &State<T>| self.keep == Keep::UntilTheNext && state.queued > 0;
+        let superseded = |state: &State<T>| self.persistence == Persistence::UntilTheNext && state.queued > 0;
         if state.full {
             return Patience::GiveUp;
         }
@@ -552,7 +547,7 @@ impl<T: Weighs + Send + 'static> Ledger for Batcher<T> {
     }
 
     fn failure(&self) -> Option<String> {
-        self.last_failure()
+        self.shared.lock().failing.as_ref().map(Failure::reason)
     }
 }
 

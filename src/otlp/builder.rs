@@ -32,7 +32,7 @@ use tracing_subscriber::{
 };
 
 use super::{
-    batch::{Batcher, Keep},
+    batch::{Batcher, Persistence},
     check::Endpoint,
     delivery::Delivery,
     env,
@@ -40,14 +40,16 @@ use super::{
     ledger::{Balance, Signal},
     processors::{QueueingLogProcessor, QueueingMetricExporter, QueueingSpanProcessor},
     runtime::ExportRuntime,
+    sdk_metrics::Pipeline,
     settings::{self, Overrides, Protocol, Settings, SignalSettings, Warning, WarningKind},
     sinks::{MetricPress, MetricSink, RecordSink, SpanSink},
     status::{SignalPlan, Status},
+    tail::Keep,
     terminal::PlainFields,
     transport::Transports,
 };
 use crate::{
-    contract,
+    contract, emit,
     otlp::{closing::Closers, error::InstallError, views::cardinality_view},
 };
 
@@ -89,6 +91,8 @@ pub struct TelemetryBuilder {
     metric_interval: Option<Duration>,
     span_queue: Option<usize>,
     queue_bytes: Option<usize>,
+    pub(super) keep: Option<Keep>,
+    pub(super) sdk_metrics: bool,
     shutdown_timeout: Duration,
     name_capacity: usize,
     environment: Option<Environment>,
@@ -112,6 +116,8 @@ impl Default for TelemetryBuilder {
             metric_interval: None,
             span_queue: None,
             queue_bytes: None,
+            keep: None,
+            sdk_metrics: false,
             shutdown_timeout: Self::DEFAULT_SHUTDOWN_TIMEOUT,
             name_capacity: Self::DEFAULT_NAME_CAPACITY,
             environment: None,
@@ -296,6 +302,7 @@ impl TelemetryBuilder {
             ("queue_bytes", self.queue_bytes == Some(0)),
             ("metric_interval", self.metric_interval.is_some_and(|interval| interval.is_zero())),
             ("shutdown_timeout", self.shutdown_timeout.is_zero()),
+            ("keep_slow_traces", self.keep.and_then(|keep| keep.slow).is_some_and(|slow| slow.is_zero())),
         ] {
             if is_zero {
                 return Err(InstallError::Zero { setting });
@@ -476,13 +483,18 @@ impl TelemetryBuilder {
         let mut warnings = std::mem::take(&mut settings.warnings);
         let enabled = !settings.disabled;
         let exports = [&settings.traces, &settings.metrics, &settings.logs].iter().any(|s| s.targets.any());
+        // Where traces are not exported, nothing is recorded for it.
+        let keep = self.keep.filter(|_| enabled && settings.traces.targets.any());
         let sampler: Box<dyn ShouldSample> = match self.sampler.take() {
             _ if !enabled => Box::new(Sampler::AlwaysOff),
             Some(own) => own,
             None => Box::new(settings.sampler.clone()),
         };
         let sampler_text = format!("{sampler:?}");
-        traces = traces.with_sampler(sampler);
+        traces = traces.with_sampler(match keep {
+            Some(_) => Keep::sampler(sampler),
+            None => sampler,
+        });
         // Said here, or the SDK takes those of the process.
         traces = traces.with_span_limits(settings.limits);
         if enabled && exports {
@@ -506,13 +518,24 @@ impl TelemetryBuilder {
             if settings.traces.targets.any() {
                 let mut sink = SpanSink::new(&resource, spans, settings.traces.targets)
                     .map_err(encoder(Signal::Traces))?;
-                let queue =
-                    Batcher::start("spans", settings.spans, Keep::WhileThereIsRoom, move |batch, waiting| {
-                        sink.export(batch, waiting)
-                    })
-                    .map_err(InstallError::Thread)?;
-                balance.traces = Some(Arc::new(queue.clone()));
-                traces = traces.with_span_processor(QueueingSpanProcessor(queue.clone()));
+                let persistence = Persistence::WhileThereIsRoom;
+                let queue = Batcher::start("spans", settings.spans, persistence, move |batch, waiting| {
+                    sink.export(batch, waiting)
+                })
+                .map_err(InstallError::Thread)?;
+                let (processor, ledger) = (QueueingSpanProcessor(queue.clone()), Arc::new(queue.clone()));
+                traces = match keep {
+                    None => {
+                        balance.traces = Some(ledger);
+                        traces.with_span_processor(processor)
+                    }
+                    Some(keep) => {
+                        emit::keeps_traces(keep.failed, keep.slow);
+                        let (processor, ledger) = keep.before(processor, ledger);
+                        balance.traces = Some(ledger);
+                        traces.with_span_processor(processor)
+                    }
+                };
                 closers.spans = Some(queue);
             }
             if settings.logs.targets.any() {
@@ -521,7 +544,7 @@ impl TelemetryBuilder {
                 let queue = Batcher::start(
                     "records",
                     settings.records,
-                    Keep::WhileThereIsRoom,
+                    Persistence::WhileThereIsRoom,
                     move |batch, waiting| sink.export(batch, waiting),
                 )
                 .map_err(InstallError::Thread)?;
@@ -535,14 +558,15 @@ impl TelemetryBuilder {
                     .map_err(encoder(Signal::Metrics))?;
                 let mut sink = MetricSink(collections);
                 // What a cumulative collection says the next one says again; a delta is said once.
-                let keep = match temporality {
-                    Temporality::Cumulative => Keep::UntilTheNext,
-                    _ => Keep::WhileThereIsRoom,
+                let persistence = match temporality {
+                    Temporality::Cumulative => Persistence::UntilTheNext,
+                    _ => Persistence::WhileThereIsRoom,
                 };
-                let queue = Batcher::start("metrics", settings.collections, keep, move |batch, waiting| {
-                    sink.export(batch, waiting)
-                })
-                .map_err(InstallError::Thread)?;
+                let queue =
+                    Batcher::start("metrics", settings.collections, persistence, move |batch, waiting| {
+                        sink.export(batch, waiting)
+                    })
+                    .map_err(InstallError::Thread)?;
                 let timeout = settings.metric_timeout;
                 let exporter = QueueingMetricExporter { press, queue: queue.clone(), temporality, timeout };
                 let reader =
@@ -579,6 +603,11 @@ impl TelemetryBuilder {
         let meter = meter_provider.meter_with_scope(scope());
         if closers.metrics.is_some() {
             balance.observe(&meter);
+        }
+        if enabled && self.sdk_metrics {
+            let spans = Pipeline::of(Signal::Traces, &settings.traces, settings.spans.queue);
+            let records = Pipeline::of(Signal::Logs, &settings.logs, settings.records.queue);
+            spans.iter().chain(&records).for_each(|pipeline| pipeline.observe(&meter, &balance));
         }
         let status = Arc::new(Status {
             sampler: sampler_text,

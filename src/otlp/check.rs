@@ -3,7 +3,6 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{ledger::Signal, transport::Transport};
-
 use crate::policy::Plain;
 
 /// Where a signal goes.

@@ -422,11 +422,12 @@ mod tests {
     fn a_report_is_one_line_for_each_signal_with_its_losses() {
         let millis = Duration::from_millis;
         let traces = SignalBalance {
-            ended: 28,
+            ended: 29,
             exported: 5,
             queue_full: 4,
             export_failed: 3,
             after_shutdown: 2,
+            buffer_full: 1,
             pending: 1,
             too_large: 6,
             rejected: 7,
@@ -442,7 +443,8 @@ mod tests {
         ];
         let report = TelemetryReport::new(balance, outcomes, millis(1_320));
         let expected = "telemetry ended after 1.3 s\n  \
-            traces  5 of 28 spans delivered, 4 refused by a full queue, 3 failed, 6 too large, 7 rejected by the receiver, 3 undelivered; \
+            traces  5 of 29 spans delivered, 4 refused by a full queue, 3 failed, 6 too large, 7 rejected by the receiver, \
+            1 lost before their trace was kept, 3 undelivered; \
             timed out after 1.3 s\n  \
             metrics off\n  \
             logs    0 of 1 records delivered, 1 failed; refused";

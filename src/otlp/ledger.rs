@@ -30,7 +30,7 @@ labels! {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SignalBalance {
-    /// Sampled spans that ended, log records that were emitted, collections that were made.
+    /// Sampled spans that ended and spans of traces that were kept, log records that were emitted, collections that were made.
     pub ended: u64,
     /// Items that the receiver took.
     pub exported: u64,
@@ -44,6 +44,9 @@ pub struct SignalBalance {
     pub rejected: u64,
     /// Items that ended after the shutdown.
     pub after_shutdown: u64,
+    /// Spans that were lost before their trace was kept, to the bounds of what is held; see
+    /// [`keep_failed_traces`](crate::telemetry::TelemetryBuilder::keep_failed_traces).
+    pub buffer_full: u64,
     /// Items that are queued or on their way.
     pub pending: u64,
     /// Data points that the receiver rejected in collections of metrics that it took. They are no items of the balance.
@@ -52,8 +55,12 @@ pub struct SignalBalance {
 
 impl SignalBalance {
     pub(super) fn with_pending(mut self) -> Self {
-        self.pending =
-            self.ended - self.exported - self.queue_full - self.lost_in_export() - self.after_shutdown;
+        self.pending = self.ended
+            - self.exported
+            - self.queue_full
+            - self.lost_in_export()
+            - self.after_shutdown
+            - self.buffer_full;
         self
     }
 
@@ -121,16 +128,19 @@ impl Balance {
     pub(super) fn observe(&self, meter: &Meter) {
         let balance = self.clone();
         let instrument = contract::TELEMETRY_DROPPED;
-        let reasons: [(&'static str, fn(SignalBalance) -> u64); 5] = [
+        let reasons: [(&'static str, fn(SignalBalance) -> u64); 6] = [
             ("queue_full", |counts| counts.queue_full),
             ("export_failed", |counts| counts.export_failed),
             ("too_large", |counts| counts.too_large),
             ("rejected", |counts| counts.rejected + counts.rejected_points),
             ("after_shutdown", |counts| counts.after_shutdown),
+            ("buffer_full", |counts| counts.buffer_full),
         ];
         let sets: Vec<_> = Signal::ALL
             .iter()
             .flat_map(|&signal| reasons.map(|(reason, count)| (signal, reason, count)))
+            // Traces alone are held before they are kept.
+            .filter(|(signal, reason, _)| *reason != "buffer_full" || *signal == Signal::Traces)
             .map(|(signal, reason, count)| {
                 let pairs = [
                     KeyValue::new(contract::key::SIGNAL, signal.as_str()),

@@ -27,7 +27,7 @@ pub enum SignalOutcome {
 pub struct SignalReport {
     /// Which signal.
     pub signal: Signal,
-    /// Sampled spans that ended, log records that were emitted, collections that were made.
+    /// Sampled spans that ended and spans of traces that were kept, log records that were emitted, collections that were made.
     pub ended: u64,
     /// Items that the receiver took.
     pub exported: u64,
@@ -39,6 +39,8 @@ pub struct SignalReport {
     pub too_large: u64,
     /// Items that the receiver rejected in a request that it took otherwise; for metrics data points, which are no items.
     pub rejected: u64,
+    /// Lost before their trace was kept.
+    pub buffer_full: u64,
     /// Neither delivered nor given up when the report was made, or ended after the shutdown began.
     pub undelivered: u64,
     /// How the last export ended.
@@ -78,6 +80,7 @@ impl TelemetryReport {
                 export_failed: counts.export_failed,
                 too_large: counts.too_large,
                 rejected: counts.rejected + counts.rejected_points,
+                buffer_full: counts.buffer_full,
                 undelivered: counts.pending + counts.after_shutdown,
                 outcome,
                 took,
@@ -125,6 +128,7 @@ impl fmt::Display for SignalReport {
             (self.export_failed, "failed"),
             (self.too_large, "too large"),
             (self.rejected, rejected),
+            (self.buffer_full, "lost before their trace was kept"),
             (self.undelivered, "undelivered"),
         ];
         for (count, what) in losses {

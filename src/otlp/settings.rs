@@ -88,7 +88,7 @@ pub(super) fn redacted(url: &str) -> String {
     };
     // In an address that can be read, what comes after the authority is no secret.
     let is_address =
-        url.parse::<hyper::Uri>().is_ok_and(|uri| uri.authority().is_some() && uri.scheme().is_some());
+        url.parse::<hyper::Uri>().is_ok_and(|uri| uri.scheme().is_some() && has_a_port_or_none(&uri));
     let secret = if is_address { rest.find(['/', '?', '#']).unwrap_or(rest.len()) } else { rest.len() };
     match rest[..secret].rfind('@') {
         Some(at) => format!("{scheme}{HIDDEN}{}", &rest[at..]),

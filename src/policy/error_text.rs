@@ -34,9 +34,22 @@ pub(crate) fn of(shown: &(dyn Display + '_)) -> String {
     Text::of(shown).finish()
 }
 
-/// A text, cut as that of an error if it is too long.
-pub(crate) fn bounded(text: &str) -> String {
-    if text.len() <= Failure::MAX_MESSAGE { text.to_owned() } else { of(&text) }
+/// A text, cut as that of an error if it takes more than `most` bytes.
+pub(crate) fn bounded(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let kept = up_to(text, most.saturating_sub(NOTE));
+    format!("{kept}{}", Cut(text.len() - kept.len()))
+}
+
+/// The note on a cut text.
+struct Cut(usize);
+
+impl Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "… ({} bytes cut)", Grouped(self.0))
+    }
 }
 
 /// The sources from this one on.
@@ -128,7 +141,7 @@ impl Text {
             self.beginning.truncate(kept);
             let cut = self.length - kept;
             // Writing to a `String` cannot fail.
-            let _ = write!(self.beginning, "… ({} bytes cut)", Grouped(cut));
+            let _ = write!(self.beginning, "{}", Cut(cut));
         }
         self.beginning
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::labels::labels;
+use super::{error_text, labels::labels};
 
 /// The `error.type` of a panic.
 pub const ERROR_TYPE_PANIC: &str = "panic";
@@ -32,7 +32,7 @@ pub enum Exit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Panic {
-    /// The payload's text, or `non-string payload`; at most [`Failure::MAX_MESSAGE`] bytes.
+    /// The payload's text, or `non-string payload`; cut so that [`Exit::message`] has at most [`Failure::MAX_MESSAGE`] bytes.
     pub text: String,
     /// `file:line:column`, where the crate's panic hook was on.
     pub location: Option<String>,
@@ -48,6 +48,23 @@ pub struct Failure {
     pub message: String,
     /// Whether trying again can help.
     pub class: ErrorClass,
+}
+
+impl Panic {
+    /// A panic with this text, which is cut so that its message fits.
+    pub(crate) fn new(text: &str, location: Option<String>) -> Self {
+        let mut panic = Self { text: String::new(), location };
+        let most = Failure::MAX_MESSAGE.saturating_sub(panic.message().len());
+        panic.text = error_text::bounded(text, most);
+        panic
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self { text, location: Some(location) } => format!("panicked at {location}: {text}"),
+            Self { text, location: None } => format!("panicked: {text}"),
+        }
+    }
 }
 
 impl Failure {
@@ -125,10 +142,7 @@ impl Exit {
         match self {
             Self::Success => "finished".into(),
             Self::Failure(failure) => failure.message.clone(),
-            Self::Panic(Panic { text, location: Some(location) }) => {
-                format!("panicked at {location}: {text}")
-            }
-            Self::Panic(Panic { text, location: None }) => format!("panicked: {text}"),
+            Self::Panic(panic) => panic.message(),
             Self::Timeout(limit) => format!("passed its time limit of {limit:?}"),
             Self::Cancellation => "dropped before it finished".into(),
         }

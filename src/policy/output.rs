@@ -116,8 +116,8 @@ pub mod via {
     pub struct Text;
 }
 
-/// The type `!`, which stable Rust only lets be named as what a function returns. In edition 2024 it is the output of
-/// `async { loop { .. } }`, the most usual body of a task.
+/// The type `!`. Stable Rust has a name for it only as the return type of a function. In edition 2024 it is the output of
+/// `async { loop { .. } }`, the most common body of a task.
 type Never = <fn() -> ! as Returns>::Output;
 
 #[doc(hidden)]

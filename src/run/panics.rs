@@ -12,7 +12,7 @@ use std::{
 
 use tracing::level_filters::LevelFilter;
 
-use crate::policy::{Panic, error_text};
+use crate::policy::Panic;
 
 thread_local! {
     static SILENCED: Cell<bool> = const { Cell::new(false) };
@@ -87,8 +87,7 @@ fn caught(payload: Box<dyn Any + Send>, location: Option<String>) -> Caught {
         Some(text) => *text,
         None => payload.downcast_ref::<String>().map_or("non-string payload", String::as_str),
     };
-    let text = error_text::bounded(text);
-    Caught { panic: Panic { text, location }, payload: Payload(Some(payload)) }
+    Caught { panic: Panic::new(text, location), payload: Payload(Some(payload)) }
 }
 
 /// Lets a caught panic go on; whoever catches it next knows where it came from.

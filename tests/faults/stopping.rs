@@ -728,8 +728,6 @@ fn fault_15_by_default_the_report_goes_to_stderr_current_thread() {
 #[cfg(feature = "otlp-http")]
 #[test]
 fn fault_15_the_last_resort_exits_after_report_and_spans_have_left_current_thread() {
-    use otel_tasks::telemetry::Protocol;
-
     use crate::support::otlp::{ANY, Behaviour, Receiver};
 
     if let Some(endpoint) = role() {

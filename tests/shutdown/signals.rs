@@ -26,6 +26,8 @@ const ALONE: &str = "alone";
 const ALONE_WITH_DRAIN: &str = "alone, with a drain";
 /// The listener is made when the caller waits already.
 const LATER: &str = "later";
+/// The listener is made when the shutdown has begun already.
+const TOO_LATE: &str = "too late";
 
 fn serve(role: &str) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -89,6 +91,14 @@ fn serve(role: &str) {
                     let _ = tells.send(());
                 });
                 tasks.run_until(told).await
+            }
+            TOO_LATE => {
+                tasks.start();
+                tokio::spawn(async {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    begun(shutdown_signal()).await;
+                });
+                tasks.shutdown().await
             }
             _ => tasks.run_until(begun(shutdown_signal())).await,
         };
@@ -237,6 +247,20 @@ fn a_listener_that_is_made_later_leads_to_the_drain_too() {
     child.signal("TERM");
     let (drained, took) = child.report();
     assert!(drained > 0 && took < 15_000, "{drained} of {took}");
+}
+
+/// Seen to fail: a shutdown that began before anybody listened heard no signal, and lasted as long as its deadline.
+#[test]
+fn a_listener_that_is_made_after_the_shutdown_began_leads_to_its_end() {
+    if let Some(role) = role() {
+        return serve(&role);
+    }
+    let test = "signals::a_listener_that_is_made_after_the_shutdown_began_leads_to_its_end";
+    let mut child = Child::of(test, TOO_LATE);
+    child.wait_for("serving");
+    child.signal("TERM");
+    let (drained, took) = child.report();
+    assert!(drained == 0 && took < 15_000, "{drained} of {took}");
 }
 
 /// Fails if signals that something else takes do nothing, however often they come.

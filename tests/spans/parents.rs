@@ -22,7 +22,7 @@ use otel_tasks::{
     telemetry::{SpanPath, remote_context},
 };
 use tokio::task::LocalSet;
-use tracing::{Dispatch, level_filters::LevelFilter, warn_span};
+use tracing::{Dispatch, Instrument as _, level_filters::LevelFilter, warn_span};
 use tracing_subscriber::{EnvFilter, Layer, fmt, prelude::*};
 
 use crate::{
@@ -218,6 +218,57 @@ fn blocking_work_is_below_the_tracing_span_of_its_spawner() {
         let (outer, run) = (spans.one("outer"), spans.run_of("hash"));
         assert_eq!(run.parent_span_id, outer.span_context.span_id(), "activation: {activation}");
     }
+}
+
+/// Returns the span that is current inside.
+#[otel_tasks::instrumented_task]
+async fn annotated() -> SpanContext {
+    Context::current().span().span_context().clone()
+}
+
+/// Seen to fail where an instrumented function is given OpenTelemetry's current context and not the `tracing` span.
+#[test]
+fn an_instrumented_function_goes_on_with_the_tracing_span_around_it() {
+    let _alone = alone();
+    for (activation, is_hidden) in [(true, true), (true, false), (false, true), (false, false)] {
+        let spans = Spans::new();
+        let layer =
+            tracing_opentelemetry::layer().with_tracer(spans.tracer()).with_context_activation(activation);
+        let filter = EnvFilter::new(if is_hidden { "warn" } else { "info" });
+        let dispatch = tracing_subscriber::registry().with(layer).with(filter).into();
+        let seen = block_on(&dispatch, async {
+            let tasks = TaskManager::new();
+            // Under no manager, and inside a run of one.
+            let alone = annotated().instrument(warn_span!("outer")).await;
+            let inside = async { otel_tasks::Value(annotated().instrument(warn_span!("inner")).await) };
+            [alone, tasks.spawn("run", inside).await.unwrap().0]
+        });
+        let case = format!("activation: {activation}, hidden: {is_hidden}");
+        let around = ["outer", "inner"].map(|name| spans.one(name).span_context);
+        if is_hidden {
+            assert_eq!(seen, around, "{case}");
+        }
+        let runs = spans.runs_of("annotated");
+        assert_eq!(runs.len(), if is_hidden { 0 } else { 2 }, "{case}");
+        for (run, around) in runs.iter().zip(around) {
+            assert_eq!(run.parent_span_id, around.span_id(), "{case}");
+        }
+    }
+}
+
+/// Seen to fail where the manager's own tracer is asked before that of the layer.
+#[test]
+fn the_direct_path_exports_by_the_tracer_of_the_layer() {
+    let _alone = alone();
+    let (of_layer, of_manager) = (Spans::new(), Spans::new());
+    let layer = otel_tasks::telemetry::layer(of_layer.tracer());
+    let dispatch = tracing_subscriber::registry().with(layer).into();
+    block_on(&dispatch, async {
+        let tasks =
+            TaskManager::builder().tracer(of_manager.tracer()).span_path(SpanPath::Direct).build().unwrap();
+        tasks.spawn("t", async {}).await.unwrap();
+    });
+    assert_eq!((of_layer.runs_of("t").len(), of_manager.runs_of("t").len()), (1, 0));
 }
 
 #[test]

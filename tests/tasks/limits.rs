@@ -10,7 +10,7 @@ use std::{
 };
 
 use otel_tasks::{
-    CriticalTaskConfig, TaskCategory, TaskContext, TaskError, TaskManager, TaskPriority,
+    CriticalTaskConfig, TaskCategory, TaskContext, TaskError, TaskManager, TaskPriority, policy::NameRule,
     shutdown::ShutdownOutcome, task::LimitedTask,
 };
 use tokio::{
@@ -387,7 +387,76 @@ async fn who_waits_behind_others_is_refused_with_its_own_owner() {
     assert!(!first.is_finished());
 }
 
-/// Seen to fail where a limited task holds the manager.
+/// Seen to fail where the closing of admission, or of an owner that waits for the shutdown itself, wakes nobody.
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_refused_as_soon_as_nothing_more_is_admitted() {
+    // Nothing is alive when the last handle goes: there is no shutdown that would wake anybody later.
+    let tasks = TaskManager::new();
+    let work = tasks.task("work").limit(1);
+    let room = work.reserve().await;
+    let mut waiting = Box::pin(work.reserve());
+    assert!(waits(&mut waiting).await);
+    drop(tasks);
+    let refused = timeout(secs(1), waiting).await.expect("it is refused").spawn(async {}).await;
+    assert_eq!(refused, Err(TaskError::ShuttingDown));
+    drop(room);
+
+    // The owner waits for the shutdown, and so for the run that has the room.
+    let tasks = TaskManager::new();
+    let (refused, heard) = oneshot::channel();
+    let (kept, refused) = (tasks.downgrade(), Mutex::new(Some(refused)));
+    let owner = CriticalTaskConfig::new("owner", move |ctx: TaskContext| {
+        let (tasks, refused) = (kept.upgrade().unwrap(), refused.lock().unwrap().take());
+        async move {
+            let work = ctx.task("work").limit(1);
+            drop(work.reserve().await.spawn(sleep(secs(3))));
+            tokio::spawn(async move {
+                let spawned = work.reserve().await.spawn(async {}).await;
+                drop(refused.map(|refused| refused.send(spawned)));
+            });
+            tokio::task::yield_now().await;
+            tasks.shutdown().await;
+        }
+    });
+    tasks.register(owner).unwrap();
+    tasks.start();
+    let began = Instant::now();
+    assert_eq!(heard.await.unwrap(), Err(TaskError::ShuttingDown));
+    assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
+}
+
+/// Seen to fail where a limited task holds what its manager is made of, or the task that owns its runs.
+#[tokio::test(start_paused = true)]
+async fn a_limited_task_keeps_nothing_of_its_manager_alive() {
+    let (of_manager, of_task) = (Arc::new(()), Arc::new(()));
+    let rule = {
+        let held = of_manager.clone();
+        NameRule::custom(move |name| {
+            let _ = &held;
+            name.into()
+        })
+    };
+    let tasks = TaskManager::builder().names(rule).build().unwrap();
+    let work = Arc::new(Mutex::new(None::<LimitedTask>));
+    let (keeps, held) = (work.clone(), of_task.clone());
+    let owner = CriticalTaskConfig::new("owner", move |ctx: TaskContext| {
+        let _ = &held;
+        *keeps.lock().unwrap() = Some(ctx.task("work").limit(1));
+        async move { ctx.cancelled().await }
+    });
+    tasks.register(owner).unwrap();
+    tasks.start();
+    settle().await;
+    tasks.unregister("owner").await.unwrap();
+    settle().await;
+    assert_eq!(Arc::strong_count(&of_task), 1, "the owner is gone");
+    drop(tasks);
+    settle().await;
+    eventually("the manager is gone", || Arc::strong_count(&of_manager) == 1).await;
+    let work = work.lock().unwrap().take().unwrap();
+    assert_eq!(work.try_reserve().unwrap().spawn(async {}).await, Err(TaskError::ShuttingDown));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_limited_task_keeps_no_manager_alive() {
     let tasks = TaskManager::new();

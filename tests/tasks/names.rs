@@ -146,6 +146,57 @@ async fn no_counter_runs_backwards_when_a_name_comes_back() {
     }
 }
 
+/// Seen to fail: a reader that had seen the name absent counted all of its earlier runs once more.
+#[tokio::test(start_paused = true)]
+async fn the_sum_of_all_deltas_is_what_was_counted() {
+    for minutes in [1, 4, 6, 8, 9, 11, 16] {
+        let metrics = Metrics::with_temporality(Temporality::Delta);
+        let tasks = manager(&metrics, 2);
+        let mut exported = 0.0;
+        for _ in 0..4 {
+            for _ in 0..3 {
+                run_and_unregister(&tasks, once("t")).await;
+            }
+            for _ in 0..2 * minutes {
+                exported += metrics.collect().sum("task.runs", &[("task.name", "t")]);
+                sleep(secs(30)).await;
+            }
+        }
+        for _ in 0..12 {
+            exported += metrics.collect().sum("task.runs", &[("task.name", "t")]);
+            sleep(secs(60)).await;
+        }
+        assert_eq!(exported, 12.0, "registered again after {minutes} minutes");
+        assert_eq!(tasks.statistics().total_runs, 12);
+    }
+}
+
+/// Its room was needed, a collection missed it, and it came back: it is silent until each reader has missed it.
+#[tokio::test(start_paused = true)]
+async fn a_name_that_a_collection_has_missed_is_exported_again_after_five_minutes() {
+    for temporality in [Temporality::Cumulative, Temporality::Delta] {
+        let metrics = Metrics::with_temporality(temporality);
+        let tasks = manager(&metrics, 1);
+        run_and_unregister(&tasks, once("t")).await;
+        assert_eq!(metrics.collect().sum("task.runs", &[("task.name", "t")]), 1.0);
+        run_and_unregister(&tasks, once("other")).await;
+        metrics.collect();
+        tasks.register(CriticalTaskConfig::new("t", |ctx| async move { ctx.cancelled().await })).unwrap();
+        settle().await;
+        for _ in 0..9 {
+            assert!(metrics.collect().of("task.status", &[("task.name", "t")]).is_empty(), "{temporality:?}");
+            assert_eq!(state(&tasks, "t"), Some(TaskState::Running));
+            sleep(secs(30)).await;
+        }
+        // The monitor sees it, whose clock is the virtual one.
+        sleep(secs(90)).await;
+        assert_eq!(metrics.collect().sum("task.status", &[("task.name", "t")]), 1.0);
+        tasks.unregister("t").await.unwrap();
+        assert_eq!(metrics.collect().sum("task.runs", &[("task.name", "t")]), 1.0, "{temporality:?}");
+        assert_eq!(tasks.statistics().total_runs, 3);
+    }
+}
+
 /// A run that goes on after its task was forgotten keeps the name.
 #[tokio::test(start_paused = true)]
 async fn a_name_is_kept_while_a_run_of_it_goes_on() {

@@ -902,7 +902,7 @@ async fn stop_task_loops() {
     for (name, takes) in [("asleep", 0), ("busy", 15)] {
         let ended = ended.clone();
         let body = TaskLoop::every(secs(3_600), move |_| async move { sleep(secs(takes)).await });
-        let body = body.after_loop(move || {
+        let body = body.after_loop(move |_| {
             ended.lock().unwrap().push((name, began.elapsed().as_secs()));
             async {}
         });

@@ -42,11 +42,21 @@ async fn dropping_the_last_handle_of_living_tasks_is_a_warning_with_their_names(
     assert_eq!(warning.level, Level::WARN);
     assert!(warning.message().contains("gateway, mailer"), "{}", warning.message());
 
+    // Of many, some.
+    let many = TaskManager::new();
+    many.register_all((100..200).map(|number| obeys(&format!("t-{number}")))).unwrap();
+    many.start();
+    settle().await;
+    drop(many);
+    settle().await;
+    let [_, warning] = &warned()[..] else { panic!("one record more: {:?}", warned()) };
+    assert!(warning.message().contains("t-118, t-119 and 80 more begins"), "{}", warning.message());
+
     let spawned = TaskManager::new();
     spawned.spawn("pending", std::future::pending::<()>());
     settle().await;
     drop(spawned);
-    assert_eq!(warned().len(), 2, "{:?}", warned());
+    assert_eq!(warned().len(), 3, "{:?}", warned());
 
     // One that has ended, or never had anything to do, loses nothing.
     let ended = TaskManager::new();
@@ -56,7 +66,7 @@ async fn dropping_the_last_handle_of_living_tasks_is_a_warning_with_their_names(
     drop(ended);
     drop(TaskManager::new());
     settle().await;
-    assert_eq!(warned().len(), 2, "{:?}", warned());
+    assert_eq!(warned().len(), 3, "{:?}", warned());
 }
 
 /// Seen to fail when `run_until` waited for its signal with every task still waiting.

@@ -169,7 +169,7 @@ fn dropped_spans_are_counted_by_an_instrument() {
     assert_eq!(dropped("traces", "after_shutdown"), Some(0.0));
     assert_eq!(dropped("logs", "queue_full"), Some(0.0));
     let metric = receiver.metric("task.telemetry.dropped").expect("the instrument");
-    assert_eq!((metric.unit.as_str(), metric.points.len()), ("{item}", 15));
+    assert_eq!((metric.unit.as_str(), metric.points.len()), ("{item}", 16));
 }
 
 #[test]

@@ -13,6 +13,8 @@ mod export;
 mod instrumentation;
 mod outage;
 mod process;
+mod sdk_metrics;
+mod tail;
 
 use otel_tasks::telemetry::{Protocol, Telemetry};
 use tracing_subscriber::prelude::*;

@@ -1,18 +1,11 @@
 use super::*;
-use crate::policy::{TaskCategory, TaskPriority};
 
 pub(in crate::cell) fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
 pub(in crate::cell) fn taken(cell: &TaskCell) -> TaskSnapshot {
-    let identity = Identity {
-        name: "a".into(),
-        category: TaskCategory::Unknown,
-        priority: TaskPriority::Normal,
-        component: None,
-    };
-    cell.snapshot(&identity, secs(1_000))
+    cell.snapshot(&Identity::named("a"), secs(1_000))
 }
 
 fn end(cell: &TaskCell, kind: ExitKind, error_type: Option<&'static str>) {
@@ -31,6 +24,29 @@ fn one_without_runs_takes_nothing_from_another_of_its_name() {
     assert_eq!((sum.durations.len(), sum.durations.iter().sum::<u64>()), (one.durations.len(), 0));
     sum.absorb(one.clone());
     assert_eq!((&sum.durations, sum.total_runs()), (&one.durations, 1));
+}
+
+/// Fails if a figure is left out of `reset`.
+#[test]
+fn a_cell_that_is_reset_is_as_a_new_one() {
+    let cell = TaskCell::default();
+    let wall = UNIX_EPOCH + secs(30);
+    end(&cell, ExitKind::Success, None);
+    end(&cell, ExitKind::Failure, Some("io"));
+    end(&cell, ExitKind::Failure, Some("io"));
+    cell.polled(secs(2), secs(1));
+    cell.heartbeat(wall);
+    cell.restarted(RestartReason::Failure, secs(30), wall);
+    cell.stalled();
+    cell.stale_signal();
+    cell.skipped(SkipReason::Missed, 3);
+    cell.retried();
+    cell.set_schedule(Some(secs(60)), Some(wall));
+    cell.set_next_retry(Some(wall));
+    cell.reset();
+    assert_eq!(taken(&cell), taken(&TaskCell::default()));
+    assert!(cell.history().is_empty() && !cell.has_restarted(1, secs(31), secs(60)));
+    assert_eq!(cell.error_types(), ["io"], "the histograms know it");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
 use super::topology::Position;
 use crate::{
     cell::Identity,
-    engine::shutdown::report::ShutdownEntry,
+    engine::shutdown::report::{Counted, ShutdownEntry},
     policy::{ShutdownOutcome, TaskCategory, TaskPriority},
     run::Task,
 };
@@ -25,7 +25,7 @@ pub(in crate::engine) struct Note {
 
 /// What one line of the report speaks of.
 pub(in crate::engine) type LineKey =
-    (Arc<str>, Option<Arc<str>>, TaskCategory, TaskPriority, ShutdownOutcome);
+    (Arc<str>, Option<Arc<str>>, TaskCategory, TaskPriority, ShutdownOutcome, Counted);
 
 /// What became of the runs that left during the shutdown.
 pub(in crate::engine) type Lines = HashMap<LineKey, (Position, ShutdownEntry)>;
@@ -39,19 +39,22 @@ pub(in crate::engine) fn line_of(task: &Task, outcome: ShutdownOutcome, after: D
         priority: *priority,
         outcome,
         count: 1,
+        counted: Counted::Runs,
         after,
     }
 }
 
 pub(in crate::engine) fn key_of(line: &ShutdownEntry) -> LineKey {
-    (line.name.clone(), line.owner.clone(), line.category, line.priority, line.outcome)
+    (line.name.clone(), line.owner.clone(), line.category, line.priority, line.outcome, line.counted)
 }
 
 /// The line of a driver. The members of a family that ended well share one, under the family's name: there may be ten thousand.
 fn line_of_driver(note: &Note) -> ShutdownEntry {
     let line = line_of(&note.task, note.outcome, note.after);
     match note.task.family().filter(|_| is_shared(note)) {
-        Some(family) => ShutdownEntry { name: family.identity.name.clone(), ..line },
+        Some(family) => {
+            ShutdownEntry { name: family.identity.name.clone(), counted: Counted::Members, ..line }
+        }
         None => line,
     }
 }

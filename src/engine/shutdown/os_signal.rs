@@ -143,9 +143,14 @@ impl FurtherSignals {
         if is_unseen { Seen { terminate: true, ..seen } } else { seen }
     }
 
-    /// Waits for the next signal.
+    /// Waits for the next signal, and listens as soon as anybody in the process does.
     pub(crate) async fn next(&mut self) {
+        let mut asked = pin!(ASKED.notified());
+        // Enabled before the look: whoever asks in between still wakes us.
+        asked.as_mut().enable();
         poll_fn(|cx| {
+            let _ = asked.as_mut().poll(cx);
+            self.listen();
             let seen = self.signals.as_mut().map_or_else(Seen::default, |signals| signals.poll_seen(cx));
             if seen.is_any() { Poll::Ready(()) } else { Poll::Pending }
         })

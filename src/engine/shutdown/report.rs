@@ -19,10 +19,22 @@ pub struct ShutdownEntry {
     pub priority: TaskPriority,
     /// What became of it.
     pub outcome: ShutdownOutcome,
-    /// How many runs this line speaks of: 1 for a registered task.
+    /// How many runs this line speaks of: 1 for a registered task. The members of a family that ended well share a line, under the
+    /// family's name: how many they are.
     pub count: u64,
+    /// What is counted.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(crate) counted: Counted,
     /// How long after the signal or the call the last of them ended; the whole shutdown for what leaked.
     pub after: Duration,
+}
+
+/// What a line of a [`ShutdownReport`] counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Counted {
+    Runs,
+    /// Of a family.
+    Members,
 }
 
 /// What an ordered shutdown did, task by task.
@@ -113,7 +125,11 @@ impl fmt::Display for ShutdownReport {
                 write!(f, " after {:.1?}", task.after)?;
             }
             if task.count > 1 {
-                write!(f, " ({} runs)", task.count)?;
+                let counted = match task.counted {
+                    Counted::Runs => "runs",
+                    Counted::Members => "members",
+                };
+                write!(f, " ({} {counted})", task.count)?;
             }
             if let Some(owner) = &task.owner {
                 write!(f, " of {}", Plain(owner))?;

@@ -39,7 +39,7 @@ impl StopToken {
         self.0.is_cancelled()
     }
 
-    /// Blocks this thread for so long, or until the work should stop. Answers whether it should.
+    /// Blocks this thread for `timeout`, or until the work should stop. Returns whether it should stop.
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
         struct Unpark(Thread);
         impl Wake for Unpark {

@@ -25,7 +25,9 @@ use crate::{
             polled::{Handled, Polled},
         },
     },
-    policy::{ErrorRules, OutputError, TaskCategory, TaskOutput, TaskPriority, error_text, type_path},
+    policy::{
+        ErrorRules, Failure, OutputError, TaskCategory, TaskOutput, TaskPriority, error_text, type_path,
+    },
     run::{Begin, PollTime, Refusal, Rules, Run, SpanMade, Task, TaskError, TaskHandle, catch, exit_of_run},
     watchdog::block_for,
 };
@@ -56,13 +58,13 @@ impl<'a> TaskBuilder<'a> {
         Self { shared, options }
     }
 
-    /// What the task is; otherwise the [`CategoryRules`](crate::policy::CategoryRules) tell.
+    /// Sets the category. By default the manager's [`CategoryRules`](crate::policy::CategoryRules) derive it from the name.
     pub fn category(mut self, category: TaskCategory) -> Self {
         self.options.category = Some(category);
         self
     }
 
-    /// How late it is stopped (Normal by default).
+    /// Sets the priority, which decides how late a shutdown stops the run. Default: Normal.
     pub fn priority(mut self, priority: TaskPriority) -> Self {
         self.options.priority = Some(priority);
         self
@@ -507,7 +509,8 @@ impl Shared {
                 SpanParent::Root
             }
         };
-        let given_name = (*name != *task.identity.name).then(|| error_text::bounded(name));
+        let given_name =
+            (*name != *task.identity.name).then(|| error_text::bounded(name, Failure::MAX_MESSAGE));
         let begin = Begin {
             given_name,
             parent,

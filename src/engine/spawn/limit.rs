@@ -1,12 +1,12 @@
-//! How many runs of a name there may be at once: who has room, who waits for it, in which order.
+//! Limits on the number of concurrent runs of a name: the rooms in use, and the queue of reservations.
 //!
 //! Invariants:
 //! 1. Room is taken under the lock of [`State`], and only while less is held than the limit permits. So a limit that was lowered holds
 //!    from then on for whoever comes, and leaves alone what has room already.
 //! 2. Waiters take turns: one has the turn, and it alone waits for room. The turn goes from one to the next in the order in which they
 //!    came. Nobody takes room past those that wait.
-//! 3. Whatever may change the answer of the waiter whose turn it is (room that is given back, another limit, admission that is closed) is
-//!    done first and told afterwards. [`Notify::notify_one`] keeps what is told between its look and its wait.
+//! 3. A change is made first, and then notified, if it may let the waiter with the turn go on: room is given back, the limit is another,
+//!    admission is closed. [`Notify::notify_one`] keeps a notification that comes between the waiter's check and its wait.
 //! 4. Nothing of the user's is called or dropped under a lock.
 //!
 //! The semaphore has one permit, the turn, and not one for each room: permits that waiters were promised cannot be taken back from them, so

@@ -62,11 +62,11 @@ impl std::fmt::Debug for LimitedTask {
 }
 
 impl TaskBuilder<'_> {
-    /// Limits the name to `n` runs at once. What was said before, such as a [`timeout`](Self::timeout), applies to each of them.
+    /// Limits the name to `n` concurrent runs. Options that were set before, such as a [`timeout`](Self::timeout), apply to each run.
     ///
-    /// The limit is the name's, as its figures are kept, in this manager: whoever sets it again, for more or for less, sets it for all. More
-    /// lets waiters begin at once. Less leaves alone what runs, and holds from then on. Runs that are spawned without a reservation are
-    /// neither counted nor limited. A name that nobody uses any more, neither a `LimitedTask` nor a run, has no limit.
+    /// Each name of a manager has one limit, under the name of its figures; the newest `n` applies to all. A higher limit lets waiting
+    /// reservations proceed at once. A lower limit does not stop runs, and applies to all later reservations. Runs without a reservation are
+    /// neither counted nor limited. The limit ends when no `LimitedTask` and no run uses it.
     ///
     /// # Panics
     /// If `n` is 0: nothing could ever run.

@@ -41,12 +41,16 @@ fn settled(count: usize, verdict: Verdict, waiting: &dyn Waiting) -> Settled {
 fn gated(queue: usize, batch: usize) -> (Batcher<u32>, mpsc::Receiver<Vec<u32>>, mpsc::Sender<Verdict>) {
     let (seen_tx, seen) = mpsc::channel();
     let (go, go_rx) = mpsc::channel::<Verdict>();
-    let batcher =
-        Batcher::start("test", settings(queue, batch), Keep::WhileThereIsRoom, move |batch, waiting| {
+    let batcher = Batcher::start(
+        "test",
+        settings(queue, batch),
+        Persistence::WhileThereIsRoom,
+        move |batch, waiting| {
             let count = batch.len();
             let _ = seen_tx.send(batch);
             settled(count, go_rx.recv().unwrap_or(Ok(())), waiting)
-        });
+        },
+    );
     (batcher.unwrap_or_else(|error| panic!("{error}")), seen, go)
 }
 
@@ -163,13 +167,17 @@ fn a_failing_export_is_one_line_and_refusals_are_one_each_time_they_have_doubled
     let _another = tracing::Dispatch::new(tracing_subscriber::registry());
     let (seen_tx, seen) = mpsc::channel();
     let (go, go_rx) = mpsc::channel::<Verdict>();
-    let batcher =
-        Batcher::start("tests", settings(2, 1), Keep::WhileThereIsRoom, move |batch: Vec<u32>, waiting| {
+    let batcher = Batcher::start(
+        "tests",
+        settings(2, 1),
+        Persistence::WhileThereIsRoom,
+        move |batch: Vec<u32>, waiting| {
             std::mem::forget(tracing::dispatcher::set_default(&log));
             let count = batch.len();
             let _ = seen_tx.send(batch);
             settled(count, go_rx.recv().unwrap_or(Ok(())), waiting)
-        });
+        },
+    );
     let batcher = batcher.unwrap_or_else(|error| panic!("{error}"));
     let failed = || Err("no");
     // One is on its way and two may wait: what comes beyond is refused.
@@ -206,7 +214,7 @@ fn a_part_leaves_at_its_time_and_an_idle_thread_sleeps() {
     let (tell, told) = mpsc::channel();
     let settings = BatchSettings { delay: Duration::from_millis(5), ..settings(10, 10) };
     let batcher =
-        Batcher::start("test", settings, Keep::WhileThereIsRoom, move |batch: Vec<u32>, waiting| {
+        Batcher::start("test", settings, Persistence::WhileThereIsRoom, move |batch: Vec<u32>, waiting| {
             let count = batch.len();
             let _ = tell.send((batch, on_processor()));
             settled(count, Ok(()), waiting)
@@ -229,12 +237,12 @@ fn a_part_leaves_at_its_time_and_an_idle_thread_sleeps() {
 /// A batcher whose receiver takes nothing until the test says so; each attempt is sent to the test.
 fn outage(
     settings: BatchSettings,
-    keep: Keep,
+    persistence: Persistence,
 ) -> (Batcher<u32>, mpsc::Receiver<Vec<u32>>, Arc<std::sync::atomic::AtomicBool>) {
     let (tell, told) = mpsc::channel();
     let up = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let is_up = Arc::clone(&up);
-    let batcher = Batcher::start("test", settings, keep, move |batch: Vec<u32>, waiting| {
+    let batcher = Batcher::start("test", settings, persistence, move |batch: Vec<u32>, waiting| {
         loop {
             let _ = tell.send(batch.clone());
             if is_up.load(std::sync::atomic::Ordering::SeqCst) {
@@ -267,21 +275,21 @@ fn is_soon(mut condition: impl FnMut() -> bool) -> bool {
 
 #[test]
 fn an_outage_that_is_shorter_than_the_queue_loses_nothing() {
-    let (batcher, attempts, up) = outage(settings(4, 1), Keep::WhileThereIsRoom);
+    let (batcher, attempts, up) = outage(settings(4, 1), Persistence::WhileThereIsRoom);
     (0..5).for_each(|item| {
         batcher.push(item);
         assert!(attempts.recv_timeout(SOON).is_ok());
     });
-    assert_eq!(batcher.last_failure().as_deref(), Some("down"));
+    assert_eq!(batcher.failure().as_deref(), Some("down"));
     up.store(true, std::sync::atomic::Ordering::SeqCst);
     assert!(is_soon(|| batcher.read().exported == 5), "{:?}", batcher.read());
-    assert_eq!(batcher.last_failure(), None);
+    assert_eq!(batcher.failure(), None);
     assert!(batcher.close(SOON).is_ok());
 }
 
 #[test]
 fn a_full_queue_gives_up_the_oldest_batch() {
-    let (batcher, attempts, up) = outage(settings(2, 1), Keep::WhileThereIsRoom);
+    let (batcher, attempts, up) = outage(settings(2, 1), Persistence::WhileThereIsRoom);
     batcher.push(0);
     assert!(attempts.recv_timeout(SOON).is_ok());
     (1..4).for_each(|item| batcher.push(item));
@@ -296,7 +304,7 @@ fn the_queue_is_bounded_in_bytes_and_a_batch_too() {
     let (seen_tx, seen) = mpsc::channel();
     let settings = BatchSettings { bytes: 100, batch_bytes: 40, ..settings(1_000, 512) };
     let batcher =
-        Batcher::start("test", settings, Keep::WhileThereIsRoom, move |batch: Vec<u32>, waiting| {
+        Batcher::start("test", settings, Persistence::WhileThereIsRoom, move |batch: Vec<u32>, waiting| {
             let count = batch.len();
             let _ = seen_tx.send(batch);
             settled(count, Ok(()), waiting)
@@ -313,7 +321,8 @@ fn the_queue_is_bounded_in_bytes_and_a_batch_too() {
     let balance = batcher.read();
     assert_eq!((balance.ended, balance.exported, balance.too_large, balance.pending), (4, 3, 1, 0));
 
-    let (batcher, attempts, _up) = outage(BatchSettings { bytes: 100, ..settings }, Keep::WhileThereIsRoom);
+    let (batcher, attempts, _up) =
+        outage(BatchSettings { bytes: 100, ..settings }, Persistence::WhileThereIsRoom);
     batcher.push(40);
     batcher.push(1);
     assert!(attempts.recv_timeout(SOON).is_ok(), "40 are on their way");
@@ -323,7 +332,7 @@ fn the_queue_is_bounded_in_bytes_and_a_batch_too() {
 
 #[test]
 fn a_newer_collection_takes_the_place_of_one_that_waits() {
-    let (batcher, attempts, up) = outage(settings(10, 1), Keep::UntilTheNext);
+    let (batcher, attempts, up) = outage(settings(10, 1), Persistence::UntilTheNext);
     for item in 0..3 {
         batcher.push(item);
         assert!(is_soon(|| attempts.try_recv() == Ok(vec![item])), "{item} is tried");
@@ -335,7 +344,7 @@ fn a_newer_collection_takes_the_place_of_one_that_waits() {
 
 #[test]
 fn a_flush_returns_the_failure_of_a_receiver_that_never_took_anything_and_loses_nothing() {
-    let (batcher, _attempts, up) = outage(settings(10, 10), Keep::WhileThereIsRoom);
+    let (batcher, _attempts, up) = outage(settings(10, 10), Persistence::WhileThereIsRoom);
     batcher.push(0);
     let began = Instant::now();
     let flushed = batcher.flush(LONG);
@@ -348,14 +357,14 @@ fn a_flush_returns_the_failure_of_a_receiver_that_never_took_anything_and_loses_
 
 #[test]
 fn the_end_waits_for_a_receiver_that_took_something_before_and_not_for_another() {
-    let (batcher, _attempts, _up) = outage(settings(10, 1), Keep::WhileThereIsRoom);
+    let (batcher, _attempts, _up) = outage(settings(10, 1), Persistence::WhileThereIsRoom);
     (0..3).for_each(|item| batcher.push(item));
     let began = Instant::now();
     assert!(batcher.close(SOON).is_err());
     assert!(began.elapsed() < SOON / 2, "{:?}", began.elapsed());
     assert_eq!(batcher.read().export_failed, 3);
 
-    let (batcher, _attempts, up) = outage(settings(10, 1), Keep::WhileThereIsRoom);
+    let (batcher, _attempts, up) = outage(settings(10, 1), Persistence::WhileThereIsRoom);
     up.store(true, std::sync::atomic::Ordering::SeqCst);
     batcher.push(0);
     assert!(batcher.flush(SOON).is_ok());

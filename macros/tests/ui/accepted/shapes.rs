@@ -380,6 +380,22 @@ impl Cache {
     }
 }
 
+struct Fails<T>(T);
+
+impl<Err: Display + Clone + Sync + Send> Fails<Err> {
+    #[instrumented_task]
+    async fn err(&self) -> Result<(), Err> {
+        Err(self.0.clone())
+    }
+}
+
+impl<TError: Display + Clone + Sync + Send> Fails<TError> {
+    #[instrumented_task]
+    async fn t_error(&self) -> Result<(), TError> {
+        Err(self.0.clone())
+    }
+}
+
 struct Wrapper<'a, T: ?Sized>(&'a T);
 
 impl<'a, T: ?Sized + Display + Sync> Wrapper<'a, T> {
