@@ -133,7 +133,7 @@ impl InstrumentationCheck {
                 write!(f, "last collected {age:.1?} ago, by a reader of yours")
             }
             (Some(export), _) if !export.metrics.is_exported() => {
-                signal(f, &export.metrics, "collections", "")
+                signal(f, &export.metrics, "collections", "none was made yet")
             }
             (Some(export), None) => {
                 let every = export.metric_interval;
@@ -157,22 +157,25 @@ impl InstrumentationCheck {
 
 /// What is known of one signal.
 fn signal(f: &mut fmt::Formatter<'_>, export: &SignalExport, items: &str, none: &str) -> fmt::Result {
-    let SignalExport { targets, off, ended, delivered, pending, failure } = export;
+    let SignalExport { targets, off, ended, delivered, pending, lost, failure } = export;
     if let Some(off) = off {
         return write!(f, "OFF: {off}");
     }
     let targets = Plain(targets.join(" and "));
     match failure.as_ref().map(Plain) {
         Some(failure) => write!(f, "NOT delivered to {targets}: {failure}")?,
-        None => write!(f, "exported to {targets}")?,
+        None if export.is_exported() => write!(f, "exported to {targets}")?,
+        None => write!(f, "NOT taken by {targets}")?,
     }
     if *ended == 0 {
         return write!(f, ": {none}");
     }
     let mark = if failure.is_some() { ';' } else { ':' };
     write!(f, "{mark} {delivered} of {ended} {items} delivered")?;
-    if *pending > 0 {
-        write!(f, ", {pending} pending")?;
+    for (count, what) in [(pending, "pending"), (lost, "lost")] {
+        if *count > 0 {
+            write!(f, ", {count} {what}")?;
+        }
     }
     Ok(())
 }

@@ -31,14 +31,17 @@ pub struct SignalExport {
     pub delivered: u64,
     /// Items that wait, or are on their way.
     pub pending: u64,
-    /// Why exporting fails, from the first failure until the next success.
+    /// Items that were lost: refused by a full queue or by the receiver, or given up.
+    pub lost: u64,
+    /// Why the last attempt failed; `None` if it succeeded.
     pub failure: Option<String>,
 }
 
 impl SignalExport {
-    /// Whether the signal leaves the process: it is on, and exporting does not fail.
+    /// Whether the signal leaves the process: it is on, exporting does not fail, and not everything was lost.
     pub fn is_exported(&self) -> bool {
-        self.off.is_none() && self.failure.is_none()
+        let all_lost = self.lost > 0 && self.delivered == 0;
+        self.off.is_none() && self.failure.is_none() && !all_lost
     }
 }
 
@@ -78,7 +81,7 @@ pub(crate) trait ExportStatus: Send + Sync {
 static OF_PROCESS: RwLock<Option<Arc<dyn ExportStatus>>> = RwLock::new(None);
 
 /// Registers the telemetry that is the process's.
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) fn ask(status: Arc<dyn ExportStatus>) {
     *OF_PROCESS.write().unwrap_or_else(PoisonError::into_inner) = Some(status);
 }

@@ -39,7 +39,7 @@ pub(crate) use shared::{Reserved, Shared};
 pub(crate) use shutdown::{
     Awaited, Listener, WaitEnded, abort_shutdown, begin_shutdown, run_shutdown, shutdown_in_steps,
 };
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) use shutdown::{FurtherSignals, listened_signals};
 pub use shutdown::{
     LastResort, ShutdownCause, ShutdownEntry, ShutdownReport, ShutdownSignal, shutdown_signal,

@@ -541,13 +541,13 @@ impl Losses {
     }
 }
 
-impl<T: Send + 'static> Ledger for Batcher<T> {
+impl<T: Weighs + Send + 'static> Ledger for Batcher<T> {
     fn read(&self) -> SignalBalance {
         self.shared.lock().tally.with_pending()
     }
 
     fn failure(&self) -> Option<String> {
-        self.shared.lock().failing.as_ref().map(Failure::to_string)
+        self.shared.lock().failing.as_ref().map(Failure::reason)
     }
 }
 

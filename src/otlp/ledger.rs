@@ -97,7 +97,7 @@ impl BalanceSnapshot {
 pub(super) trait Ledger: Send + Sync {
     fn read(&self) -> SignalBalance;
 
-    /// Why exporting fails, from the first failure until the next success.
+    /// Why the last attempt failed; `None` if it succeeded.
     fn failure(&self) -> Option<String>;
 }
 

@@ -50,6 +50,7 @@ impl SignalPlan {
             let counts = ledger.read();
             (export.ended, export.delivered, export.pending) =
                 (counts.ended, counts.exported, counts.pending);
+            export.lost = counts.ended - counts.exported - counts.pending;
             export.failure = ledger.failure();
         }
         export

@@ -44,7 +44,7 @@ pub(crate) fn further_signals() -> FurtherSignals {
 }
 
 /// Returns what listens for signals; `None` if the process has not asked for any, so that their default action is on.
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) fn listened_signals() -> Option<fn() -> FurtherSignals> {
     LISTENS.load(SeqCst).then_some(further_signals as fn() -> FurtherSignals)
 }
