@@ -112,7 +112,9 @@ impl InstrumentationCheck {
             }
             Some(export) => {
                 signal(f, &export.traces, "spans", "no sampled span has ended yet")?;
-                if export.traces.off.is_none() && export.sampler.contains("TraceIdRatioBased") {
+                if export.traces.off.is_none()
+                    && ["TraceIdRatioBased", "AlwaysOff"].iter().any(|part| export.sampler.contains(part))
+                {
                     write!(f, "; the sampler {} leaves out the other traces", Plain(&export.sampler))?;
                 }
             }

@@ -490,7 +490,8 @@ impl TelemetryBuilder {
             Some(own) => own,
             None => Box::new(settings.sampler.clone()),
         };
-        let sampler_text = format!("{sampler:?}");
+        let kept = if keep.is_some() { " (failed or slow traces are kept)" } else { "" };
+        let sampler_text = format!("{sampler:?}{kept}");
         traces = traces.with_sampler(match keep {
             Some(_) => Keep::sampler(sampler),
             None => sampler,

@@ -237,3 +237,12 @@ fn each_line_of_the_documentation_is_one_that_is_printed() {
     }
     assert!(count >= 15, "{count}");
 }
+
+#[test]
+fn failed_traces_that_are_kept_are_said_beside_the_sampler() {
+    let receiver = Receiver::start(Protocol::HttpProtobuf);
+    let telemetry = build(receiver.telemetry("kept").sampler(Sampler::AlwaysOff).keep_failed_traces());
+    let check = check(&telemetry, false).to_string();
+    let said = "; the sampler AlwaysOff (failed or slow traces are kept) leaves out the other traces";
+    assert!(check.contains(said) && !check.contains("NOT sampled"), "{check}");
+}
