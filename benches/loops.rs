@@ -72,7 +72,7 @@ async fn main() -> ExitCode {
         async {}
     })
     // The rhythm begins when this returns.
-    .before_loop(move || {
+    .before_loop(move |_| {
         if let Some(tell) = tell.lock().expect("nobody panics under it").take() {
             let _ = tell.send(Instant::now());
         }

@@ -49,6 +49,10 @@ pub mod key {
     pub const SIGNAL: &str = "signal";
     /// The class of an error (OpenTelemetry semantic conventions).
     pub const ERROR_TYPE: &str = "error.type";
+    /// A part of the SDK, unique in its process (OpenTelemetry semantic conventions). On the instruments of [`sdk`](super::sdk) only.
+    pub const COMPONENT_NAME: &str = "otel.component.name";
+    /// The type of a part of the SDK (OpenTelemetry semantic conventions). On the instruments of [`sdk`](super::sdk) only.
+    pub const COMPONENT_TYPE: &str = "otel.component.type";
     /// The text of an error (OpenTelemetry semantic conventions). Log records only.
     pub const EXCEPTION_MESSAGE: &str = "exception.message";
     /// The class of an error (OpenTelemetry semantic conventions). Log records only.
@@ -243,4 +247,21 @@ instruments! {
     RESERVATION_WAIT_TIME = "task.reservation.wait_time", Histogram, "s", "How long reservations waited for room under the limit of a name.", [];
     STALLS = "task.stalls", ObservableCounter, "{stall}", "Times a task gave no sign of life for longer than it promised.", [];
     TELEMETRY_DROPPED = "task.telemetry.dropped", ObservableCounter, "{item}", "Spans, log records and metric batches that were not delivered.", [key::SIGNAL, key::REASON];
+}
+
+/// Instruments of OpenTelemetry's semantic conventions about the SDK itself, which
+/// [`sdk_metrics`](crate::telemetry::TelemetryBuilder::sdk_metrics) turns on. The conventions have them in development.
+pub mod sdk {
+    use super::{Instrument, Kind, key};
+
+    instruments! {
+        SPANS_PROCESSED = "otel.sdk.processor.span.processed", ObservableCounter, "{span}", "The number of spans for which the processing has finished, either successful or failed.", [key::COMPONENT_NAME, key::COMPONENT_TYPE, key::ERROR_TYPE];
+        SPAN_QUEUE_SIZE = "otel.sdk.processor.span.queue.size", ObservableUpDownCounter, "{span}", "The number of spans in the queue of a given instance of an SDK span processor.", [key::COMPONENT_NAME, key::COMPONENT_TYPE];
+        SPAN_QUEUE_CAPACITY = "otel.sdk.processor.span.queue.capacity", ObservableUpDownCounter, "{span}", "The maximum number of spans the queue of a given instance of an SDK span processor can hold.", [key::COMPONENT_NAME, key::COMPONENT_TYPE];
+        SPANS_EXPORTED = "otel.sdk.exporter.span.exported", ObservableCounter, "{span}", "The number of spans for which the export has finished, either successful or failed.", [key::COMPONENT_NAME, key::COMPONENT_TYPE, key::ERROR_TYPE];
+        LOGS_PROCESSED = "otel.sdk.processor.log.processed", ObservableCounter, "{log_record}", "The number of log records for which the processing has finished, either successful or failed.", [key::COMPONENT_NAME, key::COMPONENT_TYPE, key::ERROR_TYPE];
+        LOG_QUEUE_SIZE = "otel.sdk.processor.log.queue.size", ObservableUpDownCounter, "{log_record}", "The number of log records in the queue of a given instance of an SDK log processor.", [key::COMPONENT_NAME, key::COMPONENT_TYPE];
+        LOG_QUEUE_CAPACITY = "otel.sdk.processor.log.queue.capacity", ObservableUpDownCounter, "{log_record}", "The maximum number of log records the queue of a given instance of an SDK log processor can hold.", [key::COMPONENT_NAME, key::COMPONENT_TYPE];
+        LOGS_EXPORTED = "otel.sdk.exporter.log.exported", ObservableCounter, "{log_record}", "The number of log records for which the export has finished, either successful or failed.", [key::COMPONENT_NAME, key::COMPONENT_TYPE, key::ERROR_TYPE];
+    }
 }

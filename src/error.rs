@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use crate::{
-    policy::{NameRule, PolicyError},
+    policy::{NameRule, Plain, PolicyError},
     timetable::ScheduleError,
 };
 
@@ -218,10 +218,10 @@ impl fmt::Display for RegisterError {
                 write!(f, "task {name:?} returns no errors, but {classified} is what is classified")
             }
             Self::UnknownDependency { path } => {
-                write!(f, "a task depends on one that is not registered: {}", path.join(" -> "))
+                write!(f, "a task depends on one that is not registered: {}", Plain(path.join(" -> ")))
             }
             Self::DependencyCycle { path } => {
-                write!(f, "tasks depend on each other in a circle: {}", path.join(" -> "))
+                write!(f, "tasks depend on each other in a circle: {}", Plain(path.join(" -> ")))
             }
             Self::EmptyGroup { group } => write!(f, "the group {group:?} has no members"),
             Self::GroupPolicy { group, .. } => {
@@ -453,6 +453,10 @@ pub enum LoopControlError {
     NotALoop,
     /// The tokio runtime that the loop ran on was shut down, and the loop was dropped with it.
     RuntimeGone,
+    /// The loop waits for its start or restart, is about to end, or has ended.
+    NotRunning,
+    /// As many iterations run as may at once.
+    Overlapped,
     /// The new schedule is none; the old one stays.
     Schedule(ScheduleError),
 }
@@ -465,6 +469,8 @@ impl std::fmt::Display for LoopControlError {
             Self::RuntimeGone => {
                 "the tokio runtime of the loop was shut down, and the loop was dropped with it"
             }
+            Self::NotRunning => "the loop is not running",
+            Self::Overlapped => "as many iterations of the loop are running as may at once",
             Self::Schedule(_) => "the new schedule of the loop is not usable",
         })
     }
@@ -474,7 +480,7 @@ impl std::error::Error for LoopControlError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Schedule(source) => Some(source),
-            Self::NotRegistered | Self::NotALoop | Self::RuntimeGone => None,
+            _ => None,
         }
     }
 }

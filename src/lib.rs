@@ -53,7 +53,7 @@ mod config;
 mod error;
 mod instrumentation;
 mod manager;
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 mod otlp;
 pub mod policy;
 #[cfg(feature = "testing")]
@@ -65,7 +65,7 @@ pub use manager::TaskManager;
 
 /// The version of OpenTelemetry's API that this crate is built on; its types stand in this crate's signatures.
 pub use opentelemetry;
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub use otlp::Telemetry;
 pub use policy::{Backoff, GiveUp, HealthRole, RestartPolicy, TaskCategory, TaskPriority, Value};
 pub use read::{TaskHealth, TaskMetrics};
@@ -88,10 +88,12 @@ pub mod task {
 
 /// Policies, outcomes and control errors of loops.
 pub mod schedule {
+    #[cfg(feature = "calendar")]
+    pub use crate::timetable::LocalTime;
     pub use crate::{
-        engine::{LoopOutcome, OnError},
+        engine::{LoopOutcome, ManualRun, OnError},
         error::{LoopControlError, LoopError},
-        timetable::{MissedPolicy, OverlapPolicy, Schedule, ScheduleError, Upcoming},
+        timetable::{MissedPolicy, OverlapPolicy, Schedule, ScheduleError, Trigger, Upcoming},
     };
 }
 
@@ -154,7 +156,10 @@ pub mod shutdown {
 
 /// Layers for a subscriber of your own, telemetry in one call (feature `otlp`), and every name that leaves the process.
 pub mod telemetry {
-    pub use crate::emit::{LayerConflict, SpanPath, layer, remote_context, task_layer};
+    pub use crate::emit::{
+        LayerConflict, RunExemplar, SignalExport, SpanPath, TelemetryExport, TelemetryState, layer,
+        remote_context, task_layer,
+    };
 
     /// Every name that leaves the process: spans, log records, instruments and their attributes.
     ///
@@ -164,7 +169,7 @@ pub mod telemetry {
         pub use crate::contract::*;
     }
 
-    #[cfg(feature = "otlp")]
+    #[cfg(feature = "otlp-http")]
     pub use crate::otlp::{
         Balance, BalanceSnapshot, CollectorUnreachable, InstallError, Protocol, Signal, SignalBalance,
         SignalOutcome, SignalReport, Telemetry, TelemetryBuilder, TelemetryPart, TelemetryReport, Warning,
@@ -226,8 +231,13 @@ struct ComingFromTux;
 #[doc = include_str!("../docs/systemd.md")]
 struct SystemdPage;
 
+/// The code of the page on telemetry compiles.
+#[cfg(all(doctest, feature = "otlp-http"))]
+#[doc = include_str!("../docs/telemetry.md")]
+struct TelemetryPage;
+
 /// The README's code compiles.
-#[cfg(all(doctest, feature = "otlp", feature = "macros"))]
+#[cfg(all(doctest, feature = "otlp-http", feature = "macros"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 

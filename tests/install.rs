@@ -1,5 +1,5 @@
 //! Installing makes telemetry the process's: one test, as there is one process.
-#![cfg(all(feature = "otlp", feature = "macros"))]
+#![cfg(all(feature = "otlp-http", feature = "macros"))]
 
 mod support;
 

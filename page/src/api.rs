@@ -184,7 +184,7 @@ fn unknown(name: &str) -> Response {
 #[utoipa::path(post, path = "/tasks/{name}/{action}",
     params(
         ("name" = String, Path, description = "The task's name."),
-        ("action" = String, Path, description = "restart, pause, resume or stop."),
+        ("action" = String, Path, description = "restart, pause, resume, stop or run."),
     ),
     responses(
         (status = 202, description = "The task was told."),
@@ -202,7 +202,7 @@ async fn act(
     headers: HeaderMap,
 ) -> Result<Response, Gone> {
     let Some(action) = Action::parse(&action) else {
-        return Ok(refusal(StatusCode::NOT_FOUND, "an action is restart, pause, resume or stop"));
+        return Ok(refusal(StatusCode::NOT_FOUND, "an action is restart, pause, resume, stop or run"));
     };
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let given = given.and_then(|value| value.strip_prefix("Bearer "));
@@ -279,8 +279,10 @@ async fn metrics(State(api): Shared, headers: HeaderMap) -> Response {
     };
     let registry = feed.registry();
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let (kind, text) = if accept.contains("application/openmetrics-text") {
-        (metrics::OPEN_METRICS, metrics::open_metrics(&registry))
+    let (kind, text) = if metrics::wants_open_metrics(accept) {
+        // Before the figures, which then have the runs that the exemplars are of.
+        let exemplars = api.hub.exemplars();
+        (metrics::OPEN_METRICS, Ok(metrics::open_metrics(&registry, &exemplars)))
     } else {
         (metrics::TEXT, metrics::text(&registry))
     };

@@ -1,14 +1,15 @@
-//! Restart, pause, resume and stop from the page: with the token, and written down.
+//! Restart, pause, resume, stop and run from the page: with the token, and written down.
 
 use otel_tasks::{
     TaskManager,
+    schedule::LoopControlError,
     task::{RestartError, TaskControlError, TaskManagerBuilder, UnknownTask},
     telemetry::contract::{SCOPE, key},
 };
 use subtle::ConstantTimeEq;
 use tracing::{Level, Span, field::Empty};
 
-/// The attribute of the span and the record: `restart`, `pause`, `resume` or `stop`.
+/// The attribute of the span and the record: `restart`, `pause`, `resume`, `stop` or `run`.
 const CONTROL_ACTION: &str = "task.control.action";
 /// The attribute of the span and the record: `accepted`, or why nothing was done.
 const CONTROL_OUTCOME: &str = "task.control.outcome";
@@ -22,10 +23,12 @@ pub(crate) enum Action {
     Pause,
     Resume,
     Stop,
+    /// One iteration of a loop now.
+    Run,
 }
 
 impl Action {
-    pub(crate) const ALL: [Self; 4] = [Self::Restart, Self::Pause, Self::Resume, Self::Stop];
+    pub(crate) const ALL: [Self; 5] = [Self::Restart, Self::Pause, Self::Resume, Self::Stop, Self::Run];
 
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
@@ -33,6 +36,7 @@ impl Action {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Stop => "stop",
+            Self::Run => "run",
         }
     }
 
@@ -123,5 +127,12 @@ fn act(manager: &TaskManager, name: &str, action: Action) -> Result<(), Refused>
         Action::Pause => manager.pause(name).map_err(refused),
         Action::Resume => manager.resume(name).map_err(refused),
         Action::Stop => manager.stop(name).map_err(refused),
+        Action::Run => {
+            let begun = manager.loop_handle(name).and_then(|handle| handle.run_now());
+            begun.map(drop).map_err(|error| match error {
+                LoopControlError::NotRegistered => Refused::Unknown(error.to_string()),
+                error => Refused::Conflict(error.to_string()),
+            })
+        }
     }
 }

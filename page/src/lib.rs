@@ -26,7 +26,7 @@
 //! | `/events/recent` | the last events of all tasks |
 //! | `/metrics` | Prometheus text, or OpenMetrics if `Accept` asks for it; needs a [`Feed`] |
 //! | `/openapi.json` | an OpenAPI document of these paths |
-//! | `POST /tasks/{name}/{action}` | `restart`, `pause`, `resume`, `stop`; needs a [token](Page::token) |
+//! | `POST /tasks/{name}/{action}` | `restart`, `pause`, `resume`, `stop`, `run` (an iteration of a loop, now); needs a [token](Page::token) |
 //!
 //! # Cost
 //!

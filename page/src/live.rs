@@ -14,7 +14,7 @@ use std::{
 };
 
 use futures_util::Stream;
-use otel_tasks::{TaskManager, events::TaskEvents, task::WeakTaskManager};
+use otel_tasks::{TaskManager, events::TaskEvents, task::WeakTaskManager, telemetry::RunExemplar};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
@@ -147,6 +147,11 @@ impl Hub {
 
     pub(crate) fn manager(&self) -> Result<TaskManager, Gone> {
         self.manager.upgrade().ok_or(Gone)
+    }
+
+    /// Those of the manager's runs; none if it is gone.
+    pub(crate) fn exemplars(&self) -> Vec<RunExemplar> {
+        self.manager().map(|manager| manager.exemplars()).unwrap_or_default()
     }
 
     pub(crate) fn overview(&self) -> Result<(Summary, Vec<TaskRow>), Gone> {

@@ -1,19 +1,13 @@
 //! `/metrics`: what a meter provider collects, as Prometheus text or OpenMetrics.
 //!
-//! opentelemetry-prometheus collects and names; the crate `prometheus` writes Prometheus' text. It does not write OpenMetrics:
-//! what was gathered is handed to prometheus-client for that.
+//! opentelemetry-prometheus collects and names; the crate `prometheus` writes Prometheus' text. OpenMetrics is written here:
+//! `prometheus` does not write it, and no crate writes exemplars that it has not recorded itself.
+
+mod open_metrics;
 
 use opentelemetry_sdk::metrics::reader::MetricReader;
-use prometheus::{
-    Encoder, TextEncoder,
-    proto::{Metric, MetricFamily, MetricType},
-};
-use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
-    metrics::MetricType as OpenMetricType,
-    registry::Registry,
-};
+use otel_tasks::telemetry::RunExemplar;
+use prometheus::{Encoder, TextEncoder};
 
 pub(crate) const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(crate) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -32,70 +26,37 @@ pub(crate) fn text(registry: &prometheus::Registry) -> Result<String, String> {
     String::from_utf8(text).map_err(|error| error.to_string())
 }
 
-/// What is gathered, as OpenMetrics.
-pub(crate) fn open_metrics(registry: &prometheus::Registry) -> Result<String, String> {
-    let mut gathered = Registry::default();
-    gathered.register_collector(Box::new(Gathered(registry.gather())));
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &gathered).map_err(|error| error.to_string())?;
-    Ok(text)
+/// What is gathered, as OpenMetrics, with the exemplars in the buckets of runs.
+pub(crate) fn open_metrics(registry: &prometheus::Registry, exemplars: &[RunExemplar]) -> String {
+    open_metrics::written(&registry.gather(), &open_metrics::by_series(exemplars))
 }
 
-/// What was gathered.
-#[derive(Debug)]
-struct Gathered(Vec<MetricFamily>);
-
-impl Collector for Gathered {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        for family in &self.0 {
-            let kind = match family.get_field_type() {
-                MetricType::COUNTER => OpenMetricType::Counter,
-                MetricType::HISTOGRAM => OpenMetricType::Histogram,
-                MetricType::GAUGE => OpenMetricType::Gauge,
-                // opentelemetry-prometheus makes no other.
-                MetricType::SUMMARY | MetricType::UNTYPED => continue,
-            };
-            // The encoder puts the suffix of counters there itself.
-            let name = family.name();
-            let name = match kind {
-                OpenMetricType::Counter => name.strip_suffix("_total").unwrap_or(name),
-                _ => name,
-            };
-            let mut metrics = encoder.encode_descriptor(name, family.help(), None, kind)?;
-            for metric in family.get_metric() {
-                let labels: Vec<_> =
-                    metric.get_label().iter().map(|label| (label.name(), label.value())).collect();
-                encode_metric(metric, kind, metrics.encode_family(&labels)?)?;
+/// Whether a request with this `Accept` is answered with OpenMetrics: if it is named, and no less wanted than plain text.
+pub(crate) fn wants_open_metrics(accept: &str) -> bool {
+    let (mut open, mut plain) = (0.0_f32, 0.0_f32);
+    for range in accept.split(',') {
+        let mut parts = range.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let (mut quality, mut version) = (1.0, "1.0.0");
+        for parameter in parts {
+            match parameter.split_once('=') {
+                Some((name, value)) if name.eq_ignore_ascii_case("q") => {
+                    quality = value.parse().unwrap_or(0.0)
+                }
+                Some((name, value)) if name.eq_ignore_ascii_case("version") => {
+                    version = value.trim_matches('"')
+                }
+                _ => {}
             }
         }
-        Ok(())
+        match media.as_str() {
+            "application/openmetrics-text" if version == "1.0.0" => open = open.max(quality),
+            "text/plain" => plain = plain.max(quality),
+            _ => {}
+        }
     }
+    open > 0.0 && open >= plain
 }
 
-fn encode_metric(
-    metric: &Metric,
-    kind: OpenMetricType,
-    mut encoder: MetricEncoder<'_>,
-) -> Result<(), std::fmt::Error> {
-    match kind {
-        OpenMetricType::Counter => {
-            encoder.encode_counter::<NoLabelSet, _, f64>(&metric.get_counter().get_value(), None)
-        }
-        OpenMetricType::Histogram => {
-            let histogram = metric.get_histogram();
-            let mut below = 0;
-            let mut buckets: Vec<(f64, u64)> = Vec::new();
-            for bucket in histogram.get_bucket() {
-                // What was gathered is cumulative, what is encoded is not.
-                buckets.push((bucket.upper_bound(), bucket.cumulative_count().saturating_sub(below)));
-                below = bucket.cumulative_count();
-            }
-            let count = histogram.get_sample_count();
-            if buckets.last().is_none_or(|(bound, _)| bound.is_finite()) {
-                buckets.push((f64::INFINITY, count.saturating_sub(below)));
-            }
-            encoder.encode_histogram::<NoLabelSet>(histogram.get_sample_sum(), count, &buckets, None)
-        }
-        _ => encoder.encode_gauge(&metric.get_gauge().get_value()),
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -65,7 +65,7 @@ impl Page {
         self
     }
 
-    /// Allows requests with this token to restart, pause, resume and stop tasks. An empty token allows nothing.
+    /// Allows requests with this token to restart, pause, resume and stop tasks, and to run an iteration of a loop. An empty token allows nothing.
     ///
     /// The client sends it as `Authorization: Bearer`. Use a long random token, and TLS outside of loopback.
     ///

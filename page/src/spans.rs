@@ -8,7 +8,7 @@ use std::{
 
 use opentelemetry::{
     Context, KeyValue,
-    trace::{Event, Link, SpanId, Status, TraceId},
+    trace::{Event, Link, Span as _, SpanId, Status, TraceId},
 };
 use opentelemetry_sdk::{
     error::OTelSdkResult,
@@ -234,7 +234,7 @@ pub(crate) struct RingProcessor(pub(crate) Arc<SpanRing>);
 impl SpanProcessor for RingProcessor {
     fn on_start(&self, span: &mut Span, _: &Context) {
         // The end of one that is only recorded is not kept, so it must not stay here either.
-        if let Some(span) = span.exported_data().filter(|span| span.span_context.is_sampled()) {
+        if let Some(span) = span.span_context().is_sampled().then(|| span.exported_data()).flatten() {
             self.0.began(span);
         }
     }

@@ -172,7 +172,7 @@ pub(crate) struct Summary {
     shutting_down: bool,
     /// The shutdown's report, line by line, once it is over.
     report: Option<Vec<String>>,
-    /// Whether the page may restart, pause, resume and stop tasks.
+    /// Whether the page may restart, pause, resume, stop and run tasks.
     control: bool,
     /// Whether the page is given spans.
     traces: bool,

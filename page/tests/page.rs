@@ -3,13 +3,18 @@
 mod support;
 
 use std::{
+    collections::BTreeMap,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
-use opentelemetry::{metrics::MeterProvider, trace::TracerProvider};
+use opentelemetry::{
+    Context,
+    metrics::MeterProvider,
+    trace::{TraceContextExt, TracerProvider},
+};
 use opentelemetry_sdk::{metrics::SdkMeterProvider, trace::SdkTracerProvider};
 use otel_tasks::{
     Backoff, CriticalTaskConfig, RestartPolicy, TaskManager,
@@ -17,7 +22,7 @@ use otel_tasks::{
 };
 use otel_tasks_page::{Feed, Page, PageServer};
 use serde_json::{Value, json};
-use support::{ANY, TOKEN, ask, eventually, get, secs, waits};
+use support::{ANY, TOKEN, ask, eventually, get, open_metrics, secs, waits};
 
 /// A page's stream of events, read on a thread of its own.
 fn stream(page: &PageServer) -> mpsc::Receiver<(String, Value)> {
@@ -409,8 +414,58 @@ async fn metrics_are_those_that_were_measured_in_both_formats() {
         );
         assert_eq!(value("task_run_duration_seconds_count{", "").iter().sum::<f64>(), 7.0, "{text}");
     }
+    let families = open_metrics::parse(&open.body).expect("valid OpenMetrics");
+    assert!(families.values().flat_map(|family| &family.samples).all(|sample| sample.exemplar.is_none()));
     let without = Page::new(&tasks).serve(ANY).expect("served");
     assert_eq!(get(&without, "/metrics").status, 404);
+}
+
+/// The trace ids of the exemplars, by the result of their runs, after each of them was found in the bucket of its value.
+fn exemplars(page: &PageServer) -> BTreeMap<String, Vec<String>> {
+    let accept = [("Accept", "application/openmetrics-text")];
+    let text = ask(page.address(), "GET", "/metrics", &accept).body;
+    let families = open_metrics::parse(&text).unwrap_or_else(|why| panic!("{why}"));
+    let mut found = BTreeMap::<_, Vec<_>>::new();
+    for (name, family) in &families {
+        for sample in &family.samples {
+            let Some(exemplar) = &sample.exemplar else { continue };
+            assert_eq!((&**name, &*sample.suffix), ("task_run_duration_seconds", "_bucket"));
+            assert!(exemplar.at.is_some_and(|at| at > 1e9) && exemplar.labels["span_id"].len() == 16);
+            let result = sample.labels["task_run_result"].clone();
+            found.entry(result).or_default().push(exemplar.labels["trace_id"].clone());
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_metrics_has_the_traces_of_the_last_failed_and_the_slowest_run() {
+    let feed = Feed::default();
+    let meters = feed.read_metrics(SdkMeterProvider::builder()).build();
+    let traces = SdkTracerProvider::builder().with_span_processor(feed.span_processor()).build();
+    let tasks = TaskManager::builder().meter(meters.meter("test")).tracer(traces.tracer("test"));
+    let tasks = tasks.build().expect("valid");
+    let page = Page::new(&tasks).feed(&feed).serve(ANY).expect("served");
+    let run = async |fails: bool, millis: u64| {
+        let work = async move {
+            let trace = Context::current().span().span_context().trace_id().to_string();
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            if fails { Err(trace) } else { Ok(trace) }
+        };
+        match tasks.spawn("command", work).await.expect("it ran") {
+            Ok(trace) | Err(trace) => trace,
+        }
+    };
+    run(false, 1).await;
+    assert_eq!(exemplars(&page), BTreeMap::new(), "nobody has asked before");
+    // In the bucket from 0.1 s to 0.25 s, however slow the machine is.
+    let slowest = run(false, 150).await;
+    run(false, 110).await;
+    run(true, 110).await;
+    let last = run(true, 110).await;
+    let expected = [("failure", vec![last]), ("success", vec![slowest])];
+    assert_eq!(exemplars(&page), expected.map(|(result, traces)| (result.to_owned(), traces)).into());
+    assert!(!get(&page, "/metrics").body.contains(" # "), "plain text has no exemplars");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

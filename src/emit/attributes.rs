@@ -7,10 +7,12 @@
 use std::{
     iter,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
-use opentelemetry::KeyValue;
+use opentelemetry::{KeyValue, SpanId, TraceId};
 
+use super::exemplars::{Exemplars, RunExemplar};
 use crate::{
     cell::{Entry, Identity},
     contract::{ERROR_TYPE_OTHER, ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT, key},
@@ -31,6 +33,8 @@ struct Sets {
     plain_results: [OnceLock<Vec<KeyValue>>; ExitKind::ALL.len()],
     /// Those of a failure, where one came: most names fail in one way.
     failure: OnceLock<Box<Failure>>,
+    /// Made once somebody has asked for exemplars.
+    exemplars: OnceLock<Box<Exemplars>>,
     /// As `plain_results`, in the histogram that was first asked.
     #[cfg(feature = "bound-instruments")]
     bound: [OnceLock<BoundDuration>; ExitKind::ALL.len()],
@@ -68,6 +72,7 @@ impl Entry<TaskAttributes> {
                 base: self.new_base().collect(),
                 plain_results: Default::default(),
                 failure: OnceLock::new(),
+                exemplars: OnceLock::new(),
                 #[cfg(feature = "bound-instruments")]
                 bound: Default::default(),
             })
@@ -102,6 +107,30 @@ impl Entry<TaskAttributes> {
     /// one, does not.
     fn keeps_sets(&self) -> bool {
         self.extra.sets.get().is_some() || self.cell.ended_runs() > 1
+    }
+
+    /// Notes a run that has ended as an exemplar of its bucket.
+    pub(crate) fn note_exemplar(
+        &self,
+        kind: ExitKind,
+        error_type: Option<&'static str>,
+        duration: Duration,
+        span: (TraceId, SpanId),
+    ) {
+        let (series, error_type) = self.recorded_as(error_type);
+        let exemplars = series.sets().exemplars.get_or_init(Default::default);
+        exemplars.run_ended(kind, error_type, duration, span);
+    }
+
+    /// The exemplars of the runs that are recorded under this name.
+    pub(crate) fn run_exemplars(&self) -> Vec<RunExemplar> {
+        let Some(noted) = self.extra.sets.get().and_then(|sets| sets.exemplars.get()) else {
+            return Vec::new();
+        };
+        noted.all(|kind, error_type| match error_type {
+            None => self.result_attributes(kind).to_vec(),
+            Some(error_type) => with(self.result_attributes(kind), key::ERROR_TYPE, error_type),
+        })
     }
 
     /// [`Self::result_attributes`] for a run that ends.

@@ -570,7 +570,7 @@ pub(crate) fn default_max_names() -> usize {
 static INSTALLED_NAMES: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
 /// Called by the installer once its provider is the global one.
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) fn installed_with(meter: &Meter, max_names: usize, join: impl FnOnce(&Arc<Exposition>)) {
     INSTALLED_NAMES.store(max_names, Relaxed);
     shared(Some(meter), join);

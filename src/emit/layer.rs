@@ -38,6 +38,7 @@ use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 use super::{
     SpanPath,
     handoff::{self, Handing},
+    status::ExportStatus,
 };
 use crate::contract;
 
@@ -92,7 +93,20 @@ where
     T: Tracer + Clone + Send + Sync + 'static,
     T::Span: Send + Sync + 'static,
 {
-    let marker = Marker::<true>::new(tracer.clone());
+    layer_of(tracer, None)
+}
+
+/// [`layer`] for telemetry that can be asked what becomes of the spans.
+pub(crate) fn layer_of<S, T>(
+    tracer: T,
+    status: Option<Arc<dyn ExportStatus>>,
+) -> impl Layer<S> + Send + Sync + 'static
+where
+    S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
+    T: Tracer + Clone + Send + Sync + 'static,
+    T::Span: Send + Sync + 'static,
+{
+    let marker = Marker::<true>::new(tracer.clone(), status);
     let inner = OpenTelemetryLayer::new(Handing(tracer))
         .with_location(false)
         .with_threads(false)
@@ -112,7 +126,7 @@ where
     T: Tracer + Send + Sync + 'static,
     T::Span: Send + Sync + 'static,
 {
-    Marker::<false>::new(tracer)
+    Marker::<false>::new(tracer, None)
 }
 
 /// What of this crate the current subscriber carries.
@@ -120,6 +134,8 @@ where
 pub(crate) struct Installed {
     pub(crate) tracer: Arc<BoxedTracer>,
     pub(crate) conflict: Option<LayerConflict>,
+    /// The telemetry behind the layer, if it can be asked.
+    pub(crate) status: Option<Arc<dyn ExportStatus>>,
 }
 
 /// Looks for [`layer`] or [`task_layer`] in the current subscriber.
@@ -128,7 +144,11 @@ pub(crate) fn installed() -> Option<Installed> {
         let exporting = dispatch.downcast_ref::<Marker<true>>().map(|marker| &marker.state);
         let state =
             exporting.or_else(|| dispatch.downcast_ref::<Marker<false>>().map(|marker| &marker.state))?;
-        Some(Installed { tracer: state.tracer.clone(), conflict: state.conflict.get().copied() })
+        Some(Installed {
+            tracer: state.tracer.clone(),
+            conflict: state.conflict.get().copied(),
+            status: state.status.clone(),
+        })
     })
 }
 
@@ -159,13 +179,14 @@ struct Marker<const EXPORTS: bool> {
 
 struct State {
     tracer: Arc<BoxedTracer>,
+    status: Option<Arc<dyn ExportStatus>>,
     /// Whether our exporter leaves the spans to another.
     stood_back: AtomicBool,
     conflict: OnceLock<LayerConflict>,
 }
 
 impl<const EXPORTS: bool> Marker<EXPORTS> {
-    fn new<T>(tracer: T) -> Self
+    fn new<T>(tracer: T, status: Option<Arc<dyn ExportStatus>>) -> Self
     where
         T: Tracer + Send + Sync + 'static,
         T::Span: Send + Sync + 'static,
@@ -173,7 +194,12 @@ impl<const EXPORTS: bool> Marker<EXPORTS> {
         let tracer: Box<dyn ObjectSafeTracer + Send + Sync> = Box::new(tracer);
         let tracer = Arc::new(BoxedTracer::new(tracer));
         Self {
-            state: Arc::new(State { tracer, stood_back: AtomicBool::new(false), conflict: OnceLock::new() }),
+            state: Arc::new(State {
+                tracer,
+                status,
+                stood_back: AtomicBool::new(false),
+                conflict: OnceLock::new(),
+            }),
         }
     }
 }

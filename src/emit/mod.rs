@@ -2,29 +2,40 @@
 
 mod at_exit;
 mod attributes;
+mod exemplars;
 mod handoff;
 mod instruments;
 mod layer;
 mod remote;
 mod span;
+mod status;
 
-pub(crate) use at_exit::{flush_before_exit, is_telemetry_dropped};
-#[cfg(feature = "otlp")]
-pub(crate) use at_exit::{flush_with, telemetry_dropped};
+pub(crate) use at_exit::flush_before_exit;
+#[cfg(feature = "otlp-http")]
+pub(crate) use at_exit::flush_with;
 pub(crate) use attributes::TaskAttributes;
+pub use exemplars::RunExemplar;
+#[cfg(feature = "otlp-http")]
+pub(crate) use exemplars::keeps_traces;
 pub use handoff::SpanPath;
 pub(crate) use handoff::offer;
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) use instruments::installed_with;
 pub(crate) use instruments::{
     DelaySeries, Exposition, Figures, Row, Source, default_max_names, shared as shared_exposition,
 };
+#[cfg(feature = "otlp-http")]
+pub(crate) use layer::layer_of;
 pub use layer::{LayerConflict, layer, task_layer};
 pub(crate) use layer::{installed, subscriber_is_of_process};
 pub(crate) use remote::environment;
 pub use remote::remote_context;
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) use remote::set_propagation;
 pub(crate) use span::{
     KnownParent, ManagedSpan, SpanParent, SpanStart, managed_span, probe_is_exported, with_trace,
 };
+pub(crate) use status::status_of_process;
+#[cfg(feature = "otlp-http")]
+pub(crate) use status::{ExportStatus, ask};
+pub use status::{SignalExport, TelemetryExport, TelemetryState};

@@ -35,7 +35,7 @@ const MAX_BAGGAGE_ENTRIES: usize = 64;
 static OFF: AtomicBool = AtomicBool::new(false);
 
 /// Notes whether the telemetry that was installed propagates anything (`OTEL_PROPAGATORS`).
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) fn set_propagation(on: bool) {
     OFF.store(!on, Relaxed);
 }

@@ -1,10 +1,14 @@
 //! A span of ours: a `tracing` span that tracing-opentelemetry exports, or, where no such layer sees it, an
 //! OpenTelemetry span through the tracer at hand. Never both.
 
-use std::{borrow::Cow, sync::Arc, time::SystemTime};
+use std::{
+    borrow::Cow,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use opentelemetry::{
-    Context as OtelContext, ContextGuard, KeyValue,
+    Context as OtelContext, ContextGuard, KeyValue, SpanId, TraceId,
     global::BoxedTracer,
     trace::{Link, SpanBuilder, SpanContext, Status, TraceContextExt, Tracer},
 };
@@ -15,6 +19,7 @@ use tracing::{
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::{
+    exemplars::identity_if_exported,
     handoff::{self, Handed},
     installed,
 };
@@ -253,6 +258,20 @@ impl ManagedSpan {
         let context = self.otel_context()?;
         let span_context = context.span().span_context().clone();
         span_context.is_valid().then_some(span_context)
+    }
+
+    /// The span's identity, if the span is exported after a run that has taken so long, where that may be a reason.
+    pub(crate) fn identity_if_exported(
+        &self,
+        failed: bool,
+        took: Option<Duration>,
+    ) -> Option<(TraceId, SpanId)> {
+        let of_layer = match &self.path {
+            Path::Layer => otel_context_of(&self.span),
+            _ => None,
+        };
+        let context = of_layer.as_ref().or_else(|| self.context())?;
+        identity_if_exported(&context.span(), failed, took)
     }
 
     /// Records a text attribute; for a `tracing` span, into the field of that name where it has one.

@@ -322,7 +322,7 @@ pub(crate) fn last_handle_dropped(names: &[&str]) {
 }
 
 /// Installed telemetry was dropped without its shutdown.
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) fn telemetry_dropped() {
     const TEXT: &str = "the installed telemetry was dropped, and nothing is exported any more: keep what `install` returned until \
                         the program ends, then await `shutdown`";

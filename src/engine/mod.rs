@@ -21,14 +21,14 @@ mod supervision;
 
 #[cfg(all(feature = "systemd", unix))]
 pub(crate) use announce::service_variable_ignored;
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) use announce::telemetry_dropped;
 pub(crate) use announce::{component_failed, last_handle_dropped, replacement_failed};
 pub(crate) use context::ContextParts;
 pub use context::TaskContext;
 pub(crate) use families::{Changed, Wanted};
 pub(crate) use loops::LoopBody;
-pub use loops::{LoopHandle, LoopOutcome, OnError, TaskLoop};
+pub use loops::{LoopHandle, LoopOutcome, ManualRun, OnError, TaskLoop};
 #[cfg(all(feature = "systemd", unix))]
 pub(crate) use observe::Service;
 pub use observe::{TaskEvent, TaskEventKind, TaskEvents};
@@ -39,6 +39,8 @@ pub(crate) use shared::{Reserved, Shared};
 pub(crate) use shutdown::{
     Awaited, Listener, WaitEnded, abort_shutdown, begin_shutdown, run_shutdown, shutdown_in_steps,
 };
+#[cfg(feature = "otlp-http")]
+pub(crate) use shutdown::{FurtherSignals, listened_signals};
 pub use shutdown::{
     LastResort, ShutdownCause, ShutdownEntry, ShutdownReport, ShutdownSignal, shutdown_signal,
 };

@@ -8,7 +8,7 @@ use crate::{
         self, Components, CriticalTaskConfig, CriticalTasksProvider, Discovery, FamilyHandle, FamilyKey,
         TaskFamily, TaskGroup, discover,
     },
-    emit::{self},
+    emit::{self, RunExemplar},
     engine::{
         self, Listener, LoopBody, LoopHandle, Order, Shared, ShutdownReport, SpawnOptions, StopToken,
         Supervised, TaskBuilder, TaskEvents, TaskSettings,
@@ -18,7 +18,7 @@ use crate::{
     manager::settings::ManagerSettings,
     policy::TaskOutput,
     read::{self, ManagerHealth, TaskHealth, TaskMetrics, TaskStatistics},
-    run::TaskHandle,
+    run::{Recorder, TaskHandle},
 };
 
 /// Owns a service's tasks: names, meters, traces, restarts and stops them.
@@ -573,6 +573,17 @@ impl TaskManager {
         self.shared().recorder.snapshots_by_name()
     }
 
+    /// Traces of single runs, as examples for the buckets of `task.run.duration`: of each bucket the last run that failed, and the
+    /// slowest other run of about the last minute.
+    ///
+    /// The first call returns none. From then on the manager notes them, which costs about 90 bytes for each bucket that has runs.
+    /// Only runs whose span is exported are noted. Runs of `#[instrumented_task]` functions outside of any manager are included.
+    pub fn exemplars(&self) -> Vec<RunExemplar> {
+        let mut all = self.shared().recorder.exemplars();
+        all.extend(Recorder::process().exemplars());
+        all
+    }
+
     /// The manager in figures.
     #[doc(alias = "get_task_statistics")]
     pub fn statistics(&self) -> TaskStatistics {
@@ -807,7 +818,8 @@ impl TaskManager {
     }
 
     /// Answers "why do I see nothing in Jaeger or Prometheus": checks the subscriber, the level, the meter and the
-    /// components. Changes nothing, however often it is called.
+    /// components, and asks the telemetry for its exporters, its sampler and what was delivered. Changes nothing, however often it is
+    /// called.
     #[doc(alias = "setup_task_instrumentation")]
     pub fn check_instrumentation(&self) -> InstrumentationCheck {
         let installed = emit::installed();
@@ -818,12 +830,13 @@ impl TaskManager {
             registered.iter().filter_map(|task| task.task.identity.component.clone()).collect();
         let missing = owners.iter().filter(|component| !self.handle.components.contains(component));
         let missing_components = missing.map(ToString::to_string).collect();
+        let status = installed.as_ref().and_then(|installed| installed.status.clone());
         InstrumentationCheck {
             layer_installed: installed.is_some(),
             layer_conflict: installed.as_ref().and_then(|installed| installed.conflict),
             info_enabled: tracing::enabled!(target: "otel_tasks", tracing::Level::INFO),
-            spans_exported: emit::probe_is_exported() || has_tracer || installed.is_some(),
-            telemetry_dropped: emit::is_telemetry_dropped(),
+            spans_traced: emit::probe_is_exported() || has_tracer || installed.is_some(),
+            export: status.or_else(emit::status_of_process).map(|status| status.read()),
             last_collection: exposition.as_ref().and_then(|exposition| exposition.last_collection()),
             missing_components,
         }

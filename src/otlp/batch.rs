@@ -5,10 +5,13 @@
 //! items silently. Here every item is counted under the same lock that moves it, so the balance holds at every instant.
 //!
 //! Invariants:
-//! 1. `ended = exported + queue_full + export_failed + after_shutdown + pending`, where `pending` is queued or in flight.
-//! 2. `queued` is the sum of the chunks' lengths and never above the bound; the batch in flight comes on top.
+//! 1. `ended` is the sum of `exported`, what was lost for each reason, and `pending`, which is queued or in flight.
+//! 2. `queued` is the sum of the chunks' lengths and `bytes` that of their items' weights, neither above its bound; the
+//!    batch in flight comes on top.
 //! 3. The lock is held for a push, a pop or an addition: never while exporting, dropping items or calling out.
 //! 4. Items leave in the order in which they came; `taken` and `settled` count them.
+//! 5. A batch whose export may succeed later stays in flight while the queue has room, so that an outage which is shorter
+//!    than the queue loses nothing.
 
 use std::{
     collections::VecDeque,
@@ -20,8 +23,10 @@ use std::{
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 
 use super::{
-    ledger::{Change, Ledger, SignalBalance, Trend},
+    ledger::{Ledger, SignalBalance, Trend},
     settings::BatchSettings,
+    transport::Failure,
+    weight::Weighs,
 };
 use crate::contract;
 
@@ -30,28 +35,94 @@ pub(super) struct Batcher<T> {
     shared: Arc<Shared<T>>,
 }
 
+/// How long a batch is kept whose export may succeed later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Persistence {
+    WhileThereIsRoom,
+    /// For what the next item says again: cumulative metrics. A newer one takes the place of what waits.
+    UntilTheNext,
+}
+
 struct Shared<T> {
     settings: BatchSettings,
+    persistence: Persistence,
     state: Mutex<State<T>>,
     /// Wakes the worker: a full batch, a flush, the end.
     work: Condvar,
-    /// Wakes who waits for the worker: items settled, worker gone.
+    /// Wakes who waits for the worker: items settled, another attempt to come, worker gone.
     progress: Condvar,
 }
 
 struct State<T> {
     /// Chunks of one batch each, so that a batch is taken and given back as a whole and growing never moves old items.
-    chunks: VecDeque<Vec<T>>,
+    chunks: VecDeque<Chunk<T>>,
     queued: usize,
+    bytes: usize,
     tally: SignalBalance,
     taken: u64,
     settled: u64,
     flush_to: u64,
+    flushes: u64,
     closed: bool,
+    /// The end has begun: what fails now has no time left.
+    hurried: bool,
+    /// Further attempts of a closing queue whose receiver has never taken anything.
+    last_attempts: u32,
     abandoned: bool,
     finished: bool,
+    /// Whether the receiver has ever taken anything.
+    delivered: bool,
+    /// Whether an item was refused since the last batch was taken.
+    full: bool,
+    /// How often another attempt was waited for, ever.
+    waits: u64,
     last_error: Option<String>,
+    failing: Option<Failure>,
     trend: Trend,
+}
+
+struct Chunk<T> {
+    items: Vec<T>,
+    bytes: usize,
+    full: bool,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    pub(super) exported: u64,
+    pub(super) failed: u64,
+    pub(super) too_large: u64,
+    /// Rejected inside of a request that was taken.
+    pub(super) rejected: u64,
+    /// Rejected data points of a collection that was taken.
+    pub(super) rejected_points: u64,
+    /// The last failure, if anything was lost.
+    pub(super) error: Option<Failure>,
+    /// What the receiver said to a request that it took.
+    pub(super) words: String,
+}
+
+/// Whether a failed export is to be tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    Again,
+    /// The batch is lost.
+    GiveUp,
+    /// The queue is left behind past its deadline: what was not delivered stays pending.
+    Abandoned,
+}
+
+/// The queue as who exports sees it.
+pub(super) trait Waiting {
+    /// Notes a failed attempt.
+    fn failed(&self, failure: &Failure);
+
+    /// Notes an attempt that succeeded.
+    fn delivered(&self);
+
+    /// Waits before another attempt: until `delay` has passed, the queue is full, somebody flushes, or the end begins.
+    fn wait(&self, delay: Duration) -> Patience;
 }
 
 impl<T> Clone for Batcher<T> {
@@ -66,28 +137,38 @@ impl<T> fmt::Debug for Batcher<T> {
     }
 }
 
-impl<T: Send + 'static> Batcher<T> {
+impl<T: Weighs + Send + 'static> Batcher<T> {
     /// Starts a thread which calls `export` for one batch of `items` after another. `export` must not panic.
     pub(super) fn start(
         items: &'static str,
         settings: BatchSettings,
-        mut export: impl FnMut(Vec<T>) -> OTelSdkResult + Send + 'static,
+        persistence: Persistence,
+        mut export: impl FnMut(Vec<T>, &dyn Waiting) -> Settled + Send + 'static,
     ) -> std::io::Result<Self> {
         let state = State {
             chunks: VecDeque::new(),
             queued: 0,
+            bytes: 0,
             tally: SignalBalance::default(),
             taken: 0,
             settled: 0,
             flush_to: 0,
+            flushes: 0,
             closed: false,
+            hurried: false,
+            last_attempts: 2,
             abandoned: false,
             finished: false,
+            delivered: false,
+            full: false,
+            waits: 0,
             last_error: None,
-            trend: Trend::default(),
+            failing: None,
+            trend: Trend::new(items),
         };
         let shared = Arc::new(Shared {
             settings,
+            persistence,
             state: Mutex::new(state),
             work: Condvar::new(),
             progress: Condvar::new(),
@@ -96,19 +177,13 @@ impl<T: Send + 'static> Batcher<T> {
         std::thread::Builder::new().name(format!("otel-tasks-{items}")).spawn(move || {
             // Nothing that exporting does may be exported.
             let _suppressed = opentelemetry::Context::enter_telemetry_suppressed_scope();
-            let mut told = 0;
+            let mut losses = Losses { items, ..Losses::default() };
             while let Some(batch) = worker.next_batch() {
                 let count = batch.len() as u64;
-                let (change, refused) = worker.settle(count, export(batch));
-                if let Some(change) = change {
-                    change.tell(items);
-                }
-                // The first, and whenever they have doubled.
-                if refused > told * 2 {
-                    told = refused;
-                    let bound = worker.settings.queue;
-                    tracing::warn!(target: contract::SCOPE, "{refused} {items} were refused, {bound} waiting already");
-                }
+                let settled = export(batch, &*worker);
+                let words = settled.words.clone();
+                let (tally, error) = worker.settle(count, settled);
+                losses.report(&tally, &worker.settings, error.as_ref(), &words);
             }
         })?;
         Ok(Self { shared })
@@ -117,43 +192,96 @@ impl<T: Send + 'static> Batcher<T> {
     /// Queues an item, or counts why not. Never blocks on an export.
     pub(super) fn push(&self, item: T) {
         let shared = &*self.shared;
+        let (settings, weight) = (&shared.settings, item.weight());
         let mut state = shared.lock();
         state.tally.ended += 1;
         if state.closed {
             state.tally.after_shutdown += 1;
             return;
         }
-        if state.queued >= shared.settings.queue {
+        if weight > settings.batch_bytes {
+            state.tally.too_large += 1;
+            return;
+        }
+        // Dropped after the lock.
+        let older = match shared.persistence {
+            Persistence::UntilTheNext => state.displace(),
+            Persistence::WhileThereIsRoom => VecDeque::new(),
+        };
+        if state.queued >= settings.queue || state.bytes + weight > settings.bytes {
             state.tally.queue_full += 1;
+            // Who waits to try again must not wait on.
+            let first = !std::mem::replace(&mut state.full, true);
+            drop(state);
+            if first {
+                shared.work.notify_one();
+            }
             return;
         }
         state.queued += 1;
-        let size = shared.settings.batch;
+        state.bytes += weight;
         match state.chunks.back_mut() {
-            Some(chunk) if chunk.len() < size => chunk.push(item),
-            _ => state.chunks.push_back(vec![item]),
+            Some(chunk) if !chunk.full && chunk.bytes + weight <= settings.batch_bytes => {
+                chunk.items.push(item);
+                chunk.bytes += weight;
+            }
+            last => {
+                if let Some(last) = last {
+                    last.full = true;
+                }
+                state.chunks.push_back(Chunk { items: vec![item], bytes: weight, full: false });
+            }
         }
-        let full = state.chunks.back().is_some_and(|chunk| chunk.len() == size);
+        let chunk = state.chunks.back_mut().expect("an item was just pushed");
+        chunk.full |= chunk.items.len() >= settings.batch;
+        let wake = state.chunks.front().is_some_and(|chunk| chunk.full);
         drop(state);
-        if full {
+        drop(older);
+        if wake {
             shared.work.notify_one();
         }
     }
 
-    /// Waits until everything queued so far has been exported or has failed.
+    /// Waits until everything queued so far has been exported or has failed. A receiver that has never taken anything is
+    /// waited for no longer than the next attempt, which costs nothing: what was queued stays so.
     pub(super) fn flush(&self, timeout: Duration) -> OTelSdkResult {
+        let mark = self.shared.lock().mark();
+        self.settle_within(mark, timeout, |state| state.delivered)
+    }
+
+    /// Queues an item and waits until it has been exported or has failed, but for no longer than one attempt.
+    pub(super) fn push_and_wait(&self, item: T, timeout: Duration) -> OTelSdkResult {
+        let mark = self.shared.lock().mark();
+        self.push(item);
+        self.settle_within(mark, timeout, |_| false)
+    }
+
+    fn settle_within(
+        &self,
+        Mark { lost, waits }: Mark,
+        timeout: Duration,
+        persist: impl Fn(&State<T>) -> bool,
+    ) -> OTelSdkResult {
         let deadline = Instant::now() + timeout;
         let shared = &*self.shared;
         let mut state = shared.lock();
-        let failed = state.tally.export_failed;
         let target = state.taken + state.queued as u64;
         state.flush_to = state.flush_to.max(target);
+        state.flushes += 1;
         shared.work.notify_one();
         while state.settled < target && !state.finished {
+            if state.waits > waits && !persist(&state) {
+                break;
+            }
             state =
                 shared.wait_until(&shared.progress, state, deadline).ok_or(OTelSdkError::Timeout(timeout))?;
         }
-        state.failure_since(failed)
+        if state.settled < target && !state.finished {
+            return Err(OTelSdkError::InternalFailure(
+                state.failing.as_ref().map(Failure::to_string).unwrap_or_default(),
+            ));
+        }
+        state.loss_since(lost)
     }
 
     /// Admits nothing more; true the first time.
@@ -161,15 +289,22 @@ impl<T: Send + 'static> Batcher<T> {
         !std::mem::replace(&mut self.shared.lock().closed, true)
     }
 
+    /// Says that the end has begun: waits between attempts become short.
+    pub(super) fn hurry(&self) {
+        self.shared.lock().hurried = true;
+        self.shared.work.notify_one();
+    }
+
     /// Admits nothing more, exports what is queued and ends the thread. A second call only waits.
     ///
-    /// Past the deadline the thread is left behind in the export it is in, and exports nothing after it.
+    /// Past the deadline the thread is left behind in the export it is in, and exports nothing after it. A receiver that has
+    /// never taken anything gets two more attempts; then what is left has one for each batch.
     pub(super) fn close(&self, timeout: Duration) -> OTelSdkResult {
         let deadline = Instant::now() + timeout;
         let shared = &*self.shared;
         let mut state = shared.lock();
-        let failed = state.tally.export_failed;
-        state.closed = true;
+        let lost = state.tally.lost_in_export();
+        (state.closed, state.hurried) = (true, true);
         shared.work.notify_one();
         while !state.finished && !state.abandoned {
             match shared.wait_until(&shared.progress, state, deadline) {
@@ -181,7 +316,12 @@ impl<T: Send + 'static> Batcher<T> {
                 }
             }
         }
-        state.failure_since(failed)
+        state.loss_since(lost)
+    }
+
+    /// Why something was lost in an export, last.
+    pub(super) fn last_loss(&self) -> Option<String> {
+        self.shared.lock().last_error.clone()
     }
 }
 
@@ -208,16 +348,18 @@ impl<T> Shared<T> {
         loop {
             let wanted = state.closed
                 || state.flush_to > state.taken
-                || state.chunks.front().is_some_and(|chunk| chunk.len() >= self.settings.batch)
+                || state.chunks.front().is_some_and(|chunk| chunk.full)
                 || Instant::now() >= due;
             if state.abandoned {
                 break;
             }
             let batch = if wanted { state.chunks.pop_front() } else { None };
-            if let Some(batch) = batch {
-                state.queued -= batch.len();
-                state.taken += batch.len() as u64;
-                return Some(batch);
+            if let Some(Chunk { items, bytes, .. }) = batch {
+                state.queued -= items.len();
+                state.bytes -= bytes;
+                state.taken += items.len() as u64;
+                state.full = false;
+                return Some(items);
             }
             if state.closed {
                 break;
@@ -236,36 +378,176 @@ impl<T> Shared<T> {
         None
     }
 
-    /// Counts a batch; tells what is new of the exporter, and how many items have been refused so far.
-    fn settle(&self, count: u64, result: OTelSdkResult) -> (Option<Change>, u64) {
+    /// Counts a batch; returns the counts, and the failure that lost a part of it.
+    fn settle(&self, count: u64, settled: Settled) -> (SignalBalance, Option<Failure>) {
         let mut state = self.lock();
         state.settled += count;
-        let news = (state.trend.note(count, &result), state.tally.queue_full);
-        match result {
-            Ok(()) => state.tally.exported += count,
-            Err(error) => {
-                state.tally.export_failed += count;
-                state.last_error = Some(error.to_string());
-            }
+        let tally = &mut state.tally;
+        tally.exported += settled.exported;
+        tally.export_failed += settled.failed;
+        tally.too_large += settled.too_large;
+        tally.rejected += settled.rejected;
+        tally.rejected_points += settled.rejected_points;
+        let tally = *tally;
+        state.trend.lost += settled.failed;
+        if let Some(error) = &settled.error {
+            state.last_error = Some(error.to_string());
         }
         drop(state);
         self.progress.notify_all();
-        news
+        (tally, settled.error)
     }
 }
 
+impl<T> Waiting for Shared<T> {
+    fn failed(&self, failure: &Failure) {
+        let mut state = self.lock();
+        state.failing = Some(failure.clone());
+        let change = state.trend.fails(failure);
+        drop(state);
+        if let Some(change) = change {
+            change.report();
+        }
+    }
+
+    fn delivered(&self) {
+        let mut state = self.lock();
+        state.delivered = true;
+        state.failing = None;
+        let change = state.trend.works();
+        drop(state);
+        if let Some(change) = change {
+            change.report();
+        }
+    }
+
+    fn wait(&self, delay: Duration) -> Patience {
+        /// At the end, when there are seconds left at most.
+        const HURRIED: Duration = Duration::from_millis(200);
+        let mut state = self.lock();
+        let superseded = |state: &State<T>| self.persistence == Persistence::UntilTheNext && state.queued > 0;
+        if state.full {
+            return Patience::GiveUp;
+        }
+        state.waits += 1;
+        self.progress.notify_all();
+        let flushes = state.flushes;
+        let mut until = Instant::now() + delay;
+        loop {
+            if state.abandoned {
+                return Patience::Abandoned;
+            }
+            if superseded(&state) {
+                return Patience::GiveUp;
+            }
+            if state.hurried {
+                if !state.delivered && state.last_attempts == 0 {
+                    return Patience::GiveUp;
+                }
+                until = until.min(Instant::now() + HURRIED);
+            }
+            let now = Instant::now();
+            if now >= until || state.flushes != flushes || state.full {
+                if state.hurried {
+                    state.last_attempts = state.last_attempts.saturating_sub(1);
+                }
+                return Patience::Again;
+            }
+            state = self.work.wait_timeout(state, until - now).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// A moment, to tell what came after it.
+struct Mark {
+    lost: u64,
+    waits: u64,
+}
+
 impl<T> State<T> {
-    fn failure_since(&self, failed: u64) -> OTelSdkResult {
-        if self.tally.export_failed == failed {
+    fn mark(&self) -> Mark {
+        Mark { lost: self.tally.lost_in_export(), waits: self.waits }
+    }
+
+    /// Removes what waits, which counts as failed: a newer item says it again.
+    fn displace(&mut self) -> VecDeque<Chunk<T>> {
+        let count = self.queued as u64;
+        self.tally.export_failed += count;
+        self.taken += count;
+        self.settled += count;
+        (self.queued, self.bytes) = (0, 0);
+        std::mem::take(&mut self.chunks)
+    }
+
+    fn loss_since(&self, lost: u64) -> OTelSdkResult {
+        if self.tally.lost_in_export() == lost {
             return Ok(());
         }
         Err(OTelSdkError::InternalFailure(self.last_error.clone().unwrap_or_default()))
     }
 }
 
-impl<T: Send + 'static> Ledger for Batcher<T> {
+/// What was lost so far, and what of it was reported: the first, and whenever it has doubled.
+#[derive(Default)]
+struct Losses {
+    items: &'static str,
+    queue_full: u64,
+    too_large: u64,
+    rejected: u64,
+    words: String,
+}
+
+impl Losses {
+    fn report(
+        &mut self,
+        tally: &SignalBalance,
+        settings: &BatchSettings,
+        error: Option<&Failure>,
+        words: &str,
+    ) {
+        fn doubled(reported: &mut u64, count: u64) -> bool {
+            let news = count > *reported * 2;
+            if news {
+                *reported = count;
+            }
+            news
+        }
+        let items = self.items;
+        if doubled(&mut self.queue_full, tally.queue_full) {
+            let (count, bound, bytes) = (tally.queue_full, settings.queue, settings.bytes);
+            tracing::warn!(target: contract::SCOPE,
+                "{count} {items} were refused: the queue is full, with room for {bound} {items} and {bytes} B");
+        }
+        if doubled(&mut self.too_large, tally.too_large) {
+            let (count, bound) = (tally.too_large, settings.batch_bytes);
+            match error {
+                Some(error) => {
+                    tracing::warn!(target: contract::SCOPE, "{count} {items} were too large: {error}")
+                }
+                None => tracing::warn!(target: contract::SCOPE,
+                    "{count} {items} were too large: more than the {bound} B of a batch"),
+            }
+        }
+        let (rejected, what) = match tally.rejected_points {
+            0 => (tally.rejected, items),
+            points => (points, "data points"),
+        };
+        if doubled(&mut self.rejected, rejected) {
+            tracing::warn!(target: contract::SCOPE, "the receiver rejected {rejected} {what}: {words:?}");
+        } else if !words.is_empty() && words != self.words {
+            tracing::warn!(target: contract::SCOPE, "the receiver of {items} says: {words:?}");
+        }
+        self.words = words.to_owned();
+    }
+}
+
+impl<T: Weighs + Send + 'static> Ledger for Batcher<T> {
     fn read(&self) -> SignalBalance {
         self.shared.lock().tally.with_pending()
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.shared.lock().failing.as_ref().map(Failure::reason)
     }
 }
 

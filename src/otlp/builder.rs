@@ -7,19 +7,24 @@
 //!   must still say something, and standard output belongs to the program.
 //! - `service.instance.id` is a random UUID: without one, two replicas would write one series.
 //!
-//! The SDK itself reads `OTEL_SPAN_*_LIMIT` from the process; the certificates of `OTEL_EXPORTER_OTLP_CERTIFICATE`,
-//! `_CLIENT_CERTIFICATE` and `_CLIENT_KEY` and all else named in the specification is read here.
+//! Every variable of the specification is read in `env.rs`, and what the SDK would read itself is set here.
 
-use std::{fmt, io::IsTerminal, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    io::IsTerminal,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use opentelemetry::{
-    InstrumentationScope, KeyValue, Value, global, metrics::MeterProvider as _, trace::TracerProvider as _,
+    InstrumentationScope, KeyValue, Value, metrics::MeterProvider as _, trace::TracerProvider as _,
 };
 use opentelemetry_sdk::{
     Resource,
     logs::{LogProcessor, LoggerProviderBuilder, SdkLoggerProvider},
-    metrics::{MeterProviderBuilder, PeriodicReader, SdkMeterProvider},
-    trace::{Sampler, SdkTracerProvider, SpanProcessor, TracerProviderBuilder},
+    metrics::{MeterProviderBuilder, PeriodicReader, SdkMeterProvider, Temporality},
+    resource::ResourceBuilder,
+    trace::{Sampler, SdkTracerProvider, ShouldSample, SpanProcessor, TracerProviderBuilder},
 };
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
@@ -27,22 +32,25 @@ use tracing_subscriber::{
 };
 
 use super::{
-    batch::Batcher,
+    batch::{Batcher, Persistence},
+    check::Endpoint,
+    delivery::Delivery,
     env,
     handle::{Parts, Telemetry},
     ledger::{Balance, Signal},
-    processors::{CountingMetricExporter, MetricLedger, QueueingLogProcessor, QueueingSpanProcessor},
-    settings::{self, Overrides, Protocol, Settings, Warning, WarningKind},
-    transport::{ExportRuntime, Transports},
+    processors::{QueueingLogProcessor, QueueingMetricExporter, QueueingSpanProcessor},
+    runtime::ExportRuntime,
+    sdk_metrics::Pipeline,
+    settings::{self, Overrides, Protocol, Settings, SignalSettings, Warning, WarningKind},
+    sinks::{MetricPress, MetricSink, RecordSink, SpanSink},
+    status::{SignalPlan, Status},
+    tail::Keep,
+    terminal::PlainFields,
+    transport::Transports,
 };
 use crate::{
     contract, emit,
-    otlp::{
-        closing::Closers,
-        error::InstallError,
-        views::{cardinality_view, names_with_room},
-    },
-    run::Recorder,
+    otlp::{closing::Closers, error::InstallError, views::cardinality_view},
 };
 
 /// Adds something of a user's to a provider.
@@ -75,11 +83,16 @@ pub struct TelemetryBuilder {
     service: Option<String>,
     instance_id: Option<String>,
     attributes: Vec<(String, Value)>,
+    resource: Resource,
+    sampler: Option<Box<dyn ShouldSample>>,
     filter: Option<String>,
     fmt: bool,
     overrides: Overrides,
     metric_interval: Option<Duration>,
     span_queue: Option<usize>,
+    queue_bytes: Option<usize>,
+    pub(super) keep: Option<Keep>,
+    pub(super) sdk_metrics: bool,
     shutdown_timeout: Duration,
     name_capacity: usize,
     environment: Option<Environment>,
@@ -95,11 +108,16 @@ impl Default for TelemetryBuilder {
             service: None,
             instance_id: None,
             attributes: Vec::new(),
+            resource: Resource::builder_empty().build(),
+            sampler: None,
             filter: None,
             fmt: true,
             overrides: Overrides::default(),
             metric_interval: None,
             span_queue: None,
+            queue_bytes: None,
+            keep: None,
+            sdk_metrics: false,
             shutdown_timeout: Self::DEFAULT_SHUTDOWN_TIMEOUT,
             name_capacity: Self::DEFAULT_NAME_CAPACITY,
             environment: None,
@@ -132,6 +150,10 @@ impl TelemetryBuilder {
     /// waits, so a full queue is some 30 to 60 MB and an idle one nothing. The specification's 2,048 is what the SDK uses.
     pub const DEFAULT_QUEUE: usize = settings::DEFAULT_QUEUE;
 
+    /// The memory that each signal's items may take while they wait unless [`queue_bytes`](TelemetryBuilder::queue_bytes) says
+    /// otherwise: 32 MiB.
+    pub const DEFAULT_QUEUE_BYTES: usize = settings::DEFAULT_QUEUE_BYTES;
+
     /// How long each signal may take at shutdown unless [`shutdown_timeout`](TelemetryBuilder::shutdown_timeout) says
     /// otherwise.
     pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -154,6 +176,34 @@ impl TelemetryBuilder {
     /// An attribute of the resource, which everything this process exports carries.
     pub fn resource_attribute(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         self.attributes.push((key.into(), value.into()));
+        self
+    }
+
+    /// The attributes of a resource of your own: detectors, say. They beat `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME`, and the
+    /// builder's [`resource_attribute`](Self::resource_attribute), [`service`](Self::service) and [`instance_id`](Self::instance_id) beat
+    /// them. Called again, it adds.
+    ///
+    /// The SDK's `Resource::builder()` says `unknown_service` if it knows no name; that one is left out.
+    pub fn resource(mut self, resource: Resource) -> Self {
+        let schema = self.resource.schema_url().or(resource.schema_url()).map(str::to_owned);
+        let pairs = self.resource.iter().chain(resource.iter());
+        let pairs: Vec<_> = pairs.map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect();
+        self.resource = with_schema(Resource::builder_empty().with_attributes(pairs), schema.as_deref());
+        self
+    }
+
+    /// The sampler of spans; otherwise `OTEL_TRACES_SAMPLER`, else each trace that begins here, and those of parents that are sampled.
+    ///
+    /// ```no_run
+    /// use opentelemetry_sdk::trace::Sampler;
+    /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tenth = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(0.1)));
+    /// let telemetry = otel_tasks::Telemetry::builder().sampler(tenth).install()?;
+    /// # drop(telemetry);
+    /// # Ok(()) }
+    /// ```
+    pub fn sampler(mut self, sampler: impl ShouldSample + 'static) -> Self {
+        self.sampler = Some(Box::new(sampler));
         self
     }
 
@@ -204,6 +254,16 @@ impl TelemetryBuilder {
         self
     }
 
+    /// Sets how much memory each signal's items may take while they wait, in bytes;
+    /// [`DEFAULT_QUEUE_BYTES`](Self::DEFAULT_QUEUE_BYTES) otherwise.
+    ///
+    /// Items beyond it are refused and counted as `queue_full`. A batch has at most 4 MiB of it, and an item that is larger
+    /// is counted as `too_large`. The batch on its way comes on top, encoded.
+    pub fn queue_bytes(mut self, bytes: usize) -> Self {
+        self.queue_bytes = Some(bytes);
+        self
+    }
+
     /// How long each signal may take at shutdown; all three go at once. [`TelemetryBuilder::DEFAULT_SHUTDOWN_TIMEOUT`] otherwise.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = settings::capped(timeout);
@@ -221,15 +281,15 @@ impl TelemetryBuilder {
 
     /// Reads variables through `get` instead of from the process, for tests and for programs with settings of their own.
     ///
-    /// Headers and compression that the *process* sets are still added by the exporters, and the SDK reads the limits of
-    /// spans from it.
+    /// The process's own variables are not read then, but for those of proxies (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`,
+    /// `NO_PROXY`).
     pub fn env(mut self, get: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
         self.environment = Some(Box::new(get));
         self
     }
 
     /// Builds the pipelines and touches nothing global: for tests, and for programs with a subscriber of their own, which
-    /// put [`Telemetry::layer`] into it.
+    /// put [`Telemetry::layer`] into it and call [`Telemetry::set_global`].
     ///
     /// # Errors
     ///
@@ -239,8 +299,10 @@ impl TelemetryBuilder {
         for (setting, is_zero) in [
             ("name_capacity", self.name_capacity == 0),
             ("span_queue", self.span_queue == Some(0)),
+            ("queue_bytes", self.queue_bytes == Some(0)),
             ("metric_interval", self.metric_interval.is_some_and(|interval| interval.is_zero())),
             ("shutdown_timeout", self.shutdown_timeout.is_zero()),
+            ("keep_slow_traces", self.keep.and_then(|keep| keep.slow).is_some_and(|slow| slow.is_zero())),
         ] {
             if is_zero {
                 return Err(InstallError::Zero { setting });
@@ -248,20 +310,26 @@ impl TelemetryBuilder {
         }
         let get: &dyn Fn(&str) -> Option<String> = match &self.environment {
             Some(get) => get,
-            None => &|name| std::env::var(name).ok(),
+            None => &env::of_process,
         };
         let mut settings = env::read(get, &self.overrides)?;
         if let Some(queue) = self.span_queue {
             settings.spans.queue = queue;
             settings.spans.batch = settings.spans.batch.min(queue);
         }
+        if let Some(bytes) = self.queue_bytes {
+            for queue in [&mut settings.spans, &mut settings.records, &mut settings.collections] {
+                queue.bytes = bytes;
+                queue.batch_bytes = queue.batch_bytes.min(bytes);
+            }
+        }
         if let Some(interval) = self.metric_interval {
             settings.metric_interval = interval;
         }
         let filter = self.env_filter(&mut settings)?;
-        let resource = self.resource(&settings);
+        let resource = self.whole_resource(&settings);
         let parts = self.assemble(settings, resource)?;
-        Ok(Telemetry::new(parts, filter))
+        Ok(Telemetry::new(parts, filter, self.name_capacity))
     }
 
     /// Adds a layer of your own to the subscriber that [`install`](Self::install) makes; under the same filter. Called again,
@@ -321,16 +389,22 @@ impl TelemetryBuilder {
     /// [`build`](Self::build), then makes it the process's: tracing subscriber (filter, [`Telemetry::layer`], log lines),
     /// tracer provider, meter provider and the propagators of `OTEL_PROPAGATORS`. Warnings are written once.
     ///
+    /// Records of the crate `log` reach the subscriber too, unless the process has another logger already.
+    ///
     /// # Errors
     ///
     /// As [`build`](Self::build), and [`SubscriberAlreadySet`](InstallError::SubscriberAlreadySet), which changes nothing.
     pub fn install(mut self) -> Result<Telemetry, InstallError> {
-        let (fmt, name_capacity) = (self.fmt, self.name_capacity);
+        let fmt = self.fmt;
         let layer = std::mem::replace(&mut self.layer, Box::new(Identity::new()));
-        let mut telemetry = self.build()?;
+        let telemetry = self.build()?;
         let terminal = std::io::stderr().is_terminal();
-        let lines =
-            fmt.then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal));
+        let lines = fmt.then(|| {
+            tracing_subscriber::fmt::layer()
+                .fmt_fields(PlainFields)
+                .with_writer(std::io::stderr)
+                .with_ansi(terminal)
+        });
         let subscriber = tracing_subscriber::registry()
             // Ours first: within the user's layer a span's trace is the current one already.
             .with(telemetry.layer().and_then(layer))
@@ -341,17 +415,10 @@ impl TelemetryBuilder {
             telemetry.discard();
             return Err(InstallError::SubscriberAlreadySet);
         }
-        if telemetry.is_enabled() {
-            global::set_tracer_provider(telemetry.tracer_provider().clone());
-            global::set_meter_provider(telemetry.meter_provider().clone());
-            emit::installed_with(&telemetry.meter(), names_with_room(name_capacity), Recorder::join_process);
+        if tracing_log::LogTracer::init().is_err() {
+            tracing::info!(target: contract::SCOPE, "the process has a logger already: it takes the records of `log`");
         }
-        super::handle::keep_for_exit(&mut telemetry);
-        global::set_text_map_propagator(telemetry.propagator());
-        emit::set_propagation(telemetry.propagates());
-        for warning in telemetry.warnings() {
-            tracing::warn!(target: contract::SCOPE, variable = %warning.variable, "{warning}");
-        }
+        telemetry.set_global();
         Ok(telemetry)
     }
 
@@ -378,7 +445,7 @@ impl TelemetryBuilder {
     }
 
     /// Least to most: the SDK's, the environment's, the code's.
-    fn resource(&self, settings: &Settings) -> Resource {
+    fn whole_resource(&self, settings: &Settings) -> Resource {
         const NAME: &str = "service.name";
         const INSTANCE: &str = "service.instance.id";
         let program = std::env::current_exe().ok();
@@ -386,18 +453,24 @@ impl TelemetryBuilder {
         let unknown =
             program.map_or("unknown_service".to_owned(), |program| format!("unknown_service:{program}"));
         let pair = |key: &str, value: &str| KeyValue::new(key.to_owned(), value.to_owned());
-        Resource::builder_empty()
+        let own = self
+            .resource
+            .iter()
+            .filter(|(key, value)| key.as_str() != NAME || !value.as_str().starts_with("unknown_service"));
+        let own: Vec<_> = own.map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect();
+        let builder = Resource::builder_empty()
             .with_detector(Box::new(opentelemetry_sdk::resource::TelemetryResourceDetector))
             .with_attribute(pair(NAME, &unknown))
             .with_attribute(pair(INSTANCE, &uuid::Uuid::new_v4().to_string()))
             .with_attributes(settings.resource.iter().map(|(key, value)| pair(key, value)))
             .with_attributes(settings.service_name.iter().map(|name| pair(NAME, name)))
+            .with_attributes(own)
             .with_attributes(
                 self.attributes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())),
             )
             .with_attributes(self.service.iter().map(|name| pair(NAME, name)))
-            .with_attributes(self.instance_id.iter().map(|id| pair(INSTANCE, id)))
-            .build()
+            .with_attributes(self.instance_id.iter().map(|id| pair(INSTANCE, id)));
+        with_schema(builder, self.resource.schema_url())
     }
 
     fn assemble(&mut self, mut settings: Settings, resource: Resource) -> Result<Parts, InstallError> {
@@ -410,70 +483,106 @@ impl TelemetryBuilder {
         let mut warnings = std::mem::take(&mut settings.warnings);
         let enabled = !settings.disabled;
         let exports = [&settings.traces, &settings.metrics, &settings.logs].iter().any(|s| s.targets.any());
-        traces = if enabled {
-            traces.with_sampler(settings.sampler.clone())
-        } else {
-            traces.with_sampler(Sampler::AlwaysOff)
+        // Where traces are not exported, nothing is recorded for it.
+        let keep = self.keep.filter(|_| enabled && settings.traces.targets.any());
+        let sampler: Box<dyn ShouldSample> = match self.sampler.take() {
+            _ if !enabled => Box::new(Sampler::AlwaysOff),
+            Some(own) => own,
+            None => Box::new(settings.sampler.clone()),
         };
+        let kept = if keep.is_some() { " (failed or slow traces are kept)" } else { "" };
+        let sampler_text = format!("{sampler:?}{kept}");
+        traces = traces.with_sampler(match keep {
+            Some(_) => Keep::sampler(sampler),
+            None => sampler,
+        });
+        // Said here, or the SDK takes those of the process.
+        traces = traces.with_span_limits(settings.limits);
         if enabled && exports {
             let runtime = ExportRuntime::start().map_err(InstallError::Thread)?;
-            let mut transports = Transports {
-                runtime: &runtime,
-                resource: &resource,
-                warnings: &mut warnings,
-                system_roots: None,
+            let mut transports = Transports::new(&runtime, &mut warnings);
+            let mut open = |signal, settings: &SignalSettings, limit| -> Result<_, InstallError> {
+                if !settings.targets.otlp {
+                    return Ok(None);
+                }
+                let transport = transports.open(&settings.otlp, limit);
+                let transport =
+                    Arc::new(transport.map_err(|source| InstallError::Exporter { signal, source })?);
+                endpoints.push(Endpoint { signal, transport: Arc::clone(&transport) });
+                Ok(Some(Delivery::new(transport)))
             };
-            let exporter = |signal| move |source| InstallError::Exporter { signal, source: Box::new(source) };
             // What can fail for a reason of the user's comes before the first thread.
-            let temporality = settings.temporality;
-            let spans = transports.spans(&settings.traces).map_err(exporter(Signal::Traces))?;
-            let records = transports.records(&settings.logs).map_err(exporter(Signal::Logs))?;
-            let collections =
-                transports.metrics(&settings.metrics, temporality).map_err(exporter(Signal::Metrics))?;
+            let spans = open(Signal::Traces, &settings.traces, settings.spans.timeout)?;
+            let collections = open(Signal::Metrics, &settings.metrics, settings.metric_timeout)?;
+            let records = open(Signal::Logs, &settings.logs, settings.records.timeout)?;
+            let encoder = |signal| move |source| InstallError::Exporter { signal, source: Box::new(source) };
             if settings.traces.targets.any() {
-                let (runtime, limit) = (Arc::clone(&runtime), settings.spans.timeout);
-                let export = move |batch| runtime.block_on(limit, spans.export(batch));
-                let queue = Batcher::start("spans", settings.spans, export).map_err(InstallError::Thread)?;
-                balance.traces = Some(Arc::new(queue.clone()));
-                traces = traces.with_span_processor(QueueingSpanProcessor(queue.clone()));
+                let mut sink = SpanSink::new(&resource, spans, settings.traces.targets)
+                    .map_err(encoder(Signal::Traces))?;
+                let persistence = Persistence::WhileThereIsRoom;
+                let queue = Batcher::start("spans", settings.spans, persistence, move |batch, waiting| {
+                    sink.export(batch, waiting)
+                })
+                .map_err(InstallError::Thread)?;
+                let (processor, ledger) = (QueueingSpanProcessor(queue.clone()), Arc::new(queue.clone()));
+                traces = match keep {
+                    None => {
+                        balance.traces = Some(ledger);
+                        traces.with_span_processor(processor)
+                    }
+                    Some(keep) => {
+                        emit::keeps_traces(keep.failed, keep.slow);
+                        let (processor, ledger) = keep.before(processor, ledger);
+                        balance.traces = Some(ledger);
+                        traces.with_span_processor(processor)
+                    }
+                };
                 closers.spans = Some(queue);
             }
             if settings.logs.targets.any() {
-                let (runtime, limit) = (Arc::clone(&runtime), settings.records.timeout);
-                let export = move |batch| runtime.block_on(limit, records.export(batch));
-                let queue =
-                    Batcher::start("records", settings.records, export).map_err(InstallError::Thread)?;
+                let mut sink = RecordSink::new(&resource, records, settings.logs.targets)
+                    .map_err(encoder(Signal::Logs))?;
+                let queue = Batcher::start(
+                    "records",
+                    settings.records,
+                    Persistence::WhileThereIsRoom,
+                    move |batch, waiting| sink.export(batch, waiting),
+                )
+                .map_err(InstallError::Thread)?;
                 balance.logs = Some(Arc::new(queue.clone()));
                 logs = logs.with_log_processor(QueueingLogProcessor(queue.clone()));
                 closers.records = Some(queue);
             }
             if settings.metrics.targets.any() {
-                let ledger = Arc::new(MetricLedger::default());
-                let exporter = CountingMetricExporter {
-                    sinks: collections,
-                    temporality,
-                    timeout: settings.metric_timeout,
-                    runtime: Arc::clone(&runtime),
-                    ledger: Arc::clone(&ledger),
+                let temporality = settings.temporality;
+                let press = MetricPress::new(temporality, settings.metrics.targets)
+                    .map_err(encoder(Signal::Metrics))?;
+                let mut sink = MetricSink(collections);
+                // What a cumulative collection says the next one says again; a delta is said once.
+                let persistence = match temporality {
+                    Temporality::Cumulative => Persistence::UntilTheNext,
+                    _ => Persistence::WhileThereIsRoom,
                 };
+                let queue =
+                    Batcher::start("metrics", settings.collections, persistence, move |batch, waiting| {
+                        sink.export(batch, waiting)
+                    })
+                    .map_err(InstallError::Thread)?;
+                let timeout = settings.metric_timeout;
+                let exporter = QueueingMetricExporter { press, queue: queue.clone(), temporality, timeout };
                 let reader =
                     PeriodicReader::builder(exporter).with_interval(settings.metric_interval).build();
                 metrics = metrics.with_reader(reader);
-                balance.metrics = Some(Arc::clone(&ledger) as _);
-                closers.metrics = Some(ledger);
-            }
-            for (signal, of) in
-                Signal::ALL.iter().copied().zip([&settings.traces, &settings.metrics, &settings.logs])
-            {
-                if of.targets.otlp {
-                    endpoints.push((signal, of.otlp.endpoint.clone()));
-                }
+                balance.metrics = Some(Arc::new(queue.clone()));
+                closers.metrics = Some(queue);
             }
         }
+        let mut has_reader = false;
         if enabled {
             if closers.metrics.is_some() || !self.meter_provider.is_empty() {
                 metrics = metrics.with_view(cardinality_view(self.name_capacity));
             }
+            has_reader = closers.metrics.is_some() || !self.meter_provider.is_empty();
             traces = std::mem::take(&mut self.tracer_provider)
                 .into_iter()
                 .fold(traces, |provider, add| add(provider));
@@ -486,13 +595,34 @@ impl TelemetryBuilder {
         }
         let tracer_provider = traces.build();
         let meter_provider = metrics.build();
+        if !has_reader {
+            // Its meters do nothing from now on. The SDK calls each observable instrument of a provider without readers an error.
+            let _ = meter_provider.shutdown();
+        }
         let scope =
             || InstrumentationScope::builder(contract::SCOPE).with_version(env!("CARGO_PKG_VERSION")).build();
         let meter = meter_provider.meter_with_scope(scope());
         if closers.metrics.is_some() {
             balance.observe(&meter);
         }
+        if enabled && self.sdk_metrics {
+            let spans = Pipeline::of(Signal::Traces, &settings.traces, settings.spans.queue);
+            let records = Pipeline::of(Signal::Logs, &settings.logs, settings.records.queue);
+            spans.iter().chain(&records).for_each(|pipeline| pipeline.observe(&meter, &balance));
+        }
+        let status = Arc::new(Status {
+            sampler: sampler_text,
+            traces: SignalPlan::of(Signal::Traces, &settings.traces, enabled),
+            metrics: SignalPlan::of(Signal::Metrics, &settings.metrics, enabled),
+            logs: SignalPlan::of(Signal::Logs, &settings.logs, enabled),
+            metric_interval: settings.metric_interval,
+            balance: balance.clone(),
+            warnings: Status::shown(&warnings),
+            shut_down: AtomicBool::new(false),
+            dropped: AtomicBool::new(false),
+        });
         Ok(Parts {
+            status,
             tracer: tracer_provider.tracer_with_scope(scope()),
             meter,
             tracer_provider,
@@ -509,6 +639,14 @@ impl TelemetryBuilder {
             exports_traces: enabled && settings.traces.targets.any(),
             shutdown_timeout: self.shutdown_timeout,
         })
+    }
+}
+
+/// The SDK lets a schema's own attributes lose against those that are there, so they are added before it.
+fn with_schema(builder: ResourceBuilder, schema: Option<&str>) -> Resource {
+    match schema {
+        Some(schema) => builder.with_schema_url([], schema.to_owned()).build(),
+        None => builder.build(),
     }
 }
 

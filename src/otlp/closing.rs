@@ -1,7 +1,7 @@
 //! The orderly end of the pipelines, each under its own deadline.
 
 use std::{
-    sync::{Arc, mpsc},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
@@ -13,9 +13,10 @@ use opentelemetry_sdk::{
 use crate::otlp::{
     batch::Batcher,
     ledger::{Balance, Ledger as _, Signal},
-    processors::{MetricLedger, failure_text},
+    parcel::QueuedRecord,
+    processors::failure_text,
     report::{SignalOutcome, TelemetryReport},
-    transport::QueuedRecord,
+    sinks::Collection,
 };
 
 /// How long the SDK waits for the last export of metrics.
@@ -57,9 +58,12 @@ impl Closing {
         if let Some(records) = self.closers.records {
             close(Signal::Logs, Box::new(move || records.close(timeout)));
         }
-        if let Some(ledger) = self.closers.metrics {
+        if let Some(collections) = self.closers.metrics {
             let provider = self.meter_provider;
-            close(Signal::Metrics, Box::new(move || close_metrics(&provider, &ledger, deadline, timeout)));
+            close(
+                Signal::Metrics,
+                Box::new(move || close_metrics(&provider, &collections, deadline, timeout)),
+            );
         }
         drop(tell);
         // Until the last thread has told and is gone.
@@ -81,22 +85,26 @@ impl Closing {
     }
 }
 
-/// The SDK waits five seconds for the last export, whatever it is told, and so we go by our own counts.
+/// The SDK waits five seconds for the last collection, whatever it is told, and so we go by our own counts.
 pub(super) fn close_metrics(
     provider: &SdkMeterProvider,
-    ledger: &MetricLedger,
+    collections: &Batcher<Collection>,
     deadline: Instant,
     timeout: Duration,
 ) -> OTelSdkResult {
     let began = Instant::now();
-    let before = ledger.read();
+    let before = collections.read();
+    collections.hurry();
     let result = provider.shutdown();
-    if !ledger.wait_until_settled(deadline) {
-        return Err(OTelSdkError::Timeout(timeout));
+    let left = deadline.saturating_duration_since(Instant::now());
+    match collections.close(left) {
+        Ok(()) => {}
+        Err(OTelSdkError::Timeout(_)) => return Err(OTelSdkError::Timeout(timeout)),
+        failed => return failed,
     }
-    let after = ledger.read();
-    if after.export_failed > before.export_failed {
-        return Err(OTelSdkError::InternalFailure(ledger.last_error().unwrap_or_default()));
+    let after = collections.read();
+    if after.lost_in_export() > before.lost_in_export() {
+        return Err(OTelSdkError::InternalFailure(collections.last_loss().unwrap_or_default()));
     }
     match result {
         Ok(()) | Err(OTelSdkError::AlreadyShutdown) => Ok(()),
@@ -121,5 +129,5 @@ pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io:
 pub(super) struct Closers {
     pub(super) spans: Option<Batcher<opentelemetry_sdk::trace::SpanData>>,
     pub(super) records: Option<Batcher<QueuedRecord>>,
-    pub(super) metrics: Option<Arc<MetricLedger>>,
+    pub(super) metrics: Option<Batcher<Collection>>,
 }

@@ -4,35 +4,66 @@
 //! is replaced by its default and named in a [`Warning`]; it is never an error, as the specification asks. Nothing here
 //! touches the network or the process.
 
+mod endpoint;
+mod headers;
+mod reader;
+mod unsupported;
+
 use std::{path::PathBuf, time::Duration};
 
-use opentelemetry_sdk::{metrics::Temporality, trace::Sampler};
+use opentelemetry_sdk::{
+    metrics::Temporality,
+    trace::{Sampler, SpanLimits},
+};
 
 use super::ledger::Signal;
-use crate::otlp::settings::{
-    BadEndpoint, BatchSettings, DEFAULT_BATCH, DEFAULT_EXPORT_TIMEOUT, DEFAULT_LOG_DELAY,
-    DEFAULT_METRIC_INTERVAL, DEFAULT_OTLP_TIMEOUT, DEFAULT_QUEUE, DEFAULT_SPAN_DELAY, OtlpSettings,
-    Overrides, Propagator, Protocol, Settings, SignalSettings, Targets, Warning, WarningKind, capped,
-    warn_once,
+use crate::otlp::{
+    env::{
+        endpoint::GENERAL as GENERAL_ENDPOINT,
+        headers::percent_decoded,
+        reader::{Reader, own},
+    },
+    settings::{
+        BadEndpoint, BatchSettings, DEFAULT_BATCH, DEFAULT_BATCH_BYTES, DEFAULT_EXPORT_TIMEOUT,
+        DEFAULT_LOG_DELAY, DEFAULT_METRIC_INTERVAL, DEFAULT_OTLP_TIMEOUT, DEFAULT_QUEUE, DEFAULT_QUEUE_BYTES,
+        DEFAULT_SPAN_DELAY, OtlpSettings, Overrides, Part, Propagator, Protocol, Settings, SignalSettings,
+        Targets, WarningKind, compiled,
+    },
 };
+
+/// Reads a variable of the process. What is not UTF-8 holds a [`char::REPLACEMENT_CHARACTER`], which [`read`] warns of.
+pub(super) fn of_process(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
 
 /// Reads the environment `get` gives.
 pub(super) fn read(
     get: &dyn Fn(&str) -> Option<String>,
     overrides: &Overrides,
 ) -> Result<Settings, BadEndpoint> {
-    let mut r = Reader { get, warnings: Vec::new() };
+    read_for(get, overrides, compiled)
+}
+
+/// [`read`] in a program with these parts.
+fn read_for(
+    get: &dyn Fn(&str) -> Option<String>,
+    overrides: &Overrides,
+    compiled: fn(Part) -> bool,
+) -> Result<Settings, BadEndpoint> {
+    let mut r = Reader::new(get, compiled);
+    r.unsupported();
     let traces = r.signal(Signal::Traces, overrides)?;
     let metrics = r.signal(Signal::Metrics, overrides)?;
     let logs = r.signal(Signal::Logs, overrides)?;
     Ok(Settings {
-        disabled: r.flag("OTEL_SDK_DISABLED"),
+        disabled: r.flag("OTEL_SDK_DISABLED").unwrap_or(false),
         traces,
         metrics,
         logs,
         service_name: r.text("OTEL_SERVICE_NAME"),
         resource: r.resource(),
         sampler: r.sampler(),
+        limits: r.limits(),
         spans: r.batch(
             "OTEL_BSP_MAX_QUEUE_SIZE",
             "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
@@ -47,6 +78,7 @@ pub(super) fn read(
             "OTEL_BLRP_EXPORT_TIMEOUT",
             DEFAULT_LOG_DELAY,
         ),
+        collections: BatchSettings::COLLECTIONS,
         metric_interval: r.millis("OTEL_METRIC_EXPORT_INTERVAL", DEFAULT_METRIC_INTERVAL),
         metric_timeout: r.millis("OTEL_METRIC_EXPORT_TIMEOUT", DEFAULT_EXPORT_TIMEOUT),
         temporality: r.temporality(),
@@ -56,68 +88,27 @@ pub(super) fn read(
     })
 }
 
-struct Reader<'a> {
-    get: &'a dyn Fn(&str) -> Option<String>,
-    warnings: Vec<Warning>,
-}
-
 impl Reader<'_> {
-    fn text(&self, name: &str) -> Option<String> {
-        let value = (self.get)(name)?;
-        let value = value.trim();
-        (!value.is_empty()).then(|| value.to_owned())
-    }
-
-    fn warn(
-        &mut self,
-        variable: impl Into<String>,
-        value: impl Into<String>,
-        kind: WarningKind,
-        used: impl Into<String>,
-    ) {
-        let (variable, value, used) = (variable.into(), value.into(), used.into());
-        warn_once(&mut self.warnings, Warning { variable, value, kind, used });
-    }
-
-    /// `true` in any case is true, everything else false: what the specification says of its booleans.
-    fn flag(&mut self, name: &'static str) -> bool {
-        match self.text(name) {
-            None => false,
-            Some(value) if value.eq_ignore_ascii_case("true") => true,
-            Some(value) => {
-                if !value.eq_ignore_ascii_case("false") {
-                    self.warn(name, value, WarningKind::Malformed, "false is used");
-                }
-                false
-            }
+    fn limits(&mut self) -> SpanLimits {
+        const ATTRIBUTES: &str = "OTEL_ATTRIBUTE_COUNT_LIMIT";
+        let default = SpanLimits::default();
+        let attributes = self.limit(ATTRIBUTES, default.max_attributes_per_span);
+        if let Some(value) = self.text(ATTRIBUTES) {
+            self.warn(
+                ATTRIBUTES,
+                value,
+                WarningKind::Suspicious,
+                "it limits spans: log records have no limit",
+            );
         }
-    }
-
-    fn count(&mut self, name: &'static str, default: usize) -> usize {
-        let Some(value) = self.text(name) else { return default };
-        match value.parse() {
-            Ok(count) if count > 0 => count,
-            _ => {
-                self.warn(name, value, WarningKind::Malformed, format!("{default} is used"));
-                default
-            }
-        }
-    }
-
-    fn millis(&mut self, name: impl Into<String>, default: Duration) -> Duration {
-        let name = name.into();
-        let Some(value) = self.text(&name) else { return default };
-        match value.parse() {
-            Ok(millis) if millis > 0 => capped(Duration::from_millis(millis)),
-            _ => {
-                self.warn(
-                    name,
-                    value,
-                    WarningKind::Malformed,
-                    format!("{} ms are used", default.as_millis()),
-                );
-                default
-            }
+        SpanLimits {
+            max_attributes_per_span: self.limit("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", attributes),
+            max_events_per_span: self.limit("OTEL_SPAN_EVENT_COUNT_LIMIT", default.max_events_per_span),
+            max_links_per_span: self.limit("OTEL_SPAN_LINK_COUNT_LIMIT", default.max_links_per_span),
+            max_attributes_per_event: self
+                .limit("OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT", default.max_attributes_per_event),
+            max_attributes_per_link: self
+                .limit("OTEL_LINK_ATTRIBUTE_COUNT_LIMIT", default.max_attributes_per_link),
         }
     }
 
@@ -143,38 +134,73 @@ impl Reader<'_> {
         BatchSettings {
             queue: capacity,
             batch: size,
+            bytes: DEFAULT_QUEUE_BYTES,
+            batch_bytes: DEFAULT_BATCH_BYTES,
             delay: self.millis(delay, default_delay),
             timeout: self.millis(timeout, DEFAULT_EXPORT_TIMEOUT),
         }
     }
 
     fn signal(&mut self, signal: Signal, overrides: &Overrides) -> Result<SignalSettings, BadEndpoint> {
-        let exporter = self.text(exporter_variable(signal));
-        let configured = exporter.is_some()
-            || overrides.endpoint.is_some()
-            || self.text(&own(signal, "ENDPOINT")).is_some()
-            || self.text(GENERAL_ENDPOINT).is_some();
-        let targets = match exporter {
-            Some(list) => self.targets(exporter_variable(signal), &list),
-            None if configured || !overrides.only_if_configured => Targets { otlp: true, console: false },
-            None => Targets::NONE,
+        let variable = exporter_variable(signal);
+        let names = self.list(variable);
+        let unconfigured =
+            names.is_none() && overrides.only_if_configured && !self.is_configured(signal, overrides);
+        let targets = match names {
+            Some(names) => self.targets(variable, names),
+            None => Targets { otlp: !unconfigured, console: false },
         };
-        Ok(SignalSettings { targets, otlp: self.otlp(signal, overrides)? })
+        Ok(SignalSettings { targets, unconfigured, otlp: self.otlp(signal, overrides)? })
     }
 
-    fn targets(&mut self, variable: &'static str, list: &str) -> Targets {
+    fn is_configured(&mut self, signal: Signal, overrides: &Overrides) -> bool {
+        overrides.endpoint.is_some()
+            || self.text(&own(signal, "ENDPOINT")).is_some()
+            || self.text(GENERAL_ENDPOINT).is_some()
+    }
+
+    fn targets(&mut self, variable: &'static str, names: Vec<String>) -> Targets {
         let mut targets = Targets::NONE;
-        let mut none = false;
-        for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-            match name.to_ascii_lowercase().as_str() {
-                "otlp" => targets.otlp = true,
-                "console" => targets.console = true,
-                "none" => none = true,
-                _ => self.warn(variable, name, WarningKind::Unknown, "otlp, console and none are known"),
-            }
+        let (mut none, mut refused) = (false, Vec::new());
+        for name in names {
+            let kind = match name.to_ascii_lowercase().as_str() {
+                "otlp" => {
+                    targets.otlp = true;
+                    continue;
+                }
+                "console" if (self.compiled)(Part::Console) => {
+                    targets.console = true;
+                    continue;
+                }
+                "none" => {
+                    none = true;
+                    continue;
+                }
+                "console" | "logging" | "prometheus" | "zipkin" | "jaeger" | "otlp/stdout" => {
+                    WarningKind::Unsupported
+                }
+                _ => WarningKind::Unknown,
+            };
+            refused.push((name, kind));
         }
         if !targets.any() && !none {
             targets.otlp = true;
+        }
+        let used = match (targets.otlp, targets.console) {
+            (true, true) => "otlp and console are used",
+            (true, false) => "otlp is used",
+            (false, true) => "console is used",
+            (false, false) => "none is used",
+        };
+        for (name, kind) in refused {
+            let missing = name.eq_ignore_ascii_case("console");
+            let used = match missing {
+                true => {
+                    format!("{used}: the feature `{}` is not compiled", Part::Console.feature())
+                }
+                false => format!("{used}; otlp, console and none are known"),
+            };
+            self.warn(variable, name, kind, used);
         }
         targets
     }
@@ -184,15 +210,9 @@ impl Reader<'_> {
             Some(protocol) => protocol,
             None => self.protocol(signal),
         };
-        let endpoint = match &overrides.endpoint {
-            Some(given) => self
-                .endpoint(signal, protocol, "endpoint", given, true)
-                .ok_or_else(|| BadEndpoint(given.clone()))?,
-            None => self.endpoint_from_env(signal, protocol),
-        };
         Ok(OtlpSettings {
             protocol,
-            endpoint,
+            endpoint: self.endpoint(signal, protocol, overrides)?,
             headers: self.headers(signal),
             timeout: self.otlp_timeout(signal),
             gzip: self.gzip(signal),
@@ -201,131 +221,39 @@ impl Reader<'_> {
         })
     }
 
-    /// The signal's own variable, else the general one.
-    fn either(&self, signal: Signal, what: &str) -> Option<(String, String)> {
-        let own = own(signal, what);
-        if let Some(value) = self.text(&own) {
-            return Some((own, value));
-        }
-        let general = format!("OTEL_EXPORTER_OTLP_{what}");
-        self.text(&general).map(|value| (general, value))
-    }
-
     fn protocol(&mut self, signal: Signal) -> Protocol {
-        for name in [own(signal, "PROTOCOL"), "OTEL_EXPORTER_OTLP_PROTOCOL".to_owned()] {
-            let Some(value) = self.text(&name) else { continue };
-            let kind = match value.to_ascii_lowercase().as_str() {
-                "grpc" => return Protocol::Grpc,
-                "http/protobuf" => return Protocol::HttpProtobuf,
-                "http/json" => WarningKind::Unsupported,
-                _ => WarningKind::Unknown,
-            };
-            self.warn(name, value, kind, "http/protobuf is used");
-            return Protocol::HttpProtobuf;
+        let Some((name, value)) = self.either(signal, "PROTOCOL") else { return Protocol::HttpProtobuf };
+        let used = "http/protobuf is used";
+        match value.to_ascii_lowercase().as_str() {
+            "http/protobuf" => {}
+            "grpc" if (self.compiled)(Part::Grpc) => return Protocol::Grpc,
+            "grpc" => {
+                let used = format!("{used}: the feature `{}` is not compiled", Part::Grpc.feature());
+                self.warn(name, value, WarningKind::Unsupported, used);
+            }
+            "http/json" => self.warn(name, value, WarningKind::Unsupported, used),
+            _ => self.warn(name, value, WarningKind::Unknown, used),
         }
         Protocol::HttpProtobuf
     }
 
-    fn endpoint_from_env(&mut self, signal: Signal, protocol: Protocol) -> String {
-        let own = own(signal, "ENDPOINT");
-        let (name, value, general) = match (self.text(&own), self.text(GENERAL_ENDPOINT)) {
-            (Some(value), _) => (own, value, false),
-            (None, Some(value)) => (GENERAL_ENDPOINT.to_owned(), value, true),
-            (None, None) => return default_endpoint(signal, protocol),
-        };
-        match self.endpoint(signal, protocol, &name, &value, general) {
-            Some(endpoint) => endpoint,
-            None => {
-                let default = default_endpoint(signal, protocol);
-                self.warn(name, value, WarningKind::Malformed, format!("{default} is used"));
-                default
-            }
-        }
-    }
-
-    /// The complete address, or `None` where `given` is none.
-    ///
-    /// A gRPC endpoint may lack its scheme: then `OTEL_EXPORTER_OTLP_INSECURE` decides, and TLS is its default, for
-    /// loopback addresses too. An HTTP endpoint of one signal is used as it is; a general one gets the signal's path.
-    fn endpoint(
-        &mut self,
-        signal: Signal,
-        protocol: Protocol,
-        name: &str,
-        given: &str,
-        general: bool,
-    ) -> Option<String> {
-        let mut text = given.to_owned();
-        if !text.contains("://") {
-            if protocol == Protocol::HttpProtobuf {
-                return None;
-            }
-            let insecure =
-                self.either(signal, "INSECURE").is_some_and(|(_, value)| value.eq_ignore_ascii_case("true"));
-            text = format!("{}://{text}", if insecure { "http" } else { "https" });
-            if !insecure {
-                self.warn(
-                    name.to_owned(),
-                    given,
-                    WarningKind::Suspicious,
-                    "TLS is used, as there is no scheme; write http:// or set OTEL_EXPORTER_OTLP_INSECURE=true \
-                     for plain text",
-                );
-            }
-        }
-        let mut url = reqwest::Url::parse(&text).ok()?;
-        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
-            return None;
-        }
-        let other = match (protocol, url.port()) {
-            (Protocol::HttpProtobuf, Some(4317)) => Some("grpc"),
-            (Protocol::Grpc, Some(4318)) => Some("http/protobuf"),
-            _ => None,
-        };
-        if let Some(other) = other {
-            self.warn(
-                name.to_owned(),
-                given,
-                WarningKind::Suspicious,
-                format!("{} is spoken to a port that is {other}'s by convention", protocol.as_str()),
-            );
-        }
-        if protocol == Protocol::HttpProtobuf && general {
-            let path = format!("{}{}", url.path().trim_end_matches('/'), http_path(signal));
-            url.set_path(&path);
-        }
-        Some(url.into())
-    }
-
-    fn headers(&mut self, signal: Signal) -> Vec<(String, String)> {
-        let Some((name, list)) = self.either(signal, "HEADERS") else { return Vec::new() };
-        let mut headers = Vec::new();
-        for pair in list.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
-            match pair.split_once('=') {
-                Some((key, value)) if !key.trim().is_empty() => match percent_decoded(value.trim()) {
-                    Some(value) => headers.push((key.trim().to_ascii_lowercase(), value)),
-                    None => {
-                        self.warn(name.clone(), key.trim(), WarningKind::Malformed, "the header is left out")
-                    }
-                },
-                _ => self.warn(name.clone(), "(hidden)", WarningKind::Malformed, "the header is left out"),
-            }
-        }
-        headers
-    }
-
     fn otlp_timeout(&mut self, signal: Signal) -> Duration {
         let general = self.millis("OTEL_EXPORTER_OTLP_TIMEOUT", DEFAULT_OTLP_TIMEOUT);
-        self.millis(own(signal, "TIMEOUT"), general)
+        self.millis(&own(signal, "TIMEOUT"), general)
     }
 
     fn gzip(&mut self, signal: Signal) -> bool {
         let Some((name, value)) = self.either(signal, "COMPRESSION") else { return false };
+        let used = "no compression is used";
         match value.to_ascii_lowercase().as_str() {
-            "gzip" => return true,
+            "gzip" if (self.compiled)(Part::Gzip) => return true,
+            "gzip" => {
+                let used = format!("{used}: the feature `{}` is not compiled", Part::Gzip.feature());
+                self.warn(name, value, WarningKind::Unsupported, used);
+            }
             "none" => {}
-            "zstd" => self.warn(name, value, WarningKind::Unsupported, "no compression is used"),
-            _ => self.warn(name, value, WarningKind::Unknown, "no compression is used"),
+            "zstd" => self.warn(name, value, WarningKind::Unsupported, used),
+            _ => self.warn(name, value, WarningKind::Unknown, used),
         }
         false
     }
@@ -368,34 +296,42 @@ impl Reader<'_> {
 
     fn sampler(&mut self) -> Sampler {
         const NAME: &str = "OTEL_TRACES_SAMPLER";
+        const DEFAULT: &str = "parentbased_always_on";
         let parent_based = |root| Sampler::ParentBased(Box::new(root));
-        let default = parent_based(Sampler::AlwaysOn);
-        let Some(value) = self.text(NAME) else { return default };
-        match value.to_ascii_lowercase().as_str() {
+        let value = self.text(NAME).unwrap_or_else(|| DEFAULT.to_owned());
+        let sampler = match value.to_ascii_lowercase().as_str() {
+            "traceidratio" => return Sampler::TraceIdRatioBased(self.ratio()),
+            "parentbased_traceidratio" => return parent_based(Sampler::TraceIdRatioBased(self.ratio())),
             "always_on" => Sampler::AlwaysOn,
             "always_off" => Sampler::AlwaysOff,
-            "traceidratio" => Sampler::TraceIdRatioBased(self.ratio()),
-            "parentbased_always_on" => default,
+            DEFAULT => parent_based(Sampler::AlwaysOn),
             "parentbased_always_off" => parent_based(Sampler::AlwaysOff),
-            "parentbased_traceidratio" => parent_based(Sampler::TraceIdRatioBased(self.ratio())),
-            "parentbased_jaeger_remote" | "jaeger_remote" | "xray" => {
-                self.warn(NAME, value, WarningKind::Unsupported, "parentbased_always_on is used");
-                default
+            known => {
+                let kind = match known {
+                    "parentbased_jaeger_remote" | "jaeger_remote" | "xray" => WarningKind::Unsupported,
+                    _ => WarningKind::Unknown,
+                };
+                self.warn(NAME, value, kind, format!("{DEFAULT} is used"));
+                return parent_based(Sampler::AlwaysOn);
             }
-            _ => {
-                self.warn(NAME, value, WarningKind::Unknown, "parentbased_always_on is used");
-                default
-            }
+        };
+        if let Some(argument) = self.text(RATIO) {
+            self.warn(
+                RATIO,
+                argument,
+                WarningKind::Suspicious,
+                format!("{value} is used, which has no argument"),
+            );
         }
+        sampler
     }
 
     fn ratio(&mut self) -> f64 {
-        const NAME: &str = "OTEL_TRACES_SAMPLER_ARG";
-        let Some(value) = self.text(NAME) else { return 1.0 };
+        let Some(value) = self.text(RATIO) else { return 1.0 };
         match value.parse() {
             Ok(ratio) if (0.0..=1.0).contains(&ratio) => ratio,
             _ => {
-                self.warn(NAME, value, WarningKind::Malformed, "1.0 is used");
+                self.warn(RATIO, value, WarningKind::Malformed, "1.0 is used");
                 1.0
             }
         }
@@ -417,9 +353,9 @@ impl Reader<'_> {
 
     fn propagators(&mut self) -> Vec<Propagator> {
         const NAME: &str = "OTEL_PROPAGATORS";
-        let Some(list) = self.text(NAME) else { return vec![Propagator::TraceContext, Propagator::Baggage] };
+        let Some(names) = self.list(NAME) else { return vec![Propagator::TraceContext, Propagator::Baggage] };
         let mut propagators = Vec::new();
-        for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        for name in names {
             let propagator = match name.to_ascii_lowercase().as_str() {
                 "tracecontext" => Propagator::TraceContext,
                 "baggage" => Propagator::Baggage,
@@ -441,16 +377,7 @@ impl Reader<'_> {
     }
 }
 
-const GENERAL_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-
-fn own(signal: Signal, what: &str) -> String {
-    let signal = match signal {
-        Signal::Traces => "TRACES",
-        Signal::Metrics => "METRICS",
-        Signal::Logs => "LOGS",
-    };
-    format!("OTEL_EXPORTER_OTLP_{signal}_{what}")
-}
+const RATIO: &str = "OTEL_TRACES_SAMPLER_ARG";
 
 fn exporter_variable(signal: Signal) -> &'static str {
     match signal {
@@ -458,36 +385,6 @@ fn exporter_variable(signal: Signal) -> &'static str {
         Signal::Metrics => "OTEL_METRICS_EXPORTER",
         Signal::Logs => "OTEL_LOGS_EXPORTER",
     }
-}
-
-fn http_path(signal: Signal) -> &'static str {
-    match signal {
-        Signal::Traces => "/v1/traces",
-        Signal::Metrics => "/v1/metrics",
-        Signal::Logs => "/v1/logs",
-    }
-}
-
-fn default_endpoint(signal: Signal, protocol: Protocol) -> String {
-    match protocol {
-        Protocol::Grpc => "http://localhost:4317/".to_owned(),
-        Protocol::HttpProtobuf => format!("http://localhost:4318{}", http_path(signal)),
-    }
-}
-
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes().iter();
-    while let Some(&byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let high = char::from(*rest.next()?).to_digit(16)?;
-        let low = char::from(*rest.next()?).to_digit(16)?;
-        bytes.push(u8::try_from(high * 16 + low).ok()?);
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

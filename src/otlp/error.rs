@@ -8,7 +8,8 @@ use crate::otlp::{ledger::Signal, settings::BadEndpoint};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum InstallError {
-    /// The endpoint given to [`endpoint`](crate::telemetry::TelemetryBuilder::endpoint) is not an `http` or `https` address.
+    /// The endpoint given to [`endpoint`](crate::telemetry::TelemetryBuilder::endpoint) is not an `http` or `https` address. A user
+    /// and a password are shown as `***`.
     Endpoint(String),
     /// The directives given to [`filter`](crate::telemetry::TelemetryBuilder::filter) cannot be read.
     #[non_exhaustive]

@@ -3,12 +3,15 @@
 use std::{
     fmt,
     future::Future,
-    net::{TcpStream, ToSocketAddrs},
-    sync::{OnceLock, mpsc},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::SeqCst},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
-use opentelemetry::{metrics::Meter, propagation::TextMapCompositePropagator};
+use opentelemetry::{global, metrics::Meter, propagation::TextMapCompositePropagator};
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_sdk::{
     Resource,
@@ -21,18 +24,23 @@ use tracing::Subscriber;
 use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, registry::LookupSpan};
 
 use super::{
+    check::{CollectorUnreachable, Endpoint},
     ledger::{Balance, Signal},
     propagation,
     settings::{Propagator, Warning, capped},
 };
 use crate::{
-    emit::{self, layer},
+    contract,
+    emit::{self, layer_of},
     engine::telemetry_dropped,
     otlp::{
         closing::{Closers, Closing, spawn},
-        report::TelemetryReport,
+        hurry::Hurry,
+        report::{SignalOutcome, TelemetryReport},
+        status::Status,
+        views::names_with_room,
     },
-    run::catch,
+    run::{Recorder, catch},
 };
 
 pub(super) struct Parts {
@@ -46,11 +54,12 @@ pub(super) struct Parts {
     pub(super) resource: Resource,
     pub(super) propagators: Vec<Propagator>,
     pub(super) warnings: Vec<Warning>,
-    pub(super) endpoints: Vec<(Signal, String)>,
+    pub(super) endpoints: Vec<Endpoint>,
     pub(super) enabled: bool,
     pub(super) exports_traces: bool,
     pub(super) exports_logs: bool,
     pub(super) shutdown_timeout: Duration,
+    pub(super) status: Arc<Status>,
 }
 
 /// Telemetry that was built or installed. Keep it until the program ends, then [`shutdown`](Self::shutdown).
@@ -58,18 +67,25 @@ pub(super) struct Parts {
 /// Dropped without that, it emits a WARN record, flushes for at most [`Telemetry::DROP_TIMEOUT`], blocking the thread that drops it,
 /// and ends: the last spans of a program that forgot are worth half a second, not a hung exit. `let _ = ..` drops it at once;
 /// [`check_instrumentation`](crate::TaskManager::check_instrumentation) says so.
+///
+/// # Fork
+///
+/// Install it after a fork, not before: a child that is forked without `exec` has none of the threads that export, so what it records
+/// waits in queues that nobody empties, and its shutdown ends at its deadline. A child that calls `exec`, as `std::process::Command` does,
+/// is a process of its own.
 #[must_use = "dropping it ends the export of telemetry: keep it until the program ends, then await `shutdown`"]
 pub struct Telemetry {
     parts: Parts,
     filter: String,
+    name_capacity: usize,
     ended: bool,
-    installed: bool,
+    installed: AtomicBool,
 }
 
 impl fmt::Debug for Telemetry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Telemetry")
-            .field("endpoints", &self.parts.endpoints)
+            .field("endpoints", &self.endpoints().collect::<Vec<_>>())
             .field("balance", &self.parts.balance)
             .finish_non_exhaustive()
     }
@@ -79,8 +95,53 @@ impl Telemetry {
     /// How long dropping a [`Telemetry`] that was not shut down may take.
     pub const DROP_TIMEOUT: Duration = Duration::from_millis(500);
 
-    pub(super) fn new(parts: Parts, filter: String) -> Self {
-        Self { parts, filter, ended: false, installed: false }
+    /// How long a shutdown goes on after a signal, in a process that has listened for signals before.
+    pub const SIGNAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+    pub(super) fn new(parts: Parts, filter: String, name_capacity: usize) -> Self {
+        Self { parts, filter, name_capacity, ended: false, installed: AtomicBool::new(false) }
+    }
+
+    /// Makes it the process's, as [`install`](super::TelemetryBuilder::install) does, but for the subscriber and the logger, which are
+    /// yours: the tracer provider, the meter provider, the propagators of `OTEL_PROPAGATORS`, and the meter of managers that were given
+    /// none.
+    ///
+    /// Without it, metrics of managers and of `global::meter` are not collected, and [`remote_context`](crate::telemetry::remote_context)
+    /// and other readers of headers do not know `OTEL_PROPAGATORS`. Call it once the subscriber is set: warnings of variables are written
+    /// here. Managers that were built before come along. If other telemetry was the process's, this takes its place.
+    ///
+    /// ```no_run
+    /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tracing_subscriber::prelude::*;
+    /// let telemetry = otel_tasks::Telemetry::builder().service("tux").build()?;
+    /// tracing_subscriber::registry().with(telemetry.layer()).with(tracing_subscriber::fmt::layer()).init();
+    /// telemetry.set_global();
+    /// # let _report = telemetry.shutdown_blocking();
+    /// # Ok(()) }
+    /// ```
+    pub fn set_global(&self) {
+        if self.parts.enabled {
+            global::set_tracer_provider(self.parts.tracer_provider.clone());
+            global::set_meter_provider(self.parts.meter_provider.clone());
+            emit::installed_with(
+                &self.parts.meter,
+                names_with_room(self.name_capacity),
+                Recorder::join_process,
+            );
+        }
+        self.installed.store(true, SeqCst);
+        emit::ask(Arc::clone(&self.parts.status) as _);
+        emit::flush_with(flush_before_exit);
+        *lock(&INSTALLED) = Some((
+            self.parts.tracer_provider.clone(),
+            self.parts.meter_provider.clone(),
+            self.parts.logger_provider.clone(),
+        ));
+        global::set_text_map_propagator(self.propagator());
+        emit::set_propagation(!self.parts.propagators.is_empty());
+        for warning in self.warnings() {
+            tracing::warn!(target: contract::SCOPE, variable = %warning.variable, "{warning}");
+        }
     }
 
     /// The provider of tracers.
@@ -139,19 +200,14 @@ impl Telemetry {
         self.parts.balance.clone()
     }
 
-    /// The OTLP endpoints in use, complete with scheme and path.
+    /// The OTLP endpoints in use, complete with scheme and path. A user and a password are shown as `***`.
     pub fn endpoints(&self) -> impl Iterator<Item = (Signal, &str)> {
-        self.parts.endpoints.iter().map(|(signal, endpoint)| (*signal, endpoint.as_str()))
+        self.parts.endpoints.iter().map(|endpoint| (endpoint.signal, endpoint.shown()))
     }
 
     /// The propagators of `OTEL_PROPAGATORS`.
     pub fn propagator(&self) -> TextMapCompositePropagator {
         propagation::propagator(&self.parts.propagators)
-    }
-
-    /// Whether `OTEL_PROPAGATORS` names a propagator.
-    pub(super) fn propagates(&self) -> bool {
-        !self.parts.propagators.is_empty()
     }
 
     /// A layer for any `tracing_subscriber` registry: spans become OpenTelemetry spans, events become log records with
@@ -171,7 +227,7 @@ impl Telemetry {
         let bridge = OpenTelemetryTracingBridge::new(&self.parts.logger_provider);
         let bridge =
             bridge.with_filter(filter_fn(move |metadata| records && propagation::exportable(metadata)));
-        layer(self.tracer())
+        layer_of(self.tracer(), Some(Arc::clone(&self.parts.status) as _))
             .with_filter(filter_fn(move |metadata| spans && propagation::exportable(metadata)))
             .and_then(bridge)
     }
@@ -181,54 +237,39 @@ impl Telemetry {
         EnvFilter::new(&self.filter)
     }
 
-    /// Tries to connect to every OTLP endpoint at once, waiting no longer than `timeout`.
+    /// Sends an empty request to every OTLP endpoint at once, waiting no longer than `timeout`.
     ///
-    /// It says that something listens there, not that it is a collector. [`TelemetryBuilder::export_if_configured`] is the
-    /// better way to run without one.
+    /// It goes the way that telemetry goes: with the same headers, TLS and proxy.
+    /// [`TelemetryBuilder::export_if_configured`] is the better way to run without a collector.
     ///
     /// [`TelemetryBuilder::export_if_configured`]: super::TelemetryBuilder::export_if_configured
     ///
     /// # Errors
     ///
-    /// The first signal whose endpoint took no connection.
+    /// The first signal whose endpoint did not take the request. The reason is the one that a failed export would have.
     pub fn check(
         &self,
         timeout: Duration,
     ) -> impl Future<Output = Result<(), CollectorUnreachable>> + Send + use<> {
         let timeout = capped(timeout);
         let mut waiting = Vec::new();
-        for (signal, endpoint) in self.endpoints() {
-            let unreachable =
-                CollectorUnreachable { signal, endpoint: endpoint.to_owned(), reason: String::new() };
+        for endpoint in &self.parts.endpoints {
             let (tell, told) = oneshot::channel();
-            let target = endpoint.to_owned();
-            let wait = move || {
-                // Resolving a name cannot be bounded, so it is left behind on a thread of its own.
-                let (found, finding) = mpsc::channel();
-                let started = spawn("otel-tasks-check", move || {
-                    let _ = found.send(connect(&target, timeout));
-                });
-                let reached = match started {
-                    Ok(()) => {
-                        finding.recv_timeout(timeout).unwrap_or_else(|_| Err("no answer in time".to_owned()))
-                    }
-                    Err(error) => Err(error.to_string()),
-                };
-                let _ = tell.send(reached);
+            let no_thread = CollectorUnreachable {
+                signal: endpoint.signal,
+                endpoint: endpoint.shown().to_owned(),
+                reason: "no thread could be started".to_owned(),
             };
+            let endpoint = endpoint.clone();
             // Without a thread, `told` says so.
-            let _ = spawn("otel-tasks-check", wait);
-            waiting.push((unreachable, told));
+            let _ = spawn("otel-tasks-check", move || {
+                let _ = tell.send(endpoint.probe(timeout));
+            });
+            waiting.push((no_thread, told));
         }
         async move {
-            for (unreachable, told) in waiting {
-                match told.await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(reason)) => return Err(CollectorUnreachable { reason, ..unreachable }),
-                    Err(_) => {
-                        return Err(CollectorUnreachable { reason: "no thread".to_owned(), ..unreachable });
-                    }
-                }
+            for (no_thread, told) in waiting {
+                told.await.unwrap_or(Err(no_thread))?;
             }
             Ok(())
         }
@@ -239,6 +280,10 @@ impl Telemetry {
     /// Call it last: what ends later is counted as `after_shutdown` and not exported. It begins at the call and needs
     /// nothing of the runtime, so it ends on time when the runtime is single-threaded, or every worker is blocked. An
     /// export that hangs is left behind on its thread.
+    ///
+    /// A signal (SIGTERM, Ctrl-C) that comes meanwhile cuts it to [`Telemetry::SIGNAL_TIMEOUT`] in a process that has called
+    /// [`shutdown_signal`](crate::shutdown_signal); what is left is reported as timed out. In any other process the signal's default
+    /// action ends the process at once.
     ///
     /// # Cancel safety
     ///
@@ -270,14 +315,15 @@ impl Telemetry {
 
     /// Ends it without exporting anything.
     pub(super) fn discard(self) {
-        if let Some(ledger) = &self.parts.closers.metrics {
-            ledger.discard();
+        if let Some(collections) = &self.parts.closers.metrics {
+            collections.refuse();
         }
     }
 
     /// Without a thread to run on, `tell` is dropped uncalled.
     fn begin_shutdown(&mut self, timeout: Duration, tell: impl FnOnce(TelemetryReport) + Send + 'static) {
         self.ended = true;
+        self.parts.status.shut_down.store(true, SeqCst);
         let closers = std::mem::take(&mut self.parts.closers);
         // Here and not on the thread: the providers are dropped when this returns, and would close and wait.
         if let Some(spans) = &closers.spans {
@@ -286,21 +332,47 @@ impl Telemetry {
         if let Some(records) = &closers.records {
             records.refuse();
         }
+        let balance = self.parts.balance.clone();
+        let on = [closers.spans.is_some(), closers.metrics.is_some(), closers.records.is_some()];
         let closing = Closing {
             closers,
             meter_provider: self.parts.meter_provider.clone(),
-            balance: self.parts.balance.clone(),
+            balance: balance.clone(),
             timeout,
         };
-        let _ = spawn("otel-tasks-flush", move || tell(closing.run()));
+        let began = Instant::now();
+        let hurry = (timeout > Self::SIGNAL_TIMEOUT).then(Hurry::listen).flatten();
+        let (done, ended) = oneshot::channel::<()>();
+        // Told by whichever ends first.
+        let tell = Arc::new(Mutex::new(Some(tell)));
+        let first = move |tell: &Mutex<Option<_>>| tell.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let in_order = Arc::clone(&tell);
+        let _ = spawn("otel-tasks-flush", move || {
+            let report = closing.run();
+            if let Some(tell) = first(&in_order) {
+                tell(report);
+            }
+            drop(done);
+        });
+        let Some(hurry) = hurry else { return };
+        let _ = spawn("otel-tasks-signals", move || {
+            if hurry.was_cut(ended, Self::SIGNAL_TIMEOUT) {
+                let took = began.elapsed();
+                let outcome = |on| if on { SignalOutcome::TimedOut } else { SignalOutcome::Off };
+                let report = TelemetryReport::new(balance.snapshot(), on.map(|on| (outcome(on), took)), took);
+                if let Some(tell) = first(&tell) {
+                    tell(report);
+                }
+            }
+        });
     }
 }
 
 impl Drop for Telemetry {
     fn drop(&mut self) {
         if !self.ended {
-            if self.installed {
-                emit::telemetry_dropped();
+            self.parts.status.dropped.store(true, SeqCst);
+            if self.installed.load(SeqCst) {
                 // Before the end, so that it is exported too. The subscriber may panic, and this may be an unwinding thread.
                 let _ = catch(false, telemetry_dropped);
             }
@@ -309,25 +381,19 @@ impl Drop for Telemetry {
     }
 }
 
-/// The installed providers, for a process that ends without shutting its telemetry down.
-static INSTALLED: OnceLock<(SdkTracerProvider, SdkMeterProvider, SdkLoggerProvider)> = OnceLock::new();
+type Providers = (SdkTracerProvider, SdkMeterProvider, SdkLoggerProvider);
 
-pub(super) fn keep_for_exit(telemetry: &mut Telemetry) {
-    telemetry.installed = true;
-    crate::emit::flush_with(flush_before_exit);
-    let parts = &telemetry.parts;
-    // Installed once per process: the subscriber can be set once only.
-    let _ = INSTALLED.set((
-        parts.tracer_provider.clone(),
-        parts.meter_provider.clone(),
-        parts.logger_provider.clone(),
-    ));
+/// The process's providers, for one that ends without shutting its telemetry down.
+static INSTALLED: Mutex<Option<Providers>> = Mutex::new(None);
+
+fn lock(providers: &Mutex<Option<Providers>>) -> MutexGuard<'_, Option<Providers>> {
+    providers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Flushes what is installed, for at most a second, on threads of its own: the exporters may hang.
 fn flush_before_exit() {
     const AT_MOST: Duration = Duration::from_secs(1);
-    let Some((spans, metrics, records)) = INSTALLED.get() else { return };
+    let Some((spans, metrics, records)) = lock(&INSTALLED).clone() else { return };
     let (done, all_done) = mpsc::channel();
     let flushes: [Box<dyn FnOnce() + Send>; 3] = [
         Box::new(move || drop(spans.force_flush())),
@@ -347,59 +413,25 @@ fn flush_before_exit() {
     while all_done.recv_timeout(until.saturating_duration_since(Instant::now())).is_ok() {}
 }
 
-fn connect(endpoint: &str, timeout: Duration) -> Result<(), String> {
-    let url = reqwest::Url::parse(endpoint).map_err(|error| error.to_string())?;
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    let port = url.port_or_known_default().unwrap_or_default();
-    let addresses = (host, port).to_socket_addrs().map_err(|error| error.to_string())?;
-    let mut last = "no address".to_owned();
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, timeout) {
-            Ok(_) => return Ok(()),
-            Err(error) => last = error.to_string(),
-        }
-    }
-    Err(last)
-}
-
-/// An endpoint to which no connection could be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CollectorUnreachable {
-    /// Whose endpoint.
-    pub signal: Signal,
-    /// The endpoint.
-    pub endpoint: String,
-    /// Why.
-    pub reason: String,
-}
-
-impl fmt::Display for CollectorUnreachable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "reach the collector of {} at {}: {}", self.signal.as_str(), self.endpoint, self.reason)
-    }
-}
-
-impl std::error::Error for CollectorUnreachable {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::otlp::{
-        ledger::{BalanceSnapshot, SignalBalance},
-        report::SignalOutcome,
-    };
+    use crate::otlp::ledger::{BalanceSnapshot, SignalBalance};
 
     #[test]
     fn a_report_is_one_line_for_each_signal_with_its_losses() {
         let millis = Duration::from_millis;
         let traces = SignalBalance {
-            ended: 15,
+            ended: 29,
             exported: 5,
             queue_full: 4,
             export_failed: 3,
             after_shutdown: 2,
+            buffer_full: 1,
             pending: 1,
+            too_large: 6,
+            rejected: 7,
+            rejected_points: 0,
         };
         let metrics = SignalBalance { ended: 2, exported: 2, ..SignalBalance::default() };
         let logs = SignalBalance { ended: 1, export_failed: 1, ..SignalBalance::default() };
@@ -411,7 +443,8 @@ mod tests {
         ];
         let report = TelemetryReport::new(balance, outcomes, millis(1_320));
         let expected = "telemetry ended after 1.3 s\n  \
-            traces  5 of 15 spans delivered, 4 refused by a full queue, 3 failed, 3 undelivered; \
+            traces  5 of 29 spans delivered, 4 refused by a full queue, 3 failed, 6 too large, 7 rejected by the receiver, \
+            1 lost before their trace was kept, 3 undelivered; \
             timed out after 1.3 s\n  \
             metrics off\n  \
             logs    0 of 1 records delivered, 1 failed; refused";

@@ -1,11 +1,16 @@
 //! The balance of each signal: items that ended, were exported, or were dropped, and why.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use opentelemetry::{KeyValue, metrics::Meter};
-use opentelemetry_sdk::error::OTelSdkResult;
 
+use super::transport::{Cause, Failure};
 use crate::{contract, policy::labels};
+
 labels! {
     /// One of the three kinds of telemetry.
     pub enum Signal {
@@ -20,31 +25,48 @@ labels! {
 
 /// What became of one signal's items so far: spans, log records, or collections of metrics.
 ///
-/// `ended` is always the sum of the others, exactly. What an exporter accepted counts as exported: a collector's
-/// *partial success* is logged by the exporter but not handed on, so items it refused inside an accepted request are
-/// counted as exported.
+/// `ended` is always the sum of the others, exactly, but for [`rejected_points`](Self::rejected_points), which are parts of
+/// collections. Exported is what the receiver said that it took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SignalBalance {
-    /// Sampled spans that ended, log records that were emitted, collections that were made.
+    /// Sampled spans that ended and spans of traces that were kept, log records that were emitted, collections that were made.
     pub ended: u64,
-    /// Delivered.
+    /// Items that the receiver took.
     pub exported: u64,
-    /// Refused, the queue being full.
+    /// Items that the queue refused, being full.
     pub queue_full: u64,
-    /// Given up by the exporter, after its retries.
+    /// Items of requests that the receiver refused for good, or that were given up.
     pub export_failed: u64,
-    /// Refused, coming after the shutdown.
+    /// Items that are larger than a batch, or that the receiver refused as too large when they were alone in a request.
+    pub too_large: u64,
+    /// Spans and records that the receiver rejected in a request that it took otherwise: OTLP's *partial success*.
+    pub rejected: u64,
+    /// Items that ended after the shutdown.
     pub after_shutdown: u64,
-    /// Queued or on their way.
+    /// Spans that were lost before their trace was kept, to the bounds of what is held; see
+    /// [`keep_failed_traces`](crate::telemetry::TelemetryBuilder::keep_failed_traces).
+    pub buffer_full: u64,
+    /// Items that are queued or on their way.
     pub pending: u64,
+    /// Data points that the receiver rejected in collections of metrics that it took. They are no items of the balance.
+    pub rejected_points: u64,
 }
 
 impl SignalBalance {
     pub(super) fn with_pending(mut self) -> Self {
-        self.pending =
-            self.ended - self.exported - self.queue_full - self.export_failed - self.after_shutdown;
+        self.pending = self.ended
+            - self.exported
+            - self.queue_full
+            - self.lost_in_export()
+            - self.after_shutdown
+            - self.buffer_full;
         self
+    }
+
+    /// What got as far as an export and no further, and what was too large for one.
+    pub(super) fn lost_in_export(&self) -> u64 {
+        self.export_failed + self.too_large + self.rejected
     }
 }
 
@@ -74,6 +96,9 @@ impl BalanceSnapshot {
 /// Something that can say what became of its items.
 pub(super) trait Ledger: Send + Sync {
     fn read(&self) -> SignalBalance;
+
+    /// Why the last attempt failed; `None` if it succeeded.
+    fn failure(&self) -> Option<String>;
 }
 
 /// A handle on the counts of what was sent and what was not; cheap to clone, and valid after the shutdown.
@@ -103,16 +128,25 @@ impl Balance {
     pub(super) fn observe(&self, meter: &Meter) {
         let balance = self.clone();
         let instrument = contract::TELEMETRY_DROPPED;
+        let reasons: [(&'static str, fn(SignalBalance) -> u64); 6] = [
+            ("queue_full", |counts| counts.queue_full),
+            ("export_failed", |counts| counts.export_failed),
+            ("too_large", |counts| counts.too_large),
+            ("rejected", |counts| counts.rejected + counts.rejected_points),
+            ("after_shutdown", |counts| counts.after_shutdown),
+            ("buffer_full", |counts| counts.buffer_full),
+        ];
         let sets: Vec<_> = Signal::ALL
             .iter()
-            .map(|&signal| {
-                let set = |reason: &'static str| {
-                    [
-                        KeyValue::new(contract::key::SIGNAL, signal.as_str()),
-                        KeyValue::new(contract::key::REASON, reason),
-                    ]
-                };
-                (signal, set("queue_full"), set("export_failed"), set("after_shutdown"))
+            .flat_map(|&signal| reasons.map(|(reason, count)| (signal, reason, count)))
+            // Traces alone are held before they are kept.
+            .filter(|(signal, reason, _)| *reason != "buffer_full" || *signal == Signal::Traces)
+            .map(|(signal, reason, count)| {
+                let pairs = [
+                    KeyValue::new(contract::key::SIGNAL, signal.as_str()),
+                    KeyValue::new(contract::key::REASON, reason),
+                ];
+                (signal, pairs, count)
             })
             .collect();
         meter
@@ -121,52 +155,79 @@ impl Balance {
             .with_description(instrument.description)
             .with_callback(move |observer| {
                 let snapshot = balance.snapshot();
-                for (signal, queue_full, export_failed, after_shutdown) in &sets {
-                    let counts = snapshot.of(*signal);
-                    observer.observe(counts.queue_full, queue_full);
-                    observer.observe(counts.export_failed, export_failed);
-                    observer.observe(counts.after_shutdown, after_shutdown);
+                for (signal, pairs, count) in &sets {
+                    observer.observe(count(snapshot.of(*signal)), pairs);
                 }
             })
             .build();
     }
 }
 
-/// Notices when exporting begins to fail and when it works again: one line says so, not one per batch.
-#[derive(Debug, Default)]
+/// Notices when exporting begins to fail, why, and when it works again: one line for each change, not for each batch.
+#[derive(Debug)]
 pub(super) struct Trend {
-    lost: u64,
+    items: &'static str,
+    /// Items lost since the last line that said so.
+    pub(super) lost: u64,
+    /// The causes since the last success that have a line.
+    causes: Vec<Cause>,
+    /// When the last line of a failure was written, and its cause.
+    last: Option<(Instant, Cause)>,
 }
+
+/// A receiver that fails and recovers all the time has a line this often.
+const QUIET: Duration = Duration::from_secs(30);
 
 /// A change of a [`Trend`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    Fails(String),
-    WorksAgain { lost: u64 },
+    Fails { items: &'static str, failure: Failure },
+    WorksAgain { items: &'static str, lost: u64 },
 }
 
 impl Trend {
-    pub(super) fn note(&mut self, count: u64, result: &OTelSdkResult) -> Option<Change> {
-        match result {
-            Ok(()) if self.lost == 0 => None,
-            Ok(()) => Some(Change::WorksAgain { lost: std::mem::take(&mut self.lost) }),
-            Err(error) => {
-                let first = self.lost == 0;
-                self.lost += count;
-                first.then(|| Change::Fails(error.to_string()))
-            }
+    pub(super) fn new(items: &'static str) -> Self {
+        Self { items, lost: 0, causes: Vec::new(), last: None }
+    }
+
+    pub(super) fn fails(&mut self, failure: &Failure) -> Option<Change> {
+        /// Of one outage.
+        const MOST_CAUSES: usize = 8;
+        let cause = &failure.cause;
+        let recent = self.last.as_ref().is_some_and(|(at, last)| last == cause && at.elapsed() < QUIET);
+        if self.causes.contains(cause)
+            || self.causes.len() >= MOST_CAUSES
+            || (self.causes.is_empty() && recent)
+        {
+            return None;
         }
+        self.causes.push(cause.clone());
+        self.last = Some((Instant::now(), cause.clone()));
+        Some(Change::Fails { items: self.items, failure: failure.clone() })
+    }
+
+    pub(super) fn works(&mut self) -> Option<Change> {
+        if self.causes.is_empty() {
+            return None;
+        }
+        self.causes.clear();
+        Some(Change::WorksAgain { items: self.items, lost: std::mem::take(&mut self.lost) })
     }
 }
 
 impl Change {
     /// Writes the line. On an export thread it reaches the terminal and is not exported, as telemetry is suppressed there.
-    pub(super) fn tell(&self, items: &str) {
+    pub(super) fn report(&self) {
         match self {
-            Self::Fails(error) => tracing::warn!(target: contract::SCOPE, "export of {items} fails: {error}"),
-            Self::WorksAgain { lost } => {
+            Self::Fails { items, failure } => {
+                tracing::warn!(target: contract::SCOPE, "export of {items} fails: {failure}");
+            }
+            Self::WorksAgain { items, lost } => {
                 tracing::info!(target: contract::SCOPE, "export of {items} works again, {lost} were lost");
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

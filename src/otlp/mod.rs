@@ -2,21 +2,35 @@
 
 mod batch;
 mod builder;
+mod check;
 mod closing;
+mod console;
+mod delivery;
 mod env;
 mod error;
+mod extras;
 mod handle;
+mod hurry;
 mod ledger;
+mod parcel;
 mod processors;
 mod propagation;
 mod report;
+mod runtime;
+mod sdk_metrics;
 mod settings;
+mod sinks;
+mod status;
+mod tail;
+mod terminal;
 mod transport;
 mod views;
+mod weight;
 
 pub use builder::{TelemetryBuilder, TelemetryPart};
+pub use check::CollectorUnreachable;
 pub use error::InstallError;
-pub use handle::{CollectorUnreachable, Telemetry};
+pub use handle::Telemetry;
 pub use ledger::{Balance, BalanceSnapshot, Signal, SignalBalance};
 pub use report::{SignalOutcome, SignalReport, TelemetryReport};
 pub use settings::{Protocol, Warning, WarningKind};

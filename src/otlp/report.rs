@@ -2,7 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use crate::otlp::ledger::{BalanceSnapshot, Signal};
+use crate::{
+    otlp::ledger::{BalanceSnapshot, Signal},
+    policy::Plain,
+};
 
 /// How the last export of a signal ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,14 +27,20 @@ pub enum SignalOutcome {
 pub struct SignalReport {
     /// Which signal.
     pub signal: Signal,
-    /// Sampled spans that ended, log records that were emitted, collections that were made.
+    /// Sampled spans that ended and spans of traces that were kept, log records that were emitted, collections that were made.
     pub ended: u64,
-    /// Delivered.
+    /// Items that the receiver took.
     pub exported: u64,
-    /// Refused, the queue being full.
+    /// Items that the queue refused, being full.
     pub queue_full: u64,
-    /// Given up by the exporter.
+    /// Items of requests that the receiver refused for good, or that were given up.
     pub export_failed: u64,
+    /// Items that are larger than a batch, or that the receiver refused as too large when they were alone in a request.
+    pub too_large: u64,
+    /// Items that the receiver rejected in a request that it took otherwise; for metrics data points, which are no items.
+    pub rejected: u64,
+    /// Lost before their trace was kept.
+    pub buffer_full: u64,
     /// Neither delivered nor given up when the report was made, or ended after the shutdown began.
     pub undelivered: u64,
     /// How the last export ended.
@@ -69,6 +78,9 @@ impl TelemetryReport {
                 exported: counts.exported,
                 queue_full: counts.queue_full,
                 export_failed: counts.export_failed,
+                too_large: counts.too_large,
+                rejected: counts.rejected + counts.rejected_points,
+                buffer_full: counts.buffer_full,
                 undelivered: counts.pending + counts.after_shutdown,
                 outcome,
                 took,
@@ -95,16 +107,16 @@ impl TelemetryReport {
 
     /// True where nothing was lost, over the whole life of the process.
     pub fn is_complete(&self) -> bool {
-        self.signals().all(|signal| signal.ended == signal.exported)
+        self.signals().all(|signal| signal.ended == signal.exported && signal.rejected == 0)
     }
 }
 
 impl fmt::Display for SignalReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = match self.signal {
-            Signal::Traces => "spans",
-            Signal::Metrics => "collections",
-            Signal::Logs => "records",
+        let (unit, rejected) = match self.signal {
+            Signal::Traces => ("spans", "rejected by the receiver"),
+            Signal::Metrics => ("collections", "data points rejected by the receiver"),
+            Signal::Logs => ("records", "rejected by the receiver"),
         };
         write!(f, "{:<8}", self.signal.as_str())?;
         if self.outcome == SignalOutcome::Off {
@@ -114,6 +126,9 @@ impl fmt::Display for SignalReport {
         let losses = [
             (self.queue_full, "refused by a full queue"),
             (self.export_failed, "failed"),
+            (self.too_large, "too large"),
+            (self.rejected, rejected),
+            (self.buffer_full, "lost before their trace was kept"),
             (self.undelivered, "undelivered"),
         ];
         for (count, what) in losses {
@@ -124,7 +139,7 @@ impl fmt::Display for SignalReport {
         match &self.outcome {
             SignalOutcome::Delivered | SignalOutcome::Off => Ok(()),
             SignalOutcome::TimedOut => write!(f, "; timed out after {:.1} s", self.took.as_secs_f64()),
-            SignalOutcome::Failed(text) => write!(f, "; {text}"),
+            SignalOutcome::Failed(text) => write!(f, "; {}", Plain(text)),
         }
     }
 }

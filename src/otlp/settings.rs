@@ -2,10 +2,18 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use opentelemetry_sdk::{metrics::Temporality, trace::Sampler};
+use opentelemetry_sdk::{
+    metrics::Temporality,
+    trace::{Sampler, SpanLimits},
+};
+
+use crate::policy::Plain;
 
 pub(super) const DEFAULT_QUEUE: usize = 65_536;
 pub(super) const DEFAULT_BATCH: usize = 512;
+pub(super) const DEFAULT_QUEUE_BYTES: usize = 32 * 1024 * 1024;
+/// The largest message that gRPC servers take by default.
+pub(super) const DEFAULT_BATCH_BYTES: usize = 4 * 1024 * 1024;
 pub(super) const DEFAULT_SPAN_DELAY: Duration = Duration::from_secs(5);
 pub(super) const DEFAULT_LOG_DELAY: Duration = Duration::from_secs(1);
 pub(super) const DEFAULT_EXPORT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -40,6 +48,65 @@ impl Protocol {
     }
 }
 
+/// A part that a feature of this crate brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Grpc,
+    Tls,
+    Gzip,
+    Console,
+}
+
+impl Part {
+    pub(super) const fn feature(self) -> &'static str {
+        match self {
+            Self::Grpc => "otlp-grpc",
+            Self::Tls => "tls",
+            Self::Gzip => "gzip",
+            Self::Console => "console",
+        }
+    }
+}
+
+/// Whether the part is compiled into this program.
+pub(super) const fn compiled(part: Part) -> bool {
+    match part {
+        Part::Grpc => cfg!(feature = "otlp-grpc"),
+        Part::Tls => cfg!(feature = "tls"),
+        Part::Gzip => cfg!(feature = "gzip"),
+        Part::Console => cfg!(feature = "console"),
+    }
+}
+
+/// A URL as it may be shown: with `***` for its user and password. Of a text that is no address, all before its last `@` is
+/// hidden.
+pub(super) fn redacted(url: &str) -> String {
+    const HIDDEN: &str = "***";
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), url),
+    };
+    // In an address that can be read, what comes after the authority is no secret.
+    let is_address =
+        url.parse::<hyper::Uri>().is_ok_and(|uri| uri.scheme().is_some() && has_a_port_or_none(&uri));
+    let secret = if is_address { rest.find(['/', '?', '#']).unwrap_or(rest.len()) } else { rest.len() };
+    match rest[..secret].rfind('@') {
+        Some(at) => format!("{scheme}{HIDDEN}{}", &rest[at..]),
+        None => url.to_owned(),
+    }
+}
+
+/// Whether what follows the host is a port: the parser of addresses takes any text.
+pub(super) fn has_a_port_or_none(uri: &hyper::Uri) -> bool {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let host_and_port = authority.rsplit('@').next().unwrap_or_default();
+    // The colons of an address of IPv6 are in brackets.
+    match host_and_port.rsplit_once(':').filter(|_| !host_and_port.ends_with(']')) {
+        Some((_, port)) => port.parse().is_ok_and(|port: u16| port > 0),
+        None => !host_and_port.is_empty(),
+    }
+}
+
 /// What is wrong with the value of a variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -60,7 +127,7 @@ pub enum WarningKind {
 pub struct Warning {
     /// The variable.
     pub variable: String,
-    /// Its value. Values of headers are left out: they hold credentials.
+    /// Its value. Headers have their name alone, and URLs `***` for their user and password.
     pub value: String,
     /// What is wrong with it.
     pub kind: WarningKind,
@@ -77,7 +144,7 @@ impl fmt::Display for Warning {
             WarningKind::Unsupported => "is not supported",
             WarningKind::Suspicious => "is probably not what was meant",
         };
-        write!(f, "{variable}={value:?} {what}: {used}")
+        write!(f, "{variable}={value:?} {what}: {}", Plain(used))
     }
 }
 
@@ -88,7 +155,7 @@ pub(super) fn warn_once(warnings: &mut Vec<Warning>, warning: Warning) {
     }
 }
 
-/// An endpoint given in code that is not an `http` or `https` address.
+/// An endpoint given in code that is not an `http` or `https` address, as it may be shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BadEndpoint(pub(super) String);
 
@@ -120,12 +187,28 @@ impl Targets {
 pub(super) struct BatchSettings {
     pub(super) queue: usize,
     pub(super) batch: usize,
+    /// The most memory that items may take while they wait.
+    pub(super) bytes: usize,
+    /// The most memory of a batch's items, and so of a single one.
+    pub(super) batch_bytes: usize,
     pub(super) delay: Duration,
     pub(super) timeout: Duration,
 }
 
+impl BatchSettings {
+    /// Each collection of metrics is a request of its own, however large.
+    pub(super) const COLLECTIONS: Self = Self {
+        queue: DEFAULT_QUEUE,
+        batch: 1,
+        bytes: DEFAULT_QUEUE_BYTES,
+        batch_bytes: DEFAULT_QUEUE_BYTES,
+        delay: LONGEST_WAIT,
+        timeout: DEFAULT_EXPORT_TIMEOUT,
+    };
+}
+
 /// How a signal's OTLP exporter is built.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct OtlpSettings {
     pub(super) protocol: Protocol,
     /// Complete: scheme, host, and for HTTP the path.
@@ -137,10 +220,29 @@ pub(super) struct OtlpSettings {
     pub(super) identity: Option<(String, PathBuf, PathBuf)>,
 }
 
+/// Without credentials.
+impl fmt::Debug for OtlpSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { protocol, endpoint, headers, timeout, gzip, certificate, identity } = self;
+        let headers: Vec<_> = headers.iter().map(|(name, _)| name).collect();
+        f.debug_struct("OtlpSettings")
+            .field("protocol", protocol)
+            .field("endpoint", &redacted(endpoint))
+            .field("headers", &headers)
+            .field("timeout", timeout)
+            .field("gzip", gzip)
+            .field("certificate", certificate)
+            .field("identity", identity)
+            .finish()
+    }
+}
+
 /// One signal's part of the settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SignalSettings {
     pub(super) targets: Targets,
+    /// Off because nothing is configured, and that was asked for.
+    pub(super) unconfigured: bool,
     pub(super) otlp: OtlpSettings,
 }
 
@@ -161,8 +263,10 @@ pub(super) struct Settings {
     pub(super) service_name: Option<String>,
     pub(super) resource: Vec<(String, String)>,
     pub(super) sampler: Sampler,
+    pub(super) limits: SpanLimits,
     pub(super) spans: BatchSettings,
     pub(super) records: BatchSettings,
+    pub(super) collections: BatchSettings,
     pub(super) metric_interval: Duration,
     pub(super) metric_timeout: Duration,
     pub(super) temporality: Temporality,

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     cell::{TaskState, Vitals},
-    policy::{HealthRole, labels, text::InstantText},
+    policy::{HealthRole, Plain, labels, text::InstantText},
 };
 
 /// The limits from which a task counts as unhealthy.
@@ -408,11 +408,13 @@ impl fmt::Display for ManagerHealth {
             write!(
                 f,
                 "\n{} blocks the thread {} for {:.1?}",
-                blocked.task, blocked.thread, blocked.polling_for
+                Plain(&blocked.task),
+                Plain(&blocked.thread),
+                blocked.polling_for
             )?;
         }
         for (name, task) in self.tasks.iter().filter(|(_, task)| !task.reasons.is_empty()) {
-            write!(f, "\n{name} ({}): {task}", task.role)?;
+            write!(f, "\n{} ({}): {task}", Plain(name), task.role)?;
         }
         Ok(())
     }

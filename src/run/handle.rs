@@ -10,7 +10,7 @@ use std::{
 use tokio::task::JoinHandle;
 
 use super::Ended;
-use crate::policy::{Exit, Panic};
+use crate::policy::{Exit, Panic, Plain};
 
 /// A spawned task. Await it for what the task returned; drop it and the task goes on.
 ///
@@ -75,7 +75,7 @@ impl std::fmt::Display for TaskError {
             Self::RuntimeGone => {
                 f.write_str("the manager's tokio runtime was shut down, so the task was not run")
             }
-            Self::Panicked(panic) => write!(f, "the task {}", Exit::Panic(panic.clone()).message()),
+            Self::Panicked(panic) => write!(f, "the task {}", Plain(Exit::Panic(panic.clone()).message())),
             Self::TimedOut(limit) => write!(f, "the task passed its time limit of {limit:?}"),
             Self::NoThread => f.write_str("the operating system refused a thread, so the task was not run"),
             Self::Cancelled => f.write_str("the task was dropped before it finished"),

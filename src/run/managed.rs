@@ -404,7 +404,14 @@ impl Running {
         let wanted = failed || self.generation.is_some();
         let span_context = span.as_ref().filter(|_| wanted).and_then(|span| span.span_context());
         let trace_id = span_context.as_ref().filter(|_| failed).map(|context| context.trace_id().to_string());
-        let at = recorder.run_ended(&task, exit, (self.started, self.started_wall), trace_id);
+        // A registered task's run is not kept for how long it took.
+        let may_be_slow = self.generation.is_none();
+        let exemplar = |took| {
+            let span = span.as_ref()?;
+            // The tracer and its span are the user's.
+            catch(false, || span.identity_if_exported(failed, Some(took).filter(|_| may_be_slow))).ok()?
+        };
+        let at = recorder.run_ended(&task, exit, (self.started, self.started_wall), trace_id, exemplar);
         // The subscriber and the exporter are not ours: a panic in them is printed, and costs neither the figures nor the task.
         let _ = catch(false, move || {
             if let Some(span) = &span {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwapOption, Guard};
-use opentelemetry::global::BoxedTracer;
+use opentelemetry::{SpanId, TraceId, global::BoxedTracer};
 use tokio::time::Instant;
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
         DEFAULT_MAX_NAMES, EndedRun, Entry, Identity, Registry, RunError, TaskSnapshot, by_name,
         include_members, snapshot,
     },
-    emit::{Exposition, Figures, Row, Source, SpanPath, TaskAttributes},
+    emit::{Exposition, Figures, Row, RunExemplar, Source, SpanPath, TaskAttributes},
     policy::{CategoryRules, ErrorRules, Exit, NameRule, TaskCategory, TaskPriority},
 };
 
@@ -69,6 +69,8 @@ pub(crate) struct Recorder {
     pending: Mutex<Vec<Pending>>,
     /// Whether our exporting layer took the last run's span.
     spans_taken: AtomicBool,
+    /// Whether somebody has asked for exemplars. Relaxed: pairs with nothing.
+    exemplars_wanted: AtomicBool,
 }
 
 /// What a meter may still ask for when the manager is gone.
@@ -115,6 +117,7 @@ impl Recorder {
             exposition: ArcSwapOption::empty(),
             pending: Mutex::default(),
             spans_taken: AtomicBool::new(false),
+            exemplars_wanted: AtomicBool::new(false),
         })
     }
 
@@ -228,6 +231,7 @@ impl Recorder {
         exit: &Exit,
         (started, started_wall): (Instant, SystemTime),
         trace_id: Option<String>,
+        exemplar: impl FnOnce(Duration) -> Option<(TraceId, SpanId)>,
     ) -> Instant {
         let now = Instant::now();
         let duration = now.saturating_duration_since(started);
@@ -235,6 +239,10 @@ impl Recorder {
         let error = exit.error_type().map(|error_type| RunError { error_type, message: &message, trace_id });
         let run = EndedRun { kind: exit.kind(), started: started_wall, duration, error };
         let error_type = task.run_ended(&run, || self.at(now), &self.registry().error_type_budget);
+        let exemplar = self.exemplars_wanted.load(Relaxed).then(|| exemplar(duration)).flatten();
+        if let Some(span) = exemplar {
+            task.note_exemplar(exit.kind(), error_type, duration, span);
+        }
         let seconds = duration.as_secs_f64();
         match &*self.exposition.load() {
             Some(exposition) => {
@@ -251,6 +259,12 @@ impl Recorder {
             }
         }
         now
+    }
+
+    /// The exemplars of the runs that ended since this was first called.
+    pub(crate) fn exemplars(&self) -> Vec<RunExemplar> {
+        self.exemplars_wanted.store(true, Relaxed);
+        self.registry().listing().iter().flat_map(|task| task.run_exemplars()).collect()
     }
 
     pub(crate) fn snapshot(&self, name: &str) -> Option<TaskSnapshot> {

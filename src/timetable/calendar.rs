@@ -6,9 +6,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
+use jiff::{
+    SignedDuration, Timestamp,
+    civil::{DateTime, Time},
+    tz::TimeZone,
+};
 
-use super::{ScheduleError, cron::Cron, daily::Daily, zone};
+use crate::policy::text::DurationText;
+
+use super::{LocalTime, ScheduleError, cron::Cron, daily::Daily, zone};
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Calendar {
@@ -21,6 +27,8 @@ pub(super) struct Calendar {
 enum Times {
     Daily(Daily),
     Cron(Cron),
+    /// At whole multiples from midnight; they divide the day.
+    Aligned(Duration),
 }
 
 /// How far the clock may have been set back for what it then shows again to be left out. Further, and the last time is
@@ -38,40 +46,75 @@ impl Calendar {
         Ok(Self { times: Times::Cron(cron), zone: zone::find(zone)?, zone_name: zone.into() })
     }
 
+    pub(super) fn aligned(interval: Duration, zone: &str) -> Result<Self, ScheduleError> {
+        const DAY: u128 = 86_400_000_000_000;
+        match interval.as_nanos() {
+            0 => return Err(ScheduleError::ZeroInterval),
+            nanos if DAY % nanos != 0 => return Err(ScheduleError::NotADivisorOfADay),
+            _ => {}
+        }
+        Ok(Self { times: Times::Aligned(interval), zone: zone::find(zone)?, zone_name: zone.into() })
+    }
+
+    /// The same with another interval.
+    pub(super) fn with_interval(&self, interval: Duration) -> Result<Self, ScheduleError> {
+        Self::aligned(interval, &self.zone_name)
+    }
+
+    /// The interval, if it has one.
+    pub(super) fn interval(&self) -> Option<Duration> {
+        match self.times {
+            Times::Aligned(interval) => Some(interval),
+            _ => None,
+        }
+    }
+
+    /// What the zone's clock shows.
+    pub(super) fn local(&self, at: SystemTime) -> Option<LocalTime> {
+        let time = self.zone.to_datetime(Timestamp::try_from(at).ok()?);
+        let part = |part: i8| part.unsigned_abs();
+        Some(LocalTime {
+            year: time.year(),
+            month: part(time.month()),
+            day: part(time.day()),
+            weekday: part(time.weekday().to_monday_one_offset()),
+            hour: part(time.hour()),
+            minute: part(time.minute()),
+            second: part(time.second()),
+            at,
+        })
+    }
+
     pub(super) fn next(&self, after: SystemTime) -> Option<SystemTime> {
         let after = Timestamp::try_from(after).ok()?;
-        let next = match self.every_so_often() {
-            None => self.next_local(after),
-            Some(cron) => self.next_real(cron, after),
-        };
+        let next = if self.is_every_so_often() { self.next_real(after) } else { self.next_local(after) };
         SystemTime::try_from(next?).ok()
     }
 
     pub(super) fn previous(&self, at: SystemTime) -> Option<SystemTime> {
         let at = Timestamp::try_from(at).ok()?;
-        let previous = match self.every_so_often() {
-            None => self.previous_local(at),
-            Some(cron) => self.previous_real(cron, at),
-        };
+        let previous =
+            if self.is_every_so_often() { self.previous_real(at) } else { self.previous_local(at) };
         SystemTime::try_from(previous?).ok()
     }
 
     /// How far the clock may be set back without the last time being forgotten.
     pub(super) fn not_repeated(&self) -> Duration {
-        if self.every_so_often().is_some() { NOT_REPEATED_OFTEN } else { NOT_REPEATED }
+        if self.is_every_so_often() { NOT_REPEATED_OFTEN } else { NOT_REPEATED }
     }
 
-    fn every_so_often(&self) -> Option<&Cron> {
+    fn is_every_so_often(&self) -> bool {
         match &self.times {
-            Times::Cron(cron) if !cron.names_hours() => Some(cron),
-            _ => None,
+            Times::Daily(_) => false,
+            Times::Cron(cron) => !cron.names_hours(),
+            Times::Aligned(_) => true,
         }
     }
 
     fn next_local(&self, after: Timestamp) -> Option<Timestamp> {
         let mut time = zone::latest_shown(&self.zone, after);
         loop {
-            time = self.times.next(time)?;
+            time = self.times.next(time, false)?;
             let due = zone::first_shown(&self.zone, time)?;
             if due > after {
                 return Some(due);
@@ -84,11 +127,12 @@ impl Calendar {
     }
 
     /// Between two changes of the clock, local times and instants run alike.
-    fn next_real(&self, cron: &Cron, after: Timestamp) -> Option<Timestamp> {
+    fn next_real(&self, after: Timestamp) -> Option<Timestamp> {
         let (mut from, mut inclusive) = (after, false);
         loop {
             let offset = self.zone.to_offset(from);
-            let due = cron
+            let due = self
+                .times
                 .next(offset.to_datetime(from), inclusive)
                 .and_then(|time| offset.to_timestamp(time).ok());
             let change = zone::next_change(&self.zone, from);
@@ -101,11 +145,11 @@ impl Calendar {
         }
     }
 
-    fn previous_real(&self, cron: &Cron, at: Timestamp) -> Option<Timestamp> {
+    fn previous_real(&self, at: Timestamp) -> Option<Timestamp> {
         let mut from = at;
         loop {
             let offset = self.zone.to_offset(from);
-            let due = offset.to_timestamp(cron.previous(offset.to_datetime(from))?).ok()?;
+            let due = offset.to_timestamp(self.times.previous(offset.to_datetime(from))?).ok()?;
             match zone::last_change(&self.zone, from) {
                 Some(change) if due < change => {
                     from = change.checked_sub(SignedDuration::from_nanos(1)).ok()?
@@ -117,19 +161,37 @@ impl Calendar {
 }
 
 impl Times {
-    fn next(&self, after: DateTime) -> Option<DateTime> {
+    /// The first after, or with `inclusive` from then on.
+    fn next(&self, after: DateTime, inclusive: bool) -> Option<DateTime> {
         match self {
             Self::Daily(daily) => daily.next(after),
-            Self::Cron(cron) => cron.next(after, false),
+            Self::Cron(cron) => cron.next(after, inclusive),
+            Self::Aligned(interval) => {
+                let latest = latest_multiple(after, *interval)?;
+                if inclusive && latest == after {
+                    return Some(latest);
+                }
+                latest.checked_add(SignedDuration::try_from(*interval).ok()?).ok()
+            }
         }
     }
 
+    /// The last up to then.
     fn previous(&self, at: DateTime) -> Option<DateTime> {
         match self {
             Self::Daily(daily) => daily.previous(at),
             Self::Cron(cron) => cron.previous(at),
+            Self::Aligned(interval) => latest_multiple(at, *interval),
         }
     }
+}
+
+/// The last local time up to `at` that lies a whole number of intervals after midnight.
+fn latest_multiple(at: DateTime, interval: Duration) -> Option<DateTime> {
+    let midnight = at.date().to_datetime(Time::midnight());
+    let since = at.duration_since(midnight).as_nanos();
+    let over = since % i128::try_from(interval.as_nanos()).ok()?.max(1);
+    at.checked_sub(SignedDuration::from_nanos(i64::try_from(over).ok()?)).ok()
 }
 
 impl fmt::Display for Calendar {
@@ -137,6 +199,7 @@ impl fmt::Display for Calendar {
         match &self.times {
             Times::Daily(daily) => write!(f, "{daily}")?,
             Times::Cron(cron) => write!(f, "{cron}")?,
+            Times::Aligned(interval) => write!(f, "every {} aligned", DurationText(*interval))?,
         }
         write!(f, " in {}", self.zone_name)
     }

@@ -1,4 +1,5 @@
-//! Where one life of a loop stands in its schedule: what is due next, what was missed, what overlapped.
+//! Where one life of a loop stands in its schedule: what is due next, what was missed, what overlapped. What it leaves to the next
+//! life is an [`Account`].
 //!
 //! Two clocks: the steady one, on which rhythms run and which is told as the time since the life began, and the wall clock,
 //! which anybody may set.
@@ -8,7 +9,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{MissedPolicy, Schedule, value::Rhythm};
+#[cfg(feature = "calendar")]
+use super::value::Passed;
+use super::{Account, MissedPolicy, Schedule, Trigger, value::Rhythm};
 use crate::policy::fraction;
 
 /// What both clocks show.
@@ -23,6 +26,17 @@ pub(crate) struct Now {
 pub(crate) enum Moment {
     Steady(Duration),
     Wall(SystemTime),
+}
+
+impl Now {
+    /// What the clocks showed when a life began. Not zero, so that times before it can be told.
+    pub(crate) const ORIGIN: Duration = Duration::from_secs(1 << 36);
+
+    /// What the clocks showed so long ago, if nobody has set them since.
+    pub(crate) fn ago(self, ago: Duration) -> Self {
+        let wall = self.wall.checked_sub(ago).unwrap_or(self.wall);
+        Self { steady: self.steady.saturating_sub(ago), wall }
+    }
 }
 
 impl Moment {
@@ -63,14 +77,30 @@ impl Moment {
 
 /// What a time that has come makes of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fire {
-    /// An iteration begins, so long after its time.
-    Run { late: Duration },
-    /// All that was due is left out.
-    Skip,
+pub(crate) struct Fired {
+    /// The iteration that begins.
+    pub(crate) begins: Option<Begins>,
+    /// The number of times that are left out because they were missed.
+    pub(crate) missed: u64,
 }
 
-/// A time that was used up, on both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Begins {
+    /// The time that it is for.
+    pub(crate) due: SystemTime,
+    /// How long after that time, and its jitter, it begins.
+    pub(crate) late: Duration,
+    pub(crate) trigger: Trigger,
+}
+
+/// The number of times that are left out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct LeftOut {
+    pub(crate) missed: u64,
+    pub(crate) overlapped: u64,
+}
+
+/// A time that is used, on both clocks.
 #[derive(Debug, Clone, Copy)]
 struct Used {
     steady: Duration,
@@ -84,33 +114,86 @@ struct Due {
     /// When its iteration is to begin: with its jitter, or while it waits for another to end.
     at: Moment,
     jitter: Duration,
+    /// Whether it is the first one of a life that begins at once.
+    immediate: bool,
 }
 
+/// Invariants:
+/// 1. `due` is the first time that is not used. It is `None` at the end of the schedule, and while an iteration runs that the next
+///    one waits for.
+/// 2. Times are used in their order, so the latest one tells of all.
+/// 3. A time leaves `due` as a used one, or to come again.
 pub(crate) struct Course {
     schedule: Arc<Schedule>,
+    account: Account,
     due: Option<Due>,
+    /// The last time that this life used.
     last: Option<Used>,
     /// Since when the schedule holds.
     since: Duration,
     /// How many of the times that were missed are still to be caught up with.
     behind: u32,
+    /// Whether the single time of `once` is used.
+    taken: bool,
     /// What the wall clock showed when it was last read.
     read: SystemTime,
 }
 
+/// What is restored if a time turns out to be still due.
+#[derive(Clone, Copy)]
+struct Before {
+    account: Account,
+    last: Option<Used>,
+    taken: bool,
+}
+
 impl Course {
-    /// Begins; `last` is the last time that the life before used up.
+    /// Begins a life with what the one before has left. Also returns the number of times that it left out.
     pub(crate) fn begin(
         schedule: Arc<Schedule>,
-        last: Option<SystemTime>,
+        mut account: Account,
         now: Now,
         random: &dyn Fn() -> f64,
-    ) -> Self {
-        let mut course =
-            Self { schedule, due: None, last: None, since: now.steady, behind: 0, read: now.wall };
-        let first = course.first(last, now);
-        course.set_due(first, now, random);
-        course
+    ) -> (Self, LeftOut) {
+        let carried = account.begin(&schedule, now.wall);
+        let mut course = Self {
+            schedule,
+            account,
+            due: None,
+            last: None,
+            since: now.steady,
+            behind: 0,
+            taken: false,
+            read: now.wall,
+        };
+        let mut left = LeftOut::default();
+        if let Some(carried) = carried {
+            course.carry(carried, now);
+        }
+        let next = match course.last {
+            Some(_) if course.schedule.says_immediate() != Some(true) => course.next(now),
+            _ => course.first(now, &mut left),
+        };
+        course.set_due(next, now, random);
+        (course, left)
+    }
+
+    /// Goes on from the last time of an earlier process.
+    fn carry(&mut self, carried: SystemTime, now: Now) {
+        match self.schedule.rhythm() {
+            Rhythm::Every(interval) | Rhythm::Delay(interval) => {
+                let ahead = carried.duration_since(now.wall).unwrap_or_default();
+                // Further ahead than the next time, and the clock was wrong.
+                if ahead <= *interval {
+                    let past = Moment::Wall(carried).past(now);
+                    let steady = now.steady.saturating_add(ahead).saturating_sub(past);
+                    self.last = Some(Used { steady, wall: carried });
+                    self.since = self.since.min(steady);
+                }
+            }
+            Rhythm::Once(at) => self.taken = *at <= carried,
+            _ => {}
+        }
     }
 
     /// When the next iteration is due; `None` where the schedule is at its end.
@@ -122,44 +205,96 @@ impl Course {
         &self.schedule
     }
 
-    /// The last time that was used up.
-    pub(crate) fn last_used(&self) -> Option<SystemTime> {
-        self.last.map(|last| last.wall)
+    pub(crate) fn account(&self) -> Account {
+        self.account
     }
 
-    #[cfg_attr(not(feature = "calendar"), expect(unused_variables, reason = "a calendar alone looks back"))]
-    fn first(&self, last: Option<SystemTime>, now: Now) -> Option<Moment> {
+    /// The first time of the schedule, as far as this life is concerned.
+    fn first(&mut self, now: Now, left: &mut LeftOut) -> Option<(Moment, bool)> {
         let starts = self.schedule.start().filter(|starts| *starts > now.wall);
         match self.schedule.rhythm() {
             Rhythm::Invalid(_) => None,
-            Rhythm::Once(at) => Some(Moment::Wall(*at)),
+            Rhythm::Once(_) => self.next(now),
             _ if self.schedule.is_immediate() => {
-                Some(starts.map_or(Moment::Steady(now.steady), Moment::Wall))
+                if let Some(starts) = starts {
+                    return Some((Moment::Wall(starts), true));
+                }
+                if self.is_calendar() {
+                    // It takes the place of what was left.
+                    left.missed += self.later(now, false, false).count;
+                    self.account.hold_from(now.wall);
+                } else if self.schedule.has_phase() {
+                    // The rhythm does not begin with it.
+                    self.since = self.since.max(now.steady.saturating_add(Duration::from_nanos(1)));
+                }
+                Some((Moment::Steady(now.steady), true))
             }
-            Rhythm::Every(interval) | Rhythm::Delay(interval) => {
-                Some(starts.map_or(Moment::Steady(now.steady), Moment::Wall).later(*interval))
+            Rhythm::Every(_) | Rhythm::Delay(_) => {
+                let first = self.schedule.first_at(now.wall)?;
+                let is_ahead = starts.is_some();
+                Some((if is_ahead { Moment::Wall(first) } else { self.steadily(first, now) }, false))
             }
             #[cfg(feature = "calendar")]
-            Rhythm::Calendar(calendar) => {
-                let from = self.schedule.first_at(now.wall)?;
-                // Not what the life before has done already.
-                match last.filter(|last| *last >= from && !was_wrong(calendar, *last, now)) {
-                    Some(last) => self.schedule.next_after(last).map(Moment::Wall),
-                    None => Some(Moment::Wall(from)),
-                }
-            }
+            Rhythm::Calendar(_) => self.next(now),
         }
     }
 
-    fn set_due(&mut self, time: Option<Moment>, now: Now, random: &dyn Fn() -> f64) {
-        let spread = self.schedule.spread();
-        self.due = time.filter(|time| self.has_not_ended(*time, now)).map(|time| {
-            let jitter = match spread {
-                Duration::ZERO => Duration::ZERO,
-                spread => fraction(spread, random()),
-            };
-            Due { time, at: time.later(jitter), jitter }
+    /// A time to come, on the clock that nobody can set.
+    fn steadily(&self, time: SystemTime, now: Now) -> Moment {
+        Moment::Steady(now.steady.saturating_add(Moment::Wall(time).ahead(now)))
+    }
+
+    /// The first time that is not used.
+    fn next(&self, now: Now) -> Option<(Moment, bool)> {
+        let next = match self.schedule.rhythm() {
+            Rhythm::Every(interval) | Rhythm::Delay(interval) => {
+                let last = self.last?;
+                match self.schedule.start().filter(|starts| *starts > now.wall.max(last.wall)) {
+                    Some(_) => Moment::Wall(self.schedule.first_at(now.wall)?),
+                    None if self.schedule.has_phase() && last.steady < self.since => {
+                        self.steadily(self.schedule.first_at(now.wall)?, now)
+                    }
+                    None => {
+                        // Before the schedule came to hold, none of its times was due.
+                        let before = match last.steady < self.since {
+                            true => multiple(*interval, whole(last.steady, self.since, *interval)),
+                            false => Duration::ZERO,
+                        };
+                        Moment::Steady(last.steady.saturating_add(before).saturating_add(*interval))
+                    }
+                }
+            }
+            Rhythm::Once(at) if !self.taken && self.schedule.is_within(*at) => Moment::Wall(*at),
+            Rhythm::Once(_) | Rhythm::Invalid(_) => return None,
+            #[cfg(feature = "calendar")]
+            Rhythm::Calendar(_) => Moment::Wall(self.schedule.next_after(self.account.base())?),
+        };
+        Some((next, false))
+    }
+
+    fn set_due(&mut self, next: Option<(Moment, bool)>, now: Now, random: &dyn Fn() -> f64) {
+        self.due = next.filter(|(time, _)| self.has_not_ended(*time, now)).map(|(time, immediate)| {
+            let window = self.window(time);
+            let mut jitter = if window.is_zero() { window } else { fraction(window, random()) };
+            let past = time.past(now);
+            if jitter < past && past <= window {
+                // There is still room for it.
+                jitter = past;
+            }
+            Due { time, at: time.later(jitter), jitter, immediate }
         });
+    }
+
+    /// Up to how much later than its time an iteration may be made to begin: not past the next time.
+    fn window(&self, time: Moment) -> Duration {
+        let most = self.schedule.most_jitter();
+        match time {
+            Moment::Wall(time) if self.is_calendar() && !most.is_zero() => {
+                let next = self.schedule.next_after(time);
+                next.and_then(|next| next.duration_since(time).ok()).map_or(most, |gap| gap.min(most))
+            }
+            _ => most,
+        }
     }
 
     /// Of a rhythm, too, nothing is due after its end.
@@ -167,185 +302,243 @@ impl Course {
         self.schedule.end().is_none_or(|ends| time.on_wall(now).is_some_and(|time| time <= ends))
     }
 
-    /// Takes what is due: says whether an iteration begins, and how many times are left out.
-    pub(crate) fn fire(&mut self, missed: MissedPolicy, now: Now) -> (Fire, u64) {
-        let Some(due) = self.due.take() else { return (Fire::Skip, 0) };
+    /// Uses what is due: returns whether an iteration begins, and how many times are left out.
+    pub(crate) fn fire(&mut self, policy: MissedPolicy, now: Now) -> Fired {
+        let Some(due) = self.due.take() else { return Fired { begins: None, missed: 0 } };
         let late = due.at.past(now);
-        let first = self.used(due.time, now);
-        self.last = Some(first);
+        let first = self.use_up(due.time, now);
         if self.behind > 0 {
             self.behind -= 1;
-            return (Fire::Run { late }, 0);
+            return Fired { begins: Some(first.begins(late, Trigger::Missed)), missed: 0 };
         }
-        // What came after it, with its jitter taken off: the others would be as much later.
-        let until = Now {
-            steady: now.steady.saturating_sub(due.jitter),
-            wall: now.wall.checked_sub(due.jitter).unwrap_or(now.wall),
-        };
-        let further = self.times_between(until, true);
+        let further = self.later(now, true, true);
         let Some(latest) = further.last else {
-            let skipped = missed == MissedPolicy::Skip && late > Schedule::START_TOLERANCE;
-            return if skipped { (Fire::Skip, 1) } else { (Fire::Run { late }, 0) };
+            let is_late = late > Schedule::START_TOLERANCE;
+            if is_late && policy == MissedPolicy::Skip {
+                return Fired { begins: None, missed: 1 };
+            }
+            let trigger = if is_late {
+                Trigger::Missed
+            } else if due.immediate {
+                Trigger::Immediate
+            } else {
+                Trigger::Schedule
+            };
+            return Fired { begins: Some(first.begins(late, trigger)), missed: 0 };
         };
-        let latest_late = until.steady.saturating_sub(latest.steady);
-        match missed {
-            MissedPolicy::Skip if latest_late > Schedule::START_TOLERANCE => {
-                self.last = Some(latest);
-                (Fire::Skip, further.count.saturating_add(1))
-            }
-            MissedPolicy::Skip | MissedPolicy::RunOnce => {
-                self.last = Some(latest);
-                (Fire::Run { late: latest_late }, further.count)
-            }
+        // The others would have been as much later as the first.
+        let late = |used: Used| now.steady.saturating_sub(used.steady).saturating_sub(due.jitter);
+        let all = further.count.saturating_add(1);
+        let (begins, missed) = match policy {
+            MissedPolicy::Skip if late(latest) > Schedule::START_TOLERANCE => (None, all),
+            MissedPolicy::Skip | MissedPolicy::RunOnce => (Some(latest), further.count),
             MissedPolicy::CatchUp(limit) => {
-                let all = further.count.saturating_add(1);
                 let run = u32::try_from(all).unwrap_or(u32::MAX).min(limit.max(1));
-                let left_out = all - u64::from(run);
-                if left_out > 0 {
-                    self.last = Some(self.back_from(latest, run - 1, until));
-                }
                 self.behind = run - 1;
-                let late = until.steady.saturating_sub(self.last.map_or(until.steady, |last| last.steady));
-                (Fire::Run { late }, left_out)
+                let left_out = all - u64::from(run);
+                let begins = if left_out == 0 { first } else { self.back_from(latest, run - 1, now) };
+                (Some(begins), left_out)
             }
-        }
+        };
+        self.set_last(begins.unwrap_or(latest));
+        Fired { begins: begins.map(|used| used.begins(late(used), Trigger::Missed)), missed }
     }
 
-    /// Goes on from the time that was taken last, once its iteration has ended. Answers how many times passed meanwhile: those
-    /// are left out, but for the first of them with `queue`.
-    pub(crate) fn follow(&mut self, queue: bool, now: Now, random: &dyn Fn() -> f64) -> u64 {
-        let Some(last) = self.last else { return 0 };
-        if let Rhythm::Delay(delay) = self.schedule.rhythm() {
-            self.set_due(Some(Moment::Steady(now.steady.saturating_add(*delay))), now, random);
-            return 0;
-        }
-        if self.behind > 0 {
-            self.set_due(self.after(last), now, random);
-            return 0;
-        }
-        let passed = self.times_between(now, false);
-        match (passed.first, passed.last) {
-            (Some(first), Some(latest)) if queue => {
-                // It waits no longer, and the rhythm goes on from the last that passed.
-                let at =
-                    if self.is_rhythm() { Moment::Steady(first.steady) } else { Moment::Wall(first.wall) };
-                let time =
-                    if self.is_rhythm() { Moment::Steady(latest.steady) } else { Moment::Wall(latest.wall) };
-                self.due = Some(Due { time, at, jitter: Duration::ZERO });
-                passed.count - 1
-            }
-            (_, latest) => {
-                let next = self.not_before(latest.unwrap_or(last), now);
-                self.set_due(next, now, random);
-                passed.count
-            }
-        }
+    /// Uses what is due although nothing begins. Returns how many times are left out.
+    pub(crate) fn overlap(&mut self, now: Now) -> u64 {
+        self.take(now, true).count
     }
 
-    /// Goes on from the time that was taken last while its iteration still runs.
+    /// Goes on from the time that was used last.
     pub(crate) fn go_on(&mut self, now: Now, random: &dyn Fn() -> f64) {
-        if let Some(last) = self.last {
-            let next = if self.behind > 0 { self.after(last) } else { self.not_before(last, now) };
+        self.set_due(self.next(now), now, random);
+    }
+
+    /// Goes on once the iteration has ended that the next one waited for. Returns how many times passed meanwhile: those are left
+    /// out, but for one of them with `queue`.
+    pub(crate) fn follow(&mut self, queue: bool, now: Now, random: &dyn Fn() -> f64) -> u64 {
+        if self.due.is_none() {
+            let next = match (self.schedule.rhythm(), self.next(now)) {
+                (Rhythm::Delay(delay), Some((Moment::Steady(_), _))) => {
+                    Some((Moment::Steady(now.steady.saturating_add(*delay)), false))
+                }
+                (_, next) => next,
+            };
             self.set_due(next, now, random);
         }
+        if self.behind > 0 || matches!(self.schedule.rhythm(), Rhythm::Delay(_) | Rhythm::Once(_)) {
+            return 0;
+        }
+        let before = self.before();
+        let passed = self.take(now, false);
+        let (Some(first), Some(latest)) = (passed.first, passed.last) else { return 0 };
+        if queue {
+            let at = self.moment(first);
+            self.keep_latest(before, &passed, latest, at, now);
+            return passed.count - 1;
+        }
+        self.go_on(now, random);
+        passed.count
     }
 
-    /// Leaves out what fell due up to now: it was not to take place.
-    pub(crate) fn leave_out(&mut self, now: Now, random: &dyn Fn() -> f64) {
-        let Some(due) =
-            self.due.filter(|due| due.at.ahead(now).is_zero() && due.at.past(now) > Duration::ZERO)
-        else {
-            return;
-        };
-        self.behind = 0;
-        let used = self.used(due.time, now);
-        self.last = Some(used);
-        let next = self.not_before(used, now);
-        self.set_due(next, now, random);
+    /// Leaves out what has passed: the loop is paused, or was. Returns how many times.
+    pub(crate) fn leave_out(&mut self, now: Now, random: &dyn Fn() -> f64) -> u64 {
+        let passed = self.take(now, false).count;
+        if passed > 0 {
+            self.behind = 0;
+            self.go_on(now, random);
+        }
+        passed
     }
 
-    /// Another schedule has held since then. A rhythm is reckoned from the last time that was used up, and due at once where
-    /// that is past; a calendar begins with what it shows next. With `waits`, an iteration has to be
-    /// [followed](Self::follow) first.
+    /// Another schedule has held since `since`. A time that had come before stays due, the latest if there are several. A rhythm
+    /// is reckoned from the last time that was used, and due at once where that is past; a calendar begins with what it shows
+    /// next. With `running`, an iteration has to be [followed](Self::follow) first; with `queue`, one may wait for it.
     pub(crate) fn change(
         &mut self,
         schedule: Arc<Schedule>,
         since: Duration,
-        waits: bool,
+        (running, queue): (bool, bool),
         now: Now,
         random: &dyn Fn() -> f64,
-    ) {
+    ) -> LeftOut {
+        let mut left = LeftOut::default();
+        let at = now.ago(now.steady.saturating_sub(since));
+        if running && self.due.is_none() {
+            left.overlapped = self.follow(queue, at, &|| 0.0);
+            self.due = self.due.filter(|due| !due.time.past(at).is_zero());
+        } else {
+            left.missed = self.keep_due(at);
+        }
+        // One that is due at once now stays so.
+        let has_started = schedule.start().is_none_or(|starts| starts <= now.wall);
+        let is_due = |due: &Due| due.immediate && due.at.ahead(now).is_zero();
+        let stays =
+            |due: &Due| !due.time.past(at).is_zero() || is_due(due) && has_started && schedule.is_immediate();
+        self.due = self.due.filter(stays);
         self.schedule = schedule;
         self.since = since;
         self.behind = 0;
-        let calendar = !self.is_rhythm();
-        let has_started = self.schedule.start().is_none_or(|starts| starts <= now.wall);
-        match &mut self.last {
-            // It begins anew then.
-            Some(_) if !calendar && !has_started => {
-                let first = self.first(None, now);
-                self.set_due(first, now, random);
-            }
-            None => {
-                // The first iteration is still to come. One that was due at once stays so.
-                let is_due = self.due.is_some_and(|due| due.at.ahead(now).is_zero());
-                if !(is_due && has_started && self.schedule.is_immediate()) {
-                    let first = self.first(None, now);
-                    self.set_due(first, now, random);
+        self.account.hold_from(at.wall);
+        if self.is_calendar() && self.account.is_forgotten(&self.schedule, now.wall) {
+            self.account.forget(now.wall);
+        }
+        self.taken = matches!(self.schedule.rhythm(), Rhythm::Once(at) if self.account.used() == Some(*at));
+        if self.due.is_none() && !running {
+            let next = match self.last {
+                None => self.first(now, &mut left),
+                Some(last) if !self.schedule.has_phase() && self.is_rhythm() => {
+                    let interval = self.schedule.interval().unwrap_or_default();
+                    Some((Moment::Steady(last.steady.saturating_add(interval)), false))
                 }
+                Some(_) => self.next(now),
+            };
+            let at_once = (Moment::Steady(now.steady), false);
+            let next = next.map(|next| match next {
+                (Moment::Steady(time), _) if time < now.steady => at_once,
+                next => next,
+            });
+            self.set_due(next, now, random);
+        }
+        left
+    }
+
+    /// Keeps the latest of the times that came before `at` due. Returns how many others are left out.
+    fn keep_due(&mut self, at: Now) -> u64 {
+        let Some(due) = self.due.filter(|due| !due.time.past(at).is_zero()) else { return 0 };
+        let before = self.before();
+        let first = self.use_up(due.time, at);
+        let further = self.later(at, false, false);
+        match further.last {
+            None => self.restore(before),
+            Some(latest) => {
+                let passed = Between { count: further.count + 1, first: Some(first), last: Some(latest) };
+                self.keep_latest(before, &passed, latest, due.at, at);
             }
-            Some(last) => {
-                if calendar {
-                    let ago = now.steady.saturating_sub(since);
-                    last.wall = last.wall.max(now.wall.checked_sub(ago).unwrap_or(now.wall));
-                }
-                if !waits {
-                    let next = self.last.and_then(|last| self.after(last));
-                    let at_once = Moment::Steady(now.steady);
-                    self.set_due(
-                        next.map(|next| if next.past(now).is_zero() { next } else { at_once }),
-                        now,
-                        random,
-                    );
-                }
+        }
+        further.count
+    }
+
+    /// Looks at the wall clock: where it was set back, the next time of a calendar is found again. Returns how many times are
+    /// left out: those that had come on a clock that was wrong.
+    pub(crate) fn look(&mut self, now: Now, random: &dyn Fn() -> f64) -> u64 {
+        let read = std::mem::replace(&mut self.read, now.wall);
+        if read <= now.wall || !self.is_calendar() {
+            return 0;
+        }
+        if self.account.is_forgotten(&self.schedule, now.wall) {
+            let missed = self.left(Now { wall: read, ..now });
+            self.account.forget(now.wall);
+            self.behind = 0;
+            if self.due.is_some() {
+                self.go_on(now, random);
             }
+            return missed;
+        }
+        self.account.set_back(now.wall);
+        match self.due.map(|due| due.time) {
+            Some(Moment::Wall(time)) if time > now.wall => {
+                self.go_on(now, random);
+                // One of a schedule before does not come again.
+                u64::from(time <= read && !self.comes(time))
+            }
+            _ => 0,
         }
     }
 
-    /// Looks at the wall clock: where it was set back, the next time of a calendar is found anew.
-    pub(crate) fn look(&mut self, now: Now, random: &dyn Fn() -> f64) {
-        if std::mem::replace(&mut self.read, now.wall) > now.wall {
-            if let Some(next) = self.found_anew(now) {
-                self.set_due(next, now, random);
-            }
-        }
+    /// Whether it is a time of the schedule that is not used.
+    fn comes(&self, time: SystemTime) -> bool {
+        let just_before = time.checked_sub(Duration::from_nanos(1)).unwrap_or(time);
+        self.schedule.next_after(just_before.max(self.account.base())) == Some(time)
     }
 
-    /// The next time of a calendar on a clock that was set back; `None` for what is no calendar.
-    #[cfg_attr(not(feature = "calendar"), expect(unused_variables, reason = "there is none"))]
-    fn found_anew(&self, now: Now) -> Option<Option<Moment>> {
-        match self.schedule.rhythm() {
-            #[cfg(feature = "calendar")]
-            Rhythm::Calendar(calendar) => {
-                let last = self.last_used().filter(|last| !was_wrong(calendar, *last, now));
-                let after = last.map_or(now.wall, |last| last.max(now.wall));
-                Some(self.schedule.next_after(after).map(Moment::Wall))
-            }
-            _ => None,
+    /// How many times had come and are not used.
+    fn left(&mut self, now: Now) -> u64 {
+        let Some(due) = self.due.filter(|due| due.time.ahead(now).is_zero()) else { return 0 };
+        let before = self.before();
+        self.use_up(due.time, now);
+        let left = self.later(now, true, false).count + 1;
+        self.restore(before);
+        left
+    }
+
+    /// Ends the life. Returns how many times are left out. What a calendar has left is due in the next life; a rhythm begins again
+    /// there. With `running`, an iteration ends with the life that the next one waited for; `over`, and nothing more was due.
+    pub(crate) fn end(&mut self, (running, queue): (bool, bool), over: bool, now: Now) -> LeftOut {
+        let mut left = LeftOut::default();
+        if over {
+            self.account.hold_from(now.wall);
+            return left;
         }
+        if running && self.due.is_none() {
+            left.overlapped = self.follow(queue, now, &|| 0.0);
+        }
+        let just_before = now.ago(Duration::from_nanos(1));
+        if self.is_rhythm() {
+            left.missed = self.left(just_before);
+        } else if let Some(Moment::Wall(time)) = self.due.map(|due| due.time).filter(|_| self.is_calendar()) {
+            // The next life does not know of one of a schedule before.
+            if time <= just_before.wall && !self.comes(time) {
+                self.use_up(Moment::Wall(time), now);
+                left.missed = 1;
+            }
+        }
+        left
     }
 
     /// The next time of the schedule, whether an iteration is waited for at that time or not.
     pub(crate) fn upcoming(&self, now: Now) -> Option<Moment> {
-        self.due().or_else(|| self.after(self.last?).filter(|time| self.has_not_ended(*time, now)))
+        self.due()
+            .or_else(|| self.next(now).map(|(time, _)| time).filter(|time| self.has_not_ended(*time, now)))
     }
 
     /// How far the next time and the one after it lie apart.
     pub(crate) fn distance(&self) -> Option<Duration> {
         self.schedule.interval().or_else(|| {
-            let next = match (self.due, self.last) {
-                (Some(due), _) => due.time,
-                (None, last) => self.after(last?)?,
+            let next = match self.due {
+                Some(due) => due.time,
+                None if self.is_calendar() => Moment::Wall(self.schedule.next_after(self.account.base())?),
+                None => return None,
             };
             let Moment::Wall(next) = next else { return None };
             self.schedule.next_after(next)?.duration_since(next).ok()
@@ -354,111 +547,132 @@ impl Course {
 
     /// Whether a time can come while an iteration runs.
     pub(crate) fn overlaps(&self) -> bool {
-        !matches!(self.schedule.rhythm(), Rhythm::Delay(_))
+        !self.schedule.is_delay()
+    }
+
+    /// Whether times that were missed are still to be caught up with, one after the other.
+    pub(crate) fn catches_up(&self) -> bool {
+        self.behind > 0
     }
 
     fn is_rhythm(&self) -> bool {
         matches!(self.schedule.rhythm(), Rhythm::Every(_) | Rhythm::Delay(_))
     }
 
-    fn used(&self, time: Moment, now: Now) -> Used {
-        let past = time.past(now);
-        match time {
-            Moment::Steady(steady) => Used { steady, wall: now.wall.checked_sub(past).unwrap_or(now.wall) },
-            Moment::Wall(wall) => Used { steady: now.steady.saturating_sub(past), wall },
+    fn is_calendar(&self) -> bool {
+        self.schedule.is_calendar()
+    }
+
+    fn before(&self) -> Before {
+        Before { account: self.account, last: self.last, taken: self.taken }
+    }
+
+    fn restore(&mut self, before: Before) {
+        (self.account, self.last, self.taken) = (before.account, before.last, before.taken);
+    }
+
+    /// Uses what has come, with its jitter, before `now` or with `inclusive` up to it.
+    fn take(&mut self, now: Now, inclusive: bool) -> Between {
+        let has_come = |due: &Due| due.at.ahead(now).is_zero() && (inclusive || !due.at.past(now).is_zero());
+        let Some(due) = self.due.filter(has_come) else { return Between::default() };
+        self.due = None;
+        let first = self.use_up(due.time, now);
+        let further = self.later(now, inclusive, true);
+        if let Some(last) = further.last {
+            self.set_last(last);
+        }
+        Between {
+            count: further.count.saturating_add(1),
+            first: Some(first),
+            last: further.last.or(Some(first)),
         }
     }
 
-    /// The time after that one.
-    fn after(&self, last: Used) -> Option<Moment> {
+    /// The latest of those that were used stays due, and is to begin at `at`.
+    fn keep_latest(&mut self, before: Before, passed: &Between, latest: Used, at: Moment, now: Now) {
+        self.restore(before);
+        if passed.count > 1 {
+            let used = self.back_from(latest, 1, now);
+            self.set_last(used);
+        }
+        self.due = Some(Due { time: self.moment(latest), at, jitter: Duration::ZERO, immediate: false });
+    }
+
+    fn moment(&self, used: Used) -> Moment {
+        if self.is_rhythm() { Moment::Steady(used.steady) } else { Moment::Wall(used.wall) }
+    }
+
+    fn use_up(&mut self, time: Moment, now: Now) -> Used {
+        let used = on_both(time, now);
         match self.schedule.rhythm() {
-            Rhythm::Every(interval) | Rhythm::Delay(interval) => {
-                Some(Moment::Steady(last.steady.saturating_add(*interval)))
-            }
-            Rhythm::Once(_) | Rhythm::Invalid(_) => None,
+            Rhythm::Once(at) => self.taken |= time == Moment::Wall(*at),
             #[cfg(feature = "calendar")]
-            Rhythm::Calendar(_) => self.schedule.next_after(last.wall).map(Moment::Wall),
+            Rhythm::Calendar(_) => {
+                // One of a schedule before may be earlier.
+                let latest = self.account.used().map_or(used.wall, |latest| latest.max(used.wall));
+                self.last = Some(used);
+                self.account.set_used(latest);
+                return used;
+            }
+            _ => {}
         }
+        self.set_last(used);
+        used
     }
 
-    /// The first time after that one which has not passed.
-    fn not_before(&self, last: Used, now: Now) -> Option<Moment> {
+    fn set_last(&mut self, used: Used) {
+        self.last = Some(used);
+        self.account.set_used(used.wall);
+    }
+
+    /// The times after the last one that was used, and before `now`, or with `inclusive` up to it; not those before the
+    /// schedule came to hold. With `spare`, without one that may still begin within its jitter.
+    fn later(&self, now: Now, inclusive: bool, spare: bool) -> Between {
+        let jitter = if spare { self.schedule.most_jitter() } else { Duration::ZERO };
         match self.schedule.rhythm() {
-            // Most often the next one, which costs no division.
-            Rhythm::Every(interval) if last.steady.saturating_add(*interval) >= now.steady => {
-                self.after(last)
-            }
-            Rhythm::Every(interval) => {
-                let times = steps(last.steady, now.steady, *interval).max(1);
-                Some(Moment::Steady(last.steady.saturating_add(multiple(*interval, times))))
-            }
+            Rhythm::Every(interval) => match self.last {
+                // Most often, and without a division.
+                Some(last) if last.steady.saturating_add(*interval) > now.steady => Between::default(),
+                Some(last) => self.beats(*interval, last, now, inclusive, jitter),
+                None => Between::default(),
+            },
             #[cfg(feature = "calendar")]
-            Rhythm::Calendar(calendar) => {
-                let just_before = now.wall.checked_sub(Duration::from_nanos(1)).unwrap_or(now.wall);
-                let after =
-                    if was_wrong(calendar, last.wall, now) { now.wall } else { last.wall.max(just_before) };
-                self.schedule.next_after(after).map(Moment::Wall)
-            }
-            _ => self.after(last),
-        }
-    }
-
-    /// The times after the last one that was used up, and before `now`, or with `inclusive` up to it; not those before the
-    /// schedule came to hold.
-    fn times_between(&self, now: Now, inclusive: bool) -> Between {
-        let Some(last) = self.last else { return Between::default() };
-        match self.schedule.rhythm() {
-            Rhythm::Every(interval) if last.steady.saturating_add(*interval) > now.steady => {
-                Between::default()
-            }
-            Rhythm::Every(interval) => {
-                // Nothing was due after the end.
-                let after_end = self.schedule.end().and_then(|ends| now.wall.duration_since(ends).ok());
-                let upto = now.steady.saturating_sub(after_end.unwrap_or_default());
-                let passed = if inclusive || upto < now.steady {
-                    whole(last.steady, upto, *interval)
-                } else {
-                    steps(last.steady, upto, *interval).saturating_sub(1)
+            Rhythm::Calendar(_) => {
+                let mut passed = self.schedule.passed(self.account.base(), now.wall, inclusive);
+                let has_room = |last: &SystemTime| {
+                    !jitter.is_zero() && last.checked_add(jitter).is_none_or(|over| over > now.wall)
                 };
-                let before = whole(last.steady, self.since.min(upto), *interval);
-                let at = |times| {
-                    let steady = last.steady.saturating_add(multiple(*interval, times));
-                    self.used(Moment::Steady(steady), now)
-                };
-                match passed.saturating_sub(before) {
-                    0 => Between::default(),
-                    count => Between { count, first: Some(at(before + 1)), last: Some(at(passed)) },
+                if let Some(last) = passed.last.filter(has_room) {
+                    passed = match passed.count - 1 {
+                        0 => Passed::default(),
+                        count => Passed { count, last: self.schedule.previous_before(last), ..passed },
+                    };
                 }
-            }
-            #[cfg(feature = "calendar")]
-            Rhythm::Calendar(calendar) => {
-                let mut between = Between::default();
-                let is_past =
-                    |time: &SystemTime| if inclusive { *time <= now.wall } else { *time < now.wall };
-                let mut time = last.wall;
-                while let Some(next) = self.schedule.next_after(time).filter(is_past) {
-                    time = next;
-                    let used = self.used(Moment::Wall(next), now);
-                    between.count += 1;
-                    between.first.get_or_insert(used);
-                    between.last = Some(used);
-                    if between.count == MissedPolicy::MAX_COUNTED {
-                        let upto = if inclusive {
-                            Some(now.wall)
-                        } else {
-                            now.wall.checked_sub(Duration::from_nanos(1))
-                        };
-                        let latest =
-                            upto.and_then(|upto| calendar.previous(upto)).filter(|latest| *latest > time);
-                        if let Some(latest) = latest {
-                            between.last = Some(self.used(Moment::Wall(latest), now));
-                        }
-                        break;
-                    }
-                }
-                between
+                let used = |time: SystemTime| on_both(Moment::Wall(time), now);
+                Between { count: passed.count, first: passed.first.map(used), last: passed.last.map(used) }
             }
             _ => Between::default(),
+        }
+    }
+
+    fn beats(&self, interval: Duration, last: Used, now: Now, inclusive: bool, jitter: Duration) -> Between {
+        // Nothing was due after the end.
+        let after_end = self.schedule.end().and_then(|ends| now.wall.duration_since(ends).ok());
+        let upto = now.steady.saturating_sub(after_end.unwrap_or_default());
+        let mut passed = if inclusive || upto < now.steady {
+            whole(last.steady, upto, interval)
+        } else {
+            steps(last.steady, upto, interval).saturating_sub(1)
+        };
+        let before = whole(last.steady, self.since.min(upto), interval);
+        let at = |times| last.steady.saturating_add(multiple(interval, times));
+        if passed > before && !jitter.is_zero() && at(passed).saturating_add(jitter) > now.steady {
+            passed -= 1;
+        }
+        let used = |times| on_both(Moment::Steady(at(times)), now);
+        match passed.saturating_sub(before) {
+            0 => Between::default(),
+            count => Between { count, first: Some(used(before + 1)), last: Some(used(passed)) },
         }
     }
 
@@ -467,17 +681,30 @@ impl Course {
         match self.schedule.rhythm() {
             Rhythm::Every(interval) => {
                 let steady = latest.steady.saturating_sub(multiple(*interval, u64::from(by)));
-                self.used(Moment::Steady(steady), now)
+                on_both(Moment::Steady(steady), now)
             }
             #[cfg(feature = "calendar")]
-            Rhythm::Calendar(calendar) => {
-                let before = |time: SystemTime| calendar.previous(time.checked_sub(Duration::from_nanos(1))?);
-                let wall = (0..by).try_fold(latest.wall, |time, _| before(time)).unwrap_or(latest.wall);
-                self.used(Moment::Wall(wall), now)
+            Rhythm::Calendar(_) => {
+                let wall = (0..by).try_fold(latest.wall, |time, _| self.schedule.previous_before(time));
+                on_both(Moment::Wall(wall.unwrap_or(latest.wall)), now)
             }
             _ => latest,
         }
     }
+}
+
+impl Used {
+    fn begins(self, late: Duration, trigger: Trigger) -> Begins {
+        Begins { due: self.wall, late, trigger }
+    }
+}
+
+fn on_both(time: Moment, now: Now) -> Used {
+    let steady = match time {
+        Moment::Steady(steady) => steady,
+        Moment::Wall(_) => now.steady.saturating_sub(time.past(now)).saturating_add(time.ahead(now)),
+    };
+    Used { steady, wall: time.on_wall(now).unwrap_or(now.wall) }
 }
 
 #[derive(Default)]
@@ -485,12 +712,6 @@ struct Between {
     count: u64,
     first: Option<Used>,
     last: Option<Used>,
-}
-
-/// Whether the clock was set back so far from a time that was used up that it must have been wrong.
-#[cfg(feature = "calendar")]
-fn was_wrong(calendar: &super::calendar::Calendar, last: SystemTime, now: Now) -> bool {
-    last.duration_since(now.wall).is_ok_and(|back| back > calendar.not_repeated())
 }
 
 /// How many intervals lead from `from` to `to` or just past it.

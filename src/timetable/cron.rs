@@ -6,7 +6,7 @@ use std::{cmp::Ordering, fmt, str::FromStr, sync::Arc};
 use croner::{CivilDate, CivilDateTime, CivilTime, CronDateTime, Resolution, Weekday, errors::CronError};
 use jiff::{SignedDuration, civil::DateTime};
 
-use super::ScheduleError;
+use super::{ScheduleError, cron_fields::wrong_part};
 
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Cron {
@@ -18,7 +18,11 @@ pub(super) struct Cron {
 
 impl Cron {
     pub(super) fn parse(text: &str) -> Result<Self, ScheduleError> {
-        let cron = croner::Cron::from_str(text).map_err(|error| refused(text, &error))?;
+        if let Some((position, reason)) = wrong_part(text) {
+            return Err(ScheduleError::Cron { text: text.to_owned(), position, reason });
+        }
+        let known = if text.trim().eq_ignore_ascii_case("@midnight") { "@daily" } else { text };
+        let cron = croner::Cron::from_str(known).map_err(|error| refused(text, &error))?;
         let names_hours = !hours(&cron.pattern.to_string()).starts_with(['*', '?']);
         let cron = Self { text: text.into(), cron: Box::new(cron), names_hours };
         // Four hundred years are the calendar's whole cycle.

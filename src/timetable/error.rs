@@ -16,6 +16,18 @@ pub enum ScheduleError {
     NoTimes,
     /// The end is not after the start.
     EndsBeforeStart,
+    /// The instant of [`once`](crate::Schedule::once) lies before the start or after the end.
+    OutOfBounds,
+    /// An interval that is to be [aligned](crate::Schedule::aligned) and does not divide a day.
+    NotADivisorOfADay,
+    /// An option that only an interval has.
+    #[non_exhaustive]
+    NotAnInterval {
+        /// The option.
+        option: &'static str,
+    },
+    /// [`except`](crate::Schedule::except) for a schedule without a time zone.
+    NoZone,
     /// A text that is no schedule.
     #[non_exhaustive]
     Text {
@@ -50,7 +62,7 @@ pub enum ScheduleError {
         /// As it was written.
         text: String,
     },
-    /// A time zone that the IANA database does not know.
+    /// A time zone that is neither known by name nor an offset.
     #[non_exhaustive]
     Zone {
         /// As it was written.
@@ -70,6 +82,12 @@ impl fmt::Display for ScheduleError {
             Self::JitterTooLong => f.write_str("the jitter of a loop must not be longer than its interval"),
             Self::NoTimes => f.write_str("a daily schedule needs at least one time of day"),
             Self::EndsBeforeStart => f.write_str("a schedule must end after it starts"),
+            Self::OutOfBounds => f.write_str("the instant of a schedule lies outside of its start and end"),
+            Self::NotADivisorOfADay => {
+                f.write_str("the interval of an aligned schedule must divide a day into equal parts")
+            }
+            Self::NotAnInterval { option } => write!(f, "{option} is an option of an interval"),
+            Self::NoZone => f.write_str("except needs a schedule with a time zone: daily, cron or aligned"),
             Self::Text { text, position, expected } => {
                 write!(f, "the schedule {text:?} is wrong at position {position}: expected {expected}")
             }

@@ -1,9 +1,11 @@
 //! When a loop's iterations are due: pure values and arithmetic. No clock, no tokio, no random source; whoever asks brings
 //! the time.
 //!
-//! [`Schedule`] is what a user says, [`Course`] where one life of a loop stands in it. Rhythms run on the clock that nobody can
+//! [`Schedule`] is what a user says, [`Course`] where one life of a loop stands in it, and [`Account`] what a life leaves to the
+//! next. Rhythms run on the clock that nobody can
 //! set, times of day and bounds on the one that people read.
 
+mod account;
 mod course;
 mod error;
 mod policies;
@@ -15,12 +17,17 @@ mod calendar;
 #[cfg(feature = "calendar")]
 mod cron;
 #[cfg(feature = "calendar")]
+mod cron_fields;
+#[cfg(feature = "calendar")]
 mod daily;
 #[cfg(feature = "calendar")]
 mod zone;
 
-pub(crate) use course::{Course, Fire, Moment, Now};
+pub(crate) use account::Account;
+pub(crate) use course::{Begins, Course, LeftOut, Moment, Now};
 pub use error::ScheduleError;
 pub(crate) use policies::Retry;
-pub use policies::{MissedPolicy, OverlapPolicy};
+pub use policies::{MissedPolicy, OverlapPolicy, Trigger};
+#[cfg(feature = "calendar")]
+pub use value::LocalTime;
 pub use value::{Schedule, Upcoming};

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use crate::policy::{Backoff, ErrorClass, Failure, ParseError, serialize_as_text};
+use crate::policy::{Backoff, ErrorClass, Failure, ParseError, labels, serialize_as_text};
 
 /// What becomes of iterations whose time passed while nothing could begin: the process was suspended, the clock was set
 /// forward, the runtime was blocked. Those that passed while the loop was [paused](crate::LoopHandle::pause) are left out
@@ -15,7 +15,7 @@ pub enum MissedPolicy {
     /// However many they are, one takes place at once, for the last of them.
     #[default]
     RunOnce,
-    /// The last so many of them take place, one after the other; the others are left out.
+    /// The last so many of them take place, one after the other whatever the [`OverlapPolicy`]; the others are left out.
     CatchUp(u32),
 }
 
@@ -45,6 +45,21 @@ impl OverlapPolicy {
     /// Whether a time that comes during an iteration is to be seen when it comes.
     pub(crate) fn is_watched(self) -> bool {
         matches!(self, Self::CancelRunning | Self::Allow(_))
+    }
+}
+
+labels! {
+    /// Why an iteration began.
+    pub enum Trigger {
+        /// Its time came.
+        Schedule = "schedule",
+        /// Somebody asked for it: [`LoopHandle::run_now`](crate::LoopHandle::run_now).
+        Manual = "manual",
+        /// Its time was missed: it began later than [`Schedule::START_TOLERANCE`](crate::Schedule::START_TOLERANCE), or is one of several
+        /// that were missed.
+        Missed = "missed",
+        /// It is the first of a loop that begins [at once](crate::Schedule::immediate).
+        Immediate = "immediate",
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use super::{Schedule, ScheduleError, value::Rhythm};
+use super::{
+    Schedule, ScheduleError,
+    value::{Rhythm, Spread},
+};
 use crate::policy::{
     serialize_as_text,
     text::{DurationText, InstantText, duration, instant},
@@ -18,6 +21,9 @@ impl fmt::Display for Schedule {
             #[cfg(feature = "calendar")]
             Rhythm::Calendar(calendar) => write!(f, "{calendar}")?,
             Rhythm::Invalid(error) => write!(f, "never: {error}")?,
+        }
+        if let Some(Spread(share)) = self.spread {
+            write!(f, " spread #{share:08x}")?;
         }
         if !self.jitter.is_zero() {
             write!(f, " jitter {}", DurationText(self.jitter))?;
@@ -50,6 +56,8 @@ impl FromStr for Schedule {
     /// | `once 2026-12-24T18:00:00Z` | [`Schedule::once`] |
     /// | `daily 08:00,20:15:30 in Europe/Berlin` | `Schedule::daily` (feature `calendar`) |
     /// | `cron 0 9 * * MON-FRI in UTC` | `Schedule::cron` (feature `calendar`) |
+    /// | `every 90m aligned in UTC` | `Schedule::aligned` (feature `calendar`) |
+    /// | `spread guild-42` | [`Schedule::spread`]; written as a hash, such as `spread #5d1f3a90` |
     /// | `jitter 30s`, `count 3`, `starts` and `ends` with an instant, `immediate true` | options, in any order |
     ///
     /// # Errors
@@ -67,7 +75,10 @@ impl FromStr for Schedule {
     fn from_str(text: &str) -> Result<Self, ScheduleError> {
         let mut words = Words { text, rest: text };
         let schedule = match words.next("every, delay, once, daily or cron")? {
-            "every" => Self::every(words.duration()?),
+            "every" => {
+                let every = Self::every(words.duration()?);
+                words.alignment(every)?
+            }
             "delay" => Self::delay(words.duration()?),
             "once" => Self::once(words.instant()?),
             #[cfg(feature = "calendar")]
@@ -149,12 +160,38 @@ impl<'a> Words<'a> {
         }
     }
 
+    /// `aligned in` and a zone, if that comes next.
+    fn alignment(&mut self, every: Schedule) -> Result<Schedule, ScheduleError> {
+        if self.peek() != Some("aligned") {
+            return Ok(every);
+        }
+        self.next("aligned")?;
+        #[cfg(feature = "calendar")]
+        {
+            const EXPECTED: &str = "`in` and a time zone such as Europe/Berlin";
+            match self.next(EXPECTED)? {
+                "in" => Ok(every.aligned(self.next(EXPECTED)?)),
+                word => Err(self.wrong(word, EXPECTED)),
+            }
+        }
+        #[cfg(not(feature = "calendar"))]
+        Err(self.wrong(&self.rest[..0], "a rhythm without a calendar: the feature `calendar` is off"))
+    }
+
     fn options(&mut self, mut schedule: Schedule) -> Result<Schedule, ScheduleError> {
-        const OPTIONS: &str = "jitter, count, starts, ends or immediate";
+        const OPTIONS: &str = "jitter, spread, count, starts, ends or immediate";
         while let Some(option) = self.peek() {
             self.next(OPTIONS)?;
             schedule = match option {
                 "jitter" => schedule.jitter(self.duration()?),
+                "spread" => {
+                    let word = self.next("a key")?;
+                    let share = word.strip_prefix('#').filter(|share| share.len() == 8);
+                    match share.and_then(|share| u32::from_str_radix(share, 16).ok()) {
+                        Some(share) => Schedule { spread: Some(Spread(share)), ..schedule },
+                        None => schedule.spread(word),
+                    }
+                }
                 "starts" => schedule.starts(self.instant()?),
                 "ends" => schedule.ends(self.instant()?),
                 "count" => {

@@ -31,6 +31,9 @@ pub struct Schedule {
     pub(super) starts: Option<SystemTime>,
     pub(super) ends: Option<SystemTime>,
     pub(super) jitter: Duration,
+    pub(super) spread: Option<Spread>,
+    #[cfg(feature = "calendar")]
+    pub(super) except: Option<Except>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -56,7 +59,17 @@ impl Schedule {
     pub const START_TOLERANCE: Duration = Duration::from_secs(60);
 
     fn of(rhythm: Rhythm) -> Self {
-        Self { rhythm, immediate: None, count: None, starts: None, ends: None, jitter: Duration::ZERO }
+        Self {
+            rhythm,
+            immediate: None,
+            count: None,
+            starts: None,
+            ends: None,
+            jitter: Duration::ZERO,
+            spread: None,
+            #[cfg(feature = "calendar")]
+            except: None,
+        }
     }
 
     /// At fixed distances from the first iteration, which is due at once. Runs on a clock that nobody can set.
@@ -69,12 +82,14 @@ impl Schedule {
         Self::of(Rhythm::Delay(delay))
     }
 
-    /// Once, at an instant. One that is past when the loop begins is [missed](crate::schedule::MissedPolicy).
+    /// Once, at an instant. One that is past when the loop begins is [missed](crate::schedule::MissedPolicy). It never overlaps: one
+    /// whose time comes during an iteration begins after it. A new life of the loop begins again.
     pub fn once(at: SystemTime) -> Self {
         Self::of(Rhythm::Once(at))
     }
 
-    /// Every day at these times of day (`HH:MM` or `HH:MM:SS`) in an IANA time zone.
+    /// Every day at these times of day (`HH:MM` or `HH:MM:SS`) in a time zone: an IANA name, `UTC`, an offset such as `+05:30`, or
+    /// `system`.
     ///
     /// A time is due when the zone's clock first shows it or a later one. So where the clock is set forward over a time, it is
     /// due at that moment (several together, as one iteration); and one that the clock shows twice is due the first time.
@@ -98,9 +113,10 @@ impl Schedule {
         Self::calendar(calendar)
     }
 
-    /// By a cron expression in an IANA time zone: minute, hour, day of the month, month, day of the week; with a sixth field
+    /// By a cron expression in a time zone (as for [`daily`](Self::daily)): minute, hour, day of the month, month, day of the week; with a sixth field
     /// in front for seconds, and a seventh at the end for years. Names (`MON`, `JAN`), `L`, `W`, `#` and nicknames
-    /// (`@daily`) are understood, as [croner](https://docs.rs/croner) does.
+    /// (`@daily`, `@midnight`) are understood, as [croner](https://docs.rs/croner) does. A step or value that means nothing in its field,
+    /// such as `*/90` minutes, is refused.
     ///
     /// Where the expression names hours, it names local times, and each is due exactly once, as for [`daily`](Self::daily).
     /// One with `*` in its hours (`*/15 * * * *`) asks for every so often instead: it goes on through an hour that the clock
@@ -119,22 +135,79 @@ impl Schedule {
         })
     }
 
+    /// An interval's times lie at whole multiples from midnight in a time zone (as for [`daily`](Self::daily)), and follow the wall
+    /// clock; the first iteration is not due at once. Where the zone's clock is set forward or back, the times are those that it
+    /// shows. An interval that does not divide a day, and anything but [`every`](Self::every), is refused.
+    ///
+    /// ```
+    /// # #[cfg(feature = "calendar")] {
+    /// use otel_tasks::Schedule;
+    /// use std::time::{Duration, UNIX_EPOCH};
+    /// let minutes = |minutes| Duration::from_secs(minutes * 60);
+    /// let aligned = Schedule::every(minutes(90)).aligned("UTC");
+    /// assert_eq!(aligned.next_after(UNIX_EPOCH + minutes(100)), Some(UNIX_EPOCH + minutes(180)));
+    /// # }
+    /// ```
+    #[cfg(feature = "calendar")]
+    #[must_use]
+    pub fn aligned(mut self, zone: &str) -> Self {
+        let aligned = match &self.rhythm {
+            Rhythm::Every(interval) => Calendar::aligned(*interval, zone),
+            Rhythm::Invalid(_) => return self,
+            _ => Err(ScheduleError::NotAnInterval { option: "aligned" }),
+        };
+        self.rhythm = Self::calendar(aligned).rhythm;
+        self
+    }
+
+    /// All times of an interval are later by a part of it that is found from `key`: the same in each process, and different for most
+    /// keys. So the loops of a thousand guilds do not begin together. Without [`aligned`](Self::aligned) or [`starts`](Self::starts) it
+    /// is the first iteration that begins so much later. Refused for times of day, cron expressions and `once`.
+    #[must_use]
+    pub fn spread(mut self, key: &str) -> Self {
+        self.spread = Some(Spread::of(key));
+        self
+    }
+
+    /// Leaves out the times for which `leave_out` returns true: they are not due, and not counted. For the schedules with a time zone
+    /// ([`daily`](Self::daily), [`cron`](Self::cron), [`aligned`](Self::aligned)).
+    ///
+    /// It must not panic, and is called for each time, often more than once. Two schedules are equal only if they share it, and it is
+    /// not part of the text. After 200,000 times in a row that it leaves out, the schedule is at its end.
+    ///
+    /// ```
+    /// # #[cfg(feature = "calendar")] {
+    /// use otel_tasks::Schedule;
+    /// let report = Schedule::daily(["09:00"], "Europe/Berlin").except(|time| (time.month, time.day) == (12, 25));
+    /// # drop(report);
+    /// # }
+    /// ```
+    #[cfg(feature = "calendar")]
+    #[must_use]
+    pub fn except(mut self, leave_out: impl Fn(&LocalTime) -> bool + Send + Sync + 'static) -> Self {
+        self.except = Some(Except(Arc::new(leave_out)));
+        self
+    }
+
     /// Whether the first iteration is due at once, rather than at the schedule's first time. So it is for
-    /// [`every`](Self::every) and [`delay`](Self::delay), and not for the others, unless this says otherwise.
+    /// [`every`](Self::every) and [`delay`](Self::delay) without [`starts`](Self::starts) and [`spread`](Self::spread), and not for the others,
+    /// unless this says otherwise.
     #[must_use]
     pub fn immediate(mut self, immediate: bool) -> Self {
         self.immediate = Some(immediate);
         self
     }
 
-    /// Ends after so many iterations.
+    /// Ends a life of the loop after so many iterations. A restart begins the count again, and
+    /// [`run_now`](crate::LoopHandle::run_now) does not count.
     #[must_use]
     pub fn count(mut self, iterations: u64) -> Self {
         self.count = Some(iterations);
         self
     }
 
-    /// Nothing is due before.
+    /// Nothing is due before. From then on an interval is reckoned, also if it is past: with an interval of an hour and a start at 9:20, an
+    /// iteration is due at twenty past each hour.
     #[must_use]
     pub fn starts(mut self, at: SystemTime) -> Self {
         self.starts = Some(at);
@@ -148,7 +221,8 @@ impl Schedule {
         self
     }
 
-    /// Each iteration is later than its time by chance, up to this; the rhythm itself is kept.
+    /// Each iteration is later than its time by chance, up to this; the rhythm itself is kept. A calendar's iterations are never later than
+    /// its next time; an interval that is shorter than this is refused.
     #[must_use]
     pub fn jitter(mut self, jitter: Duration) -> Self {
         self.jitter = jitter;
@@ -164,9 +238,20 @@ impl Schedule {
             Rhythm::Every(interval) | Rhythm::Delay(interval) if interval.is_zero() => {
                 return Err(ScheduleError::ZeroInterval);
             }
-            Rhythm::Every(interval) if self.jitter > *interval => return Err(ScheduleError::JitterTooLong),
             Rhythm::Invalid(error) => return Err(ScheduleError::clone(error)),
+            Rhythm::Once(at) if !self.is_within(*at) => return Err(ScheduleError::OutOfBounds),
             _ => {}
+        }
+        match self.interval() {
+            Some(interval) if self.jitter > interval && !matches!(self.rhythm, Rhythm::Delay(_)) => {
+                return Err(ScheduleError::JitterTooLong);
+            }
+            None if self.spread.is_some() => return Err(ScheduleError::NotAnInterval { option: "spread" }),
+            _ => {}
+        }
+        #[cfg(feature = "calendar")]
+        if self.except.is_some() && !self.is_calendar() {
+            return Err(ScheduleError::NoZone);
         }
         if self.count == Some(0) {
             return Err(ScheduleError::ZeroCount);
@@ -179,19 +264,21 @@ impl Schedule {
 
     /// The next time strictly later than `last`, by the wall clock and without jitter; `None` where there is none.
     ///
-    /// A rhythm is reckoned from `last`.
+    /// A rhythm is reckoned from `last`, or from its start if it has one.
     pub fn next_after(&self, last: SystemTime) -> Option<SystemTime> {
         let next = match &self.rhythm {
-            Rhythm::Every(interval) | Rhythm::Delay(interval) => match self.starts {
-                Some(starts) if starts > last => Some(starts),
+            Rhythm::Every(interval) | Rhythm::Delay(interval) => match self.base() {
+                Some(base) if base > last => Some(base),
+                Some(base) if matches!(self.rhythm, Rhythm::Every(_)) => {
+                    multiple_after(base, *interval, just_after(last))
+                }
                 _ => last.checked_add(*interval).filter(|next| *next > last),
             },
-            Rhythm::Once(at) => Some(*at).filter(|at| *at > last),
+            Rhythm::Once(at) => Some(*at).filter(|at| *at > last && self.is_within(*at)),
             #[cfg(feature = "calendar")]
             Rhythm::Calendar(calendar) => {
-                let just_before =
-                    |starts: SystemTime| starts.checked_sub(Duration::from_nanos(1)).unwrap_or(starts);
-                calendar.next(self.starts.map_or(last, |starts| just_before(starts).max(last)))
+                let after = self.starts.map_or(last, |starts| just_before(starts).max(last));
+                self.calendar_after(calendar, after)
             }
             Rhythm::Invalid(_) => None,
         }?;
@@ -207,6 +294,8 @@ impl Schedule {
     pub fn interval(&self) -> Option<Duration> {
         match &self.rhythm {
             Rhythm::Every(interval) | Rhythm::Delay(interval) => Some(*interval),
+            #[cfg(feature = "calendar")]
+            Rhythm::Calendar(calendar) => calendar.interval(),
             _ => None,
         }
     }
@@ -215,6 +304,10 @@ impl Schedule {
     pub(crate) fn with_interval(&self, interval: Duration) -> Self {
         let rhythm = match &self.rhythm {
             Rhythm::Delay(_) => Rhythm::Delay(interval),
+            #[cfg(feature = "calendar")]
+            Rhythm::Calendar(calendar) if calendar.interval().is_some() => {
+                Self::calendar(calendar.with_interval(interval)).rhythm
+            }
             _ => Rhythm::Every(interval),
         };
         Self { rhythm, ..self.clone() }
@@ -225,7 +318,44 @@ impl Schedule {
     }
 
     pub(super) fn is_immediate(&self) -> bool {
-        self.immediate.unwrap_or(matches!(self.rhythm, Rhythm::Every(_) | Rhythm::Delay(_)))
+        let begins = matches!(self.rhythm, Rhythm::Every(_) | Rhythm::Delay(_)) && !self.has_phase();
+        self.immediate.unwrap_or(begins)
+    }
+
+    /// Whether the next time is not known before the iteration has ended.
+    pub(crate) fn is_delay(&self) -> bool {
+        matches!(self.rhythm, Rhythm::Delay(_))
+    }
+
+    pub(super) fn says_immediate(&self) -> Option<bool> {
+        self.immediate
+    }
+
+    /// Whether a rhythm's times are not reckoned from its first iteration alone.
+    pub(super) fn has_phase(&self) -> bool {
+        self.starts.is_some() || self.spread.is_some()
+    }
+
+    /// Whether its times are those that the wall clock shows.
+    pub(super) fn is_calendar(&self) -> bool {
+        #[cfg(feature = "calendar")]
+        return matches!(self.rhythm, Rhythm::Calendar(_));
+        #[cfg(not(feature = "calendar"))]
+        false
+    }
+
+    /// Whether a time lies between its bounds.
+    pub(super) fn is_within(&self, time: SystemTime) -> bool {
+        self.starts.is_none_or(|starts| starts <= time) && self.ends.is_none_or(|ends| time <= ends)
+    }
+
+    /// How far the clock may be set back without the last time being forgotten.
+    pub(super) fn not_repeated(&self) -> Duration {
+        match &self.rhythm {
+            #[cfg(feature = "calendar")]
+            Rhythm::Calendar(calendar) => calendar.not_repeated(),
+            _ => Duration::MAX,
+        }
     }
 
     pub(crate) fn limit(&self) -> Option<u64> {
@@ -241,7 +371,7 @@ impl Schedule {
     }
 
     /// Up to how much later than its time an iteration is made to begin.
-    pub(super) fn spread(&self) -> Duration {
+    pub(super) fn most_jitter(&self) -> Duration {
         self.jitter
     }
 }
@@ -281,21 +411,201 @@ impl Iterator for Upcoming<'_> {
     }
 }
 
+/// How many times in a row may be left out by [`Schedule::except`]: two days of every second.
+#[cfg(feature = "calendar")]
+const EXCEPTED_AT_MOST: u32 = 200_000;
+
 impl Schedule {
     /// The first time of a schedule that begins at `from`.
     pub(super) fn first_at(&self, from: SystemTime) -> Option<SystemTime> {
         let began = self.starts.map_or(from, |starts| starts.max(from));
         let first = match &self.rhythm {
             Rhythm::Invalid(_) => None,
-            Rhythm::Once(at) => Some(*at),
+            Rhythm::Once(at) => Some(*at).filter(|at| self.is_within(*at)),
             _ if self.is_immediate() => Some(began),
-            Rhythm::Every(interval) | Rhythm::Delay(interval) => began.checked_add(*interval),
+            Rhythm::Every(interval) | Rhythm::Delay(interval) => {
+                let waits = if self.immediate == Some(false) { *interval } else { Duration::ZERO };
+                match self.base() {
+                    Some(base) => multiple_after(base.checked_add(waits)?, *interval, began),
+                    None => began.checked_add(waits)?.checked_add(self.offset()),
+                }
+            }
             // Its own time counts, where it begins right then.
             #[cfg(feature = "calendar")]
-            Rhythm::Calendar(calendar) => {
-                calendar.next(began.checked_sub(Duration::from_nanos(1)).unwrap_or(began))
-            }
+            Rhythm::Calendar(calendar) => self.calendar_after(calendar, just_before(began)),
         }?;
         self.ends.is_none_or(|ends| first <= ends).then_some(first)
     }
+
+    /// The instant from which a rhythm is reckoned, if it has one.
+    fn base(&self) -> Option<SystemTime> {
+        self.starts?.checked_add(self.offset())
+    }
+
+    /// How much later than without [`spread`](Self::spread) its times are.
+    fn offset(&self) -> Duration {
+        match (self.spread, self.interval()) {
+            (Some(spread), Some(interval)) => spread.part_of(interval),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// The last time strictly before `time` of a calendar.
+    #[cfg(feature = "calendar")]
+    pub(super) fn previous_before(&self, time: SystemTime) -> Option<SystemTime> {
+        let Rhythm::Calendar(calendar) = &self.rhythm else { return None };
+        let offset = self.offset();
+        let mut time = time.checked_sub(offset)?;
+        for _ in 0..EXCEPTED_AT_MOST {
+            time = calendar.previous(just_before(time))?;
+            if let Some(due) = self.unless_excepted(calendar, time.checked_add(offset)?) {
+                return Some(due);
+            }
+        }
+        None
+    }
+
+    #[cfg(feature = "calendar")]
+    fn calendar_after(&self, calendar: &Calendar, after: SystemTime) -> Option<SystemTime> {
+        let offset = self.offset();
+        let mut time = after.checked_sub(offset)?;
+        for _ in 0..EXCEPTED_AT_MOST {
+            time = calendar.next(time)?;
+            if let Some(due) = self.unless_excepted(calendar, time.checked_add(offset)?) {
+                return Some(due);
+            }
+        }
+        None
+    }
+
+    #[cfg(feature = "calendar")]
+    fn unless_excepted(&self, calendar: &Calendar, due: SystemTime) -> Option<SystemTime> {
+        let is_excepted = self
+            .except
+            .as_ref()
+            .is_some_and(|Except(leave_out)| calendar.local(due).is_some_and(|local| leave_out(&local)));
+        (!is_excepted).then_some(due)
+    }
+
+    /// The times of a calendar after `after` and before `upto`, or with `inclusive` up to it.
+    pub(super) fn passed(&self, after: SystemTime, upto: SystemTime, inclusive: bool) -> Passed {
+        let mut passed = Passed::default();
+        if !self.is_calendar() {
+            return passed;
+        }
+        let has_passed = |time: &SystemTime| if inclusive { *time <= upto } else { *time < upto };
+        let mut time = after;
+        while let Some(next) = self.next_after(time).filter(has_passed) {
+            time = next;
+            passed.count += 1;
+            passed.first.get_or_insert(next);
+            passed.last = Some(next);
+            #[cfg(feature = "calendar")]
+            if passed.count == super::MissedPolicy::MAX_COUNTED {
+                let upto = if inclusive { just_after(upto) } else { upto };
+                passed.last = passed.last.max(self.previous_before(upto));
+                break;
+            }
+        }
+        passed
+    }
+}
+
+/// Times that have passed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Passed {
+    /// Not more than [`MissedPolicy::MAX_COUNTED`](super::MissedPolicy::MAX_COUNTED).
+    pub(super) count: u64,
+    pub(super) first: Option<SystemTime>,
+    pub(super) last: Option<SystemTime>,
+}
+
+const LEAST: Duration = Duration::from_nanos(1);
+
+#[cfg(feature = "calendar")]
+fn just_before(time: SystemTime) -> SystemTime {
+    time.checked_sub(LEAST).unwrap_or(time)
+}
+
+fn just_after(time: SystemTime) -> SystemTime {
+    time.checked_add(LEAST).unwrap_or(time)
+}
+
+/// The first instant from `from` on that lies a whole number of intervals after `base`.
+fn multiple_after(base: SystemTime, interval: Duration, from: SystemTime) -> Option<SystemTime> {
+    let Ok(since) = from.duration_since(base) else { return Some(base) };
+    let over = since.as_nanos() % interval.as_nanos().max(1);
+    if over == 0 {
+        return Some(from);
+    }
+    let over =
+        Duration::new(u64::try_from(over / 1_000_000_000).ok()?, u32::try_from(over % 1_000_000_000).ok()?);
+    from.checked_sub(over)?.checked_add(interval)
+}
+
+/// A part of an interval, found from a key: 32 bits of its hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Spread(pub(super) u32);
+
+impl Spread {
+    /// The same in each process, and for ever: FNV-1a, and the last step of SplitMix64, which spreads short keys.
+    pub(super) fn of(key: &str) -> Self {
+        let fnv = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let mixed = (fnv ^ (fnv >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Self((mixed >> 32) as u32)
+    }
+
+    fn part_of(self, interval: Duration) -> Duration {
+        let part = |whole: u128| (whole * u128::from(self.0)) >> 32;
+        let nanos = part(interval.as_nanos());
+        Duration::new(
+            u64::try_from(nanos / 1_000_000_000).unwrap_or(u64::MAX),
+            u32::try_from(nanos % 1_000_000_000).unwrap_or_default(),
+        )
+    }
+}
+
+/// What leaves times out.
+#[cfg(feature = "calendar")]
+#[derive(Clone)]
+pub(super) struct Except(Arc<dyn Fn(&LocalTime) -> bool + Send + Sync>);
+
+#[cfg(feature = "calendar")]
+impl PartialEq for Except {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.0), Arc::as_ptr(&other.0))
+    }
+}
+
+#[cfg(feature = "calendar")]
+impl std::fmt::Debug for Except {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Except(..)")
+    }
+}
+
+/// A time of a schedule as its zone shows it.
+#[cfg(feature = "calendar")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LocalTime {
+    /// The year.
+    pub year: i16,
+    /// The month, from 1.
+    pub month: u8,
+    /// The day of the month, from 1.
+    pub day: u8,
+    /// The day of the week: 1 is Monday, 7 is Sunday.
+    pub weekday: u8,
+    /// The hour, 0 to 23.
+    pub hour: u8,
+    /// The minute, 0 to 59.
+    pub minute: u8,
+    /// The second, 0 to 59.
+    pub second: u8,
+    /// The instant.
+    pub at: SystemTime,
 }

@@ -8,7 +8,7 @@
 use jiff::{
     SignedDuration, Timestamp,
     civil::DateTime,
-    tz::{AmbiguousOffset, TimeZone, db},
+    tz::{AmbiguousOffset, Offset, TimeZone, db},
 };
 
 use super::ScheduleError;
@@ -17,9 +17,25 @@ use super::ScheduleError;
 const SET_BACK_AT_MOST: SignedDuration = SignedDuration::from_hours(48);
 const LEAST: SignedDuration = SignedDuration::from_nanos(1);
 
-/// Finds a zone by its IANA name.
+/// Finds a zone by its IANA name, by its offset from UTC such as `+05:30`, or that of the machine as `system`.
 pub(super) fn find(name: &str) -> Result<TimeZone, ScheduleError> {
-    TimeZone::get(name).map_err(|_| unknown(name))
+    match name {
+        "system" => TimeZone::try_system().map_err(|_| unknown(name)),
+        _ if name.starts_with(['+', '-']) => offset(name).map(TimeZone::fixed).ok_or_else(|| unknown(name)),
+        _ => TimeZone::get(name).map_err(|_| unknown(name)),
+    }
+}
+
+/// `+05:30`.
+fn offset(text: &str) -> Option<Offset> {
+    let (is_west, time) = (text.starts_with('-'), text.get(1..)?);
+    let (hours, minutes) = time.split_once(':')?;
+    let number = |digits: &str, limit: i32| {
+        let is_number = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_digit());
+        digits.parse().ok().filter(|number: &i32| is_number && *number < limit)
+    };
+    let seconds = number(hours, 24)? * 3_600 + number(minutes, 60)? * 60;
+    Offset::from_seconds(if is_west { -seconds } else { seconds }).ok()
 }
 
 fn unknown(name: &str) -> ScheduleError {

@@ -725,12 +725,10 @@ fn fault_15_by_default_the_report_goes_to_stderr_current_thread() {
     });
 }
 
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 #[test]
 fn fault_15_the_last_resort_exits_after_report_and_spans_have_left_current_thread() {
-    use otel_tasks::telemetry::Protocol;
-
-    use crate::support::otlp::{Behaviour, Receiver};
+    use crate::support::otlp::{ANY, Behaviour, Receiver};
 
     if let Some(endpoint) = role() {
         let telemetry = otel_tasks::Telemetry::builder().env(|_| None).endpoint(endpoint).service("blocked");
@@ -745,7 +743,7 @@ fn fault_15_the_last_resort_exits_after_report_and_spans_have_left_current_threa
     limited(|| {
         let name = "stopping::fault_15_the_last_resort_exits_after_report_and_spans_have_left_current_thread";
         for hangs in [false, true] {
-            let receiver = Receiver::start(Protocol::Grpc);
+            let receiver = Receiver::start(ANY);
             if hangs {
                 receiver.set_behaviour(Behaviour::Hang);
             }

@@ -473,17 +473,16 @@ on_each_runtime! { run:
     fault_38_a_slow_subscriber_holds_up_nothing_and_its_missed_events_are_counted,
 }
 
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 mod exporters {
-    use otel_tasks::telemetry::Protocol;
 
     use super::*;
-    use crate::support::otlp::{Behaviour, Receiver, closed_port};
+    use crate::support::otlp::{ANY, Behaviour, Receiver, closed_port};
 
     async fn life_without_a_collector(behaviour: Option<Behaviour>) {
         // How long the flush may take; the tasks' deadline is another. Once it is long, so that it would show in theirs.
         let flush = if behaviour == Some(Behaviour::Hang) { secs(3) } else { millis(500) };
-        let receiver = Receiver::start(Protocol::Grpc);
+        let receiver = Receiver::start(ANY);
         let mut builder = receiver.telemetry("faults").shutdown_timeout(flush).span_queue(500);
         match behaviour {
             Some(behaviour) => receiver.set_behaviour(behaviour),
@@ -772,8 +771,8 @@ async fn fault_40_a_hook_that_panics_is_logged_and_ignored(on: On) {
         of_loop.during(async move { if ctx.iteration() == Some(2) { Err("down") } else { Ok(()) } })
     })
     .count(4)
-    .before_loop(|| async { panic!("before_loop") })
-    .after_loop(|| async { panic!("after_loop") })
+    .before_loop(|_| async { panic!("before_loop") })
+    .after_loop(|_| async { panic!("after_loop") })
     .after_iteration(|_| async { panic!("after_iteration") })
     .on_error(|_| async { panic!("on_error") });
     tasks.register(CriticalTaskConfig::from_loop("ticks", ticks)).expect("registered");
@@ -815,7 +814,7 @@ async fn fault_40_a_hook_whose_destructor_panics_holds_up_nothing(_: On) {
     let alive = Alive::default();
     for name in ["stopped", "left"] {
         let waiting = alive.clone();
-        let ticks = TaskLoop::every(HOUR, |_| async {}).before_loop(move || {
+        let ticks = TaskLoop::every(HOUR, |_| async {}).before_loop(move |_| {
             let (guard, bomb) = (waiting.guard(), Bomb);
             async move {
                 let _guard = guard;

@@ -167,7 +167,7 @@ async fn loops_are_asked_before_anything_else_and_sleepers_end_at_once() {
             body.push(format!("{name} began"));
             async move { sleep(secs(takes)).await }
         })
-        .after_loop(move || {
+        .after_loop(move |_| {
             end.push(format!("{name} ended"));
             async {}
         })
@@ -200,7 +200,7 @@ async fn a_loop_is_stopped_after_its_dependents() {
     let log = Log::new();
     let sleeper = |name: &'static str| {
         let log = log.clone();
-        let body = TaskLoop::every(secs(3_600), |_| async {}).after_loop(move || {
+        let body = TaskLoop::every(secs(3_600), |_| async {}).after_loop(move |_| {
             log.push(format!("{name} ended"));
             async {}
         });

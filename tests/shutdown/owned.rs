@@ -98,7 +98,7 @@ async fn intake_stops_before_all_others_while_admission_stays_open() {
     let log = Log::new();
     let http = asked("http", 3, &log).category(TaskCategory::System).priority(TaskPriority::Critical);
     let nightly = log.clone();
-    let nightly = TaskLoop::every(secs(3_600), |_| async {}).after_loop(move || {
+    let nightly = TaskLoop::every(secs(3_600), |_| async {}).after_loop(move |_| {
         nightly.push("loop");
         async {}
     });

@@ -11,7 +11,7 @@ mod events;
 mod eventually;
 pub(crate) mod idioms;
 pub(crate) mod metrics;
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) mod otlp;
 pub(crate) mod process;
 pub(crate) mod spans;

@@ -28,7 +28,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{body::Bytes, http::StatusCode, routing::post};
+use axum::{
+    body::Bytes,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::post,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
@@ -37,15 +42,15 @@ use hyper_util::{
 use opentelemetry_proto::tonic::{
     collector::{
         logs::v1::{
-            ExportLogsServiceRequest, ExportLogsServiceResponse,
+            ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse,
             logs_service_server::{LogsService, LogsServiceServer},
         },
         metrics::v1::{
-            ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+            ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
             metrics_service_server::{MetricsService, MetricsServiceServer},
         },
         trace::v1::{
-            ExportTraceServiceRequest, ExportTraceServiceResponse,
+            ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
             trace_service_server::{TraceService, TraceServiceServer},
         },
     },
@@ -56,6 +61,9 @@ use otel_tasks::telemetry::{Protocol, TelemetryBuilder};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, rustls};
+
+/// A protocol that was compiled, for a test to which it does not matter.
+pub const ANY: Protocol = if cfg!(feature = "otlp-grpc") { Protocol::Grpc } else { Protocol::HttpProtobuf };
 
 /// What the receiver does with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +78,22 @@ pub enum Behaviour {
     Unavailable,
     /// Never answers.
     Hang,
+    /// Takes a request but for the first so many of its items: a partial success.
+    Reject(i64),
+    /// Refuses requests of more bytes: gRPC `RESOURCE_EXHAUSTED`, HTTP 413.
+    AtMost(usize),
+    /// Asks for a pause: gRPC `RESOURCE_EXHAUSTED` with `RetryInfo`, HTTP 429 with `Retry-After`. Whole seconds.
+    Throttle(Duration),
+    /// Answers so, over HTTP alone.
+    Raw(Raw),
+}
+
+/// An answer of HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Raw {
+    pub status: u16,
+    pub headers: &'static [(&'static str, &'static str)],
+    pub body: &'static str,
 }
 
 /// How many requests arrived, whatever became of them.
@@ -279,22 +303,35 @@ impl Inner {
         self.received.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    async fn behave(&self, count: impl FnOnce(&mut Requests)) -> Result<(), Failure> {
+    /// How many items of a request of so many bytes are rejected.
+    async fn behave(&self, bytes: usize, count: impl FnOnce(&mut Requests)) -> Result<usize, Failure> {
         count(&mut self.requests.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
         let behaviour = *self.behaviour.borrow();
         match behaviour {
-            Behaviour::Ok => Ok(()),
+            Behaviour::Ok => Ok(0),
             Behaviour::Delay(delay) => {
                 tokio::time::sleep(delay).await;
-                Ok(())
+                Ok(0)
             }
-            Behaviour::Refuse => {
-                Err(Failure { code: tonic::Code::InvalidArgument, status: StatusCode::BAD_REQUEST })
-            }
+            Behaviour::Refuse => Err(Failure::new(tonic::Code::InvalidArgument, StatusCode::BAD_REQUEST)),
             Behaviour::Unavailable => {
-                Err(Failure { code: tonic::Code::Unavailable, status: StatusCode::SERVICE_UNAVAILABLE })
+                Err(Failure::new(tonic::Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE))
             }
             Behaviour::Hang => std::future::pending().await,
+            Behaviour::Reject(rejected) => Ok(usize::try_from(rejected).unwrap_or(0)),
+            Behaviour::AtMost(most) if bytes <= most => Ok(0),
+            Behaviour::AtMost(_) => {
+                let (code, status) = (tonic::Code::ResourceExhausted, StatusCode::PAYLOAD_TOO_LARGE);
+                Err(Failure { words: "received message larger than max", ..Failure::new(code, status) })
+            }
+            Behaviour::Throttle(pause) => {
+                let (code, status) = (tonic::Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS);
+                Err(Failure { pause: Some(pause), ..Failure::new(code, status) })
+            }
+            Behaviour::Raw(raw) => {
+                let status = StatusCode::from_u16(raw.status).expect("a status");
+                Err(Failure { raw: Some(raw), ..Failure::new(tonic::Code::Internal, status) })
+            }
         }
     }
 
@@ -308,15 +345,16 @@ impl Inner {
         self.received().headers.push(seen);
     }
 
-    async fn traces(&self, request: ExportTraceServiceRequest) -> Result<(), Failure> {
-        self.behave(|requests| requests.traces += 1).await?;
+    async fn traces(&self, request: ExportTraceServiceRequest) -> Result<usize, Failure> {
+        let rejected = self.behave(request.encoded_len(), |requests| requests.traces += 1).await?;
         let mut received = self.received();
         for of_resource in request.resource_spans {
             let resource = Attributes::new(of_resource.resource.unwrap_or_default().attributes);
             for of_scope in of_resource.scope_spans {
                 let scope = of_scope.scope.unwrap_or_default();
                 let scope = Scope { name: scope.name, version: scope.version };
-                received.spans.extend(of_scope.spans.into_iter().map(|span| Span {
+                let taken = of_scope.spans.into_iter().skip(rejected);
+                received.spans.extend(taken.map(|span| Span {
                     name: span.name.clone(),
                     trace_id: span.trace_id.clone(),
                     span_id: span.span_id.clone(),
@@ -328,18 +366,19 @@ impl Inner {
                 }));
             }
         }
-        Ok(())
+        Ok(rejected)
     }
 
-    async fn logs(&self, request: ExportLogsServiceRequest) -> Result<(), Failure> {
-        self.behave(|requests| requests.logs += 1).await?;
+    async fn logs(&self, request: ExportLogsServiceRequest) -> Result<usize, Failure> {
+        let rejected = self.behave(request.encoded_len(), |requests| requests.logs += 1).await?;
         let mut received = self.received();
         for of_resource in request.resource_logs {
             let resource = Attributes::new(of_resource.resource.unwrap_or_default().attributes);
             for of_scope in of_resource.scope_logs {
                 let scope = of_scope.scope.unwrap_or_default();
                 let scope = Scope { name: scope.name, version: scope.version };
-                received.logs.extend(of_scope.log_records.into_iter().map(|record| Log {
+                let taken = of_scope.log_records.into_iter().skip(rejected);
+                received.logs.extend(taken.map(|record| Log {
                     event_name: record.event_name,
                     body: record.body.and_then(|body| match body.value? {
                         any_value::Value::StringValue(text) => Some(text),
@@ -354,11 +393,11 @@ impl Inner {
                 }));
             }
         }
-        Ok(())
+        Ok(rejected)
     }
 
-    async fn metrics(&self, request: ExportMetricsServiceRequest) -> Result<(), Failure> {
-        self.behave(|requests| requests.metrics += 1).await?;
+    async fn metrics(&self, request: ExportMetricsServiceRequest) -> Result<usize, Failure> {
+        let rejected = self.behave(request.encoded_len(), |requests| requests.metrics += 1).await?;
         let mut received = self.received();
         let collection = received.collections;
         received.collections += 1;
@@ -384,7 +423,7 @@ impl Inner {
                 }
             }
         }
-        Ok(())
+        Ok(rejected)
     }
 }
 
@@ -420,15 +459,48 @@ fn points(data: metric::Data) -> (Kind, i32, Vec<Point>) {
     }
 }
 
+/// What a receiver says of items that it rejects.
+const WORDS: &str = "as the test wants it";
+
 #[derive(Debug)]
 struct Failure {
     code: tonic::Code,
     status: StatusCode,
+    words: &'static str,
+    pause: Option<Duration>,
+    raw: Option<Raw>,
+}
+
+impl Failure {
+    fn new(code: tonic::Code, status: StatusCode) -> Self {
+        Self { code, status, words: WORDS, pause: None, raw: None }
+    }
 }
 
 impl From<Failure> for tonic::Status {
     fn from(failure: Failure) -> Self {
-        Self::new(failure.code, "as the test wants it")
+        use tonic_types::StatusExt as _;
+        let mut details = tonic_types::ErrorDetails::new();
+        if let Some(pause) = failure.pause {
+            details.set_retry_info(Some(pause));
+        }
+        Self::with_error_details(failure.code, failure.words, details)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        if let Some(raw) = self.raw {
+            let headers = raw.headers.iter().map(|(name, value)| (*name, *value));
+            let mut response = (self.status, raw.body).into_response();
+            response.headers_mut().remove("content-type");
+            for (name, value) in headers {
+                response.headers_mut().insert(name, value.parse().expect("a header"));
+            }
+            return response;
+        }
+        let pause = self.pause.map(|pause| [("retry-after", pause.as_secs().to_string())]);
+        (self.status, pause.map(axum::response::AppendHeaders), self.words).into_response()
     }
 }
 
@@ -441,8 +513,8 @@ impl TraceService for Service {
         &self,
         request: tonic::Request<ExportTraceServiceRequest>,
     ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
-        self.0.traces(request.into_inner()).await?;
-        Ok(tonic::Response::new(Default::default()))
+        let rejected = self.0.traces(request.into_inner()).await?;
+        Ok(tonic::Response::new(traces_answer(rejected)))
     }
 }
 
@@ -452,8 +524,8 @@ impl MetricsService for Service {
         &self,
         request: tonic::Request<ExportMetricsServiceRequest>,
     ) -> Result<tonic::Response<ExportMetricsServiceResponse>, tonic::Status> {
-        self.0.metrics(request.into_inner()).await?;
-        Ok(tonic::Response::new(Default::default()))
+        let rejected = self.0.metrics(request.into_inner()).await?;
+        Ok(tonic::Response::new(metrics_answer(rejected)))
     }
 }
 
@@ -463,13 +535,30 @@ impl LogsService for Service {
         &self,
         request: tonic::Request<ExportLogsServiceRequest>,
     ) -> Result<tonic::Response<ExportLogsServiceResponse>, tonic::Status> {
-        self.0.logs(request.into_inner()).await?;
-        Ok(tonic::Response::new(Default::default()))
+        let rejected = self.0.logs(request.into_inner()).await?;
+        Ok(tonic::Response::new(logs_answer(rejected)))
     }
 }
 
-fn decoded<T: Message + Default>(body: Bytes) -> Result<T, StatusCode> {
-    T::decode(body).map_err(|_| StatusCode::BAD_REQUEST)
+macro_rules! answers {
+    ($name:ident, $response:ident, $partial:ident, $rejected:ident) => {
+        fn $name(rejected: usize) -> $response {
+            let partial = $partial { $rejected: rejected as i64, error_message: WORDS.to_owned() };
+            $response { partial_success: (rejected > 0).then_some(partial) }
+        }
+    };
+}
+answers!(traces_answer, ExportTraceServiceResponse, ExportTracePartialSuccess, rejected_spans);
+answers!(metrics_answer, ExportMetricsServiceResponse, ExportMetricsPartialSuccess, rejected_data_points);
+answers!(logs_answer, ExportLogsServiceResponse, ExportLogsPartialSuccess, rejected_log_records);
+
+/// An answer in protobuf, as the specification has it.
+fn protobuf(message: impl Message) -> Response {
+    ([("content-type", "application/x-protobuf")], message.encode_to_vec()).into_response()
+}
+
+fn decoded<T: Message + Default>(body: Bytes) -> Result<T, Failure> {
+    T::decode(body).map_err(|_| Failure::new(tonic::Code::InvalidArgument, StatusCode::BAD_REQUEST))
 }
 
 fn router(inner: &Arc<Inner>) -> axum::Router {
@@ -480,18 +569,20 @@ fn router(inner: &Arc<Inner>) -> axum::Router {
         .route(
             "/v1/traces",
             post(async move |body: Bytes| {
-                traces.traces(decoded(body)?).await.map_err(|failure| failure.status)
+                Ok::<_, Failure>(protobuf(traces_answer(traces.traces(decoded(body)?).await?)))
             }),
         )
         .route(
             "/v1/metrics",
             post(async move |body: Bytes| {
-                metrics.metrics(decoded(body)?).await.map_err(|failure| failure.status)
+                Ok::<_, Failure>(protobuf(metrics_answer(metrics.metrics(decoded(body)?).await?)))
             }),
         )
         .route(
             "/v1/logs",
-            post(async move |body: Bytes| logs.logs(decoded(body)?).await.map_err(|failure| failure.status)),
+            post(async move |body: Bytes| {
+                Ok::<_, Failure>(protobuf(logs_answer(logs.logs(decoded(body)?).await?)))
+            }),
         );
     let noted = Arc::clone(inner);
     tonic::service::Routes::new(TraceServiceServer::new(service.clone()).accept_compressed(Gzip))
@@ -524,8 +615,64 @@ pub struct Receiver {
     address: SocketAddr,
     protocol: Protocol,
     authority: Option<PathBuf>,
+    _server: Server,
+}
+
+/// A thread that answers on a socket; dropping it closes the socket and its connections.
+#[derive(Debug)]
+pub struct Server {
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(listener: TcpListener, router: axum::Router, acceptor: Option<TlsAcceptor>) -> Self {
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let serve = async move {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a runtime with io");
+            let mut connections = tokio::task::JoinSet::new();
+            let accept = async {
+                loop {
+                    let Ok((stream, _)) = listener.accept().await else { continue };
+                    let (router, acceptor) = (router.clone(), acceptor.clone());
+                    connections.spawn(async move {
+                        match acceptor {
+                            None => answer(stream, router).await,
+                            Some(acceptor) => {
+                                if let Ok(stream) = acceptor.accept(stream).await {
+                                    answer(stream, router).await;
+                                }
+                            }
+                        }
+                    });
+                }
+            };
+            tokio::select! { () = accept => {}, _ = stopped => {} }
+        };
+        let thread = std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(serve);
+        });
+        Self { stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// A server of `router`, in HTTP/1.1 and HTTP/2, and its address.
+    pub fn of(router: axum::Router) -> (String, Self) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        listener.set_nonblocking(true).expect("a socket that can be non-blocking");
+        let address = listener.local_addr().expect("a bound socket");
+        (format!("http://{address}"), Self::start(listener, router, None))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Receiver {
@@ -554,37 +701,9 @@ impl Receiver {
             requests: Mutex::default(),
             behaviour: tokio::sync::watch::Sender::new(Behaviour::Ok),
         });
-        let router = router(&inner);
         let authority = tls.as_ref().map(|tls| tls.authority.clone());
-        let acceptor = tls.map(|tls| tls.acceptor);
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let serve = async move {
-            let listener = tokio::net::TcpListener::from_std(listener).expect("a runtime with io");
-            let mut connections = tokio::task::JoinSet::new();
-            let accept = async {
-                loop {
-                    let Ok((stream, _)) = listener.accept().await else { continue };
-                    let (router, acceptor) = (router.clone(), acceptor.clone());
-                    connections.spawn(async move {
-                        match acceptor {
-                            None => answer(stream, router).await,
-                            Some(acceptor) => {
-                                if let Ok(stream) = acceptor.accept(stream).await {
-                                    answer(stream, router).await;
-                                }
-                            }
-                        }
-                    });
-                }
-            };
-            tokio::select! { () = accept => {}, _ = stopped => {} }
-        };
-        let thread = std::thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(serve);
-        });
-        Self { inner, address, protocol, authority, stop: Some(stop), thread: Some(thread) }
+        let server = Server::start(listener, router(&inner), tls.map(|tls| tls.acceptor));
+        Self { inner, address, protocol, authority, _server: server }
     }
 
     /// The address to export to, without the path of a signal.
@@ -689,10 +808,6 @@ impl Receiver {
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
         if let Some(authority) = &self.authority {
             let _ = std::fs::remove_file(authority);
         }

@@ -403,7 +403,7 @@ async fn a_long_text_is_cut_wherever_it_comes_from() {
     drop(tasks.spawn_blocking("blocking", move |_| -> () { panic!("{}", text()) }).await);
     let body = TaskLoop::every(secs(60), |_| async { Err::<(), _>(Long(LONG)) })
         .retry(1, Backoff::constant(secs(1)))
-        .before_loop(move || async move { panic!("{}", text()) });
+        .before_loop(move |_| async move { panic!("{}", text()) });
     tasks.register(CriticalTaskConfig::from_loop("loop", body)).unwrap();
     tasks.register_component("component", move || -> Vec<CriticalTaskConfig> { panic!("{}", text()) });
     tasks.start();

@@ -24,6 +24,7 @@ mod outputs;
 mod overtaking;
 mod panics;
 mod pause;
+mod plain;
 mod polls;
 mod reentrancy;
 mod replace;

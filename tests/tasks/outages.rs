@@ -424,7 +424,7 @@ async fn an_iteration_that_fails_panics_or_times_out_is_a_failed_run_and_the_loo
                 }
             }
         })
-        .before_loop(move || {
+        .before_loop(move |_| {
             count_lives.fetch_add(1, SeqCst);
             async {}
         });
@@ -446,7 +446,7 @@ async fn a_permanent_error_or_on_error_ends_a_loop_and_the_policy_decides() {
         let body = TaskLoop::every(secs(100), |ctx: TaskContext| async move {
             if ctx.generation() == 1 { Err("down") } else { Ok(()) }
         })
-        .before_loop(move || {
+        .before_loop(move |_| {
             count.fetch_add(1, SeqCst);
             async {}
         })

@@ -334,7 +334,7 @@ async fn check_instrumentation() {
     let bare = TaskManager::new();
     bare.register(obeys("t").component("levels")).unwrap();
     let check = bare.check_instrumentation();
-    assert!(!check.is_complete() && !check.spans_exported && !check.layer_installed, "{check:?}");
+    assert!(!check.is_complete() && !check.spans_traced && !check.layer_installed, "{check:?}");
     assert_eq!((check.last_collection, check.info_enabled), (None, false));
     assert_eq!(check.missing_components, ["levels"]);
     let advice = check.to_string();
@@ -366,12 +366,12 @@ async fn check_instrumentation() {
 
     // Each way in which spans leave is enough, and neither stands for the figures.
     let elsewhere = TaskManager::new().check_instrumentation();
-    assert!(elsewhere.spans_exported && !elsewhere.is_complete(), "{elsewhere}");
+    assert!(elsewhere.spans_traced && !elsewhere.is_complete(), "{elsewhere}");
     drop(guard);
     let plain = tracing_subscriber::registry()
         .with(tracing_opentelemetry::layer().with_tracer(tracers.tracer("plain")));
     let checks = tracing::subscriber::with_default(plain, || TaskManager::new().check_instrumentation());
-    assert!(checks.spans_exported && !checks.layer_installed, "{checks}");
+    assert!(checks.spans_traced && !checks.layer_installed, "{checks}");
     let _none = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::default());
     let figures = TaskManager::builder().meter(meters.meter("figures")).build().unwrap();
     meters.force_flush().unwrap();
@@ -902,7 +902,7 @@ async fn stop_task_loops() {
     for (name, takes) in [("asleep", 0), ("busy", 15)] {
         let ended = ended.clone();
         let body = TaskLoop::every(secs(3_600), move |_| async move { sleep(secs(takes)).await });
-        let body = body.after_loop(move || {
+        let body = body.after_loop(move |_| {
             ended.lock().unwrap().push((name, began.elapsed().as_secs()));
             async {}
         });

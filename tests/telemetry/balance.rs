@@ -12,7 +12,7 @@ use otel_tasks::telemetry::{
 
 use crate::{
     BOTH,
-    support::otlp::{Behaviour, Receiver, closed_port, wait_for},
+    support::otlp::{ANY, Behaviour, Receiver, closed_port, wait_for},
     under,
 };
 
@@ -61,7 +61,7 @@ fn a_burst_of_ten_thousand_spans_loses_none_and_doubles_none() {
 
 #[test]
 fn a_burst_of_ten_thousand_records_loses_none() {
-    let receiver = Receiver::start(Protocol::Grpc);
+    let receiver = Receiver::start(ANY);
     let telemetry = receiver.telemetry("burst").shutdown_timeout(LONG).build().expect("telemetry");
     under(&telemetry, || {
         for n in 0..10_000_i64 {
@@ -103,7 +103,7 @@ fn beyond_the_bound_every_span_is_accounted_for() {
 
 #[test]
 fn spans_that_are_not_sampled_are_not_counted() {
-    let receiver = Receiver::start(Protocol::Grpc);
+    let receiver = Receiver::start(ANY);
     let off = |name: &str| (name == "OTEL_TRACES_SAMPLER").then(|| "always_off".to_owned());
     let telemetry = receiver.telemetry("burst").env(off).build().expect("telemetry");
     end_spans(&telemetry, 10);
@@ -169,7 +169,7 @@ fn dropped_spans_are_counted_by_an_instrument() {
     assert_eq!(dropped("traces", "after_shutdown"), Some(0.0));
     assert_eq!(dropped("logs", "queue_full"), Some(0.0));
     let metric = receiver.metric("task.telemetry.dropped").expect("the instrument");
-    assert_eq!((metric.unit.as_str(), metric.points.len()), ("{item}", 9));
+    assert_eq!((metric.unit.as_str(), metric.points.len()), ("{item}", 16));
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn failed_collections_of_metrics_are_counted() {
         assert_eq!((metrics.ended, metrics.exported, metrics.export_failed), (2, 1, 1));
         receiver.set_behaviour(Behaviour::Refuse);
         let report = telemetry.shutdown_blocking();
-        let refusal = if protocol == Protocol::Grpc { "InvalidArgument" } else { "400" };
+        let refusal = if protocol == Protocol::Grpc { "INVALID_ARGUMENT" } else { "400" };
         let told = matches!(&report.metrics.outcome, SignalOutcome::Failed(text) if text.contains(refusal));
         assert!(told, "the receiver's own words: {report}");
     }
@@ -193,7 +193,7 @@ fn failed_collections_of_metrics_are_counted() {
 
 #[test]
 fn spans_that_end_after_the_shutdown_are_counted() {
-    let receiver = Receiver::start(Protocol::Grpc);
+    let receiver = Receiver::start(ANY);
     let telemetry = receiver.telemetry("late").build().expect("telemetry");
     let (balance, tracer) = (telemetry.balance(), telemetry.tracer());
     let mut late = tracer.start("late");
@@ -293,7 +293,7 @@ fn a_slow_or_hanging_receiver_does_not_hold_up_the_end() {
 /// Seen to fail where the providers, which are dropped at once, wait for the queues as well.
 #[test]
 fn shutting_down_blocks_nobody_and_tells_each_signals_own_time() {
-    let (hangs, receiver) = (Receiver::start(Protocol::Grpc), Receiver::start(Protocol::Grpc));
+    let (hangs, receiver) = (Receiver::start(ANY), Receiver::start(ANY));
     hangs.set_behaviour(Behaviour::Hang);
     let endpoints = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint()),
@@ -396,8 +396,8 @@ fn a_receiver_that_is_down_costs_the_spans_and_nothing_else() {
 }
 
 #[test]
-fn an_export_that_never_ends_is_given_up() {
-    let receiver = Receiver::start(Protocol::Grpc);
+fn an_attempt_that_never_ends_is_ended_and_what_was_in_it_is_kept() {
+    let receiver = Receiver::start(ANY);
     receiver.set_behaviour(Behaviour::Hang);
     let env = |name: &str| match name {
         "OTEL_BSP_EXPORT_TIMEOUT" | "OTEL_METRIC_EXPORT_TIMEOUT" => Some("50".to_owned()),
@@ -410,7 +410,13 @@ fn an_export_that_never_ends_is_given_up() {
     assert!(telemetry.meter_provider().force_flush().is_err());
     assert!(began.elapsed() < Duration::from_secs(5), "long before the exporter's own ten seconds");
     let snapshot = telemetry.balance().snapshot();
-    assert_eq!((snapshot.traces.export_failed, snapshot.metrics.export_failed), (1, 1));
+    assert_eq!((snapshot.traces.pending, snapshot.metrics.pending), (1, 1), "another attempt is made");
+    receiver.set_behaviour(Behaviour::Ok);
+    let all = || {
+        let balance = telemetry.balance().snapshot();
+        (balance.traces.exported, balance.metrics.exported) == (1, 1)
+    };
+    assert!(wait_for(LONG, all), "{:?}", telemetry.balance());
 }
 
 #[test]
@@ -428,6 +434,110 @@ fn check_tells_whether_something_listens() {
     assert!(refused.contains("refused"), "{refused}");
     let told = format!("reach the collector of traces at {endpoint}: {}", unreachable.reason);
     assert_eq!(unreachable.to_string(), told);
+}
+
+/// Answers one connection with `answer`, once something was said.
+fn says(answer: &'static [u8]) -> String {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a call");
+        let _ = stream.read(&mut [0; 1_024]);
+        let _ = stream.write_all(answer);
+    });
+    address.to_string()
+}
+
+/// Seen to fail: whatever took a connection was called a collector.
+#[test]
+fn check_says_what_is_wrong_with_an_endpoint() {
+    use Protocol::{Grpc, HttpProtobuf};
+    const NOT_HTTP2: &str = "the connection was closed without an answer in HTTP/2: is it a port of HTTP/1.1, or one that expects https://?";
+    const SOON: Duration = Duration::from_secs(5);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let reason = |protocol: Protocol, endpoint: &str| {
+        let traces = |name: &str| matches!(name, "OTEL_METRICS_EXPORTER" | "OTEL_LOGS_EXPORTER");
+        let telemetry = otel_tasks::Telemetry::builder()
+            .protocol(protocol)
+            .endpoint(endpoint)
+            .env(move |name| traces(name).then(|| "none".to_owned()))
+            .build()
+            .expect("telemetry");
+        let checked = runtime.block_on(telemetry.check(SOON));
+        let unreachable = checked.expect_err("no receiver is there");
+        assert!(!format!("{unreachable:?} {unreachable}").contains("hunter2"), "{unreachable:?}");
+        unreachable.reason
+    };
+    let tls = Receiver::start_tls(HttpProtobuf);
+    let plain = Receiver::start(HttpProtobuf);
+    let port = |receiver: &Receiver| receiver.address().port();
+    for protocol in BOTH {
+        let at = |endpoint: String| reason(protocol, &endpoint);
+        let closed = at(format!("http://user:hunter2@{}", closed_port()));
+        assert_eq!(closed, "connection refused");
+        let unknown = at("http://user:hunter2@nowhere.invalid:4318".to_owned());
+        assert_eq!(unknown, "unknown host \"nowhere.invalid\"");
+        let plain = at(format!("https://user:hunter2@localhost:{}", port(&plain)));
+        assert_eq!(plain, "the port does not speak TLS: write http://");
+        let trusted = at(format!("https://user:hunter2@localhost:{}", port(&tls)));
+        assert!(trusted.starts_with("the server's certificate is not trusted: "), "{trusted}");
+        let expected = at(format!("http://user:hunter2@localhost:{}", port(&tls)));
+        let other = match protocol {
+            Grpc => NOT_HTTP2,
+            _ => "the answer is not HTTP/1.1: is it a port of gRPC, or one that expects https://?",
+        };
+        assert_eq!(expected, other);
+        let closed = match protocol {
+            Grpc => NOT_HTTP2,
+            _ => "the server closed the connection without an answer",
+        };
+        assert_eq!(at(format!("http://{}", says(b""))), closed);
+        assert_eq!(at(format!("http://{}", says(b"220 mail.example ESMTP\r\n"))), other);
+    }
+    let go = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+    let go = reason(HttpProtobuf, &format!("http://{}", says(go)));
+    assert_eq!(go, "HTTP 400: \"Client sent an HTTP request to an HTTPS server.\"");
+    let http2 = says(b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64");
+    assert!(reason(HttpProtobuf, &format!("http://{http2}")).contains("is not HTTP/1.1"));
+    if BOTH.contains(&Grpc) {
+        let http1 = says(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
+        assert!(reason(Grpc, &format!("http://{http1}")).contains("in HTTP/2"));
+    }
+}
+
+#[test]
+fn check_takes_a_receiver_for_one() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    for protocol in BOTH {
+        for receiver in [Receiver::start(protocol), Receiver::start_tls(protocol)] {
+            let telemetry = receiver.telemetry("check");
+            let telemetry = if receiver.endpoint().starts_with("https") {
+                let authority = receiver.authority().display().to_string();
+                telemetry
+                    .env(move |name| (name == "OTEL_EXPORTER_OTLP_CERTIFICATE").then(|| authority.clone()))
+            } else {
+                telemetry
+            };
+            let telemetry = telemetry.build().expect("telemetry");
+            assert_eq!(runtime.block_on(telemetry.check(LONG)), Ok(()), "{}", receiver.endpoint());
+        }
+    }
+}
+
+#[test]
+fn check_of_a_port_that_never_answers_ends_in_time() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let endpoint = format!("http://{}", silent.local_addr().expect("an address"));
+    for protocol in BOTH {
+        let telemetry = otel_tasks::Telemetry::builder().env(|_| None).protocol(protocol).endpoint(&endpoint);
+        let telemetry = telemetry.shutdown_timeout(Duration::from_millis(10)).build().expect("telemetry");
+        let began = Instant::now();
+        let checked = runtime.block_on(telemetry.check(Duration::from_millis(100)));
+        assert_eq!(checked.expect_err("silence").reason, "no answer within 100ms");
+        assert!(began.elapsed() < LONG);
+    }
 }
 
 #[test]

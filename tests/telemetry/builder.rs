@@ -8,7 +8,7 @@ use tokio_rustls::rustls;
 
 use crate::{
     BOTH,
-    support::otlp::{Kind, Receiver, certified, wait_for},
+    support::otlp::{ANY, Kind, Receiver, certified, wait_for},
     under,
 };
 
@@ -94,7 +94,7 @@ fn an_authority_that_is_not_trusted_gets_nothing() {
 
 #[test]
 fn a_certificate_that_cannot_be_read_is_warned_of() {
-    let receiver = Receiver::start_tls(Protocol::Grpc);
+    let receiver = Receiver::start_tls(ANY);
     let missing =
         |name: &str| (name == "OTEL_EXPORTER_OTLP_CERTIFICATE").then(|| "/nowhere/ca.pem".to_owned());
     let telemetry = receiver.telemetry("tux").env(missing).build().expect("telemetry");
@@ -235,7 +235,7 @@ fn metrics_are_exported_at_their_interval() {
 
 #[test]
 fn a_task_instrument_has_room_for_the_names_that_were_asked_for() {
-    let receiver = Receiver::start(Protocol::Grpc);
+    let receiver = Receiver::start(ANY);
     let telemetry = receiver.telemetry("tux").name_capacity(250).build().expect("telemetry");
     let ours = telemetry.meter().u64_counter("task.test").build();
     let other = telemetry.meter().u64_counter("other").build();
@@ -266,11 +266,59 @@ fn debug_output_of_telemetry_names_its_parts() {
 
 #[test]
 fn telemetry_that_is_dropped_is_still_flushed() {
-    let receiver = Receiver::start(Protocol::Grpc);
+    let receiver = Receiver::start(ANY);
     let telemetry = receiver.telemetry("tux").build().expect("telemetry");
     telemetry.tracer().start("one").end();
     drop(telemetry);
     assert_eq!(receiver.spans().len(), 1);
+}
+
+#[test]
+fn a_sampler_in_code_beats_the_variable() {
+    use opentelemetry_sdk::trace::Sampler;
+    let env = |name: &str| (name == "OTEL_TRACES_SAMPLER").then(|| "always_off".to_owned());
+    for (sampler, spans) in [(Some(Sampler::AlwaysOn), 1), (None, 0)] {
+        let receiver = Receiver::start(Protocol::HttpProtobuf);
+        let telemetry = receiver.telemetry("tux").env(env);
+        let telemetry = match sampler {
+            Some(sampler) => telemetry.sampler(sampler),
+            None => telemetry,
+        };
+        let telemetry = telemetry.build().expect("telemetry");
+        telemetry.tracer().start("one").end();
+        let _report = telemetry.shutdown_blocking();
+        assert_eq!(receiver.spans().len(), spans);
+    }
+}
+
+#[test]
+fn a_resource_of_your_own_lies_between_the_variables_and_the_builders_attributes() {
+    use opentelemetry_sdk::Resource;
+    let pair = |key: &'static str, value: &'static str| opentelemetry::KeyValue::new(key, value);
+    let env = |name: &str| {
+        let list = "service.name=env,region=env,zone=env,host=env";
+        (name == "OTEL_RESOURCE_ATTRIBUTES").then(|| list.to_owned())
+    };
+    let detected = Resource::builder().with_attributes([pair("region", "own"), pair("zone", "own")]).build();
+    let named = Resource::builder_empty()
+        .with_schema_url([pair("rack", "7")], "https://opentelemetry.io/schemas/1.42.0")
+        .build();
+    let telemetry = otel_tasks::Telemetry::builder()
+        .env(env)
+        .export_if_configured()
+        .resource(detected)
+        .resource(named)
+        .resource_attribute("zone", "code")
+        .build()
+        .expect("telemetry");
+    let get = |key: &'static str| telemetry.resource().get(&key.into()).map(|value| value.to_string());
+    let found = ["service.name", "host", "region", "zone", "rack"].map(get);
+    assert_eq!(found.map(Option::unwrap_or_default), ["env", "env", "own", "code", "7"]);
+    assert_eq!(telemetry.resource().schema_url(), Some("https://opentelemetry.io/schemas/1.42.0"));
+    let own = Resource::builder_empty().with_attribute(pair("service.name", "own")).build();
+    let telemetry = otel_tasks::Telemetry::builder().env(env).export_if_configured().resource(own);
+    let telemetry = telemetry.build().expect("telemetry");
+    assert_eq!(telemetry.resource().get(&"service.name".into()), Some("own".into()));
 }
 
 #[test]

@@ -8,7 +8,10 @@ use otel_tasks::telemetry::{
 };
 use tracing_subscriber::layer::SubscriberExt as _;
 
-use crate::{support::otlp::Receiver, under};
+use crate::{
+    support::otlp::{ANY, Receiver},
+    under,
+};
 
 fn with(builder: TelemetryBuilder, pairs: &[(&'static str, &str)]) -> Telemetry {
     let pairs: Vec<_> = pairs.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
@@ -33,7 +36,7 @@ fn use_all_signals(telemetry: &Telemetry) {
 #[test]
 fn the_endpoint_and_the_protocol_come_from_the_environment() {
     for protocol in ["grpc", "http/protobuf"] {
-        let receiver = Receiver::start(Protocol::Grpc);
+        let receiver = Receiver::start(ANY);
         let telemetry = from(&[
             ("OTEL_EXPORTER_OTLP_ENDPOINT", &receiver.endpoint()),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
@@ -81,7 +84,7 @@ fn two_instances_have_two_ids() {
 
 #[test]
 fn each_signal_has_an_endpoint_of_its_own() {
-    let (traces, others) = (Receiver::start(Protocol::Grpc), Receiver::start(Protocol::Grpc));
+    let (traces, others) = (Receiver::start(ANY), Receiver::start(ANY));
     let own = format!("{}/v1/traces", traces.endpoint());
     let telemetry = from(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &others.endpoint()),
@@ -99,7 +102,7 @@ fn each_signal_has_an_endpoint_of_its_own() {
 
 #[test]
 fn a_disabled_sdk_does_nothing() {
-    let receiver = Receiver::start(Protocol::Grpc);
+    let receiver = Receiver::start(ANY);
     let telemetry = with(receiver.telemetry("off"), &[("OTEL_SDK_DISABLED", "TRUE")]);
     assert!(!telemetry.is_enabled());
     use_all_signals(&telemetry);
@@ -173,7 +176,7 @@ fn each_signal_can_be_switched_off() {
 
 #[test]
 fn the_console_is_an_exporter_too() {
-    let receiver = Receiver::start(Protocol::Grpc);
+    let receiver = Receiver::start(ANY);
     let telemetry = with(
         receiver.telemetry("both"),
         &[
@@ -276,7 +279,7 @@ fn nothing_is_exported_without_configuration_where_that_was_asked() {
 
 #[test]
 fn the_queue_and_the_batch_come_from_the_environment() {
-    let receiver = Receiver::start(Protocol::Grpc);
+    let receiver = Receiver::start(ANY);
     let telemetry = with(
         receiver.telemetry("queue"),
         &[
@@ -308,7 +311,7 @@ fn delta_temporality_is_honoured() {
 
 #[test]
 fn no_duration_is_too_long() {
-    let receiver = Receiver::start(Protocol::Grpc);
+    let receiver = Receiver::start(ANY);
     let longest = u64::MAX.to_string();
     let telemetry = with(
         receiver.telemetry("patient").metric_interval(Duration::MAX),

@@ -16,7 +16,7 @@ use otel_tasks::{
 
 use crate::{
     BOTH,
-    support::otlp::{Behaviour, Receiver, closed_port},
+    support::otlp::{ANY, Behaviour, Receiver, closed_port},
     under,
 };
 
@@ -139,7 +139,7 @@ fn ten_thousand_runs_in_one_burst_arrive() {
 
 #[test]
 fn past_the_queues_bound_the_balance_is_exact() {
-    let receiver = Receiver::start(Protocol::Grpc);
+    let receiver = Receiver::start(ANY);
     receiver.set_behaviour(Behaviour::Hang);
     let telemetry = receiver
         .telemetry("bounded")

@@ -64,7 +64,7 @@ pub(crate) fn status(bot: &Arc<Bot>) -> CriticalTaskConfig {
                 .send(format!("STATUS {} runs, {} errors", statistics.total_runs, statistics.total_errors))
         }
     })
-    .before_loop(move || {
+    .before_loop(move |_| {
         let bot = to_connect.clone();
         async move { bot.outbox.connected().await }
     })

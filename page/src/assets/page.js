@@ -349,7 +349,7 @@ function drawDetail(task) {
   const focus = document.activeElement?.dataset?.action;
   const section = (title, ...content) => element("section", { ariaLabel: title }, element("h2", {}, title), ...content);
   const buttons = summary?.control && task.settings
-    ? ["restart", "pause", "resume", "stop"].map((action) => {
+    ? ["restart", "pause", "resume", "stop", ...(task.interval_seconds === null ? [] : ["run"])].map((action) => {
         const button = element("button", { type: "button", onclick: () => control(task.name, action) }, action);
         button.dataset.action = action;
         return button;

@@ -1,6 +1,8 @@
 //! Helpers of the tests: an HTTP client over a plain socket, and waiting with a bound.
 #![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses a part of this")]
 
+pub(crate) mod open_metrics;
+
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},

@@ -2,12 +2,17 @@
 
 use std::{any::Any, pin::Pin, sync::Arc};
 
-use crate::engine::{
-    loops::{
-        handle::LoopHandle,
-        task_loop::{Parts, TaskLoop},
+use crate::{
+    cell::SkipReason,
+    engine::{
+        loops::{
+            handle::LoopHandle,
+            life::tell_skipped,
+            task_loop::{Parts, TaskLoop},
+        },
+        shared::Shared,
+        supervision::supervised::{Body, Life, LifeEnd, Supervised},
     },
-    supervision::supervised::{Body, Life, LifeEnd, Supervised},
 };
 
 /// A registered loop.
@@ -34,6 +39,11 @@ impl Body for LoopBody {
 
     fn hold(&self, held: bool) -> bool {
         self.0.control.hold(held)
+    }
+
+    fn rests(&self, supervised: &Arc<Supervised>, shared: &Arc<Shared>) {
+        let missed = self.0.control.rests(supervised.wall_clock());
+        tell_skipped(shared, supervised, SkipReason::Missed, missed);
     }
 
     fn registered(&self, supervised: &Arc<Supervised>) {

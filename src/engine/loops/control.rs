@@ -5,19 +5,22 @@ use std::{
     time::SystemTime,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, futures::Notified, oneshot},
+    time::Instant,
+};
 
 use crate::{
-    engine::{Order, Supervised},
+    engine::{Order, Supervised, loops::task_loop::LoopOutcome},
     error::LoopControlError,
     policy::Exit,
-    timetable::Schedule,
+    timetable::{Account, Schedule},
 };
 
 pub(super) struct Control {
     state: Mutex<State>,
     /// Wakes the life under way: something of the state that it does not write itself has changed.
-    pub(super) changed: Notify,
+    changed: Notify,
     supervised: Mutex<Weak<Supervised>>,
 }
 
@@ -30,15 +33,27 @@ pub(super) struct State {
     pub(super) changed_at: Instant,
     pub(super) running: bool,
     pub(super) failed: bool,
-    pub(super) stop_requested: bool,
+    /// When the loop was asked to finish.
+    pub(super) stop_requested: Option<Instant>,
     /// Whether no further iteration begins for the time being.
     pub(super) held: bool,
     pub(super) iteration: u64,
     pub(super) next: Option<SystemTime>,
-    /// The last time of the schedule that an iteration took: the next life does not take it again.
-    pub(super) last_used: Option<SystemTime>,
+    /// What the last life has left. The life under way has it, and gives it back when it ends.
+    pub(super) account: Account,
+    /// The time that the last iteration was due at that has ended.
+    pub(super) last_run: Option<SystemTime>,
     pub(super) last_result: Option<Exit>,
+    /// How many iterations run, those that were asked for and have not begun included.
+    pub(super) in_flight: u32,
+    /// How many may.
+    pub(super) allowed: u32,
+    /// Those that were asked for, and who awaits them.
+    pub(super) manual: Vec<Awaits>,
 }
+
+/// Who awaits an iteration that was asked for.
+pub(super) type Awaits = oneshot::Sender<LoopOutcome>;
 
 impl Control {
     pub(super) fn new(schedule: Schedule) -> Arc<Self> {
@@ -48,12 +63,16 @@ impl Control {
             changed_at: Instant::now(),
             running: false,
             failed: false,
-            stop_requested: false,
+            stop_requested: None,
             held: false,
             iteration: 0,
             next: None,
-            last_used: None,
+            account: Account::default(),
+            last_run: None,
             last_result: None,
+            in_flight: 0,
+            allowed: 1,
+            manual: Vec::new(),
         };
         Arc::new(Self { state: Mutex::new(state), changed: Notify::new(), supervised: Mutex::default() })
     }
@@ -73,10 +92,28 @@ impl Control {
         state.revision += 1;
         state.changed_at = Instant::now();
         drop(state);
+        self.notify();
+    }
+
+    /// Wakes the life under way, and an iteration that waits for its next try.
+    pub(super) fn notify(&self) {
+        self.changed.notify_waiters();
+        // For a life that does not wait right now.
         self.changed.notify_one();
     }
 
+    /// Waits until something has changed.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
     pub(super) fn order(&self, order: Order) -> Result<(), LoopControlError> {
+        self.supervised()?.order(order);
+        Ok(())
+    }
+
+    /// The task, as long as it obeys.
+    pub(super) fn supervised(&self) -> Result<Arc<Supervised>, LoopControlError> {
         let supervised = self.supervised.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         let supervised = supervised.filter(|supervised| supervised.owns_name());
         if supervised.as_ref().is_some_and(|supervised| supervised.is_runtime_gone()) {
@@ -84,8 +121,7 @@ impl Control {
         }
         let supervised =
             supervised.filter(|supervised| !supervised.has_left() && !supervised.is_to_unregister());
-        supervised.ok_or(LoopControlError::NotRegistered)?.order(order);
-        Ok(())
+        supervised.ok_or(LoopControlError::NotRegistered)
     }
 
     pub(super) fn hold(&self, held: bool) -> bool {
@@ -95,8 +131,20 @@ impl Control {
         }
         let running = state.running;
         drop(state);
-        self.changed.notify_one();
+        self.notify();
         running
+    }
+
+    /// The loop rests until somebody restarts it. Returns the number of times that are left out.
+    pub(super) fn rests(&self, now: SystemTime) -> u64 {
+        let (schedule, mut account) = {
+            let state = self.state();
+            (state.schedule.clone(), state.account)
+        };
+        // Not under the lock: the schedule may have the user's code in it.
+        let missed = account.rest(&schedule, now);
+        self.state().account = account;
+        missed
     }
 
     pub(super) fn registered(&self, supervised: &Arc<Supervised>) {
@@ -114,7 +162,7 @@ impl Alive {
     pub(super) fn begin(control: &Arc<Control>, supervised: &Arc<Supervised>) -> Self {
         let mut state = control.state();
         state.running = true;
-        (state.failed, state.stop_requested, state.held) = (false, false, false);
+        (state.failed, state.stop_requested, state.held) = (false, None, false);
         (state.iteration, state.next) = (0, None);
         drop(state);
         Self { control: control.clone(), supervised: supervised.clone() }
@@ -126,6 +174,11 @@ impl Drop for Alive {
         let mut state = self.control.state();
         state.running = false;
         state.next = None;
+        state.in_flight = 0;
+        let unheard = std::mem::take(&mut state.manual);
         self.supervised.task.cell.set_schedule(state.schedule.interval(), None);
+        drop(state);
+        // Wakes those who await them.
+        drop(unheard);
     }
 }

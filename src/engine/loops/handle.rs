@@ -1,12 +1,21 @@
 //! Control over a loop.
 
 use std::{
+    future::Future,
+    pin::{Pin, pin},
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, SystemTime},
 };
 
+use tokio::{sync::oneshot, time::Instant};
+
 use crate::{
-    engine::{Order, loops::control::Control, supervision::spec},
+    engine::{
+        Order,
+        loops::{control::Control, task_loop::LoopOutcome},
+        supervision::spec,
+    },
     error::LoopControlError,
     policy::Exit,
     timetable::Schedule,
@@ -19,16 +28,59 @@ pub struct LoopHandle {
 }
 
 impl LoopHandle {
-    /// Finishes the loop after the iteration under way; one that sleeps wakes and finishes at once; one that waits for its
-    /// start or restart is stopped and does not begin by itself. Without effect on a loop that has ended.
+    /// Runs one iteration now, beside the rhythm: it does not move the next time and is no part of a
+    /// [`count`](crate::Schedule::count), and its trigger is [`Manual`](crate::schedule::Trigger::Manual). A paused loop stays paused.
+    ///
+    /// The iteration goes on whether or not its [`ManualRun`] is awaited. A time that comes while it runs overlaps with it, as with any other
+    /// iteration.
+    ///
+    /// # Errors
+    /// No iteration begins, and none is counted as left out:
+    /// - [`LoopControlError::Overlapped`]: as many iterations run as the [`OverlapPolicy`](crate::schedule::OverlapPolicy) allows at once.
+    /// - [`LoopControlError::NotRunning`]: the loop waits for its start or restart, is about to end, or has ended.
+    /// - [`LoopControlError::NotRegistered`], [`LoopControlError::RuntimeGone`].
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskLoop, TaskManager, schedule::Trigger};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// let backup = TaskLoop::every(std::time::Duration::from_secs(86_400), |_| async { /* save */ });
+    /// tasks.register(CriticalTaskConfig::from_loop("backup", backup))?;
+    /// tasks.start();
+    /// # tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    /// let outcome = tasks.loop_handle("backup")?.run_now()?.await?;
+    /// assert_eq!((outcome.trigger, outcome.due), (Trigger::Manual, None));
+    /// # Ok(()) }
+    /// ```
+    pub fn run_now(&self) -> Result<ManualRun, LoopControlError> {
+        self.control.supervised()?;
+        let (awaits, outcome) = oneshot::channel();
+        let mut state = self.control.state();
+        if !state.running || state.stop_requested.is_some() {
+            return Err(LoopControlError::NotRunning);
+        }
+        if state.in_flight >= state.allowed {
+            return Err(LoopControlError::Overlapped);
+        }
+        state.in_flight += 1;
+        state.manual.push(awaits);
+        drop(state);
+        self.control.notify();
+        Ok(ManualRun { outcome })
+    }
+
+    /// Finishes the loop after the iteration under way, which is not tried again; one that sleeps wakes and finishes at once; one that
+    /// waits for its start or restart is stopped and does not begin by itself. Without effect on a loop that has ended.
     pub fn stop(&self) {
         let running = {
             let mut state = self.control.state();
-            state.stop_requested = state.running;
+            if state.running {
+                state.stop_requested.get_or_insert_with(Instant::now);
+            }
             state.running
         };
         if running {
-            self.control.changed.notify_one();
+            self.control.notify();
         } else {
             // A loop that is not registered has nothing to stop.
             let _ = self.control.order(Order::Stop { grace: spec::DEFAULT_STOP_GRACE });
@@ -71,6 +123,9 @@ impl LoopHandle {
     /// before (and runs at once where that is past); a running one from the present iteration, and one that has not yet begun
     /// from the first one on. A rhythm that starts later begins then; a calendar goes on with what it shows next.
     ///
+    /// A time of the old schedule that had come and waits for its jitter or for an iteration still takes place. If there are several, the
+    /// others are counted as left out.
+    ///
     /// # Errors
     /// [`LoopControlError::Schedule`]; the old schedule stays.
     pub fn change_schedule(&self, schedule: impl Into<Schedule>) -> Result<(), LoopControlError> {
@@ -110,16 +165,22 @@ impl LoopHandle {
         self.control.state().failed
     }
 
-    /// The number of the iteration under way (the latest, where several are) or, between two, of the last one; 0 before the
-    /// first.
+    /// The number of the iteration under way, from 1 (the latest, where several are) or, between two, of the last one; 0 before the
+    /// first of this life.
     pub fn current_iteration(&self) -> u64 {
         self.control.state().iteration
     }
 
-    /// When the next iteration is due, by the wall clock; `None` while one is under way that the next one waits for, while the
-    /// loop is paused, and while it does not run.
+    /// When the next iteration is due, by the wall clock, also during an iteration; `None` at the end of the schedule, while the loop is
+    /// paused or does not run, and during an iteration of a [`delay`](crate::Schedule::delay).
     pub fn next_run(&self) -> Option<SystemTime> {
         self.control.state().next
+    }
+
+    /// The time that the last iteration was due at that has ended, whether it succeeded or not; or what the loop was
+    /// [given](crate::TaskLoop::last_run). An iteration that was asked for has no such time.
+    pub fn last_run(&self) -> Option<SystemTime> {
+        self.control.state().last_run
     }
 
     /// How the last iteration ended.
@@ -131,5 +192,25 @@ impl LoopHandle {
 impl std::fmt::Debug for LoopHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LoopHandle").field("state", &*self.control.state()).finish_non_exhaustive()
+    }
+}
+
+/// An iteration that [`LoopHandle::run_now`] has begun. It goes on whether or not this is awaited.
+///
+/// Returns how it ended, once the hooks after it are through; or [`LoopControlError::NotRunning`] if the loop ended before, or dropped the
+/// iteration.
+///
+/// # Cancel safety
+/// Cancel safe: dropping it loses the outcome, and nothing else.
+#[derive(Debug)]
+pub struct ManualRun {
+    outcome: oneshot::Receiver<LoopOutcome>,
+}
+
+impl Future for ManualRun {
+    type Output = Result<LoopOutcome, LoopControlError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        pin!(&mut self.outcome).poll(cx).map_err(|_| LoopControlError::NotRunning)
     }
 }

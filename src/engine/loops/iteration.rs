@@ -8,19 +8,29 @@ use tokio::time::{Instant, sleep};
 use crate::{
     emit::DelaySeries,
     engine::{
-        Life, TaskContext, TaskEventKind, Work,
-        loops::task_loop::{LoopOutcome, OnError, Parts},
+        Life, LifeEnd, TaskContext, TaskEventKind, Work,
+        loops::{
+            control::Awaits,
+            task_loop::{LoopOutcome, OnError, Parts},
+        },
         shared::Shared,
         supervision::supervised::Supervised,
     },
     policy::{ErrorClass, Exit, Failure},
     run::{Begin, Ended, Guarded, Rules, Run},
+    timetable::{Begins, OverlapPolicy, Trigger},
 };
 
 /// What the iterations of one life share.
 pub(super) struct Living {
     pub(super) parts: Arc<Parts>,
     pub(super) life: Life,
+}
+
+/// Why an iteration begins.
+pub(super) enum Cause {
+    Due(Begins),
+    Asked(Awaits),
 }
 
 /// An iteration that has ended.
@@ -34,24 +44,29 @@ pub(super) struct Settled {
 pub(super) type Iteration = Pin<Box<dyn Future<Output = Settled> + Send>>;
 
 impl Living {
-    /// Begins an iteration, so long after its time.
+    /// Begins an iteration: one that is due, or that somebody asked for.
     pub(super) fn begin(
         self: &Arc<Self>,
         iteration: u64,
-        late: Duration,
+        cause: Cause,
         links: Vec<SpanContext>,
         delays: &mut DelaySeries,
     ) -> Iteration {
+        let (begins, awaits) = match cause {
+            Cause::Due(begins) => (Some(begins), None),
+            Cause::Asked(awaits) => (None, Some(awaits)),
+        };
+        let late = begins.map(|begins| begins.late);
         let Life { shared, supervised, context, .. } = &self.life;
         let began = Instant::now();
         supervised.signals.heartbeat(context.generation(), began);
-        if let Some(exposition) = &*shared.recorder.exposition() {
+        if let (Some(late), Some(exposition)) = (late, &*shared.recorder.exposition()) {
             exposition.instruments.schedule_delay.record(delays, &supervised.task, late.as_secs_f64());
         }
         let begin = Begin {
             generation: Some(context.generation()),
             iteration: Some(iteration),
-            late: Some(late),
+            late,
             links,
             timeout: supervised.spec.run_timeout,
             polls: shared.recorder.polls(),
@@ -74,8 +89,17 @@ impl Living {
         Box::pin(async move {
             let Ended { exit, span_context, at, .. } = run.await;
             untold.tell(&exit, at);
-            let outcome = LoopOutcome { iteration, exit, duration: at.saturating_duration_since(began) };
-            living.settle(outcome, span_context).await
+            let duration = at.saturating_duration_since(began);
+            let due = begins.map(|begins| begins.due);
+            let trigger = begins.map_or(Trigger::Manual, |begins| begins.trigger);
+            let outcome = LoopOutcome { iteration, due, trigger, exit, duration };
+            let reply = awaits.map(|awaits| (awaits, outcome.clone()));
+            let settled = living.settle(outcome, span_context).await;
+            if let Some((awaits, outcome)) = reply {
+                // Nobody need wait for it.
+                let _ = awaits.send(outcome);
+            }
+            settled
         })
     }
 
@@ -91,7 +115,7 @@ impl Living {
             let exit = self.work(context.clone()).await;
             let (Exit::Failure(failure), Some(retry)) = (&exit, &self.parts.retry) else { return exit };
             failures += 1;
-            if context.is_cancelled() || !retry.tries_again(failures, failure) {
+            if context.is_cancelled() || self.is_stopped() || !retry.tries_again(failures, failure) {
                 return exit;
             }
             let random = (self.life.shared.settings.random)();
@@ -101,11 +125,43 @@ impl Living {
             tokio::select! {
                 biased;
                 () = context.cancelled() => return exit,
+                () = self.stopped() => return exit,
                 () = sleep(delay) => {}
             }
             self.life.supervised.signals.heartbeat(context.generation(), Instant::now());
             self.life.supervised.signals.set_sleeping(false);
         }
+    }
+
+    /// Whether the loop was asked to finish.
+    fn is_stopped(&self) -> bool {
+        self.parts.control.state().stop_requested.is_some()
+    }
+
+    async fn stopped(&self) {
+        while !self.is_stopped() {
+            self.parts.control.changed().await;
+        }
+    }
+
+    /// The life ends before its first iteration, with an error of the hook that began then.
+    pub(super) async fn fail(&self, exit: Exit, began: Instant, links: Vec<SpanContext>) -> LifeEnd {
+        let Life { shared, supervised, context, .. } = &self.life;
+        let begin = Begin {
+            generation: Some(context.generation()),
+            links,
+            polls: shared.recorder.polls(),
+            ..Begin::new(shared.recorder.clone(), supervised.task.clone())
+        };
+        let work = std::future::ready(exit);
+        let Ended { exit, span_context, at, .. } =
+            Run::begun_at(began, begin, work, |exit: &Exit, _: Rules<'_>| exit.clone(), ()).await;
+        let duration = at.saturating_duration_since(began);
+        shared.tell(supervised, || TaskEventKind::Exited { exit: exit.clone(), duration, iteration: None });
+        let mut state = self.parts.control.state();
+        state.failed = true;
+        state.last_result = Some(exit.clone());
+        LifeEnd { exit, finished: state.stop_requested.is_some(), span_context }
     }
 
     fn tell_retry(&self, context: &TaskContext, failure: &Failure, delay: Duration) {
@@ -122,7 +178,15 @@ impl Living {
             context.ready();
         }
         let exit = outcome.exit.clone();
-        self.parts.control.state().last_result = Some(exit.clone());
+        {
+            let mut state = self.parts.control.state();
+            state.last_result = Some(exit.clone());
+            if let Some(due) = outcome.due {
+                // Of several at once the latest.
+                let before = state.last_run.filter(|_| matches!(self.parts.overlap, OverlapPolicy::Allow(_)));
+                state.last_run = Some(before.map_or(due, |before| before.max(due)));
+            }
+        }
         let failed = exit.error_type().is_some();
         if exit == Exit::Success {
             supervised.iteration_succeeded();

@@ -4,6 +4,7 @@
 //! 1. The schedule's arithmetic is [`Course`]'s alone; here is what waits, and what counts.
 //! 2. Iterations are futures inside the life's own: dropped with it, so that none outlives it.
 //! 3. While iterations run that the next one waits for, no timer is set: what passed is counted at their end.
+//! 4. The account of what was due is the life's own. It is given back when the life ends, however that happens.
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
@@ -17,12 +18,14 @@ use crate::{
         Life, LifeEnd, TaskEventKind, later,
         loops::{
             control::Alive,
-            iteration::{Iteration, Living, Settled},
+            iteration::{Cause, Iteration, Living, Settled},
             task_loop::Parts,
         },
+        shared::Shared,
+        supervision::supervised::Supervised,
     },
     policy::Exit,
-    timetable::{Course, Fire, Moment, Now, OverlapPolicy},
+    timetable::{Course, LeftOut, Moment, Now, OverlapPolicy},
 };
 
 /// Why no further iteration begins.
@@ -55,7 +58,13 @@ struct LoopLife {
     held: bool,
     running: Vec<Iteration>,
     begun: u64,
+    /// Those of them that the schedule began: its count is about these.
+    counted: u64,
     ending: Option<Ending>,
+    /// Nothing is due after that.
+    ended_at: Option<Instant>,
+    /// Whether the account is given back.
+    closed: bool,
     /// How the last iteration ended. Boxed: a loop that has not run has none.
     last: Option<Box<(Exit, Option<SpanContext>)>>,
     /// What was shown last.
@@ -72,20 +81,30 @@ pub(super) fn live(parts: Arc<Parts>, mut life: Life) -> impl Future<Output = Li
     async move {
         let _alive = Alive::begin(&living.parts.control, &living.life.supervised);
         if let Some(hook) = &living.parts.before_loop {
-            tokio::select! {
+            let began = Instant::now();
+            let Life { context, supervised, .. } = &living.life;
+            let work = hook.clone().make(context.clone(), supervised.rules.clone());
+            let exit = tokio::select! {
                 biased;
                 // A hook that waits for what never comes must not hold up a stop; the first wait below ends the life.
-                () = living.life.context.cancelled() => {}
-                _ = Box::pin(living.hook("before_loop", hook(()))) => {}
+                () = context.cancelled() => None,
+                exit = Box::pin(living.hook("before_loop", work)) => exit,
+            };
+            if let Some(exit) = exit.filter(|exit| exit.error_type().is_some()) {
+                return Box::pin(living.fail(exit, began, links)).await;
             }
+            // What was asked for meanwhile comes first: the driver hears it before it polls the life.
+            tokio::task::yield_now().await;
         }
         let mut life = LoopLife::begin(living, links);
         while let Some(event) = life.next().await {
             life.handle(event);
         }
+        life.close();
         if let Some(hook) = &life.living.parts.after_loop {
             // Boxed, as the other: few have it, and its room would be in each loop.
-            Box::pin(life.living.hook("after_loop", hook(()))).await;
+            let context = life.living.life.context.clone();
+            Box::pin(life.living.hook("after_loop", hook(context))).await;
         }
         life.end()
     }
@@ -95,13 +114,13 @@ impl LoopLife {
     fn begin(living: Arc<Living>, links: Vec<SpanContext>) -> Self {
         let origin = Instant::now();
         let settings = &living.life.shared.settings;
-        let now = Now { steady: Duration::ZERO, wall: settings.wall_clock.now() };
-        let (schedule, revision, last_used) = {
+        let now = Now { steady: Now::ORIGIN, wall: settings.wall_clock.now() };
+        let (schedule, revision, account) = {
             let state = living.parts.control.state();
-            (state.schedule.clone(), state.revision, state.last_used)
+            (state.schedule.clone(), state.revision, state.account)
         };
-        let course = Course::begin(schedule, last_used, now, &*settings.random);
-        Self {
+        let (course, left) = Course::begin(schedule, account, now, &*settings.random);
+        let mut life = Self {
             origin,
             read: now,
             course,
@@ -109,30 +128,47 @@ impl LoopLife {
             held: false,
             running: Vec::new(),
             begun: 0,
+            counted: 0,
             ending: None,
+            ended_at: None,
+            closed: false,
             last: None,
             shown: None,
             links,
             delays: DelaySeries::default(),
             living,
-        }
+        };
+        life.left_out(left);
+        // A hook, or somebody while it ran, may have asked for something.
+        life.changed(false);
+        life
     }
 
     /// Reads both clocks.
     fn now(&mut self) -> Now {
-        let wall = self.living.life.shared.settings.wall_clock.now();
-        self.read = Now { steady: self.origin.elapsed(), wall };
+        let living = &self.living;
+        let wall = living.life.shared.settings.wall_clock.now();
+        self.read = Now { steady: self.steady(Instant::now()), wall };
+        let missed = self.course.look(self.read, &*living.life.shared.settings.random);
+        self.skipped(SkipReason::Missed, missed);
         self.read
+    }
+
+    fn steady(&self, at: Instant) -> Duration {
+        Now::ORIGIN + at.saturating_duration_since(self.origin)
     }
 
     /// Whether times that come during an iteration are seen when they come.
     fn is_watched(&self) -> bool {
-        self.living.parts.overlap.is_watched() && self.course.overlaps()
+        self.living.parts.overlap.is_watched() && self.course.overlaps() && !self.course.catches_up()
+    }
+
+    fn has_counted_all(&self) -> bool {
+        self.course.schedule().limit().is_some_and(|count| self.counted >= count)
     }
 
     fn is_exhausted(&self) -> bool {
-        self.course.schedule().limit().is_some_and(|count| self.begun >= count)
-            || self.running.is_empty() && self.course.due().is_none()
+        self.has_counted_all() || self.running.is_empty() && self.course.due().is_none()
     }
 
     /// Waits for what happens next; `None` where nothing will.
@@ -146,7 +182,7 @@ impl LoopLife {
             .due()
             .filter(|_| !over && !self.held && (self.running.is_empty() || self.is_watched()));
         self.show(waits_for);
-        if waits_for.is_none() && !self.running.is_empty() && !self.is_watched() {
+        if !self.running.is_empty() && !self.living.parts.overlap.is_watched() {
             // Whatever is asked for meanwhile is seen to when it has ended.
             return Some(Event::Settled(settled(&mut self.running).await));
         }
@@ -155,7 +191,7 @@ impl LoopLife {
         loop {
             let wake = match waits_for {
                 None => None,
-                Some(Moment::Steady(at)) => Some(later(self.origin, at)),
+                Some(Moment::Steady(at)) => Some(later(self.origin, at.saturating_sub(Now::ORIGIN))),
                 // In bounded steps: the clock may be set, and the process suspended, meanwhile.
                 Some(due @ Moment::Wall(_)) => {
                     Some(later(Instant::now(), due.ahead(self.now()).min(clock.step)))
@@ -165,12 +201,11 @@ impl LoopLife {
             tokio::select! {
                 biased;
                 () = living.life.context.cancelled(), if self.ending.is_none() => return Some(Event::Stop),
-                () = living.parts.control.changed.notified() => return Some(Event::Changed),
+                () = living.parts.control.changed() => return Some(Event::Changed),
                 settled = settled(running), if !running.is_empty() => return Some(Event::Settled(settled)),
                 () = sleep_until(wake.unwrap_or(self.origin)), if wake.is_some() => {}
             }
             let now = self.now();
-            self.course.look(now, &*living.life.shared.settings.random);
             match self.course.due() {
                 due if due != waits_for => return Some(Event::Changed),
                 Some(due) if due.ahead(now).is_zero() => return Some(Event::Due),
@@ -181,7 +216,10 @@ impl LoopLife {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Stop => self.ending = Some(Ending::Stop),
+            Event::Stop => {
+                self.ending = Some(Ending::Stop);
+                self.ended_at = Some(Instant::now());
+            }
             Event::Changed => self.changed(false),
             Event::Settled(settled) => self.settled(settled),
             Event::Due => self.due(),
@@ -193,24 +231,61 @@ impl LoopLife {
         let living = self.living.clone();
         let random = &*living.life.shared.settings.random;
         let now = self.now();
-        let (schedule, held, changed_at) = {
-            let state = living.parts.control.state();
-            if state.stop_requested {
+        let (schedule, held, changed_at, manual) = {
+            let mut state = living.parts.control.state();
+            if settling {
+                state.in_flight = state.in_flight.saturating_sub(1);
+            }
+            if let Some(at) = state.stop_requested {
                 self.ending.get_or_insert(Ending::Finish);
+                self.ended_at = Some(self.ended_at.map_or(at, |ended| ended.min(at)));
             }
             let changed = state.revision != self.revision;
             self.revision = state.revision;
-            (changed.then(|| state.schedule.clone()), state.held, state.changed_at)
+            let manual = std::mem::take(&mut state.manual);
+            (changed.then(|| state.schedule.clone()), state.held, state.changed_at, manual)
         };
-        if std::mem::replace(&mut self.held, held) && !held {
-            // What fell due meanwhile was not to take place; the rhythm is kept.
-            self.course.leave_out(now, random);
-        }
         if let Some(schedule) = schedule {
-            let since = changed_at.saturating_duration_since(self.origin);
-            let waits = settling && self.course.due().is_none();
-            self.course.change(schedule, since, waits, now, random);
+            let is_watched = living.parts.overlap.is_watched() && !schedule.is_delay();
+            let running = if self.running.is_empty() { settling } else { !is_watched };
+            let since = self.steady(changed_at);
+            let left = self.course.change(schedule, since, (running, self.queues()), now, random);
+            self.left_out(left);
         }
+        if std::mem::replace(&mut self.held, held) != held && !settling {
+            self.turned(held, now);
+        }
+        if self.ending.is_none() {
+            for awaits in manual {
+                self.begin_iteration(Cause::Asked(awaits));
+            }
+        }
+    }
+
+    /// The loop is held from now on, or no longer. What came before is missed, and what came meanwhile is not due.
+    fn turned(&mut self, held: bool, now: Now) {
+        let passed = self.course.leave_out(now, &*self.living.life.shared.settings.random);
+        if held {
+            self.skipped(SkipReason::Missed, passed);
+        }
+    }
+
+    fn queues(&self) -> bool {
+        self.living.parts.overlap == OverlapPolicy::Queue
+    }
+
+    fn begin_iteration(&mut self, cause: Cause) {
+        let living = self.living.clone();
+        self.begun += 1;
+        {
+            let mut state = living.parts.control.state();
+            state.iteration = self.begun;
+            if matches!(cause, Cause::Due(_)) {
+                state.in_flight += 1;
+            }
+        }
+        let links = std::mem::take(&mut self.links);
+        self.running.push(living.begin(self.begun, cause, links, &mut self.delays));
     }
 
     fn due(&mut self) {
@@ -219,37 +294,32 @@ impl LoopLife {
         let now = self.read;
         if let OverlapPolicy::Allow(limit) = living.parts.overlap {
             if self.running.len() >= usize::try_from(limit).unwrap_or(usize::MAX) {
-                let (_, further) = self.course.fire(living.parts.missed, now);
-                self.skipped(SkipReason::Overlapped, further.saturating_add(1));
+                let passed = self.course.overlap(now);
+                self.skipped(SkipReason::Overlapped, passed);
                 self.course.go_on(now, random);
                 return;
             }
         }
-        let (fire, missed) = self.course.fire(living.parts.missed, now);
-        self.skipped(SkipReason::Missed, missed);
-        let Fire::Run { late } = fire else {
+        let fired = self.course.fire(living.parts.missed, now);
+        self.skipped(SkipReason::Missed, fired.missed);
+        let Some(begins) = fired.begins else {
             self.course.go_on(now, random);
             return;
         };
         if !self.running.is_empty() && living.parts.overlap == OverlapPolicy::CancelRunning {
-            self.skipped(SkipReason::Overlapped, self.running.len() as u64);
+            let dropped = self.running.len();
+            self.skipped(SkipReason::Overlapped, dropped as u64);
             self.running.clear();
+            living.parts.control.state().in_flight = 0;
         }
-        self.begun += 1;
-        {
-            let mut state = living.parts.control.state();
-            state.iteration = self.begun;
-            state.last_used = self.course.last_used();
-        }
+        self.counted += 1;
         if self.is_watched() {
             self.course.go_on(now, random);
         }
-        let links = std::mem::take(&mut self.links);
-        self.running.push(living.begin(self.begun, late, links, &mut self.delays));
+        self.begin_iteration(Cause::Due(begins));
     }
 
     fn settled(&mut self, settled: Settled) {
-        let living = self.living.clone();
         if self.ending != Some(Ending::Failed) {
             let ended = (settled.exit, settled.span_context);
             match &mut self.last {
@@ -257,27 +327,58 @@ impl LoopLife {
                 None => self.last = Some(Box::new(ended)),
             }
         }
+        let was_held = self.held;
         if !settled.goes_on {
-            living.parts.control.state().failed = true;
+            self.living.parts.control.state().failed = true;
             self.ending = Some(Ending::Failed);
+            self.ended_at.get_or_insert_with(Instant::now);
         }
         // What a handle has changed meanwhile holds from when it did.
         self.changed(true);
-        let over =
-            self.ending.is_some() || self.course.schedule().limit().is_some_and(|count| self.begun >= count);
-        if !over && self.course.due().is_none() {
-            let queue = living.parts.overlap == OverlapPolicy::Queue;
-            let passed = self.course.follow(queue, self.read, &*living.life.shared.settings.random);
+        if self.ending.is_some() || self.has_counted_all() {
+            return;
+        }
+        let (now, waited) = (self.read, !self.is_watched() && self.running.is_empty());
+        if self.course.due().is_none() || waited && !was_held {
+            let random = &*self.living.life.shared.settings.random;
+            let passed = self.course.follow(self.queues(), now, random);
             self.skipped(SkipReason::Overlapped, passed);
+        }
+        if was_held != self.held {
+            self.turned(self.held, now);
         }
     }
 
-    fn skipped(&self, reason: SkipReason, iterations: u64) {
-        if iterations > 0 {
-            let Life { shared, supervised, .. } = &self.living.life;
-            supervised.task.skipped(reason, iterations);
-            shared.tell(supervised, || TaskEventKind::Skipped { reason, iterations });
+    /// Gives the account back.
+    fn close(&mut self) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
         }
+        let supervised = self.living.life.supervised.clone();
+        let now = Now { steady: self.steady(Instant::now()), wall: supervised.wall_clock() };
+        let missed = self.course.look(now, &|| 0.0);
+        self.skipped(SkipReason::Missed, missed);
+        if self.held {
+            self.course.leave_out(now, &|| 0.0);
+        }
+        let ended = now.ago(self.ended_at.map_or(Duration::ZERO, |at| at.elapsed()));
+        let left = self.course.end((true, self.queues()), self.has_counted_all(), ended);
+        self.left_out(left);
+        let mut account = self.course.account();
+        if matches!(self.ending, Some(Ending::Finish | Ending::Stop)) {
+            account.asked_to_end(ended.wall);
+        }
+        self.living.parts.control.state().account = account;
+    }
+
+    fn left_out(&self, left: LeftOut) {
+        self.skipped(SkipReason::Missed, left.missed);
+        self.skipped(SkipReason::Overlapped, left.overlapped);
+    }
+
+    fn skipped(&self, reason: SkipReason, iterations: u64) {
+        let Life { shared, supervised, .. } = &self.living.life;
+        tell_skipped(shared, supervised, reason, iterations);
     }
 
     /// Shows when the next iteration is due, or that none is waited for. The figures show the schedule's next time also while
@@ -291,13 +392,14 @@ impl LoopLife {
         }
         self.shown = Some(shown);
         let now = self.read;
-        let more =
-            self.ending.is_none() && self.course.schedule().limit().is_none_or(|count| self.begun < count);
+        let more = self.ending.is_none() && !self.has_counted_all();
         let upcoming = due.or_else(|| self.course.upcoming(now).filter(|_| more && !self.running.is_empty()));
-        let on_wall = |moment: Option<Moment>| moment.and_then(|moment| moment.on_wall(now));
-        let mut state = self.living.parts.control.state();
-        state.next = on_wall(due);
-        supervised.task.cell.set_schedule(self.course.distance(), on_wall(upcoming));
+        let upcoming = upcoming.and_then(|moment| moment.on_wall(now));
+        // Not under the lock: the schedule may have the user's code in it.
+        let distance = self.course.distance();
+        let is_known = !self.held && (due.is_some() || self.course.overlaps());
+        self.living.parts.control.state().next = upcoming.filter(|_| is_known);
+        supervised.task.cell.set_schedule(distance, upcoming);
     }
 
     fn end(&self) -> LifeEnd {
@@ -306,11 +408,31 @@ impl LoopLife {
         state.running = false;
         let finished = match self.ending {
             None | Some(Ending::Finish) => true,
-            Some(Ending::Stop) => state.stop_requested || self.is_exhausted(),
-            Some(Ending::Failed) => state.stop_requested,
+            Some(Ending::Stop) => state.stop_requested.is_some() || self.is_exhausted(),
+            Some(Ending::Failed) => state.stop_requested.is_some(),
         };
         let (exit, span_context) = self.last.as_deref().cloned().unwrap_or((Exit::Success, None));
         LifeEnd { exit, finished, span_context }
+    }
+}
+
+impl Drop for LoopLife {
+    fn drop(&mut self) {
+        // A life that is dropped before its end.
+        self.close();
+    }
+}
+
+/// Counts times that are left out.
+pub(super) fn tell_skipped(
+    shared: &Arc<Shared>,
+    supervised: &Arc<Supervised>,
+    reason: SkipReason,
+    iterations: u64,
+) {
+    if iterations > 0 {
+        supervised.task.skipped(reason, iterations);
+        shared.tell(supervised, || TaskEventKind::Skipped { reason, iterations });
     }
 }
 

@@ -16,5 +16,5 @@ pub(in crate::engine) mod life;
 pub(in crate::engine) mod task_loop;
 
 pub(crate) use body::LoopBody;
-pub use handle::LoopHandle;
+pub use handle::{LoopHandle, ManualRun};
 pub use task_loop::{LoopOutcome, OnError, TaskLoop};

@@ -1,13 +1,18 @@
 //! What a user says of a loop: its schedule, its body, its policies and its hooks.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use super::{control::Control, handle::LoopHandle};
 use crate::{
     engine::{Factory, Lent, TaskContext, erase_lending, supervision::spec},
     error::LoopError,
     policy::{Backoff, Exit, Failure, ReturnedError, TaskOutput, labels, returned_error_of},
-    timetable::{MissedPolicy, OverlapPolicy, Retry, Schedule},
+    timetable::{Account, MissedPolicy, OverlapPolicy, Retry, Schedule, Trigger},
 };
 
 type Hook<I, T> = Arc<dyn Fn(I) -> Pin<Box<dyn Future<Output = T> + Send>> + Send + Sync>;
@@ -72,6 +77,10 @@ labels! {
 pub struct LoopOutcome {
     /// Its number, from 1.
     pub iteration: u64,
+    /// The time of the schedule that it was for; `None` for one that was asked for.
+    pub due: Option<SystemTime>,
+    /// Why it began.
+    pub trigger: Trigger,
     /// How it ended.
     pub exit: Exit,
     /// How long it took, further tries included.
@@ -88,8 +97,8 @@ pub(crate) struct Parts {
     pub(super) overlap: OverlapPolicy,
     /// Boxed: few have one.
     pub(super) retry: Option<Box<Retry>>,
-    pub(super) before_loop: Option<Hook<(), ()>>,
-    pub(super) after_loop: Option<Hook<(), ()>>,
+    pub(super) before_loop: Option<Arc<dyn Factory>>,
+    pub(super) after_loop: Option<Hook<TaskContext, ()>>,
     pub(super) after_iteration: Option<Hook<LoopOutcome, ()>>,
     pub(super) on_error: Option<Hook<LoopOutcome, OnError>>,
 }
@@ -188,7 +197,55 @@ impl TaskLoop {
         Self { parts, returned_error }
     }
 
-    /// Finishes the loop after so many iterations, whatever its schedule said; 0 is refused when the loop is registered.
+    /// Says when the last iteration was due in an earlier process: its [`LoopOutcome::due`] or [`LoopHandle::last_run`], which the service
+    /// has stored. What fell due since is missed, and treated as [`missed`](Self::missed) says; an interval goes on from it. `None`
+    /// is a loop that has never run.
+    ///
+    /// A process that crashes during an iteration repeats it. Use `restart` and the other controls as always: within a process
+    /// the loop knows what it has done.
+    ///
+    /// ```
+    /// # #[cfg(feature = "calendar")] {
+    /// use otel_tasks::{Schedule, TaskLoop, schedule::LoopOutcome};
+    /// use std::{fs, path::Path, time::{Duration, SystemTime, UNIX_EPOCH}};
+    ///
+    /// fn read(file: &Path) -> Option<SystemTime> {
+    ///     let seconds = fs::read_to_string(file).ok()?.trim().parse().ok()?;
+    ///     Some(UNIX_EPOCH + Duration::from_secs(seconds))
+    /// }
+    ///
+    /// fn write(file: &Path, done: &LoopOutcome) -> std::io::Result<()> {
+    ///     let Some(due) = done.due else { return Ok(()) };
+    ///     let seconds = due.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    ///     // First beside it, so that a crash leaves the old file.
+    ///     fs::write(file.with_extension("new"), seconds.to_string())?;
+    ///     fs::rename(file.with_extension("new"), file)
+    /// }
+    ///
+    /// let file = Path::new("/var/lib/bot/report.last");
+    /// let report = TaskLoop::on(Schedule::daily(["09:00"], "Europe/Berlin"), |_| async { /* report */ })
+    ///     .last_run(read(file))
+    ///     .after_iteration(move |done| async move {
+    ///         if let Err(error) = write(file, &done) {
+    ///             eprintln!("the report's time is not stored: {error}");
+    ///         }
+    ///     });
+    /// # drop(report);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn last_run(self, due: impl Into<Option<SystemTime>>) -> Self {
+        let due = due.into();
+        {
+            let mut state = self.parts.control.state();
+            state.account = due.map(Account::carried).unwrap_or_default();
+            state.last_run = due;
+        }
+        self
+    }
+
+    /// Finishes the loop after so many iterations of a life, whatever its schedule said; 0 is refused when the loop is registered. See
+    /// [`Schedule::count`].
     #[must_use]
     pub fn count(self, iterations: u64) -> Self {
         self.parts.control.change(|schedule| schedule.clone().count(iterations));
@@ -206,12 +263,16 @@ impl TaskLoop {
     #[must_use]
     pub fn overlap(mut self, overlap: OverlapPolicy) -> Self {
         self.parts.overlap = overlap;
+        self.parts.control.state().allowed = match overlap {
+            OverlapPolicy::Allow(most) => most,
+            _ => 1,
+        };
         self
     }
 
     /// Tries an iteration that failed again, up to so many times, before it counts as failed: inside the same run, with these
     /// delays. Transient errors are tried again (see [`classify`](crate::CriticalTaskConfig::classify)), or those that
-    /// [`retry_when`](Self::retry_when) names; a panic is not, nor is anything once the task is asked to stop. A
+    /// [`retry_when`](Self::retry_when) names; a panic is not, nor is anything once the task or the [loop](LoopHandle::stop) is asked to stop. A
     /// [`run_timeout`](crate::CriticalTaskConfig::run_timeout) counts over all tries together.
     #[doc(alias = "reconnect")]
     #[must_use]
@@ -231,24 +292,37 @@ impl TaskLoop {
         self
     }
 
-    /// Awaited before the first iteration of each life; dropped when the task is asked to stop. A panic in it is logged and
-    /// ignored.
+    /// Awaited before the first iteration of each life, with the context of that life; dropped when the task is asked to stop.
+    ///
+    /// An error that it returns keeps the body from running: it is a failed run and ends the life, and the restart policy decides. A panic
+    /// in it is logged and ignored.
+    ///
+    /// ```
+    /// # use otel_tasks::TaskLoop;
+    /// # async fn connect() -> Result<(), std::io::Error> { Ok(()) }
+    /// let poll = TaskLoop::every(std::time::Duration::from_secs(5), |_| async { /* poll */ })
+    ///     .before_loop(|_| async { connect().await });
+    /// # drop(poll);
+    /// ```
     #[must_use]
-    pub fn before_loop<Fut>(mut self, hook: impl Fn() -> Fut + Send + Sync + 'static) -> Self
+    pub fn before_loop<F, Fut, Via>(mut self, hook: F) -> Self
     where
-        Fut: Future<Output = ()> + Send + 'static,
+        F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: TaskOutput<Via> + 'static,
     {
-        self.parts.before_loop = Some(erase_hook(move |()| hook()));
+        self.parts.before_loop = Some(spec::erase(hook));
         self
     }
 
-    /// Awaited after the last iteration of each life, unless the life is dropped. A panic in it is logged and ignored.
+    /// Awaited after the last iteration of each life, unless the life is dropped; [`TaskContext::is_cancelled`] says whether the task was
+    /// asked to stop. A panic in it is logged and ignored.
     #[must_use]
-    pub fn after_loop<Fut>(mut self, hook: impl Fn() -> Fut + Send + Sync + 'static) -> Self
+    pub fn after_loop<Fut>(mut self, hook: impl Fn(TaskContext) -> Fut + Send + Sync + 'static) -> Self
     where
         Fut: Future<Output = ()> + Send + 'static,
     {
-        self.parts.after_loop = Some(erase_hook(move |()| hook()));
+        self.parts.after_loop = Some(erase_hook(hook));
         self
     }
 

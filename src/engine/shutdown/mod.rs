@@ -10,6 +10,8 @@ pub(in crate::engine) mod topology;
 pub(in crate::engine) mod tracker;
 
 pub(crate) use os_signal::Ended as WaitEnded;
+#[cfg(feature = "otlp-http")]
+pub(crate) use os_signal::{FurtherSignals, listened_signals};
 pub use os_signal::{ShutdownSignal, shutdown_signal};
 pub use report::{LastResort, ShutdownCause, ShutdownEntry, ShutdownReport};
 pub(crate) use sequence::{

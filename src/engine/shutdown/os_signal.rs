@@ -43,6 +43,12 @@ pub(crate) fn further_signals() -> FurtherSignals {
     signals
 }
 
+/// Returns what listens for signals; `None` if the process has not asked for any, so that their default action is on.
+#[cfg(feature = "otlp-http")]
+pub(crate) fn listened_signals() -> Option<fn() -> FurtherSignals> {
+    LISTENS.load(SeqCst).then_some(further_signals as fn() -> FurtherSignals)
+}
+
 /// Listeners beside the caller's own. Without any until the process asks for signals.
 #[derive(Default)]
 pub(crate) struct FurtherSignals {

@@ -2,7 +2,7 @@
 
 use std::{fmt, io::Write as _, sync::Arc, time::Duration};
 
-use crate::policy::{ShutdownOutcome, TaskCategory, TaskPriority};
+use crate::policy::{Plain, ShutdownOutcome, TaskCategory, TaskPriority};
 
 /// One line of a [`ShutdownReport`]: a registered task, or the runs of a spawned one that ended alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub struct ShutdownCause {
 
 impl fmt::Display for ShutdownCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "task {} was given up: {}", self.task, self.reason)
+        write!(f, "task {} was given up: {}", Plain(&self.task), self.reason)
     }
 }
 
@@ -110,14 +110,14 @@ impl fmt::Display for ShutdownReport {
             write!(f, "\n  because {cause}")?;
         }
         if !self.asked_by.is_empty() {
-            write!(f, "\n  asked for by {}, which goes on", self.asked_by.join(", "))?;
+            write!(f, "\n  asked for by {}, which goes on", Plain(self.asked_by.join(", ")))?;
         }
         for task in &self.tasks {
             write!(
                 f,
                 "\n  {:<11} {:<28} {:<10} {:<9}",
                 task.outcome.as_str(),
-                task.name,
+                Plain(&task.name),
                 task.category.as_str(),
                 task.priority.as_str(),
             )?;
@@ -132,7 +132,7 @@ impl fmt::Display for ShutdownReport {
                 write!(f, " ({} {counted})", task.count)?;
             }
             if let Some(owner) = &task.owner {
-                write!(f, " of {owner}")?;
+                write!(f, " of {}", Plain(owner))?;
             }
         }
         Ok(())

@@ -285,6 +285,9 @@ impl Core {
         match step {
             Step::Rest(state) => {
                 self.set_state(state);
+                if state != TaskState::Waiting && !self.is_tried_again() {
+                    self.supervised.body.rests(&self.supervised, &self.shared);
+                }
                 if self.supervised.rests() && !self.is_tried_again() && !self.supervised.owns_name() {
                     self.shared.retire_detached(&self.supervised);
                 }

@@ -104,6 +104,9 @@ pub(crate) trait Body: Send + Sync + 'static {
         false
     }
 
+    /// Called when its task comes to rest until somebody restarts it.
+    fn rests(&self, _supervised: &Arc<Supervised>, _shared: &Arc<Shared>) {}
+
     /// Called when its task is registered.
     fn registered(&self, _supervised: &Arc<Supervised>) {}
 

@@ -1,24 +1,56 @@
 use std::sync::mpsc;
 
 use super::*;
+use crate::otlp::transport::Cause;
 
 const LONG: Duration = Duration::from_secs(3600);
 
 fn settings(queue: usize, batch: usize) -> BatchSettings {
-    BatchSettings { queue, batch, delay: LONG, timeout: LONG }
+    BatchSettings { queue, batch, bytes: usize::MAX, batch_bytes: usize::MAX, delay: LONG, timeout: LONG }
+}
+
+impl Weighs for u32 {
+    /// Its own value, so that a test chooses.
+    fn weight(&self) -> usize {
+        *self as usize
+    }
+}
+
+/// What an export says of the whole batch.
+type Verdict = Result<(), &'static str>;
+
+fn failure(text: &str) -> Failure {
+    Failure::new(&"".into(), Cause::Other(text.to_owned()))
+}
+
+/// Settles a batch as `verdict` says, and notes the attempt.
+fn settled(count: usize, verdict: Verdict, waiting: &dyn Waiting) -> Settled {
+    match verdict {
+        Ok(()) => {
+            waiting.delivered();
+            Settled { exported: count as u64, ..Settled::default() }
+        }
+        Err(text) => {
+            waiting.failed(&failure(text));
+            Settled { failed: count as u64, error: Some(failure(text)), ..Settled::default() }
+        }
+    }
 }
 
 /// A batcher whose every export waits for a word from the test.
-fn gated(
-    queue: usize,
-    batch: usize,
-) -> (Batcher<u32>, mpsc::Receiver<Vec<u32>>, mpsc::Sender<OTelSdkResult>) {
+fn gated(queue: usize, batch: usize) -> (Batcher<u32>, mpsc::Receiver<Vec<u32>>, mpsc::Sender<Verdict>) {
     let (seen_tx, seen) = mpsc::channel();
-    let (go, go_rx) = mpsc::channel::<OTelSdkResult>();
-    let batcher = Batcher::start("test", settings(queue, batch), move |batch| {
-        let _ = seen_tx.send(batch);
-        go_rx.recv().unwrap_or(Ok(()))
-    });
+    let (go, go_rx) = mpsc::channel::<Verdict>();
+    let batcher = Batcher::start(
+        "test",
+        settings(queue, batch),
+        Persistence::WhileThereIsRoom,
+        move |batch, waiting| {
+            let count = batch.len();
+            let _ = seen_tx.send(batch);
+            settled(count, go_rx.recv().unwrap_or(Ok(())), waiting)
+        },
+    );
     (batcher.unwrap_or_else(|error| panic!("{error}")), seen, go)
 }
 
@@ -84,7 +116,7 @@ fn the_bound_refuses_exactly_what_is_beyond_it() {
         while !closing.shared.lock().closed {
             std::thread::yield_now();
         }
-        go.send(Err(OTelSdkError::InternalFailure("no".into()))).unwrap_or_default();
+        go.send(Err("no")).unwrap_or_default();
         go.send(Ok(())).unwrap_or_default();
         go.send(Ok(())).unwrap_or_default();
     });
@@ -134,14 +166,20 @@ fn a_failing_export_is_one_line_and_refusals_are_one_each_time_they_have_doubled
     // While there is but one, `tracing` asks whatever thread comes first what a callsite is worth.
     let _another = tracing::Dispatch::new(tracing_subscriber::registry());
     let (seen_tx, seen) = mpsc::channel();
-    let (go, go_rx) = mpsc::channel::<OTelSdkResult>();
-    let batcher = Batcher::start("tests", settings(2, 1), move |batch: Vec<u32>| {
-        std::mem::forget(tracing::dispatcher::set_default(&log));
-        let _ = seen_tx.send(batch);
-        go_rx.recv().unwrap_or(Ok(()))
-    });
+    let (go, go_rx) = mpsc::channel::<Verdict>();
+    let batcher = Batcher::start(
+        "tests",
+        settings(2, 1),
+        Persistence::WhileThereIsRoom,
+        move |batch: Vec<u32>, waiting| {
+            std::mem::forget(tracing::dispatcher::set_default(&log));
+            let count = batch.len();
+            let _ = seen_tx.send(batch);
+            settled(count, go_rx.recv().unwrap_or(Ok(())), waiting)
+        },
+    );
     let batcher = batcher.unwrap_or_else(|error| panic!("{error}"));
-    let failed = || Err(OTelSdkError::InternalFailure("no".to_owned()));
+    let failed = || Err("no");
     // One is on its way and two may wait: what comes beyond is refused.
     batcher.push(0);
     for (pushed, result) in
@@ -155,12 +193,11 @@ fn a_failing_export_is_one_line_and_refusals_are_one_each_time_they_have_doubled
     assert!(batcher.close(SOON).is_ok());
     assert_eq!(batcher.read().queue_full, 6);
     let lines = lines.0.lock().unwrap_or_else(PoisonError::into_inner);
-    let failure = OTelSdkError::InternalFailure("no".to_owned()).to_string();
     let expected = [
-        format!(" WARN export of tests fails: {failure}"),
-        " WARN 1 tests were refused, 2 waiting already".to_owned(),
+        " WARN export of tests fails: no".to_owned(),
+        format!(" WARN 1 tests were refused: the queue is full, with room for 2 tests and {} B", usize::MAX),
         " INFO export of tests works again, 2 were lost".to_owned(),
-        " WARN 3 tests were refused, 2 waiting already".to_owned(),
+        format!(" WARN 3 tests were refused: the queue is full, with room for 2 tests and {} B", usize::MAX),
     ];
     let lines = String::from_utf8_lossy(&lines);
     assert_eq!(lines.lines().collect::<Vec<_>>(), expected);
@@ -176,10 +213,12 @@ fn a_part_leaves_at_its_time_and_an_idle_thread_sleeps() {
     }
     let (tell, told) = mpsc::channel();
     let settings = BatchSettings { delay: Duration::from_millis(5), ..settings(10, 10) };
-    let batcher = Batcher::start("test", settings, move |batch: Vec<u32>| {
-        let _ = tell.send((batch, on_processor()));
-        Ok(())
-    });
+    let batcher =
+        Batcher::start("test", settings, Persistence::WhileThereIsRoom, move |batch: Vec<u32>, waiting| {
+            let count = batch.len();
+            let _ = tell.send((batch, on_processor()));
+            settled(count, Ok(()), waiting)
+        });
     let batcher = batcher.unwrap_or_else(|error| panic!("{error}"));
     let export = |item| {
         batcher.push(item);
@@ -193,4 +232,149 @@ fn a_part_leaves_at_its_time_and_an_idle_thread_sleeps() {
         let spent = after - before;
         assert!(spent < Duration::from_millis(20), "{spent:?} of a hundred milliseconds");
     }
+}
+
+/// A batcher whose receiver takes nothing until the test says so; each attempt is sent to the test.
+fn outage(
+    settings: BatchSettings,
+    persistence: Persistence,
+) -> (Batcher<u32>, mpsc::Receiver<Vec<u32>>, Arc<std::sync::atomic::AtomicBool>) {
+    let (tell, told) = mpsc::channel();
+    let up = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_up = Arc::clone(&up);
+    let batcher = Batcher::start("test", settings, persistence, move |batch: Vec<u32>, waiting| {
+        loop {
+            let _ = tell.send(batch.clone());
+            if is_up.load(std::sync::atomic::Ordering::SeqCst) {
+                return settled(batch.len(), Ok(()), waiting);
+            }
+            waiting.failed(&failure("down"));
+            match waiting.wait(Duration::from_millis(5)) {
+                Patience::Again => {}
+                Patience::GiveUp => {
+                    let count = batch.len() as u64;
+                    return Settled { failed: count, error: Some(failure("down")), ..Settled::default() };
+                }
+                Patience::Abandoned => return Settled::default(),
+            }
+        }
+    });
+    (batcher.unwrap_or_else(|error| panic!("{error}")), told, up)
+}
+
+fn is_soon(mut condition: impl FnMut() -> bool) -> bool {
+    let until = Instant::now() + SOON;
+    while !condition() {
+        if Instant::now() >= until {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    true
+}
+
+#[test]
+fn an_outage_that_is_shorter_than_the_queue_loses_nothing() {
+    let (batcher, attempts, up) = outage(settings(4, 1), Persistence::WhileThereIsRoom);
+    (0..5).for_each(|item| {
+        batcher.push(item);
+        assert!(attempts.recv_timeout(SOON).is_ok());
+    });
+    assert_eq!(batcher.failure().as_deref(), Some("down"));
+    up.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert!(is_soon(|| batcher.read().exported == 5), "{:?}", batcher.read());
+    assert_eq!(batcher.failure(), None);
+    assert!(batcher.close(SOON).is_ok());
+}
+
+#[test]
+fn a_full_queue_gives_up_the_oldest_batch() {
+    let (batcher, attempts, up) = outage(settings(2, 1), Persistence::WhileThereIsRoom);
+    batcher.push(0);
+    assert!(attempts.recv_timeout(SOON).is_ok());
+    (1..4).for_each(|item| batcher.push(item));
+    assert!(is_soon(|| batcher.read().export_failed == 1), "{:?}", batcher.read());
+    assert_eq!(batcher.read().queue_full, 1, "one was refused, and then there was room");
+    up.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert!(is_soon(|| batcher.read().exported == 2), "{:?}", batcher.read());
+}
+
+#[test]
+fn the_queue_is_bounded_in_bytes_and_a_batch_too() {
+    let (seen_tx, seen) = mpsc::channel();
+    let settings = BatchSettings { bytes: 100, batch_bytes: 40, ..settings(1_000, 512) };
+    let batcher =
+        Batcher::start("test", settings, Persistence::WhileThereIsRoom, move |batch: Vec<u32>, waiting| {
+            let count = batch.len();
+            let _ = seen_tx.send(batch);
+            settled(count, Ok(()), waiting)
+        });
+    let batcher = batcher.unwrap_or_else(|error| panic!("{error}"));
+    batcher.push(41);
+    assert_eq!(batcher.read().too_large, 1, "no item is larger than a batch");
+    for item in [20, 20, 20] {
+        batcher.push(item);
+    }
+    assert_eq!(seen.recv_timeout(SOON), Ok(vec![20, 20]), "a batch that is full of bytes leaves at once");
+    assert!(batcher.flush(SOON).is_ok());
+    assert_eq!(seen.recv_timeout(SOON), Ok(vec![20]));
+    let balance = batcher.read();
+    assert_eq!((balance.ended, balance.exported, balance.too_large, balance.pending), (4, 3, 1, 0));
+
+    let (batcher, attempts, _up) =
+        outage(BatchSettings { bytes: 100, ..settings }, Persistence::WhileThereIsRoom);
+    batcher.push(40);
+    batcher.push(1);
+    assert!(attempts.recv_timeout(SOON).is_ok(), "40 are on their way");
+    [40, 40, 20].into_iter().for_each(|item| batcher.push(item));
+    assert!(batcher.read().queue_full <= 1, "{:?}", batcher.read());
+}
+
+#[test]
+fn a_newer_collection_takes_the_place_of_one_that_waits() {
+    let (batcher, attempts, up) = outage(settings(10, 1), Persistence::UntilTheNext);
+    for item in 0..3 {
+        batcher.push(item);
+        assert!(is_soon(|| attempts.try_recv() == Ok(vec![item])), "{item} is tried");
+    }
+    assert_eq!(batcher.read().export_failed, 2);
+    up.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert!(is_soon(|| batcher.read().exported == 1), "{:?}", batcher.read());
+}
+
+#[test]
+fn a_flush_returns_the_failure_of_a_receiver_that_never_took_anything_and_loses_nothing() {
+    let (batcher, _attempts, up) = outage(settings(10, 10), Persistence::WhileThereIsRoom);
+    batcher.push(0);
+    let began = Instant::now();
+    let flushed = batcher.flush(LONG);
+    assert!(matches!(&flushed, Err(OTelSdkError::InternalFailure(text)) if text == "down"), "{flushed:?}");
+    assert!(began.elapsed() < SOON);
+    assert_eq!(batcher.read().pending, 1);
+    up.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert!(is_soon(|| batcher.read().exported == 1));
+}
+
+#[test]
+fn the_end_waits_for_a_receiver_that_took_something_before_and_not_for_another() {
+    let (batcher, _attempts, _up) = outage(settings(10, 1), Persistence::WhileThereIsRoom);
+    (0..3).for_each(|item| batcher.push(item));
+    let began = Instant::now();
+    assert!(batcher.close(SOON).is_err());
+    assert!(began.elapsed() < SOON / 2, "{:?}", began.elapsed());
+    assert_eq!(batcher.read().export_failed, 3);
+
+    let (batcher, _attempts, up) = outage(settings(10, 1), Persistence::WhileThereIsRoom);
+    up.store(true, std::sync::atomic::Ordering::SeqCst);
+    batcher.push(0);
+    assert!(batcher.flush(SOON).is_ok());
+    up.store(false, std::sync::atomic::Ordering::SeqCst);
+    batcher.push(1);
+    let comes_back = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(700));
+        up.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+    assert!(batcher.close(SOON).is_ok());
+    assert_eq!(batcher.read().exported, 2);
+    assert!(comes_back.join().is_ok());
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::otlp::settings::LONGEST_WAIT;
+use crate::otlp::settings::{LONGEST_WAIT, redacted};
 
 fn read_from(pairs: &[(&str, &str)], overrides: &Overrides) -> Settings {
     let get = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
@@ -153,11 +153,15 @@ fn every_sampler_is_known_by_its_name_and_its_argument() {
         ("parentbased_always_on", "", "ParentBased(AlwaysOn)"),
         ("parentbased_always_off", "", "ParentBased(AlwaysOff)"),
         ("parentbased_traceidratio", "0.5", "ParentBased(TraceIdRatioBased(0.5))"),
-        ("always_off", "an argument it does not have", "AlwaysOff"),
     ] {
         let s = settings(&[(NAME, name), (ARG, arg)]);
         assert_eq!(format!("{:?}", s.sampler), expected, "{name} {arg}");
         assert_eq!(warned(&s), [], "{name} {arg}");
+    }
+    for (name, expected) in [("", "ParentBased(AlwaysOn)"), ("always_off", "AlwaysOff")] {
+        let s = settings(&[(NAME, name), (ARG, "0.1")]);
+        assert_eq!(format!("{:?}", s.sampler), expected, "{name}");
+        assert_eq!(warned(&s), [(ARG, "0.1", WarningKind::Suspicious)], "{name} has no argument");
     }
     for arg in ["-0.1", "1.1", "NaN", "inf", "half"] {
         let s = settings(&[(NAME, "traceidratio"), (ARG, arg)]);
@@ -229,8 +233,9 @@ fn every_temporality_compression_propagator_and_exporter_is_known_by_its_name() 
         ("none", false, false, None),
         ("none,console", false, true, None),
         (",", true, false, None),
-        ("zipkin", true, false, Some((EXPORTER, "zipkin", Unknown))),
-        ("zipkin,none", false, false, Some((EXPORTER, "zipkin", Unknown))),
+        ("zipkin", true, false, Some((EXPORTER, "zipkin", Unsupported))),
+        ("prometheus,none", false, false, Some((EXPORTER, "prometheus", Unsupported))),
+        ("pigeon,console", false, true, Some((EXPORTER, "pigeon", Unknown))),
     ] {
         let s = settings(&[(EXPORTER, list)]);
         assert_eq!(s.logs.targets, Targets { otlp, console }, "{list}");
@@ -277,18 +282,291 @@ fn headers_are_pairs_and_a_bad_one_is_left_out() {
     assert_eq!(s.traces.otlp.headers, pairs(&[("api-key", "a=b"), ("x", "1=2"), ("empty", "")]));
     assert_eq!(s.metrics.otlp.headers, pairs(&[("own", "€")]), "its own, none of the general ones");
     assert_eq!(warned(&s), []);
-    for (bad, told) in [
-        ("secret", "(hidden)"),
-        ("=secret", "(hidden)"),
-        (" =secret", "(hidden)"),
-        ("key=secret%", "key"),
-        ("key=secret%4", "key"),
-        ("key=secret%zz", "key"),
-        ("key=secret%ff", "key"),
+    use WarningKind::{Malformed, Suspicious, Unsupported};
+    for (bad, told, kind) in [
+        ("secret", "(hidden)", Malformed),
+        ("=secret", "(hidden)", Malformed),
+        (" =secret", "(hidden)", Malformed),
+        ("authorization: Bearer secret=", "(hidden)", Malformed),
+        ("{\"api-key\"=\"secret\"}", "(hidden)", Malformed),
+        ("ключ=secret", "(hidden)", Malformed),
+        ("key=secret%", "key", Malformed),
+        ("key=secret%4", "key", Malformed),
+        ("key=secret%zz", "key", Malformed),
+        ("key=secret%ff", "key", Malformed),
+        ("key=secret%0d%0aother: 1", "key", Malformed),
+        ("key=secret%00", "key", Malformed),
+        ("key=secret%7f", "key", Malformed),
+        ("Content-Type=secret", "content-type", Unsupported),
+        ("grpc-timeout=secret", "grpc-timeout", Unsupported),
+        ("Good=secret", "good", Suspicious),
     ] {
         let s = settings(&[(HEADERS, &format!("{bad},good=1"))]);
         assert_eq!(s.metrics.otlp.headers, pairs(&[("good", "1")]), "{bad}");
-        assert_eq!(warned(&s), [(HEADERS, told, WarningKind::Malformed)], "{bad}");
+        assert_eq!(warned(&s), [(HEADERS, told, kind)], "{bad}");
+        assert!(!format!("{s:?}").contains("secret"), "{bad}: {s:?}");
+    }
+    let s = settings(&[(HEADERS, "good=1,good=1")]);
+    assert_eq!((s.metrics.otlp.headers, s.warnings), (pairs(&[("good", "1")]), vec![]), "twice the same");
+}
+
+#[test]
+fn an_endpoint_that_no_client_takes_is_replaced_by_the_default() {
+    for protocol in ["grpc", "http/protobuf"] {
+        for bad in [
+            "http://",
+            "http:///v1/traces",
+            "http://c:99999",
+            "http://c:0",
+            "http://c:port",
+            "http://[::1",
+            "ftp://c",
+            "unix:///run/otel.sock",
+            "file:///tmp/x",
+            "https://a..b",
+            "https://-a.example",
+            "https://a$b",
+            "http://user:secret@:4318",
+            &format!("https://{}.example", "a".repeat(64)),
+            &format!("http://c/{}", "x".repeat(70_000)),
+        ] {
+            let of_one = "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT";
+            for name in [of_one, "OTEL_EXPORTER_OTLP_ENDPOINT"] {
+                let s = settings(&[(name, bad), ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]);
+                let default = match (protocol, name == of_one) {
+                    ("grpc", _) => "http://localhost:4317/",
+                    (_, true) => "http://localhost:4318/v1/logs",
+                    (_, false) => "http://localhost:4318",
+                };
+                assert!(s.logs.otlp.endpoint.starts_with(default), "{bad}: {:?}", s.logs.otlp.endpoint);
+                let [warning] = &*s.warnings else { panic!("one warning of {bad}: {:?}", s.warnings) };
+                assert_eq!((&*warning.variable, warning.kind), (name, WarningKind::Malformed), "{bad}");
+                assert_eq!(warning.used, format!("{default} is used"), "{bad}");
+                assert!(!warning.to_string().contains("secret"), "{warning}");
+            }
+            let in_code = Overrides { endpoint: Some(bad.to_owned()), ..Overrides::default() };
+            let BadEndpoint(shown) = read(&|_| None, &in_code).expect_err("an error in code stays one");
+            assert!(!shown.contains("secret"), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn paths_that_receivers_do_not_have_are_suspicious() {
+    const GENERAL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    const OWN: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+    for (name, protocol, given, endpoint, said) in [
+        (GENERAL, "http/protobuf", "http://c/v1/traces", "http://c/v1/traces/v1/traces", "the path of each"),
+        (
+            GENERAL,
+            "http/protobuf",
+            "http://c/otel/v1/logs/",
+            "http://c/otel/v1/logs/v1/traces",
+            "the path of each",
+        ),
+        (GENERAL, "http/protobuf", "http://c/otel", "http://c/otel/v1/traces", ""),
+        (OWN, "http/protobuf", "http://c:4318", "http://c:4318/", "it is used as it is: /v1/traces"),
+        (OWN, "http/protobuf", "http://c/v1/logs", "http://c/v1/logs", "traces are sent to it all the same"),
+        (OWN, "http/protobuf", "http://c/v1/traces", "http://c/v1/traces", ""),
+        (OWN, "http/protobuf", "http://c/otlp/x", "http://c/otlp/x", ""),
+        (OWN, "grpc", "http://c/v1/traces", "http://c/v1/traces", "its path is left out"),
+        (OWN, "grpc", "http://c:4317", "http://c:4317/", ""),
+    ] {
+        let s = settings(&[(name, given), ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]);
+        assert_eq!(s.traces.otlp.endpoint, endpoint, "{given}");
+        if said.is_empty() {
+            assert_eq!(s.warnings, [], "{given}");
+        } else {
+            assert_eq!(warned(&s), [(name, given, WarningKind::Suspicious)], "{given}");
+            assert!(s.warnings[0].used.starts_with(said), "{given}: {}", s.warnings[0]);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_compiled_is_named_and_something_else_is_used() {
+    let read = |pairs: &[(&str, &str)]| {
+        let get =
+            |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        read_for(&get, &Overrides::default(), |_| false).expect("no endpoint in code")
+    };
+    let feature = |s: &Settings| {
+        let [warning] = &*s.warnings else { panic!("one warning: {:?}", s.warnings) };
+        assert_eq!(warning.kind, WarningKind::Unsupported);
+        warning.used.clone()
+    };
+    let s = read(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]);
+    assert_eq!(s.traces.otlp.protocol, Protocol::HttpProtobuf);
+    assert_eq!(feature(&s), "http/protobuf is used: the feature `otlp-grpc` is not compiled");
+    let s = read(&[("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")]);
+    assert!(!s.traces.otlp.gzip);
+    assert_eq!(feature(&s), "no compression is used: the feature `gzip` is not compiled");
+    let s = read(&[("OTEL_LOGS_EXPORTER", "console")]);
+    assert_eq!(s.logs.targets, Targets { otlp: true, console: false });
+    assert_eq!(feature(&s), "otlp is used: the feature `console` is not compiled");
+    let s = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c")]);
+    assert_eq!(s.logs.otlp.endpoint, "http://localhost:4318/v1/logs");
+    assert!(s.warnings.iter().all(|w| w.used.ends_with("the feature `tls` is not compiled")), "{s:?}");
+    let in_code = Overrides { endpoint: Some("https://c".to_owned()), ..Overrides::default() };
+    assert!(read_for(&|_| None, &in_code, |part| part != Part::Tls).is_err());
+}
+
+#[test]
+fn a_url_is_shown_without_its_user_and_password() {
+    for (url, shown) in [
+        ("http://c:4318/v1/traces", "http://c:4318/v1/traces"),
+        ("http://c/v1/traces@2", "http://c/v1/traces@2"),
+        ("http://user:secret@c:4318/x?y=1", "http://***@c:4318/x?y=1"),
+        ("https://secret@c/", "https://***@c/"),
+        ("https://:secret@c/", "https://***@c/"),
+        ("http://user:sec/ret@c", "http://***@c"),
+        ("http://user:sec@ret@c/", "http://***@c/"),
+        ("user:secret@c:4317", "***@c:4317"),
+        ("secret@", "***@"),
+        ("ftp://user:secret@c", "ftp://***@c"),
+    ] {
+        assert_eq!(redacted(url), shown, "{url}");
+    }
+}
+
+/// Values that people write, and that nobody should: each is read, or warned of with what is used instead.
+#[test]
+fn every_variable_is_read_or_warned_of_whatever_is_written_in_it() {
+    const SECRET: &str = "hunter2";
+    let long = "x".repeat(70_000);
+    let odd = [
+        "0",
+        "7",
+        "-1",
+        "1.5",
+        "18446744073709551616",
+        "true",
+        " TRUE ",
+        "yes",
+        "none",
+        "grpc",
+        ",",
+        ";",
+        "a=b",
+        "=hunter2",
+        "x=hunter2%zz",
+        "http://",
+        "ftp://user:hunter2@host",
+        "http://user:hunter2@host:99999/v1/traces",
+        "user:hunter2@host:4317",
+        "not UTF-8: \u{fffd}",
+        "☃",
+        &long,
+    ];
+    const ANY: &[&str] = &["*"];
+    const WHOLE: &[&str] = &["7"];
+    const LIMIT: &[&str] = &["0", "7"];
+    const FLAG: &[&str] = &["true", " TRUE "];
+    const NONE: &[&str] = &["none", ","];
+    const PAIRS: &[&str] = &["a=b", ","];
+    let of_signals = |what: &str| {
+        ["", "_TRACES", "_METRICS", "_LOGS"].map(|signal| format!("OTEL_EXPORTER_OTLP{signal}_{what}"))
+    };
+    let mut variables: Vec<(String, &[&str])> = Vec::new();
+    for (what, accepted) in [
+        ("ENDPOINT", &[][..]),
+        ("HEADERS", PAIRS),
+        ("TIMEOUT", WHOLE),
+        ("PROTOCOL", &["grpc"]),
+        ("COMPRESSION", &["none"]),
+        ("INSECURE", FLAG),
+        ("CERTIFICATE", ANY),
+        ("CLIENT_CERTIFICATE", &[]),
+        ("CLIENT_KEY", &[]),
+    ] {
+        variables.extend(of_signals(what).into_iter().map(|name| (name, accepted)));
+    }
+    for (name, accepted) in [
+        ("OTEL_SDK_DISABLED", FLAG),
+        ("OTEL_SERVICE_NAME", ANY),
+        ("OTEL_RESOURCE_ATTRIBUTES", PAIRS),
+        ("OTEL_TRACES_SAMPLER", &[]),
+        ("OTEL_TRACES_SAMPLER_ARG", &[]),
+        ("OTEL_TRACES_EXPORTER", NONE),
+        ("OTEL_METRICS_EXPORTER", NONE),
+        ("OTEL_LOGS_EXPORTER", NONE),
+        ("OTEL_PROPAGATORS", NONE),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", WHOLE),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", WHOLE),
+        ("OTEL_BSP_SCHEDULE_DELAY", WHOLE),
+        ("OTEL_BSP_EXPORT_TIMEOUT", WHOLE),
+        ("OTEL_BLRP_MAX_QUEUE_SIZE", WHOLE),
+        ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", WHOLE),
+        ("OTEL_BLRP_SCHEDULE_DELAY", WHOLE),
+        ("OTEL_BLRP_EXPORT_TIMEOUT", WHOLE),
+        ("OTEL_METRIC_EXPORT_INTERVAL", WHOLE),
+        ("OTEL_METRIC_EXPORT_TIMEOUT", WHOLE),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", &[]),
+        // Its values are used for spans, and warned of because log records have none.
+        ("OTEL_ATTRIBUTE_COUNT_LIMIT", &[]),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", LIMIT),
+        ("OTEL_SPAN_EVENT_COUNT_LIMIT", LIMIT),
+        ("OTEL_SPAN_LINK_COUNT_LIMIT", LIMIT),
+        ("OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT", LIMIT),
+        ("OTEL_LINK_ATTRIBUTE_COUNT_LIMIT", LIMIT),
+    ] {
+        variables.push((name.to_owned(), accepted));
+    }
+    for (name, _) in unsupported::UNSUPPORTED.into_iter().chain(unsupported::ONE_VALUE) {
+        variables.push((name.to_owned(), &[]));
+    }
+
+    let asked = std::sync::Mutex::new(std::collections::BTreeSet::new());
+    let get = |name: &str| {
+        asked.lock().expect("whole").insert(name.to_owned());
+        None
+    };
+    let without_warnings = |mut s: Settings| {
+        s.warnings.clear();
+        format!("{s:?}")
+    };
+    let defaults = without_warnings(read(&get, &Overrides::default()).expect("no endpoint in code"));
+    asked.lock().expect("whole").remove("RUST_LOG");
+    let listed = variables.iter().map(|(name, _)| name.clone()).collect();
+    assert_eq!(asked.into_inner().expect("whole"), listed, "this table has each variable that is read");
+
+    let page = include_str!("../../../docs/telemetry.md");
+    for (name, _) in &variables {
+        let general = ["_TRACES_", "_METRICS_", "_LOGS_"]
+            .into_iter()
+            .filter(|signal| name.starts_with(&format!("OTEL_EXPORTER_OTLP{signal}")))
+            .fold(name.clone(), |name, signal| name.replacen(signal, "_", 1));
+        let is_there = [name, &general].into_iter().any(|name| page.contains(&format!("`{name}`")));
+        assert!(is_there, "docs/telemetry.md has no {name}");
+    }
+
+    for (name, accepted) in &variables {
+        for unset in ["", " ", "\t\n"] {
+            let s = settings(&[(name, unset)]);
+            assert_eq!(s.warnings, [], "{name}={unset:?}");
+            assert_eq!(without_warnings(s), defaults, "{name}={unset:?}");
+        }
+        for value in odd {
+            let s = settings(&[(name, value)]);
+            let warnings: Vec<_> = s.warnings.iter().filter(|w| w.variable == *name).collect();
+            assert_eq!(warnings.len(), s.warnings.len(), "{name}={value}: of others: {:?}", s.warnings);
+            let is_text = !value.contains('\u{fffd}');
+            if accepted.contains(&value) || *accepted == ANY && is_text {
+                assert_eq!(s.warnings, [], "{name}={value}");
+                continue;
+            }
+            assert!(!warnings.is_empty(), "{name}={value} is neither read nor warned of");
+            assert!(warnings.iter().all(|w| !w.used.is_empty()), "{warnings:?}");
+            let is_secret = ["HEADERS", "PASSWORD", "USER"].iter().any(|end| name.ends_with(end));
+            if is_secret || name.ends_with("ENDPOINT") && value.contains('@') {
+                assert!(!format!("{:?} {}", s, warnings[0]).contains(SECRET), "{name}={value}: {warnings:?}");
+            }
+            // Of propagators those that are known stay, and none if there is none.
+            let is_partial = name == "OTEL_PROPAGATORS";
+            if !is_partial && warnings.iter().all(|w| w.kind != WarningKind::Suspicious) {
+                assert_eq!(without_warnings(s), defaults, "{name}={value}");
+            }
+        }
     }
 }
 

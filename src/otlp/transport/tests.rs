@@ -1,92 +1,128 @@
-use std::{
-    io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
-};
+use hyper::StatusCode;
 
-use super::*;
-use crate::otlp::env;
+use super::{answer::of_http, *};
 
-/// Calls a server on loopback, that does with the first request what it is told.
-fn call<R: Send>(
-    serve: impl FnOnce(TcpStream) -> R + Send,
-    ask: impl FnOnce(Handle, RuntimeHttpClient, Request<Bytes>),
-) -> R {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
-    let settings =
-        env::read(&|_| None, &crate::otlp::settings::Overrides::default()).expect("the defaults").traces.otlp;
-    let settings = OtlpSettings { endpoint: endpoint.clone(), ..settings };
-    let (runtime, resource) = (ExportRuntime::start().expect("a thread"), Resource::builder_empty().build());
-    let mut warnings = Vec::new();
-    let mut transports =
-        Transports { runtime: &runtime, resource: &resource, warnings: &mut warnings, system_roots: None };
-    let client = transports.http_client(&settings).expect("a client");
-    let request = Request::post(endpoint).body(Bytes::from_static(b"spans")).expect("a request");
-    std::thread::scope(|scope| {
-        let served = scope.spawn(move || {
-            let (mut stream, _) = listener.accept().expect("a call");
-            let mut request = Vec::new();
-            while !request.ends_with(b"spans") {
-                let mut more = [0; 1024];
-                let count = stream.read(&mut more).expect("a request");
-                request.extend_from_slice(&more[..count]);
-            }
-            serve(stream)
-        });
-        ask(runtime.handle.clone(), client, request);
-        served.join().expect("no panic")
-    })
+fn target(endpoint: &str) -> Result<(String, bool), String> {
+    let (target, auth) = Target::read(endpoint)?;
+    assert_eq!(&*target.shown, redacted(endpoint));
+    let auth = auth.map(|auth| auth.to_str().unwrap_or_default().to_owned());
+    Ok((format!("{} {}", target.uri, auth.unwrap_or_default()).trim().to_owned(), target.is_loopback()))
 }
 
 #[test]
-fn an_answer_is_read_up_to_its_bound() {
-    for (length, taken) in [(MAX_RESPONSE_BYTES, true), (MAX_RESPONSE_BYTES + 1, false)] {
-        let serve = |mut stream: TcpStream| {
-            let head = format!("HTTP/1.1 202 Accepted\r\nx-told: 7\r\ncontent-length: {length}\r\n\r\n");
-            // Whom it is too much hangs up.
-            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&vec![b'x'; length]));
-        };
-        call(serve, |handle, client, request| match handle.block_on(client.send_bytes(request)) {
-            Ok(answer) => {
-                assert_eq!((answer.status().as_u16(), answer.body().len(), taken), (202, length, true));
-                assert_eq!(answer.headers()["x-told"], "7");
-            }
-            Err(error) => assert!(error.is::<ResponseBodyTooLarge>() && !taken, "{error}"),
-        });
+fn an_address_is_read_with_its_user_and_its_port() {
+    let cases = [
+        ("http://collector:4318/v1/traces", "http://collector:4318/v1/traces", false),
+        ("http://localhost", "http://localhost/", true),
+        ("HTTP://LocalHost:1", "http://LocalHost:1/", true),
+        ("http://127.0.0.1:4318/x?y=z", "http://127.0.0.1:4318/x?y=z", true),
+        ("https://[::1]:4317", "https://[::1]:4317/", true),
+        ("https://10.0.0.1", "https://10.0.0.1/", false),
+        ("http://localhost.example", "http://localhost.example/", false),
+        // user:p@ss
+        ("http://user:p%40ss@c:1/", "http://c:1/ Basic dXNlcjpwQHNz", false),
+        ("http://key@c", "http://c/ Basic a2V5", false),
+    ];
+    for (endpoint, read, loopback) in cases {
+        assert_eq!(target(endpoint), Ok((read.to_owned(), loopback)), "{endpoint}");
+    }
+    for bad in [
+        "",
+        "c:4318",
+        "ftp://c",
+        "http://",
+        "http:///v1",
+        "http://c:99999",
+        "http://c:0",
+        "http://c:port",
+        "http://c:",
+        "http://a b",
+        "http://user:sec/ret@c",
+        "unix:///socket",
+        "http://[::1",
+        "http://caf\u{e9}",
+    ] {
+        assert!(target(bad).is_err(), "{bad}");
     }
 }
 
 #[test]
-fn a_call_that_is_given_up_hangs_up() {
-    let (asked, is_asked) = oneshot::channel();
-    let serve = |mut stream: TcpStream| {
-        let _ = asked.send(());
-        // Well before the client itself would give up.
-        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
-        stream.read(&mut [0]).map_err(|error| error.kind())
+fn a_percent_that_is_no_escape_stays() {
+    for (text, decoded) in
+        [("a%20b", "a b"), ("100%", "100%"), ("%zz%4", "%zz%4"), ("%41%42", "AB"), ("", "")]
+    {
+        assert_eq!(percent_decoded(text), decoded.as_bytes(), "{text}");
+    }
+}
+
+fn answer(status: u16, headers: &[(&'static str, &str)], body: &[u8]) -> Answer {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        map.insert(*name, value.parse().expect("a value"));
+    }
+    of_http(&"".into(), Signal::Traces, StatusCode::from_u16(status).expect("a status"), &map, body)
+}
+
+#[test]
+fn a_status_says_whether_another_attempt_is_of_use() {
+    for again in [408, 429, 502, 503, 504] {
+        assert!(matches!(answer(again, &[], b""), Answer::Again(_, None)), "{again}");
+    }
+    for refused in [100, 300, 304, 308, 400, 401, 403, 404, 405, 411, 415, 431, 500, 501, 505] {
+        assert!(matches!(answer(refused, &[], b""), Answer::Refused(_)), "{refused}");
+    }
+    assert!(matches!(answer(413, &[], b""), Answer::TooLarge(_)));
+}
+
+#[test]
+fn a_pause_is_read_in_seconds_and_as_a_date() {
+    let pause = |value: &str| match answer(503, &[("retry-after", value)], b"") {
+        Answer::Again(_, pause) => pause,
+        other => panic!("{other:?}"),
     };
-    let end = call(serve, |handle, client, request| {
-        let call = client.send_bytes(request);
-        handle.block_on(async {
-            tokio::select! {
-                _ = call => panic!("nobody answers"),
-                asked = is_asked => assert!(asked.is_ok()),
-            }
-        });
-    });
-    assert!(matches!(end, Ok(0) | Err(io::ErrorKind::ConnectionReset)), "{end:?}");
+    assert_eq!(pause("7"), Some(Duration::from_secs(7)));
+    assert_eq!(pause(" 7 "), Some(Duration::from_secs(7)));
+    let date = httpdate::fmt_http_date(std::time::SystemTime::now() + Duration::from_secs(100));
+    let read = pause(&date).expect("a date");
+    assert!((90..=100).contains(&read.as_secs()), "{read:?}");
+    assert_eq!(pause("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO), "it is over");
+    for none in ["soon", "-1", "1.5", ""] {
+        assert_eq!(pause(none), None, "{none}");
+    }
 }
 
 #[test]
-fn loopback_is_what_no_proxy_can_reach() {
-    for local in
-        ["http://localhost:4318/v1/traces", "http://127.0.0.1:4318", "https://127.9.9.9", "http://[::1]:1"]
-    {
-        assert!(is_loopback(local), "{local}");
-    }
-    for remote in
-        ["http://collector:4318", "http://localhost.example", "http://10.0.0.1", "http://[::2]", "localhost"]
-    {
-        assert!(!is_loopback(remote), "{remote}");
-    }
+fn a_partial_success_is_read_for_each_signal() {
+    use opentelemetry_proto::tonic::collector::{
+        logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceResponse},
+        metrics::v1::{ExportMetricsPartialSuccess, ExportMetricsServiceResponse},
+    };
+    use prost::Message as _;
+    let error_message = "no".to_owned();
+    let logs = ExportLogsPartialSuccess { rejected_log_records: 3, error_message: error_message.clone() };
+    let logs = ExportLogsServiceResponse { partial_success: Some(logs) }.encode_to_vec();
+    assert_eq!(answer::exported(Signal::Logs, &logs, false), Some((3, "no".to_owned())));
+    // A number below zero is no number of items.
+    let metrics = ExportMetricsPartialSuccess { rejected_data_points: -3, error_message };
+    let metrics = ExportMetricsServiceResponse { partial_success: Some(metrics) }.encode_to_vec();
+    assert_eq!(answer::exported(Signal::Metrics, &metrics, true), Some((0, "no".to_owned())));
+}
+
+#[test]
+fn what_a_server_says_is_one_bounded_line() {
+    let failure = Failure::new(&"http://c/".into(), Cause::Status(400));
+    let said = failure.clone().saying("a\nb\u{1b}[31m").to_string();
+    assert_eq!(said, "http://c/: HTTP 400: \"a b [31m\"");
+    assert!(failure.saying(&"x".repeat(10_000)).to_string().len() < 400);
+}
+
+#[cfg(not(feature = "otlp-grpc"))]
+#[test]
+fn what_was_not_compiled_is_an_error_with_the_features_name() {
+    let runtime = ExportRuntime::start().expect("a thread");
+    let mut warnings = Vec::new();
+    let settings = crate::otlp::env::read(&|_| None, &Default::default()).expect("the defaults").traces.otlp;
+    let settings = OtlpSettings { protocol: Protocol::Grpc, ..settings };
+    let opened = Transports::new(&runtime, &mut warnings).open(&settings, Duration::from_secs(1));
+    assert!(opened.is_err_and(|error| error.to_string().contains("`otlp-grpc`")));
 }

@@ -1,6 +1,6 @@
-//! Each step of a course beside a plain one, which has the times in a list and looks through it.
+//! A course beside a plain account, which has in a list what has come on its clock and is not used.
 
-use std::{cell::RefCell, time::UNIX_EPOCH};
+use std::{collections::BTreeSet, time::UNIX_EPOCH};
 
 use proptest::prelude::*;
 
@@ -12,267 +12,130 @@ fn secs(seconds: u64) -> Duration {
 
 /// Some night before a change of the clock in Berlin.
 fn at(steady: Duration) -> Now {
-    Now { steady, wall: UNIX_EPOCH + secs(1_711_800_000) + steady }
+    Now { steady: Now::ORIGIN + steady, wall: UNIX_EPOCH + secs(1_711_800_000) + steady }
 }
 
-/// The time since the beginning.
-fn since_begin(wall: SystemTime) -> Duration {
-    wall.duration_since(at(Duration::ZERO).wall).expect("nothing is due before the beginning")
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct PlannedTime {
-    index: usize,
-    /// With its jitter, or while it waits.
-    at: Duration,
-    jitter: Duration,
-}
-
-/// The time of the schedule after one.
-fn after(schedule: &Schedule) -> impl Fn(Duration) -> Option<Duration> + 'static {
-    let schedule = schedule.clone();
-    move |time| match schedule.interval() {
-        Some(interval) => Some(time + interval),
-        None => schedule.next_after(at(time).wall).map(since_begin),
+/// The times of a calendar, found one by one.
+fn times_between(schedule: &Schedule, after: SystemTime, upto: SystemTime) -> Vec<SystemTime> {
+    let mut times = Vec::new();
+    let mut time = after;
+    while let Some(next) = schedule.next_after(time).filter(|next| *next <= upto) {
+        times.push(next);
+        time = next;
     }
+    times
 }
 
-/// The first times, and those after them as far as they are asked for.
-struct Times {
-    known: RefCell<Vec<Duration>>,
-    after: Box<dyn Fn(Duration) -> Option<Duration>>,
-}
-
-impl Times {
-    fn of(schedule: &Schedule, first: impl IntoIterator<Item = Duration>) -> Self {
-        Self { known: RefCell::new(first.into_iter().collect()), after: Box::new(after(schedule)) }
-    }
-
-    fn get(&self, index: usize) -> Option<Duration> {
-        let mut known = self.known.borrow_mut();
-        while known.len() <= index {
-            let next = (self.after)(*known.last()?)?;
-            known.push(next);
-        }
-        known.get(index).copied()
-    }
-}
-
-/// The first time of a schedule that begins then.
-fn first(schedule: &Schedule, from: SystemTime) -> Option<Duration> {
-    schedule.upcoming(from).next().map(since_begin)
-}
-
-/// What a [`Course`] is to do, from a list of all times.
+/// What every loop must do with the times of its calendars: each that its clock showed while it held is run or counted once.
 struct Plain {
-    times: Times,
-    due: Option<PlannedTime>,
-    last: Option<usize>,
-    /// When that was on the clock of rhythms: a change to a calendar and back does not shift a rhythm.
-    used_at: Duration,
-    behind: u64,
-    /// What was due up to then is not missed: another schedule held.
-    since: Duration,
-    spread: Duration,
-    ends: Option<Duration>,
+    schedule: Schedule,
+    /// Nothing before it is due.
+    since: SystemTime,
+    /// The latest time that is used.
+    used: Option<SystemTime>,
+    /// Came, and are not used.
+    owed: BTreeSet<SystemTime>,
+    clock: SystemTime,
 }
 
 impl Plain {
-    fn begin(schedule: &Schedule, jitter: f64) -> Self {
-        let mut plain = Self {
-            times: Times::of(schedule, first(schedule, at(Duration::ZERO).wall)),
-            due: None,
-            last: None,
-            used_at: Duration::ZERO,
-            behind: 0,
-            since: Duration::ZERO,
-            spread: schedule.spread(),
-            ends: schedule.end().map(since_begin),
-        };
-        plain.plan(0, jitter);
-        plain
-    }
-
-    fn plan(&mut self, index: usize, jitter: f64) {
-        let jitter = self.spread.mul_f64(jitter);
-        let time = self.times.get(index).filter(|time| self.is_within(*time));
-        self.due = time.map(|time| PlannedTime { index, at: time + jitter, jitter });
-    }
-
-    fn is_within(&self, time: Duration) -> bool {
-        self.ends.is_none_or(|ends| time <= ends)
-    }
-
-    fn time(&self, index: usize) -> Duration {
-        self.times.get(index).expect("it was due")
-    }
-
-    /// From the one after the last on.
-    fn later_ones(&self) -> impl Iterator<Item = (usize, Duration)> {
-        (self.after_last()..).map_while(|index| Some((index, self.times.get(index)?)))
-    }
-
-    fn use_up(&mut self, index: usize) {
-        self.last = Some(index);
-        self.used_at = self.time(index);
-    }
-
-    fn after_last(&self) -> usize {
-        self.last.map_or(0, |last| last + 1)
-    }
-
-    fn next_in_the_list(&self) -> Option<Duration> {
-        self.times.get(self.after_last()).filter(|time| self.is_within(*time))
-    }
-
-    /// The first time after the last one that has not passed.
-    fn not_before(&self, now: Duration) -> usize {
-        self.later_ones().find(|(_, time)| *time >= now).map_or(usize::MAX, |(index, _)| index)
-    }
-
-    fn passed(&self, is_past: impl Fn(Duration) -> bool) -> Vec<usize> {
-        self.later_ones()
-            .take_while(|(_, time)| is_past(*time) && self.is_within(*time))
-            .filter(|(_, time)| *time > self.since)
-            .map(|(index, _)| index)
-            .collect()
-    }
-
-    fn fire(&mut self, missed: MissedPolicy, now: Duration) -> (Fire, u64) {
-        let due = self.due.take().expect("something is due");
-        self.use_up(due.index);
-        let late = now - due.at;
-        if self.behind > 0 {
-            self.behind -= 1;
-            return (Fire::Run { late }, 0);
-        }
-        let until = now.saturating_sub(due.jitter);
-        let further = self.passed(|time| time <= until);
-        let mut all = vec![due.index];
-        all.extend(&further);
-        let latest = all[all.len() - 1];
-        let late = if further.is_empty() { late } else { until - self.time(latest) };
-        let runs = match missed {
-            MissedPolicy::Skip if late > Schedule::START_TOLERANCE => 0,
-            MissedPolicy::Skip | MissedPolicy::RunOnce => 1,
-            MissedPolicy::CatchUp(limit) => all.len().min(limit.max(1) as usize),
-        };
-        let left_out = (all.len() - runs) as u64;
-        if runs == 0 {
-            self.use_up(latest);
-            return (Fire::Skip, left_out);
-        }
-        let first = all[all.len() - runs];
-        self.use_up(first);
-        self.behind = runs as u64 - 1;
-        (Fire::Run { late: if further.is_empty() { late } else { until - self.time(first) } }, left_out)
-    }
-
-    fn follow(&mut self, queue: bool, now: Duration, jitter: f64) -> u64 {
-        if self.behind > 0 {
-            self.plan(self.after_last(), jitter);
-            return 0;
-        }
-        match self.passed(|time| time < now).as_slice() {
-            [first, .., latest] | [first @ latest] if queue => {
-                self.due =
-                    Some(PlannedTime { index: *latest, at: self.time(*first), jitter: Duration::ZERO });
-                (latest - first) as u64
-            }
-            passed => {
-                self.plan(self.not_before(now), jitter);
-                passed.len() as u64
+    /// The clock shows another time. Returns how many of those that were owed are lost, and to be counted.
+    fn goes_to(&mut self, wall: SystemTime) -> u64 {
+        let mut lost = 0;
+        if wall < std::mem::replace(&mut self.clock, wall) {
+            let back = self.used.and_then(|used| used.duration_since(wall).ok());
+            if back.is_some_and(|back| back > self.schedule.not_repeated()) {
+                // The clock was wrong.
+                lost = self.owed.len() as u64;
+                (self.used, self.since) = (None, wall);
+                self.owed.clear();
+            } else {
+                self.since = self.since.min(wall);
+                // What it shows again comes again, but for one of a schedule before.
+                let again = self.owed.split_off(&(wall + Duration::from_nanos(1)));
+                lost = again.iter().filter(|time| !self.is_own(**time)).count() as u64;
             }
         }
+        self.collect();
+        lost
     }
 
-    fn go_on(&mut self, now: Duration, jitter: f64) {
-        let next = if self.behind > 0 { self.after_last() } else { self.not_before(now) };
-        self.plan(next, jitter);
+    /// Whether it is a time of the schedule, and not of one before.
+    fn is_own(&self, time: SystemTime) -> bool {
+        time >= self.since && self.schedule.next_after(time - Duration::from_nanos(1)) == Some(time)
     }
 
-    fn leave_out(&mut self, now: Duration, jitter: f64) {
-        if let Some(due) = self.due.filter(|due| due.at < now) {
-            self.behind = 0;
-            self.use_up(due.index);
-            self.plan(self.not_before(now), jitter);
+    /// All that the clock has shown by now.
+    fn collect(&mut self) {
+        let just_before = self.since - Duration::from_nanos(1);
+        let after = self.used.map_or(just_before, |used| used.max(just_before));
+        self.owed.extend(times_between(&self.schedule, after, self.clock));
+    }
+
+    /// So many of the earliest are counted, and then one is run, maybe.
+    fn account(&mut self, counted: u64, run: Option<SystemTime>) {
+        for _ in 0..counted {
+            self.use_first("counted");
+        }
+        if let Some(run) = run {
+            assert_eq!(self.use_first("run"), run, "the earliest that is left is run");
         }
     }
 
-    /// The schedule is this one since then; `waits` where an iteration has just ended.
-    fn change(&mut self, schedule: &Schedule, since: Duration, waits: bool, now: Duration, jitter: f64) {
-        self.spread = schedule.spread();
-        self.ends = schedule.end().map(since_begin);
-        self.since = since;
-        self.behind = 0;
-        let is_calendar = schedule.interval().is_none();
-        let starts = schedule.start().filter(|starts| *starts > at(now).wall);
-        let Some(last) = self.last else {
-            let at_once = self.due.filter(|due| schedule.is_immediate() && starts.is_none() && due.at <= now);
-            let from = at_once.map_or(now, |due| self.time(due.index));
-            self.times = Times::of(schedule, first(schedule, at(from).wall));
-            match at_once {
-                // It stays as it is.
-                Some(due) => self.due = Some(PlannedTime { index: 0, ..due }),
-                None => self.plan(0, jitter),
-            }
-            return;
-        };
-        let last = self.time(last);
-        let (last, from) =
-            if is_calendar { (last.max(since), last.max(since)) } else { (last, self.used_at) };
-        if let Some(starts) = starts.filter(|_| !is_calendar) {
-            self.times = Times::of(schedule, [last].into_iter().chain(first(schedule, starts)));
-            self.last = Some(0);
-            self.plan(1, jitter);
-            return;
-        }
-        let next = match after(schedule)(from) {
-            // It is due at once, and the rhythm goes on from there.
-            Some(next) if next < now && !waits => Some(now),
-            next => next,
-        };
-        self.times = Times::of(schedule, [last].into_iter().chain(next));
-        self.last = Some(0);
-        if !waits {
-            self.plan(1, jitter);
-        }
+    fn use_first(&mut self, what: &str) -> SystemTime {
+        let first = self.owed.pop_first().unwrap_or_else(|| panic!("{what}, and nothing was owed"));
+        self.used = self.used.max(Some(first));
+        first
     }
 }
 
-/// A schedule, and what a quarter of the least distance between two of its times is: with steps of it the clock often stands
-/// right on a time.
-fn schedules() -> impl Strategy<Value = (Schedule, Duration)> {
-    let seconds = prop_oneof![Just(4), Just(20), Just(60), Just(80), Just(240)];
-    let rhythm = (seconds, any::<bool>(), any::<bool>()).prop_map(|(seconds, immediate, jitter)| {
-        let schedule = Schedule::every(secs(seconds)).immediate(immediate);
-        (if jitter { schedule.jitter(secs(seconds / 2)) } else { schedule }, secs(seconds / 4))
-    });
-    let calendar = (
-        prop_oneof![
-            Just((Schedule::cron("* * * * *", "Europe/Berlin"), secs(15))),
-            Just((Schedule::cron("*/7 1-3 * * *", "Europe/Berlin"), secs(60))),
-            Just((
-                Schedule::daily(["00:00", "02:00", "02:30", "03:00", "23:59:59"], "Europe/Berlin"),
-                secs(450)
-            )),
-        ],
-        any::<bool>(),
-        any::<bool>(),
-    )
-        .prop_map(|((schedule, unit), immediate, jitter)| {
-            let schedule = schedule.immediate(immediate);
-            (if jitter { schedule.jitter(unit * 2) } else { schedule }, unit)
-        });
-    let bounds = (prop::option::of(0_u32..20), prop::option::of(30_u32..200));
-    (prop_oneof![rhythm, calendar], bounds).prop_map(|((mut schedule, unit), (starts, ends))| {
-        if let Some(starts) = starts {
-            schedule = schedule.starts(at(unit * starts).wall);
-        }
-        if let Some(ends) = ends {
-            schedule = schedule.ends(at(unit * ends).wall);
-        }
-        (schedule, unit)
+#[derive(Debug, Clone)]
+enum Step {
+    /// The clocks go on until something is due, and so much longer; then it is taken.
+    Fire { late: u32 },
+    /// An iteration takes so long, and another has to wait for it.
+    Follow { takes: u32, queue: bool },
+    /// As many run as may when something is due.
+    Overlap { late: u32 },
+    /// The clocks go on.
+    Passes { units: u32 },
+    /// The wall clock is set.
+    Set { units: i32 },
+    /// The loop is paused for so long.
+    Pause { units: u32 },
+    /// A new life begins, so much later; `rests` where it was stopped.
+    Restart { units: u32, rests: bool },
+    /// Another schedule.
+    Change { other: usize },
+}
+
+fn steps() -> impl Strategy<Value = Vec<(Step, f64)>> {
+    let mostly_short = || prop_oneof![3 => Just(0_u32), 3 => 1_u32..6, 1 => 6_u32..60];
+    let step = prop_oneof![
+        5 => mostly_short().prop_map(|late| Step::Fire { late }),
+        3 => (mostly_short(), any::<bool>()).prop_map(|(takes, queue)| Step::Follow { takes, queue }),
+        1 => mostly_short().prop_map(|late| Step::Overlap { late }),
+        2 => mostly_short().prop_map(|units| Step::Passes { units }),
+        3 => prop_oneof![4 => -12_i32..12, 1 => -3_000_i32..3_000].prop_map(|units| Step::Set { units }),
+        1 => mostly_short().prop_map(|units| Step::Pause { units }),
+        2 => (mostly_short(), any::<bool>()).prop_map(|(units, rests)| Step::Restart { units, rests }),
+        1 => (0_usize..3).prop_map(|other| Step::Change { other }),
+    ];
+    let jitter = prop_oneof![Just(0.0), Just(0.5), Just(1.0)];
+    prop::collection::vec((step, jitter), 1..60)
+}
+
+/// Calendars, and a part of the distance between two of their times.
+fn calendars() -> impl Strategy<Value = (Schedule, Duration)> {
+    let calendar = prop_oneof![
+        Just((Schedule::cron("* * * * *", "Europe/Berlin"), secs(15))),
+        Just((Schedule::cron("*/7 1-3 * * *", "Europe/Berlin"), secs(60))),
+        Just((Schedule::every(secs(1_800)).aligned("Asia/Kolkata").spread("key"), secs(450))),
+        Just((Schedule::daily(["00:00", "02:00", "02:30", "03:00", "23:59:59"], "Europe/Berlin"), secs(450))),
+        Just((Schedule::cron("0 * * * *", "UTC").except(|time| time.hour % 3 == 0), secs(900))),
+    ];
+    (calendar, prop::option::of(1_u32..8)).prop_map(|((schedule, unit), jitter)| {
+        (jitter.map_or(schedule.clone(), |units| schedule.jitter(unit * units.min(4))), unit)
     })
 }
 
@@ -280,144 +143,347 @@ fn policies() -> impl Strategy<Value = MissedPolicy> {
     prop_oneof![
         Just(MissedPolicy::Skip),
         Just(MissedPolicy::RunOnce),
-        (0_u32..6).prop_map(MissedPolicy::CatchUp)
+        (1_u32..6).prop_map(MissedPolicy::CatchUp)
     ]
 }
 
-#[derive(Debug, Clone)]
-enum Step {
-    /// What is due begins so much later than it should, takes so long, and is followed: with `queue`, by one that waited.
-    Run { late: u32, takes: u32, queue: bool },
-    /// The same, but the course goes on while it runs.
-    Beside { late: u32 },
-    /// The loop was paused for so long.
-    Pause { lasts: u32 },
-    /// Another schedule, `ago` before it is looked at: while nothing runs, or so long into an iteration.
-    Change { other: usize, ago: u32, running: Option<u32> },
+/// A course, its plain account, and the clocks.
+struct Beside {
+    course: Course,
+    plain: Plain,
+    now: Now,
+    jitter: f64,
 }
 
-fn steps() -> impl Strategy<Value = Vec<(Step, f64)>> {
-    let mostly_short = || prop_oneof![3 => Just(0_u32), 3 => 1_u32..6, 1 => 6_u32..60];
-    let step = prop_oneof![
-        4 => (mostly_short(), mostly_short(), any::<bool>())
-            .prop_map(|(late, takes, queue)| Step::Run { late, takes, queue }),
-        2 => mostly_short().prop_map(|late| Step::Beside { late }),
-        1 => mostly_short().prop_map(|lasts| Step::Pause { lasts }),
-        1 => (0_usize..3, 0_u32..6, prop::option::of(0_u32..8))
-            .prop_map(|(other, ago, running)| Step::Change { other, ago, running }),
-    ];
-    let jitter = prop_oneof![Just(0.0), Just(0.5), Just(1.0)];
-    prop::collection::vec((step, jitter), 1..40)
+impl Beside {
+    fn begin(schedule: &Schedule, account: Account, now: Now, jitter: f64) -> (Course, LeftOut) {
+        Course::begin(Arc::new(schedule.clone()), account, now, &move || jitter)
+    }
+
+    fn passes(&mut self, by: Duration) {
+        self.now = Now { steady: self.now.steady + by, wall: self.now.wall + by };
+        self.look();
+    }
+
+    fn look(&mut self) {
+        let jitter = self.jitter;
+        let missed = self.course.look(self.now, &|| jitter);
+        assert_eq!(self.plain.goes_to(self.now.wall), missed, "what a wrong clock had shown");
+    }
+
+    /// What is due next is the earliest that is owed, or the next to come.
+    fn check(&self) {
+        let next = self.course.due.map(|due| due.time.on_wall(self.now).unwrap());
+        let owed = self.plain.owed.first().copied();
+        let just_before = self.plain.since - Duration::from_nanos(1);
+        let after = self.plain.used.map_or(just_before, |used| used.max(just_before));
+        let expected = owed.or_else(|| self.plain.schedule.next_after(after));
+        assert_eq!(next, expected);
+    }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
 
-    /// Whatever happens to a loop, each time that is used, left out or due is the one that a list of times says.
+    /// Whatever happens to a loop and its clock.
     #[test]
-    fn a_course_is_a_plain_list_of_times(
-        schedules in prop::collection::vec(schedules(), 3),
-        missed in policies(),
+    fn every_time_of_a_calendar_is_run_or_counted_once(
+        schedules in prop::collection::vec(calendars(), 3),
+        policy in policies(),
         first_jitter in prop_oneof![Just(0.0), Just(1.0)],
         steps in steps(),
     ) {
         let (schedule, mut unit) = schedules[0].clone();
-        let mut course = Course::begin(Arc::new(schedule.clone()), None, at(Duration::ZERO), &|| first_jitter);
-        let mut plain = Plain::begin(&schedule, first_jitter);
-        let mut clock = Duration::ZERO;
+        let now = at(Duration::ZERO);
+        let (course, left) = Beside::begin(&schedule, Account::default(), now, first_jitter);
+        prop_assert_eq!(left, LeftOut::default());
+        let mut plain = Plain {
+            schedule,
+            since: now.wall,
+            used: None,
+            owed: BTreeSet::new(),
+            clock: now.wall,
+        };
+        plain.collect();
+        let mut beside = Beside { course, plain, now, jitter: first_jitter };
         for (step, jitter) in steps {
+            beside.jitter = jitter;
+            beside.check();
+            let Some(due) = beside.course.due() else { break };
             let random = || jitter;
-            let due = course.due().map(|due| due.on_wall(at(clock)).map(since_begin).expect("in range"));
-            prop_assert_eq!(due, plain.due.map(|due| due.at), "after {:?}", clock);
-            let last = plain.last.map(|last| plain.time(last));
-            prop_assert_eq!(course.last_used().map(since_begin), last);
-            let Some(due) = due else { break };
             match step {
-                Step::Run { late, takes, queue } => {
-                    clock = clock.max(due) + unit * late;
-                    let fired = course.fire(missed, at(clock));
-                    prop_assert_eq!(fired, plain.fire(missed, clock));
-                    let upcoming = course.upcoming(at(clock)).and_then(|time| time.on_wall(at(clock)));
-                    prop_assert_eq!(upcoming.map(since_begin), plain.next_in_the_list());
-                    if fired.0 == Fire::Skip {
-                        course.go_on(at(clock), &random);
-                        plain.go_on(clock, jitter);
+                Step::Fire { late } | Step::Overlap { late } => {
+                    let ahead = due.ahead(beside.now);
+                    beside.passes(ahead + unit * late);
+                    let now = beside.now;
+                    if beside.course.due().is_none_or(|due| !due.ahead(now).is_zero()) {
+                        continue;
+                    }
+                    if matches!(step, Step::Overlap { .. }) && !beside.course.catches_up() {
+                        let counted = beside.course.overlap(now);
+                        prop_assert!(counted > 0);
+                        beside.plain.account(counted, None);
                     } else {
-                        clock += unit * takes;
-                        let passed = course.follow(queue, at(clock), &random);
-                        prop_assert_eq!(passed, plain.follow(queue, clock, jitter));
+                        let was_behind = beside.course.catches_up();
+                        let fired = beside.course.fire(policy, now);
+                        beside.plain.account(fired.missed, fired.begins.map(|begins| begins.due));
+                        let left = beside.plain.owed.len();
+                        // Without jitter nothing has room.
+                        if beside.plain.schedule.most_jitter().is_zero() && !was_behind {
+                            match policy {
+                                MissedPolicy::CatchUp(limit) => prop_assert!(left < limit as usize),
+                                _ => prop_assert_eq!(left, 0),
+                            }
+                        }
                     }
+                    beside.course.go_on(now, &random);
                 }
-                Step::Beside { late } => {
-                    clock = clock.max(due) + unit * late;
-                    prop_assert_eq!(course.fire(missed, at(clock)), plain.fire(missed, clock));
-                    course.go_on(at(clock), &random);
-                    plain.go_on(clock, jitter);
-                }
-                Step::Pause { lasts } => {
-                    clock += unit * lasts;
-                    course.leave_out(at(clock), &random);
-                    plain.leave_out(clock, jitter);
-                }
-                Step::Change { other, ago, running } => {
-                    let waits = running.is_some();
-                    if let Some(takes) = running {
-                        clock = clock.max(due);
-                        let fired = course.fire(missed, at(clock));
-                        prop_assert_eq!(fired, plain.fire(missed, clock));
-                        clock += unit * takes;
+                Step::Follow { takes, queue } => {
+                    let ahead = due.ahead(beside.now);
+                    beside.passes(ahead);
+                    let now = beside.now;
+                    if beside.course.due().is_none_or(|due| !due.ahead(now).is_zero()) {
+                        continue;
                     }
+                    let fired = beside.course.fire(policy, now);
+                    beside.plain.account(fired.missed, fired.begins.map(|begins| begins.due));
+                    if fired.begins.is_none() {
+                        beside.course.go_on(now, &random);
+                        continue;
+                    }
+                    // Nobody looks at the clock meanwhile.
+                    beside.passes(unit * takes);
+                    let passed = beside.course.follow(queue, beside.now, &random);
+                    beside.plain.account(passed, None);
+                }
+                Step::Passes { units } => beside.passes(unit * units),
+                Step::Set { units } => {
+                    let by = unit * units.unsigned_abs();
+                    let wall = if units < 0 { beside.now.wall - by } else { beside.now.wall + by };
+                    beside.now = Now { wall, ..beside.now };
+                    beside.look();
+                }
+                Step::Pause { units } => {
+                    let missed = beside.course.leave_out(beside.now, &random);
+                    beside.plain.account(missed, None);
+                    beside.passes(unit * units);
+                    let passed = beside.course.leave_out(beside.now, &random);
+                    beside.plain.account(passed, None);
+                }
+                Step::Restart { units, rests } => {
+                    let foreign = beside.plain.owed.iter().filter(|time| !beside.plain.is_own(**time)).count();
+                    let left = beside.course.end((true, false), false, beside.now);
+                    prop_assert_eq!(left, LeftOut { missed: foreign as u64, overlapped: 0 });
+                    beside.plain.account(left.missed, None);
+                    let mut account = beside.course.account();
+                    if rests {
+                        let missed = account.rest(&beside.plain.schedule, beside.now.wall);
+                        beside.plain.account(missed, None);
+                        // At most one that is due at this very moment.
+                        prop_assert!(beside.plain.owed.iter().all(|time| *time == beside.now.wall));
+                    }
+                    beside.now.steady += unit * units;
+                    beside.now.wall += unit * units;
+                    if rests {
+                        beside.plain.since = beside.now.wall;
+                        beside.plain.owed.clear();
+                    }
+                    prop_assert_eq!(beside.plain.goes_to(beside.now.wall), 0);
+                    let (course, left) = Beside::begin(&beside.plain.schedule, account, beside.now, jitter);
+                    prop_assert_eq!(left, LeftOut::default());
+                    beside.course = course;
+                }
+                Step::Change { other } => {
                     let (schedule, other_unit) = schedules[other].clone();
                     unit = other_unit;
-                    let since = clock.saturating_sub(unit * ago);
-                    course.change(Arc::new(schedule.clone()), since, waits, at(clock), &random);
-                    plain.change(&schedule, since, waits, clock, jitter);
-                    if waits && course.due().is_none() {
-                        let passed = course.follow(false, at(clock), &random);
-                        prop_assert_eq!(passed, plain.follow(false, clock, jitter));
+                    let now = beside.now;
+                    let left =
+                        beside.course.change(Arc::new(schedule.clone()), now.steady, (false, false), now, &random);
+                    prop_assert_eq!(left.overlapped, 0);
+                    beside.plain.owed.remove(&now.wall);
+                    beside.plain.account(left.missed, None);
+                    prop_assert!(beside.plain.owed.len() <= 1, "the latest that came before stays due");
+                    (beside.plain.since, beside.plain.schedule) = (now.wall, schedule);
+                    let forgotten = beside.plain.used.is_some_and(|used| {
+                        used.duration_since(now.wall).is_ok_and(|back| back > beside.plain.schedule.not_repeated())
+                    });
+                    if forgotten {
+                        beside.plain.used = None;
                     }
+                    beside.plain.collect();
                 }
             }
         }
     }
 }
 
-/// On Saturday noon: the last nine o'clock was this morning's, the next is tomorrow's.
-fn begun_after(last: Option<SystemTime>) -> Option<SystemTime> {
-    let schedule = Arc::new(Schedule::daily(["09:00"], "UTC"));
-    let noon = Now { steady: Duration::ZERO, wall: saturday() + secs(12 * 3_600) };
-    Course::begin(schedule, last, noon, &|| 0.0).due().and_then(|due| due.on_wall(noon))
+/// What every loop must do with the times of a rhythm.
+struct PlainRhythm {
+    schedule: Schedule,
+    /// Came, and are not used; in seconds.
+    owed: BTreeSet<u64>,
+    /// The next to come.
+    next: u64,
+    used: Option<u64>,
+    now: u64,
 }
 
-/// Midnight, UTC.
-fn saturday() -> SystemTime {
-    UNIX_EPOCH + secs(1_711_756_800)
+impl PlainRhythm {
+    fn begin(schedule: &Schedule, now: u64) -> Self {
+        let next = if schedule.is_immediate() { now } else { now + interval(schedule) };
+        let mut plain = Self { schedule: schedule.clone(), owed: BTreeSet::new(), next, used: None, now };
+        plain.passes(0);
+        plain
+    }
+
+    fn passes(&mut self, by: u64) {
+        self.now += by;
+        while self.next <= self.now {
+            self.owed.insert(self.next);
+            self.next += interval(&self.schedule);
+        }
+    }
+
+    fn account(&mut self, counted: u64, run: Option<SystemTime>) {
+        for _ in 0..counted {
+            self.used = Some(self.owed.pop_first().expect("counted, and nothing was owed"));
+        }
+        if let Some(run) = run {
+            self.used = Some(self.owed.pop_first().expect("run, and nothing was owed"));
+            assert_eq!(Some(run), self.used.map(|used| at(secs(used)).wall));
+        }
+    }
+
+    /// How many came before now.
+    fn left(&self) -> u64 {
+        self.owed.range(..self.now).count() as u64
+    }
+
+    fn change(&mut self, schedule: Schedule) {
+        let step = interval(&schedule);
+        self.owed.remove(&self.now);
+        self.next = match (self.owed.last(), self.used) {
+            // From the one that is still due on, and not before now.
+            (Some(due), _) => due + ((self.now - due) / step + 1) * step,
+            (None, Some(used)) => (used + step).max(self.now),
+            (None, None) if schedule.is_immediate() => self.now,
+            (None, None) => self.now + step,
+        };
+        self.schedule = schedule;
+        self.passes(0);
+    }
+
+    fn check(&self, course: &Course) {
+        let expected = self.owed.first().copied().unwrap_or(self.next);
+        let due = course.due.map(|due| due.time);
+        assert_eq!(due, Some(Moment::Steady(Now::ORIGIN + secs(expected))));
+    }
+
+    /// What is still owed may begin within its jitter.
+    fn check_room(&self) {
+        let jitter = self.schedule.most_jitter().as_secs();
+        assert!(self.owed.iter().all(|time| time + jitter >= self.now), "{:?} at {}", self.owed, self.now);
+    }
 }
 
-#[test]
-fn a_new_life_does_what_the_one_before_has_not_done() {
-    const DAY: u64 = 86_400;
-    let nine = |day: u64| saturday() + secs(9 * 3_600 + day * DAY);
-    assert_eq!(begun_after(None), Some(nine(1)));
-    assert_eq!(begun_after(Some(nine(0) - secs(3 * DAY))), Some(nine(1)), "what was due meanwhile is over");
-    assert_eq!(begun_after(Some(nine(1))), Some(nine(2)), "the clock was set back since");
-    let noon = saturday() + secs(DAY / 2);
-    assert_eq!(begun_after(Some(noon + secs(2 * DAY))), Some(nine(3)), "by two days");
-    let too_far = noon + secs(2 * DAY) + Duration::from_nanos(1);
-    assert_eq!(begun_after(Some(too_far)), Some(nine(1)), "it was wrong before");
+fn interval(schedule: &Schedule) -> u64 {
+    schedule.interval().expect("a rhythm").as_secs()
 }
 
-#[test]
-fn more_than_are_counted_are_passed_all_the_same() {
-    let start = at(Duration::ZERO);
-    let every_second = Arc::new(Schedule::cron("* * * * * *", "UTC").immediate(true));
-    let mut course = Course::begin(every_second, None, start, &|| 0.0);
-    let later = at(secs(86_400) + Duration::from_millis(250));
-    let expected = (Fire::Run { late: Duration::from_millis(250) }, MissedPolicy::MAX_COUNTED);
-    assert_eq!(course.fire(MissedPolicy::RunOnce, later), expected);
-    assert_eq!(course.last_used(), Some(at(secs(86_400)).wall));
-    // And those that pass during an iteration: up to the present second, which is still to come.
-    let again = at(secs(2 * 86_400));
-    assert_eq!(course.follow(false, again, &|| 0.0), MissedPolicy::MAX_COUNTED);
-    assert_eq!(course.due(), Some(Moment::Wall(again.wall)));
+fn rhythms() -> impl Strategy<Value = Schedule> {
+    (prop_oneof![Just(4_u64), Just(20), Just(60), Just(240)], any::<bool>(), 0_u64..5).prop_map(
+        |(seconds, immediate, quarters)| {
+            Schedule::every(secs(seconds)).immediate(immediate).jitter(secs(seconds * quarters / 4))
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1_000) })]
+
+    #[test]
+    fn every_time_of_a_rhythm_is_run_or_counted_once(
+        schedules in prop::collection::vec(rhythms(), 3),
+        policy in policies(),
+        steps in steps(),
+    ) {
+        let now_at = |seconds: u64| at(secs(seconds));
+        let begin = |schedule: &Schedule, seconds, jitter: f64| {
+            Course::begin(Arc::new(schedule.clone()), Account::default(), now_at(seconds), &move || jitter).0
+        };
+        let mut course = begin(&schedules[0], 0, 0.0);
+        let mut plain = PlainRhythm::begin(&schedules[0], 0);
+        for (step, jitter) in steps {
+            plain.check(&course);
+            let random = || jitter;
+            let unit = (interval(&plain.schedule) / 4).max(1);
+            // Half a second late counts as the second after.
+            let ahead = course.due().map(|due| due.ahead(now_at(plain.now)).as_secs_f64().ceil() as u64).unwrap_or_default();
+            match step {
+                Step::Fire { late } => {
+                    plain.passes(ahead + unit * u64::from(late));
+                    let was_behind = course.catches_up();
+                    let fired = course.fire(policy, now_at(plain.now));
+                    plain.account(fired.missed, fired.begins.map(|begins| begins.due));
+                    course.go_on(now_at(plain.now), &random);
+                    if !was_behind && !matches!(policy, MissedPolicy::CatchUp(_)) {
+                        plain.check_room();
+                    }
+                }
+                Step::Overlap { late } => {
+                    plain.passes(ahead + unit * u64::from(late));
+                    if !course.catches_up() {
+                        plain.account(course.overlap(now_at(plain.now)), None);
+                        course.go_on(now_at(plain.now), &random);
+                        plain.check_room();
+                    }
+                }
+                Step::Follow { takes, queue } => {
+                    plain.passes(ahead);
+                    let fired = course.fire(policy, now_at(plain.now));
+                    plain.account(fired.missed, fired.begins.map(|begins| begins.due));
+                    if fired.begins.is_none() {
+                        course.go_on(now_at(plain.now), &random);
+                        continue;
+                    }
+                    plain.passes(unit * u64::from(takes));
+                    let passed = course.follow(queue, now_at(plain.now), &random);
+                    plain.account(passed, None);
+                    if !course.catches_up() && !queue {
+                        plain.check_room();
+                    }
+                }
+                Step::Passes { units } | Step::Pause { units } => {
+                    plain.account(course.leave_out(now_at(plain.now), &random), None);
+                    plain.passes(unit * u64::from(units));
+                    plain.account(course.leave_out(now_at(plain.now), &random), None);
+                    let now = now_at(plain.now);
+                    prop_assert!(course.due().is_none_or(|due| due.past(now).is_zero()), "nothing has passed");
+                }
+                Step::Set { units } => {
+                    // A clock that is set changes nothing.
+                    let now = now_at(plain.now);
+                    let by = secs(unit * u64::from(units.unsigned_abs()));
+                    let wall = if units < 0 { now.wall - by } else { now.wall + by };
+                    prop_assert_eq!(course.look(Now { wall, ..now }, &random), 0);
+                    prop_assert_eq!(course.look(now, &random), 0);
+                }
+                Step::Restart { units, .. } => {
+                    let left = course.end((true, false), false, now_at(plain.now));
+                    prop_assert_eq!(left.missed + left.overlapped, plain.left(), "a rhythm leaves nothing");
+                    let (schedule, now) = (plain.schedule.clone(), plain.now + unit * u64::from(units));
+                    course = begin(&schedule, now, jitter);
+                    plain = PlainRhythm::begin(&schedule, now);
+                }
+                Step::Change { other } => {
+                    let schedule = schedules[other].clone();
+                    let since = now_at(plain.now);
+                    let left = course.change(Arc::new(schedule.clone()), since.steady, (false, false), since, &random);
+                    plain.account(left.missed, None);
+                    prop_assert!(plain.left() <= 1, "the latest stays due");
+                    plain.change(schedule);
+                }
+            }
+        }
+    }
 }

@@ -71,8 +71,23 @@ fn a_wrong_cron_expression_names_the_position() {
 
 #[test]
 fn a_wrong_cron_expression_says_why() {
-    let error = Schedule::cron("61 * * * *", "UTC").check().expect_err("no minute").to_string();
-    assert!(error.ends_with("position 0: Number out of bounds"), "{error}");
+    for (text, reason) in [
+        ("61 * * * *", "position 0: 61 is too much or too little: the minutes go from 0 to 59"),
+        (
+            "*/90 * * * *",
+            "position 0: a step of 90 leads from no value to another: the minutes go from 0 to 59",
+        ),
+        ("1/10 * * * * *", "position 0: a step needs a range: write 1-59/10"),
+        ("0 22-6 * * *", "position 2: a range ends after it begins: write 22-23,0-6"),
+        ("0 9 * * Monday", "position 8: names have three letters: write MON"),
+        ("@reboot", "position 0: a loop that runs once when it begins is `every` with a count of 1"),
+        ("@every 5m", "position 0: an interval is no cron expression: use `every`, as in `every 5m`"),
+    ] {
+        let error = Schedule::cron(text, "UTC").check().expect_err(text).to_string();
+        assert!(error.ends_with(reason), "{error}");
+    }
+    let midnight = Schedule::cron("@midnight", "UTC");
+    assert_eq!(midnight.next_after(UNIX_EPOCH), Some(UNIX_EPOCH + Duration::from_secs(86_400)));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
 /// An instant, as `2024-03-31T01:30:00Z`.
-fn at(text: &str) -> SystemTime {
+pub(crate) fn at(text: &str) -> SystemTime {
     let timestamp: Timestamp = text.parse().expect("an instant");
     SystemTime::try_from(timestamp).expect("a time that the clock can tell")
 }
@@ -23,6 +23,6 @@ fn shown(zone: &str, time: SystemTime) -> DateTime {
 }
 
 /// The local times of a schedule's first so many iterations.
-fn local(schedule: &otel_tasks::Schedule, zone: &str, from: &str, count: usize) -> Vec<String> {
+pub(crate) fn local(schedule: &otel_tasks::Schedule, zone: &str, from: &str, count: usize) -> Vec<String> {
     schedule.upcoming(at(from)).take(count).map(|time| shown(zone, time).to_string()).collect()
 }

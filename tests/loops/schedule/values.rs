@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use jiff::{Timestamp, tz::TimeZone};
 use otel_tasks::{Schedule, schedule::ScheduleError};
 
 use super::{at, local};
@@ -30,7 +31,7 @@ fn bounds_hold_and_both_ends_count() {
     let (starts, ends) = (UNIX_EPOCH + secs(100), UNIX_EPOCH + secs(120));
     let rhythm = Schedule::every(secs(10)).starts(starts).ends(ends);
     assert_eq!(seconds(rhythm.upcoming(UNIX_EPOCH)), [100, 110, 120]);
-    assert_eq!(seconds(rhythm.upcoming(UNIX_EPOCH + secs(115))), [115], "a start in the past is over");
+    assert_eq!(seconds(rhythm.upcoming(UNIX_EPOCH + secs(115))), [120], "a start in the past is a phase");
     let next = [50, 100].map(|after| rhythm.next_after(UNIX_EPOCH + secs(after)));
     assert_eq!(next, [100, 110].map(|next| Some(UNIX_EPOCH + secs(next))));
     let minutes =
@@ -156,6 +157,12 @@ fn a_schedule_is_read_as_it_is_written() {
         ),
         (Schedule::once(UNIX_EPOCH), "once 1970-01-01T00:00:00Z"),
         (Schedule::once(UNIX_EPOCH - secs(1)), "once @-1.000000000"),
+        (Schedule::every(secs(5_400)).aligned("Asia/Kolkata"), "every 1h30m aligned in Asia/Kolkata"),
+        (
+            Schedule::cron("0 9 * * MON-FRI", "+05:30").jitter(secs(30)),
+            "cron 0 9 * * MON-FRI in +05:30 jitter 30s",
+        ),
+        (Schedule::daily(["08:00"], "system"), "daily 08:00 in system"),
     ];
     for (schedule, expected) in texts {
         assert_eq!(expected.parse(), Ok(schedule.clone()));
@@ -163,8 +170,153 @@ fn a_schedule_is_read_as_it_is_written() {
         assert_eq!(schedule.check(), Ok(()));
         assert_eq!(schedule.clone(), schedule);
     }
+    let spread = Schedule::every(secs(60)).spread("a key with spaces").jitter(secs(5));
+    assert_eq!(spread.to_string().parse(), Ok(spread.clone()));
+    assert_eq!("every 1m spread guild-42".parse(), Ok(Schedule::every(secs(60)).spread("guild-42")));
     let shown = format!("{:?}", Schedule::cron("0 9 * * MON-FRI", "Europe/Paris"));
     assert!(shown.contains("0 9 * * MON-FRI") && shown.len() < 300, "{shown}");
+}
+
+fn minutes(count: u64) -> Duration {
+    secs(count * 60)
+}
+
+#[test]
+fn an_aligned_interval_is_reckoned_from_midnight_in_its_zone() {
+    let kolkata = "Asia/Kolkata";
+    let schedule = Schedule::every(minutes(90)).aligned(kolkata);
+    assert_eq!(
+        local(&schedule, kolkata, "2024-02-28T00:00:00Z", 3),
+        ["2024-02-28T06:00:00", "2024-02-28T07:30:00", "2024-02-28T09:00:00"]
+    );
+    assert_eq!(schedule.interval(), Some(minutes(90)));
+    assert_eq!(
+        schedule.upcoming(at("2024-02-28T00:30:00Z")).next(),
+        Some(at("2024-02-28T00:30:00Z")),
+        "6:00"
+    );
+    let split = Schedule::every(Duration::from_millis(86_400_000 / 7)).aligned("UTC");
+    assert_eq!(split.check(), Err(ScheduleError::NotADivisorOfADay));
+    assert_eq!(Schedule::every(Duration::from_millis(250)).aligned("UTC").check(), Ok(()));
+    assert_eq!(Schedule::every(minutes(7)).aligned("UTC").check(), Err(ScheduleError::NotADivisorOfADay));
+    assert_eq!(
+        Schedule::every(minutes(2 * 1_440)).aligned("UTC").check(),
+        Err(ScheduleError::NotADivisorOfADay)
+    );
+    assert_eq!(Schedule::every(minutes(1_440)).aligned("UTC").check(), Ok(()));
+    assert_eq!(Schedule::every(minutes(0)).aligned("UTC").check(), Err(ScheduleError::ZeroInterval));
+    assert_eq!(
+        Schedule::every(minutes(90)).aligned("UTC").jitter(minutes(91)).check(),
+        Err(ScheduleError::JitterTooLong)
+    );
+    let refused = Schedule::daily(["09:00"], "UTC").aligned("UTC").check().unwrap_err();
+    assert_eq!(refused.to_string(), "aligned is an option of an interval");
+}
+
+#[test]
+fn an_aligned_interval_follows_the_clock_where_it_changes() {
+    let berlin = "Europe/Berlin";
+    let hours = |count: u64| Schedule::every(minutes(count * 60)).aligned(berlin);
+    // The clock goes from 2:00 to 3:00.
+    assert_eq!(
+        local(&hours(2), berlin, "2024-03-30T22:30:00Z", 3),
+        ["2024-03-31T00:00:00", "2024-03-31T04:00:00", "2024-03-31T06:00:00"]
+    );
+    // From 3:00 to 2:00: each hour in real time.
+    let due: Vec<_> = hours(1).upcoming(at("2024-10-26T23:30:00Z")).take(4).collect();
+    assert!(due.windows(2).all(|pair| pair[1].duration_since(pair[0]).unwrap() == secs(3_600)), "{due:?}");
+}
+
+#[test]
+fn a_past_start_is_a_phase() {
+    let starts = at("2024-01-01T09:20:00Z");
+    let hourly = Schedule::every(minutes(60)).starts(starts);
+    let noon = at("2024-03-05T12:00:00Z");
+    let due: Vec<_> = hourly.upcoming(noon).take(2).collect();
+    assert_eq!(due, [at("2024-03-05T12:20:00Z"), at("2024-03-05T13:20:00Z")]);
+    assert_eq!(hourly.next_after(noon), Some(due[0]));
+    assert_eq!(hourly.next_after(due[0]), Some(due[1]), "strictly later");
+    assert_eq!(hourly.upcoming(due[0]).next(), Some(due[0]), "its own time counts");
+    let at_once = hourly.clone().immediate(true);
+    let due_at_once: Vec<_> = at_once.upcoming(noon).take(2).collect();
+    assert_eq!(due_at_once, [noon, due[0]]);
+    let later = hourly.immediate(false);
+    assert_eq!(later.upcoming(at("2024-01-01T00:00:00Z")).next(), Some(starts + minutes(60)));
+}
+
+#[test]
+fn a_key_spreads_the_times_and_always_the_same_way() {
+    let hourly = |key: &str| Schedule::every(minutes(60)).spread(key);
+    let offset =
+        |key: &str| hourly(key).upcoming(UNIX_EPOCH).next().unwrap().duration_since(UNIX_EPOCH).unwrap();
+    assert_eq!(offset("guild-42"), offset("guild-42"));
+    assert_eq!(offset("guild-42").as_secs(), 2_401, "in every process and version");
+    // A thousand keys: about as many in each quarter.
+    let mut quarters = [0; 4];
+    for key in 0..1_000 {
+        let offset = offset(&key.to_string());
+        quarters[usize::try_from(offset.as_secs() / 900).unwrap()] += 1;
+    }
+    assert!(quarters.iter().all(|count| (200..300).contains(count)), "{quarters:?}");
+    let aligned = hourly("guild-42").aligned("UTC");
+    let due: Vec<_> = aligned.upcoming(UNIX_EPOCH).take(2).collect();
+    assert_eq!(due, [UNIX_EPOCH + offset("guild-42"), UNIX_EPOCH + minutes(60) + offset("guild-42")]);
+    assert_eq!(aligned.next_after(due[0]), Some(due[1]));
+    let started = hourly("guild-42").starts(UNIX_EPOCH + minutes(10));
+    assert_eq!(started.upcoming(UNIX_EPOCH + minutes(600)).next(), {
+        let first = UNIX_EPOCH + minutes(10) + offset("guild-42");
+        (0..).map(|count| first + minutes(60 * count)).find(|time| *time >= UNIX_EPOCH + minutes(600))
+    });
+    for schedule in
+        [Schedule::once(UNIX_EPOCH), Schedule::daily(["09:00"], "UTC"), Schedule::cron("@daily", "UTC")]
+    {
+        let refused = schedule.spread("key").check().unwrap_err();
+        assert_eq!(refused.to_string(), "spread is an option of an interval");
+    }
+}
+
+#[test]
+fn times_may_be_left_out() {
+    let weekdays = Schedule::daily(["09:00", "17:00"], "Europe/Berlin")
+        .except(|time| time.weekday > 5 || (time.month, time.day, time.hour) == (1, 1, 9));
+    assert_eq!(
+        local(&weekdays, "Europe/Berlin", "2023-12-29T12:00:00Z", 3),
+        ["2023-12-29T17:00:00", "2024-01-01T17:00:00", "2024-01-02T09:00:00"]
+    );
+    let noted = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let log = noted.clone();
+    let plain = Schedule::daily(["02:30:15"], "Europe/Berlin");
+    let noting = plain.clone().except(move |time| {
+        *log.lock().unwrap() = Some(time.clone());
+        false
+    });
+    let due = noting.next_after(at("2024-03-31T00:00:00Z"));
+    let time = noted.lock().unwrap().clone().unwrap();
+    assert_eq!(Some(time.at), due);
+    assert_eq!((time.year, time.month, time.day, time.weekday), (2024, 3, 31, 7));
+    assert_eq!((time.hour, time.minute, time.second), (3, 0, 0), "what the clock shows: it leaves 2:30 out");
+    assert_eq!(noting.to_string(), plain.to_string(), "absent in the text");
+    assert_eq!(noting, noting.clone(), "the same one");
+    assert_ne!(noting, plain);
+    assert_ne!(plain.clone().except(|_| false), plain.clone().except(|_| false), "compared by identity");
+    assert_eq!(plain.except(|_| true).next_after(UNIX_EPOCH), None, "nothing is left");
+    assert_eq!(Schedule::every(secs(60)).except(|_| true).check(), Err(ScheduleError::NoZone));
+    assert_eq!(Schedule::every(secs(60)).aligned("UTC").except(|_| true).check(), Ok(()));
+}
+
+#[test]
+fn a_zone_is_a_name_or_an_offset() {
+    let nine = |zone: &str| Schedule::daily(["09:00"], zone).next_after(at("2024-06-01T00:00:00Z"));
+    assert_eq!(nine("+05:30"), Some(at("2024-06-01T03:30:00Z")));
+    assert_eq!(nine("-08:00"), Some(at("2024-06-01T17:00:00Z")));
+    assert_eq!(nine("UTC"), nine("+00:00"));
+    let system = TimeZone::system();
+    let shown = system.to_datetime(Timestamp::try_from(nine("system").expect("a zone")).unwrap());
+    assert_eq!((shown.hour(), shown.minute()), (9, 0));
+    for zone in ["+5:30", "+05", "+24:00", "+05:60", "+0530", "+05:3x", "-", "local"] {
+        let error = Schedule::daily(["09:00"], zone).check().expect_err(zone);
+        assert!(matches!(error, ScheduleError::Zone { .. }), "{error:?}");
+    }
 }
 
 #[test]
@@ -179,6 +331,9 @@ fn a_text_that_is_no_schedule_is_refused_at_the_wrong_word() {
         ("every 5m count many", 15, "number"),
         ("every 5m immediate yes", 19, "true"),
         ("once tomorrow", 5, "instant"),
+        ("every 5m aligned", 16, "zone"),
+        ("every 5m aligned UTC", 17, "zone"),
+        ("every 5m spread", 15, "key"),
         ("daily 08:00", 11, "zone"),
         ("cron 0 9 * * *", 14, "zone"),
         ("cron 0 9 * * * in", 17, "zone"),
@@ -196,6 +351,8 @@ fn a_text_that_is_no_schedule_is_refused_at_the_wrong_word() {
         "every 5s jitter 6s",
         "daily 25:00 in UTC",
         "cron 0 9 * * * in Nowhere",
+        "every 7m aligned in UTC",
+        "daily 08:00 in UTC spread key",
     ] {
         let error = text.parse::<Schedule>().expect_err(text);
         assert!(!matches!(error, ScheduleError::Text { .. }), "{text:?}: {error:?}");

@@ -1,0 +1,174 @@
+//! One request after another on its way to the receiver: kept while there is room, split where it is too large.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    batch::{Patience, Settled, Waiting},
+    ledger::Signal,
+    parcel::Parcel,
+    transport::{Answer, Cause, Failure, Transport},
+};
+use crate::policy::Backoff;
+
+/// Makes one attempt.
+pub(super) trait Attempts: Send {
+    fn attempt(&mut self, parcel: &Parcel) -> Answer;
+}
+
+impl Attempts for Arc<Transport> {
+    fn attempt(&mut self, parcel: &Parcel) -> Answer {
+        Transport::attempt(self, parcel)
+    }
+}
+
+/// Delivers requests, and remembers between them how the receiver does.
+pub(super) struct Delivery<A> {
+    attempts: A,
+    /// Failed attempts since the last success.
+    failed: u32,
+    /// Before this the receiver wants no request.
+    not_before: Option<Instant>,
+}
+
+/// A receiver that asks for more than this is asked again all the same.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// After so many single items of a batch that are too large, and none that was taken, the receiver takes nothing.
+const TOO_LARGE_IN_A_ROW: u32 = 8;
+
+impl<A: Attempts> Delivery<A> {
+    pub(super) fn new(attempts: A) -> Self {
+        Self { attempts, failed: 0, not_before: None }
+    }
+
+    /// Delivers a request, or what the receiver takes of it.
+    ///
+    /// An attempt that may succeed later is made again for as long as `waiting` says; the waits grow from 0.1 to 5 s, half of
+    /// each left to chance.
+    pub(super) fn deliver(&mut self, parcel: Parcel, waiting: &dyn Waiting) -> Settled {
+        let signal = parcel.signal;
+        let mut settled = Settled::default();
+        let mut parts = vec![parcel];
+        let mut too_large_in_a_row = 0;
+        while let Some(part) = parts.pop() {
+            match self.persist(&part, waiting) {
+                End::Taken { rejected, words } => {
+                    too_large_in_a_row = 0;
+                    settled.take(&part, rejected, &words);
+                }
+                End::TooLarge(failure) => match part.split() {
+                    // The first half last, so that it is the next.
+                    Some([first, second]) if too_large_in_a_row < TOO_LARGE_IN_A_ROW => {
+                        parts.extend([second, first])
+                    }
+                    Some(_) => settled.fail(&part, failure),
+                    None => {
+                        too_large_in_a_row += 1;
+                        settled.drop_too_large(&part, failure);
+                    }
+                },
+                End::Failed(failure) => settled.fail(&part, failure),
+                // The rest stays pending, and of a collection of metrics there is no rest.
+                End::Abandoned if signal == Signal::Metrics => return Settled::default(),
+                End::Abandoned => return settled,
+            }
+        }
+        settled
+    }
+
+    fn persist(&mut self, part: &Parcel, waiting: &dyn Waiting) -> End {
+        let mut last = None;
+        loop {
+            if let Some(left) = self.not_before.and_then(|until| until.checked_duration_since(Instant::now()))
+            {
+                match waiting.wait(left) {
+                    Patience::Again => {}
+                    Patience::GiveUp => {
+                        return last.map_or_else(|| End::Failed(throttled(part)), End::Failed);
+                    }
+                    Patience::Abandoned => return End::Abandoned,
+                }
+            }
+            self.not_before = None;
+            let failure =
+                match self.attempts.attempt(part) {
+                    Answer::Taken { rejected, words } => {
+                        self.failed = 0;
+                        waiting.delivered();
+                        return End::Taken { rejected, words };
+                    }
+                    Answer::TooLarge(failure) => return End::TooLarge(failure),
+                    Answer::Refused(failure) => {
+                        waiting.failed(&failure);
+                        return End::Failed(failure);
+                    }
+                    Answer::Again(failure, wait) => {
+                        waiting.failed(&failure);
+                        let delay = Backoff::growing(Duration::from_millis(100), Duration::from_secs(5))
+                            .delay(self.failed, Duration::ZERO, fastrand::f64());
+                        let asked = wait.unwrap_or_default().min(LONGEST_WAIT);
+                        self.not_before = Some(Instant::now() + delay.max(asked));
+                        self.failed = self.failed.saturating_add(1);
+                        failure
+                    }
+                };
+            last = Some(failure);
+        }
+    }
+}
+
+fn throttled(part: &Parcel) -> Failure {
+    let text = format!("the receiver of {} asked for a pause", part.signal.as_str());
+    Failure::new(&"".into(), Cause::Other(text))
+}
+
+enum End {
+    Taken { rejected: u64, words: String },
+    TooLarge(Failure),
+    Failed(Failure),
+    Abandoned,
+}
+
+impl Settled {
+    fn take(&mut self, part: &Parcel, rejected: u64, words: &str) {
+        if part.signal == Signal::Metrics {
+            // Of a collection that was split, every part must be taken: the last one decides.
+            self.rejected_points += rejected;
+            self.exported = u64::from(self.failed + self.too_large == 0);
+        } else {
+            let rejected = rejected.min(part.items);
+            self.rejected += rejected;
+            self.exported += part.items - rejected;
+        }
+        if !words.is_empty() {
+            self.words = words.to_owned();
+        }
+    }
+
+    fn fail(&mut self, part: &Parcel, failure: Failure) {
+        self.lose(part, failure, |settled| &mut settled.failed);
+    }
+
+    fn drop_too_large(&mut self, part: &Parcel, failure: Failure) {
+        let cause = Cause::TooLarge(part.body.len() as u64);
+        let failure = Failure { cause, ..failure };
+        self.lose(part, failure, |settled| &mut settled.too_large);
+    }
+
+    fn lose(&mut self, part: &Parcel, failure: Failure, count: impl FnOnce(&mut Self) -> &mut u64) {
+        if part.signal == Signal::Metrics {
+            // One item, however many of its parts are lost.
+            (self.exported, self.failed, self.too_large) = (0, 0, 0);
+            *count(self) = 1;
+        } else {
+            *count(self) += part.items;
+        }
+        self.error = Some(failure);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! The runtime that connections live on.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::{runtime::Handle, sync::oneshot};
+
+/// One thread of its own, so that exporting works when the application's runtime is single-threaded, blocked or gone. It
+/// ends when the last exporter and the [`Telemetry`](super::Telemetry) are gone.
+#[derive(Debug)]
+pub(super) struct ExportRuntime {
+    handle: Handle,
+    _running: oneshot::Sender<()>,
+}
+
+impl ExportRuntime {
+    pub(super) fn start() -> io::Result<Arc<Self>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (running, stopped) = oneshot::channel::<()>();
+        std::thread::Builder::new().name("otel-tasks-export".to_owned()).spawn(move || {
+            // What HTTP and gRPC clients report of themselves while exporting must not be exported.
+            let _suppressed = opentelemetry::Context::enter_telemetry_suppressed_scope();
+            let _ = runtime.block_on(stopped);
+            runtime.shutdown_background();
+        })?;
+        Ok(Arc::new(Self { handle, _running: running }))
+    }
+
+    /// Makes this the current runtime of the thread.
+    pub(super) fn enter(&self) -> tokio::runtime::EnterGuard<'_> {
+        self.handle.enter()
+    }
+
+    /// Runs `call` on the calling thread until it ends or `limit` has passed; `None` for the latter.
+    pub(super) fn block_on<T>(&self, limit: Duration, call: impl Future<Output = T>) -> Option<T> {
+        self.handle.block_on(async {
+            let mut call = pin!(call);
+            let mut alarm = pin!(tokio::time::sleep(limit));
+            poll_fn(|cx| match call.as_mut().poll(cx) {
+                Poll::Ready(value) => Poll::Ready(Some(value)),
+                Poll::Pending => alarm.as_mut().poll(cx).map(|()| None),
+            })
+            .await
+        })
+    }
+}

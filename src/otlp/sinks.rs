@@ -1,0 +1,166 @@
+//! Where batches go: to a receiver, to the terminal, or both. What the receiver says counts: the terminal is for looking on.
+
+use std::sync::Arc;
+
+use opentelemetry_sdk::{
+    Resource,
+    metrics::{Temporality, data::ResourceMetrics},
+    trace::SpanData,
+};
+
+use super::{
+    batch::{Settled, Waiting},
+    console::{Console, Metrics, Records, Spans},
+    delivery::Delivery,
+    parcel::{Built, MetricEncoder, Parcel, QueuedRecord, RecordEncoder, SpanEncoder},
+    settings::Targets,
+    transport::{Cause, Failure, Transport},
+    weight::Weighs,
+};
+
+/// A receiver, and what encodes for it.
+struct Receiver<E> {
+    encoder: E,
+    delivery: Delivery<Arc<Transport>>,
+}
+
+impl<E> Receiver<E> {
+    fn deliver(&mut self, items: u64, encoded: Result<Parcel, String>, waiting: &dyn Waiting) -> Settled {
+        match encoded {
+            Ok(parcel) => self.delivery.deliver(parcel, waiting),
+            Err(text) => Settled::lost(items, Cause::Encoding(text)),
+        }
+    }
+}
+
+impl Settled {
+    fn lost(items: u64, cause: Cause) -> Self {
+        Self { failed: items, error: Some(Failure::new(&"".into(), cause)), ..Self::default() }
+    }
+
+    /// What is counted where there is no receiver.
+    fn printed(items: u64, printed: Result<(), String>) -> Self {
+        match printed {
+            Ok(()) => Self { exported: items, ..Self::default() },
+            Err(text) => Self::lost(items, Cause::Console(text)),
+        }
+    }
+}
+
+/// Where spans go.
+pub(super) struct SpanSink {
+    receiver: Option<Receiver<SpanEncoder>>,
+    console: Console<Spans>,
+}
+
+impl SpanSink {
+    pub(super) fn new(
+        resource: &Resource,
+        delivery: Option<Delivery<Arc<Transport>>>,
+        targets: Targets,
+    ) -> Built<Self> {
+        let receiver =
+            delivery.map(|delivery| Ok(Receiver { encoder: SpanEncoder::new(resource)?, delivery }));
+        Ok(Self {
+            receiver: receiver.transpose()?,
+            console: Console::<Spans>::new(targets.console, resource),
+        })
+    }
+
+    pub(super) fn export(&mut self, batch: Vec<SpanData>, waiting: &dyn Waiting) -> Settled {
+        let items = batch.len() as u64;
+        let printed = self.console.print(&batch);
+        match &mut self.receiver {
+            Some(receiver) => {
+                let encoded = receiver.encoder.encode(batch);
+                receiver.deliver(items, encoded, waiting)
+            }
+            None => Settled::printed(items, printed),
+        }
+    }
+}
+
+/// Where log records go.
+pub(super) struct RecordSink {
+    receiver: Option<Receiver<RecordEncoder>>,
+    console: Console<Records>,
+}
+
+impl RecordSink {
+    pub(super) fn new(
+        resource: &Resource,
+        delivery: Option<Delivery<Arc<Transport>>>,
+        targets: Targets,
+    ) -> Built<Self> {
+        let receiver =
+            delivery.map(|delivery| Ok(Receiver { encoder: RecordEncoder::new(resource)?, delivery }));
+        Ok(Self {
+            receiver: receiver.transpose()?,
+            console: Console::<Records>::new(targets.console, resource),
+        })
+    }
+
+    pub(super) fn export(&mut self, batch: Vec<QueuedRecord>, waiting: &dyn Waiting) -> Settled {
+        let items = batch.len() as u64;
+        let printed = self.console.print(&batch);
+        match &mut self.receiver {
+            Some(receiver) => {
+                let encoded = receiver.encoder.encode(&batch);
+                // The bytes are enough to go on with, however long it takes.
+                drop(batch);
+                receiver.deliver(items, encoded, waiting)
+            }
+            None => Settled::printed(items, printed),
+        }
+    }
+}
+
+/// Makes of a collection of metrics what can wait.
+pub(super) struct MetricPress {
+    encoder: Option<MetricEncoder>,
+    console: Console<Metrics>,
+}
+
+/// A collection that was encoded, or printed and has nowhere else to go.
+pub(super) struct Collection(Result<Option<Parcel>, Cause>);
+
+impl Weighs for Collection {
+    fn weight(&self) -> usize {
+        match &self.0 {
+            Ok(Some(parcel)) => size_of::<Self>() + parcel.body.len(),
+            Ok(None) | Err(_) => size_of::<Self>(),
+        }
+    }
+}
+
+impl MetricPress {
+    pub(super) fn new(temporality: Temporality, targets: Targets) -> Built<Self> {
+        Ok(Self {
+            encoder: if targets.otlp { Some(MetricEncoder::new(temporality)?) } else { None },
+            console: Console::<Metrics>::new(targets.console, temporality),
+        })
+    }
+
+    pub(super) fn press(&self, metrics: &ResourceMetrics) -> Collection {
+        let printed = self.console.print(metrics);
+        Collection(match &self.encoder {
+            Some(encoder) => encoder.encode(metrics).map(Some).map_err(Cause::Encoding),
+            None => printed.map(|()| None).map_err(Cause::Console),
+        })
+    }
+}
+
+/// Where collections go from the queue, one at a time.
+pub(super) struct MetricSink(pub(super) Option<Delivery<Arc<Transport>>>);
+
+impl MetricSink {
+    pub(super) fn export(&mut self, batch: Vec<Collection>, waiting: &dyn Waiting) -> Settled {
+        // Batches of one: each collection is a request of its own.
+        let Some(Collection(collection)) = batch.into_iter().next() else { return Settled::default() };
+        match (collection, &mut self.0) {
+            (Ok(Some(parcel)), Some(delivery)) => delivery.deliver(parcel, waiting),
+            (Ok(_), _) => Settled { exported: 1, ..Settled::default() },
+            (Err(cause), _) => Settled::lost(1, cause),
+        }
+    }
+}

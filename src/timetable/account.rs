@@ -1,0 +1,175 @@
+//! What became of a loop's times on the wall clock. It outlives the loop's lives, changes of its schedule and clocks that are set.
+//!
+//! One rule: a time that was used is not due again, and a time that was not used is due. A time is used when its iteration
+//! begins, or when it is counted as left out.
+
+use std::time::{Duration, SystemTime};
+
+use super::Schedule;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Account {
+    /// All times up to this one are used.
+    used: Option<SystemTime>,
+    /// Nothing before it is due: the schedule came to hold then, or the loop began again by request.
+    since: Option<SystemTime>,
+    /// Whether `used` comes from an earlier process, and no life has begun since.
+    carried: bool,
+    /// When the last life was asked to end, if it was.
+    asked: Option<SystemTime>,
+    /// Whether the loop rests until somebody restarts it.
+    rests: bool,
+}
+
+impl Account {
+    /// The account of a loop whose last iteration, in an earlier process, was due at `last_run`.
+    pub(crate) fn carried(last_run: SystemTime) -> Self {
+        Self { used: Some(last_run), carried: true, ..Self::default() }
+    }
+
+    /// Begins a life. Returns the time that an earlier process used last, for the first life.
+    pub(super) fn begin(&mut self, schedule: &Schedule, now: SystemTime) -> Option<SystemTime> {
+        self.asked = None;
+        let carried = self.used.filter(|_| std::mem::take(&mut self.carried));
+        if std::mem::take(&mut self.rests) || carried.is_none() && self.since.is_none() && self.used.is_none()
+        {
+            self.since = Some(now);
+        }
+        if self.is_forgotten(schedule, now) {
+            self.forget(now);
+        }
+        self.since = self.since.map(|since| since.min(now));
+        carried.filter(|_| self.used.is_some())
+    }
+
+    /// The time after which times are due.
+    pub(super) fn base(&self) -> SystemTime {
+        let just_before = self.since.and_then(|since| since.checked_sub(Duration::from_nanos(1)));
+        self.used.max(just_before).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    pub(super) fn used(&self) -> Option<SystemTime> {
+        self.used
+    }
+
+    /// All times up to this one are used, and no later one.
+    pub(super) fn set_used(&mut self, time: SystemTime) {
+        self.used = Some(time);
+    }
+
+    /// Nothing before `at` is due.
+    pub(super) fn hold_from(&mut self, at: SystemTime) {
+        self.since = Some(at);
+    }
+
+    /// Whether the clock was set back so far that it must have been wrong when the last time was used.
+    pub(super) fn is_forgotten(&self, schedule: &Schedule, now: SystemTime) -> bool {
+        let back =
+            |time: SystemTime| time.duration_since(now).is_ok_and(|back| back > schedule.not_repeated());
+        self.used.is_some_and(back)
+    }
+
+    /// Begins again with the present.
+    pub(super) fn forget(&mut self, now: SystemTime) {
+        (self.used, self.since) = (None, Some(now));
+    }
+
+    /// The clock was set back: what it shows again is due unless it was used.
+    pub(super) fn set_back(&mut self, now: SystemTime) {
+        self.since = self.since.map(|since| since.min(now));
+    }
+
+    /// The life ends because it was asked to, at that time.
+    pub(crate) fn asked_to_end(&mut self, at: SystemTime) {
+        self.asked = Some(at);
+    }
+
+    /// The loop rests until somebody restarts it, and nothing is due meanwhile. Returns the number of times that were due
+    /// before and are left out.
+    pub(crate) fn rest(&mut self, schedule: &Schedule, now: SystemTime) -> u64 {
+        let has_begun = !self.carried && (self.since.is_some() || self.used.is_some());
+        if !has_begun || std::mem::replace(&mut self.rests, true) || self.is_forgotten(schedule, now) {
+            return 0;
+        }
+        let upto = self.asked.map_or(now, |asked| asked.min(now));
+        let passed = schedule.passed(self.base(), upto, false);
+        self.used = passed.last.or(self.used);
+        passed.count
+    }
+}
+
+#[cfg(all(test, feature = "calendar"))]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    fn at(hour: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(hour * 3_600)
+    }
+
+    fn hourly() -> Schedule {
+        Schedule::cron("0 1-23 * * *", "UTC")
+    }
+
+    fn next(account: &Account) -> Option<SystemTime> {
+        hourly().next_after(account.base())
+    }
+
+    #[test]
+    fn a_time_is_due_from_the_beginning_on_until_it_is_used() {
+        let mut account = Account::default();
+        assert_eq!(account.begin(&hourly(), at(5)), None);
+        assert_eq!(next(&account), Some(at(5)), "its own time counts");
+        account.set_used(at(5));
+        assert_eq!(next(&account), Some(at(6)));
+        assert_eq!(account.begin(&hourly(), at(9)), None);
+        assert_eq!(next(&account), Some(at(6)), "another life owes what the one before left");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_repeats_nothing_that_was_used() {
+        let mut account = Account::default();
+        account.begin(&hourly(), at(5));
+        account.set_back(at(3));
+        assert_eq!(next(&account), Some(at(3)), "shown again, and not used");
+        account.set_used(at(6));
+        account.set_back(at(2));
+        assert_eq!(next(&account), Some(at(7)));
+        account.begin(&hourly(), at(1));
+        assert_eq!(next(&account), Some(at(7)), "nor in another life");
+    }
+
+    #[test]
+    fn a_clock_that_was_wrong_is_forgotten() {
+        let mut account = Account::default();
+        account.begin(&hourly(), at(1_000));
+        account.set_used(at(1_000));
+        assert!(!account.is_forgotten(&hourly(), at(1_000 - 48)));
+        assert!(account.is_forgotten(&hourly(), at(1_000 - 49)));
+        account.begin(&hourly(), at(100));
+        assert_eq!(next(&account), Some(at(100)));
+    }
+
+    #[test]
+    fn what_an_earlier_process_used_is_not_due_and_what_came_since_is() {
+        let mut account = Account::carried(at(5));
+        assert_eq!(account.begin(&hourly(), at(9)), Some(at(5)));
+        assert_eq!(next(&account), Some(at(6)));
+        assert_eq!(account.begin(&hourly(), at(9)), None, "for the first life alone");
+        assert_eq!(next(&account), Some(at(6)));
+    }
+
+    #[test]
+    fn what_is_left_when_it_comes_to_rest_is_counted_and_what_comes_meanwhile_is_not_due() {
+        let mut account = Account::default();
+        assert_eq!(account.rest(&hourly(), at(2)), 0, "it has not begun");
+        account.begin(&hourly(), at(5));
+        assert_eq!(account.rest(&hourly(), at(7)), 2, "5 and 6; 7 is still to come");
+        assert_eq!(account.rest(&hourly(), at(12)), 0, "it rests already");
+        account.begin(&hourly(), at(13));
+        assert_eq!(next(&account), Some(at(13)));
+        account.asked_to_end(at(15));
+        assert_eq!(account.rest(&hourly(), at(18)), 2, "13 and 14: nothing was due after it was asked");
+    }
+}
