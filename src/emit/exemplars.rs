@@ -119,7 +119,7 @@ static FAILED_KEPT: AtomicBool = AtomicBool::new(false);
 static SLOW_KEPT: AtomicU64 = AtomicU64::new(u64::MAX);
 
 /// Notes that telemetry of this process keeps the traces of such runs.
-#[cfg(feature = "otlp")]
+#[cfg(feature = "otlp-http")]
 pub(crate) fn keeps_traces(failed: bool, slow: Option<Duration>) {
     FAILED_KEPT.fetch_or(failed, Relaxed);
     if let Some(nanos) = slow.and_then(|slow| u64::try_from(slow.as_nanos()).ok()) {

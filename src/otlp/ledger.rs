@@ -128,7 +128,8 @@ impl Balance {
     pub(super) fn observe(&self, meter: &Meter) {
         let balance = self.clone();
         let instrument = contract::TELEMETRY_DROPPED;
-        let reasons: [(&'static str, fn(SignalBalance) -> u64); 6] = [
+        type Count = fn(SignalBalance) -> u64;
+        let reasons: [(&'static str, Count); 6] = [
             ("queue_full", |counts| counts.queue_full),
             ("export_failed", |counts| counts.export_failed),
             ("too_large", |counts| counts.too_large),

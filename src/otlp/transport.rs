@@ -126,9 +126,9 @@ pub(super) struct Transport {
 }
 
 enum Kind {
-    Http(http::HttpTransport),
+    Http(Box<http::HttpTransport>),
     #[cfg(feature = "otlp-grpc")]
-    Grpc(grpc::GrpcTransport),
+    Grpc(Box<grpc::GrpcTransport>),
 }
 
 impl Transport {
@@ -214,22 +214,22 @@ impl<'a> Transports<'a> {
         let _entered = self.runtime.enter();
         let kind = match settings.protocol {
             #[cfg(feature = "otlp-grpc")]
-            Protocol::Grpc => Kind::Grpc(grpc::GrpcTransport::new(
+            Protocol::Grpc => Kind::Grpc(Box::new(grpc::GrpcTransport::new(
                 target.clone(),
                 headers,
                 settings.gzip,
                 #[cfg(feature = "tls")]
                 is_tls.then(|| self.grpc_tls(settings)),
-            )?),
+            )?)),
             #[cfg(not(feature = "otlp-grpc"))]
             Protocol::Grpc => return Err("gRPC needs the feature `otlp-grpc` of otel-tasks".into()),
-            Protocol::HttpProtobuf => Kind::Http(http::HttpTransport::new(
+            Protocol::HttpProtobuf => Kind::Http(Box::new(http::HttpTransport::new(
                 target.clone(),
                 headers,
                 settings.gzip,
                 #[cfg(feature = "tls")]
                 self.http_tls(settings, is_tls)?,
-            )),
+            ))),
         };
         let limit = limit.min(settings.timeout);
         Ok(Transport { kind, target, runtime: Arc::clone(self.runtime), limit })

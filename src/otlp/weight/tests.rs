@@ -35,15 +35,16 @@ fn span() -> SpanData {
 fn each_text_of_a_span_counts() {
     let text = || "x".repeat(1_000);
     let pairs = || vec![KeyValue::new("key", text())];
-    let mut heavier = Vec::new();
-    heavier.push(SpanData { name: text().into(), ..span() });
-    heavier.push(SpanData { status: Status::error(text()), ..span() });
-    heavier.push(SpanData { attributes: pairs(), ..span() });
-    heavier.push(SpanData { attributes: vec![KeyValue::new(text(), true)], ..span() });
     let strings = Value::Array(Array::String(vec![text().into()]));
-    heavier.push(SpanData { attributes: vec![KeyValue::new("key", strings)], ..span() });
     let numbers = Value::Array(Array::I64(vec![0; 125]));
-    heavier.push(SpanData { attributes: vec![KeyValue::new("key", numbers)], ..span() });
+    let mut heavier = vec![
+        SpanData { name: text().into(), ..span() },
+        SpanData { status: Status::error(text()), ..span() },
+        SpanData { attributes: pairs(), ..span() },
+        SpanData { attributes: vec![KeyValue::new(text(), true)], ..span() },
+        SpanData { attributes: vec![KeyValue::new("key", strings)], ..span() },
+        SpanData { attributes: vec![KeyValue::new("key", numbers)], ..span() },
+    ];
     for event in [Event::new(text(), UNIX_EPOCH, Vec::new(), 0), Event::new("one", UNIX_EPOCH, pairs(), 0)] {
         let mut events = SpanEvents::default();
         events.events.push(event);
