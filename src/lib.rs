@@ -21,7 +21,8 @@
 //!
 //! # Features
 //!
-//! `otlp` (default): [`Telemetry`]. `macros` (default): [`instrumented_task`](macro@instrumented_task),
+//! `otlp-http` (default): [`Telemetry`] over http/protobuf; `tls` (default): `https` endpoints; `otlp-grpc`, `gzip`, `console`: gRPC,
+//! compression, the terminal; `otlp`: all five. `macros` (default): [`instrumented_task`](macro@instrumented_task),
 //! [`task_loop`](macro@task_loop). `calendar` (default): times of day and cron expressions for a [`Schedule`]. `serde`:
 //! `Serialize` for statistics, health, snapshots and reports, and both ways for values of configuration files. `systemd`:
 //! reports to systemd. `testing`: helpers for your own tests. A live page is in the crate `otel-tasks-page`.
@@ -154,7 +155,7 @@ pub mod shutdown {
     };
 }
 
-/// Layers for a subscriber of your own, telemetry in one call (feature `otlp`), and every name that leaves the process.
+/// Layers for a subscriber of your own, telemetry in one call (feature `otlp-http`), and every name that leaves the process.
 pub mod telemetry {
     pub use crate::emit::{
         LayerConflict, RunExemplar, SignalExport, SpanPath, TelemetryExport, TelemetryState, layer,

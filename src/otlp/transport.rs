@@ -8,113 +8,28 @@ mod failure;
 #[cfg(feature = "otlp-grpc")]
 mod grpc;
 mod http;
+mod target;
 #[cfg(feature = "tls")]
 mod tls;
 
 use std::{sync::Arc, time::Duration};
 
-use base64::Engine as _;
 use hyper::{
-    HeaderMap, Uri,
+    HeaderMap,
     header::{self, HeaderName, HeaderValue},
 };
 
 pub(super) use self::{
     answer::Answer,
     failure::{Cause, Failure},
+    target::Target,
 };
 use super::{
     ledger::Signal,
     parcel::Parcel,
     runtime::ExportRuntime,
-    settings::{OtlpSettings, Protocol, Warning, has_a_port_or_none, redacted},
+    settings::{OtlpSettings, Protocol, Warning},
 };
-
-/// Where requests go, and how that is shown.
-#[derive(Clone, Debug)]
-pub(super) struct Target {
-    /// Without user and password.
-    uri: Uri,
-    shown: Arc<str>,
-}
-
-impl Target {
-    /// Reads an address that the clients of both protocols take. Returns the header for its user and password apart.
-    pub(super) fn read(endpoint: &str) -> Result<(Self, Option<HeaderValue>), String> {
-        let shown = redacted(endpoint);
-        let user = userinfo(endpoint);
-        let address = match user {
-            Some(user) => endpoint.replacen(&format!("{user}@"), "", 1),
-            None => endpoint.to_owned(),
-        };
-        let uri: Uri = address.parse().map_err(|error: hyper::http::uri::InvalidUri| error.to_string())?;
-        let host = uri.host().unwrap_or_default();
-        let can_be_called = match uri.scheme_str() {
-            Some("http") => true,
-            Some("https") => is_certified_name(host),
-            _ => false,
-        };
-        if !can_be_called || host.is_empty() || !has_a_port_or_none(&uri) {
-            return Err("not an http or https address".to_owned());
-        }
-        let auth = user.map(|user| {
-            let encoded = base64::engine::general_purpose::STANDARD.encode(percent_decoded(user));
-            let mut value =
-                HeaderValue::try_from(format!("Basic {encoded}")).expect("base64 is a header's text");
-            value.set_sensitive(true);
-            value
-        });
-        Ok((Self { uri, shown: shown.into() }, auth))
-    }
-
-    pub(super) fn uri(&self) -> &Uri {
-        &self.uri
-    }
-
-    fn host(&self) -> &str {
-        self.uri.host().unwrap_or_default()
-    }
-
-    fn is_loopback(&self) -> bool {
-        let host = self.host();
-        let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-        host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
-    }
-}
-
-/// Whether a certificate can be for this host; TLS does not begin for another.
-fn is_certified_name(host: &str) -> bool {
-    #[cfg(feature = "tls")]
-    return rustls::pki_types::ServerName::try_from(host.trim_matches(['[', ']'])).is_ok();
-    #[cfg(not(feature = "tls"))]
-    return !host.is_empty();
-}
-
-/// `user:password` of an address.
-fn userinfo(address: &str) -> Option<&str> {
-    let rest = address.split_once("://")?.1;
-    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
-    authority.rfind('@').map(|at| &authority[..at])
-}
-
-/// The bytes of a text with `%xx` in it; what is no such escape stays.
-fn percent_decoded(text: &str) -> Vec<u8> {
-    let hex = |byte: Option<&u8>| char::from(*byte?).to_digit(16);
-    let (bytes, mut decoded, mut at) = (text.as_bytes(), Vec::new(), 0);
-    while let Some(&byte) = bytes.get(at) {
-        match (byte, hex(bytes.get(at + 1)), hex(bytes.get(at + 2))) {
-            (b'%', Some(high), Some(low)) => {
-                decoded.push((high * 16 + low) as u8);
-                at += 3;
-            }
-            _ => {
-                decoded.push(byte);
-                at += 1;
-            }
-        }
-    }
-    decoded
-}
 
 /// One signal's way to its receiver.
 pub(super) struct Transport {
@@ -167,19 +82,20 @@ impl Transport {
 /// What every transport of a build shares.
 pub(super) struct Transports<'a> {
     runtime: &'a Arc<ExportRuntime>,
-    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only what TLS reads can be wrong here"))]
-    warnings: &'a mut Vec<Warning>,
     #[cfg(feature = "tls")]
-    roots: tls::SystemRoots,
+    trust: tls::Trusts<'a>,
+    #[cfg(not(feature = "tls"))]
+    _warnings: &'a mut Vec<Warning>,
 }
 
 impl<'a> Transports<'a> {
     pub(super) fn new(runtime: &'a Arc<ExportRuntime>, warnings: &'a mut Vec<Warning>) -> Self {
         Self {
             runtime,
-            warnings,
             #[cfg(feature = "tls")]
-            roots: tls::SystemRoots::default(),
+            trust: tls::Trusts::new(warnings),
+            #[cfg(not(feature = "tls"))]
+            _warnings: warnings,
         }
     }
 
@@ -219,7 +135,7 @@ impl<'a> Transports<'a> {
                 headers,
                 settings.gzip,
                 #[cfg(feature = "tls")]
-                is_tls.then(|| self.grpc_tls(settings)),
+                is_tls.then(|| self.trust.grpc(settings)),
             )?)),
             #[cfg(not(feature = "otlp-grpc"))]
             Protocol::Grpc => return Err("gRPC needs the feature `otlp-grpc` of otel-tasks".into()),
@@ -228,7 +144,7 @@ impl<'a> Transports<'a> {
                 headers,
                 settings.gzip,
                 #[cfg(feature = "tls")]
-                self.http_tls(settings, is_tls)?,
+                self.trust.http(settings, is_tls)?,
             ))),
         };
         let limit = limit.min(settings.timeout);

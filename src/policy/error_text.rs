@@ -8,7 +8,6 @@ use std::{
     fmt::{self, Display, Write as _},
 };
 
-use super::Failure;
 
 /// How many sources of an error are read at most: `source` is the user's code, and may lead back to where it began.
 pub(super) const MAX_SOURCES: usize = 64;
@@ -16,6 +15,9 @@ pub(super) const MAX_SOURCES: usize = 64;
 const NOTE: usize = 48;
 /// How much of a longer text's end is kept, to see whether it names its source.
 const END: usize = 1_024;
+
+/// The most bytes of a text that is kept of an error.
+pub(super) const MAX_BYTES: usize = 8 * 1024;
 
 /// The text of an error and its sources.
 pub(crate) fn of_error(error: &(dyn Error + '_)) -> String {
@@ -75,7 +77,7 @@ impl fmt::Write for Text {
         if self.is_cut() {
             self.note_end(piece);
         } else {
-            let room = Failure::MAX_MESSAGE - self.beginning.len();
+            let room = MAX_BYTES - self.beginning.len();
             if piece.len() <= room {
                 self.beginning.push_str(piece);
             } else {
@@ -137,7 +139,7 @@ impl Text {
     /// The text, or its beginning and how much was cut.
     fn finish(mut self) -> String {
         if self.is_cut() {
-            let kept = up_to(&self.beginning, Failure::MAX_MESSAGE - NOTE).len();
+            let kept = up_to(&self.beginning, MAX_BYTES - NOTE).len();
             self.beginning.truncate(kept);
             let cut = self.length - kept;
             // Writing to a `String` cannot fail.
@@ -215,14 +217,14 @@ mod tests {
 
     #[test]
     fn a_long_text_is_cut_at_a_character_and_says_how_much_is_missing() {
-        let most = "x".repeat(Failure::MAX_MESSAGE);
+        let most = "x".repeat(MAX_BYTES);
         assert_eq!(of(&most), most, "it just fits");
         let text = of(&format!("{most}y"));
-        assert!(text.len() <= Failure::MAX_MESSAGE, "{}", text.len());
+        assert!(text.len() <= MAX_BYTES, "{}", text.len());
         assert!(text.ends_with("x… (49 bytes cut)"), "{text}");
         // Each takes three bytes, and the boundary lies within one.
         let text = of(&"€".repeat(2_000_000));
-        assert!(text.len() <= Failure::MAX_MESSAGE, "{}", text.len());
+        assert!(text.len() <= MAX_BYTES, "{}", text.len());
         let kept = text.chars().filter(|character| *character == '€').count();
         assert!(text.ends_with(&format!("€… ({} bytes cut)", Grouped(6_000_000 - 3 * kept))), "{text}");
     }
@@ -240,7 +242,7 @@ mod tests {
         }
         let mut text = Text::default();
         let _ = write!(text, "{Pieces}");
-        assert_eq!((text.length, text.beginning.len()), (20_003, Failure::MAX_MESSAGE));
+        assert_eq!((text.length, text.beginning.len()), (20_003, MAX_BYTES));
         assert!(text.beginning.capacity() < 20_000 && text.end.capacity() < 20_000);
         assert!(text.end.ends_with(b"789end"));
         assert!(of(&Pieces).ends_with("(11,859 bytes cut)"), "{}", of(&Pieces));

@@ -70,7 +70,7 @@ impl Panic {
 impl Failure {
     /// The most bytes that the text of an error takes: 8 KiB. A longer one keeps its beginning and says how much was cut, as in
     /// `… (5,234,112 bytes cut)`.
-    pub const MAX_MESSAGE: usize = 8 * 1024;
+    pub const MAX_MESSAGE: usize = error_text::MAX_BYTES;
 }
 
 labels! {

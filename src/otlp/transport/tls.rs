@@ -7,12 +7,15 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
-use super::Transports;
 use crate::otlp::settings::{OtlpSettings, Warning, WarningKind, warn_once};
 
-/// The system's root certificates, once they have been needed.
-#[derive(Default)]
-pub(in crate::otlp) struct SystemRoots(Option<RootCertStore>);
+/// Whom https endpoints are trusted by.
+pub(super) struct Trusts<'a> {
+    /// What is wrong with the files of the settings.
+    warnings: &'a mut Vec<Warning>,
+    /// The system's root certificates, once they have been needed.
+    system: Option<RootCertStore>,
+}
 
 struct Trust {
     roots: RootCertStore,
@@ -34,9 +37,13 @@ impl PemIdentity {
     }
 }
 
-impl Transports<'_> {
+impl<'a> Trusts<'a> {
+    pub(super) fn new(warnings: &'a mut Vec<Warning>) -> Self {
+        Self { warnings, system: None }
+    }
+
     #[cfg(feature = "otlp-grpc")]
-    pub(super) fn grpc_tls(&mut self, settings: &OtlpSettings) -> tonic::transport::ClientTlsConfig {
+    pub(super) fn grpc(&mut self, settings: &OtlpSettings) -> tonic::transport::ClientTlsConfig {
         let trust = self.trust(settings);
         // The default has no roots at all, so that every handshake would fail.
         let tls = tonic::transport::ClientTlsConfig::new().trust_anchors(trust.roots.roots);
@@ -48,7 +55,7 @@ impl Transports<'_> {
         }
     }
 
-    pub(super) fn http_tls(
+    pub(super) fn http(
         &mut self,
         settings: &OtlpSettings,
         is_tls: bool,
@@ -117,7 +124,7 @@ impl Transports<'_> {
     }
 
     fn system_roots(&mut self) -> RootCertStore {
-        if let Some(roots) = &self.roots.0 {
+        if let Some(roots) = &self.system {
             return roots.clone();
         }
         let mut roots = RootCertStore::empty();
@@ -130,7 +137,7 @@ impl Transports<'_> {
                 used: "the system has no root certificates, so no https endpoint is trusted".to_owned(),
             });
         }
-        self.roots.0.insert(roots).clone()
+        self.system.insert(roots).clone()
     }
 }
 
