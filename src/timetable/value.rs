@@ -143,7 +143,7 @@ impl Schedule {
     /// # #[cfg(feature = "calendar")] {
     /// use otel_tasks::Schedule;
     /// use std::time::{Duration, UNIX_EPOCH};
-    /// let minutes = |minutes| Duration::from_secs(minutes * 60);
+    /// let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
     /// let aligned = Schedule::every(minutes(90)).aligned("UTC");
     /// assert_eq!(aligned.next_after(UNIX_EPOCH + minutes(100)), Some(UNIX_EPOCH + minutes(180)));
     /// # }
