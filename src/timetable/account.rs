@@ -15,8 +15,6 @@ pub(crate) struct Account {
     since: Option<SystemTime>,
     /// Whether `used` comes from an earlier process, and no life has begun since.
     carried: bool,
-    /// When the last life was asked to end, if it was.
-    asked: Option<SystemTime>,
     /// Whether the loop rests until somebody restarts it.
     rests: bool,
 }
@@ -29,7 +27,6 @@ impl Account {
 
     /// Begins a life. Returns the time that an earlier process used last, for the first life.
     pub(super) fn begin(&mut self, schedule: &Schedule, now: SystemTime) -> Option<SystemTime> {
-        self.asked = None;
         let carried = self.used.filter(|_| std::mem::take(&mut self.carried));
         if std::mem::take(&mut self.rests) || carried.is_none() && self.since.is_none() && self.used.is_none()
         {
@@ -79,11 +76,6 @@ impl Account {
         self.since = self.since.map(|since| since.min(now));
     }
 
-    /// The life ends because it was asked to, at that time.
-    pub(crate) fn asked_to_end(&mut self, at: SystemTime) {
-        self.asked = Some(at);
-    }
-
     /// The loop rests until somebody restarts it, and nothing is due meanwhile. Returns the number of times that were due
     /// before and are left out.
     pub(crate) fn rest(&mut self, schedule: &Schedule, now: SystemTime) -> u64 {
@@ -91,8 +83,7 @@ impl Account {
         if !has_begun || std::mem::replace(&mut self.rests, true) || self.is_forgotten(schedule, now) {
             return 0;
         }
-        let upto = self.asked.map_or(now, |asked| asked.min(now));
-        let passed = schedule.passed(self.base(), upto, false);
+        let passed = schedule.passed(self.base(), now, false);
         self.used = passed.last.or(self.used);
         passed.count
     }
@@ -169,7 +160,5 @@ mod tests {
         assert_eq!(account.rest(&hourly(), at(12)), 0, "it rests already");
         account.begin(&hourly(), at(13));
         assert_eq!(next(&account), Some(at(13)));
-        account.asked_to_end(at(15));
-        assert_eq!(account.rest(&hourly(), at(18)), 2, "13 and 14: nothing was due after it was asked");
     }
 }

@@ -256,9 +256,10 @@ impl Course {
                     }
                     None => {
                         // Before the schedule came to hold, none of its times was due.
-                        let before = match last.steady < self.since {
-                            true => multiple(*interval, whole(last.steady, self.since, *interval)),
-                            false => Duration::ZERO,
+                        let before = if last.steady < self.since {
+                            multiple(*interval, whole(last.steady, self.since, *interval))
+                        } else {
+                            Duration::ZERO
                         };
                         Moment::Steady(last.steady.saturating_add(before).saturating_add(*interval))
                     }

@@ -21,13 +21,15 @@ mod cron_fields;
 #[cfg(feature = "calendar")]
 mod daily;
 #[cfg(feature = "calendar")]
+mod local_time;
+#[cfg(feature = "calendar")]
 mod zone;
 
 pub(crate) use account::Account;
 pub(crate) use course::{Begins, Course, LeftOut, Moment, Now};
 pub use error::ScheduleError;
+#[cfg(feature = "calendar")]
+pub use local_time::LocalTime;
 pub(crate) use policies::Retry;
 pub use policies::{MissedPolicy, OverlapPolicy, Trigger};
-#[cfg(feature = "calendar")]
-pub use value::LocalTime;
 pub use value::{Schedule, Upcoming};

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::ScheduleError;
 #[cfg(feature = "calendar")]
-use super::{calendar::Calendar, cron::Cron, daily::Daily};
+use super::{LocalTime, calendar::Calendar, cron::Cron, daily::Daily};
 
 /// When a loop's iterations are due. A plain value: it reads no clock.
 ///
@@ -143,7 +143,7 @@ impl Schedule {
     /// # #[cfg(feature = "calendar")] {
     /// use otel_tasks::Schedule;
     /// use std::time::{Duration, UNIX_EPOCH};
-    /// let minutes = |minutes| Duration::from_secs(minutes * 60);
+    /// let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
     /// let aligned = Schedule::every(minutes(90)).aligned("UTC");
     /// assert_eq!(aligned.next_after(UNIX_EPOCH + minutes(100)), Some(UNIX_EPOCH + minutes(180)));
     /// # }
@@ -585,27 +585,4 @@ impl std::fmt::Debug for Except {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Except(..)")
     }
-}
-
-/// A time of a schedule as its zone shows it.
-#[cfg(feature = "calendar")]
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LocalTime {
-    /// The year.
-    pub year: i16,
-    /// The month, from 1.
-    pub month: u8,
-    /// The day of the month, from 1.
-    pub day: u8,
-    /// The day of the week: 1 is Monday, 7 is Sunday.
-    pub weekday: u8,
-    /// The hour, 0 to 23.
-    pub hour: u8,
-    /// The minute, 0 to 59.
-    pub minute: u8,
-    /// The second, 0 to 59.
-    pub second: u8,
-    /// The instant.
-    pub at: SystemTime,
 }

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    engine::{Order, Supervised, loops::task_loop::LoopOutcome},
+    engine::{Order, Supervised, loops::outcome::LoopOutcome},
     error::LoopControlError,
     policy::Exit,
     timetable::{Account, Schedule},
@@ -33,8 +33,8 @@ pub(super) struct State {
     pub(super) changed_at: Instant,
     pub(super) running: bool,
     pub(super) failed: bool,
-    /// When the loop was asked to finish.
-    pub(super) stop_requested: Option<Instant>,
+    /// Boxed: most loops are asked for nothing.
+    asked: Option<Box<Asked>>,
     /// Whether no further iteration begins for the time being.
     pub(super) held: bool,
     pub(super) iteration: u64,
@@ -48,12 +48,40 @@ pub(super) struct State {
     pub(super) in_flight: u32,
     /// How many may.
     pub(super) allowed: u32,
-    /// Those that were asked for, and who awaits them.
-    pub(super) manual: Vec<Awaits>,
+}
+
+/// What a life was asked for.
+#[derive(Debug, Default)]
+struct Asked {
+    /// When it was asked to finish.
+    stop: Option<Instant>,
+    /// Iterations that have not begun, by those who await them.
+    manual: Vec<Awaits>,
 }
 
 /// Who awaits an iteration that was asked for.
 pub(super) type Awaits = oneshot::Sender<LoopOutcome>;
+
+impl State {
+    /// When the loop was asked to finish.
+    pub(super) fn stop_requested(&self) -> Option<Instant> {
+        self.asked.as_ref()?.stop
+    }
+
+    pub(super) fn request_stop(&mut self) {
+        self.asked.get_or_insert_default().stop.get_or_insert_with(Instant::now);
+    }
+
+    pub(super) fn ask_for_one(&mut self, awaits: Awaits) {
+        self.in_flight += 1;
+        self.asked.get_or_insert_default().manual.push(awaits);
+    }
+
+    /// Those who await an iteration that has not begun.
+    pub(super) fn take_manual(&mut self) -> Vec<Awaits> {
+        self.asked.as_mut().map(|asked| std::mem::take(&mut asked.manual)).unwrap_or_default()
+    }
+}
 
 impl Control {
     pub(super) fn new(schedule: Schedule) -> Arc<Self> {
@@ -63,7 +91,7 @@ impl Control {
             changed_at: Instant::now(),
             running: false,
             failed: false,
-            stop_requested: None,
+            asked: None,
             held: false,
             iteration: 0,
             next: None,
@@ -72,7 +100,6 @@ impl Control {
             last_result: None,
             in_flight: 0,
             allowed: 1,
-            manual: Vec::new(),
         };
         Arc::new(Self { state: Mutex::new(state), changed: Notify::new(), supervised: Mutex::default() })
     }
@@ -162,7 +189,7 @@ impl Alive {
     pub(super) fn begin(control: &Arc<Control>, supervised: &Arc<Supervised>) -> Self {
         let mut state = control.state();
         state.running = true;
-        (state.failed, state.stop_requested, state.held) = (false, None, false);
+        (state.failed, state.held, state.asked) = (false, false, None);
         (state.iteration, state.next) = (0, None);
         drop(state);
         Self { control: control.clone(), supervised: supervised.clone() }
@@ -175,7 +202,7 @@ impl Drop for Alive {
         state.running = false;
         state.next = None;
         state.in_flight = 0;
-        let unheard = std::mem::take(&mut state.manual);
+        let unheard = state.take_manual();
         self.supervised.task.cell.set_schedule(state.schedule.interval(), None);
         drop(state);
         // Wakes those who await them.

@@ -8,12 +8,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{sync::oneshot, time::Instant};
+use tokio::sync::oneshot;
 
 use crate::{
     engine::{
         Order,
-        loops::{control::Control, task_loop::LoopOutcome},
+        loops::{control::Control, outcome::LoopOutcome},
         supervision::spec,
     },
     error::LoopControlError,
@@ -56,14 +56,13 @@ impl LoopHandle {
         self.control.supervised()?;
         let (awaits, outcome) = oneshot::channel();
         let mut state = self.control.state();
-        if !state.running || state.stop_requested.is_some() {
+        if !state.running || state.stop_requested().is_some() {
             return Err(LoopControlError::NotRunning);
         }
         if state.in_flight >= state.allowed {
             return Err(LoopControlError::Overlapped);
         }
-        state.in_flight += 1;
-        state.manual.push(awaits);
+        state.ask_for_one(awaits);
         drop(state);
         self.control.notify();
         Ok(ManualRun { outcome })
@@ -75,7 +74,7 @@ impl LoopHandle {
         let running = {
             let mut state = self.control.state();
             if state.running {
-                state.stop_requested.get_or_insert_with(Instant::now);
+                state.request_stop();
             }
             state.running
         };

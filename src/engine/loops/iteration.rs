@@ -11,7 +11,8 @@ use crate::{
         Life, LifeEnd, TaskContext, TaskEventKind, Work,
         loops::{
             control::Awaits,
-            task_loop::{LoopOutcome, OnError, Parts},
+            outcome::LoopOutcome,
+            task_loop::{OnError, Parts},
         },
         shared::Shared,
         supervision::supervised::Supervised,
@@ -135,7 +136,7 @@ impl Living {
 
     /// Whether the loop was asked to finish.
     fn is_stopped(&self) -> bool {
-        self.parts.control.state().stop_requested.is_some()
+        self.parts.control.state().stop_requested().is_some()
     }
 
     async fn stopped(&self) {
@@ -161,7 +162,7 @@ impl Living {
         let mut state = self.parts.control.state();
         state.failed = true;
         state.last_result = Some(exit.clone());
-        LifeEnd { exit, finished: state.stop_requested.is_some(), span_context }
+        LifeEnd { exit, finished: state.stop_requested().is_some(), span_context }
     }
 
     fn tell_retry(&self, context: &TaskContext, failure: &Failure, delay: Duration) {

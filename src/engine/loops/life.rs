@@ -236,13 +236,13 @@ impl LoopLife {
             if settling {
                 state.in_flight = state.in_flight.saturating_sub(1);
             }
-            if let Some(at) = state.stop_requested {
+            if let Some(at) = state.stop_requested() {
                 self.ending.get_or_insert(Ending::Finish);
                 self.ended_at = Some(self.ended_at.map_or(at, |ended| ended.min(at)));
             }
             let changed = state.revision != self.revision;
             self.revision = state.revision;
-            let manual = std::mem::take(&mut state.manual);
+            let manual = state.take_manual();
             (changed.then(|| state.schedule.clone()), state.held, state.changed_at, manual)
         };
         if let Some(schedule) = schedule {
@@ -365,8 +365,10 @@ impl LoopLife {
         let left = self.course.end((true, self.queues()), self.has_counted_all(), ended);
         self.left_out(left);
         let mut account = self.course.account();
-        if matches!(self.ending, Some(Ending::Finish | Ending::Stop)) {
-            account.asked_to_end(ended.wall);
+        if self.ending == Some(Ending::Finish) {
+            // Nothing was due after it was asked, however long its last iteration took.
+            let missed = account.rest(self.course.schedule(), ended.wall);
+            self.skipped(SkipReason::Missed, missed);
         }
         self.living.parts.control.state().account = account;
     }
@@ -408,8 +410,8 @@ impl LoopLife {
         state.running = false;
         let finished = match self.ending {
             None | Some(Ending::Finish) => true,
-            Some(Ending::Stop) => state.stop_requested.is_some() || self.is_exhausted(),
-            Some(Ending::Failed) => state.stop_requested.is_some(),
+            Some(Ending::Stop) => state.stop_requested().is_some() || self.is_exhausted(),
+            Some(Ending::Failed) => state.stop_requested().is_some(),
         };
         let (exit, span_context) = self.last.as_deref().cloned().unwrap_or((Exit::Success, None));
         LifeEnd { exit, finished, span_context }

@@ -13,8 +13,10 @@ pub(in crate::engine) mod control;
 pub(in crate::engine) mod handle;
 pub(in crate::engine) mod iteration;
 pub(in crate::engine) mod life;
+pub(in crate::engine) mod outcome;
 pub(in crate::engine) mod task_loop;
 
 pub(crate) use body::LoopBody;
 pub use handle::{LoopHandle, ManualRun};
-pub use task_loop::{LoopOutcome, OnError, TaskLoop};
+pub use outcome::LoopOutcome;
+pub use task_loop::{OnError, TaskLoop};

@@ -7,12 +7,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{control::Control, handle::LoopHandle};
+use super::{control::Control, handle::LoopHandle, outcome::LoopOutcome};
 use crate::{
     engine::{Factory, Lent, TaskContext, erase_lending, supervision::spec},
     error::LoopError,
-    policy::{Backoff, Exit, Failure, ReturnedError, TaskOutput, labels, returned_error_of},
-    timetable::{Account, MissedPolicy, OverlapPolicy, Retry, Schedule, Trigger},
+    policy::{Backoff, Failure, ReturnedError, TaskOutput, labels, returned_error_of},
+    timetable::{Account, MissedPolicy, OverlapPolicy, Retry, Schedule},
 };
 
 type Hook<I, T> = Arc<dyn Fn(I) -> Pin<Box<dyn Future<Output = T> + Send>> + Send + Sync>;
@@ -69,22 +69,6 @@ labels! {
         /// End this life of the loop with the error; the restart policy decides what follows.
         End = "end",
     }
-}
-
-/// How an iteration ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LoopOutcome {
-    /// Its number, from 1.
-    pub iteration: u64,
-    /// The time of the schedule that it was for; `None` for one that was asked for.
-    pub due: Option<SystemTime>,
-    /// Why it began.
-    pub trigger: Trigger,
-    /// How it ended.
-    pub exit: Exit,
-    /// How long it took, further tries included.
-    pub duration: Duration,
 }
 
 /// What a loop is made of.
