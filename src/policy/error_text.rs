@@ -8,7 +8,6 @@ use std::{
     fmt::{self, Display, Write as _},
 };
 
-
 /// How many sources of an error are read at most: `source` is the user's code, and may lead back to where it began.
 pub(super) const MAX_SOURCES: usize = 64;
 /// What the note on a cut text takes at most.
