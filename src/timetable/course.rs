@@ -518,8 +518,8 @@ impl Course {
         if self.is_rhythm() {
             left.missed = self.left(just_before);
         } else if let Some(Moment::Wall(time)) = self.due.map(|due| due.time).filter(|_| self.is_calendar()) {
-            // The next life does not know of one of a schedule before.
-            if time <= just_before.wall && !self.comes(time) {
+            // The next life does not know of one of a schedule before, not even of one that is due at this very moment.
+            if time <= now.wall && !self.comes(time) {
                 self.use_up(Moment::Wall(time), now);
                 left.missed = 1;
             }
