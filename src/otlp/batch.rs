@@ -24,11 +24,11 @@ use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 
 use super::{
     ledger::{Ledger, SignalBalance, Trend},
-    settings::BatchSettings,
+    settings::{BatchSettings, capped},
     transport::Failure,
     weight::Weighs,
 };
-use crate::contract;
+use crate::{contract, run::catch};
 
 /// Hands batches of `T` to one thread.
 pub(super) struct Batcher<T> {
@@ -74,6 +74,10 @@ struct State<T> {
     delivered: bool,
     /// Whether an item was refused since the last batch was taken.
     full: bool,
+    /// Collections that failed, and that a newer one said again.
+    superseded: u64,
+    /// Whether the batch on its way was given up for a newer one.
+    is_superseded: bool,
     /// How often another attempt was waited for, ever.
     waits: u64,
     last_error: Option<String>,
@@ -121,8 +125,12 @@ pub(super) trait Waiting {
     /// Notes an attempt that succeeded.
     fn delivered(&self);
 
-    /// Waits before another attempt: until `delay` has passed, the queue is full, somebody flushes, or the end begins.
-    fn wait(&self, delay: Duration) -> Patience;
+    /// Whether the queue is left behind past its deadline.
+    fn is_abandoned(&self) -> bool;
+
+    /// Waits before another attempt until `delay` has passed or the end begins. A wait that the receiver did not ask for also ends
+    /// if somebody flushes, and within a second if the queue is full.
+    fn wait(&self, delay: Duration, is_asked: bool) -> Patience;
 }
 
 impl<T> Clone for Batcher<T> {
@@ -161,6 +169,8 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
             finished: false,
             delivered: false,
             full: false,
+            superseded: 0,
+            is_superseded: false,
             waits: 0,
             last_error: None,
             failing: None,
@@ -182,8 +192,12 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
                 let count = batch.len() as u64;
                 let settled = export(batch, &*worker);
                 let words = settled.words.clone();
+                let is_too_large = settled.too_large > 0;
                 let (tally, error) = worker.settle(count, settled);
-                losses.report(&tally, &worker.settings, error.as_ref(), &words);
+                // A subscriber of the user's may panic.
+                let _ = catch(false, || {
+                    losses.report(&tally, &worker.settings, error.as_ref().filter(|_| is_too_large), &words)
+                });
             }
         })?;
         Ok(Self { shared })
@@ -262,7 +276,7 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
         timeout: Duration,
         persist: impl Fn(&State<T>) -> bool,
     ) -> OTelSdkResult {
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now() + capped(timeout);
         let shared = &*self.shared;
         let mut state = shared.lock();
         let target = state.taken + state.queued as u64;
@@ -300,10 +314,10 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
     /// Past the deadline the thread is left behind in the export it is in, and exports nothing after it. A receiver that has
     /// never taken anything gets two more attempts; then what is left has one for each batch.
     pub(super) fn close(&self, timeout: Duration) -> OTelSdkResult {
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now() + capped(timeout);
         let shared = &*self.shared;
         let mut state = shared.lock();
-        let lost = state.tally.lost_in_export();
+        let lost = state.lost();
         (state.closed, state.hurried) = (true, true);
         shared.work.notify_one();
         while !state.finished && !state.abandoned {
@@ -382,14 +396,16 @@ impl<T> Shared<T> {
     fn settle(&self, count: u64, settled: Settled) -> (SignalBalance, Option<Failure>) {
         let mut state = self.lock();
         state.settled += count;
+        if std::mem::take(&mut state.is_superseded) {
+            state.superseded += settled.failed;
+        }
         let tally = &mut state.tally;
         tally.exported += settled.exported;
         tally.export_failed += settled.failed;
         tally.too_large += settled.too_large;
         tally.rejected += settled.rejected;
-        tally.rejected_points += settled.rejected_points;
+        tally.rejected_points = tally.rejected_points.saturating_add(settled.rejected_points);
         let tally = *tally;
-        state.trend.lost += settled.failed;
         if let Some(error) = &settled.error {
             state.last_error = Some(error.to_string());
         }
@@ -403,10 +419,11 @@ impl<T> Waiting for Shared<T> {
     fn failed(&self, failure: &Failure) {
         let mut state = self.lock();
         state.failing = Some(failure.clone());
-        let change = state.trend.fails(failure);
+        let lost = state.tally.queue_full + state.tally.lost_in_export();
+        let change = state.trend.fails(failure, lost);
         drop(state);
         if let Some(change) = change {
-            change.report();
+            let _ = catch(false, || change.report());
         }
     }
 
@@ -414,16 +431,23 @@ impl<T> Waiting for Shared<T> {
         let mut state = self.lock();
         state.delivered = true;
         state.failing = None;
-        let change = state.trend.works();
+        let lost = state.tally.queue_full + state.tally.lost_in_export();
+        let change = state.trend.works(lost);
         drop(state);
         if let Some(change) = change {
-            change.report();
+            let _ = catch(false, || change.report());
         }
     }
 
-    fn wait(&self, delay: Duration) -> Patience {
+    fn is_abandoned(&self) -> bool {
+        self.lock().abandoned
+    }
+
+    fn wait(&self, delay: Duration, is_asked: bool) -> Patience {
         /// At the end, when there are seconds left at most.
         const HURRIED: Duration = Duration::from_millis(200);
+        /// With a full queue: a receiver that is down is not asked for each item that is refused.
+        const FULL: Duration = Duration::from_secs(1);
         let mut state = self.lock();
         let superseded = |state: &State<T>| self.persistence == Persistence::UntilTheNext && state.queued > 0;
         if state.full {
@@ -432,13 +456,21 @@ impl<T> Waiting for Shared<T> {
         state.waits += 1;
         self.progress.notify_all();
         let flushes = state.flushes;
-        let mut until = Instant::now() + delay;
+        let began = Instant::now();
+        let mut until = began + delay;
         loop {
             if state.abandoned {
                 return Patience::Abandoned;
             }
             if superseded(&state) {
+                state.is_superseded = true;
                 return Patience::GiveUp;
+            }
+            if state.full && is_asked {
+                return Patience::GiveUp;
+            }
+            if state.full {
+                until = until.min(began + FULL);
             }
             if state.hurried {
                 if !state.delivered && state.last_attempts == 0 {
@@ -447,7 +479,7 @@ impl<T> Waiting for Shared<T> {
                 until = until.min(Instant::now() + HURRIED);
             }
             let now = Instant::now();
-            if now >= until || state.flushes != flushes || state.full {
+            if now >= until || (state.flushes != flushes && !is_asked) {
                 if state.hurried {
                     state.last_attempts = state.last_attempts.saturating_sub(1);
                 }
@@ -466,13 +498,19 @@ struct Mark {
 
 impl<T> State<T> {
     fn mark(&self) -> Mark {
-        Mark { lost: self.tally.lost_in_export(), waits: self.waits }
+        Mark { lost: self.lost(), waits: self.waits }
+    }
+
+    /// What was lost in an export and is not said again.
+    fn lost(&self) -> u64 {
+        self.tally.lost_in_export() - self.superseded
     }
 
     /// Removes what waits, which counts as failed: a newer item says it again.
     fn displace(&mut self) -> VecDeque<Chunk<T>> {
         let count = self.queued as u64;
         self.tally.export_failed += count;
+        self.superseded += count;
         self.taken += count;
         self.settled += count;
         (self.queued, self.bytes) = (0, 0);
@@ -480,7 +518,7 @@ impl<T> State<T> {
     }
 
     fn loss_since(&self, lost: u64) -> OTelSdkResult {
-        if self.tally.lost_in_export() == lost {
+        if self.lost() == lost {
             return Ok(());
         }
         Err(OTelSdkError::InternalFailure(self.last_error.clone().unwrap_or_default()))
@@ -506,7 +544,7 @@ impl Losses {
         words: &str,
     ) {
         fn doubled(reported: &mut u64, count: u64) -> bool {
-            let news = count > *reported * 2;
+            let news = count > reported.saturating_mul(2);
             if news {
                 *reported = count;
             }

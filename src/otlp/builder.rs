@@ -578,6 +578,11 @@ impl TelemetryBuilder {
             }
         }
         let mut has_reader = false;
+        let own = [
+            enabled && !self.tracer_provider.is_empty(),
+            enabled && !self.meter_provider.is_empty(),
+            enabled && !self.logger_provider.is_empty(),
+        ];
         if enabled {
             if closers.metrics.is_some() || !self.meter_provider.is_empty() {
                 metrics = metrics.with_view(cardinality_view(self.name_capacity));
@@ -629,6 +634,7 @@ impl TelemetryBuilder {
             meter_provider,
             logger_provider: logs.build(),
             closers,
+            own,
             balance,
             resource,
             propagators: settings.propagators,

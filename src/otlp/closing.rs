@@ -29,6 +29,8 @@ pub(super) const SLACK: Duration = Duration::from_millis(50);
 pub(super) struct Closing {
     pub(super) closers: Closers,
     pub(super) meter_provider: SdkMeterProvider,
+    /// Flushes of providers with processors or readers of the user's.
+    pub(super) own: Vec<Box<dyn FnOnce() + Send>>,
     pub(super) balance: Balance,
     pub(super) timeout: Duration,
 }
@@ -66,6 +68,16 @@ impl Closing {
             );
         }
         drop(tell);
+        let (ends, all_ended) = mpsc::channel::<()>();
+        for flush in self.own {
+            let ends = ends.clone();
+            // Without a thread there is nothing to wait for.
+            let _ = spawn("otel-tasks-flush", move || {
+                flush();
+                drop(ends);
+            });
+        }
+        drop(ends);
         // Until the last thread has told and is gone.
         let left = || (deadline + SLACK).saturating_duration_since(Instant::now());
         while let Ok((signal, result, took)) = told.recv_timeout(left()) {
@@ -75,6 +87,8 @@ impl Closing {
                 Err(error) => (SignalOutcome::Failed(failure_text(error)), took),
             };
         }
+        // Nobody sends: it ends when the last thread has.
+        let _ = all_ended.recv_timeout(left());
         let took = began.elapsed();
         for (outcome, of_signal) in &mut outcomes {
             if *outcome == SignalOutcome::TimedOut {

@@ -29,8 +29,18 @@ pub(super) struct Delivery<A> {
     attempts: A,
     /// Failed attempts since the last success.
     failed: u32,
-    /// Before this the receiver wants no request.
-    not_before: Option<Instant>,
+    /// Before this there is no attempt.
+    pause: Option<Pause>,
+    /// The last failure since the last success.
+    last: Option<Failure>,
+}
+
+/// A time without attempts.
+#[derive(Clone, Copy)]
+struct Pause {
+    until: Instant,
+    /// Whether the receiver asked for it.
+    is_asked: bool,
 }
 
 /// A receiver that asks for more than this is asked again all the same.
@@ -41,7 +51,7 @@ const TOO_LARGE_IN_A_ROW: u32 = 8;
 
 impl<A: Attempts> Delivery<A> {
     pub(super) fn new(attempts: A) -> Self {
-        Self { attempts, failed: 0, not_before: None }
+        Self { attempts, failed: 0, pause: None, last: None }
     }
 
     /// Delivers a request, or what the receiver takes of it.
@@ -80,42 +90,50 @@ impl<A: Attempts> Delivery<A> {
     }
 
     fn persist(&mut self, part: &Parcel, waiting: &dyn Waiting) -> End {
-        let mut last = None;
+        let mut is_first = true;
         loop {
-            if let Some(left) = self.not_before.and_then(|until| until.checked_duration_since(Instant::now()))
-            {
-                match waiting.wait(left) {
+            if let Some(Pause { until, is_asked }) = self.pause {
+                let left = until.saturating_duration_since(Instant::now());
+                match waiting.wait(left, is_asked) {
                     Patience::Again => {}
+                    // Each batch has an attempt, unless the receiver asked for none.
+                    Patience::GiveUp if is_first && !is_asked => {}
                     Patience::GiveUp => {
-                        return last.map_or_else(|| End::Failed(throttled(part)), End::Failed);
+                        return End::Failed(self.last.clone().unwrap_or_else(|| throttled(part)));
                     }
                     Patience::Abandoned => return End::Abandoned,
                 }
             }
-            self.not_before = None;
-            let failure =
-                match self.attempts.attempt(part) {
-                    Answer::Taken { rejected, words } => {
-                        self.failed = 0;
-                        waiting.delivered();
-                        return End::Taken { rejected, words };
-                    }
-                    Answer::TooLarge(failure) => return End::TooLarge(failure),
-                    Answer::Refused(failure) => {
-                        waiting.failed(&failure);
-                        return End::Failed(failure);
-                    }
-                    Answer::Again(failure, wait) => {
-                        waiting.failed(&failure);
-                        let delay = Backoff::growing(Duration::from_millis(100), Duration::from_secs(5))
-                            .delay(self.failed, Duration::ZERO, fastrand::f64());
-                        let asked = wait.unwrap_or_default().min(LONGEST_WAIT);
-                        self.not_before = Some(Instant::now() + delay.max(asked));
-                        self.failed = self.failed.saturating_add(1);
-                        failure
-                    }
-                };
-            last = Some(failure);
+            if waiting.is_abandoned() {
+                return End::Abandoned;
+            }
+            is_first = false;
+            self.pause = None;
+            match self.attempts.attempt(part) {
+                Answer::Taken { rejected, words } => {
+                    (self.failed, self.last) = (0, None);
+                    waiting.delivered();
+                    return End::Taken { rejected, words };
+                }
+                Answer::TooLarge(failure) => return End::TooLarge(failure),
+                Answer::Refused(failure) => {
+                    waiting.failed(&failure);
+                    return End::Failed(failure);
+                }
+                Answer::Again(failure, wait) => {
+                    waiting.failed(&failure);
+                    let delay = Backoff::growing(Duration::from_millis(100), Duration::from_secs(5)).delay(
+                        self.failed,
+                        Duration::ZERO,
+                        fastrand::f64(),
+                    );
+                    let asked = wait.unwrap_or_default().min(LONGEST_WAIT);
+                    let until = Instant::now() + delay.max(asked);
+                    self.pause = Some(Pause { until, is_asked: asked > delay });
+                    self.failed = self.failed.saturating_add(1);
+                    self.last = Some(failure);
+                }
+            }
         }
     }
 }
@@ -136,7 +154,7 @@ impl Settled {
     fn take(&mut self, part: &Parcel, rejected: u64, words: &str) {
         if part.signal == Signal::Metrics {
             // Of a collection that was split, every part must be taken: the last one decides.
-            self.rejected_points += rejected;
+            self.rejected_points = self.rejected_points.saturating_add(rejected);
             self.exported = u64::from(self.failed + self.too_large == 0);
         } else {
             let rejected = rejected.min(part.items);

@@ -27,7 +27,7 @@ use crate::otlp::{
         BadEndpoint, BatchSettings, DEFAULT_BATCH, DEFAULT_BATCH_BYTES, DEFAULT_EXPORT_TIMEOUT,
         DEFAULT_LOG_DELAY, DEFAULT_METRIC_INTERVAL, DEFAULT_OTLP_TIMEOUT, DEFAULT_QUEUE, DEFAULT_QUEUE_BYTES,
         DEFAULT_SPAN_DELAY, OtlpSettings, Overrides, Part, Propagator, Protocol, Settings, SignalSettings,
-        Targets, WarningKind, compiled,
+        Targets, WarningKind, compiled, shown_path,
     },
 };
 
@@ -266,7 +266,7 @@ impl Reader<'_> {
             (Some((name, value)), None) | (None, Some((name, value))) => {
                 self.warn(
                     name,
-                    value,
+                    shown_path(&value),
                     WarningKind::Malformed,
                     "no client certificate is used, its other half is missing",
                 );

@@ -50,6 +50,8 @@ pub(super) struct Parts {
     pub(super) tracer: SdkTracer,
     pub(super) meter: Meter,
     pub(super) closers: Closers,
+    /// Whether the providers of spans, metrics and log records have parts of the user's.
+    pub(super) own: [bool; 3],
     pub(super) balance: Balance,
     pub(super) resource: Resource,
     pub(super) propagators: Vec<Propagator>,
@@ -320,10 +322,31 @@ impl Telemetry {
         }
     }
 
+    /// The flushes of what the user added: a processor may hold what ended last.
+    fn own_flushes(&self) -> Vec<Box<dyn FnOnce() + Send>> {
+        let mut flushes: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
+        let [traces, metrics, logs] = self.parts.own;
+        if traces {
+            let provider = self.parts.tracer_provider.clone();
+            flushes.push(Box::new(move || drop(provider.force_flush())));
+        }
+        // With an export of ours, the provider is shut down with all of its readers.
+        if metrics && !self.exports(Signal::Metrics) {
+            let provider = self.parts.meter_provider.clone();
+            flushes.push(Box::new(move || drop(provider.force_flush())));
+        }
+        if logs {
+            let provider = self.parts.logger_provider.clone();
+            flushes.push(Box::new(move || drop(provider.force_flush())));
+        }
+        flushes
+    }
+
     /// Without a thread to run on, `tell` is dropped uncalled.
     fn begin_shutdown(&mut self, timeout: Duration, tell: impl FnOnce(TelemetryReport) + Send + 'static) {
         self.ended = true;
         self.parts.status.shut_down.store(true, SeqCst);
+        let own = self.own_flushes();
         let closers = std::mem::take(&mut self.parts.closers);
         // Here and not on the thread: the providers are dropped when this returns, and would close and wait.
         if let Some(spans) = &closers.spans {
@@ -337,6 +360,7 @@ impl Telemetry {
         let closing = Closing {
             closers,
             meter_provider: self.parts.meter_provider.clone(),
+            own,
             balance: balance.clone(),
             timeout,
         };

@@ -168,8 +168,9 @@ impl Balance {
 #[derive(Debug)]
 pub(super) struct Trend {
     items: &'static str,
-    /// Items lost since the last line that said so.
-    pub(super) lost: u64,
+    is_failing: bool,
+    /// Items that had been lost when the outage began.
+    lost: u64,
     /// The causes since the last success that have a line.
     causes: Vec<Cause>,
     /// When the last line of a failure was written, and its cause.
@@ -188,13 +189,16 @@ pub(super) enum Change {
 
 impl Trend {
     pub(super) fn new(items: &'static str) -> Self {
-        Self { items, lost: 0, causes: Vec::new(), last: None }
+        Self { items, is_failing: false, lost: 0, causes: Vec::new(), last: None }
     }
 
-    pub(super) fn fails(&mut self, failure: &Failure) -> Option<Change> {
+    pub(super) fn fails(&mut self, failure: &Failure, lost: u64) -> Option<Change> {
         /// Of one outage.
         const MOST_CAUSES: usize = 8;
         let cause = &failure.cause;
+        if !std::mem::replace(&mut self.is_failing, true) {
+            self.lost = lost;
+        }
         let recent = self.last.as_ref().is_some_and(|(at, last)| last == cause && at.elapsed() < QUIET);
         if self.causes.contains(cause)
             || self.causes.len() >= MOST_CAUSES
@@ -207,12 +211,13 @@ impl Trend {
         Some(Change::Fails { items: self.items, failure: failure.clone() })
     }
 
-    pub(super) fn works(&mut self) -> Option<Change> {
+    pub(super) fn works(&mut self, lost: u64) -> Option<Change> {
+        self.is_failing = false;
         if self.causes.is_empty() {
             return None;
         }
         self.causes.clear();
-        Some(Change::WorksAgain { items: self.items, lost: std::mem::take(&mut self.lost) })
+        Some(Change::WorksAgain { items: self.items, lost: lost - self.lost })
     }
 }
 

@@ -78,7 +78,7 @@ pub(super) const fn compiled(part: Part) -> bool {
     }
 }
 
-/// A URL as it may be shown: with `***` for its user and password. Of a text that is no address, all before its last `@` is
+/// A URL as it may be shown: with `***` for its user and password, and for its query. Of a text that is no address, all before its last `@` is
 /// hidden.
 pub(super) fn redacted(url: &str) -> String {
     const HIDDEN: &str = "***";
@@ -90,9 +90,21 @@ pub(super) fn redacted(url: &str) -> String {
     let is_address =
         url.parse::<hyper::Uri>().is_ok_and(|uri| uri.scheme().is_some() && has_a_port_or_none(&uri));
     let secret = if is_address { rest.find(['/', '?', '#']).unwrap_or(rest.len()) } else { rest.len() };
-    match rest[..secret].rfind('@') {
-        Some(at) => format!("{scheme}{HIDDEN}{}", &rest[at..]),
-        None => url.to_owned(),
+    let shown =
+        rest[..secret].rfind('@').map_or(url.to_owned(), |at| format!("{scheme}{HIDDEN}{}", &rest[at..]));
+    // Some vendors take their key there.
+    match shown.split_once('?') {
+        Some((address, query)) if !query.is_empty() => format!("{address}?{HIDDEN}"),
+        _ => shown,
+    }
+}
+
+/// A path as it may be shown: a variable may have the text of a key where its path is wanted.
+pub(super) fn shown_path(path: &str) -> String {
+    if path.contains("-----BEGIN") || path.contains(['\n', '\r']) {
+        "(hidden)".to_owned()
+    } else {
+        path.to_owned()
     }
 }
 

@@ -65,9 +65,14 @@ impl Transport {
                 Kind::Grpc(grpc) => grpc.send(parcel).await,
             }
         };
-        self.runtime
-            .block_on(limit, attempt)
-            .unwrap_or_else(|| Answer::Again(Failure::new(&self.target.shown, Cause::NoAnswer(limit)), None))
+        self.runtime.block_on(limit, attempt).unwrap_or_else(|| {
+            #[cfg(feature = "otlp-grpc")]
+            if let Kind::Grpc(grpc) = &self.kind {
+                let _entered = self.runtime.enter();
+                grpc.reconnect();
+            }
+            Answer::Again(Failure::new(&self.target.shown, Cause::NoAnswer(limit)), None)
+        })
     }
 
     /// Sends an empty request, and returns why a receiver would not take one with telemetry.
@@ -123,7 +128,8 @@ impl<'a> Transports<'a> {
         for (name, value) in &settings.headers {
             if let (Ok(name), Ok(mut value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
                 value.set_sensitive(true);
-                headers.insert(name, value);
+                // More than a request can have is left out.
+                let _ = headers.try_insert(name, value);
             }
         }
         // The channels and connections are driven by the runtime in which they are made.

@@ -1,6 +1,10 @@
 //! How much memory an item takes while it waits: what it is made of, and what of it is on the heap.
 
-use opentelemetry::{Array, KeyValue, Value, logs::AnyValue, trace::Status};
+use opentelemetry::{
+    Array, KeyValue, Value,
+    logs::AnyValue,
+    trace::{SpanContext, Status},
+};
 use opentelemetry_sdk::trace::SpanData;
 
 use super::parcel::QueuedRecord;
@@ -22,8 +26,14 @@ impl Weighs for SpanData {
             .iter()
             .map(|event| size_of_val(event) + event.name.len() + of_pairs(&event.attributes))
             .sum();
-        let links: usize = self.links.iter().map(|link| size_of_val(link) + of_pairs(&link.attributes)).sum();
-        size_of::<Self>() + self.name.len() + status + of_pairs(&self.attributes) + events + links
+        let links: usize = self
+            .links
+            .iter()
+            .map(|link| size_of_val(link) + of_context(&link.span_context) + of_pairs(&link.attributes))
+            .sum();
+        let scope: usize = self.instrumentation_scope.attributes().map(of_pair).sum();
+        let own = self.name.len() + status + of_context(&self.span_context) + of_pairs(&self.attributes);
+        size_of::<Self>() + own + scope + events + links
     }
 }
 
@@ -34,13 +44,27 @@ impl Weighs for QueuedRecord {
             .attributes_iter()
             .map(|(key, value)| key.as_str().len() + size_of_val(value) + of_any(value))
             .sum();
-        let scope = self.1.name().len();
+        let scope: usize = self.1.attributes().map(of_pair).sum();
+        let scope = scope + self.1.name().len() + record.target().map_or(0, |target| target.len());
         size_of_val(&**self) + pairs + record.body().map_or(0, of_any) + scope
     }
 }
 
+/// The state of a trace comes from whoever sent the parent, in up to 32 pairs.
+fn of_context(context: &SpanContext) -> usize {
+    const PAIR: usize = 2 * size_of::<String>();
+    match context.trace_state().header() {
+        header if header.is_empty() => 0,
+        header => header.len() + PAIR * (header.matches(',').count() + 1),
+    }
+}
+
 fn of_pairs(pairs: &[KeyValue]) -> usize {
-    pairs.iter().map(|pair| size_of_val(pair) + pair.key.as_str().len() + of_value(&pair.value)).sum()
+    pairs.iter().map(of_pair).sum()
+}
+
+fn of_pair(pair: &KeyValue) -> usize {
+    size_of_val(pair) + pair.key.as_str().len() + of_value(&pair.value)
 }
 
 fn of_value(value: &Value) -> usize {

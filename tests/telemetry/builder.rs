@@ -352,3 +352,42 @@ fn propagation_follows_the_variable() {
     assert_eq!(fields(Some("tracecontext")), ["traceparent"]);
     assert_eq!(fields(Some("none")), Vec::<String>::new());
 }
+
+/// Seen to fail: the providers lived on in the process, and what waited in a processor of the user's was never exported.
+#[test]
+fn the_end_flushes_processors_and_readers_of_ones_own() {
+    use opentelemetry::logs::{LogRecord as _, Logger as _, LoggerProvider as _};
+    use opentelemetry_sdk::{
+        logs::{BatchLogProcessor, InMemoryLogExporter},
+        metrics::{InMemoryMetricExporter, PeriodicReader},
+        trace::{BatchSpanProcessor, InMemorySpanExporter},
+    };
+    for exporters in ["none", "otlp"] {
+        let receiver = Receiver::start(ANY);
+        let (spans, logs) = (InMemorySpanExporter::default(), InMemoryLogExporter::default());
+        let metrics = InMemoryMetricExporter::default();
+        let reader =
+            PeriodicReader::builder(metrics.clone()).with_interval(Duration::from_secs(3_600)).build();
+        let telemetry = receiver
+            .telemetry("own")
+            .env(move |name| name.ends_with("S_EXPORTER").then(|| exporters.to_owned()))
+            .span_processor(BatchSpanProcessor::builder(spans.clone()).build())
+            .log_processor(BatchLogProcessor::builder(logs.clone()).build())
+            .meter_provider(move |provider| provider.with_reader(reader))
+            .build()
+            .expect("telemetry");
+        telemetry.tracer().start("one").end();
+        telemetry.meter().u64_counter("count").build().add(1, &[]);
+        let logger = telemetry.logger_provider().logger("tests");
+        let mut record = logger.create_log_record();
+        record.set_body("said".into());
+        logger.emit(record);
+        // Somebody keeps the providers, as an installation does.
+        let kept = (telemetry.tracer_provider().clone(), telemetry.logger_provider().clone());
+        let _report = telemetry.shutdown_blocking();
+        assert_eq!(spans.get_finished_spans().map(|spans| spans.len()).ok(), Some(1), "{exporters}");
+        assert_eq!(logs.get_emitted_logs().map(|logs| logs.len()).ok(), Some(1), "{exporters}");
+        assert!(metrics.get_finished_metrics().is_ok_and(|all| !all.is_empty()), "{exporters}");
+        drop(kept);
+    }
+}

@@ -196,7 +196,7 @@ fn a_failing_export_is_one_line_and_refusals_are_one_each_time_they_have_doubled
     let expected = [
         " WARN export of tests fails: no".to_owned(),
         format!(" WARN 1 tests were refused: the queue is full, with room for 2 tests and {} B", usize::MAX),
-        " INFO export of tests works again, 2 were lost".to_owned(),
+        " INFO export of tests works again, 4 were lost".to_owned(),
         format!(" WARN 3 tests were refused: the queue is full, with room for 2 tests and {} B", usize::MAX),
     ];
     let lines = String::from_utf8_lossy(&lines);
@@ -249,7 +249,7 @@ fn outage(
                 return settled(batch.len(), Ok(()), waiting);
             }
             waiting.failed(&failure("down"));
-            match waiting.wait(Duration::from_millis(5)) {
+            match waiting.wait(Duration::from_millis(5), false) {
                 Patience::Again => {}
                 Patience::GiveUp => {
                     let count = batch.len() as u64;

@@ -61,7 +61,11 @@ impl Waiting for Queue {
 
     fn delivered(&self) {}
 
-    fn wait(&self, delay: Duration) -> Patience {
+    fn is_abandoned(&self) -> bool {
+        false
+    }
+
+    fn wait(&self, delay: Duration, _: bool) -> Patience {
         self.waits.borrow_mut().push(delay);
         self.patience.borrow_mut().pop_front().unwrap_or(Patience::Again)
     }
@@ -177,4 +181,17 @@ fn a_refusal_is_not_tried_again() {
     let (settled, asked) = deliver([refused as fn(&Parcel) -> Answer], &queue, parcel(3));
     assert_eq!((settled.failed, asked.len(), *queue.failed.borrow()), (3, 1, 1));
     assert!(queue.waits.borrow().is_empty());
+}
+
+#[test]
+fn each_batch_has_an_attempt_though_there_is_no_time_left_and_the_cause_stays() {
+    let queue = Queue::with([Patience::GiveUp; 3]);
+    let answers = [again as fn(&Parcel) -> Answer; 2];
+    let mut delivery = Delivery::new(Script { answers: answers.into_iter().collect(), asked: Vec::new() });
+    for items in [3, 2] {
+        let settled = delivery.deliver(parcel(items), &queue);
+        assert_eq!(settled.failed, items);
+        assert_eq!(settled.error.map(|error| error.to_string()).as_deref(), Some("again"));
+    }
+    assert_eq!(delivery.attempts.asked, [3, 2]);
 }

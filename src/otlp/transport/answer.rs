@@ -74,8 +74,6 @@ pub(super) fn of_http(
     match code {
         413 => Answer::TooLarge(failure),
         429 | 502 | 503 | 504 => Answer::Again(failure, retry_after(headers)),
-        // A proxy's word for a request that it did not wait for.
-        408 => Answer::Again(failure, retry_after(headers)),
         _ => Answer::Refused(failure),
     }
 }

@@ -1,6 +1,9 @@
 //! OTLP over gRPC: the same bytes in a unary call.
 
-use std::error::Error as _;
+use std::{
+    error::Error as _,
+    sync::{Mutex, PoisonError},
+};
 
 use opentelemetry_http::Bytes;
 use tonic::{
@@ -21,7 +24,8 @@ use crate::otlp::{ledger::Signal, parcel::Parcel};
 
 /// A channel that connects at the first request.
 pub(super) struct GrpcTransport {
-    channel: Channel,
+    endpoint: Endpoint,
+    channel: Mutex<Channel>,
     target: Target,
     metadata: MetadataMap,
     gzip: bool,
@@ -38,16 +42,22 @@ impl GrpcTransport {
         let endpoint = Endpoint::from(target.uri.clone());
         #[cfg(feature = "tls")]
         let endpoint = match tls {
-            Some(tls) => endpoint.tls_config(tls)?,
+            // The brackets of an address of IPv6 are no part of the name.
+            Some(tls) => endpoint.tls_config(tls.domain_name(target.host().trim_matches(['[', ']'])))?,
             None => endpoint,
         };
-        let channel = endpoint.connect_lazy();
-        Ok(Self { channel, target, metadata: MetadataMap::from_headers(metadata), gzip })
+        let channel = Mutex::new(endpoint.connect_lazy());
+        Ok(Self { endpoint, channel, target, metadata: MetadataMap::from_headers(metadata), gzip })
+    }
+
+    /// Leaves a connection on which no answer came: it may be dead without a sign, and would be used again.
+    pub(super) fn reconnect(&self) {
+        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = self.endpoint.connect_lazy();
     }
 
     pub(super) async fn send(&self, parcel: &Parcel) -> Answer {
         let target = &self.target.shown;
-        let mut client = Grpc::new(self.channel.clone());
+        let mut client = Grpc::new(self.channel.lock().unwrap_or_else(PoisonError::into_inner).clone());
         #[cfg(feature = "gzip")]
         if self.gzip {
             use tonic::codec::CompressionEncoding::Gzip;
@@ -89,8 +99,12 @@ impl GrpcTransport {
             return Answer::Again(Failure::new(target, cause), None);
         }
         let failure = Failure::new(target, Cause::Grpc(name_of(status.code()))).saying(status.message());
-        let wait = status.get_details_retry_info().and_then(|info| info.retry_delay);
+        let wait = status.get_details_retry_info().map(|info| info.retry_delay.unwrap_or_default());
         match status.code() {
+            // Of our side: what the server says comes with metadata.
+            Code::ResourceExhausted | Code::OutOfRange if status.metadata().is_empty() => {
+                Answer::Refused(Failure::new(target, Cause::AnswerTooLarge))
+            }
             Code::ResourceExhausted | Code::OutOfRange if wait.is_none() && is_of_size(status.message()) => {
                 Answer::TooLarge(failure)
             }

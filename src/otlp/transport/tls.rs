@@ -7,7 +7,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
-use crate::otlp::settings::{OtlpSettings, Warning, WarningKind, warn_once};
+use crate::otlp::settings::{OtlpSettings, Warning, WarningKind, shown_path, warn_once};
 
 /// Whom https endpoints are trusted by.
 pub(super) struct Trusts<'a> {
@@ -78,7 +78,7 @@ impl<'a> Trusts<'a> {
     }
 
     fn warn(&mut self, variable: &str, path: &Path, used: String) {
-        let (variable, value) = (variable.to_owned(), path.display().to_string());
+        let (variable, value) = (variable.to_owned(), shown_path(&path.display().to_string()));
         warn_once(self.warnings, Warning { variable, value, kind: WarningKind::Malformed, used });
     }
 
@@ -112,7 +112,7 @@ impl<'a> Trusts<'a> {
         let used = "no client certificate is used";
         let identity = PemIdentity {
             certificate: self.file(variable, certificate, used)?,
-            key: self.file(variable, key, used)?,
+            key: self.file(&variable.replace("CLIENT_CERTIFICATE", "CLIENT_KEY"), key, used)?,
         };
         // Also a key that is another certificate's.
         let tried = Trust { roots: RootCertStore::empty(), identity: Some(identity.clone()) };
