@@ -3,12 +3,12 @@
 //! `opentelemetry-otlp` encodes and does not send: its clients keep to themselves what a receiver answered, and take headers
 //! and compression from the process's variables.
 
+mod address;
 mod answer;
 mod failure;
 #[cfg(feature = "otlp-grpc")]
 mod grpc;
 mod http;
-mod target;
 #[cfg(feature = "tls")]
 mod tls;
 
@@ -20,9 +20,9 @@ use hyper::{
 };
 
 pub(super) use self::{
+    address::Target,
     answer::Answer,
     failure::{Cause, Failure},
-    target::Target,
 };
 use super::{
     ledger::Signal,

@@ -16,9 +16,9 @@ use tonic::{
 use tonic_types::StatusExt as _;
 
 use super::{
+    address::Target,
     answer::{Answer, exported},
     failure::{Cause, Failure, NOT_HTTP2, of_network},
-    target::Target,
 };
 use crate::otlp::{ledger::Signal, parcel::Parcel};
 

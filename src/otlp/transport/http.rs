@@ -23,9 +23,9 @@ use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::{
+    address::Target,
     answer::{self, Answer},
     failure::{Cause, Failure, of_network},
-    target::Target,
 };
 use crate::otlp::parcel::Parcel;
 

@@ -1,0 +1,71 @@
+use super::*;
+
+fn target(endpoint: &str) -> Result<(String, bool), String> {
+    let (target, auth) = Target::read(endpoint)?;
+    assert_eq!(&*target.shown, redacted(endpoint));
+    let auth = auth.map(|auth| auth.to_str().unwrap_or_default().to_owned());
+    Ok((format!("{} {}", target.uri, auth.unwrap_or_default()).trim().to_owned(), target.is_loopback()))
+}
+
+#[test]
+fn an_address_is_read_with_its_user_and_its_port() {
+    let cases = [
+        ("http://collector:4318/v1/traces", "http://collector:4318/v1/traces", false),
+        ("http://localhost", "http://localhost/", true),
+        ("HTTP://LocalHost:1", "http://LocalHost:1/", true),
+        ("http://127.0.0.1:4318/x?y=z", "http://127.0.0.1:4318/x?y=z", true),
+        ("https://[::1]:4317", "https://[::1]:4317/", true),
+        ("https://10.0.0.1", "https://10.0.0.1/", false),
+        ("http://localhost.example", "http://localhost.example/", false),
+        // user:p@ss
+        ("http://user:p%40ss@c:1/", "http://c:1/ Basic dXNlcjpwQHNz", false),
+        ("http://key@c", "http://c/ Basic a2V5", false),
+    ];
+    for (endpoint, read, loopback) in cases {
+        assert_eq!(target(endpoint), Ok((read.to_owned(), loopback)), "{endpoint}");
+    }
+    for bad in [
+        "",
+        "c:4318",
+        "ftp://c",
+        "http://",
+        "http:///v1",
+        "http://c:99999",
+        "http://c:0",
+        "http://c:port",
+        "http://c:",
+        "http://a b",
+        "http://user:sec/ret@c",
+        "unix:///socket",
+        "http://[::1",
+        "http://caf\u{e9}",
+    ] {
+        assert!(target(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_percent_that_is_no_escape_stays() {
+    for (text, decoded) in
+        [("a%20b", "a b"), ("100%", "100%"), ("%zz%4", "%zz%4"), ("%41%42", "AB"), ("", "")]
+    {
+        assert_eq!(percent_decoded(text), decoded.as_bytes(), "{text}");
+    }
+}
+
+#[cfg(all(feature = "otlp-grpc", feature = "tls"))]
+#[test]
+fn tls_over_grpc_takes_an_address_of_ipv6() {
+    use crate::otlp::{
+        runtime::ExportRuntime,
+        settings::{OtlpSettings, Protocol},
+        transport::Transports,
+    };
+    let runtime = ExportRuntime::start().expect("a thread");
+    let mut warnings = Vec::new();
+    let settings = crate::otlp::env::read(&|_| None, &Default::default()).expect("the defaults").traces.otlp;
+    let endpoint = "https://[::1]:4317".to_owned();
+    let settings = OtlpSettings { protocol: Protocol::Grpc, endpoint, ..settings };
+    let opened = Transports::new(&runtime, &mut warnings).open(&settings, std::time::Duration::from_secs(1));
+    assert!(opened.is_ok(), "{:?}", opened.err());
+}
