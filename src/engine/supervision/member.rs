@@ -15,6 +15,7 @@ use std::{
 
 use crate::engine::{
     Registration,
+    shared::Shared,
     supervision::supervised::{Body, Life, LifeEnd, Supervised},
 };
 
@@ -131,6 +132,10 @@ impl Body for MemberBody {
 
     fn hold(&self, held: bool) -> bool {
         self.inner.hold(held)
+    }
+
+    fn rests(&self, supervised: &Arc<Supervised>, shared: &Arc<Shared>) {
+        self.inner.rests(supervised, shared);
     }
 
     fn registered(&self, supervised: &Arc<Supervised>) {
