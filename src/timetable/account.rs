@@ -25,13 +25,17 @@ impl Account {
         Self { used: Some(last_run), carried: true, ..Self::default() }
     }
 
+    /// Opens it for a life that is to begin: what comes from now on is due.
+    pub(crate) fn open(&mut self, now: SystemTime) {
+        if std::mem::take(&mut self.rests) || self.since.is_none() && self.used.is_none() {
+            self.since = Some(now);
+        }
+    }
+
     /// Begins a life. Returns the time that an earlier process used last, for the first life.
     pub(super) fn begin(&mut self, schedule: &Schedule, now: SystemTime) -> Option<SystemTime> {
         let carried = self.used.filter(|_| std::mem::take(&mut self.carried));
-        if std::mem::take(&mut self.rests) || carried.is_none() && self.since.is_none() && self.used.is_none()
-        {
-            self.since = Some(now);
-        }
+        self.open(now);
         if self.is_forgotten(schedule, now) {
             self.forget(now);
         }
@@ -64,6 +68,11 @@ impl Account {
         let back =
             |time: SystemTime| time.duration_since(now).is_ok_and(|back| back > schedule.not_repeated());
         self.used.is_some_and(back)
+    }
+
+    /// Forgets what was used later than `now`.
+    pub(super) fn forget_after(&mut self, now: SystemTime) {
+        self.used = self.used.filter(|used| *used <= now);
     }
 
     /// Begins again with the present.

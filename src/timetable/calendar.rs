@@ -100,7 +100,11 @@ impl Calendar {
 
     /// How far the clock may be set back without the last time being forgotten.
     pub(super) fn not_repeated(&self) -> Duration {
-        if self.is_every_so_often() { NOT_REPEATED_OFTEN } else { NOT_REPEATED }
+        match &self.times {
+            Times::Aligned(interval) => (*interval).clamp(NOT_REPEATED_OFTEN, NOT_REPEATED),
+            _ if self.is_every_so_often() => NOT_REPEATED_OFTEN,
+            _ => NOT_REPEATED,
+        }
     }
 
     fn is_every_so_often(&self) -> bool {

@@ -252,7 +252,10 @@ impl Course {
                 match self.schedule.start().filter(|starts| *starts > now.wall.max(last.wall)) {
                     Some(_) => Moment::Wall(self.schedule.first_at(now.wall)?),
                     None if self.schedule.has_phase() && last.steady < self.since => {
-                        self.steadily(self.schedule.first_at(now.wall)?, now)
+                        // The first of its phase since it came to hold.
+                        let from = Moment::Steady(self.since).on_wall(now)?;
+                        let first = self.schedule.phase_at(from)?;
+                        Moment::Steady(on_both(Moment::Wall(first), now).steady)
                     }
                     None => {
                         // Before the schedule came to hold, none of its times was due.
@@ -347,7 +350,7 @@ impl Course {
 
     /// Uses what is due although nothing begins. Returns how many times are left out.
     pub(crate) fn overlap(&mut self, now: Now) -> u64 {
-        self.take(now, true).count
+        self.take(now, true, true).count
     }
 
     /// Goes on from the time that was used last.
@@ -371,7 +374,7 @@ impl Course {
             return 0;
         }
         let before = self.before();
-        let passed = self.take(now, false);
+        let passed = self.take(now, false, true);
         let (Some(first), Some(latest)) = (passed.first, passed.last) else { return 0 };
         if queue {
             let at = self.moment(first);
@@ -383,8 +386,13 @@ impl Course {
     }
 
     /// Leaves out what has passed: the loop is paused, or was. Returns how many times.
-    pub(crate) fn leave_out(&mut self, now: Now, random: &dyn Fn() -> f64) -> u64 {
-        let passed = self.take(now, false).count;
+    ///
+    /// With `begins`, the pause begins, and a time that waits for its jitter has come before it.
+    pub(crate) fn leave_out(&mut self, begins: bool, now: Now, random: &dyn Fn() -> f64) -> u64 {
+        if begins {
+            self.due = self.due.map(|due| Due { at: due.time, ..due });
+        }
+        let passed = self.take(now, false, !begins).count;
         if passed > 0 {
             self.behind = 0;
             self.go_on(now, random);
@@ -405,6 +413,10 @@ impl Course {
     ) -> LeftOut {
         let mut left = LeftOut::default();
         let at = now.ago(now.steady.saturating_sub(since));
+        if !self.is_calendar() {
+            // A rhythm's times on a clock that was wrong are none of a calendar's.
+            self.account.forget_after(at.wall);
+        }
         if running && self.due.is_none() {
             left.overlapped = self.follow(queue, at, &|| 0.0);
             self.due = self.due.filter(|due| !due.time.past(at).is_zero());
@@ -509,6 +521,7 @@ impl Course {
         let mut left = LeftOut::default();
         if over {
             self.account.hold_from(now.wall);
+            left.missed = u64::from(std::mem::take(&mut self.behind));
             return left;
         }
         if running && self.due.is_none() {
@@ -573,12 +586,12 @@ impl Course {
     }
 
     /// Uses what has come, with its jitter, before `now` or with `inclusive` up to it.
-    fn take(&mut self, now: Now, inclusive: bool) -> Between {
+    fn take(&mut self, now: Now, inclusive: bool, spare: bool) -> Between {
         let has_come = |due: &Due| due.at.ahead(now).is_zero() && (inclusive || !due.at.past(now).is_zero());
         let Some(due) = self.due.filter(has_come) else { return Between::default() };
         self.due = None;
         let first = self.use_up(due.time, now);
-        let further = self.later(now, inclusive, true);
+        let further = self.later(now, inclusive, spare);
         if let Some(last) = further.last {
             self.set_last(last);
         }

@@ -25,7 +25,7 @@ const FIELDS: [Field; 7] = [
         last: 7,
         names: &["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"],
     },
-    Field { name: "years", first: 1, last: 9999, names: &[] },
+    Field { name: "years", first: 1, last: 5000, names: &[] },
 ];
 
 /// The first part of an expression that cannot mean what it says: its position, in bytes, and the reason.

@@ -1,6 +1,8 @@
 //! What a user says of when a loop runs.
 
 #[cfg(feature = "calendar")]
+#[cfg(feature = "calendar")]
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -172,7 +174,7 @@ impl Schedule {
     /// Leaves out the times for which `leave_out` returns true: they are not due, and not counted. For the schedules with a time zone
     /// ([`daily`](Self::daily), [`cron`](Self::cron), [`aligned`](Self::aligned)).
     ///
-    /// It must not panic, and is called for each time, often more than once. Two schedules are equal only if they share it, and it is
+    /// It is called for each time, often more than once; a panic counts as false. Two schedules are equal only if they share it, and it is
     /// not part of the text. After 200,000 times in a row that it leaves out, the schedule is at its end.
     ///
     /// ```
@@ -418,11 +420,19 @@ const EXCEPTED_AT_MOST: u32 = 200_000;
 impl Schedule {
     /// The first time of a schedule that begins at `from`.
     pub(super) fn first_at(&self, from: SystemTime) -> Option<SystemTime> {
+        if self.is_immediate() && !matches!(self.rhythm, Rhythm::Invalid(_) | Rhythm::Once(_)) {
+            let began = self.starts.map_or(from, |starts| starts.max(from));
+            return self.ends.is_none_or(|ends| began <= ends).then_some(began);
+        }
+        self.phase_at(from)
+    }
+
+    /// The same but for an immediate iteration.
+    pub(super) fn phase_at(&self, from: SystemTime) -> Option<SystemTime> {
         let began = self.starts.map_or(from, |starts| starts.max(from));
         let first = match &self.rhythm {
             Rhythm::Invalid(_) => None,
             Rhythm::Once(at) => Some(*at).filter(|at| self.is_within(*at)),
-            _ if self.is_immediate() => Some(began),
             Rhythm::Every(interval) | Rhythm::Delay(interval) => {
                 let waits = if self.immediate == Some(false) { *interval } else { Duration::ZERO };
                 match self.base() {
@@ -480,16 +490,22 @@ impl Schedule {
 
     #[cfg(feature = "calendar")]
     fn unless_excepted(&self, calendar: &Calendar, due: SystemTime) -> Option<SystemTime> {
-        let is_excepted = self
-            .except
-            .as_ref()
-            .is_some_and(|Except(leave_out)| calendar.local(due).is_some_and(|local| leave_out(&local)));
+        let is_excepted = self.except.as_ref().is_some_and(|Except(leave_out)| {
+            let local = calendar.local(due);
+            // A panic here would be one of the driver, which reckons with times.
+            local.is_some_and(|local| catch_unwind(AssertUnwindSafe(|| leave_out(&local))).unwrap_or(false))
+        });
         (!is_excepted).then_some(due)
     }
 
-    /// The times of a calendar after `after` and before `upto`, or with `inclusive` up to it.
+    /// The times of a calendar, or the single one of `once`, after `after` and before `upto`, or with `inclusive` up to it.
     pub(super) fn passed(&self, after: SystemTime, upto: SystemTime, inclusive: bool) -> Passed {
         let mut passed = Passed::default();
+        if let Rhythm::Once(at) = self.rhythm {
+            let has_passed = at > after && self.is_within(at) && (at < upto || inclusive && at == upto);
+            let at = has_passed.then_some(at);
+            return Passed { count: u64::from(has_passed), first: at, last: at };
+        }
         if !self.is_calendar() {
             return passed;
         }

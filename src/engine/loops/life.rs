@@ -82,7 +82,9 @@ pub(super) fn live(parts: Arc<Parts>, mut life: Life) -> impl Future<Output = Li
         let _alive = Alive::begin(&living.parts.control, &living.life.supervised);
         if let Some(hook) = &living.parts.before_loop {
             let began = Instant::now();
-            let Life { context, supervised, .. } = &living.life;
+            let Life { context, supervised, shared, .. } = &living.life;
+            // What comes while the hook runs, or after it has failed, is due.
+            living.parts.control.state().account.open(shared.settings.wall_clock.now());
             let work = hook.clone().make(context.clone(), supervised.rules.clone());
             let exit = tokio::select! {
                 biased;
@@ -264,7 +266,7 @@ impl LoopLife {
 
     /// The loop is held from now on, or no longer. What came before is missed, and what came meanwhile is not due.
     fn turned(&mut self, held: bool, now: Now) {
-        let passed = self.course.leave_out(now, &*self.living.life.shared.settings.random);
+        let passed = self.course.leave_out(held, now, &*self.living.life.shared.settings.random);
         if held {
             self.skipped(SkipReason::Missed, passed);
         }
@@ -359,7 +361,7 @@ impl LoopLife {
         let missed = self.course.look(now, &|| 0.0);
         self.skipped(SkipReason::Missed, missed);
         if self.held {
-            self.course.leave_out(now, &|| 0.0);
+            self.course.leave_out(false, now, &|| 0.0);
         }
         let ended = now.ago(self.ended_at.map_or(Duration::ZERO, |at| at.elapsed()));
         let left = self.course.end((true, self.queues()), self.has_counted_all(), ended);
@@ -420,6 +422,13 @@ impl LoopLife {
 
 impl Drop for LoopLife {
     fn drop(&mut self) {
+        // The schedule may have the user's code in it, and that may be what panics.
+        if std::thread::panicking() {
+            if !self.closed {
+                self.living.parts.control.state().account = self.course.account();
+            }
+            return;
+        }
         // A life that is dropped before its end.
         self.close();
     }

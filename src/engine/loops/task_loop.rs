@@ -194,15 +194,15 @@ impl TaskLoop {
     /// use std::{fs, path::Path, time::{Duration, SystemTime, UNIX_EPOCH}};
     ///
     /// fn read(file: &Path) -> Option<SystemTime> {
-    ///     let seconds = fs::read_to_string(file).ok()?.trim().parse().ok()?;
-    ///     Some(UNIX_EPOCH + Duration::from_secs(seconds))
+    ///     let nanos = fs::read_to_string(file).ok()?.trim().parse().ok()?;
+    ///     Some(UNIX_EPOCH + Duration::from_nanos(nanos))
     /// }
     ///
     /// fn write(file: &Path, done: &LoopOutcome) -> std::io::Result<()> {
     ///     let Some(due) = done.due else { return Ok(()) };
-    ///     let seconds = due.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    ///     let nanos = due.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     ///     // First beside it, so that a crash leaves the old file.
-    ///     fs::write(file.with_extension("new"), seconds.to_string())?;
+    ///     fs::write(file.with_extension("new"), nanos.to_string())?;
     ///     fs::rename(file.with_extension("new"), file)
     /// }
     ///

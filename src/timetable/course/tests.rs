@@ -264,10 +264,10 @@ proptest! {
                     beside.look();
                 }
                 Step::Pause { units } => {
-                    let missed = beside.course.leave_out(beside.now, &random);
+                    let missed = beside.course.leave_out(true, beside.now, &random);
                     beside.plain.account(missed, None);
                     beside.passes(unit * units);
-                    let passed = beside.course.leave_out(beside.now, &random);
+                    let passed = beside.course.leave_out(false, beside.now, &random);
                     beside.plain.account(passed, None);
                 }
                 Step::Restart { units, rests } => {
@@ -454,9 +454,9 @@ proptest! {
                     }
                 }
                 Step::Passes { units } | Step::Pause { units } => {
-                    plain.account(course.leave_out(now_at(plain.now), &random), None);
+                    plain.account(course.leave_out(true, now_at(plain.now), &random), None);
                     plain.passes(unit * u64::from(units));
-                    plain.account(course.leave_out(now_at(plain.now), &random), None);
+                    plain.account(course.leave_out(false, now_at(plain.now), &random), None);
                     let now = now_at(plain.now);
                     prop_assert!(course.due().is_none_or(|due| due.past(now).is_zero()), "nothing has passed");
                 }
