@@ -297,8 +297,8 @@ fn shutting_down_blocks_nobody_and_tells_each_signals_own_time() {
     hangs.set_behaviour(Behaviour::Hang);
     let endpoints = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint()),
-        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", hangs.endpoint()),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc".to_owned()),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", format!("{}/v1/traces", hangs.endpoint())),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", ANY.as_str().to_owned()),
     ];
     let env =
         move |name: &str| endpoints.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());

@@ -170,6 +170,7 @@ fn the_client_certificate_is_shown_to_who_asks_for_it() {
     std::fs::remove_dir_all(folder).expect("our folder");
 }
 
+#[cfg(feature = "gzip")]
 #[test]
 fn compression_and_headers_reach_the_receiver() {
     for protocol in BOTH {

@@ -33,6 +33,7 @@ fn use_all_signals(telemetry: &Telemetry) {
     telemetry.meter().u64_counter("counter").build().add(1, &[]);
 }
 
+#[cfg(feature = "otlp-grpc")]
 #[test]
 fn the_endpoint_and_the_protocol_come_from_the_environment() {
     for protocol in ["grpc", "http/protobuf"] {
@@ -174,6 +175,7 @@ fn each_signal_can_be_switched_off() {
     }
 }
 
+#[cfg(feature = "console")]
 #[test]
 fn the_console_is_an_exporter_too() {
     let receiver = Receiver::start(ANY);

@@ -107,6 +107,7 @@ fn ten_thousand_runs(protocol: Protocol, rate: Option<u64>) {
     assert_nothing_lost(&receiver, &tasks, accepted);
 }
 
+#[cfg(feature = "otlp-grpc")]
 #[test]
 fn ten_thousand_runs_at_two_thousand_a_second_arrive_over_grpc() {
     ten_thousand_runs(Protocol::Grpc, Some(2_000));

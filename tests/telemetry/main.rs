@@ -7,6 +7,7 @@ mod support;
 mod answers;
 mod balance;
 mod builder;
+#[cfg(feature = "gzip")]
 mod cost;
 mod environment;
 mod export;

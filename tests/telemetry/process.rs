@@ -2,13 +2,13 @@
 //! again as a child that is set up so.
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader},
     process::{Command, Stdio},
     time::Duration,
 };
 
 use opentelemetry::trace::{Span as _, Tracer as _};
-use otel_tasks::telemetry::{Protocol, SignalOutcome, TelemetryState};
+use otel_tasks::telemetry::{Protocol, TelemetryState};
 
 use crate::support::{
     otlp::{Receiver, closed_port, wait_for},
@@ -30,7 +30,7 @@ fn the_processs_variables_and_the_systems_roots_are_used() {
         assert!(report.is_complete(), "{report}");
         return;
     }
-    for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+    for protocol in crate::BOTH {
         let receiver = Receiver::start_tls(protocol);
         let output = child("the_processs_variables_and_the_systems_roots_are_used")
             .env("SSL_CERT_FILE", receiver.authority())
@@ -110,8 +110,11 @@ fn what_the_process_says_is_not_read_beside_a_reader_of_variables() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+#[cfg(feature = "console")]
 #[test]
 fn a_closed_standard_output_costs_what_was_written_there_and_nothing_else() {
+    use otel_tasks::telemetry::SignalOutcome;
+    use std::io::Write as _;
     const ALL_FAILED: i32 = 42;
     if is_child() {
         let closed =

@@ -1,4 +1,9 @@
 use super::*;
+
+/// With everything compiled.
+fn read(get: &dyn Fn(&str) -> Option<String>, overrides: &Overrides) -> Result<Settings, BadEndpoint> {
+    read_for(get, overrides, |_| true)
+}
 use crate::otlp::settings::{LONGEST_WAIT, redacted};
 
 fn read_from(pairs: &[(&str, &str)], overrides: &Overrides) -> Settings {
