@@ -1,10 +1,11 @@
 //! What a user says of when a loop runs.
 
-#[cfg(feature = "calendar")]
-#[cfg(feature = "calendar")]
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+#[cfg(feature = "calendar")]
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use super::ScheduleError;
 #[cfg(feature = "calendar")]
