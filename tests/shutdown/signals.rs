@@ -8,6 +8,7 @@ use std::{
 
 use otel_tasks::{
     CriticalTaskConfig, ShutdownReport, TaskContext, TaskManager, events::TaskEventKind, shutdown_signal,
+    snapshot::TaskState,
 };
 
 use crate::support::{
@@ -94,6 +95,10 @@ fn serve(role: &str) {
             }
             TOO_LATE => {
                 tasks.start();
+                // A task that does not run yet would end at once.
+                while tasks.snapshot("deaf").and_then(|deaf| deaf.state) != Some(TaskState::Running) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
                 tokio::spawn(async {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     begun(shutdown_signal()).await;
