@@ -19,6 +19,10 @@ use crate::{
     prometheus::{Labels, Prometheus},
 };
 
+/// Why telemetry is lost: the values of the attribute `reason`.
+pub(super) const REASONS: [&str; 6] =
+    ["queue_full", "export_failed", "too_large", "rejected", "after_shutdown", "buffer_full"];
+
 /// Values by name and labels, those of the resource left out.
 pub(crate) type Series = BTreeMap<(String, Labels), f64>;
 
@@ -89,7 +93,10 @@ pub(crate) fn expected(printed: &Value) -> Result<Series> {
         add(c::SHUTDOWN_TASKS, &[(key::SHUTDOWN_OUTCOME, outcome.as_str())], count as f64);
     }
     for &signal in Signal::ALL {
-        for reason in ["queue_full", "export_failed", "after_shutdown"] {
+        // Traces alone are held before they are kept.
+        let reasons =
+            REASONS.into_iter().filter(|reason| *reason != "buffer_full" || signal == Signal::Traces);
+        for reason in reasons {
             let count = printed["telemetry"][signal.as_str()][reason].as_f64().context("a count")?;
             add(c::TELEMETRY_DROPPED, &[(key::SIGNAL, signal.as_str()), (key::REASON, reason)], count);
         }

@@ -24,6 +24,9 @@ pub(crate) fn balance(balance: &Balance) -> Value {
             "exported": counts.exported,
             "queue_full": counts.queue_full,
             "export_failed": counts.export_failed,
+            "too_large": counts.too_large,
+            "rejected": counts.rejected + counts.rejected_points,
+            "buffer_full": counts.buffer_full,
             "after_shutdown": counts.after_shutdown,
             "pending": counts.pending,
         });
