@@ -93,7 +93,7 @@ fn main() {
         for (case, of_case) in cases.iter().zip(&mut figures) {
             for ((runtime, layered, spans), of_way) in ways.iter().zip(of_case) {
                 let nanos = case.round(runtime, *layered, batches, *spans);
-                // Nobody counts the first.
+                // The first round warms up and is not counted.
                 if round > 0 {
                     of_way.push(nanos);
                 }

@@ -1,4 +1,4 @@
-//! What an outage costs: what is lost while a receiver is up and down in turn, and the memory of one that never answers.
+//! The cost of an outage: lost spans if a receiver is up and down in turn, and memory if a receiver never answers.
 //!
 //! `cargo bench --bench outage`: 2,000 spans a second for two minutes with a receiver that is up for 2 s and down for 2 s; then 50,000
 //! spans with 50 KB of text each and a receiver that takes requests and never answers. `--quick` for a look that it still runs.

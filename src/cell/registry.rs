@@ -1,14 +1,14 @@
 //! All cells of one manager, by name: bounded, so that no instrument has more attribute sets than its stream holds.
 //!
 //! The name of a task that is registered no more *retires*; so does the name of a family without members. It is exported as
-//! before, with no state, until [`OBSERVED_FOR`] has passed without a run and a collection has seen it: then it is *let go*. It
-//! is let go earlier if a registration needs its room, also if nobody collects; the name of a short task takes no such room. The
-//! names of short tasks do not retire.
+//! before, with no state, until [`OBSERVED_FOR`] has passed without a run and a collection has seen it: then it is *let go*. If a
+//! registration needs its room, it is let go earlier, whether a collection has seen it or not. The name of a short task takes no such
+//! room, and does not retire.
 //!
 //! A name that is registered again continues its figures, as long as no collection has missed it. After that it begins at zero,
-//! and is exported again once [`OBSERVED_FOR`] has passed since it was let go: each reader has seen its absence then. A reader
-//! that saw it absent would otherwise count its earlier figures twice under delta temporality; one that did not would see it run
-//! backwards.
+//! and is exported again once [`OBSERVED_FOR`] has passed since it was let go: each reader has seen its absence then. Without
+//! this, a reader with delta temporality that saw the absence would count the earlier figures twice. A reader that did not see it
+//! would see the figures run backwards.
 //!
 //! Invariants:
 //! 1. A name is let go only between two runs (see [`TaskCell`]); a run that comes too late takes the name back.
@@ -99,7 +99,7 @@ struct Past<E> {
     /// Their order, the oldest first; some may have come back meanwhile.
     order: VecDeque<(Identity, u64)>,
     number: u64,
-    /// The last figures of those that are forgotten, or that came back at zero, for whom they are exported to.
+    /// The last figures of names that are forgotten or came back at zero, with the entry under which they are exported.
     forgotten: Vec<(Arc<Entry<E>>, TaskSnapshot)>,
     /// What was counted under the names that are not in the listing.
     totals: Vitals,

@@ -137,7 +137,7 @@ fn write_histogram(
         write_sample(text, (name, "_bucket"), metric.get_label(), Some(bound))?;
         write!(text, " {cumulative}")?;
         let inside = |exemplar: &&Exemplar| below.0 < exemplar.seconds && exemplar.seconds <= bound;
-        // Of several, where the boundaries are others than those that they were kept for.
+        // A bucket of the output may hold several: exemplars are kept by the boundaries of the cell, which may differ.
         let last = exemplars.iter().filter(inside).max_by_key(|exemplar| exemplar.ended);
         // A run that has just ended may not be in the count yet.
         if let Some(Exemplar { seconds, ended, trace_id, span_id }) = last.filter(|_| cumulative > below.1) {
