@@ -7,41 +7,16 @@ use std::{
 };
 
 use opentelemetry::trace::{Span as _, Tracer as _};
-use otel_tasks::telemetry::{Protocol, SignalBalance, SignalOutcome, Telemetry};
+use otel_tasks::telemetry::{Protocol, SignalOutcome, Telemetry};
 
 use crate::{
-    BOTH,
+    BOTH, LONG, assert_balanced, end_spans,
     support::{
         otlp::{Behaviour, Raw, Receiver, closed_port, wait_for},
         process::is_child,
     },
-    under,
+    traces, under,
 };
-
-const LONG: Duration = Duration::from_secs(30);
-
-fn end_spans(telemetry: &Telemetry, count: usize) {
-    let tracer = telemetry.tracer();
-    for _ in 0..count {
-        tracer.start("one").end();
-    }
-}
-
-fn traces(telemetry: &Telemetry) -> SignalBalance {
-    telemetry.balance().snapshot().traces
-}
-
-#[track_caller]
-fn assert_balanced(balance: SignalBalance) {
-    let sum = balance.exported
-        + balance.queue_full
-        + balance.export_failed
-        + balance.too_large
-        + balance.rejected
-        + balance.after_shutdown
-        + balance.pending;
-    assert_eq!(balance.ended, sum, "{balance:?}");
-}
 
 #[test]
 fn rejected_items_are_a_line_of_their_own() {

@@ -11,35 +11,13 @@ use otel_tasks::telemetry::{
 };
 
 use crate::{
-    BOTH,
+    BOTH, LONG, assert_balanced, end_spans,
     support::otlp::{ANY, Behaviour, Receiver, closed_port, wait_for},
-    under,
+    traces, under,
 };
 
-const LONG: Duration = Duration::from_secs(30);
 /// What a loaded machine may add to a deadline.
 const MARGIN: Duration = Duration::from_millis(700);
-
-fn end_spans(telemetry: &Telemetry, count: usize) {
-    let tracer = telemetry.tracer();
-    for _ in 0..count {
-        tracer.start("burst").end();
-    }
-}
-
-fn traces(telemetry: &Telemetry) -> SignalBalance {
-    telemetry.balance().snapshot().traces
-}
-
-#[track_caller]
-fn assert_balanced(balance: SignalBalance) {
-    let sum = balance.exported
-        + balance.queue_full
-        + balance.export_failed
-        + balance.after_shutdown
-        + balance.pending;
-    assert_eq!(balance.ended, sum, "{balance:?}");
-}
 
 #[test]
 fn a_burst_of_ten_thousand_spans_loses_none_and_doubles_none() {

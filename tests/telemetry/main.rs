@@ -17,7 +17,10 @@ mod process;
 mod sdk_metrics;
 mod tail;
 
-use otel_tasks::telemetry::{Protocol, Telemetry};
+use std::time::Duration;
+
+use opentelemetry::trace::{Span as _, Tracer as _};
+use otel_tasks::telemetry::{Protocol, SignalBalance, Telemetry};
 use tracing_subscriber::prelude::*;
 
 /// Every protocol that was compiled.
@@ -30,4 +33,31 @@ const BOTH: [Protocol; 1] = [Protocol::HttpProtobuf];
 fn under<T>(telemetry: &Telemetry, run: impl FnOnce() -> T) -> T {
     support::listen();
     tracing::subscriber::with_default(tracing_subscriber::registry().with(telemetry.layer()), run)
+}
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// Ends so many spans at once.
+fn end_spans(telemetry: &Telemetry, count: usize) {
+    let tracer = telemetry.tracer();
+    for _ in 0..count {
+        tracer.start("burst").end();
+    }
+}
+
+fn traces(telemetry: &Telemetry) -> SignalBalance {
+    telemetry.balance().snapshot().traces
+}
+
+#[track_caller]
+fn assert_balanced(balance: SignalBalance) {
+    let sum = balance.exported
+        + balance.queue_full
+        + balance.export_failed
+        + balance.too_large
+        + balance.rejected
+        + balance.after_shutdown
+        + balance.buffer_full
+        + balance.pending;
+    assert_eq!(balance.ended, sum, "{balance:?}");
 }

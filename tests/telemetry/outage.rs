@@ -12,15 +12,13 @@ use opentelemetry::{
 use otel_tasks::telemetry::{Protocol, Telemetry};
 
 use crate::{
-    BOTH,
+    BOTH, LONG,
     support::{
         otlp::{Behaviour, Receiver, closed_port, wait_for},
         process::is_child,
     },
     under,
 };
-
-const LONG: Duration = Duration::from_secs(30);
 
 /// Ends a span and writes a record, two thousand times a second, for so long.
 fn work(telemetry: &Telemetry, time: Duration) -> usize {
