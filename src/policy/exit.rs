@@ -137,6 +137,11 @@ impl Exit {
         }
     }
 
+    /// Whether it is a failure that a further try cannot mend.
+    pub(crate) fn is_permanent(&self) -> bool {
+        self.failure().is_some_and(|failure| failure.class == ErrorClass::Permanent)
+    }
+
     /// One line for people: what happened, without the task's name.
     pub fn message(&self) -> String {
         match self {

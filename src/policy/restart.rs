@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use super::{
-    Backoff, ErrorClass, Exit, ExitKind,
+    Backoff, Exit, ExitKind,
     labels::{labels, serialize_as_text},
     text::{DurationText, duration},
 };
@@ -89,8 +89,7 @@ impl RestartPolicy {
             ExitKind::Panic => RestartReason::Panic,
             ExitKind::Timeout => RestartReason::Timeout,
         };
-        let permanent = exit.failure().is_some_and(|failure| failure.class == ErrorClass::Permanent);
-        if self == Self::Never || permanent { Verdict::Failed } else { Verdict::Restart(reason) }
+        if self == Self::Never || exit.is_permanent() { Verdict::Failed } else { Verdict::Restart(reason) }
     }
 }
 
@@ -205,7 +204,7 @@ pub(crate) fn check_reachable(intensity: RestartIntensity, backoff: &Backoff) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Failure, Panic};
+    use crate::policy::{ErrorClass, Failure, Panic};
 
     #[test]
     fn every_exit_under_every_policy_has_one_verdict() {

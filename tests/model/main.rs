@@ -238,6 +238,18 @@ mod shown {
         holds([spec(Deaf), on([0], Keep, Slow)], [(0, Command::Stop)]);
     }
 
+    /// Its stop is for the stall, and the error that it ends with says that no further try helps.
+    #[test]
+    fn a_stalled_task_that_ends_with_a_permanent_error_is_not_tried_again() {
+        for on_stall in [StallAction::Restart, StallAction::Escalate] {
+            let stalls = Spec { limit: 0, beats: true, retries: true, on_stall, ..spec(Slow) };
+            let rest = [(); 8].map(|()| (1, Command::NeverReady(false)));
+            let faults = [Fault::Silent, Fault::Permanent].map(|fault| (1, Command::Fault(fault)));
+            let commands: Vec<_> = faults.into_iter().chain(rest).collect();
+            holds([spec(Obedient), stalls], <[_; 10]>::try_from(commands).expect("ten"));
+        }
+    }
+
     #[test]
     fn a_finished_task_begins_again_when_those_that_rest_on_it_are_down() {
         holds([spec(Obedient), on([0], Stop, Slow)], [(0, Command::Fault(Fault::Ok)), (0, Command::Restart)]);

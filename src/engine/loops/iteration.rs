@@ -17,7 +17,7 @@ use crate::{
         shared::Shared,
         supervision::supervised::Supervised,
     },
-    policy::{ErrorClass, Exit, Failure},
+    policy::{Exit, Failure},
     run::{Begin, Ended, Guarded, Rules, Run},
     timetable::{Begins, OverlapPolicy, Trigger},
 };
@@ -194,7 +194,6 @@ impl Living {
         }
         // The whole life is late, not this iteration alone.
         let is_late = failed && self.life.is_late();
-        let is_permanent = exit.failure().is_some_and(|failure| failure.class == ErrorClass::Permanent);
         if let Some(hook) = &self.parts.after_iteration {
             self.hook("after_iteration", hook(outcome.clone())).await;
         }
@@ -202,7 +201,7 @@ impl Living {
             Some(hook) if failed => self.hook("on_error", hook(outcome)).await,
             _ => None,
         };
-        let goes_on = !is_late && !is_permanent && decided != Some(OnError::End);
+        let goes_on = !is_late && !exit.is_permanent() && decided != Some(OnError::End);
         Settled { exit, span_context, goes_on }
     }
 

@@ -941,14 +941,17 @@ impl Core {
         began: Instant,
         restart_due: Option<Instant>,
     ) -> Step {
+        // A permanent error gives the task up for good, also where the run ends with it while it is stopped.
+        let is_permanent = end.as_ref().is_some_and(|end| end.exit.is_permanent());
+        let given_up = if is_permanent { GivenUp::ForGood } else { GivenUp::AsSet };
         match wish {
             // Whatever it ended with, nothing begins again during a shutdown.
             _ if self.shared.tracker.is_staged() => Step::Outlive { over: None, then: Then::Leave },
             Some(Wish::Leave) => Step::Outlive { over: None, then: Then::Leave },
             Some(Wish::Stop) => Step::Outlive { over: None, then: Then::Stopped },
             Some(Wish::Pause) => self.paused(),
-            Some(Wish::GiveUpStalled) => self.gave_up("stalled", GivenUp::AsSet),
-            Some(Wish::GiveUpGroup) => self.gave_up(GROUP_LIMIT, GivenUp::AsSet),
+            Some(Wish::GiveUpStalled) => self.gave_up("stalled", given_up),
+            Some(Wish::GiveUpGroup) => self.gave_up(GROUP_LIMIT, given_up),
             Some(Wish::Yield(Yield { stays_down: true, .. })) => {
                 Step::Outlive { over: None, then: Then::Stopped }
             }
@@ -957,12 +960,12 @@ impl Core {
             Some(Wish::Restart(reason))
                 if reason.counts() && self.supervised.spec.policy == RestartPolicy::Never =>
             {
-                self.gave_up("not to be restarted after it stalled", GivenUp::AsSet)
+                self.gave_up("not to be restarted after it stalled", given_up)
             }
             Some(Wish::Restart(reason))
                 if reason.counts() && (self.is_retrying() || self.limit_reached()) =>
             {
-                self.gave_up("stalled too often", GivenUp::AsSet)
+                self.gave_up("stalled too often", given_up)
             }
             Some(Wish::Restart(reason)) => Step::Await(Some(reason)),
             None => match restart_due {
