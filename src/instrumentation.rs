@@ -159,22 +159,24 @@ impl InstrumentationCheck {
 
 /// What is known of one signal.
 fn signal(f: &mut fmt::Formatter<'_>, export: &SignalExport, items: &str, none: &str) -> fmt::Result {
-    let SignalExport { targets, off, ended, delivered, pending, lost, failure } = export;
+    let SignalExport { targets, off, ended, delivered, pending, lost, rejected_points, failure, loss } =
+        export;
     if let Some(off) = off {
         return write!(f, "OFF: {off}");
     }
     let targets = Plain(targets.join(" and "));
-    match failure.as_ref().map(Plain) {
-        Some(failure) => write!(f, "NOT delivered to {targets}: {failure}")?,
-        None if export.is_exported() => write!(f, "exported to {targets}")?,
-        None => write!(f, "NOT taken by {targets}")?,
+    match (failure.as_ref().map(Plain), loss.as_ref().map(Plain)) {
+        (Some(failure), _) => write!(f, "NOT delivered to {targets}: {failure}")?,
+        (None, Some(loss)) => write!(f, "exported to {targets}, NOT in full: {loss}")?,
+        (None, None) if export.is_exported() => write!(f, "exported to {targets}")?,
+        (None, None) => write!(f, "NOT taken by {targets}")?,
     }
     if *ended == 0 {
         return write!(f, ": {none}");
     }
-    let mark = if failure.is_some() { ';' } else { ':' };
+    let mark = if failure.is_some() || loss.is_some() { ';' } else { ':' };
     write!(f, "{mark} {delivered} of {ended} {items} delivered")?;
-    for (count, what) in [(pending, "pending"), (lost, "lost")] {
+    for (count, what) in [(pending, "pending"), (lost, "lost"), (rejected_points, "data points rejected")] {
         if *count > 0 {
             write!(f, ", {count} {what}")?;
         }

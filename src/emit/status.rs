@@ -33,8 +33,12 @@ pub struct SignalExport {
     pub pending: u64,
     /// Items that were lost: refused by a full queue or by the receiver, or given up.
     pub lost: u64,
-    /// Why the last attempt failed; `None` if it succeeded.
+    /// Data points that the receiver rejected; they are no items.
+    pub rejected_points: u64,
+    /// Why nothing of the last request was taken; `None` if something was.
     pub failure: Option<String>,
+    /// Why a part of the last request was lost; `None` if all of it was taken.
+    pub loss: Option<String>,
 }
 
 impl SignalExport {

@@ -25,7 +25,7 @@ use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use super::{
     ledger::{Ledger, SignalBalance, Trend},
     settings::{BatchSettings, capped},
-    transport::Failure,
+    transport::{Cause, Failure},
     weight::Weighs,
 };
 use crate::{contract, run::catch};
@@ -80,8 +80,15 @@ struct State<T> {
     is_superseded: bool,
     /// How often another attempt was waited for, ever.
     waits: u64,
+    /// Whether the batch on its way has failed once and waits for another attempt.
+    is_waited: bool,
     last_error: Option<String>,
+    /// Why nothing of the last request was taken, or the last attempt failed.
     failing: Option<Failure>,
+    /// Why a part of the last batch was lost.
+    loss: Option<Failure>,
+    /// Whether something was lost of which no line was written.
+    unreported: bool,
     trend: Trend,
 }
 
@@ -97,9 +104,9 @@ pub(super) struct Settled {
     pub(super) exported: u64,
     pub(super) failed: u64,
     pub(super) too_large: u64,
-    /// Rejected inside of a request that was taken.
+    /// Rejected inside of a request that was taken; a collection, if each of its data points was.
     pub(super) rejected: u64,
-    /// Rejected data points of a collection that was taken.
+    /// Rejected data points.
     pub(super) rejected_points: u64,
     /// The last failure, if anything was lost.
     pub(super) error: Option<Failure>,
@@ -146,7 +153,7 @@ impl<T> fmt::Debug for Batcher<T> {
 }
 
 impl<T: Weighs + Send + 'static> Batcher<T> {
-    /// Starts a thread which calls `export` for one batch of `items` after another. `export` must not panic.
+    /// Starts a thread which calls `export` for one batch of `items` after another. A batch with which `export` panics is lost.
     pub(super) fn start(
         items: &'static str,
         settings: BatchSettings,
@@ -172,8 +179,11 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
             superseded: 0,
             is_superseded: false,
             waits: 0,
+            is_waited: false,
             last_error: None,
             failing: None,
+            loss: None,
+            unreported: false,
             trend: Trend::new(items),
         };
         let shared = Arc::new(Shared {
@@ -188,16 +198,24 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
             // Nothing that exporting does may be exported.
             let _suppressed = opentelemetry::Context::enter_telemetry_suppressed_scope();
             let mut losses = Losses { items, ..Losses::default() };
-            while let Some(batch) = worker.next_batch() {
-                let count = batch.len() as u64;
-                let settled = export(batch, &*worker);
-                let words = settled.words.clone();
-                let is_too_large = settled.too_large > 0;
-                let (tally, error) = worker.settle(count, settled);
+            while let Some(batch) = worker.next() {
+                let mut words = String::new();
+                let mut error = None;
+                if let Some(batch) = batch {
+                    let count = batch.len() as u64;
+                    let settled = catch(false, || export(batch, &*worker)).unwrap_or_else(|caught| {
+                        Settled::lost(
+                            count,
+                            Cause::Other(format!("exporting panicked: {}", caught.panic.text)),
+                            &*worker,
+                        )
+                    });
+                    words = settled.words.clone();
+                    error = worker.settle(count, settled);
+                }
+                let tally = worker.lock().tally;
                 // A subscriber of the user's may panic.
-                let _ = catch(false, || {
-                    losses.report(&tally, &worker.settings, error.as_ref().filter(|_| is_too_large), &words)
-                });
+                let _ = catch(false, || losses.report(&tally, &worker.settings, error.as_ref(), &words));
             }
         })?;
         Ok(Self { shared })
@@ -205,17 +223,28 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
 
     /// Queues an item, or counts why not. Never blocks on an export.
     pub(super) fn push(&self, item: T) {
+        // Counted, and reported by the worker.
+        let _ = self.admit(item);
+    }
+
+    /// # Errors
+    ///
+    /// Why the item was not queued.
+    fn admit(&self, item: T) -> Result<(), &'static str> {
         let shared = &*self.shared;
         let (settings, weight) = (&shared.settings, item.weight());
         let mut state = shared.lock();
         state.tally.ended += 1;
         if state.closed {
             state.tally.after_shutdown += 1;
-            return;
+            return Err("telemetry was shut down");
         }
         if weight > settings.batch_bytes {
             state.tally.too_large += 1;
-            return;
+            state.unreported = true;
+            drop(state);
+            shared.work.notify_one();
+            return Err("it is larger than a batch");
         }
         // Dropped after the lock.
         let older = match shared.persistence {
@@ -224,13 +253,14 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
         };
         if state.queued >= settings.queue || state.bytes + weight > settings.bytes {
             state.tally.queue_full += 1;
+            state.unreported = true;
             // Who waits to try again must not wait on.
             let first = !std::mem::replace(&mut state.full, true);
             drop(state);
             if first {
                 shared.work.notify_one();
             }
-            return;
+            return Err("the queue is full");
         }
         state.queued += 1;
         state.bytes += weight;
@@ -254,27 +284,37 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
         if wake {
             shared.work.notify_one();
         }
+        Ok(())
     }
 
     /// Waits until everything queued so far has been exported or has failed. A receiver that has never taken anything is
     /// waited for no longer than the next attempt, which costs nothing: what was queued stays so.
     pub(super) fn flush(&self, timeout: Duration) -> OTelSdkResult {
-        let mark = self.shared.lock().mark();
-        self.settle_within(mark, timeout, |state| state.delivered)
+        let lost = self.shared.lock().lost();
+        let mut before = None;
+        self.settle_within(timeout, |state, _| {
+            state.waits > *before.get_or_insert(state.waits) && !state.delivered
+        })?;
+        self.shared.lock().loss_since(lost)
     }
 
-    /// Queues an item and waits until it has been exported or has failed, but for no longer than one attempt.
+    /// Queues an item and waits until it, or a newer one that took its place, has been exported or has failed, but for no longer than
+    /// one attempt. Returns what became of that item alone.
     pub(super) fn push_and_wait(&self, item: T, timeout: Duration) -> OTelSdkResult {
-        let mark = self.shared.lock().mark();
-        self.push(item);
-        self.settle_within(mark, timeout, |_| false)
+        self.admit(item).map_err(|why| OTelSdkError::InternalFailure(why.to_owned()))?;
+        self.settle_within(timeout, |state, target| state.taken >= target && state.is_waited)?;
+        let state = self.shared.lock();
+        match &state.failing {
+            Some(failure) => Err(OTelSdkError::InternalFailure(failure.to_string())),
+            None => Ok(()),
+        }
     }
 
+    /// Waits until what is queued now is settled, or until `gives_up` of the state and the number of the last item.
     fn settle_within(
         &self,
-        Mark { lost, waits }: Mark,
         timeout: Duration,
-        persist: impl Fn(&State<T>) -> bool,
+        mut gives_up: impl FnMut(&State<T>, u64) -> bool,
     ) -> OTelSdkResult {
         let deadline = Instant::now() + capped(timeout);
         let shared = &*self.shared;
@@ -284,18 +324,14 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
         state.flushes += 1;
         shared.work.notify_one();
         while state.settled < target && !state.finished {
-            if state.waits > waits && !persist(&state) {
-                break;
+            if gives_up(&state, target) {
+                let failure = state.failing.as_ref().map(Failure::to_string);
+                return Err(OTelSdkError::InternalFailure(failure.unwrap_or_default()));
             }
             state =
                 shared.wait_until(&shared.progress, state, deadline).ok_or(OTelSdkError::Timeout(timeout))?;
         }
-        if state.settled < target && !state.finished {
-            return Err(OTelSdkError::InternalFailure(
-                state.failing.as_ref().map(Failure::to_string).unwrap_or_default(),
-            ));
-        }
-        state.loss_since(lost)
+        Ok(())
     }
 
     /// Admits nothing more; true the first time.
@@ -355,8 +391,8 @@ impl<T> Shared<T> {
         Some(condvar.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0)
     }
 
-    /// Waits for the next batch; `None` ends the worker.
-    fn next_batch(&self) -> Option<Vec<T>> {
+    /// Waits for the next batch, or for a loss to report (`Some(None)`). `None` ends the worker.
+    fn next(&self) -> Option<Option<Vec<T>>> {
         let mut state = self.lock();
         let mut due = Instant::now() + self.settings.delay;
         loop {
@@ -372,8 +408,11 @@ impl<T> Shared<T> {
                 state.queued -= items.len();
                 state.bytes -= bytes;
                 state.taken += items.len() as u64;
-                state.full = false;
-                return Some(items);
+                (state.full, state.unreported, state.is_waited) = (false, false, false);
+                return Some(Some(items));
+            }
+            if std::mem::take(&mut state.unreported) {
+                return Some(None);
             }
             if state.closed {
                 break;
@@ -392,8 +431,8 @@ impl<T> Shared<T> {
         None
     }
 
-    /// Counts a batch; returns the counts, and the failure that lost a part of it.
-    fn settle(&self, count: u64, settled: Settled) -> (SignalBalance, Option<Failure>) {
+    /// Counts a batch; returns the failure that lost a part of it.
+    fn settle(&self, count: u64, settled: Settled) -> Option<Failure> {
         let mut state = self.lock();
         state.settled += count;
         if std::mem::take(&mut state.is_superseded) {
@@ -405,13 +444,16 @@ impl<T> Shared<T> {
         tally.too_large += settled.too_large;
         tally.rejected += settled.rejected;
         tally.rejected_points = tally.rejected_points.saturating_add(settled.rejected_points);
-        let tally = *tally;
         if let Some(error) = &settled.error {
             state.last_error = Some(error.to_string());
         }
+        if settled.exported > 0 || settled.error.is_some() {
+            state.failing = settled.error.clone().filter(|_| settled.exported == 0);
+            state.loss = settled.error.clone();
+        }
         drop(state);
         self.progress.notify_all();
-        (tally, settled.error)
+        settled.error
     }
 }
 
@@ -453,7 +495,13 @@ impl<T> Waiting for Shared<T> {
         if state.full {
             return Patience::GiveUp;
         }
+        // Who waits for the newer one waits for its own attempt.
+        if superseded(&state) {
+            state.is_superseded = true;
+            return Patience::GiveUp;
+        }
         state.waits += 1;
+        state.is_waited = true;
         self.progress.notify_all();
         let flushes = state.flushes;
         let began = Instant::now();
@@ -490,29 +538,17 @@ impl<T> Waiting for Shared<T> {
     }
 }
 
-/// A moment, to tell what came after it.
-struct Mark {
-    lost: u64,
-    waits: u64,
-}
-
 impl<T> State<T> {
-    fn mark(&self) -> Mark {
-        Mark { lost: self.lost(), waits: self.waits }
-    }
-
     /// What was lost in an export and is not said again.
     fn lost(&self) -> u64 {
         self.tally.lost_in_export() - self.superseded
     }
 
-    /// Removes what waits, which counts as failed: a newer item says it again.
+    /// Removes what waits, which counts as failed: a newer item says it again. Who waits for it waits for that one.
     fn displace(&mut self) -> VecDeque<Chunk<T>> {
         let count = self.queued as u64;
         self.tally.export_failed += count;
         self.superseded += count;
-        self.taken += count;
-        self.settled += count;
         (self.queued, self.bytes) = (0, 0);
         std::mem::take(&mut self.chunks)
     }
@@ -558,7 +594,7 @@ impl Losses {
         }
         if doubled(&mut self.too_large, tally.too_large) {
             let (count, bound) = (tally.too_large, settings.batch_bytes);
-            match error {
+            match error.filter(|error| matches!(error.cause, Cause::TooLarge(_))) {
                 Some(error) => {
                     tracing::warn!(target: contract::SCOPE, "{count} {items} were too large: {error}")
                 }
@@ -586,6 +622,10 @@ impl<T: Weighs + Send + 'static> Ledger for Batcher<T> {
 
     fn failure(&self) -> Option<String> {
         self.shared.lock().failing.as_ref().map(Failure::reason)
+    }
+
+    fn loss(&self) -> Option<String> {
+        self.shared.lock().loss.as_ref().map(Failure::reason)
     }
 }
 

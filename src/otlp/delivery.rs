@@ -152,14 +152,27 @@ enum End {
 
 impl Settled {
     fn take(&mut self, part: &Parcel, rejected: u64, words: &str) {
+        let (of, items) = match part.signal {
+            // Counted where it matters alone: the request has to be read again for it.
+            Signal::Metrics => (if rejected > 0 { part.points() } else { None }, "data points"),
+            Signal::Traces => (Some(part.items), "spans"),
+            Signal::Logs => (Some(part.items), "records"),
+        };
+        let count = rejected.min(of.unwrap_or(u64::MAX));
         if part.signal == Signal::Metrics {
-            // Of a collection that was split, every part must be taken: the last one decides.
-            self.rejected_points = self.rejected_points.saturating_add(rejected);
-            self.exported = u64::from(self.failed + self.too_large == 0);
+            self.rejected_points = self.rejected_points.saturating_add(count);
+            if self.failed + self.too_large == 0 {
+                // Of a collection that was split, every part must be taken; and something of it.
+                let is_taken = self.exported > 0 || count == 0 || of != Some(count);
+                (self.exported, self.rejected) = (u64::from(is_taken), u64::from(!is_taken));
+            }
         } else {
-            let rejected = rejected.min(part.items);
-            self.rejected += rejected;
-            self.exported += part.items - rejected;
+            self.rejected += count;
+            self.exported += part.items - count;
+        }
+        if rejected > 0 {
+            let failure = Failure::new(&"".into(), Cause::Rejected { count, of, items }).saying(words);
+            self.error.get_or_insert(failure);
         }
         if !words.is_empty() {
             self.words = words.to_owned();
@@ -179,7 +192,7 @@ impl Settled {
     fn lose(&mut self, part: &Parcel, failure: Failure, count: impl FnOnce(&mut Self) -> &mut u64) {
         if part.signal == Signal::Metrics {
             // One item, however many of its parts are lost.
-            (self.exported, self.failed, self.too_large) = (0, 0, 0);
+            (self.exported, self.failed, self.too_large, self.rejected) = (0, 0, 0, 0);
             *count(self) = 1;
         } else {
             *count(self) += part.items;

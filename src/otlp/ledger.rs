@@ -40,7 +40,8 @@ pub struct SignalBalance {
     pub export_failed: u64,
     /// Items that are larger than a batch, or that the receiver refused as too large when they were alone in a request.
     pub too_large: u64,
-    /// Spans and records that the receiver rejected in a request that it took otherwise: OTLP's *partial success*.
+    /// Spans and records that the receiver rejected in a request that it took otherwise: OTLP's *partial success*. Also
+    /// collections of which it rejected every data point.
     pub rejected: u64,
     /// Items that ended after the shutdown.
     pub after_shutdown: u64,
@@ -49,7 +50,7 @@ pub struct SignalBalance {
     pub buffer_full: u64,
     /// Items that are queued or on their way.
     pub pending: u64,
-    /// Data points that the receiver rejected in collections of metrics that it took. They are no items of the balance.
+    /// Data points that the receiver rejected. They are no items of the balance.
     pub rejected_points: u64,
 }
 
@@ -97,8 +98,11 @@ impl BalanceSnapshot {
 pub(super) trait Ledger: Send + Sync {
     fn read(&self) -> SignalBalance;
 
-    /// Why the last attempt failed; `None` if it succeeded.
+    /// Why nothing of the last request was taken; `None` if something was.
     fn failure(&self) -> Option<String>;
+
+    /// Why a part of the last request was lost; `None` if all of it was taken.
+    fn loss(&self) -> Option<String>;
 }
 
 /// A handle on the counts of what was sent and what was not; cheap to clone, and valid after the shutdown.
@@ -133,7 +137,8 @@ impl Balance {
             ("queue_full", |counts| counts.queue_full),
             ("export_failed", |counts| counts.export_failed),
             ("too_large", |counts| counts.too_large),
-            ("rejected", |counts| counts.rejected + counts.rejected_points),
+            // Of metrics it is data points, of which a rejected collection has one at least.
+            ("rejected", |counts| counts.rejected.max(counts.rejected_points)),
             ("after_shutdown", |counts| counts.after_shutdown),
             ("buffer_full", |counts| counts.buffer_full),
         ];

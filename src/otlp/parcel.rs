@@ -69,6 +69,12 @@ impl Parcel {
         }
     }
 
+    /// The number of data points of a collection; `None` where they cannot be counted.
+    pub(super) fn points(&self) -> Option<u64> {
+        let mut request = ExportMetricsServiceRequest::decode(self.body.clone()).ok()?;
+        self.encoding.is_none().then(|| request.keep(&mut |_| true) as u64)
+    }
+
     fn halves<R: Splits>(&self) -> Option<[Self; 2]> {
         let whole = R::decode(self.body.clone()).ok()?;
         let count = whole.clone().keep(&mut |_| true);

@@ -79,7 +79,7 @@ impl TelemetryReport {
                 queue_full: counts.queue_full,
                 export_failed: counts.export_failed,
                 too_large: counts.too_large,
-                rejected: counts.rejected + counts.rejected_points,
+                rejected: counts.rejected.max(counts.rejected_points),
                 buffer_full: counts.buffer_full,
                 undelivered: counts.pending + counts.after_shutdown,
                 outcome,

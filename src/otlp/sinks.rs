@@ -28,21 +28,27 @@ impl<E> Receiver<E> {
     fn deliver(&mut self, items: u64, encoded: Result<Parcel, String>, waiting: &dyn Waiting) -> Settled {
         match encoded {
             Ok(parcel) => self.delivery.deliver(parcel, waiting),
-            Err(text) => Settled::lost(items, Cause::Encoding(text)),
+            Err(text) => Settled::lost(items, Cause::Encoding(text), waiting),
         }
     }
 }
 
 impl Settled {
-    fn lost(items: u64, cause: Cause) -> Self {
-        Self { failed: items, error: Some(Failure::new(&"".into(), cause)), ..Self::default() }
+    /// A batch that was lost on this side.
+    pub(super) fn lost(items: u64, cause: Cause, waiting: &dyn Waiting) -> Self {
+        let failure = Failure::new(&"".into(), cause);
+        waiting.failed(&failure);
+        Self { failed: items, error: Some(failure), ..Self::default() }
     }
 
     /// What is counted where there is no receiver.
-    fn printed(items: u64, printed: Result<(), String>) -> Self {
+    fn printed(items: u64, printed: Result<(), Cause>, waiting: &dyn Waiting) -> Self {
         match printed {
-            Ok(()) => Self { exported: items, ..Self::default() },
-            Err(text) => Self::lost(items, Cause::Console(text)),
+            Ok(()) => {
+                waiting.delivered();
+                Self { exported: items, ..Self::default() }
+            }
+            Err(cause) => Self::lost(items, cause, waiting),
         }
     }
 }
@@ -75,7 +81,7 @@ impl SpanSink {
                 let encoded = receiver.encoder.encode(batch);
                 receiver.deliver(items, encoded, waiting)
             }
-            None => Settled::printed(items, printed),
+            None => Settled::printed(items, printed.map_err(Cause::Console), waiting),
         }
     }
 }
@@ -110,7 +116,7 @@ impl RecordSink {
                 drop(batch);
                 receiver.deliver(items, encoded, waiting)
             }
-            None => Settled::printed(items, printed),
+            None => Settled::printed(items, printed.map_err(Cause::Console), waiting),
         }
     }
 }
@@ -159,8 +165,8 @@ impl MetricSink {
         let Some(Collection(collection)) = batch.into_iter().next() else { return Settled::default() };
         match (collection, &mut self.0) {
             (Ok(Some(parcel)), Some(delivery)) => delivery.deliver(parcel, waiting),
-            (Ok(_), _) => Settled { exported: 1, ..Settled::default() },
-            (Err(cause), _) => Settled::lost(1, cause),
+            (Ok(_), _) => Settled::printed(1, Ok(()), waiting),
+            (Err(cause), _) => Settled::printed(1, Err(cause), waiting),
         }
     }
 }

@@ -51,7 +51,8 @@ impl SignalPlan {
             (export.ended, export.delivered, export.pending) =
                 (counts.ended, counts.exported, counts.pending);
             export.lost = counts.ended - counts.exported - counts.pending;
-            export.failure = ledger.failure();
+            export.rejected_points = counts.rejected_points;
+            (export.failure, export.loss) = (ledger.failure(), ledger.loss());
         }
         export
     }

@@ -198,4 +198,8 @@ impl Ledger for KeepingLedger {
     fn failure(&self) -> Option<String> {
         self.queue.failure()
     }
+
+    fn loss(&self) -> Option<String> {
+        self.queue.loss()
+    }
 }

@@ -12,7 +12,10 @@ mod http;
 #[cfg(feature = "tls")]
 mod tls;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hyper::{
     HeaderMap,
@@ -58,9 +61,10 @@ impl Transport {
     }
 
     fn attempt_within(&self, limit: Duration, parcel: &Parcel) -> Answer {
+        let until = Instant::now() + limit;
         let attempt = async {
             match &self.kind {
-                Kind::Http(http) => http.send(parcel).await,
+                Kind::Http(http) => http.send(parcel, until).await,
                 #[cfg(feature = "otlp-grpc")]
                 Kind::Grpc(grpc) => grpc.send(parcel).await,
             }

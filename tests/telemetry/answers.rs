@@ -67,6 +67,23 @@ fn a_request_of_which_everything_is_rejected_delivers_nothing() {
     }
 }
 
+/// A receiver may answer in JSON, whatever it was sent.
+#[test]
+fn rejected_items_are_read_from_json() {
+    let receiver = Receiver::start(Protocol::HttpProtobuf);
+    receiver.set_behaviour(raw(
+        200,
+        JSON,
+        r#"{"partialSuccess":{"rejectedSpans":"2","errorMessage":"too old"}}"#,
+    ));
+    let telemetry = receiver.telemetry("json").build().expect("telemetry");
+    end_spans(&telemetry, 5);
+    let flushed = telemetry.tracer_provider().force_flush().expect_err("two were rejected").to_string();
+    assert!(flushed.contains("the receiver rejected 2 of 5 spans"), "{flushed}");
+    let balance = traces(&telemetry);
+    assert_eq!((balance.exported, balance.rejected), (3, 2), "{balance:?}");
+}
+
 fn raw(status: u16, headers: &'static [(&'static str, &'static str)], body: &'static str) -> Behaviour {
     Behaviour::Raw(Raw { status, headers, body })
 }
@@ -399,6 +416,53 @@ fn an_answer_in_drips_is_given_up_and_the_spans_are_kept() {
     let flushed = telemetry.tracer_provider().force_flush().expect_err("no answer").to_string();
     assert!(flushed.contains("no answer within 300ms"), "{flushed}");
     assert_eq!(traces(&telemetry).pending, 1, "a flush that fails loses nothing");
+}
+
+/// The status of an error says what to do, whatever becomes of its body.
+#[test]
+fn an_errors_body_need_not_be_readable() {
+    /// What follows the head of an error.
+    type Rest = fn(&mut std::net::TcpStream);
+    let breaks_off: Rest = |stream| drop(stream.write_all(b"short"));
+    let endless: Rest = |stream| while stream.write_all(&[b'x'; 65_536]).is_ok() {};
+    let drips: Rest = |stream| {
+        for _ in 0..100 {
+            std::thread::sleep(Duration::from_millis(100));
+            if stream.write_all(b"x").is_err() {
+                return;
+            }
+        }
+    };
+    for (kind, rest) in [("breaks off", breaks_off), ("is endless", endless), ("drips", drips)] {
+        for (status, sent) in [("400 Bad Request", 1), ("413 Content Too Large", 3)] {
+            let requests = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+            let counted = requests.clone();
+            let server = server(move |mut stream| {
+                counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                std::thread::spawn(move || {
+                    let _ = stream.read(&mut [0; 16_384]);
+                    let head = format!("HTTP/1.1 {status}\r\ncontent-length: 1000000000\r\n\r\n");
+                    let _ = stream.write_all(head.as_bytes());
+                    rest(&mut stream);
+                });
+            });
+            let telemetry = Telemetry::builder()
+                .env(|name| (name == "OTEL_BSP_EXPORT_TIMEOUT").then(|| "1000".to_owned()))
+                .endpoint(format!("http://{server}"))
+                .build()
+                .expect("telemetry");
+            end_spans(&telemetry, 2);
+            let flushed = telemetry.tracer_provider().force_flush().expect_err("an error").to_string();
+            let balance = traces(&telemetry);
+            assert_eq!(balance.pending, 0, "a {status} whose body {kind}: {flushed}, {balance:?}");
+            assert_eq!(balance.export_failed + balance.too_large, 2, "{flushed}, {balance:?}");
+            assert_eq!(
+                requests.load(std::sync::atomic::Ordering::SeqCst),
+                sent,
+                "a {status} whose body {kind}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use otel_tasks::{
 };
 
 use crate::{
-    BOTH,
+    BOTH, end_spans,
     support::otlp::{Behaviour, Receiver, closed_port},
     under,
 };
@@ -124,6 +124,48 @@ fn what_does_not_leave_the_process_is_said_with_its_reason() {
     );
 }
 
+/// A loss that the receiver calls a success, and one after another delivery.
+#[test]
+fn what_is_lost_without_a_failed_request_is_said() {
+    for protocol in BOTH {
+        let receiver = Receiver::start(protocol);
+        let telemetry = build(receiver.telemetry("lost"));
+        assert!(check(&telemetry, true).is_complete());
+
+        receiver.set_behaviour(Behaviour::Reject(1_000_000));
+        let rejected = check(&telemetry, true);
+        assert!(!rejected.is_complete(), "{rejected}");
+        let endpoint = telemetry.endpoints().next().expect("traces").1.to_owned();
+        let line = format!("traces: NOT delivered to {endpoint}: the receiver rejected ");
+        assert!(rejected.to_string().contains(&line), "{line}\n{rejected}");
+        let endpoint = telemetry.endpoints().nth(1).expect("metrics").1.to_owned();
+        let line = format!("metrics: NOT delivered to {endpoint}: the receiver rejected ");
+        assert!(rejected.to_string().contains(&line), "{line}\n{rejected}");
+        assert!(rejected.to_string().contains(" data points rejected"), "{rejected}");
+        let export = rejected.export.as_ref().expect("telemetry");
+        assert!(export.traces.failure.is_some() && export.metrics.failure.is_some(), "{export:?}");
+        assert_eq!(export.metrics.lost, 1, "a collection of which nothing was taken");
+
+        receiver.set_behaviour(Behaviour::Reject(1));
+        let part = check(&telemetry, true);
+        assert!(
+            part.export.as_ref().is_some_and(|export| export.metrics.is_exported()),
+            "most of it: {part}"
+        );
+        let line = format!("metrics: exported to {endpoint}, NOT in full: the receiver rejected 1 of ");
+        assert!(part.to_string().contains(&line), "{line}\n{part}");
+
+        receiver.set_behaviour(Behaviour::AtMost(1));
+        let large = check(&telemetry, true);
+        assert!(!large.is_complete(), "{large}");
+        assert!(large.to_string().contains("is too large for the receiver"), "{large}");
+
+        receiver.set_behaviour(Behaviour::Ok);
+        let well = check(&telemetry, true);
+        assert!(well.is_complete() && !well.to_string().contains("NOT"), "{well}");
+    }
+}
+
 #[test]
 fn telemetry_that_has_ended_is_said_by_its_layer() {
     let receiver = Receiver::start(Protocol::HttpProtobuf);
@@ -201,6 +243,13 @@ fn each_line_of_the_documentation_is_one_that_is_printed() {
     }
     note(&check(&build(otel_tasks::Telemetry::builder().env(|_| None).export_if_configured()), false));
     note(&check(&build(receiver.telemetry("nobody").endpoint(&closed)), true));
+    receiver.set_behaviour(Behaviour::Reject(1));
+    let rejected = build(receiver.telemetry("rejected"));
+    note(&check(&rejected, true));
+    end_spans(&rejected, 2);
+    let _ = rejected.tracer_provider().force_flush();
+    note(&under(&rejected, || TaskManager::new().check_instrumentation()));
+    receiver.set_behaviour(Behaviour::Ok);
     let telemetry = build(receiver.telemetry("early"));
     note(&under(&telemetry, || TaskManager::new().check_instrumentation()));
     note(&check(&telemetry, false));

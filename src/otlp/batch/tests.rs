@@ -159,10 +159,7 @@ impl std::io::Write for Lines {
 
 #[test]
 fn a_failing_export_is_one_line_and_refusals_are_one_each_time_they_have_doubled() {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let log = tracing_subscriber::fmt().without_time().with_ansi(false).with_target(false);
-    let log = tracing::Dispatch::new(log.with_writer(move || writer.clone()).finish());
+    let (log, lines) = log();
     // While there is but one, `tracing` asks whatever thread comes first what a callsite is worth.
     let _another = tracing::Dispatch::new(tracing_subscriber::registry());
     let (seen_tx, seen) = mpsc::channel();
@@ -377,4 +374,116 @@ fn the_end_waits_for_a_receiver_that_took_something_before_and_not_for_another()
     assert!(batcher.close(SOON).is_ok());
     assert_eq!(batcher.read().exported, 2);
     assert!(comes_back.join().is_ok());
+}
+
+/// A log to look at, and the lines that were written to it.
+fn log() -> (tracing::Dispatch, Lines) {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let log = tracing_subscriber::fmt().without_time().with_ansi(false).with_target(false);
+    (tracing::Dispatch::new(log.with_writer(move || writer.clone()).finish()), lines)
+}
+
+#[test]
+fn a_loss_is_reported_also_if_nothing_follows() {
+    let (log, lines) = log();
+    let _another = tracing::Dispatch::new(tracing_subscriber::registry());
+    let settings = BatchSettings { batch_bytes: 40, ..settings(10, 1) };
+    let batcher =
+        Batcher::start("tests", settings, Persistence::WhileThereIsRoom, move |batch: Vec<u32>, waiting| {
+            std::mem::forget(tracing::dispatcher::set_default(&log));
+            settled(batch.len(), Ok(()), waiting)
+        });
+    let batcher = batcher.unwrap_or_else(|error| panic!("{error}"));
+    batcher.push(1);
+    assert!(batcher.flush(SOON).is_ok());
+    batcher.push(41);
+    let written =
+        || String::from_utf8_lossy(&lines.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned();
+    let line = " WARN 1 tests were too large: more than the 40 B of a batch\n";
+    assert!(is_soon(|| written() == line), "{}", written());
+    [41, 41].into_iter().for_each(|item| batcher.push(item));
+    assert!(batcher.close(SOON).is_ok());
+    assert!(
+        is_soon(|| written().ends_with("3 tests were too large: more than the 40 B of a batch\n")),
+        "{}",
+        written()
+    );
+}
+
+#[test]
+fn a_panic_of_an_export_loses_its_batch_and_nothing_else() {
+    let batcher =
+        Batcher::start("test", settings(10, 1), Persistence::WhileThereIsRoom, |batch: Vec<u32>, waiting| {
+            assert!(batch != [1], "one is more than it can bear");
+            settled(batch.len(), Ok(()), waiting)
+        });
+    let batcher = batcher.unwrap_or_else(|error| panic!("{error}"));
+    batcher.push(1);
+    let flushed = batcher.flush(SOON);
+    assert!(
+        matches!(&flushed, Err(OTelSdkError::InternalFailure(text)) if text.contains("more than it can bear")),
+        "{flushed:?}"
+    );
+    assert!(
+        batcher.failure().is_some_and(|text| text.contains("exporting panicked")),
+        "{:?}",
+        batcher.failure()
+    );
+    batcher.push(2);
+    assert!(batcher.flush(SOON).is_ok());
+    assert_eq!(batcher.failure(), None);
+    let balance = batcher.read();
+    assert_eq!((balance.ended, balance.exported, balance.export_failed, balance.pending), (2, 1, 1, 0));
+    assert!(batcher.close(SOON).is_ok());
+}
+
+/// What a collection's flush returns is that collection's own, or that of the one that took its place.
+#[test]
+fn a_collection_that_is_waited_for_has_an_attempt_of_its_own() {
+    let (seen_tx, seen) = mpsc::channel();
+    let (go, go_rx) = mpsc::channel::<Verdict>();
+    let batcher = Batcher::start(
+        "test",
+        settings(10, 1),
+        Persistence::UntilTheNext,
+        move |batch: Vec<u32>, waiting| {
+            loop {
+                let _ = seen_tx.send(batch.clone());
+                match go_rx.recv().unwrap_or(Ok(())) {
+                    Ok(()) => return settled(1, Ok(()), waiting),
+                    Err(text) => waiting.failed(&failure(text)),
+                }
+                match waiting.wait(LONG, false) {
+                    Patience::Again => {}
+                    Patience::GiveUp => {
+                        return Settled { failed: 1, error: Some(failure("given up")), ..Settled::default() };
+                    }
+                    Patience::Abandoned => return Settled::default(),
+                }
+            }
+        },
+    );
+    let batcher = batcher.unwrap_or_else(|error| panic!("{error}"));
+    batcher.push(0);
+    assert_eq!(seen.recv_timeout(SOON), Ok(vec![0]), "the first is on its way");
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| batcher.push_and_wait(1, SOON));
+        assert!(is_soon(|| batcher.read().ended == 2));
+        let third = scope.spawn(|| batcher.push_and_wait(2, SOON));
+        assert!(is_soon(|| batcher.read().ended == 3));
+        go.send(Err("the first fails")).unwrap_or_default();
+        assert_eq!(seen.recv_timeout(SOON), Ok(vec![2]), "the third took the place of the second");
+        assert!(!second.is_finished() && !third.is_finished());
+        go.send(Ok(())).unwrap_or_default();
+        for flush in [second, third] {
+            assert!(flush.join().is_ok_and(|flushed| flushed.is_ok()), "the newest was taken");
+        }
+    });
+    go.send(Err("its own")).unwrap_or_default();
+    let failed = batcher.push_and_wait(3, SOON);
+    assert!(matches!(&failed, Err(OTelSdkError::InternalFailure(text)) if text == "its own"), "{failed:?}");
+    go.send(Ok(())).unwrap_or_default();
+    assert!(batcher.close(SOON).is_ok());
+    assert!(batcher.push_and_wait(4, SOON).is_err(), "it was not even queued");
 }

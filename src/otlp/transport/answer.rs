@@ -7,7 +7,6 @@ use std::{
 
 use http_body_util::BodyExt as _;
 use hyper::{HeaderMap, StatusCode, body::Incoming, header};
-use opentelemetry_http::Bytes;
 use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceResponse, metrics::v1::ExportMetricsServiceResponse,
     trace::v1::ExportTraceServiceResponse,
@@ -30,48 +29,77 @@ pub(in crate::otlp) enum Answer {
     Refused(Failure),
 }
 
-/// Responses hold an error text at most.
+/// The most bytes of an export response. It has an error text at most.
 const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
 
-/// Reads a body up to its bound; `Err(None)` beyond it.
-pub(super) async fn read(mut body: Incoming) -> Result<Bytes, Option<hyper::Error>> {
+/// The most bytes of an error's body: its status says what to do, and a line of the log shows less.
+const MAX_ERROR_BYTES: usize = 16 * 1024;
+/// The longest time that the body of an error is waited for.
+const MAX_ERROR_WAIT: Duration = Duration::from_secs(1);
+
+/// Why a body was not read to its end.
+pub(super) enum Unread {
+    TooLarge,
+    Broken(hyper::Error),
+}
+
+/// Reads the body of a success up to its bound.
+pub(super) async fn read(body: &mut Incoming) -> Result<Vec<u8>, Unread> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(Some)?;
+        let frame = frame.map_err(Unread::Broken)?;
         let Some(data) = frame.data_ref() else { continue };
         if bytes.len() + data.len() > MAX_RESPONSE_BYTES {
-            return Err(None);
+            return Err(Unread::TooLarge);
         }
         bytes.extend_from_slice(data);
     }
-    Ok(bytes.into())
+    Ok(bytes)
 }
 
-/// What an HTTP answer means, by the [specification](https://opentelemetry.io/docs/specs/otlp/#otlphttp-response).
-pub(super) fn of_http(
+/// Reads what comes of an error's body within `left`, and within its bounds.
+pub(super) async fn read_words(body: &mut Incoming, left: Duration) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let data = frame.data_ref().map(|data| &data[..]).unwrap_or_default();
+            bytes.extend_from_slice(&data[..data.len().min(MAX_ERROR_BYTES - bytes.len())]);
+            if bytes.len() == MAX_ERROR_BYTES {
+                break;
+            }
+        }
+    };
+    // What came until then is enough.
+    let _ = tokio::time::timeout(left.min(MAX_ERROR_WAIT), reading).await;
+    bytes
+}
+
+/// What a success means, by the [specification](https://opentelemetry.io/docs/specs/otlp/#otlphttp-response).
+pub(super) fn of_success(
     target: &Arc<str>,
     signal: Signal,
     status: StatusCode,
     headers: &HeaderMap,
     body: &[u8],
 ) -> Answer {
-    let code = status.as_u16();
-    if status.is_success() {
-        return match exported(signal, body, is_protobuf(headers)) {
-            Some((rejected, words)) => Answer::Taken { rejected, words },
-            None => {
-                let failure = Failure::new(target, Cause::NotAnExportResponse(code));
-                Answer::Refused(failure.saying(&String::from_utf8_lossy(body)))
-            }
-        };
+    match exported(signal, body, is_protobuf(headers)) {
+        Some((rejected, words)) => Answer::Taken { rejected, words },
+        None => {
+            let failure = Failure::new(target, Cause::NotAnExportResponse(status.as_u16()));
+            Answer::Refused(failure.saying(&String::from_utf8_lossy(body)))
+        }
     }
+}
+
+/// What another status than a success means, whatever its body.
+pub(super) fn of_status(target: &Arc<str>, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Answer {
     if status.is_redirection() {
         let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
         let location = redacted(location.unwrap_or("(no location)"));
-        return Answer::Refused(Failure::new(target, Cause::Redirect(code, location)));
+        return Answer::Refused(Failure::new(target, Cause::Redirect(status.as_u16(), location)));
     }
-    let failure = Failure::new(target, Cause::Status(code)).saying(&words(headers, body));
-    match code {
+    let failure = Failure::new(target, Cause::Status(status.as_u16())).saying(&words(headers, body));
+    match status.as_u16() {
         413 => Answer::TooLarge(failure),
         429 | 502 | 503 | 504 => Answer::Again(failure, retry_after(headers)),
         _ => Answer::Refused(failure),
@@ -89,16 +117,19 @@ fn is_protobuf(headers: &HeaderMap) -> bool {
 /// The number of rejected items and the receiver's words; `None` where `body` is not an export response.
 ///
 /// Random bytes may be read as a message of unknown fields. Those of a later version of OTLP are believed where the answer
-/// says that it is protobuf; otherwise the message must be exactly what is known.
+/// says that it is protobuf; otherwise the message must be exactly what is known. A receiver may answer in JSON all the same.
 pub(super) fn exported(signal: Signal, body: &[u8], is_protobuf: bool) -> Option<(u64, String)> {
     fn read<R: Message + Default>(body: &[u8], is_protobuf: bool) -> Option<R> {
         let response = R::decode(body).ok()?;
         (is_protobuf || response.encode_to_vec() == body).then_some(response)
     }
-    let text: String =
-        body.iter().filter(|byte| !byte.is_ascii_whitespace()).map(|&byte| char::from(byte)).collect();
-    if matches!(text.as_str(), "" | "{}" | r#"{"partialSuccess":{}}"# | r#"{"partialSuccess":null}"#) {
+    if body.iter().all(u8::is_ascii_whitespace) {
         return Some((0, String::new()));
+    }
+    if body.trim_ascii_start().starts_with(b"{") {
+        if let Some(read) = exported_in_json(signal, body) {
+            return Some(read);
+        }
     }
     let (rejected, words) = match signal {
         Signal::Traces => {
@@ -120,7 +151,42 @@ pub(super) fn exported(signal: Signal, body: &[u8], is_protobuf: bool) -> Option
     Some((u64::try_from(rejected).unwrap_or(0), words))
 }
 
-/// The message of a `google.rpc.Status`, which OTLP asks of errors, or the text as it is.
+/// [`exported`] in the [JSON encoding](https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding): fields in camel case,
+/// 64-bit numbers as text or as numbers, unknown fields ignored. The names of protobuf are read too, as protobuf's JSON mapping
+/// asks. Without a partial success the object must be empty: any service may answer with an object.
+fn exported_in_json(signal: Signal, body: &[u8]) -> Option<(u64, String)> {
+    use serde_json::Value;
+    fn field<'a>(object: &'a serde_json::Map<String, Value>, names: [&str; 2]) -> &'a Value {
+        names.iter().find_map(|name| object.get(*name)).unwrap_or(&Value::Null)
+    }
+    let Ok(Value::Object(response)) = serde_json::from_slice(body) else { return None };
+    let part = match field(&response, ["partialSuccess", "partial_success"]) {
+        Value::Object(part) => part,
+        Value::Null if response.keys().all(|key| matches!(&**key, "partialSuccess" | "partial_success")) => {
+            return Some((0, String::new()));
+        }
+        _ => return None,
+    };
+    let rejected = match signal {
+        Signal::Traces => ["rejectedSpans", "rejected_spans"],
+        Signal::Metrics => ["rejectedDataPoints", "rejected_data_points"],
+        Signal::Logs => ["rejectedLogRecords", "rejected_log_records"],
+    };
+    let rejected = match field(part, rejected) {
+        Value::Null => 0,
+        Value::Number(number) => number.as_i64()?,
+        Value::String(text) => text.parse().ok()?,
+        _ => return None,
+    };
+    let words = match field(part, ["errorMessage", "error_message"]) {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        _ => return None,
+    };
+    Some((u64::try_from(rejected).unwrap_or(0), words))
+}
+
+/// The message of a `google.rpc.Status`, which OTLP asks of errors, in protobuf or JSON; else the text as it is.
 fn words(headers: &HeaderMap, body: &[u8]) -> String {
     #[derive(Clone, PartialEq, Message)]
     struct Status {
@@ -132,6 +198,11 @@ fn words(headers: &HeaderMap, body: &[u8]) -> String {
     if is_protobuf(headers) {
         if let Ok(status) = Status::decode(body) {
             return status.message;
+        }
+    }
+    if let Ok(serde_json::Value::Object(status)) = serde_json::from_slice(body) {
+        if let Some(serde_json::Value::String(message)) = status.get("message") {
+            return message.clone();
         }
     }
     String::from_utf8_lossy(body).into_owned()

@@ -70,6 +70,12 @@ pub(in crate::otlp) enum Cause {
     NotAnExportResponse(u16),
     AnswerTooLarge,
     TooLarge(u64),
+    /// A part of a request that was taken.
+    Rejected {
+        count: u64,
+        of: Option<u64>,
+        items: &'static str,
+    },
     /// What the terminal's exporter said.
     Console(String),
     Encoding(String),
@@ -102,6 +108,10 @@ impl fmt::Display for Cause {
             }
             Self::AnswerTooLarge => f.write_str("the answer is larger than 4 MiB"),
             Self::TooLarge(bytes) => write!(f, "a single item of {bytes} B is too large for the receiver"),
+            Self::Rejected { count, of: Some(of), items } => {
+                write!(f, "the receiver rejected {count} of {of} {items}")
+            }
+            Self::Rejected { count, of: None, items } => write!(f, "the receiver rejected {count} {items}"),
             Self::Console(text) => write!(f, "the terminal: {text}"),
             Self::Encoding(text) => write!(f, "encode the request: {text}"),
         }

@@ -4,6 +4,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{self, Poll},
+    time::Instant,
 };
 
 use http_body_util::Full;
@@ -72,7 +73,8 @@ impl HttpTransport {
         Self { client, target, headers, gzip, proxy_auth }
     }
 
-    pub(super) async fn send(&self, parcel: &Parcel) -> Answer {
+    /// Makes one attempt, which is given up at `until`.
+    pub(super) async fn send(&self, parcel: &Parcel, until: Instant) -> Answer {
         let target = &self.target.shown;
         let (body, encoding) = match self.body(parcel) {
             Ok(body) => body,
@@ -97,11 +99,18 @@ impl HttpTransport {
                 return Answer::Again(Failure::new(target, cause), None);
             }
         };
-        let (parts, body) = answer.into_parts();
-        match answer::read(body).await {
-            Ok(body) => answer::of_http(target, parcel.signal, parts.status, &parts.headers, &body),
-            Err(None) => Answer::Refused(Failure::new(target, Cause::AnswerTooLarge)),
-            Err(Some(error)) => {
+        let (parts, mut body) = answer.into_parts();
+        if !parts.status.is_success() {
+            // The status decides: its words may take half of what is left.
+            let left = until.saturating_duration_since(Instant::now()) / 2;
+            let body = answer::read_words(&mut body, left).await;
+            return answer::of_status(target, parts.status, &parts.headers, &body);
+        }
+        // A success that breaks off does not say what was taken of the request.
+        match answer::read(&mut body).await {
+            Ok(body) => answer::of_success(target, parcel.signal, parts.status, &parts.headers, &body),
+            Err(answer::Unread::TooLarge) => Answer::Refused(Failure::new(target, Cause::AnswerTooLarge)),
+            Err(answer::Unread::Broken(error)) => {
                 let cause = of_network(&error, self.target.host());
                 Answer::Again(Failure::new(target, cause), None)
             }

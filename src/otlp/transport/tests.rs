@@ -1,13 +1,13 @@
 use hyper::StatusCode;
 
-use super::{answer::of_http, *};
+use super::*;
 
 fn answer(status: u16, headers: &[(&'static str, &str)], body: &[u8]) -> Answer {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         map.insert(*name, value.parse().expect("a value"));
     }
-    of_http(&"".into(), Signal::Traces, StatusCode::from_u16(status).expect("a status"), &map, body)
+    answer::of_status(&"".into(), StatusCode::from_u16(status).expect("a status"), &map, body)
 }
 
 #[test]
@@ -53,6 +53,47 @@ fn a_partial_success_is_read_for_each_signal() {
     let metrics = ExportMetricsPartialSuccess { rejected_data_points: -3, error_message };
     let metrics = ExportMetricsServiceResponse { partial_success: Some(metrics) }.encode_to_vec();
     assert_eq!(answer::exported(Signal::Metrics, &metrics, true), Some((0, "no".to_owned())));
+}
+
+#[test]
+fn an_export_response_may_be_json() {
+    let read = |text: &str| answer::exported(Signal::Traces, text.as_bytes(), false);
+    let taken = |rejected, words: &str| Some((rejected, words.to_owned()));
+    for whole in [
+        "{}",
+        " {\n} ",
+        r#"{"partialSuccess":{}}"#,
+        r#"{"partialSuccess":null}"#,
+        r#"{"partial_success": {}}"#,
+    ] {
+        assert_eq!(read(whole), taken(0, ""), "{whole}");
+    }
+    for part in [
+        r#"{"partialSuccess":{"rejectedSpans":"3","errorMessage":"no \"x\""}}"#,
+        r#"{ "partialSuccess" : {"errorMessage": "no \u0022x\"", "rejectedSpans": 3, "later": [1]}, "later": 1}"#,
+        r#"{"partial_success":{"rejected_spans":3,"error_message":"no \"x\""}}"#,
+    ] {
+        assert_eq!(read(part), taken(3, "no \"x\""), "{part}");
+    }
+    assert_eq!(read(r#"{"partialSuccess":{"rejectedSpans":"-3"}}"#), taken(0, ""), "no number of items");
+    for other in [
+        r#"{"status":"ok"}"#,
+        r#"{"partialSuccess":null,"status":"ok"}"#,
+        r#"{"partialSuccess":3}"#,
+        r#"{"partialSuccess":{"rejectedSpans":"many"}}"#,
+        r#"{"partialSuccess":{"errorMessage":3}}"#,
+        r#"{"partialSuccess":{}"#,
+        "[]",
+        "null",
+        "3",
+    ] {
+        assert_eq!(read(other), None, "{other}");
+    }
+    let of = |signal, key: &str| {
+        answer::exported(signal, format!(r#"{{"partialSuccess":{{"{key}":1}}}}"#).as_bytes(), false)
+    };
+    assert_eq!(of(Signal::Metrics, "rejectedDataPoints"), taken(1, ""));
+    assert_eq!(of(Signal::Logs, "rejectedLogRecords"), taken(1, ""));
 }
 
 #[test]
