@@ -505,7 +505,7 @@ impl TelemetryBuilder {
                 if !settings.targets.otlp {
                     return Ok(None);
                 }
-                let transport = transports.open(&settings.otlp, limit);
+                let transport = transports.open(signal, &settings.otlp, limit);
                 let transport =
                     Arc::new(transport.map_err(|source| InstallError::Exporter { signal, source })?);
                 endpoints.push(Endpoint { signal, transport: Arc::clone(&transport) });

@@ -24,7 +24,7 @@ use crate::otlp::{
         reader::{Reader, own},
     },
     settings::{
-        BadEndpoint, BatchSettings, DEFAULT_BATCH, DEFAULT_BATCH_BYTES, DEFAULT_EXPORT_TIMEOUT,
+        BadOverride, BatchSettings, DEFAULT_BATCH, DEFAULT_BATCH_BYTES, DEFAULT_EXPORT_TIMEOUT,
         DEFAULT_LOG_DELAY, DEFAULT_METRIC_INTERVAL, DEFAULT_OTLP_TIMEOUT, DEFAULT_QUEUE, DEFAULT_QUEUE_BYTES,
         DEFAULT_SPAN_DELAY, OtlpSettings, Overrides, Part, Propagator, Protocol, Settings, SignalSettings,
         Targets, WarningKind, compiled, shown_path,
@@ -40,7 +40,7 @@ pub(super) fn of_process(name: &str) -> Option<String> {
 pub(super) fn read(
     get: &dyn Fn(&str) -> Option<String>,
     overrides: &Overrides,
-) -> Result<Settings, BadEndpoint> {
+) -> Result<Settings, BadOverride> {
     read_for(get, overrides, compiled)
 }
 
@@ -49,7 +49,7 @@ fn read_for(
     get: &dyn Fn(&str) -> Option<String>,
     overrides: &Overrides,
     compiled: fn(Part) -> bool,
-) -> Result<Settings, BadEndpoint> {
+) -> Result<Settings, BadOverride> {
     let mut r = Reader::new(get, compiled);
     r.unsupported();
     let traces = r.signal(Signal::Traces, overrides)?;
@@ -141,7 +141,7 @@ impl Reader<'_> {
         }
     }
 
-    fn signal(&mut self, signal: Signal, overrides: &Overrides) -> Result<SignalSettings, BadEndpoint> {
+    fn signal(&mut self, signal: Signal, overrides: &Overrides) -> Result<SignalSettings, BadOverride> {
         let variable = exporter_variable(signal);
         let names = self.list(variable);
         let unconfigured =
@@ -205,14 +205,20 @@ impl Reader<'_> {
         targets
     }
 
-    fn otlp(&mut self, signal: Signal, overrides: &Overrides) -> Result<OtlpSettings, BadEndpoint> {
+    fn otlp(&mut self, signal: Signal, overrides: &Overrides) -> Result<OtlpSettings, BadOverride> {
         let protocol = match overrides.protocol {
+            Some(Protocol::Grpc) if !(self.compiled)(Part::Grpc) => {
+                let shown = format!("protocol {}", Protocol::Grpc.as_str());
+                return Err(BadOverride::NotCompiled(shown, Part::Grpc));
+            }
             Some(protocol) => protocol,
             None => self.protocol(signal),
         };
+        let (endpoint, variable) = self.endpoint(signal, protocol, overrides)?;
         Ok(OtlpSettings {
             protocol,
-            endpoint: self.endpoint(signal, protocol, overrides)?,
+            endpoint,
+            variable,
             headers: self.headers(signal),
             timeout: self.otlp_timeout(signal),
             gzip: self.gzip(signal),

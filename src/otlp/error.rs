@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::otlp::{ledger::Signal, settings::BadEndpoint};
+use crate::otlp::{ledger::Signal, settings::BadOverride};
 
 /// Why telemetry could not be built or installed.
 #[derive(Debug)]
@@ -11,6 +11,14 @@ pub enum InstallError {
     /// The endpoint given to [`endpoint`](crate::telemetry::TelemetryBuilder::endpoint) is not an `http` or `https` address. A user
     /// and a password are shown as `***`.
     Endpoint(String),
+    /// A setting of the code needs a feature that otel-tasks was built without.
+    #[non_exhaustive]
+    NotCompiled {
+        /// The setting. A user and a password are shown as `***`.
+        setting: String,
+        /// The feature of otel-tasks.
+        feature: &'static str,
+    },
     /// The directives given to [`filter`](crate::telemetry::TelemetryBuilder::filter) cannot be read.
     #[non_exhaustive]
     Filter {
@@ -45,6 +53,9 @@ impl fmt::Display for InstallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Endpoint(given) => write!(f, "use {given:?} as an endpoint: not an http or https address"),
+            Self::NotCompiled { setting, feature } => {
+                write!(f, "use {setting}: otel-tasks is built without its feature `{feature}`")
+            }
             Self::Filter { directives, .. } => write!(f, "read the filter {directives:?}"),
             Self::Exporter { signal, .. } => write!(f, "build the exporter of {}", signal.as_str()),
             Self::Zero { setting } => write!(f, "use {setting}: it must be greater than zero"),
@@ -61,13 +72,18 @@ impl std::error::Error for InstallError {
         match self {
             Self::Filter { source, .. } | Self::Exporter { source, .. } => Some(&**source),
             Self::Thread(source) => Some(source),
-            Self::Endpoint(_) | Self::Zero { .. } | Self::SubscriberAlreadySet => None,
+            Self::Endpoint(_) | Self::NotCompiled { .. } | Self::Zero { .. } | Self::SubscriberAlreadySet => {
+                None
+            }
         }
     }
 }
 
-impl From<BadEndpoint> for InstallError {
-    fn from(BadEndpoint(given): BadEndpoint) -> Self {
-        Self::Endpoint(given)
+impl From<BadOverride> for InstallError {
+    fn from(bad: BadOverride) -> Self {
+        match bad {
+            BadOverride::Endpoint(given) => Self::Endpoint(given),
+            BadOverride::NotCompiled(setting, part) => Self::NotCompiled { setting, feature: part.feature() },
+        }
     }
 }

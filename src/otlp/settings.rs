@@ -7,6 +7,7 @@ use opentelemetry_sdk::{
     trace::{Sampler, SpanLimits},
 };
 
+use super::ledger::Signal;
 use crate::policy::Plain;
 
 pub(super) const DEFAULT_QUEUE: usize = 65_536;
@@ -160,6 +161,23 @@ impl fmt::Display for Warning {
     }
 }
 
+/// The path of a signal over HTTP.
+pub(super) fn http_path(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Traces => "/v1/traces",
+        Signal::Metrics => "/v1/metrics",
+        Signal::Logs => "/v1/logs",
+    }
+}
+
+/// Where a signal goes if nothing says so.
+pub(super) fn default_endpoint(signal: Signal, protocol: Protocol) -> String {
+    match protocol {
+        Protocol::Grpc => "http://localhost:4317/".to_owned(),
+        Protocol::HttpProtobuf => format!("http://localhost:4318{}", http_path(signal)),
+    }
+}
+
 /// Notes a warning, once where several signals have it.
 pub(super) fn warn_once(warnings: &mut Vec<Warning>, warning: Warning) {
     if !warnings.contains(&warning) {
@@ -167,9 +185,14 @@ pub(super) fn warn_once(warnings: &mut Vec<Warning>, warning: Warning) {
     }
 }
 
-/// An endpoint given in code that is not an `http` or `https` address, as it may be shown.
+/// What the code says and this program cannot do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct BadEndpoint(pub(super) String);
+pub(super) enum BadOverride {
+    /// An endpoint that is not an `http` or `https` address, as it may be shown.
+    Endpoint(String),
+    /// A setting, as it may be shown, that needs a part which was not compiled.
+    NotCompiled(String, Part),
+}
 
 /// What the code says; it beats the environment.
 #[derive(Debug, Clone, Default)]
@@ -225,6 +248,8 @@ pub(super) struct OtlpSettings {
     pub(super) protocol: Protocol,
     /// Complete: scheme, host, and for HTTP the path.
     pub(super) endpoint: String,
+    /// The variable that the endpoint is of. None, if it is the code's or the default.
+    pub(super) variable: Option<String>,
     pub(super) headers: Vec<(String, String)>,
     pub(super) timeout: Duration,
     pub(super) gzip: bool,
@@ -235,11 +260,12 @@ pub(super) struct OtlpSettings {
 /// Without credentials.
 impl fmt::Debug for OtlpSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { protocol, endpoint, headers, timeout, gzip, certificate, identity } = self;
+        let Self { protocol, endpoint, variable, headers, timeout, gzip, certificate, identity } = self;
         let headers: Vec<_> = headers.iter().map(|(name, _)| name).collect();
         f.debug_struct("OtlpSettings")
             .field("protocol", protocol)
             .field("endpoint", &redacted(endpoint))
+            .field("variable", variable)
             .field("headers", &headers)
             .field("timeout", timeout)
             .field("gzip", gzip)

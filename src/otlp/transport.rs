@@ -31,7 +31,7 @@ use super::{
     ledger::Signal,
     parcel::Parcel,
     runtime::ExportRuntime,
-    settings::{OtlpSettings, Protocol, Warning},
+    settings::{OtlpSettings, Protocol, Warning, WarningKind, default_endpoint, redacted, warn_once},
 };
 
 /// One signal's way to its receiver.
@@ -91,29 +91,48 @@ impl Transport {
 /// What every transport of a build shares.
 pub(super) struct Transports<'a> {
     runtime: &'a Arc<ExportRuntime>,
+    warnings: &'a mut Vec<Warning>,
     #[cfg(feature = "tls")]
-    trust: tls::Trusts<'a>,
-    #[cfg(not(feature = "tls"))]
-    _warnings: &'a mut Vec<Warning>,
+    trust: tls::Trusts,
 }
 
 impl<'a> Transports<'a> {
     pub(super) fn new(runtime: &'a Arc<ExportRuntime>, warnings: &'a mut Vec<Warning>) -> Self {
         Self {
             runtime,
+            warnings,
             #[cfg(feature = "tls")]
-            trust: tls::Trusts::new(warnings),
-            #[cfg(not(feature = "tls"))]
-            _warnings: warnings,
+            trust: tls::Trusts::default(),
         }
     }
 
-    /// A transport for one signal, of which no attempt takes longer than `limit`.
+    /// A transport for one signal, of which no attempt takes longer than `limit`. Where an endpoint of a variable cannot be used, the
+    /// default is, with a warning.
     ///
     /// # Errors
     ///
-    /// The address is none, or TLS cannot be set up.
+    /// An endpoint of the code, or the default, cannot be used.
     pub(super) fn open(
+        &mut self,
+        signal: Signal,
+        settings: &OtlpSettings,
+        limit: Duration,
+    ) -> Result<Transport, Box<dyn std::error::Error + Send + Sync>> {
+        let opened = self.try_open(settings, limit);
+        #[cfg(feature = "tls")]
+        self.trust.warnings.drain(..).for_each(|warning| warn_once(self.warnings, warning));
+        let (error, variable) = match (opened, &settings.variable) {
+            (Err(error), Some(variable)) => (error, variable.clone()),
+            (opened, _) => return opened,
+        };
+        let endpoint = default_endpoint(signal, settings.protocol);
+        let used = format!("{endpoint} is used: {error}");
+        let value = redacted(&settings.endpoint);
+        warn_once(self.warnings, Warning { variable, value, kind: WarningKind::Unsupported, used });
+        self.try_open(&OtlpSettings { endpoint, variable: None, ..settings.clone() }, limit)
+    }
+
+    fn try_open(
         &mut self,
         settings: &OtlpSettings,
         limit: Duration,
@@ -121,9 +140,7 @@ impl<'a> Transports<'a> {
         let (target, auth) = Target::read(&settings.endpoint)?;
         let is_tls = target.uri.scheme_str() == Some("https");
         if is_tls && cfg!(not(feature = "tls")) {
-            return Err(
-                format!("{}: an https address needs the feature `tls` of otel-tasks", target.shown).into()
-            );
+            return Err("https needs the feature `tls` of otel-tasks".into());
         }
         let mut headers = HeaderMap::new();
         let agent = concat!("otel-tasks/", env!("CARGO_PKG_VERSION"), " OTel-OTLP-Exporter-Rust");

@@ -3,7 +3,7 @@
 use super::reader::{Reader, own};
 use crate::otlp::{
     ledger::Signal,
-    settings::{BadEndpoint, Overrides, Part, Protocol, WarningKind, redacted},
+    settings::{BadOverride, Overrides, Part, Protocol, WarningKind, default_endpoint, http_path, redacted},
     transport::Target,
 };
 
@@ -11,21 +11,6 @@ pub(super) const GENERAL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
 /// What an endpoint given in code is called in a warning.
 const IN_CODE: &str = "endpoint";
-
-pub(super) fn http_path(signal: Signal) -> &'static str {
-    match signal {
-        Signal::Traces => "/v1/traces",
-        Signal::Metrics => "/v1/metrics",
-        Signal::Logs => "/v1/logs",
-    }
-}
-
-pub(super) fn default_endpoint(signal: Signal, protocol: Protocol) -> String {
-    match protocol {
-        Protocol::Grpc => "http://localhost:4317/".to_owned(),
-        Protocol::HttpProtobuf => format!("http://localhost:4318{}", http_path(signal)),
-    }
-}
 
 /// An address as it was written.
 struct Given<'a> {
@@ -39,17 +24,22 @@ struct Given<'a> {
 }
 
 impl Reader<'_> {
+    /// The address of a signal, and the variable that it is of.
     pub(super) fn endpoint(
         &mut self,
         signal: Signal,
         protocol: Protocol,
         overrides: &Overrides,
-    ) -> Result<String, BadEndpoint> {
+    ) -> Result<(String, Option<String>), BadOverride> {
         // Also where there is a scheme: a value that cannot be read is warned of.
         let insecure = self.insecure(signal);
         if let Some(text) = &overrides.endpoint {
             let given = Given { name: IN_CODE, text, general: true, insecure };
-            return self.complete(signal, protocol, &given).map_err(|_| BadEndpoint(redacted(text)));
+            let complete = self.complete(signal, protocol, &given).map_err(|refused| match refused {
+                Refused::NotCompiled => BadOverride::NotCompiled(redacted(text), Part::Tls),
+                Refused::Malformed => BadOverride::Endpoint(redacted(text)),
+            })?;
+            return Ok((complete, None));
         }
         let own = own(signal, "ENDPOINT");
         // Both are read, so that both are warned of.
@@ -57,25 +47,26 @@ impl Reader<'_> {
         let given = match (&of_signal, &of_all) {
             (Some(text), _) => Given { name: &own, text, general: false, insecure },
             (None, Some(text)) => Given { name: GENERAL, text, general: true, insecure },
-            (None, None) => return Ok(default_endpoint(signal, protocol)),
+            (None, None) => return Ok((default_endpoint(signal, protocol), None)),
         };
-        Ok(self.complete(signal, protocol, &given).unwrap_or_else(|kind| {
-            let default = default_endpoint(signal, protocol);
-            let used = match kind {
-                Refused::NotCompiled => {
-                    format!("{default} is used: the feature `{}` is not compiled", Part::Tls.feature())
-                }
-                // One text for all signals, so that it is said once.
-                _ if given.general => format!("{} is used", default.trim_end_matches(http_path(signal))),
-                _ => format!("{default} is used"),
-            };
-            let kind = match kind {
-                Refused::NotCompiled => WarningKind::Unsupported,
-                Refused::Malformed => WarningKind::Malformed,
-            };
-            self.warn(given.name, redacted(given.text), kind, used);
-            default
-        }))
+        let refused = match self.complete(signal, protocol, &given) {
+            Ok(complete) => return Ok((complete, Some(given.name.to_owned()))),
+            Err(refused) => refused,
+        };
+        let default = default_endpoint(signal, protocol);
+        let (kind, used) = match refused {
+            Refused::NotCompiled => (
+                WarningKind::Unsupported,
+                format!("{default} is used: the feature `{}` is not compiled", Part::Tls.feature()),
+            ),
+            // One text for all signals, so that it is said once.
+            Refused::Malformed if given.general => {
+                (WarningKind::Malformed, format!("{} is used", default.trim_end_matches(http_path(signal))))
+            }
+            Refused::Malformed => (WarningKind::Malformed, format!("{default} is used")),
+        };
+        self.warn(given.name, redacted(given.text), kind, used);
+        Ok((default, None))
     }
 
     /// The complete address.

@@ -1,14 +1,14 @@
 use super::*;
 
 /// With everything compiled.
-fn read(get: &dyn Fn(&str) -> Option<String>, overrides: &Overrides) -> Result<Settings, BadEndpoint> {
+fn read(get: &dyn Fn(&str) -> Option<String>, overrides: &Overrides) -> Result<Settings, BadOverride> {
     read_for(get, overrides, |_| true)
 }
 use crate::otlp::settings::{LONGEST_WAIT, redacted};
 
 fn read_from(pairs: &[(&str, &str)], overrides: &Overrides) -> Settings {
     let get = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-    read(&get, overrides).unwrap_or_else(|BadEndpoint(given)| panic!("bad endpoint {given}"))
+    read(&get, overrides).unwrap_or_else(|bad| panic!("{bad:?}"))
 }
 
 fn settings(pairs: &[(&str, &str)]) -> Settings {
@@ -70,7 +70,7 @@ fn what_the_code_says_beats_the_environment() {
     let s = read_from(&env, &overrides);
     assert_eq!((s.traces.otlp.endpoint.as_str(), s.traces.otlp.protocol), ("http://code:1/", Protocol::Grpc));
     let bad = Overrides { endpoint: Some("not a url".to_owned()), ..Overrides::default() };
-    assert_eq!(read(&|_| None, &bad).err(), Some(BadEndpoint("not a url".to_owned())));
+    assert_eq!(read(&|_| None, &bad).err(), Some(BadOverride::Endpoint("not a url".to_owned())));
 }
 
 #[test]
@@ -350,8 +350,9 @@ fn an_endpoint_that_no_client_takes_is_replaced_by_the_default() {
                 assert!(!warning.to_string().contains("secret"), "{warning}");
             }
             let in_code = Overrides { endpoint: Some(bad.to_owned()), ..Overrides::default() };
-            let BadEndpoint(shown) = read(&|_| None, &in_code).expect_err("an error in code stays one");
-            assert!(!shown.contains("secret"), "{shown}");
+            let error = read(&|_| None, &in_code).expect_err("an error in code stays one");
+            assert!(matches!(error, BadOverride::Endpoint(_)), "{error:?}");
+            assert!(!format!("{error:?}").contains("secret"), "{error:?}");
         }
     }
 }
@@ -682,4 +683,23 @@ fn what_all_signals_share_is_warned_of_once() {
     let mut expected = env.map(|(name, _)| name);
     expected.sort_unstable();
     assert_eq!(names, expected, "{:?}", s.warnings);
+}
+
+/// In code it is an error with the feature's name: the code is what can be changed.
+#[test]
+fn what_the_code_asks_for_and_was_not_compiled_is_an_error() {
+    let plain =
+        |get: &dyn Fn(&str) -> Option<String>, overrides: &Overrides| read_for(get, overrides, |_| false);
+    let https = Overrides { endpoint: Some("https://user:secret@c:4318".to_owned()), ..Overrides::default() };
+    let not_compiled = |setting: &str, part| Some(BadOverride::NotCompiled(setting.to_owned(), part));
+    assert_eq!(plain(&|_| None, &https).err(), not_compiled("https://***@c:4318", Part::Tls));
+    let grpc = Overrides { protocol: Some(Protocol::Grpc), ..Overrides::default() };
+    assert_eq!(plain(&|_| None, &grpc).err(), not_compiled("protocol grpc", Part::Grpc));
+    let http = Overrides {
+        endpoint: Some("http://c:4318".to_owned()),
+        protocol: Some(Protocol::HttpProtobuf),
+        ..Overrides::default()
+    };
+    assert!(plain(&|_| None, &http).is_ok());
+    assert!(read(&|_| None, &https).is_ok() && read(&|_| None, &grpc).is_ok());
 }

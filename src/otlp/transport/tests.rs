@@ -104,13 +104,21 @@ fn what_a_server_says_is_one_bounded_line() {
     assert!(failure.saying(&"x".repeat(10_000)).to_string().len() < 400);
 }
 
-#[cfg(not(feature = "otlp-grpc"))]
+/// A setting of the environment never fails an installation.
 #[test]
-fn what_was_not_compiled_is_an_error_with_the_features_name() {
+fn an_endpoint_of_a_variable_that_cannot_be_used_is_the_default_with_a_warning() {
     let runtime = ExportRuntime::start().expect("a thread");
-    let mut warnings = Vec::new();
     let settings = crate::otlp::env::read(&|_| None, &Default::default()).expect("the defaults").traces.otlp;
-    let settings = OtlpSettings { protocol: Protocol::Grpc, ..settings };
-    let opened = Transports::new(&runtime, &mut warnings).open(&settings, Duration::from_secs(1));
-    assert!(opened.is_err_and(|error| error.to_string().contains("`otlp-grpc`")));
+    let settings = OtlpSettings { endpoint: "http://user:secret@:1/".to_owned(), ..settings };
+    let mut warnings = Vec::new();
+    let mut transports = Transports::new(&runtime, &mut warnings);
+    let limit = Duration::from_secs(1);
+    assert!(transports.open(Signal::Traces, &settings, limit).is_err(), "in code");
+    let settings = OtlpSettings { variable: Some("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned()), ..settings };
+    let opened = transports.open(Signal::Traces, &settings, limit).expect("the default");
+    assert_eq!(&**opened.shown(), "http://localhost:4318/v1/traces");
+    let [warning] = &*warnings else { panic!("one warning: {warnings:?}") };
+    assert_eq!((&*warning.variable, warning.kind), ("OTEL_EXPORTER_OTLP_ENDPOINT", WarningKind::Unsupported));
+    assert!(warning.used.starts_with("http://localhost:4318/v1/traces is used: "), "{warning}");
+    assert!(!warning.to_string().contains("secret"), "{warning}");
 }

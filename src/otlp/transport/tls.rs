@@ -7,12 +7,13 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
-use crate::otlp::settings::{OtlpSettings, Warning, WarningKind, shown_path, warn_once};
+use crate::otlp::settings::{OtlpSettings, Warning, WarningKind, shown_path};
 
 /// Whom https endpoints are trusted by.
-pub(super) struct Trusts<'a> {
+#[derive(Default)]
+pub(super) struct Trusts {
     /// What is wrong with the files of the settings.
-    warnings: &'a mut Vec<Warning>,
+    pub(super) warnings: Vec<Warning>,
     /// The system's root certificates, once they have been needed.
     system: Option<RootCertStore>,
 }
@@ -37,11 +38,7 @@ impl PemIdentity {
     }
 }
 
-impl<'a> Trusts<'a> {
-    pub(super) fn new(warnings: &'a mut Vec<Warning>) -> Self {
-        Self { warnings, system: None }
-    }
-
+impl Trusts {
     #[cfg(feature = "otlp-grpc")]
     pub(super) fn grpc(&mut self, settings: &OtlpSettings) -> tonic::transport::ClientTlsConfig {
         let trust = self.trust(settings);
@@ -79,7 +76,7 @@ impl<'a> Trusts<'a> {
 
     fn warn(&mut self, variable: &str, path: &Path, used: String) {
         let (variable, value) = (variable.to_owned(), shown_path(&path.display().to_string()));
-        warn_once(self.warnings, Warning { variable, value, kind: WarningKind::Malformed, used });
+        self.warnings.push(Warning { variable, value, kind: WarningKind::Malformed, used });
     }
 
     /// Whom an https endpoint is trusted by and who we are to it, as far as the files of the settings can be read.

@@ -66,6 +66,10 @@ fn tls_over_grpc_takes_an_address_of_ipv6() {
     let settings = crate::otlp::env::read(&|_| None, &Default::default()).expect("the defaults").traces.otlp;
     let endpoint = "https://[::1]:4317".to_owned();
     let settings = OtlpSettings { protocol: Protocol::Grpc, endpoint, ..settings };
-    let opened = Transports::new(&runtime, &mut warnings).open(&settings, std::time::Duration::from_secs(1));
+    let opened = Transports::new(&runtime, &mut warnings).open(
+        crate::otlp::ledger::Signal::Traces,
+        &settings,
+        std::time::Duration::from_secs(1),
+    );
     assert!(opened.is_ok(), "{:?}", opened.err());
 }
