@@ -722,12 +722,9 @@ impl Tracker {
         let rank_of = |position: Position| positions.binary_search(&position).ok();
         // One that has begun to wait for the shutdown is not waited for; what it owns is, as if nobody owned it. After the plan is set:
         // one that begins later sees to that itself.
-        self.visit_drivers(|supervised| {
-            if supervised.place.is_asking() {
-                supervised.place.owned.close();
-            }
-        });
-        self.limits.look();
+        self.drivers(|supervised| supervised.place.is_asking())
+            .iter()
+            .for_each(|asking| self.close_owner(asking));
         self.plan_runs();
         self.visit_drivers(|supervised| {
             let place = &supervised.place;
