@@ -140,6 +140,8 @@ pub mod record {
     pub const ITERATION_RETRIED: &str = "task.iteration.retried";
     /// A hook of a loop panicked; it is ignored.
     pub const HOOK_PANICKED: &str = "task.hook.panicked";
+    /// The schedule of a loop leaves out so many times in a row that nothing is due for a long while.
+    pub const SCHEDULE_EMPTY: &str = "task.schedule.empty";
     /// A step of a monitor sweep, or a component's provider, failed; the others went on.
     pub const MONITOR_FAILED: &str = "task.monitor.failed";
     /// The service manager (systemd) cannot be notified, or a variable that it set is not used.

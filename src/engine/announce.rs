@@ -15,7 +15,7 @@ use crate::{
     cell::TaskState,
     contract::{SCOPE, key, record},
     emit::with_trace,
-    policy::{Exit, Failure, Panic, RestartIntensity, RestartReason, error_text},
+    policy::{Exit, Failure, Panic, RestartIntensity, RestartReason, error_text, text::InstantText},
     read::{HealthStatus, TaskHealth},
     run::Task,
 };
@@ -199,6 +199,19 @@ impl Announcer<'_> {
             "hook {hook} of loop {} {}",
             self.name(),
             Exit::Panic(panic).message()
+        );
+    }
+
+    /// The schedule of a loop leaves out all of its times up to then, and for as long nothing begins.
+    pub(super) fn schedule_is_empty(&self, upto: SystemTime) {
+        record!(
+            self,
+            record::SCHEDULE_EMPTY,
+            Level::WARN,
+            {},
+            "the schedule of loop {} leaves out every time until {}",
+            self.name(),
+            InstantText(upto)
         );
     }
 

@@ -17,6 +17,8 @@ pub(crate) struct Account {
     carried: bool,
     /// Whether the loop rests until somebody restarts it.
     rests: bool,
+    /// The number of times that are left out, and not yet counted.
+    left: u64,
 }
 
 impl Account {
@@ -41,6 +43,36 @@ impl Account {
         }
         self.since = self.since.map(|since| since.min(now));
         carried.filter(|_| self.used.is_some())
+    }
+
+    /// The number of times that were left out between two lives, once.
+    pub(crate) fn take_left(&mut self) -> u64 {
+        std::mem::take(&mut self.left)
+    }
+
+    fn has_begun(&self) -> bool {
+        !self.carried && (self.since.is_some() || self.used.is_some())
+    }
+
+    /// Another schedule than `before` holds from `now` on, while no life has the account. What had come is left out.
+    pub(crate) fn change(&mut self, before: &Schedule, now: SystemTime) {
+        if !self.has_begun() {
+            return;
+        }
+        if !self.rests && !self.is_forgotten(before, now) {
+            self.leave_out(before, now);
+        }
+        if !before.is_calendar() {
+            // A rhythm's times on a clock that was wrong are none of a calendar's.
+            self.forget_after(now);
+        }
+        self.hold_from(now);
+    }
+
+    fn leave_out(&mut self, schedule: &Schedule, now: SystemTime) {
+        let passed = schedule.passed(self.base(), now, false);
+        self.used = passed.last.or(self.used);
+        self.left = self.left.saturating_add(passed.count);
     }
 
     /// The time after which times are due.
@@ -88,13 +120,16 @@ impl Account {
     /// The loop rests until somebody restarts it, and nothing is due meanwhile. Returns the number of times that were due
     /// before and are left out.
     pub(crate) fn rest(&mut self, schedule: &Schedule, now: SystemTime) -> u64 {
-        let has_begun = !self.carried && (self.since.is_some() || self.used.is_some());
-        if !has_begun || std::mem::replace(&mut self.rests, true) || self.is_forgotten(schedule, now) {
-            return 0;
+        self.come_to_rest(schedule, now);
+        self.take_left()
+    }
+
+    /// The same, and what is left out is counted later.
+    pub(crate) fn come_to_rest(&mut self, schedule: &Schedule, now: SystemTime) {
+        let rested = !self.has_begun() || std::mem::replace(&mut self.rests, true);
+        if !rested && !self.is_forgotten(schedule, now) {
+            self.leave_out(schedule, now);
         }
-        let passed = schedule.passed(self.base(), now, false);
-        self.used = passed.last.or(self.used);
-        passed.count
     }
 }
 

@@ -127,14 +127,16 @@ pub(crate) struct Course {
     schedule: Arc<Schedule>,
     account: Account,
     due: Option<Due>,
+    /// Without a time that is due: up to then all are left out, and from then on it is looked for one.
+    looks_at: Option<SystemTime>,
     /// The last time that this life used.
     last: Option<Used>,
     /// Since when the schedule holds.
     since: Duration,
     /// How many of the times that were missed are still to be caught up with.
     behind: u32,
-    /// Whether the single time of `once` is used.
-    taken: bool,
+    /// The last single time of `once` that was used. It stays so through other schedules.
+    taken: Option<SystemTime>,
     /// What the wall clock showed when it was last read.
     read: SystemTime,
 }
@@ -144,7 +146,7 @@ pub(crate) struct Course {
 struct Before {
     account: Account,
     last: Option<Used>,
-    taken: bool,
+    taken: Option<SystemTime>,
 }
 
 impl Course {
@@ -160,13 +162,14 @@ impl Course {
             schedule,
             account,
             due: None,
+            looks_at: None,
             last: None,
             since: now.steady,
             behind: 0,
-            taken: false,
+            taken: None,
             read: now.wall,
         };
-        let mut left = LeftOut::default();
+        let mut left = LeftOut { missed: course.account.take_left(), overlapped: 0 };
         if let Some(carried) = carried {
             course.carry(carried, now);
         }
@@ -185,20 +188,36 @@ impl Course {
                 let ahead = carried.duration_since(now.wall).unwrap_or_default();
                 // Further ahead than the next time, and the clock was wrong.
                 if ahead <= *interval {
-                    let past = Moment::Wall(carried).past(now);
-                    let steady = now.steady.saturating_add(ahead).saturating_sub(past);
-                    self.last = Some(Used { steady, wall: carried });
-                    self.since = self.since.min(steady);
+                    let last = on_both(Moment::Wall(self.in_phase(carried, *interval)), now);
+                    self.last = Some(last);
+                    self.since = self.since.min(last.steady);
                 }
             }
-            Rhythm::Once(at) => self.taken = *at <= carried,
+            Rhythm::Once(at) => self.taken = Some(*at).filter(|at| *at <= carried),
             _ => {}
         }
+    }
+
+    /// The last time of an interval's phase up to a time; that time itself without a phase that outlives a process.
+    fn in_phase(&self, time: SystemTime, interval: Duration) -> SystemTime {
+        let is_fixed = self.schedule.start().is_some() && !self.schedule.is_delay();
+        let next = self.schedule.phase_at(time).filter(|next| is_fixed && *next != time);
+        next.and_then(|next| next.checked_sub(interval)).unwrap_or(time)
     }
 
     /// When the next iteration is due; `None` where the schedule is at its end.
     pub(crate) fn due(&self) -> Option<Moment> {
         self.due.map(|due| due.at)
+    }
+
+    /// When there is something to do: when the next iteration is due, or when one is looked for again.
+    pub(crate) fn wakes(&self) -> Option<Moment> {
+        self.due().or(self.looks_at().map(Moment::Wall))
+    }
+
+    /// Up to when the schedule leaves out all of its times, if it leaves out so many that nobody has looked further.
+    pub(crate) fn looks_at(&self) -> Option<SystemTime> {
+        self.looks_at
     }
 
     pub(crate) fn schedule(&self) -> &Arc<Schedule> {
@@ -219,9 +238,9 @@ impl Course {
                 if let Some(starts) = starts {
                     return Some((Moment::Wall(starts), true));
                 }
+                // It takes the place of what was left.
+                left.missed += self.later(now, false, false).count;
                 if self.is_calendar() {
-                    // It takes the place of what was left.
-                    left.missed += self.later(now, false, false).count;
                     self.account.hold_from(now.wall);
                 } else if self.schedule.has_phase() {
                     // The rhythm does not begin with it.
@@ -268,7 +287,7 @@ impl Course {
                     }
                 }
             }
-            Rhythm::Once(at) if !self.taken && self.schedule.is_within(*at) => Moment::Wall(*at),
+            Rhythm::Once(at) if self.taken != Some(*at) && self.schedule.is_within(*at) => Moment::Wall(*at),
             Rhythm::Once(_) | Rhythm::Invalid(_) => return None,
             #[cfg(feature = "calendar")]
             Rhythm::Calendar(_) => Moment::Wall(self.schedule.next_after(self.account.base())?),
@@ -287,6 +306,13 @@ impl Course {
             }
             Due { time, at: time.later(jitter), jitter, immediate }
         });
+        self.looks_at = match self.due {
+            Some(_) => None,
+            None => self.schedule.left_out_after(self.account.base()),
+        };
+        if let Some(upto) = self.looks_at {
+            self.account.hold_from(upto.checked_add(Duration::from_nanos(1)).unwrap_or(upto));
+        }
     }
 
     /// Up to how much later than its time an iteration may be made to begin: not past the next time.
@@ -385,29 +411,28 @@ impl Course {
         passed.count
     }
 
-    /// Leaves out what has passed: the loop is paused, or was. Returns how many times.
-    ///
-    /// With `begins`, the pause begins, and a time that waits for its jitter has come before it.
-    pub(crate) fn leave_out(&mut self, begins: bool, now: Now, random: &dyn Fn() -> f64) -> u64 {
-        if begins {
-            self.due = self.due.map(|due| Due { at: due.time, ..due });
+    /// Leaves out what has passed: the loop is paused, or was. Returns how many times. One that waits for its jitter has passed, too.
+    pub(crate) fn leave_out(&mut self, now: Now, random: &dyn Fn() -> f64) -> u64 {
+        let due = self.due;
+        self.due = due.map(|due| Due { at: due.time, ..due });
+        let passed = self.take(now, false, false).count;
+        if passed == 0 {
+            self.due = due;
+            return 0;
         }
-        let passed = self.take(now, false, !begins).count;
-        if passed > 0 {
-            self.behind = 0;
-            self.go_on(now, random);
-        }
+        self.behind = 0;
+        self.go_on(now, random);
         passed
     }
 
     /// Another schedule has held since `since`. A time that had come before stays due, the latest if there are several. A rhythm
     /// is reckoned from the last time that was used, and due at once where that is past; a calendar begins with what it shows
-    /// next. With `running`, an iteration has to be [followed](Self::follow) first; with `queue`, one may wait for it.
+    /// next. With `running`, an iteration runs that the next one waits for: it has been [followed](Self::follow) up to then.
     pub(crate) fn change(
         &mut self,
         schedule: Arc<Schedule>,
         since: Duration,
-        (running, queue): (bool, bool),
+        running: bool,
         now: Now,
         random: &dyn Fn() -> f64,
     ) -> LeftOut {
@@ -417,12 +442,7 @@ impl Course {
             // A rhythm's times on a clock that was wrong are none of a calendar's.
             self.account.forget_after(at.wall);
         }
-        if running && self.due.is_none() {
-            left.overlapped = self.follow(queue, at, &|| 0.0);
-            self.due = self.due.filter(|due| !due.time.past(at).is_zero());
-        } else {
-            left.missed = self.keep_due(at);
-        }
+        left.missed = self.keep_due(at);
         // One that is due at once now stays so.
         let has_started = schedule.start().is_none_or(|starts| starts <= now.wall);
         let is_due = |due: &Due| due.immediate && due.at.ahead(now).is_zero();
@@ -436,7 +456,6 @@ impl Course {
         if self.is_calendar() && self.account.is_forgotten(&self.schedule, now.wall) {
             self.account.forget(now.wall);
         }
-        self.taken = matches!(self.schedule.rhythm(), Rhythm::Once(at) if self.account.used() == Some(*at));
         if self.due.is_none() && !running {
             let next = match self.last {
                 None => self.first(now, &mut left),
@@ -494,6 +513,10 @@ impl Course {
                 self.go_on(now, random);
                 // One of a schedule before does not come again.
                 u64::from(time <= read && !self.comes(time))
+            }
+            None if self.looks_at.is_some() => {
+                self.go_on(now, random);
+                0
             }
             _ => 0,
         }
@@ -619,7 +642,7 @@ impl Course {
     fn use_up(&mut self, time: Moment, now: Now) -> Used {
         let used = on_both(time, now);
         match self.schedule.rhythm() {
-            Rhythm::Once(at) => self.taken |= time == Moment::Wall(*at),
+            Rhythm::Once(at) if time == Moment::Wall(*at) => self.taken = Some(*at),
             #[cfg(feature = "calendar")]
             Rhythm::Calendar(_) => {
                 // One of a schedule before may be earlier.

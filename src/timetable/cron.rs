@@ -24,7 +24,9 @@ impl Cron {
         let known = if text.trim().eq_ignore_ascii_case("@midnight") { "@daily" } else { text };
         let cron = croner::Cron::from_str(known).map_err(|error| refused(text, &error))?;
         let names_hours = !hours(&cron.pattern.to_string()).starts_with(['*', '?']);
-        let cron = Self { text: text.into(), cron: Box::new(cron), names_hours };
+        // As it is written and read in a schedule's text.
+        let fields: Vec<_> = text.split_whitespace().collect();
+        let cron = Self { text: fields.join(" ").into(), cron: Box::new(cron), names_hours };
         // Four hundred years are the calendar's whole cycle.
         let some_day = DateTime::constant(2000, 1, 1, 0, 0, 0, 0);
         match cron.next(some_day, true).or_else(|| cron.previous(some_day)) {

@@ -1,4 +1,9 @@
-//! What people write into the fields of a cron expression that croner reads as something else, or refuses without saying what to write.
+//! What may stand in the fields of a cron expression. croner takes more, and reads some of it as something else, or as nothing; what it
+//! refuses, it refuses without saying what to write.
+//!
+//! A field is a list of parts with `,` between them: `*`, a value, a range `a-b`, either of the two with a step `/n`. In days of the month
+//! also `L`, `LW` and `15W`; in days of the week `5L` and `5#2`. `?` is `*` in both. A `+` before the days of the week asks for both
+//! fields of days together.
 
 /// A field: its name, and from where to where its values go.
 struct Field {
@@ -6,26 +11,36 @@ struct Field {
     first: u32,
     last: u32,
     names: &'static [&'static str],
+    /// Which of the two fields of days it is.
+    days: Option<Days>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Days {
+    OfMonth,
+    OfWeek,
 }
 
 const FIELDS: [Field; 7] = [
-    Field { name: "seconds", first: 0, last: 59, names: &[] },
-    Field { name: "minutes", first: 0, last: 59, names: &[] },
-    Field { name: "hours", first: 0, last: 23, names: &[] },
-    Field { name: "days of the month", first: 1, last: 31, names: &[] },
+    Field { name: "seconds", first: 0, last: 59, names: &[], days: None },
+    Field { name: "minutes", first: 0, last: 59, names: &[], days: None },
+    Field { name: "hours", first: 0, last: 23, names: &[], days: None },
+    Field { name: "days of the month", first: 1, last: 31, names: &[], days: Some(Days::OfMonth) },
     Field {
         name: "months",
         first: 1,
         last: 12,
         names: &["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"],
+        days: None,
     },
     Field {
         name: "days of the week",
         first: 0,
         last: 7,
         names: &["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"],
+        days: Some(Days::OfWeek),
     },
-    Field { name: "years", first: 1, last: 5000, names: &[] },
+    Field { name: "years", first: 1, last: 5000, names: &[], days: None },
 ];
 
 /// The first part of an expression that cannot mean what it says: its position, in bytes, and the reason.
@@ -41,10 +56,61 @@ pub(super) fn wrong_part(expression: &str) -> Option<(usize, String)> {
         6 | 7 => 0,
         _ => return None,
     };
-    fields
-        .into_iter()
-        .zip(&FIELDS[skipped..])
-        .find_map(|(text, field)| text.split(',').find_map(|part| Some((position(part), field.wrong(part)?))))
+    let mut days = [None; 2];
+    for (text, field) in fields.into_iter().zip(&FIELDS[skipped..]) {
+        let text = match field.days {
+            Some(Days::OfWeek) => text.strip_prefix('+').unwrap_or(text),
+            _ => text,
+        };
+        if let Some(wrong) = text.split(',').find_map(|part| Some((position(part), field.wrong(part)?))) {
+            return Some(wrong);
+        }
+        if let Some((part, reason)) = together(text) {
+            return Some((position(part), reason));
+        }
+        match field.days {
+            Some(Days::OfMonth) => days[0] = Some(text),
+            Some(Days::OfWeek) => days[1] = Some(text),
+            None => {}
+        }
+    }
+    let [Some(of_month), Some(of_week)] = days else { return None };
+    let is_joined = position(of_week) > 0 && expression.as_bytes()[position(of_week) - 1] == b'+';
+    if is_joined { None } else { ambiguous(of_month, of_week).map(|(part, reason)| (position(part), reason)) }
+}
+
+/// What is wrong with a list whose parts are right.
+fn together(text: &str) -> Option<(&str, String)> {
+    let mut parts = text.split(',');
+    if let Some(star) = parts.clone().find(|part| matches!(*part, "*" | "?")).filter(|star| *star != text) {
+        return Some((star, "everything is in it: write the star alone".to_owned()));
+    }
+    let last = parts.clone().any(|part| part.eq_ignore_ascii_case("L"));
+    let of_work = parts.find(|part| part.eq_ignore_ascii_case("LW")).filter(|_| last)?;
+    Some((of_work, "L and LW do not go together in one field".to_owned()))
+}
+
+/// Two fields of days of which one begins with a star and is none: for cron and cronie both must hold then (they look at the first
+/// character: `DOM_STAR` in `entry.c`), for croner, Quartz and Kubernetes (robfig/cron) either is enough.
+fn ambiguous<'a>(of_month: &'a str, of_week: &'a str) -> Option<(&'a str, String)> {
+    let is_star = |text: &str| text == "*" || text == "?";
+    if is_star(of_month) || is_star(of_week) {
+        return None;
+    }
+    let begins = |text: &str| text.starts_with(['*', '?']);
+    let (part, range) = match (begins(of_month), begins(of_week)) {
+        (true, _) => (of_month, "1-31"),
+        (_, true) => (of_week, "0-6"),
+        _ => return None,
+    };
+    let named = part.replacen(['*', '?'], range, 1);
+    Some((
+        part,
+        format!(
+            "cron takes it and the other field of days together, and others take either: write +{of_week} as the days of the week for \
+             both, or {named} for either"
+        ),
+    ))
 }
 
 fn nickname(first: &str, words: usize) -> Option<String> {
@@ -57,6 +123,10 @@ fn nickname(first: &str, words: usize) -> Option<String> {
     }
 }
 
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 impl Field {
     fn range(&self) -> String {
         format!("the {} go from {} to {}", self.name, self.first, self.last)
@@ -67,7 +137,7 @@ impl Field {
         if self.last == 7 { 6 } else { self.last - self.first }
     }
 
-    /// A number or a name; `None` for anything else, which is croner's to judge.
+    /// A number or a name; `None` for anything else.
     fn value(&self, text: &str) -> Option<Result<u32, String>> {
         if let Some(index) = self.names.iter().position(|name| name.eq_ignore_ascii_case(text)) {
             return Some(Ok(self.first + u32::try_from(index).ok()?));
@@ -79,7 +149,7 @@ impl Field {
         if let Some(name) = self.names.iter().find(begins).filter(|_| is_word) {
             return Some(Err(format!("names have three letters: write {name}")));
         }
-        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        if !is_number(text) {
             return None;
         }
         let number = text.parse().unwrap_or(u32::MAX);
@@ -91,20 +161,28 @@ impl Field {
         })
     }
 
-    /// What is wrong with a value, a range or a step of the field.
+    /// What is wrong with a part of the field.
     fn wrong(&self, part: &str) -> Option<String> {
+        if part.is_empty() {
+            return Some("there is nothing on one side of a comma".to_owned());
+        }
+        if let Some(wrong) = self.modified(part) {
+            return wrong;
+        }
         let (base, step) = match part.split_once('/') {
             Some((base, step)) => (base, Some(step)),
             None => (part, None),
         };
+        let value = |text| self.value(text).unwrap_or_else(|| Err(self.no_value(part)));
+        let is_star = base == "*" || base == "?" && self.days.is_some();
         let (span, is_single) = match base.split_once('-') {
-            _ if base == "*" || base == "?" => (self.span(), false),
-            Some((from, to)) => match (self.value(from)?, self.value(to)?) {
+            _ if is_star => (self.span(), false),
+            Some((from, to)) => match (value(from), value(to)) {
                 (Err(reason), _) | (_, Err(reason)) => return Some(reason),
                 (Ok(first), Ok(last)) if first > last => return Some(self.wraps(from, to)),
-                (Ok(first), Ok(last)) => (last - first, false),
+                (Ok(first), Ok(last)) => ((last - first).min(self.span()), false),
             },
-            None => match self.value(base)? {
+            None => match value(base) {
                 Err(reason) => return Some(reason),
                 Ok(_) => (0, true),
             },
@@ -113,9 +191,50 @@ impl Field {
         if is_single {
             return Some(format!("a step needs a range: write {base}-{}/{step}", self.last));
         }
-        let steps: u32 = step.parse().ok()?;
+        if !is_number(step) {
+            return Some(format!("{part} has no number as its step"));
+        }
+        let steps: u32 = step.parse().unwrap_or(u32::MAX);
         (steps == 0 || steps > span)
             .then(|| format!("a step of {step} leads from no value to another: {}", self.range()))
+    }
+
+    /// What is wrong with a part that has `L`, `W` or `#` in it; `None` for a part that has none of them.
+    fn modified(&self, part: &str) -> Option<Option<String>> {
+        let upper = part.to_ascii_uppercase();
+        let alone = |text: &str, written: &str| match self.value(text) {
+            Some(Ok(_)) => None,
+            Some(Err(reason)) => Some(reason),
+            None => Some(format!("{part} has to be one day and {written}")),
+        };
+        match self.days {
+            Some(Days::OfMonth) if upper == "L" || upper == "LW" => Some(None),
+            Some(Days::OfMonth) if upper.ends_with('W') => {
+                Some(alone(&part[..part.len() - 1], "W, such as 15W"))
+            }
+            Some(Days::OfWeek) if upper == "L" => Some(Some(
+                "L alone is no day of the week: write SAT, or 6L for the last one of a month".to_owned(),
+            )),
+            Some(Days::OfWeek) if upper.ends_with('L') => {
+                let day = part[..part.len() - 1].trim_end_matches('#');
+                Some(alone(day, "L, such as 5L"))
+            }
+            Some(Days::OfWeek) => part.split_once('#').map(|(day, nth)| {
+                let is_nth = matches!(nth, "1" | "2" | "3" | "4" | "5");
+                alone(day, "a number, such as 5#2")
+                    .or_else(|| (!is_nth).then(|| format!("{part} has to end with a number from 1 to 5")))
+            }),
+            _ => None,
+        }
+    }
+
+    fn no_value(&self, part: &str) -> String {
+        match self.names {
+            [] => format!("{part} is no value and no range: {}", self.range()),
+            [first, ..] => {
+                format!("{part} is no value and no range: {}, or have names such as {first}", self.range())
+            }
+        }
     }
 
     fn wraps(&self, from: &str, to: &str) -> String {
@@ -134,6 +253,21 @@ impl Field {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_field_of_days_that_begins_with_a_star_is_no_star_beside_another() {
+        for (text, at, both, either) in [
+            ("0 0 */2 * MON", 4, "write +MON", "1-31/2"),
+            ("0 0 13 * */2", 9, "write +*/2", "0-6/2"),
+            ("0 0 ?/2 * MON", 4, "write +MON", "1-31/2"),
+        ] {
+            let (position, reason) = wrong_part(text).expect(text);
+            assert!(
+                position == at && reason.contains(both) && reason.contains(either),
+                "{text}: {position} {reason}"
+            );
+        }
+    }
 
     #[test]
     fn every_field_refuses_a_step_that_leads_nowhere() {
@@ -172,6 +306,36 @@ mod tests {
             ("@reboot", 0, "count of 1"),
             ("@every 5m", 0, "`every 5m`"),
             ("@daily now", 0, "stands alone"),
+            ("5,,10 * * * *", 2, "nothing on one side"),
+            (",5 * * * *", 0, "nothing on one side"),
+            ("0 0 * * MON,", 12, "nothing on one side"),
+            ("0 0 * * L", 8, "write SAT, or 6L"),
+            ("0 0 * * MON,L", 12, "write SAT, or 6L"),
+            ("0 0 * * 0-7/7", 8, "leads from no value to another"),
+            ("0 0 * * +*/7", 9, "leads from no value to another"),
+            ("0 0 * * +Monday", 9, "write MON"),
+            ("0 0 * * MON-FRI#2", 8, "one day"),
+            ("0 0 * * 1-5L", 8, "one day"),
+            ("0 0 * * */2#1", 8, "one day"),
+            ("0 0 * * 1#2/3", 8, "from 1 to 5"),
+            ("0 0 * * 8#2", 8, "8 is too much"),
+            ("0 0 * * FRI#6", 8, "from 1 to 5"),
+            ("0 0 * * FRI#+2", 8, "from 1 to 5"),
+            ("0 0 1-15W * *", 4, "one day"),
+            ("0 0 32W * *", 4, "32 is too much"),
+            ("0 0 L-3 * *", 4, "no value and no range"),
+            ("0 0 W * *", 4, "one day"),
+            ("*/+5 * * * *", 0, "no number as its step"),
+            ("+5 * * * *", 0, "no value and no range"),
+            ("5- * * * *", 0, "no value and no range"),
+            ("0 ? * * *", 2, "no value and no range"),
+            ("0 MON * * *", 2, "no value and no range"),
+            ("0 0 * MON *", 6, "no value and no range"),
+            ("0 0 * * MAR", 8, "no value and no range"),
+            ("0 0 * JAN0 *", 6, "no value and no range"),
+            ("0 0 * * fr\u{131}", 8, "no value and no range"),
+            ("*,5 * * * *", 0, "the star alone"),
+            ("0 0 L,LW * *", 6, "L and LW"),
         ] {
             let (position, reason) = wrong_part(text).expect(text);
             assert!(position == at && reason.contains(write), "{text}: {position} {reason}");
@@ -184,6 +348,14 @@ mod tests {
             "@daily",
             "0 0 1,15-20/5 * 1-5",
             "0 0 ? * MON",
+            "0 0 * * fri#l",
+            "0 0 lw * *",
+            "0 0 L,15W * *",
+            "0 0 13 * +FRI",
+            "0 0 * * 0-7",
+            "0 0 */2 * +MON",
+            "0 0 1-31/2 * MON",
+            "0 0 */2 * ?",
         ] {
             assert_eq!(wrong_part(text), None, "{text}");
         }

@@ -28,6 +28,8 @@ pub enum ScheduleError {
     },
     /// [`except`](crate::Schedule::except) for a schedule without a time zone.
     NoZone,
+    /// [`except`](crate::Schedule::except) leaves out all times.
+    NothingLeft,
     /// A text that is no schedule.
     #[non_exhaustive]
     Text {
@@ -88,6 +90,7 @@ impl fmt::Display for ScheduleError {
             }
             Self::NotAnInterval { option } => write!(f, "{option} is an option of an interval"),
             Self::NoZone => f.write_str("except needs a schedule with a time zone: daily, cron or aligned"),
+            Self::NothingLeft => f.write_str("except leaves out every time of the schedule"),
             Self::Text { text, position, expected } => {
                 write!(f, "the schedule {text:?} is wrong at position {position}: expected {expected}")
             }

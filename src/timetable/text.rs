@@ -184,14 +184,7 @@ impl<'a> Words<'a> {
             self.next(OPTIONS)?;
             schedule = match option {
                 "jitter" => schedule.jitter(self.duration()?),
-                "spread" => {
-                    let word = self.next("a key")?;
-                    let share = word.strip_prefix('#').filter(|share| share.len() == 8);
-                    match share.and_then(|share| u32::from_str_radix(share, 16).ok()) {
-                        Some(share) => Schedule { spread: Some(Spread(share)), ..schedule },
-                        None => schedule.spread(word),
-                    }
-                }
+                "spread" => schedule.spread(self.next("a key")?),
                 "starts" => schedule.starts(self.instant()?),
                 "ends" => schedule.ends(self.instant()?),
                 "count" => {

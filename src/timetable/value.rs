@@ -118,8 +118,11 @@ impl Schedule {
 
     /// By a cron expression in a time zone (as for [`daily`](Self::daily)): minute, hour, day of the month, month, day of the week; with a sixth field
     /// in front for seconds, and a seventh at the end for years. Names (`MON`, `JAN`), `L`, `W`, `#` and nicknames
-    /// (`@daily`, `@midnight`) are understood, as [croner](https://docs.rs/croner) does. A step or value that means nothing in its field,
-    /// such as `*/90` minutes, is refused.
+    /// (`@daily`, `@midnight`) are understood, as [croner](https://docs.rs/croner) does. What means nothing in its field, such as `*/90`
+    /// minutes, is refused.
+    ///
+    /// If both fields of days name some, either is enough; with `+` before the days of the week (`0 0 13 * +FRI`) both must hold. A field that
+    /// begins with a star and is none (`*/2`) is refused beside another without `+`: cron takes both, and others take either.
     ///
     /// Where the expression names hours, it names local times, and each is due exactly once, as for [`daily`](Self::daily).
     /// One with `*` in its hours (`*/15 * * * *`) asks for every so often instead: it goes on through an hour that the clock
@@ -166,6 +169,8 @@ impl Schedule {
     /// All times of an interval are later by a part of it that is found from `key`: the same in each process, and different for most
     /// keys. So the loops of a thousand guilds do not begin together. Without [`aligned`](Self::aligned) or [`starts`](Self::starts) it
     /// is the first iteration that begins so much later. Refused for times of day, cron expressions and `once`.
+    ///
+    /// A key of `#` and eight hexadecimal digits is the hash itself, as a schedule's text has it.
     #[must_use]
     pub fn spread(mut self, key: &str) -> Self {
         self.spread = Some(Spread::of(key));
@@ -176,7 +181,11 @@ impl Schedule {
     /// ([`daily`](Self::daily), [`cron`](Self::cron), [`aligned`](Self::aligned)).
     ///
     /// It is called for each time, often more than once; a panic counts as false. Two schedules are equal only if they share it, and it is
-    /// not part of the text. After 200,000 times in a row that it leaves out, the schedule is at its end.
+    /// not part of the text.
+    ///
+    /// After 200,000 times in a row that it leaves out, [`next_after`](Self::next_after) and [`upcoming`](Self::upcoming) look no further. A
+    /// loop waits until the last of them, logs `task.schedule.empty`, and goes on from there. An exception that leaves out
+    /// the 400 years of a calendar's cycle is refused.
     ///
     /// ```
     /// # #[cfg(feature = "calendar")] {
@@ -253,8 +262,13 @@ impl Schedule {
             _ => {}
         }
         #[cfg(feature = "calendar")]
-        if self.except.is_some() && !self.is_calendar() {
-            return Err(ScheduleError::NoZone);
+        match &self.rhythm {
+            _ if self.except.is_none() => {}
+            Rhythm::Calendar(calendar) if self.leaves_out_all(calendar) => {
+                return Err(ScheduleError::NothingLeft);
+            }
+            Rhythm::Calendar(_) => {}
+            _ => return Err(ScheduleError::NoZone),
         }
         if self.count == Some(0) {
             return Err(ScheduleError::ZeroCount);
@@ -281,7 +295,7 @@ impl Schedule {
             #[cfg(feature = "calendar")]
             Rhythm::Calendar(calendar) => {
                 let after = self.starts.map_or(last, |starts| just_before(starts).max(last));
-                self.calendar_after(calendar, after)
+                self.calendar_after(calendar, after).due()
             }
             Rhythm::Invalid(_) => None,
         }?;
@@ -414,6 +428,26 @@ impl Iterator for Upcoming<'_> {
     }
 }
 
+/// What a search for the next time of a calendar finds.
+#[cfg(feature = "calendar")]
+enum Search {
+    Due(SystemTime),
+    /// There is none.
+    End,
+    /// Too many in a row are left out, this one last.
+    LeftOut(SystemTime),
+}
+
+#[cfg(feature = "calendar")]
+impl Search {
+    fn due(self) -> Option<SystemTime> {
+        match self {
+            Self::Due(time) => Some(time),
+            _ => None,
+        }
+    }
+}
+
 /// How many times in a row may be left out by [`Schedule::except`]: two days of every second.
 #[cfg(feature = "calendar")]
 const EXCEPTED_AT_MOST: u32 = 200_000;
@@ -443,7 +477,7 @@ impl Schedule {
             }
             // Its own time counts, where it begins right then.
             #[cfg(feature = "calendar")]
-            Rhythm::Calendar(calendar) => self.calendar_after(calendar, just_before(began)),
+            Rhythm::Calendar(calendar) => self.calendar_after(calendar, just_before(began)).due(),
         }?;
         self.ends.is_none_or(|ends| first <= ends).then_some(first)
     }
@@ -477,16 +511,62 @@ impl Schedule {
     }
 
     #[cfg(feature = "calendar")]
-    fn calendar_after(&self, calendar: &Calendar, after: SystemTime) -> Option<SystemTime> {
+    fn calendar_after(&self, calendar: &Calendar, after: SystemTime) -> Search {
+        self.calendar_within(calendar, after, EXCEPTED_AT_MOST)
+    }
+
+    /// Looks at so many times at most.
+    #[cfg(feature = "calendar")]
+    fn calendar_within(&self, calendar: &Calendar, after: SystemTime, most: u32) -> Search {
         let offset = self.offset();
-        let mut time = after.checked_sub(offset)?;
-        for _ in 0..EXCEPTED_AT_MOST {
-            time = calendar.next(time)?;
-            if let Some(due) = self.unless_excepted(calendar, time.checked_add(offset)?) {
-                return Some(due);
+        let next = |time: SystemTime| calendar.next(time.checked_sub(offset)?)?.checked_add(offset);
+        let mut time = after;
+        for _ in 0..most {
+            match next(time) {
+                None => return Search::End,
+                Some(next) => time = next,
+            }
+            if let Some(due) = self.unless_excepted(calendar, time) {
+                return Search::Due(due);
             }
         }
+        Search::LeftOut(time)
+    }
+
+    /// The last of the times after `after` that are left out, if they are so many in a row that nobody looks further.
+    pub(super) fn left_out_after(&self, after: SystemTime) -> Option<SystemTime> {
+        #[cfg(feature = "calendar")]
+        if let (Rhythm::Calendar(calendar), true) = (&self.rhythm, self.except.is_some()) {
+            let after = self.starts.map_or(after, |starts| just_before(starts).max(after));
+            if let Search::LeftOut(last) = self.calendar_after(calendar, after) {
+                return Some(last).filter(|last| self.ends.is_none_or(|ends| *last < ends));
+            }
+        }
+        let _ = after;
         None
+    }
+
+    /// Whether a whole cycle of the calendar is left out, which is seen where times are days apart.
+    #[cfg(feature = "calendar")]
+    fn leaves_out_all(&self, calendar: &Calendar) -> bool {
+        /// 1 January 2000, and the time from it to the same day of the next cycle.
+        const SOME_DAY: Duration = Duration::from_secs(946_684_800);
+        const CYCLE: Duration = Duration::from_secs(146_097 * 86_400);
+        const LOOKS: u32 = 1_000;
+        let some_day = SystemTime::UNIX_EPOCH + SOME_DAY;
+        let is_past =
+            |last: SystemTime, part: u32| last.duration_since(some_day).is_ok_and(|gone| gone > CYCLE / part);
+        // First a few of them: most exceptions leave something, and where times are close the cycle is out of reach.
+        match self.calendar_within(calendar, some_day, LOOKS) {
+            Search::LeftOut(last) if is_past(last, EXCEPTED_AT_MOST / LOOKS) => {
+                match self.calendar_after(calendar, some_day) {
+                    Search::LeftOut(last) => is_past(last, 1),
+                    Search::End => true,
+                    Search::Due(_) => false,
+                }
+            }
+            _ => false,
+        }
     }
 
     #[cfg(feature = "calendar")]
@@ -567,6 +647,11 @@ pub(super) struct Spread(pub(super) u32);
 impl Spread {
     /// The same in each process, and for ever: FNV-1a, and the last step of SplitMix64, which spreads short keys.
     pub(super) fn of(key: &str) -> Self {
+        let digits = key.strip_prefix('#').filter(|digits| digits.len() == 8);
+        let digits = digits.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        if let Some(hash) = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()) {
+            return Self(hash);
+        }
         let fnv = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });

@@ -19,11 +19,13 @@ const LEAST: SignedDuration = SignedDuration::from_nanos(1);
 
 /// Finds a zone by its IANA name, by its offset from UTC such as `+05:30`, or that of the machine as `system`.
 pub(super) fn find(name: &str) -> Result<TimeZone, ScheduleError> {
-    match name {
-        "system" => TimeZone::try_system().map_err(|_| unknown(name)),
-        _ if name.starts_with(['+', '-']) => offset(name).map(TimeZone::fixed).ok_or_else(|| unknown(name)),
-        _ => TimeZone::get(name).map_err(|_| unknown(name)),
-    }
+    let zone = match name {
+        "system" => TimeZone::try_system().ok(),
+        _ if name.starts_with(['+', '-']) => offset(name).map(TimeZone::fixed),
+        _ => TimeZone::get(name).ok(),
+    };
+    // `Etc/Unknown` has a name and no clock.
+    zone.filter(|zone| !zone.is_unknown()).ok_or_else(|| unknown(name))
 }
 
 /// `+05:30`.

@@ -484,6 +484,156 @@ async fn at_the_limit_a_time_is_counted_once() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_falls_due_during_a_pause_is_not_counted_though_an_iteration_runs() {
+    // It runs from 1:00 to 3:30.
+    for (pause, resume, overlapped, next) in [
+        (90, None, 0, None),
+        (130, None, 1, None),
+        (130, Some(190), 1, Some(240)),
+        (70, Some(130), 1, Some(240)),
+    ] {
+        for overlap in [OverlapPolicy::Skip, OverlapPolicy::Queue] {
+            let l = on(hourly()).takes(150).begin(|body| body.overlap(overlap));
+            minutes(pause).await;
+            l.handle.pause().unwrap();
+            if let Some(resume) = resume {
+                minutes(resume - pause).await;
+                l.handle.resume().unwrap();
+                minutes(235 - resume).await;
+            } else {
+                minutes(235 - pause).await;
+            }
+            match overlap {
+                OverlapPolicy::Skip => {
+                    assert_eq!(l.left_out(), (0, overlapped), "{pause} {resume:?}");
+                    minutes(10).await;
+                    assert_eq!(l.begun().get(1).copied(), next, "{pause} {resume:?}");
+                }
+                // What waits when it is paused is left out.
+                _ => {
+                    let (missed, overlapped_then) = l.left_out();
+                    let run = l.begun().len() as u64 - 1;
+                    assert_eq!(missed + overlapped_then + run, overlapped, "{pause} {resume:?}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_schedule_during_a_pause_holds_from_the_resume_on() {
+    let l = on(hourly()).takes(150).begin(|body| body);
+    minutes(90).await;
+    l.handle.pause().unwrap();
+    minutes(40).await;
+    l.handle.change_schedule(Schedule::cron("*/10 * * * *", "UTC")).unwrap();
+    minutes(55).await;
+    l.handle.resume().unwrap();
+    minutes(30).await;
+    // From 3:05 to 3:30, while the first one still runs.
+    assert_eq!((l.begun(), l.left_out()), (vec![60, 210], (0, 2)), "3:10 and 3:20 overlapped");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_schedule_during_an_iteration_holds_while_it_does() {
+    let l = on(hourly()).takes(150).begin(|body| body);
+    minutes(125).await;
+    l.handle.change_schedule(Schedule::cron("*/10 * * * *", "UTC")).unwrap();
+    minutes(30).await;
+    l.handle.change_schedule(Schedule::daily(["23:00"], "UTC")).unwrap();
+    minutes(60).await;
+    assert_eq!((l.begun(), l.left_out()), (vec![60], (0, 4)), "2:00, and 2:10, 2:20 and 2:30");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_schedule_between_two_lives_holds_from_then_on() {
+    let clock = WallClock::starting(midnight());
+    let begun = Arc::new(Mutex::new(Vec::new()));
+    let (log, reader) = (begun.clone(), clock.clone());
+    let body = TaskLoop::on(hourly(), move |ctx: TaskContext| {
+        log.lock().unwrap().push(reader.now().duration_since(midnight()).unwrap().as_secs() / 60);
+        async move { if ctx.generation() == 1 { Err("down") } else { Ok(()) } }
+    });
+    let handle = body.handle();
+    let body = body.on_error(|_| async { OnError::End });
+    let tasks = TaskManager::builder().wall_clock(clock.reader()).build().unwrap();
+    let config = CriticalTaskConfig::from_loop("l", body).backoff(Backoff::constant(secs(150 * MINUTE)));
+    tasks.register(config).unwrap();
+    tasks.start();
+    minutes(150).await;
+    handle.change_schedule(Schedule::cron("*/20 0-23 * * *", "UTC")).unwrap();
+    minutes(75).await;
+    assert_eq!(*begun.lock().unwrap(), [60, 210, 220], "at 3:30 for 3:20");
+    let missed = tasks.snapshot("l").unwrap().skipped(SkipReason::Missed);
+    assert_eq!(missed, 3, "2:00 of the one, 2:40 and 3:00 of the other");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_schedule_during_the_hook_before_a_loop_holds_from_then_on() {
+    let mut begin = on(hourly());
+    begin.random = 0.0;
+    let l = begin.begin(|body| body.before_loop(|_| async { minutes(190).await }));
+    minutes(150).await;
+    l.handle.change_schedule(Schedule::cron("*/20 0-23 * * *", "UTC")).unwrap();
+    minutes(45).await;
+    assert_eq!(
+        (l.begun(), l.left_out()),
+        (vec![190], (3, 0)),
+        "run for 3:00; 1:00, 2:00 and 2:40 are missed"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instant_that_was_used_is_so_after_another_schedule() {
+    let l = on(Schedule::once(hour(1, 0))).begin(|body| body.after_iteration(|_| async { minutes(1).await }));
+    minutes(60).await;
+    settle().await;
+    l.handle.change_schedule(Schedule::every(secs(10 * MINUTE))).unwrap();
+    minutes(25).await;
+    assert_eq!(l.begun(), [60, 70, 80]);
+    l.handle.change_schedule(Schedule::once(hour(1, 0))).unwrap();
+    minutes(60).await;
+    assert_eq!((l.begun(), state(&l.tasks, "l")), (vec![60, 70, 80], Some(TaskState::Finished)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exception_for_days_of_seconds_ends_nothing_and_says_so() {
+    let (events, _guard) = Events::record();
+    let begins = midnight() + secs(3 * 24 * HOUR);
+    let schedule = Schedule::cron("* * * * * *", "UTC").except(move |time| time.at < begins);
+    assert_eq!(schedule.check(), Ok(()), "too many to be looked at");
+    let l = on(schedule.count(2)).begin(|body| body);
+    minutes(60).await;
+    assert_eq!((l.begun(), state(&l.tasks, "l")), (vec![], Some(TaskState::Running)));
+    assert_eq!(l.handle.next_run(), None);
+    let records = events.named("task.schedule.empty");
+    assert_eq!(records.len(), 1);
+    let told = "the schedule of loop l leaves out every time until 2024-10-06T07:33:19Z";
+    assert_eq!(records[0].message(), told);
+    minutes(3 * 24 * 60).await;
+    assert_eq!((l.begun(), state(&l.tasks, "l")), (vec![3 * 24 * 60; 2], Some(TaskState::Finished)));
+}
+
+/// An exception is the user's code: here it changes the schedule while another interval is looked at.
+#[tokio::test(start_paused = true)]
+async fn another_interval_is_checked_with_the_schedule_that_it_joins() {
+    let slot: Arc<Mutex<Option<LoopHandle>>> = Arc::default();
+    let own = slot.clone();
+    let schedule = Schedule::every(secs(HOUR)).aligned("UTC").except(move |_| {
+        if let Some(handle) = own.lock().unwrap().take() {
+            let long = Schedule::every(secs(2 * HOUR)).jitter(secs(2 * HOUR));
+            handle.change_schedule(long).unwrap();
+        }
+        false
+    });
+    let (_, handle, _) = noting_on(schedule, 0);
+    *slot.lock().unwrap() = Some(handle.clone());
+    let changed = handle.change_interval(secs(HOUR / 2));
+    assert_eq!(changed, Err(LoopControlError::Schedule(ScheduleError::JitterTooLong)));
+    assert_eq!(handle.schedule().check(), Ok(()));
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Pass(u64),

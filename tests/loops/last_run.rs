@@ -73,6 +73,19 @@ async fn an_interval_goes_on_from_it() {
         (hourly(), MissedPolicy::Skip, Some(ago(3, 20)), vec![40, 100], 3),
         (hourly(), MissedPolicy::CatchUp(9), Some(ago(2, 20)), vec![0, 0, 40, 100], 0),
         (hourly().immediate(true), MissedPolicy::RunOnce, Some(ago(0, 20)), vec![0, 60], 0),
+        (hourly().immediate(true), MissedPolicy::RunOnce, Some(ago(3, 20)), vec![0, 60], 3),
+        // A start is the phase, and what ran before does not move it.
+        (hourly().starts(ago(20, 20)), MissedPolicy::RunOnce, Some(ago(0, 40)), vec![0, 40, 100], 0),
+        (hourly().starts(ago(20, 20)), MissedPolicy::RunOnce, Some(ago(3, 0)), vec![0, 40, 100], 2),
+        (hourly().starts(ago(20, 20)), MissedPolicy::RunOnce, Some(ago(0, 20)), vec![40, 100], 0),
+        (hourly().starts(ago(1, 20)), MissedPolicy::RunOnce, Some(ago(9, 0)), vec![0, 40, 100], 1),
+        (
+            hourly().starts(ago(20, 20)).immediate(true),
+            MissedPolicy::RunOnce,
+            Some(ago(3, 0)),
+            vec![0, 40, 100],
+            3,
+        ),
         // Not from a clock that was wrong by more than the next time.
         (hourly(), MissedPolicy::RunOnce, Some(noon() + secs(5 * HOUR)), vec![0, 60], 0),
         (Schedule::delay(secs(HOUR)), MissedPolicy::RunOnce, Some(ago(0, 20)), vec![40, 100], 0),

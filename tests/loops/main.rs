@@ -7,6 +7,8 @@ mod calendars;
 mod control;
 mod hooks;
 mod last_run;
+#[cfg(feature = "calendar")]
+mod ledger;
 mod manual;
 #[cfg(feature = "calendar")]
 mod migration;

@@ -1,6 +1,9 @@
 //! Iterations that somebody asks for, beside the rhythm.
 
-use otel_tasks::schedule::{ManualRun, OverlapPolicy, Trigger};
+use otel_tasks::{
+    policy::ErrorClass,
+    schedule::{ManualRun, OverlapPolicy, Trigger},
+};
 
 use super::*;
 
@@ -87,7 +90,7 @@ async fn a_time_that_comes_while_it_runs_overlaps() {
     for (overlap, begins, overlapped) in [
         (OverlapPolicy::Skip, vec![0, 80, 200], 1),
         (OverlapPolicy::Queue, vec![0, 80, 130, 200], 0),
-        (OverlapPolicy::CancelRunning, vec![0, 80, 100, 200], 1),
+        (OverlapPolicy::CancelRunning, vec![0, 80, 100, 200], 0),
         (OverlapPolicy::Allow(2), vec![0, 80, 100, 200], 0),
     ] {
         let (body, handle, moments, _) = heard(50);
@@ -168,4 +171,191 @@ async fn a_manual_iteration_is_tried_again_and_ends_the_loop_as_any_other() {
     assert_eq!((outcome.exit.kind(), outcome.duration), (ExitKind::Failure, secs(3)));
     sleep(secs(1)).await;
     assert_eq!(state(&tasks, "l"), Some(TaskState::Failed));
+}
+
+/// Asks for an iteration each time the manager reads the clock, as another thread might at any moment. Keeps those that were accepted.
+fn asking(
+    handle: &LoopHandle,
+    from: Duration,
+) -> (impl Fn() -> SystemTime + Send + Sync + use<>, Arc<Mutex<Vec<ManualRun>>>) {
+    let accepted: Arc<Mutex<Vec<ManualRun>>> = Arc::default();
+    let (log, handle, began) = (accepted.clone(), handle.clone(), Instant::now());
+    let clock = move || {
+        if began.elapsed() >= from {
+            log.lock().unwrap().extend(handle.run_now());
+        }
+        SystemTime::UNIX_EPOCH + began.elapsed()
+    };
+    (clock, accepted)
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_accepted_begins_however_the_loop_ends() {
+    for how in ["count", "stop", "permanent", "end of the schedule"] {
+        for overlap in [OverlapPolicy::Skip, OverlapPolicy::CancelRunning, OverlapPolicy::Allow(2)] {
+            let begun = Arc::new(AtomicUsize::new(0));
+            let count = begun.clone();
+            let schedule = Schedule::every(secs(100));
+            let schedule = match how {
+                "count" => schedule.count(2),
+                "end of the schedule" => schedule.ends(SystemTime::UNIX_EPOCH + secs(150)),
+                _ => schedule,
+            };
+            let body = TaskLoop::on(schedule, move |ctx: TaskContext| {
+                let iteration = count.fetch_add(1, SeqCst);
+                async move {
+                    sleep(secs(10)).await;
+                    // Those that are asked for come without end.
+                    if how == "permanent" && ctx.iteration() >= Some(3) || iteration > 50 {
+                        return Err("gone");
+                    }
+                    Ok(())
+                }
+            });
+            let handle = body.handle();
+            let (clock, accepted) = asking(&handle, secs(95));
+            let tasks = TaskManager::builder().wall_clock(clock).build().unwrap();
+            let config = CriticalTaskConfig::from_loop("l", body.overlap(overlap));
+            let config =
+                config.classify(|_: &&str| ErrorClass::Permanent).restart_policy(RestartPolicy::Never);
+            tasks.register(config).unwrap();
+            tasks.start();
+            sleep(secs(130)).await;
+            if how == "stop" {
+                handle.stop();
+            }
+            sleep(secs(1_000)).await;
+            assert!(!handle.is_running(), "{how}");
+            let accepted = std::mem::take(&mut *accepted.lock().unwrap());
+            assert!(!accepted.is_empty());
+            for manual in accepted {
+                let outcome = manual.await;
+                // A time that comes drops the one that runs.
+                let is_dropped = overlap == OverlapPolicy::CancelRunning;
+                assert!(outcome.is_ok() || is_dropped, "{how} {overlap:?}: {outcome:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_is_about_to_end_refuses_it() {
+    for how in ["count", "stop", "permanent", "shutdown"] {
+        let heard = Log::default();
+        let slot: Arc<Mutex<Option<LoopHandle>>> = Arc::default();
+        let (log, own) = (heard.clone(), slot.clone());
+        let body = TaskLoop::every(secs(100), move |ctx: TaskContext| async move {
+            if how == "permanent" && ctx.iteration() == Some(2) { Err("gone") } else { Ok(()) }
+        });
+        let body = body.after_loop(move |_| {
+            let run = own.lock().unwrap().as_ref().unwrap().run_now();
+            log.push(format!("{:?}", run.map(drop)));
+            async {}
+        });
+        let body = if how == "count" { body.count(2) } else { body };
+        let handle = body.handle();
+        *slot.lock().unwrap() = Some(handle.clone());
+        let config = CriticalTaskConfig::from_loop("l", body).classify(|_: &&str| ErrorClass::Permanent);
+        let tasks = started(config.restart_policy(RestartPolicy::Never));
+        sleep(secs(50)).await;
+        match how {
+            "stop" => handle.stop(),
+            "shutdown" => drop(tasks.shutdown().await),
+            _ => sleep(secs(100)).await,
+        }
+        settle().await;
+        assert_eq!(heard.lines(), ["Err(NotRunning)"], "{how}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_error_that_ends_the_loop_none_begins_beside_those_that_still_run() {
+    let body = TaskLoop::every(secs(10), |ctx: TaskContext| async move {
+        sleep(secs(25)).await;
+        if ctx.iteration() == Some(1) { Err("gone") } else { Ok(()) }
+    });
+    let handle = body.handle();
+    let body = body.overlap(OverlapPolicy::Allow(3)).on_error(|_| async { OnError::End });
+    let _tasks = started(CriticalTaskConfig::from_loop("l", body).restart_policy(RestartPolicy::Never));
+    sleep(secs(26)).await;
+    assert!(handle.is_running());
+    assert_eq!(refused(handle.run_now()), LoopControlError::NotRunning);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_asked_for_just_before_a_stop_still_runs() {
+    let (body, handle, moments, _) = heard(5);
+    let tasks = started(CriticalTaskConfig::from_loop("l", body));
+    sleep(secs(30)).await;
+    let manual = handle.run_now().unwrap();
+    handle.stop();
+    assert_eq!(manual.await.map(|outcome| outcome.exit), Ok(Exit::Success));
+    assert_eq!((moments.seconds(), state(&tasks, "l")), (vec![0, 30], Some(TaskState::Finished)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn during_the_hook_before_the_loop_it_waits() {
+    let (body, handle, moments, _) = heard(5);
+    let body = body.before_loop(|_| async { sleep(secs(60)).await });
+    let _tasks = started(CriticalTaskConfig::from_loop("l", body));
+    sleep(secs(10)).await;
+    let manual = handle.run_now().unwrap();
+    sleep(secs(10)).await;
+    assert_eq!(moments.count(), 0);
+    assert_eq!(manual.await.map(|outcome| outcome.iteration), Ok(1));
+}
+
+/// Asked for at the very moment at which a time comes, before the loop has seen it: no more begin than may, whatever the policy.
+#[tokio::test(start_paused = true)]
+async fn beside_a_time_that_comes_no_more_begin_than_may() {
+    for (overlap, takes, begins, overlapped, most) in [
+        (OverlapPolicy::Skip, 30, vec![0, 100, 200], 1, 1),
+        (OverlapPolicy::Queue, 30, vec![0, 100, 130, 200], 0, 1),
+        (OverlapPolicy::CancelRunning, 30, vec![0, 100, 100, 200], 0, 1),
+        // One runs since the beginning, and there is room for one.
+        (OverlapPolicy::Allow(2), 150, vec![0, 100, 200], 1, 2),
+    ] {
+        let (moments, alive) = (Moments::default(), Alive::default());
+        let (log, guards) = (moments.clone(), alive.clone());
+        let body = TaskLoop::every(secs(100), move |_| {
+            log.note();
+            guards.during(sleep(secs(takes)))
+        });
+        let handle = body.handle();
+        let (own, asked, began) = (handle.clone(), AtomicUsize::new(0), Instant::now());
+        let clock = move || {
+            if began.elapsed() >= secs(100) && asked.fetch_add(1, SeqCst) == 0 {
+                drop(own.run_now().expect("there is room"));
+            }
+            SystemTime::UNIX_EPOCH + began.elapsed()
+        };
+        let tasks = TaskManager::builder().wall_clock(clock).build().unwrap();
+        tasks.register(CriticalTaskConfig::from_loop("l", body.overlap(overlap))).unwrap();
+        tasks.start();
+        sleep(secs(100)).await;
+        settle().await;
+        if overlap == OverlapPolicy::CancelRunning {
+            assert_eq!(refused(handle.run_now()), LoopControlError::Overlapped, "one runs");
+        }
+        sleep(secs(120)).await;
+        assert_eq!((moments.seconds(), alive.most()), (begins, most), "{overlap:?}");
+        assert_eq!(tasks.snapshot("l").unwrap().skipped(SkipReason::Overlapped), overlapped, "{overlap:?}");
+    }
+}
+
+#[test]
+fn who_has_awaited_one_may_ask_for_another() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let body = TaskLoop::on(Schedule::every(secs(1_000)).immediate(false), |_| async {});
+        let handle = body.handle();
+        let tasks = started(CriticalTaskConfig::from_loop("l", body));
+        while !handle.is_running() {
+            sleep(millis(1)).await;
+        }
+        for _ in 0..2_000 {
+            handle.run_now().expect("none runs").await.expect("it ends");
+        }
+        drop(tasks);
+    });
 }

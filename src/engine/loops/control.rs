@@ -11,10 +11,14 @@ use tokio::{
 };
 
 use crate::{
-    engine::{Order, Supervised, loops::outcome::LoopOutcome},
+    cell::SkipReason,
+    engine::{
+        Order, Supervised,
+        loops::{iteration::Living, life::tell_skipped, outcome::LoopOutcome},
+    },
     error::LoopControlError,
     policy::Exit,
-    timetable::{Account, Schedule},
+    timetable::{Account, Schedule, ScheduleError},
 };
 
 pub(super) struct Control {
@@ -27,16 +31,17 @@ pub(super) struct Control {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) schedule: Arc<Schedule>,
-    /// Counted up with each schedule.
-    pub(super) revision: u64,
-    /// When the schedule came.
-    pub(super) changed_at: Instant,
+    /// Counted up with each schedule, and when a life takes the account or gives it back.
+    revision: u64,
+    /// Between the start of a life and its end, hooks included.
     pub(super) running: bool,
+    /// Whether a life has the account, and does what is asked for.
+    lives: bool,
+    /// Whether an iteration that is asked for begins. False from the moment on at which it is decided that a life ends.
+    takes: bool,
     pub(super) failed: bool,
     /// Boxed: most loops are asked for nothing.
     asked: Option<Box<Asked>>,
-    /// Whether no further iteration begins for the time being.
-    pub(super) held: bool,
     pub(super) iteration: u64,
     pub(super) next: Option<SystemTime>,
     /// What the last life has left. The life under way has it, and gives it back when it ends.
@@ -57,10 +62,36 @@ struct Asked {
     stop: Option<Instant>,
     /// Iterations that have not begun, by those who await them.
     manual: Vec<Awaits>,
+    /// In their order. Each holds from its time on, also where the life hears it later.
+    wishes: Vec<(Instant, Wish)>,
+}
+
+/// As many wishes are kept apart while an iteration runs that none may begin beside. Further ones replace the last of their kind:
+/// somebody turns a loop on and off all the time.
+const WISHES_AT_MOST: usize = 64;
+
+/// What changes a life as it goes on.
+#[derive(Debug, Clone)]
+pub(super) enum Wish {
+    /// Whether no further iteration begins for the time being.
+    Hold(bool),
+    /// Another schedule.
+    Schedule(Arc<Schedule>),
 }
 
 /// Who awaits an iteration that was asked for.
 pub(super) type Awaits = oneshot::Sender<LoopOutcome>;
+
+/// Whether an iteration that is due may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It has one, and is in flight.
+    Taken,
+    /// As many run as may.
+    None,
+    /// Something was asked for that comes first.
+    Waits,
+}
 
 impl State {
     /// When the loop was asked to finish.
@@ -69,17 +100,79 @@ impl State {
     }
 
     pub(super) fn request_stop(&mut self) {
+        self.takes = false;
         self.asked.get_or_insert_default().stop.get_or_insert_with(Instant::now);
     }
 
-    pub(super) fn ask_for_one(&mut self, awaits: Awaits) {
+    /// Asks for an iteration, which has its place from now on.
+    pub(super) fn ask_for_one(&mut self, awaits: Awaits) -> Result<(), LoopControlError> {
+        if !self.takes {
+            return Err(LoopControlError::NotRunning);
+        }
+        if self.in_flight >= self.allowed {
+            return Err(LoopControlError::Overlapped);
+        }
         self.in_flight += 1;
         self.asked.get_or_insert_default().manual.push(awaits);
+        Ok(())
+    }
+
+    /// Takes a place for an iteration that is due; with `limited`, not more than may run.
+    pub(super) fn take_place(&mut self, limited: bool) -> Place {
+        if self.asked.as_ref().is_some_and(|asked| !asked.manual.is_empty()) {
+            return Place::Waits;
+        }
+        if limited && self.in_flight >= self.allowed {
+            return Place::None;
+        }
+        self.in_flight += 1;
+        Place::Taken
+    }
+
+    /// So many have ended, or do not begin.
+    pub(super) fn leave_places(&mut self, count: usize) {
+        self.in_flight = self.in_flight.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
     /// Those who await an iteration that has not begun.
     pub(super) fn take_manual(&mut self) -> Vec<Awaits> {
         self.asked.as_mut().map(|asked| std::mem::take(&mut asked.manual)).unwrap_or_default()
+    }
+
+    /// From now on nothing begins that is asked for. Returns those who await an iteration that has not begun.
+    #[must_use = "they are told when they are dropped, which is not for a place under the lock"]
+    pub(super) fn refuse(&mut self) -> Vec<Awaits> {
+        self.takes = false;
+        self.take_manual()
+    }
+
+    /// Refuses what is asked for from now on, unless something is asked for already.
+    pub(super) fn refuses(&mut self) -> bool {
+        let is_asked = |asked: &Box<Asked>| !asked.manual.is_empty() || !asked.wishes.is_empty();
+        if self.asked.as_ref().is_some_and(is_asked) {
+            return false;
+        }
+        self.takes = false;
+        true
+    }
+
+    fn wish(&mut self, wish: Wish) {
+        let wishes = &mut self.asked.get_or_insert_default().wishes;
+        let same_kind = |(_, other): &&mut (Instant, Wish)| {
+            std::mem::discriminant(other) == std::mem::discriminant(&wish)
+        };
+        let is_full = wishes.len() >= WISHES_AT_MOST;
+        match wishes.iter_mut().rev().find(same_kind).filter(|_| is_full) {
+            Some((_, last)) => *last = wish,
+            None => wishes.push((Instant::now(), wish)),
+        }
+    }
+
+    /// The wishes up to a moment.
+    pub(super) fn take_wishes(&mut self, upto: Option<Instant>) -> Vec<(Instant, Wish)> {
+        let Some(asked) = &mut self.asked else { return Vec::new() };
+        let count = asked.wishes.partition_point(|(at, _)| upto.is_none_or(|upto| *at <= upto));
+        asked.wishes.drain(..count).collect()
     }
 }
 
@@ -88,11 +181,11 @@ impl Control {
         let state = State {
             schedule: Arc::new(schedule),
             revision: 0,
-            changed_at: Instant::now(),
             running: false,
+            lives: false,
+            takes: false,
             failed: false,
             asked: None,
-            held: false,
             iteration: 0,
             next: None,
             account: Account::default(),
@@ -112,14 +205,45 @@ impl Control {
         self.state().schedule.clone()
     }
 
-    /// Lets another schedule hold.
-    pub(super) fn change(&self, other: impl FnOnce(&Schedule) -> Schedule) {
-        let mut state = self.state();
-        state.schedule = Arc::new(other(&state.schedule));
-        state.revision += 1;
-        state.changed_at = Instant::now();
-        drop(state);
-        self.notify();
+    /// The schedule of a loop that is not registered yet.
+    pub(super) fn begin_with(&self, schedule: Schedule) {
+        let before = std::mem::replace(&mut self.state().schedule, Arc::new(schedule));
+        // Not under the lock: it may have the user's code in it.
+        drop(before);
+    }
+
+    /// Lets another schedule hold, found from the one before.
+    pub(super) fn change(
+        &self,
+        other: impl Fn(&Schedule) -> Result<Schedule, ScheduleError>,
+    ) -> Result<(), ScheduleError> {
+        loop {
+            let (before, revision, left) = {
+                let state = self.state();
+                (state.schedule.clone(), state.revision, (!state.lives).then_some(state.account))
+            };
+            // Not under the lock: a schedule may have the user's code in it. So it is looked whether all is as it was.
+            let other = Arc::new(other(&before)?);
+            let left = left.map(|mut account| {
+                if let Some(supervised) = self.task() {
+                    account.change(&before, supervised.wall_clock());
+                }
+                account
+            });
+            let mut state = self.state();
+            if state.revision != revision {
+                continue;
+            }
+            state.revision += 1;
+            state.schedule = other.clone();
+            match left {
+                Some(account) => state.account = account,
+                None => state.wish(Wish::Schedule(other)),
+            }
+            drop(state);
+            self.notify();
+            return Ok(());
+        }
     }
 
     /// Wakes the life under way, and an iteration that waits for its next try.
@@ -141,8 +265,7 @@ impl Control {
 
     /// The task, as long as it obeys.
     pub(super) fn supervised(&self) -> Result<Arc<Supervised>, LoopControlError> {
-        let supervised = self.supervised.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-        let supervised = supervised.filter(|supervised| supervised.owns_name());
+        let supervised = self.task().filter(|supervised| supervised.owns_name());
         if supervised.as_ref().is_some_and(|supervised| supervised.is_runtime_gone()) {
             return Err(LoopControlError::RuntimeGone);
         }
@@ -151,10 +274,14 @@ impl Control {
         supervised.ok_or(LoopControlError::NotRegistered)
     }
 
+    fn task(&self) -> Option<Arc<Supervised>> {
+        self.supervised.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+    }
+
     pub(super) fn hold(&self, held: bool) -> bool {
         let mut state = self.state();
-        if state.running {
-            state.held = held;
+        if state.lives {
+            state.wish(Wish::Hold(held));
         }
         let running = state.running;
         drop(state);
@@ -164,14 +291,55 @@ impl Control {
 
     /// The loop rests until somebody restarts it. Returns the number of times that are left out.
     pub(super) fn rests(&self, now: SystemTime) -> u64 {
-        let (schedule, mut account) = {
-            let state = self.state();
-            (state.schedule.clone(), state.account)
-        };
-        // Not under the lock: the schedule may have the user's code in it.
-        let missed = account.rest(&schedule, now);
-        self.state().account = account;
-        missed
+        loop {
+            let (schedule, revision, mut account) = {
+                let state = self.state();
+                (state.schedule.clone(), state.revision, state.account)
+            };
+            // Not under the lock: the schedule may have the user's code in it.
+            let missed = account.rest(&schedule, now);
+            let mut state = self.state();
+            if state.revision == revision {
+                state.revision += 1;
+                state.account = account;
+                return missed;
+            }
+        }
+    }
+
+    /// A life gives the account back, and the schedule that it followed. One that came since holds from when it came. Returns the
+    /// number of times that are left out.
+    pub(super) fn give_back(
+        &self,
+        mut schedule: Arc<Schedule>,
+        mut account: Account,
+        now: SystemTime,
+    ) -> u64 {
+        loop {
+            let wishes = {
+                let mut state = self.state();
+                let wishes = state.take_wishes(None);
+                if wishes.is_empty() {
+                    state.revision += 1;
+                    (state.lives, state.takes) = (false, false);
+                    let left = account.take_left();
+                    state.account = account;
+                    return left;
+                }
+                wishes
+            };
+            for (at, wish) in wishes {
+                let then = now.checked_sub(at.elapsed()).unwrap_or(now);
+                match wish {
+                    Wish::Schedule(other) => {
+                        account.change(&schedule, then);
+                        schedule = other;
+                    }
+                    Wish::Hold(true) => account.come_to_rest(&schedule, then),
+                    Wish::Hold(false) => account.open(then),
+                }
+            }
+        }
     }
 
     pub(super) fn registered(&self, supervised: &Arc<Supervised>) {
@@ -181,29 +349,46 @@ impl Control {
 
 /// Marks the loop as running, and as not when its life ends or is dropped.
 pub(super) struct Alive {
-    control: Arc<Control>,
-    supervised: Arc<Supervised>,
+    living: Arc<Living>,
+    /// The one that the life begins with.
+    pub(super) schedule: Arc<Schedule>,
 }
 
 impl Alive {
-    pub(super) fn begin(control: &Arc<Control>, supervised: &Arc<Supervised>) -> Self {
-        let mut state = control.state();
-        state.running = true;
-        (state.failed, state.held, state.asked) = (false, false, None);
+    pub(super) fn begin(living: &Arc<Living>) -> Self {
+        let mut state = living.parts.control.state();
+        (state.running, state.lives, state.takes) = (true, true, true);
+        state.revision += 1;
+        (state.failed, state.asked, state.in_flight) = (false, None, 0);
         (state.iteration, state.next) = (0, None);
+        let schedule = state.schedule.clone();
         drop(state);
-        Self { control: control.clone(), supervised: supervised.clone() }
+        Self { living: living.clone(), schedule }
+    }
+
+    /// Gives the account back for a life that has not begun its work.
+    fn give_back(&self) {
+        let Living { parts, life } = &*self.living;
+        let account = parts.control.state().account;
+        let now = life.supervised.wall_clock();
+        let missed = parts.control.give_back(self.schedule.clone(), account, now);
+        tell_skipped(&life.shared, &life.supervised, SkipReason::Missed, missed);
     }
 }
 
 impl Drop for Alive {
     fn drop(&mut self) {
-        let mut state = self.control.state();
-        state.running = false;
+        let control = &self.living.parts.control;
+        // The schedule may have the user's code in it, and that may be what panics.
+        if control.state().lives && !std::thread::panicking() {
+            self.give_back();
+        }
+        let mut state = control.state();
+        (state.running, state.lives) = (false, false);
+        state.revision += 1;
         state.next = None;
-        state.in_flight = 0;
-        let unheard = state.take_manual();
-        self.supervised.task.cell.set_schedule(state.schedule.interval(), None);
+        let unheard = state.refuse();
+        self.living.life.supervised.task.cell.set_schedule(state.schedule.interval(), None);
         drop(state);
         // Wakes those who await them.
         drop(unheard);

@@ -32,12 +32,13 @@ impl LoopHandle {
     /// [`count`](crate::Schedule::count), and its trigger is [`Manual`](crate::schedule::Trigger::Manual). A paused loop stays paused.
     ///
     /// The iteration goes on whether or not its [`ManualRun`] is awaited. A time that comes while it runs overlaps with it, as with any other
-    /// iteration.
+    /// iteration. During [`before_loop`](crate::TaskLoop::before_loop) it waits for the end of the hook.
     ///
     /// # Errors
     /// No iteration begins, and none is counted as left out:
     /// - [`LoopControlError::Overlapped`]: as many iterations run as the [`OverlapPolicy`](crate::schedule::OverlapPolicy) allows at once.
-    /// - [`LoopControlError::NotRunning`]: the loop waits for its start or restart, is about to end, or has ended.
+    /// - [`LoopControlError::NotRunning`]: the loop waits for its start or restart, is about to end, or has ended. It is about to end
+    ///   from a stop, a permanent error or its last iteration on, also during [`after_loop`](crate::TaskLoop::after_loop).
     /// - [`LoopControlError::NotRegistered`], [`LoopControlError::RuntimeGone`].
     ///
     /// ```
@@ -55,15 +56,7 @@ impl LoopHandle {
     pub fn run_now(&self) -> Result<ManualRun, LoopControlError> {
         self.control.supervised()?;
         let (awaits, outcome) = oneshot::channel();
-        let mut state = self.control.state();
-        if !state.running || state.stop_requested().is_some() {
-            return Err(LoopControlError::NotRunning);
-        }
-        if state.in_flight >= state.allowed {
-            return Err(LoopControlError::Overlapped);
-        }
-        state.ask_for_one(awaits);
-        drop(state);
+        self.control.state().ask_for_one(awaits)?;
         self.control.notify();
         Ok(ManualRun { outcome })
     }
@@ -110,7 +103,7 @@ impl LoopHandle {
         self.control.order(Order::Pause)
     }
 
-    /// Lets a paused loop go on by its schedule; what fell due meanwhile is left out.
+    /// Lets a paused loop go on by its schedule; what fell due meanwhile is left out, and not counted.
     ///
     /// # Errors
     /// [`LoopControlError::NotRegistered`].
@@ -130,8 +123,7 @@ impl LoopHandle {
     pub fn change_schedule(&self, schedule: impl Into<Schedule>) -> Result<(), LoopControlError> {
         let schedule = schedule.into();
         schedule.check().map_err(LoopControlError::Schedule)?;
-        self.control.change(|_| schedule);
-        Ok(())
+        self.control.change(|_| Ok(schedule.clone())).map_err(LoopControlError::Schedule)
     }
 
     /// [`change_schedule`](Self::change_schedule) to an interval; count, bounds and jitter stay.
@@ -139,9 +131,11 @@ impl LoopHandle {
     /// # Errors
     /// [`LoopControlError::Schedule`]; the old schedule stays.
     pub fn change_interval(&self, interval: Duration) -> Result<(), LoopControlError> {
-        self.control.schedule().with_interval(interval).check().map_err(LoopControlError::Schedule)?;
-        self.control.change(|schedule| schedule.with_interval(interval));
-        Ok(())
+        let changed = self.control.change(|schedule| {
+            let other = schedule.with_interval(interval);
+            other.check().map(|()| other)
+        });
+        changed.map_err(LoopControlError::Schedule)
     }
 
     /// The schedule.
@@ -196,8 +190,8 @@ impl std::fmt::Debug for LoopHandle {
 
 /// An iteration that [`LoopHandle::run_now`] has begun. It goes on whether or not this is awaited.
 ///
-/// Returns how it ended, once the hooks after it are through; or [`LoopControlError::NotRunning`] if the loop ended before, or dropped the
-/// iteration.
+/// Returns how it ended, once the hooks after it are through; or [`LoopControlError::NotRunning`] if the loop was ended before it could begin,
+/// or dropped the iteration.
 ///
 /// # Cancel safety
 /// Cancel safe: dropping it loses the outcome, and nothing else.

@@ -40,6 +40,8 @@ pub(super) struct Settled {
     pub(super) span_context: Option<SpanContext>,
     /// Whether the loop goes on after it.
     pub(super) goes_on: bool,
+    /// For who has asked for it: sent once another may be asked for.
+    pub(super) reply: Option<Box<(Awaits, LoopOutcome)>>,
 }
 
 pub(super) type Iteration = Pin<Box<dyn Future<Output = Settled> + Send>>;
@@ -94,13 +96,9 @@ impl Living {
             let due = begins.map(|begins| begins.due);
             let trigger = begins.map_or(Trigger::Manual, |begins| begins.trigger);
             let outcome = LoopOutcome { iteration, due, trigger, exit, duration };
-            let reply = awaits.map(|awaits| (awaits, outcome.clone()));
+            let reply = awaits.map(|awaits| Box::new((awaits, outcome.clone())));
             let settled = living.settle(outcome, span_context).await;
-            if let Some((awaits, outcome)) = reply {
-                // Nobody need wait for it.
-                let _ = awaits.send(outcome);
-            }
-            settled
+            Settled { reply, ..settled }
         })
     }
 
@@ -148,6 +146,8 @@ impl Living {
     /// The life ends before its first iteration, with an error of the hook that began then.
     pub(super) async fn fail(&self, exit: Exit, began: Instant, links: Vec<SpanContext>) -> LifeEnd {
         let Life { shared, supervised, context, .. } = &self.life;
+        let unheard = self.parts.control.state().refuse();
+        drop(unheard);
         let begin = Begin {
             generation: Some(context.generation()),
             links,
@@ -202,7 +202,7 @@ impl Living {
             _ => None,
         };
         let goes_on = !is_late && !exit.is_permanent() && decided != Some(OnError::End);
-        Settled { exit, span_context, goes_on }
+        Settled { exit, span_context, goes_on, reply: None }
     }
 
     pub(super) async fn hook<T>(

@@ -6,7 +6,12 @@
 //! 3. While iterations run that the next one waits for, no timer is set: what passed is counted at their end.
 //! 4. The account of what was due is the life's own. It is given back when the life ends, however that happens.
 
-use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, SystemTime},
+};
 
 use opentelemetry::trace::SpanContext;
 use tokio::time::{Instant, sleep_until};
@@ -17,7 +22,7 @@ use crate::{
     engine::{
         Life, LifeEnd, TaskEventKind, later,
         loops::{
-            control::Alive,
+            control::{Alive, Place, Wish},
             iteration::{Cause, Iteration, Living, Settled},
             task_loop::Parts,
         },
@@ -25,7 +30,7 @@ use crate::{
         supervision::supervised::Supervised,
     },
     policy::Exit,
-    timetable::{Course, LeftOut, Moment, Now, OverlapPolicy},
+    timetable::{Course, LeftOut, Moment, Now, OverlapPolicy, Schedule},
 };
 
 /// Why no further iteration begins.
@@ -53,8 +58,7 @@ struct LoopLife {
     /// What the clocks showed when they were last read.
     read: Now,
     course: Course,
-    /// Of the schedule that the course follows.
-    revision: u64,
+    /// Whether no further iteration begins for the time being.
     held: bool,
     running: Vec<Iteration>,
     begun: u64,
@@ -69,6 +73,8 @@ struct LoopLife {
     last: Option<Box<(Exit, Option<SpanContext>)>>,
     /// What was shown last.
     shown: Option<(Option<Moment>, u64)>,
+    /// Up to when the schedule was said to leave out all of its times.
+    told_empty: Option<SystemTime>,
     /// For the first iteration, which takes them all.
     links: Vec<SpanContext>,
     delays: DelaySeries,
@@ -79,7 +85,7 @@ pub(super) fn live(parts: Arc<Parts>, mut life: Life) -> impl Future<Output = Li
     let links = std::mem::take(&mut life.links);
     let living = Arc::new(Living { parts, life });
     async move {
-        let _alive = Alive::begin(&living.parts.control, &living.life.supervised);
+        let alive = Alive::begin(&living);
         if let Some(hook) = &living.parts.before_loop {
             let began = Instant::now();
             let Life { context, supervised, shared, .. } = &living.life;
@@ -98,7 +104,7 @@ pub(super) fn live(parts: Arc<Parts>, mut life: Life) -> impl Future<Output = Li
             // What was asked for meanwhile comes first: the driver hears it before it polls the life.
             tokio::task::yield_now().await;
         }
-        let mut life = LoopLife::begin(living, links);
+        let mut life = LoopLife::begin(living, alive.schedule.clone(), links);
         while let Some(event) = life.next().await {
             life.handle(event);
         }
@@ -113,20 +119,16 @@ pub(super) fn live(parts: Arc<Parts>, mut life: Life) -> impl Future<Output = Li
 }
 
 impl LoopLife {
-    fn begin(living: Arc<Living>, links: Vec<SpanContext>) -> Self {
+    fn begin(living: Arc<Living>, schedule: Arc<Schedule>, links: Vec<SpanContext>) -> Self {
         let origin = Instant::now();
         let settings = &living.life.shared.settings;
         let now = Now { steady: Now::ORIGIN, wall: settings.wall_clock.now() };
-        let (schedule, revision, account) = {
-            let state = living.parts.control.state();
-            (state.schedule.clone(), state.revision, state.account)
-        };
+        let account = living.parts.control.state().account;
         let (course, left) = Course::begin(schedule, account, now, &*settings.random);
         let mut life = Self {
             origin,
             read: now,
             course,
-            revision,
             held: false,
             running: Vec::new(),
             begun: 0,
@@ -136,6 +138,7 @@ impl LoopLife {
             closed: false,
             last: None,
             shown: None,
+            told_empty: None,
             links,
             delays: DelaySeries::default(),
             living,
@@ -157,7 +160,10 @@ impl LoopLife {
     }
 
     fn steady(&self, at: Instant) -> Duration {
-        Now::ORIGIN + at.saturating_duration_since(self.origin)
+        match at.checked_duration_since(self.origin) {
+            Some(after) => Now::ORIGIN + after,
+            None => Now::ORIGIN.saturating_sub(self.origin.duration_since(at)),
+        }
     }
 
     /// Whether times that come during an iteration are seen when they come.
@@ -170,20 +176,21 @@ impl LoopLife {
     }
 
     fn is_exhausted(&self) -> bool {
-        self.has_counted_all() || self.running.is_empty() && self.course.due().is_none()
+        self.has_counted_all() || self.running.is_empty() && self.course.wakes().is_none()
     }
 
     /// Waits for what happens next; `None` where nothing will.
     async fn next(&mut self) -> Option<Event> {
         let over = self.ending.is_some() || self.is_exhausted();
         if over && self.running.is_empty() {
-            return None;
+            // What came in between is seen to first.
+            let is_over = self.ending.is_some() || self.living.parts.control.state().refuses();
+            return (!is_over).then_some(Event::Changed);
         }
-        let waits_for = self
-            .course
-            .due()
-            .filter(|_| !over && !self.held && (self.running.is_empty() || self.is_watched()));
-        self.show(waits_for);
+        let waits = !over && !self.held && (self.running.is_empty() || self.is_watched());
+        self.show(self.course.due().filter(|_| waits));
+        self.tell_empty();
+        let waits_for = self.course.wakes().filter(|_| waits);
         if !self.running.is_empty() && !self.living.parts.overlap.is_watched() {
             // Whatever is asked for meanwhile is seen to when it has ended.
             return Some(Event::Settled(settled(&mut self.running).await));
@@ -208,7 +215,7 @@ impl LoopLife {
                 () = sleep_until(wake.unwrap_or(self.origin)), if wake.is_some() => {}
             }
             let now = self.now();
-            match self.course.due() {
+            match self.course.wakes() {
                 due if due != waits_for => return Some(Event::Changed),
                 Some(due) if due.ahead(now).is_zero() => return Some(Event::Due),
                 _ => {}
@@ -218,57 +225,93 @@ impl LoopLife {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Stop => {
-                self.ending = Some(Ending::Stop);
-                self.ended_at = Some(Instant::now());
-            }
+            Event::Stop => self.ends(Ending::Stop, Instant::now()),
             Event::Changed => self.changed(false),
             Event::Settled(settled) => self.settled(settled),
             Event::Due => self.due(),
         }
     }
 
+    /// No further iteration begins, and nothing was due after `at`.
+    fn ends(&mut self, ending: Ending, at: Instant) {
+        self.ending = Some(ending);
+        self.ended_at = Some(self.ended_at.map_or(at, |ended| ended.min(at)));
+        let unheard = self.living.parts.control.state().refuse();
+        // Wakes those who await them.
+        drop(unheard);
+    }
+
     /// Does what a handle has asked for; `settling` where an iteration has just ended.
     fn changed(&mut self, settling: bool) {
         let living = self.living.clone();
-        let random = &*living.life.shared.settings.random;
         let now = self.now();
-        let (schedule, held, changed_at, manual) = {
+        let (stop, manual, wishes) = {
             let mut state = living.parts.control.state();
             if settling {
-                state.in_flight = state.in_flight.saturating_sub(1);
+                state.leave_places(1);
             }
-            if let Some(at) = state.stop_requested() {
-                self.ending.get_or_insert(Ending::Finish);
-                self.ended_at = Some(self.ended_at.map_or(at, |ended| ended.min(at)));
-            }
-            let changed = state.revision != self.revision;
-            self.revision = state.revision;
-            let manual = state.take_manual();
-            (changed.then(|| state.schedule.clone()), state.held, state.changed_at, manual)
+            let stop = state.stop_requested();
+            let upto = self.ended_at.into_iter().chain(stop).min();
+            (stop, state.take_manual(), state.take_wishes(upto))
         };
-        if let Some(schedule) = schedule {
-            let is_watched = living.parts.overlap.is_watched() && !schedule.is_delay();
-            let running = if self.running.is_empty() { settling } else { !is_watched };
-            let since = self.steady(changed_at);
-            let left = self.course.change(schedule, since, (running, self.queues()), now, random);
-            self.left_out(left);
+        // What was asked for before the stop still begins.
+        let begins = self.ending.is_none();
+        for (at, wish) in wishes {
+            self.grant(wish, at, settling, now);
         }
-        if std::mem::replace(&mut self.held, held) != held && !settling {
-            self.turned(held, now);
-        }
-        if self.ending.is_none() {
+        if begins {
             for awaits in manual {
                 self.begin_iteration(Cause::Asked(awaits));
             }
         }
+        if let Some(at) = stop {
+            self.ends(self.ending.unwrap_or(Ending::Finish), at);
+        }
     }
 
-    /// The loop is held from now on, or no longer. What came before is missed, and what came meanwhile is not due.
-    fn turned(&mut self, held: bool, now: Now) {
-        let passed = self.course.leave_out(held, now, &*self.living.life.shared.settings.random);
-        if held {
-            self.skipped(SkipReason::Missed, passed);
+    /// Whether an iteration runs, or with `settling` has just ended, that the next one waits for.
+    fn waits(&self, settling: bool, is_watched: bool) -> bool {
+        if self.running.is_empty() { settling } else { !is_watched }
+    }
+
+    /// Grants a wish as of the moment at which it was made.
+    fn grant(&mut self, wish: Wish, at: Instant, settling: bool, now: Now) {
+        let living = self.living.clone();
+        let random = &*living.life.shared.settings.random;
+        let since = self.steady(at);
+        let then = now.ago(now.steady.saturating_sub(since));
+        self.reckon(then, self.waits(settling, self.is_watched()));
+        match wish {
+            Wish::Hold(held) => {
+                if held && !self.held {
+                    // What came before is missed.
+                    let passed = self.course.leave_out(then, random);
+                    self.skipped(SkipReason::Missed, passed);
+                }
+                self.held = held;
+            }
+            Wish::Schedule(schedule) => {
+                let is_watched = living.parts.overlap.is_watched() && !schedule.is_delay();
+                let waits = self.waits(settling, is_watched);
+                let left = self.course.change(schedule, since, waits, now, random);
+                self.left_out(left);
+            }
+        }
+    }
+
+    /// Reckons with what came up to then while an iteration ran that it waits for, or while the loop was held.
+    fn reckon(&mut self, then: Now, waits: bool) {
+        let living = self.living.clone();
+        let random = &*living.life.shared.settings.random;
+        if waits && self.course.overlaps() {
+            let passed = self.course.follow(self.queues(), then, random);
+            if !self.held {
+                self.skipped(SkipReason::Overlapped, passed);
+            }
+        }
+        if self.held {
+            // Left out, and not counted.
+            self.course.leave_out(then, random);
         }
     }
 
@@ -279,13 +322,7 @@ impl LoopLife {
     fn begin_iteration(&mut self, cause: Cause) {
         let living = self.living.clone();
         self.begun += 1;
-        {
-            let mut state = living.parts.control.state();
-            state.iteration = self.begun;
-            if matches!(cause, Cause::Due(_)) {
-                state.in_flight += 1;
-            }
-        }
+        living.parts.control.state().iteration = self.begun;
         let links = std::mem::take(&mut self.links);
         self.running.push(living.begin(self.begun, cause, links, &mut self.delays));
     }
@@ -294,8 +331,12 @@ impl LoopLife {
         let living = self.living.clone();
         let random = &*living.life.shared.settings.random;
         let now = self.read;
-        if let OverlapPolicy::Allow(limit) = living.parts.overlap {
-            if self.running.len() >= usize::try_from(limit).unwrap_or(usize::MAX) {
+        let control = &living.parts.control;
+        let place = control.state().take_place(matches!(living.parts.overlap, OverlapPolicy::Allow(_)));
+        match place {
+            Place::Taken => {}
+            Place::Waits => return self.changed(false),
+            Place::None => {
                 let passed = self.course.overlap(now);
                 self.skipped(SkipReason::Overlapped, passed);
                 self.course.go_on(now, random);
@@ -305,14 +346,14 @@ impl LoopLife {
         let fired = self.course.fire(living.parts.missed, now);
         self.skipped(SkipReason::Missed, fired.missed);
         let Some(begins) = fired.begins else {
+            control.state().leave_places(1);
             self.course.go_on(now, random);
             return;
         };
         if !self.running.is_empty() && living.parts.overlap == OverlapPolicy::CancelRunning {
-            let dropped = self.running.len();
-            self.skipped(SkipReason::Overlapped, dropped as u64);
-            self.running.clear();
-            living.parts.control.state().in_flight = 0;
+            // They have begun, and are counted as cancelled.
+            let dropped = std::mem::take(&mut self.running);
+            control.state().leave_places(dropped.len());
         }
         self.counted += 1;
         if self.is_watched() {
@@ -329,25 +370,26 @@ impl LoopLife {
                 None => self.last = Some(Box::new(ended)),
             }
         }
-        let was_held = self.held;
         if !settled.goes_on {
             self.living.parts.control.state().failed = true;
-            self.ending = Some(Ending::Failed);
-            self.ended_at.get_or_insert_with(Instant::now);
+            self.ends(Ending::Failed, Instant::now());
         }
         // What a handle has changed meanwhile holds from when it did.
         self.changed(true);
+        if let Some((awaits, outcome)) = settled.reply.map(|reply| *reply) {
+            // Nobody need wait for it.
+            let _ = awaits.send(outcome);
+        }
         if self.ending.is_some() || self.has_counted_all() {
             return;
         }
         let (now, waited) = (self.read, !self.is_watched() && self.running.is_empty());
-        if self.course.due().is_none() || waited && !was_held {
+        if self.course.due().is_none() || waited && !self.held {
             let random = &*self.living.life.shared.settings.random;
             let passed = self.course.follow(self.queues(), now, random);
-            self.skipped(SkipReason::Overlapped, passed);
-        }
-        if was_held != self.held {
-            self.turned(self.held, now);
+            if !self.held {
+                self.skipped(SkipReason::Overlapped, passed);
+            }
         }
     }
 
@@ -360,10 +402,14 @@ impl LoopLife {
         let now = Now { steady: self.steady(Instant::now()), wall: supervised.wall_clock() };
         let missed = self.course.look(now, &|| 0.0);
         self.skipped(SkipReason::Missed, missed);
-        if self.held {
-            self.course.leave_out(false, now, &|| 0.0);
+        let wishes = self.living.parts.control.state().take_wishes(self.ended_at);
+        for (at, wish) in wishes {
+            self.grant(wish, at, false, now);
         }
         let ended = now.ago(self.ended_at.map_or(Duration::ZERO, |at| at.elapsed()));
+        if self.held {
+            self.reckon(ended, self.waits(false, self.is_watched()));
+        }
         let left = self.course.end((true, self.queues()), self.has_counted_all(), ended);
         self.left_out(left);
         let mut account = self.course.account();
@@ -372,7 +418,9 @@ impl LoopLife {
             let missed = account.rest(self.course.schedule(), ended.wall);
             self.skipped(SkipReason::Missed, missed);
         }
-        self.living.parts.control.state().account = account;
+        let schedule = self.course.schedule().clone();
+        let missed = self.living.parts.control.give_back(schedule, account, now.wall);
+        self.skipped(SkipReason::Missed, missed);
     }
 
     fn left_out(&self, left: LeftOut) {
@@ -385,11 +433,24 @@ impl LoopLife {
         tell_skipped(shared, supervised, reason, iterations);
     }
 
+    /// Says that the schedule leaves out all of its times for a long while.
+    fn tell_empty(&mut self) {
+        let empty = self.course.looks_at();
+        if std::mem::replace(&mut self.told_empty, empty) != empty {
+            if let Some(upto) = empty {
+                let Life { shared, supervised, .. } = &self.living.life;
+                shared.announcer(supervised, supervised.signals.generation()).schedule_is_empty(upto);
+            }
+        }
+    }
+
     /// Shows when the next iteration is due, or that none is waited for. The figures show the schedule's next time also while
     /// an iteration runs: one that does not end is overdue, too.
     fn show(&mut self, due: Option<Moment>) {
         let Life { supervised, .. } = &self.living.life;
-        supervised.signals.set_sleeping(self.running.is_empty() && (due.is_some() || self.held));
+        supervised
+            .signals
+            .set_sleeping(self.running.is_empty() && (self.course.wakes().is_some() || self.held));
         let shown = (due, self.begun);
         if self.shown == Some(shown) {
             return;

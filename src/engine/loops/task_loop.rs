@@ -232,7 +232,8 @@ impl TaskLoop {
     /// [`Schedule::count`].
     #[must_use]
     pub fn count(self, iterations: u64) -> Self {
-        self.parts.control.change(|schedule| schedule.clone().count(iterations));
+        let counted = Schedule::clone(&self.parts.control.schedule()).count(iterations);
+        self.parts.control.begin_with(counted);
         self
     }
 

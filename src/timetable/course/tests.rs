@@ -264,10 +264,10 @@ proptest! {
                     beside.look();
                 }
                 Step::Pause { units } => {
-                    let missed = beside.course.leave_out(true, beside.now, &random);
+                    let missed = beside.course.leave_out(beside.now, &random);
                     beside.plain.account(missed, None);
                     beside.passes(unit * units);
-                    let passed = beside.course.leave_out(false, beside.now, &random);
+                    let passed = beside.course.leave_out(beside.now, &random);
                     beside.plain.account(passed, None);
                 }
                 Step::Restart { units, rests } => {
@@ -298,7 +298,7 @@ proptest! {
                     unit = other_unit;
                     let now = beside.now;
                     let left =
-                        beside.course.change(Arc::new(schedule.clone()), now.steady, (false, false), now, &random);
+                        beside.course.change(Arc::new(schedule.clone()), now.steady, false, now, &random);
                     prop_assert_eq!(left.overlapped, 0);
                     beside.plain.owed.remove(&now.wall);
                     beside.plain.account(left.missed, None);
@@ -454,9 +454,9 @@ proptest! {
                     }
                 }
                 Step::Passes { units } | Step::Pause { units } => {
-                    plain.account(course.leave_out(true, now_at(plain.now), &random), None);
+                    plain.account(course.leave_out(now_at(plain.now), &random), None);
                     plain.passes(unit * u64::from(units));
-                    plain.account(course.leave_out(false, now_at(plain.now), &random), None);
+                    plain.account(course.leave_out(now_at(plain.now), &random), None);
                     let now = now_at(plain.now);
                     prop_assert!(course.due().is_none_or(|due| due.past(now).is_zero()), "nothing has passed");
                 }
@@ -478,7 +478,7 @@ proptest! {
                 Step::Change { other } => {
                     let schedule = schedules[other].clone();
                     let since = now_at(plain.now);
-                    let left = course.change(Arc::new(schedule.clone()), since.steady, (false, false), since, &random);
+                    let left = course.change(Arc::new(schedule.clone()), since.steady, false, since, &random);
                     plain.account(left.missed, None);
                     prop_assert!(plain.left() <= 1, "the latest stays due");
                     plain.change(schedule);

@@ -2,7 +2,9 @@
 //! a walk through the changes of each zone's clock.
 
 mod errors;
+mod expressions;
 mod oracle;
+mod texts;
 mod values;
 mod zones;
 
