@@ -15,6 +15,8 @@ pub(crate) struct Account {
     since: Option<SystemTime>,
     /// Whether `used` comes from an earlier process, and no life has begun since.
     carried: bool,
+    /// Whether a life has begun, be it with a hook that has failed.
+    opened: bool,
     /// Whether the loop rests until somebody restarts it.
     rests: bool,
     /// The number of times that are left out, and not yet counted.
@@ -29,6 +31,7 @@ impl Account {
 
     /// Opens it for a life that is to begin: what comes from now on is due.
     pub(crate) fn open(&mut self, now: SystemTime) {
+        self.opened = true;
         if std::mem::take(&mut self.rests) || self.since.is_none() && self.used.is_none() {
             self.since = Some(now);
         }
@@ -50,13 +53,9 @@ impl Account {
         std::mem::take(&mut self.left)
     }
 
-    fn has_begun(&self) -> bool {
-        !self.carried && (self.since.is_some() || self.used.is_some())
-    }
-
     /// Another schedule than `before` holds from `now` on, while no life has the account. What had come is left out.
     pub(crate) fn change(&mut self, before: &Schedule, now: SystemTime) {
-        if !self.has_begun() {
+        if !self.opened {
             return;
         }
         if !self.rests && !self.is_forgotten(before, now) {
@@ -126,7 +125,7 @@ impl Account {
 
     /// The same, and what is left out is counted later.
     pub(crate) fn come_to_rest(&mut self, schedule: &Schedule, now: SystemTime) {
-        let rested = !self.has_begun() || std::mem::replace(&mut self.rests, true);
+        let rested = !self.opened || std::mem::replace(&mut self.rests, true);
         if !rested && !self.is_forgotten(schedule, now) {
             self.leave_out(schedule, now);
         }

@@ -270,12 +270,7 @@ impl Course {
                 let last = self.last?;
                 match self.schedule.start().filter(|starts| *starts > now.wall.max(last.wall)) {
                     Some(_) => Moment::Wall(self.schedule.first_at(now.wall)?),
-                    None if self.schedule.has_phase() && last.steady < self.since => {
-                        // The first of its phase since it came to hold.
-                        let from = Moment::Steady(self.since).on_wall(now)?;
-                        let first = self.schedule.phase_at(from)?;
-                        Moment::Steady(on_both(Moment::Wall(first), now).steady)
-                    }
+                    None if self.awaits_phase(last) => Moment::Steady(self.first_of_phase(now)?.steady),
                     None => {
                         // Before the schedule came to hold, none of its times was due.
                         let before = if last.steady < self.since {
@@ -293,6 +288,17 @@ impl Course {
             Rhythm::Calendar(_) => Moment::Wall(self.schedule.next_after(self.account.base())?),
         };
         Some((next, false))
+    }
+
+    /// Whether the phase of a rhythm is still to begin: its times are not reckoned from the last one that was used.
+    fn awaits_phase(&self, last: Used) -> bool {
+        self.schedule.has_phase() && last.steady < self.since
+    }
+
+    /// The first time of a phase since it came to hold.
+    fn first_of_phase(&self, now: Now) -> Option<Used> {
+        let from = Moment::Steady(self.since).on_wall(now)?;
+        Some(on_both(Moment::Wall(self.schedule.phase_at(from)?), now))
     }
 
     fn set_due(&mut self, next: Option<(Moment, bool)>, now: Now, random: &dyn Fn() -> f64) {
@@ -669,8 +675,19 @@ impl Course {
         match self.schedule.rhythm() {
             Rhythm::Every(interval) => match self.last {
                 // Most often, and without a division.
-                Some(last) if last.steady.saturating_add(*interval) > now.steady => Between::default(),
-                Some(last) => self.beats(*interval, last, now, inclusive, jitter),
+                Some(last)
+                    if last.steady.saturating_add(*interval) > now.steady && !self.awaits_phase(last) =>
+                {
+                    Between::default()
+                }
+                Some(last) if self.awaits_phase(last) => match self.first_of_phase(now) {
+                    Some(first) => {
+                        let steady = first.steady.saturating_sub(*interval);
+                        self.beats(*interval, steady, steady, now, inclusive, jitter)
+                    }
+                    None => Between::default(),
+                },
+                Some(last) => self.beats(*interval, last.steady, self.since, now, inclusive, jitter),
                 None => Between::default(),
             },
             #[cfg(feature = "calendar")]
@@ -692,17 +709,26 @@ impl Course {
         }
     }
 
-    fn beats(&self, interval: Duration, last: Used, now: Now, inclusive: bool, jitter: Duration) -> Between {
+    /// The times of an interval after `last`, but for those before `since`.
+    fn beats(
+        &self,
+        interval: Duration,
+        last: Duration,
+        since: Duration,
+        now: Now,
+        inclusive: bool,
+        jitter: Duration,
+    ) -> Between {
         // Nothing was due after the end.
         let after_end = self.schedule.end().and_then(|ends| now.wall.duration_since(ends).ok());
         let upto = now.steady.saturating_sub(after_end.unwrap_or_default());
         let mut passed = if inclusive || upto < now.steady {
-            whole(last.steady, upto, interval)
+            whole(last, upto, interval)
         } else {
-            steps(last.steady, upto, interval).saturating_sub(1)
+            steps(last, upto, interval).saturating_sub(1)
         };
-        let before = whole(last.steady, self.since.min(upto), interval);
-        let at = |times| last.steady.saturating_add(multiple(interval, times));
+        let before = whole(last, since.min(upto), interval);
+        let at = |times| last.saturating_add(multiple(interval, times));
         if passed > before && !jitter.is_zero() && at(passed).saturating_add(jitter) > now.steady {
             passed -= 1;
         }

@@ -304,7 +304,13 @@ impl Schedule {
 
     /// When its iterations are due if it begins at `from`, by the wall clock, without jitter, and as if they took no time.
     pub fn upcoming(&self, from: SystemTime) -> Upcoming<'_> {
-        Upcoming { schedule: self, left: self.count.unwrap_or(u64::MAX), at: from, begun: false }
+        Upcoming {
+            schedule: self,
+            left: self.count.unwrap_or(u64::MAX),
+            at: from,
+            begun: false,
+            at_once: false,
+        }
     }
 
     /// The interval of a rhythm.
@@ -408,6 +414,8 @@ pub struct Upcoming<'a> {
     left: u64,
     at: SystemTime,
     begun: bool,
+    /// Whether the first one came at once, and the phase is still to begin.
+    at_once: bool,
 }
 
 impl Iterator for Upcoming<'_> {
@@ -415,9 +423,16 @@ impl Iterator for Upcoming<'_> {
 
     fn next(&mut self) -> Option<SystemTime> {
         self.left = self.left.checked_sub(1)?;
-        let next = if std::mem::replace(&mut self.begun, true) {
+        let next = if self.begun {
             self.schedule.next_after(self.at)
+        } else if std::mem::replace(&mut self.at_once, false) {
+            self.begun = true;
+            self.schedule.phase_at(just_after(self.at))
         } else {
+            // A phase does not begin with an iteration at once.
+            self.at_once =
+                self.schedule.is_immediate() && self.schedule.has_phase() && !self.schedule.is_delay();
+            self.begun = !self.at_once;
             self.schedule.first_at(self.at)
         };
         match next {

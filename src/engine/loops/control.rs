@@ -307,19 +307,21 @@ impl Control {
         }
     }
 
-    /// A life gives the account back, and the schedule that it followed. One that came since holds from when it came. Returns the
-    /// number of times that are left out.
+    /// A life gives the account back, and the schedule that it followed. What was asked for since holds from when it was; with `stop`, the
+    /// loop rests from then on. Returns the number of times that are left out.
     pub(super) fn give_back(
         &self,
         mut schedule: Arc<Schedule>,
         mut account: Account,
+        mut stop: Option<Instant>,
         now: SystemTime,
     ) -> u64 {
+        let then = |at: Instant| now.checked_sub(at.elapsed()).unwrap_or(now);
         loop {
             let wishes = {
                 let mut state = self.state();
-                let wishes = state.take_wishes(None);
-                if wishes.is_empty() {
+                let wishes = state.take_wishes(stop);
+                if wishes.is_empty() && stop.is_none() {
                     state.revision += 1;
                     (state.lives, state.takes) = (false, false);
                     let left = account.take_left();
@@ -328,15 +330,17 @@ impl Control {
                 }
                 wishes
             };
+            if let Some(at) = stop.take_if(|_| wishes.is_empty()) {
+                account.come_to_rest(&schedule, then(at));
+            }
             for (at, wish) in wishes {
-                let then = now.checked_sub(at.elapsed()).unwrap_or(now);
                 match wish {
                     Wish::Schedule(other) => {
-                        account.change(&schedule, then);
+                        account.change(&schedule, then(at));
                         schedule = other;
                     }
-                    Wish::Hold(true) => account.come_to_rest(&schedule, then),
-                    Wish::Hold(false) => account.open(then),
+                    Wish::Hold(true) => account.come_to_rest(&schedule, then(at)),
+                    Wish::Hold(false) => account.open(then(at)),
                 }
             }
         }
@@ -369,9 +373,12 @@ impl Alive {
     /// Gives the account back for a life that has not begun its work.
     fn give_back(&self) {
         let Living { parts, life } = &*self.living;
-        let account = parts.control.state().account;
+        let (account, stop) = {
+            let state = parts.control.state();
+            (state.account, state.stop_requested())
+        };
         let now = life.supervised.wall_clock();
-        let missed = parts.control.give_back(self.schedule.clone(), account, now);
+        let missed = parts.control.give_back(self.schedule.clone(), account, stop, now);
         tell_skipped(&life.shared, &life.supervised, SkipReason::Missed, missed);
     }
 }

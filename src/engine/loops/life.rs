@@ -413,13 +413,14 @@ impl LoopLife {
         let left = self.course.end((true, self.queues()), self.has_counted_all(), ended);
         self.left_out(left);
         let mut account = self.course.account();
-        if self.ending == Some(Ending::Finish) {
+        let is_stopped = self.living.parts.control.state().stop_requested().is_some();
+        if is_stopped {
             // Nothing was due after it was asked, however long its last iteration took.
             let missed = account.rest(self.course.schedule(), ended.wall);
             self.skipped(SkipReason::Missed, missed);
         }
         let schedule = self.course.schedule().clone();
-        let missed = self.living.parts.control.give_back(schedule, account, now.wall);
+        let missed = self.living.parts.control.give_back(schedule, account, None, now.wall);
         self.skipped(SkipReason::Missed, missed);
     }
 
