@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::sync::{Arc, Mutex};
+
 use opentelemetry::{
     logs::AnyValue,
     trace::{Status, TracerProvider},
@@ -11,9 +13,10 @@ use opentelemetry_sdk::{
     logs::{InMemoryLogExporter, SdkLogRecord, SdkLoggerProvider},
     trace::{InMemorySpanExporter, SdkTracerProvider, SpanData},
 };
-use otel_tasks::TaskManager;
+use otel_tasks::{CriticalTaskConfig, Schedule, TaskLoop, TaskManager, schedule::Trigger};
 use otel_tasks_page::{Page, PageServer};
-use support::{ANY, TOKEN, ask, eventually, get, waits};
+use support::{ANY, TOKEN, ask, eventually, get, secs, waits};
+use tokio::sync::Notify;
 use tracing_subscriber::layer::SubscriberExt;
 
 /// The telemetry of the process: the page's thread has no subscriber of its own.
@@ -141,4 +144,30 @@ async fn control_needs_a_token_and_each_request_is_a_span_and_a_record() {
     let page = Page::new(&shop).token(TOKEN).serve(ANY).expect("served");
     assert_eq!(post(&page, "/tasks/gateway/stop", &with_token).status, 404);
     assert_eq!(telemetry.spans("shop.control_task").len(), 1, "named by the manager's prefix");
+
+    // One iteration of a loop, now.
+    let triggers: Arc<Mutex<Vec<Trigger>>> = Arc::default();
+    let (log, running) = (triggers.clone(), Arc::new(Notify::new()));
+    let ends = running.clone();
+    let sweep = TaskLoop::on(Schedule::every(secs(1_000)).immediate(false), move |_| {
+        let ends = ends.clone();
+        async move { ends.notified().await }
+    });
+    let sweep = sweep.after_iteration(move |done| {
+        log.lock().expect("nobody panics").push(done.trigger);
+        async {}
+    });
+    shop.register(CriticalTaskConfig::from_loop("sweep", sweep)).expect("registered");
+    shop.register(waits("gateway")).expect("registered");
+    assert_eq!(post(&page, "/tasks/sweep/run", &with_token).status, 409, "not started");
+    shop.start();
+    eventually("it runs", || shop.loop_handle("sweep").is_ok_and(|handle| handle.is_running())).await;
+    assert_eq!(post(&page, "/tasks/sweep/run", &[]).status, 401);
+    assert_eq!(post(&page, "/tasks/sweep/run", &with_token).status, 202);
+    assert_eq!(post(&page, "/tasks/sweep/run", &with_token).status, 409, "it runs already");
+    running.notify_one();
+    eventually("it has run", || *triggers.lock().expect("nobody panics") == [Trigger::Manual]).await;
+    assert_eq!(post(&page, "/tasks/gateway/run", &with_token).status, 409, "no loop");
+    assert_eq!(post(&page, "/tasks/nobody/run", &with_token).status, 404);
+    shop.shutdown().await;
 }

@@ -36,7 +36,7 @@ labels! {
     pub enum SkipReason {
         /// Its time passed while nothing could begin: the process was suspended, the clock set forward, the runtime blocked.
         Missed = "missed",
-        /// Its time came while one before it still ran, or another came while it did.
+        /// Its time came while one before it still ran.
         Overlapped = "overlapped",
     }
 }

@@ -21,7 +21,7 @@ pub enum MissedPolicy {
 
 impl MissedPolicy {
     /// How many missed times of a calendar are counted at most, each time: a clock that was set forward by years must not make
-    /// a schedule of every second count for minutes.
+    /// a schedule of every second count for minutes. Those beyond it are left out and not counted.
     pub const MAX_COUNTED: u64 = 10_000;
 }
 
@@ -34,7 +34,7 @@ pub enum OverlapPolicy {
     Skip,
     /// One waits, and begins as soon as the one before has ended; further ones are left out.
     Queue,
-    /// The one that runs is dropped, and ends as cancelled.
+    /// The one that runs is dropped, and ends as cancelled. It has begun, so it is not counted as left out.
     CancelRunning,
     /// It begins beside those that run, up to so many at once; further ones are left out. They take turns in the loop's own
     /// tokio task: beside each other, but not on several threads.

@@ -23,6 +23,27 @@ fn either_of_two_fields_of_days_is_enough() {
     assert_eq!(cron("0 0 13 * FRI", 3), expected);
 }
 
+/// cron and cronie ask whether the field begins with a star, Kubernetes and croner whether it is one.
+#[test]
+fn a_step_of_days_beside_other_days_is_to_say_what_it_means() {
+    assert!(
+        refused("0 0 */2 * MON")
+            .contains("write +MON as the days of the week for both, or 1-31/2 for either")
+    );
+    assert!(
+        refused("0 0 13 * */2").contains("write +*/2 as the days of the week for both, or 0-6/2 for either")
+    );
+    // Mondays with an odd number.
+    assert_eq!(cron("0 0 */2 * +MON", 2), ["2024-01-01T00:00:00", "2024-01-15T00:00:00"]);
+    let either = ["2024-01-01T00:00:00", "2024-01-03T00:00:00", "2024-01-05T00:00:00", "2024-01-07T00:00:00"];
+    assert_eq!(cron("0 0 1-31/2 * MON", 5)[..4], either);
+    assert_eq!(cron("0 0 1-31/2 * MON", 5)[4], "2024-01-08T00:00:00", "a Monday");
+    assert_eq!(cron("0 0 13 * +FRI", 1), ["2024-09-13T00:00:00"]);
+    for wrong in ["5,,10 * * * *", "0 0 * * 0-7/7", "0 0 * * MON-FRI#2"] {
+        assert!(refused(wrong).contains("position"), "{wrong}");
+    }
+}
+
 #[test]
 fn one_is_monday_and_sunday_is_nought_and_seven() {
     for sunday in ["0", "7", "SUN"] {

@@ -414,8 +414,8 @@ impl LoopLife {
         self.left_out(left);
         let mut account = self.course.account();
         let is_stopped = self.living.parts.control.state().stop_requested().is_some();
-        if is_stopped {
-            // Nothing was due after it was asked, however long its last iteration took.
+        if is_stopped || self.held {
+            // Nothing was due after it was asked, however long its last iteration took; nor until the loop is resumed.
             let missed = account.rest(self.course.schedule(), ended.wall);
             self.skipped(SkipReason::Missed, missed);
         }
