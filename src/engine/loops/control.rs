@@ -148,8 +148,8 @@ impl State {
 
     /// Refuses what is asked for from now on, unless something is asked for already.
     pub(super) fn refuses(&mut self) -> bool {
-        let is_asked = |asked: &Box<Asked>| !asked.manual.is_empty() || !asked.wishes.is_empty();
-        if self.asked.as_ref().is_some_and(is_asked) {
+        let is_asked = |asked: &Asked| !asked.manual.is_empty() || !asked.wishes.is_empty();
+        if self.asked.as_deref().is_some_and(is_asked) {
             return false;
         }
         self.takes = false;
