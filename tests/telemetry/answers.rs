@@ -268,7 +268,7 @@ fn a_pause_that_the_receiver_asks_for_is_kept_also_by_the_next_batch() {
 }
 
 /// A server on loopback that treats each connection as told.
-fn server(serve: impl Fn(std::net::TcpStream) + Send + 'static) -> std::net::SocketAddr {
+pub(crate) fn server(serve: impl Fn(std::net::TcpStream) + Send + 'static) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     std::thread::spawn(move || {
