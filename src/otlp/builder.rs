@@ -281,8 +281,7 @@ impl TelemetryBuilder {
 
     /// Reads variables through `get` instead of from the process, for tests and for programs with settings of their own.
     ///
-    /// The process's own variables are not read then, but for those of proxies (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`,
-    /// `NO_PROXY`).
+    /// The process's own variables are not read then, nor those of proxies (`https_proxy`, `no_proxy` and the like).
     pub fn env(mut self, get: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
         self.environment = Some(Box::new(get));
         self
