@@ -9,7 +9,7 @@ use std::{
 use otel_tasks::telemetry::{Telemetry, TelemetryBuilder};
 
 use crate::{
-    answers::server,
+    answers::{pipe, server},
     end_spans,
     support::otlp::{BEHIND_PROXY, Receiver, closed_port},
     traces,
@@ -58,12 +58,8 @@ fn requests_over_tls_go_through_a_tunnel_and_the_receiver_sees_nothing_of_the_pa
     let seen = heads.clone();
     let proxy = server(move |mut client| {
         seen.lock().expect("no panic").push(head(&mut client));
-        let mut upstream = TcpStream::connect(behind).expect("the receiver");
         let _ = client.write_all(b"HTTP/1.1 200 Connection established\r\nproxy-agent: test\r\n\r\n");
-        let (mut from, mut to) =
-            (client.try_clone().expect("a socket"), upstream.try_clone().expect("a socket"));
-        std::thread::spawn(move || std::io::copy(&mut from, &mut to));
-        std::thread::spawn(move || std::io::copy(&mut upstream, &mut client));
+        pipe(client, behind);
     });
     let env = [
         ("https_proxy", format!("user:p%40ss@{proxy}")),
