@@ -435,6 +435,20 @@ fn a_url_is_shown_without_its_user_and_password() {
     }
 }
 
+#[test]
+fn a_key_where_its_path_is_wanted_is_not_shown() {
+    for (text, shown) in [
+        ("/etc/key.pem", "/etc/key.pem"),
+        ("-----BEGIN PRIVATE KEY-----", "(hidden)"),
+        ("c2VjcmV0\nc2VjcmV0", "(hidden)"),
+        ("c2VjcmV0\rc2VjcmV0", "(hidden)"),
+    ] {
+        assert_eq!(shown_path(text), shown);
+        let s = settings(&[("OTEL_EXPORTER_OTLP_CLIENT_KEY", text)]);
+        assert_eq!(warned(&s), [("OTEL_EXPORTER_OTLP_CLIENT_KEY", shown, WarningKind::Malformed)]);
+    }
+}
+
 /// Values that people write, and that nobody should: each is read, or warned of with what is used instead.
 #[test]
 fn every_variable_is_read_or_warned_of_whatever_is_written_in_it() {
