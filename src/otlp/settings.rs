@@ -262,7 +262,8 @@ pub(super) struct OtlpSettings {
 /// Without credentials.
 impl fmt::Debug for OtlpSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { protocol, endpoint, variable, headers, timeout, gzip, certificate, identity, proxy } = self;
+        let Self { protocol, endpoint, variable, headers, timeout, gzip, certificate, identity, proxy } =
+            self;
         let headers: Vec<_> = headers.iter().map(|(name, _)| name).collect();
         f.debug_struct("OtlpSettings")
             .field("protocol", protocol)

@@ -135,7 +135,7 @@ impl<'a> Transports<'a> {
         let used = format!("{endpoint} is used: {error}");
         let value = redacted(&settings.endpoint);
         warn_once(self.warnings, Warning { variable, value, kind: WarningKind::Unsupported, used });
-        self.try_open(&OtlpSettings { endpoint, variable: None, ..settings.clone() }, limit)
+        self.try_open(&OtlpSettings { endpoint, variable: None, proxy: None, ..settings.clone() }, limit)
     }
 
     fn try_open(
