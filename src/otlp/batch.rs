@@ -299,10 +299,19 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
     }
 
     /// Queues an item and waits until it, or a newer one that took its place, has been exported or has failed, but for no longer than
-    /// one attempt. Returns what became of that item alone.
+    /// one attempt: its own, or that of an item in front of it. Returns what became of that item alone.
     pub(super) fn push_and_wait(&self, item: T, timeout: Duration) -> OTelSdkResult {
         self.admit(item).map_err(|why| OTelSdkError::InternalFailure(why.to_owned()))?;
-        self.settle_within(timeout, |state, target| state.taken >= target && state.is_waited)?;
+        let persistence = self.shared.persistence;
+        let mut before = None;
+        self.settle_within(timeout, |state, target| {
+            let is_tried_again = state.waits > *before.get_or_insert(state.waits);
+            match persistence {
+                Persistence::UntilTheNext => state.taken >= target && state.is_waited,
+                // It has no attempt of its own before those in front of it are delivered.
+                Persistence::WhileThereIsRoom => is_tried_again,
+            }
+        })?;
         let state = self.shared.lock();
         match &state.failing {
             Some(failure) => Err(OTelSdkError::InternalFailure(failure.to_string())),

@@ -42,7 +42,7 @@ use super::{
     runtime::ExportRuntime,
     sdk_metrics::Pipeline,
     settings::{self, Overrides, Protocol, Settings, SignalSettings, Warning, WarningKind},
-    sinks::{MetricPress, MetricSink, RecordSink, SpanSink},
+    sinks::{MetricPress, MetricSink, Sink},
     status::{SignalPlan, Status},
     tail::Keep,
     terminal::PlainFields,
@@ -281,8 +281,7 @@ impl TelemetryBuilder {
 
     /// Reads variables through `get` instead of from the process, for tests and for programs with settings of their own.
     ///
-    /// The process's own variables are not read then, but for those of proxies (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`,
-    /// `NO_PROXY`).
+    /// The process's own variables are not read then, nor those of proxies (`https_proxy`, `no_proxy` and the like).
     pub fn env(mut self, get: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
         self.environment = Some(Box::new(get));
         self
@@ -517,7 +516,7 @@ impl TelemetryBuilder {
             let records = open(Signal::Logs, &settings.logs, settings.records.timeout)?;
             let encoder = |signal| move |source| InstallError::Exporter { signal, source: Box::new(source) };
             if settings.traces.targets.any() {
-                let mut sink = SpanSink::new(&resource, spans, settings.traces.targets)
+                let mut sink = Sink::of_spans(&resource, spans, settings.traces.targets)
                     .map_err(encoder(Signal::Traces))?;
                 let persistence = Persistence::WhileThereIsRoom;
                 let queue = Batcher::start("spans", settings.spans, persistence, move |batch, waiting| {
@@ -540,7 +539,7 @@ impl TelemetryBuilder {
                 closers.spans = Some(queue);
             }
             if settings.logs.targets.any() {
-                let mut sink = RecordSink::new(&resource, records, settings.logs.targets)
+                let mut sink = Sink::of_records(&resource, records, settings.logs.targets)
                     .map_err(encoder(Signal::Logs))?;
                 let queue = Batcher::start(
                     "records",

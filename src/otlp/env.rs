@@ -6,6 +6,7 @@
 
 mod endpoint;
 mod headers;
+mod proxy;
 mod reader;
 mod unsupported;
 
@@ -150,7 +151,10 @@ impl Reader<'_> {
             Some(names) => self.targets(variable, names),
             None => Targets { otlp: !unconfigured, console: false },
         };
-        Ok(SignalSettings { targets, unconfigured, otlp: self.otlp(signal, overrides)? })
+        let mut otlp = self.otlp(signal, overrides)?;
+        // A signal that is not exported has no use for one, and no warning of one.
+        otlp.proxy = if targets.otlp { self.proxy(&otlp) } else { None };
+        Ok(SignalSettings { targets, unconfigured, otlp })
     }
 
     fn is_configured(&mut self, signal: Signal, overrides: &Overrides) -> bool {
@@ -224,6 +228,7 @@ impl Reader<'_> {
             gzip: self.gzip(signal),
             certificate: self.either(signal, "CERTIFICATE").map(|(name, path)| (name, path.into())),
             identity: self.identity(signal),
+            proxy: None,
         })
     }
 

@@ -6,7 +6,7 @@
 use opentelemetry::{KeyValue, metrics::Meter};
 
 use super::{
-    ledger::{Balance, Signal},
+    ledger::{Balance, Signal, SignalBalance},
     settings::{Protocol, SignalSettings},
 };
 use crate::contract::{ERROR_TYPE_OTHER, Instrument, key, sdk};
@@ -17,6 +17,9 @@ pub(super) struct Pipeline {
     capacity: usize,
     exporter: &'static str,
 }
+
+/// Reads a number of the balance.
+type Count = fn(&SignalBalance) -> u64;
 
 /// The instruments of one signal.
 struct Instruments {
@@ -67,47 +70,37 @@ impl Pipeline {
         let Self { signal, capacity, exporter } = *self;
         let instruments = if signal == Signal::Traces { SPANS } else { LOGS };
         let Instruments { processor, processed, queue_size, queue_capacity, exported } = instruments;
-        let read = |balance: &Balance| {
+        let counter = |instrument: Instrument, kind, counts: &[(Option<&'static str>, Count)]| {
+            let sets: Vec<_> =
+                counts.iter().map(|&(error_type, count)| (component(kind, error_type), count)).collect();
             let balance = balance.clone();
-            move || balance.snapshot().of(signal)
+            meter
+                .u64_observable_counter(instrument.name)
+                .with_unit(instrument.unit)
+                .with_description(instrument.description)
+                .with_callback(move |observer| {
+                    let counts = balance.snapshot().of(signal);
+                    sets.iter().for_each(|(set, count)| observer.observe(count(&counts), set));
+                })
+                .build();
         };
+        let handled: [(_, Count); 4] = [
+            (None, |counts| counts.exported + counts.lost_in_export()),
+            (Some("queue_full"), |counts| counts.queue_full),
+            (Some("already_shutdown"), |counts| counts.after_shutdown),
+            (Some("buffer_full"), |counts| counts.buffer_full),
+        ];
+        // Log records are held for nothing.
+        counter(processed, processor, if signal == Signal::Traces { &handled } else { &handled[..3] });
+        let sent: [(_, Count); 3] = [
+            (None, |counts| counts.exported),
+            (Some(ERROR_TYPE_OTHER), |counts| counts.export_failed + counts.too_large),
+            (Some("rejected"), |counts| counts.rejected),
+        ];
+        counter(exported, exporter, &sent);
 
-        let counts = read(balance);
-        let [finished, queue_full, shut_down, lost] =
-            [None, Some("queue_full"), Some("already_shutdown"), Some("buffer_full")]
-                .map(|error_type| component(processor, error_type));
-        meter
-            .u64_observable_counter(processed.name)
-            .with_unit(processed.unit)
-            .with_description(processed.description)
-            .with_callback(move |observer| {
-                let counts = counts();
-                observer.observe(counts.exported + counts.lost_in_export(), &finished);
-                observer.observe(counts.queue_full, &queue_full);
-                observer.observe(counts.after_shutdown, &shut_down);
-                if signal == Signal::Traces {
-                    observer.observe(counts.buffer_full, &lost);
-                }
-            })
-            .build();
-
-        let counts = read(balance);
-        let [delivered, failed, rejected] = [None, Some(ERROR_TYPE_OTHER), Some("rejected")]
-            .map(|error_type| component(exporter, error_type));
-        meter
-            .u64_observable_counter(exported.name)
-            .with_unit(exported.unit)
-            .with_description(exported.description)
-            .with_callback(move |observer| {
-                let counts = counts();
-                observer.observe(counts.exported, &delivered);
-                observer.observe(counts.export_failed + counts.too_large, &failed);
-                observer.observe(counts.rejected, &rejected);
-            })
-            .build();
-
-        let counts = read(balance);
-        let size = move || i64::try_from(counts().pending).unwrap_or(i64::MAX);
+        let pending = balance.clone();
+        let size = move || i64::try_from(pending.snapshot().of(signal).pending).unwrap_or(i64::MAX);
         let capacity = i64::try_from(capacity).unwrap_or(i64::MAX);
         let gauge = |instrument: Instrument, read: Box<dyn Fn() -> i64 + Send + Sync>| {
             let queue = component(processor, None);

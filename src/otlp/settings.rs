@@ -255,12 +255,15 @@ pub(super) struct OtlpSettings {
     pub(super) gzip: bool,
     pub(super) certificate: Option<(String, PathBuf)>,
     pub(super) identity: Option<(String, PathBuf, PathBuf)>,
+    /// The address of an HTTP proxy.
+    pub(super) proxy: Option<String>,
 }
 
 /// Without credentials.
 impl fmt::Debug for OtlpSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { protocol, endpoint, variable, headers, timeout, gzip, certificate, identity } = self;
+        let Self { protocol, endpoint, variable, headers, timeout, gzip, certificate, identity, proxy } =
+            self;
         let headers: Vec<_> = headers.iter().map(|(name, _)| name).collect();
         f.debug_struct("OtlpSettings")
             .field("protocol", protocol)
@@ -271,6 +274,7 @@ impl fmt::Debug for OtlpSettings {
             .field("gzip", gzip)
             .field("certificate", certificate)
             .field("identity", identity)
+            .field("proxy", &proxy.as_deref().map(redacted))
             .finish()
     }
 }

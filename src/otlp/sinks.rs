@@ -18,21 +18,6 @@ use super::{
     weight::Weighs,
 };
 
-/// A receiver, and what encodes for it.
-struct Receiver<E> {
-    encoder: E,
-    delivery: Delivery<Arc<Transport>>,
-}
-
-impl<E> Receiver<E> {
-    fn deliver(&mut self, items: u64, encoded: Result<Parcel, String>, waiting: &dyn Waiting) -> Settled {
-        match encoded {
-            Ok(parcel) => self.delivery.deliver(parcel, waiting),
-            Err(text) => Settled::lost(items, Cause::Encoding(text), waiting),
-        }
-    }
-}
-
 impl Settled {
     /// A batch that was lost on this side.
     pub(super) fn lost(items: u64, cause: Cause, waiting: &dyn Waiting) -> Self {
@@ -53,70 +38,56 @@ impl Settled {
     }
 }
 
-/// Where spans go.
-pub(super) struct SpanSink {
-    receiver: Option<Receiver<SpanEncoder>>,
-    console: Console<Spans>,
+/// Where spans or log records go.
+pub(super) struct Sink<T> {
+    encode: Box<dyn Fn(Vec<T>) -> Result<Parcel, String> + Send>,
+    print: Box<dyn Fn(&[T]) -> Result<(), String> + Send>,
+    delivery: Option<Delivery<Arc<Transport>>>,
 }
 
-impl SpanSink {
-    pub(super) fn new(
+impl Sink<SpanData> {
+    pub(super) fn of_spans(
         resource: &Resource,
         delivery: Option<Delivery<Arc<Transport>>>,
         targets: Targets,
     ) -> Built<Self> {
-        let receiver =
-            delivery.map(|delivery| Ok(Receiver { encoder: SpanEncoder::new(resource)?, delivery }));
+        let encoder = SpanEncoder::new(resource)?;
+        let console = Console::<Spans>::new(targets.console, resource);
         Ok(Self {
-            receiver: receiver.transpose()?,
-            console: Console::<Spans>::new(targets.console, resource),
+            encode: Box::new(move |batch| encoder.encode(batch)),
+            print: Box::new(move |batch| console.print(batch)),
+            delivery,
         })
     }
-
-    pub(super) fn export(&mut self, batch: Vec<SpanData>, waiting: &dyn Waiting) -> Settled {
-        let items = batch.len() as u64;
-        let printed = self.console.print(&batch);
-        match &mut self.receiver {
-            Some(receiver) => {
-                let encoded = receiver.encoder.encode(batch);
-                receiver.deliver(items, encoded, waiting)
-            }
-            None => Settled::printed(items, printed.map_err(Cause::Console), waiting),
-        }
-    }
 }
 
-/// Where log records go.
-pub(super) struct RecordSink {
-    receiver: Option<Receiver<RecordEncoder>>,
-    console: Console<Records>,
-}
-
-impl RecordSink {
-    pub(super) fn new(
+impl Sink<QueuedRecord> {
+    pub(super) fn of_records(
         resource: &Resource,
         delivery: Option<Delivery<Arc<Transport>>>,
         targets: Targets,
     ) -> Built<Self> {
-        let receiver =
-            delivery.map(|delivery| Ok(Receiver { encoder: RecordEncoder::new(resource)?, delivery }));
+        let encoder = RecordEncoder::new(resource)?;
+        let console = Console::<Records>::new(targets.console, resource);
         Ok(Self {
-            receiver: receiver.transpose()?,
-            console: Console::<Records>::new(targets.console, resource),
+            encode: Box::new(move |batch| encoder.encode(&batch)),
+            print: Box::new(move |batch| console.print(batch)),
+            delivery,
         })
     }
+}
 
-    pub(super) fn export(&mut self, batch: Vec<QueuedRecord>, waiting: &dyn Waiting) -> Settled {
+impl<T> Sink<T> {
+    pub(super) fn export(&mut self, batch: Vec<T>, waiting: &dyn Waiting) -> Settled {
         let items = batch.len() as u64;
-        let printed = self.console.print(&batch);
-        match &mut self.receiver {
-            Some(receiver) => {
-                let encoded = receiver.encoder.encode(&batch);
-                // The bytes are enough to go on with, however long it takes.
-                drop(batch);
-                receiver.deliver(items, encoded, waiting)
-            }
-            None => Settled::printed(items, printed.map_err(Cause::Console), waiting),
+        let printed = (self.print)(&batch);
+        let Some(delivery) = &mut self.delivery else {
+            return Settled::printed(items, printed.map_err(Cause::Console), waiting);
+        };
+        // From here on the bytes are enough, however long it takes.
+        match (self.encode)(batch) {
+            Ok(parcel) => delivery.deliver(parcel, waiting),
+            Err(text) => Settled::lost(items, Cause::Encoding(text), waiting),
         }
     }
 }

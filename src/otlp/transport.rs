@@ -11,6 +11,7 @@ mod grpc;
 mod http;
 #[cfg(feature = "tls")]
 mod tls;
+mod wire;
 
 use std::{
     sync::Arc,
@@ -69,14 +70,19 @@ impl Transport {
                 Kind::Grpc(grpc) => grpc.send(parcel).await,
             }
         };
-        self.runtime.block_on(limit, attempt).unwrap_or_else(|| {
+        let answer = self.runtime.block_on(limit, attempt).unwrap_or_else(|| {
             #[cfg(feature = "otlp-grpc")]
             if let Kind::Grpc(grpc) = &self.kind {
                 let _entered = self.runtime.enter();
                 grpc.reconnect();
             }
             Answer::Again(Failure::new(&self.target.shown, Cause::NoAnswer(limit)), None)
-        })
+        });
+        match &self.kind {
+            Kind::Http(http) => http.through_proxy(answer),
+            #[cfg(feature = "otlp-grpc")]
+            Kind::Grpc(_) => answer,
+        }
     }
 
     /// Sends an empty request, and returns why a receiver would not take one with telemetry.
@@ -129,7 +135,7 @@ impl<'a> Transports<'a> {
         let used = format!("{endpoint} is used: {error}");
         let value = redacted(&settings.endpoint);
         warn_once(self.warnings, Warning { variable, value, kind: WarningKind::Unsupported, used });
-        self.try_open(&OtlpSettings { endpoint, variable: None, ..settings.clone() }, limit)
+        self.try_open(&OtlpSettings { endpoint, variable: None, proxy: None, ..settings.clone() }, limit)
     }
 
     fn try_open(
@@ -170,6 +176,7 @@ impl<'a> Transports<'a> {
                 target.clone(),
                 headers,
                 settings.gzip,
+                settings.proxy.as_deref().map(wire::Proxy::read).transpose()?,
                 #[cfg(feature = "tls")]
                 self.trust.http(settings, is_tls)?,
             ))),

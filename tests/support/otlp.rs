@@ -819,6 +819,9 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, ro
     let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
+/// A name that is in the certificate of each [`Receiver`] with TLS, and no address: for a proxy to resolve.
+pub const BEHIND_PROXY: &str = "collector.test";
+
 /// An authority, and a certificate for that name that it signed, with its key.
 pub fn certified(
     name: &str,
@@ -828,7 +831,8 @@ pub fn certified(
     let ca_key = rcgen::KeyPair::generate().expect("a key");
     let issuer = rcgen::CertifiedIssuer::self_signed(ca, ca_key).expect("an authority");
     let key = rcgen::KeyPair::generate().expect("a key");
-    let leaf = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("parameters");
+    let leaf =
+        rcgen::CertificateParams::new(vec![name.to_owned(), BEHIND_PROXY.to_owned()]).expect("parameters");
     let leaf = leaf.signed_by(&key, &issuer).expect("a certificate");
     (issuer, leaf, key)
 }

@@ -3,6 +3,8 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpListener,
+    pin::Pin,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -268,7 +270,7 @@ fn a_pause_that_the_receiver_asks_for_is_kept_also_by_the_next_batch() {
 }
 
 /// A server on loopback that treats each connection as told.
-fn server(serve: impl Fn(std::net::TcpStream) + Send + 'static) -> std::net::SocketAddr {
+pub(crate) fn server(serve: impl Fn(std::net::TcpStream) + Send + 'static) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     std::thread::spawn(move || {
@@ -277,6 +279,14 @@ fn server(serve: impl Fn(std::net::TcpStream) + Send + 'static) -> std::net::Soc
         }
     });
     address
+}
+
+/// Passes everything on to that address, and back.
+pub(crate) fn pipe(mut client: std::net::TcpStream, behind: std::net::SocketAddr) {
+    let mut upstream = std::net::TcpStream::connect(behind).expect("a receiver");
+    let (mut from, mut to) = (client.try_clone().expect("a socket"), upstream.try_clone().expect("a socket"));
+    std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+    std::thread::spawn(move || std::io::copy(&mut upstream, &mut client));
 }
 
 /// Why an export fails, without what comes before it.
@@ -392,30 +402,49 @@ fn user_and_password_of_an_address_are_sent_and_never_shown() {
     }
 }
 
+/// A body of which a byte comes now and then.
+struct Drips {
+    next: tokio::time::Interval,
+    is_first: bool,
+}
+
+impl hyper::body::Body for Drips {
+    type Data = axum::body::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        std::task::ready!(self.next.poll_tick(cx));
+        // What precedes a message of gRPC: whether it is compressed, and its size.
+        let data = if std::mem::replace(&mut self.is_first, false) { &[0, 0, 0, 4, 0][..] } else { b"x" };
+        Poll::Ready(Some(Ok(hyper::body::Frame::data(axum::body::Bytes::from_static(data)))))
+    }
+}
+
 /// An answer that comes a byte at a time ends at the attempt's limit.
 #[test]
 fn an_answer_in_drips_is_given_up_and_the_spans_are_kept() {
-    let dripping = server(|mut stream| {
-        std::thread::spawn(move || {
-            let _ = stream.read(&mut [0; 16_384]);
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n");
-            for _ in 0..100 {
-                std::thread::sleep(Duration::from_millis(100));
-                if stream.write_all(b"x").is_err() {
-                    return;
-                }
-            }
+    for protocol in BOTH {
+        let kind =
+            if protocol == Protocol::HttpProtobuf { "application/x-protobuf" } else { "application/grpc" };
+        let app = axum::Router::new().fallback(move || {
+            let body = Drips { next: tokio::time::interval(Duration::from_millis(100)), is_first: true };
+            std::future::ready(([("content-type", kind)], axum::body::Body::new(body)))
         });
-    });
-    let telemetry = Telemetry::builder()
-        .env(|name| (name == "OTEL_BSP_EXPORT_TIMEOUT").then(|| "300".to_owned()))
-        .endpoint(format!("http://{dripping}"))
-        .build()
-        .expect("telemetry");
-    end_spans(&telemetry, 1);
-    let flushed = telemetry.tracer_provider().force_flush().expect_err("no answer").to_string();
-    assert!(flushed.contains("no answer within 300ms"), "{flushed}");
-    assert_eq!(traces(&telemetry).pending, 1, "a flush that fails loses nothing");
+        let (dripping, _server) = crate::support::otlp::Server::of(app);
+        let telemetry = Telemetry::builder()
+            .env(|name| (name == "OTEL_BSP_EXPORT_TIMEOUT").then(|| "300".to_owned()))
+            .endpoint(dripping)
+            .protocol(protocol)
+            .build()
+            .expect("telemetry");
+        end_spans(&telemetry, 1);
+        let flushed = telemetry.tracer_provider().force_flush().expect_err("no answer").to_string();
+        assert!(flushed.contains("no answer within 300ms"), "{protocol:?}: {flushed}");
+        assert_eq!(traces(&telemetry).pending, 1, "{protocol:?}: a flush that fails loses nothing");
+    }
 }
 
 /// The status of an error says what to do, whatever becomes of its body.
@@ -462,6 +491,40 @@ fn an_errors_body_need_not_be_readable() {
                 "a {status} whose body {kind}"
             );
         }
+    }
+}
+
+/// Of our side, it is no request that is too large: halves would be answered so too.
+#[test]
+fn an_answer_that_is_too_large_is_a_failure_and_the_request_is_not_sent_again() {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    /// More than the 4 MiB that are read.
+    const SIZE: usize = 5 << 20;
+    for protocol in BOTH {
+        let requests = std::sync::Arc::new(AtomicUsize::new(0));
+        let counted = requests.clone();
+        let app = axum::Router::new().fallback(move || {
+            counted.fetch_add(1, SeqCst);
+            let (kind, body) = match protocol {
+                Protocol::HttpProtobuf => ("application/x-protobuf", vec![b'x'; SIZE]),
+                // What precedes a message: whether it is compressed, and its size.
+                _ => ("application/grpc", [&[0][..], &(SIZE as u32).to_be_bytes()].concat()),
+            };
+            std::future::ready(([("content-type", kind)], body))
+        });
+        let (endpoint, _server) = crate::support::otlp::Server::of(app);
+        let others = |name: &str| matches!(name, "OTEL_METRICS_EXPORTER" | "OTEL_LOGS_EXPORTER");
+        let telemetry = Telemetry::builder()
+            .env(move |name| others(name).then(|| "none".to_owned()))
+            .endpoint(endpoint)
+            .protocol(protocol)
+            .build()
+            .expect("telemetry");
+        end_spans(&telemetry, 4);
+        let report = telemetry.shutdown_blocking();
+        assert_eq!((report.traces.export_failed, report.traces.ended), (4, 4), "{protocol:?}: {report}");
+        assert!(report.to_string().contains("the answer is larger than 4 MiB"), "{protocol:?}: {report}");
+        assert_eq!(requests.load(SeqCst), 1, "{protocol:?}");
     }
 }
 

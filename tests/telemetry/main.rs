@@ -14,6 +14,7 @@ mod export;
 mod instrumentation;
 mod outage;
 mod process;
+mod proxies;
 mod sdk_metrics;
 mod tail;
 

@@ -13,6 +13,7 @@ use otel_tasks::telemetry::{Protocol, Telemetry};
 
 use crate::{
     BOTH, LONG,
+    answers::{pipe, server},
     support::{
         otlp::{Behaviour, Receiver, closed_port, wait_for},
         process::is_child,
@@ -84,6 +85,35 @@ fn a_receiver_that_is_restarted_loses_nothing() {
         assert!(report.is_complete(), "{protocol:?}: {report}");
         // What was taken between the reading and the end is in neither list.
         assert!(before + receiver.spans().len() <= count, "{protocol:?}");
+    }
+}
+
+/// A connection may be dead without a sign: the receiver's host is gone, or a router has forgotten it.
+#[test]
+fn a_connection_on_which_no_answer_came_is_left() {
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+    for protocol in BOTH {
+        let receiver = Receiver::start(protocol);
+        let (behind, is_first) = (receiver.address(), AtomicBool::new(true));
+        let network = server(move |client| match is_first.swap(false, SeqCst) {
+            true => std::mem::forget(client),
+            false => pipe(client, behind),
+        });
+        let telemetry = Telemetry::builder()
+            .env(|name| (name == "OTEL_BSP_EXPORT_TIMEOUT").then(|| "500".to_owned()))
+            .endpoint(format!("http://{network}"))
+            .protocol(protocol)
+            .build()
+            .expect("telemetry");
+        telemetry.tracer().start("work").end();
+        let flushed = telemetry.tracer_provider().force_flush().expect_err("no answer").to_string();
+        assert!(flushed.contains("no answer within 500ms"), "{protocol:?}: {flushed}");
+        let exported = || telemetry.balance().snapshot().traces.exported;
+        assert!(
+            wait_for(LONG, || exported() == 1),
+            "{protocol:?}: the next attempt has a connection of its own"
+        );
+        assert_eq!(receiver.spans().len(), 1, "{protocol:?}");
     }
 }
 

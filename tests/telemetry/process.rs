@@ -110,6 +110,30 @@ fn what_the_process_says_is_not_read_beside_a_reader_of_variables() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// The terminal is for looking on: however often the receiver is asked, a batch is printed once.
+#[cfg(feature = "console")]
+#[test]
+fn a_batch_that_is_sent_again_is_printed_once() {
+    use crate::support::otlp::Behaviour;
+    if is_child() {
+        let receiver = Receiver::start(Protocol::HttpProtobuf);
+        receiver.set_behaviour(Behaviour::Unavailable);
+        let both = |name: &str| (name == "OTEL_TRACES_EXPORTER").then(|| "otlp,console".to_owned());
+        let telemetry = receiver.telemetry("both").env(both).build().expect("telemetry");
+        telemetry.tracer().start("looked-on").end();
+        assert!(telemetry.tracer_provider().force_flush().is_err(), "it is unavailable");
+        assert!(wait_for(Duration::from_secs(30), || receiver.requests().traces >= 3));
+        receiver.set_behaviour(Behaviour::Ok);
+        assert!(telemetry.tracer_provider().force_flush().is_ok());
+        receiver.span("looked-on");
+        return;
+    }
+    let output = child("a_batch_that_is_sent_again_is_printed_once").output().expect("a child");
+    let lines = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(lines.matches("looked-on").count(), 1, "{lines}");
+}
+
 #[cfg(feature = "console")]
 #[test]
 fn a_closed_standard_output_costs_what_was_written_there_and_nothing_else() {
@@ -232,10 +256,12 @@ fn building_touches_nothing_global_and_set_global_makes_it_the_processs() {
         assert_eq!(remote.baggage().get("tenant").map(|value| value.as_str()), Some("acme"));
         assert!(!remote.span().span_context().is_valid(), "tracecontext was not asked for");
         global::tracer("mine").start("found").end();
+        global::meter_provider().meter("mine").u64_counter("found").build().add(1, &[]);
         runtime.block_on(async { tasks.spawn("early", async {}).await.expect("a run") });
         let report = telemetry.shutdown_blocking();
         assert!(report.is_complete(), "{report}");
         receiver.span("found");
+        assert_eq!((receiver.sum("lost", &[]), receiver.sum("found", &[])), (None, Some(1.0)));
         assert_eq!(receiver.sum("task.runs", &[("task.name", "early")]), Some(2.0), "the early run, too");
         let _report = earlier.shutdown_blocking();
         assert_eq!(first.spans().len(), 0, "another took its place");

@@ -296,6 +296,33 @@ fn a_full_queue_gives_up_the_oldest_batch() {
     assert!(is_soon(|| batcher.read().exported == 2), "{:?}", batcher.read());
 }
 
+/// A receiver that asked for a pause is not asked sooner, whatever has no room meanwhile; any other wait is cut to a second.
+#[test]
+fn a_full_queue_gives_up_a_batch_whose_receiver_asked_for_a_pause() {
+    for (is_asked, patience) in [(true, Patience::GiveUp), (false, Patience::Again)] {
+        let (tell, told) = mpsc::channel();
+        let batcher = Batcher::start(
+            "test",
+            settings(1, 1),
+            Persistence::WhileThereIsRoom,
+            move |batch: Vec<u32>, waiting| {
+                if batch == [0] {
+                    waiting.failed(&failure("pause"));
+                    let _ = tell.send(None);
+                    let _ = tell.send(Some(waiting.wait(LONG, is_asked)));
+                }
+                settled(batch.len(), Ok(()), waiting)
+            },
+        );
+        let batcher = batcher.unwrap_or_else(|error| panic!("{error}"));
+        batcher.push(0);
+        assert_eq!(told.recv_timeout(SOON), Ok(None));
+        assert!(is_soon(|| batcher.shared.lock().is_waited));
+        [1, 2].into_iter().for_each(|item| batcher.push(item));
+        assert_eq!(told.recv_timeout(SOON), Ok(Some(patience)), "asked for: {is_asked}");
+    }
+}
+
 #[test]
 fn the_queue_is_bounded_in_bytes_and_a_batch_too() {
     let (seen_tx, seen) = mpsc::channel();
@@ -436,6 +463,21 @@ fn a_panic_of_an_export_loses_its_batch_and_nothing_else() {
     let balance = batcher.read();
     assert_eq!((balance.ended, balance.exported, balance.export_failed, balance.pending), (2, 1, 1, 0));
     assert!(batcher.close(SOON).is_ok());
+}
+
+/// A delta behind one that fails is not waited for until the receiver is back.
+#[test]
+fn an_item_behind_one_that_fails_is_waited_for_no_longer_than_an_attempt() {
+    let (batcher, attempts, up) = outage(settings(10, 1), Persistence::WhileThereIsRoom);
+    for item in 0..3 {
+        let failed = batcher.push_and_wait(item, SOON);
+        assert!(matches!(&failed, Err(OTelSdkError::InternalFailure(text)) if text == "down"), "{failed:?}");
+    }
+    assert!(attempts.try_iter().all(|batch| batch == [0]), "they are delivered in their order");
+    assert_eq!(batcher.read().pending, 3);
+    up.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert!(batcher.push_and_wait(3, SOON).is_ok());
+    assert_eq!(batcher.read().exported, 4);
 }
 
 /// What a collection's flush returns is that collection's own, or that of the one that took its place.

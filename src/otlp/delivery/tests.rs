@@ -124,6 +124,19 @@ fn a_pause_that_a_receiver_asks_for_is_kept_up_to_a_minute_and_across_batches() 
 }
 
 #[test]
+fn a_batch_that_cannot_wait_for_a_pause_to_end_is_lost_without_an_attempt() {
+    let pause = |_: &Parcel| Answer::Again(failure("pause"), Some(Duration::from_secs(20)));
+    let queue = Queue::with([Patience::GiveUp, Patience::GiveUp, Patience::Again]);
+    let mut delivery =
+        Delivery::new(Script { answers: [pause as fn(&Parcel) -> Answer].into(), asked: Vec::new() });
+    assert_eq!(delivery.deliver(parcel(3), &queue).failed, 3);
+    let settled = delivery.deliver(parcel(2), &queue);
+    assert_eq!(settled.error.map(|error| error.to_string()).as_deref(), Some("pause"));
+    assert_eq!((settled.failed, &*delivery.attempts.asked), (2, &[3][..]), "the receiver asked for none");
+    assert_eq!(delivery.deliver(parcel(1), &queue).exported, 1);
+}
+
+#[test]
 fn what_was_abandoned_is_neither_exported_nor_lost() {
     let queue = Queue::with([Patience::Abandoned]);
     let (settled, asked) = deliver([again as fn(&Parcel) -> Answer], &queue, parcel(3));

@@ -129,7 +129,7 @@ fn shown(name: &str, value: &str) -> String {
     let is_secret = ["HEADERS", "PASSWORD", "USER"].iter().any(|end| name.ends_with(end));
     if is_secret {
         HIDDEN.to_owned()
-    } else if name.ends_with("ENDPOINT") {
+    } else if name.ends_with("ENDPOINT") || name.to_ascii_uppercase().ends_with("_PROXY") {
         redacted(value)
     } else {
         value.to_owned()

@@ -4,7 +4,7 @@ use super::*;
 fn read(get: &dyn Fn(&str) -> Option<String>, overrides: &Overrides) -> Result<Settings, BadOverride> {
     read_for(get, overrides, |_| true)
 }
-use crate::otlp::settings::{LONGEST_WAIT, redacted};
+use crate::otlp::settings::{LONGEST_WAIT, Warning, redacted};
 
 fn read_from(pairs: &[(&str, &str)], overrides: &Overrides) -> Settings {
     let get = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
@@ -435,6 +435,20 @@ fn a_url_is_shown_without_its_user_and_password() {
     }
 }
 
+#[test]
+fn a_key_where_its_path_is_wanted_is_not_shown() {
+    for (text, shown) in [
+        ("/etc/key.pem", "/etc/key.pem"),
+        ("-----BEGIN PRIVATE KEY-----", "(hidden)"),
+        ("c2VjcmV0\nc2VjcmV0", "(hidden)"),
+        ("c2VjcmV0\rc2VjcmV0", "(hidden)"),
+    ] {
+        assert_eq!(shown_path(text), shown);
+        let s = settings(&[("OTEL_EXPORTER_OTLP_CLIENT_KEY", text)]);
+        assert_eq!(warned(&s), [("OTEL_EXPORTER_OTLP_CLIENT_KEY", shown, WarningKind::Malformed)]);
+    }
+}
+
 /// Values that people write, and that nobody should: each is read, or warned of with what is used instead.
 #[test]
 fn every_variable_is_read_or_warned_of_whatever_is_written_in_it() {
@@ -574,6 +588,133 @@ fn every_variable_is_read_or_warned_of_whatever_is_written_in_it() {
             }
         }
     }
+}
+
+/// The proxy of an endpoint.
+fn proxied(endpoint: &str, pairs: &[(&str, &str)]) -> (Option<String>, Vec<Warning>) {
+    let overrides = Overrides { endpoint: Some(endpoint.to_owned()), ..Overrides::default() };
+    let s = read_from(pairs, &overrides);
+    (s.traces.otlp.proxy, s.warnings)
+}
+
+#[test]
+fn a_proxy_is_that_of_the_scheme_and_the_lower_case_goes_first() {
+    const HTTP: &str = "http://collector:4318";
+    const HTTPS: &str = "https://collector:4318";
+    let cases: [(&str, &[(&str, &str)], Option<&str>); 14] = [
+        (HTTP, &[], None),
+        (HTTP, &[("http_proxy", "http://a:1"), ("HTTP_PROXY", "http://b:1")], Some("http://a:1")),
+        (HTTP, &[("http_proxy", ""), ("HTTP_PROXY", "http://b:1")], Some("http://b:1")),
+        (HTTP, &[("https_proxy", "http://a:1"), ("HTTPS_PROXY", "http://b:1")], None),
+        (HTTPS, &[("https_proxy", "http://a:1"), ("HTTPS_PROXY", "http://b:1")], Some("http://a:1")),
+        (HTTPS, &[("HTTPS_PROXY", "http://b:1"), ("all_proxy", "http://c:1")], Some("http://b:1")),
+        (HTTPS, &[("http_proxy", "http://a:1")], None),
+        (HTTPS, &[("all_proxy", "http://c:1"), ("ALL_PROXY", "http://d:1")], Some("http://c:1")),
+        (HTTP, &[("ALL_PROXY", "http://d:1")], Some("http://d:1")),
+        // Without a scheme it is HTTP.
+        (HTTP, &[("http_proxy", "user:pw@a:1")], Some("http://user:pw@a:1")),
+        (HTTP, &[("http_proxy", "HTTP://a")], Some("HTTP://a")),
+        // A request of the web could choose this one.
+        (HTTP, &[("REQUEST_METHOD", "GET"), ("HTTP_PROXY", "http://b:1")], None),
+        (HTTP, &[("REQUEST_METHOD", "GET"), ("http_proxy", "http://a:1")], Some("http://a:1")),
+        (HTTPS, &[("REQUEST_METHOD", "GET"), ("HTTPS_PROXY", "http://b:1")], Some("http://b:1")),
+    ];
+    for (endpoint, pairs, expected) in cases {
+        let (proxy, warnings) = proxied(endpoint, pairs);
+        assert_eq!((proxy.as_deref(), warnings), (expected, vec![]), "{endpoint} {pairs:?}");
+    }
+    for local in ["http://localhost:4318", "http://127.0.0.1:4318", "http://[::1]:4318"] {
+        assert_eq!(proxied(local, &[("ALL_PROXY", "socks5://a:1")]), (None, vec![]), "{local}");
+    }
+}
+
+#[test]
+fn a_proxy_that_is_not_used_is_warned_of_without_its_password() {
+    use WarningKind::{Malformed, Unsupported};
+    let only_http = "no proxy is used: only those with http:// are known";
+    for (value, shown, kind, used) in [
+        ("https://u:secret@p:1", "https://***@p:1", Unsupported, only_http),
+        ("socks5h://u:secret@p:1", "socks5h://***@p:1", Unsupported, only_http),
+        ("socks4://p", "socks4://p", Unsupported, only_http),
+        ("http://u:secret@p:port", "http://***@p:port", Malformed, "no proxy is used"),
+        ("u:sec/ret@p:1", "***@p:1", Malformed, "no proxy is used"),
+        ("http://", "http://", Malformed, "no proxy is used"),
+    ] {
+        let (proxy, warnings) = proxied("https://c.example", &[("https_proxy", value)]);
+        let variable = "https_proxy".to_owned();
+        let warning = Warning { variable, value: shown.to_owned(), kind, used: used.to_owned() };
+        assert_eq!((proxy, warnings), (None, vec![warning]), "{value}");
+        // Where it is not asked for, it is none of our business.
+        for elsewhere in [("no_proxy", "c.example"), ("OTEL_TRACES_EXPORTER", "none")] {
+            let all_off = [("OTEL_METRICS_EXPORTER", "none"), ("OTEL_LOGS_EXPORTER", "none")];
+            let pairs = [("https_proxy", value), elsewhere, all_off[0], all_off[1]];
+            assert_eq!(proxied("https://c.example", &pairs), (None, vec![]), "{value} {elsewhere:?}");
+        }
+    }
+    let overrides = Overrides {
+        endpoint: Some("http://c.example:4317".to_owned()),
+        protocol: Some(Protocol::Grpc),
+        ..Overrides::default()
+    };
+    let s = read_from(&[("http_proxy", "http://u:secret@p:1")], &overrides);
+    assert_eq!(s.traces.otlp.proxy, None);
+    assert_eq!(warned(&s), [("http_proxy", "http://***@p:1", Unsupported)]);
+    assert_eq!(s.warnings[0].used, "no proxy is used over gRPC");
+    let s = settings(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:1"), ("http_proxy", "u:secret@p:1")]);
+    assert!(!format!("{s:?}").contains("secret"), "{s:?}");
+}
+
+#[test]
+fn the_list_of_hosts_without_a_proxy_has_names_addresses_networks_and_ports() {
+    let cases = [
+        ("http://a.example:4318", "*", true),
+        ("http://10.0.0.1:4318", "x *", true),
+        ("http://a.example:4318", "a.example", true),
+        ("http://A.Example:4318", "a.eXample", true),
+        ("http://b.a.example:4318", "a.example", true),
+        ("http://a.example:4318", ".a.example", true),
+        ("http://b.a.example:4318", ".a.example", true),
+        ("http://b.a.example:4318", "*.a.example", true),
+        ("http://a.example.:4318", "a.example", true),
+        ("http://a.example:4318", "a.example.", true),
+        ("http://xa.example:4318", "a.example", false),
+        ("http://a.example:4318", "b.a.example", false),
+        ("http://a.example:4318", "x, a.example ,y", true),
+        ("http://a.example:4318", "x a.example", true),
+        ("http://a.example:4318", ", . ,,", false),
+        ("http://a.example:4318", "a.example:4318", true),
+        ("http://a.example:4318", "a.example:80", false),
+        ("http://a.example", "a.example:80", true),
+        ("https://a.example", "a.example:443", true),
+        ("http://10.1.2.3:4318", "10.1.2.3", true),
+        ("http://10.1.2.3:4318", "10.1.2.3:4318", true),
+        ("http://10.1.2.3:4318", "10.1.2.3:1", false),
+        ("http://10.1.2.3:4318", "10.1.2.4", false),
+        ("http://10.1.2.3:4318", "10.0.0.0/8", true),
+        ("http://10.1.2.3:4318", "10.1.2.0/31", false),
+        ("http://10.1.2.3:4318", "10.1.2.2/31", true),
+        ("http://10.1.2.3:4318", "0.0.0.0/0", true),
+        ("http://10.1.2.3:4318", "10.1.2.3/33", false),
+        ("http://10.1.2.3:4318", "10.1.2.3/x", false),
+        ("http://10.1.2.3:4318", "::/0", false),
+        ("http://10.1.2.3:4318", "2.3", false),
+        ("http://[fe80::1]:4318", "fe80::1", true),
+        ("http://[fe80::1]:4318", "fe80:0::1", true),
+        ("http://[fe80::1]:4318", "[fe80::1]", true),
+        ("http://[fe80::1]:4318", "[fe80::1]:4318", true),
+        ("http://[fe80::1]:4318", "[fe80::1]:1", false),
+        ("http://[fe80::1]:4318", "fe80::/10", true),
+        ("http://[fe80::1]:4318", "fec0::/10", false),
+        ("http://[fe80::1]:4318", "::/0", true),
+    ];
+    for (endpoint, list, excepted) in cases {
+        for name in ["no_proxy", "NO_PROXY"] {
+            let (proxy, warnings) = proxied(endpoint, &[("ALL_PROXY", "http://p:1"), (name, list)]);
+            assert_eq!((proxy.is_none(), warnings), (excepted, vec![]), "{endpoint} {name}={list}");
+        }
+    }
+    let both = [("ALL_PROXY", "http://p:1"), ("no_proxy", "a.example"), ("NO_PROXY", "b.example")];
+    assert!(proxied("http://b.example", &both).0.is_some(), "the lower case goes first");
 }
 
 #[test]

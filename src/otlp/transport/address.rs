@@ -35,7 +35,10 @@ impl Target {
             return Err("not an http or https address".to_owned());
         }
         let auth = user.map(|user| {
-            let encoded = base64::engine::general_purpose::STANDARD.encode(percent_decoded(user));
+            // The colon is there without a password, too.
+            let colon = if user.contains(':') { "" } else { ":" };
+            let user = percent_decoded(&format!("{user}{colon}"));
+            let encoded = base64::engine::general_purpose::STANDARD.encode(user);
             let mut value =
                 HeaderValue::try_from(format!("Basic {encoded}")).expect("base64 is a header's text");
             value.set_sensitive(true);
@@ -52,7 +55,7 @@ impl Target {
         self.uri.host().unwrap_or_default()
     }
 
-    pub(super) fn is_loopback(&self) -> bool {
+    pub(in crate::otlp) fn is_loopback(&self) -> bool {
         let host = self.host();
         let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
         host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())

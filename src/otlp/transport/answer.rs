@@ -17,7 +17,7 @@ use super::failure::{Cause, Failure};
 use crate::otlp::{ledger::Signal, settings::redacted};
 
 /// The outcome of one attempt.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::otlp) enum Answer {
     /// The request was taken, but for so many items.
     Taken { rejected: u64, words: String },
@@ -29,13 +29,25 @@ pub(in crate::otlp) enum Answer {
     Refused(Failure),
 }
 
+impl Answer {
+    /// Names the proxy in a failure that does not name it yet.
+    pub(super) fn of_proxy(self, shown: &Arc<str>, is_own: bool) -> Self {
+        match self {
+            Self::Taken { .. } => self,
+            Self::TooLarge(failure) => Self::TooLarge(failure.of_proxy(shown, is_own)),
+            Self::Again(failure, wait) => Self::Again(failure.of_proxy(shown, is_own), wait),
+            Self::Refused(failure) => Self::Refused(failure.of_proxy(shown, is_own)),
+        }
+    }
+}
+
 /// The most bytes of an export response. It has an error text at most.
 const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
 
 /// The most bytes of an error's body: its status says what to do, and a line of the log shows less.
 const MAX_ERROR_BYTES: usize = 16 * 1024;
 /// The longest time that the body of an error is waited for.
-const MAX_ERROR_WAIT: Duration = Duration::from_secs(1);
+pub(super) const MAX_ERROR_WAIT: Duration = Duration::from_secs(1);
 
 /// Why a body was not read to its end.
 pub(super) enum Unread {

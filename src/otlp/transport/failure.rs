@@ -27,6 +27,17 @@ impl Failure {
 }
 
 impl Failure {
+    /// Adds the proxy, unless the cause names it already.
+    pub(super) fn of_proxy(self, shown: &Arc<str>, is_own: bool) -> Self {
+        match self.cause {
+            Cause::Proxy { .. } => self,
+            cause => {
+                let cause = Cause::Proxy { shown: Arc::clone(shown), is_own, cause: Box::new(cause) };
+                Self { cause, ..self }
+            }
+        }
+    }
+
     /// The cause and the server's words, without the address.
     pub(in crate::otlp) fn reason(&self) -> String {
         match self.words.as_str() {
@@ -63,6 +74,13 @@ pub(in crate::otlp) enum Cause {
     /// What came back is not the protocol that was spoken.
     OtherProtocol(&'static str),
     NoAnswer(Duration),
+    /// What a proxy answered or prevented, or what happened behind it.
+    Proxy {
+        shown: Arc<str>,
+        /// Whether it is the proxy that failed.
+        is_own: bool,
+        cause: Box<Self>,
+    },
     Redirect(u16, String),
     Status(u16),
     #[cfg(feature = "otlp-grpc")]
@@ -97,6 +115,8 @@ impl fmt::Display for Cause {
             Self::HangUp => f.write_str("the server closed the connection without an answer"),
             Self::OtherProtocol(text) => f.write_str(text),
             Self::NoAnswer(limit) => write!(f, "no answer within {limit:?}"),
+            Self::Proxy { shown, is_own: true, cause } => write!(f, "the proxy {shown}: {cause}"),
+            Self::Proxy { shown, is_own: false, cause } => write!(f, "{cause} (through the proxy {shown})"),
             Self::Redirect(status, location) => {
                 write!(f, "HTTP {status} redirects to {location:?}; redirects are not followed")
             }

@@ -64,6 +64,7 @@ impl GrpcTransport {
             client = client.send_compressed(Gzip).accept_compressed(Gzip);
         }
         debug_assert!(cfg!(feature = "gzip") || !self.gzip, "the settings know what was compiled");
+        client = client.max_decoding_message_size(MAX_ANSWER_BYTES);
         if let Err(error) = client.ready().await {
             return Answer::Again(Failure::new(target, of_network(&error, self.target.host())), None);
         }
@@ -101,8 +102,8 @@ impl GrpcTransport {
         let failure = Failure::new(target, Cause::Grpc(name_of(status.code()))).saying(status.message());
         let wait = status.get_details_retry_info().map(|info| info.retry_delay.unwrap_or_default());
         match status.code() {
-            // Of our side: what the server says comes with metadata.
-            Code::ResourceExhausted | Code::OutOfRange if status.metadata().is_empty() => {
+            // Of our side.
+            Code::ResourceExhausted | Code::OutOfRange if is_of_answer(status.message()) => {
                 Answer::Refused(Failure::new(target, Cause::AnswerTooLarge))
             }
             Code::ResourceExhausted | Code::OutOfRange if wait.is_none() && is_of_size(status.message()) => {
@@ -120,6 +121,15 @@ impl GrpcTransport {
             _ => Answer::Refused(failure),
         }
     }
+}
+
+/// The most bytes of an answer. tonic complains of a larger one in the words, and with the code, of a server on tonic to which a
+/// request is too large. So it is not the limit that those have by default, and can be told by its number.
+const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024 - 1;
+
+/// Whether this side complains of an answer's size.
+fn is_of_answer(message: &str) -> bool {
+    message.contains(&format!(" {MAX_ANSWER_BYTES} bytes"))
 }
 
 /// Whether a receiver complains of a message's size: servers on tonic say so with `OUT_OF_RANGE`.

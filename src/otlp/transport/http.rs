@@ -1,37 +1,19 @@
 //! OTLP over HTTP/1.1.
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{self, Poll},
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use http_body_util::Full;
-use hyper::{HeaderMap, Request, Uri, header};
-use hyper_util::{
-    client::{
-        legacy::{
-            Client,
-            connect::{Connected, Connection, HttpConnector, proxy::Tunnel},
-        },
-        proxy::matcher::{Intercept, Matcher},
-    },
-    rt::{TokioExecutor, TokioIo},
-};
+use hyper::{HeaderMap, Request, StatusCode, header};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use opentelemetry_http::Bytes;
-use tokio::net::TcpStream;
-use tower_service::Service;
 
 use super::{
     address::Target,
     answer::{self, Answer},
     failure::{Cause, Failure, of_network},
+    wire::{Proxy, Wire, answer_of_proxy},
 };
 use crate::otlp::parcel::Parcel;
-
-/// The sockets' side of a connection.
-type Socket = TokioIo<TcpStream>;
 
 #[cfg(feature = "tls")]
 type Connector = hyper_rustls::HttpsConnector<Wire>;
@@ -44,8 +26,7 @@ pub(super) struct HttpTransport {
     target: Target,
     headers: HeaderMap,
     gzip: bool,
-    /// What a proxy for plain HTTP wants to know.
-    proxy_auth: Option<header::HeaderValue>,
+    proxy: Option<Arc<Proxy>>,
 }
 
 impl HttpTransport {
@@ -53,16 +34,11 @@ impl HttpTransport {
         target: Target,
         headers: HeaderMap,
         gzip: bool,
+        proxy: Option<Proxy>,
         #[cfg(feature = "tls")] tls: rustls::ClientConfig,
     ) -> Self {
-        let proxy = match target.is_loopback() {
-            // A proxy cannot reach what is local to us.
-            true => None,
-            false => Matcher::from_env().intercept(&target.uri),
-        };
-        let is_plain = target.uri.scheme_str() == Some("http");
-        let proxy_auth = proxy.as_ref().filter(|_| is_plain).and_then(|proxy| proxy.basic_auth().cloned());
-        let wire = Wire::new(proxy);
+        let proxy = proxy.map(Arc::new);
+        let wire = Wire::new(&target, proxy.clone());
         #[cfg(feature = "tls")]
         let wire = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(tls)
@@ -70,7 +46,7 @@ impl HttpTransport {
             .enable_http1()
             .wrap_connector(wire);
         let client = Client::builder(TokioExecutor::new()).build(wire);
-        Self { client, target, headers, gzip, proxy_auth }
+        Self { client, target, headers, gzip, proxy }
     }
 
     /// Makes one attempt, which is given up at `until`.
@@ -89,14 +65,16 @@ impl HttpTransport {
         if let Some(encoding) = encoding {
             request.headers_mut().insert(header::CONTENT_ENCODING, encoding);
         }
-        if let Some(auth) = &self.proxy_auth {
+        // A proxy reads requests in plain text alone.
+        let reader = self.proxy.as_ref().filter(|_| self.target.uri.scheme_str() == Some("http"));
+        if let Some(auth) = reader.and_then(|proxy| proxy.auth()) {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, auth.clone());
         }
         let answer = match self.client.request(request).await {
             Ok(answer) => answer,
             Err(error) => {
-                let cause = of_network(&error, self.target.host());
-                return Answer::Again(Failure::new(target, cause), None);
+                let cause = || Failure::new(target, of_network(&error, self.target.host()));
+                return answer_of_proxy(&error).unwrap_or_else(|| Answer::Again(cause(), None));
             }
         };
         let (parts, mut body) = answer.into_parts();
@@ -104,7 +82,11 @@ impl HttpTransport {
             // The status decides: its words may take half of what is left.
             let left = until.saturating_duration_since(Instant::now()) / 2;
             let body = answer::read_words(&mut body, left).await;
-            return answer::of_status(target, parts.status, &parts.headers, &body);
+            let answer = answer::of_status(target, parts.status, &parts.headers, &body);
+            return match reader.filter(|_| parts.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED) {
+                Some(proxy) => answer.of_proxy(proxy.shown(), true),
+                None => answer,
+            };
         }
         // A success that breaks off does not say what was taken of the request.
         match answer::read(&mut body).await {
@@ -114,6 +96,14 @@ impl HttpTransport {
                 let cause = of_network(&error, self.target.host());
                 Answer::Again(Failure::new(target, cause), None)
             }
+        }
+    }
+
+    /// Names the proxy in a failure.
+    pub(super) fn through_proxy(&self, answer: Answer) -> Answer {
+        match &self.proxy {
+            Some(proxy) => answer.of_proxy(proxy.shown(), false),
+            None => answer,
         }
     }
 
@@ -128,89 +118,5 @@ impl HttpTransport {
         }
         debug_assert!(cfg!(feature = "gzip") || !self.gzip, "the settings know what was compiled");
         Ok((parcel.body.clone(), parcel.encoding.clone()))
-    }
-}
-
-/// How a socket comes about: to the server, or through a proxy of the variables `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`
-/// and `NO_PROXY`.
-#[derive(Clone)]
-struct Wire {
-    direct: HttpConnector,
-    proxy: Option<Arc<Intercept>>,
-}
-
-impl Wire {
-    fn new(proxy: Option<Intercept>) -> Self {
-        let mut direct = HttpConnector::new();
-        direct.enforce_http(false);
-        direct.set_nodelay(true);
-        Self { direct, proxy: proxy.map(Arc::new) }
-    }
-}
-
-/// A connection, and whether a proxy reads the requests on it.
-struct Wired {
-    socket: Socket,
-    by_proxy: bool,
-}
-
-impl Connection for Wired {
-    fn connected(&self) -> Connected {
-        self.socket.inner().connected().proxy(self.by_proxy)
-    }
-}
-
-impl hyper::rt::Read for Wired {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut task::Context<'_>,
-        buf: hyper::rt::ReadBufCursor<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(cx, buf)
-    }
-}
-
-impl hyper::rt::Write for Wired {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut task::Context<'_>,
-        buf: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
-    }
-}
-
-impl Service<Uri> for Wire {
-    type Response = Wired;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
-    type Future = Pin<Box<dyn Future<Output = Result<Wired, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.direct.poll_ready(cx).map_err(Into::into)
-    }
-
-    fn call(&mut self, to: Uri) -> Self::Future {
-        let (mut direct, proxy) = (self.direct.clone(), self.proxy.clone());
-        Box::pin(async move {
-            let Some(proxy) = proxy else {
-                return Ok(Wired { socket: direct.call(to).await?, by_proxy: false });
-            };
-            if to.scheme_str() == Some("https") {
-                let mut tunnel = Tunnel::new(proxy.uri().clone(), direct);
-                if let Some(auth) = proxy.basic_auth() {
-                    tunnel = tunnel.with_auth(auth.clone());
-                }
-                return Ok(Wired { socket: tunnel.call(to).await?, by_proxy: false });
-            }
-            Ok(Wired { socket: direct.call(proxy.uri().clone()).await?, by_proxy: true })
-        })
     }
 }

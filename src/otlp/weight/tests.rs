@@ -3,7 +3,7 @@ use std::time::UNIX_EPOCH;
 use opentelemetry::{
     InstrumentationScope,
     logs::{LogRecord as _, Logger as _, LoggerProvider as _},
-    trace::{Event, Link, SpanContext, SpanId, SpanKind},
+    trace::{Event, Link, SpanContext, SpanId, SpanKind, TraceFlags, TraceId, TraceState},
 };
 use opentelemetry_sdk::{
     logs::SdkLoggerProvider,
@@ -53,10 +53,19 @@ fn each_text_of_a_span_counts() {
     let mut links = SpanLinks::default();
     links.links.push(Link::new(SpanContext::empty_context(), pairs(), 0));
     heavier.push(SpanData { links, ..span() });
+    // Another service's text, for each of its spans and links.
+    let values = [0, 1, 2, 3].map(|n| (format!("key{n}"), "x".repeat(245)));
+    let state = TraceState::from_key_value(values).expect("a state");
+    let context =
+        || SpanContext::new(TraceId::INVALID, SpanId::INVALID, TraceFlags::default(), true, state.clone());
+    heavier.push(SpanData { span_context: context(), ..span() });
+    let mut links = SpanLinks::default();
+    links.links.push(Link::new(context(), Vec::new(), 0));
+    heavier.push(SpanData { links, ..span() });
     let light = span().weight();
     for span in heavier {
         let more = span.weight() - light;
-        assert!((990..1_200).contains(&more), "{more}: {span:?}");
+        assert!((990..1_300).contains(&more), "{more}: {span:?}");
     }
 }
 
