@@ -542,7 +542,11 @@ fn a_pause_before_its_first_attempt_is_no_failure_of_a_collection_unless_it_was_
                 }
                 // The rest of the pause.
                 match waiting.wait(if is_asked { LONG } else { Duration::from_millis(100) }, is_asked) {
-                    Patience::Again => settled(1, Ok(()), waiting),
+                    Patience::Again => {
+                        // The attempt takes its time.
+                        std::thread::sleep(Duration::from_millis(50));
+                        settled(1, Ok(()), waiting)
+                    }
                     _ => settled(1, Err("down"), waiting),
                 }
             },
@@ -593,4 +597,65 @@ fn a_delta_behind_one_that_fails_is_waited_for_no_longer_than_an_attempt() {
     up.store(true, std::sync::atomic::Ordering::SeqCst);
     assert!(batcher.push_and_wait(3, SOON).is_ok());
     assert_eq!(batcher.read().exported, 4);
+}
+
+#[test]
+fn a_pause_that_is_over_is_no_failure() {
+    let (tell, told) = mpsc::channel();
+    let (go, may) = mpsc::channel::<()>();
+    let batcher = Batcher::start(
+        "test",
+        settings(10, 1),
+        Persistence::WhileThereIsRoom,
+        move |batch: Vec<u32>, waiting| {
+            waiting.begins();
+            waiting.failed(&failure("pause"));
+            assert_eq!(waiting.wait(Duration::from_millis(5), true), Patience::Again);
+            waiting.begins();
+            let _ = tell.send(());
+            let _ = may.recv();
+            settled(batch.len(), Ok(()), waiting)
+        },
+    );
+    let batcher = batcher.unwrap_or_else(|error| panic!("{error}"));
+    batcher.push(0);
+    assert_eq!(told.recv_timeout(SOON), Ok(()), "it is tried again");
+    std::thread::scope(|scope| {
+        let flush = scope.spawn(|| batcher.flush(SOON));
+        assert!(is_soon(|| batcher.shared.lock().flushes == 1));
+        std::thread::sleep(Duration::from_millis(20));
+        go.send(()).unwrap_or_default();
+        let flushed = flush.join();
+        assert!(matches!(flushed, Ok(Ok(()))), "{flushed:?}");
+    });
+}
+
+#[test]
+fn a_flush_ends_one_wait_and_no_more() {
+    let (tell, told) = mpsc::channel();
+    let batcher = Batcher::start(
+        "test",
+        settings(10, 1),
+        Persistence::WhileThereIsRoom,
+        move |batch: Vec<u32>, waiting| {
+            for _ in 0..100 {
+                waiting.begins();
+                let _ = tell.send(());
+                waiting.failed(&failure("down"));
+                if waiting.wait(LONG, false) != Patience::Again {
+                    break;
+                }
+            }
+            settled(batch.len(), Err("down"), waiting)
+        },
+    );
+    let batcher = batcher.unwrap_or_else(|error| panic!("{error}"));
+    batcher.push(0);
+    assert_eq!(told.recv_timeout(SOON), Ok(()));
+    for _ in 0..3 {
+        assert!(batcher.flush(SOON).is_err());
+        assert_eq!(told.recv_timeout(SOON), Ok(()), "an attempt for the flush");
+        assert!(told.recv_timeout(Duration::from_millis(50)).is_err(), "and then the wait goes on");
+    }
+    let _ = batcher.close(Duration::ZERO);
 }
