@@ -78,10 +78,18 @@ struct State<T> {
     superseded: u64,
     /// Whether the batch on its way was given up for a newer one.
     is_superseded: bool,
-    /// How often another attempt was waited for, ever.
+    /// Attempts that began, ever.
+    attempts: u64,
+    /// The number of flushes when the last of them began.
+    flushes_seen: u64,
+    /// The last attempt after which was waited for another.
     waits: u64,
+    /// Whether an attempt of the batch on its way has failed.
+    is_tried: bool,
     /// Whether the batch on its way has failed once and waits for another attempt.
     is_waited: bool,
+    /// Whether a pause is on that the receiver asked for.
+    is_paused: bool,
     last_error: Option<String>,
     /// Why nothing of the last request was taken, or the last attempt failed.
     failing: Option<Failure>,
@@ -129,11 +137,11 @@ pub(super) trait Waiting {
     /// Notes a failed attempt.
     fn failed(&self, failure: &Failure);
 
-    /// Notes an attempt that succeeded.
+    /// Notes an attempt of which something was taken.
     fn delivered(&self);
 
-    /// Whether the queue is left behind past its deadline.
-    fn is_abandoned(&self) -> bool;
+    /// Notes that an attempt begins. False if none may, as the queue is left behind past its deadline.
+    fn begins(&self) -> bool;
 
     /// Waits before another attempt until `delay` has passed or the end begins. A wait that the receiver did not ask for also ends
     /// if somebody flushes, and within a second if the queue is full.
@@ -178,8 +186,12 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
             full: false,
             superseded: 0,
             is_superseded: false,
+            attempts: 0,
+            flushes_seen: 0,
             waits: 0,
+            is_tried: false,
             is_waited: false,
+            is_paused: false,
             last_error: None,
             failing: None,
             loss: None,
@@ -293,24 +305,26 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
         let lost = self.shared.lock().lost();
         let mut before = None;
         self.settle_within(timeout, |state, _| {
-            state.waits > *before.get_or_insert(state.waits) && !state.delivered
+            let is_tried_again = state.waits > *before.get_or_insert(state.attempts);
+            !state.delivered && (state.is_paused || is_tried_again)
         })?;
         self.shared.lock().loss_since(lost)
     }
 
     /// Queues an item and waits until it, or a newer one that took its place, has been exported or has failed, but for no longer than
-    /// one attempt: its own, or that of an item in front of it. Returns what became of that item alone.
+    /// one attempt that begins now: its own, or that of an item which must be delivered before it. A pause that the receiver asked for is
+    /// not waited for. Returns what became of that item alone.
     pub(super) fn push_and_wait(&self, item: T, timeout: Duration) -> OTelSdkResult {
         self.admit(item).map_err(|why| OTelSdkError::InternalFailure(why.to_owned()))?;
         let persistence = self.shared.persistence;
         let mut before = None;
         self.settle_within(timeout, |state, target| {
-            let is_tried_again = state.waits > *before.get_or_insert(state.waits);
-            match persistence {
-                Persistence::UntilTheNext => state.taken >= target && state.is_waited,
-                // It has no attempt of its own before those in front of it are delivered.
-                Persistence::WhileThereIsRoom => is_tried_again,
-            }
+            let is_tried_again = state.waits > *before.get_or_insert(state.attempts);
+            state.is_paused
+                || match persistence {
+                    Persistence::UntilTheNext => state.taken >= target && state.is_waited,
+                    Persistence::WhileThereIsRoom => is_tried_again,
+                }
         })?;
         let state = self.shared.lock();
         match &state.failing {
@@ -417,7 +431,8 @@ impl<T> Shared<T> {
                 state.queued -= items.len();
                 state.bytes -= bytes;
                 state.taken += items.len() as u64;
-                (state.full, state.unreported, state.is_waited) = (false, false, false);
+                (state.full, state.unreported) = (false, false);
+                (state.is_tried, state.is_waited) = (false, false);
                 return Some(Some(items));
             }
             if std::mem::take(&mut state.unreported) {
@@ -469,6 +484,7 @@ impl<T> Shared<T> {
 impl<T> Waiting for Shared<T> {
     fn failed(&self, failure: &Failure) {
         let mut state = self.lock();
+        state.is_tried = true;
         state.failing = Some(failure.clone());
         let lost = state.tally.queue_full + state.tally.lost_in_export();
         let change = state.trend.fails(failure, lost);
@@ -490,8 +506,11 @@ impl<T> Waiting for Shared<T> {
         }
     }
 
-    fn is_abandoned(&self) -> bool {
-        self.lock().abandoned
+    fn begins(&self) -> bool {
+        let mut state = self.lock();
+        state.attempts += 1;
+        state.flushes_seen = state.flushes;
+        !state.abandoned
     }
 
     fn wait(&self, delay: Duration, is_asked: bool) -> Patience {
@@ -509,41 +528,42 @@ impl<T> Waiting for Shared<T> {
             state.is_superseded = true;
             return Patience::GiveUp;
         }
-        state.waits += 1;
-        state.is_waited = true;
+        // A pause from before its first attempt is no failure of the batch.
+        (state.waits, state.is_waited, state.is_paused) = (state.attempts, state.is_tried, is_asked);
         self.progress.notify_all();
-        let flushes = state.flushes;
         let began = Instant::now();
         let mut until = began + delay;
-        loop {
+        let patience = loop {
             if state.abandoned {
-                return Patience::Abandoned;
+                break Patience::Abandoned;
             }
             if superseded(&state) {
                 state.is_superseded = true;
-                return Patience::GiveUp;
+                break Patience::GiveUp;
             }
             if state.full && is_asked {
-                return Patience::GiveUp;
+                break Patience::GiveUp;
             }
             if state.full {
                 until = until.min(began + FULL);
             }
             if state.hurried {
                 if !state.delivered && state.last_attempts == 0 {
-                    return Patience::GiveUp;
+                    break Patience::GiveUp;
                 }
                 until = until.min(Instant::now() + HURRIED);
             }
             let now = Instant::now();
-            if now >= until || (state.flushes != flushes && !is_asked) {
+            if now >= until || (state.flushes != state.flushes_seen && !is_asked) {
                 if state.hurried {
                     state.last_attempts = state.last_attempts.saturating_sub(1);
                 }
-                return Patience::Again;
+                break Patience::Again;
             }
             state = self.work.wait_timeout(state, until - now).unwrap_or_else(PoisonError::into_inner).0;
-        }
+        };
+        state.is_paused = false;
+        patience
     }
 }
 

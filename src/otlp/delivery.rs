@@ -67,7 +67,9 @@ impl<A: Attempts> Delivery<A> {
             match self.persist(&part, waiting) {
                 End::Taken { rejected, words } => {
                     too_large_in_a_row = 0;
-                    settled.take(&part, rejected, &words);
+                    if settled.take(&part, rejected, &words) {
+                        waiting.delivered();
+                    }
                 }
                 End::TooLarge(failure) => match part.split() {
                     // The first half last, so that it is the next.
@@ -104,7 +106,7 @@ impl<A: Attempts> Delivery<A> {
                     Patience::Abandoned => return End::Abandoned,
                 }
             }
-            if waiting.is_abandoned() {
+            if !waiting.begins() {
                 return End::Abandoned;
             }
             is_first = false;
@@ -112,7 +114,6 @@ impl<A: Attempts> Delivery<A> {
             match self.attempts.attempt(part) {
                 Answer::Taken { rejected, words } => {
                     (self.failed, self.last) = (0, None);
-                    waiting.delivered();
                     return End::Taken { rejected, words };
                 }
                 Answer::TooLarge(failure) => return End::TooLarge(failure),
@@ -151,7 +152,8 @@ enum End {
 }
 
 impl Settled {
-    fn take(&mut self, part: &Parcel, rejected: u64, words: &str) {
+    /// Counts what was taken and what was rejected; false if all was rejected.
+    fn take(&mut self, part: &Parcel, rejected: u64, words: &str) -> bool {
         let (of, items) = match part.signal {
             // Counted where it matters alone: the request has to be read again for it.
             Signal::Metrics => (if rejected > 0 { part.points() } else { None }, "data points"),
@@ -159,11 +161,12 @@ impl Settled {
             Signal::Logs => (Some(part.items), "records"),
         };
         let count = rejected.min(of.unwrap_or(u64::MAX));
+        let is_taken = count == 0 || of != Some(count);
         if part.signal == Signal::Metrics {
             self.rejected_points = self.rejected_points.saturating_add(count);
             if self.failed + self.too_large == 0 {
                 // Of a collection that was split, every part must be taken; and something of it.
-                let is_taken = self.exported > 0 || count == 0 || of != Some(count);
+                let is_taken = is_taken || self.exported > 0;
                 (self.exported, self.rejected) = (u64::from(is_taken), u64::from(!is_taken));
             }
         } else {
@@ -177,6 +180,7 @@ impl Settled {
         if !words.is_empty() {
             self.words = words.to_owned();
         }
+        is_taken
     }
 
     fn fail(&mut self, part: &Parcel, failure: Failure) {

@@ -117,6 +117,25 @@ fn a_connection_on_which_no_answer_came_is_left() {
     }
 }
 
+/// What a flush returns is of now: not the failure before it, for which a pause was still on.
+#[test]
+fn a_flush_of_metrics_after_an_outage_makes_an_attempt() {
+    for protocol in BOTH {
+        let receiver = Receiver::start(protocol);
+        let telemetry = receiver.telemetry("back").build().expect("telemetry");
+        for _ in 0..3 {
+            receiver.set_behaviour(Behaviour::Unavailable);
+            assert!(telemetry.meter_provider().force_flush().is_err(), "{protocol:?}");
+            receiver.set_behaviour(Behaviour::Ok);
+            telemetry.meter_provider().force_flush().expect("the receiver is back");
+        }
+        let metrics = telemetry.balance().snapshot().metrics;
+        // One that failed may have been delivered just before a newer one took its place.
+        assert_eq!((metrics.ended, metrics.pending), (6, 0), "{protocol:?}");
+        assert!(metrics.exported >= 3, "{protocol:?}: {metrics:?}");
+    }
+}
+
 #[test]
 fn a_delta_is_kept_through_an_outage_and_a_cumulative_figure_heals_by_itself() {
     for (preference, failed) in [("delta", 0), ("cumulative", 2)] {

@@ -241,6 +241,7 @@ fn outage(
     let is_up = Arc::clone(&up);
     let batcher = Batcher::start("test", settings, persistence, move |batch: Vec<u32>, waiting| {
         loop {
+            waiting.begins();
             let _ = tell.send(batch.clone());
             if is_up.load(std::sync::atomic::Ordering::SeqCst) {
                 return settled(batch.len(), Ok(()), waiting);
@@ -491,6 +492,7 @@ fn a_collection_that_is_waited_for_has_an_attempt_of_its_own() {
         Persistence::UntilTheNext,
         move |batch: Vec<u32>, waiting| {
             loop {
+                waiting.begins();
                 let _ = seen_tx.send(batch.clone());
                 match go_rx.recv().unwrap_or(Ok(())) {
                     Ok(()) => return settled(1, Ok(()), waiting),
@@ -528,4 +530,174 @@ fn a_collection_that_is_waited_for_has_an_attempt_of_its_own() {
     go.send(Ok(())).unwrap_or_default();
     assert!(batcher.close(SOON).is_ok());
     assert!(batcher.push_and_wait(4, SOON).is_err(), "it was not even queued");
+}
+
+/// An attempt that began before somebody waits says nothing of the receiver now.
+#[test]
+fn the_failure_of_an_attempt_that_began_earlier_ends_no_wait() {
+    for persistence in [Persistence::UntilTheNext, Persistence::WhileThereIsRoom] {
+        let (tell, told) = mpsc::channel();
+        let (go, may) = mpsc::channel::<()>();
+        let batcher =
+            Batcher::start("test", settings(10, 1), persistence, move |batch: Vec<u32>, waiting| {
+                if batch != [0] {
+                    return settled(batch.len(), Ok(()), waiting);
+                }
+                waiting.begins();
+                let _ = tell.send(());
+                let _ = may.recv();
+                waiting.failed(&failure("down"));
+                let patience = waiting.wait(LONG, false);
+                // Whoever takes it for a failure of now does so now.
+                let _ = may.recv_timeout(Duration::from_millis(200));
+                settled(batch.len(), if patience == Patience::Again { Ok(()) } else { Err("down") }, waiting)
+            });
+        let batcher = batcher.unwrap_or_else(|error| panic!("{error}"));
+        batcher.push(0);
+        assert_eq!(told.recv_timeout(SOON), Ok(()), "it is on its way");
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| match persistence {
+                Persistence::UntilTheNext => batcher.push_and_wait(1, SOON),
+                Persistence::WhileThereIsRoom => batcher.flush(SOON),
+            });
+            assert!(is_soon(|| batcher.shared.lock().flushes == 1));
+            go.send(()).unwrap_or_default();
+            let waited = waits.join();
+            assert!(matches!(waited, Ok(Ok(()))), "{persistence:?}: {waited:?}");
+        });
+    }
+}
+
+#[test]
+fn a_pause_before_its_first_attempt_is_no_failure_of_a_collection_unless_it_was_asked_for() {
+    for is_asked in [false, true] {
+        let batcher = Batcher::start(
+            "test",
+            settings(10, 1),
+            Persistence::UntilTheNext,
+            move |batch: Vec<u32>, waiting| {
+                if batch == [0] {
+                    waiting.begins();
+                    waiting.failed(&failure("down"));
+                    let _ = waiting.wait(LONG, is_asked);
+                    return settled(1, Err("down"), waiting);
+                }
+                // The rest of the pause.
+                match waiting.wait(if is_asked { LONG } else { Duration::from_millis(100) }, is_asked) {
+                    Patience::Again => {
+                        // The attempt takes its time.
+                        std::thread::sleep(Duration::from_millis(50));
+                        settled(1, Ok(()), waiting)
+                    }
+                    _ => settled(1, Err("down"), waiting),
+                }
+            },
+        );
+        let batcher = batcher.unwrap_or_else(|error| panic!("{error}"));
+        let failed = |waited: OTelSdkResult| matches!(waited, Err(OTelSdkError::InternalFailure(text)) if text == "down");
+        assert!(failed(batcher.push_and_wait(0, SOON)));
+        let began = Instant::now();
+        assert_eq!(failed(batcher.push_and_wait(1, SOON)), is_asked);
+        assert!(began.elapsed() < SOON, "nobody waits for a pause to end");
+        assert_eq!(batcher.read().exported, u64::from(!is_asked));
+    }
+}
+
+#[test]
+fn a_flush_during_a_pause_that_was_asked_for_returns_at_once() {
+    let batcher = Batcher::start(
+        "test",
+        settings(10, 10),
+        Persistence::WhileThereIsRoom,
+        |batch: Vec<u32>, waiting| {
+            waiting.begins();
+            waiting.failed(&failure("pause"));
+            let _ = waiting.wait(LONG, true);
+            settled(batch.len(), Err("pause"), waiting)
+        },
+    );
+    let batcher = batcher.unwrap_or_else(|error| panic!("{error}"));
+    batcher.push(0);
+    for _ in 0..2 {
+        let flushed = batcher.flush(SOON);
+        assert!(
+            matches!(&flushed, Err(OTelSdkError::InternalFailure(text)) if text == "pause"),
+            "{flushed:?}"
+        );
+    }
+    assert_eq!(batcher.read().pending, 1);
+}
+
+#[test]
+fn a_delta_behind_one_that_fails_is_waited_for_no_longer_than_an_attempt() {
+    let (batcher, attempts, up) = outage(settings(10, 1), Persistence::WhileThereIsRoom);
+    for item in 0..3 {
+        let failed = batcher.push_and_wait(item, SOON);
+        assert!(matches!(&failed, Err(OTelSdkError::InternalFailure(text)) if text == "down"), "{failed:?}");
+    }
+    assert!(attempts.try_iter().all(|batch| batch == [0]), "they are delivered in their order");
+    up.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert!(batcher.push_and_wait(3, SOON).is_ok());
+    assert_eq!(batcher.read().exported, 4);
+}
+
+#[test]
+fn a_pause_that_is_over_is_no_failure() {
+    let (tell, told) = mpsc::channel();
+    let (go, may) = mpsc::channel::<()>();
+    let batcher = Batcher::start(
+        "test",
+        settings(10, 1),
+        Persistence::WhileThereIsRoom,
+        move |batch: Vec<u32>, waiting| {
+            waiting.begins();
+            waiting.failed(&failure("pause"));
+            assert_eq!(waiting.wait(Duration::from_millis(5), true), Patience::Again);
+            waiting.begins();
+            let _ = tell.send(());
+            let _ = may.recv();
+            settled(batch.len(), Ok(()), waiting)
+        },
+    );
+    let batcher = batcher.unwrap_or_else(|error| panic!("{error}"));
+    batcher.push(0);
+    assert_eq!(told.recv_timeout(SOON), Ok(()), "it is tried again");
+    std::thread::scope(|scope| {
+        let flush = scope.spawn(|| batcher.flush(SOON));
+        assert!(is_soon(|| batcher.shared.lock().flushes == 1));
+        std::thread::sleep(Duration::from_millis(20));
+        go.send(()).unwrap_or_default();
+        let flushed = flush.join();
+        assert!(matches!(flushed, Ok(Ok(()))), "{flushed:?}");
+    });
+}
+
+#[test]
+fn a_flush_ends_one_wait_and_no_more() {
+    let (tell, told) = mpsc::channel();
+    let batcher = Batcher::start(
+        "test",
+        settings(10, 1),
+        Persistence::WhileThereIsRoom,
+        move |batch: Vec<u32>, waiting| {
+            for _ in 0..100 {
+                waiting.begins();
+                let _ = tell.send(());
+                waiting.failed(&failure("down"));
+                if waiting.wait(LONG, false) != Patience::Again {
+                    break;
+                }
+            }
+            settled(batch.len(), Err("down"), waiting)
+        },
+    );
+    let batcher = batcher.unwrap_or_else(|error| panic!("{error}"));
+    batcher.push(0);
+    assert_eq!(told.recv_timeout(SOON), Ok(()));
+    for _ in 0..3 {
+        assert!(batcher.flush(SOON).is_err());
+        assert_eq!(told.recv_timeout(SOON), Ok(()), "an attempt for the flush");
+        assert!(told.recv_timeout(Duration::from_millis(50)).is_err(), "and then the wait goes on");
+    }
+    let _ = batcher.close(Duration::ZERO);
 }

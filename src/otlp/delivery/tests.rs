@@ -45,12 +45,18 @@ struct Queue {
     patience: RefCell<VecDeque<Patience>>,
     waits: RefCell<Vec<Duration>>,
     failed: RefCell<u32>,
+    delivered: RefCell<u32>,
 }
 
 impl Queue {
     fn with(patience: impl IntoIterator<Item = Patience>) -> Self {
         let patience = RefCell::new(patience.into_iter().collect());
-        Self { patience, waits: RefCell::default(), failed: RefCell::default() }
+        Self {
+            patience,
+            waits: RefCell::default(),
+            failed: RefCell::default(),
+            delivered: RefCell::default(),
+        }
     }
 }
 
@@ -59,10 +65,12 @@ impl Waiting for Queue {
         *self.failed.borrow_mut() += 1;
     }
 
-    fn delivered(&self) {}
+    fn delivered(&self) {
+        *self.delivered.borrow_mut() += 1;
+    }
 
-    fn is_abandoned(&self) -> bool {
-        false
+    fn begins(&self) -> bool {
+        true
     }
 
     fn wait(&self, delay: Duration, _: bool) -> Patience {
@@ -207,4 +215,31 @@ fn each_batch_has_an_attempt_though_there_is_no_time_left_and_the_cause_stays() 
         assert_eq!(settled.error.map(|error| error.to_string()).as_deref(), Some("again"));
     }
     assert_eq!(delivery.attempts.asked, [3, 2]);
+}
+
+/// "works again" would not be true of a receiver that takes requests and nothing in them.
+#[test]
+fn a_request_of_which_all_is_rejected_is_no_success() {
+    let rejects = |_: &Parcel| Answer::Taken { rejected: 3, words: "no".to_owned() };
+    let queue = Queue::with([]);
+    let (settled, _) = deliver([rejects as fn(&Parcel) -> Answer], &queue, parcel(3));
+    assert_eq!((settled.exported, settled.rejected, *queue.delivered.borrow()), (0, 3, 0));
+    let (settled, _) = deliver([rejects as fn(&Parcel) -> Answer], &queue, parcel(4));
+    assert_eq!((settled.exported, settled.rejected, *queue.delivered.borrow()), (1, 3, 1));
+    let collection = |points| {
+        use opentelemetry_proto::tonic::{
+            collector::metrics::v1::ExportMetricsServiceRequest, metrics::v1::*,
+        };
+        let data_points = vec![NumberDataPoint::default(); points];
+        let data = metric::Data::Gauge(Gauge { data_points });
+        let metrics = vec![Metric { data: Some(data), ..Metric::default() }];
+        let scope_metrics = vec![ScopeMetrics { metrics, ..ScopeMetrics::default() }];
+        let resource_metrics = vec![ResourceMetrics { scope_metrics, ..ResourceMetrics::default() }];
+        let body = ExportMetricsServiceRequest { resource_metrics }.encode_to_vec().into();
+        Parcel { signal: Signal::Metrics, body, items: 1, encoding: None }
+    };
+    let (settled, _) = deliver([rejects as fn(&Parcel) -> Answer], &queue, collection(3));
+    assert_eq!((settled.exported, settled.rejected_points, *queue.delivered.borrow()), (0, 3, 1));
+    let (settled, _) = deliver([rejects as fn(&Parcel) -> Answer], &queue, collection(4));
+    assert_eq!((settled.exported, settled.rejected_points, *queue.delivered.borrow()), (1, 3, 2));
 }
