@@ -38,10 +38,13 @@ impl Settled {
     }
 }
 
+/// Prints a batch, if it is to be printed.
+type Print<T> = dyn Fn(&[T]) -> Result<(), String> + Send;
+
 /// Where spans or log records go.
 pub(super) struct Sink<T> {
     encode: Box<dyn Fn(Vec<T>) -> Result<Parcel, String> + Send>,
-    print: Box<dyn Fn(&[T]) -> Result<(), String> + Send>,
+    print: Box<Print<T>>,
     delivery: Option<Delivery<Arc<Transport>>>,
 }
 

@@ -601,7 +601,8 @@ fn proxied(endpoint: &str, pairs: &[(&str, &str)]) -> (Option<String>, Vec<Warni
 fn a_proxy_is_that_of_the_scheme_and_the_lower_case_goes_first() {
     const HTTP: &str = "http://collector:4318";
     const HTTPS: &str = "https://collector:4318";
-    let cases: [(&str, &[(&str, &str)], Option<&str>); 14] = [
+    type Variables = &'static [(&'static str, &'static str)];
+    let cases: [(&str, Variables, Option<&str>); 14] = [
         (HTTP, &[], None),
         (HTTP, &[("http_proxy", "http://a:1"), ("HTTP_PROXY", "http://b:1")], Some("http://a:1")),
         (HTTP, &[("http_proxy", ""), ("HTTP_PROXY", "http://b:1")], Some("http://b:1")),
