@@ -24,6 +24,8 @@
 //! | `/tasks`, `/tasks/{name}` | every task; everything about one task |
 //! | `/events` | server-sent events: `all` first, then `delta` |
 //! | `/events/recent` | the last events of all tasks |
+//! | `/schedule` | the runs of each loop in the next 24 hours |
+//! | `/runtime` | the tokio runtime of the service |
 //! | `/metrics` | Prometheus text, or OpenMetrics if `Accept` asks for it; needs a [`Feed`] |
 //! | `/openapi.json` | an OpenAPI document of these paths |
 //! | `POST /tasks/{name}/{action}` | `restart`, `pause`, `resume`, `stop`, `run` (an iteration of a loop, now); needs a [token](Page::token) |

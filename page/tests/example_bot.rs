@@ -46,33 +46,55 @@ fn last_row<'a>(stdout: &'a str, task: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn a_run_shows_the_tasks_and_ends_in_order() {
-    let (output, stdout, stderr) = run(&["--for", "3s", "--seed", "1"]);
+fn a_run_shows_changes_alone_and_ends_in_order() {
+    let (output, stdout, stderr) = run(&["--for", "8s", "--seed", "1"]);
     assert_eq!(output.status.code(), Some(0), "{stdout}\n{stderr}");
     assert!(!stderr.contains("panicked at"), "{stderr}");
     assert!(stdout.starts_with("telemetry is exported nowhere"), "{stdout}");
+    assert!(stdout.contains("\n  the page is at http://127.0.0.1:"), "{stdout}");
     assert!(!stdout.contains('\x1b'), "colours are for terminals");
-    let (start, _) = stdout.split_once("tasks after").expect("a table is printed");
-    assert!(start.contains("  bot.monitor_tasks swept"), "a sweep at start: {start}");
-
-    let gateway = last_row(&stdout, "gateway");
-    assert!(matches!(gateway[1], "running" | "backoff"), "{gateway:?}");
-    let given_up = last_row(&stdout, "legacy_sync");
-    // Task, state, health, runs, errors, restarts.
-    assert_eq!(&given_up[1..6], ["failed", "failed", "3", "3", "2"], "{given_up:?}");
-    let restarted = last_row(&stdout, "cache_warmer");
-    assert_eq!((restarted[1], restarted[5]), ("running", "1"), "{restarted:?}");
-
-    assert_eq!(last_row(&stdout, "digest:lobby")[1], "running", "a member of a family: {stdout}");
-
+    assert!(!stdout.contains("TASK "), "tables are for --table: {stdout}");
     let count = |needle: &str| stdout.matches(needle).count();
-    assert_eq!(count("legacy_sync       given up"), 1, "{stdout}");
+    assert_eq!(count("legacy_sync       Gave up"), 1, "{stdout}");
+    assert_eq!(count("legacy_sync       Restarting"), 2, "{stdout}");
     assert_eq!(count("cache_warmer      panic"), 1, "{stdout}");
+    assert_eq!(count("cache_warmer      Restarting"), 1, "{stdout}");
     assert_eq!(count("component moderation loaded: moderation_sweep"), 1, "{stdout}");
     assert_eq!(count("component moderation unloaded: moderation_sweep"), 1, "{stdout}");
     assert!(stdout.contains(" 0 wrong,"), "the service got a wrong answer:\n{stdout}");
     assert!(stdout.contains("shutdown took ") && stdout.contains(" 0 aborted, 0 leaked"), "{stdout}");
     assert!(stdout.contains("telemetry ended after "), "{stdout}");
+    // Ten minutes have less than 200 lines: the beginning and the end have less than 60, and a second has one of five.
+    let lines = |from: f64, until: f64| {
+        let at = |line: &&str| line.trim_start().split_once('s').and_then(|(at, _)| at.parse::<f64>().ok());
+        stdout.lines().filter_map(|line| at(&line)).filter(|at| (from..until).contains(at)).count()
+    };
+    assert!(stdout.lines().count() < 60, "{stdout}");
+    assert!(lines(4.0, 7.0) <= 1, "it is well, and says so by silence: {stdout}");
+}
+
+#[test]
+fn the_table_has_each_task_with_its_word() {
+    let (output, stdout, stderr) = run(&["--for", "3s", "--table"]);
+    assert_eq!(output.status.code(), Some(0), "{stdout}\n{stderr}");
+    let gateway = last_row(&stdout, "gateway");
+    // Task, state, health, runs, errors, restarts.
+    assert_eq!(gateway[1..3], ["running", "Healthy"], "{gateway:?}");
+    let given_up = last_row(&stdout, "legacy_sync");
+    assert_eq!(&given_up[1..6], ["failed", "Failed", "3", "3", "2"], "{given_up:?}");
+    let restarted = last_row(&stdout, "cache_warmer");
+    assert_eq!((restarted[1], restarted[5]), ("running", "1"), "{restarted:?}");
+    assert_eq!(last_row(&stdout, "digest:lobby")[1], "running", "a member of a family: {stdout}");
+}
+
+#[test]
+fn a_dropped_connection_is_restarted() {
+    let (output, stdout, stderr) = run(&["--for", "3s", "--drop", "1s"]);
+    assert_eq!(output.status.code(), Some(0), "{stdout}\n{stderr}");
+    assert!(
+        stdout.contains("gateway           Failed") && stdout.contains("gateway           Restarting"),
+        "{stdout}"
+    );
 }
 
 #[test]

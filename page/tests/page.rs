@@ -626,7 +626,7 @@ async fn the_document_says_what_is_answered() {
     let control = &document["paths"]["/tasks/{name}/{action}"]["post"];
     assert_eq!(control["security"], json!([{ "token": [] }]));
     let paths = document["paths"].as_object().expect("paths");
-    assert_eq!(paths.len(), 9, "{:?}", paths.keys());
+    assert_eq!(paths.len(), 11, "{:?}", paths.keys());
     for (path, methods) in paths {
         for (method, operation) in methods.as_object().expect("methods") {
             if path == "/events" {
@@ -681,4 +681,34 @@ fn check(document: &Value, schema: &Value, value: &Value, place: &str) {
         }
         _ => {}
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_counts_minutes_and_shows_the_schedule_and_the_runtime() {
+    let tasks = TaskManager::new();
+    let page = Page::new(&tasks).serve(ANY).expect("served");
+    let sweep = otel_tasks::TaskLoop::every(Duration::from_secs(3_600), |_| async { Err::<(), _>("lost") });
+    tasks.register(CriticalTaskConfig::from_loop("sweep", sweep)).expect("registered");
+    tasks.start();
+    tasks.spawn("command", async {}).await.expect("it runs");
+    let row = |name: &str| {
+        let listed = get(&page, "/tasks").json();
+        listed["tasks"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .find(|row| row["name"] == name)
+            .cloned()
+            .expect("a row")
+    };
+    assert_eq!(row("command")["minutes"]["runs"][59], 1);
+    assert_eq!(row("command")["minutes"]["errors"].as_array().map(Vec::len), Some(60));
+    let schedule = get(&page, "/schedule").json();
+    assert_eq!(
+        (&schedule["tasks"][0]["name"], &schedule["tasks"][0]["schedule"]),
+        (&json!("sweep"), &json!("every 1h"))
+    );
+    let runtime = get(&page, "/runtime").json();
+    assert_eq!((&runtime["workers"], &runtime["stalled"]), (&json!(2), &json!(false)));
+    assert!(runtime["busy_ratio"].as_f64().is_some_and(|ratio| (0.0..=1.0).contains(&ratio)), "{runtime}");
 }

@@ -59,6 +59,45 @@ type Hook<B> = Box<dyn FnOnce(B) -> B + Send>;
 type Environment = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// Something that joins the telemetry with processors and readers of its own; the feed of a page is one.
+///
+/// # Examples
+///
+/// A part that counts the spans that end, for a page of your own:
+///
+/// ```
+/// use std::sync::{Arc, atomic::{AtomicU64, Ordering::Relaxed}};
+///
+/// use opentelemetry_sdk::{error::OTelSdkResult, trace::{Span, SpanData, SpanProcessor}};
+/// use otel_tasks::{Telemetry, telemetry::{TelemetryBuilder, TelemetryPart}};
+///
+/// #[derive(Debug, Clone, Default)]
+/// struct Ended(Arc<AtomicU64>);
+///
+/// impl SpanProcessor for Ended {
+///     fn on_start(&self, _: &mut Span, _: &opentelemetry::Context) {}
+///     fn on_end(&self, _: SpanData) {
+///         self.0.fetch_add(1, Relaxed);
+///     }
+///     fn force_flush(&self) -> OTelSdkResult {
+///         Ok(())
+///     }
+///     fn shutdown_with_timeout(&self, _: std::time::Duration) -> OTelSdkResult {
+///         Ok(())
+///     }
+/// }
+///
+/// impl TelemetryPart for &Ended {
+///     fn add_to(self, telemetry: TelemetryBuilder) -> TelemetryBuilder {
+///         telemetry.span_processor(self.clone())
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let ended = Ended::default();
+/// let telemetry = Telemetry::builder().service("shop").export_if_configured().with(&ended).build()?;
+/// # drop(telemetry);
+/// # Ok(()) }
+/// ```
 pub trait TelemetryPart {
     /// Adds the processors and readers to `telemetry`.
     fn add_to(self, telemetry: TelemetryBuilder) -> TelemetryBuilder;

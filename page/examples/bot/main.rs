@@ -1,5 +1,5 @@
 //! A small chat bot, the shape of service that `otel-tasks` is made for: a gateway, commands, loops, a loop for each
-//! room, a component that is loaded while it runs; and all that goes wrong in one: dropped connections, panics, time limits, a task that never works.
+//! room, a component that is loaded while it runs; a task that recovers from a panic, and one that never works and is given up.
 //!
 //! ```text
 //! cargo run --example bot -- --for 10s
@@ -77,7 +77,7 @@ async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     terminal.say(&telemetry::destination(&telemetry));
     // Of tokio's threads and queues, beside the tasks'; after the installation, since it takes the global meter.
     opentelemetry_instrumentation_tokio::observe_current_runtime();
-    let service = ChatService::start(options.seed).await?;
+    let service = ChatService::start(options.seed, options.drop).await?;
     // An address that nobody listens at any more.
     let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
 
@@ -92,7 +92,7 @@ async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
         .build()
         .unwrap();
     let page = page::serve(&tasks, &feed, options)?;
-    terminal.say(&format!("the page is at http://{}/", page.address()));
+    terminal.banner(&format!("the page is at http://{}/", page.address()));
     let bot = Arc::new(Bot {
         tasks: tasks.clone(),
         service: service.address(),
@@ -113,9 +113,11 @@ async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
         tokio::select! {
             () = otel_tasks::shutdown_signal() => terminal.say("\nasked to stop"),
             () = load_and_unload(&bot, options.run_for) => {}
-            () = print_tables(&terminal, &tasks) => {}
+            () = print_tables(&terminal, &tasks), if options.table => {}
         }
-        terminal.table(&tasks);
+        if options.table {
+            terminal.table(&tasks);
+        }
     };
     let report = tasks.run_until(end).await;
 

@@ -10,6 +10,8 @@ Usage: cargo run --example bot -- [OPTIONS]
 Options:
       --for <TIME>   end by itself after so long, through the ordered shutdown, e.g. 10s or 1m
       --seed <N>     seed of what the chat service sends, and of when it drops connections [default: 1]
+      --drop <TIME>  the chat service drops each connection after about so long [default: never]
+      --table        print a table of all tasks every few seconds, too
   -q, --quiet        print the final reports alone
       --page <ADDR>  where the live page listens [default: 127.0.0.1:0, any free port]
       --page-token <TOKEN>  lets whoever knows it restart, pause, resume and stop tasks on the page
@@ -22,6 +24,8 @@ OTEL_EXPORTER_OTLP_ENDPOINT says; NO_COLOR switches colours off, RUST_LOG filter
 pub(crate) struct Options {
     pub(crate) run_for: Option<Duration>,
     pub(crate) seed: u64,
+    pub(crate) drop: Option<Duration>,
+    pub(crate) table: bool,
     pub(crate) quiet: bool,
     pub(crate) page: SocketAddr,
     pub(crate) page_token: Option<String>,
@@ -34,8 +38,15 @@ pub(crate) enum Command {
 
 pub(crate) fn parse() -> Result<Command, lexopt::Error> {
     use lexopt::prelude::*;
-    let mut options =
-        Options { run_for: None, seed: 1, quiet: false, page: ([127, 0, 0, 1], 0).into(), page_token: None };
+    let mut options = Options {
+        run_for: None,
+        seed: 1,
+        drop: None,
+        table: false,
+        quiet: false,
+        page: ([127, 0, 0, 1], 0).into(),
+        page_token: None,
+    };
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next()? {
         match argument {
@@ -47,6 +58,10 @@ pub(crate) fn parse() -> Result<Command, lexopt::Error> {
                 options.run_for = Some(run_for);
             }
             Long("seed") => options.seed = arguments.value()?.parse()?,
+            Long("drop") => {
+                options.drop = Some(arguments.value()?.parse_with(humantime::parse_duration)?);
+            }
+            Long("table") => options.table = true,
             Long("page") => options.page = arguments.value()?.parse()?,
             Long("page-token") => options.page_token = Some(arguments.value()?.parse()?),
             Short('q') | Long("quiet") => options.quiet = true,

@@ -1,11 +1,12 @@
-//! A small `tracing` layer of the example: one readable line for each run that ends, and for each log record.
+//! A small `tracing` layer of the example: one readable line for each change of a task and for each of the bot's own log records. Runs
+//! that succeed have none, and neither has what users of commands get wrong.
 
 use std::{
     cell::RefCell,
     collections::HashMap,
     fmt::Debug,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -21,9 +22,6 @@ use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
 use crate::terminal::{Paint, Terminal, duration, without_folder};
 
-/// Of the runs of one task that end alike, at most one is shown in this time; the others are counted.
-const QUIET: Duration = Duration::from_secs(2);
-
 thread_local! {
     /// The text of the error that the run now ending on this thread has just reported.
     static LAST_EXCEPTION: RefCell<Option<String>> = const { RefCell::new(None) };
@@ -33,13 +31,6 @@ pub(crate) struct RunLines {
     terminal: Arc<Terminal>,
     /// Whether spans of runs get here: not where `RUST_LOG` leaves them out.
     sees_runs: AtomicBool,
-    shown: Mutex<HashMap<(String, String), Shown>>,
-}
-
-/// When a kind of line was last shown, and how many were not shown since.
-struct Shown {
-    at: Instant,
-    held_back: u64,
 }
 
 /// What is noted of a run while it is under way.
@@ -49,9 +40,6 @@ struct RunNote {
     lasted: Duration,
     trace_id: TraceId,
 }
-
-/// When a monitor sweep began.
-struct Sweep(Instant);
 
 #[derive(Default)]
 struct Fields(HashMap<&'static str, String>);
@@ -74,32 +62,13 @@ impl Visit for Fields {
 
 impl RunLines {
     pub(crate) fn new(terminal: Arc<Terminal>) -> Self {
-        Self { terminal, sees_runs: AtomicBool::new(false), shown: Mutex::default() }
-    }
-
-    /// Whether to show a line of this kind now, and how many were held back since the last one.
-    fn admit(&self, kind: (String, String)) -> Option<u64> {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        match shown.get_mut(&kind) {
-            Some(last) if last.at.elapsed() < QUIET => {
-                last.held_back += 1;
-                None
-            }
-            last => {
-                let held_back = last.map_or(0, |last| last.held_back);
-                shown.insert(kind, Shown { at: Instant::now(), held_back: 0 });
-                Some(held_back)
-            }
-        }
+        Self { terminal, sees_runs: AtomicBool::new(false) }
     }
 }
 
 impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for RunLines {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
         let Some(span) = ctx.span(id) else { return };
-        if span.name() == "bot.monitor_tasks" {
-            span.extensions_mut().insert(Sweep(Instant::now()));
-        }
         if span.name() != "task.run" {
             return;
         }
@@ -129,47 +98,43 @@ impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for RunLines {
 
     fn on_close(&self, id: Id, ctx: Context<'_, S>) {
         let Some(span) = ctx.span(&id) else { return };
-        let sweep = span.extensions_mut().remove::<Sweep>();
-        if let Some(Sweep(began)) = sweep {
-            if self.admit((span.name().to_owned(), String::new())).is_some() {
-                self.terminal.line(span.name(), ("swept", Paint::Dim), &duration(began.elapsed()));
-            }
-        }
         let Some(note) = span.extensions_mut().remove::<RunNote>() else { return };
         let error = LAST_EXCEPTION.take();
         let (name, result) = (note.fields.get("task.name"), note.fields.get("task.run.result"));
-        // What goes wrong in a task is rare and always shown, unlike what users of commands get wrong.
-        let always = result != "success" && note.fields.get("task.category") != "command";
-        let admitted = if always { Some(0) } else { self.admit((name.to_owned(), result.to_owned())) };
-        let Some(held_back) = admitted else { return };
-        let paint = match result {
-            "success" => Paint::Good,
-            "cancellation" => Paint::Warning,
-            _ => Paint::Bad,
-        };
-        let mut text = format!("{:<9} trace {:.8}", duration(note.lasted), note.trace_id.to_string());
+        if matches!(result, "success" | "cancellation") || note.fields.get("task.category") == "command" {
+            return;
+        }
+        let word = if result == "failure" { "Failed" } else { result };
+        let mut text = format!("after {}", duration(note.lasted));
         if let Some(error) = error {
-            text += &format!("  {}", without_folder(&error));
+            text += &format!(": {}", without_folder(&error));
         }
-        if held_back > 0 {
-            text += &format!("  (+{held_back} more)");
-        }
-        self.terminal.line(name, (result, paint), &text);
+        text += &format!(" (trace {:.8})", note.trace_id.to_string());
+        self.terminal.line(name, (word, Paint::Bad), &text);
     }
 
     fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let (paint, word) = match event.metadata().name() {
+        let name = event.metadata().name();
+        let (paint, word) = match name {
             // Part of the line of its run, which ends next on this thread.
             "task.exception" if self.sees_runs.load(Relaxed) => {
                 LAST_EXCEPTION.set(Some(fields.get("exception.message").to_owned()));
                 return;
             }
-            "task.started" => (Paint::Dim, "started"),
-            "task.restarted" => (Paint::Warning, "restarted"),
-            "task.gave_up" => (Paint::Bad, "given up"),
-            "task.stopped" => (Paint::Dim, "stopped"),
+            // The first start is no change, and the decision to restart has a line.
+            "task.started" | "task.restarted" => return,
+            "task.decision" if fields.get("task.decision") != "restart" => return,
+            "task.decision" => (Paint::Warning, "Restarting"),
+            "task.gave_up" => (Paint::Bad, "Gave up"),
+            "task.recovered" => (Paint::Good, "Recovered"),
+            "task.stopped" => (Paint::Dim, "Stopped"),
+            "task.health.changed" => match fields.get("task.health.status") {
+                "healthy" => (Paint::Good, "Healthy"),
+                "degraded" => (Paint::Warning, "Degraded"),
+                _ => (Paint::Bad, "Unhealthy"),
+            },
             _ => match *event.metadata().level() {
                 Level::ERROR => (Paint::Bad, "error"),
                 Level::WARN => (Paint::Warning, "warning"),
@@ -183,13 +148,16 @@ impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for RunLines {
             })
         });
         let task = of_run.unwrap_or(of_record);
-        let text = match word {
-            "restarted" => format!("after a {}", fields.get("task.restart.reason")),
-            "given up" => {
-                fields.get("message").split_once("given up: ").map_or("", |(_, why)| why).to_owned()
+        let message = fields.get("message");
+        let text = match name {
+            "task.decision" => {
+                let delay = fields.get("task.decision.delay").parse().unwrap_or_default();
+                format!("in {}, after a {}", duration(Duration::from_secs_f64(delay)), fields.get("reason"))
             }
-            "started" | "stopped" => String::new(),
-            _ => fields.get("message").to_owned(),
+            "task.gave_up" => message.split_once("given up: ").map_or("", |(_, why)| why).to_owned(),
+            "task.recovered" | "task.stopped" => String::new(),
+            "task.health.changed" => message.split_once(": ").map_or("", |(_, why)| why).to_owned(),
+            _ => message.to_owned(),
         };
         self.terminal.line(&task, (word, paint), &text);
     }

@@ -104,11 +104,12 @@ impl Ledger {
 }
 
 impl ChatService {
-    pub(crate) async fn start(seed: u64) -> io::Result<Self> {
+    /// Connections are dropped after about `drop`, if it says so.
+    pub(crate) async fn start(seed: u64, drop: Option<Duration>) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let ledger = Arc::<Ledger>::default();
-        let accepting = tokio::spawn(accept(listener, ledger.clone(), seed));
+        let accepting = tokio::spawn(accept(listener, ledger.clone(), seed, drop));
         Ok(Self { address, ledger, accepting })
     }
 
@@ -124,7 +125,7 @@ impl ChatService {
     }
 }
 
-async fn accept(listener: TcpListener, ledger: Arc<Ledger>, seed: u64) {
+async fn accept(listener: TcpListener, ledger: Arc<Ledger>, seed: u64, drop: Option<Duration>) {
     let mut sessions = tokio::task::JoinSet::new();
     let mut chats = 0;
     while let Ok((stream, _)) = listener.accept().await {
@@ -139,6 +140,7 @@ async fn accept(listener: TcpListener, ledger: Arc<Ledger>, seed: u64) {
                 lines,
                 write,
                 ledger: ledger.clone(),
+                drop,
                 random: fastrand::Rng::with_seed(seed.wrapping_mul(1_000).wrapping_add(chats)),
             };
             sessions.spawn(session.chat());
@@ -166,13 +168,16 @@ struct Session {
     lines: Lines<BufReader<OwnedReadHalf>>,
     write: OwnedWriteHalf,
     ledger: Arc<Ledger>,
+    drop: Option<Duration>,
     random: fastrand::Rng,
 }
 
 impl Session {
     async fn chat(mut self) {
         self.ledger.state().counts.connections += 1;
-        let drop_at = Instant::now() + Duration::from_millis(self.random.u64(2_400..4_200));
+        // Between three quarters and five quarters of it.
+        let drop_after = self.drop.map(|drop| drop.mul_f64(0.75 + self.random.f64() / 2.0));
+        let drop_at = Instant::now() + drop_after.unwrap_or_default();
         let mut next = Instant::now();
         loop {
             let line = tokio::select! {
@@ -180,7 +185,7 @@ impl Session {
                     Ok(Some(line)) => self.hear(&line),
                     _ => return,
                 },
-                () = sleep_until(drop_at) => {
+                () = sleep_until(drop_at), if drop_after.is_some() => {
                     self.ledger.state().counts.dropped += 1;
                     return;
                 }

@@ -50,6 +50,12 @@ impl Terminal {
         let _ = writeln!(std::io::stdout().lock(), "{text}");
     }
 
+    /// The line that a reader must not miss.
+    pub(crate) fn banner(&self, text: &str) {
+        let rule = "─".repeat(text.chars().count() + 4);
+        self.say(&format!("{rule}\n  {}\n{rule}", self.painted(text, Paint::Good)));
+    }
+
     /// What happened to a task.
     pub(crate) fn line(&self, task: &str, (word, paint): (&str, Paint), text: &str) {
         if !self.quiet {
@@ -142,7 +148,7 @@ fn row(task: &TaskSnapshot, health: Option<&TaskHealth>) -> [(String, Paint); 11
     [
         (task.name.to_string(), Paint::Plain),
         (state.to_owned(), if state == "failed" { Paint::Bad } else { Paint::Plain }),
-        health.map_or_else(|| ("-".to_owned(), Paint::Plain), health_cell),
+        health.map_or_else(|| ("-".to_owned(), Paint::Plain), |health| health_cell(health, task.active)),
         figure(task.total_runs()),
         figure(task.total_errors()),
         figure(task.total_restarts()),
@@ -154,14 +160,19 @@ fn row(task: &TaskSnapshot, health: Option<&TaskHealth>) -> [(String, Paint); 11
     ]
 }
 
-fn health_cell(health: &TaskHealth) -> (String, Paint) {
-    let reasons: Vec<&str> = health.reasons.iter().map(|reason| reason.as_str()).collect();
-    match (health.status, reasons.is_empty()) {
-        (HealthStatus::Healthy, true) => ("ok".into(), Paint::Good),
-        (HealthStatus::Healthy | HealthStatus::Degraded, _) => {
-            (format!("ok, {}", reasons.join(", ")), Paint::Warning)
-        }
-        _ => (reasons.join(", "), Paint::Bad),
+/// The word for a task, and the next try or why it is not healthy.
+fn health_cell(health: &TaskHealth, active: u64) -> (String, Paint) {
+    let reasons: Vec<_> = health.reasons.iter().map(|reason| reason.as_str().replace('_', " ")).collect();
+    let (word, paint) = (health.word(active), paint_of(health.status));
+    let told = reasons.iter().any(|reason| !word.as_str().eq_ignore_ascii_case(reason));
+    (if told { format!("{word} ({})", reasons.join(", ")) } else { word.to_string() }, paint)
+}
+
+pub(crate) fn paint_of(status: HealthStatus) -> Paint {
+    match status {
+        HealthStatus::Healthy => Paint::Good,
+        HealthStatus::Degraded => Paint::Warning,
+        _ => Paint::Bad,
     }
 }
 
