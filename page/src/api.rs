@@ -4,11 +4,11 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{OriginalUri, Path, State},
+    extract::{Path, State},
     http::{HeaderMap, StatusCode, header},
     middleware,
     response::{
-        Html, IntoResponse, Response,
+        IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
     },
     routing::{get, post},
@@ -17,18 +17,15 @@ use futures_util::StreamExt;
 use utoipa::OpenApi;
 
 use crate::{
-    Feed, Page,
+    Feed, Page, assets,
     control::{Action, Refused, control},
     format::shortened,
     guard::{guard, refusal},
     live::{Gone, Hub, Message, TooMany},
     metrics,
-    view::{self, ErrorView, EventView, Probe, ProbeView, Summary, TaskDetail, TaskRow},
+    view::{self, ErrorView, EventView, Probe, ProbeView, Shown, Summary, TaskDetail, TaskRow},
 };
 
-const PAGE: &str = include_str!("assets/page.html");
-const SCRIPT: &str = include_str!("assets/page.js");
-const STYLE: &str = include_str!("assets/page.css");
 /// How often a stream says that it is there, where nothing changes.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How much of a name that nobody knows is written down.
@@ -64,18 +61,14 @@ pub(crate) enum StreamsEnd {
 }
 
 pub(crate) fn router<S: Clone + Send + Sync + 'static>(page: Page, streams_end: StreamsEnd) -> Router<S> {
-    let Page { manager, events: subscription, feed, token, hosts, streams } = page;
+    let Page { manager, events: subscription, feed, token, hosts, streams, trace_link } = page;
     let ring = feed.as_ref().map(|feed| feed.ring.clone());
-    let api = Api {
-        hub: Hub::new(manager, subscription, ring, token.is_some(), streams),
-        feed,
-        token,
-        streams_end,
-    };
+    let shown =
+        Shown { control: token.is_some(), traces: ring.is_some(), trace_link: trace_link.map(Into::into) };
+    let api = Api { hub: Hub::new(manager, subscription, ring, shown, streams), feed, token, streams_end };
     Router::new()
-        .route("/", get(index))
-        .route("/page.js", get(|| async { asset("text/javascript; charset=utf-8", SCRIPT) }))
-        .route("/page.css", get(|| async { asset("text/css; charset=utf-8", STYLE) }))
+        .route("/", get(assets::index))
+        .route("/assets/{*name}", get(assets::file))
         .route("/openapi.json", get(|| async { Json(Document::openapi()) }))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
@@ -95,18 +88,6 @@ impl IntoResponse for Gone {
     fn into_response(self) -> Response {
         refusal(StatusCode::SERVICE_UNAVAILABLE, "the manager is gone")
     }
-}
-
-fn asset(kind: &'static str, text: &'static str) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, kind)], text)
-}
-
-/// The page. Where it is nested, it knows by its `base` where the rest is.
-async fn index(OriginalUri(uri): OriginalUri) -> impl IntoResponse {
-    let path = uri.path().trim_end_matches('/');
-    // Percent-encoding leaves these alone, and they would end the attribute.
-    let path = path.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;");
-    Html(PAGE.replace("{base}", &format!("{path}/")))
 }
 
 /// Whether the service is alive.

@@ -177,7 +177,7 @@ async fn a_row_is_the_snapshot_in_seconds() {
         .depends_on("gateway");
     tasks.register_all([poller, waits("gateway")]).expect("registered");
     let row = |name: &str| {
-        let rows = overview(&tasks, false, false).1;
+        let rows = overview(&tasks, &Shown::default()).1;
         json!(rows.iter().find(|row| &**row.name() == name).expect("a row"))
     };
     assert_eq!(
@@ -224,21 +224,23 @@ async fn a_row_is_the_snapshot_in_seconds() {
 async fn the_summary_counts_registered_tasks_and_shows_the_shutdown() {
     let tasks = TaskManager::new();
     tasks.register_all([waits("a"), waits("b"), gives_up("c", "lost".into())]).expect("registered");
-    let is = |expected: Value| assert_eq!(json!(overview(&tasks, true, false).0), expected);
+    let is = |expected: Value| {
+        assert_eq!(json!(overview(&tasks, &Shown { control: true, ..Shown::default() }).0), expected)
+    };
     is(json!({
         "status": "healthy", "is_live": true, "is_ready": false, "has_started": false, "runtime_stalled": false, "blocked": [],
         "registered": 3, "degraded": 0, "unhealthy": 0, "shutting_down": false, "report": null,
-        "control": true, "traces": false,
+        "control": true, "traces": false, "trace_link": null,
     }));
     tasks.start();
     tokio::time::sleep(millis(10)).await;
     is(json!({
         "status": "unhealthy", "is_live": false, "is_ready": false, "has_started": true, "runtime_stalled": false, "blocked": [],
         "registered": 3, "degraded": 0, "unhealthy": 1, "shutting_down": false, "report": null,
-        "control": true, "traces": false,
+        "control": true, "traces": false, "trace_link": null,
     }));
     let report = tasks.shutdown().await.to_string();
-    let summary = json!(overview(&tasks, false, true).0);
+    let summary = json!(overview(&tasks, &Shown { traces: true, ..Shown::default() }).0);
     assert_eq!(
         (&summary["shutting_down"], &summary["control"], &summary["traces"]),
         (&json!(true), &json!(false), &json!(true))
@@ -289,7 +291,7 @@ async fn a_family_is_a_row_and_so_is_each_member() {
     let guilds = tasks.register_family(family).expect("registered");
     guilds.set([1, 2]).await.expect("registered");
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let rows = overview(&tasks, false, false).1;
+    let rows = overview(&tasks, &Shown::default()).1;
     let told: Vec<_> = rows
         .iter()
         .map(|row| (&**row.name(), row.family.as_deref(), row.members, row.state, row.runs, row.errors))
