@@ -25,7 +25,7 @@ function Connection() {
 function Header() {
   const { summary, paused } = useData();
   const turn = () => {
-    zones.toggle();
+    zones.next(summary?.time_zone);
     changed();
   };
   const current = route.view === "task" ? "tasks" : route.view;
@@ -34,7 +34,7 @@ function Header() {
     <p class="service"><a href=${address("tasks")}><b><bdi>${summary?.service ?? "Tasks"}</bdi></b></a> <small><bdi>${about}</bdi>${summary?.started ? html`${about && " · "}up <${Since} at=${summary.started} />` : ""}</small></p>
     <nav aria-label="Views">${TABS.map(([view, title]) => html`<a key=${view} href=${address(view)} aria-current=${current === view ? "page" : null}>${title}</a>`)}</nav>
     <div class="buttons"><${Connection} />
-      <button type="button" class="quiet" onClick=${turn} title="Times in the browser's time zone or in UTC" aria-label=${`Time zone ${zones.name()}, change`}>${zones.name()}</button>
+      <button type="button" class="quiet" onClick=${turn} title="Times of the browser, of the service, or in UTC" aria-label=${`Time zone ${zones.name()}, change`}>${zones.name()}</button>
       <button type="button" class="pause" aria-pressed=${paused !== null} onClick=${pause}>${paused === null ? "Pause" : "Resume"}</button>
       <button type="button" aria-label="Keyboard" title="Keyboard (?)" onClick=${help}>?</button></div>
   </header>`;

@@ -121,11 +121,11 @@ export function Histogram({ buckets }) {
 }
 
 /** Runs and errors of the last hour, minute by minute. */
-export function Minutes({ runs, errors, now }) {
+export function Minutes({ runs, errors, until }) {
   const [top, line, floor, height] = [12, 92, 132, 156];
   const most = Math.max(...runs, 1);
   const worst = Math.max(...errors, 1);
-  const begun = (at) => now - (runs.length - 1 - at) * 60;
+  const begun = (at) => until - (runs.length - at) * 60;
   const text = (at) => `${minute(begun(at))}: ${plural(runs[at], "run")}, ${plural(errors[at], "error")}`;
   const draw = (width, at) => {
     const step = (width - LEFT - RIGHT) / runs.length;

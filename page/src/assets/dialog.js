@@ -16,10 +16,15 @@ const isOpen = () => document.querySelector("dialog[open]") !== null;
 function Modal({ title, body, done, close, css = "" }) {
   const dialog = useRef(null);
   const back = useRef(document.activeElement);
+  const ended = useRef(false);
   const end = (value) => {
+    if (ended.current) return;
+    ended.current = true;
+    // First closed: what is behind a modal dialog takes no focus.
+    dialog.current.close();
+    back.current?.focus?.();
     close();
     done?.(value);
-    back.current?.focus?.();
   };
   useEffect(() => dialog.current.showModal(), []);
   return html`<dialog ref=${dialog} class=${css} aria-labelledby="dialog-title" onClose=${() => end(null)} onCancel=${(event) => (event.preventDefault(), end(null))}>

@@ -1,17 +1,19 @@
 // Events: filtered, and as files.
 
 import { html, useEffect, useMemo, useState } from "./vendor/htm-preact.js";
-import { clock, full, number, plural, words } from "./format.js";
-import { Clock, Icon, Own, TaskLink } from "./parts.js";
-import { now, read, refine, route, store, taskAddress, useData } from "./state.js";
+import { number, plural, words } from "./format.js";
+import { Clock, Icon, TaskLink } from "./parts.js";
+import { address, read, refine, route, useData } from "./state.js";
 
 const TONES = { gave_up: "bad", stalled: "bad", runtime_stalled: "bad", slow_poll: "warn", retrying: "warn", backing_off: "warn", recovered: "good", finished: "good", ready: "good", paused: "held", stopped: "held" };
 /** How bad an event is. */
 export function eventTone(event) {
   if (event.kind === "exited") return event.detail.startsWith("success") ? "good" : "bad";
   if (event.kind === "health_changed") return { unhealthy: "bad", degraded: "warn", healthy: "good" }[event.detail] ?? "idle";
-  return TONES[event.kind] ?? "idle";
+  return TONES[event.kind] ?? CHANGES[event.kind] ?? "idle";
 }
+/** What the task's own ring of changes says of the same. */
+const CHANGES = { failed: "bad", restarted: "warn", retried: "warn", waiting: "idle", yielding: "held", resumed: "good", ordered: "held" };
 const SAYS = { gave_up: "gave up", exited: "ended", backing_off: "restarts after its delay", health_changed: "became", slow_poll: "blocks a thread", started: "started", process_resumed: "the process was resumed" };
 const said = (event) => SAYS[event.kind] ?? words(event.kind);
 
@@ -21,6 +23,14 @@ let last = 0;
 export function keyOf(event) {
   if (!keys.has(event)) keys.set(event, (last += 1));
   return keys.get(event);
+}
+
+/** One line of a task's own changes: equal ones in a row are one. */
+export function ownChange(change) {
+  const tone = eventTone(change);
+  return html`<li key=${change.id}><${Clock} at=${change.at} /><span class="what"><${Icon} tone=${tone} /> <b class=${tone}>${said(change)}</b> <bdi>${change.detail}</bdi>
+    ${change.count > 1 && html` <span class="pin">${number(change.count)} times until <${Clock} at=${change.until} /></span>`}
+    ${change.trace_id && html` <a href=${address("task", route.name, new URLSearchParams({ show: "trace", trace: change.trace_id }))}>trace</a>`}</span></li>`;
 }
 
 /** One line: when, which task, what. */

@@ -34,15 +34,14 @@ export function short(seconds) {
 
 let zone; // undefined: the reader's own
 export const zones = {
-  get isUtc() {
-    return zone === "UTC";
-  },
-  toggle() {
-    zone = zone ? undefined : "UTC";
+  /** From the reader's time zone to the service's, to UTC, and back. */
+  next(service) {
+    const all = [undefined, ...new Set([service ?? "UTC", "UTC"])];
+    zone = all[(all.indexOf(zone) + 1) % all.length];
     remember("zone", zone ?? "");
   },
   name() {
-    if (zone) return "UTC";
+    if (zone) return zone;
     const minutes = -new Date().getTimezoneOffset();
     const two = (value) => String(value).padStart(2, "0");
     return `UTC${minutes < 0 ? "−" : "+"}${two(Math.floor(Math.abs(minutes) / 60))}:${two(Math.abs(minutes) % 60)}`;
@@ -86,4 +85,9 @@ export function recall(key) {
     return null;
   }
 }
-if (recall("zone") === "UTC") zone = "UTC";
+try {
+  zone = recall("zone") || undefined;
+  if (zone) written(0, MINUTE);
+} catch {
+  zone = undefined; // A time zone that this browser does not know.
+}

@@ -1,11 +1,11 @@
 // All tasks: what fails and since when, counts, the table, what changed, and what runs next.
 
-import { html, useEffect, useMemo, useRef, useState } from "./vendor/htm-preact.js";
+import { html, useEffect, useMemo, useState } from "./vendor/htm-preact.js";
 import { Sparkline } from "./chart.js";
 import { act } from "./dialog.js";
-import { clock, duration, number, percent, plural, span } from "./format.js";
-import { Ago, Card, Clock, Icon, isRegistered, Kept, Own, Since, TaskLink, tone, TONES, Until, urgency, Why, word } from "./parts.js";
-import { address, now, refine, route, store, taskAddress, useData } from "./state.js";
+import { capital, duration, number, percent, plural } from "./format.js";
+import { Ago, Card, Clock, Icon, isRegistered, Kept, reason, Since, TaskLink, tone, TONES, Until, urgency, Why, word } from "./parts.js";
+import { address, refine, route, store, taskAddress, useData } from "./state.js";
 import { changeLine } from "./events.js";
 
 /** So many tasks are on one page of the table: a larger table costs each update, and is not read. */
@@ -13,22 +13,29 @@ const PAGE = 50;
 
 // --- the sentence
 
-const PROBES = [["is_live", "Liveness"], ["is_ready", "Readiness"], ["has_started", "Startup"]];
+const list = (texts) => texts.join(", ").replace(/, ([^,]*)$/, " and $1");
 
+/** One sentence: which probe fails for which task, since when; or that all is well. */
 export function Verdict({ summary, rows }) {
-  const failing = PROBES.filter(([key]) => !summary[key]).map(([, name]) => name);
-  const worst = rows.filter((row) => isRegistered(row) && row.status !== "healthy").sort((a, b) => urgency(a) - urgency(b));
-  const level = failing.length ? "bad" : worst.length ? "warn" : "good";
-  const first = worst[0];
+  const failing = summary.failing ?? [];
+  const probes = [["is_live", "liveness"], ["is_ready", "readiness"], ["has_started", "startup"]].filter(([key]) => !summary[key]).map(([, name]) => name);
+  const ill = rows.filter((row) => isRegistered(row) && row.status !== "healthy").sort(attention);
+  const named = failing.map((entry) => summaryRow(entry.task)).find(Boolean);
+  const first = named ?? (failing.length ? null : ill[0]);
+  const since = failing.map((entry) => entry.since).filter(Boolean).sort()[0] ?? (first && (first.unhealthy_since ?? first.state_since));
+  const level = probes.length ? "bad" : ill.length ? "warn" : "good";
+  const title = probes.length ? `${capital(list(probes))} failing` : ill.length ? "Probes passing, degraded" : "All passing";
+  const tasks = new Set([...failing.map((entry) => entry.task).filter(Boolean), ...ill.map((row) => row.name)]);
+  const others = tasks.size - (first ? 1 : 0);
+  const whole = failing.find((entry) => entry.task === null);
   const [answer, say] = useState(null);
   const restart = async () => say(await act(first.name, "restart"));
-  const title = failing.length ? `${failing.join(", ").replace(/, ([^,]*)$/, " and $1").replace(/ (L|R|S)/g, (text) => text.toLowerCase())} failing` : worst.length ? "Passing, degraded" : "All passing";
-  const since = summary.failing_since ?? first?.unhealthy_since;
   return html`<section class="verdict ${level}" aria-label="Health of the service">
     <${Icon} tone=${level} />
     <div>
-      <p><b>${title}</b>${failing.length > 0 && since ? html` since <${Clock} at=${since} /> (<${Since} at=${since} />)` : ""}${first ? ": " : html` <span>· ${plural(summary.registered, "task")} healthy: live, ready and started</span>`}
-        ${first && html`<${TaskLink} name=${first.name} /> ${word(first).toLowerCase()}, <${Why} row=${first} />${worst.length > 1 ? ` and ${plural(worst.length - 1, "more task")}` : ""}`}</p>
+      <p><b>${title}</b>${level !== "good" && since ? html` since <${Clock} at=${since} /> (<${Since} at=${since} />)` : ""}${
+        first ? html`: <${TaskLink} name=${first.name} /> ${word(first).toLowerCase()}, <${Why} row=${first} />` : whole ? `: ${whole.reasons.map(reason).join(", ")}` : ""}${
+        others > 0 && first ? `; ${plural(others, "more task")} ${others === 1 ? "needs" : "need"} attention` : ""}${level === "good" ? ` · ${plural(summary.registered, "task")} live, ready and started` : ""}</p>
       ${first?.last_error && html`<p class="cause"><bdi>${first.last_error}</bdi></p>`}
       ${summary.blocked.map((blocked) => html`<p key=${blocked.task}><b><bdi>${blocked.task}</bdi></b> blocks the thread <bdi>${blocked.thread}</bdi> for ${duration(blocked.seconds)}.</p>`)}
       ${summary.runtime_stalled && html`<p>The runtime runs nothing.</p>`}
@@ -40,6 +47,7 @@ export function Verdict({ summary, rows }) {
     </div>`}
   </section>`;
 }
+const summaryRow = (name) => (name ? store.rows.get(name) : undefined);
 
 // --- counts, which filter
 
@@ -139,19 +147,19 @@ function listed(rows, query) {
 const rate = (row) => {
   if (!row.minutes) return null;
   const runs = LAST(row.minutes.runs, 5);
-  return runs ? { perMinute: runs / Math.min(5, row.minutes.runs.length), failed: LAST(row.minutes.errors, 5) / runs } : null;
+  return runs ? { runs: runs / 5, failed: LAST(row.minutes.errors, 5) / runs } : null;
 };
 
 function drawRow({ row, depth }) {
-  const now = rate(row);
+  const lately = rate(row);
   const kind = isRegistered(row) ? TONES[row.status] : "idle";
   const href = taskAddress(row.name);
   return html`<tr class="task ${kind}" data-name=${row.name} role="row">
     <th scope="row" role="rowheader" class="name" style=${depth ? { paddingLeft: `${12 + depth * 18}px` } : {}}><span><${Icon} tone=${tone(row)} /><a href=${href} title=${row.name}><bdi>${row.name}</bdi></a></span>${row.component && html`<small><bdi>${row.component}</bdi></small>`}</th>
     <td role="cell" class="status"><b>${word(row)}</b><small><${Why} row=${row} /></small></td>
-    <td role="cell" class="spark">${row.minutes ? html`<${Sparkline} ...${row.minutes} />` : html`<span class="soft">–</span>`}</td>
-    <td role="cell" class="number">${number(row.runs)}${row.active_runs > 0 && html`<small>${number(row.active_runs)} now</small>`}</td>
-    <td role="cell" class="number">${row.errors > 0 ? number(row.errors) : html`<span class="soft">0</span>`}${now && now.failed > 0 && html`<small>${percent(now.failed)} now</small>`}</td>
+    <td role="cell" class="spark">${row.minutes ? html`<${Sparkline} runs=${row.minutes.runs} errors=${row.minutes.errors} />` : html`<span class="soft">–</span>`}</td>
+    <td role="cell" class="number">${number(row.runs)}${lately?.runs > 0 ? html`<small title="mean of the last 5 minutes">${Number(lately.runs.toPrecision(2))}/min</small>` : row.active_runs > 0 && html`<small>${number(row.active_runs)} now</small>`}</td>
+    <td role="cell" class="number">${row.errors > 0 ? number(row.errors) : html`<span class="soft">0</span>`}${lately?.failed > 0 && html`<small title="of the runs of the last 5 minutes">${percent(lately.failed)}</small>`}</td>
     <td role="cell" class="number">${duration(row.p95_seconds)}</td>
     <td role="cell" class="number">${row.next_run ? html`<${Until} at=${row.next_run} />` : html`<span class="soft">–</span>`}</td>
     <td role="cell" class="error">${row.last_error && html`<small><${Ago} at=${row.last_error_time} /></small><span title=${row.last_error}><bdi>${row.last_error}</bdi></span>`}</td>
@@ -220,7 +228,7 @@ export function Overview() {
       <${Card} id="changed" title="What changed" note=${html`successful runs left out · <a href=${address("events")}>all events</a>`}>
         ${changes.length ? html`<ol class="events">${changes.map((event) => changeLine(event))}</ol>` : html`<p class="soft">Nothing lately.</p>`}</${Card}>
       <${Card} id="next" title="Next runs" note=${html`<a href=${address("schedule")}>24 hours</a>`}>
-        ${next.length ? html`<ol class="next">${next.map((row) => html`<li key=${row.name}><span class="number"><${Until} at=${row.next_run} /></span><${TaskLink} name=${row.name} /><small>${row.interval_seconds ? `every ${duration(row.interval_seconds)}` : ""}</small></li>`)}</ol>` : html`<p class="soft">No loop waits for its time.</p>`}</${Card}>
+        ${next.length ? html`<ol class="next">${next.map((row) => html`<li key=${row.name}><span class="number"><${Until} at=${row.next_run} /></span><${TaskLink} name=${row.name} /><small><bdi>${row.schedule ?? (row.interval_seconds ? `every ${duration(row.interval_seconds)}` : "")}</bdi></small></li>`)}</ol>` : html`<p class="soft">No loop waits for its time.</p>`}</${Card}>
     </div>`;
 }
 const ROUTINE = new Set(["exited", "started", "ready", "skipped", "waiting", "registered", "unregistered"]);

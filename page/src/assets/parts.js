@@ -1,7 +1,7 @@
 // Small parts that every view uses, and how a task is said in the words of the page.
 
 import { Component, html, useState } from "./vendor/htm-preact.js";
-import { capital, clock, duration, full, plural, short, span, words, zones } from "./format.js";
+import { capital, clock, duration, full, plural, short, span, words } from "./format.js";
 import { now, store, taskAddress, useTick } from "./state.js";
 
 // --- parts
@@ -94,32 +94,22 @@ export function tone(row) {
   return TONES[row.status] ?? "idle";
 }
 
-/** The task in one word. */
-export function word(row) {
-  if (row.state === "failed") return "Failed";
-  if (row.state === "backoff") return "Restarting";
-  if (["paused", "stopped", "stopping", "finished"].includes(row.state)) return capital(row.state);
-  if (!isRegistered(row)) return row.active_runs > 0 ? "Running" : "Idle";
-  if (row.state === "waiting") return row.status === "healthy" ? "Standby" : capital(row.status);
-  return capital(row.status);
-}
+/** The task in one word, which the service says. */
+export const word = (row) => row.word ?? capital(row.state ?? row.status ?? "idle");
 
 /** What stands after the word: when it is tried again, or why it is as it is. */
 export function Why({ row }) {
-  if (row.state === "failed") {
-    return row.next_retry ? html`next try <${Until} at=${row.next_retry} />` : html`given up${row.state_since ? html` <${Ago} at=${row.state_since} />` : ""}`;
-  }
-  if (row.state === "backoff") return row.next_retry ? html`<${Until} at=${row.next_retry} due="now" />` : "after its delay";
+  if (row.word_until) return html`${row.state === "failed" ? "next try " : ""}<${Until} at=${row.word_until} due="now" />`;
+  if (row.state === "failed") return html`given up${row.state_since ? html` <${Ago} at=${row.state_since} />` : ""}`;
   if (row.status === "unhealthy" || row.status === "degraded") return row.reasons.map(reason).join(", ") || words(row.state ?? "");
-  if (row.state === "waiting") return row.depends_on?.length ? html`waits for <bdi>${row.depends_on.join(", ")}</bdi>` : "not begun yet";
-  if (row.interval_seconds !== null && row.interval_seconds !== undefined) return `loop, every ${duration(row.interval_seconds)}`;
+  if (row.state === "waiting") return row.depends_on.length ? html`waits for <bdi>${row.depends_on.join(", ")}</bdi>` : "not begun yet";
+  if (row.schedule) return html`<bdi>${row.schedule}</bdi>`;
+  if (row.interval_seconds !== null) return `every ${duration(row.interval_seconds)}`;
   if (row.members) return plural(row.members, "member");
   if (!isRegistered(row)) return row.active_runs > 0 ? plural(row.active_runs, "run") : "on demand";
   return row.state_since ? html`${row.state} for <${Since} at=${row.state_since} />` : row.state ?? "";
 }
 
-const ORDER = { bad: 0, warn: 1, held: 3, good: 4, idle: 5 };
-/** Small first: what needs attention. A task that restarts or fails now is before one that only did. */
-export const urgency = (row) => (row.state === "failed" ? -1 : row.state === "backoff" ? Math.min(ORDER[tone(row)], 1) : ORDER[tone(row)]);
-
-export { zones };
+const ORDER = { bad: 0, warn: 1, held: 2, good: 3, idle: 4 };
+/** Small first: what needs attention; what was given up before what still tries. */
+export const urgency = (row) => ORDER[tone(row)] - (row.state === "failed" ? 0.5 : 0);

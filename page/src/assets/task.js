@@ -3,29 +3,15 @@
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { Histogram, Minutes, RunChart } from "./chart.js";
 import { act } from "./dialog.js";
-import { changeLine } from "./events.js";
-import { clock, duration, full, number, plural, span, words } from "./format.js";
-import { Ago, Card, Clock, Facts, Icon, isRegistered, Own, Since, TaskLink, tone, TraceTools, Until, Why, word } from "./parts.js";
-import { address, now, route, store, useData, useRead } from "./state.js";
+import { ownChange } from "./events.js";
+import { duration, number, plural, span, words } from "./format.js";
+import { Ago, Card, Clock, Facts, Icon, isRegistered, Since, TaskLink, tone, TraceTools, Until, Why, word } from "./parts.js";
+import { address, route, store, useData, useRead } from "./state.js";
 import { Traces } from "./trace.js";
 
 // --- actions
 
 const LABELS = { run: "Run now", restart: "Restart", pause: "Pause", resume: "Resume", stop: "Stop…" };
-/** What makes sense in a state. The service has the last word, and says why not. */
-function actions(task) {
-  if (!task.settings || store.summary?.shutting_down) return [];
-  if (task.actions) return task.actions;
-  const isLoop = task.interval_seconds !== null && task.interval_seconds !== undefined;
-  switch (task.state) {
-    case "paused": return ["resume", "stop"];
-    case "stopping": return [];
-    case "stopped": case "finished": case "failed": return ["restart"];
-    case "waiting": case "backoff": return ["restart", "pause", "stop"];
-    default: return [...(isLoop ? ["run"] : []), "restart", "pause", "stop"];
-  }
-}
-
 function Actions({ task, neededBy }) {
   const [answer, say] = useState(null);
   const [busy, work] = useState(false);
@@ -36,7 +22,8 @@ function Actions({ task, neededBy }) {
     if (said) say(said);
   };
   if (!store.summary?.control) return null;
-  const possible = actions(task);
+  // The service says what the state permits.
+  const possible = store.summary.shutting_down ? [] : (task.actions ?? []);
   return html`<div class="actions">
     <p role="status" class=${`answer ${answer?.good === false ? "bad" : "good"}`} id="answer">${answer?.text ?? ""}</p>
     ${["run", "restart", "pause", "resume", "stop"].filter((action) => possible.includes(action)).map((action) => html`<button key=${action} type="button" class=${action === "stop" ? "danger" : ""} data-action=${action} aria-disabled=${busy ? "true" : null} onClick=${busy ? null : press(action)}>${LABELS[action]}</button>`)}
@@ -53,11 +40,43 @@ function Reasons({ task }) {
     ${task.unhealthy_since && html`<p>Unhealthy since <${Clock} at=${task.unhealthy_since} /> (<${Since} at=${task.unhealthy_since} />).</p>`}
     ${task.last_error_text && html`<h3>Last error <small><${Ago} at=${task.last_error_time} />, <${Clock} at=${task.last_error_time} /></small></h3>
       <pre id="last-error"><bdi>${task.last_error_text}</bdi></pre>`}
-    ${task.last_error_trace && html`<p class="id">Trace <code>${task.last_error_trace}</code> <${TraceTools} id=${task.last_error_trace} /></p>`}`;
+    ${task.last_error_trace && html`<p class="id">Trace <code>${task.last_error_trace}</code> <${TraceTools} id=${task.last_error_trace} /></p>`}
+    ${task.decisions?.length > 0 && html`<${Decisions} decisions=${task.decisions} />`}`;
+}
+
+// --- decisions
+
+const DECISIONS = { restart: "Restarted", give_up: "Given up", finish: "Finished", stop: "Stopped", pause: "Paused" };
+const ASKED = { exit: "its end", stall: "no sign of life", request: "a request", group: "its group", dependency: "a task that it depends on", retry: "the next try" };
+const DECIDED = { restart: "warn", give_up: "bad", finish: "good", stop: "held", pause: "held" };
+
+/** One decision, whole: what ended, what was counted, which delay was drawn, who asked. */
+function Decision({ decision, open }) {
+  const within = decision.window_seconds ? ` within ${span(decision.window_seconds)}` : "";
+  const details = useRef(null);
+  useEffect(() => void (open && (details.current.open = true)), []);
+  return html`<details class="decision" ref=${details}>
+    <summary><${Clock} at=${decision.at} /> <${Icon} tone=${DECIDED[decision.decision]} /> <b>${DECISIONS[decision.decision] ?? words(decision.decision)}</b> <span>${words(decision.reason ?? "")}</span></summary>
+    <${Facts} pairs=${[
+      ["asked by", ASKED[decision.asked_by] ?? (decision.asked_by && words(decision.asked_by))],
+      ["run", decision.exit && `${decision.generation ? `${decision.generation}, ` : ""}${decision.exit}${decision.error_type ? `, ${decision.error_type}` : ""}${decision.is_permanent ? ", permanent" : ""}`],
+      ["error", decision.error],
+      ["count", decision.count !== null && decision.count !== undefined && (decision.limit === null ? `${number(decision.count)}, no limit` : `${number(decision.count)} of ${number(decision.limit)}${within}`)],
+      ["delay", decision.delay_seconds !== null && decision.delay_seconds !== undefined && `${duration(decision.delay_seconds)}${decision.attempt ? `, attempt ${decision.attempt}` : ""}${decision.random !== null && decision.random !== undefined ? `, drawn ${Number(decision.random.toFixed(3))}` : ""}`],
+      ["trace", decision.trace_id && html`<code>${decision.trace_id}</code> <${TraceTools} id=${decision.trace_id} />`],
+    ]} />
+  </details>`;
+}
+
+function Decisions({ decisions }) {
+  const newest = decisions.slice().reverse();
+  return html`<h3>Why it was restarted or given up</h3>
+    ${newest.slice(0, 1).map((decision) => html`<${Decision} key=${decision.id} decision=${decision} open />`)}
+    ${newest.length > 1 && html`<details class="settings"><summary>${plural(newest.length - 1, "decision")} before</summary>${newest.slice(1).map((decision) => html`<${Decision} key=${decision.id} decision=${decision} />`)}</details>`}`;
 }
 
 function Percentiles({ task }) {
-  if (!task.runs) return html`<p class="soft">No run has ended yet.</p>`;
+  if (!task.runs) return null;
   const values = [["p50", task.p50_seconds], ["p95", task.p95_seconds], ["longest", task.max_seconds], ["mean", task.average_seconds]];
   return html`<dl class="percentiles">${values.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${duration(value)}</dd></div>`)}</dl>`;
 }
@@ -70,6 +89,8 @@ function Settings({ settings }) {
 }
 
 // --- the whole
+
+const PINS = { last_error: "last error", give_up: "give-up", restart: "restart" };
 
 export function Task({ name }) {
   const { rows, summary } = useData();
@@ -88,7 +109,14 @@ export function Task({ name }) {
   const neededBy = all.filter((row) => row.depends_on.includes(name));
   const needs = task.depends_on.map((other) => rows.get(other) ?? { name: other });
   const links = (tasks) => tasks.length ? html`<ul class="links">${tasks.map((row) => html`<li key=${row.name}><${Icon} tone=${row.reasons ? tone(row) : "idle"} label=${row.reasons ? word(row) : "unknown"} /> <${TaskLink} name=${row.name} /></li>`)}</ul>` : html`<span class="soft">nothing</span>`;
-  const changes = (task.changes ?? task.events.filter((event) => event.kind !== "exited" || !event.detail.startsWith("success"))).slice(-30).reverse();
+  const changes = (task.changes ?? []).slice().reverse();
+  const none = html`<p class="soft">No run has ended yet.</p>`;
+  const pinned = new Map();
+  const traces = task.traces && [...task.traces];
+  for (const { why, trace, trace_id } of task.pinned ?? []) {
+    pinned.set(trace_id, [pinned.get(trace_id), PINS[why] ?? words(why)].filter(Boolean).join(", "));
+    if (trace && traces && !traces.some((known) => known.trace_id === trace_id)) traces.push(trace);
+  }
   return html`
     <div class="title">${back}<h1 ref=${heading} tabindex="-1"><bdi>${name}</bdi></h1>
       <p class="state ${tone(task)}"><${Icon} tone=${tone(task)} /> <b>${word(task)}</b> <span><${Why} row=${task} /></span></p>
@@ -96,34 +124,33 @@ export function Task({ name }) {
     ${held.error && html`<p class="bad" role="alert">${held.error.message}</p>`}
     <div class="two">
       <${Card} id="why" title="Why"><${Reasons} task=${task} /></${Card}>
+      <${Card} id="changes" title="What changed" note="successful runs left out" css="low">
+        ${changes.length ? html`<ol class="events one">${changes.map(ownChange)}</ol>` : html`<p class="soft">Nothing yet.</p>`}</${Card}>
+    </div>
+    <${Card} id="traces" title="Traces">
+      ${traces ? html`<${Traces} key=${name} traces=${traces} pinned=${pinned} first=${route.query.get("trace") ?? task.last_error_trace} />` : html`<p class="soft">This page is given no spans: see <code>Page::feed</code>.</p>`}</${Card}>
+    <div class="two even">
+      <${Card} id="runs" title="Runs" note="the last ${task.history.length}, duration in log scale; ✕ failed">
+        ${task.history.length ? html`<${RunChart} runs=${task.history} />` : none}</${Card}>
+      <${Card} id="minutes" title="Last 60 minutes" note="runs up, errors down">
+        ${task.minutes ? html`<${Minutes} runs=${task.minutes.runs} errors=${task.minutes.errors} until=${task.minutes.until} />` : none}</${Card}>
+    </div>
+    <div class="two even">
+      <${Card} id="durations" title="Durations"><${Percentiles} task=${task} /><${Histogram} buckets=${task.durations} /></${Card}>
       <${Card} id="about" title="About">
         <${Facts} pairs=${[
           ["needs", links(needs)], ["needed by", links(neededBy)],
-          ["state", html`${task.state ?? (task.active_runs ? "running" : "idle")}${task.state_since ? html` for <${Since} at=${task.state_since} />` : ""}`],
-          ["role", task.role && { required: "required: its failure fails the probes", degrades: "degrades the service", ignored: "ignored by the probes" }[task.role]],
-          ["next run", task.next_run && html`<${Until} at=${task.next_run} />, every ${duration(task.interval_seconds)}`],
+          ["role", { required: "required: its failure fails the probes", degrades: "degrades the service", ignored: "ignored by the probes" }[task.role]],
+          ["schedule", task.schedule], ["next run", task.next_run && html`<${Until} at=${task.next_run} />`],
+          ["state", task.state && html`${task.state}${task.state_since ? html` for <${Since} at=${task.state_since} />` : ""}`],
+          ["first start", task.first_start && html`<${Clock} at=${task.first_start} />`],
           ["last success", task.last_success && html`<${Ago} at=${task.last_success} />`],
           ["last restart", task.last_restart && html`<${Ago} at=${task.last_restart} />`],
-          ["first start", task.first_start && html`<${Clock} at=${task.first_start} />`],
-          ["component", task.component], ["category, priority", `${task.category}, ${task.priority}`],
-        ]} /></${Card}>
-    </div>
-    <div class="two">
-      <${Card} id="runs" title="Runs" note="the last ${task.history.length}, duration in log scale; ✕ failed">
-        ${task.history.length ? html`<${RunChart} runs=${task.history} />` : html`<p class="soft">No run has ended yet.</p>`}</${Card}>
-      <${Card} id="changes" title="What changed" note="successful runs left out" css="low">
-        ${changes.length ? html`<ol class="events one" tabindex="0" aria-label="Changes, the newest first">${changes.map((event) => changeLine(event, false))}</ol>` : html`<p class="soft">Nothing lately.</p>`}</${Card}>
-    </div>
-    <${Card} id="traces" title="Traces">
-      ${task.traces === null || task.traces === undefined ? html`<p class="soft">This page is given no spans: see <code>Page::feed</code>.</p>` : html`<${Traces} key=${name} traces=${task.traces} first=${route.query.get("trace") ?? task.last_error_trace} />`}</${Card}>
-    <div class="two even">
-      <${Card} id="durations" title="Durations"><${Percentiles} task=${task} /><${Histogram} buckets=${task.durations} /></${Card}>
-      <${Card} id="figures" title="Figures">
-        <${Facts} pairs=${[
           ["runs", `${number(task.runs)} ended, ${number(task.active_runs)} under way`], ["results", counted(task.results)], ["errors", counted(task.error_types)],
           ["restarts", counted(task.restart_reasons)], ["longest poll", task.longest_poll_seconds ? duration(task.longest_poll_seconds) : null],
           ["slow polls", task.slow_polls ? number(task.slow_polls) : null], ["stalls", task.stalls ? number(task.stalls) : null],
           ["skipped iterations", task.skipped_iterations ? number(task.skipped_iterations) : null],
+          ["component", task.component], ["category, priority", `${task.category}, ${task.priority}`],
         ]} />
         ${task.settings && html`<details class="settings"><summary>Settings</summary><${Settings} settings=${task.settings} /></details>`}</${Card}>
     </div>`;

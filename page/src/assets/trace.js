@@ -2,7 +2,7 @@
 
 import { html, useEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { clock, duration, plural } from "./format.js";
-import { Icon, Own, TraceTools } from "./parts.js";
+import { Icon, TraceTools } from "./parts.js";
 import { now } from "./state.js";
 
 const end = (trace, span) => span.offset_seconds + (span.seconds ?? Math.max(0, now() - trace.at - span.offset_seconds));
@@ -46,6 +46,8 @@ function Trace({ trace, open, mark, onOpen }) {
   </details>`;
 }
 
+const FIRST = 4;
+
 /**
  * The traces of a task. While one is open, the list holds still: newer ones wait behind a button, and one that the service no
  * longer has stays until the reader closes it.
@@ -54,6 +56,7 @@ export function Traces({ traces, pinned, first }) {
   const held = useRef([]);
   const list = useRef(null);
   const [, draw] = useState(0);
+  const [all, showAll] = useState(false);
   const isReading = held.current.length > 0 && (list.current?.querySelector("details.trace[open]") ?? null) !== null;
   const fresh = new Map(traces.map((trace) => [trace.trace_id, trace]));
   if (isReading) held.current = held.current.map((trace) => fresh.get(trace.trace_id) ?? trace);
@@ -66,9 +69,12 @@ export function Traces({ traces, pinned, first }) {
     held.current = [...traces, ...kept];
     draw((count) => count + 1);
   };
+  // The pinned ones stand where their time is; of the others, some are enough at first.
+  const shown = all ? held.current : held.current.filter((trace, index) => index < FIRST || pinned.has(trace.trace_id) || trace.trace_id === first);
   const initial = first ?? held.current.find((trace) => trace.is_error)?.trace_id ?? held.current[0]?.trace_id;
   return html`<div ref=${list}>
     <p class="newer">${newer > 0 ? html`<button type="button" onClick=${more}>Show ${plural(newer, "newer trace")}</button>` : html`<span class="soft">${held.current.length ? "The newest are shown." : "None lately."}</span>`}</p>
-    ${held.current.map((trace) => html`<${Trace} key=${trace.trace_id} trace=${trace} mark=${pinned?.get(trace.trace_id)} open=${trace.trace_id === initial} onOpen=${() => draw((count) => count + 1)} />`)}
+    ${shown.map((trace) => html`<${Trace} key=${trace.trace_id} trace=${trace} mark=${pinned.get(trace.trace_id)} open=${trace.trace_id === initial} onOpen=${() => draw((count) => count + 1)} />`)}
+    ${shown.length < held.current.length && html`<p><button type="button" onClick=${() => showAll(true)}>Show ${plural(held.current.length - shown.length, "older trace")}</button></p>`}
   </div>`;
 }
