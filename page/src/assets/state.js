@@ -76,10 +76,18 @@ function take(text, everything) {
   changed();
 }
 
+/** The service speaks at least every 15 s: a stream that is silent for longer is dead, though nobody closed it. */
+const SILENCE = 35_000;
 function live() {
   clearTimeout(silence);
-  // The service speaks at least every 15 s, but a comment is not seen here: then only `error` says that it is gone.
+  silence = setTimeout(() => {
+    store.connection = "lost";
+    changed();
+    if (store.paused === null) listen();
+  }, SILENCE);
+  const was = store.connection;
   store.connection = "live";
+  if (was !== "live") changed();
 }
 
 const waiting = new Set();
@@ -94,9 +102,14 @@ export function listen() {
   stream = new EventSource(from("events"));
   stream.addEventListener("all", (event) => take(event.data, true));
   stream.addEventListener("delta", (event) => take(event.data, false));
+  stream.addEventListener("alive", () => {
+    store.heard = Date.now() / 1000 + offset;
+    live();
+  });
   stream.onopen = live;
   stream.onerror = () => {
     const refused = stream.readyState === EventSource.CLOSED;
+    clearTimeout(silence);
     store.connection = refused ? "refused" : "lost";
     if (refused) setTimeout(() => store.paused === null && listen(), 5000);
     changed();
@@ -106,7 +119,10 @@ export function listen() {
 export function pause() {
   if (store.paused === null) {
     store.paused = now();
+    clearTimeout(silence);
     stream?.close();
+    // Every age is of the same moment.
+    run(ticks);
   } else {
     store.paused = null;
     store.connection = "connecting";

@@ -57,20 +57,19 @@ export function Traces({ traces, pinned, first }) {
   const list = useRef(null);
   const [, draw] = useState(0);
   const [all, showAll] = useState(false);
-  const isReading = held.current.length > 0 && (list.current?.querySelector("details.trace[open]") ?? null) !== null;
+  const open = new Set([...(list.current?.querySelectorAll("details.trace[open]") ?? [])].map((trace) => trace.dataset.trace));
   const fresh = new Map(traces.map((trace) => [trace.trace_id, trace]));
-  if (isReading) held.current = held.current.map((trace) => fresh.get(trace.trace_id) ?? trace);
+  if (open.size) held.current = held.current.map((trace) => fresh.get(trace.trace_id) ?? trace);
   else held.current = traces;
   const known = new Set(held.current.map((trace) => trace.trace_id));
   const newer = traces.filter((trace) => !known.has(trace.trace_id)).length;
   const more = () => {
-    const open = new Set([...list.current.querySelectorAll("details.trace[open]")].map((trace) => trace.dataset.trace));
     const kept = held.current.filter((trace) => open.has(trace.trace_id) && !fresh.has(trace.trace_id));
     held.current = [...traces, ...kept];
     draw((count) => count + 1);
   };
   // The pinned ones stand where their time is; of the others, some are enough at first.
-  const shown = all ? held.current : held.current.filter((trace, index) => index < FIRST || pinned.has(trace.trace_id) || trace.trace_id === first);
+  const shown = all ? held.current : held.current.filter((trace, index) => index < FIRST || open.has(trace.trace_id) || pinned.has(trace.trace_id) || trace.trace_id === first);
   const initial = first ?? held.current.find((trace) => trace.is_error)?.trace_id ?? held.current[0]?.trace_id;
   return html`<div ref=${list}>
     <p class="newer">${newer > 0 ? html`<button type="button" onClick=${more}>Show ${plural(newer, "newer trace")}</button>` : html`<span class="soft">${held.current.length ? "The newest are shown." : "None lately."}</span>`}</p>

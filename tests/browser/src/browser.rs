@@ -71,14 +71,6 @@ impl Browser {
         self.tell("Emulation.setEmulatedMedia", features).await
     }
 
-    /// Whether requests reach the network.
-    pub async fn is_offline(&self, is_offline: bool) -> Checked {
-        self.tell("Network.enable", json!({})).await?;
-        let conditions =
-            json!({ "offline": is_offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1 });
-        self.tell("Network.emulateNetworkConditions", conditions).await
-    }
-
     async fn tell(&self, command: &'static str, parameters: Value) -> Checked {
         self.client.issue_cmd(DevTools { command, parameters }).await?;
         Ok(())

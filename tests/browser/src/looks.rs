@@ -229,7 +229,7 @@ async fn blocked_workers_are_named(service: &Service, browser: &Browser) -> Chec
     let mut slowest = Duration::ZERO;
     while began.elapsed() < Duration::from_secs(8) {
         let asked = Instant::now();
-        let status = crate::load::status(service.page.address(), "/health/live")?;
+        let status = crate::load::status(service.address, "/health/live")?;
         slowest = slowest.max(asked.elapsed());
         check!(status == 503, "blocked, it says {status}");
         tokio::time::sleep(Duration::from_millis(20)).await;

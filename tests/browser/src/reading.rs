@@ -23,13 +23,13 @@ const WATCH: &str = "\
         .observe({ type: 'layout-shift', buffered: false });";
 
 pub async fn run() -> Checked {
-    let service = Service::start(0, TOKEN, 8);
+    let mut service = Service::start(0, TOKEN, 8);
     let browser = Browser::open(1280, 900, "light").await?;
     an_opened_trace_the_selection_and_the_focus_stay(&service, &browser).await?;
     println!(
         "ok  an opened trace, the selection, the focus and the place stay for {READ:?}; nothing is announced, nothing moves"
     );
-    a_lost_connection_says_how_old_the_data_is(&service, &browser).await?;
+    a_lost_connection_says_how_old_the_data_is(&mut service, &browser).await?;
     println!("ok  a lost connection is said, with the age of the data; paused updates stand still");
     browser.close().await
 }
@@ -90,17 +90,16 @@ async fn an_opened_trace_the_selection_and_the_focus_stay(service: &Service, bro
     Ok(())
 }
 
-async fn a_lost_connection_says_how_old_the_data_is(service: &Service, browser: &Browser) -> Checked {
+async fn a_lost_connection_says_how_old_the_data_is(service: &mut Service, browser: &Browser) -> Checked {
     browser.view(&service.url(), "/").await?;
-    browser.is_offline(true).await?;
-    browser.ask("dispatchEvent(new Event('offline'))").await?;
+    service.end_page();
     browser
         .shows(
             "the data's age",
             "return /Connection lost.*\\d+ s old/.test(document.querySelector('.notice')?.textContent ?? '')",
         )
         .await?;
-    browser.is_offline(false).await?;
+    service.serve();
     browser.shows("it is there again", "return document.querySelector('.notice') === null && document.querySelector('.live').textContent.includes('Live')").await?;
     browser.press("p").await?;
     browser
@@ -109,7 +108,8 @@ async fn a_lost_connection_says_how_old_the_data_is(service: &Service, browser: 
     let shown = "return document.querySelector('main').innerText";
     let before = browser.ask(shown).await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    check!(browser.ask(shown).await? == before, "paused, it changed");
+    let after = browser.ask(shown).await?;
+    check!(after == before, "paused, it changed from {before} to {after}");
     browser.press("p").await?;
     browser.shows("it goes on", "return document.querySelector('.live').textContent.includes('Live')").await
 }

@@ -1,6 +1,7 @@
 //! A service with tasks to look at.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -24,7 +25,11 @@ pub const HOSTILE: &str = "<img src=x onerror=document.title='owned'>\u{202e}gnp
 pub struct Service {
     runtime: Option<Runtime>,
     pub tasks: TaskManager,
-    pub page: PageServer,
+    pub address: SocketAddr,
+    page: Option<PageServer>,
+    feed: Feed,
+    token: String,
+    streams: usize,
     /// Makes the task `flaky` fail.
     pub fail: Arc<Notify>,
 }
@@ -69,15 +74,36 @@ impl Service {
             tasks.register(idle.component(format!("pool {}", number % 8))).expect("registered");
         }
         tasks.start();
-        let page = Page::new(&tasks)
-            .feed(&feed)
-            .token(token)
-            .streams(streams)
-            .trace_link("https://jaeger.example.com/trace/{trace_id}")
-            .serve("127.0.0.1:0")
-            .expect("served");
         drop(inside);
-        Self { tasks, page, fail, runtime: Some(runtime) }
+        let mut service = Self {
+            tasks,
+            address: ([127, 0, 0, 1], 0).into(),
+            page: None,
+            feed,
+            token: token.to_owned(),
+            streams,
+            fail,
+            runtime: Some(runtime),
+        };
+        service.serve();
+        service
+    }
+
+    /// Serves the page, at the address of before if there is one.
+    pub fn serve(&mut self) {
+        let page = Page::new(&self.tasks)
+            .feed(&self.feed)
+            .token(self.token.clone())
+            .streams(self.streams)
+            .trace_link("https://jaeger.example.com/trace/{trace_id}");
+        let page = page.serve(self.address).expect("served");
+        self.address = page.address();
+        self.page = Some(page);
+    }
+
+    /// Ends the page and its connections; the tasks go on.
+    pub fn end_page(&mut self) {
+        self.page = None;
     }
 
     pub fn runtime(&self) -> &Runtime {
@@ -85,7 +111,7 @@ impl Service {
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}/", self.page.address())
+        format!("http://{}/", self.address)
     }
 }
 
