@@ -126,8 +126,10 @@ addEventListener("keydown", (event) => {
   else if (event.key === "p") pause();
   else if (event.key === "/") {
     event.preventDefault();
-    if (!document.getElementById("search")) location.hash = address("tasks");
-    requestAnimationFrame(() => requestAnimationFrame(() => document.getElementById("search")?.focus()));
+    const search = () => document.getElementById("search");
+    if (search()) return search().focus();
+    location.hash = address("tasks");
+    requestAnimationFrame(() => requestAnimationFrame(() => search()?.focus()));
   } else if (event.key === "j") rows[at + 1]?.focus();
   else if (event.key === "k") rows[Math.max(0, at - 1)]?.focus();
   else if (event.key.length === 1 && tab >= 0) location.hash = address(TABS[tab][0]);

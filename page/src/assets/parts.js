@@ -48,9 +48,9 @@ export function Copy({ text, what }) {
 export const Own = ({ children }) => html`<bdi>${children}</bdi>`;
 export const TaskLink = ({ name, query }) => html`<a href=${taskAddress(name, query)} title=${name}><bdi>${name}</bdi></a>`;
 
-/** A card with a heading. */
-export const Card = ({ title, note, children, css = "", id }) => html`<section class="card ${css}" aria-labelledby=${id}>
-  <h2 id=${id}>${title}${note && html` <small>${note}</small>`}</h2><div class="body">${children}</div></section>`;
+/** A card with a heading; one that scrolls can be scrolled by keyboard. */
+export const Card = ({ title, note, children, scrolls, id }) => html`<section class="card ${scrolls ? "low" : ""}" aria-labelledby=${id}>
+  <h2 id=${id}>${title}${note && html` <small>${note}</small>`}</h2><div class="body" tabindex=${scrolls ? "0" : null} role=${scrolls ? "group" : null} aria-labelledby=${scrolls ? id : null}>${children}</div></section>`;
 
 export const Facts = ({ pairs }) => html`<dl class="facts">${pairs.filter(([, value]) => value !== null && value !== undefined && value !== "" && value !== false).map(([key, value]) => html`<dt key=${key}>${key}</dt><dd key=${`${key}.`}>${typeof value === "string" ? html`<bdi>${value}</bdi>` : value}</dd>`)}</dl>`;
 

@@ -124,7 +124,7 @@ export function Task({ name }) {
     ${held.error && html`<p class="bad" role="alert">${held.error.message}</p>`}
     <div class="two">
       <${Card} id="why" title="Why"><${Reasons} task=${task} /></${Card}>
-      <${Card} id="changes" title="What changed" note="successful runs left out" css="low">
+      <${Card} id="changes" title="What changed" note="successful runs left out" scrolls>
         ${changes.length ? html`<ol class="events one">${changes.map(ownChange)}</ol>` : html`<p class="soft">Nothing yet.</p>`}</${Card}>
     </div>
     <${Card} id="traces" title="Traces">

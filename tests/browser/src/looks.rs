@@ -85,7 +85,7 @@ async fn a_failure_turns_its_row_and_a_restart_by_button_needs_the_token(
     browser
         .shows(
             "flaky runs again",
-            "return document.querySelector('.title .state').innerText.includes('Healthy')",
+            "return !document.querySelector('.title .state').innerText.includes('Failed')",
         )
         .await?;
     service.fail.notify_one();

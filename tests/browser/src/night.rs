@@ -58,7 +58,7 @@ async fn five_questions_take_two_clicks_each(service: &Service, browser: &Browse
     browser.click(".verdict p a").await?;
     browser.shows("its page is there", "return document.querySelector('#last-error') !== null").await?;
     let why = text(browser, "#why ~ .body").await?;
-    contains("Since when?", &why, &["since", "ago"])?;
+    contains("Since when?", &why, &["Unhealthy since"])?;
     contains("Why?", &why, &["insert orders", "Trace"])?;
     contains("What changed?", &text(browser, "#changes ~ .body").await?, &["gave up"])?;
     contains("What can I do?", &text(browser, ".actions").await?, &["Restart"])?;
