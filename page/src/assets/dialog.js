@@ -1,6 +1,6 @@
 // Dialogs: the token, a confirmation, the keys; and what is done to a task.
 
-import { html, useEffect, useRef, useState } from "./vendor/htm-preact.js";
+import { html, useLayoutEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { recall, remember } from "./format.js";
 import { from } from "./state.js";
 
@@ -26,7 +26,7 @@ function Modal({ title, body, done, close, css = "" }) {
     close();
     done?.(value);
   };
-  useEffect(() => dialog.current.showModal(), []);
+  useLayoutEffect(() => dialog.current.showModal(), []);
   return html`<dialog ref=${dialog} class=${css} aria-labelledby="dialog-title" onClose=${() => end(null)} onCancel=${(event) => (event.preventDefault(), end(null))}>
     <h2 id="dialog-title">${title}</h2>
     ${body(end)}

@@ -100,6 +100,7 @@ async fn actions_follow_the_state(service: &Service, browser: &Browser) -> Check
     }
     // The token: Enter means Use.
     browser.click("[data-action=pause]").await?;
+    browser.shows("the token is asked for", "return document.activeElement?.id === 'secret'").await?;
     browser.press(TOKEN).await?;
     browser.press("\u{e007}").await?;
     browser
@@ -116,6 +117,9 @@ async fn actions_follow_the_state(service: &Service, browser: &Browser) -> Check
         .shows("the actions are there", "return document.querySelector('[data-action=stop]') !== null")
         .await?;
     browser.click("[data-action=stop]").await?;
+    browser
+        .shows("the way back is chosen", "return document.activeElement?.textContent === 'Cancel'")
+        .await?;
     let asked = text(browser, "dialog").await?;
     contains("What does a stop do?", &asked, &["gateway", "cart_cache"])?;
     browser.press("\u{e007}").await?;
