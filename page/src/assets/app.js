@@ -8,7 +8,7 @@ import { Overview } from "./overview.js";
 import { Icon, isRegistered, Since } from "./parts.js";
 import { Runtime } from "./runtime.js";
 import { Schedule } from "./schedule.js";
-import { address, age, changed, listen, onMove, pause, route, store, useData, useTick } from "./state.js";
+import { address, age, changed, listen, now, onMove, pause, route, store, useData, useTick } from "./state.js";
 import { Task } from "./task.js";
 
 const TABS = [["tasks", "Tasks"], ["schedule", "Schedule"], ["events", "Events"], ["runtime", "Runtime"]];
@@ -43,15 +43,17 @@ function Header() {
 /** What stands over everything: the age of the data where the connection is lost, and the shutdown. It moves nothing. */
 function Notice() {
   useTick();
-  const { connection, paused, summary } = useData();
+  const { connection, events, paused, summary } = useData();
   const old = age();
   if (paused === null && (connection === "lost" || connection === "refused") && old !== null) {
     return html`<div class="notice bad"><${Icon} tone="bad" /> <b>Connection lost.</b> The data is ${span(old)} old. ${connection === "refused" ? "The service refuses, or is gone; trying again." : "Trying again."}</div>`;
   }
   if (summary?.report) return html`<div class="notice"><details><summary><b>Shut down.</b> <bdi>${summary.report[0]}</bdi></summary><pre>${summary.report.join("\n")}</pre></details></div>`;
   if (summary?.shutting_down) {
-    const left = summary.shutdown_deadline ? summary.shutdown_deadline - (store.paused ?? store.heard) : null;
-    return html`<div class="notice warn"><${Icon} tone="warn" /> <b>Shutting down.</b> ${left !== null ? `At most ${span(Math.max(0, left))} left. ` : ""}${plural([...store.rows.values()].filter((row) => row.active_runs > 0).length, "task")} still at work.</div>`;
+    // Its drain is a part of the deadline.
+    const began = events.find((event) => event.kind === "draining" || event.kind === "shutdown_began");
+    const left = began && summary.shutdown_deadline_seconds ? began.at + summary.shutdown_deadline_seconds - now() : null;
+    return html`<div class="notice warn"><${Icon} tone="warn" /> <b>Shutting down.</b> ${left !== null ? `At most ${span(left)} left. ` : ""}${plural([...store.rows.values()].filter((row) => row.active_runs > 0).length, "task")} still at work.</div>`;
   }
   return null;
 }

@@ -1,7 +1,5 @@
 //! Somebody is woken at three: each of five questions is answered within two clicks from the overview.
 
-use serde_json::Value;
-
 use crate::{
     Checked,
     axe::Axe,
@@ -29,6 +27,8 @@ pub async fn run() -> Checked {
     println!("ok  axe finds nothing on any view, light and dark, wide and on a telephone");
     a_telephone_shows_health_and_the_last_error(&service, &browser).await?;
     println!("ok  390 pixels show health and the last error");
+    a_shutdown_is_counted_down(&service, &browser).await?;
+    println!("ok  a shutdown is counted down, then reported");
     browser.close().await
 }
 
@@ -127,18 +127,50 @@ async fn actions_follow_the_state(service: &Service, browser: &Browser) -> Check
     let state = service.tasks.snapshot("gateway").and_then(|task| task.state);
     check!(state.is_some_and(|state| state.as_str() == "running"), "Enter stopped it: {state:?}");
 
-    // What is refused says why.
-    let refused = browser
-        .client
-        .execute_async(
-            "const done = arguments[arguments.length - 1]; \
-             fetch('tasks/gateway/resume', { method: 'POST', headers: { Authorization: `Bearer ${sessionStorage.token}` } }) \
-                .then(async (answer) => done([answer.status, (await answer.json().catch(() => ({}))).error ?? '']))",
-            Vec::new(),
+    // What is refused says why: somebody else was faster, and this page stands still.
+    browser.view(&service.url(), "/task/session_sweep").await?;
+    browser
+        .shows("the actions are there", "return document.querySelector('[data-action=run]') !== null")
+        .await?;
+    browser.press("p").await?;
+    browser
+        .shows("it stands still", "return document.querySelector('.live').textContent.includes('Paused')")
+        .await?;
+    service.tasks.pause("session_sweep").map_err(|error| error.to_string())?;
+    // The running iteration ends.
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    browser.click("[data-action=run]").await?;
+    browser
+        .shows(
+            "why it is refused",
+            "return /^Not now: .*not running/.test(document.getElementById('answer').textContent)",
         )
         .await?;
-    check!(refused[0] == 409 && refused[1] != Value::from("") || refused[0] == 202, "{refused}");
-    Ok(())
+    browser.press("p").await
+}
+
+/// With a task that takes its time to end.
+async fn a_shutdown_is_counted_down(service: &Service, browser: &Browser) -> Checked {
+    browser.view(&service.url(), "/").await?;
+    {
+        let _inside = service.runtime().enter();
+        drop(service.tasks.spawn("last_order", tokio::time::sleep(std::time::Duration::from_secs(3))));
+    }
+    let tasks = service.tasks.clone();
+    let report = service.runtime().spawn(async move { tasks.shutdown().await });
+    browser
+        .shows(
+            "how long it may take, and who is at work",
+            "return /Shutting down.*At most \\d+ s left.*still at work/.test(document.querySelector('.notice')?.textContent ?? '')",
+        )
+        .await?;
+    report.await?;
+    browser
+        .shows(
+            "its report",
+            "return /Shut down.*shutdown took/.test(document.querySelector('.notice')?.textContent ?? '')",
+        )
+        .await
 }
 
 async fn views_are_accessible(service: &Service, browser: &Browser, axe: &Axe) -> Checked {
