@@ -44,6 +44,18 @@ fn nothing_needs_more_than_the_policy_permits() {
     assert!(!quoted(html).any(|text| text.starts_with('/')), "an address is not relative");
 }
 
+/// Fails if a request is relative to the address of the page, which may lack the slash at its end.
+#[test]
+fn requests_are_relative_to_the_folder_of_the_page() {
+    let own = FILES.iter().filter(|(name, ..)| !name.starts_with("vendor/"));
+    let requests = own.flat_map(|(name, _, text)| {
+        let after = ["fetch(", "EventSource("].into_iter().flat_map(|call| text.split(call).skip(1));
+        after.map(move |argument| (name, argument.starts_with("from(")))
+    });
+    let requests: Vec<_> = requests.collect();
+    assert!(requests.len() >= 3 && requests.iter().all(|(_, is_from)| *is_from), "{requests:?}");
+}
+
 /// The texts in double quotes.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('"').skip(1).step_by(2)
