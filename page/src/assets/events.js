@@ -9,12 +9,12 @@ const TONES = { gave_up: "bad", stalled: "bad", runtime_stalled: "bad", slow_pol
 /** How bad an event is. */
 export function eventTone(event) {
   if (event.kind === "exited") return event.detail.startsWith("success") ? "good" : "bad";
-  if (event.kind === "health_changed") return { unhealthy: "bad", degraded: "warn", healthy: "good" }[event.detail] ?? "idle";
+  if (event.kind === "health_changed" || event.kind === "health") return { unhealthy: "bad", degraded: "warn", healthy: "good" }[event.detail] ?? "idle";
   return TONES[event.kind] ?? CHANGES[event.kind] ?? "idle";
 }
 /** What the task's own ring of changes says of the same. */
-const CHANGES = { failed: "bad", restarted: "warn", retried: "warn", waiting: "idle", yielding: "held", resumed: "good", ordered: "held" };
-const SAYS = { gave_up: "gave up", exited: "ended", backing_off: "restarts after its delay", health_changed: "became", slow_poll: "blocks a thread", started: "started", process_resumed: "the process was resumed" };
+const CHANGES = { failed: "bad", restarted: "warn", retried: "warn", resumed: "good" };
+const SAYS = { gave_up: "gave up", exited: "ended", backing_off: "restarts after its delay", health_changed: "became", health: "became", retried: "is tried again", slow_poll: "blocks a thread", started: "started", process_resumed: "the process was resumed" };
 const said = (event) => SAYS[event.kind] ?? words(event.kind);
 
 const keys = new WeakMap();
