@@ -17,7 +17,7 @@ const list = (texts) => texts.join(", ").replace(/, ([^,]*)$/, " and $1");
 
 /** One sentence: which probe fails for which task, since when; or that all is well. */
 export function Verdict({ summary, rows }) {
-  const failing = summary.failing ?? [];
+  const { failing } = summary;
   const probes = [["is_live", "liveness"], ["is_ready", "readiness"], ["has_started", "startup"]].filter(([key]) => !summary[key]).map(([, name]) => name);
   const ill = rows.filter((row) => isRegistered(row) && row.status !== "healthy").sort(attention);
   const named = failing.map((entry) => summaryRow(entry.task)).find(Boolean);

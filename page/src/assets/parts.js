@@ -1,7 +1,7 @@
 // Small parts that every view uses, and how a task is said in the words of the page.
 
 import { Component, html, useState } from "./vendor/htm-preact.js";
-import { capital, clock, duration, full, plural, short, span, words } from "./format.js";
+import { clock, duration, full, plural, short, span, words } from "./format.js";
 import { now, store, taskAddress, useTick } from "./state.js";
 
 // --- parts
@@ -95,7 +95,7 @@ export function tone(row) {
 }
 
 /** The task in one word, which the service says. */
-export const word = (row) => row.word ?? capital(row.state ?? row.status ?? "idle");
+export const word = (row) => row.word;
 
 /** What stands after the word: when it is tried again, or why it is as it is. */
 export function Why({ row }) {

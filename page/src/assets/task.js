@@ -63,6 +63,7 @@ function Decision({ decision, open }) {
       ["error", decision.error],
       ["count", decision.count !== null && decision.count !== undefined && (decision.limit === null ? `${number(decision.count)}, no limit` : `${number(decision.count)} of ${number(decision.limit)}${within}`)],
       ["delay", decision.delay_seconds !== null && decision.delay_seconds !== undefined && `${duration(decision.delay_seconds)}${decision.attempt ? `, attempt ${decision.attempt}` : ""}${decision.random !== null && decision.random !== undefined ? `, drawn ${Number(decision.random.toFixed(3))}` : ""}`],
+      ["next try", decision.retry_after_seconds && `after ${duration(decision.retry_after_seconds)}`],
       ["trace", decision.trace_id && html`<code>${decision.trace_id}</code> <${TraceTools} id=${decision.trace_id} />`],
     ]} />
   </details>`;
