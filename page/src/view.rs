@@ -179,6 +179,8 @@ pub(crate) struct Summary {
     /// Where traces are stored: an address with `{trace_id}` in it.
     #[schema(value_type = Option<String>)]
     trace_link: Option<Arc<str>>,
+    /// How long a shutdown may take, with its drain.
+    shutdown_deadline_seconds: f64,
 }
 
 /// What the page was set to show.
@@ -264,6 +266,7 @@ fn summary(manager: &TaskManager, health: &ManagerHealth, shown: &Shown) -> Summ
         control: shown.control,
         traces: shown.traces,
         trace_link: shown.trace_link.clone(),
+        shutdown_deadline_seconds: seconds(manager.settings().shutdown_deadline),
     }
 }
 

@@ -230,14 +230,14 @@ async fn the_summary_counts_registered_tasks_and_shows_the_shutdown() {
     is(json!({
         "status": "healthy", "is_live": true, "is_ready": false, "has_started": false, "runtime_stalled": false, "blocked": [],
         "registered": 3, "degraded": 0, "unhealthy": 0, "shutting_down": false, "report": null,
-        "control": true, "traces": false, "trace_link": null,
+        "control": true, "traces": false, "trace_link": null, "shutdown_deadline_seconds": 25.0,
     }));
     tasks.start();
     tokio::time::sleep(millis(10)).await;
     is(json!({
         "status": "unhealthy", "is_live": false, "is_ready": false, "has_started": true, "runtime_stalled": false, "blocked": [],
         "registered": 3, "degraded": 0, "unhealthy": 1, "shutting_down": false, "report": null,
-        "control": true, "traces": false, "trace_link": null,
+        "control": true, "traces": false, "trace_link": null, "shutdown_deadline_seconds": 25.0,
     }));
     let report = tasks.shutdown().await.to_string();
     let summary = json!(overview(&tasks, &Shown { traces: true, ..Shown::default() }).0);
