@@ -98,9 +98,15 @@ pub mod schedule {
     };
 }
 
-/// Events of registered tasks and of the manager.
+/// Events of registered tasks and of the manager; what changed about a task lately, and why it was restarted.
 pub mod events {
-    pub use crate::engine::{TaskEvent, TaskEventKind, TaskEvents};
+    pub use crate::{
+        engine::{
+            PinnedTrace, PinnedTraces, TaskChange, TaskChangeKind, TaskDecision, TaskEvent, TaskEventKind,
+            TaskEvents,
+        },
+        policy::{DecisionCause, RestartQuestion, RestartVerdict},
+    };
 }
 
 /// Health of the service and of each task.

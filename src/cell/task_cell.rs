@@ -343,16 +343,13 @@ impl TaskCell {
         }
     }
 
-    /// Whether at least `max_restarts` automatic restarts are younger than `within`. Looks at one of them: a thousand tasks
-    /// that fail at once would search as many logs that no cache holds.
-    pub(crate) fn has_restarted(&self, max_restarts: u32, now: Duration, within: Duration) -> bool {
-        if max_restarts == 0 {
-            return true;
-        }
-        let Some(rare) = self.figures.get().and_then(|figures| figures.restarted()) else { return false };
+    /// The number of automatic restarts that are younger than `within`. A search of the log and no walk: a thousand tasks that fail at
+    /// once would read as many logs that no cache holds.
+    pub(crate) fn restarts_within(&self, now: Duration, within: Duration) -> u32 {
+        let Some(rare) = self.figures.get().and_then(|figures| figures.restarted()) else { return 0 };
         let log = &rare.restart_log;
-        let nth_last = log.len().checked_sub(max_restarts as usize).map(|index| log[index]);
-        nth_last.is_some_and(|at| now.checked_sub(within).is_none_or(|oldest| at > oldest))
+        let old = now.checked_sub(within).map_or(0, |oldest| log.partition_point(|at| *at <= oldest));
+        u32::try_from(log.len() - old).unwrap_or(u32::MAX)
     }
 
     /// Forgets the restarts that count against the limit and the failures in a row: a person decided to try again.

@@ -222,7 +222,8 @@ impl Shared {
 
     /// Announces what happens to a registered task, without a trace.
     pub(super) fn announcer<'a>(&'a self, task: &'a Supervised, generation: u64) -> Announcer<'a> {
-        Announcer { events: &self.events, task: &task.task, generation, trace: None }
+        let changes = Some(&task.seldom);
+        Announcer { events: &self.events, task: &task.task, changes, generation, trace: None }
     }
 
     /// Tells what happened to a registered task.

@@ -5,7 +5,9 @@ mod support;
 
 mod blocking;
 mod causes;
+mod changes;
 mod components;
+mod decisions;
 mod dependents;
 mod errors;
 mod events;
