@@ -141,14 +141,17 @@ pub mod events {
 pub mod health {
     pub use crate::{
         policy::HealthRole,
-        read::{BlockedTask, HealthReason, HealthStatus, HealthThresholds, ManagerHealth, TaskHealth},
+        read::{
+            BlockedTask, HealthReason, HealthStatus, HealthThresholds, ManagerHealth, TaskHealth, TaskWord,
+        },
     };
 }
 
 /// Figures of tasks at one moment.
 pub mod snapshot {
     pub use crate::{
-        cell::{ErrorCount, LastError, RunRecord, SkipReason, TaskSnapshot, TaskState},
+        cell::{ErrorCount, LastError, RunMinutes, RunRecord, SkipReason, TaskSnapshot, TaskState},
+        engine::RuntimeFigures,
         read::{TaskMetrics, TaskStatistics},
     };
 }

@@ -32,7 +32,8 @@ pub use loops::{LoopHandle, LoopOutcome, ManualRun, OnError, TaskLoop};
 #[cfg(all(feature = "systemd", unix))]
 pub(crate) use observe::Service;
 pub use observe::{
-    PinnedTrace, PinnedTraces, TaskChange, TaskChangeKind, TaskDecision, TaskEvent, TaskEventKind, TaskEvents,
+    PinnedTrace, PinnedTraces, RuntimeFigures, TaskChange, TaskChangeKind, TaskDecision, TaskEvent,
+    TaskEventKind, TaskEvents,
 };
 pub(crate) use observe::{monitor_is_running, start_monitor};
 pub(crate) use roster::{Registration, each_name};

@@ -10,8 +10,8 @@ use crate::{
     },
     emit::{self, RunExemplar},
     engine::{
-        self, Listener, LoopBody, LoopHandle, Order, PinnedTraces, Shared, ShutdownReport, SpawnOptions,
-        StopToken, Supervised, TaskBuilder, TaskChange, TaskDecision, TaskEvents, TaskSettings,
+        self, Listener, LoopBody, LoopHandle, Order, PinnedTraces, RuntimeFigures, Shared, ShutdownReport,
+        SpawnOptions, StopToken, Supervised, TaskBuilder, TaskChange, TaskDecision, TaskEvents, TaskSettings,
     },
     error::{LoopControlError, RegisterError, RestartError, TaskControlError, UnknownComponent, UnknownTask},
     instrumentation::InstrumentationCheck,
@@ -605,12 +605,34 @@ impl TaskManager {
 
     /// Everything that is known of a task; `None` for a name that was never seen.
     pub fn snapshot(&self, name: &str) -> Option<TaskSnapshot> {
-        self.shared().recorder.snapshot(name)
+        let snapshot = self.shared().recorder.snapshot(name)?;
+        let task = self.shared().supervised(name);
+        let depends_on = task.map(|task| task.links.dependencies().to_vec()).unwrap_or_default();
+        Some(TaskSnapshot { depends_on, ..snapshot })
     }
 
     /// Everything that is known of every task, by name.
     pub fn snapshots(&self) -> Vec<TaskSnapshot> {
-        self.shared().recorder.snapshots_by_name()
+        let mut snapshots = self.shared().recorder.snapshots_by_name();
+        for task in self.shared().all_registered().iter().filter(|task| !task.links.dependencies().is_empty())
+        {
+            if let Ok(index) = snapshots.binary_search_by(|snapshot| snapshot.name.cmp(task.name())) {
+                snapshots[index].depends_on = task.links.dependencies().to_vec();
+            }
+        }
+        snapshots
+    }
+
+    /// Counts the runs and errors of each task by minute from now on, for [`TaskSnapshot::minutes`].
+    ///
+    /// It costs 480 bytes for each task that has runs, and cannot be switched off again. A page needs it.
+    pub fn record_minutes(&self) {
+        self.shared().recorder.record_minutes();
+    }
+
+    /// Returns the figures of the tokio runtime of the manager's own work; `None` if there is none yet.
+    pub fn runtime_figures(&self) -> Option<RuntimeFigures> {
+        self.shared().runtime_figures()
     }
 
     /// Traces of single runs, as examples for the buckets of `task.run.duration`: of each bucket the last run that failed, and the

@@ -12,6 +12,7 @@ mod dependents;
 mod errors;
 mod events;
 mod families;
+mod figures;
 mod groups;
 mod handles;
 mod health;

@@ -7,6 +7,7 @@ pub(in crate::engine) mod monitor;
 #[cfg(all(feature = "systemd", unix))]
 pub(in crate::engine) mod notify;
 pub(in crate::engine) mod on_tick;
+mod runtime;
 #[cfg(all(feature = "systemd", unix))]
 pub(in crate::engine) mod service;
 pub(in crate::engine) mod watch;
@@ -14,5 +15,6 @@ pub(in crate::engine) mod watch;
 pub use changes::{PinnedTrace, PinnedTraces, TaskChange, TaskChangeKind, TaskDecision};
 pub use events::{TaskEvent, TaskEventKind, TaskEvents};
 pub(crate) use monitor::{is_running as monitor_is_running, start as start_monitor};
+pub use runtime::RuntimeFigures;
 #[cfg(all(feature = "systemd", unix))]
 pub(crate) use service::Service;
