@@ -861,6 +861,7 @@ impl TaskManager {
     pub fn settings(&self) -> ManagerSettings {
         let (settings, options) = (&self.shared().settings, &self.shared().recorder.options);
         ManagerSettings {
+            started: self.shared().made,
             instance: options.instance.clone(),
             span_prefix: settings.span_prefix.clone(),
             max_names: options.max_names,
