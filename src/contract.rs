@@ -37,6 +37,24 @@ pub mod key {
     pub const SCHEDULE_DELAY: &str = "task.schedule.delay";
     /// Why a task was restarted.
     pub const RESTART_REASON: &str = "task.restart.reason";
+    /// What was decided about a task: `restart`, `give_up` or `stop`. Log records only, as the next eight.
+    pub const DECISION: &str = "task.decision";
+    /// What led to a decision: `exit`, `stall`, `request`, `group`, `dependency` or `retry`.
+    pub const DECISION_CAUSE: &str = "task.decision.cause";
+    /// The seconds before the restart, or before the next try.
+    pub const DECISION_DELAY: &str = "task.decision.delay";
+    /// The restarts within the window that count against the limit.
+    pub const DECISION_RESTARTS: &str = "task.decision.restarts";
+    /// The limit of restarts; absent without a limit.
+    pub const DECISION_LIMIT: &str = "task.decision.limit";
+    /// The window of the limit in seconds; absent without a limit.
+    pub const DECISION_WINDOW: &str = "task.decision.window";
+    /// The restarts in a row without a stable run.
+    pub const DECISION_ATTEMPT: &str = "task.decision.attempt";
+    /// The delay of the restart before, in seconds.
+    pub const DECISION_PREVIOUS_DELAY: &str = "task.decision.previous_delay";
+    /// The random number, 0 to 1, that the delay was drawn with.
+    pub const DECISION_RANDOM: &str = "task.decision.random";
     /// The state of a supervised task.
     pub const STATE: &str = "task.state";
     /// Whether anybody needs to look at a task: `healthy`, `degraded` or `unhealthy`. Log records only.
@@ -112,6 +130,8 @@ pub mod record {
     pub const STARTED: &str = "task.started";
     /// A run failed, panicked or passed its time limit.
     pub const EXCEPTION: &str = "task.exception";
+    /// It was decided that a supervised task begins again, is given up or stays down: with everything that decided it.
+    pub const DECISION: &str = "task.decision";
     /// A supervised task runs again.
     pub const RESTARTED: &str = "task.restarted";
     /// A supervised task failed more often than its restart limit allows, or with a permanent error.

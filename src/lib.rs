@@ -98,9 +98,15 @@ pub mod schedule {
     };
 }
 
-/// Events of registered tasks and of the manager.
+/// Events of registered tasks and of the manager; what changed about a task lately, and why it was restarted.
 pub mod events {
-    pub use crate::engine::{TaskEvent, TaskEventKind, TaskEvents};
+    pub use crate::{
+        engine::{
+            PinnedTrace, PinnedTraces, TaskChange, TaskChangeKind, TaskDecision, TaskEvent, TaskEventKind,
+            TaskEvents,
+        },
+        policy::{DecisionCause, RestartQuestion, RestartVerdict},
+    };
 }
 
 /// Health of the service and of each task.
@@ -135,14 +141,17 @@ pub mod events {
 pub mod health {
     pub use crate::{
         policy::HealthRole,
-        read::{BlockedTask, HealthReason, HealthStatus, HealthThresholds, ManagerHealth, TaskHealth},
+        read::{
+            BlockedTask, HealthReason, HealthStatus, HealthThresholds, ManagerHealth, TaskHealth, TaskWord,
+        },
     };
 }
 
 /// Figures of tasks at one moment.
 pub mod snapshot {
     pub use crate::{
-        cell::{ErrorCount, LastError, RunRecord, SkipReason, TaskSnapshot, TaskState},
+        cell::{ErrorCount, LastError, RunMinutes, RunRecord, SkipReason, TaskSnapshot, TaskState},
+        engine::RuntimeFigures,
         read::{TaskMetrics, TaskStatistics},
     };
 }

@@ -1,6 +1,10 @@
 //! The paths of the page, and the document that describes them.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use axum::{
     Json, Router,
@@ -19,11 +23,13 @@ use utoipa::OpenApi;
 use crate::{
     Feed, Page, assets,
     control::{Action, Refused, control},
-    format::shortened,
+    format::{shortened, unix},
     guard::{guard, refusal},
     live::{Gone, Hub, Message, TooMany},
     metrics,
-    view::{self, ErrorView, EventView, Probe, ProbeView, Shown, Summary, TaskDetail, TaskRow},
+    view::{
+        self, ErrorView, EventView, Lane, Probe, ProbeView, RuntimeView, Shown, Summary, TaskDetail, TaskRow,
+    },
 };
 
 /// How often a stream says that it is there, where nothing changes.
@@ -78,6 +84,8 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(page: Page, streams_end: 
         .route("/tasks/{name}/{action}", post(act))
         .route("/events", get(events))
         .route("/events/recent", get(recent))
+        .route("/schedule", get(schedule))
+        .route("/runtime", get(runtime))
         .route("/metrics", get(metrics))
         .fallback(|| async { refusal(StatusCode::NOT_FOUND, "there is no such path") })
         .layer(middleware::from_fn_with_state(Arc::new(hosts), guard))
@@ -251,6 +259,32 @@ async fn recent(State(api): Shared) -> Json<Recent> {
     Json(Recent { events, missed })
 }
 
+/// When loops run.
+#[derive(serde::Serialize, utoipa::ToSchema)]
+struct Lanes {
+    at: f64,
+    tasks: Vec<Lane>,
+}
+
+/// The runs of the next 24 hours.
+#[utoipa::path(get, path = "/schedule", responses(
+    (status = 200, description = "Every registered loop, the next one first.", body = Lanes),
+    (status = 503, description = "The manager is gone.", body = ErrorView),
+))]
+async fn schedule(State(api): Shared) -> Result<Json<Lanes>, Gone> {
+    let tasks = view::lanes(&api.hub.manager()?);
+    Ok(Json(Lanes { at: unix(SystemTime::now()), tasks }))
+}
+
+/// The tokio runtime of the service.
+#[utoipa::path(get, path = "/runtime", responses(
+    (status = 200, description = "What tokio tells of it, and who blocks a thread.", body = RuntimeView),
+    (status = 503, description = "The manager is gone.", body = ErrorView),
+))]
+async fn runtime(State(api): Shared) -> Result<Json<RuntimeView>, Gone> {
+    Ok(Json(view::runtime(&api.hub.manager()?)))
+}
+
 /// All metrics.
 #[utoipa::path(get, path = "/metrics", responses(
     (status = 200, description = "Prometheus text, or OpenMetrics where `Accept` asks for it.", content_type = "text/plain", body = String),
@@ -278,7 +312,7 @@ async fn metrics(State(api): Shared, headers: HeaderMap) -> Response {
 #[derive(OpenApi)]
 #[openapi(
     info(title = "otel-tasks", description = "The tasks of one process: what they do and how they are."),
-    paths(live, ready, startup, tasks, task, act, events, recent, metrics),
+    paths(live, ready, startup, tasks, task, act, events, recent, schedule, runtime, metrics),
     modifiers(&Token)
 )]
 struct Document;

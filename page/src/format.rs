@@ -5,6 +5,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+/// How much of an error's text a row shows: its beginning and its end.
+pub(crate) const SHORT_TEXT: usize = 300;
+
 pub(crate) fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
 }

@@ -155,7 +155,9 @@ impl Hub {
     }
 
     pub(crate) fn overview(&self) -> Result<(Summary, Vec<TaskRow>), Gone> {
-        Ok(view::overview(&self.manager()?, &self.shown))
+        let (summary, rows) = view::overview(&self.manager()?, &self.shown);
+        let identity = self.ring.as_ref().map(|ring| ring.identity()).unwrap_or_default();
+        Ok((summary.of(identity), rows))
     }
 
     /// Everything about a task; `None` for a name that was never seen.
@@ -165,7 +167,8 @@ impl Hub {
             let log = self.log();
             log.kept.iter().filter(|event| event.task.as_deref() == Some(name)).cloned().collect()
         };
-        Ok(view::detail(&manager, name, of_task, self.traces(name)))
+        let detail = view::detail(&manager, name, of_task, self.traces(name));
+        Ok(detail.map(|detail| detail.explained(&manager, self.ring.as_deref())))
     }
 
     fn traces(&self, name: &str) -> Option<Vec<TraceView>> {

@@ -50,6 +50,7 @@ impl Page {
 
     /// Creates a page without control. It shows the events from now on.
     pub fn new(manager: &TaskManager) -> Self {
+        manager.record_minutes();
         Self {
             manager: manager.downgrade(),
             events: manager.subscribe(),

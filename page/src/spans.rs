@@ -7,10 +7,11 @@ use std::{
 };
 
 use opentelemetry::{
-    Context, KeyValue,
+    Context, Key, KeyValue, Value,
     trace::{Event, Link, Span as _, SpanId, Status, TraceId},
 };
 use opentelemetry_sdk::{
+    Resource,
     error::OTelSdkResult,
     trace::{Span, SpanData, SpanProcessor},
 };
@@ -22,6 +23,10 @@ use crate::format::{abridged, shortened, unix};
 
 /// So many spans under way are kept at most; of more nothing is seen until they end.
 const RUNNING: usize = 1_024;
+/// The traces of so many tasks' last errors are kept beside the ring.
+const PINNED: usize = 256;
+/// They take at most this part of the ring's bytes in addition.
+const PINNED_PART: usize = 4;
 /// How much of a text a trace shows.
 const TEXT: usize = 400;
 /// So many traces of a task are shown.
@@ -29,12 +34,21 @@ const TRACES: usize = 12;
 /// So many spans of a trace are shown.
 const SPANS_OF_TRACE: usize = 200;
 
+/// What a service is called, from the resource of its telemetry.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) service: Option<Arc<str>>,
+    pub(crate) version: Option<Arc<str>>,
+    pub(crate) instance: Option<Arc<str>>,
+}
+
 /// The last spans, and those under way.
 #[derive(Debug)]
 pub(crate) struct SpanRing {
     most_spans: usize,
     most_bytes: usize,
     spans: Mutex<Spans>,
+    identity: Mutex<Identity>,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +56,11 @@ struct Spans {
     ended: VecDeque<(usize, SpanData)>,
     bytes: usize,
     running: HashMap<(TraceId, SpanId), SpanData>,
+    /// The trace of the last failed run of each task.
+    failed: HashMap<String, TraceId>,
+    /// Spans of those traces that the ring has let go, with their sizes.
+    pinned: HashMap<TraceId, Vec<(usize, SpanData)>>,
+    pinned_bytes: usize,
 }
 
 /// One trace of a task.
@@ -83,11 +102,16 @@ pub(crate) struct SpanEventView {
 
 impl SpanRing {
     pub(crate) fn new(most_spans: usize, most_bytes: usize) -> Self {
-        Self { most_spans, most_bytes, spans: Mutex::default() }
+        Self { most_spans, most_bytes, spans: Mutex::default(), identity: Mutex::default() }
     }
 
     fn spans(&self) -> MutexGuard<'_, Spans> {
         self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the service is called.
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn began(&self, span: SpanData) {
@@ -103,15 +127,30 @@ impl SpanRing {
         let mut gone = Vec::new();
         let mut spans = self.spans();
         gone.extend(spans.running.remove(&key_of(&span)));
+        if let Some(task) = failed_run(&span) {
+            gone.extend(spans.pin(task, span.span_context.trace_id()));
+        }
         spans.bytes += bytes;
         spans.ended.push_back((bytes, span));
         while spans.ended.len() > self.most_spans || spans.bytes > self.most_bytes {
             let Some((bytes, span)) = spans.ended.pop_front() else { break };
             spans.bytes -= bytes;
-            gone.push(span);
+            gone.extend(spans.keep(bytes, span, self.most_bytes / PINNED_PART));
         }
         // What is let go is given back when nothing is locked.
         drop(spans);
+    }
+
+    /// One trace of a task; `None` if its run is not there any more.
+    pub(crate) fn trace_of(&self, task: &str, id: TraceId) -> Option<TraceView> {
+        let spans = self.spans();
+        let ended = spans.ended.iter().map(|(_, span)| (span, true));
+        let pinned = spans.pinned.get(&id).into_iter().flatten().map(|(_, span)| (span, true));
+        let running = spans.running.values().map(|span| (span, false));
+        let all = pinned.chain(ended).chain(running);
+        let of_trace: Vec<_> = all.filter(|(span, _)| span.span_context.trace_id() == id).collect();
+        let (run, is_over) = *of_trace.iter().find(|(span, _)| is_run_of(span, task))?;
+        Some(trace(task, run, is_over, of_trace))
     }
 
     /// The last traces of a task, the newest first.
@@ -140,6 +179,51 @@ impl SpanRing {
                 trace(task, run, *is_over, spans)
             })
             .collect()
+    }
+}
+
+impl Spans {
+    /// Pins the trace of a failed run in place of the task's earlier one. Returns what is let go.
+    fn pin(&mut self, task: &str, id: TraceId) -> Vec<SpanData> {
+        let before = match self.failed.get_mut(task) {
+            Some(before) => Some(std::mem::replace(before, id)),
+            None => None,
+        };
+        if before.is_none() && self.failed.len() < PINNED {
+            self.failed.insert(task.to_owned(), id);
+        }
+        let Some(before) = before.filter(|before| !self.is_pinned(*before)) else { return Vec::new() };
+        let gone = self.pinned.remove(&before).unwrap_or_default();
+        self.pinned_bytes -= gone.iter().map(|(bytes, _)| bytes).sum::<usize>();
+        gone.into_iter().map(|(_, span)| span).collect()
+    }
+
+    fn is_pinned(&self, id: TraceId) -> bool {
+        self.failed.values().any(|pinned| *pinned == id)
+    }
+
+    /// Keeps a span that leaves the ring if its trace is pinned and there is room. Returns the span if not.
+    fn keep(&mut self, bytes: usize, span: SpanData, most_bytes: usize) -> Option<SpanData> {
+        let id = span.span_context.trace_id();
+        let is_full = self.pinned_bytes + bytes > most_bytes;
+        if is_full || !self.is_pinned(id) {
+            return Some(span);
+        }
+        self.pinned_bytes += bytes;
+        self.pinned.entry(id).or_default().push((bytes, span));
+        None
+    }
+}
+
+/// The name of the task, of a run that failed.
+fn failed_run(span: &SpanData) -> Option<&str> {
+    if span.name != SPAN_RUN || !has_failed(span) {
+        return None;
+    }
+    // Of a spawned task not the name as it was given: there may be very many.
+    match &span.attributes.iter().find(|pair| pair.key.as_str() == key::NAME)?.value {
+        Value::String(name) => Some(name.as_str()),
+        _ => None,
     }
 }
 
@@ -243,6 +327,16 @@ impl SpanProcessor for RingProcessor {
         if span.span_context.is_sampled() {
             self.0.ended(span);
         }
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        let of = |key| resource.get(&Key::from_static_str(key)).map(|value| Arc::from(&*value.as_str()));
+        let identity = Identity {
+            service: of("service.name"),
+            version: of("service.version"),
+            instance: of("service.instance.id"),
+        };
+        *self.0.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
     }
 
     fn force_flush(&self) -> OTelSdkResult {

@@ -1,23 +1,35 @@
 //! What the page says, as plain data: times are unix time in seconds, durations are seconds.
 
-use std::{sync::Arc, time::Duration};
+mod schedule;
+mod service;
+mod why;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use otel_tasks::{
     TaskHealth, TaskManager,
-    events::{TaskEvent, TaskEventKind},
-    health::{BlockedTask, HealthStatus, ManagerHealth},
+    events::{RestartVerdict, TaskEvent, TaskEventKind},
+    health::{HealthStatus, ManagerHealth, TaskWord},
     policy::{ExitKind, RestartReason},
-    snapshot::{TaskSnapshot, TaskState},
+    snapshot::{RunMinutes, TaskSnapshot, TaskState},
     task::TaskSettings,
     telemetry::contract::DURATION_BOUNDARIES,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::format::{abridged, seconds, unix};
+pub(crate) use schedule::{Lane, lanes};
+use service::{Blocked, Failing, blocked, failing, sentence, time_zone};
+pub(crate) use service::{Probe, RuntimeView, runtime};
+pub(crate) use why::Why;
 
-/// How much of an error's text a row shows: its beginning and its end.
-const SHORT_TEXT: usize = 300;
+use crate::{
+    format::{SHORT_TEXT, abridged, seconds, unix},
+    spans::{Identity, SpanRing},
+};
 
 /// One task in the table.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -33,8 +45,18 @@ pub(crate) struct TaskRow {
     family: Option<Arc<str>>,
     /// How many members there are, if the row is a family's. What a member counts, its family's row counts too.
     members: Option<u64>,
+    /// The one word for people, such as `Healthy`, `Failed` or `Restarting`.
+    word: &'static str,
+    /// With `Failed` the time of the next try, with `Restarting` that of the restart.
+    word_until: Option<f64>,
+    /// The order by need: 0 if somebody needs to look, 1 if it is worth a look, 2 for the rest.
+    attention: u8,
     /// Where it stands, where it is registered.
     state: Option<&'static str>,
+    /// The time at which it came into its state.
+    state_since: Option<f64>,
+    /// The time at which it became unhealthy, while it is.
+    unhealthy_since: Option<f64>,
     /// `healthy`, `degraded` or `unhealthy`; `null` if the task is not registered.
     status: Option<&'static str>,
     /// What its health means for the service: `required`, `degrades` or `ignored`; `null` if the task is not registered.
@@ -48,13 +70,34 @@ pub(crate) struct TaskRow {
     runs: u64,
     errors: u64,
     restarts: u64,
+    restarts_last_hour: u64,
     p50_seconds: Option<f64>,
     p95_seconds: Option<f64>,
     max_seconds: Option<f64>,
     interval_seconds: Option<f64>,
     next_run: Option<f64>,
+    next_retry: Option<f64>,
+    /// The schedule of a loop as text.
+    schedule: Option<String>,
+    /// Runs and errors of the last 60 minutes.
+    minutes: Option<Minutes>,
     last_error: Option<String>,
     last_error_time: Option<f64>,
+    /// The trace of the last error, 32 hexadecimal digits.
+    last_error_trace: Option<String>,
+}
+
+/// Runs and errors by minute, the oldest first; the last minute is not over.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub(crate) struct Minutes {
+    runs: Vec<u32>,
+    errors: Vec<u32>,
+}
+
+impl From<RunMinutes> for Minutes {
+    fn from(minutes: RunMinutes) -> Self {
+        Self { runs: minutes.runs, errors: minutes.errors }
+    }
 }
 
 impl TaskRow {
@@ -73,10 +116,6 @@ pub(crate) struct TaskDetail {
     has_started: bool,
     /// The reasons with values and limits.
     reason_texts: Vec<String>,
-    /// The time at which it came into its state.
-    state_since: Option<f64>,
-    /// The time at which it became unhealthy, while it is.
-    unhealthy_since: Option<f64>,
     first_start: Option<f64>,
     last_success: Option<f64>,
     last_restart: Option<f64>,
@@ -94,8 +133,12 @@ pub(crate) struct TaskDetail {
     restart_reasons: Vec<Counted>,
     /// The whole text of the last error with its causes, at most 8 KiB.
     last_error_text: Option<String>,
-    /// The trace of the last error, 32 hexadecimal digits.
-    last_error_trace: Option<String>,
+    /// What its state permits: `restart`, `pause`, `resume`, `stop` and `run`.
+    actions: Vec<&'static str>,
+    /// The runs of the next 24 hours, at most 300, if it is a loop.
+    upcoming: Option<Vec<f64>>,
+    #[serde(flatten)]
+    why: Why,
     /// The last ended runs, the oldest first.
     history: Vec<PastRun>,
     /// Ended runs per duration: the upper bound of each bucket in seconds, `null` for the last.
@@ -158,6 +201,23 @@ pub(crate) struct EventView {
 /// The service as a whole.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Summary {
+    /// The name, the version and the instance of the service, from the telemetry's resource.
+    #[schema(value_type = Option<String>)]
+    service: Option<Arc<str>>,
+    #[schema(value_type = Option<String>)]
+    version: Option<Arc<str>>,
+    #[schema(value_type = Option<String>)]
+    instance: Option<Arc<str>>,
+    /// The time at which the manager was made.
+    started: f64,
+    /// The time zone of the service.
+    time_zone: &'static str,
+    /// What fails which probe and since when, in one sentence.
+    sentence: String,
+    /// What fails which probe, at most 20 tasks for each.
+    failing: Vec<Failing>,
+    /// The registered tasks by state.
+    states: BTreeMap<&'static str, usize>,
     /// `healthy`, `degraded` or `unhealthy`.
     status: &'static str,
     is_live: bool,
@@ -191,16 +251,6 @@ pub(crate) struct Shown {
     pub(crate) trace_link: Option<Arc<str>>,
 }
 
-/// A task that blocks a thread.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub(crate) struct Blocked {
-    #[schema(value_type = String)]
-    task: Arc<str>,
-    #[schema(value_type = String)]
-    thread: Arc<str>,
-    seconds: f64,
-}
-
 /// What a probe answers.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ProbeView {
@@ -226,14 +276,6 @@ pub(crate) struct ErrorView {
     pub(crate) error: String,
 }
 
-/// What of a service is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Probe {
-    Live,
-    Ready,
-    Startup,
-}
-
 /// Every task, in the order of the names, and the service as a whole.
 pub(crate) fn overview(manager: &TaskManager, shown: &Shown) -> (Summary, Vec<TaskRow>) {
     let health = manager.health();
@@ -241,8 +283,7 @@ pub(crate) fn overview(manager: &TaskManager, shown: &Shown) -> (Summary, Vec<Ta
         health.tasks.iter().map(|(name, health)| (name.clone(), health)).collect();
     let rows = manager.snapshots().into_iter().map(|snapshot| {
         let health = by_name.get(&snapshot.name).copied();
-        let settings = health.and_then(|_| manager.task_settings(&snapshot.name));
-        row(snapshot, health, settings.map(|settings| settings.depends_on).unwrap_or_default())
+        row(manager, snapshot, health)
     });
     let rows = rows.collect();
     (summary(manager, &health, shown), rows)
@@ -251,7 +292,22 @@ pub(crate) fn overview(manager: &TaskManager, shown: &Shown) -> (Summary, Vec<Ta
 fn summary(manager: &TaskManager, health: &ManagerHealth, shown: &Shown) -> Summary {
     let report = manager.report();
     let with = |status| health.tasks.iter().filter(|(_, task)| task.status == status).count();
+    let in_state = |state: &TaskState| {
+        (state.as_str(), health.tasks.iter().filter(|(_, task)| task.state == Some(*state)).count())
+    };
+    let failing = failing(manager, health);
     Summary {
+        service: None,
+        version: None,
+        instance: None,
+        started: unix(manager.settings().started),
+        time_zone: {
+            static ZONE: OnceLock<String> = OnceLock::new();
+            ZONE.get_or_init(time_zone)
+        },
+        sentence: sentence(health, &failing),
+        failing,
+        states: TaskState::ALL.iter().map(in_state).collect(),
         status: health.status.as_str(),
         is_live: health.is_live,
         is_ready: health.is_ready,
@@ -270,17 +326,50 @@ fn summary(manager: &TaskManager, health: &ManagerHealth, shown: &Shown) -> Summ
     }
 }
 
-fn blocked(health: &ManagerHealth) -> Vec<Blocked> {
-    let view = |blocked: &BlockedTask| Blocked {
-        task: blocked.task.clone(),
-        thread: blocked.thread.clone(),
-        seconds: tenths(blocked.polling_for),
-    };
-    health.blocked.iter().map(view).collect()
+impl Summary {
+    /// Adds what the service is called.
+    pub(crate) fn of(self, Identity { service, version, instance }: Identity) -> Self {
+        Self { service, version, instance, ..self }
+    }
 }
 
-fn row(snapshot: TaskSnapshot, health: Option<&TaskHealth>, depends_on: Vec<Arc<str>>) -> TaskRow {
+/// The word for a task, and the time that it holds until.
+fn word(manager: &TaskManager, task: &TaskSnapshot, health: Option<&TaskHealth>) -> (TaskWord, Option<f64>) {
+    let word = match health {
+        Some(health) => health.word(task.active),
+        None if task.active > 0 => TaskWord::Running,
+        None => TaskWord::Idle,
+    };
+    let until = match word {
+        TaskWord::Failed => task.next_retry,
+        TaskWord::Restarting => {
+            let decisions = manager.decisions(&task.name).unwrap_or_default();
+            decisions.last().and_then(|decision| match decision.verdict {
+                RestartVerdict::Restart { delay, .. } => decision.at.checked_add(delay),
+                _ => None,
+            })
+        }
+        _ => None,
+    };
+    (word, until.map(unix))
+}
+
+fn row(manager: &TaskManager, snapshot: TaskSnapshot, health: Option<&TaskHealth>) -> TaskRow {
+    let (word, word_until) = word(manager, &snapshot, health);
     TaskRow {
+        word: word.as_str(),
+        word_until,
+        attention: match health.map(|health| health.status) {
+            Some(HealthStatus::Unhealthy) => 0,
+            Some(HealthStatus::Degraded) => 1,
+            _ => 2,
+        },
+        state_since: health.and_then(|health| health.state_since).map(unix),
+        unhealthy_since: health.and_then(|health| health.unhealthy_since).map(unix),
+        restarts_last_hour: snapshot.restarts_last_hour,
+        next_retry: snapshot.next_retry.map(unix),
+        schedule: schedule::text(manager, &snapshot),
+        last_error_trace: snapshot.last_error.as_ref().and_then(|error| error.trace_id.clone()),
         category: snapshot.category.as_str(),
         priority: snapshot.priority.as_str(),
         members: snapshot.total_members(),
@@ -290,7 +379,6 @@ fn row(snapshot: TaskSnapshot, health: Option<&TaskHealth>, depends_on: Vec<Arc<
         reasons: health
             .map(|health| health.reasons.iter().map(|reason| reason.as_str()).collect())
             .unwrap_or_default(),
-        depends_on,
         active_runs: snapshot.active,
         runs: snapshot.total_runs(),
         errors: snapshot.total_errors(),
@@ -300,8 +388,10 @@ fn row(snapshot: TaskSnapshot, health: Option<&TaskHealth>, depends_on: Vec<Arc<
         max_seconds: (snapshot.total_runs() > 0).then(|| seconds(snapshot.longest_run)),
         interval_seconds: snapshot.interval.map(seconds),
         next_run: snapshot.next_run.map(unix),
+        minutes: snapshot.minutes.map(Minutes::from),
         last_error: snapshot.last_error.map(|error| abridged(&error.message, SHORT_TEXT).into_owned()),
         last_error_time: snapshot.last_error_time.map(unix),
+        depends_on: snapshot.depends_on,
         name: snapshot.name,
         component: snapshot.component,
         family: snapshot.family,
@@ -330,8 +420,6 @@ pub(crate) fn detail(
             .flat_map(|health| &health.reasons)
             .map(ToString::to_string)
             .collect(),
-        state_since: health.state_since.map(unix),
-        unhealthy_since: health.unhealthy_since.map(unix),
         is_live: health.is_live,
         is_ready: health.is_ready,
         has_started: health.has_started,
@@ -350,8 +438,10 @@ pub(crate) fn detail(
             .iter()
             .map(|reason| count(reason.as_str(), snapshot.restarts(*reason)))
             .collect(),
-        last_error_text: last_error.as_ref().map(|error| error.message.clone()),
-        last_error_trace: last_error.and_then(|error| error.trace_id),
+        last_error_text: last_error.map(|error| error.message),
+        actions: actions(manager, &snapshot),
+        upcoming: schedule::upcoming(manager, &snapshot),
+        why: Why::default(),
         history: metrics
             .history
             .iter()
@@ -365,8 +455,38 @@ pub(crate) fn detail(
         settings: settings.as_ref().map(Settings::from),
         events,
         traces,
-        row: row(snapshot, registered, settings.map(|settings| settings.depends_on).unwrap_or_default()),
+        row: row(manager, snapshot, registered),
     })
+}
+
+impl TaskDetail {
+    /// Adds what has changed and why, and the pinned traces.
+    pub(crate) fn explained(mut self, manager: &TaskManager, ring: Option<&SpanRing>) -> Self {
+        self.why = Why::of(manager, &self.row.name, ring);
+        self
+    }
+}
+
+/// What the state of a task permits.
+fn actions(manager: &TaskManager, task: &TaskSnapshot) -> Vec<&'static str> {
+    let Some(state) = task.state.filter(|_| !manager.is_shutting_down()) else { return Vec::new() };
+    let is_tried_again = task.next_retry.is_some();
+    let is_loop = || manager.loop_handle(&task.name).is_ok();
+    let all = [
+        ("restart", state != TaskState::Stopping),
+        (
+            "pause",
+            matches!(state, TaskState::Waiting | TaskState::Running | TaskState::Backoff) || is_tried_again,
+        ),
+        ("resume", state == TaskState::Paused),
+        (
+            "stop",
+            !matches!(state, TaskState::Stopping | TaskState::Stopped | TaskState::Finished)
+                && (state != TaskState::Failed || is_tried_again),
+        ),
+        ("run", matches!(state, TaskState::Running | TaskState::Paused) && is_loop()),
+    ];
+    all.into_iter().filter(|(_, permitted)| *permitted).map(|(action, _)| action).collect()
 }
 
 impl From<&TaskSettings> for Settings {
@@ -392,17 +512,8 @@ impl From<&TaskSettings> for Settings {
 /// What a probe answers, and whether it passes.
 pub(crate) fn probe(manager: &TaskManager, probe: Probe) -> (bool, ProbeView) {
     let health = manager.health();
-    let passes = match probe {
-        Probe::Live => health.is_live,
-        Probe::Ready => health.is_ready,
-        Probe::Startup => health.has_started,
-    };
-    let fails = |task: &TaskHealth| match probe {
-        Probe::Live => task.fails_liveness(),
-        Probe::Ready => task.fails_readiness(),
-        Probe::Startup => task.fails_startup(),
-    };
-    let failing = health.tasks.iter().filter(|(_, task)| !passes && fails(task));
+    let passes = probe.passes(&health);
+    let failing = health.tasks.iter().filter(|(_, task)| !passes && probe.fails(task));
     let tasks = failing.map(|(name, task)| ProbeTask {
         name: name.clone(),
         state: task.state.map(TaskState::as_str),
@@ -465,11 +576,6 @@ fn detail_of(kind: &TaskEventKind) -> String {
         // Its kind says all of it.
         _ => String::new(),
     }
-}
-
-/// Whole tenths of a second: a finer value would change at each tick, and the page with it.
-fn tenths(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 10.0).floor() / 10.0
 }
 
 #[cfg(test)]

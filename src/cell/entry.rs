@@ -128,6 +128,10 @@ impl<E> Entry<E> {
         self.cell.run_ended(run, || now, error_type_budget)
     }
 
+    pub(crate) fn count_minute(&self, now: Duration, is_error: bool) {
+        self.cells().for_each(|cell| cell.count_minute(now, is_error));
+    }
+
     pub(crate) fn polled(&self, duration: Duration, slow: Duration) {
         self.cell.polled(duration, slow);
         if let Some(family) = self.family() {

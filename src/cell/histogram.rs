@@ -42,6 +42,14 @@ impl Histogram {
     }
 }
 
+/// The duration of the run that the fraction `q` of these runs did not exceed.
+pub(crate) fn exact_quantile(runs: &[Duration], q: f64) -> Option<Duration> {
+    let mut runs = runs.to_vec();
+    runs.sort_unstable();
+    let nth = (q * runs.len() as f64).ceil().max(1.0) as usize;
+    runs.get(nth.min(runs.len()).checked_sub(1)?).copied()
+}
+
 /// The duration below which the fraction `q` of the counted runs lies, interpolated inside its bucket as Prometheus'
 /// `histogram_quantile` does; `longest` bounds the last bucket.
 pub(crate) fn quantile(counts: &[u64], longest: Duration, q: f64) -> Option<Duration> {
@@ -89,6 +97,14 @@ mod tests {
         assert!(half > Duration::from_millis(5) && half <= Duration::from_millis(10), "{half:?}");
         assert_eq!(quantile(&counts, longest, 1.0), Some(longest));
         assert_eq!(quantile(&[0; BUCKETS], longest, 0.5), None);
+    }
+
+    #[test]
+    fn the_quantile_of_few_runs_is_one_of_them() {
+        let runs = [7, 1, 3].map(Duration::from_secs);
+        let of = |q| exact_quantile(&runs, q).map(|run| run.as_secs());
+        assert_eq!([0.0, 0.3, 0.5, 0.95, 1.0, 1.1].map(of), [1, 1, 3, 7, 7, 7].map(Some));
+        assert_eq!(exact_quantile(&[], 0.5), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod entry;
 mod histogram;
 mod identity;
+mod minutes;
 mod registry;
 mod retired;
 mod snapshot;
@@ -15,8 +16,9 @@ mod task_cell;
 mod window;
 
 pub(crate) use entry::Entry;
-pub(crate) use histogram::quantile;
+pub(crate) use histogram::{exact_quantile, quantile};
 pub(crate) use identity::Identity;
+pub use minutes::RunMinutes;
 pub(crate) use registry::{Registry, by_name, include_members, snapshot, vitals};
 pub(crate) use snapshot::Vitals;
 pub use snapshot::{ErrorCount, LastError, RunRecord, SkipReason, TaskSnapshot, TaskState};
@@ -24,6 +26,9 @@ pub(crate) use task_cell::{EndedRun, RunError, TaskCell};
 
 /// The number of ended runs that a name remembers.
 pub(crate) const HISTORY_LENGTH: usize = 100;
+
+/// Up to so many runs, quantiles come from the runs themselves: the buckets are too coarse.
+pub(crate) const FEW_RUNS: usize = 20;
 
 /// How many names a manager keeps apart by default: with the eight states of a task they stay below the 2,000 attribute
 /// sets that an OpenTelemetry stream holds.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Identity, quantile};
+use super::{FEW_RUNS, Identity, RunMinutes, exact_quantile, quantile};
 use crate::policy::{ExitKind, RestartReason, TaskCategory, TaskPriority, labels};
 
 labels! {
@@ -117,6 +117,16 @@ pub struct TaskSnapshot {
     pub run_time: Duration,
     /// The longest ended run.
     pub longest_run: Duration,
+    /// The shortest ended run.
+    pub shortest_run: Duration,
+    /// The durations of all ended runs, if they are few; empty otherwise.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(crate) few: Vec<Duration>,
+    /// Runs and errors by minute, once somebody has asked for them
+    /// ([`record_minutes`](crate::TaskManager::record_minutes)).
+    pub minutes: Option<RunMinutes>,
+    /// The tasks that this one depends on, by name, for a registered task.
+    pub depends_on: Vec<Arc<str>>,
     /// Ended runs per bucket of the exported histogram.
     pub durations: Vec<u64>,
     /// The longest single poll, as far as polls are timed
@@ -253,6 +263,10 @@ impl TaskSnapshot {
             restarts: [0; RestartReason::ALL.len()],
             run_time: Duration::ZERO,
             longest_run: Duration::ZERO,
+            shortest_run: Duration::ZERO,
+            few: Vec::new(),
+            minutes: None,
+            depends_on: Vec::new(),
             durations: Vec::new(),
             longest_poll: Duration::ZERO,
             slow_polls: 0,
@@ -349,15 +363,35 @@ impl TaskSnapshot {
         if runs == 0 { Duration::ZERO } else { self.run_time.div_f64(runs as f64) }
     }
 
-    /// The duration below which the fraction `q` (0 to 1) of the ended runs lies, estimated from the buckets.
+    /// Returns the duration below which the fraction `q` (0 to 1) of the ended runs lies.
+    ///
+    /// Up to 20 runs it is the duration of one of them. Of more it is estimated from the buckets, and never outside of the shortest and the
+    /// longest run.
     pub fn quantile(&self, q: f64) -> Option<Duration> {
-        quantile(&self.durations, self.longest_run, q)
+        if self.few.len() as u64 == self.total_runs() {
+            return exact_quantile(&self.few, q);
+        }
+        let estimated = quantile(&self.durations, self.longest_run, q)?;
+        Some(estimated.max(self.shortest_run).min(self.longest_run))
     }
 
     /// Adds what another cell of the same name counted: counters add up, extremes and latest times win.
     pub(crate) fn absorb(&mut self, other: Self) {
         fn add<const N: usize>(mine: &mut [u64; N], theirs: [u64; N]) {
             mine.iter_mut().zip(theirs).for_each(|(mine, theirs)| *mine += theirs);
+        }
+        match (self.total_runs(), other.total_runs()) {
+            (_, 0) => {}
+            (0, _) => (self.few, self.shortest_run) = (other.few, other.shortest_run),
+            (mine, theirs) => {
+                self.shortest_run = self.shortest_run.min(other.shortest_run);
+                if mine + theirs > FEW_RUNS as u64 { self.few.clear() } else { self.few.extend(other.few) }
+            }
+        }
+        match (&mut self.minutes, other.minutes) {
+            (Some(mine), Some(theirs)) => mine.absorb(&theirs),
+            (mine @ None, theirs) => *mine = theirs,
+            _ => {}
         }
         add(&mut self.runs, other.runs);
         add(&mut self.restarts, other.restarts);

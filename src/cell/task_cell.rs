@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    ErrorCount, HISTORY_LENGTH, Identity, LastError, RunRecord, SkipReason, TaskSnapshot, TaskState, Vitals,
-    histogram::Histogram, window::HourWindow,
+    ErrorCount, FEW_RUNS, HISTORY_LENGTH, Identity, LastError, RunRecord, SkipReason, TaskSnapshot,
+    TaskState, Vitals, histogram::Histogram, minutes::Minutes, window::HourWindow,
 };
 use crate::{
     contract::{ERROR_TYPE_OTHER, ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT},
@@ -65,10 +65,14 @@ struct Figures {
     failures_in_a_row: AtomicU64,
     run_nanos: AtomicU64,
     longest_run_nanos: AtomicU64,
+    /// 0 before the first run has ended.
+    shortest_run_nanos: AtomicU64,
     slow_polls: AtomicU64,
     stalls: AtomicU64,
     stale_signals: AtomicU64,
     durations: Histogram,
+    /// Made when the first run ends while somebody wants them.
+    minutes: OnceLock<Box<Minutes>>,
     /// Made when the first error comes.
     errors_last_hour: OnceLock<Box<HourWindow>>,
     /// As [`TaskCell::first_start_at`].
@@ -135,6 +139,7 @@ impl Figures {
             &self.failures_in_a_row,
             &self.run_nanos,
             &self.longest_run_nanos,
+            &self.shortest_run_nanos,
             &self.slow_polls,
             &self.stalls,
             &self.stale_signals,
@@ -152,10 +157,21 @@ impl Figures {
         if let Some(errors) = self.errors_last_hour.get() {
             errors.clear();
         }
+        if let Some(minutes) = self.minutes.get() {
+            minutes.clear();
+        }
         let mut rare = self.rare();
         // The histograms still know them.
         rare.errors.iter_mut().for_each(|error| error.count = 0);
         (rare.last_error, rare.history, rare.restart_log) = (None, VecDeque::new(), VecDeque::new());
+    }
+
+    /// The durations of all runs, if they are few.
+    fn few_runs(&self) -> Vec<Duration> {
+        if load(&self.runs).iter().sum::<u64>() > FEW_RUNS as u64 {
+            return Vec::new();
+        }
+        self.rare().history.iter().map(|run| run.duration).collect()
     }
 
     fn errors_last_hour(&self, now: Duration) -> u64 {
@@ -271,6 +287,7 @@ impl TaskCell {
         let figures = self.figures();
         figures.run_nanos.fetch_add(nanos, Relaxed);
         raise(&figures.longest_run_nanos, nanos);
+        lower(&figures.shortest_run_nanos, nanos.max(1));
         figures.durations.record(run.duration);
         advance(&self.last_seen, ended);
         if run.kind == ExitKind::Success {
@@ -310,6 +327,11 @@ impl TaskCell {
         error_type
     }
 
+    /// Counts an ended run in its minute.
+    pub(crate) fn count_minute(&self, now: Duration, is_error: bool) {
+        self.figures().minutes.get_or_init(Box::default).count(now, is_error);
+    }
+
     /// How many runs have ended.
     pub(crate) fn ended_runs(&self) -> u64 {
         self.figures.get().map_or(0, |figures| load(&figures.runs).iter().sum())
@@ -343,16 +365,13 @@ impl TaskCell {
         }
     }
 
-    /// Whether at least `max_restarts` automatic restarts are younger than `within`. Looks at one of them: a thousand tasks
-    /// that fail at once would search as many logs that no cache holds.
-    pub(crate) fn has_restarted(&self, max_restarts: u32, now: Duration, within: Duration) -> bool {
-        if max_restarts == 0 {
-            return true;
-        }
-        let Some(rare) = self.figures.get().and_then(|figures| figures.restarted()) else { return false };
+    /// The number of automatic restarts that are younger than `within`. A search of the log and no walk: a thousand tasks that fail at
+    /// once would read as many logs that no cache holds.
+    pub(crate) fn restarts_within(&self, now: Duration, within: Duration) -> u32 {
+        let Some(rare) = self.figures.get().and_then(|figures| figures.restarted()) else { return 0 };
         let log = &rare.restart_log;
-        let nth_last = log.len().checked_sub(max_restarts as usize).map(|index| log[index]);
-        nth_last.is_some_and(|at| now.checked_sub(within).is_none_or(|oldest| at > oldest))
+        let old = now.checked_sub(within).map_or(0, |oldest| log.partition_point(|at| *at <= oldest));
+        u32::try_from(log.len() - old).unwrap_or(u32::MAX)
     }
 
     /// Forgets the restarts that count against the limit and the failures in a row: a person decided to try again.
@@ -506,7 +525,10 @@ impl TaskCell {
         };
         let (errors, last_error) =
             figures.failed().map(|rare| (seen(&rare.errors), rare.last_error.clone())).unwrap_or_default();
+        let few = figures.few_runs();
         TaskSnapshot {
+            few,
+            minutes: figures.minutes.get().map(|minutes| minutes.read(now)),
             durations: figures.durations.counts(),
             last_error,
             uptime,
@@ -534,6 +556,7 @@ impl TaskCell {
             restarts: load(&figures.restarts),
             run_time: duration(&figures.run_nanos),
             longest_run: duration(&figures.longest_run_nanos),
+            shortest_run: duration(&figures.shortest_run_nanos),
             slow_polls: figures.slow_polls.load(Relaxed),
             stalls: figures.stalls.load(Relaxed),
             stale_signals: figures.stale_signals.load(Relaxed),
@@ -585,6 +608,14 @@ fn count_error(errors: &mut Vec<ErrorCount>, error_type: &'static str, budget: &
 fn raise(maximum: &AtomicU64, value: u64) {
     if value > maximum.load(Relaxed) {
         maximum.fetch_max(value, Relaxed);
+    }
+}
+
+/// Lowers a minimum, where 0 stands for none yet.
+fn lower(minimum: &AtomicU64, value: u64) {
+    let held = minimum.load(Relaxed);
+    if held == 0 || value < held {
+        let _ = minimum.fetch_update(Relaxed, Relaxed, |held| (held == 0 || value < held).then_some(value));
     }
 }
 

@@ -7,15 +7,26 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use opentelemetry::Context as OtelContext;
+use opentelemetry::{
+    Context as OtelContext,
+    trace::{SpanContext, TraceContextExt},
+};
 use tracing::Level;
 
-use super::observe::events::{EventBus, TaskEventKind};
+use super::{
+    observe::{
+        changes::{TaskChangeKind, TaskDecision},
+        events::{EventBus, TaskEventKind},
+    },
+    supervision::seldom::Seldom,
+};
 use crate::{
     cell::TaskState,
     contract::{SCOPE, key, record},
     emit::with_trace,
-    policy::{Exit, Failure, Panic, RestartIntensity, RestartReason, error_text},
+    policy::{
+        DecisionCause, Exit, Failure, Panic, RestartIntensity, RestartReason, RestartVerdict, error_text,
+    },
     read::{HealthStatus, TaskHealth},
     run::Task,
 };
@@ -24,6 +35,8 @@ use crate::{
 pub(super) struct Announcer<'a> {
     pub(super) events: &'a EventBus,
     pub(super) task: &'a Task,
+    /// Where the task's changes are kept; `None` for a spawned task.
+    pub(super) changes: Option<&'a Seldom>,
     /// The generation of the life that the happening concerns.
     pub(super) generation: u64,
     /// The trace that the records belong to.
@@ -54,6 +67,59 @@ impl Announcer<'_> {
         self.events.tell(Some(self.name()), self.generation, kind);
     }
 
+    /// The run whose trace the records belong to.
+    fn run(&self) -> Option<SpanContext> {
+        self.trace.as_ref().map(|trace| trace.span().span_context().clone())
+    }
+
+    fn change(&self, kind: TaskChangeKind) {
+        if let Some(changes) = self.changes {
+            let run = self.run();
+            changes.rings_made().change(self.generation, kind, run.as_ref());
+        }
+    }
+
+    /// A run of the task failed; without effect for any other end. The run has a record of its own.
+    pub(super) fn run_ended(&self, exit: &Exit) {
+        if let Some(failed) = TaskChangeKind::failed(exit) {
+            self.change(failed);
+        }
+    }
+
+    /// The paused task goes on. It has no record: its restart may have one.
+    pub(super) fn resumed(&self) {
+        self.change(TaskChangeKind::Resumed);
+    }
+
+    /// It was decided what follows an end, a stall or a request.
+    pub(super) fn decided(&self, decision: &TaskDecision) {
+        if let Some(changes) = self.changes {
+            changes.rings_made().decide(decision);
+        }
+        let (reason, delay) = match decision.verdict {
+            RestartVerdict::Restart { reason, delay } => (Some(reason.as_str()), Some(delay)),
+            RestartVerdict::GiveUp { reason, retry_after } => (Some(reason), retry_after),
+            RestartVerdict::Finish | RestartVerdict::Stop => (None, None),
+        };
+        let question = decision.question.as_ref();
+        let limit = question.map(|question| question.limit).filter(|limit| !limit.is_unlimited());
+        record!(self, record::DECISION, Level::INFO,
+            {
+                { key::GENERATION } = number(self.generation),
+                { key::DECISION } = decision.verdict.as_str(), { key::DECISION_CAUSE } = decision.cause.as_str(),
+                { key::REASON } = reason, { key::DECISION_DELAY } = delay.map(|delay| delay.as_secs_f64()),
+                { key::RESULT } = question.and_then(|question| question.result).map(|result| result.as_str()),
+                { key::DECISION_RESTARTS } = question.map(|question| i64::from(question.restarts)),
+                { key::DECISION_LIMIT } = limit.map(|limit| i64::from(limit.max_restarts())),
+                { key::DECISION_WINDOW } = limit.map(|limit| limit.within().as_secs_f64()),
+                { key::DECISION_ATTEMPT } = question.map(|question| i64::from(question.attempt)),
+                { key::DECISION_PREVIOUS_DELAY } = question.map(|question| question.previous_delay.as_secs_f64()),
+                { key::DECISION_RANDOM } = question.map(|question| question.random),
+                { key::EXCEPTION_TYPE } = decision.error_type, { key::EXCEPTION_MESSAGE } = decision.message.as_deref(),
+            },
+            "task {}: {}", self.name(), DecisionText(decision));
+    }
+
     /// The task began for the first time.
     pub(super) fn started(&self) {
         self.send(|| TaskEventKind::Started { restart: None });
@@ -64,14 +130,20 @@ impl Announcer<'_> {
     /// The task began again.
     pub(super) fn restarted(&self, reason: RestartReason, now: Duration) {
         self.task.restarted(reason, now, SystemTime::now());
+        self.change(TaskChangeKind::Restarted { reason });
         self.send(|| TaskEventKind::Started { restart: Some(reason) });
         record!(self, record::RESTARTED, Level::WARN,
             { { key::GENERATION } = number(self.generation), { key::RESTART_REASON } = reason.as_str(), },
             "task {} restarted: {reason}", self.name());
     }
 
-    /// The task finished, or was stopped or paused on request.
-    pub(super) fn at_rest(&self, state: TaskState) {
+    /// The task finished, or was stopped or paused.
+    pub(super) fn at_rest(&self, state: TaskState, by: DecisionCause) {
+        self.change(match state {
+            TaskState::Finished => TaskChangeKind::Finished,
+            TaskState::Paused => TaskChangeKind::Paused { by },
+            _ => TaskChangeKind::Stopped { by },
+        });
         self.send(|| match state {
             TaskState::Finished => TaskEventKind::Finished,
             TaskState::Paused => TaskEventKind::Paused,
@@ -84,6 +156,7 @@ impl Announcer<'_> {
     /// The task began another try after it had failed. It has no record: the failure had one, and the recovery will.
     pub(super) fn tried_again(&self, now: Duration) {
         self.task.restarted(RestartReason::Retry, now, SystemTime::now());
+        self.change(TaskChangeKind::Restarted { reason: RestartReason::Retry });
         self.send(|| TaskEventKind::Started { restart: Some(RestartReason::Retry) });
     }
 
@@ -107,6 +180,7 @@ impl Announcer<'_> {
         intensity: RestartIntensity,
         retry_after: Option<Duration>,
     ) {
+        self.change(TaskChangeKind::GaveUp { reason, retry_after });
         self.send(|| TaskEventKind::GaveUp { reason, retry_after });
         let limit = match intensity.is_unlimited() {
             true => String::new(),
@@ -124,6 +198,7 @@ impl Announcer<'_> {
 
     /// The task is well again after it had failed.
     pub(super) fn recovered(&self) {
+        self.change(TaskChangeKind::Recovered);
         self.send(|| TaskEventKind::Recovered);
         record!(self, record::RECOVERED, Level::INFO, {}, "task {} recovered", self.name());
     }
@@ -131,6 +206,7 @@ impl Announcer<'_> {
     /// The task gave no sign of life. `act` does what the task's settings say, before a subscriber hears of it.
     pub(super) fn stalled(&self, silent_for: Duration, act: impl FnOnce()) {
         self.task.stalled();
+        self.change(TaskChangeKind::Stalled { silent_for });
         self.send(|| TaskEventKind::Stalled { silent_for });
         act();
         record!(
@@ -159,6 +235,7 @@ impl Announcer<'_> {
     /// The task's status is another one.
     pub(super) fn health_changed(&self, health: &TaskHealth) {
         let status = health.status;
+        self.change(TaskChangeKind::Health { status });
         self.send(|| TaskEventKind::HealthChanged { status });
         let name = self.name();
         match status {
@@ -180,6 +257,7 @@ impl Announcer<'_> {
     /// An iteration of a loop is tried again.
     pub(super) fn iteration_retried(&self, iteration: u64, failure: &Failure, delay: Duration) {
         self.task.retried();
+        self.change(TaskChangeKind::retried(failure.error_type, &failure.message));
         self.send(|| TaskEventKind::Retrying { iteration, failure: failure.clone(), delay });
         record!(self, record::ITERATION_RETRIED, Level::WARN,
             {
@@ -366,6 +444,40 @@ pub(crate) fn component_failed(component: &str, text: &str) {
             "component {component}: {text}",
         );
     });
+}
+
+/// One sentence about a decision.
+struct DecisionText<'a>(&'a TaskDecision);
+
+impl std::fmt::Display for DecisionText<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self(TaskDecision { verdict, cause, question, .. }) = self;
+        match verdict {
+            RestartVerdict::Restart { reason, delay } if delay.is_zero() => {
+                write!(f, "restart at once ({reason})")?;
+            }
+            RestartVerdict::Restart { reason, delay } => write!(f, "restart in {delay:.1?} ({reason})")?,
+            RestartVerdict::GiveUp { reason, retry_after: None } => {
+                write!(f, "given up for good ({reason})")?
+            }
+            RestartVerdict::GiveUp { reason, retry_after: Some(after) } => {
+                write!(f, "given up ({reason}), next try in {after:?}")?;
+            }
+            RestartVerdict::Finish => f.write_str("finished")?,
+            RestartVerdict::Stop => f.write_str("stays down")?,
+        }
+        write!(f, ", because of: {cause}")?;
+        match question {
+            Some(question) if !question.limit.is_unlimited() => write!(
+                f,
+                "; {} restarts in {:?} (limit: {})",
+                question.restarts,
+                question.limit.within(),
+                question.limit.max_restarts()
+            ),
+            _ => Ok(()),
+        }
+    }
 }
 
 fn number(number: u64) -> i64 {

@@ -31,7 +31,10 @@ pub(crate) use loops::LoopBody;
 pub use loops::{LoopHandle, LoopOutcome, ManualRun, OnError, TaskLoop};
 #[cfg(all(feature = "systemd", unix))]
 pub(crate) use observe::Service;
-pub use observe::{TaskEvent, TaskEventKind, TaskEvents};
+pub use observe::{
+    PinnedTrace, PinnedTraces, RuntimeFigures, TaskChange, TaskChangeKind, TaskDecision, TaskEvent,
+    TaskEventKind, TaskEvents,
+};
 pub(crate) use observe::{monitor_is_running, start_monitor};
 pub(crate) use roster::{Registration, each_name};
 pub(crate) use settings::{DEFAULT_SPAN_PREFIX, DEFAULT_WALL_CLOCK_STEP, Settings, WallClock};

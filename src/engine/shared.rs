@@ -53,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) watch: Watch,
     pub(super) errands: Errands<Errand>,
     pub(super) home: Home,
+    /// When the manager was made.
+    pub(crate) made: SystemTime,
     started: AtomicBool,
     registered: Mutex<Registered>,
     /// How the last task was kept: the next is most likely kept alike, and then they share it.
@@ -88,6 +90,7 @@ impl Shared {
             errands: Errands::default(),
             watch: Watch::new(number),
             home: Home::here(),
+            made: SystemTime::now(),
             started: AtomicBool::new(false),
             registered: Mutex::default(),
             last_spec: Mutex::default(),
@@ -222,7 +225,8 @@ impl Shared {
 
     /// Announces what happens to a registered task, without a trace.
     pub(super) fn announcer<'a>(&'a self, task: &'a Supervised, generation: u64) -> Announcer<'a> {
-        Announcer { events: &self.events, task: &task.task, generation, trace: None }
+        let changes = Some(&task.seldom);
+        Announcer { events: &self.events, task: &task.task, changes, generation, trace: None }
     }
 
     /// Tells what happened to a registered task.

@@ -1,6 +1,9 @@
 //! The settings of a manager, as plain data.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use crate::read::HealthThresholds;
 
@@ -9,6 +12,8 @@ use crate::read::HealthThresholds;
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct ManagerSettings {
+    /// The time at which the manager was made, by the system's clock.
+    pub started: SystemTime,
     /// The name that distinguishes this manager on a shared meter, if any.
     pub instance: Option<Arc<str>>,
     /// The first part of the names of the manager's own spans.

@@ -10,8 +10,8 @@ use crate::{
     },
     emit::{self, RunExemplar},
     engine::{
-        self, Listener, LoopBody, LoopHandle, Order, Shared, ShutdownReport, SpawnOptions, StopToken,
-        Supervised, TaskBuilder, TaskEvents, TaskSettings,
+        self, Listener, LoopBody, LoopHandle, Order, PinnedTraces, RuntimeFigures, Shared, ShutdownReport,
+        SpawnOptions, StopToken, Supervised, TaskBuilder, TaskChange, TaskDecision, TaskEvents, TaskSettings,
     },
     error::{LoopControlError, RegisterError, RestartError, TaskControlError, UnknownComponent, UnknownTask},
     instrumentation::InstrumentationCheck,
@@ -446,7 +446,7 @@ impl TaskManager {
         // A limit of zero says "never by yourself"; a person may.
         if alive
             && max_restarts > 0
-            && task.task.cell.has_restarted(max_restarts, shared.recorder.now(), within)
+            && task.task.cell.restarts_within(shared.recorder.now(), within) >= max_restarts
         {
             return Err(RestartError::LimitReached { name: name.into(), max_restarts, within });
         }
@@ -512,6 +512,46 @@ impl TaskManager {
         Ok(task)
     }
 
+    /// Returns what has changed about a registered task lately, the oldest first: failures, restarts, give-ups, recoveries, stalls, stops. `None`
+    /// if no task of the name is registered.
+    ///
+    /// The last [`KEPT`](crate::events::TaskChange::KEPT) changes are kept for each task. Successful runs and the first start are no changes.
+    /// Equal failures and restarts in a row are one change with a count.
+    ///
+    /// ```
+    /// use otel_tasks::{Backoff, CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// let sync = CriticalTaskConfig::new("sync", |_| async { Err::<(), _>(std::io::Error::other("refused")) });
+    /// tasks.register(sync.max_restarts(2, std::time::Duration::from_secs(600)))?;
+    /// tasks.start();
+    /// # tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+    /// let changes = tasks.changes("sync").unwrap_or_default();
+    /// let told: Vec<_> = changes.iter().map(|change| (change.count, change.kind.to_string())).collect();
+    /// assert_eq!(told[0], (3, "failed: refused".to_owned()));
+    /// assert_eq!(told[1], (2, "restarted after a failure".to_owned()));
+    /// # Ok(()) }
+    /// ```
+    pub fn changes(&self, name: &str) -> Option<Vec<TaskChange>> {
+        let task = self.shared().supervised(name)?;
+        Some(task.seldom.rings().map(|rings| rings.changes()).unwrap_or_default())
+    }
+
+    /// Returns why a registered task was restarted, given up or left down, the oldest first. `None` if no task of the name is registered.
+    ///
+    /// The last [`KEPT`](crate::events::TaskDecision::KEPT) decisions are kept for each task. Each is also the log record `task.decision`.
+    pub fn decisions(&self, name: &str) -> Option<Vec<TaskDecision>> {
+        let task = self.shared().supervised(name)?;
+        Some(task.seldom.rings().map(|rings| rings.decisions()).unwrap_or_default())
+    }
+
+    /// Returns the traces of the last error, give-up and restart of a registered task. They are kept however many runs follow. `None` if no
+    /// task of the name is registered.
+    pub fn pinned_traces(&self, name: &str) -> Option<PinnedTraces> {
+        let task = self.shared().supervised(name)?;
+        Some(task.seldom.rings().map(|rings| rings.pinned()).unwrap_or_default())
+    }
+
     /// What happens to registered tasks and to the manager, from now on. Nobody waits for the subscriber: behind by more
     /// than [`CAPACITY`](crate::events::TaskEvents::CAPACITY) events it misses the oldest, and they are counted.
     ///
@@ -565,12 +605,34 @@ impl TaskManager {
 
     /// Everything that is known of a task; `None` for a name that was never seen.
     pub fn snapshot(&self, name: &str) -> Option<TaskSnapshot> {
-        self.shared().recorder.snapshot(name)
+        let snapshot = self.shared().recorder.snapshot(name)?;
+        let task = self.shared().supervised(name);
+        let depends_on = task.map(|task| task.links.dependencies().to_vec()).unwrap_or_default();
+        Some(TaskSnapshot { depends_on, ..snapshot })
     }
 
     /// Everything that is known of every task, by name.
     pub fn snapshots(&self) -> Vec<TaskSnapshot> {
-        self.shared().recorder.snapshots_by_name()
+        let mut snapshots = self.shared().recorder.snapshots_by_name();
+        for task in self.shared().all_registered().iter().filter(|task| !task.links.dependencies().is_empty())
+        {
+            if let Ok(index) = snapshots.binary_search_by(|snapshot| snapshot.name.cmp(task.name())) {
+                snapshots[index].depends_on = task.links.dependencies().to_vec();
+            }
+        }
+        snapshots
+    }
+
+    /// Counts the runs and errors of each task by minute from now on, for [`TaskSnapshot::minutes`].
+    ///
+    /// It costs 480 bytes for each task that has runs, and cannot be switched off again. A page needs it.
+    pub fn record_minutes(&self) {
+        self.shared().recorder.record_minutes();
+    }
+
+    /// Returns the figures of the tokio runtime of the manager's own work; `None` if there is none yet.
+    pub fn runtime_figures(&self) -> Option<RuntimeFigures> {
+        self.shared().runtime_figures()
     }
 
     /// Traces of single runs, as examples for the buckets of `task.run.duration`: of each bucket the last run that failed, and the
@@ -799,6 +861,7 @@ impl TaskManager {
     pub fn settings(&self) -> ManagerSettings {
         let (settings, options) = (&self.shared().settings, &self.shared().recorder.options);
         ManagerSettings {
+            started: self.shared().made,
             instance: options.instance.clone(),
             span_prefix: settings.span_prefix.clone(),
             max_names: options.max_names,

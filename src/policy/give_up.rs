@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use super::{
-    PolicyError,
+    PolicyError, RestartPolicy,
     labels::serialize_as_text,
     text::{DurationText, duration},
 };
@@ -36,6 +36,14 @@ pub enum GiveUp {
 impl GiveUp {
     /// The interval of [`GiveUp::default`]: 5 minutes.
     pub const DEFAULT_RETRY: Duration = Duration::from_secs(300);
+
+    /// The time until a task that was given up is tried again; `None` if it is not.
+    pub(crate) fn retry_after(self, policy: RestartPolicy, for_good: bool) -> Option<Duration> {
+        match self {
+            Self::RetryEvery(interval) if !for_good && policy != RestartPolicy::Never => Some(interval),
+            _ => None,
+        }
+    }
 }
 
 impl Default for GiveUp {

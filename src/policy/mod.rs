@@ -2,6 +2,7 @@
 
 mod backoff;
 mod category;
+mod decision;
 mod error;
 mod error_rules;
 pub(crate) mod error_text;
@@ -22,6 +23,7 @@ pub(crate) mod text;
 
 pub use backoff::{Backoff, Jitter};
 pub use category::{CategoryRules, TaskCategory};
+pub use decision::{DecisionCause, RestartQuestion, RestartVerdict};
 pub use error::PolicyError;
 pub(crate) use error_rules::{ErrorRules, exit_of, failure};
 pub(crate) use error_view::{ErrorView, ReturnedError};

@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use super::{
-    Backoff, Exit, ExitKind,
+    Backoff, ExitKind,
     labels::{labels, serialize_as_text},
     text::{DurationText, duration},
 };
@@ -80,8 +80,8 @@ pub(crate) enum Verdict {
 }
 
 impl RestartPolicy {
-    pub(crate) fn judge(self, exit: &Exit) -> Verdict {
-        let reason = match exit.kind() {
+    pub(crate) fn judge(self, result: ExitKind, is_permanent: bool) -> Verdict {
+        let reason = match result {
             ExitKind::Success if self == Self::Always => return Verdict::Restart(RestartReason::Finished),
             ExitKind::Success => return Verdict::Finished,
             ExitKind::Cancellation => return Verdict::Stopped,
@@ -89,7 +89,7 @@ impl RestartPolicy {
             ExitKind::Panic => RestartReason::Panic,
             ExitKind::Timeout => RestartReason::Timeout,
         };
-        if self == Self::Never || exit.is_permanent() { Verdict::Failed } else { Verdict::Restart(reason) }
+        if self == Self::Never || is_permanent { Verdict::Failed } else { Verdict::Restart(reason) }
     }
 }
 
@@ -204,7 +204,7 @@ pub(crate) fn check_reachable(intensity: RestartIntensity, backoff: &Backoff) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{ErrorClass, Failure, Panic};
+    use crate::policy::{ErrorClass, Exit, Failure, Panic};
 
     #[test]
     fn every_exit_under_every_policy_has_one_verdict() {
@@ -239,7 +239,7 @@ mod tests {
         ];
         for (policy, verdicts) in table {
             for (exit, verdict) in exits.iter().zip(verdicts) {
-                assert_eq!(policy.judge(exit), verdict, "{policy:?} {exit:?}");
+                assert_eq!(policy.judge(exit.kind(), exit.is_permanent()), verdict, "{policy:?} {exit:?}");
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
 };
@@ -28,6 +28,10 @@ pub(crate) type Task = Entry<TaskAttributes>;
 const DEFAULT_STREAMS: usize = 1_999;
 /// From how long on a poll counts as slow by default.
 pub(crate) const DEFAULT_SLOW_POLL: Duration = Duration::from_millis(100);
+/// Somebody has asked for exemplars.
+const EXEMPLARS: u8 = 1;
+/// Somebody has asked for the counts of minutes.
+const MINUTES: u8 = 2;
 /// Durations kept for instruments that do not exist yet; only the process-wide recorder ever waits for them.
 const MAX_PENDING: usize = 4_096;
 
@@ -69,8 +73,8 @@ pub(crate) struct Recorder {
     pending: Mutex<Vec<Pending>>,
     /// Whether our exporting layer took the last run's span.
     spans_taken: AtomicBool,
-    /// Whether somebody has asked for exemplars. Relaxed: pairs with nothing.
-    exemplars_wanted: AtomicBool,
+    /// What somebody has asked for beside the figures: [`EXEMPLARS`], [`MINUTES`]. Relaxed: pairs with nothing.
+    wanted: AtomicU8,
 }
 
 /// What a meter may still ask for when the manager is gone.
@@ -117,7 +121,7 @@ impl Recorder {
             exposition: ArcSwapOption::empty(),
             pending: Mutex::default(),
             spans_taken: AtomicBool::new(false),
-            exemplars_wanted: AtomicBool::new(false),
+            wanted: AtomicU8::new(0),
         })
     }
 
@@ -239,7 +243,11 @@ impl Recorder {
         let error = exit.error_type().map(|error_type| RunError { error_type, message: &message, trace_id });
         let run = EndedRun { kind: exit.kind(), started: started_wall, duration, error };
         let error_type = task.run_ended(&run, || self.at(now), &self.registry().error_type_budget);
-        let exemplar = self.exemplars_wanted.load(Relaxed).then(|| exemplar(duration)).flatten();
+        let wanted = self.wanted.load(Relaxed);
+        if wanted & MINUTES != 0 {
+            task.count_minute(self.at(now), error_type.is_some());
+        }
+        let exemplar = (wanted & EXEMPLARS != 0).then(|| exemplar(duration)).flatten();
         if let Some(span) = exemplar {
             task.note_exemplar(exit.kind(), error_type, duration, span);
         }
@@ -263,8 +271,13 @@ impl Recorder {
 
     /// The exemplars of the runs that ended since this was first called.
     pub(crate) fn exemplars(&self) -> Vec<RunExemplar> {
-        self.exemplars_wanted.store(true, Relaxed);
+        self.wanted.fetch_or(EXEMPLARS, Relaxed);
         self.registry().listing().iter().flat_map(|task| task.run_exemplars()).collect()
+    }
+
+    /// Counts runs by minute from now on.
+    pub(crate) fn record_minutes(&self) {
+        self.wanted.fetch_or(MINUTES, Relaxed);
     }
 
     pub(crate) fn snapshot(&self, name: &str) -> Option<TaskSnapshot> {

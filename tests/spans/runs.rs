@@ -387,8 +387,10 @@ fn log_records_are_named_and_carry_the_trace_of_their_run() {
         [
             ("task.started", None),
             ("task.exception", runs[0]),
+            ("task.decision", runs[0]),
             ("task.restarted", runs[0]),
             ("task.exception", runs[1]),
+            ("task.decision", runs[1]),
             ("task.gave_up", runs[1]),
         ]
     );

@@ -5,11 +5,14 @@ mod support;
 
 mod blocking;
 mod causes;
+mod changes;
 mod components;
+mod decisions;
 mod dependents;
 mod errors;
 mod events;
 mod families;
+mod figures;
 mod groups;
 mod handles;
 mod health;

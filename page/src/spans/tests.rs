@@ -213,3 +213,62 @@ fn a_member_has_its_own_traces_and_its_family_all() {
     let traces = |task| ring.traces_of(task).len();
     assert_eq!((traces("guild:1"), traces("guild:2"), traces("guild"), traces("guild:3")), (2, 1, 3, 0));
 }
+
+#[test]
+fn the_trace_of_the_last_error_of_a_task_outlives_the_ring() {
+    let ring = Arc::new(SpanRing::new(10, 1 << 20));
+    let provider = provider(&ring);
+    let tracer = provider.tracer("test");
+    let fail = |note: &str| {
+        let run = run(&tracer, "gateway", note);
+        tracer.build_with_context(tracer.span_builder("connect"), &run).end();
+        run.span().set_status(Status::error("lost"));
+        run.span().end();
+        run.span().span_context().trace_id()
+    };
+    let first = fail("first");
+    let pass = || (0..20).for_each(|_| run(&tracer, "other", "").span().end());
+    pass();
+    assert!(ring.traces_of("gateway").is_empty(), "pushed out");
+    let kept = ring.trace_of("gateway", first).expect("pinned");
+    assert_eq!((kept.is_error, kept.spans.len()), (true, 2));
+    let second = fail("second");
+    assert!(ring.trace_of("gateway", first).is_none(), "another error took its place");
+    pass();
+    assert!(ring.trace_of("gateway", second).is_some());
+    assert_eq!(ring.spans().pinned.len(), 1);
+}
+
+#[test]
+fn pinned_traces_take_a_bounded_number_and_a_part_of_the_bytes() {
+    let ring = Arc::new(SpanRing::new(10, 64 << 10));
+    let provider = provider(&ring);
+    let tracer = provider.tracer("test");
+    for number in 0..2 * PINNED {
+        let run = run(&tracer, &format!("task{number}"), &"x".repeat(1_000));
+        run.span().set_status(Status::error("lost"));
+        run.span().end();
+    }
+    let spans = ring.spans();
+    assert_eq!(spans.failed.len(), PINNED);
+    assert!(
+        spans.pinned_bytes > 0 && spans.pinned_bytes <= (64 << 10) / PINNED_PART,
+        "{}",
+        spans.pinned_bytes
+    );
+}
+
+#[test]
+fn the_ring_knows_what_the_service_is_called() {
+    let ring = Arc::new(SpanRing::new(10, 1 << 20));
+    let resource = Resource::builder_empty()
+        .with_attributes([KeyValue::new("service.name", "bot"), KeyValue::new("service.version", "1.8.2")])
+        .build();
+    let processor = RingProcessor(ring.clone());
+    let provider =
+        SdkTracerProvider::builder().with_resource(resource).with_span_processor(processor).build();
+    let identity = ring.identity();
+    assert_eq!((identity.service.as_deref(), identity.version.as_deref()), (Some("bot"), Some("1.8.2")));
+    assert_eq!(identity.instance, None);
+    drop(provider);
+}

@@ -1,6 +1,7 @@
 use std::{
     collections::BTreeSet,
     sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::Duration,
 };
 
 use otel_tasks::{
@@ -12,7 +13,7 @@ use otel_tasks::{
 };
 use serde_json::{Value, json};
 
-use super::*;
+use super::{service::tenths, *};
 use crate::format::shortened;
 
 fn millis(milliseconds: u64) -> Duration {
@@ -185,11 +186,15 @@ async fn a_row_is_the_snapshot_in_seconds() {
         json!({
             "name": "poller", "category": "scheduled", "priority": "high", "component": "demo",
             "family": null, "members": null,
-            "state": "waiting", "status": "healthy", "role": "degrades", "reasons": ["not_started"],
+            "word": "Standby", "word_until": null, "attention": 2,
+            "state": "waiting", "state_since": row("poller")["state_since"], "unhealthy_since": null,
+            "status": "healthy", "role": "degrades", "reasons": ["not_started"],
             "depends_on": ["gateway"], "active_runs": 0, "runs": 0, "errors": 0, "restarts": 0,
+            "restarts_last_hour": 0,
             "p50_seconds": null, "p95_seconds": null, "max_seconds": null,
-            "interval_seconds": null, "next_run": null,
-            "last_error": null, "last_error_time": null,
+            "interval_seconds": null, "next_run": null, "next_retry": null, "schedule": null,
+            "minutes": null,
+            "last_error": null, "last_error_time": null, "last_error_trace": null,
         })
     );
     tasks.start();
@@ -205,11 +210,17 @@ async fn a_row_is_the_snapshot_in_seconds() {
         json!({
             "name": "poller", "category": "scheduled", "priority": "high", "component": "demo",
             "family": null, "members": null,
-            "state": "running", "status": "unhealthy", "role": "degrades", "reasons": ["error_rate"],
+            "word": "Unhealthy", "word_until": null, "attention": 0,
+            "state": "running", "state_since": row("poller")["state_since"],
+            "unhealthy_since": row("poller")["unhealthy_since"],
+            "status": "unhealthy", "role": "degrades", "reasons": ["error_rate"],
             "depends_on": ["gateway"], "active_runs": 0, "runs": 7, "errors": 3, "restarts": 0,
-            "p50_seconds": 1.5, "p95_seconds": 1.95, "max_seconds": 2.0,
-            "interval_seconds": 5.0, "next_run": snapshot.next_run.map(unix),
+            "restarts_last_hour": 0,
+            "p50_seconds": 2.0, "p95_seconds": 2.0, "max_seconds": 2.0,
+            "interval_seconds": 5.0, "next_run": snapshot.next_run.map(unix), "next_retry": null,
+            "schedule": "every 5s", "minutes": null,
             "last_error": format!("{} … {}", "x".repeat(148), "x".repeat(147)), "last_error_time": snapshot.last_error_time.map(unix),
+            "last_error_trace": null,
         })
     );
     let command = row("command");
@@ -220,25 +231,48 @@ async fn a_row_is_the_snapshot_in_seconds() {
     tasks.shutdown().await;
 }
 
+fn controlled() -> Shown {
+    Shown { control: true, ..Shown::default() }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_summary_counts_registered_tasks_and_shows_the_shutdown() {
     let tasks = TaskManager::new();
     tasks.register_all([waits("a"), waits("b"), gives_up("c", "lost".into())]).expect("registered");
     let is = |expected: Value| {
-        assert_eq!(json!(overview(&tasks, &Shown { control: true, ..Shown::default() }).0), expected)
+        let mut summary = json!(overview(&tasks, &controlled()).0);
+        for (key, value) in expected.as_object().expect("an object") {
+            assert_eq!(&summary[key], value, "{key}");
+        }
+        summary["failing"].take()
     };
-    is(json!({
+    let failing = is(json!({
         "status": "healthy", "is_live": true, "is_ready": false, "has_started": false, "runtime_stalled": false, "blocked": [],
         "registered": 3, "degraded": 0, "unhealthy": 0, "shutting_down": false, "report": null,
-        "control": true, "traces": false, "trace_link": null, "shutdown_deadline_seconds": 25.0,
+        "control": true, "traces": false, "trace_link": null, "shutdown_deadline_seconds": 25.0, "service": null, "version": null, "instance": null,
+        "started": unix(tasks.settings().started),
     }));
+    let probes: Vec<_> =
+        failing.as_array().expect("a list").iter().map(|failing| &failing["probe"]).collect();
+    assert_eq!(probes, ["readiness", "readiness", "readiness", "startup", "startup", "startup"]);
     tasks.start();
     tokio::time::sleep(millis(10)).await;
-    is(json!({
+    let failing = is(json!({
         "status": "unhealthy", "is_live": false, "is_ready": false, "has_started": true, "runtime_stalled": false, "blocked": [],
         "registered": 3, "degraded": 0, "unhealthy": 1, "shutting_down": false, "report": null,
-        "control": true, "traces": false, "trace_link": null, "shutdown_deadline_seconds": 25.0,
+        "control": true, "traces": false,
+        "states": {
+            "waiting": 0, "running": 2, "backoff": 0, "stopping": 0, "finished": 0, "failed": 1, "stopped": 0, "paused": 0,
+        },
     }));
+    let since = &failing[0]["since"];
+    assert!(since.is_f64());
+    let of = |probe| json!({ "probe": probe, "since": since, "task": "c", "state": "failed", "reasons": ["failed"] });
+    assert_eq!(failing, json!([of("liveness"), of("readiness")]));
+    let sentence = json!(overview(&tasks, &controlled()).0)["sentence"].clone();
+    let sentence = sentence.as_str().expect("text");
+    assert!(sentence.starts_with("Liveness and readiness failing since "), "{sentence}");
+    assert!(sentence.ends_with(" UTC: c is failed"), "{sentence}");
     let report = tasks.shutdown().await.to_string();
     let summary = json!(overview(&tasks, &Shown { traces: true, ..Shown::default() }).0);
     assert_eq!(
@@ -246,6 +280,92 @@ async fn the_summary_counts_registered_tasks_and_shows_the_shutdown() {
         (&json!(true), &json!(false), &json!(true))
     );
     assert_eq!(summary["report"], json!(report.lines().collect::<Vec<_>>()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sentence_of_a_service_that_works_says_so() {
+    let tasks = TaskManager::new();
+    tasks.register_all([waits("a"), waits("b")]).expect("registered");
+    tasks.start();
+    tokio::time::sleep(millis(10)).await;
+    let summary = json!(overview(&tasks, &Shown::default()).0);
+    assert_eq!(summary["sentence"], "All probes passing: 2 of 2 tasks healthy");
+    assert_eq!(summary["failing"], json!([]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_word_says_until_when_it_holds() {
+    let tasks = TaskManager::new();
+    let failing = |name: &str| CriticalTaskConfig::new(name, |_| async { Err::<(), _>("lost") });
+    let configs = [
+        failing("restarting").backoff(Backoff::constant(Duration::from_secs(60))),
+        failing("failed").max_restarts(0, Duration::from_secs(60)),
+        gives_up("given_up", "lost".into()),
+        waits("well"),
+    ];
+    tasks.register_all(configs).expect("registered");
+    tasks.start();
+    tokio::time::sleep(millis(10)).await;
+    let now = unix(std::time::SystemTime::now());
+    let rows = overview(&tasks, &Shown::default()).1;
+    let told: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            (&**row.name(), row.word, row.attention, row.word_until.map(|until| (until - now).round()))
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("failed", "Failed", 0, Some(300.0)),
+            ("given_up", "Failed", 0, None),
+            ("restarting", "Restarting", 1, Some(60.0)),
+            ("well", "Healthy", 2, None),
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_detail_explains_restarts_and_names_what_can_be_done() {
+    let tasks = TaskManager::new();
+    let config = CriticalTaskConfig::new("t", |_| async { Err::<(), _>("lost") });
+    let config = config.max_restarts(1, Duration::from_secs(60)).backoff(Backoff::constant(millis(500)));
+    tasks.register(config.give_up(otel_tasks::GiveUp::ForGood)).expect("registered");
+    let sweep = TaskLoop::every(Duration::from_secs(3_600), |_| async {});
+    tasks.register(CriticalTaskConfig::from_loop("sweep", sweep)).expect("registered");
+    tasks.start();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let of = |name: &str| {
+        let detail = detail(&tasks, name, Vec::new(), None).expect("known");
+        json!(detail.explained(&tasks, None))
+    };
+    let task = of("t");
+    let lines: Vec<_> =
+        task["changes"].as_array().expect("a list").iter().map(|change| &change["detail"]).collect();
+    assert_eq!(lines[..2], ["failed: lost", "restarted after a failure"]);
+    assert_eq!(task["changes"][0]["count"], 2);
+    let first = &task["decisions"][0];
+    for (key, value) in [
+        ("decision", json!("restart")),
+        ("asked_by", json!("exit")),
+        ("reason", json!("failure")),
+        ("exit", json!("failure")),
+        ("error", json!("lost")),
+        ("count", json!(0)),
+        ("limit", json!(1)),
+        ("window_seconds", json!(60.0)),
+        ("delay_seconds", json!(0.5)),
+        ("generation", json!(1)),
+    ] {
+        assert_eq!(first[key], value, "{key}");
+    }
+    assert_eq!(task["decisions"][1]["decision"], "give_up");
+    assert_eq!(task["actions"], json!(["restart"]));
+    let sweep = of("sweep");
+    assert_eq!(sweep["actions"], json!(["restart", "pause", "stop", "run"]));
+    assert_eq!(sweep["upcoming"].as_array().map(Vec::len), Some(24));
+    let lanes = json!(lanes(&tasks));
+    assert_eq!((&lanes[0]["name"], &lanes[0]["schedule"]), (&json!("sweep"), &json!("every 1h")));
 }
 
 #[test]

@@ -2,13 +2,17 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use opentelemetry::trace::SpanContext;
+use opentelemetry::{
+    Context as OtelContext,
+    trace::{SpanContext, TraceContextExt},
+};
 use tokio::time::{Instant, sleep};
 
 use crate::{
     emit::DelaySeries,
     engine::{
         Life, LifeEnd, TaskContext, TaskEventKind, Work,
+        announce::Announcer,
         loops::{
             control::Awaits,
             outcome::LoopOutcome,
@@ -89,7 +93,7 @@ impl Living {
         let living = self.clone();
         Box::pin(async move {
             let Ended { exit, span_context, at, .. } = run.await;
-            untold.tell(&exit, at);
+            untold.tell(&exit, at, span_context.as_ref());
             let duration = at.saturating_duration_since(began);
             let due = begins.map(|begins| begins.due);
             let trigger = begins.map_or(Trigger::Manual, |begins| begins.trigger);
@@ -245,7 +249,11 @@ impl Untold {
     }
 
     /// Tells how the run ended, and when.
-    pub(crate) fn tell(mut self, exit: &Exit, at: Instant) {
+    pub(crate) fn tell(mut self, exit: &Exit, at: Instant, run: Option<&SpanContext>) {
+        if exit.error_type().is_some() {
+            let trace = run.map(|run| OtelContext::new().with_remote_span_context(run.clone()));
+            Announcer { trace, ..self.shared.announcer(&self.supervised, self.generation) }.run_ended(exit);
+        }
         self.ended = Some((exit.clone(), at));
     }
 }

@@ -101,7 +101,8 @@ impl Shared {
             let news = told.insert(blocked.poll);
             if news {
                 let generation = supervised.as_ref().map_or(0, |supervised| supervised.signals.generation());
-                let announcer = Announcer { events: &self.events, task: &task, generation, trace: None };
+                let announcer =
+                    Announcer { events: &self.events, task: &task, changes: None, generation, trace: None };
                 announcer.blocks(&blocked.thread, blocked.since);
             }
             if let Some(supervised) = supervised {

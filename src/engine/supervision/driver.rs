@@ -35,7 +35,7 @@ use crate::{
     cell::TaskState,
     engine::{
         ContextParts, FAR_AWAY, Life, LifeEnd, Order, Shared, ShutdownCause, Supervised, TaskContext,
-        TaskEventKind,
+        TaskDecision, TaskEventKind,
         announce::Announcer,
         begin_shutdown,
         context::Stop,
@@ -48,7 +48,10 @@ use crate::{
             timer::Timer,
         },
     },
-    policy::{Escalation, Exit, GiveUp, RestartPolicy, RestartReason, ShutdownOutcome, Verdict},
+    policy::{
+        DecisionCause, Escalation, Exit, RestartPolicy, RestartQuestion, RestartReason, RestartVerdict,
+        ShutdownOutcome, Verdict,
+    },
     run::catch,
 };
 
@@ -76,8 +79,8 @@ enum Step {
 /// What comes when what a task owned has ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
-    /// It was stopped on request, or with its group.
-    Stopped,
+    /// It was stopped: on request, or because of others.
+    Stopped(DecisionCause),
     /// It was stopped when nothing of it lived but what it owns.
     Rest(TaskState),
     Leave,
@@ -166,14 +169,6 @@ enum Failed {
     Forgiven,
 }
 
-/// How a task is given up.
-#[derive(Clone, Copy)]
-enum GivenUp {
-    ForGood,
-    /// As its settings say.
-    AsSet,
-}
-
 /// A life under way.
 struct Alive {
     began: Instant,
@@ -244,7 +239,8 @@ impl Driver {
                 Err(_panic) => {
                     self.tear_down(Step::Rest(TaskState::Failed));
                     // Without a record: it may have been the subscriber that panicked.
-                    let retry_after = self.core.retry_later();
+                    let retry_after = self.core.retry_after(false);
+                    self.core.retry_later(retry_after);
                     self.core.tell(|| TaskEventKind::GaveUp { reason: "its driver panicked", retry_after });
                 }
             }
@@ -335,7 +331,7 @@ impl Core {
 
     fn outlived(&self, then: Then) -> Step {
         match then {
-            Then::Stopped => self.stopped(TaskState::Stopped),
+            Then::Stopped(by) => self.stopped(TaskState::Stopped, by),
             Then::Rest(state) => Step::Rest(state),
             Then::Leave => Step::Leave,
         }
@@ -358,6 +354,7 @@ impl Core {
                         Order::Restart { .. } if outliving.then != Then::Leave => {
                             self.supervised.place.owned.open();
                             self.forgive();
+                            self.requested();
                             return Poll::Ready(Step::Await(Some(RestartReason::Requested)));
                         }
                         _ => continue,
@@ -372,6 +369,7 @@ impl Core {
                     if outliving.then == Then::Rest(TaskState::Finished)
                         && self.shared.begins_anew(&self.supervised) =>
                 {
+                    self.decide_without_policy(DecisionCause::Group, RestartReason::Group);
                     return Poll::Ready(Step::Await(Some(RestartReason::Group)));
                 }
                 Poll::Ready(Signal::Look) => continue,
@@ -420,6 +418,7 @@ impl Core {
                 Poll::Ready(Signal::Look)
                     if state == TaskState::Finished && self.shared.begins_anew(&self.supervised) =>
                 {
+                    self.decide_without_policy(DecisionCause::Group, RestartReason::Group);
                     return Poll::Ready(Step::Await(Some(RestartReason::Group)));
                 }
                 Poll::Ready(Signal::Look)
@@ -434,26 +433,27 @@ impl Core {
                     let Some(retry_at) = retry_at else { return Poll::Pending };
                     ready!(self.timer.poll(retry_at, cx));
                     self.retry_no_more();
+                    self.decide_without_policy(DecisionCause::Retry, RestartReason::Retry);
                     return Poll::Ready(Step::Await(Some(RestartReason::Retry)));
                 }
             }
         }
     }
 
-    /// Sets when it is tried again, now that it has failed. Returns the time until then; `None` if it is not tried again.
-    fn retry_later(&mut self) -> Option<Duration> {
-        let spec = &self.supervised.spec;
-        let GiveUp::RetryEvery(interval) = spec.give_up else { return None };
-        if spec.policy == RestartPolicy::Never {
-            return None;
-        }
+    /// The time until the next try, if the task is given up now.
+    fn retry_after(&self, for_good: bool) -> Option<Duration> {
+        self.supervised.spec.give_up.retry_after(self.supervised.spec.policy, for_good)
+    }
+
+    /// Sets when it is tried again, now that it has failed.
+    fn retry_later(&mut self, retry_after: Option<Duration>) {
+        let Some(interval) = retry_after else { return };
         self.before().retry_at = Some(later(Instant::now(), interval));
         self.has_failed(Failed::Retrying);
         // Also an interval that no clock can show is one after which it is tried again.
         let wall = self.supervised.wall_clock();
         let shown = wall.checked_add(interval).or_else(|| wall.checked_add(FAR_AWAY));
         self.supervised.set_next_retry(shown);
-        Some(interval)
     }
 
     /// Nothing is tried again later: the task begins, or rests for another reason.
@@ -480,7 +480,7 @@ impl Core {
         let Some(before) = self.before.as_mut().filter(|before| before.failed.is_some()) else { return };
         (before.failed, before.attempt, before.delay) = (None, 0, Duration::ZERO);
         self.supervised.task.cell.recovered();
-        self.announcer(self.supervised.signals.generation()).recovered();
+        self.own_announcer().recovered();
     }
 
     fn is_retrying(&self) -> bool {
@@ -495,19 +495,24 @@ impl Core {
             Order::Resume if state == TaskState::Paused => {
                 self.catch_up_with_group();
                 let began = self.supervised.signals.generation() > 0;
+                self.own_announcer().resumed();
+                if began {
+                    self.requested();
+                }
                 Some(Step::Await(began.then_some(RestartReason::Requested)))
             }
             Order::Restart { .. } => {
                 self.forgive();
+                self.requested();
                 Some(Step::Await(Some(RestartReason::Requested)))
             }
             Order::Stop { .. } if matches!(state, TaskState::Waiting | TaskState::Paused) => {
                 Some(stop_at_rest(order))
             }
-            Order::Pause if state == TaskState::Waiting => Some(self.paused()),
+            Order::Pause if state == TaskState::Waiting => Some(self.paused(DecisionCause::Request)),
             // It would begin again by itself.
             Order::Stop { .. } if self.is_tried_again() => Some(stop_at_rest(order)),
-            Order::Pause if self.is_tried_again() => Some(self.paused()),
+            Order::Pause if self.is_tried_again() => Some(self.paused(DecisionCause::Request)),
             // What it owns may go on, and there may be more to come.
             Order::Stop { .. } if !self.supervised.place.owned.is_closed() => {
                 Some(Step::Outlive { over: over_at(order), then: Then::Rest(state) })
@@ -557,6 +562,7 @@ impl Core {
                         .membership()
                         .iter()
                         .for_each(|membership| membership.group.at_once());
+                    self.requested();
                     return Poll::Ready(Step::Await(Some(RestartReason::Requested)));
                 }
                 Poll::Ready(Signal::Order(order)) => {
@@ -583,7 +589,7 @@ impl Core {
     fn called_off(&self, order: Order) -> Option<Step> {
         match order {
             Order::Stop { .. } => Some(stop_at_rest(order)),
-            Order::Pause => Some(self.paused()),
+            Order::Pause => Some(self.paused(DecisionCause::Request)),
             Order::Leave { .. } | Order::Kill => Some(self.leave_idle(order)),
             Order::Start | Order::Restart { .. } | Order::Stalled { .. } | Order::Resume => None,
         }
@@ -627,6 +633,7 @@ impl Core {
                         return Poll::Ready(step);
                     }
                     if matches!(order, Order::Restart { .. }) && restart.is_some() {
+                        self.requested();
                         *restart = Some(RestartReason::Requested);
                     }
                 }
@@ -826,6 +833,10 @@ impl Core {
         if let Some(span_context) = end.as_mut().and_then(|end| end.span_context.take()) {
             self.before().last_run = Some(span_context);
         }
+        // An iteration's failure was noted when it happened.
+        if let Some(end) = end.as_ref().filter(|_| !self.supervised.body.is_loop()) {
+            self.own_announcer().run_ended(&end.exit);
+        }
         let step = match self.after(wish, end, began, restart_due) {
             Step::Outlive { over, then } => {
                 let grace = match stopping {
@@ -906,7 +917,7 @@ impl Core {
             }
             Order::Stop { grace } => stop(Wish::Stop, Some(grace)),
             Order::Pause if self.supervised.body.hold(true) => {
-                self.tell_pause();
+                self.paused(DecisionCause::Request);
                 self.set_state(TaskState::Paused);
                 Heard::Nothing
             }
@@ -917,6 +928,7 @@ impl Core {
             }
             Order::Resume => {
                 if self.supervised.body.hold(false) && self.supervised.state() == TaskState::Paused {
+                    self.own_announcer().resumed();
                     self.supervised.signals.rearm(Instant::now());
                     self.set_state(TaskState::Running);
                 }
@@ -942,38 +954,107 @@ impl Core {
         restart_due: Option<Instant>,
     ) -> Step {
         // A permanent error gives the task up for good, also where the run ends with it while it is stopped.
-        let is_permanent = end.as_ref().is_some_and(|end| end.exit.is_permanent());
-        let given_up = if is_permanent { GivenUp::ForGood } else { GivenUp::AsSet };
+        let exit = end.as_ref().map(|end| &end.exit);
+        let retry_after = self.retry_after(exit.is_some_and(Exit::is_permanent));
         match wish {
             // Whatever it ended with, nothing begins again during a shutdown.
             _ if self.shared.tracker.is_staged() => Step::Outlive { over: None, then: Then::Leave },
             Some(Wish::Leave) => Step::Outlive { over: None, then: Then::Leave },
-            Some(Wish::Stop) => Step::Outlive { over: None, then: Then::Stopped },
-            Some(Wish::Pause) => self.paused(),
-            Some(Wish::GiveUpStalled) => self.gave_up("stalled", given_up),
-            Some(Wish::GiveUpGroup) => self.gave_up(GROUP_LIMIT, given_up),
-            Some(Wish::Yield(Yield { stays_down: true, .. })) => {
-                Step::Outlive { over: None, then: Then::Stopped }
+            Some(Wish::Stop) => Step::Outlive { over: None, then: Then::Stopped(DecisionCause::Request) },
+            Some(Wish::Pause) => self.paused(DecisionCause::Request),
+            Some(Wish::GiveUpStalled) => {
+                let verdict = RestartVerdict::GiveUp { reason: "stalled", retry_after };
+                self.decided(DecisionCause::Stall, verdict, None, exit);
+                self.gave_up("stalled", retry_after)
             }
-            Some(Wish::Yield(Yield { reason, .. })) => Step::Await(Some(reason)),
+            Some(Wish::GiveUpGroup) => {
+                let verdict = RestartVerdict::GiveUp { reason: GROUP_LIMIT, retry_after };
+                self.decided(DecisionCause::Group, verdict, None, exit);
+                self.gave_up(GROUP_LIMIT, retry_after)
+            }
+            Some(Wish::Yield(Yield { stays_down, reason })) => {
+                let cause = match reason {
+                    RestartReason::Dependency => DecisionCause::Dependency,
+                    _ => DecisionCause::Group,
+                };
+                if stays_down {
+                    self.decided(cause, RestartVerdict::Stop, None, exit);
+                    Step::Outlive { over: None, then: Then::Stopped(cause) }
+                } else {
+                    self.decide_without_policy(cause, reason);
+                    Step::Await(Some(reason))
+                }
+            }
             // A stall is the task's fault and counts against its limit; a request does not.
-            Some(Wish::Restart(reason))
-                if reason.counts() && self.supervised.spec.policy == RestartPolicy::Never =>
-            {
-                self.gave_up("not to be restarted after it stalled", given_up)
+            Some(Wish::Restart(RestartReason::Stalled)) => {
+                let question = RestartQuestion {
+                    is_permanent: exit.is_some_and(Exit::is_permanent),
+                    ..self.question(None)
+                };
+                let verdict = question.answer();
+                self.decided(DecisionCause::Stall, verdict, Some(question), exit);
+                match verdict {
+                    RestartVerdict::GiveUp { reason, retry_after } => self.gave_up(reason, retry_after),
+                    _ => Step::Await(Some(RestartReason::Stalled)),
+                }
             }
-            Some(Wish::Restart(reason))
-                if reason.counts() && (self.is_retrying() || self.limit_reached()) =>
-            {
-                self.gave_up("stalled too often", given_up)
+            Some(Wish::Restart(reason)) => {
+                self.requested();
+                Step::Await(Some(reason))
             }
-            Some(Wish::Restart(reason)) => Step::Await(Some(reason)),
             None => match restart_due {
                 // Promised to whoever asked for it: it takes place though the run ended before it was due.
-                Some(until) => Step::Backoff { until, reason: RestartReason::Requested },
+                Some(until) => {
+                    self.requested();
+                    Step::Backoff { until, reason: RestartReason::Requested }
+                }
                 None => self.decide(end, began),
             },
         }
+    }
+
+    /// What the policy is asked about a run that ended with this, or about a stall.
+    fn question(&self, exit: Option<&Exit>) -> RestartQuestion {
+        let spec = &self.supervised.spec;
+        let now = self.shared.recorder.now();
+        let restarts = self.supervised.task.cell.restarts_within(now, spec.intensity.within());
+        let before = self.before.as_deref();
+        RestartQuestion {
+            result: exit.map(Exit::kind),
+            is_permanent: exit.is_some_and(Exit::is_permanent),
+            policy: spec.policy,
+            limit: spec.intensity,
+            restarts,
+            is_retry: self.is_retrying(),
+            give_up: spec.give_up,
+            backoff: spec.backoff,
+            attempt: before.map_or(0, |before| before.attempt),
+            previous_delay: before.map_or(Duration::ZERO, |before| before.delay),
+            random: 0.0,
+        }
+    }
+
+    /// Notes and reports a decision.
+    fn decided(
+        &self,
+        cause: DecisionCause,
+        verdict: RestartVerdict,
+        question: Option<RestartQuestion>,
+        exit: Option<&Exit>,
+    ) {
+        let generation = self.supervised.signals.generation();
+        let decision = TaskDecision::new(generation, cause, verdict, question, exit, self.last_run());
+        self.own_announcer().decided(&decision);
+    }
+
+    /// Notes a restart that is not the policy's decision.
+    fn decide_without_policy(&self, cause: DecisionCause, reason: RestartReason) {
+        self.decided(cause, RestartVerdict::Restart { reason, delay: Duration::ZERO }, None, None);
+    }
+
+    /// Notes that somebody asked for a restart.
+    fn requested(&self) {
+        self.decide_without_policy(DecisionCause::Request, RestartReason::Requested);
     }
 
     /// What follows a life that ended by itself.
@@ -986,60 +1067,80 @@ impl Core {
             self.recovered();
         }
         if end.as_ref().is_some_and(|end| end.finished) {
-            return self.stopped(TaskState::Finished);
+            return self.stopped(TaskState::Finished, DecisionCause::Exit);
         }
         // A run of a closure that went on for long was no failure until it ended: a row of failures begins anew with it.
         let is_run = !self.supervised.body.is_loop();
         if is_run && exit.kind().is_error() && spec.backoff.resets_after(began.elapsed()) {
             self.supervised.task.cell.failed_after_long();
         }
-        match spec.policy.judge(&exit) {
-            Verdict::Finished => {
-                self.recovered();
-                self.stopped(TaskState::Finished)
-            }
-            Verdict::Stopped => self.stopped(TaskState::Stopped),
-            Verdict::Failed => self.gave_up("not to be restarted after this", GivenUp::ForGood),
+        if let Verdict::Restart(_) = spec.policy.judge(exit.kind(), exit.is_permanent()) {
             // A loop that is held: it begins anew when somebody resumes it.
-            Verdict::Restart(_) if self.supervised.state() == TaskState::Paused => {
-                Step::Rest(TaskState::Paused)
+            if self.supervised.state() == TaskState::Paused {
+                return Step::Rest(TaskState::Paused);
             }
             // Another member took it along just when it failed: one restart, and not of its own.
-            Verdict::Restart(_) if self.is_taken_along() => {
-                if self.shared.stays_down(&self.supervised) {
-                    self.stopped_with_group()
-                } else {
-                    Step::Await(Some(RestartReason::Group))
-                }
+            if self.is_taken_along() {
+                return self.taken_along(None, &exit, self.shared.stays_down(&self.supervised));
             }
-            Verdict::Restart(_) if self.is_retrying() || self.limit_reached() => {
-                self.gave_up("restarted too often", GivenUp::AsSet)
+        }
+        if spec.backoff.resets_after(began.elapsed()) {
+            if let Some(before) = &mut self.before {
+                (before.attempt, before.delay) = (0, Duration::ZERO);
             }
-            Verdict::Restart(reason) => {
-                let random = (self.shared.settings.random)();
-                let before = self.before();
-                if spec.backoff.resets_after(began.elapsed()) {
-                    (before.attempt, before.delay) = (0, Duration::ZERO);
-                }
-                let delay = spec.backoff.delay(before.attempt, before.delay, random);
+        }
+        let mut question = self.question(Some(&exit));
+        if let RestartVerdict::Restart { .. } = question.answer() {
+            question.random = (self.shared.settings.random)();
+        }
+        let cause = DecisionCause::Exit;
+        match question.answer() {
+            RestartVerdict::Finish => {
+                self.recovered();
+                self.stopped(TaskState::Finished, cause)
+            }
+            RestartVerdict::Stop => self.stopped(TaskState::Stopped, cause),
+            verdict @ RestartVerdict::GiveUp { reason, retry_after } => {
+                self.decided(cause, verdict, Some(question), Some(&exit));
+                self.gave_up(reason, retry_after)
+            }
+            verdict @ RestartVerdict::Restart { reason, delay } => {
                 let until = later(Instant::now(), delay);
                 match self.group_restart(self.epoch(), until, reason) {
-                    GroupRestart::LimitReached => self.gave_up(GROUP_LIMIT, GivenUp::AsSet),
-                    GroupRestart::Stopped => self.stopped_with_group(),
-                    GroupRestart::UnderWay => Step::Await(Some(RestartReason::Group)),
+                    GroupRestart::LimitReached => {
+                        let retry_after = self.retry_after(false);
+                        let verdict = RestartVerdict::GiveUp { reason: GROUP_LIMIT, retry_after };
+                        self.decided(DecisionCause::Group, verdict, Some(question), Some(&exit));
+                        self.gave_up(GROUP_LIMIT, retry_after)
+                    }
+                    GroupRestart::Stopped => self.taken_along(Some(question), &exit, true),
+                    GroupRestart::UnderWay => self.taken_along(Some(question), &exit, false),
                     GroupRestart::Begins => {
                         let before = self.before();
                         before.attempt = before.attempt.saturating_add(1);
                         before.delay = delay;
+                        self.decided(cause, verdict, Some(question), Some(&exit));
                         self.tell(|| TaskEventKind::BackingOff { reason, delay });
                         if reason == RestartReason::Finished {
-                            self.announcer(self.supervised.signals.generation()).ended(delay);
+                            self.own_announcer().ended(delay);
                         }
                         Step::Backoff { until, reason }
                     }
                 }
             }
         }
+    }
+
+    /// The group restarts or stops the task, which has just ended.
+    fn taken_along(&self, question: Option<RestartQuestion>, exit: &Exit, stays_down: bool) -> Step {
+        let (verdict, step) = if stays_down {
+            (RestartVerdict::Stop, self.stopped_with_group())
+        } else {
+            let reason = RestartReason::Group;
+            (RestartVerdict::Restart { reason, delay: Duration::ZERO }, Step::Await(Some(reason)))
+        };
+        self.decided(DecisionCause::Group, verdict, question, Some(exit));
+        step
     }
 
     /// Whether the group wants the life to end.
@@ -1058,18 +1159,17 @@ impl Core {
         Step::Outlive { over: over_at(order), then: Then::Leave }
     }
 
-    fn limit_reached(&self) -> bool {
-        let intensity = self.supervised.spec.intensity;
-        let now = self.shared.recorder.now();
-        self.supervised.task.cell.has_restarted(intensity.max_restarts(), now, intensity.within())
-    }
-
     /// Announces with the trace of the last run.
     fn announcer(&self, generation: u64) -> Announcer<'_> {
         Announcer {
             trace: context_of(self.last_run()),
             ..self.shared.announcer(&self.supervised, generation)
         }
+    }
+
+    /// The announcer of the generation that lives, or was the last to live.
+    fn own_announcer(&self) -> Announcer<'_> {
+        self.announcer(self.supervised.signals.generation())
     }
 
     fn note_start(&self, restart: Option<RestartReason>, generation: u64) {
@@ -1085,34 +1185,27 @@ impl Core {
     /// Stops together with its group, when nothing of it lives but what it owns.
     fn stopped_with_group(&self) -> Step {
         let over = later(Instant::now(), self.supervised.spec.grace());
-        Step::Outlive { over: Some(over), then: Then::Stopped }
+        Step::Outlive { over: Some(over), then: Then::Stopped(DecisionCause::Group) }
     }
 
-    fn stopped(&self, state: TaskState) -> Step {
-        self.announcer(self.supervised.signals.generation()).at_rest(state);
+    fn stopped(&self, state: TaskState, by: DecisionCause) -> Step {
+        self.own_announcer().at_rest(state, by);
         Step::Rest(state)
     }
 
-    fn paused(&self) -> Step {
-        self.stopped(TaskState::Paused)
+    fn paused(&self, by: DecisionCause) -> Step {
+        self.stopped(TaskState::Paused, by)
     }
 
-    fn tell_pause(&self) {
-        self.stopped(TaskState::Paused);
-    }
-
-    fn gave_up(&mut self, why: &'static str, given_up: GivenUp) -> Step {
+    fn gave_up(&mut self, why: &'static str, retry_after: Option<Duration>) -> Step {
         let was_retrying = self.is_retrying();
-        let retry_after = match given_up {
-            GivenUp::ForGood => None,
-            GivenUp::AsSet => self.retry_later(),
-        };
+        self.retry_later(retry_after);
         if retry_after.is_none() {
             self.has_failed(Failed::Forgiven);
         }
         if !(was_retrying && retry_after.is_some()) {
             let intensity = self.supervised.spec.intensity;
-            self.announcer(self.supervised.signals.generation()).gave_up(why, intensity, retry_after);
+            self.own_announcer().gave_up(why, intensity, retry_after);
         }
         self.escalate(why, retry_after.is_none());
         Step::Rest(TaskState::Failed)
@@ -1168,7 +1261,7 @@ impl Drop for Driver {
 }
 
 fn stop_at_rest(order: Order) -> Step {
-    Step::Outlive { over: over_at(order), then: Then::Stopped }
+    Step::Outlive { over: over_at(order), then: Then::Stopped(DecisionCause::Request) }
 }
 
 /// When the grace is over that an order gives to what a task owns, if nothing else of the task lives.

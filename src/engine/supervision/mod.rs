@@ -6,6 +6,7 @@ pub(in crate::engine) mod lend;
 pub(in crate::engine) mod links;
 pub(in crate::engine) mod member;
 pub(in crate::engine) mod order_slot;
+pub(in crate::engine) mod seldom;
 mod settings;
 pub(in crate::engine) mod signs_of_life;
 pub(in crate::engine) mod spec;

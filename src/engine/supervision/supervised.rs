@@ -7,7 +7,7 @@ use std::{
     future::Future,
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst, fence},
     },
     task::{Context, Poll, Waker},
@@ -15,7 +15,7 @@ use std::{
 };
 
 use opentelemetry::trace::SpanContext;
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     cell::TaskState,
@@ -27,6 +27,7 @@ use crate::{
             links::Bond,
             member::MemberBody,
             order_slot::{OrderSlot, Signal},
+            seldom::Seldom,
             signs_of_life::Signals,
         },
     },
@@ -50,7 +51,7 @@ pub(crate) struct Supervised {
     manager: Weak<Shared>,
     /// Where it was registered.
     pub(crate) registered_in: Option<Arc<SpanContext>>,
-    seldom: OnceLock<Box<Seldom>>,
+    pub(crate) seldom: Seldom,
     /// When health was last checked and what it said: nanoseconds since the manager was made, plus one, times four, plus the number of
     /// the status; 0 for never. Written by the monitor alone.
     checked: AtomicU64,
@@ -72,21 +73,6 @@ pub(crate) struct Supervised {
     runtime_gone: AtomicBool,
     /// Whether its driver was dropped with its runtime, alive, and before a shutdown, which reports it then.
     lost: AtomicBool,
-}
-
-/// What few tasks ever need.
-#[derive(Default)]
-struct Seldom {
-    /// Written by the driver alone: when the last restart began.
-    last_restart: Mutex<Option<Instant>>,
-    /// Since when the task is unhealthy, as far as somebody has noticed.
-    unhealthy_since: Mutex<Option<SystemTime>>,
-    /// Tells those that wait for the driver's last act.
-    gone: Notify,
-    /// Whether an iteration is awaited that succeeds: the task had failed. Set by the driver.
-    awaits_success: AtomicBool,
-    /// Whether it has come. Set by the loop, taken by the driver.
-    succeeded: AtomicBool,
 }
 
 /// What lives: a closure's one run, or a loop's many.
@@ -198,7 +184,7 @@ impl Supervised {
             place: shared.tracker.driver_place(),
             manager: Arc::downgrade(shared),
             registered_in,
-            seldom: OnceLock::new(),
+            seldom: Seldom::default(),
             checked: AtomicU64::new(0),
             owns_name: Mutex::new(true),
             state: AtomicU8::new(TaskState::Waiting as u8),
@@ -216,10 +202,6 @@ impl Supervised {
 
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.task.identity.name
-    }
-
-    fn seldom(&self) -> &Seldom {
-        self.seldom.get_or_init(Box::default)
     }
 
     /// Leaves an order for the driver, and brings the driver with the first. Answers whether the driver will see it.
@@ -333,7 +315,7 @@ impl Supervised {
     }
 
     pub(crate) fn restarted_at(&self, now: Instant) {
-        *self.seldom().last_restart.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        *self.seldom.get_or_make().last_restart.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 
     /// Shows when a task that has failed is tried again, as long as the name is its own. Called by the driver alone.
@@ -346,7 +328,7 @@ impl Supervised {
 
     /// The task has failed: the next iteration that succeeds shows that it has recovered. Called by the driver alone.
     pub(crate) fn await_success(&self) {
-        let seldom = self.seldom();
+        let seldom = self.seldom.get_or_make();
         // One that came with the end of a life came before the failure.
         seldom.succeeded.store(false, SeqCst);
         seldom.awaits_success.store(true, SeqCst);
@@ -444,7 +426,7 @@ impl Supervised {
         noticed: impl FnOnce() -> SystemTime,
     ) -> Option<SystemTime> {
         let is_unhealthy = status == HealthStatus::Unhealthy;
-        let seldom = if is_unhealthy { self.seldom() } else { self.seldom.get()? };
+        let seldom = if is_unhealthy { self.seldom.get_or_make() } else { self.seldom.get()? };
         let noticed = is_unhealthy.then(noticed);
         let mut since = seldom.unhealthy_since.lock().unwrap_or_else(PoisonError::into_inner);
         *since = noticed.map(|noticed| since.unwrap_or(noticed));
@@ -488,7 +470,7 @@ impl Supervised {
 
     /// Waits until the driver has ended and everything of the task is dropped.
     pub(crate) async fn gone(&self) {
-        let mut gone = pin!(self.seldom().gone.notified());
+        let mut gone = pin!(self.seldom.get_or_make().gone.notified());
         gone.as_mut().enable();
         fence(SeqCst);
         if !self.has_left() {

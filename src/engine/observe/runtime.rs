@@ -1,0 +1,36 @@
+//! The figures of the tokio runtime of a manager's own work, as far as tokio has them without `tokio_unstable`.
+
+use std::time::Duration;
+
+use crate::engine::Shared;
+
+/// The tokio runtime of a manager's own work at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RuntimeFigures {
+    /// The number of worker threads.
+    pub workers: usize,
+    /// The tokio tasks that are alive, those of others included.
+    pub alive_tasks: usize,
+    /// The tasks that wait in the queue that all workers share.
+    pub global_queue_depth: usize,
+    /// The time that the workers were busy since the runtime began, added up; `None` on targets without 64-bit atomics.
+    pub busy: Option<Duration>,
+}
+
+impl Shared {
+    pub(crate) fn runtime_figures(&self) -> Option<RuntimeFigures> {
+        let metrics = self.existing_runtime()?.handle.metrics();
+        let workers = metrics.num_workers();
+        #[cfg(target_has_atomic = "64")]
+        let busy = Some((0..workers).map(|worker| metrics.worker_total_busy_duration(worker)).sum());
+        #[cfg(not(target_has_atomic = "64"))]
+        let busy = None;
+        Some(RuntimeFigures {
+            workers,
+            alive_tasks: metrics.num_alive_tasks(),
+            global_queue_depth: metrics.global_queue_depth(),
+            busy,
+        })
+    }
+}

@@ -1,0 +1,49 @@
+//! What few registered tasks ever need: behind a pointer, made when it is first needed.
+
+use std::{
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicBool},
+    time::SystemTime,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use crate::engine::observe::changes::Rings;
+
+/// The pointer.
+#[derive(Default)]
+pub(crate) struct Seldom(OnceLock<Box<Held>>);
+
+#[derive(Default)]
+pub(crate) struct Held {
+    /// Written by the driver alone: when the last restart began.
+    pub(super) last_restart: Mutex<Option<Instant>>,
+    /// Since when the task is unhealthy, as far as somebody has noticed.
+    pub(super) unhealthy_since: Mutex<Option<SystemTime>>,
+    /// Tells those that wait for the driver's last act.
+    pub(super) gone: Notify,
+    /// Whether an iteration is awaited that succeeds: the task had failed. Set by the driver.
+    pub(super) awaits_success: AtomicBool,
+    /// Whether it has come. Set by the loop, taken by the driver.
+    pub(super) succeeded: AtomicBool,
+    rings: Mutex<Rings>,
+}
+
+impl Seldom {
+    pub(super) fn get(&self) -> Option<&Held> {
+        self.0.get().map(|held| &**held)
+    }
+
+    pub(super) fn get_or_make(&self) -> &Held {
+        self.0.get_or_init(Box::default)
+    }
+
+    /// What has changed about the task; `None` before the first change.
+    pub(crate) fn rings(&self) -> Option<MutexGuard<'_, Rings>> {
+        self.get().map(|held| held.rings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes the rings with the first change.
+    pub(crate) fn rings_made(&self) -> MutexGuard<'_, Rings> {
+        self.get_or_make().rings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
