@@ -1,7 +1,7 @@
 // Charts: each has axes, and its values can be read by pointer, by touch and by keyboard.
 
 import { html, useLayoutEffect, useRef, useState } from "./vendor/htm-preact.js";
-import { clock, duration, minute, number, plural } from "./format.js";
+import { capital, clock, duration, minute, number, plural } from "./format.js";
 
 /** Runs up, errors down, minute by minute, the newest at the right. */
 export function Sparkline({ runs, errors, wide = false }) {
@@ -121,12 +121,12 @@ export function Histogram({ buckets }) {
 }
 
 /** Runs and errors of the last hour, minute by minute. */
-export function Minutes({ runs, errors, until }) {
+export function Minutes({ runs, errors }) {
   const [top, line, floor, height] = [12, 92, 132, 156];
   const most = Math.max(...runs, 1);
   const worst = Math.max(...errors, 1);
-  const begun = (at) => until - (runs.length - at) * 60;
-  const text = (at) => `${minute(begun(at))}: ${plural(runs[at], "run")}, ${plural(errors[at], "error")}`;
+  const begun = (at) => (at >= runs.length - 1 ? "now" : `${runs.length - 1 - Math.round(at)} min ago`);
+  const text = (at) => `${capital(begun(at))}: ${plural(runs[at], "run")}, ${plural(errors[at], "error")}`;
   const draw = (width, at) => {
     const step = (width - LEFT - RIGHT) / runs.length;
     const x = (index) => LEFT + index * step;
@@ -140,7 +140,7 @@ export function Minutes({ runs, errors, until }) {
         <path class="chosen" d="M${x(at + 0.5)} ${top - 6}V${floor + 4}" />
         <path class="bar" d=${bars(runs, (value) => -Math.max(2, (value / most) * (line - top)))} />
         <path class="bar bad" d=${bars(errors, (value) => Math.max(2, (value / worst) * (floor - line)))} />
-        ${[0, 0.5, 1].map((part) => html`<text key=${part} x=${x(part * runs.length)} y=${height - 6} text-anchor=${["start", "middle", "end"][part * 2]}>${minute(begun(part * (runs.length - 1)))}</text>`)}`,
+        ${[0, 0.5, 1].map((part) => html`<text key=${part} x=${x(part * runs.length)} y=${height - 6} text-anchor=${["start", "middle", "end"][part * 2]}>${begun(part * (runs.length - 1))}</text>`)}`,
     };
   };
   return html`<${Plot} name="minutes" label="Runs and errors per minute, ${runs.length} min" keys=${runs.map((_, index) => index)} text=${text} height=${height} draw=${draw} />`;

@@ -28,7 +28,8 @@ export function keyOf(event) {
 /** One line of a task's own changes: equal ones in a row are one. */
 export function ownChange(change) {
   const tone = eventTone(change);
-  return html`<li key=${change.id}><${Clock} at=${change.at} /><span class="what"><${Icon} tone=${tone} /> <b class=${tone}>${said(change)}</b> <bdi>${change.detail}</bdi>
+  const [what, ...why] = (change.detail || said(change)).split(": ");
+  return html`<li key=${change.id}><${Clock} at=${change.at} /><span class="what"><${Icon} tone=${tone} /> <b class=${tone}>${what}</b>${why.length > 0 && html`: <bdi>${why.join(": ")}</bdi>`}
     ${change.count > 1 && html` <span class="pin">${number(change.count)} times until <${Clock} at=${change.until} /></span>`}
     ${change.trace_id && html` <a href=${address("task", route.name, new URLSearchParams({ show: "trace", trace: change.trace_id }))}>trace</a>`}</span></li>`;
 }

@@ -5,7 +5,7 @@ import { Sparkline } from "./chart.js";
 import { act } from "./dialog.js";
 import { capital, duration, number, percent, plural } from "./format.js";
 import { Ago, Card, Clock, Icon, isRegistered, Kept, reason, Since, TaskLink, tone, TONES, Until, urgency, Why, word } from "./parts.js";
-import { address, refine, route, store, taskAddress, useData } from "./state.js";
+import { address, now, refine, route, store, taskAddress, useData } from "./state.js";
 import { changeLine } from "./events.js";
 
 /** So many tasks are on one page of the table: a larger table costs each update, and is not read. */
@@ -56,14 +56,12 @@ const LAST = (values, count) => values.slice(-count).reduce((sum, value) => sum 
 
 function Tiles({ rows, chosen }) {
   const counts = { unhealthy: 0, degraded: 0, healthy: 0, idle: 0 };
-  let [runs, recent, errors, restarts, known, knownRestarts] = [0, 0, 0, 0, false, false];
+  let [recent, errors, restarts, known] = [0, 0, 0, false];
   for (const row of rows) {
     counts[groupOf(row)] += 1;
-    if (row.restarts_last_hour !== undefined) [restarts, knownRestarts] = [restarts + row.restarts_last_hour, true];
+    restarts += row.restarts_last_hour;
     if (!row.minutes) continue;
     known = true;
-    // The last minute is not over.
-    runs += row.minutes.runs.at(-2) ?? 0;
     recent += LAST(row.minutes.runs, 5);
     errors += LAST(row.minutes.errors, 5);
   }
@@ -72,9 +70,9 @@ function Tiles({ rows, chosen }) {
   const figure = (title, value) => html`<div class="tile"><span>${title}</span><strong>${value}</strong></div>`;
   return html`<div class="tiles" role="group" aria-label="Counts; a state shows its tasks alone">
     ${tile("unhealthy", "Unhealthy", "bad")}${tile("degraded", "Degraded", "warn")}${tile("healthy", "Healthy", "good")}${tile("idle", "On demand", "idle")}
-    ${known && figure("Runs a minute", number(runs))}
+    ${known && figure("Runs a minute", number(Math.round(recent / lastMinutes())))}
     ${known && figure("Errors, 5 min", recent ? percent(errors / recent) : "–")}
-    ${knownRestarts && figure("Restarts, 1 h", number(restarts))}
+    ${figure("Restarts, 1 h", number(restarts))}
   </div>`;
 }
 
@@ -144,10 +142,12 @@ function listed(rows, query) {
   return found.map((row) => ({ row, depth: 0 }));
 }
 
+/** The last five minutes, or as many as there were. */
+const lastMinutes = () => Math.min(5, Math.max(1, (now() - store.summary.started) / 60));
 const rate = (row) => {
   if (!row.minutes) return null;
   const runs = LAST(row.minutes.runs, 5);
-  return runs ? { runs: runs / 5, failed: LAST(row.minutes.errors, 5) / runs } : null;
+  return runs ? { runs: runs / lastMinutes(), failed: LAST(row.minutes.errors, 5) / runs } : null;
 };
 
 function drawRow({ row, depth }) {

@@ -134,7 +134,7 @@ export function Task({ name }) {
       <${Card} id="runs" title="Runs" note="the last ${task.history.length}, duration in log scale; ✕ failed">
         ${task.history.length ? html`<${RunChart} runs=${task.history} />` : none}</${Card}>
       <${Card} id="minutes" title="Last 60 minutes" note="runs up, errors down">
-        ${task.minutes ? html`<${Minutes} runs=${task.minutes.runs} errors=${task.minutes.errors} until=${task.minutes.until} />` : none}</${Card}>
+        ${task.minutes ? html`<${Minutes} runs=${task.minutes.runs} errors=${task.minutes.errors} />` : none}</${Card}>
     </div>
     <div class="two even">
       <${Card} id="durations" title="Durations"><${Percentiles} task=${task} /><${Histogram} buckets=${task.durations} /></${Card}>

@@ -60,7 +60,7 @@ async fn five_questions_take_two_clicks_each(service: &Service, browser: &Browse
     let why = text(browser, "#why ~ .body").await?;
     contains("Since when?", &why, &["Unhealthy since"])?;
     contains("Why?", &why, &["insert orders", "Trace"])?;
-    contains("What changed?", &text(browser, "#changes ~ .body").await?, &["gave up"])?;
+    contains("What changed?", &text(browser, "#changes ~ .body").await?, &["given up"])?;
     contains("What can I do?", &text(browser, ".actions").await?, &["Restart"])?;
     let trace = text(browser, ".trace[open]").await?;
     contains("Why?", &trace, &["GET /orders", "INSERT orders", "connect shop-db:5432"])?;
@@ -87,7 +87,7 @@ async fn five_questions_take_two_clicks_each(service: &Service, browser: &Browse
 async fn actions_follow_the_state(service: &Service, browser: &Browser) -> Checked {
     let offered = "return [...document.querySelectorAll('.actions button')].map((button) => button.dataset.action).join(' ')";
     for (task, expected) in [
-        ("order_sync", "restart"),
+        ("order_sync", "restart pause stop"),
         ("gateway", "restart pause stop"),
         ("price_refresh", "run restart pause stop"),
     ] {
@@ -109,7 +109,7 @@ async fn actions_follow_the_state(service: &Service, browser: &Browser) -> Check
             "return document.querySelector('.title .state').textContent.includes('Paused')",
         )
         .await?;
-    browser.shows("only what makes sense is offered", "return document.querySelector('.actions').innerText.includes('Resume') && document.querySelector('[data-action=run]') === null").await?;
+    browser.shows("only what makes sense is offered", "return document.querySelector('.actions').innerText.includes('Resume') && document.querySelector('[data-action=pause]') === null").await?;
 
     // A stop is confirmed; the way back is the default.
     browser.view(&service.url(), "/task/gateway").await?;
@@ -136,8 +136,8 @@ async fn actions_follow_the_state(service: &Service, browser: &Browser) -> Check
     browser
         .shows("it stands still", "return document.querySelector('.live').textContent.includes('Paused')")
         .await?;
-    service.tasks.pause("session_sweep").map_err(|error| error.to_string())?;
-    // The running iteration ends.
+    service.tasks.stop("session_sweep").map_err(|error| error.to_string())?;
+    // It ends.
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     browser.click("[data-action=run]").await?;
     browser

@@ -13,7 +13,10 @@ use opentelemetry::{
     KeyValue,
     trace::{Span, Status, TraceContextExt, Tracer, TracerProvider},
 };
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use opentelemetry_sdk::{
+    Resource,
+    trace::{SdkTracer, SdkTracerProvider},
+};
 use otel_tasks::{Backoff, CriticalTaskConfig, RestartPolicy, TaskLoop, TaskManager};
 use otel_tasks_page::{Feed, Page, PageServer};
 use tokio::{runtime::Runtime, sync::Notify, time::sleep};
@@ -58,7 +61,13 @@ impl Service {
             .expect("a runtime");
         let inside = runtime.enter();
         let feed = Feed::default();
-        let traces = SdkTracerProvider::builder().with_span_processor(feed.span_processor()).build();
+        let shop =
+            [KeyValue::new("service.version", "1.8.2"), KeyValue::new("service.instance.id", "pod shop-7c9")];
+        let resource = Resource::builder().with_service_name("shop").with_attributes(shop).build();
+        let traces = SdkTracerProvider::builder()
+            .with_resource(resource)
+            .with_span_processor(feed.span_processor())
+            .build();
         let tracer = traces.tracer("otel-tasks-browser");
         let tasks = TaskManager::builder()
             .tracer(tracer.clone())
