@@ -8,11 +8,11 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{OriginalUri, Path, State},
+    extract::{Path, State},
     http::{HeaderMap, StatusCode, header},
     middleware,
     response::{
-        Html, IntoResponse, Response,
+        IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
     },
     routing::{get, post},
@@ -21,18 +21,17 @@ use futures_util::StreamExt;
 use utoipa::OpenApi;
 
 use crate::{
-    Feed, Page,
+    Feed, Page, assets,
     control::{Action, Refused, control},
     format::{shortened, unix},
     guard::{guard, refusal},
     live::{Gone, Hub, Message, TooMany},
     metrics,
-    view::{self, ErrorView, EventView, Lane, Probe, ProbeView, RuntimeView, Summary, TaskDetail, TaskRow},
+    view::{
+        self, ErrorView, EventView, Lane, Probe, ProbeView, RuntimeView, Shown, Summary, TaskDetail, TaskRow,
+    },
 };
 
-const PAGE: &str = include_str!("assets/page.html");
-const SCRIPT: &str = include_str!("assets/page.js");
-const STYLE: &str = include_str!("assets/page.css");
 /// How often a stream says that it is there, where nothing changes.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How much of a name that nobody knows is written down.
@@ -68,18 +67,14 @@ pub(crate) enum StreamsEnd {
 }
 
 pub(crate) fn router<S: Clone + Send + Sync + 'static>(page: Page, streams_end: StreamsEnd) -> Router<S> {
-    let Page { manager, events: subscription, feed, token, hosts, streams } = page;
+    let Page { manager, events: subscription, feed, token, hosts, streams, trace_link } = page;
     let ring = feed.as_ref().map(|feed| feed.ring.clone());
-    let api = Api {
-        hub: Hub::new(manager, subscription, ring, token.is_some(), streams),
-        feed,
-        token,
-        streams_end,
-    };
+    let shown =
+        Shown { control: token.is_some(), traces: ring.is_some(), trace_link: trace_link.map(Into::into) };
+    let api = Api { hub: Hub::new(manager, subscription, ring, shown, streams), feed, token, streams_end };
     Router::new()
-        .route("/", get(index))
-        .route("/page.js", get(|| async { asset("text/javascript; charset=utf-8", SCRIPT) }))
-        .route("/page.css", get(|| async { asset("text/css; charset=utf-8", STYLE) }))
+        .route("/", get(assets::index))
+        .route("/assets/{*name}", get(assets::file))
         .route("/openapi.json", get(|| async { Json(Document::openapi()) }))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
@@ -101,18 +96,6 @@ impl IntoResponse for Gone {
     fn into_response(self) -> Response {
         refusal(StatusCode::SERVICE_UNAVAILABLE, "the manager is gone")
     }
-}
-
-fn asset(kind: &'static str, text: &'static str) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, kind)], text)
-}
-
-/// The page. Where it is nested, it knows by its `base` where the rest is.
-async fn index(OriginalUri(uri): OriginalUri) -> impl IntoResponse {
-    let path = uri.path().trim_end_matches('/');
-    // Percent-encoding leaves these alone, and they would end the attribute.
-    let path = path.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;");
-    Html(PAGE.replace("{base}", &format!("{path}/")))
 }
 
 /// Whether the service is alive.
@@ -227,7 +210,7 @@ async fn act(
 
 /// What changes, as server-sent events.
 #[utoipa::path(get, path = "/events", responses(
-    (status = 200, description = "`all`: everything, at first and to whoever was too slow; then `delta`: what has changed, at most once a second.", content_type = "text/event-stream", body = String),
+    (status = 200, description = "`all`: everything, at first and to whoever was too slow; then `delta`: what has changed, at most once a second; `alive` where nothing changes for 15 s.", content_type = "text/event-stream", body = String),
     (status = 503, description = "There are as many streams as are allowed.", body = ErrorView),
 ))]
 async fn events(State(api): Shared) -> Response {
@@ -254,7 +237,9 @@ async fn events(State(api): Shared) -> Response {
             Message::Delta(text) => Event::default().event("delta").data(text),
         })
     });
-    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+    // A comment is seen by no script: the page takes a stream that says nothing for a dead one.
+    let alive = KeepAlive::new().interval(KEEP_ALIVE).event(Event::default().event("alive").data(""));
+    Sse::new(events).keep_alive(alive).into_response()
 }
 
 /// What was told lately.

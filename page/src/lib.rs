@@ -51,6 +51,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod api;
+mod assets;
 mod control;
 mod feed;
 mod format;

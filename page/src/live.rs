@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use crate::{
     format::unix,
     spans::{SpanRing, TraceView},
-    view::{self, EventView, Summary, TaskDetail, TaskRow},
+    view::{self, EventView, Shown, Summary, TaskDetail, TaskRow},
 };
 
 /// How often what has changed is told.
@@ -37,7 +37,7 @@ const FIRST_EVENTS: u64 = 100;
 pub(crate) struct Hub {
     manager: WeakTaskManager,
     ring: Option<Arc<SpanRing>>,
-    pub(crate) control: bool,
+    shown: Shown,
     streams: Arc<Semaphore>,
     events: Mutex<Log>,
     told: Mutex<Told>,
@@ -126,13 +126,13 @@ impl Hub {
         manager: WeakTaskManager,
         events: TaskEvents,
         ring: Option<Arc<SpanRing>>,
-        control: bool,
+        shown: Shown,
         most_streams: usize,
     ) -> Arc<Self> {
         Arc::new(Self {
             manager,
             ring,
-            control,
+            shown,
             streams: Arc::new(Semaphore::new(most_streams)),
             events: Mutex::new(Log { stream: events, kept: VecDeque::new(), taken: 0 }),
             told: Mutex::new(Told {
@@ -155,7 +155,7 @@ impl Hub {
     }
 
     pub(crate) fn overview(&self) -> Result<(Summary, Vec<TaskRow>), Gone> {
-        let (summary, rows) = view::overview(&self.manager()?, self.control, self.ring.is_some());
+        let (summary, rows) = view::overview(&self.manager()?, &self.shown);
         let identity = self.ring.as_ref().map(|ring| ring.identity()).unwrap_or_default();
         Ok((summary.of(identity), rows))
     }

@@ -31,6 +31,7 @@ pub struct Page {
     pub(crate) token: Option<String>,
     pub(crate) hosts: Hosts,
     pub(crate) streams: usize,
+    pub(crate) trace_link: Option<String>,
 }
 
 impl fmt::Debug for Page {
@@ -57,6 +58,7 @@ impl Page {
             token: None,
             hosts: Hosts::default(),
             streams: Self::DEFAULT_STREAMS,
+            trace_link: None,
         }
     }
 
@@ -79,6 +81,32 @@ impl Page {
     /// Allows requests for this host name, for example the name of a proxy. Without port.
     pub fn allow_host(mut self, name: impl Into<String>) -> Self {
         self.hosts.allow(&name.into());
+        self
+    }
+
+    /// Links each trace to where it is stored: `{trace_id}` in the address becomes the trace's id, 32 hexadecimal digits.
+    ///
+    /// An address that is neither `http://` nor `https://` is shown nowhere.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use otel_tasks::TaskManager;
+    /// # use otel_tasks_page::Page;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let tasks = TaskManager::new();
+    /// let jaeger = Page::new(&tasks).trace_link("https://jaeger.example.com/trace/{trace_id}");
+    /// // Tempo, in Grafana's Explore:
+    /// let grafana = Page::new(&tasks).trace_link(concat!(
+    ///     "https://grafana.example.com/explore?schemaVersion=1&panes=",
+    ///     r#"{"t":{"datasource":"tempo","queries":[{"refId":"A","queryType":"traceql","query":"{trace_id}"}]}}"#,
+    /// ));
+    /// # drop((jaeger, grafana));
+    /// # }
+    /// ```
+    pub fn trace_link(mut self, address: impl Into<String>) -> Self {
+        let is_web = |address: &String| address.starts_with("https://") || address.starts_with("http://");
+        self.trace_link = Some(address.into()).filter(is_web);
         self
     }
 

@@ -236,6 +236,19 @@ pub(crate) struct Summary {
     control: bool,
     /// Whether the page is given spans.
     traces: bool,
+    /// Where traces are stored: an address with `{trace_id}` in it.
+    #[schema(value_type = Option<String>)]
+    trace_link: Option<Arc<str>>,
+    /// How long a shutdown may take, with its drain.
+    shutdown_deadline_seconds: f64,
+}
+
+/// What the page was set to show.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shown {
+    pub(crate) control: bool,
+    pub(crate) traces: bool,
+    pub(crate) trace_link: Option<Arc<str>>,
 }
 
 /// What a probe answers.
@@ -264,7 +277,7 @@ pub(crate) struct ErrorView {
 }
 
 /// Every task, in the order of the names, and the service as a whole.
-pub(crate) fn overview(manager: &TaskManager, control: bool, traces: bool) -> (Summary, Vec<TaskRow>) {
+pub(crate) fn overview(manager: &TaskManager, shown: &Shown) -> (Summary, Vec<TaskRow>) {
     let health = manager.health();
     let by_name: std::collections::HashMap<_, _> =
         health.tasks.iter().map(|(name, health)| (name.clone(), health)).collect();
@@ -273,10 +286,10 @@ pub(crate) fn overview(manager: &TaskManager, control: bool, traces: bool) -> (S
         row(manager, snapshot, health)
     });
     let rows = rows.collect();
-    (summary(manager, &health, control, traces), rows)
+    (summary(manager, &health, shown), rows)
 }
 
-fn summary(manager: &TaskManager, health: &ManagerHealth, control: bool, traces: bool) -> Summary {
+fn summary(manager: &TaskManager, health: &ManagerHealth, shown: &Shown) -> Summary {
     let report = manager.report();
     let with = |status| health.tasks.iter().filter(|(_, task)| task.status == status).count();
     let in_state = |state: &TaskState| {
@@ -306,8 +319,10 @@ fn summary(manager: &TaskManager, health: &ManagerHealth, control: bool, traces:
         unhealthy: with(HealthStatus::Unhealthy),
         shutting_down: manager.is_shutting_down(),
         report: report.map(|report| report.to_string().lines().map(str::to_owned).collect()),
-        control,
-        traces,
+        control: shown.control,
+        traces: shown.traces,
+        trace_link: shown.trace_link.clone(),
+        shutdown_deadline_seconds: seconds(manager.settings().shutdown_deadline),
     }
 }
 

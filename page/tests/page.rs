@@ -333,13 +333,21 @@ async fn it_can_be_nested_in_a_service() {
     let address = listener.local_addr().expect("an address");
     let served = tokio::spawn(async move {
         let http = hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
-        let (stream, _) = listener.accept().await.expect("a client");
-        let service = hyper_util::service::TowerToHyperService::new(service);
-        let _ = http.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+        for _ in 0..2 {
+            let (stream, _) = listener.accept().await.expect("a client");
+            let service = hyper_util::service::TowerToHyperService::new(service.clone());
+            let _ = http.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+        }
     });
-    let answer =
-        tokio::task::spawn_blocking(move || ask(address, "GET", "/admin/tasks", &[])).await.expect("asked");
-    assert!(answer.body.contains("<base href=\"/admin/tasks/\">"), "{}", answer.body);
+    let ask = |path| tokio::task::spawn_blocking(move || ask(address, "GET", path, &[]));
+    let page = ask("/admin/tasks").await.expect("asked");
+    assert!(
+        page.body.contains("src=\"./tasks/assets/app.js\""),
+        "relative to the folder above: {}",
+        page.body
+    );
+    let script = ask("/admin/tasks/assets/app.js").await.expect("asked");
+    assert_eq!((script.status, script.header("content-type")), (200, Some("text/javascript; charset=utf-8")));
     served.await.expect("served");
 }
 
@@ -667,7 +675,11 @@ fn check(document: &Value, schema: &Value, value: &Value, place: &str) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
-                let property = &schema["properties"][name];
+                // A map names what its values are, not its keys.
+                let property = match &schema["additionalProperties"] {
+                    values if values.is_object() => values,
+                    _ => &schema["properties"][name],
+                };
                 assert!(property.is_object(), "{place}: {name} is not in the document");
                 check(document, property, value, &format!("{place} {name}"));
             }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::*;
 
 fn hub(tasks: &TaskManager) -> Arc<Hub> {
-    Hub::new(tasks.downgrade(), tasks.subscribe(), None, false, 8)
+    Hub::new(tasks.downgrade(), tasks.subscribe(), None, Shown::default(), 8)
 }
 
 async fn message(client: &mut Pin<&mut impl Stream<Item = Message>>) -> Option<Message> {

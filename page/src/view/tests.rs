@@ -178,7 +178,7 @@ async fn a_row_is_the_snapshot_in_seconds() {
         .depends_on("gateway");
     tasks.register_all([poller, waits("gateway")]).expect("registered");
     let row = |name: &str| {
-        let rows = overview(&tasks, false, false).1;
+        let rows = overview(&tasks, &Shown::default()).1;
         json!(rows.iter().find(|row| &**row.name() == name).expect("a row"))
     };
     assert_eq!(
@@ -231,12 +231,16 @@ async fn a_row_is_the_snapshot_in_seconds() {
     tasks.shutdown().await;
 }
 
+fn controlled() -> Shown {
+    Shown { control: true, ..Shown::default() }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_summary_counts_registered_tasks_and_shows_the_shutdown() {
     let tasks = TaskManager::new();
     tasks.register_all([waits("a"), waits("b"), gives_up("c", "lost".into())]).expect("registered");
     let is = |expected: Value| {
-        let mut summary = json!(overview(&tasks, true, false).0);
+        let mut summary = json!(overview(&tasks, &controlled()).0);
         for (key, value) in expected.as_object().expect("an object") {
             assert_eq!(&summary[key], value, "{key}");
         }
@@ -245,7 +249,7 @@ async fn the_summary_counts_registered_tasks_and_shows_the_shutdown() {
     let failing = is(json!({
         "status": "healthy", "is_live": true, "is_ready": false, "has_started": false, "runtime_stalled": false, "blocked": [],
         "registered": 3, "degraded": 0, "unhealthy": 0, "shutting_down": false, "report": null,
-        "control": true, "traces": false, "service": null, "version": null, "instance": null,
+        "control": true, "traces": false, "trace_link": null, "shutdown_deadline_seconds": 25.0, "service": null, "version": null, "instance": null,
         "started": unix(tasks.settings().started),
     }));
     let probes: Vec<_> =
@@ -265,12 +269,12 @@ async fn the_summary_counts_registered_tasks_and_shows_the_shutdown() {
     assert!(since.is_f64());
     let of = |probe| json!({ "probe": probe, "since": since, "task": "c", "state": "failed", "reasons": ["failed"] });
     assert_eq!(failing, json!([of("liveness"), of("readiness")]));
-    let sentence = json!(overview(&tasks, true, false).0)["sentence"].clone();
+    let sentence = json!(overview(&tasks, &controlled()).0)["sentence"].clone();
     let sentence = sentence.as_str().expect("text");
     assert!(sentence.starts_with("Liveness and readiness failing since "), "{sentence}");
     assert!(sentence.ends_with(" UTC: c is failed"), "{sentence}");
     let report = tasks.shutdown().await.to_string();
-    let summary = json!(overview(&tasks, false, true).0);
+    let summary = json!(overview(&tasks, &Shown { traces: true, ..Shown::default() }).0);
     assert_eq!(
         (&summary["shutting_down"], &summary["control"], &summary["traces"]),
         (&json!(true), &json!(false), &json!(true))
@@ -284,7 +288,7 @@ async fn the_sentence_of_a_service_that_works_says_so() {
     tasks.register_all([waits("a"), waits("b")]).expect("registered");
     tasks.start();
     tokio::time::sleep(millis(10)).await;
-    let summary = json!(overview(&tasks, false, false).0);
+    let summary = json!(overview(&tasks, &Shown::default()).0);
     assert_eq!(summary["sentence"], "All probes passing: 2 of 2 tasks healthy");
     assert_eq!(summary["failing"], json!([]));
 }
@@ -303,7 +307,7 @@ async fn a_word_says_until_when_it_holds() {
     tasks.start();
     tokio::time::sleep(millis(10)).await;
     let now = unix(std::time::SystemTime::now());
-    let rows = overview(&tasks, false, false).1;
+    let rows = overview(&tasks, &Shown::default()).1;
     let told: Vec<_> = rows
         .iter()
         .map(|row| {
@@ -407,7 +411,7 @@ async fn a_family_is_a_row_and_so_is_each_member() {
     let guilds = tasks.register_family(family).expect("registered");
     guilds.set([1, 2]).await.expect("registered");
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let rows = overview(&tasks, false, false).1;
+    let rows = overview(&tasks, &Shown::default()).1;
     let told: Vec<_> = rows
         .iter()
         .map(|row| (&**row.name(), row.family.as_deref(), row.members, row.state, row.runs, row.errors))

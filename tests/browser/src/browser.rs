@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fantoccini::{Client, ClientBuilder};
+use fantoccini::{Client, ClientBuilder, wd::WebDriverCompatibleCommand};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 
@@ -63,6 +63,35 @@ impl Browser {
         Ok(Self { client, driver })
     }
 
+    /// The size of what is seen, and whether its reader prefers `light` or `dark`. A window cannot be as narrow as a telephone.
+    pub async fn looks(&self, width: u32, height: u32, scheme: &str) -> Checked {
+        let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500 });
+        self.tell("Emulation.setDeviceMetricsOverride", size).await?;
+        let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        self.tell("Emulation.setEmulatedMedia", features).await
+    }
+
+    async fn tell(&self, command: &'static str, parameters: Value) -> Checked {
+        self.client.issue_cmd(DevTools { command, parameters }).await?;
+        Ok(())
+    }
+
+    /// Opens a view of the page: the part of its address after `#`. Read again, also if it is open.
+    pub async fn view(&self, page: &str, view: &str) -> Checked {
+        self.client.goto("about:blank").await?;
+        self.client.goto(&format!("{page}#{view}")).await?;
+        self.shows(
+            "the stream is there",
+            "return document.querySelector('.live')?.textContent.includes('Live') ?? false",
+        )
+        .await
+    }
+
+    /// Clicks what a selector finds first.
+    pub async fn click(&self, selector: &str) -> Checked {
+        Ok(self.client.find(fantoccini::Locator::Css(selector)).await?.click().await?)
+    }
+
     /// What a script answers.
     pub async fn ask(&self, script: &str) -> Checked<Value> {
         Ok(self.client.execute(script, Vec::new()).await?)
@@ -91,6 +120,24 @@ impl Browser {
         self.driver.kill()?;
         self.driver.wait()?;
         Ok(closed?)
+    }
+}
+
+/// A command of the DevTools protocol, through the driver.
+#[derive(Debug)]
+struct DevTools {
+    command: &'static str,
+    parameters: Value,
+}
+
+impl WebDriverCompatibleCommand for DevTools {
+    fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
+        base.join(&format!("session/{}/goog/cdp/execute", session.unwrap_or_default()))
+    }
+
+    fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
+        let body = json!({ "cmd": self.command, "params": self.parameters });
+        (http::Method::POST, Some(body.to_string()))
     }
 }
 

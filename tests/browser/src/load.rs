@@ -32,7 +32,7 @@ pub async fn run() -> Checked {
     let before = resident()?;
     let mut clients = Vec::with_capacity(CLIENTS);
     for number in 0..CLIENTS {
-        let mut stream = TcpStream::connect(service.page.address())
+        let mut stream = TcpStream::connect(service.address)
             .map_err(|error| format!("client {number} (ulimit -n must be above {}): {error}", 2 * CLIENTS))?;
         // A tenth never ends its request; nobody ever reads an answer.
         let end = if number % 10 == 0 { "" } else { "\r\n" };
@@ -46,7 +46,7 @@ pub async fn run() -> Checked {
     // The places of the connections beyond are free once the page has noticed that they are closed.
     let asked = Instant::now();
     let live = loop {
-        match status(service.page.address(), "/health/live") {
+        match status(service.address, "/health/live") {
             Err(_) if asked.elapsed() < Duration::from_secs(10) => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -75,8 +75,7 @@ pub async fn processor_share(watched: Duration) -> Checked<f64> {
 
 /// How many of so many connections are closed unanswered.
 fn closed_of(service: &Service, connections: usize) -> Checked<usize> {
-    let opened: Result<Vec<_>, _> =
-        (0..connections).map(|_| TcpStream::connect(service.page.address())).collect();
+    let opened: Result<Vec<_>, _> = (0..connections).map(|_| TcpStream::connect(service.address)).collect();
     let mut closed = 0;
     for mut stream in opened? {
         stream.set_read_timeout(Some(Duration::from_millis(20)))?;
