@@ -8,24 +8,29 @@ use std::{
 
 use axum::{
     Json, Router,
+    body::Body,
     extract::{Path, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderName, StatusCode, header},
     middleware,
-    response::{
-        IntoResponse, Response,
-        sse::{Event, KeepAlive, Sse},
-    },
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
-use futures_util::StreamExt;
+use bytes::Bytes;
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{self, BoxFuture},
+};
+use tokio::sync::Semaphore;
 use utoipa::OpenApi;
 
 use crate::{
-    Feed, Page, assets,
-    control::{Action, Refused, control},
+    Feed, Page,
+    answers::{self, Busy, Maker},
+    assets,
+    control::{Action, Refusals, Refused, control, permit},
     format::{shortened, unix},
     guard::{guard, refusal},
-    live::{Gone, Hub, Message, TooMany},
+    live::{Gone, Hub, TooMany, frame},
     metrics,
     view::{
         self, ErrorView, EventView, Lane, Probe, ProbeView, RuntimeView, Shown, Summary, TaskDetail, TaskRow,
@@ -34,15 +39,39 @@ use crate::{
 
 /// How often a stream says that it is there, where nothing changes.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How much of a name that nobody knows is written down.
+/// The longest name of a task, and how much of another one is written down.
 const NAME: usize = 256;
+/// How long one answer serves all that ask for it.
+const FRESH: Duration = Duration::from_millis(100);
+/// The same of `/metrics`, which is asked for less often and costs more.
+const METRICS_FRESH: Duration = Duration::from_secs(1);
+/// How long who gave a wrong token waits for the answer.
+const WRONG_TOKEN: Duration = Duration::from_secs(1);
+/// How many of them wait; more are refused at once.
+const WAITING: usize = 16;
+
+/// The path of the metrics.
+pub(crate) const METRICS: &str = "/metrics";
+
+/// Whether a path is one of the probes.
+pub(crate) fn is_probe(path: &str) -> bool {
+    matches!(path, "/health/live" | "/health/ready" | "/health/startup")
+}
 
 /// What the paths share.
 struct Api {
     hub: Arc<Hub>,
     feed: Option<Feed>,
     token: Option<String>,
+    refusals: Refusals,
+    waiting: Semaphore,
     streams_end: StreamsEnd,
+    until: Option<future::Shared<BoxFuture<'static, ()>>>,
+    maker: Maker,
+    tasks: answers::Shared,
+    schedule: answers::Shared,
+    /// Prometheus' text and OpenMetrics.
+    metrics: [answers::Shared; 2],
 }
 
 type Shared = State<Arc<Api>>;
@@ -57,21 +86,69 @@ impl Page {
     }
 }
 
+impl Page {
+    /// Returns the page below `path`, to merge into a router with any state. The address may have a slash at the end, too.
+    ///
+    /// With [`axum::Router::nest`], the address with a slash at the end is not found.
+    ///
+    /// # Panics
+    ///
+    /// If `path` does not begin with `/`, or has parameters in it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use otel_tasks::TaskManager;
+    /// # use otel_tasks_page::Page;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # #[derive(Clone)] struct Service;
+    /// let tasks = TaskManager::new();
+    /// let service: axum::Router =
+    ///     axum::Router::new().merge(Page::new(&tasks).nested("/admin/tasks")).with_state(Service);
+    /// # drop(service);
+    /// # }
+    /// ```
+    pub fn nested<S: Clone + Send + Sync + 'static>(self, path: &str) -> Router<S> {
+        Router::new().nest_service(path, router::<()>(self, StreamsEnd::WithShutdown))
+    }
+}
+
 /// When event streams end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StreamsEnd {
     /// When the ordered shutdown begins: the server is a part of the service.
     WithShutdown,
-    /// When the manager is gone: the server is the page's own, and shows the shutdown too.
-    WithManager,
+    /// After the last event of the shutdown: the server is the page's own, and shows the shutdown too.
+    AfterShutdown,
 }
 
 pub(crate) fn router<S: Clone + Send + Sync + 'static>(page: Page, streams_end: StreamsEnd) -> Router<S> {
-    let Page { manager, events: subscription, feed, token, hosts, streams, trace_link } = page;
-    let ring = feed.as_ref().map(|feed| feed.ring.clone());
-    let shown =
-        Shown { control: token.is_some(), traces: ring.is_some(), trace_link: trace_link.map(Into::into) };
-    let api = Api { hub: Hub::new(manager, subscription, ring, shown, streams), feed, token, streams_end };
+    let Page {
+        manager,
+        events: subscription,
+        feed,
+        token,
+        hosts,
+        streams,
+        connections: _,
+        until,
+        trace_link,
+    } = page;
+    let maker = Maker::default();
+    let shown = Shown { control: token.is_some(), traces: false, trace_link: trace_link.map(Into::into) };
+    let api = Api {
+        hub: Hub::new(manager, subscription, feed.clone(), shown, streams, maker.room().clone()),
+        feed,
+        token,
+        refusals: Refusals::default(),
+        waiting: Semaphore::new(WAITING),
+        streams_end,
+        until: until.map(FutureExt::shared),
+        maker,
+        tasks: answers::Shared::new(FRESH),
+        schedule: answers::Shared::new(FRESH),
+        metrics: [METRICS_FRESH; 2].map(answers::Shared::new),
+    };
     Router::new()
         .route("/", get(assets::index))
         .route("/assets/{*name}", get(assets::file))
@@ -86,7 +163,7 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(page: Page, streams_end: 
         .route("/events/recent", get(recent))
         .route("/schedule", get(schedule))
         .route("/runtime", get(runtime))
-        .route("/metrics", get(metrics))
+        .route(METRICS, get(metrics))
         .fallback(|| async { refusal(StatusCode::NOT_FOUND, "there is no such path") })
         .layer(middleware::from_fn_with_state(Arc::new(hosts), guard))
         .with_state(Arc::new(api))
@@ -96,6 +173,55 @@ impl IntoResponse for Gone {
     fn into_response(self) -> Response {
         refusal(StatusCode::SERVICE_UNAVAILABLE, "the manager is gone")
     }
+}
+
+impl IntoResponse for Busy {
+    fn into_response(self) -> Response {
+        let later = [(header::RETRY_AFTER, "1")];
+        let refusal = refusal(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the page is busy: other clients have not read their answers",
+        );
+        (later, refusal).into_response()
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+enum NoAnswer {
+    Gone,
+    Busy,
+    Failed(String),
+}
+
+impl From<Gone> for NoAnswer {
+    fn from(Gone: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<Busy> for NoAnswer {
+    fn from(Busy: Busy) -> Self {
+        Self::Busy
+    }
+}
+
+impl IntoResponse for NoAnswer {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Gone => Gone.into_response(),
+            Self::Busy => Busy.into_response(),
+            Self::Failed(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, error),
+        }
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, NoAnswer> {
+    serde_json::to_vec(value).map_err(|error| NoAnswer::Failed(error.to_string()))
+}
+
+fn is_json(bytes: Bytes) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], bytes).into_response()
 }
 
 /// Whether the service is alive.
@@ -147,9 +273,13 @@ struct Tasks {
     (status = 200, description = "Every name that is known, in order.", body = Tasks),
     (status = 503, description = "The manager is gone.", body = ErrorView),
 ))]
-async fn tasks(State(api): Shared) -> Result<Json<Tasks>, Gone> {
-    let (summary, tasks) = api.hub.overview()?;
-    Ok(Json(Tasks { summary, tasks }))
+async fn tasks(State(api): Shared) -> Result<Response, NoAnswer> {
+    let hub = api.hub.clone();
+    let make = move || {
+        let (summary, tasks) = hub.overview()?;
+        json(&Tasks { summary, tasks })
+    };
+    Ok(is_json(api.tasks.get(&api.maker, make).await?))
 }
 
 /// Everything about one task.
@@ -158,9 +288,11 @@ async fn tasks(State(api): Shared) -> Result<Json<Tasks>, Gone> {
     (status = 404, description = "No task of this name was ever seen.", body = ErrorView),
     (status = 503, description = "The manager is gone.", body = ErrorView),
 ))]
-async fn task(State(api): Shared, Path(name): Path<String>) -> Result<Response, Gone> {
-    Ok(match api.hub.detail(&name)? {
-        Some(detail) => Json(detail).into_response(),
+async fn task(State(api): Shared, Path(name): Path<String>) -> Result<Response, NoAnswer> {
+    let (hub, of) = (api.hub.clone(), name.clone());
+    let made = api.maker.make(move || hub.detail(&of)?.as_ref().map(json).transpose()).await?;
+    Ok(match made? {
+        Some(detail) => is_json(api.maker.room().hold(detail)?),
         None => unknown(&name),
     })
 }
@@ -193,19 +325,41 @@ async fn act(
     let Some(action) = Action::parse(&action) else {
         return Ok(refusal(StatusCode::NOT_FOUND, "an action is restart, pause, resume, stop or run"));
     };
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = given.and_then(|value| value.strip_prefix("Bearer "));
-    let manager = api.hub.manager()?;
-    Ok(match control(&manager, api.token.as_deref(), given, shortened(&name, NAME), action) {
-        Ok(()) => StatusCode::ACCEPTED.into_response(),
+    if name.len() > NAME {
+        return Ok(unknown(&name));
+    }
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(bearer);
+    let done = match permit(&api.refusals, api.token.as_deref(), given, &name, action) {
+        Ok(()) => control(&api.hub.manager()?, &name, action),
+        Err(refused) => Err(refused),
+    };
+    Ok(match done {
+        Ok(()) => {
+            // What is asked for next shows it.
+            api.tasks.forget().await;
+            StatusCode::ACCEPTED.into_response()
+        }
         Err(Refused::Off) => refusal(StatusCode::FORBIDDEN, "control is off: see Page::token"),
         Err(Refused::Token) => {
+            let Ok(_one_of_few) = api.waiting.try_acquire() else {
+                let later = [(header::RETRY_AFTER, "1")];
+                let refusal = refusal(StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens at once");
+                return Ok((later, refusal).into_response());
+            };
+            // Whoever guesses guesses slowly.
+            tokio::time::sleep(WRONG_TOKEN).await;
             let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
             (challenge, refusal(StatusCode::UNAUTHORIZED, "the token is missing or wrong")).into_response()
         }
         Err(Refused::Unknown(error)) => refusal(StatusCode::NOT_FOUND, error),
         Err(Refused::Conflict(error)) => refusal(StatusCode::CONFLICT, error),
     })
+}
+
+/// The token of an `Authorization` whose scheme is `Bearer`, in any case (RFC 9110, section 11.1).
+fn bearer(authorization: &str) -> Option<&str> {
+    let (scheme, token) = authorization.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_start())
 }
 
 /// What changes, as server-sent events.
@@ -223,23 +377,33 @@ async fn events(State(api): Shared) -> Response {
             return (later, refusal).into_response();
         }
     };
-    let ends_with_shutdown = api.streams_end == StreamsEnd::WithShutdown;
-    let shutdown = api.hub.manager().ok().filter(|_| ends_with_shutdown).map(|tasks| tasks.shutting_down());
+    let shutdown = match api.streams_end {
+        StreamsEnd::WithShutdown => api.hub.manager().ok().map(|tasks| tasks.shutting_down()),
+        StreamsEnd::AfterShutdown => None,
+    };
+    let until = api.until.clone();
     let end = async move {
-        match shutdown {
-            Some(shutdown) => shutdown.await,
-            None => std::future::pending().await,
+        match (until, shutdown) {
+            (Some(until), _) => until.await,
+            (None, Some(shutdown)) => shutdown.await,
+            (None, None) => std::future::pending().await,
         }
     };
-    let events = stream.take_until(end).map(|message| {
-        Ok::<_, Infallible>(match message {
-            Message::All(text) => Event::default().event("all").data(text),
-            Message::Delta(text) => Event::default().event("delta").data(text),
-        })
+    // An event and no comment, which no script sees: the page takes a stream that says nothing for a dead one.
+    let alive = Bytes::from(frame("alive", ""));
+    let stream = Box::pin(stream.take_until(end));
+    let frames = futures_util::stream::unfold(stream, move |mut stream| {
+        let alive = alive.clone();
+        async move {
+            let next = tokio::time::timeout(KEEP_ALIVE, stream.next()).await;
+            let frame = next.unwrap_or(Some(alive))?;
+            Some((Ok::<_, Infallible>(frame), stream))
+        }
     });
-    // A comment is seen by no script: the page takes a stream that says nothing for a dead one.
-    let alive = KeepAlive::new().interval(KEEP_ALIVE).event(Event::default().event("alive").data(""));
-    Sse::new(events).keep_alive(alive).into_response()
+    // nginx would keep it back until a buffer is full.
+    let head =
+        [(header::CONTENT_TYPE, "text/event-stream"), (HeaderName::from_static("x-accel-buffering"), "no")];
+    (head, Body::from_stream(frames)).into_response()
 }
 
 /// What was told lately.
@@ -254,9 +418,13 @@ struct Recent {
 #[utoipa::path(get, path = "/events/recent", responses(
     (status = 200, description = "The last events, the oldest first.", body = Recent),
 ))]
-async fn recent(State(api): Shared) -> Json<Recent> {
-    let (events, missed) = api.hub.all_events();
-    Json(Recent { events, missed })
+async fn recent(State(api): Shared) -> Result<Response, NoAnswer> {
+    let hub = api.hub.clone();
+    let make = move || {
+        let (events, missed) = hub.all_events();
+        json(&Recent { events, missed })
+    };
+    Ok(is_json(api.maker.room().hold(api.maker.make(make).await??)?))
 }
 
 /// When loops run.
@@ -271,9 +439,13 @@ struct Lanes {
     (status = 200, description = "Every registered loop, the next one first.", body = Lanes),
     (status = 503, description = "The manager is gone.", body = ErrorView),
 ))]
-async fn schedule(State(api): Shared) -> Result<Json<Lanes>, Gone> {
-    let tasks = view::lanes(&api.hub.manager()?);
-    Ok(Json(Lanes { at: unix(SystemTime::now()), tasks }))
+async fn schedule(State(api): Shared) -> Result<Response, NoAnswer> {
+    let hub = api.hub.clone();
+    let make = move || {
+        let tasks = view::lanes(&hub.manager()?);
+        json(&Lanes { at: unix(SystemTime::now()), tasks })
+    };
+    Ok(is_json(api.schedule.get(&api.maker, make).await?))
 }
 
 /// The tokio runtime of the service.
@@ -290,23 +462,29 @@ async fn runtime(State(api): Shared) -> Result<Json<RuntimeView>, Gone> {
     (status = 200, description = "Prometheus text, or OpenMetrics where `Accept` asks for it.", content_type = "text/plain", body = String),
     (status = 404, description = "The page has no feed.", body = ErrorView),
 ))]
-async fn metrics(State(api): Shared, headers: HeaderMap) -> Response {
+async fn metrics(State(api): Shared, headers: HeaderMap) -> Result<Response, NoAnswer> {
     let Some(feed) = &api.feed else {
-        return refusal(StatusCode::NOT_FOUND, "this page is given no metrics: see Page::feed");
+        return Ok(refusal(StatusCode::NOT_FOUND, "this page is given no metrics: see Page::feed"));
     };
-    let registry = feed.registry();
+    let Some(registry) = feed.registry() else {
+        let why = "the page's feed has no meter provider: see Telemetry::builder().with(&feed) or Feed::read_metrics";
+        return Ok(refusal(StatusCode::NOT_FOUND, why));
+    };
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let (kind, text) = if metrics::wants_open_metrics(accept) {
-        // Before the figures, which then have the runs that the exemplars are of.
-        let exemplars = api.hub.exemplars();
-        (metrics::OPEN_METRICS, Ok(metrics::open_metrics(&registry, &exemplars)))
-    } else {
-        (metrics::TEXT, metrics::text(&registry))
+    let is_open = metrics::wants_open_metrics(accept);
+    let hub = api.hub.clone();
+    let make = move || {
+        if is_open {
+            // Before the figures, which then have the runs that the exemplars are of.
+            let exemplars = hub.exemplars();
+            Ok(metrics::open_metrics(&registry, &exemplars).into_bytes())
+        } else {
+            metrics::text(&registry).map(String::into_bytes).map_err(NoAnswer::Failed)
+        }
     };
-    match text {
-        Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
-        Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, error),
-    }
+    let text = api.metrics[usize::from(is_open)].get(&api.maker, make).await?;
+    let kind = if is_open { metrics::OPEN_METRICS } else { metrics::TEXT };
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
 #[derive(OpenApi)]

@@ -1,5 +1,13 @@
 //! Restart, pause, resume, stop and run from the page: with the token, and written down.
 
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
 use otel_tasks::{
     TaskManager,
     schedule::LoopControlError,
@@ -13,6 +21,8 @@ use tracing::{Level, Span, field::Empty};
 const CONTROL_ACTION: &str = "task.control.action";
 /// The attribute of the span and the record: `accepted`, or why nothing was done.
 const CONTROL_OUTCOME: &str = "task.control.outcome";
+/// The attribute of a record of refusals: how many there were since the last.
+const CONTROL_REFUSED: &str = "task.control.refused";
 /// The name of the record.
 const CONTROLLED: &str = "task.controlled";
 
@@ -66,18 +76,65 @@ impl Refused {
     }
 }
 
-/// Does what is asked, where the token is right. Each attempt is a span and a record.
-pub(crate) fn control(
-    manager: &TaskManager,
+/// Refused requests, of which few are written down: whoever may send one may send many.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    /// Since the last record.
+    count: AtomicU64,
+    last: Mutex<Option<Instant>>,
+}
+
+/// How far apart the records of refusals are at least.
+const QUIET: Duration = Duration::from_secs(60);
+
+impl Refusals {
+    /// Counts a refusal. The first is a record, and then one a minute at most.
+    fn note(&self, name: &str, action: Action, outcome: &str) {
+        let count = self.count.fetch_add(1, Relaxed) + 1;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| last.elapsed() < QUIET) {
+            return;
+        }
+        *last = Some(Instant::now());
+        self.count.fetch_sub(count, Relaxed);
+        drop(last);
+        tracing::event!(
+            name: CONTROLLED, target: SCOPE, parent: None, Level::WARN,
+            { key::NAME } = name, { CONTROL_ACTION } = action.as_str(), { CONTROL_OUTCOME } = outcome,
+            { CONTROL_REFUSED } = count,
+            "the page refused {count} requests to control a task, the last to {} task {name:?}: {outcome}", action.as_str(),
+        );
+    }
+}
+
+/// Whether the request may control tasks: with the configured token. A refusal is counted and costs nothing more.
+pub(crate) fn permit(
+    refusals: &Refusals,
     configured: Option<&str>,
     given: Option<&str>,
     name: &str,
     action: Action,
 ) -> Result<(), Refused> {
+    let refused = match configured {
+        None => Refused::Off,
+        Some(configured) => {
+            let is_right = configured.as_bytes().ct_eq(given.unwrap_or_default().as_bytes());
+            if bool::from(is_right) {
+                return Ok(());
+            }
+            Refused::Token
+        }
+    };
+    refusals.note(name, action, refused.as_str());
+    Err(refused)
+}
+
+/// Does what is asked. Each attempt that was permitted is a span and a record.
+pub(crate) fn control(manager: &TaskManager, name: &str, action: Action) -> Result<(), Refused> {
     let span = span(manager, name, action);
     // Entered, it is OpenTelemetry's current span: the record carries its trace.
     let _entered = span.enter();
-    let done = permit(configured, given).and_then(|()| act(manager, name, action));
+    let done = act(manager, name, action);
     let outcome = done.as_ref().map_or_else(Refused::as_str, |()| "accepted");
     span.record(CONTROL_OUTCOME, outcome);
     if done.is_err() {
@@ -105,12 +162,6 @@ fn span(manager: &TaskManager, name: &str, action: Action) -> Span {
         otel.name = other_name, otel.status_code = Empty, otel.status_description = Empty,
         { key::NAME } = name, { CONTROL_ACTION } = action.as_str(), { CONTROL_OUTCOME } = Empty,
     )
-}
-
-fn permit(configured: Option<&str>, given: Option<&str>) -> Result<(), Refused> {
-    let configured = configured.ok_or(Refused::Off)?;
-    let is_right = configured.as_bytes().ct_eq(given.unwrap_or_default().as_bytes());
-    if bool::from(is_right) { Ok(()) } else { Err(Refused::Token) }
 }
 
 fn act(manager: &TaskManager, name: &str, action: Action) -> Result<(), Refused> {

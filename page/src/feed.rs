@@ -1,6 +1,9 @@
 //! The part of a telemetry pipeline that feeds the page: the last spans, and the metrics.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use opentelemetry_sdk::{metrics::MeterProviderBuilder, trace::SpanProcessor};
 use otel_tasks::telemetry::contract::SCOPE;
@@ -48,12 +51,18 @@ use crate::{
 pub struct Feed {
     pub(crate) ring: Arc<SpanRing>,
     /// Where the newest meter provider is read. Replaced by `read_metrics` alone.
-    registry: Arc<Mutex<prometheus::Registry>>,
+    registry: Arc<Mutex<Option<prometheus::Registry>>>,
+    /// Whether a tracer provider was given its processor.
+    has_spans: Arc<AtomicBool>,
 }
 
 impl Default for Feed {
     fn default() -> Self {
-        Self { ring: Arc::new(SpanRing::new(Self::SPANS, Self::BYTES)), registry: Arc::default() }
+        Self {
+            ring: Arc::new(SpanRing::new(Self::SPANS, Self::BYTES)),
+            registry: Arc::default(),
+            has_spans: Arc::default(),
+        }
     }
 }
 
@@ -67,6 +76,7 @@ impl Feed {
     /// Returns a span processor for a tracer provider. It keeps running spans, and the last ended ones within
     /// [`SPANS`](Self::SPANS) and [`BYTES`](Self::BYTES).
     pub fn span_processor(&self) -> impl SpanProcessor + use<> {
+        self.has_spans.store(true, Relaxed);
         RingProcessor(self.ring.clone())
     }
 
@@ -78,7 +88,7 @@ impl Feed {
         let registry = prometheus::Registry::new();
         match metrics::reader(&registry) {
             Ok(reader) => {
-                *self.registry.lock().unwrap_or_else(PoisonError::into_inner) = registry;
+                *self.registry.lock().unwrap_or_else(PoisonError::into_inner) = Some(registry);
                 provider.with_reader(reader)
             }
             Err(error) => {
@@ -88,8 +98,13 @@ impl Feed {
         }
     }
 
-    /// The registry of the newest meter provider; an empty one if there is none.
-    pub(crate) fn registry(&self) -> prometheus::Registry {
+    /// The spans, if a tracer provider has the feed's processor.
+    pub(crate) fn spans(&self) -> Option<Arc<SpanRing>> {
+        self.has_spans.load(Relaxed).then(|| self.ring.clone())
+    }
+
+    /// The registry of the newest meter provider, if there is one.
+    pub(crate) fn registry(&self) -> Option<prometheus::Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

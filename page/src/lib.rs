@@ -50,6 +50,7 @@
 #![warn(missing_docs, unreachable_pub)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod answers;
 mod api;
 mod assets;
 mod control;

@@ -13,12 +13,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use futures_util::Stream;
-use otel_tasks::{TaskManager, events::TaskEvents, task::WeakTaskManager, telemetry::RunExemplar};
+use otel_tasks::{
+    TaskManager,
+    events::{TaskEventKind, TaskEvents},
+    task::WeakTaskManager,
+    telemetry::RunExemplar,
+};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
 use crate::{
+    Feed,
+    answers::Room,
     format::unix,
     spans::{SpanRing, TraceView},
     view::{self, EventView, Shown, Summary, TaskDetail, TaskRow},
@@ -36,9 +44,11 @@ const FIRST_EVENTS: u64 = 100;
 /// What a page reads, and who looks.
 pub(crate) struct Hub {
     manager: WeakTaskManager,
-    ring: Option<Arc<SpanRing>>,
+    feed: Option<Feed>,
     shown: Shown,
     streams: Arc<Semaphore>,
+    /// Where the stream of a newcomer has its room.
+    room: Room,
     events: Mutex<Log>,
     told: Mutex<Told>,
 }
@@ -50,6 +60,8 @@ struct Log {
     kept: VecDeque<EventView>,
     /// How many events were ever taken from the stream.
     taken: u64,
+    /// Whether the last event of the shutdown was.
+    is_over: bool,
 }
 
 impl Log {
@@ -58,6 +70,7 @@ impl Log {
             if self.kept.len() == EVENTS {
                 self.kept.pop_front();
             }
+            self.is_over |= matches!(event.kind, TaskEventKind::ShutdownEnded(_));
             self.kept.push_back(EventView::from(&event));
             self.taken += 1;
         }
@@ -77,8 +90,10 @@ struct Told {
     rows: HashMap<Arc<str>, TaskRow>,
     /// How many events. Whoever asks for a task takes some from the stream that no client was told of.
     events: u64,
-    clients: broadcast::Sender<Arc<str>>,
+    clients: broadcast::Sender<Bytes>,
     is_ticking: bool,
+    /// What newcomers are told until the next tick.
+    all: Option<Bytes>,
 }
 
 /// What is told at first and to whoever was too slow.
@@ -105,12 +120,10 @@ struct Delta<'a> {
     events: Vec<EventView>,
 }
 
-/// What one client is told next.
-pub(crate) enum Message {
-    /// Everything.
-    All(Arc<str>),
-    /// What has changed since.
-    Delta(Arc<str>),
+/// A message of the stream, as it is sent.
+pub(crate) fn frame(event: &str, data: &str) -> Vec<u8> {
+    // JSON without indentation has no line break.
+    format!("event: {event}\ndata: {data}\n\n").into_bytes()
 }
 
 /// The manager is gone: its last handle was dropped.
@@ -125,22 +138,25 @@ impl Hub {
     pub(crate) fn new(
         manager: WeakTaskManager,
         events: TaskEvents,
-        ring: Option<Arc<SpanRing>>,
+        feed: Option<Feed>,
         shown: Shown,
         most_streams: usize,
+        room: Room,
     ) -> Arc<Self> {
         Arc::new(Self {
             manager,
-            ring,
+            feed,
             shown,
-            streams: Arc::new(Semaphore::new(most_streams)),
-            events: Mutex::new(Log { stream: events, kept: VecDeque::new(), taken: 0 }),
+            streams: Arc::new(Semaphore::new(most_streams.min(Semaphore::MAX_PERMITS))),
+            room,
+            events: Mutex::new(Log { stream: events, kept: VecDeque::new(), taken: 0, is_over: false }),
             told: Mutex::new(Told {
                 summary: None,
                 rows: HashMap::new(),
                 events: 0,
                 clients: broadcast::channel(BEHIND).0,
                 is_ticking: false,
+                all: None,
             }),
         })
     }
@@ -155,8 +171,10 @@ impl Hub {
     }
 
     pub(crate) fn overview(&self) -> Result<(Summary, Vec<TaskRow>), Gone> {
-        let (summary, rows) = view::overview(&self.manager()?, &self.shown);
-        let identity = self.ring.as_ref().map(|ring| ring.identity()).unwrap_or_default();
+        let ring = self.ring();
+        let shown = Shown { traces: ring.is_some(), ..self.shown.clone() };
+        let (summary, rows) = view::overview(&self.manager()?, &shown);
+        let identity = ring.map(|ring| ring.identity()).unwrap_or_default();
         Ok((summary.of(identity), rows))
     }
 
@@ -168,11 +186,16 @@ impl Hub {
             log.kept.iter().filter(|event| event.task.as_deref() == Some(name)).cloned().collect()
         };
         let detail = view::detail(&manager, name, of_task, self.traces(name));
-        Ok(detail.map(|detail| detail.explained(&manager, self.ring.as_deref())))
+        Ok(detail.map(|detail| detail.explained(&manager, self.ring().as_deref())))
+    }
+
+    /// Where traces are kept, if they are: a feed may become a part of a telemetry later than of the page.
+    fn ring(&self) -> Option<Arc<SpanRing>> {
+        self.feed.as_ref()?.spans()
     }
 
     fn traces(&self, name: &str) -> Option<Vec<TraceView>> {
-        Some(self.ring.as_ref()?.traces_of(name))
+        Some(self.ring()?.traces_of(name))
     }
 
     /// What has been told of tasks and the manager, the oldest first, and how many events were missed.
@@ -192,8 +215,8 @@ impl Hub {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new client: everything, then what changes, until it leaves or the manager does.
-    pub(crate) fn watch(self: &Arc<Self>) -> Result<impl Stream<Item = Message> + Send + use<>, TooMany> {
+    /// A new client: everything, then what changes, until it leaves or the manager does. The last it is told is the end of the shutdown.
+    pub(crate) fn watch(self: &Arc<Self>) -> Result<impl Stream<Item = Bytes> + Send + use<>, TooMany> {
         let permit = self.streams.clone().try_acquire_owned().map_err(|_| TooMany)?;
         let client = Client { hub: self.clone(), updates: None, _permit: permit };
         Ok(futures_util::stream::unfold(client, |mut client| async move {
@@ -202,13 +225,16 @@ impl Hub {
         }))
     }
 
-    /// Everything, and what comes after it. The first client begins the ticker.
-    fn join(self: &Arc<Self>) -> Option<(Arc<str>, broadcast::Receiver<Arc<str>>)> {
+    /// Everything, and what comes after it. The first client begins the ticker. `None` where there is nobody, or no room, for it.
+    fn join(self: &Arc<Self>) -> Option<(Bytes, broadcast::Receiver<Bytes>)> {
         let mut told = self.told();
         if !told.is_ticking {
             self.update(&mut told).ok()?;
             told.is_ticking = true;
             tokio::spawn(tick(Arc::downgrade(self)));
+        }
+        if let Some(all) = &told.all {
+            return Some((all.clone(), told.clients.subscribe()));
         }
         let mut rows: Vec<_> = told.rows.values().collect();
         rows.sort_unstable_by(|a, b| a.name().cmp(b.name()));
@@ -216,12 +242,15 @@ impl Hub {
         let from = told.events.saturating_sub(FIRST_EVENTS);
         let events = self.log().between(from, told.events).cloned().collect();
         let all = Everything { at: unix(SystemTime::now()), summary: told.summary.as_ref(), rows, events };
-        let all = serde_json::to_string(&all).ok()?;
-        Some((all.into(), told.clients.subscribe()))
+        let all = frame("all", &serde_json::to_string(&all).ok()?);
+        let all = self.room.hold(all).ok()?;
+        told.all = Some(all.clone());
+        Some((all, told.clients.subscribe()))
     }
 
-    /// Reads anew; answers what has changed, as text.
-    fn update(&self, told: &mut Told) -> Result<Option<Arc<str>>, Gone> {
+    /// Reads anew; answers what has changed.
+    fn update(&self, told: &mut Told) -> Result<Option<Bytes>, Gone> {
+        told.all = None;
         let (summary, rows) = self.overview()?;
         let events: Vec<_> = {
             let log = self.log();
@@ -251,7 +280,7 @@ impl Hub {
             gone,
             events,
         };
-        Ok(serde_json::to_string(&delta).ok().map(Arc::from))
+        Ok(serde_json::to_string(&delta).ok().map(|delta| frame("delta", &delta).into()))
     }
 }
 
@@ -262,23 +291,34 @@ async fn tick(hub: std::sync::Weak<Hub>) {
     loop {
         ticks.tick().await;
         let Some(hub) = hub.upgrade() else { return };
-        let mut told = hub.told();
-        if told.clients.receiver_count() == 0 {
-            told.is_ticking = false;
-            // What nobody looks at holds no memory.
-            told.rows = HashMap::new();
+        // Thousands of tasks take milliseconds: not on the thread that answers probes.
+        if !tokio::task::spawn_blocking(move || hub.tell()).await.unwrap_or(false) {
             return;
         }
-        match hub.update(&mut told) {
-            // Fails only where the last client has just gone.
-            Ok(delta) => drop(delta.map(|delta| told.clients.send(delta))),
-            Err(Gone) => {
-                told.is_ticking = false;
-                // Ends the streams.
-                told.clients = broadcast::channel(BEHIND).0;
-                return;
-            }
+    }
+}
+
+impl Hub {
+    /// Tells the clients what has changed; false where nobody has to be told any more.
+    fn tell(&self) -> bool {
+        let mut told = self.told();
+        let goes_on = told.clients.receiver_count() > 0
+            && match self.update(&mut told) {
+                // Fails only where the last client has just gone.
+                Ok(delta) => {
+                    delta.into_iter().for_each(|delta| drop(told.clients.send(delta)));
+                    !self.log().is_over
+                }
+                Err(Gone) => false,
+            };
+        if !goes_on {
+            told.is_ticking = false;
+            // What nobody looks at holds no memory.
+            (told.rows, told.all) = (HashMap::new(), None);
+            // Ends the streams, after what they were sent.
+            told.clients = broadcast::channel(BEHIND).0;
         }
+        goes_on
     }
 }
 
@@ -286,22 +326,24 @@ async fn tick(hub: std::sync::Weak<Hub>) {
 struct Client {
     hub: Arc<Hub>,
     /// `None` where it has to be given everything.
-    updates: Option<broadcast::Receiver<Arc<str>>>,
+    updates: Option<broadcast::Receiver<Bytes>>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Client {
-    async fn next(&mut self) -> Option<Message> {
+    async fn next(&mut self) -> Option<Bytes> {
         if let Some(updates) = &mut self.updates {
             match updates.recv().await {
-                Ok(delta) => return Some(Message::Delta(delta)),
+                Ok(delta) => return Some(delta),
                 Err(broadcast::error::RecvError::Closed) => return None,
                 Err(broadcast::error::RecvError::Lagged(_)) => self.updates = None,
             }
         }
-        let (all, updates) = self.hub.join()?;
+        let hub = self.hub.clone();
+        // As in `tick`.
+        let (all, updates) = tokio::task::spawn_blocking(move || hub.join()).await.ok()??;
         self.updates = Some(updates);
-        Some(Message::All(all))
+        Some(all)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use futures_util::future::BoxFuture;
 use otel_tasks::{TaskManager, events::TaskEvents, task::WeakTaskManager};
 
 use crate::{Feed, guard::Hosts};
@@ -18,7 +19,7 @@ use crate::{Feed, guard::Hosts};
 /// # #[derive(Clone)] struct Service;
 /// let tasks = TaskManager::new();
 /// let service: axum::Router = axum::Router::new()
-///     .nest("/admin/tasks", Page::new(&tasks).router())
+///     .merge(Page::new(&tasks).nested("/admin/tasks"))
 ///     .with_state(Service);
 /// # drop(service);
 /// # }
@@ -31,6 +32,8 @@ pub struct Page {
     pub(crate) token: Option<String>,
     pub(crate) hosts: Hosts,
     pub(crate) streams: usize,
+    pub(crate) connections: usize,
+    pub(crate) until: Option<BoxFuture<'static, ()>>,
     pub(crate) trace_link: Option<String>,
 }
 
@@ -46,7 +49,10 @@ impl fmt::Debug for Page {
 
 impl Page {
     /// The most event streams at once by default.
-    pub const DEFAULT_STREAMS: usize = 64;
+    pub const DEFAULT_STREAMS: usize = 32;
+
+    /// The most connections at once by default.
+    pub const DEFAULT_CONNECTIONS: usize = 64;
 
     /// Creates a page without control. It shows the events from now on.
     pub fn new(manager: &TaskManager) -> Self {
@@ -58,6 +64,8 @@ impl Page {
             token: None,
             hosts: Hosts::default(),
             streams: Self::DEFAULT_STREAMS,
+            connections: Self::DEFAULT_CONNECTIONS,
+            until: None,
             trace_link: None,
         }
     }
@@ -107,6 +115,23 @@ impl Page {
     pub fn trace_link(mut self, address: impl Into<String>) -> Self {
         let is_web = |address: &String| address.starts_with("https://") || address.starts_with("http://");
         self.trace_link = Some(address.into()).filter(is_web);
+        self
+    }
+
+    /// Sets the most connections at once of [`serve`](Self::serve) ([`DEFAULT_CONNECTIONS`](Self::DEFAULT_CONNECTIONS)).
+    ///
+    /// There are never more than a quarter of the descriptors that the process may have (`RLIMIT_NOFILE`), and half of the connections may
+    /// have the same address. Beyond that, `/health/*` still responds, and any other request is refused with 503.
+    pub fn connections(mut self, most: usize) -> Self {
+        self.connections = most;
+        self
+    }
+
+    /// Ends the event streams when `end` completes.
+    ///
+    /// By default those of [`router`](Self::router) end when the ordered shutdown begins, and those of [`serve`](Self::serve) after its last event.
+    pub fn until(mut self, end: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.until = Some(Box::pin(end));
         self
     }
 

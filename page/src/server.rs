@@ -1,36 +1,55 @@
 //! The page on a thread and a runtime of its own, so that it answers while every worker of the service is blocked.
+//!
+//! No client costs more than its place: a head has its time, a write without progress too, and what is not read stays in a socket
+//! of a bounded buffer or is shared by all.
+
+mod places;
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     fmt, io,
     net::{SocketAddr, TcpListener, ToSocketAddrs},
-    sync::{Arc, mpsc},
+    pin::Pin,
+    sync::mpsc,
     thread::JoinHandle,
     time::Duration,
 };
 
-use axum::Router;
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderValue, Request, StatusCode, header},
+    response::{IntoResponse, Response},
+};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::{
-    runtime::Runtime,
-    sync::{Semaphore, oneshot},
-};
+use socket2::SockRef;
+use tokio::{net::TcpStream, runtime::Runtime, sync::oneshot};
+use tokio_io_timeout::TimeoutStream;
 
+use self::places::{Limits, Places};
 use crate::{
     Page,
-    api::{StreamsEnd, router},
+    api::{StreamsEnd, is_probe, router},
+    guard::refusal,
 };
 
-/// So many connections are held at once; more are closed unanswered.
-const CONNECTIONS: usize = 1_024;
 /// How long a client may take for the head of a request, also between two requests.
 const HEAD: Duration = Duration::from_secs(10);
-/// How large that may be, and how much is buffered per connection.
+/// How long a write may make no progress.
+const WRITE: Duration = Duration::from_secs(10);
+/// How long a client of the reserve may take, for all.
+const PROBE: Duration = Duration::from_secs(1);
+/// How large a head may be, and how much is buffered per connection.
 const BUFFER: usize = 64 * 1_024;
+/// How much of an answer the system keeps of a client that does not read.
+const SEND_BUFFER: usize = 64 * 1_024;
+/// How long blocking work is waited for at the end.
+const LAST: Duration = Duration::from_secs(1);
 /// How long it waits after a connection that could not be accepted: there are no descriptors left, say.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -69,15 +88,23 @@ impl Drop for PageServer {
 impl Page {
     /// Serves the page on a thread and a runtime of its own, until the [`PageServer`] is dropped.
     ///
+    /// Its event streams end after the last event of the ordered shutdown.
+    ///
     /// # Errors
-    /// If no address can be bound, or the thread or its runtime cannot be created.
+    ///
+    /// If no address can be bound, or the thread or its runtime cannot be created. The error names the address.
     pub fn serve(self, address: impl ToSocketAddrs) -> io::Result<PageServer> {
-        serve(router(self, StreamsEnd::WithManager), address)
+        let limits = Limits::new(self.connections, places::descriptors());
+        serve(router(self, StreamsEnd::AfterShutdown), address, limits)
     }
 }
 
-fn serve(router: Router, address: impl ToSocketAddrs) -> io::Result<PageServer> {
-    let listener = TcpListener::bind(address)?;
+fn serve(router: Router, address: impl ToSocketAddrs, limits: Limits) -> io::Result<PageServer> {
+    let addresses: Vec<_> = address.to_socket_addrs()?.collect();
+    let listener = TcpListener::bind(&addresses[..]).map_err(|error| {
+        let addresses: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
+        io::Error::new(error.kind(), format!("serve the page at {}: {error}", addresses.join(", ")))
+    })?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     let (stop, stopped) = oneshot::channel();
@@ -92,11 +119,12 @@ fn serve(router: Router, address: impl ToSocketAddrs) -> io::Result<PageServer> 
         let _ = report.send(Ok(()));
         runtime.block_on(async {
             tokio::select! {
-                () = accept(listener, router) => {}
+                () = accept(listener, router, limits) => {}
                 _ = stopped => {}
             }
         });
         // With the runtime go the connections.
+        runtime.shutdown_timeout(LAST);
     })?;
     is_ready.recv().map_err(io::Error::other)??;
     Ok(PageServer { address, stop: Some(stop), thread: Some(thread) })
@@ -111,31 +139,89 @@ fn prepare(listener: TcpListener) -> io::Result<(Runtime, tokio::net::TcpListene
     Ok((runtime, listener))
 }
 
-async fn accept(listener: tokio::net::TcpListener, router: Router) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
+async fn accept(listener: tokio::net::TcpListener, router: Router, limits: Limits) {
+    let places = Places::new(limits);
+    // The oldest first.
+    let mut reserve = VecDeque::new();
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, from)) = listener.accept().await else {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
-        let connection =
-            http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
-        tokio::spawn(async move {
-            // A client that breaks off or talks nonsense concerns nobody else.
-            let _ = connection.await;
-            drop(permit);
-        });
+        // Only a matter of memory.
+        let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
+        let router = router.clone();
+        match places.take(from.ip()) {
+            Some(place) => drop(tokio::spawn(async move {
+                converse(stream, router).await;
+                drop(place);
+            })),
+            None => {
+                reserve.retain(|client: &tokio::task::JoinHandle<()>| !client.is_finished());
+                if reserve.len() >= limits.reserve {
+                    // Whoever has said nothing for longest makes room.
+                    reserve.pop_front().into_iter().for_each(|oldest| oldest.abort());
+                }
+                reserve.push_back(tokio::spawn(probed(stream, router)));
+            }
+        }
     }
+}
+
+type Limited = TokioIo<Pin<Box<TimeoutStream<TcpStream>>>>;
+
+/// A connection whose writes end if they make no progress.
+fn limited(stream: TcpStream) -> Limited {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE));
+    TokioIo::new(Box::pin(stream))
+}
+
+fn http(head: Duration) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(BUFFER);
+    http
+}
+
+async fn converse(stream: TcpStream, router: Router) {
+    // A client that breaks off or talks nonsense concerns nobody else.
+    let _ = http(HEAD).serve_connection(limited(stream), TowerToHyperService::new(router)).await;
+}
+
+/// A client without a place: a probe is answered, anything else is refused.
+async fn probed(stream: TcpStream, router: Router) {
+    let router = Router::new().fallback(|request: Request<Body>| async move {
+        let mut response = if is_probe(request.uri().path()) { ask(router, request).await } else { full() };
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+    });
+    let connection =
+        http(PROBE).keep_alive(false).serve_connection(limited(stream), TowerToHyperService::new(router));
+    // As in `converse`.
+    let _ = tokio::time::timeout(PROBE, connection).await;
+}
+
+async fn ask(mut router: Router, request: Request<Body>) -> Response {
+    use tower_service::Service;
+    match router.call(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+fn full() -> Response {
+    let why = "the page has as many connections as it may";
+    ([(header::RETRY_AFTER, "10")], refusal(StatusCode::SERVICE_UNAVAILABLE, why)).into_response()
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
         net::TcpStream,
-        sync::atomic::{AtomicBool, Ordering::SeqCst},
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering::SeqCst},
+        },
     };
 
     use super::*;
@@ -154,7 +240,7 @@ mod tests {
     fn dropped_it_waits_for_its_thread_and_nobody_listens() {
         let is_over = Arc::new(AtomicBool::new(false));
         let router = Router::new().layer(axum::Extension(Arc::new(Slow(is_over.clone()))));
-        let server = serve(router, "127.0.0.1:0").expect("served");
+        let server = serve(router, "127.0.0.1:0", Limits::new(4, None)).expect("served");
         let address = server.address();
         assert_eq!(format!("{server:?}"), format!("PageServer {{ address: {address}, .. }}"));
         TcpStream::connect(address).expect("it listens");

@@ -8,19 +8,20 @@ use tokio::time::Instant;
 use super::*;
 
 fn hub(tasks: &TaskManager) -> Arc<Hub> {
-    Hub::new(tasks.downgrade(), tasks.subscribe(), None, Shown::default(), 8)
+    Hub::new(tasks.downgrade(), tasks.subscribe(), None, Shown::default(), 8, Room::default())
 }
 
-async fn message(client: &mut Pin<&mut impl Stream<Item = Message>>) -> Option<Message> {
-    tokio::time::timeout(9 * TICK, client.next()).await.expect("it is told in time")
+/// The next message: its name and its data.
+async fn message(client: &mut Pin<&mut impl Stream<Item = Bytes>>) -> Option<(String, String)> {
+    let frame = tokio::time::timeout(9 * TICK, client.next()).await.expect("it is told in time")?;
+    let text = std::str::from_utf8(&frame).expect("text");
+    let (event, data) = text.strip_suffix("\n\n").and_then(|text| text.split_once('\n')).expect("two lines");
+    let part = |line: &str, name| line.strip_prefix(name).expect("a field").to_owned();
+    Some((part(event, "event: "), part(data, "data: ")))
 }
 
-async fn next(client: &mut Pin<&mut impl Stream<Item = Message>>) -> &'static str {
-    match message(client).await {
-        Some(Message::All(_)) => "all",
-        Some(Message::Delta(_)) => "delta",
-        None => "over",
-    }
+async fn next(client: &mut Pin<&mut impl Stream<Item = Bytes>>) -> String {
+    message(client).await.map_or("over".to_owned(), |(event, _)| event)
 }
 
 #[tokio::test(start_paused = true)]
@@ -59,14 +60,35 @@ async fn one_that_is_behind_is_given_everything_again() {
 }
 
 /// The next message: whether it is complete, not a delta, and its content without the time.
-async fn told(client: &mut Pin<&mut impl Stream<Item = Message>>) -> (bool, Value) {
-    let (everything, text) = match message(client).await.expect("the manager is there") {
-        Message::All(text) => (true, text),
-        Message::Delta(text) => (false, text),
-    };
+async fn told(client: &mut Pin<&mut impl Stream<Item = Bytes>>) -> (bool, Value) {
+    let (event, text) = message(client).await.expect("the manager is there");
     let mut told: Value = serde_json::from_str(&text).expect("JSON");
     told["at"].take();
-    (everything, told)
+    (event == "all", told)
+}
+
+/// The last that a client is told is the end of the shutdown; then its stream is over.
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_after_the_last_event_of_the_shutdown() {
+    let tasks = TaskManager::new();
+    let hub = hub(&tasks);
+    let mut client = pin!(hub.watch().expect("room"));
+    assert_eq!(next(&mut client).await, "all");
+    assert!(tasks.shutdown().await.is_clean());
+    let (_, delta) = told(&mut client).await;
+    assert_eq!(of(&delta["events"], "kind").last(), Some(&&json!("shutdown_ended")));
+    assert_eq!(next(&mut client).await, "over");
+    assert!(!hub.told().is_ticking);
+}
+
+/// Two that come between two ticks are told the same bytes.
+#[tokio::test(start_paused = true)]
+async fn newcomers_share_what_they_are_told() {
+    let tasks = TaskManager::new();
+    let hub = hub(&tasks);
+    let (mut first, mut second) = (pin!(hub.watch().expect("room")), pin!(hub.watch().expect("room")));
+    let (first, second) = (first.next().await.expect("all"), second.next().await.expect("all"));
+    assert_eq!(first.as_ptr(), second.as_ptr());
 }
 
 /// As it is read back: of a number's last digit that may be another.
@@ -157,6 +179,8 @@ async fn the_last_events_are_kept_and_each_is_told_once() {
     assert_eq!(numbers(&all["events"]), (first..many).collect::<Vec<_>>(), "what the others know");
     assert_eq!(numbers(&told(&mut newcomer).await.1["events"]), [many], "and then what they are told");
 
+    // The tick that told this is over.
+    drop(hub.told());
     tell(many + 1..most);
     assert_eq!(kept(&hub), ((most - EVENTS..most).collect(), 7));
 }

@@ -1,0 +1,180 @@
+//! The answers that cost something: made one at a time on a thread that blocks nobody, shared by those who ask at the same time,
+//! and bounded in bytes as long as a client holds them.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+
+/// The most bytes of answers that were not sent yet. A larger answer needs all of it.
+const BYTES: usize = 32 << 20;
+/// What is counted.
+const UNIT: usize = 1 << 10;
+
+/// The longest time that an answer is waited for, behind others or while it is made.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// There is no room, or no time, for the answer.
+#[derive(Debug)]
+pub(crate) struct Busy;
+
+/// The room for answers on their way.
+#[derive(Debug, Clone)]
+pub(crate) struct Room(Arc<Semaphore>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(BYTES / UNIT)))
+    }
+}
+
+/// An answer with its room.
+struct Held {
+    bytes: Vec<u8>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Room {
+    /// The answer, which takes its room until the last clone is dropped.
+    pub(crate) fn hold(&self, bytes: Vec<u8>) -> Result<Bytes, Busy> {
+        let units = bytes.len().div_ceil(UNIT).min(BYTES / UNIT);
+        let units = u32::try_from(units).map_err(|_| Busy)?;
+        let room = self.0.clone().try_acquire_many_owned(units).map_err(|_| Busy)?;
+        Ok(Bytes::from_owner(Held { bytes, _room: room }))
+    }
+}
+
+/// Makes answers one at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Maker {
+    turn: Arc<Mutex<()>>,
+    room: Room,
+}
+
+impl Maker {
+    pub(crate) fn room(&self) -> &Room {
+        &self.room
+    }
+
+    /// What `make` returns, made on a thread for blocking work.
+    pub(crate) async fn make<T: Send + 'static>(
+        &self,
+        make: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Busy> {
+        let made = async {
+            let turn = self.turn.clone().lock_owned().await;
+            // The turn is over when it is made, though nobody waits any more.
+            let made = tokio::task::spawn_blocking(move || (make(), turn)).await;
+            made.map(|(made, _turn)| made).map_err(|_| Busy)
+        };
+        tokio::time::timeout(PATIENCE, made).await.map_err(|_| Busy)?
+    }
+}
+
+/// One answer, for all that ask within a time.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    fresh: Duration,
+    last: Mutex<Option<(Instant, Bytes)>>,
+}
+
+impl Shared {
+    /// An answer that is shared for so long.
+    pub(crate) fn new(fresh: Duration) -> Self {
+        Self { fresh, last: Mutex::default() }
+    }
+
+    /// The answer, made by `make` where the last one is older. Those that ask meanwhile wait for it.
+    pub(crate) async fn get<E: From<Busy>>(
+        &self,
+        maker: &Maker,
+        make: impl FnOnce() -> Result<Vec<u8>, E> + Send + 'static,
+    ) -> Result<Bytes, E>
+    where
+        E: Send + 'static,
+    {
+        let mut last = tokio::time::timeout(PATIENCE, self.last.lock()).await.map_err(|_| Busy)?;
+        if let Some((_, bytes)) = last.as_ref().filter(|(made, _)| made.elapsed() < self.fresh) {
+            return Ok(bytes.clone());
+        }
+        // Before the new one needs its room.
+        *last = None;
+        let began = Instant::now();
+        let bytes = maker.room.hold(maker.make(make).await??)?;
+        *last = Some((began, bytes.clone()));
+        Ok(bytes)
+    }
+
+    /// Forgets the answer: something was changed.
+    pub(crate) async fn forget(&self) {
+        *self.last.lock().await = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    use super::*;
+
+    #[test]
+    fn an_answer_takes_its_room_until_the_last_who_holds_it_is_gone() {
+        let room = Room::default();
+        let first = room.hold(vec![0; BYTES - UNIT]).expect("room");
+        let shared = first.slice(10..20);
+        let small = room.hold(vec![0; UNIT]).expect("room");
+        assert!(room.hold(vec![0; 1]).is_err());
+        drop(first);
+        assert!(room.hold(vec![0; 2 * UNIT]).is_err(), "a part of it is still held");
+        drop((shared, small));
+        drop(room.hold(vec![0; BYTES * 2]).expect("larger than all, and alone"));
+        assert!(room.hold(Vec::new()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn those_that_ask_at_the_same_time_have_one_answer() {
+        let made = Arc::new(AtomicUsize::new(0));
+        let (maker, shared) = (Maker::default(), Shared::new(Duration::from_secs(60)));
+        let make = || {
+            let made = made.clone();
+            move || -> Result<Vec<u8>, Busy> {
+                std::thread::sleep(Duration::from_millis(20));
+                Ok(made.fetch_add(1, SeqCst).to_string().into_bytes())
+            }
+        };
+        let (first, second) = tokio::join!(shared.get(&maker, make()), shared.get(&maker, make()));
+        assert_eq!((first.expect("made"), second.expect("shared")), ("0".into(), "0".into()));
+        shared.forget().await;
+        assert_eq!(shared.get(&maker, make()).await.expect("made"), "1");
+        let old = Shared::new(Duration::ZERO);
+        assert_eq!(old.get(&maker, make()).await.expect("made"), "2");
+        assert_eq!(old.get(&maker, make()).await.expect("made anew"), "3");
+    }
+
+    /// Who leaves does not let the next one begin while it is made.
+    #[tokio::test]
+    async fn one_is_made_at_a_time_also_if_nobody_waits_for_it() {
+        let maker = Maker::default();
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        for _ in 0..5 {
+            let (running, most) = (running.clone(), most.clone());
+            let make = maker.make(move || {
+                most.fetch_max(running.fetch_add(1, SeqCst) + 1, SeqCst);
+                std::thread::sleep(Duration::from_millis(20));
+                running.fetch_sub(1, SeqCst);
+            });
+            let _ = tokio::time::timeout(Duration::from_millis(5), make).await;
+        }
+        maker.make(|| ()).await.expect("its turn");
+        assert_eq!(most.load(SeqCst), 1);
+    }
+}
