@@ -12,7 +12,7 @@ use std::{
     net::{SocketAddr, TcpListener, ToSocketAddrs},
     pin::Pin,
     sync::mpsc,
-    thread::JoinHandle,
+    thread,
     time::Duration,
 };
 
@@ -28,7 +28,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use socket2::SockRef;
-use tokio::{net::TcpStream, runtime::Runtime, sync::oneshot};
+use tokio::{net::TcpStream, runtime::Runtime, sync::oneshot, task::JoinHandle, time::Instant};
 use tokio_io_timeout::TimeoutStream;
 
 use self::places::{Limits, Places};
@@ -42,6 +42,8 @@ use crate::{
 const HEAD: Duration = Duration::from_secs(10);
 /// How long a write may make no progress.
 const WRITE: Duration = Duration::from_secs(10);
+/// How long a client of the reserve may at least take for what it says.
+const SILENCE: Duration = Duration::from_millis(5);
 /// How long a client of the reserve may take, for all.
 const PROBE: Duration = Duration::from_secs(1);
 /// How large a head may be, and how much is buffered per connection.
@@ -58,7 +60,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct PageServer {
     address: SocketAddr,
     stop: Option<oneshot::Sender<Infallible>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<thread::JoinHandle<()>>,
 }
 
 impl fmt::Debug for PageServer {
@@ -109,7 +111,7 @@ fn serve(router: Router, address: impl ToSocketAddrs, limits: Limits) -> io::Res
     let address = listener.local_addr()?;
     let (stop, stopped) = oneshot::channel();
     let (report, is_ready) = mpsc::channel();
-    let thread = std::thread::Builder::new().name("otel-tasks-page".to_owned()).spawn(move || {
+    let thread = thread::Builder::new().name("otel-tasks-page".to_owned()).spawn(move || {
         // Made here and dropped here: a runtime that is dropped in an async context panics, and the caller may be in one.
         let (runtime, listener) = match prepare(listener) {
             Ok(prepared) => prepared,
@@ -157,12 +159,17 @@ async fn accept(listener: tokio::net::TcpListener, router: Router, limits: Limit
                 drop(place);
             })),
             None => {
-                reserve.retain(|client: &tokio::task::JoinHandle<()>| !client.is_finished());
+                reserve.retain(|(_, client): &(Instant, JoinHandle<()>)| !client.is_finished());
                 if reserve.len() >= limits.reserve {
-                    // Whoever has said nothing for longest makes room.
-                    reserve.pop_front().into_iter().for_each(|oldest| oldest.abort());
+                    // Whoever has said nothing for longest makes room, but has its time to say something.
+                    if let Some((came, oldest)) = reserve.pop_front() {
+                        tokio::time::sleep_until(came + SILENCE).await;
+                        oldest.abort();
+                    }
                 }
-                reserve.push_back(tokio::spawn(probed(stream, router)));
+                reserve.push_back((Instant::now(), tokio::spawn(probed(stream, router))));
+                // What it has said already is answered before the next one comes.
+                tokio::task::yield_now().await;
             }
         }
     }

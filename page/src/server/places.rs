@@ -18,7 +18,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    const RESERVE: usize = 16;
+    const RESERVE: usize = 64;
 
     /// `wanted` connections, but at most a quarter of the descriptors that the process may have: the others are the service's.
     pub(super) fn new(wanted: usize, descriptors: Option<u64>) -> Self {
@@ -112,13 +112,13 @@ mod tests {
             let Limits { connections, of_one_address, reserve } = Limits::new(wanted, descriptors);
             (connections, of_one_address, reserve)
         };
-        assert_eq!(limits(64, Some(1_024)), (64, 32, 16));
-        assert_eq!(limits(64, None), (64, 32, 16));
-        assert_eq!(limits(5_000, Some(1_024)), (240, 120, 16));
+        assert_eq!(limits(64, Some(1_024)), (64, 32, 64));
+        assert_eq!(limits(64, None), (64, 32, 64));
+        assert_eq!(limits(5_000, Some(1_024)), (192, 96, 64));
         assert_eq!(limits(64, Some(64)), (12, 6, 4));
         // It responds, however few there are.
         assert_eq!(limits(64, Some(0)), (1, 1, 1));
-        assert_eq!(limits(0, None), (1, 1, 16));
+        assert_eq!(limits(0, None), (1, 1, 64));
         for descriptors in 8..5_000 {
             let Limits { connections, reserve, .. } = Limits::new(usize::MAX, Some(descriptors));
             assert!(connections + reserve <= (descriptors / 4).max(2) as usize, "{descriptors}");
