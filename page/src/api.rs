@@ -271,7 +271,7 @@ struct Tasks {
 /// Every task, by name.
 #[utoipa::path(get, path = "/tasks", responses(
     (status = 200, description = "Every name that is known, in order.", body = Tasks),
-    (status = 503, description = "The manager is gone.", body = ErrorView),
+    (status = 503, description = "The manager is gone, or the page is busy: other clients have not read their answers.", body = ErrorView),
 ))]
 async fn tasks(State(api): Shared) -> Result<Response, NoAnswer> {
     let hub = api.hub.clone();
@@ -286,7 +286,7 @@ async fn tasks(State(api): Shared) -> Result<Response, NoAnswer> {
 #[utoipa::path(get, path = "/tasks/{name}", params(("name" = String, Path, description = "The task's name.")), responses(
     (status = 200, description = "What is known of it.", body = TaskDetail),
     (status = 404, description = "No task of this name was ever seen.", body = ErrorView),
-    (status = 503, description = "The manager is gone.", body = ErrorView),
+    (status = 503, description = "The manager is gone, or the page is busy: other clients have not read their answers.", body = ErrorView),
 ))]
 async fn task(State(api): Shared, Path(name): Path<String>) -> Result<Response, NoAnswer> {
     let (hub, of) = (api.hub.clone(), name.clone());
@@ -301,7 +301,7 @@ fn unknown(name: &str) -> Response {
     refusal(StatusCode::NOT_FOUND, format!("no task of the name {:?} was ever seen", shortened(name, NAME)))
 }
 
-/// Restarts, pauses, resumes or stops a registered task.
+/// Restarts, pauses, resumes or stops a registered task, or runs an iteration of a loop.
 #[utoipa::path(post, path = "/tasks/{name}/{action}",
     params(
         ("name" = String, Path, description = "The task's name."),
@@ -312,7 +312,8 @@ fn unknown(name: &str) -> Response {
         (status = 401, description = "The token is missing or wrong.", body = ErrorView),
         (status = 403, description = "Control is off, or the request comes from elsewhere.", body = ErrorView),
         (status = 404, description = "There is no such task or action.", body = ErrorView),
-        (status = 409, description = "Not now: the limit of restarts is reached, or the manager is shutting down.", body = ErrorView),
+        (status = 409, description = "Not now: the action has no effect in the task's state, the limit of restarts is reached, or the manager is shutting down. `error` says which.", body = ErrorView),
+        (status = 429, description = "Too many requests with a wrong token at once.", body = ErrorView),
         (status = 503, description = "The manager is gone.", body = ErrorView),
     ),
     security(("token" = [])),
@@ -346,7 +347,7 @@ async fn act(
                 let refusal = refusal(StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens at once");
                 return Ok((later, refusal).into_response());
             };
-            // Whoever guesses guesses slowly.
+            // Guesses on one connection come slowly. What protects the token is its length.
             tokio::time::sleep(WRONG_TOKEN).await;
             let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
             (challenge, refusal(StatusCode::UNAUTHORIZED, "the token is missing or wrong")).into_response()
@@ -417,6 +418,7 @@ struct Recent {
 /// The last events of all tasks.
 #[utoipa::path(get, path = "/events/recent", responses(
     (status = 200, description = "The last events, the oldest first.", body = Recent),
+    (status = 503, description = "The page is busy: other clients have not read their answers.", body = ErrorView),
 ))]
 async fn recent(State(api): Shared) -> Result<Response, NoAnswer> {
     let hub = api.hub.clone();
@@ -460,7 +462,8 @@ async fn runtime(State(api): Shared) -> Result<Json<RuntimeView>, Gone> {
 /// All metrics.
 #[utoipa::path(get, path = "/metrics", responses(
     (status = 200, description = "Prometheus text, or OpenMetrics where `Accept` asks for it.", content_type = "text/plain", body = String),
-    (status = 404, description = "The page has no feed.", body = ErrorView),
+    (status = 404, description = "The page has no feed, or the feed no meter provider.", body = ErrorView),
+    (status = 503, description = "The page is busy: other clients have not read their answers.", body = ErrorView),
 ))]
 async fn metrics(State(api): Shared, headers: HeaderMap) -> Result<Response, NoAnswer> {
     let Some(feed) = &api.feed else {

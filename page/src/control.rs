@@ -11,6 +11,7 @@ use std::{
 use otel_tasks::{
     TaskManager,
     schedule::LoopControlError,
+    snapshot::{TaskSnapshot, TaskState},
     task::{RestartError, TaskControlError, TaskManagerBuilder, UnknownTask},
     telemetry::contract::{SCOPE, key},
 };
@@ -52,6 +53,26 @@ impl Action {
 
     pub(crate) fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|action| action.as_str() == text)
+    }
+
+    /// Whether a task in this state is changed by it. A name that is not registered has no state.
+    pub(crate) fn changes(self, task: &TaskSnapshot) -> bool {
+        let Some(state) = task.state else { return false };
+        let is_tried_again = task.next_retry.is_some();
+        match self {
+            Self::Restart => state != TaskState::Stopping,
+            Self::Pause => {
+                matches!(state, TaskState::Waiting | TaskState::Running | TaskState::Backoff)
+                    || is_tried_again
+            }
+            Self::Resume => state == TaskState::Paused,
+            Self::Stop => match state {
+                TaskState::Stopping | TaskState::Stopped | TaskState::Finished => false,
+                TaskState::Failed => is_tried_again,
+                _ => true,
+            },
+            Self::Run => matches!(state, TaskState::Running | TaskState::Paused),
+        }
     }
 }
 
@@ -170,6 +191,13 @@ fn act(manager: &TaskManager, name: &str, action: Action) -> Result<(), Refused>
         TaskControlError::Unknown(error) => unknown(error),
         error => Refused::Conflict(error.to_string()),
     };
+    // The manager takes an order that changes nothing; a person wants to know that it does not.
+    if let Some(task) = manager.snapshot(name).filter(|task| !action.changes(task)) {
+        if let Some(state) = task.state {
+            let (action, state) = (action.as_str(), state.as_str());
+            return Err(Refused::Conflict(format!("{action} has no effect on task {name:?}: it is {state}")));
+        }
+    }
     match action {
         Action::Restart => manager.restart(name).map(drop).map_err(|error| match error {
             RestartError::Unknown(error) => unknown(error),

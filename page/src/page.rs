@@ -80,7 +80,8 @@ impl Page {
     ///
     /// The client sends it as `Authorization: Bearer`. Use a long random token, and TLS outside of loopback.
     ///
-    /// Each request becomes a `tracing` span `bot.control_task` and a log record `task.controlled`.
+    /// Each request with the token becomes a `tracing` span `bot.control_task` and a log record `task.controlled`. Requests without it
+    /// are counted: the first is a log record, and one a minute at most after it.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into()).filter(|token| !token.is_empty());
         self

@@ -224,6 +224,7 @@ fn full() -> Response {
 #[cfg(test)]
 mod tests {
     use std::{
+        io::{Read, Write},
         net::TcpStream,
         sync::{
             Arc,
@@ -255,5 +256,28 @@ mod tests {
         assert!(is_over.load(SeqCst));
         let refused = TcpStream::connect(address).expect_err("nobody listens");
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn a_probe_is_answered_however_many_wait_behind_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        listener.set_nonblocking(true).expect("set");
+        let address = listener.local_addr().expect("an address");
+        let connect = || TcpStream::connect(address).expect("it listens");
+        let _place = connect();
+        let mut probe = connect();
+        probe.write_all(b"GET /health/live HTTP/1.1\r\nHost: web\r\n\r\n").expect("sent");
+        let _behind: Vec<_> = (0..100).map(|_| connect()).collect();
+        let router = Router::new().fallback(|| async { "passes" });
+        let (runtime, listener) = prepare(listener).expect("prepared");
+        let limits = Limits { connections: 1, of_one_address: 1, reserve: 4 };
+        let served = async {
+            tokio::time::timeout(Duration::from_millis(500), accept(listener, router, limits)).await
+        };
+        runtime.block_on(served).expect_err("it accepts without end");
+        let mut answer = String::new();
+        // Fails where the connection was given up.
+        let _ = probe.read_to_string(&mut answer);
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("passes"), "{answer:?}");
     }
 }

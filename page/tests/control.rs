@@ -1,4 +1,4 @@
-//! Control requests: which are refused, and the span and the record of each.
+//! Control requests: which are refused, and the span and the record of each that had the token.
 
 mod support;
 
@@ -119,6 +119,11 @@ async fn control_needs_a_token_and_each_request_is_a_span_and_a_record() {
         assert_eq!(post(&page, &format!("/tasks/gateway/{action}"), &with_token).status, 202);
         eventually("it shows", || get(&page, "/tasks/gateway").json()["state"] == state).await;
     }
+    for action in ["pause", "resume", "stop", "run"] {
+        let refused = post(&page, &format!("/tasks/gateway/{action}"), &with_token);
+        let why = format!("{action} has no effect on task \"gateway\": it is stopped");
+        assert_eq!((refused.status, &refused.json()["error"]), (409, &why.into()));
+    }
     assert_eq!(post(&page, "/tasks/nobody/stop", &with_token).status, 404);
     assert_eq!(post(&page, "/tasks/gateway/explode", &with_token).status, 404);
     let long = "x".repeat(257);
@@ -136,14 +141,14 @@ async fn control_needs_a_token_and_each_request_is_a_span_and_a_record() {
     };
     assert_eq!(with_outcome("accepted"), 4);
     assert_eq!(with_outcome("unknown task"), 1);
-    assert_eq!(with_outcome("conflict"), 1);
+    assert_eq!(with_outcome("conflict"), 5);
     // A refusal has no span, and one record for many.
     let (refusals, records): (Vec<_>, Vec<_>) =
         records.into_iter().partition(|record| record.trace_context().is_none());
     let outcomes: Vec<_> =
         refusals.iter().filter_map(|record| of_record(record, "task.control.outcome")).collect();
     assert_eq!(outcomes, ["control is off", "no valid token"], "the first of each page");
-    assert_eq!((spans.len(), records.len()), (6, 6));
+    assert_eq!((spans.len(), records.len()), (10, 10));
     for (span, record) in spans.iter().zip(&records) {
         let keys = ["task.name", "task.control.action", "task.control.outcome"];
         for key in keys {

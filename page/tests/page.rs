@@ -442,10 +442,10 @@ async fn metrics_are_those_that_were_measured_in_both_formats() {
     assert_eq!(get(&without, "/metrics").status, 404);
 }
 
-/// The trace ids of the exemplars, by the result of their runs, after each of them was found in the bucket of its value.
 /// How long `/metrics` is one answer for all, and a little.
 const SHARED: Duration = Duration::from_millis(1_050);
 
+/// The trace ids of the exemplars, by the result of their runs, after each of them was found in the bucket of its value.
 fn exemplars(page: &PageServer) -> BTreeMap<String, Vec<String>> {
     let accept = [("Accept", "application/openmetrics-text")];
     let text = ask(page.address(), "GET", "/metrics", &accept).body;
