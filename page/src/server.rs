@@ -50,6 +50,8 @@ const PROBE: Duration = Duration::from_secs(1);
 const BUFFER: usize = 64 * 1_024;
 /// How much of an answer the system keeps of a client that does not read.
 const SEND_BUFFER: usize = 64 * 1_024;
+/// The threads for answers and for what streams are told.
+const BLOCKING: usize = 1;
 /// How long blocking work is waited for at the end.
 const LAST: Duration = Duration::from_secs(1);
 /// How long it waits after a connection that could not be accepted: there are no descriptors left, say.
@@ -134,7 +136,9 @@ fn serve(router: Router, address: impl ToSocketAddrs, limits: Limits) -> io::Res
 
 /// The page's runtime, and the listener registered with it.
 fn prepare(listener: TcpListener) -> io::Result<(Runtime, tokio::net::TcpListener)> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Answers are made one at a time; each further thread would keep memory of its own.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING).build()?;
     let inside = runtime.enter();
     let listener = tokio::net::TcpListener::from_std(listener)?;
     drop(inside);
