@@ -94,13 +94,13 @@ impl Shared {
     }
 
     /// The answer, made by `make` where the last one is older. Those that ask meanwhile wait for it.
-    pub(crate) async fn get<E: From<Busy>>(
+    pub(crate) async fn get<E>(
         &self,
         maker: &Maker,
         make: impl FnOnce() -> Result<Vec<u8>, E> + Send + 'static,
     ) -> Result<Bytes, E>
     where
-        E: Send + 'static,
+        E: From<Busy> + Send + 'static,
     {
         let mut last = tokio::time::timeout(PATIENCE, self.last.lock()).await.map_err(|_| Busy)?;
         if let Some((_, bytes)) = last.as_ref().filter(|(made, _)| made.elapsed() < self.fresh) {
