@@ -9,7 +9,7 @@ use std::{
 use otel_tasks::telemetry::{Telemetry, TelemetryBuilder};
 
 use crate::{
-    answers::{pipe, server},
+    answers::server,
     end_spans,
     support::otlp::{BEHIND_PROXY, Receiver, closed_port},
     traces,
@@ -59,7 +59,7 @@ fn requests_over_tls_go_through_a_tunnel_and_the_receiver_sees_nothing_of_the_pa
     let proxy = server(move |mut client| {
         seen.lock().expect("no panic").push(head(&mut client));
         let _ = client.write_all(b"HTTP/1.1 200 Connection established\r\nproxy-agent: test\r\n\r\n");
-        pipe(client, behind);
+        crate::answers::pipe(client, behind);
     });
     let env = [
         ("https_proxy", format!("user:p%40ss@{proxy}")),
