@@ -667,7 +667,9 @@ fn check(document: &Value, schema: &Value, value: &Value, place: &str) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
-                let property = &schema["properties"][name];
+                // Of a map, every value is of one kind.
+                let of_map = &schema["additionalProperties"];
+                let property = schema["properties"].get(name).unwrap_or(of_map);
                 assert!(property.is_object(), "{place}: {name} is not in the document");
                 check(document, property, value, &format!("{place} {name}"));
             }
