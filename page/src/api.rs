@@ -29,7 +29,7 @@ use crate::{
     assets,
     control::{Action, Refusals, Refused, control, permit},
     format::{shortened, unix},
-    guard::{guard, refusal},
+    guard::{METRICS, guard, refusal},
     live::{Gone, Hub, TooMany, frame},
     metrics,
     view::{
@@ -49,14 +49,6 @@ const METRICS_FRESH: Duration = Duration::from_secs(1);
 const WRONG_TOKEN: Duration = Duration::from_secs(1);
 /// How many of them wait; more are refused at once.
 const WAITING: usize = 16;
-
-/// The path of the metrics.
-pub(crate) const METRICS: &str = "/metrics";
-
-/// Whether a path is one of the probes.
-pub(crate) fn is_probe(path: &str) -> bool {
-    matches!(path, "/health/live" | "/health/ready" | "/health/startup")
-}
 
 /// What the paths share.
 struct Api {

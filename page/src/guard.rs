@@ -11,10 +11,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{
-    api::{METRICS, is_probe},
-    view::ErrorView,
-};
+use crate::view::ErrorView;
+
+/// The path of the metrics.
+pub(crate) const METRICS: &str = "/metrics";
+
+/// Whether a path is one of the probes.
+pub(crate) fn is_probe(path: &str) -> bool {
+    matches!(path, "/health/live" | "/health/ready" | "/health/startup")
+}
 
 /// Nothing from elsewhere, no script or style in the page itself, no frame around it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \

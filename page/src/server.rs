@@ -34,8 +34,8 @@ use tokio_io_timeout::TimeoutStream;
 use self::places::{Limits, Places};
 use crate::{
     Page,
-    api::{StreamsEnd, is_probe, router},
-    guard::refusal,
+    api::{StreamsEnd, router},
+    guard::{is_probe, refusal},
 };
 
 /// How long a client may take for the head of a request, also between two requests.

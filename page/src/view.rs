@@ -27,6 +27,7 @@ pub(crate) use service::{Probe, RuntimeView, runtime};
 pub(crate) use why::Why;
 
 use crate::{
+    control::Action,
     format::{SHORT_TEXT, abridged, seconds, unix},
     spans::{Identity, SpanRing},
 };
@@ -469,24 +470,12 @@ impl TaskDetail {
 
 /// What the state of a task permits.
 fn actions(manager: &TaskManager, task: &TaskSnapshot) -> Vec<&'static str> {
-    let Some(state) = task.state.filter(|_| !manager.is_shutting_down()) else { return Vec::new() };
-    let is_tried_again = task.next_retry.is_some();
-    let is_loop = || manager.loop_handle(&task.name).is_ok();
-    let all = [
-        ("restart", state != TaskState::Stopping),
-        (
-            "pause",
-            matches!(state, TaskState::Waiting | TaskState::Running | TaskState::Backoff) || is_tried_again,
-        ),
-        ("resume", state == TaskState::Paused),
-        (
-            "stop",
-            !matches!(state, TaskState::Stopping | TaskState::Stopped | TaskState::Finished)
-                && (state != TaskState::Failed || is_tried_again),
-        ),
-        ("run", matches!(state, TaskState::Running | TaskState::Paused) && is_loop()),
-    ];
-    all.into_iter().filter(|(_, permitted)| *permitted).map(|(action, _)| action).collect()
+    if manager.is_shutting_down() {
+        return Vec::new();
+    }
+    let is_loop = manager.loop_handle(&task.name).is_ok();
+    let all = Action::ALL.into_iter().filter(|action| action.changes(task));
+    all.filter(|action| *action != Action::Run || is_loop).map(Action::as_str).collect()
 }
 
 impl From<&TaskSettings> for Settings {

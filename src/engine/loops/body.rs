@@ -6,8 +6,8 @@ use crate::{
     cell::SkipReason,
     engine::{
         loops::{
+            control::tell_skipped,
             handle::LoopHandle,
-            life::tell_skipped,
             task_loop::{Parts, TaskLoop},
         },
         shared::Shared,

@@ -12,10 +12,7 @@ use tokio::{
 
 use crate::{
     cell::SkipReason,
-    engine::{
-        Order, Supervised,
-        loops::{iteration::Living, life::tell_skipped, outcome::LoopOutcome},
-    },
+    engine::{Order, Supervised, TaskEventKind, loops::outcome::LoopOutcome, shared::Shared},
     error::LoopControlError,
     policy::Exit,
     timetable::{Account, Schedule, ScheduleError},
@@ -32,16 +29,16 @@ pub(super) struct Control {
 pub(super) struct State {
     pub(super) schedule: Arc<Schedule>,
     /// Counted up with each schedule, and when a life takes the account or gives it back.
-    revision: u64,
+    pub(super) revision: u64,
     /// Between the start of a life and its end, hooks included.
     pub(super) running: bool,
     /// Whether a life has the account, and does what is asked for.
-    lives: bool,
+    pub(super) lives: bool,
     /// Whether an iteration that is asked for begins. False from the moment on at which it is decided that a life ends.
-    takes: bool,
+    pub(super) takes: bool,
     pub(super) failed: bool,
     /// Boxed: most loops are asked for nothing.
-    asked: Option<Box<Asked>>,
+    pub(super) asked: Option<Box<Asked>>,
     pub(super) iteration: u64,
     pub(super) next: Option<SystemTime>,
     /// What the last life has left. The life under way has it, and gives it back when it ends.
@@ -57,7 +54,7 @@ pub(super) struct State {
 
 /// What a life was asked for.
 #[derive(Debug, Default)]
-struct Asked {
+pub(super) struct Asked {
     /// When it was asked to finish.
     stop: Option<Instant>,
     /// Iterations that have not begun, by those who await them.
@@ -351,53 +348,15 @@ impl Control {
     }
 }
 
-/// Marks the loop as running, and as not when its life ends or is dropped.
-pub(super) struct Alive {
-    living: Arc<Living>,
-    /// The one that the life begins with.
-    pub(super) schedule: Arc<Schedule>,
-}
-
-impl Alive {
-    pub(super) fn begin(living: &Arc<Living>) -> Self {
-        let mut state = living.parts.control.state();
-        (state.running, state.lives, state.takes) = (true, true, true);
-        state.revision += 1;
-        (state.failed, state.asked, state.in_flight) = (false, None, 0);
-        (state.iteration, state.next) = (0, None);
-        let schedule = state.schedule.clone();
-        drop(state);
-        Self { living: living.clone(), schedule }
-    }
-
-    /// Gives the account back for a life that has not begun its work.
-    fn give_back(&self) {
-        let Living { parts, life } = &*self.living;
-        let (account, stop) = {
-            let state = parts.control.state();
-            (state.account, state.stop_requested())
-        };
-        let now = life.supervised.wall_clock();
-        let missed = parts.control.give_back(self.schedule.clone(), account, stop, now);
-        tell_skipped(&life.shared, &life.supervised, SkipReason::Missed, missed);
-    }
-}
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        let control = &self.living.parts.control;
-        // The schedule may have the user's code in it, and that may be what panics.
-        if control.state().lives && !std::thread::panicking() {
-            self.give_back();
-        }
-        let mut state = control.state();
-        (state.running, state.lives) = (false, false);
-        state.revision += 1;
-        state.next = None;
-        let unheard = state.refuse();
-        self.living.life.supervised.task.cell.set_schedule(state.schedule.interval(), None);
-        drop(state);
-        // Wakes those who await them.
-        drop(unheard);
+/// Counts times that are left out.
+pub(super) fn tell_skipped(
+    shared: &Arc<Shared>,
+    supervised: &Arc<Supervised>,
+    reason: SkipReason,
+    iterations: u64,
+) {
+    if iterations > 0 {
+        supervised.task.skipped(reason, iterations);
+        shared.tell(supervised, || TaskEventKind::Skipped { reason, iterations });
     }
 }

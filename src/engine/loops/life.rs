@@ -20,14 +20,13 @@ use crate::{
     cell::SkipReason,
     emit::DelaySeries,
     engine::{
-        Life, LifeEnd, TaskEventKind, later,
+        Life, LifeEnd, later,
         loops::{
-            control::{Alive, Place, Wish},
+            alive::Alive,
+            control::{Place, Wish, tell_skipped},
             iteration::{Cause, Iteration, Living, Settled},
             task_loop::Parts,
         },
-        shared::Shared,
-        supervision::supervised::Supervised,
     },
     policy::Exit,
     timetable::{Course, LeftOut, Moment, Now, OverlapPolicy, Schedule},
@@ -493,19 +492,6 @@ impl Drop for LoopLife {
         }
         // A life that is dropped before its end.
         self.close();
-    }
-}
-
-/// Counts times that are left out.
-pub(super) fn tell_skipped(
-    shared: &Arc<Shared>,
-    supervised: &Arc<Supervised>,
-    reason: SkipReason,
-    iterations: u64,
-) {
-    if iterations > 0 {
-        supervised.task.skipped(reason, iterations);
-        shared.tell(supervised, || TaskEventKind::Skipped { reason, iterations });
     }
 }
 

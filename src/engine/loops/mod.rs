@@ -3,11 +3,13 @@
 //! ```text
 //! TaskLoop   what a user says         ──> Parts, shared by the loop's lives
 //! LoopHandle what a user does with it ──> Control, which the life under way reads
+//! alive      the life under way, as Control shows it
 //! life       one life: waits for the schedule, begins iterations, says how it ended
 //! iteration  one iteration: the run, its further tries, the hooks after it
 //! body       a registered loop, as its driver sees it
 //! ```
 
+pub(in crate::engine) mod alive;
 pub(in crate::engine) mod body;
 pub(in crate::engine) mod control;
 pub(in crate::engine) mod handle;
