@@ -143,7 +143,7 @@ async fn actions_follow_the_state(service: &Service, browser: &Browser) -> Check
     browser
         .shows(
             "why it is refused",
-            "return /^Not now: .*not running/.test(document.getElementById('answer').textContent)",
+            "return /^Not now: .*it is stopped/.test(document.getElementById('answer').textContent)",
         )
         .await?;
     browser.press("p").await
