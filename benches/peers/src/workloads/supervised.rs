@@ -39,6 +39,8 @@ enum Figure {
 
 /// The bytes that an idle registered task holds at most.
 const IDLE_TASK: f64 = 1_192.0;
+/// The bytes that a manager holds for itself, whatever it has to do. They are spread over its tasks.
+const MANAGER: f64 = 16_384.0;
 
 pub fn workloads() -> Vec<Workload> {
     let start = "what does it cost to start an idle task among so many";
@@ -69,7 +71,7 @@ fn workload(
         .cell("ractor", move |scale| measure::<Ractor>(figure, scale.of(tasks)))
         .goal(Limit::AtMost(at_most))
         .required(match figure {
-            Figure::Memory => Some(IDLE_TASK),
+            Figure::Memory => Some(IDLE_TASK + (MANAGER / tasks as f64).round()),
             Figure::Start | Figure::Stop => None,
         })
         .at_most_rounds(match figure {
