@@ -46,8 +46,11 @@ export function changed() {
 
 function useListeners(listeners) {
   const [, draw] = useReducer((count) => count + 1, 0);
+  const drawn = store.version;
   useEffect(() => {
     listeners.add(draw);
+    // An effect runs after the drawing: what changed between the two has called nobody.
+    if (store.version !== drawn) draw();
     return () => listeners.delete(draw);
   }, []);
 }
