@@ -2,7 +2,10 @@
 //! and bounded in bytes as long as a client holds them.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -78,6 +81,14 @@ impl Maker {
         };
         tokio::time::timeout(PATIENCE, made).await.map_err(|_| Busy)?
     }
+
+    /// The answer that `make` returns, made like that, with its room.
+    pub(crate) async fn answer<E: From<Busy> + Send + 'static>(
+        &self,
+        make: impl FnOnce() -> Result<Vec<u8>, E> + Send + 'static,
+    ) -> Result<Bytes, E> {
+        Ok(self.room.hold(self.make(make).await??)?)
+    }
 }
 
 /// One answer, for all that ask within a time.
@@ -85,12 +96,14 @@ impl Maker {
 pub(crate) struct Shared {
     fresh: Duration,
     last: Mutex<Option<(Instant, Bytes)>>,
+    /// Whether something was changed since the last one, or the one that is being made, began.
+    is_stale: AtomicBool,
 }
 
 impl Shared {
     /// An answer that is shared for so long.
     pub(crate) fn new(fresh: Duration) -> Self {
-        Self { fresh, last: Mutex::default() }
+        Self { fresh, last: Mutex::default(), is_stale: AtomicBool::new(false) }
     }
 
     /// The answer, made by `make` where the last one is older. Those that ask meanwhile wait for it.
@@ -103,20 +116,21 @@ impl Shared {
         E: From<Busy> + Send + 'static,
     {
         let mut last = tokio::time::timeout(PATIENCE, self.last.lock()).await.map_err(|_| Busy)?;
-        if let Some((_, bytes)) = last.as_ref().filter(|(made, _)| made.elapsed() < self.fresh) {
+        let is_stale = self.is_stale.swap(false, Relaxed);
+        if let Some((_, bytes)) = last.as_ref().filter(|(made, _)| !is_stale && made.elapsed() < self.fresh) {
             return Ok(bytes.clone());
         }
         // Before the new one needs its room.
         *last = None;
         let began = Instant::now();
-        let bytes = maker.room.hold(maker.make(make).await??)?;
+        let bytes = maker.answer(make).await?;
         *last = Some((began, bytes.clone()));
         Ok(bytes)
     }
 
-    /// Forgets the answer: something was changed.
-    pub(crate) async fn forget(&self) {
-        *self.last.lock().await = None;
+    /// Serves the answer to nobody any more: something was changed.
+    pub(crate) fn forget(&self) {
+        self.is_stale.store(true, Relaxed);
     }
 }
 
@@ -153,7 +167,7 @@ mod tests {
         };
         let (first, second) = tokio::join!(shared.get(&maker, make()), shared.get(&maker, make()));
         assert_eq!((first.expect("made"), second.expect("shared")), ("0".into(), "0".into()));
-        shared.forget().await;
+        shared.forget();
         assert_eq!(shared.get(&maker, make()).await.expect("made"), "1");
         let old = Shared::new(Duration::ZERO);
         assert_eq!(old.get(&maker, make()).await.expect("made"), "2");

@@ -329,7 +329,7 @@ async fn act(
     Ok(match done {
         Ok(()) => {
             // What is asked for next shows it.
-            api.tasks.forget().await;
+            api.tasks.forget();
             StatusCode::ACCEPTED.into_response()
         }
         Err(Refused::Off) => refusal(StatusCode::FORBIDDEN, "control is off: see Page::token"),
@@ -418,7 +418,7 @@ async fn recent(State(api): Shared) -> Result<Response, NoAnswer> {
         let (events, missed) = hub.all_events();
         json(&Recent { events, missed })
     };
-    Ok(is_json(api.maker.room().hold(api.maker.make(make).await??)?))
+    Ok(is_json(api.maker.answer(make).await?))
 }
 
 /// When loops run.
