@@ -210,6 +210,7 @@ async fn the_keyboard_suffices(service: &Service, browser: &Browser) -> Checked 
 
 async fn blocked_workers_are_named(service: &Service, browser: &Browser) -> Checked {
     browser.view(&service.url(), "/").await?;
+    browser.shows("the overview is there", "return document.querySelector('.verdict') !== null").await?;
     for _ in 0..2 {
         // On the workers of the service, not on the runtime of this caller.
         let _inside = service.runtime().enter();
