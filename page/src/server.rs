@@ -27,7 +27,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use socket2::SockRef;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{net::TcpStream, runtime::Runtime, sync::oneshot, task::JoinHandle, time::Instant};
 use tokio_io_timeout::TimeoutStream;
 
@@ -54,6 +54,8 @@ const SEND_BUFFER: usize = 64 * 1_024;
 const BLOCKING: usize = 1;
 /// How long blocking work is waited for at the end.
 const LAST: Duration = Duration::from_secs(1);
+/// How many connections may wait to be accepted. The system drops what comes beyond it, and a client tries again after a second.
+const BACKLOG: i32 = 1_024;
 /// How long it waits after a connection that could not be accepted: there are no descriptors left, say.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -105,11 +107,10 @@ impl Page {
 
 fn serve(router: Router, address: impl ToSocketAddrs, limits: Limits) -> io::Result<PageServer> {
     let addresses: Vec<_> = address.to_socket_addrs()?.collect();
-    let listener = TcpListener::bind(&addresses[..]).map_err(|error| {
+    let listener = listen(&addresses).map_err(|error| {
         let addresses: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
         io::Error::new(error.kind(), format!("serve the page at {}: {error}", addresses.join(", ")))
     })?;
-    listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     let (stop, stopped) = oneshot::channel();
     let (report, is_ready) = mpsc::channel();
@@ -132,6 +133,29 @@ fn serve(router: Router, address: impl ToSocketAddrs, limits: Limits) -> io::Res
     })?;
     is_ready.recv().map_err(io::Error::other)??;
     Ok(PageServer { address, stop: Some(stop), thread: Some(thread) })
+}
+
+/// Listens at the first address that can be bound, as [`TcpListener::bind`] does, with a longer queue than its 128 connections: one client
+/// fills those faster than they are accepted.
+fn listen(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
+    let at = |address: SocketAddr| {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // On Windows the option would let two processes have one address.
+        #[cfg(unix)]
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket.into())
+    };
+    let mut failure = io::Error::new(io::ErrorKind::InvalidInput, "no address");
+    for &address in addresses {
+        match at(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 /// The page's runtime, and the listener registered with it.
@@ -260,6 +284,32 @@ mod tests {
         assert!(is_over.load(SeqCst));
         let refused = TcpStream::connect(address).expect_err("nobody listens");
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    /// A connection that the system drops is tried again after a second.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn six_hundred_connections_wait_to_be_accepted() {
+        let listener = listen(&["127.0.0.1:0".parse().expect("an address")]).expect("bound");
+        let address = listener.local_addr().expect("an address");
+        let began = std::time::Instant::now();
+        for number in 0..600 {
+            let connected = TcpStream::connect_timeout(&address, Duration::from_millis(900));
+            connected.unwrap_or_else(|error| panic!("connection {number}: {error}"));
+        }
+        assert!(began.elapsed() < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn the_first_address_that_can_be_bound_is_taken() {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("bound").local_addr();
+        let [taken, free] = [taken.expect("an address"), "127.0.0.1:0".parse().expect("an address")];
+        let held = TcpListener::bind(taken).expect("bound again");
+        let listener = listen(&[taken, free]).expect("the second");
+        assert_ne!(listener.local_addr().expect("an address"), taken);
+        assert_eq!(listen(&[taken]).expect_err("in use").kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(listen(&[]).expect_err("none").kind(), io::ErrorKind::InvalidInput);
+        drop(held);
     }
 
     #[test]
