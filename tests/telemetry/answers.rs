@@ -447,49 +447,6 @@ fn an_answer_in_drips_is_given_up_and_the_spans_are_kept() {
     }
 }
 
-/// The same over gRPC: the head of a message of a thousand bytes, and one byte at a time.
-#[cfg(feature = "otlp-grpc")]
-#[test]
-fn an_answer_in_drips_over_grpc_is_given_up_and_the_spans_are_kept() {
-    use std::{
-        pin::Pin,
-        task::{Context, Poll, ready},
-    };
-
-    use axum::body::Bytes;
-
-    struct Drips(tokio::time::Interval, &'static [u8]);
-    impl hyper::body::Body for Drips {
-        type Data = Bytes;
-        type Error = std::convert::Infallible;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-        ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
-            ready!(self.0.poll_tick(cx));
-            let next = std::mem::replace(&mut self.1, b"x");
-            Poll::Ready(Some(Ok(hyper::body::Frame::data(Bytes::from_static(next)))))
-        }
-    }
-    let app = axum::Router::new().fallback(|| {
-        let drips = Drips(tokio::time::interval(Duration::from_millis(50)), &[0, 0, 0, 0x03, 0xe8]);
-        std::future::ready(([("content-type", "application/grpc")], axum::body::Body::new(drips)))
-    });
-    let (endpoint, _server) = crate::support::otlp::Server::of(app);
-    let telemetry = Telemetry::builder()
-        .env(|name| (name == "OTEL_BSP_EXPORT_TIMEOUT").then(|| "300".to_owned()))
-        .endpoint(endpoint)
-        .protocol(Protocol::Grpc)
-        .shutdown_timeout(Duration::from_millis(100))
-        .build()
-        .expect("telemetry");
-    end_spans(&telemetry, 1);
-    let flushed = telemetry.tracer_provider().force_flush().expect_err("no answer").to_string();
-    assert!(flushed.contains("no answer within 300ms"), "{flushed}");
-    assert_eq!(traces(&telemetry).pending, 1, "a flush that fails loses nothing");
-}
-
 /// The status of an error says what to do, whatever becomes of its body.
 #[test]
 fn an_errors_body_need_not_be_readable() {
