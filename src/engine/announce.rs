@@ -138,6 +138,32 @@ impl Announcer<'_> {
             "task {} restarted: {reason}", self.name());
     }
 
+    /// The gate of the task was opened.
+    pub(super) fn pass_granted(&self, gate: &str, term: u64) {
+        self.send(|| TaskEventKind::PassGranted { term });
+        record!(self, record::LEASE_ACQUIRED, Level::INFO, { { key::LEASE_TERM } = number(term), },
+            "task {} holds {gate}, term {term}", self.name());
+    }
+
+    /// The task is stopped because its pass ends.
+    pub(super) fn pass_lost(&self, gate: &str, term: u64) {
+        self.send(|| TaskEventKind::PassLost { term });
+        record!(self, record::LEASE_LOST, Level::WARN, { { key::LEASE_TERM } = number(term), },
+            "task {} has lost {gate}, term {term}: it is stopped, and stands by again", self.name());
+    }
+
+    /// The task has ended, and gives its pass back.
+    pub(super) fn pass_released(&self, gate: &str, term: u64) {
+        record!(self, record::LEASE_RELEASED, Level::INFO, { { key::LEASE_TERM } = number(term), },
+            "task {} gives {gate} back, term {term}", self.name());
+    }
+
+    /// One poll of the task goes on though its pass is about to end.
+    pub(super) fn overran(&self, gate: &str, term: u64) {
+        record!(self, record::LEASE_OVERRUN, Level::ERROR, { { key::LEASE_TERM } = number(term), },
+            "task {} blocks its thread though {gate}, term {term}, is about to end: it may run twice at once", self.name());
+    }
+
     /// The task finished, or was stopped or paused.
     pub(super) fn at_rest(&self, state: TaskState, by: DecisionCause) {
         self.change(match state {
