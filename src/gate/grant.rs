@@ -136,6 +136,10 @@ impl Grant {
         self
     }
 
+    pub(crate) fn last_due(&self) -> Option<SystemTime> {
+        self.last_run
+    }
+
     /// Returns the run's view of this permission.
     pub fn pass(&self) -> Pass {
         Pass(self.hold.clone())
@@ -238,6 +242,11 @@ impl Pass {
     /// Lets the driver look.
     pub(crate) fn wake_driver(&self) {
         self.0.wake();
+    }
+
+    /// Ends the permission: somebody else holds it.
+    pub(crate) fn lose(&self) {
+        self.0.end();
     }
 
     /// Looks from the watchdog's thread: ends what is over, so that the driver drops it, also where its timers stood still.

@@ -10,6 +10,9 @@
 //!   ([`OverrunAction`](crate::policy::OverrunAction)).
 //! - The grant is released as soon as the future is gone: after a stop, a pause, a failure or a shutdown. Whoever lost it stands again.
 //!
+//! - A loop claims each due time before its iteration ([`Gate::begin`]), and a take-over goes on from the last due time that was claimed
+//!   ([`Grant::last_run`]): what fell due since is missed, and the loop's [`MissedPolicy`](crate::schedule::MissedPolicy) decides.
+//!
 //! So at most one process *polls* the task. A request that it has sent before is the receiver's business: send the
 //! [term](Pass::term) along, and refuse a lower one. What the task spawned through its context is dropped with the run, and the
 //! grant is released after it; its single polls are not refused. A one-shot task runs on each process in turn.
@@ -52,11 +55,13 @@
 mod clock;
 mod grant;
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::SystemTime};
 
 pub use clock::{BootClock, BootInstant};
 pub(crate) use grant::Standing;
 pub use grant::{Grant, Keeper, Pass};
+
+use crate::policy::{ExitKind, labels};
 
 /// A boxed future, as the methods of a [`Gate`] return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -73,6 +78,32 @@ pub trait Gate: Send + Sync + 'static {
     ///
     /// Errors are the gate's to count. Dropping the future means that the task is no longer a candidate.
     fn enter(&self) -> BoxFuture<'_, Grant>;
+
+    /// Claims a due time before an iteration of a loop begins, so that each due time is run at most once in the fleet.
+    ///
+    /// By default each is won. If the gate cannot tell, it waits: no iteration begins meanwhile, and the pass ends by its time.
+    fn begin(&self, pass: &Pass, due: SystemTime) -> BoxFuture<'_, Claim> {
+        let _ = (pass, due);
+        Box::pin(std::future::ready(Claim::Won))
+    }
+
+    /// Hears how the iteration of a due time that was won has ended. The loop goes on when the future is ready.
+    fn end(&self, pass: &Pass, due: SystemTime, result: ExitKind) -> BoxFuture<'_, ()> {
+        let _ = (pass, due, result);
+        Box::pin(std::future::ready(()))
+    }
+}
+
+labels! {
+    /// The answer to the [claim](Gate::begin) of a due time.
+    pub enum Claim {
+        /// The due time is this holder's: its iteration begins.
+        Won = "won",
+        /// The due time, or a later one, was claimed before: no iteration begins, and none is counted as left out.
+        Done = "done",
+        /// Somebody else holds what the gate guards: the run's future is dropped.
+        Lost = "lost",
+    }
 }
 
 impl<G: Gate + ?Sized> Gate for Arc<G> {
@@ -82,5 +113,13 @@ impl<G: Gate + ?Sized> Gate for Arc<G> {
 
     fn enter(&self) -> BoxFuture<'_, Grant> {
         (**self).enter()
+    }
+
+    fn begin(&self, pass: &Pass, due: SystemTime) -> BoxFuture<'_, Claim> {
+        (**self).begin(pass, due)
+    }
+
+    fn end(&self, pass: &Pass, due: SystemTime, result: ExitKind) -> BoxFuture<'_, ()> {
+        (**self).end(pass, due, result)
     }
 }

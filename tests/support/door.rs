@@ -6,8 +6,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use otel_tasks::gate::{BootClock, BootInstant, BoxFuture, Gate, Grant, Keeper};
-use tokio::{sync::oneshot, time::Instant};
+use otel_tasks::{
+    gate::{BootClock, BootInstant, BoxFuture, Claim, Gate, Grant, Keeper, Pass},
+    policy::ExitKind,
+};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
 
 /// A gate that a test opens by hand. Clones are the same gate.
 #[derive(Clone)]
@@ -18,6 +24,18 @@ struct Inner {
     /// For how long the machine was suspended.
     suspended: Arc<Mutex<Duration>>,
     candidates: Mutex<VecDeque<oneshot::Sender<Grant>>>,
+    claims: Mutex<Claims>,
+}
+
+/// The due times that were asked for.
+#[derive(Default)]
+struct Claims {
+    last: Option<SystemTime>,
+    /// Each with its answer.
+    asked: Vec<(SystemTime, Claim)>,
+    ended: Vec<(SystemTime, ExitKind)>,
+    /// Whether somebody else holds the lease by now.
+    lost: bool,
 }
 
 impl Door {
@@ -26,6 +44,7 @@ impl Door {
             began: Instant::now(),
             suspended: Arc::default(),
             candidates: Mutex::default(),
+            claims: Mutex::default(),
         }))
     }
 
@@ -50,6 +69,35 @@ impl Door {
         let mut candidates = self.0.candidates.lock().expect("no panic");
         candidates.retain(|candidate| !candidate.is_closed());
         candidates
+    }
+
+    fn claims(&self) -> MutexGuard<'_, Claims> {
+        self.0.claims.lock().expect("no panic")
+    }
+
+    /// What was asked for, with the answers.
+    pub(crate) fn asked(&self) -> Vec<(SystemTime, Claim)> {
+        self.claims().asked.clone()
+    }
+
+    /// The due time that was won last.
+    pub(crate) fn last_won(&self) -> Option<SystemTime> {
+        self.claims().last
+    }
+
+    /// What the iterations that were won ended with.
+    pub(crate) fn ended(&self) -> Vec<(SystemTime, ExitKind)> {
+        self.claims().ended.clone()
+    }
+
+    /// Somebody else has claimed all times up to this one.
+    pub(crate) fn claim_elsewhere(&self, due: SystemTime) {
+        self.claims().last = Some(due);
+    }
+
+    /// The next claims find that somebody else holds the lease.
+    pub(crate) fn lose(&self) {
+        self.claims().lost = true;
     }
 
     /// How many stand before the gate.
@@ -86,5 +134,28 @@ impl Gate for Door {
         let (candidate, grant) = oneshot::channel();
         self.candidates_now().push_back(candidate);
         Box::pin(async move { grant.await.expect("the gate keeps its candidates") })
+    }
+
+    fn begin(&self, _: &Pass, due: SystemTime) -> BoxFuture<'_, Claim> {
+        Box::pin(async move {
+            // As a request would.
+            sleep(Duration::from_millis(2)).await;
+            let mut claims = self.claims();
+            let answer = match claims.last {
+                _ if claims.lost => Claim::Lost,
+                Some(last) if last >= due => Claim::Done,
+                _ => Claim::Won,
+            };
+            claims.asked.push((due, answer));
+            if answer == Claim::Won {
+                claims.last = Some(due);
+            }
+            answer
+        })
+    }
+
+    fn end(&self, _: &Pass, due: SystemTime, result: ExitKind) -> BoxFuture<'_, ()> {
+        self.claims().ended.push((due, result));
+        Box::pin(std::future::ready(()))
     }
 }

@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::time::{Instant, sleep};
@@ -41,6 +41,8 @@ struct Place {
     next: Option<Arc<Grant>>,
     /// That of the last life that began; held by the life, and by what its task owns.
     current: Weak<Grant>,
+    /// What was last claimed in the fleet when that life began.
+    last_run: Option<SystemTime>,
     /// Whether the last grant was lost.
     lost: bool,
 }
@@ -83,7 +85,7 @@ impl GatedBody {
         let grant = Arc::new(grant);
         let before = {
             let mut place = self.place();
-            place.current = Arc::downgrade(&grant);
+            (place.current, place.last_run) = (Arc::downgrade(&grant), grant.last_due());
             place.next.replace(grant)
         };
         // The keeper's waker is not ours.
@@ -115,6 +117,11 @@ impl GatedBody {
     /// The pass of the life under way, or of what the task still owns.
     pub(crate) fn pass(&self) -> Option<Pass> {
         self.place().current.upgrade().map(|grant| grant.pass())
+    }
+
+    /// The due time that was last claimed in the fleet when the life under way began.
+    pub(crate) fn last_run(&self) -> Option<SystemTime> {
+        self.place().last_run
     }
 
     pub(crate) fn gate(&self) -> &dyn Gate {
