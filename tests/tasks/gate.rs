@@ -231,6 +231,8 @@ async fn whatever_ends_a_run_gives_its_lease_back_at_once() {
     settle().await;
     assert!(keeper.is_released(), "pause");
     let keeper = held(CriticalTaskConfig::from_loop("loop", TaskLoop::every(secs(60), |_| async {}))).await;
+    // A claim under way is waited for.
+    sleep(millis(10)).await;
     tasks.pause("loop").unwrap();
     settle().await;
     assert_eq!(
