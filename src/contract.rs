@@ -37,9 +37,9 @@ pub mod key {
     pub const SCHEDULE_DELAY: &str = "task.schedule.delay";
     /// Why a task was restarted.
     pub const RESTART_REASON: &str = "task.restart.reason";
-    /// What was decided about a task: `restart`, `give_up` or `stop`. Log records only, as the next eight.
+    /// What was decided about a task: `restart`, `give_up`, `finish`, `stop` or `stand_by`. Log records only, as the next eight.
     pub const DECISION: &str = "task.decision";
-    /// What led to a decision: `exit`, `stall`, `request`, `group`, `dependency` or `retry`.
+    /// What led to a decision: `exit`, `stall`, `request`, `group`, `dependency`, `retry` or `gate`.
     pub const DECISION_CAUSE: &str = "task.decision.cause";
     /// The seconds before the restart, or before the next try.
     pub const DECISION_DELAY: &str = "task.decision.delay";

@@ -109,6 +109,8 @@ async fn a_claim_that_finds_another_holder_ends_the_life() {
     sleep(secs(8)).await;
     assert_eq!((fleet.ran().len(), keeper.is_released(), door.candidates()), (1, true, 1));
     assert_eq!(state(&tasks, "l"), Some(TaskState::Standby));
+    let asked = tasks.loop_handle("l").unwrap().run_now().map(drop);
+    assert_eq!(asked, Err(LoopControlError::Standby));
 }
 
 #[cfg(feature = "calendar")]

@@ -12,7 +12,7 @@ use otel_tasks::{
     Backoff, CriticalTaskConfig, RestartPolicy, TaskContext, TaskGroup, TaskLoop, TaskManager,
     gate::{Keeper, Pass},
     health::HealthReason,
-    policy::{RestartReason, RestartStrategy},
+    policy::{DecisionCause, RestartReason, RestartStrategy, RestartVerdict},
     shutdown::ShutdownOutcome,
     snapshot::TaskState,
 };
@@ -106,6 +106,12 @@ async fn a_run_is_asked_one_grace_before_the_end_and_the_task_stands_again() {
     assert_eq!((alive.now(), alive.total(), alive.most()), (1, 2, 1));
     let snapshot = tasks.snapshot("t").unwrap();
     assert_eq!(snapshot.total_restarts(), 0, "a take-over is no restart");
+    let changes: Vec<_> = tasks.changes("t").unwrap().iter().map(|change| change.kind.to_string()).collect();
+    assert_eq!(changes, ["stands by", "granted: term 1", "lost: term 1", "stands by", "granted: term 2"]);
+    let decisions = tasks.decisions("t").unwrap();
+    let [lost] = &decisions[..] else { panic!("{decisions:?}") };
+    assert_eq!((lost.cause, lost.verdict), (DecisionCause::Gate, RestartVerdict::StandBy));
+    assert!(lost.question.is_none(), "the policy is not asked");
 }
 
 #[tokio::test(start_paused = true)]

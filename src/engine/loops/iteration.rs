@@ -86,7 +86,7 @@ impl Living {
         links: Vec<SpanContext>,
         pass: Pass,
     ) -> Settled {
-        let skipped = Settled { exit: Exit::Success, span_context: None, goes_on: true };
+        let skipped = Settled { exit: Exit::Success, span_context: None, goes_on: true, reply: None };
         let Some(gated) = self.life.supervised.body.gated() else { return skipped };
         match gated.gate().begin(&pass, begins.due).await {
             Claim::Done => skipped,

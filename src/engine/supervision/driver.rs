@@ -665,7 +665,7 @@ impl Core {
         let Poll::Ready(grant) = entered else {
             if self.supervised.state() != TaskState::Standby {
                 self.set_state(TaskState::Standby);
-                self.tell(|| TaskEventKind::Standby);
+                self.own_announcer().stands_by();
             }
             return true;
         };
@@ -1046,7 +1046,10 @@ impl Core {
             Some(Wish::Stop) => Step::Outlive { over: None, then: Then::Stopped(DecisionCause::Request) },
             Some(Wish::Lost) if end.as_ref().is_some_and(|end| end.finished) => self.decide(end, began),
             // A take-over is a start and no restart: nothing has failed.
-            Some(Wish::Lost) => Step::Await(None),
+            Some(Wish::Lost) => {
+                self.decided(DecisionCause::Gate, RestartVerdict::StandBy, None, exit);
+                Step::Await(None)
+            }
             Some(Wish::Pause) => self.paused(DecisionCause::Request),
             Some(Wish::GiveUpStalled) => {
                 let verdict = RestartVerdict::GiveUp { reason: "stalled", retry_after };
@@ -1185,7 +1188,7 @@ impl Core {
                 self.recovered();
                 self.stopped(TaskState::Finished, cause)
             }
-            RestartVerdict::Stop => self.stopped(TaskState::Stopped, cause),
+            RestartVerdict::Stop | RestartVerdict::StandBy => self.stopped(TaskState::Stopped, cause),
             verdict @ RestartVerdict::GiveUp { reason, retry_after } => {
                 self.decided(cause, verdict, Some(question), Some(&exit));
                 self.gave_up(reason, retry_after)
