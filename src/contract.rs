@@ -37,9 +37,9 @@ pub mod key {
     pub const SCHEDULE_DELAY: &str = "task.schedule.delay";
     /// Why a task was restarted.
     pub const RESTART_REASON: &str = "task.restart.reason";
-    /// What was decided about a task: `restart`, `give_up` or `stop`. Log records only, as the next eight.
+    /// What was decided about a task: `restart`, `give_up`, `finish`, `stop` or `stand_by`. Log records only, as the next eight.
     pub const DECISION: &str = "task.decision";
-    /// What led to a decision: `exit`, `stall`, `request`, `group`, `dependency` or `retry`.
+    /// What led to a decision: `exit`, `stall`, `request`, `group`, `dependency`, `retry` or `gate`.
     pub const DECISION_CAUSE: &str = "task.decision.cause";
     /// The seconds before the restart, or before the next try.
     pub const DECISION_DELAY: &str = "task.decision.delay";
@@ -55,6 +55,8 @@ pub mod key {
     pub const DECISION_PREVIOUS_DELAY: &str = "task.decision.previous_delay";
     /// The random number, 0 to 1, that the delay was drawn with.
     pub const DECISION_RANDOM: &str = "task.decision.random";
+    /// The term of the lease that a task with a gate holds: it grows with each hand-over. Spans and log records only.
+    pub const LEASE_TERM: &str = "task.lease.term";
     /// The state of a supervised task.
     pub const STATE: &str = "task.state";
     /// Whether anybody needs to look at a task: `healthy`, `degraded` or `unhealthy`. Log records only.
@@ -144,6 +146,14 @@ pub mod record {
     pub const STOPPED: &str = "task.stopped";
     /// A task did not end by itself at shutdown.
     pub const NOT_STOPPED: &str = "task.not_stopped";
+    /// A task with a gate was let through: it holds its lease.
+    pub const LEASE_ACQUIRED: &str = "task.lease.acquired";
+    /// A task with a gate is stopped because its lease ends.
+    pub const LEASE_LOST: &str = "task.lease.lost";
+    /// A task with a gate has ended, and gives its lease back.
+    pub const LEASE_RELEASED: &str = "task.lease.released";
+    /// A task with a gate blocks its thread until its lease is about to end.
+    pub const LEASE_OVERRUN: &str = "task.lease.overrun";
     /// A supervised task gave no sign of life in time, or one poll of it took too long.
     pub const STALLED: &str = "task.stalled";
     /// One poll blocks its thread for longer than the slow-poll threshold.

@@ -455,6 +455,8 @@ pub enum LoopControlError {
     RuntimeGone,
     /// The loop waits for its start or restart, is about to end, or has ended.
     NotRunning,
+    /// The loop stands by: its [gate](crate::CriticalTaskConfig::gate) is closed.
+    Standby,
     /// As many iterations run as may at once.
     Overlapped,
     /// The new schedule is none; the old one stays.
@@ -470,6 +472,7 @@ impl std::fmt::Display for LoopControlError {
                 "the tokio runtime of the loop was shut down, and the loop was dropped with it"
             }
             Self::NotRunning => "the loop is not running",
+            Self::Standby => "the loop stands by: its gate is closed",
             Self::Overlapped => "as many iterations of the loop are running as may at once",
             Self::Schedule(_) => "the new schedule of the loop is not usable",
         })

@@ -52,6 +52,7 @@ mod read;
 
 mod config;
 mod error;
+pub mod gate;
 mod instrumentation;
 mod manager;
 #[cfg(feature = "otlp-http")]
@@ -128,6 +129,7 @@ pub mod events {
 /// | failed for good | **no** | no | once ready | unhealthy |
 /// | dropped with its tokio runtime | **no** | no | once ready | unhealthy |
 /// | paused | yes | yes | yes | healthy |
+/// | standing by, behind its gate | yes | yes | yes | healthy |
 /// | finished | yes | yes | yes | healthy |
 /// | being stopped, or stopped on request | yes | no | once ready | healthy |
 ///

@@ -227,7 +227,7 @@ async fn live(State(api): Shared) -> Response {
 
 /// Whether to send it work.
 #[utoipa::path(get, path = "/health/ready", responses(
-    (status = 200, description = "Every required task is ready, paused or finished.", body = ProbeView),
+    (status = 200, description = "Every required task is ready, paused, standing by or finished.", body = ProbeView),
     (status = 503, description = "Not all are, or it is shutting down.", body = ProbeView),
 ))]
 async fn ready(State(api): Shared) -> Response {
@@ -236,7 +236,7 @@ async fn ready(State(api): Shared) -> Response {
 
 /// Whether every task has been ready once.
 #[utoipa::path(get, path = "/health/startup", responses(
-    (status = 200, description = "Every required task has been ready at least once, or is paused.", body = ProbeView),
+    (status = 200, description = "Every required task has been ready at least once, or is paused or standing by.", body = ProbeView),
     (status = 503, description = "Some have not.", body = ProbeView),
 ))]
 async fn startup(State(api): Shared) -> Response {

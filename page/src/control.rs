@@ -62,8 +62,10 @@ impl Action {
         match self {
             Self::Restart => state != TaskState::Stopping,
             Self::Pause => {
-                matches!(state, TaskState::Waiting | TaskState::Running | TaskState::Backoff)
-                    || is_tried_again
+                matches!(
+                    state,
+                    TaskState::Waiting | TaskState::Standby | TaskState::Running | TaskState::Backoff
+                ) || is_tried_again
             }
             Self::Resume => state == TaskState::Paused,
             Self::Stop => match state {

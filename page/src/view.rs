@@ -534,6 +534,9 @@ impl From<&TaskEvent> for EventView {
 fn detail_of(kind: &TaskEventKind) -> String {
     match kind {
         TaskEventKind::Waiting { waits_for, .. } => waits_for.join(", "),
+        TaskEventKind::PassGranted { term, .. } | TaskEventKind::PassLost { term, .. } => {
+            format!("term {term}")
+        }
         TaskEventKind::Started { restart, .. } => {
             restart.map(|reason| reason.as_str().to_owned()).unwrap_or_default()
         }

@@ -13,6 +13,8 @@ labels! {
     pub enum TaskState {
         /// Registered, not yet begun; or it waits for a task it depends on, or for its group.
         Waiting = "waiting",
+        /// Everything it waits for in this process is there, and its [gate](crate::CriticalTaskConfig::gate) is closed: it runs elsewhere.
+        Standby = "standby",
         /// Alive; a loop is also alive between two iterations.
         Running = "running",
         /// Waiting for its delay before a restart.
@@ -28,6 +30,13 @@ labels! {
         Stopped = "stopped",
         /// Held until somebody resumes it.
         Paused = "paused",
+    }
+}
+
+impl TaskState {
+    /// Whether the task waits for what no restart of this process brings: a person, or another process.
+    pub(crate) const fn is_held(self) -> bool {
+        matches!(self, Self::Paused | Self::Standby)
     }
 }
 

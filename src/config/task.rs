@@ -6,14 +6,15 @@ use crate::{
     cell::Identity,
     contract::OVERFLOW_NAME,
     engine::{
-        Body, Factory, Lent, Links, LoopBody, LoopHandle, Membership, Registration, Shared, TaskContext,
-        TaskLoop, TaskSpec, erase, erase_lending,
+        Body, Factory, GatedBody, Lent, Links, LoopBody, LoopHandle, Membership, Registration, Shared,
+        TaskContext, TaskLoop, TaskSpec, erase, erase_lending,
     },
     error::RegisterError,
+    gate::Gate,
     policy::{
         Backoff, DependencyLoss, ErrorClass, ErrorRules, Escalation, GiveUp, HealthRole, NameRule,
-        OutputError, PolicyError, RestartIntensity, RestartPolicy, ReturnedError, StallAction, TaskCategory,
-        TaskOutput, TaskPriority, check_reachable, error_text, returned_error_of, type_path,
+        OutputError, OverrunAction, PolicyError, RestartIntensity, RestartPolicy, ReturnedError, StallAction,
+        TaskCategory, TaskOutput, TaskPriority, check_reachable, error_text, returned_error_of, type_path,
     },
 };
 
@@ -55,6 +56,8 @@ pub struct CriticalTaskConfig {
     /// `None` for the default, which follows from the kind of the task and its final priority.
     health_role: Option<HealthRole>,
     intake: bool,
+    gate: Option<Arc<dyn Gate>>,
+    on_overrun: OverrunAction,
     pub(super) dependencies: Vec<Arc<str>>,
     loss: DependencyLoss,
     pub(crate) what: What,
@@ -217,6 +220,8 @@ impl CriticalTaskConfig {
             escalation: Escalation::default(),
             health_role: None,
             intake: false,
+            gate: None,
+            on_overrun: OverrunAction::default(),
             dependencies: Vec::new(),
             loss: DependencyLoss::default(),
             what,
@@ -417,6 +422,22 @@ impl CriticalTaskConfig {
         self
     }
 
+    /// Runs the task only while `gate` lets it, such as a lease that one of several processes holds. See [`gate`](crate::gate).
+    ///
+    /// While it waits for the gate the task is in the state [`Standby`](crate::snapshot::TaskState::Standby). A pause stops a loop with a
+    /// gate instead of holding it, so that another process can take over.
+    pub fn gate(mut self, gate: impl Gate) -> Self {
+        self.gate = Some(Arc::new(gate));
+        self
+    }
+
+    /// Sets what is done when one poll of the task goes on until its [gate](Self::gate)'s permission is about to end
+    /// ([`OverrunAction::Exit`] by default).
+    pub fn on_overrun(mut self, action: OverrunAction) -> Self {
+        self.on_overrun = action;
+        self
+    }
+
     /// How long the task may go on after it was asked to stop, before it is dropped. By default 10 s for a stop or restart
     /// by hand, and at shutdown as long as the deadline allows. The work that the task [owns](TaskContext::task) is waited for
     /// within the same time, except at a restart.
@@ -551,6 +572,10 @@ impl CriticalTaskConfig {
         let body: Arc<dyn Body> = match self.what {
             What::Closure(factory) => factory.into_body(),
             What::Loop(task_loop) => Arc::new(LoopBody::new(*task_loop)),
+        };
+        let body: Arc<dyn Body> = match self.gate {
+            Some(gate) => Arc::new(GatedBody::new(body, gate, self.on_overrun)),
+            None => body,
         };
         let spec = shared.spec(TaskSpec {
             policy: self.policy,

@@ -100,7 +100,7 @@ impl Announcer<'_> {
         let (reason, delay) = match decision.verdict {
             RestartVerdict::Restart { reason, delay } => (Some(reason.as_str()), Some(delay)),
             RestartVerdict::GiveUp { reason, retry_after } => (Some(reason), retry_after),
-            RestartVerdict::Finish | RestartVerdict::Stop => (None, None),
+            RestartVerdict::Finish | RestartVerdict::Stop | RestartVerdict::StandBy => (None, None),
         };
         let question = decision.question.as_ref();
         let limit = question.map(|question| question.limit).filter(|limit| !limit.is_unlimited());
@@ -136,6 +136,40 @@ impl Announcer<'_> {
         record!(self, record::RESTARTED, Level::WARN,
             { { key::GENERATION } = number(self.generation), { key::RESTART_REASON } = reason.as_str(), },
             "task {} restarted: {reason}", self.name());
+    }
+
+    /// The gate of the task is closed. It has no record: a healthy replica stands by for months.
+    pub(super) fn stands_by(&self) {
+        self.change(TaskChangeKind::Standby);
+        self.send(|| TaskEventKind::Standby);
+    }
+
+    /// The gate of the task was opened.
+    pub(super) fn pass_granted(&self, gate: &str, term: u64) {
+        self.change(TaskChangeKind::PassGranted { term });
+        self.send(|| TaskEventKind::PassGranted { term });
+        record!(self, record::LEASE_ACQUIRED, Level::INFO, { { key::LEASE_TERM } = number(term), },
+            "task {} holds {gate}, term {term}", self.name());
+    }
+
+    /// The task is stopped because its pass ends.
+    pub(super) fn pass_lost(&self, gate: &str, term: u64) {
+        self.change(TaskChangeKind::PassLost { term });
+        self.send(|| TaskEventKind::PassLost { term });
+        record!(self, record::LEASE_LOST, Level::WARN, { { key::LEASE_TERM } = number(term), },
+            "task {} has lost {gate}, term {term}: it is stopped, and stands by again", self.name());
+    }
+
+    /// The task has ended, and gives its pass back.
+    pub(super) fn pass_released(&self, gate: &str, term: u64) {
+        record!(self, record::LEASE_RELEASED, Level::INFO, { { key::LEASE_TERM } = number(term), },
+            "task {} gives {gate} back, term {term}", self.name());
+    }
+
+    /// One poll of the task goes on though its pass is about to end.
+    pub(super) fn overran(&self, gate: &str, term: u64) {
+        record!(self, record::LEASE_OVERRUN, Level::ERROR, { { key::LEASE_TERM } = number(term), },
+            "task {} blocks its thread though {gate}, term {term}, is about to end: it may run twice at once", self.name());
     }
 
     /// The task finished, or was stopped or paused.
@@ -479,6 +513,7 @@ impl std::fmt::Display for DecisionText<'_> {
             }
             RestartVerdict::Finish => f.write_str("finished")?,
             RestartVerdict::Stop => f.write_str("stays down")?,
+            RestartVerdict::StandBy => f.write_str("stands by")?,
         }
         write!(f, ", because of: {cause}")?;
         match question {

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     engine::{Shared, Supervised, TaskBuilder, TaskEventKind},
+    gate::Pass,
     policy::TaskOutput,
     run::{Task, TaskHandle},
 };
@@ -35,6 +36,8 @@ pub(crate) struct ContextParts {
     /// The generation of the life; `None` for a spawned run, which has no heartbeat timeout.
     pub(crate) generation: Option<NonZeroU64>,
     pub(crate) stop: Stop,
+    /// Of a life behind a gate.
+    pub(crate) pass: Option<Pass>,
     /// The owner of what is spawned through the context: the task itself, or the owner of the spawned run.
     pub(crate) owner: Option<Weak<Supervised>>,
     pub(crate) manager: Weak<Shared>,
@@ -189,6 +192,13 @@ impl TaskContext {
     /// Whether the run has been asked to stop.
     pub fn is_cancelled(&self) -> bool {
         self.parts.stop.is_asked()
+    }
+
+    /// Returns the run's permission, if its task has a [gate](crate::CriticalTaskConfig::gate): its term is the fencing token.
+    ///
+    /// Also of work that the run spawned through its context.
+    pub fn pass(&self) -> Option<&Pass> {
+        self.parts.pass.as_ref()
     }
 
     /// The token behind [`cancelled`](Self::cancelled), for libraries that take one.

@@ -50,8 +50,8 @@ pub use shutdown::{
 pub(crate) use spawn::SpawnOptions;
 pub use spawn::{LimitedTask, StopToken, TaskBuilder};
 pub(crate) use supervision::{
-    Body, Factory, Family, Group, Life, LifeEnd, Links, MemberBody, Membership, Order, Supervised, TaskSpec,
-    Work, erase, erase_lending, is_current, until_gone,
+    Body, Factory, Family, GatedBody, Group, Life, LifeEnd, Links, MemberBody, Membership, Order, Supervised,
+    TaskSpec, Work, erase, erase_lending, is_current, until_gone,
 };
 pub use supervision::{Lent, TaskSettings};
 

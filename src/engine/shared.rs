@@ -71,8 +71,8 @@ pub(crate) struct Shared {
     pub(crate) begun: watch::Sender<bool>,
     /// Callers that wait for a signal, and for the shutdown's report then.
     pub(crate) awaited: AtomicUsize,
-    /// How many registered tasks are paused.
-    pub(crate) paused: AtomicUsize,
+    /// How many registered tasks are paused or stand by.
+    pub(crate) held: AtomicUsize,
     /// Callers that signals are left to.
     pub(crate) leading: AtomicUsize,
     /// The number of signals that were acted upon.
@@ -101,7 +101,7 @@ impl Shared {
             sequence: OnceLock::new(),
             begun: watch::Sender::new(false),
             awaited: AtomicUsize::new(0),
-            paused: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
             leading: AtomicUsize::new(0),
             steps: AtomicUsize::new(0),
         });

@@ -467,7 +467,8 @@ impl TaskManager {
     }
 
     /// Holds a task until it is [resumed](Self::resume): a loop finishes the iteration under way and begins no
-    /// other; any other task is stopped in order. Without effect on one that has finished, failed or was stopped.
+    /// other; any other task, and a loop with a [gate](crate::CriticalTaskConfig::gate), is stopped in order. Without effect on one that has
+    /// finished, failed or was stopped.
     ///
     /// # Errors
     /// [`TaskControlError`].

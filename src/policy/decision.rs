@@ -21,6 +21,8 @@ labels! {
         Dependency = "dependency",
         /// The time of the next try came.
         Retry = "retry",
+        /// The task's pass was over, or about to end.
+        Gate = "gate",
     }
 }
 
@@ -76,16 +78,19 @@ pub enum RestartVerdict {
     Finish,
     /// The task stays down.
     Stop,
+    /// The task stands by until its gate grants the next pass.
+    StandBy,
 }
 
 impl RestartVerdict {
-    /// The name of the verdict in log records and JSON: `restart`, `give_up`, `finish` or `stop`.
+    /// The name of the verdict in log records and JSON: `restart`, `give_up`, `finish`, `stop` or `stand_by`.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Restart { .. } => "restart",
             Self::GiveUp { .. } => "give_up",
             Self::Finish => "finish",
             Self::Stop => "stop",
+            Self::StandBy => "stand_by",
         }
     }
 }

@@ -42,6 +42,19 @@ labels! {
 }
 
 labels! {
+    /// What is done when one poll of a task with a [gate](crate::CriticalTaskConfig::gate) goes on until its permission is about to end:
+    /// the task blocks its thread, so nobody can stop it.
+    #[derive(Default)]
+    pub enum OverrunAction {
+        /// The process is aborted, after a line on the standard error output: somebody else is about to begin. The default.
+        #[default]
+        Exit = "exit",
+        /// A log record says so, and two may run at once.
+        Report = "report",
+    }
+}
+
+labels! {
     /// How far the end of a task that was given up reaches.
     #[derive(Default)]
     pub enum Escalation {

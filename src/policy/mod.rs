@@ -32,7 +32,7 @@ pub use exit::{
 };
 pub(crate) use fraction::fraction;
 pub use give_up::GiveUp;
-pub use group::{DependencyLoss, Escalation, RestartStrategy, StallAction};
+pub use group::{DependencyLoss, Escalation, OverrunAction, RestartStrategy, StallAction};
 pub use health::HealthRole;
 pub use labels::ParseError;
 #[cfg(feature = "serde")]

@@ -143,6 +143,8 @@ pub enum HealthReason {
     NotReady,
     /// The task is held until somebody resumes it.
     Paused,
+    /// The task's gate is closed: it runs in another process.
+    Standby,
     /// The manager drains before its shutdown.
     Draining,
     /// The manager is shutting down.
@@ -164,6 +166,7 @@ impl HealthReason {
             Self::NotStarted => "not_started",
             Self::NotReady => "not_ready",
             Self::Paused => "paused",
+            Self::Standby => "standby",
             Self::Draining => "draining",
             Self::ShuttingDown => "shutting_down",
         }
@@ -182,9 +185,12 @@ impl HealthReason {
             | Self::Stalled { .. }
             | Self::RuntimeGone => HealthStatus::Unhealthy,
             Self::BackingOff | Self::Recovering => HealthStatus::Degraded,
-            Self::NotStarted | Self::NotReady | Self::Paused | Self::Draining | Self::ShuttingDown => {
-                HealthStatus::Healthy
-            }
+            Self::NotStarted
+            | Self::NotReady
+            | Self::Paused
+            | Self::Standby
+            | Self::Draining
+            | Self::ShuttingDown => HealthStatus::Healthy,
         }
     }
 }
@@ -216,6 +222,7 @@ impl fmt::Display for HealthReason {
             Self::NotStarted => f.write_str("not started"),
             Self::NotReady => f.write_str("not ready"),
             Self::Paused => f.write_str("paused"),
+            Self::Standby => f.write_str("standing by"),
             Self::Draining => f.write_str("draining"),
             Self::ShuttingDown => f.write_str("shutting down"),
         }
@@ -244,7 +251,7 @@ pub struct TaskHealth {
     pub is_live: bool,
     /// True if the task does its work now: live, running, ready, and the manager not shutting down.
     pub is_ready: bool,
-    /// True if the task has been ready at least once since it was registered, or is paused.
+    /// True if the task has been ready at least once since it was registered, or is paused or standing by.
     pub has_started: bool,
     /// Why the task is not healthy, not live or not ready.
     pub reasons: Vec<HealthReason>,
@@ -274,9 +281,9 @@ impl TaskHealth {
         self.role == HealthRole::Required && !self.is_live
     }
 
-    /// Returns true if this task makes the service not ready. A task that is paused or has finished does not.
+    /// Returns true if this task makes the service not ready. A task that is paused, stands by or has finished does not.
     pub fn fails_readiness(&self) -> bool {
-        let at_rest = matches!(self.state, Some(TaskState::Finished | TaskState::Paused));
+        let at_rest = self.state.is_some_and(|state| state == TaskState::Finished || state.is_held());
         self.role == HealthRole::Required && !self.is_ready && !at_rest
     }
 
@@ -376,9 +383,9 @@ pub struct ManagerHealth {
     /// False only if a restart of the process can help: a required task stalled, was given up for good or was dropped with its
     /// runtime, or the runtime runs nothing.
     pub is_live: bool,
-    /// Whether to send it work: live, neither draining nor shutting down, and every required task ready, paused or finished.
+    /// Whether to send it work: live, neither draining nor shutting down, and every required task ready, paused, standing by or finished.
     pub is_ready: bool,
-    /// Whether every required task has been ready at least once, or is paused.
+    /// Whether every required task has been ready at least once, or is paused or standing by.
     pub has_started: bool,
     /// Whether the runtime runs nothing, all its threads being blocked.
     pub runtime_stalled: bool,
@@ -486,6 +493,7 @@ fn reasons(
         is(TaskState::Waiting).then_some(HealthReason::NotStarted),
         (is(TaskState::Running) && !live.ready).then_some(HealthReason::NotReady),
         is(TaskState::Paused).then_some(HealthReason::Paused),
+        is(TaskState::Standby).then_some(HealthReason::Standby),
         shutting_down.then_some(HealthReason::ShuttingDown),
     ]
     .into_iter()

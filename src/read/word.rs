@@ -16,7 +16,7 @@ labels! {
         Degraded = "Degraded",
         /// It works.
         Healthy = "Healthy",
-        /// It has not begun, or waits for others.
+        /// It has not begun, waits for others, or runs on another process.
         Standby = "Standby",
         /// It is being stopped.
         Stopping = "Stopping",
@@ -55,8 +55,10 @@ impl TaskHealth {
             Some(TaskState::Paused) => TaskWord::Paused,
             Some(TaskState::Stopped) => TaskWord::Stopped,
             Some(TaskState::Finished) => TaskWord::Finished,
-            Some(TaskState::Waiting) if self.status == HealthStatus::Healthy => TaskWord::Standby,
-            Some(TaskState::Waiting | TaskState::Running) => match self.status {
+            Some(TaskState::Waiting | TaskState::Standby) if self.status == HealthStatus::Healthy => {
+                TaskWord::Standby
+            }
+            Some(TaskState::Waiting | TaskState::Standby | TaskState::Running) => match self.status {
                 HealthStatus::Healthy => TaskWord::Healthy,
                 HealthStatus::Degraded => TaskWord::Degraded,
                 HealthStatus::Unhealthy => TaskWord::Unhealthy,

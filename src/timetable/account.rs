@@ -29,6 +29,11 @@ impl Account {
         Self { used: Some(last_run), carried: true, ..Self::default() }
     }
 
+    /// The account of a life that takes over from another process, whose last iteration was due at `last_run`.
+    pub(crate) fn take_over(&mut self, last_run: SystemTime) {
+        (self.used, self.carried) = (self.used.max(Some(last_run)), true);
+    }
+
     /// Opens it for a life that is to begin: what comes from now on is due.
     pub(crate) fn open(&mut self, now: SystemTime) {
         self.opened = true;

@@ -5,6 +5,7 @@ mod account;
 #[cfg(feature = "calendar")]
 mod calendars;
 mod control;
+mod gate;
 mod hooks;
 mod last_run;
 #[cfg(feature = "calendar")]

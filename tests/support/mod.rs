@@ -7,6 +7,7 @@
 )]
 
 mod alive;
+mod door;
 mod events;
 mod eventually;
 pub(crate) mod idioms;
@@ -19,6 +20,7 @@ pub(crate) mod tasks;
 mod wall_clock;
 
 pub(crate) use alive::{Alive, AliveGuard};
+pub(crate) use door::Door;
 pub(crate) use events::{Events, Recorded, listen};
 pub(crate) use eventually::{eventually, settle};
 pub(crate) use wall_clock::WallClock;
@@ -29,11 +31,11 @@ pub(crate) fn shown(value: &impl std::fmt::Debug) -> String {
 }
 
 /// Seconds, which is what virtual time is told in.
-pub(crate) fn secs(seconds: u64) -> std::time::Duration {
+pub(crate) const fn secs(seconds: u64) -> std::time::Duration {
     std::time::Duration::from_secs(seconds)
 }
 
 /// Milliseconds.
-pub(crate) fn millis(milliseconds: u64) -> std::time::Duration {
+pub(crate) const fn millis(milliseconds: u64) -> std::time::Duration {
     std::time::Duration::from_millis(milliseconds)
 }

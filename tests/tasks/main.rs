@@ -13,6 +13,7 @@ mod errors;
 mod events;
 mod families;
 mod figures;
+mod gate;
 mod groups;
 mod handles;
 mod health;

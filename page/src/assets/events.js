@@ -5,7 +5,7 @@ import { number, plural, words } from "./format.js";
 import { Clock, Icon, TaskLink } from "./parts.js";
 import { address, read, refine, route, useData } from "./state.js";
 
-const TONES = { gave_up: "bad", stalled: "bad", runtime_stalled: "bad", slow_poll: "warn", retrying: "warn", backing_off: "warn", recovered: "good", finished: "good", ready: "good", paused: "held", stopped: "held" };
+const TONES = { gave_up: "bad", stalled: "bad", runtime_stalled: "bad", slow_poll: "warn", retrying: "warn", backing_off: "warn", recovered: "good", finished: "good", ready: "good", paused: "held", stopped: "held", standby: "held", pass_granted: "good", pass_lost: "warn" };
 /** How bad an event is. */
 export function eventTone(event) {
   if (event.kind === "exited") return event.detail.startsWith("success") ? "good" : "bad";
@@ -14,7 +14,7 @@ export function eventTone(event) {
 }
 /** What the task's own ring of changes says of the same. */
 const CHANGES = { failed: "bad", restarted: "warn", retried: "warn", resumed: "good" };
-const SAYS = { gave_up: "gave up", exited: "ended", backing_off: "restarts after its delay", health_changed: "became", health: "became", retried: "is tried again", slow_poll: "blocks a thread", started: "started", process_resumed: "the process was resumed" };
+const SAYS = { gave_up: "gave up", exited: "ended", backing_off: "restarts after its delay", health_changed: "became", health: "became", retried: "is tried again", slow_poll: "blocks a thread", started: "started", process_resumed: "the process was resumed", standby: "stands by", pass_granted: "may run", pass_lost: "may run no more" };
 const said = (event) => SAYS[event.kind] ?? words(event.kind);
 
 const keys = new WeakMap();

@@ -82,7 +82,7 @@ export function TraceTools({ id }) {
 const REASONS = {
   error_rate: "too many errors", failures_in_a_row: "failures in a row", restarts: "too many restarts", failed: "given up", stalled: "no sign of life",
   runtime_gone: "its runtime is gone", backing_off: "waits for its restart", recovering: "recovering", not_started: "not started", not_ready: "not ready yet",
-  paused: "paused", draining: "draining", shutting_down: "shutting down",
+  paused: "paused", standby: "its gate is closed", draining: "draining", shutting_down: "shutting down",
 };
 export const reason = (name) => REASONS[name] ?? words(name);
 
@@ -90,7 +90,7 @@ export const TONES = { unhealthy: "bad", degraded: "warn", healthy: "good" };
 export const isRegistered = (row) => row.status !== null && row.status !== undefined;
 export function tone(row) {
   if (!isRegistered(row)) return "idle";
-  if (row.status === "healthy" && (row.state === "paused" || row.state === "stopped")) return "held";
+  if (row.status === "healthy" && ["paused", "stopped", "standby"].includes(row.state)) return "held";
   return TONES[row.status] ?? "idle";
 }
 
@@ -103,6 +103,7 @@ export function Why({ row }) {
   if (row.state === "failed") return html`given up${row.state_since ? html` <${Ago} at=${row.state_since} />` : ""}`;
   if (row.status === "unhealthy" || row.status === "degraded") return row.reasons.map(reason).join(", ") || words(row.state ?? "");
   if (row.state === "waiting") return row.depends_on.length ? html`waits for <bdi>${row.depends_on.join(", ")}</bdi>` : "not begun yet";
+  if (row.state === "standby") return "its gate is closed";
   if (row.schedule) return html`<bdi>${row.schedule}</bdi>`;
   if (row.interval_seconds !== null) return `every ${duration(row.interval_seconds)}`;
   if (row.members) return plural(row.members, "member");

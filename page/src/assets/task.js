@@ -46,9 +46,9 @@ function Reasons({ task }) {
 
 // --- decisions
 
-const DECISIONS = { restart: "Restarted", give_up: "Given up", finish: "Finished", stop: "Stopped", pause: "Paused" };
-const ASKED = { exit: "its end", stall: "no sign of life", request: "a request", group: "its group", dependency: "a task that it depends on", retry: "the next try" };
-const DECIDED = { restart: "warn", give_up: "bad", finish: "good", stop: "held", pause: "held" };
+const DECISIONS = { restart: "Restarted", give_up: "Given up", finish: "Finished", stop: "Stopped", pause: "Paused", stand_by: "Stands by" };
+const ASKED = { exit: "its end", stall: "no sign of life", request: "a request", group: "its group", dependency: "a task that it depends on", retry: "the next try", gate: "its gate" };
+const DECIDED = { restart: "warn", give_up: "bad", finish: "good", stop: "held", pause: "held", stand_by: "held" };
 
 /** One decision, whole: what ended, what was counted, which delay was drawn, who asked. */
 function Decision({ decision, open }) {

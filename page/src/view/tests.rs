@@ -262,7 +262,7 @@ async fn the_summary_counts_registered_tasks_and_shows_the_shutdown() {
         "registered": 3, "degraded": 0, "unhealthy": 1, "shutting_down": false, "report": null,
         "control": true, "traces": false,
         "states": {
-            "waiting": 0, "running": 2, "backoff": 0, "stopping": 0, "finished": 0, "failed": 1, "stopped": 0, "paused": 0,
+            "waiting": 0, "standby": 0, "running": 2, "backoff": 0, "stopping": 0, "finished": 0, "failed": 1, "stopped": 0, "paused": 0,
         },
     }));
     let since = &failing[0]["since"];

@@ -11,6 +11,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
+    cell::TaskState,
     engine::{
         Order,
         loops::{control::Control, outcome::LoopOutcome},
@@ -39,6 +40,7 @@ impl LoopHandle {
     /// - [`LoopControlError::Overlapped`]: as many iterations run as the [`OverlapPolicy`](crate::schedule::OverlapPolicy) allows at once.
     /// - [`LoopControlError::NotRunning`]: the loop waits for its start or restart, is about to end, or has ended. It is about to end
     ///   from a stop, a permanent error or its last iteration on, also during [`after_loop`](crate::TaskLoop::after_loop).
+    /// - [`LoopControlError::Standby`]: the gate of the loop is closed.
     /// - [`LoopControlError::NotRegistered`], [`LoopControlError::RuntimeGone`].
     ///
     /// ```
@@ -54,9 +56,15 @@ impl LoopHandle {
     /// # Ok(()) }
     /// ```
     pub fn run_now(&self) -> Result<ManualRun, LoopControlError> {
-        self.control.supervised()?;
+        let supervised = self.control.supervised()?;
         let (awaits, outcome) = oneshot::channel();
-        self.control.state().ask_for_one(awaits)?;
+        let asked = self.control.state().ask_for_one(awaits);
+        asked.map_err(|error| match error {
+            LoopControlError::NotRunning if supervised.state() == TaskState::Standby => {
+                LoopControlError::Standby
+            }
+            other => other,
+        })?;
         self.control.notify();
         Ok(ManualRun { outcome })
     }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     emit::DelaySeries,
     engine::{
-        Life, LifeEnd, TaskContext, TaskEventKind, Work,
+        GatedBody, Life, LifeEnd, TaskContext, TaskEventKind, Work,
         announce::Announcer,
         loops::{
             control::Awaits,
@@ -21,6 +21,7 @@ use crate::{
         shared::Shared,
         supervision::supervised::Supervised,
     },
+    gate::{Claim, Pass},
     policy::{Exit, Failure},
     run::{Begin, Ended, Guarded, Rules, Run},
     timetable::{Begins, OverlapPolicy, Trigger},
@@ -51,8 +52,59 @@ pub(super) struct Settled {
 pub(super) type Iteration = Pin<Box<dyn Future<Output = Settled> + Send>>;
 
 impl Living {
-    /// Begins an iteration: one that is due, or that somebody asked for.
+    /// Goes on where the last holder of the lease was.
+    pub(super) fn take_over(&self) {
+        let last_run = self.life.supervised.body.gated().and_then(GatedBody::last_run);
+        if let Some(last_run) = last_run {
+            let mut state = self.parts.control.state();
+            state.account.take_over(last_run);
+            state.last_run = state.last_run.max(Some(last_run));
+        }
+    }
+
+    /// Begins an iteration: one that is due, or that somebody asked for. Behind a gate a due one is claimed first.
     pub(super) fn begin(
+        self: &Arc<Self>,
+        iteration: u64,
+        cause: Cause,
+        links: Vec<SpanContext>,
+        delays: &mut DelaySeries,
+    ) -> Iteration {
+        match (cause, self.life.context.pass()) {
+            (Cause::Due(begins), Some(pass)) => {
+                Box::pin(self.clone().claim(iteration, begins, links, pass.clone()))
+            }
+            (cause, _) => self.run(iteration, cause, links, delays),
+        }
+    }
+
+    /// Runs an iteration if its due time is this holder's.
+    async fn claim(
+        self: Arc<Self>,
+        iteration: u64,
+        begins: Begins,
+        links: Vec<SpanContext>,
+        pass: Pass,
+    ) -> Settled {
+        let skipped = Settled { exit: Exit::Success, span_context: None, goes_on: true, reply: None };
+        let Some(gated) = self.life.supervised.body.gated() else { return skipped };
+        match gated.gate().begin(&pass, begins.due).await {
+            Claim::Done => skipped,
+            Claim::Won => {
+                let run = self.run(iteration, Cause::Due(begins), links, &mut DelaySeries::default());
+                let settled = run.await;
+                gated.gate().end(&pass, begins.due, settled.exit.kind()).await;
+                settled
+            }
+            Claim::Lost => {
+                pass.lose();
+                // The driver drops it.
+                std::future::pending().await
+            }
+        }
+    }
+
+    fn run(
         self: &Arc<Self>,
         iteration: u64,
         cause: Cause,

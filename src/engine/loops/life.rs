@@ -85,6 +85,9 @@ pub(super) fn live(parts: Arc<Parts>, mut life: Life) -> impl Future<Output = Li
     let living = Arc::new(Living { parts, life });
     async move {
         let alive = Alive::begin(&living);
+        if living.life.context.pass().is_some() {
+            living.take_over();
+        }
         if let Some(hook) = &living.parts.before_loop {
             let began = Instant::now();
             let Life { context, supervised, shared, .. } = &living.life;

@@ -116,6 +116,20 @@ pub enum TaskChangeKind {
     },
     /// The paused task goes on.
     Resumed,
+    /// The gate of the task is closed: it stands by.
+    Standby,
+    /// The gate of the task was opened.
+    #[non_exhaustive]
+    PassGranted {
+        /// The term of the pass.
+        term: u64,
+    },
+    /// The pass of the task was over, or about to end, before the task was.
+    #[non_exhaustive]
+    PassLost {
+        /// The term of the pass.
+        term: u64,
+    },
 }
 
 impl TaskChangeKind {
@@ -133,6 +147,9 @@ impl TaskChangeKind {
             Self::Stopped { .. } => "stopped",
             Self::Paused { .. } => "paused",
             Self::Resumed => "resumed",
+            Self::Standby => "standby",
+            Self::PassGranted { .. } => "pass_granted",
+            Self::PassLost { .. } => "pass_lost",
         }
     }
 
@@ -170,6 +187,9 @@ impl fmt::Display for TaskChangeKind {
             Self::Stopped { by } => write!(f, "stopped by {by}"),
             Self::Paused { by } => write!(f, "paused by {by}"),
             Self::Resumed => f.write_str("resumed"),
+            Self::Standby => f.write_str("stands by"),
+            Self::PassGranted { term } => write!(f, "granted: term {term}"),
+            Self::PassLost { term } => write!(f, "lost: term {term}"),
         }
     }
 }
@@ -188,7 +208,7 @@ fn restarted(reason: RestartReason) -> &'static str {
     }
 }
 
-/// Why a registered task was restarted, given up or left down: the whole of what decided it.
+/// Why a registered task was restarted, given up, left down or stands by: the whole of what decided it.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct TaskDecision {
@@ -318,7 +338,7 @@ impl Rings {
             match decision.verdict {
                 RestartVerdict::Restart { .. } => self.pinned.restart = trace,
                 RestartVerdict::GiveUp { .. } => self.pinned.give_up = trace,
-                RestartVerdict::Finish | RestartVerdict::Stop => {}
+                RestartVerdict::Finish | RestartVerdict::Stop | RestartVerdict::StandBy => {}
             }
         }
         if self.decisions.len() == TaskDecision::KEPT {

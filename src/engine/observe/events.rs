@@ -40,6 +40,20 @@ pub enum TaskEventKind {
         /// Their names.
         waits_for: Vec<Arc<str>>,
     },
+    /// Its gate is closed: it stands by until it is granted a pass.
+    Standby,
+    /// Its gate was opened, and it is about to begin.
+    #[non_exhaustive]
+    PassGranted {
+        /// The term: a number that grows with each hand-over.
+        term: u64,
+    },
+    /// It is asked to stop, or dropped, because its pass ends.
+    #[non_exhaustive]
+    PassLost {
+        /// The term of that pass.
+        term: u64,
+    },
     /// It began, for the first time or again.
     #[non_exhaustive]
     Started {
@@ -161,6 +175,9 @@ impl TaskEventKind {
         match self {
             Self::Registered => "registered",
             Self::Waiting { .. } => "waiting",
+            Self::Standby => "standby",
+            Self::PassGranted { .. } => "pass_granted",
+            Self::PassLost { .. } => "pass_lost",
             Self::Started { .. } => "started",
             Self::Ready => "ready",
             Self::Exited { .. } => "exited",

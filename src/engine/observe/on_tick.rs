@@ -1,5 +1,5 @@
 //! What the watchdog's thread does for a manager at each tick: it sees silent tasks, polls that block a thread, a runtime
-//! that runs nothing, and pushes on a shutdown that the runtime cannot. It works while every thread of the runtime is blocked.
+//! that runs nothing, runs whose permission ends, and pushes on a shutdown that the runtime cannot. It works while every thread of the runtime is blocked.
 //!
 //! Silence is also seen by the task's driver, with a timer of the runtime: exact, and in virtual time. The thread comes after
 //! it, where the driver is stuck. Both ask [`Signals::tell`], so that a stall is told once and acted on once.
@@ -20,13 +20,14 @@ use tokio::time::Instant;
 use super::watch::State;
 use crate::{
     engine::{
-        Order, Shared, Supervised, TaskEventKind,
+        GatedBody, Order, Shared, Supervised, TaskEventKind,
         announce::{self, Announcer},
         observe::watch::Probe,
         shutdown::sequence::SHUTDOWN_TICK,
         supervision::signs_of_life::Stall,
     },
-    policy::StallAction,
+    gate::Pass,
+    policy::{OverrunAction, Plain, StallAction},
     read::BlockedTask,
     watchdog::{self, BlockedPoll, Tick, Watched},
 };
@@ -165,11 +166,56 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Ends passes whose time is over, and acts on polls that go on until then.
+    fn look_for_overruns(&self) {
+        let mut next: Option<Duration> = None;
+        for task in self.watch.gated() {
+            let Some(gated) = task.body.gated() else { continue };
+            let Some(pass) = gated.pass() else { continue };
+            if pass.look_for_overrun() {
+                self.overran(&task, gated, &pass);
+            }
+            let due = pass.overrun_in();
+            if !due.is_zero() {
+                next = Some(next.map_or(due, |next| next.min(due)));
+            }
+        }
+        // Closer than the next tick.
+        if let Some(due) = next.filter(|due| *due < TICK) {
+            watchdog::tick_at(self.watch.number, StdInstant::now() + due);
+        }
+    }
+
+    fn overran(&self, task: &Supervised, gated: &GatedBody, pass: &Pass) {
+        let (gate, term) = (gated.gate().name(), pass.term());
+        match gated.on_overrun {
+            OverrunAction::Report => {
+                self.announcer(task, task.signals.generation()).overran(gate, term);
+            }
+            _ => {
+                // No record: a subscriber is the user's, and may wait for the thread that is blocked. Not the macro, which panics if
+                // stderr is closed. No exit handlers either, for the same reason.
+                let _ = std::io::Write::write_fmt(
+                    &mut std::io::stderr(),
+                    format_args!(
+                        "otel-tasks: task {} blocks its thread though {gate}, term {term}, is about to end: the process is aborted\n",
+                        Plain(task.name())
+                    ),
+                );
+                std::process::abort();
+            }
+        }
+    }
+}
+
 impl Watched for Shared {
     fn tick(&self, tick: &Tick<'_>) {
         let Some(runtime) = self.existing_runtime() else { return };
         // The runtime's clock, which may be a test's.
         let _inside = runtime.handle.enter();
+        // Before all that may take time.
+        self.look_for_overruns();
         let now = Instant::now();
         if let Some(stood_still_for) = tick.resumed_after {
             self.watch.beating().iter().for_each(|task| task.signals.rearm(now));

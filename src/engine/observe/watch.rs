@@ -18,6 +18,8 @@ pub(crate) struct Watch {
     pub(super) number: u64,
     /// The tasks that promised signs of life: few, where there are many.
     beating: Mutex<Vec<Weak<Supervised>>>,
+    /// The tasks behind a gate.
+    gated: Mutex<Vec<Weak<Supervised>>>,
     /// Whether the runtime is known to run nothing. Written by the watchdog's thread alone; so is the next.
     pub(super) stalled: AtomicBool,
     /// The polls that block a thread, as the last tick saw them.
@@ -46,6 +48,7 @@ impl Watch {
         Self {
             number,
             beating: Mutex::default(),
+            gated: Mutex::default(),
             stalled: AtomicBool::new(false),
             blocked: Mutex::default(),
             state: Mutex::default(),
@@ -57,10 +60,16 @@ impl Watch {
         self.stalled.store(false, SeqCst);
     }
 
-    /// Watches a task for signs of life, where it promised any.
+    /// Watches a task for signs of life if it promised any, and for overruns if it has a gate.
     pub(crate) fn add(&self, task: &Arc<Supervised>) {
+        let watch = |list: &Mutex<Vec<_>>| {
+            list.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(task));
+        };
         if task.spec.heartbeat_timeout.is_some() {
-            self.beating.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(task));
+            watch(&self.beating);
+        }
+        if task.body.gated().is_some() {
+            watch(&self.gated);
         }
     }
 
@@ -70,15 +79,24 @@ impl Watch {
     }
 
     pub(super) fn beating(&self) -> Vec<Arc<Supervised>> {
-        let mut alive = Vec::new();
-        let mut beating = self.beating.lock().unwrap_or_else(PoisonError::into_inner);
-        beating.retain(|task| {
-            let task = task.upgrade();
-            let keep = task.as_ref().is_some_and(|task| !task.has_left());
-            // Also one that has left: its last use must not end under the lock.
-            alive.extend(task);
-            keep
-        });
-        alive
+        alive_of(&self.beating)
     }
+
+    pub(super) fn gated(&self) -> Vec<Arc<Supervised>> {
+        alive_of(&self.gated)
+    }
+}
+
+/// Those whose driver has not left; the others are forgotten.
+fn alive_of(watched: &Mutex<Vec<Weak<Supervised>>>) -> Vec<Arc<Supervised>> {
+    let mut alive = Vec::new();
+    let mut watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
+    watched.retain(|task| {
+        let task = task.upgrade();
+        let keep = task.as_ref().is_some_and(|task| !task.has_left());
+        // Also one that has left: its last use must not end under the lock.
+        alive.extend(task);
+        keep
+    });
+    alive
 }

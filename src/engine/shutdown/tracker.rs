@@ -32,6 +32,7 @@ use crate::{
         },
         spawn::limit::{Limits, Room},
     },
+    gate::{Grant, Pass},
     policy::{ShutdownOutcome, TaskCategory, TaskPriority},
     run::{Guard, Task},
     sync::{
@@ -156,6 +157,8 @@ impl Owned {
 #[derive(Clone)]
 pub(crate) enum Owner {
     Task(Arc<Supervised>),
+    /// A task behind a gate, with a share in the grant of its life.
+    Gated(Box<(Arc<Supervised>, Arc<Grant>)>),
     /// A task cannot be made without a runtime.
     #[cfg(all(test, otel_tasks_loom))]
     Model(Arc<Owned>),
@@ -165,6 +168,7 @@ impl Owner {
     fn owned(&self) -> &Owned {
         match self {
             Self::Task(task) => &task.place.owned,
+            Self::Gated(gated) => &gated.0.place.owned,
             #[cfg(all(test, otel_tasks_loom))]
             Self::Model(owned) => owned,
         }
@@ -174,9 +178,32 @@ impl Owner {
         self.owned().is_closed()
     }
 
+    /// The same with a share in the grant of its life, if it has a gate: released when the run has left. `None` if that life is over.
+    pub(crate) fn with_share(self) -> Option<Self> {
+        match self {
+            Self::Task(task) => match task.body.gated() {
+                None => Some(Self::Task(task)),
+                Some(gated) => {
+                    let share = gated.share()?;
+                    Some(Self::Gated(Box::new((task, share))))
+                }
+            },
+            shared => Some(shared),
+        }
+    }
+
+    /// The permission of the life that it lives, if it has a gate.
+    pub(crate) fn pass(&self) -> Option<Pass> {
+        match self {
+            Self::Gated(gated) => Some(gated.1.pass()),
+            _ => None,
+        }
+    }
+
     fn task(&self) -> Option<&Arc<Supervised>> {
         match self {
             Self::Task(task) => Some(task),
+            Self::Gated(gated) => Some(&gated.0),
             #[cfg(all(test, otel_tasks_loom))]
             Self::Model(_) => None,
         }
@@ -850,7 +877,7 @@ impl Tracker {
         if let Some(token) = asked {
             token.cancel();
         }
-        if let Some(Owner::Task(task)) = wake {
+        if let Some(task) = wake.as_ref().and_then(Owner::task) {
             task.look();
         }
         if let Some(driver) = adopts {

@@ -483,13 +483,20 @@ impl Shared {
         );
         let run = RunMember { abort: None, token: token.clone(), grace, room };
         let owner = options.owner.as_ref().filter(|_| options.with_context).map(Owner::downgrade);
-        let place =
-            self.tracker.enter(&task, stage, options.owner, run).map_err(|_| Refusal::ShuttingDown)?;
+        // Not before: a builder that is kept must not delay the release of a lease.
+        let its_owner = match options.owner.map(Owner::with_share) {
+            Some(None) => return Err(Refusal::ShuttingDown),
+            Some(Some(owner)) => Some(owner),
+            None => None,
+        };
+        let pass = its_owner.as_ref().filter(|_| options.with_context).and_then(Owner::pass);
+        let place = self.tracker.enter(&task, stage, its_owner, run).map_err(|_| Refusal::ShuttingDown)?;
         let context = token.clone().filter(|_| options.with_context).map(|token| {
             TaskContext::new(ContextParts {
                 task: task.clone(),
                 generation: None,
                 stop: Stop::of(token),
+                pass,
                 owner,
                 manager: Arc::downgrade(self),
             })

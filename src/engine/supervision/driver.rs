@@ -16,7 +16,8 @@
 //! 2. A restart is counted when the new life begins. A give-up is announced once, on entering `Failed`: a try that fails leads
 //!    back in silence.
 //! 3. Orders are looked at before timers and before the life itself: a stop wins over a restart that falls due.
-//! 4. Every life begins in [`Core::await_gate`], so none begins before what it rests on.
+//! 4. Every life begins in [`Core::await_gate`], so none begins before what it rests on, nor without a grant if the task has a gate of
+//!    its own. Until then it stands by there, in the state `Standby`.
 
 use std::{
     future::Future,
@@ -41,6 +42,7 @@ use crate::{
         context::Stop,
         later,
         supervision::{
+            gated::{Entering, GatedBody},
             links::{Gate, GroupRestart},
             order_slot::Signal,
             signs_of_life::Stall,
@@ -48,6 +50,7 @@ use crate::{
             timer::Timer,
         },
     },
+    gate::{Pass, Standing},
     policy::{
         DecisionCause, Escalation, Exit, RestartPolicy, RestartQuestion, RestartReason, RestartVerdict,
         ShutdownOutcome, Verdict,
@@ -113,6 +116,8 @@ enum State {
         restart: Option<RestartReason>,
         /// The names that were told to be waited for.
         told: Vec<Arc<str>>,
+        /// The wait for a grant, of a task that has a gate and waits for nothing else.
+        entering: Option<Entering>,
     },
     Living(Alive),
     Outliving(Outliving),
@@ -206,7 +211,9 @@ impl Driver {
                     core.timer.clear();
                     step
                 }
-                State::Awaiting { restart, told } => ready!(core.await_gate(restart, told, cx)),
+                State::Awaiting { restart, told, entering } => {
+                    ready!(core.await_gate(restart, told, entering, cx))
+                }
                 State::Outliving(outliving) => {
                     let step = ready!(core.outlive(outliving, cx));
                     core.timer.clear();
@@ -254,6 +261,9 @@ impl Driver {
             self.core.drop_life(alive, &Exit::Cancellation);
         }
         self.core.supervised.set_bond(None);
+        if let Some(gated) = self.core.supervised.body.gated() {
+            gated.give_back();
+        }
     }
 }
 
@@ -299,7 +309,7 @@ impl Core {
                     // Those that rest on what it did go down before it does it again.
                     self.set_state(TaskState::Waiting);
                 }
-                State::Awaiting { restart, told: Vec::new() }
+                State::Awaiting { restart, told: Vec::new(), entering: None }
             }
             Step::Live(restart) => State::Living(self.begin(restart)),
             Step::Outlive { over, then } => self.begin_to_outlive(over, then),
@@ -600,6 +610,7 @@ impl Core {
         &mut self,
         restart: &mut Option<RestartReason>,
         told: &mut Vec<Arc<str>>,
+        entering: &mut Option<Entering>,
         cx: &mut Context<'_>,
     ) -> Poll<Step> {
         loop {
@@ -613,12 +624,15 @@ impl Core {
                 );
             }
             let until = match self.shared.gate(&self.supervised) {
+                Gate::Open(_) if self.stands_by(entering, cx) => None,
                 Gate::Open(bond) => {
                     self.supervised.links.know_epoch(bond.epoch());
                     self.supervised.set_bond(Some(bond));
                     return Poll::Ready(Step::Live(*restart));
                 }
                 Gate::Closed { waits_for, until } => {
+                    // No candidate while it could not begin.
+                    *entering = None;
                     self.set_state_once(TaskState::Waiting);
                     if !waits_for.is_empty() && waits_for != *told {
                         self.tell(|| TaskEventKind::Waiting { waits_for: waits_for.clone() });
@@ -641,6 +655,65 @@ impl Core {
                 (Poll::Pending, Some(until)) => ready!(self.timer.poll(until, cx)),
                 (Poll::Pending, None) => return Poll::Pending,
             }
+        }
+    }
+
+    /// Whether its gate is closed to the task, which waits for nothing else.
+    fn stands_by(&self, entering: &mut Option<Entering>, cx: &mut Context<'_>) -> bool {
+        let Some(gated) = self.supervised.body.gated() else { return false };
+        let entered = entering.get_or_insert_with(|| gated.enter(&self.shared)).as_mut().poll(cx);
+        let Poll::Ready(grant) = entered else {
+            if self.supervised.state() != TaskState::Standby {
+                self.set_state(TaskState::Standby);
+                self.own_announcer().stands_by();
+            }
+            return true;
+        };
+        *entering = None;
+        let term = gated.admit(grant, &self.supervised).term();
+        self.announcer(self.supervised.signals.generation()).pass_granted(gated.gate().name(), term);
+        false
+    }
+
+    /// Asks a life whose pass is about to end to stop. Answers whether the pass is over: then the life is to be dropped.
+    fn look_at_pass(&self, alive: &mut Alive) -> bool {
+        let Some(pass) = alive.context.pass() else { return false };
+        let left = match pass.standing() {
+            Standing::Open(_) => return false,
+            Standing::Ends(left) => left,
+            Standing::Over => Duration::ZERO,
+        };
+        let now = Instant::now();
+        let mut stop = alive.going.stopping().unwrap_or_else(|| {
+            if let Some(gated) = self.supervised.body.gated() {
+                gated.lost();
+                let announcer = self.announcer(self.supervised.signals.generation());
+                announcer.pass_lost(gated.gate().name(), pass.term());
+            }
+            // Those it takes along go down, too; it waits for none of them.
+            self.group_restart(self.epoch(), now, RestartReason::Group);
+            Stopping::new(Wish::Lost, None)
+        });
+        if !stop.asked {
+            // Nobody can hold it up.
+            self.set_state_once(TaskState::Stopping);
+            (stop.asked, stop.at) = (true, now);
+            alive.context.ask_to_stop();
+        }
+        let longest = later(now, left).saturating_duration_since(stop.at);
+        stop.grace = Some(stop.grace.map_or(longest, |grace| grace.min(longest)));
+        alive.going = Going::Stops(stop);
+        left.is_zero()
+    }
+
+    /// Gives the pass of a life back that has ended. What the task owns ends with it, unless it is waited for.
+    fn pass_ended(&self, pass: &Pass, waits: bool) {
+        if !waits {
+            self.shared.tracker.abort_owned(&self.supervised, None);
+        }
+        if let Some(gated) = self.supervised.body.gated() {
+            let announcer = self.announcer(self.supervised.signals.generation());
+            announcer.pass_released(gated.gate().name(), pass.term());
         }
     }
 
@@ -676,6 +749,7 @@ impl Core {
             task: supervised.task.clone(),
             generation: NonZeroU64::new(generation),
             stop: Stop::default(),
+            pass: supervised.body.gated().and_then(GatedBody::next_pass),
             owner: Some(Arc::downgrade(supervised)),
             manager: Arc::downgrade(&self.shared),
         });
@@ -704,7 +778,12 @@ impl Core {
             };
             if let Poll::Ready(signal) = self.supervised.poll_signal(cx) {
                 alive.look = true;
-                let Signal::Order(order) = signal else { continue };
+                let Signal::Order(order) = signal else {
+                    if self.look_at_pass(alive) {
+                        return Poll::Ready(None);
+                    }
+                    continue;
+                };
                 match self.heard(order, alive) {
                     Heard::Nothing => {}
                     Heard::Stop(stop) => alive.going = Going::Stops(stop),
@@ -822,6 +901,7 @@ impl Core {
     /// What follows a life: `end` where it ended by itself.
     fn lived(&mut self, alive: Alive, mut end: Option<LifeEnd>) -> Step {
         let (began, stopping) = (alive.began, alive.going.stopping());
+        let pass = alive.context.pass().cloned();
         let wish = stopping.map(|stop| stop.wish);
         let restart_due = alive.going.restart_due();
         // During a shutdown it leaves then, whatever it was stopped for.
@@ -849,6 +929,9 @@ impl Core {
             }
             step => step,
         };
+        if let Some(pass) = pass {
+            self.pass_ended(&pass, matches!(step, Step::Outlive { .. }));
+        }
         if self.supervised.state() == TaskState::Running {
             // Before it is seen to be down: as one that runs it would be rested on.
             self.supervised.set_state(step.state());
@@ -961,6 +1044,12 @@ impl Core {
             _ if self.shared.tracker.is_staged() => Step::Outlive { over: None, then: Then::Leave },
             Some(Wish::Leave) => Step::Outlive { over: None, then: Then::Leave },
             Some(Wish::Stop) => Step::Outlive { over: None, then: Then::Stopped(DecisionCause::Request) },
+            Some(Wish::Lost) if end.as_ref().is_some_and(|end| end.finished) => self.decide(end, began),
+            // A take-over is a start and no restart: nothing has failed.
+            Some(Wish::Lost) => {
+                self.decided(DecisionCause::Gate, RestartVerdict::StandBy, None, exit);
+                Step::Await(None)
+            }
             Some(Wish::Pause) => self.paused(DecisionCause::Request),
             Some(Wish::GiveUpStalled) => {
                 let verdict = RestartVerdict::GiveUp { reason: "stalled", retry_after };
@@ -1099,7 +1188,7 @@ impl Core {
                 self.recovered();
                 self.stopped(TaskState::Finished, cause)
             }
-            RestartVerdict::Stop => self.stopped(TaskState::Stopped, cause),
+            RestartVerdict::Stop | RestartVerdict::StandBy => self.stopped(TaskState::Stopped, cause),
             verdict @ RestartVerdict::GiveUp { reason, retry_after } => {
                 self.decided(cause, verdict, Some(question), Some(&exit));
                 self.gave_up(reason, retry_after)
@@ -1278,6 +1367,7 @@ fn is_alive(state: TaskState) -> bool {
     matches!(
         state,
         TaskState::Waiting
+            | TaskState::Standby
             | TaskState::Running
             | TaskState::Backoff
             | TaskState::Stopping

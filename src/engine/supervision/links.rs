@@ -341,10 +341,11 @@ impl Shared {
         }
     }
 
-    /// Whether a task that waits for others waits for one that is paused, itself or through those. Looks at a hundred of them at most.
-    pub(crate) fn waits_for_a_paused_task(&self, task: &Supervised) -> bool {
+    /// Whether a task that waits for others waits for one that is paused or stands by, itself or through those. Looks at a hundred of
+    /// them at most.
+    pub(crate) fn waits_for_a_held_task(&self, task: &Supervised) -> bool {
         const AT_MOST: usize = 100;
-        if self.paused.load(SeqCst) == 0 {
+        if self.held.load(SeqCst) == 0 {
             return false;
         }
         let waits_for = |task: &Supervised| match self.gate(task) {
@@ -354,7 +355,7 @@ impl Shared {
         let (mut open, mut seen) = (waits_for(task), HashSet::new());
         while let Some(name) = open.pop().filter(|_| seen.len() < AT_MOST) {
             let Some(other) = self.supervised(&name).filter(|_| seen.insert(name)) else { continue };
-            if other.state() == TaskState::Paused {
+            if other.state().is_held() {
                 return true;
             }
             open.extend(waits_for(&other).into_iter().filter(|name| !seen.contains(name)));

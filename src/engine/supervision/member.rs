@@ -13,6 +13,7 @@ use std::{
     },
 };
 
+use super::gated::GatedBody;
 use crate::engine::{
     Registration,
     shared::Shared,
@@ -144,6 +145,10 @@ impl Body for MemberBody {
 
     fn member(&self) -> Option<&MemberBody> {
         Some(self)
+    }
+
+    fn gated(&self) -> Option<&GatedBody> {
+        self.inner.gated()
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -2,6 +2,7 @@
 
 pub(in crate::engine) mod courier;
 pub(in crate::engine) mod driver;
+pub(in crate::engine) mod gated;
 pub(in crate::engine) mod lend;
 pub(in crate::engine) mod links;
 pub(in crate::engine) mod member;
@@ -14,6 +15,7 @@ mod stopping;
 pub(in crate::engine) mod supervised;
 mod timer;
 
+pub(crate) use gated::GatedBody;
 pub use lend::Lent;
 pub(crate) use lend::erase_lending;
 pub(crate) use links::{Group, Links, Membership};

@@ -26,6 +26,8 @@ pub(super) enum Wish {
     GiveUpStalled,
     GiveUpGroup,
     Pause,
+    /// Its pass ends.
+    Lost,
     Yield(Yield),
     Leave,
 }
@@ -33,7 +35,7 @@ pub(super) enum Wish {
 impl Wish {
     /// Whether what the task owns ends with the life.
     pub(super) fn ends_owned(self) -> bool {
-        matches!(self, Self::Stop | Self::Leave | Self::Yield(Yield { stays_down: true, .. }))
+        matches!(self, Self::Stop | Self::Leave | Self::Lost | Self::Yield(Yield { stays_down: true, .. }))
     }
 }
 

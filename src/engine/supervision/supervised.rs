@@ -24,6 +24,7 @@ use crate::{
         shutdown::tracker::DriverPlace,
         supervision::{
             courier::Errand,
+            gated::GatedBody,
             links::Bond,
             member::MemberBody,
             order_slot::{OrderSlot, Signal},
@@ -98,6 +99,11 @@ pub(crate) trait Body: Send + Sync + 'static {
 
     /// What it is to its family, for a member of one.
     fn member(&self) -> Option<&MemberBody> {
+        None
+    }
+
+    /// Its gate, if it has one.
+    fn gated(&self) -> Option<&GatedBody> {
         None
     }
 
@@ -242,13 +248,13 @@ impl Supervised {
     /// Sets the state, and shows it under its name as long as the name is its own. Called by the driver alone.
     pub(crate) fn set_state(&self, state: TaskState) {
         let before = self.state.swap(state as u8, SeqCst);
-        let is_paused = state == TaskState::Paused;
-        if is_paused != (before == TaskState::Paused as u8) {
+        let is_held = state.is_held();
+        if is_held != TaskState::ALL[usize::from(before)].is_held() {
             if let Some(shared) = self.manager.upgrade() {
-                if is_paused {
-                    shared.paused.fetch_add(1, SeqCst)
+                if is_held {
+                    shared.held.fetch_add(1, SeqCst)
                 } else {
-                    shared.paused.fetch_sub(1, SeqCst)
+                    shared.held.fetch_sub(1, SeqCst)
                 };
             }
         }
@@ -369,17 +375,16 @@ impl Supervised {
         (silent_for >= limit).then_some((silent_for, limit))
     }
 
-    /// Whether the startup probe need not wait for it. A task that is paused waits for a person, and so does one that waits for it: no
-    /// reason to restart the process. A task that waits for another process (a lease, say) would belong here, too.
+    /// Whether the startup probe need not wait for it. A task that is paused waits for a person, one that stands by for another process,
+    /// and one that waits for either of them waits with it: no reason to restart the process.
     fn has_started(&self) -> bool {
-        let waits_for_a_paused_task =
-            || self.manager.upgrade().is_some_and(|shared| shared.waits_for_a_paused_task(self));
+        let waits_for_a_held_task =
+            || self.manager.upgrade().is_some_and(|shared| shared.waits_for_a_held_task(self));
         self.signals.has_been_ready()
             || self.is_ready()
             || match self.state() {
-                TaskState::Paused => true,
-                TaskState::Waiting => !self.links.is_empty() && waits_for_a_paused_task(),
-                _ => false,
+                TaskState::Waiting => !self.links.is_empty() && waits_for_a_held_task(),
+                state => state.is_held(),
             }
     }
 

@@ -1,0 +1,125 @@
+//! Once in the fleet: when a task may run. The manager holds the task's future, so it can refuse to poll it.
+//!
+//! A [`Gate`] decides on which of several processes a task runs; `otel-tasks-lease` has gates that rest on a store. This crate
+//! keeps to what a gate says:
+//!
+//! - A run begins with a [`Grant`]. Until then the task is in the state `Standby`: ready and live, without an alert.
+//! - A grant has an end, `until`, which the gate moves on. The run is asked to stop one grace before it, and its future is dropped before
+//!   it. No poll of the run begins after that, also if the process was stopped or the machine suspended meanwhile.
+//! - A poll under way cannot be stopped. If it goes on until shortly before `until`, the watchdog's thread ends the process
+//!   ([`OverrunAction`](crate::policy::OverrunAction)).
+//! - The grant is released as soon as the future is gone: after a stop, a pause, a failure or a shutdown. Whoever lost it stands again.
+//!
+//! - A loop claims each due time before its iteration ([`Gate::begin`]), and a take-over goes on from the last due time that was claimed
+//!   ([`Grant::last_run`]): what fell due since is missed, and the loop's [`MissedPolicy`](crate::schedule::MissedPolicy) decides.
+//!
+//! So at most one process *polls* the task. A request that it has sent before is the receiver's business: send the
+//! [term](Pass::term) along, and refuse a lower one. What the task spawned through its context is dropped with the run, and the
+//! grant is released after it; its single polls are not refused. A one-shot task runs on each process in turn.
+//!
+//! ```
+//! use otel_tasks::{CriticalTaskConfig, TaskManager, gate::{BootInstant, BoxFuture, Gate, Grant}};
+//! use std::time::Duration;
+//!
+//! /// A gate that is always open.
+//! struct Open;
+//!
+//! impl Gate for Open {
+//!     fn name(&self) -> &str {
+//!         "open"
+//!     }
+//!
+//!     fn enter(&self) -> BoxFuture<'_, Grant> {
+//!         let until = BootInstant::now().saturating_add(Duration::from_secs(86_400));
+//!         Box::pin(async move { Grant::new(1, until, Duration::from_secs(5)).0 })
+//!     }
+//! }
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::task::RegisterError> {
+//! let tasks = TaskManager::new();
+//! tasks.register(CriticalTaskConfig::new("outbox", |ctx| async move {
+//!     let term = ctx.pass().map(|pass| pass.term());
+//!     println!("UPDATE outbox SET sent = true WHERE id = $1 AND term <= {term:?}");
+//!     ctx.cancelled().await;
+//! })
+//! .gate(Open))?;
+//! # Ok(()) }
+//! ```
+//!
+//! ```text
+//!  gate                          manager                        run
+//!  Keeper: extend, revoke,  ──►  Grant: asks, drops, refuses ──► Pass: term,
+//!          released         ◄──         polls, is dropped        until
+//! ```
+
+// No I/O here, and no runtime: what the driver does with it is in `engine/supervision/gated.rs`.
+mod clock;
+mod grant;
+
+use std::{pin::Pin, sync::Arc, time::SystemTime};
+
+pub use clock::{BootClock, BootInstant};
+pub(crate) use grant::Standing;
+pub use grant::{Grant, Keeper, Pass};
+
+use crate::policy::{ExitKind, labels};
+
+/// A boxed future, as the methods of a [`Gate`] return it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Decides when a task may run.
+///
+/// A task with a [gate](crate::CriticalTaskConfig::gate) begins a run only with a [`Grant`], and is in the state
+/// [`Standby`](crate::snapshot::TaskState::Standby) while it waits for one. The manager drops the grant once the run's future is gone.
+pub trait Gate: Send + Sync + 'static {
+    /// The name of what the gate guards, such as a lease.
+    fn name(&self) -> &str;
+
+    /// Waits until the task may run, for ever if need be.
+    ///
+    /// Errors are the gate's to count. Dropping the future means that the task is no longer a candidate.
+    fn enter(&self) -> BoxFuture<'_, Grant>;
+
+    /// Claims a due time before an iteration of a loop begins, so that each due time is run at most once in the fleet.
+    ///
+    /// By default each is won. If the gate cannot tell, it waits: no iteration begins meanwhile, and the pass ends by its time.
+    fn begin(&self, pass: &Pass, due: SystemTime) -> BoxFuture<'_, Claim> {
+        let _ = (pass, due);
+        Box::pin(std::future::ready(Claim::Won))
+    }
+
+    /// Hears how the iteration of a due time that was won has ended. The loop goes on when the future is ready.
+    fn end(&self, pass: &Pass, due: SystemTime, result: ExitKind) -> BoxFuture<'_, ()> {
+        let _ = (pass, due, result);
+        Box::pin(std::future::ready(()))
+    }
+}
+
+labels! {
+    /// The answer to the [claim](Gate::begin) of a due time.
+    pub enum Claim {
+        /// The due time is this holder's: its iteration begins.
+        Won = "won",
+        /// The due time, or a later one, was claimed before: no iteration begins, and none is counted as left out.
+        Done = "done",
+        /// Somebody else holds what the gate guards: the run's future is dropped.
+        Lost = "lost",
+    }
+}
+
+impl<G: Gate + ?Sized> Gate for Arc<G> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn enter(&self) -> BoxFuture<'_, Grant> {
+        (**self).enter()
+    }
+
+    fn begin(&self, pass: &Pass, due: SystemTime) -> BoxFuture<'_, Claim> {
+        (**self).begin(pass, due)
+    }
+
+    fn end(&self, pass: &Pass, due: SystemTime, result: ExitKind) -> BoxFuture<'_, ()> {
+        (**self).end(pass, due, result)
+    }
+}

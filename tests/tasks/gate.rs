@@ -1,0 +1,387 @@
+//! A task behind a gate: when it runs, when it is asked to stop and dropped, and when its lease is given back.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use otel_tasks::{
+    Backoff, CriticalTaskConfig, RestartPolicy, TaskContext, TaskGroup, TaskLoop, TaskManager,
+    gate::{Keeper, Pass},
+    health::HealthReason,
+    policy::{DecisionCause, RestartReason, RestartStrategy, RestartVerdict},
+    shutdown::ShutdownOutcome,
+    snapshot::TaskState,
+};
+use tokio::{sync::Notify, time::sleep};
+
+use crate::support::{
+    Alive, Door, millis, secs, settle,
+    tasks::{all_started, deaf, obedient, obeys, restarts, started, state},
+};
+
+const GRACE: Duration = secs(5);
+const LASTS: Duration = secs(15);
+
+fn admit(door: &Door, term: u64) -> Keeper {
+    door.admit(term, LASTS, GRACE)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_stands_by_until_its_gate_lets_it_in() {
+    let (door, alive) = (Door::new(), Alive::default());
+    let tasks = all_started([obedient("t", &alive).gate(door.clone()), obeys("after").depends_on("t")]);
+    settle().await;
+    assert_eq!((state(&tasks, "t"), alive.total(), door.candidates()), (Some(TaskState::Standby), 0, 1));
+    let health = tasks.task_health("t").unwrap();
+    assert_eq!((health.reasons.as_slice(), health.is_healthy()), (&[HealthReason::Standby][..], true));
+    assert!(health.is_live && !health.is_ready && health.has_started && !health.fails_readiness());
+    let after = tasks.task_health("after").unwrap();
+    assert_eq!(after.state, Some(TaskState::Waiting));
+    assert!(after.has_started, "whoever waits for it must not fail the startup probe");
+    let health = tasks.health();
+    assert!(health.is_live && health.has_started, "{health}");
+
+    let keeper = admit(&door, 7);
+    settle().await;
+    assert_eq!(
+        (state(&tasks, "t"), state(&tasks, "after")),
+        (Some(TaskState::Running), Some(TaskState::Running))
+    );
+    assert!(tasks.health().is_ready);
+    assert_eq!(tasks.snapshot("t").unwrap().total_restarts(), 0);
+    for _ in 0..100 {
+        keeper.extend(door.now().saturating_add(LASTS));
+        sleep(secs(5)).await;
+    }
+    assert_eq!((alive.now(), alive.total()), (1, 1), "as long as it is extended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_sees_the_pass_that_it_began_with() {
+    let door = Door::new();
+    let passes = Arc::new(std::sync::Mutex::new(Vec::<Pass>::new()));
+    let seen = passes.clone();
+    let tasks = started(
+        CriticalTaskConfig::new("t", move |ctx: TaskContext| {
+            seen.lock().unwrap().push(ctx.pass().expect("a pass").clone());
+            async move { ctx.cancelled().await }
+        })
+        .gate(door.clone()),
+    );
+    settle().await;
+    drop(admit(&door, 3));
+    settle().await;
+    let first = passes.lock().unwrap()[0].clone();
+    assert_eq!((first.term(), first.is_open()), (3, true));
+    sleep(LASTS).await;
+    assert_eq!((first.is_open(), first.remaining()), (false, Duration::ZERO));
+    sleep(secs(1)).await;
+    let keeper = admit(&door, 4);
+    settle().await;
+    let second = passes.lock().unwrap()[1].clone();
+    keeper.extend(door.now().saturating_add(secs(60)));
+    assert_eq!((first.term(), second.term(), first.is_open()), (3, 4, false), "a clone is of its own term");
+    assert_eq!(second.remaining(), secs(60));
+    drop(tasks);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_is_asked_one_grace_before_the_end_and_the_task_stands_again() {
+    let (door, alive) = (Door::new(), Alive::default());
+    let tasks = started(obedient("t", &alive).gate(door.clone()));
+    settle().await;
+    let keeper = admit(&door, 1);
+    sleep(LASTS - GRACE - millis(10)).await;
+    assert_eq!((alive.now(), keeper.is_released()), (1, false));
+    sleep(millis(20)).await;
+    assert_eq!((alive.now(), keeper.is_released()), (0, true), "asked, ended, and given back at once");
+    sleep(secs(1)).await;
+    assert_eq!((state(&tasks, "t"), door.candidates()), (Some(TaskState::Standby), 1));
+    let _keeper = admit(&door, 2);
+    settle().await;
+    assert_eq!((alive.now(), alive.total(), alive.most()), (1, 2, 1));
+    let snapshot = tasks.snapshot("t").unwrap();
+    assert_eq!(snapshot.total_restarts(), 0, "a take-over is no restart");
+    let changes: Vec<_> = tasks.changes("t").unwrap().iter().map(|change| change.kind.to_string()).collect();
+    assert_eq!(changes, ["stands by", "granted: term 1", "lost: term 1", "stands by", "granted: term 2"]);
+    let decisions = tasks.decisions("t").unwrap();
+    let [lost] = &decisions[..] else { panic!("{decisions:?}") };
+    assert_eq!((lost.cause, lost.verdict), (DecisionCause::Gate, RestartVerdict::StandBy));
+    assert!(lost.question.is_none(), "the policy is not asked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deaf_run_is_dropped_before_the_end_and_only_then_given_back() {
+    let (door, alive) = (Door::new(), Alive::default());
+    let _tasks = started(deaf("t", &alive).gate(door.clone()));
+    settle().await;
+    let keeper = admit(&door, 1);
+    let until = door.now().saturating_add(LASTS);
+    let (at, counted) = (door.clone(), alive.clone());
+    let released = tokio::spawn(async move {
+        keeper.released().await;
+        (at.now(), counted.now())
+    });
+    sleep(LASTS).await;
+    let (released_at, alive_then) = released.await.unwrap();
+    assert_eq!(alive_then, 0, "the future is gone before the lease is given back");
+    let left = until.saturating_duration_since(released_at);
+    assert!(left > millis(500) && left <= GRACE / 8, "{left:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_run_is_dropped_at_once_and_polled_no_more() {
+    let (door, polled, wake) = (Door::new(), Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
+    let tasks = started(counts_polls(&polled, &wake).gate(door.clone()));
+    settle().await;
+    let keeper = admit(&door, 1);
+    settle().await;
+    let before = polled.load(SeqCst);
+    assert!(before > 0);
+    // Both wake it: the revocation wins.
+    wake.notify_one();
+    keeper.revoke();
+    settle().await;
+    assert_eq!((polled.load(SeqCst), keeper.is_released()), (before, true));
+    keeper.extend(door.now().saturating_add(secs(1_000)));
+    sleep(secs(1)).await;
+    assert_eq!(state(&tasks, "t"), Some(TaskState::Standby), "what is over is not opened again");
+}
+
+/// A task that counts its polls, which `wake` causes.
+fn counts_polls(polled: &Arc<AtomicU32>, wake: &Arc<Notify>) -> CriticalTaskConfig {
+    let (polled, wake) = (polled.clone(), wake.clone());
+    CriticalTaskConfig::new("t", move |_| {
+        let (polled, wake) = (polled.clone(), wake.clone());
+        async move {
+            loop {
+                polled.fetch_add(1, SeqCst);
+                wake.notified().await;
+            }
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_poll_begins_after_a_suspension_that_outlasted_the_pass() {
+    let (door, polled, wake) = (Door::new(), Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
+    let tasks = started(counts_polls(&polled, &wake).gate(door.clone()));
+    settle().await;
+    let keeper = admit(&door, 1);
+    settle().await;
+    wake.notify_one();
+    settle().await;
+    let before = polled.load(SeqCst);
+    door.suspend(LASTS * 3);
+    // The runtime's timers stood still; something else wakes the run.
+    wake.notify_one();
+    settle().await;
+    assert_eq!(polled.load(SeqCst), before, "refused at the poll");
+    assert!(keeper.is_released());
+    sleep(secs(1)).await;
+    assert_eq!(state(&tasks, "t"), Some(TaskState::Standby));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_want_to_run_is_no_candidate() {
+    let door = Door::new();
+    let tasks = all_started([obeys("t").gate(door.clone()), obeys("gone").gate(door.clone())]);
+    settle().await;
+    assert_eq!(door.candidates(), 2);
+    tasks.stop("t").unwrap();
+    tasks.unregister("gone").await.unwrap();
+    settle().await;
+    assert_eq!((state(&tasks, "t"), door.candidates()), (Some(TaskState::Stopped), 0));
+    tasks.restart("t").unwrap();
+    settle().await;
+    assert_eq!((state(&tasks, "t"), door.candidates()), (Some(TaskState::Standby), 1));
+    tasks.pause("t").unwrap();
+    settle().await;
+    assert_eq!((state(&tasks, "t"), door.candidates()), (Some(TaskState::Paused), 0));
+    tasks.resume("t").unwrap();
+    settle().await;
+    assert_eq!(door.candidates(), 1);
+    tasks.replace(obeys("t").gate(door.clone())).await.unwrap();
+    settle().await;
+    assert_eq!(door.candidates(), 1, "the new one alone");
+    let report = tasks.shutdown().await;
+    assert_eq!(door.candidates(), 0);
+    assert_eq!(report.count(ShutdownOutcome::NotRunning), 1, "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_ends_a_run_gives_its_lease_back_at_once() {
+    let door = Door::new();
+    let tasks = TaskManager::new();
+    tasks.start();
+    let mut term = 0;
+    let mut held = async |config: CriticalTaskConfig| {
+        tasks.register(config.gate(door.clone())).unwrap();
+        settle().await;
+        term += 1;
+        let keeper = door.admit(term, secs(3_600), GRACE);
+        settle().await;
+        assert!(!keeper.is_released());
+        keeper
+    };
+    let keeper = held(obeys("stopped")).await;
+    tasks.stop("stopped").unwrap();
+    settle().await;
+    assert!(keeper.is_released(), "stop");
+    let keeper = held(obeys("paused")).await;
+    tasks.pause("paused").unwrap();
+    settle().await;
+    assert!(keeper.is_released(), "pause");
+    let keeper = held(CriticalTaskConfig::from_loop("loop", TaskLoop::every(secs(60), |_| async {}))).await;
+    // A claim under way is waited for.
+    sleep(millis(10)).await;
+    tasks.pause("loop").unwrap();
+    settle().await;
+    assert_eq!(
+        (state(&tasks, "loop"), keeper.is_released()),
+        (Some(TaskState::Paused), true),
+        "pause of a loop"
+    );
+    let keeper = held(obeys("unregistered")).await;
+    tasks.unregister("unregistered").await.unwrap();
+    assert!(keeper.is_released(), "unregister");
+    let keeper = held(obeys("replaced")).await;
+    tasks.replace(obeys("replaced")).await.unwrap();
+    assert!(keeper.is_released(), "replace");
+    let keeper = held(CriticalTaskConfig::one_shot("finished", |_| sleep(secs(1)))).await;
+    sleep(secs(1)).await;
+    settle().await;
+    assert_eq!((state(&tasks, "finished"), keeper.is_released()), (Some(TaskState::Finished), true));
+    let keeper = held(obeys("last")).await;
+    tasks.shutdown().await;
+    assert!(keeper.is_released(), "shutdown");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_run_gives_its_lease_back_and_is_restarted_with_the_next() {
+    let door = Door::new();
+    let fails = CriticalTaskConfig::new("t", |_| async {
+        sleep(secs(1)).await;
+        Err::<(), _>("down")
+    });
+    let tasks = started(fails.backoff(Backoff::constant(secs(30))).gate(door.clone()));
+    settle().await;
+    let keeper = door.admit(1, secs(3_600), GRACE);
+    sleep(secs(2)).await;
+    assert_eq!(
+        (state(&tasks, "t"), keeper.is_released()),
+        (Some(TaskState::Backoff), true),
+        "others may try"
+    );
+    assert_eq!(door.candidates(), 0);
+    sleep(secs(31)).await;
+    assert_eq!(
+        (state(&tasks, "t"), restarts(&tasks, "t", RestartReason::Failure)),
+        (Some(TaskState::Standby), 0)
+    );
+    let _keeper = door.admit(9, secs(3_600), GRACE);
+    settle().await;
+    assert_eq!(restarts(&tasks, "t", RestartReason::Failure), 1, "counted when the run begins");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_run_owns_ends_with_it_and_before_the_lease_is_given_back() {
+    let (door, owned) = (Door::new(), Alive::default());
+    let counted = owned.clone();
+    let task = CriticalTaskConfig::new("t", move |ctx: TaskContext| {
+        let owned = counted.during(std::future::pending::<()>());
+        async move {
+            drop(ctx.task("owned").spawn_with(move |inner| {
+                assert_eq!(inner.pass().map(Pass::term), Some(1));
+                owned
+            }));
+            ctx.cancelled().await;
+        }
+    });
+    let tasks = started(task.restart_policy(RestartPolicy::Always).gate(door.clone()));
+    settle().await;
+    let keeper = admit(&door, 1);
+    settle().await;
+    assert_eq!(owned.now(), 1);
+    let (counted, at) = (owned.clone(), door.clone());
+    let until = door.now().saturating_add(LASTS);
+    let released = tokio::spawn(async move {
+        keeper.released().await;
+        (counted.now(), until.saturating_duration_since(at.now()))
+    });
+    sleep(LASTS).await;
+    let (alive, left) = released.await.unwrap();
+    assert!(alive == 0 && left >= GRACE / 8, "{alive} alive, {left:?} left");
+    drop(tasks);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_by_hand_does_not_wait_for_what_the_run_owned() {
+    let (door, owned) = (Door::new(), Alive::default());
+    let counted = owned.clone();
+    let task = CriticalTaskConfig::new("t", move |ctx: TaskContext| {
+        drop(ctx.spawn("owned", counted.during(std::future::pending::<()>())));
+        async move { ctx.cancelled().await }
+    });
+    let tasks = started(task.gate(door.clone()));
+    settle().await;
+    let keeper = door.admit(1, secs(3_600), GRACE);
+    sleep(secs(60)).await;
+    tasks.restart("t").unwrap();
+    settle().await;
+    assert_eq!((owned.now(), keeper.is_released(), door.candidates()), (0, true, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_is_under_way_is_over_when_the_pass_is() {
+    let (door, alive) = (Door::new(), Alive::default());
+    let tasks = started(deaf("t", &alive).shutdown_grace(secs(3_600)).gate(door.clone()));
+    settle().await;
+    let keeper = admit(&door, 1);
+    settle().await;
+    tasks.stop("t").unwrap();
+    sleep(LASTS).await;
+    assert_eq!((alive.now(), keeper.is_released()), (0, true), "no grace outlasts a lease");
+    assert_eq!(state(&tasks, "t"), Some(TaskState::Stopped));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_goes_down_with_a_member_that_lost_and_begins_with_it() {
+    let (door, first, second) = (Door::new(), Alive::default(), Alive::default());
+    let tasks = TaskManager::new();
+    let group = TaskGroup::new("g", RestartStrategy::RestForOne)
+        .task(obedient("first", &first).gate(door.clone()))
+        .task(obedient("second", &second));
+    tasks.register_group(group).unwrap();
+    tasks.start();
+    settle().await;
+    assert_eq!((first.now(), second.now()), (0, 0), "in order");
+    let keeper = admit(&door, 1);
+    settle().await;
+    assert_eq!((first.now(), second.now()), (1, 1));
+    keeper.revoke();
+    sleep(secs(2)).await;
+    assert_eq!((first.now(), second.now()), (0, 0));
+    let _keeper = admit(&door, 2);
+    settle().await;
+    assert_eq!((first.now(), second.now(), first.total(), second.total()), (1, 1, 2, 2));
+    assert_eq!(tasks.snapshot("first").unwrap().total_restarts(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_whose_dependency_went_down_is_no_candidate_until_it_is_back() {
+    let door = Door::new();
+    let tasks = all_started([obeys("base"), obeys("t").depends_on("base").gate(door.clone())]);
+    settle().await;
+    assert_eq!(door.candidates(), 1);
+    tasks.stop("base").unwrap();
+    settle().await;
+    assert_eq!((state(&tasks, "t"), door.candidates()), (Some(TaskState::Waiting), 0));
+    tasks.restart("base").unwrap();
+    settle().await;
+    assert_eq!((state(&tasks, "t"), door.candidates()), (Some(TaskState::Standby), 1));
+}
