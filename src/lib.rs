@@ -21,8 +21,8 @@
 //!
 //! # Features
 //!
-//! `otlp-http` (default): [`Telemetry`] over http/protobuf; `tls` (default): `https` endpoints; `otlp-grpc`, `gzip`, `console`: gRPC,
-//! compression, the terminal; `otlp`: all five. `macros` (default): [`instrumented_task`](macro@instrumented_task),
+//! `otlp-http` (default): [`Telemetry`] over http/protobuf; `tls` (default): `https` endpoints; `env-filter` (default): spans and
+//! fields in `RUST_LOG`; `otlp-grpc`, `gzip`, `console`: gRPC, compression, the terminal; `otlp`: all six. `macros` (default): [`instrumented_task`](macro@instrumented_task),
 //! [`task_loop`](macro@task_loop). `calendar` (default): times of day and cron expressions for a [`Schedule`]. `serde`:
 //! `Serialize` for statistics, health, snapshots and reports, and both ways for values of configuration files. `systemd`:
 //! reports to systemd. `testing`: helpers for your own tests. A live page is in the crate `otel-tasks-page`.

@@ -27,7 +27,7 @@ use opentelemetry_sdk::{
     trace::{Sampler, SdkTracerProvider, ShouldSample, SpanProcessor, TracerProviderBuilder},
 };
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry,
+    Layer, Registry,
     layer::{Identity, SubscriberExt},
 };
 
@@ -36,12 +36,13 @@ use super::{
     check::Endpoint,
     delivery::Delivery,
     env,
+    filter::{self, Unreadable},
     handle::{Parts, Telemetry},
     ledger::{Balance, Signal},
     processors::{QueueingLogProcessor, QueueingMetricExporter, QueueingSpanProcessor},
     runtime::ExportRuntime,
     sdk_metrics::Pipeline,
-    settings::{self, Overrides, Protocol, Settings, SignalSettings, Warning, WarningKind},
+    settings::{self, Overrides, Part, Protocol, Settings, SignalSettings, Warning, WarningKind},
     sinks::{MetricPress, MetricSink, Sink},
     status::{SignalPlan, Status},
     tail::Keep,
@@ -246,7 +247,11 @@ impl TelemetryBuilder {
         self
     }
 
-    /// What is recorded at all, as `EnvFilter` directives; otherwise `RUST_LOG`, else `info`. For [`install`](Self::install).
+    /// Sets what is recorded at all, as directives of [`EnvFilter`](https://docs.rs/tracing-subscriber/0.3/tracing_subscriber/filter/struct.EnvFilter.html);
+    /// otherwise `RUST_LOG`, else `info`. For [`install`](Self::install).
+    ///
+    /// Directives of spans and fields need the feature `env-filter`, which is on by default: without it, `build` returns
+    /// [`InstallError::NotCompiled`].
     pub fn filter(mut self, directives: &str) -> Self {
         self.filter = Some(directives.to_owned());
         self
@@ -364,7 +369,7 @@ impl TelemetryBuilder {
         if let Some(interval) = self.metric_interval {
             settings.metric_interval = interval;
         }
-        let filter = self.env_filter(&mut settings)?;
+        let filter = self.directives(&mut settings)?;
         let resource = self.whole_resource(&settings);
         let parts = self.assemble(settings, resource)?;
         Ok(Telemetry::new(parts, filter, self.name_capacity))
@@ -446,7 +451,7 @@ impl TelemetryBuilder {
         let subscriber = tracing_subscriber::registry()
             // Ours first: within the user's layer a span's trace is the current one already.
             .with(telemetry.layer().and_then(layer))
-            .with(telemetry.env_filter())
+            .with(telemetry.filter())
             .with(lines);
         // First, because it is the only step that can fail.
         if tracing::subscriber::set_global_default(subscriber).is_err() {
@@ -460,25 +465,31 @@ impl TelemetryBuilder {
         Ok(telemetry)
     }
 
-    fn env_filter(&self, settings: &mut Settings) -> Result<String, InstallError> {
+    /// The directives of the filter, which can be read.
+    fn directives(&self, settings: &mut Settings) -> Result<String, InstallError> {
         if let Some(directives) = &self.filter {
-            return match directives.parse::<EnvFilter>() {
-                Ok(_) => Ok(directives.clone()),
-                Err(source) => {
+            return match filter::checked(directives) {
+                Ok(()) => Ok(directives.clone()),
+                Err(Unreadable::NotCompiled) => Err(InstallError::NotCompiled {
+                    setting: format!("the filter {directives:?}"),
+                    feature: Part::EnvFilter.feature(),
+                }),
+                Err(Unreadable::Malformed(source)) => {
                     Err(InstallError::Filter { directives: directives.clone(), source: Box::new(source) })
                 }
             };
         }
         let Some(directives) = settings.rust_log.take() else { return Ok(DEFAULT_FILTER.to_owned()) };
-        if directives.parse::<EnvFilter>().is_ok() {
-            return Ok(directives);
-        }
-        settings.warnings.push(Warning {
-            variable: "RUST_LOG".to_owned(),
-            value: directives,
-            kind: WarningKind::Malformed,
-            used: format!("{DEFAULT_FILTER} is used"),
-        });
+        let used = format!("{DEFAULT_FILTER} is used");
+        let (kind, used) = match filter::checked(&directives) {
+            Ok(()) => return Ok(directives),
+            Err(Unreadable::Malformed(_)) => (WarningKind::Malformed, used),
+            Err(Unreadable::NotCompiled) => {
+                let feature = Part::EnvFilter.feature();
+                (WarningKind::Unsupported, format!("{used}: the feature `{feature}` is not compiled"))
+            }
+        };
+        settings.warnings.push(Warning { variable: "RUST_LOG".to_owned(), value: directives, kind, used });
         Ok(DEFAULT_FILTER.to_owned())
     }
 

@@ -21,10 +21,11 @@ use opentelemetry_sdk::{
 };
 use tokio::sync::oneshot;
 use tracing::Subscriber;
-use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, registry::LookupSpan};
+use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 
 use super::{
     check::{CollectorUnreachable, Endpoint},
+    filter::Filter,
     ledger::{Balance, Signal},
     propagation,
     settings::{Propagator, Warning, capped},
@@ -234,9 +235,9 @@ impl Telemetry {
             .and_then(bridge)
     }
 
-    pub(super) fn env_filter(&self) -> EnvFilter {
-        // The directives were parsed when they were read.
-        EnvFilter::new(&self.filter)
+    pub(super) fn filter(&self) -> Filter {
+        // The directives were checked when they were read.
+        self.filter.parse().unwrap_or_default()
     }
 
     /// Sends an empty request to every OTLP endpoint at once, waiting no longer than `timeout`.

@@ -9,6 +9,7 @@ mod delivery;
 mod env;
 mod error;
 mod extras;
+mod filter;
 mod handle;
 mod hurry;
 mod ledger;

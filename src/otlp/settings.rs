@@ -56,6 +56,7 @@ pub(super) enum Part {
     Tls,
     Gzip,
     Console,
+    EnvFilter,
 }
 
 impl Part {
@@ -65,6 +66,7 @@ impl Part {
             Self::Tls => "tls",
             Self::Gzip => "gzip",
             Self::Console => "console",
+            Self::EnvFilter => "env-filter",
         }
     }
 }
@@ -76,6 +78,7 @@ pub(super) const fn compiled(part: Part) -> bool {
         Part::Tls => cfg!(feature = "tls"),
         Part::Gzip => cfg!(feature = "gzip"),
         Part::Console => cfg!(feature = "console"),
+        Part::EnvFilter => cfg!(feature = "env-filter"),
     }
 }
 

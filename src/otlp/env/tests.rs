@@ -335,6 +335,10 @@ fn an_endpoint_that_no_client_takes_is_replaced_by_the_default() {
             &format!("https://{}.example", "a".repeat(64)),
             &format!("http://c/{}", "x".repeat(70_000)),
         ] {
+            // Whether a name fits a certificate is known to the TLS library alone.
+            if bad.starts_with("https") && !compiled(Part::Tls) {
+                continue;
+            }
             let of_one = "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT";
             for name in [of_one, "OTEL_EXPORTER_OTLP_ENDPOINT"] {
                 let s = settings(&[(name, bad), ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]);
