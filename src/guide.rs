@@ -11,7 +11,7 @@
 //! | [deploy](mod@deploy) | How do I run the service in Kubernetes, systemd, Docker or Windows? |
 //! | [testing](mod@testing) | How do I test retries, schedules and shutdowns? |
 //! | [cost](mod@cost) | How much does it cost, and which parts can I turn off? |
-//! | [migrate](mod@migrate) | How does my old code look here? |
+//! | [migrate](mod@migrate) | How do I write my old code here? |
 //! | [upgrading](mod@upgrading) | Which versions fit together? |
 //! | [faq](mod@faq) | Why is it so? |
 
