@@ -233,11 +233,6 @@ pub use otel_tasks_macros::task_loop;
 #[doc = include_str!("../docs/loops.md")]
 struct LoopsPage;
 
-/// The code of the migration table compiles.
-#[cfg(doctest)]
-#[doc = include_str!("../docs/coming-from-tux.md")]
-struct ComingFromTux;
-
 /// The code of the page on systemd compiles.
 #[cfg(all(doctest, feature = "systemd"))]
 #[doc = include_str!("../docs/systemd.md")]
@@ -257,6 +252,9 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../tests/tasks/edition_2021.md")]
 struct Edition2021;
+
+#[cfg(doc)]
+pub mod guide;
 
 /// What each alert of the repository's `stack/rules` means, and what to do; the alerts link to this page.
 ///

@@ -1,4 +1,4 @@
-//! What is seen, as text, from the answers of the real APIs: for the README.
+//! The answers of the real APIs as text, for docs/stack.md.
 
 use std::fmt::Write;
 
