@@ -115,10 +115,6 @@ impl Victim {
         let mut victim = Self { child, lines, page, before: 0 };
         std::fs::write(format!("/proc/{}/clear_refs", victim.child.id()), "5").expect("its own process");
         victim.before = victim.status("VmRSS:");
-        for path in ["/tasks", "/metrics", "/events/recent", "/tasks/failing"] {
-            println!("{path} {} B", ask(page, "GET", path, &[]).body.len());
-        }
-        println!("data {} rss {}", victim.status("VmData:"), victim.before);
         victim
     }
 
@@ -239,16 +235,17 @@ fn at_full_speed(threads: usize, is_over: &AtomicBool, ask: impl Fn() + Sync) {
     });
 }
 
-/// One request whose answer is read to its end, whatever becomes of it.
-fn request(page: SocketAddr, head: &str) {
-    let asked = || -> std::io::Result<()> {
+/// One request whose answer is read to its end. Whether it was answered with 200: it is an attack, and may be refused or late.
+fn request(page: SocketAddr, head: &str) -> bool {
+    let asked = || -> std::io::Result<bool> {
         let mut stream = TcpStream::connect_timeout(&page, Duration::from_secs(1))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
         stream.write_all(format!("{head}\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())?;
-        stream.read_to_end(&mut Vec::new()).map(drop)
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok(answer.starts_with(b"HTTP/1.1 200"))
     };
-    // Refused, or too late: it is an attack.
-    let _ = asked();
+    asked().unwrap_or(false)
 }
 
 #[test]
@@ -300,21 +297,36 @@ fn no_client_hurts_the_service() {
     });
     under(&victim, "answers that are made for each, from many addresses, and never read", |page, is_over| {
         let paths = ["/tasks/failing", "/events/recent"];
-        let held: Vec<_> = (0..300)
+        let mut held: Vec<_> = (0..300)
             .filter_map(|number: u16| {
                 let mut stream = connect_from(number, page)?;
+                stream.set_read_timeout(Some(SCRAPE)).ok()?;
                 let path = paths[usize::from(number) % paths.len()];
                 let _ = write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
                 Some(stream)
             })
             .collect();
+        // Each answer is made when its first byte is there.
+        held.iter_mut().for_each(|stream| drop(stream.read(&mut [0])));
         wait_for(is_over);
-        drop(held);
     });
+    let answers = AtomicUsize::new(0);
+    under(&victim, "metrics without their text, at full speed", |page, is_over| {
+        at_full_speed(16, is_over, || {
+            answers.fetch_add(usize::from(request(page, "HEAD /metrics HTTP/1.1")), SeqCst);
+        });
+    });
+    let answers = answers.into_inner();
+    println!("    {answers} answers");
+    assert!(answers > 200, "no more answers than texts can be made: {answers}");
     let scrapes = Mutex::new(Vec::new());
     under(&victim, "metrics at full speed", |page, is_over| {
         std::thread::scope(|scope| {
-            scope.spawn(|| at_full_speed(16, is_over, || request(page, "GET /metrics HTTP/1.1")));
+            scope.spawn(|| {
+                at_full_speed(16, is_over, || {
+                    request(page, "GET /metrics HTTP/1.1");
+                });
+            });
             while !is_over.load(SeqCst) {
                 scrapes.lock().expect("nobody panics").push(answered(page, "/metrics"));
             }
