@@ -57,7 +57,7 @@ impl Room {
 }
 
 /// Makes answers one at a time.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Maker {
     turn: Arc<Mutex<()>>,
     room: Room,
@@ -95,15 +95,15 @@ impl Maker {
 #[derive(Debug)]
 pub(crate) struct Shared {
     fresh: Duration,
-    last: Mutex<Option<(Instant, Bytes)>>,
+    last: Arc<Mutex<Option<(Instant, Bytes)>>>,
     /// Whether something was changed since the last one, or the one that is being made, began.
     is_stale: AtomicBool,
 }
 
 impl Shared {
-    /// An answer that is shared for so long.
+    /// An answer that is shared for so long after it was made.
     pub(crate) fn new(fresh: Duration) -> Self {
-        Self { fresh, last: Mutex::default(), is_stale: AtomicBool::new(false) }
+        Self { fresh, last: Arc::default(), is_stale: AtomicBool::new(false) }
     }
 
     /// The answer, made by `make` where the last one is older. Those that ask meanwhile wait for it.
@@ -115,17 +115,23 @@ impl Shared {
     where
         E: From<Busy> + Send + 'static,
     {
-        let mut last = tokio::time::timeout(PATIENCE, self.last.lock()).await.map_err(|_| Busy)?;
+        let mut last =
+            tokio::time::timeout(PATIENCE, self.last.clone().lock_owned()).await.map_err(|_| Busy)?;
         let is_stale = self.is_stale.swap(false, Relaxed);
         if let Some((_, bytes)) = last.as_ref().filter(|(made, _)| !is_stale && made.elapsed() < self.fresh) {
             return Ok(bytes.clone());
         }
         // Before the new one needs its room.
         *last = None;
-        let began = Instant::now();
-        let bytes = maker.answer(make).await?;
-        *last = Some((began, bytes.clone()));
-        Ok(bytes)
+        let maker = maker.clone();
+        // A task of its own: others wait for the answer, though who asked first may leave.
+        let made = tokio::spawn(async move {
+            let bytes = maker.answer(make).await?;
+            // From now on, not from when it was begun: otherwise nobody shares an answer that takes longer than its time to make.
+            *last = Some((Instant::now(), bytes.clone()));
+            Ok(bytes)
+        });
+        made.await.map_err(|_| Busy)?
     }
 
     /// Serves the answer to nobody any more: something was changed.
@@ -172,6 +178,37 @@ mod tests {
         let old = Shared::new(Duration::ZERO);
         assert_eq!(old.get(&maker, make()).await.expect("made"), "2");
         assert_eq!(old.get(&maker, make()).await.expect("made anew"), "3");
+    }
+
+    #[tokio::test]
+    async fn those_that_wait_share_an_answer_that_takes_longer_than_its_time() {
+        let made = Arc::new(AtomicUsize::new(0));
+        let (maker, shared) = (Maker::default(), Shared::new(Duration::from_millis(500)));
+        let make = || {
+            let made = made.clone();
+            move || -> Result<Vec<u8>, Busy> {
+                std::thread::sleep(Duration::from_millis(600));
+                Ok(made.fetch_add(1, SeqCst).to_string().into_bytes())
+            }
+        };
+        let (first, second) = tokio::join!(shared.get(&maker, make()), shared.get(&maker, make()));
+        assert_eq!((first.expect("made"), second.expect("shared")), ("0".into(), "0".into()));
+    }
+
+    #[tokio::test]
+    async fn an_answer_whose_first_client_leaves_is_shared_by_the_others() {
+        let made = Arc::new(AtomicUsize::new(0));
+        let (maker, shared) = (Maker::default(), Shared::new(Duration::from_secs(60)));
+        let make = || {
+            let made = made.clone();
+            move || -> Result<Vec<u8>, Busy> {
+                std::thread::sleep(Duration::from_millis(50));
+                Ok(made.fetch_add(1, SeqCst).to_string().into_bytes())
+            }
+        };
+        let first = tokio::time::timeout(Duration::from_millis(5), shared.get(&maker, make()));
+        first.await.expect_err("it leaves");
+        assert_eq!(shared.get(&maker, make()).await.expect("shared"), "0");
     }
 
     /// Who leaves does not let the next one begin while it is made.

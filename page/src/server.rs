@@ -1,8 +1,9 @@
 //! The page on a thread and a runtime of its own, so that it answers while every worker of the service is blocked.
 //!
-//! No client costs more than its place: a head has its time, a write without progress too, and what is not read stays in a socket
+//! No client costs more than its place: a head has its time, what is written has a least rate, and what is not read stays in a socket
 //! of a bounded buffer or is shared by all.
 
+mod pace;
 mod places;
 
 use std::{
@@ -10,7 +11,6 @@ use std::{
     convert::Infallible,
     fmt, io,
     net::{SocketAddr, TcpListener, ToSocketAddrs},
-    pin::Pin,
     sync::mpsc,
     thread,
     time::Duration,
@@ -29,19 +29,20 @@ use hyper_util::{
 };
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{net::TcpStream, runtime::Runtime, sync::oneshot, task::JoinHandle, time::Instant};
-use tokio_io_timeout::TimeoutStream;
 
-use self::places::{Limits, Places};
+use self::{
+    pace::{Pace, Paced},
+    places::{Limits, Places},
+};
 use crate::{
     Page,
     api::{StreamsEnd, router},
     guard::{is_probe, refusal},
 };
 
-/// How long a client may take for the head of a request, also between two requests.
-const HEAD: Duration = Duration::from_secs(10);
-/// How long a write may make no progress.
-const WRITE: Duration = Duration::from_secs(10);
+/// Ten seconds for a head and without progress, and 16 KiB/s on the whole.
+const PACE: Pace =
+    Pace { head: Duration::from_secs(10), patience: Duration::from_secs(10), rate: 16 * 1_024 };
 /// How long a client of the reserve may at least take for what it says.
 const SILENCE: Duration = Duration::from_millis(5);
 /// How long a client of the reserve may take, for all.
@@ -183,7 +184,7 @@ async fn accept(listener: tokio::net::TcpListener, router: Router, limits: Limit
         let router = router.clone();
         match places.take(from.ip()) {
             Some(place) => drop(tokio::spawn(async move {
-                converse(stream, router).await;
+                converse(stream, router, PACE).await;
                 drop(place);
             })),
             None => {
@@ -203,24 +204,16 @@ async fn accept(listener: tokio::net::TcpListener, router: Router, limits: Limit
     }
 }
 
-type Limited = TokioIo<Pin<Box<TimeoutStream<TcpStream>>>>;
-
-/// A connection whose writes end if they make no progress.
-fn limited(stream: TcpStream) -> Limited {
-    let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(WRITE));
-    TokioIo::new(Box::pin(stream))
-}
-
 fn http(head: Duration) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(BUFFER);
     http
 }
 
-async fn converse(stream: TcpStream, router: Router) {
+async fn converse(stream: TcpStream, router: Router, pace: Pace) {
+    let stream = TokioIo::new(Paced::new(stream, pace));
     // A client that breaks off or talks nonsense concerns nobody else.
-    let _ = http(HEAD).serve_connection(limited(stream), TowerToHyperService::new(router)).await;
+    let _ = http(pace.head).serve_connection(stream, TowerToHyperService::new(router)).await;
 }
 
 /// A client without a place: a probe is answered, anything else is refused.
@@ -230,8 +223,9 @@ async fn probed(stream: TcpStream, router: Router) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         response
     });
-    let connection =
-        http(PROBE).keep_alive(false).serve_connection(limited(stream), TowerToHyperService::new(router));
+    let connection = http(PROBE)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     // As in `converse`.
     let _ = tokio::time::timeout(PROBE, connection).await;
 }
@@ -333,5 +327,59 @@ mod tests {
         // Fails where the connection was given up.
         let _ = probe.read_to_string(&mut answer);
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("passes"), "{answer:?}");
+    }
+
+    /// How long a connection takes whose client sends this, then a byte at a time, and reads so many bytes at a time.
+    fn conversation(router: Router, sends: &str, more: &'static [u8], reads: usize) -> Duration {
+        let (runtime, listener) =
+            prepare(listen(&["127.0.0.1:0".parse().expect("an address")]).expect("bound")).expect("prepared");
+        let mut client = TcpStream::connect(listener.local_addr().expect("an address")).expect("it listens");
+        client.write_all(sends.as_bytes()).expect("sent");
+        std::thread::spawn(move || {
+            client.set_read_timeout(Some(Duration::from_millis(20))).expect("set");
+            let mut buffer = vec![0; reads];
+            for _ in 0..500 {
+                // Fails once the connection has ended.
+                let _ = client.write(more);
+                let _ = client.read(&mut buffer);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let short = Duration::from_millis(200);
+        let pace = Pace { head: short, patience: short, rate: 4 << 20 };
+        let began = std::time::Instant::now();
+        runtime.block_on(async {
+            let (stream, _) = listener.accept().await.expect("a client");
+            SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER).expect("set");
+            let _ = tokio::time::timeout(Duration::from_secs(3), converse(stream, router, pace)).await;
+        });
+        began.elapsed()
+    }
+
+    /// Each does something at least every 30 ms.
+    #[test]
+    fn no_client_keeps_its_place_by_a_byte_at_a_time() {
+        let endless = || {
+            let chunk = bytes::Bytes::from(vec![b'x'; 64 << 10]);
+            Body::from_stream(futures_util::stream::repeat(Ok::<_, Infallible>(chunk)))
+        };
+        let router = || {
+            Router::new()
+                .route("/large", axum::routing::get(|| async { vec![b'x'; 16 << 20] }))
+                .route("/stream", axum::routing::get(move || async move { endless() }))
+                .fallback(|| async { StatusCode::FORBIDDEN })
+        };
+        for (what, sends, more, reads) in [
+            ("a head", "GET / HTTP/1.1\r\nHost: ", &b"x"[..], 0),
+            ("a body", "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 1000000\r\n\r\n", b"x", 1_024),
+            ("an answer", "GET /large HTTP/1.1\r\nHost: web\r\n\r\n", b"", 1),
+            ("a stream", "GET /stream HTTP/1.1\r\nHost: web\r\n\r\n", b"", 1),
+            ("a stream that is not read", "GET /stream HTTP/1.1\r\nHost: web\r\n\r\n", b"", 0),
+        ] {
+            let time = conversation(router(), sends, more, reads);
+            assert!(time < Duration::from_secs(2), "{what} took {time:?}");
+        }
+        let time = conversation(router(), "GET /stream HTTP/1.1\r\nHost: web\r\n\r\n", b"", 1 << 20);
+        assert!(time >= Duration::from_secs(3), "a stream that is read ended after {time:?}");
     }
 }

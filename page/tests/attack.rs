@@ -1,6 +1,6 @@
-//! What clients do that mean harm: a real process with a limit on its descriptors, and clients from outside.
+//! What clients do that mean harm: a real process with limits on its descriptors and its memory, and clients from outside.
 //!
-//! Throughout, probes are answered, the process grows by less than 64 MB, and its own sockets and files open. The promise is 100 ms for 99 of
+//! Throughout, probes and scrapes are answered, the process grows by less than 64 MB, and its own sockets and files open. The promise is 100 ms for 99 of
 //! 100 probes in a release build; the test prints what it measures and fails at ten times that.
 #![cfg(target_os = "linux")]
 
@@ -10,13 +10,16 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
     time::{Duration, Instant},
 };
 
-use otel_tasks::{TaskManager, Telemetry};
+use otel_tasks::{CriticalTaskConfig, TaskLoop, TaskManager, Telemetry};
 use otel_tasks_page::{Feed, Page};
-use support::{TOKEN, ask, waits};
+use support::{TOKEN, ask, eventually, waits};
 
 /// Set in the process that is attacked.
 const VICTIM: &str = "OTEL_TASKS_PAGE_VICTIM";
@@ -24,6 +27,11 @@ const TASKS: usize = 2_000;
 /// Of a release build; a debug build is an order of magnitude slower by itself.
 const PROMISE: Duration = Duration::from_millis(if cfg!(debug_assertions) { 500 } else { 100 });
 const GROWTH: u64 = 64 << 20;
+/// What the process may have, in KiB: it ends with the first allocation beyond. Linux counts private writable memory, touched or not: the
+/// heap and the stacks of threads. About 130 MiB are taken when the attacks begin.
+const MEMORY: u64 = 200 << 10;
+/// How long a scrape may take: what Prometheus waits by default.
+const SCRAPE: Duration = Duration::from_secs(10);
 /// How long each attack goes on.
 const ATTACK: Duration = Duration::from_secs(4);
 
@@ -45,8 +53,12 @@ fn victim() {
         for number in 0..TASKS {
             tasks.register(waits(&format!("task_{number}"))).expect("registered");
         }
+        let fails =
+            TaskLoop::every(Duration::from_millis(1), |_| async { Err::<(), _>("refused ".repeat(100)) });
+        tasks.register(CriticalTaskConfig::from_loop("failing", fails)).expect("registered");
         tasks.start();
-        let page = Page::new(&tasks).feed(&feed).token(TOKEN).serve("127.0.0.1:0").expect("served");
+        let page = Page::new(&tasks).feed(&feed).token(TOKEN).connections(usize::MAX);
+        let page = page.serve("127.0.0.1:0").expect("served");
         let listener = TcpListener::bind("127.0.0.1:0").expect("its own");
         let own = listener.local_addr().expect("an address");
         std::thread::spawn(move || listener.incoming().for_each(drop));
@@ -60,6 +72,10 @@ fn victim() {
                 std::thread::sleep(Duration::from_millis(20));
             }
         });
+        // Its events have long texts: the largest answers that are made for each client.
+        let runs = || tasks.snapshot("failing").map_or(0, |task| task.total_runs());
+        eventually("every event is of a failure", || runs() > 2_100).await;
+        tasks.stop("failing").expect("registered");
         println!("page {}", page.address());
         let _ = std::io::stdin().read(&mut [0]);
         println!("failures {}", failures.load(SeqCst));
@@ -77,10 +93,13 @@ struct Victim {
 }
 
 impl Victim {
-    /// Starts a process that may have 1,024 descriptors.
+    /// Starts a process that may have 1,024 descriptors and [`MEMORY`].
     fn start() -> Self {
         let mut child = Command::new("sh")
-            .args(["-c", "ulimit -n 1024; exec \"$0\" --exact victim --nocapture"])
+            .args([
+                "-c",
+                &format!("ulimit -n 1024; ulimit -d {MEMORY}; exec \"$0\" --exact victim --nocapture"),
+            ])
             .arg(std::env::current_exe().expect("this test"))
             .env(VICTIM, "1")
             .stdin(Stdio::piped())
@@ -101,7 +120,7 @@ impl Victim {
 
     fn status(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a field");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the process ended");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1_024
     }
 
@@ -121,11 +140,17 @@ fn said(lines: &mut impl Iterator<Item = std::io::Result<String>>, begins: &str)
 
 /// One probe, as a kubelet sends it: by the service's name, on a connection of its own. How long it took.
 fn probe(page: SocketAddr) -> Result<Duration, String> {
+    answered(page, "/health/live")
+}
+
+/// How long it took until the whole answer was there.
+fn answered(page: SocketAddr, path: &str) -> Result<Duration, String> {
     let began = Instant::now();
     let answer = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&page, Duration::from_secs(5))?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream.write_all(b"GET /health/live HTTP/1.1\r\nHost: web:8088\r\nConnection: close\r\n\r\n")?;
+        stream.set_read_timeout(Some(SCRAPE))?;
+        let head = format!("GET {path} HTTP/1.1\r\nHost: web:8088\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
@@ -169,6 +194,16 @@ fn under(victim: &Victim, name: &str, attack: impl Fn(SocketAddr, &AtomicBool) +
     assert!(growth < GROWTH, "{name}: it grew by {growth} B");
 }
 
+/// A client at another address of this machine.
+fn connect_from(number: u16, page: SocketAddr) -> Option<TcpStream> {
+    let [high, low] = number.to_be_bytes();
+    let from = SocketAddrV4::new(Ipv4Addr::new(127, 1, high, low.max(1)), 0);
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).ok()?;
+    socket.bind(&from.into()).ok()?;
+    socket.connect_timeout(&page.into(), Duration::from_secs(1)).ok()?;
+    Some(socket.into())
+}
+
 fn wait_for(is_over: &AtomicBool) {
     while !is_over.load(SeqCst) {
         std::thread::sleep(Duration::from_millis(20));
@@ -200,16 +235,17 @@ fn at_full_speed(threads: usize, is_over: &AtomicBool, ask: impl Fn() + Sync) {
     });
 }
 
-/// One request whose answer is read to its end, whatever becomes of it.
-fn request(page: SocketAddr, head: &str) {
-    let asked = || -> std::io::Result<()> {
+/// One request whose answer is read to its end. Whether it was answered with 200: it is an attack, and may be refused or late.
+fn request(page: SocketAddr, head: &str) -> bool {
+    let asked = || -> std::io::Result<bool> {
         let mut stream = TcpStream::connect_timeout(&page, Duration::from_secs(1))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
         stream.write_all(format!("{head}\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())?;
-        stream.read_to_end(&mut Vec::new()).map(drop)
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok(answer.starts_with(b"HTTP/1.1 200"))
     };
-    // Refused, or too late: it is an attack.
-    let _ = asked();
+    asked().unwrap_or(false)
 }
 
 #[test]
@@ -250,16 +286,7 @@ fn no_client_hurts_the_service() {
         }
     });
     under(&victim, "connections from 300 addresses", |page, is_over| {
-        let _held: Vec<_> = (0..300)
-            .filter_map(|number: u16| {
-                let [high, low] = number.to_be_bytes();
-                let from = SocketAddrV4::new(Ipv4Addr::new(127, 1, high, low.max(1)), 0);
-                let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).ok()?;
-                socket.bind(&from.into()).ok()?;
-                socket.connect_timeout(&page.into(), Duration::from_secs(1)).ok()?;
-                Some(socket)
-            })
-            .collect();
+        let _held: Vec<_> = (0..300).filter_map(|number| connect_from(number, page)).collect();
         wait_for(is_over);
     });
     under(&victim, "requests to control tasks, with a wrong token and without", |page, is_over| {
@@ -268,9 +295,49 @@ fn no_client_hurts_the_service() {
             request(page, "POST /tasks/task_1/stop HTTP/1.1\r\nAuthorization: Bearer wrong");
         });
     });
-    under(&victim, "metrics at full speed", |page, is_over| {
-        at_full_speed(16, is_over, || request(page, "GET /metrics HTTP/1.1"));
+    under(&victim, "answers that are made for each, from many addresses, and never read", |page, is_over| {
+        let paths = ["/tasks/failing", "/events/recent"];
+        let mut held: Vec<_> = (0..300)
+            .filter_map(|number: u16| {
+                let mut stream = connect_from(number, page)?;
+                stream.set_read_timeout(Some(SCRAPE)).ok()?;
+                let path = paths[usize::from(number) % paths.len()];
+                let _ = write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+                Some(stream)
+            })
+            .collect();
+        // Each answer is made when its first byte is there.
+        held.iter_mut().for_each(|stream| drop(stream.read(&mut [0])));
+        wait_for(is_over);
     });
+    let answers = AtomicUsize::new(0);
+    under(&victim, "metrics without their text, at full speed", |page, is_over| {
+        at_full_speed(16, is_over, || {
+            answers.fetch_add(usize::from(request(page, "HEAD /metrics HTTP/1.1")), SeqCst);
+        });
+    });
+    let answers = answers.into_inner();
+    println!("    {answers} answers");
+    assert!(answers > 200, "no more answers than texts can be made: {answers}");
+    let scrapes = Mutex::new(Vec::new());
+    under(&victim, "metrics at full speed", |page, is_over| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                at_full_speed(16, is_over, || {
+                    request(page, "GET /metrics HTTP/1.1");
+                });
+            });
+            while !is_over.load(SeqCst) {
+                scrapes.lock().expect("nobody panics").push(answered(page, "/metrics"));
+            }
+        });
+    });
+    let scrapes = scrapes.into_inner().expect("nobody panics");
+    println!("    beside it, {} scrapes: {scrapes:.1?}", scrapes.len());
+    for scrape in &scrapes {
+        let time = scrape.as_ref().unwrap_or_else(|why| panic!("a scrape beside the others: {why:.200}"));
+        assert!(*time < SCRAPE, "a scrape took {time:?}");
+    }
     under(&victim, "every task, at full speed", |page, is_over| {
         at_full_speed(8, is_over, || {
             request(page, "GET /tasks HTTP/1.1");
