@@ -1,4 +1,4 @@
-//! Checks of the repository that no cargo command makes: `imports`, `api` and `deps`.
+//! Checks of the repository that no cargo command makes: `imports`, `api`, `deps` and `words`.
 //!
 //! Each command prints its figures and its findings. The exit code is 0 without findings, 1 with findings or a failure,
 //! and 2 for a command line that is not understood.
@@ -6,6 +6,7 @@
 mod api;
 mod deps;
 mod imports;
+mod words;
 
 use std::{
     env,
@@ -21,6 +22,7 @@ commands:
   api            compares the public API with xtask/api/, and checks its foreign types against xtask/api.toml
   api --bless    writes the public API to xtask/api/
   deps           checks licences, sources, denied and duplicate crates against deny.toml
+  words          counts words, phrases and long sentences in docs, comments and messages against xtask/words.toml
 
   --root FOLDER  the checkout to read; default: the one that holds xtask/";
 
@@ -30,6 +32,7 @@ enum Command {
     Imports,
     Api { bless: bool },
     Deps,
+    Words,
 }
 
 /// The checkout and the command, or `None` for a command line that is not understood.
@@ -43,6 +46,7 @@ fn parse(args: &[&str]) -> Option<(Option<PathBuf>, Command)> {
         ["api"] => Command::Api { bless: false },
         ["api", "--bless"] => Command::Api { bless: true },
         ["deps"] => Command::Deps,
+        ["words"] => Command::Words,
         _ => return None,
     };
     Some((root, command))
@@ -74,6 +78,7 @@ fn main() -> ExitCode {
         Command::Imports => imports::run(&root),
         Command::Api { bless } => api::run(&root, bless),
         Command::Deps => deps::run(&root),
+        Command::Words => words::run(&root),
     };
     match findings {
         Ok(findings) if findings.is_empty() => ExitCode::SUCCESS,
@@ -100,6 +105,7 @@ mod tests {
         assert_eq!(parse(&["imports"]), Some((None, Command::Imports)));
         assert_eq!(parse(&["api", "--bless"]), Some((None, Command::Api { bless: true })));
         assert_eq!(parse(&["--root", "x", "deps"]), Some((Some("x".into()), Command::Deps)));
+        assert_eq!(parse(&["words"]), Some((None, Command::Words)));
         for wrong in [&[][..], &["import"], &["api", "--blest"], &["deps", "now"], &["--root", "x"]] {
             assert_eq!(parse(wrong), None, "{wrong:?}");
         }
