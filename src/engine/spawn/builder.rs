@@ -58,52 +58,108 @@ impl<'a> TaskBuilder<'a> {
         Self { shared, options }
     }
 
-    /// Sets the category. By default the manager's [`CategoryRules`](crate::policy::CategoryRules) derive it from the name.
+    /// Sets the category. Default: the manager's [`CategoryRules`](crate::policy::CategoryRules) derive it from the name.
+    ///
+    /// ```
+    /// use otel_tasks::TaskCategory;
+    /// # async fn example(tasks: otel_tasks::TaskManager) {
+    /// tasks.task("ping").category(TaskCategory::Command).spawn(async {});
+    /// # }
+    /// ```
     pub fn category(mut self, category: TaskCategory) -> Self {
         self.options.category = Some(category);
         self
     }
 
-    /// Sets the priority, which decides how late a shutdown stops the run. Default: Normal.
+    /// Sets the priority. Default: Normal. In its category, a shutdown stops runs of a lower priority first.
+    ///
+    /// ```
+    /// use otel_tasks::TaskPriority;
+    /// # async fn example(tasks: otel_tasks::TaskManager) {
+    /// tasks.task("thumbnail").priority(TaskPriority::Low).spawn(async {});
+    /// # }
+    /// ```
     pub fn priority(mut self, priority: TaskPriority) -> Self {
         self.options.priority = Some(priority);
         self
     }
 
-    /// The component that owns it.
+    /// Sets the component that owns the task.
+    ///
+    /// ```
+    /// # async fn example(tasks: otel_tasks::TaskManager) {
+    /// tasks.task("play").component("music").spawn(async {});
+    /// # }
+    /// ```
     #[doc(alias = "cog")]
     pub fn component(mut self, component: impl Into<Arc<str>>) -> Self {
         self.options.component = Some(component.into());
         self
     }
 
-    /// How long it may take before it is dropped.
+    /// Sets the longest time of the run, after which it is dropped. Default: unlimited.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// let tasks = TaskManager::new();
+    /// let slow = tasks.task("fetch").timeout(Duration::from_secs(5)).spawn(std::future::pending::<()>());
+    /// assert!(slow.await.is_err());
+    /// # Ok(()) }
+    /// ```
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.options.timeout = Some(timeout);
         self
     }
 
-    /// How long it may go on at shutdown, after it was asked to stop, before it is dropped. Work that a registered task
-    /// [owns](TaskContext::task) may go on for so long after that task has ended, and no longer than its owner's grace.
+    /// Sets the time that the run has to end after a stop request at shutdown, before it is dropped.
+    ///
+    /// Work that a registered task [owns](TaskContext::task) has this time after the end of that task, and no longer than the grace of its owner.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// # async fn example(tasks: otel_tasks::TaskManager) {
+    /// tasks.task("upload").shutdown_grace(Duration::from_secs(20)).spawn(async {});
+    /// # }
+    /// ```
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
         self.options.grace = Some(grace);
         self
     }
 
-    /// Keeps the span it is spawned in as the parent of its run, instead of beginning a new trace. Replaces a
-    /// [`parent`](Self::parent).
+    /// Makes the current span the parent of the run's span, in place of a new trace. Replaces an earlier [`parent`](Self::parent).
+    ///
+    /// ```
+    /// # async fn example(tasks: otel_tasks::TaskManager) -> Result<(), otel_tasks::TaskError> {
+    /// let thumbnail = tasks.task("thumbnail").in_current_trace().spawn(async { "120x80" });
+    /// println!("{}", thumbnail.await?);
+    /// # Ok(()) }
+    /// ```
     pub fn in_current_trace(mut self) -> Self {
         self.options.extras().parent = Parent::Current;
         self
     }
 
-    /// Makes the run's span a child of the span of `parent`, which may be of another process:
-    /// [`remote_context`](crate::telemetry::remote_context) reads it from the headers of a message. Replaces an earlier `parent` and
-    /// [`in_current_trace`](Self::in_current_trace). A context without a valid span changes nothing.
+    /// Makes the run's span a child of the span of `parent`, which may be in another process. A context without a valid span changes nothing.
     ///
-    /// Inside the run the trace goes on even if a filter hides the run's own span (`RUST_LOG=warn`): spans that are opened there are then
+    /// [`remote_context`](crate::telemetry::remote_context) reads such a context from the headers of a message. This call replaces an earlier
+    /// `parent` and [`in_current_trace`](Self::in_current_trace).
+    ///
+    /// Inside the run the trace continues even if a filter hides the run's own span (`RUST_LOG=warn`). Then spans that are opened in the run are
     /// children of the parent's span, and headers that are injected there carry its trace. The baggage of `parent` is current inside the
     /// run. A sampler that is based on the parent keeps the parent's decision.
+    ///
+    /// ```
+    /// use otel_tasks::telemetry::remote_context;
+    /// # struct Message;
+    /// # impl Message { fn header(&self, _: &str) -> Option<&str> { None } }
+    /// # async fn handle(_: Message) {}
+    /// # async fn example(tasks: otel_tasks::TaskManager, message: Message) {
+    /// let producer = remote_context(|name| message.header(name));
+    /// tasks.task("handle_order").parent(producer).spawn(handle(message));
+    /// # }
+    /// ```
     pub fn parent(mut self, parent: OtelContext) -> Self {
         if parent.span().span_context().is_valid() {
             self.options.extras().parent = Parent::Of(parent);
@@ -111,10 +167,24 @@ impl<'a> TaskBuilder<'a> {
         self
     }
 
-    /// Links the run's span to another span, for example to each message of a batch. May be called several times; an invalid span
+    /// Links the run's span to another span, for example to each message of a batch. Several calls add several links; an invalid span
     /// context is ignored.
     ///
-    /// A run that begins a trace of its own is also linked to the span that it is spawned in.
+    /// A run that begins a new trace is also linked to the span in which it is spawned.
+    ///
+    /// ```
+    /// use otel_tasks::{opentelemetry::trace::TraceContextExt, telemetry::remote_context};
+    /// # struct Message;
+    /// # impl Message { fn header(&self, _: &str) -> Option<&str> { None } }
+    /// # async fn store(_: Vec<Message>) {}
+    /// # async fn example(tasks: otel_tasks::TaskManager, batch: Vec<Message>) {
+    /// let mut task = tasks.task("store_batch");
+    /// for message in &batch {
+    ///     task = task.link(remote_context(|name| message.header(name)).span().span_context().clone());
+    /// }
+    /// task.spawn(store(batch));
+    /// # }
+    /// ```
     pub fn link(mut self, span: SpanContext) -> Self {
         if span.is_valid() {
             self.options.extras().links.push(span);
@@ -122,11 +192,11 @@ impl<'a> TaskBuilder<'a> {
         self
     }
 
-    /// Names errors of type `E` for the attribute `error.type`, which otherwise carries the error's Rust type.
+    /// Names errors of type `E` for the attribute `error.type`. Without a name, the attribute is the Rust type of the error.
     ///
-    /// The rule is for the returned error, or for the outermost of its sources that is an `E`; an error without one is left to
-    /// [the manager's rules](crate::task::TaskManagerBuilder::error_type). A second rule for the same type replaces the first. Names
-    /// are few: beyond [`MAX_ERROR_TYPES`](crate::snapshot::TaskSnapshot::MAX_ERROR_TYPES) they count as `_OTHER`.
+    /// The rule receives the returned error, or the outermost of its sources that is an `E`. Errors without a rule are left to
+    /// [the manager's rules](crate::task::TaskManagerBuilder::error_type). A second rule for the same type replaces the first. Use few names:
+    /// beyond [`MAX_ERROR_TYPES`](crate::snapshot::TaskSnapshot::MAX_ERROR_TYPES) they count as `_OTHER`.
     ///
     /// ```
     /// # use otel_tasks::TaskManager;
@@ -156,8 +226,16 @@ impl<'a> TaskBuilder<'a> {
     /// Spawns the future. See [`TaskManager::spawn`](crate::TaskManager::spawn).
     ///
     /// # Panics
-    /// As [`TaskManager::spawn`](crate::TaskManager::spawn); with a [`timeout`](Self::timeout) also on a runtime of the caller's without
-    /// a timer.
+    /// As [`TaskManager::spawn`](crate::TaskManager::spawn). With a [`timeout`](Self::timeout), also if the caller is on a runtime without a
+    /// timer.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// assert_eq!(tasks.task("add").component("math").spawn(async { 1 + 1 }).await?, 2);
+    /// # Ok(()) }
+    /// ```
     #[track_caller]
     pub fn spawn<F, Via>(self, future: F) -> TaskHandle<F::Output>
     where
@@ -170,8 +248,21 @@ impl<'a> TaskBuilder<'a> {
         }
     }
 
-    /// Spawns the future that `task` makes of its context, which tells it when to stop. `task` itself is called here and
-    /// now, so a panic in it is the caller's.
+    /// Spawns the future that `task` makes of its context, through which it receives the stop request. `task` itself is called in this call, so
+    /// a panic in it is a panic of the caller.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// let import = tasks.task("import").spawn_with(|ctx| async move {
+    ///     ctx.cancelled().await;
+    ///     "stopped in time"
+    /// });
+    /// tasks.shutdown().await;
+    /// assert_eq!(import.await?, "stopped in time");
+    /// # Ok(()) }
+    /// ```
     #[track_caller]
     pub fn spawn_with<F, Via>(mut self, task: impl FnOnce(TaskContext) -> F) -> TaskHandle<F::Output>
     where
@@ -189,10 +280,24 @@ impl<'a> TaskBuilder<'a> {
 }
 
 impl TaskBuilder<'_> {
-    /// Spawns a future that is not `Send` on this thread's [`LocalSet`](tokio::task::LocalSet).
+    /// Spawns a future that is not `Send` on the [`LocalSet`](tokio::task::LocalSet) of this thread.
     ///
     /// # Panics
     /// Outside a `LocalSet` and a `LocalRuntime`, and if [`TaskManager::spawn`](crate::TaskManager::spawn) panics.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::{cell::Cell, rc::Rc, time::Duration};
+    /// let tasks = TaskManager::new();
+    /// let seen = Rc::new(Cell::new(0));
+    /// let counter = seen.clone();
+    /// let local = tokio::task::LocalSet::new();
+    /// let task = tasks.task("count").timeout(Duration::from_secs(1));
+    /// local.run_until(async { task.spawn_local(async move { counter.set(1) }).await }).await?;
+    /// assert_eq!(seen.get(), 1);
+    /// # Ok(()) }
+    /// ```
     #[track_caller]
     pub fn spawn_local<F, Via>(self, future: F) -> TaskHandle<F::Output>
     where
@@ -205,9 +310,18 @@ impl TaskBuilder<'_> {
         }
     }
 
-    /// Runs work that blocks on a thread of the runtime's blocking pool. See
-    /// [`TaskManager::spawn_blocking`](crate::TaskManager::spawn_blocking). A [`timeout`](Self::timeout) has no effect: work
-    /// that blocks cannot be dropped.
+    /// Runs blocking work on a thread of the runtime's blocking pool. See
+    /// [`TaskManager::spawn_blocking`](crate::TaskManager::spawn_blocking). A [`timeout`](Self::timeout) has no effect, because
+    /// blocking work cannot be dropped.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// let hash = tasks.task("hash").component("files").spawn_blocking(|_stop| 42_u32);
+    /// assert_eq!(hash.await?, 42);
+    /// # Ok(()) }
+    /// ```
     #[track_caller]
     pub fn spawn_blocking<T, Via>(
         mut self,

@@ -70,6 +70,16 @@ impl TaskBuilder<'_> {
     ///
     /// # Panics
     /// If `n` is 0: nothing could ever run.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// let indexing = tasks.task("index").limit(8);
+    /// let first = indexing.reserve().await.spawn(async {});
+    /// first.await?;
+    /// # Ok(()) }
+    /// ```
     #[track_caller]
     pub fn limit(self, n: usize) -> LimitedTask {
         assert!(n > 0, "the limit of `{}` is 0, so nothing could ever run", self.options.name);
