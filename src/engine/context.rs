@@ -1,4 +1,4 @@
-//! What a task is given of its run.
+//! The context of a run, which its task receives.
 
 use std::{
     future::Future,
@@ -29,7 +29,7 @@ pub struct TaskContext {
     iteration: Option<NonZeroU64>,
 }
 
-/// What the runs of one life share: a closure's one, or a loop's iterations.
+/// The state that the runs of one life share: one run of a closure, or the iterations of a loop.
 pub(crate) struct ContextParts {
     pub(crate) task: Arc<Task>,
     /// The generation of the life; `None` for a spawned run, which has no heartbeat timeout.
@@ -40,7 +40,7 @@ pub(crate) struct ContextParts {
     pub(crate) manager: Weak<Shared>,
 }
 
-/// How a life hears that it should stop. The token is made for whoever asks for one: most only wait.
+/// The stop request of a life. The token is created on demand: most tasks only wait.
 #[derive(Default)]
 pub(crate) struct Stop {
     asked: AtomicBool,
@@ -49,14 +49,14 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    /// One that is asked through a token.
+    /// Returns a stop request that a token makes.
     pub(crate) fn of(token: CancellationToken) -> Self {
         Self { token: token.into(), ..Self::default() }
     }
 
     fn ask(&self) {
         self.asked.store(true, SeqCst);
-        // Pairs with the fence in `token`: either we find the token, or whoever makes it finds that it was asked.
+        // Pairs with the fence in `token`: either this call finds the token, or `token` finds the request.
         fence(SeqCst);
         self.heard.notify_waiters();
         if let Some(token) = self.token.get() {
@@ -71,11 +71,11 @@ impl Stop {
     async fn asked(&self) {
         loop {
             if let Some(token) = self.token.get() {
-                // Seldom, and larger than the other wait: its room would be in every task's future.
+                // Rare, and larger than the other wait: without the box, every task's future would have this size.
                 return Box::pin(token.cancelled()).await;
             }
             let mut heard = pin!(self.heard.notified());
-            // Enabled before the look: what is asked, or made, in between still wakes us.
+            // Enabled before the check: a request or a token that comes in between still wakes this future.
             heard.as_mut().enable();
             if self.is_asked() {
                 return;
@@ -93,7 +93,7 @@ impl Stop {
             if self.asked.load(SeqCst) {
                 token.cancel();
             }
-            // Those that wait already wait for the token from now on: it can be cancelled by whoever holds it.
+            // Earlier waiters wait for the token from now on, because its holder can cancel it.
             self.heard.notify_waiters();
             token
         })
@@ -101,7 +101,7 @@ impl Stop {
 }
 
 impl ContextParts {
-    /// The task that lives and its generation; `None` for a spawned run.
+    /// Returns the registered task and its generation; `None` for a spawned run.
     fn life(&self) -> Option<(&Weak<Supervised>, u64)> {
         Some((self.owner.as_ref()?, self.generation?.get()))
     }
@@ -112,12 +112,12 @@ impl TaskContext {
         Self { parts: Arc::new(parts), iteration: None }
     }
 
-    /// The same life's, for one iteration.
+    /// Returns the context of the same life for one iteration.
     pub(crate) fn of_iteration(&self, iteration: u64) -> Self {
         Self { parts: self.parts.clone(), iteration: NonZeroU64::new(iteration) }
     }
 
-    /// Asks the life to stop.
+    /// Requests the life to stop.
     pub(crate) fn ask_to_stop(&self) {
         self.parts.stop.ask();
     }
@@ -384,7 +384,7 @@ impl TaskContext {
             None => TaskBuilder::new(manager, name),
             Some(owner) => match owner.upgrade() {
                 Some(owner) => TaskBuilder::owned(manager, name, owner),
-                // It was unregistered and has ended: the run is refused.
+                // The owner was unregistered and has ended: the run is refused.
                 None => TaskBuilder::new(None, name),
             },
         }

@@ -1,4 +1,4 @@
-//! What a user says of when a loop runs.
+//! The schedule of a loop.
 
 use std::time::{Duration, SystemTime};
 #[cfg(feature = "calendar")]
@@ -41,9 +41,9 @@ pub struct Schedule {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Rhythm {
-    /// At fixed distances, whatever an iteration takes.
+    /// The interval between starts, which the length of an iteration does not change.
     Every(Duration),
-    /// So long after the iteration before has ended.
+    /// The delay from the end of an iteration to the next.
     Delay(Duration),
     Once(SystemTime),
     /// Shared: it is large, and does not change.
@@ -152,8 +152,8 @@ impl Schedule {
     /// such as `*/2` beside another day field is rejected without `+`, because cron programs disagree about it.
     ///
     /// If the expression names hours, it names local times, and each is due exactly once, as for [`daily`](Self::daily). If its hours are `*`
-    /// (`*/15 * * * *`), it is an interval: it continues through an hour that the clock shows twice, and has no time in an hour that the clock
-    /// leaves out.
+    /// (`*/15 * * * *`), it is an interval. An interval continues through an hour that the clock shows twice. It has no time in an hour that
+    /// the clock leaves out.
     ///
     /// ```
     /// # #[cfg(feature = "calendar")] {
@@ -182,7 +182,7 @@ impl Schedule {
     /// Aligns the times of an interval to multiples from midnight in a time zone (as for [`daily`](Self::daily)). The first iteration is not due
     /// at once.
     ///
-    /// The times follow the wall clock: if the clock of the zone is set forward or back, the times are those that it shows. An interval that
+    /// The times follow the wall clock of the zone, also if it is set forward or back. An interval that
     /// does not divide a day, and any schedule but [`every`](Self::every), is rejected.
     ///
     /// ```
@@ -206,7 +206,7 @@ impl Schedule {
         self
     }
 
-    /// Delays all times of an interval by a part of it that is computed from `key`: the same in each process, and different for most
+    /// Delays all times of an interval by a part of it that is computed from `key`. It is the same in each process, and different for most
     /// keys. So the loops of a thousand guilds do not begin together.
     ///
     /// Without [`aligned`](Self::aligned) or [`starts`](Self::starts), the first iteration is delayed. Times of day, cron expressions and `once`
@@ -283,8 +283,8 @@ impl Schedule {
         self
     }
 
-    /// Sets the earliest due time. An interval counts from it, also if it has passed: with an interval of an hour and a start at 9:20, an
-    /// iteration is due at twenty past each hour.
+    /// Sets the earliest due time. An interval counts from it, also if it has passed. For example, with an interval of an hour and a start at
+    /// 9:20, an iteration is due at twenty past each hour.
     ///
     /// ```
     /// use otel_tasks::Schedule;
@@ -462,7 +462,7 @@ impl Schedule {
         self.immediate.unwrap_or(begins)
     }
 
-    /// Whether the next time is not known before the iteration has ended.
+    /// Returns true if the next time is not known before the iteration has ended.
     pub(crate) fn is_delay(&self) -> bool {
         matches!(self.rhythm, Rhythm::Delay(_))
     }
@@ -471,12 +471,12 @@ impl Schedule {
         self.immediate
     }
 
-    /// Whether a rhythm's times are not reckoned from its first iteration alone.
+    /// Returns true if the times of a rhythm do not depend on its first iteration alone.
     pub(super) fn has_phase(&self) -> bool {
         self.starts.is_some() || self.spread.is_some()
     }
 
-    /// Whether its times are those that the wall clock shows.
+    /// Returns true if its times follow the wall clock.
     pub(super) fn is_calendar(&self) -> bool {
         #[cfg(feature = "calendar")]
         return matches!(self.rhythm, Rhythm::Calendar(_));
@@ -484,12 +484,12 @@ impl Schedule {
         false
     }
 
-    /// Whether a time lies between its bounds.
+    /// Returns true if a time lies between its bounds.
     pub(super) fn is_within(&self, time: SystemTime) -> bool {
         self.starts.is_none_or(|starts| starts <= time) && self.ends.is_none_or(|ends| time <= ends)
     }
 
-    /// How far the clock may be set back without the last time being forgotten.
+    /// Returns the largest change of the clock backwards for which the last time is not repeated.
     pub(super) fn not_repeated(&self) -> Duration {
         match &self.rhythm {
             #[cfg(feature = "calendar")]
@@ -517,7 +517,7 @@ impl Schedule {
 }
 
 impl From<Duration> for Schedule {
-    /// [`every`](Self::every) so often.
+    /// Calls [`every`](Self::every).
     fn from(interval: Duration) -> Self {
         Self::every(interval)
     }
@@ -531,7 +531,7 @@ pub struct Upcoming<'a> {
     left: u64,
     at: SystemTime,
     begun: bool,
-    /// Whether the first one came at once, and the phase is still to begin.
+    /// True if the first time came at once, and the phase is still to begin.
     at_once: bool,
 }
 
@@ -560,7 +560,7 @@ impl Iterator for Upcoming<'_> {
     }
 }
 
-/// What a search for the next time of a calendar finds.
+/// The result of a search for the next time of a calendar.
 #[cfg(feature = "calendar")]
 enum Search {
     Due(SystemTime),
@@ -580,7 +580,7 @@ impl Search {
     }
 }
 
-/// How many times in a row may be left out by [`Schedule::except`]: two days of every second.
+/// The largest number of times in a row that [`Schedule::except`] may leave out: two days of every second.
 #[cfg(feature = "calendar")]
 const EXCEPTED_AT_MOST: u32 = 200_000;
 
@@ -607,19 +607,19 @@ impl Schedule {
                     None => began.checked_add(waits)?.checked_add(self.offset()),
                 }
             }
-            // Its own time counts, where it begins right then.
+            // A time that equals the beginning counts.
             #[cfg(feature = "calendar")]
             Rhythm::Calendar(calendar) => self.calendar_after(calendar, just_before(began)).due(),
         }?;
         self.ends.is_none_or(|ends| first <= ends).then_some(first)
     }
 
-    /// The instant from which a rhythm is reckoned, if it has one.
+    /// Returns the instant from which a rhythm counts, if it has one.
     fn base(&self) -> Option<SystemTime> {
         self.starts?.checked_add(self.offset())
     }
 
-    /// How much later than without [`spread`](Self::spread) its times are.
+    /// Returns the delay of all times by [`spread`](Self::spread).
     fn offset(&self) -> Duration {
         match (self.spread, self.interval()) {
             (Some(spread), Some(interval)) => spread.part_of(interval),
@@ -647,7 +647,7 @@ impl Schedule {
         self.calendar_within(calendar, after, EXCEPTED_AT_MOST)
     }
 
-    /// Looks at so many times at most.
+    /// Searches at most `most` times.
     #[cfg(feature = "calendar")]
     fn calendar_within(&self, calendar: &Calendar, after: SystemTime, most: u32) -> Search {
         let offset = self.offset();
@@ -665,7 +665,7 @@ impl Schedule {
         Search::LeftOut(time)
     }
 
-    /// The last of the times after `after` that are left out, if they are so many in a row that nobody looks further.
+    /// Returns the last left out time after `after`, if the search for the next time ended with it.
     pub(super) fn left_out_after(&self, after: SystemTime) -> Option<SystemTime> {
         #[cfg(feature = "calendar")]
         if let (Rhythm::Calendar(calendar), true) = (&self.rhythm, self.except.is_some()) {
@@ -678,7 +678,7 @@ impl Schedule {
         None
     }
 
-    /// Whether a whole cycle of the calendar is left out, which is seen where times are days apart.
+    /// Returns true if a whole cycle of the calendar is left out. It is found only if times are days apart.
     #[cfg(feature = "calendar")]
     fn leaves_out_all(&self, calendar: &Calendar) -> bool {
         /// 1 January 2000, and the time from it to the same day of the next cycle.
@@ -688,7 +688,7 @@ impl Schedule {
         let some_day = SystemTime::UNIX_EPOCH + SOME_DAY;
         let is_past =
             |last: SystemTime, part: u32| last.duration_since(some_day).is_ok_and(|gone| gone > CYCLE / part);
-        // First a few of them: most exceptions leave something, and where times are close the cycle is out of reach.
+        // First a few of them: most exceptions leave something, and if times are close together, the cycle is out of reach.
         match self.calendar_within(calendar, some_day, LOOKS) {
             Search::LeftOut(last) if is_past(last, EXCEPTED_AT_MOST / LOOKS) => {
                 match self.calendar_after(calendar, some_day) {
@@ -705,7 +705,7 @@ impl Schedule {
     fn unless_excepted(&self, calendar: &Calendar, due: SystemTime) -> Option<SystemTime> {
         let is_excepted = self.except.as_ref().is_some_and(|Except(leave_out)| {
             let local = calendar.local(due);
-            // A panic here would be one of the driver, which reckons with times.
+            // A panic here would be a panic of the driver, which computes times.
             local.is_some_and(|local| catch_unwind(AssertUnwindSafe(|| leave_out(&local))).unwrap_or(false))
         });
         (!is_excepted).then_some(due)
@@ -760,7 +760,7 @@ fn just_after(time: SystemTime) -> SystemTime {
     time.checked_add(LEAST).unwrap_or(time)
 }
 
-/// The first instant from `from` on that lies a whole number of intervals after `base`.
+/// Returns the first instant from `from` on that lies a whole number of intervals after `base`.
 fn multiple_after(base: SystemTime, interval: Duration, from: SystemTime) -> Option<SystemTime> {
     let Ok(since) = from.duration_since(base) else { return Some(base) };
     let over = since.as_nanos() % interval.as_nanos().max(1);
@@ -777,7 +777,7 @@ fn multiple_after(base: SystemTime, interval: Duration, from: SystemTime) -> Opt
 pub(super) struct Spread(pub(super) u32);
 
 impl Spread {
-    /// The same in each process, and for ever: FNV-1a, and the last step of SplitMix64, which spreads short keys.
+    /// Hashes a key, in each process and version in the same way: FNV-1a, and the last step of SplitMix64, which spreads short keys.
     pub(super) fn of(key: &str) -> Self {
         let digits = key.strip_prefix('#').filter(|digits| digits.len() == 8);
         let digits = digits.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
@@ -802,7 +802,7 @@ impl Spread {
     }
 }
 
-/// What leaves times out.
+/// The exceptions of a schedule.
 #[cfg(feature = "calendar")]
 #[derive(Clone)]
 pub(super) struct Except(Arc<dyn Fn(&LocalTime) -> bool + Send + Sync>);

@@ -1,4 +1,4 @@
-//! Short tasks: what may be said of one, and the cheap path that spawns it.
+//! Short tasks: their options, and the cheap path that spawns them.
 
 use std::{
     future::Future,
@@ -32,11 +32,11 @@ use crate::{
     watchdog::block_for,
 };
 
-/// A short task about which more is said than its name. Made by [`TaskManager::task`](crate::TaskManager::task) and
+/// A short task with options. Made by [`TaskManager::task`](crate::TaskManager::task) and
 /// [`TaskContext::task`].
 #[must_use = "nothing runs until `spawn`"]
 pub struct TaskBuilder<'a> {
-    /// `None` where the manager is gone: then the task is refused.
+    /// `None` if the manager is gone: then the task is refused.
     pub(super) shared: Option<Arc<Shared>>,
     pub(super) options: SpawnOptions<'a>,
 }
@@ -52,7 +52,7 @@ impl<'a> TaskBuilder<'a> {
         Self { shared, options: SpawnOptions::new(name) }
     }
 
-    /// One that this task owns.
+    /// Returns a builder of a task that `owner` owns.
     pub(crate) fn owned(shared: Option<Arc<Shared>>, name: &'a str, owner: Arc<Supervised>) -> Self {
         let options = SpawnOptions { owner: Some(Owner::Task(owner)), ..SpawnOptions::new(name) };
         Self { shared, options }
@@ -338,7 +338,7 @@ impl TaskBuilder<'_> {
     }
 }
 
-/// What a caller may say about a spawned task.
+/// The options of a spawned task.
 pub(crate) struct SpawnOptions<'a> {
     pub(crate) name: &'a str,
     pub(crate) category: Option<TaskCategory>,
@@ -353,14 +353,14 @@ pub(crate) struct SpawnOptions<'a> {
     extras: Option<Box<Extras>>,
 }
 
-/// What few spawns say, behind one pointer: options are moved on each spawn.
+/// The options that few spawns set, behind one pointer: options are moved on each spawn.
 #[derive(Default)]
 struct Extras {
     parent: Parent,
     links: Vec<SpanContext>,
     /// Of a limited task: one run's.
     room: Option<Room>,
-    /// How its errors are named.
+    /// The rules that name its errors.
     error_rules: Option<ErrorRules>,
 }
 
@@ -403,7 +403,7 @@ impl<'a> SpawnOptions<'a> {
         self.extras.get_or_insert_default()
     }
 
-    /// What is said here for each of many runs, and the name and the owner, which are not kept like that.
+    /// Returns the options for each of many runs, and the name and the owner, which have owned types of their own.
     pub(super) fn for_each_run(self) -> (SpawnOptions<'static>, Box<str>, Option<Owner>) {
         let Self { name, owner, extras, .. } = self;
         let extras = extras.map(|extras| Box::new(Extras { room: None, ..*extras }));
@@ -483,7 +483,7 @@ impl Shared {
             |output: &F::Output, rules: Rules<'_>| exit_of_run(output, rules),
             place,
         );
-        // There is no way to ask for a `LocalSet` but to try.
+        // Tokio cannot report if there is a `LocalSet`; only a spawn can.
         let Ok(handle) = catch(true, || tokio::task::spawn_local(Polled::new(id, Handled { run }))) else {
             panic!(
                 "`spawn_local` needs a `LocalSet` or a `LocalRuntime`: call it inside `LocalSet::run_until` or \
@@ -510,10 +510,10 @@ impl Shared {
         };
         let stop = StopToken::new(token.expect("blocking work is given a token"));
         let (key, id) = place.key();
-        // Where it can be taken back from: tokio keeps what it has no thread for, and panics.
+        // In a place from which it can be taken back: tokio keeps work for which it has no thread, and panics.
         let waiting = Arc::new(Mutex::new(Some((begin, place, work))));
         let taken = waiting.clone();
-        // A subscriber of this thread's own goes along: otherwise nobody would see the run, and its span would keep its parent open.
+        // The subscriber of this thread moves with the work: otherwise it would not see the run, and the span would keep its parent open.
         let subscriber =
             (!subscriber_is_of_process()).then(|| tracing::dispatcher::get_default(tracing::Dispatch::clone));
         let take = |waiting: &Mutex<Option<_>>| waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -565,7 +565,7 @@ impl Shared {
     /// Gives a task its runtime, its cell and its place, or refuses it: during a shutdown, or if there is no runtime left.
     #[track_caller]
     fn admit<F>(self: &Arc<Self>, options: SpawnOptions<'_>) -> Result<Admitted, Refusal> {
-        // Told before a cell is made for a name that never runs; the tracker decides in the end.
+        // Checked before a cell is made for a name that never runs. The tracker makes the final decision.
         if !self.tracker.admits_run(options.owner.as_ref()) {
             return Err(Refusal::ShuttingDown);
         }
@@ -586,11 +586,11 @@ impl Shared {
         let room = extras.as_mut().and_then(|extras| extras.room.take());
         let hears = options.with_context || options.blocking;
         let token = hears.then(CancellationToken::new);
-        // A plain future cannot hear that it should stop: it has its grace, then it is dropped.
+        // A plain future cannot receive the stop request: it has its grace, then it is dropped.
         // Its owner's grace counts, if it has an owner.
         let spawn_grace = (!hears && options.owner.is_none()).then_some(self.settings.spawn_grace);
         let grace = options.grace.or(spawn_grace);
-        // Past the bound on names a task is metered as `_OTHER`, and still stopped as what its caller said.
+        // Past the bound on names a task is metered as `_OTHER`, and still stopped by the category of its caller.
         let stage = stage_of(
             options.category.unwrap_or(task.identity.category),
             options.priority.unwrap_or(task.identity.priority),
