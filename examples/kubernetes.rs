@@ -16,7 +16,7 @@ use otel_tasks::{
     task::WeakTaskManager,
 };
 
-/// A handler that answers 200 or 503. It must not keep the manager alive.
+/// A handler that returns 200 or 503. It must not keep the manager alive.
 fn probe(tasks: &WeakTaskManager, fact: fn(&ManagerHealth) -> bool) -> axum::routing::MethodRouter {
     let tasks = tasks.clone();
     get(async move || match tasks.upgrade() {
