@@ -300,7 +300,15 @@ impl Faults {
 }
 
 impl CriticalTaskConfig {
-    /// Lets a test make the task fail.
+    /// Injects failures into the task, for a test.
+    ///
+    /// ```
+    /// use otel_tasks::{CriticalTaskConfig, testing::{Fault, Faults}};
+    /// let faults = Faults::new();
+    /// let gateway = CriticalTaskConfig::new("gateway", |ctx| async move { ctx.cancelled().await }).faults(&faults);
+    /// faults.inject(Fault::Fail("connection reset"));
+    /// # drop(gateway);
+    /// ```
     pub fn faults(mut self, faults: &Faults) -> Self {
         let wrap = |factory| faults.around(factory);
         self.what = match self.what {

@@ -13,13 +13,13 @@ use crate::{
     run::catch,
 };
 
-/// A component that brings critical tasks of its own.
+/// A component that provides critical tasks of its own.
 ///
-/// Implemented for closures too. It is asked once, when its component is discovered; a panic in it is caught, reported, and
-/// the other components are asked all the same.
+/// Implemented for closures too. It is called once, when its component is discovered. A panic in it is caught and reported; the other
+/// components are not affected.
 #[diagnostic::on_unimplemented(note = "a closure `|| vec![CriticalTaskConfig::new(..)]` is a provider, too")]
 pub trait CriticalTasksProvider: Send + Sync + 'static {
-    /// The tasks of this component.
+    /// Returns the tasks of this component.
     #[doc(alias = "get_critical_tasks")]
     fn critical_tasks(&self) -> Vec<CriticalTaskConfig>;
 }
@@ -30,15 +30,15 @@ impl<F: Fn() -> Vec<CriticalTaskConfig> + Send + Sync + 'static> CriticalTasksPr
     }
 }
 
-/// What a discovery found.
+/// The result of a discovery.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Discovery {
-    /// The names of the tasks that were registered now.
+    /// The names of the tasks that the discovery registered.
     pub registered: Vec<String>,
-    /// The tasks that were refused, with their component and the reason. A task that is registered already is not one.
+    /// The components of refused tasks, each with the reason. A task that is registered already is not refused.
     pub refused: Vec<(String, RegisterError)>,
-    /// The components whose provider panicked, with the panic's text.
+    /// The components whose provider panicked, each with the text of the panic.
     pub panicked: Vec<(String, String)>,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct Components(Mutex<BTreeMap<Arc<str>, Component>>);
 
 struct Component {
     provider: Arc<dyn CriticalTasksProvider>,
-    /// Whether the provider has been asked.
+    /// True once the provider has been called.
     discovered: bool,
 }
 
@@ -63,7 +63,7 @@ impl Components {
         drop(before);
     }
 
-    /// Answers whether there was one.
+    /// Removes a component. Returns true if it was there.
     pub(crate) fn remove(&self, name: &str) -> bool {
         let removed = self.all().remove(name);
         removed.is_some()
@@ -73,7 +73,7 @@ impl Components {
         self.all().contains_key(name)
     }
 
-    /// The providers to ask, marked as asked.
+    /// Returns the providers to call, and marks them as called.
     fn to_ask(&self, only_new: bool) -> Vec<(Arc<str>, Arc<dyn CriticalTasksProvider>)> {
         let mut all = self.all();
         let ask = all.iter_mut().filter(|(_, component)| !(only_new && component.discovered));
@@ -85,7 +85,7 @@ impl Components {
     }
 }
 
-/// Asks the components' providers and registers what they hand over; with `only_new`, those that were not asked yet.
+/// Calls the providers of the components and registers their tasks; with `only_new`, only providers that were not called yet.
 #[track_caller]
 pub(crate) fn discover(shared: &Arc<Shared>, components: &Components, only_new: bool) -> Discovery {
     let mut discovery = Discovery::default();
@@ -96,8 +96,7 @@ pub(crate) fn discover(shared: &Arc<Shared>, components: &Components, only_new: 
             Err(caught) => report_failure(&mut discovery, &component, Refusal::Provider(caught.panic.text)),
         }
     }
-    // Components may depend on each other's tasks, in whatever order they come; what still waits when nothing moves any
-    // more is refused.
+    // Components may depend on each other's tasks in any order. If a pass registers nothing, the remaining tasks are refused.
     loop {
         let asked = waiting.len();
         for (component, config) in std::mem::take(&mut waiting) {
@@ -130,7 +129,7 @@ fn register_of(
     let name = config.name.clone();
     match register(vec![config.component(component.clone())], None, shared) {
         Ok(()) => discovery.registered.push(name),
-        // Asked again, a component hands over the same tasks again.
+        // A second discovery finds the tasks of the first one.
         Err(RegisterError::Duplicate { .. }) if owns(shared, &component, &name) => {}
         Err(error) => report_failure(discovery, &component, Refusal::Task(error)),
     }

@@ -1,4 +1,4 @@
-//! Families: any number of tasks of one kind, told apart by a key.
+//! Families: any number of tasks of one kind, each with its key.
 
 use std::{
     collections::{HashMap, hash_map},
@@ -28,14 +28,18 @@ impl<K: Clone + Eq + Display + Send + Sync + 'static> FamilyKey for K {}
 
 /// Any number of tasks of one kind, one per key: a guild, a tenant, a connection. A member is named `family:key`.
 ///
-/// A member is supervised as any registered task is: it is restarted by its policy, has a state and a health of its own, may own work,
-/// and is stopped, paused or unregistered by its full name. Its default health role is [`Degrades`](crate::HealthRole::Degrades).
+/// A member is supervised as any registered task is. It is restarted by its policy, has a state and a health of its own, and may own work.
+/// Its full name stops, pauses or unregisters it. Its default health role is [`Degrades`](crate::HealthRole::Degrades).
 ///
-/// The members are metered under the family's name: metrics have one set of attributes, however many members there are, and none has the
-/// key. Counters and histograms are the sums of all members, those that are gone too. `task.status` is the number of members in each
-/// state, `task.next_run.time` and `task.next_retry.time` are the earliest, `task.interval` is the longest, and `task.heartbeat.time` is that
-/// of the running member that has been silent for longest. Spans and log records carry the family as `task.name` and the member as
-/// `task.given_name`. Members that differ in category, priority or component are metered apart from each other.
+/// The members are metered under the family's name: metrics have one set of attributes for all members, without the key.
+///
+/// - Counters and histograms are the sums of all members, also of removed members.
+/// - `task.status` is the number of members in each state.
+/// - `task.next_run.time` and `task.next_retry.time` are the earliest, `task.interval` is the longest.
+/// - `task.heartbeat.time` is the earliest of the running members.
+///
+/// Spans and log records carry the family as `task.name` and the member as `task.given_name`. Members that differ in category, priority or
+/// component are metered apart from each other.
 ///
 /// ```
 /// use otel_tasks::{CriticalTaskConfig, Schedule, TaskFamily, TaskLoop, TaskPriority};
@@ -69,10 +73,20 @@ impl<K> fmt::Debug for TaskFamily<K> {
 }
 
 impl<K: FamilyKey> TaskFamily<K> {
-    /// The number of members that a family may have by default.
+    /// The largest number of members of a family: 10,000. Default of [`max_members`](Self::max_members).
     pub const DEFAULT_MAX_MEMBERS: usize = 10_000;
 
     /// Creates a family whose members run the future of `factory` with their key, as [`CriticalTaskConfig::new`] does.
+    ///
+    /// ```
+    /// use otel_tasks::{TaskContext, TaskFamily};
+    /// async fn sync(ctx: TaskContext, tenant: u64) {
+    ///     # let _ = tenant;
+    ///     ctx.cancelled().await;
+    /// }
+    /// let tenants = TaskFamily::new("tenant_sync", sync);
+    /// # drop(tenants);
+    /// ```
     pub fn new<F, Fut, Via>(name: impl Into<String>, factory: F) -> Self
     where
         F: Fn(TaskContext, K) -> Fut + Send + Sync + 'static,
@@ -110,9 +124,21 @@ impl<K: FamilyKey> TaskFamily<K> {
         Self::new(name, move |ctx, key| factory(ctx, key, state.clone()))
     }
 
-    /// Creates a family whose members are loops, or are each kept in a way of their own. The name in the config is replaced.
+    /// Creates a family whose members are loops, or have settings that depend on the key. The family replaces the name in the config.
     ///
     /// `make` is called with the key of each member that is to be registered, in the call that registers it.
+    ///
+    /// ```
+    /// use otel_tasks::{CriticalTaskConfig, Schedule, TaskFamily, TaskLoop};
+    /// use std::time::Duration;
+    /// # async fn sweep(_guild: u64) {}
+    /// let guilds = TaskFamily::of("guild_sweep", |guild: &u64| {
+    ///     let guild = *guild;
+    ///     let every = Schedule::every(Duration::from_secs(300)).spread(&guild.to_string());
+    ///     CriticalTaskConfig::from_loop("", TaskLoop::on(every, move |_| sweep(guild)))
+    /// });
+    /// # drop(guilds);
+    /// ```
     pub fn of(
         name: impl Into<String>,
         make: impl Fn(&K) -> CriticalTaskConfig + Send + Sync + 'static,
@@ -120,7 +146,15 @@ impl<K: FamilyKey> TaskFamily<K> {
         Self { name: name.into(), make: Box::new(make), max_members: Self::DEFAULT_MAX_MEMBERS }
     }
 
-    /// Adds settings to the config of every member. Further calls add to the earlier ones.
+    /// Adds settings to the config of every member. Further calls add to the earlier settings.
+    ///
+    /// ```
+    /// use otel_tasks::{TaskContext, TaskFamily, TaskPriority};
+    /// # async fn sync(ctx: TaskContext, _: u64) { ctx.cancelled().await }
+    /// let tenants = TaskFamily::new("tenant_sync", sync)
+    ///     .each(|config| config.priority(TaskPriority::Low).unlimited_restarts());
+    /// # drop(tenants);
+    /// ```
     pub fn each(
         mut self,
         configure: impl Fn(CriticalTaskConfig) -> CriticalTaskConfig + Send + Sync + 'static,
@@ -130,8 +164,19 @@ impl<K: FamilyKey> TaskFamily<K> {
         self
     }
 
-    /// Sets how many members there may be ([`DEFAULT_MAX_MEMBERS`](Self::DEFAULT_MAX_MEMBERS)). Those that were asked to leave do not
-    /// count, also while they still stop.
+    /// Sets the largest number of members. Default: [`DEFAULT_MAX_MEMBERS`](Self::DEFAULT_MAX_MEMBERS), 10,000. Members that were requested to
+    /// leave do not count, also while they still stop.
+    ///
+    /// ```
+    /// use otel_tasks::{TaskContext, TaskFamily, TaskManager, task::RegisterError};
+    /// # async fn sync(ctx: TaskContext, _: u64) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), RegisterError> {
+    /// let tasks = TaskManager::new();
+    /// let tenants = tasks.register_family(TaskFamily::new("tenant_sync", sync).max_members(1))?;
+    /// tenants.ensure(7)?;
+    /// assert!(matches!(tenants.ensure(8), Err(RegisterError::FamilyFull { .. })));
+    /// # Ok(()) }
+    /// ```
     pub fn max_members(mut self, members: usize) -> Self {
         self.max_members = members;
         self
@@ -155,14 +200,14 @@ impl<K: FamilyKey> TaskFamily<K> {
     }
 }
 
-/// What was said of a registered family. Held by the manager alone.
+/// The settings of a registered family. Only the manager holds them.
 struct Said<K> {
     family: Arc<Family>,
     make: Make<K>,
 }
 
 impl<K: FamilyKey> Said<K> {
-    /// A member to be registered.
+    /// Returns the registration of a member.
     fn registration(&self, key: &K, name: &str, shared: &Shared) -> Result<Registration, RegisterError> {
         let config = (self.make)(key).of_family(name);
         let intensity = config.check()?;
@@ -171,12 +216,12 @@ impl<K: FamilyKey> Said<K> {
         Ok(Registration { body: Arc::new(body), ..registration })
     }
 
-    /// Whether a task is the member of this key; one of another kind stands under the same name otherwise.
+    /// Returns true if a task is the member with this key. A task of another kind may have the same name.
     fn is_member(&self, task: &Supervised, key: &K) -> bool {
         self.key_of(task).is_some_and(|held| held == key)
     }
 
-    /// The key of a member of this family.
+    /// Returns the key of a member of this family.
     fn key_of<'a>(&self, task: &'a Supervised) -> Option<&'a K> {
         let member = task.body.member().filter(|member| member.is_of(&self.family))?;
         member.key().downcast_ref()
@@ -185,7 +230,7 @@ impl<K: FamilyKey> Said<K> {
 
 /// Adds, removes and lists the members of a family. Clones are handles of the same family.
 ///
-/// It keeps neither the manager nor a task alive, so tasks may hold it. Once the manager is gone there are no members,
+/// It keeps neither the manager nor a task alive, so tasks may hold it. If the manager is gone there are no members,
 /// and [`ensure`](Self::ensure) returns [`RegisterError::ShuttingDown`].
 pub struct FamilyHandle<K> {
     name: Arc<str>,
@@ -210,7 +255,7 @@ impl<K: FamilyKey> FamilyHandle<K> {
         Some((self.manager.upgrade()?, self.said.upgrade()?))
     }
 
-    /// The name of a member, checked.
+    /// Returns the name of a member, or the problem of its key.
     fn checked_name(&self, key: &K) -> Result<Arc<str>, RegisterError> {
         let name = self.task_name(key);
         let text = &name[self.name.len() + 1..];
@@ -232,17 +277,17 @@ impl<K: FamilyKey> FamilyHandle<K> {
         }
     }
 
-    /// Registers the member with this key unless it is there. Returns whether it was registered now.
+    /// Registers the member with this key if it is missing. Returns true if it was registered now.
     ///
     /// It begins as a registered task does: at once if the manager has [started](crate::TaskManager::start). A member that was stopped, has
-    /// finished or has failed is there. One that was asked to leave, and still stops, comes back once it has ended.
+    /// finished or has failed is not missing. A member that was requested to leave, and still stops, comes back after its end.
     ///
     /// # Errors
-    /// [`RegisterError`] names what is wrong, and nothing was changed:
+    /// [`RegisterError`] names the problem, and nothing was changed:
     /// - [`Key`](RegisterError::Key): the key's text cannot be part of a name.
     /// - [`Duplicate`](RegisterError::Duplicate): another key with the same text is a member, or another task has that name.
-    /// - [`FamilyFull`](RegisterError::FamilyFull), [`ShuttingDown`](RegisterError::ShuttingDown), and what is wrong with the member's
-    ///   config, as in [`register`](crate::TaskManager::register).
+    /// - [`FamilyFull`](RegisterError::FamilyFull), [`ShuttingDown`](RegisterError::ShuttingDown).
+    /// - The problems of the member's config, as in [`register`](crate::TaskManager::register).
     #[track_caller]
     pub fn ensure(&self, key: K) -> Result<bool, RegisterError> {
         let name = self.checked_name(&key)?;
@@ -266,12 +311,12 @@ impl<K: FamilyKey> FamilyHandle<K> {
         }
     }
 
-    /// Stops the member with this key and forgets it; waits until it is gone. Returns whether it was there.
+    /// Stops the member with this key, removes it, and waits until it has ended. Returns true if it was a member.
     ///
-    /// A member that removes itself does not wait: the call returns once it is asked to stop.
+    /// A member that removes itself does not wait: the call returns once it is requested to stop.
     ///
     /// # Cancel safety
-    /// Dropping the future, once it was polled, stops the waiting, not the stop.
+    /// Dropping the future after its first poll stops the wait, not the stop.
     pub async fn remove(&self, key: &K) -> bool {
         let Some((shared, said)) = self.there() else { return false };
         let name = self.task_name(key);
@@ -287,14 +332,14 @@ impl<K: FamilyKey> FamilyHandle<K> {
         }
     }
 
-    /// Lets the family have the members with these keys and no others: adds those that are missing, removes the rest, and waits
-    /// until the rest is gone. Those that are there go on untouched. A key may come more than once.
+    /// Sets the members of the family: adds the missing ones, removes the others, and waits until those have ended. Members that stay are not
+    /// touched. A key may be repeated.
     ///
     /// # Errors
     /// As [`ensure`](Self::ensure): everything is checked first, and nothing was changed.
     ///
     /// # Cancel safety
-    /// Nothing happens before the first poll, and everything in it. Dropping the future after that stops the waiting alone.
+    /// Nothing happens before the first poll. That poll makes all changes; dropping the future later stops only the wait.
     pub fn set<I: IntoIterator<Item = K>>(
         &self,
         keys: I,
@@ -346,7 +391,7 @@ impl<K: FamilyKey> FamilyHandle<K> {
         }
     }
 
-    /// Returns the keys of the members, in the order of their texts. Those that were asked to leave are not among them.
+    /// Returns the keys of the members, sorted by their texts, without the members that were requested to leave.
     pub fn keys(&self) -> Vec<K> {
         let Some((shared, said)) = self.there() else { return Vec::new() };
         let members = shared.members_of(&said.family);
@@ -362,7 +407,7 @@ impl<K: FamilyKey> FamilyHandle<K> {
         Some(shared.health_of(Some(&task), &vitals))
     }
 
-    /// Returns `family:key`, which the manager's methods take as the member's name.
+    /// Returns the name of a member, `family:key`, for the methods of the manager.
     pub fn task_name(&self, key: &K) -> String {
         let mut name = String::with_capacity(self.name.len() + 24);
         name.push_str(&self.name);

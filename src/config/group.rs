@@ -9,12 +9,13 @@ use crate::{
     policy::{RestartIntensity, RestartStrategy},
 };
 
-/// Tasks that begin in order, each when the one before is ready; end in reverse; and are restarted by one strategy.
+/// Tasks that start in order, stop in reverse order, and are restarted by one strategy. Each starts when the previous member is ready.
 ///
-/// A member that is restarted takes the others along as the [`RestartStrategy`] says: they are stopped first, the last
-/// first, and all begin anew in order, those that had finished by themselves too. Members that were stopped by hand stay
-/// so, and one with [`RestartPolicy::Never`](crate::RestartPolicy::Never) is stopped with the others and not begun again. It is one restart, counted
-/// against the limit of the member that failed, and against the group's where it has one. A second member that fails
+/// The [`RestartStrategy`] decides which other members a restart includes. They are stopped in reverse order, and then all start again in
+/// order, also members that had finished. A member that was stopped by hand stays stopped. A member with
+/// [`RestartPolicy::Never`](crate::RestartPolicy::Never) is stopped with the others and does not start again.
+///
+/// It is one restart, counted for the limit of the failed member, and for the limit of the group if it has one. A second member that fails
 /// meanwhile is part of the same restart.
 ///
 /// ```
@@ -37,25 +38,25 @@ pub struct TaskGroup {
 }
 
 impl TaskGroup {
-    /// A group without members.
+    /// Creates a group without members.
     pub fn new(name: impl Into<String>, strategy: RestartStrategy) -> Self {
         Self { name: name.into(), strategy, intensity: None, tasks: Vec::new() }
     }
 
-    /// Adds a member, after those that are there.
+    /// Adds a member after the others.
     pub fn task(mut self, task: CriticalTaskConfig) -> Self {
         self.tasks.push(task);
         self
     }
 
-    /// How many restarts of its members together are allowed within `within`, as OTP counts them; one more, and the member
-    /// that failed is given up. By default each member has its own limit only.
+    /// Sets the number of restarts of all members together that are allowed within `within`, as OTP counts them. After one more failure,
+    /// the failed member is given up. Default: each member has its own limit only.
     pub fn max_restarts(mut self, max_restarts: u32, within: Duration) -> Self {
         self.intensity = Some((max_restarts, within));
         self
     }
 
-    /// The group's name, for people.
+    /// Returns the name of the group, for people.
     pub fn name(&self) -> &str {
         &self.name
     }

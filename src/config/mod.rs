@@ -1,4 +1,4 @@
-//! What a user says of critical tasks: configs, groups, and components that bring tasks of their own.
+//! Configs of critical tasks, groups, and components that provide tasks of their own.
 
 mod components;
 mod family;

@@ -1,4 +1,4 @@
-//! What a user says of a critical task, and components that bring their own.
+//! The settings of a critical task.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -18,9 +18,9 @@ use crate::{
     },
 };
 
-/// A critical task: what runs, under which name, and how it is restarted.
+/// The settings of a critical task: its work, its name, its restarts.
 ///
-/// What it is given is checked when it is registered, so that the calls chain.
+/// The values are checked when the task is registered, so the calls chain.
 ///
 /// ```
 /// use otel_tasks::{CriticalTaskConfig, TaskPriority};
@@ -65,7 +65,7 @@ pub struct CriticalTaskConfig {
     rules: ErrorRules,
 }
 
-/// How often a task may be restarted, as it was given: it is checked when the task is registered.
+/// The limit on restarts, which may still have to be checked.
 #[derive(Debug, Clone, Copy)]
 enum Limit {
     Given { max_restarts: u32, within: Duration },
@@ -79,18 +79,34 @@ pub(crate) enum What {
 }
 
 impl CriticalTaskConfig {
-    /// How often a task's health is checked by default.
+    /// The interval between health checks of a task: 5 minutes. Default of [`health_check_interval`](Self::health_check_interval).
     pub const DEFAULT_HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 
-    /// Creates a task that runs the future of `factory` for as long as the service runs; each restart calls `factory` again.
+    /// Creates a task that runs the future of `factory` as long as the service runs; each restart calls `factory` again.
     ///
     /// If the future ends, also with `Ok(())`, the end is logged as a warning and the task is restarted
     /// ([`RestartPolicy::Always`]). For work that may end, see [`one_shot`](Self::one_shot).
     ///
-    /// Defaults: priority High, category Scheduled. The first restart follows within a second, later ones after up to a minute
-    /// ([`Backoff::default`]). After [`RestartIntensity::DEFAULT_MAX_RESTARTS`] restarts within
-    /// [`RestartIntensity::DEFAULT_WITHIN`] the task is tried again every 5 minutes ([`GiveUp::default`]). Health is checked every
-    /// [`CriticalTaskConfig::DEFAULT_HEALTH_CHECK_INTERVAL`].
+    /// Defaults:
+    ///
+    /// - Priority High, category Scheduled.
+    /// - The first restart follows within a second, later ones after up to a minute ([`Backoff::default`]).
+    /// - After [`RestartIntensity::DEFAULT_MAX_RESTARTS`] restarts within [`RestartIntensity::DEFAULT_WITHIN`], a retry every 5 minutes
+    ///   ([`GiveUp::default`]).
+    /// - A health check every [`CriticalTaskConfig::DEFAULT_HEALTH_CHECK_INTERVAL`].
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use otel_tasks::TaskContext;
+    /// async fn gateway(ctx: TaskContext) -> std::io::Result<()> {
+    ///     ctx.cancelled().await; // connect and read; return an error to be restarted
+    ///     Ok(())
+    /// }
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("gateway", gateway))?;
+    /// # Ok(()) }
+    /// ```
     pub fn new<F, Fut, Via>(name: impl Into<String>, factory: F) -> Self
     where
         F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
@@ -100,13 +116,19 @@ impl CriticalTaskConfig {
         Self::of(name.into(), What::Closure(erase(factory)), returned_error_of::<Fut::Output, Via>())
     }
 
-    /// Creates a task that may end: it is finished once it has succeeded, and restarted after a failure. The same as
+    /// Creates a task that may end: it is finished after a success, and restarted after a failure. It is
     /// [`new`](Self::new) with [`RestartPolicy::OnFailure`].
     ///
     /// ```
-    /// # use otel_tasks::CriticalTaskConfig;
-    /// let migrate = CriticalTaskConfig::one_shot("migrate", |_| async { Ok::<(), std::io::Error>(()) });
-    /// # drop(migrate);
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use otel_tasks::snapshot::TaskState;
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::one_shot("migrate", |_| async { Ok::<(), std::io::Error>(()) }))?;
+    /// tasks.start();
+    /// # tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    /// assert_eq!(tasks.snapshot("migrate").unwrap().state, Some(TaskState::Finished));
+    /// # Ok(()) }
     /// ```
     pub fn one_shot<F, Fut, Via>(name: impl Into<String>, factory: F) -> Self
     where
@@ -142,11 +164,11 @@ impl CriticalTaskConfig {
         Self::new(name, move |context| factory(context, state.clone()))
     }
 
-    /// Creates a task as [`new`](Self::new) does, and lends `state` to its runs: each run borrows it until it ends, and the next one
-    /// finds it as it was left, also after an error, a panic or an abort. Two runs of a task never overlap.
+    /// Creates a task as [`new`](Self::new) does, and lends `state` to its runs. Each run borrows the state until it ends, also with an
+    /// error, a panic or an abort. The next run continues with the same state. Two runs of a task never overlap.
     ///
-    /// A run may give its [`Lent`] away, for example to a thread. A run that begins before it is back fails with the `error.type`
-    /// [`state_held`](crate::policy::ERROR_TYPE_STATE_HELD), and is restarted as after any error that can pass.
+    /// A run may give its [`Lent`] away, for example to a thread. A run that begins before the state is back fails with the `error.type`
+    /// [`state_held`](crate::policy::ERROR_TYPE_STATE_HELD), and is restarted as after any transient error.
     ///
     /// ```
     /// use otel_tasks::{CriticalTaskConfig, Lent, TaskContext, TaskManager};
@@ -173,7 +195,7 @@ impl CriticalTaskConfig {
         Self::of(name.into(), What::Closure(erase_lending(state, factory)), returned_error)
     }
 
-    /// A task named after its closure's or function's type: `module::function`.
+    /// Creates a task that is named after the type of its closure or function: `module::function`.
     ///
     /// ```
     /// # use otel_tasks::{CriticalTaskConfig, TaskContext};
@@ -191,9 +213,17 @@ impl CriticalTaskConfig {
 
     /// Creates a task that is a loop.
     ///
-    /// An iteration that fails, panics or times out is a failed run, and the loop goes on at its next time: without a restart, and
-    /// without a delay. A permanent error, or [`OnError::End`](crate::schedule::OnError::End), ends the loop, and the restart policy
+    /// If an iteration fails, panics or times out, its run has failed. The loop continues at its next time, without a restart and
+    /// without a delay. A permanent error, or [`OnError::End`](crate::schedule::OnError::End), ends the loop. Then the restart policy
     /// decides ([`RestartPolicy::OnFailure`] by default).
+    ///
+    /// ```
+    /// use otel_tasks::{CriticalTaskConfig, TaskLoop};
+    /// use std::time::Duration;
+    /// let sweep = TaskLoop::every(Duration::from_secs(60), |_| async { /* delete old files */ });
+    /// let config = CriticalTaskConfig::from_loop("sweep", sweep);
+    /// assert_eq!(config.name(), "sweep");
+    /// ```
     pub fn from_loop(name: impl Into<String>, task_loop: TaskLoop) -> Self {
         let returned_error = task_loop.returned_error;
         Self::of(name.into(), What::Loop(Box::new(task_loop)), returned_error)
@@ -230,12 +260,25 @@ impl CriticalTaskConfig {
         }
     }
 
-    /// The task's name.
+    /// Returns the name of the task.
+    ///
+    /// ```
+    /// # use otel_tasks::CriticalTaskConfig;
+    /// let config = CriticalTaskConfig::new("gateway", |ctx| async move { ctx.cancelled().await });
+    /// assert_eq!(config.name(), "gateway");
+    /// ```
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// A handle to the loop, where the task is one.
+    /// Returns a handle to the loop; `None` if the task is no loop.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskLoop};
+    /// # use std::time::Duration;
+    /// let sweep = CriticalTaskConfig::from_loop("sweep", TaskLoop::every(Duration::from_secs(60), |_| async {}));
+    /// assert!(sweep.loop_handle().is_some_and(|handle| !handle.is_running()));
+    /// ```
     pub fn loop_handle(&self) -> Option<LoopHandle> {
         match &self.what {
             What::Loop(task_loop) => Some(task_loop.handle()),
@@ -243,19 +286,39 @@ impl CriticalTaskConfig {
         }
     }
 
-    /// What the task is (Scheduled by default, like every registered task).
+    /// Sets the category of the task. Default: Scheduled.
+    ///
+    /// ```
+    /// use otel_tasks::{CriticalTaskConfig, TaskCategory};
+    /// let gateway = CriticalTaskConfig::new("gateway", |ctx| async move { ctx.cancelled().await })
+    ///     .category(TaskCategory::Gateway);
+    /// # drop(gateway);
+    /// ```
     pub fn category(mut self, category: TaskCategory) -> Self {
         self.category = category;
         self
     }
 
-    /// How late it is stopped (High by default).
+    /// Sets the priority of the task. Default: High. In its category, a shutdown stops tasks of a lower priority first.
+    ///
+    /// ```
+    /// use otel_tasks::{CriticalTaskConfig, TaskPriority};
+    /// let database = CriticalTaskConfig::new("database", |ctx| async move { ctx.cancelled().await })
+    ///     .priority(TaskPriority::Critical);
+    /// # drop(database);
+    /// ```
     pub fn priority(mut self, priority: TaskPriority) -> Self {
         self.priority = priority;
         self
     }
 
-    /// The component that owns the task. Set by the manager for tasks that a component hands over.
+    /// Sets the component that owns the task. The manager sets it for the tasks that a component provides.
+    ///
+    /// ```
+    /// # use otel_tasks::CriticalTaskConfig;
+    /// let player = CriticalTaskConfig::new("player", |ctx| async move { ctx.cancelled().await }).component("music");
+    /// # drop(player);
+    /// ```
     #[doc(alias = "cog")]
     #[doc(alias = "cog_name")]
     pub fn component(mut self, component: impl Into<Arc<str>>) -> Self {
@@ -263,23 +326,44 @@ impl CriticalTaskConfig {
         self
     }
 
-    /// Sets when the task is restarted ([`RestartPolicy::Always`] by default, [`RestartPolicy::OnFailure`] for a loop).
+    /// Sets when the task is restarted. Default: [`RestartPolicy::Always`], or [`RestartPolicy::OnFailure`] for a loop.
+    ///
+    /// ```
+    /// use otel_tasks::{CriticalTaskConfig, RestartPolicy};
+    /// let import = CriticalTaskConfig::new("import", |_| async { Ok::<(), std::io::Error>(()) })
+    ///     .restart_policy(RestartPolicy::Never);
+    /// # drop(import);
+    /// ```
     #[doc(alias = "restart")]
     pub fn restart_policy(mut self, policy: RestartPolicy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// Sets how many restarts are allowed within `within`. After one failure more the task is in the state `Failed`, and
-    /// [`give_up`](Self::give_up) says what follows.
+    /// Sets the number of restarts that are allowed within `within`. After one more failure the task is in the state `Failed`, and
+    /// [`give_up`](Self::give_up) decides what follows.
     ///
-    /// By default [`RestartIntensity::DEFAULT_MAX_RESTARTS`] within [`RestartIntensity::DEFAULT_WITHIN`].
+    /// Default: [`RestartIntensity::DEFAULT_MAX_RESTARTS`] within [`RestartIntensity::DEFAULT_WITHIN`].
+    ///
+    /// ```
+    /// # use otel_tasks::CriticalTaskConfig;
+    /// use std::time::Duration;
+    /// let sync = CriticalTaskConfig::new("sync", |ctx| async move { ctx.cancelled().await })
+    ///     .max_restarts(3, Duration::from_secs(300));
+    /// # drop(sync);
+    /// ```
     pub fn max_restarts(mut self, max_restarts: u32, within: Duration) -> Self {
         self.limit = Some(Limit::Given { max_restarts, within });
         self
     }
 
-    /// Removes the limit on restarts: the task is restarted for ever, with the delays of its [`Backoff`].
+    /// Removes the limit on restarts: after each failure the task is restarted, with the delays of its [`Backoff`].
+    ///
+    /// ```
+    /// # use otel_tasks::CriticalTaskConfig;
+    /// let mirror = CriticalTaskConfig::new("mirror", |ctx| async move { ctx.cancelled().await }).unlimited_restarts();
+    /// # drop(mirror);
+    /// ```
     pub fn unlimited_restarts(mut self) -> Self {
         self.limit = Some(Limit::Checked(RestartIntensity::UNLIMITED));
         self
@@ -302,33 +386,57 @@ impl CriticalTaskConfig {
 
     /// Sets what happens after more restarts than the limit allows.
     ///
-    /// By default the task is tried again every 5 minutes ([`GiveUp::default`]), or, if an [`escalation`](Self::escalation) is set,
-    /// given up for good: an escalation follows only then.
+    /// Default: the task is retried every 5 minutes ([`GiveUp::default`]). If an [`escalation`](Self::escalation) is set, the task is given up
+    /// for good by default, because the escalation follows only then.
+    ///
+    /// ```
+    /// use otel_tasks::{CriticalTaskConfig, GiveUp};
+    /// use std::time::Duration;
+    /// let mirror = CriticalTaskConfig::new("mirror", |ctx| async move { ctx.cancelled().await })
+    ///     .give_up(GiveUp::RetryEvery(Duration::from_secs(3_600)));
+    /// # drop(mirror);
+    /// ```
     pub fn give_up(mut self, give_up: GiveUp) -> Self {
         self.give_up = Some(give_up);
         self
     }
 
-    /// The delay before the first restart; later ones follow the [`Backoff`], whose cap is raised to it where needed.
+    /// Sets the delay before the first restart. Later delays follow the [`Backoff`]; its cap is raised to this delay if necessary.
+    ///
+    /// ```
+    /// # use otel_tasks::CriticalTaskConfig;
+    /// use std::time::Duration;
+    /// let sync = CriticalTaskConfig::new("sync", |ctx| async move { ctx.cancelled().await })
+    ///     .restart_delay(Duration::from_secs(5));
+    /// # drop(sync);
+    /// ```
     pub fn restart_delay(mut self, delay: Duration) -> Self {
         self.backoff = self.backoff.with_initial(delay);
         self
     }
 
-    /// How the delays between restarts grow.
+    /// Sets the delays between restarts. Default: [`Backoff::default`].
+    ///
+    /// ```
+    /// use otel_tasks::{Backoff, CriticalTaskConfig};
+    /// use std::time::Duration;
+    /// let sync = CriticalTaskConfig::new("sync", |ctx| async move { ctx.cancelled().await })
+    ///     .backoff(Backoff::growing(Duration::from_secs(1), Duration::from_secs(60)));
+    /// # drop(sync);
+    /// ```
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
         self
     }
 
-    /// Sets what the task's health means for the health of the service.
+    /// Sets what the health of the task means for the health of the service.
     ///
     /// Default: [`Required`](HealthRole::Required) for a closure of priority Critical or High, [`Degrades`](HealthRole::Degrades) for a
-    /// loop and for a closure of priority Normal or Low, whatever the order of the calls.
+    /// loop and for a closure of priority Normal or Low. The order of the calls does not matter.
     ///
     /// ```
     /// # use otel_tasks::{CriticalTaskConfig, HealthRole};
-    /// // The service answers without it, so a failure neither ends the pod nor takes it out of the load balancer.
+    /// // The service works without it, so a failure neither ends the pod nor takes it out of the load balancer.
     /// let config = CriticalTaskConfig::new("recommendations", |ctx| async move { ctx.cancelled().await })
     ///     .health_role(HealthRole::Degrades);
     /// ```
@@ -337,44 +445,114 @@ impl CriticalTaskConfig {
         self
     }
 
-    /// How often the monitor checks the task's health ([`CriticalTaskConfig::DEFAULT_HEALTH_CHECK_INTERVAL`]); never more often than it sweeps.
+    /// Sets the interval at which the monitor checks the health of the task. Default:
+    /// [`CriticalTaskConfig::DEFAULT_HEALTH_CHECK_INTERVAL`], 5 minutes. The interval of the monitor's sweeps is the lower bound.
+    ///
+    /// ```
+    /// # use otel_tasks::CriticalTaskConfig;
+    /// use std::time::Duration;
+    /// let gateway = CriticalTaskConfig::new("gateway", |ctx| async move { ctx.cancelled().await })
+    ///     .health_check_interval(Duration::from_secs(60));
+    /// # drop(gateway);
+    /// ```
     pub fn health_check_interval(mut self, interval: Duration) -> Self {
         self.health_check_interval = interval;
         self
     }
 
-    /// How long the task may go without a [heartbeat](TaskContext::heartbeat) before it counts as stalled; each run begins
-    /// with one. A loop that sleeps needs none. Off by default.
+    /// Sets the longest time without a [heartbeat](TaskContext::heartbeat), after which the task counts as stalled. Off by default.
     ///
-    /// Seen by a timer of the task's own, and by the watchdog's thread where every thread of the runtime is blocked.
+    /// The start of a run is its first heartbeat. A loop that sleeps needs none. A timer of the task detects the stall. If every thread of the
+    /// runtime is blocked, the thread of the watchdog does.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use otel_tasks::TaskContext;
+    /// use std::time::Duration;
+    /// async fn poll(ctx: TaskContext) {
+    ///     while ctx.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await.is_some() {
+    ///         ctx.heartbeat();
+    ///     }
+    /// }
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("poll", poll).heartbeat_timeout(Duration::from_secs(30)))?;
+    /// # Ok(()) }
+    /// ```
     pub fn heartbeat_timeout(mut self, timeout: Duration) -> Self {
         self.heartbeat_timeout = Some(timeout);
         self
     }
 
-    /// How long one poll of the task may take before it counts as stalled: it blocks a thread of the runtime, and others
-    /// with it. Off by default; polls longer than [`slow_poll`](crate::task::TaskManagerBuilder::slow_poll) are told anyway.
+    /// Sets the longest time of one poll, after which the task counts as stalled: it blocks a thread of the runtime. Off by default.
+    ///
+    /// Polls longer than [`slow_poll`](crate::task::TaskManagerBuilder::slow_poll) are always reported.
+    ///
+    /// ```
+    /// # use otel_tasks::CriticalTaskConfig;
+    /// use std::time::Duration;
+    /// let render = CriticalTaskConfig::new("render", |ctx| async move { ctx.cancelled().await })
+    ///     .poll_timeout(Duration::from_secs(2));
+    /// # drop(render);
+    /// ```
     pub fn poll_timeout(mut self, timeout: Duration) -> Self {
         self.poll_timeout = Some(timeout);
         self
     }
 
-    /// What is done when the task stalls ([`StallAction::Restart`] by default).
+    /// Sets what happens when the task stalls. Default: [`StallAction::Restart`].
+    ///
+    /// ```
+    /// use otel_tasks::{CriticalTaskConfig, policy::StallAction};
+    /// use std::time::Duration;
+    /// let poll = CriticalTaskConfig::new("poll", |ctx| async move { ctx.cancelled().await })
+    ///     .heartbeat_timeout(Duration::from_secs(30))
+    ///     .on_stall(StallAction::Report);
+    /// # drop(poll);
+    /// ```
     pub fn on_stall(mut self, action: StallAction) -> Self {
         self.on_stall = action;
         self
     }
 
-    /// The task says when it is [ready](TaskContext::ready), and fails as timed out where it has not said so this long after
-    /// it began. Those that depend on it wait. Without this a task is ready when it begins; a loop also when its first
-    /// iteration has succeeded.
+    /// Sets the longest time until the task calls [`ready`](TaskContext::ready). A run that is not ready in time fails as timed out. Tasks that
+    /// depend on this one wait.
+    ///
+    /// Without this setting, a task is ready when it begins. A loop is also ready when its first iteration has succeeded.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use otel_tasks::TaskContext;
+    /// use std::time::Duration;
+    /// async fn database(ctx: TaskContext) {
+    ///     // open the connections, then:
+    ///     ctx.ready();
+    ///     ctx.cancelled().await;
+    /// }
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("database", database).start_timeout(Duration::from_secs(10)))?;
+    /// # Ok(()) }
+    /// ```
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = Some(timeout);
         self
     }
 
-    /// Begins the task only when that one is ready, and stops it before that one at shutdown. May be called again for
-    /// another. Registered [together](crate::TaskManager::register_all) or before.
+    /// Adds a dependency: the task begins when that task is ready, and a shutdown stops it before that task. Several calls add several.
+    ///
+    /// A dependency is registered [in the same call](crate::TaskManager::register_all) or before.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn run(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("database", run))?;
+    /// tasks.register(CriticalTaskConfig::new("http", run).depends_on("database"))?;
+    /// assert_eq!(tasks.snapshot("http").unwrap().depends_on, ["database".into()]);
+    /// # Ok(()) }
+    /// ```
     pub fn depends_on(mut self, name: impl Into<Arc<str>>) -> Self {
         let name = name.into();
         if !self.dependencies.contains(&name) {
@@ -383,31 +561,60 @@ impl CriticalTaskConfig {
         self
     }
 
-    /// What the task does when one it depends on is lost ([`DependencyLoss::Keep`] by default).
+    /// Sets what the task does when a dependency is lost. Default: [`DependencyLoss::Keep`].
+    ///
+    /// ```
+    /// use otel_tasks::{CriticalTaskConfig, policy::DependencyLoss};
+    /// let commands = CriticalTaskConfig::new("commands", |ctx| async move { ctx.cancelled().await })
+    ///     .depends_on("gateway")
+    ///     .on_dependency_loss(DependencyLoss::Restart);
+    /// # drop(commands);
+    /// ```
     pub fn on_dependency_loss(mut self, loss: DependencyLoss) -> Self {
         self.loss = loss;
         self
     }
 
-    /// Sets what else is stopped when the task is given up for good ([`Escalation::None`] by default). With another value
+    /// Sets what else is stopped when the task is given up for good. Default: [`Escalation::None`]. With another value
     /// [`GiveUp::ForGood`] becomes the default of [`give_up`](Self::give_up).
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use otel_tasks::policy::Escalation;
+    /// let tasks = TaskManager::new();
+    /// let gateway = CriticalTaskConfig::new("gateway", |_| async { Err::<(), _>("no token") });
+    /// tasks.register(gateway.max_restarts(1, std::time::Duration::from_secs(60)).escalation(Escalation::Shutdown))?;
+    /// // The shutdown begins when the gateway is given up.
+    /// let report = tasks.run_until(std::future::pending::<()>()).await;
+    /// assert_eq!(report.cause.as_ref().map(|cause| &*cause.task), Some("gateway"));
+    /// # Ok(()) }
+    /// ```
     #[doc(alias = "escalate")]
     pub fn escalation(mut self, escalation: Escalation) -> Self {
         self.escalation = escalation;
         self
     }
 
-    /// How long one run, or one iteration of a loop, may take before it is dropped. Unlimited by default.
+    /// Sets the longest time of a run, or of an iteration of a loop, after which it is dropped. Unlimited by default.
+    ///
+    /// ```
+    /// use otel_tasks::{CriticalTaskConfig, TaskLoop};
+    /// use std::time::Duration;
+    /// let backup = TaskLoop::every(Duration::from_secs(3_600), |_| async { /* save */ });
+    /// let backup = CriticalTaskConfig::from_loop("backup", backup).run_timeout(Duration::from_secs(600));
+    /// # drop(backup);
+    /// ```
     pub fn run_timeout(mut self, timeout: Duration) -> Self {
         self.run_timeout = Some(timeout);
         self
     }
 
-    /// Stops the task before all others at shutdown: it takes work in, such as a server or the consumer of a queue.
+    /// Marks a task that takes work in, such as a server or a queue consumer. A shutdown stops intake tasks first.
     ///
-    /// Other tasks are asked once every intake task, and the work that it [owns](TaskContext::task), has ended, or its share of the
-    /// deadline is over. Until then runs that no task owns are admitted too. A task that others depend on, or that is followed in its
-    /// group, still stops after those.
+    /// The other tasks continue until every intake task has ended with the work that it [owns](TaskContext::task), or its share of the
+    /// deadline is over. Until then, runs without an owner are admitted too. If other tasks depend on an intake task, or follow it in its
+    /// group, it still stops after them.
     ///
     /// ```
     /// # use otel_tasks::CriticalTaskConfig;
@@ -426,33 +633,59 @@ impl CriticalTaskConfig {
     ///
     /// While it waits for the gate the task is in the state [`Standby`](crate::snapshot::TaskState::Standby). A pause stops a loop with a
     /// gate instead of holding it, so that another process can take over.
+    ///
+    /// ```
+    /// use otel_tasks::{CriticalTaskConfig, gate::Gate};
+    /// fn outbox(lease: impl Gate) -> CriticalTaskConfig {
+    ///     CriticalTaskConfig::new("outbox", |ctx| async move { ctx.cancelled().await }).gate(lease)
+    /// }
+    /// ```
     pub fn gate(mut self, gate: impl Gate) -> Self {
         self.gate = Some(Arc::new(gate));
         self
     }
 
-    /// Sets what is done when one poll of the task goes on until its [gate](Self::gate)'s permission is about to end
-    /// ([`OverrunAction::Exit`] by default).
+    /// Sets the action for a poll of the task that has not returned shortly before the permission of its [gate](Self::gate) ends.
+    ///
+    /// Default: [`OverrunAction::Exit`].
+    ///
+    /// ```
+    /// use otel_tasks::{CriticalTaskConfig, gate::Gate, policy::OverrunAction};
+    /// fn outbox(lease: impl Gate) -> CriticalTaskConfig {
+    ///     let outbox = CriticalTaskConfig::new("outbox", |ctx| async move { ctx.cancelled().await });
+    ///     outbox.gate(lease).on_overrun(OverrunAction::Report)
+    /// }
+    /// ```
     pub fn on_overrun(mut self, action: OverrunAction) -> Self {
         self.on_overrun = action;
         self
     }
 
-    /// How long the task may go on after it was asked to stop, before it is dropped. By default 10 s for a stop or restart
-    /// by hand, and at shutdown as long as the deadline allows. The work that the task [owns](TaskContext::task) is waited for
-    /// within the same time, except at a restart.
+    /// Sets the time that the task has to end after a stop request, before it is dropped.
+    ///
+    /// Default: 10 s for a stop or restart by hand, and at shutdown the time that the deadline allows. The work that the task
+    /// [owns](TaskContext::task) has the same time, except at a restart.
+    ///
+    /// ```
+    /// # use otel_tasks::CriticalTaskConfig;
+    /// use std::time::Duration;
+    /// let writer = CriticalTaskConfig::new("writer", |ctx| async move { ctx.cancelled().await })
+    ///     .shutdown_grace(Duration::from_secs(3));
+    /// # drop(writer);
+    /// ```
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
         self.shutdown_grace = Some(grace);
         self
     }
 
-    /// Tells errors of type `E` for which trying again can help from those for which it cannot. Errors without a rule are transient.
+    /// Classifies errors of type `E`: transient if a retry can help, permanent if it cannot. Errors without a rule are transient.
     ///
-    /// The rule is for the returned error, or for the outermost of its sources that is an `E`. If the task returns a type of its own, `E`
-    /// must be that type: a rule that cannot match is refused when the task is registered. If the task returns a report
-    /// (`anyhow::Error`, `eyre::Report`, `Box<dyn Error>`), `E` may be any error in it, and there may be a rule for each of several
-    /// types. A second rule for the same type replaces the first. Errors that no rule of the task is for are left to
-    /// [the manager's rules](crate::task::TaskManagerBuilder::classify).
+    /// The rule receives the returned error, or the outermost of its sources that is an `E`. A second rule for the same type replaces the
+    /// first. Errors without a rule of the task are left to [the manager's rules](crate::task::TaskManagerBuilder::classify).
+    ///
+    /// If the task returns a type of its own, `E` must be that type. A rule that cannot match is refused when the task is registered. If the
+    /// task returns a report (`anyhow::Error`, `eyre::Report`, `Box<dyn Error>`), `E` may be any error in it. Then several types may have a
+    /// rule.
     ///
     /// ```
     /// # use otel_tasks::{CriticalTaskConfig, policy::ErrorClass};
@@ -475,8 +708,9 @@ impl CriticalTaskConfig {
         self
     }
 
-    /// Names errors of type `E` for the attribute `error.type`, which otherwise carries the error's Rust type. `E` is found as
-    /// [`classify`](Self::classify) finds it. Names are few: beyond
+    /// Names errors of type `E` for the attribute `error.type`. Without a name, the attribute is the Rust type of the error.
+    ///
+    /// `E` is found as [`classify`](Self::classify) finds it. Use few names: beyond
     /// [`MAX_ERROR_TYPES`](crate::snapshot::TaskSnapshot::MAX_ERROR_TYPES) they count as `_OTHER`.
     ///
     /// ```

@@ -1,4 +1,4 @@
-//! What a task is given of its run.
+//! The context of a run, which its task receives.
 
 use std::{
     future::Future,
@@ -21,16 +21,16 @@ use crate::{
     run::{Task, TaskHandle},
 };
 
-/// A run's view of itself: its name and number, whether it should stop, its heartbeat, and a way to spawn.
+/// The view of a run on itself: its name and number, the stop request, its heartbeat, and a way to spawn.
 ///
-/// Cheap to clone; clones speak of the same run. It outlives the run without keeping anything alive.
+/// Cheap to clone; clones belong to the same run. A context that outlives its run keeps nothing alive.
 #[derive(Clone)]
 pub struct TaskContext {
     parts: Arc<ContextParts>,
     iteration: Option<NonZeroU64>,
 }
 
-/// What the runs of one life share: a closure's one, or a loop's iterations.
+/// The state that the runs of one life share: one run of a closure, or the iterations of a loop.
 pub(crate) struct ContextParts {
     pub(crate) task: Arc<Task>,
     /// The generation of the life; `None` for a spawned run, which has no heartbeat timeout.
@@ -43,7 +43,7 @@ pub(crate) struct ContextParts {
     pub(crate) manager: Weak<Shared>,
 }
 
-/// How a life hears that it should stop. The token is made for whoever asks for one: most only wait.
+/// The stop request of a life. The token is created on demand: most tasks only wait.
 #[derive(Default)]
 pub(crate) struct Stop {
     asked: AtomicBool,
@@ -52,14 +52,14 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    /// One that is asked through a token.
+    /// Returns a stop request that a token makes.
     pub(crate) fn of(token: CancellationToken) -> Self {
         Self { token: token.into(), ..Self::default() }
     }
 
     fn ask(&self) {
         self.asked.store(true, SeqCst);
-        // Pairs with the fence in `token`: either we find the token, or whoever makes it finds that it was asked.
+        // Pairs with the fence in `token`: either this call finds the token, or `token` finds the request.
         fence(SeqCst);
         self.heard.notify_waiters();
         if let Some(token) = self.token.get() {
@@ -74,11 +74,11 @@ impl Stop {
     async fn asked(&self) {
         loop {
             if let Some(token) = self.token.get() {
-                // Seldom, and larger than the other wait: its room would be in every task's future.
+                // Rare, and larger than the other wait: without the box, every task's future would have this size.
                 return Box::pin(token.cancelled()).await;
             }
             let mut heard = pin!(self.heard.notified());
-            // Enabled before the look: what is asked, or made, in between still wakes us.
+            // Enabled before the check: a request or a token that comes in between still wakes this future.
             heard.as_mut().enable();
             if self.is_asked() {
                 return;
@@ -96,7 +96,7 @@ impl Stop {
             if self.asked.load(SeqCst) {
                 token.cancel();
             }
-            // Those that wait already wait for the token from now on: it can be cancelled by whoever holds it.
+            // Earlier waiters wait for the token from now on, because its holder can cancel it.
             self.heard.notify_waiters();
             token
         })
@@ -104,7 +104,7 @@ impl Stop {
 }
 
 impl ContextParts {
-    /// The task that lives and its generation; `None` for a spawned run.
+    /// Returns the registered task and its generation; `None` for a spawned run.
     fn life(&self) -> Option<(&Weak<Supervised>, u64)> {
         Some((self.owner.as_ref()?, self.generation?.get()))
     }
@@ -115,40 +115,89 @@ impl TaskContext {
         Self { parts: Arc::new(parts), iteration: None }
     }
 
-    /// The same life's, for one iteration.
+    /// Returns the context of the same life for one iteration.
     pub(crate) fn of_iteration(&self, iteration: u64) -> Self {
         Self { parts: self.parts.clone(), iteration: NonZeroU64::new(iteration) }
     }
 
-    /// Asks the life to stop.
+    /// Requests the life to stop.
     pub(crate) fn ask_to_stop(&self) {
         self.parts.stop.ask();
     }
 
-    /// The task's name.
+    /// Returns the name of the task.
+    ///
+    /// ```
+    /// # use otel_tasks::CriticalTaskConfig;
+    /// let gateway = CriticalTaskConfig::new("gateway", |ctx| async move {
+    ///     println!("{} runs", ctx.name());
+    ///     ctx.cancelled().await;
+    /// });
+    /// # drop(gateway);
+    /// ```
     pub fn name(&self) -> &str {
         &self.parts.task.identity.name
     }
 
-    /// The run's number: 1 for the first run of the task, counted up by each restart.
+    /// Returns the number of the run: 1 for the first run of the task, one more after each restart.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::one_shot("connect", |ctx| async move {
+    ///     if ctx.generation() == 1 { Err("refused") } else { Ok(()) }
+    /// }))?;
+    /// tasks.start();
+    /// # tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+    /// assert_eq!(tasks.snapshot("connect").unwrap().total_runs(), 2);
+    /// # Ok(()) }
+    /// ```
     pub fn generation(&self) -> u64 {
         self.parts.generation.map_or(1, NonZeroU64::get)
     }
 
-    /// The number of this iteration, from 1, inside a [`TaskLoop`](crate::TaskLoop).
+    /// Returns the number of this iteration, from 1; `None` outside of a [`TaskLoop`](crate::TaskLoop).
+    ///
+    /// ```
+    /// # use otel_tasks::TaskLoop;
+    /// let sweep = TaskLoop::every(std::time::Duration::from_secs(60), |ctx| async move {
+    ///     println!("iteration {:?}", ctx.iteration());
+    /// });
+    /// # drop(sweep);
+    /// ```
     pub fn iteration(&self) -> Option<u64> {
         self.iteration.map(NonZeroU64::get)
     }
 
-    /// Waits until the run is asked to stop. Then it has its grace to end by itself.
+    /// Waits for the stop request. After it, the run has its grace to end.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("poll", |ctx| async move {
+    ///     loop {
+    ///         tokio::select! {
+    ///             () = ctx.cancelled() => break,
+    ///             () = tokio::time::sleep(Duration::from_secs(1)) => { /* poll */ }
+    ///         }
+    ///     }
+    ///     // close the connection
+    /// }))?;
+    /// tasks.start();
+    /// assert!(tasks.shutdown().await.is_clean());
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Cancel safety
-    /// Cancel safe: nothing is lost by dropping it, and once it has completed it completes at once again.
+    /// Cancel safe: a dropped future loses nothing, and after the request each call completes at once.
     pub async fn cancelled(&self) {
         self.parts.stop.asked().await;
     }
 
-    /// Returns what [`cancelled`](Self::cancelled) does, as a future that borrows nothing: for a server's graceful shutdown.
+    /// Returns the future of [`cancelled`](Self::cancelled) without a borrow, for the graceful shutdown of a server.
     ///
     /// ```
     /// # async fn serve(_: impl Future<Output = ()> + Send + 'static) {}
@@ -165,9 +214,9 @@ impl TaskContext {
         async move { parts.stop.asked().await }
     }
 
-    /// Runs `future` until it ends, or until the run is asked to stop. Returns its output, or `None` if the run was asked first.
+    /// Runs `future` until it ends or the run is requested to stop. Returns the output of `future`; `None` if the request came first.
     ///
-    /// Once the run is asked to stop, `future` is dropped and not polled again.
+    /// After the request, `future` is dropped and not polled again.
     ///
     /// ```
     /// # struct Queue;
@@ -189,28 +238,66 @@ impl TaskContext {
         }
     }
 
-    /// Whether the run has been asked to stop.
+    /// Returns true if the run has been requested to stop.
+    ///
+    /// ```
+    /// # async fn sort(ctx: otel_tasks::TaskContext, parts: Vec<Vec<u32>>) {
+    /// for mut part in parts {
+    ///     if ctx.is_cancelled() {
+    ///         break;
+    ///     }
+    ///     part.sort();
+    ///     tokio::task::yield_now().await;
+    /// }
+    /// # }
+    /// ```
     pub fn is_cancelled(&self) -> bool {
         self.parts.stop.is_asked()
     }
 
     /// Returns the run's permission, if its task has a [gate](crate::CriticalTaskConfig::gate): its term is the fencing token.
     ///
-    /// Also of work that the run spawned through its context.
+    /// Work that the run spawned through its context has the same permission.
+    ///
+    /// ```
+    /// # async fn send(ctx: otel_tasks::TaskContext) {
+    /// if let Some(pass) = ctx.pass() {
+    ///     println!("UPDATE outbox SET sent = true WHERE id = $1 AND term <= {}", pass.term());
+    /// }
+    /// # }
+    /// ```
     pub fn pass(&self) -> Option<&Pass> {
         self.parts.pass.as_ref()
     }
 
-    /// The token behind [`cancelled`](Self::cancelled), for libraries that take one.
+    /// Returns the token behind [`cancelled`](Self::cancelled), for libraries that take a token.
+    ///
+    /// ```
+    /// # async fn listen(ctx: otel_tasks::TaskContext) {
+    /// let listener = ctx.cancellation_token().child_token();
+    /// listener.cancelled().await;
+    /// # }
+    /// ```
     pub fn cancellation_token(&self) -> &CancellationToken {
         self.parts.stop.token()
     }
 
-    /// Says that the run is alive and well. A task registered with a
-    /// [`heartbeat_timeout`](crate::CriticalTaskConfig::heartbeat_timeout) must do so more often than that.
+    /// Reports that the run makes progress. With a [`heartbeat_timeout`](crate::CriticalTaskConfig::heartbeat_timeout), a task must call this more
+    /// often than the timeout.
     ///
-    /// From a clone that outlives its run it is ignored, and counted in
+    /// A call on a clone that outlives its run is ignored, and counted in
     /// [`stale_signals`](crate::snapshot::TaskSnapshot::stale_signals).
+    ///
+    /// ```
+    /// # struct Queue;
+    /// # impl Queue { async fn next(&mut self) -> Option<u32> { None } }
+    /// # async fn consume(ctx: otel_tasks::TaskContext, mut queue: Queue) {
+    /// while let Some(message) = queue.next().await {
+    ///     ctx.heartbeat();
+    ///     println!("{message}");
+    /// }
+    /// # }
+    /// ```
     pub fn heartbeat(&self) {
         let counts = match self.parts.life() {
             None => true,
@@ -225,10 +312,31 @@ impl TaskContext {
         }
     }
 
-    /// Says that the run does its work now: those that depend on it may begin. A task registered with a
-    /// [`start_timeout`](crate::CriticalTaskConfig::start_timeout) must say so in time; any other is ready when it begins.
+    /// Reports that the run does its work from now on: tasks that depend on it may begin.
     ///
-    /// From a clone that outlives its run it is ignored, as a heartbeat is.
+    /// A task with a [`start_timeout`](crate::CriticalTaskConfig::start_timeout) must call this in time. Any other task is ready when it begins. A
+    /// call on a clone that outlives its run is ignored, and counted as a stale heartbeat is.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn run(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// use std::time::Duration;
+    /// let tasks = TaskManager::new();
+    /// tasks.register_all([
+    ///     CriticalTaskConfig::new("database", |ctx| async move {
+    ///         tokio::time::sleep(Duration::from_secs(3)).await; // connect
+    ///         ctx.ready();
+    ///         ctx.cancelled().await;
+    ///     })
+    ///     .start_timeout(Duration::from_secs(10)),
+    ///     CriticalTaskConfig::new("http", run).depends_on("database"),
+    /// ])?;
+    /// tasks.start();
+    /// # tokio::time::sleep(Duration::from_secs(4)).await;
+    /// assert!(tasks.health().is_ready);
+    /// # Ok(()) }
+    /// ```
     pub fn ready(&self) {
         let Some((supervised, generation)) = self.parts.life() else { return };
         let supervised = supervised.upgrade();
@@ -244,6 +352,20 @@ impl TaskContext {
     }
 
     /// Spawns a short task that this task owns: see [`task`](Self::task).
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("http", |ctx| async move {
+    ///     ctx.spawn("confirmation_mail", async { Ok::<(), std::io::Error>(()) });
+    ///     ctx.cancelled().await;
+    /// }))?;
+    /// tasks.start();
+    /// # tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    /// assert_eq!(tasks.snapshot("confirmation_mail").unwrap().total_runs(), 1);
+    /// # Ok(()) }
+    /// ```
     #[track_caller]
     pub fn spawn<F, Via>(&self, name: &str, future: F) -> TaskHandle<F::Output>
     where
@@ -253,24 +375,34 @@ impl TaskContext {
         self.task(name).spawn(future)
     }
 
-    /// Says more about a short task before it is spawned, as [`TaskManager::task`](crate::TaskManager::task) does. The registered task
-    /// of this context owns it.
+    /// Returns a builder for a short task, as [`TaskManager::task`](crate::TaskManager::task) does. The registered task
+    /// of this context owns the new task.
     ///
-    /// Owned work is admitted until its owner was asked to stop and has ended, or its owner's grace is over; after that the handle
-    /// returns [`TaskError::ShuttingDown`](crate::TaskError). It hears that it should stop when its owner does, so that the owner may wait
-    /// for it, and has the owner's [grace](crate::CriticalTaskConfig::shutdown_grace); what is left is dropped then. A shutdown, a stop, an unregistration and a
-    /// replacement wait for it; a restart or a pause leaves it alone. What it spawns through its own context has the same owner.
+    /// - Owned work is admitted until its owner has ended after a stop request, or the grace of the owner is over. After that, the handle
+    ///   returns [`TaskError::ShuttingDown`](crate::TaskError).
+    /// - It receives the stop request together with its owner, so that the owner may wait for it. It has the owner's
+    ///   [grace](crate::CriticalTaskConfig::shutdown_grace) to end, and is dropped after that.
+    /// - A shutdown, a stop, an unregistration and a replacement of the owner wait for it. A restart or a pause does not change it.
+    /// - Work that is spawned through its own context has the same owner.
     ///
-    /// Work that is spawned through the context of a run that no registered task owns has no owner.
+    /// If no registered task owns the run of this context, the new task has no owner.
     ///
-    /// Use this rather than a clone of the manager inside a task: that clone would keep the manager alive for ever.
+    /// Inside a task, prefer this to a clone of the manager, which would keep the manager alive.
+    ///
+    /// ```
+    /// # async fn send_mail(_order: u64) {}
+    /// # async fn orders(ctx: otel_tasks::TaskContext) {
+    /// use std::time::Duration;
+    /// ctx.task("confirmation_mail").timeout(Duration::from_secs(30)).spawn(send_mail(7));
+    /// # }
+    /// ```
     pub fn task<'a>(&self, name: &'a str) -> TaskBuilder<'a> {
         let manager = self.parts.manager.upgrade();
         match &self.parts.owner {
             None => TaskBuilder::new(manager, name),
             Some(owner) => match owner.upgrade() {
                 Some(owner) => TaskBuilder::owned(manager, name, owner),
-                // It was unregistered and has ended: the run is refused.
+                // The owner was unregistered and has ended: the run is refused.
                 None => TaskBuilder::new(None, name),
             },
         }

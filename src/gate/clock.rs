@@ -1,8 +1,8 @@
-//! A clock that counts suspension and that nobody sets.
+//! A clock that counts suspension and that cannot be set.
 
 use std::{fmt, sync::Arc, time::Duration};
 
-/// An instant of a clock that goes on while the machine is suspended, and that nobody can set.
+/// An instant of a clock that continues while the machine is suspended, and that cannot be set.
 ///
 /// On Linux and Android it is `CLOCK_BOOTTIME`, on macOS and other Unixes `CLOCK_MONOTONIC`, elsewhere [`Instant`](std::time::Instant).
 /// Instants of two processes on one machine compare; instants of two machines do not.
@@ -24,12 +24,12 @@ impl BootInstant {
         Self::after_boot(since_boot())
     }
 
-    /// The instant so long after the clock began; for clocks of tests.
+    /// Returns the instant `time` after the clock began; for clocks of tests.
     pub fn after_boot(time: Duration) -> Self {
         Self(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
     }
 
-    /// Returns this instant plus `by`, or the last one that the clock can show.
+    /// Returns this instant plus `by`, or the last instant of the clock.
     #[must_use]
     pub fn saturating_add(self, by: Duration) -> Self {
         Self(self.0.saturating_add(Self::after_boot(by).0))

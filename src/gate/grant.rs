@@ -3,7 +3,7 @@
 //! Invariants:
 //! 1. A permission that is over stays so: nothing that the keeper does opens it again.
 //! 2. `busy` is raised before the clock is read, so the watchdog sees each poll that began in time.
-//! 3. The grant is dropped after the future that it allowed; only then does the gate hear `released`.
+//! 3. The grant is dropped after the future that it allowed; only then does `released` complete for the gate.
 
 use std::{
     fmt,
@@ -20,23 +20,23 @@ use super::{BootClock, BootInstant};
 
 /// The part of the grace that is left when the future is dropped, as a divisor: the rest is for the destructors.
 const DROP_PART: u32 = 8;
-/// The part of the grace that is left when the watchdog acts on a poll that still goes on.
+/// The part of the grace that is left when the watchdog acts on a poll that has not returned.
 const OVERRUN_PART: u32 = 16;
 
-/// What the three ends share.
+/// The state that the three ends share.
 struct Hold {
     term: u64,
     grace: Duration,
     clock: BootClock,
     /// [`BootInstant`] as bits. Written by the keeper, and only ever grows.
     until: AtomicU64,
-    /// Set by whoever is first: a revocation, a driver or poll that finds the time over, the end of the grant.
+    /// Set once: by a revocation, by a driver or poll that finds the time over, or at the end of the grant.
     over: AtomicBool,
     /// The polls and drops of user code under way.
     busy: AtomicU32,
-    /// Whether the watchdog has acted on an overrun. Written by the watchdog alone.
+    /// True once the watchdog has acted on an overrun. Written by the watchdog alone.
     overran: AtomicBool,
-    /// Lets the driver look.
+    /// Wakes the driver.
     wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Cancelled when the grant is dropped.
     released: CancellationToken,
@@ -51,7 +51,7 @@ impl Hold {
         self.until().saturating_sub(self.grace / part)
     }
 
-    /// Ends it, and lets the driver look.
+    /// Ends the permission, and wakes the driver.
     fn end(&self) {
         if !self.over.swap(true, SeqCst) {
             self.wake();
@@ -64,7 +64,7 @@ impl Hold {
         }
     }
 
-    /// Whether no poll begins any more.
+    /// True once no poll may begin.
     fn is_over(&self) -> bool {
         if self.over.load(SeqCst) {
             return true;
@@ -94,10 +94,10 @@ pub struct Keeper(Arc<Hold>);
 #[derive(Debug, Clone)]
 pub struct Pass(Arc<Hold>);
 
-/// How a permission stands with its driver.
+/// The state of a permission for its driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// The run may go on, for so long unless it is extended.
+    /// The run may continue for this time, or longer if it is extended.
     Open(Duration),
     /// The run is to end by itself within this time.
     Ends(Duration),
@@ -108,8 +108,8 @@ pub(crate) enum Standing {
 impl Grant {
     /// Creates a permission for the term `term`, which must be larger than that of every earlier holder.
     ///
-    /// `until` counts from before the request that led to it was sent. The run is asked to stop `grace` before `until`; its future is
-    /// dropped an eighth of `grace` before it, and no poll begins from then on. A third of a lease is a good grace.
+    /// `until` counts from before the request for the permission was sent. The run is asked to stop `grace` before `until`. Its future is
+    /// dropped an eighth of `grace` before `until`, and no poll begins from then on. A third of a lease is a good grace.
     pub fn new(term: u64, until: BootInstant, grace: Duration) -> (Self, Keeper) {
         Self::on(BootClock::system(), term, until, grace)
     }
@@ -145,7 +145,7 @@ impl Grant {
         Pass(self.hold.clone())
     }
 
-    /// Calls `wake` when the driver has to look. The first call alone has an effect.
+    /// Calls `wake` when the driver has to read the permission. Only the first call has an effect.
     pub(crate) fn on_change(&self, wake: impl Fn() + Send + Sync + 'static) {
         let _ = self.hold.wake.set(Box::new(wake));
     }
@@ -179,7 +179,7 @@ impl Keeper {
         self.0.released.cancelled().await;
     }
 
-    /// Whether the driver has given the grant back.
+    /// Returns true once the driver has given the grant back.
     pub fn is_released(&self) -> bool {
         self.0.released.is_cancelled()
     }
@@ -188,8 +188,8 @@ impl Keeper {
 impl Pass {
     /// Returns the fencing token, which grows with each hand-over.
     ///
-    /// Write it beside what only the holder may write, and refuse a write with a lower one: a request that is on its way when the
-    /// permission ends arrives all the same.
+    /// Store the token with each write of the holder, and refuse a write with a lower token. A request that was sent before the
+    /// permission ended can arrive after the next holder's requests.
     pub fn term(&self) -> u64 {
         self.0.term
     }
@@ -212,7 +212,7 @@ impl Pass {
         !self.remaining().is_zero()
     }
 
-    /// How it stands with its driver.
+    /// Returns the state of the permission for its driver.
     pub(crate) fn standing(&self) -> Standing {
         let hold = &self.0;
         if hold.is_over() {
@@ -233,13 +233,13 @@ impl Pass {
         (!self.0.is_over()).then_some(busy)
     }
 
-    /// User code of the run goes on until this is dropped.
+    /// Marks user code of the run as active until the returned value is dropped.
     pub(crate) fn busy(&self) -> Busy<'_> {
         self.0.busy.fetch_add(1, SeqCst);
         Busy(&self.0)
     }
 
-    /// Lets the driver look.
+    /// Wakes the driver.
     pub(crate) fn wake_driver(&self) {
         self.0.wake();
     }
@@ -249,8 +249,9 @@ impl Pass {
         self.0.end();
     }
 
-    /// Looks from the watchdog's thread: ends what is over, so that the driver drops it, also where its timers stood still.
-    /// Returns whether user code still goes on though the permission is about to end: once.
+    /// Ends a permission whose time is over, so that the driver drops the run even if its timers did not fire. Called by the watchdog.
+    ///
+    /// Returns true, once, if user code is still active shortly before the permission ends.
     pub(crate) fn look_for_overrun(&self) -> bool {
         let hold = &self.0;
         if hold.released.is_cancelled() || !hold.is_over() || hold.busy.load(SeqCst) == 0 {
@@ -261,13 +262,13 @@ impl Pass {
         is_late && !hold.overran.swap(true, SeqCst)
     }
 
-    /// The time until an overrun is to be looked for.
+    /// The time until the watchdog checks for an overrun.
     pub(crate) fn overrun_in(&self) -> Duration {
         self.0.before(OVERRUN_PART).saturating_duration_since(self.0.clock.now())
     }
 }
 
-/// User code of a run that goes on.
+/// Active user code of a run.
 #[must_use = "the code is seen only until this is dropped"]
 pub(crate) struct Busy<'a>(&'a Hold);
 

@@ -1,17 +1,17 @@
 //! Once in the fleet: when a task may run. The manager holds the task's future, so it can refuse to poll it.
 //!
-//! A [`Gate`] decides on which of several processes a task runs; `otel-tasks-lease` has gates that rest on a store. This crate
-//! keeps to what a gate says:
+//! A [`Gate`] decides on which of several processes a task runs; `otel-tasks-lease` has gates that use a store. This crate
+//! enforces the decision:
 //!
 //! - A run begins with a [`Grant`]. Until then the task is in the state `Standby`: ready and live, without an alert.
 //! - A grant has an end, `until`, which the gate moves on. The run is asked to stop one grace before it, and its future is dropped before
 //!   it. No poll of the run begins after that, also if the process was stopped or the machine suspended meanwhile.
-//! - A poll under way cannot be stopped. If it goes on until shortly before `until`, the watchdog's thread ends the process
+//! - A poll under way cannot be stopped. If it has not returned shortly before `until`, the watchdog's thread ends the process
 //!   ([`OverrunAction`](crate::policy::OverrunAction)).
-//! - The grant is released as soon as the future is gone: after a stop, a pause, a failure or a shutdown. Whoever lost it stands again.
+//! - The grant is released as soon as the future is gone: after a stop, a pause, a failure or a shutdown. A task that lost its grant waits for the next one.
 //!
-//! - A loop claims each due time before its iteration ([`Gate::begin`]), and a take-over goes on from the last due time that was claimed
-//!   ([`Grant::last_run`]): what fell due since is missed, and the loop's [`MissedPolicy`](crate::schedule::MissedPolicy) decides.
+//! - A loop claims each due time before its iteration ([`Gate::begin`]). A take-over continues from the last due time that was claimed
+//!   ([`Grant::last_run`]). Later times are missed, and the loop's [`MissedPolicy`](crate::schedule::MissedPolicy) applies.
 //!
 //! So at most one process *polls* the task. A request that it has sent before is the receiver's business: send the
 //! [term](Pass::term) along, and refuse a lower one. What the task spawned through its context is dropped with the run, and the
@@ -74,20 +74,20 @@ pub trait Gate: Send + Sync + 'static {
     /// The name of what the gate guards, such as a lease.
     fn name(&self) -> &str;
 
-    /// Waits until the task may run, for ever if need be.
+    /// Waits until the task may run, without limit.
     ///
     /// Errors are the gate's to count. Dropping the future means that the task is no longer a candidate.
     fn enter(&self) -> BoxFuture<'_, Grant>;
 
     /// Claims a due time before an iteration of a loop begins, so that each due time is run at most once in the fleet.
     ///
-    /// By default each is won. If the gate cannot tell, it waits: no iteration begins meanwhile, and the pass ends by its time.
+    /// By default each is won. If the gate does not know, it waits: no iteration begins meanwhile, and the pass ends by its time.
     fn begin(&self, pass: &Pass, due: SystemTime) -> BoxFuture<'_, Claim> {
         let _ = (pass, due);
         Box::pin(std::future::ready(Claim::Won))
     }
 
-    /// Hears how the iteration of a due time that was won has ended. The loop goes on when the future is ready.
+    /// Receives the result of the iteration of a due time that was won. The loop continues when the future is ready.
     fn end(&self, pass: &Pass, due: SystemTime, result: ExitKind) -> BoxFuture<'_, ()> {
         let _ = (pass, due, result);
         Box::pin(std::future::ready(()))

@@ -28,7 +28,7 @@ use crate::{
     run::{PollTime, Recorder, RecorderOptions},
 };
 
-/// Builds a [`TaskManager`]; every setting has a default.
+/// Builds a [`TaskManager`]. Every setting has a default.
 #[must_use = "a builder does nothing until `build`"]
 pub struct TaskManagerBuilder {
     recorder: RecorderOptions,
@@ -47,32 +47,34 @@ impl std::fmt::Debug for TaskManagerBuilder {
 }
 
 impl TaskManagerBuilder {
-    /// The first part of the names of the manager's own spans.
+    /// The first part of the names of the manager's own spans. Default of [`span_prefix`](Self::span_prefix).
     pub const DEFAULT_SPAN_PREFIX: &str = engine::DEFAULT_SPAN_PREFIX;
 
-    /// The time after which a loop that waits for a calendar time reads the wall clock again.
+    /// The interval at which a sleeping calendar loop reads the wall clock: 30 s. Default of [`wall_clock_step`](Self::wall_clock_step).
     pub const DEFAULT_WALL_CLOCK_STEP: Duration = engine::DEFAULT_WALL_CLOCK_STEP;
 
-    /// The number of task names that are kept apart, unless telemetry was installed before: then it is the number of names that
-    /// the metrics have room for.
+    /// The number of task names with figures of their own: 200. If telemetry was installed before, the default is the number of names for which
+    /// its metrics have room.
     pub const DEFAULT_MAX_NAMES: usize = cell::DEFAULT_MAX_NAMES;
 
-    /// How long the runtime may run nothing by default before it counts as stalled.
+    /// The time without progress after which the runtime counts as stalled: 2 s. Default of [`runtime_stall`](Self::runtime_stall).
     pub const DEFAULT_RUNTIME_STALL: Duration = Duration::from_secs(2);
 
-    /// How long a spawned plain future may go on at shutdown by default: it cannot hear that it should stop.
+    /// The time that a spawned plain future has to end at shutdown: 5 s. Such a future cannot receive the stop request. Default of
+    /// [`spawn_grace`](Self::spawn_grace).
     pub const DEFAULT_SPAWN_GRACE: Duration = Duration::from_secs(5);
 
-    /// How long an ordered shutdown may take by default: below the 30 s after which Kubernetes kills a pod.
+    /// The longest time of a shutdown: 25 s, less than the 30 s after which Kubernetes kills a pod. Default of
+    /// [`shutdown_deadline`](Self::shutdown_deadline).
     pub const DEFAULT_SHUTDOWN_DEADLINE: Duration = Duration::from_secs(25);
 
-    /// The interval of the monitor's sweeps.
+    /// The interval of the monitor's sweeps: 60 s. Default of [`monitor_interval`](Self::monitor_interval).
     pub const DEFAULT_MONITOR_INTERVAL: Duration = Duration::from_secs(60);
 
-    /// Distinguishes this manager's figures from another's on the same meter, as the attribute `task.manager`.
+    /// Distinguishes the figures of this manager from those of another on the same meter, with the attribute `task.manager`.
     ///
-    /// Managers without a meter of their own share one and are summed per name, so they need no instance. Managers that are
-    /// given the same meter explicitly need one each: OpenTelemetry would keep the last one's figures only.
+    /// Managers without a meter of their own share one, and their figures are summed per name, so they need no instance. Managers with the same
+    /// [`meter`](Self::meter) need one each: OpenTelemetry would keep the figures of the last one only.
     pub fn instance(mut self, name: impl Into<Arc<str>>) -> Self {
         self.recorder.instance = Some(name.into());
         self
@@ -80,16 +82,17 @@ impl TaskManagerBuilder {
 
     /// Exports figures through this meter instead of the global provider's.
     ///
-    /// One meter, one manager: a second one on the same meter, at the same time or after it, needs an
-    /// [`instance`](Self::instance) of its own, and their bounds on names add up in the meter's streams.
+    /// A meter serves one manager. A second manager on the same meter, at the same time or later, needs an [`instance`](Self::instance) of its
+    /// own. The limits on names of both add up in the streams of the meter.
     pub fn meter(mut self, meter: Meter) -> Self {
         self.meter = Some(meter);
         self
     }
 
-    /// Exports those spans through this tracer that no tracing-opentelemetry layer exports. (One that is wrapped in
-    /// `tracing_subscriber::reload` cannot be seen from outside: with it, give no tracer here.) The tracer given to
-    /// [`layer`](crate::telemetry::layer) or [`task_layer`](crate::telemetry::task_layer) is used without being given here again.
+    /// Exports spans through this tracer if no tracing-opentelemetry layer exports them.
+    ///
+    /// A layer that is wrapped in `tracing_subscriber::reload` cannot be detected: with such a layer, set no tracer here. The tracer of
+    /// [`layer`](crate::telemetry::layer) or [`task_layer`](crate::telemetry::task_layer) is used automatically.
     pub fn tracer<T>(mut self, tracer: T) -> Self
     where
         T: Tracer + Send + Sync + 'static,
@@ -100,80 +103,88 @@ impl TaskManagerBuilder {
         self
     }
 
-    /// Sets how a task's category follows from its name, if none was given ([`CategoryRules::default`], without prefixes). With
-    /// prefixes, a name that they do not cover is a WARN record, once per name.
+    /// Sets how the category of a task follows from its name, if it has none. Default: [`CategoryRules::default`], without prefixes. With
+    /// prefixes, a name that no prefix covers is a WARN record, once per name.
     pub fn categories(mut self, rules: CategoryRules) -> Self {
         self.recorder.categories = rules;
         self
     }
 
-    /// Which name a spawned task is metered under ([`NameRule::strip_ids`]).
+    /// Sets the name under which a spawned task is metered. Default: [`NameRule::strip_ids`].
     pub fn names(mut self, rule: NameRule) -> Self {
         self.recorder.name_rule = rule;
         self
     }
 
-    /// How many names are kept apart (200; 2,000 with this crate's installer): beyond that spawned tasks share the name
-    /// `_OTHER` and registrations are refused. With a meter of your own, raise its streams' cardinality limit first.
+    /// Sets the number of task names with figures of their own. Default: 200, or 2,000 with the installer of this crate.
     ///
-    /// The names of registered tasks that are gone make room for new ones. Histograms cannot forget a name: only so many names, over the
-    /// life of the manager, are recorded there, and later ones as `_OTHER`. A [family](crate::TaskFamily) is one name.
+    /// Beyond that, spawned tasks share the name `_OTHER`, and registrations are refused. With a meter of your own, raise the cardinality limit
+    /// of its streams first.
+    ///
+    /// The names of registered tasks that are gone make room for new ones. Histograms cannot drop a name: they record this number of names over
+    /// the life of the manager, and later names as `_OTHER`. A [family](crate::TaskFamily) is one name.
     pub fn max_names(mut self, names: usize) -> Self {
         self.recorder.max_names = names;
         self
     }
 
-    /// Times every poll by the clock, for two reads of it a poll. Otherwise the watchdog does, from its first tick on that
-    /// sees a poll: those shorter than a tick (50 ms) are not timed, and longer ones come out short by up to one.
+    /// Times every poll with two reads of the clock.
+    ///
+    /// By default the watchdog times a poll from its first tick during the poll. So polls shorter than a tick (50 ms) are not timed, and the
+    /// times of longer polls are short by up to a tick.
     pub fn exact_poll_time(mut self) -> Self {
         self.recorder.polls = PollTime::Exact;
         self
     }
 
-    /// From how long on a poll counts as slow (100 ms).
+    /// Sets the duration from which a poll counts as slow. Default: 100 ms.
     pub fn slow_poll(mut self, threshold: Duration) -> Self {
         self.recorder.slow_poll = threshold;
         self
     }
 
-    /// Which way the spans of runs take through [`layer`](crate::telemetry::layer) ([`SpanPath::Full`]).
+    /// Sets how run spans reach the exporter if [`layer`](crate::telemetry::layer) is installed. Default: [`SpanPath::Full`].
     pub fn span_path(mut self, path: SpanPath) -> Self {
         self.recorder.span_path = path;
         self
     }
 
-    /// Whether panics of supervised tasks are kept off stderr (true): they are reported as log records, spans and figures.
-    /// Chains a panic hook, once per process; panics elsewhere go to the hook that was there before.
+    /// Sets if panics of supervised tasks are kept off stderr. Default: true. They are reported as log records, spans and figures.
+    ///
+    /// A panic hook is installed once per process. It passes panics of other code to the previous hook.
     pub fn panic_hook(mut self, install: bool) -> Self {
         self.panic_hook = install;
         self
     }
 
-    /// The first part of the names of the manager's own spans ([`DEFAULT_SPAN_PREFIX`](crate::task::TaskManagerBuilder::DEFAULT_SPAN_PREFIX)).
+    /// Sets the first part of the names of the manager's own spans. Default:
+    /// [`DEFAULT_SPAN_PREFIX`](crate::task::TaskManagerBuilder::DEFAULT_SPAN_PREFIX).
     pub fn span_prefix(mut self, prefix: impl Into<Arc<str>>) -> Self {
         self.settings.span_prefix = prefix.into();
         self
     }
 
-    /// How often the monitor sweeps ([`TaskManagerBuilder::DEFAULT_MONITOR_INTERVAL`]).
+    /// Sets the interval of the monitor's sweeps. Default: [`DEFAULT_MONITOR_INTERVAL`](Self::DEFAULT_MONITOR_INTERVAL), 60 s.
     pub fn monitor_interval(mut self, interval: Duration) -> Self {
         self.settings.monitor_interval = interval;
         self
     }
 
-    /// How long a shutdown may take, from the signal to the report ([`TaskManagerBuilder::DEFAULT_SHUTDOWN_DEADLINE`]). A
-    /// [`drain`](Self::drain) is a part of it.
+    /// Sets the longest time of a shutdown, from the signal to the report. Default:
+    /// [`DEFAULT_SHUTDOWN_DEADLINE`](Self::DEFAULT_SHUTDOWN_DEADLINE), 25 s. A [`drain`](Self::drain) is a part of it.
     pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
         self.settings.shutdown_deadline = deadline;
         self
     }
 
-    /// How long the manager drains after SIGTERM, before the ordered shutdown begins (0). Ctrl-C begins it at once.
+    /// Sets the time that the manager drains after SIGTERM, before the ordered shutdown begins. Default: 0. Ctrl-C begins the ordered shutdown
+    /// at once.
     ///
     /// While the manager drains, [`is_ready`](crate::health::ManagerHealth::is_ready) is false, so that a load balancer sends no
-    /// more work, and everything else goes on. The drain is a part of [`shutdown_deadline`](Self::shutdown_deadline): the ordered
-    /// shutdown has what the drain leaves, and at least a tenth of the deadline. It applies to
-    /// [`run_until`](TaskManager::run_until) with [`shutdown_signal`](crate::shutdown_signal);
+    /// more work, and all tasks continue. The drain is a part of [`shutdown_deadline`](Self::shutdown_deadline): the ordered
+    /// shutdown has the time that the drain leaves, and at least a tenth of the deadline.
+    ///
+    /// The drain applies to [`run_until`](TaskManager::run_until) with [`shutdown_signal`](crate::shutdown_signal).
     /// [`shutdown_after`](TaskManager::shutdown_after) drains without a signal.
     ///
     /// ```
@@ -188,55 +199,56 @@ impl TaskManagerBuilder {
         self
     }
 
-    /// How long a spawned plain future may go on at shutdown ([`TaskManagerBuilder::DEFAULT_SPAWN_GRACE`]).
+    /// Sets the time that a spawned plain future has to end at shutdown. Default: [`DEFAULT_SPAWN_GRACE`](Self::DEFAULT_SPAWN_GRACE), 5 s.
     pub fn spawn_grace(mut self, grace: Duration) -> Self {
         self.settings.spawn_grace = grace;
         self
     }
 
-    /// From when on the runtime counts as stalled: it has run nothing for so long ([`TaskManagerBuilder::DEFAULT_RUNTIME_STALL`]).
+    /// Sets the time without progress after which the runtime counts as stalled. Default:
+    /// [`DEFAULT_RUNTIME_STALL`](Self::DEFAULT_RUNTIME_STALL), 2 s.
     pub fn runtime_stall(mut self, threshold: Duration) -> Self {
         self.settings.runtime_stall = threshold;
         self
     }
 
-    /// What is done when the shutdown is over and nobody can receive its report ([`LastResort::Print`]).
+    /// Sets what happens to the report of a shutdown that no caller can receive. Default: [`LastResort::Print`].
     pub fn last_resort(mut self, last_resort: LastResort) -> Self {
         self.settings.last_resort = last_resort;
         self
     }
 
-    /// Where jitter comes from: answers a number in `0.0..1.0`, uniformly. By default a fast generator, seeded by the
+    /// Sets the source of jitter, which returns uniform numbers in `0.0..1.0`. Default: a fast generator, seeded by the
     /// operating system.
     pub fn random(mut self, random: impl Fn() -> f64 + Send + Sync + 'static) -> Self {
         self.settings.random = Arc::new(random);
         self
     }
 
-    /// The wall clock that calendars run on, and by which loops say when they are due next (the system's). For tests, since in
-    /// paused time the system's clock goes on as ever; the feature `testing` has one that does not.
+    /// Sets the wall clock, which calendars and the next times of loops follow. Default: the clock of the system.
+    ///
+    /// This is for tests: tokio's paused time does not pause the clock of the system. The feature `testing` has a clock that can be paused.
     pub fn wall_clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.settings.wall_clock.read = Arc::new(now);
         self
     }
 
-    /// How long a loop that waits for a time of the wall clock goes without a look at it
-    /// ([`DEFAULT_WALL_CLOCK_STEP`](crate::task::TaskManagerBuilder::DEFAULT_WALL_CLOCK_STEP)): so late at most it sees that the clock was set or the
-    /// process suspended.
+    /// Sets the interval at which a sleeping calendar loop reads the wall clock. Default:
+    /// [`DEFAULT_WALL_CLOCK_STEP`](Self::DEFAULT_WALL_CLOCK_STEP), 30 s. The loop notices a clock change or a suspended process at most this late.
     pub fn wall_clock_step(mut self, step: Duration) -> Self {
         self.settings.wall_clock.step = step;
         self
     }
 
-    /// Tells errors of type `E` for which trying again can help from those for which it cannot, in every run of the manager:
-    /// registered tasks, iterations of loops, spawned and blocking work, and instrumented functions. Errors without a rule are
-    /// transient.
+    /// Classifies errors of type `E`: transient if a retry can help, permanent if it cannot. Errors without a rule are transient.
     ///
-    /// The rule is for the returned error, or for the outermost of its sources that is an `E`: `E` may be an error inside an
+    /// The rule applies to every run of the manager: registered tasks, iterations of loops, spawned and blocking work, and instrumented
+    /// functions. A rule of [the task](crate::CriticalTaskConfig::classify) precedes the manager's. A second rule for the same type replaces
+    /// the first. If a rule panics, the run counts as panicked.
+    ///
+    /// The rule receives the returned error, or the outermost of its sources that is an `E`. So `E` may be an error inside an
     /// `anyhow::Error`, an `eyre::Report` or a `Box<dyn Error>`. The context values of `anyhow` and `eyre` are no sources; a rule for
-    /// `anyhow::Error` itself finds them. There may be a rule for each of several types; a second one for the same type replaces the
-    /// first. A rule of [the task](crate::CriticalTaskConfig::classify) goes before the manager's. If a rule panics, the run counts as
-    /// one that panicked.
+    /// `anyhow::Error` itself finds them.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::task::BuildError> {
@@ -260,8 +272,10 @@ impl TaskManagerBuilder {
         self
     }
 
-    /// Names errors of type `E` for the attribute `error.type`, which otherwise carries the error's Rust type, in every run of the
-    /// manager. `E` is found as [`classify`](Self::classify) finds it. Names are few: beyond
+    /// Names errors of type `E` for the attribute `error.type`, in every run of the manager. Without a name, the attribute is the Rust type of
+    /// the error.
+    ///
+    /// `E` is found as [`classify`](Self::classify) finds it. Use few names: beyond
     /// [`MAX_ERROR_TYPES`](crate::snapshot::TaskSnapshot::MAX_ERROR_TYPES) they count as `_OTHER`.
     ///
     /// ```
@@ -283,14 +297,14 @@ impl TaskManagerBuilder {
         self
     }
 
-    /// Sets the limits from which a task counts as unhealthy.
+    /// Sets the limits from which a task counts as unhealthy. Default: [`HealthThresholds::default`].
     pub fn health_thresholds(mut self, thresholds: HealthThresholds) -> Self {
         self.settings.thresholds = thresholds;
         self
     }
 
-    /// Reports to systemd (feature `systemd`; off by default): that the service is ready, that it stops, a status line, and the
-    /// pings of `WatchdogSec=`. Has no effect if the service manager gave no socket (`NOTIFY_SOCKET`), or outside Unix.
+    /// Reports to systemd: readiness, stopping, a status line, and the pings of `WatchdogSec=`. Needs the feature `systemd`; off by default. It
+    /// has no effect if the service manager gave no socket (`NOTIFY_SOCKET`), or outside Unix.
     ///
     /// | Message | Sent |
     /// |---|---|
@@ -300,7 +314,7 @@ impl TaskManagerBuilder {
     /// | `EXTEND_TIMEOUT_USEC=` | every second of a shutdown: the rest of its deadline and 2 s |
     /// | `STATUS=` | when it changes: healthy and unhealthy tasks, or the shutdown's progress |
     ///
-    /// The messages are sent by the watchdog's thread, which never waits for the service manager. The variables are read at
+    /// The thread of the watchdog sends the messages, and never waits for the service manager. The variables are read at
     /// [`build`](Self::build) and stay in the environment. A variable that cannot be used is ignored with a WARN record.
     /// One manager of a process reports at a time.
     ///
@@ -319,9 +333,10 @@ impl TaskManagerBuilder {
         this
     }
 
-    /// Builds the manager. Registered tasks run on the tokio runtime that this is called in, or else in which the manager is first
-    /// used. If that runtime is shut down, they are dropped with it, and their health is
-    /// [`RuntimeGone`](crate::health::HealthReason::RuntimeGone); tasks that are registered later, inside another runtime, run there.
+    /// Builds the manager. Registered tasks run on the tokio runtime in which this is called, or else in which the manager is first used.
+    ///
+    /// If that runtime is shut down, the tasks are dropped with it, and their health is
+    /// [`RuntimeGone`](crate::health::HealthReason::RuntimeGone). Tasks that are registered later, inside another runtime, run there.
     ///
     /// # Errors
     /// [`BuildError`] names the setting that cannot be used; nothing was started.
@@ -412,12 +427,29 @@ impl Default for TaskManagerBuilder {
 }
 
 impl TaskManager {
-    /// Creates a manager with every default. It cannot fail.
+    /// Creates a manager with default settings. It cannot fail.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use otel_tasks::TaskManager;
+    /// let tasks = TaskManager::new();
+    /// assert_eq!(tasks.statistics().total_tasks, 0);
+    /// # }
+    /// ```
     pub fn new() -> Self {
         Self::builder().build_checked()
     }
 
-    /// Creates a builder with every default.
+    /// Creates a builder with default settings.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::task::BuildError> {
+    /// use otel_tasks::TaskManager;
+    /// use std::time::Duration;
+    /// let tasks = TaskManager::builder().shutdown_deadline(Duration::from_secs(10)).build()?;
+    /// # drop(tasks);
+    /// # Ok(()) }
+    /// ```
     pub fn builder() -> TaskManagerBuilder {
         TaskManagerBuilder::default()
     }

@@ -7,7 +7,7 @@ use std::{
 
 use crate::read::HealthThresholds;
 
-/// The settings of a manager, as it was built.
+/// The settings with which a manager was built.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -18,7 +18,7 @@ pub struct ManagerSettings {
     pub instance: Option<Arc<str>>,
     /// The first part of the names of the manager's own spans.
     pub span_prefix: Arc<str>,
-    /// The number of task names that are kept apart.
+    /// The number of task names with figures of their own.
     pub max_names: usize,
     /// The interval of the monitor's sweeps.
     pub monitor_interval: Duration,
@@ -26,7 +26,7 @@ pub struct ManagerSettings {
     pub shutdown_deadline: Duration,
     /// The drain after SIGTERM, a part of `shutdown_deadline`. Default: 0.
     pub drain: Duration,
-    /// The longest time that a spawned plain future goes on at shutdown.
+    /// The time that a spawned plain future has to end at shutdown.
     pub spawn_grace: Duration,
     /// The time without progress after which the runtime counts as stalled.
     pub runtime_stall: Duration,

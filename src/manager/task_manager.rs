@@ -1,4 +1,4 @@
-//! A manager: the calls of a service.
+//! The methods of a manager, for a service.
 
 use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
@@ -21,10 +21,10 @@ use crate::{
     run::{Recorder, TaskHandle},
 };
 
-/// Owns a service's tasks: names, meters, traces, restarts and stops them.
+/// Owns the tasks of a service: names, meters, traces, restarts and stops them.
 ///
-/// Clones are the same manager. When the last one is dropped without a shutdown, an ordered shutdown with the builder's
-/// deadline begins in the background; await [`shutdown`](Self::shutdown) to be sure that it ends.
+/// Clones are handles of the same manager. If the last handle is dropped without a shutdown, an ordered shutdown with the builder's
+/// deadline begins in the background. Await [`shutdown`](Self::shutdown) to be sure that it ends.
 ///
 /// ```
 /// use otel_tasks::{CriticalTaskConfig, TaskManager};
@@ -49,7 +49,7 @@ pub(super) struct LastHandle {
     pub(super) components: Components,
 }
 
-/// A reference to a manager that does not keep it alive: dropping the last [`TaskManager`] stops the tasks all the same.
+/// A reference to a manager that does not keep it alive: dropping the last [`TaskManager`] still stops the tasks.
 ///
 /// ```
 /// use otel_tasks::TaskManager;
@@ -80,7 +80,7 @@ impl std::fmt::Debug for WeakTaskManager {
 impl Drop for LastHandle {
     fn drop(&mut self) {
         // Without a runtime nothing ever ran; if nothing is alive, nothing is lost.
-        // A drain goes on without its caller, and the ordered shutdown follows.
+        // A drain continues without its caller, and the ordered shutdown follows.
         if self.shared.existing_runtime().is_some()
             && !self.shared.drain.is_under_way()
             && !self.shared.close_if_idle()
@@ -113,17 +113,38 @@ impl TaskManager {
     }
 
     /// Returns a reference that does not keep the manager alive.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// let weak = tasks.downgrade();
+    /// drop(tasks);
+    /// assert!(weak.upgrade().is_none());
+    /// # Ok(()) }
+    /// ```
     pub fn downgrade(&self) -> WeakTaskManager {
         WeakTaskManager(Arc::downgrade(&self.handle))
     }
 
-    /// Asks the components that were not asked yet for their tasks (refusals are logged), then begins the registered tasks and
-    /// the monitor; later registrations begin at once. Calling it again only starts a monitor that was stopped. During a
-    /// shutdown it does nothing.
+    /// Starts the registered tasks and the monitor. Tasks that are registered later start at once.
+    ///
+    /// First, the tasks of the components that were not discovered yet are registered; a refused task is logged. A second call only starts a
+    /// monitor that was stopped. During a shutdown the call does nothing.
     ///
     /// # Panics
-    /// Outside a tokio runtime if the manager was built outside one too, and on a runtime without a timer. The message says what is
-    /// missing.
+    /// Outside a tokio runtime, if the manager was also built outside one; and on a runtime without a timer. The message names what is missing.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("gateway", gateway))?;
+    /// tasks.start();
+    /// assert!(tasks.is_monitoring());
+    /// # Ok(()) }
+    /// ```
     #[track_caller]
     pub fn start(&self) {
         if self.shared().tracker.is_closed() {
@@ -135,27 +156,58 @@ impl TaskManager {
         engine::start_monitor(self.shared());
     }
 
-    /// Stops the monitor; the tasks go on. Calling it again changes nothing.
+    /// Stops the monitor. The tasks continue. A second call changes nothing.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.start();
+    /// tasks.stop_monitor();
+    /// assert!(!tasks.is_monitoring());
+    /// # Ok(()) }
+    /// ```
     #[doc(alias = "stop")]
     pub fn stop_monitor(&self) {
         self.shared().stop_monitor();
     }
 
-    /// Whether the monitor runs.
+    /// Returns true if the monitor is running: from [`start`](Self::start) until [`stop_monitor`](Self::stop_monitor).
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// assert!(!tasks.is_monitoring());
+    /// tasks.start();
+    /// assert!(tasks.is_monitoring());
+    /// # Ok(()) }
+    /// ```
     pub fn is_monitoring(&self) -> bool {
         engine::monitor_is_running(self.shared())
     }
 
-    /// Spawns a short task: one run, one span, counted under `name`, or under the future's type (`module::function`) if the name is empty.
-    /// It runs on the tokio runtime of its caller; outside a runtime on the manager's.
+    /// Spawns a short task: one run, one span, counted under `name`. If the name is empty, the type of the future is the name
+    /// (`module::function`).
     ///
-    /// The run is a new trace, linked to the span it was spawned in. Use [`task`](Self::task) to say more about it.
-    /// During a shutdown the future is dropped and the handle answers [`TaskError::ShuttingDown`](crate::TaskError), once the
-    /// tasks that are marked as [`intake`](CriticalTaskConfig::intake) have stopped.
+    /// The task runs on the tokio runtime of the caller; outside a runtime, on the runtime of the manager. The run begins a new trace, which is
+    /// linked to the current span. [`task`](Self::task) sets more than the name.
+    ///
+    /// During a shutdown, spawned tasks are refused as soon as the [`intake`](CriticalTaskConfig::intake) tasks have stopped: the future is
+    /// dropped and the handle returns [`TaskError::ShuttingDown`](crate::TaskError).
     ///
     /// # Panics
-    /// Outside a tokio runtime if the manager was built outside one too, and on a runtime without a timer. The message says what is
-    /// missing.
+    /// Outside a tokio runtime, if the manager was also built outside one; and on a runtime without a timer. The message names what is missing.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// let parsed = tasks.spawn("parse", async { "42".parse::<u32>() });
+    /// assert_eq!(parsed.await??, 42);
+    /// assert_eq!(tasks.snapshot("parse").unwrap().total_runs(), 1);
+    /// # Ok(()) }
+    /// ```
     #[track_caller]
     pub fn spawn<F, Via>(&self, name: &str, future: F) -> TaskHandle<F::Output>
     where
@@ -165,16 +217,28 @@ impl TaskManager {
         self.shared().spawn(SpawnOptions::new(name), |_| future)
     }
 
-    /// Runs work that blocks its thread, on the runtime's blocking pool: one run, one span, counted under `name`.
+    /// Runs blocking work on the blocking pool of the runtime: one run, one span, counted under `name`.
     ///
-    /// Nothing can interrupt it: at shutdown its token is cancelled and it is waited for; where it goes on past the deadline
-    /// it is reported as [leaked](crate::shutdown::ShutdownOutcome::Leaked), and the process can still exit (a runtime that is dropped
-    /// waits for it: end with [`shutdown_background`](tokio::runtime::Runtime::shutdown_background) or `process::exit`).
+    /// The work receives a [`StopToken`], which it has to check: nothing can interrupt a thread. A shutdown cancels the token and waits for the
+    /// work. Work that continues past the deadline is reported as [leaked](crate::shutdown::ShutdownOutcome::Leaked).
     /// [`TaskHandle::abort`] only keeps work from beginning.
     ///
+    /// The process can exit in spite of leaked work, but a runtime that is dropped waits for it. End with `process::exit` or
+    /// [`shutdown_background`](tokio::runtime::Runtime::shutdown_background).
+    ///
     /// # Panics
-    /// Outside a tokio runtime if the manager was built outside one too, and on a runtime without a timer. The message says what is
-    /// missing.
+    /// Outside a tokio runtime, if the manager was also built outside one; and on a runtime without a timer. The message names what is missing.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// let sum = tasks.spawn_blocking("sum", |stop| {
+    ///     (1..=1_000_u64).take_while(|_| !stop.is_stopped()).sum::<u64>()
+    /// });
+    /// assert_eq!(sum.await?, 500_500);
+    /// # Ok(()) }
+    /// ```
     #[track_caller]
     pub fn spawn_blocking<T, Via>(
         &self,
@@ -187,11 +251,25 @@ impl TaskManager {
         self.task(name).spawn_blocking(work)
     }
 
-    /// Spawns a short task whose future is not `Send`, on this thread's [`LocalSet`](tokio::task::LocalSet); otherwise as
-    /// [`spawn`](Self::spawn). It runs, and can be stopped, only while that set is driven.
+    /// Spawns a short task whose future is not `Send` on the [`LocalSet`](tokio::task::LocalSet) of this thread.
+    ///
+    /// Apart from that it does what [`spawn`](Self::spawn) does. The task runs, and can be stopped, only while that set is polled.
     ///
     /// # Panics
     /// Outside a `LocalSet` and a `LocalRuntime`, and if [`spawn`](Self::spawn) panics.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::rc::Rc;
+    /// let tasks = TaskManager::new();
+    /// let local = tokio::task::LocalSet::new();
+    /// let shared = Rc::new(7);
+    /// let copy = shared.clone();
+    /// let run = local.run_until(async { tasks.spawn_local("render", async move { *copy }).await });
+    /// assert_eq!(run.await?, 7);
+    /// # Ok(()) }
+    /// ```
     #[track_caller]
     pub fn spawn_local<F, Via>(&self, name: &str, future: F) -> TaskHandle<F::Output>
     where
@@ -201,7 +279,7 @@ impl TaskManager {
         self.task(name).spawn_local(future)
     }
 
-    /// Says more about a short task before it is spawned.
+    /// Returns a builder for a short task: category, priority, time limit, parent span and more.
     ///
     /// ```
     /// use otel_tasks::{TaskCategory, TaskManager, TaskPriority};
@@ -221,20 +299,44 @@ impl TaskManager {
         TaskBuilder::new(Some(self.shared().clone()), name)
     }
 
-    /// Registers a critical task: begun by [`start`](Self::start), or at once after it; restarted by its policy.
+    /// Registers a critical task. It starts with [`start`](Self::start), or at once after it, and is restarted by its policy.
     ///
     /// # Errors
-    /// [`RegisterError`] names what is wrong; nothing was changed.
+    /// [`RegisterError`] names the problem; nothing was changed.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("gateway", gateway))?;
+    /// assert_eq!(tasks.task_names(), ["gateway"]);
+    /// assert!(tasks.register(CriticalTaskConfig::new("gateway", gateway)).is_err(), "the name is taken");
+    /// # Ok(()) }
+    /// ```
     #[doc(alias = "register_critical_task")]
     #[track_caller]
     pub fn register(&self, config: CriticalTaskConfig) -> Result<(), RegisterError> {
         config::register(vec![config], None, self.shared())
     }
 
-    /// Registers several tasks at once, which may depend on each other in any order: all, or none where one is refused.
+    /// Registers several tasks, which may depend on each other in any order. If one of them is refused, none is registered.
     ///
     /// # Errors
-    /// [`RegisterError`] names what is wrong, a circle by its path; nothing was changed.
+    /// [`RegisterError`] names the problem, and a dependency cycle by its path; nothing was changed.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.register_all([
+    ///     CriticalTaskConfig::new("commands", gateway).depends_on("gateway"),
+    ///     CriticalTaskConfig::new("gateway", gateway),
+    /// ])?;
+    /// assert_eq!(tasks.task_names().len(), 2);
+    /// # Ok(()) }
+    /// ```
     #[track_caller]
     pub fn register_all(
         &self,
@@ -243,10 +345,24 @@ impl TaskManager {
         config::register(configs.into_iter().collect(), None, self.shared())
     }
 
-    /// Registers a group of tasks: all, or none where one is refused.
+    /// Registers the tasks of a group. If one of them is refused, none is registered.
     ///
     /// # Errors
-    /// [`RegisterError`] names what is wrong; nothing was changed.
+    /// [`RegisterError`] names the problem; nothing was changed.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use otel_tasks::{TaskGroup, policy::RestartStrategy};
+    /// let tasks = TaskManager::new();
+    /// let voice = TaskGroup::new("voice", RestartStrategy::OneForAll)
+    ///     .task(CriticalTaskConfig::new("session", gateway))
+    ///     .task(CriticalTaskConfig::new("sender", gateway));
+    /// tasks.register_group(voice)?;
+    /// assert_eq!(tasks.task_names().len(), 2);
+    /// # Ok(()) }
+    /// ```
     #[track_caller]
     pub fn register_group(&self, group: TaskGroup) -> Result<(), RegisterError> {
         group.register(self.shared())
@@ -279,18 +395,29 @@ impl TaskManager {
         family.register(self.shared())
     }
 
-    /// Stops the registered task of that name, if there is one, and registers this one in its place.
+    /// Stops the registered task of the same name, if there is one, and registers the new task in its place.
     ///
-    /// The new task is checked first: a refused one leaves the old task as it is. From then on the manager finishes the replacement,
-    /// whatever becomes of the caller. A task that replaces itself does not wait: the call returns once the task is asked to stop, and
-    /// a later refusal is logged.
+    /// The new task is checked first: if it is refused, the old task is unchanged. After the check, the manager finishes the replacement even if
+    /// the future is dropped. A task that replaces itself does not wait: the call returns once the task is requested to stop, and a later
+    /// refusal is logged.
     ///
     /// # Errors
-    /// [`RegisterError`]. After the check, only what happened meanwhile can refuse the task: a shutdown, or a dependency that was
-    /// unregistered.
+    /// [`RegisterError`]. After the check there are two reasons: a shutdown, and a dependency that was unregistered meanwhile.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the waiting, not the replacement.
+    /// Dropping the future stops the wait, not the replacement.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("gateway", gateway))?;
+    /// tasks.start();
+    /// tasks.replace(CriticalTaskConfig::new("gateway", |ctx| gateway(ctx)).unlimited_restarts()).await?;
+    /// assert_eq!(tasks.task_names(), ["gateway"]);
+    /// # Ok(()) }
+    /// ```
     pub async fn replace(&self, config: CriticalTaskConfig) -> Result<(), RegisterError> {
         let shared = self.shared();
         let name = config.name().to_owned();
@@ -316,24 +443,36 @@ impl TaskManager {
         if replaces_itself {
             return Ok(());
         }
-        // It does not panic, and ends before its time with the runtime alone.
+        // The join fails only if the runtime ends: the replacement does not panic.
         replaced.await.unwrap_or(Err(RegisterError::ShuttingDown))
     }
 
-    /// Stops a registered task and forgets it; waits until it is gone.
+    /// Stops a registered task, removes it, and waits until it has ended.
     ///
-    /// Its figures stay for a while, so that each collection sees the last of them: at least five minutes after the last run, and
-    /// until a collection has exported them. They go earlier if [`max_names`](super::TaskManagerBuilder::max_names) leaves no room for
-    /// a new name. A task that is registered under the name before a collection has missed it goes on with the figures. A later task
-    /// begins at zero, and is exported from five minutes after the figures went.
+    /// Its figures stay until a collection has exported the last of them, at least five minutes after the last run. They go earlier if
+    /// [`max_names`](super::TaskManagerBuilder::max_names) leaves no room for a new name. If a task is registered under the name before a
+    /// collection without the figures, the figures continue. A later task begins at zero, and is exported from five minutes after the figures
+    /// went.
     ///
-    /// A task that unregisters itself does not wait: the call returns once the task is asked to stop.
+    /// A task that unregisters itself does not wait: the call returns once the task is requested to stop.
     ///
     /// # Errors
-    /// [`UnknownTask`].
+    /// [`UnknownTask`] if no task of this name is registered.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the waiting, not the stop.
+    /// Dropping the future stops the wait, not the stop.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("gateway", gateway))?;
+    /// tasks.start();
+    /// tasks.unregister("gateway").await?;
+    /// assert!(tasks.task_names().is_empty());
+    /// # Ok(()) }
+    /// ```
     #[doc(alias = "unregister_critical_task")]
     pub async fn unregister(&self, name: &str) -> Result<(), UnknownTask> {
         let shared = self.shared();
@@ -343,15 +482,32 @@ impl TaskManager {
         Ok(())
     }
 
-    /// Forgets a registered task without stopping it: it goes on, is restarted by its policy and stopped at shutdown, but
-    /// its name is free, it no longer counts as registered, the loss of what it depends on no longer concerns it, its health
-    /// is no longer checked, and the handle of its loop answers [`NotRegistered`](crate::schedule::LoopControlError::NotRegistered).
+    /// Removes a registered task without stopping it. The task continues, is restarted by its policy, and is stopped at shutdown.
+    ///
+    /// From then on:
+    ///
+    /// - Its name is free, and it no longer counts as registered.
+    /// - Its health is no longer checked.
+    /// - The loss of a dependency no longer changes it.
+    /// - The handle of its loop returns [`NotRegistered`](crate::schedule::LoopControlError::NotRegistered).
     ///
     /// # Errors
-    /// [`UnknownTask`].
+    /// [`UnknownTask`] if no task of this name is registered.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("gateway", gateway))?;
+    /// tasks.start();
+    /// tasks.detach("gateway")?;
+    /// tasks.register(CriticalTaskConfig::new("gateway", gateway))?;
+    /// # Ok(()) }
+    /// ```
     pub fn detach(&self, name: &str) -> Result<(), UnknownTask> {
         let unknown = || UnknownTask { name: name.into() };
-        // A member that was to come back does not.
+        // A member that was to be registered again is not.
         let task = self.shared().find_leaving(name).ok_or_else(unknown)?;
         if !self.shared().remove(&task) {
             return Err(unknown());
@@ -360,8 +516,21 @@ impl TaskManager {
         Ok(())
     }
 
-    /// Registers a component that brings its own tasks; after [`start`](Self::start) they are discovered at once (hot
-    /// load). A component of the same name is replaced; its tasks stay until [`unregister_component`](Self::unregister_component).
+    /// Registers a component, which provides tasks of its own. After [`start`](Self::start) its tasks are registered at once.
+    ///
+    /// A component of the same name is replaced. The tasks of the old one stay until
+    /// [`unregister_component`](Self::unregister_component).
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.start();
+    /// let found = tasks.register_component("music", || vec![CriticalTaskConfig::new("player", gateway)]);
+    /// assert_eq!(found.registered, ["player"]);
+    /// # Ok(()) }
+    /// ```
     #[doc(alias = "cog")]
     pub fn register_component(
         &self,
@@ -376,23 +545,44 @@ impl TaskManager {
         }
     }
 
-    /// Asks every component for its tasks and registers those that are not registered yet. A provider that panics is caught,
-    /// logged and skipped.
+    /// Calls the provider of every component, and registers the tasks that are not registered yet. A panic in a provider is caught and
+    /// logged; the other components are not affected.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.register_component("music", || vec![CriticalTaskConfig::new("player", gateway)]);
+    /// assert_eq!(tasks.discover_components().registered, ["player"]);
+    /// # Ok(()) }
+    /// ```
     #[doc(alias = "discover_and_register_cog_tasks")]
     #[track_caller]
     pub fn discover_components(&self) -> Discovery {
         discover(self.shared(), &self.handle.components, false)
     }
 
-    /// Unregisters a component and all its tasks (hot unload); waits until they are gone. Returns their names.
+    /// Removes a component and stops all its tasks. Waits until they have ended, and returns their names.
     ///
-    /// A task of the component that calls this is asked to stop with the others, and is not waited for.
+    /// If a task of the component calls this, that task is requested to stop with the others, and is not waited for.
     ///
     /// # Errors
-    /// [`UnknownComponent`] if neither a component nor a task of one has that name.
+    /// [`UnknownComponent`] if neither a component nor a task's component has that name.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the waiting, not the stop.
+    /// Dropping the future stops the wait, not the stop.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.register_component("music", || vec![CriticalTaskConfig::new("player", gateway)]);
+    /// tasks.start();
+    /// assert_eq!(tasks.unregister_component("music").await?, ["player"]);
+    /// # Ok(()) }
+    /// ```
     #[doc(alias = "cleanup_cog_tasks")]
     pub async fn unregister_component(&self, component: &str) -> Result<Vec<String>, UnknownComponent> {
         let shared = self.shared();
@@ -404,7 +594,7 @@ impl TaskManager {
         if !known && tasks.is_empty() {
             return Err(UnknownComponent { name: component.into() });
         }
-        // All are asked before the first is waited for.
+        // All are requested to stop before the first is waited for.
         for task in &tasks {
             shared.call_off(task);
             shared.leave(task);
@@ -415,14 +605,27 @@ impl TaskManager {
         Ok(tasks.iter().map(|task| task.name().to_string()).collect())
     }
 
-    /// Restarts a registered task: one that runs is asked to stop, has its grace, and runs anew; one that was given up,
-    /// finished or stopped begins again, its restarts forgiven. Answers after how long; not zero where the last restart is
-    /// more recent than its restart delay, and then it goes on until then.
+    /// Restarts a registered task. Returns the time until the restart.
     ///
-    /// The restart is counted when the new run begins.
+    /// A running task is requested to stop, has its grace, and runs again. A task that was given up, has finished or was stopped starts again,
+    /// and its earlier restarts no longer count. The time is not zero if the last restart was more recent than the task's restart delay; the
+    /// task continues until then. The restart is counted when the new run begins.
     ///
     /// # Errors
     /// [`RestartError`].
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("gateway", gateway))?;
+    /// tasks.start();
+    /// # tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    /// let after = tasks.restart("gateway")?;
+    /// assert!(after.is_zero());
+    /// # Ok(()) }
+    /// ```
     #[doc(alias = "restart_critical_task")]
     pub fn restart(&self, name: &str) -> Result<Duration, RestartError> {
         let shared = self.shared();
@@ -443,7 +646,7 @@ impl TaskManager {
             task.task.cell.state(),
             Some(TaskState::Running | TaskState::Backoff | TaskState::Stopping)
         );
-        // A limit of zero says "never by yourself"; a person may.
+        // A limit of zero forbids automatic restarts, not those by hand.
         if alive
             && max_restarts > 0
             && task.task.cell.restarts_within(shared.recorder.now(), within) >= max_restarts
@@ -456,31 +659,77 @@ impl TaskManager {
         Ok(after)
     }
 
-    /// Stops a registered task, which stays registered and can be restarted. Does not wait for its end.
+    /// Stops a registered task, which stays registered and can be restarted. Returns without waiting for its end.
     ///
     /// # Errors
     /// [`TaskControlError`].
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use otel_tasks::snapshot::TaskState;
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("gateway", gateway))?;
+    /// tasks.start();
+    /// tasks.stop("gateway")?;
+    /// # tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    /// assert_eq!(tasks.snapshot("gateway").unwrap().state, Some(TaskState::Stopped));
+    /// # Ok(()) }
+    /// ```
     pub fn stop(&self, name: &str) -> Result<(), TaskControlError> {
         let task = self.controlled(name)?;
         task.command(Order::Stop { grace: task.spec.grace() });
         Ok(())
     }
 
-    /// Holds a task until it is [resumed](Self::resume): a loop finishes the iteration under way and begins no
-    /// other; any other task, and a loop with a [gate](crate::CriticalTaskConfig::gate), is stopped in order. Without effect on one that has
-    /// finished, failed or was stopped.
+    /// Pauses a task until it is [resumed](Self::resume). A loop finishes the current iteration and begins no other; any other task, and a loop with a
+    /// [gate](crate::CriticalTaskConfig::gate), is stopped.
+    ///
+    /// The call has no effect on a task that has finished, has failed or was stopped.
     ///
     /// # Errors
     /// [`TaskControlError`].
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use otel_tasks::snapshot::TaskState;
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("gateway", gateway))?;
+    /// tasks.start();
+    /// tasks.pause("gateway")?;
+    /// # tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    /// assert_eq!(tasks.snapshot("gateway").unwrap().state, Some(TaskState::Paused));
+    /// # Ok(()) }
+    /// ```
     pub fn pause(&self, name: &str) -> Result<(), TaskControlError> {
         self.order(name, Order::Pause)
     }
 
-    /// Lets a paused task go on: a loop in its rhythm, where iterations that fell due meanwhile are left out; any other task
-    /// begins anew. Without effect on one that is not paused.
+    /// Resumes a paused task. A loop continues with its next time, without the iterations that fell due meanwhile; any other task starts again.
+    ///
+    /// The call has no effect on a task that is not paused.
     ///
     /// # Errors
     /// [`TaskControlError`].
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use otel_tasks::snapshot::TaskState;
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("gateway", gateway))?;
+    /// tasks.start();
+    /// tasks.pause("gateway")?;
+    /// # tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    /// tasks.resume("gateway")?;
+    /// # tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    /// assert_eq!(tasks.snapshot("gateway").unwrap().state, Some(TaskState::Running));
+    /// # Ok(()) }
+    /// ```
     pub fn resume(&self, name: &str) -> Result<(), TaskControlError> {
         self.order(name, Order::Resume)
     }
@@ -490,6 +739,19 @@ impl TaskManager {
     /// # Errors
     /// [`LoopControlError::NotRegistered`] if no task of this name is registered, [`LoopControlError::NotALoop`] if the task
     /// is no loop.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use otel_tasks::TaskLoop;
+    /// use std::time::Duration;
+    /// let tasks = TaskManager::new();
+    /// let backup = TaskLoop::every(Duration::from_secs(3_600), |_| async {});
+    /// tasks.register(CriticalTaskConfig::from_loop("backup", backup))?;
+    /// let handle = tasks.loop_handle("backup")?;
+    /// assert_eq!(handle.interval(), Some(Duration::from_secs(3_600)));
+    /// # Ok(()) }
+    /// ```
     pub fn loop_handle(&self, name: &str) -> Result<LoopHandle, LoopControlError> {
         let task = self.shared().supervised(name).ok_or(LoopControlError::NotRegistered)?;
         task.body.as_any().downcast_ref().map(LoopBody::handle).ok_or(LoopControlError::NotALoop)
@@ -513,8 +775,8 @@ impl TaskManager {
         Ok(task)
     }
 
-    /// Returns what has changed about a registered task lately, the oldest first: failures, restarts, give-ups, recoveries, stalls, stops. `None`
-    /// if no task of the name is registered.
+    /// Returns the last changes of a registered task, the oldest first: failures, restarts, give-ups, recoveries, stalls, stops. Returns `None` if
+    /// no task of this name is registered.
     ///
     /// The last [`KEPT`](crate::events::TaskChange::KEPT) changes are kept for each task. Successful runs and the first start are no changes.
     /// Equal failures and restarts in a row are one change with a count.
@@ -528,9 +790,9 @@ impl TaskManager {
     /// tasks.start();
     /// # tokio::time::sleep(std::time::Duration::from_secs(30)).await;
     /// let changes = tasks.changes("sync").unwrap_or_default();
-    /// let told: Vec<_> = changes.iter().map(|change| (change.count, change.kind.to_string())).collect();
-    /// assert_eq!(told[0], (3, "failed: refused".to_owned()));
-    /// assert_eq!(told[1], (2, "restarted after a failure".to_owned()));
+    /// let texts: Vec<_> = changes.iter().map(|change| (change.count, change.kind.to_string())).collect();
+    /// assert_eq!(texts[0], (3, "failed: refused".to_owned()));
+    /// assert_eq!(texts[1], (2, "restarted after a failure".to_owned()));
     /// # Ok(()) }
     /// ```
     pub fn changes(&self, name: &str) -> Option<Vec<TaskChange>> {
@@ -538,23 +800,49 @@ impl TaskManager {
         Some(task.seldom.rings().map(|rings| rings.changes()).unwrap_or_default())
     }
 
-    /// Returns why a registered task was restarted, given up or left down, the oldest first. `None` if no task of the name is registered.
+    /// Returns the last decisions on a registered task, the oldest first: why it was restarted, given up or not restarted. Returns `None` if no
+    /// task of this name is registered.
     ///
     /// The last [`KEPT`](crate::events::TaskDecision::KEPT) decisions are kept for each task. Each is also the log record `task.decision`.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("sync", |_| async { Err::<(), _>("refused") }))?;
+    /// tasks.start();
+    /// # tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+    /// let decisions = tasks.decisions("sync").unwrap_or_default();
+    /// assert!(!decisions.is_empty());
+    /// # Ok(()) }
+    /// ```
     pub fn decisions(&self, name: &str) -> Option<Vec<TaskDecision>> {
         let task = self.shared().supervised(name)?;
         Some(task.seldom.rings().map(|rings| rings.decisions()).unwrap_or_default())
     }
 
-    /// Returns the traces of the last error, give-up and restart of a registered task. They are kept however many runs follow. `None` if no
-    /// task of the name is registered.
+    /// Returns the traces of the last error, give-up and restart of a registered task. Later runs do not replace them. Returns `None` if no
+    /// task of this name is registered.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("gateway", gateway))?;
+    /// let traces = tasks.pinned_traces("gateway").ok_or("not registered")?;
+    /// assert!(traces.last_error.is_none());
+    /// # Ok(()) }
+    /// ```
     pub fn pinned_traces(&self, name: &str) -> Option<PinnedTraces> {
         let task = self.shared().supervised(name)?;
         Some(task.seldom.rings().map(|rings| rings.pinned()).unwrap_or_default())
     }
 
-    /// What happens to registered tasks and to the manager, from now on. Nobody waits for the subscriber: behind by more
-    /// than [`CAPACITY`](crate::events::TaskEvents::CAPACITY) events it misses the oldest, and they are counted.
+    /// Subscribes to the events of registered tasks and of the manager, from now on.
+    ///
+    /// The manager never waits for a subscriber. A subscriber that is behind by more than
+    /// [`CAPACITY`](crate::events::TaskEvents::CAPACITY) events misses the oldest of them, and they are counted.
     ///
     /// ```
     /// use otel_tasks::{CriticalTaskConfig, TaskManager, events::TaskEventKind};
@@ -576,11 +864,36 @@ impl TaskManager {
 
     /// Returns whether the service is healthy, live, ready and started, from the health of its registered tasks and their
     /// [roles](crate::HealthRole). The module [`health`](crate::health) has the rules.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("gateway", gateway))?;
+    /// assert!(!tasks.health().is_ready, "the task has not started");
+    /// tasks.start();
+    /// # tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    /// assert!(tasks.health().is_ready);
+    /// # Ok(()) }
+    /// ```
     pub fn health(&self) -> ManagerHealth {
         self.shared().health()
     }
 
-    /// Returns the health of a task; `None` for a name that was never seen.
+    /// Returns the health of a task; `None` for an unknown name.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("gateway", gateway))?;
+    /// tasks.start();
+    /// let health = tasks.task_health("gateway").ok_or("unknown")?;
+    /// assert!(health.is_healthy());
+    /// # Ok(()) }
+    /// ```
     #[doc(alias = "get_task_health")]
     pub fn task_health(&self, name: &str) -> Option<TaskHealth> {
         let shared = self.shared();
@@ -592,7 +905,17 @@ impl TaskManager {
         Some(shared.health_of(shared.supervised(name).as_deref(), &vitals))
     }
 
-    /// Returns the figures of a task with its last runs; `None` for a name that was never seen.
+    /// Returns the figures of a task with its last runs; `None` for an unknown name.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.spawn("parse", async { "x".parse::<u32>() }).await?.unwrap_err();
+    /// let metrics = tasks.task_metrics("parse").ok_or("unknown")?;
+    /// assert_eq!((metrics.run_count, metrics.error_count, metrics.history.len()), (1, 1, 1));
+    /// # Ok(()) }
+    /// ```
     #[doc(alias = "get_task_metrics")]
     pub fn task_metrics(&self, name: &str) -> Option<TaskMetrics> {
         let recorder = &self.shared().recorder;
@@ -604,7 +927,17 @@ impl TaskManager {
         Some(read::metrics(&snapshot, history))
     }
 
-    /// Everything that is known of a task; `None` for a name that was never seen.
+    /// Returns all figures of a task; `None` for an unknown name.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.spawn("parse", async { "x".parse::<u32>() }).await?.unwrap_err();
+    /// let parse = tasks.snapshot("parse").ok_or("unknown")?;
+    /// assert_eq!((parse.total_runs(), parse.total_errors()), (1, 1));
+    /// # Ok(()) }
+    /// ```
     pub fn snapshot(&self, name: &str) -> Option<TaskSnapshot> {
         let snapshot = self.shared().recorder.snapshot(name)?;
         let task = self.shared().supervised(name);
@@ -612,7 +945,18 @@ impl TaskManager {
         Some(TaskSnapshot { depends_on, ..snapshot })
     }
 
-    /// Everything that is known of every task, by name.
+    /// Returns all figures of every task, sorted by name.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.spawn("parse", async {}).await?;
+    /// tasks.spawn("fetch", async {}).await?;
+    /// let names: Vec<_> = tasks.snapshots().into_iter().map(|task| task.name).collect();
+    /// assert_eq!(names, ["fetch".into(), "parse".into()]);
+    /// # Ok(()) }
+    /// ```
     pub fn snapshots(&self) -> Vec<TaskSnapshot> {
         let mut snapshots = self.shared().recorder.snapshots_by_name();
         for task in self.shared().all_registered().iter().filter(|task| !task.links.dependencies().is_empty())
@@ -624,30 +968,69 @@ impl TaskManager {
         snapshots
     }
 
-    /// Counts the runs and errors of each task by minute from now on, for [`TaskSnapshot::minutes`].
+    /// Begins to count the runs and errors of each task by minute, for [`TaskSnapshot::minutes`].
     ///
-    /// It costs 480 bytes for each task that has runs, and cannot be switched off again. A page needs it.
+    /// The counts cost 480 bytes for each task that has runs, and cannot be switched off. A live page needs them.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.record_minutes();
+    /// tasks.spawn("parse", async {}).await?;
+    /// assert!(tasks.snapshot("parse").unwrap().minutes.is_some());
+    /// # Ok(()) }
+    /// ```
     pub fn record_minutes(&self) {
         self.shared().recorder.record_minutes();
     }
 
-    /// Returns the figures of the tokio runtime of the manager's own work; `None` if there is none yet.
+    /// Returns the figures of the tokio runtime on which the manager does its own work; `None` before there is one.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// let runtime = tasks.runtime_figures().ok_or("no runtime")?;
+    /// assert_eq!(runtime.workers, 1);
+    /// # Ok(()) }
+    /// ```
     pub fn runtime_figures(&self) -> Option<RuntimeFigures> {
         self.shared().runtime_figures()
     }
 
-    /// Traces of single runs, as examples for the buckets of `task.run.duration`: of each bucket the last run that failed, and the
+    /// Returns traces of single runs as examples for the buckets of `task.run.duration`. For each bucket: the last run that failed, and the
     /// slowest other run of about the last minute.
     ///
-    /// The first call returns none. From then on the manager notes them, which costs about 90 bytes for each bucket that has runs.
-    /// Only runs whose span is exported are noted. Runs of `#[instrumented_task]` functions outside of any manager are included.
+    /// The first call returns none. From then on the manager records them, which costs about 90 bytes for each bucket that has runs.
+    /// Only runs whose span is exported are recorded. Runs of `#[instrumented_task]` functions outside of any manager are included.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// assert!(tasks.exemplars().is_empty());
+    /// # Ok(()) }
+    /// ```
     pub fn exemplars(&self) -> Vec<RunExemplar> {
         let mut all = self.shared().recorder.exemplars();
         all.extend(Recorder::process().exemplars());
         all
     }
 
-    /// The manager in figures.
+    /// Returns the figures of the manager: its tasks by category, priority and health, and totals.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("gateway", gateway))?;
+    /// let statistics = tasks.statistics();
+    /// assert_eq!((statistics.critical_tasks, statistics.healthy_tasks), (1, 1));
+    /// println!("{statistics}");
+    /// # Ok(()) }
+    /// ```
     #[doc(alias = "get_task_statistics")]
     pub fn statistics(&self) -> TaskStatistics {
         let shared = self.shared();
@@ -657,7 +1040,7 @@ impl TaskManager {
         tally.count(&past);
         engine::each_name(&listing, &shared.all_registered(), |of_name, task| {
             let vitals = cell::vitals(of_name, now);
-            // What a member counts, its family does too; and a family is no task.
+            // The family counts the runs of its members too, and a family is no task.
             let is_member = of_name.iter().any(|entry| entry.family().is_some());
             if is_member {
                 let counted = of_name.iter().filter(|entry| entry.family().is_none());
@@ -678,32 +1061,61 @@ impl TaskManager {
         tally.statistics()
     }
 
-    /// The names of the registered tasks.
+    /// Returns the names of the registered tasks.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("gateway", gateway))?;
+    /// assert_eq!(tasks.task_names(), ["gateway"]);
+    /// # Ok(()) }
+    /// ```
     pub fn task_names(&self) -> Vec<String> {
         self.shared().all_registered().iter().map(|task| task.name().to_string()).collect()
     }
 
-    /// Stops everything, in order, under the manager's deadline: tasks marked as [`intake`](CriticalTaskConfig::intake) first, then
-    /// admission of what no task [owns](crate::TaskContext::task), then loops, then category by category
-    /// ([`SHUTDOWN_ORDER`](crate::TaskCategory::SHUTDOWN_ORDER)) and inside one the lowest priority first. Called twice, or
-    /// at once by several, there is one shutdown and one report.
+    /// Stops everything in order, within the deadline of the manager. Returns the report.
     ///
-    /// Awaited inside a task of this manager, the shutdown neither stops that task nor waits for it: it goes on with the
-    /// report, which names it in [`asked_by`](ShutdownReport::asked_by). (Not so inside something that the task has spawned
-    /// elsewhere and waits for: that waits until the task's grace or the deadline is over.)
+    /// 1. [`intake`](CriticalTaskConfig::intake) tasks.
+    /// 2. Admission of new runs, except for work that a registered task [owns](crate::TaskContext::task).
+    /// 3. Loops.
+    /// 4. The other tasks, category by category ([`SHUTDOWN_ORDER`](crate::TaskCategory::SHUTDOWN_ORDER)), and in each category the lowest
+    ///    priority first.
     ///
-    /// The deadline is kept by a thread of its own: also where every thread of the runtime is blocked, the report is there
-    /// in time. Where the thread that awaits it is itself blocked, the [last resort](super::TaskManagerBuilder::last_resort) has it.
+    /// Several calls, also at the same time, share one shutdown and one report.
+    ///
+    /// If a task of this manager awaits the shutdown, that task is neither stopped nor waited for: the report names it in
+    /// [`asked_by`](ShutdownReport::asked_by). Work that the task has spawned elsewhere, and waits for, must not await the shutdown. If it
+    /// does, the shutdown waits until the grace of the task or the deadline is over.
+    ///
+    /// A thread of its own enforces the deadline, so the report is complete in time even if every thread of the runtime is blocked. If the thread
+    /// that awaits the report is blocked too, the [last resort](super::TaskManagerBuilder::last_resort) receives the report.
     ///
     /// If [`shutdown_signal`](crate::shutdown_signal) was called in this process, a further signal ends the shutdown at once, as
     /// [`shutdown_now`](Self::shutdown_now) does.
     ///
     /// # Panics
-    /// Outside a tokio runtime if the manager was built outside one too, and on a runtime without a timer. The message has the line
+    /// Outside a tokio runtime, if the manager was also built outside one; and on a runtime without a timer. The message has the line
     /// of the call.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the waiting, not the shutdown.
+    /// Dropping the future stops the wait, not the shutdown.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("gateway", gateway))?;
+    /// tasks.start();
+    /// # tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    /// let report = tasks.shutdown().await;
+    /// assert!(report.is_clean());
+    /// println!("{report}");
+    /// # Ok(()) }
+    /// ```
     #[doc(alias = "cancel_all_tasks")]
     #[track_caller]
     pub fn shutdown(&self) -> impl Future<Output = Arc<ShutdownReport>> + Send {
@@ -714,20 +1126,21 @@ impl TaskManager {
         }
     }
 
-    /// Drains for so long, then stops everything in order, as [`shutdown`](Self::shutdown) does: what SIGTERM does to a manager with
-    /// a [`drain`](super::TaskManagerBuilder::drain), for a `preStop` hook or a test. Returns the report.
+    /// Drains for the given time, then stops everything in order as [`shutdown`](Self::shutdown) does. Returns the report.
+    ///
+    /// This is what SIGTERM does to a manager with a [`drain`](super::TaskManagerBuilder::drain). Call it from a `preStop` hook or a test.
     ///
     /// While the manager drains it is not ready, and all tasks continue. The deadline counts from this call. The ordered shutdown gets the
     /// rest of the deadline, at least a tenth: a longer `drain` is cut to nine tenths.
     ///
-    /// If a drain is under way, there is no second drain, and the earlier end counts. [`shutdown`](Self::shutdown) ends the drain and begins
+    /// If a drain has begun already, there is no second drain, and the earlier end counts. [`shutdown`](Self::shutdown) ends the drain and begins
     /// the ordered shutdown at once. If the ordered shutdown has begun, this method only waits for the report.
     ///
-    /// If the process calls [`shutdown_signal`](crate::shutdown_signal), before or after this call, each further signal begins the next step:
-    /// the ordered shutdown, and then the end at once. If [`run_until`](Self::run_until) waits, it handles the signals instead.
+    /// If the process calls [`shutdown_signal`](crate::shutdown_signal), before or after this call, each further signal begins the next step.
+    /// The steps are the ordered shutdown and the end at once. If [`run_until`](Self::run_until) waits, it handles the signals instead.
     ///
     /// # Cancel safety
-    /// Dropping the future, once it was polled, stops the waiting; the drain and the shutdown go on in the manager.
+    /// Dropping the future after its first poll stops the wait; the drain and the shutdown continue in the manager.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
@@ -746,14 +1159,27 @@ impl TaskManager {
         }
     }
 
-    /// Ends a shutdown at once, or begins one that ends at once: what has not ended is dropped. What a second Ctrl-C asks for.
+    /// Ends a shutdown at once, or begins a shutdown that ends at once: tasks that still run are dropped. A second Ctrl-C does the same.
     ///
     /// # Panics
-    /// Outside a tokio runtime if the manager was built outside one too, and on a runtime without a timer. The message has the line
+    /// Outside a tokio runtime, if the manager was also built outside one; and on a runtime without a timer. The message has the line
     /// of the call.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the waiting, not the shutdown.
+    /// Dropping the future stops the wait, not the shutdown.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use otel_tasks::shutdown::ShutdownOutcome;
+    /// let tasks = TaskManager::new();
+    /// let stubborn = tasks.spawn("stubborn", std::future::pending::<()>());
+    /// # tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    /// let report = tasks.shutdown_now().await;
+    /// assert_eq!(report.count(ShutdownOutcome::Aborted), 1);
+    /// # drop(stubborn);
+    /// # Ok(()) }
+    /// ```
     #[track_caller]
     pub fn shutdown_now(&self) -> impl Future<Output = Arc<ShutdownReport>> + Send {
         let call = self.shared().will_need_runtime();
@@ -764,22 +1190,22 @@ impl TaskManager {
         }
     }
 
-    /// Starts what is not started, waits for `end`, then shuts down in order.
+    /// Starts the tasks that are not started, waits for `end`, then shuts down in order. Returns the report.
     ///
-    /// The wait also ends when a shutdown begins for another reason: somebody else asks for it, or a task was given up whose
-    /// [`Escalation`](crate::policy::Escalation::Shutdown) says so.
+    /// The wait also ends when a shutdown begins for another reason: another caller requests it, or a task is given up with the escalation
+    /// [`Shutdown`](crate::policy::Escalation::Shutdown).
     ///
-    /// If [`shutdown_signal`](crate::shutdown_signal) is called in this process, this listens for signals too. The first signal is left to
+    /// If [`shutdown_signal`](crate::shutdown_signal) is called in this process, this method listens for signals too. The first signal is left to
     /// `end`; a second one begins the ordered shutdown if `end` still waits. If `end` completed with a SIGTERM, the
-    /// [`drain`](super::TaskManagerBuilder::drain) begins, if there is one. Each further signal goes one step on: from the drain to the
-    /// ordered shutdown, and from there to the end at once, as [`shutdown_now`](Self::shutdown_now) does.
+    /// [`drain`](super::TaskManagerBuilder::drain) begins, if there is one. Each further signal begins the next step: the ordered shutdown, and
+    /// then the end at once, as [`shutdown_now`](Self::shutdown_now) does.
     ///
     /// # Panics
-    /// Outside a tokio runtime if the manager was built outside one too, and on a runtime without a timer. The message has the line
+    /// Outside a tokio runtime, if the manager was also built outside one; and on a runtime without a timer. The message has the line
     /// of the call.
     ///
     /// # Cancel safety
-    /// Dropped before the signal, nothing has happened; afterwards the shutdown goes on without its caller.
+    /// If the future is dropped before `end` completes, nothing has happened. After that, the shutdown continues without its caller.
     ///
     /// ```no_run
     /// # async fn example(tasks: otel_tasks::TaskManager) {
@@ -843,22 +1269,50 @@ impl TaskManager {
     pub fn shutting_down(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
         let mut begun = self.shared().begun.subscribe();
         async move {
-            // An error says that the manager is gone.
+            // An error means that the manager is gone.
             let _ = begun.wait_for(|begun| *begun).await;
         }
     }
 
-    /// Returns whether the ordered shutdown has begun: no task is registered any more. False during a drain.
+    /// Returns true if the ordered shutdown has begun: no task can be registered any more. Returns false during a drain.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// assert!(!tasks.is_shutting_down());
+    /// tasks.shutdown().await;
+    /// assert!(tasks.is_shutting_down());
+    /// # Ok(()) }
+    /// ```
     pub fn is_shutting_down(&self) -> bool {
         self.shared().tracker.is_closed()
     }
 
-    /// Returns the report of the shutdown, once the shutdown is over.
+    /// Returns the report of the shutdown; `None` until the shutdown has ended.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// assert!(tasks.report().is_none());
+    /// tasks.shutdown().await;
+    /// assert!(tasks.report().is_some());
+    /// # Ok(()) }
+    /// ```
     pub fn report(&self) -> Option<Arc<ShutdownReport>> {
         self.shared().sequence.get().and_then(|sequence| sequence.report())
     }
 
-    /// Returns the settings of the manager, as it was built.
+    /// Returns the settings with which the manager was built.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// println!("shutdown deadline: {:?}", tasks.settings().shutdown_deadline);
+    /// # Ok(()) }
+    /// ```
     pub fn settings(&self) -> ManagerSettings {
         let (settings, options) = (&self.shared().settings, &self.shared().recorder.options);
         ManagerSettings {
@@ -877,13 +1331,36 @@ impl TaskManager {
     }
 
     /// Returns the settings of a registered task; `None` if no task of this name is registered.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # async fn gateway(ctx: otel_tasks::TaskContext) { ctx.cancelled().await }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use otel_tasks::RestartPolicy;
+    /// let tasks = TaskManager::new();
+    /// tasks.register(CriticalTaskConfig::new("gateway", gateway))?;
+    /// let settings = tasks.task_settings("gateway").ok_or("not registered")?;
+    /// assert_eq!(settings.restart_policy, RestartPolicy::Always);
+    /// # Ok(()) }
+    /// ```
     pub fn task_settings(&self, name: &str) -> Option<TaskSettings> {
         self.shared().supervised(name).map(|task| TaskSettings::of(&task))
     }
 
-    /// Answers "why do I see nothing in Jaeger or Prometheus": checks the subscriber, the level, the meter and the
-    /// components, and asks the telemetry for its exporters, its sampler and what was delivered. Changes nothing, however often it is
-    /// called.
+    /// Explains why Jaeger or Prometheus shows nothing. Repeated calls change nothing.
+    ///
+    /// The result covers the subscriber, the level, the meter and the components. With [`Telemetry`](crate#features) it also covers the
+    /// exporters, the sampler and the delivered items.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// let check = tasks.check_instrumentation();
+    /// assert!(!check.is_complete(), "this program has no telemetry");
+    /// println!("{check}");
+    /// # Ok(()) }
+    /// ```
     #[doc(alias = "setup_task_instrumentation")]
     pub fn check_instrumentation(&self) -> InstrumentationCheck {
         let installed = emit::installed();

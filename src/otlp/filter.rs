@@ -1,5 +1,6 @@
-//! What the subscriber of `install` records: the directives of `EnvFilter`, or levels of targets without the feature `env-filter`, whose
-//! regular expressions take a sixth of a build.
+//! The filter of the subscriber of `install`: an `EnvFilter`, or levels of targets without the feature `env-filter`.
+//!
+//! The regular expressions of `EnvFilter` take a sixth of a build.
 
 use tracing_subscriber::filter::ParseError;
 
@@ -10,7 +11,7 @@ pub(super) use tracing_subscriber::filter::Targets as Filter;
 
 use super::settings::{Part, compiled};
 
-/// Why directives are no [`Filter`].
+/// The reason that directives cannot be read as a [`Filter`].
 #[derive(Debug)]
 pub(super) enum Unreadable {
     /// They name spans or fields.
@@ -18,7 +19,7 @@ pub(super) enum Unreadable {
     Malformed(ParseError),
 }
 
-/// Whether directives can be read.
+/// Checks that directives can be read as a [`Filter`].
 pub(super) fn checked(directives: &str) -> Result<(), Unreadable> {
     // `Targets` takes a span for a part of the target, which no target has.
     if !compiled(Part::EnvFilter) && directives.contains('[') {

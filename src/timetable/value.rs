@@ -1,4 +1,4 @@
-//! What a user says of when a loop runs.
+//! The schedule of a loop.
 
 use std::time::{Duration, SystemTime};
 #[cfg(feature = "calendar")]
@@ -11,9 +11,9 @@ use super::ScheduleError;
 #[cfg(feature = "calendar")]
 use super::{LocalTime, calendar::Calendar, cron::Cron, daily::Daily};
 
-/// When a loop's iterations are due. A plain value: it reads no clock.
+/// The times at which the iterations of a loop are due. A plain value: it reads no clock.
 ///
-/// What it is given is checked when the loop is registered, or by [`check`](Self::check), so that the calls chain.
+/// The values are checked when the loop is registered, or by [`check`](Self::check), so the calls chain.
 ///
 /// ```
 /// use otel_tasks::{Schedule, schedule::ScheduleError};
@@ -41,9 +41,9 @@ pub struct Schedule {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Rhythm {
-    /// At fixed distances, whatever an iteration takes.
+    /// The interval between starts, which the length of an iteration does not change.
     Every(Duration),
-    /// So long after the iteration before has ended.
+    /// The delay from the end of an iteration to the next.
     Delay(Duration),
     Once(SystemTime),
     /// Shared: it is large, and does not change.
@@ -57,8 +57,8 @@ pub(super) enum Rhythm {
 }
 
 impl Schedule {
-    /// How late an iteration may begin under [`MissedPolicy::Skip`](crate::schedule::MissedPolicy::Skip). Longer than a sleeper goes without a look at the wall clock, and
-    /// than a busy runtime needs.
+    /// The latest start of an iteration after its time under [`MissedPolicy::Skip`](crate::schedule::MissedPolicy::Skip): 60 s. It is longer than
+    /// a sleeping loop waits between two reads of the wall clock, and than a busy runtime needs.
     pub const START_TOLERANCE: Duration = Duration::from_secs(60);
 
     fn of(rhythm: Rhythm) -> Self {
@@ -75,28 +75,54 @@ impl Schedule {
         }
     }
 
-    /// At fixed distances from the first iteration, which is due at once. Runs on a clock that nobody can set.
+    /// Creates a schedule with a fixed interval from the first iteration, which is due at once. It follows a monotonic clock.
+    ///
+    /// ```
+    /// use otel_tasks::Schedule;
+    /// use std::time::Duration;
+    /// let schedule = Schedule::every(Duration::from_secs(60));
+    /// assert_eq!(schedule.interval(), Some(Duration::from_secs(60)));
+    /// ```
     pub fn every(interval: Duration) -> Self {
         Self::of(Rhythm::Every(interval))
     }
 
-    /// So long after the iteration before has ended; the first is due at once. Such iterations never overlap.
+    /// Creates a schedule with a fixed delay from the end of an iteration to the next. The first iteration is due at once, and iterations never
+    /// overlap.
+    ///
+    /// ```
+    /// use otel_tasks::Schedule;
+    /// use std::time::Duration;
+    /// let poll = Schedule::delay(Duration::from_secs(5));
+    /// assert!(poll.check().is_ok());
+    /// ```
     pub fn delay(delay: Duration) -> Self {
         Self::of(Rhythm::Delay(delay))
     }
 
-    /// Once, at an instant. One that is past when the loop begins is [missed](crate::schedule::MissedPolicy). It never overlaps: one
-    /// whose time comes during an iteration begins after it. A new life of the loop begins again.
+    /// Creates a schedule with one iteration, at an instant. If the instant has passed when the loop begins, it is
+    /// [missed](crate::schedule::MissedPolicy).
+    ///
+    /// The iteration never overlaps: if its time comes during another iteration, it begins after that. A new life of the loop begins again.
+    ///
+    /// ```
+    /// use otel_tasks::Schedule;
+    /// use std::time::{Duration, UNIX_EPOCH};
+    /// let launch = UNIX_EPOCH + Duration::from_secs(2_000_000_000);
+    /// let once = Schedule::once(launch);
+    /// assert_eq!(once.upcoming(UNIX_EPOCH).collect::<Vec<_>>(), [launch]);
+    /// ```
     pub fn once(at: SystemTime) -> Self {
         Self::of(Rhythm::Once(at))
     }
 
-    /// Every day at these times of day (`HH:MM` or `HH:MM:SS`) in a time zone: an IANA name, `UTC`, an offset such as `+05:30`, or
+    /// Creates a schedule of times of day (`HH:MM` or `HH:MM:SS`) in a time zone: an IANA name, `UTC`, an offset such as `+05:30`, or
     /// `system`.
     ///
-    /// A time is due when the zone's clock first shows it or a later one. So where the clock is set forward over a time, it is
-    /// due at that moment (several together, as one iteration); and one that the clock shows twice is due the first time.
-    /// Each local time is due exactly once.
+    /// A time is due when the clock of the zone first shows it or a later time. So each local time is due exactly once:
+    ///
+    /// - If the clock is set forward over a time, the time is due at that moment. Several such times are one iteration.
+    /// - If the clock shows a time twice, it is due the first time.
     ///
     /// ```
     /// # #[cfg(feature = "calendar")] {
@@ -116,17 +142,29 @@ impl Schedule {
         Self::calendar(calendar)
     }
 
-    /// By a cron expression in a time zone (as for [`daily`](Self::daily)): minute, hour, day of the month, month, day of the week; with a sixth field
-    /// in front for seconds, and a seventh at the end for years. Names (`MON`, `JAN`), `L`, `W`, `#` and nicknames
-    /// (`@daily`, `@midnight`) are understood, as [croner](https://docs.rs/croner) does. What means nothing in its field, such as `*/90`
-    /// minutes, is refused.
+    /// Creates a schedule from a cron expression in a time zone (as for [`daily`](Self::daily)).
     ///
-    /// If both fields of days name some, either is enough; with `+` before the days of the week (`0 0 13 * +FRI`) both must hold. A field that
-    /// begins with a star and is none (`*/2`) is refused beside another without `+`: cron takes both, and others take either.
+    /// The fields are minute, hour, day of the month, month, day of the week. A sixth field in front is for seconds, and a seventh at the end for
+    /// years. Names (`MON`, `JAN`), `L`, `W`, `#` and nicknames (`@daily`, `@midnight`) are supported, as in
+    /// [croner](https://docs.rs/croner). A value without a meaning in its field, such as `*/90` minutes, is rejected.
     ///
-    /// Where the expression names hours, it names local times, and each is due exactly once, as for [`daily`](Self::daily).
-    /// One with `*` in its hours (`*/15 * * * *`) asks for every so often instead: it goes on through an hour that the clock
-    /// shows twice, and knows nothing of one that it leaves out.
+    /// If both day fields name days, either one is enough. With `+` before the days of the week (`0 0 13 * +FRI`) both must match. A field
+    /// such as `*/2` beside another day field is rejected without `+`, because cron programs disagree about it.
+    ///
+    /// If the expression names hours, it names local times, and each is due exactly once, as for [`daily`](Self::daily). If its hours are `*`
+    /// (`*/15 * * * *`), it is an interval. An interval continues through an hour that the clock shows twice. It has no time in an hour that
+    /// the clock leaves out.
+    ///
+    /// ```
+    /// # #[cfg(feature = "calendar")] {
+    /// use otel_tasks::Schedule;
+    /// use std::time::{Duration, UNIX_EPOCH};
+    /// let report = Schedule::cron("0 9 * * MON-FRI", "UTC");
+    /// // 1 January 1970 was a Thursday.
+    /// assert_eq!(report.next_after(UNIX_EPOCH), Some(UNIX_EPOCH + Duration::from_secs(9 * 3_600)));
+    /// assert!(Schedule::cron("0 25 * * *", "UTC").check().is_err());
+    /// # }
+    /// ```
     #[cfg(feature = "calendar")]
     pub fn cron(expression: &str, zone: &str) -> Self {
         let calendar = Cron::parse(expression).and_then(|cron| Calendar::cron(cron, zone));
@@ -141,9 +179,11 @@ impl Schedule {
         })
     }
 
-    /// An interval's times lie at whole multiples from midnight in a time zone (as for [`daily`](Self::daily)), and follow the wall
-    /// clock; the first iteration is not due at once. Where the zone's clock is set forward or back, the times are those that it
-    /// shows. An interval that does not divide a day, and anything but [`every`](Self::every), is refused.
+    /// Aligns the times of an interval to multiples from midnight in a time zone (as for [`daily`](Self::daily)). The first iteration is not due
+    /// at once.
+    ///
+    /// The times follow the wall clock of the zone, also if it is set forward or back. An interval that
+    /// does not divide a day, and any schedule but [`every`](Self::every), is rejected.
     ///
     /// ```
     /// # #[cfg(feature = "calendar")] {
@@ -166,26 +206,35 @@ impl Schedule {
         self
     }
 
-    /// All times of an interval are later by a part of it that is found from `key`: the same in each process, and different for most
-    /// keys. So the loops of a thousand guilds do not begin together. Without [`aligned`](Self::aligned) or [`starts`](Self::starts) it
-    /// is the first iteration that begins so much later. Refused for times of day, cron expressions and `once`.
+    /// Delays all times of an interval by a part of it that is computed from `key`. It is the same in each process, and different for most
+    /// keys. So the loops of a thousand guilds do not begin together.
     ///
-    /// A key of `#` and eight hexadecimal digits is the hash itself, as a schedule's text has it.
+    /// Without [`aligned`](Self::aligned) or [`starts`](Self::starts), the first iteration is delayed. Times of day, cron expressions and `once`
+    /// are rejected. A key of `#` and eight hexadecimal digits is the hash itself, as in the text form of a schedule.
+    ///
+    /// ```
+    /// use otel_tasks::Schedule;
+    /// use std::time::{Duration, UNIX_EPOCH};
+    /// let every = Schedule::every(Duration::from_secs(300));
+    /// let first = |key: &str| every.clone().spread(key).upcoming(UNIX_EPOCH).next();
+    /// assert_eq!(first("guild 7"), first("guild 7"));
+    /// assert_ne!(first("guild 7"), first("guild 8"));
+    /// ```
     #[must_use]
     pub fn spread(mut self, key: &str) -> Self {
         self.spread = Some(Spread::of(key));
         self
     }
 
-    /// Leaves out the times for which `leave_out` returns true: they are not due, and not counted. For the schedules with a time zone
-    /// ([`daily`](Self::daily), [`cron`](Self::cron), [`aligned`](Self::aligned)).
+    /// Leaves out the times for which `leave_out` returns true: they are not due, and not counted. Only for schedules with a time zone:
+    /// [`daily`](Self::daily), [`cron`](Self::cron), [`aligned`](Self::aligned).
     ///
-    /// It is called for each time, often more than once; a panic counts as false. Two schedules are equal only if they share it, and it is
-    /// not part of the text.
+    /// `leave_out` is called for each time, often more than once; a panic counts as false. Two schedules are equal only if they share it, and it is
+    /// not part of the text form.
     ///
-    /// After 200,000 times in a row that it leaves out, [`next_after`](Self::next_after) and [`upcoming`](Self::upcoming) look no further. A
-    /// loop waits until the last of them, logs `task.schedule.empty`, and goes on from there. An exception that leaves out
-    /// the 400 years of a calendar's cycle is refused.
+    /// After 200,000 left out times in a row, [`next_after`](Self::next_after) and [`upcoming`](Self::upcoming) end the search. A
+    /// loop waits until the last of these times, logs `task.schedule.empty`, and continues from there. An exception that leaves out
+    /// the 400 years of a calendar's cycle is rejected.
     ///
     /// ```
     /// # #[cfg(feature = "calendar")] {
@@ -201,50 +250,96 @@ impl Schedule {
         self
     }
 
-    /// Whether the first iteration is due at once, rather than at the schedule's first time. So it is for
-    /// [`every`](Self::every) and [`delay`](Self::delay) without [`starts`](Self::starts) and [`spread`](Self::spread), and not for the others,
-    /// unless this says otherwise.
+    /// Sets if the first iteration is due at once, in place of the first time of the schedule.
+    ///
+    /// Default: true for [`every`](Self::every) and [`delay`](Self::delay) without [`starts`](Self::starts) and [`spread`](Self::spread), false
+    /// for any other schedule.
+    ///
+    /// ```
+    /// use otel_tasks::Schedule;
+    /// use std::time::{Duration, UNIX_EPOCH};
+    /// let minute = Duration::from_secs(60);
+    /// let later = Schedule::every(minute).immediate(false);
+    /// assert_eq!(later.upcoming(UNIX_EPOCH).next(), Some(UNIX_EPOCH + minute));
+    /// ```
     #[must_use]
     pub fn immediate(mut self, immediate: bool) -> Self {
         self.immediate = Some(immediate);
         self
     }
 
-    /// Ends a life of the loop after so many iterations. A restart begins the count again, and
+    /// Sets the number of iterations after which a life of the loop ends. A restart begins the count again, and
     /// [`run_now`](crate::LoopHandle::run_now) does not count.
+    ///
+    /// ```
+    /// use otel_tasks::Schedule;
+    /// use std::time::{Duration, UNIX_EPOCH};
+    /// let three = Schedule::every(Duration::from_secs(60)).count(3);
+    /// assert_eq!(three.upcoming(UNIX_EPOCH).count(), 3);
+    /// ```
     #[must_use]
     pub fn count(mut self, iterations: u64) -> Self {
         self.count = Some(iterations);
         self
     }
 
-    /// Nothing is due before. From then on an interval is reckoned, also if it is past: with an interval of an hour and a start at 9:20, an
-    /// iteration is due at twenty past each hour.
+    /// Sets the earliest due time. An interval counts from it, also if it has passed. For example, with an interval of an hour and a start at
+    /// 9:20, an iteration is due at twenty past each hour.
+    ///
+    /// ```
+    /// use otel_tasks::Schedule;
+    /// use std::time::{Duration, UNIX_EPOCH};
+    /// let at = |minutes: u64| UNIX_EPOCH + Duration::from_secs(minutes * 60);
+    /// let hourly = Schedule::every(Duration::from_secs(3_600)).starts(at(20));
+    /// assert_eq!(hourly.next_after(at(100)), Some(at(140)));
+    /// ```
     #[must_use]
     pub fn starts(mut self, at: SystemTime) -> Self {
         self.starts = Some(at);
         self
     }
 
-    /// Nothing is due after.
+    /// Sets the latest due time.
+    ///
+    /// ```
+    /// use otel_tasks::Schedule;
+    /// use std::time::{Duration, UNIX_EPOCH};
+    /// let minute = Duration::from_secs(60);
+    /// let schedule = Schedule::every(minute).ends(UNIX_EPOCH + 2 * minute);
+    /// assert_eq!(schedule.upcoming(UNIX_EPOCH).count(), 3, "at 0, 1 and 2 minutes");
+    /// ```
     #[must_use]
     pub fn ends(mut self, at: SystemTime) -> Self {
         self.ends = Some(at);
         self
     }
 
-    /// Each iteration is later than its time by chance, up to this; the rhythm itself is kept. A calendar's iterations are never later than
-    /// its next time; an interval that is shorter than this is refused.
+    /// Delays each iteration by a random time up to `jitter`; the rhythm itself does not change.
+    ///
+    /// An iteration of a calendar is never delayed past its next time. An interval that is shorter than `jitter` is rejected.
+    ///
+    /// ```
+    /// use otel_tasks::Schedule;
+    /// use std::time::Duration;
+    /// let fetch = Schedule::every(Duration::from_secs(60)).jitter(Duration::from_secs(5));
+    /// assert!(fetch.check().is_ok());
+    /// ```
     #[must_use]
     pub fn jitter(mut self, jitter: Duration) -> Self {
         self.jitter = jitter;
         self
     }
 
-    /// Whether this is a schedule.
+    /// Checks the schedule, as a registration does.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// [`ScheduleError`] names the problem.
+    ///
+    /// ```
+    /// use otel_tasks::{Schedule, schedule::ScheduleError};
+    /// use std::time::Duration;
+    /// assert_eq!(Schedule::every(Duration::ZERO).check(), Err(ScheduleError::ZeroInterval));
+    /// ```
     pub fn check(&self) -> Result<(), ScheduleError> {
         match &self.rhythm {
             Rhythm::Every(interval) | Rhythm::Delay(interval) if interval.is_zero() => {
@@ -279,9 +374,16 @@ impl Schedule {
         }
     }
 
-    /// The next time strictly later than `last`, by the wall clock and without jitter; `None` where there is none.
+    /// Returns the next time after `last`, by the wall clock and without jitter; `None` if there is none.
     ///
-    /// A rhythm is reckoned from `last`, or from its start if it has one.
+    /// A rhythm counts from `last`, or from its start if it has one.
+    ///
+    /// ```
+    /// use otel_tasks::Schedule;
+    /// use std::time::{Duration, UNIX_EPOCH};
+    /// let minute = Duration::from_secs(60);
+    /// assert_eq!(Schedule::every(minute).next_after(UNIX_EPOCH), Some(UNIX_EPOCH + minute));
+    /// ```
     pub fn next_after(&self, last: SystemTime) -> Option<SystemTime> {
         let next = match &self.rhythm {
             Rhythm::Every(interval) | Rhythm::Delay(interval) => match self.base() {
@@ -302,7 +404,15 @@ impl Schedule {
         self.ends.is_none_or(|ends| next <= ends).then_some(next)
     }
 
-    /// When its iterations are due if it begins at `from`, by the wall clock, without jitter, and as if they took no time.
+    /// Returns the due times of a loop that begins at `from`, by the wall clock, without jitter, for iterations that take no time.
+    ///
+    /// ```
+    /// use otel_tasks::Schedule;
+    /// use std::time::{Duration, UNIX_EPOCH};
+    /// let minute = Duration::from_secs(60);
+    /// let first: Vec<_> = Schedule::every(minute).upcoming(UNIX_EPOCH).take(2).collect();
+    /// assert_eq!(first, [UNIX_EPOCH, UNIX_EPOCH + minute]);
+    /// ```
     pub fn upcoming(&self, from: SystemTime) -> Upcoming<'_> {
         Upcoming {
             schedule: self,
@@ -313,7 +423,14 @@ impl Schedule {
         }
     }
 
-    /// The interval of a rhythm.
+    /// Returns the interval of a rhythm; `None` for any other schedule.
+    ///
+    /// ```
+    /// use otel_tasks::Schedule;
+    /// use std::time::{Duration, UNIX_EPOCH};
+    /// assert_eq!(Schedule::every(Duration::from_secs(60)).interval(), Some(Duration::from_secs(60)));
+    /// assert_eq!(Schedule::once(UNIX_EPOCH).interval(), None);
+    /// ```
     pub fn interval(&self) -> Option<Duration> {
         match &self.rhythm {
             Rhythm::Every(interval) | Rhythm::Delay(interval) => Some(*interval),
@@ -345,7 +462,7 @@ impl Schedule {
         self.immediate.unwrap_or(begins)
     }
 
-    /// Whether the next time is not known before the iteration has ended.
+    /// Returns true if the next time is not known before the iteration has ended.
     pub(crate) fn is_delay(&self) -> bool {
         matches!(self.rhythm, Rhythm::Delay(_))
     }
@@ -354,12 +471,12 @@ impl Schedule {
         self.immediate
     }
 
-    /// Whether a rhythm's times are not reckoned from its first iteration alone.
+    /// Returns true if the times of a rhythm do not depend on its first iteration alone.
     pub(super) fn has_phase(&self) -> bool {
         self.starts.is_some() || self.spread.is_some()
     }
 
-    /// Whether its times are those that the wall clock shows.
+    /// Returns true if its times follow the wall clock.
     pub(super) fn is_calendar(&self) -> bool {
         #[cfg(feature = "calendar")]
         return matches!(self.rhythm, Rhythm::Calendar(_));
@@ -367,12 +484,12 @@ impl Schedule {
         false
     }
 
-    /// Whether a time lies between its bounds.
+    /// Returns true if a time lies between its bounds.
     pub(super) fn is_within(&self, time: SystemTime) -> bool {
         self.starts.is_none_or(|starts| starts <= time) && self.ends.is_none_or(|ends| time <= ends)
     }
 
-    /// How far the clock may be set back without the last time being forgotten.
+    /// Returns the largest change of the clock backwards for which the last time is not repeated.
     pub(super) fn not_repeated(&self) -> Duration {
         match &self.rhythm {
             #[cfg(feature = "calendar")]
@@ -400,7 +517,7 @@ impl Schedule {
 }
 
 impl From<Duration> for Schedule {
-    /// [`every`](Self::every) so often.
+    /// Calls [`every`](Self::every).
     fn from(interval: Duration) -> Self {
         Self::every(interval)
     }
@@ -414,7 +531,7 @@ pub struct Upcoming<'a> {
     left: u64,
     at: SystemTime,
     begun: bool,
-    /// Whether the first one came at once, and the phase is still to begin.
+    /// True if the first time came at once, and the phase is still to begin.
     at_once: bool,
 }
 
@@ -443,7 +560,7 @@ impl Iterator for Upcoming<'_> {
     }
 }
 
-/// What a search for the next time of a calendar finds.
+/// The result of a search for the next time of a calendar.
 #[cfg(feature = "calendar")]
 enum Search {
     Due(SystemTime),
@@ -463,7 +580,7 @@ impl Search {
     }
 }
 
-/// How many times in a row may be left out by [`Schedule::except`]: two days of every second.
+/// The largest number of times in a row that [`Schedule::except`] may leave out: two days of every second.
 #[cfg(feature = "calendar")]
 const EXCEPTED_AT_MOST: u32 = 200_000;
 
@@ -490,19 +607,19 @@ impl Schedule {
                     None => began.checked_add(waits)?.checked_add(self.offset()),
                 }
             }
-            // Its own time counts, where it begins right then.
+            // A time that equals the beginning counts.
             #[cfg(feature = "calendar")]
             Rhythm::Calendar(calendar) => self.calendar_after(calendar, just_before(began)).due(),
         }?;
         self.ends.is_none_or(|ends| first <= ends).then_some(first)
     }
 
-    /// The instant from which a rhythm is reckoned, if it has one.
+    /// Returns the instant from which a rhythm counts, if it has one.
     fn base(&self) -> Option<SystemTime> {
         self.starts?.checked_add(self.offset())
     }
 
-    /// How much later than without [`spread`](Self::spread) its times are.
+    /// Returns the delay of all times by [`spread`](Self::spread).
     fn offset(&self) -> Duration {
         match (self.spread, self.interval()) {
             (Some(spread), Some(interval)) => spread.part_of(interval),
@@ -530,7 +647,7 @@ impl Schedule {
         self.calendar_within(calendar, after, EXCEPTED_AT_MOST)
     }
 
-    /// Looks at so many times at most.
+    /// Searches at most `most` times.
     #[cfg(feature = "calendar")]
     fn calendar_within(&self, calendar: &Calendar, after: SystemTime, most: u32) -> Search {
         let offset = self.offset();
@@ -548,7 +665,7 @@ impl Schedule {
         Search::LeftOut(time)
     }
 
-    /// The last of the times after `after` that are left out, if they are so many in a row that nobody looks further.
+    /// Returns the last left out time after `after`, if the search for the next time ended with it.
     pub(super) fn left_out_after(&self, after: SystemTime) -> Option<SystemTime> {
         #[cfg(feature = "calendar")]
         if let (Rhythm::Calendar(calendar), true) = (&self.rhythm, self.except.is_some()) {
@@ -561,7 +678,7 @@ impl Schedule {
         None
     }
 
-    /// Whether a whole cycle of the calendar is left out, which is seen where times are days apart.
+    /// Returns true if a whole cycle of the calendar is left out. It is found only if times are days apart.
     #[cfg(feature = "calendar")]
     fn leaves_out_all(&self, calendar: &Calendar) -> bool {
         /// 1 January 2000, and the time from it to the same day of the next cycle.
@@ -571,7 +688,7 @@ impl Schedule {
         let some_day = SystemTime::UNIX_EPOCH + SOME_DAY;
         let is_past =
             |last: SystemTime, part: u32| last.duration_since(some_day).is_ok_and(|gone| gone > CYCLE / part);
-        // First a few of them: most exceptions leave something, and where times are close the cycle is out of reach.
+        // First a few of them: most exceptions leave something, and if times are close together, the cycle is out of reach.
         match self.calendar_within(calendar, some_day, LOOKS) {
             Search::LeftOut(last) if is_past(last, EXCEPTED_AT_MOST / LOOKS) => {
                 match self.calendar_after(calendar, some_day) {
@@ -588,7 +705,7 @@ impl Schedule {
     fn unless_excepted(&self, calendar: &Calendar, due: SystemTime) -> Option<SystemTime> {
         let is_excepted = self.except.as_ref().is_some_and(|Except(leave_out)| {
             let local = calendar.local(due);
-            // A panic here would be one of the driver, which reckons with times.
+            // A panic here would be a panic of the driver, which computes times.
             local.is_some_and(|local| catch_unwind(AssertUnwindSafe(|| leave_out(&local))).unwrap_or(false))
         });
         (!is_excepted).then_some(due)
@@ -643,7 +760,7 @@ fn just_after(time: SystemTime) -> SystemTime {
     time.checked_add(LEAST).unwrap_or(time)
 }
 
-/// The first instant from `from` on that lies a whole number of intervals after `base`.
+/// Returns the first instant from `from` on that lies a whole number of intervals after `base`.
 fn multiple_after(base: SystemTime, interval: Duration, from: SystemTime) -> Option<SystemTime> {
     let Ok(since) = from.duration_since(base) else { return Some(base) };
     let over = since.as_nanos() % interval.as_nanos().max(1);
@@ -660,7 +777,7 @@ fn multiple_after(base: SystemTime, interval: Duration, from: SystemTime) -> Opt
 pub(super) struct Spread(pub(super) u32);
 
 impl Spread {
-    /// The same in each process, and for ever: FNV-1a, and the last step of SplitMix64, which spreads short keys.
+    /// Hashes a key, in each process and version in the same way: FNV-1a, and the last step of SplitMix64, which spreads short keys.
     pub(super) fn of(key: &str) -> Self {
         let digits = key.strip_prefix('#').filter(|digits| digits.len() == 8);
         let digits = digits.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
@@ -685,7 +802,7 @@ impl Spread {
     }
 }
 
-/// What leaves times out.
+/// The exceptions of a schedule.
 #[cfg(feature = "calendar")]
 #[derive(Clone)]
 pub(super) struct Except(Arc<dyn Fn(&LocalTime) -> bool + Send + Sync>);

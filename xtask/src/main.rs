@@ -1,4 +1,4 @@
-//! Checks of the repository that no cargo command makes: `imports`, `api`, `deps` and `links`.
+//! Checks of the repository that no cargo command makes: `imports`, `api`, `deps`, `links` and `words`.
 //!
 //! Each command prints its figures and its findings. The exit code is 0 without findings, 1 with findings or a failure,
 //! and 2 for a command line that is not understood.
@@ -7,6 +7,7 @@ mod api;
 mod deps;
 mod imports;
 mod links;
+mod words;
 
 use std::{
     env,
@@ -19,10 +20,11 @@ usage: cargo run --manifest-path xtask/Cargo.toml -- [--root FOLDER] COMMAND
 
 commands:
   imports        checks the imports of the three crates against xtask/rooms.toml
-  api            compares the public API with xtask/api/, and checks its foreign types against xtask/api.toml
+  api            compares the public API with xtask/api/, and checks its foreign types and its examples against xtask/api.toml
   api --bless    writes the public API to xtask/api/
   deps           checks licences, sources, denied and duplicate crates against deny.toml
   links          checks the links of the Markdown files
+  words          counts words, phrases and long sentences in docs, comments and messages against xtask/words.toml
 
   --root FOLDER  the checkout to read; default: the one that holds xtask/";
 
@@ -33,6 +35,7 @@ enum Command {
     Api { bless: bool },
     Deps,
     Links,
+    Words,
 }
 
 /// The checkout and the command, or `None` for a command line that is not understood.
@@ -47,6 +50,7 @@ fn parse(args: &[&str]) -> Option<(Option<PathBuf>, Command)> {
         ["api", "--bless"] => Command::Api { bless: true },
         ["deps"] => Command::Deps,
         ["links"] => Command::Links,
+        ["words"] => Command::Words,
         _ => return None,
     };
     Some((root, command))
@@ -79,6 +83,7 @@ fn main() -> ExitCode {
         Command::Api { bless } => api::run(&root, bless),
         Command::Deps => deps::run(&root),
         Command::Links => links::run(&root),
+        Command::Words => words::run(&root),
     };
     match findings {
         Ok(findings) if findings.is_empty() => ExitCode::SUCCESS,
@@ -105,6 +110,7 @@ mod tests {
         assert_eq!(parse(&["imports"]), Some((None, Command::Imports)));
         assert_eq!(parse(&["api", "--bless"]), Some((None, Command::Api { bless: true })));
         assert_eq!(parse(&["--root", "x", "deps"]), Some((Some("x".into()), Command::Deps)));
+        assert_eq!(parse(&["words"]), Some((None, Command::Words)));
         for wrong in [&[][..], &["import"], &["api", "--blest"], &["deps", "now"], &["--root", "x"]] {
             assert_eq!(parse(wrong), None, "{wrong:?}");
         }

@@ -30,15 +30,16 @@ where
     })
 }
 
-/// A body that runs by a [`Schedule`]. Register it as
+/// A body that runs by a [`Schedule`]. Register it with
 /// [`CriticalTaskConfig::from_loop`](crate::CriticalTaskConfig::from_loop); control it through its [`LoopHandle`].
 ///
-/// Each iteration is a run. What becomes of one whose time was missed, or comes while another runs, say [`MissedPolicy`] and
-/// [`OverlapPolicy`]; whatever is left out is counted. An iteration that fails, panics or times out is a failed run, and the loop
-/// goes on at its next time. It is not restarted for that: health reports failures in a row. A
-/// [permanent](crate::policy::ErrorClass::Permanent) error ends the loop, and so does [`on_error`](Self::on_error) with
-/// [`OnError::End`]; then the restart policy decides. A loop that reached the end of its schedule or was [stopped](LoopHandle::stop)
-/// is finished and never restarted by itself.
+/// Each iteration is a run. [`MissedPolicy`] and [`OverlapPolicy`] decide what happens to an iteration whose time was missed, or comes while
+/// another one runs. Each iteration that does not take place is counted.
+///
+/// An iteration that fails, panics or times out is a failed run, and the loop continues at its next time. The loop is not restarted for
+/// that: health reports failures in a row. A [permanent](crate::policy::ErrorClass::Permanent) error ends the loop, and so does
+/// [`on_error`](Self::on_error) with [`OnError::End`]; then the restart policy decides. A loop that reached the end of its schedule, or was
+/// [stopped](LoopHandle::stop), is finished and never restarted automatically.
 ///
 /// ```
 /// use otel_tasks::{CriticalTaskConfig, TaskLoop, TaskManager};
@@ -88,9 +89,18 @@ pub(crate) struct Parts {
 }
 
 impl TaskLoop {
-    /// A loop that runs `body` every `interval`, the first time at once.
+    /// Creates a loop that runs `body` every `interval`. The first iteration is due at once.
     ///
     /// An interval of zero is refused when the loop is registered.
+    ///
+    /// ```
+    /// use otel_tasks::TaskLoop;
+    /// use std::time::Duration;
+    /// let sweep = TaskLoop::every(Duration::from_secs(60), |ctx| async move {
+    ///     println!("iteration {:?}", ctx.iteration());
+    /// });
+    /// # drop(sweep);
+    /// ```
     pub fn every<F, Fut, Via>(interval: Duration, body: F) -> Self
     where
         F: Fn(TaskContext) -> Fut + Send + Sync + 'static,
@@ -100,7 +110,7 @@ impl TaskLoop {
         Self::on(Schedule::every(interval), body)
     }
 
-    /// A loop that runs `body` on a schedule, which is checked when the loop is registered.
+    /// Creates a loop that runs `body` on a schedule, which is checked when the loop is registered.
     ///
     /// ```
     /// # #[cfg(feature = "calendar")] {
@@ -118,7 +128,7 @@ impl TaskLoop {
         Self::of(schedule.into(), spec::erase(body), returned_error_of::<Fut::Output, Via>())
     }
 
-    /// A loop as [`on`](Self::on) makes it that gives each iteration a clone of `state`.
+    /// Creates a loop as [`on`](Self::on) does, and gives each iteration a clone of `state`.
     ///
     /// ```
     /// use otel_tasks::TaskLoop;
@@ -138,7 +148,7 @@ impl TaskLoop {
         Self::on(schedule, move |context| body(context, state.clone()))
     }
 
-    /// A loop as [`on`](Self::on) makes it that lends `state` to its iterations, one after the other, also across restarts of the loop.
+    /// Creates a loop as [`on`](Self::on) does, and lends `state` to its iterations, one after the other, also across restarts of the loop.
     /// See [`CriticalTaskConfig::lend`](crate::CriticalTaskConfig::lend).
     ///
     /// [`OverlapPolicy::Allow`] is refused when the loop is registered: two iterations cannot borrow at once.
@@ -181,12 +191,11 @@ impl TaskLoop {
         Self { parts, returned_error }
     }
 
-    /// Says when the last iteration was due in an earlier process: its [`LoopOutcome::due`] or [`LoopHandle::last_run`], which the service
-    /// has stored. What fell due since is missed, and treated as [`missed`](Self::missed) says; an interval goes on from it. `None`
-    /// is a loop that has never run.
+    /// Sets the due time of the last iteration in an earlier process, which the service has stored. It comes from [`LoopOutcome::due`] or
+    /// [`LoopHandle::last_run`]. `None` means that the loop has never run.
     ///
-    /// A process that crashes during an iteration repeats it. Use `restart` and the other controls as always: within a process
-    /// the loop knows what it has done.
+    /// Iterations that fell due since then are missed, and [`missed`](Self::missed) decides about them. An interval continues from that time. If
+    /// a process crashes during an iteration, the next process repeats the iteration.
     ///
     /// ```
     /// # #[cfg(feature = "calendar")] {
@@ -201,7 +210,7 @@ impl TaskLoop {
     /// fn write(file: &Path, done: &LoopOutcome) -> std::io::Result<()> {
     ///     let Some(due) = done.due else { return Ok(()) };
     ///     let nanos = due.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    ///     // First beside it, so that a crash leaves the old file.
+    ///     // To a new file first, so that a crash leaves the old one.
     ///     fs::write(file.with_extension("new"), nanos.to_string())?;
     ///     fs::rename(file.with_extension("new"), file)
     /// }
@@ -228,8 +237,15 @@ impl TaskLoop {
         self
     }
 
-    /// Finishes the loop after so many iterations of a life, whatever its schedule said; 0 is refused when the loop is registered. See
-    /// [`Schedule::count`].
+    /// Sets the number of iterations after which a life of the loop is finished, whatever its schedule had. 0 is refused when the loop is
+    /// registered. See [`Schedule::count`].
+    ///
+    /// ```
+    /// use otel_tasks::TaskLoop;
+    /// use std::time::Duration;
+    /// let warm_up = TaskLoop::every(Duration::from_secs(1), |_| async { /* fill the cache */ }).count(10);
+    /// # drop(warm_up);
+    /// ```
     #[must_use]
     pub fn count(self, iterations: u64) -> Self {
         let counted = Schedule::clone(&self.parts.control.schedule()).count(iterations);
@@ -237,14 +253,30 @@ impl TaskLoop {
         self
     }
 
-    /// What becomes of iterations whose time was missed ([`MissedPolicy::RunOnce`]).
+    /// Sets what happens to iterations whose time was missed. Default: [`MissedPolicy::RunOnce`].
+    ///
+    /// ```
+    /// use otel_tasks::{TaskLoop, schedule::MissedPolicy};
+    /// use std::time::Duration;
+    /// let report = TaskLoop::every(Duration::from_secs(3_600), |_| async { /* send */ })
+    ///     .missed(MissedPolicy::Skip);
+    /// # drop(report);
+    /// ```
     #[must_use]
     pub fn missed(mut self, missed: MissedPolicy) -> Self {
         self.parts.missed = missed;
         self
     }
 
-    /// What becomes of an iteration whose time comes while another runs ([`OverlapPolicy::Skip`]).
+    /// Sets what happens to an iteration whose time comes while another one runs. Default: [`OverlapPolicy::Skip`].
+    ///
+    /// ```
+    /// use otel_tasks::{TaskLoop, schedule::OverlapPolicy};
+    /// use std::time::Duration;
+    /// let poll = TaskLoop::every(Duration::from_secs(1), |_| async { /* at most four at once */ })
+    ///     .overlap(OverlapPolicy::Allow(4));
+    /// # drop(poll);
+    /// ```
     #[must_use]
     pub fn overlap(mut self, overlap: OverlapPolicy) -> Self {
         self.parts.overlap = overlap;
@@ -255,10 +287,19 @@ impl TaskLoop {
         self
     }
 
-    /// Tries an iteration that failed again, up to so many times, before it counts as failed: inside the same run, with these
-    /// delays. Transient errors are tried again (see [`classify`](crate::CriticalTaskConfig::classify)), or those that
-    /// [`retry_when`](Self::retry_when) names; a panic is not, nor is anything once the task or the [loop](LoopHandle::stop) is asked to stop. A
-    /// [`run_timeout`](crate::CriticalTaskConfig::run_timeout) counts over all tries together.
+    /// Retries a failed iteration up to `times` times before it counts as failed, inside the same run, with these delays.
+    ///
+    /// Transient errors are retried (see [`classify`](crate::CriticalTaskConfig::classify)), or the errors that [`retry_when`](Self::retry_when)
+    /// selects. A panic is not retried, nor is any failure after a stop request to the task or the [loop](LoopHandle::stop). A
+    /// [`run_timeout`](crate::CriticalTaskConfig::run_timeout) limits all tries together.
+    ///
+    /// ```
+    /// use otel_tasks::{Backoff, TaskLoop};
+    /// use std::time::Duration;
+    /// let fetch = TaskLoop::every(Duration::from_secs(60), |_| async { Ok::<(), std::io::Error>(()) })
+    ///     .retry(3, Backoff::growing(Duration::from_secs(1), Duration::from_secs(10)));
+    /// # drop(fetch);
+    /// ```
     #[doc(alias = "reconnect")]
     #[must_use]
     pub fn retry(mut self, times: u32, backoff: Backoff) -> Self {
@@ -267,7 +308,16 @@ impl TaskLoop {
         self
     }
 
-    /// Which failures are tried again; without effect where [`retry`](Self::retry) is not said, too.
+    /// Selects the failures that are retried. It has no effect without [`retry`](Self::retry).
+    ///
+    /// ```
+    /// use otel_tasks::{Backoff, TaskLoop};
+    /// use std::time::Duration;
+    /// let fetch = TaskLoop::every(Duration::from_secs(60), |_| async { Err::<(), _>("busy") })
+    ///     .retry(3, Backoff::constant(Duration::from_secs(1)))
+    ///     .retry_when(|failure| failure.message == "busy");
+    /// # drop(fetch);
+    /// ```
     #[doc(alias = "add_exception_type")]
     #[must_use]
     pub fn retry_when(mut self, when: impl Fn(&Failure) -> bool + Send + Sync + 'static) -> Self {
@@ -277,10 +327,10 @@ impl TaskLoop {
         self
     }
 
-    /// Awaited before the first iteration of each life, with the context of that life; dropped when the task is asked to stop.
+    /// Sets a hook that is awaited before the first iteration of each life, with the context of that life. A stop request drops it.
     ///
-    /// An error that it returns keeps the body from running: it is a failed run and ends the life, and the restart policy decides. A panic
-    /// in it is logged and ignored.
+    /// If the hook returns an error, the body does not run: the error is a failed run and ends the life, and the restart policy decides. A panic
+    /// in the hook is logged and ignored.
     ///
     /// ```
     /// # use otel_tasks::TaskLoop;
@@ -300,8 +350,16 @@ impl TaskLoop {
         self
     }
 
-    /// Awaited after the last iteration of each life, unless the life is dropped; [`TaskContext::is_cancelled`] says whether the task was
-    /// asked to stop. A panic in it is logged and ignored.
+    /// Sets a hook that is awaited after the last iteration of each life, unless the life is dropped. A panic in the hook is logged and ignored.
+    ///
+    /// [`TaskContext::is_cancelled`] returns true if the task was requested to stop.
+    ///
+    /// ```
+    /// # use otel_tasks::TaskLoop;
+    /// let poll = TaskLoop::every(std::time::Duration::from_secs(5), |_| async { /* poll */ })
+    ///     .after_loop(|ctx| async move { println!("stopped: {}", ctx.is_cancelled()) });
+    /// # drop(poll);
+    /// ```
     #[must_use]
     pub fn after_loop<Fut>(mut self, hook: impl Fn(TaskContext) -> Fut + Send + Sync + 'static) -> Self
     where
@@ -311,7 +369,15 @@ impl TaskLoop {
         self
     }
 
-    /// Awaited after each iteration, as part of it: before the next one is waited for. A panic in it is logged and ignored.
+    /// Sets a hook that is awaited after each iteration, as a part of the iteration: the wait for the next one begins after it. A panic in the
+    /// hook is logged and ignored.
+    ///
+    /// ```
+    /// # use otel_tasks::TaskLoop;
+    /// let poll = TaskLoop::every(std::time::Duration::from_secs(5), |_| async { /* poll */ })
+    ///     .after_iteration(|done| async move { println!("{} took {:?}", done.iteration, done.duration) });
+    /// # drop(poll);
+    /// ```
     #[must_use]
     pub fn after_iteration<Fut>(mut self, hook: impl Fn(LoopOutcome) -> Fut + Send + Sync + 'static) -> Self
     where
@@ -321,8 +387,19 @@ impl TaskLoop {
         self
     }
 
-    /// Sets a hook that is awaited when an iteration fails, panics or times out, and that may end the loop. Without one the loop goes
-    /// on. A permanent error ends the loop whatever the hook returns. A panic in the hook is logged, and the loop goes on.
+    /// Sets a hook that is awaited when an iteration fails, panics or times out, and that may end the loop. Without it, the loop continues.
+    ///
+    /// A permanent error ends the loop, whatever the hook returns. A panic in the hook is logged, and the loop continues.
+    ///
+    /// ```
+    /// use otel_tasks::{TaskLoop, schedule::OnError};
+    /// use std::time::Duration;
+    /// let poll = TaskLoop::every(Duration::from_secs(5), |_| async { Err::<(), _>("no access") })
+    ///     .on_error(|failed| async move {
+    ///         if failed.iteration < 3 { OnError::Continue } else { OnError::End }
+    ///     });
+    /// # drop(poll);
+    /// ```
     #[must_use]
     pub fn on_error<Fut>(mut self, hook: impl Fn(LoopOutcome) -> Fut + Send + Sync + 'static) -> Self
     where
@@ -332,7 +409,15 @@ impl TaskLoop {
         self
     }
 
-    /// A handle to control the loop once it is registered.
+    /// Returns a handle, which controls the loop once it is registered.
+    ///
+    /// ```
+    /// use otel_tasks::TaskLoop;
+    /// use std::time::Duration;
+    /// let sweep = TaskLoop::every(Duration::from_secs(60), |_| async {});
+    /// let handle = sweep.handle();
+    /// assert_eq!(handle.interval(), Some(Duration::from_secs(60)));
+    /// ```
     pub fn handle(&self) -> LoopHandle {
         LoopHandle { control: self.parts.control.clone() }
     }

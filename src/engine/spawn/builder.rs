@@ -1,4 +1,4 @@
-//! Short tasks: what may be said of one, and the cheap path that spawns it.
+//! Short tasks: their options, and the cheap path that spawns them.
 
 use std::{
     future::Future,
@@ -32,11 +32,11 @@ use crate::{
     watchdog::block_for,
 };
 
-/// A short task about which more is said than its name. Made by [`TaskManager::task`](crate::TaskManager::task) and
+/// A short task with options. Made by [`TaskManager::task`](crate::TaskManager::task) and
 /// [`TaskContext::task`].
 #[must_use = "nothing runs until `spawn`"]
 pub struct TaskBuilder<'a> {
-    /// `None` where the manager is gone: then the task is refused.
+    /// `None` if the manager is gone: then the task is refused.
     pub(super) shared: Option<Arc<Shared>>,
     pub(super) options: SpawnOptions<'a>,
 }
@@ -52,58 +52,114 @@ impl<'a> TaskBuilder<'a> {
         Self { shared, options: SpawnOptions::new(name) }
     }
 
-    /// One that this task owns.
+    /// Returns a builder of a task that `owner` owns.
     pub(crate) fn owned(shared: Option<Arc<Shared>>, name: &'a str, owner: Arc<Supervised>) -> Self {
         let options = SpawnOptions { owner: Some(Owner::Task(owner)), ..SpawnOptions::new(name) };
         Self { shared, options }
     }
 
-    /// Sets the category. By default the manager's [`CategoryRules`](crate::policy::CategoryRules) derive it from the name.
+    /// Sets the category. Default: the manager's [`CategoryRules`](crate::policy::CategoryRules) derive it from the name.
+    ///
+    /// ```
+    /// use otel_tasks::TaskCategory;
+    /// # async fn example(tasks: otel_tasks::TaskManager) {
+    /// tasks.task("ping").category(TaskCategory::Command).spawn(async {});
+    /// # }
+    /// ```
     pub fn category(mut self, category: TaskCategory) -> Self {
         self.options.category = Some(category);
         self
     }
 
-    /// Sets the priority, which decides how late a shutdown stops the run. Default: Normal.
+    /// Sets the priority. Default: Normal. In its category, a shutdown stops runs of a lower priority first.
+    ///
+    /// ```
+    /// use otel_tasks::TaskPriority;
+    /// # async fn example(tasks: otel_tasks::TaskManager) {
+    /// tasks.task("thumbnail").priority(TaskPriority::Low).spawn(async {});
+    /// # }
+    /// ```
     pub fn priority(mut self, priority: TaskPriority) -> Self {
         self.options.priority = Some(priority);
         self
     }
 
-    /// The component that owns it.
+    /// Sets the component that owns the task.
+    ///
+    /// ```
+    /// # async fn example(tasks: otel_tasks::TaskManager) {
+    /// tasks.task("play").component("music").spawn(async {});
+    /// # }
+    /// ```
     #[doc(alias = "cog")]
     pub fn component(mut self, component: impl Into<Arc<str>>) -> Self {
         self.options.component = Some(component.into());
         self
     }
 
-    /// How long it may take before it is dropped.
+    /// Sets the longest time of the run, after which it is dropped. Default: unlimited.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// let tasks = TaskManager::new();
+    /// let slow = tasks.task("fetch").timeout(Duration::from_secs(5)).spawn(std::future::pending::<()>());
+    /// assert!(slow.await.is_err());
+    /// # Ok(()) }
+    /// ```
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.options.timeout = Some(timeout);
         self
     }
 
-    /// How long it may go on at shutdown, after it was asked to stop, before it is dropped. Work that a registered task
-    /// [owns](TaskContext::task) may go on for so long after that task has ended, and no longer than its owner's grace.
+    /// Sets the time that the run has to end after a stop request at shutdown, before it is dropped.
+    ///
+    /// Work that a registered task [owns](TaskContext::task) has this time after the end of that task, and no longer than the grace of its owner.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// # async fn example(tasks: otel_tasks::TaskManager) {
+    /// tasks.task("upload").shutdown_grace(Duration::from_secs(20)).spawn(async {});
+    /// # }
+    /// ```
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
         self.options.grace = Some(grace);
         self
     }
 
-    /// Keeps the span it is spawned in as the parent of its run, instead of beginning a new trace. Replaces a
-    /// [`parent`](Self::parent).
+    /// Makes the current span the parent of the run's span, in place of a new trace. Replaces an earlier [`parent`](Self::parent).
+    ///
+    /// ```
+    /// # async fn example(tasks: otel_tasks::TaskManager) -> Result<(), otel_tasks::TaskError> {
+    /// let thumbnail = tasks.task("thumbnail").in_current_trace().spawn(async { "120x80" });
+    /// println!("{}", thumbnail.await?);
+    /// # Ok(()) }
+    /// ```
     pub fn in_current_trace(mut self) -> Self {
         self.options.extras().parent = Parent::Current;
         self
     }
 
-    /// Makes the run's span a child of the span of `parent`, which may be of another process:
-    /// [`remote_context`](crate::telemetry::remote_context) reads it from the headers of a message. Replaces an earlier `parent` and
-    /// [`in_current_trace`](Self::in_current_trace). A context without a valid span changes nothing.
+    /// Makes the run's span a child of the span of `parent`, which may be in another process. A context without a valid span changes nothing.
     ///
-    /// Inside the run the trace goes on even if a filter hides the run's own span (`RUST_LOG=warn`): spans that are opened there are then
+    /// [`remote_context`](crate::telemetry::remote_context) reads such a context from the headers of a message. This call replaces an earlier
+    /// `parent` and [`in_current_trace`](Self::in_current_trace).
+    ///
+    /// Inside the run the trace continues even if a filter hides the run's own span (`RUST_LOG=warn`). Then spans that are opened in the run are
     /// children of the parent's span, and headers that are injected there carry its trace. The baggage of `parent` is current inside the
     /// run. A sampler that is based on the parent keeps the parent's decision.
+    ///
+    /// ```
+    /// use otel_tasks::telemetry::remote_context;
+    /// # struct Message;
+    /// # impl Message { fn header(&self, _: &str) -> Option<&str> { None } }
+    /// # async fn handle(_: Message) {}
+    /// # async fn example(tasks: otel_tasks::TaskManager, message: Message) {
+    /// let producer = remote_context(|name| message.header(name));
+    /// tasks.task("handle_order").parent(producer).spawn(handle(message));
+    /// # }
+    /// ```
     pub fn parent(mut self, parent: OtelContext) -> Self {
         if parent.span().span_context().is_valid() {
             self.options.extras().parent = Parent::Of(parent);
@@ -111,10 +167,24 @@ impl<'a> TaskBuilder<'a> {
         self
     }
 
-    /// Links the run's span to another span, for example to each message of a batch. May be called several times; an invalid span
+    /// Links the run's span to another span, for example to each message of a batch. Several calls add several links; an invalid span
     /// context is ignored.
     ///
-    /// A run that begins a trace of its own is also linked to the span that it is spawned in.
+    /// A run that begins a new trace is also linked to the span in which it is spawned.
+    ///
+    /// ```
+    /// use otel_tasks::{opentelemetry::trace::TraceContextExt, telemetry::remote_context};
+    /// # struct Message;
+    /// # impl Message { fn header(&self, _: &str) -> Option<&str> { None } }
+    /// # async fn store(_: Vec<Message>) {}
+    /// # async fn example(tasks: otel_tasks::TaskManager, batch: Vec<Message>) {
+    /// let mut task = tasks.task("store_batch");
+    /// for message in &batch {
+    ///     task = task.link(remote_context(|name| message.header(name)).span().span_context().clone());
+    /// }
+    /// task.spawn(store(batch));
+    /// # }
+    /// ```
     pub fn link(mut self, span: SpanContext) -> Self {
         if span.is_valid() {
             self.options.extras().links.push(span);
@@ -122,11 +192,11 @@ impl<'a> TaskBuilder<'a> {
         self
     }
 
-    /// Names errors of type `E` for the attribute `error.type`, which otherwise carries the error's Rust type.
+    /// Names errors of type `E` for the attribute `error.type`. Without a name, the attribute is the Rust type of the error.
     ///
-    /// The rule is for the returned error, or for the outermost of its sources that is an `E`; an error without one is left to
-    /// [the manager's rules](crate::task::TaskManagerBuilder::error_type). A second rule for the same type replaces the first. Names
-    /// are few: beyond [`MAX_ERROR_TYPES`](crate::snapshot::TaskSnapshot::MAX_ERROR_TYPES) they count as `_OTHER`.
+    /// The rule receives the returned error, or the outermost of its sources that is an `E`. Errors without a rule are left to
+    /// [the manager's rules](crate::task::TaskManagerBuilder::error_type). A second rule for the same type replaces the first. Use few names:
+    /// beyond [`MAX_ERROR_TYPES`](crate::snapshot::TaskSnapshot::MAX_ERROR_TYPES) they count as `_OTHER`.
     ///
     /// ```
     /// # use otel_tasks::TaskManager;
@@ -156,8 +226,16 @@ impl<'a> TaskBuilder<'a> {
     /// Spawns the future. See [`TaskManager::spawn`](crate::TaskManager::spawn).
     ///
     /// # Panics
-    /// As [`TaskManager::spawn`](crate::TaskManager::spawn); with a [`timeout`](Self::timeout) also on a runtime of the caller's without
-    /// a timer.
+    /// As [`TaskManager::spawn`](crate::TaskManager::spawn). With a [`timeout`](Self::timeout), also if the caller is on a runtime without a
+    /// timer.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// assert_eq!(tasks.task("add").component("math").spawn(async { 1 + 1 }).await?, 2);
+    /// # Ok(()) }
+    /// ```
     #[track_caller]
     pub fn spawn<F, Via>(self, future: F) -> TaskHandle<F::Output>
     where
@@ -170,8 +248,21 @@ impl<'a> TaskBuilder<'a> {
         }
     }
 
-    /// Spawns the future that `task` makes of its context, which tells it when to stop. `task` itself is called here and
-    /// now, so a panic in it is the caller's.
+    /// Spawns the future that `task` makes of its context, through which it receives the stop request. `task` itself is called in this call, so
+    /// a panic in it is a panic of the caller.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// let import = tasks.task("import").spawn_with(|ctx| async move {
+    ///     ctx.cancelled().await;
+    ///     "stopped in time"
+    /// });
+    /// tasks.shutdown().await;
+    /// assert_eq!(import.await?, "stopped in time");
+    /// # Ok(()) }
+    /// ```
     #[track_caller]
     pub fn spawn_with<F, Via>(mut self, task: impl FnOnce(TaskContext) -> F) -> TaskHandle<F::Output>
     where
@@ -189,10 +280,24 @@ impl<'a> TaskBuilder<'a> {
 }
 
 impl TaskBuilder<'_> {
-    /// Spawns a future that is not `Send` on this thread's [`LocalSet`](tokio::task::LocalSet).
+    /// Spawns a future that is not `Send` on the [`LocalSet`](tokio::task::LocalSet) of this thread.
     ///
     /// # Panics
     /// Outside a `LocalSet` and a `LocalRuntime`, and if [`TaskManager::spawn`](crate::TaskManager::spawn) panics.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::{cell::Cell, rc::Rc, time::Duration};
+    /// let tasks = TaskManager::new();
+    /// let seen = Rc::new(Cell::new(0));
+    /// let counter = seen.clone();
+    /// let local = tokio::task::LocalSet::new();
+    /// let task = tasks.task("count").timeout(Duration::from_secs(1));
+    /// local.run_until(async { task.spawn_local(async move { counter.set(1) }).await }).await?;
+    /// assert_eq!(seen.get(), 1);
+    /// # Ok(()) }
+    /// ```
     #[track_caller]
     pub fn spawn_local<F, Via>(self, future: F) -> TaskHandle<F::Output>
     where
@@ -205,9 +310,18 @@ impl TaskBuilder<'_> {
         }
     }
 
-    /// Runs work that blocks on a thread of the runtime's blocking pool. See
-    /// [`TaskManager::spawn_blocking`](crate::TaskManager::spawn_blocking). A [`timeout`](Self::timeout) has no effect: work
-    /// that blocks cannot be dropped.
+    /// Runs blocking work on a thread of the runtime's blocking pool. See
+    /// [`TaskManager::spawn_blocking`](crate::TaskManager::spawn_blocking). A [`timeout`](Self::timeout) has no effect, because
+    /// blocking work cannot be dropped.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// let hash = tasks.task("hash").component("files").spawn_blocking(|_stop| 42_u32);
+    /// assert_eq!(hash.await?, 42);
+    /// # Ok(()) }
+    /// ```
     #[track_caller]
     pub fn spawn_blocking<T, Via>(
         mut self,
@@ -224,7 +338,7 @@ impl TaskBuilder<'_> {
     }
 }
 
-/// What a caller may say about a spawned task.
+/// The options of a spawned task.
 pub(crate) struct SpawnOptions<'a> {
     pub(crate) name: &'a str,
     pub(crate) category: Option<TaskCategory>,
@@ -239,14 +353,14 @@ pub(crate) struct SpawnOptions<'a> {
     extras: Option<Box<Extras>>,
 }
 
-/// What few spawns say, behind one pointer: options are moved on each spawn.
+/// The options that few spawns set, behind one pointer: options are moved on each spawn.
 #[derive(Default)]
 struct Extras {
     parent: Parent,
     links: Vec<SpanContext>,
     /// Of a limited task: one run's.
     room: Option<Room>,
-    /// How its errors are named.
+    /// The rules that name its errors.
     error_rules: Option<ErrorRules>,
 }
 
@@ -289,7 +403,7 @@ impl<'a> SpawnOptions<'a> {
         self.extras.get_or_insert_default()
     }
 
-    /// What is said here for each of many runs, and the name and the owner, which are not kept like that.
+    /// Returns the options for each of many runs, and the name and the owner, which have owned types of their own.
     pub(super) fn for_each_run(self) -> (SpawnOptions<'static>, Box<str>, Option<Owner>) {
         let Self { name, owner, extras, .. } = self;
         let extras = extras.map(|extras| Box::new(Extras { room: None, ..*extras }));
@@ -369,7 +483,7 @@ impl Shared {
             |output: &F::Output, rules: Rules<'_>| exit_of_run(output, rules),
             place,
         );
-        // There is no way to ask for a `LocalSet` but to try.
+        // Tokio cannot report if there is a `LocalSet`; only a spawn can.
         let Ok(handle) = catch(true, || tokio::task::spawn_local(Polled::new(id, Handled { run }))) else {
             panic!(
                 "`spawn_local` needs a `LocalSet` or a `LocalRuntime`: call it inside `LocalSet::run_until` or \
@@ -396,10 +510,10 @@ impl Shared {
         };
         let stop = StopToken::new(token.expect("blocking work is given a token"));
         let (key, id) = place.key();
-        // Where it can be taken back from: tokio keeps what it has no thread for, and panics.
+        // In a place from which it can be taken back: tokio keeps work for which it has no thread, and panics.
         let waiting = Arc::new(Mutex::new(Some((begin, place, work))));
         let taken = waiting.clone();
-        // A subscriber of this thread's own goes along: otherwise nobody would see the run, and its span would keep its parent open.
+        // The subscriber of this thread moves with the work: otherwise it would not see the run, and the span would keep its parent open.
         let subscriber =
             (!subscriber_is_of_process()).then(|| tracing::dispatcher::get_default(tracing::Dispatch::clone));
         let take = |waiting: &Mutex<Option<_>>| waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -451,7 +565,7 @@ impl Shared {
     /// Gives a task its runtime, its cell and its place, or refuses it: during a shutdown, or if there is no runtime left.
     #[track_caller]
     fn admit<F>(self: &Arc<Self>, options: SpawnOptions<'_>) -> Result<Admitted, Refusal> {
-        // Told before a cell is made for a name that never runs; the tracker decides in the end.
+        // Checked before a cell is made for a name that never runs. The tracker makes the final decision.
         if !self.tracker.admits_run(options.owner.as_ref()) {
             return Err(Refusal::ShuttingDown);
         }
@@ -472,11 +586,11 @@ impl Shared {
         let room = extras.as_mut().and_then(|extras| extras.room.take());
         let hears = options.with_context || options.blocking;
         let token = hears.then(CancellationToken::new);
-        // A plain future cannot hear that it should stop: it has its grace, then it is dropped.
+        // A plain future cannot receive the stop request: it has its grace, then it is dropped.
         // Its owner's grace counts, if it has an owner.
         let spawn_grace = (!hears && options.owner.is_none()).then_some(self.settings.spawn_grace);
         let grace = options.grace.or(spawn_grace);
-        // Past the bound on names a task is metered as `_OTHER`, and still stopped as what its caller said.
+        // Past the bound on names a task is metered as `_OTHER`, and still stopped by the category of its caller.
         let stage = stage_of(
             options.category.unwrap_or(task.identity.category),
             options.priority.unwrap_or(task.identity.priority),

@@ -1,4 +1,4 @@
-//! Short tasks of which there are only so many at once.
+//! Short tasks with a limit on concurrent runs.
 
 use std::sync::{Arc, Weak};
 
@@ -18,10 +18,10 @@ use crate::{
 
 /// A short task of which at most `n` runs exist at once. Made by [`TaskBuilder::limit`].
 ///
-/// [`reserve`](Self::reserve) first and take the work then: so nothing is in hand while it waits, and whoever sends the work is held up
-/// instead (backpressure). Room is held by the [`TaskBuilder`] and then by its run. It is given back when the run has ended, in whatever way:
-/// finished, panicked, timed out, aborted, refused or never polled; or when the builder is dropped. When a handle returns its output, the room
-/// is there again.
+/// [`reserve`](Self::reserve) room first and take the work then. So no work waits in memory, and its sender waits instead (backpressure).
+///
+/// The [`TaskBuilder`] holds the room, and then its run. The room is free again when the builder is dropped or the run has ended:
+/// finished, panicked, timed out, aborted, refused or never polled. When a handle returns its output, the room is free already.
 ///
 /// Cheap to clone; clones share the limit. It keeps neither the manager nor a task alive.
 ///
@@ -43,11 +43,11 @@ pub struct LimitedTask {
 
 struct Inner {
     name: Box<str>,
-    /// What each of its runs begins with.
+    /// The options of each run.
     options: SpawnOptions<'static>,
     owner: Option<Weak<Supervised>>,
     manager: Weak<Shared>,
-    /// Where waiters are counted; `None` without a name, and if the manager is gone.
+    /// The task that counts the waiting reservations; `None` without a name, and if the manager is gone.
     task: Option<Arc<Task>>,
     limit: Arc<Limit>,
 }
@@ -70,6 +70,16 @@ impl TaskBuilder<'_> {
     ///
     /// # Panics
     /// If `n` is 0: nothing could ever run.
+    ///
+    /// ```
+    /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = TaskManager::new();
+    /// let indexing = tasks.task("index").limit(8);
+    /// let first = indexing.reserve().await.spawn(async {});
+    /// first.await?;
+    /// # Ok(()) }
+    /// ```
     #[track_caller]
     pub fn limit(self, n: usize) -> LimitedTask {
         assert!(n > 0, "the limit of `{}` is 0, so nothing could ever run", self.options.name);
@@ -108,11 +118,11 @@ impl TaskBuilder<'_> {
 }
 
 impl LimitedTask {
-    /// Waits until there is room, behind those that wait already.
+    /// Waits for room, behind earlier reservations.
     ///
-    /// During a shutdown it waits as long as its runs are admitted, and not for ever: once they are refused, it returns a builder whose
-    /// spawn is refused as any other ([`TaskError::ShuttingDown`](crate::TaskError::ShuttingDown)). It does so, too, once the task that
-    /// would own the runs has ended, or the manager is gone. A loop that is to end then uses
+    /// During a shutdown it waits only as long as its runs are admitted. After that it returns a builder whose
+    /// spawn is refused with [`TaskError::ShuttingDown`](crate::TaskError::ShuttingDown). The same happens once the task that
+    /// would own the runs has ended, or the manager is gone. A loop that has to end then uses
     /// [`TaskContext::cancelled`](crate::TaskContext::cancelled) or [`TaskManager::shutting_down`](crate::TaskManager::shutting_down) beside it.
     ///
     /// # Cancel safety
@@ -142,7 +152,7 @@ impl LimitedTask {
         Some(self.builder(shared, owner, room))
     }
 
-    /// How many more runs there may be now. Less is true at once if others reserve.
+    /// Returns the number of runs for which there is room now. Concurrent reservations may take it at once.
     pub fn available(&self) -> usize {
         self.inner.limit.available()
     }

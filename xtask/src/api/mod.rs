@@ -1,6 +1,8 @@
 //! The command `api`: lists the public API of each published crate, one line an item, and compares the listing with
-//! the file in `xtask/api/`. Foreign types in it need an entry in `xtask/api.toml`.
+//! the file in `xtask/api/`. Foreign types in it need an entry in `xtask/api.toml`, and the methods of the types listed
+//! there need an example.
 
+mod examples;
 mod foreign;
 mod impls;
 mod listing;
@@ -36,6 +38,9 @@ struct Published {
     /// The crates whose types may appear in the public API.
     #[serde(default)]
     foreign: Vec<Foreign>,
+    /// The types whose public methods need an example, by their public paths.
+    #[serde(default)]
+    examples: Vec<String>,
 }
 
 /// Compares the public API of each crate with its file, or writes the file with `bless`; returns the findings.
@@ -54,6 +59,7 @@ pub fn run(root: &Path, bless: bool) -> Result<Vec<String>> {
         let listing = listing::list(&krate, &own);
         print_foreign(&published.package, &listing, &own);
         findings.extend(foreign::check(&published.package, &listing, &own, &published.foreign));
+        findings.extend(examples::check(&krate, &published.examples));
         let text: String = listing.iter().flat_map(|line| [line.text.as_str(), "\n"]).collect();
         findings.extend(compare(root, &published.package, &text, bless)?);
     }

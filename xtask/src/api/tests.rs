@@ -2,8 +2,10 @@
 
 use std::{env, fs, process::Command};
 
+use rustdoc_types::Crate;
+
 use super::{
-    difference,
+    difference, examples,
     foreign::{self, Foreign},
     listing::{Line, list},
     rustdoc,
@@ -42,6 +44,11 @@ macro_rules! shout { () => {} }
 
 /// The listing of `source`.
 fn listing(name: &str, source: &str) -> Vec<Line> {
+    list(&krate(name, source), &[])
+}
+
+/// What rustdoc says of `source`.
+fn krate(name: &str, source: &str) -> Crate {
     let folder = env::temp_dir().join(format!("xtask-{name}-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     let file = folder.join("lib.rs");
@@ -66,7 +73,7 @@ fn listing(name: &str, source: &str) -> Vec<Line> {
     assert!(status.success());
     let json = fs::read_to_string(folder.join(format!("{name}.json"))).unwrap();
     fs::remove_dir_all(&folder).unwrap();
-    list(&rustdoc::parse(&json).unwrap(), &[])
+    rustdoc::parse(&json).unwrap()
 }
 
 #[test]
@@ -140,4 +147,54 @@ fn json_of_another_format_is_refused_plainly() {
 #[test]
 fn difference_has_the_removed_and_the_added_lines() {
     assert_eq!(difference("a\nb\nc\n", "a\nd\nc\n"), "-b\n+d\n");
+}
+
+#[test]
+fn method_of_a_listed_type_needs_a_compiled_example_that_names_it() {
+    let krate = krate(
+        "examples",
+        r#"
+mod inner {
+    pub struct Task<T>(T);
+    impl Task<u8> {
+        /// Text.
+        ///
+        /// ```no_run
+        /// # use examples::Task;
+        /// Task::shown();
+        /// ```
+        pub fn shown() {}
+        /// ```
+        /// Task::shown();
+        /// ```
+        pub fn other() {}
+        /// Call `none`.
+        pub fn none(&self) {}
+        fn private(&self) {}
+    }
+    impl<T> Task<T> {
+        /// ```text
+        /// ignored()
+        /// ```
+        pub fn ignored(&self) {}
+        pub const LIMIT: u8 = 1;
+    }
+    impl<T> Clone for Task<T> { fn clone(&self) -> Self { loop {} } }
+}
+pub use inner::Task;
+pub struct Other;
+impl Other { pub fn none(&self) {} }
+"#,
+    );
+    let findings = examples::check(&krate, &["examples::Task".to_owned(), "examples::Tusk".to_owned()]);
+    let starts = [
+        "examples::Task::ignored has no example",
+        "examples::Task::none has no example",
+        "examples::Task::other has no example",
+        "examples::Tusk has no public methods",
+    ];
+    assert_eq!(findings.len(), starts.len(), "{findings:#?}");
+    for (finding, start) in findings.iter().zip(starts) {
+        assert!(finding.starts_with(start), "{finding}");
+    }
 }
