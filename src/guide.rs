@@ -39,6 +39,7 @@ macro_rules! page {
         #[doc = "[faq]: crate::guide::faq"]
         #[doc = "[runbooks]: crate::runbooks"]
         #[doc = "[contract]: crate::telemetry::contract"]
+        #[doc = "[gate]: crate::gate"]
         #[doc = "[page]: https://docs.rs/otel-tasks-page"]
         #[doc = "[page-reference]: https://docs.rs/crate/otel-tasks/latest/source/docs/page.md"]
         #[doc = "[loops-reference]: https://docs.rs/crate/otel-tasks/latest/source/docs/loops.md"]

@@ -5,7 +5,12 @@ mod support;
 
 use std::fs;
 
-use otel_tasks::telemetry::contract::{INSTRUMENTS, TASK_ATTRIBUTES};
+use otel_tasks::{
+    CriticalTaskConfig, GiveUp, TaskContext, TaskGroup, TaskManager,
+    policy::{ErrorClass, RestartStrategy},
+    telemetry::contract::{INSTRUMENTS, TASK_ATTRIBUTES},
+};
+use support::{Events, secs};
 
 fn read(path: &str) -> String {
     fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR")))
@@ -63,6 +68,20 @@ fn words(page: &str) -> usize {
     lines.flat_map(str::split_whitespace).count()
 }
 
+/// `text` with each number, unit of time and run of spaces as one character: they differ from run to run.
+fn normalized(text: &str) -> String {
+    let mut out = String::new();
+    for word in text.split_whitespace() {
+        let is_time = word.starts_with(|first: char| first.is_ascii_digit());
+        let trimmed = word.trim_end_matches(|last: char| last.is_ascii_punctuation());
+        match is_time {
+            true => out += &format!("#{} ", &word[trimmed.len()..]),
+            false => out += &format!("{word} "),
+        }
+    }
+    out.trim_end().to_owned()
+}
+
 #[test]
 fn generated_parts_equal_the_code() {
     for (file, name, content) in
@@ -106,6 +125,57 @@ fn lines_of_the_page_on_jaeger_are_in_the_reference() {
     }
 }
 
+/// The tasks of the page on long-lived tasks: each fails as its lines show.
+#[tokio::test(start_paused = true)]
+async fn log_lines_of_the_page_on_long_lived_tasks_are_emitted() {
+    fn ends(ctx: &TaskContext, error: &'static str) -> Result<(), &'static str> {
+        if ctx.generation() == 1 { Err(error) } else { Ok(()) }
+    }
+    async fn waits(ctx: TaskContext) {
+        ctx.cancelled().await;
+    }
+    let (events, _guard) = Events::record();
+    let tasks = TaskManager::new();
+    let consumer = CriticalTaskConfig::new("consumer", |ctx| async move {
+        ends(&ctx, "connection reset")?;
+        waits(ctx).await;
+        Ok::<(), &str>(())
+    });
+    let mirror = CriticalTaskConfig::new("mirror", |_| async { Err::<(), _>("down") })
+        .restarts("5 in 10m".parse().expect("a limit"), "30s..1m".parse().expect("a backoff"))
+        .give_up(GiveUp::ForGood);
+    let login = CriticalTaskConfig::new("login", |_| async { Err::<(), _>("denied") })
+        .classify(|_: &&'static str| ErrorClass::Permanent);
+    let queue = CriticalTaskConfig::new("queue", waits).heartbeat_timeout(secs(30));
+    let session = CriticalTaskConfig::new("session", |ctx| async move {
+        // Not at once: the other member of the group has to run.
+        tokio::time::sleep(secs(1)).await;
+        ends(&ctx, "closed by peer")?;
+        waits(ctx).await;
+        Ok::<(), &str>(())
+    });
+    let voice = TaskGroup::new("voice", RestartStrategy::OneForAll)
+        .task(session)
+        .task(CriticalTaskConfig::new("encoder", waits));
+    tasks.register_all([consumer, mirror, login, queue]).expect("registered");
+    tasks.register_group(voice).expect("registered");
+    tasks.start();
+    tokio::time::sleep(secs(600)).await;
+
+    let emitted: Vec<_> =
+        ["task.exception", "task.decision", "task.restarted", "task.gave_up", "task.stalled"]
+            .iter()
+            .flat_map(|name| events.named(name))
+            .map(|event| normalized(&format!("{} {}", event.level, event.message())))
+            .collect();
+    let page = read("docs/guide/long-lived.md");
+    let lines = text_blocks(&page).concat();
+    assert!(lines.len() >= 11, "{}", lines.len());
+    for line in lines {
+        assert!(emitted.contains(&normalized(line)), "no task logs {line:?}: {emitted:#?}");
+    }
+}
+
 #[cfg(feature = "otlp-http")]
 mod output {
     use std::time::Duration;
@@ -115,7 +185,7 @@ mod output {
     };
     use tracing_subscriber::prelude::*;
 
-    use super::{between, read, support, text_blocks};
+    use super::{between, normalized, read, support, text_blocks};
     use crate::support::{Events, otlp::Receiver};
 
     /// The task of the README's program.
@@ -125,20 +195,6 @@ mod output {
         }
         ctx.cancelled().await;
         Ok(())
-    }
-
-    /// `text` with each number, unit of time and run of spaces as one character: they differ from run to run.
-    fn normalized(text: &str) -> String {
-        let mut out = String::new();
-        for word in text.split_whitespace() {
-            let is_time = word.starts_with(|first: char| first.is_ascii_digit());
-            let trimmed = word.trim_end_matches(|last: char| last.is_ascii_punctuation());
-            match is_time {
-                true => out += &format!("#{} ", &word[trimmed.len()..]),
-                false => out += &format!("{word} "),
-            }
-        }
-        out.trim_end().to_owned()
     }
 
     #[tokio::test]
