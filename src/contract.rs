@@ -59,6 +59,12 @@ pub mod key {
     pub const LEASE_TERM: &str = "task.lease.term";
     /// The state of a supervised task.
     pub const STATE: &str = "task.state";
+    /// The action that was asked of a task: `restart`, `pause`, `resume`, `stop` or `run`.
+    pub const CONTROL_ACTION: &str = "task.control.action";
+    /// The outcome of a request to control a task: `accepted`, or why nothing was done.
+    pub const CONTROL_OUTCOME: &str = "task.control.outcome";
+    /// The number of refused requests since the last record of one.
+    pub const CONTROL_REFUSED: &str = "task.control.refused";
     /// Whether anybody needs to look at a task: `healthy`, `degraded` or `unhealthy`. Log records only.
     pub const HEALTH_STATUS: &str = "task.health.status";
     /// What became of a task at shutdown: `clean`, `late`, `aborted`, `leaked` or `not_running`.
@@ -190,6 +196,8 @@ pub mod record {
 pub enum Kind {
     /// Goes up only; read at collection.
     ObservableCounter,
+    /// Goes up only; recorded as it happens.
+    Counter,
     /// Goes up and down; read at collection.
     ObservableUpDownCounter,
     /// The latest value; read at collection.
@@ -202,7 +210,7 @@ impl Kind {
     /// The kind as the README's table writes it.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::ObservableCounter => "counter",
+            Self::ObservableCounter | Self::Counter => "counter",
             Self::ObservableUpDownCounter => "up-down counter",
             Self::ObservableGauge => "gauge",
             Self::Histogram => "histogram",
@@ -279,6 +287,15 @@ instruments! {
     RESERVATION_WAIT_TIME = "task.reservation.wait_time", Histogram, "s", "How long reservations waited for room under the limit of a name.", [];
     STALLS = "task.stalls", ObservableCounter, "{stall}", "Times a task gave no sign of life for longer than it promised.", [];
     TELEMETRY_DROPPED = "task.telemetry.dropped", ObservableCounter, "{item}", "Spans, log records and metric batches that were not delivered.", [key::SIGNAL, key::REASON];
+}
+
+/// The instrument of the live page, the crate `otel-tasks-page`.
+pub mod page {
+    use super::{Instrument, Kind, key};
+
+    instruments! {
+        CONTROL_REFUSALS = "task.control.refusals", Counter, "{request}", "Requests to control a task that were refused without a look at the task.", [key::CONTROL_OUTCOME];
+    }
 }
 
 /// Instruments of OpenTelemetry's semantic conventions about the SDK itself, which

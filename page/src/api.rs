@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -9,7 +10,7 @@ use std::{
 use axum::{
     Json, Router,
     body::Body,
-    extract::{Path, State},
+    extract::{ConnectInfo, Extension, Path, State},
     http::{HeaderMap, HeaderName, StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
@@ -20,7 +21,7 @@ use futures_util::{
     FutureExt, StreamExt,
     future::{self, BoxFuture},
 };
-use tokio::sync::Semaphore;
+use otel_tasks::telemetry::contract::SCOPE;
 use utoipa::OpenApi;
 
 use crate::{
@@ -30,6 +31,7 @@ use crate::{
     control::{Action, Refusals, Refused, control, permit},
     format::{shortened, unix},
     guard::{METRICS, guard, refusal},
+    guesses::Guesses,
     live::{Gone, Hub, TooMany, frame},
     metrics,
     view::{
@@ -45,10 +47,6 @@ const NAME: usize = 256;
 const FRESH: Duration = Duration::from_millis(100);
 /// The same of `/metrics`, which is asked for less often and costs more.
 const METRICS_FRESH: Duration = Duration::from_secs(1);
-/// How long who gave a wrong token waits for the answer.
-const WRONG_TOKEN: Duration = Duration::from_secs(1);
-/// How many of them wait; more are refused at once.
-const WAITING: usize = 16;
 
 /// What the paths share.
 struct Api {
@@ -56,7 +54,7 @@ struct Api {
     feed: Option<Feed>,
     token: Option<String>,
     refusals: Refusals,
-    waiting: Semaphore,
+    guesses: Guesses,
     streams_end: StreamsEnd,
     until: Option<future::Shared<BoxFuture<'static, ()>>>,
     maker: Maker,
@@ -125,6 +123,7 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(page: Page, streams_end: 
         connections: _,
         until,
         trace_link,
+        meter,
     } = page;
     let maker = Maker::default();
     let shown = Shown { control: token.is_some(), traces: false, trace_link: trace_link.map(Into::into) };
@@ -132,8 +131,8 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(page: Page, streams_end: 
         hub: Hub::new(manager, subscription, feed.clone(), shown, streams, maker.room().clone()),
         feed,
         token,
-        refusals: Refusals::default(),
-        waiting: Semaphore::new(WAITING),
+        refusals: Refusals::new(&meter.unwrap_or_else(|| opentelemetry::global::meter(SCOPE))),
+        guesses: Guesses::default(),
         streams_end,
         until: until.map(FutureExt::shared),
         maker,
@@ -305,7 +304,7 @@ fn unknown(name: &str) -> Response {
         (status = 403, description = "Control is off, or the request comes from elsewhere.", body = ErrorView),
         (status = 404, description = "There is no such task or action.", body = ErrorView),
         (status = 409, description = "Not now: the action has no effect in the task's state, the limit of restarts is reached, or the manager is shutting down. `error` says which.", body = ErrorView),
-        (status = 429, description = "Too many requests with a wrong token at once.", body = ErrorView),
+        (status = 429, description = "Too many requests from this address wait until their token is looked at.", body = ErrorView),
         (status = 503, description = "The manager is gone.", body = ErrorView),
     ),
     security(("token" = [])),
@@ -313,6 +312,7 @@ fn unknown(name: &str) -> Response {
 async fn act(
     State(api): Shared,
     Path((name, action)): Path<(String, String)>,
+    from: Option<Extension<ConnectInfo<SocketAddr>>>,
     headers: HeaderMap,
 ) -> Result<Response, Gone> {
     let Some(action) = Action::parse(&action) else {
@@ -322,9 +322,13 @@ async fn act(
         return Ok(unknown(&name));
     }
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(bearer);
-    let done = match permit(&api.refusals, api.token.as_deref(), given, &name, action) {
+    let from = from.map(|Extension(ConnectInfo(address))| address.ip());
+    let done = match permit(&api.guesses, api.token.as_deref(), given, from).await {
         Ok(()) => control(&api.hub.manager()?, &name, action),
-        Err(refused) => Err(refused),
+        Err(refused) => {
+            api.refusals.note(&name, action, refused.as_str());
+            Err(refused)
+        }
     };
     Ok(match done {
         Ok(()) => {
@@ -334,15 +338,13 @@ async fn act(
         }
         Err(Refused::Off) => refusal(StatusCode::FORBIDDEN, "control is off: see Page::token"),
         Err(Refused::Token) => {
-            let Ok(_one_of_few) = api.waiting.try_acquire() else {
-                let later = [(header::RETRY_AFTER, "1")];
-                let refusal = refusal(StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens at once");
-                return Ok((later, refusal).into_response());
-            };
-            // Guesses on one connection come slowly. What protects the token is its length.
-            tokio::time::sleep(WRONG_TOKEN).await;
             let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
             (challenge, refusal(StatusCode::UNAUTHORIZED, "the token is missing or wrong")).into_response()
+        }
+        Err(Refused::Busy) => {
+            let later = [(header::RETRY_AFTER, "10")];
+            let why = "too many requests from this address wait until their token is looked at";
+            (later, refusal(StatusCode::TOO_MANY_REQUESTS, why)).into_response()
         }
         Err(Refused::Unknown(error)) => refusal(StatusCode::NOT_FOUND, error),
         Err(Refused::Conflict(error)) => refusal(StatusCode::CONFLICT, error),

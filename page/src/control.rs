@@ -1,6 +1,7 @@
 //! Restart, pause, resume, stop and run from the page: with the token, and written down.
 
 use std::{
+    net::IpAddr,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -8,22 +9,26 @@ use std::{
     time::{Duration, Instant},
 };
 
+use opentelemetry::{
+    KeyValue,
+    metrics::{Counter, Meter},
+};
 use otel_tasks::{
     TaskManager,
     schedule::LoopControlError,
     snapshot::{TaskSnapshot, TaskState},
     task::{RestartError, TaskControlError, TaskManagerBuilder, UnknownTask},
-    telemetry::contract::{SCOPE, key},
+    telemetry::contract::{
+        SCOPE,
+        key::{self, CONTROL_ACTION, CONTROL_OUTCOME, CONTROL_REFUSED},
+        page::CONTROL_REFUSALS,
+    },
 };
 use subtle::ConstantTimeEq;
 use tracing::{Level, Span, field::Empty};
 
-/// The attribute of the span and the record: `restart`, `pause`, `resume`, `stop` or `run`.
-const CONTROL_ACTION: &str = "task.control.action";
-/// The attribute of the span and the record: `accepted`, or why nothing was done.
-const CONTROL_OUTCOME: &str = "task.control.outcome";
-/// The attribute of a record of refusals: how many there were since the last.
-const CONTROL_REFUSED: &str = "task.control.refused";
+use crate::guesses::{Guesses, NotAccepted};
+
 /// The name of the record.
 const CONTROLLED: &str = "task.controlled";
 
@@ -84,15 +89,18 @@ pub(crate) enum Refused {
     /// No token was configured.
     Off,
     Token,
+    /// Too many tokens of the address wait to be looked at.
+    Busy,
     Unknown(String),
     Conflict(String),
 }
 
 impl Refused {
-    fn as_str(&self) -> &'static str {
+    pub(crate) fn as_str(&self) -> &'static str {
         match self {
             Self::Off => "control is off",
             Self::Token => "no valid token",
+            Self::Busy => "too many tokens",
             Self::Unknown(_) => "unknown task",
             Self::Conflict(_) => "conflict",
         }
@@ -100,8 +108,9 @@ impl Refused {
 }
 
 /// Refused requests, of which few are written down: whoever may send one may send many.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Refusals {
+    counter: Counter<u64>,
     /// Since the last record.
     count: AtomicU64,
     last: Mutex<Option<Instant>>,
@@ -111,8 +120,18 @@ pub(crate) struct Refusals {
 const QUIET: Duration = Duration::from_secs(60);
 
 impl Refusals {
+    pub(crate) fn new(meter: &Meter) -> Self {
+        let counter = meter
+            .u64_counter(CONTROL_REFUSALS.name)
+            .with_unit(CONTROL_REFUSALS.unit)
+            .with_description(CONTROL_REFUSALS.description)
+            .build();
+        Self { counter, count: AtomicU64::new(0), last: Mutex::default() }
+    }
+
     /// Counts a refusal. The first is a record, and then one a minute at most.
-    fn note(&self, name: &str, action: Action, outcome: &str) {
+    pub(crate) fn note(&self, name: &str, action: Action, outcome: &'static str) {
+        self.counter.add(1, &[KeyValue::new(CONTROL_OUTCOME, outcome)]);
         let count = self.count.fetch_add(1, Relaxed) + 1;
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_some_and(|last| last.elapsed() < QUIET) {
@@ -130,26 +149,21 @@ impl Refusals {
     }
 }
 
-/// Whether the request may control tasks: with the configured token. A refusal is counted and costs nothing more.
-pub(crate) fn permit(
-    refusals: &Refusals,
+/// Whether the request may control tasks: with the configured token, when it is its address's turn.
+pub(crate) async fn permit(
+    guesses: &Guesses,
     configured: Option<&str>,
     given: Option<&str>,
-    name: &str,
-    action: Action,
+    from: Option<IpAddr>,
 ) -> Result<(), Refused> {
-    let refused = match configured {
-        None => Refused::Off,
-        Some(configured) => {
-            let is_right = configured.as_bytes().ct_eq(given.unwrap_or_default().as_bytes());
-            if bool::from(is_right) {
-                return Ok(());
-            }
-            Refused::Token
-        }
-    };
-    refusals.note(name, action, refused.as_str());
-    Err(refused)
+    let configured = configured.ok_or(Refused::Off)?;
+    // No guess.
+    let given = given.ok_or(Refused::Token)?;
+    let is_right = || bool::from(configured.as_bytes().ct_eq(given.as_bytes()));
+    guesses.look(from, is_right).await.map_err(|not_accepted| match not_accepted {
+        NotAccepted::Wrong => Refused::Token,
+        NotAccepted::TooMany => Refused::Busy,
+    })
 }
 
 /// Does what is asked. Each attempt that was permitted is a span and a record.

@@ -57,6 +57,7 @@ mod control;
 mod feed;
 mod format;
 mod guard;
+mod guesses;
 mod live;
 mod metrics;
 mod page;

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use futures_util::future::BoxFuture;
+use opentelemetry::metrics::Meter;
 use otel_tasks::{TaskManager, events::TaskEvents, task::WeakTaskManager};
 
 use crate::{Feed, guard::Hosts};
@@ -35,6 +36,7 @@ pub struct Page {
     pub(crate) connections: usize,
     pub(crate) until: Option<BoxFuture<'static, ()>>,
     pub(crate) trace_link: Option<String>,
+    pub(crate) meter: Option<Meter>,
 }
 
 impl fmt::Debug for Page {
@@ -67,6 +69,7 @@ impl Page {
             connections: Self::DEFAULT_CONNECTIONS,
             until: None,
             trace_link: None,
+            meter: None,
         }
     }
 
@@ -81,7 +84,10 @@ impl Page {
     /// The client sends it as `Authorization: Bearer`. Use a long random token, and TLS outside of loopback.
     ///
     /// Each request with the token becomes a `tracing` span `bot.control_task` and a log record `task.controlled`. Requests without it
-    /// are counted: the first is a log record, and one a minute at most after it.
+    /// are counted in `task.control.refusals`: the first is a log record, and one a minute at most after it.
+    ///
+    /// A wrong token is answered after a second, and further tokens of the same address wait for that. The address is that of the
+    /// connection: [`router`](Self::router) knows it if the service is made with axum's `into_make_service_with_connect_info::<SocketAddr>()`.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into()).filter(|token| !token.is_empty());
         self
@@ -90,6 +96,14 @@ impl Page {
     /// Allows requests for this host name, for example the name of a proxy. Without port.
     pub fn allow_host(mut self, name: impl Into<String>) -> Self {
         self.hosts.allow(&name.into());
+        self
+    }
+
+    /// Counts refused requests through this meter instead of the global provider's, which has to be set before the page is made.
+    ///
+    /// The counter is [`CONTROL_REFUSALS`](otel_tasks::telemetry::contract::page::CONTROL_REFUSALS).
+    pub fn meter(mut self, meter: Meter) -> Self {
+        self.meter = Some(meter);
         self
     }
 

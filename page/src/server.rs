@@ -19,10 +19,11 @@ use std::{
 use axum::{
     Router,
     body::Body,
+    extract::ConnectInfo,
     http::{HeaderValue, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use hyper::server::conn::http1;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -184,7 +185,7 @@ async fn accept(listener: tokio::net::TcpListener, router: Router, limits: Limit
         let router = router.clone();
         match places.take(from.ip()) {
             Some(place) => drop(tokio::spawn(async move {
-                converse(stream, router, PACE).await;
+                converse(stream, from, router, PACE).await;
                 drop(place);
             })),
             None => {
@@ -210,10 +211,15 @@ fn http(head: Duration) -> http1::Builder {
     http
 }
 
-async fn converse(stream: TcpStream, router: Router, pace: Pace) {
+async fn converse(stream: TcpStream, from: SocketAddr, router: Router, pace: Pace) {
+    use tower_service::Service;
     let stream = TokioIo::new(Paced::new(stream, pace));
+    let answer = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(from));
+        router.clone().call(request)
+    });
     // A client that breaks off or talks nonsense concerns nobody else.
-    let _ = http(pace.head).serve_connection(stream, TowerToHyperService::new(router)).await;
+    let _ = http(pace.head).serve_connection(stream, answer).await;
 }
 
 /// A client without a place: a probe is answered, anything else is refused.
@@ -349,9 +355,9 @@ mod tests {
         let pace = Pace { head: short, patience: short, rate: 4 << 20 };
         let began = std::time::Instant::now();
         runtime.block_on(async {
-            let (stream, _) = listener.accept().await.expect("a client");
+            let (stream, from) = listener.accept().await.expect("a client");
             SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER).expect("set");
-            let _ = tokio::time::timeout(Duration::from_secs(3), converse(stream, router, pace)).await;
+            let _ = tokio::time::timeout(Duration::from_secs(3), converse(stream, from, router, pace)).await;
         });
         began.elapsed()
     }

@@ -9,15 +9,17 @@ use std::{
 
 use opentelemetry::{
     logs::AnyValue,
+    metrics::MeterProvider,
     trace::{Status, TracerProvider},
 };
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_sdk::{
     logs::{InMemoryLogExporter, SdkLogRecord, SdkLoggerProvider},
+    metrics::SdkMeterProvider,
     trace::{InMemorySpanExporter, SdkTracerProvider, SpanData},
 };
 use otel_tasks::{CriticalTaskConfig, Schedule, TaskLoop, TaskManager, schedule::Trigger};
-use otel_tasks_page::{Page, PageServer};
+use otel_tasks_page::{Feed, Page, PageServer};
 use support::{ANY, TOKEN, ask, eventually, get, secs, waits};
 use tokio::sync::Notify;
 use tracing_subscriber::layer::SubscriberExt;
@@ -81,14 +83,21 @@ async fn control_needs_a_token_and_each_request_is_a_span_and_a_record() {
     assert_eq!(shown, expected, "the token is not printed");
     let closed = Page::new(&tasks).token("").serve(ANY).expect("served");
     assert_eq!(post(&closed, "/tasks/gateway/restart", &with_token).status, 403, "an empty token is none");
-    let page = Page::new(&tasks).token(TOKEN).serve(ANY).expect("served");
+    let feed = Feed::default();
+    let metrics = feed.read_metrics(SdkMeterProvider::builder()).build();
+    let page = Page::new(&tasks).token(TOKEN).feed(&feed).meter(metrics.meter("otel_tasks"));
+    let page = page.serve(ANY).expect("served");
     let refused = post(&page, "/tasks/gateway/restart", &[]);
     assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some("Bearer")));
     let began = Instant::now();
     std::thread::scope(|scope| {
-        for wrong in
-            ["Bearer wrong", "Bearer ", "Basic correct horse battery staple", "correct horse battery staple"]
-        {
+        for wrong in [
+            "Bearer wrong",
+            "Bearer wrong too",
+            "Bearer ",
+            "Basic correct horse battery staple",
+            "correct horse battery staple",
+        ] {
             let (post, page) = (&post, &page);
             scope.spawn(move || {
                 let refused = post(page, "/tasks/gateway/restart", &[("Authorization", wrong)]);
@@ -96,7 +105,14 @@ async fn control_needs_a_token_and_each_request_is_a_span_and_a_record() {
             });
         }
     });
-    assert!(began.elapsed() >= Duration::from_millis(900), "whoever guesses guesses slowly");
+    assert!(began.elapsed() >= Duration::from_millis(1_900), "whoever guesses guesses slowly, also at once");
+    let counted = get(&page, "/metrics").body;
+    let counted = counted.lines().find(|line| line.starts_with("task_control_refusals_total{"));
+    let counted = counted.expect("a counter");
+    assert!(
+        counted.contains(r#"task_control_outcome="no valid token""#) && counted.ends_with(" 6"),
+        "{counted}"
+    );
     assert_eq!(tasks.snapshot("gateway").expect("known").total_restarts(), 0);
     assert_eq!(get(&page, "/tasks/gateway/restart").status, 405, "reading changes nothing");
     let from_elsewhere = [("Authorization", &*bearer), ("Origin", "http://evil.example")];

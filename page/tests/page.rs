@@ -747,3 +747,42 @@ async fn the_page_counts_minutes_and_shows_the_schedule_and_the_runtime() {
     assert_eq!((&runtime["workers"], &runtime["stalled"]), (&json!(2), &json!(false)));
     assert!(runtime["busy_ratio"].as_f64().is_some_and(|ratio| (0.0..=1.0).contains(&ratio)), "{runtime}");
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_token_delays_its_own_address_alone() {
+    use std::{
+        io::{Read, Write},
+        net::{IpAddr, SocketAddr},
+    };
+    let tasks = TaskManager::new();
+    tasks.register(waits("gateway")).expect("registered");
+    tasks.start();
+    let page = Page::new(&tasks).token(TOKEN).serve(ANY).expect("served");
+    let address = page.address();
+    let restart = move |from: [u8; 4], token: &str| {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from((IpAddr::from(from), 0)).into()).expect("an address of this machine");
+        socket.connect(&address.into()).expect("it listens");
+        let mut stream = std::net::TcpStream::from(socket);
+        let head = "POST /tasks/gateway/restart HTTP/1.1\r\nHost: localhost\r\nConnection: close";
+        write!(stream, "{head}\r\nAuthorization: Bearer {token}\r\n\r\n").expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer.split(' ').nth(1).map(str::to_owned).expect("a status")
+    };
+    let attackers: Vec<_> =
+        (0..20).map(|_| std::thread::spawn(move || restart([127, 0, 0, 2], "wrong"))).collect();
+    std::thread::sleep(Duration::from_millis(200));
+    // Two of the others share a turn with the attackers only in one of 65,536 processes.
+    let began = Instant::now();
+    let others = [3, 4].map(|last| std::thread::spawn(move || restart([127, 0, 0, last], TOKEN)));
+    let first = others.map(|other| (other.join().expect("answered"), began.elapsed()));
+    assert!(first.iter().any(|(status, time)| status == "202" && *time < secs(1)), "{first:?}");
+    let statuses: Vec<_> = attackers.into_iter().map(|attacker| attacker.join().expect("answered")).collect();
+    let of = |status: &str| statuses.iter().filter(|given| *given == status).count();
+    assert_eq!((of("401"), of("429")), (8, 12), "{statuses:?}");
+    assert!(began.elapsed() > secs(6), "a second for each that was looked at");
+    tasks.shutdown().await;
+}

@@ -45,7 +45,7 @@ pub(crate) fn metric(instrument: &Instrument) -> String {
         annotation if annotation.starts_with('{') => "",
         unit => unreachable!("the contract has no unit {unit}"),
     };
-    let total = if instrument.kind == Kind::ObservableCounter { "_total" } else { "" };
+    let total = if matches!(instrument.kind, Kind::ObservableCounter | Kind::Counter) { "_total" } else { "" };
     format!("{}{unit}{total}", escaped(instrument.name))
 }
 
