@@ -157,7 +157,7 @@ async fn orders_free_the_lease_while_it_is_held_and_leave_it_while_standing_by()
 
     // While it stands by.
     second.pause("t").expect("paused");
-    assert_eq!(state(&second), Some(TaskState::Paused));
+    until("the second is paused", || state(&second) == Some(TaskState::Paused)).await;
     first.restart("t").expect("restarted");
     until("the first runs again", || runs(&first)).await;
     second.resume("t").expect("resumed");

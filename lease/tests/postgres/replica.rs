@@ -24,6 +24,8 @@ const REPLICA: &str = "OTEL_TASKS_LEASE_REPLICA";
 pub(crate) enum Does {
     /// It is polled each 5 ms, and ends when it is asked to.
     Polls,
+    /// As `Polls`, beside tasks that keep all threads of the runtime awake: after a stop it is polled at once.
+    PollsAmongOthers,
     /// As `Polls`, and does not hear that it is asked to stop.
     Deaf,
     /// Each of its polls takes 50 ms.
@@ -41,8 +43,9 @@ pub(crate) enum Does {
 }
 
 impl Does {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Polls,
+        Self::PollsAmongOthers,
         Self::Deaf,
         Self::LongPolls,
         Self::Blocks,
@@ -89,6 +92,15 @@ fn replica() {
         // The test lets several begin at once.
         let begins = tokio::task::spawn_blocking(|| std::io::stdin().lock().read_line(&mut String::new()));
         begins.await.expect("no panic").expect("a line");
+        if does == Does::PollsAmongOthers {
+            for _ in 0..2 {
+                tokio::spawn(async {
+                    loop {
+                        tokio::task::yield_now().await;
+                    }
+                });
+            }
+        }
         tasks.register(config(does, lease)).expect("registered");
         tasks.run_until(shutdown_signal()).await;
         say("over", 0);
