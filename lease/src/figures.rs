@@ -12,15 +12,13 @@ use opentelemetry::{
 };
 use otel_tasks::{
     gate::Pass,
-    telemetry::contract::{DURATION_BOUNDARIES, SCOPE, key, lease, record},
+    telemetry::contract::{DURATION_BOUNDARIES, ERROR_TYPE_OTHER, SCOPE, key, lease, record},
 };
 
-use crate::{holds::Holds, store::StoreError};
+use crate::store::StoreError;
 
-/// The most classes of errors that are kept apart.
+/// The most classes of errors that are kept apart, by operation; further ones are counted as [`ERROR_TYPE_OTHER`].
 const ERROR_TYPES: usize = 32;
-/// What further classes are counted as.
-use otel_tasks::telemetry::contract::ERROR_TYPE_OTHER;
 
 /// A request to a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -142,7 +140,7 @@ impl Figures {
     }
 
     /// Creates the instruments, once.
-    pub(crate) fn expose(&self, meter: &Meter, holds: &Weak<Holds>) {
+    pub(crate) fn expose(self: &Arc<Self>, meter: &Meter) {
         let mut first = false;
         self.renew_duration.get_or_init(|| {
             first = true;
@@ -154,18 +152,18 @@ impl Figures {
                 .build()
         });
         if first {
-            observe(meter, holds);
+            observe(meter, &Arc::downgrade(self));
         }
     }
 }
 
-fn observe(meter: &Meter, holds: &Weak<Holds>) {
+fn observe(meter: &Meter, figures: &Weak<Figures>) {
     // The meter keeps a callback for as long as it lives: it holds nothing but a weak pointer.
     let each = |seen: fn(&State, &mut dyn FnMut(f64, &[KeyValue]))| {
-        let holds = holds.clone();
+        let figures = figures.clone();
         move |observe: &mut dyn FnMut(f64, &[KeyValue])| {
-            if let Some(holds) = holds.upgrade() {
-                seen(&holds.figures.state(), observe);
+            if let Some(figures) = figures.upgrade() {
+                seen(&figures.state(), observe);
             }
         }
     };

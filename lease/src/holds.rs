@@ -43,7 +43,7 @@ const AFTER_FREED: Duration = Duration::from_millis(20);
 pub(crate) struct Holds {
     store: Box<dyn AnyStore>,
     pub(crate) clock: BootClock,
-    pub(crate) figures: Figures,
+    pub(crate) figures: Arc<Figures>,
     state: Mutex<State>,
     /// For the renewal: there is another lease.
     added: Notify,
@@ -89,7 +89,7 @@ impl Holds {
     pub(crate) fn new(store: impl AnyStore + 'static, clock: BootClock) -> Self {
         Self {
             store: Box::new(store),
-            figures: Figures::new(),
+            figures: Arc::new(Figures::new()),
             clock,
             state: Mutex::default(),
             added: Notify::new(),
@@ -271,8 +271,9 @@ impl Holds {
 impl State {
     fn held(&mut self, lease: &str, term: u64) -> Option<(&Ask, &mut Hold)> {
         self.entries.values_mut().find_map(|entry| {
-            let hold = entry.hold.as_mut().filter(|hold| hold.term == term && !hold.lost)?;
-            (&*entry.ask.lease == lease).then_some((&entry.ask, hold))
+            let hold = entry.hold.as_mut().filter(|hold| hold.term == term)?;
+            let is_held = !hold.lost && !hold.keeper.is_released();
+            (is_held && &*entry.ask.lease == lease).then_some((&entry.ask, hold))
         })
     }
 }

@@ -75,7 +75,7 @@ impl Leases {
     /// Tasks with leases of the same name exclude each other, in one process too.
     pub fn lease(&self, name: impl Into<Arc<str>>) -> Lease {
         let meter = self.meter.clone().unwrap_or_else(|| global::meter(SCOPE));
-        self.holds.figures.expose(&meter, &Arc::downgrade(&self.holds));
+        self.holds.figures.expose(&meter);
         let name = name.into();
         self.holds.figures.used(&name);
         Lease {
