@@ -57,6 +57,12 @@ pub mod key {
     pub const DECISION_RANDOM: &str = "task.decision.random";
     /// The term of the lease that a task with a gate holds: it grows with each hand-over. Spans and log records only.
     pub const LEASE_TERM: &str = "task.lease.term";
+    /// The name of a lease. On the instruments of [`lease`](super::lease) only.
+    pub const LEASE_NAME: &str = "task.lease.name";
+    /// What became of a lease: `acquired`, `lost` or `released`. On the instruments of [`lease`](super::lease) only.
+    pub const LEASE_TRANSITION: &str = "task.lease.transition";
+    /// The request to a store of leases: `acquire`, `renew`, `claim` or `release`. On the instruments of [`lease`](super::lease) only.
+    pub const LEASE_OPERATION: &str = "task.lease.operation";
     /// The state of a supervised task.
     pub const STATE: &str = "task.state";
     /// The action that was asked of a task: `restart`, `pause`, `resume`, `stop` or `run`.
@@ -160,6 +166,10 @@ pub mod record {
     pub const LEASE_RELEASED: &str = "task.lease.released";
     /// A task with a gate blocks its thread until its lease is about to end.
     pub const LEASE_OVERRUN: &str = "task.lease.overrun";
+    /// A request to a store of leases failed, after one that did not.
+    pub const LEASE_STORE_FAILED: &str = "task.lease.store.failed";
+    /// A request to a store of leases succeeded, after one that did not.
+    pub const LEASE_STORE_BACK: &str = "task.lease.store.back";
     /// A supervised task gave no sign of life in time, or one poll of it took too long.
     pub const STALLED: &str = "task.stalled";
     /// One poll blocks its thread for longer than the slow-poll threshold.
@@ -295,6 +305,19 @@ pub mod page {
 
     instruments! {
         CONTROL_REFUSALS = "task.control.refusals", Counter, "{request}", "Requests to control a task that were refused without a look at the task.", [key::CONTROL_OUTCOME];
+    }
+}
+
+/// The instruments of leases, by the crate otel-tasks-lease.
+pub mod lease {
+    use super::{Instrument, Kind, key};
+
+    instruments! {
+        HELD = "task.lease.held", ObservableUpDownCounter, "{lease}", "1 while this process holds the lease, 0 while it does not.", [key::LEASE_NAME];
+        TRANSITIONS = "task.lease.transitions", ObservableCounter, "{transition}", "Times this process acquired, lost or released the lease.", [key::LEASE_NAME, key::LEASE_TRANSITION];
+        ERRORS = "task.lease.errors", ObservableCounter, "{error}", "Requests to the store that failed or passed their time limit.", [key::LEASE_OPERATION, key::ERROR_TYPE];
+        RENEW_DURATION = "task.lease.renew.duration", Histogram, "s", "How long renewals took; one renews all leases that are due.", [];
+        REMAINING = "task.lease.remaining", ObservableGauge, "s", "The time until the lease ends unless it is renewed; absent while it is not held.", [key::LEASE_NAME];
     }
 }
 

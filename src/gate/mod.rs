@@ -92,6 +92,14 @@ pub trait Gate: Send + Sync + 'static {
         let _ = (pass, due, result);
         Box::pin(std::future::ready(()))
     }
+
+    /// Waits until what the dropped grants gave back is given back where others see it. At once by default.
+    ///
+    /// [`TaskManager::shutdown`](crate::TaskManager::shutdown) waits for it, for a second at most: a process that ends earlier would keep the
+    /// others waiting until the lease is over.
+    fn settled(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 labels! {
@@ -121,5 +129,9 @@ impl<G: Gate + ?Sized> Gate for Arc<G> {
 
     fn end(&self, pass: &Pass, due: SystemTime, result: ExitKind) -> BoxFuture<'_, ()> {
         (**self).end(pass, due, result)
+    }
+
+    fn settled(&self) -> BoxFuture<'_, ()> {
+        (**self).settled()
     }
 }

@@ -19,7 +19,7 @@ const USAGE: &str = "\
 usage: cargo run --manifest-path xtask/Cargo.toml -- [--root FOLDER] COMMAND
 
 commands:
-  imports        checks the imports of the three crates against xtask/rooms.toml
+  imports        checks the imports of the crates against xtask/rooms.toml
   api            compares the public API with xtask/api/, and checks its foreign types and its examples against xtask/api.toml
   api --bless    writes the public API to xtask/api/
   deps           checks licences, sources, denied and duplicate crates against deny.toml

@@ -25,7 +25,7 @@ use std::{
 use opentelemetry::{KeyValue, Value};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
@@ -55,6 +55,8 @@ const ABORT_MOMENT: Duration = Duration::from_millis(10);
 const ABORT_RESERVE: Duration = Duration::from_secs(1);
 /// How long after the report whoever waits for it may take to receive it before the last resort: then its thread is blocked.
 const LAST_RESORT_AFTER: Duration = Duration::from_millis(200);
+/// The longest wait for gates that give back what tasks held, after the report.
+const GATES_MOMENT: Duration = Duration::from_secs(1);
 /// How often the watchdog looks while a shutdown is under way.
 pub(crate) const SHUTDOWN_TICK: Duration = Duration::from_millis(10);
 
@@ -173,6 +175,7 @@ pub(crate) async fn shutdown_after(shared: &Arc<Shared>, drain: Duration) -> Arc
         // The sender lives in `shared`, so the wait cannot fail.
         let _ = shared.begun.subscribe().wait_for(|begun| *begun).await;
     }
+    let gated = shared.tracker.drivers(|task| task.body.gated().is_some());
     let sequence = begin(shared, None);
     sequence.waiting.fetch_add(1, SeqCst);
     let _waits = Waits(&sequence.waiting);
@@ -181,7 +184,22 @@ pub(crate) async fn shutdown_after(shared: &Arc<Shared>, drain: Duration) -> Arc
     let ended = report.wait_for(Option::is_some).await.ok().and_then(|report| report.clone());
     drop(asking);
     sequence.delivered.store(true, SeqCst);
+    settle(&gated).await;
     ended.unwrap_or_else(|| sequence.make_report(shared))
+}
+
+/// Waits for the gates, so that others learn at once what is free before the process ends.
+async fn settle(gated: &[Arc<Supervised>]) {
+    let all = async {
+        for task in gated {
+            if let Some(gated) = task.body.gated() {
+                gated.gate().settled().await;
+            }
+        }
+    };
+    if !gated.is_empty() {
+        let _ = timeout(GATES_MOMENT, all).await;
+    }
 }
 
 /// Drains for so long, then begins the ordered shutdown. A drain that is under way only becomes shorter; a shutdown that has begun

@@ -1,0 +1,420 @@
+//! What a process asks for and holds, and its renewal: all leases that are due in one request.
+//!
+//! Invariants:
+//! 1. An entry is made before the request for its lease is sent, and removed after the lease was given back or is known to be lost. So
+//!    [`Holds::settled`] waits for each request that may still grant something.
+//! 2. A grant counts from before the request was sent.
+//! 3. Nothing is renewed that the driver has given back.
+
+use std::{
+    collections::BTreeMap,
+    future::{Future, poll_fn},
+    hash::{BuildHasher, Hasher, RandomState},
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
+    time::{Duration, SystemTime},
+};
+
+use otel_tasks::gate::{BootClock, BootInstant, Claim, Grant, Keeper};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use crate::{
+    figures::{Figures, Operation, Transition},
+    store::{Answer, AnyStore, Ask, Held, Renewed, StoreError},
+};
+
+/// The `error.type` of a request that passed its time limit.
+const TIMEOUT: &str = "timeout";
+/// A lease is renewed when this part of its ttl has passed.
+const RENEW_PART: u32 = 3;
+/// The part of the ttl that a request may take.
+const LIMIT_PART: u32 = 6;
+/// The part of the ttl between a failed request and the next.
+const RETRY_PART: u32 = 12;
+
+/// The longest time between the release of a lease and the request of a candidate that heard of it: so that not all ask at once.
+const AFTER_FREED: Duration = Duration::from_millis(20);
+
+/// What the leases of one store share.
+pub(crate) struct Holds {
+    store: Box<dyn AnyStore>,
+    pub(crate) clock: BootClock,
+    pub(crate) figures: Arc<Figures>,
+    state: Mutex<State>,
+    /// For the renewal: there is another lease.
+    added: Notify,
+    /// For [`Holds::settled`]: an entry was removed.
+    removed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// By holder, which is unique.
+    entries: BTreeMap<Arc<str>, Entry>,
+    /// Whether the renewal runs.
+    renews: bool,
+}
+
+struct Entry {
+    ask: Ask,
+    /// Whether nobody waits for the lease any more.
+    leaves: bool,
+    /// `None` while the lease is asked for.
+    hold: Option<Hold>,
+}
+
+struct Hold {
+    term: u64,
+    keeper: Arc<Keeper>,
+    /// When it is renewed.
+    due: Instant,
+    /// The last due time that was claimed, as far as is known here.
+    last_run: Option<SystemTime>,
+    lost: bool,
+}
+
+/// A claim of a due time, and how it stands.
+pub(crate) enum Claiming {
+    /// The answer is known without the store.
+    Known(Claim),
+    /// The store is to be asked.
+    Ask(Held),
+}
+
+impl Holds {
+    pub(crate) fn new(store: impl AnyStore + 'static, clock: BootClock) -> Self {
+        Self {
+            store: Box::new(store),
+            figures: Arc::new(Figures::new()),
+            clock,
+            state: Mutex::default(),
+            added: Notify::new(),
+            removed: Notify::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keeper(&self, holder: &str) -> Option<Arc<Keeper>> {
+        self.state().entries.get(holder)?.hold.as_ref().map(|hold| hold.keeper.clone())
+    }
+
+    /// Whether it is known that somebody else holds the lease.
+    fn is_lost(&self, holder: &str) -> bool {
+        let state = self.state();
+        state.entries.get(holder).and_then(|entry| entry.hold.as_ref()).is_none_or(|hold| hold.lost)
+    }
+
+    /// Sends a request, and counts an error.
+    async fn request<T>(
+        &self,
+        operation: Operation,
+        limit: Duration,
+        request: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, ()> {
+        let result = match timeout(limit, request).await {
+            Ok(result) => result,
+            Err(elapsed) => Err(StoreError::new(TIMEOUT, elapsed)),
+        };
+        self.figures.answered(operation, result.as_ref().err());
+        result.map_err(drop)
+    }
+
+    /// Stands for a lease until it is granted. What is granted after this future was dropped is given back.
+    pub(crate) async fn enter(self: &Arc<Self>, ask: Ask, grace: Duration) -> Option<Grant> {
+        let (answer, answered) = oneshot::channel();
+        let holder = ask.holder.clone();
+        self.state().entries.insert(holder.clone(), Entry { ask: ask.clone(), leaves: false, hold: None });
+        let _stands = Stands { holds: self, holder: &holder };
+        // A task of its own, since a request that is dropped under way may be granted all the same.
+        tokio::spawn(Candidate { holds: self.clone(), ask, grace }.stand(answer));
+        answered.await.ok()
+    }
+
+    /// Keeps what was granted to a candidate.
+    fn granted(
+        self: &Arc<Self>,
+        ask: &Ask,
+        grace: Duration,
+        (sent, term, last_run): (BootInstant, u64, Option<SystemTime>),
+    ) -> Grant {
+        let until = sent.saturating_add(ask.ttl);
+        let (grant, keeper) = Grant::on(self.clock.clone(), term, until, grace);
+        let keeper = Arc::new(keeper);
+        let due = Instant::now()
+            + (ask.ttl / RENEW_PART).saturating_sub(self.clock.now().saturating_duration_since(sent));
+        let renews = {
+            let mut state = self.state();
+            if let Some(entry) = state.entries.get_mut(&ask.holder) {
+                entry.hold = Some(Hold { term, keeper, due, last_run, lost: false });
+            }
+            std::mem::replace(&mut state.renews, true)
+        };
+        self.figures.changed(&ask.lease, Transition::Acquired, Some(grant.pass()));
+        if renews {
+            self.added.notify_one();
+        } else {
+            tokio::spawn(Renewal { holds: self.clone(), is_over: false }.run());
+        }
+        grant.last_run(last_run)
+    }
+
+    /// The renewal's next time, and whether there is anything left to renew.
+    fn next_due(&self) -> Option<Instant> {
+        let mut state = self.state();
+        let due = state.entries.values().filter_map(Entry::renewed).map(|hold| hold.due).min();
+        if due.is_none() {
+            state.renews = false;
+        }
+        due
+    }
+
+    /// What is renewed now: what is due, and what will be soon, so that leases that were acquired one by one come together.
+    fn batch(&self) -> Vec<Held> {
+        let state = self.state();
+        let now = Instant::now();
+        let is_due = |entry: &&Entry| {
+            entry.renewed().is_some_and(|hold| hold.due <= now + entry.ask.ttl / (2 * RENEW_PART))
+        };
+        let held =
+            |entry: &Entry| entry.hold.as_ref().map(|hold| Held { ask: entry.ask.clone(), term: hold.term });
+        state.entries.values().filter(is_due).filter_map(held).collect()
+    }
+
+    async fn renew(&self) {
+        let batch = self.batch();
+        let Some(shortest) = batch.iter().map(|held| held.ask.ttl).min() else { return };
+        let (sent, began) = (self.clock.now(), Instant::now());
+        let answers = self.request(Operation::Renew, shortest / LIMIT_PART, self.store.renew(&batch)).await;
+        self.figures.renewed(began.elapsed());
+        let mut state = self.state();
+        for (index, held) in batch.iter().enumerate() {
+            let Some(hold) = state.entries.get_mut(&held.ask.holder).and_then(|entry| entry.hold.as_mut())
+            else {
+                continue;
+            };
+            let ttl = held.ask.ttl;
+            match answers.as_ref().map(|answers| answers.get(index)) {
+                Ok(Some(Renewed::Kept)) => {
+                    hold.keeper.extend(sent.saturating_add(ttl));
+                    hold.due = began + ttl / RENEW_PART;
+                }
+                Ok(Some(Renewed::Lost)) => {
+                    hold.lost = true;
+                    hold.keeper.revoke();
+                }
+                // A store that answers for fewer than it was asked has failed for the others.
+                Ok(None) | Err(()) => hold.due = Instant::now().max(began + ttl / RETRY_PART),
+            }
+        }
+    }
+
+    /// Begins a claim of a due time under a term. `Lost` if the term is not held any more.
+    pub(crate) fn begin_claim(&self, lease: &str, term: u64, due: SystemTime) -> Claiming {
+        let mut state = self.state();
+        let Some((ask, hold)) = state.held(lease, term) else { return Claiming::Known(Claim::Lost) };
+        if hold.last_run.is_some_and(|last| last >= due) {
+            return Claiming::Known(Claim::Done);
+        }
+        Claiming::Ask(Held { ask: ask.clone(), term })
+    }
+
+    /// Asks the store until it answers. Dropped with the life that waits for it.
+    pub(crate) async fn claim(&self, held: &Held, due: SystemTime) -> Claim {
+        let ttl = held.ask.ttl;
+        loop {
+            let answer = self.request(Operation::Claim, ttl / LIMIT_PART, self.store.claim(held, due)).await;
+            match answer {
+                Ok(answer) => {
+                    self.claimed(held, due, answer);
+                    return answer;
+                }
+                Err(()) => sleep(ttl / RETRY_PART).await,
+            }
+        }
+    }
+
+    fn claimed(&self, held: &Held, due: SystemTime, answer: Claim) {
+        let mut state = self.state();
+        let Some((_, hold)) = state.held(&held.ask.lease, held.term) else { return };
+        match answer {
+            Claim::Lost => hold.lost = true,
+            _ => hold.last_run = hold.last_run.max(Some(due)),
+        }
+    }
+
+    /// Waits until nothing of this lease is asked for or waits to be given back.
+    pub(crate) async fn settled(&self, lease: &str) {
+        loop {
+            let removed = self.removed.notified();
+            tokio::pin!(removed);
+            removed.as_mut().enable();
+            let is_settled = {
+                let state = self.state();
+                let mut entries = state.entries.values().filter(|entry| &*entry.ask.lease == lease);
+                entries.all(|entry| !entry.is_leaving())
+            };
+            if is_settled {
+                return;
+            }
+            removed.await;
+        }
+    }
+}
+
+impl State {
+    fn held(&mut self, lease: &str, term: u64) -> Option<(&Ask, &mut Hold)> {
+        self.entries.values_mut().find_map(|entry| {
+            let hold = entry.hold.as_mut().filter(|hold| hold.term == term)?;
+            let is_held = !hold.lost && !hold.keeper.is_released();
+            (is_held && &*entry.ask.lease == lease).then_some((&entry.ask, hold))
+        })
+    }
+}
+
+impl Entry {
+    /// Whether the lease is to be given back, or may have to be.
+    fn is_leaving(&self) -> bool {
+        match &self.hold {
+            None => self.leaves,
+            Some(hold) => hold.keeper.is_released(),
+        }
+    }
+
+    /// The hold, if it is to be renewed.
+    fn renewed(&self) -> Option<&Hold> {
+        self.hold.as_ref().filter(|hold| !hold.lost && !hold.keeper.is_released())
+    }
+}
+
+/// Somebody waits for a lease, until this is dropped.
+struct Stands<'a> {
+    holds: &'a Holds,
+    holder: &'a str,
+}
+
+impl Drop for Stands<'_> {
+    fn drop(&mut self) {
+        if let Some(entry) = self.holds.state().entries.get_mut(self.holder) {
+            entry.leaves = true;
+        }
+    }
+}
+
+/// Stands for a lease, holds it, and gives it back.
+struct Candidate {
+    holds: Arc<Holds>,
+    ask: Ask,
+    grace: Duration,
+}
+
+impl Candidate {
+    async fn stand(self, mut answer: oneshot::Sender<Grant>) {
+        let Self { holds, ask, .. } = &self;
+        let grant = loop {
+            let mut freed = pin!(holds.store.freed(&ask.lease));
+            // From here on nothing is missed; what it may say now is older than the request.
+            let is_stale = poll_fn(|cx| Poll::Ready(freed.as_mut().poll(cx).is_ready())).await;
+            let sent = holds.clock.now();
+            let limit = ask.ttl / LIMIT_PART;
+            // Until when a request whose answer is missing may have been granted.
+            let (pause, unknown) =
+                match holds.request(Operation::Acquire, limit, holds.store.acquire(ask)).await {
+                    Ok(Answer::Granted { term, last_run }) => {
+                        break holds.granted(ask, self.grace, (sent, term, last_run));
+                    }
+                    Ok(Answer::HeldBy { ask_again_in, .. }) => (ask_again_in, None),
+                    Err(()) => (ask.ttl / RETRY_PART, Some(sent.saturating_add(ask.ttl))),
+                };
+            let jitter = (ask.ttl / RETRY_PART / 2).mul_f64(fraction());
+            tokio::select! {
+                biased;
+                () = answer.closed() => {
+                    if let Some(over) = unknown {
+                        self.give_back(over).await;
+                    }
+                    return;
+                }
+                () = sleep(pause + jitter) => {}
+                () = freed, if !is_stale => sleep(AFTER_FREED.mul_f64(fraction())).await,
+            }
+        };
+        let (pass, keeper) = (grant.pass(), holds.keeper(&ask.holder));
+        // If nobody waits for it any more it is dropped here, and given back.
+        let _ = answer.send(grant);
+        if let Some(keeper) = keeper {
+            keeper.released().await;
+        }
+        let now = holds.clock.now();
+        // One that was asked to end for want of a renewal is lost, too.
+        let ran_out = now >= pass.until().saturating_sub(self.grace);
+        let lost = holds.is_lost(&ask.holder);
+        let transition = if lost || ran_out { Transition::Lost } else { Transition::Released };
+        holds.figures.changed(&ask.lease, transition, None);
+        if !lost {
+            // A renewal whose answer is missing may have been sent just now.
+            self.give_back(now.saturating_add(ask.ttl)).await;
+        }
+    }
+
+    /// Gives the lease back; tries again until it is over in any case.
+    async fn give_back(&self, over: BootInstant) {
+        let Self { holds, ask, .. } = self;
+        while holds.clock.now() < over {
+            let limit = ask.ttl / LIMIT_PART;
+            if holds.request(Operation::Release, limit, holds.store.release(ask)).await.is_ok() {
+                return;
+            }
+            sleep(ask.ttl / RETRY_PART).await;
+        }
+    }
+}
+
+impl Drop for Candidate {
+    /// Also with the runtime.
+    fn drop(&mut self) {
+        let entry = self.holds.state().entries.remove(&self.ask.holder);
+        // A keeper that goes revokes nothing: what is left of the grant ends by its time.
+        drop(entry);
+        self.holds.removed.notify_waiters();
+    }
+}
+
+/// The renewal of all leases of one store. Ends when there is none.
+struct Renewal {
+    holds: Arc<Holds>,
+    is_over: bool,
+}
+
+impl Renewal {
+    async fn run(mut self) {
+        while let Some(due) = self.holds.next_due() {
+            tokio::select! {
+                () = sleep_until(due) => self.holds.renew().await,
+                () = self.holds.added.notified() => {}
+            }
+        }
+        self.is_over = true;
+    }
+}
+
+impl Drop for Renewal {
+    /// With its runtime: the next grant begins another, on its own.
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.holds.state().renews = false;
+        }
+    }
+}
+
+/// A random number, 0 to 1: what candidates of several processes need to come apart.
+fn fraction() -> f64 {
+    let bits = RandomState::new().build_hasher().finish();
+    f64::from(u32::try_from(bits >> 32).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
+}

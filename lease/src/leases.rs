@@ -1,0 +1,225 @@
+//! The leases of one store, and one of them as the gate of a task.
+
+use std::{
+    fmt,
+    hash::{BuildHasher, Hasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+
+use opentelemetry::{global, metrics::Meter};
+use otel_tasks::{
+    gate::{BootClock, BoxFuture, Claim, Gate, Grant, Pass},
+    policy::ExitKind,
+    telemetry::contract::SCOPE,
+};
+use tokio::time::sleep;
+
+use crate::{
+    holds::{Claiming, Holds},
+    store::{Ask, LeaseStore},
+};
+
+/// The leases of one store: their renewals go to it together, on its one connection. Clones are the same leases.
+///
+/// ```
+/// use otel_tasks::{CriticalTaskConfig, TaskManager};
+/// use otel_tasks_lease::Leases;
+/// # use otel_tasks_lease::testing::Memory;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::task::RegisterError> {
+/// # let store = Memory::new();
+/// let leases = Leases::new(store);
+/// let tasks = TaskManager::new();
+/// tasks.register(
+///     CriticalTaskConfig::new("outbox", |ctx| async move { ctx.cancelled().await }).gate(leases.lease("outbox")),
+/// )?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Leases {
+    holds: Arc<Holds>,
+    holder: Arc<str>,
+    meter: Option<Meter>,
+}
+
+impl Leases {
+    /// Creates the leases of a store. No request is sent before a task needs a lease.
+    pub fn new(store: impl LeaseStore) -> Self {
+        Self::on(store, BootClock::system())
+    }
+
+    /// Creates the leases of a store, with the clock that their time is counted on; for tests in virtual time.
+    pub fn on(store: impl LeaseStore, clock: BootClock) -> Self {
+        Self { holds: Arc::new(Holds::new(store, clock)), holder: own_identity().into(), meter: None }
+    }
+
+    /// Sets the name that the store knows this process by. Default: the host's name, the process id and a random number.
+    ///
+    /// Two processes may have the same one: each hold gets a number of its own, and a random one.
+    pub fn holder(mut self, identity: impl Into<Arc<str>>) -> Self {
+        self.holder = identity.into();
+        self
+    }
+
+    /// Sets the meter of the instruments `task.lease.*`. Default: the global one when the first lease is made.
+    pub fn meter(mut self, meter: Meter) -> Self {
+        self.meter = Some(meter);
+        self
+    }
+
+    /// Returns the lease of this name, to be the gate of one task.
+    ///
+    /// Tasks with leases of the same name exclude each other, in one process too.
+    pub fn lease(&self, name: impl Into<Arc<str>>) -> Lease {
+        let meter = self.meter.clone().unwrap_or_else(|| global::meter(SCOPE));
+        self.holds.figures.expose(&meter);
+        let name = name.into();
+        self.holds.figures.used(&name);
+        Lease {
+            holds: self.holds.clone(),
+            holder: self.holder.clone(),
+            name,
+            ttl: Lease::DEFAULT_TTL,
+            grace: None,
+            after_run: false,
+        }
+    }
+}
+
+impl fmt::Debug for Leases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leases").field("holder", &self.holder).finish_non_exhaustive()
+    }
+}
+
+/// One lease: the gate of a task that runs on one of several processes.
+#[derive(Clone)]
+pub struct Lease {
+    holds: Arc<Holds>,
+    holder: Arc<str>,
+    name: Arc<str>,
+    ttl: Duration,
+    grace: Option<Duration>,
+    after_run: bool,
+}
+
+impl Lease {
+    /// The default time that a lease lasts unless it is renewed.
+    pub const DEFAULT_TTL: Duration = Duration::from_secs(15);
+    /// The shortest time that a lease may last.
+    pub const SHORTEST_TTL: Duration = Duration::from_millis(300);
+
+    /// Sets how long the lease lasts unless it is renewed. Default 15 s, at least 300 ms: a shorter one is raised to that.
+    ///
+    /// It is renewed each third of this time, and a request may take a sixth. After a crash another process takes over when it has passed.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl.max(Self::SHORTEST_TTL);
+        self
+    }
+
+    /// Sets how long before the end of the lease the task is asked to stop. Default a third of the ttl; at most half of it.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = Some(grace);
+        self
+    }
+
+    /// Claims a due time of a loop when its iteration has succeeded, and not before it.
+    ///
+    /// So each due time is run at least once in the fleet: the next holder runs it again if it failed, or if the process crashed in it.
+    /// Otherwise each is run at most once.
+    pub fn after_run(mut self) -> Self {
+        self.after_run = true;
+        self
+    }
+
+    fn grace_of_ttl(&self) -> Duration {
+        self.grace.unwrap_or(self.ttl / 3).min(self.ttl / 2)
+    }
+
+    /// One identity per hold: what was asked for under an earlier one is told apart from this.
+    fn ask(&self) -> Ask {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let number = NEXT.fetch_add(1, Relaxed);
+        let holder = format!("{}/{number}-{:08x}", self.holder, random());
+        Ask { lease: self.name.clone(), holder: holder.into(), ttl: self.ttl }
+    }
+}
+
+impl Gate for Lease {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn enter(&self) -> BoxFuture<'_, Grant> {
+        Box::pin(async {
+            loop {
+                if let Some(grant) = self.holds.enter(self.ask(), self.grace_of_ttl()).await {
+                    return grant;
+                }
+                // The store panicked.
+                sleep(self.ttl / 3).await;
+            }
+        })
+    }
+
+    fn begin(&self, pass: &Pass, due: SystemTime) -> BoxFuture<'_, Claim> {
+        let term = pass.term();
+        Box::pin(async move {
+            match self.holds.begin_claim(&self.name, term, due) {
+                Claiming::Known(claim) => claim,
+                Claiming::Ask(_) if self.after_run => Claim::Won,
+                Claiming::Ask(held) => self.holds.claim(&held, due).await,
+            }
+        })
+    }
+
+    fn end(&self, pass: &Pass, due: SystemTime, result: ExitKind) -> BoxFuture<'_, ()> {
+        let term = pass.term();
+        Box::pin(async move {
+            if !self.after_run || result != ExitKind::Success {
+                return;
+            }
+            if let Claiming::Ask(held) = self.holds.begin_claim(&self.name, term, due) {
+                self.holds.claim(&held, due).await;
+            }
+        })
+    }
+
+    fn settled(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.holds.settled(&self.name))
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("name", &self.name)
+            .field("holder", &self.holder)
+            .field("ttl", &self.ttl)
+            .field("grace", &self.grace_of_ttl())
+            .field("after_run", &self.after_run)
+            .finish_non_exhaustive()
+    }
+}
+
+fn random() -> u32 {
+    (RandomState::new().build_hasher().finish() >> 32) as u32
+}
+
+/// The host, the process, and a random number: containers have the same process ids.
+fn own_identity() -> String {
+    format!("{}:{}:{:08x}", host(), std::process::id(), random())
+}
+
+#[cfg(unix)]
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(not(unix))]
+fn host() -> String {
+    std::env::var("COMPUTERNAME").unwrap_or_else(|_| "host".to_owned())
+}

@@ -1,0 +1,415 @@
+//! Leases in virtual time: a store that is late, that fails and that is shared by several managers.
+#![cfg(feature = "testing")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::{Duration, SystemTime},
+};
+
+use opentelemetry::metrics::MeterProvider as _;
+use opentelemetry_sdk::metrics::{
+    InMemoryMetricExporter, PeriodicReader, SdkMeterProvider,
+    data::{AggregatedMetrics, MetricData},
+};
+use otel_tasks::{
+    CriticalTaskConfig, Schedule, TaskLoop, TaskManager,
+    gate::{BootClock, BootInstant, Claim, Gate},
+    schedule::MissedPolicy,
+    shutdown::ShutdownOutcome,
+    snapshot::TaskState,
+    testing::WallClock,
+};
+use otel_tasks_lease::{Answer, Ask, Held, LeaseStore, Leases, Renewed, StoreError, testing::Memory};
+use tokio::time::{Instant, sleep};
+
+const TTL: Duration = secs(15);
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+const fn millis(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// A store whose answers are late, or errors. What was asked takes effect at once.
+#[derive(Clone, Default)]
+struct Away {
+    store: Memory,
+    /// In milliseconds.
+    late: Arc<AtomicU64>,
+    fails: Arc<AtomicU64>,
+    renewals: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Away {
+    fn late(&self, by: Duration) {
+        self.late.store(u64::try_from(by.as_millis()).expect("short"), SeqCst);
+    }
+
+    fn fail(&self, fails: bool) {
+        self.fails.store(u64::from(fails), SeqCst);
+    }
+
+    async fn answer<T>(&self, request: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        if self.fails.load(SeqCst) > 0 {
+            return Err(StoreError::new("away", "not there"));
+        }
+        let answer = request.await;
+        sleep(millis(self.late.load(SeqCst))).await;
+        answer
+    }
+}
+
+impl LeaseStore for Away {
+    async fn acquire(&self, ask: &Ask) -> Result<Answer, StoreError> {
+        self.answer(self.store.acquire(ask)).await
+    }
+
+    async fn renew(&self, held: &[Held]) -> Result<Vec<Renewed>, StoreError> {
+        self.renewals.lock().unwrap().push(held.len());
+        self.answer(self.store.renew(held)).await
+    }
+
+    async fn claim(&self, held: &Held, due: SystemTime) -> Result<Claim, StoreError> {
+        self.answer(self.store.claim(held, due)).await
+    }
+
+    async fn release(&self, ask: &Ask) -> Result<(), StoreError> {
+        self.answer(self.store.release(ask)).await
+    }
+
+    async fn freed(&self, lease: &str) {
+        self.store.freed(lease).await;
+    }
+}
+
+fn clock() -> BootClock {
+    // The reader of metrics has a thread of its own, which would see the system's clock.
+    let (began, runtime) = (Instant::now(), tokio::runtime::Handle::current());
+    BootClock::from_fn(move || {
+        let _inside = runtime.enter();
+        BootInstant::after_boot(began.elapsed())
+    })
+}
+
+fn leases(store: impl LeaseStore) -> Leases {
+    Leases::on(store, clock())
+}
+
+/// Who runs: the terms, and how many at once.
+#[derive(Clone, Default)]
+struct Runs(Arc<Mutex<(Vec<u64>, usize)>>);
+
+struct Ends(Runs);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.0.lock().unwrap().1 -= 1;
+    }
+}
+
+impl Runs {
+    fn task(&self, name: &str, leases: &Leases, lease: &str) -> CriticalTaskConfig {
+        let runs = self.clone();
+        let task = CriticalTaskConfig::new(name, move |ctx| {
+            let runs = runs.clone();
+            async move {
+                let _ends = runs.begin(ctx.pass().map_or(0, |pass| pass.term()));
+                ctx.cancelled().await;
+            }
+        });
+        task.gate(leases.lease(lease).ttl(TTL))
+    }
+
+    fn begin(self, term: u64) -> Ends {
+        {
+            let mut now = self.0.lock().unwrap();
+            now.0.push(term);
+            now.1 += 1;
+        }
+        Ends(self)
+    }
+
+    fn terms(&self) -> Vec<u64> {
+        self.0.lock().unwrap().0.clone()
+    }
+
+    fn now(&self) -> usize {
+        self.0.lock().unwrap().1
+    }
+}
+
+fn started(configs: impl IntoIterator<Item = CriticalTaskConfig>) -> TaskManager {
+    let tasks = TaskManager::new();
+    tasks.register_all(configs).unwrap();
+    tasks.start();
+    tasks
+}
+
+fn state(tasks: &TaskManager, name: &str) -> Option<TaskState> {
+    tasks.task_health(name).and_then(|health| health.state)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_after_its_limit_begins_nothing_and_leaves_nothing_behind() {
+    let (store, runs) = (Away::default(), Runs::default());
+    store.late(TTL / 6 + millis(10));
+    let tasks = started([runs.task("t", &leases(store.clone()), "l")]);
+    sleep(TTL * 2).await;
+    assert_eq!(runs.terms(), [], "each of the answers was too late");
+    store.late(millis(5));
+    sleep(TTL / 2).await;
+    assert_eq!(runs.now(), 1, "the same candidate is granted what it holds by the store's account");
+    let term = runs.terms()[0];
+    assert!(term > 1);
+    tasks.shutdown().await;
+    // A candidate that goes while its answers are late.
+    store.late(TTL / 6 + millis(10));
+    let tasks = started([runs.task("t", &leases(store.clone()), "l")]);
+    sleep(millis(10)).await;
+    store.late(Duration::ZERO);
+    tasks.shutdown().await;
+    sleep(TTL / 6 * 2).await;
+    let tasks = started([runs.task("t", &leases(store.clone()), "l")]);
+    sleep(millis(200)).await;
+    assert_eq!(runs.now(), 1, "far sooner than the lease lasts");
+    tasks.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_is_answered_too_late_extends_nothing() {
+    let (store, runs) = (Away::default(), Runs::default());
+    let tasks = started([runs.task("t", &leases(store.clone()), "l")]);
+    sleep(TTL * 3).await;
+    assert_eq!((runs.now(), runs.terms()), (1, vec![1]), "as long as it is renewed");
+    store.late(TTL);
+    // The last renewal was answered at most a third of the ttl ago.
+    sleep(TTL).await;
+    assert_eq!((runs.now(), state(&tasks, "t")), (0, Some(TaskState::Standby)));
+    store.late(Duration::ZERO);
+    sleep(TTL * 2).await;
+    assert_eq!((runs.now(), runs.terms().len()), (1, 2), "whoever lost stands again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_single_late_or_failed_renewal_costs_nothing() {
+    let (store, runs) = (Away::default(), Runs::default());
+    let _tasks = started([runs.task("t", &leases(store.clone()), "l")]);
+    sleep(millis(100)).await;
+    for _ in 0..20 {
+        sleep(TTL / 3).await;
+        store.fail(true);
+        sleep(TTL / 7).await;
+        store.fail(false);
+    }
+    assert_eq!((runs.now(), runs.terms()), (1, vec![1]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_of_one_name_exclude_each_other_in_one_process_too() {
+    let (store, runs) = (Memory::new(), Runs::default());
+    let leases = leases(store);
+    let tasks =
+        started([runs.task("a", &leases, "l"), runs.task("b", &leases, "l"), runs.task("c", &leases, "m")]);
+    sleep(TTL * 2).await;
+    assert_eq!(runs.now(), 2);
+    let holder = if state(&tasks, "a") == Some(TaskState::Running) { "a" } else { "b" };
+    tasks.pause(holder).unwrap();
+    sleep(millis(100)).await;
+    assert_eq!((runs.now(), runs.terms().len()), (2, 3), "the other takes over at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_that_were_acquired_one_by_one_are_renewed_together() {
+    let (store, runs) = (Away::default(), Runs::default());
+    let leases = leases(store.clone());
+    let tasks = TaskManager::new();
+    tasks.start();
+    for number in 0..20 {
+        tasks.register(runs.task(&format!("t{number}"), &leases, &format!("l{number}"))).unwrap();
+        sleep(TTL / 40).await;
+    }
+    sleep(TTL * 2).await;
+    store.renewals.lock().unwrap().clear();
+    sleep(TTL * 10).await;
+    let renewals = store.renewals.lock().unwrap().clone();
+    assert!(renewals.len() <= 62, "not one by one: {renewals:?}");
+    assert_eq!((runs.now(), runs.terms().len()), (20, 20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_while_a_lease_is_asked_for_is_over_soon_and_leaves_it_free() {
+    let (store, runs) = (Away::default(), Runs::default());
+    store.late(TTL / 10);
+    let tasks = started([runs.task("t", &leases(store.clone()), "l")]);
+    sleep(millis(10)).await;
+    assert_eq!(state(&tasks, "t"), Some(TaskState::Standby));
+    let report = tasks.shutdown().await;
+    assert_eq!(report.count(ShutdownOutcome::NotRunning), 1, "{report}");
+    assert_eq!(runs.terms(), []);
+    sleep(TTL / 3).await;
+    store.late(Duration::ZERO);
+    let _tasks = started([runs.task("t", &leases(store), "l")]);
+    sleep(millis(200)).await;
+    assert_eq!(runs.now(), 1, "far sooner than the lease lasts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_returns_when_the_leases_are_given_back() {
+    let (store, runs) = (Away::default(), Runs::default());
+    let tasks = started([runs.task("t", &leases(store.clone()), "l")]);
+    sleep(secs(1)).await;
+    store.late(millis(300));
+    let began = Instant::now();
+    tasks.shutdown().await;
+    assert!(began.elapsed() >= millis(300), "it waits for the answer: {:?}", began.elapsed());
+    // A store that is away holds it up for a second, and no longer.
+    let tasks = started([runs.task("t", &leases(store.clone()), "l")]);
+    sleep(secs(1)).await;
+    assert_eq!(runs.now(), 1);
+    store.fail(true);
+    let began = Instant::now();
+    tasks.shutdown().await;
+    assert!((secs(1)..secs(2)).contains(&began.elapsed()), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_waits_for_the_store_and_is_won_once() {
+    let store = Away::default();
+    let lease = leases(store.clone()).lease("l").ttl(TTL);
+    let grant = lease.enter().await;
+    let due = SystemTime::UNIX_EPOCH + secs(1_000);
+    // Taken effect, and the answer is lost: asked again, it is won.
+    store.late(TTL / 5);
+    let (claim, ()) = tokio::join!(lease.begin(&grant.pass(), due), async {
+        sleep(TTL / 6 + millis(50)).await;
+        store.late(Duration::ZERO);
+    });
+    assert_eq!(claim, Claim::Won);
+    assert_eq!(lease.begin(&grant.pass(), due).await, Claim::Done, "whatever the clock of the loop does");
+    assert_eq!(lease.begin(&grant.pass(), due + secs(1)).await, Claim::Won);
+    let pass = grant.pass();
+    drop(grant);
+    assert_eq!(lease.begin(&pass, due + secs(2)).await, Claim::Lost, "it is given back");
+}
+
+/// The exported values of the instruments of leases, by name and attributes.
+fn values(provider: &SdkMeterProvider, exporter: &InMemoryMetricExporter) -> BTreeMap<String, f64> {
+    exporter.reset();
+    provider.force_flush().unwrap();
+    let mut values = BTreeMap::new();
+    let finished = exporter.get_finished_metrics().unwrap();
+    let metrics =
+        finished.iter().flat_map(|resource| resource.scope_metrics()).flat_map(|scope| scope.metrics());
+    for metric in metrics {
+        let mut note = |mut attributes: Vec<String>, value: f64| {
+            attributes.sort();
+            values.insert(format!("{} {}", metric.name(), attributes.join(" ")).trim().to_owned(), value);
+        };
+        let text = |attribute: &opentelemetry::KeyValue| format!("{}={}", attribute.key, attribute.value);
+        match metric.data() {
+            AggregatedMetrics::I64(MetricData::Sum(sum)) => sum
+                .data_points()
+                .for_each(|point| note(point.attributes().map(text).collect(), point.value() as f64)),
+            AggregatedMetrics::U64(MetricData::Sum(sum)) => sum
+                .data_points()
+                .for_each(|point| note(point.attributes().map(text).collect(), point.value() as f64)),
+            AggregatedMetrics::F64(MetricData::Gauge(gauge)) => gauge
+                .data_points()
+                .for_each(|point| note(point.attributes().map(text).collect(), point.value())),
+            AggregatedMetrics::F64(MetricData::Histogram(histogram)) => histogram
+                .data_points()
+                .for_each(|point| note(point.attributes().map(text).collect(), point.count() as f64)),
+            other => panic!("{}: {other:?}", metric.name()),
+        }
+    }
+    values
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_instruments_show_who_holds_what_became_of_it_and_what_fails() {
+    let exporter = InMemoryMetricExporter::default();
+    let reader = PeriodicReader::builder(exporter.clone()).with_interval(secs(1_000_000)).build();
+    let provider = SdkMeterProvider::builder().with_reader(reader).build();
+    let (store, runs) = (Away::default(), Runs::default());
+    let leases = leases(store.clone()).meter(provider.meter("test"));
+    let tasks = started([runs.task("a", &leases, "l")]);
+    let value = |name: &str| values(&provider, &exporter).get(name).copied();
+    assert_eq!(value("task.lease.held task.lease.name=l"), Some(0.0), "seen before anybody holds it");
+    sleep(TTL).await;
+    assert_eq!(value("task.lease.held task.lease.name=l"), Some(1.0));
+    let remaining = value("task.lease.remaining task.lease.name=l").unwrap();
+    assert!(remaining > TTL.as_secs_f64() / 2.0 && remaining <= TTL.as_secs_f64(), "{remaining}");
+    assert!(value("task.lease.renew.duration").unwrap() >= 2.0);
+    store.fail(true);
+    sleep(TTL).await;
+    let all = values(&provider, &exporter);
+    let get = |name: &str| all.get(name).copied().unwrap_or_default();
+    assert_eq!(get("task.lease.held task.lease.name=l"), 0.0);
+    assert!(!all.contains_key("task.lease.remaining task.lease.name=l"));
+    assert!(get("task.lease.errors error.type=away task.lease.operation=renew") >= 2.0, "{all:?}");
+    assert!(get("task.lease.errors error.type=away task.lease.operation=acquire") >= 1.0, "{all:?}");
+    assert_eq!(
+        get("task.lease.transitions task.lease.name=l task.lease.transition=acquired"),
+        1.0,
+        "{all:?}"
+    );
+    assert_eq!(get("task.lease.transitions task.lease.name=l task.lease.transition=lost"), 1.0);
+    store.fail(false);
+    sleep(TTL).await;
+    tasks.shutdown().await;
+    assert_eq!(value("task.lease.transitions task.lease.name=l task.lease.transition=acquired"), Some(2.0));
+    assert_eq!(value("task.lease.transitions task.lease.name=l task.lease.transition=released"), Some(1.0));
+    assert_eq!(value("task.lease.held task.lease.name=l"), Some(0.0));
+}
+
+/// The due times that were run from a Friday morning on, while a process runs in each of these spans of hours.
+async fn nights(from: u64, lives: &[(u64, u64)]) -> Vec<SystemTime> {
+    let wall = WallClock::starting(SystemTime::UNIX_EPOCH + secs(from));
+    let ran = Arc::new(Mutex::new(Vec::new()));
+    let (store, began) = (Memory::new(), Instant::now());
+    for (begins, ends) in lives {
+        tokio::time::sleep_until(began + secs(begins * 3_600)).await;
+        let tasks =
+            TaskManager::builder().wall_clock(wall.reader()).wall_clock_step(secs(600)).build().unwrap();
+        let noted = ran.clone();
+        let nightly = TaskLoop::on(Schedule::daily(["02:30"], "Europe/Berlin"), |_| async {})
+            .missed(MissedPolicy::RunOnce)
+            .after_iteration(move |done| {
+                noted.lock().unwrap().push(done.due.expect("scheduled"));
+                async {}
+            });
+        let lease = leases(store.clone()).lease("nightly").ttl(secs(600));
+        tasks.register(CriticalTaskConfig::from_loop("nightly", nightly).gate(lease)).unwrap();
+        tasks.start();
+        tokio::time::sleep_until(began + secs(ends * 3_600)).await;
+        tasks.shutdown().await;
+    }
+    let ran = ran.lock().unwrap().clone();
+    ran
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deploy_across_the_night_loses_no_run_and_repeats_none_also_when_the_clocks_change() {
+    // Fridays at 06:00 UTC, since a lease knows of no time before its first run; the clocks go back in the night to 2026-10-25, and forward in the night to 2026-03-29.
+    for from in [1_792_735_200, 1_774_591_200] {
+        let reference = nights(from, &[(0, 124)]).await;
+        assert_eq!(reference.len(), 5, "{reference:?}");
+        // The night is the second: one is gone before the time, and the next comes after it.
+        for lives in [
+            vec![(0, 41), (44, 124)],
+            vec![(0, 42), (43, 124)],
+            vec![(0, 43), (46, 67), (67, 124)],
+            (0..62).map(|turn| (turn * 2, turn * 2 + 2)).collect(),
+        ] {
+            let ran = nights(from, &lives).await;
+            assert_eq!(ran.iter().collect::<BTreeSet<_>>().len(), ran.len(), "twice: {ran:?}");
+            assert_eq!(ran, reference, "{lives:?}");
+        }
+    }
+}
