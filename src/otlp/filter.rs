@@ -1,6 +1,6 @@
 //! The filter of the subscriber of `install`: an `EnvFilter`, or levels of targets without the feature `env-filter`.
 //!
-//! The regular expressions of `EnvFilter` take a sixth of a build.
+//! The regular expressions of `EnvFilter` are an eighth of a build.
 
 use tracing_subscriber::filter::ParseError;
 
