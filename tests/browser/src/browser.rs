@@ -76,6 +76,11 @@ impl Browser {
         Ok(())
     }
 
+    /// Runs a script before those of each page that is opened from now on.
+    pub async fn before_each_page(&self, script: &str) -> Checked {
+        self.tell("Page.addScriptToEvaluateOnNewDocument", json!({ "source": script })).await
+    }
+
     /// Opens a view of the page: the part of its address after `#`. Read again, also if it is open.
     pub async fn view(&self, page: &str, view: &str) -> Checked {
         self.client.goto("about:blank").await?;

@@ -10,6 +10,7 @@
 
 mod axe;
 mod browser;
+mod contrast;
 mod load;
 mod looks;
 mod night;

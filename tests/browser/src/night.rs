@@ -4,7 +4,7 @@ use crate::{
     Checked,
     axe::Axe,
     browser::Browser,
-    check,
+    check, contrast,
     service::{Service, TOKEN},
 };
 
@@ -24,7 +24,9 @@ pub async fn run() -> Checked {
     actions_follow_the_state(&service, &browser).await?;
     println!("ok  actions follow the state; a stop is confirmed; a refusal says why");
     views_are_accessible(&service, &browser, &axe).await?;
-    println!("ok  axe finds nothing on any view, light and dark, wide and on a telephone");
+    println!(
+        "ok  axe finds nothing on any view, and the contrast suffices, light and dark, wide and on a telephone"
+    );
     a_telephone_shows_health_and_the_last_error(&service, &browser).await?;
     println!("ok  390 pixels show health and the last error");
     a_shutdown_is_counted_down(&service, &browser).await?;
@@ -188,13 +190,17 @@ async fn views_are_accessible(service: &Service, browser: &Browser, axe: &Axe) -
             ] {
                 browser.view(&service.url(), view).await?;
                 browser.shows("the view is there", "return document.querySelector('main h1') !== null && document.querySelector('main .loading') === null").await?;
-                axe.check(browser, &format!("{view}, {width} pixels, {scheme}")).await?;
+                let what = format!("{view}, {width} pixels, {scheme}");
+                axe.check(browser, &what).await?;
+                contrast::check(browser, &what).await?;
             }
             browser.press("?").await?;
             browser
                 .shows("the keys are there", "return document.querySelector('dialog kbd') !== null")
                 .await?;
-            axe.check(browser, &format!("the keys, {width} pixels, {scheme}")).await?;
+            let what = format!("the keys, {width} pixels, {scheme}");
+            axe.check(browser, &what).await?;
+            contrast::check(browser, &what).await?;
         }
     }
     Ok(())

@@ -31,6 +31,43 @@ pub async fn run() -> Checked {
     );
     a_lost_connection_says_how_old_the_data_is(&mut service, &browser).await?;
     println!("ok  a lost connection is said, with the age of the data; paused updates stand still");
+    browser.close().await?;
+    what_arrives_before_the_subscription_is_drawn(&service).await?;
+    println!("ok  a message that arrives between the first drawing and the subscription is drawn");
+    Ok(())
+}
+
+/// A stream that says everything at once and then nothing: before the first frame, and so before any view has subscribed.
+const AT_ONCE: &str = "\
+    window.EventSource = class extends EventTarget { \
+        static CLOSED = 2; \
+        readyState = 1; \
+        constructor(address) { \
+            super(); \
+            const request = new XMLHttpRequest(); \
+            request.open('GET', new URL('tasks', address), false); \
+            request.send(); \
+            const { summary, tasks } = JSON.parse(request.responseText); \
+            const data = JSON.stringify({ at: Date.now() / 1000, summary, rows: tasks, events: [] }); \
+            queueMicrotask(() => { \
+                window.loading = document.querySelector('main .loading') !== null; \
+                this.dispatchEvent(new MessageEvent('all', { data })); \
+            }); \
+        } \
+        close() {} \
+    };";
+
+async fn what_arrives_before_the_subscription_is_drawn(service: &Service) -> Checked {
+    let browser = Browser::open(1280, 900, "light").await?;
+    browser.before_each_page(AT_ONCE).await?;
+    browser.client.goto(&service.url()).await?;
+    browser
+        .shows(
+            "the rows of the only message",
+            "return document.querySelector('.verdict') !== null && document.querySelectorAll('tr.task').length > 2",
+        )
+        .await?;
+    check!(browser.ask("return loading").await? == true, "the message did not come after the first drawing");
     browser.close().await
 }
 
