@@ -1,6 +1,6 @@
 //! The README's generated parts are what the code says. `UPDATE_README=1 cargo test --test readme` writes them anew.
 
-use otel_tasks::telemetry::contract::{INSTRUMENTS, TASK_ATTRIBUTES};
+use otel_tasks::telemetry::contract::{INSTRUMENTS, TASK_ATTRIBUTES, lease};
 
 fn instruments() -> String {
     let mut table = String::from("| instrument | kind | unit | more attributes | |\n|---|---|---|---|---|\n");
@@ -26,6 +26,22 @@ fn output() -> String {
 /// What the real programs answered when `stack/test --record` asked them last.
 fn stack() -> String {
     format!("```text\n{}\n```\n", include_str!("../docs/stack-output.txt").trim_end())
+}
+
+#[test]
+fn the_page_on_fleets_lists_the_instruments_of_leases() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/fleet.md");
+    let page = std::fs::read_to_string(path).expect("the page");
+    for instrument in lease::INSTRUMENTS {
+        let keys: Vec<_> = instrument.attributes.iter().map(|key| format!("`{key}`")).collect();
+        let kind = instrument.kind.as_str();
+        let keys = if keys.is_empty() { " ".to_owned() } else { format!(" {} ", keys.join(", ")) };
+        let row = format!(
+            "| `{}` | {kind} | {} |{keys}| {} |",
+            instrument.name, instrument.unit, instrument.description
+        );
+        assert!(page.contains(&row), "not in docs/fleet.md:\n{row}");
+    }
 }
 
 #[test]
