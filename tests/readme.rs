@@ -8,7 +8,7 @@ use std::fs;
 use otel_tasks::{
     CriticalTaskConfig, GiveUp, TaskContext, TaskGroup, TaskManager,
     policy::{ErrorClass, RestartStrategy},
-    telemetry::contract::{INSTRUMENTS, TASK_ATTRIBUTES},
+    telemetry::contract::{INSTRUMENTS, TASK_ATTRIBUTES, lease},
 };
 use support::{Events, secs};
 
@@ -100,6 +100,21 @@ fn generated_parts_equal_the_code() {
     let page = read("docs/instruments.md");
     for key in TASK_ATTRIBUTES {
         assert!(page.contains(&format!("`{key}`")), "{key}");
+    }
+}
+
+#[test]
+fn page_on_fleets_lists_the_instruments_of_leases() {
+    let page = read("docs/fleet.md");
+    for instrument in lease::INSTRUMENTS {
+        let keys: Vec<_> = instrument.attributes.iter().map(|key| format!("`{key}`")).collect();
+        let kind = instrument.kind.as_str();
+        let keys = if keys.is_empty() { " ".to_owned() } else { format!(" {} ", keys.join(", ")) };
+        let row = format!(
+            "| `{}` | {kind} | {} |{keys}| {} |",
+            instrument.name, instrument.unit, instrument.description
+        );
+        assert!(page.contains(&row), "not in docs/fleet.md:\n{row}");
     }
 }
 

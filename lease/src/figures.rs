@@ -159,9 +159,9 @@ impl Figures {
 
 fn observe(meter: &Meter, figures: &Weak<Figures>) {
     // The meter keeps a callback for as long as it lives: it holds nothing but a weak pointer.
-    let each = |seen: fn(&State, &mut dyn FnMut(f64, &[KeyValue]))| {
+    let each = |seen: fn(&State, Observe<'_>)| {
         let figures = figures.clone();
-        move |observe: &mut dyn FnMut(f64, &[KeyValue])| {
+        move |observe: Observe<'_>| {
             if let Some(figures) = figures.upgrade() {
                 seen(&figures.state(), observe);
             }
@@ -225,7 +225,10 @@ fn observe(meter: &Meter, figures: &Weak<Figures>) {
         .build();
 }
 
-type Seen = Box<dyn Fn(&mut dyn FnMut(f64, &[KeyValue])) + Send + Sync>;
+/// Takes a value with its attributes.
+type Observe<'a> = &'a mut dyn FnMut(f64, &[KeyValue]);
+/// Passes on the values of an instrument.
+type Seen = Box<dyn Fn(Observe<'_>) + Send + Sync>;
 
 /// Exact up to 2^53.
 fn count(number: u64) -> f64 {

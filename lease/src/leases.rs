@@ -25,12 +25,10 @@ use crate::{
 
 /// The leases of one store: their renewals go to it together, on its one connection. Clones are the same leases.
 ///
-/// ```
+/// ```no_run
 /// use otel_tasks::{CriticalTaskConfig, TaskManager};
-/// use otel_tasks_lease::Leases;
-/// # use otel_tasks_lease::testing::Memory;
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), otel_tasks::task::RegisterError> {
-/// # let store = Memory::new();
+/// use otel_tasks_lease::{LeaseStore, Leases};
+/// # fn example(store: impl LeaseStore) -> Result<(), otel_tasks::task::RegisterError> {
 /// let leases = Leases::new(store);
 /// let tasks = TaskManager::new();
 /// tasks.register(

@@ -1,5 +1,4 @@
 //! Leases in virtual time: a store that is late, that fails and that is shared by several managers.
-#![cfg(feature = "testing")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -390,8 +389,7 @@ async fn nights(from: u64, lives: &[(u64, u64)]) -> Vec<SystemTime> {
         tokio::time::sleep_until(began + secs(ends * 3_600)).await;
         tasks.shutdown().await;
     }
-    let ran = ran.lock().unwrap().clone();
-    ran
+    Arc::into_inner(ran).expect("all are gone").into_inner().unwrap()
 }
 
 #[tokio::test(start_paused = true)]
