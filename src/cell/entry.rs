@@ -25,7 +25,7 @@ pub(crate) struct Entry<E> {
     pub(super) kind: Kind,
     /// Made for a caller that gave nothing but the name. The first of a name is found by it alone.
     pub(super) plain: bool,
-    /// Whether members report to it, or did. Set once, before the first does.
+    /// True if members report to it, or did. Set once, before the first does.
     pub(super) is_family: AtomicBool,
     /// How many members report to it. Written under the registry's lock.
     pub(super) members: AtomicU32,

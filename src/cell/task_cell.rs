@@ -95,7 +95,7 @@ struct Rare {
     errors: Vec<ErrorCount>,
     last_error: Option<LastError>,
     history: VecDeque<RunRecord>,
-    /// When restarts that count against the limit happened, since the registry was made; the oldest first.
+    /// The time at which restarts that count against the limit happened, since the registry was made; the oldest first.
     restart_log: VecDeque<Duration>,
 }
 
@@ -107,7 +107,7 @@ pub(crate) struct EndedRun<'a> {
     pub(crate) error: Option<RunError<'a>>,
 }
 
-/// Why a run failed.
+/// The reason why a run failed.
 pub(crate) struct RunError<'a> {
     pub(crate) error_type: &'static str,
     pub(crate) message: &'a dyn Fn() -> String,
@@ -209,7 +209,7 @@ impl TaskCell {
         self.active.load(Relaxed) & !(RETIRED | GONE)
     }
 
-    /// Whether no run is under way.
+    /// Returns true if no run is under way.
     pub(crate) fn is_quiet(&self) -> bool {
         self.active() == 0
     }
@@ -219,7 +219,7 @@ impl TaskCell {
         self.active.fetch_or(RETIRED, Relaxed);
     }
 
-    /// Whether the task that was registered under the name is gone, and no other has come.
+    /// Returns true if the task that was registered under the name is gone, and no other has come.
     pub(crate) fn is_retired(&self) -> bool {
         self.active.load(Relaxed) & RETIRED != 0
     }
@@ -239,7 +239,7 @@ impl TaskCell {
         self.active.fetch_and(!GONE, Relaxed) & GONE != 0
     }
 
-    /// Whether the registry has let the name go.
+    /// Returns true if the registry has let the name go.
     pub(super) fn is_gone(&self) -> bool {
         self.active.load(Relaxed) & GONE != 0
     }
@@ -442,7 +442,7 @@ impl TaskCell {
         }
     }
 
-    /// When a task that has failed is tried again.
+    /// Returns the time at which a task that has failed is tried again.
     pub(crate) fn next_retry(&self) -> Option<SystemTime> {
         self.figures.get().and_then(|figures| time(&figures.next_retry))
     }
@@ -469,7 +469,7 @@ impl TaskCell {
         Some((TaskState::ALL[index], since))
     }
 
-    /// Whether a task is registered under the name, or has runs under way.
+    /// Returns true if a task is registered under the name, or has runs under way.
     pub(crate) fn is_alive(&self) -> bool {
         self.state().is_some() || !self.is_quiet()
     }
@@ -582,7 +582,7 @@ fn seen(errors: &[ErrorCount]) -> Vec<ErrorCount> {
 /// The classes that every name may show, whatever its budget.
 const ALWAYS: [&str; 3] = [ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT, ERROR_TYPE_OTHER];
 
-/// Whether a class takes a place of a name's eight and of the registry's budget.
+/// Returns true if a class takes a place of a name's eight and of the registry's budget.
 pub(super) fn takes_budget(error_type: &str) -> bool {
     !ALWAYS.contains(&error_type)
 }

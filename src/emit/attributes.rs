@@ -103,7 +103,7 @@ impl Entry<TaskAttributes> {
         sets.plain_results[kind as usize].get_or_init(|| with(&sets.base, key::RESULT, kind.as_str()))
     }
 
-    /// Whether a run that ends now leaves its attributes behind for the next. The first of a name, which may be its only
+    /// Returns true if a run that ends now leaves its attributes behind for the next. The first of a name, which may be its only
     /// one, does not.
     fn keeps_sets(&self) -> bool {
         self.extra.sets.get().is_some() || self.cell.ended_runs() > 1

@@ -26,7 +26,7 @@ pub struct RunExemplar {
     pub attributes: Vec<KeyValue>,
     /// How long the run took.
     pub duration: Duration,
-    /// When the run ended.
+    /// The time at which the run ended.
     pub ended: SystemTime,
     /// The run's trace.
     pub trace_id: TraceId,
@@ -59,7 +59,7 @@ impl Kept {
         self.bucket == other.bucket && same_result
     }
 
-    /// Whether it takes the place of one that stands for the same.
+    /// Returns true if it takes the place of one that stands for the same.
     fn replaces(&self, held: &Self) -> bool {
         self.error_type.is_some()
             || self.duration >= held.duration
@@ -113,7 +113,7 @@ impl Exemplars {
     }
 }
 
-/// Whether the process's telemetry exports spans that are not sampled: those of runs that failed, and of runs that took so
+/// True if the process's telemetry exports spans that are not sampled: those of runs that failed, and of runs that took so
 /// many nanoseconds. Relaxed: pairs with nothing.
 static FAILED_KEPT: AtomicBool = AtomicBool::new(false);
 static SLOW_KEPT: AtomicU64 = AtomicU64::new(u64::MAX);

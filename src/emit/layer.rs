@@ -152,7 +152,7 @@ pub(crate) fn installed() -> Option<Installed> {
     })
 }
 
-/// Whether this thread's subscriber is the process's own, so that a span which is made later, on another thread, is its too.
+/// Returns true if this thread's subscriber is the process's own, so that a span which is made later, on another thread, is its too.
 ///
 /// `tracing` tells it in its debug text alone. Should that say something else one day, the answer is no.
 pub(crate) fn subscriber_is_of_process() -> bool {
@@ -180,7 +180,7 @@ struct Marker<const EXPORTS: bool> {
 struct State {
     tracer: Arc<BoxedTracer>,
     status: Option<Arc<dyn ExportStatus>>,
-    /// Whether our exporter leaves the spans to another.
+    /// True if our exporter leaves the spans to another.
     stood_back: AtomicBool,
     conflict: OnceLock<LayerConflict>,
 }
@@ -231,7 +231,7 @@ impl State {
 }
 
 thread_local! {
-    /// Whether this thread looks for other layers: ours must not be what it finds.
+    /// True if this thread looks for other layers: ours must not be what it finds.
     static PROBING: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -348,7 +348,7 @@ impl Callsite for BareRun {
     }
 }
 
-/// Whether some tracing-opentelemetry layer other than ours takes part in this subscriber: opens a span through it and
+/// Returns true if some tracing-opentelemetry layer other than ours takes part in this subscriber: opens a span through it and
 /// looks whether it got an OpenTelemetry context. Telemetry is suppressed meanwhile, so nothing is exported.
 ///
 /// The span's callsite is not registered: the registration's lock is held by whoever calls `on_register_dispatch`.

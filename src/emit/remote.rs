@@ -31,7 +31,7 @@ const MAX_BAGGAGE_BYTES: usize = 8_192;
 /// The most entries that are read of a baggage header: the limit of the SDK.
 const MAX_BAGGAGE_ENTRIES: usize = 64;
 
-/// Whether the process's telemetry was set up to propagate nothing. Relaxed: pairs with nothing.
+/// True if the process's telemetry was set up to propagate nothing. Relaxed: pairs with nothing.
 static OFF: AtomicBool = AtomicBool::new(false);
 
 /// Notes whether the telemetry that was installed propagates anything (`OTEL_PROPAGATORS`).
@@ -99,7 +99,7 @@ pub(crate) fn environment() -> Option<&'static SpanContext> {
 struct Environment {
     traceparent: Option<OsString>,
     span: Option<SpanContext>,
-    /// Whether it was said that the variable is invalid, if it is. Relaxed: pairs with nothing.
+    /// True if it was said that the variable is invalid, if it is. Relaxed: pairs with nothing.
     said: AtomicBool,
 }
 

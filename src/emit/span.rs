@@ -47,7 +47,7 @@ impl SpanParent {
         if known.context.has_active_span() { Self::Known(Box::new(known)) } else { Self::Current }
     }
 
-    /// Whether the span begins a new trace if it is made here.
+    /// Returns true if the span begins a new trace if it is made here.
     pub(crate) fn is_root(&self) -> bool {
         !self.with_context(OtelContext::has_active_span)
     }
@@ -151,7 +151,7 @@ pub(crate) struct SpanStart<'a, A> {
     /// The tracer that is asked before the layer's, where no tracing-opentelemetry layer sees the span.
     pub(crate) own_tracer: Option<&'a Arc<BoxedTracer>>,
     pub(crate) name: Cow<'static, str>,
-    /// When it began, where that is not now.
+    /// The time at which it began, where that is not now.
     pub(crate) began: Option<SystemTime>,
     /// Asked where the span's own fields are not exported.
     pub(crate) attributes: A,
@@ -351,7 +351,7 @@ pub(crate) fn with_trace(context: Option<OtelContext>, emit: impl FnOnce()) {
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(emit));
 }
 
-/// Whether a span of this crate's target and level would be exported by a tracing-opentelemetry layer.
+/// Returns true if a span of this crate's target and level would be exported by a tracing-opentelemetry layer.
 pub(crate) fn probe_is_exported() -> bool {
     // Suppressed: the probe itself must not be exported.
     let _suppressed = OtelContext::enter_telemetry_suppressed_scope();

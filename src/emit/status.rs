@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-/// Whether telemetry still exports.
+/// True if telemetry still exports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TelemetryState {
@@ -23,7 +23,7 @@ pub enum TelemetryState {
 pub struct SignalExport {
     /// Where it goes: the endpoint, with `***` for a user and a password, and `the console`. Empty if the signal is off.
     pub targets: Vec<String>,
-    /// Why the signal is off, if it is.
+    /// The reason why the signal is off, if it is.
     pub off: Option<&'static str>,
     /// Sampled spans that ended, log records that were emitted, collections that were made.
     pub ended: u64,
@@ -35,14 +35,14 @@ pub struct SignalExport {
     pub lost: u64,
     /// Data points that the receiver rejected; they are no items.
     pub rejected_points: u64,
-    /// Why nothing of the last request was taken; `None` if something was.
+    /// The reason why nothing of the last request was taken; `None` if something was.
     pub failure: Option<String>,
-    /// Why a part of the last request was lost; `None` if all of it was taken.
+    /// The reason why a part of the last request was lost; `None` if all of it was taken.
     pub loss: Option<String>,
 }
 
 impl SignalExport {
-    /// Whether the signal leaves the process: it is on, exporting does not fail, and not everything was lost.
+    /// Returns true if the signal leaves the process: it is on, exporting does not fail, and not everything was lost.
     pub fn is_exported(&self) -> bool {
         let all_lost = self.lost > 0 && self.delivered == 0;
         self.off.is_none() && self.failure.is_none() && !all_lost
@@ -53,7 +53,7 @@ impl SignalExport {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TelemetryExport {
-    /// Whether it still exports.
+    /// True if it still exports.
     pub state: TelemetryState,
     /// The sampler of spans.
     pub sampler: String,
@@ -70,7 +70,7 @@ pub struct TelemetryExport {
 }
 
 impl TelemetryExport {
-    /// Whether the sampler leaves out each trace that begins in this process.
+    /// Returns true if the sampler leaves out each trace that begins in this process.
     pub fn samples_nothing(&self) -> bool {
         let root = self.sampler.strip_prefix("ParentBased(").and_then(|rest| rest.strip_suffix(')'));
         matches!(root.unwrap_or(&self.sampler), "AlwaysOff" | "TraceIdRatioBased(0.0)")

@@ -10,7 +10,7 @@ use crate::{
     error::RegisterError,
 };
 
-/// Why members were not changed.
+/// The reason why members were not changed.
 pub(crate) enum Changed {
     /// What is registered is not what the caller has seen: it looks again.
     Meanwhile,

@@ -115,7 +115,7 @@ impl Registered {
         listing
     }
 
-    /// Whether a name stands for a task or a family, or is reserved.
+    /// Returns true if a name stands for a task or a family, or is reserved.
     pub(super) fn is_taken(&self, name: &str) -> bool {
         let is_reserved = || self.reserved.iter().any(|reserved| **reserved == *name);
         self.tasks.contains(name) || self.families.contains_key(name) || is_reserved()
@@ -134,7 +134,7 @@ impl Registered {
         self.tasks.take(&**task.name()).map(|task| task.0)
     }
 
-    /// Whether these can be registered together, beside what is; or with `without` in place of the task of that name.
+    /// Returns true if these can be registered together, beside what is; or with `without` in place of the task of that name.
     pub(super) fn check(&self, new: &[Registration], without: Option<&str>) -> Result<(), RegisterError> {
         let is_reserved = |name: &str| self.reserved.iter().any(|reserved| **reserved == *name);
         let is_there = |name: &str| without != Some(name) && (self.tasks.contains(name) || is_reserved(name));

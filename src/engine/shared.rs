@@ -53,7 +53,7 @@ pub(crate) struct Shared {
     pub(crate) watch: Watch,
     pub(super) errands: Errands<Errand>,
     pub(super) home: Home,
-    /// When the manager was made.
+    /// The time at which the manager was made.
     pub(crate) made: SystemTime,
     started: AtomicBool,
     registered: Mutex<Registered>,
@@ -67,7 +67,7 @@ pub(crate) struct Shared {
     pub(crate) drain: Drain,
     /// The shutdown, once it has begun.
     pub(crate) sequence: OnceLock<Arc<Sequence>>,
-    /// Whether the shutdown has begun, for those that wait for it.
+    /// True if the shutdown has begun, for those that wait for it.
     pub(crate) begun: watch::Sender<bool>,
     /// Callers that wait for a signal, and for the shutdown's report then.
     pub(crate) awaited: AtomicUsize,
@@ -131,7 +131,7 @@ impl Shared {
         }
     }
 
-    /// Whether any task depends on another. Asked without the lock: whoever begins to depend looks for itself afterwards.
+    /// Returns true if any task depends on another. Asked without the lock: whoever begins to depend looks for itself afterwards.
     pub(crate) fn has_dependents(&self) -> bool {
         self.depended_on.load(SeqCst) > 0
     }
@@ -145,7 +145,7 @@ impl Shared {
         registered.dependents.get(name).into_iter().flatten().filter_map(Weak::upgrade).collect()
     }
 
-    /// Whether others depend on a task or come after it in its group.
+    /// Returns true if others depend on a task or come after it in its group.
     pub(crate) fn is_rested_on(&self, task: &Supervised) -> bool {
         let followed =
             task.links.membership().is_some_and(|Membership { group, index }| group.size() > index + 1);
@@ -234,7 +234,7 @@ impl Shared {
         self.events.tell(Some(task.name()), task.signals.generation(), kind);
     }
 
-    /// Whether the manager drains, and its ordered shutdown has not begun.
+    /// Returns true if the manager drains, and its ordered shutdown has not begun.
     pub(crate) fn is_draining(&self) -> bool {
         !self.tracker.is_closed() && self.drain.is_under_way()
     }
@@ -550,7 +550,7 @@ impl Shared {
     }
 }
 
-/// Why tasks were not registered, and what is left of them, which is the user's: to be dropped without a lock.
+/// The reason why tasks were not registered, and what is left of them, which is the user's: to be dropped without a lock.
 pub(super) struct Refused {
     pub(super) error: RegisterError,
     _registrations: Vec<Registration>,

@@ -70,13 +70,13 @@ struct State<T> {
     last_attempts: u32,
     abandoned: bool,
     finished: bool,
-    /// Whether the receiver has ever taken anything.
+    /// True if the receiver has ever taken anything.
     delivered: bool,
-    /// Whether an item was refused since the last batch was taken.
+    /// True if an item was refused since the last batch was taken.
     full: bool,
     /// Collections that failed, and that a newer one said again.
     superseded: u64,
-    /// Whether the batch on its way was given up for a newer one.
+    /// True if the batch on its way was given up for a newer one.
     is_superseded: bool,
     /// Attempts that began, ever.
     attempts: u64,
@@ -84,18 +84,18 @@ struct State<T> {
     flushes_seen: u64,
     /// The last attempt after which was waited for another.
     waits: u64,
-    /// Whether an attempt of the batch on its way has failed.
+    /// True if an attempt of the batch on its way has failed.
     is_tried: bool,
-    /// Whether the batch on its way has failed once and waits for another attempt.
+    /// True if the batch on its way has failed once and waits for another attempt.
     is_waited: bool,
-    /// Whether a pause is on that the receiver asked for.
+    /// True if a pause is on that the receiver asked for.
     is_paused: bool,
     last_error: Option<String>,
-    /// Why nothing of the last request was taken, or the last attempt failed.
+    /// The reason why nothing of the last request was taken, or the last attempt failed.
     failing: Option<Failure>,
-    /// Why a part of the last batch was lost.
+    /// The reason why a part of the last batch was lost.
     loss: Option<Failure>,
-    /// Whether something was lost of which no line was written.
+    /// True if something was lost of which no line was written.
     unreported: bool,
     trend: Trend,
 }
@@ -122,7 +122,7 @@ pub(super) struct Settled {
     pub(super) words: String,
 }
 
-/// Whether a failed export is to be tried again.
+/// True if a failed export is to be tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
     Again,
@@ -392,7 +392,7 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
         state.loss_since(lost)
     }
 
-    /// Why something was lost in an export, last.
+    /// Returns why something was lost in an export, last.
     pub(super) fn last_loss(&self) -> Option<String> {
         self.shared.lock().last_error.clone()
     }

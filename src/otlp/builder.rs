@@ -252,7 +252,7 @@ impl TelemetryBuilder {
         self
     }
 
-    /// Whether [`install`](Self::install) also writes log lines to standard error; it does unless told not to.
+    /// Returns true if [`install`](Self::install) also writes log lines to standard error; it does unless told not to.
     pub fn fmt(mut self, enabled: bool) -> Self {
         self.fmt = enabled;
         self

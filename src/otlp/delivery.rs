@@ -39,7 +39,7 @@ pub(super) struct Delivery<A> {
 #[derive(Clone, Copy)]
 struct Pause {
     until: Instant,
-    /// Whether the receiver asked for it.
+    /// True if the receiver asked for it.
     is_asked: bool,
 }
 

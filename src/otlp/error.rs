@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::otlp::{ledger::Signal, settings::BadOverride};
 
-/// Why telemetry could not be built or installed.
+/// The reason why telemetry could not be built or installed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum InstallError {

@@ -50,7 +50,7 @@ pub(super) struct Parts {
     pub(super) tracer: SdkTracer,
     pub(super) meter: Meter,
     pub(super) closers: Closers,
-    /// Whether the providers of spans, metrics and log records have parts of the user's.
+    /// True if the providers of spans, metrics and log records have parts of the user's.
     pub(super) own: [bool; 3],
     pub(super) balance: Balance,
     pub(super) resource: Resource,
@@ -183,7 +183,7 @@ impl Telemetry {
         self.parts.enabled
     }
 
-    /// Whether a signal is exported: over OTLP, or to a terminal by `OTEL_*_EXPORTER=console`.
+    /// Returns true if a signal is exported: over OTLP, or to a terminal by `OTEL_*_EXPORTER=console`.
     pub fn exports(&self, signal: Signal) -> bool {
         match signal {
             Signal::Traces => self.parts.exports_traces,

@@ -98,10 +98,10 @@ impl BalanceSnapshot {
 pub(super) trait Ledger: Send + Sync {
     fn read(&self) -> SignalBalance;
 
-    /// Why nothing of the last request was taken; `None` if something was.
+    /// Returns why nothing of the last request was taken; `None` if something was.
     fn failure(&self) -> Option<String>;
 
-    /// Why a part of the last request was lost; `None` if all of it was taken.
+    /// Returns why a part of the last request was lost; `None` if all of it was taken.
     fn loss(&self) -> Option<String>;
 }
 
@@ -178,7 +178,7 @@ pub(super) struct Trend {
     lost: u64,
     /// The causes since the last success that have a line.
     causes: Vec<Cause>,
-    /// When the last line of a failure was written, and its cause.
+    /// The time at which the last line of a failure was written, and its cause.
     last: Option<(Instant, Cause)>,
 }
 

@@ -69,7 +69,7 @@ impl Part {
     }
 }
 
-/// Whether the part is compiled into this program.
+/// Returns true if the part is compiled into this program.
 pub(super) const fn compiled(part: Part) -> bool {
     match part {
         Part::Grpc => cfg!(feature = "otlp-grpc"),
@@ -109,7 +109,7 @@ pub(super) fn shown_path(path: &str) -> String {
     }
 }
 
-/// Whether what follows the host is a port: the parser of addresses takes any text.
+/// Returns true if what follows the host is a port: the parser of addresses takes any text.
 pub(super) fn has_a_port_or_none(uri: &hyper::Uri) -> bool {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let host_and_port = authority.rsplit('@').next().unwrap_or_default();

@@ -31,7 +31,7 @@ use self::buffer::{Bounds, Buffer, Settled, is_outermost};
 use super::ledger::{Ledger, SignalBalance};
 use crate::contract::{SPAN_RUN, key};
 
-/// Why a trace is kept that is not sampled.
+/// The reason why a trace is kept that is not sampled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Keep {
     pub(super) failed: bool,
@@ -64,7 +64,7 @@ impl Keep {
         (KeepingSpanProcessor { queue, keep: self, buffer, lost }, Arc::new(ledger))
     }
 
-    /// Whether a trace is kept for a span that has ended in it.
+    /// Returns true if a trace is kept for a span that has ended in it.
     fn is_reason(self, span: &SpanData, is_outermost: bool) -> bool {
         let is_run = span.name == SPAN_RUN;
         if !is_run && !is_outermost {

@@ -111,10 +111,10 @@ struct Used {
 struct Due {
     /// The time of the schedule.
     time: Moment,
-    /// When its iteration is to begin: with its jitter, or while it waits for another to end.
+    /// The time at which its iteration is to begin: with its jitter, or while it waits for another to end.
     at: Moment,
     jitter: Duration,
-    /// Whether it is the first one of a life that begins at once.
+    /// True if it is the first one of a life that begins at once.
     immediate: bool,
 }
 
@@ -205,12 +205,12 @@ impl Course {
         next.and_then(|next| next.checked_sub(interval)).unwrap_or(time)
     }
 
-    /// When the next iteration is due; `None` where the schedule is at its end.
+    /// Returns the time at which the next iteration is due; `None` where the schedule is at its end.
     pub(crate) fn due(&self) -> Option<Moment> {
         self.due.map(|due| due.at)
     }
 
-    /// When there is something to do: when the next iteration is due, or when one is looked for again.
+    /// Returns the time at which there is something to do: when the next iteration is due, or when one is looked for again.
     pub(crate) fn wakes(&self) -> Option<Moment> {
         self.due().or(self.looks_at().map(Moment::Wall))
     }
@@ -290,7 +290,7 @@ impl Course {
         Some((next, false))
     }
 
-    /// Whether the phase of a rhythm is still to begin: its times are not reckoned from the last one that was used.
+    /// Returns true if the phase of a rhythm is still to begin: its times are not reckoned from the last one that was used.
     fn awaits_phase(&self, last: Used) -> bool {
         self.schedule.has_phase() && last.steady < self.since
     }
@@ -528,7 +528,7 @@ impl Course {
         }
     }
 
-    /// Whether it is a time of the schedule that is not used.
+    /// Returns true if it is a time of the schedule that is not used.
     fn comes(&self, time: SystemTime) -> bool {
         let just_before = time.checked_sub(Duration::from_nanos(1)).unwrap_or(time);
         self.schedule.next_after(just_before.max(self.account.base())) == Some(time)
@@ -588,12 +588,12 @@ impl Course {
         })
     }
 
-    /// Whether a time can come while an iteration runs.
+    /// Returns true if a time can come while an iteration runs.
     pub(crate) fn overlaps(&self) -> bool {
         !self.schedule.is_delay()
     }
 
-    /// Whether times that were missed are still to be caught up with, one after the other.
+    /// Returns true if times that were missed are still to be caught up with, one after the other.
     pub(crate) fn catches_up(&self) -> bool {
         self.behind > 0
     }

@@ -35,7 +35,7 @@ impl Cron {
         }
     }
 
-    /// Whether it names hours, rather than asking for every so often.
+    /// Returns true if it names hours, rather than asking for every so often.
     pub(super) fn names_hours(&self) -> bool {
         self.names_hours
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Why a [`Schedule`](crate::Schedule) is none. Told before anything runs.
+/// The reason why a [`Schedule`](crate::Schedule) is none. Told before anything runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ScheduleError {

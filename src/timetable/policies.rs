@@ -42,14 +42,14 @@ pub enum OverlapPolicy {
 }
 
 impl OverlapPolicy {
-    /// Whether a time that comes during an iteration is to be seen when it comes.
+    /// Returns true if a time that comes during an iteration is to be seen when it comes.
     pub(crate) fn is_watched(self) -> bool {
         matches!(self, Self::CancelRunning | Self::Allow(_))
     }
 }
 
 labels! {
-    /// Why an iteration began.
+    /// The reason why an iteration began.
     pub enum Trigger {
         /// Its time came.
         Schedule = "schedule",
@@ -135,7 +135,7 @@ pub(crate) struct Retry {
 pub(crate) type Predicate = Arc<dyn Fn(&Failure) -> bool + Send + Sync>;
 
 impl Retry {
-    /// Whether an iteration that failed for the `failures`th time is tried again. Transient errors are, where nobody says
+    /// Returns true if an iteration that failed for the `failures`th time is tried again. Transient errors are, where nobody says
     /// otherwise.
     pub(crate) fn tries_again(&self, failures: u32, failure: &Failure) -> bool {
         failures <= self.times

@@ -28,11 +28,11 @@ pub(crate) struct BlockedPoll {
 
 /// One look at all slots.
 pub(super) struct Look {
-    /// When the tick had to come: what the thread had asked to be woken at.
+    /// The time at which the tick had to come: what the thread had asked to be woken at.
     pub(super) due: Instant,
     /// The distance of ticks.
     pub(super) every: Duration,
-    /// When the look began, and when it was over. Whatever was seen was so at some moment between them; a thread that is
+    /// The time at which the look began, and when it was over. Whatever was seen was so at some moment between them; a thread that is
     /// held up between its clock and its look must not count that time as a poll's.
     pub(super) began: Instant,
     pub(super) over: Instant,

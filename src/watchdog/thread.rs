@@ -46,7 +46,7 @@ pub(crate) trait Watched: Send + Sync {
 /// What the watchdog tells a manager.
 #[derive(Debug)]
 pub(crate) struct Tick<'a> {
-    /// When the watchdog looked.
+    /// The time at which the watchdog looked.
     pub(crate) now: Instant,
     /// Set where the whole process stood still before this tick (a stop signal, a suspended machine, a starved one): for how
     /// long at least. Nothing of that time may be held against a task, so every deadline begins anew.
@@ -65,7 +65,7 @@ struct Watchdog {
 struct State {
     running: bool,
     watched: Vec<Entry>,
-    /// When the last tick was, or when the watching began. Written by the thread, and by whoever ends its idleness.
+    /// The time at which the last tick was, or when the watching began. Written by the thread, and by whoever ends its idleness.
     ticked: Option<Instant>,
     /// The tick before, while the managers are being told of this one: until they have been, nobody knows whether the process
     /// stood still.
@@ -96,7 +96,7 @@ impl State {
         self.watched.iter().map(|entry| entry.every).min()
     }
 
-    /// When the next tick is due; `None` where nothing is watched.
+    /// Returns the time at which the next tick is due; `None` where nothing is watched.
     fn due(&self) -> Option<Instant> {
         let (every, ticked) = (self.shortest()?, self.ticked?);
         let asked = self.watched.iter().filter_map(|entry| entry.at).min();

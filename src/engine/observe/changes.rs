@@ -29,9 +29,9 @@ const ALIKE: usize = 4;
 pub struct TaskChange {
     /// The number of the change, counted from 1 for each task.
     pub number: u64,
-    /// When it happened; for equal changes in a row, the first time.
+    /// The time at which it happened; for equal changes in a row, the first time.
     pub at: SystemTime,
-    /// When it happened last.
+    /// The time at which it happened last.
     pub until: SystemTime,
     /// How often it happened. Equal failures and restarts in a row are one change.
     pub count: u64,
@@ -146,7 +146,7 @@ impl TaskChangeKind {
         Self::Retried { error_type, message: bounded(message, TEXT).into() }
     }
 
-    /// Whether it may come again and again, in turn with others of its kind.
+    /// Returns true if it may come again and again, in turn with others of its kind.
     fn repeats(&self) -> bool {
         matches!(self, Self::Failed { .. } | Self::Retried { .. } | Self::Restarted { .. })
     }
@@ -188,13 +188,13 @@ fn restarted(reason: RestartReason) -> &'static str {
     }
 }
 
-/// Why a registered task was restarted, given up or left down: the whole of what decided it.
+/// The reason why a registered task was restarted, given up or left down: the whole of what decided it.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct TaskDecision {
     /// The number of the decision, counted from 1 for each task.
     pub number: u64,
-    /// When it was made.
+    /// The time at which it was made.
     pub at: SystemTime,
     /// The task's generation that had ended, or was to end.
     pub generation: u64,

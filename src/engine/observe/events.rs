@@ -43,7 +43,7 @@ pub enum TaskEventKind {
     /// It began, for the first time or again.
     #[non_exhaustive]
     Started {
-        /// Why it began again; `None` for the first time.
+        /// The reason why it began again; `None` for the first time.
         restart: Option<RestartReason>,
     },
     /// It does its work: it said so, or it need not.
@@ -146,7 +146,7 @@ pub enum TaskEventKind {
     /// The manager drains: it is not ready any more, and everything else goes on. Sent again if the drain is shortened.
     #[non_exhaustive]
     Draining {
-        /// When the ordered shutdown begins at the latest.
+        /// The time at which the ordered shutdown begins at the latest.
         until: SystemTime,
     },
     /// The ordered shutdown has begun.

@@ -159,7 +159,7 @@ impl Shared {
         announce::runtime_stalled(&self.events, stalled_for, polling);
     }
 
-    /// Whether the runtime is known to run nothing.
+    /// Returns true if the runtime is known to run nothing.
     pub(crate) fn runtime_is_stalled(&self) -> bool {
         self.watch.stalled.load(SeqCst)
     }

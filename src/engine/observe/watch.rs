@@ -18,7 +18,7 @@ pub(crate) struct Watch {
     pub(super) number: u64,
     /// The tasks that promised signs of life: few, where there are many.
     beating: Mutex<Vec<Weak<Supervised>>>,
-    /// Whether the runtime is known to run nothing. Written by the watchdog's thread alone; so is the next.
+    /// True if the runtime is known to run nothing. Written by the watchdog's thread alone; so is the next.
     pub(super) stalled: AtomicBool,
     /// The polls that block a thread, as the last tick saw them.
     pub(super) blocked: Mutex<Vec<BlockedTask>>,

@@ -33,7 +33,7 @@ pub fn shutdown_signal() -> ShutdownSignal {
 /// Wakes those that wait for [`LISTENS`].
 static ASKED: Notify = Notify::const_new();
 
-/// Whether this process has asked for signals, and their default action is off.
+/// True if this process has asked for signals, and their default action is off.
 static LISTENS: AtomicBool = AtomicBool::new(false);
 
 /// Listens for signals beside the caller's own listener, once the process has asked for signals.
@@ -71,7 +71,7 @@ pub(crate) struct Seen {
     terminate: bool,
 }
 
-/// Why a wait beside signals is over.
+/// The reason why a wait beside signals is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
     /// What was waited for has ended.
@@ -81,7 +81,7 @@ pub(crate) enum Ended {
 }
 
 impl Seen {
-    /// Whether there was a SIGTERM, and no Ctrl-C beside it: that would be a second signal.
+    /// Returns true if there was a SIGTERM, and no Ctrl-C beside it: that would be a second signal.
     pub(crate) fn is_sigterm_alone(self) -> bool {
         self.terminate && !self.interrupt
     }

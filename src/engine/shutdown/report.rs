@@ -54,18 +54,18 @@ pub struct ShutdownReport {
     /// The tasks that asked for the shutdown from inside and wait for this report: they are neither stopped nor waited for,
     /// and stand in no line.
     pub asked_by: Vec<Arc<str>>,
-    /// Why the manager shut itself down; `None` where somebody asked for it.
+    /// The reason why the manager shut itself down; `None` where somebody asked for it.
     pub cause: Option<ShutdownCause>,
 }
 
-/// Why a manager shut itself down: a task was given up whose [`Escalation`](crate::policy::Escalation) says so.
+/// The reason why a manager shut itself down: a task was given up whose [`Escalation`](crate::policy::Escalation) says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct ShutdownCause {
     /// The task.
     pub task: Arc<str>,
-    /// Why it was given up.
+    /// The reason why it was given up.
     pub reason: &'static str,
 }
 
@@ -83,7 +83,7 @@ impl ShutdownReport {
         self.tasks.iter().filter(|task| task.outcome == outcome).map(|task| task.count).sum()
     }
 
-    /// Whether somebody asked for the shutdown and everything ended by itself.
+    /// Returns true if somebody asked for the shutdown and everything ended by itself.
     pub fn is_clean(&self) -> bool {
         self.cause.is_none() && !self.tasks.iter().any(|task| task.outcome.is_forced())
     }

@@ -34,7 +34,7 @@ impl StopToken {
         Self(token)
     }
 
-    /// Whether the work should stop.
+    /// Returns true if the work should stop.
     pub fn is_stopped(&self) -> bool {
         self.0.is_cancelled()
     }

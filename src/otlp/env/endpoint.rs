@@ -19,7 +19,7 @@ struct Given<'a> {
     text: &'a str,
     /// For all signals.
     general: bool,
-    /// Whether it is plain text over gRPC if it has no scheme.
+    /// True if it is plain text over gRPC if it has no scheme.
     insecure: bool,
 }
 
@@ -154,7 +154,7 @@ impl Reader<'_> {
         self.warn(given.name, redacted(given.text), WarningKind::Suspicious, used);
     }
 
-    /// Whether an endpoint without a scheme is plain text.
+    /// Returns true if an endpoint without a scheme is plain text.
     fn insecure(&mut self, signal: Signal) -> bool {
         let own = self.flag(&own(signal, "INSECURE"));
         let general = self.flag("OTEL_EXPORTER_OTLP_INSECURE");
@@ -162,7 +162,7 @@ impl Reader<'_> {
     }
 }
 
-/// Why an address is not used.
+/// The reason why an address is not used.
 enum Refused {
     Malformed,
     NotCompiled,

@@ -69,7 +69,7 @@ struct Held {
 /// What became of spans.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
-    /// Whether `held` and `span` are exported, in this order. Otherwise they are to be dropped.
+    /// True if `held` and `span` are exported, in this order. Otherwise they are to be dropped.
     pub(super) is_kept: bool,
     held: VecDeque<Held>,
     span: Option<SpanData>,
@@ -242,7 +242,7 @@ impl Trace {
     }
 }
 
-/// Whether a span has no parent in this process.
+/// Returns true if a span has no parent in this process.
 pub(super) fn is_outermost(span: &SpanData) -> bool {
     span.parent_span_is_remote || span.parent_span_id == SpanId::INVALID
 }

@@ -62,7 +62,7 @@ impl Target {
     }
 }
 
-/// Whether a certificate can be for this host; TLS does not begin for another.
+/// Returns true if a certificate can be for this host; TLS does not begin for another.
 fn is_certified_name(host: &str) -> bool {
     #[cfg(feature = "tls")]
     return rustls::pki_types::ServerName::try_from(host.trim_matches(['[', ']'])).is_ok();

@@ -49,7 +49,7 @@ const MAX_ERROR_BYTES: usize = 16 * 1024;
 /// The longest time that the body of an error is waited for.
 pub(super) const MAX_ERROR_WAIT: Duration = Duration::from_secs(1);
 
-/// Why a body was not read to its end.
+/// The reason why a body was not read to its end.
 pub(super) enum Unread {
     TooLarge,
     Broken(hyper::Error),

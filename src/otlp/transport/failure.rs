@@ -77,7 +77,7 @@ pub(in crate::otlp) enum Cause {
     /// What a proxy answered or prevented, or what happened behind it.
     Proxy {
         shown: Arc<str>,
-        /// Whether it is the proxy that failed.
+        /// True if it is the proxy that failed.
         is_own: bool,
         cause: Box<Self>,
     },

@@ -127,12 +127,12 @@ impl GrpcTransport {
 /// request is too large. So it is not the limit that those have by default, and can be told by its number.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024 - 1;
 
-/// Whether this side complains of an answer's size.
+/// Returns true if this side complains of an answer's size.
 fn is_of_answer(message: &str) -> bool {
     message.contains(&format!(" {MAX_ANSWER_BYTES} bytes"))
 }
 
-/// Whether a receiver complains of a message's size: servers on tonic say so with `OUT_OF_RANGE`.
+/// Returns true if a receiver complains of a message's size: servers on tonic say so with `OUT_OF_RANGE`.
 fn is_of_size(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
     message.contains("too large") || message.contains("larger than")

@@ -60,7 +60,7 @@ impl Plain {
         lost
     }
 
-    /// Whether it is a time of the schedule, and not of one before.
+    /// Returns true if it is a time of the schedule, and not of one before.
     fn is_own(&self, time: SystemTime) -> bool {
         time >= self.since && self.schedule.next_after(time - Duration::from_nanos(1)) == Some(time)
     }
