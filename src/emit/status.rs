@@ -1,11 +1,11 @@
-//! What telemetry says of its own exports: the pipelines answer, and the check of the instrumentation asks.
+//! The state of the exports: the pipelines provide it, and the check of the instrumentation reads it.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
-/// True if telemetry still exports.
+/// The state of the telemetry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TelemetryState {
@@ -17,11 +17,11 @@ pub enum TelemetryState {
     Dropped,
 }
 
-/// How one signal is exported, and what became of it so far.
+/// The export of one signal, and its figures so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SignalExport {
-    /// Where it goes: the endpoint, with `***` for a user and a password, and `the console`. Empty if the signal is off.
+    /// The destinations: the endpoint, with `***` for a user and a password, and `the console`. Empty if the signal is off.
     pub targets: Vec<String>,
     /// The reason why the signal is off, if it is.
     pub off: Option<&'static str>,
@@ -49,11 +49,11 @@ impl SignalExport {
     }
 }
 
-/// What telemetry says of its own exports.
+/// The state of the telemetry's exports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TelemetryExport {
-    /// True if it still exports.
+    /// The state of the telemetry.
     pub state: TelemetryState,
     /// The sampler of spans.
     pub sampler: String,
@@ -63,9 +63,9 @@ pub struct TelemetryExport {
     pub metrics: SignalExport,
     /// Log records.
     pub logs: SignalExport,
-    /// How often metrics are collected.
+    /// The interval of the collections of metrics.
     pub metric_interval: Duration,
-    /// The variables that were not used as they were written.
+    /// The variables whose value was not used, with the reason.
     pub warnings: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What became of a loop's times on the wall clock. It outlives the loop's lives, changes of its schedule and clocks that are set.
+//! The used times of a loop on the wall clock. They outlive the loop's lives, changes of its schedule and changes of the clock.
 //!
 //! One rule: a time that was used is not due again, and a time that was not used is due. A time is used when its iteration
 //! begins, or when it is counted as left out.
