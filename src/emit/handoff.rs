@@ -112,8 +112,8 @@ pub enum SpanPath {
     Full,
     /// Directly to the tracer, for about a fifth less.
     ///
-    /// Spans that are opened inside a run are its children, log records carry its trace, and OpenTelemetry's current context is the
-    /// run's, as on the full path. These idioms do not work, because tracing-opentelemetry does not know the run's own `tracing` span:
+    /// On both paths, spans that are opened inside a run are its children, log records carry its trace, and OpenTelemetry's current context is
+    /// the run's. These idioms do not work here, because tracing-opentelemetry does not know the run's own `tracing` span:
     ///
     /// - `context()`, `set_attribute` and `add_link` on it, and events directly in it, do not reach the run.
     /// - Explicit children of it (`parent: &span`) begin a new trace.

@@ -317,7 +317,7 @@ where
 
     #[expect(
         unsafe_code,
-        reason = "the trait's method is unsafe; a per-layer filter in its place costs a look-up per call"
+        reason = "the trait's method is unsafe; a per-layer filter in its place costs a search per call"
     )]
     // SAFETY: the inner layer's answer, which points to itself or into itself and so lives as long as `self`.
     unsafe fn downcast_raw(&self, id: TypeId) -> Option<*const ()> {

@@ -23,7 +23,7 @@ labels! {
     }
 }
 
-/// What became of one signal's items so far: spans, log records, or collections of metrics.
+/// The balance of one signal's items so far: spans, log records, or collections of metrics.
 ///
 /// `ended` is always the sum of the others, exactly, but for [`rejected_points`](Self::rejected_points), which are parts of
 /// collections. Exported is what the receiver said that it took.
@@ -65,7 +65,7 @@ impl SignalBalance {
         self
     }
 
-    /// What got as far as an export and no further, and what was too large for one.
+    /// Returns the number of items that were lost in an export, or were too large for one.
     pub(super) fn lost_in_export(&self) -> u64 {
         self.export_failed + self.too_large + self.rejected
     }

@@ -1,7 +1,7 @@
 //! The due times of a loop's iterations: pure values and arithmetic. No clock, no tokio, no random source; the caller provides
 //! the time.
 //!
-//! [`Schedule`] is the user's description, [`Course`] the position of one life of a loop in it, and [`Account`] the state that a life
+//! [`Schedule`] is the user's description. [`Course`] is the position of one life of a loop in it, and [`Account`] the state that a life
 //! leaves to the next. Rhythms follow a monotonic clock, times of day and bounds the wall clock.
 
 mod account;
