@@ -65,7 +65,7 @@ pub struct TelemetryExport {
     pub logs: SignalExport,
     /// The interval of the collections of metrics.
     pub metric_interval: Duration,
-    /// The variables whose value was not used, with the reason.
+    /// The variables with a problem, each with the value that was used instead.
     pub warnings: Vec<String>,
 }
 

@@ -36,7 +36,7 @@ use crate::{
 pub(super) struct Announcer<'a> {
     pub(super) events: &'a EventBus,
     pub(super) task: &'a Task,
-    /// Where the task's changes are kept; `None` for a spawned task.
+    /// The changes of the task; `None` for a spawned task.
     pub(super) changes: Option<&'a Seldom>,
     /// The generation of the life that the happening concerns.
     pub(super) generation: u64,
@@ -87,7 +87,7 @@ impl Announcer<'_> {
         }
     }
 
-    /// The paused task goes on. It has no record: its restart may have one.
+    /// The paused task continues. It has no record: its restart may have one.
     pub(super) fn resumed(&self) {
         self.change(TaskChangeKind::Resumed);
     }
@@ -204,7 +204,7 @@ impl Announcer<'_> {
         record!(self, record::RECOVERED, Level::INFO, {}, "task {} recovered", self.name());
     }
 
-    /// The task gave no sign of life. `act` does what the task's settings say, before a subscriber hears of it.
+    /// The task gave no sign of life. `act` performs the task's stall action before a subscriber receives the event.
     pub(super) fn stalled(&self, silent_for: Duration, act: impl FnOnce()) {
         self.task.stalled();
         self.change(TaskChangeKind::Stalled { silent_for });
@@ -220,7 +220,7 @@ impl Announcer<'_> {
         );
     }
 
-    /// One poll of the task goes on and on.
+    /// One poll of the task does not return.
     pub(super) fn blocks(&self, thread: &Arc<str>, polling_for: Duration) {
         self.send(|| TaskEventKind::SlowPoll { polling_for, thread: thread.clone() });
         record!(
@@ -324,7 +324,7 @@ pub(super) fn step_panicked(step: &'static str, text: &str) {
     );
 }
 
-/// How many names a text lists.
+/// The largest number of names in a text.
 const MAX_LISTED: usize = 20;
 
 /// The first names, and how many there are beside them: a family may have ten thousand.

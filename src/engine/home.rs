@@ -1,4 +1,4 @@
-//! What is known of the runtime of the manager's own work: whether it is gone, and whether it has a timer.
+//! The runtime of the manager's own work: if it is gone, and if it has a timer.
 
 use std::{
     fmt,
@@ -14,11 +14,11 @@ use tokio::{runtime::Handle, task::JoinHandle};
 
 use crate::{error::RegisterError, run::catch};
 
-/// Where a manager lives.
+/// The runtime of a manager.
 #[derive(Default)]
 pub(crate) struct Home {
     runtime: ArcSwapOption<Runtime>,
-    /// True if the runtime has a timer and was not seen to be gone. What a spawn reads.
+    /// True if the runtime has a timer and is not known to be gone. Spawns read it.
     usable: AtomicBool,
     moving: Mutex<()>,
 }
@@ -73,7 +73,7 @@ impl From<Missing> for RegisterError {
     }
 }
 
-/// Returns true if a runtime has a timer. There is no way to ask but to try.
+/// Returns true if a runtime has a timer. Tokio has no query for it, so this is a trial.
 pub(super) fn has_time(handle: &Handle) -> bool {
     let _inside = handle.enter();
     catch(true, || drop(tokio::time::sleep(Duration::ZERO))).is_ok()
@@ -93,7 +93,7 @@ impl Runtime {
         *self.has_time.get_or_init(|| has_time(&self.handle))
     }
 
-    /// Returns true if the runtime was shut down. One that the caller is in was not.
+    /// Returns true if the runtime was shut down. The runtime of the caller was not.
     pub(crate) fn is_gone(&self, here: Option<&Handle>) -> bool {
         match self.sentinel.get() {
             Some(sentinel) => sentinel.is_finished(),

@@ -190,7 +190,7 @@ impl Telemetry {
         }
     }
 
-    /// Returns the variables whose value was not used, with the reason.
+    /// Returns the variables with a problem, each with the value that was used instead.
     pub fn warnings(&self) -> &[Warning] {
         &self.parts.warnings
     }

@@ -120,7 +120,7 @@ pub(super) fn has_a_port_or_none(uri: &hyper::Uri) -> bool {
     }
 }
 
-/// What is wrong with the value of a variable.
+/// The problem of the value of a variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WarningKind {
@@ -134,7 +134,7 @@ pub enum WarningKind {
     Suspicious,
 }
 
-/// A variable of the environment that was not used as it was written.
+/// A variable of the environment with a problem, and the value that was used instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Warning {
@@ -142,9 +142,9 @@ pub struct Warning {
     pub variable: String,
     /// Its value. Headers have their name alone, and URLs `***` for their user and password.
     pub value: String,
-    /// What is wrong with it.
+    /// The problem.
     pub kind: WarningKind,
-    /// What was done instead.
+    /// The value or the behaviour that was used instead.
     pub used: String,
 }
 
@@ -170,7 +170,7 @@ pub(super) fn http_path(signal: Signal) -> &'static str {
     }
 }
 
-/// Where a signal goes if nothing says so.
+/// Returns the default destination of a signal.
 pub(super) fn default_endpoint(signal: Signal, protocol: Protocol) -> String {
     match protocol {
         Protocol::Grpc => "http://localhost:4317/".to_owned(),
@@ -185,7 +185,7 @@ pub(super) fn warn_once(warnings: &mut Vec<Warning>, warning: Warning) {
     }
 }
 
-/// What the code says and this program cannot do.
+/// A setting of the code that this program cannot fulfil.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum BadOverride {
     /// An endpoint that is not an `http` or `https` address, as it may be shown.
@@ -194,7 +194,7 @@ pub(super) enum BadOverride {
     NotCompiled(String, Part),
 }
 
-/// What the code says; it beats the environment.
+/// The settings of the code, which override the environment.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Overrides {
     pub(super) endpoint: Option<String>,
@@ -202,7 +202,7 @@ pub(super) struct Overrides {
     pub(super) only_if_configured: bool,
 }
 
-/// Where a signal goes.
+/// The destination of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Targets {
     pub(super) otlp: bool,
@@ -217,7 +217,7 @@ impl Targets {
     }
 }
 
-/// How a signal's queue is drained.
+/// The settings of a signal's queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BatchSettings {
     pub(super) queue: usize,
@@ -242,7 +242,7 @@ impl BatchSettings {
     };
 }
 
-/// How a signal's OTLP exporter is built.
+/// The settings of a signal's OTLP exporter.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct OtlpSettings {
     pub(super) protocol: Protocol,

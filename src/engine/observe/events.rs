@@ -198,7 +198,7 @@ pub struct TaskEvents {
 }
 
 impl TaskEvents {
-    /// The number of events that a subscriber may be behind before it misses the oldest: 4,096, so that a burst of a thousand failing tasks
+    /// The number of events that a subscriber may be behind before it misses the oldest: 4,096. A burst of a thousand failing tasks
     /// fits.
     pub const CAPACITY: usize = 4_096;
 

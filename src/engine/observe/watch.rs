@@ -1,4 +1,4 @@
-//! What the watchdog keeps of a manager.
+//! The state of the watchdog for a manager.
 
 use std::{
     collections::HashSet,
@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::{engine::Supervised, read::BlockedTask};
 
-/// What the watchdog keeps of a manager.
+/// The state of the watchdog for a manager.
 pub(crate) struct Watch {
     pub(super) number: u64,
     /// The tasks that promised signs of life: few, where there are many.
@@ -27,7 +27,7 @@ pub(crate) struct Watch {
 
 #[derive(Default)]
 pub(super) struct State {
-    /// Blocked polls that have been told; kept while they go on.
+    /// Blocked polls that were reported; kept until they return.
     pub(super) told: HashSet<u64>,
     pub(super) probe: Option<Probe>,
     pub(super) probed: Option<StdInstant>,
@@ -75,7 +75,7 @@ impl Watch {
         beating.retain(|task| {
             let task = task.upgrade();
             let keep = task.as_ref().is_some_and(|task| !task.has_left());
-            // Also one that has left: its last use must not end under the lock.
+            // A task that has left counts too: its last reference must not end under the lock.
             alive.extend(task);
             keep
         });

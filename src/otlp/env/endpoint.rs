@@ -9,10 +9,10 @@ use crate::otlp::{
 
 pub(super) const GENERAL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
-/// What an endpoint given in code is called in a warning.
+/// The name of an endpoint from code in a warning.
 const IN_CODE: &str = "endpoint";
 
-/// An address as it was written.
+/// The text of an address.
 struct Given<'a> {
     /// The variable, or [`IN_CODE`].
     name: &'a str,
@@ -72,7 +72,7 @@ impl Reader<'_> {
     /// The complete address.
     ///
     /// A gRPC endpoint may lack its scheme: then `OTEL_EXPORTER_OTLP_INSECURE` decides, and TLS is its default, for
-    /// loopback addresses too. An HTTP endpoint of one signal is used as it is; a general one gets the signal's path.
+    /// loopback addresses too. An HTTP endpoint of one signal is used without a change; a general one gets the signal's path.
     fn complete(&mut self, signal: Signal, protocol: Protocol, given: &Given<'_>) -> Result<String, Refused> {
         let mut text = given.text.to_owned();
         let has_scheme = text.contains("://");
@@ -137,13 +137,13 @@ impl Reader<'_> {
                 );
             }
             Some(named) if named != signal => {
-                self.suspect(given, format!("{} are sent to it all the same", signal.as_str()));
+                self.suspect(given, format!("{} are sent to it anyway", signal.as_str()));
             }
             None if path.is_empty() && !given.general => {
                 let usual = http_path(signal);
                 self.suspect(
                     given,
-                    format!("it is used as it is: {usual} is not added to an endpoint of one signal"),
+                    format!("it is used without a change: {usual} is not added to an endpoint of one signal"),
                 );
             }
             _ => {}
