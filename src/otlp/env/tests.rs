@@ -581,7 +581,7 @@ fn every_variable_is_read_or_warned_of_whatever_is_written_in_it() {
             if is_secret || name.ends_with("ENDPOINT") && value.contains('@') {
                 assert!(!format!("{:?} {}", s, warnings[0]).contains(SECRET), "{name}={value}: {warnings:?}");
             }
-            // Of propagators those that are known stay, and none if there is none.
+            // Of propagators, the known ones stay; if none is known, none stays.
             let is_partial = name == "OTEL_PROPAGATORS";
             if !is_partial && warnings.iter().all(|w| w.kind != WarningKind::Suspicious) {
                 assert_eq!(without_warnings(s), defaults, "{name}={value}");

@@ -7,7 +7,7 @@ use hyper::{Uri, header::HeaderValue};
 
 use crate::otlp::settings::{has_a_port_or_none, redacted};
 
-/// Where requests go, and how that is shown.
+/// The destination of requests, and its text.
 #[derive(Clone, Debug)]
 pub(in crate::otlp) struct Target {
     /// Without user and password.
