@@ -15,31 +15,31 @@ pub const SPAN_RUN: &str = "task.run";
 pub mod key {
     /// The task's name, bounded: the name the metrics are kept under.
     pub const NAME: &str = "task.name";
-    /// What the task is: `scheduled`, `gateway`, `system`, `command` or `unknown`.
+    /// The category of the task: `scheduled`, `gateway`, `system`, `command` or `unknown`.
     pub const CATEGORY: &str = "task.category";
-    /// How late it is stopped: `critical`, `high`, `normal` or `low`.
+    /// The priority of the task: `critical`, `high`, `normal` or `low`.
     pub const PRIORITY: &str = "task.priority";
     /// The part of the program that owns the task.
     pub const COMPONENT: &str = "task.component";
     /// The manager's instance name, where it was given one.
     pub const MANAGER: &str = "task.manager";
-    /// How a run ended: `success`, `failure`, `panic`, `timeout` or `cancellation`.
+    /// The result of a run: `success`, `failure`, `panic`, `timeout` or `cancellation`.
     pub const RESULT: &str = "task.run.result";
     /// The run's generation: 1 for the first run of a supervised task, counted up by each later one.
     pub const GENERATION: &str = "task.run.generation";
-    /// The name as it was given, if the bounded name differs from it; a member's `family:key`. Spans, and log records of members.
+    /// The unchanged name, if the bounded name differs from it; a member's `family:key`. Spans, and log records of members.
     pub const GIVEN_NAME: &str = "task.given_name";
-    /// Whether the destructor of a run's future panicked. Spans only.
+    /// True if the destructor of a run's future panicked. Spans only.
     pub const DROP_PANICKED: &str = "task.run.drop_panicked";
     /// The iteration of a loop, counted from 1. Spans only.
     pub const ITERATION: &str = "task.iteration";
-    /// How many seconds later than due an iteration of a loop began. Spans only.
+    /// The delay of an iteration of a loop after its due time, in seconds. Spans only.
     pub const SCHEDULE_DELAY: &str = "task.schedule.delay";
-    /// Why a task was restarted.
+    /// The reason why a task was restarted.
     pub const RESTART_REASON: &str = "task.restart.reason";
-    /// What was decided about a task: `restart`, `give_up`, `finish`, `stop` or `stand_by`. Log records only, as the next eight.
+    /// The decision about a task: `restart`, `give_up`, `finish`, `stop` or `stand_by`. Log records only, as the next eight.
     pub const DECISION: &str = "task.decision";
-    /// What led to a decision: `exit`, `stall`, `request`, `group`, `dependency`, `retry` or `gate`.
+    /// The cause of a decision: `exit`, `stall`, `request`, `group`, `dependency`, `retry` or `gate`.
     pub const DECISION_CAUSE: &str = "task.decision.cause";
     /// The seconds before the restart, or before the next try.
     pub const DECISION_DELAY: &str = "task.decision.delay";
@@ -59,23 +59,23 @@ pub mod key {
     pub const LEASE_TERM: &str = "task.lease.term";
     /// The name of a lease. On the instruments of [`lease`](super::lease) only.
     pub const LEASE_NAME: &str = "task.lease.name";
-    /// What became of a lease: `acquired`, `lost` or `released`. On the instruments of [`lease`](super::lease) only.
+    /// The change of a lease: `acquired`, `lost` or `released`. On the instruments of [`lease`](super::lease) only.
     pub const LEASE_TRANSITION: &str = "task.lease.transition";
     /// The request to a store of leases: `acquire`, `renew`, `claim` or `release`. On the instruments of [`lease`](super::lease) only.
     pub const LEASE_OPERATION: &str = "task.lease.operation";
     /// The state of a supervised task.
     pub const STATE: &str = "task.state";
-    /// The action that was asked of a task: `restart`, `pause`, `resume`, `stop` or `run`.
+    /// The requested action: `restart`, `pause`, `resume`, `stop` or `run`.
     pub const CONTROL_ACTION: &str = "task.control.action";
-    /// The outcome of a request to control a task: `accepted`, or why nothing was done.
+    /// The outcome of a request to control a task: `accepted`, or the reason why nothing was done.
     pub const CONTROL_OUTCOME: &str = "task.control.outcome";
     /// The number of refused requests since the last record of one.
     pub const CONTROL_REFUSED: &str = "task.control.refused";
-    /// Whether anybody needs to look at a task: `healthy`, `degraded` or `unhealthy`. Log records only.
+    /// The health of a task: `healthy`, `degraded` or `unhealthy`. Log records only.
     pub const HEALTH_STATUS: &str = "task.health.status";
-    /// What became of a task at shutdown: `clean`, `late`, `aborted`, `leaked` or `not_running`.
+    /// The outcome of a task at shutdown: `clean`, `late`, `aborted`, `leaked` or `not_running`.
     pub const SHUTDOWN_OUTCOME: &str = "task.shutdown.outcome";
-    /// Why something was skipped or dropped.
+    /// The reason why something was skipped or dropped.
     pub const REASON: &str = "reason";
     /// The telemetry signal: `traces`, `metrics` or `logs`.
     pub const SIGNAL: &str = "signal";
@@ -100,15 +100,15 @@ pub const OVERFLOW_NAME: &str = "_OTHER";
 pub mod attribute {
     use crate::policy::{ShutdownOutcome, TaskCategory};
 
-    /// How many tasks are registered, on `bot.monitor_tasks`.
+    /// The number of registered tasks, on `bot.monitor_tasks`.
     pub const MONITOR_TASKS: &str = "tasks.registered";
-    /// How many of them are healthy.
+    /// The number of healthy registered tasks.
     pub const MONITOR_HEALTHY: &str = "tasks.healthy";
     /// The names of the degraded tasks.
     pub const MONITOR_DEGRADED: &str = "tasks.degraded";
     /// The names of the unhealthy tasks.
     pub const MONITOR_UNHEALTHY: &str = "tasks.unhealthy";
-    /// How many loops were asked to stop, on `bot.stop_task_loops`.
+    /// The number of loops that were requested to stop, on `bot.stop_task_loops`.
     pub const LOOPS_STOPPED: &str = "tasks.loops";
 
     /// The names of the tasks of one category, on `bot.monitor_tasks` and `bot.cancel_tasks`.
@@ -166,9 +166,9 @@ pub mod record {
     pub const LEASE_RELEASED: &str = "task.lease.released";
     /// A task with a gate blocks its thread until its lease is about to end.
     pub const LEASE_OVERRUN: &str = "task.lease.overrun";
-    /// A request to a store of leases failed, after one that did not.
+    /// A request to a store of leases failed, and the request before it did not.
     pub const LEASE_STORE_FAILED: &str = "task.lease.store.failed";
-    /// A request to a store of leases succeeded, after one that did not.
+    /// A request to a store of leases succeeded, and the request before it did not.
     pub const LEASE_STORE_BACK: &str = "task.lease.store.back";
     /// A supervised task gave no sign of life in time, or one poll of it took too long.
     pub const STALLED: &str = "task.stalled";
@@ -186,9 +186,9 @@ pub mod record {
     pub const ITERATION_RETRIED: &str = "task.iteration.retried";
     /// A hook of a loop panicked; it is ignored.
     pub const HOOK_PANICKED: &str = "task.hook.panicked";
-    /// The schedule of a loop leaves out so many times in a row that nothing is due for a long while.
+    /// The schedule of a loop leaves out 200,000 times in a row, so that nothing is due for a long while.
     pub const SCHEDULE_EMPTY: &str = "task.schedule.empty";
-    /// A step of a monitor sweep, or a component's provider, failed; the others went on.
+    /// A step of a monitor sweep, or a component's provider, failed; the other ones continued.
     pub const MONITOR_FAILED: &str = "task.monitor.failed";
     /// The service manager (systemd) cannot be notified, or a variable that it set is not used.
     pub const SYSTEMD_FAILED: &str = "task.systemd.failed";
@@ -200,7 +200,7 @@ pub mod record {
     pub const CATEGORY_UNKNOWN: &str = "task.category.unknown";
 }
 
-/// What an instrument measures.
+/// The kind of an instrument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kind {
@@ -234,7 +234,7 @@ impl Kind {
 pub struct Instrument {
     /// Its name.
     pub name: &'static str,
-    /// What it measures.
+    /// The kind of the instrument.
     pub kind: Kind,
     /// Its unit (UCUM).
     pub unit: &'static str,
@@ -249,8 +249,8 @@ pub const TASK_ATTRIBUTES: &[&str] = &[key::NAME, key::CATEGORY, key::PRIORITY, 
 
 /// The bucket boundaries of every duration histogram, in seconds.
 ///
-/// About the semantic conventions' HTTP boundaries, carried on to an hour, since tasks run longer than requests, and down to
-/// 100 us, since many are shorter.
+/// They follow the HTTP boundaries of the semantic conventions. They continue up to an hour, because tasks run longer than requests,
+/// and down to 100 us, because many are shorter.
 pub const DURATION_BOUNDARIES: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
     30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0,
@@ -304,7 +304,7 @@ pub mod page {
     use super::{Instrument, Kind, key};
 
     instruments! {
-        CONTROL_REFUSALS = "task.control.refusals", Counter, "{request}", "Requests to control a task that were refused without a look at the task.", [key::CONTROL_OUTCOME];
+        CONTROL_REFUSALS = "task.control.refusals", Counter, "{request}", "Requests to control a task that were refused before the task was read.", [key::CONTROL_OUTCOME];
     }
 }
 

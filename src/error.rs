@@ -7,7 +7,7 @@ use crate::{
     timetable::ScheduleError,
 };
 
-/// Why a manager was not built. Nothing was started.
+/// The reason why a manager was not built. Nothing was started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BuildError {
@@ -15,7 +15,7 @@ pub enum BuildError {
     ZeroNames,
     /// `span_prefix` is empty.
     EmptySpanPrefix,
-    /// A threshold of health is zero: every task would be unhealthy for ever.
+    /// A threshold of health is zero: every task would always be unhealthy.
     ZeroThreshold,
     /// A duration that must be longer than zero is zero.
     #[non_exhaustive]
@@ -52,7 +52,7 @@ impl fmt::Display for BuildError {
 
 impl std::error::Error for BuildError {}
 
-/// Why a task was not registered. Nothing was changed.
+/// The reason why a task was not registered. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RegisterError {
@@ -67,7 +67,7 @@ pub enum RegisterError {
         /// Its length in bytes.
         bytes: usize,
     },
-    /// The name stands for all tasks that find no room among the manager's names.
+    /// The name is reserved for all tasks beyond the limit of names.
     #[non_exhaustive]
     ReservedName {
         /// The name.
@@ -85,7 +85,7 @@ pub enum RegisterError {
         /// The name.
         name: String,
     },
-    /// The manager keeps as many names apart as it may.
+    /// The manager already tracks its maximum number of task names.
     #[non_exhaustive]
     NameLimit {
         /// The name that no longer fits.
@@ -93,28 +93,28 @@ pub enum RegisterError {
         /// The limit.
         max_names: usize,
     },
-    /// The restart policy contradicts itself.
+    /// The values of the restart policy contradict each other.
     #[non_exhaustive]
     Policy {
         /// The task's name.
         name: String,
-        /// What is wrong.
+        /// The contradiction.
         source: PolicyError,
     },
-    /// The loop's figures make no loop.
+    /// The settings of the loop are invalid.
     #[non_exhaustive]
     Loop {
         /// The task's name.
         name: String,
-        /// What is wrong.
+        /// The invalid setting.
         source: LoopError,
     },
-    /// A duration that must be longer than zero is not.
+    /// A duration is zero and must be longer.
     #[non_exhaustive]
     ZeroDuration {
         /// The task's name.
         name: String,
-        /// Which one.
+        /// The name of the setting.
         field: &'static str,
     },
     /// A classification was given for another type than the task's error.
@@ -122,21 +122,21 @@ pub enum RegisterError {
     ErrorType {
         /// The task's name.
         name: String,
-        /// The type that the task returns; `None` where it cannot fail.
+        /// The type that the task returns; `None` if it cannot fail.
         returned: Option<&'static str>,
         /// The type that the classification takes.
         classified: &'static str,
     },
-    /// A task depends on one that is not there.
+    /// A task depends on a task that is not registered.
     #[non_exhaustive]
     UnknownDependency {
         /// The task, and what it depends on.
         path: Vec<String>,
     },
-    /// Tasks depend on each other in a circle; the order inside a group counts too.
+    /// Tasks depend on each other in a cycle; the order inside a group counts too.
     #[non_exhaustive]
     DependencyCycle {
-        /// The way around: the last is the first.
+        /// The path of the cycle: its last name is the first.
         path: Vec<String>,
     },
     /// A group without members.
@@ -145,12 +145,12 @@ pub enum RegisterError {
         /// The group's name.
         group: String,
     },
-    /// The restart limit of a group is not usable.
+    /// The restart limit of a group is invalid.
     #[non_exhaustive]
     GroupPolicy {
         /// The group's name.
         group: String,
-        /// What is wrong.
+        /// The problem of the limit.
         source: PolicyError,
     },
     /// The key of a member cannot be part of a name.
@@ -160,10 +160,10 @@ pub enum RegisterError {
         family: String,
         /// The key's text; if it is too long, the beginning of it.
         key: String,
-        /// What is wrong.
+        /// The problem of the key.
         problem: KeyProblem,
     },
-    /// A family has as many members as it may have, or is to have more.
+    /// A family already has its maximum number of members, or would have more.
     #[non_exhaustive]
     FamilyFull {
         /// The family's name.
@@ -193,14 +193,14 @@ impl fmt::Display for RegisterError {
                 )
             }
             Self::ReservedName { name } => {
-                write!(f, "the name {name:?} stands for all tasks beyond the limit of names")
+                write!(f, "the name {name:?} is reserved for all tasks beyond the limit of names")
             }
             Self::Duplicate { name } => write!(f, "a task named {name:?} is registered already"),
             Self::BeingReplaced { name } => write!(f, "task {name:?} is being replaced already"),
             Self::NameLimit { name, max_names } => {
                 write!(
                     f,
-                    "there is no room for task {name:?}: the manager keeps at most {max_names} names apart"
+                    "there is no room for task {name:?}: the manager tracks at most {max_names} names, raise max_names"
                 )
             }
             Self::Policy { name, .. } => write!(f, "the restart policy of task {name:?} is not usable"),
@@ -211,17 +211,17 @@ impl fmt::Display for RegisterError {
             Self::ErrorType { name, returned: Some(returned), classified } => {
                 write!(
                     f,
-                    "task {name:?} returns errors of type {returned}, but {classified} is what is classified"
+                    "task {name:?} returns errors of type {returned}: a rule for {classified} never matches"
                 )
             }
             Self::ErrorType { name, returned: None, classified } => {
-                write!(f, "task {name:?} returns no errors, but {classified} is what is classified")
+                write!(f, "task {name:?} returns no errors: a rule for {classified} never matches")
             }
             Self::UnknownDependency { path } => {
-                write!(f, "a task depends on one that is not registered: {}", Plain(path.join(" -> ")))
+                write!(f, "a task depends on a task that is not registered: {}", Plain(path.join(" -> ")))
             }
             Self::DependencyCycle { path } => {
-                write!(f, "tasks depend on each other in a circle: {}", Plain(path.join(" -> ")))
+                write!(f, "tasks depend on each other in a cycle: {}", Plain(path.join(" -> ")))
             }
             Self::EmptyGroup { group } => write!(f, "the group {group:?} has no members"),
             Self::GroupPolicy { group, .. } => {
@@ -257,7 +257,7 @@ impl std::error::Error for RegisterError {
     }
 }
 
-/// Why the text of a key cannot be part of a member's name.
+/// The reason why the text of a key cannot be part of a member's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyProblem {
@@ -314,7 +314,7 @@ impl fmt::Display for UnknownComponent {
 
 impl std::error::Error for UnknownComponent {}
 
-/// Why a task was not restarted.
+/// The reason why a task was not restarted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RestartError {
@@ -326,9 +326,9 @@ pub enum RestartError {
     LimitReached {
         /// The task's name.
         name: String,
-        /// How many restarts are allowed.
+        /// The number of allowed restarts.
         max_restarts: u32,
-        /// In how long.
+        /// The time in which they are allowed.
         within: Duration,
     },
     /// The tokio runtime that the task ran on was shut down, and the task was dropped with it. Unregister or replace it.
@@ -347,7 +347,7 @@ pub enum RestartError {
     ShuttingDown,
 }
 
-/// Why a task was not stopped, paused or resumed.
+/// The reason why a task was not stopped, paused or resumed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TaskControlError {
@@ -412,15 +412,15 @@ impl fmt::Display for RestartError {
 
 impl std::error::Error for RestartError {}
 
-/// A figure that makes no loop.
+/// An invalid setting of a loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LoopError {
-    /// Its schedule is none.
+    /// The schedule is invalid.
     Schedule(ScheduleError),
-    /// [`MissedPolicy::CatchUp`](crate::schedule::MissedPolicy::CatchUp) with nothing.
+    /// [`MissedPolicy::CatchUp`](crate::schedule::MissedPolicy::CatchUp) with zero iterations.
     ZeroCatchUp,
-    /// [`OverlapPolicy::Allow`](crate::schedule::OverlapPolicy::Allow) of none.
+    /// [`OverlapPolicy::Allow`](crate::schedule::OverlapPolicy::Allow) with zero iterations.
     ZeroOverlap,
     /// [`OverlapPolicy::Allow`](crate::schedule::OverlapPolicy::Allow) of a loop that [lends](crate::TaskLoop::lend) its state.
     LentOverlap,
@@ -430,9 +430,9 @@ impl std::fmt::Display for LoopError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Schedule(error) => error.fmt(f),
-            Self::ZeroCatchUp => {
-                f.write_str("a loop must catch up with at least 1 iteration, or skip what was missed")
-            }
+            Self::ZeroCatchUp => f.write_str(
+                "a loop must catch up with at least 1 missed iteration; use `skip` to leave all out",
+            ),
             Self::ZeroOverlap => f.write_str("a loop must allow at least 1 iteration at once"),
             Self::LentOverlap => f.write_str(
                 "iterations of a loop that lends its state cannot overlap: two cannot borrow it at once",
@@ -443,7 +443,7 @@ impl std::fmt::Display for LoopError {
 
 impl std::error::Error for LoopError {}
 
-/// Why a loop did not obey.
+/// The reason why a call on a loop had no effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LoopControlError {
@@ -455,11 +455,11 @@ pub enum LoopControlError {
     RuntimeGone,
     /// The loop waits for its start or restart, is about to end, or has ended.
     NotRunning,
-    /// The loop stands by: its [gate](crate::CriticalTaskConfig::gate) is closed.
+    /// The loop is in standby: its [gate](crate::CriticalTaskConfig::gate) is closed.
     Standby,
-    /// As many iterations run as may at once.
+    /// The loop already runs the maximum number of concurrent iterations.
     Overlapped,
-    /// The new schedule is none; the old one stays.
+    /// The new schedule is invalid; the old schedule stays.
     Schedule(ScheduleError),
 }
 
@@ -472,8 +472,8 @@ impl std::fmt::Display for LoopControlError {
                 "the tokio runtime of the loop was shut down, and the loop was dropped with it"
             }
             Self::NotRunning => "the loop is not running",
-            Self::Standby => "the loop stands by: its gate is closed",
-            Self::Overlapped => "as many iterations of the loop are running as may at once",
+            Self::Standby => "the loop is in standby: its gate is closed",
+            Self::Overlapped => "the loop already runs the maximum number of iterations at once",
             Self::Schedule(_) => "the new schedule of the loop is not usable",
         })
     }

@@ -1,4 +1,4 @@
-//! The answer to "why do I see nothing in Jaeger or Prometheus".
+//! The reason why Jaeger or Prometheus shows nothing.
 
 use std::{fmt, time::Duration};
 
@@ -7,30 +7,30 @@ use crate::{
     policy::Plain,
 };
 
-/// What [`TaskManager::check_instrumentation`](crate::TaskManager::check_instrumentation) found. Its `Display` is advice for a person.
+/// The result of [`TaskManager::check_instrumentation`](crate::TaskManager::check_instrumentation). Its `Display` is advice for a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InstrumentationCheck {
-    /// Whether the current subscriber has [`layer`](crate::telemetry::layer) or [`task_layer`](crate::telemetry::task_layer).
+    /// True if the current subscriber has [`layer`](crate::telemetry::layer) or [`task_layer`](crate::telemetry::task_layer).
     pub layer_installed: bool,
-    /// What is wrong with the layers, if anything.
+    /// The problem of the layers, if any.
     pub layer_conflict: Option<LayerConflict>,
-    /// Whether spans of level INFO and target `otel_tasks` are enabled. If not, runs are exported through the tracer alone,
+    /// True if spans of level INFO and target `otel_tasks` are enabled. If not, runs are exported through the tracer alone,
     /// and other layers do not see them.
     pub info_enabled: bool,
-    /// Whether a run's span reaches a tracer: through a tracing-opentelemetry layer, a tracer of the manager or of a layer.
+    /// True if a run's span reaches a tracer: through a tracing-opentelemetry layer, a tracer of the manager or of a layer.
     pub spans_traced: bool,
-    /// What the [`Telemetry`](https://docs.rs/otel-tasks/latest/otel_tasks/struct.Telemetry.html) behind the layer says of its exports, or
-    /// else the process's. `None` if there is none: what another SDK exports is not known here.
+    /// The exports of the [`Telemetry`](https://docs.rs/otel-tasks/latest/otel_tasks/struct.Telemetry.html) behind the layer, or else of the
+    /// process. `None` if there is no `Telemetry`: the exports of another SDK are unknown here.
     pub export: Option<TelemetryExport>,
-    /// How long ago the meter last collected; `None` for never.
+    /// The time since the last collection of the meter; `None` for never.
     pub last_collection: Option<Duration>,
     /// Components that own registered tasks without being registered themselves.
     pub missing_components: Vec<String>,
 }
 
 impl InstrumentationCheck {
-    /// Whether spans and figures leave the process, as far as is known.
+    /// Returns true if spans and figures leave the process, as far as is known.
     ///
     /// With [`export`](Self::export) that is: the telemetry is alive, traces and metrics are on, the sampler takes some traces, and neither
     /// export fails. A first collection that is still to come is no fault. Without it: a run's span reaches a tracer, and the meter was
@@ -91,7 +91,7 @@ impl fmt::Display for InstrumentationCheck {
 }
 
 impl InstrumentationCheck {
-    /// Whether a reader of the user's collects where the export is off.
+    /// Returns true if a reader of the user's collects where the export is off.
     fn own_reader(&self, export: &TelemetryExport) -> bool {
         export.metrics.off.is_some() && self.last_collection.is_some()
     }
@@ -157,7 +157,7 @@ impl InstrumentationCheck {
     }
 }
 
-/// What is known of one signal.
+/// Writes the exports of one signal.
 fn signal(f: &mut fmt::Formatter<'_>, export: &SignalExport, items: &str, none: &str) -> fmt::Result {
     let SignalExport { targets, off, ended, delivered, pending, lost, rejected_points, failure, loss } =
         export;

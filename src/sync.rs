@@ -10,7 +10,7 @@ pub(crate) use std::sync::{Mutex, MutexGuard, OnceLock, RwLock, atomic};
 #[cfg(all(test, otel_tasks_loom))]
 pub(crate) use loom::sync::{Mutex, MutexGuard, RwLock, atomic};
 
-/// The standard library's, in whose promise loom can see: what was written before it was set is seen by whoever gets it.
+/// The `OnceLock` of the standard library, with its guarantee visible to loom: a reader of the value sees all earlier writes of the setter.
 #[cfg(all(test, otel_tasks_loom))]
 #[derive(Debug, Default)]
 pub(crate) struct OnceLock<T> {

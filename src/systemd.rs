@@ -1,7 +1,7 @@
 //! The protocol of systemd's service manager, `sd_notify(3)`: the variables that it sets, and a socket that never blocks.
 //!
-//! Written by hand: the crate `sd-notify` sends on a blocking socket, for which the watchdog's thread must not wait, and it knows
-//! no abstract socket names.
+//! Written by hand. The crate `sd-notify` sends on a blocking socket, for which the watchdog's thread must not wait, and it does not know
+//! abstract socket names.
 
 use std::{
     ffi::OsString,
@@ -68,7 +68,7 @@ impl Drop for Claim {
 }
 
 impl Notifier {
-    /// Reads the variables, which are left as they are; a program that this one starts gets them too. `None` if there is no service
+    /// Reads the variables and leaves them in the environment, so programs that this one starts get them too. `None` if there is no service
     /// manager to notify.
     ///
     /// # Errors

@@ -40,20 +40,20 @@ use crate::{
     policy::{ErrorClass, ErrorRules, Exit, Failure},
 };
 
-/// The runtime's clock while it stands still: it moves when it is told to, and past every timer on the way, in order.
+/// The paused clock of the runtime: only a test moves it, past every timer on the way, in order.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Clock;
 
 impl Clock {
-    /// Stops the clock, unless it stands already (`start_paused`).
+    /// Pauses the clock, if it is not paused already (`start_paused`).
     ///
     /// # Panics
     /// Outside a current-thread runtime.
     #[track_caller]
     pub fn paused() -> Self {
-        // tokio panics where the clock stands already, and cannot be asked. While it stands, no time passes between two
-        // looks; where it runs, some does.
+        // tokio panics if the clock is paused already, and has no query for it. While it is paused, no time passes between two
+        // reads; otherwise some does.
         let before = tokio::time::Instant::now();
         std::thread::sleep(Duration::from_millis(2));
         if tokio::time::Instant::now() != before {
@@ -97,7 +97,7 @@ pub struct WallClock {
 }
 
 impl WallClock {
-    /// One that shows `now` now.
+    /// Creates a clock that shows `now`.
     pub fn starting(now: SystemTime) -> Self {
         Self { began: tokio::time::Instant::now(), shows: Arc::new(Mutex::new(now)) }
     }
@@ -106,7 +106,7 @@ impl WallClock {
         self.shows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What it shows.
+    /// Returns the time that the clock shows.
     pub fn now(&self) -> SystemTime {
         *self.shows() + self.began.elapsed()
     }
@@ -121,7 +121,7 @@ impl WallClock {
         *self.shows() -= by;
     }
 
-    /// Reads it, for whoever takes a clock.
+    /// Returns a function that reads the clock, for APIs that take a clock.
     pub fn reader(&self) -> impl Fn() -> SystemTime + Send + Sync + 'static {
         let clock = self.clone();
         move || clock.now()
@@ -136,7 +136,7 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// How long [`wait_for`](Self::wait_for) waits, of the runtime's time.
+    /// The time that [`wait_for`](Self::wait_for) waits at most, of the runtime's time: 1 hour.
     pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(3_600);
 
     /// Listens from now on. Make it before the tasks are registered.
@@ -165,7 +165,7 @@ impl EventLog {
         of_task.map(|event| event.kind.as_str()).collect()
     }
 
-    /// Waits for an event, those that came before included.
+    /// Waits for an event. Earlier events count too.
     ///
     /// # Panics
     /// After [`DEFAULT_PATIENCE`](Self::DEFAULT_PATIENCE), with the events that came instead.
@@ -216,7 +216,7 @@ impl EventLog {
     }
 }
 
-/// What may be made to happen to a run.
+/// A failure to inject into a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -228,9 +228,9 @@ pub enum Fault {
     Panic(&'static str),
     /// It returns as if it had done its work.
     Finish,
-    /// It does nothing any more, and hears nothing: it has to be dropped.
+    /// It makes no progress, and does not react to a stop request: it has to be dropped.
     Hang,
-    /// It blocks its thread for so long, then goes on.
+    /// It blocks its thread for this time, then continues.
     Block(Duration),
 }
 
@@ -258,7 +258,7 @@ impl Faults {
         self.shared.injected.notify_one();
     }
 
-    /// How many have not been suffered yet.
+    /// Returns the number of injected failures that have not happened yet.
     pub fn pending(&self) -> usize {
         self.waiting().len()
     }

@@ -78,7 +78,7 @@ fn shown(time: SystemTime) -> String {
     )
 }
 
-/// How long it is until then, as people say it: the two largest units.
+/// Returns the time from one instant to another, in its two largest units.
 fn ahead(from: SystemTime, to: SystemTime) -> String {
     let seconds = to.duration_since(from).unwrap_or_default().as_secs();
     let units = [("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)];

@@ -1,5 +1,5 @@
-//! Supervision to watch: tasks that rest on each other, one that goes silent, one that blocks a thread, one that ignores
-//! every request to stop. The terminal tells what was seen, who was restarted, and who could not be stopped.
+//! Supervision in a terminal: tasks with dependencies, a silent task, a task that blocks a thread, a task that ignores
+//! every stop request. The output shows the detected problems, the restarts, and the task that could not be stopped.
 //!
 //! `cargo run --example supervision`; takes about eight seconds.
 
@@ -90,7 +90,7 @@ fn group() -> TaskGroup {
         .task(CriticalTaskConfig::new("sender", work).restart_policy(RestartPolicy::Always))
 }
 
-/// What there is to say of an event; most need no words.
+/// Returns the text for an event; `None` for most events.
 fn words(event: &TaskEvent) -> Option<String> {
     Some(match &event.kind {
         TaskEventKind::Started { restart: None, .. } => "begins".into(),

@@ -1,4 +1,4 @@
-//! What the attribute's parentheses say. Whether the item can be a task is for [`valid`](crate::valid).
+//! The options of the attribute. [`valid`](crate::valid) checks if the item can be a task.
 
 use proc_macro2::{Ident, Span};
 use syn::ext::IdentExt as _;
@@ -81,7 +81,7 @@ impl Args {
     }
 }
 
-/// Parses `key = value`. What is wrong here leaves no place to go on from, so it ends the parse.
+/// Parses `key = value`. After an error there is no place to continue from, so it ends the parse.
 fn key_and_value(input: ParseStream<'_>, options: &[&str]) -> Result<(Ident, Expr)> {
     if !input.peek(syn::Ident::peek_any) {
         return Err(
@@ -174,7 +174,7 @@ impl Variants {
     }
 }
 
-/// Several errors as the one that `syn` passes around.
+/// Several errors in the single error that `syn` returns.
 #[derive(Default)]
 pub(crate) struct Errors(Option<Error>);
 

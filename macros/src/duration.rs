@@ -19,7 +19,7 @@ const UNITS: &[(&str, u128)] = &[
 
 const EXPECTED: &str = "a duration is written as numbers with units, such as \"5s\", \"250ms\" or \"1h 30m\"";
 
-/// Reads one; answers what is wrong with it.
+/// Reads a duration, or returns its problem.
 pub(crate) fn nanos(text: &str) -> Result<Nanos, String> {
     let mut rest = text.trim();
     if rest.starts_with('-') {

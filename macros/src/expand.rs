@@ -1,8 +1,8 @@
-//! What an instrumented function becomes.
+//! The expansion of an instrumented function.
 //!
-//! Everything written here has the macro's own span, which keeps its locals out of the user's sight (and theirs out of
-//! ours) and tells lints that the code is not the user's. Statics are not hygienic, so ours sits in a block that the
-//! user's code is not in. The user's tokens keep their spans, and lints and errors in them read as ever.
+//! All code from here has the macro's own span. So its locals and the user's do not see each other, and
+//! lints know that the code is not the user's. Statics are not hygienic, so ours is in a block without
+//! the user's code. The user's tokens keep their spans, so lints and errors in them read as usual.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
@@ -19,7 +19,7 @@ use syn::{
 use crate::args::{Args, Choice, Errors};
 use crate::valid::AsyncFn;
 
-/// The attribute. On an error the item comes back as it was, so that the only errors are ours.
+/// Expands the attribute. On an error the item comes back unchanged, so that the only errors are ours.
 pub(crate) fn instrumented_task(options: TokenStream, item: TokenStream) -> TokenStream {
     let mut errors = Errors::default();
     let args = errors.take(syn::parse2::<Args>(options));
@@ -95,8 +95,8 @@ fn expand(args: Args, function: AsyncFn) -> TokenStream {
     }
 }
 
-/// A `return` that never happens. It is the first thing in the async block and so decides its type: without it, `?`,
-/// `return` and a coercion of the last expression would have nothing to go by.
+/// A `return` that never happens. It is the first statement in the async block and so decides the block's type. Without it, `?`,
+/// `return` and a coercion of the last expression could not infer that type.
 pub(crate) fn pin(output: &ReturnType) -> TokenStream {
     let mut site = Span::mixed_site();
     let ty = match output {
@@ -124,8 +124,8 @@ pub(crate) fn pin(output: &ReturnType) -> TokenStream {
     }
 }
 
-/// Whether the type of the error may borrow, as far as the signature shows. An error that borrows nothing is found by its type by
-/// the rules of a manager, which the compiler allows for such types alone.
+/// Returns true if the type of the error may borrow, as far as the signature shows. The rules of a manager find an error without a borrow
+/// by its type, which the compiler allows for such types alone.
 fn error_may_borrow(sig: &Signature) -> bool {
     let ReturnType::Type(_, ty) = &sig.output else { return false };
     let mut borrows =
@@ -159,7 +159,7 @@ fn result_arguments(ty: &Type) -> Option<(&Type, Option<&Type>)> {
     }
 }
 
-/// Looks for what may borrow in a type: a lifetime, a type that the function or its `impl` block is generic over.
+/// Searches a type for anything that may borrow: a lifetime, or a generic type of the function or of its `impl` block.
 struct Borrows<'a> {
     generics: Vec<&'a Ident>,
     found: bool,
@@ -189,8 +189,8 @@ impl Visit<'_> for Borrows<'_> {
     }
 }
 
-/// Whether types that an `impl` block is generic over usually have such a name: `E`, `E1`, `Err`, `TError`. The block is not seen from
-/// its functions.
+/// Returns true for the usual names of generic types of an `impl` block: `E`, `E1`, `Err`, `TError`. A function does not show its
+/// block.
 fn is_usual_parameter(name: &str) -> bool {
     let mut rest = name.chars();
     let first = rest.next();
@@ -202,8 +202,8 @@ fn is_usual_parameter(name: &str) -> bool {
     name == "Err" || first.is_some_and(char::is_uppercase) && (is_short() || is_prefixed())
 }
 
-/// Whether clippy could find the async block to yield a future, which is worth a warning in a block but not in a
-/// function that says so. The types that plainly are none keep the lint for the async blocks inside the body.
+/// Returns true if clippy could warn that the async block yields a future. The warning is right for a block, but not for a
+/// function with such a signature. For other types the lint stays on inside the body.
 pub(crate) fn may_be_future(output: &ReturnType) -> bool {
     match output {
         ReturnType::Default => false,
@@ -241,7 +241,7 @@ impl VisitMut for ForgetImplTrait {
 }
 
 impl Args {
-    /// Where `otel_tasks` is.
+    /// Returns the path of `otel_tasks`.
     pub(crate) fn krate(&self) -> Path {
         self.krate.clone().unwrap_or_else(|| parse_quote_spanned!(Span::mixed_site()=> ::otel_tasks))
     }

@@ -23,8 +23,8 @@ use proc_macro::TokenStream;
 /// error.
 ///
 /// The function keeps its signature, attributes and documentation. Nothing happens until the returned future is
-/// polled, and the future is `Send` whenever the function's own would be. A `Result` that is `Err` counts as a failed
-/// run, with the error's text if it implements `Display`; whatever else the function returns counts as success.
+/// polled. The future is `Send` if the future of the function is. An `Err` is a failed run, with the error's text if the error
+/// implements `Display`. Any other output is a success.
 ///
 /// # Options
 ///
@@ -38,13 +38,13 @@ use proc_macro::TokenStream;
 /// | `component = "..."`  | the part of the program, a string literal that is not empty | none                     |
 /// | `crate = path`       | where `otel_tasks` is, if it is re-exported                 | `::otel_tasks`           |
 ///
-/// A category or priority may also be a path that ends in the variant, such as `TaskCategory::Command`, or a string
+/// A category or priority may also be a path to the variant, such as `TaskCategory::Command`. It may also be a string
 /// in any case, such as `"command"`.
 ///
 /// # Methods
 ///
-/// The attribute works on methods and on trait methods that have a body, but it does not see the `impl` around them:
-/// `Cache::refresh` and `Index::refresh` are both named `refresh` unless `name` says otherwise.
+/// The attribute works on methods, and on trait methods with a body. It does not see the `impl` around them, so
+/// `Cache::refresh` and `Index::refresh` are both named `refresh`. Set `name` to distinguish them.
 ///
 /// # Beside other attributes
 ///
@@ -54,23 +54,27 @@ use proc_macro::TokenStream;
 ///
 /// # Arguments
 ///
-/// The arguments that the body uses are dropped when the body ends, before those that it does not use. The body is a
-/// future inside the function's future, so the arguments it uses take their room once more: box a large one.
+/// When the body ends, the arguments that it uses are dropped, and then the other arguments. The body is a
+/// future inside the function's future, so the arguments that it uses take their space twice: box a large one.
 ///
 /// # Errors
 ///
-/// Refused at compile time, each at the token in question: an item that is not an async fn with a body, an unknown or
-/// repeated option, a name that is empty or not a literal, an unknown category or priority.
+/// The compiler reports these errors at the token in question:
+///
+/// - an item that is not an async fn with a body
+/// - an unknown or repeated option
+/// - a name that is empty or not a literal
+/// - an unknown category or priority
 #[proc_macro_attribute]
 pub fn instrumented_task(options: TokenStream, item: TokenStream) -> TokenStream {
     expand::instrumented_task(options.into(), item.into()).into()
 }
 
-/// Makes a loop of an async fn: the function then returns the loop's `CriticalTaskConfig`, to be registered or handed over by
-/// a component.
+/// Makes a loop of an async fn: the function then returns the `CriticalTaskConfig` of the loop, for a registration or a
+/// component.
 ///
-/// The body is one iteration. Where the first argument is a `TaskContext`, it is the iteration's; every other argument is
-/// given once, when the function is called, and cloned for each iteration. What the body returns is what a task may return.
+/// The body is one iteration. If the first argument is a `TaskContext`, it is the context of the iteration. Every other argument is
+/// passed once, when the function is called, and cloned for each iteration. The body may return any output of a task.
 ///
 /// # Options
 ///
@@ -83,21 +87,27 @@ pub fn instrumented_task(options: TokenStream, item: TokenStream) -> TokenStream
 /// | `daily = "09:00"`                   | a time of day, or several in brackets                                        |
 /// | `cron = "0 9 * * MON-FRI"`          | a cron expression                                                            |
 /// | `zone = "Europe/Berlin"`            | the time zone of `daily` and `cron`; without it UTC                          |
-/// | `immediate = false`                 | whether the first iteration is due at once                                   |
-/// | `count = 3`                         | how many iterations there are                                                |
-/// | `jitter = "1s"`                     | by how much each is later at most, by chance                                 |
+/// | `immediate = false`                 | true if the first iteration is due at once                                   |
+/// | `count = 3`                         | the number of iterations                                                     |
+/// | `jitter = "1s"`                     | the largest random delay of an iteration                                     |
 /// | `missed = Skip`                     | `Skip`, `RunOnce` or `CatchUp(n)`                                            |
 /// | `overlap = Queue`                   | `Skip`, `Queue`, `CancelRunning` or `Allow(n)`                               |
-/// | `retry = 3`                         | how often an iteration that failed is tried again                            |
-/// | `backoff = "1s..60s"`               | the delays between: growing from the one to the other, or one that stays     |
-/// | `timeout = "30s"`                   | how long an iteration may take                                               |
+/// | `retry = 3`                         | the number of retries of a failed iteration                                  |
+/// | `backoff = "1s..60s"`               | the delays between retries: growing from the first to the second, or constant |
+/// | `timeout = "30s"`                   | the longest time of an iteration                                             |
 /// | `name`, `category`, `priority`, `component`, `crate` | as for [`macro@instrumented_task`]                          |
 ///
 /// # Errors
 ///
-/// Refused at compile time, each at the token in question: what is no duration, time of day or policy, a duration or number
-/// of zero, a jitter longer than the interval, more than one schedule or none, `self`. What stands inside a cron expression
-/// and whether there is such a zone is checked when the loop is registered.
+/// The compiler reports these errors at the token in question:
+///
+/// - an invalid duration, time of day or policy
+/// - a duration or number of zero
+/// - a jitter longer than the interval
+/// - no schedule, or more than one
+/// - `self`
+///
+/// The fields of a cron expression and the name of the zone are checked when the loop is registered.
 #[proc_macro_attribute]
 pub fn task_loop(options: TokenStream, item: TokenStream) -> TokenStream {
     loop_expand::task_loop(options.into(), item.into()).into()

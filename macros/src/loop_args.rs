@@ -1,4 +1,4 @@
-//! What the parentheses of `#[task_loop]` say.
+//! The options of `#[task_loop]`.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote_spanned;
@@ -40,7 +40,7 @@ pub(crate) struct LoopArgs {
     pub(crate) options: Options,
 }
 
-/// All but the schedule; with the option's name where what is wrong may be that it stands here.
+/// All options but the schedule, with their names for errors about an option in the wrong place.
 #[derive(Default)]
 pub(crate) struct Options {
     pub(crate) zone: Option<(Ident, LitStr)>,
@@ -77,7 +77,7 @@ pub(crate) enum Backoff {
     Growing(Nanos, Nanos),
 }
 
-/// What becomes of an iteration that is missed or overlaps.
+/// The policy for missed or overlapping iterations.
 pub(crate) enum Policy {
     Plain(Ident),
     Counted(Ident, LitInt),
@@ -230,7 +230,7 @@ fn time(value: Expr) -> Result<LitStr> {
     }
 }
 
-/// Looks at the number of fields; the rest is for the library, before the loop begins.
+/// Checks the number of fields. The library checks the rest before the loop begins.
 fn cron(text: LitStr) -> Result<LitStr> {
     let written = text.value();
     let fields = written.split_whitespace().count();
@@ -247,7 +247,7 @@ fn cron(text: LitStr) -> Result<LitStr> {
 struct Policies {
     what: &'static str,
     plain: &'static [&'static str],
-    /// The one that takes a number.
+    /// The policy that takes a number.
     counted: &'static str,
 }
 
@@ -288,7 +288,7 @@ impl Length {
     pub(crate) fn tokens(&self) -> TokenStream {
         match self {
             Self::Literal(nanos, _) => nanos.tokens(),
-            // Typed here, so that a wrong expression is the one that the compiler points at.
+            // Typed here, so that the compiler points at a wrong expression.
             Self::Expression(expression) => {
                 quote_spanned!(Span::mixed_site()=> { let __length: ::core::time::Duration = #expression; __length })
             }

@@ -1,4 +1,4 @@
-//! What a function with `#[task_loop]` becomes: one that makes the loop's configuration.
+//! The expansion of a function with `#[task_loop]`: a function that makes the loop's configuration.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
@@ -11,7 +11,7 @@ use crate::expand::{may_be_future, pin};
 use crate::loop_args::{Backoff, Length, LoopArgs, Options, Policy, Rhythm};
 use crate::valid::AsyncFn;
 
-/// The attribute. On an error the item comes back as it was, so that the only errors are ours.
+/// Expands the attribute. On an error the item comes back unchanged, so that the only errors are ours.
 pub(crate) fn task_loop(options: TokenStream, item: TokenStream) -> TokenStream {
     let mut errors = Errors::default();
     let args = errors.take(syn::parse2::<LoopArgs>(options));
@@ -210,7 +210,7 @@ impl Policy {
 
 #[cfg(test)]
 mod tests {
-    //! As in [`expand`](crate::expand): `UPDATE_EXPANSIONS=1` writes the files anew.
+    //! As in [`expand`](crate::expand): `UPDATE_EXPANSIONS=1` writes the files again.
 
     use quote::quote;
 

@@ -1,4 +1,4 @@
-//! Whether the item can be a task: an async fn with a body, and nothing else.
+//! The check of the item: an async fn with a body, and nothing else.
 
 use proc_macro2::TokenStream;
 use syn::parse::{ParseStream, Parser as _};
@@ -25,9 +25,9 @@ impl AsyncFn {
         let mut attrs = input.call(Attribute::parse_outer)?;
         let vis = input.parse()?;
         let start = input.span();
-        let sig: Signature = input.parse().map_err(|_| {
-            Error::new(start, format!("`#[{attribute}]` goes on an async fn and on nothing else"))
-        })?;
+        let sig: Signature = input
+            .parse()
+            .map_err(|_| Error::new(start, format!("`#[{attribute}]` applies only to an async fn")))?;
         if sig.asyncness.is_none() {
             return Err(Error::new(
                 sig.fn_token.span,

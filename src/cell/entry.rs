@@ -1,7 +1,7 @@
 //! A name's cell with its identity, and who else counts what happens under it.
 //!
-//! A member of a family counts twice: in a cell of its own, which health and the page show, and in its family's, which is
-//! exported. What is read of a task is its own cell's.
+//! A member of a family counts twice: in a cell of its own, and in the cell of its family. Health and the page read its own cell; the
+//! cell of the family is exported.
 
 use std::{
     sync::{
@@ -25,13 +25,13 @@ pub(crate) struct Entry<E> {
     pub(super) kind: Kind,
     /// Made for a caller that gave nothing but the name. The first of a name is found by it alone.
     pub(super) plain: bool,
-    /// Whether members report to it, or did. Set once, before the first does.
+    /// True if members report to it, or did. Set once, before the first does.
     pub(super) is_family: AtomicBool,
-    /// How many members report to it. Written under the registry's lock.
+    /// The number of members that report to it. Written under the registry's lock.
     pub(super) members: AtomicU32,
 }
 
-/// What an entry is to those who count and export.
+/// The role of an entry in totals and exports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A name of its own. If the histograms were full when it came, they record it as `_OTHER`.
@@ -63,12 +63,12 @@ impl<E> Entry<E> {
         self.members.fetch_sub(1, Ordering::Relaxed) == 1
     }
 
-    /// What it is exported as: itself, or its family.
+    /// Returns the entry that is exported for it: itself, or its family.
     pub(crate) fn metered(&self) -> &Self {
         self.family().map_or(self, |family| family)
     }
 
-    /// What its runs are recorded under in histograms, which keep each name for ever.
+    /// Returns the entry under which histograms record its runs. Histograms cannot remove a name.
     pub(crate) fn recorded(&self) -> &Self {
         let mut entry = self;
         while let Some(under) = &entry.under {
@@ -168,7 +168,7 @@ impl<E> Entry<E> {
         self.complete(self.cell.snapshot(&self.identity, now))
     }
 
-    /// What is exported of it.
+    /// Returns its exported figures.
     pub(crate) fn exported(&self) -> TaskSnapshot {
         self.complete(self.cell.exported(&self.identity))
     }

@@ -117,7 +117,7 @@ mod tests {
         let mut counts = [0; BUCKETS];
         // Four runs of 5 to 10 ms, six of 10 to 25 ms.
         (counts[6], counts[7]) = (4, 6);
-        near(&counts, 0.0, ms(5)); // An empty bucket answers for nothing.
+        near(&counts, 0.0, ms(5)); // An empty bucket has no quantile.
         near(&counts, 0.2, Duration::from_micros(7_500));
         near(&counts, 0.4, ms(10));
         near(&counts, 0.7, Duration::from_micros(17_500));

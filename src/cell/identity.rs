@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::policy::{TaskCategory, TaskPriority};
 
-/// What a cell's figures are exported under: together these are one series.
+/// The identity under which the figures of a cell are exported: equal identities are one series.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Identity {
     pub(crate) name: Arc<str>,

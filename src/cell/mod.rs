@@ -27,9 +27,9 @@ pub(crate) use task_cell::{EndedRun, RunError, TaskCell};
 /// The number of ended runs that a name remembers.
 pub(crate) const HISTORY_LENGTH: usize = 100;
 
-/// Up to so many runs, quantiles come from the runs themselves: the buckets are too coarse.
+/// The number of runs up to which quantiles come from the runs themselves, because the buckets are too coarse.
 pub(crate) const FEW_RUNS: usize = 20;
 
-/// How many names a manager keeps apart by default: with the eight states of a task they stay below the 2,000 attribute
-/// sets that an OpenTelemetry stream holds.
+/// The default number of names that a manager tracks. With the eight states of a task they stay below the 2,000 attribute
+/// sets of an OpenTelemetry stream.
 pub(crate) const DEFAULT_MAX_NAMES: usize = 200;

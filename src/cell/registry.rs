@@ -1,19 +1,19 @@
 //! All cells of one manager, by name: bounded, so that no instrument has more attribute sets than its stream holds.
 //!
-//! The name of a task that is registered no more *retires*; so does the name of a family without members. It is exported as
-//! before, with no state, until [`OBSERVED_FOR`] has passed without a run and a collection has seen it: then it is *let go*. If a
-//! registration needs its room, it is let go earlier, whether a collection has seen it or not. The name of a short task takes no such
+//! The name of an unregistered task *retires*; so does the name of a family without members. It is exported as
+//! before, without a state, until [`OBSERVED_FOR`] has passed without a run and a collection has seen it. Then it is *let go*. If a
+//! registration needs its room, it is let go earlier, also without a collection. The name of a short task takes no such
 //! room, and does not retire.
 //!
-//! A name that is registered again continues its figures, as long as no collection has missed it. After that it begins at zero,
-//! and is exported again once [`OBSERVED_FOR`] has passed since it was let go: each reader has seen its absence then. Without
-//! this, a reader with delta temporality that saw the absence would count the earlier figures twice. A reader that did not see it
+//! A name that is registered again continues its figures, unless a collection has missed it. After that it begins at zero,
+//! and is exported again once [`OBSERVED_FOR`] has passed since it was let go. By then each reader has seen its absence.
+//! Otherwise, a reader with delta temporality that saw the absence would count the earlier figures twice. A reader that did not see it
 //! would see the figures run backwards.
 //!
 //! Invariants:
 //! 1. A name is let go only between two runs (see [`TaskCell`]); a run that comes too late takes the name back.
-//! 2. A histogram keeps a name for ever. So the number of names that are recorded there as themselves is bounded too, over the
-//!    whole life of the manager; later names are recorded there under the overflow name.
+//! 2. A histogram cannot remove a name. So the number of names that it records is bounded too, over the
+//!    whole life of the manager. Later names are recorded there under the overflow name.
 //! 3. Locks are taken in the order entries, listing.
 
 use std::{
@@ -43,11 +43,11 @@ use crate::{
     },
 };
 
-/// How long a retired name is exported after its last run, and how long it is not after it was let go: longer than the usual
-/// intervals of collections, so that each reader sees its last figures, and its absence before it begins again.
+/// The time for which a retired name is exported after its last run: 5 minutes. After it was let go, it is not exported for the same time.
+/// Both are longer than the usual intervals of collections, so each reader sees its last figures, and then its absence.
 const OBSERVED_FOR: Duration = Duration::from_secs(300);
 
-/// How many names that were let go are remembered: some 4 MiB. Beyond that the oldest are forgotten early.
+/// The number of remembered names that were let go: some 4 MiB. Beyond that the oldest are forgotten early.
 const REMEMBERED_AT_MOST: usize = 4_096;
 
 /// An entry that is found by its name, which it holds already: the key costs no memory of its own.
@@ -81,7 +81,7 @@ struct Entries<E> {
     more: HashMap<Arc<str>, Vec<Arc<Entry<E>>>, RandomState>,
     /// Counted up with each entry that comes or goes.
     epoch: u64,
-    /// How many more entries fit.
+    /// The number of entries that still fit.
     room: usize,
     /// Those whose task is registered no more.
     retired: RetiredNames<E>,
@@ -92,22 +92,22 @@ struct Entries<E> {
     collections: AtomicU64,
 }
 
-/// What is kept of names that were let go.
+/// The records of names that were let go.
 struct Past<E> {
-    /// Those that may come back. Exported only if others report under the same attributes.
+    /// The names that may come back. Exported only if others report under the same attributes.
     remembered: HashMap<Identity, Remembered<E>, RandomState>,
     /// Their order, the oldest first; some may have come back meanwhile.
     order: VecDeque<(Identity, u64)>,
     number: u64,
     /// The last figures of names that are forgotten or came back at zero, with the entry under which they are exported.
     forgotten: Vec<(Arc<Entry<E>>, TaskSnapshot)>,
-    /// What was counted under the names that are not in the listing.
+    /// The totals of the names that are not in the listing.
     totals: Vitals,
-    /// How many more names the histograms take.
+    /// The number of names that the histograms still take.
     histogram_room: usize,
     /// The names that they have taken and that are forgotten, with the errors that they know of each.
     in_histograms: HashMap<Identity, Box<[&'static str]>, RandomState>,
-    /// What later names are recorded under there.
+    /// The entry under which histograms record later names.
     other: Option<Arc<Entry<E>>>,
 }
 
@@ -150,7 +150,7 @@ impl<E> Entries<E> {
         first.into_iter().chain(more.into_iter().flatten())
     }
 
-    /// The one that stands for this identity. Members stand for themselves.
+    /// Returns the entry with this identity. Members have identities of their own.
     fn find(&self, identity: &Identity) -> Option<&Arc<Entry<E>>> {
         self.of(&identity.name).find(|entry| entry.kind != Kind::Member && entry.identity == *identity)
     }
@@ -190,7 +190,7 @@ impl<E> Entries<E> {
         removed
     }
 
-    /// Makes room for so many more as far as it can, without the names in `spared`. Returns how many fit then, at most `wanted`.
+    /// Makes room for this number of entries as far as it can, without the names in `spared`. Returns the number that fits, at most `wanted`.
     fn make_room(
         &mut self,
         wanted: usize,
@@ -222,7 +222,7 @@ impl<E> Entries<E> {
         self.remove(entry);
         self.room += 1;
         entry.cell.shrink();
-        // One that has not been exported again is as it was when it was let go before.
+        // An entry that has not been exported again is unchanged since it was let go before.
         let silent = self.silent.remove(&entry.identity);
         let since = silent.map_or(now, |until| until.saturating_sub(OBSERVED_FOR));
         let collections = silent.is_none().then(|| self.collections.load(Relaxed));
@@ -323,7 +323,7 @@ impl<E> Entries<E> {
 }
 
 impl<E> Past<E> {
-    /// Forgets the oldest of those that may come back, or skips one that has.
+    /// Forgets the oldest name that may come back, or skips it if it has come back.
     fn forget_oldest(&mut self) {
         let Some((identity, number)) = self.order.pop_front() else { return };
         if self.remembered.get(&identity).is_none_or(|held| held.number != number) {
@@ -345,7 +345,7 @@ impl<E> Past<E> {
     }
 }
 
-/// How many places of the registry's budget a cell's errors take.
+/// Returns the number of places of the registry's budget that a cell's errors take.
 fn budgeted(cell: &TaskCell) -> usize {
     cell.error_types().into_iter().filter(|error| takes_budget(error)).count()
 }
@@ -367,7 +367,7 @@ pub(crate) fn by_name<E>(listing: &[Arc<Entry<E>>]) -> impl Iterator<Item = &[Ar
 pub(crate) struct Registry<E> {
     entries: RwLock<Entries<E>>,
     listed: Mutex<Listed<E>>,
-    /// How many more (name, error type) pairs fit.
+    /// The number of (name, error type) pairs that still fit.
     pub(crate) error_type_budget: AtomicUsize,
     extra: fn(&Option<Arc<Arc<str>>>) -> E,
     /// Twice counted, so that an entry holds one word of it.
@@ -415,7 +415,7 @@ impl<E> Registry<E> {
             return Some(entry.clone());
         }
         if entries.room == 0 && *identity.name != *OVERFLOW_NAME {
-            // A short task takes no room from a registered one that may come back.
+            // A short task takes no room from a registered task that may come back.
             return None;
         }
         if let Some(entry) = entries.take_back(&identity, now, &self.error_type_budget) {
@@ -426,8 +426,8 @@ impl<E> Registry<E> {
         self.make(&mut entries, identity, plain, now)
     }
 
-    /// The entries of these identities for tasks that are registered now, found by name alone. Where there is no room for all of
-    /// them none is made, and the name of the first that no longer fits is answered.
+    /// Returns the entries of these identities for tasks that are registered now, found by name alone. If there is no room for all of
+    /// them, it makes none, and returns the name of the first that does not fit.
     pub(crate) fn entries_of<'a>(
         &self,
         identities: impl Iterator<Item = &'a Identity> + Clone,
@@ -515,7 +515,7 @@ impl<E> Registry<E> {
         }
     }
 
-    /// A member is detached, and goes on: its name may be another's, and its family does not retire before it.
+    /// A member is detached, and continues: its name may be another's, and its family does not retire before it.
     pub(crate) fn unlist(&self, member: &Arc<Entry<E>>) {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         entries.remove(member);
@@ -633,7 +633,7 @@ impl<E> Registry<E> {
         entries.expire(now, &self.error_type_budget);
     }
 
-    /// What is exported now, each with its figures; and lets go what is due. Called once a collection.
+    /// Returns the exported entries, each with its figures, and lets go of the names that are due. Called once a collection.
     pub(crate) fn collect(&self, now: Duration) -> Vec<(Arc<Entry<E>>, TaskSnapshot)> {
         self.expire(now);
         let (listing, silent) = self.listing_with(|entries| {
@@ -704,9 +704,9 @@ pub(crate) fn include_members<E>(
     }
 }
 
-/// What is known of a name at one moment, summed over its entries.
+/// Returns the figures of a name at one moment, summed over its entries.
 pub(crate) fn snapshot<E>(of_name: &[Arc<Entry<E>>], now: Duration) -> Option<TaskSnapshot> {
-    // The registered identity is the one that is shown; it goes first.
+    // The registered identity is shown; it goes first.
     let shown = of_name.iter().position(|entry| entry.cell.state().is_some()).unwrap_or(0);
     let read = |entry: &Arc<Entry<E>>| entry.snapshot(now);
     let mut sum = read(of_name.get(shown)?);
@@ -715,7 +715,7 @@ pub(crate) fn snapshot<E>(of_name: &[Arc<Entry<E>>], now: Duration) -> Option<Ta
     Some(sum)
 }
 
-/// What health and the totals ask of a name, summed over its entries.
+/// Returns the figures of a name for health and the totals, summed over its entries.
 pub(crate) fn vitals<E>(of_name: &[Arc<Entry<E>>], now: Duration) -> Vitals {
     let mut sum = Vitals::default();
     of_name.iter().for_each(|entry| sum.absorb(&entry.cell.vitals(now)));
@@ -924,7 +924,7 @@ mod tests {
             }
             assert_eq!(registry.error_type_budget.load(Relaxed), budget - 2, "two stay known");
         }
-        // One that is known has no error before it fails again, and stays known if it does not.
+        // A known error type has no error before the next failure, and stays known without one.
         for _ in 0..2 {
             let entry = made(&registry, "a", NOW).expect("room");
             assert!(entry.exported().errors.is_empty());
@@ -954,7 +954,7 @@ mod tests {
         assert_eq!(registry.collect(NOW)[0].1.total_runs(), 1, "what it counted stays");
     }
 
-    /// Seen to fail: the family's name stayed for ever.
+    /// Seen to fail: the family's name stayed.
     #[test]
     fn a_family_retires_with_its_last_member_and_comes_back_with_the_next() {
         let registry = Registry::<()>::new(1, 1_999, None, |_| ());
@@ -971,7 +971,7 @@ mod tests {
         assert!(!is_registered() && registry.collect(NOW)[0].1.retired);
         let three = member("f:3").expect("its own room");
         assert!(is_registered() && Arc::ptr_eq(three.family().unwrap(), one.family().unwrap()));
-        // One that is detached keeps the name.
+        // A detached member keeps the name.
         registry.unlist(&three);
         assert_eq!(names(&registry), ["f"]);
         assert!(made(&registry, "a", NOW).is_none());
@@ -991,7 +991,7 @@ mod tests {
         registry.collect(NOW);
         registry.expire(OBSERVED_FOR);
         assert!(names(&registry).is_empty());
-        assert!(late.run_started(|| NOW, std::time::UNIX_EPOCH), "it is told");
+        assert!(late.run_started(|| NOW, std::time::UNIX_EPOCH), "it is reported");
         registry.take_back(&late, OBSERVED_FOR);
         assert_eq!(names(&registry), ["f"]);
         assert!(!late.family().expect("a member").cell.is_gone());
@@ -1008,7 +1008,7 @@ mod tests {
         assert!(names(&registry).is_empty());
     }
 
-    /// Of one that came back at zero nothing is exported until each reader has missed it.
+    /// A name that came back at zero is not exported until each reader has missed it.
     #[test]
     fn a_name_that_a_collection_has_missed_begins_at_zero_and_is_silent_for_a_while() {
         let registry = Registry::<()>::new(2, 1_999, None, |_| ());
@@ -1087,13 +1087,13 @@ mod tests {
         assert_eq!(made(&["a", "b", "c"]), Err("c".into()));
         assert_eq!(registry.listing().len(), 0, "none is made where one has no room");
         assert_eq!(made(&["a"]), Ok("a".into()));
-        assert_eq!(made(&["a", "b"]), Ok("ab".into()), "one that is there needs no room");
+        assert_eq!(made(&["a", "b"]), Ok("ab".into()), "an existing name needs no room");
         assert_eq!(made(&["a", "c"]), Err("c".into()));
         assert!(registry.plain("b").is_some(), "they are found by name alone");
     }
 }
 
-/// Seen to fail where the look and the insertion are under two locks, one after the other.
+/// Seen to fail if the check and the insertion are under two locks, one after the other.
 #[cfg(all(test, otel_tasks_loom))]
 mod loom {
     use ::loom::thread;
@@ -1103,7 +1103,7 @@ mod loom {
 
     const NOW: Duration = Duration::ZERO;
 
-    /// What two threads get that ask at once, where one name fits.
+    /// Returns the entries of two threads that request one at the same time, if one name fits.
     fn asked_at_once(names: [&'static str; 2]) -> [Option<Arc<Entry<()>>>; 2] {
         let registry = Arc::new(Registry::<()>::new(1, 1_999, None, |_| ()));
         let other = {
@@ -1141,7 +1141,7 @@ mod loom {
         gone
     }
 
-    /// Seen to fail where the name is let go after a look at its runs, and not in the same step.
+    /// Seen to fail if the name is let go after a check of its runs, and not in the same step.
     #[test]
     fn a_run_that_begins_while_its_name_is_let_go_keeps_it_or_finds_it_gone() {
         model(3, || {
@@ -1216,7 +1216,7 @@ mod loom {
         });
     }
 
-    /// Seen to fail where a listing is told from the one before by its length.
+    /// Seen to fail if a listing is distinguished from the one before by its length.
     #[test]
     fn a_listing_is_that_of_a_moment_whatever_comes_and_goes() {
         model(3, || {

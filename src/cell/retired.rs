@@ -10,7 +10,7 @@ use foldhash::fast::RandomState;
 
 use super::{Entry, Identity};
 
-/// Retired names, each found by its identity, and given up in order: first those that a collection has seen.
+/// Retired names, each found by its identity, and given up in order: first the names that a collection has seen.
 pub(super) struct RetiredNames<E> {
     unseen: BTreeMap<u64, Retired<E>>,
     seen: BTreeMap<u64, Retired<E>>,
@@ -22,7 +22,7 @@ pub(super) struct RetiredNames<E> {
 /// An entry whose task is registered no more.
 struct Retired<E> {
     entry: Arc<Entry<E>>,
-    /// Since when nothing has run under the name, as far as it was looked at.
+    /// The time since which no run was seen under the name.
     quiet_since: Duration,
     runs: u64,
 }
@@ -87,7 +87,7 @@ impl<E> RetiredNames<E> {
         given_up
     }
 
-    /// Removes the names that have been quiet for so long, were seen, and that `let_go` agrees to.
+    /// Removes the names that have been quiet for this time, were seen, and that `let_go` agrees to.
     pub(super) fn expire(
         &mut self,
         now: Duration,

@@ -1,4 +1,4 @@
-//! What a cell says of itself at one moment: plain data.
+//! The figures of a cell at one moment: plain data.
 
 use std::{
     sync::Arc,
@@ -9,7 +9,7 @@ use super::{FEW_RUNS, Identity, RunMinutes, exact_quantile, quantile};
 use crate::policy::{ExitKind, RestartReason, TaskCategory, TaskPriority, labels};
 
 labels! {
-    /// Where a supervised task stands.
+    /// The state of a supervised task.
     pub enum TaskState {
         /// Registered, not yet begun; or it waits for a task it depends on, or for its group.
         Waiting = "waiting",
@@ -34,14 +34,14 @@ labels! {
 }
 
 impl TaskState {
-    /// Whether the task waits for what no restart of this process brings: a person, or another process.
+    /// True if a restart of this process cannot help the task: it waits for a person or for another process.
     pub(crate) const fn is_held(self) -> bool {
         matches!(self, Self::Paused | Self::Standby)
     }
 }
 
 labels! {
-    /// Why an iteration of a loop did not take place.
+    /// The reason why an iteration of a loop did not take place.
     pub enum SkipReason {
         /// Its time passed while nothing could begin: the process was suspended, the clock set forward, the runtime blocked.
         Missed = "missed",
@@ -55,11 +55,11 @@ labels! {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct RunRecord {
-    /// When it began.
+    /// The time at which it began.
     pub started: SystemTime,
-    /// How long it took.
+    /// The duration of the run.
     pub duration: Duration,
-    /// How it ended.
+    /// The way in which the run ended.
     pub result: ExitKind,
 }
 
@@ -72,46 +72,46 @@ pub struct LastError {
     pub error_type: &'static str,
     /// Its text.
     pub message: String,
-    /// When it happened.
+    /// The time at which it happened.
     pub at: SystemTime,
     /// The trace of the run that failed, 32 hexadecimal digits, where there was one.
     pub trace_id: Option<String>,
 }
 
-/// How often one class of error was seen.
+/// The number of errors of one class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct ErrorCount {
     /// The class.
     pub error_type: &'static str,
-    /// How often.
+    /// The number of errors.
     pub count: u64,
 }
 
-/// What is known of one task name at one moment.
+/// The figures of one task name at one moment.
 ///
-/// Taken field by field while runs go on: figures may be apart by the runs that end in between. At rest they agree.
+/// The fields are read one after another while runs continue. So they may differ by runs that end meanwhile; at rest they agree.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct TaskSnapshot {
     /// The name the figures are kept under.
     pub name: Arc<str>,
-    /// What the task is.
+    /// The category of the task.
     pub category: TaskCategory,
-    /// How late it is stopped.
+    /// The priority of the task: a shutdown stops lower priorities first.
     pub priority: TaskPriority,
     /// The component that owns it.
     pub component: Option<Arc<str>>,
     /// The family, for a member of one ([`TaskFamily`](crate::TaskFamily)). What a member counts is counted by its family too.
     pub family: Option<Arc<str>>,
-    /// Where it stands, for a registered task; `None` for one that is not (or no longer) registered, and for a family.
+    /// The state of a registered task; `None` for any other name, and for a family.
     pub state: Option<TaskState>,
     /// The members in each state, for a family.
     #[cfg_attr(feature = "serde", serde(serialize_with = "by_state"))]
     pub(crate) members: Option<[u64; TaskState::ALL.len()]>,
-    /// Whether a task was registered under the name, or was a member of the family, and none is any more.
+    /// True if a task was registered under the name, or was a member of the family, and none is any more.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) retired: bool,
     /// Runs under way.
@@ -149,29 +149,29 @@ pub struct TaskSnapshot {
     pub stale_signals: u64,
     #[cfg_attr(feature = "serde", serde(serialize_with = "by_skip"))]
     pub(crate) skipped: [u64; SkipReason::ALL.len()],
-    /// How often an iteration of a loop was tried again after it had failed.
+    /// The number of retries of failed iterations, for a loop.
     pub retries: u64,
     /// Reservations of a [limited](crate::task::LimitedTask) name that wait for room; `None` if the name has never had a limit.
     pub pending_reservations: Option<u64>,
-    /// How long ago the task first began to run.
+    /// The time since the task first began to run.
     pub uptime: Option<Duration>,
-    /// How long ago it was last restarted.
+    /// The time since the last restart.
     pub since_restart: Option<Duration>,
-    /// When the task first began to run.
+    /// The time at which the task first began to run.
     pub first_start: Option<SystemTime>,
-    /// When a run last succeeded.
+    /// The time at which a run last succeeded.
     pub last_success: Option<SystemTime>,
-    /// When a run last failed.
+    /// The time at which a run last failed.
     pub last_error_time: Option<SystemTime>,
-    /// When the task was last restarted.
+    /// The time at which the task was last restarted.
     pub last_restart: Option<SystemTime>,
     /// The last heartbeat, run start or run end.
     pub last_seen: Option<SystemTime>,
     /// The interval, for a loop.
     pub interval: Option<Duration>,
-    /// When the next iteration is due, for a loop.
+    /// The time at which the next iteration is due, for a loop.
     pub next_run: Option<SystemTime>,
-    /// When a task that has failed is tried again; `None` if the task has not failed, or was given up for good.
+    /// The time at which a task that has failed is tried again; `None` if the task has not failed, or was given up for good.
     pub next_retry: Option<SystemTime>,
     /// The last error.
     pub last_error: Option<LastError>,
@@ -207,7 +207,7 @@ fn by_state<S: serde::Serializer>(
     }
 }
 
-/// What health and the totals ask of one task name.
+/// The figures of one task name for health and the totals.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Vitals {
     pub(crate) state: Option<TaskState>,
@@ -325,17 +325,17 @@ impl TaskSnapshot {
         self.members.map(|members| members.iter().sum())
     }
 
-    /// Whether a task of the name is registered, or a member of the family that has the name.
+    /// Returns true if a task of the name is registered, or a member of the family that has the name.
     pub(crate) fn is_registered(&self) -> bool {
         self.state.is_some() || self.members.is_some() && !self.retired
     }
 
-    /// Adds a member to what is known of its family: its state, and of its times the one that is most urgent.
+    /// Adds a member to the figures of its family: its state, and its times if they are more urgent.
     pub(crate) fn include(&mut self, member: &Self) {
         let members = self.members.get_or_insert_default();
         let Some(state) = member.state else { return };
         if state == TaskState::Running {
-            // The one that has been silent for longest.
+            // The member that has been silent for longest.
             let so_far = self.last_seen.filter(|_| members[state as usize] > 0);
             self.last_seen = [so_far, member.last_seen].into_iter().flatten().min();
         }

@@ -1,7 +1,7 @@
 //! One task name's figures.
 //!
-//! Writers: a run writes its own start and end; the supervisor of the task writes state and restarts; its loop writes
-//! interval, next run and skips; its context writes heartbeats. Readers only read.
+//! Each figure has one writer. A run writes its own start and end, and the supervisor of the task writes state and restarts. Its loop writes
+//! interval, next run and skips, and its context writes heartbeats. Readers only read.
 
 use std::{
     collections::VecDeque,
@@ -28,21 +28,21 @@ const RETIRED: u64 = 1 << 62;
 /// Set in [`TaskCell::active`] once the registry has let the retired name go.
 const GONE: u64 = 1 << 63;
 
-/// Where the number of a state begins in its word: below it there is room for microseconds until the year 4253.
+/// The position of the number of a state in its word: below it there is room for microseconds until the year 4253.
 const STATE_SHIFT: u32 = 56;
 
-/// What health looks back on.
+/// The time window of health.
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Every `Relaxed` in this file is statistics only and pairs with nothing: each figure stands for itself, and a reader
-/// that must see a run's figures (a test at rest, a joined handle) is ordered by what it waited for.
+/// Every `Relaxed` in this file is statistics only and pairs with nothing: no figure depends on another. A reader
+/// that must see a run's figures (a test at rest, a joined handle) is ordered by its own wait.
 #[derive(Debug, Default)]
 pub(crate) struct TaskCell {
-    /// Runs under way; above them [`RETIRED`] and [`GONE`]. One word, so that a name is let go only between two runs: a run
-    /// that begins either keeps it, or sees that it is gone.
+    /// Runs under way; above them [`RETIRED`] and [`GONE`]. It is one word, so that a name is let go only between two runs. A run
+    /// that begins either keeps the name, or sees that it is gone.
     active: AtomicU64,
     longest_poll_nanos: AtomicU64,
-    /// Nanoseconds since the registry was made, plus one; 0 for never. Ages are reckoned from it: a wall clock may be set.
+    /// Nanoseconds since the registry was made, plus one; 0 for never. Ages are computed from it, because a wall clock may be set.
     first_start_at: AtomicU64,
     /// Unix time in nanoseconds, 0 for never; so the next one.
     first_start: AtomicU64,
@@ -53,8 +53,8 @@ pub(crate) struct TaskCell {
     figures: OnceLock<Box<Figures>>,
 }
 
-/// What is not known before something has happened: a registered task that idles in its first run has none of it, and there
-/// may be a hundred thousand of those.
+/// The figures that exist only after their first event. A registered task that idles in its first run has none of them, and there
+/// may be a hundred thousand such tasks.
 #[derive(Debug, Default)]
 struct Figures {
     runs: [AtomicU64; ExitKind::ALL.len()],
@@ -89,13 +89,13 @@ struct Figures {
     rare: Mutex<Rare>,
 }
 
-/// What is written seldom or needs an order.
+/// The figures that are written rarely or need an order.
 #[derive(Debug, Default)]
 struct Rare {
     errors: Vec<ErrorCount>,
     last_error: Option<LastError>,
     history: VecDeque<RunRecord>,
-    /// When restarts that count against the limit happened, since the registry was made; the oldest first.
+    /// The times of restarts that count for the limit, since the registry was made; the oldest first.
     restart_log: VecDeque<Duration>,
 }
 
@@ -107,7 +107,7 @@ pub(crate) struct EndedRun<'a> {
     pub(crate) error: Option<RunError<'a>>,
 }
 
-/// Why a run failed.
+/// The reason why a run failed.
 pub(crate) struct RunError<'a> {
     pub(crate) error_type: &'static str,
     pub(crate) message: &'a dyn Fn() -> String,
@@ -116,18 +116,18 @@ pub(crate) struct RunError<'a> {
 
 impl Figures {
     fn rare(&self) -> MutexGuard<'_, Rare> {
-        // Nothing below panics while it holds the lock; were it poisoned all the same, the figures are still whole.
+        // Nothing below panics while it holds the lock. If it were poisoned anyway, the figures would still be whole.
         lock(&self.rare)
     }
 
-    /// What is kept of errors. The time of the last is written after it was noted: where there was never one, the lock is
-    /// left alone.
+    /// Returns the records of errors. The time of the last error is written after its record. If there was no error, the lock is
+    /// not taken.
     fn failed(&self) -> Option<MutexGuard<'_, Rare>> {
         (self.last_error_time.load(Relaxed) != 0).then(|| self.rare())
     }
 
-    /// What is kept of restarts. The time of the last is written before the log is: where there was never one, the lock is
-    /// left alone.
+    /// Returns the records of restarts. The time of the last restart is written before the log. If there was no restart, the lock is
+    /// not taken.
     fn restarted(&self) -> Option<MutexGuard<'_, Rare>> {
         (self.last_restart_at.load(Relaxed) != 0).then(|| self.rare())
     }
@@ -209,7 +209,7 @@ impl TaskCell {
         self.active.load(Relaxed) & !(RETIRED | GONE)
     }
 
-    /// Whether no run is under way.
+    /// Returns true if no run is under way.
     pub(crate) fn is_quiet(&self) -> bool {
         self.active() == 0
     }
@@ -219,7 +219,7 @@ impl TaskCell {
         self.active.fetch_or(RETIRED, Relaxed);
     }
 
-    /// Whether the task that was registered under the name is gone, and no other has come.
+    /// Returns true if the task that was registered under the name is gone, and no other has come.
     pub(crate) fn is_retired(&self) -> bool {
         self.active.load(Relaxed) & RETIRED != 0
     }
@@ -239,7 +239,7 @@ impl TaskCell {
         self.active.fetch_and(!GONE, Relaxed) & GONE != 0
     }
 
-    /// Whether the registry has let the name go.
+    /// Returns true if the registry has let the name go.
     pub(super) fn is_gone(&self) -> bool {
         self.active.load(Relaxed) & GONE != 0
     }
@@ -263,7 +263,7 @@ impl TaskCell {
 
     /// The classes of errors that were counted.
     pub(super) fn error_types(&self) -> Vec<&'static str> {
-        // Not only of one that has failed: some may be known from before.
+        // Not only after a failure: some error types may be known from before.
         let Some(figures) = self.figures.get() else { return Vec::new() };
         figures.rare().errors.iter().map(|error| error.error_type).collect()
     }
@@ -332,7 +332,7 @@ impl TaskCell {
         self.figures().minutes.get_or_init(Box::default).count(now, is_error);
     }
 
-    /// How many runs have ended.
+    /// Returns the number of ended runs.
     pub(crate) fn ended_runs(&self) -> u64 {
         self.figures.get().map_or(0, |figures| load(&figures.runs).iter().sum())
     }
@@ -442,12 +442,12 @@ impl TaskCell {
         }
     }
 
-    /// When a task that has failed is tried again.
+    /// Returns the time at which a task that has failed is tried again.
     pub(crate) fn next_retry(&self) -> Option<SystemTime> {
         self.figures.get().and_then(|figures| time(&figures.next_retry))
     }
 
-    /// The state of the registered task; `None` once it is unregistered. The same state again leaves its time as it is.
+    /// Sets the state of the registered task; `None` once it is unregistered. The same state again does not change its time.
     pub(crate) fn set_state(&self, state: Option<TaskState>, wall: SystemTime) {
         if state != self.state() {
             let number = state.map_or(0, |state| state as u64 + 1);
@@ -469,7 +469,7 @@ impl TaskCell {
         Some((TaskState::ALL[index], since))
     }
 
-    /// Whether a task is registered under the name, or has runs under way.
+    /// Returns true if a task is registered under the name, or has runs under way.
     pub(crate) fn is_alive(&self) -> bool {
         self.state().is_some() || !self.is_quiet()
     }
@@ -478,7 +478,7 @@ impl TaskCell {
         self.figures.get().map(|figures| figures.rare().history.iter().copied().collect()).unwrap_or_default()
     }
 
-    /// What health and the totals ask, without a look at texts or buckets.
+    /// Returns the figures for health and the totals, without texts and buckets.
     pub(crate) fn vitals(&self, now: Duration) -> Vitals {
         let state = self.state_since();
         let vitals = Vitals {
@@ -574,7 +574,7 @@ impl TaskCell {
     }
 }
 
-/// The errors that were counted: those that are known from before have none yet.
+/// Returns the counted errors: error types that are known from before have none yet.
 fn seen(errors: &[ErrorCount]) -> Vec<ErrorCount> {
     errors.iter().filter(|error| error.count > 0).copied().collect()
 }
@@ -582,7 +582,7 @@ fn seen(errors: &[ErrorCount]) -> Vec<ErrorCount> {
 /// The classes that every name may show, whatever its budget.
 const ALWAYS: [&str; 3] = [ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT, ERROR_TYPE_OTHER];
 
-/// Whether a class takes a place of a name's eight and of the registry's budget.
+/// Returns true if a class takes a place of a name's eight and of the registry's budget.
 pub(super) fn takes_budget(error_type: &str) -> bool {
     !ALWAYS.contains(&error_type)
 }
@@ -611,7 +611,7 @@ fn raise(maximum: &AtomicU64, value: u64) {
     }
 }
 
-/// Lowers a minimum, where 0 stands for none yet.
+/// Lowers a minimum; 0 means none yet.
 fn lower(minimum: &AtomicU64, value: u64) {
     let held = minimum.load(Relaxed);
     if held == 0 || value < held {
@@ -626,12 +626,12 @@ fn advance(moment: &AtomicU64, to: u64) {
     }
 }
 
-/// What was written as [`nanos`].
+/// Reads a duration that was written as [`nanos`].
 fn duration(nanos: &AtomicU64) -> Duration {
     Duration::from_nanos(nanos.load(Relaxed))
 }
 
-/// What was written as [`unix_nanos`]; `None` for never.
+/// Reads a time that was written as [`unix_nanos`]; `None` for never.
 fn time(unix: &AtomicU64) -> Option<SystemTime> {
     match unix.load(Relaxed) {
         0 => None,
@@ -639,7 +639,7 @@ fn time(unix: &AtomicU64) -> Option<SystemTime> {
     }
 }
 
-/// How long ago it was written as the time since the registry was made; `None` for never.
+/// Reads a time since the registry was made, and returns its age; `None` for never.
 fn age(at: &AtomicU64, now: Duration) -> Option<Duration> {
     at.load(Relaxed).checked_sub(1).map(|at| now.saturating_sub(Duration::from_nanos(at)))
 }
@@ -660,8 +660,8 @@ fn unix_nanos(wall: SystemTime) -> u64 {
 #[cfg(test)]
 pub(super) mod tests;
 
-/// Seen to fail where `active` goes down by a load and a store, and where the error is counted after the lock of [`Rare`] was
-/// given back and taken again. Orderings play no part: every access is `Relaxed`, which is what these models say suffices.
+/// Seen to fail if `active` is decreased by a load and a store, and if the error is counted after the lock of [`Rare`] was
+/// released and taken again. Orderings do not matter: every access is `Relaxed`, which these models show to suffice.
 #[cfg(all(test, otel_tasks_loom))]
 mod loom {
     use std::sync::Arc;

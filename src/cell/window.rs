@@ -10,7 +10,7 @@ const BUCKETS: u64 = 60;
 const COUNT_BITS: u32 = 32;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 
-/// How many events fell into the last 60 minutes. Error: up to one minute at the far end.
+/// The number of events in the last 60 minutes. Error: up to one minute at the far end.
 #[derive(Debug)]
 pub(crate) struct HourWindow {
     buckets: [AtomicU64; BUCKETS as usize],

@@ -1,8 +1,8 @@
 //! The attribute sets of one task name, each built when it is first exported: an idle task of a manager without a meter has
 //! none.
 //!
-//! Invariant: each is sorted by key. OpenTelemetry's SDK keeps a set under the order it was given *and* under the sorted one;
-//! where they are the same it hashes, copies and keeps half as much.
+//! Invariant: each is sorted by key. The SDK of OpenTelemetry keeps a set in the given order *and* sorted. If both are the
+//! same, it hashes, copies and keeps half as much.
 
 use std::{
     iter,
@@ -84,8 +84,8 @@ impl Entry<TaskAttributes> {
         &self.metered().sets().base
     }
 
-    /// What its runs are recorded under in histograms, and the error type that they take there: under a name that stands for
-    /// others only those that every name may have.
+    /// Returns the entry and the error type under which its runs are recorded in histograms. An entry for several names has only the
+    /// error types that every name may have.
     pub(super) fn recorded_as(&self, error_type: Option<&'static str>) -> (&Self, Option<&'static str>) {
         let series = self.recorded();
         if std::ptr::eq(series, self.metered()) {
@@ -103,7 +103,7 @@ impl Entry<TaskAttributes> {
         sets.plain_results[kind as usize].get_or_init(|| with(&sets.base, key::RESULT, kind.as_str()))
     }
 
-    /// Whether a run that ends now leaves its attributes behind for the next. The first of a name, which may be its only
+    /// Returns true if a run that ends now leaves its attributes behind for the next. The first of a name, which may be its only
     /// one, does not.
     fn keeps_sets(&self) -> bool {
         self.extra.sets.get().is_some() || self.cell.ended_runs() > 1

@@ -1,7 +1,7 @@
 //! The traces of single runs, one or two for each bucket of `task.run.duration` that has any.
 //!
-//! They are kept beside a name's attribute sets and not in its cell, and not before somebody asks for them: two for each of 23
-//! buckets would be larger than all else that a name holds.
+//! They are in a name's attribute sets and not in its cell, and only after the first request for them. Two for each of 23
+//! buckets would be larger than the rest of a name's data.
 
 use std::{
     sync::{
@@ -15,7 +15,7 @@ use opentelemetry::{KeyValue, SpanId, TraceId, trace::SpanRef};
 
 use crate::{contract::DURATION_BOUNDARIES, policy::ExitKind};
 
-/// How long a bucket keeps its slowest run: after that any other takes its place, so that the trace can still be found.
+/// The time that a bucket holds its slowest run. After that any other run replaces it, so that the trace still exists.
 const SLOWEST_FOR: Duration = Duration::from_secs(60);
 
 /// A run whose trace is exported, as an example for a bucket of `task.run.duration`.
@@ -24,9 +24,9 @@ const SLOWEST_FOR: Duration = Duration::from_secs(60);
 pub struct RunExemplar {
     /// The attributes of the series that counts the run.
     pub attributes: Vec<KeyValue>,
-    /// How long the run took.
+    /// The duration of the run.
     pub duration: Duration,
-    /// When the run ended.
+    /// The time at which the run ended.
     pub ended: SystemTime,
     /// The run's trace.
     pub trace_id: TraceId,
@@ -59,7 +59,7 @@ impl Kept {
         self.bucket == other.bucket && same_result
     }
 
-    /// Whether it takes the place of one that stands for the same.
+    /// Returns true if it replaces `held`, an example for the same bucket.
     fn replaces(&self, held: &Self) -> bool {
         self.error_type.is_some()
             || self.duration >= held.duration
@@ -113,8 +113,8 @@ impl Exemplars {
     }
 }
 
-/// Whether the process's telemetry exports spans that are not sampled: those of runs that failed, and of runs that took so
-/// many nanoseconds. Relaxed: pairs with nothing.
+/// True if the process's telemetry exports spans of failed runs that are not sampled. The next is the duration in nanoseconds from
+/// which it exports spans of slow runs. Relaxed: pairs with nothing.
 static FAILED_KEPT: AtomicBool = AtomicBool::new(false);
 static SLOW_KEPT: AtomicU64 = AtomicU64::new(u64::MAX);
 

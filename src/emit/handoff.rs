@@ -1,4 +1,4 @@
-//! How a run's span gets past the parts of tracing-opentelemetry that cost most.
+//! The shortcut of a run's span past the most expensive parts of tracing-opentelemetry.
 //!
 //! All on one thread, between [`ManagedSpan`](super::ManagedSpan) and the exporting layer:
 //!
@@ -8,7 +8,7 @@
 //! at    ── enter, exit, record ── on_enter ..: is_at, so the inner layer is not asked; whoever said `at` does it itself
 //! ```
 //!
-//! On [`SpanPath::Direct`] the inner layer never hears of the span: it is taken and not handed on.
+//! On [`SpanPath::Direct`] the inner layer never receives the span: it is taken and not passed on.
 
 use std::{
     cell::{Cell, RefCell},
@@ -30,14 +30,14 @@ thread_local! {
     static AT: Cell<Option<NonZeroU64>> = const { Cell::new(None) };
 }
 
-/// What a span begins with.
+/// The initial values of a span.
 pub(super) struct Handed {
     pub(super) attributes: Vec<KeyValue>,
     pub(super) links: Vec<Link>,
     pub(super) began: Option<SystemTime>,
 }
 
-/// Makes a run's span; answers beside it whether our exporting layer has taken it.
+/// Makes a run's span. Returns true beside it if our exporting layer has taken it.
 pub(crate) fn offer(path: SpanPath, make: impl FnOnce() -> tracing::Span) -> (tracing::Span, bool) {
     OFFERED.set(Some(path));
     let span = make();
@@ -103,17 +103,18 @@ impl<T: Tracer> Tracer for Handing<T> {
     }
 }
 
-/// Which way the spans of runs take through [`layer`](crate::telemetry::layer).
+/// The way in which run spans reach the exporter through [`layer`](crate::telemetry::layer).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SpanPath {
-    /// Through tracing-opentelemetry: everything that can be done with a span of its own can be done with a run's.
+    /// Through tracing-opentelemetry: a run's span supports everything that a span of your own supports. The default.
     #[default]
     Full,
     /// Directly to the tracer, for about a fifth less.
     ///
-    /// Spans that are opened inside a run are its children, log records carry its trace, and OpenTelemetry's current context is the
-    /// run's, as on the full path. But tracing-opentelemetry does not know the run's own `tracing` span:
+    /// On both paths, spans that are opened inside a run are its children, log records carry its trace, and OpenTelemetry's current context is
+    /// the run's. These idioms do not work here, because tracing-opentelemetry does not know the run's own `tracing` span:
+    ///
     /// - `context()`, `set_attribute` and `add_link` on it, and events directly in it, do not reach the run.
     /// - Explicit children of it (`parent: &span`) begin a new trace.
     /// - Code that enters it on another thread or in another task (`in_current_span`, `in_scope`) begins a new trace there.

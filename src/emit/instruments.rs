@@ -28,22 +28,22 @@ use crate::{
     policy::{ExitKind, RestartReason},
 };
 
-/// What a meter reads: one manager's cells, or the process-wide ones.
+/// The figures that a meter reads: the cells of one manager, or of the process.
 pub(crate) trait Figures: Send + Sync {
-    /// Every entry with what it says now, as far as it is exported, in the order of the names. Lets go what is due.
+    /// Returns every exported entry with its current figures, sorted by name. Removes the names that are due.
     fn snapshots(&self) -> Vec<Row>;
     /// The names that are exported no more and may come back. They count where others report under the same attributes.
     fn remembered(&self) -> Vec<Row>;
-    /// Those that are remembered no more since this was last asked.
+    /// Returns the names that were forgotten since the last call.
     fn take_forgotten(&self) -> Vec<Row>;
-    /// What became of the tasks at shutdown, by [`ShutdownOutcome`](crate::shutdown::ShutdownOutcome)'s attribute value.
+    /// Returns the outcomes of the tasks at shutdown, by the attribute value of [`ShutdownOutcome`](crate::shutdown::ShutdownOutcome).
     fn shutdown_outcomes(&self) -> Vec<(&'static str, u64)>;
 }
 
 /// An entry with what it says.
 pub(crate) type Row = (Arc<Entry<TaskAttributes>>, TaskSnapshot);
 
-/// Who writes the figures, and moves with them to another exposition.
+/// The writer of figures, which moves with them to another exposition.
 pub(crate) trait Source: Send + Sync {
     /// Reports to `exposition` from now on.
     fn report_to(self: Arc<Self>, exposition: &Arc<Exposition>);
@@ -60,18 +60,18 @@ pub(crate) struct Instruments {
 }
 
 impl Instruments {
-    /// Records that a run of a task has waited so long for room.
+    /// Records the time that a run of a task has waited for room.
     pub(crate) fn reservation_waited(&self, task: &Entry<TaskAttributes>, seconds: f64) {
         self.reservation_wait_time.record(seconds, task.recorded_as(None).0.attributes());
     }
 }
 
-/// The durations of runs, which are recorded once per run. With the feature `bound-instruments` each name keeps its series
-/// at hand; otherwise the SDK looks it up by the attributes' hash, each time.
+/// The durations of runs, which are recorded once per run. With the feature `bound-instruments` each name holds its series;
+/// otherwise the SDK finds the series by the hash of the attributes, each time.
 #[derive(Debug)]
 pub(crate) struct RunDuration {
     histogram: Histogram<f64>,
-    /// Tells the histograms of the process apart.
+    /// The number of this histogram in the process.
     #[cfg(feature = "bound-instruments")]
     number: u64,
 }
@@ -124,16 +124,16 @@ impl RunDuration {
     }
 }
 
-/// How late iterations began. With the feature `bound-instruments` each life of a loop keeps its series at hand.
+/// The delays of iterations after their due time. With the feature `bound-instruments` each life of a loop holds its series.
 #[derive(Debug)]
 pub(crate) struct ScheduleDelay {
     histogram: Histogram<f64>,
-    /// Tells the histograms of the process apart.
+    /// The number of this histogram in the process.
     #[cfg(feature = "bound-instruments")]
     number: u64,
 }
 
-/// What one life of a loop keeps of [`ScheduleDelay`].
+/// The series that one life of a loop holds for [`ScheduleDelay`].
 #[derive(Default)]
 pub(crate) struct DelaySeries {
     #[cfg(feature = "bound-instruments")]
@@ -179,8 +179,8 @@ pub(crate) struct Exposition {
 struct Reporting {
     /// Held strongly are the figures alone, so that nothing of a manager ends inside a callback.
     sources: Vec<(Weak<dyn Source>, Arc<dyn Figures>)>,
-    /// The last figures of managers that are gone: what was counted stays counted, or the sums of those that live would
-    /// run backwards, which under delta temporality the SDK takes for an underflow.
+    /// The last figures of managers that are gone. Without them, the sums of the other managers would run backwards, which the SDK
+    /// takes for an underflow under delta temporality.
     gone: Snapshot,
     /// The last figures of names that their manager has forgotten while another reports under the same attributes: without
     /// them its sum would run backwards. In the order of the names, one row for each set of attributes.
@@ -189,7 +189,7 @@ struct Reporting {
 
 #[derive(Default)]
 struct Collection {
-    /// The instruments that have read this snapshot: one that comes again begins a new collection.
+    /// The instruments that have read this snapshot: the second read of an instrument begins a new collection.
     seen: HashSet<&'static str>,
     snapshot: Arc<Snapshot>,
 }
@@ -233,7 +233,7 @@ impl Snapshot {
     }
 }
 
-/// What is said in rows, which are in the order of the names, under the attributes of an entry.
+/// Returns the snapshot under the attributes of an entry, from rows that are sorted by name.
 fn twin<'a>(rows: &'a mut [Row], entry: &Entry<TaskAttributes>) -> Option<&'a mut TaskSnapshot> {
     let name = &entry.identity.name;
     let of_name = rows.partition_point(|(other, _)| other.identity.name < *name);
@@ -294,7 +294,7 @@ impl Exposition {
         std::mem::take(&mut self.reporting().sources)
     }
 
-    /// How long ago the meter last collected; `None` for never.
+    /// Returns the time since the last collection of the meter; `None` for never.
     pub(crate) fn last_collection(&self) -> Option<Duration> {
         let collected = self.collected.load(Relaxed).checked_sub(1)?;
         Some(self.made.elapsed().saturating_sub(Duration::from_millis(collected)))
@@ -527,9 +527,9 @@ fn unix_seconds(time: SystemTime) -> f64 {
 
 /// The exposition that managers without a meter of their own share.
 ///
-/// `global::meter` taken before a provider is set stays a no-op for ever; so, as long as nobody has ever collected from
-/// the shared exposition, the next manager makes it anew and takes the sources along. Not so one on a meter that our
-/// installer gave: what was recorded there would stay behind.
+/// A meter from `global::meter` before a provider is set stays a no-op. So, as long as nothing has been collected from
+/// the shared exposition, the next manager makes a new one and moves the sources to it. An exposition on a meter of our
+/// installer stays, because its recorded values would be lost.
 ///
 /// `join` is called under the lock, so that nobody joins an exposition that has just been replaced.
 pub(crate) fn shared(renew: Option<&Meter>, join: impl FnOnce(&Arc<Exposition>)) {
@@ -558,7 +558,7 @@ pub(crate) fn shared(renew: Option<&Meter>, join: impl FnOnce(&Arc<Exposition>))
     join(&fresh);
 }
 
-/// How many names a manager keeps apart where its builder was not told.
+/// Returns the default number of names that a manager tracks.
 pub(crate) fn default_max_names() -> usize {
     match INSTALLED_NAMES.load(Relaxed) {
         0 => DEFAULT_MAX_NAMES,

@@ -1,14 +1,14 @@
 //! The layer that a user installs in a `tracing` subscriber.
 //!
-//! `task.run` and the manager's own spans are ordinary `tracing` spans, exported by tracing-opentelemetry: so every
-//! idiom that works on a user's span works on ours. This module adds what is missing around it:
+//! `task.run` and the manager's own spans are ordinary `tracing` spans, exported by tracing-opentelemetry. So every
+//! idiom for a user's span works on them. This module adds the missing parts:
 //!
 //! - [`layer`] is a tracing-opentelemetry layer, tuned, plus a marker that keeps the tracer at hand;
-//! - [`task_layer`] is the marker alone, for those who have a tracing-opentelemetry layer of their own;
+//! - [`task_layer`] is the marker alone, for a subscriber with its own tracing-opentelemetry layer;
 //! - through the marker the manager finds the tracer for spans that no tracing-opentelemetry layer sees (an `EnvFilter`
 //!   of `warn`, say) and exports them itself;
-//! - a second tracing-opentelemetry layer in one registry would panic at the first span; [`layer`] notices the other one
-//!   when the subscriber is made, stands back, and says so as a [`LayerConflict`].
+//! - a second tracing-opentelemetry layer in one registry would panic at the first span. [`layer`] detects the other layer
+//!   when the subscriber is made, disables itself, and reports a [`LayerConflict`].
 
 use std::{
     any::TypeId,
@@ -42,14 +42,14 @@ use super::{
 };
 use crate::contract;
 
-/// What is wrong with the way the layers were put together.
+/// The problem of a combination of layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LayerConflict {
-    /// The subscriber has a tracing-opentelemetry layer of its own beside [`layer`]. Ours stood back; use
+    /// The subscriber has a tracing-opentelemetry layer of its own beside [`layer`], which has disabled itself. Use
     /// [`task_layer`].
     OtherOpenTelemetryLayer,
-    /// The subscriber has [`layer`] twice. One of them stood back.
+    /// The subscriber has [`layer`] twice. One of them has disabled itself.
     Twice,
 }
 
@@ -67,17 +67,21 @@ impl std::fmt::Display for LayerConflict {
 
 impl std::error::Error for LayerConflict {}
 
-/// A complete layer: exports every span of the subscriber, the tasks' and the user's, through `tracer`.
+/// A complete layer: exports every span of the subscriber, from tasks and from your code, through `tracer`.
 ///
-/// It is a tracing-opentelemetry layer without the attributes that cost most and tell least (thread, code location,
-/// target, busy and idle time); spans, parents, links, `Span::current().context()`, `set_attribute`, `add_link` and
-/// events behave exactly as with the plain layer. Install it once; beside a tracing-opentelemetry layer of your own
-/// install [`task_layer`] instead. Both by mistake: ours stands back and [`check_instrumentation`] says so.
+/// It is a tracing-opentelemetry layer without the most expensive and least useful attributes: thread, code location,
+/// target, busy and idle time. Spans, parents, links, `Span::current().context()`, `set_attribute`, `add_link` and
+/// events behave exactly as with the plain layer.
 ///
-/// To notice the other one it opens, when the subscriber becomes a dispatcher, one span named `otel_tasks.probe` that is
-/// never exported; a layer that prints every new span (`FmtSpan::NEW`) shows it, and a layer must not register a callsite of
-/// its own while it handles it, since `tracing` holds a lock then. Another tracing-opentelemetry layer whose own filter hides
-/// the target `otel_tasks` is not noticed: the two then panic at the first span that both see, as two such layers do.
+/// Install it once. Beside a tracing-opentelemetry layer of your own, install [`task_layer`] instead. If both are present by mistake, this
+/// layer disables itself, and [`check_instrumentation`] reports it.
+///
+/// To detect the other layer, it opens one span named `otel_tasks.probe` when the subscriber becomes a dispatcher. The span is
+/// never exported. A layer that prints every new span (`FmtSpan::NEW`) shows it. A layer must not register a callsite while
+/// it handles that span, because `tracing` holds a lock then.
+///
+/// Another tracing-opentelemetry layer whose own filter hides the target `otel_tasks` is not detected. Then the two panic at the first
+/// span that both see, as any two such layers do.
 ///
 /// ```
 /// use tracing_subscriber::prelude::*;
@@ -96,7 +100,7 @@ where
     layer_of(tracer, None)
 }
 
-/// [`layer`] for telemetry that can be asked what becomes of the spans.
+/// Returns [`layer`] for telemetry that reports the state of its exports.
 pub(crate) fn layer_of<S, T>(
     tracer: T,
     status: Option<Arc<dyn ExportStatus>>,
@@ -118,8 +122,8 @@ where
 
 /// The part of [`layer`] to install beside a tracing-opentelemetry layer of your own.
 ///
-/// Your layer exports the tasks' spans like any other; this one lends the manager `tracer` for those that your layer
-/// does not see because a filter keeps them from it.
+/// Your layer exports the tasks' spans like any other. This layer gives the manager `tracer`, for spans that a filter hides from your
+/// layer.
 pub fn task_layer<S, T>(tracer: T) -> impl Layer<S> + Send + Sync + 'static
 where
     S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
@@ -129,16 +133,16 @@ where
     Marker::<false>::new(tracer, None)
 }
 
-/// What of this crate the current subscriber carries.
+/// The layers of this crate in the current subscriber.
 #[derive(Clone)]
 pub(crate) struct Installed {
     pub(crate) tracer: Arc<BoxedTracer>,
     pub(crate) conflict: Option<LayerConflict>,
-    /// The telemetry behind the layer, if it can be asked.
+    /// The telemetry behind the layer, if it reports its state.
     pub(crate) status: Option<Arc<dyn ExportStatus>>,
 }
 
-/// Looks for [`layer`] or [`task_layer`] in the current subscriber.
+/// Finds [`layer`] or [`task_layer`] in the current subscriber.
 pub(crate) fn installed() -> Option<Installed> {
     tracing::dispatcher::get_default(|dispatch| {
         let exporting = dispatch.downcast_ref::<Marker<true>>().map(|marker| &marker.state);
@@ -152,9 +156,9 @@ pub(crate) fn installed() -> Option<Installed> {
     })
 }
 
-/// Whether this thread's subscriber is the process's own, so that a span which is made later, on another thread, is its too.
+/// Returns true if this thread's subscriber is the process's own. Then a span that another thread makes later has the same subscriber.
 ///
-/// `tracing` tells it in its debug text alone. Should that say something else one day, the answer is no.
+/// `tracing` shows it in its debug text alone. If that text changes one day, the result is false.
 pub(crate) fn subscriber_is_of_process() -> bool {
     struct Begins {
         like_that: bool,
@@ -172,7 +176,7 @@ pub(crate) fn subscriber_is_of_process() -> bool {
     })
 }
 
-/// Keeps the tracer where the manager finds it. `EXPORTS`: whether our exporter stands behind it.
+/// Holds the tracer for the manager. `EXPORTS`: true if an exporter of this crate uses it.
 struct Marker<const EXPORTS: bool> {
     state: Arc<State>,
 }
@@ -180,7 +184,7 @@ struct Marker<const EXPORTS: bool> {
 struct State {
     tracer: Arc<BoxedTracer>,
     status: Option<Arc<dyn ExportStatus>>,
-    /// Whether our exporter leaves the spans to another.
+    /// True if our exporter leaves the spans to another.
     stood_back: AtomicBool,
     conflict: OnceLock<LayerConflict>,
 }
@@ -205,8 +209,8 @@ impl<const EXPORTS: bool> Marker<EXPORTS> {
 }
 
 impl<const EXPORTS: bool, S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for Marker<EXPORTS> {
-    /// Called once, when the finished subscriber becomes a dispatcher and before it sees any span: the one moment at
-    /// which a layer can see those above it.
+    /// Called once, when the finished subscriber becomes a dispatcher, before it sees any span. Only then can a layer see the layers
+    /// above it.
     fn on_register_dispatch(&self, dispatch: &Dispatch) {
         if !EXPORTS {
             return;
@@ -216,7 +220,7 @@ impl<const EXPORTS: bool, S: Subscriber + for<'span> LookupSpan<'span>> Layer<S>
         if has_other_layer(dispatch) {
             self.state.stand_back(LayerConflict::OtherOpenTelemetryLayer);
         } else if let Some(first) = twin {
-            // The first one goes on exporting, and is the one that is asked.
+            // The first layer continues to export and reports the conflict.
             let _ = first.conflict.set(LayerConflict::Twice);
             self.state.stand_back(LayerConflict::Twice);
         }
@@ -231,12 +235,12 @@ impl State {
 }
 
 thread_local! {
-    /// Whether this thread looks for other layers: ours must not be what it finds.
+    /// True while this thread searches for other layers, so that it does not find the layer of this crate.
     static PROBING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// tracing-opentelemetry, unless it stands back. Of a run's span it does what only it can (its data are private, and every
-/// idiom on a span goes through them); what is cheaper outside is left to [`ManagedSpan`](super::ManagedSpan).
+/// The tracing-opentelemetry layer, unless it is disabled. Of a run's span it does only its exclusive part: its data are private, and
+/// every idiom on a span goes through them. [`ManagedSpan`](super::ManagedSpan) does the rest at a lower cost.
 struct Exporter<S, T> {
     inner: OpenTelemetryLayer<S, Handing<T>>,
     state: Arc<State>,
@@ -313,7 +317,7 @@ where
 
     #[expect(
         unsafe_code,
-        reason = "the trait's method is unsafe; a per-layer filter in its place costs a look-up per call"
+        reason = "the trait's method is unsafe; a per-layer filter in its place costs a search per call"
     )]
     // SAFETY: the inner layer's answer, which points to itself or into itself and so lives as long as `self`.
     unsafe fn downcast_raw(&self, id: TypeId) -> Option<*const ()> {
@@ -327,7 +331,7 @@ where
     }
 }
 
-/// A run's span without its fields, as tracing-opentelemetry is told of it.
+/// The metadata of a run's span without its fields, for tracing-opentelemetry.
 static BARE_RUN: Metadata<'static> = Metadata::new(
     contract::SPAN_RUN,
     contract::SCOPE,
@@ -348,10 +352,10 @@ impl Callsite for BareRun {
     }
 }
 
-/// Whether some tracing-opentelemetry layer other than ours takes part in this subscriber: opens a span through it and
-/// looks whether it got an OpenTelemetry context. Telemetry is suppressed meanwhile, so nothing is exported.
+/// Returns true if another tracing-opentelemetry layer is part of this subscriber. It opens a span through the subscriber and
+/// checks if the span has an OpenTelemetry context. Telemetry is suppressed meanwhile, so nothing is exported.
 ///
-/// The span's callsite is not registered: the registration's lock is held by whoever calls `on_register_dispatch`.
+/// The span's callsite is not registered: the caller of `on_register_dispatch` holds the lock of the registration.
 fn has_other_layer(dispatch: &Dispatch) -> bool {
     PROBING.set(true);
     let found = probe(dispatch);
@@ -363,7 +367,7 @@ fn probe(dispatch: &Dispatch) -> bool {
     let _suppressed = OtelContext::enter_telemetry_suppressed_scope();
     let metadata = &PROBE;
     let values = metadata.fields().value_set(&[]);
-    // `enabled` first, as the macros do: it is what tells per-layer filters, ours included, to look at this span.
+    // `enabled` first, as the macros do: it makes per-layer filters, including ours, evaluate this span.
     if !dispatch.enabled(metadata) {
         return false;
     }

@@ -1,4 +1,4 @@
-//! What every run needs: attributes, instruments, the layer and the spans. No exporter is known here.
+//! The parts of a run's telemetry: attributes, instruments, the layer and the spans. No exporter is known here.
 
 mod at_exit;
 mod attributes;

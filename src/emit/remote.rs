@@ -31,7 +31,7 @@ const MAX_BAGGAGE_BYTES: usize = 8_192;
 /// The most entries that are read of a baggage header: the limit of the SDK.
 const MAX_BAGGAGE_ENTRIES: usize = 64;
 
-/// Whether the process's telemetry was set up to propagate nothing. Relaxed: pairs with nothing.
+/// True if the process's telemetry propagates nothing. Relaxed: pairs with nothing.
 static OFF: AtomicBool = AtomicBool::new(false);
 
 /// Notes whether the telemetry that was installed propagates anything (`OTEL_PROPAGATORS`).
@@ -79,7 +79,7 @@ impl<'a, F: Fn(&str) -> Option<&'a str>> Extractor for Headers<'a, F> {
         (self.0)(key)
     }
 
-    /// Not known. Propagators that list the names look for prefixes, which the W3C's have not.
+    /// Unknown. Propagators that read the names search for prefixes, which W3C names do not have.
     fn keys(&self) -> Vec<&str> {
         Vec::new()
     }
@@ -99,7 +99,7 @@ pub(crate) fn environment() -> Option<&'static SpanContext> {
 struct Environment {
     traceparent: Option<OsString>,
     span: Option<SpanContext>,
-    /// Whether it was said that the variable is invalid, if it is. Relaxed: pairs with nothing.
+    /// True if the invalid variable was reported. Relaxed: pairs with nothing.
     said: AtomicBool,
 }
 
@@ -170,7 +170,7 @@ fn baggage_entry(entry: &str) -> Option<KeyValueMetadata> {
     Some(KeyValueMetadata::new(name, value, metadata.join(";").as_str()))
 }
 
-/// The text that is percent-encoded; `None` if it is not UTF-8. A `%` without two digits stands for itself.
+/// Decodes a percent-encoded text; `None` if it is not UTF-8. A `%` without two digits is a literal.
 fn decoded(text: &str) -> Option<String> {
     let digit =
         |byte: Option<&u8>| char::from(*byte?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
@@ -221,7 +221,7 @@ mod tests {
     }
 
     proptest! {
-        /// What we read, the SDK reads too, and alike. It also reads what is too short, and a dash at the end.
+        /// Both read these headers alike. The SDK also reads headers that are too short, and a dash at the end.
         #[test]
         fn traceparent_is_read_as_by_the_sdk(traceparent in traceparents(), tracestate in "([a-z]=[0-9],?){0,3}|!") {
             let headers = HashMap::from([(TRACEPARENT.to_owned(), traceparent.clone()), (TRACESTATE.to_owned(), tracestate)]);

@@ -1,5 +1,5 @@
-//! A span of ours: a `tracing` span that tracing-opentelemetry exports, or, where no such layer sees it, an
-//! OpenTelemetry span through the tracer at hand. Never both.
+//! A span of this crate: a `tracing` span that tracing-opentelemetry exports. If no such layer sees it, it is an
+//! OpenTelemetry span through the tracer at hand. It is never both.
 
 use std::{
     borrow::Cow,
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::emit::handoff::SpanPath;
 
-/// Where a span hangs.
+/// The parent of a span.
 #[derive(Debug, Default)]
 pub(crate) enum SpanParent {
     /// A new trace.
@@ -47,7 +47,7 @@ impl SpanParent {
         if known.context.has_active_span() { Self::Known(Box::new(known)) } else { Self::Current }
     }
 
-    /// Whether the span begins a new trace if it is made here.
+    /// Returns true if the span begins a new trace if it is made here.
     pub(crate) fn is_root(&self) -> bool {
         !self.with_context(OtelContext::has_active_span)
     }
@@ -73,7 +73,7 @@ impl SpanParent {
         }
     }
 
-    /// Tells a tracing-opentelemetry layer that sees `span` of a parent that is not the current span.
+    /// Sets the parent of `span` in a tracing-opentelemetry layer, if it is not the current span.
     fn set_on(&self, span: &Span) {
         if let Self::Known(parent) = self {
             // Without such a layer the span is exported by us, or by nobody.
@@ -112,7 +112,7 @@ pub(crate) struct ManagedSpan {
     path: Path,
 }
 
-/// Who exports a span.
+/// The exporter of a span.
 #[derive(Debug)]
 enum Path {
     /// Nobody: there is neither a layer that sees it nor a tracer.
@@ -144,14 +144,14 @@ macro_rules! managed_span {
 }
 pub(crate) use managed_span;
 
-/// What a [`ManagedSpan`] begins with, wherever it is exported.
+/// The initial values of a [`ManagedSpan`], for any exporter.
 pub(crate) struct SpanStart<'a, A> {
     pub(crate) parent: &'a SpanParent,
     pub(crate) links: Vec<SpanContext>,
     /// The tracer that is asked before the layer's, where no tracing-opentelemetry layer sees the span.
     pub(crate) own_tracer: Option<&'a Arc<BoxedTracer>>,
     pub(crate) name: Cow<'static, str>,
-    /// When it began, where that is not now.
+    /// The time at which it began, where that is not now.
     pub(crate) began: Option<SystemTime>,
     /// Asked where the span's own fields are not exported.
     pub(crate) attributes: A,
@@ -260,7 +260,7 @@ impl ManagedSpan {
         span_context.is_valid().then_some(span_context)
     }
 
-    /// The span's identity, if the span is exported after a run that has taken so long, where that may be a reason.
+    /// Returns the span's identity, if the span is exported after a run of this duration, which may be a reason to export it.
     pub(crate) fn identity_if_exported(
         &self,
         failed: bool,
@@ -301,7 +301,7 @@ impl ManagedSpan {
         }
     }
 
-    /// Ends the span now. One that a layer exports ends with the last reference to it, as of when it was last left.
+    /// Ends the span now. A span that a layer exports ends with its last reference, with the time of its last exit.
     pub(crate) fn end(self) {
         let Self { span, path } = self;
         if let Path::Direct(context) = &path {
@@ -321,7 +321,7 @@ fn otel_context_of(span: &Span) -> Option<OtelContext> {
 #[must_use = "the span is left when this is dropped"]
 pub(crate) struct EnteredSpan<'a> {
     entered: Option<Entered<'a>>,
-    /// Where it is left to us to make it OpenTelemetry's current context.
+    /// The span, if this guard has to make it OpenTelemetry's current context.
     id: Option<Id>,
     _context: Option<ContextGuard>,
 }
@@ -342,8 +342,8 @@ impl Drop for EnteredSpan<'_> {
 
 /// Runs `emit` with `context` as the current OpenTelemetry context, so that the log records it emits carry its trace.
 ///
-/// The record itself is emitted without a `tracing` parent: inside the span, tracing-opentelemetry would turn it into a
-/// span event as well, and an ERROR record would overwrite the span's status.
+/// The record itself has no `tracing` parent. Inside the span, tracing-opentelemetry would also make a span event of it, and an
+/// ERROR record would overwrite the span's status.
 ///
 /// A subscriber that panics loses its record and nothing else.
 pub(crate) fn with_trace(context: Option<OtelContext>, emit: impl FnOnce()) {
@@ -351,7 +351,7 @@ pub(crate) fn with_trace(context: Option<OtelContext>, emit: impl FnOnce()) {
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(emit));
 }
 
-/// Whether a span of this crate's target and level would be exported by a tracing-opentelemetry layer.
+/// Returns true if a span of this crate's target and level would be exported by a tracing-opentelemetry layer.
 pub(crate) fn probe_is_exported() -> bool {
     // Suppressed: the probe itself must not be exported.
     let _suppressed = OtelContext::enter_telemetry_suppressed_scope();

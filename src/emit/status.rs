@@ -1,11 +1,11 @@
-//! What telemetry says of its own exports: the pipelines answer, and the check of the instrumentation asks.
+//! The state of the exports: the pipelines provide it, and the check of the instrumentation reads it.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
-/// Whether telemetry still exports.
+/// The state of the telemetry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TelemetryState {
@@ -17,13 +17,13 @@ pub enum TelemetryState {
     Dropped,
 }
 
-/// How one signal is exported, and what became of it so far.
+/// The export of one signal, and its figures so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SignalExport {
-    /// Where it goes: the endpoint, with `***` for a user and a password, and `the console`. Empty if the signal is off.
+    /// The destinations: the endpoint, with `***` for a user and a password, and `the console`. Empty if the signal is off.
     pub targets: Vec<String>,
-    /// Why the signal is off, if it is.
+    /// The reason why the signal is off, if it is.
     pub off: Option<&'static str>,
     /// Sampled spans that ended, log records that were emitted, collections that were made.
     pub ended: u64,
@@ -35,25 +35,25 @@ pub struct SignalExport {
     pub lost: u64,
     /// Data points that the receiver rejected; they are no items.
     pub rejected_points: u64,
-    /// Why nothing of the last request was taken; `None` if something was.
+    /// The reason why nothing of the last request was taken; `None` if something was.
     pub failure: Option<String>,
-    /// Why a part of the last request was lost; `None` if all of it was taken.
+    /// The reason why a part of the last request was lost; `None` if all of it was taken.
     pub loss: Option<String>,
 }
 
 impl SignalExport {
-    /// Whether the signal leaves the process: it is on, exporting does not fail, and not everything was lost.
+    /// Returns true if the signal leaves the process: it is on, exporting does not fail, and not everything was lost.
     pub fn is_exported(&self) -> bool {
         let all_lost = self.lost > 0 && self.delivered == 0;
         self.off.is_none() && self.failure.is_none() && !all_lost
     }
 }
 
-/// What telemetry says of its own exports.
+/// The state of the telemetry's exports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TelemetryExport {
-    /// Whether it still exports.
+    /// The state of the telemetry.
     pub state: TelemetryState,
     /// The sampler of spans.
     pub sampler: String,
@@ -63,14 +63,14 @@ pub struct TelemetryExport {
     pub metrics: SignalExport,
     /// Log records.
     pub logs: SignalExport,
-    /// How often metrics are collected.
+    /// The interval of the collections of metrics.
     pub metric_interval: Duration,
-    /// The variables that were not used as they were written.
+    /// The variables with a problem, each with the value that was used instead.
     pub warnings: Vec<String>,
 }
 
 impl TelemetryExport {
-    /// Whether the sampler leaves out each trace that begins in this process.
+    /// Returns true if the sampler leaves out each trace that begins in this process.
     pub fn samples_nothing(&self) -> bool {
         let root = self.sampler.strip_prefix("ParentBased(").and_then(|rest| rest.strip_suffix(')'));
         matches!(root.unwrap_or(&self.sampler), "AlwaysOff" | "TraceIdRatioBased(0.0)")

@@ -36,7 +36,7 @@ use crate::{
 pub(super) struct Announcer<'a> {
     pub(super) events: &'a EventBus,
     pub(super) task: &'a Task,
-    /// Where the task's changes are kept; `None` for a spawned task.
+    /// The changes of the task; `None` for a spawned task.
     pub(super) changes: Option<&'a Seldom>,
     /// The generation of the life that the happening concerns.
     pub(super) generation: u64,
@@ -87,7 +87,7 @@ impl Announcer<'_> {
         }
     }
 
-    /// The paused task goes on. It has no record: its restart may have one.
+    /// The paused task continues. It has no record: its restart may have one.
     pub(super) fn resumed(&self) {
         self.change(TaskChangeKind::Resumed);
     }
@@ -138,7 +138,7 @@ impl Announcer<'_> {
             "task {} restarted: {reason}", self.name());
     }
 
-    /// The gate of the task is closed. It has no record: a healthy replica stands by for months.
+    /// The gate of the task is closed. It has no record: a healthy replica is in standby for months.
     pub(super) fn stands_by(&self) {
         self.change(TaskChangeKind::Standby);
         self.send(|| TaskEventKind::Standby);
@@ -157,7 +157,7 @@ impl Announcer<'_> {
         self.change(TaskChangeKind::PassLost { term });
         self.send(|| TaskEventKind::PassLost { term });
         record!(self, record::LEASE_LOST, Level::WARN, { { key::LEASE_TERM } = number(term), },
-            "task {} has lost {gate}, term {term}: it is stopped, and stands by again", self.name());
+            "task {} has lost {gate}, term {term}: it is stopped, and in standby again", self.name());
     }
 
     /// The task has ended, and gives its pass back.
@@ -166,7 +166,7 @@ impl Announcer<'_> {
             "task {} gives {gate} back, term {term}", self.name());
     }
 
-    /// One poll of the task goes on though its pass is about to end.
+    /// One poll of the task has not returned though its pass is about to end.
     pub(super) fn overran(&self, gate: &str, term: u64) {
         record!(self, record::LEASE_OVERRUN, Level::ERROR, { { key::LEASE_TERM } = number(term), },
             "task {} blocks its thread though {gate}, term {term}, is about to end: it may run twice at once", self.name());
@@ -238,7 +238,7 @@ impl Announcer<'_> {
         record!(self, record::RECOVERED, Level::INFO, {}, "task {} recovered", self.name());
     }
 
-    /// The task gave no sign of life. `act` does what the task's settings say, before a subscriber hears of it.
+    /// The task gave no sign of life. `act` performs the task's stall action before a subscriber receives the event.
     pub(super) fn stalled(&self, silent_for: Duration, act: impl FnOnce()) {
         self.task.stalled();
         self.change(TaskChangeKind::Stalled { silent_for });
@@ -254,7 +254,7 @@ impl Announcer<'_> {
         );
     }
 
-    /// One poll of the task goes on and on.
+    /// One poll of the task does not return.
     pub(super) fn blocks(&self, thread: &Arc<str>, polling_for: Duration) {
         self.send(|| TaskEventKind::SlowPoll { polling_for, thread: thread.clone() });
         record!(
@@ -358,7 +358,7 @@ pub(super) fn step_panicked(step: &'static str, text: &str) {
     );
 }
 
-/// How many names a text lists.
+/// The largest number of names in a text.
 const MAX_LISTED: usize = 20;
 
 /// The first names, and how many there are beside them: a family may have ten thousand.
@@ -513,7 +513,7 @@ impl std::fmt::Display for DecisionText<'_> {
             }
             RestartVerdict::Finish => f.write_str("finished")?,
             RestartVerdict::Stop => f.write_str("stays down")?,
-            RestartVerdict::StandBy => f.write_str("stands by")?,
+            RestartVerdict::StandBy => f.write_str("standby")?,
         }
         write!(f, ", because of: {cause}")?;
         match question {

@@ -10,9 +10,9 @@ use crate::{
     error::RegisterError,
 };
 
-/// Why members were not changed.
+/// The reason why members were not changed.
 pub(crate) enum Changed {
-    /// What is registered is not what the caller has seen: it looks again.
+    /// The registrations have changed since the caller read them: it must read them again.
     Meanwhile,
     Refused(RegisterError),
 }
@@ -23,7 +23,7 @@ impl From<RegisterError> for Changed {
     }
 }
 
-/// The members that a family is to have, by name; those that were not seen to be there with their registration.
+/// The members that a family must have, by name; missing ones with their registration.
 pub(crate) type Wanted = HashMap<Arc<str>, Option<Registration>>;
 
 fn is_to_stay(task: &Supervised) -> bool {
@@ -31,7 +31,7 @@ fn is_to_stay(task: &Supervised) -> bool {
 }
 
 impl Shared {
-    /// Takes a name for a family, and keeps what was said of it.
+    /// Reserves a name for a family, and keeps its settings.
     pub(crate) fn register_family(
         &self,
         name: &Arc<str>,
@@ -54,7 +54,7 @@ impl Shared {
         self.all_registered().iter().filter(is_member).cloned().collect()
     }
 
-    /// Registers a member; or lets it come back, if `leaving` still stands under its name.
+    /// Registers a member; or lets it come back, if `leaving` still has its name.
     pub(crate) fn ensure_member(
         self: &Arc<Self>,
         family: &Arc<Family>,
@@ -110,7 +110,7 @@ impl Shared {
         }
     }
 
-    /// Marks a member as leaving, if it still stands under its name. Returns whether it was to stay.
+    /// Marks a member as leaving, if it still has its name. Returns true if it was to stay.
     pub(crate) fn mark_leaving(&self, task: &Arc<Supervised>) -> Result<bool, Changed> {
         let registered = self.registered();
         if !registered.get(task.name()).is_some_and(|held| Arc::ptr_eq(held, task)) {
@@ -122,7 +122,7 @@ impl Shared {
         Ok(stayed)
     }
 
-    /// Lets a family have these members and no others: all, or nothing is changed. Returns those that are to be asked to leave.
+    /// Sets the members of a family: all, or nothing is changed. Returns the members to stop.
     pub(crate) fn set_members(
         self: &Arc<Self>,
         family: &Arc<Family>,
@@ -140,7 +140,7 @@ impl Shared {
         let members = members.filter(|task| task.body.member().is_some_and(|body| body.is_of(family)));
         let (there, gone): (Vec<_>, Vec<_>) =
             members.cloned().partition(|task| wanted.contains_key(task.name()));
-        // Those that are leaving and come back.
+        // Members that are leaving and come back.
         let mut returning = Vec::new();
         let mut dropped = Vec::new();
         let mut seen = true;
@@ -183,7 +183,7 @@ impl Shared {
         for task in gone {
             let Some((stayed, next)) = task.body.member().map(MemberBody::leaves) else { continue };
             called_off.extend(next);
-            // Those that are leaving already are waited for, too.
+            // Members that are leaving already are waited for, too.
             leaving.push((task, stayed));
         }
         for (task, member) in returning {

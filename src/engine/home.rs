@@ -1,4 +1,4 @@
-//! What is known of the runtime of the manager's own work: whether it is gone, and whether it has a timer.
+//! The runtime of the manager's own work: if it is gone, and if it has a timer.
 
 use std::{
     fmt,
@@ -14,11 +14,11 @@ use tokio::{runtime::Handle, task::JoinHandle};
 
 use crate::{error::RegisterError, run::catch};
 
-/// Where a manager lives.
+/// The runtime of a manager.
 #[derive(Default)]
 pub(crate) struct Home {
     runtime: ArcSwapOption<Runtime>,
-    /// Whether the runtime has a timer and was not seen to be gone. What a spawn reads.
+    /// True if the runtime has a timer and is not known to be gone. Spawns read it.
     usable: AtomicBool,
     moving: Mutex<()>,
 }
@@ -29,11 +29,11 @@ pub(crate) struct Runtime {
     has_time: OnceLock<bool>,
     /// A task that never ends by itself. If it is finished, its runtime was shut down. Created when the check first needs it.
     sentinel: OnceLock<JoinHandle<()>>,
-    /// Whether it was reported to be gone.
+    /// True if it was reported to be gone.
     told: AtomicBool,
 }
 
-/// Why there is no runtime to use.
+/// The reason why there is no runtime to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Missing {
     /// The manager was built outside a runtime, and the call is outside one too.
@@ -73,7 +73,7 @@ impl From<Missing> for RegisterError {
     }
 }
 
-/// Whether a runtime has a timer. There is no way to ask but to try.
+/// Returns true if a runtime has a timer. Tokio has no query for it, so this is a trial.
 pub(super) fn has_time(handle: &Handle) -> bool {
     let _inside = handle.enter();
     catch(true, || drop(tokio::time::sleep(Duration::ZERO))).is_ok()
@@ -93,7 +93,7 @@ impl Runtime {
         *self.has_time.get_or_init(|| has_time(&self.handle))
     }
 
-    /// Whether the runtime was shut down. One that the caller is in was not.
+    /// Returns true if the runtime was shut down. The runtime of the caller was not.
     pub(crate) fn is_gone(&self, here: Option<&Handle>) -> bool {
         match self.sentinel.get() {
             Some(sentinel) => sentinel.is_finished(),
@@ -103,7 +103,7 @@ impl Runtime {
         }
     }
 
-    /// Whether the runtime was reported to be gone.
+    /// Returns true if the runtime was reported to be gone.
     pub(crate) fn is_told(&self) -> bool {
         self.told.load(SeqCst)
     }

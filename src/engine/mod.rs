@@ -1,8 +1,8 @@
-//! What decides: one driver per supervised task, the monitor, the ordered shutdown. It knows of no exporter and no page.
+//! The engine: one driver per supervised task, the monitor, the ordered shutdown. It does not know exporters or the page.
 //!
 //! There is no central loop to block or to wait in. Each supervised task has a driver, a tokio task of its own that owns
-//! the task's state and is its only writer; commands are left in the driver's order slot and wake it. What must be seen
-//! in one order (registration, admission, shutdown) happens under short locks in [`Shared`].
+//! the task's state and is its only writer. A command goes into the driver's order slot and wakes the driver. Registration,
+//! admission and shutdown must have one order, so they happen under short locks in [`Shared`].
 
 mod announce;
 mod context;
@@ -58,7 +58,7 @@ pub use supervision::{Lent, TaskSettings};
 /// The longest duration that is added to a time: about thirty years.
 const FAR_AWAY: std::time::Duration = std::time::Duration::from_secs(30 * 365 * 86_400);
 
-/// `at + by`; far away where the clock cannot tell that far: no duration that a user gives makes us panic.
+/// Returns `at + by`, or a far instant if the clock cannot represent the sum: no duration of a user causes a panic.
 fn later(at: tokio::time::Instant, by: std::time::Duration) -> tokio::time::Instant {
     at + by.min(FAR_AWAY)
 }

@@ -1,7 +1,7 @@
-//! How a manager finds the runtime of its own work: of the drivers of registered tasks, the monitor and the shutdown.
+//! The search of a manager for the runtime of its own work: of the drivers of registered tasks, the monitor and the shutdown.
 //!
-//! It is the runtime that the manager was built in or first used in. If that runtime is gone (a manager in a `static`, over two
-//! runtimes one after the other), the next call inside another runtime moves the manager there. Registered tasks do not move: they
+//! It is the runtime in which the manager was built or first used. If that runtime is gone, the next call inside another runtime
+//! moves the manager there; a manager in a `static` may outlive a runtime. Registered tasks do not move: they
 //! were dropped with their runtime. Short tasks run on the runtime of their caller.
 
 use std::{
@@ -59,8 +59,8 @@ impl Shared {
         Ok(runtime)
     }
 
-    /// The runtime to use for the manager's own work. One that is gone is returned if there is no other: what is spawned there is
-    /// dropped at once.
+    /// Returns the runtime for the manager's own work. If only a runtime is left that is gone, it is returned: tasks that are spawned there
+    /// are dropped at once.
     ///
     /// # Panics
     /// If there is no runtime at all.
@@ -132,7 +132,7 @@ impl Shared {
         Call { at: Location::caller() }
     }
 
-    /// What a move leaves behind.
+    /// Cleans up after a move.
     fn moved_from(self: &Arc<Self>, before: &Runtime) {
         self.runtime_gone(before);
         self.watch.runtime_moved();
@@ -167,7 +167,7 @@ impl Shared {
     }
 }
 
-/// Who called a method that needs a runtime.
+/// The caller of a method that needs a runtime.
 #[derive(Clone, Copy)]
 pub(crate) struct Call {
     at: &'static Location<'static>,

@@ -32,11 +32,11 @@ pub(crate) struct Registered {
     pub(super) tasks: HashSet<ByName, RandomState>,
     /// Those, by name; `None` since there is another.
     pub(super) listing: Option<Arc<[Arc<Supervised>]>>,
-    /// The names whose tasks are being replaced: they are taken, and may be depended on, though nothing stands under them for a moment.
+    /// The names whose tasks are being replaced. They are taken, and may be depended on, without a task for a moment.
     pub(super) reserved: Vec<Arc<str>>,
-    /// What was said of each family, by name. Its name is taken.
+    /// The settings of each family, by name. Its name is taken.
     pub(super) families: BTreeMap<Arc<str>, Arc<dyn Any + Send + Sync>>,
-    /// Who depends on a name, whether a task of that name is registered or not.
+    /// The tasks that depend on a name, also if no task of that name is registered.
     pub(super) dependents: BTreeMap<Arc<str>, Vec<Weak<Supervised>>>,
 }
 
@@ -68,7 +68,7 @@ pub(crate) struct Registration {
     pub(crate) identity: Identity,
     pub(crate) spec: Arc<TaskSpec>,
     pub(crate) body: Arc<dyn Body>,
-    /// How its errors are classed and named; `None` where nobody said.
+    /// The rules that classify and name its errors; `None` without rules.
     pub(crate) rules: Option<Arc<ErrorRules>>,
     pub(crate) links: Links,
 }
@@ -92,7 +92,7 @@ pub(crate) fn each_name<'a>(
     let mut registered = registered.iter().peekable();
     for of_name in by_name(listing) {
         let name = &of_name[0].identity.name;
-        // One that came after the listing was made is not in it.
+        // A task that came after the listing was made is not in it.
         while registered.next_if(|task| task.name() < name).is_some() {}
         visit(of_name, registered.next_if(|task| task.name() == name));
     }
@@ -115,13 +115,13 @@ impl Registered {
         listing
     }
 
-    /// Whether a name stands for a task or a family, or is reserved.
+    /// Returns true if a task or a family has this name, or it is reserved.
     pub(super) fn is_taken(&self, name: &str) -> bool {
         let is_reserved = || self.reserved.iter().any(|reserved| **reserved == *name);
         self.tasks.contains(name) || self.families.contains_key(name) || is_reserved()
     }
 
-    /// Removes a task and what is said of it.
+    /// Removes a task with its entries.
     pub(super) fn remove(&mut self, task: &Supervised) -> Option<Arc<Supervised>> {
         for dependency in task.links.dependencies() {
             if let Some(dependents) = self.dependents.get_mut(dependency) {
@@ -134,7 +134,7 @@ impl Registered {
         self.tasks.take(&**task.name()).map(|task| task.0)
     }
 
-    /// Whether these can be registered together, beside what is; or with `without` in place of the task of that name.
+    /// Returns true if these can be registered together, beside what is; or with `without` in place of the task of that name.
     pub(super) fn check(&self, new: &[Registration], without: Option<&str>) -> Result<(), RegisterError> {
         let is_reserved = |name: &str| self.reserved.iter().any(|reserved| **reserved == *name);
         let is_there = |name: &str| without != Some(name) && (self.tasks.contains(name) || is_reserved(name));

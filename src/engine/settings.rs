@@ -19,7 +19,7 @@ pub(crate) struct Settings {
     pub(crate) thresholds: HealthThresholds,
     pub(crate) runtime_stall: Duration,
     pub(crate) last_resort: LastResort,
-    /// Answers a number in `0.0..1.0`, for jitter.
+    /// The source of jitter: numbers in `0.0..1.0`.
     pub(crate) random: Arc<dyn Fn() -> f64 + Send + Sync>,
     pub(crate) wall_clock: WallClock,
     /// `None` if there is no service manager.
@@ -27,8 +27,7 @@ pub(crate) struct Settings {
     pub(crate) service: Option<crate::engine::Service>,
 }
 
-/// How long a loop that waits for a time of the wall clock goes without a look at it: the clock may be set, and the process
-/// suspended, meanwhile.
+/// The interval at which a sleeping calendar loop reads the wall clock, which may be set, or jump after a suspend: 30 s.
 pub(crate) const DEFAULT_WALL_CLOCK_STEP: Duration = Duration::from_secs(30);
 
 /// The clock that people read.

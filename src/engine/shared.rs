@@ -1,4 +1,4 @@
-//! What a manager's parts share: settings, cells, who is alive, what is registered.
+//! The state that the parts of a manager share: settings, cells, living members, registered tasks.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -53,13 +53,13 @@ pub(crate) struct Shared {
     pub(crate) watch: Watch,
     pub(super) errands: Errands<Errand>,
     pub(super) home: Home,
-    /// When the manager was made.
+    /// The time at which the manager was made.
     pub(crate) made: SystemTime,
     started: AtomicBool,
     registered: Mutex<Registered>,
-    /// How the last task was kept: the next is most likely kept alike, and then they share it.
+    /// The spec of the last task: the next task most likely has the same spec, and then they share it.
     last_spec: Mutex<Option<Arc<TaskSpec>>>,
-    /// How many names others depend on. Written under the lock of `registered`.
+    /// The number of names on which other tasks depend. Written under the lock of `registered`.
     depended_on: AtomicUsize,
     pub(crate) monitor: Mutex<Option<AbortHandle>>,
     /// Names that were warned about, so that each is warned about once.
@@ -67,11 +67,11 @@ pub(crate) struct Shared {
     pub(crate) drain: Drain,
     /// The shutdown, once it has begun.
     pub(crate) sequence: OnceLock<Arc<Sequence>>,
-    /// Whether the shutdown has begun, for those that wait for it.
+    /// True if the shutdown has begun, for waiters.
     pub(crate) begun: watch::Sender<bool>,
     /// Callers that wait for a signal, and for the shutdown's report then.
     pub(crate) awaited: AtomicUsize,
-    /// How many registered tasks are paused or stand by.
+    /// The number of registered tasks that are paused or in standby.
     pub(crate) held: AtomicUsize,
     /// Callers that signals are left to.
     pub(crate) leading: AtomicUsize,
@@ -131,7 +131,7 @@ impl Shared {
         }
     }
 
-    /// Whether any task depends on another. Asked without the lock: whoever begins to depend looks for itself afterwards.
+    /// Returns true if any task depends on another. Read without the lock: a task that begins to depend checks again afterwards.
     pub(crate) fn has_dependents(&self) -> bool {
         self.depended_on.load(SeqCst) > 0
     }
@@ -145,7 +145,7 @@ impl Shared {
         registered.dependents.get(name).into_iter().flatten().filter_map(Weak::upgrade).collect()
     }
 
-    /// Whether others depend on a task or come after it in its group.
+    /// Returns true if others depend on a task or come after it in its group.
     pub(crate) fn is_rested_on(&self, task: &Supervised) -> bool {
         let followed =
             task.links.membership().is_some_and(|Membership { group, index }| group.size() > index + 1);
@@ -154,16 +154,16 @@ impl Shared {
 
     /// Begins to close admission: at once, or while the tasks that are marked as intake stop, after them.
     pub(crate) fn begin_to_close(&self) {
-        // First to tasks, so that none comes behind the look.
+        // First for tasks, so that none comes after the check.
         self.tracker.close(Admission::Runs);
         if self.tracker.drivers(|task| task.spec.intake).is_empty() {
             self.tracker.close(Admission::OwnedRuns);
         }
     }
 
-    /// Closes admission, and ends quietly where nothing is alive. Answers whether nothing is.
+    /// Closes admission, and ends quietly if nothing is alive. Returns true if nothing is.
     pub(crate) fn close_if_idle(&self) -> bool {
-        // Closed before the look: what comes in between would find no shutdown.
+        // Closed before the check: a task that comes in between would find no shutdown.
         self.tracker.close(Admission::OwnedRuns);
         let idle = self.tracker.is_idle();
         if idle {
@@ -229,12 +229,12 @@ impl Shared {
         Announcer { events: &self.events, task: &task.task, changes, generation, trace: None }
     }
 
-    /// Tells what happened to a registered task.
+    /// Sends an event of a registered task.
     pub(crate) fn tell(&self, task: &Supervised, kind: impl FnOnce() -> TaskEventKind) {
         self.events.tell(Some(task.name()), task.signals.generation(), kind);
     }
 
-    /// Whether the manager drains, and its ordered shutdown has not begun.
+    /// Returns true if the manager drains, and its ordered shutdown has not begun.
     pub(crate) fn is_draining(&self) -> bool {
         !self.tracker.is_closed() && self.drain.is_under_way()
     }
@@ -389,7 +389,7 @@ impl Shared {
         self.depended_on.store(registered.dependents.len(), SeqCst);
     }
 
-    /// Tells of tasks that were entered, and begins them if the manager has started. Not under the lock.
+    /// Reports the tasks that were entered, and begins them if the manager has started. Not under the lock.
     pub(super) fn entered(self: &Arc<Self>, new: Vec<Arc<Supervised>>, started: bool) {
         self.warn_of_inversions(new.iter());
         for supervised in new {
@@ -398,13 +398,13 @@ impl Shared {
             if started {
                 supervised.command(Order::Start);
             }
-            // Those that have waited for the name.
+            // The tasks that have waited for the name.
             self.changed(&supervised);
         }
     }
 
-    /// Unregisters a task, unless its name is another's by now. Answers whether it was there; it is
-    /// dropped when nothing is locked, since the last of a task drops what its closure captured, which is the user's code.
+    /// Unregisters a task, unless another task has its name by now. Returns true if it was there. It is
+    /// dropped without a lock, because the last reference to a task drops the values of its closure, which is the user's code.
     ///
     /// A member that another was to follow is followed by it in the same moment.
     pub(crate) fn remove(self: &Arc<Self>, task: &Arc<Supervised>) -> bool {
@@ -416,7 +416,7 @@ impl Shared {
         }
         let removed = (registered.remove(task), registered.listing.take());
         self.depended_on.store(registered.dependents.len(), SeqCst);
-        // A detached task that is not at rest goes on, and so does its name.
+        // A detached task that is not at rest continues, and its name stays.
         let is_at_rest = task.rests() && task.task.cell.next_retry().is_none();
         task.give_name_up();
         if task.is_to_unregister() || task.has_left() || is_at_rest {
@@ -480,7 +480,7 @@ impl Shared {
         }
     }
 
-    /// Reserves the name of a task for the one that is to replace it, if that can be registered.
+    /// Reserves the name of a task for its replacement, if that can be registered.
     ///
     /// # Errors
     /// As [`register`](Self::register), and [`RegisterError::BeingReplaced`].
@@ -502,13 +502,13 @@ impl Shared {
         registered.iter().filter(|task| task.is_lost()).cloned().collect()
     }
 
-    /// Where the drivers stand at shutdown: none before what rests on it.
+    /// Returns the positions of the drivers at shutdown: none stops before the tasks that depend on it.
     pub(crate) fn positions(&self) -> Positions {
         let mut tasks = self.tracker.drivers(|task| !task.links.is_empty());
         if tasks.is_empty() {
             return Positions::default();
         }
-        // Those that are linked to nothing themselves may be rested on.
+        // Tasks without links of their own may have dependents.
         tasks.extend(self.tracker.drivers(|task| task.links.is_empty()));
         let mut stages: Vec<_> = tasks.iter().map(|task| stage_of_task(task)).collect();
         let dependencies = self.dependencies(&tasks);
@@ -524,7 +524,7 @@ impl Shared {
         Positions { put_off, dependents }
     }
 
-    /// For each task the indices of those it rests on: dependencies, and the member before it in its group.
+    /// Returns for each task the indices of its dependencies, and of the member before it in its group.
     fn dependencies(&self, tasks: &[Arc<Supervised>]) -> Vec<Vec<usize>> {
         let index: HashMap<_, _> =
             tasks.iter().enumerate().map(|(index, task)| (Arc::as_ptr(task), index)).collect();
@@ -550,7 +550,7 @@ impl Shared {
     }
 }
 
-/// Why tasks were not registered, and what is left of them, which is the user's: to be dropped without a lock.
+/// The reason why tasks were not registered, and what is left of them, which is the user's: to be dropped without a lock.
 pub(super) struct Refused {
     pub(super) error: RegisterError,
     _registrations: Vec<Registration>,

@@ -1,16 +1,21 @@
 //! The queue between the threads that end spans or log and the one thread that exports them.
 //!
-//! Why not the SDK's batch processors: they allocate their whole queue at once (65,536 spans are some 22 MB before the
-//! first one), drop without saying what became of which item, wait for an export that hangs, and after a shutdown lose
-//! items silently. Here every item is counted under the same lock that moves it, so the balance holds at every instant.
+//! It replaces the batch processors of the SDK, for four reasons:
+//!
+//! - They allocate their whole queue at once: 65,536 spans are some 22 MB before the first one.
+//! - They drop items without a count of each.
+//! - They wait for an export that hangs.
+//! - They lose items silently after a shutdown.
+//!
+//! Here every item is counted under the same lock that moves it, so the balance is correct at every instant.
 //!
 //! Invariants:
 //! 1. `ended` is the sum of `exported`, what was lost for each reason, and `pending`, which is queued or in flight.
-//! 2. `queued` is the sum of the chunks' lengths and `bytes` that of their items' weights, neither above its bound; the
-//!    batch in flight comes on top.
+//! 2. `queued` is the sum of the chunks' lengths and `bytes` the sum of their items' weights. Neither is above its bound; the
+//!    batch in flight is not included.
 //! 3. The lock is held for a push, a pop or an addition: never while exporting, dropping items or calling out.
 //! 4. Items leave in the order in which they came; `taken` and `settled` count them.
-//! 5. A batch whose export may succeed later stays in flight while the queue has room, so that an outage which is shorter
+//! 5. A batch whose export may succeed later stays in flight while the queue has room. So an outage that is shorter
 //!    than the queue loses nothing.
 
 use std::{
@@ -35,7 +40,7 @@ pub(super) struct Batcher<T> {
     shared: Arc<Shared<T>>,
 }
 
-/// How long a batch is kept whose export may succeed later.
+/// The time for which a batch is kept whose export may succeed later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Persistence {
     WhileThereIsRoom,
@@ -70,13 +75,13 @@ struct State<T> {
     last_attempts: u32,
     abandoned: bool,
     finished: bool,
-    /// Whether the receiver has ever taken anything.
+    /// True if the receiver has ever taken anything.
     delivered: bool,
-    /// Whether an item was refused since the last batch was taken.
+    /// True if an item was refused since the last batch was taken.
     full: bool,
     /// Collections that failed, and that a newer one said again.
     superseded: u64,
-    /// Whether the batch on its way was given up for a newer one.
+    /// True if the batch on its way was given up for a newer one.
     is_superseded: bool,
     /// Attempts that began, ever.
     attempts: u64,
@@ -84,18 +89,18 @@ struct State<T> {
     flushes_seen: u64,
     /// The last attempt after which was waited for another.
     waits: u64,
-    /// Whether an attempt of the batch on its way has failed.
+    /// True if an attempt of the batch on its way has failed.
     is_tried: bool,
-    /// Whether the batch on its way has failed once and waits for another attempt.
+    /// True if the batch on its way has failed once and waits for another attempt.
     is_waited: bool,
-    /// Whether a pause is on that the receiver asked for.
+    /// True if a pause is on that the receiver asked for.
     is_paused: bool,
     last_error: Option<String>,
-    /// Why nothing of the last request was taken, or the last attempt failed.
+    /// The reason why nothing of the last request was taken, or the last attempt failed.
     failing: Option<Failure>,
-    /// Why a part of the last batch was lost.
+    /// The reason why a part of the last batch was lost.
     loss: Option<Failure>,
-    /// Whether something was lost of which no line was written.
+    /// True if something was lost of which no line was written.
     unreported: bool,
     trend: Trend,
 }
@@ -106,7 +111,7 @@ struct Chunk<T> {
     full: bool,
 }
 
-/// What became of a batch.
+/// The fate of a batch.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
     pub(super) exported: u64,
@@ -118,11 +123,11 @@ pub(super) struct Settled {
     pub(super) rejected_points: u64,
     /// The last failure, if anything was lost.
     pub(super) error: Option<Failure>,
-    /// What the receiver said to a request that it took.
+    /// The text of the receiver for a request that it took.
     pub(super) words: String,
 }
 
-/// Whether a failed export is to be tried again.
+/// True if a failed export is to be tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
     Again,
@@ -311,9 +316,11 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
         self.shared.lock().loss_since(lost)
     }
 
-    /// Queues an item and waits until it, or a newer one that took its place, has been exported or has failed, but for no longer than
-    /// one attempt that begins now: its own, or that of an item which must be delivered before it. A pause that the receiver asked for is
-    /// not waited for. Returns what became of that item alone.
+    /// Queues an item and waits until it has been exported or has failed. A newer item may take its place. Returns the fate of that
+    /// item alone.
+    ///
+    /// The wait lasts at most one attempt that begins now, of this item or of an item that must be delivered before it. It does not include
+    /// a pause that the receiver requested.
     pub(super) fn push_and_wait(&self, item: T, timeout: Duration) -> OTelSdkResult {
         self.admit(item).map_err(|why| OTelSdkError::InternalFailure(why.to_owned()))?;
         let persistence = self.shared.persistence;
@@ -392,7 +399,7 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
         state.loss_since(lost)
     }
 
-    /// Why something was lost in an export, last.
+    /// Returns why something was lost in an export, last.
     pub(super) fn last_loss(&self) -> Option<String> {
         self.shared.lock().last_error.clone()
     }
@@ -568,7 +575,7 @@ impl<T> Waiting for Shared<T> {
 }
 
 impl<T> State<T> {
-    /// What was lost in an export and is not said again.
+    /// Returns the number of items that were lost in an export and are not reported again.
     fn lost(&self) -> u64 {
         self.tally.lost_in_export() - self.superseded
     }
@@ -590,7 +597,7 @@ impl<T> State<T> {
     }
 }
 
-/// What was lost so far, and what of it was reported: the first, and whenever it has doubled.
+/// The losses so far, and the reported ones: the first, and each time the number has doubled.
 #[derive(Default)]
 struct Losses {
     items: &'static str,

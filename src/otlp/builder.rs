@@ -183,47 +183,45 @@ impl Telemetry {
 }
 
 impl TelemetryBuilder {
-    /// Queue bound of spans and of log records unless `OTEL_BSP_MAX_QUEUE_SIZE` or `OTEL_BLRP_MAX_QUEUE_SIZE` says
-    /// otherwise: a burst of 10,000 must lose none while a collector takes a second or two per batch.
+    /// The queue bound of spans and of log records: 65,536. Default of [`span_queue`](TelemetryBuilder::span_queue), and without
+    /// `OTEL_BLRP_MAX_QUEUE_SIZE`. A burst of 10,000 loses none while a collector takes a second or two per batch.
     ///
-    /// The queue grows as it fills and gives its memory back: a span costs about 0.4 KiB plus its attributes while it
-    /// waits, so a full queue is some 30 to 60 MB and an idle one nothing. The specification's 2,048 is what the SDK uses.
+    /// The queue grows as it fills and frees its memory. A waiting span takes about 0.4 KiB plus its attributes, so a full queue takes
+    /// 30 to 60 MB and an idle queue nothing. The specification's default is 2,048.
     pub const DEFAULT_QUEUE: usize = settings::DEFAULT_QUEUE;
 
-    /// The memory that each signal's items may take while they wait unless [`queue_bytes`](TelemetryBuilder::queue_bytes) says
-    /// otherwise: 32 MiB.
+    /// The memory for each signal's waiting items: 32 MiB. Default of [`queue_bytes`](TelemetryBuilder::queue_bytes).
     pub const DEFAULT_QUEUE_BYTES: usize = settings::DEFAULT_QUEUE_BYTES;
 
-    /// How long each signal may take at shutdown unless [`shutdown_timeout`](TelemetryBuilder::shutdown_timeout) says
-    /// otherwise.
+    /// The longest time of each signal at shutdown. Default of [`shutdown_timeout`](TelemetryBuilder::shutdown_timeout).
     pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// The number of task names metrics have room for unless [`name_capacity`](TelemetryBuilder::name_capacity) says otherwise.
+    /// The number of task names for which metrics have room. Default of [`name_capacity`](TelemetryBuilder::name_capacity).
     pub const DEFAULT_NAME_CAPACITY: usize = 2_000;
 
-    /// `service.name`; otherwise `OTEL_SERVICE_NAME`, else that of `OTEL_RESOURCE_ATTRIBUTES`, else the program's name.
+    /// Sets `service.name`. Default: `OTEL_SERVICE_NAME`, else the name in `OTEL_RESOURCE_ATTRIBUTES`, else the program's name.
     pub fn service(mut self, name: impl Into<String>) -> Self {
         self.service = Some(name.into());
         self
     }
 
-    /// `service.instance.id`; otherwise that of `OTEL_RESOURCE_ATTRIBUTES`, else a random UUID.
+    /// Sets `service.instance.id`. Default: the id in `OTEL_RESOURCE_ATTRIBUTES`, else a random UUID.
     pub fn instance_id(mut self, id: impl Into<String>) -> Self {
         self.instance_id = Some(id.into());
         self
     }
 
-    /// An attribute of the resource, which everything this process exports carries.
+    /// Adds an attribute of the resource, which is part of everything that this process exports.
     pub fn resource_attribute(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         self.attributes.push((key.into(), value.into()));
         self
     }
 
-    /// The attributes of a resource of your own: detectors, say. They beat `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME`, and the
-    /// builder's [`resource_attribute`](Self::resource_attribute), [`service`](Self::service) and [`instance_id`](Self::instance_id) beat
-    /// them. Called again, it adds.
+    /// Adds the attributes of a resource of your own, for example from detectors. Several calls add several resources.
     ///
-    /// The SDK's `Resource::builder()` says `unknown_service` if it knows no name; that one is left out.
+    /// They override `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME`. The builder's [`resource_attribute`](Self::resource_attribute),
+    /// [`service`](Self::service) and [`instance_id`](Self::instance_id) override them. The `unknown_service` of the SDK's
+    /// `Resource::builder()` is left out.
     pub fn resource(mut self, resource: Resource) -> Self {
         let schema = self.resource.schema_url().or(resource.schema_url()).map(str::to_owned);
         let pairs = self.resource.iter().chain(resource.iter());
@@ -232,7 +230,7 @@ impl TelemetryBuilder {
         self
     }
 
-    /// The sampler of spans; otherwise `OTEL_TRACES_SAMPLER`, else each trace that begins here, and those of parents that are sampled.
+    /// Sets the sampler of spans. Default: `OTEL_TRACES_SAMPLER`, else all traces that begin here, and those with a sampled parent.
     ///
     /// ```no_run
     /// use opentelemetry_sdk::trace::Sampler;
@@ -247,74 +245,72 @@ impl TelemetryBuilder {
         self
     }
 
-    /// Sets what is recorded at all, as directives of [`EnvFilter`](https://docs.rs/tracing-subscriber/0.3/tracing_subscriber/filter/struct.EnvFilter.html);
-    /// otherwise `RUST_LOG`, else `info`. For [`install`](Self::install).
+    /// Sets the recorded levels, as directives of [`EnvFilter`](https://docs.rs/tracing-subscriber/0.3/tracing_subscriber/filter/struct.EnvFilter.html).
+    /// Default: `RUST_LOG`, else `info`. For [`install`](Self::install).
     ///
-    /// Directives of spans and fields need the feature `env-filter`, which is on by default: without it, `build` returns
-    /// [`InstallError::NotCompiled`].
+    /// Directives of spans and fields need the default feature `env-filter`. Without it, `build` returns [`InstallError::NotCompiled`].
     pub fn filter(mut self, directives: &str) -> Self {
         self.filter = Some(directives.to_owned());
         self
     }
 
-    /// Whether [`install`](Self::install) also writes log lines to standard error; it does unless told not to.
+    /// Sets if [`install`](Self::install) also writes log lines to standard error. Default: true.
     pub fn fmt(mut self, enabled: bool) -> Self {
         self.fmt = enabled;
         self
     }
 
-    /// Where all three signals go, whatever the environment says: `http://host:4318` for HTTP, which gets the path of
-    /// each signal, `http://host:4317` for gRPC.
+    /// Sets the endpoint of all three signals, in place of the environment's. `http://host:4318` is for HTTP, with the path of each signal
+    /// added; `http://host:4317` is for gRPC.
     pub fn endpoint(mut self, url: impl Into<String>) -> Self {
         self.overrides.endpoint = Some(url.into());
         self
     }
 
-    /// The protocol of all three signals, whatever the environment says.
+    /// Sets the protocol of all three signals, in place of the environment's.
     pub fn protocol(mut self, protocol: Protocol) -> Self {
         self.overrides.protocol = Some(protocol);
         self
     }
 
-    /// Exports a signal only where something says so: an endpoint (here, its own variable or the general one) or its
-    /// `OTEL_*_EXPORTER`. Without this, each goes to `localhost`, as the specification says.
+    /// Exports a signal only if it is configured: by an endpoint (here, its own variable or the general one) or its
+    /// `OTEL_*_EXPORTER`. Without this call, each signal is exported to `localhost`, as the specification requires.
     ///
-    /// For programs that also run where there is no collector: nothing is queued, tried or warned of then.
+    /// For programs that also run without a collector: then nothing is queued, tried or warned of.
     pub fn export_if_configured(mut self) -> Self {
         self.overrides.only_if_configured = true;
         self
     }
 
-    /// How often metrics are collected and exported; otherwise `OTEL_METRIC_EXPORT_INTERVAL`, else 60 s.
+    /// Sets the interval at which metrics are collected and exported. Default: `OTEL_METRIC_EXPORT_INTERVAL`, else 60 s.
     pub fn metric_interval(mut self, interval: Duration) -> Self {
         self.metric_interval = Some(settings::capped(interval));
         self
     }
 
-    /// How many spans may wait; otherwise `OTEL_BSP_MAX_QUEUE_SIZE`, else [`DEFAULT_QUEUE`](Self::DEFAULT_QUEUE). At
-    /// least one.
+    /// Sets the largest number of waiting spans, at least 1. Default: `OTEL_BSP_MAX_QUEUE_SIZE`, else
+    /// [`DEFAULT_QUEUE`](Self::DEFAULT_QUEUE).
     pub fn span_queue(mut self, spans: usize) -> Self {
         self.span_queue = Some(spans);
         self
     }
 
-    /// Sets how much memory each signal's items may take while they wait, in bytes;
-    /// [`DEFAULT_QUEUE_BYTES`](Self::DEFAULT_QUEUE_BYTES) otherwise.
+    /// Sets the memory for each signal's waiting items, in bytes. Default: [`DEFAULT_QUEUE_BYTES`](Self::DEFAULT_QUEUE_BYTES).
     ///
-    /// Items beyond it are refused and counted as `queue_full`. A batch has at most 4 MiB of it, and an item that is larger
-    /// is counted as `too_large`. The batch on its way comes on top, encoded.
+    /// Further items are refused and counted as `queue_full`. A batch has at most 4 MiB of it, and a larger item
+    /// is counted as `too_large`. The encoded batch that is being sent needs memory beside it.
     pub fn queue_bytes(mut self, bytes: usize) -> Self {
         self.queue_bytes = Some(bytes);
         self
     }
 
-    /// How long each signal may take at shutdown; all three go at once. [`TelemetryBuilder::DEFAULT_SHUTDOWN_TIMEOUT`] otherwise.
+    /// Sets the longest time of each signal at shutdown; all three end at once. Default: [`TelemetryBuilder::DEFAULT_SHUTDOWN_TIMEOUT`].
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = settings::capped(timeout);
         self
     }
 
-    /// How many task names metrics have room for; [`TelemetryBuilder::DEFAULT_NAME_CAPACITY`] otherwise.
+    /// Sets the number of task names for which metrics have room. Default: [`TelemetryBuilder::DEFAULT_NAME_CAPACITY`].
     ///
     /// The limit of every instrument `task.*` becomes ten times as many attribute sets, between the SDK's own 2,000 and
     /// 200,000. Beyond its limit an instrument shows `otel.metric.overflow` instead of names.
@@ -331,8 +327,8 @@ impl TelemetryBuilder {
         self
     }
 
-    /// Builds the pipelines and touches nothing global: for tests, and for programs with a subscriber of their own, which
-    /// put [`Telemetry::layer`] into it and call [`Telemetry::set_global`].
+    /// Builds the pipelines without a global effect. For tests, and for programs with a subscriber of their own, which
+    /// add [`Telemetry::layer`] to it and call [`Telemetry::set_global`].
     ///
     /// # Errors
     ///
@@ -697,7 +693,7 @@ impl TelemetryBuilder {
     }
 }
 
-/// The SDK lets a schema's own attributes lose against those that are there, so they are added before it.
+/// The SDK prefers existing attributes to those of a schema, so the schema's are added first.
 fn with_schema(builder: ResourceBuilder, schema: Option<&str>) -> Resource {
     match schema {
         Some(schema) => builder.with_schema_url([], schema.to_owned()).build(),
@@ -705,5 +701,5 @@ fn with_schema(builder: ResourceBuilder, schema: Option<&str>) -> Resource {
     }
 }
 
-/// What the SDK says of each retry is left out: the queues tell once that export fails, and once that it works again.
+/// The SDK's records about each retry are left out: the queues report once that an export fails, and once that it works again.
 const DEFAULT_FILTER: &str = "info,opentelemetry=off";

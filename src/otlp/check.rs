@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::{ledger::Signal, transport::Transport};
 use crate::policy::Plain;
 
-/// Where a signal goes.
+/// The destination of a signal.
 #[derive(Clone)]
 pub(super) struct Endpoint {
     pub(super) signal: Signal,

@@ -19,13 +19,13 @@ use crate::otlp::{
     sinks::Collection,
 };
 
-/// How long the SDK waits for the last export of metrics.
+/// The time that the SDK waits for the last export of metrics.
 pub(super) const SDK_METRIC_WAIT: Duration = Duration::from_secs(5);
 
-/// Beyond the deadline of the signals, for threads to start and to tell.
+/// The time beyond the deadline of the signals, for threads to start and to report.
 pub(super) const SLACK: Duration = Duration::from_millis(50);
 
-/// What a shutdown has to do, away from the application's threads.
+/// The work of a shutdown, away from the application's threads.
 pub(super) struct Closing {
     pub(super) closers: Closers,
     pub(super) meter_provider: SdkMeterProvider,
@@ -78,7 +78,7 @@ impl Closing {
             });
         }
         drop(ends);
-        // Until the last thread has told and is gone.
+        // Until the last thread has reported and ended.
         let left = || (deadline + SLACK).saturating_duration_since(Instant::now());
         while let Ok((signal, result, took)) = told.recv_timeout(left()) {
             outcomes[signal as usize] = match result {
@@ -99,7 +99,7 @@ impl Closing {
     }
 }
 
-/// The SDK waits five seconds for the last collection, whatever it is told, and so we go by our own counts.
+/// The SDK waits five seconds for the last collection, whatever its timeout is, so this uses our own counts.
 pub(super) fn close_metrics(
     provider: &SdkMeterProvider,
     collections: &Batcher<Collection>,

@@ -1,4 +1,4 @@
-//! Telemetry on the terminal, for looking on. Without the feature `console` there is none, and the settings ask for none.
+//! Telemetry on the terminal, for development. Without the feature `console` there is none, and the settings request none.
 
 #[cfg(feature = "console")]
 use std::{

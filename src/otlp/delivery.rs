@@ -39,14 +39,14 @@ pub(super) struct Delivery<A> {
 #[derive(Clone, Copy)]
 struct Pause {
     until: Instant,
-    /// Whether the receiver asked for it.
+    /// True if the receiver asked for it.
     is_asked: bool,
 }
 
-/// A receiver that asks for more than this is asked again all the same.
+/// The longest pause. A receiver that requests a longer one gets a request after this time.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// After so many single items of a batch that are too large, and none that was taken, the receiver takes nothing.
+/// If this number of single items of a batch are too large, and none was taken, the receiver takes nothing.
 const TOO_LARGE_IN_A_ROW: u32 = 8;
 
 impl<A: Attempts> Delivery<A> {
@@ -56,8 +56,8 @@ impl<A: Attempts> Delivery<A> {
 
     /// Delivers a request, or what the receiver takes of it.
     ///
-    /// An attempt that may succeed later is made again for as long as `waiting` says; the waits grow from 0.1 to 5 s, half of
-    /// each left to chance.
+    /// An attempt that may succeed later is repeated as long as `waiting` allows. The waits grow from 0.1 to 5 s, and half of
+    /// each is random.
     pub(super) fn deliver(&mut self, parcel: Parcel, waiting: &dyn Waiting) -> Settled {
         let signal = parcel.signal;
         let mut settled = Settled::default();

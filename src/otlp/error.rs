@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::otlp::{ledger::Signal, settings::BadOverride};
 
-/// Why telemetry could not be built or installed.
+/// The reason why telemetry could not be built or installed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum InstallError {
@@ -24,15 +24,15 @@ pub enum InstallError {
     Filter {
         /// The directives.
         directives: String,
-        /// What is wrong with them.
+        /// The problem of the directives.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// An exporter could not be built.
     #[non_exhaustive]
     Exporter {
-        /// Whose.
+        /// The signal of the exporter.
         signal: Signal,
-        /// Why.
+        /// The problem.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A setting that must be greater than zero is zero.

@@ -1,4 +1,4 @@
-//! What few services turn on: traces that are kept for how they end, and the instruments of the SDK.
+//! The settings of few services: traces that are kept for their end, and the instruments of the SDK.
 //!
 //! Apart from the builder, which uses the parts that do it.
 
@@ -7,17 +7,17 @@ use std::time::Duration;
 use super::{builder::TelemetryBuilder, tail};
 
 impl TelemetryBuilder {
-    /// The most spans of one trace that are held for [`keep_failed_traces`](Self::keep_failed_traces) and
-    /// [`keep_slow_traces`](Self::keep_slow_traces): 1,000. Those that ended last are held.
+    /// The largest number of held spans of one trace, for [`keep_failed_traces`](Self::keep_failed_traces) and
+    /// [`keep_slow_traces`](Self::keep_slow_traces): 1,000. The spans that ended last are held.
     pub const HELD_SPANS_OF_TRACE: usize = tail::HELD_SPANS_OF_TRACE;
 
-    /// The most spans that are held, of all traces: 32,768.
+    /// The largest number of held spans of all traces: 32,768.
     pub const HELD_SPANS: usize = tail::HELD_SPANS;
 
-    /// The most bytes that held spans take, as an estimate: 32 MiB.
+    /// The largest estimated memory of held spans, in bytes: 32 MiB.
     pub const HELD_BYTES: usize = tail::HELD_BYTES;
 
-    /// How long a span is held at most: 5 minutes.
+    /// The longest time that a span is held: 5 minutes.
     pub const HELD_AGE: Duration = tail::HELD_AGE;
 
     /// Exports the whole trace of each run that fails, also if the sampler leaves it out. Off by default.
@@ -25,12 +25,14 @@ impl TelemetryBuilder {
     /// A run fails if it returns an error, panics or passes its time limit; a cancelled run does not fail. A trace is also kept
     /// if its outermost span in this process ends with the status `Error`.
     ///
-    /// Spans that the sampler leaves out are recorded and held until their trace is kept, or until no span of it is open in this
-    /// process. Then they are dropped. The bounds are [`HELD_SPANS_OF_TRACE`](Self::HELD_SPANS_OF_TRACE),
-    /// [`HELD_SPANS`](Self::HELD_SPANS), [`HELD_BYTES`](Self::HELD_BYTES) and [`HELD_AGE`](Self::HELD_AGE); the oldest spans go
-    /// first. What a kept trace lost to them is `buffer_full` in the [`Balance`](crate::telemetry::Balance).
+    /// Spans that the sampler leaves out are recorded and held until their trace is kept. If no span of a trace is open in this process
+    /// any more, its held spans are dropped.
     ///
-    /// - Spans that outlive the run are part of its trace, also those that begin after it. After each reason to keep a trace, as
+    /// The bounds are [`HELD_SPANS_OF_TRACE`](Self::HELD_SPANS_OF_TRACE),
+    /// [`HELD_SPANS`](Self::HELD_SPANS), [`HELD_BYTES`](Self::HELD_BYTES) and [`HELD_AGE`](Self::HELD_AGE). The oldest spans are dropped
+    /// first. If a kept trace lost spans to the bounds, they are `buffer_full` in the [`Balance`](crate::telemetry::Balance).
+    ///
+    /// - Spans that outlive the run are part of its trace, also spans that begin after it. After each reason to keep a trace, as
     ///   many further spans are exported as one trace may hold. Beyond that they are held again, for the next reason.
     /// - If the trace comes from another process which sampled it, it is exported as without this setting. If it was not sampled
     ///   there, it is kept whole in this process. Other services have seen "not sampled" in the headers, and kept nothing.

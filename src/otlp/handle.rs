@@ -51,7 +51,7 @@ pub(super) struct Parts {
     pub(super) tracer: SdkTracer,
     pub(super) meter: Meter,
     pub(super) closers: Closers,
-    /// Whether the providers of spans, metrics and log records have parts of the user's.
+    /// True if the providers of spans, metrics and log records have parts of the user's.
     pub(super) own: [bool; 3],
     pub(super) balance: Balance,
     pub(super) resource: Resource,
@@ -67,15 +67,13 @@ pub(super) struct Parts {
 
 /// Telemetry that was built or installed. Keep it until the program ends, then [`shutdown`](Self::shutdown).
 ///
-/// Dropped without that, it emits a WARN record, flushes for at most [`Telemetry::DROP_TIMEOUT`], blocking the thread that drops it,
-/// and ends: the last spans of a program that forgot are worth half a second, not a hung exit. `let _ = ..` drops it at once;
-/// [`check_instrumentation`](crate::TaskManager::check_instrumentation) says so.
+/// If it is dropped without a shutdown, it emits a WARN record, flushes for at most [`Telemetry::DROP_TIMEOUT`], and blocks the dropping
+/// thread meanwhile. `let _ = ..` drops it at once; [`check_instrumentation`](crate::TaskManager::check_instrumentation) reports that.
 ///
 /// # Fork
 ///
-/// Install it after a fork, not before: a child that is forked without `exec` has none of the threads that export, so what it records
-/// waits in queues that nobody empties, and its shutdown ends at its deadline. A child that calls `exec`, as `std::process::Command` does,
-/// is a process of its own.
+/// Install it after a fork, not before. A child that is forked without `exec` has no exporting threads: its records stay in the queues, and
+/// its shutdown ends at its deadline. A child that calls `exec`, as `std::process::Command` does, is a process of its own.
 #[must_use = "dropping it ends the export of telemetry: keep it until the program ends, then await `shutdown`"]
 pub struct Telemetry {
     parts: Parts,
@@ -95,23 +93,23 @@ impl fmt::Debug for Telemetry {
 }
 
 impl Telemetry {
-    /// How long dropping a [`Telemetry`] that was not shut down may take.
+    /// The longest time of a drop without a shutdown: 0.5 s.
     pub const DROP_TIMEOUT: Duration = Duration::from_millis(500);
 
-    /// How long a shutdown goes on after a signal, in a process that has listened for signals before.
+    /// The longest time of a shutdown after a signal, in a process that has listened for signals before: 1 s.
     pub const SIGNAL_TIMEOUT: Duration = Duration::from_secs(1);
 
     pub(super) fn new(parts: Parts, filter: String, name_capacity: usize) -> Self {
         Self { parts, filter, name_capacity, ended: false, installed: AtomicBool::new(false) }
     }
 
-    /// Makes it the process's, as [`install`](super::TelemetryBuilder::install) does, but for the subscriber and the logger, which are
-    /// yours: the tracer provider, the meter provider, the propagators of `OTEL_PROPAGATORS`, and the meter of managers that were given
-    /// none.
+    /// Installs it for the process, as [`install`](super::TelemetryBuilder::install) does, without the subscriber and the logger, which are
+    /// yours. It installs the tracer provider, the meter provider, the propagators of `OTEL_PROPAGATORS`, and the meter of managers without
+    /// one.
     ///
     /// Without it, metrics of managers and of `global::meter` are not collected, and [`remote_context`](crate::telemetry::remote_context)
-    /// and other readers of headers do not know `OTEL_PROPAGATORS`. Call it once the subscriber is set: warnings of variables are written
-    /// here. Managers that were built before come along. If other telemetry was the process's, this takes its place.
+    /// and other readers of headers do not know `OTEL_PROPAGATORS`. Call it when the subscriber is set, because it writes warnings about
+    /// variables. It applies to earlier managers too. If the process had other telemetry, this replaces it.
     ///
     /// ```no_run
     /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -174,7 +172,7 @@ impl Telemetry {
         self.parts.meter.clone()
     }
 
-    /// What everything exported says of its origin.
+    /// Returns the resource: the attributes of the origin of all exports.
     pub fn resource(&self) -> &Resource {
         &self.parts.resource
     }
@@ -184,7 +182,7 @@ impl Telemetry {
         self.parts.enabled
     }
 
-    /// Whether a signal is exported: over OTLP, or to a terminal by `OTEL_*_EXPORTER=console`.
+    /// Returns true if a signal is exported: over OTLP, or to a terminal by `OTEL_*_EXPORTER=console`.
     pub fn exports(&self, signal: Signal) -> bool {
         match signal {
             Signal::Traces => self.parts.exports_traces,
@@ -193,7 +191,7 @@ impl Telemetry {
         }
     }
 
-    /// The variables that were not used as they were written.
+    /// Returns the variables with a problem, each with the value that was used instead.
     pub fn warnings(&self) -> &[Warning] {
         &self.parts.warnings
     }
@@ -213,11 +211,11 @@ impl Telemetry {
         propagation::propagator(&self.parts.propagators)
     }
 
-    /// A layer for any `tracing_subscriber` registry: spans become OpenTelemetry spans, events become log records with
+    /// Returns a layer for any `tracing_subscriber` registry. Spans become OpenTelemetry spans. Events become log records with
     /// the name of the event and the ids of the trace.
     ///
-    /// What exporters report of themselves (targets of `hyper`, `h2`, `tonic`, `tower`, `reqwest`, `rustls` and
-    /// `opentelemetry*`) is left out, lest it feed itself; other layers still see it. Do not put it beside a second
+    /// The records of exporters (targets of `hyper`, `h2`, `tonic`, `tower`, `reqwest`, `rustls` and
+    /// `opentelemetry*`) are left out, because their export would cause further records. Other layers still see them. Do not add a second
     /// `tracing_opentelemetry` layer.
     pub fn layer<S>(&self) -> impl Layer<S> + Send + Sync + use<S>
     where
@@ -249,7 +247,7 @@ impl Telemetry {
     ///
     /// # Errors
     ///
-    /// The first signal whose endpoint did not take the request. The reason is the one that a failed export would have.
+    /// The first signal whose endpoint did not take the request, with the reason that a failed export would have.
     pub fn check(
         &self,
         timeout: Duration,
@@ -278,24 +276,24 @@ impl Telemetry {
         }
     }
 
-    /// Exports what is left, each signal on its own thread and under its own deadline, and says what became of it all.
+    /// Exports the remaining items, each signal on its own thread and with its own deadline. Returns the balance of all items.
     ///
-    /// Call it last: what ends later is counted as `after_shutdown` and not exported. It begins at the call and needs
-    /// nothing of the runtime, so it ends on time when the runtime is single-threaded, or every worker is blocked. An
-    /// export that hangs is left behind on its thread.
+    /// Call it last: items that end later are counted as `after_shutdown` and not exported. It begins at the call and does not depend on
+    /// the runtime. So it ends on time even if the runtime is single-threaded, or every worker is blocked. An export that hangs stays on its
+    /// thread.
     ///
-    /// A signal (SIGTERM, Ctrl-C) that comes meanwhile cuts it to [`Telemetry::SIGNAL_TIMEOUT`] in a process that has called
-    /// [`shutdown_signal`](crate::shutdown_signal); what is left is reported as timed out. In any other process the signal's default
+    /// A signal (SIGTERM, Ctrl-C) shortens it to [`Telemetry::SIGNAL_TIMEOUT`] in a process that has called
+    /// [`shutdown_signal`](crate::shutdown_signal); the remaining items are reported as timed out. In any other process the signal's default
     /// action ends the process at once.
     ///
     /// # Cancel safety
     ///
-    /// The future only waits: dropping it loses the report, and the export goes on.
+    /// The future only waits: dropping it loses the report, and the export continues.
     pub fn shutdown(mut self) -> impl Future<Output = TelemetryReport> + Send + use<> {
         let balance = self.balance();
         let (tell, told) = oneshot::channel();
         self.begin_shutdown(self.parts.shutdown_timeout, move |report| {
-            // Whoever asked may be gone.
+            // The caller may be gone.
             let _ = tell.send(report);
         });
         async move { told.await.unwrap_or_else(|_| TelemetryReport::without_thread(balance.snapshot())) }
@@ -368,7 +366,7 @@ impl Telemetry {
         let began = Instant::now();
         let hurry = (timeout > Self::SIGNAL_TIMEOUT).then(Hurry::listen).flatten();
         let (done, ended) = oneshot::channel::<()>();
-        // Told by whichever ends first.
+        // Sent by the first that ends.
         let tell = Arc::new(Mutex::new(Some(tell)));
         let first = move |tell: &Mutex<Option<_>>| tell.lock().unwrap_or_else(PoisonError::into_inner).take();
         let in_order = Arc::clone(&tell);
@@ -408,7 +406,7 @@ impl Drop for Telemetry {
 
 type Providers = (SdkTracerProvider, SdkMeterProvider, SdkLoggerProvider);
 
-/// The process's providers, for one that ends without shutting its telemetry down.
+/// The process's providers, for a process that ends without a shutdown of its telemetry.
 static INSTALLED: Mutex<Option<Providers>> = Mutex::new(None);
 
 fn lock(providers: &Mutex<Option<Providers>>) -> MutexGuard<'_, Option<Providers>> {

@@ -23,7 +23,7 @@ labels! {
     }
 }
 
-/// What became of one signal's items so far: spans, log records, or collections of metrics.
+/// The balance of one signal's items so far: spans, log records, or collections of metrics.
 ///
 /// `ended` is always the sum of the others, exactly, but for [`rejected_points`](Self::rejected_points), which are parts of
 /// collections. Exported is what the receiver said that it took.
@@ -65,7 +65,7 @@ impl SignalBalance {
         self
     }
 
-    /// What got as far as an export and no further, and what was too large for one.
+    /// Returns the number of items that were lost in an export, or were too large for one.
     pub(super) fn lost_in_export(&self) -> u64 {
         self.export_failed + self.too_large + self.rejected
     }
@@ -98,10 +98,10 @@ impl BalanceSnapshot {
 pub(super) trait Ledger: Send + Sync {
     fn read(&self) -> SignalBalance;
 
-    /// Why nothing of the last request was taken; `None` if something was.
+    /// Returns why nothing of the last request was taken; `None` if something was.
     fn failure(&self) -> Option<String>;
 
-    /// Why a part of the last request was lost; `None` if all of it was taken.
+    /// Returns why a part of the last request was lost; `None` if all of it was taken.
     fn loss(&self) -> Option<String>;
 }
 
@@ -178,7 +178,7 @@ pub(super) struct Trend {
     lost: u64,
     /// The causes since the last success that have a line.
     causes: Vec<Cause>,
-    /// When the last line of a failure was written, and its cause.
+    /// The time at which the last line of a failure was written, and its cause.
     last: Option<(Instant, Cause)>,
 }
 

@@ -1,4 +1,4 @@
-//! Encoded requests: what an exporter makes of a batch, and how one that is too large is split.
+//! Encoded requests: the encoding of a batch, and the split of a request that is too large.
 
 use std::{
     fmt,
@@ -169,7 +169,7 @@ fn keep_points(metric: &mut Metric, sieve: &mut Sieve<'_>) -> bool {
     }
 }
 
-/// Where an exporter leaves what it encoded: a client that sends nothing.
+/// The output of an exporter's encoding: a client that sends nothing.
 #[derive(Debug, Default)]
 struct Outbox(Mutex<Option<Request<Bytes>>>);
 
@@ -203,7 +203,7 @@ impl Outbox {
 pub(super) fn at_once(encode: impl Future<Output = OTelSdkResult>) -> OTelSdkResult {
     match pin!(encode).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(result) => result,
-        Poll::Pending => unreachable!("the outbox answers at once"),
+        Poll::Pending => unreachable!("the outbox responds at once"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What was sent and what was not: the counting ends of the three pipelines.
+//! The counting ends of the three pipelines.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::{
     sinks::{Collection, MetricPress},
 };
 
-/// How long the SDK's own `force_flush`, which has no argument, may take.
+/// The longest time of the SDK's own `force_flush`, which has no argument.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Puts sampled spans into the queue.

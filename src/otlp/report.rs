@@ -7,25 +7,25 @@ use crate::{
     policy::Plain,
 };
 
-/// How the last export of a signal ended.
+/// The outcome of the last export of a signal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SignalOutcome {
-    /// All that was left was delivered.
+    /// The remaining items were delivered.
     Delivered,
-    /// The deadline passed; what was left is undelivered.
+    /// The deadline passed before the remaining items were delivered.
     TimedOut,
-    /// The exporter gave up something of what was left.
+    /// The exporter gave up some of the remaining items.
     Failed(String),
     /// The signal is not exported.
     Off,
 }
 
-/// What became of one signal's items over the life of the process.
+/// The balance of one signal's items over the life of the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SignalReport {
-    /// Which signal.
+    /// The signal.
     pub signal: Signal,
     /// Sampled spans that ended and spans of traces that were kept, log records that were emitted, collections that were made.
     pub ended: u64,
@@ -43,13 +43,13 @@ pub struct SignalReport {
     pub buffer_full: u64,
     /// Neither delivered nor given up when the report was made, or ended after the shutdown began.
     pub undelivered: u64,
-    /// How the last export ended.
+    /// The outcome of the last export.
     pub outcome: SignalOutcome,
-    /// How long the shutdown of this signal took.
+    /// The duration of this signal's shutdown.
     pub took: Duration,
 }
 
-/// What a shutdown of telemetry did, signal by signal. Its `Display` is one line for each.
+/// The result of a shutdown of telemetry, signal by signal. Its `Display` is one line for each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TelemetryReport {
@@ -59,7 +59,7 @@ pub struct TelemetryReport {
     pub metrics: SignalReport,
     /// Log records.
     pub logs: SignalReport,
-    /// How long the shutdown took.
+    /// The duration of the shutdown.
     pub took: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! What the pipelines of spans and log records do, in the instruments that OpenTelemetry's semantic conventions have for SDKs.
+//! The figures of the pipelines of spans and log records, in the instruments of OpenTelemetry's semantic conventions for SDKs.
 //!
 //! All of it is read from the balance. So the batch that is being exported counts as queued, and data points of metrics, which
 //! the balance does not count, have no instrument.

@@ -71,7 +71,7 @@ impl Part {
     }
 }
 
-/// Whether the part is compiled into this program.
+/// Returns true if the part is compiled into this program.
 pub(super) const fn compiled(part: Part) -> bool {
     match part {
         Part::Grpc => cfg!(feature = "otlp-grpc"),
@@ -112,7 +112,7 @@ pub(super) fn shown_path(path: &str) -> String {
     }
 }
 
-/// Whether what follows the host is a port: the parser of addresses takes any text.
+/// Returns true if what follows the host is a port: the parser of addresses takes any text.
 pub(super) fn has_a_port_or_none(uri: &hyper::Uri) -> bool {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let host_and_port = authority.rsplit('@').next().unwrap_or_default();
@@ -123,7 +123,7 @@ pub(super) fn has_a_port_or_none(uri: &hyper::Uri) -> bool {
     }
 }
 
-/// What is wrong with the value of a variable.
+/// The problem of the value of a variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WarningKind {
@@ -137,7 +137,7 @@ pub enum WarningKind {
     Suspicious,
 }
 
-/// A variable of the environment that was not used as it was written.
+/// A variable of the environment with a problem, and the value that was used instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Warning {
@@ -145,9 +145,9 @@ pub struct Warning {
     pub variable: String,
     /// Its value. Headers have their name alone, and URLs `***` for their user and password.
     pub value: String,
-    /// What is wrong with it.
+    /// The problem.
     pub kind: WarningKind,
-    /// What was done instead.
+    /// The value or the behaviour that was used instead.
     pub used: String,
 }
 
@@ -173,7 +173,7 @@ pub(super) fn http_path(signal: Signal) -> &'static str {
     }
 }
 
-/// Where a signal goes if nothing says so.
+/// Returns the default destination of a signal.
 pub(super) fn default_endpoint(signal: Signal, protocol: Protocol) -> String {
     match protocol {
         Protocol::Grpc => "http://localhost:4317/".to_owned(),
@@ -188,7 +188,7 @@ pub(super) fn warn_once(warnings: &mut Vec<Warning>, warning: Warning) {
     }
 }
 
-/// What the code says and this program cannot do.
+/// A setting of the code that this program cannot fulfil.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum BadOverride {
     /// An endpoint that is not an `http` or `https` address, as it may be shown.
@@ -197,7 +197,7 @@ pub(super) enum BadOverride {
     NotCompiled(String, Part),
 }
 
-/// What the code says; it beats the environment.
+/// The settings of the code, which override the environment.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Overrides {
     pub(super) endpoint: Option<String>,
@@ -205,7 +205,7 @@ pub(super) struct Overrides {
     pub(super) only_if_configured: bool,
 }
 
-/// Where a signal goes.
+/// The destination of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Targets {
     pub(super) otlp: bool,
@@ -220,7 +220,7 @@ impl Targets {
     }
 }
 
-/// How a signal's queue is drained.
+/// The settings of a signal's queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BatchSettings {
     pub(super) queue: usize,
@@ -245,7 +245,7 @@ impl BatchSettings {
     };
 }
 
-/// How a signal's OTLP exporter is built.
+/// The settings of a signal's OTLP exporter.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct OtlpSettings {
     pub(super) protocol: Protocol,

@@ -1,4 +1,4 @@
-//! Where batches go: to a receiver, to the terminal, or both. What the receiver says counts: the terminal is for looking on.
+//! The destinations of batches: a receiver, the terminal, or both. Only the receiver's result counts: the terminal is for development.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ impl Settled {
         Self { failed: items, error: Some(failure), ..Self::default() }
     }
 
-    /// What is counted where there is no receiver.
+    /// Returns the result without a receiver.
     fn printed(items: u64, printed: Result<(), Cause>, waiting: &dyn Waiting) -> Self {
         match printed {
             Ok(()) => {
@@ -41,7 +41,7 @@ impl Settled {
 /// Prints a batch, if it is to be printed.
 type Print<T> = dyn Fn(&[T]) -> Result<(), String> + Send;
 
-/// Where spans or log records go.
+/// The destination of spans or log records.
 pub(super) struct Sink<T> {
     encode: Box<dyn Fn(Vec<T>) -> Result<Parcel, String> + Send>,
     print: Box<Print<T>>,
@@ -130,7 +130,7 @@ impl MetricPress {
     }
 }
 
-/// Where collections go from the queue, one at a time.
+/// The destination of queued collections, one at a time.
 pub(super) struct MetricSink(pub(super) Option<Delivery<Arc<Transport>>>);
 
 impl MetricSink {

@@ -1,4 +1,4 @@
-//! What becomes of the exports, for the check of the instrumentation.
+//! The state of the exports, for the check of the instrumentation.
 
 use std::{
     sync::{
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::emit::{ExportStatus, SignalExport, TelemetryExport, TelemetryState};
 
-/// How a signal is set up.
+/// The setup of a signal.
 pub(super) struct SignalPlan {
     targets: Vec<String>,
     off: Option<&'static str>,

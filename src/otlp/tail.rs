@@ -5,8 +5,8 @@
 //! sampler says keep ────────────────────────────────────────────── on_end ─► queue         └─ over ─► dropped
 //! ```
 //!
-//! The decision is this process's alone. It comes with the reason and not at the end of the trace: the outermost span of a
-//! gateway lasts for days, and a trace that waited for it would have lost the spans that tell of the failure.
+//! The decision is this process's alone. It comes with the reason and not at the end of the trace. The outermost span of a
+//! gateway lasts for days, and a trace that waited for it would have lost the spans of the failure.
 
 mod buffer;
 
@@ -31,7 +31,7 @@ use self::buffer::{Bounds, Buffer, Settled, is_outermost};
 use super::ledger::{Ledger, SignalBalance};
 use crate::contract::{SPAN_RUN, key};
 
-/// Why a trace is kept that is not sampled.
+/// The reason why a trace is kept that is not sampled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Keep {
     pub(super) failed: bool,
@@ -64,7 +64,7 @@ impl Keep {
         (KeepingSpanProcessor { queue, keep: self, buffer, lost }, Arc::new(ledger))
     }
 
-    /// Whether a trace is kept for a span that has ended in it.
+    /// Returns true if a trace is kept for a span that has ended in it.
     fn is_reason(self, span: &SpanData, is_outermost: bool) -> bool {
         let is_run = span.name == SPAN_RUN;
         if !is_run && !is_outermost {
@@ -111,7 +111,7 @@ impl ShouldSample for Recording {
 pub(super) struct KeepingSpanProcessor<P> {
     queue: P,
     keep: Keep,
-    /// Held for a look-up and a push: spans are exported and dropped outside.
+    /// Held for a search and a push: spans are exported and dropped outside.
     buffer: Mutex<Buffer>,
     /// Statistics only, pairs with nothing.
     lost: Arc<AtomicU64>,
@@ -167,7 +167,7 @@ impl<P: SpanProcessor> SpanProcessor for KeepingSpanProcessor<P> {
     }
 }
 
-/// The span with the flag of sampled spans: what stands behind the queue, and receivers, may leave out one without it.
+/// Sets the flag of sampled spans: the queue's export, and receivers, may leave out a span without it.
 fn sampled(mut span: SpanData) -> SpanData {
     let context = &span.span_context;
     span.span_context = SpanContext::new(

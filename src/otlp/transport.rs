@@ -1,6 +1,6 @@
-//! What carries encoded requests to a receiver: the same bytes over HTTP or gRPC, and every answer read.
+//! The transport of encoded requests to a receiver: the same bytes over HTTP or gRPC, and every response read.
 //!
-//! `opentelemetry-otlp` encodes and does not send: its clients keep to themselves what a receiver answered, and take headers
+//! `opentelemetry-otlp` encodes and does not send: its clients hide the response of a receiver, and take headers
 //! and compression from the process's variables.
 
 mod address;
@@ -94,7 +94,7 @@ impl Transport {
     }
 }
 
-/// What every transport of a build shares.
+/// The parts that all transports of a build share.
 pub(super) struct Transports<'a> {
     runtime: &'a Arc<ExportRuntime>,
     warnings: &'a mut Vec<Warning>,

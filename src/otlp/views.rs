@@ -8,7 +8,7 @@ pub(super) const SETS_PER_NAME: usize = 10;
 /// The SDK reserves room for all attribute sets of a stream when it is made: address space, some 33 bytes a set.
 pub(super) const MAX_SETS: usize = 200_000;
 
-/// How many of the names that were asked for fit below the limit of the instruments.
+/// Returns the number of the requested names that fit below the limit of the instruments.
 pub(super) fn names_with_room(max_names: usize) -> usize {
     max_names.min(MAX_SETS / SETS_PER_NAME)
 }

@@ -1,4 +1,4 @@
-//! How much memory an item takes while it waits: what it is made of, and what of it is on the heap.
+//! The memory of a waiting item: its own size, and its parts on the heap.
 
 use opentelemetry::{
     Array, KeyValue, Value,
@@ -50,7 +50,7 @@ impl Weighs for QueuedRecord {
     }
 }
 
-/// The state of a trace comes from whoever sent the parent, in up to 32 pairs.
+/// The state of a trace comes from the sender of the parent, in up to 32 pairs.
 fn of_context(context: &SpanContext) -> usize {
     const PAIR: usize = 2 * size_of::<String>();
     match context.trace_state().header() {

@@ -1,4 +1,4 @@
-//! How long to wait before a restart.
+//! The delay before a restart.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -9,7 +9,7 @@ use super::{
 };
 
 labels! {
-    /// How much of a delay is left to chance.
+    /// The random part of a delay.
     #[derive(Default)]
     pub enum Jitter {
         /// The delay as computed.
@@ -60,7 +60,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// How long a run must last for [`Backoff::default`] to begin again.
+    /// The time that a run must last before the delays of [`Backoff::default`] begin again: 10 minutes.
     pub const DEFAULT_STABLE_AFTER: Duration = Duration::from_secs(600);
 
     /// The first delay of [`Backoff::default`].
@@ -98,14 +98,14 @@ impl Backoff {
         Self { initial: delay, factor: 1.0, cap: delay, jitter: Jitter::None, ..Self::default() }
     }
 
-    /// How much of each delay is left to chance.
+    /// Sets the random part of each delay.
     #[must_use]
     pub fn jitter(mut self, jitter: Jitter) -> Self {
         self.jitter = jitter;
         self
     }
 
-    /// How long a run must last for the delays to begin again ([`Backoff::DEFAULT_STABLE_AFTER`]).
+    /// Sets the time that a run must last before the delays begin again. Default: [`Backoff::DEFAULT_STABLE_AFTER`].
     #[must_use]
     pub fn stable_after(mut self, stable_after: Duration) -> Self {
         self.stable_after = stable_after;
@@ -127,7 +127,7 @@ impl Backoff {
         self
     }
 
-    /// How long a run must last for the delays to begin again.
+    /// Returns the time that a run must last before the delays begin again.
     pub(crate) fn stable(&self) -> Duration {
         self.stable_after
     }
@@ -136,8 +136,8 @@ impl Backoff {
         run >= self.stable_after
     }
 
-    /// The delay before attempt `attempt` (0 for the first restart), for a `random` in `0.0..1.0`; `previous` is the delay
-    /// before the attempt before, which [`Jitter::Decorrelated`] grows from.
+    /// Returns the delay before attempt `attempt` (0 for the first restart), for a `random` in `0.0..1.0`. `previous` is the delay of the
+    /// attempt before, from which [`Jitter::Decorrelated`] grows.
     pub fn delay(&self, attempt: u32, previous: Duration, random: f64) -> Duration {
         let full = self.longest(attempt);
         match self.jitter {
@@ -194,8 +194,9 @@ impl fmt::Display for Backoff {
 impl FromStr for Backoff {
     type Err = PolicyError;
 
-    /// Reads `1s..1m` (doubling from the one to the other, half of each delay left to chance) or `5s` (always the same), followed
-    /// by any of `factor 3`, `jitter full`, `stable_after 10m`.
+    /// Reads `1s..1m` or `5s`, followed by any of `factor 3`, `jitter full`, `stable_after 10m`.
+    ///
+    /// `1s..1m` doubles from the first to the second delay, and half of each delay is random. `5s` is a constant delay.
     ///
     /// ```
     /// use otel_tasks::Backoff;

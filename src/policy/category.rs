@@ -1,11 +1,11 @@
-//! What a task is, and the rules that tell it from a name.
+//! The category of a task, and the rules that derive it from a name.
 
 use std::borrow::Cow;
 
 use super::labels::labels;
 
 labels! {
-    /// What a task is. Shutdown stops the categories in the order of [`TaskCategory::SHUTDOWN_ORDER`].
+    /// The category of a task. A shutdown stops the categories in the order of [`TaskCategory::SHUTDOWN_ORDER`].
     pub enum TaskCategory {
         /// Runs on a schedule: loops, and everything registered as critical.
         Scheduled = "scheduled",
@@ -13,7 +13,7 @@ labels! {
         Gateway = "gateway",
         /// Belongs to the program's own machinery.
         System = "system",
-        /// Answers one request or command.
+        /// Responds to one request or command.
         Command = "command",
         /// Nothing is known about it.
         Unknown = "unknown",
@@ -26,7 +26,7 @@ impl TaskCategory {
         &[Self::Unknown, Self::Command, Self::System, Self::Scheduled, Self::Gateway];
 }
 
-/// Tells a task's category from its name, where none was given explicitly.
+/// Derives the category of a task from its name, if none was given.
 ///
 /// The first of these decides:
 ///
@@ -78,7 +78,7 @@ impl CategoryRules {
         Self { prefixes: DISCORD_PREFIXES.map(|(prefix, category)| (Cow::Borrowed(prefix), category)).into() }
     }
 
-    /// Whether there are prefixes that names should begin with.
+    /// Returns true if there are prefixes that names should begin with.
     pub(crate) fn has_prefixes(&self) -> bool {
         !self.prefixes.is_empty()
     }

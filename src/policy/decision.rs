@@ -1,4 +1,4 @@
-//! Whether a task begins again: one question with everything that the answer depends on, so that a recorded question can be answered again.
+//! The restart decision: one question with all its inputs, so that a recorded question can be decided again.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::{
 };
 
 labels! {
-    /// What led to a decision about a task.
+    /// The cause of a decision about a task.
     pub enum DecisionCause {
         /// A run of the task ended by itself.
         Exit = "exit",
@@ -32,7 +32,7 @@ labels! {
 pub struct RestartQuestion {
     /// The result of the run; `None` if the task stalled.
     pub result: Option<ExitKind>,
-    /// Whether the error of the run was permanent.
+    /// True if the error of the run was permanent.
     pub is_permanent: bool,
     /// The task's restart policy.
     pub policy: RestartPolicy,
@@ -40,9 +40,9 @@ pub struct RestartQuestion {
     pub limit: RestartIntensity,
     /// The restarts within the window of the limit that count against it.
     pub restarts: u32,
-    /// Whether the task had been given up, and this was another try.
+    /// True if the task had been given up, and this was another try.
     pub is_retry: bool,
-    /// What follows if the limit is reached.
+    /// The consequence if the limit is reached.
     pub give_up: GiveUp,
     /// The delays of restarts.
     pub backoff: Backoff,
@@ -54,7 +54,7 @@ pub struct RestartQuestion {
     pub random: f64,
 }
 
-/// What follows the end of a run, or a stall.
+/// The consequence of the end of a run, or of a stall.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RestartVerdict {
@@ -78,7 +78,7 @@ pub enum RestartVerdict {
     Finish,
     /// The task stays down.
     Stop,
-    /// The task stands by until its gate grants the next pass.
+    /// The task is in standby until its gate grants the next pass.
     StandBy,
 }
 
@@ -96,7 +96,7 @@ impl RestartVerdict {
 }
 
 impl RestartQuestion {
-    /// Answers the question. It reads nothing else, so the same question always has the same answer.
+    /// Decides the question. It reads nothing else, so the same question always has the same verdict.
     pub fn answer(&self) -> RestartVerdict {
         let is_over = self.is_retry || self.restarts >= self.limit.max_restarts();
         let give_up = |reason| {

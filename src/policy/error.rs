@@ -20,14 +20,14 @@ pub enum PolicyError {
         /// The highest limit that can be given.
         most: u32,
     },
-    /// The delays between restarts are so long that the limit is never reached within its window.
+    /// The delays between restarts are longer than the window allows, so the limit is never reached.
     #[non_exhaustive]
     LimitUnreachable {
         /// The limit that was given.
         max_restarts: u32,
         /// Its window.
         within: Duration,
-        /// How long that many restarts take at least, failing at once each time.
+        /// The shortest time of that number of restarts, if each run fails at once.
         needed: Duration,
     },
     /// A text that is neither `for_good` nor an interval such as `retry every 5m`.
@@ -45,7 +45,7 @@ pub enum PolicyError {
     /// A backoff whose figures make no sense.
     #[non_exhaustive]
     Backoff {
-        /// What is wrong.
+        /// The reason.
         reason: &'static str,
     },
 }

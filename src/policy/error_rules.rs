@@ -1,4 +1,4 @@
-//! How errors are classed and named, by their type.
+//! The rules that classify and name errors by their type.
 
 use std::{
     any::{TypeId, type_name},
@@ -11,12 +11,12 @@ use super::{
     output::{OutputError, TaskOutput},
 };
 
-/// How a run ended that returned this.
+/// Returns the exit of a run that returned this output.
 pub(crate) fn exit_of<T: TaskOutput<Via>, Via>(output: &T, rules: Option<&ErrorRules>) -> Exit {
     output.error().map_or(Exit::Success, |error| failure(error, rules))
 }
 
-/// How a run ended that returned this error.
+/// Returns the exit of a run that returned this error.
 pub(crate) fn failure(error: ErrorView<'_>, rules: Option<&ErrorRules>) -> Exit {
     let message = error.text();
     let named = rules.and_then(|rules| rules.error_type(error));
@@ -42,7 +42,7 @@ impl RuleType {
         Self { ids, name: type_name::<E>(), is_error: E::IS_ERROR }
     }
 
-    /// Whether a rule of a task that returns such errors may be for this type.
+    /// Returns true if a rule of a task that returns such errors may be for this type.
     pub(crate) fn fits(&self, returned: ReturnedError) -> bool {
         self.ids.contains(&returned.id) || self.is_error && returned.is_report
     }
@@ -54,7 +54,7 @@ struct Rule<T> {
     apply: Arc<dyn Fn(Link<'_>) -> Option<T> + Send + Sync>,
 }
 
-/// How errors are classed and named, by their type.
+/// The rules that classify and name errors, by their type.
 #[derive(Clone, Default)]
 pub(crate) struct ErrorRules {
     class: Vec<Rule<ErrorClass>>,
@@ -115,7 +115,7 @@ fn add<T, E: OutputError<Via>, Via>(
     rules.push(Rule { of, apply: Arc::new(move |link| E::find(link).map(&rule)) });
 }
 
-/// What the first rule says that is for the error, or else for the outermost of its sources that any rule is for.
+/// Returns the result of the first rule for the error, or else for the outermost of its sources that has a rule.
 fn apply<T>(rules: &[Rule<T>], error: ErrorView<'_>) -> Option<T> {
     if rules.is_empty() {
         return None;

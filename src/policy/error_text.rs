@@ -8,11 +8,11 @@ use std::{
     fmt::{self, Display, Write as _},
 };
 
-/// How many sources of an error are read at most: `source` is the user's code, and may lead back to where it began.
+/// The largest number of sources of an error that are read: `source` is the user's code, and may return to an earlier error.
 pub(super) const MAX_SOURCES: usize = 64;
-/// What the note on a cut text takes at most.
+/// The largest length of the note on a cut text, in bytes.
 const NOTE: usize = 48;
-/// How much of a longer text's end is kept, to see whether it names its source.
+/// The length of the end of a longer text that is compared with its source, in bytes.
 const END: usize = 1_024;
 
 /// The most bytes of a text that is kept of an error.
@@ -65,7 +65,7 @@ pub(super) fn sources<'a>(
 #[derive(Default)]
 struct Text {
     beginning: String,
-    /// How long it would be.
+    /// The length of the whole text.
     length: usize,
     /// The last bytes of a text that is longer than what is kept.
     end: Vec<u8>,
@@ -114,7 +114,7 @@ impl Text {
         if self.is_cut() { &self.end } else { self.beginning.as_bytes() }
     }
 
-    /// Whether its last part is that text. Of long texts the last [`END`] bytes are compared.
+    /// Returns true if its last part is that text. Of long texts the last [`END`] bytes are compared.
     fn ends_with(&self, other: &Self) -> bool {
         let (end, expected) = (self.end(), other.end());
         let compared = match self.is_cut() || other.is_cut() {
@@ -148,7 +148,7 @@ impl Text {
     }
 }
 
-/// The longest beginning of a text that takes so many bytes at most.
+/// Returns the longest beginning of a text with at most this number of bytes.
 pub(crate) fn up_to(text: &str, bytes: usize) -> &str {
     let mut end = bytes.min(text.len());
     while !text.is_char_boundary(end) {

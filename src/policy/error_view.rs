@@ -12,7 +12,7 @@ use super::error_text;
 /// A returned error.
 #[derive(Clone, Copy)]
 pub struct ErrorView<'a> {
-    /// The error as it was returned; `None` if its type may borrow.
+    /// The returned error; `None` if its type may borrow.
     returned: Option<&'a dyn Any>,
     pub(super) type_name: &'static str,
     shown: Shown<'a>,
@@ -28,10 +28,10 @@ enum Shown<'a> {
     Opaque,
 }
 
-/// An error among those that a rule may be for.
+/// An error for which there may be a rule.
 #[derive(Clone, Copy)]
 pub enum Link<'a> {
-    /// The error as it was returned.
+    /// The returned error.
     Returned(&'a dyn Any),
     /// The error inside a report, or one of the sources.
     Cause(&'a (dyn Error + 'static)),
@@ -47,12 +47,12 @@ impl<'a> ErrorView<'a> {
         Self { returned: None, type_name: type_name::<E>(), shown: Shown::Error(error) }
     }
 
-    /// What holds an error and is none itself: a report or a box.
+    /// Returns the view of a report or a box, which holds an error without being an error.
     pub(crate) fn of_report<E: 'static>(report: &'a E, inside: &'a (dyn Error + 'static)) -> Self {
         Self { returned: Some(report), type_name: type_name::<E>(), shown: Shown::Inside(inside) }
     }
 
-    /// What is inside a report whose type may borrow.
+    /// Returns the view of the error inside a report whose type may borrow.
     pub(crate) fn inside<E>(inside: &'a (dyn Error + 'static)) -> Self {
         Self { returned: None, type_name: type_name::<E>(), shown: Shown::Inside(inside) }
     }
@@ -110,7 +110,7 @@ pub(super) fn find_error<'a, E: Error + 'static>(link: Link<'a>) -> Option<&'a E
 pub struct ReturnedError {
     pub(super) id: TypeId,
     pub(crate) name: &'static str,
-    /// Whether it holds an error of any type.
+    /// True if it holds an error of any type.
     pub(super) is_report: bool,
 }
 

@@ -1,4 +1,4 @@
-//! How a run ended.
+//! The exit of a run.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub const ERROR_TYPE_TIMEOUT: &str = "timeout";
 /// ([`Lent`](crate::Lent)).
 pub const ERROR_TYPE_STATE_HELD: &str = "state_held";
 
-/// How a run ended.
+/// The exit of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Exit {
@@ -46,7 +46,7 @@ pub struct Failure {
     pub error_type: &'static str,
     /// The text of the error and its causes, `a: b: c`, for spans and log records; at most [`Failure::MAX_MESSAGE`] bytes.
     pub message: String,
-    /// Whether trying again can help.
+    /// The class of the error.
     pub class: ErrorClass,
 }
 
@@ -74,13 +74,13 @@ impl Failure {
 }
 
 labels! {
-    /// Whether trying again can help.
+    /// The class of an error: a retry can help, or it cannot.
     #[derive(Default)]
     pub enum ErrorClass {
-        /// It can: the restart policy decides.
+        /// A retry can help: the restart policy decides. The default.
         #[default]
         Transient = "transient",
-        /// It cannot: the task fails at once.
+        /// A retry cannot help: the task fails at once.
         Permanent = "permanent",
     }
 }
@@ -102,7 +102,7 @@ labels! {
 }
 
 impl ExitKind {
-    /// Whether it counts as an error: whether [`Exit::error_type`] names one.
+    /// Returns true if [`Exit::error_type`] names an error.
     pub(crate) const fn is_error(self) -> bool {
         matches!(self, Self::Failure | Self::Panic | Self::Timeout)
     }
@@ -137,7 +137,7 @@ impl Exit {
         }
     }
 
-    /// Whether it is a failure that a further try cannot mend.
+    /// Returns true if it is a failure that a retry cannot repair.
     pub(crate) fn is_permanent(&self) -> bool {
         self.failure().is_some_and(|failure| failure.class == ErrorClass::Permanent)
     }

@@ -1,4 +1,4 @@
-//! What happens to a task that failed too often.
+//! The consequence of too many failures.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -8,7 +8,7 @@ use super::{
     text::{DurationText, duration},
 };
 
-/// What happens to a task that failed more often than its limit allows.
+/// The consequence for a task that failed more often than its limit allows.
 ///
 /// The task is in the state `Failed` meanwhile. A [permanent error](crate::policy::ErrorClass::Permanent), and any failure under
 /// [`RestartPolicy::Never`](crate::RestartPolicy::Never), gives the task up for good in any case.

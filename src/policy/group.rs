@@ -1,23 +1,23 @@
-//! How tasks hang together: what one's end does to others.
+//! The effects of the end of one task on other tasks.
 
 use super::labels::labels;
 labels! {
-    /// What happens to the other members of a group when one of them has to be restarted. The words and the meaning are
+    /// The effect of a member's restart on the other members of its group. The words and the meaning are
     /// those of [OTP's supervisors](https://www.erlang.org/doc/apps/stdlib/supervisor.html).
     #[derive(Default)]
     pub enum RestartStrategy {
         /// Nothing: it is restarted alone. The default.
         #[default]
         OneForOne = "one_for_one",
-        /// All are stopped, the last first, and begin anew together, the first first.
+        /// All members are stopped in reverse order, and then start again in order.
         OneForAll = "one_for_all",
-        /// Those after it are stopped, the last first, and begin anew after it.
+        /// The later members are stopped in reverse order, and start again after it, in order.
         RestForOne = "rest_for_one",
     }
 }
 
 impl RestartStrategy {
-    /// Whether the failure of member `failed` takes member `other` along.
+    /// Returns true if the failure of member `failed` takes member `other` along.
     pub(crate) fn takes_along(self, failed: usize, other: usize) -> bool {
         match self {
             Self::OneForOne => other == failed,
@@ -28,37 +28,37 @@ impl RestartStrategy {
 }
 
 labels! {
-    /// What a task does when one it depends on is lost: failed, was stopped, restarted or unregistered.
+    /// The reaction of a task to the loss of a dependency: failed, stopped, restarted or unregistered.
     #[derive(Default)]
     pub enum DependencyLoss {
-        /// It goes on: it can reconnect by itself. The default.
+        /// The task continues: it can reconnect by itself. The default.
         #[default]
         Keep = "keep",
         /// It is stopped, and stays so until somebody restarts it.
         Stop = "stop",
-        /// It is stopped, waits, and begins anew as soon as the dependency is ready again.
+        /// The task is stopped, waits, and starts again as soon as the dependency is ready.
         Restart = "restart",
     }
 }
 
 labels! {
-    /// What is done when one poll of a task with a [gate](crate::CriticalTaskConfig::gate) goes on until its permission is about to end:
-    /// the task blocks its thread, so nobody can stop it.
+    /// The action for a poll of a task with a [gate](crate::CriticalTaskConfig::gate) that has not returned when its permission is about to
+    /// end. Such a task blocks its thread, so it cannot be stopped.
     #[derive(Default)]
     pub enum OverrunAction {
-        /// The process is aborted, after a line on the standard error output: somebody else is about to begin. The default.
+        /// The process is aborted, after a line on the standard error output, before another process begins. The default.
         #[default]
         Exit = "exit",
-        /// A log record says so, and two may run at once.
+        /// A log record reports it, and two processes may run the task at once.
         Report = "report",
     }
 }
 
 labels! {
-    /// How far the end of a task that was given up reaches.
+    /// The extent of the stop after a task was given up.
     #[derive(Default)]
     pub enum Escalation {
-        /// No further: the others go on. The default; one bad task takes nothing down unasked.
+        /// The other tasks continue. The default.
         #[default]
         None = "none",
         /// The other members of its group are stopped, the last first. Without a group this is [`Escalation::None`].
@@ -69,16 +69,16 @@ labels! {
 }
 
 labels! {
-    /// What is done about a task that stalled: it gave no heartbeat in time, or one poll of it took too long.
+    /// The reaction to a stalled task: it sent no heartbeat in time, or one poll of it took too long.
     #[derive(Default)]
     pub enum StallAction {
-        /// It is told: event, log record, counter, health.
+        /// It is reported: event, log record, counter, health.
         Report = "report",
-        /// It is told and restarted, which counts against its limit. The default. A poll that blocks its thread cannot be
-        /// interrupted: the restart takes place when it returns.
+        /// It is reported and restarted, which counts for its limit. The default. A poll that blocks its thread cannot be
+        /// interrupted: the restart takes place when the poll returns.
         #[default]
         Restart = "restart",
-        /// It is told and given up at once, and its [`Escalation`] follows.
+        /// It is reported and given up at once, and its [`Escalation`] follows.
         Escalate = "escalate",
     }
 }

@@ -1,9 +1,9 @@
-//! What a task's health means for the service.
+//! The meaning of a task's health for the service.
 
 use super::{TaskPriority, labels};
 
 labels! {
-    /// What a registered task's health means for the health of the whole service.
+    /// The meaning of a registered task's health for the health of the whole service.
     ///
     /// Default: `Required` for a closure of priority Critical or High, `Degrades` for loops and for closures of priority Normal or
     /// Low. [`CriticalTaskConfig::health_role`](crate::CriticalTaskConfig::health_role) sets it.

@@ -74,7 +74,7 @@ macro_rules! labels {
 }
 pub(crate) use labels;
 
-/// The error of a text that is none of the words of an enum. Its `Display` lists them.
+/// The error of a text that is not a word of an enum. Its `Display` lists the words.
 ///
 /// ```
 /// use otel_tasks::{RestartPolicy, TaskCategory};

@@ -1,4 +1,4 @@
-//! Which name a task is metered under: bounded, whatever the caller passes.
+//! The rule that bounds the names under which tasks are metered.
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
@@ -6,8 +6,8 @@ use super::error_text::up_to;
 
 /// Maps the name given to a short task to the name its figures are kept under.
 ///
-/// Registered tasks keep their names as they are: they are few and chosen by hand. Short tasks are often named after a
-/// request, and one series per request is what takes a metrics backend down.
+/// Registered tasks keep their names: they are few and chosen by hand. Short tasks are often named after a
+/// request, and one series per request overloads a metrics backend.
 ///
 /// ```
 /// use otel_tasks::policy::NameRule;
@@ -41,8 +41,10 @@ impl NameRule {
     /// The most bytes of a task's name. A spawned task with a longer one is metered under its beginning; a registration is refused.
     pub const MAX_NAME: usize = 256;
 
-    /// Cuts trailing identifiers off: a UUID, and segments after `_`, `-`, `:`, `#`, `/` or `.` made of digits, or of eight or
-    /// more hexadecimal digits of which at least one is a decimal digit. The default.
+    /// Cuts trailing identifiers off. The default.
+    ///
+    /// An identifier is a UUID, or a segment after `_`, `-`, `:`, `#`, `/` or `.`. The segment consists of digits, or of eight or
+    /// more hexadecimal digits with at least one decimal digit.
     pub fn strip_ids() -> Self {
         Self(Kind::StripIds)
     }
@@ -88,7 +90,7 @@ fn strip_ids(given: &str) -> &str {
     name
 }
 
-/// Four of a UUID's five groups are too short to be told from words one by one.
+/// Four of a UUID's five groups are too short to be distinguished from words one by one.
 fn without_uuid(given: &str) -> &str {
     const LENGTH: usize = 36;
     let Some(start) = given.len().checked_sub(LENGTH + 1).filter(|start| given.is_char_boundary(*start))
@@ -111,8 +113,8 @@ fn is_id(segment: &str) -> bool {
             || (segment.len() >= 8 && segment.bytes().all(|byte| byte.is_ascii_hexdigit())))
 }
 
-/// The name of a future or closure that was given none: its type's path without generics, closures and crate-deep
-/// prefixes; at most the last two segments.
+/// Returns the name of a future or closure without a given name: the path of its type without generics, closures and crate-deep
+/// prefixes. It has at most the last two segments.
 pub(crate) fn type_path<T: ?Sized>() -> String {
     clean_type_path(std::any::type_name::<T>())
 }
@@ -171,7 +173,7 @@ mod tests {
         assert_eq!(
             clean_type_path("bot::Queue<Vec<Job>>::drain"),
             "Queue::drain",
-            "it goes on after the generics"
+            "it continues after the generics"
         );
         assert_eq!(clean_type_path("ping"), "ping");
     }

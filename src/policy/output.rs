@@ -1,8 +1,8 @@
-//! What a task may return.
+//! The outputs that a task may return.
 //!
-//! `Via` says by which implementation a type is read: the compiler infers it, and nobody writes it. With a trait that has no such
-//! parameter the implementations for `std::error::Error` and for `String`, `anyhow::Error` or `Box<dyn Error>` would conflict
-//! (E0119), and with the bound `Display` the cause of an error could not be reached.
+//! The compiler infers `Via`, the implementation by which a type is read; users never write it. A trait without such a
+//! parameter would have conflicting implementations (E0119): for `std::error::Error`, and for `String`, `anyhow::Error` or
+//! `Box<dyn Error>`. With the bound `Display`, the cause of an error would be out of reach.
 
 use std::{
     borrow::Cow,
@@ -16,7 +16,7 @@ use std::{
 
 use super::error_view::{ErrorView, Link, ReturnedError, find_error};
 
-/// What a task may return: a [`Result`], nothing, or a value that says nothing of success or failure.
+/// An output that a task may return: a [`Result`], nothing, or a value without success or failure.
 ///
 /// | output | the run |
 /// |---|---|
@@ -50,8 +50,11 @@ use super::error_view::{ErrorView, Link, ReturnedError, find_error};
 )]
 pub trait TaskOutput<Via>: sealed::Output<Via> {}
 
-/// An error that a task may return: any type that implements [`std::error::Error`], `anyhow::Error`, `eyre::Report`,
-/// `Box<dyn Error>` (also with `Send` and `Sync`), and the texts `String`, `&'static str` and `Cow<'static, str>`.
+/// An error that a task may return.
+///
+/// - Any type that implements [`std::error::Error`].
+/// - `anyhow::Error`, `eyre::Report`, and `Box<dyn Error>`, also with `Send` and `Sync`.
+/// - The texts `String`, `&'static str` and `Cow<'static, str>`.
 ///
 /// Its text is that of the error and its [sources](std::error::Error::source), as `a: b: c`. A source whose text the text before it
 /// already ends with is left out. The text is at most [`Failure::MAX_MESSAGE`](crate::policy::Failure::MAX_MESSAGE) bytes long; of a
@@ -82,7 +85,7 @@ pub trait OutputError<Via>: sealed::AnError<Via> {}
 
 /// A value that says nothing of success or failure: the run succeeded.
 ///
-/// For types that a task cannot return as they are. The value is not looked at: `Value(Err(..))` is a success, too.
+/// Makes an output of any value. The value is not inspected: `Value(Err(..))` is a success, too.
 ///
 /// ```
 /// use otel_tasks::{TaskManager, Value};
@@ -148,10 +151,10 @@ pub(crate) mod sealed {
     }
 
     pub trait AnError<Via>: Sized + 'static {
-        /// Whether an error of this type may be the source of another.
+        /// True if an error of this type may be the source of another.
         const IS_ERROR: bool;
 
-        /// Whether it holds an error of any type.
+        /// True if it holds an error of any type.
         const IS_REPORT: bool;
 
         fn view(&self) -> ErrorView<'_>;
@@ -254,7 +257,7 @@ macro_rules! not_an_error {
 not_an_error!(LocalReport, true, |error| ErrorView::of_report(error, &**error); Box<dyn Error>, Box<dyn Error + Send>);
 not_an_error!(Text, false, |text| ErrorView::of_text(text); String, &'static str, Cow<'static, str>);
 
-/// Turns a future with any output into one that always succeeds.
+/// Turns a future with any output into a future that always succeeds.
 pub trait DiscardExt: Future + Sized {
     /// Drops the output: the task counts as a success whatever it returned.
     ///

@@ -1,8 +1,8 @@
-//! How late a task is stopped.
+//! The priority of a task.
 
 use super::labels::labels;
 labels! {
-    /// How late a task is stopped: inside a category, [`Low`](TaskPriority::Low) stops first.
+    /// The priority of a task. In a category, a shutdown stops [`Low`](TaskPriority::Low) first.
     #[derive(Default)]
     pub enum TaskPriority {
         /// Status lines, activities.

@@ -1,4 +1,4 @@
-//! Whether a task is restarted, and how often.
+//! The rules of restarts: the policy and the limit.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -10,7 +10,7 @@ use super::{
 use crate::policy::error::PolicyError;
 
 labels! {
-    /// When a supervised task that ended is run again.
+    /// The rule by which a supervised task that has ended runs again.
     ///
     /// | how it ended | `Always` | `OnFailure` | `Never` |
     /// |---|---|---|---|
@@ -40,7 +40,7 @@ labels! {
 }
 
 labels! {
-    /// Why a task was restarted.
+    /// The reason why a task was restarted.
     pub enum RestartReason {
         /// It returned a transient error.
         Failure = "failure",
@@ -64,13 +64,13 @@ labels! {
 }
 
 impl RestartReason {
-    /// Whether it counts against the task's restart limit: it is the task's own doing.
+    /// Returns true if it counts against the task's restart limit: it is the task's own doing.
     pub(crate) const fn counts(self) -> bool {
         !matches!(self, Self::Requested | Self::Group | Self::Dependency | Self::Retry)
     }
 }
 
-/// What the policy says of one exit. The limit is asked afterwards.
+/// The verdict of the policy on one exit. The limit is checked after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Restart(RestartReason),
@@ -93,7 +93,7 @@ impl RestartPolicy {
     }
 }
 
-/// How many restarts are allowed in how long: one more within the window and the task is given up.
+/// The limit on restarts in a time window. After one more failure within the window, the task is given up.
 ///
 /// The window slides; what left it no longer counts. This is OTP's restart intensity and period, per task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl RestartIntensity {
     /// The restarts of [`RestartIntensity::default`].
     pub const DEFAULT_MAX_RESTARTS: u32 = 10;
 
-    /// No limit: the task is restarted for ever, with the delays of its [`Backoff`].
+    /// No limit: the task is restarted after each failure, with the delays of its [`Backoff`].
     pub const UNLIMITED: Self = Self { max_restarts: u32::MAX, within: Duration::MAX };
 
     /// Allows `max_restarts` within any span of `within`; 0 gives up on the first failure.

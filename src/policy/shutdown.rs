@@ -2,7 +2,7 @@
 
 use super::labels::labels;
 labels! {
-    /// What became of a task at shutdown.
+    /// The outcome of a task at shutdown.
     pub enum ShutdownOutcome {
         /// It ended while its stage was waited for.
         Clean = "clean",
@@ -18,7 +18,7 @@ labels! {
 }
 
 impl ShutdownOutcome {
-    /// Whether the task did not end by itself.
+    /// Returns true if the task did not end by itself.
     pub const fn is_forced(self) -> bool {
         matches!(self, Self::Aborted | Self::Leaked)
     }

@@ -1,4 +1,4 @@
-//! Whether tasks and the service work, and why not. The documentation of the public module `health` has the rules.
+//! The health of tasks and of the service, with reasons. The documentation of the public module `health` has the rules.
 
 use std::{
     fmt,
@@ -69,23 +69,23 @@ impl HealthThresholds {
 }
 
 labels! {
-    /// Whether anybody needs to look. The order is from the best to the worst.
+    /// The attention that a task or the service needs, from the best status to the worst.
     ///
     /// ```
     /// use otel_tasks::health::HealthStatus;
     /// assert!(HealthStatus::Healthy < HealthStatus::Degraded && HealthStatus::Degraded < HealthStatus::Unhealthy);
     /// ```
     pub enum HealthStatus {
-        /// Nobody needs to look.
+        /// No attention is needed.
         Healthy = "healthy",
         /// Worth seeing; needs nobody yet. A task that failed and is being restarted, or a service that works without one of its tasks.
         Degraded = "degraded",
-        /// Somebody needs to look.
+        /// An operator has to act.
         Unhealthy = "unhealthy",
     }
 }
 
-/// Why a task is not healthy, not live or not ready, with the value and the limit that it is compared with.
+/// The reason why a task is not healthy, not live or not ready, with the value and the limit that it is compared with.
 ///
 /// `Display` writes a sentence without a period, [`as_str`](Self::as_str) returns a label. With the feature `serde` it serializes as a
 /// map with the label under `reason`.
@@ -243,7 +243,7 @@ fn counted(number: u64, of: &str) -> String {
 pub struct TaskHealth {
     /// The worst [status](HealthReason::status) of the reasons; healthy without one.
     pub status: HealthStatus,
-    /// What the task's health means for the service; `Ignored` for a name that is not registered.
+    /// The meaning of the task's health for the service; `Ignored` for a name that is not registered.
     pub role: HealthRole,
     /// The state of the task; `None` for a name that is not registered.
     pub state: Option<TaskState>,
@@ -251,9 +251,9 @@ pub struct TaskHealth {
     pub is_live: bool,
     /// True if the task does its work now: live, running, ready, and the manager not shutting down.
     pub is_ready: bool,
-    /// True if the task has been ready at least once since it was registered, or is paused or standing by.
+    /// True if the task has been ready at least once since it was registered, or is paused or in standby.
     pub has_started: bool,
-    /// Why the task is not healthy, not live or not ready.
+    /// The reason why the task is not healthy, not live or not ready.
     pub reasons: Vec<HealthReason>,
     /// The time at which the task came into its state, by the manager's wall clock.
     pub state_since: Option<SystemTime>,
@@ -271,7 +271,7 @@ pub struct TaskHealth {
 }
 
 impl TaskHealth {
-    /// Returns true if nobody needs to look at the task.
+    /// Returns true if the task needs no attention.
     pub const fn is_healthy(&self) -> bool {
         matches!(self.status, HealthStatus::Healthy)
     }
@@ -281,7 +281,7 @@ impl TaskHealth {
         self.role == HealthRole::Required && !self.is_live
     }
 
-    /// Returns true if this task makes the service not ready. A task that is paused, stands by or has finished does not.
+    /// Returns true if this task makes the service not ready. A task that is paused, in standby or finished does not.
     pub fn fails_readiness(&self) -> bool {
         let at_rest = self.state.is_some_and(|state| state == TaskState::Finished || state.is_held());
         self.role == HealthRole::Required && !self.is_ready && !at_rest
@@ -331,19 +331,19 @@ impl fmt::Display for TaskHealth {
     }
 }
 
-/// What is known of a task beside its figures.
+/// The facts about a task beside its figures.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Live {
     pub(crate) role: HealthRole,
     /// The silence of a stalled task, and its limit.
     pub(crate) stalled: Option<(Duration, Duration)>,
-    /// Whether the runtime that it ran on is gone.
+    /// True if the runtime that it ran on is gone.
     pub(crate) runtime_gone: bool,
     pub(crate) ready: bool,
     pub(crate) started: bool,
-    /// When a task that has failed is tried again; `None` for never.
+    /// The time at which a task that has failed is tried again; `None` for never.
     pub(crate) next_retry: Option<SystemTime>,
-    /// Whether one run is its whole life, which may never succeed by ending.
+    /// True if one run is its whole life, which may never succeed by ending.
     pub(crate) one_run: bool,
 }
 
@@ -370,24 +370,24 @@ impl Default for Live {
     }
 }
 
-/// The health of the service as a whole: the answers for the probes of Kubernetes.
+/// The health of the service as a whole: the facts for the probes of Kubernetes.
 ///
 /// The [table](crate::health) says how they follow from the tasks.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct ManagerHealth {
-    /// The worst status that a task gives to the service: its own if it is required, at most degraded if it degrades, healthy if it is
-    /// ignored. Unhealthy while the runtime is stalled.
+    /// The worst status that a task gives to the service. A required task gives its own status, a task that degrades at most degraded, an
+    /// ignored task healthy. Unhealthy while the runtime is stalled.
     pub status: HealthStatus,
-    /// False only if a restart of the process can help: a required task stalled, was given up for good or was dropped with its
-    /// runtime, or the runtime runs nothing.
+    /// False only if a restart of the process can help. A required task stalled, was given up for good or was dropped with its
+    /// runtime, or the runtime is stalled.
     pub is_live: bool,
-    /// Whether to send it work: live, neither draining nor shutting down, and every required task ready, paused, standing by or finished.
+    /// True if the service can take work: live, neither draining nor shutting down, and every required task ready, paused, in standby or finished.
     pub is_ready: bool,
-    /// Whether every required task has been ready at least once, or is paused or standing by.
+    /// True if every required task has been ready at least once, or is paused or in standby.
     pub has_started: bool,
-    /// Whether the runtime runs nothing, all its threads being blocked.
+    /// True if the runtime makes no progress because all its threads are blocked.
     pub runtime_stalled: bool,
     /// The tasks that block a thread now, as the watchdog last saw them: one poll has gone on for longer than
     /// [`slow_poll`](crate::task::TaskManagerBuilder::slow_poll).
@@ -396,7 +396,7 @@ pub struct ManagerHealth {
     pub tasks: Vec<(Arc<str>, TaskHealth)>,
 }
 
-/// Writes the status and the answers for the probes, then a line for each task that has a reason.
+/// Writes the status and the facts for the probes, then a line for each task that has a reason.
 impl fmt::Display for ManagerHealth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = |holds| if holds { "yes" } else { "no" };
@@ -427,7 +427,7 @@ impl fmt::Display for ManagerHealth {
     }
 }
 
-/// A task of which one poll goes on and on, and blocks the thread it is on.
+/// A task with a poll that does not return, and blocks its thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -460,7 +460,7 @@ pub(crate) fn manager_health(
     }
 }
 
-/// Why a task is not healthy, not live or not ready.
+/// Returns why a task is not healthy, not live or not ready.
 fn reasons(
     task: &Vitals,
     live: Live,
@@ -471,7 +471,7 @@ fn reasons(
     let is = |wanted| state == Some(wanted);
     let since_restart = task.since_restart.filter(|_| is(TaskState::Running));
     let recovering = since_restart.is_some_and(|since| since < thresholds.recovering_for);
-    // A run that is to go on for ever never succeeds: having gone on for long, it is no failure. A task that has failed says so.
+    // A run without an end never succeeds: after a long time it counts as recovered. A task that has failed says so itself.
     let recovered = live.one_run && since_restart.is_some() && !recovering;
     let row_counts = !recovered && !is(TaskState::Failed);
     let HealthThresholds { errors_per_hour, failures_in_a_row, restarts_per_hour, .. } = *thresholds;
@@ -581,7 +581,7 @@ mod tests {
         let ill = at(Duration::from_secs(60));
         assert_eq!(ill.status, HealthStatus::Unhealthy);
         assert_eq!(ill.reasons[0], HealthReason::Restarts { restarts_per_hour: 50, limit: 3 });
-        // A counter of a lifetime would stay above its limit for ever.
+        // A counter of a lifetime would stay above its limit.
         let later = at(Duration::from_secs(7_200));
         assert!(later.is_healthy(), "{later:?}");
         assert_eq!(later.restart_count, 50);

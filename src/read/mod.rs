@@ -1,4 +1,4 @@
-//! What only reads cells: health and statistics.
+//! The reports that only read cells: health and statistics.
 
 mod health;
 mod statistics;

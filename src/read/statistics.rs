@@ -19,17 +19,17 @@ use crate::{
 pub struct TaskMetrics {
     /// The task's name.
     pub name: String,
-    /// What the task is.
+    /// The category of the task.
     pub category: TaskCategory,
-    /// How late it is stopped.
+    /// The priority of the task: a shutdown stops lower priorities first.
     pub priority: TaskPriority,
-    /// Where it stands, where it is registered.
+    /// The state of the task; `None` if it is not registered.
     pub state: Option<TaskState>,
-    /// When it first began.
+    /// The time at which it first began.
     pub start_time: Option<SystemTime>,
     /// Restarts in all.
     pub restart_count: u64,
-    /// When it was last restarted.
+    /// The time at which it was last restarted.
     pub last_restart: Option<SystemTime>,
     /// Ended runs.
     pub run_count: u64,
@@ -45,7 +45,7 @@ pub struct TaskMetrics {
     pub error_count: u64,
     /// The last error's text.
     pub last_error: Option<String>,
-    /// When it happened.
+    /// The time at which it happened.
     pub last_error_time: Option<SystemTime>,
     /// The last ended runs, the oldest first; at most [`HISTORY_LENGTH`](crate::TaskMetrics::HISTORY_LENGTH).
     pub history: Vec<RunRecord>,

@@ -6,13 +6,13 @@ use crate::{cell::TaskState, policy::labels};
 labels! {
     /// The one word that says how a task is, of its state and its health.
     pub enum TaskWord {
-        /// Somebody needs to look at it.
+        /// An operator has to act.
         Unhealthy = "Unhealthy",
         /// It was given up; there may be a next try.
         Failed = "Failed",
         /// It waits for its delay before a restart.
         Restarting = "Restarting",
-        /// It works, and is worth a look.
+        /// It works, with a problem that needs no action yet.
         Degraded = "Degraded",
         /// It works.
         Healthy = "Healthy",

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::Ended;
 use crate::policy::{Exit, Panic, Plain};
 
-/// A spawned task. Await it for what the task returned; drop it and the task goes on.
+/// A spawned task. Await it for the output of the task. If it is dropped, the task continues.
 ///
 /// # Cancel safety
 /// Cancel safe: dropping the handle, or a future that awaits `&mut` of it, loses nothing of the task.
@@ -20,7 +20,7 @@ pub struct TaskHandle<T> {
     task: Result<JoinHandle<Outcome<T>>, Refusal>,
 }
 
-/// Why a task was not spawned.
+/// The reason why a task was not spawned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
     ShuttingDown,
@@ -36,7 +36,7 @@ impl From<Refusal> for TaskError {
     }
 }
 
-/// What a spawned task returns to tokio, which moves it several times: as small as may be.
+/// The result of a spawned task for tokio, which moves it several times: as small as possible.
 pub(crate) type Outcome<T> = Result<T, Box<TaskError>>;
 
 impl<T> From<Ended<T>> for Outcome<T> {
@@ -50,7 +50,7 @@ impl<T> From<Ended<T>> for Outcome<T> {
     }
 }
 
-/// Why a task has no output to give.
+/// The reason why a task has no output to give.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TaskError {
@@ -94,7 +94,7 @@ impl<T> TaskHandle<T> {
         Self { task: Err(why) }
     }
 
-    /// Whether the task has ended (a refused one never began).
+    /// Returns true if the task has ended (a refused one never began).
     pub fn is_finished(&self) -> bool {
         self.task.as_ref().map_or(true, JoinHandle::is_finished)
     }

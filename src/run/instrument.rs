@@ -1,7 +1,7 @@
-//! What `#[instrumented_task]` expands to.
+//! The expansion of `#[instrumented_task]`.
 //!
-//! Inside a run of the same name the function adds no second run; inside another it is a child run in that manager;
-//! under none it is recorded process-wide.
+//! Inside a run of the same name the function adds no second run. Inside another run it is a child run in that manager;
+//! outside of any it is recorded process-wide.
 
 use std::future::Future;
 
@@ -11,7 +11,7 @@ use crate::{
     policy::{Exit, TaskCategory, TaskPriority},
 };
 
-/// What the attribute says of its function.
+/// The settings of an instrumented function.
 #[derive(Debug)]
 pub struct Instrumented {
     name: &'static str,
@@ -32,7 +32,7 @@ impl Instrumented {
     }
 }
 
-/// Looks at an output through the most telling of the traits in [`via`] that its type allows. For outputs whose error borrows nothing,
+/// Reads an output through the most specific of the traits in [`via`] that its type allows. For outputs whose error borrows nothing,
 /// so that the rules of a manager find it by its type.
 #[derive(Debug)]
 pub struct Probe<'a, T: ?Sized>(pub &'a T);
@@ -41,7 +41,7 @@ pub struct Probe<'a, T: ?Sized>(pub &'a T);
 #[derive(Debug)]
 pub struct BorrowingProbe<'a, T: ?Sized>(pub &'a T);
 
-/// How an output is looked at. The traits are told apart by the references before the probe: the compiler tries the most first.
+/// The ways to read an output. The references before the probe order the traits: the compiler tries the most references first.
 pub mod via {
     use super::{BorrowingProbe, Probe, Rules};
     use crate::policy::{ErrorView, Exit, failure};
@@ -51,7 +51,7 @@ pub mod via {
         ($($(#[$doc:meta])* $name:ident)*) => {$(
             $(#[$doc])*
             pub trait $name {
-                /// How the run ended.
+                /// Returns the exit of the run.
                 fn task_exit(&self, rules: Rules<'_>) -> Exit;
             }
         )*};
@@ -146,7 +146,7 @@ pub mod via {
     others!(Probe BorrowingProbe);
 }
 
-/// Runs `body` as a run of `task`. A panic is recorded and goes on unwinding.
+/// Runs `body` as a run of `task`. A panic is recorded and continues to unwind.
 pub async fn instrument<F, C>(task: &'static Instrumented, body: F, classify: C) -> F::Output
 where
     F: Future,

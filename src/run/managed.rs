@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! 1. A run that was begun ends exactly once: on completion, panic, timeout, or when it is dropped.
-//! 2. The user's future is dropped before the run is counted as ended, so whoever waits for the end may start anew.
+//! 2. The user's future is dropped before the run is counted as ended, so a caller that waits for the end may start the next.
 //! 3. No panic of the user's future, its destructor included, leaves [`Run::poll`] or the run's own destructor.
 
 use std::{
@@ -29,7 +29,7 @@ use crate::{
     watchdog,
 };
 
-/// What a run needs to begin.
+/// The inputs of a run.
 pub(crate) struct Begin {
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) task: Arc<Task>,
@@ -37,7 +37,7 @@ pub(crate) struct Begin {
     pub(crate) given_name: Option<String>,
     pub(crate) generation: Option<u64>,
     pub(crate) iteration: Option<u64>,
-    /// How much later than due an iteration begins.
+    /// The delay of an iteration after its due time.
     pub(crate) late: Option<Duration>,
     pub(crate) parent: SpanParent,
     pub(crate) links: Vec<SpanContext>,
@@ -48,13 +48,13 @@ pub(crate) struct Begin {
     pub(crate) span: SpanMade,
 }
 
-/// When a run's span is made. It begins when the run does in any case.
+/// The moment at which a run's span is made. The span begins with the run in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SpanMade {
     /// With the run.
     AtOnce,
-    /// When the run is first polled, where that gives the same span: by then its memory is on the thread that needs it, and
-    /// tasks that wait to be polled hold none.
+    /// At the first poll of the run, if that gives the same span. Then its memory is on the thread that needs it, and
+    /// tasks that wait for their first poll hold none.
     WhenPolled,
 }
 
@@ -77,7 +77,7 @@ impl Begin {
     }
 }
 
-/// What a run's span tells of it, beside its task.
+/// The attributes of a run's span, beside its task.
 #[derive(Default)]
 struct Told {
     given_name: Option<String>,
@@ -126,7 +126,7 @@ struct Running {
 }
 
 pin_project_lite::pin_project! {
-    /// What few runs have, behind one pointer.
+    /// The rare parts of a run, behind one pointer.
     struct Rare {
         error_rules: Option<Arc<ErrorRules>>,
         limit: Duration,
@@ -146,9 +146,9 @@ impl Rare {
     }
 }
 
-/// What a run holds until it has ended.
+/// The guard that a run holds until it has ended.
 pub(crate) trait Guard {
-    /// Told before it is dropped with a run that did not end by itself.
+    /// Called before the guard is dropped with a run that was dropped.
     fn run_dropped(&self);
 }
 
@@ -156,19 +156,19 @@ impl Guard for () {
     fn run_dropped(&self) {}
 }
 
-/// How a run ended.
+/// The end of a run.
 pub(crate) struct Ended<T> {
     pub(crate) exit: Exit,
-    /// What it returned; `Err` with the payload of a panic, `Err(None)` for a timeout.
+    /// The output; `Err` with the payload of a panic, `Err(None)` for a timeout.
     pub(crate) value: Result<T, Option<Payload>>,
     /// The run's span.
     pub(crate) span_context: Option<SpanContext>,
-    /// When it ended.
+    /// The time at which it ended.
     pub(crate) at: Instant,
 }
 
 pin_project_lite::pin_project! {
-    /// The future around the user's future. `C` tells the exit from the output, `G` is dropped after the run has ended.
+    /// The future around the user's future. `C` derives the exit from the output, `G` is dropped after the run has ended.
     #[must_use = "futures do nothing unless polled or spawned"]
     pub(crate) struct Run<F, C, G> where F: Future, C: FnOnce(&F::Output, Rules<'_>) -> Exit, G: Guard {
         #[pin]
@@ -224,7 +224,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let Some(running) = this.running.as_mut() else {
-            // Polled after it ended: pending for ever, like a fused future, rather than a panic in the user's runtime.
+            // Polled after it ended: always pending, like a fused future, rather than a panic in the user's runtime.
             return Poll::Pending;
         };
         let (exit, value, drop_panicked) = match running.poll_future(&mut this.future, this.classify, cx) {
@@ -244,7 +244,7 @@ where
     }
 }
 
-/// How a future is done: the exit, what it returned, and whether its destructor panicked.
+/// The end of a future: the exit, the output, and true if its destructor panicked.
 type Done<T> = (Exit, Result<T, Option<Payload>>, bool);
 
 impl Running {
@@ -302,8 +302,8 @@ impl Running {
         self.current.as_ref().is_some_and(|current| current.recorder.options.silence_panics)
     }
 
-    /// Does `inside` as part of a run that began at `began`: in its span, as the current run. `inside` must not unwind; it tells
-    /// beside its answer whether it is the last that is done there.
+    /// Calls `inside` as part of a run that began at `began`: in its span, as the current run. `inside` must not unwind. It returns
+    /// true beside its result if it is the last call inside the run.
     fn inside<R>(
         span: &mut RunSpan,
         current: &mut Option<Current>,
@@ -321,7 +321,7 @@ impl Running {
         result
     }
 
-    /// Polls the user's future; once it is done, tells its exit and drops it, all inside the run.
+    /// Polls the user's future. When it is done, reports its exit and drops it, all inside the run.
     #[inline]
     fn poll_future<F: Future>(
         &mut self,
@@ -346,7 +346,7 @@ impl Running {
             });
             let done = match (caught, output, exit) {
                 (Ok(false), ..) => return (None, false),
-                // The user's code may panic while its output is looked at, too: in `Display` of its error, or in a
+                // The user's code may panic while its output is read, too: in `Display` of its error, or in a
                 // classification of its own.
                 (Err(caught), Some(output), None) => {
                     let drop_panicked = catch(silence, || future.set(None)).is_err();
@@ -381,7 +381,7 @@ impl Running {
         }
     }
 
-    /// Drops the user's future inside the run; answers whether its destructor panicked.
+    /// Drops the user's future inside the run. Returns true if its destructor panicked.
     fn drop_future<F>(&mut self, future: &mut Pin<&mut Option<F>>) -> bool {
         if future.is_none() {
             return false;
@@ -452,7 +452,7 @@ fn make_span(recorder: &Recorder, task: &Task, told: &mut Told, began: SystemTim
     let identity = &task.metered().identity;
     let (span, taken) = offer(recorder.options.span_path, || {
         managed_span!(parent, contract::SPAN_RUN, {
-            // First, since they are looked for by name when the run ends.
+            // First, because they are searched by name when the run ends.
             { key::RESULT } = tracing::field::Empty,
             { key::ERROR_TYPE } = tracing::field::Empty,
             { key::NAME } = &*identity.name,

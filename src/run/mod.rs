@@ -1,4 +1,4 @@
-//! What wraps a user's future: the run with its span, its figures and its end; and the handle.
+//! The future around a user's future: the run with its span, its figures and its end; and the handle.
 
 mod current;
 mod handle;

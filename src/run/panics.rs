@@ -17,15 +17,16 @@ use crate::policy::Panic;
 thread_local! {
     static SILENCED: Cell<bool> = const { Cell::new(false) };
     static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
-    /// Whether [`LOCATION`] holds one. Apart from it, because a thread-local without a destructor is read without a check,
+    /// True if [`LOCATION`] holds one. Separate, because a thread-local without a destructor is read without a check,
     /// and almost no poll panics.
     static LOCATED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Chains a panic hook, once per process: a panic inside a supervised future is not printed, since it becomes a log
-/// record, a span's status and a figure; its location is kept for those. Any other panic goes to the hook before ours; so
-/// does one that no subscriber would hear of, and one that comes before another was caught: a destructor that panics
-/// while unwinding ends the process, and nothing would be told.
+/// Chains a panic hook, once per process. It does not print a panic inside a supervised future: the panic becomes a log
+/// record, a span's status and a figure, with its location.
+///
+/// The previous hook receives any other panic, a panic without a subscriber, and a panic before an earlier one was caught.
+/// In the last case a destructor panics while unwinding, which ends the process before anything is reported.
 pub(crate) fn install_hook() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
@@ -43,27 +44,27 @@ pub(crate) fn install_hook() {
     });
 }
 
-/// Sets where the last panic of this thread was, or that there is none; answers what was set before.
+/// Sets the location of the last panic of this thread, or clears it. Returns the location before.
 #[cold]
 fn swap_location(location: Option<String>) -> Option<String> {
     LOCATED.set(location.is_some());
     LOCATION.replace(location)
 }
 
-/// A caught panic: what it said, and its payload for those who must pass it on.
+/// A caught panic: its text, and its payload for callers that must pass it on.
 pub(crate) struct Caught {
     pub(crate) panic: Panic,
     pub(crate) payload: Payload,
 }
 
-/// What was panicked with. It is the user's, and so is its destructor: a panic in that ends where it is dropped.
+/// The payload of a panic. It is the user's, and so is its destructor: a panic in the destructor is caught.
 pub(crate) struct Payload(Option<Box<dyn Any + Send>>);
 
 impl Drop for Payload {
     fn drop(&mut self) {
         let payload = self.0.take();
         if let Err(another) = catch_unwind(AssertUnwindSafe(move || drop(payload))) {
-            // Whoever panics while it is dropped may do so again.
+            // A payload that panics in its destructor may do so again.
             std::mem::forget(another);
         }
     }
@@ -73,7 +74,7 @@ impl Drop for Payload {
 #[inline]
 pub(crate) fn catch<R>(silence: bool, supervised: impl FnOnce() -> R) -> Result<R, Caught> {
     let outer = SILENCED.replace(SILENCED.get() || silence);
-    // What lies there is of a panic that the user caught, or of one that unwinds through a destructor that ends here.
+    // The location belongs to a panic that the user caught, or that unwinds through a destructor that ends here.
     let before = if LOCATED.get() { swap_location(None) } else { None };
     let result = catch_unwind(AssertUnwindSafe(supervised));
     SILENCED.set(outer);
@@ -90,7 +91,7 @@ fn caught(payload: Box<dyn Any + Send>, location: Option<String>) -> Caught {
     Caught { panic: Panic::new(text, location), payload: Payload(Some(payload)) }
 }
 
-/// Lets a caught panic go on; whoever catches it next knows where it came from.
+/// Continues a caught panic with its location, for the next handler.
 pub(crate) fn resume(panic: Panic, mut payload: Payload) -> ! {
     swap_location(panic.location);
     std::panic::resume_unwind(payload.0.take().unwrap_or_else(|| Box::new(panic.text)))

@@ -1,4 +1,4 @@
-//! Where runs are recorded: the cells, the clock, the instruments and the tracer of one manager, or of the process.
+//! The recorder of runs: the cells, the clock, the instruments and the tracer of one manager, or of the process.
 
 use std::{
     sync::{
@@ -45,7 +45,7 @@ pub(crate) struct RecorderOptions {
     pub(crate) silence_panics: bool,
     pub(crate) tracer: Option<Arc<BoxedTracer>>,
     pub(crate) span_path: SpanPath,
-    /// How errors are classed and named, unless a task says something else; `None` if nobody said.
+    /// The rules that classify and name errors, unless a task has its own; `None` without rules.
     pub(crate) error_rules: Option<Arc<ErrorRules>>,
 }
 
@@ -71,17 +71,17 @@ pub(crate) struct Recorder {
     pub(crate) options: RecorderOptions,
     exposition: ArcSwapOption<Exposition>,
     pending: Mutex<Vec<Pending>>,
-    /// Whether our exporting layer took the last run's span.
+    /// True if our exporting layer took the last run's span.
     spans_taken: AtomicBool,
-    /// What somebody has asked for beside the figures: [`EXEMPLARS`], [`MINUTES`]. Relaxed: pairs with nothing.
+    /// The optional records beside the figures: [`EXEMPLARS`], [`MINUTES`]. Relaxed: pairs with nothing.
     wanted: AtomicU8,
 }
 
-/// What a meter may still ask for when the manager is gone.
+/// The state that a meter may still read when the manager is gone.
 struct Cells {
     registry: Registry<TaskAttributes>,
     epoch: Instant,
-    /// What became of the tasks at shutdown; written by the shutdown alone.
+    /// The outcomes of the tasks at shutdown. Only the shutdown writes them.
     shutdown_outcomes: Mutex<Vec<(&'static str, u64)>>,
 }
 
@@ -159,7 +159,7 @@ impl Recorder {
         self.at(Instant::now())
     }
 
-    /// An instant, as [`Recorder::now`] tells it.
+    /// Converts an instant to the time base of [`Recorder::now`].
     pub(crate) fn at(&self, instant: Instant) -> Duration {
         self.figures.at(instant)
     }
@@ -172,8 +172,8 @@ impl Recorder {
         self.options.tracer.as_ref()
     }
 
-    /// Whether a run's span can be made after the run began: only our exporting layer lets it begin earlier than it is made.
-    /// Told by the run before, since only a span tells whether it is taken. Relaxed: pairs with nothing.
+    /// Returns true if a run's span can be made after the run began: only our exporting layer lets it begin earlier than it is made.
+    /// The run before sets it, because only a span shows if the layer takes it. Relaxed: pairs with nothing.
     pub(crate) fn spans_may_wait(&self) -> bool {
         self.spans_taken.load(Relaxed)
     }
@@ -191,7 +191,7 @@ impl Recorder {
         rules.before(self.options.error_rules.as_ref())
     }
 
-    /// How the polls of this manager's own tasks are timed.
+    /// Returns the way in which the polls of this manager's own tasks are timed.
     pub(crate) fn polls(&self) -> PollTime {
         self.options.polls
     }
@@ -228,7 +228,7 @@ impl Recorder {
         self.registry().entry(identity, false, self.now()).unwrap_or_else(|| self.registry().overflow())
     }
 
-    /// Counts an ended run in the cell and in the histogram; the only place where either happens. Answers when that was.
+    /// Counts an ended run in the cell and in the histogram; the only place where either happens. Returns the time of the end.
     pub(crate) fn run_ended(
         &self,
         task: &Arc<Task>,
@@ -258,7 +258,7 @@ impl Recorder {
             }
             None => {
                 let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-                // Those that waited may have been recorded just now.
+                // Names that waited for room may have been recorded meanwhile.
                 if let Some(exposition) = &*self.exposition.load() {
                     exposition.instruments.run_duration.record(task, seconds, exit.kind(), error_type);
                 } else if pending.len() < MAX_PENDING {
@@ -339,10 +339,10 @@ impl Source for Recorder {
     }
 }
 
-/// How the time of a run's polls is taken.
+/// The way in which the time of a run's polls is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PollTime {
-    /// By the watchdog, which sees those that take longer than a tick, from its first tick on. The run must be polled as a
+    /// By the watchdog, which sees polls that take longer than a tick, from its first tick on. The run must be polled as a
     /// [`Polled`](crate::engine) and be the outermost of its poll.
     Seen,
     /// By the clock, twice a poll.

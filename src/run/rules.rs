@@ -1,4 +1,4 @@
-//! How a run's output becomes its exit: by the rules of the run, or else of its manager.
+//! The rules that derive a run's exit from its output: rules of the run, or else of its manager.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ impl Rules<'_> {
     }
 }
 
-/// How a run ended that returned this.
+/// Returns the exit of a run that returned this output.
 pub(crate) fn exit_of_run<T: TaskOutput<Via>, Via>(output: &T, rules: Rules<'_>) -> Exit {
     output.error().map_or(Exit::Success, |error| failure(error, rules.get().as_deref()))
 }

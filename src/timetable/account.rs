@@ -1,4 +1,4 @@
-//! What became of a loop's times on the wall clock. It outlives the loop's lives, changes of its schedule and clocks that are set.
+//! The used times of a loop on the wall clock. They outlive the loop's lives, changes of its schedule and changes of the clock.
 //!
 //! One rule: a time that was used is not due again, and a time that was not used is due. A time is used when its iteration
 //! begins, or when it is counted as left out.
@@ -13,11 +13,11 @@ pub(crate) struct Account {
     used: Option<SystemTime>,
     /// Nothing before it is due: the schedule came to hold then, or the loop began again by request.
     since: Option<SystemTime>,
-    /// Whether `used` comes from an earlier process, and no life has begun since.
+    /// True if `used` comes from an earlier process, and no life has begun since.
     carried: bool,
-    /// Whether a life has begun, be it with a hook that has failed.
+    /// True if a life has begun, be it with a hook that has failed.
     opened: bool,
-    /// Whether the loop rests until somebody restarts it.
+    /// True if the loop rests until somebody restarts it.
     rests: bool,
     /// The number of times that are left out, and not yet counted.
     left: u64,
@@ -100,7 +100,7 @@ impl Account {
         self.since = Some(at);
     }
 
-    /// Whether the clock was set back so far that it must have been wrong when the last time was used.
+    /// Returns true if the clock was set back so far that it must have been wrong when the last time was used.
     pub(super) fn is_forgotten(&self, schedule: &Schedule, now: SystemTime) -> bool {
         let back =
             |time: SystemTime| time.duration_since(now).is_ok_and(|back| back > schedule.not_repeated());

@@ -31,10 +31,10 @@ enum Times {
     Aligned(Duration),
 }
 
-/// How far the clock may have been set back for what it then shows again to be left out. Further, and the last time is
-/// forgotten: the clock was wrong before.
+/// The largest change of the clock backwards for which the repeated times are left out: 48 h. After a larger change the last time is
+/// forgotten, because the clock was wrong before.
 const NOT_REPEATED: Duration = Duration::from_secs(48 * 3_600);
-/// The same where every so often is asked for: to go without for hours would be worse.
+/// The same for an interval, for which a pause of hours would be worse: 60 s.
 const NOT_REPEATED_OFTEN: Duration = Duration::from_secs(60);
 
 impl Calendar {
@@ -69,7 +69,7 @@ impl Calendar {
         }
     }
 
-    /// What the zone's clock shows.
+    /// Returns the local time in the zone.
     pub(super) fn local(&self, at: SystemTime) -> Option<LocalTime> {
         let time = self.zone.to_datetime(Timestamp::try_from(at).ok()?);
         let part = |part: i8| part.unsigned_abs();
@@ -98,7 +98,7 @@ impl Calendar {
         SystemTime::try_from(previous?).ok()
     }
 
-    /// How far the clock may be set back without the last time being forgotten.
+    /// Returns the largest change of the clock backwards for which the last time is not repeated.
     pub(super) fn not_repeated(&self) -> Duration {
         match &self.times {
             Times::Aligned(interval) => (*interval).clamp(NOT_REPEATED_OFTEN, NOT_REPEATED),

@@ -1,8 +1,8 @@
-//! Where one life of a loop stands in its schedule: what is due next, what was missed, what overlapped. What it leaves to the next
-//! life is an [`Account`].
+//! The position of one life of a loop in its schedule: the next due time, missed times, overlaps. An [`Account`] keeps the state for the next
+//! life.
 //!
-//! Two clocks: the steady one, on which rhythms run and which is told as the time since the life began, and the wall clock,
-//! which anybody may set.
+//! There are two clocks. Rhythms follow the monotonic clock, in time since the life began. The wall clock
+//! may be set by anybody.
 
 use std::{
     sync::Arc,
@@ -14,7 +14,7 @@ use super::value::Passed;
 use super::{Account, MissedPolicy, Schedule, Trigger, value::Rhythm};
 use crate::policy::fraction;
 
-/// What both clocks show.
+/// The times of both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Now {
     pub(crate) steady: Duration,
@@ -29,10 +29,10 @@ pub(crate) enum Moment {
 }
 
 impl Now {
-    /// What the clocks showed when a life began. Not zero, so that times before it can be told.
+    /// The times of the clocks when a life began. Not zero, so that earlier times can be represented.
     pub(crate) const ORIGIN: Duration = Duration::from_secs(1 << 36);
 
-    /// What the clocks showed so long ago, if nobody has set them since.
+    /// Returns the times of the clocks this long ago, if they were not set since.
     pub(crate) fn ago(self, ago: Duration) -> Self {
         let wall = self.wall.checked_sub(ago).unwrap_or(self.wall);
         Self { steady: self.steady.saturating_sub(ago), wall }
@@ -40,7 +40,7 @@ impl Now {
 }
 
 impl Moment {
-    /// How long ago it was; zero where it is to come.
+    /// Returns the time since this moment; zero if it is in the future.
     pub(crate) fn past(self, now: Now) -> Duration {
         match self {
             Self::Steady(at) => now.steady.saturating_sub(at),
@@ -48,7 +48,7 @@ impl Moment {
         }
     }
 
-    /// How long it is to come; zero where it has passed.
+    /// Returns the time until this moment; zero if it has passed.
     pub(crate) fn ahead(self, now: Now) -> Duration {
         match self {
             Self::Steady(at) => at.saturating_sub(now.steady),
@@ -56,7 +56,7 @@ impl Moment {
         }
     }
 
-    /// The same on the wall clock; `None` where that cannot tell it.
+    /// Returns the same moment on the wall clock; `None` if that cannot represent it.
     pub(crate) fn on_wall(self, now: Now) -> Option<SystemTime> {
         match self {
             Self::Wall(at) => Some(at),
@@ -75,7 +75,7 @@ impl Moment {
     }
 }
 
-/// What a time that has come makes of itself.
+/// The result of a time that has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fired {
     /// The iteration that begins.
@@ -88,7 +88,7 @@ pub(crate) struct Fired {
 pub(crate) struct Begins {
     /// The time that it is for.
     pub(crate) due: SystemTime,
-    /// How long after that time, and its jitter, it begins.
+    /// The delay of its start after that time, and its jitter.
     pub(crate) late: Duration,
     pub(crate) trigger: Trigger,
 }
@@ -111,37 +111,37 @@ struct Used {
 struct Due {
     /// The time of the schedule.
     time: Moment,
-    /// When its iteration is to begin: with its jitter, or while it waits for another to end.
+    /// The time at which its iteration is to begin: with its jitter, or while it waits for another to end.
     at: Moment,
     jitter: Duration,
-    /// Whether it is the first one of a life that begins at once.
+    /// True if it is the first one of a life that begins at once.
     immediate: bool,
 }
 
 /// Invariants:
 /// 1. `due` is the first time that is not used. It is `None` at the end of the schedule, and while an iteration runs that the next
 ///    one waits for.
-/// 2. Times are used in their order, so the latest one tells of all.
+/// 2. Times are used in their order, so the latest used time covers all earlier ones.
 /// 3. A time leaves `due` as a used one, or to come again.
 pub(crate) struct Course {
     schedule: Arc<Schedule>,
     account: Account,
     due: Option<Due>,
-    /// Without a time that is due: up to then all are left out, and from then on it is looked for one.
+    /// Without a due time: all times before this one are left out, and the search for the next time continues here.
     looks_at: Option<SystemTime>,
     /// The last time that this life used.
     last: Option<Used>,
     /// Since when the schedule holds.
     since: Duration,
-    /// How many of the times that were missed are still to be caught up with.
+    /// The number of missed times that are still to be caught up with.
     behind: u32,
     /// The last single time of `once` that was used. It stays so through other schedules.
     taken: Option<SystemTime>,
-    /// What the wall clock showed when it was last read.
+    /// The wall clock at the last read.
     read: SystemTime,
 }
 
-/// What is restored if a time turns out to be still due.
+/// The state to restore if a time turns out to be still due.
 #[derive(Clone, Copy)]
 struct Before {
     account: Account,
@@ -181,7 +181,7 @@ impl Course {
         (course, left)
     }
 
-    /// Goes on from the last time of an earlier process.
+    /// Continues from the last time of an earlier process.
     fn carry(&mut self, carried: SystemTime, now: Now) {
         match self.schedule.rhythm() {
             Rhythm::Every(interval) | Rhythm::Delay(interval) => {
@@ -205,17 +205,17 @@ impl Course {
         next.and_then(|next| next.checked_sub(interval)).unwrap_or(time)
     }
 
-    /// When the next iteration is due; `None` where the schedule is at its end.
+    /// Returns the due time of the next iteration; `None` if the schedule is at its end.
     pub(crate) fn due(&self) -> Option<Moment> {
         self.due.map(|due| due.at)
     }
 
-    /// When there is something to do: when the next iteration is due, or when one is looked for again.
+    /// Returns the time of the next action: the start of the next iteration, or another search for one.
     pub(crate) fn wakes(&self) -> Option<Moment> {
         self.due().or(self.looks_at().map(Moment::Wall))
     }
 
-    /// Up to when the schedule leaves out all of its times, if it leaves out so many that nobody has looked further.
+    /// Returns the time up to which the schedule leaves out all its times, if the search ended there.
     pub(crate) fn looks_at(&self) -> Option<SystemTime> {
         self.looks_at
     }
@@ -290,7 +290,7 @@ impl Course {
         Some((next, false))
     }
 
-    /// Whether the phase of a rhythm is still to begin: its times are not reckoned from the last one that was used.
+    /// Returns true if the phase of a rhythm is still to begin: its times do not depend on the last used time.
     fn awaits_phase(&self, last: Used) -> bool {
         self.schedule.has_phase() && last.steady < self.since
     }
@@ -385,13 +385,13 @@ impl Course {
         self.take(now, true, true).count
     }
 
-    /// Goes on from the time that was used last.
+    /// Continues from the last used time.
     pub(crate) fn go_on(&mut self, now: Now, random: &dyn Fn() -> f64) {
         self.set_due(self.next(now), now, random);
     }
 
-    /// Goes on once the iteration has ended that the next one waited for. Returns how many times passed meanwhile: those are left
-    /// out, but for one of them with `queue`.
+    /// Continues after the end of the iteration for which the next one waited. Returns the number of times that passed meanwhile. They are left
+    /// out, except for one of them with `queue`.
     pub(crate) fn follow(&mut self, queue: bool, now: Now, random: &dyn Fn() -> f64) -> u64 {
         if self.due.is_none() {
             let next = match (self.schedule.rhythm(), self.next(now)) {
@@ -417,7 +417,7 @@ impl Course {
         passed.count
     }
 
-    /// Leaves out what has passed: the loop is paused, or was. Returns how many times. One that waits for its jitter has passed, too.
+    /// Leaves out the times that have passed: the loop is or was paused. Returns their number. A time that waits for its jitter has passed, too.
     pub(crate) fn leave_out(&mut self, now: Now, random: &dyn Fn() -> f64) -> u64 {
         let due = self.due;
         self.due = due.map(|due| Due { at: due.time, ..due });
@@ -431,9 +431,9 @@ impl Course {
         passed
     }
 
-    /// Another schedule has held since `since`. A time that had come before stays due, the latest if there are several. A rhythm
-    /// is reckoned from the last time that was used, and due at once where that is past; a calendar begins with what it shows
-    /// next. With `running`, an iteration runs that the next one waits for: it has been [followed](Self::follow) up to then.
+    /// Another schedule has applied since `since`. A time that had come before stays due, the latest if there are several. A rhythm
+    /// counts from the last used time, and is due at once if that has passed. A calendar begins with its next time.
+    /// With `running`, the next iteration waits for a running one, which has been [followed](Self::follow) up to then.
     pub(crate) fn change(
         &mut self,
         schedule: Arc<Schedule>,
@@ -449,7 +449,7 @@ impl Course {
             self.account.forget_after(at.wall);
         }
         left.missed = self.keep_due(at);
-        // One that is due at once now stays so.
+        // A time that is due at once now stays due.
         let has_started = schedule.start().is_none_or(|starts| starts <= now.wall);
         let is_due = |due: &Due| due.immediate && due.at.ahead(now).is_zero();
         let stays =
@@ -497,8 +497,8 @@ impl Course {
         further.count
     }
 
-    /// Looks at the wall clock: where it was set back, the next time of a calendar is found again. Returns how many times are
-    /// left out: those that had come on a clock that was wrong.
+    /// Reads the wall clock. If the clock was set back, the next time of a calendar is found again. Returns the number of times that are
+    /// left out, because they had come on a wrong clock.
     pub(crate) fn look(&mut self, now: Now, random: &dyn Fn() -> f64) -> u64 {
         let read = std::mem::replace(&mut self.read, now.wall);
         if read <= now.wall || !self.is_calendar() {
@@ -528,13 +528,13 @@ impl Course {
         }
     }
 
-    /// Whether it is a time of the schedule that is not used.
+    /// Returns true if it is a time of the schedule that is not used.
     fn comes(&self, time: SystemTime) -> bool {
         let just_before = time.checked_sub(Duration::from_nanos(1)).unwrap_or(time);
         self.schedule.next_after(just_before.max(self.account.base())) == Some(time)
     }
 
-    /// How many times had come and are not used.
+    /// Returns the number of times that had come and are not used.
     fn left(&mut self, now: Now) -> u64 {
         let Some(due) = self.due.filter(|due| due.time.ahead(now).is_zero()) else { return 0 };
         let before = self.before();
@@ -560,7 +560,7 @@ impl Course {
         if self.is_rhythm() {
             left.missed = self.left(just_before);
         } else if let Some(Moment::Wall(time)) = self.due.map(|due| due.time).filter(|_| self.is_calendar()) {
-            // The next life does not know of one of a schedule before, not even of one that is due at this very moment.
+            // The next life does not know a time of an earlier schedule, also if the time is due at this very moment.
             if time <= now.wall && !self.comes(time) {
                 self.use_up(Moment::Wall(time), now);
                 left.missed = 1;
@@ -575,7 +575,7 @@ impl Course {
             .or_else(|| self.next(now).map(|(time, _)| time).filter(|time| self.has_not_ended(*time, now)))
     }
 
-    /// How far the next time and the one after it lie apart.
+    /// Returns the distance between the next time and the one after it.
     pub(crate) fn distance(&self) -> Option<Duration> {
         self.schedule.interval().or_else(|| {
             let next = match self.due {
@@ -588,12 +588,12 @@ impl Course {
         })
     }
 
-    /// Whether a time can come while an iteration runs.
+    /// Returns true if a time can come while an iteration runs.
     pub(crate) fn overlaps(&self) -> bool {
         !self.schedule.is_delay()
     }
 
-    /// Whether times that were missed are still to be caught up with, one after the other.
+    /// Returns true if times that were missed are still to be caught up with, one after the other.
     pub(crate) fn catches_up(&self) -> bool {
         self.behind > 0
     }
@@ -631,7 +631,7 @@ impl Course {
         }
     }
 
-    /// The latest of those that were used stays due, and is to begin at `at`.
+    /// Keeps the latest used time due, to begin at `at`.
     fn keep_latest(&mut self, before: Before, passed: &Between, latest: Used, at: Moment, now: Now) {
         self.restore(before);
         if passed.count > 1 {
@@ -668,8 +668,8 @@ impl Course {
         self.account.set_used(used.wall);
     }
 
-    /// The times after the last one that was used, and before `now`, or with `inclusive` up to it; not those before the
-    /// schedule came to hold. With `spare`, without one that may still begin within its jitter.
+    /// Returns the times after the last used time, and before `now`; with `inclusive` also `now`. Times before the
+    /// start of the schedule are left out. With `spare`, a time that may still begin within its jitter is left out too.
     fn later(&self, now: Now, inclusive: bool, spare: bool) -> Between {
         let jitter = if spare { self.schedule.most_jitter() } else { Duration::ZERO };
         match self.schedule.rhythm() {
@@ -739,7 +739,7 @@ impl Course {
         }
     }
 
-    /// The time so many before that one.
+    /// Returns the time this number of times before.
     fn back_from(&self, latest: Used, by: u32, now: Now) -> Used {
         match self.schedule.rhythm() {
             Rhythm::Every(interval) => {
@@ -777,13 +777,13 @@ struct Between {
     last: Option<Used>,
 }
 
-/// How many intervals lead from `from` to `to` or just past it.
+/// Returns the number of intervals from `from` to `to` or just past it.
 fn steps(from: Duration, to: Duration, interval: Duration) -> u64 {
     let nanos = to.saturating_sub(from).as_nanos().div_ceil(interval.as_nanos().max(1));
     u64::try_from(nanos).unwrap_or(u64::MAX)
 }
 
-/// How many whole intervals lie between.
+/// Returns the number of whole intervals between.
 fn whole(from: Duration, to: Duration, interval: Duration) -> u64 {
     u64::try_from(to.saturating_sub(from).as_nanos() / interval.as_nanos().max(1)).unwrap_or(u64::MAX)
 }

@@ -24,7 +24,7 @@ impl Cron {
         let known = if text.trim().eq_ignore_ascii_case("@midnight") { "@daily" } else { text };
         let cron = croner::Cron::from_str(known).map_err(|error| refused(text, &error))?;
         let names_hours = !hours(&cron.pattern.to_string()).starts_with(['*', '?']);
-        // As it is written and read in a schedule's text.
+        // In the form of a schedule's text.
         let fields: Vec<_> = text.split_whitespace().collect();
         let cron = Self { text: fields.join(" ").into(), cron: Box::new(cron), names_hours };
         // Four hundred years are the calendar's whole cycle.
@@ -35,7 +35,7 @@ impl Cron {
         }
     }
 
-    /// Whether it names hours, rather than asking for every so often.
+    /// Returns true if it names hours; false if it is an interval.
     pub(super) fn names_hours(&self) -> bool {
         self.names_hours
     }
@@ -83,7 +83,7 @@ fn refused(text: &str, error: &CronError) -> ScheduleError {
         .collect();
     match fields.len() {
         0 => at(0, error),
-        // A nickname that is none.
+        // An invalid nickname.
         1 => at(fields[0].0, error),
         2..=4 => at(text.trim_end().len(), error),
         5..=7 => {
@@ -101,7 +101,7 @@ fn refused(text: &str, error: &CronError) -> ScheduleError {
     }
 }
 
-/// The reason as one that fits into our sentence.
+/// Returns the reason of an error, in words that fit into our sentence.
 fn reason(error: &CronError) -> String {
     match error {
         CronError::InvalidPattern(reason)

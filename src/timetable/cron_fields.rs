@@ -1,5 +1,5 @@
-//! What may stand in the fields of a cron expression. croner takes more, and reads some of it as something else, or as nothing; what it
-//! refuses, it refuses without saying what to write.
+//! The rules for the fields of a cron expression. croner accepts more, and reads some of it in another way, or ignores it. Its
+//! errors do not say what to write.
 //!
 //! A field is a list of parts with `,` between them: `*`, a value, a range `a-b`, either of the two with a step `/n`. In days of the month
 //! also `L`, `LW` and `15W`; in days of the week `5L` and `5#2`. `?` is `*` in both. A `+` before the days of the week asks for both
@@ -11,7 +11,7 @@ struct Field {
     first: u32,
     last: u32,
     names: &'static [&'static str],
-    /// Which of the two fields of days it is.
+    /// The field of days, if it is one.
     days: Option<Days>,
 }
 
@@ -79,7 +79,7 @@ pub(super) fn wrong_part(expression: &str) -> Option<(usize, String)> {
     if is_joined { None } else { ambiguous(of_month, of_week).map(|(part, reason)| (position(part), reason)) }
 }
 
-/// What is wrong with a list whose parts are right.
+/// Returns the problem of a list whose parts are valid.
 fn together(text: &str) -> Option<(&str, String)> {
     let mut parts = text.split(',');
     if let Some(star) = parts.clone().find(|part| matches!(*part, "*" | "?")).filter(|star| *star != text) {
@@ -90,8 +90,8 @@ fn together(text: &str) -> Option<(&str, String)> {
     Some((of_work, "L and LW do not go together in one field".to_owned()))
 }
 
-/// Two fields of days of which one begins with a star and is none: for cron and cronie both must hold then (they look at the first
-/// character: `DOM_STAR` in `entry.c`), for croner, Quartz and Kubernetes (robfig/cron) either is enough.
+/// Returns the problem of two fields of days if one of them is a pattern that begins with a star. For cron and cronie both must match
+/// then: they read the first character (`DOM_STAR` in `entry.c`). For croner, Quartz and Kubernetes (robfig/cron) either is enough.
 fn ambiguous<'a>(of_month: &'a str, of_week: &'a str) -> Option<(&'a str, String)> {
     let is_star = |text: &str| text == "*" || text == "?";
     if is_star(of_month) || is_star(of_week) {
@@ -118,7 +118,7 @@ fn nickname(first: &str, words: usize) -> Option<String> {
     match name.as_str() {
         "@reboot" => Some("a loop that runs once when it begins is `every` with a count of 1".to_owned()),
         "@every" => Some("an interval is no cron expression: use `every`, as in `every 5m`".to_owned()),
-        _ if words > 1 => Some(format!("{first} stands alone")),
+        _ if words > 1 => Some(format!("{first} must be the only word")),
         _ => None,
     }
 }
@@ -132,7 +132,7 @@ impl Field {
         format!("the {} go from {} to {}", self.name, self.first, self.last)
     }
 
-    /// How far the first and the last value lie apart. Sunday is 0 and 7.
+    /// Returns the distance from the first to the last value. Sunday is 0 and 7.
     fn span(&self) -> u32 {
         if self.last == 7 { 6 } else { self.last - self.first }
     }
@@ -161,7 +161,7 @@ impl Field {
         })
     }
 
-    /// What is wrong with a part of the field.
+    /// Returns the problem of a part of the field.
     fn wrong(&self, part: &str) -> Option<String> {
         if part.is_empty() {
             return Some("there is nothing on one side of a comma".to_owned());
@@ -199,7 +199,7 @@ impl Field {
             .then(|| format!("a step of {step} leads from no value to another: {}", self.range()))
     }
 
-    /// What is wrong with a part that has `L`, `W` or `#` in it; `None` for a part that has none of them.
+    /// Returns the problem of a part with `L`, `W` or `#`; `None` for any other part.
     fn modified(&self, part: &str) -> Option<Option<String>> {
         let upper = part.to_ascii_uppercase();
         let alone = |text: &str, written: &str| match self.value(text) {
@@ -305,7 +305,7 @@ mod tests {
             ("0 0 * March *", 6, "write MAR"),
             ("@reboot", 0, "count of 1"),
             ("@every 5m", 0, "`every 5m`"),
-            ("@daily now", 0, "stands alone"),
+            ("@daily now", 0, "must be the only word"),
             ("5,,10 * * * *", 2, "nothing on one side"),
             (",5 * * * *", 0, "nothing on one side"),
             ("0 0 * * MON,", 12, "nothing on one side"),

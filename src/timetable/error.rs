@@ -1,8 +1,8 @@
-//! What makes no schedule.
+//! The errors of schedules.
 
 use std::fmt;
 
-/// Why a [`Schedule`](crate::Schedule) is none. Told before anything runs.
+/// The reason why a [`Schedule`](crate::Schedule) is invalid. Reported before anything runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ScheduleError {
@@ -37,41 +37,41 @@ pub enum ScheduleError {
         text: String,
         /// The position of the word that is wrong, in bytes from the beginning.
         position: usize,
-        /// What is expected there.
+        /// The expected text.
         expected: &'static str,
     },
-    /// A time of day that is none.
+    /// An invalid time of day.
     #[non_exhaustive]
     Time {
-        /// As it was written.
+        /// The text of the user.
         text: String,
-        /// Where it goes wrong, in bytes from its beginning.
+        /// The position of the error, in bytes from the beginning.
         position: usize,
     },
-    /// A cron expression that is none.
+    /// An invalid cron expression.
     #[non_exhaustive]
     Cron {
-        /// As it was written.
+        /// The text of the user.
         text: String,
-        /// Where the field begins that goes wrong, in bytes from the beginning.
+        /// The position of the field with the error, in bytes from the beginning.
         position: usize,
-        /// What is wrong with it.
+        /// The problem of the field.
         reason: String,
     },
     /// A cron expression that never comes true, such as the 30th of February.
     #[non_exhaustive]
     NeverFires {
-        /// As it was written.
+        /// The text of the user.
         text: String,
     },
     /// A time zone that is neither known by name nor an offset.
     #[non_exhaustive]
     Zone {
-        /// As it was written.
+        /// The text of the user.
         name: String,
-        /// Up to where some known name begins so, in bytes.
+        /// The length of the beginning that a known name shares with it, in bytes.
         position: usize,
-        /// A known name that begins so.
+        /// A known name that shares that beginning.
         nearest: Option<String>,
     },
 }

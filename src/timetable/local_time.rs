@@ -1,4 +1,4 @@
-//! What a zone's clock shows, in plain numbers.
+//! The local time of a zone, in plain numbers.
 
 use std::time::SystemTime;
 

@@ -1,9 +1,8 @@
-//! When a loop's iterations are due: pure values and arithmetic. No clock, no tokio, no random source; whoever asks brings
+//! The due times of a loop's iterations: pure values and arithmetic. No clock, no tokio, no random source; the caller provides
 //! the time.
 //!
-//! [`Schedule`] is what a user says, [`Course`] where one life of a loop stands in it, and [`Account`] what a life leaves to the
-//! next. Rhythms run on the clock that nobody can
-//! set, times of day and bounds on the one that people read.
+//! [`Schedule`] is the user's description. [`Course`] is the position of one life of a loop in it, and [`Account`] the state that a life
+//! leaves to the next. Rhythms follow a monotonic clock, times of day and bounds the wall clock.
 
 mod account;
 mod course;

@@ -1,64 +1,64 @@
-//! What becomes of an iteration whose time was missed, or whose time comes while another runs; and of one that fails.
+//! The policies for iterations: missed, overlapping and failed.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use crate::policy::{Backoff, ErrorClass, Failure, ParseError, labels, serialize_as_text};
 
-/// What becomes of iterations whose time passed while nothing could begin: the process was suspended, the clock was set
-/// forward, the runtime was blocked. Those that passed while the loop was [paused](crate::LoopHandle::pause) are left out
-/// under each.
+/// The policy for iterations whose time passed while nothing could begin: the process was suspended, the clock was set
+/// forward, or the runtime was blocked. Each policy leaves out the times that passed while the loop was
+/// [paused](crate::LoopHandle::pause).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MissedPolicy {
-    /// They are left out, unless the last of them is late by no more than [`Schedule::START_TOLERANCE`](crate::Schedule::START_TOLERANCE).
+    /// All are left out, except the last one if it is late by at most [`Schedule::START_TOLERANCE`](crate::Schedule::START_TOLERANCE).
     Skip,
-    /// However many they are, one takes place at once, for the last of them.
+    /// One iteration takes place at once, for the last of them. The default.
     #[default]
     RunOnce,
-    /// The last so many of them take place, one after the other whatever the [`OverlapPolicy`]; the others are left out.
+    /// The last of them take place, up to this number, one after the other under any [`OverlapPolicy`]. The others are left out.
     CatchUp(u32),
 }
 
 impl MissedPolicy {
-    /// How many missed times of a calendar are counted at most, each time: a clock that was set forward by years must not make
-    /// a schedule of every second count for minutes. Those beyond it are left out and not counted.
+    /// The largest number of missed times of a calendar that are counted, each time: 10,000. Further times are left out and not
+    /// counted. So a clock that was set forward by years does not make a schedule of every second count for minutes.
     pub const MAX_COUNTED: u64 = 10_000;
 }
 
-/// What becomes of an iteration whose time comes while one before it still runs.
+/// The policy for an iteration whose time comes while an earlier one runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OverlapPolicy {
-    /// It is left out.
+    /// It is left out. The default.
     #[default]
     Skip,
-    /// One waits, and begins as soon as the one before has ended; further ones are left out.
+    /// One iteration waits, and begins when the earlier one has ended. Further ones are left out.
     Queue,
-    /// The one that runs is dropped, and ends as cancelled. It has begun, so it is not counted as left out.
+    /// The running iteration is dropped, and ends as cancelled. It has begun, so it is not counted as left out.
     CancelRunning,
-    /// It begins beside those that run, up to so many at once; further ones are left out. They take turns in the loop's own
-    /// tokio task: beside each other, but not on several threads.
+    /// It begins beside the running iterations, up to this number at once. Further ones are left out. The iterations share the
+    /// loop's tokio task: they are concurrent, but not on several threads.
     Allow(u32),
 }
 
 impl OverlapPolicy {
-    /// Whether a time that comes during an iteration is to be seen when it comes.
+    /// Returns true if a time that comes during an iteration must be noticed at once.
     pub(crate) fn is_watched(self) -> bool {
         matches!(self, Self::CancelRunning | Self::Allow(_))
     }
 }
 
 labels! {
-    /// Why an iteration began.
+    /// The reason why an iteration began.
     pub enum Trigger {
         /// Its time came.
         Schedule = "schedule",
-        /// Somebody asked for it: [`LoopHandle::run_now`](crate::LoopHandle::run_now).
+        /// A caller requested it: [`LoopHandle::run_now`](crate::LoopHandle::run_now).
         Manual = "manual",
         /// Its time was missed: it began later than [`Schedule::START_TOLERANCE`](crate::Schedule::START_TOLERANCE), or is one of several
-        /// that were missed.
+        /// missed iterations.
         Missed = "missed",
-        /// It is the first of a loop that begins [at once](crate::Schedule::immediate).
+        /// It is the first iteration of a loop that begins [at once](crate::Schedule::immediate).
         Immediate = "immediate",
     }
 }
@@ -135,7 +135,7 @@ pub(crate) struct Retry {
 pub(crate) type Predicate = Arc<dyn Fn(&Failure) -> bool + Send + Sync>;
 
 impl Retry {
-    /// Whether an iteration that failed for the `failures`th time is tried again. Transient errors are, where nobody says
+    /// Returns true if an iteration that failed for the `failures`th time is tried again. Transient errors are, where nobody says
     /// otherwise.
     pub(crate) fn tries_again(&self, failures: u32, failure: &Failure) -> bool {
         failures <= self.times

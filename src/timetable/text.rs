@@ -146,7 +146,7 @@ impl<'a> Words<'a> {
         instant(word).ok_or_else(|| self.wrong(word, EXPECTED))
     }
 
-    /// What stands before `in`, and the zone behind it.
+    /// Returns the text before `in`, and the zone after it.
     #[cfg(feature = "calendar")]
     fn in_zone(&mut self) -> Result<(&'a str, &'a str), ScheduleError> {
         const EXPECTED: &str = "times or an expression, then `in` and a time zone";

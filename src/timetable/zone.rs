@@ -3,7 +3,7 @@
 //! > A local time is due at the first instant at which the zone's clock shows it or a later one.
 //!
 //! So a time in a gap is due when the gap begins, and of a time that comes twice the first counts. The rule makes the instant
-//! a function of the local time that never runs backwards, which is what the arithmetic here rests on.
+//! a function of the local time that never runs backwards, on which the arithmetic here depends.
 
 use jiff::{
     SignedDuration, Timestamp,
@@ -72,7 +72,7 @@ pub(super) fn first_shown(zone: &TimeZone, time: DateTime) -> Option<Timestamp> 
         AmbiguousOffset::Unambiguous { offset } => offset.to_timestamp(time).ok(),
         AmbiguousOffset::Fold { before, .. } => before.to_timestamp(time).ok(),
         AmbiguousOffset::Gap { after, .. } => {
-            // As the later offset reckons it, the time lies before the change that leaves it out.
+            // By the later offset, the time is before the change that leaves it out.
             zone.following(after.to_timestamp(time).ok()?).next().map(|change| change.timestamp())
         }
     }

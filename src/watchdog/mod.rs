@@ -1,5 +1,5 @@
-//! Who has been polled for how long, seen from outside: a thread of the process's own that runs where every worker of the
-//! runtime is stuck. It knows neither tokio nor OpenTelemetry, and judges nothing: it tells each manager what it saw.
+//! The time of running polls, seen from outside: by a thread of the process that runs even if every worker of the
+//! runtime is stuck. It knows neither tokio nor OpenTelemetry, and decides nothing: it reports to each manager.
 //!
 //! ```text
 //! run, driver --polling(id)--> the slot of its thread <--looks-- watchdog's thread --Tick--> Watched (a manager)

@@ -1,4 +1,4 @@
-//! What the watchdog concludes from tick to tick. Pure: it is handed the time, and what was seen.
+//! The conclusions of the watchdog from tick to tick. Pure: its inputs are the time, and the polls that were seen.
 
 use std::{
     collections::HashMap,
@@ -8,38 +8,38 @@ use std::{
 
 use super::slot::{MemberId, Polled, member_id};
 
-/// A tick this much too late, and at least [`STOOD_STILL_TICKS`] ticks, tells that the process stood still. On a busy machine
+/// If a tick is this late, and at least [`STOOD_STILL_TICKS`] ticks, the whole process was stopped. On a busy machine
 /// ticks are some hundred milliseconds late, and blocked polls must be found there too.
 const STOOD_STILL: Duration = Duration::from_secs(1);
 const STOOD_STILL_TICKS: u32 = 10;
 
-/// A poll that goes on for longer than a tick.
+/// A poll that takes longer than a tick.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct BlockedPoll {
-    /// The innermost member that was polled when the watchdog looked. It may be another one at each tick.
+    /// The innermost polled member at the tick. It may be another one at each tick.
     pub(crate) id: MemberId,
-    /// The same at each tick that tells of this poll, and never again for another.
+    /// The number of this poll. It is the same at each tick, and no other poll has it.
     pub(crate) poll: u64,
-    /// For how long at least: it was seen for the first time this long ago, or since the process stood still.
+    /// The shortest possible time of the poll: since it was first seen, or since the process was stopped.
     pub(crate) since: Duration,
     /// The thread that is blocked: its name and id.
     pub(crate) thread: Arc<str>,
 }
 
-/// One look at all slots.
+/// One pass over all slots.
 pub(super) struct Look {
-    /// When the tick had to come: what the thread had asked to be woken at.
+    /// The time of the tick that the thread had requested.
     pub(super) due: Instant,
     /// The distance of ticks.
     pub(super) every: Duration,
-    /// When the look began, and when it was over. Whatever was seen was so at some moment between them; a thread that is
-    /// held up between its clock and its look must not count that time as a poll's.
+    /// The times at which the pass began and ended. Each poll was seen between them. A thread that is
+    /// delayed between its clock and its pass must not count that time as a poll's.
     pub(super) began: Instant,
     pub(super) over: Instant,
     pub(super) polled: Vec<Polled>,
 }
 
-/// What one tick tells.
+/// The result of one tick.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct Seen {
     pub(super) now: Instant,
@@ -49,7 +49,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// What of it belongs to this manager.
+    /// Returns the polls of this manager.
     pub(super) fn blocked_of(&self, manager: u64) -> &[BlockedPoll] {
         let first = member_id(manager, 0);
         let begin = self.blocked.partition_point(|blocked| blocked.id < first);
@@ -71,7 +71,7 @@ impl Scan {
         let late = over.saturating_duration_since(due);
         let resumed_after = (late > STOOD_STILL.max(every.saturating_mul(STOOD_STILL_TICKS))).then_some(late);
         if resumed_after.is_some() {
-            // Nobody could get on; each poll gets the time anew that it would have had.
+            // No thread could continue, so each poll gets its full time again.
             self.before.clear();
         }
         let mut now_seen = HashMap::with_capacity(polled.len());

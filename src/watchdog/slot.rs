@@ -1,12 +1,12 @@
-//! What each thread is polling, written where the watchdog can read it.
+//! The current poll of each thread, written for the watchdog.
 //!
-//! A poll costs its thread a thread-local and two or three plain stores: no clock, no lock, no count of references. Time is
-//! the reader's business, who looks from tick to tick whether it is still the same poll.
+//! A poll costs its thread a thread-local and two or three plain stores: no clock, no lock, no count of references. Only the reader
+//! measures time: it checks from tick to tick if it is still the same poll.
 //!
 //! Invariants:
 //! 1. A slot is written by the thread that holds it, and by no other; it changes hands under the lock of [`SLOTS`]. What is
 //!    seen of it is written by the watchdog alone.
-//! 2. `sequence` is odd exactly while a poll goes on, and only ever grows, also from one holder to the next: with the slot's
+//! 2. `sequence` is odd exactly during a poll, and only ever grows, also from one holder to the next. With the slot's
 //!    number it names one poll of the process.
 //! 3. A poll that begins inside another one changes `id` alone. So the innermost shows, and the outer one makes no progress.
 
@@ -19,12 +19,12 @@ use std::{
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Which member (spawned run or driver) of which manager, unique in the process: the high 24 bits are the manager's number,
+/// The id of a member (spawned run or driver) of a manager, unique in the process. The high 24 bits are the manager's number,
 /// the low 40 the member's.
 pub(crate) type MemberId = u64;
 
 const MEMBER_BITS: u32 = 40;
-/// How many managers can be told apart.
+/// The number of managers with distinct ids.
 pub(super) const MANAGERS: u64 = 1 << (u64::BITS - MEMBER_BITS);
 /// Of a poll's identity, the rest being the slot's number: 2^20 threads at once are more than a kernel gives.
 const SEQUENCE_BITS: u32 = 44;
@@ -56,16 +56,16 @@ impl Slot {
         Self { sequence: zero(), id: zero(), seen: zero(), seen_since: zero() }
     }
 
-    /// Begins a poll. Answers the id of the poll around it, if there is one.
+    /// Begins a poll. Returns the id of the poll around it, if there is one.
     fn enter(&self, id: MemberId) -> Option<MemberId> {
         let outer = self.here();
-        // Release: pairs with the Acquire load of `id` in `read`. Whoever reads this id also sees the end of the poll
+        // Release: pairs with the Acquire load of `id` in `read`. A reader of this id also sees the end of the poll
         // before, which this thread stored earlier; so it cannot take this id for that poll's.
         self.id.store(id, Ordering::Release);
         if outer.is_none() {
             // Relaxed: our own store.
             let sequence = self.sequence.load(Ordering::Relaxed);
-            // Release: pairs with the first load in `read`. Whoever sees the poll sees its id, or a later one.
+            // Release: pairs with the first load in `read`. A reader of this sequence sees the poll's id, or a later one.
             self.sequence.store(sequence + 1, Ordering::Release);
         }
         outer
@@ -77,7 +77,7 @@ impl Slot {
             // Release: as in `enter`.
             Some(outer) => self.id.store(outer, Ordering::Release),
             None => {
-                // Both relaxed: our own store, and one that publishes nothing. It comes before the next id, whose Release
+                // Both relaxed: our own store, and a store that publishes nothing. It comes before the next id, whose Release
                 // carries it.
                 let sequence = self.sequence.load(Ordering::Relaxed);
                 self.sequence.store(sequence + 1, Ordering::Relaxed);
@@ -85,14 +85,14 @@ impl Slot {
         }
     }
 
-    /// What is being polled, asked by the thread that holds the slot.
+    /// Returns the polled member, for the thread that holds the slot.
     fn here(&self) -> Option<MemberId> {
         // Both relaxed: our own stores.
         let polling = self.sequence.load(Ordering::Relaxed) % 2 == 1;
         polling.then(|| self.id.load(Ordering::Relaxed))
     }
 
-    /// Notes that a poll goes on; the watchdog alone does.
+    /// Records that a poll continues. Only the watchdog calls it.
     fn see(&self, sequence: u64, now: u64) {
         // Relaxed: our own store.
         if self.seen.load(Ordering::Relaxed) != sequence {
@@ -102,7 +102,7 @@ impl Slot {
         }
     }
 
-    /// Since when the watchdog has seen the poll that goes on, asked by the thread that holds the slot. `None` where the poll
+    /// Returns the time at which the watchdog first saw the current poll, for the thread that holds the slot. `None` if the poll
     /// is younger than the last tick.
     fn seen_since(&self) -> Option<u64> {
         // Relaxed: our own store.
@@ -113,8 +113,8 @@ impl Slot {
         seen.then(|| self.seen_since.load(Ordering::Relaxed))
     }
 
-    /// What is being polled, asked by any thread: the poll's sequence, and the innermost id. `None` also where the poll ends
-    /// while we look, for that one is not stuck.
+    /// Returns the poll's sequence and the innermost id, for any thread. `None` also if the poll ends during this call, because such a
+    /// poll is not stuck.
     fn read(&self) -> Option<(u64, MemberId)> {
         // Acquire: pairs with the Release store of `sequence` in `enter`, so the id is not of an earlier poll.
         let sequence = self.sequence.load(Ordering::Acquire);
@@ -128,8 +128,8 @@ impl Slot {
     }
 }
 
-/// Every slot there ever was; those whose thread has ended wait for the next one. Slots are never freed, so that a thread
-/// finds its own by a bare reference, without a count and without asking whether it is still there. There are as many as
+/// Every slot of the process; a slot whose thread has ended waits for the next thread. Slots are never freed. So a thread
+/// finds its own by a bare reference, without a count and without a check. There are as many as
 /// there were threads at one time.
 static SLOTS: Mutex<Slots> = Mutex::new(Slots { held: Vec::new(), free: Vec::new() });
 
@@ -187,7 +187,7 @@ impl Drop for Holder {
     }
 }
 
-/// A poll that goes on, until this is dropped. Not `Send`: it belongs to the thread's stack.
+/// The mark of a poll, until this is dropped. Not `Send`: it belongs to the thread's stack.
 #[must_use = "the poll is seen only until this is dropped"]
 pub(crate) struct Polling {
     slot: Option<&'static Slot>,
@@ -205,7 +205,7 @@ impl Drop for Polling {
 }
 
 /// Enters this thread's slot: until the guard is dropped, the watchdog sees that `id` is being polled here. Inside another
-/// poll this id shows until then, and the time of the outer poll goes on. Guards must be dropped in reverse order, as those
+/// poll this id shows until then, and the time of the outer poll continues. Guards must be dropped in reverse order, as values
 /// on a stack are.
 #[inline]
 pub(crate) fn polling(id: MemberId) -> Polling {
@@ -240,8 +240,8 @@ pub(crate) fn block_for<R>(member: MemberId, work: impl FnOnce() -> R) -> R {
     result
 }
 
-/// For how long the watchdog has seen the poll that goes on on this thread: short of its time by at most a tick. `None` where
-/// it has not been seen, as is almost every poll.
+/// Returns the time for which the watchdog has seen the current poll of this thread: less than its real time by at most a tick. `None`
+/// if the watchdog has not seen it, as for almost every poll.
 #[inline]
 pub(crate) fn seen_for() -> Option<Duration> {
     let since = HERE.try_with(Cell::get).ok().flatten().and_then(Slot::seen_since)?;
@@ -264,7 +264,7 @@ pub(super) struct Polled {
     pub(super) thread: Arc<str>,
 }
 
-/// What all threads are polling now, and a note for each of them that it was seen.
+/// Returns the current polls of all threads, and marks each of them as seen.
 pub(super) fn polled() -> Vec<Polled> {
     let now = moment(Instant::now());
     let slots = slots();
@@ -286,7 +286,7 @@ fn poll_of(slot: u64, sequence: u64) -> u64 {
 #[cfg(test)]
 mod tests;
 
-/// Seen to fail where the store of `id` in `enter`, or its load in `read`, is relaxed, and where `read` does not look twice.
+/// Seen to fail if the store of `id` in `enter`, or its load in `read`, is relaxed, and if `read` does not load twice.
 #[cfg(all(test, otel_tasks_loom))]
 mod loom {
     use ::loom::thread;
@@ -299,7 +299,7 @@ mod loom {
         const INNER: u64 = 1 << 63;
         model(3, || {
             let slot = Arc::new(Slot::new());
-            // The reader is the thread that is spawned: loom begins with the one that spawns, and a reader that is through
+            // The reader is the spawned thread. Loom begins with the spawning thread, and a reader that ends
             // before the writer begins has nothing to try.
             let reads = {
                 let slot = slot.clone();

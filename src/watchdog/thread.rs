@@ -1,16 +1,16 @@
-//! The watchdog's thread: when it ticks, whom it tells, when it ends.
+//! The watchdog's thread: its ticks, its reports, its end.
 //!
-//! It runs user code only by way of [`Watched`]: what a manager does in its tick, and the destructors of a manager whose last
-//! reference is dropped here. So no lock is held then, and no panic gets further. A tick that blocks delays those of all
+//! It runs user code only through [`Watched`]: the work of a manager in its tick, and its destructors if the last
+//! reference is dropped here. So no lock is held then, and no panic spreads. A tick that blocks delays the ticks of all
 //! managers; it must not wait for a task.
 //!
-//! The thread ends when it has had nothing to watch for [`LINGER`], and is started again when there is something. It could
-//! as well sleep for ever, but a process that no longer uses managers should look as if it never had, to leak checkers,
-//! to whoever counts threads, and to a host that unloads us. The time in between keeps a process that makes one manager
-//! after the other from making as many threads.
+//! The thread ends when it has had nothing to watch for [`LINGER`], and is started again on demand. It could
+//! also sleep, but a process that no longer uses managers should have no thread of ours. Leak checkers, thread counts
+//! and hosts that unload a library depend on that. With [`LINGER`], a process that makes one manager
+//! after the other does not make as many threads.
 //!
 //! Invariants:
-//! 1. `running` is set and cleared under the lock of [`Watchdog::state`], together with the look at what is watched. So a
+//! 1. `running` is set and cleared under the lock of [`Watchdog::state`], together with the check for watched managers. So a
 //!    manager is never entered for a thread that has just decided to end, and there are never two threads.
 //! 2. Neither a [`Watched`] nor a panic's payload is dropped, and no tick called, under that lock. A dead `Weak` may be: that
 //!    frees memory and calls nobody.
@@ -43,13 +43,13 @@ pub(crate) trait Watched: Send + Sync {
     fn tick(&self, tick: &Tick<'_>);
 }
 
-/// What the watchdog tells a manager.
+/// The report of the watchdog to a manager.
 #[derive(Debug)]
 pub(crate) struct Tick<'a> {
-    /// When the watchdog looked.
+    /// The time of the watchdog's pass.
     pub(crate) now: Instant,
-    /// Set where the whole process stood still before this tick (a stop signal, a suspended machine, a starved one): for how
-    /// long at least. Nothing of that time may be held against a task, so every deadline begins anew.
+    /// The time for which the whole process was stopped before this tick, at least: a stop signal, a suspended machine, a starved
+    /// process. It does not count for any task, so every deadline begins again.
     pub(crate) resumed_after: Option<Duration>,
     /// The polls of this manager's members that have gone on since the tick before, or longer. Ticks may follow each other
     /// closely, so [`BlockedPoll::since`] says whether that is long.
@@ -65,10 +65,10 @@ struct Watchdog {
 struct State {
     running: bool,
     watched: Vec<Entry>,
-    /// When the last tick was, or when the watching began. Written by the thread, and by whoever ends its idleness.
+    /// The time of the last tick, or of the start of watching. Written by the thread, and by the call that ends its idleness.
     ticked: Option<Instant>,
-    /// The tick before, while the managers are being told of this one: until they have been, nobody knows whether the process
-    /// stood still.
+    /// The tick before, while the managers receive this one. Until they have, it is not known if the process
+    /// was stopped.
     before: Option<Instant>,
 }
 
@@ -80,7 +80,7 @@ struct Entry {
     watched: Weak<dyn Watched>,
 }
 
-/// What the thread wakes up for.
+/// The reason to wake the thread.
 struct Wake {
     due: Instant,
     every: Duration,
@@ -96,7 +96,7 @@ impl State {
         self.watched.iter().map(|entry| entry.every).min()
     }
 
-    /// When the next tick is due; `None` where nothing is watched.
+    /// Returns the time at which the next tick is due; `None` where nothing is watched.
     fn due(&self) -> Option<Instant> {
         let (every, ticked) = (self.shortest()?, self.ticked?);
         let asked = self.watched.iter().filter_map(|entry| entry.at).min();
@@ -199,8 +199,8 @@ impl Watchdog {
                 }
                 continue;
             };
-            // The second where what was waited for is no longer wanted, its manager being gone: whether the process stood
-            // still must be told to the others all the same.
+            // The second case: a request is obsolete because its manager is gone. The other managers must still learn if the process
+            // was stopped.
             if due <= now || asked.is_some_and(|asked| asked <= now) {
                 return Some(state.wake(now, asked.unwrap_or(now)));
             }
@@ -220,7 +220,7 @@ fn tell(number: u64, watched: &Weak<dyn Watched>, seen: &Seen) {
     contain(|| drop(watched));
 }
 
-/// Ends a panic here. The panic hook has told of it.
+/// Ends a panic here. The panic hook has reported it.
 fn contain(inside: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(inside)) {
         // The payload is the user's value, and its destructor may panic; so may the payload of that, which is left alone.
@@ -239,8 +239,8 @@ pub(crate) fn next_number() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed) % MANAGERS
 }
 
-/// Ticks `watched` at least once per `every` until it is dropped. The thread ticks all managers at once, so as often as the
-/// most demanding one wants. Watching one manager twice tells it twice; what has no strong reference yet (inside
+/// Ticks `watched` at least once per `every` until it is dropped. The thread ticks all managers at once, at the shortest interval that
+/// one of them requests. A manager that is watched twice is ticked twice. A value without a strong reference yet (inside
 /// `Arc::new_cyclic`) counts as dropped.
 ///
 /// # Errors
@@ -256,7 +256,7 @@ pub(crate) fn tick_at(number: u64, at: Instant) {
     WATCHDOG.tick_at(number, at);
 }
 
-/// How long ago the last tick began that all managers have been told of, or else the watching. `None` where nothing is watched.
+/// Returns the time since the start of the last tick that all managers have received, or else of watching. `None` if nothing is watched.
 pub(crate) fn last_tick() -> Option<Duration> {
     WATCHDOG.last_tick()
 }

@@ -325,7 +325,7 @@ async fn fault_23_contradictions_are_refused_with_their_path_and_nothing_starts(
 
     let circle = refused(vec![task("lead", &["a"]), task("a", &["b"]), task("b", &["c"]), task("c", &["a"])]);
     assert_eq!(shown(&circle), cycle(&["a", "b", "c", "a"]), "who only leads there is not on it");
-    assert!(circle.to_string().ends_with("in a circle: a -> b -> c -> a"), "{circle}");
+    assert!(circle.to_string().ends_with("in a cycle: a -> b -> c -> a"), "{circle}");
     let itself = world.tasks.register(task("a", &["a"])).expect_err("a circle");
     assert_eq!(shown(&itself), cycle(&["a", "a"]));
     let unknown = refused(vec![task("a", &[]), task("b", &["a", "nobody"])]);

@@ -64,7 +64,7 @@ async fn a_report_names_what_it_was_caused_by_and_who_asked() {
     let inside = tasks.clone();
     let asking = tasks.spawn("ask", async move {
         let report = inside.shutdown().await;
-        if report.to_string().contains("\n  asked for by ask, which goes on") {
+        if report.to_string().contains("\n  asked for by ask, which continues") {
             Ok(())
         } else {
             Err(report.to_string())

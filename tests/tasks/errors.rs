@@ -231,12 +231,12 @@ async fn a_classification_for_another_error_type_is_refused() {
     refused(
         other,
         r#"ErrorType { name: "t", returned: Some("std::io::error::Error"), classified: "core::fmt::Error" }"#,
-        "task \"t\" returns errors of type std::io::error::Error, but core::fmt::Error is what is classified",
+        "task \"t\" returns errors of type std::io::error::Error: a rule for core::fmt::Error never matches",
     );
     refused(
         || obeys("t").error_type(|_: &fmt::Error| "format"),
         r#"ErrorType { name: "t", returned: None, classified: "core::fmt::Error" }"#,
-        "task \"t\" returns no errors, but core::fmt::Error is what is classified",
+        "task \"t\" returns no errors: a rule for core::fmt::Error never matches",
     );
 }
 
@@ -249,7 +249,7 @@ async fn a_name_past_the_limit_is_refused_and_spawned_ones_share_the_overflow() 
         &tasks,
         obeys("c"),
         r#"NameLimit { name: "c", max_names: 2 }"#,
-        "there is no room for task \"c\": the manager keeps at most 2 names apart",
+        "there is no room for task \"c\": the manager tracks at most 2 names, raise max_names",
     );
     tasks.spawn("d", async {}).await.unwrap();
     tasks.spawn("e", async {}).await.unwrap();

@@ -107,7 +107,7 @@ async fn a_run_is_asked_one_grace_before_the_end_and_the_task_stands_again() {
     let snapshot = tasks.snapshot("t").unwrap();
     assert_eq!(snapshot.total_restarts(), 0, "a take-over is no restart");
     let changes: Vec<_> = tasks.changes("t").unwrap().iter().map(|change| change.kind.to_string()).collect();
-    assert_eq!(changes, ["stands by", "granted: term 1", "lost: term 1", "stands by", "granted: term 2"]);
+    assert_eq!(changes, ["in standby", "granted: term 1", "lost: term 1", "in standby", "granted: term 2"]);
     let decisions = tasks.decisions("t").unwrap();
     let [lost] = &decisions[..] else { panic!("{decisions:?}") };
     assert_eq!((lost.cause, lost.verdict), (DecisionCause::Gate, RestartVerdict::StandBy));

@@ -431,7 +431,7 @@ fn says(answer: &'static [u8]) -> String {
 #[test]
 fn check_says_what_is_wrong_with_an_endpoint() {
     use Protocol::{Grpc, HttpProtobuf};
-    const NOT_HTTP2: &str = "the connection was closed without an answer in HTTP/2: is it a port of HTTP/1.1, or one that expects https://?";
+    const NOT_HTTP2: &str = "the connection was closed without a response in HTTP/2: is it an HTTP/1.1 port, or does it expect https://?";
     const SOON: Duration = Duration::from_secs(5);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let reason = |protocol: Protocol, endpoint: &str| {
@@ -463,7 +463,7 @@ fn check_says_what_is_wrong_with_an_endpoint() {
         let expected = at(format!("http://user:hunter2@localhost:{}", port(&tls)));
         let other = match protocol {
             Grpc => NOT_HTTP2,
-            _ => "the answer is not HTTP/1.1: is it a port of gRPC, or one that expects https://?",
+            _ => "the response is not HTTP/1.1: is it a gRPC port, or does it expect https://?",
         };
         assert_eq!(expected, other);
         let closed = match protocol {

@@ -82,7 +82,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
     Ok(report.exit_code().into())
 }
 
-/// What each run of the task `http` needs.
+/// The inputs of each run of the task `http`.
 struct Http {
     socket: net::TcpListener,
     shop: Shop,
@@ -96,7 +96,7 @@ async fn serve(ctx: TaskContext, http: Arc<Http>) -> io::Result<()> {
     axum::serve(listener, router).with_graceful_shutdown(ctx.cancelled_owned()).await
 }
 
-/// What a handler needs.
+/// The inputs of a handler.
 #[derive(Clone)]
 struct App {
     shop: Shop,

@@ -3,7 +3,7 @@
 //! | a client sends | the broker |
 //! |---|---|
 //! | `NEXT` | delivers one message as soon as there is one: `<id> <header>=<value> ..<tab><body>` |
-//! | `ACK <id>` | forgets the message, and answers `OK`; `GONE` if it was given to another client meanwhile. On any connection |
+//! | `ACK <id>` | forgets the message, and returns `OK`; `GONE` if it was given to another client meanwhile. On any connection |
 //! | `BACK <id>` | delivers the message again, before all others |
 //!
 //! A connection that is closed hands back what was delivered on it and is not acknowledged.
@@ -16,14 +16,14 @@ use std::{
     thread,
 };
 
-/// What became of a message.
+/// The fate of a message.
 #[derive(Debug, Clone, Default)]
 pub struct Message {
     pub traceparent: String,
     pub body: String,
     pub deliveries: usize,
     pub acknowledged: usize,
-    /// How often a client handed it back, apart from closed connections.
+    /// The number of times that a client handed it back, apart from closed connections.
     pub handed_back: usize,
 }
 
@@ -144,13 +144,13 @@ impl Broker {
         state.deliver();
     }
 
-    /// All messages, and those that are neither acknowledged nor delivered.
+    /// Returns all messages, and the numbers of the messages that are neither acknowledged nor delivered.
     pub fn messages(&self) -> (Vec<Message>, Vec<usize>) {
         let state = self.state();
         (state.messages.clone(), state.queue.iter().copied().collect())
     }
 
-    /// How many messages are delivered and not acknowledged: now, and at most so far.
+    /// Returns the number of messages that are delivered and not acknowledged: now, and the largest so far.
     pub fn in_flight(&self) -> (usize, usize) {
         let state = self.state();
         (state.in_flight.len(), state.most_in_flight)

@@ -39,7 +39,7 @@ async fn main() -> Result<ExitCode, Failure> {
     });
 
     let tasks = TaskManager::new();
-    // Intake stops before all others. A connection that is lost is made again, for ever: a broker's restart must not end the service.
+    // Intake stops before all others. A lost connection is made again without a limit: a broker's restart must not end the service.
     let consumer = CriticalTaskConfig::new("consumer", move |ctx| consume(ctx, shop.clone()))
         .intake()
         .shutdown_grace(TIMEOUT)
@@ -66,7 +66,7 @@ async fn consume(ctx: TaskContext, shop: Arc<Shop>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What handling an order needs.
+/// The inputs of an order's handler.
 struct Shop {
     broker: String,
     handled: File,

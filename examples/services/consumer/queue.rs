@@ -18,7 +18,7 @@ use tokio::{
 pub(crate) struct Queue {
     lines: Lines<BufReader<OwnedReadHalf>>,
     link: Arc<Link>,
-    /// Whether a message was requested that has not come.
+    /// True if a message was requested that has not come.
     requested: bool,
 }
 

@@ -172,7 +172,7 @@ fn idle_connection(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// When each order was answered or failed, and its number.
+/// The time of each order's response or failure, and its number.
 type Seen = Vec<(Instant, Result<i64, Failure>)>;
 
 /// Clients that place orders one after the other.
@@ -233,8 +233,8 @@ fn stored(database: &Path, orders: &[i64]) -> (usize, usize) {
     (mails.len(), mails.iter().filter(|sent| **sent).count())
 }
 
-/// Seen to fail without `.intake()` (a loop is asked first), without the drain, with mails that are spawned by `tokio::spawn`,
-/// and with a pool that is closed when the signal comes.
+/// Seen to fail in four cases: without `.intake()` (a loop is requested to stop first), without the drain, with mails that are spawned by
+/// `tokio::spawn`, and with a pool that is closed when the signal comes.
 #[test]
 fn sigterm_under_load_loses_no_order() {
     const DRAIN: Duration = Duration::from_secs(4);

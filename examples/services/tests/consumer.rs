@@ -131,7 +131,7 @@ impl Shop {
             .env("QUEUE_HANDLED", &self.handled)
             .env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", self.receiver.address))
-            // The runs' own spans are hidden from the log, and exported all the same.
+            // The runs' own spans are hidden from the log, and still exported.
             .env("RUST_LOG", "warn")
             .envs(settings.iter().copied());
         Service(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the service"))
@@ -146,7 +146,7 @@ impl Shop {
         wait_for("orders", || self.acknowledged() >= before + orders);
     }
 
-    /// How often each order was handled, as the service wrote it.
+    /// Returns the number of times that each order was handled, as the service wrote it.
     fn handled(&self) -> HashMap<String, usize> {
         let mut handled = HashMap::new();
         for line in std::fs::read_to_string(&self.handled).expect("a file").lines() {
@@ -248,7 +248,7 @@ fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Seen to fail where the message is taken before the room, with runs that `consumer` does not own if it is no intake task, and without
+/// Seen to fail if the message is taken before the room, with runs that `consumer` does not own if it is no intake task, and without
 /// `.parent(..)`.
 #[test]
 fn after_sigterm_under_load_each_order_was_handled_once_or_waits_in_the_queue() {
@@ -270,10 +270,7 @@ fn after_sigterm_under_load_each_order_was_handled_once_or_waits_in_the_queue() 
         assert_eq!(message.handed_back, 0, "it was refused: {message:?}");
         redelivered += usize::from(message.deliveries > 1 || message.deliveries == 1 && waits);
     }
-    assert!(
-        redelivered <= 1,
-        "one that came on the connection as the signal did may go back unread: {redelivered}"
-    );
+    assert!(redelivered <= 1, "a message that arrived with the signal may go back unread: {redelivered}");
     shop.traces_go_on(handled.keys().map(|order| order["order ".len()..].parse().expect("a number")));
     let before = handled.len();
 

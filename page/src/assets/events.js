@@ -14,7 +14,7 @@ export function eventTone(event) {
 }
 /** What the task's own ring of changes says of the same. */
 const CHANGES = { failed: "bad", restarted: "warn", retried: "warn", resumed: "good" };
-const SAYS = { gave_up: "gave up", exited: "ended", backing_off: "restarts after its delay", health_changed: "became", health: "became", retried: "is tried again", slow_poll: "blocks a thread", started: "started", process_resumed: "the process was resumed", standby: "stands by", pass_granted: "may run", pass_lost: "may run no more" };
+const SAYS = { gave_up: "gave up", exited: "ended", backing_off: "restarts after its delay", health_changed: "became", health: "became", retried: "is tried again", slow_poll: "blocks a thread", started: "started", process_resumed: "the process was resumed", standby: "in standby", pass_granted: "may run", pass_lost: "may run no more" };
 const said = (event) => SAYS[event.kind] ?? words(event.kind);
 
 const keys = new WeakMap();

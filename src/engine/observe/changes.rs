@@ -1,4 +1,4 @@
-//! What has changed about one registered task, and why: small rings that are made at the first change.
+//! The changes of one registered task, and their reasons: small rings that are made at the first change.
 //!
 //! Successful runs are no changes, and neither is the first start, so a task that idles or works well has no ring.
 
@@ -18,26 +18,27 @@ use crate::{
     read::HealthStatus,
 };
 
-/// The most bytes of an error's text in a change.
+/// The largest length of an error's text in a change, in bytes.
 const TEXT: usize = 512;
-/// So many entries at the end of a ring are compared with a new one: a failure, its restart, and the same again are two entries.
+/// The number of entries at the end of a ring that are compared with a new one. For example, a failure, its restart, and the same again
+/// are two entries.
 const ALIKE: usize = 4;
 
-/// A change of a registered task: a failure, a restart, a stop. A successful run is none.
+/// A change of a registered task: a failure, a restart, a stop. A successful run is no change.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct TaskChange {
     /// The number of the change, counted from 1 for each task.
     pub number: u64,
-    /// When it happened; for equal changes in a row, the first time.
+    /// The time at which it happened; for equal changes in a row, the first time.
     pub at: SystemTime,
-    /// When it happened last.
+    /// The time at which it happened last.
     pub until: SystemTime,
-    /// How often it happened. Equal failures and restarts in a row are one change.
+    /// The number of times that it happened. Equal failures and restarts in a row are one change.
     pub count: u64,
     /// The task's generation, the last time.
     pub generation: u64,
-    /// What happened.
+    /// The kind of the change.
     pub kind: TaskChangeKind,
     /// The trace of the run that it concerns, the last time.
     pub trace_id: Option<TraceId>,
@@ -46,11 +47,11 @@ pub struct TaskChange {
 }
 
 impl TaskChange {
-    /// The most changes that are kept of a task.
+    /// The largest number of changes of a task that are kept.
     pub const KEPT: usize = 32;
 }
 
-/// What changed about a registered task.
+/// The kind of a change of a registered task.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum TaskChangeKind {
@@ -105,18 +106,18 @@ pub enum TaskChangeKind {
     /// The task was stopped.
     #[non_exhaustive]
     Stopped {
-        /// Who asked for it.
+        /// The cause of the stop.
         by: DecisionCause,
     },
     /// The task was paused.
     #[non_exhaustive]
     Paused {
-        /// Who asked for it.
+        /// The cause of the pause.
         by: DecisionCause,
     },
-    /// The paused task goes on.
+    /// The paused task continues.
     Resumed,
-    /// The gate of the task is closed: it stands by.
+    /// The gate of the task is closed: it is in standby.
     Standby,
     /// The gate of the task was opened.
     #[non_exhaustive]
@@ -163,7 +164,7 @@ impl TaskChangeKind {
         Self::Retried { error_type, message: bounded(message, TEXT).into() }
     }
 
-    /// Whether it may come again and again, in turn with others of its kind.
+    /// Returns true if it may happen repeatedly, in turn with others of its kind.
     fn repeats(&self) -> bool {
         matches!(self, Self::Failed { .. } | Self::Retried { .. } | Self::Restarted { .. })
     }
@@ -187,7 +188,7 @@ impl fmt::Display for TaskChangeKind {
             Self::Stopped { by } => write!(f, "stopped by {by}"),
             Self::Paused { by } => write!(f, "paused by {by}"),
             Self::Resumed => f.write_str("resumed"),
-            Self::Standby => f.write_str("stands by"),
+            Self::Standby => f.write_str("in standby"),
             Self::PassGranted { term } => write!(f, "granted: term {term}"),
             Self::PassLost { term } => write!(f, "lost: term {term}"),
         }
@@ -208,21 +209,21 @@ fn restarted(reason: RestartReason) -> &'static str {
     }
 }
 
-/// Why a registered task was restarted, given up, left down or stands by: the whole of what decided it.
+/// The reason why a registered task was restarted, given up, not restarted or put in standby: all inputs of the decision.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct TaskDecision {
     /// The number of the decision, counted from 1 for each task.
     pub number: u64,
-    /// When it was made.
+    /// The time at which it was made.
     pub at: SystemTime,
     /// The task's generation that had ended, or was to end.
     pub generation: u64,
-    /// What led to it.
+    /// The cause of the decision.
     pub cause: DecisionCause,
-    /// What was decided.
+    /// The decision.
     pub verdict: RestartVerdict,
-    /// What the task's policy was asked. `None` if it was not asked: somebody requested it, or the group or a dependency led to it.
+    /// The inputs of the task's policy. `None` if the policy did not decide: the cause was a request, the group or a dependency.
     ///
     /// Its [`answer`](RestartQuestion::answer) is the verdict, unless the cause is the group, which may overrule it.
     pub question: Option<RestartQuestion>,

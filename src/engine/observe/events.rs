@@ -1,4 +1,4 @@
-//! What the manager tells those who listen: a bounded stream that drops and counts, and never makes anyone wait.
+//! The events of the manager for subscribers: a bounded stream that drops and counts, and never makes the manager wait.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -18,17 +18,17 @@ use crate::{
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct TaskEvent {
-    /// When.
+    /// The time of the event.
     pub at: SystemTime,
     /// The task; `None` for what concerns the manager as a whole.
     pub task: Option<Arc<str>>,
     /// The task's generation: how often it has begun. 0 before the first time and for spawned tasks.
     pub generation: u64,
-    /// What.
+    /// The kind of the event.
     pub kind: TaskEventKind,
 }
 
-/// What happened.
+/// The kind of an event.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum TaskEventKind {
@@ -40,7 +40,7 @@ pub enum TaskEventKind {
         /// Their names.
         waits_for: Vec<Arc<str>>,
     },
-    /// Its gate is closed: it stands by until it is granted a pass.
+    /// Its gate is closed: it is in standby until it is granted a pass.
     Standby,
     /// Its gate was opened, and it is about to begin.
     #[non_exhaustive]
@@ -57,7 +57,7 @@ pub enum TaskEventKind {
     /// It began, for the first time or again.
     #[non_exhaustive]
     Started {
-        /// Why it began again; `None` for the first time.
+        /// The reason why it began again; `None` for the first time.
         restart: Option<RestartReason>,
     },
     /// It does its work: it said so, or it need not.
@@ -65,9 +65,9 @@ pub enum TaskEventKind {
     /// A run of it ended; for a loop, an iteration. One per run, whatever happened.
     #[non_exhaustive]
     Exited {
-        /// How.
+        /// The exit of the run.
         exit: Exit,
-        /// How long it took.
+        /// The duration of the run.
         duration: Duration,
         /// The iteration, for a loop.
         iteration: Option<u64>,
@@ -75,9 +75,9 @@ pub enum TaskEventKind {
     /// Iterations of a loop did not take place.
     #[non_exhaustive]
     Skipped {
-        /// Why.
+        /// The reason.
         reason: SkipReason,
-        /// How many.
+        /// The number of iterations.
         iterations: u64,
     },
     /// An iteration of a loop failed and is tried again.
@@ -85,17 +85,17 @@ pub enum TaskEventKind {
     Retrying {
         /// The iteration.
         iteration: u64,
-        /// How it failed.
+        /// The failure of the try.
         failure: Failure,
-        /// How long it waits.
+        /// The delay before the next try.
         delay: Duration,
     },
     /// It will begin again after this delay.
     #[non_exhaustive]
     BackingOff {
-        /// Why.
+        /// The reason of the restart.
         reason: RestartReason,
-        /// How long it waits.
+        /// The delay before the restart.
         delay: Duration,
     },
     /// It is asked to stop because of others: of its group, or a task it depends on.
@@ -118,8 +118,8 @@ pub enum TaskEventKind {
         /// The time until it is tried again; `None` if it was given up for good.
         retry_after: Option<Duration>,
     },
-    /// It is well again after it had failed: a run has lasted for the
-    /// [`stable_after`](crate::Backoff::stable_after) of its backoff, or, for a loop, an iteration has succeeded.
+    /// The task has recovered from a failure. A run has lasted for the
+    /// [`stable_after`](crate::Backoff::stable_after) of its backoff, or an iteration of a loop has succeeded.
     Recovered,
     /// It gave no heartbeat in time, or one poll of it took too long. Once per stall.
     #[non_exhaustive]
@@ -127,7 +127,7 @@ pub enum TaskEventKind {
         /// For how long it has given no sign of life, or has been in one poll.
         silent_for: Duration,
     },
-    /// One poll has gone on for longer than the slow-poll threshold and blocks its thread. Once per poll, while it goes on.
+    /// One poll takes longer than the slow-poll threshold and blocks its thread. Sent once per poll, during the poll.
     #[non_exhaustive]
     SlowPoll {
         /// For how long at least.
@@ -143,24 +143,24 @@ pub enum TaskEventKind {
         /// The task's own status, whatever its role.
         status: HealthStatus,
     },
-    /// The runtime has run nothing for so long: all its threads are blocked.
+    /// The runtime makes no progress: all its threads are blocked.
     #[non_exhaustive]
     RuntimeStalled {
-        /// For how long at least.
+        /// The time without progress, at least.
         stalled_for: Duration,
         /// The tasks that were being polled, by name.
         polling: Vec<Arc<str>>,
     },
-    /// The process stood still as a whole: stopped, suspended, or starved. Nothing is held against the tasks.
+    /// The whole process was stopped, suspended or starved. That time does not count for any task.
     #[non_exhaustive]
     ProcessResumed {
-        /// For how long.
+        /// The time for which it was stopped.
         stood_still_for: Duration,
     },
-    /// The manager drains: it is not ready any more, and everything else goes on. Sent again if the drain is shortened.
+    /// The manager drains: it is not ready any more, and all tasks continue. Sent again if the drain is shortened.
     #[non_exhaustive]
     Draining {
-        /// When the ordered shutdown begins at the latest.
+        /// The time at which the ordered shutdown begins at the latest.
         until: SystemTime,
     },
     /// The ordered shutdown has begun.
@@ -215,8 +215,8 @@ pub struct TaskEvents {
 }
 
 impl TaskEvents {
-    /// How many events a subscriber may be behind before it misses the oldest: a burst of a thousand tasks failing at once
-    /// still fits.
+    /// The number of events that a subscriber may be behind before it misses the oldest: 4,096. A burst of a thousand failing tasks
+    /// fits.
     pub const CAPACITY: usize = 4_096;
 
     /// The next event; `None` after [`TaskEventKind::ShutdownEnded`], or when the manager is gone.
@@ -250,7 +250,7 @@ impl TaskEvents {
         }
     }
 
-    /// How many events were dropped because this subscriber was too slow.
+    /// Returns the number of events that were dropped because this subscriber was too slow.
     pub fn missed(&self) -> u64 {
         self.missed
     }
@@ -261,7 +261,7 @@ impl TaskEvents {
     }
 }
 
-/// Where events are told. Costs nothing until somebody listens.
+/// The channel of events. It costs nothing without a subscriber.
 #[derive(Default)]
 pub(crate) struct EventBus(OnceLock<broadcast::Sender<TaskEvent>>);
 
@@ -271,7 +271,7 @@ impl EventBus {
         TaskEvents { receiver: sender.subscribe(), missed: 0, over: false }
     }
 
-    /// Tells what `kind` makes, where somebody listens.
+    /// Sends the event that `kind` makes, if there is a subscriber.
     pub(crate) fn tell(
         &self,
         task: Option<&Arc<str>>,

@@ -1,4 +1,4 @@
-//! What watches: the event bus, the monitor's sweeps, and what the watchdog does for a manager.
+//! Observation: the event bus, the monitor's sweeps, and the watchdog's work for a manager.
 
 pub(in crate::engine) mod changes;
 pub(in crate::engine) mod events;

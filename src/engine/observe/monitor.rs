@@ -1,8 +1,12 @@
 //! The monitor: a sweep at start and then at every interval, as the span `bot.monitor_tasks`.
 //!
-//! A sweep warns once of names that the user's prefixes do not cover, lets names go whose task is gone, and tells which tasks' health has
-//! changed, of those whose interval has
-//! passed. Each step is isolated: a panic in one is logged and the others still run; the loop itself ends only
+//! A sweep does three things:
+//!
+//! - It warns once of names that the user's prefixes do not cover.
+//! - It removes the names of tasks that are gone.
+//! - It reports changes of health, of the tasks whose interval has passed.
+//!
+//! Each step is isolated: a panic in one is logged and the others still run. The loop itself ends only
 //! with [`Shared::stop_monitor`] or the manager.
 
 use std::{
@@ -87,7 +91,7 @@ fn categorize(shared: &Shared, span: &ManagedSpan) {
     }
     let mut unknown = names[TaskCategory::Unknown as usize].clone();
     {
-        // Bounded like the names of the registry, which come and go. The lock is not held while the subscriber, the user's code, is told.
+        // Bounded like the names of the registry, which come and go. The lock is not held during a call of the subscriber, which is the user's code.
         let mut warned = shared.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.len() > 2 * listing.len() {
             let known: HashSet<_> = listing.iter().map(|entry| &*entry.identity.name).collect();
@@ -103,7 +107,7 @@ fn categorize(shared: &Shared, span: &ManagedSpan) {
 /// The names that are registered or have runs under way. Asked of the cells: of names there are few, of tasks millions.
 fn names_alive(listing: &[Arc<Task>]) -> Names {
     let mut names = Names::default();
-    // Members have no name of their own here: their family's stands for them.
+    // Members have no name of their own here: the name of their family is checked.
     let named = listing.iter().map(|entry| &**entry).filter(|entry| entry.family().is_none());
     for Entry { identity, cell, .. } in named {
         if cell.is_alive() {

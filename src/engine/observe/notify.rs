@@ -1,4 +1,4 @@
-//! When the service manager is sent what: at each tick of the watchdog's thread, and when a shutdown begins.
+//! The messages to the service manager: at each tick of the watchdog's thread, and when a shutdown begins.
 
 use std::time::Instant as StdInstant;
 

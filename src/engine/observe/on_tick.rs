@@ -1,8 +1,9 @@
-//! What the watchdog's thread does for a manager at each tick: it sees silent tasks, polls that block a thread, a runtime
-//! that runs nothing, runs whose permission ends, and pushes on a shutdown that the runtime cannot. It works while every thread of the runtime is blocked.
+//! The work of the watchdog's thread for a manager at each tick. It detects silent tasks, polls that block a thread, a runtime
+//! without progress, and runs whose permission ends. It also continues a shutdown that the runtime cannot. It works while every thread of
+//! the runtime is blocked.
 //!
-//! Silence is also seen by the task's driver, with a timer of the runtime: exact, and in virtual time. The thread comes after
-//! it, where the driver is stuck. Both ask [`Signals::tell`], so that a stall is told once and acted on once.
+//! The task's driver also detects silence, with a timer of the runtime: exact, and in virtual time. The thread comes after
+//! it, if the driver is stuck. Both call [`Signals::tell`], so that a stall is reported once and handled once.
 //!
 //! [`Signals::tell`]: crate::engine::supervision::signs_of_life::Signals::tell
 
@@ -32,13 +33,13 @@ use crate::{
     watchdog::{self, BlockedPoll, Tick, Watched},
 };
 
-/// How often the watchdog looks at a manager.
+/// The interval at which the watchdog checks a manager: 50 ms.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
-/// How long the thread leaves a silent task to its driver.
+/// The time that the thread leaves a silent task to its driver.
 const DRIVERS_TURN: Duration = Duration::from_millis(40);
-/// Without a tick for so long the process as a whole stood still.
+/// The time without a tick after which the whole process counts as stopped.
 const STOOD_STILL: Duration = Duration::from_secs(1);
-/// How often it is tried whether the runtime runs anything.
+/// The interval of the probes for progress of the runtime.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 impl Shared {
@@ -49,19 +50,19 @@ impl Shared {
         }
     }
 
-    /// Asks for a look soon: a shutdown is under way.
+    /// Requests an early check: a shutdown has begun.
     pub(crate) fn watch_closely(&self) {
         watchdog::tick_at(self.watch.number, StdInstant::now() + SHUTDOWN_TICK);
     }
 
-    /// A task has given no sign of life, or has been in one poll, for so long. Told once, and acted on as the task says.
+    /// A task has given no sign of life, or has been in one poll, for this time. Reported once, and handled as the task's settings say.
     pub(crate) fn stalled(&self, task: &Arc<Supervised>, stall: Stall, silent_for: Duration) {
         if watchdog::last_tick().is_some_and(|since| since > STOOD_STILL) {
-            // The thread has not come by either: the process stood still, and the task with it.
+            // The thread has not ticked either: the process was stopped, and the task with it.
             return task.signals.rearm(Instant::now());
         }
         let Some(generation) = task.signals.tell(stall) else { return };
-        // An order that is not heard, by a driver that is stuck with an earlier one, changes nothing: the stall is told.
+        // A driver that is stuck with an earlier order does not receive this one. The stall is reported anyway.
         self.announcer(task, generation).stalled(silent_for, || match task.spec.on_stall {
             StallAction::Report => {}
             StallAction::Restart => {
@@ -89,7 +90,7 @@ impl Shared {
         let slow = blocked.iter().filter(|blocked| blocked.since >= self.recorder.options.slow_poll);
         let slow: Vec<_> =
             slow.filter_map(|blocked| Some((blocked, self.tracker.member(blocked.id)?))).collect();
-        // Before anybody is told: who hears of it may ask.
+        // Before any report: its receiver may read it.
         *self.watch.blocked.lock().unwrap_or_else(PoisonError::into_inner) = slow
             .iter()
             .map(|(blocked, (task, _))| BlockedTask {
@@ -114,7 +115,7 @@ impl Shared {
         }
     }
 
-    /// Sends a task through the runtime now and then; one that does not come back says that the runtime runs nothing.
+    /// Sends a task through the runtime now and then. If it does not come back, the runtime makes no progress.
     fn probe(&self, now: StdInstant, blocked: &[BlockedPoll], state: &mut State) {
         let Some(runtime) = self.existing_runtime() else { return };
         if runtime.is_told() {
@@ -148,7 +149,7 @@ impl Shared {
         if stalled_for < self.settings.runtime_stall || std::mem::replace(&mut probe.told, true) {
             return;
         }
-        // Before anybody is told: who hears of it may ask.
+        // Before any report: its receiver may read it.
         self.watch.stalled.store(true, SeqCst);
         let mut polling: Vec<Arc<str>> = blocked
             .iter()
@@ -160,14 +161,14 @@ impl Shared {
         announce::runtime_stalled(&self.events, stalled_for, polling);
     }
 
-    /// Whether the runtime is known to run nothing.
+    /// Returns true if the runtime is known to make no progress.
     pub(crate) fn runtime_is_stalled(&self) -> bool {
         self.watch.stalled.load(SeqCst)
     }
 }
 
 impl Shared {
-    /// Ends passes whose time is over, and acts on polls that go on until then.
+    /// Ends passes whose time is over, and acts on polls that have not returned until then.
     fn look_for_overruns(&self) {
         let mut next: Option<Duration> = None;
         for task in self.watch.gated() {
@@ -221,7 +222,7 @@ impl Watched for Shared {
             self.watch.beating().iter().for_each(|task| task.signals.rearm(now));
             self.events.tell(None, 0, || TaskEventKind::ProcessResumed { stood_still_for });
         }
-        // Not locked while others are told, whose code may ask the manager back.
+        // Not locked during reports, whose receivers may call the manager.
         let mut state = std::mem::take(&mut *self.watch.state.lock().unwrap_or_else(PoisonError::into_inner));
         if tick.resumed_after.is_some() {
             self.watch.stalled.store(false, SeqCst);

@@ -40,16 +40,16 @@ pub(crate) struct Service {
 struct State {
     ready: Report,
     stopping: Report,
-    /// Whether a ping is to be sent.
+    /// True if a ping is to be sent.
     ping: bool,
     /// The status that was sent last.
     status: String,
     /// The status to be sent.
     new_status: Option<String>,
-    /// When the shutdown or its drain began.
+    /// The time at which the shutdown or its drain began.
     stopping_since: Option<StdInstant>,
     extended_at: Option<StdInstant>,
-    /// Whether the shutdown is over.
+    /// True if the shutdown is over.
     over: bool,
     checked_at: Option<StdInstant>,
     /// The least time until the next check for anything but a ping.
@@ -114,7 +114,7 @@ impl Service {
         self.notifier.watchdog().map(|interval| interval / PINGS)
     }
 
-    /// Whether health is to be checked: for a ping, or for the status.
+    /// Returns true if health is to be checked: for a ping, or for the status.
     pub(super) fn check_is_due(&self, now: StdInstant) -> bool {
         let state = self.state();
         let every = if state.ready == Report::NotDue { CHECK_UNTIL_READY } else { CHECK_STATUS };

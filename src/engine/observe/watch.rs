@@ -1,4 +1,4 @@
-//! What the watchdog keeps of a manager.
+//! The state of the watchdog for a manager.
 
 use std::{
     collections::HashSet,
@@ -13,14 +13,14 @@ use tokio::task::JoinHandle;
 
 use crate::{engine::Supervised, read::BlockedTask};
 
-/// What the watchdog keeps of a manager.
+/// The state of the watchdog for a manager.
 pub(crate) struct Watch {
     pub(super) number: u64,
     /// The tasks that promised signs of life: few, where there are many.
     beating: Mutex<Vec<Weak<Supervised>>>,
-    /// The tasks behind a gate.
+    /// The tasks with a gate.
     gated: Mutex<Vec<Weak<Supervised>>>,
-    /// Whether the runtime is known to run nothing. Written by the watchdog's thread alone; so is the next.
+    /// True if the runtime is known to run nothing. Written by the watchdog's thread alone; so is the next.
     pub(super) stalled: AtomicBool,
     /// The polls that block a thread, as the last tick saw them.
     pub(super) blocked: Mutex<Vec<BlockedTask>>,
@@ -29,7 +29,7 @@ pub(crate) struct Watch {
 
 #[derive(Default)]
 pub(super) struct State {
-    /// Blocked polls that have been told; kept while they go on.
+    /// Blocked polls that were reported; kept until they return.
     pub(super) told: HashSet<u64>,
     pub(super) probe: Option<Probe>,
     pub(super) probed: Option<StdInstant>,
@@ -94,7 +94,7 @@ fn alive_of(watched: &Mutex<Vec<Weak<Supervised>>>) -> Vec<Arc<Supervised>> {
     watched.retain(|task| {
         let task = task.upgrade();
         let keep = task.as_ref().is_some_and(|task| !task.has_left());
-        // Also one that has left: its last use must not end under the lock.
+        // A task that has left counts too: its last reference must not end under the lock.
         alive.extend(task);
         keep
     });

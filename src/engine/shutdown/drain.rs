@@ -91,7 +91,7 @@ impl Drain {
         self.moved.notified().await;
     }
 
-    /// When the drain ends; `None` once it is over.
+    /// Returns the time at which the drain ends; `None` once it is over.
     pub(super) fn until(&self) -> Option<Instant> {
         match &*self.state() {
             State::Draining(draining) => Some(draining.until),

@@ -30,10 +30,10 @@ pub fn shutdown_signal() -> ShutdownSignal {
     signal
 }
 
-/// Wakes those that wait for [`LISTENS`].
+/// Wakes the waiters for [`LISTENS`].
 static ASKED: Notify = Notify::const_new();
 
-/// Whether this process has asked for signals, and their default action is off.
+/// True if this process has asked for signals, and their default action is off.
 static LISTENS: AtomicBool = AtomicBool::new(false);
 
 /// Listens for signals beside the caller's own listener, once the process has asked for signals.
@@ -52,8 +52,8 @@ pub(crate) fn listened_signals() -> Option<fn() -> FurtherSignals> {
 /// Listeners beside the caller's own. Without any until the process asks for signals.
 #[derive(Default)]
 pub(crate) struct FurtherSignals {
-    /// Polled for the first time when the caller's wait is over: only then it surely shows what ended that. One that is polled
-    /// meanwhile may hear of a signal a moment after the caller's.
+    /// Polled for the first time when the caller's wait is over: only then it certainly shows the cause of the end. If it were polled
+    /// meanwhile, it might receive a signal a moment after the caller.
     signals: Option<ShutdownSignal>,
     /// Polled beside the caller's wait.
     beside: Option<ShutdownSignal>,
@@ -61,7 +61,7 @@ pub(crate) struct FurtherSignals {
     sigterms: usize,
 }
 
-/// How many [`ShutdownSignal`]s have completed with a SIGTERM. One that completes before we listen, too, shows here.
+/// The number of [`ShutdownSignal`]s that have completed with a SIGTERM, also before this listener began.
 static SIGTERMS: AtomicUsize = AtomicUsize::new(0);
 
 /// The signals that have come, each kind once.
@@ -71,17 +71,17 @@ pub(crate) struct Seen {
     terminate: bool,
 }
 
-/// Why a wait beside signals is over.
+/// The reason why a wait beside signals is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// What was waited for has ended.
+    /// The wait itself has ended.
     Itself,
     /// A second signal came.
     BySignals,
 }
 
 impl Seen {
-    /// Whether there was a SIGTERM, and no Ctrl-C beside it: that would be a second signal.
+    /// Returns true if there was a SIGTERM, and no Ctrl-C beside it: that would be a second signal.
     pub(crate) fn is_sigterm_alone(self) -> bool {
         self.terminate && !self.interrupt
     }
@@ -94,7 +94,7 @@ impl Seen {
 impl FurtherSignals {
     fn listen(&mut self) {
         if self.signals.is_none() && LISTENS.load(SeqCst) && Handle::try_current().is_ok() {
-            // Another runtime of the process may have asked: without I/O there is nothing to listen with, and nobody to tell.
+            // Another runtime of the process may have asked. Without I/O there is nothing to listen with, and no caller to inform.
             let none = |_| ShutdownSignal { signals: Vec::new() };
             let listen = || Some(catch(true, ShutdownSignal::listen).unwrap_or_else(none));
             (self.signals, self.beside) = (listen(), listen());
@@ -108,7 +108,7 @@ impl FurtherSignals {
     pub(crate) async fn beside(&mut self, end: impl Future) -> Ended {
         let mut end = pin!(end);
         let mut asked = pin!(ASKED.notified());
-        // Enabled before the look: whoever asks in between still wakes us.
+        // Enabled before the check, so that a request in between still wakes this future.
         asked.as_mut().enable();
         let mut seen = Seen::default();
         let ended = poll_fn(|cx| {
@@ -146,7 +146,7 @@ impl FurtherSignals {
     /// Waits for the next signal, and listens as soon as anybody in the process does.
     pub(crate) async fn next(&mut self) {
         let mut asked = pin!(ASKED.notified());
-        // Enabled before the look: whoever asks in between still wakes us.
+        // Enabled before the check, so that a request in between still wakes this future.
         asked.as_mut().enable();
         poll_fn(|cx| {
             let _ = asked.as_mut().poll(cx);

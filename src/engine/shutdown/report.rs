@@ -1,10 +1,10 @@
-//! What the shutdown says of itself.
+//! The report of a shutdown.
 
 use std::{fmt, io::Write as _, sync::Arc, time::Duration};
 
 use crate::policy::{Plain, ShutdownOutcome, TaskCategory, TaskPriority};
 
-/// One line of a [`ShutdownReport`]: a registered task, or the runs of a spawned one that ended alike.
+/// One line of a [`ShutdownReport`]: a registered task, or the runs of a spawned task that ended alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -13,23 +13,23 @@ pub struct ShutdownEntry {
     pub name: Arc<str>,
     /// The registered task that owns the runs: they were spawned through its context. `None` for every other line.
     pub owner: Option<Arc<str>>,
-    /// What the task is.
+    /// The category of the task.
     pub category: TaskCategory,
-    /// How late it was stopped.
+    /// The priority of the task: lower priorities stop first.
     pub priority: TaskPriority,
-    /// What became of it.
+    /// The outcome of the task.
     pub outcome: ShutdownOutcome,
-    /// How many runs this line speaks of: 1 for a registered task. The members of a family that ended well share a line, under the
-    /// family's name: how many they are.
+    /// The number of runs in this line: 1 for a registered task. The members of a family that ended well share a line under the
+    /// family's name; then it is the number of members.
     pub count: u64,
-    /// What is counted.
+    /// The things that are counted.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) counted: Counted,
-    /// How long after the signal or the call the last of them ended; the whole shutdown for what leaked.
+    /// The time from the signal or the call to the end of the last of them; the whole shutdown for a leaked run.
     pub after: Duration,
 }
 
-/// What a line of a [`ShutdownReport`] counts.
+/// The things that a line of a [`ShutdownReport`] counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Counted {
     Runs,
@@ -37,35 +37,35 @@ pub(crate) enum Counted {
     Members,
 }
 
-/// What an ordered shutdown did, task by task.
+/// The result of an ordered shutdown, task by task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct ShutdownReport {
-    /// How long it took, from the signal or the call: the drain and the ordered shutdown.
+    /// The time from the signal or the call to the report: the drain and the ordered shutdown.
     pub duration: Duration,
-    /// How long it drained before the ordered shutdown began; a part of `duration`. Zero without a drain.
+    /// The time of the drain before the ordered shutdown; a part of `duration`. Zero without a drain.
     pub drained: Duration,
-    /// How long it was allowed to take, from the signal or the call.
+    /// The longest time that was allowed, from the signal or the call.
     pub deadline: Duration,
-    /// What became of the tasks that were alive when the ordered shutdown began, in the order in which they were asked to stop. The
+    /// The outcomes of the tasks that were alive when the ordered shutdown began, in the order of the stop requests. The
     /// runs that a task owns follow it.
     pub tasks: Vec<ShutdownEntry>,
-    /// The tasks that asked for the shutdown from inside and wait for this report: they are neither stopped nor waited for,
-    /// and stand in no line.
+    /// The tasks that requested the shutdown from inside and wait for this report. They are neither stopped nor waited for,
+    /// and have no line.
     pub asked_by: Vec<Arc<str>>,
-    /// Why the manager shut itself down; `None` where somebody asked for it.
+    /// The reason why the manager shut itself down; `None` if a caller requested it.
     pub cause: Option<ShutdownCause>,
 }
 
-/// Why a manager shut itself down: a task was given up whose [`Escalation`](crate::policy::Escalation) says so.
+/// The reason why a manager shut itself down: a task was given up whose [`Escalation`](crate::policy::Escalation) says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct ShutdownCause {
     /// The task.
     pub task: Arc<str>,
-    /// Why it was given up.
+    /// The reason why it was given up.
     pub reason: &'static str,
 }
 
@@ -78,18 +78,21 @@ impl fmt::Display for ShutdownCause {
 impl std::error::Error for ShutdownCause {}
 
 impl ShutdownReport {
-    /// How many tasks and runs ended with this outcome.
+    /// Returns the number of tasks and runs that ended with this outcome.
     pub fn count(&self, outcome: ShutdownOutcome) -> u64 {
         self.tasks.iter().filter(|task| task.outcome == outcome).map(|task| task.count).sum()
     }
 
-    /// Whether somebody asked for the shutdown and everything ended by itself.
+    /// Returns true if a caller requested the shutdown and everything ended by itself.
     pub fn is_clean(&self) -> bool {
         self.cause.is_none() && !self.tasks.iter().any(|task| task.outcome.is_forced())
     }
 
-    /// An exit code for the process: 0 where everything ended by itself, 1 where something had to be dropped or the manager
-    /// shut itself down, 2 where something could not even be dropped.
+    /// Returns an exit code for the process:
+    ///
+    /// - 0 if everything ended by itself.
+    /// - 1 if something had to be dropped, or the manager shut itself down.
+    /// - 2 if something could not even be dropped.
     pub fn exit_code(&self) -> u8 {
         if self.count(ShutdownOutcome::Leaked) > 0 { 2 } else { u8::from(!self.is_clean()) }
     }
@@ -110,7 +113,7 @@ impl fmt::Display for ShutdownReport {
             write!(f, "\n  because {cause}")?;
         }
         if !self.asked_by.is_empty() {
-            write!(f, "\n  asked for by {}, which goes on", Plain(self.asked_by.join(", ")))?;
+            write!(f, "\n  asked for by {}, which continues", Plain(self.asked_by.join(", ")))?;
         }
         for task in &self.tasks {
             write!(
@@ -139,18 +142,18 @@ impl fmt::Display for ShutdownReport {
     }
 }
 
-/// What is done when the shutdown is over and nobody can receive its report, because the thread that waits for it is blocked:
-/// on a current-thread runtime a task that never returns leaves nothing else to do.
+/// The use of a report that no caller can receive, because the thread that waits for it is blocked. For example, a task that never
+/// returns blocks a current-thread runtime.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum LastResort {
-    /// The report goes to stderr. The default.
+    /// The report is written to stderr. The default.
     #[default]
     Print,
-    /// The report goes to stderr, what telemetry there is has a second to leave, and the process ends with
+    /// The report is written to stderr, telemetry gets one second to flush, and the process ends with
     /// [`ShutdownReport::exit_code`].
     Exit,
-    /// This is called, on the watchdog's thread.
+    /// The function is called with the report, on the watchdog's thread.
     Call(Arc<dyn Fn(&ShutdownReport) + Send + Sync>),
 }
 

@@ -72,7 +72,7 @@ pub(crate) struct Sequence {
     finished: AtomicBool,
     /// Callers that wait for the report.
     waiting: AtomicUsize,
-    /// Whether one of them has it.
+    /// True if one of them has it.
     delivered: AtomicBool,
     watched: Mutex<Watched>,
 }
@@ -82,7 +82,7 @@ pub(crate) struct Sequence {
 struct Watched {
     /// Since when something has been due that the runtime has not done.
     due_since: Option<StdInstant>,
-    /// When the report was there.
+    /// The time at which the report was there.
     reported_at: Option<StdInstant>,
 }
 
@@ -95,15 +95,15 @@ struct Spans {
 
 struct State {
     phase: Phase,
-    /// When the shutdown was asked for: the drain, if there was one.
+    /// The time at which the shutdown was asked for: the drain, if there was one.
     began: Instant,
     abort_at: Instant,
     end: Instant,
-    /// When the graces of spawned runs are over, the soonest first. A registered task's driver keeps its own.
+    /// The time at which the graces of spawned runs are over, the soonest first. A registered task's driver keeps its own.
     graces: Vec<(Instant, Rank, Duration)>,
     /// Positions before this one are those of the intake.
     intake: Rank,
-    /// Whether the intake is over, and all others are asked stage by stage.
+    /// True if the intake is over, and all others are asked stage by stage.
     staged: bool,
     /// Who depends on a task, or comes after it in its group.
     dependents: Dependents,
@@ -115,13 +115,13 @@ struct State {
 pub(crate) type Dependents = HashMap<MemberId, Vec<Arc<Supervised>>>;
 
 impl State {
-    /// Whether a task stays for its dependents. What a dependent owns counts as the dependent, whose driver waits for it.
+    /// Returns true if a task stays for its dependents. What a dependent owns counts as the dependent, whose driver waits for it.
     fn is_held(&self, task: &Supervised) -> bool {
         let dependents = self.dependents.get(&task.place.id()).into_iter().flatten();
         dependents.into_iter().any(|dependent| !dependent.place.is_out())
     }
 
-    /// Whether those at a position are gone, or stay for their dependents: nothing is gained by waiting for them.
+    /// Returns true if those at a position are gone, or stay for their dependents: nothing is gained by waiting for them.
     fn is_over(&self, tracker: &Tracker, rank: Rank) -> bool {
         let held = self.held.iter().filter(|task| task.place.is_waited_for_at(rank)).count();
         tracker.left_at(rank) <= held
@@ -585,7 +585,7 @@ impl Sequence {
         })
     }
 
-    /// Whether [`Sequence::advance`] would do anything.
+    /// Returns true if [`Sequence::advance`] would do anything.
     fn is_due(&self, shared: &Shared, now: Instant) -> bool {
         let (phase, abort_at, grace, released, is_over) = {
             let state = self.state();
@@ -634,12 +634,12 @@ impl Sequence {
         }
     }
 
-    /// Whether somebody waits for the report.
+    /// Returns true if somebody waits for the report.
     fn is_awaited(&self, shared: &Shared) -> bool {
         self.waiting.load(SeqCst) > 0 || shared.awaited.load(SeqCst) > 0
     }
 
-    /// Whether the watchdog has nothing left to do.
+    /// Returns true if the watchdog has nothing left to do.
     pub(crate) fn is_over(&self, shared: &Shared) -> bool {
         self.report.borrow().is_some() && (self.delivered.load(SeqCst) || !self.is_awaited(shared))
     }

@@ -22,7 +22,7 @@ const RUN_UNTIL_FIRST: Duration = Duration::from_millis(200);
 /// A caller that listens for signals on behalf of a manager. Of several callers one acts on a signal, so that it is one step.
 pub(crate) struct Listener<'a> {
     shared: &'a Shared,
-    /// Whether the signals are left to this caller.
+    /// True if the signals are left to this caller.
     leads: bool,
     /// The steps that this caller knows of.
     known: usize,

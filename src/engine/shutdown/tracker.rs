@@ -233,7 +233,7 @@ pub(crate) struct Tracker {
     admission: AtomicU8,
     /// Completes when nothing is waited for any more at some position.
     left: Notify,
-    /// Whether tasks are held up by their dependents, so that each leaving counts.
+    /// True if tasks are held up by their dependents, so that each leaving counts.
     holds: AtomicBool,
     plan: OnceLock<Plan>,
     /// Positions before this one are over.
@@ -280,7 +280,7 @@ pub(crate) struct DriverPlace {
     outcome: AtomicU8,
     /// As [`Member::reported`].
     reported: AtomicBool,
-    /// Whether its driver has left.
+    /// True if its driver has left.
     left: AtomicBool,
     /// The runs that its task owns.
     pub(crate) owned: Owned,
@@ -296,12 +296,12 @@ impl DriverPlace {
         self.rank.load(Ordering::Relaxed).checked_sub(1).map(|rank| rank as usize)
     }
 
-    /// Whether the shutdown waits for the task at this position.
+    /// Returns true if the shutdown waits for the task at this position.
     pub(crate) fn is_waited_for_at(&self, rank: Rank) -> bool {
         self.rank() == Some(rank) && !self.is_out()
     }
 
-    /// Whether nobody waits for the task: its driver has left, or it waits for the shutdown itself.
+    /// Returns true if nobody waits for the task: its driver has left, or it waits for the shutdown itself.
     pub(crate) fn is_out(&self) -> bool {
         self.left.load(Ordering::SeqCst) || self.is_asking()
     }
@@ -322,7 +322,7 @@ struct Member {
     run: RunMember,
     /// The task that owns it, which asks it to stop and waits for it.
     owner: Option<Owner>,
-    /// When shutdown stops it, if no task owns it: what its caller said counts even where its name is metered under another.
+    /// The time at which shutdown stops it, if no task owns it: what its caller said counts even where its name is metered under another.
     stage: u8,
     /// Where the shutdown counts it, once it is planned. Not for a run that its owner counts.
     rank: Option<u32>,
@@ -330,7 +330,7 @@ struct Member {
     asking: bool,
     /// Set where it does not end by itself while it is waited for.
     outcome: Option<ShutdownOutcome>,
-    /// Whether the report has named it as leaked.
+    /// True if the report has named it as leaked.
     reported: bool,
 }
 
@@ -568,7 +568,7 @@ impl Tracker {
         })
     }
 
-    /// Whether a run would be admitted now, if nothing changes.
+    /// Returns true if a run would be admitted now, if nothing changes.
     pub(crate) fn admits_run(&self, owner: Option<&Owner>) -> bool {
         let admission = self.admission.load(Ordering::Acquire);
         match owner {
@@ -693,7 +693,7 @@ impl Tracker {
         self.limits.look();
     }
 
-    /// Whether nothing is alive.
+    /// Returns true if nothing is alive.
     pub(crate) fn is_idle(&self) -> bool {
         self.shards.iter().all(|shard| {
             let shard = lock(shard);
@@ -711,13 +711,13 @@ impl Tracker {
         self.shards.iter().map(of_shard).sum()
     }
 
-    /// Whether the ordered shutdown has begun: no task is registered any more.
+    /// Returns true if the ordered shutdown has begun: no task is registered any more.
     pub(crate) fn is_closed(&self) -> bool {
         // Acquire: pairs with the Release in `close`.
         self.admission.load(Ordering::Acquire) != Admission::All as u8
     }
 
-    /// Whether all tasks are being stopped: the shutdown has begun, and the intake is over.
+    /// Returns true if all tasks are being stopped: the shutdown has begun, and the intake is over.
     pub(crate) fn is_staged(&self) -> bool {
         // Acquire: as in `is_closed`.
         self.admission.load(Ordering::Acquire) >= Admission::OwnedRuns as u8
@@ -810,7 +810,7 @@ impl Tracker {
         Some((first, ranks.count() + 1))
     }
 
-    /// Whether nothing at this position is waited for; `None` for anywhere.
+    /// Returns true if nothing at this position is waited for; `None` for anywhere.
     pub(crate) fn is_emptied(&self, rank: Option<Rank>) -> bool {
         // Acquire: pairs with the Release in `uncount`.
         let is_empty = |waited: &Waited| waited.left.load(Ordering::Acquire) == 0;
@@ -922,7 +922,7 @@ impl Tracker {
         });
     }
 
-    /// Whether a member is a run that this task owns.
+    /// Returns true if a member is a run that this task owns.
     pub(crate) fn is_owned_by(&self, id: MemberId, owner: &Supervised) -> bool {
         let shard = self.shard(id as usize);
         let member = shard.members.iter().find(|(_, member)| member.id == id);

@@ -1,4 +1,4 @@
-//! Work that blocks its thread: how it hears that it should stop.
+//! Blocking work, and the token that requests it to stop.
 
 use std::{
     future::Future,
@@ -11,7 +11,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-/// Tells blocking work that it should stop. Nothing else can stop it: Rust cannot end a thread from outside.
+/// The stop request for blocking work. Nothing else can stop such work: Rust cannot end a thread from outside.
 ///
 /// ```
 /// use std::time::Duration;
@@ -34,7 +34,7 @@ impl StopToken {
         Self(token)
     }
 
-    /// Whether the work should stop.
+    /// Returns true if the work should stop.
     pub fn is_stopped(&self) -> bool {
         self.0.is_cancelled()
     }
@@ -55,7 +55,7 @@ impl StopToken {
                 return true;
             }
             match until {
-                // So long that the clock cannot tell.
+                // Longer than the clock can represent.
                 None => std::thread::park(),
                 Some(until) => {
                     let left = until.saturating_duration_since(Instant::now());

@@ -1,16 +1,16 @@
 //! Limits on the number of concurrent runs of a name: the rooms in use, and the queue of reservations.
 //!
 //! Invariants:
-//! 1. Room is taken under the lock of [`State`], and only while less is held than the limit permits. So a limit that was lowered holds
-//!    from then on for whoever comes, and leaves alone what has room already.
-//! 2. Waiters take turns: one has the turn, and it alone waits for room. The turn goes from one to the next in the order in which they
-//!    came. Nobody takes room past those that wait.
-//! 3. A change is made first, and then notified, if it may let the waiter with the turn go on: room is given back, the limit is another,
-//!    admission is closed. [`Notify::notify_one`] keeps a notification that comes between the waiter's check and its wait.
-//! 4. Nothing of the user's is called or dropped under a lock.
+//! 1. Room is taken under the lock of [`State`], and only while less is taken than the limit permits. So a lower limit applies to all later
+//!    reservations, and does not change the rooms that are in use.
+//! 2. One waiter has the turn, and it alone waits for room. The turn moves in the order of arrival. No reservation takes room past the
+//!    waiters.
+//! 3. A change is made first, and then notified, if it may let the waiter with the turn continue. Such a change frees room, changes the
+//!    limit or closes admission. [`Notify::notify_one`] keeps a notification that comes between the waiter's check and its wait.
+//! 4. No code of the user is called, and no value of the user dropped, under a lock.
 //!
-//! The semaphore has one permit, the turn, and not one for each room: permits that waiters were promised cannot be taken back from them, so
-//! a lower limit would not hold at once.
+//! The semaphore has one permit, the turn, and not one for each room. A permit that was promised to a waiter cannot be taken back, so
+//! a lower limit would not apply at once.
 
 use std::{
     collections::HashMap,
@@ -26,7 +26,7 @@ pub(crate) struct Limit {
     state: Mutex<State>,
     turn: Semaphore,
     changed: Notify,
-    /// Wakes those that wait for the turn: some may be refused now.
+    /// Wakes the waiters for the turn: some may be refused now.
     closed: Notify,
 }
 
@@ -63,12 +63,12 @@ impl Limit {
         self.look();
     }
 
-    /// Lets the waiter whose turn it is look again.
+    /// Wakes the waiter with the turn, to check again.
     fn look(&self) {
         self.changed.notify_one();
     }
 
-    /// How much room there is.
+    /// Returns the number of free rooms.
     pub(crate) fn available(&self) -> usize {
         let state = self.state();
         state.max.saturating_sub(state.held)
@@ -84,7 +84,7 @@ impl Limit {
         })
     }
 
-    /// Waits for room, behind those that wait already. `None` once `is_refused`.
+    /// Waits for room, behind earlier waiters. `None` once `is_refused`.
     ///
     /// Cancel safe: who stops waiting leaves the turn to the next.
     pub(crate) async fn room(self: &Arc<Self>, is_refused: impl Fn() -> bool) -> Option<Room> {
@@ -93,7 +93,7 @@ impl Limit {
         // Never closed.
         let _turn = loop {
             let mut closed = pin!(self.closed.notified());
-            // Before the look: a wake-up between the look and the wait is kept.
+            // Enabled before the check: a wake-up between the check and the wait is kept.
             closed.as_mut().enable();
             if is_refused() {
                 return None;
@@ -116,7 +116,7 @@ impl Limit {
     }
 }
 
-/// A waiter, as long as it is counted.
+/// A counted waiter.
 struct Waiting<'a>(&'a Arc<Limit>);
 
 impl<'a> Waiting<'a> {
@@ -140,14 +140,14 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// The limits of one manager, by name. Those that nobody uses any more are forgotten when there are twice as many as before.
+/// The limits of one manager, by name. Unused limits are forgotten when there are twice as many as before.
 #[derive(Debug, Default)]
 pub(crate) struct Limits(Mutex<ByName>);
 
 #[derive(Debug, Default)]
 struct ByName {
     limits: HashMap<Box<str>, Weak<Limit>>,
-    /// How many there may be before the unused are looked for.
+    /// The number of limits at which the unused are removed.
     enough: usize,
 }
 
@@ -175,12 +175,12 @@ impl Limits {
         limit
     }
 
-    /// One that is nobody else's: the manager is gone.
+    /// Returns a limit without a manager, which is gone.
     pub(crate) fn alone(max: usize) -> Arc<Limit> {
         Limit::new(max)
     }
 
-    /// Lets all that wait look again: some may be refused now.
+    /// Wakes all waiters, to check again: some may be refused now.
     pub(crate) fn look(&self) {
         let limits: Vec<_> = self.by_name().limits.values().filter_map(Weak::upgrade).collect();
         limits.iter().for_each(|limit| {
@@ -208,13 +208,13 @@ mod tests {
     enum Step {
         Reserve,
         TryReserve,
-        /// Gives back the room of one that has it.
+        /// Gives back the room of a run.
         GiveBack(usize),
-        /// One that waits gives up.
+        /// A waiter gives up.
         GiveUp(usize),
         SetLimit(usize),
         Close,
-        /// Those that were woken are polled.
+        /// The woken waiters are polled.
         Poll,
     }
 
@@ -253,7 +253,7 @@ mod tests {
         }
     }
 
-    /// Polls those that were woken until none is. Only the first of those that wait may get room, while there is some.
+    /// Polls the woken waiters until none is left. Only the first waiter may get room, while there is some.
     fn poll_woken(
         waiters: &mut VecDeque<Waiter<'_>>,
         held: &mut Vec<Room>,
@@ -274,7 +274,7 @@ mod tests {
     }
 
     proptest! {
-        /// Seen to fail where `look` is left out of any of its callers, and where who comes may take room past those that wait.
+        /// Seen to fail if any caller does not call `look`, and if a newcomer may take room past the waiters.
         #[test]
         fn room_goes_to_the_first_that_waits_and_never_beyond_the_limit(steps in steps()) {
             let limits = Limits::default();

@@ -1,4 +1,4 @@
-//! Short tasks: what a builder says of one, and the futures and threads that run it.
+//! Short tasks: their builder, and the futures and threads that run them.
 
 pub(in crate::engine) mod blocking;
 pub(in crate::engine) mod builder;

@@ -38,7 +38,7 @@ impl<F: Future> Future for Polled<F> {
 }
 
 pin_project_lite::pin_project! {
-    /// A run whose end is told to a [`TaskHandle`](crate::TaskHandle).
+    /// A run whose end is passed to a [`TaskHandle`](crate::TaskHandle).
     #[must_use = "futures do nothing unless polled or spawned"]
     pub(crate) struct Handled<R> {
         #[pin]

@@ -16,7 +16,7 @@ impl Weighs for u32 {
     }
 }
 
-/// What an export says of the whole batch.
+/// The result of an export for the whole batch.
 type Verdict = Result<(), &'static str>;
 
 fn failure(text: &str) -> Failure {
@@ -120,7 +120,7 @@ fn the_bound_refuses_exactly_what_is_beyond_it() {
         go.send(Ok(())).unwrap_or_default();
         go.send(Ok(())).unwrap_or_default();
     });
-    assert!(batcher.close(LONG).is_err(), "a failure while closing is told");
+    assert!(batcher.close(LONG).is_err(), "a failure while closing is returned");
     assert!(verdicts.join().is_ok());
     batcher.push(9);
     let b = batcher.read();
@@ -199,7 +199,7 @@ fn a_failing_export_is_one_line_and_refusals_are_one_each_time_they_have_doubled
     let lines = String::from_utf8_lossy(&lines);
     assert_eq!(lines.lines().collect::<Vec<_>>(), expected);
 }
-/// Seen to fail where the time to look at a part is not set anew while there is none: then the thread spins.
+/// Seen to fail if the time to check a part is not set again while there is none: then the thread spins.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_part_leaves_at_its_time_and_an_idle_thread_sleeps() {
@@ -404,7 +404,7 @@ fn the_end_waits_for_a_receiver_that_took_something_before_and_not_for_another()
     assert!(comes_back.join().is_ok());
 }
 
-/// A log to look at, and the lines that were written to it.
+/// A log to read, and the lines that were written to it.
 fn log() -> (tracing::Dispatch, Lines) {
     let lines = Lines::default();
     let writer = lines.clone();
@@ -466,7 +466,7 @@ fn a_panic_of_an_export_loses_its_batch_and_nothing_else() {
     assert!(batcher.close(SOON).is_ok());
 }
 
-/// A delta behind one that fails is not waited for until the receiver is back.
+/// A delta behind a failing one is not waited for until the receiver is back.
 #[test]
 fn an_item_behind_one_that_fails_is_waited_for_no_longer_than_an_attempt() {
     let (batcher, attempts, up) = outage(settings(10, 1), Persistence::WhileThereIsRoom);
@@ -481,7 +481,7 @@ fn an_item_behind_one_that_fails_is_waited_for_no_longer_than_an_attempt() {
     assert_eq!(batcher.read().exported, 4);
 }
 
-/// What a collection's flush returns is that collection's own, or that of the one that took its place.
+/// A collection's flush returns the fate of that collection, or of the collection that took its place.
 #[test]
 fn a_collection_that_is_waited_for_has_an_attempt_of_its_own() {
     let (seen_tx, seen) = mpsc::channel();
@@ -548,7 +548,7 @@ fn the_failure_of_an_attempt_that_began_earlier_ends_no_wait() {
                 let _ = may.recv();
                 waiting.failed(&failure("down"));
                 let patience = waiting.wait(LONG, false);
-                // Whoever takes it for a failure of now does so now.
+                // A test that takes it for a current failure fails now.
                 let _ = may.recv_timeout(Duration::from_millis(200));
                 settled(batch.len(), if patience == Patience::Again { Ok(()) } else { Err("down") }, waiting)
             });
@@ -697,7 +697,7 @@ fn a_flush_ends_one_wait_and_no_more() {
     for _ in 0..3 {
         assert!(batcher.flush(SOON).is_err());
         assert_eq!(told.recv_timeout(SOON), Ok(()), "an attempt for the flush");
-        assert!(told.recv_timeout(Duration::from_millis(50)).is_err(), "and then the wait goes on");
+        assert!(told.recv_timeout(Duration::from_millis(50)).is_err(), "and then the wait continues");
     }
     let _ = batcher.close(Duration::ZERO);
 }

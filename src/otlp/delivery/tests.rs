@@ -8,7 +8,7 @@ use prost::Message as _;
 
 use super::*;
 
-/// A receiver that answers as listed, and then takes everything.
+/// A receiver that responds as listed, and then takes everything.
 struct Script {
     answers: VecDeque<fn(&Parcel) -> Answer>,
     asked: Vec<u64>,
@@ -40,7 +40,7 @@ fn too_large(_: &Parcel) -> Answer {
     Answer::TooLarge(failure("large"))
 }
 
-/// Notes the waits, and has so much patience.
+/// Records the waits, and has this much patience.
 struct Queue {
     patience: RefCell<VecDeque<Patience>>,
     waits: RefCell<Vec<Duration>>,

@@ -9,17 +9,17 @@ use crate::otlp::{
 
 pub(super) const GENERAL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
-/// What an endpoint given in code is called in a warning.
+/// The name of an endpoint from code in a warning.
 const IN_CODE: &str = "endpoint";
 
-/// An address as it was written.
+/// The text of an address.
 struct Given<'a> {
     /// The variable, or [`IN_CODE`].
     name: &'a str,
     text: &'a str,
     /// For all signals.
     general: bool,
-    /// Whether it is plain text over gRPC if it has no scheme.
+    /// True if it is plain text over gRPC if it has no scheme.
     insecure: bool,
 }
 
@@ -72,7 +72,7 @@ impl Reader<'_> {
     /// The complete address.
     ///
     /// A gRPC endpoint may lack its scheme: then `OTEL_EXPORTER_OTLP_INSECURE` decides, and TLS is its default, for
-    /// loopback addresses too. An HTTP endpoint of one signal is used as it is; a general one gets the signal's path.
+    /// loopback addresses too. An HTTP endpoint of one signal is used without a change; a general one gets the signal's path.
     fn complete(&mut self, signal: Signal, protocol: Protocol, given: &Given<'_>) -> Result<String, Refused> {
         let mut text = given.text.to_owned();
         let has_scheme = text.contains("://");
@@ -137,13 +137,13 @@ impl Reader<'_> {
                 );
             }
             Some(named) if named != signal => {
-                self.suspect(given, format!("{} are sent to it all the same", signal.as_str()));
+                self.suspect(given, format!("{} are sent to it anyway", signal.as_str()));
             }
             None if path.is_empty() && !given.general => {
                 let usual = http_path(signal);
                 self.suspect(
                     given,
-                    format!("it is used as it is: {usual} is not added to an endpoint of one signal"),
+                    format!("it is used without a change: {usual} is not added to an endpoint of one signal"),
                 );
             }
             _ => {}
@@ -154,7 +154,7 @@ impl Reader<'_> {
         self.warn(given.name, redacted(given.text), WarningKind::Suspicious, used);
     }
 
-    /// Whether an endpoint without a scheme is plain text.
+    /// Returns true if an endpoint without a scheme is plain text.
     fn insecure(&mut self, signal: Signal) -> bool {
         let own = self.flag(&own(signal, "INSECURE"));
         let general = self.flag("OTEL_EXPORTER_OTLP_INSECURE");
@@ -162,7 +162,7 @@ impl Reader<'_> {
     }
 }
 
-/// Why an address is not used.
+/// The reason why an address is not used.
 enum Refused {
     Malformed,
     NotCompiled,

@@ -1,4 +1,4 @@
-//! The headers of the variables: pairs that HTTP and gRPC allow; each that is not sent as it was written is warned of.
+//! The headers of the variables: pairs that HTTP and gRPC allow. Each pair that is sent in another form has a warning.
 
 use super::reader::{HIDDEN, Reader};
 use crate::otlp::{ledger::Signal, settings::WarningKind};
@@ -27,7 +27,7 @@ impl Reader<'_> {
         for pair in list.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let key = key.trim().to_ascii_lowercase();
-            // Without a `=`, or with a name that is none, any part may be the credential.
+            // Without a `=`, or with an invalid name, any part may be the credential.
             if !pair.contains('=') || !is_header_name(&key) {
                 self.warn(&*name, HIDDEN, WarningKind::Malformed, LEFT_OUT);
                 continue;

@@ -60,8 +60,8 @@ impl Reader<'_> {
     }
 }
 
-/// Whether a list of hosts names that of an address: `*`, a name with all names below it, an address, or a network as
-/// `10.0.0.0/8`. An entry with a port is for that port.
+/// Returns true if a list of hosts names the host of an address. An entry is `*`, a name with all names below it, an address, or a
+/// network such as `10.0.0.0/8`. An entry with a port is for that port.
 fn is_excepted(list: &str, uri: &Uri) -> bool {
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).trim_end_matches('.');
     let is_tls = uri.scheme_str() == Some("https");
@@ -94,7 +94,7 @@ fn is_host_of(name: &str, host: &str) -> bool {
     !name.is_empty() && below.is_some_and(|below| below.is_empty() || below.ends_with('.'))
 }
 
-/// Whether an address is that of a text, or in its network.
+/// Returns true if an address is that of a text, or in its network.
 fn is_in(address: IpAddr, network: &str) -> bool {
     let (network, bits) = match network.split_once('/') {
         Some((network, bits)) => (network, Some(bits)),

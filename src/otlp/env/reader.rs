@@ -7,7 +7,7 @@ use crate::otlp::{
     settings::{Part, Warning, WarningKind, capped, redacted, warn_once},
 };
 
-/// Stands in a warning for a text that may be a credential.
+/// The placeholder in a warning for a text that may be a credential.
 pub(super) const HIDDEN: &str = "(hidden)";
 
 pub(super) struct Reader<'a> {
@@ -61,7 +61,7 @@ impl<'a> Reader<'a> {
         warn_once(&mut self.warnings, Warning { variable, value, kind, used });
     }
 
-    /// `true` in any case is true, everything else false: what the specification says of its booleans.
+    /// Reads a boolean as the specification does: `true` in any case is true, everything else false.
     pub(super) fn flag(&mut self, name: &str) -> Option<bool> {
         let value = self.text(name)?;
         let is_true = value.eq_ignore_ascii_case("true");

@@ -375,8 +375,8 @@ fn paths_that_receivers_do_not_have_are_suspicious() {
             "the path of each",
         ),
         (GENERAL, "http/protobuf", "http://c/otel", "http://c/otel/v1/traces", ""),
-        (OWN, "http/protobuf", "http://c:4318", "http://c:4318/", "it is used as it is: /v1/traces"),
-        (OWN, "http/protobuf", "http://c/v1/logs", "http://c/v1/logs", "traces are sent to it all the same"),
+        (OWN, "http/protobuf", "http://c:4318", "http://c:4318/", "it is used without a change: /v1/traces"),
+        (OWN, "http/protobuf", "http://c/v1/logs", "http://c/v1/logs", "traces are sent to it anyway"),
         (OWN, "http/protobuf", "http://c/v1/traces", "http://c/v1/traces", ""),
         (OWN, "http/protobuf", "http://c/otlp/x", "http://c/otlp/x", ""),
         (OWN, "grpc", "http://c/v1/traces", "http://c/v1/traces", "its path is left out"),
@@ -585,7 +585,7 @@ fn every_variable_is_read_or_warned_of_whatever_is_written_in_it() {
             if is_secret || name.ends_with("ENDPOINT") && value.contains('@') {
                 assert!(!format!("{:?} {}", s, warnings[0]).contains(SECRET), "{name}={value}: {warnings:?}");
             }
-            // Of propagators those that are known stay, and none if there is none.
+            // Of propagators, the known ones stay; if none is known, none stays.
             let is_partial = name == "OTEL_PROPAGATORS";
             if !is_partial && warnings.iter().all(|w| w.kind != WarningKind::Suspicious) {
                 assert_eq!(without_warnings(s), defaults, "{name}={value}");

@@ -17,16 +17,16 @@ use opentelemetry_sdk::trace::SpanData;
 
 use crate::otlp::weight::Weighs as _;
 
-/// How much a [`Buffer`] holds.
+/// The capacity of a [`Buffer`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
-    /// Spans of one trace: those that ended last before it is kept, and as many after each reason to keep it.
+    /// Spans of one trace: the last that ended before it is kept, and as many after each reason to keep it.
     pub(super) spans_of_trace: usize,
     /// Spans of all traces.
     pub(super) spans: usize,
     /// Estimated bytes of all spans.
     pub(super) bytes: usize,
-    /// How long ago a held span ended at most.
+    /// The largest age of a held span, from its end.
     pub(super) age: Duration,
 }
 
@@ -52,7 +52,7 @@ struct Trace {
     first: SpanId,
     open: usize,
     is_kept: bool,
-    /// How many further spans of a kept trace are exported as they end.
+    /// The number of further spans of a kept trace that are exported as they end.
     budget: usize,
     held: VecDeque<Held>,
     /// Spans that the bounds have dropped and that are not counted as lost, since the trace is not kept.
@@ -66,10 +66,10 @@ struct Held {
     span: Box<SpanData>,
 }
 
-/// What became of spans.
+/// The fate of spans.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
-    /// Whether `held` and `span` are exported, in this order. Otherwise they are to be dropped.
+    /// True if `held` and `span` are exported, in this order. Otherwise they are to be dropped.
     pub(super) is_kept: bool,
     held: VecDeque<Held>,
     span: Option<SpanData>,
@@ -115,7 +115,7 @@ impl Buffer {
         trace.open += 1;
     }
 
-    /// Takes a span that has ended. `is_reason` says whether its trace is kept for it, if told whether it is outermost.
+    /// Takes a span that has ended. `is_reason` returns true if its trace is kept for it; its argument is true for an outermost span.
     pub(super) fn ended(
         &mut self,
         span: SpanData,
@@ -242,7 +242,7 @@ impl Trace {
     }
 }
 
-/// Whether a span has no parent in this process.
+/// Returns true if a span has no parent in this process.
 pub(super) fn is_outermost(span: &SpanData) -> bool {
     span.parent_span_is_remote || span.parent_span_id == SpanId::INVALID
 }

@@ -7,7 +7,7 @@ use hyper::{Uri, header::HeaderValue};
 
 use crate::otlp::settings::{has_a_port_or_none, redacted};
 
-/// Where requests go, and how that is shown.
+/// The destination of requests, and its text.
 #[derive(Clone, Debug)]
 pub(in crate::otlp) struct Target {
     /// Without user and password.
@@ -62,7 +62,7 @@ impl Target {
     }
 }
 
-/// Whether a certificate can be for this host; TLS does not begin for another.
+/// Returns true if a certificate can be for this host; TLS does not begin for another.
 fn is_certified_name(host: &str) -> bool {
     #[cfg(feature = "tls")]
     return rustls::pki_types::ServerName::try_from(host.trim_matches(['[', ']'])).is_ok();

@@ -1,4 +1,4 @@
-//! What a receiver answered to one attempt.
+//! The response of a receiver to one attempt.
 
 use std::{
     sync::Arc,
@@ -19,7 +19,7 @@ use crate::otlp::{ledger::Signal, settings::redacted};
 /// The outcome of one attempt.
 #[derive(Debug, Clone)]
 pub(in crate::otlp) enum Answer {
-    /// The request was taken, but for so many items.
+    /// The request was taken, except for this number of items.
     Taken { rejected: u64, words: String },
     /// The request is too large for the receiver; a smaller one may be taken.
     TooLarge(Failure),
@@ -49,7 +49,7 @@ const MAX_ERROR_BYTES: usize = 16 * 1024;
 /// The longest time that the body of an error is waited for.
 pub(super) const MAX_ERROR_WAIT: Duration = Duration::from_secs(1);
 
-/// Why a body was not read to its end.
+/// The reason why a body was not read to its end.
 pub(super) enum Unread {
     TooLarge,
     Broken(hyper::Error),
@@ -86,7 +86,7 @@ pub(super) async fn read_words(body: &mut Incoming, left: Duration) -> Vec<u8> {
     bytes
 }
 
-/// What a success means, by the [specification](https://opentelemetry.io/docs/specs/otlp/#otlphttp-response).
+/// Returns the meaning of a success, by the [specification](https://opentelemetry.io/docs/specs/otlp/#otlphttp-response).
 pub(super) fn of_success(
     target: &Arc<str>,
     signal: Signal,
@@ -103,7 +103,7 @@ pub(super) fn of_success(
     }
 }
 
-/// What another status than a success means, whatever its body.
+/// Returns the meaning of any other status, whatever its body.
 pub(super) fn of_status(target: &Arc<str>, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Answer {
     if status.is_redirection() {
         let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
@@ -126,10 +126,10 @@ fn is_protobuf(headers: &HeaderMap) -> bool {
     )
 }
 
-/// The number of rejected items and the receiver's words; `None` where `body` is not an export response.
+/// Returns the number of rejected items and the receiver's text; `None` if `body` is not an export response.
 ///
-/// Random bytes may be read as a message of unknown fields. Those of a later version of OTLP are believed where the answer
-/// says that it is protobuf; otherwise the message must be exactly what is known. A receiver may answer in JSON all the same.
+/// Random bytes may be read as a message of unknown fields. Fields of a later version of OTLP are accepted if the response
+/// is marked as protobuf. Otherwise the message must match the known fields exactly. A receiver may respond in JSON anyway.
 pub(super) fn exported(signal: Signal, body: &[u8], is_protobuf: bool) -> Option<(u64, String)> {
     fn read<R: Message + Default>(body: &[u8], is_protobuf: bool) -> Option<R> {
         let response = R::decode(body).ok()?;
@@ -198,7 +198,7 @@ fn exported_in_json(signal: Signal, body: &[u8]) -> Option<(u64, String)> {
     Some((u64::try_from(rejected).unwrap_or(0), words))
 }
 
-/// The message of a `google.rpc.Status`, which OTLP asks of errors, in protobuf or JSON; else the text as it is.
+/// Returns the message of a `google.rpc.Status`, which OTLP requires of errors, in protobuf or JSON; else the whole text.
 fn words(headers: &HeaderMap, body: &[u8]) -> String {
     #[derive(Clone, PartialEq, Message)]
     struct Status {

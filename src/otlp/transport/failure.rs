@@ -1,14 +1,14 @@
-//! Why an export failed, in words for a person.
+//! The reason of a failed export, in words for a person.
 
 use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
 /// A failed attempt, or a batch that was given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::otlp) struct Failure {
-    /// Where to, without user and password.
+    /// The destination, without user and password.
     pub(in crate::otlp) target: Arc<str>,
     pub(in crate::otlp) cause: Cause,
-    /// What the server said, if anything.
+    /// The text of the server, if any.
     pub(in crate::otlp) words: String,
 }
 
@@ -61,7 +61,7 @@ impl fmt::Display for Failure {
 pub(in crate::otlp) enum Cause {
     Refused,
     UnknownHost(String),
-    /// Neither refused nor answered: the network's own words.
+    /// Neither refused nor responded: the text of the network.
     Unreachable(String),
     #[cfg(feature = "tls")]
     Untrusted(String),
@@ -71,13 +71,13 @@ pub(in crate::otlp) enum Cause {
     #[cfg(feature = "tls")]
     Tls(String),
     HangUp,
-    /// What came back is not the protocol that was spoken.
+    /// The response is in another protocol.
     OtherProtocol(&'static str),
     NoAnswer(Duration),
-    /// What a proxy answered or prevented, or what happened behind it.
+    /// A response or refusal of a proxy, or an error behind it.
     Proxy {
         shown: Arc<str>,
-        /// Whether it is the proxy that failed.
+        /// True if the proxy itself failed.
         is_own: bool,
         cause: Box<Self>,
     },
@@ -94,7 +94,7 @@ pub(in crate::otlp) enum Cause {
         of: Option<u64>,
         items: &'static str,
     },
-    /// What the terminal's exporter said.
+    /// The text of the terminal's exporter.
     Console(String),
     Encoding(String),
     Other(String),
@@ -138,10 +138,10 @@ impl fmt::Display for Cause {
     }
 }
 
-/// What a client can tell: not what it is instead.
-const NOT_HTTP1: &str = "the answer is not HTTP/1.1: is it a port of gRPC, or one that expects https://?";
+/// The limit of a client's knowledge: it cannot name the other protocol.
+const NOT_HTTP1: &str = "the response is not HTTP/1.1: is it a gRPC port, or does it expect https://?";
 #[cfg(feature = "otlp-grpc")]
-pub(super) const NOT_HTTP2: &str = "the connection was closed without an answer in HTTP/2: is it a port of HTTP/1.1, or one that expects https://?";
+pub(super) const NOT_HTTP2: &str = "the connection was closed without a response in HTTP/2: is it an HTTP/1.1 port, or does it expect https://?";
 
 /// Finds the cause among the sources of a client's error.
 pub(in crate::otlp) fn of_network(error: &(dyn Error + 'static), host: &str) -> Cause {

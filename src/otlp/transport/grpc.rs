@@ -87,7 +87,7 @@ impl GrpcTransport {
         }
     }
 
-    /// What a status means, by the [specification](https://opentelemetry.io/docs/specs/otlp/#failures).
+    /// Returns the meaning of a status, by the [specification](https://opentelemetry.io/docs/specs/otlp/#failures).
     fn of_status(&self, status: &Status) -> Answer {
         let target = &self.target.shown;
         // tonic makes a status of what happened on the way, too.
@@ -123,16 +123,16 @@ impl GrpcTransport {
     }
 }
 
-/// The most bytes of an answer. tonic complains of a larger one in the words, and with the code, of a server on tonic to which a
-/// request is too large. So it is not the limit that those have by default, and can be told by its number.
+/// The largest response, in bytes. For a larger one, tonic uses the text and the code of a tonic server that refuses a large request.
+/// This limit differs from the default of such servers, so its number identifies the side.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024 - 1;
 
-/// Whether this side complains of an answer's size.
+/// Returns true if this side refuses the size of a response.
 fn is_of_answer(message: &str) -> bool {
     message.contains(&format!(" {MAX_ANSWER_BYTES} bytes"))
 }
 
-/// Whether a receiver complains of a message's size: servers on tonic say so with `OUT_OF_RANGE`.
+/// Returns true if a receiver complains of a message's size: servers on tonic say so with `OUT_OF_RANGE`.
 fn is_of_size(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
     message.contains("too large") || message.contains("larger than")
@@ -161,7 +161,7 @@ fn name_of(code: Code) -> &'static str {
     }
 }
 
-/// Bytes as they are: they are encoded already.
+/// Bytes without a further encoding: they are encoded already.
 #[derive(Clone, Copy)]
 struct RawCodec;
 

@@ -20,7 +20,7 @@ type Connector = hyper_rustls::HttpsConnector<Wire>;
 #[cfg(not(feature = "tls"))]
 type Connector = Wire;
 
-/// Sends requests as they are, and follows no redirect.
+/// Sends requests without a change, and follows no redirect.
 pub(super) struct HttpTransport {
     client: Client<Connector, Full<Bytes>>,
     target: Target,

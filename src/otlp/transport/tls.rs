@@ -12,7 +12,7 @@ use crate::otlp::settings::{OtlpSettings, Warning, WarningKind, shown_path};
 /// Whom https endpoints are trusted by.
 #[derive(Default)]
 pub(super) struct Trusts {
-    /// What is wrong with the files of the settings.
+    /// The problems of the files of the settings.
     pub(super) warnings: Vec<Warning>,
     /// The system's root certificates, once they have been needed.
     system: Option<RootCertStore>,

@@ -1,4 +1,4 @@
-//! How a socket comes about: to the receiver, or through an HTTP proxy.
+//! The connection of a socket: to the receiver, or through an HTTP proxy.
 
 use std::{
     error::Error,
@@ -92,7 +92,7 @@ impl Proxy {
     }
 }
 
-/// What a proxy made of an attempt, as the error of a connection.
+/// The refusal of a proxy, as the error of a connection.
 #[derive(Debug)]
 struct OfProxy(Answer);
 

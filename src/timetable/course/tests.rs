@@ -26,7 +26,7 @@ fn times_between(schedule: &Schedule, after: SystemTime, upto: SystemTime) -> Ve
     times
 }
 
-/// What every loop must do with the times of its calendars: each that its clock showed while it held is run or counted once.
+/// The requirement for every loop on a calendar: each time that its clock showed under the schedule is run or counted once.
 struct Plain {
     schedule: Schedule,
     /// Nothing before it is due.
@@ -39,7 +39,7 @@ struct Plain {
 }
 
 impl Plain {
-    /// The clock shows another time. Returns how many of those that were owed are lost, and to be counted.
+    /// Sets the clock. Returns the number of owed times that are lost, and must be counted.
     fn goes_to(&mut self, wall: SystemTime) -> u64 {
         let mut lost = 0;
         if wall < std::mem::replace(&mut self.clock, wall) {
@@ -60,7 +60,7 @@ impl Plain {
         lost
     }
 
-    /// Whether it is a time of the schedule, and not of one before.
+    /// Returns true if it is a time of the schedule, and not of one before.
     fn is_own(&self, time: SystemTime) -> bool {
         time >= self.since && self.schedule.next_after(time - Duration::from_nanos(1)) == Some(time)
     }
@@ -72,7 +72,7 @@ impl Plain {
         self.owed.extend(times_between(&self.schedule, after, self.clock));
     }
 
-    /// So many of the earliest are counted, and then one is run, maybe.
+    /// Counts this number of the earliest times, and then runs one, maybe.
     fn account(&mut self, counted: u64, run: Option<SystemTime>) {
         for _ in 0..counted {
             self.use_first("counted");
@@ -91,19 +91,19 @@ impl Plain {
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// The clocks go on until something is due, and so much longer; then it is taken.
+    /// The clocks run until something is due, and this much longer; then it is taken.
     Fire { late: u32 },
-    /// An iteration takes so long, and another has to wait for it.
+    /// An iteration takes this long, and another has to wait for it.
     Follow { takes: u32, queue: bool },
     /// As many run as may when something is due.
     Overlap { late: u32 },
-    /// The clocks go on.
+    /// The clocks run.
     Passes { units: u32 },
     /// The wall clock is set.
     Set { units: i32 },
-    /// The loop is paused for so long.
+    /// The loop is paused for this time.
     Pause { units: u32 },
-    /// A new life begins, so much later; `rests` where it was stopped.
+    /// A new life begins, this much later; `rests` if the loop was stopped.
     Restart { units: u32, rests: bool },
     /// Another schedule.
     Change { other: usize },
@@ -171,7 +171,7 @@ impl Beside {
         assert_eq!(self.plain.goes_to(self.now.wall), missed, "what a wrong clock had shown");
     }
 
-    /// What is due next is the earliest that is owed, or the next to come.
+    /// Checks that the next due time is the earliest owed time, or the next one to come.
     fn check(&self) {
         let next = self.course.due.map(|due| due.time.on_wall(self.now).unwrap());
         let owed = self.plain.owed.first().copied();
@@ -251,7 +251,7 @@ proptest! {
                         beside.course.go_on(now, &random);
                         continue;
                     }
-                    // Nobody looks at the clock meanwhile.
+                    // No code reads the clock meanwhile.
                     beside.passes(unit * takes);
                     let passed = beside.course.follow(queue, beside.now, &random);
                     beside.plain.account(passed, None);
@@ -279,7 +279,7 @@ proptest! {
                     if rests {
                         let missed = account.rest(&beside.plain.schedule, beside.now.wall);
                         beside.plain.account(missed, None);
-                        // At most one that is due at this very moment.
+                        // At most a time that is due at this very moment.
                         prop_assert!(beside.plain.owed.iter().all(|time| *time == beside.now.wall));
                     }
                     beside.now.steady += unit * units;
@@ -317,7 +317,7 @@ proptest! {
     }
 }
 
-/// What every loop must do with the times of a rhythm.
+/// The requirement for every loop on a rhythm.
 struct PlainRhythm {
     schedule: Schedule,
     /// Came, and are not used; in seconds.
@@ -354,7 +354,7 @@ impl PlainRhythm {
         }
     }
 
-    /// How many came before now.
+    /// Returns the number of times before now.
     fn left(&self) -> u64 {
         self.owed.range(..self.now).count() as u64
     }
@@ -363,7 +363,7 @@ impl PlainRhythm {
         let step = interval(&schedule);
         self.owed.remove(&self.now);
         self.next = match (self.owed.last(), self.used) {
-            // From the one that is still due on, and not before now.
+            // From the time that is still due, and not before now.
             (Some(due), _) => due + ((self.now - due) / step + 1) * step,
             (None, Some(used)) => (used + step).max(self.now),
             (None, None) if schedule.is_immediate() => self.now,
@@ -379,7 +379,7 @@ impl PlainRhythm {
         assert_eq!(due, Some(Moment::Steady(Now::ORIGIN + secs(expected))));
     }
 
-    /// What is still owed may begin within its jitter.
+    /// Checks that an owed time may begin within its jitter.
     fn check_room(&self) {
         let jitter = self.schedule.most_jitter().as_secs();
         assert!(self.owed.iter().all(|time| time + jitter >= self.now), "{:?} at {}", self.owed, self.now);

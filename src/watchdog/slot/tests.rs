@@ -3,7 +3,7 @@ use std::{sync::mpsc, thread};
 use super::*;
 use crate::watchdog::next_number;
 
-/// What is seen of one manager.
+/// Returns the seen polls of one manager.
 fn seen(manager: u64) -> Vec<Polled> {
     polled().into_iter().filter(|polled| manager_of(polled.id) == manager).collect()
 }

@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 type Told = (Instant, Option<Duration>, Vec<BlockedPoll>);
 
-/// A manager that passes on what it is told, then does as the test says.
+/// A manager that passes on its ticks, then does as the test says.
 struct Manager {
     number: u64,
     told: mpsc::Sender<Told>,
@@ -55,12 +55,12 @@ fn next(ticks: &mpsc::Receiver<Told>) -> Told {
     ticks.recv_timeout(PATIENCE).expect("a tick comes")
 }
 
-/// The next tick that tells of blocked polls.
+/// Returns the next tick with blocked polls.
 fn blocked(ticks: &mpsc::Receiver<Told>) -> Vec<BlockedPoll> {
     std::iter::repeat_with(|| next(ticks).2)
         .take(200)
         .find(|blocked| !blocked.is_empty())
-        .expect("told within 200 ticks")
+        .expect("a tick within 200 ticks")
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn a_thread_that_blocks_is_reported_as_one_poll() {
     }
     drop(release);
     thread.join().expect("no panic");
-    // One tick may have looked just before.
+    // One tick may have been in progress.
     let _ = ticks.try_iter().count();
     next(&ticks);
     assert_eq!(next(&ticks).2, vec![]);
@@ -181,7 +181,7 @@ fn a_manager_may_die_in_its_tick() {
     }
     impl Drop for Dying {
         fn drop(&mut self) {
-            // A destructor that uses the watchdog would wait for ever if a lock were held.
+            // A destructor that uses the watchdog would block if a lock were held.
             let on_the_watchdog = thread::current().name() == Some("otel-tasks-watchdog");
             WATCHDOG.tick_at(0, Instant::now());
             let _ = self.ticked.send(if on_the_watchdog { "dropped" } else { "dropped elsewhere" });

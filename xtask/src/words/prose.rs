@@ -142,7 +142,8 @@ pub fn tokens(passage: &Passage) -> Vec<Token> {
             tokens.push(Token::End);
             continue;
         }
-        if fenced {
+        // Also without the definitions of links.
+        if fenced || text.starts_with('[') && text.contains("]: ") {
             continue;
         }
         // The definition of a link.

@@ -7,7 +7,7 @@
 //! ```
 //! Settings: `DISCORD_TOKEN`, `DISCORD_GATEWAY`, `SWEEP_EVERY` and `COMMANDS_TAKE` (seconds), and the `OTEL_*` variables.
 //!
-//! An outage of the gateway is an error of the task `gateway`: it is restarted with growing delays for as long as it takes, and resumes its
+//! An outage of the gateway is an error of the task `gateway`: it is restarted with growing delays until it succeeds, and resumes its
 //! session. A token that Discord refuses ends the process. After SIGTERM the gateway ends first, with the commands that it has begun.
 
 use std::{env, error::Error, fmt, process::ExitCode, sync::Arc, time::Duration};
@@ -150,7 +150,7 @@ fn command(ctx: &TaskContext, bot: &Bot, message: MessageCreate) {
     }
 }
 
-/// Why the gateway was left.
+/// The reason why the gateway was left.
 #[derive(Debug)]
 enum GatewayError {
     /// Discord closed the session for good: the token or the intents are wrong.
@@ -164,7 +164,7 @@ impl fmt::Display for GatewayError {
         f.write_str(match self {
             Self::Refused => "the gateway refused the bot",
             Self::Lost(_) => "the gateway is out of reach",
-            Self::Guilds(_) => "a guild cannot be looked after",
+            Self::Guilds(_) => "a guild cannot be registered",
         })
     }
 }

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Process {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
-    /// How many lines have been waited for.
+    /// The number of lines that have been waited for.
     seen: usize,
 }
 

@@ -196,7 +196,7 @@ fn bytes_are_bounded_whatever_a_span_holds() {
         let settled = world.buffer.ended(span_data(trace, 2, 1, text), world.now, |_| false);
         world.take(settled);
     }
-    // The one that is larger than all may be has driven out the others, and is not held either.
+    // The span that is larger than the limit has driven out the others, and is not held either.
     let held: Vec<u128> =
         (1..=6).filter(|trace| !world.buffer.traces[&TraceId::from(*trace)].held.is_empty()).collect();
     assert_eq!(held, [5, 6]);
@@ -227,7 +227,7 @@ proptest! {
     ) {
         let bounds = if tight { Bounds { spans_of_trace: 5, spans: 12, ..WIDE } } else { WIDE };
         let mut world = World::new(bounds);
-        // Per trace: its open spans, those that ended since it opened, and whether it is kept.
+        // Per trace: its open spans, the number that ended since it opened, and true if it is kept.
         let mut open: HashMap<u128, (Vec<u64>, u64, bool)> = HashMap::new();
         let (mut span, mut kept_ended) = (0, 0);
         for (slot, begins, kind) in steps.into_iter().chain((0..400).map(|step| (step % 6, false, 9))) {

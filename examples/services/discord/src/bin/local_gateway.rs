@@ -81,7 +81,7 @@ struct Gateway {
     /// The events that the connected bot was sent.
     sent: usize,
     identified: bool,
-    /// What else the connected bot is to be sent.
+    /// Further messages for the connected bot.
     requests: Vec<Value>,
 }
 
@@ -121,7 +121,7 @@ impl Gateway {
         }
     }
 
-    /// What the bot says.
+    /// Handles a message of the bot.
     fn hear(&mut self, said: &Value) {
         match said["op"].as_u64() {
             Some(HEARTBEAT) => self.requests.push(json!({ "op": HEARTBEAT_ACK })),
