@@ -66,7 +66,8 @@ export function clock(time, now = Date.now() / 1000) {
 export const minute = (time) => written(time, MINUTE);
 export const full = (time) => `${written(time, { ...DAY, year: "numeric", ...CLOCK })} ${zones.name()}`;
 
-export const number = (value) => value.toLocaleString("en").replaceAll(",", " ");
+const grouped = new Intl.NumberFormat("en");
+export const number = (value) => grouped.format(value).replaceAll(",", " ");
 export const percent = (part) => (part === 0 ? "0 %" : part < 0.1 ? `${Number((part * 100).toPrecision(2))} %` : `${Math.round(part * 100)} %`);
 export const plural = (count, word) => `${number(count)} ${word}${count === 1 ? "" : "s"}`;
 export const words = (name) => name.replaceAll("_", " ");

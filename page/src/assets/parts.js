@@ -112,5 +112,10 @@ export function Why({ row }) {
 }
 
 const ORDER = { bad: 0, warn: 1, held: 2, good: 3, idle: 4 };
+// A row that changes is another object: thousands are sorted with each update, and few have changed.
+const urgencies = new WeakMap();
 /** Small first: what needs attention; what was given up before what still tries. */
-export const urgency = (row) => ORDER[tone(row)] - (row.state === "failed" ? 0.5 : 0);
+export function urgency(row) {
+  if (!urgencies.has(row)) urgencies.set(row, ORDER[tone(row)] - (row.state === "failed" ? 0.5 : 0));
+  return urgencies.get(row);
+}

@@ -37,11 +37,15 @@ let frame = 0;
 function run(listeners) {
   for (const listener of [...listeners]) listener();
 }
-export function changed() {
-  store.version += 1;
+/** Draws once for all that changes within a frame. */
+function drawSoon() {
   // A hidden tab has no frames; its title must change all the same.
   if (document.hidden) run(data);
   else if (!frame) frame = requestAnimationFrame(() => ((frame = 0), run(data)));
+}
+export function changed() {
+  store.version += 1;
+  drawSoon();
 }
 
 function useListeners(listeners) {
@@ -209,7 +213,7 @@ export function refine(values) {
   }
   history.replaceState(null, "", address(route.view, route.name, query));
   route = parse();
-  run(data);
+  drawSoon();
 }
 
 addEventListener("hashchange", () => {
