@@ -41,6 +41,7 @@ macro_rules! page {
         #[doc = "[contract]: crate::telemetry::contract"]
         #[doc = "[gate]: crate::gate"]
         #[doc = "[page]: https://docs.rs/otel-tasks-page"]
+        #[doc = "[otel-tasks-lease]: https://docs.rs/otel-tasks-lease"]
         #[doc = "[page-reference]: https://docs.rs/crate/otel-tasks/latest/source/docs/page.md"]
         #[doc = "[loops-reference]: https://docs.rs/crate/otel-tasks/latest/source/docs/loops.md"]
         #[doc = "[telemetry-reference]: https://docs.rs/crate/otel-tasks/latest/source/docs/telemetry.md"]

@@ -191,6 +191,19 @@ async fn log_lines_of_the_page_on_long_lived_tasks_are_emitted() {
     }
 }
 
+/// `tests/telemetry/cost.rs` measures the sizes of the reference.
+#[test]
+fn sizes_of_the_page_on_cost_are_in_the_reference() {
+    /// The sizes in a page's rows, such as `180 B | 38 B`.
+    fn sizes(page: &str) -> Vec<String> {
+        let rows = page.lines().filter(|line| line.ends_with(" B |"));
+        let cells = rows.map(|row| row.rsplit('|').skip(1).take(2).map(|cell| cell.trim().replace(',', "")));
+        cells.map(|cells| cells.collect::<Vec<_>>().join(", ")).collect()
+    }
+    let (page, reference) = (sizes(&read("docs/guide/cost.md")), sizes(&read("docs/telemetry.md")));
+    assert_eq!((page.len(), &page), (4, &reference));
+}
+
 #[cfg(feature = "otlp-http")]
 mod output {
     use std::time::Duration;
