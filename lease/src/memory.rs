@@ -33,6 +33,13 @@ impl Memory {
         Self::default()
     }
 
+    /// Returns the term under which the lease is held now; `None` if nobody holds it.
+    pub fn held_term(&self, lease: &str) -> Option<u64> {
+        let rows = self.rows();
+        let row = rows.get(lease)?;
+        row.grant.as_ref().filter(|(_, until)| *until > Instant::now()).map(|_| row.term)
+    }
+
     fn rows(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Row>> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }

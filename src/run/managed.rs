@@ -39,6 +39,8 @@ pub(crate) struct Begin {
     pub(crate) iteration: Option<u64>,
     /// The delay of an iteration after its due time.
     pub(crate) late: Option<Duration>,
+    /// The term of its pass, behind a gate.
+    pub(crate) term: Option<u64>,
     pub(crate) parent: SpanParent,
     pub(crate) links: Vec<SpanContext>,
     pub(crate) timeout: Option<Duration>,
@@ -67,6 +69,7 @@ impl Begin {
             generation: None,
             iteration: None,
             late: None,
+            term: None,
             parent: SpanParent::Root,
             links: Vec::new(),
             timeout: None,
@@ -84,6 +87,7 @@ struct Told {
     generation: Option<i64>,
     iteration: Option<i64>,
     late: Option<f64>,
+    term: Option<i64>,
     parent: SpanParent,
     links: Vec<SpanContext>,
 }
@@ -256,6 +260,7 @@ impl Running {
             generation,
             iteration,
             late,
+            term,
             parent,
             links,
             timeout,
@@ -270,6 +275,7 @@ impl Running {
             generation: number(generation),
             iteration: number(iteration),
             late: late.map(|late| late.as_secs_f64()),
+            term: number(term),
             parent,
             links,
         };
@@ -447,8 +453,8 @@ impl Told {
 /// Makes the span of a run that began at `began`.
 #[inline]
 fn make_span(recorder: &Recorder, task: &Task, told: &mut Told, began: SystemTime) -> RunSpan {
-    let Told { given_name, generation, iteration, late, parent, links } = told;
-    let (generation, iteration, late) = (*generation, *iteration, *late);
+    let Told { given_name, generation, iteration, late, term, parent, links } = told;
+    let (generation, iteration, late, term) = (*generation, *iteration, *late, *term);
     let identity = &task.metered().identity;
     let (span, taken) = offer(recorder.options.span_path, || {
         managed_span!(parent, contract::SPAN_RUN, {
@@ -463,6 +469,7 @@ fn make_span(recorder: &Recorder, task: &Task, told: &mut Told, began: SystemTim
             { key::GENERATION } = generation,
             { key::ITERATION } = iteration,
             { key::SCHEDULE_DELAY } = late,
+            { key::LEASE_TERM } = term,
         })
     });
     recorder.let_spans_wait(taken);
@@ -474,8 +481,9 @@ fn make_span(recorder: &Recorder, task: &Task, told: &mut Told, began: SystemTim
     }
     let attributes = || {
         let base = task.attributes();
-        let said = [given_name.is_some(), generation.is_some(), iteration.is_some(), late.is_some()];
-        let said = said.into_iter().filter(|said| *said).count();
+        let numbers = [generation, iteration, term];
+        let said = numbers.iter().flatten().count();
+        let said = said + usize::from(given_name.is_some()) + usize::from(late.is_some());
         // With room for the result and the error's type.
         let mut attributes = Vec::with_capacity(base.len() + said + 2);
         attributes.extend_from_slice(base);
@@ -483,6 +491,7 @@ fn make_span(recorder: &Recorder, task: &Task, told: &mut Told, began: SystemTim
         attributes.extend(generation.map(|number| KeyValue::new(key::GENERATION, number)));
         attributes.extend(iteration.map(|number| KeyValue::new(key::ITERATION, number)));
         attributes.extend(late.map(|late| KeyValue::new(key::SCHEDULE_DELAY, late)));
+        attributes.extend(term.map(|number| KeyValue::new(key::LEASE_TERM, number)));
         attributes
     };
     let start = SpanStart {

@@ -13,14 +13,17 @@ use opentelemetry::{
 use opentelemetry_sdk::logs::{InMemoryLogExporter, SdkLoggerProvider};
 use otel_tasks::{
     Backoff, CriticalTaskConfig, RestartPolicy, TaskCategory, TaskContext, TaskFamily, TaskLoop, TaskManager,
-    TaskPriority, schedule::OnError, snapshot::TaskState,
+    TaskPriority, schedule::OnError, snapshot::TaskState, task::TaskManagerBuilder,
 };
 use tracing::{Dispatch, info_span};
 use tracing_subscriber::prelude::*;
 
 use crate::{
     alone,
-    support::spans::{Spans, attribute, is_error, never_dropped, text},
+    support::{
+        Door, secs, settle,
+        spans::{Spans, attribute, is_error, never_dropped, text},
+    },
 };
 
 /// Runs `main` in virtual time with our layer, on a subscriber of its own; one test at a time.
@@ -433,4 +436,31 @@ fn tells_how_late(spans: &Spans, dispatch: &Dispatch) {
     assert_eq!(late.len(), 2);
     assert!(late[0] < 0.1 && (2.0..2.1).contains(&late[1]), "{late:?}");
     assert_eq!(attribute(&spans.run_of("plain"), "task.schedule.delay"), None);
+}
+
+#[test]
+fn a_run_behind_a_gate_has_the_term_of_its_pass_on_both_ways_to_the_exporter() {
+    let main = async |builder: TaskManagerBuilder| {
+        let door = Door::new();
+        let tasks = builder.build().unwrap();
+        let task = CriticalTaskConfig::new("gated", |ctx| async move { ctx.cancelled().await });
+        let body = TaskLoop::every(secs(1), |_| async {});
+        tasks.register(task.gate(door.clone())).unwrap();
+        tasks.register(CriticalTaskConfig::from_loop("loop", body).gate(door.clone())).unwrap();
+        tasks.register(CriticalTaskConfig::one_shot("open", |_| async {})).unwrap();
+        tasks.start();
+        settle().await;
+        let _keepers = [7, 8].map(|term| door.admit(term, secs(60), secs(5)));
+        tokio::time::sleep(secs(2)).await;
+        tasks.shutdown().await;
+    };
+    let (by_layer, direct) = (Spans::new(), Spans::new());
+    with_layer(&by_layer, || main(TaskManager::builder()));
+    with_dispatch(&Dispatch::none(), || main(TaskManager::builder().tracer(direct.tracer())));
+    for spans in [by_layer, direct] {
+        let term = |task: &str| attribute(&spans.runs_of(task)[0], "task.lease.term");
+        assert_eq!(term("gated"), Some(Value::I64(7)));
+        assert_eq!(term("loop"), Some(Value::I64(8)));
+        assert_eq!(term("open"), None);
+    }
 }

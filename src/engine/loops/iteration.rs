@@ -126,6 +126,7 @@ impl Living {
             generation: Some(context.generation()),
             iteration: Some(iteration),
             late,
+            term: context.pass().map(Pass::term),
             links,
             timeout: supervised.spec.run_timeout,
             polls: shared.recorder.polls(),

@@ -11,6 +11,7 @@ use std::{
 
 use crate::{
     engine::{Life, LifeEnd, TaskContext, supervision::supervised::Body},
+    gate::Pass,
     policy::{
         Backoff, ErrorRules, Escalation, Exit, GiveUp, HealthRole, RestartIntensity, RestartPolicy,
         StallAction, TaskOutput, exit_of,
@@ -161,6 +162,7 @@ fn live_once(factory: Arc<dyn Factory>, mut life: Life) -> Pin<Box<dyn Future<Ou
     let work = life.until_ready(factory.make(life.context.clone(), supervised.rules.clone()));
     let begin = Begin {
         generation: Some(life.context.generation()),
+        term: life.context.pass().map(Pass::term),
         links: std::mem::take(&mut life.links),
         timeout: supervised.spec.run_timeout,
         polls: life.shared.recorder.polls(),
