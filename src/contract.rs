@@ -1,7 +1,7 @@
 //! Every name that leaves the process: spans, log records, instruments and their attributes.
 //!
-//! No other file spells one. A change here is a change of the public contract: dashboards, alerts and the table
-//! in the README are generated from or checked against it.
+//! No other file spells one. A change here is a change of the public contract: dashboards, alerts and
+//! `docs/instruments.md` are generated from it or checked against it.
 
 pub use crate::policy::{ERROR_TYPE_PANIC, ERROR_TYPE_STATE_HELD, ERROR_TYPE_TIMEOUT};
 
@@ -217,7 +217,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kind as the README's table writes it.
+    /// The kind as `docs/instruments.md` writes it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ObservableCounter | Self::Counter => "counter",

@@ -16,7 +16,8 @@
 //! | test a service | [Testing](#testing) |
 //! | choose Cargo features | [Features](#features) |
 //!
-//! The crate `otel-tasks-page` adds a live page. The module [`runbooks`] explains the alerts.
+//! The crate `otel-tasks-page` adds a live page. The module [`guide`] has guides, and migration from other crates. The module [`runbooks`]
+//! explains the alerts.
 //!
 //! # A first task
 //!
