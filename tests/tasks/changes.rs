@@ -3,7 +3,7 @@
 use otel_tasks::{
     Backoff, CriticalTaskConfig, GiveUp, TaskGroup, TaskLoop, TaskManager,
     events::{TaskChange, TaskChangeKind},
-    policy::RestartStrategy,
+    policy::{RestartStrategy, StallAction},
 };
 use tokio::time::sleep;
 
@@ -84,6 +84,76 @@ async fn a_stop_a_pause_and_a_resume_say_who_asked() {
     next(&|| tasks.stop("t").unwrap()).await;
     let lines: Vec<_> = changes(&tasks, "t").into_iter().map(|(_, line)| line).collect();
     assert_eq!(lines, ["paused by request", "resumed", "restarted on request", "stopped by request"]);
+}
+
+/// A task whose first run fails, tried again every ten seconds after it was given up.
+fn failing_once(name: &str) -> CriticalTaskConfig {
+    let runs = std::sync::atomic::AtomicU64::new(0);
+    let config = CriticalTaskConfig::new(name, move |ctx| {
+        let is_first = runs.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
+        async move {
+            if is_first {
+                return Err("refused");
+            }
+            ctx.cancelled().await;
+            Ok(())
+        }
+    });
+    config.max_restarts(0, secs(60)).give_up(GiveUp::RetryEvery(secs(10)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_task_that_is_well_again_says_so() {
+    let tasks = started(failing_once("t"));
+    sleep(secs(7_200)).await;
+    let lines: Vec<_> = changes(&tasks, "t").into_iter().map(|(_, line)| line).collect();
+    let expected =
+        ["failed: refused", "given up: restarted too often, next try in 10s", "tried again", "recovered"];
+    let without_health: Vec<_> = lines.iter().filter(|line| !line.starts_with("became ")).collect();
+    assert_eq!(without_health, expected, "{lines:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_a_health_check_finds_is_a_change_until_it_finds_another() {
+    let tasks = started(failing_once("t"));
+    sleep(secs(7_200)).await;
+    let status = |change: &TaskChange| match change.kind {
+        TaskChangeKind::Health { status, .. } => Some(status.as_str()),
+        _ => None,
+    };
+    let found = tasks.changes("t").unwrap().iter().filter_map(status).collect::<Vec<_>>();
+    assert_eq!(found.last(), Some(&"healthy"), "{found:?}");
+    assert!(found.len() > 1 && found.windows(2).all(|pair| pair[0] != pair[1]), "{found:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stall_is_a_change_with_the_length_of_the_silence() {
+    let config = CriticalTaskConfig::new("t", |_| std::future::pending::<()>());
+    let tasks = started(config.heartbeat_timeout(secs(20)).on_stall(StallAction::Restart));
+    sleep(secs(60)).await;
+    let changes = tasks.changes("t").unwrap();
+    let silences: Vec<_> = changes
+        .iter()
+        .filter_map(|change| match change.kind {
+            TaskChangeKind::Stalled { silent_for, .. } => Some(silent_for),
+            _ => None,
+        })
+        .collect();
+    assert!(!silences.is_empty() && silences.iter().all(|silence| *silence >= secs(20)), "{changes:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_iteration_that_is_tried_again_and_a_task_that_finishes_are_changes() {
+    let (tasks, _handle) = looping(
+        TaskLoop::every(secs(60), |_| async { Err::<(), _>("refused") }).retry(2, Backoff::constant(secs(5))),
+    );
+    tasks.register(CriticalTaskConfig::one_shot("once", |_| async {})).unwrap();
+    sleep(secs(30)).await;
+    assert_eq!(
+        changes(&tasks, "l")[..2],
+        [(2, "tries an iteration again: refused".to_owned()), (1, "failed: refused".to_owned())]
+    );
+    assert_eq!(changes(&tasks, "once"), [(1, "finished".to_owned())]);
 }
 
 #[tokio::test(start_paused = true)]
