@@ -411,3 +411,16 @@ async fn a_deploy_across_the_night_loses_no_run_and_repeats_none_also_when_the_c
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_time_of_a_lease_counts_from_before_its_requests_were_sent() {
+    let (store, late) = (Away::default(), millis(2_100));
+    store.late(late);
+    let grant = leases(store.clone()).lease("l").ttl(TTL).enter().await;
+    let pass = grant.pass();
+    assert_eq!(pass.remaining(), TTL - late);
+    for _ in 0..10 {
+        sleep(TTL / 10).await;
+        assert!(pass.is_open() && pass.remaining() <= TTL - late, "{:?}", pass.remaining());
+    }
+}

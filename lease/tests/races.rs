@@ -17,7 +17,7 @@ use otel_tasks::{
     testing::WallClock,
 };
 use otel_tasks_lease::{Answer, Ask, Held, LeaseStore, Leases, Renewed, StoreError, testing::Memory};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 const TTL: Duration = Duration::from_secs(12);
 const REPLICAS: usize = 3;
@@ -32,6 +32,8 @@ struct Network {
     store: Memory,
     random: Arc<Mutex<fastrand::Rng>>,
     is_bad: Arc<AtomicBool>,
+    /// Until then this replica gets no answer.
+    cut_until: Arc<Mutex<Instant>>,
 }
 
 impl Network {
@@ -56,7 +58,8 @@ impl Network {
         request: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
         let failed = || StoreError::new("lost", "on its way");
-        if self.chance(12) {
+        let is_cut = *self.cut_until.lock().unwrap() > Instant::now();
+        if is_cut || self.chance(12) {
             return Err(failed());
         }
         let (there, back, is_lost) = (self.delay(), self.delay(), self.chance(12));
@@ -66,6 +69,11 @@ impl Network {
         });
         let answer = effect.await.map_err(|error| StoreError::new("panic", error))?;
         sleep(back).await;
+        let cut_until = *self.cut_until.lock().unwrap();
+        if cut_until > Instant::now() {
+            sleep_until(cut_until).await;
+            return Err(failed());
+        }
         if is_lost { Err(failed()) } else { answer }
     }
 }
@@ -129,7 +137,7 @@ fn polled(store: Memory, seen: Shared) -> CriticalTaskConfig {
                 Alive(seen.clone())
             };
             // Deaf at times: then it is dropped.
-            let is_deaf = term % 3 == 0;
+            let is_deaf = term % 2 == 0;
             let pass = ctx.pass().cloned();
             loop {
                 {
@@ -170,9 +178,12 @@ async fn race(seed: u64) -> Result<(usize, usize), String> {
     let wall = WallClock::starting(SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000));
     let (store, seen, is_bad) = (Memory::new(), Shared::default(), Arc::new(AtomicBool::new(true)));
     let random = Arc::new(Mutex::new(fastrand::Rng::with_seed(seed)));
-    let mut replicas = Vec::new();
+    let (mut replicas, mut cuts) = (Vec::new(), Vec::new());
     for _ in 0..REPLICAS {
-        let network = Network { store: store.clone(), random: random.clone(), is_bad: is_bad.clone() };
+        let cut_until = Arc::new(Mutex::new(began));
+        cuts.push(cut_until.clone());
+        let network =
+            Network { store: store.clone(), random: random.clone(), is_bad: is_bad.clone(), cut_until };
         let clock = BootClock::from_fn(move || BootInstant::after_boot(began.elapsed()));
         let leases = Leases::on(network, clock);
         let tasks = TaskManager::builder().wall_clock(wall.reader()).build().unwrap();
@@ -184,6 +195,11 @@ async fn race(seed: u64) -> Result<(usize, usize), String> {
     let pick = |most: usize| random.lock().unwrap().usize(0..most);
     while began.elapsed() < CHAOS {
         sleep(Duration::from_millis(u64::try_from(pick(20_000)).unwrap())).await;
+        let cut = Duration::from_millis(u64::try_from(pick(40_000)).unwrap());
+        *cuts[pick(REPLICAS)].lock().unwrap() = Instant::now() + cut;
+        if pick(3) > 0 {
+            continue;
+        }
         let tasks = &replicas[pick(REPLICAS)];
         let name = ["polled", "due"][pick(2)];
         // Some are refused: nobody pauses what is paused.
@@ -194,6 +210,7 @@ async fn race(seed: u64) -> Result<(usize, usize), String> {
         };
     }
     is_bad.store(false, SeqCst);
+    cuts.iter().for_each(|cut| *cut.lock().unwrap() = Instant::now());
     for tasks in &replicas {
         let _ = (tasks.resume("polled"), tasks.resume("due"));
     }
