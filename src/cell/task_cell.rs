@@ -660,7 +660,7 @@ fn unix_nanos(wall: SystemTime) -> u64 {
 #[cfg(test)]
 pub(super) mod tests;
 
-/// Seen to fail if `active` is decreased by a load and a store, and if the error is counted after the lock of [`Rare`] was
+/// Seen to fail if `active` is decreased by a load and a store. Also seen to fail if the error is counted after the lock of [`Rare`] was
 /// released and taken again. Orderings do not matter: every access is `Relaxed`, which these models show to suffice.
 #[cfg(all(test, otel_tasks_loom))]
 mod loom {

@@ -233,8 +233,12 @@ fn stored(database: &Path, orders: &[i64]) -> (usize, usize) {
     (mails.len(), mails.iter().filter(|sent| **sent).count())
 }
 
-/// Seen to fail in four cases: without `.intake()` (a loop is requested to stop first), without the drain, with mails that are spawned by
-/// `tokio::spawn`, and with a pool that is closed when the signal comes.
+/// Seen to fail in four cases:
+///
+/// - without `.intake()`: a loop is requested to stop first
+/// - without the drain
+/// - with mails that are spawned by `tokio::spawn`
+/// - with a pool that is closed when the signal comes
 #[test]
 fn sigterm_under_load_loses_no_order() {
     const DRAIN: Duration = Duration::from_secs(4);

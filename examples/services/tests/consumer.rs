@@ -248,8 +248,8 @@ fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Seen to fail if the message is taken before the room, with runs that `consumer` does not own if it is no intake task, and without
-/// `.parent(..)`.
+/// Seen to fail if the message is taken before the room. Also seen to fail without `.parent(..)`, and with runs that `consumer` does not
+/// own if it is no intake task.
 #[test]
 fn after_sigterm_under_load_each_order_was_handled_once_or_waits_in_the_queue() {
     let mut shop = Shop::of("load");

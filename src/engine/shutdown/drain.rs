@@ -1,6 +1,6 @@
-//! The drain: the time between the signal and the ordered shutdown. Readiness is false, and everything goes on.
+//! The drain: the time between the signal and the ordered shutdown. Readiness is false, and all tasks continue.
 //!
-//! It runs in the manager: a task on the runtime waits for its end, and the watchdog's thread begins the shutdown if the
+//! It runs in the manager: a task on the runtime waits for its end. The watchdog's thread begins the shutdown if the
 //! runtime does not.
 
 use std::{
@@ -10,15 +10,15 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-/// How long the watchdog leaves what is due to the runtime, which sees to it at once unless it is stuck. Real time: in a
-/// test's, the moment between two looks may be an hour.
+/// The time that the watchdog leaves to the runtime, which acts at once unless it is stuck. It is real time: in the
+/// virtual time of a test, an hour may pass between two checks.
 pub(super) const RUNTIMES_TURN: Duration = Duration::from_millis(20);
 
 /// The drain of a manager.
 #[derive(Default)]
 pub(crate) struct Drain {
     state: Mutex<State>,
-    /// Told if the end is moved.
+    /// Notified if the end is moved.
     moved: Notify,
 }
 
@@ -49,7 +49,7 @@ impl Drain {
         matches!(*self.state(), State::Draining(_))
     }
 
-    /// Ends the drain for ever: the ordered shutdown begins. Returns when it began, if it did.
+    /// Ends the drain: the ordered shutdown begins, and no later drain can begin. Returns the time at which the drain began, if it did.
     pub(super) fn end(&self) -> Option<Instant> {
         match std::mem::replace(&mut *self.state(), State::Over) {
             State::Draining(draining) => {

@@ -14,7 +14,7 @@ use crate::{
     run::Task,
 };
 
-/// What became of a driver. One line of the report, unless its name was registered twice.
+/// The outcome of a driver. One line of the report, unless its name was registered twice.
 #[derive(Clone)]
 pub(in crate::engine) struct Note {
     pub(super) task: Arc<Task>,
@@ -23,11 +23,11 @@ pub(in crate::engine) struct Note {
     pub(super) after: Duration,
 }
 
-/// What one line of the report speaks of.
+/// The identity of a line of the report.
 pub(in crate::engine) type LineKey =
     (Arc<str>, Option<Arc<str>>, TaskCategory, TaskPriority, ShutdownOutcome, Counted);
 
-/// What became of the runs that left during the shutdown.
+/// The outcomes of the runs that left during the shutdown.
 pub(in crate::engine) type Lines = HashMap<LineKey, (Position, ShutdownEntry)>;
 
 pub(in crate::engine) fn line_of(task: &Task, outcome: ShutdownOutcome, after: Duration) -> ShutdownEntry {
@@ -64,7 +64,7 @@ fn is_shared(note: &Note) -> bool {
     ended_well && note.task.family().is_some()
 }
 
-/// Notes a run, in the line of those that were of one name and ended alike.
+/// Records a run, in the line of the runs with the same name and outcome.
 pub(in crate::engine) fn note(
     lines: &mut Lines,
     task: &Task,

@@ -1,15 +1,16 @@
 //! The ordered shutdown: the intake first, then admission and timers closed, then stage by stage, under one deadline.
 //!
-//! Stages are the pairs of category and priority, in [`TaskCategory::SHUTDOWN_ORDER`] and lowest priority first; a task that
-//! others depend on is put off until after them. Only stages with something alive take time. Each is asked to stop and given
-//! an equal share of what is left of the deadline; when its share is over the next is asked too, and what is still there may
-//! go on until shortly before the deadline. A task that others depend on is held until they are gone, or until shortly before the
-//! deadline: then it is asked, and has a moment to end. Then everything left is dropped; what cannot be dropped, because it blocks its
-//! thread, is reported as leaked.
+//! Stages are the pairs of category and priority, in [`TaskCategory::SHUTDOWN_ORDER`] and lowest priority first. A task with
+//! dependents stops after them. Only stages with something alive take time.
 //!
-//! The shutdown is a state machine that whoever comes may push on ([`Sequence::advance`]): a task on the runtime, woken when a
-//! member leaves or a time has come, and the watchdog's thread, at each of its ticks. So a runtime whose threads are all
-//! blocked keeps the deadline as well: the watchdog asks, drops, and writes the report.
+//! Each stage is requested to stop, and has an equal share of the rest of the deadline. When the share is over, the next stage is requested
+//! too, and the earlier one may continue until shortly before the deadline. A task with dependents is held until they are gone, or until
+//! shortly before the deadline. Then it is requested to stop, and has a moment to end. Then everything left is dropped. A task
+//! that cannot be dropped, because it blocks its thread, is reported as leaked.
+//!
+//! The shutdown is a state machine with two drivers ([`Sequence::advance`]). A task on the runtime is woken when a
+//! member leaves or a time has come. The watchdog's thread calls it at each of its ticks. So the deadline is met even if all threads of the
+//! runtime are blocked: the watchdog requests, drops, and writes the report.
 //!
 //! [`TaskCategory::SHUTDOWN_ORDER`]: crate::TaskCategory::SHUTDOWN_ORDER
 
@@ -53,11 +54,11 @@ const ABORT_SHARE: u32 = 10;
 const ABORT_MOMENT: Duration = Duration::from_millis(10);
 /// The most that is kept for it.
 const ABORT_RESERVE: Duration = Duration::from_secs(1);
-/// How long after the report whoever waits for it may take to receive it before the last resort: then its thread is blocked.
+/// The time for which a waiter may receive the report before the last resort: after it, the waiter's thread counts as blocked.
 const LAST_RESORT_AFTER: Duration = Duration::from_millis(200);
 /// The longest wait for gates that give back what tasks held, after the report.
 const GATES_MOMENT: Duration = Duration::from_secs(1);
-/// How often the watchdog looks while a shutdown is under way.
+/// The interval of the watchdog's checks during a shutdown.
 pub(crate) const SHUTDOWN_TICK: Duration = Duration::from_millis(10);
 
 /// A shutdown that has begun.
@@ -68,7 +69,7 @@ pub(crate) struct Sequence {
     report: watch::Sender<Option<Arc<ShutdownReport>>>,
     state: Mutex<State>,
     spans: Mutex<Spans>,
-    /// Set by whoever writes the report.
+    /// Set by the writer of the report.
     finished: AtomicBool,
     /// Callers that wait for the report.
     waiting: AtomicUsize,
@@ -77,7 +78,7 @@ pub(crate) struct Sequence {
     watched: Mutex<Watched>,
 }
 
-/// What the watchdog has seen, in real time. Written and read by its thread alone.
+/// The observations of the watchdog, in real time. Written and read by its thread alone.
 #[derive(Default)]
 struct Watched {
     /// Since when something has been due that the runtime has not done.
@@ -86,7 +87,7 @@ struct Watched {
     reported_at: Option<StdInstant>,
 }
 
-/// What there is of the shutdown's spans: a subscriber that panics costs those that it panics at.
+/// The spans of the shutdown: if a subscriber panics, the spans of that call are lost.
 #[derive(Default)]
 struct Spans {
     cleanup: Option<ManagedSpan>,
@@ -95,7 +96,7 @@ struct Spans {
 
 struct State {
     phase: Phase,
-    /// The time at which the shutdown was asked for: the drain, if there was one.
+    /// The time of the request for the shutdown: the start of the drain, if there was one.
     began: Instant,
     abort_at: Instant,
     end: Instant,
@@ -103,15 +104,15 @@ struct State {
     graces: Vec<(Instant, Rank, Duration)>,
     /// Positions before this one are those of the intake.
     intake: Rank,
-    /// True if the intake is over, and all others are asked stage by stage.
+    /// True if the intake is over, and all other tasks are requested to stop stage by stage.
     staged: bool,
-    /// Who depends on a task, or comes after it in its group.
+    /// The dependents of a task, and the later members of its group.
     dependents: Dependents,
     /// Tasks whose position has been asked, and that stay until their dependents are gone.
     held: Vec<Arc<Supervised>>,
 }
 
-/// For each task those that depend on it.
+/// For each task its dependents.
 pub(crate) type Dependents = HashMap<MemberId, Vec<Arc<Supervised>>>;
 
 impl State {
@@ -121,7 +122,7 @@ impl State {
         dependents.into_iter().any(|dependent| !dependent.place.is_out())
     }
 
-    /// Returns true if those at a position are gone, or stay for their dependents: nothing is gained by waiting for them.
+    /// Returns true if the members at a position are gone, or stay for their dependents: waiting for them gains nothing.
     fn is_over(&self, tracker: &Tracker, rank: Rank) -> bool {
         let held = self.held.iter().filter(|task| task.place.is_waited_for_at(rank)).count();
         tracker.left_at(rank) <= held
@@ -146,9 +147,9 @@ enum Phase {
     Waiting(Rank, Instant),
     /// All were asked.
     Asked,
-    /// All but those that were held for their dependents were dropped; these were asked, and are waited for until then.
+    /// All members but those held for their dependents were dropped. The held ones were requested to stop, and are waited for until then.
     LastAsked(Instant),
-    /// What was left was dropped, and is waited for until then.
+    /// The rest was dropped, and is waited for until then.
     Dropped(Instant),
     Done,
 }
@@ -161,7 +162,7 @@ pub(crate) async fn shutdown(shared: &Arc<Shared>) -> Arc<ShutdownReport> {
     shutdown_after(shared, Duration::ZERO).await
 }
 
-/// Drains for so long, then shuts down, as [`shutdown`] does.
+/// Drains for this time, then shuts down, as [`shutdown`] does.
 ///
 /// # Cancel safety
 /// As [`shutdown`].
@@ -188,7 +189,7 @@ pub(crate) async fn shutdown_after(shared: &Arc<Shared>, drain: Duration) -> Arc
     ended.unwrap_or_else(|| sequence.make_report(shared))
 }
 
-/// Waits for the gates, so that others learn at once what is free before the process ends.
+/// Waits for the gates, so that other replicas learn at once that they are free, before the process ends.
 async fn settle(gated: &[Arc<Supervised>]) {
     let all = async {
         for task in gated {
@@ -202,8 +203,8 @@ async fn settle(gated: &[Arc<Supervised>]) {
     }
 }
 
-/// Drains for so long, then begins the ordered shutdown. A drain that is under way only becomes shorter; a shutdown that has begun
-/// is left as it is.
+/// Drains for this time, then begins the ordered shutdown. A drain that has begun can only become shorter; a shutdown that has begun
+/// is not changed.
 fn begin_drain(shared: &Arc<Shared>, drain: Duration) {
     let deadline = shared.settings.shutdown_deadline;
     let drain = drain.min(deadline - deadline / ORDERED_SHARE);
@@ -301,7 +302,7 @@ pub(crate) fn begin(shared: &Arc<Shared>, cause: Option<ShutdownCause>) -> Arc<S
             loop {
                 let left = shared.tracker.next_leaving();
                 tokio::pin!(left);
-                // Enabled before the look: a member that leaves in between still wakes us.
+                // Enabled before the check: a member that leaves in between still wakes this future.
                 left.as_mut().enable();
                 let Some(next) = sequence.advance(&shared, Instant::now()) else { break };
                 tokio::select! {
@@ -417,8 +418,8 @@ impl Sequence {
         let _ = catch(false, || self.spans().begin_stages(shared, loops));
     }
 
-    /// Does what is due at `now`. Answers when something is due next, or `None` where nothing is left to do but
-    /// [`Sequence::finish`].
+    /// Performs the actions that are due at `now`. Returns the time of the next action, or `None` if only
+    /// [`Sequence::finish`] is left.
     pub(crate) fn advance(&self, shared: &Shared, now: Instant) -> Option<Instant> {
         let tracker = &shared.tracker;
         loop {
@@ -444,7 +445,7 @@ impl Sequence {
                     if !state.staged
                         && tracker.next_rank(from).is_none_or(|(rank, _)| rank >= state.intake) =>
                 {
-                    // Nobody else goes on meanwhile.
+                    // No other driver continues meanwhile.
                     (state.staged, state.phase) = (true, Phase::Beginning);
                     let intake = state.intake;
                     drop(state);
@@ -540,7 +541,7 @@ impl Sequence {
         }
     }
 
-    /// Writes the report and ends the spans. Once, whoever comes first.
+    /// Writes the report and ends the spans. Only the first call has an effect.
     pub(crate) fn finish(&self, shared: &Shared) {
         if self.finished.swap(true, SeqCst) {
             return;
@@ -608,8 +609,8 @@ impl Sequence {
         due || released || grace.is_some_and(|over| over <= now)
     }
 
-    /// The watchdog's part: does what the runtime has left undone for [`RUNTIMES_TURN`], the report too, and turns to the
-    /// last resort where nobody can receive it. `now` is the runtime's clock, `tick` the real one.
+    /// The watchdog's part: performs the actions that the runtime has not performed for [`RUNTIMES_TURN`], including the report. It calls the
+    /// last resort if no caller can receive the report. `now` is the runtime's clock, `tick` the real one.
     pub(crate) fn watch(&self, shared: &Shared, now: Instant, tick: StdInstant) {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let report = self.report.borrow().clone();
@@ -675,11 +676,11 @@ fn ask_held(shared: &Shared, held: &[Arc<Supervised>]) {
     }
 }
 
-/// Asks every loop to stop: sleepers end at once, the others after the iteration under way. Answers how many.
+/// Requests every loop to stop: sleeping loops end at once, the others after the current iteration. Returns their number.
 fn stop_task_loops(shared: &Shared) -> i64 {
     let mut stopped = 0;
     for task in shared.tracker.drivers(|task| task.body.is_loop()) {
-        // One that others rest on waits for them like any other task.
+        // A loop with dependents waits for them like any other task.
         if !shared.is_rested_on(&task) {
             task.call();
             stopped += 1;
@@ -688,7 +689,7 @@ fn stop_task_loops(shared: &Shared) -> i64 {
     stopped
 }
 
-/// Where each driver stands that does not stand in its own stage.
+/// The position of each driver that is not in its own stage.
 #[derive(Default)]
 pub(crate) struct Positions {
     pub(crate) put_off: HashMap<*const Supervised, Position>,

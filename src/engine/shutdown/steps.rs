@@ -1,4 +1,4 @@
-//! The signals that come while a caller waits for the shutdown: each goes one step on.
+//! The signals that come while a caller waits for the shutdown: each begins the next step.
 
 use std::{
     pin::pin,
@@ -16,7 +16,7 @@ use crate::engine::{
     },
 };
 
-/// How long `run_until` has to act on a signal before another caller does.
+/// The time that `run_until` has to act on a signal before another caller does.
 const RUN_UNTIL_FIRST: Duration = Duration::from_millis(200);
 
 /// A caller that listens for signals on behalf of a manager. Of several callers one acts on a signal, so that it is one step.
@@ -75,11 +75,11 @@ impl Drop for Listener<'_> {
     }
 }
 
-/// Drains for so long, then shuts down. Each signal meanwhile goes one step on: from the drain to the ordered shutdown, and from there
-/// to the end at once.
+/// Drains for this time, then shuts down. Each signal meanwhile begins the next step: the ordered shutdown, and then
+/// the end at once.
 ///
 /// # Cancel safety
-/// The shutdown goes on without its caller.
+/// The shutdown continues without its caller.
 pub(crate) async fn shutdown_in_steps(
     shared: &Arc<Shared>,
     drain: Duration,

@@ -1,4 +1,4 @@
-//! The order that dependencies ask for: no cycles, and where each task stands at shutdown. Pure; tasks are indices here.
+//! The order of dependencies: no cycles, and the position of each task at shutdown. Pure; tasks are indices here.
 
 use std::cmp::Ordering;
 
@@ -43,8 +43,8 @@ pub(crate) fn cycle(dependencies: &[Vec<usize>]) -> Option<Vec<usize>> {
     None
 }
 
-/// Moves what rests on a task of stage `first`, near and far, to that stage: such a task ends before what it rests on, which would
-/// otherwise be put off.
+/// Moves all direct and indirect dependents of a task of stage `first` to that stage. Otherwise the task would have to wait
+/// for them.
 pub(crate) fn pull_forward(stages: &mut [usize], dependencies: &[Vec<usize>], first: usize) {
     let mut dependents = vec![Vec::new(); stages.len()];
     for (task, rests_on) in dependencies.iter().enumerate() {
@@ -60,8 +60,8 @@ pub(crate) fn pull_forward(stages: &mut [usize], dependencies: &[Vec<usize>], fi
     }
 }
 
-/// Where each task stands at shutdown: its stage, and how deep inside it. Never before what depends on it: a task whose
-/// own stage is earlier is put off.
+/// Returns the position of each task at shutdown: its stage, and its depth in it. It is never before its dependents: a task whose
+/// own stage is earlier is moved.
 pub(crate) fn positions(stages: &[usize], dependencies: &[Vec<usize>]) -> Vec<(usize, usize)> {
     let mut positions: Vec<_> = stages.iter().map(|stage| (*stage, 0)).collect();
     let mut dependents_left = vec![0_usize; stages.len()];
@@ -82,8 +82,8 @@ pub(crate) fn positions(stages: &[usize], dependencies: &[Vec<usize>]) -> Vec<(u
     positions
 }
 
-/// Sorts by `rank`, then by name, then by `then`. There may be a hundred thousand names, which mostly differ late: what follows
-/// the part that all share is compared as a number, and the names themselves where that is equal.
+/// Sorts by `rank`, then by name, then by `then`. There may be a hundred thousand names, which mostly differ late. So the part after
+/// the common prefix is compared as a number, and the names themselves only if the numbers are equal.
 pub(crate) fn sort_by_name<T, R: Ord>(
     items: Vec<T>,
     rank: impl Fn(&T) -> R,
@@ -114,7 +114,7 @@ pub(crate) fn sort_by_name<T, R: Ord>(
     order.into_iter().filter_map(|(_, _, index)| items[index].take()).collect()
 }
 
-/// Where a member stands at shutdown: its stage, and how deep inside it, below what depends on it.
+/// The position of a member at shutdown: its stage, and its depth in it, below its dependents.
 pub(crate) type Position = (usize, usize);
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
-//! Everything that is alive: spawned runs, and registered tasks with or without their driver, so that a shutdown finds each
-//! and nothing slips in behind it.
+//! All living members: spawned runs, and registered tasks with or without their driver. A shutdown finds each member,
+//! and no member comes after it unnoticed.
 //!
 //! Invariants:
-//! 1. A member is entered under its shard's lock, which refuses once the shard is closed to its kind; so after
-//!    [`Tracker::close`] has visited every shard, each member of that kind that was admitted is visible and no other will come.
-//! 2. A member's outcome is noted once, when it leaves, by whoever removes it from its shard.
+//! 1. A member is entered under its shard's lock, which refuses once the shard is closed to its kind. So after
+//!    [`Tracker::close`] has visited every shard, each admitted member of that kind is visible and no other will come.
+//! 2. A member's outcome is recorded once, when it leaves, by the code that removes it from its shard.
 //! 3. Locks are taken in the order shard, left_lines; a member is counted, and uncounted, under its shard's lock.
-//! 4. Nothing of the user's is dropped or called under a lock: what a member held is dropped by whoever removed it.
-//! 5. An owned run is counted by its owner ([`Owned`]) and entered under one lock, that of its shard; so after the owner has
-//!    been closed, a visit of every shard finds each run that was admitted, and no other will come. It is counted until it has
+//! 4. No value of the user is dropped or called under a lock: the code that removed a member drops its values.
+//! 5. An owned run is counted by its owner ([`Owned`]) and entered under one lock, that of its shard. So after the owner has
+//!    been closed, a visit of every shard finds each admitted run, and no other will come. A run is counted until it has
 //!    left, or waits for the shutdown itself.
 
 use std::{
@@ -49,7 +49,7 @@ const SHARDS: usize = if cfg!(all(test, otel_tasks_loom)) { 2 } else { 8 };
 /// The stage of the tasks that are marked as intake: before all others.
 pub(crate) const INTAKE_STAGE: usize = 0;
 
-/// How many stages there are.
+/// The number of stages.
 const STAGES: usize = 1 + TaskCategory::SHUTDOWN_ORDER.len() * TaskPriority::ALL.len();
 
 /// The stage in which shutdown stops a task: categories in their order, inside one the lowest priority first.
@@ -72,7 +72,7 @@ pub(crate) fn stage_of_task(task: &Supervised) -> usize {
     if task.spec.intake { INTAKE_STAGE } else { stage_of(identity.category, identity.priority) }
 }
 
-/// Who is admitted still. A shutdown goes on from one to the next.
+/// The kinds of members that are still admitted. A shutdown moves from one to the next.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Admission {
@@ -125,7 +125,7 @@ impl Owned {
         left < Self::ONE && left & Self::CLOSED != 0
     }
 
-    /// From now on those that come are to stop.
+    /// Requests all later members to stop.
     fn ask(&self) {
         self.0.fetch_or(Self::ASKED, Ordering::SeqCst);
     }
@@ -222,7 +222,7 @@ impl Owner {
     }
 }
 
-/// Which of the positions that a shutdown has, in their order.
+/// The number of a position of a shutdown, in their order.
 pub(crate) type Rank = usize;
 
 pub(crate) struct Tracker {
@@ -239,22 +239,22 @@ pub(crate) struct Tracker {
     /// Positions before this one are over.
     over: AtomicUsize,
     left_lines: Mutex<Lines>,
-    /// Those that wait for room look again whenever admission is closed to some.
+    /// Waiters for room check again whenever admission is closed to some.
     pub(crate) limits: Limits,
 }
 
-/// What a shutdown waits for.
+/// The positions that a shutdown waits for.
 struct Plan {
     began: Instant,
     /// In the order of the positions.
     waited_for: Box<[Waited]>,
 }
 
-/// How many are still waited for at a position.
+/// The number of members that are still waited for at a position.
 struct Waited {
     position: Position,
     left: AtomicUsize,
-    /// How many of them were held up by their dependents at first: if no more are left, there may be nothing to wait for.
+    /// The number of them that were held for their dependents at first: if no more are left, there may be nothing to wait for.
     held: AtomicUsize,
 }
 
@@ -263,14 +263,14 @@ struct Shard {
     admission: Admission,
     members: Slab<Member>,
     drivers: Slab<Arc<Supervised>>,
-    /// What became of the drivers that left during the shutdown.
+    /// The outcomes of the drivers that left during the shutdown.
     notes: Vec<Note>,
 }
 
-/// What the tracker keeps of a driver, inside its task. Written and read under its shard's lock.
+/// The tracker's entry of a driver, inside its task. Written and read under its shard's lock.
 pub(crate) struct DriverPlace {
     id: MemberId,
-    /// Where the shard has it.
+    /// The key of the entry in the shard.
     key: AtomicU32,
     /// Its rank, plus one, once the shutdown is planned; 0 before.
     rank: AtomicU32,
@@ -322,9 +322,9 @@ struct Member {
     run: RunMember,
     /// The task that owns it, which asks it to stop and waits for it.
     owner: Option<Owner>,
-    /// The time at which shutdown stops it, if no task owns it: what its caller said counts even where its name is metered under another.
+    /// The stage in which a shutdown stops it, if no task owns it: the caller's category counts even if its name is metered under another.
     stage: u8,
-    /// Where the shutdown counts it, once it is planned. Not for a run that its owner counts.
+    /// The position at which the shutdown counts it, once it is planned. Not for a run that its owner counts.
     rank: Option<u32>,
     /// It waits for the shutdown itself, which therefore does not wait for it.
     asking: bool,
@@ -361,7 +361,7 @@ impl Member {
     }
 }
 
-/// A spawned run: how to drop it, once tokio has told, and how long it may go on after it was asked to stop.
+/// A spawned run: its abort handle, once tokio has returned it, and its grace after a stop request.
 pub(crate) struct RunMember {
     pub(crate) abort: Option<AbortHandle>,
     pub(crate) token: Option<CancellationToken>,
@@ -393,7 +393,7 @@ impl Place {
         (self.key, self.id)
     }
 
-    /// Notes what becomes of the member, where it is not that it ends by itself.
+    /// Records the outcome of the member, if it does not end by itself.
     pub(crate) fn note(&self, outcome: ShutdownOutcome) {
         let mut shard = self.tracker.shard(self.key);
         if let Some(member) = shard.members.get_mut(self.key / SHARDS).filter(|member| member.id == self.id) {
@@ -414,7 +414,7 @@ impl std::fmt::Debug for Place {
     }
 }
 
-/// What a stage was asked through, to be used when no lock is held: wakers may be the user's code.
+/// The wakers of a stage's stop request, to be used when no lock is held: they may be the user's code.
 #[derive(Default)]
 pub(crate) struct Asked {
     pub(crate) tokens: Vec<CancellationToken>,
@@ -478,13 +478,13 @@ impl Tracker {
         true
     }
 
-    /// Notes what becomes of a driver, where it is not that it ends by itself.
+    /// Records the outcome of a driver, if it does not end by itself.
     pub(crate) fn note_driver(&self, supervised: &Supervised, outcome: ShutdownOutcome) {
         let _shard = self.shard(supervised.place.id as usize);
         supervised.place.outcome.store(outcome as u8 + 1, Ordering::Relaxed);
     }
 
-    /// The driver of a task has gone. Without effect on one that was not admitted. Returns whether the shutdown reports it.
+    /// Removes the driver of a task. Without effect if it was not admitted. Returns true if the shutdown reports it.
     pub(crate) fn leave_driver(&self, supervised: &Supervised) -> bool {
         let place = &supervised.place;
         let (member, emptied, closed) = {
@@ -525,7 +525,7 @@ impl Tracker {
         self.plan.get().map_or(&[], |plan| &plan.waited_for)
     }
 
-    /// Where the report names a member.
+    /// Returns the position at which the report names a member.
     fn position(&self, rank: Option<Rank>, stage: usize) -> Position {
         let waited = rank.and_then(|rank| self.waited_for().get(rank));
         waited.map_or((stage, 0), |waited| waited.position)
@@ -539,14 +539,14 @@ impl Tracker {
         self.position(member.rank_to_report(), stage)
     }
 
-    /// The outcome of one that ends by itself now.
+    /// Returns the outcome of a member that ends by itself now.
     fn by_itself(&self, rank: Option<Rank>) -> ShutdownOutcome {
-        // Relaxed: either answer is true of one that leaves at that moment.
+        // Relaxed: both outcomes are true of a member that leaves at that moment.
         let late = rank.is_some_and(|rank| rank < self.over.load(Ordering::Relaxed));
         if late { ShutdownOutcome::Late } else { ShutdownOutcome::Clean }
     }
 
-    /// How long the shutdown has gone on.
+    /// Returns the time since the start of the shutdown.
     fn after(&self) -> Duration {
         self.plan.get().map_or(Duration::ZERO, |plan| plan.began.elapsed())
     }
@@ -561,8 +561,8 @@ impl Tracker {
     /// Returns whether nothing is waited for there any more, unless it is held up.
     fn uncount(&self, rank: Option<Rank>) -> bool {
         let waited = rank.and_then(|rank| self.waited_for().get(rank));
-        // Release: pairs with the Acquire loads of whoever asks whether a position is empty, who then sees it left. SeqCst: either
-        // we find what is held, or the shutdown finds what is left.
+        // Release: pairs with the Acquire loads of the check for an empty position, which then sees it left. SeqCst: either
+        // this call finds the held member, or the shutdown finds the member that is left.
         waited.is_some_and(|waited| {
             waited.left.fetch_sub(1, Ordering::SeqCst) <= 1 + waited.held.load(Ordering::SeqCst)
         })
@@ -573,7 +573,7 @@ impl Tracker {
         let admission = self.admission.load(Ordering::Acquire);
         match owner {
             None => admission <= Admission::Runs as u8,
-            // While intake stops, a run of an owner that has ended is admitted as one that nobody owns.
+            // While intake stops, a run of an owner that has ended is admitted as a run without an owner.
             Some(_) if admission == Admission::Runs as u8 => true,
             Some(owner) => admission <= Admission::OwnedRuns as u8 && !owner.is_closed(),
         }
@@ -593,7 +593,7 @@ impl Tracker {
         let admitted = match &owner {
             None => (shard.admission <= Admission::Runs).then_some(false),
             Some(_) if shard.admission > Admission::OwnedRuns => None,
-            // Counted under the lock: whoever closes or asks the owner and then visits the shards finds the run.
+            // Counted under the lock: a call that closes or requests the owner and then visits the shards finds the run.
             Some(held) => match held.owned().enter() {
                 // Nobody is to be refused while intake stops.
                 None if shard.admission == Admission::Runs => {
@@ -625,7 +625,7 @@ impl Tracker {
         Ok(Place { tracker: self.clone(), key: slot * SHARDS + shard_index, id })
     }
 
-    /// Tells how a run can be dropped. It may have left already: then this does nothing.
+    /// Sets the abort handle of a run. It may have left already: then this does nothing.
     pub(crate) fn set_abort(&self, (key, id): (usize, MemberId), handle: AbortHandle) {
         let mut shard = self.shard(key);
         let member = shard.members.get_mut(key / SHARDS).filter(|member| member.id == id);
@@ -644,7 +644,7 @@ impl Tracker {
                 Some(member) if member.id == id => shard.members.remove(key / SHARDS),
                 _ => return,
             };
-            // Under the shard's lock: whoever makes the report finds the member or its note, never both or neither.
+            // Under the shard's lock: the writer of the report finds the member or its record, never both or neither.
             let mut emptied = false;
             if self.is_closed() {
                 if !member.reported {
@@ -677,7 +677,7 @@ impl Tracker {
         }
     }
 
-    /// Admits no more than that for ever, and begins to note who leaves.
+    /// Admits no more than that from now on, and begins to record leaving members.
     pub(crate) fn close(&self, to: Admission) {
         self.admission.fetch_max(to as u8, Ordering::AcqRel);
         for shard in &self.shards {
@@ -747,8 +747,8 @@ impl Tracker {
         let _ = self.plan.set(plan);
         // No driver has come since; who has left is not counted.
         let rank_of = |position: Position| positions.binary_search(&position).ok();
-        // One that has begun to wait for the shutdown is not waited for; what it owns is, as if nobody owned it. After the plan is set:
-        // one that begins later sees to that itself.
+        // A task that has begun to wait for the shutdown is not waited for. Its runs are, as if they had no owner. This happens after the
+        // plan is set: a task that begins to wait later does it itself.
         self.drivers(|supervised| supervised.place.is_asking())
             .iter()
             .for_each(|asking| self.close_owner(asking));
@@ -765,8 +765,8 @@ impl Tracker {
         });
     }
 
-    /// Gives a position to the runs that have none, unless their owner waits for them: it does not if it waits for the shutdown, or
-    /// has left without them. Called when the plan is made, and again when admission is closed to what no task owns.
+    /// Gives a position to the runs that have none, unless their owner waits for them. The owner does not wait if it waits for the shutdown, or
+    /// has left without them. Called when the plan is made, and again when admission is closed to runs without an owner.
     pub(crate) fn plan_runs(&self) {
         let stage_of_rank = |waited: &Waited| waited.position;
         self.visit(|member| {
@@ -783,19 +783,19 @@ impl Tracker {
         });
     }
 
-    /// How many positions there are in the stage of the intake: the first ones.
+    /// Returns the number of positions in the stage of the intake: the first ones.
     pub(crate) fn intake_ranks(&self) -> Rank {
         self.waited_for().partition_point(|waited| waited.position.0 == INTAKE_STAGE)
     }
 
-    /// How many are waited for at a position.
+    /// Returns the number of members that are waited for at a position.
     pub(crate) fn left_at(&self, rank: Rank) -> usize {
         // SeqCst: as in `uncount`.
         self.waited_for().get(rank).map_or(0, |waited| waited.left.load(Ordering::SeqCst))
     }
 
-    /// So many tasks at a position are held up by their dependents. From now on each leaving of a task with links completes
-    /// [`Tracker::next_leaving`], and so does the last leaving there of one that is not held up.
+    /// Records that this number of tasks at a position are held for their dependents. From now on each leaving of a task with links completes
+    /// [`Tracker::next_leaving`]. So does the last leaving there of a task that is not held.
     pub(crate) fn hold(&self, rank: Rank, held: usize) {
         self.holds.store(true, Ordering::SeqCst);
         if let Some(waited) = self.waited_for().get(rank) {
@@ -820,12 +820,12 @@ impl Tracker {
         }
     }
 
-    /// Completes the next time that nothing is waited for at a position any more. Enable it before looking.
+    /// Completes the next time that nothing is waited for at a position any more. Enable it before the check.
     pub(crate) fn next_leaving(&self) -> tokio::sync::futures::Notified<'_> {
         self.left.notified()
     }
 
-    /// Wakes whoever waits for [`Tracker::next_leaving`].
+    /// Wakes the waiters for [`Tracker::next_leaving`].
     pub(crate) fn wake(&self) {
         self.left.notify_waiters();
     }
@@ -835,7 +835,7 @@ impl Tracker {
         self.over.store(rank, Ordering::Relaxed); // As in `by_itself`.
     }
 
-    /// Marks a member as waiting for the shutdown itself, or no longer. Answers whether there is such a member.
+    /// Marks a member as waiting for the shutdown itself, or no longer. Returns true if there is such a member.
     pub(crate) fn set_asking(&self, id: MemberId, asking: bool) -> bool {
         let mut shard = self.shard(id as usize);
         let Shard { members, drivers, .. } = &mut *shard;
@@ -894,7 +894,7 @@ impl Tracker {
         self.ask_owned(owner).tokens.iter().for_each(CancellationToken::cancel);
     }
 
-    /// Asks the runs that a task owns, and those that it will own. Returns through what, for the caller to use.
+    /// Requests the current and later runs of a task to stop. Returns the wakers for the caller to use.
     pub(crate) fn ask_owned(&self, owner: &Supervised) -> Asked {
         owner.place.owned.ask();
         let mut asked = Asked::default();
@@ -954,7 +954,7 @@ impl Tracker {
         });
     }
 
-    /// Drops every spawned run, except those that these tasks own.
+    /// Drops every spawned run, except the runs of these tasks.
     pub(crate) fn abort_runs_but_of(&self, owners: &[Arc<Supervised>]) {
         self.visit(|member| {
             let spared = |owner: &Owner| owners.iter().any(|spared| owner.is(spared));
@@ -1012,8 +1012,8 @@ impl Tracker {
         names.map(|names| names.into_iter().collect())
     }
 
-    /// The lines of the report: who left since [`Tracker::close`], and who is still here and therefore leaked. Beside them
-    /// the names of those that wait for the report.
+    /// Returns the lines of the report: the members that left since [`Tracker::close`], and the leaked members, which are still here. Returns
+    /// beside them the names of the tasks that wait for the report.
     ///
     /// `lost` are tasks that were dropped with their runtime before the shutdown.
     pub(crate) fn report(&self, lost: &[Arc<Supervised>]) -> (Vec<ShutdownEntry>, Vec<Arc<str>>) {
@@ -1031,7 +1031,7 @@ impl Tracker {
         for shard in &self.shards {
             // Under one lock: found or noted, as in `leave`.
             let mut shard = lock(shard);
-            // A copy: whoever asks twice gets the same answer.
+            // A copy: a second call returns the same.
             notes.extend_from_slice(&shard.notes);
             for (_, member) in shard.members.iter_mut() {
                 member.reported = true;

@@ -1,6 +1,9 @@
-//! Seen to fail: the first where `enter` looks at `closed` and inserts under two locks, and where it does not look; the
-//! second where `leave` notes after it has given the shard back, and where `reported` is not asked; the third where
-//! `set_asking` counts after it has given the shard back; the fourth where it looks before it closes.
+//! Seen to fail:
+//!
+//! - the first if `enter` reads `closed` and inserts under two locks, and if it does not read `closed`
+//! - the second if `leave` records after it has released the shard, and if `reported` is not read
+//! - the third if `set_asking` counts after it has released the shard
+//! - the fourth if it checks before it closes
 
 use ::loom::thread;
 
@@ -95,7 +98,7 @@ fn a_member_that_asks_and_leaves_is_counted_once() {
         leaves.join().expect("no panic");
         let left = |waited: &Waited| waited.left.load(Ordering::Relaxed);
         let waited_for: usize = tracker.waited_for().iter().map(left).sum();
-        assert_eq!(waited_for, 1, "the one that stays");
+        assert_eq!(waited_for, 1, "the member that stays");
         drop(stays);
         assert!(tracker.is_emptied(None));
     });
@@ -160,7 +163,7 @@ fn owned_work_that_leaves_while_its_owner_ends_is_seen_by_one_of_both() {
         owner.close();
         let seen = owner.is_empty();
         let told = leaves.join().expect("no panic");
-        assert!(seen || told, "the owner would wait for ever");
+        assert!(seen || told, "the owner would wait without end");
         owner.enter_again();
         drop(place);
     });
