@@ -1,5 +1,5 @@
-//! The answers that cost something: made one at a time on a thread that blocks nobody, shared by those who ask at the same time,
-//! and bounded in bytes as long as a client holds them.
+//! Expensive responses. They are prepared one at a time on a thread for blocking work, and shared by concurrent requests. They are bounded in
+//! bytes until their clients have read them.
 
 use std::{
     sync::{
@@ -12,9 +12,9 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
-/// The most bytes of answers that were not sent yet. A larger answer needs all of it.
+/// The maximum of bytes in responses that were not sent yet. A larger response needs all of it.
 const BYTES: usize = 32 << 20;
-/// What is counted.
+/// The unit of the room, in bytes.
 const UNIT: usize = 1 << 10;
 
 /// The longest time that an answer is waited for, behind others or while it is made.
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Busy;
 
-/// The room for answers on their way.
+/// The room for responses that are not sent yet.
 #[derive(Debug, Clone)]
 pub(crate) struct Room(Arc<Semaphore>);
 
@@ -56,7 +56,7 @@ impl Room {
     }
 }
 
-/// Makes answers one at a time.
+/// Prepares responses one at a time.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Maker {
     turn: Arc<Mutex<()>>,
@@ -68,7 +68,7 @@ impl Maker {
         &self.room
     }
 
-    /// What `make` returns, made on a thread for blocking work.
+    /// Returns the result of `make`, which runs on a thread for blocking work.
     pub(crate) async fn make<T: Send + 'static>(
         &self,
         make: impl FnOnce() -> T + Send + 'static,
@@ -96,17 +96,17 @@ impl Maker {
 pub(crate) struct Shared {
     fresh: Duration,
     last: Arc<Mutex<Option<(Instant, Bytes)>>>,
-    /// Whether something was changed since the last one, or the one that is being made, began.
+    /// True if something was changed since the last response was begun.
     is_stale: AtomicBool,
 }
 
 impl Shared {
-    /// An answer that is shared for so long after it was made.
+    /// Creates a response that is shared for `fresh` after it was made.
     pub(crate) fn new(fresh: Duration) -> Self {
         Self { fresh, last: Arc::default(), is_stale: AtomicBool::new(false) }
     }
 
-    /// The answer, made by `make` where the last one is older. Those that ask meanwhile wait for it.
+    /// Returns the response, made by `make` if the last one is older. Concurrent requests wait for it.
     pub(crate) async fn get<E>(
         &self,
         maker: &Maker,
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(shared.get(&maker, make()).await.expect("made"), "1");
         let old = Shared::new(Duration::ZERO);
         assert_eq!(old.get(&maker, make()).await.expect("made"), "2");
-        assert_eq!(old.get(&maker, make()).await.expect("made anew"), "3");
+        assert_eq!(old.get(&maker, make()).await.expect("made again"), "3");
     }
 
     #[tokio::test]
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(shared.get(&maker, make()).await.expect("shared"), "0");
     }
 
-    /// Who leaves does not let the next one begin while it is made.
+    /// A client that leaves does not let the next response begin early.
     #[tokio::test]
     async fn one_is_made_at_a_time_also_if_nobody_waits_for_it() {
         let maker = Maker::default();

@@ -39,16 +39,16 @@ use crate::{
     },
 };
 
-/// How often a stream says that it is there, where nothing changes.
+/// The interval of `alive` messages of a stream without changes.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The longest name of a task, and how much of another one is written down.
 const NAME: usize = 256;
-/// How long one answer serves all that ask for it.
+/// The time for which one response serves all requests for it.
 const FRESH: Duration = Duration::from_millis(100);
 /// The same of `/metrics`, which is asked for less often and costs more.
 const METRICS_FRESH: Duration = Duration::from_secs(1);
 
-/// What the paths share.
+/// The state that the paths share.
 struct Api {
     hub: Arc<Hub>,
     feed: Option<Feed>,
@@ -103,10 +103,10 @@ impl Page {
     }
 }
 
-/// When event streams end.
+/// The moment at which event streams end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StreamsEnd {
-    /// When the ordered shutdown begins: the server is a part of the service.
+    /// At the begin of the ordered shutdown: the server is a part of the service.
     WithShutdown,
     /// After the last event of the shutdown: the server is the page's own, and shows the shutdown too.
     AfterShutdown,
@@ -171,13 +171,13 @@ impl IntoResponse for Busy {
         let later = [(header::RETRY_AFTER, "1")];
         let refusal = refusal(
             StatusCode::SERVICE_UNAVAILABLE,
-            "the page is busy: other clients have not read their answers",
+            "the page is busy: other clients have not read their responses",
         );
         (later, refusal).into_response()
     }
 }
 
-/// Why there is no answer.
+/// The reason for a response without data.
 #[derive(Debug)]
 enum NoAnswer {
     Gone,
@@ -215,7 +215,7 @@ fn is_json(bytes: Bytes) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], bytes).into_response()
 }
 
-/// Whether the service is alive.
+/// The liveness of the service.
 #[utoipa::path(get, path = "/health/live", responses(
     (status = 200, description = "It is alive.", body = ProbeView),
     (status = 503, description = "Restarting the process can help: a required task stalled or was given up for good, or the runtime runs nothing.", body = ProbeView),
@@ -224,7 +224,7 @@ async fn live(State(api): Shared) -> Response {
     answer(&api, Probe::Live)
 }
 
-/// Whether to send it work.
+/// The readiness of the service.
 #[utoipa::path(get, path = "/health/ready", responses(
     (status = 200, description = "Every required task is ready, paused, standing by or finished.", body = ProbeView),
     (status = 503, description = "Not all are, or it is shutting down.", body = ProbeView),
@@ -233,7 +233,7 @@ async fn ready(State(api): Shared) -> Response {
     answer(&api, Probe::Ready)
 }
 
-/// Whether every task has been ready once.
+/// The startup of the service: each required task has been ready once.
 #[utoipa::path(get, path = "/health/startup", responses(
     (status = 200, description = "Every required task has been ready at least once, or is paused or standing by.", body = ProbeView),
     (status = 503, description = "Some have not.", body = ProbeView),
@@ -262,7 +262,7 @@ struct Tasks {
 /// Every task, by name.
 #[utoipa::path(get, path = "/tasks", responses(
     (status = 200, description = "Every name that is known, in order.", body = Tasks),
-    (status = 503, description = "The manager is gone, or the page is busy: other clients have not read their answers.", body = ErrorView),
+    (status = 503, description = "The manager is gone, or the page is busy: other clients have not read their responses.", body = ErrorView),
 ))]
 async fn tasks(State(api): Shared) -> Result<Response, NoAnswer> {
     let hub = api.hub.clone();
@@ -277,7 +277,7 @@ async fn tasks(State(api): Shared) -> Result<Response, NoAnswer> {
 #[utoipa::path(get, path = "/tasks/{name}", params(("name" = String, Path, description = "The task's name.")), responses(
     (status = 200, description = "What is known of it.", body = TaskDetail),
     (status = 404, description = "No task of this name was ever seen.", body = ErrorView),
-    (status = 503, description = "The manager is gone, or the page is busy: other clients have not read their answers.", body = ErrorView),
+    (status = 503, description = "The manager is gone, or the page is busy: other clients have not read their responses.", body = ErrorView),
 ))]
 async fn task(State(api): Shared, Path(name): Path<String>) -> Result<Response, NoAnswer> {
     let (hub, of) = (api.hub.clone(), name.clone());
@@ -299,12 +299,12 @@ fn unknown(name: &str) -> Response {
         ("action" = String, Path, description = "restart, pause, resume, stop or run."),
     ),
     responses(
-        (status = 202, description = "The task was told."),
+        (status = 202, description = "The request was passed to the task."),
         (status = 401, description = "The token is missing or wrong.", body = ErrorView),
         (status = 403, description = "Control is off, or the request comes from elsewhere.", body = ErrorView),
         (status = 404, description = "There is no such task or action.", body = ErrorView),
         (status = 409, description = "Not now: the action has no effect in the task's state, the limit of restarts is reached, or the manager is shutting down. `error` says which.", body = ErrorView),
-        (status = 429, description = "Too many requests from this address wait until their token is looked at.", body = ErrorView),
+        (status = 429, description = "Too many requests from this address wait until their token is checked.", body = ErrorView),
         (status = 503, description = "The manager is gone.", body = ErrorView),
     ),
     security(("token" = [])),
@@ -343,7 +343,7 @@ async fn act(
         }
         Err(Refused::Busy) => {
             let later = [(header::RETRY_AFTER, "10")];
-            let why = "too many requests from this address wait until their token is looked at";
+            let why = "too many requests from this address wait until their token is checked";
             (later, refusal(StatusCode::TOO_MANY_REQUESTS, why)).into_response()
         }
         Err(Refused::Unknown(error)) => refusal(StatusCode::NOT_FOUND, error),
@@ -357,9 +357,9 @@ fn bearer(authorization: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_start())
 }
 
-/// What changes, as server-sent events.
+/// Changes, as server-sent events.
 #[utoipa::path(get, path = "/events", responses(
-    (status = 200, description = "`all`: everything, at first and to whoever was too slow; then `delta`: what has changed, at most once a second; `alive` where nothing changes for 15 s.", content_type = "text/event-stream", body = String),
+    (status = 200, description = "`all`: everything, at first and for a client that was too slow; then `delta`: what has changed, at most once a second; `alive` where nothing changes for 15 s.", content_type = "text/event-stream", body = String),
     (status = 503, description = "There are as many streams as are allowed.", body = ErrorView),
 ))]
 async fn events(State(api): Shared) -> Response {
@@ -401,18 +401,18 @@ async fn events(State(api): Shared) -> Response {
     (head, Body::from_stream(frames)).into_response()
 }
 
-/// What was told lately.
+/// The latest events.
 #[derive(serde::Serialize, utoipa::ToSchema)]
 struct Recent {
     events: Vec<EventView>,
-    /// Events that were dropped unread, because nobody looked for so long.
+    /// The number of events that were dropped before a client read them.
     missed: u64,
 }
 
 /// The last events of all tasks.
 #[utoipa::path(get, path = "/events/recent", responses(
     (status = 200, description = "The last events, the oldest first.", body = Recent),
-    (status = 503, description = "The page is busy: other clients have not read their answers.", body = ErrorView),
+    (status = 503, description = "The page is busy: other clients have not read their responses.", body = ErrorView),
 ))]
 async fn recent(State(api): Shared) -> Result<Response, NoAnswer> {
     let hub = api.hub.clone();
@@ -423,7 +423,7 @@ async fn recent(State(api): Shared) -> Result<Response, NoAnswer> {
     Ok(is_json(api.maker.answer(make).await?))
 }
 
-/// When loops run.
+/// The next runs of the loops.
 #[derive(serde::Serialize, utoipa::ToSchema)]
 struct Lanes {
     at: f64,
@@ -446,7 +446,7 @@ async fn schedule(State(api): Shared) -> Result<Response, NoAnswer> {
 
 /// The tokio runtime of the service.
 #[utoipa::path(get, path = "/runtime", responses(
-    (status = 200, description = "What tokio tells of it, and who blocks a thread.", body = RuntimeView),
+    (status = 200, description = "The figures of tokio, and the tasks that block a thread.", body = RuntimeView),
     (status = 503, description = "The manager is gone.", body = ErrorView),
 ))]
 async fn runtime(State(api): Shared) -> Result<Json<RuntimeView>, Gone> {
@@ -457,7 +457,7 @@ async fn runtime(State(api): Shared) -> Result<Json<RuntimeView>, Gone> {
 #[utoipa::path(get, path = "/metrics", responses(
     (status = 200, description = "Prometheus text, or OpenMetrics where `Accept` asks for it.", content_type = "text/plain", body = String),
     (status = 404, description = "The page has no feed, or the feed no meter provider.", body = ErrorView),
-    (status = 503, description = "The page is busy: other clients have not read their answers.", body = ErrorView),
+    (status = 503, description = "The page is busy: other clients have not read their responses.", body = ErrorView),
 ))]
 async fn metrics(State(api): Shared, headers: HeaderMap) -> Result<Response, NoAnswer> {
     let Some(feed) = &api.feed else {
@@ -492,7 +492,7 @@ async fn metrics(State(api): Shared, headers: HeaderMap) -> Result<Response, NoA
 )]
 struct Document;
 
-/// How writes are permitted.
+/// The scheme by which writes are permitted.
 struct Token;
 
 impl utoipa::Modify for Token {

@@ -1,4 +1,4 @@
-//! The files of the page, as they are in the binary.
+//! The files of the page, unchanged in the binary.
 
 use std::borrow::Cow;
 
@@ -37,8 +37,8 @@ files! {
     "icon.svg": "image/svg+xml",
 }
 
-/// The page. All its addresses are relative, so that a proxy may add a prefix: to its own folder, or to the folder above if
-/// it is nested at an address without a slash at the end.
+/// The page. All its addresses are relative, so that a proxy may add a prefix. They are relative to its own folder, or to the folder above
+/// if it is nested at an address without a slash at the end.
 pub(crate) async fn index(OriginalUri(uri): OriginalUri) -> Html<Cow<'static, str>> {
     const PAGE: &str = include_str!("assets/page.html");
     match uri.path().rsplit('/').next() {

@@ -32,7 +32,7 @@ use crate::guesses::{Guesses, NotAccepted};
 /// The name of the record.
 const CONTROLLED: &str = "task.controlled";
 
-/// What may be asked of a task.
+/// The actions on a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     Restart,
@@ -60,7 +60,7 @@ impl Action {
         Self::ALL.into_iter().find(|action| action.as_str() == text)
     }
 
-    /// Whether a task in this state is changed by it. A name that is not registered has no state.
+    /// Returns true if the action changes a task in this state. A name that is not registered has no state.
     pub(crate) fn changes(self, task: &TaskSnapshot) -> bool {
         let Some(state) = task.state else { return false };
         let is_tried_again = task.next_retry.is_some();
@@ -83,13 +83,13 @@ impl Action {
     }
 }
 
-/// Why nothing was done.
+/// The reason why nothing was done.
 #[derive(Debug)]
 pub(crate) enum Refused {
     /// No token was configured.
     Off,
     Token,
-    /// Too many tokens of the address wait to be looked at.
+    /// Too many tokens of the address wait for their check.
     Busy,
     Unknown(String),
     Conflict(String),
@@ -107,7 +107,7 @@ impl Refused {
     }
 }
 
-/// Refused requests, of which few are written down: whoever may send one may send many.
+/// Refused requests. Few of them have a record, because one client may send many.
 #[derive(Debug)]
 pub(crate) struct Refusals {
     counter: Counter<u64>,
@@ -116,7 +116,7 @@ pub(crate) struct Refusals {
     last: Mutex<Option<Instant>>,
 }
 
-/// How far apart the records of refusals are at least.
+/// The minimum distance of records of refusals.
 const QUIET: Duration = Duration::from_secs(60);
 
 impl Refusals {
@@ -149,7 +149,7 @@ impl Refusals {
     }
 }
 
-/// Whether the request may control tasks: with the configured token, when it is its address's turn.
+/// Checks that the request may control tasks: its token is the configured one, and it is its address's turn.
 pub(crate) async fn permit(
     guesses: &Guesses,
     configured: Option<&str>,

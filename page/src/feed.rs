@@ -50,9 +50,9 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Feed {
     pub(crate) ring: Arc<SpanRing>,
-    /// Where the newest meter provider is read. Replaced by `read_metrics` alone.
+    /// The reader of the newest meter provider. Replaced by `read_metrics` alone.
     registry: Arc<Mutex<Option<prometheus::Registry>>>,
-    /// Whether a tracer provider was given its processor.
+    /// True once a tracer provider has its processor.
     has_spans: Arc<AtomicBool>,
 }
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// How much of an error's text a row shows: its beginning and its end.
+/// The bytes of an error's text in a row: its beginning and its end.
 pub(crate) const SHORT_TEXT: usize = 300;
 
 pub(crate) fn seconds(duration: Duration) -> f64 {
@@ -19,7 +19,7 @@ pub(crate) fn unix(time: SystemTime) -> f64 {
     }
 }
 
-/// The text, or as much of its beginning as fits into so many bytes.
+/// Returns the text, or its beginning in at most this number of bytes.
 pub(crate) fn shortened(text: &str, bytes: usize) -> &str {
     if text.len() <= bytes {
         return text;
@@ -28,7 +28,7 @@ pub(crate) fn shortened(text: &str, bytes: usize) -> &str {
     &text[..end]
 }
 
-/// The text, or its beginning and its end in so many bytes: the root cause of an error comes last.
+/// Returns the text, or its beginning and its end in at most this number of bytes. The root cause of an error comes last.
 pub(crate) fn abridged(text: &str, bytes: usize) -> Cow<'_, str> {
     const BETWEEN: &str = " … ";
     if text.len() <= bytes {

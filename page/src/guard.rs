@@ -1,5 +1,5 @@
-//! Who is answered: requests for hosts that are known, writes from the page itself; and the headers that keep a browser from
-//! doing more than the page needs.
+//! The accepted requests: for known hosts, and writes from the page itself. Headers keep a browser from doing more than the page
+//! needs.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::view::ErrorView;
 /// The path of the metrics.
 pub(crate) const METRICS: &str = "/metrics";
 
-/// Whether a path is one of the probes.
+/// Returns true if a path is one of the probes.
 pub(crate) fn is_probe(path: &str) -> bool {
     matches!(path, "/health/live" | "/health/ready" | "/health/startup")
 }
@@ -34,7 +34,7 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (header::CACHE_CONTROL, "no-store"),
 ];
 
-/// The host names that are answered beside `localhost` and IP addresses.
+/// The accepted host names beside `localhost` and IP addresses.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Hosts(BTreeSet<String>);
 
@@ -43,7 +43,7 @@ impl Hosts {
         self.0.insert(name.trim_end_matches('.').to_ascii_lowercase());
     }
 
-    /// Whether requests for this host are answered. An address cannot be rebound, only a name can.
+    /// Returns true if requests for this host are accepted. An address cannot be rebound, only a name can.
     fn allows(&self, authority: &str) -> bool {
         let host = host_of(authority).trim_end_matches('.').to_ascii_lowercase();
         let address = host.trim_start_matches('[').trim_end_matches(']');
@@ -59,7 +59,7 @@ fn host_of(authority: &str) -> &str {
     }
 }
 
-/// What a refused request is told.
+/// The body of a refusal.
 pub(crate) fn refusal(status: StatusCode, error: impl Into<String>) -> Response {
     (status, Json(ErrorView { error: error.into() })).into_response()
 }
@@ -88,7 +88,7 @@ fn check(hosts: &Hosts, request: &Request) -> Result<(), &'static str> {
     if request.method().is_safe() {
         return Ok(());
     }
-    // A browser says where a write comes from; other clients say nothing, and need the token all the same.
+    // A browser names the origin of a write. Other clients do not, and need the token too.
     let origin = request.headers().get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or(""));
     match origin.map(|origin| origin.split_once("://").map(|(_, authority)| authority)) {
         None => Ok(()),

@@ -1,7 +1,7 @@
 //! Guesses of the token: one at a time for each address, so that many connections guess no faster than one.
 //!
-//! The next token of an address is looked at only when the pause after a wrong one is over, whether its client still waits or not.
-//! Clients at other addresses wait for nothing. The memory is fixed: addresses share turns at random.
+//! The next token of an address is checked only after the pause that follows a wrong one, even if its client no longer waits.
+//! Clients at other addresses do not wait. The memory is fixed: addresses share turns at random.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -12,18 +12,18 @@ use std::{
 
 use tokio::sync::{Mutex, Semaphore};
 
-/// How many turns there are.
+/// The number of turns.
 const TURNS: usize = 256;
-/// How many requests wait for one turn; more are refused without a look at their token.
+/// The number of requests that wait for one turn. More are refused before their token is checked.
 const WAITING: usize = 8;
 /// The pause after a wrong token.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Why a token is not accepted.
+/// The reason why a token is not accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum NotAccepted {
     Wrong,
-    /// It was not looked at: too many wait for the turn.
+    /// It was not checked: too many wait for the turn.
     TooMany,
 }
 
@@ -58,7 +58,7 @@ impl Guesses {
         &self.turns[hash as usize % TURNS]
     }
 
-    /// Looks at a token when it is its address's turn.
+    /// Checks a token when it is its address's turn.
     pub(crate) async fn look(
         &self,
         from: Option<IpAddr>,
@@ -81,7 +81,7 @@ impl Guesses {
     }
 }
 
-/// Whose address it is: a client with IPv6 has a network of 64 bits.
+/// The client behind an address: with IPv6, a network of 64 bits.
 pub(crate) fn client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),

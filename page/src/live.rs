@@ -1,11 +1,11 @@
-//! What whoever looks is told: everything at first, then what has changed, once a second, as long as somebody looks.
+//! The stream of a client: everything at first, then the changes once a second, while there is a client.
 //!
 //! ```text
 //! first client ── begins ──► ticker: read the cells, compare with the last tick ──► one text for all clients
 //! last client leaves ─────── ends
 //! ```
 //!
-//! Nobody waits for a client: one that is behind by more than [`BEHIND`] ticks is given everything again.
+//! No one waits for a client: a client that is behind by more than [`BEHIND`] ticks receives everything again.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -32,35 +32,35 @@ use crate::{
     view::{self, EventView, Shown, Summary, TaskDetail, TaskRow},
 };
 
-/// How often what has changed is told.
+/// The interval of changes.
 const TICK: Duration = Duration::from_secs(1);
-/// How many ticks a client may be behind.
+/// The number of ticks that a client may be behind.
 const BEHIND: usize = 8;
-/// How many events are kept, of all tasks.
+/// The number of kept events, of all tasks.
 const EVENTS: usize = 2_048;
-/// How many of them a newcomer is told.
+/// The number of events that a new client receives.
 const FIRST_EVENTS: u64 = 100;
 
-/// What a page reads, and who looks.
+/// The data of a page, and its clients.
 pub(crate) struct Hub {
     manager: WeakTaskManager,
     feed: Option<Feed>,
     shown: Shown,
     streams: Arc<Semaphore>,
-    /// Where the stream of a newcomer has its room.
+    /// The room for the stream of a new client.
     room: Room,
     events: Mutex<Log>,
     told: Mutex<Told>,
 }
 
-/// What was told of tasks. Read only when somebody looks; until then the bounded stream keeps the newest itself.
+/// The events of tasks. Read only while there is a client; until then the bounded stream keeps the newest itself.
 struct Log {
     stream: TaskEvents,
     /// The last events, the oldest first.
     kept: VecDeque<EventView>,
-    /// How many events were ever taken from the stream.
+    /// The number of events that were ever taken from the stream.
     taken: u64,
-    /// Whether the last event of the shutdown was.
+    /// True once the last event of the shutdown was taken.
     is_over: bool,
 }
 
@@ -84,19 +84,19 @@ impl Log {
     }
 }
 
-/// What the clients know.
+/// The data that the clients have.
 struct Told {
     summary: Option<Summary>,
     rows: HashMap<Arc<str>, TaskRow>,
-    /// How many events. Whoever asks for a task takes some from the stream that no client was told of.
+    /// The number of events. A request for a task takes events from the stream that no client has received.
     events: u64,
     clients: broadcast::Sender<Bytes>,
     is_ticking: bool,
-    /// What newcomers are told until the next tick.
+    /// The message for new clients until the next tick.
     all: Option<Bytes>,
 }
 
-/// What is told at first and to whoever was too slow.
+/// The first message, also for a client that was too slow.
 #[derive(Serialize)]
 struct Everything<'a> {
     at: f64,
@@ -105,7 +105,7 @@ struct Everything<'a> {
     events: Vec<EventView>,
 }
 
-/// What has changed.
+/// The changes.
 #[derive(Serialize)]
 struct Delta<'a> {
     at: f64,
@@ -120,7 +120,7 @@ struct Delta<'a> {
     events: Vec<EventView>,
 }
 
-/// A message of the stream, as it is sent.
+/// A message of the stream, in its bytes.
 pub(crate) fn frame(event: &str, data: &str) -> Vec<u8> {
     // JSON without indentation has no line break.
     format!("event: {event}\ndata: {data}\n\n").into_bytes()
@@ -189,7 +189,7 @@ impl Hub {
         Ok(detail.map(|detail| detail.explained(&manager, self.ring().as_deref())))
     }
 
-    /// Where traces are kept, if they are: a feed may become a part of a telemetry later than of the page.
+    /// The kept traces, if any: a feed may become a part of a telemetry later than of the page.
     fn ring(&self) -> Option<Arc<SpanRing>> {
         self.feed.as_ref()?.spans()
     }
@@ -198,7 +198,7 @@ impl Hub {
         Some(self.ring()?.traces_of(name))
     }
 
-    /// What has been told of tasks and the manager, the oldest first, and how many events were missed.
+    /// The events of tasks and the manager, the oldest first, and the number of missed events.
     pub(crate) fn all_events(&self) -> (Vec<EventView>, u64) {
         let log = self.log();
         (log.kept.iter().cloned().collect(), log.stream.missed())
@@ -215,7 +215,8 @@ impl Hub {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new client: everything, then what changes, until it leaves or the manager does. The last it is told is the end of the shutdown.
+    /// Creates the stream of a new client: everything, then the changes, until the client leaves or the manager is gone. Its last message is the
+    /// end of the shutdown.
     pub(crate) fn watch(self: &Arc<Self>) -> Result<impl Stream<Item = Bytes> + Send + use<>, TooMany> {
         let permit = self.streams.clone().try_acquire_owned().map_err(|_| TooMany)?;
         let client = Client { hub: self.clone(), updates: None, _permit: permit };
@@ -238,7 +239,7 @@ impl Hub {
         }
         let mut rows: Vec<_> = told.rows.values().collect();
         rows.sort_unstable_by(|a, b| a.name().cmp(b.name()));
-        // Up to what the others were told: what comes after it, all are told.
+        // Up to the events that the others have: all clients receive the later ones.
         let from = told.events.saturating_sub(FIRST_EVENTS);
         let events = self.log().between(from, told.events).cloned().collect();
         let all = Everything { at: unix(SystemTime::now()), summary: told.summary.as_ref(), rows, events };
@@ -248,7 +249,7 @@ impl Hub {
         Some((all, told.clients.subscribe()))
     }
 
-    /// Reads anew; answers what has changed.
+    /// Reads again, and returns the changes.
     fn update(&self, told: &mut Told) -> Result<Option<Bytes>, Gone> {
         told.all = None;
         let (summary, rows) = self.overview()?;
@@ -284,14 +285,14 @@ impl Hub {
     }
 }
 
-/// Tells what has changed, as long as somebody looks.
+/// Sends the changes, while there is a client.
 async fn tick(hub: std::sync::Weak<Hub>) {
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + TICK, TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let Some(hub) = hub.upgrade() else { return };
-        // Thousands of tasks take milliseconds: not on the thread that answers probes.
+        // Thousands of tasks take milliseconds: not on the thread of the probes.
         if !tokio::task::spawn_blocking(move || hub.tell()).await.unwrap_or(false) {
             return;
         }
@@ -299,7 +300,7 @@ async fn tick(hub: std::sync::Weak<Hub>) {
 }
 
 impl Hub {
-    /// Tells the clients what has changed; false where nobody has to be told any more.
+    /// Sends the changes to the clients. Returns false if no client is left.
     fn tell(&self) -> bool {
         let mut told = self.told();
         let goes_on = told.clients.receiver_count() > 0
@@ -313,7 +314,7 @@ impl Hub {
             };
         if !goes_on {
             told.is_ticking = false;
-            // What nobody looks at holds no memory.
+            // Without a client, no memory is held.
             (told.rows, told.all) = (HashMap::new(), None);
             // Ends the streams, after what they were sent.
             told.clients = broadcast::channel(BEHIND).0;
@@ -322,7 +323,7 @@ impl Hub {
     }
 }
 
-/// One who looks.
+/// One client.
 struct Client {
     hub: Arc<Hub>,
     /// `None` where it has to be given everything.

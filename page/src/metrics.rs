@@ -19,19 +19,19 @@ pub(crate) fn reader(
     opentelemetry_prometheus::exporter().with_registry(registry.clone()).build()
 }
 
-/// What is gathered, as Prometheus' text.
+/// Returns the figures as Prometheus' text.
 pub(crate) fn text(registry: &prometheus::Registry) -> Result<String, String> {
     let mut text = Vec::new();
     TextEncoder::new().encode(&registry.gather(), &mut text).map_err(|error| error.to_string())?;
     String::from_utf8(text).map_err(|error| error.to_string())
 }
 
-/// What is gathered, as OpenMetrics, with the exemplars in the buckets of runs.
+/// Returns the figures as OpenMetrics, with the exemplars in the buckets of runs.
 pub(crate) fn open_metrics(registry: &prometheus::Registry, exemplars: &[RunExemplar]) -> String {
     open_metrics::written(&registry.gather(), &open_metrics::by_series(exemplars))
 }
 
-/// Whether a request with this `Accept` is answered with OpenMetrics: if it is named, and no less wanted than plain text.
+/// Returns true if the response to this `Accept` is OpenMetrics: it is named, and its weight is not less than that of plain text.
 pub(crate) fn wants_open_metrics(accept: &str) -> bool {
     let (mut open, mut plain) = (0.0_f32, 0.0_f32);
     for range in accept.split(',') {

@@ -86,7 +86,7 @@ impl Page {
     /// Each request with the token becomes a `tracing` span `bot.control_task` and a log record `task.controlled`. Requests without it
     /// are counted in `task.control.refusals`: the first is a log record, and one a minute at most after it.
     ///
-    /// A wrong token is answered after a second, and further tokens of the same address wait for that. The address is that of the
+    /// A wrong token is refused after a second, and further tokens of the same address wait for that. The address is that of the
     /// connection: [`router`](Self::router) knows it if the service is made with axum's `into_make_service_with_connect_info::<SocketAddr>()`.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into()).filter(|token| !token.is_empty());
@@ -135,8 +135,8 @@ impl Page {
 
     /// Sets the most connections at once of [`serve`](Self::serve) ([`DEFAULT_CONNECTIONS`](Self::DEFAULT_CONNECTIONS)).
     ///
-    /// There are never more than a quarter of the descriptors that the process may have (`RLIMIT_NOFILE`), and half of the connections may
-    /// have the same address. Beyond that, `/health/*` still responds, and any other request is refused with 503.
+    /// The maximum is a quarter of the descriptors that the process may have (`RLIMIT_NOFILE`). Half of the connections may have the same
+    /// address. Beyond that, `/health/*` still responds, and any other request is refused with 503.
     pub fn connections(mut self, most: usize) -> Self {
         self.connections = most;
         self

@@ -1,7 +1,7 @@
-//! The page on a thread and a runtime of its own, so that it answers while every worker of the service is blocked.
+//! The page on a thread and a runtime of its own, so that it responds while every worker of the service is blocked.
 //!
-//! No client costs more than its place: a head has its time, what is written has a least rate, and what is not read stays in a socket
-//! of a bounded buffer or is shared by all.
+//! No client costs more than its place. A head has a time limit, and a client must read at a minimum rate. Unread data stays in a socket
+//! with a bounded buffer, or is shared by all.
 
 mod pace;
 mod places;
@@ -44,21 +44,21 @@ use crate::{
 /// Ten seconds for a head and without progress, and 16 KiB/s on the whole.
 const PACE: Pace =
     Pace { head: Duration::from_secs(10), patience: Duration::from_secs(10), rate: 16 * 1_024 };
-/// How long a client of the reserve may at least take for what it says.
+/// The minimum time that a client of the reserve has for its request.
 const SILENCE: Duration = Duration::from_millis(5);
-/// How long a client of the reserve may take, for all.
+/// The time limit of a client of the reserve, in total.
 const PROBE: Duration = Duration::from_secs(1);
-/// How large a head may be, and how much is buffered per connection.
+/// The maximum size of a head, and of the buffer per connection.
 const BUFFER: usize = 64 * 1_024;
-/// How much of an answer the system keeps of a client that does not read.
+/// The bytes of a response that the system keeps for a client that does not read.
 const SEND_BUFFER: usize = 64 * 1_024;
-/// The threads for answers and for what streams are told.
+/// The number of threads for responses and messages of streams.
 const BLOCKING: usize = 1;
-/// How long blocking work is waited for at the end.
+/// The time limit for blocking work at the end.
 const LAST: Duration = Duration::from_secs(1);
-/// How many connections may wait to be accepted. The system drops what comes beyond it, and a client tries again after a second.
+/// The number of connections that may wait to be accepted. The system drops further ones, and their clients try again after a second.
 const BACKLOG: i32 = 1_024;
-/// How long it waits after a connection that could not be accepted: there are no descriptors left, say.
+/// The pause after a connection that could not be accepted, for example without free descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A page that is served. Dropped, it stops, and waits for its thread, which ends at once.
@@ -76,7 +76,7 @@ impl fmt::Debug for PageServer {
 }
 
 impl PageServer {
-    /// Where it listens.
+    /// Returns the address at which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -137,8 +137,8 @@ fn serve(router: Router, address: impl ToSocketAddrs, limits: Limits) -> io::Res
     Ok(PageServer { address, stop: Some(stop), thread: Some(thread) })
 }
 
-/// Listens at the first address that can be bound, as [`TcpListener::bind`] does, with a longer queue than its 128 connections: one client
-/// fills those faster than they are accepted.
+/// Listens at the first address that can be bound, as [`TcpListener::bind`] does. Its queue is longer than 128 connections, which one client
+/// fills faster than they are accepted.
 fn listen(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
     let at = |address: SocketAddr| {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -162,7 +162,7 @@ fn listen(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
 
 /// The page's runtime, and the listener registered with it.
 fn prepare(listener: TcpListener) -> io::Result<(Runtime, tokio::net::TcpListener)> {
-    // Answers are made one at a time; each further thread would keep memory of its own.
+    // Responses are prepared one at a time; each further thread would keep memory of its own.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING).build()?;
     let inside = runtime.enter();
@@ -191,14 +191,14 @@ async fn accept(listener: tokio::net::TcpListener, router: Router, limits: Limit
             None => {
                 reserve.retain(|(_, client): &(Instant, JoinHandle<()>)| !client.is_finished());
                 if reserve.len() >= limits.reserve {
-                    // Whoever has said nothing for longest makes room, but has its time to say something.
+                    // The client that has been silent for longest makes room, after its minimum time.
                     if let Some((came, oldest)) = reserve.pop_front() {
                         tokio::time::sleep_until(came + SILENCE).await;
                         oldest.abort();
                     }
                 }
                 reserve.push_back((Instant::now(), tokio::spawn(probed(stream, router))));
-                // What it has said already is answered before the next one comes.
+                // A request that has arrived gets its response before the next client comes.
                 tokio::task::yield_now().await;
             }
         }
@@ -222,7 +222,7 @@ async fn converse(stream: TcpStream, from: SocketAddr, router: Router, pace: Pac
     let _ = http(pace.head).serve_connection(stream, answer).await;
 }
 
-/// A client without a place: a probe is answered, anything else is refused.
+/// A client without a place: a probe gets its response, anything else is refused.
 async fn probed(stream: TcpStream, router: Router) {
     let router = Router::new().fallback(|request: Request<Body>| async move {
         let mut response = if is_probe(request.uri().path()) { ask(router, request).await } else { full() };
@@ -262,7 +262,7 @@ mod tests {
 
     use super::*;
 
-    /// Tells when it has been dropped, which takes its time.
+    /// Notes that it has been dropped, which takes its time.
     struct Slow(Arc<AtomicBool>);
 
     impl Drop for Slow {
@@ -335,7 +335,7 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("passes"), "{answer:?}");
     }
 
-    /// How long a connection takes whose client sends this, then a byte at a time, and reads so many bytes at a time.
+    /// The time of a connection whose client sends this, then a byte at a time, and reads this number of bytes at a time.
     fn conversation(router: Router, sends: &str, more: &'static [u8], reads: usize) -> Duration {
         let (runtime, listener) =
             prepare(listen(&["127.0.0.1:0".parse().expect("an address")]).expect("bound")).expect("prepared");

@@ -21,20 +21,20 @@ use utoipa::ToSchema;
 
 use crate::format::{abridged, shortened, unix};
 
-/// So many spans under way are kept at most; of more nothing is seen until they end.
+/// The maximum of open spans that are kept. Further ones appear when they end.
 const RUNNING: usize = 1_024;
-/// The traces of so many tasks' last errors are kept beside the ring.
+/// The number of tasks whose last failed traces are kept beside the ring.
 const PINNED: usize = 256;
 /// They take at most this part of the ring's bytes in addition.
 const PINNED_PART: usize = 4;
-/// How much of a text a trace shows.
+/// The bytes of a text in a trace.
 const TEXT: usize = 400;
-/// So many traces of a task are shown.
+/// The number of traces of a task that are shown.
 const TRACES: usize = 12;
-/// So many spans of a trace are shown.
+/// The number of spans of a trace that are shown.
 const SPANS_OF_TRACE: usize = 200;
 
-/// What a service is called, from the resource of its telemetry.
+/// The names of a service, from the resource of its telemetry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) service: Option<Arc<str>>,
@@ -67,11 +67,11 @@ struct Spans {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct TraceView {
     trace_id: String,
-    /// When its first span began, unix time in seconds.
+    /// The start of its first span, unix time in seconds.
     at: f64,
-    /// How long its first run of the task took; `null` while it runs.
+    /// The duration of its first run of the task, in seconds; `null` while it runs.
     seconds: Option<f64>,
-    /// Whether a run of the task failed in it.
+    /// True if a run of the task failed in it.
     is_error: bool,
     /// In the order of their beginning.
     spans: Vec<SpanView>,
@@ -109,7 +109,7 @@ impl SpanRing {
         self.spans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the service is called.
+    /// The names of the service.
     pub(crate) fn identity(&self) -> Identity {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -220,7 +220,7 @@ fn failed_run(span: &SpanData) -> Option<&str> {
     if span.name != SPAN_RUN || !has_failed(span) {
         return None;
     }
-    // Of a spawned task not the name as it was given: there may be very many.
+    // Not the given name of a spawned task: there may be very many.
     match &span.attributes.iter().find(|pair| pair.key.as_str() == key::NAME)?.value {
         Value::String(name) => Some(name.as_str()),
         _ => None,
@@ -284,13 +284,13 @@ fn key_of(span: &SpanData) -> (TraceId, SpanId) {
     (span.span_context.trace_id(), span.span_context.span_id())
 }
 
-/// Whether a span is a run of a task, of a member, or of any member of a family.
+/// Returns true if a span is a run of a task, of a member, or of any member of a family.
 fn is_run_of(span: &SpanData, task: &str) -> bool {
     let is_name = |pair: &KeyValue| matches!(pair.key.as_str(), key::NAME | key::GIVEN_NAME);
     span.name == SPAN_RUN && span.attributes.iter().any(|pair| is_name(pair) && pair.value.as_str() == task)
 }
 
-/// What a span holds, about.
+/// The size of a span in bytes, approximately.
 fn size_of_span(span: &SpanData) -> usize {
     let pairs = |pairs: &[KeyValue]| -> usize {
         pairs
@@ -317,7 +317,7 @@ pub(crate) struct RingProcessor(pub(crate) Arc<SpanRing>);
 
 impl SpanProcessor for RingProcessor {
     fn on_start(&self, span: &mut Span, _: &Context) {
-        // The end of one that is only recorded is not kept, so it must not stay here either.
+        // The end of a span that is only recorded is not kept, so the span must not stay here either.
         if let Some(span) = span.span_context().is_sampled().then(|| span.exported_data()).flatten() {
             self.0.began(span);
         }

@@ -1,4 +1,4 @@
-//! What the page says, as plain data: times are unix time in seconds, durations are seconds.
+//! The data of the page. Times are unix time in seconds, durations are seconds.
 
 mod schedule;
 mod service;
@@ -44,15 +44,15 @@ pub(crate) struct TaskRow {
     /// The family, if the task is a member of one.
     #[schema(value_type = Option<String>)]
     family: Option<Arc<str>>,
-    /// How many members there are, if the row is a family's. What a member counts, its family's row counts too.
+    /// The number of members, if the row is a family's. The family's row includes the counts of its members.
     members: Option<u64>,
     /// The one word for people, such as `Healthy`, `Failed` or `Restarting`.
     word: &'static str,
     /// With `Failed` the time of the next try, with `Restarting` that of the restart.
     word_until: Option<f64>,
-    /// The order by need: 0 if somebody needs to look, 1 if it is worth a look, 2 for the rest.
+    /// The order by need: 0 if the task needs attention, 1 if it may need attention soon, 2 for the rest.
     attention: u8,
-    /// Where it stands, where it is registered.
+    /// The state, if the task is registered.
     state: Option<&'static str>,
     /// The time at which it came into its state.
     state_since: Option<f64>,
@@ -60,11 +60,11 @@ pub(crate) struct TaskRow {
     unhealthy_since: Option<f64>,
     /// `healthy`, `degraded` or `unhealthy`; `null` if the task is not registered.
     status: Option<&'static str>,
-    /// What its health means for the service: `required`, `degrades` or `ignored`; `null` if the task is not registered.
+    /// The effect of its health on the service: `required`, `degrades` or `ignored`; `null` if the task is not registered.
     role: Option<&'static str>,
-    /// Why it is not healthy, not live or not ready.
+    /// The reasons why it is not healthy, not live or not ready.
     reasons: Vec<&'static str>,
-    /// What it waits for before it begins.
+    /// The tasks that it waits for before it begins.
     #[schema(value_type = Vec<String>)]
     depends_on: Vec<Arc<str>>,
     active_runs: u64,
@@ -134,7 +134,7 @@ pub(crate) struct TaskDetail {
     restart_reasons: Vec<Counted>,
     /// The whole text of the last error with its causes, at most 8 KiB.
     last_error_text: Option<String>,
-    /// What its state permits: `restart`, `pause`, `resume`, `stop` and `run`.
+    /// The actions that its state permits: `restart`, `pause`, `resume`, `stop` and `run`.
     actions: Vec<&'static str>,
     /// The runs of the next 24 hours, at most 300, if it is a loop.
     upcoming: Option<Vec<f64>>,
@@ -145,7 +145,7 @@ pub(crate) struct TaskDetail {
     /// Ended runs per duration: the upper bound of each bucket in seconds, `null` for the last.
     durations: Vec<Bucket>,
     settings: Option<Settings>,
-    /// What was told of it, the oldest first.
+    /// Its events, the oldest first.
     events: Vec<EventView>,
     /// Its last traces, the newest first; `null` where the page is given no spans.
     traces: Option<Vec<crate::spans::TraceView>>,
@@ -170,7 +170,7 @@ pub(crate) struct Bucket {
     runs: u64,
 }
 
-/// How a registered task is kept.
+/// The settings of a registered task.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Settings {
     restart: String,
@@ -213,9 +213,9 @@ pub(crate) struct Summary {
     started: f64,
     /// The time zone of the service.
     time_zone: &'static str,
-    /// What fails which probe and since when, in one sentence.
+    /// The failing probe, its task and the time since when, in one sentence.
     sentence: String,
-    /// What fails which probe, at most 20 tasks for each.
+    /// The tasks that fail each probe, at most 20 for each.
     failing: Vec<Failing>,
     /// The registered tasks by state.
     states: BTreeMap<&'static str, usize>,
@@ -229,22 +229,22 @@ pub(crate) struct Summary {
     registered: usize,
     degraded: usize,
     unhealthy: usize,
-    /// Whether the shutdown has begun.
+    /// True once the shutdown has begun.
     shutting_down: bool,
     /// The shutdown's report, line by line, once it is over.
     report: Option<Vec<String>>,
-    /// Whether the page may restart, pause, resume, stop and run tasks.
+    /// True if the page may restart, pause, resume, stop and run tasks.
     control: bool,
-    /// Whether the page is given spans.
+    /// True if the page receives spans.
     traces: bool,
-    /// Where traces are stored: an address with `{trace_id}` in it.
+    /// The address of stored traces, with `{trace_id}` in it.
     #[schema(value_type = Option<String>)]
     trace_link: Option<Arc<str>>,
-    /// How long a shutdown may take, with its drain.
+    /// The time limit of a shutdown with its drain, in seconds.
     shutdown_deadline_seconds: f64,
 }
 
-/// What the page was set to show.
+/// The settings of the page.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Shown {
     pub(crate) control: bool,
@@ -252,7 +252,7 @@ pub(crate) struct Shown {
     pub(crate) trace_link: Option<Arc<str>>,
 }
 
-/// What a probe answers.
+/// The response to a probe.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ProbeView {
     /// `pass` or `fail`.
@@ -271,7 +271,7 @@ pub(crate) struct ProbeTask {
     reasons: Vec<&'static str>,
 }
 
-/// What a refusal answers.
+/// The body of a refusal.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ErrorView {
     pub(crate) error: String,
@@ -468,7 +468,7 @@ impl TaskDetail {
     }
 }
 
-/// What the state of a task permits.
+/// Returns the actions that the state of a task permits.
 fn actions(manager: &TaskManager, task: &TaskSnapshot) -> Vec<&'static str> {
     if manager.is_shutting_down() {
         return Vec::new();
@@ -498,7 +498,7 @@ impl From<&TaskSettings> for Settings {
     }
 }
 
-/// What a probe answers, and whether it passes.
+/// Returns the response to a probe, and true if it passes.
 pub(crate) fn probe(manager: &TaskManager, probe: Probe) -> (bool, ProbeView) {
     let health = manager.health();
     let passes = probe.passes(&health);
@@ -530,7 +530,7 @@ impl From<&TaskEvent> for EventView {
     }
 }
 
-/// What an event says beside its kind.
+/// Returns the details of an event.
 fn detail_of(kind: &TaskEventKind) -> String {
     match kind {
         TaskEventKind::Waiting { waits_for, .. } => waits_for.join(", "),
@@ -559,8 +559,8 @@ fn detail_of(kind: &TaskEventKind) -> String {
         TaskEventKind::RuntimeStalled { stalled_for, polling, .. } => {
             format!("for {stalled_for:.1?}, by {}", polling.join(", "))
         }
-        TaskEventKind::ProcessResumed { stood_still_for, .. } => {
-            format!("stood still for {stood_still_for:.1?}")
+        TaskEventKind::ProcessResumed { stood_still_for: time, .. } => {
+            format!("made no progress for {time:.1?}")
         }
         TaskEventKind::ShutdownEnded(report) => {
             report.to_string().lines().next().unwrap_or_default().to_owned()

@@ -13,7 +13,7 @@ fn hub(tasks: &TaskManager) -> Arc<Hub> {
 
 /// The next message: its name and its data.
 async fn message(client: &mut Pin<&mut impl Stream<Item = Bytes>>) -> Option<(String, String)> {
-    let frame = tokio::time::timeout(9 * TICK, client.next()).await.expect("it is told in time")?;
+    let frame = tokio::time::timeout(9 * TICK, client.next()).await.expect("a message in time")?;
     let text = std::str::from_utf8(&frame).expect("text");
     let (event, data) = text.strip_suffix("\n\n").and_then(|text| text.split_once('\n')).expect("two lines");
     let part = |line: &str, name| line.strip_prefix(name).expect("a field").to_owned();
@@ -29,7 +29,7 @@ async fn nothing_is_read_once_nobody_looks() {
     let tasks = TaskManager::new();
     tasks.spawn("command", async {}).await.expect("it runs");
     let hub = hub(&tasks);
-    assert!(!hub.told().is_ticking, "nobody has looked");
+    assert!(!hub.told().is_ticking, "no client has come");
     {
         let mut client = pin!(hub.watch().expect("room"));
         assert_eq!(next(&mut client).await, "all");
@@ -67,7 +67,7 @@ async fn told(client: &mut Pin<&mut impl Stream<Item = Bytes>>) -> (bool, Value)
     (event == "all", told)
 }
 
-/// The last that a client is told is the end of the shutdown; then its stream is over.
+/// The last message of a client is the end of the shutdown; then its stream is over.
 #[tokio::test(start_paused = true)]
 async fn a_stream_ends_after_the_last_event_of_the_shutdown() {
     let tasks = TaskManager::new();
@@ -81,7 +81,7 @@ async fn a_stream_ends_after_the_last_event_of_the_shutdown() {
     assert!(!hub.told().is_ticking);
 }
 
-/// Two that come between two ticks are told the same bytes.
+/// Two clients that come between two ticks receive the same bytes.
 #[tokio::test(start_paused = true)]
 async fn newcomers_share_what_they_are_told() {
     let tasks = TaskManager::new();
@@ -91,7 +91,7 @@ async fn newcomers_share_what_they_are_told() {
     assert_eq!(first.as_ptr(), second.as_ptr());
 }
 
-/// As it is read back: of a number's last digit that may be another.
+/// The value after it was read again: the last digit of a number may differ.
 fn read_back(value: Value) -> Value {
     serde_json::from_str(&value.to_string()).expect("JSON")
 }
@@ -129,7 +129,7 @@ async fn a_change_is_told_at_the_next_tick_and_alone() {
         (false, read_back(json!({ "at": null, "summary": summary, "rows": [gateway], "events": events })))
     );
 
-    // Ticks at which nothing has changed tell nothing, and what has not changed is not told.
+    // Ticks without changes send nothing, and unchanged parts are not sent.
     tokio::time::sleep(5 * TICK / 2).await;
     tasks.spawn("command", async {}).await.expect("it runs");
     let (_, delta) = told(&mut client).await;
@@ -144,7 +144,7 @@ async fn the_last_events_are_kept_and_each_is_told_once() {
     let (many, most) = (EVENTS + 10, EVENTS + 11 + TaskEvents::CAPACITY + 7);
     let tasks = TaskManager::builder().max_names(most).build().expect("valid");
     let hub = hub(&tasks);
-    // Before the start, the registration of a task is one event; the names tell the events apart.
+    // Before the start, the registration of a task is one event; the names distinguish the events.
     let tell = |numbers: std::ops::Range<usize>| {
         for number in numbers {
             tasks.register(CriticalTaskConfig::new(number.to_string(), |_| async {})).expect("registered");
@@ -177,9 +177,9 @@ async fn the_last_events_are_kept_and_each_is_told_once() {
     let (_, all) = told(&mut newcomer).await;
     let first = many - FIRST_EVENTS as usize;
     assert_eq!(numbers(&all["events"]), (first..many).collect::<Vec<_>>(), "what the others know");
-    assert_eq!(numbers(&told(&mut newcomer).await.1["events"]), [many], "and then what they are told");
+    assert_eq!(numbers(&told(&mut newcomer).await.1["events"]), [many], "and then its message");
 
-    // The tick that told this is over.
+    // The tick that sent this is over.
     drop(hub.told());
     tell(many + 1..most);
     assert_eq!(kept(&hub), ((most - EVENTS..most).collect(), 7));

@@ -14,7 +14,7 @@ use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 const RUN_DURATION: &str = "task_run_duration_seconds";
 /// The labels that opentelemetry-prometheus adds to the attributes.
 const SCOPE_LABELS: &str = "otel_scope_";
-/// What opentelemetry-prometheus appends to names for their units, as far as it is a unit and no rate of one.
+/// The units that opentelemetry-prometheus appends to names, without rates.
 const UNITS: &[&str] = &[
     "days",
     "hours",

@@ -1,6 +1,6 @@
-//! The pace of a client: it has a time for the head of a request, and takes what is written to it at a least rate.
+//! The pace of a client: a time limit for the head of a request, and a minimum rate of reading.
 //!
-//! A limit of progress alone is none: a client that takes a byte every few seconds would keep its place for ever.
+//! A limit of progress alone is not enough: a client that reads a byte every few seconds would keep its place without limit.
 
 use std::{
     io,
@@ -30,7 +30,7 @@ pub(super) struct Pace {
 pub(super) struct Paced<S> {
     stream: S,
     pace: Pace,
-    /// How much patience is left. Grows again with each byte that is taken.
+    /// The patience that is left. Grows again with each byte that the client reads.
     left: Duration,
     /// Since when the page waits for the client.
     waits: Option<Instant>,
@@ -120,7 +120,7 @@ mod tests {
 
     const PACE: Pace = Pace { head: Duration::from_secs(10), patience: Duration::from_secs(10), rate: 1_000 };
 
-    /// How long this many bytes took, written to a client that reads `each` of them every nine seconds.
+    /// The time that this number of bytes took, written to a client that reads `each` of them every nine seconds.
     async fn written(bytes: usize, each: usize) -> (io::Result<()>, Duration) {
         let (client, server) = tokio::io::duplex(1_000);
         let reads = async |mut client: DuplexStream| {
@@ -134,7 +134,7 @@ mod tests {
         let bytes = vec![0; bytes];
         tokio::select! {
             done = server.write_all(&bytes) => (done, began.elapsed()),
-            () = reads(client) => unreachable!("it reads for ever"),
+            () = reads(client) => unreachable!("it reads without end"),
         }
     }
 

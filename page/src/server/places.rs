@@ -1,4 +1,4 @@
-//! Who may be connected: so many at once, so many of one address, and a reserve for probes.
+//! The connected clients: bounds of all clients and of one address, and a reserve for probes.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::guesses::client;
 
-/// How many connections there may be.
+/// The bounds of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
     /// At once.

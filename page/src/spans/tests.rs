@@ -48,7 +48,7 @@ fn at(milliseconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(milliseconds)
 }
 
-/// A span that begins so many milliseconds after the epoch, in the trace of `parent`.
+/// A span that begins this number of milliseconds after the epoch, in the trace of `parent`.
 fn begin(tracer: &SdkTracer, name: &'static str, parent: &Context, milliseconds: u64) -> Context {
     let attributes = [KeyValue::new(key::NAME, "gateway"), KeyValue::new("attempt", 2)];
     let builder = tracer.span_builder(name).with_start_time(at(milliseconds)).with_attributes(attributes);
@@ -65,7 +65,7 @@ fn a_trace_is_told_as_it_was_recorded() {
     let nested = begin(&tracer, SPAN_RUN, &outer, 1_500);
     nested.span().set_status(Status::Ok);
     nested.span().end_with_timestamp(at(2_000));
-    assert_eq!(ring.traces_of("gateway")[0].seconds, None, "the outer run goes on");
+    assert_eq!(ring.traces_of("gateway")[0].seconds, None, "the outer run continues");
     outer.span().add_event_with_timestamp("resumed", at(2_500), Vec::new());
     outer.span().set_status(Status::error("lost"));
     outer.span().end_with_timestamp(at(4_250));
@@ -197,7 +197,7 @@ fn what_is_only_recorded_is_not_kept() {
     let under_way = run(&provider.tracer("test"), "gateway", "");
     assert!(under_way.span().is_recording() && ring.traces_of("gateway").is_empty());
     drop(under_way);
-    assert!(ring.traces_of("gateway").is_empty(), "nor does it seem to go on for ever");
+    assert!(ring.traces_of("gateway").is_empty(), "nor does it appear to continue");
 }
 
 #[test]

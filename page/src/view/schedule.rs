@@ -1,4 +1,4 @@
-//! When loops run: the next 24 hours.
+//! The runs of loops in the next 24 hours.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,10 +9,10 @@ use utoipa::ToSchema;
 use crate::format::{seconds, unix};
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// So many times are told of one loop: more are a band.
+/// The maximum of times of one loop; more are a band.
 const MOST: usize = 300;
 
-/// When one loop runs.
+/// The next runs of one loop.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Lane {
     #[schema(value_type = String)]

@@ -1,4 +1,4 @@
-//! What the service is, and what is wrong with it in one sentence.
+//! The service, and its faults in one sentence.
 
 use std::{
     fmt::Write,
@@ -17,10 +17,10 @@ use utoipa::ToSchema;
 
 use crate::format::{seconds, unix};
 
-/// So many failing tasks are told.
+/// The maximum of failing tasks that are listed.
 const MOST: usize = 20;
 
-/// What of a service is asked.
+/// The questions of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Probe {
     Live,
@@ -87,7 +87,7 @@ pub(crate) struct Failing {
 const PROBES: [(Probe, &str); 3] =
     [(Probe::Live, "liveness"), (Probe::Ready, "readiness"), (Probe::Startup, "startup")];
 
-/// What fails which probe, the longest first in each probe.
+/// Returns the tasks that fail each probe; within a probe, the task that has failed for longest comes first.
 pub(crate) fn failing(manager: &TaskManager, health: &ManagerHealth) -> Vec<Failing> {
     let mut all = Vec::new();
     for (probe, name) in PROBES.into_iter().filter(|(probe, _)| !probe.passes(health)) {

@@ -1,4 +1,4 @@
-//! What has changed about a task, and why it was restarted.
+//! The changes of a task, and the reasons for its restarts.
 
 use otel_tasks::{
     TaskManager,
@@ -46,7 +46,7 @@ impl From<&TaskChange> for ChangeView {
     }
 }
 
-/// Why a task was restarted, given up or left down.
+/// The reason why a task was restarted, given up or not restarted.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DecisionView {
     /// Counted from 1 for each task.
@@ -129,9 +129,9 @@ pub(crate) struct PinnedView {
 /// The changes, the decisions and the pinned traces of a task.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub(crate) struct Why {
-    /// What has changed lately, the oldest first. Successful runs are left out.
+    /// The latest changes, the oldest first. Successful runs are left out.
     changes: Vec<ChangeView>,
-    /// Why it was restarted, given up or left down, the oldest first.
+    /// The decisions to restart it, to give it up or not to restart it, the oldest first.
     decisions: Vec<DecisionView>,
     pinned: Vec<PinnedView>,
 }
