@@ -330,3 +330,54 @@ fn a_task_that_blocks_its_thread_ends_the_process_before_another_runs() {
     });
     assert_eq!(counts.get("began"), Some(&1), "{counts:?}");
 }
+
+/// A wall clock that is set, and that goes at another rate; the steady clocks are left alone.
+fn fake_time<'a>(library: &'a str, time: &'a str) -> [(&'a str, &'a str); 3] {
+    [("LD_PRELOAD", library), ("FAKETIME", time), ("DONT_FAKE_MONOTONIC", "1")]
+}
+
+fn fake_time_library() -> String {
+    let found = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let mut paths = found.map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"));
+    let path = paths.find(|path| path.exists());
+    let path = path.unwrap_or_else(|| panic!("this test needs libfaketime: apt-get install libfaketime"));
+    path.to_str().expect("a path of Debian's").to_owned()
+}
+
+#[test]
+fn wall_clocks_that_are_wrong_and_fast_change_nothing() {
+    let (cluster, library) = (migrated(), fake_time_library());
+    let (ttl, address) = (millis(900), cluster.address());
+    let ahead = fake_time(&library, "+1h x2");
+    let behind = fake_time(&library, "-1h");
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let mut first = Replica::start_with(&ahead, &address, "clocks", ttl, Does::Polls);
+    let mut second = Replica::start_with(&behind, &address, "clocks", ttl, Does::Polls);
+    assert!(first.said[0].term >= now + 3_600, "the clock of the first is set: {:?}", first.said[0]);
+    assert!(second.said[0].term <= now - 3_500, "the clock of the second is set: {:?}", second.said[0]);
+    for round in 0..4 {
+        let waits_since = Instant::now();
+        let is_first = loop {
+            assert!(waits_since.elapsed() < secs(60), "round {round}: nobody runs");
+            if first.says_within("began", millis(50)).is_some() {
+                break true;
+            }
+            if second.says_within("began", millis(50)).is_some() {
+                break false;
+            }
+        };
+        let (holder, candidate) =
+            if is_first { (&mut first, &mut second) } else { (&mut second, &mut first) };
+        assert_eq!(candidate.says_within("began", ttl * 4), None, "round {round}: it is renewed");
+        holder.listen(millis(50));
+        assert!(!holder.said.iter().any(|line| line.word == "dropped"), "round {round}: it keeps its lease");
+        holder.signal(if round % 2 == 0 { Signal::KILL } else { Signal::TERM });
+        holder.ended();
+        // The end of one holder is the beginning of the other.
+        let variables = if is_first { &ahead } else { &behind };
+        let mut next = Replica::start_with(variables, &address, "clocks", ttl, Does::Polls);
+        std::mem::swap(holder, &mut next);
+        assert_no_overlap(next.said.iter().chain(&first.said).chain(&second.said));
+    }
+}

@@ -6,7 +6,7 @@ use std::{
     io::{BufRead, BufReader, Write as _},
     process::{Child, Command, Stdio},
     sync::mpsc,
-    time::{Duration, Instant, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use otel_tasks::{
@@ -88,7 +88,7 @@ fn replica() {
         let leases = Leases::new(Postgres::new(address).expect("an address"));
         let lease = leases.lease(name).ttl(ttl);
         let tasks = TaskManager::builder().panic_hook(false).build().expect("valid");
-        say("ready", 0);
+        say("ready", SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs());
         // The test lets several begin at once.
         let begins = tokio::task::spawn_blocking(|| std::io::stdin().lock().read_line(&mut String::new()));
         begins.await.expect("no panic").expect("a line");
@@ -180,8 +180,32 @@ pub(crate) struct Replica {
 impl Replica {
     /// Starts a process, which has said that it is ready.
     pub(crate) fn prepare(address: &str, lease: &str, ttl: Duration, does: Does) -> Self {
+        Self::prepare_with(&[], address, lease, ttl, does)
+    }
+
+    /// Starts a process with these variables, and lets it begin.
+    pub(crate) fn start_with(
+        variables: &[(&str, &str)],
+        address: &str,
+        lease: &str,
+        ttl: Duration,
+        does: Does,
+    ) -> Self {
+        let mut replica = Self::prepare_with(variables, address, lease, ttl, does);
+        replica.begin();
+        replica
+    }
+
+    fn prepare_with(
+        variables: &[(&str, &str)],
+        address: &str,
+        lease: &str,
+        ttl: Duration,
+        does: Does,
+    ) -> Self {
         let mut child = Command::new(std::env::current_exe().expect("this test"))
             .args(["--exact", "replica::replica", "--nocapture"])
+            .envs(variables.iter().copied())
             .env(REPLICA, format!("{address}\n{lease}\n{}\n{does:?}", ttl.as_millis()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
