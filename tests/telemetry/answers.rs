@@ -332,7 +332,7 @@ fn a_failure_says_what_happened() {
         says(
             &format!("http://{hangs_up}"),
             if protocol == Protocol::Grpc {
-                "closed without an answer"
+                "closed without a response"
             } else {
                 "closed the connection without an answer"
             },

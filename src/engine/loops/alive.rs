@@ -8,7 +8,7 @@ use crate::{cell::SkipReason, timetable::Schedule};
 /// Marks the loop as running, and as not when its life ends or is dropped.
 pub(super) struct Alive {
     living: Arc<Living>,
-    /// The one that the life begins with.
+    /// The schedule with which the life begins.
     pub(super) schedule: Arc<Schedule>,
 }
 
@@ -51,7 +51,7 @@ impl Drop for Alive {
         let unheard = state.refuse();
         self.living.life.supervised.task.cell.set_schedule(state.schedule.interval(), None);
         drop(state);
-        // Wakes those who await them.
+        // Wakes the callers that await them.
         drop(unheard);
     }
 }

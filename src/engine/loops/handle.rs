@@ -29,15 +29,15 @@ pub struct LoopHandle {
 }
 
 impl LoopHandle {
-    /// Runs one iteration now, beside the rhythm: it does not move the next time and is no part of a
-    /// [`count`](crate::Schedule::count), and its trigger is [`Manual`](crate::schedule::Trigger::Manual). A paused loop stays paused.
+    /// Runs one iteration now, beside the rhythm. It does not move the next time and does not count for a
+    /// [`count`](crate::Schedule::count). Its trigger is [`Manual`](crate::schedule::Trigger::Manual). A paused loop stays paused.
     ///
-    /// The iteration goes on whether or not its [`ManualRun`] is awaited. A time that comes while it runs overlaps with it, as with any other
+    /// The iteration continues if its [`ManualRun`] is not awaited. A time that comes while it runs overlaps with it, as with any other
     /// iteration. During [`before_loop`](crate::TaskLoop::before_loop) it waits for the end of the hook.
     ///
     /// # Errors
     /// No iteration begins, and none is counted as left out:
-    /// - [`LoopControlError::Overlapped`]: as many iterations run as the [`OverlapPolicy`](crate::schedule::OverlapPolicy) allows at once.
+    /// - [`LoopControlError::Overlapped`]: the [`OverlapPolicy`](crate::schedule::OverlapPolicy) allows no further iteration at once.
     /// - [`LoopControlError::NotRunning`]: the loop waits for its start or restart, is about to end, or has ended. It is about to end
     ///   from a stop, a permanent error or its last iteration on, also during [`after_loop`](crate::TaskLoop::after_loop).
     /// - [`LoopControlError::Standby`]: the gate of the loop is closed.
@@ -69,8 +69,10 @@ impl LoopHandle {
         Ok(ManualRun { outcome })
     }
 
-    /// Finishes the loop after the iteration under way, which is not tried again; one that sleeps wakes and finishes at once; one that
-    /// waits for its start or restart is stopped and does not begin by itself. Without effect on a loop that has ended.
+    /// Finishes the loop after the current iteration, which is not retried. Without effect on a loop that has ended.
+    ///
+    /// - A sleeping loop wakes and finishes at once.
+    /// - A loop that waits for its start or restart is stopped and does not begin by itself.
     pub fn stop(&self) {
         let running = {
             let mut state = self.control.state();
@@ -103,7 +105,7 @@ impl LoopHandle {
         self.control.order(Order::Restart { after: Duration::ZERO })
     }
 
-    /// Begins no further iteration until the loop is [resumed](Self::resume); the one under way goes on.
+    /// Begins no further iteration until the loop is [resumed](Self::resume). The current iteration continues.
     ///
     /// # Errors
     /// [`LoopControlError::NotRegistered`].
@@ -111,7 +113,7 @@ impl LoopHandle {
         self.control.order(Order::Pause)
     }
 
-    /// Lets a paused loop go on by its schedule; what fell due meanwhile is left out, and not counted.
+    /// Resumes a paused loop by its schedule. Times that came meanwhile are left out, and not counted.
     ///
     /// # Errors
     /// [`LoopControlError::NotRegistered`].
@@ -119,9 +121,13 @@ impl LoopHandle {
         self.control.order(Order::Resume)
     }
 
-    /// Lets another schedule hold, its count and bounds included. A sleeping loop counts a new interval from the iteration
-    /// before (and runs at once where that is past); a running one from the present iteration, and one that has not yet begun
-    /// from the first one on. A rhythm that starts later begins then; a calendar goes on with what it shows next.
+    /// Replaces the schedule, with its count and bounds. A new interval counts from these times:
+    ///
+    /// - for a sleeping loop, from the last iteration; if that makes the next time past, it is due at once
+    /// - for a running loop, from the current iteration
+    /// - for a loop that has not begun, from the first iteration
+    ///
+    /// A rhythm with a later start begins then. A calendar continues with its next time.
     ///
     /// A time of the old schedule that had come and waits for its jitter or for an iteration still takes place. If there are several, the
     /// others are counted as left out.
@@ -146,45 +152,47 @@ impl LoopHandle {
         changed.map_err(LoopControlError::Schedule)
     }
 
-    /// The schedule.
+    /// Returns the schedule.
     pub fn schedule(&self) -> Arc<Schedule> {
         self.control.schedule()
     }
 
-    /// The interval, where the schedule is a rhythm.
+    /// Returns the interval; `None` if the schedule is no rhythm.
     pub fn interval(&self) -> Option<Duration> {
         self.control.schedule().interval()
     }
 
-    /// Whether the loop is alive: between its start and its end, asleep or not.
+    /// Returns true if the loop is alive: between its start and its end, asleep or not.
     pub fn is_running(&self) -> bool {
         self.control.state().running
     }
 
-    /// Whether the last life ended with an error.
+    /// Returns true if the last life ended with an error.
     pub fn failed(&self) -> bool {
         self.control.state().failed
     }
 
-    /// The number of the iteration under way, from 1 (the latest, where several are) or, between two, of the last one; 0 before the
-    /// first of this life.
+    /// Returns the number of the current iteration, from 1; the latest of several. Between two iterations it is the number of the last one, and
+    /// 0 before the first of this life.
     pub fn current_iteration(&self) -> u64 {
         self.control.state().iteration
     }
 
-    /// When the next iteration is due, by the wall clock, also during an iteration; `None` at the end of the schedule, while the loop is
-    /// paused or does not run, and during an iteration of a [`delay`](crate::Schedule::delay).
+    /// Returns the due time of the next iteration, by the wall clock, also during an iteration.
+    ///
+    /// Returns `None` at the end of the schedule, while the loop is paused or does not run, and during an iteration of a
+    /// [`delay`](crate::Schedule::delay).
     pub fn next_run(&self) -> Option<SystemTime> {
         self.control.state().next
     }
 
-    /// The time that the last iteration was due at that has ended, whether it succeeded or not; or what the loop was
-    /// [given](crate::TaskLoop::last_run). An iteration that was asked for has no such time.
+    /// Returns the due time of the last iteration that has ended, with or without success. Before the first it is the time that the loop was
+    /// [given](crate::TaskLoop::last_run). A requested iteration has no due time.
     pub fn last_run(&self) -> Option<SystemTime> {
         self.control.state().last_run
     }
 
-    /// How the last iteration ended.
+    /// Returns the exit of the last iteration.
     pub fn last_result(&self) -> Option<Exit> {
         self.control.state().last_result.clone()
     }
@@ -196,10 +204,10 @@ impl std::fmt::Debug for LoopHandle {
     }
 }
 
-/// An iteration that [`LoopHandle::run_now`] has begun. It goes on whether or not this is awaited.
+/// An iteration that [`LoopHandle::run_now`] has begun. It continues if this is not awaited.
 ///
-/// Returns how it ended, once the hooks after it are through; or [`LoopControlError::NotRunning`] if the loop was ended before it could begin,
-/// or dropped the iteration.
+/// Returns the outcome after the hooks of the iteration. Returns [`LoopControlError::NotRunning`] if the loop ended before the iteration
+/// could begin, or dropped it.
 ///
 /// # Cancel safety
 /// Cancel safe: dropping it loses the outcome, and nothing else.

@@ -1,21 +1,21 @@
-//! How an iteration ended, for hooks and for those who asked for it.
+//! The outcome of an iteration, for hooks and for its caller.
 
 use std::time::{Duration, SystemTime};
 
 use crate::{policy::Exit, timetable::Trigger};
 
-/// How an iteration ended.
+/// The outcome of an iteration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LoopOutcome {
-    /// Its number, from 1.
+    /// The number of the iteration, from 1.
     pub iteration: u64,
-    /// The time of the schedule that it was for; `None` for one that was asked for.
+    /// The due time of the iteration; `None` for a requested iteration.
     pub due: Option<SystemTime>,
-    /// Why it began.
+    /// The reason why it began.
     pub trigger: Trigger,
-    /// How it ended.
+    /// The exit of the iteration.
     pub exit: Exit,
-    /// How long it took, further tries included.
+    /// The duration of the iteration, retries included.
     pub duration: Duration,
 }

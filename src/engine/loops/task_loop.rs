@@ -1,4 +1,4 @@
-//! What a user says of a loop: its schedule, its body, its policies and its hooks.
+//! The description of a loop: its schedule, its body, its policies and its hooks.
 
 use std::{
     future::Future,
@@ -63,19 +63,19 @@ pub struct TaskLoop {
 }
 
 labels! {
-    /// What an error hook decides.
+    /// The decision of an error hook.
     pub enum OnError {
-        /// Go on with the next iteration, unless the error is permanent.
+        /// The loop continues with the next iteration, unless the error is permanent.
         Continue = "continue",
-        /// End this life of the loop with the error; the restart policy decides what follows.
+        /// This life of the loop ends with the error; the restart policy decides what follows.
         End = "end",
     }
 }
 
-/// What a loop is made of.
+/// The parts of a loop.
 pub(crate) struct Parts {
     pub(crate) factory: Arc<dyn Factory>,
-    /// Whether its iterations borrow one state, one after the other.
+    /// True if its iterations borrow one state, one after the other.
     pub(super) lends: bool,
     pub(super) control: Arc<Control>,
     pub(super) missed: MissedPolicy,
@@ -329,7 +329,7 @@ impl TaskLoop {
 
     /// Sets a hook that is awaited before the first iteration of each life, with the context of that life. A stop request drops it.
     ///
-    /// If the hook returns an error, the body does not run: the error is a failed run and ends the life, and the restart policy decides. A panic
+    /// If the hook returns an error, the body does not run. The error is a failed run and ends the life, and the restart policy decides. A panic
     /// in the hook is logged and ignored.
     ///
     /// ```

@@ -15,7 +15,7 @@ use crate::{
     policy::{ERROR_TYPE_STATE_HELD, ErrorClass, Exit, Failure, TaskOutput},
 };
 
-/// State that a run has borrowed from its task. It goes back when this is dropped, and the next run borrows it as it was left, also
+/// State that a run has borrowed from its task. It goes back when this is dropped. The next run borrows it with all changes of this run, also
 /// after an error, a panic or an abort.
 ///
 /// See [`CriticalTaskConfig::lend`](crate::CriticalTaskConfig::lend). To borrow several fields at once, borrow the state first:
@@ -26,7 +26,7 @@ pub struct Lent<S: Send + 'static> {
     home: Arc<Lender<S>>,
 }
 
-/// Where state is between two runs.
+/// The place of the state between two runs.
 struct Lender<S>(Mutex<Option<Box<S>>>);
 
 impl<S> Lender<S> {

@@ -18,9 +18,9 @@ pub struct TaskSettings {
     pub intensity: RestartIntensity,
     /// The delays before restarts.
     pub backoff: Backoff,
-    /// What happens after more restarts than the limit allows.
+    /// The consequence of more restarts than the limit allows.
     pub give_up: GiveUp,
-    /// What the task's health means for the service.
+    /// The meaning of the task's health for the service.
     pub health_role: HealthRole,
     /// The interval at which the monitor checks the task's health.
     pub health_check_interval: Duration,
@@ -32,17 +32,17 @@ pub struct TaskSettings {
     pub start_timeout: Option<Duration>,
     /// The longest time of a run, if any.
     pub run_timeout: Option<Duration>,
-    /// What is done when the task stalls.
+    /// The reaction to a stall.
     pub on_stall: StallAction,
-    /// What else is stopped when the task is given up.
+    /// The other tasks that are stopped when the task is given up.
     pub escalation: Escalation,
-    /// Whether the task is asked to stop before all others.
+    /// True if a shutdown stops the task before all others.
     pub intake: bool,
-    /// The time that the task has to end after it was asked to stop, and that the work it owns has with it.
+    /// The time that the task, and the work that it owns, has to end after a stop request.
     pub shutdown_grace: Duration,
     /// The names of the tasks that this one depends on.
     pub depends_on: Vec<Arc<str>>,
-    /// What is done when one of those goes down.
+    /// The reaction to the loss of a dependency.
     pub on_dependency_loss: DependencyLoss,
 }
 
