@@ -1,4 +1,4 @@
-//! What every store must do: a suite for the tests of a store.
+//! The suite that every store must pass, for the tests of a store.
 //!
 //! [`check`] is given two handles of one store, as two processes have them, and panics where the store does not keep its
 //! [guarantees](crate::LeaseStore). It takes about 20 times the ttl, in the runtime's time.
@@ -25,7 +25,7 @@ use tokio::time::sleep;
 
 use crate::store::{Answer, Ask, Held, LeaseStore, Renewed, StoreError};
 
-/// How much later than it was claimed a due time may be shown.
+/// The maximum by which a due time may be shown later than it was claimed.
 const LATER: Duration = Duration::from_millis(1);
 
 /// Checks a store through two of its handles.
@@ -184,7 +184,7 @@ impl<A: LeaseStore, B: LeaseStore> Suite<'_, A, B> {
         assert_eq!(answers.len(), all.len(), "one answer for each");
         for (index, answer) in answers.into_iter().enumerate() {
             let expected = if [37, 58].contains(&index) { Renewed::Lost } else { Renewed::Kept };
-            assert_eq!(answer, expected, "the answers are in the order of what was asked: {index}");
+            assert_eq!(answer, expected, "each response is at the place of its request: {index}");
         }
         assert_eq!(done(self.first.renew(&[])).await, []);
         for held in &all {
@@ -209,11 +209,11 @@ impl<A: LeaseStore, B: LeaseStore> Suite<'_, A, B> {
             );
             let answers: [Answer; 8] = answers.into();
             let granted = answers.iter().filter(|answer| !is_refused(answer)).count();
-            assert_eq!(granted, 1, "of all candidates one is granted: {answers:?}");
+            assert_eq!(granted, 1, "one of all candidates gets a grant");
         }
     }
 
-    /// Its request may have taken effect: the same candidate is granted all the same, and another once the ttl has passed.
+    /// Its request may have taken effect. The same candidate gets its grant anyway, and another one after the ttl.
     async fn a_dropped_request_breaks_nothing(&self) {
         for polls in 0..8 {
             let (a, b) =

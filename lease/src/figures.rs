@@ -1,4 +1,4 @@
-//! What is counted of the leases of one store, and their instruments.
+//! The figures of the leases of one store, and their instruments.
 
 use std::{
     collections::BTreeMap,
@@ -40,7 +40,7 @@ impl Operation {
     }
 }
 
-/// What became of a lease.
+/// The change of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Transition {
     Acquired,
@@ -69,7 +69,7 @@ pub(crate) struct Figures {
 struct State {
     leases: BTreeMap<Arc<str>, Figure>,
     errors: BTreeMap<(Operation, &'static str), u64>,
-    /// Whether the last request failed.
+    /// True if the last request failed.
     fails: bool,
 }
 
@@ -100,7 +100,7 @@ impl Figures {
         figure.pass = pass;
     }
 
-    /// A request was answered. Says so when the store begins to fail, and when it is back.
+    /// Counts a response. Emits a record when the store begins to fail, and when it is back.
     pub(crate) fn answered(&self, operation: Operation, error: Option<&StoreError>) {
         let changed = {
             let mut state = self.state();
@@ -127,7 +127,7 @@ impl Figures {
             }
             None if changed => tracing::event!(
                 name: record::LEASE_STORE_BACK, target: SCOPE, parent: None, tracing::Level::INFO,
-                "the store of leases answers again"
+                "the store of leases is back"
             ),
             _ => {}
         }

@@ -1,8 +1,8 @@
-//! What a process asks for and holds, and its renewal: all leases that are due in one request.
+//! The requested and held leases of a process, and their renewal: all due leases in one request.
 //!
 //! Invariants:
-//! 1. An entry is made before the request for its lease is sent, and removed after the lease was given back or is known to be lost. So
-//!    [`Holds::settled`] waits for each request that may still grant something.
+//! 1. An entry is made before the request for its lease is sent. It is removed after the lease was given back or is known to be lost. So
+//!    [`Holds::settled`] waits for each request that may still grant a lease.
 //! 2. A grant counts from before the request was sent.
 //! 3. Nothing is renewed that the driver has given back.
 
@@ -36,10 +36,10 @@ const LIMIT_PART: u32 = 6;
 /// The part of the ttl between a failed request and the next.
 const RETRY_PART: u32 = 12;
 
-/// The longest time between the release of a lease and the request of a candidate that heard of it: so that not all ask at once.
+/// The longest time between the notification of a release and the request of a candidate, so that not all candidates ask at once.
 const AFTER_FREED: Duration = Duration::from_millis(20);
 
-/// What the leases of one store share.
+/// The state that the leases of one store share.
 pub(crate) struct Holds {
     store: Box<dyn AnyStore>,
     pub(crate) clock: BootClock,
@@ -55,13 +55,13 @@ pub(crate) struct Holds {
 struct State {
     /// By holder, which is unique.
     entries: BTreeMap<Arc<str>, Entry>,
-    /// Whether the renewal runs.
+    /// True while the renewal runs.
     renews: bool,
 }
 
 struct Entry {
     ask: Ask,
-    /// Whether nobody waits for the lease any more.
+    /// True once no one waits for the lease.
     leaves: bool,
     /// `None` while the lease is asked for.
     hold: Option<Hold>,
@@ -70,14 +70,14 @@ struct Entry {
 struct Hold {
     term: u64,
     keeper: Arc<Keeper>,
-    /// When it is renewed.
+    /// The time of its renewal.
     due: Instant,
     /// The last due time that was claimed, as far as is known here.
     last_run: Option<SystemTime>,
     lost: bool,
 }
 
-/// A claim of a due time, and how it stands.
+/// A claim of a due time, and its state.
 pub(crate) enum Claiming {
     /// The answer is known without the store.
     Known(Claim),
@@ -105,7 +105,7 @@ impl Holds {
         self.state().entries.get(holder)?.hold.as_ref().map(|hold| hold.keeper.clone())
     }
 
-    /// Whether it is known that somebody else holds the lease.
+    /// True if another process is known to hold the lease.
     fn is_lost(&self, holder: &str) -> bool {
         let state = self.state();
         state.entries.get(holder).and_then(|entry| entry.hold.as_ref()).is_none_or(|hold| hold.lost)
@@ -126,13 +126,13 @@ impl Holds {
         result.map_err(drop)
     }
 
-    /// Stands for a lease until it is granted. What is granted after this future was dropped is given back.
+    /// Waits for a lease until it is granted. A grant that arrives after this future was dropped is given back.
     pub(crate) async fn enter(self: &Arc<Self>, ask: Ask, grace: Duration) -> Option<Grant> {
         let (answer, answered) = oneshot::channel();
         let holder = ask.holder.clone();
         self.state().entries.insert(holder.clone(), Entry { ask: ask.clone(), leaves: false, hold: None });
         let _stands = Stands { holds: self, holder: &holder };
-        // A task of its own, since a request that is dropped under way may be granted all the same.
+        // A task of its own, since a dropped request may still be granted.
         tokio::spawn(Candidate { holds: self.clone(), ask, grace }.stand(answer));
         answered.await.ok()
     }
@@ -175,7 +175,7 @@ impl Holds {
         due
     }
 
-    /// What is renewed now: what is due, and what will be soon, so that leases that were acquired one by one come together.
+    /// Returns the leases to renew now: due leases, and leases that are due soon. So leases that were acquired one by one come together.
     fn batch(&self) -> Vec<Held> {
         let state = self.state();
         let now = Instant::now();
@@ -209,7 +209,7 @@ impl Holds {
                     hold.lost = true;
                     hold.keeper.revoke();
                 }
-                // A store that answers for fewer than it was asked has failed for the others.
+                // A store whose response has too few entries has failed for the others.
                 Ok(None) | Err(()) => hold.due = Instant::now().max(began + ttl / RETRY_PART),
             }
         }
@@ -225,7 +225,7 @@ impl Holds {
         Claiming::Ask(Held { ask: ask.clone(), term })
     }
 
-    /// Asks the store until it answers. Dropped with the life that waits for it.
+    /// Repeats the request until the store responds. Dropped with the life that waits for it.
     pub(crate) async fn claim(&self, held: &Held, due: SystemTime) -> Claim {
         let ttl = held.ask.ttl;
         loop {
@@ -279,7 +279,7 @@ impl State {
 }
 
 impl Entry {
-    /// Whether the lease is to be given back, or may have to be.
+    /// True if the lease is to be given back, or may have to be.
     fn is_leaving(&self) -> bool {
         match &self.hold {
             None => self.leaves,
@@ -307,7 +307,7 @@ impl Drop for Stands<'_> {
     }
 }
 
-/// Stands for a lease, holds it, and gives it back.
+/// Waits for a lease, holds it, and gives it back.
 struct Candidate {
     holds: Arc<Holds>,
     ask: Ask,
@@ -352,7 +352,7 @@ impl Candidate {
             keeper.released().await;
         }
         let now = holds.clock.now();
-        // One that was asked to end for want of a renewal is lost, too.
+        // A lease whose run was asked to end without a renewal is lost, too.
         let ran_out = now >= pass.until().saturating_sub(self.grace);
         let lost = holds.is_lost(&ask.holder);
         let transition = if lost || ran_out { Transition::Lost } else { Transition::Released };

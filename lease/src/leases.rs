@@ -126,7 +126,7 @@ impl Lease {
 
     /// Claims a due time of a loop when its iteration has succeeded, and not before it.
     ///
-    /// So each due time is run at least once in the fleet: the next holder runs it again if it failed, or if the process crashed in it.
+    /// Each due time is then run at least once in the fleet. The next holder runs it again if it failed, or if the process crashed in it.
     /// Otherwise each is run at most once.
     pub fn after_run(mut self) -> Self {
         self.after_run = true;
@@ -137,7 +137,7 @@ impl Lease {
         self.grace.unwrap_or(self.ttl / 3).min(self.ttl / 2)
     }
 
-    /// One identity per hold: what was asked for under an earlier one is told apart from this.
+    /// One identity per hold, which distinguishes requests of an earlier hold.
     fn ask(&self) -> Ask {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Relaxed);

@@ -1,7 +1,7 @@
 //! Once in the fleet: a critical task or a loop of [otel-tasks](otel_tasks) that runs on one of several processes.
 //!
-//! A [`Lease`] is the [gate](otel_tasks::gate) of a task. The process that holds the lease runs the task; the others stand by, ready. The
-//! manager refuses to poll the task before the lease ends, so a process that was stopped or cut off does not run beside the next one.
+//! A [`Lease`] is the [gate](otel_tasks::gate) of a task. The process that holds the lease runs the task; the others are in standby, ready. The
+//! manager refuses to poll the task shortly before the lease ends. A process that was stopped or cut off does not run beside the next one.
 //!
 //! ```no_run
 //! use otel_tasks::{CriticalTaskConfig, TaskContext, TaskManager, shutdown_signal};
@@ -42,7 +42,7 @@ pub use leases::{Lease, Leases};
 pub use postgres::Postgres;
 pub use store::{Answer, Ask, Held, LeaseStore, Renewed, StoreError};
 
-/// What tests need: a store in memory.
+/// A store in memory, for tests.
 #[cfg(feature = "testing")]
 pub mod testing {
     pub use crate::memory::Memory;

@@ -1,10 +1,10 @@
 //! Leases in a table of PostgreSQL: one row per lease, and the server's clock.
 //!
-//! A row and no advisory lock: those belong to a session, so a pooler or a dropped future leaves them locked, and they have no term.
+//! The store does not use advisory locks. They belong to a session, so a pooler or a dropped future leaves them locked. They also have no term.
 //!
 //! The table is made by [`Postgres::migrate`], or by [`SCHEMA`] in a migration of your own. Afterwards the role needs `SELECT`, `INSERT` and
-//! `UPDATE` on it. Statements are not prepared on the server, so poolers are fine in any mode; without `LISTEN` through a pooler in
-//! transaction mode a hand-over takes until the candidates ask again.
+//! `UPDATE` on it. Statements are not prepared on the server, so poolers work in any mode. A pooler in transaction mode has no
+//! `LISTEN`: a hand-over then takes until the candidates ask again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS otel_tasks_lease (
 
 /// The channel on which a release is notified, with the name of the lease.
 const CHANNEL: &str = "otel_tasks_lease";
-/// `pg_notify` refuses longer texts. The candidates of a lease with a longer name hear of nothing and ask by time.
+/// `pg_notify` refuses longer texts. The candidates of a lease with a longer name get no notification and ask by time.
 const LONGEST_NOTIFIED: usize = 7_000;
 
 // `now()` is the start of the transaction; a statement may have waited for a lock since.
@@ -115,7 +115,7 @@ struct Inner {
 
 type Connecting = Pin<Box<dyn Future<Output = Result<Client, tokio_postgres::Error>> + Send>>;
 
-/// Who waits for a lease to become free, by its name.
+/// The waits for a lease to become free, by its name.
 #[derive(Default)]
 struct Channels(Mutex<BTreeMap<Box<str>, Arc<Notify>>>);
 
@@ -185,7 +185,7 @@ impl Postgres {
     pub async fn migrate(&self) -> Result<(), StoreError> {
         let client = self.0.client().await?;
         match client.batch_execute(SCHEMA).await {
-            // Two processes that create it at once: one of them is told so.
+            // Two processes create it at once: one of them gets this error.
             Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => Ok(()),
             result => result.map_err(|error| failed(&error)),
         }
@@ -221,7 +221,7 @@ impl Inner {
         self.slot().as_ref().filter(|client| !client.is_closed()).cloned()
     }
 
-    /// The connection, made anew if there is none.
+    /// Returns the connection, and makes one if there is none.
     async fn client(&self) -> Result<Arc<Client>, StoreError> {
         if let Some(client) = self.connected() {
             return Ok(client);

@@ -1,4 +1,4 @@
-//! What a store of leases does: four requests, each a future of a result.
+//! The requests to a store of leases: four, each a future of a result.
 
 use std::{
     error::Error,
@@ -13,13 +13,13 @@ use otel_tasks::gate::Claim;
 
 /// A store of leases that several processes share.
 ///
-/// The caller limits each request to a sixth of the ttl and drops its future then; the request may take effect all the same. Implement the
+/// The caller limits each request to a sixth of the ttl and drops its future then; the request may still take effect. Implement the
 /// methods as `async fn`, and check the store with the suite `conformance` (feature `testing`).
 ///
 /// # Guarantees that a store gives
 /// - A lease has one holder at a time, by the store's own clock. A grant lasts for the ttl from when the store received the request, or
 ///   longer; never shorter.
-/// - The term of a lease grows with each grant, for ever.
+/// - The term of a lease grows with each grant, without end.
 /// - Each due time is claimed under one term at most, and a due time before a claimed one never.
 pub trait LeaseStore: Send + Sync + 'static {
     /// Grants the lease, if it is free, over, or already granted to the same holder: an earlier answer may have been lost on its way.
