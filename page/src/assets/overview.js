@@ -4,7 +4,7 @@ import { html, useEffect, useMemo, useState } from "./vendor/htm-preact.js";
 import { Sparkline } from "./chart.js";
 import { act } from "./dialog.js";
 import { capital, duration, number, percent, plural } from "./format.js";
-import { Ago, Card, Clock, Icon, isRegistered, Kept, reason, Since, TaskLink, tone, TONES, Until, urgency, Why, word } from "./parts.js";
+import { Ago, Card, Clock, Icon, isRegistered, Kept, reason, schedule, Since, TaskLink, tone, TONES, Until, urgency, Why, word } from "./parts.js";
 import { address, now, refine, route, store, taskAddress, useData } from "./state.js";
 import { changeLine } from "./events.js";
 
@@ -228,7 +228,7 @@ export function Overview() {
       <${Card} id="changed" title="What changed" note=${html`successful runs left out · <a href=${address("events")}>all events</a>`}>
         ${changes.length ? html`<ol class="events">${changes.map((event) => changeLine(event))}</ol>` : html`<p class="soft">Nothing lately.</p>`}</${Card}>
       <${Card} id="next" title="Next runs" note=${html`<a href=${address("schedule")}>24 hours</a>`}>
-        ${next.length ? html`<ol class="next">${next.map((row) => html`<li key=${row.name}><span class="number"><${Until} at=${row.next_run} /></span><${TaskLink} name=${row.name} /><small><bdi>${row.schedule ?? (row.interval_seconds ? `every ${duration(row.interval_seconds)}` : "")}</bdi></small></li>`)}</ol>` : html`<p class="soft">No loop waits for its time.</p>`}</${Card}>
+        ${next.length ? html`<ol class="next">${next.map((row) => html`<li key=${row.name}><span class="number"><${Until} at=${row.next_run} /></span><${TaskLink} name=${row.name} /><small><bdi>${schedule(row)}</bdi></small></li>`)}</ol>` : html`<p class="soft">No loop waits for its time.</p>`}</${Card}>
     </div>`;
 }
 const ROUTINE = new Set(["exited", "started", "ready", "skipped", "waiting", "registered", "unregistered"]);

@@ -97,6 +97,12 @@ export function tone(row) {
 /** The task in one word, which the service says. */
 export const word = (row) => row.word;
 
+/** When a loop runs: an interval as every duration is written here, and a calendar as the service says it. */
+export function schedule({ schedule, interval_seconds }) {
+  const isInterval = !schedule || /^every \S+$/.test(schedule);
+  return isInterval && interval_seconds ? `every ${duration(interval_seconds)}` : schedule ?? "";
+}
+
 /** What stands after the word: when it is tried again, or why it is as it is. */
 export function Why({ row }) {
   if (row.word_until) return html`${row.state === "failed" ? "next try " : ""}<${Until} at=${row.word_until} due="now" />`;
@@ -104,8 +110,7 @@ export function Why({ row }) {
   if (row.status === "unhealthy" || row.status === "degraded") return row.reasons.map(reason).join(", ") || words(row.state ?? "");
   if (row.state === "waiting") return row.depends_on.length ? html`waits for <bdi>${row.depends_on.join(", ")}</bdi>` : "not begun yet";
   if (row.state === "standby") return "its gate is closed";
-  if (row.schedule) return html`<bdi>${row.schedule}</bdi>`;
-  if (row.interval_seconds !== null) return `every ${duration(row.interval_seconds)}`;
+  if (row.schedule || row.interval_seconds !== null) return html`<bdi>${schedule(row)}</bdi>`;
   if (row.members) return plural(row.members, "member");
   if (!isRegistered(row)) return row.active_runs > 0 ? plural(row.active_runs, "run") : "on demand";
   return row.state_since ? html`${row.state} for <${Since} at=${row.state_since} />` : row.state ?? "";

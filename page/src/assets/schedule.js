@@ -2,7 +2,7 @@
 
 import { html, useState } from "./vendor/htm-preact.js";
 import { duration, minute, number, plural } from "./format.js";
-import { Icon, TaskLink, tone, Until, word } from "./parts.js";
+import { Icon, schedule, TaskLink, tone, Until, word } from "./parts.js";
 import { useData, useRead, useTick } from "./state.js";
 
 const DAY = 86_400;
@@ -28,7 +28,7 @@ export function Schedule() {
     const text = isDense(loop) ? `every ${duration(loop.interval_seconds)}, all day` : `${plural(runs.length, "run")} in 24 h${runs.length ? `: ${runs.slice(0, 6).map(minute).join(", ")}${runs.length > 6 ? ", …" : ""}` : ""}`;
     return html`<tr key=${row.name}><th scope="row"><${Icon} tone=${tone(row)} label=${word(row)} /> <${TaskLink} name=${row.name} /></th>
       <td><div class="lane" role="img" aria-label=${text} title=${text}>${hours.map((at) => html`<i key=${`h${at}`} class="hour" style=${{ left: x(at) }}></i>`)}${isDense(loop) ? html`<i class="band"></i>` : runs.map((at) => html`<i key=${at} style=${{ left: x(at) }}></i>`)}</div></td>
-      <td class="number">${row.next_run ? html`<${Until} at=${row.next_run} />` : "–"}</td><td><bdi>${loop.schedule}</bdi></td></tr>`;
+      <td class="number">${row.next_run ? html`<${Until} at=${row.next_run} />` : "–"}</td><td><bdi>${schedule(loop)}</bdi></td></tr>`;
   };
   return html`<h1>Schedule <small>the next 24 hours</small></h1>
     ${held.error ? html`<p class="bad" role="alert">${held.error.message}</p>` : !held.value ? html`<p class="loading">Reading the schedule…</p>` : loops.length === 0 ? html`<p class="card none">No task is a loop.</p>` : html`<div class="card scroll" tabindex="0" role="region" aria-label="Lanes">

@@ -4,8 +4,8 @@ import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/htm
 import { Histogram, Minutes, RunChart } from "./chart.js";
 import { act } from "./dialog.js";
 import { ownChange } from "./events.js";
-import { duration, number, plural, span, words } from "./format.js";
-import { Ago, Card, Clock, Facts, Icon, isRegistered, Since, TaskLink, tone, TraceTools, Until, Why, word } from "./parts.js";
+import { clock, duration, number, plural, span, words } from "./format.js";
+import { Ago, Card, Clock, Facts, Icon, isRegistered, schedule, Since, TaskLink, tone, TraceTools, Until, Why, word } from "./parts.js";
 import { address, route, store, useData, useRead } from "./state.js";
 import { Traces } from "./trace.js";
 
@@ -33,7 +33,8 @@ function Actions({ task, neededBy }) {
 // --- why
 
 function Reasons({ task }) {
-  const texts = task.reason_texts ?? [];
+  // The service writes times in UTC; here they are the reader's, as all others.
+  const texts = (task.reason_texts ?? []).map((text) => text.replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, (time) => clock(Date.parse(time) / 1000)));
   const bad = task.status === "unhealthy" || task.status === "degraded" || task.state === "failed";
   return html`
     ${bad ? html`<ul class="reasons">${texts.map((text) => html`<li key=${text}><b>${text}</b></li>`)}</ul>` : html`<p>${isRegistered(task) ? texts.join(", ") || "Nothing is wrong." : "It is not registered: it runs when something starts it."}</p>`}
@@ -142,7 +143,7 @@ export function Task({ name }) {
         <${Facts} pairs=${[
           ["needs", links(needs)], ["needed by", links(neededBy)],
           ["role", { required: "required: its failure fails the probes", degrades: "degrades the service", ignored: "ignored by the probes" }[task.role]],
-          ["schedule", task.schedule], ["next run", task.next_run && html`<${Until} at=${task.next_run} />`],
+          ["schedule", schedule(task)], ["next run", task.next_run && html`<${Until} at=${task.next_run} />`],
           ["state", task.state && html`${task.state}${task.state_since ? html` for <${Since} at=${task.state_since} />` : ""}`],
           ["first start", task.first_start && html`<${Clock} at=${task.first_start} />`],
           ["last success", task.last_success && html`<${Ago} at=${task.last_success} />`],

@@ -56,6 +56,9 @@ async fn five_questions_take_two_clicks_each(service: &Service, browser: &Browse
     let changed = text(browser, "#changed ~ .body").await?;
     contains("What changed?", &changed, &["order_sync", "gave up"])?;
 
+    let all = text(browser, "#tasks").await?;
+    contains("How often?", &all, &["every 900 ms", "every 2.5 s", "every 15 min", "every 1 d"])?;
+
     // One click: its page.
     browser.click(".verdict p a").await?;
     browser.shows("its page is there", "return document.querySelector('#last-error') !== null").await?;
@@ -72,6 +75,9 @@ async fn five_questions_take_two_clicks_each(service: &Service, browser: &Browse
             .is_some_and(|link| link.starts_with("https://jaeger.example.com/trace/") && link.len() == 65),
         "the trace's link is {link}"
     );
+
+    let utc = browser.ask("return /\\dT\\d.*Z/.test(document.querySelector('main').innerText)").await?;
+    check!(utc == false, "a time of another zone among the reader's: {why}");
 
     // Two clicks: the attributes of a span.
     browser.ask("[...document.querySelectorAll('.trace[open] .span summary')].find((line) => line.textContent.includes('INSERT')).click()").await?;
