@@ -91,7 +91,7 @@ fn manager(config: CriticalTaskConfig) -> TaskManager {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_is_away_stops_its_holders_and_nobody_takes_over() {
     let cluster = Cluster::start();
-    let ttl = millis(900);
+    let ttl = secs(3);
     let begun = Arc::new(AtomicU64::new(0));
     let [first, second] = [cluster.store().await, cluster.store().await].map(|store| {
         let begun = begun.clone();
