@@ -160,9 +160,9 @@ fn stopped(does: Does, table: &str) -> (Replica, Replica) {
 
 #[test]
 fn a_holder_that_was_stopped_while_its_task_waits_polls_it_no_more() {
-    // The watchdog and the driver look, too: now and then they are first, and the check at the poll is not needed.
-    for round in 0..5 {
-        let (first, second) = stopped(Does::PollsAmongOthers, &format!("stopped_waiting_{round}"));
+    // The watchdog looks, too, and is seldom first here: then the check at the poll is not needed.
+    for round in 0..3 {
+        let (first, second) = stopped(Does::PollsWatchedLate, &format!("stopped_waiting_{round}"));
         assert_no_overlap(first.said.iter().chain(&second.said));
     }
 }

@@ -10,8 +10,11 @@ use std::{
 };
 
 use otel_tasks::{
-    CriticalTaskConfig, Schedule, TaskContext, TaskLoop, TaskManager, gate::BootInstant,
-    policy::OverrunAction, schedule::MissedPolicy, shutdown_signal,
+    CriticalTaskConfig, Schedule, TaskContext, TaskLoop, TaskManager,
+    gate::{BootClock, BootInstant, BoxFuture, Gate, Grant},
+    policy::OverrunAction,
+    schedule::MissedPolicy,
+    shutdown_signal,
 };
 use otel_tasks_lease::{Lease, Leases, Postgres};
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,13 +22,16 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Set in a replica: the address of the server, the lease, the ttl in milliseconds and what it does, each on a line.
 const REPLICA: &str = "OTEL_TASKS_LEASE_REPLICA";
 
+/// The name of the watchdog's thread.
+const WATCHDOG: &str = "otel-tasks-watchdog";
+
 /// What the task of a replica does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Does {
     /// It is polled each 5 ms, and ends when it is asked to.
     Polls,
-    /// As `Polls`, beside tasks that keep all threads of the runtime awake: after a stop it is polled at once.
-    PollsAmongOthers,
+    /// As `Polls`, and the watchdog comes late: after a stop it is the poll that notices.
+    PollsWatchedLate,
     /// As `Polls`, and does not hear that it is asked to stop.
     Deaf,
     /// Each of its polls takes 50 ms.
@@ -45,7 +51,7 @@ pub(crate) enum Does {
 impl Does {
     const ALL: [Self; 9] = [
         Self::Polls,
-        Self::PollsAmongOthers,
+        Self::PollsWatchedLate,
         Self::Deaf,
         Self::LongPolls,
         Self::Blocks,
@@ -75,6 +81,26 @@ impl Drop for Said {
     }
 }
 
+/// A gate that is open, and whose clock takes the watchdog long to read. In steps: what is left of one is over after a stop.
+struct DelaysWatchdog;
+
+impl Gate for DelaysWatchdog {
+    fn name(&self) -> &str {
+        "delays"
+    }
+
+    fn enter(&self) -> BoxFuture<'_, Grant> {
+        let clock = BootClock::from_fn(|| {
+            if std::thread::current().name() == Some(WATCHDOG) {
+                (0..40).for_each(|_| std::thread::sleep(Duration::from_millis(5)));
+            }
+            BootInstant::now()
+        });
+        let until = BootInstant::now().saturating_add(Duration::from_secs(86_400));
+        Box::pin(async move { Grant::on(clock, 1, until, Duration::from_secs(5)).0 })
+    }
+}
+
 /// The process of a replica; nothing in any other.
 #[test]
 fn replica() {
@@ -92,14 +118,10 @@ fn replica() {
         // The test lets several begin at once.
         let begins = tokio::task::spawn_blocking(|| std::io::stdin().lock().read_line(&mut String::new()));
         begins.await.expect("no panic").expect("a line");
-        if does == Does::PollsAmongOthers {
-            for _ in 0..2 {
-                tokio::spawn(async {
-                    loop {
-                        tokio::task::yield_now().await;
-                    }
-                });
-            }
+        if does == Does::PollsWatchedLate {
+            let waits =
+                CriticalTaskConfig::new("first", |ctx: TaskContext| async move { ctx.cancelled().await });
+            tasks.register(waits.gate(DelaysWatchdog)).expect("registered");
         }
         tasks.register(config(does, lease)).expect("registered");
         tasks.run_until(shutdown_signal()).await;
