@@ -1,4 +1,4 @@
-//! What a loop and its handles share.
+//! The state that a loop and its handles share.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -32,34 +32,34 @@ pub(super) struct State {
     pub(super) revision: u64,
     /// Between the start of a life and its end, hooks included.
     pub(super) running: bool,
-    /// Whether a life has the account, and does what is asked for.
+    /// True if a life has the account, and follows requests.
     pub(super) lives: bool,
-    /// Whether an iteration that is asked for begins. False from the moment on at which it is decided that a life ends.
+    /// True if a requested iteration begins. False from the decision on that a life ends.
     pub(super) takes: bool,
     pub(super) failed: bool,
     /// Boxed: most loops are asked for nothing.
     pub(super) asked: Option<Box<Asked>>,
     pub(super) iteration: u64,
     pub(super) next: Option<SystemTime>,
-    /// What the last life has left. The life under way has it, and gives it back when it ends.
+    /// The account of the last life. The current life takes it, and gives it back at its end.
     pub(super) account: Account,
     /// The time that the last iteration was due at that has ended.
     pub(super) last_run: Option<SystemTime>,
     pub(super) last_result: Option<Exit>,
-    /// How many iterations run, those that were asked for and have not begun included.
+    /// The number of running iterations, including requested iterations that have not begun.
     pub(super) in_flight: u32,
-    /// How many may.
+    /// The largest number of iterations at once.
     pub(super) allowed: u32,
 }
 
-/// What a life was asked for.
+/// The requests to a life.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
-    /// When it was asked to finish.
+    /// The time of the request to finish.
     stop: Option<Instant>,
-    /// Iterations that have not begun, by those who await them.
+    /// The callers of requested iterations that have not begun.
     manual: Vec<Awaits>,
-    /// In their order. Each holds from its time on, also where the life hears it later.
+    /// In their order. Each applies from its time on, also if the life receives it later.
     wishes: Vec<(Instant, Wish)>,
 }
 
@@ -67,19 +67,19 @@ pub(super) struct Asked {
 /// somebody turns a loop on and off all the time.
 const WISHES_AT_MOST: usize = 64;
 
-/// What changes a life as it goes on.
+/// A change of a running life.
 #[derive(Debug, Clone)]
 pub(super) enum Wish {
-    /// Whether no further iteration begins for the time being.
+    /// True if no further iteration begins for the time being.
     Hold(bool),
     /// Another schedule.
     Schedule(Arc<Schedule>),
 }
 
-/// Who awaits an iteration that was asked for.
+/// The caller of a requested iteration.
 pub(super) type Awaits = oneshot::Sender<LoopOutcome>;
 
-/// Whether an iteration that is due may begin.
+/// The permission of a due iteration to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     /// It has one, and is in flight.
@@ -91,7 +91,7 @@ pub(super) enum Place {
 }
 
 impl State {
-    /// When the loop was asked to finish.
+    /// Returns the time of the request to finish.
     pub(super) fn stop_requested(&self) -> Option<Instant> {
         self.asked.as_ref()?.stop
     }
@@ -126,18 +126,18 @@ impl State {
         Place::Taken
     }
 
-    /// So many have ended, or do not begin.
+    /// Frees the places of this number of iterations, which have ended or do not begin.
     pub(super) fn leave_places(&mut self, count: usize) {
         self.in_flight = self.in_flight.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
-    /// Those who await an iteration that has not begun.
+    /// Returns the callers of requested iterations that have not begun.
     pub(super) fn take_manual(&mut self) -> Vec<Awaits> {
         self.asked.as_mut().map(|asked| std::mem::take(&mut asked.manual)).unwrap_or_default()
     }
 
-    /// From now on nothing begins that is asked for. Returns those who await an iteration that has not begun.
-    #[must_use = "they are told when they are dropped, which is not for a place under the lock"]
+    /// Refuses all later requests for iterations. Returns the callers of requested iterations that have not begun.
+    #[must_use = "dropping them informs their receivers, which must not happen under the lock"]
     pub(super) fn refuse(&mut self) -> Vec<Awaits> {
         self.takes = false;
         self.take_manual()
@@ -219,7 +219,7 @@ impl Control {
                 let state = self.state();
                 (state.schedule.clone(), state.revision, (!state.lives).then_some(state.account))
             };
-            // Not under the lock: a schedule may have the user's code in it. So it is looked whether all is as it was.
+            // Not under the lock: a schedule may have the user's code in it. So this checks that nothing has changed meanwhile.
             let other = Arc::new(other(&before)?);
             let left = left.map(|mut account| {
                 if let Some(supervised) = self.task() {

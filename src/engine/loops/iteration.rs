@@ -27,13 +27,13 @@ use crate::{
     timetable::{Begins, OverlapPolicy, Trigger},
 };
 
-/// What the iterations of one life share.
+/// The state that the iterations of one life share.
 pub(super) struct Living {
     pub(super) parts: Arc<Parts>,
     pub(super) life: Life,
 }
 
-/// Why an iteration begins.
+/// The reason why an iteration begins.
 pub(super) enum Cause {
     Due(Begins),
     Asked(Awaits),
@@ -43,7 +43,7 @@ pub(super) enum Cause {
 pub(super) struct Settled {
     pub(super) exit: Exit,
     pub(super) span_context: Option<SpanContext>,
-    /// Whether the loop goes on after it.
+    /// True if the loop continues after it.
     pub(super) goes_on: bool,
     /// For who has asked for it: sent once another may be asked for.
     pub(super) reply: Option<Box<(Awaits, LoopOutcome)>>,
@@ -52,7 +52,7 @@ pub(super) struct Settled {
 pub(super) type Iteration = Pin<Box<dyn Future<Output = Settled> + Send>>;
 
 impl Living {
-    /// Goes on where the last holder of the lease was.
+    /// Continues after the last iteration of the lease's last holder.
     pub(super) fn take_over(&self) {
         let last_run = self.life.supervised.body.gated().and_then(GatedBody::last_run);
         if let Some(last_run) = last_run {
@@ -62,7 +62,7 @@ impl Living {
         }
     }
 
-    /// Begins an iteration: one that is due, or that somebody asked for. Behind a gate a due one is claimed first.
+    /// Begins a due or requested iteration. Behind a gate, a due iteration is claimed first.
     pub(super) fn begin(
         self: &Arc<Self>,
         iteration: u64,
@@ -189,7 +189,7 @@ impl Living {
         }
     }
 
-    /// Whether the loop was asked to finish.
+    /// Returns true if the loop was requested to finish.
     fn is_stopped(&self) -> bool {
         self.parts.control.state().stop_requested().is_some()
     }
@@ -278,8 +278,8 @@ impl Living {
     }
 }
 
-/// An iteration that has begun and whose end has not been told. Dropped with its run, so that the end of each is told, also of one that
-/// is dropped before it was polled.
+/// An iteration that has begun, with an end that has not been reported. It is dropped with its run, so the end of each iteration is
+/// reported, also of a run that is dropped before its first poll.
 pub(crate) struct Untold {
     shared: Arc<Shared>,
     supervised: Arc<Supervised>,
@@ -301,7 +301,7 @@ impl Untold {
         }
     }
 
-    /// Tells how the run ended, and when.
+    /// Reports the end of the run.
     pub(crate) fn tell(mut self, exit: &Exit, at: Instant, run: Option<&SpanContext>) {
         if exit.error_type().is_some() {
             let trace = run.map(|run| OtelContext::new().with_remote_span_context(run.clone()));

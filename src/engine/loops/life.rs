@@ -32,12 +32,12 @@ use crate::{
     timetable::{Course, LeftOut, Moment, Now, OverlapPolicy, Schedule},
 };
 
-/// Why no further iteration begins.
+/// The reason why no further iteration begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ending {
-    /// The loop was told to finish.
+    /// The loop was requested to finish.
     Finish,
-    /// The task was told to stop.
+    /// The task was requested to stop.
     Stop,
     /// An iteration failed.
     Failed,
@@ -52,12 +52,12 @@ enum Event {
 
 struct LoopLife {
     living: Arc<Living>,
-    /// When the steady clock began.
+    /// The start of the monotonic clock.
     origin: Instant,
-    /// What the clocks showed when they were last read.
+    /// The times of the clocks at the last read.
     read: Now,
     course: Course,
-    /// Whether no further iteration begins for the time being.
+    /// True if no further iteration begins for the time being.
     held: bool,
     running: Vec<Iteration>,
     begun: u64,
@@ -66,11 +66,11 @@ struct LoopLife {
     ending: Option<Ending>,
     /// Nothing is due after that.
     ended_at: Option<Instant>,
-    /// Whether the account is given back.
+    /// True if the account is given back.
     closed: bool,
-    /// How the last iteration ended. Boxed: a loop that has not run has none.
+    /// The exit of the last iteration. Boxed: a loop that has not run has none.
     last: Option<Box<(Exit, Option<SpanContext>)>>,
-    /// What was shown last.
+    /// The figures that were shown last.
     shown: Option<(Option<Moment>, u64)>,
     /// Up to when the schedule was said to leave out all of its times.
     told_empty: Option<SystemTime>,
@@ -103,7 +103,7 @@ pub(super) fn live(parts: Arc<Parts>, mut life: Life) -> impl Future<Output = Li
             if let Some(exit) = exit.filter(|exit| exit.error_type().is_some()) {
                 return Box::pin(living.fail(exit, began, links)).await;
             }
-            // What was asked for meanwhile comes first: the driver hears it before it polls the life.
+            // Earlier requests come first: the driver receives them before it polls the life.
             tokio::task::yield_now().await;
         }
         let mut life = LoopLife::begin(living, alive.schedule.clone(), links);
@@ -168,7 +168,7 @@ impl LoopLife {
         }
     }
 
-    /// Whether times that come during an iteration are seen when they come.
+    /// Returns true if times that come during an iteration must be noticed at once.
     fn is_watched(&self) -> bool {
         self.living.parts.overlap.is_watched() && self.course.overlaps() && !self.course.catches_up()
     }
@@ -239,7 +239,7 @@ impl LoopLife {
         self.ending = Some(ending);
         self.ended_at = Some(self.ended_at.map_or(at, |ended| ended.min(at)));
         let unheard = self.living.parts.control.state().refuse();
-        // Wakes those who await them.
+        // Wakes the callers that await them.
         drop(unheard);
     }
 
@@ -271,7 +271,7 @@ impl LoopLife {
         }
     }
 
-    /// Whether an iteration runs, or with `settling` has just ended, that the next one waits for.
+    /// Returns true if the next iteration waits for a running one, or with `settling` for the one before, which has just ended.
     fn waits(&self, settling: bool, is_watched: bool) -> bool {
         if self.running.is_empty() { settling } else { !is_watched }
     }
@@ -301,7 +301,7 @@ impl LoopLife {
         }
     }
 
-    /// Reckons with what came up to then while an iteration ran that it waits for, or while the loop was held.
+    /// Processes the times that came up to then, during an iteration for which the next one waited, or while the loop was held.
     fn reckon(&mut self, then: Now, waits: bool) {
         let living = self.living.clone();
         let random = &*living.life.shared.settings.random;
@@ -447,8 +447,8 @@ impl LoopLife {
         }
     }
 
-    /// Shows when the next iteration is due, or that none is waited for. The figures show the schedule's next time also while
-    /// an iteration runs: one that does not end is overdue, too.
+    /// Shows the next due time, or that there is none. The figures show the schedule's next time also while
+    /// an iteration runs, because an iteration that does not end is overdue, too.
     fn show(&mut self, due: Option<Moment>) {
         let Life { supervised, .. } = &self.living.life;
         supervised

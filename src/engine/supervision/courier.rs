@@ -1,13 +1,13 @@
-//! Carries what a person orders past the runtime's queue.
+//! Carries a person's orders past the runtime's queue.
 //!
-//! What is woken from outside of a multi-thread runtime waits behind all that waits for a worker: where a thousand tasks fail
-//! at once, as long as that takes. What is woken on a worker is polled next. So where that queue is not empty, the wake-up is
-//! left here as an errand, and done on a worker: by the next driver that has been polled, or by a messenger, a task that is
-//! spawned for it and waits in the queue as the wake-up would have.
+//! A wake-up from outside of a multi-thread runtime waits in the queue behind all others. If a thousand tasks fail
+//! at once, that takes long. A wake-up on a worker is handled next. So if the queue is not empty, the wake-up is
+//! left here as an errand. The next driver that has been polled performs it on a worker, or a messenger does. A messenger is a task that
+//! is spawned for it and waits in the queue as the wake-up would have.
 //!
 //! Invariants:
-//! 1. Whoever leaves an errand where there is none sends a messenger, which goes on until there is none. So each is done, once.
-//! 2. A driver does an errand after its poll, never before: what it wakes lies where no other worker can take it, and a
+//! 1. The first errand sends a messenger, which continues until none is left. So each errand is performed, once.
+//! 2. A driver performs an errand after its poll, never before. No other worker can take the task that it wakes, and a
 //!    user's poll may block.
 
 use std::{collections::VecDeque, sync::Arc, task};
@@ -23,10 +23,10 @@ use crate::{
     },
 };
 
-/// How many errands may wait. More are orders in bulk, of which each is overtaken by the others: those go by the queue.
+/// The largest number of waiting errands. More are orders in bulk, each of which the others overtake: those use the queue.
 const MAX_ERRANDS: usize = 64;
 
-/// What is to be done on a worker.
+/// The work for a worker.
 pub(crate) enum Errand {
     Wake(task::Waker),
     /// Bring a task's driver.
@@ -36,11 +36,11 @@ pub(crate) enum Errand {
 /// The errands that wait.
 pub(crate) struct Errands<E> {
     waiting: Mutex<VecDeque<E>>,
-    /// Whether any waits; written under the lock, and read without it by each driver that was polled.
+    /// True if an errand waits; written under the lock, and read without it by each driver that was polled.
     any: AtomicBool,
 }
 
-/// What became of an errand.
+/// The fate of an errand.
 enum Left<E> {
     /// It waits, and so does a messenger.
     Behind,
@@ -103,7 +103,7 @@ impl Shared {
         }
     }
 
-    /// Does the errand that has waited longest. Answers whether there was one.
+    /// Performs the errand that has waited longest. Returns true if there was one.
     pub(crate) fn do_errand(self: &Arc<Self>) -> bool {
         let errand = self.errands.take();
         errand.map(|errand| self.run(errand)).is_some()
@@ -117,8 +117,8 @@ impl Shared {
     }
 }
 
-/// Whether what is woken from outside has to wait for others. A current-thread runtime looks at its queue after every few
-/// polls, and puts what it wakes itself behind all else.
+/// Returns true if a wake-up from outside has to wait for others. A current-thread runtime checks its queue after every few
+/// polls, and puts its own wake-ups behind all others.
 fn has_queue(runtime: &Handle) -> bool {
     runtime.runtime_flavor() == RuntimeFlavor::MultiThread && runtime.metrics().global_queue_depth() > 0
 }

@@ -8,16 +8,16 @@
 //!     └────────────────────┘ Backoff ─────► Waiting ◄─────────────────────────┘ (at once)
 //! ```
 //!
-//! It is a future written by hand: a hundred thousand of them may wait at once, and an `async` block would keep room for each of
+//! It is a hand-written future. A hundred thousand drivers may wait at once, and an `async` block would keep room for each of
 //! its states beside the others.
 //!
 //! Invariants:
 //! 1. A life is dropped before the next one is made, so two never overlap.
 //! 2. A restart is counted when the new life begins. A give-up is announced once, on entering `Failed`: a try that fails leads
 //!    back in silence.
-//! 3. Orders are looked at before timers and before the life itself: a stop wins over a restart that falls due.
-//! 4. Every life begins in [`Core::await_gate`], so none begins before what it rests on, nor without a grant if the task has a gate of
-//!    its own. Until then it stands by there, in the state `Standby`.
+//! 3. Orders are checked before timers and before the life itself: a stop wins over a restart that falls due.
+//! 4. Every life begins in [`Core::await_gate`]. So none begins before its dependencies, nor without a grant if the task has a gate of
+//!    its own. Until then the task waits there, in the state `Standby`.
 
 use std::{
     future::Future,
@@ -58,7 +58,7 @@ use crate::{
     run::catch,
 };
 
-/// What the driver does next.
+/// The next step of the driver.
 #[derive(Clone, Copy)]
 enum Step {
     /// Wait for an order.
@@ -68,7 +68,7 @@ enum Step {
         until: Instant,
         reason: RestartReason,
     },
-    /// Wait for what it rests on, then live; again, where there is a reason.
+    /// Wait for the dependencies, then begin a life; with the reason of a restart.
     Await(Option<RestartReason>),
     Live(Option<RestartReason>),
     /// Wait for what the task owns, and then do that. Drop it when this time has come.
@@ -79,7 +79,7 @@ enum Step {
     Leave,
 }
 
-/// What comes when what a task owned has ended.
+/// The step after the end of all runs that a task owned.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
     /// It was stopped: on request, or because of others.
@@ -101,7 +101,7 @@ impl Step {
     }
 }
 
-/// What it does now.
+/// The current state.
 enum State {
     /// Nothing yet: this comes next.
     Next(Step),
@@ -109,12 +109,12 @@ enum State {
     BackingOff {
         until: Instant,
         reason: RestartReason,
-        /// Whether others had their turn.
+        /// True if other tasks had their turn.
         yielded: bool,
     },
     Awaiting {
         restart: Option<RestartReason>,
-        /// The names that were told to be waited for.
+        /// The reported names of the tasks that are waited for.
         told: Vec<Arc<str>>,
         /// The wait for a grant, of a task that has a gate and waits for nothing else.
         entering: Option<Entering>,
@@ -130,7 +130,7 @@ struct Outliving {
     over: Option<Instant>,
     /// The graces of runs that have one of their own, the shortest first.
     graces: Vec<Duration>,
-    /// Whether all were dropped: then they are waited for until `over` and no longer.
+    /// True if all were dropped: then they are waited for until `over` and no longer.
     dropped: bool,
 }
 
@@ -142,7 +142,7 @@ pub(crate) struct Driver {
     done: bool,
 }
 
-/// What a driver has in every state.
+/// The parts of a driver in every state.
 struct Core {
     supervised: Arc<Supervised>,
     shared: Arc<Shared>,
@@ -151,7 +151,7 @@ struct Core {
     before: Option<Box<Before>>,
 }
 
-/// What a driver knows of the lives before.
+/// The driver's records of earlier lives.
 #[derive(Default)]
 struct Before {
     /// Restarts in a row without a stable run.
@@ -159,13 +159,13 @@ struct Before {
     /// The delay before the last of them.
     delay: Duration,
     last_run: Option<SpanContext>,
-    /// When it is tried again, if it has failed and is not given up for good.
+    /// The time of the next try, if the task has failed and is not given up for good.
     retry_at: Option<Instant>,
     /// Since it failed: what it still has to show.
     failed: Option<Failed>,
 }
 
-/// What follows the failure of a task until it has recovered.
+/// The next step after a failure, until the task has recovered.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Failed {
     /// It is tried again at an interval: a try that fails ends in `Failed` again.
@@ -180,13 +180,13 @@ struct Alive {
     context: TaskContext,
     living: Pin<Box<dyn Future<Output = LifeEnd> + Send>>,
     going: Going,
-    /// Whether it is to be looked after: something has happened.
+    /// True if the life must be checked: something has happened.
     look: bool,
 }
 
 const GROUP_LIMIT: &str = "its group was restarted too often";
 
-/// How long a task waits for owned runs that were dropped: one that blocks its thread goes on.
+/// The time that a task waits for owned runs that were dropped: a run that blocks its thread continues.
 const DROPPED_AT_MOST: Duration = Duration::from_secs(1);
 
 impl Driver {
@@ -195,7 +195,7 @@ impl Driver {
         Self { core, state: State::Next(Step::Rest(TaskState::Waiting)), done: false }
     }
 
-    /// Goes on as far as it can. Ready when it has left.
+    /// Continues as far as possible. Ready when the driver has left.
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let core = &mut self.core;
@@ -232,10 +232,10 @@ impl Driver {
         }
     }
 
-    /// Goes on whatever panics. Ready when it has left.
+    /// Continues after any panic. Ready when the driver has left.
     fn go_on(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // Nothing of the user's panics into the driver; a subscriber may. The panic is printed, the life that it tore down
-        // is over, and the driver goes on, so that the task can still be restarted and the shutdown finds it.
+        // is over, and the driver continues, so that the task can still be restarted and the shutdown finds it.
         loop {
             if self.done {
                 return Poll::Ready(());
@@ -306,7 +306,7 @@ impl Core {
             Step::Await(restart) => {
                 self.timer.clear();
                 if self.supervised.state() == TaskState::Finished {
-                    // Those that rest on what it did go down before it does it again.
+                    // The dependents stop before the next life.
                     self.set_state(TaskState::Waiting);
                 }
                 State::Awaiting { restart, told: Vec::new(), entering: None }
@@ -479,7 +479,7 @@ impl Core {
         self.supervised.await_success();
     }
 
-    /// When the present life will have shown that the task has recovered, if it had failed. A loop shows it by an iteration.
+    /// Returns the time at which the current life will show that the task has recovered, if it had failed. A loop shows it by an iteration.
     fn recovers_at(&self, began: Instant) -> Option<Instant> {
         self.before.as_ref()?.failed.filter(|_| !self.supervised.body.is_loop())?;
         Some(later(began, self.supervised.spec.backoff.stable()))
@@ -497,7 +497,7 @@ impl Core {
         self.before.as_ref().is_some_and(|before| before.failed == Some(Failed::Retrying))
     }
 
-    /// What an order makes of a task of which nothing lives.
+    /// Returns the step for an order to a task without a life.
     fn heard_at_rest(&mut self, order: Order, state: TaskState) -> Option<Step> {
         match order {
             Order::Start if state == TaskState::Waiting => Some(Step::Await(None)),
@@ -523,7 +523,7 @@ impl Core {
             // It would begin again by itself.
             Order::Stop { .. } if self.is_tried_again() => Some(stop_at_rest(order)),
             Order::Pause if self.is_tried_again() => Some(self.paused(DecisionCause::Request)),
-            // What it owns may go on, and there may be more to come.
+            // Its owned runs may continue, and there may be more to come.
             Order::Stop { .. } if !self.supervised.place.owned.is_closed() => {
                 Some(Step::Outlive { over: over_at(order), then: Then::Rest(state) })
             }
@@ -542,12 +542,12 @@ impl Core {
         }
     }
 
-    /// Whether it has failed and will begin again by itself.
+    /// Returns true if it has failed and will begin again by itself.
     fn is_tried_again(&self) -> bool {
         self.before.as_ref().is_some_and(|before| before.retry_at.is_some())
     }
 
-    /// What the group wanted of it before is over: somebody wants it to begin.
+    /// Drops earlier requests of the group: a caller wants the task to begin.
     fn catch_up_with_group(&self) {
         if let Some(membership) = self.supervised.links.membership() {
             self.supervised.links.know_epoch(membership.epoch());
@@ -595,7 +595,7 @@ impl Core {
         }
     }
 
-    /// What an order makes of a start that is still to come.
+    /// Returns the step for an order before a start that is still to come.
     fn called_off(&self, order: Order) -> Option<Step> {
         match order {
             Order::Stop { .. } => Some(stop_at_rest(order)),
@@ -605,7 +605,7 @@ impl Core {
         }
     }
 
-    /// Waits until what the task rests on is ready, and nobody is left who must go down first.
+    /// Waits until the dependencies of the task are ready, and no task is left that must stop first.
     fn await_gate(
         &mut self,
         restart: &mut Option<RestartReason>,
@@ -658,7 +658,7 @@ impl Core {
         }
     }
 
-    /// Whether its gate is closed to the task, which waits for nothing else.
+    /// Returns true if its gate is closed, and the task waits for nothing else.
     fn stands_by(&self, entering: &mut Option<Entering>, cx: &mut Context<'_>) -> bool {
         let Some(gated) = self.supervised.body.gated() else { return false };
         let entered = entering.get_or_insert_with(|| gated.enter(&self.shared)).as_mut().poll(cx);
@@ -675,7 +675,7 @@ impl Core {
         false
     }
 
-    /// Asks a life whose pass is about to end to stop. Answers whether the pass is over: then the life is to be dropped.
+    /// Requests a life to stop if its pass is about to end. Returns true if the pass is over: then the life is to be dropped.
     fn look_at_pass(&self, alive: &mut Alive) -> bool {
         let Some(pass) = alive.context.pass() else { return false };
         let left = match pass.standing() {
@@ -690,7 +690,7 @@ impl Core {
                 let announcer = self.announcer(self.supervised.signals.generation());
                 announcer.pass_lost(gated.gate().name(), pass.term());
             }
-            // Those it takes along go down, too; it waits for none of them.
+            // The members that the strategy includes stop, too; it waits for none of them.
             self.group_restart(self.epoch(), now, RestartReason::Group);
             Stopping::new(Wish::Lost, None)
         });
@@ -797,8 +797,8 @@ impl Core {
                 }
                 continue;
             }
-            // A timer that has been set goes before the life, and so does one that is due already: one without a grace is not
-            // asked. A new one is set when the life has had its turn, which may be its last.
+            // A timer that has been set precedes the life, and so does a timer that is due already: a life without a grace is not
+            // requested to stop. A new timer is set when the life has had its turn, which may be its last.
             let first = due.filter(|due| self.timer.is_set_to(*due) || *due <= Instant::now());
             let mut fired = first.is_some_and(|due| self.timer.poll(due, cx).is_ready());
             if !fired {
@@ -818,7 +818,7 @@ impl Core {
         }
     }
 
-    /// Asks the life to stop where that is due. Answers when there is something to do next.
+    /// Requests the life to stop if that is due. Returns the time of the next action.
     fn look_after(&mut self, alive: &mut Alive) -> Option<Instant> {
         if alive.going.stopping().is_none() {
             if let Some(because) = self.shared.must_yield(&self.supervised) {
@@ -858,7 +858,7 @@ impl Core {
         if stop.asked { stop.over() } else { Some(stop.at) }
     }
 
-    /// Does what the timer was for. Answers whether the life is to be dropped.
+    /// Performs the action of the timer. Returns true if the life is to be dropped.
     fn timer_fired(&mut self, alive: &mut Alive, now: Instant) -> bool {
         if alive.going.stopping().and_then(|stop| stop.over()).is_some_and(|over| over <= now) {
             return true;
@@ -885,7 +885,7 @@ impl Core {
         self.supervised.links.known_epoch()
     }
 
-    /// Drops a life, and tells how its run ended where that is not told by itself, as an iteration's end is.
+    /// Drops a life, and reports the end of its run. A loop reports the end of an iteration itself.
     fn drop_life(&self, Alive { began, living, .. }: Alive, exit: &Exit) {
         // The life's hooks are the user's too: a panic in their destructors ends here.
         let _ = catch(self.shared.recorder.options.silence_panics, move || drop(living));
@@ -898,7 +898,7 @@ impl Core {
         }
     }
 
-    /// What follows a life: `end` where it ended by itself.
+    /// Returns the step after a life; `end` if the life ended by itself.
     fn lived(&mut self, alive: Alive, mut end: Option<LifeEnd>) -> Step {
         let (began, stopping) = (alive.began, alive.going.stopping());
         let pass = alive.context.pass().cloned();
@@ -933,7 +933,7 @@ impl Core {
             self.pass_ended(&pass, matches!(step, Step::Outlive { .. }));
         }
         if self.supervised.state() == TaskState::Running {
-            // Before it is seen to be down: as one that runs it would be rested on.
+            // Before it is seen to have stopped: a running task could be depended on.
             self.supervised.set_state(step.state());
         }
         self.supervised.set_bond(None);
@@ -941,7 +941,7 @@ impl Core {
         step
     }
 
-    /// When to look next for a sign of life. One that is not expected now, in a loop that sleeps, may be from then on.
+    /// Returns the time of the next check for a sign of life. A sleeping loop may have to send signs from then on.
     fn next_look(&self) -> Option<Instant> {
         let timeout = self.supervised.spec.heartbeat_timeout?;
         let last = self.supervised.signals.last_beat();
@@ -958,7 +958,7 @@ impl Core {
         }
     }
 
-    /// What an order means to a life.
+    /// Returns the meaning of an order for a life.
     fn heard(&self, order: Order, alive: &Alive) -> Heard {
         let (stopping, restart_due) = (alive.going.stopping(), alive.going.restart_due());
         let grace = Some(self.supervised.spec.grace());
@@ -974,7 +974,7 @@ impl Core {
             // It leaves already, with the grace it was given then.
             _ if stopping.is_some_and(|stop| stop.wish == Wish::Leave) => Heard::Nothing,
             order if order.yields() && stopping.is_some() => Heard::Nothing,
-            // It would not begin again: it goes on until its stage is asked.
+            // It would not begin again, so it continues until its stage is requested to stop.
             Order::Restart { .. } | Order::Stalled { .. } if self.shared.tracker.is_staged() => {
                 Heard::Nothing
             }
@@ -982,7 +982,7 @@ impl Core {
             Order::Restart { after, .. } if !after.is_zero() && stopping.is_none() => {
                 Heard::RestartAt(restart_due.unwrap_or_else(|| later(Instant::now(), after)))
             }
-            // Those it takes along go down before it does, so they are told first.
+            // The members that the strategy includes stop before it does, so they are informed first.
             Order::Restart { .. } => {
                 self.group_restart(self.epoch(), Instant::now(), RestartReason::Requested);
                 stop(Wish::Restart(RestartReason::Requested), grace)
@@ -1020,7 +1020,7 @@ impl Core {
         }
     }
 
-    /// Tells the group that this member has to be restarted at `due`.
+    /// Reports to the group that this member has to be restarted at `due`.
     fn group_restart(&self, epoch: u64, due: Instant, reason: RestartReason) -> GroupRestart {
         let Some(membership) = self.supervised.links.membership() else { return GroupRestart::Begins };
         let answer = membership.group.restart(membership.index, epoch, due, reason.counts());
@@ -1028,7 +1028,7 @@ impl Core {
         answer
     }
 
-    /// What follows a life.
+    /// Returns the step after a life.
     fn after(
         &mut self,
         wish: Option<Wish>,
@@ -1092,7 +1092,7 @@ impl Core {
                 Step::Await(Some(reason))
             }
             None => match restart_due {
-                // Promised to whoever asked for it: it takes place though the run ended before it was due.
+                // Promised to the caller: it takes place even if the run ended before it was due.
                 Some(until) => {
                     self.requested();
                     Step::Backoff { until, reason: RestartReason::Requested }
@@ -1102,7 +1102,7 @@ impl Core {
         }
     }
 
-    /// What the policy is asked about a run that ended with this, or about a stall.
+    /// Returns the policy's question about a run with this exit, or about a stall.
     fn question(&self, exit: Option<&Exit>) -> RestartQuestion {
         let spec = &self.supervised.spec;
         let now = self.shared.recorder.now();
@@ -1146,7 +1146,7 @@ impl Core {
         self.decide_without_policy(DecisionCause::Request, RestartReason::Requested);
     }
 
-    /// What follows a life that ended by itself.
+    /// Returns the step after a life that ended by itself.
     fn decide(&mut self, end: Option<LifeEnd>, began: Instant) -> Step {
         let spec = self.supervised.spec.clone();
         let exit = end.as_ref().map_or(Exit::Cancellation, |end| end.exit.clone());
@@ -1158,13 +1158,13 @@ impl Core {
         if end.as_ref().is_some_and(|end| end.finished) {
             return self.stopped(TaskState::Finished, DecisionCause::Exit);
         }
-        // A run of a closure that went on for long was no failure until it ended: a row of failures begins anew with it.
+        // A long run of a closure was no failure until it ended: a row of failures begins again with it.
         let is_run = !self.supervised.body.is_loop();
         if is_run && exit.kind().is_error() && spec.backoff.resets_after(began.elapsed()) {
             self.supervised.task.cell.failed_after_long();
         }
         if let Verdict::Restart(_) = spec.policy.judge(exit.kind(), exit.is_permanent()) {
-            // A loop that is held: it begins anew when somebody resumes it.
+            // A held loop: it begins again when a caller resumes it.
             if self.supervised.state() == TaskState::Paused {
                 return Step::Rest(TaskState::Paused);
             }
@@ -1232,12 +1232,12 @@ impl Core {
         step
     }
 
-    /// Whether the group wants the life to end.
+    /// Returns true if the group requests the end of the life.
     fn is_taken_along(&self) -> bool {
         self.supervised.links.membership().is_some_and(|membership| membership.epoch() > self.epoch())
     }
 
-    /// Notes what becomes of it at shutdown.
+    /// Records its outcome at shutdown.
     fn note(&self, outcome: ShutdownOutcome) {
         self.shared.tracker.note_driver(&self.supervised, outcome);
     }
@@ -1300,10 +1300,10 @@ impl Core {
         Step::Rest(TaskState::Failed)
     }
 
-    /// What the end of a task that was given up does to others: an escalation follows only if it is `for_good`.
+    /// Performs the effects of a give-up on other tasks: an escalation follows only if it is `for_good`.
     fn escalate(&self, why: &'static str, for_good: bool) {
         let escalation = if for_good { self.supervised.spec.escalation } else { Escalation::None };
-        // One that nobody restarts takes nobody along unasked, as OTP's temporary children do not.
+        // A task that nothing restarts stops no others by itself, as OTP's temporary children do not.
         if let Some(membership) = self.supervised.links.membership().filter(|_| {
             escalation == Escalation::Group || self.supervised.spec.policy != RestartPolicy::Never
         }) {
@@ -1353,7 +1353,7 @@ fn stop_at_rest(order: Order) -> Step {
     Step::Outlive { over: over_at(order), then: Then::Stopped(DecisionCause::Request) }
 }
 
-/// When the grace is over that an order gives to what a task owns, if nothing else of the task lives.
+/// Returns the end of the grace that an order gives to owned runs, if the task has no life.
 fn over_at(order: Order) -> Option<Instant> {
     let now = Instant::now();
     match order {
@@ -1375,7 +1375,7 @@ fn is_alive(state: TaskState) -> bool {
     )
 }
 
-/// What a life makes of an order.
+/// The meaning of an order for a life.
 enum Heard {
     Nothing,
     Stop(Stopping),

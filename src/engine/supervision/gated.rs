@@ -23,7 +23,7 @@ use crate::{
     policy::OverrunAction,
 };
 
-/// The longest time that a task which lost its grant waits before it stands again: two that lost at once come apart.
+/// The longest time that a task in standby waits after a lost grant before it requests again: two that lost at once come apart.
 const STAND_AGAIN_WITHIN: Duration = Duration::from_secs(1);
 
 /// A body behind a gate.
@@ -41,9 +41,9 @@ struct Place {
     next: Option<Arc<Grant>>,
     /// That of the last life that began; held by the life, and by what its task owns.
     current: Weak<Grant>,
-    /// What was last claimed in the fleet when that life began.
+    /// The last claimed time in the fleet when that life began.
     last_run: Option<SystemTime>,
-    /// Whether the last grant was lost.
+    /// True if the last grant was lost.
     lost: bool,
 }
 
@@ -183,7 +183,7 @@ struct Gated {
     inner: Option<Pin<Box<dyn Future<Output = LifeEnd> + Send>>>,
     /// Set to when the life is to be asked to stop, unless its pass is extended.
     timer: Timer,
-    /// Whether the driver was woken to ask it.
+    /// True if the driver was woken to request it.
     asked: bool,
     _grant: Arc<Grant>,
 }

@@ -1,12 +1,15 @@
-//! What a task has to do with others: dependencies, and the group it is a member of.
+//! The links of a task: its dependencies, and the group of which it is a member.
 //!
-//! Nobody conducts. Each driver looks at the tasks it is linked to and acts by three questions, asked again whenever one
-//! of them has changed: may I begin ([`Shared::gate`]), must I go down ([`Shared::must_yield`]), and who goes down before me
-//! ([`Shared::is_held_up`]). Stopping in reverse and starting in order follow from the answers, so a second failure in the
-//! midst of a group's restart is no special case.
+//! There is no conductor. Each driver checks the tasks to which it is linked, again after each change of one of them:
 //!
-//! A life notes what it rests on when it begins, its [`Bond`]: the generations of its dependencies and its group's epoch.
-//! Where one of these has moved on, the life is out of date and goes down.
+//! - [`Shared::gate`]: may the task begin?
+//! - [`Shared::must_yield`]: must the task stop?
+//! - [`Shared::is_held_up`]: which tasks must stop before it?
+//!
+//! Stopping in reverse and starting in order follow from these checks. So a second failure during a group's restart is no special case.
+//!
+//! A life records its dependencies when it begins, as its [`Bond`]: the generations of its dependencies and its group's epoch.
+//! If one of these has changed, the life is out of date and stops.
 //!
 //! Invariant: dependencies and the order inside groups, taken together, have no cycle; registration sees to it.
 
@@ -26,7 +29,7 @@ use crate::{
     policy::{DependencyLoss, RestartIntensity, RestartPolicy, RestartReason, RestartStrategy},
 };
 
-/// What a task is linked to, said when it is registered. Most tasks are linked to nothing, and carry no more than that.
+/// The links of a task, set when it is registered. Most tasks have none, and use no more memory than this.
 #[derive(Default)]
 pub(crate) struct Links(Option<Box<Linked>>);
 
@@ -34,7 +37,7 @@ struct Linked {
     dependencies: Vec<Arc<str>>,
     loss: DependencyLoss,
     membership: Option<Membership>,
-    /// What the present life rests on; `None` while there is none. Written by the driver alone.
+    /// The bond of the current life; `None` without a life. Written by the driver alone.
     bond: Mutex<Option<Bond>>,
     /// The epoch of its group that its last life knew. Written by the driver alone.
     known_epoch: AtomicU64,
@@ -47,7 +50,7 @@ pub(crate) struct Membership {
     pub(crate) index: usize,
 }
 
-/// What a life rests on.
+/// The dependencies of a life.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Bond {
     dependencies: Vec<(Weak<Supervised>, u64)>,
@@ -64,20 +67,20 @@ pub(crate) struct Group {
 }
 
 struct GroupState {
-    /// For each member, how often it had to begin anew because of the group. Lives of an older epoch go down.
+    /// For each member, the number of restarts because of the group. Lives of an older epoch stop.
     epochs: Vec<u64>,
-    /// Members wait until then before they begin anew.
+    /// The time until which members wait before they begin again.
     due: Option<Instant>,
     /// For each member, the epoch up to which it stays down: the group was stopped because one of it was given up.
     stopped_up_to: Vec<u64>,
-    /// When restarts happened that count against the group's limit.
+    /// The times of restarts that count for the group's limit.
     restarts: VecDeque<Instant>,
 }
 
-/// What a group says of a member that has to be restarted.
+/// The decision of a group about a member that has to be restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GroupRestart {
-    /// It is restarted, and takes along whom the strategy says.
+    /// The member is restarted, with the members that the strategy includes.
     Begins,
     /// It is being restarted already, together with another; this is no restart of its own.
     UnderWay,
@@ -87,7 +90,7 @@ pub(crate) enum GroupRestart {
     LimitReached,
 }
 
-/// Whether a task may begin.
+/// The permission of a task to begin.
 pub(crate) enum Gate {
     Open(Bond),
     /// Not yet: because of these, or before then.
@@ -137,10 +140,13 @@ impl Group {
         })
     }
 
-    /// Lets those look whose answer may be another now that a member has changed: the one that goes down next, the nearest
-    /// below that is up; the nearest that is stopped by hand and may have been held up, where that is another; and the one that
-    /// begins next, since those after it wait for it too. All of them, where the last life has ended that was out of date: for
-    /// that each waits by itself.
+    /// Wakes the drivers whose decision may change because a member changed:
+    ///
+    /// 1. the nearest running member before it, which stops next
+    /// 2. the nearest member that was stopped by hand and may have been held up, if that is another
+    /// 3. the member that begins next, because later members wait for it too
+    ///
+    /// If the last out-of-date life has ended, wakes all, because each of them waits for that.
     fn member_changed(&self, changed: usize) {
         let members: Vec<_> = self.members().collect();
         let all = {
@@ -158,7 +164,7 @@ impl Group {
         next_down.into_iter().chain(held_up).chain(next_up).for_each(|(_, member)| member.look());
     }
 
-    /// Lets every member look: what the group wants of them has changed.
+    /// Wakes every member, because the group's request to them has changed.
     pub(crate) fn wake(&self) {
         self.members().for_each(|(_, member)| member.look());
     }
@@ -187,7 +193,7 @@ impl Group {
         GroupRestart::Begins
     }
 
-    /// Member `failed` has been given up: those it takes along go down, and with `all` every member, for good.
+    /// Member `failed` has been given up. The members that the strategy includes stop for good; with `all`, every member does.
     pub(crate) fn given_up(&self, failed: usize, all: bool) {
         let mut state = self.state();
         if all {
@@ -219,12 +225,12 @@ impl Membership {
         self.group.members().filter(|(other, _)| *other < self.index).last().map(|(_, member)| member)
     }
 
-    /// Whether the group was stopped since the member, which is `task`, last began or was begun by hand.
+    /// Returns true if the group was stopped since the member, which is `task`, last began or was begun by hand.
     fn is_stopped(&self, task: &Supervised) -> bool {
         task.links.known_epoch() < self.group.state().stopped_up_to[self.index]
     }
 
-    /// How often this member had to begin anew.
+    /// Returns the number of restarts of this member because of the group.
     pub(crate) fn epoch(&self) -> u64 {
         self.group.state().epochs[self.index]
     }
@@ -287,7 +293,7 @@ impl Bond {
     }
 }
 
-/// A member on which later ones do not wait: it rests by decision, or it is one that nobody restarts.
+/// Returns true for a member on which later ones do not wait: it rests by decision, or nothing restarts it.
 fn is_settled(member: &Supervised, epoch: u64) -> bool {
     match member.state() {
         TaskState::Stopped | TaskState::Paused => true,
@@ -300,13 +306,13 @@ fn is_settled(member: &Supervised, epoch: u64) -> bool {
 }
 
 impl Shared {
-    /// Whether a task may begin now, and what it will rest on.
+    /// Checks if a task may begin now, and returns its bond.
     pub(crate) fn gate(&self, task: &Supervised) -> Gate {
         let mut waits_for = Vec::new();
         let mut until = None;
         let mut bond = Bond::default();
         for name in task.links.dependencies() {
-            // One that has still to go down is as good as down: a life that began on it would end at once, and so for ever.
+            // A dependency that has still to stop counts as stopped. A life that began with it would end at once, again and again.
             let may_rest_on =
                 |dependency: &Arc<Supervised>| dependency.is_ready() && self.must_yield(dependency).is_none();
             match self.supervised(name).filter(may_rest_on) {
@@ -341,8 +347,8 @@ impl Shared {
         }
     }
 
-    /// Whether a task that waits for others waits for one that is paused or stands by, itself or through those. Looks at a hundred of
-    /// them at most.
+    /// Returns true if a waiting task waits for a paused task or a task in standby, directly or through other tasks. Checks at most a
+    /// hundred of them.
     pub(crate) fn waits_for_a_held_task(&self, task: &Supervised) -> bool {
         const AT_MOST: usize = 100;
         if self.held.load(SeqCst) == 0 {
@@ -363,7 +369,7 @@ impl Shared {
         false
     }
 
-    /// Whether a member that finished begins anew, because its group does: as in OTP, whatever state it was in.
+    /// Returns true if a member that finished begins again, because its group does: as in OTP, in any state.
     pub(crate) fn begins_anew(&self, task: &Supervised) -> bool {
         task.spec.policy != RestartPolicy::Never
             && task.links.membership().is_some_and(|membership| {
@@ -371,24 +377,24 @@ impl Shared {
             })
     }
 
-    /// Whether a task that has not begun again yet stays down, because its group was stopped meanwhile.
+    /// Returns true if a task that has not begun again yet stays stopped, because its group was stopped meanwhile.
     pub(crate) fn stays_down(&self, task: &Supervised) -> bool {
         task.links.membership().is_some_and(|membership| membership.is_stopped(task))
     }
 
-    /// Whether the life of a task is out of date, and what becomes of the task then.
+    /// Returns the reason why a task must stop, if its life is out of date.
     pub(crate) fn must_yield(&self, task: &Supervised) -> Option<Yield> {
         if task.links.is_empty() || !task.is_up() {
             return None;
         }
         if let Some(membership) = task.links.membership() {
             if task.is_out_of_date(membership.epoch()) {
-                // One that nobody restarts goes down with the others and stays down, as OTP's temporary children do.
+                // A task that nothing restarts stops with the others and stays stopped, as OTP's temporary children do.
                 let stays_down = membership.is_stopped(task) || task.spec.policy == RestartPolicy::Never;
                 return Some(Yield { reason: RestartReason::Group, stays_down });
             }
         }
-        // A detached task goes on, whatever becomes of what it rested on: nobody waits for it any more either.
+        // A detached task continues without its dependencies: no task waits for it any more either.
         if task.links.loss() == DependencyLoss::Keep || !task.owns_name() {
             return None;
         }
@@ -411,7 +417,7 @@ impl Shared {
         })
     }
 
-    /// Whether somebody has to go down before this task may: a dependent, or a later member of its group.
+    /// Returns true if another task has to stop before this one: a dependent, or a later member of its group.
     pub(crate) fn is_held_up(&self, task: &Supervised) -> bool {
         let later = task.links.membership().into_iter().flat_map(|Membership { group, index }| {
             group.members().filter(|(other, _)| other > index).map(|(_, member)| member)
@@ -420,14 +426,14 @@ impl Shared {
             || self.yielding_dependents(task).next().is_some()
     }
 
-    /// Those that rest on a task and go down because of it.
+    /// Returns the dependents of a task that stop because of it.
     fn yielding_dependents(&self, task: &Supervised) -> impl Iterator<Item = Arc<Supervised>> {
         let dependents = self.dependents(task.name());
         dependents.into_iter().filter(|dependent| self.must_yield(dependent).is_some())
     }
 
-    /// Lets everyone look again who may have waited for a change in `task`: those that rest on it, near and far, those it
-    /// rests on, and its group.
+    /// Wakes all drivers that may have waited for a change in `task`: its direct and indirect dependents, its
+    /// dependencies, and its group.
     pub(crate) fn changed(&self, task: &Supervised) {
         if task.links.is_empty() && !self.has_dependents() {
             return;
@@ -466,7 +472,7 @@ mod tests {
         assert_eq!(group.restart(1, 1, now, true), GroupRestart::Begins);
         group.given_up(0, true);
         assert_eq!(group.restart(1, 2, now, true), GroupRestart::Stopped);
-        // The next life is one of the group as it is now.
+        // The next life has the current epoch of the group.
         assert_eq!(group.restart(1, 3, now, true), GroupRestart::Begins);
         assert_eq!(group.restart(0, 3, now, true), GroupRestart::UnderWay, "though it was stopped before");
     }

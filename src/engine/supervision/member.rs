@@ -1,8 +1,8 @@
 //! A member of a family: a registered task that has a key, and a place that it may have to give up and take again.
 //!
 //! Invariants:
-//! 1. A family counts its members that stay, and those that come back. Who changes a [`Place`] changes the count.
-//! 2. Places are changed under the lock of what is registered; so is what stands under a member's name.
+//! 1. A family counts its members that stay, and its members that come back. Each change of a [`Place`] changes the count.
+//! 2. Places are changed under the lock of the registered tasks; so is the task under a member's name.
 
 use std::{
     any::Any,
@@ -20,7 +20,7 @@ use crate::engine::{
     supervision::supervised::{Body, Life, LifeEnd, Supervised},
 };
 
-/// What the members of a family share.
+/// The state that the members of a family share.
 pub(crate) struct Family {
     pub(crate) name: Arc<str>,
     pub(crate) max_members: usize,
@@ -33,7 +33,7 @@ impl Family {
         Arc::new(Self { name, max_members, members: AtomicUsize::new(0) })
     }
 
-    /// Whether there is room for one member more.
+    /// Returns true if there is room for one more member.
     pub(crate) fn has_room(&self) -> bool {
         self.members.load(Relaxed) < self.max_members
     }
@@ -47,7 +47,7 @@ impl Family {
     }
 }
 
-/// Whether a member is to be there.
+/// The place of a member in its family.
 enum Place {
     /// It was not registered yet.
     Outside,
@@ -71,7 +71,7 @@ impl MemberBody {
         Self { inner, family, key, place: Mutex::new(Place::Outside) }
     }
 
-    /// Whether it is a member of this family.
+    /// Returns true if it is a member of this family.
     pub(crate) fn is_of(&self, family: &Arc<Family>) -> bool {
         Arc::ptr_eq(&self.family, family)
     }
@@ -109,7 +109,7 @@ impl MemberBody {
         }
     }
 
-    /// Whether it stays, or another takes its place.
+    /// Returns true if it stays, or another takes its place.
     pub(crate) fn is_to_stay(&self) -> bool {
         let place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         matches!(*place, Place::Stays | Place::Returns(_))

@@ -1,4 +1,4 @@
-//! What a driver is told, and the slot in which it finds it.
+//! The orders of a driver, and the slot in which it finds them.
 
 use std::{
     task::{Context, Poll, Waker},
@@ -7,22 +7,22 @@ use std::{
 
 use crate::sync::{Mutex, lock};
 
-/// What a driver is told. The last order wins; but nothing except [`Order::Kill`] overrides [`Order::Leave`], and some
-/// override none ([`Order::yields`]): [`Order::Start`] says nothing new to a task that was told more, and a task that
-/// stalled may have a driver that is stuck with what a person has told it.
+/// An order for a driver. The last order wins, with two exceptions. Only [`Order::Kill`] overrides [`Order::Leave`], and some
+/// orders override none ([`Order::yields`]). [`Order::Start`] adds nothing to an earlier order. The driver of a stalled task may be stuck
+/// with a person's order, which must not be lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     /// Begin, if it has not yet begun.
     Start,
-    /// Stop what runs and run anew, after a while: somebody asked for it.
+    /// Stop the life and begin another, after a while: a caller requested it.
     Restart { after: Duration },
     /// Stop, and wait for a restart.
     Stop { grace: Duration },
-    /// Stop because this generation stalled; then begin anew, or give up. A later generation is not to blame.
+    /// Stop because this generation stalled; then begin again, or give up. It does not apply to a later generation.
     Stalled { generation: u64, give_up: bool },
     /// Begin no more until [`Order::Resume`].
     Pause,
-    /// Go on where [`Order::Pause`] held it.
+    /// Continue after [`Order::Pause`].
     Resume,
     /// Stop and end the driver; with no grace given, until [`Order::Kill`].
     Leave { grace: Option<Duration> },
@@ -31,13 +31,13 @@ pub(crate) enum Order {
 }
 
 impl Order {
-    /// Whether it gives way to any other.
+    /// Returns true if it gives way to any other order.
     pub(crate) fn yields(self) -> bool {
         matches!(self, Self::Start | Self::Stalled { .. })
     }
 }
 
-/// What a driver is woken by.
+/// The reason of a driver's wake-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
     Order(Order),
@@ -45,7 +45,7 @@ pub(crate) enum Signal {
     Look,
 }
 
-/// Holds at most one order, and that there is something to look at: whoever leaves one and the driver that takes it never
+/// Holds at most one order, and a mark that there is something to check. The sender of an order and the driver that takes it never
 /// wait for each other.
 #[derive(Default)]
 pub(crate) struct OrderSlot(Mutex<Held>);
@@ -59,10 +59,10 @@ struct Held {
 }
 
 impl OrderSlot {
-    /// Leaves an order, unless what is held goes before it, and lets the driver be woken where it waits. Answers whether it
+    /// Leaves an order, unless the held order precedes it, and wakes a waiting driver. Returns true if the driver
     /// will see the order.
     pub(crate) fn leave(&self, order: Order, wake: impl FnOnce(Waker)) -> bool {
-        // Under one lock with the look: an order left in between would be lost.
+        // Under one lock with the check: an order left in between would be lost.
         let mut held = lock(&self.0);
         let wins = match held.order {
             None => true,
@@ -82,7 +82,7 @@ impl OrderSlot {
         true
     }
 
-    /// Lets the driver look again at what it is linked to.
+    /// Wakes the driver to check its links again.
     pub(crate) fn look(&self) {
         let mut held = lock(&self.0);
         held.look = true;
@@ -91,7 +91,7 @@ impl OrderSlot {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Takes the order that is held, or that there is something to look at. Called by the driver alone.
+    /// Takes the held order, or the mark that there is something to check. Called by the driver alone.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Signal> {
         let mut held = lock(&self.0);
         if let Some(order) = held.order.take() {
@@ -119,7 +119,7 @@ impl OrderSlot {
     }
 }
 
-/// Seen to fail where `leave` looks and writes under two locks, one after the other.
+/// Seen to fail if `leave` reads and writes under two locks, one after the other.
 #[cfg(all(test, otel_tasks_loom))]
 mod loom {
     use std::sync::Arc;
@@ -134,7 +134,7 @@ mod loom {
     const LEAVE: Order = Order::Leave { grace: None };
     const STALLED: Order = Order::Stalled { generation: 1, give_up: false };
 
-    /// What a driver hears when these are left at once, and whether each was accepted.
+    /// Returns the orders that a driver receives when these are left at once, and true for each accepted one.
     fn heard(orders: [Order; 2]) -> (Vec<Order>, [bool; 2]) {
         let slot = Arc::new(OrderSlot::default());
         let threads = orders.map(|order| {
@@ -166,7 +166,7 @@ mod loom {
         });
     }
 
-    /// Tells whether it was woken.
+    /// Records that it was woken.
     #[derive(Default)]
     struct Woken(std::sync::atomic::AtomicBool);
 
@@ -176,7 +176,7 @@ mod loom {
         }
     }
 
-    /// Seen to fail where `poll` looks and leaves its waker under two locks, one after the other.
+    /// Seen to fail if `poll` reads and leaves its waker under two locks, one after the other.
     #[test]
     fn a_driver_that_goes_to_sleep_is_woken_by_what_is_left_meanwhile() {
         for order in [None, Some(STOP)] {

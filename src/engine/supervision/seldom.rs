@@ -1,4 +1,4 @@
-//! What few registered tasks ever need: behind a pointer, made when it is first needed.
+//! The state that few registered tasks ever need: behind a pointer, made on demand.
 
 use std::{
     sync::{Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicBool},
@@ -19,11 +19,11 @@ pub(crate) struct Held {
     pub(super) last_restart: Mutex<Option<Instant>>,
     /// Since when the task is unhealthy, as far as somebody has noticed.
     pub(super) unhealthy_since: Mutex<Option<SystemTime>>,
-    /// Tells those that wait for the driver's last act.
+    /// Notifies the waiters for the driver's last act.
     pub(super) gone: Notify,
-    /// Whether an iteration is awaited that succeeds: the task had failed. Set by the driver.
+    /// True if the task had failed and an iteration must succeed for its recovery. Set by the driver.
     pub(super) awaits_success: AtomicBool,
-    /// Whether it has come. Set by the loop, taken by the driver.
+    /// True if that iteration has succeeded. Set by the loop, taken by the driver.
     pub(super) succeeded: AtomicBool,
     rings: Mutex<Rings>,
 }
@@ -37,7 +37,7 @@ impl Seldom {
         self.0.get_or_init(Box::default)
     }
 
-    /// What has changed about the task; `None` before the first change.
+    /// Returns the changes of the task; `None` before the first change.
     pub(crate) fn rings(&self) -> Option<MutexGuard<'_, Rings>> {
         self.get().map(|held| held.rings.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -13,7 +13,7 @@ pub(crate) struct Signals {
     generation: AtomicU64,
     /// The generation that is ready; 0 for none.
     ready: AtomicU64,
-    /// Whether a loop waits for its next iteration. Written by the loop alone.
+    /// True if a loop waits for its next iteration. Written by the loop alone.
     sleeping: AtomicBool,
     beat: Mutex<Beat>,
 }
@@ -24,14 +24,14 @@ struct Beat {
     told: Option<Box<Told>>,
 }
 
-/// The stalls that have been told, so that each is told once.
+/// The stalls that have been reported, so that each is reported once.
 #[derive(Default)]
 struct Told {
     silence: Option<Instant>,
     poll: Option<u64>,
 }
 
-/// Which stall: a sign of life that no other followed, or a poll that does not return.
+/// The kind of a stall: a sign of life that no other followed, or a poll that does not return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stall {
     Silence(Instant),
@@ -59,14 +59,14 @@ impl Signals {
     /// Begins the next generation.
     pub(crate) fn begin(&self, now: Instant) -> u64 {
         let mut beat = self.beat();
-        // Under the lock: a stall that is told belongs to the generation whose sign of life it is about.
+        // Under the lock: a reported stall belongs to the generation of its sign of life.
         let generation = self.generation.fetch_add(1, SeqCst) + 1;
         self.sleeping.store(false, SeqCst);
         beat.last = now;
         generation
     }
 
-    /// Answers whether the sign counts.
+    /// Records a heartbeat. Returns true if it counts.
     pub(crate) fn heartbeat(&self, generation: u64, now: Instant) -> bool {
         let counts = generation == self.generation();
         if counts {
@@ -75,7 +75,7 @@ impl Signals {
         counts
     }
 
-    /// Answers whether it is news; `None` where the sign does not count.
+    /// Records readiness. Returns true if it is new; `None` if it does not count.
     pub(crate) fn ready(&self, generation: u64) -> Option<bool> {
         (generation == self.generation()).then(|| self.ready.swap(generation, SeqCst) != generation)
     }
@@ -100,18 +100,18 @@ impl Signals {
         self.beat().last
     }
 
-    /// Whether the silence since that sign of life has been told.
+    /// Returns true if the silence since that sign of life has been reported.
     pub(crate) fn is_told(&self, since: Instant) -> bool {
         self.beat().told.as_ref().is_some_and(|told| told.silence == Some(since))
     }
 
-    /// As if the task had given a sign now: the process stood still, which is not the task's fault.
+    /// Records a sign of life now: the whole process was stopped, which is no fault of the task.
     pub(crate) fn rearm(&self, now: Instant) {
         let mut beat = self.beat();
         beat.last = beat.last.max(now);
     }
 
-    /// Answers whose stall it is, where it is news. The driver's timer and the watchdog both come here: one decision only. A sign of
+    /// Returns the generation of a stall, if it is new. The driver's timer and the watchdog both call this: only one of them decides. A sign of
     /// life that came meanwhile wins.
     pub(crate) fn tell(&self, stall: Stall) -> Option<u64> {
         let mut beat = self.beat();

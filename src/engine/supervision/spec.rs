@@ -1,4 +1,4 @@
-//! What a registered task is made of, with its types erased.
+//! The parts of a registered task, with their types erased.
 
 use std::{
     any::Any,
@@ -19,10 +19,10 @@ use crate::{
     run::{Begin, Rules, Run},
 };
 
-/// How long a task may go on after it was asked to stop, where nothing else was said.
+/// The default grace of a task after a stop request: 10 s.
 pub(crate) const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
 
-/// How a registered task is kept. Tasks that are kept alike share one: there may be many, and few ways to keep them.
+/// The settings of a registered task. Tasks with equal settings share one: there may be many tasks, and few different settings.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TaskSpec {
     pub(crate) policy: RestartPolicy,
@@ -38,7 +38,7 @@ pub(crate) struct TaskSpec {
     pub(crate) on_stall: StallAction,
     pub(crate) escalation: Escalation,
     pub(crate) health_role: HealthRole,
-    /// Whether it stops before all others.
+    /// True if it stops before all others.
     pub(crate) intake: bool,
 }
 
@@ -105,12 +105,12 @@ where
     Fut: Future + Send + 'static,
     Fut::Output: TaskOutput<Via> + 'static,
 {
-    // In a closure, so that nothing has to be said of the lifetime of `Via`.
+    // In a closure, so that the lifetime of `Via` does not matter.
     Arc::new(Erased(factory, |output: &Fut::Output, rules: Option<&ErrorRules>| exit_of(output, rules)))
 }
 
 pin_project_lite::pin_project! {
-    /// What a factory makes. Not an `async` block, which would keep room for what it was called with.
+    /// The future of a factory. Not an `async` block, which would keep room for its arguments.
     struct Made<F, Fut, C> {
         rules: Option<Arc<ErrorRules>>,
         exit: C,

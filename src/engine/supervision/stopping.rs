@@ -1,4 +1,4 @@
-//! How a life is being stopped, and why.
+//! The stop of a life, and its reason.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use tokio::time::Instant;
 
 use crate::{engine::later, policy::RestartReason};
 
-/// How long a task waits for those that go down before it, where they do not: a blocked thread must not hold up others for
-/// ever.
+/// The time that a task waits for the tasks that stop before it: 30 s. A blocked thread must not hold up other tasks
+/// without a limit.
 const HELD_AT_MOST: Duration = Duration::from_secs(30);
 
-/// Why a life goes down because of others.
+/// The reason why a life stops because of other tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Yield {
     pub(crate) reason: RestartReason,
-    /// Whether the task stays down.
+    /// True if the task stays stopped.
     pub(crate) stays_down: bool,
 }
 
-/// Why a life is asked to stop, and what is to follow.
+/// The reason why a life is requested to stop, and the next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
     Restart(RestartReason),
@@ -33,20 +33,20 @@ pub(super) enum Wish {
 }
 
 impl Wish {
-    /// Whether what the task owns ends with the life.
+    /// Returns true if the work that the task owns ends with the life.
     pub(super) fn ends_owned(self) -> bool {
         matches!(self, Self::Stop | Self::Leave | Self::Lost | Self::Yield(Yield { stays_down: true, .. }))
     }
 }
 
-/// How a life is being stopped.
+/// The stop of a life.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stopping {
     pub(super) wish: Wish,
-    /// How long it may go on once it was asked; `None` for as long as nobody says otherwise.
+    /// The time that the life has after the request; `None` if it is unlimited.
     pub(super) grace: Option<Duration>,
     pub(super) asked: bool,
-    /// When it was asked; before, until when it may be held up by those that go down before it.
+    /// The time of the request. Before the request: the time until which the tasks that stop before it may hold it up.
     pub(super) at: Instant,
 }
 
@@ -66,7 +66,7 @@ impl Stopping {
     }
 }
 
-/// Whether a life goes on.
+/// The state of a life after a poll.
 #[derive(Clone, Copy)]
 pub(super) enum Going {
     On { restart_due: Option<Instant> },

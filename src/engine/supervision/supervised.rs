@@ -42,51 +42,51 @@ pub(crate) struct Supervised {
     pub(crate) task: Arc<Task>,
     pub(crate) spec: Arc<TaskSpec>,
     pub(crate) body: Arc<dyn Body>,
-    /// How its errors are classed and named; `None` where nobody said.
+    /// The rules that classify and name its errors; `None` without rules.
     pub(crate) rules: Option<Arc<ErrorRules>>,
     pub(crate) links: Links,
     pub(crate) signals: Signals,
     orders: OrderSlot,
-    /// Where the tracker has it.
+    /// The tracker's entry of its driver.
     pub(crate) place: DriverPlace,
     manager: Weak<Shared>,
-    /// Where it was registered.
+    /// The span in which it was registered.
     pub(crate) registered_in: Option<Arc<SpanContext>>,
     pub(crate) seldom: Seldom,
-    /// When health was last checked and what it said: nanoseconds since the manager was made, plus one, times four, plus the number of
-    /// the status; 0 for never. Written by the monitor alone.
+    /// The last check of health: nanoseconds since the manager was made, plus one, times four, plus the number of
+    /// the status. It is 0 before the first check. Written by the monitor alone.
     checked: AtomicU64,
     /// False once the task is detached or unregistered. The lock also guards the state that is published under its name.
     owns_name: Mutex<bool>,
     /// Index in [`TaskState::ALL`]. Written by the driver alone.
     state: AtomicU8,
-    /// Whether something of it lives. Written by the driver alone.
+    /// True if a life exists. Written by the driver alone.
     up: AtomicBool,
-    /// Whether it has its driver: the first order brings it.
+    /// True if it has its driver, which the first order brings.
     driven: AtomicBool,
-    /// Whether the driver unregisters it when it leaves.
+    /// True if the driver unregisters it when it leaves.
     unregister: AtomicBool,
-    /// Whether its stage of the shutdown has come.
+    /// True if its stage of the shutdown has come.
     called: AtomicBool,
     /// Set by the driver as its last act.
     left: AtomicBool,
-    /// Whether the runtime of its driver is gone.
+    /// True if the runtime of its driver is gone.
     runtime_gone: AtomicBool,
-    /// Whether its driver was dropped with its runtime, alive, and before a shutdown, which reports it then.
+    /// True if its driver was dropped with its runtime, alive, and before a shutdown, which reports it then.
     lost: AtomicBool,
 }
 
-/// What lives: a closure's one run, or a loop's many.
+/// The living part of a task: one run of a closure, or the runs of a loop.
 pub(crate) trait Body: Send + Sync + 'static {
     /// One life. Runs no user code before it is polled.
     fn live(self: Arc<Self>, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>>;
 
-    /// Whether it is a loop, which the shutdown asks to stop before anything else.
+    /// Returns true if it is a loop, which the shutdown requests to stop before anything else.
     fn is_loop(&self) -> bool {
         false
     }
 
-    /// Holds the life under way, or lets it go on. Returns whether it can be held; one that cannot is stopped instead.
+    /// Holds the current life, or lets it continue. Returns true if it can be held; otherwise it is stopped instead.
     fn hold(&self, _held: bool) -> bool {
         false
     }
@@ -97,7 +97,7 @@ pub(crate) trait Body: Send + Sync + 'static {
     /// Called when its task is registered.
     fn registered(&self, _supervised: &Arc<Supervised>) {}
 
-    /// What it is to its family, for a member of one.
+    /// Returns the family's entry of a member; `None` for any other task.
     fn member(&self) -> Option<&MemberBody> {
         None
     }
@@ -107,21 +107,21 @@ pub(crate) trait Body: Send + Sync + 'static {
         None
     }
 
-    /// For those who know which kind it is.
+    /// Returns the value for a downcast to a known kind.
     fn as_any(&self) -> &dyn Any;
 }
 
-/// What a life is given.
+/// The inputs of a life.
 pub(crate) struct Life {
     pub(crate) shared: Arc<Shared>,
     pub(crate) supervised: Arc<Supervised>,
     pub(crate) context: TaskContext,
     pub(crate) links: Vec<SpanContext>,
-    /// When the life must be ready, and how long that is after its start.
+    /// The time by which the life must be ready, and the time from its start to that.
     pub(crate) ready_by: Option<(Instant, Duration)>,
 }
 
-/// How a life ended.
+/// The end of a life.
 pub(crate) struct LifeEnd {
     pub(crate) exit: Exit,
     /// A loop that reached its count or was stopped: never restarted, whatever the policy.
@@ -130,7 +130,7 @@ pub(crate) struct LifeEnd {
 }
 
 impl Life {
-    /// Whether the life should have been ready by now.
+    /// Returns true if the life should have been ready by now.
     pub(crate) fn is_late(&self) -> bool {
         self.ready_by.is_some_and(|(due, _)| due <= Instant::now()) && !self.supervised.signals.is_ready()
     }
@@ -157,7 +157,7 @@ impl Life {
     }
 }
 
-/// Whether the caller is polled by this task, or by a run that it owns: the task waits for either.
+/// Returns true if the caller is polled by this task, or by a run that it owns: the task waits for either.
 pub(crate) fn is_current(shared: &Shared, task: &Supervised) -> bool {
     let is_its = |id| id == task.place.id() || shared.tracker.is_owned_by(id, task);
     watchdog::polled_here().is_some_and(is_its)
@@ -210,7 +210,7 @@ impl Supervised {
         &self.task.identity.name
     }
 
-    /// Leaves an order for the driver, and brings the driver with the first. Answers whether the driver will see it.
+    /// Leaves an order for the driver, and brings the driver with the first order. Returns true if the driver will see it.
     pub(crate) fn order(self: &Arc<Self>, order: Order) -> bool {
         let wins = self.orders.leave(order, Waker::wake);
         self.bring_driver(|shared| shared.drive(self.clone()));
@@ -235,7 +235,7 @@ impl Supervised {
         }
     }
 
-    /// Lets the driver look again at what it is linked to.
+    /// Wakes the driver to check its links again.
     pub(crate) fn look(&self) {
         self.orders.look();
     }
@@ -277,23 +277,23 @@ impl Supervised {
         TaskState::ALL[usize::from(self.state.load(SeqCst))]
     }
 
-    /// What the present life rests on; `None` where there is none. Called by the driver alone.
+    /// Sets the bond of the current life; `None` without a life. Called by the driver alone.
     pub(crate) fn set_bond(&self, bond: Option<Bond>) {
         self.up.store(bond.is_some(), SeqCst);
         self.links.set_bond(bond);
     }
 
-    /// Whether something of it lives.
+    /// Returns true if a life exists.
     pub(crate) fn is_up(&self) -> bool {
         self.up.load(SeqCst)
     }
 
-    /// Whether something of it lives that is older than its group wants.
+    /// Returns true if a life exists that is older than the group's epoch.
     pub(crate) fn is_out_of_date(&self, epoch: u64) -> bool {
         self.is_up() && self.links.known_epoch() < epoch
     }
 
-    /// Whether others may rest on it: it does its work, or has done it for good.
+    /// Returns true if other tasks may depend on it: it does its work, or has finished it.
     pub(crate) fn is_ready(&self) -> bool {
         match self.state() {
             TaskState::Running => self.signals.is_ready(),
@@ -302,7 +302,7 @@ impl Supervised {
         }
     }
 
-    /// Whether it has ended; one that failed may have a next try.
+    /// Returns true if it has ended; a failed task may have a next try.
     pub(crate) fn rests(&self) -> bool {
         matches!(self.state(), TaskState::Finished | TaskState::Stopped | TaskState::Failed)
     }
@@ -335,7 +335,7 @@ impl Supervised {
     /// The task has failed: the next iteration that succeeds shows that it has recovered. Called by the driver alone.
     pub(crate) fn await_success(&self) {
         let seldom = self.seldom.get_or_make();
-        // One that came with the end of a life came before the failure.
+        // A success that came with the end of a life came before the failure.
         seldom.succeeded.store(false, SeqCst);
         seldom.awaits_success.store(true, SeqCst);
     }
@@ -349,12 +349,12 @@ impl Supervised {
         }
     }
 
-    /// Whether an iteration has succeeded since the task failed. Called by the driver alone.
+    /// Returns true if an iteration has succeeded since the task failed. Called by the driver alone.
     pub(crate) fn has_succeeded(&self) -> bool {
         self.seldom.get().is_some_and(|seldom| seldom.succeeded.swap(false, SeqCst))
     }
 
-    /// How long a restart by hand has to wait, so that restarts stay apart.
+    /// Returns the time that a restart by hand has to wait, so that restarts stay apart.
     pub(crate) fn cooldown(&self) -> Duration {
         let last = self
             .seldom
@@ -363,7 +363,7 @@ impl Supervised {
         last.map_or(Duration::ZERO, |last| self.spec.backoff.initial().saturating_sub(last.elapsed()))
     }
 
-    /// Whether signs of life are expected of it now.
+    /// Returns true if signs of life are expected of it now.
     pub(crate) fn must_beat(&self) -> bool {
         self.state() == TaskState::Running && !self.signals.is_sleeping()
     }
@@ -375,8 +375,8 @@ impl Supervised {
         (silent_for >= limit).then_some((silent_for, limit))
     }
 
-    /// Whether the startup probe need not wait for it. A task that is paused waits for a person, one that stands by for another process,
-    /// and one that waits for either of them waits with it: no reason to restart the process.
+    /// Returns true if the startup probe need not wait for it. A paused task waits for a person, and a task in standby for another process.
+    /// A task that waits for either of them waits too. A restart of the process would help none of them.
     fn has_started(&self) -> bool {
         let waits_for_a_held_task =
             || self.manager.upgrade().is_some_and(|shared| shared.waits_for_a_held_task(self));
@@ -397,7 +397,7 @@ impl Supervised {
         self.runtime_gone.store(true, SeqCst);
     }
 
-    /// Whether the runtime of its driver is gone: nobody sees an order any more.
+    /// Returns true if the runtime of its driver is gone: no driver receives an order any more.
     pub(crate) fn is_runtime_gone(&self) -> bool {
         self.runtime_gone.load(SeqCst)
     }
@@ -410,7 +410,7 @@ impl Supervised {
         self.lost.load(SeqCst)
     }
 
-    /// What health asks beside the figures.
+    /// Returns the facts for health beside the figures.
     pub(crate) fn live(&self) -> Live {
         Live {
             // What has finished needs no runtime.
@@ -438,7 +438,7 @@ impl Supervised {
         *since
     }
 
-    /// Tells the task to leave and to be unregistered then, whoever waits for it.
+    /// Requests the task to leave and to be unregistered then, with or without a waiter.
     pub(crate) fn unregister(self: &Arc<Self>) {
         self.unregister.store(true, SeqCst);
         self.command(Order::Leave { grace: Some(self.spec.grace()) });
@@ -446,7 +446,7 @@ impl Supervised {
 
     /// Its stage of the shutdown has come.
     pub(crate) fn call(self: &Arc<Self>) {
-        // Before the order: one that waits to leave already finds it there.
+        // Before the order: a task that waits to leave already finds it there.
         self.called.store(true, SeqCst);
         self.order(Order::Leave { grace: self.spec.shutdown_grace });
     }
@@ -483,13 +483,13 @@ impl Supervised {
         }
     }
 
-    /// Notes what a check of its health said, where `interval` has passed since the last. Answers whether that is news. Called
+    /// Records the status of a health check, if `interval` has passed since the last. Returns true if the status is new. Called
     /// by the monitor alone.
     pub(crate) fn checked(&self, now: Duration, interval: Duration, status: HealthStatus) -> bool {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX >> 3);
         let note = |status| (nanos(now) + 1) << 2 | status as u64;
         let held = self.checked.load(SeqCst);
-        // The first check waits for the first interval. Whoever failed, died or stalled was seen to when it happened.
+        // The first check waits for the first interval. A failure, a death or a stall was reported when it happened.
         let held = if held == 0 { note(HealthStatus::Healthy) } else { held };
         let due = nanos(now).saturating_sub((held >> 2) - 1) >= nanos(interval);
         self.checked.store(if due { note(status) } else { held }, SeqCst);

@@ -171,6 +171,10 @@ fn line_tokens(line: usize, text: &str, tokens: &mut Vec<Token>) {
         let taken = if first == '`' {
             tokens.push(Token::Code);
             rest[1..].find('`').map_or(rest.len(), |end| end + 2)
+        } else if first == '{' {
+            // A placeholder of a message.
+            tokens.push(Token::Code);
+            rest.find('}').map_or(rest.len(), |end| end + 1)
         } else if rest.starts_with("](") {
             // The target of a link.
             rest.find(')').map_or(rest.len(), |end| end + 1)

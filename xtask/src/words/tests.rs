@@ -38,7 +38,7 @@ fn phrase_is_found_in_docs_comments_and_messages_with_its_line() {
 
 #[test]
 fn code_is_no_prose() {
-    let text = "/// A `one that`, and [text](anew).\n///\n/// [anew]: one that\n///\n/// ```\n/// let anew = 'a';\n/// ```\nfn anew<'a>(c: char) -> bool { c == '\"' || c == '\\'' }\n// one, that\n";
+    let text = "/// A `one that`, and [text](anew).\n///\n/// [anew]: one that\n///\n/// ```\n/// let anew = 'a';\n/// ```\nfn anew<'a>(c: char) -> bool { c == '\"' || c == '\\'' }\n// one, that\nfn g() { print(\"{anew:?}\") }\n";
     assert_eq!(findings("src/a.rs", text), Vec::<String>::new());
     let links = "[first page]: a.md\n[second page]: b.md\n[third page]: c.md\n[fourth page]: d.md\n";
     assert_eq!(findings("a.md", links), Vec::<String>::new());
