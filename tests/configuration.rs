@@ -4,10 +4,11 @@ use std::{fmt::Debug, str::FromStr, time::Duration};
 
 use otel_tasks::{
     Backoff, RestartPolicy, TaskCategory, TaskManager, TaskPriority, Telemetry,
+    gate::Claim,
     health::HealthThresholds,
     policy::{
-        DependencyLoss, ErrorClass, Escalation, ExitKind, Jitter, PolicyError, RestartIntensity,
-        RestartReason, RestartStrategy, StallAction,
+        DependencyLoss, ErrorClass, Escalation, ExitKind, Jitter, OverrunAction, PolicyError,
+        RestartIntensity, RestartReason, RestartStrategy, StallAction,
     },
     schedule::{MissedPolicy, OnError, OverlapPolicy},
     shutdown::ShutdownOutcome,
@@ -63,10 +64,12 @@ words! {
     DependencyLoss: "keep" 3,
     Escalation: "none" 3,
     StallAction: "report" 3,
+    OverrunAction: "exit" 2,
+    Claim: "won" 3,
     ErrorClass: "transient" 2,
     ExitKind: "success" 5,
     Jitter: "none" 4,
-    TaskState: "waiting" 8,
+    TaskState: "waiting" 9,
     SkipReason: "missed" 2,
     ShutdownOutcome: "clean" 5,
     OnError: "continue" 2,
