@@ -36,11 +36,34 @@ pub(crate) struct ContextParts {
     /// The generation of the life; `None` for a spawned run, which has no heartbeat timeout.
     pub(crate) generation: Option<NonZeroU64>,
     pub(crate) stop: Stop,
-    /// Of a life behind a gate.
-    pub(crate) pass: Option<Pass>,
-    /// The owner of what is spawned through the context: the task itself, or the owner of the spawned run.
-    pub(crate) owner: Option<Weak<Supervised>>,
-    pub(crate) manager: Weak<Shared>,
+    pub(crate) origin: Origin,
+}
+
+/// The owner of the work that is spawned through a context, or its manager without one.
+pub(crate) enum Origin {
+    /// The manager of a run without an owner.
+    Manager(Weak<Shared>),
+    /// The task itself, or the owner of the spawned run.
+    Owner(Weak<Supervised>),
+    /// The same for a task with a gate. Behind a pointer, because few tasks have one.
+    Gated(Box<(Weak<Supervised>, Pass)>),
+}
+
+impl Origin {
+    pub(crate) fn of_owner(owner: Weak<Supervised>, pass: Option<Pass>) -> Self {
+        match pass {
+            None => Self::Owner(owner),
+            Some(pass) => Self::Gated(Box::new((owner, pass))),
+        }
+    }
+
+    fn owner(&self) -> Option<&Weak<Supervised>> {
+        match self {
+            Self::Manager(_) => None,
+            Self::Owner(owner) => Some(owner),
+            Self::Gated(gated) => Some(&gated.0),
+        }
+    }
 }
 
 /// The stop request of a life. The token is created on demand: most tasks only wait.
@@ -106,7 +129,7 @@ impl Stop {
 impl ContextParts {
     /// Returns the registered task and its generation; `None` for a spawned run.
     fn life(&self) -> Option<(&Weak<Supervised>, u64)> {
-        Some((self.owner.as_ref()?, self.generation?.get()))
+        Some((self.origin.owner()?, self.generation?.get()))
     }
 }
 
@@ -267,7 +290,10 @@ impl TaskContext {
     /// # }
     /// ```
     pub fn pass(&self) -> Option<&Pass> {
-        self.parts.pass.as_ref()
+        match &self.parts.origin {
+            Origin::Gated(gated) => Some(&gated.1),
+            Origin::Manager(_) | Origin::Owner(_) => None,
+        }
     }
 
     /// Returns the token behind [`cancelled`](Self::cancelled), for libraries that take a token.
@@ -341,7 +367,8 @@ impl TaskContext {
         let Some((supervised, generation)) = self.parts.life() else { return };
         let supervised = supervised.upgrade();
         let news = supervised.as_ref().and_then(|supervised| supervised.signals.ready(generation));
-        match (news, supervised, self.parts.manager.upgrade()) {
+        let manager = supervised.as_ref().and_then(|supervised| supervised.manager());
+        match (news, supervised, manager) {
             (None, ..) => self.parts.task.stale_signal(),
             (Some(true), Some(supervised), Some(shared)) => {
                 shared.tell(&supervised, || TaskEventKind::Ready);
@@ -397,14 +424,15 @@ impl TaskContext {
     /// # }
     /// ```
     pub fn task<'a>(&self, name: &'a str) -> TaskBuilder<'a> {
-        let manager = self.parts.manager.upgrade();
-        match &self.parts.owner {
-            None => TaskBuilder::new(manager, name),
-            Some(owner) => match owner.upgrade() {
-                Some(owner) => TaskBuilder::owned(manager, name, owner),
-                // The owner was unregistered and has ended: the run is refused.
-                None => TaskBuilder::new(None, name),
-            },
+        let owner = match &self.parts.origin {
+            Origin::Manager(manager) => return TaskBuilder::new(manager.upgrade(), name),
+            Origin::Owner(owner) => owner.upgrade(),
+            Origin::Gated(gated) => gated.0.upgrade(),
+        };
+        match owner {
+            Some(owner) => TaskBuilder::owned(owner.manager(), name, owner),
+            // The owner was unregistered and has ended: the run is refused.
+            None => TaskBuilder::new(None, name),
         }
     }
 }

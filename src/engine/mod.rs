@@ -24,8 +24,8 @@ pub(crate) use announce::service_variable_ignored;
 #[cfg(feature = "otlp-http")]
 pub(crate) use announce::telemetry_dropped;
 pub(crate) use announce::{component_failed, last_handle_dropped, replacement_failed};
-pub(crate) use context::ContextParts;
 pub use context::TaskContext;
+pub(crate) use context::{ContextParts, Origin};
 pub(crate) use families::{Changed, Wanted};
 pub(crate) use loops::LoopBody;
 pub use loops::{LoopHandle, LoopOutcome, ManualRun, OnError, TaskLoop};

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     emit::{KnownParent, SpanParent, subscriber_is_of_process},
     engine::{
-        ContextParts, Shared, StopToken, Supervised, TaskContext,
+        ContextParts, Origin, Shared, StopToken, Supervised, TaskContext,
         context::Stop,
         shutdown::tracker::{Owner, Place, RunMember, stage_of},
         spawn::{
@@ -610,9 +610,10 @@ impl Shared {
                 task: task.clone(),
                 generation: None,
                 stop: Stop::of(token),
-                pass,
-                owner,
-                manager: Arc::downgrade(self),
+                origin: match owner {
+                    Some(owner) => Origin::of_owner(owner, pass),
+                    None => Origin::Manager(Arc::downgrade(self)),
+                },
             })
         });
         let mut links = extras.as_mut().map_or_else(Vec::new, |extras| std::mem::take(&mut extras.links));

@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cell::TaskState,
     engine::{
-        ContextParts, FAR_AWAY, Life, LifeEnd, Order, Shared, ShutdownCause, Supervised, TaskContext,
+        ContextParts, FAR_AWAY, Life, LifeEnd, Order, Origin, Shared, ShutdownCause, Supervised, TaskContext,
         TaskDecision, TaskEventKind,
         announce::Announcer,
         begin_shutdown,
@@ -749,9 +749,10 @@ impl Core {
             task: supervised.task.clone(),
             generation: NonZeroU64::new(generation),
             stop: Stop::default(),
-            pass: supervised.body.gated().and_then(GatedBody::next_pass),
-            owner: Some(Arc::downgrade(supervised)),
-            manager: Arc::downgrade(&self.shared),
+            origin: Origin::of_owner(
+                Arc::downgrade(supervised),
+                supervised.body.gated().and_then(GatedBody::next_pass),
+            ),
         });
         let life = Life {
             shared: self.shared.clone(),

@@ -266,6 +266,11 @@ impl Supervised {
         }
     }
 
+    /// Returns the manager, unless it is gone.
+    pub(crate) fn manager(&self) -> Option<Arc<Shared>> {
+        self.manager.upgrade()
+    }
+
     /// Reads the manager's wall clock, or the system's if that panics: it may be the user's, and must not end the driver.
     pub(crate) fn wall_clock(&self) -> SystemTime {
         let shared = self.manager.upgrade();

@@ -45,7 +45,8 @@ pub(crate) fn metric(instrument: &Instrument) -> String {
         annotation if annotation.starts_with('{') => "",
         unit => unreachable!("the contract has no unit {unit}"),
     };
-    let total = if matches!(instrument.kind, Kind::ObservableCounter | Kind::Counter) { "_total" } else { "" };
+    let total =
+        if matches!(instrument.kind, Kind::ObservableCounter | Kind::Counter) { "_total" } else { "" };
     format!("{}{unit}{total}", escaped(instrument.name))
 }
 
