@@ -720,7 +720,11 @@ proptest! {
                 let is_idle = l.running.load(SeqCst) == 0;
                 match step {
                     Step::Pass(by) => minutes(by).await,
-                    Step::Set(by) if is_idle => l.set(by * MINUTE as i64),
+                    Step::Set(by) if is_idle => {
+                        l.set(by * MINUTE as i64);
+                        // From here on, and not from half a minute later.
+                        shown.show(&schedule, l.clock.now());
+                    }
                     Step::Restart if is_idle => l.handle.restart().unwrap(),
                     Step::Change(other) if is_idle => {
                         // All that has come is settled, and nothing comes at this moment.
