@@ -346,7 +346,7 @@ impl Candidate {
             }
         };
         let (pass, keeper) = (grant.pass(), holds.keeper(&ask.holder));
-        // If nobody waits for it any more it is dropped here, and given back.
+        // Without a waiter, the grant is dropped here and given back.
         let _ = answer.send(grant);
         if let Some(keeper) = keeper {
             keeper.released().await;

@@ -18,7 +18,8 @@
 //! - **At most one process polls the task.** A lease counts from before its request was sent, on a clock that counts suspension. The task is asked
 //!   to stop a third of the ttl before the end, dropped before it, and polled no more.
 //! - **A request on the wire is the receiver's business.** Send the [term](otel_tasks::gate::Pass::term) along, and refuse a lower one.
-//! - **Without the store nobody runs.** Holders stop by the end of their leases, nobody takes over, and the process stays live and ready.
+//! - **Without the store no process runs the task.** Holders stop by the end of their leases, and no candidate takes over. Each process stays
+//!   live and ready.
 //! - **A stop, a pause or a shutdown frees the lease at once**, when the task's future is gone.
 //! - **Each due time of a loop is run once.** It is claimed before its iteration: at most once; with [`after_run`](Lease::after_run) at least once.
 //!

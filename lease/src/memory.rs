@@ -33,7 +33,7 @@ impl Memory {
         Self::default()
     }
 
-    /// Returns the term under which the lease is held now; `None` if nobody holds it.
+    /// Returns the term under which the lease is held now; `None` if it is free.
     pub fn held_term(&self, lease: &str) -> Option<u64> {
         let rows = self.rows();
         let row = rows.get(lease)?;

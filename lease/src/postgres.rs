@@ -250,8 +250,8 @@ impl Inner {
     }
 }
 
-/// A request that waits for its answer. Dropped before it, the connection is given up: it may be dead, and what was sent is waited for
-/// by nobody.
+/// A request that waits for its response. If it is dropped before that, its connection is given up. The connection may be dead, and no
+/// caller waits for the response.
 struct Answered<'a> {
     inner: &'a Inner,
     client: &'a Arc<Client>,

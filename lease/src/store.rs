@@ -27,7 +27,7 @@ pub trait LeaseStore: Send + Sync + 'static {
 
     /// Renews all these grants for their ttl from now, in one round trip where the store can. Returns one answer each, in their order.
     ///
-    /// A grant that is over is lost, also if nobody has taken over.
+    /// A grant that is over is lost, even if no other candidate has taken over.
     fn renew(&self, held: &[Held]) -> impl Future<Output = Result<Vec<Renewed>, StoreError>> + Send;
 
     /// Claims a due time under the grant's term. The same claim again under the same term is won again: its answer may have been lost.

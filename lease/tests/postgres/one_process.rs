@@ -147,7 +147,7 @@ async fn a_candidate_that_goes_leaves_nothing_behind() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn orders_free_the_lease_while_it_is_held_and_leave_it_while_standing_by() {
     let cluster = Cluster::shared();
-    // Whoever takes over within the test does so because the lease was given back.
+    // A take-over within the test shows that the lease was given back.
     let lease = async || Leases::new(cluster.store().await).lease("orders").ttl(secs(600));
     let runs = |tasks: &TaskManager| state(tasks) == Some(TaskState::Running);
     let first = manager(obeys().gate(lease().await));
