@@ -723,11 +723,16 @@ async fn fault_33_an_earlier_one_fails_while_the_rest_stops(_: On) {
     let (world, children) = World::with(["c1", "c2", "c3", "c4"]);
     supervised(&world, RestForOne, 2, &children).await;
     let [c1, c2, c3, c4] = &children;
-    c3.stops(Stop::After(SHORT));
-    c4.stops(Stop::After(SHORT));
+    // Until they are ended below.
+    c3.stops(Stop::After(secs(8)));
+    c4.stops(Stop::After(secs(8)));
     c2.end(End::Err);
     eventually("c4 is asked", || world.log.has("stop c4")).await;
     c1.end(End::Panic);
+    eventually("c1 has ended", || world.log.has("end c1")).await;
+    c4.end_run(1, End::Ok);
+    eventually("c3 is asked", || world.log.has("stop c3")).await;
+    c3.end_run(1, End::Ok);
     running(&world, &["c1"]).await;
     eventually("all run anew", || children.iter().all(|child| child.runs() == 2)).await;
     running(&world, &["c1", "c2", "c3", "c4"]).await;
