@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_process_used_is_not_due_and_what_came_since_is() {
+    fn only_times_after_the_carried_last_run_are_due() {
         let mut account = Account::carried(at(5));
         assert_eq!(account.begin(&hourly(), at(9)), Some(at(5)));
         assert_eq!(next(&account), Some(at(6)));
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_when_it_comes_to_rest_is_counted_and_what_comes_meanwhile_is_not_due() {
+    fn rest_counts_leftover_times_and_skips_times_during_rest() {
         let mut account = Account::default();
         assert_eq!(account.rest(&hourly(), at(2)), 0, "it has not begun");
         account.begin(&hourly(), at(5));

@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_people_paste_is_refused_with_what_to_write() {
+    fn common_mistakes_are_refused_with_a_correction() {
         for (text, at, write) in [
             ("1/10 * * * * *", 0, "write 1-59/10"),
             ("0 22-2 * * *", 2, "write 22-23,0-2"),
