@@ -74,7 +74,7 @@ fn a_full_batch_leaves_at_once_and_a_part_waits_for_its_time_or_a_flush() {
 }
 
 #[test]
-fn a_flush_waits_for_what_was_there_and_takes_nothing_that_came_after() {
+fn flush_waits_for_earlier_items_and_leaves_later_ones() {
     let (batcher, seen, go) = gated(10, 2);
     for item in [0, 10] {
         batcher.push(item);
@@ -94,7 +94,7 @@ fn a_flush_waits_for_what_was_there_and_takes_nothing_that_came_after() {
 }
 
 #[test]
-fn who_refuses_first_is_told_and_nothing_is_admitted_after_it() {
+fn refuse_returns_true_once_and_rejects_later_items() {
     let (batcher, _seen, _go) = gated(10, 2);
     assert!(batcher.refuse());
     assert!(!batcher.refuse());
@@ -104,7 +104,7 @@ fn who_refuses_first_is_told_and_nothing_is_admitted_after_it() {
 }
 
 #[test]
-fn the_bound_refuses_exactly_what_is_beyond_it() {
+fn bound_refuses_exactly_the_excess_items() {
     let (batcher, seen, go) = gated(4, 2);
     (0..2).for_each(|item| batcher.push(item));
     assert_eq!(seen.recv(), Ok(vec![0, 1]), "one batch is in flight, the queue is empty");
@@ -356,7 +356,7 @@ fn the_queue_is_bounded_in_bytes_and_a_batch_too() {
 }
 
 #[test]
-fn a_newer_collection_takes_the_place_of_one_that_waits() {
+fn newer_collection_replaces_a_waiting_one() {
     let (batcher, attempts, up) = outage(settings(10, 1), Persistence::UntilTheNext);
     for item in 0..3 {
         batcher.push(item);
@@ -468,7 +468,7 @@ fn a_panic_of_an_export_loses_its_batch_and_nothing_else() {
 
 /// A delta behind a failing one is not waited for until the receiver is back.
 #[test]
-fn an_item_behind_one_that_fails_is_waited_for_no_longer_than_an_attempt() {
+fn item_behind_a_failing_one_waits_for_one_attempt() {
     let (batcher, attempts, up) = outage(settings(10, 1), Persistence::WhileThereIsRoom);
     for item in 0..3 {
         let failed = batcher.push_and_wait(item, SOON);
@@ -629,7 +629,7 @@ fn a_flush_during_a_pause_that_was_asked_for_returns_at_once() {
 }
 
 #[test]
-fn a_delta_behind_one_that_fails_is_waited_for_no_longer_than_an_attempt() {
+fn delta_behind_a_failing_one_waits_for_one_attempt() {
     let (batcher, attempts, up) = outage(settings(10, 1), Persistence::WhileThereIsRoom);
     for item in 0..3 {
         let failed = batcher.push_and_wait(item, SOON);

@@ -145,7 +145,7 @@ fn a_batch_that_cannot_wait_for_a_pause_to_end_is_lost_without_an_attempt() {
 }
 
 #[test]
-fn what_was_abandoned_is_neither_exported_nor_lost() {
+fn abandoned_items_count_as_neither_exported_nor_failed() {
     let queue = Queue::with([Patience::Abandoned]);
     let (settled, asked) = deliver([again as fn(&Parcel) -> Answer], &queue, parcel(3));
     assert_eq!((settled.exported, settled.failed, asked), (0, 0, vec![3]));

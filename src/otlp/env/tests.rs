@@ -57,7 +57,7 @@ fn a_grpc_endpoint_without_scheme_means_tls_unless_insecure_says_otherwise() {
 }
 
 #[test]
-fn what_the_code_says_beats_the_environment() {
+fn overrides_in_code_precede_the_environment() {
     let overrides = Overrides {
         endpoint: Some("http://code:1".to_owned()),
         protocol: Some(Protocol::Grpc),
@@ -394,7 +394,7 @@ fn paths_that_receivers_do_not_have_are_suspicious() {
 }
 
 #[test]
-fn what_is_not_compiled_is_named_and_something_else_is_used() {
+fn warning_names_the_missing_feature_and_the_fallback() {
     let read = |pairs: &[(&str, &str)]| {
         let get =
             |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
@@ -815,7 +815,7 @@ fn names_are_known_in_any_case() {
     assert_eq!((s.temporality, s.propagators), (Temporality::Delta, vec![Propagator::TraceContext]));
 }
 #[test]
-fn what_all_signals_share_is_warned_of_once() {
+fn shared_variables_cause_one_warning_each() {
     let env = [
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "udp"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"),
@@ -833,7 +833,7 @@ fn what_all_signals_share_is_warned_of_once() {
 
 /// In code it is an error with the feature's name: the code is what can be changed.
 #[test]
-fn what_the_code_asks_for_and_was_not_compiled_is_an_error() {
+fn missing_feature_required_in_code_is_an_error() {
     let plain =
         |get: &dyn Fn(&str) -> Option<String>, overrides: &Overrides| read_for(get, overrides, |_| false);
     let https = Overrides { endpoint: Some("https://user:secret@c:4318".to_owned()), ..Overrides::default() };

@@ -97,7 +97,7 @@ fn a_collection_is_split_within_a_metric_and_stays_one_item() {
 }
 
 #[test]
-fn what_is_no_request_or_compressed_is_not_split() {
+fn compressed_or_invalid_parcels_are_not_split() {
     let whole = parcel_of(&request(&[vec![4]]));
     assert!(whole.split().is_some());
     let compressed = Parcel { encoding: Some("gzip".parse().expect("a value")), ..whole.clone() };

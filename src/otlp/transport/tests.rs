@@ -97,7 +97,7 @@ fn an_export_response_may_be_json() {
 }
 
 #[test]
-fn what_a_server_says_is_one_bounded_line() {
+fn server_message_is_shown_as_one_bounded_line() {
     let failure = Failure::new(&"http://c/".into(), Cause::Status(400));
     let said = failure.clone().saying("a\nb\u{1b}[31m").to_string();
     assert_eq!(said, "http://c/: HTTP 400: \"a b [31m\"");

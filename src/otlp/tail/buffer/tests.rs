@@ -96,7 +96,7 @@ fn a_trace_without_a_reason_is_dropped_when_its_last_span_ends() {
 }
 
 #[test]
-fn a_trace_with_a_reason_is_exported_with_what_ends_before_and_after_it() {
+fn trace_with_a_reason_exports_earlier_and_later_spans() {
     let mut world = World::new(WIDE);
     for span in 1..=4 {
         world.begin(1, span, span > 1);
@@ -139,7 +139,7 @@ fn only_the_span_that_a_trace_begins_with_is_outermost() {
 }
 
 #[test]
-fn past_its_bound_a_trace_holds_what_ended_last_and_counts_the_rest_if_it_is_kept() {
+fn full_trace_holds_the_latest_spans_and_counts_losses() {
     let mut world = World::new(Bounds { spans_of_trace: 3, ..WIDE });
     for trace in [1, 2] {
         for span in 1..=7 {
@@ -157,7 +157,7 @@ fn past_its_bound_a_trace_holds_what_ended_last_and_counts_the_rest_if_it_is_kep
 }
 
 #[test]
-fn a_trace_that_goes_on_after_a_reason_is_exported_around_each_reason() {
+fn long_trace_is_exported_around_each_reason() {
     let mut world = World::new(Bounds { spans_of_trace: 3, ..WIDE });
     world.begin(1, 1, false);
     for span in 2..=21 {
@@ -172,7 +172,7 @@ fn a_trace_that_goes_on_after_a_reason_is_exported_around_each_reason() {
 }
 
 #[test]
-fn spans_expire_and_a_span_that_is_sampled_keeps_what_is_held() {
+fn held_spans_expire_and_sampled_span_exports_the_rest() {
     let mut world = World::new(WIDE);
     world.begin(1, 1, false);
     for span in [2, 3] {
@@ -203,7 +203,7 @@ fn bytes_are_bounded_whatever_a_span_holds() {
 }
 
 #[test]
-fn what_is_known_of_held_spans_does_not_grow_behind_an_old_one() {
+fn bookkeeping_does_not_grow_behind_an_old_held_span() {
     let mut world = World::new(WIDE);
     world.begin(1, 1, false);
     world.begin(1, 2, true);
