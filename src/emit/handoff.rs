@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_handed_over_goes_into_one_span_and_not_beyond_the_building() {
+    fn handed_data_goes_only_into_the_first_span_inside() {
         let exporter = InMemorySpanExporter::default();
         let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
         let tracer = Handing(provider.tracer("test"));

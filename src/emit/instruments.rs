@@ -626,7 +626,7 @@ mod tests {
     }
 
     #[test]
-    fn what_several_managers_say_of_a_name_is_one_row_in_the_order_of_the_names() {
+    fn names_of_several_managers_merge_into_sorted_rows() {
         let mut sum = Snapshot::default();
         for names in [&["m"][..], &["a", "z"], &["a", "m", "z"], &["b"], &["b", "z"]] {
             sum.absorb(&*Asked::of(names));
@@ -638,7 +638,7 @@ mod tests {
 
     /// Seen to fail: each time that a name was forgotten left a row behind, as long as another manager reported it.
     #[test]
-    fn what_is_left_of_a_name_is_one_row_however_often_it_comes_and_goes() {
+    fn repeatedly_forgotten_name_leaves_one_row() {
         let reader = PeriodicReader::builder(InMemoryMetricExporter::default())
             .with_interval(Duration::from_secs(86_400))
             .build();

@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_constant_delay_is_one_that_does_not_grow() {
+    fn constant_backoff_does_not_grow() {
         let second = Duration::from_secs(1);
         let same = Backoff::new(second, 1.0, second).expect("valid").jitter(Jitter::None);
         assert_eq!(Backoff::constant(second), same);

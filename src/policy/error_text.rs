@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_after_one_that_was_cut_is_counted_and_not_stored() {
+    fn pieces_after_the_cut_are_counted_and_not_stored() {
         struct Pieces;
         impl Display for Pieces {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_does_and_shows_what_its_name_says() {
+    fn each_rule_has_its_effect_and_debug_text() {
         for (rule, applied, shown) in [
             (NameRule::strip_ids(), "a", "NameRule::strip_ids"),
             (NameRule::keep(), "a_1", "NameRule::keep"),

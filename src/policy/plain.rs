@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_obeys_is_escaped_and_all_else_stays() {
+    fn only_terminal_control_characters_are_escaped() {
         for (text, shown) in [
             ("plain, with ünïcödé ☃ and \"quotes\" and \\", "plain, with ünïcödé ☃ and \"quotes\" and \\"),
             ("\x1b[31mred\x1b[0m", "\\u{1b}[31mred\\u{1b}[0m"),
