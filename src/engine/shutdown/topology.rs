@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cycle_is_told_as_its_path() {
+    fn cycle_is_returned_as_its_path() {
         assert_eq!(cycle(&[vec![1], vec![2], vec![]]), None);
         assert_eq!(cycle(&[vec![1, 2], vec![3], vec![3], vec![]]), None, "two ways to one task are no cycle");
         assert_eq!(cycle(&[vec![0]]), Some(vec![0, 0]));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rests_on_the_first_stage_is_pulled_into_it() {
+    fn dependents_of_the_first_stage_are_pulled_into_it() {
         // 0 depends on 1, which depends on 2, an intake; 3 depends on nothing.
         let mut stages = [7, 9, 0, 5];
         pull_forward(&mut stages, &[vec![1], vec![2], vec![], vec![]], 0);
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_stopped_before_what_depends_on_it() {
+    fn no_task_stops_before_its_dependents() {
         // 0 depends on 1, which depends on 2; all in stage 4.
         assert_eq!(positions(&[4, 4, 4], &[vec![1], vec![2], vec![]]), [(4, 0), (4, 1), (4, 2)]);
         // What would be stopped early is put off; what is stopped late anyway keeps its place.

@@ -134,7 +134,7 @@ mod loom {
     use crate::sync::model;
 
     #[test]
-    fn each_errand_is_done_once_whoever_does_it() {
+    fn each_errand_is_performed_exactly_once() {
         model(3, || {
             let errands = Arc::new(Errands::default());
             let all = |errands: &Errands<u8>| std::iter::from_fn(|| errands.take()).collect::<Vec<_>>();

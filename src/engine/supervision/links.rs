@@ -462,7 +462,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_member_that_fails_behind_the_groups_back_is_told_what_the_group_does() {
+    async fn outdated_member_restart_returns_the_groups_decision() {
         let now = Instant::now();
         let group = Group::new(RestartStrategy::OneForAll, None, 2);
         assert_eq!(group.restart(0, 0, now, true), GroupRestart::Begins);

@@ -149,7 +149,7 @@ mod loom {
     }
 
     #[test]
-    fn of_a_stop_and_a_restart_at_once_each_is_heard_or_overridden_by_the_other() {
+    fn simultaneous_stop_and_restart_are_received_or_overridden() {
         model(3, || {
             let (heard, accepted) = heard([STOP, RESTART]);
             assert_eq!(accepted, [true, true]);
@@ -178,7 +178,7 @@ mod loom {
 
     /// Seen to fail if `poll` reads and leaves its waker under two locks, one after the other.
     #[test]
-    fn a_driver_that_goes_to_sleep_is_woken_by_what_is_left_meanwhile() {
+    fn order_left_while_the_driver_falls_asleep_wakes_it() {
         for order in [None, Some(STOP)] {
             model(3, move || {
                 let (slot, woken) = (Arc::new(OrderSlot::default()), Arc::new(Woken::default()));

@@ -105,7 +105,7 @@ fn a_member_that_asks_and_leaves_is_counted_once() {
 }
 
 #[test]
-fn whoever_closes_and_then_looks_has_seen_everybody() {
+fn is_idle_after_close_counts_every_entry() {
     model(3, || {
         let (tracker, enters) = close_while_one_enters();
         let idle = tracker.is_idle();
