@@ -756,7 +756,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_is_sorted_and_made_anew_only_when_names_came() {
+    fn listing_is_sorted_and_rebuilt_only_for_new_names() {
         let registry = Registry::<()>::new(10, 1_999, None, |_| ());
         let names = |listing: &Listing<()>| -> Vec<_> {
             by_name(listing).map(|of_name| (of_name[0].identity.name.to_string(), of_name.len())).collect()
@@ -812,7 +812,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retired_name_goes_once_it_was_quiet_for_long_and_seen() {
+    fn retired_name_expires_after_collection_and_long_silence() {
         let registry = Registry::<()>::new(2, 1_999, None, |_| ());
         let entry = made(&registry, "a", NOW).expect("room");
         registry.retire(&entry, secs(10));
@@ -848,7 +848,7 @@ mod tests {
     }
 
     #[test]
-    fn where_room_is_needed_those_that_were_seen_go_first_and_then_the_oldest() {
+    fn full_registry_drops_collected_names_first_then_the_oldest() {
         let registry = Registry::<()>::new(3, 1_999, None, |_| ());
         let [a, b, c] = ["a", "b", "c"].map(|name| made(&registry, name, NOW).expect("room"));
         registry.retire(&b, NOW);
@@ -893,7 +893,7 @@ mod tests {
     }
 
     #[test]
-    fn the_histograms_know_so_many_names_and_all_their_errors() {
+    fn histograms_keep_the_first_names_and_their_errors() {
         let registry = Registry::<()>::new(2, 1_999, None, |_| ());
         let budget = registry.error_type_budget.load(Relaxed);
         let fail = |entry: &Entry<()>, error_type| {
@@ -1194,7 +1194,7 @@ mod loom {
 
     /// Seen to fail where the totals are read before the listing, and not under its lock.
     #[test]
-    fn what_was_counted_is_in_the_listing_or_in_the_past() {
+    fn counted_runs_are_in_the_listing_or_past_totals() {
         model(3, || {
             let (registry, entry) = of_retired();
             entry.run_started(|| NOW, std::time::UNIX_EPOCH);

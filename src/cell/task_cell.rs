@@ -722,7 +722,7 @@ mod loom {
     }
 
     #[test]
-    fn a_snapshot_under_way_is_off_by_no_more_than_the_runs_that_go_on() {
+    fn concurrent_snapshot_differs_by_at_most_the_active_runs() {
         model(2, || {
             let cell = Arc::new(TaskCell::default());
             let runs = {

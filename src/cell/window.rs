@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_older_than_an_hour_no_longer_counts() {
+    fn counts_older_than_an_hour_are_dropped() {
         let window = HourWindow::default();
         let at = |minutes: u64| Duration::from_secs(minutes * 60 + 5);
         assert_eq!(window.sum(at(0)), 0);

@@ -82,13 +82,13 @@ fn of_two_errors_at_the_same_time_the_registered_tasks_own_is_kept() {
 }
 
 #[test]
-fn a_snapshot_tells_the_quantiles_of_its_runs() {
+fn snapshot_computes_quantiles_of_its_runs() {
     assert_eq!(taken(&TaskCell::default()).quantile(0.5), None);
     assert_eq!(filled(1, 1).quantile(1.0), Some(secs(2)));
 }
 
 #[test]
-fn what_is_shown_is_what_is_exported() {
+fn displayed_texts_equal_the_exported_values() {
     for state in TaskState::ALL {
         assert_eq!(state.to_string(), state.as_str());
         assert_eq!(format!("{state:?}").to_lowercase(), state.as_str());

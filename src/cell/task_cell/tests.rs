@@ -80,7 +80,7 @@ fn a_success_and_a_failure_are_each_dated_at_their_end() {
 }
 
 #[test]
-fn vitals_are_what_the_snapshot_says() {
+fn vitals_equal_the_snapshot() {
     let cell = TaskCell::default();
     let agrees = || {
         let (vitals, snapshot) = (cell.vitals(secs(1_000)), taken(&cell));
@@ -118,7 +118,7 @@ fn a_poll_as_long_as_the_threshold_is_not_yet_slow() {
 }
 
 #[test]
-fn what_happens_in_the_first_moment_has_an_age() {
+fn events_at_time_zero_have_an_age() {
     let cell = TaskCell::default();
     cell.run_started(|| Duration::ZERO, UNIX_EPOCH + secs(1));
     cell.restarted(RestartReason::Requested, Duration::ZERO, UNIX_EPOCH + secs(1));
@@ -152,7 +152,7 @@ fn a_restart_as_old_as_the_window_has_left_it() {
 }
 
 #[test]
-fn a_name_shows_so_many_error_types_and_the_rest_as_one() {
+fn error_types_beyond_the_limit_are_counted_as_other() {
     const TYPES: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
     let counted = |budget| {
         let (mut errors, budget) = (Vec::new(), AtomicUsize::new(budget));

@@ -50,7 +50,7 @@ fn a_poll_is_blocked_from_the_second_tick_that_sees_it() {
 }
 
 #[test]
-fn progress_begins_anew() {
+fn blocked_time_starts_again_after_progress() {
     let mut scan = Stepped::new();
     scan.on_time(&[(member(1), 11)]);
     assert_eq!(told(&scan.on_time(&[(member(1), 13)])), [], "another poll of the same member");
@@ -60,7 +60,7 @@ fn progress_begins_anew() {
 }
 
 #[test]
-fn what_is_polled_inside_shows_and_is_no_progress() {
+fn nested_poll_is_visible_but_not_counted_as_progress() {
     let mut scan = Stepped::new();
     scan.on_time(&[(member(1), 11)]);
     assert_eq!(told(&scan.on_time(&[(member(2), 11)])), [(member(2), 11, TICK)]);
@@ -68,7 +68,7 @@ fn what_is_polled_inside_shows_and_is_no_progress() {
 }
 
 #[test]
-fn each_manager_is_told_of_its_own() {
+fn each_manager_receives_its_own_blocked_polls() {
     let mut scan = Stepped::new();
     let last = member_id(ME, u64::MAX);
     let polled = [(member_id(ME + 1, 0), 3), (last, 5), (member_id(ME - 1, 9), 7), (member(0), 9)];
@@ -80,7 +80,7 @@ fn each_manager_is_told_of_its_own() {
 }
 
 #[test]
-fn after_the_process_stood_still_everything_begins_anew() {
+fn blocked_times_start_again_after_a_suspended_process() {
     let mut scan = Stepped::new();
     let polled = [(member(1), 11)];
     scan.on_time(&polled);

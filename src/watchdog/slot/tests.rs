@@ -131,10 +131,10 @@ fn a_poll_is_never_read_with_the_id_of_another() {
     });
 }
 
-/// `cargo test --release --lib what_a_poll_costs -- --ignored --nocapture`
+/// `cargo test --release --lib poll_cost_in_nanoseconds -- --ignored --nocapture`
 #[test]
 #[ignore = "measures"]
-fn what_a_poll_costs() {
+fn poll_cost_in_nanoseconds() {
     const POLLS: u32 = 20_000_000;
     let time = |what: &str, poll: &dyn Fn(u64)| {
         let took = (0..5).map(|_| {

@@ -64,7 +64,7 @@ fn blocked(ticks: &mpsc::Receiver<Told>) -> Vec<BlockedPoll> {
 }
 
 #[test]
-fn the_process_has_one_that_anybody_may_ask() {
+fn last_tick_comes_from_the_process_wide_watchdog() {
     let (manager, ticks) = manager();
     let weak: Weak<Manager> = Arc::downgrade(&manager);
     watch(manager.number, 100 * PATIENCE, weak).expect("the system gives a thread");
@@ -99,7 +99,7 @@ fn a_thread_that_blocks_is_reported_as_one_poll() {
 }
 
 #[test]
-fn each_manager_hears_of_its_own_and_of_what_shows() {
+fn each_manager_receives_its_own_innermost_blocked_polls() {
     static WATCHDOG: Watchdog = Watchdog::new(LINGER);
     let ((one, ticks_of_one), (two, ticks_of_two)) = (manager(), manager());
     watch_at(&WATCHDOG, TICK, &one);
