@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_told() {
+    fn invalid_durations_and_ranges_are_errors() {
         for text in ["", "s", "5", "5 s s", "5x", "-5s", "0s", "0s 0ms", "1.5s", "99999999999999999999999d"] {
             assert!(nanos(text).is_err(), "{text}");
         }

@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_takes_its_room_until_the_last_who_holds_it_is_gone() {
+    fn response_keeps_its_room_until_the_last_drop() {
         let room = Room::default();
         let first = room.hold(vec![0; BYTES - UNIT]).expect("room");
         let shared = first.slice(10..20);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_that_ask_at_the_same_time_have_one_answer() {
+    async fn simultaneous_requests_share_one_response() {
         let made = Arc::new(AtomicUsize::new(0));
         let (maker, shared) = (Maker::default(), Shared::new(Duration::from_secs(60)));
         let make = || {
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_that_wait_share_an_answer_that_takes_longer_than_its_time() {
+    async fn waiting_requests_share_a_response_slower_than_its_lifetime() {
         let made = Arc::new(AtomicUsize::new(0));
         let (maker, shared) = (Maker::default(), Shared::new(Duration::from_millis(500)));
         let make = || {
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_whose_first_client_leaves_is_shared_by_the_others() {
+    async fn response_is_shared_after_its_first_client_leaves() {
         let made = Arc::new(AtomicUsize::new(0));
         let (maker, shared) = (Maker::default(), Shared::new(Duration::from_secs(60)));
         let make = || {

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_leaves_at_once_guesses_no_faster() {
+    async fn early_disconnect_does_not_shorten_the_guess_pause() {
         let guesses = Guesses::default();
         let [one, _] = strangers(&guesses);
         timeout(Duration::from_millis(1), guesses.look(one, || false)).await.expect_err("it leaves");

@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_is_answered_however_many_wait_behind_it() {
+    fn probe_gets_a_response_despite_many_waiting_connections() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         listener.set_nonblocking(true).expect("set");
         let address = listener.local_addr().expect("an address");

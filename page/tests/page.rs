@@ -164,7 +164,7 @@ async fn a_task_is_shown_with_its_history_events_settings_and_traces() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_looks_is_told_everything_and_then_what_changes() {
+async fn new_client_receives_everything_and_then_the_changes() {
     let tasks = TaskManager::new();
     tasks.register(waits("gateway")).expect("registered");
     tasks.start();
@@ -203,7 +203,7 @@ async fn whoever_looks_is_told_everything_and_then_what_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_newcomer_is_told_what_the_paths_say() {
+async fn first_message_matches_the_json_paths() {
     let tasks = TaskManager::new();
     let page = Page::new(&tasks).serve(ANY).expect("served");
     tasks.register_all([finishes("migration"), waits("gateway")]).expect("registered");
@@ -248,7 +248,7 @@ async fn streams_are_limited_and_given_back() {
 }
 
 #[test]
-fn it_answers_while_every_worker_is_blocked_and_names_the_blocker() {
+fn page_names_the_blocker_while_every_worker_is_blocked() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -405,7 +405,7 @@ async fn streams_of_a_nested_page_do_not_hold_up_a_server_that_is_an_intake_task
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn metrics_are_those_that_were_measured_in_both_formats() {
+async fn both_metric_formats_show_the_measured_values() {
     let feed = Feed::default();
     let meters = feed.read_metrics(SdkMeterProvider::builder()).build();
     let tasks = TaskManager::builder().meter(meters.meter("test")).build().unwrap();
@@ -643,7 +643,7 @@ async fn half_a_request_is_not_waited_for_long() {
 
 /// Each documented path answers what the document says, and nothing that it does not name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_document_says_what_is_answered() {
+async fn openapi_document_matches_the_responses() {
     let tasks = TaskManager::new();
     tasks.register(gives_up("broken")).expect("registered");
     tasks.start();

@@ -25,7 +25,7 @@ async fn next(client: &mut Pin<&mut impl Stream<Item = Bytes>>) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_read_once_nobody_looks() {
+async fn hub_reads_nothing_without_clients() {
     let tasks = TaskManager::new();
     tasks.spawn("command", async {}).await.expect("it runs");
     let hub = hub(&tasks);
@@ -43,7 +43,7 @@ async fn nothing_is_read_once_nobody_looks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_behind_is_given_everything_again() {
+async fn client_far_behind_receives_everything_again() {
     let tasks = TaskManager::new();
     let hub = hub(&tasks);
     let mut client = pin!(hub.watch().expect("room"));
@@ -83,7 +83,7 @@ async fn a_stream_ends_after_the_last_event_of_the_shutdown() {
 
 /// Two clients that come between two ticks receive the same bytes.
 #[tokio::test(start_paused = true)]
-async fn newcomers_share_what_they_are_told() {
+async fn clients_between_two_ticks_share_the_same_bytes() {
     let tasks = TaskManager::new();
     let hub = hub(&tasks);
     let (mut first, mut second) = (pin!(hub.watch().expect("room")), pin!(hub.watch().expect("room")));
@@ -101,7 +101,7 @@ fn of<'a>(list: &'a Value, field: &str) -> Vec<&'a Value> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_is_told_at_the_next_tick_and_alone() {
+async fn next_tick_sends_only_the_changes() {
     let tasks = TaskManager::new();
     let hub = hub(&tasks);
     tasks.spawn("command", async {}).await.expect("it runs");
@@ -140,7 +140,7 @@ async fn a_change_is_told_at_the_next_tick_and_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_events_are_kept_and_each_is_told_once() {
+async fn last_events_are_kept_and_each_is_sent_once() {
     let (many, most) = (EVENTS + 10, EVENTS + 11 + TaskEvents::CAPACITY + 7);
     let tasks = TaskManager::builder().max_names(most).build().expect("valid");
     let hub = hub(&tasks);

@@ -146,7 +146,7 @@ fn an_exemplar_is_beside_the_bucket_and_the_series_that_counts_its_run() {
 }
 
 #[test]
-fn open_metrics_is_answered_where_it_is_named_and_no_less_wanted() {
+fn open_metrics_is_chosen_only_if_named_and_preferred() {
     let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
                       application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;q=0.4,\
                       text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
@@ -172,7 +172,7 @@ fn open_metrics_is_answered_where_it_is_named_and_no_less_wanted() {
 }
 
 #[test]
-fn the_parser_refuses_what_is_not_open_metrics() {
+fn parser_rejects_invalid_open_metrics() {
     let valid = "# TYPE a counter\na_total 1.0 # {t=\"1\"} 2.0 3.0\n# TYPE h histogram\n\
                  h_bucket{le=\"1.0\"} 1\nh_bucket{le=\"+Inf\"} 1\nh_sum 0.5\nh_count 1\n# EOF\n";
     parser::parse(valid).expect("valid");

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_takes_a_byte_every_nine_seconds_is_given_up() {
+    async fn too_slow_client_times_out() {
         let (done, time) = written(1 << 20, 1).await;
         assert_eq!(done.expect_err("given up").kind(), io::ErrorKind::TimedOut);
         assert!(time < Duration::from_secs(15), "{time:?}");
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_keeps_the_pace_is_sent_everything_and_may_pause_between() {
+    async fn client_at_the_pace_receives_everything_and_may_pause() {
         let (done, time) = written(100_000, 10_000).await;
         done.expect("all of it");
         assert!(time > Duration::from_secs(60), "{time:?}");

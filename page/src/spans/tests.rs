@@ -56,7 +56,7 @@ fn begin(tracer: &SdkTracer, name: &'static str, parent: &Context, milliseconds:
 }
 
 #[test]
-fn a_trace_is_told_as_it_was_recorded() {
+fn trace_is_shown_as_recorded() {
     let ring = Arc::new(SpanRing::new(10, 1 << 20));
     let provider = provider(&ring);
     let tracer = provider.tracer("test");
@@ -170,7 +170,7 @@ fn spans_under_way_are_bounded() {
 }
 
 #[test]
-fn what_is_only_recorded_is_not_kept() {
+fn record_only_spans_are_not_kept() {
     #[derive(Debug, Clone)]
     struct RecordOnly;
     impl ShouldSample for RecordOnly {
@@ -259,7 +259,7 @@ fn pinned_traces_take_a_bounded_number_and_a_part_of_the_bytes() {
 }
 
 #[test]
-fn the_ring_knows_what_the_service_is_called() {
+fn ring_reads_the_service_identity_from_the_resource() {
     let ring = Arc::new(SpanRing::new(10, 1 << 20));
     let resource = Resource::builder_empty()
         .with_attributes([KeyValue::new("service.name", "bot"), KeyValue::new("service.version", "1.8.2")])

@@ -326,7 +326,7 @@ async fn a_word_says_until_when_it_holds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_detail_explains_restarts_and_names_what_can_be_done() {
+async fn detail_explains_restarts_and_lists_possible_actions() {
     let tasks = TaskManager::new();
     let config = CriticalTaskConfig::new("t", |_| async { Err::<(), _>("lost") });
     let config = config.max_restarts(1, Duration::from_secs(60)).backoff(Backoff::constant(millis(500)));
