@@ -155,7 +155,7 @@ fn state(tasks: &TaskManager, name: &str) -> Option<TaskState> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_after_its_limit_begins_nothing_and_leaves_nothing_behind() {
+async fn late_response_starts_nothing_and_leaves_no_lease() {
     let (store, runs) = (Away::default(), Runs::default());
     store.late(TTL / 6 + millis(10));
     let tasks = started([runs.task("t", &leases(store.clone()), "l")]);
@@ -181,7 +181,7 @@ async fn an_answer_after_its_limit_begins_nothing_and_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_is_answered_too_late_extends_nothing() {
+async fn late_renewal_response_does_not_extend_the_lease() {
     let (store, runs) = (Away::default(), Runs::default());
     let tasks = started([runs.task("t", &leases(store.clone()), "l")]);
     sleep(TTL * 3).await;
@@ -331,7 +331,7 @@ fn values(provider: &SdkMeterProvider, exporter: &InMemoryMetricExporter) -> BTr
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_instruments_show_who_holds_what_became_of_it_and_what_fails() {
+async fn instruments_show_the_holder_transitions_and_errors() {
     let exporter = InMemoryMetricExporter::default();
     let reader = PeriodicReader::builder(exporter.clone()).with_interval(secs(1_000_000)).build();
     let provider = SdkMeterProvider::builder().with_reader(reader).build();
