@@ -190,7 +190,7 @@ fn a_redirect_over_grpc_is_not_followed_either() {
 }
 
 #[test]
-fn a_batch_that_is_too_large_is_split_and_only_what_does_not_fit_alone_is_dropped() {
+fn oversized_batch_is_split_and_oversized_items_are_dropped() {
     for protocol in BOTH {
         let receiver = Receiver::start(protocol);
         receiver.set_behaviour(Behaviour::AtMost(4_000));
@@ -315,7 +315,7 @@ fn reason(endpoint: &str, protocol: Protocol, env: &'static [(&'static str, &'st
 }
 
 #[test]
-fn a_failure_says_what_happened() {
+fn failure_text_names_its_cause() {
     let down = closed_port();
     let hangs_up = server(|mut stream| {
         let _ = stream.read(&mut [0; 16_384]);
@@ -425,7 +425,7 @@ impl hyper::body::Body for Drips {
 
 /// An answer that comes a byte at a time ends at the attempt's limit.
 #[test]
-fn an_answer_in_drips_is_given_up_and_the_spans_are_kept() {
+fn dripping_response_times_out_and_spans_are_kept() {
     for protocol in BOTH {
         let kind =
             if protocol == Protocol::HttpProtobuf { "application/x-protobuf" } else { "application/grpc" };
@@ -496,7 +496,7 @@ fn an_errors_body_need_not_be_readable() {
 
 /// Of our side, it is no request that is too large: halves would be answered so too.
 #[test]
-fn an_answer_that_is_too_large_is_a_failure_and_the_request_is_not_sent_again() {
+fn oversized_response_fails_without_another_request() {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     /// More than the 4 MiB that are read.
     const SIZE: usize = 5 << 20;

@@ -90,7 +90,7 @@ fn spans_that_are_not_sampled_are_not_counted() {
 }
 
 #[test]
-fn a_refusing_receiver_costs_the_batch_and_is_told() {
+fn refusing_receiver_loses_the_batch_and_is_reported() {
     for protocol in BOTH {
         let receiver = Receiver::start(protocol);
         receiver.set_behaviour(Behaviour::Refuse);
@@ -270,7 +270,7 @@ fn a_slow_or_hanging_receiver_does_not_hold_up_the_end() {
 
 /// Seen to fail where the providers, which are dropped at once, wait for the queues as well.
 #[test]
-fn shutting_down_blocks_nobody_and_tells_each_signals_own_time() {
+fn shutdown_does_not_block_and_reports_each_signals_time() {
     let (hangs, receiver) = (Receiver::start(ANY), Receiver::start(ANY));
     hangs.set_behaviour(Behaviour::Hang);
     let endpoints = [
@@ -374,7 +374,7 @@ fn a_receiver_that_is_down_costs_the_spans_and_nothing_else() {
 }
 
 #[test]
-fn an_attempt_that_never_ends_is_ended_and_what_was_in_it_is_kept() {
+fn hanging_export_attempt_times_out_and_keeps_its_items() {
     let receiver = Receiver::start(ANY);
     receiver.set_behaviour(Behaviour::Hang);
     let env = |name: &str| match name {
@@ -398,7 +398,7 @@ fn an_attempt_that_never_ends_is_ended_and_what_was_in_it_is_kept() {
 }
 
 #[test]
-fn check_tells_whether_something_listens() {
+fn check_reports_whether_a_collector_listens() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let receiver = Receiver::start(Protocol::HttpProtobuf);
     let telemetry = receiver.telemetry("check").build().expect("telemetry");
@@ -429,7 +429,7 @@ fn says(answer: &'static [u8]) -> String {
 
 /// Seen to fail: whatever took a connection was called a collector.
 #[test]
-fn check_says_what_is_wrong_with_an_endpoint() {
+fn check_names_the_problem_of_an_endpoint() {
     use Protocol::{Grpc, HttpProtobuf};
     const NOT_HTTP2: &str = "the connection was closed without a response in HTTP/2: is it an HTTP/1.1 port, or does it expect https://?";
     const SOON: Duration = Duration::from_secs(5);
@@ -504,7 +504,7 @@ fn check_takes_a_receiver_for_one() {
 }
 
 #[test]
-fn check_of_a_port_that_never_answers_ends_in_time() {
+fn check_of_a_silent_port_ends_in_time() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let endpoint = format!("http://{}", silent.local_addr().expect("an address"));

@@ -137,7 +137,7 @@ fn start_asking(
 }
 
 #[test]
-fn the_client_certificate_is_shown_to_who_asks_for_it() {
+fn client_certificate_is_sent_to_a_server_requesting_it() {
     let (authority, ours, key) = certified("us");
     let folder = std::env::temp_dir().join(format!("otel-tasks-client-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");

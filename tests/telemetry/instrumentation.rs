@@ -49,7 +49,7 @@ fn says(check: &InstrumentationCheck, line: &str) {
 }
 
 #[test]
-fn what_is_delivered_is_counted_and_a_first_collection_is_not_missed() {
+fn check_counts_deliveries_and_expects_no_early_collection() {
     for protocol in BOTH {
         let receiver = Receiver::start(protocol);
         let telemetry = build(receiver.telemetry("seen"));
@@ -69,7 +69,7 @@ fn what_is_delivered_is_counted_and_a_first_collection_is_not_missed() {
 
 /// Seen to fail: each was "traces: exported".
 #[test]
-fn what_does_not_leave_the_process_is_said_with_its_reason() {
+fn check_names_the_reason_for_each_unexported_signal() {
     let receiver = Receiver::start(Protocol::HttpProtobuf);
     let told = |telemetry: &Telemetry| {
         let check = check(telemetry, true);
@@ -126,7 +126,7 @@ fn what_does_not_leave_the_process_is_said_with_its_reason() {
 
 /// A loss that the receiver calls a success, and one after another delivery.
 #[test]
-fn what_is_lost_without_a_failed_request_is_said() {
+fn check_reports_losses_without_a_failed_request() {
     for protocol in BOTH {
         let receiver = Receiver::start(protocol);
         let telemetry = build(receiver.telemetry("lost"));
@@ -212,7 +212,7 @@ fn a_part_of_the_traces_is_said_to_be_one() {
 
 /// The lines of the documentation, of which one may end in `[...]`, are those that the program prints.
 #[test]
-fn each_line_of_the_documentation_is_one_that_is_printed() {
+fn each_documented_line_is_printed() {
     let receiver = Receiver::start(Protocol::HttpProtobuf);
     let closed = format!("http://{}", closed_port());
     let mut said = Vec::new();

@@ -90,7 +90,7 @@ fn a_receiver_that_is_restarted_loses_nothing() {
 
 /// A connection may be dead without a sign: the receiver's host is gone, or a router has forgotten it.
 #[test]
-fn a_connection_on_which_no_answer_came_is_left() {
+fn connection_without_a_response_is_abandoned() {
     use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
     for protocol in BOTH {
         let receiver = Receiver::start(protocol);
@@ -185,7 +185,7 @@ fn peak() -> u64 {
 /// Seen to fail: the queue was bounded in items alone, and 20,000 texts of 50 KB were a gigabyte.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_receiver_that_never_answers_costs_bounded_memory_whatever_is_sent() {
+fn silent_receiver_costs_bounded_memory() {
     if is_child() {
         for protocol in BOTH {
             let receiver = Receiver::start(protocol);
@@ -218,7 +218,7 @@ fn a_receiver_that_never_answers_costs_bounded_memory_whatever_is_sent() {
         }
         return;
     }
-    let test = "outage::a_receiver_that_never_answers_costs_bounded_memory_whatever_is_sent";
+    let test = "outage::silent_receiver_costs_bounded_memory";
     let output = crate::support::process::child(test).output().expect("a child");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -86,7 +86,7 @@ fn a_bad_variable_of_the_process_never_fails_the_installation_and_is_named() {
 
 /// Seen to fail: the SDK read the limits of the process, whatever the reader of variables said.
 #[test]
-fn what_the_process_says_is_not_read_beside_a_reader_of_variables() {
+fn process_environment_is_ignored_beside_a_variable_reader() {
     if is_child() {
         let receiver = Receiver::start(Protocol::HttpProtobuf);
         let limit = |name: &str| (name == "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT").then(|| "2".to_owned());
@@ -102,7 +102,7 @@ fn what_the_process_says_is_not_read_beside_a_reader_of_variables() {
         assert_eq!((span.attributes.len(), span.events.len()), (2, 5));
         return;
     }
-    let output = child("what_the_process_says_is_not_read_beside_a_reader_of_variables")
+    let output = child("process_environment_is_ignored_beside_a_variable_reader")
         .env("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "1")
         .env("OTEL_SPAN_EVENT_COUNT_LIMIT", "1")
         .output()
@@ -136,7 +136,7 @@ fn a_batch_that_is_sent_again_is_printed_once() {
 
 #[cfg(feature = "console")]
 #[test]
-fn a_closed_standard_output_costs_what_was_written_there_and_nothing_else() {
+fn closed_stdout_fails_only_the_console_exports() {
     use otel_tasks::telemetry::SignalOutcome;
     use std::io::Write as _;
     const ALL_FAILED: i32 = 42;
@@ -156,7 +156,7 @@ fn a_closed_standard_output_costs_what_was_written_there_and_nothing_else() {
         // The harness cannot write its verdict any more.
         std::process::exit(if both_failed && failed { ALL_FAILED } else { 1 });
     }
-    let mut child = child("a_closed_standard_output_costs_what_was_written_there_and_nothing_else")
+    let mut child = child("closed_stdout_fails_only_the_console_exports")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -278,7 +278,7 @@ fn building_touches_nothing_global_and_set_global_makes_it_the_processs() {
 
 /// Seen to fail: fields were written as they were, and so were line feeds and marks of direction in messages.
 #[test]
-fn what_is_logged_never_reaches_the_terminal_raw() {
+fn logged_text_is_escaped_for_the_terminal() {
     const EVIL: &str = "evil\u{1b}[2J\u{9b}1m\r\n2026-01-01T00:00:00Z ERROR forged\u{202e}";
     #[derive(Debug)]
     struct Evil;
@@ -301,7 +301,7 @@ fn what_is_logged_never_reaches_the_terminal_raw() {
         let _report = telemetry.shutdown_blocking();
         return;
     }
-    let output = child("what_is_logged_never_reaches_the_terminal_raw").output().expect("a child");
+    let output = child("logged_text_is_escaped_for_the_terminal").output().expect("a child");
     let lines = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{lines}");
     let bad = |c: char| c.is_control() && c != '\n' || ('\u{2028}'..='\u{202e}').contains(&c);

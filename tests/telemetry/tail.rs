@@ -117,7 +117,7 @@ fn of_ten_thousand_runs_at_one_percent_the_hundred_that_fail_arrive_whole() {
 }
 
 #[test]
-fn without_the_setting_what_is_not_sampled_is_not_recorded() {
+fn unsampled_runs_are_not_recorded_without_the_setting() {
     let receiver = Receiver::start(Protocol::HttpProtobuf);
     let telemetry = at("0", &receiver).build().expect("built");
     let tasks = manager(&telemetry);
