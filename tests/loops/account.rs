@@ -269,7 +269,7 @@ async fn a_pause_within_the_jitter_counts_the_time_that_had_come() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_phase_goes_on_after_an_iteration_at_once() {
+async fn immediate_iteration_does_not_move_the_phase() {
     let began = midnight() - secs(40 * MINUTE);
     let l = on(Schedule::every(secs(HOUR)).starts(began).immediate(true)).begin(|body| body);
     minutes(150).await;
@@ -277,7 +277,7 @@ async fn a_phase_goes_on_after_an_iteration_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_count_leaves_of_the_times_to_catch_up_with_is_missed() {
+async fn catch_up_times_beyond_the_count_are_missed() {
     let l = on(hourly().count(2)).takes(1).begin(|body| body.missed(MissedPolicy::CatchUp(5)));
     minutes(30).await;
     l.set(5 * HOUR as i64);
@@ -427,7 +427,7 @@ async fn a_clock_set_forward_into_a_later_jitter_keeps_that_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_overlapped_is_counted_though_the_life_or_the_schedule_changes() {
+async fn overlaps_are_counted_across_a_new_life_or_schedule() {
     for how in ["restart", "change", "cancel", "stop"] {
         let l = on(hourly()).takes(150).begin(|body| body);
         minutes(200).await;
@@ -444,7 +444,7 @@ async fn what_has_overlapped_is_counted_though_the_life_or_the_schedule_changes(
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_waits_in_the_queue_is_due_in_the_next_life() {
+async fn queued_iteration_is_due_in_the_next_life() {
     let l = on(hourly()).takes(150).begin(|body| body.overlap(OverlapPolicy::Queue));
     minutes(200).await;
     l.handle.restart().unwrap();
@@ -453,7 +453,7 @@ async fn one_that_waits_in_the_queue_is_due_in_the_next_life() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_life_repeats_what_was_used_before_it() {
+async fn new_life_repeats_no_used_time() {
     let l = on(hourly()).takes(70).begin(|body| body);
     minutes(135).await;
     assert_eq!((l.begun(), l.left_out()), (vec![60], (0, 1)), "2 o'clock overlapped");
@@ -485,7 +485,7 @@ async fn at_the_limit_a_time_is_counted_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_falls_due_during_a_pause_is_not_counted_though_an_iteration_runs() {
+async fn times_during_a_pause_are_not_counted_as_overlaps() {
     // It runs from 1:00 to 3:30.
     for (pause, resume, overlapped, next) in [
         (90, None, 0, None),

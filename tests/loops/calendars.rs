@@ -131,7 +131,7 @@ async fn a_clock_that_was_wrong_when_the_loop_began_stalls_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_so_often_goes_on_when_the_clock_is_set_back() {
+async fn quarter_hour_cron_continues_after_clock_is_set_back() {
     let l = OnClock::begin(Schedule::cron("*/15 * * * *", "UTC"), |body| body);
     hours(2).await;
     sleep(secs(60)).await;
@@ -189,7 +189,7 @@ async fn missed_times_of_a_schedule_of_every_second_are_counted_up_to_a_limit() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_life_does_not_repeat_what_the_one_before_did() {
+async fn new_life_does_not_repeat_the_previous_iteration() {
     let l = OnClock::begin(daily("09:00"), |body| body);
     hours(9).await;
     settle().await;
@@ -232,7 +232,7 @@ async fn a_calendar_that_is_over_finishes_the_loop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_step_between_looks_at_the_clock_can_be_set() {
+async fn wall_clock_step_is_configurable() {
     let clock = WallClock::starting(midnight());
     let tasks = TaskManager::builder().wall_clock(clock.reader()).wall_clock_step(secs(5)).build().unwrap();
     let moments = Moments::default();

@@ -7,7 +7,7 @@ use super::*;
 use crate::support::WallClock;
 
 #[tokio::test(start_paused = true)]
-async fn a_shorter_interval_during_an_iteration_counts_what_it_brought_and_no_more() {
+async fn shorter_interval_counts_only_its_own_overlaps() {
     let (body, handle, moments) = noting(100, 10);
     let tasks = started(CriticalTaskConfig::from_loop("l", body.count(2)));
     sleep(secs(5)).await;
@@ -43,7 +43,7 @@ async fn a_schedule_changed_during_an_iteration_or_before_the_first_holds_from_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_schedule_changed_before_a_first_iteration_that_is_still_to_come_is_reckoned_anew() {
+async fn change_before_the_first_iteration_restarts_the_interval() {
     let (body, handle, moments) = noting_on(Schedule::every(secs(1_000)).immediate(false), 0);
     let _tasks = started(CriticalTaskConfig::from_loop("l", body));
     sleep(secs(10)).await;
@@ -72,7 +72,7 @@ async fn a_schedule_that_begins_later_is_waited_for_also_after_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_schedule_that_comes_when_the_one_before_is_over_begins_beside_what_still_runs() {
+async fn new_schedule_runs_beside_iterations_of_an_ended_one() {
     let clock = WallClock::starting(SystemTime::UNIX_EPOCH);
     let until = Schedule::every(secs(10)).ends(SystemTime::UNIX_EPOCH + secs(5));
     let (body, handle, moments) = noting_on(until, 100);
@@ -145,7 +145,7 @@ async fn paused() -> (TaskManager, LoopHandle, Moments) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_paused_loop_shows_it_and_leaves_out_what_falls_due() {
+async fn paused_loop_shows_its_state_and_skips_due_times() {
     let (tasks, handle, moments) = paused().await;
     assert_eq!((state(&tasks, "l"), handle.next_run()), (Some(TaskState::Paused), None));
     assert!(handle.is_running());
@@ -247,7 +247,7 @@ async fn cancel_drops_all_that_overlap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_schedule_that_may_overlap_takes_over_from_one_that_does_not() {
+async fn overlapping_schedule_replaces_a_nonoverlapping_one() {
     let (body, handle, moments) = noting_on(Schedule::delay(secs(30)), 15);
     let tasks = started(CriticalTaskConfig::from_loop("l", body.overlap(OverlapPolicy::Allow(2))));
     sleep(secs(5)).await;

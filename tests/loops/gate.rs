@@ -83,7 +83,7 @@ async fn a_due_time_is_claimed_before_its_iteration_and_run_only_if_it_is_won() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_gate_hears_how_each_iteration_ended() {
+async fn gate_receives_the_result_of_each_iteration() {
     let (door, clock) = (Door::new(), WallClock::starting(midnight()));
     let body = TaskLoop::on(Schedule::every(secs(10)), |ctx: TaskContext| async move {
         if ctx.iteration() == Some(2) { Err("down") } else { Ok(()) }
@@ -115,7 +115,7 @@ async fn a_claim_that_finds_another_holder_ends_the_life() {
 
 #[cfg(feature = "calendar")]
 #[tokio::test(start_paused = true)]
-async fn what_fell_due_between_two_holders_is_missed() {
+async fn times_between_two_holders_are_missed() {
     let hourly = || Schedule::cron("0 * * * *", "UTC");
     for (policy, ran, missed) in [
         (MissedPolicy::RunOnce, vec![HOUR, 4 * HOUR, 5 * HOUR], 2),
@@ -144,7 +144,7 @@ async fn what_fell_due_between_two_holders_is_missed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interval_goes_on_from_the_last_holder() {
+async fn interval_continues_from_the_last_holder() {
     let (door, fleet, clock) = (Door::new(), Fleet::default(), WallClock::starting(midnight()));
     let every = || Schedule::every(secs(600));
     let old = replica(&clock, &door, fleet.body(every()));
@@ -166,7 +166,7 @@ async fn an_interval_goes_on_from_the_last_holder() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_holder_that_comes_back_does_not_repeat_what_others_ran() {
+async fn returning_holder_does_not_repeat_iterations_of_others() {
     let (door, fleet, clock) = (Door::new(), Fleet::default(), WallClock::starting(midnight()));
     let tasks = replica(&clock, &door, fleet.body(Schedule::every(secs(600))));
     settle().await;

@@ -32,7 +32,7 @@ async fn the_restart_policy_decides_on_an_error_before_the_loop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_asked_for_before_the_loop_holds_before_the_first_iteration() {
+async fn requests_in_before_loop_apply_before_the_first_iteration() {
     for how in ["cancel", "pause", "stop", "change"] {
         let (body, handle, moments) = noting(10, 0);
         let own = handle.clone();
@@ -64,7 +64,7 @@ async fn what_is_asked_for_before_the_loop_holds_before_the_first_iteration() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_hook_after_the_loop_hears_whether_it_was_stopped() {
+async fn after_loop_hook_sees_whether_the_loop_was_cancelled() {
     for (how, expected) in [("count", false), ("stop", false), ("shutdown", true)] {
         let (body, handle, _) = noting(10, 0);
         let heard = Arc::new(Mutex::new(None));

@@ -45,7 +45,7 @@ async fn from_noon(
 
 #[cfg(feature = "calendar")]
 #[tokio::test(start_paused = true)]
-async fn what_a_calendar_has_shown_since_is_missed() {
+async fn calendar_times_since_the_last_run_are_missed() {
     let daily = || Schedule::daily(["09:00"], "UTC");
     for (policy, last_run, begins, missed) in [
         (MissedPolicy::RunOnce, Some(ago(3, 0)), vec![], 0),
@@ -64,7 +64,7 @@ async fn what_a_calendar_has_shown_since_is_missed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interval_goes_on_from_it() {
+async fn interval_continues_from_the_last_run() {
     let hourly = || Schedule::every(secs(HOUR));
     for (schedule, policy, last_run, begins, missed) in [
         (hourly(), MissedPolicy::RunOnce, Some(ago(0, 20)), vec![40, 100], 0),
@@ -106,7 +106,7 @@ async fn an_instant_that_it_ran_for_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handle_tells_the_time_that_the_last_iteration_was_due_at() {
+async fn handle_returns_the_due_time_of_the_last_iteration() {
     let (_, _, handle) = from_noon(Schedule::every(secs(HOUR)), MissedPolicy::RunOnce, ago(0, 20), 30).await;
     assert_eq!(handle.last_run(), Some(ago(0, 20)), "what it was given, until one has ended");
     let clock = WallClock::starting(noon());

@@ -149,7 +149,7 @@ async fn a_reached_count_is_finished_and_never_restarted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_finished_loop_begins_anew_when_restarted_by_hand() {
+async fn finished_loop_runs_again_after_a_manual_restart() {
     let (body, handle, moments) = noting(10, 0);
     let tasks = started(CriticalTaskConfig::from_loop("l", body.count(2)));
     sleep(secs(60)).await;
@@ -191,7 +191,7 @@ async fn hooks_are_called_in_their_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_error_hook_decides_whether_the_loop_goes_on() {
+async fn error_hook_decides_whether_the_loop_continues() {
     let log = Log::default();
     let (each, errors) = (log.clone(), log.clone());
     let body = failing(|iteration| if iteration % 2 == 0 { Err("even") } else { Ok(()) })
@@ -615,7 +615,7 @@ async fn stop_on_a_loop_that_waits_for_its_start_or_restart_keeps_it_from_beginn
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_hook_that_waits_for_ever_does_not_hold_up_a_stop() {
+async fn endless_before_loop_hook_does_not_delay_a_stop() {
     let (body, _, moments) = noting(10, 0);
     let waiting = body.before_loop(|_| std::future::pending::<()>());
     let tasks = started(CriticalTaskConfig::from_loop("waiting", waiting));
@@ -653,7 +653,7 @@ async fn an_interval_longer_than_any_clock_is_a_loop_that_runs_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handle_tells_the_last_result_until_there_is_another() {
+async fn handle_returns_the_last_result_until_the_next_one() {
     let body = TaskLoop::every(secs(60), |ctx| async move {
         sleep(secs(5)).await;
         if ctx.generation() == 1 { Err("down") } else { Ok(()) }

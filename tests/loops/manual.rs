@@ -43,7 +43,7 @@ async fn it_begins_at_once_and_leaves_the_rhythm_as_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_goes_on_though_nobody_awaits_it() {
+async fn manual_iteration_runs_without_being_awaited() {
     let (body, handle, moments, _) = heard(5);
     let _tasks = started(CriticalTaskConfig::from_loop("l", body));
     sleep(secs(30)).await;
@@ -70,7 +70,7 @@ async fn a_paused_loop_runs_it_and_stays_paused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_would_overlap_is_refused_and_not_counted() {
+async fn overlapping_manual_iteration_is_refused_and_not_counted() {
     for overlap in [OverlapPolicy::Skip, OverlapPolicy::Queue, OverlapPolicy::CancelRunning] {
         let (body, handle, moments, _) = heard(30);
         let tasks = started(CriticalTaskConfig::from_loop("l", body.overlap(overlap)));
@@ -137,7 +137,7 @@ async fn a_loop_that_does_not_run_refuses_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_awaits_one_that_is_dropped_is_told() {
+async fn awaiting_a_dropped_manual_iteration_returns_an_error() {
     let (body, handle, _, _) = heard(50);
     let _tasks = started(CriticalTaskConfig::from_loop("l", body));
     sleep(secs(60)).await;
@@ -190,7 +190,7 @@ fn asking(
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_accepted_begins_however_the_loop_ends() {
+async fn accepted_manual_iteration_begins_even_if_the_loop_ends() {
     for how in ["count", "stop", "permanent", "end of the schedule"] {
         for overlap in [OverlapPolicy::Skip, OverlapPolicy::CancelRunning, OverlapPolicy::Allow(2)] {
             let begun = Arc::new(AtomicUsize::new(0));
@@ -269,7 +269,7 @@ async fn a_loop_that_is_about_to_end_refuses_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_an_error_that_ends_the_loop_none_begins_beside_those_that_still_run() {
+async fn manual_iteration_is_refused_after_an_ending_error() {
     let body = TaskLoop::every(secs(10), |ctx: TaskContext| async move {
         sleep(secs(25)).await;
         if ctx.iteration() == Some(1) { Err("gone") } else { Ok(()) }
@@ -344,7 +344,7 @@ async fn beside_a_time_that_comes_no_more_begin_than_may() {
 }
 
 #[test]
-fn who_has_awaited_one_may_ask_for_another() {
+fn next_manual_iteration_is_accepted_after_awaiting_one() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let body = TaskLoop::on(Schedule::every(secs(1_000)).immediate(false), |_| async {});

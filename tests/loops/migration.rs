@@ -25,7 +25,7 @@ fn either_of_two_fields_of_days_is_enough() {
 
 /// cron and cronie ask whether the field begins with a star, Kubernetes and croner whether it is one.
 #[test]
-fn a_step_of_days_beside_other_days_is_to_say_what_it_means() {
+fn ambiguous_day_step_is_refused_with_both_rewrites() {
     assert!(
         refused("0 0 */2 * MON")
             .contains("write +MON as the days of the week for both, or 1-31/2 for either")
@@ -77,7 +77,7 @@ fn nicknames_are_crons() {
 }
 
 #[test]
-fn what_means_something_else_elsewhere_is_refused_with_what_to_write() {
+fn nonportable_expressions_are_refused_with_a_correction() {
     assert!(refused("*/90 * * * *").ends_with("the minutes go from 0 to 59"));
     assert!(refused("0 22-2 * * *").ends_with("write 22-23,0-2"));
     assert!(refused("1/10 * * * * *").ends_with("write 1-59/10"));

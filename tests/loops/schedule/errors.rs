@@ -100,7 +100,7 @@ fn an_expression_that_never_comes_true_is_refused() {
 }
 
 #[test]
-fn a_wrong_zone_names_the_position_and_one_that_is_near() {
+fn unknown_zone_error_names_the_position_and_nearest_zone() {
     for (name, position, nearest) in [
         ("Europe/Berlim", 12, Some("Europe/Berlin")),
         ("Europa/Berlin", 5, Some("Europe/Berlin")),

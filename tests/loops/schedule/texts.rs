@@ -113,7 +113,7 @@ fn white_space_around_an_expression_is_no_part_of_it() {
 }
 
 #[test]
-fn a_zone_that_stands_for_none_is_refused() {
+fn etc_unknown_zone_is_refused() {
     let error = Schedule::daily(["09:00"], "Etc/Unknown").check().expect_err("it has no clock");
     assert!(matches!(error, ScheduleError::Zone { .. }), "{error:?}");
 }

@@ -134,7 +134,7 @@ fn a_day_that_a_zone_leaves_out_is_due_when_it_is_left_out() {
 }
 
 #[test]
-fn every_so_often_goes_on_through_a_change_of_the_clock() {
+fn quarter_hour_cron_continues_through_a_dst_change() {
     let quarters = Schedule::cron("*/15 * * * *", "Europe/Berlin");
     for from in ["2024-10-26T23:50:00Z", "2024-03-31T00:20:00Z"] {
         let due: Vec<_> = quarters.upcoming(at(from)).take(10).collect();

@@ -123,7 +123,7 @@ proptest! {
     }
 
     #[test]
-    fn an_expression_without_hours_goes_on_in_real_time((zone, from, to) in windows(), minute in minutes(), step in prop_oneof![Just(""), Just("/2"), Just("/5")]) {
+    fn expression_without_hours_follows_real_time((zone, from, to) in windows(), minute in minutes(), step in prop_oneof![Just(""), Just("/2"), Just("/5")]) {
         let text = format!("{minute} *{step} * * *");
         let cron = Cron::from_str(&text).unwrap();
         let schedule = Schedule::cron(&text, &zone.name);
