@@ -47,7 +47,7 @@ async fn blocking_work_blocks_no_worker_and_is_no_slow_poll() {
 }
 
 #[tokio::test]
-async fn at_shutdown_blocking_work_hears_its_token_and_is_waited_for() {
+async fn shutdown_cancels_blocking_work_and_waits_for_it() {
     let tasks = manager();
     let (ended, waits) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let (says_ended, says_waits) = (ended.clone(), waits.clone());

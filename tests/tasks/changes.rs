@@ -72,7 +72,7 @@ async fn an_iteration_that_fails_is_a_change_and_the_next_that_fails_alike_is_co
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_a_pause_and_a_resume_say_who_asked() {
+async fn stop_pause_and_resume_are_recorded_as_requested() {
     let tasks = started(obeys("t"));
     sleep(secs(1)).await;
     let next = async |order: &dyn Fn()| {

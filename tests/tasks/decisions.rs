@@ -25,7 +25,7 @@ fn replay(decisions: &[TaskDecision]) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn recorded_decisions_are_answered_alike_by_the_policy() {
+async fn replayed_decisions_get_the_same_verdict() {
     let grown = Backoff::growing(secs(1), secs(30));
     let configs = [
         failing("full").backoff(grown.jitter(Jitter::Full)).max_restarts(5, secs(600)),

@@ -88,7 +88,7 @@ async fn a_long_name_is_refused_and_a_spawned_one_is_cut() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_duplicate_name_is_refused_and_the_first_task_goes_on() {
+async fn duplicate_name_is_refused_and_the_first_task_continues() {
     let alive = Alive::default();
     let task = |alive: &Alive| {
         let alive = alive.clone();
@@ -400,7 +400,7 @@ async fn the_errors_of_a_handle_read_like_sentences() {
 }
 
 #[tokio::test]
-async fn a_panic_is_told_with_its_own_place() {
+async fn panic_is_reported_with_its_own_location() {
     let tasks = TaskManager::new();
     let caught = async { drop(std::panic::catch_unwind(|| panic!("the user's own matter"))) };
     tasks.spawn("catches", caught).await.expect("it caught the panic");

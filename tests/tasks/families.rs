@@ -64,7 +64,7 @@ async fn members_come_once_and_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_set_adds_what_is_missing_and_removes_the_rest() {
+async fn set_adds_missing_keys_and_removes_the_rest() {
     let (tasks, alive) = (started(), Alive::default());
     let guilds = slow(&tasks, &alive);
     guilds.set([1, 2, 3, 3]).await.unwrap();
@@ -547,7 +547,7 @@ async fn a_family_whose_name_leaves_no_room_for_a_key_is_refused() {
 
 /// Seen to fail: its figures were those of all that found no room.
 #[tokio::test(start_paused = true)]
-async fn the_name_of_what_finds_no_room_is_refused() {
+async fn reserved_overflow_name_is_refused() {
     let tasks = started();
     let config = || CriticalTaskConfig::new("_OTHER", |ctx| until_cancelled(ctx, ()));
     for refused in [
@@ -576,7 +576,7 @@ async fn a_family_takes_one_name_of_the_bound() {
 
 /// Seen to fail: the series of a tenant stayed for ever, and the 201st was refused with nothing there.
 #[tokio::test(start_paused = true)]
-async fn any_number_of_tenants_may_differ_in_what_they_are_metered_under() {
+async fn any_number_of_tenants_may_differ_in_metric_attributes() {
     let metrics = Metrics::new();
     let tasks = TaskManager::builder().meter(metrics.meter()).build().unwrap();
     tasks.start();
@@ -702,7 +702,7 @@ async fn a_member_that_is_being_replaced_cannot_be_ensured() {
 
 /// Seen to fail: a loop that has not run yet took the time of all members away.
 #[tokio::test(start_paused = true)]
-async fn the_heartbeat_of_a_family_is_that_of_the_member_that_was_silent_for_longest() {
+async fn family_heartbeat_comes_from_its_longest_silent_member() {
     let metrics = Metrics::new();
     let tasks = TaskManager::builder().meter(metrics.meter()).build().unwrap();
     tasks.start();

@@ -62,7 +62,7 @@ async fn runs_are_counted_by_minute_once_somebody_wants_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_snapshot_says_what_its_task_depends_on() {
+async fn snapshot_lists_the_dependencies_of_its_task() {
     let tasks = begun(TaskManager::new(), [obeys("db"), obeys("web").depends_on("db")]);
     let of = |name: &str| tasks.snapshot(name).unwrap().depends_on;
     assert_eq!((of("db"), of("web")), (vec![], vec!["db".into()]));

@@ -31,7 +31,7 @@ fn admit(door: &Door, term: u64) -> Keeper {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_stands_by_until_its_gate_lets_it_in() {
+async fn task_is_in_standby_until_its_gate_opens() {
     let (door, alive) = (Door::new(), Alive::default());
     let tasks = all_started([obedient("t", &alive).gate(door.clone()), obeys("after").depends_on("t")]);
     settle().await;
@@ -90,7 +90,7 @@ async fn a_run_sees_the_pass_that_it_began_with() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_is_asked_one_grace_before_the_end_and_the_task_stands_again() {
+async fn run_stops_one_grace_early_and_returns_to_standby() {
     let (door, alive) = (Door::new(), Alive::default());
     let tasks = started(obedient("t", &alive).gate(door.clone()));
     settle().await;
@@ -187,7 +187,7 @@ async fn no_poll_begins_after_a_suspension_that_outlasted_the_pass() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_want_to_run_is_no_candidate() {
+async fn stopped_or_paused_task_is_no_candidate() {
     let door = Door::new();
     let tasks = all_started([obeys("t").gate(door.clone()), obeys("gone").gate(door.clone())]);
     settle().await;
@@ -289,7 +289,7 @@ async fn a_failed_run_gives_its_lease_back_and_is_restarted_with_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_run_owns_ends_with_it_and_before_the_lease_is_given_back() {
+async fn owned_work_ends_before_the_lease_is_released() {
     let (door, owned) = (Door::new(), Alive::default());
     let counted = owned.clone();
     let task = CriticalTaskConfig::new("t", move |ctx: TaskContext| {
@@ -320,7 +320,7 @@ async fn what_a_run_owns_ends_with_it_and_before_the_lease_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restart_by_hand_does_not_wait_for_what_the_run_owned() {
+async fn manual_restart_does_not_wait_for_owned_work() {
     let (door, owned) = (Door::new(), Alive::default());
     let counted = owned.clone();
     let task = CriticalTaskConfig::new("t", move |ctx: TaskContext| {

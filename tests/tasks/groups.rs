@@ -263,6 +263,6 @@ async fn a_group_asks_the_next_running_member_at_once_past_stopped_ones() {
 }
 
 #[test]
-fn a_group_tells_its_name() {
+fn group_returns_its_name() {
     assert_eq!(TaskGroup::new("database", RestartStrategy::OneForAll).name(), "database");
 }

@@ -20,7 +20,7 @@ use crate::support::{
 };
 
 #[tokio::test(start_paused = true)]
-async fn a_contexts_token_is_the_one_that_stops_its_run() {
+async fn context_token_is_cancelled_to_stop_its_run() {
     let tasks = TaskManager::new();
     tasks
         .register(CriticalTaskConfig::new("t", |ctx| {
@@ -41,7 +41,7 @@ async fn a_contexts_token_is_the_one_that_stops_its_run() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_stop_tokens_token_is_the_one_that_stops_its_work() {
+async fn stop_token_is_cancelled_to_stop_its_work() {
     let tasks = TaskManager::new();
     let (give, given) = mpsc::channel();
     let work = tasks.spawn_blocking("w", move |stop| {
@@ -117,7 +117,7 @@ async fn the_handle_of_a_loop_whose_manager_has_shut_down_says_so() {
 
 /// Fails if work that is ready is begun by a run that was asked to stop.
 #[tokio::test(start_paused = true)]
-async fn a_run_goes_on_until_it_is_asked_to_stop() {
+async fn run_until_cancelled_runs_only_until_the_stop_request() {
     let polled = Arc::new(AtomicUsize::new(0));
     let counted = polled.clone();
     let tasks = started(CriticalTaskConfig::new("t", move |ctx: TaskContext| {

@@ -115,7 +115,7 @@ fn a_runtime_that_is_gone_is_not_stalled() {
 }
 
 #[tokio::test]
-async fn a_runtime_that_stalls_twice_is_told_twice() {
+async fn runtime_that_stalls_twice_is_reported_twice() {
     let tasks = TaskManager::builder().runtime_stall(millis(100)).build().unwrap();
     let mut events = tasks.subscribe();
     let mut stalls = 0;

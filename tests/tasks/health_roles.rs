@@ -138,7 +138,7 @@ async fn only_required_tasks_keep_the_service_from_starting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stall_makes_the_service_what_the_role_says() {
+async fn role_decides_the_service_health_after_a_stall() {
     for (role, expected) in [
         (HealthRole::Required, (false, false, true, HealthStatus::Unhealthy)),
         (HealthRole::Degrades, (true, true, true, HealthStatus::Degraded)),

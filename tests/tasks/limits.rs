@@ -199,7 +199,7 @@ async fn a_lowered_limit_holds_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_takes_room_past_those_that_wait_and_who_gives_up_holds_nobody_up() {
+async fn waiters_get_room_in_order_and_leaving_blocks_nobody() {
     let tasks = TaskManager::new();
     let work = tasks.task("work").limit(1);
     let first = held(&work);
@@ -215,7 +215,7 @@ async fn nobody_takes_room_past_those_that_wait_and_who_gives_up_holds_nobody_up
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_said_before_the_limit_applies_to_each_run() {
+async fn settings_before_the_limit_apply_to_each_run() {
     let tasks = TaskManager::new();
     let task = tasks.task("work").category(TaskCategory::System).priority(TaskPriority::High);
     let work = task.component("shop").timeout(secs(3)).limit(2);
@@ -253,7 +253,7 @@ fn a_limit_of_zero_panics_where_it_is_said() {
 
 /// Seen to fail where waiters are not told that admission is closed: the room never comes back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn at_shutdown_nobody_waits_for_ever() {
+async fn shutdown_refuses_all_waiting_reservations() {
     let tasks = TaskManager::builder().shutdown_deadline(millis(500)).build().unwrap();
     let work = tasks.task("work").limit(1);
     let (leave, left) = std::sync::mpsc::channel::<()>();
@@ -326,7 +326,7 @@ async fn limited_runs_of_a_task_are_owned_and_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_is_asked_to_stop_still_finds_room_for_what_it_has_in_hand() {
+async fn stopping_task_still_reserves_room_for_remaining_work() {
     let tasks = TaskManager::new();
     let body = |ctx: TaskContext| async move {
         let work = ctx.task("work").limit(1);
@@ -344,7 +344,7 @@ async fn a_task_that_is_asked_to_stop_still_finds_room_for_what_it_has_in_hand()
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_room_of_a_task_that_is_unregistered_is_refused() {
+async fn waiter_is_refused_when_its_owner_is_unregistered() {
     let (tasks, work) = with_owner().await;
     drop(work.reserve().await.spawn(sleep(secs(3_600))));
     let waiting = tokio::spawn({
@@ -363,7 +363,7 @@ async fn who_waits_for_room_of_a_task_that_is_unregistered_is_refused() {
 
 /// Seen to fail: who waited behind another owner's waiter heard nothing until that had its turn.
 #[tokio::test(start_paused = true)]
-async fn who_waits_behind_others_is_refused_with_its_own_owner() {
+async fn waiter_behind_others_is_refused_with_its_own_owner() {
     let tasks = TaskManager::new();
     let works = ["p", "q"].map(|name| {
         let kept = Arc::new(Mutex::new(None::<LimitedTask>));
@@ -389,7 +389,7 @@ async fn who_waits_behind_others_is_refused_with_its_own_owner() {
 
 /// Seen to fail where the closing of admission wakes nobody.
 #[tokio::test(start_paused = true)]
-async fn who_waits_is_refused_as_soon_as_nothing_more_is_admitted() {
+async fn waiter_is_refused_as_soon_as_admission_closes() {
     // Nothing is alive when the last handle goes: there is no shutdown that would wake anybody later.
     let tasks = TaskManager::new();
     let work = tasks.task("work").limit(1);

@@ -148,7 +148,7 @@ async fn no_counter_runs_backwards_when_a_name_comes_back() {
 
 /// Seen to fail: a reader that had seen the name absent counted all of its earlier runs once more.
 #[tokio::test(start_paused = true)]
-async fn the_sum_of_all_deltas_is_what_was_counted() {
+async fn sum_of_all_deltas_equals_the_count() {
     for minutes in [1, 4, 6, 8, 9, 11, 16] {
         let metrics = Metrics::with_temporality(Temporality::Delta);
         let tasks = manager(&metrics, 2);
@@ -199,7 +199,7 @@ async fn a_name_that_a_collection_has_missed_is_exported_again_after_five_minute
 
 /// A run that goes on after its task was forgotten keeps the name.
 #[tokio::test(start_paused = true)]
-async fn a_name_is_kept_while_a_run_of_it_goes_on() {
+async fn name_is_kept_while_a_run_is_active() {
     let metrics = Metrics::new();
     let tasks = manager(&metrics, 2);
     let ended = Arc::new(AtomicU64::new(0));

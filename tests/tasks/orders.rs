@@ -22,7 +22,7 @@ use crate::support::{
 };
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_leaves_what_has_ended_as_it_is() {
+async fn stop_leaves_ended_tasks_unchanged() {
     let tasks = all_started([
         CriticalTaskConfig::one_shot("finished", |_| async {}),
         CriticalTaskConfig::new("failed", |_| async { Err::<(), _>("down") })
@@ -57,7 +57,7 @@ async fn the_shorter_of_two_graces_applies() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_is_told_of_a_task_and_of_a_loop() {
+async fn pause_is_reported_for_a_task_and_a_loop() {
     let tasks = all_started([
         CriticalTaskConfig::new("t", |ctx| async move { ctx.cancelled().await }),
         CriticalTaskConfig::from_loop("l", TaskLoop::every(secs(10), |_| async {})),
@@ -77,7 +77,7 @@ async fn a_pause_is_told_of_a_task_and_of_a_loop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resumed_loop_is_shown_as_running_and_one_that_was_not_paused_is_left_alone() {
+async fn resume_restores_running_and_ignores_an_unpaused_loop() {
     let body = TaskLoop::every(secs(3_600), |_| async { sleep(secs(1_000)).await });
     let tasks = all_started([CriticalTaskConfig::from_loop("l", body).heartbeat_timeout(secs(30))]);
     sleep(secs(1)).await;
@@ -118,7 +118,7 @@ async fn a_paused_loop_whose_iteration_fails_stays_paused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stall_while_a_task_is_being_stopped_does_not_begin_it_anew() {
+async fn stall_during_a_stop_does_not_restart_the_task() {
     let lives = Alive::default();
     let guards = lives.clone();
     let config = CriticalTaskConfig::new("t", move |ctx| {
@@ -186,7 +186,7 @@ async fn a_task_that_waits_for_its_dependents_stops_when_shutdown_reaches_its_st
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restart_takes_back_a_stop_and_its_grace_goes_on() {
+async fn restart_replaces_a_stop_and_keeps_its_grace() {
     let alive = Alive::default();
     let tasks = all_started([deaf("deaf", &alive).shutdown_grace(secs(60))]);
     sleep(secs(1)).await;

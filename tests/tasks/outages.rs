@@ -306,7 +306,7 @@ async fn an_escalation_makes_for_good_the_default() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_limit_a_task_is_restarted_for_ever() {
+async fn unlimited_restarts_never_give_up() {
     let begun = Begun::new();
     let down = Arc::new(AtomicBool::new(true));
     let backoff = Backoff::constant(secs(1));
@@ -410,7 +410,7 @@ async fn a_group_begins_together_when_the_member_that_failed_is_tried_again() {
 // ---- loops
 
 #[tokio::test(start_paused = true)]
-async fn an_iteration_that_fails_panics_or_times_out_is_a_failed_run_and_the_loop_goes_on() {
+async fn failed_iteration_counts_as_failed_run_and_loop_continues() {
     for how in [ExitKind::Failure, ExitKind::Panic, ExitKind::Timeout] {
         let (begun, lives) = (Begun::new(), Arc::new(AtomicUsize::new(0)));
         let (count, count_lives) = (begun.clone(), lives.clone());

@@ -134,7 +134,7 @@ fn next(notes: &mpsc::Receiver<usize>) -> usize {
 
 /// Seen to fail where orders wake by themselves, and where drivers do no errands.
 #[test]
-fn an_order_overtakes_what_waits_for_a_worker() {
+fn order_overtakes_tasks_waiting_for_a_worker() {
     let busy = Busy::new();
     let noted = busy.running("t");
     busy.order(true, || {
@@ -146,7 +146,7 @@ fn an_order_overtakes_what_waits_for_a_worker() {
 
 /// Seen to fail where a registration brings its driver by itself.
 #[test]
-fn a_registration_overtakes_what_waits_for_a_worker() {
+fn registration_overtakes_tasks_waiting_for_a_worker() {
     let busy = Busy::new();
     let (notes, noted) = mpsc::channel();
     busy.order(true, || busy.tasks.register(busy.noting("t", &notes)).expect("a name"));
@@ -156,7 +156,7 @@ fn a_registration_overtakes_what_waits_for_a_worker() {
 
 /// Seen to fail where an unregistration is an order like those of the shutdown.
 #[test]
-fn an_unregistration_overtakes_what_waits_for_a_worker() {
+fn unregistration_overtakes_tasks_waiting_for_a_worker() {
     let busy = Busy::new();
     let noted = busy.running("t");
     let mut unregisters = pin!(busy.tasks.unregister("t"));

@@ -19,24 +19,24 @@ async fn panic_once(tasks: &TaskManager) {
 }
 
 #[tokio::test]
-async fn a_panic_that_a_subscriber_hears_of_is_not_printed() {
+async fn panic_seen_by_a_subscriber_is_not_printed() {
     if is_child() {
         tracing_subscriber::registry()
             .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
             .init();
         return panic_once(&TaskManager::new()).await;
     }
-    let stderr = stderr_of("a_panic_that_a_subscriber_hears_of_is_not_printed");
+    let stderr = stderr_of("panic_seen_by_a_subscriber_is_not_printed");
     assert!(!stderr.lines().any(|line| line.starts_with("thread '")), "{stderr}");
     assert!(stderr.contains("run of task panics failed: panicked at tests/tasks/panics.rs:"), "{stderr}");
 }
 
 #[tokio::test]
-async fn a_panic_that_no_subscriber_would_hear_of_is_printed() {
+async fn panic_without_a_subscriber_is_printed() {
     if is_child() {
         return panic_once(&TaskManager::new()).await;
     }
-    let stderr = stderr_of("a_panic_that_no_subscriber_would_hear_of_is_printed");
+    let stderr = stderr_of("panic_without_a_subscriber_is_printed");
     assert!(stderr.contains("dear me") && stderr.contains(" panicked at"), "{stderr}");
 }
 

@@ -17,7 +17,7 @@ use crate::support::{
 };
 
 #[tokio::test(start_paused = true)]
-async fn a_paused_task_is_stopped_in_order_and_begins_anew_when_resumed() {
+async fn paused_task_stops_in_order_and_starts_again_on_resume() {
     let alive = Alive::default();
     let tasks = started(obedient("t", &alive).restart_policy(RestartPolicy::Always));
     settle().await;
@@ -111,7 +111,7 @@ async fn a_pause_during_backoff_or_before_the_start_holds_the_task_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_paused_task_hears_every_other_order() {
+async fn paused_task_obeys_every_other_order() {
     let paused = async |alive: &Alive| {
         let tasks = started(obedient("t", alive));
         settle().await;

@@ -71,7 +71,7 @@ async fn dropping_the_last_handle_of_living_tasks_is_a_warning_with_their_names(
 
 /// Seen to fail when `run_until` waited for its signal with every task still waiting.
 #[tokio::test(start_paused = true)]
-async fn run_until_starts_what_nobody_started() {
+async fn run_until_starts_the_manager() {
     let alive = Alive::default();
     let tasks = TaskManager::new();
     tasks.register(obedient("t", &alive)).unwrap();
@@ -248,7 +248,7 @@ fn components_without_a_runtime_are_refused() {
 
 /// Seen to fail: the spawn resolved to `Cancelled`, and the manager was live.
 #[test]
-fn a_static_manager_goes_on_over_a_second_runtime() {
+fn static_manager_continues_on_a_second_runtime() {
     static TASKS: LazyLock<TaskManager> =
         LazyLock::new(|| TaskManager::builder().monitor_interval(millis(20)).build().expect("a manager"));
     let (events, _guard) = Events::record();

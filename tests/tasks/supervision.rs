@@ -256,7 +256,7 @@ async fn a_second_start_takes_back_no_restart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_is_told_with_its_text_whatever_its_payload() {
+async fn panic_of_any_payload_is_reported_with_its_text() {
     struct Odd;
     let payloads: [(fn(), &str); 3] = [
         (|| panic!("a literal"), "a literal"),
@@ -390,7 +390,7 @@ async fn a_task_counts_its_generations_and_sees_its_own_cancellation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_detached_task_goes_on_without_its_name() {
+async fn detached_task_continues_without_its_name() {
     let (detached, replacement) = (Alive::default(), Alive::default());
     let tasks = started(obedient("t", &detached));
     settle().await;
@@ -518,7 +518,7 @@ fn silent_after(name: &str, beats: u32, alive: &Alive) -> CriticalTaskConfig {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stalled_task_is_told_and_restarted_once() {
+async fn stalled_task_is_reported_and_restarted_once() {
     let alive = Alive::default();
     let tasks = started(silent_after("t", 3, &alive));
     // Silent since 20 s, so stalled from 50 s on; deaf too, so it has its grace of 1 s.
@@ -536,7 +536,7 @@ async fn a_stalled_task_is_told_and_restarted_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stalled_task_whose_stalls_are_only_reported_is_unhealthy_and_goes_on() {
+async fn report_only_stall_leaves_the_task_unhealthy_and_running() {
     let alive = Alive::default();
     let tasks = started(silent_after("t", 3, &alive).on_stall(StallAction::Report));
     sleep(secs(3_600)).await;
@@ -562,7 +562,7 @@ async fn a_task_that_stalls_too_often_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handle_tells_how_its_task_ended() {
+async fn handle_returns_the_result_of_its_task() {
     let tasks = TaskManager::new();
     let fine = tasks.spawn("fine", async { Ok::<_, String>(7) });
     let failed = tasks.spawn("failed", async { Err::<(), _>("its own error".to_owned()) });
@@ -664,7 +664,7 @@ async fn a_task_that_is_never_restarted_is_given_up_when_it_stalls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replacement_does_not_inherit_the_restarts_of_what_it_replaces() {
+async fn replacement_does_not_inherit_restart_counts() {
     let config = || failing("t").0.max_restarts(2, secs(600)).restart_delay(secs(1));
     let tasks = started(config());
     sleep(secs(30)).await;
