@@ -143,7 +143,7 @@ impl Drop for Bomb {
 
 // ---------------------------------------------------------------------------------------------------------------- 1
 
-async fn fault_01_a_panic_is_told_with_its_text_and_restarted(_: On) {
+async fn fault_01_panic_is_reported_with_its_text_and_restarted(_: On) {
     let (tasks, mut told, alive) = begun();
     let payloads: [(&str, fn()); 3] = [
         ("a str", || panic!("in so many words")),
@@ -233,7 +233,7 @@ async fn fault_01_a_payload_whose_destructor_panics_ends_one_life(_: On) {
 
 on_each_runtime! { run:
     // Fails where a payload that is a `String` is not looked at.
-    fault_01_a_panic_is_told_with_its_text_and_restarted,
+    fault_01_panic_is_reported_with_its_text_and_restarted,
     // Fails where a payload is dropped uncontained.
     fault_01_a_payload_whose_destructor_panics_ends_one_life,
 }
@@ -429,7 +429,7 @@ fn shortest_distance(begun: &Mutex<Vec<Instant>>) -> Duration {
     begun.windows(2).map(|pair| pair[1] - pair[0]).min().expect("it began twice")
 }
 
-async fn fault_05_a_task_that_ends_at_once_for_ever_is_no_hot_loop(on: On) {
+async fn fault_05_task_ending_at_once_causes_no_hot_loop(on: On) {
     let tasks = manager();
     let mut told = Told::by(&tasks);
     let (config, begun) = at_once("hasty");
@@ -470,7 +470,7 @@ async fn fault_05_a_task_that_ends_at_once_for_ever_is_no_hot_loop(on: On) {
 
 on_each_runtime! { run:
     // Fails where there is no delay.
-    fault_05_a_task_that_ends_at_once_for_ever_is_no_hot_loop,
+    fault_05_task_ending_at_once_causes_no_hot_loop,
 }
 
 // ---------------------------------------------------------------------------------------------------------------- 6
@@ -580,7 +580,7 @@ on_each_runtime! { run:
 
 // ---------------------------------------------------------------------------------------------------------------- 7
 
-async fn fault_07_a_storm_of_restarts_is_spread_and_commands_are_still_heard(_: On) {
+async fn fault_07_restart_storm_is_spread_and_commands_still_work(_: On) {
     const TASKS: usize = 1_000;
     const DELAY: Duration = Duration::from_secs(4);
     let (tasks, mut told, alive) = begun();
@@ -640,7 +640,7 @@ async fn fault_07_a_storm_of_restarts_is_spread_and_commands_are_still_heard(_: 
 
 on_each_runtime! { run:
     // Fails where the draw is always the same.
-    fault_07_a_storm_of_restarts_is_spread_and_commands_are_still_heard,
+    fault_07_restart_storm_is_spread_and_commands_still_work,
 }
 
 // ---------------------------------------------------------------------------------------------------------------- 8

@@ -262,7 +262,7 @@ async fn lose(option: DependencyLoss, loss: Loss, on: On) {
 /// Who does not hear holds up the one it rests on for its grace, and no longer.
 // Fails where a lost dependency is not seen.
 #[tokio::test(start_paused = true)]
-async fn fault_22_a_dependent_that_does_not_hear_holds_up_for_its_grace() {
+async fn fault_22_deaf_dependent_delays_a_restart_for_its_grace() {
     let (world, [db, api]) = World::with(["db", "api"]);
     api.stops(Stop::Never);
     let api_config = api.permanent().depends_on("db").on_dependency_loss(DependencyLoss::Restart);
@@ -510,7 +510,7 @@ impl Random {
 
 /// Lives that are stopped without a grace just when they begin: what is told of each is whole.
 // Fails where a group's order is left out of the search for cycles.
-async fn fault_31_a_stop_without_grace_just_after_a_start_is_told_whole(_: On) {
+async fn fault_31_stop_without_grace_after_a_start_is_reported_completely(_: On) {
     let mut world = World::new();
     let child = world.child("t");
     let config = child.permanent().shutdown_grace(Duration::ZERO);
@@ -544,7 +544,7 @@ async fn fault_31_a_stop_without_grace_just_after_a_start_is_told_whole(_: On) {
 }
 
 on_each_runtime! { run:
-    fault_31_a_stop_without_grace_just_after_a_start_is_told_whole,
+    fault_31_stop_without_grace_after_a_start_is_reported_completely,
 }
 
 // 32: signs of runs that are gone.
@@ -638,7 +638,7 @@ async fn fault_32_stale_heartbeats_hide_no_stall() {
 /// Work that a run left behind ends while the next runs: that changes nothing. (The run's own end cannot come late: its
 /// future is dropped before the next is made.)
 // Fails where a ready sign of any generation counts.
-async fn fault_32_what_a_run_left_behind_ends_late(_: On) {
+async fn fault_32_work_left_behind_by_a_run_ends_late(_: On) {
     let world = World::new();
     let alive = world.alive.clone();
     let config = CriticalTaskConfig::new("t", move |ctx: TaskContext| {
@@ -841,7 +841,7 @@ on_each_runtime! { run:
     fault_22_lost_again_meanwhile,
     fault_31_restarts_race_with_stops,
     fault_32_stale_signs,
-    fault_32_what_a_run_left_behind_ends_late,
+    fault_32_work_left_behind_by_a_run_ends_late,
     fault_33_fails_while_another_stops,
     fault_33_an_earlier_one_fails_while_the_rest_stops,
     fault_33_fails_while_the_group_begins_again,

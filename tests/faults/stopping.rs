@@ -313,7 +313,7 @@ const ENDS_IN_STAGES: [&str; 4] = [
 
 // Both seen to fail without the watchdog's `drain.watch`.
 #[test]
-fn fault_14b_the_shutdowns_own_task_is_stuck_behind_a_blocked_one_that_began_it() {
+fn fault_14b_shutdown_task_is_stuck_behind_its_blocked_starter() {
     On::FourWorkers.run_in_real_time(|_| async {
         use ShutdownOutcome::{Clean, Leaked};
         let (alive, held) = (Alive::default(), Held::default());
@@ -358,7 +358,7 @@ impl Drop for BlocksWhenDropped {
 }
 
 #[test]
-fn fault_14b_the_shutdowns_own_task_is_stuck_behind_a_blocked_one_that_woke_it() {
+fn fault_14b_shutdown_task_is_stuck_behind_its_blocked_waker() {
     On::FourWorkers.run_in_real_time(|_| async {
         use ShutdownOutcome::Clean;
         let (alive, held) = (Alive::default(), Held::default());
@@ -917,7 +917,7 @@ fn blocks_once(name: &str, alive: &Alive, held: &Held) -> CriticalTaskConfig {
     })
 }
 
-async fn fault_18_a_slow_poll_is_told_and_nothing_more(_: On) {
+async fn fault_18_slow_poll_is_only_reported(_: On) {
     let (alive, held) = (Alive::default(), Held::default());
     let tasks = TaskManager::new();
     let mut told = Told::by(&tasks);
@@ -980,7 +980,7 @@ async fn fault_18_a_poll_that_takes_too_long_is_a_stall_and_its_policy_decides_o
 }
 
 on_each_runtime! { run_in_real_time:
-    fault_18_a_slow_poll_is_told_and_nothing_more,
+    fault_18_slow_poll_is_only_reported,
     fault_18_a_poll_that_takes_too_long_is_a_stall_and_its_policy_decides_once,
 }
 

@@ -1203,7 +1203,7 @@ on_each_runtime! { call:
 
 /// The supervisor's own loop panics: the draw of a jitter is the user's code, and the only one it calls by itself. The task
 /// must not look as if somebody had stopped it, and whoever listens must hear of it.
-async fn fault_40_a_panic_in_the_supervisors_own_loop_is_told(_: On) {
+async fn fault_40_panic_in_the_supervisors_loop_is_reported(_: On) {
     let drawn = Arc::new(AtomicU64::new(0));
     let draws = drawn.clone();
     let tasks = TaskManager::builder()
@@ -1238,5 +1238,5 @@ async fn fault_40_a_panic_in_the_supervisors_own_loop_is_told(_: On) {
 
 on_each_runtime! { run:
     // Fails where the driver is not guarded.
-    fault_40_a_panic_in_the_supervisors_own_loop_is_told,
+    fault_40_panic_in_the_supervisors_loop_is_reported,
 }

@@ -157,7 +157,7 @@ proptest! {
 
     /// Seen to fail where the restart limit is off by one.
     #[test]
-    fn single_tasks_do_what_the_model_says(steps in case(2, false)) {
+    fn single_tasks_follow_the_model(steps in case(2, false)) {
         twice(&steps, || world::run(&steps))?;
     }
 }
@@ -167,7 +167,7 @@ proptest! {
 
     /// Seen to fail in the first four ways of [`shown`].
     #[test]
-    fn tasks_with_dependencies_do_what_the_model_says(steps in case(4, true)) {
+    fn tasks_with_dependencies_follow_the_model(steps in case(4, true)) {
         twice(&steps, || world::run(&steps))?;
     }
 }
@@ -216,7 +216,7 @@ mod shown {
 
     /// It began, had to go down, and began, within one poll and for ever.
     #[test]
-    fn a_task_does_not_begin_on_one_that_has_still_to_go_down() {
+    fn task_waits_for_a_dependency_that_must_still_stop() {
         holds(
             [
                 spec(Obedient),
@@ -251,7 +251,7 @@ mod shown {
     }
 
     #[test]
-    fn a_finished_task_begins_again_when_those_that_rest_on_it_are_down() {
+    fn finished_task_restarts_after_its_dependents_have_stopped() {
         holds([spec(Obedient), on([0], Stop, Slow)], [(0, Command::Fault(Fault::Ok)), (0, Command::Restart)]);
     }
 

@@ -494,7 +494,7 @@ async fn order_of_children() {
 /// A sibling that finished well begins anew with its group; in a rest-for-one only after the culprit.
 // Fails where one that finished does not begin anew with its group.
 #[tokio::test(start_paused = true)]
-async fn a_sibling_that_finished_begins_anew_with_its_group() {
+async fn finished_sibling_restarts_with_its_group() {
     for (strategy, runs) in [(OneForOne, [1, 2, 1]), (OneForAll, [2, 2, 2]), (RestForOne, [1, 2, 2])] {
         let (world, children) = World::with(["c1", "c2", "c3"]);
         world.supervise(strategy, 1, children.each_ref().map(|child| child.transient())).await;
@@ -561,7 +561,7 @@ async fn a_retry_is_no_second_run_where_the_group_began_it_meanwhile() {
 /// Who was given up holds down those that it takes along, until somebody begins it again.
 // Fails where one-for-all begins without one that was given up.
 #[tokio::test(start_paused = true)]
-async fn one_that_was_given_up_holds_down_whom_it_takes_along() {
+async fn given_up_member_keeps_its_group_stopped() {
     let cases = [
         (OneForOne, [Running, Failed, Running]),
         (OneForAll, [Waiting, Failed, Waiting]),
@@ -585,7 +585,7 @@ async fn one_that_was_given_up_holds_down_whom_it_takes_along() {
 /// one-for-all the one that waits has taken the others along, so that none is left that could be given up.)
 // Fails where a restart by hand does not catch up with the group.
 #[tokio::test(start_paused = true)]
-async fn a_group_that_gives_up_takes_along_who_waits_for_a_restart() {
+async fn given_up_group_stops_members_waiting_for_a_restart() {
     for strategy in [OneForOne, RestForOne] {
         let (world, [c1, c2, c3]) = World::with(["c1", "c2", "c3"]);
         let delay = otel_tasks::Backoff::constant(secs(10));
