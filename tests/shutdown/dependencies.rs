@@ -63,7 +63,7 @@ async fn a_dependency_that_waits_holds_up_nobody_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_dependent_owns_counts_as_the_dependent() {
+async fn owned_work_of_a_dependent_counts_as_the_dependent() {
     let log = Log::new();
     let owned = log.clone();
     let worker = CriticalTaskConfig::new("worker", move |ctx: TaskContext| {

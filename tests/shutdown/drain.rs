@@ -32,7 +32,7 @@ async fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> 
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_manager_drains_it_is_not_ready_and_everything_else_goes_on() {
+async fn draining_manager_is_not_ready_but_continues_to_work() {
     let tasks = manager([obeys("t")], 25);
     let mut events = tasks.subscribe();
     settle().await;
@@ -142,7 +142,7 @@ async fn a_caller_that_goes_away_stops_no_drain_and_neither_does_the_last_handle
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_asks_for_the_drain_goes_on_with_the_report() {
+async fn task_requesting_the_drain_receives_the_report() {
     let tasks = manager([], 25);
     let weak = tasks.downgrade();
     let drained = Arc::new(AtomicBool::new(false));

@@ -56,7 +56,7 @@ async fn refused_within(tasks: &TaskManager, until: std::time::Duration) -> usiz
 
 /// Fails if a task that depends on an intake task puts that off: then admission is closed while the intake goes on.
 #[tokio::test(start_paused = true)]
-async fn what_depends_on_an_intake_task_stops_before_it_and_nothing_is_refused_meanwhile() {
+async fn dependents_of_an_intake_task_stop_first_without_refusals() {
     for grouped in [false, true] {
         let (tasks, asked) = (TaskManager::new(), Asked::new());
         tasks.register(asked.task("other", 0)).unwrap();

@@ -266,7 +266,7 @@ async fn a_plain_future_has_its_grace_and_is_dropped_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spawned_task_with_a_context_hears_and_has_more_time_than_a_plain_one() {
+async fn spawned_task_with_a_context_gets_more_grace() {
     let tasks = TaskManager::builder().spawn_grace(secs(4)).build().unwrap();
     let heard = tasks.task("heard").spawn_with(|ctx| async move {
         ctx.cancelled().await;
@@ -463,7 +463,7 @@ async fn a_task_that_blocks_its_thread_is_reported_as_leaked_and_the_deadline_ho
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_exit_code_and_the_display_say_what_happened() {
+async fn exit_code_and_display_show_the_outcome() {
     let alive = Alive::default();
     let log = Log::new();
     let clean = manager([asked("polite", 0, &log)], 10).shutdown().await;
@@ -772,7 +772,7 @@ async fn no_duration_is_too_long_for_a_shutdown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_of_zero_still_drops_what_can_be_dropped() {
+async fn zero_deadline_still_drops_all_droppable_tasks() {
     let alive = Alive::default();
     let tasks = manager([deaf("deaf", &alive)], 0);
     drop(tasks.spawn("command_ping", std::future::pending::<()>()));
@@ -808,7 +808,7 @@ async fn a_task_past_the_name_limit_is_stopped_by_its_own_category() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_stalls_during_the_shutdown_goes_on_until_its_stage_is_asked() {
+async fn stalled_task_continues_until_its_shutdown_stage() {
     let log = Log::new();
     let silent = asked("silent", 0, &log).category(TaskCategory::Gateway).heartbeat_timeout(secs(3));
     let tasks = manager([asked("slow", 8, &log).category(TaskCategory::Command), silent], 30);

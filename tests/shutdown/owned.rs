@@ -202,7 +202,7 @@ async fn an_owner_may_wait_for_work_that_ends_when_it_is_asked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_owned_work_and_iterations_spawn_has_the_same_owner() {
+async fn nested_spawns_have_the_same_owner() {
     let spawned = Alive::default();
     let held = spawned.clone();
     let body = TaskLoop::every(secs(60), move |ctx: TaskContext| {
@@ -376,7 +376,7 @@ async fn owned_work_that_asks_for_the_shutdown_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_task_owns_that_asks_for_the_shutdown_is_stopped_without_it() {
+async fn owned_work_stops_while_its_owner_awaits_the_shutdown() {
     let alive = Alive::default();
     let held = alive.clone();
     let took = Arc::new(Mutex::new(None));
@@ -610,7 +610,7 @@ async fn a_restart_while_a_stopped_task_waits_for_owned_work_is_forgiven() {
 
 /// Fails if a member that its group stops leaves alone what it owns.
 #[tokio::test(start_paused = true)]
-async fn a_group_that_is_stopped_stops_what_its_members_own() {
+async fn stopped_group_stops_the_owned_work_of_its_members() {
     let fails_after = |name: &str, seconds, context: &Arc<Mutex<Option<TaskContext>>>| {
         let handed_out = context.clone();
         CriticalTaskConfig::new(name, move |ctx: TaskContext| {
@@ -646,7 +646,7 @@ async fn a_group_that_is_stopped_stops_what_its_members_own() {
 
 /// Fails if a run that waited for a drain meanwhile is not asked with the others.
 #[tokio::test(start_paused = true)]
-async fn owned_work_that_gives_up_its_wait_for_the_drain_hears_the_stop_of_its_owner() {
+async fn owned_work_stops_with_its_owner_after_abandoning_a_drain() {
     let (config, context) = server("http");
     let tasks = manager([config], 60);
     settle().await;

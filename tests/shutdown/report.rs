@@ -45,7 +45,7 @@ async fn a_report_reads_line_by_line() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_report_names_what_it_was_caused_by_and_who_asked() {
+async fn report_names_its_cause_and_its_requester() {
     let tasks = TaskManager::new();
     let fatal = CriticalTaskConfig::new("fatal", |_| async { Err::<(), _>("gone") })
         .restart_policy(RestartPolicy::Never)

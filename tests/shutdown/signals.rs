@@ -170,14 +170,14 @@ impl Drop for Child {
 
 /// Seen to fail where the signal that ended the wait counts as the next one, and without `FurtherSignals::beside`.
 #[test]
-fn each_signal_goes_one_step_on() {
+fn each_signal_advances_the_shutdown_one_step() {
     if let Some(role) = role() {
         return serve(&role);
     }
     let began = Instant::now();
     for role in [DIRECTLY, INSIDE] {
         for (first, others) in [("TERM", "TERM"), ("TERM", "INT")] {
-            let mut child = Child::of("signals::each_signal_goes_one_step_on", role);
+            let mut child = Child::of("signals::each_signal_advances_the_shutdown_one_step", role);
             child.wait_for("serving");
             child.signal(first);
             child.wait_for("draining");
@@ -190,7 +190,7 @@ fn each_signal_goes_one_step_on() {
     }
     // Ctrl-C drains nothing.
     for second in ["INT", "TERM"] {
-        let mut child = Child::of("signals::each_signal_goes_one_step_on", DIRECTLY);
+        let mut child = Child::of("signals::each_signal_advances_the_shutdown_one_step", DIRECTLY);
         child.wait_for("serving");
         child.signal("INT");
         child.wait_for("asked");
@@ -199,7 +199,7 @@ fn each_signal_goes_one_step_on() {
         assert!(drained == 0 && took < 15_000, "{second}: {drained} of {took}");
     }
     // A hook drains already: the signal makes it shorter, and the next one ends it.
-    let mut child = Child::of("signals::each_signal_goes_one_step_on", PRE_STOP);
+    let mut child = Child::of("signals::each_signal_advances_the_shutdown_one_step", PRE_STOP);
     child.wait_for("draining");
     child.signal("TERM");
     std::thread::sleep(Duration::from_millis(200));
@@ -270,11 +270,11 @@ fn a_listener_that_is_made_after_the_shutdown_began_leads_to_its_end() {
 
 /// Fails if signals that something else takes do nothing, however often they come.
 #[test]
-fn a_second_signal_begins_the_shutdown_whoever_takes_the_first() {
+fn second_signal_shuts_down_if_first_is_taken_elsewhere() {
     if let Some(role) = role() {
         return serve(&role);
     }
-    let test = "signals::a_second_signal_begins_the_shutdown_whoever_takes_the_first";
+    let test = "signals::second_signal_shuts_down_if_first_is_taken_elsewhere";
     let mut child = Child::of(test, ELSEWHERE);
     child.wait_for("serving");
     std::thread::sleep(Duration::from_millis(200));
