@@ -121,7 +121,7 @@ fn manager(metrics: &Metrics) -> TaskManager {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_contract_is_what_is_exported() {
+async fn exported_metrics_match_the_contract() {
     let metrics = Metrics::new();
     let tasks = manager(&metrics);
     provoke(&tasks).await;

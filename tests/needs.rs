@@ -104,7 +104,7 @@ async fn need_4_everything_stops_in_order_with_a_report() -> Result<(), Failure>
 }
 
 #[tokio::test(start_paused = true)]
-async fn need_5_a_load_balancer_has_time_to_look_away() -> Result<(), Failure> {
+async fn need_5_drain_gives_the_load_balancer_time_to_react() -> Result<(), Failure> {
     // user
     let tasks = TaskManager::builder().drain(Duration::from_secs(8)).build()?;
     // end
@@ -163,7 +163,7 @@ async fn eventually_connected(address: SocketAddr) -> TcpStream {
 }
 
 #[tokio::test(start_paused = true)]
-async fn need_7_what_is_nice_to_have_does_not_make_the_service_unready() -> Result<(), Failure> {
+async fn need_7_optional_task_does_not_make_the_service_unready() -> Result<(), Failure> {
     let tasks = TaskManager::new();
     tasks.start();
     let recommend = |_: TaskContext| async { Err::<(), _>("the model is missing") };
@@ -182,7 +182,7 @@ async fn need_7_what_is_nice_to_have_does_not_make_the_service_unready() -> Resu
 }
 
 #[tokio::test(start_paused = true)]
-async fn need_11_so_many_at_once_and_no_more_is_taken_in() -> Result<(), Failure> {
+async fn need_11_intake_is_limited_to_a_number_of_concurrent_runs() -> Result<(), Failure> {
     let tasks = TaskManager::new();
     let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let counts = Arc::new((now, most));

@@ -18,7 +18,7 @@ async fn run_and_unregister(tasks: &TaskManager, name: &str) {
 
 /// The sum of two managers on one meter does not go down when one of them lets the name go.
 #[tokio::test(start_paused = true)]
-async fn what_one_manager_lets_go_stays_in_the_sum_while_another_reports_the_name() {
+async fn dropped_name_stays_in_the_shared_sum_while_reported() {
     let metrics = Metrics::new();
     opentelemetry::global::set_meter_provider(metrics.provider.clone());
     let (one, other) = (TaskManager::new(), TaskManager::new());

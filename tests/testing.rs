@@ -29,7 +29,7 @@ fn started(config: CriticalTaskConfig) -> (TaskManager, EventLog, Clock) {
 }
 
 #[tokio::test]
-async fn a_clock_that_ran_stands_still_and_one_that_stands_is_left_so() {
+async fn pausing_a_paused_clock_leaves_it_paused() {
     let clock = Clock::paused();
     let again = Clock::paused();
     let began = (tokio::time::Instant::now(), std::time::Instant::now());
@@ -42,7 +42,7 @@ async fn a_clock_that_ran_stands_still_and_one_that_stands_is_left_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_fault_does_what_it_says() {
+async fn each_injected_fault_has_its_effect() {
     let faults = Faults::new();
     let (tasks, mut log, clock) = started(gateway(&faults));
     clock.settle().await;
@@ -110,7 +110,7 @@ async fn a_loops_iteration_can_be_made_to_fail() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_check_of_the_log_names_what_it_found() {
+async fn failed_log_assertion_shows_the_recorded_events() {
     let (_tasks, mut log, clock) = started(gateway(&Faults::new()));
     clock.settle().await;
     assert_eq!(log.names("gateway"), ["registered", "started", "ready"]);
@@ -127,7 +127,7 @@ async fn a_failed_check_of_the_log_names_what_it_found() {
 
 #[tokio::test(start_paused = true)]
 #[should_panic(expected = "no event \"exited\" of task \"gateway\" came")]
-async fn waiting_for_what_never_comes_ends() {
+async fn wait_for_a_missing_event_panics() {
     let (_tasks, mut log, _) = started(gateway(&Faults::new()));
     let _ = tokio::time::timeout(Duration::from_secs(100_000), log.wait_for("gateway", "exited")).await;
 }

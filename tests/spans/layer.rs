@@ -334,7 +334,7 @@ impl ShouldSample for OnlyRunsOf {
 
 /// Seen to fail where the attributes are set once the span is there.
 #[test]
-fn a_sampler_sees_what_a_run_is() {
+fn sampler_sees_the_attributes_of_a_run() {
     let _alone = alone();
     let spans = Spans::sampled_by(Sampler::ParentBased(Box::new(OnlyRunsOf("chosen"))));
     let dispatch =
@@ -379,7 +379,7 @@ fn on_path(path: SpanPath) -> Vec<String> {
 
 /// Seen to fail where a span of the direct path is not entered, and where it is handed to tracing-opentelemetry as well.
 #[test]
-fn the_direct_path_exports_what_the_full_one_does() {
+fn direct_and_full_path_export_the_same_spans() {
     let _alone = alone();
     let full = on_path(SpanPath::Full);
     assert!(full.len() >= 9, "{full:#?}");

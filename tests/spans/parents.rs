@@ -155,7 +155,7 @@ fn are_below(case: &str, exported: bool, spans: &[SpanData], parent: &SpanContex
 
 /// Seen to fail where a run whose span is hidden attaches nothing.
 #[test]
-fn a_remote_parent_goes_on_in_each_form_of_spawn_and_through_each_filter() {
+fn remote_parent_continues_in_each_spawn_form_and_filter() {
     let _alone = alone();
     for case in 0..7 {
         let spans = Spans::new();
@@ -178,7 +178,7 @@ fn a_remote_parent_goes_on_in_each_form_of_spawn_and_through_each_filter() {
 
 /// Seen to fail for blocking work, whose span was made on a thread where nothing is current.
 #[test]
-fn the_current_trace_goes_on_in_each_form_of_spawn_and_through_each_filter() {
+fn current_trace_continues_in_each_spawn_form_and_filter() {
     let _alone = alone();
     for case in 0..7 {
         let spans = Spans::new();
@@ -228,7 +228,7 @@ async fn annotated() -> SpanContext {
 
 /// Seen to fail where an instrumented function is given OpenTelemetry's current context and not the `tracing` span.
 #[test]
-fn an_instrumented_function_goes_on_with_the_tracing_span_around_it() {
+fn instrumented_function_continues_the_enclosing_tracing_span() {
     let _alone = alone();
     for (activation, is_hidden) in [(true, true), (true, false), (false, true), (false, false)] {
         let spans = Spans::new();

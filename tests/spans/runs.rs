@@ -53,7 +53,7 @@ fn description(status: &Status) -> &str {
 }
 
 #[test]
-fn every_way_to_end_is_told_by_the_span() {
+fn span_records_every_run_result() {
     let spans = Spans::new();
     with_layer(&spans, || async {
         let tasks = TaskManager::new();
@@ -190,7 +190,7 @@ fn a_restart_is_a_new_trace_linked_to_the_run_that_failed() {
 }
 
 #[test]
-fn the_first_iteration_after_a_restart_is_linked_to_the_one_that_failed() {
+fn first_iteration_after_a_restart_links_to_the_failed_one() {
     let spans = Spans::new();
     with_layer(&spans, || async {
         let tasks = TaskManager::new();
@@ -402,7 +402,7 @@ fn log_records_are_named_and_carry_the_trace_of_their_run() {
 }
 
 #[test]
-fn an_iteration_tells_how_late_it_began() {
+fn iteration_span_records_its_lateness() {
     let plain = |spans: &Spans| tracing_opentelemetry::layer().with_tracer(spans.tracer());
     let spans = Spans::new();
     tells_how_late(
