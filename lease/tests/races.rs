@@ -242,7 +242,7 @@ async fn race(seed: u64) -> Result<(usize, usize), String> {
 }
 
 #[test]
-fn a_task_is_polled_only_while_it_holds_its_lease_whatever_the_network_does() {
+fn task_is_polled_only_while_it_holds_its_lease() {
     let seeds = match std::env::var("OTEL_TASKS_LEASE_SEED") {
         Ok(seed) => seed.parse().map(|seed| seed..=seed).expect("a number"),
         Err(_) => 0..=SEEDS,

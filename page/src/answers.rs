@@ -213,7 +213,7 @@ mod tests {
 
     /// A client that leaves does not let the next response begin early.
     #[tokio::test]
-    async fn one_is_made_at_a_time_also_if_nobody_waits_for_it() {
+    async fn responses_are_made_one_at_a_time_after_disconnects() {
         let maker = Maker::default();
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         for _ in 0..5 {

@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_it_waits_for_its_thread_and_nobody_listens() {
+    fn dropped_server_joins_its_thread_and_closes_its_port() {
         let is_over = Arc::new(AtomicBool::new(false));
         let router = Router::new().layer(axum::Extension(Arc::new(Slow(is_over.clone()))));
         let server = serve(router, "127.0.0.1:0", Limits::new(4, None)).expect("served");

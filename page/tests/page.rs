@@ -331,7 +331,7 @@ async fn other_hosts_are_refused_and_a_browser_may_do_little() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_can_be_nested_in_a_service() {
+async fn page_can_be_nested_in_a_service() {
     let tasks = TaskManager::new();
     #[derive(Clone)]
     struct Service;

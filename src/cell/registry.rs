@@ -1218,7 +1218,7 @@ mod loom {
 
     /// Seen to fail if a listing is distinguished from the one before by its length.
     #[test]
-    fn a_listing_is_that_of_a_moment_whatever_comes_and_goes() {
+    fn listing_is_consistent_under_concurrent_changes() {
         model(3, || {
             let (registry, _) = of_retired();
             registry.listing();

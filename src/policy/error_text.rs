@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_at_a_character_and_says_how_much_is_missing() {
+    fn long_text_is_cut_between_characters_and_counts_lost_bytes() {
         let most = "x".repeat(MAX_BYTES);
         assert_eq!(of(&most), most, "it just fits");
         let text = of(&format!("{most}y"));

@@ -88,7 +88,7 @@ mod tests {
     use super::RestartStrategy::{OneForAll, OneForOne, RestForOne};
 
     #[test]
-    fn each_strategy_takes_along_whom_it_says() {
+    fn each_strategy_takes_along_its_members() {
         let along = |strategy: super::RestartStrategy| [0, 1, 2].map(|other| strategy.takes_along(1, other));
         assert_eq!(along(OneForOne), [false, true, false]);
         assert_eq!(along(OneForAll), [true, true, true]);

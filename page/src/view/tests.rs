@@ -283,7 +283,7 @@ async fn the_summary_counts_registered_tasks_and_shows_the_shutdown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_sentence_of_a_service_that_works_says_so() {
+async fn summary_of_a_healthy_service_reports_passing_probes() {
     let tasks = TaskManager::new();
     tasks.register_all([waits("a"), waits("b")]).expect("registered");
     tasks.start();
@@ -294,7 +294,7 @@ async fn the_sentence_of_a_service_that_works_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_word_says_until_when_it_holds() {
+async fn displayed_word_has_its_end_time() {
     let tasks = TaskManager::new();
     let failing = |name: &str| CriticalTaskConfig::new(name, |_| async { Err::<(), _>("lost") });
     let configs = [

@@ -17,7 +17,7 @@ fn end(cell: &TaskCell, kind: ExitKind, error_type: Option<&'static str>) {
 }
 
 #[test]
-fn one_without_runs_takes_nothing_from_another_of_its_name() {
+fn absorbing_into_an_idle_snapshot_loses_nothing() {
     let (idle, cell) = (TaskCell::default(), TaskCell::default());
     end(&cell, ExitKind::Success, None);
     let (mut sum, one) = (taken(&idle), taken(&cell));

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_sorted_as_they_are_whatever_part_they_share() {
+    fn names_with_common_prefixes_are_sorted() {
         let names =
             ["idle-2", "idle-10", "idle-1", "idle-", "idle-100000000b", "idle-100000000a", "idle-1\0", "ä"];
         for count in 0..=names.len() {

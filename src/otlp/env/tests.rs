@@ -45,7 +45,7 @@ fn an_endpoint_of_one_signal_is_used_as_it_is_and_a_general_one_gets_the_path() 
 }
 
 #[test]
-fn a_grpc_endpoint_without_scheme_means_tls_unless_insecure_says_otherwise() {
+fn grpc_endpoint_without_scheme_uses_tls_unless_insecure() {
     let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4317");
     let s = settings(&[grpc, endpoint]);
@@ -455,7 +455,7 @@ fn a_key_where_its_path_is_wanted_is_not_shown() {
 
 /// Values that people write, and that nobody should: each is read, or warned of with what is used instead.
 #[test]
-fn every_variable_is_read_or_warned_of_whatever_is_written_in_it() {
+fn odd_values_of_variables_are_read_or_warned_of() {
     const SECRET: &str = "hunter2";
     let long = "x".repeat(70_000);
     let odd = [

@@ -11,7 +11,7 @@ fn answer(status: u16, headers: &[(&'static str, &str)], body: &[u8]) -> Answer 
 }
 
 #[test]
-fn a_status_says_whether_another_attempt_is_of_use() {
+fn status_decides_whether_a_request_is_retried() {
     for again in [429, 502, 503, 504] {
         assert!(matches!(answer(again, &[], b""), Answer::Again(_, None)), "{again}");
     }

@@ -188,7 +188,7 @@ fn held_spans_expire_and_sampled_span_exports_the_rest() {
 }
 
 #[test]
-fn bytes_are_bounded_whatever_a_span_holds() {
+fn held_bytes_are_bounded() {
     let mut world = World::new(Bounds { bytes: 100_000, ..WIDE });
     for (trace, text) in (1..).zip([10, 40_000, 90_000, 200_000, 10, 50_000]) {
         world.begin(trace, 1, false);
