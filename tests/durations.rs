@@ -46,7 +46,7 @@ async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// Seen to fail with `timeout + DRIVERS_TURN`, at which the watchdog's thread panicked twenty times a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_longest_durations_blind_the_watchdog_for_nobody() {
+async fn longest_durations_do_not_blind_the_watchdog() {
     count_panics();
     let tasks = TaskManager::builder()
         .monitor_interval(LONGEST)

@@ -482,7 +482,7 @@ enum Follows {
     Rest(TaskState),
 }
 
-async fn fault_06_every_end_under_every_policy_leads_where_the_table_says(_: On) {
+async fn fault_06_every_end_under_every_policy_follows_the_table(_: On) {
     use Follows::{Rest, Restart};
     use RestartReason::{Failure, Finished, Panic, Stalled, Timeout};
     use TaskState::{Failed, Stopped};
@@ -575,7 +575,7 @@ async fn fault_06_every_end_under_every_policy_leads_where_the_table_says(_: On)
 
 on_each_runtime! { run:
     // Fails where `Never` restarts after a timeout.
-    fault_06_every_end_under_every_policy_leads_where_the_table_says,
+    fault_06_every_end_under_every_policy_follows_the_table,
 }
 
 // ---------------------------------------------------------------------------------------------------------------- 7

@@ -448,7 +448,7 @@ async fn fault_31_restarts_race_with_stops(_: On) {
 /// The same in every order that chance makes of it, with pauses and orders to a group among them.
 // Fails where the first order wins instead of the last.
 #[tokio::test(start_paused = true)]
-async fn fault_31_whatever_came_before_the_last_order_counts() {
+async fn fault_31_last_order_counts_after_any_history() {
     for seed in 0..300_u64 {
         let mut random = Random(seed);
         let mut world = World::new();

@@ -1670,7 +1670,7 @@ async fn fault_28_the_last_handle_dropped_is_an_ordered_shutdown(on: On) {
     assert_eq!(ends(&mut told), ["first exited success", "last exited success"]);
 }
 
-async fn fault_28_the_last_handle_dropped_over_a_blocked_task_troubles_nobody(_: On) {
+async fn fault_28_last_handle_dropped_over_a_blocked_task_is_harmless(_: On) {
     let (alive, stuck, held) = (Alive::default(), Alive::default(), Held::default());
     let (last_resort, notes) = noted(&held);
     let tasks = TaskManager::builder().shutdown_deadline(DEADLINE).last_resort(last_resort).build().unwrap();
@@ -1699,7 +1699,7 @@ async fn fault_28_the_last_handle_dropped_over_a_blocked_task_troubles_nobody(_:
 }
 
 on_each_runtime! { run_in_real_time on workers:
-    fault_28_the_last_handle_dropped_over_a_blocked_task_troubles_nobody,
+    fault_28_last_handle_dropped_over_a_blocked_task_is_harmless,
 }
 
 /// It cannot wait for itself to let the manager go.

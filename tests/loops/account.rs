@@ -127,7 +127,7 @@ async fn one_instant_after_other_schedules_still_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_loop_may_say_in_its_body_when_it_runs_next() {
+async fn loop_body_may_set_its_next_run() {
     let clock = WallClock::starting(midnight());
     let begun = Moments::default();
     let slot: Arc<Mutex<Option<LoopHandle>>> = Arc::default();
@@ -387,7 +387,7 @@ async fn stop_ends_further_tries() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn catching_up_is_one_after_the_other_whatever_may_overlap() {
+async fn catch_up_iterations_run_one_after_another() {
     for overlap in [OverlapPolicy::CancelRunning, OverlapPolicy::Allow(5), OverlapPolicy::Skip] {
         let l = on(hourly()).takes(2).begin(|body| body.missed(MissedPolicy::CatchUp(3)).overlap(overlap));
         minutes(30).await;
@@ -598,7 +598,7 @@ async fn an_instant_that_was_used_is_so_after_another_schedule() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_exception_for_days_of_seconds_ends_nothing_and_says_so() {
+async fn long_exception_keeps_the_loop_running_and_is_logged() {
     let (events, _guard) = Events::record();
     let begins = midnight() + secs(3 * 24 * HOUR);
     let schedule = Schedule::cron("* * * * * *", "UTC").except(move |time| time.at < begins);

@@ -162,7 +162,7 @@ async fn a_suspended_process_neither_bursts_nor_stalls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn missed_times_are_treated_as_the_policy_says() {
+async fn missed_times_follow_the_policy() {
     for (policy, expected, missed) in [
         (MissedPolicy::Skip, vec![0, 660], 10),
         (MissedPolicy::CatchUp(3), vec![0, 610, 610, 610, 660], 7),

@@ -97,7 +97,7 @@ async fn interval_continues_from_the_last_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_instant_that_it_ran_for_is_over() {
+async fn instant_of_the_last_run_is_not_repeated() {
     let once = || Schedule::once(ago(1, 0));
     for (last_run, begins) in [(Some(ago(1, 0)), vec![]), (Some(ago(2, 0)), vec![0]), (None, vec![0])] {
         let (begun, _, _) = from_noon(once(), MissedPolicy::RunOnce, last_run, 10).await;

@@ -513,7 +513,7 @@ async fn a_handle_shows_the_loop_as_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handle_of_an_unregistered_loop_says_so() {
+async fn handle_of_an_unregistered_loop_returns_not_registered() {
     let (body, handle, _) = noting(10, 0);
     assert_eq!(handle.cancel(), Err(LoopControlError::NotRegistered));
     assert_eq!(handle.restart(), Err(LoopControlError::NotRegistered));

@@ -24,7 +24,7 @@ fn refused(run: Result<ManualRun, LoopControlError>) -> LoopControlError {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_begins_at_once_and_leaves_the_rhythm_as_it_is() {
+async fn manual_iteration_begins_at_once_and_keeps_the_schedule() {
     let (body, handle, moments, outcomes) = heard(5);
     let tasks = started(CriticalTaskConfig::from_loop("l", body.count(3)));
     sleep(secs(30)).await;
@@ -148,7 +148,7 @@ async fn awaiting_a_dropped_manual_iteration_returns_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_of_a_fixed_delay_does_not_move_it() {
+async fn manual_iteration_does_not_move_a_fixed_delay() {
     let (body, handle, moments) = noting_on(Schedule::delay(secs(100)), 5);
     let _tasks = started(CriticalTaskConfig::from_loop("l", body));
     sleep(secs(30)).await;
@@ -283,7 +283,7 @@ async fn manual_iteration_is_refused_after_an_ending_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_asked_for_just_before_a_stop_still_runs() {
+async fn manual_iteration_requested_before_a_stop_still_runs() {
     let (body, handle, moments, _) = heard(5);
     let tasks = started(CriticalTaskConfig::from_loop("l", body));
     sleep(secs(30)).await;
@@ -294,7 +294,7 @@ async fn one_asked_for_just_before_a_stop_still_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn during_the_hook_before_the_loop_it_waits() {
+async fn manual_iteration_waits_for_the_before_loop_hook() {
     let (body, handle, moments, _) = heard(5);
     let body = body.before_loop(|_| async { sleep(secs(60)).await });
     let _tasks = started(CriticalTaskConfig::from_loop("l", body));

@@ -83,7 +83,7 @@ async fn permanent_errors_and_panics_are_not_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_user_says_which_failures_are_tried_again() {
+async fn retry_when_selects_the_failures_to_retry() {
     for (word, tries) in [("flaky", 3), ("other", 1)] {
         let (body, moments) = flaky(9);
         let body =

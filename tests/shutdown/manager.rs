@@ -132,7 +132,7 @@ async fn a_stage_that_uses_up_its_share_does_not_hold_the_later_ones_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_total_deadline_holds_however_many_are_deaf() {
+async fn total_deadline_holds_with_many_deaf_tasks() {
     let alive = Alive::default();
     let configs = TaskCategory::ALL.iter().copied().flat_map(|category| {
         let alive = alive.clone();

@@ -93,7 +93,7 @@ fn every_idiom_gives_the_tree_of_plain_tracing_opentelemetry() {
 }
 
 #[test]
-fn both_layers_by_mistake_export_each_span_once_and_say_so() {
+fn both_layers_export_each_span_once_and_warn() {
     let _alone = alone();
     let expected = trees(|spans| tracing_subscriber::registry().with(plain(spans)).into());
     let ours_first = |spans: &Spans| -> Dispatch {

@@ -103,7 +103,7 @@ fn failing_once(name: &str) -> CriticalTaskConfig {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_task_that_is_well_again_says_so() {
+async fn recovered_task_records_its_recovery() {
     let tasks = started(failing_once("t"));
     sleep(secs(7_200)).await;
     let lines: Vec<_> = changes(&tasks, "t").into_iter().map(|(_, line)| line).collect();
@@ -157,7 +157,7 @@ async fn an_iteration_that_is_tried_again_and_a_task_that_finishes_are_changes()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_its_group_stopped_says_so() {
+async fn task_stopped_by_its_group_records_the_cause() {
     let tasks = TaskManager::new();
     let group = TaskGroup::new("g", RestartStrategy::OneForAll)
         .task(obeys("kept"))

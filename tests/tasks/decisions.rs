@@ -59,7 +59,7 @@ async fn replayed_decisions_get_the_same_verdict() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restart_is_explained_whole_and_its_record_says_the_same() {
+async fn restart_decision_is_complete_and_matches_its_record() {
     let (events, _guard) = Events::record();
     let spans = Spans::new();
     let tasks = TaskManager::builder().tracer(spans.tracer()).random(|| 0.25).build().unwrap();
@@ -111,7 +111,7 @@ async fn a_restart_is_explained_whole_and_its_record_says_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restart_on_request_with_a_group_and_with_a_dependency_says_so() {
+async fn each_restart_decision_records_its_cause() {
     let tasks = TaskManager::new();
     tasks
         .register_group(TaskGroup::new("g", RestartStrategy::OneForAll).task(obeys("a")).task(obeys("b")))

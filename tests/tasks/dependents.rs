@@ -16,7 +16,7 @@ fn rests_on(name: &str, dependency: &str) -> CriticalTaskConfig {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_dependents_stop_with_their_dependency_however_they_were_registered() {
+async fn all_dependents_stop_with_their_dependency() {
     let tasks = TaskManager::new();
     tasks.start();
     // One by one, and two together.

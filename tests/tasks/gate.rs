@@ -214,7 +214,7 @@ async fn stopped_or_paused_task_is_no_candidate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_ends_a_run_gives_its_lease_back_at_once() {
+async fn any_run_end_releases_its_lease_at_once() {
     let door = Door::new();
     let tasks = TaskManager::new();
     tasks.start();

@@ -105,7 +105,7 @@ async fn debug_output_names_each_type_and_its_settings() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_handle_of_a_loop_whose_manager_has_shut_down_says_so() {
+async fn loop_handle_after_a_shutdown_returns_not_registered() {
     let (tasks, handle) = looping(TaskLoop::every(secs(10), |_| async {}));
     settle().await;
     assert_eq!(handle.restart(), Ok(()));

@@ -86,7 +86,7 @@ async fn the_time_of_a_pause_is_no_silence() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_loop_that_does_not_say_so_is_ready_after_its_first_success() {
+async fn loop_is_ready_after_its_first_success_by_default() {
     let body = TaskLoop::every(secs(10), |ctx| async move {
         if ctx.iteration() == Some(1) { Err("not yet") } else { Ok(()) }
     })

@@ -103,7 +103,7 @@ async fn many_threads_never_exceed_the_limit_and_lose_no_room() {
 
 /// Seen to fail where the room is dropped with the future, before the run has ended.
 #[tokio::test(start_paused = true)]
-async fn room_comes_back_however_a_run_ends() {
+async fn any_end_of_a_run_frees_its_room() {
     let tasks = TaskManager::new();
     let work = tasks.task("work").timeout(secs(5)).limit(1);
     let room = || work.try_reserve().expect("the room came back");

@@ -230,7 +230,7 @@ async fn a_try_that_fails_before_it_is_stable_leads_back_without_quick_restarts(
 
 /// Each kind of failure that another try can help is tried again.
 #[tokio::test(start_paused = true)]
-async fn whatever_is_no_permanent_error_is_tried_again() {
+async fn errors_other_than_permanent_ones_are_retried() {
     async fn end(how: ExitKind) -> Result<(), &'static str> {
         match how {
             ExitKind::Success => Ok(()),

@@ -70,7 +70,7 @@ fn a_wrong_cron_expression_names_the_position() {
 }
 
 #[test]
-fn a_wrong_cron_expression_says_why() {
+fn wrong_cron_expression_error_names_its_reason() {
     for (text, reason) in [
         ("61 * * * *", "position 0: 61 is too much or too little: the minutes go from 0 to 59"),
         (

@@ -155,7 +155,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
 
     #[test]
-    fn an_expression_comes_true_when_its_fields_say_so(
+    fn expression_is_due_when_its_fields_match(
         minutes in field(0, 59),
         hours in field(0, 23),
         of_month in days_of_month(),

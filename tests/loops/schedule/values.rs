@@ -51,7 +51,7 @@ fn once_is_once() {
 }
 
 #[test]
-fn times_of_day_come_in_order_whatever_order_they_were_given_in() {
+fn times_of_day_are_due_in_order() {
     let schedule = Schedule::daily(["20:15:30", "08:00", "08:00"], "Asia/Kolkata");
     assert_eq!(
         local(&schedule, "Asia/Kolkata", "2024-02-28T00:00:00Z", 4),
