@@ -150,7 +150,15 @@ async fn orders_free_the_lease_while_it_is_held_and_leave_it_while_standing_by()
     // A take-over within the test shows that the lease was given back.
     let lease = async || Leases::new(cluster.store().await).lease("orders").ttl(secs(600));
     let runs = |tasks: &TaskManager| state(tasks) == Some(TaskState::Running);
-    let first = manager(obeys().gate(lease().await));
+    let begun = Arc::new(AtomicU64::new(0));
+    let counts = {
+        let begun = begun.clone();
+        CriticalTaskConfig::new("t", move |ctx| {
+            begun.fetch_add(1, SeqCst);
+            async move { ctx.cancelled().await }
+        })
+    };
+    let first = manager(counts.gate(lease().await));
     until("the first holds it", || runs(&first)).await;
     let second = manager(obeys().gate(lease().await));
     until("the second stands by", || state(&second) == Some(TaskState::Standby)).await;
@@ -158,8 +166,9 @@ async fn orders_free_the_lease_while_it_is_held_and_leave_it_while_standing_by()
     // While it stands by.
     second.pause("t").expect("paused");
     until("the second is paused", || state(&second) == Some(TaskState::Paused)).await;
+    let before = begun.load(SeqCst);
     first.restart("t").expect("restarted");
-    until("the first runs again", || runs(&first)).await;
+    until("the first runs again", || begun.load(SeqCst) > before && runs(&first)).await;
     second.resume("t").expect("resumed");
     until("the second stands by again", || state(&second) == Some(TaskState::Standby)).await;
 
