@@ -60,10 +60,10 @@ fn a_span_that_is_made_late_is_the_span_that_would_have_been_made_at_once() {
 
         waits_and_begins_when_the_run_does(&tasks, &spans).await;
         is_linked_with_its_spawner(&tasks, &spans).await;
-        is_made_for_who_is_never_polled(&tasks, &spans).await;
+        a_span_is_made_for_a_task_that_is_never_polled(&tasks, &spans).await;
         is_made_at_once_below_a_current_span(&tasks, &spans).await;
         goes_to_the_subscriber_of_its_spawner(&tasks, &spans).await;
-        tells_the_name_that_was_given(&tasks, &spans).await;
+        a_span_reports_the_name_that_was_given(&tasks, &spans).await;
     });
 }
 
@@ -96,7 +96,7 @@ async fn is_linked_with_its_spawner(tasks: &TaskManager, spans: &Spans) {
 }
 
 /// Seen to fail where nothing is kept of a run without links.
-async fn tells_the_name_that_was_given(tasks: &TaskManager, spans: &Spans) {
+async fn a_span_reports_the_name_that_was_given(tasks: &TaskManager, spans: &Spans) {
     for name in ["job_1", "job_2"] {
         tasks.spawn(name, async {}).await.expect("it ends well");
     }
@@ -107,7 +107,7 @@ async fn tells_the_name_that_was_given(tasks: &TaskManager, spans: &Spans) {
 }
 
 /// Seen to fail where a run that is dropped unpolled drops its future outside a span.
-async fn is_made_for_who_is_never_polled(tasks: &TaskManager, spans: &Spans) {
+async fn a_span_is_made_for_a_task_that_is_never_polled(tasks: &TaskManager, spans: &Spans) {
     let handle = tasks.spawn("aborted", async {});
     handle.abort();
     handle.await.expect_err("it never ran");

@@ -40,7 +40,7 @@ pub async fn check<A: LeaseStore, B: LeaseStore>(first: &A, second: &B, ttl: Dur
     suite.a_renewed_lease_is_kept().await;
     suite.a_lease_that_is_over_is_lost().await;
     suite.a_released_lease_is_free().await;
-    suite.a_lost_answer_is_given_again().await;
+    suite.a_request_whose_answer_was_lost_gets_it_again().await;
     suite.a_due_time_is_claimed_once().await;
     suite.many_are_renewed_together().await;
     suite.one_of_many_candidates_is_granted().await;
@@ -147,7 +147,7 @@ impl<A: LeaseStore, B: LeaseStore> Suite<'_, A, B> {
         done(self.first.release(&self.ask("never held", "a"))).await;
     }
 
-    async fn a_lost_answer_is_given_again(&self) {
+    async fn a_request_whose_answer_was_lost_gets_it_again(&self) {
         let a = self.ask("again", "a");
         let (old, _) = granted(self.first, &a).await;
         let (new, _) = granted(self.first, &a).await;

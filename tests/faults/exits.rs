@@ -760,7 +760,7 @@ on_each_runtime! { run:
 }
 
 /// Each failure has its time kept while it is in the window, and no longer.
-async fn fails_for_ever(_: On) {
+async fn a_task_that_always_fails(_: On) {
     let tasks = manager();
     let lives = Arc::new(AtomicU64::new(0));
     let slow = living("slow", secs(1), &lives).max_restarts(1_000, secs(999));
@@ -779,7 +779,7 @@ async fn fails_for_ever(_: On) {
 #[test]
 fn fault_09_ten_thousand_failures_take_no_memory() {
     let test = "exits::fault_09_ten_thousand_failures_take_no_memory";
-    Case { on: On::CurrentThread, test }.run_alone(fails_for_ever);
+    Case { on: On::CurrentThread, test }.run_alone(a_task_that_always_fails);
 }
 
 // --------------------------------------------------------------------------------------------------------------- 10

@@ -32,7 +32,7 @@ pub async fn run() -> Checked {
     a_lost_connection_says_how_old_the_data_is(&mut service, &browser).await?;
     println!("ok  a lost connection is said, with the age of the data; paused updates stand still");
     browser.close().await?;
-    what_arrives_before_the_subscription_is_drawn(&service).await?;
+    changes_before_the_subscription_are_drawn(&service).await?;
     println!("ok  a message that arrives between the first drawing and the subscription is drawn");
     Ok(())
 }
@@ -57,7 +57,7 @@ const AT_ONCE: &str = "\
         close() {} \
     };";
 
-async fn what_arrives_before_the_subscription_is_drawn(service: &Service) -> Checked {
+async fn changes_before_the_subscription_are_drawn(service: &Service) -> Checked {
     let browser = Browser::open(1280, 900, "light").await?;
     browser.before_each_page(AT_ONCE).await?;
     browser.client.goto(&service.url()).await?;
