@@ -370,8 +370,8 @@ pub mod shutdown {
 /// Layers for a subscriber of your own, telemetry in one call (feature `otlp-http`), and every exported name.
 pub mod telemetry {
     pub use crate::emit::{
-        LayerConflict, RunExemplar, SignalExport, SpanPath, TelemetryExport, TelemetryState, layer,
-        remote_context, task_layer,
+        Deferred, DeferredObservations, LayerConflict, Observed, RunExemplar, SignalExport, SpanPath,
+        TelemetryExport, TelemetryState, layer, remote_context, task_layer,
     };
 
     /// Every exported name: spans, log records, instruments and their attributes.

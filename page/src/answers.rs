@@ -123,12 +123,18 @@ impl Shared {
         }
         // Before the new one needs its room.
         *last = None;
-        let maker = maker.clone();
+        let (maker, kept, fresh) = (maker.clone(), self.last.clone(), self.fresh);
         // A task of its own: others wait for the answer, though who asked first may leave.
         let made = tokio::spawn(async move {
             let bytes = maker.answer(make).await?;
             // From now on, not from when it was begun: otherwise nobody shares an answer that takes longer than its time to make.
-            *last = Some((Instant::now(), bytes.clone()));
+            let now = Instant::now();
+            *last = Some((now, bytes.clone()));
+            // It needs its room no longer than it is shared: other responses may need that.
+            tokio::spawn(async move {
+                tokio::time::sleep(fresh).await;
+                kept.lock_owned().await.take_if(|(made, _)| *made == now);
+            });
             Ok(bytes)
         });
         made.await.map_err(|_| Busy)?
@@ -178,6 +184,21 @@ mod tests {
         let old = Shared::new(Duration::ZERO);
         assert_eq!(old.get(&maker, make()).await.expect("made"), "2");
         assert_eq!(old.get(&maker, make()).await.expect("made again"), "3");
+    }
+
+    #[tokio::test]
+    async fn response_gives_its_room_back_once_it_is_not_shared() {
+        let maker = Maker::default();
+        let (text, open) = (Shared::new(Duration::from_millis(50)), Shared::new(Duration::from_millis(50)));
+        let large = || Ok::<_, Busy>(vec![b'x'; BYTES - UNIT]);
+        drop(text.get(&maker, large).await.expect("room"));
+        tokio::time::timeout(Duration::from_secs(30), async {
+            while open.get(&maker, large).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .expect("the room of the other response");
     }
 
     #[tokio::test]

@@ -463,25 +463,21 @@ async fn metrics(State(api): Shared, headers: HeaderMap) -> Result<Response, NoA
     let Some(feed) = &api.feed else {
         return Ok(refusal(StatusCode::NOT_FOUND, "this page is given no metrics: see Page::feed"));
     };
-    let Some(registry) = feed.registry() else {
+    let Some(reader) = feed.reader() else {
         let why = "the page's feed has no meter provider: see Telemetry::builder().with(&feed) or Feed::read_metrics";
         return Ok(refusal(StatusCode::NOT_FOUND, why));
     };
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let is_open = metrics::wants_open_metrics(accept);
+    let format = if is_open { metrics::Format::OpenMetrics } else { metrics::Format::Text };
     let hub = api.hub.clone();
     let make = move || {
-        if is_open {
-            // Before the figures, which then have the runs that the exemplars are of.
-            let exemplars = hub.exemplars();
-            Ok(metrics::open_metrics(&registry, &exemplars).into_bytes())
-        } else {
-            metrics::text(&registry).map(String::into_bytes).map_err(NoAnswer::Failed)
-        }
+        // Before the figures, which then have the runs that the exemplars are of.
+        let exemplars = if is_open { hub.exemplars() } else { Vec::new() };
+        reader.read(format, &exemplars).map(String::into_bytes).map_err(NoAnswer::Failed)
     };
     let text = api.metrics[usize::from(is_open)].get(&api.maker, make).await?;
-    let kind = if is_open { metrics::OPEN_METRICS } else { metrics::TEXT };
-    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+    Ok(([(header::CONTENT_TYPE, format.content_type())], text).into_response())
 }
 
 #[derive(OpenApi)]

@@ -6,7 +6,6 @@ use std::sync::{
 };
 
 use opentelemetry_sdk::{metrics::MeterProviderBuilder, trace::SpanProcessor};
-use otel_tasks::telemetry::contract::SCOPE;
 #[cfg(feature = "otlp")]
 use otel_tasks::telemetry::{TelemetryBuilder, TelemetryPart};
 
@@ -51,7 +50,7 @@ use crate::{
 pub struct Feed {
     pub(crate) ring: Arc<SpanRing>,
     /// The reader of the newest meter provider. Replaced by `read_metrics` alone.
-    registry: Arc<Mutex<Option<prometheus::Registry>>>,
+    reader: Arc<Mutex<Option<metrics::Reader>>>,
     /// True once a tracer provider has its processor.
     has_spans: Arc<AtomicBool>,
 }
@@ -60,7 +59,7 @@ impl Default for Feed {
     fn default() -> Self {
         Self {
             ring: Arc::new(SpanRing::new(Self::SPANS, Self::BYTES)),
-            registry: Arc::default(),
+            reader: Arc::default(),
             has_spans: Arc::default(),
         }
     }
@@ -84,18 +83,10 @@ impl Feed {
     ///
     /// A feed reads one provider: after a second call, the page shows the metrics of the second provider alone.
     pub fn read_metrics(&self, provider: MeterProviderBuilder) -> MeterProviderBuilder {
-        // A new one for each reader: a registry refuses a second.
-        let registry = prometheus::Registry::new();
-        match metrics::reader(&registry) {
-            Ok(reader) => {
-                *self.registry.lock().unwrap_or_else(PoisonError::into_inner) = Some(registry);
-                provider.with_reader(reader)
-            }
-            Err(error) => {
-                tracing::warn!(target: SCOPE, "the page cannot read metrics: {error}");
-                provider
-            }
-        }
+        // A new one for each provider: a reader collects from the first that it was given to.
+        let reader = metrics::Reader::default();
+        *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(reader.clone());
+        provider.with_reader(reader)
     }
 
     /// The spans, if a tracer provider has the feed's processor.
@@ -103,9 +94,9 @@ impl Feed {
         self.has_spans.load(Relaxed).then(|| self.ring.clone())
     }
 
-    /// The registry of the newest meter provider, if there is one.
-    pub(crate) fn registry(&self) -> Option<prometheus::Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The reader of the newest meter provider, if there is one.
+    pub(crate) fn reader(&self) -> Option<metrics::Reader> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -1,34 +1,84 @@
-//! `/metrics`: what a meter provider collects, as Prometheus text or OpenMetrics.
+//! `/metrics`: what a meter provider collects, as Prometheus' text or OpenMetrics.
 //!
-//! opentelemetry-prometheus collects and names; the crate `prometheus` writes Prometheus' text. OpenMetrics is written here:
-//! `prometheus` does not write it, and no crate writes exemplars that it has not recorded itself.
+//! Both are written here, straight from a collection of the SDK, and for the tasks' instruments from the tasks' own figures.
+//! opentelemetry-prometheus makes a family of each series and a map of its labels, which takes longer than the collection; and
+//! it has no exemplars. The tests compare the output with its own.
 
-mod open_metrics;
+mod exposition;
+mod names;
 
-use opentelemetry_sdk::metrics::reader::MetricReader;
-use otel_tasks::telemetry::RunExemplar;
-use prometheus::{Encoder, TextEncoder};
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-pub(crate) const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
-pub(crate) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+use opentelemetry_sdk::{
+    error::OTelSdkResult,
+    metrics::{
+        InstrumentKind, ManualReader, Pipeline, Temporality, data::ResourceMetrics, reader::MetricReader,
+    },
+};
+use otel_tasks::telemetry::{Deferred, RunExemplar};
 
-/// A reader that collects into `registry` whenever that is gathered.
-pub(crate) fn reader(
-    registry: &prometheus::Registry,
-) -> Result<impl MetricReader + use<>, opentelemetry_sdk::error::OTelSdkError> {
-    opentelemetry_prometheus::exporter().with_registry(registry.clone()).build()
+pub(crate) use self::exposition::Format;
+
+/// A reader of a meter provider, which collects whenever it is asked.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reader(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    reader: ManualReader,
+    /// True once deferred observations were not found in a collection, because of a View or of twins: the SDK collects all.
+    collects_all: AtomicBool,
 }
 
-/// Returns the figures as Prometheus' text.
-pub(crate) fn text(registry: &prometheus::Registry) -> Result<String, String> {
-    let mut text = Vec::new();
-    TextEncoder::new().encode(&registry.gather(), &mut text).map_err(|error| error.to_string())?;
-    String::from_utf8(text).map_err(|error| error.to_string())
+impl Reader {
+    /// Returns the figures, in OpenMetrics with the exemplars in the buckets of runs.
+    pub(crate) fn read(&self, format: Format, exemplars: &[RunExemplar]) -> Result<String, String> {
+        let exemplars = exposition::by_series(exemplars);
+        if !self.0.collects_all.load(Relaxed) {
+            let (metrics, deferred) = Deferred::during(|| self.collected());
+            if let Some(text) = exposition::written(&metrics?, &deferred, format, &exemplars) {
+                return Ok(text);
+            }
+            self.0.collects_all.store(true, Relaxed);
+        }
+        let text = exposition::written(&self.collected()?, &Deferred::default(), format, &exemplars);
+        text.ok_or_else(|| "a collection without deferred observations has some".to_owned())
+    }
+
+    fn collected(&self) -> Result<ResourceMetrics, String> {
+        let mut metrics = ResourceMetrics::default();
+        self.0.reader.collect(&mut metrics).map_err(|error| error.to_string())?;
+        Ok(metrics)
+    }
 }
 
-/// Returns the figures as OpenMetrics, with the exemplars in the buckets of runs.
-pub(crate) fn open_metrics(registry: &prometheus::Registry, exemplars: &[RunExemplar]) -> String {
-    open_metrics::written(&registry.gather(), &open_metrics::by_series(exemplars))
+impl MetricReader for Reader {
+    fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
+        self.0.reader.register_pipeline(pipeline);
+    }
+
+    fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
+        self.0.reader.collect(metrics)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.0.reader.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.0.reader.shutdown_with_timeout(timeout)
+    }
+
+    /// Prometheus knows sums since the start alone.
+    fn temporality(&self, _: InstrumentKind) -> Temporality {
+        Temporality::Cumulative
+    }
 }
 
 /// Returns true if the response to this `Accept` is OpenMetrics: it is named, and its weight is not less than that of plain text.

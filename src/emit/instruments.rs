@@ -21,7 +21,11 @@ use opentelemetry::{
 
 #[cfg(feature = "bound-instruments")]
 use super::attributes::BoundDuration;
-use super::{TaskAttributes, attributes::Varied};
+use super::{
+    TaskAttributes,
+    attributes::Varied,
+    deferred::{Observable, Observed, defer, is_deferring},
+};
 use crate::{
     cell::{DEFAULT_MAX_NAMES, Entry, SkipReason, TaskSnapshot, TaskState},
     contract::{self, DURATION_BOUNDARIES, Instrument, key},
@@ -346,17 +350,33 @@ impl Exposition {
 
     fn build_observables(self: &Arc<Self>, meter: &Meter) {
         /// A callback that observes, for each task, what `observe` passes on.
-        fn callback<T: 'static>(
+        fn callback<T: Observable>(
             exposition: &Arc<Exposition>,
             instrument: Instrument,
-            observe: impl Fn(&Snapshot, &mut dyn FnMut(T, &[KeyValue])) + Send + Sync + 'static,
+            observe: impl Fn(&Snapshot, &mut dyn FnMut(T, &[KeyValue])) + Copy + Send + Sync + 'static,
         ) -> impl Fn(&dyn AsyncInstrument<T>) + Send + Sync + 'static {
             let exposition = Arc::downgrade(exposition);
             move |observer| {
                 let Some(exposition) = exposition.upgrade() else { return };
                 let _ = catch_unwind(AssertUnwindSafe(|| {
                     let snapshot = exposition.read(instrument.name);
-                    observe(&snapshot, &mut |value, attributes| observer.observe(value, attributes));
+                    if !is_deferring() {
+                        observe(&snapshot, &mut |value, attributes| observer.observe(value, attributes));
+                        return;
+                    }
+                    let mut is_first = true;
+                    observe(&snapshot, &mut |value, attributes| {
+                        if std::mem::take(&mut is_first) {
+                            observer.observe(value, attributes);
+                            let snapshot = snapshot.clone();
+                            let all = move |each: &mut dyn FnMut(Observed, &[KeyValue])| {
+                                observe(&snapshot, &mut |value, attributes| {
+                                    each(value.observed(), attributes);
+                                });
+                            };
+                            defer(instrument.name, attributes, Box::new(all));
+                        }
+                    });
                 }));
             }
         }

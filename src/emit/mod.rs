@@ -2,6 +2,7 @@
 
 mod at_exit;
 mod attributes;
+mod deferred;
 mod exemplars;
 mod handoff;
 mod instruments;
@@ -14,6 +15,7 @@ pub(crate) use at_exit::flush_before_exit;
 #[cfg(feature = "otlp-http")]
 pub(crate) use at_exit::flush_with;
 pub(crate) use attributes::TaskAttributes;
+pub use deferred::{Deferred, DeferredObservations, Observed};
 pub use exemplars::RunExemplar;
 #[cfg(feature = "otlp-http")]
 pub(crate) use exemplars::keeps_traces;
