@@ -353,7 +353,9 @@ pub mod health {
 /// Figures of tasks at one moment.
 pub mod snapshot {
     pub use crate::{
-        cell::{ErrorCount, LastError, RunMinutes, RunRecord, SkipReason, TaskSnapshot, TaskState},
+        cell::{
+            ErrorCount, GateSnapshot, LastError, RunMinutes, RunRecord, SkipReason, TaskSnapshot, TaskState,
+        },
         engine::RuntimeFigures,
         read::{TaskMetrics, TaskStatistics},
     };

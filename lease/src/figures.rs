@@ -93,11 +93,16 @@ impl Figures {
         self.state().leases.entry(lease.clone()).or_default();
     }
 
-    pub(crate) fn changed(&self, lease: &Arc<str>, transition: Transition, pass: Option<Pass>) {
+    /// Counts a change. The end of a hold does not hide the next one, which another task of this process may have by then.
+    pub(crate) fn changed(&self, lease: &Arc<str>, transition: Transition, pass: &Pass) {
         let mut state = self.state();
         let figure = state.leases.entry(lease.clone()).or_default();
         figure.transitions[transition as usize] += 1;
-        figure.pass = pass;
+        if transition == Transition::Acquired {
+            figure.pass = Some(pass.clone());
+        } else if figure.pass.as_ref().is_some_and(|held| held.term() == pass.term()) {
+            figure.pass = None;
+        }
     }
 
     /// Counts a response. Emits a record when the store begins to fail, and when it is back.

@@ -63,6 +63,8 @@ struct Entry {
     ask: Ask,
     /// True once no one waits for the lease.
     leaves: bool,
+    /// The other holder that the store named last, while this is a candidate.
+    other: Option<Arc<str>>,
     /// `None` while the lease is asked for.
     hold: Option<Hold>,
 }
@@ -105,6 +107,22 @@ impl Holds {
         self.state().entries.get(holder)?.hold.as_ref().map(|hold| hold.keeper.clone())
     }
 
+    /// The process that holds the lease; `None` while it is unknown or while nobody asks for the lease here.
+    pub(crate) fn holder(&self, lease: &str) -> Option<Arc<str>> {
+        let state = self.state();
+        let of_lease = || state.entries.values().filter(|entry| &*entry.ask.lease == lease);
+        let own = of_lease().find(|entry| entry.renewed().is_some()).map(|entry| &entry.ask.holder);
+        own.or_else(|| of_lease().find_map(|entry| entry.other.as_ref()))
+            .map(|holder| process_of(holder).into())
+    }
+
+    /// The store has named the other holder of the lease, or has failed.
+    fn named(&self, candidate: &Ask, other: Option<String>) {
+        if let Some(entry) = self.state().entries.get_mut(&candidate.holder) {
+            entry.other = other.map(Arc::from);
+        }
+    }
+
     /// True if another process is known to hold the lease.
     fn is_lost(&self, holder: &str) -> bool {
         let state = self.state();
@@ -130,7 +148,9 @@ impl Holds {
     pub(crate) async fn enter(self: &Arc<Self>, ask: Ask, grace: Duration) -> Option<Grant> {
         let (answer, answered) = oneshot::channel();
         let holder = ask.holder.clone();
-        self.state().entries.insert(holder.clone(), Entry { ask: ask.clone(), leaves: false, hold: None });
+        self.state()
+            .entries
+            .insert(holder.clone(), Entry { ask: ask.clone(), leaves: false, other: None, hold: None });
         let _stands = Stands { holds: self, holder: &holder };
         // A task of its own, since a dropped request may still be granted.
         tokio::spawn(Candidate { holds: self.clone(), ask, grace }.stand(answer));
@@ -156,7 +176,7 @@ impl Holds {
             }
             std::mem::replace(&mut state.renews, true)
         };
-        self.figures.changed(&ask.lease, Transition::Acquired, Some(grant.pass()));
+        self.figures.changed(&ask.lease, Transition::Acquired, &grant.pass());
         if renews {
             self.added.notify_one();
         } else {
@@ -329,8 +349,14 @@ impl Candidate {
                     Ok(Answer::Granted { term, last_run }) => {
                         break holds.granted(ask, self.grace, (sent, term, last_run));
                     }
-                    Ok(Answer::HeldBy { ask_again_in, .. }) => (ask_again_in, None),
-                    Err(()) => (ask.ttl / RETRY_PART, Some(sent.saturating_add(ask.ttl))),
+                    Ok(Answer::HeldBy { holder, ask_again_in }) => {
+                        holds.named(ask, holder);
+                        (ask_again_in, None)
+                    }
+                    Err(()) => {
+                        holds.named(ask, None);
+                        (ask.ttl / RETRY_PART, Some(sent.saturating_add(ask.ttl)))
+                    }
                 };
             let jitter = (ask.ttl / RETRY_PART / 2).mul_f64(fraction());
             tokio::select! {
@@ -356,7 +382,7 @@ impl Candidate {
         let ran_out = now >= pass.until().saturating_sub(self.grace);
         let lost = holds.is_lost(&ask.holder);
         let transition = if lost || ran_out { Transition::Lost } else { Transition::Released };
-        holds.figures.changed(&ask.lease, transition, None);
+        holds.figures.changed(&ask.lease, transition, &pass);
         if !lost {
             // A renewal whose answer is missing may have been sent just now.
             self.give_back(now.saturating_add(ask.ttl)).await;
@@ -411,6 +437,11 @@ impl Drop for Renewal {
             self.holds.state().renews = false;
         }
     }
+}
+
+/// The name of the process in the name of one of its holds, which has a number after a slash: see [`Leases::holder`](crate::Leases::holder).
+fn process_of(holder: &str) -> &str {
+    holder.rsplit_once('/').map_or(holder, |(process, _)| process)
 }
 
 /// A random number, 0 to 1: what candidates of several processes need to come apart.

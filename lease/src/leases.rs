@@ -56,7 +56,7 @@ impl Leases {
 
     /// Sets the name that the store knows this process by. Default: the host's name, the process id and a random number.
     ///
-    /// Two processes may have the same one: each hold gets a number of its own, and a random one.
+    /// Two processes may have the same one: each hold gets a number of its own, and a random one, after a slash.
     pub fn holder(mut self, identity: impl Into<Arc<str>>) -> Self {
         self.holder = identity.into();
         self
@@ -184,6 +184,10 @@ impl Gate for Lease {
                 self.holds.claim(&held, due).await;
             }
         })
+    }
+
+    fn holder(&self) -> Option<Arc<str>> {
+        self.holds.holder(&self.name)
     }
 
     fn settled(&self) -> BoxFuture<'_, ()> {

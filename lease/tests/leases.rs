@@ -43,11 +43,18 @@ struct Away {
     late: Arc<AtomicU64>,
     fails: Arc<AtomicU64>,
     renewals: Arc<Mutex<Vec<usize>>>,
+    /// The requests that were granted.
+    granted: Arc<Mutex<Vec<Ask>>>,
 }
 
 impl Away {
     fn late(&self, by: Duration) {
         self.late.store(u64::try_from(by.as_millis()).expect("short"), SeqCst);
+    }
+
+    /// The leases of a process of this name.
+    fn named(self, holder: &str) -> (Self, Leases) {
+        (self.clone(), leases(self).holder(holder))
     }
 
     fn fail(&self, fails: bool) {
@@ -66,7 +73,11 @@ impl Away {
 
 impl LeaseStore for Away {
     async fn acquire(&self, ask: &Ask) -> Result<Answer, StoreError> {
-        self.answer(self.store.acquire(ask)).await
+        let answer = self.answer(self.store.acquire(ask)).await?;
+        if matches!(answer, Answer::Granted { .. }) {
+            self.granted.lock().unwrap().push(ask.clone());
+        }
+        Ok(answer)
     }
 
     async fn renew(&self, held: &[Held]) -> Result<Vec<Renewed>, StoreError> {
@@ -221,6 +232,55 @@ async fn leases_of_one_name_exclude_each_other_in_one_process_too() {
     tasks.pause(holder).unwrap();
     sleep(millis(100)).await;
     assert_eq!((runs.now(), runs.terms().len()), (2, 3), "the other takes over at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn candidates_know_the_holder_from_the_store() {
+    let (store, runs) = (Memory::new(), Runs::default());
+    let near = |name: &str| Away { store: store.clone(), ..Away::default() }.named(name);
+    let ((_, first), (away, second)) = (near("web-1"), near("web-2"));
+    let gate = |tasks: &TaskManager| {
+        let gate = tasks.snapshot("t").unwrap().gate.expect("it has a gate");
+        (gate.holder.map(|holder| holder.to_string()), gate.term)
+    };
+    let is = |holder: &str, term| (Some(holder.to_owned()), term);
+    let holds = started([runs.task("t", &first, "l")]);
+    sleep(millis(10)).await;
+    let waits = started([runs.task("t", &second, "l")]);
+    sleep(millis(10)).await;
+    assert_eq!((gate(&holds), gate(&waits)), (is("web-1", Some(1)), is("web-1", None)));
+    // What the store said before it failed is not known any more.
+    away.fail(true);
+    sleep(TTL * 2).await;
+    assert_eq!((gate(&holds), gate(&waits)), (is("web-1", Some(1)), (None, None)));
+    away.fail(false);
+    sleep(TTL).await;
+    assert_eq!(gate(&waits), is("web-1", None));
+    holds.shutdown().await;
+    sleep(millis(100)).await;
+    assert_eq!((gate(&holds), gate(&waits)), ((None, None), is("web-2", Some(2))));
+    waits.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_does_not_hide_that_another_task_of_the_process_has_it() {
+    let exporter = InMemoryMetricExporter::default();
+    let reader = PeriodicReader::builder(exporter.clone()).with_interval(secs(1_000_000)).build();
+    let provider = SdkMeterProvider::builder().with_reader(reader).build();
+    let (store, runs) = (Away::default(), Runs::default());
+    let leases = leases(store.clone()).meter(provider.meter("test"));
+    let tasks = started([runs.task("a", &leases, "l"), runs.task("b", &leases, "l")]);
+    sleep(millis(10)).await;
+    // A person frees it in the store. The other task has it before the first one knows.
+    let first = store.granted.lock().unwrap()[0].clone();
+    LeaseStore::release(&store, &first).await.unwrap();
+    sleep(TTL / 2).await;
+    let all = values(&provider, &exporter);
+    let get = |name: &str| all.get(name).copied();
+    assert_eq!(get("task.lease.transitions task.lease.name=l task.lease.transition=acquired"), Some(2.0));
+    assert_eq!(get("task.lease.transitions task.lease.name=l task.lease.transition=lost"), Some(1.0));
+    assert_eq!(get("task.lease.held task.lease.name=l"), Some(1.0), "{all:?}");
+    tasks.shutdown().await;
 }
 
 #[tokio::test(start_paused = true)]

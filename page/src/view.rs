@@ -7,6 +7,7 @@ mod why;
 use std::{
     collections::BTreeMap,
     sync::{Arc, OnceLock},
+    time::SystemTime,
 };
 
 use otel_tasks::{
@@ -14,7 +15,7 @@ use otel_tasks::{
     events::{RestartVerdict, TaskEvent, TaskEventKind},
     health::{HealthStatus, ManagerHealth, TaskWord},
     policy::{ExitKind, RestartReason},
-    snapshot::{RunMinutes, TaskSnapshot, TaskState},
+    snapshot::{GateSnapshot, RunMinutes, TaskSnapshot, TaskState},
     task::TaskSettings,
     telemetry::contract::DURATION_BOUNDARIES,
 };
@@ -64,6 +65,8 @@ pub(crate) struct TaskRow {
     role: Option<&'static str>,
     /// The reasons why it is not healthy, not live or not ready.
     reasons: Vec<&'static str>,
+    /// The gate, if the task runs on one of several processes.
+    gate: Option<GateView>,
     /// The tasks that it waits for before it begins.
     #[schema(value_type = Vec<String>)]
     depends_on: Vec<Arc<str>>,
@@ -86,6 +89,25 @@ pub(crate) struct TaskRow {
     last_error_time: Option<f64>,
     /// The trace of the last error, 32 hexadecimal digits.
     last_error_trace: Option<String>,
+}
+
+/// The gate of a task.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub(crate) struct GateView {
+    /// The name of what it guards, such as a lease.
+    #[schema(value_type = String)]
+    name: Arc<str>,
+    /// The process that holds it, by the name that the gate's store knows it by; `null` while it is unknown.
+    #[schema(value_type = Option<String>)]
+    holder: Option<Arc<str>>,
+    /// The term of this process; `null` while another process or none holds it.
+    term: Option<u64>,
+}
+
+impl From<GateSnapshot> for GateView {
+    fn from(GateSnapshot { name, holder, term, .. }: GateSnapshot) -> Self {
+        Self { name, holder, term }
+    }
 }
 
 /// Runs and errors by minute, the oldest first; the last minute is not over.
@@ -117,6 +139,8 @@ pub(crate) struct TaskDetail {
     has_started: bool,
     /// The reasons with values and limits.
     reason_texts: Vec<String>,
+    /// The time at which this process loses the gate unless its permission is extended; `null` while it has none.
+    gate_until: Option<f64>,
     first_start: Option<f64>,
     last_success: Option<f64>,
     last_restart: Option<f64>,
@@ -392,6 +416,7 @@ fn row(manager: &TaskManager, snapshot: TaskSnapshot, health: Option<&TaskHealth
         minutes: snapshot.minutes.map(Minutes::from),
         last_error: snapshot.last_error.map(|error| abridged(&error.message, SHORT_TEXT).into_owned()),
         last_error_time: snapshot.last_error_time.map(unix),
+        gate: snapshot.gate.map(|gate| GateView::from(*gate)),
         depends_on: snapshot.depends_on,
         name: snapshot.name,
         component: snapshot.component,
@@ -415,6 +440,7 @@ pub(crate) fn detail(
     let durations = bounds.zip(&snapshot.durations);
     let count = |what, count| Counted { what, count };
     let registered = settings.is_some().then_some(&health);
+    let remaining = snapshot.gate.as_ref().and_then(|gate| gate.remaining);
     Some(TaskDetail {
         reason_texts: registered
             .into_iter()
@@ -424,6 +450,7 @@ pub(crate) fn detail(
         is_live: health.is_live,
         is_ready: health.is_ready,
         has_started: health.has_started,
+        gate_until: remaining.map(|remaining| unix(SystemTime::now() + remaining)),
         first_start: snapshot.first_start.map(unix),
         last_success: snapshot.last_success.map(unix),
         last_restart: snapshot.last_restart.map(unix),

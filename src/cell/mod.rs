@@ -21,7 +21,7 @@ pub(crate) use identity::Identity;
 pub use minutes::RunMinutes;
 pub(crate) use registry::{Registry, by_name, include_members, snapshot, vitals};
 pub(crate) use snapshot::Vitals;
-pub use snapshot::{ErrorCount, LastError, RunRecord, SkipReason, TaskSnapshot, TaskState};
+pub use snapshot::{ErrorCount, GateSnapshot, LastError, RunRecord, SkipReason, TaskSnapshot, TaskState};
 pub(crate) use task_cell::{EndedRun, RunError, TaskCell};
 
 /// The number of ended runs that a name remembers.

@@ -89,6 +89,33 @@ pub struct ErrorCount {
     pub count: u64,
 }
 
+/// The standing of a task's [gate](crate::CriticalTaskConfig::gate), as this process knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct GateSnapshot {
+    /// The name of what the gate guards, such as a lease.
+    pub name: Arc<str>,
+    /// The process that holds it, by the name that the gate's store knows it by; `None` while it is unknown.
+    pub holder: Option<Arc<str>>,
+    /// The term of this process's permission; `None` while it has none.
+    pub term: Option<u64>,
+    /// The time until this process's permission ends unless it is extended; `None` while it has none.
+    pub remaining: Option<Duration>,
+}
+
+impl GateSnapshot {
+    pub(crate) fn new(name: Arc<str>, holder: Option<Arc<str>>, permission: Option<(u64, Duration)>) -> Self {
+        let (term, remaining) = permission.unzip();
+        Self { name, holder, term, remaining }
+    }
+
+    /// Returns true if this process has the permission to run the task.
+    pub fn is_held(&self) -> bool {
+        self.term.is_some()
+    }
+}
+
 /// The figures of one task name at one moment.
 ///
 /// The fields are read one after another while runs continue. So they may differ by runs that end meanwhile; at rest they agree.
@@ -136,6 +163,8 @@ pub struct TaskSnapshot {
     pub minutes: Option<RunMinutes>,
     /// The tasks that this one depends on, by name, for a registered task.
     pub depends_on: Vec<Arc<str>>,
+    /// The standing of the task's gate; `None` without a gate.
+    pub gate: Option<Box<GateSnapshot>>,
     /// Ended runs per bucket of the exported histogram.
     pub durations: Vec<u64>,
     /// The longest single poll, as far as polls are timed
@@ -276,6 +305,7 @@ impl TaskSnapshot {
             few: Vec::new(),
             minutes: None,
             depends_on: Vec::new(),
+            gate: None,
             durations: Vec::new(),
             longest_poll: Duration::ZERO,
             slow_polls: 0,

@@ -93,6 +93,13 @@ pub trait Gate: Send + Sync + 'static {
         Box::pin(std::future::ready(()))
     }
 
+    /// Returns the holder of what the gate guards, by the name that its store knows the holder by; `None` while it is unknown.
+    ///
+    /// For people: [`TaskSnapshot::gate`](crate::snapshot::TaskSnapshot::gate) and the page show it. It must not wait, and may be out of date.
+    fn holder(&self) -> Option<Arc<str>> {
+        None
+    }
+
     /// Waits until what the dropped grants gave back is given back where others see it. At once by default.
     ///
     /// [`TaskManager::shutdown`](crate::TaskManager::shutdown) waits for it, for a second at most: a process that ends earlier would keep the
@@ -129,6 +136,10 @@ impl<G: Gate + ?Sized> Gate for Arc<G> {
 
     fn end(&self, pass: &Pass, due: SystemTime, result: ExitKind) -> BoxFuture<'_, ()> {
         (**self).end(pass, due, result)
+    }
+
+    fn holder(&self) -> Option<Arc<str>> {
+        (**self).holder()
     }
 
     fn settled(&self) -> BoxFuture<'_, ()> {

@@ -939,10 +939,11 @@ impl TaskManager {
     /// # Ok(()) }
     /// ```
     pub fn snapshot(&self, name: &str) -> Option<TaskSnapshot> {
-        let snapshot = self.shared().recorder.snapshot(name)?;
-        let task = self.shared().supervised(name);
-        let depends_on = task.map(|task| task.links.dependencies().to_vec()).unwrap_or_default();
-        Some(TaskSnapshot { depends_on, ..snapshot })
+        let mut snapshot = self.shared().recorder.snapshot(name)?;
+        if let Some(task) = self.shared().supervised(name) {
+            task.complete(&mut snapshot);
+        }
+        Some(snapshot)
     }
 
     /// Returns all figures of every task, sorted by name.
@@ -959,10 +960,9 @@ impl TaskManager {
     /// ```
     pub fn snapshots(&self) -> Vec<TaskSnapshot> {
         let mut snapshots = self.shared().recorder.snapshots_by_name();
-        for task in self.shared().all_registered().iter().filter(|task| !task.links.dependencies().is_empty())
-        {
+        for task in self.shared().all_registered().iter().filter(|task| task.completes()) {
             if let Ok(index) = snapshots.binary_search_by(|snapshot| snapshot.name.cmp(task.name())) {
-                snapshots[index].depends_on = task.links.dependencies().to_vec();
+                task.complete(&mut snapshots[index]);
             }
         }
         snapshots

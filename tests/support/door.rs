@@ -25,6 +25,7 @@ struct Inner {
     suspended: Arc<Mutex<Duration>>,
     candidates: Mutex<VecDeque<oneshot::Sender<Grant>>>,
     claims: Mutex<Claims>,
+    holder: Mutex<Option<Arc<str>>>,
 }
 
 /// The due times that were asked for.
@@ -45,6 +46,7 @@ impl Door {
             suspended: Arc::default(),
             candidates: Mutex::default(),
             claims: Mutex::default(),
+            holder: Mutex::default(),
         }))
     }
 
@@ -100,6 +102,11 @@ impl Door {
         self.claims().lost = true;
     }
 
+    /// The store names this holder.
+    pub(crate) fn held_by(&self, holder: Option<&str>) {
+        *self.0.holder.lock().expect("no panic") = holder.map(Arc::from);
+    }
+
     /// How many stand before the gate.
     pub(crate) fn candidates(&self) -> usize {
         self.candidates_now().len()
@@ -128,6 +135,10 @@ impl Door {
 impl Gate for Door {
     fn name(&self) -> &str {
         "door"
+    }
+
+    fn holder(&self) -> Option<Arc<str>> {
+        self.0.holder.lock().expect("no panic").clone()
     }
 
     fn enter(&self) -> BoxFuture<'_, Grant> {

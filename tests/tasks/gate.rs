@@ -10,7 +10,7 @@ use std::{
 
 use otel_tasks::{
     Backoff, CriticalTaskConfig, RestartPolicy, TaskContext, TaskGroup, TaskLoop, TaskManager,
-    gate::{Keeper, Pass},
+    gate::{BoxFuture, Gate, Grant, Keeper, Pass},
     health::HealthReason,
     policy::{DecisionCause, RestartReason, RestartStrategy, RestartVerdict},
     shutdown::ShutdownOutcome,
@@ -58,6 +58,69 @@ async fn task_is_in_standby_until_its_gate_opens() {
         sleep(secs(5)).await;
     }
     assert_eq!((alive.now(), alive.total()), (1, 1), "as long as it is extended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn snapshot_shows_the_standing_of_the_gate() {
+    let door = Door::new();
+    let tasks = all_started([obeys("t").gate(door.clone()), obeys("ungated").depends_on("t")]);
+    let gate = || {
+        let one = tasks.snapshot("t").unwrap();
+        let all = tasks.snapshots();
+        assert_eq!(all.iter().find(|task| &*task.name == "t").unwrap().gate, one.gate);
+        assert!(tasks.snapshot("ungated").unwrap().gate.is_none());
+        *one.gate.expect("it has a gate")
+    };
+    settle().await;
+    let standby = gate();
+    assert_eq!((&*standby.name, standby.holder, standby.term, standby.remaining), ("door", None, None, None));
+    door.held_by(Some("web-2"));
+    let standby = gate();
+    assert_eq!((standby.holder.as_deref(), standby.is_held()), (Some("web-2"), false));
+    door.held_by(Some("web-1"));
+    let keeper = admit(&door, 7);
+    settle().await;
+    let held = gate();
+    assert_eq!((held.holder.as_deref(), held.term, held.is_held()), (Some("web-1"), Some(7), true));
+    sleep(secs(3)).await;
+    let left = gate().remaining.expect("it is held");
+    assert!(left <= LASTS - secs(3) && left > LASTS - secs(4), "{left:?}");
+    keeper.extend(door.now().saturating_add(LASTS));
+    assert_eq!(gate().remaining, Some(LASTS));
+    #[cfg(feature = "serde")]
+    {
+        let json = serde_json::to_value(tasks.snapshot("t").unwrap()).expect("plain data");
+        assert_eq!((&json["gate"]["name"], &json["gate"]["term"]), (&"door".into(), &7.into()));
+    }
+    // The driver has not seen it yet.
+    keeper.revoke();
+    assert_eq!((gate().term, gate().remaining), (None, None));
+}
+
+/// A gate that cannot name its holder.
+struct Nameless(Door);
+
+impl Gate for Nameless {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn enter(&self) -> BoxFuture<'_, Grant> {
+        self.0.enter()
+    }
+
+    fn holder(&self) -> Option<Arc<str>> {
+        panic!("out of order")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_that_panics_when_its_holder_is_asked_for_has_none() {
+    let tasks = started(obeys("t").gate(Nameless(Door::new())));
+    settle().await;
+    let gate = tasks.snapshot("t").unwrap().gate.expect("it has a gate");
+    assert_eq!((&*gate.name, gate.holder), ("door", None));
+    assert_eq!(tasks.snapshots().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -109,7 +109,7 @@ export function Why({ row }) {
   if (row.state === "failed") return html`given up${row.state_since ? html` <${Ago} at=${row.state_since} />` : ""}`;
   if (row.status === "unhealthy" || row.status === "degraded") return row.reasons.map(reason).join(", ") || words(row.state ?? "");
   if (row.state === "waiting") return row.depends_on.length ? html`waits for <bdi>${row.depends_on.join(", ")}</bdi>` : "not begun yet";
-  if (row.state === "standby") return "its gate is closed";
+  if (row.state === "standby") return row.gate?.holder ? html`<bdi>${row.gate.name}</bdi> is held by <bdi>${row.gate.holder}</bdi>` : reason("standby");
   if (row.schedule || row.interval_seconds !== null) return html`<bdi>${schedule(row)}</bdi>`;
   if (row.members) return plural(row.members, "member");
   if (!isRegistered(row)) return row.active_runs > 0 ? plural(row.active_runs, "run") : "on demand";

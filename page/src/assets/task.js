@@ -94,6 +94,12 @@ function Settings({ settings }) {
 
 const PINS = { last_error: "last error", give_up: "give-up", restart: "restart" };
 
+/** The lease of a task that runs on one of several processes. */
+const gate = ({ gate: { name, holder, term }, gate_until: until }) => [
+  ["gate", name], ["held by", term !== null ? html`this process${holder ? html`, <bdi>${holder}</bdi>` : ""}` : holder ?? "unknown"],
+  ["term", term !== null && number(term)], ["ends unless extended", until && html`<${Until} at=${until} due="now" />`],
+];
+
 export function Task({ name }) {
   const { rows, summary } = useData();
   const held = useRead(`tasks/${encodeURIComponent(name)}`, (message) => (message.rows ?? []).some((row) => row.name === name) || (message.events ?? []).some((event) => event.task === name));
@@ -145,6 +151,7 @@ export function Task({ name }) {
           ["role", { required: "required: its failure fails the probes", degrades: "degrades the service", ignored: "ignored by the probes" }[task.role]],
           ["schedule", schedule(task)], ["next run", task.next_run && html`<${Until} at=${task.next_run} />`],
           ["state", task.state && html`${task.state}${task.state_since ? html` for <${Since} at=${task.state_since} />` : ""}`],
+          ...(task.gate ? gate(task) : []),
           ["first start", task.first_start && html`<${Clock} at=${task.first_start} />`],
           ["last success", task.last_success && html`<${Ago} at=${task.last_success} />`],
           ["last restart", task.last_restart && html`<${Ago} at=${task.last_restart} />`],

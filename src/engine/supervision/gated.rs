@@ -18,9 +18,11 @@ use super::{
     timer::Timer,
 };
 use crate::{
+    cell::GateSnapshot,
     engine::{Shared, later},
     gate::{Gate, Grant, Pass, Standing},
     policy::OverrunAction,
+    run::catch,
 };
 
 /// The longest time that a task in standby waits after a lost grant before it requests again: two that lost at once come apart.
@@ -117,6 +119,14 @@ impl GatedBody {
     /// The pass of the life under way, or of what the task still owns.
     pub(crate) fn pass(&self) -> Option<Pass> {
         self.place().current.upgrade().map(|grant| grant.pass())
+    }
+
+    /// The standing of the gate, for people. The gate is the user's: if it panics, its holder is unknown.
+    pub(crate) fn snapshot(&self) -> GateSnapshot {
+        let permission = self.pass().map(|pass| (pass.term(), pass.remaining()));
+        let permission = permission.filter(|(_, remaining)| !remaining.is_zero());
+        let holder = catch(false, || self.gate.holder()).ok().flatten();
+        GateSnapshot::new(self.gate.name().into(), holder, permission)
     }
 
     /// The due time that was last claimed in the fleet when the life under way began.

@@ -18,7 +18,7 @@ use opentelemetry::trace::SpanContext;
 use tokio::time::Instant;
 
 use crate::{
-    cell::TaskState,
+    cell::{TaskSnapshot, TaskState},
     engine::{
         Links, Order, Registration, Shared, TaskContext, TaskSpec, Work,
         shutdown::tracker::DriverPlace,
@@ -208,6 +208,17 @@ impl Supervised {
 
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.task.identity.name
+    }
+
+    /// Returns true if the snapshot of its name lacks facts that its cell does not have.
+    pub(crate) fn completes(&self) -> bool {
+        !self.links.dependencies().is_empty() || self.body.gated().is_some()
+    }
+
+    /// Adds the facts that its cell does not have: its dependencies and its gate.
+    pub(crate) fn complete(&self, snapshot: &mut TaskSnapshot) {
+        snapshot.depends_on = self.links.dependencies().to_vec();
+        snapshot.gate = self.body.gated().map(|gated| Box::new(gated.snapshot()));
     }
 
     /// Leaves an order for the driver, and brings the driver with the first order. Returns true if the driver will see it.
