@@ -18,6 +18,7 @@ use opentelemetry::{
 use opentelemetry_sdk::{metrics::SdkMeterProvider, trace::SdkTracerProvider};
 use otel_tasks::{
     Backoff, CriticalTaskConfig, RestartPolicy, TaskManager,
+    gate::{BootInstant, BoxFuture, Gate, Grant},
     policy::{Escalation, StallAction},
 };
 use otel_tasks_page::{Feed, Page, PageServer};
@@ -641,15 +642,30 @@ async fn half_a_request_is_not_waited_for_long() {
     assert!(!answer.contains("200 OK"), "{answer}");
 }
 
+/// A gate that lets in at once.
+struct Open;
+
+impl Gate for Open {
+    fn name(&self) -> &str {
+        "orders"
+    }
+
+    fn enter(&self) -> BoxFuture<'_, Grant> {
+        let until = BootInstant::now().saturating_add(secs(60));
+        Box::pin(async move { Grant::new(1, until, secs(5)).0 })
+    }
+}
+
 /// Each documented path answers what the document says, and nothing that it does not name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn openapi_document_matches_the_responses() {
     let tasks = TaskManager::new();
-    tasks.register(gives_up("broken")).expect("registered");
+    tasks.register(gives_up("broken").gate(Open)).expect("registered");
     tasks.start();
     let feed = Feed::default();
     let page = Page::new(&tasks).feed(&feed).token(TOKEN).serve(ANY).expect("served");
     eventually("it shows", || get(&page, "/tasks/broken").json()["state"] == "failed").await;
+    assert_eq!(get(&page, "/tasks/broken").json()["gate"]["name"], "orders");
     let document = get(&page, "/openapi.json").json();
     assert_eq!(document["openapi"], "3.1.0");
     let schemes = json!({ "token": { "type": "http", "scheme": "bearer" } });

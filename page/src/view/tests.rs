@@ -7,6 +7,7 @@ use std::{
 use otel_tasks::{
     Backoff, CriticalTaskConfig, RestartPolicy, TaskCategory, TaskContext, TaskFamily, TaskGroup, TaskLoop,
     TaskPriority,
+    gate::{BootInstant, BoxFuture, Gate, Grant},
     health::HealthThresholds,
     policy::{RestartStrategy, StallAction},
     schedule::OnError,
@@ -229,6 +230,50 @@ async fn a_row_is_the_snapshot_in_seconds() {
         (&Value::Null, &json!([]), &json!(1))
     );
     tasks.shutdown().await;
+}
+
+/// A gate that lets in at once, or that another process holds.
+struct Lease {
+    is_free: bool,
+}
+
+impl Gate for Lease {
+    fn name(&self) -> &str {
+        "orders"
+    }
+
+    fn enter(&self) -> BoxFuture<'_, Grant> {
+        Box::pin(async {
+            if !self.is_free {
+                std::future::pending::<()>().await;
+            }
+            let until = BootInstant::now().saturating_add(Duration::from_secs(60));
+            Grant::new(7, until, Duration::from_secs(5)).0
+        })
+    }
+
+    fn holder(&self) -> Option<Arc<str>> {
+        Some(if self.is_free { "web-1" } else { "web-2" }.into())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_with_a_gate_shows_the_holder_the_term_and_the_end() {
+    let tasks = TaskManager::new();
+    let gated = |name: &str, is_free| waits(name).gate(Lease { is_free });
+    tasks.register_all([gated("here", true), gated("there", false), waits("free")]).expect("registered");
+    tasks.start();
+    tokio::time::sleep(millis(10)).await;
+    let rows = json!(overview(&tasks, &Shown::default()).1);
+    let [free, here, there] = [0, 1, 2].map(|index| &rows[index]);
+    assert_eq!(free["gate"], Value::Null);
+    assert_eq!(here["gate"], json!({ "name": "orders", "holder": "web-1", "term": 7 }));
+    assert_eq!(there["gate"], json!({ "name": "orders", "holder": "web-2", "term": null }));
+    assert_eq!((&there["state"], &there["word"]), (&"standby".into(), &"Standby".into()));
+    let until = |name| json!(detail(&tasks, name, Vec::new(), None).expect("known"))["gate_until"].as_f64();
+    assert_eq!((until("free"), until("there")), (None, None));
+    let left = until("here").expect("it is held") - unix(SystemTime::now());
+    assert!(left > 55.0 && left <= 60.0, "{left}");
 }
 
 fn controlled() -> Shown {
