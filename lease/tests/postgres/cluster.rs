@@ -71,7 +71,7 @@ impl Cluster {
     }
 
     /// A program of PostgreSQL, as a user that may run it.
-    fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.bin.join(program));
         self.as_user(&mut command);
         command

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use otel_tasks::telemetry::contract::{INSTRUMENTS, Instrument, Kind, TASK_ATTRIBUTES, key};
+use otel_tasks::telemetry::contract::{INSTRUMENTS, Instrument, Kind, TASK_ATTRIBUTES, key, lease};
 
 /// The instruments that are not about one task, and so carry its attributes not.
 const NOT_OF_A_TASK: [&str; 4] =
@@ -33,6 +33,11 @@ const BESIDE: [(&str, &[&str]); 16] = [
     ("target_info", &[]),
 ];
 
+/// The instruments of tasks, and those of leases.
+pub(crate) fn instruments() -> impl Iterator<Item = &'static Instrument> {
+    INSTRUMENTS.iter().chain(lease::INSTRUMENTS)
+}
+
 /// A name or key of OpenTelemetry as Prometheus writes it.
 pub(crate) fn escaped(name: &str) -> String {
     name.replace('.', "_")
@@ -61,7 +66,8 @@ pub(crate) fn series(instrument: &Instrument) -> Vec<String> {
 
 /// The labels of an instrument, those of its resource left out.
 pub(crate) fn labels(instrument: &Instrument) -> BTreeSet<String> {
-    let of_task: &[&str] = if NOT_OF_A_TASK.contains(&instrument.name) { &[] } else { TASK_ATTRIBUTES };
+    let is_of_a_task = !NOT_OF_A_TASK.contains(&instrument.name) && !lease::INSTRUMENTS.contains(instrument);
+    let of_task: &[&str] = if is_of_a_task { TASK_ATTRIBUTES } else { &[] };
     let histogram: &[&str] = if instrument.kind == Kind::Histogram { &["le"] } else { &[] };
     let own = instrument.attributes.iter().chain(of_task).chain(histogram);
     // A manager that was given an instance name says so.
@@ -75,14 +81,14 @@ pub(crate) fn known() -> BTreeMap<String, BTreeSet<String>> {
         let resource = RESOURCE_LABELS.map(str::to_owned);
         known.insert(name, labels.into_iter().chain(resource).collect());
     };
-    for instrument in INSTRUMENTS {
+    for instrument in instruments() {
         series(instrument).into_iter().for_each(|name| add(name, labels(instrument)));
     }
     for (name, labels) in BESIDE {
         let mut labels: BTreeSet<String> = labels.iter().map(|label| (*label).to_owned()).collect();
         if name == "ALERTS" {
             // An alert has the labels of what it is about.
-            labels.extend(INSTRUMENTS.iter().flat_map(self::labels));
+            labels.extend(instruments().flat_map(self::labels));
         }
         add(name.to_owned(), labels);
     }

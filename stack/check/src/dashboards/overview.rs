@@ -1,6 +1,6 @@
 //! The first page: what is unhealthy, and what the tasks of a service do.
 
-use otel_tasks::telemetry::contract as c;
+use otel_tasks::telemetry::contract::{self as c, lease};
 use serde_json::Value;
 
 use super::{
@@ -15,9 +15,9 @@ pub(crate) fn page() -> Value {
     page::page(
         "otel-tasks-overview",
         "otel-tasks / Overview",
-        "The tasks of a service: what is unhealthy, how they run, what restarts them, how they stop.",
+        "The tasks of a service: what is unhealthy, how they run, what restarts them, which instance holds which lease, how they stop.",
         Vec::new(),
-        vec![now(), tasks(), runs(), supervision(), shutdown()],
+        vec![now(), tasks(), runs(), supervision(), leases(), shutdown()],
     )
 }
 
@@ -201,6 +201,55 @@ fn supervision() -> Row {
         .by_task(),
     ];
     Row { title: "Supervision", panels }
+}
+
+/// Of tasks that run on one of several instances; empty without leases.
+fn leases() -> Row {
+    let by_name = |inner: String| format!("sum by (task_lease_name) ({inner})");
+    let held = format!("{}{{{FLEET}}}", m(lease::HELD));
+    let buckets = format!("{}_bucket{{{FLEET}}}", m(lease::RENEW_DURATION));
+    let panels = vec![
+        Panel::new("Holders", Shape::States, "none", "Which instance holds which lease.", &[lease::HELD])
+            .query(
+                format!("max by (task_lease_name, instance) ({held}) > 0"),
+                "{{task_lease_name}} {{instance}}",
+            ),
+        Panel::new(
+            "Instances that hold a lease",
+            Shape::Lines,
+            "none",
+            "One for each lease; none while its task runs nowhere.",
+            &[lease::HELD],
+        )
+        .query(by_name(format!("last_over_time({held}[2m])")), "{{task_lease_name}}"),
+        Panel::new("Leases acquired, lost and released", Shape::Stacked, "none", "Within each interval.", &[lease::TRANSITIONS])
+            .query(
+                format!(
+                    "sum by (task_lease_name, task_lease_transition) (increase({}{{{FLEET}}}[$__rate_interval])) > 0",
+                    m(lease::TRANSITIONS)
+                ),
+                "{{task_lease_name}} {{task_lease_transition}}",
+            ),
+        Panel::new("Failed requests to the store", Shape::Stacked, "none", "Within each interval.", &[lease::ERRORS])
+            .query(
+                format!(
+                    "sum by (task_lease_operation, error_type) (increase({}{{{FLEET}}}[$__rate_interval]))",
+                    m(lease::ERRORS)
+                ),
+                "{{task_lease_operation}} {{error_type}}",
+            ),
+        Panel::new("Renewal duration", Shape::Lines, "s", "Of all instances together.", &[lease::RENEW_DURATION])
+            .query(
+                format!("histogram_quantile(0.95, sum by (le) (rate({buckets}[$__rate_interval])))"),
+                "p95",
+            ),
+        Panel::new("Time until the end of a lease", Shape::Lines, "s", "What is left at each export.", &[lease::REMAINING])
+            .query(
+                format!("min by (task_lease_name) ({}{{{FLEET}}})", m(lease::REMAINING)),
+                "{{task_lease_name}}",
+            ),
+    ];
+    Row { title: "Leases", panels }
 }
 
 fn shutdown() -> Row {

@@ -1,7 +1,12 @@
 //! What is proven, each against the real programs.
 
+// The tests of leases and this proof start the same PostgreSQL.
+#[path = "../../../../lease/tests/postgres/cluster.rs"]
+#[expect(dead_code, reason = "the tests of leases use more of it")]
+mod cluster;
 mod faults;
 mod figures;
+mod leases;
 mod pages;
 mod picture;
 mod provoked;
@@ -29,10 +34,15 @@ pub(crate) fn all(places: &Places, example_bot: &Path, record: bool, checks: &Ch
 
 /// `stack-bot` in one of its modes, which exports to this endpoint.
 fn stack_bot(mode: &str, service: &str, endpoint: &str) -> Result<Bot> {
+    stack_bot_with(&[mode], service, endpoint)
+}
+
+/// The same, with what the mode needs to know.
+fn stack_bot_with(mode: &[&str], service: &str, endpoint: &str) -> Result<Bot> {
     let program = std::env::current_exe()?.with_file_name("stack-bot");
     let mut command = Command::new(program);
-    exporting(command.arg(mode), endpoint).env("OTEL_SERVICE_NAME", service);
-    if mode == "calm" {
+    exporting(command.args(mode), endpoint).env("OTEL_SERVICE_NAME", service);
+    if mode == ["calm"] {
         command.env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
     }
     Bot::start(&mut command)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use otel_tasks::telemetry::contract::INSTRUMENTS;
+use otel_tasks::telemetry::contract::Instrument;
 use serde_json::Value;
 
 use crate::{checks::Checks, contract, dashboards, jaeger::Jaeger, prometheus::Prometheus};
@@ -16,6 +16,12 @@ struct Asked {
     place: String,
     expr: String,
     unit: String,
+}
+
+impl Asked {
+    fn is_about_leases(&self) -> bool {
+        self.expr.contains("task_lease_")
+    }
 }
 
 fn asked() -> Vec<Asked> {
@@ -59,8 +65,18 @@ pub(crate) struct Panels {
 }
 
 impl Panels {
+    /// All but those about leases, which a service of their own has.
     pub(crate) fn new() -> Self {
-        Self { open: asked(), proven: 0, implausible: Vec::new() }
+        Self::with(|asked| !asked.is_about_leases())
+    }
+
+    pub(crate) fn of_leases() -> Self {
+        Self::with(Asked::is_about_leases)
+    }
+
+    fn with(is_wanted: impl Fn(&Asked) -> bool) -> Self {
+        let open = asked().into_iter().filter(is_wanted).collect();
+        Self { open, proven: 0, implausible: Vec::new() }
     }
 
     /// Asks what is still open: some panels show what is only there while the service runs, others what is there once it
@@ -101,11 +117,11 @@ impl Panels {
         Ok(())
     }
 
-    pub(crate) fn tell(self, checks: &Checks) {
+    pub(crate) fn tell(self, kind: &str, checks: &Checks) {
         let empty: Vec<String> =
             self.open.iter().map(|asked| format!("{}: {}", asked.place, asked.expr)).collect();
-        checks.none(&format!("each query of each panel returned data ({})", self.proven), &empty);
-        checks.none("and none anything implausible", &self.implausible);
+        checks.none(&format!("each query {kind}of each panel returned data ({})", self.proven), &empty);
+        checks.none(&format!("and none {kind}anything implausible"), &self.implausible);
     }
 }
 
@@ -242,24 +258,29 @@ pub(crate) fn contract(prometheus: &Prometheus, checks: &Checks) -> Result<()> {
         }
     }
     checks.none(&format!("each metric and label of {} queries exists", queries.len()), &wrong);
-    let unused = INSTRUMENTS
-        .iter()
+    let unused = contract::instruments()
         .filter(|instrument| contract::series(instrument).iter().all(|name| !used.contains(name)));
     let unused: Vec<String> = unused.map(|instrument| instrument.name.to_owned()).collect();
-    checks.none(&format!("each instrument of the contract is shown ({})", INSTRUMENTS.len()), &unused);
+    let count = contract::instruments().count();
+    checks.none(&format!("each instrument of the contract is shown ({count})"), &unused);
     Ok(())
 }
 
-/// What Prometheus holds of a service, or of what the dashboards show beside it, is the contract: every name, with no label
-/// that it does not say.
-pub(crate) fn names(prometheus: &Prometheus, service: &str, checks: &Checks) -> Result<()> {
+/// What Prometheus holds of a service under these names is the contract: every name, with no label that it does not say.
+pub(crate) fn names(
+    prometheus: &Prometheus,
+    service: &str,
+    prefix: &str,
+    instruments: &[Instrument],
+    checks: &Checks,
+) -> Result<()> {
     let known = contract::known();
-    let ours = format!("{{__name__=~\"task_.*\", job=\"{service}\"}}");
+    let ours = format!("{{__name__=~\"{prefix}.*\", job=\"{service}\"}}");
     let held = prometheus.label_values("__name__", &ours)?;
-    let expected: BTreeSet<String> = INSTRUMENTS.iter().flat_map(contract::series).collect();
+    let expected: BTreeSet<String> = instruments.iter().flat_map(contract::series).collect();
     let difference: Vec<String> = held.symmetric_difference(&expected).cloned().collect();
     checks.none(
-        &format!("every instrument is there under its translated name ({})", expected.len()),
+        &format!("{service}: every instrument is there under its translated name ({})", expected.len()),
         &difference,
     );
     let mut wrong = BTreeSet::new();
@@ -270,7 +291,9 @@ pub(crate) fn names(prometheus: &Prometheus, service: &str, checks: &Checks) -> 
             wrong.insert(format!("{name} has the label {label}"));
         }
     }
-    checks
-        .none("no series has a label that the contract does not say", &wrong.into_iter().collect::<Vec<_>>());
+    checks.none(
+        &format!("{service}: no series has a label that the contract does not say"),
+        &wrong.into_iter().collect::<Vec<_>>(),
+    );
     Ok(())
 }

@@ -13,10 +13,11 @@ use otel_tasks::{
     policy::{ExitKind, RestartReason},
     shutdown::ShutdownOutcome,
     snapshot::TaskState,
+    telemetry::contract::INSTRUMENTS,
 };
 use serde_json::Value;
 
-use super::{END, THROUGH, exporting, figures, pages, picture, stack_bot, traces};
+use super::{END, THROUGH, exporting, figures, leases, pages, picture, stack_bot, traces};
 use crate::{
     checks::Checks,
     jaeger::Jaeger,
@@ -45,6 +46,16 @@ const FLEET: &str = "fleet/bot";
 
 pub(crate) fn prove(places: &Places, example_bot: &Path, record: bool, checks: &Checks) -> Result<()> {
     let stack = Stack::start("services", places, Ports::free()?)?;
+    let (prometheus, endpoint) = (stack.asked_prometheus(), stack.endpoint());
+    thread::scope(|scope| {
+        scope
+            .spawn(|| checks.step("the services with leases", leases::prove(&endpoint, &prometheus, checks)));
+        services(&stack, places, example_bot, record, checks)
+    })?;
+    stack.stop()
+}
+
+fn services(stack: &Stack, places: &Places, example_bot: &Path, record: bool, checks: &Checks) -> Result<()> {
     let (prometheus, jaeger) = (stack.asked_prometheus(), stack.asked_jaeger());
     let endpoint = stack.endpoint();
     // Over gRPC, the others over HTTP.
@@ -57,7 +68,7 @@ pub(crate) fn prove(places: &Places, example_bot: &Path, record: bool, checks: &
     let begun = Instant::now();
 
     let (survivor, killed) = collisions(fleet, &prometheus, &jaeger, checks)?;
-    // All but standby: no task of the bots has a gate.
+    // All but standby: no task of this bot has a gate.
     wait_until("all states", THROUGH, || Ok(states(&prometheus)?.len() == TaskState::ALL.len() - 1))
         .unwrap_or_else(|error| checks.step("each state is seen", Err(error)));
     let mut panels = pages::Panels::new();
@@ -81,10 +92,10 @@ pub(crate) fn prove(places: &Places, example_bot: &Path, record: bool, checks: &
     let printed = trouble.end(END)?;
     agreement(&prometheus, "bot", &printed, checks)?;
     provoked(&printed, checks)?;
-    pages::names(&prometheus, "bot", checks)?;
+    pages::names(&prometheus, "bot", "task_", INSTRUMENTS, checks)?;
     traces::prove(&jaeger, &prometheus, "bot", &printed, checks)?;
     panels.ask(&prometheus, "bot")?;
-    panels.tell(checks);
+    panels.tell("", checks);
     fires(&prometheus, "TaskShutdownLeaked", &[("job", Some("bot"))], checks);
     fires(&prometheus, "TaskInstanceLost", &[("job", Some(FLEET)), ("instance", Some(&killed))], checks);
     silence(&prometheus, &killed, checks)?;
@@ -92,7 +103,7 @@ pub(crate) fn prove(places: &Places, example_bot: &Path, record: bool, checks: &
     let printed = calm.end(END)?;
     agreement(&prometheus, "calm", &printed, checks)?;
     survivor.terminate(END)?;
-    stack.stop()
+    Ok(())
 }
 
 /// The example bot, as it is, but named in a namespace.
@@ -109,7 +120,7 @@ fn states(prometheus: &Prometheus) -> Result<BTreeSet<String>> {
 }
 
 /// Waits until an alert fires with these labels.
-fn fires(prometheus: &Prometheus, alert: &str, labels: &[(&str, Option<&str>)], checks: &Checks) {
+pub(super) fn fires(prometheus: &Prometheus, alert: &str, labels: &[(&str, Option<&str>)], checks: &Checks) {
     let begun = Instant::now();
     let fired = wait_until(alert, ALERT, || {
         let is = |held: &BTreeMap<String, String>| {

@@ -1,5 +1,5 @@
 //! The program that the stack is proven with: a service in which everything happens that the instruments can tell of, one in
-//! which nothing does, and one that goes on working while its telemetry is disturbed.
+//! which nothing does, one that goes on working while its telemetry is disturbed, and one with a task that runs on one of its instances.
 //!
 //! Each line on standard output is one JSON value; the last are the final figures. It ends when standard input does.
 
@@ -7,6 +7,7 @@
 
 mod calm;
 mod figures;
+mod leases;
 mod phases;
 mod trouble;
 
@@ -44,8 +45,9 @@ async fn main() -> ExitCode {
     let ended = match mode.as_str() {
         "trouble" => trouble::run(orders).await,
         "calm" => calm::run(orders).await,
+        "leases" => leases::run(orders, &std::env::args().nth(2).unwrap_or_default()).await,
         "phases" => phases::run(orders, telemetry.balance()).await,
-        _ => Err(format!("stack-bot trouble, calm or phases; not {mode:?}").into()),
+        _ => Err(format!("stack-bot trouble, calm, leases or phases; not {mode:?}").into()),
     };
     let (tasks, report) = match ended {
         Ok(ended) => ended,
