@@ -1,10 +1,14 @@
 //! What is counted, each on one thread, so that it is the same each time.
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
-use otel_tasks::task::TaskManagerBuilder;
-use tokio::task::yield_now;
+use otel_tasks::{
+    CriticalTaskConfig,
+    gate::{BootInstant, BoxFuture, Gate, Grant},
+    task::TaskManagerBuilder,
+};
+use tokio::{sync::Notify, task::yield_now};
 
 use crate::{
     cell::Runtime,
@@ -78,6 +82,8 @@ pub const ALL: &[Operation] = &[
         subscribe_ours(Sampling::On);
         poll_ours(times)
     }),
+    Operation::ours("wake-up of a registered task", POLLS, |times| wake_ups(times, None)),
+    Operation::ours("wake-up of a task with a gate", POLLS, |times| wake_ups(times, Some(Open))),
     Operation::theirs("iteration bare", ITERATIONS, |times| {
         Box::pin(async move {
             let _ = iteration::bare(Counted::new(times)).await;
@@ -150,6 +156,48 @@ fn poll_ours(times: usize) -> Times {
     Box::pin(async move {
         let tasks = spawn::manager(as_built);
         batches(times / poll_yields(), || tasks.spawn(NAME, yields())).await;
+        std::mem::forget(tasks);
+    })
+}
+
+/// A gate that lets in at once, for longer than anything here lasts.
+struct Open;
+
+impl Gate for Open {
+    fn name(&self) -> &str {
+        "open"
+    }
+
+    fn enter(&self) -> BoxFuture<'_, Grant> {
+        let until = BootInstant::now().saturating_add(Duration::from_secs(86_400));
+        Box::pin(async move { Grant::new(1, until, Duration::from_secs(5)).0 })
+    }
+}
+
+/// One registered task, which is woken so often: each time its driver polls it.
+fn wake_ups(times: usize, gate: Option<Open>) -> Times {
+    Box::pin(async move {
+        let done = Arc::new(Notify::new());
+        let told = done.clone();
+        let task = CriticalTaskConfig::new(NAME, move |_| {
+            let told = told.clone();
+            async move {
+                for _ in 0..times {
+                    yield_now().await;
+                }
+                told.notify_one();
+                std::future::pending::<()>().await;
+            }
+        });
+        let tasks = spawn::manager(as_built);
+        tasks
+            .register(match gate {
+                Some(gate) => task.gate(gate),
+                None => task,
+            })
+            .expect("a sound config");
+        tasks.start();
+        done.notified().await;
         std::mem::forget(tasks);
     })
 }

@@ -54,7 +54,7 @@ pub(super) fn prove(endpoint: &str, prometheus: &Prometheus, checks: &Checks) ->
     fires(prometheus, "TaskLeaseNotHeld", &is_about("orders"), checks);
     fires(prometheus, "TaskLeaseHeldTwice", &is_about("split"), checks);
     panels.ask(prometheus, "orders")?;
-    panels.tell("of a lease ", checks);
+    panels.tell("about leases ", checks);
     pages::names(prometheus, "orders", "task_lease_", lease::INSTRUMENTS, checks)?;
 
     held(prometheus, "pair", 1.0)?;
