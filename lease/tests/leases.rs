@@ -15,8 +15,9 @@ use opentelemetry_sdk::metrics::{
     data::{AggregatedMetrics, MetricData},
 };
 use otel_tasks::{
-    CriticalTaskConfig, Schedule, TaskLoop, TaskManager,
+    CriticalTaskConfig, Schedule, TaskGroup, TaskLoop, TaskManager,
     gate::{BootClock, BootInstant, Claim, Gate},
+    policy::{RestartReason, RestartStrategy},
     schedule::MissedPolicy,
     shutdown::ShutdownOutcome,
     snapshot::TaskState,
@@ -272,8 +273,7 @@ async fn a_lost_lease_does_not_hide_that_another_task_of_the_process_has_it() {
     let tasks = started([runs.task("a", &leases, "l"), runs.task("b", &leases, "l")]);
     sleep(millis(10)).await;
     // A person frees it in the store. The other task has it before the first one knows.
-    let first = store.granted.lock().unwrap()[0].clone();
-    LeaseStore::release(&store, &first).await.unwrap();
+    take_away(&store, "l").await;
     sleep(TTL / 2).await;
     let all = values(&provider, &exporter);
     let get = |name: &str| all.get(name).copied();
@@ -355,6 +355,59 @@ async fn a_claim_waits_for_the_store_and_is_won_once() {
     let pass = grant.pass();
     drop(grant);
     assert_eq!(lease.begin(&pass, due + secs(2)).await, Claim::Lost, "it is given back");
+}
+
+/// Frees a lease in the store, as a person would: its holder learns of it at the next renewal.
+async fn take_away(store: &Away, lease: &str) {
+    let last = store.granted.lock().unwrap().iter().rfind(|ask| &*ask.lease == lease).cloned();
+    LeaseStore::release(&store.store, &last.expect("it was granted")).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_whose_members_have_leases_is_on_one_process() {
+    for strategy in [RestartStrategy::RestForOne, RestartStrategy::OneForAll] {
+        let (store, first, second) = (Away::default(), Runs::default(), Runs::default());
+        let process = || {
+            let (tasks, leases) = (TaskManager::new(), leases(store.clone()));
+            let group = TaskGroup::new("g", strategy)
+                .task(first.task("first", &leases, "l1"))
+                .task(second.task("second", &leases, "l2"));
+            tasks.register_group(group).unwrap();
+            tasks.start();
+            tasks
+        };
+        let states = |tasks: &TaskManager| ["first", "second"].map(|name| state(tasks, name).unwrap());
+        let (here, elsewhere) = ([TaskState::Running; 2], [TaskState::Standby, TaskState::Waiting]);
+        let a = process();
+        sleep(millis(10)).await;
+        let b = process();
+        sleep(millis(10)).await;
+        assert_eq!((states(&a), states(&b)), (here, elsewhere), "{strategy}");
+        // The first member's lease is lost: the second goes with it, and gives its own back.
+        take_away(&store, "l1").await;
+        sleep(TTL).await;
+        assert_eq!((states(&a), states(&b)), (elsewhere, here), "{strategy}");
+        assert_eq!((first.terms(), second.terms()), (vec![1, 2], vec![1, 2]), "{strategy}");
+        // The second member's is lost: the strategy decides about the first.
+        take_away(&store, "l2").await;
+        sleep(TTL).await;
+        let on = (states(&a), states(&b));
+        assert_eq!(second.terms(), [1, 2, 3], "{strategy}");
+        if strategy == RestartStrategy::OneForAll {
+            // The first gives its lease back, and either process may be the next to have it.
+            assert!([(here, elsewhere), (elsewhere, here)].contains(&on), "{on:?}");
+            assert_eq!(first.terms(), [1, 2, 3]);
+        } else {
+            assert_eq!((on, first.terms()), ((elsewhere, here), vec![1, 2]));
+        }
+        assert_eq!((first.now(), second.now()), (1, 1), "{strategy}");
+        for task in [a.snapshots(), b.snapshots()].concat() {
+            assert_eq!(task.total_restarts(), task.restarts(RestartReason::Group), "a loss is no restart");
+        }
+        a.shutdown().await;
+        b.shutdown().await;
+        assert_eq!((store.store.held_term("l1"), store.store.held_term("l2")), (None, None));
+    }
 }
 
 /// The exported values of the instruments of leases, by name and attributes.

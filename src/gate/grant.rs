@@ -7,16 +7,17 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
-    },
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use tokio_util::sync::CancellationToken;
 
 use super::{BootClock, BootInstant};
+use crate::sync::{
+    OnceLock,
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
+};
 
 /// The part of the grace that is left when the future is dropped, as a divisor: the rest is for the destructors.
 const DROP_PART: u32 = 8;
@@ -124,7 +125,7 @@ impl Grant {
             over: AtomicBool::new(false),
             busy: AtomicU32::new(0),
             overran: AtomicBool::new(false),
-            wake: OnceLock::new(),
+            wake: OnceLock::default(),
             released: CancellationToken::new(),
         });
         (Self { hold: hold.clone(), last_run: None }, Keeper(hold))
@@ -147,7 +148,7 @@ impl Grant {
 
     /// Calls `wake` when the driver has to read the permission. Only the first call has an effect.
     pub(crate) fn on_change(&self, wake: impl Fn() + Send + Sync + 'static) {
-        let _ = self.hold.wake.set(Box::new(wake));
+        self.hold.wake.get_or_init(|| Box::new(wake));
     }
 }
 
@@ -254,7 +255,8 @@ impl Pass {
     /// Returns true, once, if user code is still active shortly before the permission ends.
     pub(crate) fn look_for_overrun(&self) -> bool {
         let hold = &self.0;
-        if hold.released.is_cancelled() || !hold.is_over() || hold.busy.load(SeqCst) == 0 {
+        // Written, not only read: a poll that raises it later sees that the permission is over.
+        if hold.released.is_cancelled() || !hold.is_over() || hold.busy.fetch_add(0, SeqCst) == 0 {
             return false;
         }
         // A revoked one has no time left.
@@ -288,3 +290,6 @@ impl fmt::Debug for Hold {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, otel_tasks_loom))]
+mod loom;

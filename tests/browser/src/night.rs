@@ -23,6 +23,8 @@ pub async fn run() -> Checked {
     println!("ok  what is broken, since when, why, what changed, what can I do: two clicks at most");
     actions_follow_the_state(&service, &browser).await?;
     println!("ok  actions follow the state; a stop is confirmed; a refusal says why");
+    a_lease_shows_where_it_is_held(&service, &browser).await?;
+    println!("ok  a task in standby names the holder of its lease; the holder has the term and the time that is left");
     views_are_accessible(&service, &browser, &axe).await?;
     println!(
         "ok  axe finds nothing on any view, and the contrast suffices, light and dark, wide and on a telephone"
@@ -157,6 +159,33 @@ async fn actions_follow_the_state(service: &Service, browser: &Browser) -> Check
     browser.press("p").await
 }
 
+async fn a_lease_shows_where_it_is_held(service: &Service, browser: &Browser) -> Checked {
+    browser.view(&service.url(), "/").await?;
+    browser
+        .shows(
+            "the row is there",
+            "return document.querySelector('tr[data-name=mail_outbox] .status') !== null",
+        )
+        .await?;
+    let status = text(browser, "tr[data-name=mail_outbox] .status").await?;
+    contains("Where does it run?", &status, &["Standby", "outbox is held by shop-4f2:1:9c04e1d7"])?;
+    let icon = browser.ask("return document.querySelector('tr[data-name=mail_outbox] .name .icon.held') !== null");
+    check!(icon.await? == true, "a task in standby has no badge of its own");
+    for (task, expected) in [
+        ("mail_outbox", &["outbox", "held by", "shop-4f2:1:9c04e1d7"][..]),
+        ("price_feed", &["feed", "held by", "this process", "shop-7c9:1:31b7a02f", "412", "in 59 min"]),
+    ] {
+        browser.view(&service.url(), &format!("/task/{task}")).await?;
+        browser
+            .shows("its facts are there", "return document.querySelector('#about ~ .body dt') !== null")
+            .await?;
+        contains("Where does it run?", &text(browser, "#about ~ .body").await?, expected)?;
+    }
+    let standby = text(browser, "#about ~ .body").await?;
+    check!(standby.contains("ends unless extended"), "no end of the lease in {standby:?}");
+    Ok(())
+}
+
 /// With a task that takes its time to end.
 async fn a_shutdown_is_counted_down(service: &Service, browser: &Browser) -> Checked {
     browser.view(&service.url(), "/").await?;
@@ -190,6 +219,7 @@ async fn views_are_accessible(service: &Service, browser: &Browser, axe: &Axe) -
                 "/?group=component",
                 "/task/order_sync",
                 "/task/price_refresh",
+                "/task/price_feed",
                 "/schedule",
                 "/events",
                 "/runtime",

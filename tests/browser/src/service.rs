@@ -17,7 +17,10 @@ use opentelemetry_sdk::{
     Resource,
     trace::{SdkTracer, SdkTracerProvider},
 };
-use otel_tasks::{Backoff, CriticalTaskConfig, RestartPolicy, TaskLoop, TaskManager};
+use otel_tasks::{
+    Backoff, CriticalTaskConfig, RestartPolicy, TaskLoop, TaskManager,
+    gate::{BootInstant, BoxFuture, Gate, Grant},
+};
 use otel_tasks_page::{Feed, Page, PageServer};
 use tokio::{runtime::Runtime, sync::Notify, time::sleep};
 
@@ -183,6 +186,33 @@ async fn synchronise(tracer: SdkTracer) -> Result<(), &'static str> {
     Err(FAILED)
 }
 
+/// A lease: this process holds it for an hour, or another one holds it.
+struct Lease {
+    name: &'static str,
+    holder: &'static str,
+    is_own: bool,
+}
+
+impl Gate for Lease {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn holder(&self) -> Option<Arc<str>> {
+        Some(self.holder.into())
+    }
+
+    fn enter(&self) -> BoxFuture<'_, Grant> {
+        Box::pin(async {
+            if !self.is_own {
+                std::future::pending::<()>().await;
+            }
+            let until = BootInstant::now().saturating_add(Duration::from_secs(3_600));
+            Grant::new(412, until, Duration::from_secs(5)).0
+        })
+    }
+}
+
 fn register_shop(tasks: &TaskManager, tracer: &SdkTracer) {
     let runs = Arc::new(AtomicU64::new(0));
     let orders = {
@@ -208,6 +238,16 @@ fn register_shop(tasks: &TaskManager, tracer: &SdkTracer) {
         waits("gateway").component("web"),
         waits("invoice_writer").component("orders").depends_on("order_sync"),
         waits("stock_watch").component("orders").depends_on("order_sync"),
+        waits("mail_outbox").component("web").gate(Lease {
+            name: "outbox",
+            holder: "shop-4f2:1:9c04e1d7",
+            is_own: false,
+        }),
+        waits("price_feed").component("catalogue").gate(Lease {
+            name: "feed",
+            holder: "shop-7c9:1:31b7a02f",
+            is_own: true,
+        }),
         waits("cart_cache").component("web").depends_on("gateway"),
         every("price_refresh", 900, 30).component("catalogue"),
         every("session_sweep", 2_500, 12).component("web"),
