@@ -12,10 +12,17 @@ pub(crate) use loom::sync::{Mutex, MutexGuard, RwLock, atomic};
 
 /// The `OnceLock` of the standard library, with its guarantee visible to loom: a reader of the value sees all earlier writes of the setter.
 #[cfg(all(test, otel_tasks_loom))]
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct OnceLock<T> {
     value: std::sync::OnceLock<T>,
     set: Mutex<bool>,
+}
+
+#[cfg(all(test, otel_tasks_loom))]
+impl<T> Default for OnceLock<T> {
+    fn default() -> Self {
+        Self { value: std::sync::OnceLock::new(), set: Mutex::default() }
+    }
 }
 
 #[cfg(all(test, otel_tasks_loom))]
