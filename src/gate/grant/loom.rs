@@ -1,6 +1,6 @@
 //! Seen to fail:
 //!
-//! - the first if the driver reads its standing before it can be woken
+//! - the first if the driver is woken before the end is noted
 //! - the second if the watchdog reads `busy` with a load, and if `begin_poll` raises it after it has read the clock
 //! - the third if it is not noted that the time was over
 
