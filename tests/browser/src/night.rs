@@ -24,7 +24,9 @@ pub async fn run() -> Checked {
     actions_follow_the_state(&service, &browser).await?;
     println!("ok  actions follow the state; a stop is confirmed; a refusal says why");
     a_lease_shows_where_it_is_held(&service, &browser).await?;
-    println!("ok  a task in standby names the holder of its lease; the holder has the term and the time that is left");
+    println!(
+        "ok  a task in standby names the holder of its lease; the holder has the term and the time that is left"
+    );
     views_are_accessible(&service, &browser, &axe).await?;
     println!(
         "ok  axe finds nothing on any view, and the contrast suffices, light and dark, wide and on a telephone"
@@ -169,7 +171,8 @@ async fn a_lease_shows_where_it_is_held(service: &Service, browser: &Browser) ->
         .await?;
     let status = text(browser, "tr[data-name=mail_outbox] .status").await?;
     contains("Where does it run?", &status, &["Standby", "outbox is held by shop-4f2:1:9c04e1d7"])?;
-    let icon = browser.ask("return document.querySelector('tr[data-name=mail_outbox] .name .icon.held') !== null");
+    let icon =
+        browser.ask("return document.querySelector('tr[data-name=mail_outbox] .name .icon.held') !== null");
     check!(icon.await? == true, "a task in standby has no badge of its own");
     for (task, expected) in [
         ("mail_outbox", &["outbox", "held by", "shop-4f2:1:9c04e1d7"][..]),
