@@ -53,7 +53,7 @@ fn a_poll_that_begins_as_the_time_runs_out_is_refused_or_seen_by_the_watchdog() 
         clock.store(99, SeqCst);
         let seen = pass.look_for_overrun();
         let began = polls.join().expect("no panic");
-        assert!(!began || seen, "it goes on, and nobody ends it");
+        assert!(!began || seen, "it continues, and no thread ends it");
         assert!(pass.begin_poll().is_none());
         assert!(!seen || !pass.look_for_overrun(), "once");
     });
@@ -69,7 +69,7 @@ fn a_renewal_that_comes_late_opens_nothing_again() {
             keeper
         });
         let (first, second) = (pass.begin_poll().is_some(), pass.begin_poll().is_some());
-        assert!(first || !second, "somebody was told that it is over");
+        assert!(first || !second, "a poll was refused before");
         let keeper = renews.join().expect("no panic");
         assert_eq!(pass.begin_poll().is_some(), second);
         drop(grant);
