@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! 1. A permission that is over stays so: nothing that the keeper does opens it again.
-//! 2. `busy` is raised before the clock is read, so the watchdog sees each poll that began in time.
+//! 2. `busy` is raised before the clock is read, so each poll that began in time is seen from outside.
 //! 3. The grant is dropped after the future that it allowed; only then does `released` complete for the gate.
 
 use std::{
@@ -21,8 +21,10 @@ use crate::sync::{
 
 /// The part of the grace that is left when the future is dropped, as a divisor: the rest is for the destructors.
 const DROP_PART: u32 = 8;
-/// The part of the grace that is left when the watchdog acts on a poll that has not returned.
+/// The part of the grace that is left when a poll that has not returned is an overrun.
 const OVERRUN_PART: u32 = 16;
+/// The part of the grace after a revocation when a poll that has not returned is an overrun: another process holds the gate already.
+const REVOKED_PART: u32 = 8;
 
 /// The state that the three ends share.
 struct Hold {
@@ -33,9 +35,11 @@ struct Hold {
     until: AtomicU64,
     /// Set once: by a revocation, by a driver or poll that finds the time over, or at the end of the grant.
     over: AtomicBool,
+    /// The time of the revocation as bits; `u64::MAX` without one.
+    revoked: AtomicU64,
     /// The polls and drops of user code under way.
     busy: AtomicU32,
-    /// True once the watchdog has acted on an overrun. Written by the watchdog alone.
+    /// True once the watchdog has reported an overrun. Written by the watchdog alone.
     overran: AtomicBool,
     /// Wakes the driver.
     wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -50,6 +54,21 @@ impl Hold {
 
     fn before(&self, part: u32) -> BootInstant {
         self.until().saturating_sub(self.grace / part)
+    }
+
+    /// Ends the permission before its time.
+    fn revoke(&self) {
+        self.revoked.fetch_min(self.clock.now().to_bits(), SeqCst);
+        self.end();
+    }
+
+    /// The time at which active user code is an overrun.
+    fn overrun_at(&self) -> BootInstant {
+        let by_time = self.before(OVERRUN_PART);
+        match self.revoked.load(SeqCst) {
+            u64::MAX => by_time,
+            revoked => by_time.min(BootInstant::from_bits(revoked).saturating_add(self.grace / REVOKED_PART)),
+        }
     }
 
     /// Ends the permission, and wakes the driver.
@@ -123,6 +142,7 @@ impl Grant {
             clock,
             until: AtomicU64::new(until.to_bits()),
             over: AtomicBool::new(false),
+            revoked: AtomicU64::new(u64::MAX),
             busy: AtomicU32::new(0),
             overran: AtomicBool::new(false),
             wake: OnceLock::default(),
@@ -169,7 +189,7 @@ impl Keeper {
 
     /// Ends the permission now: somebody else holds it. No poll begins any more, and the run's future is dropped.
     pub fn revoke(&self) {
-        self.0.end();
+        self.0.revoke();
     }
 
     /// Waits until the run's future is gone and the driver has given the grant back.
@@ -221,15 +241,24 @@ impl Pass {
         }
         let now = hold.clock.now();
         let asked_in = hold.before(1).saturating_duration_since(now);
-        if asked_in.is_zero() {
-            Standing::Ends(hold.before(DROP_PART).saturating_duration_since(now))
-        } else {
-            Standing::Open(asked_in)
+        if asked_in.is_zero() { Standing::Ends(self.dropped_in()) } else { Standing::Open(asked_in) }
+    }
+
+    /// The time until the run's future is to be dropped, unless it is extended; zero if the permission is over.
+    pub(crate) fn dropped_in(&self) -> Duration {
+        let hold = &self.0;
+        if hold.is_over() {
+            return Duration::ZERO;
         }
+        hold.before(DROP_PART).saturating_duration_since(hold.clock.now())
     }
 
     /// Begins a poll of the run; `None` if no poll may begin any more.
     pub(crate) fn begin_poll(&self) -> Option<Busy<'_>> {
+        // A poll that does not begin is not seen.
+        if self.0.over.load(SeqCst) {
+            return None;
+        }
         let busy = self.busy();
         (!self.0.is_over()).then_some(busy)
     }
@@ -247,26 +276,35 @@ impl Pass {
 
     /// Ends the permission: somebody else holds it.
     pub(crate) fn lose(&self) {
-        self.0.end();
+        self.0.revoke();
     }
 
     /// Ends a permission whose time is over, so that the driver drops the run even if its timers did not fire. Called by the watchdog.
-    ///
-    /// Returns true, once, if user code is still active shortly before the permission ends.
-    pub(crate) fn look_for_overrun(&self) -> bool {
-        let hold = &self.0;
-        // Written, not only read: a poll that raises it later sees that the permission is over.
-        if hold.released.is_cancelled() || !hold.is_over() || hold.busy.fetch_add(0, SeqCst) == 0 {
-            return false;
+    pub(crate) fn end_if_over(&self) {
+        if !self.is_released() {
+            self.0.is_over();
         }
-        // A revoked one has no time left.
-        let is_late = hold.clock.now() >= hold.before(OVERRUN_PART);
-        is_late && !hold.overran.swap(true, SeqCst)
     }
 
-    /// The time until the watchdog checks for an overrun.
+    /// True once the driver has given the grant back.
+    pub(crate) fn is_released(&self) -> bool {
+        self.0.released.is_cancelled()
+    }
+
+    /// Returns true if user code is active shortly before the permission ends, or a while after a revocation. Wakes nobody.
+    pub(crate) fn is_overrun(&self) -> bool {
+        // Written, not only read: a poll that raises it later sees the time.
+        !self.is_released() && self.0.busy.fetch_add(0, SeqCst) > 0 && self.overrun_in().is_zero()
+    }
+
+    /// Returns true at the first call.
+    pub(crate) fn first_overrun(&self) -> bool {
+        !self.0.overran.swap(true, SeqCst)
+    }
+
+    /// The time until active user code is an overrun.
     pub(crate) fn overrun_in(&self) -> Duration {
-        self.0.before(OVERRUN_PART).saturating_duration_since(self.0.clock.now())
+        self.0.overrun_at().saturating_duration_since(self.0.clock.now())
     }
 }
 
@@ -293,3 +331,68 @@ impl fmt::Debug for Hold {
 
 #[cfg(all(test, otel_tasks_loom))]
 mod loom;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(8);
+
+    fn at(seconds: f64) -> BootInstant {
+        BootInstant::after_boot(Duration::from_secs_f64(seconds))
+    }
+
+    /// A grant until 100 s, and a clock that shows these milliseconds.
+    fn granted() -> (Grant, Keeper, Arc<AtomicU64>) {
+        let now = Arc::new(AtomicU64::new(0));
+        let shown = now.clone();
+        let clock =
+            BootClock::from_fn(move || BootInstant::after_boot(Duration::from_millis(shown.load(SeqCst))));
+        let (grant, keeper) = Grant::on(clock, 1, at(100.0), GRACE);
+        (grant, keeper, now)
+    }
+
+    #[test]
+    fn active_code_is_an_overrun_shortly_before_the_end() {
+        let (grant, keeper, now) = granted();
+        let pass = grant.pass();
+        let busy = pass.begin_poll().expect("it is open");
+        now.store(99_400, SeqCst);
+        assert!(!pass.is_overrun());
+        now.store(99_500, SeqCst);
+        assert!(pass.is_overrun());
+        keeper.extend(at(200.0));
+        assert!(!pass.is_overrun(), "there is more time");
+        now.store(300_000, SeqCst);
+        assert!(pass.is_overrun() && pass.first_overrun() && !pass.first_overrun());
+        drop(busy);
+        assert!(!pass.is_overrun() && pass.begin_poll().is_none());
+        drop(grant);
+        assert!(pass.is_released());
+    }
+
+    #[test]
+    fn active_code_is_an_overrun_a_while_after_a_revocation() {
+        let (grant, keeper, now) = granted();
+        let pass = grant.pass();
+        let _busy = pass.begin_poll().expect("it is open");
+        now.store(10_000, SeqCst);
+        keeper.revoke();
+        assert!(!pass.is_overrun() && pass.begin_poll().is_none());
+        now.store(10_900, SeqCst);
+        keeper.revoke();
+        assert!(!pass.is_overrun(), "its driver drops it");
+        now.store(11_000, SeqCst);
+        assert!(pass.is_overrun(), "another process may run it since a second");
+    }
+
+    #[test]
+    fn a_poll_that_is_refused_is_no_overrun() {
+        let (grant, _keeper, now) = granted();
+        let pass = grant.pass();
+        now.store(300_000, SeqCst);
+        assert!(pass.begin_poll().is_none());
+        assert!(!pass.is_overrun());
+        drop(grant);
+    }
+}

@@ -25,6 +25,8 @@ mod names;
 mod orders;
 mod outages;
 mod outputs;
+#[cfg(unix)]
+mod overruns;
 mod overtaking;
 mod panics;
 mod pause;

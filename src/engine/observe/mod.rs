@@ -7,6 +7,7 @@ pub(in crate::engine) mod monitor;
 #[cfg(all(feature = "systemd", unix))]
 pub(in crate::engine) mod notify;
 pub(in crate::engine) mod on_tick;
+pub(in crate::engine) mod overruns;
 mod runtime;
 #[cfg(all(feature = "systemd", unix))]
 pub(in crate::engine) mod service;

@@ -1,5 +1,5 @@
 //! The work of the watchdog's thread for a manager at each tick. It detects silent tasks, polls that block a thread, a runtime
-//! without progress, and runs whose permission ends. It also continues a shutdown that the runtime cannot. It works while every thread of
+//! without progress, and runs whose permission is over. It also continues a shutdown that the runtime cannot. It works while every thread of
 //! the runtime is blocked.
 //!
 //! The task's driver also detects silence, with a timer of the runtime: exact, and in virtual time. The thread comes after
@@ -21,14 +21,13 @@ use tokio::time::Instant;
 use super::watch::State;
 use crate::{
     engine::{
-        GatedBody, Order, Shared, Supervised, TaskEventKind,
+        Order, Shared, Supervised, TaskEventKind,
         announce::{self, Announcer},
         observe::watch::Probe,
         shutdown::sequence::SHUTDOWN_TICK,
         supervision::signs_of_life::Stall,
     },
-    gate::Pass,
-    policy::{OverrunAction, Plain, StallAction},
+    policy::{OverrunAction, StallAction},
     read::BlockedTask,
     watchdog::{self, BlockedPoll, Tick, Watched},
 };
@@ -168,14 +167,16 @@ impl Shared {
 }
 
 impl Shared {
-    /// Ends passes whose time is over, and acts on polls that have not returned until then.
+    /// Ends passes whose time is over, and reports polls that have not returned until then. The process is ended elsewhere: see
+    /// [`overruns`](super::overruns).
     fn look_for_overruns(&self) {
         let mut next: Option<Duration> = None;
         for task in self.watch.gated() {
             let Some(gated) = task.body.gated() else { continue };
             let Some(pass) = gated.pass() else { continue };
-            if pass.look_for_overrun() {
-                self.overran(&task, gated, &pass);
+            pass.end_if_over();
+            if gated.on_overrun == OverrunAction::Report && pass.is_overrun() && pass.first_overrun() {
+                self.announcer(&task, task.signals.generation()).overran(gated.name(), pass.term());
             }
             let due = pass.overrun_in();
             if !due.is_zero() {
@@ -185,27 +186,6 @@ impl Shared {
         // Closer than the next tick.
         if let Some(due) = next.filter(|due| *due < TICK) {
             watchdog::tick_at(self.watch.number, StdInstant::now() + due);
-        }
-    }
-
-    fn overran(&self, task: &Supervised, gated: &GatedBody, pass: &Pass) {
-        let (gate, term) = (gated.gate().name(), pass.term());
-        match gated.on_overrun {
-            OverrunAction::Report => {
-                self.announcer(task, task.signals.generation()).overran(gate, term);
-            }
-            _ => {
-                // No record: a subscriber is the user's, and may wait for the thread that is blocked. Not the macro, which panics if
-                // stderr is closed. No exit handlers either, for the same reason.
-                let _ = std::io::Write::write_fmt(
-                    &mut std::io::stderr(),
-                    format_args!(
-                        "otel-tasks: task {} blocks its thread though {gate}, term {term}, is about to end: the process is aborted\n",
-                        Plain(task.name())
-                    ),
-                );
-                std::process::abort();
-            }
         }
     }
 }

@@ -1,8 +1,11 @@
 //! The report of a shutdown.
 
-use std::{fmt, io::Write as _, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use crate::policy::{Plain, ShutdownOutcome, TaskCategory, TaskPriority};
+use crate::{
+    policy::{Plain, ShutdownOutcome, TaskCategory, TaskPriority},
+    watchdog::say_within,
+};
 
 /// One line of a [`ShutdownReport`]: a registered task, or the runs of a spawned task that ended alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,6 +145,9 @@ impl fmt::Display for ShutdownReport {
     }
 }
 
+/// The longest time that the report may take to write.
+const PRINT_WITHIN: Duration = Duration::from_secs(1);
+
 /// The use of a report that no caller can receive, because the thread that waits for it is blocked. For example, a task that never
 /// returns blocks a current-thread runtime.
 #[derive(Clone, Default)]
@@ -169,12 +175,10 @@ impl fmt::Debug for LastResort {
 
 impl LastResort {
     pub(crate) fn run(&self, report: &ShutdownReport) {
-        // Not the macro, which panics where stderr is closed.
+        // The blocked thread may hold the lock of stderr, and nobody may read it.
         let print = || {
-            let _ = writeln!(
-                std::io::stderr(),
-                "otel-tasks: nobody can receive the report, its thread is blocked; {report}"
-            );
+            let line = format!("otel-tasks: nobody can receive the report, its thread is blocked; {report}");
+            say_within(PRINT_WITHIN, line);
         };
         match self {
             Self::Print => print(),

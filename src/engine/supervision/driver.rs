@@ -37,10 +37,11 @@ use crate::{
     engine::{
         ContextParts, FAR_AWAY, Life, LifeEnd, Order, Origin, Shared, ShutdownCause, Supervised, TaskContext,
         TaskDecision, TaskEventKind,
-        announce::Announcer,
+        announce::{self, Announcer},
         begin_shutdown,
         context::Stop,
         later,
+        observe::overruns,
         supervision::{
             gated::{Entering, GatedBody},
             links::{Gate, GroupRestart},
@@ -52,8 +53,8 @@ use crate::{
     },
     gate::{Pass, Standing},
     policy::{
-        DecisionCause, Escalation, Exit, RestartPolicy, RestartQuestion, RestartReason, RestartVerdict,
-        ShutdownOutcome, Verdict,
+        DecisionCause, Escalation, Exit, OverrunAction, RestartPolicy, RestartQuestion, RestartReason,
+        RestartVerdict, ShutdownOutcome, Verdict,
     },
     run::catch,
 };
@@ -670,8 +671,14 @@ impl Core {
             return true;
         };
         *entering = None;
-        let term = gated.admit(grant, &self.supervised).term();
-        self.announcer(self.supervised.signals.generation()).pass_granted(gated.gate().name(), term);
+        let pass = gated.admit(grant, &self.supervised);
+        let term = pass.term();
+        if gated.on_overrun != OverrunAction::Report {
+            if let Err(error) = overruns::watch(pass, self.supervised.name().clone(), gated.name().clone()) {
+                announce::unwatched(&error);
+            }
+        }
+        self.announcer(self.supervised.signals.generation()).pass_granted(gated.name(), term);
         false
     }
 
@@ -688,7 +695,7 @@ impl Core {
             if let Some(gated) = self.supervised.body.gated() {
                 gated.lost();
                 let announcer = self.announcer(self.supervised.signals.generation());
-                announcer.pass_lost(gated.gate().name(), pass.term());
+                announcer.pass_lost(gated.name(), pass.term());
             }
             // The members that the strategy includes stop, too; it waits for none of them.
             self.group_restart(self.epoch(), now, RestartReason::Group);
@@ -713,7 +720,7 @@ impl Core {
         }
         if let Some(gated) = self.supervised.body.gated() {
             let announcer = self.announcer(self.supervised.signals.generation());
-            announcer.pass_released(gated.gate().name(), pass.term());
+            announcer.pass_released(gated.name(), pass.term());
         }
     }
 

@@ -32,6 +32,8 @@ const STAND_AGAIN_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) struct GatedBody {
     inner: Arc<dyn Body>,
     gate: Arc<dyn Gate>,
+    /// The gate's, read once: a gate is the user's.
+    name: Arc<str>,
     pub(crate) on_overrun: OverrunAction,
     place: Mutex<Place>,
 }
@@ -54,7 +56,8 @@ pub(super) type Entering = Pin<Box<dyn Future<Output = Grant> + Send>>;
 
 impl GatedBody {
     pub(crate) fn new(inner: Arc<dyn Body>, gate: Arc<dyn Gate>, on_overrun: OverrunAction) -> Self {
-        Self { inner, gate, on_overrun, place: Mutex::default() }
+        let name = gate.name().into();
+        Self { inner, gate, name, on_overrun, place: Mutex::default() }
     }
 
     fn place(&self) -> MutexGuard<'_, Place> {
@@ -134,8 +137,12 @@ impl GatedBody {
         self.place().last_run
     }
 
-    pub(crate) fn gate(&self) -> &dyn Gate {
-        &*self.gate
+    pub(crate) fn gate(&self) -> &Arc<dyn Gate> {
+        &self.gate
+    }
+
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
     }
 }
 
