@@ -6,8 +6,10 @@
 //! - A run begins with a [`Grant`]. Until then the task is in the state `Standby`: ready and live, without an alert.
 //! - A grant has an end, `until`, which the gate moves on. The run is asked to stop one grace before it, and its future is dropped before
 //!   it. No poll of the run begins after that, also if the process was stopped or the machine suspended meanwhile.
-//! - A poll under way cannot be stopped. If it has not returned shortly before `until`, the watchdog's thread ends the process
-//!   ([`OverrunAction`](crate::policy::OverrunAction)).
+//! - A poll under way cannot be stopped. If it has not returned shortly before `until`, or an eighth of the grace after a revocation, the
+//!   process is ended ([`OverrunAction`](crate::policy::OverrunAction)).
+//! - Work that the task owns ([`TaskContext::spawn`](crate::TaskContext::spawn)) has the same end: it is dropped, and polled no more. Blocking work
+//!   that it owns counts as a poll under way.
 //! - The grant is released as soon as the future is gone: after a stop, a pause, a failure or a shutdown. A task that lost its grant waits for the next one.
 //!
 //! - A loop claims each due time before its iteration ([`Gate::begin`]). A take-over continues from the last due time that was claimed
@@ -53,11 +55,13 @@
 
 // No I/O here, and no runtime: what the driver does with it is in `engine/supervision/gated.rs`.
 mod clock;
+mod fenced;
 mod grant;
 
 use std::{pin::Pin, sync::Arc, time::SystemTime};
 
 pub use clock::{BootClock, BootInstant};
+pub(crate) use fenced::Fenced;
 pub(crate) use grant::Standing;
 pub use grant::{Grant, Keeper, Pass};
 

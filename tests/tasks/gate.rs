@@ -448,3 +448,109 @@ async fn a_task_whose_dependency_went_down_is_no_candidate_until_it_is_back() {
     settle().await;
     assert_eq!((state(&tasks, "t"), door.candidates()), (Some(TaskState::Standby), 1));
 }
+
+/// A task that owns work of an hour, and leaves it an hour to end.
+fn owns(owned: &Alive) -> CriticalTaskConfig {
+    let owned = owned.clone();
+    let task = CriticalTaskConfig::new("t", move |ctx: TaskContext| {
+        let owned = owned.clone();
+        async move {
+            let work = ctx.task("owned").shutdown_grace(secs(3_600));
+            drop(work.spawn_with(|_| owned.during(std::future::pending::<()>())));
+            ctx.cancelled().await;
+        }
+    });
+    task.shutdown_grace(secs(3_600))
+}
+
+#[tokio::test(start_paused = true)]
+async fn owned_work_of_a_stopped_task_ends_before_the_lease() {
+    for shuts_down in [false, true] {
+        let (door, owned) = (Door::new(), Alive::default());
+        let tasks = TaskManager::builder().shutdown_deadline(secs(3_600)).build().unwrap();
+        tasks.register(owns(&owned).gate(door.clone())).unwrap();
+        tasks.start();
+        settle().await;
+        let keeper = admit(&door, 1);
+        sleep(secs(1)).await;
+        if shuts_down {
+            tokio::spawn({
+                let tasks = tasks.clone();
+                async move { tasks.shutdown().await }
+            });
+        } else {
+            tasks.stop("t").unwrap();
+        }
+        sleep(secs(10)).await;
+        assert_eq!((owned.now(), keeper.is_released()), (1, false), "it has its grace");
+        let until = door.now().saturating_add(LASTS);
+        keeper.extend(until);
+        sleep(LASTS - GRACE / 8 - millis(10)).await;
+        assert_eq!((owned.now(), keeper.is_released()), (1, false), "as long as the lease is extended");
+        sleep(millis(20)).await;
+        assert_eq!((owned.now(), keeper.is_released()), (0, true), "shutdown: {shuts_down}");
+        assert!(door.now() < until);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn owned_work_of_a_stopped_task_ends_when_the_lease_is_revoked() {
+    let (door, owned) = (Door::new(), Alive::default());
+    let tasks = started(owns(&owned).gate(door.clone()));
+    settle().await;
+    let keeper = admit(&door, 1);
+    settle().await;
+    tasks.stop("t").unwrap();
+    settle().await;
+    assert_eq!(owned.now(), 1);
+    keeper.revoke();
+    settle().await;
+    assert_eq!((owned.now(), state(&tasks, "t")), (0, Some(TaskState::Stopped)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn restart_of_a_stopping_task_ends_the_owned_work_of_its_last_run() {
+    let (door, owned) = (Door::new(), Alive::default());
+    let tasks = started(owns(&owned).gate(door.clone()));
+    settle().await;
+    let keeper = admit(&door, 1);
+    settle().await;
+    tasks.stop("t").unwrap();
+    settle().await;
+    assert_eq!(owned.now(), 1);
+    tasks.restart("t").unwrap();
+    settle().await;
+    assert_eq!((owned.now(), keeper.is_released(), door.candidates()), (0, true, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_poll_of_owned_work_begins_after_a_suspension_that_outlasted_the_pass() {
+    let (door, polled, wake) = (Door::new(), Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
+    let (polls, wakes) = (polled.clone(), wake.clone());
+    let task = CriticalTaskConfig::new("t", move |ctx: TaskContext| {
+        let (polls, wakes) = (polls.clone(), wakes.clone());
+        async move {
+            drop(ctx.spawn("owned", async move {
+                loop {
+                    polls.fetch_add(1, SeqCst);
+                    wakes.notified().await;
+                }
+            }));
+            ctx.cancelled().await;
+        }
+    });
+    let tasks = started(task.gate(door.clone()));
+    settle().await;
+    let keeper = admit(&door, 1);
+    settle().await;
+    wake.notify_one();
+    settle().await;
+    let before = polled.load(SeqCst);
+    assert!(before > 1);
+    door.suspend(LASTS * 3);
+    wake.notify_one();
+    settle().await;
+    assert_eq!((polled.load(SeqCst), keeper.is_released()), (before, true), "refused at the poll");
+    sleep(secs(1)).await;
+    assert_eq!(state(&tasks, "t"), Some(TaskState::Standby));
+}

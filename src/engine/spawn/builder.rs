@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
     time::Duration,
@@ -25,10 +26,15 @@ use crate::{
             polled::{Handled, Polled},
         },
     },
+    gate::{Fenced, Pass},
     policy::{
-        ErrorRules, Failure, OutputError, TaskCategory, TaskOutput, TaskPriority, error_text, type_path,
+        ErrorRules, Failure, OutputError, ShutdownOutcome, TaskCategory, TaskOutput, TaskPriority,
+        error_text, type_path,
     },
-    run::{Begin, PollTime, Refusal, Rules, Run, SpanMade, Task, TaskError, TaskHandle, catch, exit_of_run},
+    run::{
+        Begin, Outcome, PollTime, Refusal, Rules, Run, SpanMade, Task, TaskError, TaskHandle, catch,
+        exit_of_run,
+    },
     watchdog::block_for,
 };
 
@@ -429,6 +435,8 @@ struct Admitted {
     place: Place,
     token: Option<CancellationToken>,
     context: Option<TaskContext>,
+    /// Of the task that owns it, if that has a gate.
+    pass: Option<Pass>,
     runtime: Handle,
 }
 
@@ -444,7 +452,7 @@ impl Shared {
         F: Future + Send + 'static,
         F::Output: TaskOutput<Via> + Send + 'static,
     {
-        let Admitted { begin, place, context, runtime, .. } = match self.admit::<F>(options) {
+        let Admitted { begin, place, context, pass, runtime, .. } = match self.admit::<F>(options) {
             Ok(admitted) => admitted,
             Err(refusal) => return TaskHandle::refused(refusal),
         };
@@ -456,7 +464,14 @@ impl Shared {
             |output: &F::Output, rules: Rules<'_>| exit_of_run(output, rules),
             place,
         );
-        let handle = runtime.spawn(Polled::new(id, Handled { run }));
+        let run = Handled { run };
+        let handle = match pass {
+            None => runtime.spawn(Polled::new(id, run)),
+            Some(pass) => {
+                let run: Pin<Box<dyn Future<Output = Outcome<F::Output>> + Send>> = Box::pin(run);
+                runtime.spawn(Polled::new(id, Fenced::new(pass, run)))
+            }
+        };
         self.tracker.set_abort((key, id), handle.abort_handle());
         TaskHandle::new(handle)
     }
@@ -472,7 +487,7 @@ impl Shared {
         F: Future + 'static,
         F::Output: TaskOutput<Via> + 'static,
     {
-        let Admitted { begin, place, context, .. } = match self.admit::<F>(options) {
+        let Admitted { begin, place, context, pass, .. } = match self.admit::<F>(options) {
             Ok(admitted) => admitted,
             Err(refusal) => return TaskHandle::refused(refusal),
         };
@@ -484,7 +499,15 @@ impl Shared {
             place,
         );
         // Tokio cannot report if there is a `LocalSet`; only a spawn can.
-        let Ok(handle) = catch(true, || tokio::task::spawn_local(Polled::new(id, Handled { run }))) else {
+        let run = Handled { run };
+        let spawn = || match pass {
+            None => tokio::task::spawn_local(Polled::new(id, run)),
+            Some(pass) => {
+                let run: Pin<Box<dyn Future<Output = Outcome<F::Output>>>> = Box::pin(run);
+                tokio::task::spawn_local(Polled::new(id, Fenced::new(pass, run)))
+            }
+        };
+        let Ok(handle) = catch(true, spawn) else {
             panic!(
                 "`spawn_local` needs a `LocalSet` or a `LocalRuntime`: call it inside `LocalSet::run_until` or \
                  `LocalSet::block_on`"
@@ -504,7 +527,7 @@ impl Shared {
     where
         T: TaskOutput<Via> + Send + 'static,
     {
-        let Admitted { begin, place, token, runtime, .. } = match self.admit::<T>(options) {
+        let Admitted { begin, place, token, pass, runtime, .. } = match self.admit::<T>(options) {
             Ok(admitted) => admitted,
             Err(refusal) => return TaskHandle::refused(refusal),
         };
@@ -523,6 +546,12 @@ impl Shared {
                 let Some((begin, place, work)) = take(&taken) else {
                     return Err(Box::new(TaskError::NoThread));
                 };
+                // Nothing can end it once it has begun, so it counts as a poll of its owner.
+                let busy = pass.as_ref().map(Pass::begin_poll);
+                if let Some(None) = busy {
+                    place.note(ShutdownOutcome::Aborted);
+                    return Err(Box::new(TaskError::Cancelled));
+                }
                 let _subscriber = subscriber.as_ref().map(tracing::dispatcher::set_default);
                 let run = Run::begun(
                     begin,
@@ -603,7 +632,7 @@ impl Shared {
             Some(Some(owner)) => Some(owner),
             None => None,
         };
-        let pass = its_owner.as_ref().filter(|_| options.with_context).and_then(Owner::pass);
+        let pass = its_owner.as_ref().and_then(Owner::pass);
         let place = self.tracker.enter(&task, stage, its_owner, run).map_err(|_| Refusal::ShuttingDown)?;
         let context = token.clone().filter(|_| options.with_context).map(|token| {
             TaskContext::new(ContextParts {
@@ -611,7 +640,7 @@ impl Shared {
                 generation: None,
                 stop: Stop::of(token),
                 origin: match owner {
-                    Some(owner) => Origin::of_owner(owner, pass),
+                    Some(owner) => Origin::of_owner(owner, pass.clone()),
                     None => Origin::Manager(Arc::downgrade(self)),
                 },
             })
@@ -645,6 +674,6 @@ impl Shared {
             span: SpanMade::WhenPolled,
             ..Begin::new(self.recorder.clone(), task)
         };
-        Ok(Admitted { begin, place, token, context, runtime })
+        Ok(Admitted { begin, place, token, context, pass, runtime })
     }
 }

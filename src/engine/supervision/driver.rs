@@ -264,6 +264,7 @@ impl Driver {
         self.core.supervised.set_bond(None);
         if let Some(gated) = self.core.supervised.body.gated() {
             gated.give_back();
+            self.core.shared.tracker.abort_owned(&self.core.supervised, None);
         }
     }
 }
@@ -364,6 +365,10 @@ impl Core {
                         // What it owns is left alone again.
                         Order::Restart { .. } if outliving.then != Then::Leave => {
                             self.supervised.place.owned.open();
+                            if self.supervised.body.gated().is_some() {
+                                // It ends with its grant.
+                                self.shared.tracker.abort_owned(&self.supervised, None);
+                            }
                             self.forgive();
                             self.requested();
                             return Poll::Ready(Step::Await(Some(RestartReason::Requested)));
@@ -388,13 +393,16 @@ impl Core {
             }
             let grace = outliving.graces.first().copied();
             let grace_over = grace.map(|grace| later(outliving.began, grace));
-            let Some(due) = [outliving.over, grace_over].into_iter().flatten().min() else {
+            let pass_over = if outliving.dropped { None } else { self.pass_over_at() };
+            let Some(due) = [outliving.over, grace_over, pass_over].into_iter().flatten().min() else {
                 return Poll::Pending;
             };
             if due > Instant::now() {
                 ready!(self.timer.poll(due, cx));
+                // Its pass may have been extended.
+                continue;
             }
-            if grace_over == Some(due) && outliving.over != Some(due) {
+            if grace_over == Some(due) && ![outliving.over, pass_over].contains(&Some(due)) {
                 self.shared.tracker.abort_owned(&self.supervised, grace);
                 outliving.graces.remove(0);
             } else if outliving.dropped {
@@ -406,6 +414,12 @@ impl Core {
                 outliving.over = Some(later(Instant::now(), DROPPED_AT_MOST));
             }
         }
+    }
+
+    /// The time at which what a task with a gate owns is dropped, unless its pass is extended.
+    fn pass_over_at(&self) -> Option<Instant> {
+        let pass = self.supervised.body.gated()?.pass()?;
+        Some(later(Instant::now(), pass.dropped_in()))
     }
 
     fn set_state(&self, state: TaskState) {

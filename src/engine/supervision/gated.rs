@@ -20,7 +20,7 @@ use super::{
 use crate::{
     cell::GateSnapshot,
     engine::{Shared, later},
-    gate::{Gate, Grant, Pass, Standing},
+    gate::{Fenced, Gate, Grant, Pass, Standing},
     policy::OverrunAction,
     run::catch,
 };
@@ -157,8 +157,7 @@ impl Body for GatedBody {
         let inner = self.inner.clone().live(life);
         match grant {
             Some(grant) => Box::pin(Gated {
-                pass: grant.pass(),
-                inner: Some(inner),
+                life: Fenced::new(grant.pass(), inner),
                 timer: Timer::default(),
                 asked: false,
                 _grant: grant,
@@ -196,8 +195,7 @@ impl Body for GatedBody {
 
 /// A life behind a gate. The grant is its last field: released after the life is dropped.
 struct Gated {
-    pass: Pass,
-    inner: Option<Pin<Box<dyn Future<Output = LifeEnd> + Send>>>,
+    life: Fenced<Pin<Box<dyn Future<Output = LifeEnd> + Send>>>,
     /// Set to when the life is to be asked to stop, unless its pass is extended.
     timer: Timer,
     /// True if the driver was woken to request it.
@@ -211,7 +209,7 @@ impl Future for Gated {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<LifeEnd> {
         let this = self.get_mut();
         while !this.asked {
-            match this.pass.standing() {
+            match this.life.pass().standing() {
                 Standing::Open(left) => {
                     let due = later(Instant::now(), left);
                     // Set once per extension: an earlier one fires, and finds that there is more time.
@@ -224,20 +222,10 @@ impl Future for Gated {
                 Standing::Ends(_) | Standing::Over => {
                     this.asked = true;
                     this.timer.clear();
-                    this.pass.wake_driver();
+                    this.life.pass().wake_driver();
                 }
             }
         }
-        let Some(inner) = &mut this.inner else { return Poll::Pending };
-        // The driver has been woken, and drops it.
-        let Some(_busy) = this.pass.begin_poll() else { return Poll::Pending };
-        inner.as_mut().poll(cx)
-    }
-}
-
-impl Drop for Gated {
-    fn drop(&mut self) {
-        let _busy = self.pass.busy();
-        self.inner = None;
+        Pin::new(&mut this.life).poll(cx)
     }
 }
