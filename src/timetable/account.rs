@@ -29,9 +29,10 @@ impl Account {
         Self { used: Some(last_run), carried: true, ..Self::default() }
     }
 
-    /// The account of a life that takes over from another process, whose last iteration was due at `last_run`.
+    /// The account of a life that takes over in a fleet that claimed `last_run` last. A later time that an earlier life here has begun was not
+    /// claimed, so it is due again.
     pub(crate) fn take_over(&mut self, last_run: SystemTime) {
-        (self.used, self.carried) = (self.used.max(Some(last_run)), true);
+        (self.used, self.carried) = (Some(last_run), true);
     }
 
     /// Opens it for a life that is to begin: what comes from now on is due.

@@ -187,6 +187,28 @@ async fn returning_holder_does_not_repeat_iterations_of_others() {
 
 #[cfg(feature = "calendar")]
 #[tokio::test(start_paused = true)]
+async fn same_process_repeats_a_due_time_that_was_not_claimed() {
+    for policy in [MissedPolicy::RunOnce, MissedPolicy::CatchUp(3)] {
+        let (door, fleet, clock) = (Door::new(), Fleet::default(), WallClock::starting(midnight()));
+        let hourly = Schedule::cron("0 * * * *", "UTC");
+        let _tasks = replica(&clock, &door, fleet.body(hourly).missed(policy));
+        settle().await;
+        let first = door.admit_after(1, LONG, GRACE, Some(midnight()));
+        sleep(secs(HOUR + 60)).await;
+        assert_eq!(fleet.ran(), [after(HOUR)]);
+        // Lost before the claim of the next one was answered.
+        door.lose();
+        sleep(secs(HOUR)).await;
+        assert_eq!((fleet.ran().len(), first.is_released()), (1, true));
+        door.regain();
+        let _second = door.admit_after(2, LONG, GRACE, door.last_won());
+        sleep(secs(60)).await;
+        assert_eq!(fleet.ran(), [after(HOUR), after(2 * HOUR)], "{policy:?}");
+    }
+}
+
+#[cfg(feature = "calendar")]
+#[tokio::test(start_paused = true)]
 async fn a_deploy_across_a_night_that_shows_half_past_two_twice_runs_it_once() {
     // 2024-10-27T00:00Z; 02:30 in Berlin is shown at 00:30Z and at 01:30Z.
     let start = SystemTime::UNIX_EPOCH + secs(1_729_987_200);

@@ -37,6 +37,8 @@ struct Claims {
     ended: Vec<(SystemTime, ExitKind)>,
     /// Whether somebody else holds the lease by now.
     lost: bool,
+    /// How long a claim, and the end of an iteration, take.
+    takes: Duration,
 }
 
 impl Door {
@@ -107,6 +109,16 @@ impl Door {
         *self.0.holder.lock().expect("no panic") = holder.map(Arc::from);
     }
 
+    /// The next claims are answered again.
+    pub(crate) fn regain(&self) {
+        self.claims().lost = false;
+    }
+
+    /// From now on a claim takes so long, and so does the end of an iteration.
+    pub(crate) fn take(&self, takes: Duration) {
+        self.claims().takes = takes;
+    }
+
     /// How many stand before the gate.
     pub(crate) fn candidates(&self) -> usize {
         self.candidates_now().len()
@@ -150,7 +162,8 @@ impl Gate for Door {
     fn begin(&self, _: &Pass, due: SystemTime) -> BoxFuture<'_, Claim> {
         Box::pin(async move {
             // As a request would.
-            sleep(Duration::from_millis(2)).await;
+            let takes = self.claims().takes.max(Duration::from_millis(2));
+            sleep(takes).await;
             let mut claims = self.claims();
             let answer = match claims.last {
                 _ if claims.lost => Claim::Lost,
@@ -166,7 +179,15 @@ impl Gate for Door {
     }
 
     fn end(&self, _: &Pass, due: SystemTime, result: ExitKind) -> BoxFuture<'_, ()> {
-        self.claims().ended.push((due, result));
-        Box::pin(std::future::ready(()))
+        let takes = {
+            let mut claims = self.claims();
+            claims.ended.push((due, result));
+            claims.takes
+        };
+        Box::pin(async move {
+            if !takes.is_zero() {
+                sleep(takes).await;
+            }
+        })
     }
 }
