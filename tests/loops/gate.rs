@@ -207,6 +207,44 @@ async fn same_process_repeats_a_due_time_that_was_not_claimed() {
     }
 }
 
+/// A loop with these iterations that sends signs of life each second.
+fn beating(iterations: TaskLoop) -> CriticalTaskConfig {
+    CriticalTaskConfig::from_loop("l", iterations).heartbeat_timeout(secs(1))
+}
+
+#[tokio::test(start_paused = true)]
+async fn loop_is_not_silent_while_it_waits_for_its_gate() {
+    let (door, (events, _recording)) = (Door::new(), Events::record());
+    let iterations = TaskLoop::on(Schedule::every(secs(30)), |_| sleep(millis(500)));
+    let handle = iterations.handle();
+    let tasks = TaskManager::new();
+    tasks.register(beating(iterations).gate(door.clone())).unwrap();
+    tasks.start();
+    settle().await;
+    door.take(secs(10));
+    let _keeper = door.admit(1, LONG, GRACE);
+    sleep(secs(5)).await;
+    // It looks at itself meanwhile.
+    handle.change_interval(secs(60)).unwrap();
+    sleep(secs(20)).await;
+    assert_eq!(door.asked().len(), 1);
+    assert_eq!(door.ended().len(), 1);
+    assert_eq!(events.count("task.stalled", "l"), 0, "neither before its iteration nor after it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn silent_iteration_is_reported_behind_a_gate_too() {
+    let (door, (events, _recording)) = (Door::new(), Events::record());
+    let iterations = TaskLoop::on(Schedule::every(secs(30)), |_| sleep(secs(5)));
+    let tasks = TaskManager::new();
+    tasks.register(beating(iterations).gate(door.clone())).unwrap();
+    tasks.start();
+    settle().await;
+    let _keeper = door.admit(1, LONG, GRACE);
+    sleep(secs(4)).await;
+    assert_eq!(events.count("task.stalled", "l"), 1);
+}
+
 #[cfg(feature = "calendar")]
 #[tokio::test(start_paused = true)]
 async fn a_deploy_across_a_night_that_shows_half_past_two_twice_runs_it_once() {

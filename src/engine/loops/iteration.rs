@@ -88,12 +88,12 @@ impl Living {
     ) -> Settled {
         let skipped = Settled { exit: Exit::Success, span_context: None, goes_on: true, reply: None };
         let Some(gated) = self.life.supervised.body.gated() else { return skipped };
-        match gated.gate().begin(&pass, begins.due).await {
+        match self.at_gate(gated, gated.gate().begin(&pass, begins.due)).await {
             Claim::Done => skipped,
             Claim::Won => {
                 let run = self.run(iteration, Cause::Due(begins), links, &mut DelaySeries::default());
                 let settled = run.await;
-                gated.gate().end(&pass, begins.due, settled.exit.kind()).await;
+                self.at_gate(gated, gated.gate().end(&pass, begins.due, settled.exit.kind())).await;
                 settled
             }
             Claim::Lost => {
@@ -102,6 +102,12 @@ impl Living {
                 std::future::pending().await
             }
         }
+    }
+
+    /// Waits for the gate's answer, without a sign of life.
+    async fn at_gate<T>(&self, gated: &GatedBody, answer: impl Future<Output = T>) -> T {
+        let _at_gate = AtGate::begin(&self.life, gated);
+        answer.await
     }
 
     fn run(
@@ -275,6 +281,28 @@ impl Living {
                 None
             }
         }
+    }
+}
+
+/// An iteration that waits for its gate. A loop of which all iterations wait for it is not silent.
+struct AtGate<'a> {
+    life: &'a Life,
+    gated: &'a GatedBody,
+}
+
+impl<'a> AtGate<'a> {
+    fn begin(life: &'a Life, gated: &'a GatedBody) -> Self {
+        life.supervised.signals.heartbeat(life.context.generation(), Instant::now());
+        life.supervised.signals.set_sleeping(gated.iterations.wait());
+        Self { life, gated }
+    }
+}
+
+impl Drop for AtGate<'_> {
+    fn drop(&mut self) {
+        self.gated.iterations.go_on();
+        self.life.supervised.signals.heartbeat(self.life.context.generation(), Instant::now());
+        self.life.supervised.signals.set_sleeping(false);
     }
 }
 

@@ -451,9 +451,12 @@ impl LoopLife {
     /// an iteration runs, because an iteration that does not end is overdue, too.
     fn show(&mut self, due: Option<Moment>) {
         let Life { supervised, .. } = &self.living.life;
-        supervised
-            .signals
-            .set_sleeping(self.running.is_empty() && (self.course.wakes().is_some() || self.held));
+        let sleeps = if self.running.is_empty() {
+            self.course.wakes().is_some() || self.held
+        } else {
+            supervised.body.gated().is_some_and(|gated| gated.iterations.all_wait(self.running.len()))
+        };
+        supervised.signals.set_sleeping(sleeps);
         let shown = (due, self.begun);
         if self.shown == Some(shown) {
             return;

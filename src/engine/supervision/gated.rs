@@ -6,7 +6,10 @@ use std::{
     any::Any,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     task::{Context, Poll},
     time::{Duration, SystemTime},
 };
@@ -36,6 +39,32 @@ pub(crate) struct GatedBody {
     name: Arc<str>,
     pub(crate) on_overrun: OverrunAction,
     place: Mutex<Place>,
+    pub(crate) iterations: Iterations,
+}
+
+/// The iterations of a loop, and those of them that wait for the gate. Written by the loop's life alone.
+#[derive(Default)]
+pub(crate) struct Iterations {
+    all: AtomicUsize,
+    at_gate: AtomicUsize,
+}
+
+impl Iterations {
+    /// One waits for the gate. Returns true if all do.
+    pub(crate) fn wait(&self) -> bool {
+        self.at_gate.fetch_add(1, SeqCst) + 1 == self.all.load(SeqCst)
+    }
+
+    /// One waits for the gate no more.
+    pub(crate) fn go_on(&self) {
+        self.at_gate.fetch_sub(1, SeqCst);
+    }
+
+    /// Returns true if all iterations wait for the gate: there are `all`.
+    pub(crate) fn all_wait(&self, all: usize) -> bool {
+        self.all.store(all, SeqCst);
+        self.at_gate.load(SeqCst) == all
+    }
 }
 
 /// Written by the driver alone.
@@ -57,7 +86,7 @@ pub(super) type Entering = Pin<Box<dyn Future<Output = Grant> + Send>>;
 impl GatedBody {
     pub(crate) fn new(inner: Arc<dyn Body>, gate: Arc<dyn Gate>, on_overrun: OverrunAction) -> Self {
         let name = gate.name().into();
-        Self { inner, gate, name, on_overrun, place: Mutex::default() }
+        Self { inner, gate, name, on_overrun, place: Mutex::default(), iterations: Iterations::default() }
     }
 
     fn place(&self) -> MutexGuard<'_, Place> {
