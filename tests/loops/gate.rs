@@ -245,6 +245,36 @@ async fn silent_iteration_is_reported_behind_a_gate_too() {
     assert_eq!(events.count("task.stalled", "l"), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn stop_does_not_wait_for_a_store_that_is_away() {
+    for (waits_for_end, by_handle) in [(false, false), (false, true), (true, false), (true, true)] {
+        let door = Door::new();
+        let iterations = TaskLoop::on(Schedule::every(secs(30)), |_| async {});
+        let handle = iterations.handle();
+        let config = CriticalTaskConfig::from_loop("l", iterations).shutdown_grace(secs(3_600));
+        let tasks = started(config.gate(door.clone()));
+        settle().await;
+        let keeper = door.admit(1, LONG, GRACE);
+        if waits_for_end {
+            // Before the answer, so that the end takes long.
+            sleep(millis(1)).await;
+        }
+        door.take(secs(1_000));
+        sleep(secs(5)).await;
+        assert_eq!((door.asked().len(), door.ended().len()), if waits_for_end { (1, 1) } else { (0, 0) });
+        if by_handle {
+            handle.stop();
+        } else {
+            tasks.stop("l").unwrap();
+        }
+        // The answer to a request that is under way has a moment.
+        sleep(millis(900)).await;
+        assert!(!keeper.is_released());
+        sleep(millis(200)).await;
+        assert!(keeper.is_released(), "{waits_for_end} {by_handle}: {:?}", state(&tasks, "l"));
+    }
+}
+
 #[cfg(feature = "calendar")]
 #[tokio::test(start_paused = true)]
 async fn a_deploy_across_a_night_that_shows_half_past_two_twice_runs_it_once() {

@@ -27,6 +27,9 @@ use crate::{
     timetable::{Begins, OverlapPolicy, Trigger},
 };
 
+/// The time for an answer of the gate after a stop request. A claim that is given up may be won, and its due time is lost then.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
 /// The state that the iterations of one life share.
 pub(super) struct Living {
     pub(super) parts: Arc<Parts>,
@@ -89,14 +92,14 @@ impl Living {
         let skipped = Settled { exit: Exit::Success, span_context: None, goes_on: true, reply: None };
         let Some(gated) = self.life.supervised.body.gated() else { return skipped };
         match self.at_gate(gated, gated.gate().begin(&pass, begins.due)).await {
-            Claim::Done => skipped,
-            Claim::Won => {
+            None | Some(Claim::Done) => skipped,
+            Some(Claim::Won) => {
                 let run = self.run(iteration, Cause::Due(begins), links, &mut DelaySeries::default());
                 let settled = run.await;
                 self.at_gate(gated, gated.gate().end(&pass, begins.due, settled.exit.kind())).await;
                 settled
             }
-            Claim::Lost => {
+            Some(Claim::Lost) => {
                 pass.lose();
                 // The driver drops it.
                 std::future::pending().await
@@ -104,10 +107,21 @@ impl Living {
         }
     }
 
-    /// Waits for the gate's answer, without a sign of life.
-    async fn at_gate<T>(&self, gated: &GatedBody, answer: impl Future<Output = T>) -> T {
+    /// Waits for the gate's answer, without a sign of life. Returns `None` if the loop is requested to stop and no answer has come a moment later.
+    async fn at_gate<T>(&self, gated: &GatedBody, answer: impl Future<Output = T>) -> Option<T> {
         let _at_gate = AtGate::begin(&self.life, gated);
-        answer.await
+        let stopped = async {
+            tokio::select! {
+                () = self.life.context.cancelled() => {}
+                () = self.stopped() => {}
+            }
+            sleep(ANSWER_WITHIN).await;
+        };
+        tokio::select! {
+            biased;
+            answer = answer => Some(answer),
+            () = stopped => None,
+        }
     }
 
     fn run(
