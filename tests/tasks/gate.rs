@@ -554,3 +554,39 @@ async fn no_poll_of_owned_work_begins_after_a_suspension_that_outlasted_the_pass
     sleep(secs(1)).await;
     assert_eq!(state(&tasks, "t"), Some(TaskState::Standby));
 }
+
+#[tokio::test(start_paused = true)]
+async fn run_that_was_extended_at_the_last_moment_is_asked_again() {
+    let (door, keeper) = (Door::new(), Arc::new(std::sync::Mutex::new(None::<Keeper>)));
+    let (at, kept) = (door.clone(), keeper.clone());
+    let task = CriticalTaskConfig::new("t", move |ctx: TaskContext| {
+        let (at, kept) = (at.clone(), kept.clone());
+        async move {
+            let mut polls = 0;
+            let extends = std::future::poll_fn(move |_| {
+                polls += 1;
+                // Polled when it is about to be asked to stop.
+                if polls == 2 {
+                    let kept = kept.lock().unwrap();
+                    kept.as_ref().unwrap().extend(at.now().saturating_add(LASTS));
+                }
+                std::task::Poll::<()>::Pending
+            });
+            tokio::select! {
+                biased;
+                () = ctx.cancelled() => {}
+                () = extends => {}
+            }
+        }
+    });
+    let tasks = started(task.gate(door.clone()));
+    settle().await;
+    *keeper.lock().unwrap() = Some(admit(&door, 1));
+    let is_released = || keeper.lock().unwrap().as_ref().unwrap().is_released();
+    sleep(LASTS - GRACE + millis(10)).await;
+    assert_eq!((state(&tasks, "t"), is_released()), (Some(TaskState::Running), false), "extended");
+    sleep(LASTS - GRACE - millis(20)).await;
+    assert!(!is_released());
+    sleep(millis(20)).await;
+    assert!(is_released(), "asked, and ended: {:?}", state(&tasks, "t"));
+}

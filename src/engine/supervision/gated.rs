@@ -227,7 +227,7 @@ struct Gated {
     life: Fenced<Pin<Box<dyn Future<Output = LifeEnd> + Send>>>,
     /// Set to when the life is to be asked to stop, unless its pass is extended.
     timer: Timer,
-    /// True if the driver was woken to request it.
+    /// True if the driver was woken to request it, and the pass was not extended since.
     asked: bool,
     _grant: Arc<Grant>,
 }
@@ -237,9 +237,10 @@ impl Future for Gated {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<LifeEnd> {
         let this = self.get_mut();
-        while !this.asked {
+        loop {
             match this.life.pass().standing() {
                 Standing::Open(left) => {
+                    this.asked = false;
                     let due = later(Instant::now(), left);
                     // Set once per extension: an earlier one fires, and finds that there is more time.
                     let due =
@@ -249,9 +250,11 @@ impl Future for Gated {
                     }
                 }
                 Standing::Ends(_) | Standing::Over => {
-                    this.asked = true;
-                    this.timer.clear();
-                    this.life.pass().wake_driver();
+                    if !std::mem::replace(&mut this.asked, true) {
+                        this.timer.clear();
+                        this.life.pass().wake_driver();
+                    }
+                    break;
                 }
             }
         }
