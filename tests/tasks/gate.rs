@@ -590,3 +590,40 @@ async fn run_that_was_extended_at_the_last_moment_is_asked_again() {
     sleep(millis(20)).await;
     assert!(is_released(), "asked, and ended: {:?}", state(&tasks, "t"));
 }
+
+/// A door that takes a while to show to others that it is free.
+struct Slow(Door, tokio::time::Instant);
+
+impl Gate for Slow {
+    fn name(&self) -> &str {
+        "slow"
+    }
+
+    fn enter(&self) -> BoxFuture<'_, Grant> {
+        self.0.enter()
+    }
+
+    fn settled(&self) -> BoxFuture<'_, ()> {
+        Box::pin(tokio::time::sleep_until(self.1))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_caller_of_shutdown_waits_for_the_gates() {
+    let (door, began) = (Door::new(), tokio::time::Instant::now());
+    let settled = began + millis(300);
+    let tasks = started(obeys("t").gate(Slow(door.clone(), settled)));
+    settle().await;
+    let keeper = admit(&door, 1);
+    settle().await;
+    let first = tokio::spawn({
+        let tasks = tasks.clone();
+        async move { tasks.shutdown().await }
+    });
+    sleep(millis(50)).await;
+    assert!(keeper.is_released(), "its report is made");
+    let report = tasks.shutdown().await;
+    assert!(began.elapsed() >= millis(300), "the second caller waits, too: {:?}", began.elapsed());
+    assert_eq!(report.count(ShutdownOutcome::Clean), 1);
+    first.await.unwrap();
+}

@@ -41,6 +41,7 @@ use crate::{
             tracker::{Admission, Asked, INTAKE_STAGE, Rank, Tracker, stage_of_task},
         },
     },
+    gate::Gate,
     policy::ShutdownOutcome,
     run::catch,
     watchdog::{self, MemberId},
@@ -66,6 +67,8 @@ pub(crate) struct Sequence {
     deadline: Duration,
     drained: Duration,
     cause: Option<ShutdownCause>,
+    /// The gates of all tasks that there were when it began: each caller waits for them.
+    gates: Vec<Arc<dyn Gate>>,
     report: watch::Sender<Option<Arc<ShutdownReport>>>,
     state: Mutex<State>,
     spans: Mutex<Spans>,
@@ -176,7 +179,6 @@ pub(crate) async fn shutdown_after(shared: &Arc<Shared>, drain: Duration) -> Arc
         // The sender lives in `shared`, so the wait cannot fail.
         let _ = shared.begun.subscribe().wait_for(|begun| *begun).await;
     }
-    let gated = shared.tracker.drivers(|task| task.body.gated().is_some());
     let sequence = begin(shared, None);
     sequence.waiting.fetch_add(1, SeqCst);
     let _waits = Waits(&sequence.waiting);
@@ -185,20 +187,18 @@ pub(crate) async fn shutdown_after(shared: &Arc<Shared>, drain: Duration) -> Arc
     let ended = report.wait_for(Option::is_some).await.ok().and_then(|report| report.clone());
     drop(asking);
     sequence.delivered.store(true, SeqCst);
-    settle(&gated).await;
+    settle(&sequence.gates).await;
     ended.unwrap_or_else(|| sequence.make_report(shared))
 }
 
 /// Waits for the gates, so that other replicas learn at once that they are free, before the process ends.
-async fn settle(gated: &[Arc<Supervised>]) {
+async fn settle(gates: &[Arc<dyn Gate>]) {
     let all = async {
-        for task in gated {
-            if let Some(gated) = task.body.gated() {
-                gated.gate().settled().await;
-            }
+        for gate in gates {
+            gate.settled().await;
         }
     };
-    if !gated.is_empty() {
+    if !gates.is_empty() {
         let _ = timeout(GATES_MOMENT, all).await;
     }
 }
@@ -293,7 +293,12 @@ pub(crate) fn begin(shared: &Arc<Shared>, cause: Option<ShutdownCause>) -> Arc<S
         first = true;
         shared.begin_to_close();
         let drained_from = shared.drain.end();
-        Arc::new(Sequence::new(shared.settings.shutdown_deadline, drained_from, cause))
+        // No task comes any more, and none has left yet.
+        let mut gates = Vec::new();
+        for task in shared.tracker.drivers(|task| task.body.gated().is_some()) {
+            gates.extend(task.body.gated().map(|gated| gated.gate().clone()));
+        }
+        Arc::new(Sequence::new(shared.settings.shutdown_deadline, drained_from, cause, gates))
     });
     if first {
         sequence.start(shared);
@@ -348,7 +353,12 @@ fn stop(asked: &Asked) {
 }
 
 impl Sequence {
-    fn new(deadline: Duration, drained_from: Option<Instant>, cause: Option<ShutdownCause>) -> Self {
+    fn new(
+        deadline: Duration,
+        drained_from: Option<Instant>,
+        cause: Option<ShutdownCause>,
+        gates: Vec<Arc<dyn Gate>>,
+    ) -> Self {
         let now = Instant::now();
         let began = drained_from.unwrap_or(now);
         let drained = now.saturating_duration_since(began);
@@ -359,6 +369,7 @@ impl Sequence {
             deadline,
             drained,
             cause,
+            gates,
             report: watch::Sender::new(None),
             state: Mutex::new(State {
                 phase: Phase::Beginning,
