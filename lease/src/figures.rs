@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
@@ -75,6 +76,8 @@ struct State {
 
 #[derive(Default)]
 struct Figure {
+    /// How many values use the lease.
+    uses: usize,
     transitions: [u64; Transition::ALL.len()],
     pass: Option<Pass>,
 }
@@ -90,18 +93,33 @@ impl Figures {
 
     /// A lease is used from now on, so that it is seen before anybody holds it.
     pub(crate) fn used(&self, lease: &Arc<str>) {
-        self.state().leases.entry(lease.clone()).or_default();
+        self.state().leases.entry(lease.clone()).or_default().uses += 1;
     }
 
-    /// Counts a change. The end of a hold does not hide the next one, which another task of this process may have by then.
-    pub(crate) fn changed(&self, lease: &Arc<str>, transition: Transition, pass: &Pass) {
+    /// A lease is used once less. Returns true if it was the last time: its figures are gone.
+    pub(crate) fn unused(&self, lease: &str) -> bool {
         let mut state = self.state();
-        let figure = state.leases.entry(lease.clone()).or_default();
-        figure.transitions[transition as usize] += 1;
-        if transition == Transition::Acquired {
-            figure.pass = Some(pass.clone());
-        } else if figure.pass.as_ref().is_some_and(|held| held.term() == pass.term()) {
-            figure.pass = None;
+        let Some(figure) = state.leases.get_mut(lease) else { return false };
+        figure.uses -= 1;
+        let is_last = figure.uses == 0;
+        if is_last {
+            state.leases.remove(lease);
+        }
+        is_last
+    }
+
+    pub(crate) fn acquired(&self, lease: &str, pass: Pass) {
+        if let Some(figure) = self.state().leases.get_mut(lease) {
+            figure.transitions[Transition::Acquired as usize] += 1;
+            figure.pass = Some(pass);
+        }
+    }
+
+    /// A hold under this term has ended. Another one of this process may have begun before.
+    pub(crate) fn ended(&self, lease: &str, transition: Transition, term: u64) {
+        if let Some(figure) = self.state().leases.get_mut(lease) {
+            figure.transitions[transition as usize] += 1;
+            figure.pass.take_if(|pass| pass.term() == term);
         }
     }
 
@@ -120,21 +138,9 @@ impl Figures {
             }
             std::mem::replace(&mut state.fails, error.is_some()) != error.is_some()
         };
-        match error {
-            Some(error) if changed => {
-                let message = chain(error);
-                tracing::event!(
-                    name: record::LEASE_STORE_FAILED, target: SCOPE, parent: None, tracing::Level::WARN,
-                    { key::LEASE_OPERATION } = operation.as_str(), { key::EXCEPTION_TYPE } = error.error_type(),
-                    { key::EXCEPTION_MESSAGE } = message,
-                    "the store of leases fails: held leases end by their time, and none is taken over"
-                );
-            }
-            None if changed => tracing::event!(
-                name: record::LEASE_STORE_BACK, target: SCOPE, parent: None, tracing::Level::INFO,
-                "the store of leases is back"
-            ),
-            _ => {}
+        if changed {
+            // A subscriber is the user's: its panic ends neither a renewal nor a candidate.
+            let _ = catch_unwind(AssertUnwindSafe(|| announce(operation, error)));
         }
     }
 
@@ -159,6 +165,25 @@ impl Figures {
         if first {
             observe(meter, &Arc::downgrade(self));
         }
+    }
+}
+
+/// Emits the record of a store that begins to fail, or is back.
+fn announce(operation: Operation, error: Option<&StoreError>) {
+    match error {
+        Some(error) => {
+            let message = chain(error);
+            tracing::event!(
+                name: record::LEASE_STORE_FAILED, target: SCOPE, parent: None, tracing::Level::WARN,
+                { key::LEASE_OPERATION } = operation.as_str(), { key::EXCEPTION_TYPE } = error.error_type(),
+                { key::EXCEPTION_MESSAGE } = message,
+                "the store of leases fails: held leases end by their time, and none is taken over"
+            );
+        }
+        None => tracing::event!(
+            name: record::LEASE_STORE_BACK, target: SCOPE, parent: None, tracing::Level::INFO,
+            "the store of leases is back"
+        ),
     }
 }
 
@@ -249,4 +274,41 @@ fn chain(error: &StoreError) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use otel_tasks::gate::{BootInstant, Grant};
+
+    use super::*;
+
+    #[test]
+    fn late_end_of_an_earlier_hold_leaves_the_later_one() {
+        let (figures, lease) = (Figures::new(), Arc::from("l"));
+        figures.used(&lease);
+        let until = BootInstant::now().saturating_add(Duration::from_secs(60));
+        let [first, second] = [1, 2].map(|term| Grant::new(term, until, Duration::from_secs(5)).0);
+        figures.acquired(&lease, first.pass());
+        figures.acquired(&lease, second.pass());
+        let held = || figures.state().leases["l"].pass.as_ref().map(Pass::term);
+        figures.ended(&lease, Transition::Lost, 1);
+        assert_eq!((held(), figures.state().leases["l"].transitions), (Some(2), [2, 1, 0]));
+        figures.ended(&lease, Transition::Released, 2);
+        assert_eq!(held(), None);
+    }
+
+    #[test]
+    fn figures_of_a_lease_are_gone_with_its_last_use() {
+        let figures = Figures::new();
+        for number in 0..100 {
+            let lease: Arc<str> = format!("{number}").into();
+            figures.used(&lease);
+            figures.used(&lease);
+            assert!(!figures.unused(&lease));
+            assert_eq!(figures.state().leases.len(), 1);
+            assert!(figures.unused(&lease));
+            figures.ended(&lease, Transition::Released, 1);
+            assert_eq!(figures.state().leases.len(), 0, "a late end does not bring it back");
+        }
+    }
 }

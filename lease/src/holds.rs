@@ -176,7 +176,7 @@ impl Holds {
             }
             std::mem::replace(&mut state.renews, true)
         };
-        self.figures.changed(&ask.lease, Transition::Acquired, &grant.pass());
+        self.figures.acquired(&ask.lease, grant.pass());
         if renews {
             self.added.notify_one();
         } else {
@@ -382,7 +382,7 @@ impl Candidate {
         let ran_out = now >= pass.until().saturating_sub(self.grace);
         let lost = holds.is_lost(&ask.holder);
         let transition = if lost || ran_out { Transition::Lost } else { Transition::Released };
-        holds.figures.changed(&ask.lease, transition, &pass);
+        holds.figures.ended(&ask.lease, transition, pass.term());
         if !lost {
             // A renewal whose answer is missing may have been sent just now.
             self.give_back(now.saturating_add(ask.ttl)).await;

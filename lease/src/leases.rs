@@ -74,12 +74,9 @@ impl Leases {
     pub fn lease(&self, name: impl Into<Arc<str>>) -> Lease {
         let meter = self.meter.clone().unwrap_or_else(|| global::meter(SCOPE));
         self.holds.figures.expose(&meter);
-        let name = name.into();
-        self.holds.figures.used(&name);
         Lease {
-            holds: self.holds.clone(),
+            used: Arc::new(Used::new(self.holds.clone(), name.into())),
             holder: self.holder.clone(),
-            name,
             ttl: Lease::DEFAULT_TTL,
             grace: None,
             after_run: false,
@@ -93,12 +90,30 @@ impl fmt::Debug for Leases {
     }
 }
 
+/// The use of a lease. Its figures are gone with the last.
+struct Used {
+    holds: Arc<Holds>,
+    name: Arc<str>,
+}
+
+impl Used {
+    fn new(holds: Arc<Holds>, name: Arc<str>) -> Self {
+        holds.figures.used(&name);
+        Self { holds, name }
+    }
+}
+
+impl Drop for Used {
+    fn drop(&mut self) {
+        self.holds.figures.unused(&self.name);
+    }
+}
+
 /// One lease: the gate of a task that runs on one of several processes.
 #[derive(Clone)]
 pub struct Lease {
-    holds: Arc<Holds>,
+    used: Arc<Used>,
     holder: Arc<str>,
-    name: Arc<str>,
     ttl: Duration,
     grace: Option<Duration>,
     after_run: bool,
@@ -142,22 +157,22 @@ impl Lease {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Relaxed);
         let holder = format!("{}/{number}-{:08x}", self.holder, random());
-        Ask { lease: self.name.clone(), holder: holder.into(), ttl: self.ttl }
+        Ask { lease: self.used.name.clone(), holder: holder.into(), ttl: self.ttl }
     }
 }
 
 impl Gate for Lease {
     fn name(&self) -> &str {
-        &self.name
+        &self.used.name
     }
 
     fn enter(&self) -> BoxFuture<'_, Grant> {
         Box::pin(async {
             loop {
-                if let Some(grant) = self.holds.enter(self.ask(), self.grace_of_ttl()).await {
+                if let Some(grant) = self.used.holds.enter(self.ask(), self.grace_of_ttl()).await {
                     return grant;
                 }
-                // The store panicked.
+                // The candidate was dropped, with its runtime.
                 sleep(self.ttl / 3).await;
             }
         })
@@ -166,10 +181,10 @@ impl Gate for Lease {
     fn begin(&self, pass: &Pass, due: SystemTime) -> BoxFuture<'_, Claim> {
         let term = pass.term();
         Box::pin(async move {
-            match self.holds.begin_claim(&self.name, term, due) {
+            match self.used.holds.begin_claim(&self.used.name, term, due) {
                 Claiming::Known(claim) => claim,
                 Claiming::Ask(_) if self.after_run => Claim::Won,
-                Claiming::Ask(held) => self.holds.claim(&held, due).await,
+                Claiming::Ask(held) => self.used.holds.claim(&held, due).await,
             }
         })
     }
@@ -180,8 +195,8 @@ impl Gate for Lease {
             if !self.after_run || result != ExitKind::Success {
                 return;
             }
-            if let Claiming::Ask(held) = self.holds.begin_claim(&self.name, term, due) {
-                self.holds.claim(&held, due).await;
+            if let Claiming::Ask(held) = self.used.holds.begin_claim(&self.used.name, term, due) {
+                self.used.holds.claim(&held, due).await;
             }
         })
     }
@@ -191,14 +206,14 @@ impl Gate for Lease {
     }
 
     fn settled(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.holds.settled(&self.name))
+        Box::pin(self.used.holds.settled(&self.used.name))
     }
 }
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease")
-            .field("name", &self.name)
+            .field("name", &self.used.name)
             .field("holder", &self.holder)
             .field("ttl", &self.ttl)
             .field("grace", &self.grace_of_ttl())

@@ -124,8 +124,13 @@ impl Channels {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn of(&self, lease: &str) -> Arc<Notify> {
-        self.all().entry(lease.into()).or_default().clone()
+    /// Waits until a lease is freed. It is known by its name as long as somebody waits.
+    fn of(&self, lease: &str) -> Waiting<'_> {
+        Waiting {
+            channels: self,
+            channel: self.all().entry(lease.into()).or_default().clone(),
+            lease: lease.into(),
+        }
     }
 
     fn freed(&self, lease: &str) {
@@ -137,6 +142,23 @@ impl Channels {
     /// Something may have been missed.
     fn all_freed(&self) {
         self.all().values().for_each(|channel| channel.notify_waiters());
+    }
+}
+
+/// Somebody waits for a lease to become free, until this is dropped.
+struct Waiting<'a> {
+    channels: &'a Channels,
+    channel: Arc<Notify>,
+    lease: Box<str>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut all = self.channels.all();
+        // That of the map, and this one.
+        if Arc::strong_count(&self.channel) == 2 {
+            all.remove(&self.lease);
+        }
     }
 }
 
@@ -340,8 +362,8 @@ impl LeaseStore for Postgres {
     }
 
     async fn freed(&self, lease: &str) {
-        let channel = self.0.channels.of(lease);
-        channel.notified().await;
+        let waiting = self.0.channels.of(lease);
+        waiting.channel.notified().await;
     }
 }
 
@@ -390,4 +412,26 @@ fn describe(error: impl std::borrow::Borrow<tokio_postgres::Error>) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lease_is_known_as_long_as_somebody_waits_for_it() {
+        let channels = Arc::new(Channels::default());
+        let (first, second) = (channels.of("l"), channels.of("l"));
+        let other = channels.of("other");
+        drop(first);
+        assert_eq!(channels.all().len(), 2);
+        {
+            let mut notified = std::pin::pin!(second.channel.notified());
+            notified.as_mut().enable();
+            channels.freed("l");
+            notified.await;
+        }
+        drop((second, other));
+        assert_eq!(channels.all().len(), 0);
+    }
 }
