@@ -76,7 +76,7 @@ struct State {
 
 #[derive(Default)]
 struct Figure {
-    /// How many values use the lease.
+    /// The number of values that use the lease.
     uses: usize,
     transitions: [u64; Transition::ALL.len()],
     pass: Option<Pass>,

@@ -8,8 +8,9 @@
 
 use std::{
     collections::BTreeMap,
-    future::{Future, poll_fn},
+    future::{Future, pending, poll_fn},
     hash::{BuildHasher, Hasher, RandomState},
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Poll,
@@ -27,11 +28,17 @@ use crate::{
     store::{Answer, AnyStore, Ask, Held, Renewed, StoreError},
 };
 
+/// The default time that a lease lasts unless it is renewed.
+pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(15);
 /// The `error.type` of a request that passed its time limit.
-const TIMEOUT: &str = "timeout";
+pub(crate) const TIMEOUT: &str = "timeout";
+/// The `error.type` of a request in which the store panicked.
+const PANIC: &str = "panic";
+/// The `error.type` of a grant whose term does not grow.
+pub(crate) const TERM: &str = "term";
 /// A lease is renewed when this part of its ttl has passed.
 const RENEW_PART: u32 = 3;
-/// The part of the ttl that a request may take.
+/// The part of the shortest ttl that a request may take.
 const LIMIT_PART: u32 = 6;
 /// The part of the ttl between a failed request and the next.
 const RETRY_PART: u32 = 12;
@@ -55,6 +62,8 @@ pub(crate) struct Holds {
 struct State {
     /// By holder, which is unique.
     entries: BTreeMap<Arc<str>, Entry>,
+    /// The last term of each lease that is used.
+    terms: BTreeMap<Arc<str>, u64>,
     /// True while the renewal runs.
     renews: bool,
 }
@@ -74,6 +83,8 @@ struct Hold {
     keeper: Arc<Keeper>,
     /// The time of its renewal.
     due: Instant,
+    /// True if the last one failed: then it is renewed no earlier. It may be what the others wait for.
+    failed: bool,
     /// The last due time that was claimed, as far as is known here.
     last_run: Option<SystemTime>,
     lost: bool,
@@ -129,15 +140,26 @@ impl Holds {
         state.entries.get(holder).and_then(|entry| entry.hold.as_ref()).is_none_or(|hold| hold.lost)
     }
 
+    /// The lease is not used any more.
+    pub(crate) fn unused(&self, lease: &str) {
+        self.state().terms.remove(lease);
+    }
+
+    /// Returns the time that a request may take. All requests share the store's connection, so the shortest lease decides.
+    fn limit(&self) -> Duration {
+        let shortest = self.state().entries.values().map(|entry| entry.ask.ttl).min();
+        shortest.unwrap_or(DEFAULT_TTL) / LIMIT_PART
+    }
+
     /// Sends a request, and counts an error.
     async fn request<T>(
         &self,
         operation: Operation,
-        limit: Duration,
         request: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, ()> {
-        let result = match timeout(limit, request).await {
-            Ok(result) => result,
+        let result = match timeout(self.limit(), caught(request)).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(panic)) => Err(StoreError::new(PANIC, panic)),
             Err(elapsed) => Err(StoreError::new(TIMEOUT, elapsed)),
         };
         self.figures.answered(operation, result.as_ref().err());
@@ -157,6 +179,28 @@ impl Holds {
         answered.await.ok()
     }
 
+    async fn acquire(&self, ask: &Ask) -> Result<Answer, ()> {
+        let acquire = async {
+            let answer = self.store.acquire(ask).await?;
+            if let Answer::Granted { term, .. } = answer {
+                self.grows(ask, term)?;
+            }
+            Ok(answer)
+        };
+        self.request(Operation::Acquire, acquire).await
+    }
+
+    /// Notes a granted term, which fences what earlier holders write.
+    fn grows(&self, ask: &Ask, term: u64) -> Result<(), StoreError> {
+        let mut state = self.state();
+        let last = state.terms.entry(ask.lease.clone()).or_default();
+        if term <= *last {
+            return Err(StoreError::new(TERM, format!("term {term} is granted after term {last}")));
+        }
+        *last = term;
+        Ok(())
+    }
+
     /// Keeps what was granted to a candidate.
     fn granted(
         self: &Arc<Self>,
@@ -172,7 +216,7 @@ impl Holds {
         let renews = {
             let mut state = self.state();
             if let Some(entry) = state.entries.get_mut(&ask.holder) {
-                entry.hold = Some(Hold { term, keeper, due, last_run, lost: false });
+                entry.hold = Some(Hold { term, keeper, due, failed: false, last_run, lost: false });
             }
             std::mem::replace(&mut state.renews, true)
         };
@@ -200,7 +244,9 @@ impl Holds {
         let state = self.state();
         let now = Instant::now();
         let is_due = |entry: &&Entry| {
-            entry.renewed().is_some_and(|hold| hold.due <= now + entry.ask.ttl / (2 * RENEW_PART))
+            let ahead =
+                |hold: &Hold| if hold.failed { Duration::ZERO } else { entry.ask.ttl / (2 * RENEW_PART) };
+            entry.renewed().is_some_and(|hold| hold.due <= now + ahead(hold))
         };
         let held =
             |entry: &Entry| entry.hold.as_ref().map(|hold| Held { ask: entry.ask.clone(), term: hold.term });
@@ -209,10 +255,14 @@ impl Holds {
 
     async fn renew(&self) {
         let batch = self.batch();
-        let Some(shortest) = batch.iter().map(|held| held.ask.ttl).min() else { return };
+        if batch.is_empty() {
+            return;
+        }
         let (sent, began) = (self.clock.now(), Instant::now());
-        let answers = self.request(Operation::Renew, shortest / LIMIT_PART, self.store.renew(&batch)).await;
+        let answers = self.request(Operation::Renew, async { self.store.renew(&batch).await }).await;
         self.figures.renewed(began.elapsed());
+        // Not under the lock: a revocation wakes the driver, which is not ours.
+        let mut lost = Vec::new();
         let mut state = self.state();
         for (index, held) in batch.iter().enumerate() {
             let Some(hold) = state.entries.get_mut(&held.ask.holder).and_then(|entry| entry.hold.as_mut())
@@ -223,16 +273,20 @@ impl Holds {
             match answers.as_ref().map(|answers| answers.get(index)) {
                 Ok(Some(Renewed::Kept)) => {
                     hold.keeper.extend(sent.saturating_add(ttl));
-                    hold.due = began + ttl / RENEW_PART;
+                    (hold.due, hold.failed) = (began + ttl / RENEW_PART, false);
                 }
                 Ok(Some(Renewed::Lost)) => {
                     hold.lost = true;
-                    hold.keeper.revoke();
+                    lost.push(hold.keeper.clone());
                 }
                 // A store whose response has too few entries has failed for the others.
-                Ok(None) | Err(()) => hold.due = Instant::now().max(began + ttl / RETRY_PART),
+                Ok(None) | Err(()) => {
+                    (hold.due, hold.failed) = (Instant::now().max(began + ttl / RETRY_PART), true);
+                }
             }
         }
+        drop(state);
+        lost.iter().for_each(|keeper| keeper.revoke());
     }
 
     /// Begins a claim of a due time under a term. `Lost` if the term is not held any more.
@@ -249,8 +303,7 @@ impl Holds {
     pub(crate) async fn claim(&self, held: &Held, due: SystemTime) -> Claim {
         let ttl = held.ask.ttl;
         loop {
-            let answer = self.request(Operation::Claim, ttl / LIMIT_PART, self.store.claim(held, due)).await;
-            match answer {
+            match self.request(Operation::Claim, async { self.store.claim(held, due).await }).await {
                 Ok(answer) => {
                     self.claimed(held, due, answer);
                     return answer;
@@ -263,9 +316,13 @@ impl Holds {
     fn claimed(&self, held: &Held, due: SystemTime, answer: Claim) {
         let mut state = self.state();
         let Some((_, hold)) = state.held(&held.ask.lease, held.term) else { return };
-        match answer {
-            Claim::Lost => hold.lost = true,
-            _ => hold.last_run = hold.last_run.max(Some(due)),
+        if answer == Claim::Lost {
+            hold.lost = true;
+            let keeper = hold.keeper.clone();
+            drop(state);
+            keeper.revoke();
+        } else {
+            hold.last_run = hold.last_run.max(Some(due));
         }
     }
 
@@ -338,26 +395,28 @@ impl Candidate {
     async fn stand(self, mut answer: oneshot::Sender<Grant>) {
         let Self { holds, ask, .. } = &self;
         let grant = loop {
-            let mut freed = pin!(holds.store.freed(&ask.lease));
+            let mut freed = pin!(async {
+                if caught(async { holds.store.freed(&ask.lease).await }).await.is_err() {
+                    pending::<()>().await;
+                }
+            });
             // From here on nothing is missed; what it may say now is older than the request.
             let is_stale = poll_fn(|cx| Poll::Ready(freed.as_mut().poll(cx).is_ready())).await;
             let sent = holds.clock.now();
-            let limit = ask.ttl / LIMIT_PART;
             // Until when a request whose answer is missing may have been granted.
-            let (pause, unknown) =
-                match holds.request(Operation::Acquire, limit, holds.store.acquire(ask)).await {
-                    Ok(Answer::Granted { term, last_run }) => {
-                        break holds.granted(ask, self.grace, (sent, term, last_run));
-                    }
-                    Ok(Answer::HeldBy { holder, ask_again_in }) => {
-                        holds.named(ask, holder);
-                        (ask_again_in, None)
-                    }
-                    Err(()) => {
-                        holds.named(ask, None);
-                        (ask.ttl / RETRY_PART, Some(sent.saturating_add(ask.ttl)))
-                    }
-                };
+            let (pause, unknown) = match holds.acquire(ask).await {
+                Ok(Answer::Granted { term, last_run }) => {
+                    break holds.granted(ask, self.grace, (sent, term, last_run));
+                }
+                Ok(Answer::HeldBy { holder, ask_again_in }) => {
+                    holds.named(ask, holder);
+                    (ask_again_in.min(ask.ttl), None)
+                }
+                Err(()) => {
+                    holds.named(ask, None);
+                    (ask.ttl / RETRY_PART, Some(sent.saturating_add(ask.ttl)))
+                }
+            };
             let jitter = (ask.ttl / RETRY_PART / 2).mul_f64(fraction());
             tokio::select! {
                 biased;
@@ -383,18 +442,25 @@ impl Candidate {
         let lost = holds.is_lost(&ask.holder);
         let transition = if lost || ran_out { Transition::Lost } else { Transition::Released };
         holds.figures.ended(&ask.lease, transition, pass.term());
-        if !lost {
+        if lost {
+            // It may be lost for its time alone, and nobody else hold it.
+            let _ = self.release().await;
+        } else {
             // A renewal whose answer is missing may have been sent just now.
             self.give_back(now.saturating_add(ask.ttl)).await;
         }
+    }
+
+    async fn release(&self) -> Result<(), ()> {
+        let Self { holds, ask, .. } = self;
+        holds.request(Operation::Release, async { holds.store.release(ask).await }).await
     }
 
     /// Gives the lease back; tries again until it is over in any case.
     async fn give_back(&self, over: BootInstant) {
         let Self { holds, ask, .. } = self;
         while holds.clock.now() < over {
-            let limit = ask.ttl / LIMIT_PART;
-            if holds.request(Operation::Release, limit, holds.store.release(ask)).await.is_ok() {
+            if self.release().await.is_ok() {
                 return;
             }
             sleep(ask.ttl / RETRY_PART).await;
@@ -442,6 +508,20 @@ impl Drop for Renewal {
 /// The name of the process in the name of one of its holds, which has a number after a slash: see [`Leases::holder`](crate::Leases::holder).
 fn process_of(holder: &str) -> &str {
     holder.rsplit_once('/').map_or(holder, |(process, _)| process)
+}
+
+/// The output of a request; the text of a panic in it. A store is the user's.
+async fn caught<T>(request: impl Future<Output = T>) -> Result<T, String> {
+    let mut request = pin!(request);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| request.as_mut().poll(cx))) {
+        Ok(polled) => polled.map(Ok),
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+            Poll::Ready(Err(text.unwrap_or_else(|| "a panic without a text".to_owned())))
+        }
+    })
+    .await
 }
 
 /// A random number, 0 to 1: what candidates of several processes need to come apart.

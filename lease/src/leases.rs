@@ -19,9 +19,14 @@ use otel_tasks::{
 use tokio::time::sleep;
 
 use crate::{
-    holds::{Claiming, Holds},
+    holds::{Claiming, DEFAULT_TTL, Holds},
     store::{Ask, LeaseStore},
 };
+
+/// The longest ttl of a lease: a year, so that no instant overflows.
+const LONGEST_TTL: Duration = Duration::from_secs(365 * 86_400);
+/// The part of the ttl that is the shortest grace. A part of the grace is for the destructors of the task.
+const SHORTEST_GRACE_PART: u32 = 10;
 
 /// The leases of one store: their renewals go to it together, on its one connection. Clones are the same leases.
 ///
@@ -105,7 +110,9 @@ impl Used {
 
 impl Drop for Used {
     fn drop(&mut self) {
-        self.holds.figures.unused(&self.name);
+        if self.holds.figures.unused(&self.name) {
+            self.holds.unused(&self.name);
+        }
     }
 }
 
@@ -121,19 +128,21 @@ pub struct Lease {
 
 impl Lease {
     /// The default time that a lease lasts unless it is renewed.
-    pub const DEFAULT_TTL: Duration = Duration::from_secs(15);
+    pub const DEFAULT_TTL: Duration = DEFAULT_TTL;
     /// The shortest time that a lease may last.
     pub const SHORTEST_TTL: Duration = Duration::from_millis(300);
 
-    /// Sets how long the lease lasts unless it is renewed. Default 15 s, at least 300 ms: a shorter one is raised to that.
+    /// Sets how long the lease lasts unless it is renewed. Default 15 s, at least 300 ms and at most a year: another one is changed to
+    /// that.
     ///
-    /// It is renewed each third of this time, and a request may take a sixth. After a crash another process takes over when it has passed.
+    /// It is renewed each third of this time, and a request may take a sixth of the shortest ttl that its [`Leases`] ask for. After a crash another process takes over when it has passed.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = ttl.max(Self::SHORTEST_TTL);
+        self.ttl = ttl.clamp(Self::SHORTEST_TTL, LONGEST_TTL);
         self
     }
 
-    /// Sets how long before the end of the lease the task is asked to stop. Default a third of the ttl; at most half of it.
+    /// Sets how long before the end of the lease the task is asked to stop. Default a third of the ttl, at least a tenth and
+    /// at most half of it.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = Some(grace);
         self
@@ -149,7 +158,7 @@ impl Lease {
     }
 
     fn grace_of_ttl(&self) -> Duration {
-        self.grace.unwrap_or(self.ttl / 3).min(self.ttl / 2)
+        self.grace.unwrap_or(self.ttl / 3).clamp(self.ttl / SHORTEST_GRACE_PART, self.ttl / 2)
     }
 
     /// One identity per hold, which distinguishes requests of an earlier hold.

@@ -16,7 +16,10 @@ use std::{
 };
 
 use otel_tasks::gate::Claim;
-use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::{
+    sync::{Mutex as AsyncMutex, Notify},
+    time::timeout,
+};
 pub use tokio_postgres;
 use tokio_postgres::{
     AsyncMessage, Client, Config, Connection, NoTls, Row, Socket,
@@ -25,7 +28,10 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 
-use crate::store::{Answer, Ask, Held, LeaseStore, Renewed, StoreError};
+use crate::{
+    holds::{TERM, TIMEOUT},
+    store::{Answer, Ask, Held, LeaseStore, Renewed, StoreError},
+};
 
 /// The statement that makes the table.
 pub const SCHEMA: &str = "\
@@ -38,6 +44,8 @@ CREATE TABLE IF NOT EXISTS otel_tasks_lease (
     last_run_term bigint
 )";
 
+/// The longest time to make a connection. Meanwhile no other request has one, also if the caller has no time limit of its own.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// The channel on which a release is notified, with the name of the lease.
 const CHANNEL: &str = "otel_tasks_lease";
 /// `pg_notify` refuses longer texts. The candidates of a lease with a longer name get no notification and ask by time.
@@ -252,7 +260,10 @@ impl Inner {
         if let Some(client) = self.connected() {
             return Ok(client);
         }
-        let client = (self.connect)(Arc::downgrade(&self.channels)).await.map_err(|error| failed(&error))?;
+        let connect = (self.connect)(Arc::downgrade(&self.channels));
+        let connected = timeout(CONNECT_WITHIN, connect).await;
+        let connected = connected.map_err(|elapsed| StoreError::new(TIMEOUT, elapsed))?;
+        let client = connected.map_err(|error| failed(&error))?;
         let client = Arc::new(client);
         *self.slot() = Some(client.clone());
         self.channels.all_freed();
@@ -308,9 +319,10 @@ impl LeaseStore for Postgres {
             return Ok(Answer::HeldBy { holder: None, ask_again_in: ask.ttl / 12 });
         };
         if let Some(term) = get::<Option<i64>>(row, 0)? {
-            return Ok(Answer::Granted { term: term.unsigned_abs(), last_run: get(row, 1)? });
+            let term = u64::try_from(term).map_err(|error| StoreError::new(TERM, error))?;
+            return Ok(Answer::Granted { term, last_run: get(row, 1)? });
         }
-        let left = get::<Option<i64>>(row, 3)?.unwrap_or_default().unsigned_abs();
+        let left = u64::try_from(get::<Option<i64>>(row, 3)?.unwrap_or_default()).unwrap_or_default();
         Ok(Answer::HeldBy { holder: get(row, 2)?, ask_again_in: Duration::from_micros(left).min(ask.ttl) })
     }
 
@@ -376,7 +388,7 @@ fn micros(time: Duration) -> i64 {
 }
 
 fn term(term: u64) -> Result<i64, StoreError> {
-    i64::try_from(term).map_err(|error| StoreError::new("term", error))
+    i64::try_from(term).map_err(|error| StoreError::new(TERM, error))
 }
 
 /// A due time in whole microseconds, as the column has it: never earlier than it is, or it would be due again.

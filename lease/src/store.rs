@@ -13,7 +13,7 @@ use otel_tasks::gate::Claim;
 
 /// A store of leases that several processes share.
 ///
-/// The caller limits each request to a sixth of the ttl and drops its future then; the request may still take effect. Implement the
+/// The caller limits each request to a sixth of the shortest ttl and drops its future then; the request may still take effect. Implement the
 /// methods as `async fn`, and check the store with the suite `conformance` (feature `testing`).
 ///
 /// # Guarantees that a store gives

@@ -86,6 +86,7 @@ pub trait Gate: Send + Sync + 'static {
     /// Claims a due time before an iteration of a loop begins, so that each due time is run at most once in the fleet.
     ///
     /// By default each is won. If the gate does not know, it waits: no iteration begins meanwhile, and the pass ends by its time.
+    /// A stop request ends the wait after a second.
     fn begin(&self, pass: &Pass, due: SystemTime) -> BoxFuture<'_, Claim> {
         let _ = (pass, due);
         Box::pin(std::future::ready(Claim::Won))
