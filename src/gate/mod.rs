@@ -8,16 +8,15 @@
 //!   it. No poll of the run begins after that, also if the process was stopped or the machine suspended meanwhile.
 //! - A poll under way cannot be stopped. If it has not returned shortly before `until`, or an eighth of the grace after a revocation, the
 //!   process is ended ([`OverrunAction`](crate::policy::OverrunAction)).
-//! - Work that the task owns ([`TaskContext::spawn`](crate::TaskContext::spawn)) has the same end: it is dropped, and polled no more. Blocking work
-//!   that it owns counts as a poll under way.
+//! - Work that the task owns ([`TaskContext::spawn`](crate::TaskContext::spawn)) has the same end: it is dropped, and polled no more. The grant is
+//!   released after it. Blocking work that it owns counts as a poll under way.
 //! - The grant is released as soon as the future is gone: after a stop, a pause, a failure or a shutdown. A task that lost its grant waits for the next one.
 //!
 //! - A loop claims each due time before its iteration ([`Gate::begin`]). A take-over continues from the last due time that was claimed
 //!   ([`Grant::last_run`]). Later times are missed, and the loop's [`MissedPolicy`](crate::schedule::MissedPolicy) applies.
 //!
 //! So at most one process *polls* the task. A request that it has sent before is the receiver's business: send the
-//! [term](Pass::term) along, and refuse a lower one. What the task spawned through its context is dropped with the run, and the
-//! grant is released after it; its single polls are not refused. A one-shot task runs on each process in turn.
+//! [term](Pass::term) along, and refuse a lower one. A one-shot task runs on each process in turn.
 //!
 //! ```
 //! use otel_tasks::{CriticalTaskConfig, TaskManager, gate::{BootInstant, BoxFuture, Gate, Grant}};
