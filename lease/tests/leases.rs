@@ -338,6 +338,56 @@ async fn a_shutdown_returns_when_the_leases_are_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn unregister_and_replace_return_when_the_lease_is_given_back() {
+    for replaces in [false, true] {
+        let (store, runs) = (Away::default(), Runs::default());
+        let leases = leases(store.clone());
+        let tasks = started([runs.task("t", &leases, "l")]);
+        let end = async || {
+            let began = Instant::now();
+            if replaces {
+                tasks.replace(runs.task("t", &leases, "l")).await.unwrap();
+            } else {
+                tasks.unregister("t").await.unwrap();
+            }
+            began.elapsed()
+        };
+        sleep(secs(1)).await;
+        store.late(millis(300));
+        assert_eq!(end().await, millis(300), "replaces: {replaces}");
+        store.late(Duration::ZERO);
+        if !replaces {
+            tasks.register(runs.task("t", &leases, "l")).unwrap();
+        }
+        sleep(secs(1)).await;
+        assert_eq!(runs.terms(), [1, 2]);
+        store.fail(true);
+        let took = end().await;
+        assert!((secs(1)..secs(2)).contains(&took), "a store that is away: {took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn first_due_time_at_the_moment_of_the_first_grant_is_run() {
+    for after_run in [false, true] {
+        let lease = leases(Memory::new()).lease("l").ttl(TTL);
+        let lease = if after_run { lease.after_run() } else { lease };
+        let ran = Arc::new(AtomicU64::new(0));
+        let counted = ran.clone();
+        let iterations = TaskLoop::on(Schedule::every(secs(3_600)), move |_| {
+            counted.fetch_add(1, SeqCst);
+            async {}
+        });
+        let wall = WallClock::starting(SystemTime::UNIX_EPOCH + secs(1_790_000_000));
+        let tasks = TaskManager::builder().wall_clock(wall.reader()).build().unwrap();
+        tasks.register(CriticalTaskConfig::from_loop("l", iterations).gate(lease)).unwrap();
+        tasks.start();
+        sleep(secs(1)).await;
+        assert_eq!(ran.load(SeqCst), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_claim_waits_for_the_store_and_is_won_once() {
     let store = Away::default();
     let lease = leases(store.clone()).lease("l").ttl(TTL);

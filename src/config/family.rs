@@ -12,6 +12,7 @@ use crate::{
     config::task::{CriticalTaskConfig, check_name},
     engine::{
         Changed, Family, MemberBody, Registration, Shared, Supervised, TaskContext, Wanted, until_gone,
+        until_released,
     },
     error::{KeyProblem, MAX_KEY_LENGTH, RegisterError},
     policy::TaskOutput,
@@ -328,6 +329,7 @@ impl<K: FamilyKey> FamilyHandle<K> {
                 shared.leave(&held);
             }
             until_gone(&shared, &held).await;
+            until_released(&shared, std::slice::from_ref(&held)).await;
             return stayed;
         }
     }
@@ -350,6 +352,7 @@ impl<K: FamilyKey> FamilyHandle<K> {
             for task in &leaving {
                 until_gone(&shared, task).await;
             }
+            until_released(&shared, &leaving).await;
             Ok(())
         }
     }

@@ -106,8 +106,9 @@ pub trait Gate: Send + Sync + 'static {
 
     /// Waits until what the dropped grants gave back is given back where others see it. At once by default.
     ///
-    /// [`TaskManager::shutdown`](crate::TaskManager::shutdown) waits for it, for a second at most: a process that ends earlier would keep the
-    /// others waiting until the lease is over.
+    /// [`shutdown`](crate::TaskManager::shutdown), [`unregister`](crate::TaskManager::unregister) and
+    /// [`replace`](crate::TaskManager::replace) wait for it, for a second at most. A process that ends earlier would keep the others waiting
+    /// until the lease is over.
     fn settled(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }

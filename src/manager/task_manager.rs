@@ -395,7 +395,8 @@ impl TaskManager {
         family.register(self.shared())
     }
 
-    /// Stops the registered task of the same name, if there is one, and registers the new task in its place.
+    /// Stops the registered task of the same name, if there is one, and registers the new task in its place. If the old task has a
+    /// [gate](CriticalTaskConfig::gate), it is registered when the gate is free for other processes, or a second later.
     ///
     /// The new task is checked first: if it is refused, the old task is unchanged. After the check, the manager finishes the replacement even if
     /// the future is dropped. A task that replaces itself does not wait: the call returns once the task is requested to stop, and a later
@@ -433,6 +434,7 @@ impl TaskManager {
         let finish = shared.clone();
         let replaced = shared.runtime().handle.spawn(async move {
             old.gone().await;
+            engine::until_released(&finish, std::slice::from_ref(&old)).await;
             finish.remove(&old);
             let refused = reserved.register();
             if let Err(error) = &refused {
@@ -447,7 +449,8 @@ impl TaskManager {
         replaced.await.unwrap_or(Err(RegisterError::ShuttingDown))
     }
 
-    /// Stops a registered task, removes it, and waits until it has ended.
+    /// Stops a registered task, removes it, and waits until it has ended. If it has a [gate](CriticalTaskConfig::gate), the call also waits until
+    /// the gate is free for other processes, for a second at most.
     ///
     /// Its figures stay until a collection has exported the last of them, at least five minutes after the last run. They go earlier if
     /// [`max_names`](super::TaskManagerBuilder::max_names) leaves no room for a new name. If a task is registered under the name before a
@@ -479,6 +482,7 @@ impl TaskManager {
         let task = shared.find_leaving(name).ok_or_else(|| UnknownTask { name: name.into() })?;
         shared.leave(&task);
         engine::until_gone(shared, &task).await;
+        engine::until_released(shared, std::slice::from_ref(&task)).await;
         Ok(())
     }
 
@@ -602,6 +606,7 @@ impl TaskManager {
         for task in &tasks {
             engine::until_gone(shared, task).await;
         }
+        engine::until_released(shared, &tasks).await;
         Ok(tasks.iter().map(|task| task.name().to_string()).collect())
     }
 

@@ -15,6 +15,6 @@ pub(crate) use os_signal::{FurtherSignals, listened_signals};
 pub use os_signal::{ShutdownSignal, shutdown_signal};
 pub use report::{LastResort, ShutdownCause, ShutdownEntry, ShutdownReport};
 pub(crate) use sequence::{
-    Awaited, abort as abort_shutdown, begin as begin_shutdown, shutdown as run_shutdown,
+    Awaited, abort as abort_shutdown, begin as begin_shutdown, shutdown as run_shutdown, until_released,
 };
 pub(crate) use steps::{Listener, shutdown_in_steps};

@@ -33,7 +33,7 @@ use crate::{
     contract::attribute,
     emit::{ManagedSpan, SpanParent},
     engine::{
-        Order, Shared, ShutdownCause, ShutdownReport, Supervised, TaskEventKind, announce, later,
+        Order, Shared, ShutdownCause, ShutdownReport, Supervised, TaskEventKind, announce, is_current, later,
         observe::manager_span::set_names,
         shutdown::{
             drain::RUNTIMES_TURN,
@@ -57,7 +57,7 @@ const ABORT_MOMENT: Duration = Duration::from_millis(10);
 const ABORT_RESERVE: Duration = Duration::from_secs(1);
 /// The time for which a waiter may receive the report before the last resort: after it, the waiter's thread counts as blocked.
 const LAST_RESORT_AFTER: Duration = Duration::from_millis(200);
-/// The longest wait for gates that give back what tasks held, after the report.
+/// The longest wait for gates that give back what tasks held: after the report, and after an `unregister`.
 const GATES_MOMENT: Duration = Duration::from_secs(1);
 /// The interval of the watchdog's checks during a shutdown.
 pub(crate) const SHUTDOWN_TICK: Duration = Duration::from_millis(10);
@@ -191,6 +191,23 @@ pub(crate) async fn shutdown_after(shared: &Arc<Shared>, drain: Duration) -> Arc
     ended.unwrap_or_else(|| sequence.make_report(shared))
 }
 
+/// The gates of these tasks.
+pub(crate) fn gates_of(tasks: &[Arc<Supervised>]) -> Vec<Arc<dyn Gate>> {
+    tasks.iter().filter_map(|task| task.body.gated()).map(|gated| gated.gate().clone()).collect()
+}
+
+/// Waits for the gates of tasks that are gone. A task that calls this itself is not waited for.
+pub(crate) async fn until_released(shared: &Shared, tasks: &[Arc<Supervised>]) {
+    let gates = gates_of(tasks);
+    if gates.is_empty() || tasks.iter().any(|task| is_current(shared, task)) {
+        return;
+    }
+    if let Some(runtime) = shared.existing_runtime() {
+        // The caller may be on another runtime, without a timer.
+        let _ = runtime.handle.spawn(async move { settle(&gates).await }).await;
+    }
+}
+
 /// Waits for the gates, so that other replicas learn at once that they are free, before the process ends.
 async fn settle(gates: &[Arc<dyn Gate>]) {
     let all = async {
@@ -294,10 +311,7 @@ pub(crate) fn begin(shared: &Arc<Shared>, cause: Option<ShutdownCause>) -> Arc<S
         shared.begin_to_close();
         let drained_from = shared.drain.end();
         // No task comes any more, and none has left yet.
-        let mut gates = Vec::new();
-        for task in shared.tracker.drivers(|task| task.body.gated().is_some()) {
-            gates.extend(task.body.gated().map(|gated| gated.gate().clone()));
-        }
+        let gates = gates_of(&shared.tracker.drivers(|task| task.body.gated().is_some()));
         Arc::new(Sequence::new(shared.settings.shutdown_deadline, drained_from, cause, gates))
     });
     if first {
