@@ -301,15 +301,25 @@ impl Holds {
 
     /// Repeats the request until the store responds. Dropped with the life that waits for it.
     pub(crate) async fn claim(&self, held: &Held, due: SystemTime) -> Claim {
-        let ttl = held.ask.ttl;
+        let answer = self.ask_claim(held, due).await;
+        self.claimed(held, due, answer);
+        answer
+    }
+
+    async fn ask_claim(&self, held: &Held, due: SystemTime) -> Claim {
         loop {
             match self.request(Operation::Claim, async { self.store.claim(held, due).await }).await {
-                Ok(answer) => {
-                    self.claimed(held, due, answer);
-                    return answer;
-                }
-                Err(()) => sleep(ttl / RETRY_PART).await,
+                Ok(answer) => return answer,
+                Err(()) => sleep(held.ask.ttl / RETRY_PART).await,
             }
+        }
+    }
+
+    /// Records a time before the first claim of a lease. A due time at that very moment is still to be claimed.
+    pub(crate) async fn record(&self, lease: &str, term: u64, at: SystemTime) {
+        let held = self.state().held(lease, term).map(|(ask, _)| Held { ask: ask.clone(), term });
+        if let Some(held) = held {
+            self.ask_claim(&held, at).await;
         }
     }
 

@@ -198,6 +198,11 @@ impl Gate for Lease {
         })
     }
 
+    fn began(&self, pass: &Pass, at: SystemTime) -> BoxFuture<'_, ()> {
+        let term = pass.term();
+        Box::pin(self.used.holds.record(&self.used.name, term, at))
+    }
+
     fn end(&self, pass: &Pass, due: SystemTime, result: ExitKind) -> BoxFuture<'_, ()> {
         let term = pass.term();
         Box::pin(async move {

@@ -557,7 +557,7 @@ async fn nights(from: u64, lives: &[(u64, u64)]) -> Vec<SystemTime> {
 
 #[tokio::test(start_paused = true)]
 async fn a_deploy_across_the_night_loses_no_run_and_repeats_none_also_when_the_clocks_change() {
-    // Fridays at 06:00 UTC, since a lease knows of no time before its first run; the clocks go back in the night to 2026-10-25, and forward in the night to 2026-03-29.
+    // Fridays at 06:00 UTC; the clocks go back in the night to 2026-10-25, and forward in the night to 2026-03-29.
     for from in [1_792_735_200, 1_774_591_200] {
         let reference = nights(from, &[(0, 124)]).await;
         assert_eq!(reference.len(), 5, "{reference:?}");
@@ -566,6 +566,8 @@ async fn a_deploy_across_the_night_loses_no_run_and_repeats_none_also_when_the_c
             vec![(0, 41), (44, 124)],
             vec![(0, 42), (43, 124)],
             vec![(0, 43), (46, 67), (67, 124)],
+            // One that is gone before the first night.
+            vec![(0, 17), (21, 124)],
             (0..62).map(|turn| (turn * 2, turn * 2 + 2)).collect(),
         ] {
             let ran = nights(from, &lives).await;

@@ -91,6 +91,14 @@ pub trait Gate: Send + Sync + 'static {
         Box::pin(std::future::ready(Claim::Won))
     }
 
+    /// Records when a loop began under a grant without a [last run](Grant::last_run). Nothing is recorded by default.
+    ///
+    /// The next holder counts due times since then as missed.
+    fn began(&self, pass: &Pass, at: SystemTime) -> BoxFuture<'_, ()> {
+        let _ = (pass, at);
+        Box::pin(std::future::ready(()))
+    }
+
     /// Receives the result of the iteration of a due time that was won. The loop continues when the future is ready.
     fn end(&self, pass: &Pass, due: SystemTime, result: ExitKind) -> BoxFuture<'_, ()> {
         let _ = (pass, due, result);
@@ -137,6 +145,10 @@ impl<G: Gate + ?Sized> Gate for Arc<G> {
 
     fn begin(&self, pass: &Pass, due: SystemTime) -> BoxFuture<'_, Claim> {
         (**self).begin(pass, due)
+    }
+
+    fn began(&self, pass: &Pass, at: SystemTime) -> BoxFuture<'_, ()> {
+        (**self).began(pass, at)
     }
 
     fn end(&self, pass: &Pass, due: SystemTime, result: ExitKind) -> BoxFuture<'_, ()> {

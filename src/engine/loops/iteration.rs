@@ -56,12 +56,19 @@ pub(super) type Iteration = Pin<Box<dyn Future<Output = Settled> + Send>>;
 
 impl Living {
     /// Continues after the last iteration of the lease's last holder.
-    pub(super) fn take_over(&self) {
-        let last_run = self.life.supervised.body.gated().and_then(GatedBody::last_run);
-        if let Some(last_run) = last_run {
+    pub(super) async fn take_over(&self, pass: &Pass) {
+        let Some(gated) = self.life.supervised.body.gated() else { return };
+        if let Some(last_run) = gated.last_run() {
             let mut state = self.parts.control.state();
             state.account.take_over(last_run);
             state.last_run = state.last_run.max(Some(last_run));
+        } else {
+            // What comes meanwhile is due.
+            let now = self.life.supervised.wall_clock();
+            self.parts.control.state().account.open(now);
+            // The life itself waits.
+            gated.iterations.all_wait(1);
+            self.at_gate(gated, gated.gate().began(pass, now)).await;
         }
     }
 

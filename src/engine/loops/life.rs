@@ -85,8 +85,8 @@ pub(super) fn live(parts: Arc<Parts>, mut life: Life) -> impl Future<Output = Li
     let living = Arc::new(Living { parts, life });
     async move {
         let alive = Alive::begin(&living);
-        if living.life.context.pass().is_some() {
-            living.take_over();
+        if let Some(pass) = living.life.context.pass() {
+            Box::pin(living.take_over(pass)).await;
         }
         if let Some(hook) = &living.parts.before_loop {
             let began = Instant::now();

@@ -60,7 +60,7 @@ impl Iterations {
         self.at_gate.fetch_sub(1, SeqCst);
     }
 
-    /// Returns true if all iterations wait for the gate: there are `all`.
+    /// There are `all` iterations now. Returns true if they all wait for the gate.
     pub(crate) fn all_wait(&self, all: usize) -> bool {
         self.all.store(all, SeqCst);
         self.at_gate.load(SeqCst) == all
