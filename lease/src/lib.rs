@@ -23,14 +23,18 @@
 //! - **A stop, a pause or a shutdown frees the lease at once**, when the task's future is gone.
 //! - **Each due time of a loop is run once.** It is claimed before its iteration: at most once; with [`after_run`](Lease::after_run) at least once.
 //!
-//! Stores: `Postgres` (feature `postgres`), or your own [`LeaseStore`].
+//! Stores: `Postgres` (feature `postgres`), `Kubernetes` (feature `kubernetes`), or your own [`LeaseStore`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 
 #[cfg(feature = "testing")]
 pub mod conformance;
 mod figures;
+#[cfg(any(feature = "kubernetes", feature = "postgres"))]
+mod freed;
 mod holds;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 mod leases;
 #[cfg(feature = "testing")]
 mod memory;
@@ -38,6 +42,8 @@ mod memory;
 pub mod postgres;
 mod store;
 
+#[cfg(feature = "kubernetes")]
+pub use kubernetes::Kubernetes;
 pub use leases::{Lease, Leases};
 #[cfg(feature = "postgres")]
 pub use postgres::Postgres;

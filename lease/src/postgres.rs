@@ -7,7 +7,7 @@
 //! `LISTEN`: a hand-over then takes until the candidates ask again.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fmt,
     future::{Future, poll_fn},
     pin::Pin,
@@ -16,10 +16,7 @@ use std::{
 };
 
 use otel_tasks::gate::Claim;
-use tokio::{
-    sync::{Mutex as AsyncMutex, Notify},
-    time::timeout,
-};
+use tokio::{sync::Mutex as AsyncMutex, time::timeout};
 pub use tokio_postgres;
 use tokio_postgres::{
     AsyncMessage, Client, Config, Connection, NoTls, Row, Socket,
@@ -29,6 +26,7 @@ use tokio_postgres::{
 };
 
 use crate::{
+    freed::Channels,
     holds::{TERM, TIMEOUT},
     store::{Answer, Ask, Held, LeaseStore, Renewed, StoreError},
 };
@@ -122,53 +120,6 @@ struct Inner {
 }
 
 type Connecting = Pin<Box<dyn Future<Output = Result<Client, tokio_postgres::Error>> + Send>>;
-
-/// The waits for a lease to become free, by its name.
-#[derive(Default)]
-struct Channels(Mutex<BTreeMap<Box<str>, Arc<Notify>>>);
-
-impl Channels {
-    fn all(&self) -> MutexGuard<'_, BTreeMap<Box<str>, Arc<Notify>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until a lease is freed. It is known by its name as long as somebody waits.
-    fn of(&self, lease: &str) -> Waiting<'_> {
-        Waiting {
-            channels: self,
-            channel: self.all().entry(lease.into()).or_default().clone(),
-            lease: lease.into(),
-        }
-    }
-
-    fn freed(&self, lease: &str) {
-        if let Some(channel) = self.all().get(lease) {
-            channel.notify_waiters();
-        }
-    }
-
-    /// Something may have been missed.
-    fn all_freed(&self) {
-        self.all().values().for_each(|channel| channel.notify_waiters());
-    }
-}
-
-/// Somebody waits for a lease to become free, until this is dropped.
-struct Waiting<'a> {
-    channels: &'a Channels,
-    channel: Arc<Notify>,
-    lease: Box<str>,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        let mut all = self.channels.all();
-        // That of the map, and this one.
-        if Arc::strong_count(&self.channel) == 2 {
-            all.remove(&self.lease);
-        }
-    }
-}
 
 impl Postgres {
     /// Creates a store on the server of a connection string or URL, without TLS. The connection is made with the first request.
@@ -375,7 +326,7 @@ impl LeaseStore for Postgres {
 
     async fn freed(&self, lease: &str) {
         let waiting = self.0.channels.of(lease);
-        waiting.channel.notified().await;
+        waiting.notified().await;
     }
 }
 
@@ -424,26 +375,4 @@ fn describe(error: impl std::borrow::Borrow<tokio_postgres::Error>) -> String {
         source = error.source();
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_lease_is_known_as_long_as_somebody_waits_for_it() {
-        let channels = Arc::new(Channels::default());
-        let (first, second) = (channels.of("l"), channels.of("l"));
-        let other = channels.of("other");
-        drop(first);
-        assert_eq!(channels.all().len(), 2);
-        {
-            let mut notified = std::pin::pin!(second.channel.notified());
-            notified.as_mut().enable();
-            channels.freed("l");
-            notified.await;
-        }
-        drop((second, other));
-        assert_eq!(channels.all().len(), 0);
-    }
 }
