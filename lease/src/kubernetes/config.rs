@@ -71,7 +71,8 @@ impl Config {
     }
 
     fn of_pod(variable: impl Fn(&str) -> Option<String>, folder: &Path) -> Result<Self, StoreError> {
-        let variable = |name| variable(name).ok_or_else(|| wrong(format!("{name} is not set: this is no pod")));
+        let variable =
+            |name| variable(name).ok_or_else(|| wrong(format!("{name} is not set: this is no pod")));
         let (host, port) = (variable("KUBERNETES_SERVICE_HOST")?, variable("KUBERNETES_SERVICE_PORT")?);
         let host = if host.contains(':') { format!("[{host}]") } else { host };
         let file = |name| Source::File(folder.join(name));
@@ -134,7 +135,8 @@ impl Config {
         let host = host.ok_or_else(|| wrong(format!("{} is no https URL with a host", self.url)))?;
         // An address of IPv6 is in brackets there, and nowhere else.
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let name = ServerName::try_from(host.clone()).map_err(|_| wrong(format!("{host} is no name of a host")))?;
+        let name =
+            ServerName::try_from(host.clone()).map_err(|_| wrong(format!("{host} is no name of a host")))?;
         Ok(Server { port: uri.port_u16().unwrap_or(443), host, name })
     }
 

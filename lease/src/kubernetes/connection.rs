@@ -187,7 +187,8 @@ impl Api {
         if let Some((_, retry_after)) = pause.filter(|(until, _)| *until > BootInstant::now()) {
             return Err(RequestError::TooManyRequests { retry_after }.into());
         }
-        let mut request = Request::builder().method(method).uri(url).header(ACCEPT, JSON).header(USER_AGENT, AGENT);
+        let mut request =
+            Request::builder().method(method).uri(url).header(ACCEPT, JSON).header(USER_AGENT, AGENT);
         if let Some(token) = self.token()? {
             request = request.header(AUTHORIZATION, token);
         }
@@ -195,12 +196,14 @@ impl Api {
             request = request.header(CONTENT_TYPE, JSON);
         }
         let body = body.map(Object::into_body).unwrap_or_default();
-        let request = request.body(Full::from(body)).map_err(|error| RequestError::Protocol(error.to_string()))?;
+        let request =
+            request.body(Full::from(body)).map_err(|error| RequestError::Protocol(error.to_string()))?;
         let response = live.sender.clone().send_request(request).await;
         let response = response.map_err(|error| RequestError::NoAnswer(describe(&error).into()))?;
         match response.status() {
             StatusCode::TOO_MANY_REQUESTS => {
-                let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+                let seconds =
+                    response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
                 let retry_after = seconds.map(Duration::from_secs);
                 let pause = retry_after.unwrap_or_default().min(LONGEST_PAUSE);
                 self.state().pause = Some((BootInstant::now().saturating_add(pause), retry_after));

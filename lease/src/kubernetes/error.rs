@@ -129,7 +129,10 @@ impl fmt::Display for NameError {
         match self {
             Self::Empty => write!(f, "the name of a lease is empty"),
             Self::Long { lease, length } => {
-                write!(f, "the lease {lease} needs an object's name of {length} bytes, and 253 is the longest")
+                write!(
+                    f,
+                    "the lease {lease} needs an object's name of {length} bytes, and 253 is the longest"
+                )
             }
         }
     }

@@ -2,58 +2,48 @@
 
 use std::{
     fs,
-    io::Write as _,
-    net::TcpListener,
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::{
-        Arc, Mutex, Weak,
-        atomic::{AtomicU32, Ordering::SeqCst},
-    },
-    time::{Duration, Instant},
+    process::{Command, Stdio},
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use otel_tasks_lease::Postgres;
 
+use crate::guarded::{Folder, Guarded, free_port, shared, wait_until};
+
 /// The user `nobody`: PostgreSQL refuses to run as root.
 const NOBODY: u32 = 65_534;
-/// Ends the server when its standard input is closed, which it is also if this process is killed.
-const GUARD: &str = r#""$@" & pid=$!; read -r _; kill -INT $pid; wait $pid"#;
+
+/// The store of these tests.
+pub(crate) type Store = Postgres;
+
+/// A store by the address of a cluster.
+pub(crate) fn open(address: &str) -> Store {
+    Postgres::new(address).expect("an address")
+}
 
 /// A cluster, stopped and removed when it is dropped.
 pub(crate) struct Cluster {
-    folder: PathBuf,
+    server: Mutex<Option<Guarded>>,
+    folder: Folder,
     bin: PathBuf,
     pub(crate) port: u16,
-    server: Mutex<Option<Child>>,
 }
 
 impl Cluster {
     /// The cluster that the tests share while at least one of them uses it.
     pub(crate) fn shared() -> Arc<Self> {
         static SHARED: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
-        let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(cluster) = shared.upgrade() {
-            return cluster;
-        }
-        let cluster = Arc::new(Self::start());
-        *shared = Arc::downgrade(&cluster);
-        cluster
+        shared(&SHARED, Self::start)
     }
 
-    /// Starts a cluster.
+    /// Starts a cluster that has the table.
     pub(crate) fn start() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let name = format!("otel-tasks-lease-{}-{}", std::process::id(), NUMBER.fetch_add(1, SeqCst));
-        let folder = std::env::temp_dir().join(name);
-        fs::create_dir_all(&folder).expect("a temporary folder");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("bound").port();
-        drop(listener);
-        let cluster = Self { folder, bin: binaries(), port, server: Mutex::new(None) };
+        let cluster =
+            Self { server: Mutex::new(None), folder: Folder::new(), bin: binaries(), port: free_port() };
         if is_root() {
-            chown(&cluster.folder, Some(NOBODY), Some(NOBODY)).expect("root may");
+            chown(cluster.folder.path(), Some(NOBODY), Some(NOBODY)).expect("root may");
         }
         let init = cluster
             .command("initdb")
@@ -63,11 +53,45 @@ impl Cluster {
             .expect("initdb");
         assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
         cluster.serve();
+        cluster.blocking(async |cluster| open(&cluster.address()).migrate().await.expect("migrated"));
         cluster
     }
 
+    /// Runs a future on a thread of its own, which may be that of a runtime.
+    fn blocking<T: Send>(&self, future: impl AsyncFnOnce(&Self) -> T + Send) -> T {
+        let run = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("built");
+            runtime.block_on(future(self))
+        };
+        std::thread::scope(|scope| scope.spawn(run).join().expect("no panic"))
+    }
+
+    fn count(&self, query: &str) -> usize {
+        let count: i64 = self.blocking(async |cluster| {
+            cluster.client().await.query_one(query, &[]).await.expect("counted").get(0)
+        });
+        count.try_into().expect("a count")
+    }
+
+    async fn client(&self) -> tokio_postgres::Client {
+        let (client, connection) =
+            tokio_postgres::connect(&self.address(), tokio_postgres::NoTls).await.expect("connected");
+        tokio::spawn(connection);
+        client
+    }
+
+    /// The number of connections of stores.
+    pub(crate) fn connections(&self) -> usize {
+        self.count("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'otel-tasks-lease'")
+    }
+
+    /// The number of leases that nobody holds.
+    pub(crate) fn free_leases(&self) -> usize {
+        self.count("SELECT count(*) FROM otel_tasks_lease WHERE holder IS NULL")
+    }
+
     fn data(&self) -> PathBuf {
-        self.folder.join("data")
+        self.folder.path().join("data")
     }
 
     /// A program of PostgreSQL, as a user that may run it.
@@ -78,7 +102,7 @@ impl Cluster {
     }
 
     fn as_user(&self, command: &mut Command) {
-        command.current_dir(&self.folder).env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
+        command.current_dir(self.folder.path()).env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
         if is_root() {
             command.uid(NOBODY).gid(NOBODY);
         }
@@ -86,49 +110,37 @@ impl Cluster {
 
     /// Starts the server, and waits until it answers.
     pub(crate) fn serve(&self) {
-        let log = fs::File::create(self.folder.join("log")).expect("a log");
         let mut command = Command::new("sh");
         self.as_user(&mut command);
-        command.args(["-c", GUARD, "sh"]).arg(self.bin.join("postgres")).arg("-F").arg("-D").arg(self.data());
-        command.arg("-p").arg(self.port.to_string()).args([
+        let (data, port) = (self.data(), self.port.to_string());
+        let arguments = [
+            "-F",
+            "-D",
+            data.to_str().expect("a path of text"),
+            "-p",
+            &port,
             "-c",
             "listen_addresses=127.0.0.1",
             "-c",
             "unix_socket_directories=",
             "-c",
             "max_connections=60",
-        ]);
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
-        let child = command.spawn().expect("sh");
-        *self.server.lock().expect("no panic") = Some(child);
-        let began = Instant::now();
-        loop {
-            let ready = self
-                .command("pg_isready")
-                .args(["-q", "-h", "127.0.0.1", "-U", "test", "-d", "postgres", "-p"])
-                .arg(self.port.to_string())
-                .status();
-            if ready.is_ok_and(|status| status.success()) {
-                return;
-            }
-            assert!(began.elapsed() < Duration::from_secs(60), "no PostgreSQL: {}", self.log());
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        ];
+        let log = self.folder.path().join("log");
+        let server = Guarded::start(command, "-INT", &self.bin.join("postgres"), arguments, &log);
+        *self.server.lock().expect("no panic") = Some(server);
+        let is_ready = || {
+            let mut command = self.command("pg_isready");
+            command.args(["-q", "-h", "127.0.0.1", "-U", "test", "-d", "postgres", "-p", &port]);
+            command.status().is_ok_and(|status| status.success())
+        };
+        wait_until(is_ready, || self.folder.log("log"));
     }
 
     /// Stops the server, which ends its connections.
     pub(crate) fn stop(&self) {
-        let server = self.server.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        if let Some(mut server) = server {
-            if let Some(mut stdin) = server.stdin.take() {
-                let _ = stdin.write_all(b"\n");
-            }
-            let _ = server.wait();
-        }
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(server);
     }
 
     /// The connection string, by way of a port: its own or that of a proxy.
@@ -140,18 +152,39 @@ impl Cluster {
         self.address_by(self.port)
     }
 
-    /// A store of its own, with its table.
-    pub(crate) async fn store(&self) -> Postgres {
-        let store = Postgres::new(&self.address()).expect("an address");
-        store.migrate().await.expect("migrated");
-        store
+    /// A store of its own.
+    pub(crate) fn store(&self) -> Store {
+        open(&self.address())
     }
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        self.stop();
-        let _ = fs::remove_dir_all(&self.folder);
+/// The receiver of what holders write: a row of the server, which refuses a lower term.
+pub(crate) struct Fenced {
+    client: tokio_postgres::Client,
+    runtime: tokio::runtime::Runtime,
+    table: String,
+}
+
+impl Fenced {
+    /// Creates the row. Not within a runtime.
+    pub(crate) fn new(cluster: &Cluster, name: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("built");
+        let client = runtime.block_on(cluster.client());
+        let fenced = Self { client, runtime, table: format!("fenced_{name}") };
+        fenced.execute(&format!("CREATE TABLE {} (term bigint NOT NULL)", fenced.table));
+        fenced.execute(&format!("INSERT INTO {} VALUES (0)", fenced.table));
+        fenced
+    }
+
+    fn execute(&self, statement: &str) -> u64 {
+        self.runtime.block_on(self.client.execute(statement, &[])).expect("executed")
+    }
+
+    /// Returns the number of rows that a write of this term changed.
+    pub(crate) fn write(&self, term: u64) -> u64 {
+        let table = &self.table;
+        self.execute(&format!("UPDATE {table} SET term = {term} WHERE term <= {term}"))
     }
 }
 

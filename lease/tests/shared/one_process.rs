@@ -16,10 +16,11 @@ use otel_tasks::{
     gate::{Claim, Gate},
     snapshot::TaskState,
 };
-use otel_tasks_lease::{Answer, Ask, Held, LeaseStore, Leases, Postgres, Renewed, StoreError, conformance};
+use otel_tasks_lease::{Answer, Ask, Held, LeaseStore, Leases, Renewed, StoreError, conformance};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{cluster::Cluster, millis, secs};
+use super::{millis, secs};
+use crate::cluster::{Cluster, Fenced, Store};
 
 /// Waits until it is so, for a minute at most.
 async fn until(what: &str, is_so: impl Fn() -> bool) {
@@ -37,12 +38,12 @@ fn state(tasks: &TaskManager) -> Option<TaskState> {
 /// Counts the requests to a store.
 #[derive(Clone)]
 struct Counted {
-    store: Postgres,
+    store: Store,
     requests: Arc<AtomicU64>,
 }
 
 impl Counted {
-    fn count(&self) -> &Postgres {
+    fn count(&self) -> &Store {
         self.requests.fetch_add(1, SeqCst);
         &self.store
     }
@@ -71,9 +72,9 @@ impl LeaseStore for Counted {
 }
 
 #[tokio::test]
-async fn postgres_conforms() {
+async fn the_store_conforms() {
     let cluster = Cluster::shared();
-    let (first, second) = (cluster.store().await, cluster.store().await);
+    let (first, second) = (cluster.store(), cluster.store());
     conformance::check(&first, &second, secs(1)).await;
 }
 
@@ -93,7 +94,7 @@ async fn a_store_that_is_away_stops_its_holders_and_nobody_takes_over() {
     let cluster = Cluster::start();
     let ttl = secs(3);
     let begun = Arc::new(AtomicU64::new(0));
-    let [first, second] = [cluster.store().await, cluster.store().await].map(|store| {
+    let [first, second] = [cluster.store(), cluster.store()].map(|store| {
         let begun = begun.clone();
         let task = CriticalTaskConfig::new("t", move |ctx| {
             begun.fetch_add(1, SeqCst);
@@ -126,8 +127,8 @@ async fn a_store_that_is_away_stops_its_holders_and_nobody_takes_over() {
 async fn a_candidate_that_goes_leaves_nothing_behind() {
     let cluster = Cluster::shared();
     let ttl = secs(300);
-    let mine = Leases::new(cluster.store().await).lease("cancelled").ttl(ttl);
-    let other = Leases::new(cluster.store().await).lease("cancelled").ttl(ttl);
+    let mine = Leases::new(cluster.store()).lease("cancelled").ttl(ttl);
+    let other = Leases::new(cluster.store()).lease("cancelled").ttl(ttl);
     for polls in 0..20 {
         {
             let mut enters = pin!(mine.enter());
@@ -148,7 +149,7 @@ async fn a_candidate_that_goes_leaves_nothing_behind() {
 async fn orders_free_the_lease_while_it_is_held_and_leave_it_while_standing_by() {
     let cluster = Cluster::shared();
     // A take-over within the test shows that the lease was given back.
-    let lease = async || Leases::new(cluster.store().await).lease("orders").ttl(secs(600));
+    let lease = || Leases::new(cluster.store()).lease("orders").ttl(secs(600));
     let runs = |tasks: &TaskManager| state(tasks) == Some(TaskState::Running);
     let begun = Arc::new(AtomicU64::new(0));
     let counts = {
@@ -158,9 +159,9 @@ async fn orders_free_the_lease_while_it_is_held_and_leave_it_while_standing_by()
             async move { ctx.cancelled().await }
         })
     };
-    let first = manager(counts.gate(lease().await));
+    let first = manager(counts.gate(lease()));
     until("the first holds it", || runs(&first)).await;
-    let second = manager(obeys().gate(lease().await));
+    let second = manager(obeys().gate(lease()));
     until("the second stands by", || state(&second) == Some(TaskState::Standby)).await;
 
     // While it stands by.
@@ -183,9 +184,9 @@ async fn orders_free_the_lease_while_it_is_held_and_leave_it_while_standing_by()
     until("the second stands by", || state(&second) == Some(TaskState::Standby)).await;
     first.unregister("t").await.expect("unregistered");
     until("leaving frees it", || runs(&second)).await;
-    first.register(obeys().gate(lease().await)).expect("registered");
+    first.register(obeys().gate(lease())).expect("registered");
     until("the first stands by", || state(&first) == Some(TaskState::Standby)).await;
-    second.replace(obeys().gate(lease().await)).await.expect("replaced");
+    second.replace(obeys().gate(lease())).await.expect("replaced");
     until("one of them runs", || runs(&first) != runs(&second)).await;
     let [holds, stands] = if runs(&first) { [&first, &second] } else { [&second, &first] };
     until("the other stands by", || state(stands) == Some(TaskState::Standby)).await;
@@ -200,7 +201,7 @@ async fn a_thousand_hand_overs_never_overlap_and_a_stale_write_changes_nothing()
     let seen = Arc::new(Mutex::new(Vec::new()));
     let mut managers = Vec::new();
     for _ in 0..2 {
-        let lease = Leases::new(cluster.store().await).lease("handed over").ttl(secs(60));
+        let lease = Leases::new(cluster.store()).lease("handed over").ttl(secs(60));
         let (alive, most, seen) = (alive.clone(), most.clone(), seen.clone());
         let task = CriticalTaskConfig::new("t", move |ctx| {
             let (alive, most, seen) = (alive.clone(), most.clone(), seen.clone());
@@ -223,27 +224,18 @@ async fn a_thousand_hand_overs_never_overlap_and_a_stale_write_changes_nothing()
     assert_eq!(most.load(SeqCst), 1, "never two at once");
     assert!(terms.windows(2).all(|pair| pair[0] < pair[1]), "terms grow");
 
-    let (client, connection) =
-        tokio_postgres::connect(&cluster.address(), tokio_postgres::NoTls).await.expect("connected");
-    tokio::spawn(connection);
-    client.batch_execute("CREATE TABLE handed_over (term bigint)").await.expect("created");
-    client.batch_execute("INSERT INTO handed_over VALUES (0)").await.expect("inserted");
-    let write = async |term: u64| {
-        let statement = format!("UPDATE handed_over SET term = {term} WHERE term <= {term}");
-        client.execute(&statement, &[]).await.expect("executed")
-    };
-    for pair in terms.windows(2) {
-        assert_eq!((write(pair[1]).await, write(pair[0]).await), (1, 0), "the term before is refused");
-    }
+    tokio::task::block_in_place(|| {
+        let fenced = Fenced::new(&cluster, "handed_over");
+        for pair in terms.windows(2) {
+            assert_eq!((fenced.write(pair[1]), fenced.write(pair[0])), (1, 0), "the term before is refused");
+        }
+    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_leases_share_one_connection_and_are_renewed_together() {
     let cluster = Cluster::start();
-    let store =
-        Postgres::new(&format!("{} application_name=hundred", cluster.address())).expect("an address");
-    store.migrate().await.expect("migrated");
-    let counted = Counted { store, requests: Arc::default() };
+    let counted = Counted { store: cluster.store(), requests: Arc::default() };
     let leases = Leases::new(counted.clone());
     let ttl = secs(3);
     let tasks = TaskManager::builder().max_names(200).build().expect("valid");
@@ -263,14 +255,7 @@ async fn a_hundred_leases_share_one_connection_and_are_renewed_together() {
     println!("{requests} requests in {rounds} lifetimes of 100 leases");
     assert_eq!(running(), 100);
     assert!(requests <= 100, "fewer than one request for each lease and lifetime: {requests}");
-    let (client, connection) =
-        tokio_postgres::connect(&cluster.address(), tokio_postgres::NoTls).await.expect("connected");
-    tokio::spawn(connection);
-    let count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'hundred'";
-    let connections: i64 = client.query_one(count, &[]).await.expect("counted").get(0);
-    assert_eq!(connections, 1);
+    assert_eq!(cluster.connections(), 1);
     tasks.shutdown().await;
-    let free = "SELECT count(*) FROM otel_tasks_lease WHERE holder IS NULL";
-    let freed: i64 = client.query_one(free, &[]).await.expect("counted").get(0);
-    assert_eq!(freed, 100, "all are given back before the shutdown returns");
+    assert_eq!(cluster.free_leases(), 100, "all are given back before the shutdown returns");
 }

@@ -16,8 +16,10 @@ use otel_tasks::{
     schedule::MissedPolicy,
     shutdown_signal,
 };
-use otel_tasks_lease::{Lease, Leases, Postgres};
+use otel_tasks_lease::{Lease, Leases};
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::cluster::open;
 
 /// Set in a replica: the address of the server, the lease, the ttl in milliseconds and what it does, each on a line.
 const REPLICA: &str = "OTEL_TASKS_LEASE_REPLICA";
@@ -111,7 +113,7 @@ fn replica() {
     let does = Does::ALL.into_iter().find(|known| format!("{known:?}") == does).expect("known");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("built").block_on(async {
-        let leases = Leases::new(Postgres::new(address).expect("an address"));
+        let leases = Leases::new(open(address));
         let lease = leases.lease(name).ttl(ttl);
         let tasks = TaskManager::builder().panic_hook(false).build().expect("valid");
         say("ready", SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs());
@@ -226,7 +228,7 @@ impl Replica {
         does: Does,
     ) -> Self {
         let mut child = Command::new(std::env::current_exe().expect("this test"))
-            .args(["--exact", "replica::replica", "--nocapture"])
+            .args(["--exact", "shared::replica::replica", "--nocapture"])
             .envs(variables.iter().copied())
             .env(REPLICA, format!("{address}\n{lease}\n{}\n{does:?}", ttl.as_millis()))
             .stdin(Stdio::piped())

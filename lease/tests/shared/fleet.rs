@@ -13,54 +13,16 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::{
-    cluster::Cluster,
+use super::{
     millis,
     replica::{Does, Replica, assert_no_overlap},
     secs,
 };
-
-fn migrated() -> Arc<Cluster> {
-    let cluster = Cluster::shared();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("built");
-    runtime.block_on(cluster.store());
-    cluster
-}
-
-/// The receiver of what holders write: it refuses a lower term. Returns the rows that a write changed.
-struct Fenced {
-    client: tokio_postgres::Client,
-    runtime: tokio::runtime::Runtime,
-}
-
-impl Fenced {
-    fn new(cluster: &Cluster, name: &str) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = runtime.expect("built");
-        let client = runtime.block_on(async {
-            let (client, connection) =
-                tokio_postgres::connect(&cluster.address(), tokio_postgres::NoTls).await.expect("connected");
-            tokio::spawn(connection);
-            client
-        });
-        let fenced = Self { client, runtime };
-        fenced.execute(&format!("CREATE TABLE {name} (term bigint NOT NULL)"));
-        fenced.execute(&format!("INSERT INTO {name} VALUES (0)"));
-        fenced
-    }
-
-    fn execute(&self, statement: &str) -> u64 {
-        self.runtime.block_on(self.client.execute(statement, &[])).expect("executed")
-    }
-
-    fn write(&self, name: &str, term: u64) -> u64 {
-        self.execute(&format!("UPDATE {name} SET term = {term} WHERE term <= {term}"))
-    }
-}
+use crate::cluster::{Cluster, Fenced};
 
 #[test]
 fn of_two_that_start_in_the_same_millisecond_one_runs() {
-    let cluster = migrated();
+    let cluster = Cluster::shared();
     for round in 0..5 {
         let lease = format!("start {round}");
         let mut pair = [(); 2].map(|()| Replica::prepare(&cluster.address(), &lease, secs(60), Does::Polls));
@@ -84,7 +46,7 @@ fn of_two_that_start_in_the_same_millisecond_one_runs() {
 
 #[test]
 fn a_holder_that_is_killed_is_followed_when_its_lease_is_over() {
-    let cluster = migrated();
+    let cluster = Cluster::shared();
     let ttl = secs(3);
     let mut first = Replica::start(&cluster.address(), "killed", ttl, Does::Polls);
     let term = first.says("began").term;
@@ -103,7 +65,7 @@ fn a_holder_that_is_killed_is_followed_when_its_lease_is_over() {
 
 #[test]
 fn a_holder_that_is_asked_to_end_hands_over_at_once() {
-    let cluster = migrated();
+    let cluster = Cluster::shared();
     // Far longer than the test: the lease is given back, and not over.
     let ttl = secs(120);
     let mut holder = Replica::start(&cluster.address(), "terminated", ttl, Does::Polls);
@@ -125,11 +87,11 @@ fn a_holder_that_is_asked_to_end_hands_over_at_once() {
 }
 
 /// Stops a holder for three lifetimes. Returns what both said, and checks that the stale term changes nothing.
-fn stopped(does: Does, table: &str) -> (Replica, Replica) {
-    let cluster = migrated();
+fn stopped(does: Does, lease: &str) -> (Replica, Replica) {
+    let cluster = Cluster::shared();
     let ttl = millis(1_200);
-    let fenced = Fenced::new(&cluster, table);
-    let mut pair = [(); 2].map(|()| Replica::start(&cluster.address(), table, ttl, does));
+    let fenced = Fenced::new(&cluster, lease);
+    let mut pair = [(); 2].map(|()| Replica::start(&cluster.address(), lease, ttl, does));
     for replica in &mut pair {
         replica.listen(ttl);
     }
@@ -141,20 +103,20 @@ fn stopped(does: Does, table: &str) -> (Replica, Replica) {
     // Within a poll, if they are long.
     let old = first.says("poll").term;
     first.signal(Signal::STOP);
-    assert_eq!(fenced.write(table, old), 1);
+    assert_eq!(fenced.write(old), 1);
     let new = loop {
         let began = second.says("began").term;
         if began > old {
             break began;
         }
     };
-    assert_eq!(fenced.write(table, new), 1);
+    assert_eq!(fenced.write(new), 1);
     std::thread::sleep(ttl * 3);
     first.signal(Signal::CONT);
     first.says("dropped");
     first.listen(ttl);
     second.listen(millis(50));
-    assert_eq!(fenced.write(table, old), 0, "a term that is over is refused");
+    assert_eq!(fenced.write(old), 0, "a term that is over is refused");
     (first, second)
 }
 
@@ -180,7 +142,7 @@ fn a_holder_that_was_stopped_in_a_poll_ends_that_poll_and_begins_no_other() {
 
 #[test]
 fn each_due_time_runs_once_in_a_fleet_that_is_killed_again_and_again() {
-    let cluster = migrated();
+    let cluster = Cluster::shared();
     let (ttl, lease) = (millis(900), "slots");
     let new = || Replica::start(&cluster.address(), lease, ttl, Does::Loop);
     let mut fleet = vec![new(), new(), new()];
@@ -232,7 +194,7 @@ fn a_due_time_that_is_claimed_after_its_run_is_run_again_after_a_crash() {
 
 /// Lets a first holder run one iteration well, and a second crash in its own. Returns the due time of that, and those that others ran after it.
 fn crashed(crashes: Does, runs: Does, lease: &str) -> (u64, Vec<u64>) {
-    let cluster = migrated();
+    let cluster = Cluster::shared();
     let ttl = millis(900);
     let mut first = Replica::start(&cluster.address(), lease, ttl, runs);
     first.says("due");
@@ -298,7 +260,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, cut: Arc<AtomicBool>) {
 #[test]
 fn a_holder_that_is_cut_off_is_dropped_before_another_runs() {
     for does in [Does::Polls, Does::Deaf] {
-        let cluster = migrated();
+        let cluster = Cluster::shared();
         let (ttl, lease) = (secs(3), format!("cut {does:?}"));
         let proxy = Proxy::to(cluster.port);
         let mut first = Replica::start(&cluster.address_by(proxy.port), &lease, ttl, does);
@@ -319,7 +281,7 @@ fn a_holder_that_is_cut_off_is_dropped_before_another_runs() {
 
 #[test]
 fn a_task_that_blocks_its_thread_ends_the_process_before_another_runs() {
-    let cluster = migrated();
+    let cluster = Cluster::shared();
     let ttl = millis(1_500);
     let proxy = Proxy::to(cluster.port);
     let mut first = Replica::start(&cluster.address_by(proxy.port), "blocked", ttl, Does::Blocks);
@@ -354,7 +316,7 @@ fn fake_time_library() -> String {
 
 #[test]
 fn wall_clocks_that_are_wrong_and_fast_change_nothing() {
-    let (cluster, library) = (migrated(), fake_time_library());
+    let (cluster, library) = (Cluster::shared(), fake_time_library());
     let (ttl, address) = (secs(3), cluster.address());
     let ahead = fake_time(&library, "+1h x2");
     let behind = fake_time(&library, "-1h");
