@@ -100,8 +100,9 @@ impl Cluster {
         client.distinguished_name.push(DnType::CommonName, "shop");
         client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         write("shop", client);
-        fs::write(self.file("tokens.key"), KeyPair::generate().expect("a key").serialize_pem())
-            .expect("written");
+        let key = KeyPair::generate().expect("a key");
+        fs::write(self.file("tokens.key"), key.serialize_pem()).expect("written");
+        fs::write(self.file("tokens.pub"), key.public_key_pem()).expect("written");
     }
 
     fn run(&self, program: &Path, arguments: &[String], log: &str) -> Guarded {
@@ -143,7 +144,7 @@ impl Cluster {
             format!("--token-auth-file={}", self.file("users.csv")),
             "--authorization-mode=RBAC".to_owned(),
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-            format!("--service-account-key-file={}", self.file("tokens.key")),
+            format!("--service-account-key-file={}", self.file("tokens.pub")),
             format!("--service-account-signing-key-file={}", self.file("tokens.key")),
             "--disable-admission-plugins=ServiceAccount".to_owned(),
         ];
