@@ -82,6 +82,14 @@ struct Figure {
     pass: Option<Pass>,
 }
 
+impl State {
+    fn count(&mut self, operation: Operation, error_type: &'static str) {
+        let is_known = self.errors.contains_key(&(operation, error_type));
+        let class = if is_known || self.errors.len() < ERROR_TYPES { error_type } else { ERROR_TYPE_OTHER };
+        *self.errors.entry((operation, class)).or_default() += 1;
+    }
+}
+
 impl Figures {
     pub(crate) fn new() -> Self {
         Self { state: Mutex::default(), renew_duration: OnceLock::new() }
@@ -123,18 +131,17 @@ impl Figures {
         }
     }
 
+    /// Counts an error of one of several requests.
+    pub(crate) fn failed(&self, operation: Operation, error_type: &'static str) {
+        self.state().count(operation, error_type);
+    }
+
     /// Counts a response. Emits a record when the store begins to fail, and when it is back.
     pub(crate) fn answered(&self, operation: Operation, error: Option<&StoreError>) {
         let changed = {
             let mut state = self.state();
             if let Some(error) = error {
-                let is_known = state.errors.contains_key(&(operation, error.error_type()));
-                let class = if is_known || state.errors.len() < ERROR_TYPES {
-                    error.error_type()
-                } else {
-                    ERROR_TYPE_OTHER
-                };
-                *state.errors.entry((operation, class)).or_default() += 1;
+                state.count(operation, error.error_type());
             }
             std::mem::replace(&mut state.fails, error.is_some()) != error.is_some()
         };

@@ -279,6 +279,10 @@ impl Holds {
                     hold.lost = true;
                     lost.push(hold.keeper.clone());
                 }
+                Ok(Some(Renewed::Failed(class))) => {
+                    self.figures.failed(Operation::Renew, class);
+                    hold.due = Instant::now().max(began + ttl / RETRY_PART);
+                }
                 // A store whose response has too few entries has failed for the others.
                 Ok(None) | Err(()) => {
                     (hold.due, hold.failed) = (Instant::now().max(began + ttl / RETRY_PART), true);

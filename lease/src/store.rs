@@ -93,6 +93,8 @@ pub enum Renewed {
     Kept,
     /// The lease is not held under this term any more.
     Lost,
+    /// The request for this lease failed, with this class of error. Others of the same renewal did not.
+    Failed(&'static str),
 }
 
 /// A failed request to a store.

@@ -208,3 +208,79 @@ impl fmt::Debug for Config {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The folder of a service account, removed when it is dropped.
+    struct Account(PathBuf);
+
+    impl Account {
+        fn new(name: &str) -> Self {
+            let folder =
+                std::env::temp_dir().join(format!("otel-tasks-account-{name}-{}", std::process::id()));
+            fs::create_dir_all(&folder).expect("a temporary folder");
+            for (file, text) in [("ca.crt", "a certificate"), ("token", "first\n"), ("namespace", "shop\n")] {
+                fs::write(folder.join(file), text).expect("written");
+            }
+            Self(folder)
+        }
+    }
+
+    impl Drop for Account {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn pod<'a>(host: &'a str, port: &'a str) -> impl Fn(&str) -> Option<String> + 'a {
+        move |name| match name {
+            "KUBERNETES_SERVICE_HOST" => Some(host.to_owned()),
+            "KUBERNETES_SERVICE_PORT" => Some(port.to_owned()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_pod_knows_its_server_and_its_namespace() {
+        let account = Account::new("pod");
+        for (host, url) in [("10.0.0.1", "https://10.0.0.1:443"), ("fd00::1", "https://[fd00::1]:443")] {
+            let config = Config::of_pod(pod(host, "443"), &account.0).expect("a pod");
+            let leases = format!("{url}/apis/coordination.k8s.io/v1/namespaces/shop/leases");
+            assert_eq!(config.leases().expect("valid"), leases);
+            let server = config.server().expect("valid");
+            assert_eq!((server.host.as_str(), server.port), (host, 443));
+            assert!(matches!(server.name, ServerName::IpAddress(_)));
+        }
+    }
+
+    #[test]
+    fn a_token_that_the_kubelet_replaces_is_the_new_one() {
+        let account = Account::new("rotation");
+        let config = Config::of_pod(pod("10.0.0.1", "443"), &account.0).expect("a pod");
+        let read = || config.token.as_ref().expect("set").read().expect("a file");
+        assert_eq!(&*read(), b"first\n");
+        fs::write(account.0.join("token"), "second\n").expect("written");
+        assert_eq!(&*read(), b"second\n");
+    }
+
+    #[test]
+    fn outside_of_a_pod_the_error_names_what_is_missing() {
+        let account = Account::new("missing");
+        let text = |result: Result<Config, StoreError>| {
+            std::error::Error::source(&result.expect_err("no pod")).expect("a source").to_string()
+        };
+        assert!(text(Config::of_pod(|_| None, &account.0)).contains("KUBERNETES_SERVICE_HOST"));
+        fs::remove_file(account.0.join("token")).expect("removed");
+        let without = Config::of_pod(pod("10.0.0.1", "443"), &account.0);
+        assert!(text(without).contains("token"));
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        let config =
+            Config::new("https://10.0.0.1", "shop").token("secret").client_certificate("secret", "secret");
+        assert!(!format!("{config:?}").contains("secret"));
+    }
+}

@@ -370,11 +370,19 @@ impl LeaseStore for Kubernetes {
             });
         }
         let mut answers = vec![Renewed::Lost; held.len()];
+        let mut failed = Vec::new();
         while let Some(done) = requests.join_next().await {
             let (index, answer) = done.map_err(|error| StoreError::new("panic", error))?;
-            answers[index] = answer?;
+            answers[index] = answer.unwrap_or_else(|error| {
+                let class = Renewed::Failed(error.error_type());
+                failed.push(error);
+                class
+            });
         }
-        Ok(answers)
+        match failed.pop() {
+            Some(error) if failed.len() + 1 == held.len() => Err(error),
+            _ => Ok(answers),
+        }
     }
 
     async fn claim(&self, held: &Held, due: SystemTime) -> Result<Claim, StoreError> {

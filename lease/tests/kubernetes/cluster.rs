@@ -22,7 +22,9 @@ pub(crate) const SHOP: &str = "token-of-shop";
 /// The token of a user whom RBAC permits what is given to it in a test.
 pub(crate) const GUEST: &str = "token-of-guest";
 /// The token of a user who may do everything.
-const ADMIN: &str = "token-of-admin";
+pub(crate) const ADMIN: &str = "token-of-admin";
+/// The token of a user whose requests the server refuses to serve: it limits its load.
+pub(crate) const BUSY: &str = "token-of-busy";
 /// The verbs that the store needs, as `docs/fleet.md` has them.
 pub(crate) const VERBS: [&str; 4] = ["create", "get", "update", "watch"];
 
@@ -63,7 +65,8 @@ impl Cluster {
             port: free_port(),
         };
         cluster.certify();
-        let users = format!("{ADMIN},admin,1,\"system:masters\"\n{SHOP},shop,2\n{GUEST},guest,3\n");
+        let users =
+            format!("{ADMIN},admin,1,\"system:masters\"\n{SHOP},shop,2\n{GUEST},guest,3\n{BUSY},busy,4\n");
         fs::write(cluster.file("users.csv"), users).expect("written");
         cluster.start_etcd();
         cluster.serve();
@@ -161,6 +164,17 @@ impl Cluster {
 
     /// The status and the body of a response.
     pub(crate) fn ask(&self, token: &str, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
+        self.ask_with(token, method, path, body, "Content-Type: application/json")
+    }
+
+    fn ask_with(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        content: &str,
+    ) -> (u16, String) {
         let mut command = Command::new("curl");
         command.args([
             "-s",
@@ -173,12 +187,7 @@ impl Cluster {
             "--cacert",
             &self.file("ca.crt"),
         ]);
-        command.args([
-            "-H",
-            &format!("Authorization: Bearer {token}"),
-            "-H",
-            "Content-Type: application/json",
-        ]);
+        command.args(["-H", &format!("Authorization: Bearer {token}"), "-H", content]);
         if let Some(body) = body {
             command.args(["-d", &body.to_string()]);
         }
@@ -190,7 +199,7 @@ impl Cluster {
     }
 
     /// Makes an object as a user who may do everything.
-    fn make(&self, path: &str, object: &Value) {
+    pub(crate) fn make(&self, path: &str, object: &Value) {
         let (status, body) = self.ask(ADMIN, "POST", path, Some(object));
         assert_eq!(status, 201, "{body}");
     }
@@ -198,14 +207,15 @@ impl Cluster {
     /// Permits a user verbs on leases, with a Role and a RoleBinding as `docs/fleet.md` has them.
     pub(crate) fn permit(&self, user: &str, verbs: &[&str]) {
         let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}");
-        let metadata = json!({ "name": format!("{user}-leases"), "namespace": NAMESPACE });
+        let name = format!("{user}-{}", verbs.join("-"));
+        let metadata = json!({ "name": name, "namespace": NAMESPACE });
         let role = json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata,
             "rules": [{ "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": verbs }],
         });
         let binding = json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": metadata,
-            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": format!("{user}-leases") },
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name },
             "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user }],
         });
         self.make(&format!("{path}/roles"), &role);
@@ -233,15 +243,20 @@ impl Cluster {
         assert_eq!(status, 200, "{body}");
     }
 
-    /// The number of requests about leases that the server has responded to, and those of the other users with them.
-    pub(crate) fn requests(&self) -> u64 {
+    /// The sum of a counter of the server, over the lines with this text.
+    pub(crate) fn sum(&self, counter: &str, text: &str) -> u64 {
         let (_, metrics) = self.ask(ADMIN, "GET", "/metrics", None);
-        let lines = metrics.lines().filter(|line| {
-            line.starts_with("apiserver_request_total{") && line.contains("resource=\"leases\"")
-        });
-        lines
-            .map(|line| line.rsplit_once(' ').map_or(0, |(_, count)| count.parse().unwrap_or_default()))
-            .sum()
+        let is_counted = |line: &&str| line.starts_with(&format!("{counter}{{")) && line.contains(text);
+        let count = |line: &str| line.rsplit_once(' ').and_then(|(_, count)| count.parse::<u64>().ok());
+        metrics.lines().filter(is_counted).map(|line| count(line).expect("a number")).sum()
+    }
+
+    /// Changes an object of a lease by hand.
+    pub(crate) fn annotate(&self, lease: &str) {
+        let patch = json!({ "metadata": { "annotations": { "edited": "by hand" } } });
+        let content = "Content-Type: application/merge-patch+json";
+        let (status, body) = self.ask_with(ADMIN, "PATCH", &self.path(lease), Some(&patch), content);
+        assert_eq!(status, 200, "{body}");
     }
 
     /// The number of leases that nobody holds.
@@ -252,15 +267,18 @@ impl Cluster {
         all.iter().filter(|lease| lease["spec"]["holderIdentity"].as_str().is_none_or(str::is_empty)).count()
     }
 
-    /// The number of open connections to the server.
+    /// The number of open connections from this process to the server, which has some to itself.
     pub(crate) fn connections(&self) -> usize {
+        let links = fs::read_dir("/proc/self/fd").expect("open files").flatten();
+        let own: Vec<_> = links.filter_map(|link| fs::read_link(link.path()).ok()).collect();
         let port = format!(":{:04X}", self.port);
         let table = fs::read_to_string("/proc/net/tcp").expect("a table of connections");
-        let is_to_server = |line: &&str| {
+        let is_own = |line: &&str| {
             let columns: Vec<&str> = line.split_whitespace().collect();
-            columns[2].ends_with(&port) && columns[3] == "01"
+            let socket = PathBuf::from(format!("socket:[{}]", columns[9]));
+            columns[2].ends_with(&port) && columns[3] == "01" && own.contains(&socket)
         };
-        table.lines().skip(1).filter(is_to_server).count()
+        table.lines().skip(1).filter(is_own).count()
     }
 
     fn url_by(&self, port: u16) -> String {
