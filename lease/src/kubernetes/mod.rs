@@ -38,7 +38,7 @@ use otel_tasks::gate::{BootInstant, Claim};
 use tokio::{
     sync::Semaphore,
     task::{JoinHandle, JoinSet},
-    time::sleep,
+    time::{Instant, sleep, timeout_at},
 };
 
 pub use self::{
@@ -57,6 +57,11 @@ use crate::{
 
 /// The number of renewals that wait for a response at once: the server counts the seats of a client.
 const CONCURRENT: usize = 16;
+/// The part of the ttl after which renewals that have no response yet have failed. The caller drops all of them after a sixth, and the others have
+/// their responses.
+const LIMIT_PART: u32 = 7;
+/// The class of a renewal without a response.
+const TIMEOUT: &str = "timeout";
 /// The number of times that one write is tried while others change the object. Only an edit by hand changes a held one.
 const ATTEMPTS: usize = 5;
 /// The time between the end of a watch and the next.
@@ -358,6 +363,8 @@ impl LeaseStore for Kubernetes {
     }
 
     async fn renew(&self, held: &[Held]) -> Result<Vec<Renewed>, StoreError> {
+        let Some(shortest) = held.iter().map(|held| held.ask.ttl).min() else { return Ok(Vec::new()) };
+        let deadline = Instant::now() + shortest / LIMIT_PART;
         let seats = Arc::new(Semaphore::new(CONCURRENT));
         // Dropped with this future, and all of its requests with it.
         let mut requests = JoinSet::new();
@@ -369,20 +376,20 @@ impl LeaseStore for Kubernetes {
                 (index, inner.renew(&held).await)
             });
         }
-        let mut answers = vec![Renewed::Lost; held.len()];
-        let mut failed = Vec::new();
-        while let Some(done) = requests.join_next().await {
+        let mut answers = vec![Renewed::Failed(TIMEOUT); held.len()];
+        let mut failed = None;
+        while let Ok(Some(done)) = timeout_at(deadline, requests.join_next()).await {
             let (index, answer) = done.map_err(|error| StoreError::new("panic", error))?;
             answers[index] = answer.unwrap_or_else(|error| {
                 let class = Renewed::Failed(error.error_type());
-                failed.push(error);
+                failed = Some(error);
                 class
             });
         }
-        match failed.pop() {
-            Some(error) if failed.len() + 1 == held.len() => Err(error),
-            _ => Ok(answers),
+        if answers.iter().all(|answer| matches!(answer, Renewed::Failed(_))) {
+            return Err(failed.unwrap_or_else(|| StoreError::new(TIMEOUT, "no renewal was answered in time")));
         }
+        Ok(answers)
     }
 
     async fn claim(&self, held: &Held, due: SystemTime) -> Result<Claim, StoreError> {

@@ -237,7 +237,7 @@ async fn a_hundred_leases_share_one_connection_and_are_renewed_together() {
     let cluster = Cluster::start();
     let counted = Counted { store: cluster.store(), requests: Arc::default() };
     let leases = Leases::new(counted.clone());
-    let ttl = secs(3);
+    let ttl = secs(6);
     let tasks = TaskManager::builder().max_names(200).build().expect("valid");
     let name = |number: usize| format!("t{number}");
     for number in 0..100 {
