@@ -1,4 +1,4 @@
-//! Where the API server is, and how to be let in.
+//! The address of the API server, and the credentials.
 
 use std::{
     fmt, fs, io,
@@ -150,7 +150,7 @@ impl Config {
         Ok(format!("{url}/apis/coordination.k8s.io/v1/namespaces/{}/leases", self.namespace))
     }
 
-    /// The configuration of TLS, with the files as they are now.
+    /// The configuration of TLS, with the present contents of the files.
     pub(super) fn tls(&self) -> Result<ClientConfig, StoreError> {
         let ca = self.ca.as_ref().ok_or_else(|| wrong("the certificate of the server's CA is missing"))?;
         let mut roots = RootCertStore::empty();

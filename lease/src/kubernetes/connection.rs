@@ -1,4 +1,5 @@
-//! The one connection to the API server: requests and the watch side by side in HTTP/2, with the credentials and the pauses that it asks for.
+//! The one connection to the API server: requests and the watch are side by side in HTTP/2. It has the credentials, and the pauses that the
+//! server asks for.
 
 use std::{
     error::Error,
@@ -40,7 +41,7 @@ const WATCH_LASTS: Duration = Duration::from_secs(60);
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("otel-tasks-lease/", env!("CARGO_PKG_VERSION")));
 
-/// What became of a write or a read of an object.
+/// The result of a write or a read of an object.
 #[derive(Debug)]
 pub(super) enum Reply {
     Object(Object),
@@ -155,7 +156,7 @@ impl Api {
         })
     }
 
-    /// Begins a watch of the objects of this store: first each as it is, then each change. `None` without a connection: the requests, which have
+    /// Begins a watch of the objects of this store: first each object, then each change. `None` without a connection: the requests, which have
     /// a time limit, make it.
     pub(super) async fn watch(&self) -> Option<Result<Watch, StoreError>> {
         Some(self.watch_on(&*self.connected()?).await)

@@ -8,11 +8,11 @@
 //! `leaseDurationSeconds` is in whole seconds. A ttl is rounded up, so with a ttl below a second a take-over after a crash takes a second.
 //!
 //! # The term
-//! The term is `leaseTransitions`, which each grant counts up. Each write names the `resourceVersion` that it follows, and the server refuses it if the
-//! object has changed: somebody else was first, which is no error.
+//! The term is `leaseTransitions`, which each grant counts up. Each write names the `resourceVersion` that it follows. If the object has
+//! changed, the server refuses the write: another process was first, which is no error.
 //!
-//! Do not delete the object of a lease in use. Processes that have seen it wait for the rest of the lease, and continue from the largest term that they
-//! have seen. A process that has not seen it creates it again, with term 1. Receivers that know a larger term then refuse its writes.
+//! Do not delete the object of a lease in use. Processes that have seen it wait for the rest of the lease, and continue from the
+//! largest term that they have seen. A process that has not seen it creates it again, with term 1. Receivers that know a larger term then refuse its writes.
 //!
 //! # Claims
 //! The last claimed due time and its term are annotations of the object, written as everything else: if it has not changed.
@@ -90,11 +90,11 @@ struct Inner {
 #[derive(Default)]
 struct Watching {
     task: Option<JoinHandle<()>>,
-    /// The reason why there is no watch. A candidate gets it, since it hears of a release late.
+    /// The reason why there is no watch. A candidate gets it, since it is notified of no release.
     refused: Option<String>,
 }
 
-/// What this process knows of an object.
+/// The knowledge of this process about an object.
 #[derive(Default)]
 struct Seen {
     /// The version that was seen last, and when it was seen first.
@@ -121,7 +121,7 @@ impl Seen {
         }
     }
 
-    /// Returns the rest of the time of another holder, as far as it is known here.
+    /// Returns the rest of the time of another holder; `None` if it is over or not known.
     fn rest(&self, ask: &Ask) -> Option<(&str, Duration)> {
         let (object, since) = self.last.as_ref()?;
         let holder = object.holder().filter(|holder| **holder != *ask.holder)?;
@@ -387,7 +387,9 @@ impl LeaseStore for Kubernetes {
             });
         }
         if answers.iter().all(|answer| matches!(answer, Renewed::Failed(_))) {
-            return Err(failed.unwrap_or_else(|| StoreError::new(TIMEOUT, "no renewal was answered in time")));
+            return Err(
+                failed.unwrap_or_else(|| StoreError::new(TIMEOUT, "no renewal had a response in time"))
+            );
         }
         Ok(answers)
     }

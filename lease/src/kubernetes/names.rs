@@ -6,10 +6,10 @@ use super::error::NameError;
 
 /// The longest name of an object.
 const LONGEST: usize = 253;
-/// Before an escape at the beginning, which would be no letter or digit. No byte is escaped so: `0` stands for itself.
+/// Before an escape at the beginning of a name, since a name begins with a letter or a digit. No other name has this escape: `0` is unchanged.
 const BEGIN: &str = "0.30";
 
-/// Lowercase letters and digits stand for themselves, as do hyphens between them. Any other byte is a dot and two hexadecimal digits.
+/// Lowercase letters and digits are unchanged, and hyphens between them. Any other byte becomes a dot and two hexadecimal digits.
 pub(super) fn object_name(lease: &str) -> Result<String, NameError> {
     let is_plain = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = lease.as_bytes();

@@ -1,4 +1,4 @@
-//! A `Lease` object as the API server has it. What this store does not know in it stays as it is.
+//! A `Lease` object of the API server. Its fields that this store does not know are unchanged.
 
 use std::time::{Duration, SystemTime};
 

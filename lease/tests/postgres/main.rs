@@ -7,4 +7,4 @@ mod cluster;
 #[path = "../shared/mod.rs"]
 mod shared;
 
-use shared::{guarded, millis, secs};
+use shared::guarded;
