@@ -136,9 +136,10 @@ impl Api {
         url: String,
         body: Option<Object>,
     ) -> Result<Reply, StoreError> {
+        let request = self.request(method, url, body)?;
         let live = self.live().await?;
         let waits = Waits { api: self, live: &live, heard: live.heard.load(Relaxed) };
-        let response = self.send(&live, verb, method, url, body).await?;
+        let response = self.send(&live, verb, request).await?;
         let status = response.status();
         let read = Limited::new(response.into_body(), LONGEST_RESPONSE).collect().await;
         let bytes = read.map_err(RequestError::NoAnswer)?.to_bytes();
@@ -165,7 +166,7 @@ impl Api {
     async fn watch_on(&self, live: &Live) -> Result<Watch, StoreError> {
         let (label, time) = (LABEL.replace('/', "%2F"), WATCH_LASTS.as_secs());
         let url = format!("{}?watch=1&labelSelector={label}&timeoutSeconds={time}", self.leases);
-        let response = self.send(live, "watch", Method::GET, url, None).await?;
+        let response = self.send(live, "watch", self.request(Method::GET, url, None)?).await?;
         live.heard.fetch_add(1, Relaxed);
         let status = response.status();
         if status == StatusCode::OK {
@@ -176,14 +177,13 @@ impl Api {
         Err(self.refused("watch", status, &serde_json::from_slice(&bytes).unwrap_or_default()).into())
     }
 
-    async fn send(
+    /// A request, unless the server asked for a pause.
+    fn request(
         &self,
-        live: &Live,
-        verb: &'static str,
         method: Method,
         url: String,
         body: Option<Object>,
-    ) -> Result<Response<Incoming>, StoreError> {
+    ) -> Result<Request<Full<Bytes>>, StoreError> {
         let pause = self.state().pause;
         if let Some((_, retry_after)) = pause.filter(|(until, _)| *until > BootInstant::now()) {
             return Err(RequestError::TooManyRequests { retry_after }.into());
@@ -197,8 +197,15 @@ impl Api {
             request = request.header(CONTENT_TYPE, JSON);
         }
         let body = body.map(Object::into_body).unwrap_or_default();
-        let request =
-            request.body(Full::from(body)).map_err(|error| RequestError::Protocol(error.to_string()))?;
+        Ok(request.body(Full::from(body)).map_err(|error| RequestError::Protocol(error.to_string()))?)
+    }
+
+    async fn send(
+        &self,
+        live: &Live,
+        verb: &'static str,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, StoreError> {
         let response = live.sender.clone().send_request(request).await;
         let response = response.map_err(|error| RequestError::NoAnswer(describe(&error).into()))?;
         match response.status() {

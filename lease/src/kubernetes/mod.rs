@@ -110,6 +110,14 @@ struct Grant {
     term: u64,
     /// The end of the grant, from before its request was sent.
     until: BootInstant,
+    /// The version to write next. Not the one that was seen last: another candidate of this process may have seen an older one since.
+    object: Object,
+}
+
+impl Grant {
+    fn is_of(&self, object: &Object) -> bool {
+        object.is_granted(&self.holder, self.term)
+    }
 }
 
 impl Seen {
@@ -130,14 +138,19 @@ impl Seen {
         (!rest.is_zero()).then_some((holder, rest))
     }
 
+    /// As [`saw`](Self::saw), for a version that this process wrote, or read since its write was refused.
+    fn saw_own(&mut self, object: &Object) {
+        self.saw(object);
+        if let Some(grant) = self.grant.as_mut().filter(|grant| grant.is_of(object)) {
+            grant.object = object.clone();
+        }
+    }
+
     /// Returns the version to write next, if this grant is held and its time is not over.
     fn held(&self, held: &Held) -> Option<Object> {
-        let is_valid = |grant: &&Grant| {
-            grant.holder == held.ask.holder && grant.term == held.term && grant.until > BootInstant::now()
-        };
-        self.grant.as_ref().filter(is_valid)?;
-        let (object, _) = self.last.as_ref()?;
-        object.is_granted(&held.ask.holder, held.term).then(|| object.clone())
+        let grant = self.grant.as_ref()?;
+        let is_same = grant.holder == held.ask.holder && grant.term == held.term;
+        (is_same && grant.until > BootInstant::now()).then(|| grant.object.clone())
     }
 }
 
@@ -184,40 +197,34 @@ impl Inner {
         self.watching.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn get(&self, name: &str) -> Result<Option<Object>, StoreError> {
-        let object = self.api.get(name).await?;
-        if let Some(object) = &object {
-            self.known(name, |seen| seen.saw(object));
-        }
-        Ok(object)
-    }
-
-    /// Writes the next version of an object. Returns `None` if somebody else was first or it was deleted, and has read it again then.
+    /// Writes the next version of an object. Returns `None` if another process was first, or deleted it.
     async fn update(&self, name: &str, object: Object) -> Result<Option<Object>, StoreError> {
-        match self.api.update(name, object).await? {
-            Reply::Object(object) => {
-                self.known(name, |seen| seen.saw(&object));
-                Ok(Some(object))
-            }
-            Reply::Conflict | Reply::Absent => {
-                if self.get(name).await?.is_none() {
-                    self.known(name, |seen| seen.grant = None);
-                }
-                Ok(None)
-            }
+        if let Reply::Object(object) = self.api.update(name, object).await? {
+            self.known(name, |seen| seen.saw_own(&object));
+            return Ok(Some(object));
         }
+        let found = self.api.get(name).await?;
+        self.known(name, |seen| match &found {
+            Some(object) if seen.grant.as_ref().is_some_and(|grant| grant.is_of(object)) => {
+                seen.saw_own(object)
+            }
+            _ => seen.grant = None,
+        });
+        Ok(None)
     }
 
     async fn acquire(&self, ask: &Ask) -> Result<Answer, StoreError> {
         let name = object_name(&ask.lease)?;
         for _ in 0..ATTEMPTS {
-            let found = self.get(&name).await?;
-            let is_mine = found.as_ref().is_some_and(|object| object.holder() == Some(&*ask.holder));
+            let found = self.api.get(&name).await?;
             let (rest, term) = self.known(&name, |seen| {
+                if let Some(object) = &found {
+                    seen.saw(object);
+                }
                 let rest = seen.rest(ask).map(|(holder, rest)| (holder.to_owned(), rest));
                 (rest, seen.term + 1)
             });
-            if let Some((holder, rest)) = rest.filter(|_| !is_mine) {
+            if let Some((holder, rest)) = rest {
                 if let Some(refused) = self.watching().refused.clone() {
                     return Err(StoreError::new("watch", refused));
                 }
@@ -232,12 +239,13 @@ impl Inner {
                 },
             };
             let Some(object) = written else { continue };
-            let grant = Grant { holder: ask.holder.clone(), term, until: sent.saturating_add(ask.ttl) };
+            let last_run = object.last_run()?.map(|(due, _)| due);
             self.known(&name, |seen| {
                 seen.saw(&object);
-                seen.grant = Some(grant);
+                let until = sent.saturating_add(ask.ttl);
+                seen.grant = Some(Grant { holder: ask.holder.clone(), term, until, object });
             });
-            return Ok(Answer::Granted { term, last_run: object.last_run()?.map(|(due, _)| due) });
+            return Ok(Answer::Granted { term, last_run });
         }
         Ok(Answer::HeldBy { holder: None, ask_again_in: ask.ttl / 12 })
     }
@@ -280,13 +288,11 @@ impl Inner {
         let name = object_name(&ask.lease)?;
         let is_mine = |object: &Object| object.holder() == Some(&*ask.holder);
         for _ in 0..ATTEMPTS {
-            let known = self.known(&name, |seen| {
-                seen.grant.take_if(|grant| grant.holder == ask.holder);
-                seen.last.as_ref().map(|(object, _)| object.clone()).filter(is_mine)
-            });
-            let found = match known {
-                Some(object) => Some(object),
-                None => self.get(&name).await?,
+            // A grant that is given back is renewed no more.
+            let grant = self.known(&name, |seen| seen.grant.take_if(|grant| grant.holder == ask.holder));
+            let found = match grant {
+                Some(grant) => Some(grant.object),
+                None => self.api.get(&name).await?,
             };
             let Some(object) = found.filter(is_mine) else { return Ok(()) };
             if self.update(&name, object.released()).await?.is_some() {

@@ -228,6 +228,20 @@ impl Cluster {
         wait_until(|| self.ask(token, "GET", &path, None).0 == 404, || self.folder.log("server.log"));
     }
 
+    /// A token of a service account of the namespace, as the kubelet asks for it.
+    pub(crate) fn token_of(&self, account: &str) -> String {
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts");
+        let metadata = json!({ "name": account, "namespace": NAMESPACE });
+        self.make(&path, &json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata }));
+        let request = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": { "expirationSeconds": 600 },
+        });
+        let (status, body) = self.ask(ADMIN, "POST", &format!("{path}/{account}/token"), Some(&request));
+        assert_eq!(status, 201, "{body}");
+        let body: Value = serde_json::from_str(&body).expect("an object");
+        body["status"]["token"].as_str().expect("a token").to_owned()
+    }
+
     fn path(&self, lease: &str) -> String {
         format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{lease}")
     }

@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    cluster::{ADMIN, BUSY, Cluster, GUEST, SHOP, VERBS},
+    cluster::{ADMIN, BUSY, Cluster, GUEST, NAMESPACE, SHOP, VERBS},
     millis, secs,
     shared::replica::{Does, Replica, assert_no_overlap},
 };
@@ -139,7 +139,8 @@ async fn a_token_that_is_refused_is_read_again() {
     store
         .fails("unauthorized", |error| matches!(reason(error), Some(RequestError::Unauthorized { .. })))
         .await;
-    fs::write(&file, format!("{SHOP}\n")).expect("written");
+    cluster.permit(&format!("system:serviceaccount:{NAMESPACE}:rotated"), &VERBS);
+    fs::write(&file, cluster.token_of("rotated")).expect("written");
     drop(timeout(secs(30), candidate).await.expect("permitted").expect("no panic"));
     fs::remove_file(&file).expect("removed");
 }
