@@ -385,3 +385,32 @@ async fn a_lease_whose_object_may_not_be_written_does_not_end_the_others() {
     sleep(ttl * 2).await;
     assert!(grants[1].pass().is_open(), "{:?}", store.errors());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_reaches_a_candidate_however_long_it_waits() {
+    let cluster = Cluster::shared();
+    // Far longer than the test: without the watch nobody takes over.
+    let ttl = secs(300);
+    let holder = Leases::new(cluster.store());
+    let pairs: Vec<_> = (0..24)
+        .map(|number| {
+            let name = format!("waits {number}");
+            let (held, waits) =
+                (holder.lease(name.as_str()).ttl(ttl), Leases::new(cluster.store()).lease(name).ttl(ttl));
+            tokio::spawn(async move {
+                let grant = timeout(secs(30), held.enter()).await.expect("free");
+                let candidate = tokio::spawn(async move { waits.enter().await });
+                // Around the beginning of the watch, too.
+                sleep(millis(100) * number).await;
+                drop(grant);
+                let released = Instant::now();
+                let got = timeout(secs(30), candidate).await;
+                println!("{number}: {:?}", released.elapsed());
+                got.map(|got| drop(got.expect("no panic"))).map_err(|_| number)
+            })
+        })
+        .collect();
+    for pair in pairs {
+        assert_eq!(pair.await.expect("no panic"), Ok(()), "it waits though the lease is free");
+    }
+}
