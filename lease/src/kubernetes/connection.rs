@@ -20,7 +20,11 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use otel_tasks::gate::BootInstant;
 use serde_json::Value;
-use tokio::{net::TcpStream, sync::Mutex as AsyncMutex, task::AbortHandle};
+use tokio::{
+    net::TcpStream,
+    sync::{Mutex as AsyncMutex, Notify},
+    task::AbortHandle,
+};
 use tokio_rustls::TlsConnector;
 
 use super::{
@@ -57,6 +61,8 @@ pub(super) struct Api {
     leases: String,
     /// Held while a connection is made, so that there is one.
     connecting: AsyncMutex<()>,
+    /// Notified of each connection.
+    pub(super) made: Arc<Notify>,
     state: Mutex<State>,
 }
 
@@ -104,7 +110,14 @@ impl Api {
         let (server, leases) = (config.server()?, config.leases()?);
         // What is wrong with the certificates is known before the first request.
         config.tls()?;
-        Ok(Self { config, server, leases, connecting: AsyncMutex::new(()), state: Mutex::default() })
+        Ok(Self {
+            config,
+            server,
+            leases,
+            connecting: AsyncMutex::new(()),
+            made: Arc::default(),
+            state: Mutex::default(),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -278,6 +291,7 @@ impl Api {
         let live = Arc::new(self.connect().await?);
         let before = self.state().live.replace(live.clone());
         drop(before);
+        self.made.notify_waiters();
         Ok(live)
     }
 

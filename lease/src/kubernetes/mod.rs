@@ -38,7 +38,7 @@ use otel_tasks::gate::{BootInstant, Claim};
 use tokio::{
     sync::Semaphore,
     task::{JoinHandle, JoinSet},
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 pub use self::{
@@ -351,6 +351,8 @@ impl Inner {
 /// Watches the objects while a candidate waits, and while there is a store.
 async fn watch(store: Weak<Inner>) {
     while let Some(inner) = store.upgrade().filter(|inner| inner.keeps_watching()) {
+        let made = inner.api.made.clone();
+        let made = made.notified();
         let opened = inner.open().await;
         drop(inner);
         if let Some(mut watch) = opened {
@@ -359,7 +361,8 @@ async fn watch(store: Weak<Inner>) {
                 inner.heard(event);
             }
         }
-        sleep(WATCH_PAUSE).await;
+        // At once after a new connection: the first of this store, or the one after a restart of the server.
+        let _ = timeout(WATCH_PAUSE, made).await;
     }
 }
 
