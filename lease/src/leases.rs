@@ -216,7 +216,7 @@ impl Gate for Lease {
     }
 
     fn holder(&self) -> Option<Arc<str>> {
-        self.holds.holder(&self.name)
+        self.used.holds.holder(&self.used.name)
     }
 
     fn settled(&self) -> BoxFuture<'_, ()> {

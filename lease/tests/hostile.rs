@@ -224,7 +224,7 @@ async fn term_that_does_not_grow_begins_no_run() {
     let leases = store.leases();
     let tasks = started([terms.task("t").gate(leases.lease("l").ttl(TTL))]);
     sleep(TTL).await;
-    assert_eq!(terms.all(), [], "a term is at least 1");
+    assert!(terms.all().is_empty(), "a term is at least 1");
     given.store(7, SeqCst);
     sleep(TTL).await;
     for again in [7, 6, 0] {
