@@ -77,7 +77,8 @@ pub(crate) async fn guard(State(hosts): State<Arc<Hosts>>, request: Request, nex
 }
 
 fn check(hosts: &Hosts, request: &Request) -> Result<(), &'static str> {
-    // Who probes and scrapes asks by a service's name, and no page of a browser can do harm with a status and figures.
+    // A probe or a scrape uses the name of a service. Its response changes nothing. A page of a browser that rebinds a name can read names of
+    // tasks, reasons and figures: SECURITY.md.
     if request.method().is_safe() && (is_probe(request.uri().path()) || request.uri().path() == METRICS) {
         return Ok(());
     }

@@ -248,7 +248,7 @@ mod tests {
     fn a_limit_that_its_delays_never_reach_is_refused() {
         let default = RestartIntensity::default();
         assert_eq!(check_reachable(default, &Backoff::default()), Ok(()));
-        // The seed's 30 s, doubling without a cap, five times in ten minutes: simulated, it never gives up.
+        // 30 s, doubled without a cap, five times in ten minutes: simulated, the limit is never reached.
         let uncapped =
             Backoff::new(Duration::from_secs(30), 2.0, Duration::from_secs(86_400)).expect("valid");
         assert!(matches!(check_reachable(default, &uncapped), Err(PolicyError::LimitUnreachable { .. })));
