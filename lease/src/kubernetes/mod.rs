@@ -110,7 +110,7 @@ struct Grant {
     term: u64,
     /// The end of the grant, from before its request was sent.
     until: BootInstant,
-    /// The version to write next. Not the one that was seen last: another candidate of this process may have seen an older one since.
+    /// The version to write next. The version that was seen last may be older: another candidate of this process may have seen it since.
     object: Object,
 }
 
