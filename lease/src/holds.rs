@@ -28,8 +28,6 @@ use crate::{
     store::{Answer, AnyStore, Ask, Held, Renewed, StoreError},
 };
 
-/// The default time that a lease lasts unless it is renewed.
-pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(15);
 /// The `error.type` of a request that passed its time limit.
 pub(crate) const TIMEOUT: &str = "timeout";
 /// The `error.type` of a request in which the store panicked.
@@ -148,7 +146,8 @@ impl Holds {
     /// Returns the time that a request may take. All requests share the store's connection, so the shortest lease decides.
     fn limit(&self) -> Duration {
         let shortest = self.state().entries.values().map(|entry| entry.ask.ttl).min();
-        shortest.unwrap_or(DEFAULT_TTL) / LIMIT_PART
+        // There is an entry as long as anything is requested.
+        shortest.unwrap_or_default() / LIMIT_PART
     }
 
     /// Sends a request, and counts an error.

@@ -19,7 +19,7 @@ use otel_tasks::{
 use tokio::time::sleep;
 
 use crate::{
-    holds::{Claiming, DEFAULT_TTL, Holds},
+    holds::{Claiming, Holds},
     store::{Ask, LeaseStore},
 };
 
@@ -128,7 +128,7 @@ pub struct Lease {
 
 impl Lease {
     /// The default time that a lease lasts unless it is renewed.
-    pub const DEFAULT_TTL: Duration = DEFAULT_TTL;
+    pub const DEFAULT_TTL: Duration = Duration::from_secs(15);
     /// The shortest time that a lease may last.
     pub const SHORTEST_TTL: Duration = Duration::from_millis(300);
 

@@ -1,4 +1,4 @@
-//! A poll behind a gate that does not return: its process ends before another one may run the task, whatever else is blocked.
+//! A poll that does not return: behind a gate its process ends before another one may run the task, whatever else is blocked.
 
 use std::{
     io::{BufRead, BufReader},
@@ -13,6 +13,7 @@ use std::{
 use otel_tasks::{
     CriticalTaskConfig, TaskContext, TaskManager,
     gate::{BootInstant, BoxFuture, Gate, Grant},
+    shutdown::LastResort,
 };
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
@@ -182,4 +183,28 @@ fn process_whose_workers_are_all_blocked_ends_before_its_permission() {
         let ended = nanos(BootInstant::now());
         assert!(ended < until, "{blocks}: ended {:?} ms late", (ended - until) / 1_000_000);
     }
+}
+
+#[test]
+fn full_stderr_does_not_delay_the_last_resort() {
+    if is_child() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        return runtime.block_on(async {
+            let tasks = TaskManager::builder().shutdown_deadline(secs(1)).last_resort(LastResort::Exit);
+            let tasks = tasks.build().unwrap();
+            tasks
+                .register(CriticalTaskConfig::new("t", |ctx: TaskContext| async move {
+                    ctx.cancelled().await;
+                    loop {
+                        eprintln!("{}", "x".repeat(4_096));
+                    }
+                }))
+                .unwrap();
+            tasks.start();
+            tokio::time::sleep(millis(10)).await;
+            tasks.shutdown().await;
+        });
+    }
+    let mut child = Blocked::start("overruns::full_stderr_does_not_delay_the_last_resort", "child");
+    assert_eq!(child.ended().code(), Some(2), "a task was leaked");
 }
