@@ -280,7 +280,7 @@ impl Holds {
                 }
                 Ok(Some(Renewed::Failed(class))) => {
                     self.figures.failed(Operation::Renew, class);
-                    hold.due = Instant::now().max(began + ttl / RETRY_PART);
+                    (hold.due, hold.failed) = (Instant::now().max(began + ttl / RETRY_PART), true);
                 }
                 // A store whose response has too few entries has failed for the others.
                 Ok(None) | Err(()) => {

@@ -30,7 +30,10 @@ use std::{
     collections::BTreeMap,
     fmt,
     future::Future,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -85,6 +88,8 @@ struct Inner {
     seen: Mutex<BTreeMap<Box<str>, Seen>>,
     channels: Channels,
     watching: Mutex<Watching>,
+    /// The shortest ttl that was asked for, in microseconds: it limits each request of the caller.
+    shortest: AtomicU64,
 }
 
 #[derive(Default)]
@@ -165,6 +170,7 @@ impl Kubernetes {
             seen: Mutex::default(),
             channels: Channels::default(),
             watching: Mutex::default(),
+            shortest: AtomicU64::new(u64::MAX),
         })))
     }
 
@@ -215,6 +221,7 @@ impl Inner {
 
     async fn acquire(&self, ask: &Ask) -> Result<Answer, StoreError> {
         let name = object_name(&ask.lease)?;
+        self.shortest.fetch_min(u64::try_from(ask.ttl.as_micros()).unwrap_or(u64::MAX), Relaxed);
         for _ in 0..ATTEMPTS {
             let found = self.api.get(&name).await?;
             let (rest, term) = self.known(&name, |seen| {
@@ -373,6 +380,7 @@ impl LeaseStore for Kubernetes {
 
     async fn renew(&self, held: &[Held]) -> Result<Vec<Renewed>, StoreError> {
         let Some(shortest) = held.iter().map(|held| held.ask.ttl).min() else { return Ok(Vec::new()) };
+        let shortest = shortest.min(Duration::from_micros(self.0.shortest.load(Relaxed)));
         let deadline = Instant::now() + shortest / LIMIT_PART;
         let seats = Arc::new(Semaphore::new(CONCURRENT));
         // Dropped with this future, and all of its requests with it.
