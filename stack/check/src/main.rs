@@ -8,6 +8,9 @@ mod checks;
 mod compose;
 mod contract;
 mod dashboards;
+// Of the tests of leases, for their `cluster`: see `proof`.
+#[path = "../../../lease/tests/shared/guarded.rs"]
+mod guarded;
 mod jaeger;
 mod process;
 mod prometheus;
