@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{BootClock, BootInstant};
 use crate::sync::{
     OnceLock,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst, fence},
 };
 
 /// The part of the grace that is left when the future is dropped, as a divisor: the rest is for the destructors.
@@ -74,6 +74,7 @@ impl Hold {
     /// Ends the permission, and wakes the driver.
     fn end(&self) {
         if !self.over.swap(true, SeqCst) {
+            fence(SeqCst);
             self.wake();
         }
     }
@@ -169,6 +170,8 @@ impl Grant {
     /// Calls `wake` when the driver has to read the permission. Only the first call has an effect.
     pub(crate) fn on_change(&self, wake: impl Fn() + Send + Sync + 'static) {
         self.hold.wake.get_or_init(|| Box::new(wake));
+        // With the one of `end`: a driver that reads the permission from here on sees its end, or `end` sees the driver.
+        fence(SeqCst);
     }
 }
 
