@@ -433,3 +433,57 @@ impl LeaseStore for Kubernetes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn ask() -> Ask {
+        Ask { lease: "a".into(), holder: "me".into(), ttl: Duration::from_secs(15) }
+    }
+
+    fn version(number: u64, holder: &str, term: u64) -> Object {
+        let metadata = json!({ "name": "a", "uid": "u", "resourceVersion": number.to_string() });
+        let spec = json!({ "holderIdentity": holder, "leaseTransitions": term, "leaseDurationSeconds": 15 });
+        Object::of(json!({ "metadata": metadata, "spec": spec })).expect("an object")
+    }
+
+    #[test]
+    fn a_late_response_of_another_candidate_ends_no_grant() {
+        let held = Held { ask: ask(), term: 2 };
+        let until = BootInstant::now().saturating_add(ask().ttl);
+        let object = version(8, "me", 2);
+        let grant = Grant { holder: ask().holder, term: 2, until, object: object.clone() };
+        let mut seen = Seen { grant: Some(grant), ..Seen::default() };
+        seen.saw(&object);
+        seen.saw(&version(7, "", 1));
+        assert_eq!(seen.held(&held), Some(object));
+        assert_eq!(seen.term, 2, "the largest term is known");
+    }
+
+    #[test]
+    fn a_grant_whose_time_is_over_is_not_held_though_nobody_took_over() {
+        let object = version(8, "me", 2);
+        let grant = Grant { holder: ask().holder, term: 2, until: BootInstant::now(), object };
+        let seen = Seen { grant: Some(grant), ..Seen::default() };
+        assert_eq!(seen.held(&Held { ask: ask(), term: 2 }), None);
+    }
+
+    #[test]
+    fn a_candidate_counts_from_the_last_change_that_it_saw() {
+        let mut seen = Seen::default();
+        seen.saw(&version(7, "other", 1));
+        let Some((_, since)) = seen.last.clone() else { panic!("it was seen") };
+        std::thread::sleep(Duration::from_millis(2));
+        seen.saw(&version(7, "other", 1));
+        assert_eq!(seen.last.as_ref().map(|(_, since)| *since), Some(since), "nothing changed");
+        seen.saw(&version(8, "other", 1));
+        assert!(seen.last.as_ref().is_some_and(|(_, again)| *again > since));
+        assert!(
+            seen.rest(&ask())
+                .is_some_and(|(holder, rest)| holder == "other" && rest > Duration::from_secs(14))
+        );
+    }
+}
