@@ -322,7 +322,9 @@ impl Holds {
     pub(crate) async fn record(&self, lease: &str, term: u64, at: SystemTime) {
         let held = self.state().held(lease, term).map(|(ask, _)| Held { ask: ask.clone(), term });
         if let Some(held) = held {
-            self.ask_claim(&held, at).await;
+            if self.ask_claim(&held, at).await == Claim::Lost {
+                self.claimed(&held, at, Claim::Lost);
+            }
         }
     }
 

@@ -154,17 +154,21 @@ async fn lease_that_its_store_calls_lost_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn claim_after_a_run_that_finds_another_holder_ends_the_run() {
-    let is_lost = at_calls(&[1]);
-    let store = Hostile {
-        claim: Arc::new(move |claim| if is_lost() { Claim::Lost } else { claim }),
-        ..Hostile::new()
-    };
-    let iterations = TaskLoop::on(Schedule::every(secs(3_600)), |_| async {});
-    let lease = store.leases().lease("l").ttl(TTL).after_run();
-    let tasks = started([CriticalTaskConfig::from_loop("t", iterations).gate(lease)]);
-    sleep(millis(10)).await;
-    assert_eq!(state(&tasks, "t"), Some(TaskState::Standby));
+async fn claim_that_finds_another_holder_ends_the_run() {
+    // At the begin of the loop, and after its first iteration.
+    for calls in [&[1][..], &[2]] {
+        let is_lost = at_calls(calls);
+        let store = Hostile {
+            claim: Arc::new(move |claim| if is_lost() { Claim::Lost } else { claim }),
+            ..Hostile::new()
+        };
+        let iterations = TaskLoop::on(Schedule::every(secs(3_600)), |_| async {});
+        let lease = store.leases().lease("l").ttl(TTL).after_run();
+        let tasks = started([CriticalTaskConfig::from_loop("t", iterations).gate(lease)]);
+        sleep(millis(10)).await;
+        assert_eq!(state(&tasks, "t"), Some(TaskState::Standby), "{calls:?}");
+        assert_eq!(tasks.snapshot("t").unwrap().total_runs(), calls[0] - 1);
+    }
 }
 
 #[tokio::test(start_paused = true)]
