@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use otel_tasks::{
-    CriticalTaskConfig, RestartPolicy, ShutdownReport, TaskCategory, TaskManager, TaskPriority,
+    CriticalTaskConfig, RestartPolicy, ShutdownReport, TaskCategory, TaskFamily, TaskManager, TaskPriority,
     events::{TaskEvent, TaskEventKind},
     policy::Escalation,
     shutdown::{LastResort, ShutdownOutcome},
@@ -208,4 +208,36 @@ fn a_blocked_runtime_keeps_the_deadline_also_where_the_last_stage_was_soon_over(
     assert_eq!(report.count(ShutdownOutcome::Clean), 1, "{report}");
     drop(free);
     assert_eq!(shutdown.join().expect("no panic"), Arc::new(report));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_tasks_that_are_ended_at_once_are_dropped_however_many_there_are() {
+    let tasks = TaskManager::builder().shutdown_deadline(secs(60)).build().unwrap();
+    let family = TaskFamily::new("idle", |_, _: u64| std::future::pending::<()>());
+    let family = tasks.register_family(family).unwrap();
+    tasks.start();
+    family.set(0..10_000).await.unwrap();
+    eventually("all run", || tasks.snapshot("idle").is_some_and(|task| task.active == 10_000)).await;
+    let report = tasks.shutdown_now().await;
+    assert_eq!(report.count(ShutdownOutcome::Leaked), 0, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiter_that_is_busy_for_a_while_receives_the_report_itself() {
+    let called = Arc::new(AtomicBool::new(false));
+    let calls = called.clone();
+    let resort = LastResort::Call(Arc::new(move |_: &ShutdownReport| calls.store(true, SeqCst)));
+    let tasks = TaskManager::builder().last_resort(resort).build().unwrap();
+    tasks.register(takes("quick", 0)).expect("a valid config");
+    tasks.start();
+    eventually("it runs", || tasks.snapshot("quick").is_some_and(|task| task.active == 1)).await;
+    let begun = tasks.shutting_down();
+    let busy = async {
+        begun.await;
+        std::thread::sleep(millis(600));
+    };
+    let (report, ()) = tokio::join!(tasks.shutdown(), busy);
+    sleep(millis(100)).await;
+    assert_eq!(report.count(ShutdownOutcome::Clean), 1, "{report}");
+    assert!(!called.load(SeqCst), "its thread is not blocked");
 }

@@ -55,8 +55,9 @@ const ABORT_SHARE: u32 = 10;
 const ABORT_MOMENT: Duration = Duration::from_millis(10);
 /// The most that is kept for it.
 const ABORT_RESERVE: Duration = Duration::from_secs(1);
-/// The time for which a waiter may receive the report before the last resort: after it, the waiter's thread counts as blocked.
-const LAST_RESORT_AFTER: Duration = Duration::from_millis(200);
+/// The time for which a waiter may receive the report before the last resort: after it, the waiter's thread counts as blocked. A waiter
+/// that does something else at the same time, such as flushing a file, is not.
+const LAST_RESORT_AFTER: Duration = Duration::from_secs(2);
 /// The longest wait for gates that give back what tasks held: after the report, and after an `unregister`.
 const GATES_MOMENT: Duration = Duration::from_secs(1);
 /// The interval of the watchdog's checks during a shutdown.
@@ -152,8 +153,12 @@ enum Phase {
     Asked,
     /// All members but those held for their dependents were dropped. The held ones were requested to stop, and are waited for until then.
     LastAsked(Instant),
-    /// The rest was dropped, and is waited for until then.
-    Dropped(Instant),
+    /// The rest was dropped, and is waited for until then. If fewer than `left` are left then, it is waited for longer, up to the limit.
+    Dropped {
+        until: Instant,
+        left: usize,
+        limit: Instant,
+    },
     Done,
 }
 
@@ -531,10 +536,7 @@ impl Sequence {
                             ask_held(shared, &held);
                             continue;
                         }
-                        // However short the deadline, what can be dropped has a moment to be.
-                        state.phase = Phase::Dropped(state.end.max(now + ABORT_MOMENT));
-                        drop(state);
-                        drop_all(tracker);
+                        self.drop_rest(tracker, state, now);
                         continue;
                     }
                     state.abort_at
@@ -547,23 +549,38 @@ impl Sequence {
                         continue;
                     }
                     if now >= until {
-                        state.phase = Phase::Dropped(state.end.max(now + ABORT_MOMENT));
-                        drop(state);
-                        drop_all(tracker);
+                        self.drop_rest(tracker, state, now);
                         continue;
                     }
                     until
                 }
-                Phase::Dropped(until) => {
-                    if tracker.is_emptied(None) || now >= until {
-                        state.phase = Phase::Done;
-                        continue;
-                    }
-                    until
+                Phase::Dropped { until, .. } if now < until && !tracker.is_emptied(None) => until,
+                Phase::Dropped { left, limit, .. } => {
+                    let still = tracker.left();
+                    state.phase = if 0 < still && still < left && now < limit {
+                        Phase::Dropped { until: now + ABORT_MOMENT, left: still, limit }
+                    } else {
+                        Phase::Done
+                    };
+                    continue;
                 }
             };
             return Some(next_grace.map_or(until, |grace| grace.min(until)));
         }
+    }
+
+    /// Drops what is left. However short the deadline, what can be dropped has a moment to be, and more of them while some end.
+    fn drop_rest(&self, tracker: &Tracker, mut state: MutexGuard<'_, State>, now: Instant) {
+        let end = state.end.max(now);
+        let limit = end + ABORT_RESERVE;
+        state.phase = Phase::Dropped { until: limit, left: 0, limit };
+        drop(state);
+        let began = StdInstant::now();
+        drop_all(tracker);
+        // On a runtime with one thread, nothing else has run meanwhile.
+        let took = Some(began.elapsed()).filter(|took| *took > ABORT_MOMENT).unwrap_or_default();
+        let until = end.max(now + ABORT_MOMENT + took);
+        self.state().phase = Phase::Dropped { until, left: tracker.left(), limit: limit.max(until) };
     }
 
     /// Writes the report and ends the spans. Only the first call has an effect.
@@ -627,7 +644,7 @@ impl Sequence {
             Phase::Asking(_) | Phase::Done => true,
             Phase::Waiting(_, until) => is_over || now >= until.min(abort_at),
             Phase::Asked => now >= abort_at || shared.tracker.is_emptied(None),
-            Phase::LastAsked(until) | Phase::Dropped(until) => {
+            Phase::LastAsked(until) | Phase::Dropped { until, .. } => {
                 now >= until || shared.tracker.is_emptied(None)
             }
         };

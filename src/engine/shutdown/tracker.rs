@@ -820,6 +820,12 @@ impl Tracker {
         }
     }
 
+    /// Returns the number of members that are waited for at any position.
+    pub(crate) fn left(&self) -> usize {
+        // Acquire: as in `is_emptied`.
+        self.waited_for().iter().map(|waited| waited.left.load(Ordering::Acquire)).sum()
+    }
+
     /// Completes the next time that nothing is waited for at a position any more. Enable it before the check.
     pub(crate) fn next_leaving(&self) -> tokio::sync::futures::Notified<'_> {
         self.left.notified()
