@@ -292,6 +292,8 @@ struct Shown {
     total: u64,
     /// The latest of them.
     latest: Option<SystemTime>,
+    /// True if the latest was shown in a pause alone.
+    latest_paused: bool,
     since: Option<SystemTime>,
 }
 
@@ -302,8 +304,9 @@ impl Shown {
         let mut time = since.min(now) - Duration::from_nanos(1);
         while let Some(next) = schedule.next_after(time).filter(|next| *next <= now) {
             time = next;
-            if self.latest.is_none_or(|latest| next > latest) && self.times.insert(next) && counts {
-                self.total += 1;
+            if self.latest.is_none_or(|latest| next > latest) && self.times.insert(next) {
+                self.total += u64::from(counts);
+                self.latest_paused = !counts;
             }
         }
         self.since = Some(since.min(now));
@@ -346,7 +349,12 @@ proptest! {
                 }
                 match step {
                     Step::Pass(by) => sleep(secs(by / 10)).await,
-                    Step::Set(by) if l.works() && l.is_idle() && (by > 0 || jitter == 0) => {
+                    // A time that passed in a pause, and passes again, is due for a life that has begun after the pause alone.
+                    Step::Set(by)
+                        if l.works()
+                            && l.is_idle()
+                            && (by > 0 || jitter == 0 && !shown.latest_paused) =>
+                    {
                         l.clock.shift(by * MINUTE as i64);
                     }
                     Step::Restart if !is_once(current) => l.handle.restart().unwrap(),
