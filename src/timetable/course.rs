@@ -431,6 +431,16 @@ impl Course {
         passed
     }
 
+    /// Leaves out the times that have come by the begin of the last iteration of a count. Returns their number.
+    pub(crate) fn leave_out_rest(&mut self, now: Now) -> u64 {
+        self.behind = 0;
+        let rest = self.later(now, true, true);
+        if let Some(last) = rest.last {
+            self.set_last(last);
+        }
+        rest.count
+    }
+
     /// Another schedule has applied since `since`. A time that had come before stays due, the latest if there are several. A rhythm
     /// counts from the last used time, and is due at once if that has passed. A calendar begins with its next time.
     /// With `running`, the next iteration waits for a running one, which has been [followed](Self::follow) up to then.
@@ -550,7 +560,6 @@ impl Course {
         let mut left = LeftOut::default();
         if over {
             self.account.hold_from(now.wall);
-            left.missed = u64::from(std::mem::take(&mut self.behind));
             return left;
         }
         if running && self.due.is_none() {

@@ -358,6 +358,10 @@ impl LoopLife {
             control.state().leave_places(dropped.len());
         }
         self.counted += 1;
+        if self.has_counted_all() {
+            let missed = self.course.leave_out_rest(now);
+            self.skipped(SkipReason::Missed, missed);
+        }
         if self.is_watched() {
             self.course.go_on(now, random);
         }
