@@ -75,7 +75,7 @@ impl LeaseStore for Counted {
 async fn the_store_conforms() {
     let cluster = Cluster::shared();
     let (first, second) = (cluster.store(), cluster.store());
-    conformance::check(&first, &second, secs(1)).await;
+    conformance::check(&first, &second, secs(3)).await;
 }
 
 fn obeys() -> CriticalTaskConfig {
