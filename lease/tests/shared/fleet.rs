@@ -131,13 +131,17 @@ fn a_holder_that_was_stopped_while_its_task_waits_polls_it_no_more() {
 
 #[test]
 fn a_holder_that_was_stopped_in_a_poll_ends_that_poll_and_begins_no_other() {
-    let (first, second) = stopped(Does::LongPolls, "stopped_polling");
-    assert_no_overlap(first.said.iter().chain(&second.said));
-    let count = |word: &str| first.said.iter().filter(|line| line.word == word).count();
-    assert_eq!(count("poll"), count("polled"), "the poll under way goes on to its end");
-    let taken_over = second.said.iter().rfind(|line| line.word == "began").expect("it runs").at;
-    let ended = first.said.iter().rfind(|line| line.word == "polled").expect("it was polled").at;
-    assert!(ended > taken_over, "which is what the term is for");
+    // On a busy machine the signal may arrive between two polls.
+    let was_in_a_poll = (0..5).any(|round| {
+        let (first, second) = stopped(Does::LongPolls, &format!("stopped_polling_{round}"));
+        assert_no_overlap(first.said.iter().chain(&second.said));
+        let count = |word: &str| first.said.iter().filter(|line| line.word == word).count();
+        assert_eq!(count("poll"), count("polled"), "the poll under way goes on to its end");
+        let taken_over = second.said.iter().rfind(|line| line.word == "began").expect("it runs").at;
+        // A poll that ends after another process runs: this is what the term is for.
+        first.said.iter().rfind(|line| line.word == "polled").expect("it was polled").at > taken_over
+    });
+    assert!(was_in_a_poll, "the signal has never arrived in a poll");
 }
 
 #[test]
