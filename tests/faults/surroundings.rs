@@ -973,7 +973,7 @@ fn fault_40_a_last_resort_that_panics_leaves_the_watchdog_alive() {
                 }
             }));
             let releaser = std::thread::spawn(move || {
-                std::thread::sleep(secs(2));
+                std::thread::sleep(secs(5));
                 release.store(false, SeqCst);
             });
             tasks.shutdown().await;
