@@ -23,6 +23,7 @@ use opentelemetry_sdk::{
 };
 use otel_tasks::telemetry::{Deferred, RunExemplar};
 
+use self::exposition::Assigned;
 pub(crate) use self::exposition::Format;
 
 /// A reader of a meter provider, which collects whenever it is asked.
@@ -42,13 +43,13 @@ impl Reader {
         let exemplars = exposition::by_series(exemplars);
         if !self.0.collects_all.load(Relaxed) {
             let (metrics, deferred) = Deferred::during(|| self.collected());
-            if let Some(text) = exposition::written(&metrics?, &deferred, format, &exemplars) {
-                return Ok(text);
+            let metrics = metrics?;
+            if let Some(assigned) = exposition::assigned(&metrics, &deferred) {
+                return Ok(exposition::written(&metrics, assigned, format, &exemplars));
             }
             self.0.collects_all.store(true, Relaxed);
         }
-        let text = exposition::written(&self.collected()?, &Deferred::default(), format, &exemplars);
-        text.ok_or_else(|| "a collection without deferred observations has some".to_owned())
+        Ok(exposition::written(&self.collected()?, Assigned::default(), format, &exemplars))
     }
 
     fn collected(&self) -> Result<ResourceMetrics, String> {

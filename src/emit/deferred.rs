@@ -36,7 +36,6 @@ pub struct DeferredObservations {
 
 /// A value that an instrument reports.
 #[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
 pub enum Observed {
     /// A value of seconds.
     F64(f64),

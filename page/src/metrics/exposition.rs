@@ -59,19 +59,18 @@ pub(super) fn by_series(exemplars: &[RunExemplar]) -> Exemplars {
     by_series
 }
 
-/// Returns the families in the order of their names; `None` if it cannot be known where deferred observations belong.
+/// Returns the families in the order of their names.
 pub(super) fn written(
     metrics: &ResourceMetrics,
-    deferred: &Deferred,
+    mut assigned: Assigned<'_>,
     format: Format,
     exemplars: &Exemplars,
-) -> Option<String> {
-    let mut of_metrics = assigned(metrics, deferred)?;
+) -> String {
     let scopes: Vec<_> = metrics.scope_metrics().map(|scope| scope_labels(scope.scope())).collect();
     let mut families = BTreeMap::<String, Family<'_>>::new();
     for (scope, labels) in metrics.scope_metrics().zip(&scopes) {
         for metric in scope.metrics() {
-            let deferred = of_metrics.remove(&std::ptr::from_ref(metric)).unwrap_or_default();
+            let deferred = assigned.remove(&std::ptr::from_ref(metric)).unwrap_or_default();
             let Some(kind) = Kind::of(metric) else { continue };
             let name = names::family(metric.name(), metric.unit());
             // Two kinds under one name are no family: the first stays. The SDK warns of such instruments.
@@ -108,17 +107,17 @@ pub(super) fn written(
     if format == Format::OpenMetrics {
         writer.text.push_str("# EOF\n");
     }
-    Some(writer.text)
+    writer.text
 }
+
+/// The deferred observations of metrics.
+pub(super) type Assigned<'a> = HashMap<*const Metric, Vec<&'a DeferredObservations>>;
 
 /// Returns the deferred observations of each metric; `None` if those of an instrument do not belong to exactly one metric.
 ///
 /// Then a View has changed the instrument, or two scopes have a task of one name.
-fn assigned<'a>(
-    metrics: &'a ResourceMetrics,
-    deferred: &'a Deferred,
-) -> Option<HashMap<*const Metric, Vec<&'a DeferredObservations>>> {
-    let mut assigned = HashMap::<_, Vec<_>>::new();
+pub(super) fn assigned<'a>(metrics: &ResourceMetrics, deferred: &'a Deferred) -> Option<Assigned<'a>> {
+    let mut assigned = Assigned::new();
     let all = || metrics.scope_metrics().flat_map(|scope| scope.metrics());
     for instrument in deferred.instruments().collect::<BTreeSet<_>>() {
         for observations in deferred.of(instrument) {
@@ -229,7 +228,6 @@ impl Number for Observed {
             Self::F64(value) => value.write(text, format),
             Self::U64(value) => value.write(text, format),
             Self::I64(value) => value.write(text, format),
-            _ => f64::NAN.write(text, format),
         }
     }
 }

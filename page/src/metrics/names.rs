@@ -3,8 +3,8 @@
 
 use std::borrow::Cow;
 
-/// The words for UCUM's units.
-const UNITS: &[(&str, &str)] = &[
+/// The words for UCUM's units of time.
+const TIMES: &[(&str, &str)] = &[
     ("d", "days"),
     ("h", "hours"),
     ("min", "minutes"),
@@ -12,6 +12,10 @@ const UNITS: &[(&str, &str)] = &[
     ("ms", "milliseconds"),
     ("us", "microseconds"),
     ("ns", "nanoseconds"),
+];
+
+/// The words for the other units.
+const UNITS: &[(&str, &str)] = &[
     ("By", "bytes"),
     ("KiBy", "kibibytes"),
     ("MiBy", "mebibytes"),
@@ -55,15 +59,14 @@ fn find(words: &[(&str, &'static str)], unit: &str) -> Option<&'static str> {
 
 /// Returns the word of a unit that is no rate. Annotations such as `{run}` have none.
 pub(super) fn unit(unit: &str) -> Option<&'static str> {
-    find(UNITS, unit)
+    find(TIMES, unit).or_else(|| find(UNITS, unit))
 }
 
 /// Returns the words of a rate: `m/s` is `meters_per_second`. A count or a time per time has the second word only.
 fn rate(unit: &str) -> Option<String> {
     let (of, per) = unit.split_once('/')?;
     let per = find(PER, per)?;
-    let is_time = find(&UNITS[..7], of).is_some();
-    Some(match find(UNITS, of).filter(|_| of != "1" && !is_time) {
+    Some(match find(UNITS, of).filter(|_| of != "1") {
         Some(of) => format!("{of}_per_{per}"),
         None => format!("per_{per}"),
     })

@@ -168,8 +168,8 @@ fn prometheus_text_has_the_lines_that_opentelemetry_prometheus_writes() {
 }
 
 /// A manager with tasks that have ended, whose figures change no more.
-async fn ended(provider: &SdkMeterProvider) -> TaskManager {
-    let tasks = TaskManager::builder().meter(provider.meter("tasks")).build().expect("valid");
+async fn ended(provider: &SdkMeterProvider, scope: &'static str) -> TaskManager {
+    let tasks = TaskManager::builder().meter(provider.meter(scope)).build().expect("valid");
     for name in ["a", "b \"quoted\""] {
         tasks.spawn(name, async {}).await.expect("it ends well");
         tasks.spawn(name, async { Err::<(), _>("it fails") }).await.expect("it ran").expect_err("it fails");
@@ -184,10 +184,22 @@ async fn ended(provider: &SdkMeterProvider) -> TaskManager {
 #[tokio::test]
 async fn the_figures_of_tasks_are_those_that_the_sdk_would_collect() {
     let (reader, registry, provider) = provider();
-    let tasks = [ended(&provider).await, ended(&provider).await];
+    let tasks = [ended(&provider, "tasks").await, ended(&provider, "tasks").await];
     let lines = assert_same(&reader, &registry);
     assert!(lines > 100, "{lines}");
+    assert_eq!(assert_same(&reader, &registry), lines, "a collection leaves nothing for another reader");
     assert!(!reader.0.collects_all.load(Relaxed), "nothing was collected again");
+    drop(tasks);
+}
+
+#[tokio::test]
+async fn tasks_of_one_name_in_two_scopes_are_separate_series() {
+    let (reader, registry, provider) = provider();
+    let tasks = [ended(&provider, "first").await, ended(&provider, "second").await];
+    for _ in 0..2 {
+        assert_same(&reader, &registry);
+    }
+    assert!(reader.0.collects_all.load(Relaxed), "by the SDK");
     drop(tasks);
 }
 
@@ -223,7 +235,7 @@ async fn views_apply_to_the_figures_of_tasks() {
     ];
     for (view, by_the_sdk) in views {
         let (reader, registry, provider) = provider_with(|provider| provider.with_view(view));
-        let tasks = ended(&provider).await;
+        let tasks = ended(&provider, "tasks").await;
         for _ in 0..2 {
             assert_same(&reader, &registry);
             assert_eq!(reader.0.collects_all.load(Relaxed), by_the_sdk);
@@ -273,8 +285,7 @@ fn an_exemplar_is_beside_the_bucket_and_the_series_that_counts_its_run() {
     }
     let mut metrics = ResourceMetrics::default();
     reader.collect(&mut metrics).expect("registered");
-    let written =
-        |format| written(&metrics, &Deferred::default(), format, &exemplars).expect("nothing is deferred");
+    let written = |format| written(&metrics, Assigned::default(), format, &exemplars);
     let open = written(Format::OpenMetrics);
     parser::parse(&open).expect("valid");
     let lines: Vec<_> = open.lines().filter_map(|line| line.split_once(" # ")).collect();
