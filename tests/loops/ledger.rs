@@ -411,6 +411,26 @@ fn rhythms() -> impl Strategy<Value = Schedule> {
     })
 }
 
+#[test]
+fn times_that_come_while_a_loop_catches_up_are_counted_when_its_count_is_reached() {
+    block_on(async {
+        let of = Loop {
+            takes: 3_857,
+            missed: MissedPolicy::CatchUp(3),
+            overlap: OverlapPolicy::Skip,
+            count: Some(2),
+            hook: (0, 0),
+            random: 0.0,
+        };
+        let schedule = Schedule::every(millis(433_337)).immediate(false);
+        let l = Running::begin(&of, schedule, Some(midnight() - millis(866_674)));
+        sleep(secs(31)).await;
+        l.finish(&of, 434).await;
+        // Two that an earlier process left, and eight during the first of them: two run, and the others are missed.
+        assert_eq!(l.accounted(), (2, 8, 0));
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, max_shrink_iters: 100, ..ProptestConfig::with_cases(64) })]
 
