@@ -116,7 +116,7 @@ impl Holds {
         self.state().entries.get(holder)?.hold.as_ref().map(|hold| hold.keeper.clone())
     }
 
-    /// The process that holds the lease; `None` while it is unknown or while nobody asks for the lease here.
+    /// The process that holds the lease; `None` while it is unknown, or while no task of this process waits for the lease.
     pub(crate) fn holder(&self, lease: &str) -> Option<Arc<str>> {
         let state = self.state();
         let of_lease = || state.entries.values().filter(|entry| &*entry.ask.lease == lease);
@@ -458,7 +458,7 @@ impl Candidate {
         let transition = if lost || ran_out { Transition::Lost } else { Transition::Released };
         holds.figures.ended(&ask.lease, transition, pass.term());
         if lost {
-            // It may be lost for its time alone, and nobody else hold it.
+            // Perhaps its time has passed, and no other process holds it.
             let _ = self.release().await;
         } else {
             // A renewal whose answer is missing may have been sent just now.

@@ -1,4 +1,6 @@
-//! A store that does not keep what it promises, one that panics, and one that is slow for some leases.
+//! Stores that break the guarantees of `LeaseStore`, panic, or are slow for some leases.
+
+mod support;
 
 use std::{
     sync::{
@@ -9,23 +11,13 @@ use std::{
 };
 
 use otel_tasks::{
-    CriticalTaskConfig, Schedule, TaskContext, TaskLoop, TaskManager,
-    gate::{BootClock, BootInstant, Claim},
-    schedule::MissedPolicy,
+    CriticalTaskConfig, Schedule, TaskContext, TaskLoop, TaskManager, gate::Claim, schedule::MissedPolicy,
     snapshot::TaskState,
 };
-use otel_tasks_lease::{Answer, Ask, Held, LeaseStore, Leases, Renewed, StoreError, testing::Memory};
+use otel_tasks_lease::{Answer, Ask, Held, LeaseStore, Renewed, StoreError, testing::Memory};
 use tokio::time::{Instant, sleep};
 
-const TTL: Duration = secs(15);
-
-const fn secs(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
-
-const fn millis(milliseconds: u64) -> Duration {
-    Duration::from_millis(milliseconds)
-}
+use self::support::{TTL, leases, millis, secs};
 
 /// Changes an answer.
 type Change<T> = Arc<dyn Fn(T) -> T + Send + Sync>;
@@ -52,15 +44,6 @@ impl Hostile {
             release: Arc::new(|answer| answer),
             longest_renewed: Duration::MAX,
         }
-    }
-
-    fn leases(&self) -> Leases {
-        let (began, runtime) = (Instant::now(), tokio::runtime::Handle::current());
-        let clock = BootClock::from_fn(move || {
-            let _inside = runtime.enter();
-            BootInstant::after_boot(began.elapsed())
-        });
-        Leases::on(self.clone(), clock)
     }
 }
 
@@ -129,7 +112,7 @@ fn at_calls(calls: &'static [u64]) -> impl Fn() -> bool + Send + Sync {
 #[tokio::test(start_paused = true)]
 async fn renewal_of_a_long_lease_does_not_lose_a_short_one() {
     let (store, terms) = (Hostile { longest_renewed: secs(60), ..Hostile::new() }, Terms::default());
-    let leases = store.leases();
+    let leases = leases(store.clone());
     let _tasks = started([
         terms.task("long").gate(leases.lease("long").ttl(secs(600))),
         terms.task("short").gate(leases.lease("short").ttl(TTL)),
@@ -146,7 +129,7 @@ async fn lease_that_its_store_calls_lost_is_given_back() {
         renew: Arc::new(move |renewed| if is_lost() { vec![Renewed::Lost; renewed.len()] } else { renewed }),
         ..Hostile::new()
     };
-    let tasks = started([terms.task("t").gate(store.leases().lease("l").ttl(TTL))]);
+    let tasks = started([terms.task("t").gate(leases(store.clone()).lease("l").ttl(TTL))]);
     sleep(TTL / 3 + millis(10)).await;
     assert_eq!((state(&tasks, "t"), store.store.held_term("l")), (Some(TaskState::Standby), None));
     sleep(secs(2)).await;
@@ -163,7 +146,7 @@ async fn claim_that_finds_another_holder_ends_the_run() {
             ..Hostile::new()
         };
         let iterations = TaskLoop::on(Schedule::every(secs(3_600)), |_| async {});
-        let lease = store.leases().lease("l").ttl(TTL).after_run();
+        let lease = leases(store.clone()).lease("l").ttl(TTL).after_run();
         let tasks = started([CriticalTaskConfig::from_loop("t", iterations).gate(lease)]);
         sleep(millis(10)).await;
         assert_eq!(state(&tasks, "t"), Some(TaskState::Standby), "{calls:?}");
@@ -191,7 +174,7 @@ async fn lease_without_a_grace_leaves_time_for_destructors() {
             std::future::pending::<()>().await;
         }
     });
-    let _tasks = started([deaf.gate(store.leases().lease("l").ttl(TTL).grace(Duration::ZERO))]);
+    let _tasks = started([deaf.gate(leases(store.clone()).lease("l").ttl(TTL).grace(Duration::ZERO))]);
     sleep(TTL).await;
     let dropped = dropped.lock().unwrap().clone();
     assert!(dropped.len() == 1 && dropped[0] <= TTL - TTL / 100, "{dropped:?}");
@@ -208,7 +191,7 @@ async fn candidate_asks_again_whatever_time_its_store_names() {
             }),
             ..Hostile::new()
         };
-        let _tasks = started([terms.task("t").gate(store.leases().lease("l").ttl(TTL))]);
+        let _tasks = started([terms.task("t").gate(leases(store.clone()).lease("l").ttl(TTL))]);
         sleep(TTL * 3).await;
         assert_eq!(terms.all().len(), 1, "{names:?}");
     }
@@ -225,7 +208,7 @@ async fn term_that_does_not_grow_begins_no_run() {
         }),
         ..Hostile::new()
     };
-    let leases = store.leases();
+    let leases = leases(store.clone());
     let tasks = started([terms.task("t").gate(leases.lease("l").ttl(TTL))]);
     sleep(TTL).await;
     assert!(terms.all().is_empty(), "a term is at least 1");
@@ -269,7 +252,7 @@ async fn store_that_panics_is_one_that_fails() {
         }),
         ..Hostile::new()
     };
-    let leases = store.leases();
+    let leases = leases(store.clone());
     let (ran, counts) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(true)));
     let (counted, is_counted) = (ran.clone(), counts.clone());
     let iterations = TaskLoop::on(Schedule::every(secs(10)), move |_| {
@@ -318,7 +301,7 @@ async fn last_run_of_another_age_does_not_hold_up_a_loop() {
             let config = CriticalTaskConfig::from_loop("l", iterations.missed(policy));
             let wall = otel_tasks::testing::WallClock::starting(SystemTime::UNIX_EPOCH + secs(1_790_000_000));
             let tasks = TaskManager::builder().wall_clock(wall.reader()).build().unwrap();
-            tasks.register(config.gate(store.leases().lease("l").ttl(TTL))).unwrap();
+            tasks.register(config.gate(leases(store.clone()).lease("l").ttl(TTL))).unwrap();
             tasks.start();
             let began = std::time::Instant::now();
             sleep(secs(10)).await;

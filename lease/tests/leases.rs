@@ -1,5 +1,7 @@
 //! Leases in virtual time: a store that is late, that fails and that is shared by several managers.
 
+mod support;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
@@ -16,7 +18,7 @@ use opentelemetry_sdk::metrics::{
 };
 use otel_tasks::{
     CriticalTaskConfig, Schedule, TaskGroup, TaskLoop, TaskManager,
-    gate::{BootClock, BootInstant, Claim, Gate},
+    gate::{Claim, Gate},
     policy::{RestartReason, RestartStrategy},
     schedule::MissedPolicy,
     shutdown::ShutdownOutcome,
@@ -26,15 +28,7 @@ use otel_tasks::{
 use otel_tasks_lease::{Answer, Ask, Held, LeaseStore, Leases, Renewed, StoreError, testing::Memory};
 use tokio::time::{Instant, sleep};
 
-const TTL: Duration = secs(15);
-
-const fn secs(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
-
-const fn millis(milliseconds: u64) -> Duration {
-    Duration::from_millis(milliseconds)
-}
+use self::support::{TTL, leases, millis, secs};
 
 /// A store whose answers are late, or errors. What was asked takes effect at once.
 #[derive(Clone, Default)]
@@ -97,19 +91,6 @@ impl LeaseStore for Away {
     async fn freed(&self, lease: &str) {
         self.store.freed(lease).await;
     }
-}
-
-fn clock() -> BootClock {
-    // The reader of metrics has a thread of its own, which would see the system's clock.
-    let (began, runtime) = (Instant::now(), tokio::runtime::Handle::current());
-    BootClock::from_fn(move || {
-        let _inside = runtime.enter();
-        BootInstant::after_boot(began.elapsed())
-    })
-}
-
-fn leases(store: impl LeaseStore) -> Leases {
-    Leases::on(store, clock())
 }
 
 /// Who runs: the terms, and how many at once.
@@ -566,7 +547,7 @@ async fn a_deploy_across_the_night_loses_no_run_and_repeats_none_also_when_the_c
             vec![(0, 41), (44, 124)],
             vec![(0, 42), (43, 124)],
             vec![(0, 43), (46, 67), (67, 124)],
-            // One that is gone before the first night.
+            // The first process ends before the first night.
             vec![(0, 17), (21, 124)],
             (0..62).map(|turn| (turn * 2, turn * 2 + 2)).collect(),
         ] {

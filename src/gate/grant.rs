@@ -294,7 +294,7 @@ impl Pass {
         self.0.released.is_cancelled()
     }
 
-    /// Returns true if user code is active shortly before the permission ends, or a while after a revocation. Wakes nobody.
+    /// Returns true if user code is active shortly before the permission ends, or a while after a revocation. The driver is not woken.
     pub(crate) fn is_overrun(&self) -> bool {
         // Written, not only read: a poll that raises it later sees the time.
         !self.is_released() && self.0.busy.fetch_add(0, SeqCst) > 0 && self.overrun_in().is_zero()

@@ -493,8 +493,8 @@ async fn owned_work_of_a_stopped_task_ends_before_the_lease() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn owned_work_of_a_stopped_task_ends_when_the_lease_is_revoked() {
+/// A task that was stopped, and waits for its owned work.
+async fn stopping_with_owned_work() -> (TaskManager, Door, Keeper, Alive) {
     let (door, owned) = (Door::new(), Alive::default());
     let tasks = started(owns(&owned).gate(door.clone()));
     settle().await;
@@ -503,6 +503,12 @@ async fn owned_work_of_a_stopped_task_ends_when_the_lease_is_revoked() {
     tasks.stop("t").unwrap();
     settle().await;
     assert_eq!(owned.now(), 1);
+    (tasks, door, keeper, owned)
+}
+
+#[tokio::test(start_paused = true)]
+async fn owned_work_of_a_stopped_task_ends_when_the_lease_is_revoked() {
+    let (tasks, _door, keeper, owned) = stopping_with_owned_work().await;
     keeper.revoke();
     settle().await;
     assert_eq!((owned.now(), state(&tasks, "t")), (0, Some(TaskState::Stopped)));
@@ -510,14 +516,7 @@ async fn owned_work_of_a_stopped_task_ends_when_the_lease_is_revoked() {
 
 #[tokio::test(start_paused = true)]
 async fn restart_of_a_stopping_task_ends_the_owned_work_of_its_last_run() {
-    let (door, owned) = (Door::new(), Alive::default());
-    let tasks = started(owns(&owned).gate(door.clone()));
-    settle().await;
-    let keeper = admit(&door, 1);
-    settle().await;
-    tasks.stop("t").unwrap();
-    settle().await;
-    assert_eq!(owned.now(), 1);
+    let (tasks, door, keeper, owned) = stopping_with_owned_work().await;
     tasks.restart("t").unwrap();
     settle().await;
     assert_eq!((owned.now(), keeper.is_released(), door.candidates()), (0, true, 1));

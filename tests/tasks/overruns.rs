@@ -120,7 +120,7 @@ fn full_stderr_does_not_delay_the_end_of_the_process() {
         return run(
             [CriticalTaskConfig::new("t", |_| async {
                 loop {
-                    // Until nobody reads it any more. Then its lock is held, too.
+                    // The test reads none of it. Once the pipe is full, this thread holds the lock of stderr.
                     eprintln!("{}", "x".repeat(4_096));
                 }
             })],

@@ -55,6 +55,7 @@ use self::{
 };
 use crate::{
     freed::Channels,
+    holds::TIMEOUT,
     store::{Answer, Ask, Held, LeaseStore, Renewed, StoreError},
 };
 
@@ -63,8 +64,6 @@ const CONCURRENT: usize = 16;
 /// The part of the ttl after which renewals that have no response yet have failed. The caller drops all of them after a sixth, and the others have
 /// their responses.
 const LIMIT_PART: u32 = 7;
-/// The class of a renewal without a response.
-const TIMEOUT: &str = "timeout";
 /// The number of times that one write is tried while others change the object. Only an edit by hand changes a held one.
 const ATTEMPTS: usize = 5;
 /// The time between the end of a watch and the next.

@@ -273,7 +273,7 @@ impl Cluster {
         assert_eq!(status, 200, "{body}");
     }
 
-    /// The number of leases that nobody holds.
+    /// The number of leases without a holder.
     pub(crate) fn free_leases(&self) -> usize {
         let (_, body) = self.ask(ADMIN, "GET", self.path("").trim_end_matches('/'), None);
         let all: Value = serde_json::from_str(&body).expect("a list");

@@ -185,8 +185,9 @@ async fn what_cannot_be_reached_or_named_is_a_typed_error() {
     let closed = crate::guarded::free_port();
     let (certificate, key) = cluster.certificate();
     let ca = fs::read(certificate.with_file_name("ca.crt")).expect("a file");
-    let nobody = Config::new(format!("https://127.0.0.1:{closed}"), "shop").ca_pem(&ca);
-    fails(nobody, "a", "no answer", |error| matches!(reason(error), Some(RequestError::NoAnswer(_)))).await;
+    let unreachable = Config::new(format!("https://127.0.0.1:{closed}"), "shop").ca_pem(&ca);
+    fails(unreachable, "a", "no answer", |error| matches!(reason(error), Some(RequestError::NoAnswer(_))))
+        .await;
     // Of another authority.
     let other = Config::new(format!("https://127.0.0.1:{}", cluster.port), "shop").ca_file(&certificate);
     fails(other, "a", "not the authority", |error| error.error_type() == "connection").await;
@@ -399,7 +400,7 @@ async fn a_lease_whose_object_may_not_be_written_does_not_end_the_others() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_release_reaches_a_candidate_however_long_it_waits() {
     let cluster = Cluster::shared();
-    // Far longer than the test: without the watch nobody takes over.
+    // Far longer than the test: without the watch, no candidate takes over in time.
     let ttl = secs(300);
     let holder = Leases::new(cluster.store());
     let pairs: Vec<_> = (0..24)

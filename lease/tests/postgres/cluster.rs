@@ -85,7 +85,7 @@ impl Cluster {
         self.count("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'otel-tasks-lease'")
     }
 
-    /// The number of leases that nobody holds.
+    /// The number of leases without a holder.
     pub(crate) fn free_leases(&self) -> usize {
         self.count("SELECT count(*) FROM otel_tasks_lease WHERE holder IS NULL")
     }

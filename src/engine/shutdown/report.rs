@@ -175,7 +175,7 @@ impl fmt::Debug for LastResort {
 
 impl LastResort {
     pub(crate) fn run(&self, report: &ShutdownReport) {
-        // The blocked thread may hold the lock of stderr, and nobody may read it.
+        // The blocked thread may hold the lock of stderr, and no process may read the pipe behind it.
         let print = || {
             let line = format!("otel-tasks: nobody can receive the report, its thread is blocked; {report}");
             say_within(PRINT_WITHIN, line);

@@ -1,5 +1,9 @@
-//! The program that the stack is proven with: a service in which everything happens that the instruments can tell of, one in
-//! which nothing does, one that goes on working while its telemetry is disturbed, and one with a task that runs on one of its instances.
+//! The program that the stack is tested with. It has four services:
+//!
+//! - one that uses all instruments
+//! - one without any event
+//! - one that continues while its telemetry is disturbed
+//! - one with a task that runs in one of its instances
 //!
 //! Each line on standard output is one JSON value; the last are the final figures. It ends when standard input does.
 
