@@ -29,6 +29,8 @@
 
 #[cfg(feature = "testing")]
 pub mod conformance;
+#[cfg(any(feature = "kubernetes", feature = "postgres"))]
+mod connection;
 mod figures;
 #[cfg(any(feature = "kubernetes", feature = "postgres"))]
 mod freed;

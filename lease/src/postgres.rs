@@ -9,14 +9,12 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    future::{Future, poll_fn},
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    future::poll_fn,
+    sync::{Arc, Weak},
     time::{Duration, SystemTime},
 };
 
 use otel_tasks::gate::Claim;
-use tokio::{sync::Mutex as AsyncMutex, time::timeout};
 pub use tokio_postgres;
 use tokio_postgres::{
     AsyncMessage, Client, Config, Connection, NoTls, Row, Socket,
@@ -26,8 +24,9 @@ use tokio_postgres::{
 };
 
 use crate::{
+    connection::{self, Making, Slot},
     freed::Channels,
-    holds::{TERM, TIMEOUT},
+    holds::TERM,
     store::{Answer, Ask, Held, LeaseStore, Renewed, StoreError},
 };
 
@@ -42,8 +41,6 @@ CREATE TABLE IF NOT EXISTS otel_tasks_lease (
     last_run_term bigint
 )";
 
-/// The longest time to make a connection. Meanwhile no other request has one, also if the caller has no time limit of its own.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// The channel on which a release is notified, with the name of the lease.
 const CHANNEL: &str = "otel_tasks_lease";
 /// `pg_notify` refuses longer texts. The candidates of a lease with a longer name get no notification and ask by time.
@@ -112,14 +109,10 @@ SELECT pg_notify('otel_tasks_lease', name) FROM released WHERE octet_length(name
 pub struct Postgres(Arc<Inner>);
 
 struct Inner {
-    connect: Box<dyn Fn(Weak<Channels>) -> Connecting + Send + Sync>,
-    /// Held while a connection is made, so that there is one.
-    connecting: AsyncMutex<()>,
-    client: Mutex<Option<Arc<Client>>>,
+    connect: Box<dyn Fn(Weak<Channels>) -> Making<'static, Client> + Send + Sync>,
+    connection: Slot<Client>,
     channels: Arc<Channels>,
 }
-
-type Connecting = Pin<Box<dyn Future<Output = Result<Client, tokio_postgres::Error>> + Send>>;
 
 impl Postgres {
     /// Creates a store on the server of a connection string or URL, without TLS. The connection is made with the first request.
@@ -142,19 +135,19 @@ impl Postgres {
         if config.get_application_name().is_none() {
             config.application_name("otel-tasks-lease");
         }
-        let connect = move |channels| -> Connecting {
+        let connect = move |channels| -> Making<'static, Client> {
             let (config, tls) = (config.clone(), tls.clone());
             Box::pin(async move {
-                let (client, connection) = config.connect(tls).await?;
+                let (client, connection) = config.connect(tls).await.map_err(|error| failed(&error))?;
                 tokio::spawn(drive(connection, channels));
-                client.batch_execute(&format!("LISTEN {CHANNEL}")).await?;
+                let listen = client.batch_execute(&format!("LISTEN {CHANNEL}")).await;
+                listen.map_err(|error| failed(&error))?;
                 Ok(client)
             })
         };
         Self(Arc::new(Inner {
             connect: Box::new(connect),
-            connecting: AsyncMutex::new(()),
-            client: Mutex::default(),
+            connection: Slot::default(),
             channels: Arc::default(),
         }))
     }
@@ -193,32 +186,16 @@ where
     }
 }
 
+impl connection::Connection for Client {
+    fn is_closed(&self) -> bool {
+        self.is_closed()
+    }
+}
+
 impl Inner {
-    fn slot(&self) -> MutexGuard<'_, Option<Arc<Client>>> {
-        self.client.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn connected(&self) -> Option<Arc<Client>> {
-        self.slot().as_ref().filter(|client| !client.is_closed()).cloned()
-    }
-
-    /// Returns the connection, and makes one if there is none.
     async fn client(&self) -> Result<Arc<Client>, StoreError> {
-        if let Some(client) = self.connected() {
-            return Ok(client);
-        }
-        let _one = self.connecting.lock().await;
-        if let Some(client) = self.connected() {
-            return Ok(client);
-        }
-        let connect = (self.connect)(Arc::downgrade(&self.channels));
-        let connected = timeout(CONNECT_WITHIN, connect).await;
-        let connected = connected.map_err(|elapsed| StoreError::new(TIMEOUT, elapsed))?;
-        let client = connected.map_err(|error| failed(&error))?;
-        let client = Arc::new(client);
-        *self.slot() = Some(client.clone());
-        self.channels.all_freed();
-        Ok(client)
+        let connect = || (self.connect)(Arc::downgrade(&self.channels));
+        self.connection.get(connect, || self.channels.all_freed()).await
     }
 
     async fn query(
@@ -251,10 +228,7 @@ impl Answered<'_> {
 impl Drop for Answered<'_> {
     fn drop(&mut self) {
         if !self.is_over {
-            let mut slot = self.inner.slot();
-            let gone = slot.take_if(|client| Arc::ptr_eq(client, self.client));
-            drop(slot);
-            drop(gone);
+            self.inner.connection.give_up(self.client);
         }
     }
 }

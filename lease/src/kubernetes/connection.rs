@@ -20,11 +20,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use otel_tasks::gate::BootInstant;
 use serde_json::Value;
-use tokio::{
-    net::TcpStream,
-    sync::{Mutex as AsyncMutex, Notify},
-    task::AbortHandle,
-};
+use tokio::{net::TcpStream, sync::Notify, task::AbortHandle};
 use tokio_rustls::TlsConnector;
 
 use super::{
@@ -32,7 +28,10 @@ use super::{
     error::RequestError,
     object::{LABEL, Object},
 };
-use crate::store::StoreError;
+use crate::{
+    connection::{Connection, Slot},
+    store::StoreError,
+};
 
 /// The longest response. etcd keeps no object above 1.5 MiB.
 pub(super) const LONGEST_RESPONSE: usize = 4 << 20;
@@ -59,8 +58,7 @@ pub(super) struct Api {
     server: Server,
     /// The URL of the namespace's leases.
     leases: String,
-    /// Held while a connection is made, so that there is one.
-    connecting: AsyncMutex<()>,
+    connection: Slot<Live>,
     /// Notified of each connection.
     pub(super) made: Arc<Notify>,
     state: Mutex<State>,
@@ -68,7 +66,6 @@ pub(super) struct Api {
 
 #[derive(Default)]
 struct State {
-    live: Option<Arc<Live>>,
     token: Option<(HeaderValue, BootInstant)>,
     /// No request is sent before this time, and why.
     pause: Option<(BootInstant, Option<Duration>)>,
@@ -80,6 +77,12 @@ struct Live {
     /// Counts what was received. Only compared with itself.
     heard: Arc<AtomicU64>,
     driver: AbortHandle,
+}
+
+impl Connection for Live {
+    fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
 }
 
 impl Drop for Live {
@@ -100,7 +103,8 @@ struct Waits<'a> {
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
         if self.live.heard.load(Relaxed) == self.heard {
-            self.api.give_up(self.live);
+            self.api.connection.give_up(self.live);
+            self.live.driver.abort();
         }
     }
 }
@@ -114,7 +118,7 @@ impl Api {
             config,
             server,
             leases,
-            connecting: AsyncMutex::new(()),
+            connection: Slot::default(),
             made: Arc::default(),
             state: Mutex::default(),
         })
@@ -150,7 +154,7 @@ impl Api {
         body: Option<Object>,
     ) -> Result<Reply, StoreError> {
         let request = self.request(method, url, body)?;
-        let live = self.live().await?;
+        let live = self.connection.get(|| Box::pin(self.connect()), || self.made.notify_waiters()).await?;
         let waits = Waits { api: self, live: &live, heard: live.heard.load(Relaxed) };
         let response = self.send(&live, verb, request).await?;
         let status = response.status();
@@ -173,7 +177,7 @@ impl Api {
     /// Begins a watch of the objects of this store: first each object, then each change. `None` without a connection: the requests, which have
     /// a time limit, make it.
     pub(super) async fn watch(&self) -> Option<Result<Watch, StoreError>> {
-        Some(self.watch_on(&*self.connected()?).await)
+        Some(self.watch_on(&*self.connection.current()?).await)
     }
 
     async fn watch_on(&self, live: &Live) -> Result<Watch, StoreError> {
@@ -267,32 +271,6 @@ impl Api {
         header.set_sensitive(true);
         self.state().token = Some((header.clone(), now));
         Ok(Some(header))
-    }
-
-    fn connected(&self) -> Option<Arc<Live>> {
-        self.state().live.as_ref().filter(|live| !live.sender.is_closed()).cloned()
-    }
-
-    fn give_up(&self, live: &Arc<Live>) {
-        let gone = self.state().live.take_if(|current| Arc::ptr_eq(current, live));
-        live.driver.abort();
-        drop(gone);
-    }
-
-    /// Returns the connection, and makes one if there is none.
-    async fn live(&self) -> Result<Arc<Live>, StoreError> {
-        if let Some(live) = self.connected() {
-            return Ok(live);
-        }
-        let _one = self.connecting.lock().await;
-        if let Some(live) = self.connected() {
-            return Ok(live);
-        }
-        let live = Arc::new(self.connect().await?);
-        let before = self.state().live.replace(live.clone());
-        drop(before);
-        self.made.notify_waiters();
-        Ok(live)
     }
 
     async fn connect(&self) -> Result<Live, StoreError> {
