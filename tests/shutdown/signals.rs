@@ -119,7 +119,7 @@ async fn begun(signal: impl Future<Output = ()>) {
 }
 
 fn tell(report: &ShutdownReport) {
-    println!("drained {} of {} ms", report.drained.as_millis(), report.duration.as_millis());
+    println!("drained {} of {} us", report.drained.as_micros(), report.duration.as_micros());
 }
 
 struct Child {
@@ -151,12 +151,12 @@ impl Child {
         assert!(sent.expect("a shell").success());
     }
 
-    /// How long it drained, and how long that and the shutdown took, in milliseconds.
-    fn report(mut self) -> (u64, u64) {
+    /// The durations of the drain, and of the drain and the shutdown together.
+    fn report(mut self) -> (Duration, Duration) {
         let mut rest = String::new();
         self.output.read_to_string(&mut rest).expect("text");
         let line = rest.lines().find(|line| line.starts_with("drained")).unwrap_or_else(|| panic!("{rest}"));
-        let mut numbers = line.split(' ').filter_map(|word| word.parse().ok());
+        let mut numbers = line.split(' ').filter_map(|word| word.parse().ok().map(Duration::from_micros));
         (numbers.next().expect("drained"), numbers.next().expect("in all"))
     }
 }
@@ -185,7 +185,10 @@ fn each_signal_advances_the_shutdown_one_step() {
             child.wait_for("asked");
             child.signal(others);
             let (drained, took) = child.report();
-            assert!(drained > 0 && took < 15_000, "{role}, {first}, {others}: {drained} of {took}");
+            assert!(
+                !drained.is_zero() && took < secs(15),
+                "{role}, {first}, {others}: {drained:?} of {took:?}"
+            );
         }
     }
     // Ctrl-C drains nothing.
@@ -196,7 +199,7 @@ fn each_signal_advances_the_shutdown_one_step() {
         child.wait_for("asked");
         child.signal(second);
         let (drained, took) = child.report();
-        assert!(drained == 0 && took < 15_000, "{second}: {drained} of {took}");
+        assert!(drained.is_zero() && took < secs(15), "{second}: {drained:?} of {took:?}");
     }
     // A hook drains already: the signal makes it shorter, and the next one ends it.
     let mut child = Child::of("signals::each_signal_advances_the_shutdown_one_step", PRE_STOP);
@@ -207,7 +210,7 @@ fn each_signal_advances_the_shutdown_one_step() {
     child.wait_for("asked");
     child.signal("TERM");
     let (drained, took) = child.report();
-    assert!(drained >= 200 && took < 15_000, "{drained} of {took}");
+    assert!(drained >= Duration::from_millis(200) && took < secs(15), "{drained:?} of {took:?}");
     assert!(began.elapsed() < secs(100), "{:?}", began.elapsed());
 }
 
@@ -230,8 +233,15 @@ fn further_signals_reach_a_shutdown_that_was_begun_by_hand() {
             }
             child.signal(signal);
             let (drained, took) = child.report();
-            assert_eq!(drained >= 300, role == ALONE_WITH_DRAIN, "{role}, {signal}: {drained} of {took}");
-            assert!((300..15_000).contains(&(took - drained)), "{role}, {signal}: {drained} of {took}");
+            assert_eq!(
+                drained >= Duration::from_millis(300),
+                role == ALONE_WITH_DRAIN,
+                "{role}, {signal}: {drained:?} of {took:?}"
+            );
+            assert!(
+                (Duration::from_millis(300)..secs(15)).contains(&(took - drained)),
+                "{role}, {signal}: {drained:?} of {took:?}"
+            );
         }
     }
 }
@@ -251,7 +261,7 @@ fn a_listener_that_is_made_later_leads_to_the_drain_too() {
     }
     child.signal("TERM");
     let (drained, took) = child.report();
-    assert!(drained > 0 && took < 15_000, "{drained} of {took}");
+    assert!(!drained.is_zero() && took < secs(15), "{drained:?} of {took:?}");
 }
 
 /// Seen to fail: a shutdown that began before anybody listened heard no signal, and lasted as long as its deadline.
@@ -265,7 +275,7 @@ fn a_listener_that_is_made_after_the_shutdown_began_leads_to_its_end() {
     child.wait_for("serving");
     child.signal("TERM");
     let (drained, took) = child.report();
-    assert!(drained == 0 && took < 15_000, "{drained} of {took}");
+    assert!(drained.is_zero() && took < secs(15), "{drained:?} of {took:?}");
 }
 
 /// Fails if signals that something else takes do nothing, however often they come.
@@ -280,9 +290,11 @@ fn second_signal_shuts_down_if_first_is_taken_elsewhere() {
     std::thread::sleep(Duration::from_millis(200));
     child.signal("TERM");
     child.wait_for("taken");
+    // Two signals that come before `run_until` has seen the first are one to tokio.
+    std::thread::sleep(Duration::from_millis(500));
     child.signal("TERM");
     child.wait_for("asked");
     child.signal("TERM");
     let (drained, took) = child.report();
-    assert!(drained == 0 && took < 15_000, "{drained} of {took}");
+    assert!(drained.is_zero() && took < secs(15), "{drained:?} of {took:?}");
 }

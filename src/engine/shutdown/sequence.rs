@@ -53,6 +53,9 @@ const ORDERED_SHARE: u32 = 10;
 const ABORT_SHARE: u32 = 10;
 /// The least that is allowed for it, past the deadline if need be.
 const ABORT_MOMENT: Duration = Duration::from_millis(10);
+/// The longest time without a dropped task while others are still dropped, and the least if no time is left. It is the period in which
+/// Linux accounts a container's processor time (`cpu.cfs_period_us`): a throttled process drops nothing for nearly so long.
+const ABORT_PAUSE: Duration = Duration::from_millis(100);
 /// The most that is kept for it.
 const ABORT_RESERVE: Duration = Duration::from_secs(1);
 /// The time for which a waiter may receive the report before the last resort: after it, the waiter's thread counts as blocked. A waiter
@@ -558,7 +561,7 @@ impl Sequence {
                 Phase::Dropped { left, limit, .. } => {
                     let still = tracker.left();
                     state.phase = if 0 < still && still < left && now < limit {
-                        Phase::Dropped { until: now + ABORT_MOMENT, left: still, limit }
+                        Phase::Dropped { until: now + ABORT_PAUSE, left: still, limit }
                     } else {
                         Phase::Done
                     };
@@ -571,16 +574,17 @@ impl Sequence {
 
     /// Drops what is left. However short the deadline, what can be dropped has a moment to be, and more of them while some end.
     fn drop_rest(&self, tracker: &Tracker, mut state: MutexGuard<'_, State>, now: Instant) {
-        let end = state.end.max(now);
-        let limit = end + ABORT_RESERVE;
+        let (end, left) = (state.end, tracker.left());
+        let limit = end.max(now) + ABORT_RESERVE;
         state.phase = Phase::Dropped { until: limit, left: 0, limit };
         drop(state);
         let began = StdInstant::now();
         drop_all(tracker);
         // On a runtime with one thread, nothing else has run meanwhile.
         let took = Some(began.elapsed()).filter(|took| *took > ABORT_MOMENT).unwrap_or_default();
-        let until = end.max(now + ABORT_MOMENT + took);
-        self.state().phase = Phase::Dropped { until, left: tracker.left(), limit: limit.max(until) };
+        let moment = if end <= now { ABORT_PAUSE } else { ABORT_MOMENT };
+        let until = end.max(now + moment + took);
+        self.state().phase = Phase::Dropped { until, left, limit: limit.max(until) };
     }
 
     /// Writes the report and ends the spans. Only the first call has an effect.
