@@ -54,7 +54,7 @@ const ABORT_SHARE: u32 = 10;
 /// The least that is allowed for it, past the deadline if need be.
 const ABORT_MOMENT: Duration = Duration::from_millis(10);
 /// The longest time without a dropped task while others are still dropped, and the least if no time is left. It is the period in which
-/// Linux accounts a container's processor time (`cpu.cfs_period_us`): a throttled process drops nothing for nearly so long.
+/// Linux accounts a container's processor time (`cpu.cfs_period_us`): a throttled process drops nothing for up to one period.
 const ABORT_PAUSE: Duration = Duration::from_millis(100);
 /// The most that is kept for it.
 const ABORT_RESERVE: Duration = Duration::from_secs(1);
