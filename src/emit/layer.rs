@@ -28,6 +28,7 @@ use tracing::{
     Dispatch, Event, Level, Metadata, Subscriber,
     callsite::{Callsite, Identifier},
     field::FieldSet,
+    level_filters::LevelFilter,
     metadata::Kind,
     span::{Attributes, Id, Record},
     subscriber::Interest,
@@ -142,8 +143,23 @@ pub(crate) struct Installed {
     pub(crate) status: Option<Arc<dyn ExportStatus>>,
 }
 
+/// True if [`layer`] or [`task_layer`] was ever made: in a process without one, a run does not search the subscriber for it.
+static MADE: AtomicBool = AtomicBool::new(false);
+
 /// Finds [`layer`] or [`task_layer`] in the current subscriber.
+#[inline]
 pub(crate) fn installed() -> Option<Installed> {
+    // Relaxed: a thread that uses a subscriber has synchronised with the one that made it.
+    if MADE.load(Relaxed) { find() } else { None }
+}
+
+/// Returns true if no span would be made or exported: there is neither a subscriber that takes any record nor a layer of this crate.
+#[inline]
+pub(crate) fn nobody_listens() -> bool {
+    LevelFilter::current() == LevelFilter::OFF && !MADE.load(Relaxed)
+}
+
+fn find() -> Option<Installed> {
     tracing::dispatcher::get_default(|dispatch| {
         let exporting = dispatch.downcast_ref::<Marker<true>>().map(|marker| &marker.state);
         let state =
@@ -195,6 +211,7 @@ impl<const EXPORTS: bool> Marker<EXPORTS> {
         T: Tracer + Send + Sync + 'static,
         T::Span: Send + Sync + 'static,
     {
+        MADE.store(true, Relaxed);
         let tracer: Box<dyn ObjectSafeTracer + Send + Sync> = Box::new(tracer);
         let tracer = Arc::new(BoxedTracer::new(tracer));
         Self {

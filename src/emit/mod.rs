@@ -29,7 +29,7 @@ pub(crate) use instruments::{
 #[cfg(feature = "otlp-http")]
 pub(crate) use layer::layer_of;
 pub use layer::{LayerConflict, layer, task_layer};
-pub(crate) use layer::{installed, subscriber_is_of_process};
+pub(crate) use layer::{installed, nobody_listens, subscriber_is_of_process};
 pub(crate) use remote::environment;
 pub use remote::remote_context;
 #[cfg(feature = "otlp-http")]

@@ -5,7 +5,7 @@
 
 use std::future::Future;
 
-use super::{Begin, Ended, Recorder, Rules, Run, current::Current, resume};
+use super::{Begin, Ended, PollTime, Recorder, Rules, Run, SpanDetails, SpanMade, current::Current, resume};
 use crate::{
     emit::SpanParent,
     policy::{Exit, TaskCategory, TaskPriority},
@@ -164,8 +164,19 @@ where
     } else {
         recorder.task_with(task.name, task.category, task.priority, task.component.map(Into::into))
     };
-    let begin = Begin { parent: SpanParent::current(), ..Begin::new(recorder, entry) };
-    match Run::begun(begin, body, classify, ()).await {
+    let run = {
+        let mut details = SpanDetails { parent: SpanParent::current(), ..SpanDetails::default() };
+        let begin = Begin {
+            recorder,
+            task: entry,
+            timeout: None,
+            error_rules: None,
+            polls: PollTime::Exact,
+            span: SpanMade::AtOnce(&mut details),
+        };
+        Run::begun(begin, body, classify, ())
+    };
+    match run.await {
         Ended { value: Ok(output), .. } => output,
         Ended { value: Err(Some(payload)), exit: Exit::Panic(panic), .. } => resume(panic, payload),
         _ => unreachable!("the run was given no time limit, and only a panic has a payload"),

@@ -21,7 +21,7 @@ use super::{Payload, Recorder, Rules, Task, catch, current::Current};
 use crate::{
     contract::{self, key, record},
     emit::{
-        ManagedSpan, SpanParent, SpanStart, environment, installed, managed_span, offer,
+        ManagedSpan, SpanParent, SpanStart, environment, installed, managed_span, nobody_listens, offer,
         subscriber_is_of_process, with_trace,
     },
     policy::{ErrorRules, Exit, ExitKind},
@@ -30,9 +30,28 @@ use crate::{
 };
 
 /// The inputs of a run.
-pub(crate) struct Begin {
+pub(crate) struct Begin<'a> {
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) task: Arc<Task>,
+    pub(crate) timeout: Option<Duration>,
+    /// The rules for its error, if they are others than the manager's.
+    pub(crate) error_rules: Option<Arc<ErrorRules>>,
+    pub(crate) polls: PollTime,
+    pub(crate) span: SpanMade<'a>,
+}
+
+/// The moment at which a run's span is made, and its details. The span begins with the run in any case.
+pub(crate) enum SpanMade<'a> {
+    /// With the run.
+    AtOnce(&'a mut SpanDetails),
+    /// At the first poll of the run, if that gives the same span. Then its memory is on the thread that needs it, and
+    /// tasks that wait for their first poll hold none. `None` are the default details.
+    WhenPolled(Option<Box<SpanDetails>>),
+}
+
+/// The details of a run's span, beside its task.
+#[derive(Default)]
+pub(crate) struct SpanDetails {
     /// The name as given, where it differs from the task's.
     pub(crate) given_name: Option<String>,
     pub(crate) generation: Option<u64>,
@@ -43,59 +62,12 @@ pub(crate) struct Begin {
     pub(crate) term: Option<u64>,
     pub(crate) parent: SpanParent,
     pub(crate) links: Vec<SpanContext>,
-    pub(crate) timeout: Option<Duration>,
-    /// The rules for its error, if they are others than the manager's.
-    pub(crate) error_rules: Option<Arc<ErrorRules>>,
-    pub(crate) polls: PollTime,
-    pub(crate) span: SpanMade,
-}
-
-/// The moment at which a run's span is made. The span begins with the run in any case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SpanMade {
-    /// With the run.
-    AtOnce,
-    /// At the first poll of the run, if that gives the same span. Then its memory is on the thread that needs it, and
-    /// tasks that wait for their first poll hold none.
-    WhenPolled,
-}
-
-impl Begin {
-    pub(crate) fn new(recorder: Arc<Recorder>, task: Arc<Task>) -> Self {
-        Self {
-            recorder,
-            task,
-            given_name: None,
-            generation: None,
-            iteration: None,
-            late: None,
-            term: None,
-            parent: SpanParent::Root,
-            links: Vec::new(),
-            timeout: None,
-            error_rules: None,
-            polls: PollTime::Exact,
-            span: SpanMade::AtOnce,
-        }
-    }
-}
-
-/// The attributes of a run's span, beside its task.
-#[derive(Default)]
-struct Told {
-    given_name: Option<String>,
-    generation: Option<i64>,
-    iteration: Option<i64>,
-    late: Option<f64>,
-    term: Option<i64>,
-    parent: SpanParent,
-    links: Vec<SpanContext>,
 }
 
 /// A run's span. Boxed, as the rest of a run: the whole is moved into the task, and moved again with what it returns.
 enum RunSpan {
     Made(Box<ManagedSpan>),
-    Unmade(Option<Box<Told>>),
+    Unmade(Option<Box<SpanDetails>>),
     /// Nobody would see it.
     None,
 }
@@ -104,9 +76,9 @@ impl RunSpan {
     /// Makes the span that waited for the first poll. A subscriber that panics costs the run its span.
     fn make(&mut self, current: &Option<Current>, began: SystemTime) {
         let unmade = std::mem::replace(self, Self::None);
-        let (Self::Unmade(told), Some(Current { recorder, task })) = (unmade, current) else { return };
-        let mut told = told.map_or_else(Told::default, |told| *told);
-        let made = catch(false, || make_span(recorder, task, &mut told, began));
+        let (Self::Unmade(details), Some(Current { recorder, task })) = (unmade, current) else { return };
+        let mut details = details.map_or_else(SpanDetails::default, |details| *details);
+        let made = catch(false, || make_span(recorder, task, &mut details, began));
         *self = made.unwrap_or(Self::None);
     }
 
@@ -203,13 +175,13 @@ where
     /// A run that begins now.
     // Into the spawn, which moves it on.
     #[inline]
-    pub(crate) fn begun(begin: Begin, future: F, classify: C, guard: G) -> Self {
+    pub(crate) fn begun(begin: Begin<'_>, future: F, classify: C, guard: G) -> Self {
         Self::begun_at(Instant::now(), begin, future, classify, guard)
     }
 
     /// A run that began a moment ago.
     #[inline]
-    pub(crate) fn begun_at(began: Instant, begin: Begin, future: F, classify: C, guard: G) -> Self {
+    pub(crate) fn begun_at(began: Instant, begin: Begin<'_>, future: F, classify: C, guard: G) -> Self {
         let running = Some(Running::start(begin, began));
         Self { future: Some(future), classify: Some(classify), running, guard: Some(guard) }
     }
@@ -252,42 +224,33 @@ where
 type Done<T> = (Exit, Result<T, Option<Payload>>, bool);
 
 impl Running {
-    fn start(begin: Begin, started: Instant) -> Self {
-        let Begin {
-            recorder,
-            task,
-            given_name,
-            generation,
-            iteration,
-            late,
-            term,
-            parent,
-            links,
-            timeout,
-            error_rules,
-            polls,
-            span,
-        } = begin;
+    fn start(begin: Begin<'_>, started: Instant) -> Self {
+        let Begin { recorder, task, timeout, error_rules, polls, span } = begin;
         let started_wall = SystemTime::now();
-        let number = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
-        let mut told = Told {
-            given_name: given_name.or_else(|| task.member_name().map(str::to_owned)),
-            generation: number(generation),
-            iteration: number(iteration),
-            late: late.map(|late| late.as_secs_f64()),
-            term: number(term),
-            parent,
-            links,
-        };
-        // A span of a subscriber of this thread's own, or below a span that is current here, is made here.
-        let waits = span == SpanMade::WhenPolled
-            && recorder.spans_may_wait()
-            && matches!(told.parent, SpanParent::Root)
-            && subscriber_is_of_process();
-        let span = if waits {
-            RunSpan::Unmade((!told.is_nothing()).then(|| Box::new(told)))
-        } else {
-            make_span(&recorder, &task, &mut told, started_wall)
+        let mut generation = None;
+        let span = match span {
+            SpanMade::AtOnce(details) => {
+                // They are counted from 1.
+                generation = details.generation.and_then(NonZeroU64::new);
+                details.of_member(&task);
+                make_span(&recorder, &task, details, started_wall)
+            }
+            SpanMade::WhenPolled(mut details) => {
+                if task.member_name().is_some() {
+                    details.get_or_insert_default().of_member(&task);
+                }
+                let is_root =
+                    details.as_ref().is_none_or(|details| matches!(details.parent, SpanParent::Root));
+                if details.is_none() && recorder.tracer().is_none() && nobody_listens() {
+                    RunSpan::None
+                // A span of a subscriber of this thread's own, or below a span that is current here, is made here.
+                } else if recorder.spans_may_wait() && is_root && subscriber_is_of_process() {
+                    RunSpan::Unmade(details)
+                } else {
+                    let mut details = details.map_or_else(SpanDetails::default, |details| *details);
+                    make_span(&recorder, &task, &mut details, started_wall)
+                }
+            }
         };
         if task.run_started(|| recorder.at(started), started_wall) {
             recorder.registry().take_back(&task, recorder.now());
@@ -297,8 +260,7 @@ impl Running {
             span,
             started,
             started_wall,
-            // They are counted from 1.
-            generation: generation.and_then(NonZeroU64::new),
+            generation,
             rare: Rare::of(timeout, error_rules),
             polls,
         }
@@ -309,22 +271,21 @@ impl Running {
     }
 
     /// Calls `inside` as part of a run that began at `began`: in its span, as the current run. `inside` must not unwind. It returns
-    /// true beside its result if it is the last call inside the run.
-    fn inside<R>(
+    /// true if it is the last call inside the run.
+    fn inside(
         span: &mut RunSpan,
         current: &mut Option<Current>,
         began: SystemTime,
-        inside: impl FnOnce() -> (R, bool),
-    ) -> R {
+        inside: impl FnOnce() -> bool,
+    ) {
         if matches!(span, RunSpan::Unmade(_)) {
             span.make(current, began);
         }
         let entered = span.made().map(ManagedSpan::enter);
-        let (result, last) = Current::scope(current, inside);
+        let last = Current::scope(current, inside);
         if let Some(entered) = entered.filter(|_| last) {
             entered.leave_last();
         }
-        result
     }
 
     /// Polls the user's future. When it is done, reports its exit and drops it, all inside the run.
@@ -339,7 +300,8 @@ impl Running {
         let Self { span, current, started_wall, rare, .. } = self;
         let own_rules = || Rules(rare.as_ref().and_then(|rare| rare.error_rules.as_ref()));
         let before = (self.polls == PollTime::Exact).then(std::time::Instant::now);
-        let done = Self::inside(span, current, *started_wall, || {
+        let mut done = None;
+        Self::inside(span, current, *started_wall, || {
             let (mut output, mut exit) = (None, None);
             let caught = catch(silence, || {
                 let Some(polled) = future.as_mut().as_pin_mut() else { return false };
@@ -350,22 +312,22 @@ impl Running {
                 future.set(None);
                 true
             });
-            let done = match (caught, output, exit) {
-                (Ok(false), ..) => return (None, false),
-                // The user's code may panic while its output is read, too: in `Display` of its error, or in a
-                // classification of its own.
-                (Err(caught), Some(output), None) => {
-                    let drop_panicked = catch(silence, || future.set(None)).is_err();
-                    (Exit::Panic(caught.panic), Ok(output), drop_panicked)
-                }
-                (caught, Some(output), Some(exit)) => (exit, Ok(output), caught.is_err()),
-                (Err(caught), None, _) => {
-                    let drop_panicked = catch(silence, || future.set(None)).is_err();
-                    (Exit::Panic(caught.panic), Err(Some(caught.payload)), drop_panicked)
-                }
-                (Ok(true), ..) => unreachable!("what is done has an output and an exit"),
+            done = match caught {
+                Ok(false) => return false,
+                Ok(true) => output.zip(exit).map(|(output, exit)| (exit, Ok(output), false)),
+                Err(caught) => Some(match (output, exit) {
+                    // What panicked is the destructor of the future.
+                    (Some(output), Some(exit)) => (exit, Ok(output), true),
+                    // The user's code may panic while its output is read, too: in `Display` of its error, or in a
+                    // classification of its own.
+                    (output, _) => {
+                        let drop_panicked = catch(silence, || future.set(None)).is_err();
+                        let value = output.ok_or(Some(caught.payload));
+                        (Exit::Panic(caught.panic), value, drop_panicked)
+                    }
+                }),
             };
-            (Some(done), true)
+            true
         });
         let took = match before {
             Some(before) => Some(before.elapsed()),
@@ -393,9 +355,12 @@ impl Running {
             return false;
         }
         let silence = self.silence();
+        let mut panicked = false;
         Self::inside(&mut self.span, &mut self.current, self.started_wall, || {
-            (catch(silence, || future.set(None)).is_err(), true)
-        })
+            panicked = catch(silence, || future.set(None)).is_err();
+            true
+        });
+        panicked
     }
 
     /// Counts the run, ends its span, writes the log record of a failure.
@@ -441,20 +406,22 @@ impl Running {
     }
 }
 
-impl Told {
-    fn is_nothing(&self) -> bool {
-        self.given_name.is_none()
-            && self.generation.is_none()
-            && self.iteration.is_none()
-            && self.links.is_empty()
+impl SpanDetails {
+    /// The name as given is the member's, unless the caller gave another.
+    fn of_member(&mut self, task: &Task) {
+        if self.given_name.is_none() {
+            self.given_name = task.member_name().map(str::to_owned);
+        }
     }
 }
 
 /// Makes the span of a run that began at `began`.
 #[inline]
-fn make_span(recorder: &Recorder, task: &Task, told: &mut Told, began: SystemTime) -> RunSpan {
-    let Told { given_name, generation, iteration, late, term, parent, links } = told;
-    let (generation, iteration, late, term) = (*generation, *iteration, *late, *term);
+fn make_span(recorder: &Recorder, task: &Task, details: &mut SpanDetails, began: SystemTime) -> RunSpan {
+    let SpanDetails { given_name, generation, iteration, late, term, parent, links } = details;
+    let number = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+    let (generation, iteration, term) = (number(*generation), number(*iteration), number(*term));
+    let late = late.map(|late| late.as_secs_f64());
     let identity = &task.metered().identity;
     let (span, taken) = offer(recorder.options.span_path, || {
         managed_span!(parent, contract::SPAN_RUN, {

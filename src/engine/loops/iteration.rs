@@ -23,7 +23,7 @@ use crate::{
     },
     gate::{Claim, Pass},
     policy::{Exit, Failure},
-    run::{Begin, Ended, Guarded, Rules, Run},
+    run::{Begin, Ended, Guarded, Rules, Run, SpanDetails, SpanMade},
     timetable::{Begins, OverlapPolicy, Trigger},
 };
 
@@ -149,15 +149,21 @@ impl Living {
         if let (Some(late), Some(exposition)) = (late, &*shared.recorder.exposition()) {
             exposition.instruments.schedule_delay.record(delays, &supervised.task, late.as_secs_f64());
         }
-        let begin = Begin {
+        let mut details = SpanDetails {
             generation: Some(context.generation()),
             iteration: Some(iteration),
             late,
             term: context.pass().map(Pass::term),
             links,
+            ..SpanDetails::default()
+        };
+        let begin = Begin {
+            recorder: shared.recorder.clone(),
+            task: supervised.task.clone(),
             timeout: supervised.spec.run_timeout,
+            error_rules: None,
             polls: shared.recorder.polls(),
-            ..Begin::new(shared.recorder.clone(), supervised.task.clone())
+            span: SpanMade::AtOnce(&mut details),
         };
         let context = context.of_iteration(iteration);
         let work = match &self.parts.retry {
@@ -232,11 +238,15 @@ impl Living {
         let Life { shared, supervised, context, .. } = &self.life;
         let unheard = self.parts.control.state().refuse();
         drop(unheard);
+        let generation = Some(context.generation());
+        let mut details = SpanDetails { generation, links, ..SpanDetails::default() };
         let begin = Begin {
-            generation: Some(context.generation()),
-            links,
+            recorder: shared.recorder.clone(),
+            task: supervised.task.clone(),
+            timeout: None,
+            error_rules: None,
             polls: shared.recorder.polls(),
-            ..Begin::new(shared.recorder.clone(), supervised.task.clone())
+            span: SpanMade::AtOnce(&mut details),
         };
         let work = std::future::ready(exit);
         let Ended { exit, span_context, at, .. } =

@@ -32,8 +32,8 @@ use crate::{
         error_text, type_path,
     },
     run::{
-        Begin, Outcome, PollTime, Refusal, Rules, Run, SpanMade, Task, TaskError, TaskHandle, catch,
-        exit_of_run,
+        Begin, Outcome, PollTime, Refusal, Rules, Run, SpanDetails, SpanMade, Task, TaskError, TaskHandle,
+        catch, exit_of_run,
     },
     watchdog::{MemberId, block_for},
 };
@@ -443,7 +443,7 @@ where
 
 /// A short task that was admitted: its run may begin.
 struct Admitted {
-    begin: Begin,
+    begin: Begin<'static>,
     place: Place,
     token: Option<CancellationToken>,
     context: Option<TaskContext>,
@@ -653,34 +653,46 @@ impl Shared {
                 },
             })
         });
-        let mut links = extras.as_mut().map_or_else(Vec::new, |extras| std::mem::take(&mut extras.links));
-        let parent = match extras.as_mut().map_or(Parent::None, |extras| std::mem::take(&mut extras.parent)) {
-            // Its span is made on another thread.
-            Parent::Current if options.blocking => SpanParent::Known(Box::new(KnownParent::current())),
-            Parent::Current => SpanParent::current(),
-            Parent::Of(context) => SpanParent::Known(Box::new(KnownParent::of(context))),
-            Parent::None => {
-                let spawner = OtelContext::map_current(|context| context.span().span_context().clone());
-                if spawner.is_valid() {
-                    links.reserve_exact(1);
-                    links.push(spawner);
-                }
-                SpanParent::Root
+        let mut details: Option<Box<SpanDetails>> = None;
+        if *name != *task.identity.name {
+            details.get_or_insert_default().given_name =
+                Some(error_text::bounded(name, Failure::MAX_MESSAGE));
+        }
+        let mut begins_trace = true;
+        let mut error_rules = None;
+        if let Some(extras) = extras {
+            let Extras { parent, links, room: _, error_rules: own_rules } = *extras;
+            error_rules = own_rules.and_then(|rules| self.recorder.with_rules(rules));
+            let parent = match parent {
+                // Its span is made on another thread.
+                Parent::Current if options.blocking => SpanParent::Known(Box::new(KnownParent::current())),
+                Parent::Current => SpanParent::current(),
+                Parent::Of(context) => SpanParent::Known(Box::new(KnownParent::of(context))),
+                Parent::None => SpanParent::Root,
+            };
+            begins_trace = matches!(parent, SpanParent::Root);
+            if !begins_trace || !links.is_empty() {
+                let details = details.get_or_insert_default();
+                (details.parent, details.links) = (parent, links);
             }
-        };
-        let given_name =
-            (*name != *task.identity.name).then(|| error_text::bounded(name, Failure::MAX_MESSAGE));
+        }
+        if begins_trace {
+            let spawner = OtelContext::map_current(|context| {
+                context.has_active_span().then(|| context.span().span_context().clone())
+            });
+            if let Some(spawner) = spawner.filter(SpanContext::is_valid) {
+                let links = &mut details.get_or_insert_default().links;
+                links.reserve_exact(1);
+                links.push(spawner);
+            }
+        }
         let begin = Begin {
-            given_name,
-            parent,
-            links,
+            recorder: self.recorder.clone(),
+            task,
             timeout: options.timeout.filter(|_| !options.blocking),
-            error_rules: extras
-                .and_then(|extras| extras.error_rules)
-                .and_then(|rules| self.recorder.with_rules(rules)),
+            error_rules,
             polls: if options.blocking { PollTime::Untimed } else { self.recorder.polls() },
-            span: SpanMade::WhenPolled,
-            ..Begin::new(self.recorder.clone(), task)
+            span: SpanMade::WhenPolled(details),
         };
         Ok(Admitted { begin, place, token, context, pass, runtime })
     }

@@ -16,7 +16,7 @@ use crate::{
         Backoff, ErrorRules, Escalation, Exit, GiveUp, HealthRole, RestartIntensity, RestartPolicy,
         StallAction, TaskOutput, exit_of,
     },
-    run::{Begin, Rules, Run},
+    run::{Begin, Rules, Run, SpanDetails, SpanMade},
 };
 
 /// The default grace of a task after a stop request: 10 s.
@@ -160,13 +160,19 @@ where
 fn live_once(factory: Arc<dyn Factory>, mut life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
     let supervised = life.supervised.clone();
     let work = life.until_ready(factory.make(life.context.clone(), supervised.rules.clone()));
-    let begin = Begin {
+    let mut details = SpanDetails {
         generation: Some(life.context.generation()),
         term: life.context.pass().map(Pass::term),
         links: std::mem::take(&mut life.links),
+        ..SpanDetails::default()
+    };
+    let begin = Begin {
+        recorder: life.shared.recorder.clone(),
+        task: supervised.task.clone(),
         timeout: supervised.spec.run_timeout,
+        error_rules: None,
         polls: life.shared.recorder.polls(),
-        ..Begin::new(life.shared.recorder.clone(), supervised.task.clone())
+        span: SpanMade::AtOnce(&mut details),
     };
     Box::pin(Once { run: Run::begun(begin, work, |exit: &Exit, _: Rules<'_>| exit.clone(), ()) })
 }
