@@ -4,6 +4,7 @@
 mod support;
 
 mod blocking;
+mod busy_polls;
 mod causes;
 mod changes;
 mod components;

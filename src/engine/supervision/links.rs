@@ -426,6 +426,22 @@ impl Shared {
             || self.yielding_dependents(task).next().is_some()
     }
 
+    /// Returns true if another task would have to stop before this one if this one stopped, or was restarted: while its order is not yet received,
+    /// no other task must yield to it.
+    pub(crate) fn would_be_held_up(&self, task: &Supervised, restarts: bool) -> bool {
+        let stops_with = |other: &Supervised| {
+            other.is_up() && other.owns_name() && other.links.loss() != DependencyLoss::Keep
+        };
+        let taken_along = task.links.membership().filter(|_| restarts).is_some_and(|membership| {
+            let Membership { group, index } = membership;
+            let mut later = group.members().filter(|(other, _)| other > index);
+            later.any(|(other, member)| group.strategy.takes_along(*index, other) && member.is_up())
+        });
+        taken_along
+            || self.is_held_up(task)
+            || self.dependents(task.name()).iter().any(|dependent| stops_with(dependent))
+    }
+
     /// Returns the dependents of a task that stop because of it.
     fn yielding_dependents(&self, task: &Supervised) -> impl Iterator<Item = Arc<Supervised>> {
         let dependents = self.dependents(task.name());
