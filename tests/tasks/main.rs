@@ -23,6 +23,7 @@ mod health_roles;
 mod instrumented;
 mod limits;
 mod names;
+mod one_shots;
 mod orders;
 mod outages;
 mod outputs;

@@ -301,7 +301,7 @@ fn is_settled(member: &Supervised, epoch: u64) -> bool {
             member.links.known_epoch() >= epoch || member.spec.policy == RestartPolicy::Never
         }
         TaskState::Failed => member.spec.policy == RestartPolicy::Never,
-        _ => member.is_ready(),
+        _ => member.carries(),
     }
 }
 
@@ -314,7 +314,7 @@ impl Shared {
         for name in task.links.dependencies() {
             // A dependency that has still to stop counts as stopped. A life that began with it would end at once, again and again.
             let may_rest_on =
-                |dependency: &Arc<Supervised>| dependency.is_ready() && self.must_yield(dependency).is_none();
+                |dependency: &Arc<Supervised>| dependency.carries() && self.must_yield(dependency).is_none();
             match self.supervised(name).filter(may_rest_on) {
                 Some(dependency) => {
                     bond.dependencies.push((Arc::downgrade(&dependency), dependency.signals.generation()));
@@ -344,6 +344,14 @@ impl Shared {
             Gate::Open(bond)
         } else {
             Gate::Closed { waits_for, until }
+        }
+    }
+
+    /// Returns the names of the tasks that a waiting task waits for.
+    pub(crate) fn waits_for(&self, task: &Supervised) -> Vec<Arc<str>> {
+        match self.gate(task) {
+            Gate::Closed { waits_for, .. } => waits_for,
+            Gate::Open(_) => Vec::new(),
         }
     }
 
@@ -405,7 +413,7 @@ impl Shared {
                     dependency.has_left()
                         || !dependency.owns_name()
                         || dependency.signals.generation() != *generation
-                        || !dependency.is_ready()
+                        || !dependency.carries()
                         || self.must_yield(&dependency).is_some()
                 }
                 None => true,

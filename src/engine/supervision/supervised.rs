@@ -213,12 +213,13 @@ impl Supervised {
 
     /// Returns true if the snapshot of its name lacks facts that its cell does not have.
     pub(crate) fn completes(&self) -> bool {
-        !self.links.dependencies().is_empty() || self.body.gated().is_some()
+        !self.links.is_empty() || self.body.gated().is_some()
     }
 
-    /// Adds the facts that its cell does not have: its dependencies and its gate.
+    /// Adds the facts that its cell does not have: its dependencies, the tasks that it waits for, and its gate.
     pub(crate) fn complete(&self, snapshot: &mut TaskSnapshot) {
         snapshot.depends_on = self.links.dependencies().to_vec();
+        snapshot.waits_for = self.waits_for();
         snapshot.gate = self.body.gated().map(|gated| Box::new(gated.snapshot()));
     }
 
@@ -377,13 +378,39 @@ impl Supervised {
         self.is_up() && self.links.known_epoch() < epoch
     }
 
-    /// Returns true if other tasks may depend on it: it does its work, or has finished it.
+    /// Returns true if it does its work, or has finished it.
     pub(crate) fn is_ready(&self) -> bool {
         match self.state() {
             TaskState::Running => self.signals.is_ready(),
             TaskState::Finished => true,
             _ => false,
         }
+    }
+
+    /// Returns true if tasks that depend on it may begin: it is ready, or has succeeded if it is to end.
+    pub(crate) fn carries(&self) -> bool {
+        // With a start timeout it says itself when it is ready.
+        let is_awaited = self.spec.ends && self.spec.start_timeout.is_none();
+        self.is_ready() && (!is_awaited || self.state() == TaskState::Finished)
+    }
+
+    /// Returns the names of the tasks that it waits for.
+    fn waits_for(&self) -> Vec<Arc<str>> {
+        if self.state() != TaskState::Waiting || self.links.is_empty() || !self.is_driven() {
+            return Vec::new();
+        }
+        self.manager.upgrade().map(|shared| shared.waits_for(self)).unwrap_or_default()
+    }
+
+    /// Returns one of the tasks that it waits for, and its state: first one that has failed.
+    fn held_by(&self) -> Option<(Arc<str>, Option<TaskState>)> {
+        let shared = self.manager.upgrade()?;
+        let state = |name: Arc<str>| {
+            let state = shared.supervised(&name).map(|task| task.state());
+            (name, state)
+        };
+        let waits_for = self.waits_for().into_iter().map(state);
+        waits_for.min_by_key(|(_, state)| *state != Some(TaskState::Failed))
     }
 
     /// Returns true if it has ended; a failed task may have a next try.
@@ -503,6 +530,7 @@ impl Supervised {
             stalled: self.stalled_for(),
             ready: self.is_ready(),
             started: self.has_started(),
+            waits_for: self.held_by(),
             next_retry: self.task.cell.next_retry(),
             one_run: !self.body.is_loop(),
         }
