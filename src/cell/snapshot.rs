@@ -163,6 +163,8 @@ pub struct TaskSnapshot {
     pub minutes: Option<RunMinutes>,
     /// The tasks that this one depends on, by name, for a registered task.
     pub depends_on: Vec<Arc<str>>,
+    /// The tasks that this one waits for now, by name; empty if it does not wait.
+    pub waits_for: Vec<Arc<str>>,
     /// The standing of the task's gate; `None` without a gate.
     pub gate: Option<Box<GateSnapshot>>,
     /// Ended runs per bucket of the exported histogram.
@@ -305,6 +307,7 @@ impl TaskSnapshot {
             few: Vec::new(),
             minutes: None,
             depends_on: Vec::new(),
+            waits_for: Vec::new(),
             gate: None,
             durations: Vec::new(),
             longest_poll: Duration::ZERO,

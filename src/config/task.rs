@@ -56,6 +56,7 @@ pub struct CriticalTaskConfig {
     /// `None` for the default, which follows from the kind of the task and its final priority.
     health_role: Option<HealthRole>,
     intake: bool,
+    one_shot: bool,
     gate: Option<Arc<dyn Gate>>,
     on_overrun: OverrunAction,
     pub(super) dependencies: Vec<Arc<str>>,
@@ -119,6 +120,9 @@ impl CriticalTaskConfig {
     /// Creates a task that may end: it is finished after a success, and restarted after a failure. It is
     /// [`new`](Self::new) with [`RestartPolicy::OnFailure`].
     ///
+    /// Tasks that [depend on it](Self::depends_on) begin when it has succeeded. With a [`start_timeout`](Self::start_timeout) they begin when it
+    /// calls [`TaskContext::ready`].
+    ///
     /// ```
     /// # use otel_tasks::{CriticalTaskConfig, TaskManager};
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -136,7 +140,8 @@ impl CriticalTaskConfig {
         Fut: Future + Send + 'static,
         Fut::Output: TaskOutput<Via> + 'static,
     {
-        Self::new(name, factory).restart_policy(RestartPolicy::OnFailure)
+        let task = Self::new(name, factory).restart_policy(RestartPolicy::OnFailure);
+        Self { one_shot: true, ..task }
     }
 
     /// Creates a task as [`new`](Self::new) does, and gives each run a clone of `state`.
@@ -250,6 +255,7 @@ impl CriticalTaskConfig {
             escalation: Escalation::default(),
             health_role: None,
             intake: false,
+            one_shot: false,
             gate: None,
             on_overrun: OverrunAction::default(),
             dependencies: Vec::new(),
@@ -541,6 +547,9 @@ impl CriticalTaskConfig {
 
     /// Adds a dependency: the task begins when that task is ready, and a shutdown stops it before that task. Several calls add several.
     ///
+    /// A [`one_shot`](Self::one_shot) is ready for its dependents when it has succeeded. While the task waits, its health has the reason
+    /// [`WaitsFor`](crate::health::HealthReason::WaitsFor).
+    ///
     /// A dependency is registered [in the same call](crate::TaskManager::register_all) or before.
     ///
     /// ```
@@ -826,6 +835,8 @@ impl CriticalTaskConfig {
             escalation: self.escalation,
             health_role,
             intake: self.intake,
+            // Always restarted, it never ends for good.
+            ends: self.one_shot && self.policy != RestartPolicy::Always,
         });
         let links = Links::new(self.dependencies, self.loss, membership);
         Registration { identity, spec, body, rules, links }

@@ -1,5 +1,6 @@
 //! The parts of a run's telemetry: attributes, instruments, the layer and the spans. No exporter is known here.
 
+mod aside;
 mod at_exit;
 mod attributes;
 mod deferred;
@@ -11,6 +12,7 @@ mod remote;
 mod span;
 mod status;
 
+pub(crate) use aside::{aside, record_aside};
 pub(crate) use at_exit::flush_before_exit;
 #[cfg(feature = "otlp-http")]
 pub(crate) use at_exit::flush_with;

@@ -1,6 +1,7 @@
 //! Each happening that has a log record, said once: the count, the event and the record belong together.
 //!
-//! A record is emitted last, since a subscriber is the user's code. Events without a record are sent where they happen.
+//! A record is emitted last, since a subscriber is the user's code. A record of the watchdog or of the shutdown is emitted on a thread of its own
+//! ([`record_aside`]): nothing else depends on it then. Events without a record are sent where they happen.
 
 use std::{
     sync::Arc,
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     cell::TaskState,
     contract::{SCOPE, key, record},
-    emit::with_trace,
+    emit::{record_aside, with_trace},
     policy::{
         DecisionCause, Exit, Failure, Panic, RestartIntensity, RestartReason, RestartVerdict, error_text,
         text::InstantText,
@@ -35,13 +36,25 @@ use crate::{
 /// The happenings of one task.
 pub(super) struct Announcer<'a> {
     pub(super) events: &'a EventBus,
-    pub(super) task: &'a Task,
+    pub(super) task: &'a Arc<Task>,
     /// The changes of the task; `None` for a spawned task.
     pub(super) changes: Option<&'a Seldom>,
     /// The generation of the life that the happening concerns.
     pub(super) generation: u64,
     /// The trace that the records belong to.
     pub(super) trace: Option<OtelContext>,
+}
+
+/// A task and a trace, for a record on another thread.
+struct About {
+    task: Arc<Task>,
+    trace: Option<OtelContext>,
+}
+
+impl About {
+    fn name(&self) -> &Arc<str> {
+        &self.task.identity.name
+    }
 }
 
 /// Emits a record of a task, with its name, a member's full name, and its component.
@@ -62,6 +75,10 @@ macro_rules! record {
 impl Announcer<'_> {
     fn name(&self) -> &Arc<str> {
         &self.task.identity.name
+    }
+
+    fn about(&self) -> About {
+        About { task: self.task.clone(), trace: self.trace.clone() }
     }
 
     fn send(&self, kind: impl FnOnce() -> TaskEventKind) {
@@ -168,8 +185,12 @@ impl Announcer<'_> {
 
     /// One poll of the task has not returned though its pass is about to end.
     pub(super) fn overran(&self, gate: &str, term: u64) {
-        record!(self, record::LEASE_OVERRUN, Level::ERROR, { { key::LEASE_TERM } = number(term), },
-            "task {} blocks its thread though {gate}, term {term}, is about to end: it may run twice at once", self.name());
+        let (about, gate) = (self.about(), gate.to_owned());
+        record_aside(move || {
+            record!(about, record::LEASE_OVERRUN, Level::ERROR, { { key::LEASE_TERM } = number(term), },
+                "task {} blocks its thread though {gate}, term {term}, is about to end: it may run twice at once",
+                about.name());
+        });
     }
 
     /// The task finished, or was stopped or paused.
@@ -244,27 +265,33 @@ impl Announcer<'_> {
         self.change(TaskChangeKind::Stalled { silent_for });
         self.send(|| TaskEventKind::Stalled { silent_for });
         act();
-        record!(
-            self,
-            record::STALLED,
-            Level::WARN,
-            {},
-            "task {} stalled: no sign of life for {silent_for:.1?}",
-            self.name()
-        );
+        let about = self.about();
+        record_aside(move || {
+            record!(
+                about,
+                record::STALLED,
+                Level::WARN,
+                {},
+                "task {} stalled: no sign of life for {silent_for:.1?}",
+                about.name()
+            );
+        });
     }
 
     /// One poll of the task does not return.
     pub(super) fn blocks(&self, thread: &Arc<str>, polling_for: Duration) {
         self.send(|| TaskEventKind::SlowPoll { polling_for, thread: thread.clone() });
-        record!(
-            self,
-            record::POLL_SLOW,
-            Level::WARN,
-            {},
-            "task {} blocks the thread {thread}: one poll has gone on for {polling_for:.1?}",
-            self.name()
-        );
+        let (about, thread) = (self.about(), thread.clone());
+        record_aside(move || {
+            record!(
+                about,
+                record::POLL_SLOW,
+                Level::WARN,
+                {},
+                "task {} blocks the thread {thread}: one poll has gone on for {polling_for:.1?}",
+                about.name()
+            );
+        });
     }
 
     /// The task's status is another one.
@@ -385,7 +412,7 @@ pub(super) fn unwatched(error: &std::io::Error) {
 pub(super) fn runtime_stalled(events: &EventBus, stalled_for: Duration, polling: Vec<Arc<str>>) {
     let names = some_of(&polling);
     events.tell(None, 0, || TaskEventKind::RuntimeStalled { stalled_for, polling });
-    with_trace(None, || {
+    record_aside(move || {
         tracing::event!(
             name: record::RUNTIME_STALLED, target: SCOPE, parent: None, Level::ERROR,
             "the runtime has run nothing for {stalled_for:.1?}; its threads are blocked by: {names}",
@@ -395,11 +422,11 @@ pub(super) fn runtime_stalled(events: &EventBus, stalled_for: Duration, polling:
 
 /// The runtime of registered tasks was shut down, and they were dropped with it.
 pub(super) fn runtime_gone(names: &[Arc<str>]) {
-    with_trace(None, || {
+    let names = some_of(names);
+    record_aside(move || {
         tracing::event!(
             name: record::RUNTIME_GONE, target: SCOPE, parent: None, Level::ERROR,
-            "the tokio runtime of the task manager was shut down; these tasks were dropped with it: {}",
-            some_of(names),
+            "the tokio runtime of the task manager was shut down; these tasks were dropped with it: {names}",
         );
     });
 }
@@ -407,7 +434,7 @@ pub(super) fn runtime_gone(names: &[Arc<str>]) {
 /// The manager drains.
 pub(super) fn draining(events: &EventBus, drain: Duration, until: SystemTime) {
     events.tell(None, 0, || TaskEventKind::Draining { until });
-    with_trace(None, || {
+    record_aside(move || {
         tracing::event!(
             name: record::DRAINING, target: SCOPE, parent: None, Level::INFO,
             "the task manager drains for {drain:.1?}, then the ordered shutdown begins",
@@ -415,7 +442,7 @@ pub(super) fn draining(events: &EventBus, drain: Duration, until: SystemTime) {
     });
 }
 
-/// A task did not end by itself at shutdown. The record belongs to the span that is entered.
+/// A task did not end by itself at shutdown. The record belongs to the current trace.
 pub(super) fn not_stopped(name: &str, outcome: crate::policy::ShutdownOutcome) {
     tracing::event!(
         name: record::NOT_STOPPED, target: SCOPE, parent: None, Level::WARN,
@@ -438,7 +465,7 @@ pub(crate) fn replacement_failed(name: &str, error: &crate::error::RegisterError
 /// The last handle of a manager was dropped while something was alive.
 pub(crate) fn last_handle_dropped(names: &[&str]) {
     let tasks = if names.is_empty() { "spawned runs".to_owned() } else { some_of(names) };
-    with_trace(None, || {
+    record_aside(move || {
         tracing::event!(
             name: record::MANAGER_DROPPED, target: SCOPE, parent: None, Level::WARN,
             "the last handle of the task manager was dropped: an ordered shutdown of {tasks} begins. Keep a handle, \
@@ -452,12 +479,14 @@ pub(crate) fn last_handle_dropped(names: &[&str]) {
 pub(crate) fn telemetry_dropped() {
     const TEXT: &str = "the installed telemetry was dropped, and nothing is exported any more: keep what `install` returned until \
                         the program ends, then await `shutdown`";
-    if tracing::enabled!(target: SCOPE, Level::WARN) {
-        tracing::event!(name: record::TELEMETRY_ENDED, target: SCOPE, parent: None, Level::WARN, "{TEXT}");
-    } else {
-        // Not the macro, which panics if stderr is closed.
-        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("otel-tasks: {TEXT}\n"));
-    }
+    record_aside(|| {
+        if tracing::enabled!(target: SCOPE, Level::WARN) {
+            tracing::event!(name: record::TELEMETRY_ENDED, target: SCOPE, parent: None, Level::WARN, "{TEXT}");
+        } else {
+            // Not the macro, which panics if stderr is closed.
+            let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("otel-tasks: {TEXT}\n"));
+        }
+    });
 }
 
 /// A variable of the service manager's is not used.
@@ -475,7 +504,8 @@ pub(crate) fn service_variable_ignored(ignored: &crate::systemd::Ignored) {
 /// The service manager does not receive what is sent to it.
 #[cfg(all(feature = "systemd", unix))]
 pub(super) fn service_manager_failed(error: &std::io::Error) {
-    with_trace(None, || {
+    let error = error.to_string();
+    record_aside(move || {
         tracing::event!(
             name: record::SYSTEMD_FAILED, target: SCOPE, parent: None, Level::WARN,
             "the service manager cannot be notified, which is tried again: {error}",

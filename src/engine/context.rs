@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     engine::{Shared, Supervised, TaskBuilder, TaskEventKind},
-    gate::Pass,
+    gate::{Pass, Standing},
     policy::TaskOutput,
     run::{Task, TaskHandle},
 };
@@ -70,6 +70,8 @@ impl Origin {
 #[derive(Default)]
 pub(crate) struct Stop {
     asked: AtomicBool,
+    /// True if the life has seen that it is to stop, before its driver has asked.
+    early: AtomicBool,
     heard: Notify,
     token: OnceLock<CancellationToken>,
 }
@@ -91,7 +93,9 @@ impl Stop {
     }
 
     fn is_asked(&self) -> bool {
-        self.asked.load(SeqCst) || self.token.get().is_some_and(CancellationToken::is_cancelled)
+        self.asked.load(SeqCst)
+            || self.early.load(SeqCst)
+            || self.token.get().is_some_and(CancellationToken::is_cancelled)
     }
 
     async fn asked(&self) {
@@ -131,6 +135,37 @@ impl ContextParts {
     fn life(&self) -> Option<(&Weak<Supervised>, u64)> {
         Some((self.origin.owner()?, self.generation?.get()))
     }
+
+    /// Returns true if the run was requested to stop, or is about to be. Its driver makes the request between two polls, so a poll that does not
+    /// return sees the order itself.
+    fn is_to_stop(&self) -> bool {
+        if self.stop.is_asked() {
+            return true;
+        }
+        let Some((supervised, generation)) = self.life() else { return false };
+        let is_ordered = || supervised.upgrade().is_some_and(|task| task.is_to_stop(generation));
+        let ends = match &self.origin {
+            Origin::Gated(gated) => !matches!(gated.1.standing(), Standing::Open(_)),
+            Origin::Manager(_) | Origin::Owner(_) => false,
+        };
+        let is_to_stop = ends || is_ordered();
+        if is_to_stop {
+            self.stop.early.store(true, SeqCst);
+        }
+        is_to_stop
+    }
+
+    /// Returns the token of the life. Its holder sees a stop as early as [`is_to_stop`](Self::is_to_stop) does.
+    fn token(&self) -> &CancellationToken {
+        let is_new = self.stop.token.get().is_none();
+        let token = self.stop.token();
+        if let Some((supervised, generation)) = self.life().filter(|_| is_new) {
+            if let Some(supervised) = supervised.upgrade() {
+                supervised.lend_token(generation, token.clone());
+            }
+        }
+        token
+    }
 }
 
 impl TaskContext {
@@ -146,6 +181,12 @@ impl TaskContext {
     /// Requests the life to stop.
     pub(crate) fn ask_to_stop(&self) {
         self.parts.stop.ask();
+    }
+
+    /// Returns true if the life may have seen that it is to stop, before its driver has requested it.
+    pub(crate) fn was_early(&self) -> bool {
+        let stop = &self.parts.stop;
+        stop.is_asked() && !stop.asked.load(SeqCst)
     }
 
     /// Returns the name of the task.
@@ -217,7 +258,9 @@ impl TaskContext {
     /// # Cancel safety
     /// Cancel safe: a dropped future loses nothing, and after the request each call completes at once.
     pub async fn cancelled(&self) {
-        self.parts.stop.asked().await;
+        if !self.is_cancelled() {
+            self.parts.stop.asked().await;
+        }
     }
 
     /// Returns the future of [`cancelled`](Self::cancelled) without a borrow, for the graceful shutdown of a server.
@@ -234,7 +277,11 @@ impl TaskContext {
     /// Cancel safe, as [`cancelled`](Self::cancelled) is.
     pub fn cancelled_owned(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
         let parts = self.parts.clone();
-        async move { parts.stop.asked().await }
+        async move {
+            if !parts.is_to_stop() {
+                parts.stop.asked().await;
+            }
+        }
     }
 
     /// Runs `future` until it ends or the run is requested to stop. Returns the output of `future`; `None` if the request came first.
@@ -263,6 +310,9 @@ impl TaskContext {
 
     /// Returns true if the run has been requested to stop.
     ///
+    /// A poll that never awaits sees a stop, a restart and a shutdown too, from any thread. A task that others depend on sees it when
+    /// its turn has come.
+    ///
     /// ```
     /// # async fn sort(ctx: otel_tasks::TaskContext, parts: Vec<Vec<u32>>) {
     /// for mut part in parts {
@@ -275,7 +325,7 @@ impl TaskContext {
     /// # }
     /// ```
     pub fn is_cancelled(&self) -> bool {
-        self.parts.stop.is_asked()
+        self.parts.is_to_stop()
     }
 
     /// Returns the run's permission, if its task has a [gate](crate::CriticalTaskConfig::gate): its term is the fencing token.
@@ -305,7 +355,7 @@ impl TaskContext {
     /// # }
     /// ```
     pub fn cancellation_token(&self) -> &CancellationToken {
-        self.parts.stop.token()
+        self.parts.token()
     }
 
     /// Reports that the run makes progress. With a [`heartbeat_timeout`](crate::CriticalTaskConfig::heartbeat_timeout), a task must call this more

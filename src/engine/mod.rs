@@ -40,7 +40,7 @@ pub(crate) use roster::{Registration, each_name};
 pub(crate) use settings::{DEFAULT_SPAN_PREFIX, DEFAULT_WALL_CLOCK_STEP, Settings, WallClock};
 pub(crate) use shared::{Reserved, Shared};
 pub(crate) use shutdown::{
-    Awaited, Listener, WaitEnded, abort_shutdown, begin_shutdown, run_shutdown, shutdown_in_steps,
+    Awaited, Guard, Listener, WaitEnded, abort_shutdown, begin_shutdown, run_shutdown, shutdown_in_steps,
     until_released,
 };
 #[cfg(feature = "otlp-http")]

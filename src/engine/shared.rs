@@ -18,12 +18,11 @@ use tokio::{sync::watch, task::AbortHandle};
 use super::roster::ByName;
 use crate::{
     cell::{self, TaskState, Vitals},
-    emit::{ManagedSpan, SpanParent},
     engine::{
         Group, Membership, Order, Supervised, TaskEventKind, TaskSpec,
         announce::{self, Announcer},
         home::Home,
-        observe::{events::EventBus, manager_span::manager_span, watch::Watch},
+        observe::{events::EventBus, manager_span::ManagerSpans, watch::Watch},
         roster::{Registered, Registration, each_name},
         settings::Settings,
         shutdown::{
@@ -172,9 +171,9 @@ impl Shared {
         idle
     }
 
-    /// Begins one of the manager's own spans, named `<prefix>.<work>`.
-    pub(super) fn manager_span(&self, work: &'static str, parent: SpanParent) -> ManagedSpan {
-        manager_span(&self.recorder, &self.settings.span_prefix, work, parent)
+    /// Returns the source of the manager's own spans.
+    pub(super) fn manager_spans(&self) -> ManagerSpans {
+        ManagerSpans::new(self.recorder.clone(), self.settings.span_prefix.clone())
     }
 
     /// The health of the service and of each registered task.

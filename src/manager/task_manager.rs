@@ -1239,10 +1239,13 @@ impl TaskManager {
         let ended = {
             let _awaited = engine::Awaited::new(self.shared());
             let mut begun = self.shared().begun.subscribe();
-            tokio::select! {
-                ended = listener.signals.beside(end) => Some(ended),
-                _ = begun.wait_for(|begun| *begun) => None,
-            }
+            let ends = async {
+                tokio::select! {
+                    ended = listener.signals.beside(end) => Some(ended),
+                    _ = begun.wait_for(|begun| *begun) => None,
+                }
+            };
+            engine::Guard::answering(listener.guard.as_ref(), ends).await
         };
         let seen = listener.signals.take_seen();
         let was_sigterm = seen.is_sigterm_alone();

@@ -33,7 +33,7 @@ use super::{
     transport::{Cause, Failure},
     weight::Weighs,
 };
-use crate::{contract, run::catch};
+use crate::{contract, emit::record_aside, run::catch};
 
 /// Hands batches of `T` to one thread.
 pub(super) struct Batcher<T> {
@@ -231,8 +231,7 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
                     error = worker.settle(count, settled);
                 }
                 let tally = worker.lock().tally;
-                // A subscriber of the user's may panic.
-                let _ = catch(false, || losses.report(&tally, &worker.settings, error.as_ref(), &words));
+                losses.report(&tally, &worker.settings, error.as_ref(), &words);
             }
         })?;
         Ok(Self { shared })
@@ -497,7 +496,7 @@ impl<T> Waiting for Shared<T> {
         let change = state.trend.fails(failure, lost);
         drop(state);
         if let Some(change) = change {
-            let _ = catch(false, || change.report());
+            record_aside(move || change.report());
         }
     }
 
@@ -509,7 +508,7 @@ impl<T> Waiting for Shared<T> {
         let change = state.trend.works(lost);
         drop(state);
         if let Some(change) = change {
-            let _ = catch(false, || change.report());
+            record_aside(move || change.report());
         }
     }
 
@@ -625,17 +624,15 @@ impl Losses {
         let items = self.items;
         if doubled(&mut self.queue_full, tally.queue_full) {
             let (count, bound, bytes) = (tally.queue_full, settings.queue, settings.bytes);
-            tracing::warn!(target: contract::SCOPE,
-                "{count} {items} were refused: the queue is full, with room for {bound} {items} and {bytes} B");
+            warn(format!(
+                "{count} {items} were refused: the queue is full, with room for {bound} {items} and {bytes} B"
+            ));
         }
         if doubled(&mut self.too_large, tally.too_large) {
             let (count, bound) = (tally.too_large, settings.batch_bytes);
             match error.filter(|error| matches!(error.cause, Cause::TooLarge(_))) {
-                Some(error) => {
-                    tracing::warn!(target: contract::SCOPE, "{count} {items} were too large: {error}")
-                }
-                None => tracing::warn!(target: contract::SCOPE,
-                    "{count} {items} were too large: more than the {bound} B of a batch"),
+                Some(error) => warn(format!("{count} {items} were too large: {error}")),
+                None => warn(format!("{count} {items} were too large: more than the {bound} B of a batch")),
             }
         }
         let (rejected, what) = match tally.rejected_points {
@@ -643,12 +640,17 @@ impl Losses {
             points => (points, "data points"),
         };
         if doubled(&mut self.rejected, rejected) {
-            tracing::warn!(target: contract::SCOPE, "the receiver rejected {rejected} {what}: {words:?}");
+            warn(format!("the receiver rejected {rejected} {what}: {words:?}"));
         } else if !words.is_empty() && words != self.words {
-            tracing::warn!(target: contract::SCOPE, "the receiver of {items} says: {words:?}");
+            warn(format!("the receiver of {items} says: {words:?}"));
         }
         self.words = words.to_owned();
     }
+}
+
+/// Emits a record. The subscriber is the user's: if it panics or blocks for ever, the export continues.
+fn warn(text: String) {
+    record_aside(move || tracing::warn!(target: contract::SCOPE, "{text}"));
 }
 
 impl<T: Weighs + Send + 'static> Ledger for Batcher<T> {

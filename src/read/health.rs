@@ -137,8 +137,16 @@ pub enum HealthReason {
     BackingOff,
     /// The task was restarted a short while ago.
     Recovering,
-    /// The task has not begun, or waits for others.
+    /// The task has not begun.
     NotStarted,
+    /// The task waits for others before it begins. This is one of them: first one that has failed.
+    #[non_exhaustive]
+    WaitsFor {
+        /// The name of that task.
+        task: Arc<str>,
+        /// The state of that task; `None` if it is not registered.
+        state: Option<TaskState>,
+    },
     /// The task runs and is not ready yet.
     NotReady,
     /// The task is held until somebody resumes it.
@@ -164,6 +172,7 @@ impl HealthReason {
             Self::BackingOff => "backing_off",
             Self::Recovering => "recovering",
             Self::NotStarted => "not_started",
+            Self::WaitsFor { .. } => "waits_for",
             Self::NotReady => "not_ready",
             Self::Paused => "paused",
             Self::Standby => "standby",
@@ -186,6 +195,7 @@ impl HealthReason {
             | Self::RuntimeGone => HealthStatus::Unhealthy,
             Self::BackingOff | Self::Recovering => HealthStatus::Degraded,
             Self::NotStarted
+            | Self::WaitsFor { .. }
             | Self::NotReady
             | Self::Paused
             | Self::Standby
@@ -220,6 +230,8 @@ impl fmt::Display for HealthReason {
             Self::BackingOff => f.write_str("waiting for its restart"),
             Self::Recovering => f.write_str("restarted a short while ago"),
             Self::NotStarted => f.write_str("not started"),
+            Self::WaitsFor { task, state: Some(state) } => write!(f, "waits for {} ({state})", Plain(task)),
+            Self::WaitsFor { task, state: None } => write!(f, "waits for {} (not registered)", Plain(task)),
             Self::NotReady => f.write_str("not ready"),
             Self::Paused => f.write_str("paused"),
             Self::Standby => f.write_str("standing by"),
@@ -332,7 +344,7 @@ impl fmt::Display for TaskHealth {
 }
 
 /// The facts about a task beside its figures.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Live {
     pub(crate) role: HealthRole,
     /// The silence of a stalled task, and its limit.
@@ -341,6 +353,8 @@ pub(crate) struct Live {
     pub(crate) runtime_gone: bool,
     pub(crate) ready: bool,
     pub(crate) started: bool,
+    /// A task that it waits for, and the state of that task.
+    pub(crate) waits_for: Option<(Arc<str>, Option<TaskState>)>,
     /// The time at which a task that has failed is tried again; `None` for never.
     pub(crate) next_retry: Option<SystemTime>,
     /// True if one run is its whole life, which may never succeed by ending.
@@ -364,6 +378,7 @@ impl Default for Live {
             runtime_gone: false,
             ready: false,
             started: false,
+            waits_for: None,
             next_retry: None,
             one_run: false,
         }
@@ -490,7 +505,10 @@ fn reasons(
             .then_some(HealthReason::Restarts { restarts_per_hour: restarts, limit: restarts_per_hour }),
         is(TaskState::Backoff).then_some(HealthReason::BackingOff),
         recovering.then_some(HealthReason::Recovering),
-        is(TaskState::Waiting).then_some(HealthReason::NotStarted),
+        is(TaskState::Waiting).then(|| match live.waits_for {
+            Some((task, state)) => HealthReason::WaitsFor { task, state },
+            None => HealthReason::NotStarted,
+        }),
         (is(TaskState::Running) && !live.ready).then_some(HealthReason::NotReady),
         is(TaskState::Paused).then_some(HealthReason::Paused),
         is(TaskState::Standby).then_some(HealthReason::Standby),
@@ -516,7 +534,7 @@ pub(crate) fn health(
     thresholds: &HealthThresholds,
     shutting_down: bool,
 ) -> TaskHealth {
-    let reasons: Vec<_> = reasons(task, live, thresholds, shutting_down).collect();
+    let reasons: Vec<_> = reasons(task, live.clone(), thresholds, shutting_down).collect();
     let for_good = task.state == Some(TaskState::Failed) && live.next_retry.is_none();
     let is_live = live.stalled.is_none() && !live.runtime_gone && !for_good;
     TaskHealth {
@@ -547,6 +565,7 @@ mod tests {
         runtime_gone: false,
         ready: true,
         started: true,
+        waits_for: None,
         next_retry: None,
         one_run: true,
     };

@@ -7,12 +7,12 @@
 //!
 //! There is one thread for all managers, because what it watches is a property of threads, which managers share.
 
-mod say;
+mod aside;
 mod scan;
 mod slot;
 mod thread;
 
-pub(crate) use say::say_within;
+pub(crate) use aside::{aside, say_within};
 pub(crate) use scan::BlockedPoll;
 pub(crate) use slot::{MemberId, block_for, manager_of, member_id, polled_here, polling, seen_for};
 pub(crate) use thread::{Tick, Watched, last_tick, next_number, tick_at, watch};

@@ -3,6 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[cfg(unix)]
+mod blocked_output;
 mod dependencies;
 mod drain;
 mod intake;

@@ -4,6 +4,7 @@
 mod support;
 
 mod blocking;
+mod busy_polls;
 mod causes;
 mod changes;
 mod components;
@@ -22,6 +23,7 @@ mod health_roles;
 mod instrumented;
 mod limits;
 mod names;
+mod one_shots;
 mod orders;
 mod outages;
 mod outputs;

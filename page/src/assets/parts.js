@@ -81,7 +81,7 @@ export function TraceTools({ id }) {
 
 const REASONS = {
   error_rate: "too many errors", failures_in_a_row: "failures in a row", restarts: "too many restarts", failed: "given up", stalled: "no sign of life",
-  runtime_gone: "its runtime is gone", backing_off: "waits for its restart", recovering: "recovering", not_started: "not started", not_ready: "not ready yet",
+  runtime_gone: "its runtime is gone", backing_off: "waits for its restart", recovering: "recovering", not_started: "not started", waits_for: "waits for others", not_ready: "not ready yet",
   paused: "paused", standby: "its gate is closed", draining: "draining", shutting_down: "shutting down",
 };
 export const reason = (name) => REASONS[name] ?? words(name);

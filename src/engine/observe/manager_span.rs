@@ -22,13 +22,24 @@ pub(super) fn strings(strings: &[Arc<str>]) -> Value {
     Value::Array(Array::String(strings.iter().cloned().map(StringValue::from).collect()))
 }
 
-/// One of the manager's own spans, named `<prefix>.<work>`.
-pub(crate) fn manager_span(
-    recorder: &Recorder,
-    prefix: &str,
-    work: &'static str,
-    parent: SpanParent,
-) -> ManagedSpan {
+/// The source of the manager's own spans, also for a thread without the manager.
+pub(crate) struct ManagerSpans {
+    recorder: Arc<Recorder>,
+    prefix: Arc<str>,
+}
+
+impl ManagerSpans {
+    pub(crate) fn new(recorder: Arc<Recorder>, prefix: Arc<str>) -> Self {
+        Self { recorder, prefix }
+    }
+
+    /// Begins a span, named `<prefix>.<work>`.
+    pub(crate) fn span(&self, work: &'static str, parent: SpanParent) -> ManagedSpan {
+        manager_span(&self.recorder, &self.prefix, work, parent)
+    }
+}
+
+fn manager_span(recorder: &Recorder, prefix: &str, work: &'static str, parent: SpanParent) -> ManagedSpan {
     let name = format!("{prefix}.{work}");
     // A `tracing` span's name is fixed at compile time; another prefix reaches OpenTelemetry as `otel.name`.
     let other_name = (prefix != crate::engine::DEFAULT_SPAN_PREFIX).then_some(name.as_str());

@@ -61,7 +61,7 @@ pub(crate) fn is_running(shared: &Shared) -> bool {
 
 fn sweep(shared: &Arc<Shared>) {
     let began = Instant::now();
-    let span = shared.manager_span("monitor_tasks", SpanParent::Root);
+    let span = shared.manager_spans().span("monitor_tasks", SpanParent::Root);
     {
         let _entered = span.enter();
         step(shared, "categorize tasks", || categorize(shared, &span));

@@ -1,6 +1,7 @@
 //! The drain and the ordered shutdown: who is alive, in which order they stop, and the report.
 
 pub(in crate::engine) mod drain;
+pub(in crate::engine) mod guard;
 pub(in crate::engine) mod lines;
 pub(in crate::engine) mod os_signal;
 pub(in crate::engine) mod report;
@@ -9,6 +10,7 @@ pub(in crate::engine) mod steps;
 pub(in crate::engine) mod topology;
 pub(in crate::engine) mod tracker;
 
+pub(crate) use guard::Guard;
 pub(crate) use os_signal::Ended as WaitEnded;
 #[cfg(feature = "otlp-http")]
 pub(crate) use os_signal::{FurtherSignals, listened_signals};

@@ -43,6 +43,11 @@ pub(crate) fn further_signals() -> FurtherSignals {
     signals
 }
 
+/// Returns true if this process has asked for signals.
+pub(crate) fn is_listening() -> bool {
+    LISTENS.load(SeqCst)
+}
+
 /// Returns what listens for signals; `None` if the process has not asked for any, so that their default action is on.
 #[cfg(feature = "otlp-http")]
 pub(crate) fn listened_signals() -> Option<fn() -> FurtherSignals> {
@@ -59,6 +64,8 @@ pub(crate) struct FurtherSignals {
     beside: Option<ShutdownSignal>,
     /// [`SIGTERMS`] when the wait began.
     sigterms: usize,
+    /// The signals that completed the last [`FurtherSignals::next`].
+    last: Seen,
 }
 
 /// The number of [`ShutdownSignal`]s that have completed with a SIGTERM, also before this listener began.
@@ -151,10 +158,14 @@ impl FurtherSignals {
         poll_fn(|cx| {
             let _ = asked.as_mut().poll(cx);
             self.listen();
-            let seen = self.signals.as_mut().map_or_else(Seen::default, |signals| signals.poll_seen(cx));
-            if seen.is_any() { Poll::Ready(()) } else { Poll::Pending }
+            self.last = self.signals.as_mut().map_or_else(Seen::default, |signals| signals.poll_seen(cx));
+            if self.last.is_any() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
+    }
+
+    pub(crate) fn last_seen(&self) -> Seen {
+        self.last
     }
 }
 

@@ -1,10 +1,18 @@
 //! The report of a shutdown.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    io::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use crate::{
     policy::{Plain, ShutdownOutcome, TaskCategory, TaskPriority},
-    watchdog::say_within,
+    watchdog::{aside, say_within},
 };
 
 /// One line of a [`ShutdownReport`]: a registered task, or the runs of a spawned task that ended alike.
@@ -147,6 +155,10 @@ impl fmt::Display for ShutdownReport {
 
 /// The longest time that the report may take to write.
 const PRINT_WITHIN: Duration = Duration::from_secs(1);
+/// The longest time that the telemetry may take to flush: its own limit, and a little more.
+const FLUSH_WITHIN: Duration = Duration::from_millis(1_200);
+/// The longest time that the buffer of stdout may take to write.
+const STDOUT_WITHIN: Duration = Duration::from_millis(300);
 
 /// The use of a report that no caller can receive, because the thread that waits for it is blocked. For example, a task that never
 /// returns blocks a current-thread runtime.
@@ -158,6 +170,10 @@ pub enum LastResort {
     Print,
     /// The report is written to stderr, telemetry gets one second to flush, and the process ends with
     /// [`ShutdownReport::exit_code`].
+    ///
+    /// A thread of its own does this, which calls no code of yours. So the process also ends if its stderr or a subscriber blocks for ever.
+    /// If the thread of a caller of [`run_until`](crate::TaskManager::run_until) does not act on a signal within a second, that
+    /// thread begins the shutdown.
     Exit,
     /// The function is called with the report, on the watchdog's thread.
     Call(Arc<dyn Fn(&ShutdownReport) + Send + Sync>),
@@ -175,19 +191,34 @@ impl fmt::Debug for LastResort {
 
 impl LastResort {
     pub(crate) fn run(&self, report: &ShutdownReport) {
-        // The blocked thread may hold the lock of stderr, and no process may read the pipe behind it.
-        let print = || {
-            let line = format!("otel-tasks: nobody can receive the report, its thread is blocked; {report}");
-            say_within(PRINT_WITHIN, line);
-        };
         match self {
-            Self::Print => print(),
-            Self::Exit => {
-                print();
-                crate::emit::flush_before_exit();
-                std::process::exit(report.exit_code().into());
-            }
+            Self::Print => say_within(PRINT_WITHIN, cannot_receive(report)),
+            Self::Exit => end_process(&cannot_receive(report), report.exit_code()),
             Self::Call(call) => call(report),
         }
     }
+}
+
+/// The line about a report that no caller can receive.
+pub(crate) fn cannot_receive(report: &ShutdownReport) -> String {
+    format!("otel-tasks: nobody can receive the report, its thread is blocked; {report}")
+}
+
+/// Writes a line to stderr, flushes the telemetry, and ends the process: within three seconds, whatever is blocked. Returns only if
+/// another thread ends the process already.
+pub(crate) fn end_process(line: &str, code: u8) {
+    static ENDS: AtomicBool = AtomicBool::new(false);
+    if ENDS.swap(true, SeqCst) {
+        return;
+    }
+    // The blocked thread may hold the lock of stderr, and no process may read the pipe behind it.
+    say_within(PRINT_WITHIN, line.to_owned());
+    aside(FLUSH_WITHIN, crate::emit::flush_before_exit);
+    // The exit of a process flushes stdout, unless it is locked. It is flushed here, within its time, and stays locked.
+    aside(STDOUT_WITHIN, || {
+        let mut stdout = std::io::stdout().lock();
+        let _ = stdout.flush();
+        std::mem::forget(stdout);
+    });
+    std::process::exit(code.into());
 }

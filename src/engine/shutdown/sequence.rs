@@ -31,10 +31,10 @@ use tokio::{
 
 use crate::{
     contract::attribute,
-    emit::{ManagedSpan, SpanParent},
+    emit::{ManagedSpan, SpanParent, aside, with_trace},
     engine::{
         Order, Shared, ShutdownCause, ShutdownReport, Supervised, TaskEventKind, announce, is_current, later,
-        observe::manager_span::set_names,
+        observe::manager_span::{ManagerSpans, set_names},
         shutdown::{
             drain::RUNTIMES_TURN,
             topology::Position,
@@ -60,7 +60,9 @@ const ABORT_PAUSE: Duration = Duration::from_millis(100);
 const ABORT_RESERVE: Duration = Duration::from_secs(1);
 /// The time for which a waiter may receive the report before the last resort: after it, the waiter's thread counts as blocked. A waiter
 /// that does something else at the same time, such as flushing a file, is not.
-const LAST_RESORT_AFTER: Duration = Duration::from_secs(2);
+pub(super) const LAST_RESORT_AFTER: Duration = Duration::from_secs(2);
+/// The longest time that the shutdown waits for its own spans and records.
+const TELEMETRY_WITHIN: Duration = Duration::from_millis(500);
 /// The longest wait for gates that give back what tasks held: after the report, and after an `unregister`.
 const GATES_MOMENT: Duration = Duration::from_secs(1);
 /// The interval of the watchdog's checks during a shutdown.
@@ -75,7 +77,10 @@ pub(crate) struct Sequence {
     gates: Vec<Arc<dyn Gate>>,
     report: watch::Sender<Option<Arc<ShutdownReport>>>,
     state: Mutex<State>,
-    spans: Mutex<Spans>,
+    /// Locked only on threads that may block.
+    spans: Arc<Mutex<Spans>>,
+    /// True if a span or a record did not come in time: no later one is waited for.
+    is_late: AtomicBool,
     /// Set by the writer of the report.
     finished: AtomicBool,
     /// Callers that wait for the report.
@@ -343,6 +348,15 @@ pub(crate) fn begin(shared: &Arc<Shared>, cause: Option<ShutdownCause>) -> Arc<S
     sequence.clone()
 }
 
+/// Begins the drain, or the ordered shutdown without one, in place of a caller that is blocked.
+pub(super) fn begin_unheard(shared: &Arc<Shared>, drain: Duration) {
+    if drain.is_zero() {
+        begin(shared, None);
+    } else {
+        begin_drain(shared, drain);
+    }
+}
+
 /// Drops at once what the shutdown still waits for, and begins one where none has begun.
 pub(crate) fn abort(shared: &Arc<Shared>) {
     let sequence = begin(shared, None);
@@ -404,7 +418,8 @@ impl Sequence {
                 dependents: Dependents::new(),
                 held: Vec::new(),
             }),
-            spans: Mutex::default(),
+            spans: Arc::default(),
+            is_late: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             delivered: AtomicBool::new(false),
@@ -422,8 +437,8 @@ impl Sequence {
         shared.begun.send_replace(true);
         #[cfg(all(feature = "systemd", unix))]
         shared.stopping();
-        // The subscriber is not ours: nothing that it does holds up the shutdown.
-        let _ = catch(false, || self.spans().begin(shared));
+        let begin = shared.manager_spans();
+        self.aside(move |spans| spans.cleanup = Some(begin.span("cleanup_tasks", SpanParent::Root)));
         let positions = shared.positions();
         let began = self.state().began;
         let has_intake = shared.tracker.drivers(|task| positions.of(task).0 == INTAKE_STAGE);
@@ -440,15 +455,31 @@ impl Sequence {
         shared.watch_closely();
     }
 
-    fn spans(&self) -> MutexGuard<'_, Spans> {
-        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Emits spans and records of the shutdown. The subscriber is not ours: nothing that it does holds up the shutdown for longer than
+    /// [`TELEMETRY_WITHIN`].
+    fn aside(&self, emit: impl FnOnce(&mut Spans) + Send + 'static) {
+        let spans = self.spans.clone();
+        let emit = move || {
+            let mut spans = spans.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = catch(false, || emit(&mut spans));
+        };
+        let limit = if self.is_late.load(SeqCst) { Duration::ZERO } else { TELEMETRY_WITHIN };
+        if !aside(limit, emit) {
+            self.is_late.store(true, SeqCst);
+        }
+    }
+
+    /// The time at which the shutdown must be over.
+    pub(super) fn end(&self) -> Instant {
+        self.state().end
     }
 
     /// The intake is over, or there is none: what no task owns is refused, and the loops are asked.
     fn begin_stages(&self, shared: &Shared) {
         shared.tracker.close(Admission::OwnedRuns);
         let loops = stop_task_loops(shared);
-        let _ = catch(false, || self.spans().begin_stages(shared, loops));
+        let (begin, tracker) = (shared.manager_spans(), shared.tracker.clone());
+        self.aside(move |spans| spans.begin_stages(&begin, &tracker, loops));
     }
 
     /// Performs the actions that are due at `now`. Returns the time of the next action, or `None` if only
@@ -603,13 +634,15 @@ impl Sequence {
         let report = self.make_report(shared);
         let outcomes = ShutdownOutcome::ALL.iter().map(|&outcome| (outcome.as_str(), report.count(outcome)));
         shared.recorder.shut_down(outcomes.collect());
-        if let Some(exposition) = &*shared.recorder.exposition() {
-            exposition.instruments.shutdown_duration.record(report.duration.as_secs_f64(), &[]);
-        }
-        let Spans { cleanup, cancel } =
-            std::mem::take(&mut *self.spans.lock().unwrap_or_else(PoisonError::into_inner));
-        let _ = catch(false, || cancel.map(ManagedSpan::end));
-        let _ = catch(false, || cleanup.map(|cleanup| record_report(cleanup, &report)));
+        let (recorder, reported) = (shared.recorder.clone(), report.clone());
+        self.aside(move |spans| {
+            if let Some(exposition) = &*recorder.exposition() {
+                exposition.instruments.shutdown_duration.record(reported.duration.as_secs_f64(), &[]);
+            }
+            let Spans { cleanup, cancel } = std::mem::take(spans);
+            let _ = catch(false, || cancel.map(ManagedSpan::end));
+            let _ = catch(false, || cleanup.map(|cleanup| record_report(cleanup, &reported)));
+        });
         shared.events.tell(None, 0, || TaskEventKind::ShutdownEnded(report.clone()));
         self.report.send_replace(Some(report));
     }
@@ -619,7 +652,7 @@ impl Sequence {
         self.report.borrow().clone()
     }
 
-    fn make_report(&self, shared: &Shared) -> Arc<ShutdownReport> {
+    pub(super) fn make_report(&self, shared: &Shared) -> Arc<ShutdownReport> {
         let (tasks, asked_by) = shared.tracker.report(&shared.lost_tasks());
         let duration = self.state().began.elapsed();
         Arc::new(ShutdownReport {
@@ -682,7 +715,7 @@ impl Sequence {
     }
 
     /// Returns true if somebody waits for the report.
-    fn is_awaited(&self, shared: &Shared) -> bool {
+    pub(super) fn is_awaited(&self, shared: &Shared) -> bool {
         self.waiting.load(SeqCst) > 0 || shared.awaited.load(SeqCst) > 0
     }
 
@@ -693,15 +726,11 @@ impl Sequence {
 }
 
 impl Spans {
-    fn begin(&mut self, shared: &Shared) {
-        self.cleanup = Some(shared.manager_span("cleanup_tasks", SpanParent::Root));
-    }
-
-    fn begin_stages(&mut self, shared: &Shared, loops_stopped: i64) {
+    fn begin_stages(&mut self, begin: &ManagerSpans, tracker: &Tracker, loops_stopped: i64) {
         let Some(cleanup) = &self.cleanup else { return };
         let inside = |work| {
             let _entered = cleanup.enter();
-            shared.manager_span(work, SpanParent::Current)
+            begin.span(work, SpanParent::Current)
         };
         let stop_loops = inside("stop_task_loops");
         stop_loops.set_attribute(KeyValue::new(attribute::LOOPS_STOPPED, loops_stopped));
@@ -709,7 +738,7 @@ impl Spans {
         let cancel = self.cancel.insert(inside("cancel_tasks"));
         // Only where somebody sees them: there may be many.
         if cancel.otel_context().is_some() {
-            set_names(cancel, &shared.tracker.names());
+            set_names(cancel, &tracker.names());
         }
     }
 }
@@ -769,11 +798,12 @@ fn record_report(span: ManagedSpan, report: &ShutdownReport) {
     } else if stuck > 0 {
         span.fail(&format!("{stuck} tasks did not end by themselves"));
     }
-    {
-        let _entered = span.enter();
+    let context = span.otel_context();
+    // Before the records: a subscriber that blocks in one of them must not keep the span.
+    span.end();
+    with_trace(context, || {
         for task in report.tasks.iter().filter(|task| task.outcome.is_forced()) {
             announce::not_stopped(&task.name, task.outcome);
         }
-    }
-    span.end();
+    });
 }

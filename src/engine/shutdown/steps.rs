@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use crate::engine::{
     Shared, ShutdownReport,
     shutdown::{
+        guard::Guard,
         os_signal::{FurtherSignals, further_signals},
         sequence::{abort, begin, shutdown_after},
     },
@@ -22,6 +23,8 @@ const RUN_UNTIL_FIRST: Duration = Duration::from_millis(200);
 /// A caller that listens for signals on behalf of a manager. Of several callers one acts on a signal, so that it is one step.
 pub(crate) struct Listener<'a> {
     shared: &'a Shared,
+    /// For the time that this caller waits.
+    pub(crate) guard: Option<Guard>,
     /// True if the signals are left to this caller.
     leads: bool,
     /// The steps that this caller knows of.
@@ -30,12 +33,18 @@ pub(crate) struct Listener<'a> {
 }
 
 impl<'a> Listener<'a> {
-    pub(crate) fn new(shared: &'a Shared) -> Self {
-        Self { shared, leads: false, known: shared.steps.load(SeqCst), signals: further_signals() }
+    pub(crate) fn new(shared: &'a Arc<Shared>) -> Self {
+        Self {
+            shared,
+            guard: Guard::begin(shared),
+            leads: false,
+            known: shared.steps.load(SeqCst),
+            signals: further_signals(),
+        }
     }
 
     /// That of `run_until`, which others leave the signals to.
-    pub(crate) fn leading(shared: &'a Shared) -> Self {
+    pub(crate) fn leading(shared: &'a Arc<Shared>) -> Self {
         shared.leading.fetch_add(1, SeqCst);
         let mut leading = Self::new(shared);
         leading.leads = true;

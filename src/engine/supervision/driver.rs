@@ -223,6 +223,9 @@ impl Driver {
                 State::Living(alive) => {
                     let end = ready!(core.live(alive, cx));
                     core.timer.clear();
+                    if end.is_some() && alive.context.was_early() {
+                        core.hear_late(alive, cx);
+                    }
                     match std::mem::replace(&mut self.state, State::Next(Step::Leave)) {
                         State::Living(alive) => core.lived(alive, end),
                         _ => unreachable!("it has just lived"),
@@ -836,6 +839,26 @@ impl Core {
             alive.look = true;
             if self.timer_fired(alive, Instant::now()) {
                 return Poll::Ready(None);
+            }
+        }
+    }
+
+    /// Receives what a life has seen before its driver, and has ended for.
+    fn hear_late(&mut self, alive: &mut Alive, cx: &mut Context<'_>) {
+        while let Poll::Ready(signal) = self.supervised.poll_signal(cx) {
+            let Signal::Order(order) = signal else { continue };
+            match self.heard(order, alive) {
+                Heard::Nothing => {}
+                Heard::Stop(stop) => alive.going = Going::Stops(stop),
+                Heard::RestartAt(due) => alive.going = Going::On { restart_due: Some(due) },
+                Heard::Kill => alive.going = Going::Stops(Stopping::new(Wish::Leave, Some(Duration::ZERO))),
+            }
+        }
+        self.look_at_pass(alive);
+        if alive.going.stopping().is_none() {
+            if let Some(because) = self.shared.must_yield(&self.supervised) {
+                alive.going =
+                    Going::Stops(Stopping::new(Wish::Yield(because), Some(self.supervised.spec.grace())));
             }
         }
     }

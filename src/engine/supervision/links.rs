@@ -301,7 +301,7 @@ fn is_settled(member: &Supervised, epoch: u64) -> bool {
             member.links.known_epoch() >= epoch || member.spec.policy == RestartPolicy::Never
         }
         TaskState::Failed => member.spec.policy == RestartPolicy::Never,
-        _ => member.is_ready(),
+        _ => member.carries(),
     }
 }
 
@@ -314,7 +314,7 @@ impl Shared {
         for name in task.links.dependencies() {
             // A dependency that has still to stop counts as stopped. A life that began with it would end at once, again and again.
             let may_rest_on =
-                |dependency: &Arc<Supervised>| dependency.is_ready() && self.must_yield(dependency).is_none();
+                |dependency: &Arc<Supervised>| dependency.carries() && self.must_yield(dependency).is_none();
             match self.supervised(name).filter(may_rest_on) {
                 Some(dependency) => {
                     bond.dependencies.push((Arc::downgrade(&dependency), dependency.signals.generation()));
@@ -344,6 +344,14 @@ impl Shared {
             Gate::Open(bond)
         } else {
             Gate::Closed { waits_for, until }
+        }
+    }
+
+    /// Returns the names of the tasks that a waiting task waits for.
+    pub(crate) fn waits_for(&self, task: &Supervised) -> Vec<Arc<str>> {
+        match self.gate(task) {
+            Gate::Closed { waits_for, .. } => waits_for,
+            Gate::Open(_) => Vec::new(),
         }
     }
 
@@ -405,7 +413,7 @@ impl Shared {
                     dependency.has_left()
                         || !dependency.owns_name()
                         || dependency.signals.generation() != *generation
-                        || !dependency.is_ready()
+                        || !dependency.carries()
                         || self.must_yield(&dependency).is_some()
                 }
                 None => true,
@@ -424,6 +432,22 @@ impl Shared {
         });
         later.into_iter().any(|member| self.must_yield(&member).is_some())
             || self.yielding_dependents(task).next().is_some()
+    }
+
+    /// Returns true if another task would have to stop before this one if this one stopped, or was restarted: while its order is not yet received,
+    /// no other task must yield to it.
+    pub(crate) fn would_be_held_up(&self, task: &Supervised, restarts: bool) -> bool {
+        let stops_with = |other: &Supervised| {
+            other.is_up() && other.owns_name() && other.links.loss() != DependencyLoss::Keep
+        };
+        let taken_along = task.links.membership().filter(|_| restarts).is_some_and(|membership| {
+            let Membership { group, index } = membership;
+            let mut later = group.members().filter(|(other, _)| other > index);
+            later.any(|(other, member)| group.strategy.takes_along(*index, other) && member.is_up())
+        });
+        taken_along
+            || self.is_held_up(task)
+            || self.dependents(task.name()).iter().any(|dependent| stops_with(dependent))
     }
 
     /// Returns the dependents of a task that stop because of it.

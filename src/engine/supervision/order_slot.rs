@@ -91,6 +91,11 @@ impl OrderSlot {
         waker.into_iter().for_each(Waker::wake);
     }
 
+    /// Returns the held order, and leaves it to the driver.
+    pub(crate) fn peek(&self) -> Option<Order> {
+        lock(&self.0).order
+    }
+
     /// Takes the held order, or the mark that there is something to check. Called by the driver alone.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Signal> {
         let mut held = lock(&self.0);

@@ -6,6 +6,7 @@ use std::{
 };
 
 use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use crate::engine::observe::changes::Rings;
 
@@ -25,6 +26,8 @@ pub(crate) struct Held {
     pub(super) awaits_success: AtomicBool,
     /// True if that iteration has succeeded. Set by the loop, taken by the driver.
     pub(super) succeeded: AtomicBool,
+    /// The token of a life, if somebody has asked for it, and the generation of that life.
+    pub(super) token: Mutex<Option<(u64, CancellationToken)>>,
     rings: Mutex<Rings>,
 }
 

@@ -40,6 +40,8 @@ pub(crate) struct TaskSpec {
     pub(crate) health_role: HealthRole,
     /// True if it stops before all others.
     pub(crate) intake: bool,
+    /// True if tasks that depend on it begin after its success, and not with it.
+    pub(crate) ends: bool,
 }
 
 impl TaskSpec {

@@ -16,6 +16,7 @@ use std::{
 
 use opentelemetry::trace::SpanContext;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     cell::{TaskSnapshot, TaskState},
@@ -212,12 +213,13 @@ impl Supervised {
 
     /// Returns true if the snapshot of its name lacks facts that its cell does not have.
     pub(crate) fn completes(&self) -> bool {
-        !self.links.dependencies().is_empty() || self.body.gated().is_some()
+        !self.links.is_empty() || self.body.gated().is_some()
     }
 
-    /// Adds the facts that its cell does not have: its dependencies and its gate.
+    /// Adds the facts that its cell does not have: its dependencies, the tasks that it waits for, and its gate.
     pub(crate) fn complete(&self, snapshot: &mut TaskSnapshot) {
         snapshot.depends_on = self.links.dependencies().to_vec();
+        snapshot.waits_for = self.waits_for();
         snapshot.gate = self.body.gated().map(|gated| Box::new(gated.snapshot()));
     }
 
@@ -225,6 +227,7 @@ impl Supervised {
     pub(crate) fn order(self: &Arc<Self>, order: Order) -> bool {
         let wins = self.orders.leave(order, Waker::wake);
         self.bring_driver(|shared| shared.drive(self.clone()));
+        self.show_stop();
         wins
     }
 
@@ -235,6 +238,7 @@ impl Supervised {
             None => waker.wake(),
         });
         self.bring_driver(|shared| shared.overtake(Errand::Drive(self.clone())));
+        self.show_stop();
     }
 
     fn bring_driver(&self, bring: impl FnOnce(&Arc<Shared>)) {
@@ -249,6 +253,71 @@ impl Supervised {
     /// Wakes the driver to check its links again.
     pub(crate) fn look(&self) {
         self.orders.look();
+        self.show_stop();
+    }
+
+    /// Returns true if an order or a link ends this life, and no other task has to stop before it. The driver is about to request it, unless a poll
+    /// holds it.
+    pub(crate) fn is_to_stop(&self, generation: u64) -> bool {
+        self.stop_to_come(generation).is_some()
+    }
+
+    /// Returns whether the stop that is to come also ends the work that the task owns; `None` if there is none.
+    fn stop_to_come(&self, generation: u64) -> Option<bool> {
+        if !self.is_up() || generation != self.signals.generation() {
+            return None;
+        }
+        let order = self.orders.peek();
+        if order == Some(Order::Kill) {
+            return Some(true);
+        }
+        let shared = self.manager.upgrade()?;
+        if shared.tracker.is_staged() {
+            return self.is_called().then_some(true);
+        }
+        let (restarts, ends_owned) = match order {
+            Some(Order::Stop { .. } | Order::Leave { .. }) => (false, true),
+            Some(Order::Pause) if !self.body.is_loop() => (false, false),
+            Some(Order::Restart { after }) if after.is_zero() => (true, false),
+            Some(Order::Stalled { generation: of, .. }) if of == generation => (true, false),
+            _ => {
+                let because = shared.must_yield(self)?;
+                return (!shared.is_held_up(self)).then_some(because.stays_down);
+            }
+        };
+        (!shared.would_be_held_up(self, restarts)).then_some(ends_owned)
+    }
+
+    /// Notes the token of a life that somebody holds.
+    pub(crate) fn lend_token(&self, generation: u64, token: CancellationToken) {
+        let held = &self.seldom.get_or_make().token;
+        let before = held.lock().unwrap_or_else(PoisonError::into_inner).replace((generation, token));
+        drop(before);
+        // After it: an order that came in between has not found the token.
+        self.show_stop();
+    }
+
+    /// Passes a stop that is to come on to the tokens of the life and of the runs that the task owns: a poll may hold the driver. Not under a lock:
+    /// wakers may be the user's code.
+    pub(crate) fn show_stop(&self) {
+        let generation = self.signals.generation();
+        let token = self.seldom.get().and_then(|seldom| {
+            let held = seldom.token.lock().unwrap_or_else(PoisonError::into_inner);
+            held.as_ref().filter(|(of, _)| *of == generation).map(|(_, token)| token.clone())
+        });
+        let owns = !self.place.owned.is_empty();
+        if token.is_none() && !owns {
+            return;
+        }
+        let Some(ends_owned) = self.stop_to_come(generation) else { return };
+        if let Some(token) = token {
+            token.cancel();
+        }
+        if owns && ends_owned && !self.place.owned.is_asked() {
+            if let Some(shared) = self.manager.upgrade() {
+                shared.tracker.ask_owned(self).tokens.iter().for_each(CancellationToken::cancel);
+            }
+        }
     }
 
     /// The next order, or that something linked has changed. Called by the driver alone.
@@ -309,13 +378,39 @@ impl Supervised {
         self.is_up() && self.links.known_epoch() < epoch
     }
 
-    /// Returns true if other tasks may depend on it: it does its work, or has finished it.
+    /// Returns true if it does its work, or has finished it.
     pub(crate) fn is_ready(&self) -> bool {
         match self.state() {
             TaskState::Running => self.signals.is_ready(),
             TaskState::Finished => true,
             _ => false,
         }
+    }
+
+    /// Returns true if tasks that depend on it may begin: it is ready, or has succeeded if it is to end.
+    pub(crate) fn carries(&self) -> bool {
+        // With a start timeout it says itself when it is ready.
+        let is_awaited = self.spec.ends && self.spec.start_timeout.is_none();
+        self.is_ready() && (!is_awaited || self.state() == TaskState::Finished)
+    }
+
+    /// Returns the names of the tasks that it waits for.
+    fn waits_for(&self) -> Vec<Arc<str>> {
+        if self.state() != TaskState::Waiting || self.links.is_empty() || !self.is_driven() {
+            return Vec::new();
+        }
+        self.manager.upgrade().map(|shared| shared.waits_for(self)).unwrap_or_default()
+    }
+
+    /// Returns one of the tasks that it waits for, and its state: first one that has failed.
+    fn held_by(&self) -> Option<(Arc<str>, Option<TaskState>)> {
+        let shared = self.manager.upgrade()?;
+        let state = |name: Arc<str>| {
+            let state = shared.supervised(&name).map(|task| task.state());
+            (name, state)
+        };
+        let waits_for = self.waits_for().into_iter().map(state);
+        waits_for.min_by_key(|(_, state)| *state != Some(TaskState::Failed))
     }
 
     /// Returns true if it has ended; a failed task may have a next try.
@@ -435,6 +530,7 @@ impl Supervised {
             stalled: self.stalled_for(),
             ready: self.is_ready(),
             started: self.has_started(),
+            waits_for: self.held_by(),
             next_retry: self.task.cell.next_retry(),
             one_run: !self.body.is_loop(),
         }

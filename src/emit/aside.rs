@@ -1,0 +1,27 @@
+//! Telemetry that a thread emits on which others depend: the subscriber is the user's code, and may block for ever.
+
+use std::time::Duration;
+
+use opentelemetry::Context as OtelContext;
+use tracing::{Dispatch, dispatcher};
+
+use crate::watchdog;
+
+/// The longest time that a thread on which others depend waits for a record.
+const RECORD_WITHIN: Duration = Duration::from_millis(100);
+
+/// Emits a record on a thread of its own, as [`aside`] does.
+pub(crate) fn record_aside(record: impl FnOnce() + Send + 'static) {
+    aside(RECORD_WITHIN, record);
+}
+
+/// Runs `emit` on a thread of its own, with the subscriber and the OpenTelemetry context of this thread. Waits for it for this time at
+/// most, so that a record is there when its cause has been handled. Returns true if `emit` has returned.
+pub(crate) fn aside(limit: Duration, emit: impl FnOnce() + Send + 'static) -> bool {
+    let subscriber = dispatcher::get_default(Dispatch::clone);
+    let context = OtelContext::current();
+    watchdog::aside(limit, move || {
+        let _attached = context.attach();
+        dispatcher::with_default(&subscriber, emit);
+    })
+}
