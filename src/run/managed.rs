@@ -17,7 +17,7 @@ use std::{
 use opentelemetry::{Context as OtelContext, KeyValue, trace::SpanContext};
 use tokio::time::{Instant, Sleep};
 
-use super::{Payload, Recorder, Rules, Task, catch, current::Current};
+use super::{Payload, Recorder, Rules, Task, catch, catch_inline, current::Current};
 use crate::{
     contract::{self, key, record},
     emit::{
@@ -106,7 +106,7 @@ impl RunSpan {
         let unmade = std::mem::replace(self, Self::None);
         let (Self::Unmade(told), Some(Current { recorder, task })) = (unmade, current) else { return };
         let mut told = told.map_or_else(Told::default, |told| *told);
-        let made = catch(false, || make_span(recorder, task, &mut told, began));
+        let made = catch_inline(false, || make_span(recorder, task, &mut told, began));
         *self = made.unwrap_or(Self::None);
     }
 
@@ -341,7 +341,7 @@ impl Running {
         let before = (self.polls == PollTime::Exact).then(std::time::Instant::now);
         let done = Self::inside(span, current, *started_wall, || {
             let (mut output, mut exit) = (None, None);
-            let caught = catch(silence, || {
+            let caught = catch_inline(silence, || {
                 let Some(polled) = future.as_mut().as_pin_mut() else { return false };
                 let Poll::Ready(returned) = polled.poll(cx) else { return false };
                 let returned = output.insert(returned);
@@ -394,7 +394,7 @@ impl Running {
         }
         let silence = self.silence();
         Self::inside(&mut self.span, &mut self.current, self.started_wall, || {
-            (catch(silence, || future.set(None)).is_err(), true)
+            (catch_inline(silence, || future.set(None)).is_err(), true)
         })
     }
 
@@ -415,11 +415,12 @@ impl Running {
         let exemplar = |took| {
             let span = span.as_ref()?;
             // The tracer and its span are the user's.
-            catch(false, || span.identity_if_exported(failed, Some(took).filter(|_| may_be_slow))).ok()?
+            catch_inline(false, || span.identity_if_exported(failed, Some(took).filter(|_| may_be_slow)))
+                .ok()?
         };
         let at = recorder.run_ended(&task, exit, (self.started, self.started_wall), trace_id, exemplar);
         // The subscriber and the exporter are not ours: a panic in them is printed, and costs neither the figures nor the task.
-        let _ = catch(false, move || {
+        let _ = catch_inline(false, move || {
             if let Some(span) = &span {
                 span.record(key::RESULT, exit.kind().as_str());
                 if drop_panicked {
