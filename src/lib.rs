@@ -237,6 +237,8 @@ mod timetable;
 
 mod sync;
 
+mod threads;
+
 mod cell;
 
 mod watchdog;

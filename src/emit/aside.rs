@@ -12,16 +12,17 @@ const RECORD_WITHIN: Duration = Duration::from_millis(100);
 
 /// Emits a record on a thread of its own, as [`aside`] does.
 pub(crate) fn record_aside(record: impl FnOnce() + Send + 'static) {
-    aside(RECORD_WITHIN, record);
+    aside(RECORD_WITHIN, Box::new(record));
 }
 
 /// Runs `emit` on a thread of its own, with the subscriber and the OpenTelemetry context of this thread. Waits for it for this time at
 /// most, so that a record is there when its cause has been handled. Returns true if `emit` has returned.
-pub(crate) fn aside(limit: Duration, emit: impl FnOnce() + Send + 'static) -> bool {
+pub(crate) fn aside(limit: Duration, emit: Box<dyn FnOnce() + Send>) -> bool {
     let subscriber = dispatcher::get_default(Dispatch::clone);
     let context = OtelContext::current();
-    watchdog::aside(limit, move || {
+    let emit = move || {
         let _attached = context.attach();
         dispatcher::with_default(&subscriber, emit);
-    })
+    };
+    watchdog::aside(limit, Box::new(emit))
 }

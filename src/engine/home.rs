@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -89,6 +90,12 @@ impl Runtime {
         })
     }
 
+    /// Spawns work of the manager's own, which is rare. Boxed, so that tokio's part is compiled once for all.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        let work: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(work);
+        self.handle.spawn(work)
+    }
+
     pub(super) fn has_time(&self) -> bool {
         *self.has_time.get_or_init(|| has_time(&self.handle))
     }
@@ -99,7 +106,7 @@ impl Runtime {
             Some(sentinel) => sentinel.is_finished(),
             None if here.is_some_and(|here| here.id() == self.handle.id()) => false,
             // A runtime that was shut down drops it at once.
-            None => self.sentinel.get_or_init(|| self.handle.spawn(std::future::pending())).is_finished(),
+            None => self.sentinel.get_or_init(|| self.spawn(std::future::pending())).is_finished(),
         }
     }
 

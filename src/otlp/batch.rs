@@ -28,6 +28,7 @@ use std::{
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 
 use super::{
+    closing::start_suppressed,
     ledger::{Ledger, SignalBalance, Trend},
     settings::{BatchSettings, capped},
     transport::{Cause, Failure},
@@ -211,9 +212,8 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
             progress: Condvar::new(),
         });
         let worker = Arc::clone(&shared);
-        std::thread::Builder::new().name(format!("otel-tasks-{items}")).spawn(move || {
-            // Nothing that exporting does may be exported.
-            let _suppressed = opentelemetry::Context::enter_telemetry_suppressed_scope();
+        // Nothing that exporting does may be exported.
+        let work = move || {
             let mut losses = Losses { items, ..Losses::default() };
             while let Some(batch) = worker.next() {
                 let mut words = String::new();
@@ -233,7 +233,8 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
                 let tally = worker.lock().tally;
                 losses.report(&tally, &worker.settings, error.as_ref(), &words);
             }
-        })?;
+        };
+        start_suppressed(&format!("otel-tasks-{items}"), Box::new(work))?;
         Ok(Self { shared })
     }
 

@@ -24,7 +24,10 @@ use opentelemetry_sdk::{
     logs::{LogProcessor, LoggerProviderBuilder, SdkLoggerProvider},
     metrics::{MeterProviderBuilder, PeriodicReader, SdkMeterProvider, Temporality},
     resource::ResourceBuilder,
-    trace::{Sampler, SdkTracerProvider, ShouldSample, SpanProcessor, TracerProviderBuilder},
+    trace::{
+        IdGenerator as _, RandomIdGenerator, Sampler, SdkTracerProvider, ShouldSample, SpanProcessor,
+        TracerProviderBuilder,
+    },
 };
 use tracing_subscriber::{
     Layer, Registry,
@@ -506,7 +509,7 @@ impl TelemetryBuilder {
         let builder = Resource::builder_empty()
             .with_detector(Box::new(opentelemetry_sdk::resource::TelemetryResourceDetector))
             .with_attribute(pair(NAME, &unknown))
-            .with_attribute(pair(INSTANCE, &uuid::Uuid::new_v4().to_string()))
+            .with_attribute(pair(INSTANCE, &random_uuid()))
             .with_attributes(settings.resource.iter().map(|(key, value)| pair(key, value)))
             .with_attributes(settings.service_name.iter().map(|name| pair(NAME, name)))
             .with_attributes(own)
@@ -701,5 +704,37 @@ fn with_schema(builder: ResourceBuilder, schema: Option<&str>) -> Resource {
     }
 }
 
+/// A random UUID of version 4, from the SDK's source of random identifiers.
+fn random_uuid() -> String {
+    let id = u128::from_be_bytes(RandomIdGenerator::default().new_trace_id().to_bytes());
+    let id = id & !(0xf << 76) & !(0b11 << 62) | 4 << 76 | 0b10 << 62;
+    let part = |from: u32, bits: u32| id >> from & ((1 << bits) - 1);
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        part(96, 32),
+        part(80, 16),
+        part(64, 16),
+        part(48, 16),
+        part(0, 48)
+    )
+}
+
 /// The SDK's records about each retry are left out: the queues report once that an export fails, and once that it works again.
 const DEFAULT_FILTER: &str = "info,opentelemetry=off";
+
+#[cfg(test)]
+mod tests {
+    use super::random_uuid;
+
+    #[test]
+    fn an_instance_has_a_uuid_of_version_4() {
+        for _ in 0..100 {
+            let uuid = random_uuid();
+            let parts: Vec<_> = uuid.split('-').collect();
+            assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [8, 4, 4, 4, 12], "{uuid}");
+            assert!(uuid.chars().all(|c| matches!(c, '-' | '0'..='9' | 'a'..='f')), "{uuid}");
+            assert!(parts[2].starts_with('4') && parts[3].starts_with(['8', '9', 'a', 'b']), "{uuid}");
+            assert_ne!(uuid, random_uuid());
+        }
+    }
+}

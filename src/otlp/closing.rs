@@ -1,7 +1,7 @@
 //! The orderly end of the pipelines, each under its own deadline.
 
 use std::{
-    sync::mpsc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -10,13 +10,16 @@ use opentelemetry_sdk::{
     metrics::SdkMeterProvider,
 };
 
-use crate::otlp::{
-    batch::Batcher,
-    ledger::{Balance, Ledger as _, Signal},
-    parcel::QueuedRecord,
-    processors::failure_text,
-    report::{SignalOutcome, TelemetryReport},
-    sinks::Collection,
+use crate::{
+    otlp::{
+        batch::Batcher,
+        ledger::{Balance, Ledger as _, Signal},
+        parcel::QueuedRecord,
+        processors::failure_text,
+        report::{SignalOutcome, TelemetryReport},
+        sinks::Collection,
+    },
+    threads::{self, Workers},
 };
 
 /// The time that the SDK waits for the last export of metrics.
@@ -40,16 +43,19 @@ impl Closing {
         let began = Instant::now();
         let deadline = began + self.timeout;
         let timeout = self.timeout;
-        let (tell, told) = mpsc::channel::<(Signal, OTelSdkResult, Duration)>();
+        let workers = Workers::default();
+        let ends: Arc<Mutex<[Option<(OTelSdkResult, Duration)>; 3]>> = Arc::default();
         let mut outcomes: [(SignalOutcome, Duration); 3] =
             std::array::from_fn(|_| (SignalOutcome::Off, Duration::ZERO));
         let mut close = |signal: Signal, close: Box<dyn FnOnce() -> OTelSdkResult + Send>| {
-            let tell = tell.clone();
+            let (working, ends) = (workers.add(), Arc::clone(&ends));
             let run = move || {
                 let result = close();
-                let _ = tell.send((signal, result, began.elapsed()));
+                let end = (result, began.elapsed());
+                ends.lock().unwrap_or_else(PoisonError::into_inner)[signal as usize] = Some(end);
+                drop(working);
             };
-            outcomes[signal as usize].0 = match spawn("otel-tasks-flush", run) {
+            outcomes[signal as usize].0 = match start_suppressed("otel-tasks-flush", Box::new(run)) {
                 Ok(()) => SignalOutcome::TimedOut,
                 Err(error) => SignalOutcome::Failed(error.to_string()),
             };
@@ -67,28 +73,17 @@ impl Closing {
                 Box::new(move || close_metrics(&provider, &collections, deadline, timeout)),
             );
         }
-        drop(tell);
-        let (ends, all_ended) = mpsc::channel::<()>();
-        for flush in self.own {
-            let ends = ends.clone();
-            // Without a thread there is nothing to wait for.
-            let _ = spawn("otel-tasks-flush", move || {
-                flush();
-                drop(ends);
-            });
-        }
-        drop(ends);
-        // Until the last thread has reported and ended.
-        let left = || (deadline + SLACK).saturating_duration_since(Instant::now());
-        while let Ok((signal, result, took)) = told.recv_timeout(left()) {
-            outcomes[signal as usize] = match result {
+        flush_all(&workers, self.own);
+        workers.wait(Some(deadline + SLACK));
+        let ends = std::mem::take(&mut *ends.lock().unwrap_or_else(PoisonError::into_inner));
+        for (outcome, end) in outcomes.iter_mut().zip(ends) {
+            let Some((result, took)) = end else { continue };
+            *outcome = match result {
                 Ok(()) => (SignalOutcome::Delivered, took),
                 Err(OTelSdkError::Timeout(_)) => (SignalOutcome::TimedOut, took),
                 Err(error) => (SignalOutcome::Failed(failure_text(error)), took),
             };
         }
-        // Nobody sends: it ends when the last thread has.
-        let _ = all_ended.recv_timeout(left());
         let took = began.elapsed();
         for (outcome, of_signal) in &mut outcomes {
             if *outcome == SignalOutcome::TimedOut {
@@ -130,12 +125,25 @@ pub(super) fn close_metrics(
     }
 }
 
-pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+/// Runs each on a thread of its own. Without a thread there is nothing to wait for.
+pub(super) fn flush_all(workers: &Workers, flushes: impl IntoIterator<Item = Box<dyn FnOnce() + Send>>) {
+    for flush in flushes {
+        let working = workers.add();
+        let run = move || {
+            flush();
+            drop(working);
+        };
+        let _ = start_suppressed("otel-tasks-flush", Box::new(run));
+    }
+}
+
+/// Starts a thread of which nothing is exported.
+pub(super) fn start_suppressed(name: &str, run: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
     let run = move || {
         let _suppressed = opentelemetry::Context::enter_telemetry_suppressed_scope();
         run();
     };
-    std::thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
+    threads::start(name, Box::new(run))
 }
 
 /// The ends of the pipelines that are closed at shutdown.

@@ -6,7 +6,6 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::SeqCst},
-        mpsc,
     },
     time::{Duration, Instant},
 };
@@ -35,14 +34,18 @@ use crate::{
     emit::{self, layer_of},
     engine::telemetry_dropped,
     otlp::{
-        closing::{Closers, Closing, spawn},
+        closing::{Closers, Closing, flush_all, start_suppressed},
         hurry::Hurry,
         report::{SignalOutcome, TelemetryReport},
         status::Status,
         views::names_with_room,
     },
     run::{Recorder, catch},
+    threads::Workers,
 };
+
+/// Takes the report of a shutdown.
+type Tell = Box<dyn FnOnce(TelemetryReport) + Send>;
 
 pub(super) struct Parts {
     pub(super) tracer_provider: SdkTracerProvider,
@@ -263,9 +266,10 @@ impl Telemetry {
             };
             let endpoint = endpoint.clone();
             // Without a thread, `told` says so.
-            let _ = spawn("otel-tasks-check", move || {
+            let probe = move || {
                 let _ = tell.send(endpoint.probe(timeout));
-            });
+            };
+            let _ = start_suppressed("otel-tasks-check", Box::new(probe));
             waiting.push((no_thread, told));
         }
         async move {
@@ -292,10 +296,11 @@ impl Telemetry {
     pub fn shutdown(mut self) -> impl Future<Output = TelemetryReport> + Send + use<> {
         let balance = self.balance();
         let (tell, told) = oneshot::channel();
-        self.begin_shutdown(self.parts.shutdown_timeout, move |report| {
+        let tell = move |report| {
             // The caller may be gone.
             let _ = tell.send(report);
-        });
+        };
+        self.begin_shutdown(self.parts.shutdown_timeout, Box::new(tell));
         async move { told.await.unwrap_or_else(|_| TelemetryReport::without_thread(balance.snapshot())) }
     }
 
@@ -307,11 +312,17 @@ impl Telemetry {
 
     fn end(&mut self, timeout: Duration) -> TelemetryReport {
         let balance = self.balance();
-        let (tell, told) = mpsc::channel();
-        self.begin_shutdown(timeout, move |report| {
-            let _ = tell.send(report);
-        });
-        told.recv().unwrap_or_else(|_| TelemetryReport::without_thread(balance.snapshot()))
+        let told = Arc::new(Mutex::new(None));
+        let workers = Workers::default();
+        let (tells, working) = (Arc::clone(&told), workers.add());
+        let tell = move |report| {
+            *tells.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+            drop(working);
+        };
+        self.begin_shutdown(timeout, Box::new(tell));
+        workers.wait(None);
+        let report = told.lock().unwrap_or_else(PoisonError::into_inner).take();
+        report.unwrap_or_else(|| TelemetryReport::without_thread(balance.snapshot()))
     }
 
     /// Ends it without exporting anything.
@@ -342,7 +353,7 @@ impl Telemetry {
     }
 
     /// Without a thread to run on, `tell` is dropped uncalled.
-    fn begin_shutdown(&mut self, timeout: Duration, tell: impl FnOnce(TelemetryReport) + Send + 'static) {
+    fn begin_shutdown(&mut self, timeout: Duration, tell: Tell) {
         self.ended = true;
         self.parts.status.shut_down.store(true, SeqCst);
         let own = self.own_flushes();
@@ -368,17 +379,18 @@ impl Telemetry {
         let (done, ended) = oneshot::channel::<()>();
         // Sent by the first that ends.
         let tell = Arc::new(Mutex::new(Some(tell)));
-        let first = move |tell: &Mutex<Option<_>>| tell.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let first = |tell: &Mutex<Option<Tell>>| tell.lock().unwrap_or_else(PoisonError::into_inner).take();
         let in_order = Arc::clone(&tell);
-        let _ = spawn("otel-tasks-flush", move || {
+        let close = move || {
             let report = closing.run();
             if let Some(tell) = first(&in_order) {
                 tell(report);
             }
             drop(done);
-        });
+        };
+        let _ = start_suppressed("otel-tasks-flush", Box::new(close));
         let Some(hurry) = hurry else { return };
-        let _ = spawn("otel-tasks-signals", move || {
+        let cut = move || {
             if hurry.was_cut(ended, Self::SIGNAL_TIMEOUT) {
                 let took = began.elapsed();
                 let outcome = |on| if on { SignalOutcome::TimedOut } else { SignalOutcome::Off };
@@ -387,7 +399,8 @@ impl Telemetry {
                     tell(report);
                 }
             }
-        });
+        };
+        let _ = start_suppressed("otel-tasks-signals", Box::new(cut));
     }
 }
 
@@ -417,23 +430,15 @@ fn lock(providers: &Mutex<Option<Providers>>) -> MutexGuard<'_, Option<Providers
 fn flush_before_exit() {
     const AT_MOST: Duration = Duration::from_secs(1);
     let Some((spans, metrics, records)) = lock(&INSTALLED).clone() else { return };
-    let (done, all_done) = mpsc::channel();
+    let until = Instant::now() + AT_MOST;
+    let workers = Workers::default();
     let flushes: [Box<dyn FnOnce() + Send>; 3] = [
         Box::new(move || drop(spans.force_flush())),
         Box::new(move || drop(metrics.force_flush())),
         Box::new(move || drop(records.force_flush())),
     ];
-    for flush in flushes {
-        let done = done.clone();
-        // Without a thread there is nothing to wait for: the sender is dropped.
-        let _ = spawn("otel-tasks-flush", move || {
-            flush();
-            let _ = done.send(());
-        });
-    }
-    drop(done);
-    let until = Instant::now() + AT_MOST;
-    while all_done.recv_timeout(until.saturating_duration_since(Instant::now())).is_ok() {}
+    flush_all(&workers, flushes);
+    workers.wait(Some(until));
 }
 
 #[cfg(test)]

@@ -12,13 +12,6 @@ use std::{
 use opentelemetry::InstrumentationScope;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{ExporterBuildError, WithExportConfig, WithHttpConfig};
-use opentelemetry_proto::tonic::{
-    collector::{
-        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
-        trace::v1::ExportTraceServiceRequest,
-    },
-    metrics::v1::{Metric, metric::Data},
-};
 use opentelemetry_sdk::{
     Resource,
     error::OTelSdkResult,
@@ -26,7 +19,6 @@ use opentelemetry_sdk::{
     metrics::{Temporality, data::ResourceMetrics, exporter::PushMetricExporter as _},
     trace::{SpanData, SpanExporter as _},
 };
-use prost::Message;
 
 use super::ledger::Signal;
 
@@ -59,113 +51,88 @@ impl Parcel {
 
     /// The two halves, or `None` where it is a single item.
     pub(super) fn split(&self) -> Option<[Self; 2]> {
-        if self.encoding.is_some() {
-            return None;
-        }
-        match self.signal {
-            Signal::Traces => self.halves::<ExportTraceServiceRequest>(),
-            Signal::Logs => self.halves::<ExportLogsServiceRequest>(),
-            Signal::Metrics => self.halves::<ExportMetricsServiceRequest>(),
-        }
-    }
-
-    /// The number of data points of a collection; `None` where they cannot be counted.
-    pub(super) fn points(&self) -> Option<u64> {
-        let mut request = ExportMetricsServiceRequest::decode(self.body.clone()).ok()?;
-        self.encoding.is_none().then(|| request.keep(&mut |_| true) as u64)
-    }
-
-    fn halves<R: Splits>(&self) -> Option<[Self; 2]> {
-        let whole = R::decode(self.body.clone()).ok()?;
-        let count = whole.clone().keep(&mut |_| true);
+        let count = self.leaves()?;
         if count < 2 {
             return None;
         }
         let half = |keep: &mut dyn FnMut(usize) -> bool| {
-            let mut part = whole.clone();
-            let leaves = part.keep(keep) as u64;
+            let mut sieve = Sieve { keep, next: 0 };
+            let mut body = Vec::new();
+            let leaves = sieve.sift(&self.body, levels(self.signal), &mut body)? as u64;
             let items = if self.signal == Signal::Metrics { self.items } else { leaves };
-            Self { body: part.encode_to_vec().into(), items, ..self.clone() }
+            Some(Self { body: body.into(), items, ..self.clone() })
         };
-        Some([half(&mut |index| index < count / 2), half(&mut |index| index >= count / 2)])
+        Some([half(&mut |index| index < count / 2)?, half(&mut |index| index >= count / 2)?])
+    }
+
+    /// The number of data points of a collection; `None` where they cannot be counted.
+    pub(super) fn points(&self) -> Option<u64> {
+        self.leaves().map(|points| points as u64)
+    }
+
+    /// The number of spans, records or data points; `None` where the body is compressed or invalid.
+    fn leaves(&self) -> Option<usize> {
+        let mut all = Sieve { keep: &mut |_| true, next: 0 };
+        self.encoding.is_none().then(|| all.sift(&self.body, levels(self.signal), &mut Vec::new()))?
     }
 }
 
-/// A request of which a part can be kept.
-trait Splits: Message + Default + Clone {
-    /// Removes the spans, records or data points for whose position `keep` is false, and groups that are empty then.
-    /// Returns how many are left.
-    fn keep(&mut self, keep: &mut dyn FnMut(usize) -> bool) -> usize;
+/// The numbers of the fields that lead from a request to its spans, records or data points.
+fn levels(signal: Signal) -> &'static [&'static [usize]] {
+    match signal {
+        // Resources, scopes, spans or records.
+        Signal::Traces | Signal::Logs => &[&[1], &[2], &[2]],
+        // Resources, scopes, metrics, one of five kinds, data points.
+        Signal::Metrics => &[&[1], &[2], &[2], &[5, 7, 9, 10, 11], &[1]],
+    }
 }
 
-/// Counts positions, and what is kept.
+/// Keeps some of the leaves of a request, by their position. It works on the encoded form: a decoder of all messages of OTLP
+/// is a twelfth of this crate's code, and drops fields of a later version.
 struct Sieve<'a> {
     keep: &'a mut dyn FnMut(usize) -> bool,
     next: usize,
-    kept: usize,
 }
 
-impl<'a> Sieve<'a> {
-    fn new(keep: &'a mut dyn FnMut(usize) -> bool) -> Self {
-        Self { keep, next: 0, kept: 0 }
-    }
-
-    /// False where nothing is left of `leaves`.
-    fn retain<L>(&mut self, leaves: &mut Vec<L>) -> bool {
-        leaves.retain(|_| {
-            let kept = (self.keep)(self.next);
+impl Sieve<'_> {
+    /// Copies a message without the leaves for whose position `keep` is false, and without groups that are empty then. Returns
+    /// how many are left, or `None` if the message is invalid.
+    fn sift(&mut self, mut message: &[u8], levels: &[&[usize]], kept: &mut Vec<u8>) -> Option<usize> {
+        let Some((fields, deeper)) = levels.split_first() else {
+            let keeps = (self.keep)(self.next);
             self.next += 1;
-            self.kept += usize::from(kept);
-            kept
-        });
-        !leaves.is_empty()
-    }
-}
-
-impl Splits for ExportTraceServiceRequest {
-    fn keep(&mut self, keep: &mut dyn FnMut(usize) -> bool) -> usize {
-        let mut sieve = Sieve::new(keep);
-        self.resource_spans.retain_mut(|resource| {
-            resource.scope_spans.retain_mut(|scope| sieve.retain(&mut scope.spans));
-            !resource.scope_spans.is_empty()
-        });
-        sieve.kept
-    }
-}
-
-impl Splits for ExportLogsServiceRequest {
-    fn keep(&mut self, keep: &mut dyn FnMut(usize) -> bool) -> usize {
-        let mut sieve = Sieve::new(keep);
-        self.resource_logs.retain_mut(|resource| {
-            resource.scope_logs.retain_mut(|scope| sieve.retain(&mut scope.log_records));
-            !resource.scope_logs.is_empty()
-        });
-        sieve.kept
-    }
-}
-
-impl Splits for ExportMetricsServiceRequest {
-    fn keep(&mut self, keep: &mut dyn FnMut(usize) -> bool) -> usize {
-        let mut sieve = Sieve::new(keep);
-        self.resource_metrics.retain_mut(|resource| {
-            resource.scope_metrics.retain_mut(|scope| {
-                scope.metrics.retain_mut(|metric| keep_points(metric, &mut sieve));
-                !scope.metrics.is_empty()
-            });
-            !resource.scope_metrics.is_empty()
-        });
-        sieve.kept
-    }
-}
-
-fn keep_points(metric: &mut Metric, sieve: &mut Sieve<'_>) -> bool {
-    match &mut metric.data {
-        Some(Data::Gauge(gauge)) => sieve.retain(&mut gauge.data_points),
-        Some(Data::Sum(sum)) => sieve.retain(&mut sum.data_points),
-        Some(Data::Histogram(histogram)) => sieve.retain(&mut histogram.data_points),
-        Some(Data::ExponentialHistogram(histogram)) => sieve.retain(&mut histogram.data_points),
-        Some(Data::Summary(summary)) => sieve.retain(&mut summary.data_points),
-        None => false,
+            kept.extend_from_slice(if keeps { message } else { &[] });
+            return Some(usize::from(keeps));
+        };
+        let mut left = 0;
+        while !message.is_empty() {
+            let whole = message;
+            let key = prost::decode_length_delimiter(&mut message).ok()?;
+            // The value's bytes, by its type: a variable-length number, eight bytes, a text or a message, four bytes.
+            let length = match key % 8 {
+                0 => message.iter().position(|byte| *byte < 0x80)? + 1,
+                1 => 8,
+                2 => prost::decode_length_delimiter(&mut message).ok()?,
+                5 => 4,
+                _ => return None,
+            };
+            let value;
+            (value, message) = message.split_at_checked(length)?;
+            if key % 8 != 2 || !fields.contains(&(key / 8)) {
+                kept.extend_from_slice(&whole[..whole.len() - message.len()]);
+                continue;
+            }
+            let mut part = Vec::new();
+            let of_part = self.sift(value, deeper, &mut part)?;
+            if of_part > 0 {
+                // Its key is below 128, one byte.
+                kept.push(key as u8);
+                prost::encode_length_delimiter(part.len(), kept).expect("a vector grows");
+                kept.append(&mut part);
+            }
+            left += of_part;
+        }
+        Some(left)
     }
 }
 

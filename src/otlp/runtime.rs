@@ -11,6 +11,8 @@ use std::{
 
 use tokio::{runtime::Handle, sync::oneshot};
 
+use super::closing::start_suppressed;
+
 /// One thread of its own, so that exporting works when the application's runtime is single-threaded, blocked or gone. It
 /// ends when the last exporter and the [`Telemetry`](super::Telemetry) are gone.
 #[derive(Debug)]
@@ -24,12 +26,14 @@ impl ExportRuntime {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (running, stopped) = oneshot::channel::<()>();
-        std::thread::Builder::new().name("otel-tasks-export".to_owned()).spawn(move || {
-            // What HTTP and gRPC clients report of themselves while exporting must not be exported.
-            let _suppressed = opentelemetry::Context::enter_telemetry_suppressed_scope();
-            let _ = runtime.block_on(stopped);
-            runtime.shutdown_background();
-        })?;
+        // HTTP and gRPC clients report of themselves while exporting, which must not be exported either.
+        start_suppressed(
+            "otel-tasks-export",
+            Box::new(move || {
+                let _ = runtime.block_on(stopped);
+                runtime.shutdown_background();
+            }),
+        )?;
         Ok(Arc::new(Self { handle, _running: running }))
     }
 

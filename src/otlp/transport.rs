@@ -9,6 +9,7 @@ mod failure;
 #[cfg(feature = "otlp-grpc")]
 mod grpc;
 mod http;
+mod json;
 #[cfg(feature = "tls")]
 mod tls;
 mod wire;

@@ -17,7 +17,7 @@ use std::{
 use opentelemetry::{Context as OtelContext, KeyValue, trace::SpanContext};
 use tokio::time::{Instant, Sleep};
 
-use super::{Payload, Recorder, Rules, Task, catch, current::Current};
+use super::{Payload, Recorder, Rules, Task, catch, catch_inline, current::Current};
 use crate::{
     contract::{self, key, record},
     emit::{
@@ -78,7 +78,7 @@ impl RunSpan {
         let unmade = std::mem::replace(self, Self::None);
         let (Self::Unmade(details), Some(Current { recorder, task })) = (unmade, current) else { return };
         let mut details = details.map_or_else(SpanDetails::default, |details| *details);
-        let made = catch(false, || make_span(recorder, task, &mut details, began));
+        let made = catch_inline(false, || make_span(recorder, task, &mut details, began));
         *self = made.unwrap_or(Self::None);
     }
 
@@ -303,7 +303,7 @@ impl Running {
         let mut done = None;
         Self::inside(span, current, *started_wall, || {
             let (mut output, mut exit) = (None, None);
-            let caught = catch(silence, || {
+            let caught = catch_inline(silence, || {
                 let Some(polled) = future.as_mut().as_pin_mut() else { return false };
                 let Poll::Ready(returned) = polled.poll(cx) else { return false };
                 let returned = output.insert(returned);
@@ -357,7 +357,7 @@ impl Running {
         let silence = self.silence();
         let mut panicked = false;
         Self::inside(&mut self.span, &mut self.current, self.started_wall, || {
-            panicked = catch(silence, || future.set(None)).is_err();
+            panicked = catch_inline(silence, || future.set(None)).is_err();
             true
         });
         panicked
@@ -380,11 +380,12 @@ impl Running {
         let exemplar = |took| {
             let span = span.as_ref()?;
             // The tracer and its span are the user's.
-            catch(false, || span.identity_if_exported(failed, Some(took).filter(|_| may_be_slow))).ok()?
+            catch_inline(false, || span.identity_if_exported(failed, Some(took).filter(|_| may_be_slow)))
+                .ok()?
         };
         let at = recorder.run_ended(&task, exit, (self.started, self.started_wall), trace_id, exemplar);
         // The subscriber and the exporter are not ours: a panic in them is printed, and costs neither the figures nor the task.
-        let _ = catch(false, move || {
+        let _ = catch_inline(false, move || {
             if let Some(span) = &span {
                 span.record(key::RESULT, exit.kind().as_str());
                 if drop_panicked {

@@ -71,8 +71,21 @@ impl Drop for Payload {
 }
 
 /// Runs `supervised`; a panic in it is caught, and not printed where `silence` says so and the hook is installed.
-#[inline]
+///
+/// All callers share one copy of the work. [`catch_inline`] is for each poll.
 pub(crate) fn catch<R>(silence: bool, supervised: impl FnOnce() -> R) -> Result<R, Caught> {
+    #[inline(never)]
+    fn shared(silence: bool, supervised: &mut dyn FnMut()) -> Result<(), Caught> {
+        catch_inline(silence, supervised)
+    }
+    let (mut supervised, mut returned) = (Some(supervised), None);
+    shared(silence, &mut || returned = supervised.take().map(|supervised| supervised()))?;
+    Ok(returned.expect("it has run without a panic"))
+}
+
+/// [`catch`], compiled for each caller.
+#[inline]
+pub(crate) fn catch_inline<R>(silence: bool, supervised: impl FnOnce() -> R) -> Result<R, Caught> {
     let outer = SILENCED.replace(SILENCED.get() || silence);
     // The location belongs to a panic that the user caught, or that unwinds through a destructor that ends here.
     let before = if LOCATED.get() { swap_location(None) } else { None };

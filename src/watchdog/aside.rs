@@ -7,11 +7,11 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
-        mpsc,
     },
-    thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+use crate::threads::{Workers, Working, start};
 
 /// The largest number of threads that have not returned in their time. While there are as many, further work is dropped: if a pipe is full, each
 /// line would need another thread.
@@ -22,24 +22,25 @@ static LATE: AtomicUsize = AtomicUsize::new(0);
 
 /// Runs `work` on a thread of its own, and waits for it for this time at most. Returns true if the work is done. A panic in it ends
 /// that thread.
-pub(crate) fn aside(limit: Duration, work: impl FnOnce() + Send + 'static) -> bool {
+pub(crate) fn aside(limit: Duration, work: Box<dyn FnOnce() + Send>) -> bool {
     if LATE.load(SeqCst) >= LATE_AT_MOST {
         return false;
     }
-    let (done, over) = mpsc::channel();
+    let deadline = Instant::now() + limit;
+    let workers = Workers::default();
     // Swapped by the thread at its end, and by a caller that waits no longer: the second of them counts.
     let is_over = Arc::new(AtomicBool::new(false));
-    let ends = Ends { is_over: is_over.clone(), _done: done };
+    let ends = Ends { is_over: is_over.clone(), _working: workers.add() };
     let run = move || {
         let _ends = ends;
         work();
     };
-    if thread::Builder::new().name("otel-tasks-aside".into()).spawn(run).is_err() {
+    if start("otel-tasks-aside", Box::new(run)).is_err() {
         return false;
     }
-    // Nothing is ever sent: the thread drops the sender.
-    let in_time = over.recv_timeout(limit) != Err(mpsc::RecvTimeoutError::Timeout);
-    if !in_time && !is_over.swap(true, SeqCst) {
+    workers.wait(Some(deadline));
+    let in_time = is_over.swap(true, SeqCst);
+    if !in_time {
         LATE.fetch_add(1, SeqCst);
     }
     in_time
@@ -48,13 +49,13 @@ pub(crate) fn aside(limit: Duration, work: impl FnOnce() + Send + 'static) -> bo
 /// Writes a line to stderr, within this time at most.
 pub(crate) fn say_within(limit: Duration, line: String) {
     // Not the macro, which panics if stderr is closed.
-    aside(limit, move || drop(writeln!(std::io::stderr(), "{line}")));
+    aside(limit, Box::new(move || drop(writeln!(std::io::stderr(), "{line}"))));
 }
 
 /// The end of the work, also by a panic.
 struct Ends {
     is_over: Arc<AtomicBool>,
-    _done: mpsc::Sender<()>,
+    _working: Working,
 }
 
 impl Drop for Ends {

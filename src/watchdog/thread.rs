@@ -25,6 +25,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::threads::start;
+
 use super::{
     scan::{BlockedPoll, Look, Scan, Seen},
     slot::{self, MANAGERS},
@@ -128,8 +130,7 @@ impl Watchdog {
         let mut state = self.state();
         if !state.running {
             // Under the lock, so that there is one thread; what it does first is to wait for this lock.
-            let builder = std::thread::Builder::new().name("otel-tasks-watchdog".into());
-            builder.spawn(|| self.run())?;
+            start("otel-tasks-watchdog", Box::new(|| self.run()))?;
             state.running = true;
         }
         state.forget_dead();

@@ -42,7 +42,7 @@ pub(crate) fn start(shared: &Arc<Shared>) {
     }
     let weak = Arc::downgrade(shared);
     let interval = shared.settings.monitor_interval;
-    let handle = runtime.handle.spawn(async move {
+    let handle = runtime.spawn(async move {
         loop {
             // Held for the sweep alone: the monitor keeps no manager alive.
             let Some(shared) = weak.upgrade() else { return };

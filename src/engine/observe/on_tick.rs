@@ -127,7 +127,7 @@ impl Shared {
             if state.probed.is_none_or(|probed| now.saturating_duration_since(probed) >= PROBE_EVERY) {
                 let ran = Arc::new(AtomicBool::new(false));
                 let answer = ran.clone();
-                let task = runtime.handle.spawn(async move { answer.store(true, SeqCst) });
+                let task = runtime.spawn(async move { answer.store(true, SeqCst) });
                 state.probed = Some(now);
                 state.probe = Some(Probe { sent: now, ran, task, told: false });
             }

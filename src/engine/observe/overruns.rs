@@ -12,7 +12,7 @@ use std::{
 
 use tokio::runtime::Handle;
 
-use crate::{gate::Pass, policy::Plain, watchdog::say_within};
+use crate::{gate::Pass, policy::Plain, threads::start, watchdog::say_within};
 
 /// The longest time between two checks.
 const TICK: Duration = Duration::from_millis(50);
@@ -57,7 +57,7 @@ pub(crate) fn watch(pass: Pass, task: Arc<str>, gate: Arc<str>) -> io::Result<()
     let mut state = OVERRUNS.state();
     if !state.running {
         // Under the lock, so that there is one thread.
-        std::thread::Builder::new().name("otel-tasks-gates".into()).spawn(|| OVERRUNS.run())?;
+        start("otel-tasks-gates", Box::new(|| OVERRUNS.run()))?;
         state.running = true;
     }
     state.added.push(Permission { pass, task, gate, runtime: Handle::current(), late: false });

@@ -25,13 +25,16 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::engine::{
-    Shared, later,
-    shutdown::{
-        os_signal::{further_signals, is_listening},
-        report::{LastResort, cannot_receive, end_process},
-        sequence,
+use crate::{
+    engine::{
+        Shared, later,
+        shutdown::{
+            os_signal::{further_signals, is_listening},
+            report::{LastResort, cannot_receive, end_process},
+            sequence,
+        },
     },
+    threads::start,
 };
 
 /// The interval of the checks during a shutdown.
@@ -93,9 +96,8 @@ impl Guard {
             overdue_since: None,
             undelivered_since: None,
         };
-        let builder = std::thread::Builder::new().name("otel-tasks-guard".into());
         // Without a thread or a runtime the caller is on its own, as if its threads could not block.
-        builder.spawn(move || watch.run()).ok()?;
+        start("otel-tasks-guard", Box::new(move || watch.run())).ok()?;
         Some(Self { caller, _over: over.drop_guard() })
     }
 

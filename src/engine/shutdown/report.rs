@@ -213,12 +213,13 @@ pub(crate) fn end_process(line: &str, code: u8) {
     }
     // The blocked thread may hold the lock of stderr, and no process may read the pipe behind it.
     say_within(PRINT_WITHIN, line.to_owned());
-    aside(FLUSH_WITHIN, crate::emit::flush_before_exit);
+    aside(FLUSH_WITHIN, Box::new(crate::emit::flush_before_exit));
     // The exit of a process flushes stdout, unless it is locked. It is flushed here, within its time, and stays locked.
-    aside(STDOUT_WITHIN, || {
+    let flush = || {
         let mut stdout = std::io::stdout().lock();
         let _ = stdout.flush();
         std::mem::forget(stdout);
-    });
+    };
+    aside(STDOUT_WITHIN, Box::new(flush));
     std::process::exit(code.into());
 }

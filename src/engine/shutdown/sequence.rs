@@ -217,7 +217,7 @@ pub(crate) async fn until_released(shared: &Shared, tasks: &[Arc<Supervised>]) {
     }
     if let Some(runtime) = shared.existing_runtime() {
         // The caller may be on another runtime, without a timer.
-        let _ = runtime.handle.spawn(async move { settle(&gates).await }).await;
+        let _ = runtime.spawn(async move { settle(&gates).await }).await;
     }
 }
 
@@ -257,7 +257,7 @@ fn begin_drain(shared: &Arc<Shared>, drain: Duration) {
         #[cfg(all(feature = "systemd", unix))]
         shared.stopping();
         let shared = shared.clone();
-        runtime.handle.spawn(async move {
+        runtime.spawn(async move {
             while let Some(until) = shared.drain.until() {
                 if until <= Instant::now() {
                     break;
@@ -330,7 +330,7 @@ pub(crate) fn begin(shared: &Arc<Shared>, cause: Option<ShutdownCause>) -> Arc<S
     if first {
         sequence.start(shared);
         let (shared, sequence) = (shared.clone(), sequence.clone());
-        runtime.handle.spawn(async move {
+        runtime.spawn(async move {
             loop {
                 let left = shared.tracker.next_leaving();
                 tokio::pin!(left);
@@ -464,7 +464,7 @@ impl Sequence {
             let _ = catch(false, || emit(&mut spans));
         };
         let limit = if self.is_late.load(SeqCst) { Duration::ZERO } else { TELEMETRY_WITHIN };
-        if !aside(limit, emit) {
+        if !aside(limit, Box::new(emit)) {
             self.is_late.store(true, SeqCst);
         }
     }

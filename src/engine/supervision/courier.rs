@@ -96,7 +96,7 @@ impl Shared {
                 Left::Behind => {}
                 Left::First => {
                     let messenger = Messenger(self.clone());
-                    drop(runtime.handle.spawn(async move { drop(messenger) }));
+                    drop(runtime.spawn(async move { drop(messenger) }));
                 }
                 Left::Refused(errand) => self.run(errand),
             },

@@ -56,7 +56,7 @@ use crate::{
         DecisionCause, Escalation, Exit, OverrunAction, RestartPolicy, RestartQuestion, RestartReason,
         RestartVerdict, ShutdownOutcome, Verdict,
     },
-    run::catch,
+    run::{catch, catch_inline},
 };
 
 /// The next step of the driver.
@@ -244,7 +244,7 @@ impl Driver {
             if self.done {
                 return Poll::Ready(());
             }
-            match catch(false, || self.advance(cx)) {
+            match catch_inline(false, || self.advance(cx)) {
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(())) => self.done = true,
                 Err(_panic) => {

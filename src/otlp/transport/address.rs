@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use base64::Engine as _;
 use hyper::{Uri, header::HeaderValue};
 
 use crate::otlp::settings::{has_a_port_or_none, redacted};
@@ -38,9 +37,8 @@ impl Target {
             // The colon is there without a password, too.
             let colon = if user.contains(':') { "" } else { ":" };
             let user = percent_decoded(&format!("{user}{colon}"));
-            let encoded = base64::engine::general_purpose::STANDARD.encode(user);
             let mut value =
-                HeaderValue::try_from(format!("Basic {encoded}")).expect("base64 is a header's text");
+                HeaderValue::try_from(format!("Basic {}", base64(&user))).expect("a header's text");
             value.set_sensitive(true);
             value
         });
@@ -94,6 +92,20 @@ fn percent_decoded(text: &str) -> Vec<u8> {
         }
     }
     decoded
+}
+
+/// The base64 encoding of RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digits_of = |three: &[u8]| {
+        let [first, second, third] = std::array::from_fn(|at| u32::from(three.get(at).copied().unwrap_or(0)));
+        let bits = first << 16 | second << 8 | third;
+        let digits = [18, 12, 6, 0].map(|shift| char::from(DIGITS[(bits >> shift) as usize % 64]));
+        // Three bytes have four digits; digits without a byte are padding.
+        let count = three.len() + 1;
+        digits.into_iter().take(count).chain(std::iter::repeat_n('=', 4 - count)).collect::<String>()
+    };
+    bytes.chunks(3).map(digits_of).collect()
 }
 
 #[cfg(test)]

@@ -7,13 +7,12 @@ use std::{
 
 use http_body_util::BodyExt as _;
 use hyper::{HeaderMap, StatusCode, body::Incoming, header};
-use opentelemetry_proto::tonic::collector::{
-    logs::v1::ExportLogsServiceResponse, metrics::v1::ExportMetricsServiceResponse,
-    trace::v1::ExportTraceServiceResponse,
-};
 use prost::Message;
 
-use super::failure::{Cause, Failure};
+use super::{
+    failure::{Cause, Failure},
+    json::Json,
+};
 use crate::otlp::{ledger::Signal, settings::redacted};
 
 /// The outcome of one attempt.
@@ -126,15 +125,27 @@ fn is_protobuf(headers: &HeaderMap) -> bool {
     )
 }
 
+/// A response to an export of any signal: the three messages of OTLP differ in names alone.
+#[derive(Clone, PartialEq, Message)]
+struct Response {
+    #[prost(message, optional, tag = "1")]
+    partial: Option<Partial>,
+}
+
+/// `ExportTracePartialSuccess` and its two siblings.
+#[derive(Clone, PartialEq, Message)]
+struct Partial {
+    #[prost(int64, tag = "1")]
+    rejected: i64,
+    #[prost(string, tag = "2")]
+    words: String,
+}
+
 /// Returns the number of rejected items and the receiver's text; `None` if `body` is not an export response.
 ///
 /// Random bytes may be read as a message of unknown fields. Fields of a later version of OTLP are accepted if the response
 /// is marked as protobuf. Otherwise the message must match the known fields exactly. A receiver may respond in JSON anyway.
 pub(super) fn exported(signal: Signal, body: &[u8], is_protobuf: bool) -> Option<(u64, String)> {
-    fn read<R: Message + Default>(body: &[u8], is_protobuf: bool) -> Option<R> {
-        let response = R::decode(body).ok()?;
-        (is_protobuf || response.encode_to_vec() == body).then_some(response)
-    }
     if body.iter().all(u8::is_ascii_whitespace) {
         return Some((0, String::new()));
     }
@@ -143,23 +154,11 @@ pub(super) fn exported(signal: Signal, body: &[u8], is_protobuf: bool) -> Option
             return Some(read);
         }
     }
-    let (rejected, words) = match signal {
-        Signal::Traces => {
-            let part =
-                read::<ExportTraceServiceResponse>(body, is_protobuf)?.partial_success.unwrap_or_default();
-            (part.rejected_spans, part.error_message)
-        }
-        Signal::Metrics => {
-            let part =
-                read::<ExportMetricsServiceResponse>(body, is_protobuf)?.partial_success.unwrap_or_default();
-            (part.rejected_data_points, part.error_message)
-        }
-        Signal::Logs => {
-            let part =
-                read::<ExportLogsServiceResponse>(body, is_protobuf)?.partial_success.unwrap_or_default();
-            (part.rejected_log_records, part.error_message)
-        }
-    };
+    let response = Response::decode(body).ok()?;
+    if !is_protobuf && response.encode_to_vec() != body {
+        return None;
+    }
+    let Partial { rejected, words } = response.partial.unwrap_or_default();
     Some((u64::try_from(rejected).unwrap_or(0), words))
 }
 
@@ -167,14 +166,12 @@ pub(super) fn exported(signal: Signal, body: &[u8], is_protobuf: bool) -> Option
 /// 64-bit numbers as text or as numbers, unknown fields ignored. The names of protobuf are read too, as protobuf's JSON mapping
 /// asks. Without a partial success the object must be empty: any service may answer with an object.
 fn exported_in_json(signal: Signal, body: &[u8]) -> Option<(u64, String)> {
-    use serde_json::Value;
-    fn field<'a>(object: &'a serde_json::Map<String, Value>, names: [&str; 2]) -> &'a Value {
-        names.iter().find_map(|name| object.get(*name)).unwrap_or(&Value::Null)
-    }
-    let Ok(Value::Object(response)) = serde_json::from_slice(body) else { return None };
-    let part = match field(&response, ["partialSuccess", "partial_success"]) {
-        Value::Object(part) => part,
-        Value::Null if response.keys().all(|key| matches!(&**key, "partialSuccess" | "partial_success")) => {
+    let response = Json::read(body)?;
+    let Json::Object(fields) = &response else { return None };
+    let names = ["partialSuccess", "partial_success"];
+    let part = match response.field(&names) {
+        part @ Json::Object(_) => part,
+        Json::Null if fields.iter().all(|(name, _)| names.contains(&name.as_str())) => {
             return Some((0, String::new()));
         }
         _ => return None,
@@ -184,15 +181,15 @@ fn exported_in_json(signal: Signal, body: &[u8]) -> Option<(u64, String)> {
         Signal::Metrics => ["rejectedDataPoints", "rejected_data_points"],
         Signal::Logs => ["rejectedLogRecords", "rejected_log_records"],
     };
-    let rejected = match field(part, rejected) {
-        Value::Null => 0,
-        Value::Number(number) => number.as_i64()?,
-        Value::String(text) => text.parse().ok()?,
+    let rejected = match part.field(&rejected) {
+        Json::Null => 0,
+        Json::Integer(number) => *number,
+        Json::Text(text) => text.parse().ok()?,
         _ => return None,
     };
-    let words = match field(part, ["errorMessage", "error_message"]) {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
+    let words = match part.field(&["errorMessage", "error_message"]) {
+        Json::Null => String::new(),
+        Json::Text(text) => text.clone(),
         _ => return None,
     };
     Some((u64::try_from(rejected).unwrap_or(0), words))
@@ -212,10 +209,8 @@ fn words(headers: &HeaderMap, body: &[u8]) -> String {
             return status.message;
         }
     }
-    if let Ok(serde_json::Value::Object(status)) = serde_json::from_slice(body) {
-        if let Some(serde_json::Value::String(message)) = status.get("message") {
-            return message.clone();
-        }
+    if let Some(Json::Text(message)) = Json::read(body).as_ref().map(|status| status.field(&["message"])) {
+        return message.clone();
     }
     String::from_utf8_lossy(body).into_owned()
 }

@@ -54,6 +54,28 @@ fn a_percent_that_is_no_escape_stays() {
     }
 }
 
+/// The texts of RFC 4648, section 10, and all digits.
+#[test]
+fn a_header_has_the_base64_of_the_user() {
+    for (text, encoded) in [
+        ("", ""),
+        ("f", "Zg=="),
+        ("fo", "Zm8="),
+        ("foo", "Zm9v"),
+        ("foob", "Zm9vYg=="),
+        ("fooba", "Zm9vYmE="),
+        ("foobar", "Zm9vYmFy"),
+    ] {
+        assert_eq!(base64(text.as_bytes()), encoded, "{text}");
+    }
+    let all = base64(&[
+        0, 16, 131, 16, 81, 135, 32, 146, 139, 48, 211, 143, 65, 20, 147, 81, 85, 151, 97, 150, 155, 113,
+        215, 159, 130, 24, 163, 146, 89, 167, 162, 154, 171, 178, 219, 175, 195, 28, 179, 211, 93, 183, 227,
+        158, 187, 243, 223, 191,
+    ]);
+    assert_eq!(all, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/");
+}
+
 #[cfg(all(feature = "otlp-grpc", feature = "tls"))]
 #[test]
 fn tls_over_grpc_takes_an_address_of_ipv6() {
