@@ -163,6 +163,14 @@ pub enum RegisterError {
         /// The problem of the key.
         problem: KeyProblem,
     },
+    /// The name of a family cannot begin the names of its members.
+    #[non_exhaustive]
+    FamilyName {
+        /// The name.
+        family: String,
+        /// The character in it: a slash, a backslash or a control character.
+        character: char,
+    },
     /// A family already has its maximum number of members, or would have more.
     #[non_exhaustive]
     FamilyFull {
@@ -230,6 +238,11 @@ impl fmt::Display for RegisterError {
             Self::Key { family, key, problem } => {
                 write!(f, "the key {key:?} cannot name a member of the family {family:?}: {problem}")
             }
+            Self::FamilyName { family, character } => write!(
+                f,
+                "the family {family:?} cannot have this name: it contains {character:?}, and slashes, backslashes and control \
+                 characters are not allowed"
+            ),
             Self::FamilyFull { family, max_members } => {
                 write!(f, "the family {family:?} may have at most {max_members} members")
             }

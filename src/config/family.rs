@@ -186,9 +186,8 @@ impl<K: FamilyKey> TaskFamily<K> {
     pub(crate) fn register(self, shared: &Arc<Shared>) -> Result<FamilyHandle<K>, RegisterError> {
         // A colon and the shortest key.
         check_name(&self.name, 2)?;
-        let refused = |problem| RegisterError::Key { family: self.name.clone(), key: String::new(), problem };
         if let Some(character) = self.name.chars().find(|c| matches!(c, '/' | '\\') || c.is_control()) {
-            return Err(refused(KeyProblem::Character(character)));
+            return Err(RegisterError::FamilyName { family: self.name, character });
         }
         let name: Arc<str> = self.name.into();
         let family = Family::new(name.clone(), self.max_members);
