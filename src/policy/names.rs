@@ -44,7 +44,7 @@ impl NameRule {
     /// Cuts trailing identifiers off. The default.
     ///
     /// An identifier is a UUID, or a segment after `_`, `-`, `:`, `#`, `/` or `.`. The segment consists of digits, or of eight or
-    /// more hexadecimal digits with at least one decimal digit.
+    /// more hexadecimal digits with at least one decimal digit, or it is a ULID. A name that is nothing but identifiers becomes `_ID`.
     pub fn strip_ids() -> Self {
         Self(Kind::StripIds)
     }
@@ -79,15 +79,23 @@ fn cut(name: Cow<'_, str>) -> Cow<'_, str> {
     }
 }
 
+/// The name of tasks that were given nothing but an identifier.
+const ONLY_ID: &str = "_ID";
+
+const SEPARATORS: [char; 6] = ['_', '-', ':', '#', '/', '.'];
+
 fn strip_ids(given: &str) -> &str {
     let mut name = without_uuid(given);
-    while let Some(at) = name.rfind(['_', '-', ':', '#', '/', '.']) {
+    if is_uuid(name.trim_start_matches(SEPARATORS).as_bytes()) {
+        return ONLY_ID;
+    }
+    while let Some(at) = name.rfind(SEPARATORS) {
         if at == 0 || !is_id(&name[at + 1..]) {
             break;
         }
         name = &name[..at];
     }
-    name
+    if is_id(name.trim_start_matches(SEPARATORS)) { ONLY_ID } else { name }
 }
 
 /// Four of a UUID's five groups are too short to be distinguished from words one by one.
@@ -98,19 +106,30 @@ fn without_uuid(given: &str) -> &str {
         return given;
     };
     let tail = &given.as_bytes()[start..];
-    let is_uuid = !tail[0].is_ascii_alphanumeric()
-        && tail[1..].iter().enumerate().all(|(index, byte)| match index {
+    let is_cut = !tail[0].is_ascii_alphanumeric() && is_uuid(&tail[1..]);
+    if is_cut && start > 0 { &given[..start] } else { given }
+}
+
+fn is_uuid(text: &[u8]) -> bool {
+    text.len() == 36
+        && text.iter().enumerate().all(|(index, byte)| match index {
             8 | 13 | 18 | 23 => *byte == b'-',
             _ => byte.is_ascii_hexdigit(),
-        });
-    if is_uuid && start > 0 { &given[..start] } else { given }
+        })
+}
+
+/// A ULID has 26 digits of Crockford's base 32. The first of them is at most 7, so no word is one.
+fn is_ulid(text: &[u8]) -> bool {
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() && !b"ILOU".contains(&byte.to_ascii_uppercase());
+    text.len() == 26 && (b'0'..=b'7').contains(&text[0]) && text.iter().all(is_digit)
 }
 
 fn is_id(segment: &str) -> bool {
     let digits = segment.bytes().filter(u8::is_ascii_digit).count();
     digits > 0
         && (digits == segment.len()
-            || (segment.len() >= 8 && segment.bytes().all(|byte| byte.is_ascii_hexdigit())))
+            || (segment.len() >= 8 && segment.bytes().all(|byte| byte.is_ascii_hexdigit()))
+            || is_ulid(segment.as_bytes()))
 }
 
 /// Returns the name of a future or closure without a given name: the path of its type without generics, closures and crate-deep
@@ -153,11 +172,32 @@ mod tests {
             // A hexadecimal word of fewer than eight digits is a word, and so is a long one with other letters.
             ("beta_a1", "beta_a1"),
             ("run_version10", "run_version10"),
-            ("_12", "_12"),
-            ("12", "12"),
+            ("import-01ARZ3NDEKTSV4RRFFQ69G5FAV", "import"),
+            ("import-01arz3ndektsv4rrffq69g5fav:3", "import"),
+            // Of the letters of a ULID, or too long for one.
+            ("import-91ARZ3NDEKTSV4RRFFQ69G5FAV", "import-91ARZ3NDEKTSV4RRFFQ69G5FAV"),
+            ("import-01ARZ3NDEKTSV4RRFFQ69G5FAVX", "import-01ARZ3NDEKTSV4RRFFQ69G5FAVX"),
             ("", ""),
+            ("_", "_"),
         ] {
             assert_eq!(strip_ids(given), name, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_only_an_identifier_is_folded() {
+        for given in [
+            "550e8400-e29b-41d4-a716-446655440000",
+            "_550e8400-e29b-41d4-a716-446655440000",
+            "550E8400E29B41D4A716446655440000",
+            "550e8400-e29b-41d4-a716-446655440000:7",
+            "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+            "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "12",
+            "_12",
+            "42:7",
+        ] {
+            assert_eq!(NameRule::default().apply(given), "_ID", "{given:?}");
         }
     }
 
@@ -186,6 +226,7 @@ mod tests {
             ("job550e8400-e29b-41d4-a716-446655440000", "job550e8400-e29b-41d4-a716-446655440000"),
             ("job_550e8400-e29b-41d4-a716-44665544000x", "job_550e8400-e29b-41d4-a716-44665544000x"),
             ("job_550e8400+e29b-41d4-a716-446655440000", "job_550e8400+e29b-41d4-a716-446655440000"),
+            // These are for `strip_ids`.
             ("_550e8400-e29b-41d4-a716-446655440000", "_550e8400-e29b-41d4-a716-446655440000"),
         ] {
             assert_eq!(without_uuid(given), name, "{given:?}");
