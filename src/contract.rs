@@ -186,6 +186,8 @@ pub mod record {
     pub const ITERATION_RETRIED: &str = "task.iteration.retried";
     /// A hook of a loop panicked; it is ignored.
     pub const HOOK_PANICKED: &str = "task.hook.panicked";
+    /// A function that the manager was given panicked: a random source, a clock, a schedule's exception, a gate, the last resort. Its fallback is used.
+    pub const CALLBACK_PANICKED: &str = "task.callback.panicked";
     /// The schedule of a loop leaves out 200,000 times in a row, so that nothing is due for a long while.
     pub const SCHEDULE_EMPTY: &str = "task.schedule.empty";
     /// A step of a monitor sweep, or a component's provider, failed; the other ones continued.

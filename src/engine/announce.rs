@@ -342,6 +342,21 @@ impl Announcer<'_> {
         );
     }
 
+    /// Code outside of the task's runs panicked in its driver: the task has failed.
+    pub(super) fn driver_panicked(&self, panic: Panic) {
+        let (about, text) = (self.about(), Exit::Panic(panic).message());
+        record_aside(move || {
+            record!(
+                about,
+                record::CALLBACK_PANICKED,
+                Level::ERROR,
+                {},
+                "task {} has failed outside of its runs, in a schedule, a gate or a subscriber: {text}",
+                about.name()
+            );
+        });
+    }
+
     /// The schedule of a loop leaves out all of its times up to then, and for as long nothing begins.
     pub(super) fn schedule_is_empty(&self, upto: SystemTime) {
         record!(
@@ -375,6 +390,17 @@ pub(super) fn category_unknown(name: &str) {
         { key::NAME } = name,
         "task {name} has no category: no rule of the manager matches its name. Add a prefix to the rules, or set the category",
     );
+}
+
+/// A function that the manager was given panicked, and its fallback is used. Said once for each function.
+pub(crate) fn callback_panicked(callback: &'static str, panic: Panic) {
+    let text = Exit::Panic(panic).message();
+    record_aside(move || {
+        tracing::event!(
+            name: record::CALLBACK_PANICKED, target: SCOPE, parent: None, Level::ERROR,
+            "{callback} {text}",
+        );
+    });
 }
 
 /// A step of the monitor's sweep panicked.

@@ -23,7 +23,7 @@ mod supervision;
 pub(crate) use announce::service_variable_ignored;
 #[cfg(feature = "otlp-http")]
 pub(crate) use announce::telemetry_dropped;
-pub(crate) use announce::{component_failed, last_handle_dropped, replacement_failed};
+pub(crate) use announce::{callback_panicked, component_failed, last_handle_dropped, replacement_failed};
 pub use context::TaskContext;
 pub(crate) use context::{ContextParts, Origin};
 pub(crate) use families::{Changed, Wanted};
@@ -37,7 +37,7 @@ pub use observe::{
 };
 pub(crate) use observe::{monitor_is_running, start_monitor};
 pub(crate) use roster::{Registration, each_name};
-pub(crate) use settings::{DEFAULT_SPAN_PREFIX, DEFAULT_WALL_CLOCK_STEP, Settings, WallClock};
+pub(crate) use settings::{DEFAULT_SPAN_PREFIX, DEFAULT_WALL_CLOCK_STEP, Settings, WallClock, or_else};
 pub(crate) use shared::{Reserved, Shared};
 pub(crate) use shutdown::{
     Awaited, Guard, Listener, WaitEnded, abort_shutdown, begin_shutdown, run_shutdown, shutdown_in_steps,

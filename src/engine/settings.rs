@@ -1,11 +1,14 @@
 //! The settings of a manager.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::{Duration, SystemTime},
 };
 
-use crate::{engine::shutdown::report::LastResort, read::HealthThresholds};
+use crate::{engine::shutdown::report::LastResort, policy::Panic, read::HealthThresholds, run::catch};
 
 /// The first part of the names of the manager's own spans by default.
 pub(crate) const DEFAULT_SPAN_PREFIX: &str = "bot";
@@ -25,6 +28,23 @@ pub(crate) struct Settings {
     /// `None` if there is no service manager.
     #[cfg(all(feature = "systemd", unix))]
     pub(crate) service: Option<crate::engine::Service>,
+}
+
+/// Returns a function that calls the user's, and uses the fallback if that panics. The first panic is reported.
+pub(crate) fn or_else<T: 'static>(
+    call: impl Fn() -> T + Send + Sync + 'static,
+    fallback: fn() -> T,
+    report: impl Fn(Panic) + Send + Sync + 'static,
+) -> Arc<dyn Fn() -> T + Send + Sync> {
+    let is_told = AtomicBool::new(false);
+    Arc::new(move || {
+        catch(true, &call).unwrap_or_else(|caught| {
+            if !is_told.swap(true, SeqCst) {
+                report(caught.panic);
+            }
+            fallback()
+        })
+    })
 }
 
 /// The interval at which a sleeping calendar loop reads the wall clock, which may be set, or jump after a suspend: 30 s.

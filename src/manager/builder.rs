@@ -219,17 +219,20 @@ impl TaskManagerBuilder {
     }
 
     /// Sets the source of jitter, which returns uniform numbers in `0.0..1.0`. Default: a fast generator, seeded by the
-    /// operating system.
+    /// operating system, which also replaces a source that panics.
     pub fn random(mut self, random: impl Fn() -> f64 + Send + Sync + 'static) -> Self {
-        self.settings.random = Arc::new(random);
+        let report = |panic| engine::callback_panicked("the random source", panic);
+        self.settings.random = engine::or_else(random, fastrand::f64, report);
         self
     }
 
-    /// Sets the wall clock, which calendars and the next times of loops follow. Default: the clock of the system.
+    /// Sets the wall clock, which calendars and the next times of loops follow. Default: the clock of the system, which also replaces a clock that
+    /// panics.
     ///
     /// This is for tests: tokio's paused time does not pause the clock of the system. The feature `testing` has a clock that can be paused.
     pub fn wall_clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        self.settings.wall_clock.read = Arc::new(now);
+        let report = |panic| engine::callback_panicked("the wall clock", panic);
+        self.settings.wall_clock.read = engine::or_else(now, SystemTime::now, report);
         self
     }
 

@@ -11,8 +11,9 @@ use std::{
 use otel_tasks::{
     Backoff, CriticalTaskConfig, GiveUp, RestartPolicy, TaskContext, TaskLoop, TaskManager,
     events::TaskEventKind,
-    policy::{ErrorClass, Escalation, Exit, ExitKind, RestartIntensity, RestartReason, StallAction},
-    schedule::OnError,
+    gate::{BoxFuture, Gate, Grant},
+    policy::{ErrorClass, Escalation, Exit, ExitKind, Jitter, RestartIntensity, RestartReason, StallAction},
+    schedule::{OnError, Schedule},
     snapshot::TaskState,
     task::RegisterError,
 };
@@ -507,6 +508,7 @@ async fn a_loop_that_stalls_in_each_try_does_not_recover() {
 /// Seen to fail where the time of the next try is asked of a clock that panics: the task was gone.
 #[tokio::test(start_paused = true)]
 async fn a_wall_clock_that_panics_ends_no_task() {
+    let (events, _guard) = Events::record();
     let broken = Arc::new(AtomicBool::new(false));
     let seen = broken.clone();
     let tasks = TaskManager::builder()
@@ -525,6 +527,73 @@ async fn a_wall_clock_that_panics_ends_no_task() {
     assert_eq!(begun.seconds(), [0, 300]);
     assert!(tasks.task_health("t").unwrap().unhealthy_since.is_some());
     assert!(tasks.is_monitoring());
+    let said: Vec<_> = events.named("task.callback.panicked");
+    assert_eq!(said.len(), 1, "once");
+    assert!(said[0].message().starts_with("the wall clock panicked at "), "{}", said[0].message());
+}
+
+/// Seen to fail: the task that failed, and the loop, were given up without a record.
+#[tokio::test(start_paused = true)]
+async fn a_random_source_that_panics_ends_no_task() {
+    let (events, _guard) = Events::record();
+    let tasks = TaskManager::builder().random(|| panic!("no dice")).build().unwrap();
+    let begun = Begun::new();
+    let noted = begun.clone();
+    let fails = CriticalTaskConfig::new("fails", move |_| {
+        noted.note();
+        async { Err::<(), _>("always") }
+    });
+    let fails = fails.backoff(Backoff::constant(secs(10)).jitter(Jitter::Full)).unlimited_restarts();
+    let ticks = TaskLoop::on(Schedule::every(secs(10)).jitter(secs(2)), |_| async {});
+    tasks.register_all([fails, CriticalTaskConfig::from_loop("ticks", ticks)]).unwrap();
+    tasks.start();
+    sleep(secs(100)).await;
+    assert!(begun.seconds().len() >= 5, "{:?}", begun.seconds());
+    assert!(tasks.snapshot("ticks").unwrap().total_runs() >= 8);
+    let said = events.named("task.callback.panicked");
+    assert_eq!(said.len(), 1, "once");
+    assert!(said[0].message().starts_with("the random source panicked at "), "{}", said[0].message());
+    assert!(said[0].message().ends_with("no dice"), "{}", said[0].message());
+}
+
+/// Panics wherever it is called.
+struct Broken;
+
+impl Gate for Broken {
+    fn name(&self) -> &str {
+        "lease"
+    }
+
+    fn enter(&self) -> BoxFuture<'_, Grant> {
+        Box::pin(async { panic!("no store") })
+    }
+
+    fn holder(&self) -> Option<Arc<str>> {
+        panic!("no store")
+    }
+
+    fn settled(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async { panic!("no store") })
+    }
+}
+
+/// Seen to fail: the give-up had no record, and the shutdown and each snapshot panicked.
+#[tokio::test(start_paused = true)]
+async fn a_gate_that_panics_is_recorded_and_its_task_is_tried_again() {
+    let (events, _guard) = Events::record();
+    let tasks = TaskManager::new();
+    let gated = CriticalTaskConfig::new("gated", |ctx: TaskContext| async move { ctx.cancelled().await });
+    tasks.register(gated.gate(Broken)).unwrap();
+    tasks.start();
+    sleep(secs(301)).await;
+    let snapshot = tasks.snapshot("gated").unwrap();
+    assert_eq!((snapshot.state, snapshot.gate.unwrap().holder), (Some(TaskState::Failed), None));
+    let said = events.named("task.callback.panicked");
+    assert_eq!(said.len(), 2, "at first, and at the next try");
+    assert_eq!(said[0].field("task.name"), "gated");
+    assert!(said[0].message().ends_with("no store"), "{}", said[0].message());
+    assert!(tasks.shutdown().await.is_clean());
+    assert_eq!(events.named("task.callback.panicked").len(), 3);
 }
 
 /// Seen to fail: until its time came the next try was shown that the group had called off.

@@ -11,7 +11,8 @@ use std::{
 };
 
 use crate::{
-    policy::{Plain, ShutdownOutcome, TaskCategory, TaskPriority},
+    policy::{Panic, Plain, ShutdownOutcome, TaskCategory, TaskPriority},
+    run::catch,
     watchdog::{aside, say_within},
 };
 
@@ -175,7 +176,7 @@ pub enum LastResort {
     /// If the thread of a caller of [`run_until`](crate::TaskManager::run_until) does not act on a signal within a second, that
     /// thread begins the shutdown.
     Exit,
-    /// The function is called with the report, on the watchdog's thread.
+    /// The function is called with the report, on the watchdog's thread. If it panics, the report is written to stderr.
     Call(Arc<dyn Fn(&ShutdownReport) + Send + Sync>),
 }
 
@@ -190,12 +191,19 @@ impl fmt::Debug for LastResort {
 }
 
 impl LastResort {
-    pub(crate) fn run(&self, report: &ShutdownReport) {
+    /// Performs it. Returns the panic of the user's function.
+    pub(crate) fn run(&self, report: &ShutdownReport) -> Option<Panic> {
+        let print = || say_within(PRINT_WITHIN, cannot_receive(report));
         match self {
-            Self::Print => say_within(PRINT_WITHIN, cannot_receive(report)),
+            Self::Print => print(),
             Self::Exit => end_process(&cannot_receive(report), report.exit_code()),
-            Self::Call(call) => call(report),
+            Self::Call(call) => {
+                let caught = catch(true, || call(report)).err()?;
+                print();
+                return Some(caught.panic.clone());
+            }
         }
+        None
     }
 }
 

@@ -43,7 +43,7 @@ use crate::{
     },
     gate::Gate,
     policy::ShutdownOutcome,
-    run::catch,
+    run::{Guarded, catch},
     watchdog::{self, MemberId},
 };
 
@@ -225,7 +225,9 @@ pub(crate) async fn until_released(shared: &Shared, tasks: &[Arc<Supervised>]) {
 async fn settle(gates: &[Arc<dyn Gate>]) {
     let all = async {
         for gate in gates {
-            gate.settled().await;
+            if let Err(panic) = Guarded::new(true, gate.settled()).await {
+                announce::callback_panicked("a gate", panic);
+            }
         }
     };
     if !gates.is_empty() {
@@ -710,7 +712,9 @@ impl Sequence {
         if undelivered && tick.saturating_duration_since(since) >= LAST_RESORT_AFTER {
             self.delivered.store(true, SeqCst);
             drop(watched);
-            shared.settings.last_resort.run(&report);
+            if let Some(panic) = shared.settings.last_resort.run(&report) {
+                announce::callback_panicked("the last resort", panic);
+            }
         }
     }
 

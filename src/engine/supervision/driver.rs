@@ -247,12 +247,12 @@ impl Driver {
             match catch_inline(false, || self.advance(cx)) {
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(())) => self.done = true,
-                Err(_panic) => {
+                Err(caught) => {
                     self.tear_down(Step::Rest(TaskState::Failed));
-                    // Without a record: it may have been the subscriber that panicked.
                     let retry_after = self.core.retry_after(false);
                     self.core.retry_later(retry_after);
                     self.core.tell(|| TaskEventKind::GaveUp { reason: "its driver panicked", retry_after });
+                    self.core.own_announcer().driver_panicked(caught.panic.clone());
                 }
             }
         }

@@ -35,7 +35,7 @@ use crate::{
     },
     policy::{ErrorRules, Exit},
     read::{HealthStatus, Live},
-    run::{Task, catch},
+    run::Task,
     watchdog,
 };
 
@@ -351,11 +351,9 @@ impl Supervised {
         self.manager.upgrade()
     }
 
-    /// Reads the manager's wall clock, or the system's if that panics: it may be the user's, and must not end the driver.
+    /// Reads the manager's wall clock, or the system's if the manager is gone.
     pub(crate) fn wall_clock(&self) -> SystemTime {
-        let shared = self.manager.upgrade();
-        let now = shared.and_then(|shared| catch(false, || shared.settings.wall_clock.now()).ok());
-        now.unwrap_or_else(SystemTime::now)
+        self.manager.upgrade().map_or_else(SystemTime::now, |shared| shared.settings.wall_clock.now())
     }
 
     pub(crate) fn state(&self) -> TaskState {
