@@ -4,6 +4,7 @@ use std::{
     any::Any,
     cell::{Cell, RefCell},
     future::Future,
+    ops::Deref,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Once,
@@ -67,6 +68,31 @@ impl Drop for Payload {
             // A payload that panics in its destructor may do so again.
             std::mem::forget(another);
         }
+    }
+}
+
+/// A value of the user's. A panic in its destructor ends here, wherever the last reference to it is dropped: in a driver, in the shutdown, in an
+/// `unregister`.
+pub(crate) struct Contained<T>(Option<T>);
+
+impl<T> Contained<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Some(value))
+    }
+}
+
+impl<T> Deref for Contained<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("only the destructor takes it")
+    }
+}
+
+impl<T> Drop for Contained<T> {
+    fn drop(&mut self) {
+        let value = self.0.take();
+        let _ = catch(false, move || drop(value));
     }
 }
 

@@ -10,6 +10,7 @@ mod changes;
 mod components;
 mod decisions;
 mod dependents;
+mod destructors;
 mod errors;
 mod events;
 mod families;

@@ -1363,6 +1363,18 @@ impl Core {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        // Whatever panics, the driver has left: `unregister` and the shutdown wait for that.
+        let _ = catch(false, || self.leave());
+        let Core { supervised, shared, .. } = &self.core;
+        let _ = catch(false, || shared.tracker.leave_driver(supervised));
+        supervised.driver_left();
+        let _ = catch(false, || shared.changed(supervised));
+    }
+}
+
+impl Driver {
+    /// Leaves the task behind as one without a driver.
+    fn leave(&mut self) {
         self.tear_down(Step::Leave);
         let Core { supervised, shared, .. } = &self.core;
         if !self.done {
@@ -1389,8 +1401,6 @@ impl Drop for Driver {
         if !self.done && was_alive && !reported {
             supervised.set_lost();
         }
-        supervised.driver_left();
-        shared.changed(supervised);
     }
 }
 

@@ -35,14 +35,14 @@ use crate::{
     },
     policy::{ErrorRules, Exit},
     read::{HealthStatus, Live},
-    run::Task,
+    run::{Contained, Task, catch},
     watchdog,
 };
 
 pub(crate) struct Supervised {
     pub(crate) task: Arc<Task>,
     pub(crate) spec: Arc<TaskSpec>,
-    pub(crate) body: Arc<dyn Body>,
+    pub(crate) body: Contained<Arc<dyn Body>>,
     /// The rules that classify and name its errors; `None` without rules.
     pub(crate) rules: Option<Arc<ErrorRules>>,
     pub(crate) links: Links,
@@ -173,6 +173,14 @@ pub(crate) async fn until_gone(shared: &Arc<Shared>, task: &Arc<Supervised>) {
     }
 }
 
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        // The rules are the user's functions: as its body.
+        let rules = self.rules.take();
+        let _ = catch(false, move || drop(rules));
+    }
+}
+
 impl Supervised {
     pub(crate) fn new(
         task: Arc<Task>,
@@ -183,7 +191,7 @@ impl Supervised {
         let supervised = Arc::new(Self {
             task,
             spec,
-            body,
+            body: Contained::new(body),
             rules,
             links,
             signals: Signals::new(Instant::now()),
