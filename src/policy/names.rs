@@ -85,6 +85,10 @@ const ONLY_ID: &str = "_ID";
 const SEPARATORS: [char; 6] = ['_', '-', ':', '#', '/', '.'];
 
 fn strip_ids(given: &str) -> &str {
+    // Each kind of identifier has a digit: a UUID has at least its version. Most names have none.
+    if !given.bytes().any(|byte| byte.is_ascii_digit()) {
+        return given;
+    }
     let mut name = without_uuid(given);
     if is_uuid(name.trim_start_matches(SEPARATORS).as_bytes()) {
         return ONLY_ID;
