@@ -89,15 +89,16 @@ fn strip_ids(given: &str) -> &str {
     if !given.bytes().any(|byte| byte.is_ascii_digit()) {
         return given;
     }
-    let mut name = without_uuid(given);
-    if is_uuid(name.trim_start_matches(SEPARATORS).as_bytes()) {
-        return ONLY_ID;
-    }
-    while let Some(at) = name.rfind(SEPARATORS) {
-        if at == 0 || !is_id(&name[at + 1..]) {
-            break;
+    let mut name = given;
+    loop {
+        name = without_uuid(name);
+        if is_uuid(name.trim_start_matches(SEPARATORS).as_bytes()) {
+            return ONLY_ID;
         }
-        name = &name[..at];
+        match name.rfind(SEPARATORS) {
+            Some(at) if at > 0 && is_id(&name[at + 1..]) => name = &name[..at],
+            _ => break,
+        }
     }
     if is_id(name.trim_start_matches(SEPARATORS)) { ONLY_ID } else { name }
 }
@@ -170,6 +171,7 @@ mod tests {
             ("fetch-7f3a9c21d04e", "fetch"),
             ("sync:42:7", "sync"),
             ("job_550e8400-e29b-41d4-a716-446655440000", "job"),
+            ("job_550e8400-e29b-41d4-a716-446655440000:7", "job"),
             ("ünïcode_550e8400-e29b-41d4-a716-446655440000", "ünïcode"),
             ("decade", "decade"),
             ("say_deadbeef", "say_deadbeef"),
