@@ -57,6 +57,7 @@ use crate::{
         RestartVerdict, ShutdownOutcome, Verdict,
     },
     run::{catch, catch_inline},
+    watchdog,
 };
 
 /// The next step of the driver.
@@ -226,10 +227,17 @@ impl Driver {
                     if end.is_some() && alive.context.was_early() {
                         core.hear_late(alive, cx);
                     }
-                    match std::mem::replace(&mut self.state, State::Next(Step::Leave)) {
+                    let step = match std::mem::replace(&mut self.state, State::Next(Step::Leave)) {
                         State::Living(alive) => core.lived(alive, end),
                         _ => unreachable!("it has just lived"),
+                    };
+                    if watchdog::seen_for().is_some() {
+                        // The time of this poll is that of the life that ended in it: the next life begins in a poll of its own.
+                        self.state = State::Next(step);
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
                     }
+                    step
                 }
             };
             self.state = State::Next(step);
