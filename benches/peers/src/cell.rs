@@ -49,13 +49,6 @@ pub struct Cell {
 
 /// What a workload's median for this crate should be.
 #[derive(Debug, Clone, Copy)]
-pub struct Goal {
-    pub limit: Limit,
-    /// Whether it is more than what is promised.
-    pub stretch: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
 pub enum Limit {
     AtMost(f64),
     /// At most so much of another system's, in the same run.
@@ -80,7 +73,7 @@ pub struct Workload {
     /// What its figures are of.
     pub unit: &'static str,
     pub cells: Vec<Cell>,
-    pub goals: Vec<Goal>,
+    pub goals: Vec<Limit>,
     pub runtime: Runtime,
     /// The figure of this crate, rounded, above which the run fails. Only for figures that do not vary.
     pub required: Option<f64>,
@@ -114,13 +107,7 @@ impl Workload {
 
     /// What is promised.
     pub fn goal(mut self, limit: Limit) -> Self {
-        self.goals.push(Goal { limit, stretch: false });
-        self
-    }
-
-    /// What would be better still.
-    pub fn stretch(mut self, limit: Limit) -> Self {
-        self.goals.push(Goal { limit, stretch: true });
+        self.goals.push(limit);
         self
     }
 

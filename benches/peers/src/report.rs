@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Value, json};
 
 use crate::{
-    cell::{BARE, Goal, Limit, Measured, OURS, Scale, Workload},
+    cell::{BARE, Limit, Measured, OURS, Scale, Workload},
     drive::{Plan, Series},
 };
 
@@ -117,18 +117,17 @@ struct Verdict {
     kept: Option<bool>,
 }
 
-fn verdict(goal: Goal, all: &[Series], unit: &str) -> Verdict {
+fn verdict(goal: Limit, all: &[Series], unit: &str) -> Verdict {
     let ours = median(all, OURS);
     // What is compared with the limit, and in which unit.
-    let (is, limit, unit) = match goal.limit {
+    let (is, limit, unit) = match goal {
         Limit::AtMost(limit) => (ours, limit, format!(" {unit}")),
         Limit::OfSystem(limit, system) => {
             let ratio = ours.zip(median(all, system)).map(|(ours, theirs)| ours / theirs);
             (ratio, limit, format!("x of {system}"))
         }
     };
-    let kind = if goal.stretch { "stretch: " } else { "" };
-    Verdict { goal: format!("{kind}at most {limit}{unit}"), is, kept: is.map(|is| is <= limit) }
+    Verdict { goal: format!("at most {limit}{unit}"), is, kept: is.map(|is| is <= limit) }
 }
 
 impl fmt::Display for Verdict {

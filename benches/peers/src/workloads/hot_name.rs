@@ -1,4 +1,5 @@
-//! What a run costs where everybody runs the same: 16 threads, each spawning runs of one name, 64 at a time.
+//! What a run costs where several threads spawn runs at once, 64 at a time: all of one name, or each thread of a name of its own. What the two
+//! differ by is what the threads share for the name; what the second grows by with the threads is what all runs share.
 //!
 //! Beside a counter of the OpenTelemetry SDK that each run adds to, which all threads share in the same way.
 
@@ -12,46 +13,63 @@ use crate::{
     telemetry::{ByHand, Metrics},
 };
 
-const THREADS: usize = 16;
-const RUNS: usize = 20_000;
+const THREADS: [usize; 4] = [2, 4, 8, 16];
+/// Of all threads together.
+const RUNS: usize = 320_000;
 const AT_A_TIME: usize = 64;
 const COUNTER: &str = "otel-counter";
+const OWN_NAMES: &str = "otel-tasks, own names";
+/// One for each thread. Without digits, which the rule for names would cut.
+const NAMES: [&str; 16] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"];
 
-pub fn workload() -> Workload {
-    Workload::new("hot-name", "ns per run", "what does a run cost where 16 threads run one name")
-        .on(Runtime::Workers(THREADS))
-        .cell(BARE, |scale| threads(scale, || tokio::spawn(async {})))
-        .cell(COUNTER, |scale| {
+pub fn workloads() -> Vec<Workload> {
+    let names = ["hot-name-2", "hot-name-4", "hot-name-8", "hot-name-16"];
+    names.into_iter().zip(THREADS).map(|(name, threads)| workload(name, threads)).collect()
+}
+
+fn workload(name: &'static str, threads: usize) -> Workload {
+    Workload::new(name, "ns per run", "what does a run cost where so many threads run one name")
+        .on(Runtime::Workers(threads))
+        .cell(BARE, move |scale| run(scale, threads, |_| tokio::spawn(async {})))
+        .cell(COUNTER, move |scale| {
             let runs = Metrics::leaked().meter().u64_counter("runs").build();
-            threads(scale, move || {
+            run(scale, threads, move |_| {
                 let runs = runs.clone();
                 tokio::spawn(async move { runs.add(1, &[KeyValue::new("task.name", NAME)]) })
             })
         })
-        .cell(BY_HAND, |scale| {
+        .cell(BY_HAND, move |scale| {
             let by_hand = ByHand::leaked(&Metrics::leaked().meter());
-            threads(scale, || tokio::spawn(by_hand.metered(NAME, async {})))
+            run(scale, threads, |_| tokio::spawn(by_hand.metered(NAME, async {})))
         })
-        .cell(OURS, |scale| {
+        .cell(OURS, move |scale| {
             let tasks = manager(as_built);
-            threads(scale, move || tasks.spawn(NAME, async {}))
+            run(scale, threads, move |_| tasks.spawn(NAME, async {}))
         })
-        .goal(Limit::OfSystem(1.0, COUNTER))
+        .cell(OWN_NAMES, move |scale| {
+            let tasks = manager(as_built);
+            run(scale, threads, move |thread| tasks.spawn(NAMES[thread], async {}))
+        })
+        .goal(Limit::OfSystem(1.0, BY_HAND))
 }
 
-/// The same on each thread, at once.
-async fn threads<F>(scale: Scale, spawn: impl Fn() -> F + Clone + Send + Sync + 'static) -> Measured
+/// The same on each thread, at once. `spawn` is given the number of the thread.
+async fn run<F>(
+    scale: Scale,
+    threads: usize,
+    spawn: impl Fn(usize) -> F + Clone + Send + Sync + 'static,
+) -> Measured
 where
     F: Future + Send + 'static,
 {
-    let runs = scale.of(RUNS);
+    let rounds = (scale.of(RUNS) / threads / AT_A_TIME).max(1);
     let began = Instant::now();
-    let spawners: Vec<_> = (0..THREADS)
-        .map(|_| {
+    let spawners: Vec<_> = (0..threads)
+        .map(|thread| {
             let spawn = spawn.clone();
             tokio::spawn(async move {
-                for _ in 0..runs / AT_A_TIME {
-                    super::spawn::round(AT_A_TIME, &spawn).await;
+                for _ in 0..rounds {
+                    super::spawn::round(AT_A_TIME, &|| spawn(thread)).await;
                 }
             })
         })
@@ -59,6 +77,6 @@ where
     for spawner in spawners {
         spawner.await.expect("no panic");
     }
-    let spawned = runs / AT_A_TIME * AT_A_TIME * THREADS;
+    let spawned = rounds * AT_A_TIME * threads;
     Measured::Nanos(began.elapsed().as_nanos() as f64 / spawned as f64)
 }

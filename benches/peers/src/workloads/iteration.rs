@@ -37,7 +37,7 @@ pub fn workload() -> Workload {
             subscribe_ours(Sampling::On);
             ours(Counted::new(scale.of(ITERATIONS)))
         })
-        .goal(Limit::OfSystem(0.35, BY_HAND))
+        .goal(Limit::OfSystem(0.95, BY_HAND))
 }
 
 /// The body of every system's loop.

@@ -17,7 +17,7 @@ pub fn all() -> Vec<Workload> {
     all.push(iteration::workload());
     all.extend(loops::workloads());
     all.extend(million::workloads());
-    all.push(hot_name::workload());
+    all.extend(hot_name::workloads());
     all.extend(supervised::workloads());
     all.push(restart::workload());
     all

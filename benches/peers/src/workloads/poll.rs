@@ -27,7 +27,7 @@ pub fn workloads() -> Vec<Workload> {
                 rounds(scale, move || tokio::spawn(TaskMonitor::instrument(&monitor, yields())))
             })
             .cell(OURS, |scale| ours(scale, as_built))
-            .goal(Limit::OfSystem(1.3, BARE)),
+            .goal(Limit::OfSystem(1.2, BARE)),
         Workload::new("poll-exact", "ns per poll", "the same where each poll is timed")
             .cell(BARE, |scale| rounds(scale, || tokio::spawn(yields())))
             .cell(OURS, |scale| ours(scale, TaskManagerBuilder::exact_poll_time))
@@ -54,7 +54,7 @@ fn traced(name: &'static str, question: &'static str, sampling: Sampling) -> Wor
             subscribe_ours(sampling);
             ours(scale, as_built)
         })
-        .goal(Limit::OfSystem(0.3, BY_HAND))
+        .goal(Limit::OfSystem(0.33, BY_HAND))
 }
 
 async fn ours(scale: Scale, built: fn(TaskManagerBuilder) -> TaskManagerBuilder) -> Measured {

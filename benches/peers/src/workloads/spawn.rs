@@ -21,17 +21,13 @@ const ROUNDS: usize = 3;
 pub const NAME: &str = "bench";
 
 pub fn workloads() -> Vec<Workload> {
-    let sampled = Promised { by_hand: 0.55, bare: None, stretch: Some((0.30, 2.2)) };
-    let unsampled = Promised { by_hand: 0.55, bare: None, stretch: Some((0.25, 1.5)) };
-    let direct_sampled = Promised { by_hand: 0.37, bare: Some(2.8), stretch: None };
-    let direct_unsampled = Promised { by_hand: 0.33, bare: Some(2.0), stretch: None };
     let (what, not) = ("what does a task with span and metrics cost", "the same where the sampler says no");
     vec![
         metered(),
-        traced("spawn-sampled", what, Sampling::On, sampled, as_built),
-        traced("spawn-unsampled", not, Sampling::Off, unsampled, as_built),
-        traced("spawn-direct-sampled", what, Sampling::On, direct_sampled, direct),
-        traced("spawn-direct-unsampled", not, Sampling::Off, direct_unsampled, direct),
+        traced("spawn-sampled", what, Sampling::On, as_built).goal(Limit::OfSystem(0.3, BY_HAND)),
+        traced("spawn-unsampled", not, Sampling::Off, as_built).goal(Limit::OfSystem(0.28, BY_HAND)),
+        traced("spawn-direct-sampled", what, Sampling::On, direct).goal(Limit::OfSystem(2.3, BARE)),
+        traced("spawn-direct-unsampled", not, Sampling::Off, direct).goal(Limit::OfSystem(2.0, BARE)),
     ]
 }
 
@@ -43,14 +39,6 @@ pub fn as_built(builder: TaskManagerBuilder) -> TaskManagerBuilder {
 /// Past tracing-opentelemetry.
 pub fn direct(builder: TaskManagerBuilder) -> TaskManagerBuilder {
     builder.span_path(SpanPath::Direct)
-}
-
-/// The goals of a traced workload.
-struct Promised {
-    by_hand: f64,
-    bare: Option<f64>,
-    /// Of what is written by hand, and of bare.
-    stretch: Option<(f64, f64)>,
 }
 
 fn metered() -> Workload {
@@ -69,7 +57,6 @@ fn metered() -> Workload {
         rounds(scale, || tokio::spawn(by_hand.metered(NAME, yield_now())))
     })
     .cell(OURS, |scale| ours(scale, as_built))
-    .goal(Limit::OfSystem(1.15, BARE))
     .goal(Limit::OfSystem(1.0, "tokio-metrics"))
 }
 
@@ -77,10 +64,9 @@ fn traced(
     name: &'static str,
     question: &'static str,
     sampling: Sampling,
-    promised: Promised,
     path: fn(TaskManagerBuilder) -> TaskManagerBuilder,
 ) -> Workload {
-    let mut workload = Workload::new(name, "ns per task", question)
+    Workload::new(name, "ns per task", question)
         .cell(BARE, |scale| rounds(scale, || tokio::spawn(yield_now())))
         .cell("tracing-opentelemetry", move |scale| {
             subscribe_by_hand(sampling);
@@ -96,14 +82,6 @@ fn traced(
             subscribe_ours(sampling);
             ours(scale, path)
         })
-        .goal(Limit::OfSystem(promised.by_hand, BY_HAND));
-    if let Some(ratio) = promised.bare {
-        workload = workload.goal(Limit::OfSystem(ratio, BARE));
-    }
-    if let Some((by_hand, bare)) = promised.stretch {
-        workload = workload.stretch(Limit::OfSystem(by_hand, BY_HAND)).stretch(Limit::OfSystem(bare, BARE));
-    }
-    workload
 }
 
 async fn ours(scale: Scale, path: fn(TaskManagerBuilder) -> TaskManagerBuilder) -> Measured {
