@@ -85,15 +85,20 @@ const ONLY_ID: &str = "_ID";
 const SEPARATORS: [char; 6] = ['_', '-', ':', '#', '/', '.'];
 
 fn strip_ids(given: &str) -> &str {
-    let mut name = without_uuid(given);
-    if is_uuid(name.trim_start_matches(SEPARATORS).as_bytes()) {
-        return ONLY_ID;
-    }
-    while let Some(at) = name.rfind(SEPARATORS) {
-        if at == 0 || !is_id(&name[at + 1..]) {
-            break;
+    let mut name = given;
+    loop {
+        // Before its last group, which would be an identifier by itself.
+        let without = without_uuid(name);
+        if without.len() < name.len() {
+            name = without;
+        } else if is_uuid(name.trim_start_matches(SEPARATORS).as_bytes()) {
+            return ONLY_ID;
+        } else {
+            match name.rfind(SEPARATORS) {
+                Some(at) if at > 0 && is_id(&name[at + 1..]) => name = &name[..at],
+                _ => break,
+            }
         }
-        name = &name[..at];
     }
     if is_id(name.trim_start_matches(SEPARATORS)) { ONLY_ID } else { name }
 }
@@ -172,6 +177,7 @@ mod tests {
             // A hexadecimal word of fewer than eight digits is a word, and so is a long one with other letters.
             ("beta_a1", "beta_a1"),
             ("run_version10", "run_version10"),
+            ("job_550e8400-e29b-41d4-a716-446655440000:7", "job"),
             ("import-01ARZ3NDEKTSV4RRFFQ69G5FAV", "import"),
             ("import-01arz3ndektsv4rrffq69g5fav:3", "import"),
             // Of the letters of a ULID, or too long for one.
