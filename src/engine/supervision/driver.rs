@@ -223,13 +223,21 @@ impl Driver {
                 State::Living(alive) => {
                     let end = ready!(core.live(alive, cx));
                     core.timer.clear();
-                    if end.is_some() && alive.context.was_early() {
+                    let was_early = end.is_some() && alive.context.was_early();
+                    if was_early {
                         core.hear_late(alive, cx);
                     }
-                    match std::mem::replace(&mut self.state, State::Next(Step::Leave)) {
+                    let step = match std::mem::replace(&mut self.state, State::Next(Step::Leave)) {
                         State::Living(alive) => core.lived(alive, end),
                         _ => unreachable!("it has just lived"),
+                    };
+                    if was_early {
+                        // The poll was most likely long. The next life has polls of its own, and other tasks have their turn.
+                        self.state = State::Next(step);
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
                     }
+                    step
                 }
             };
             self.state = State::Next(step);
