@@ -1,4 +1,4 @@
-//! Telemetry that a thread emits on which others depend: the subscriber is the user's code, and may block for ever.
+//! Telemetry that a thread emits on which others depend: the subscriber is the user's code, and may block forever.
 
 use std::time::Duration;
 

@@ -649,7 +649,7 @@ impl Losses {
     }
 }
 
-/// Emits a record. The subscriber is the user's: if it panics or blocks for ever, the export continues.
+/// Emits a record. The subscriber is the user's: if it panics or blocks forever, the export continues.
 fn warn(text: String) {
     record_aside(move || tracing::warn!(target: contract::SCOPE, "{text}"));
 }

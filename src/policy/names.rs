@@ -178,6 +178,7 @@ mod tests {
             // A hexadecimal word of fewer than eight digits is a word, and so is a long one with other letters.
             ("beta_a1", "beta_a1"),
             ("run_version10", "run_version10"),
+            ("job_550e8400-e29b-41d4-a716-446655440000:7", "job"),
             ("import-01ARZ3NDEKTSV4RRFFQ69G5FAV", "import"),
             ("import-01arz3ndektsv4rrffq69g5fav:3", "import"),
             // Of the letters of a ULID, or too long for one.

@@ -139,7 +139,7 @@ pub enum HealthReason {
     Recovering,
     /// The task has not begun.
     NotStarted,
-    /// The task waits for others before it begins. This is one of them: first one that has failed.
+    /// The task waits for others before it begins. `task` is one of them; a failed task precedes the others.
     #[non_exhaustive]
     WaitsFor {
         /// The name of that task.
@@ -492,6 +492,9 @@ fn reasons(
     let HealthThresholds { errors_per_hour, failures_in_a_row, restarts_per_hour, .. } = *thresholds;
     let (errors, failures, restarts) =
         (task.errors_last_hour, task.failures_in_a_row, task.restarts_last_hour);
+    let waits = live
+        .waits_for
+        .map_or(HealthReason::NotStarted, |(task, state)| HealthReason::WaitsFor { task, state });
     // What is so now goes before what is counted.
     [
         is(TaskState::Failed).then_some(HealthReason::Failed { next_retry: live.next_retry }),
@@ -505,10 +508,7 @@ fn reasons(
             .then_some(HealthReason::Restarts { restarts_per_hour: restarts, limit: restarts_per_hour }),
         is(TaskState::Backoff).then_some(HealthReason::BackingOff),
         recovering.then_some(HealthReason::Recovering),
-        is(TaskState::Waiting).then(|| match live.waits_for {
-            Some((task, state)) => HealthReason::WaitsFor { task, state },
-            None => HealthReason::NotStarted,
-        }),
+        is(TaskState::Waiting).then_some(waits),
         (is(TaskState::Running) && !live.ready).then_some(HealthReason::NotReady),
         is(TaskState::Paused).then_some(HealthReason::Paused),
         is(TaskState::Standby).then_some(HealthReason::Standby),

@@ -1,4 +1,4 @@
-//! Work that may block for ever, on a thread of its own: a line for stderr, a record for the user's subscriber.
+//! Work that may block forever, on a thread of its own: a line for stderr, a record for the user's subscriber.
 //!
 //! A full pipe blocks its writer, and a blocked thread may hold the lock of stderr. A caller that others depend on must wait for neither.
 

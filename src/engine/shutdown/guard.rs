@@ -1,7 +1,7 @@
 //! The end of a process whose threads are blocked: a thread that receives its signals, and performs [`LastResort::Exit`].
 //!
 //! It calls no code of the user's: no subscriber, no destructor of a task, no waker. The watchdog's thread calls some of these, and each of them
-//! may block for ever.
+//! may block forever.
 //!
 //! Its runtime receives signals for the process. tokio passes a signal on to all listeners, so a caller on a thread of its own receives it while
 //! every worker is blocked. If the caller is blocked too, the thread begins the shutdown itself.

@@ -172,7 +172,7 @@ pub enum LastResort {
     /// The report is written to stderr, telemetry gets one second to flush, and the process ends with
     /// [`ShutdownReport::exit_code`].
     ///
-    /// A thread of its own does this, which calls no code of yours. So the process also ends if its stderr or a subscriber blocks for ever.
+    /// A thread of its own does this, which calls no code of yours. So the process also ends if its stderr or a subscriber blocks forever.
     /// If the thread of a caller of [`run_until`](crate::TaskManager::run_until) does not act on a signal within a second, that
     /// thread begins the shutdown.
     Exit,

@@ -434,8 +434,8 @@ impl Shared {
             || self.yielding_dependents(task).next().is_some()
     }
 
-    /// Returns true if another task would have to stop before this one if this one stopped, or was restarted: while its order is not yet received,
-    /// no other task must yield to it.
+    /// Returns true if the stop of this task, or with `restarts` its restart, would stop another task before it. Before its driver has
+    /// received the order, no other task yields to it.
     pub(crate) fn would_be_held_up(&self, task: &Supervised, restarts: bool) -> bool {
         let stops_with = |other: &Supervised| {
             other.is_up() && other.owns_name() && other.links.loss() != DependencyLoss::Keep

@@ -264,8 +264,8 @@ impl Supervised {
         self.show_stop();
     }
 
-    /// Returns true if an order or a link ends this life, and no other task has to stop before it. The driver is about to request it, unless a poll
-    /// holds it.
+    /// Returns true if an order or a link ends this life, and no other task has to stop before it. Its driver requests it after the
+    /// poll under way.
     pub(crate) fn is_to_stop(&self, generation: u64) -> bool {
         self.stop_to_come(generation).is_some()
     }
@@ -305,8 +305,9 @@ impl Supervised {
         self.show_stop();
     }
 
-    /// Passes a stop that is to come on to the tokens of the life and of the runs that the task owns: a poll may hold the driver. Not under a lock:
-    /// wakers may be the user's code.
+    /// Passes a stop that is to come on to the token of the life and to the runs that the task owns. A poll may hold the driver.
+    ///
+    /// Not called under a lock, because wakers may be the user's code.
     pub(crate) fn show_stop(&self) {
         let generation = self.signals.generation();
         let token = self.seldom.get().and_then(|seldom| {
@@ -408,7 +409,7 @@ impl Supervised {
         self.manager.upgrade().map(|shared| shared.waits_for(self)).unwrap_or_default()
     }
 
-    /// Returns one of the tasks that it waits for, and its state: first one that has failed.
+    /// Returns one of the tasks that it waits for, and its state. A failed task precedes the others.
     fn held_by(&self) -> Option<(Arc<str>, Option<TaskState>)> {
         let shared = self.manager.upgrade()?;
         let state = |name: Arc<str>| {
