@@ -149,7 +149,7 @@ static MADE: AtomicBool = AtomicBool::new(false);
 /// Finds [`layer`] or [`task_layer`] in the current subscriber.
 #[inline]
 pub(crate) fn installed() -> Option<Installed> {
-    // Relaxed: a thread that uses a subscriber has synchronised with the one that made it.
+    // Relaxed: a thread that uses a subscriber has synchronised with the thread that made it.
     if MADE.load(Relaxed) { find() } else { None }
 }
 

@@ -28,8 +28,8 @@ use std::{
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 
 use super::{
-    closing::start_suppressed,
     ledger::{Ledger, SignalBalance, Trend},
+    runtime::start_suppressed,
     settings::{BatchSettings, capped},
     transport::{Cause, Failure},
     weight::Weighs,

@@ -17,9 +17,10 @@ use crate::{
         parcel::QueuedRecord,
         processors::failure_text,
         report::{SignalOutcome, TelemetryReport},
+        runtime::start_suppressed,
         sinks::Collection,
     },
-    threads::{self, Workers},
+    threads::Workers,
 };
 
 /// The time that the SDK waits for the last export of metrics.
@@ -135,15 +136,6 @@ pub(super) fn flush_all(workers: &Workers, flushes: impl IntoIterator<Item = Box
         };
         let _ = start_suppressed("otel-tasks-flush", Box::new(run));
     }
-}
-
-/// Starts a thread of which nothing is exported.
-pub(super) fn start_suppressed(name: &str, run: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
-    let run = move || {
-        let _suppressed = opentelemetry::Context::enter_telemetry_suppressed_scope();
-        run();
-    };
-    threads::start(name, Box::new(run))
 }
 
 /// The ends of the pipelines that are closed at shutdown.

@@ -34,9 +34,10 @@ use crate::{
     emit::{self, layer_of},
     engine::telemetry_dropped,
     otlp::{
-        closing::{Closers, Closing, flush_all, start_suppressed},
+        closing::{Closers, Closing, flush_all},
         hurry::Hurry,
         report::{SignalOutcome, TelemetryReport},
+        runtime::start_suppressed,
         status::Status,
         views::names_with_room,
     },

@@ -87,8 +87,9 @@ fn levels(signal: Signal) -> &'static [&'static [usize]] {
     }
 }
 
-/// Keeps some of the leaves of a request, by their position. It works on the encoded form: a decoder of all messages of OTLP
-/// is a twelfth of this crate's code, and drops fields of a later version.
+/// Keeps some of the leaves of a request, by their position.
+///
+/// It works on the encoded form. A decoder of all messages of OTLP is a twelfth of this crate's code, and drops fields of a later version.
 struct Sieve<'a> {
     keep: &'a mut dyn FnMut(usize) -> bool,
     next: usize,

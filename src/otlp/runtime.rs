@@ -11,7 +11,16 @@ use std::{
 
 use tokio::{runtime::Handle, sync::oneshot};
 
-use super::closing::start_suppressed;
+use crate::threads;
+
+/// Starts a thread of which nothing is exported.
+pub(super) fn start_suppressed(name: &str, run: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
+    let run = move || {
+        let _suppressed = opentelemetry::Context::enter_telemetry_suppressed_scope();
+        run();
+    };
+    threads::start(name, Box::new(run))
+}
 
 /// One thread of its own, so that exporting works when the application's runtime is single-threaded, blocked or gone. It
 /// ends when the last exporter and the [`Telemetry`](super::Telemetry) are gone.
