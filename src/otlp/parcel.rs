@@ -88,7 +88,7 @@ fn levels(signal: Signal) -> &'static [&'static [usize]] {
 }
 
 /// Keeps some of the leaves of a request, by their position. It works on the encoded form: a decoder of all messages of OTLP
-/// is a twelfth of this crate's code, and drops fields of a later version.
+/// is a twelfth of this crate's code. It also drops fields of a later version.
 struct Sieve<'a> {
     keep: &'a mut dyn FnMut(usize) -> bool,
     next: usize,
