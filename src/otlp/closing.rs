@@ -29,6 +29,9 @@ pub(super) const SDK_METRIC_WAIT: Duration = Duration::from_secs(5);
 /// The time beyond the deadline of the signals, for threads to start and to report.
 pub(super) const SLACK: Duration = Duration::from_millis(50);
 
+/// The result of the end of one signal, and the time that it took.
+type End = (OTelSdkResult, Duration);
+
 /// The work of a shutdown, away from the application's threads.
 pub(super) struct Closing {
     pub(super) closers: Closers,
@@ -45,7 +48,7 @@ impl Closing {
         let deadline = began + self.timeout;
         let timeout = self.timeout;
         let workers = Workers::default();
-        let ends: Arc<Mutex<[Option<(OTelSdkResult, Duration)>; 3]>> = Arc::default();
+        let ends = Arc::<Mutex<[Option<End>; 3]>>::default();
         let mut outcomes: [(SignalOutcome, Duration); 3] =
             std::array::from_fn(|_| (SignalOutcome::Off, Duration::ZERO));
         let mut close = |signal: Signal, close: Box<dyn FnOnce() -> OTelSdkResult + Send>| {
