@@ -189,7 +189,7 @@ async fn a_row_is_the_snapshot_in_seconds() {
             "family": null, "members": null,
             "word": "Standby", "word_until": null, "attention": 2,
             "state": "waiting", "state_since": row("poller")["state_since"], "unhealthy_since": null,
-            "status": "healthy", "role": "degrades", "reasons": ["waits_for"],
+            "status": "healthy", "role": "degrades", "reasons": ["not_started"],
             "gate": null, "depends_on": ["gateway"], "active_runs": 0, "runs": 0, "errors": 0, "restarts": 0,
             "restarts_last_hour": 0,
             "p50_seconds": null, "p95_seconds": null, "max_seconds": null,
