@@ -43,7 +43,7 @@ impl Workers {
         Working(Arc::clone(&self.0))
     }
 
-    /// Waits until nobody works, and at most until this time.
+    /// Waits until no thread works, and at most until the deadline.
     pub(crate) fn wait(&self, deadline: Option<Instant>) {
         let mut working = self.0.working();
         while *working > 0 {

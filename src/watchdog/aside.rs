@@ -17,7 +17,7 @@ use crate::threads::{Workers, Working, start};
 /// line would need another thread.
 const LATE_AT_MOST: usize = 16;
 
-/// The number of threads that nobody waits for any more.
+/// The number of threads that have not returned in their time, and still run.
 static LATE: AtomicUsize = AtomicUsize::new(0);
 
 /// Runs `work` on a thread of its own, and waits for it for this time at most. Returns true if the work is done. A panic in it ends

@@ -1,9 +1,9 @@
 //! The program that the stack is tested with. It has four services:
 //!
-//! - one that uses all instruments
-//! - one without any event
-//! - one that continues while its telemetry is disturbed
-//! - one with a task that runs in one of its instances
+//! - a service that uses all instruments
+//! - a service without any event
+//! - a service that continues while its telemetry is disturbed
+//! - a service with a task that runs in one of its instances
 //!
 //! Each line on standard output is one JSON value; the last are the final figures. It ends when standard input does.
 
