@@ -712,6 +712,7 @@ async fn fault_33_fails_while_another_stops(_: On) {
             (world.restarts("c2", RestartReason::Panic), world.restarts("c1", RestartReason::Group)),
             (1, 1)
         );
+        c3.stops(Stop::AtOnce);
         world.finish().await;
     }
 }
@@ -745,6 +746,8 @@ async fn fault_33_an_earlier_one_fails_while_the_rest_stops(_: On) {
     sleep(A_WHILE).await;
     assert_eq!(children.each_ref().map(|child| child.runs()), [2, 2, 2, 2]);
     assert_eq!([c1, c2, c3, c4].map(|child| child.alive()), [1, 1, 1, 1]);
+    c3.stops(Stop::AtOnce);
+    c4.stops(Stop::AtOnce);
     world.finish().await;
 }
 
