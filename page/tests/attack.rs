@@ -32,8 +32,8 @@ const GROWTH: u64 = 64 << 20;
 const MEMORY: u64 = 200 << 10;
 /// How long a scrape may take: what Prometheus waits by default.
 const SCRAPE: Duration = Duration::from_secs(10);
-/// How long each attack goes on.
-const ATTACK: Duration = Duration::from_secs(4);
+/// How long each attack goes on. `.ci/run attack` has the release build.
+const ATTACK: Duration = Duration::from_secs(if cfg!(debug_assertions) { 2 } else { 4 });
 
 /// The service that is attacked; nothing in any other process.
 #[test]
@@ -318,7 +318,8 @@ fn no_client_hurts_the_service() {
     });
     let answers = answers.into_inner();
     println!("    {answers} answers");
-    assert!(answers > 200, "no more answers than texts can be made: {answers}");
+    let texts = 50 * ATTACK.as_secs();
+    assert!(answers as u64 > texts, "no more answers than texts can be made: {answers}");
     let scrapes = Mutex::new(Vec::new());
     under(&victim, "metrics at full speed", |page, is_over| {
         std::thread::scope(|scope| {
