@@ -10,7 +10,7 @@ mod names;
 use std::{
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -23,8 +23,8 @@ use opentelemetry_sdk::{
 };
 use otel_tasks::telemetry::{Deferred, RunExemplar};
 
-use self::exposition::Assigned;
 pub(crate) use self::exposition::Format;
+use self::exposition::{Assigned, Exemplars};
 
 /// A reader of a meter provider, which collects whenever it is asked.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +35,8 @@ struct Shared {
     reader: ManualReader,
     /// True once deferred observations were not found in a collection, because of a View or of twins: the SDK collects all.
     collects_all: AtomicBool,
+    /// The length of the last text, in bytes.
+    length: AtomicUsize,
 }
 
 impl Reader {
@@ -45,11 +47,25 @@ impl Reader {
             let (metrics, deferred) = Deferred::during(|| self.collected());
             let metrics = metrics?;
             if let Some(assigned) = exposition::assigned(&metrics, &deferred) {
-                return Ok(exposition::written(&metrics, assigned, format, &exemplars));
+                return Ok(self.written(&metrics, assigned, format, &exemplars));
             }
             self.0.collects_all.store(true, Relaxed);
         }
-        Ok(exposition::written(&self.collected()?, Assigned::default(), format, &exemplars))
+        Ok(self.written(&self.collected()?, Assigned::default(), format, &exemplars))
+    }
+
+    fn written(
+        &self,
+        metrics: &ResourceMetrics,
+        assigned: Assigned<'_>,
+        format: Format,
+        exemplars: &Exemplars,
+    ) -> String {
+        // A text that grows is moved, and may take twice its length. Mostly, the next one is little longer.
+        let last = self.0.length.load(Relaxed);
+        let text = exposition::written(metrics, assigned, format, exemplars, last + last / 16);
+        self.0.length.store(text.len(), Relaxed);
+        text
     }
 
     fn collected(&self) -> Result<ResourceMetrics, String> {

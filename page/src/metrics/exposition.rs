@@ -48,7 +48,7 @@ pub(super) fn by_series(exemplars: &[RunExemplar]) -> Exemplars {
     let mut by_series = Exemplars::new();
     let mut labels = Labels::default();
     for RunExemplar { attributes, duration, ended, trace_id, span_id, .. } in exemplars {
-        labels.write(attributes, &[]);
+        labels.write(attributes, &Scope::default());
         by_series.entry(labels.text.clone()).or_default().push(Exemplar {
             seconds: duration.as_secs_f64(),
             ended: ended.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO),
@@ -59,17 +59,18 @@ pub(super) fn by_series(exemplars: &[RunExemplar]) -> Exemplars {
     by_series
 }
 
-/// Returns the families in the order of their names.
+/// Returns the families in the order of their names, in a text with this capacity to begin with.
 pub(super) fn written(
     metrics: &ResourceMetrics,
     mut assigned: Assigned<'_>,
     format: Format,
     exemplars: &Exemplars,
+    capacity: usize,
 ) -> String {
-    let scopes: Vec<_> = metrics.scope_metrics().map(|scope| scope_labels(scope.scope())).collect();
+    let scopes: Vec<_> = metrics.scope_metrics().map(|scope| Scope::of(scope.scope())).collect();
     let mut families = BTreeMap::<String, Family<'_>>::new();
-    for (scope, labels) in metrics.scope_metrics().zip(&scopes) {
-        for metric in scope.metrics() {
+    for (in_scope, scope) in metrics.scope_metrics().zip(&scopes) {
+        for metric in in_scope.metrics() {
             let deferred = assigned.remove(&std::ptr::from_ref(metric)).unwrap_or_default();
             let Some(kind) = Kind::of(metric) else { continue };
             let name = names::family(metric.name(), metric.unit());
@@ -81,12 +82,12 @@ pub(super) fn written(
                 parts: Vec::new(),
             });
             if family.kind == kind {
-                family.parts.push(Part { scope: labels, metric, deferred });
+                family.parts.push(Part { scope, metric, deferred });
             }
         }
     }
     let mut writer = Writer {
-        text: String::new(),
+        text: String::with_capacity(capacity),
         labels: Labels::default(),
         numbers: Bounds::default(),
         format,
@@ -187,8 +188,7 @@ struct Family<'a> {
 
 /// An instrument of a scope.
 struct Part<'a> {
-    /// The labels of the scope.
-    scope: &'a [(String, String)],
+    scope: &'a Scope,
     metric: &'a Metric,
     /// The observations that replace the metric's points, if there are any.
     deferred: Vec<&'a DeferredObservations>,
@@ -251,7 +251,7 @@ impl Writer<'_> {
             Format::Text => self.head("target_info", "gauge", None, "Target metadata"),
             Format::OpenMetrics => self.head("target", "info", None, "Target metadata"),
         }
-        self.labels.write(resource, &[]);
+        self.labels.write(resource, &Scope::default());
         self.sample("target_info", 1_u64);
     }
 
@@ -295,13 +295,7 @@ impl Writer<'_> {
         }
     }
 
-    fn data<T: Number>(
-        &mut self,
-        name: &str,
-        metric: &Metric,
-        data: &MetricData<T>,
-        scope: &[(String, String)],
-    ) {
+    fn data<T: Number>(&mut self, name: &str, metric: &Metric, data: &MetricData<T>, scope: &Scope) {
         match data {
             MetricData::Sum(sum) => {
                 for point in sum.data_points() {
@@ -328,7 +322,7 @@ impl Writer<'_> {
         }
     }
 
-    fn deferred(&mut self, name: &str, deferred: &[&DeferredObservations], scope: &[(String, String)]) {
+    fn deferred(&mut self, name: &str, deferred: &[&DeferredObservations], scope: &Scope) {
         if let [deferred] = deferred {
             return deferred.observe(&mut |value, attributes| {
                 self.labels.write(attributes, scope);
@@ -430,24 +424,24 @@ impl Labels {
     }
 
     /// Sorted by name, then the ones of the scope. The values of keys that become the same label are joined.
-    fn write<'p>(&mut self, attributes: impl IntoIterator<Item = &'p KeyValue>, scope: &[(String, String)]) {
-        let placed: Vec<_> = attributes
-            .into_iter()
-            .map(|KeyValue { key, value, .. }| (self.place_of(key.as_str()), value))
-            .collect();
+    fn write<'p>(&mut self, attributes: impl IntoIterator<Item = &'p KeyValue>, scope: &Scope) {
+        let placed = attributes.into_iter().map(|pair| (self.place_of(pair.key.as_str()), &pair.value));
+        let mut placed: Vec<_> = placed.collect();
         let Self { text, known, .. } = self;
-        text.clear();
-        let pair = |(place, value)| {
+        let of = |place: usize| {
             let (key, label): &(String, String) = &known[place];
-            (label.as_str(), key.as_str(), value)
+            (label.as_str(), key.as_str())
         };
-        let mut pairs: Vec<(&str, &str, &Value)> = placed.into_iter().map(pair).collect();
-        pairs.sort_unstable_by_key(|(label, key, _)| (*label, *key));
-        let is_of_scope = |label: &str| scope.iter().any(|(taken, _)| taken == label);
-        let own = pairs.iter().filter(|(label, ..)| !label.starts_with(SCOPE) || !is_of_scope(label));
-        let mut last = "";
-        for (label, _, value) in own {
-            if *label == last {
+        placed.sort_unstable_by_key(|(place, _)| of(*place));
+        text.clear();
+        let (mut last, mut is_of_scope) = ("", false);
+        for (place, value) in &placed {
+            let (label, _) = of(*place);
+            if label.starts_with(SCOPE) && scope.labels.iter().any(|(taken, _)| taken == label) {
+                is_of_scope = true;
+                continue;
+            }
+            if label == last {
                 text.truncate(text.len() - 1);
                 text.push(';');
             } else {
@@ -458,18 +452,22 @@ impl Labels {
             last = label;
         }
         self.scope = text.len();
-        for (label, value) in scope {
-            open(text, label);
-            if label.starts_with(SCOPE) && pairs.iter().any(|(other, ..)| other == label) {
-                let taken = pairs.iter().filter(|(other, ..)| other == label);
-                let mut values: Vec<_> = taken.map(|(_, key, value)| (*key, written_value(value))).collect();
-                values.push((label, value.into()));
-                values.sort();
-                let values: Vec<_> = values.into_iter().map(|(_, value)| value).collect();
-                escape(text, &values.join(";"), true);
-            } else {
-                escape(text, value, true);
+        if !is_of_scope {
+            if !text.is_empty() && !scope.text.is_empty() {
+                text.push(',');
             }
+            text.push_str(&scope.text);
+            return;
+        }
+        for (label, value) in &scope.labels {
+            let taken = placed.iter().map(|(place, value)| (of(*place), value));
+            let taken = taken.filter(|((other, _), _)| other == label);
+            let mut values: Vec<_> = taken.map(|((_, key), value)| (key, written_value(value))).collect();
+            values.push((label, value.into()));
+            values.sort();
+            let values: Vec<_> = values.into_iter().map(|(_, value)| value).collect();
+            open(text, label);
+            escape(text, &values.join(";"), true);
             text.push('"');
         }
     }
@@ -496,41 +494,57 @@ fn written_value(value: &Value) -> Cow<'_, str> {
 }
 
 fn escape(text: &mut String, raw: &str, quotes: bool) {
-    let mut rest = raw;
-    while let Some(place) = rest.find(['\\', '\n', '"']) {
-        text.push_str(&rest[..place]);
-        match &rest[place..=place] {
-            "\n" => text.push_str("\\n"),
-            "\"" if !quotes => text.push('"'),
-            other => {
-                text.push('\\');
-                text.push_str(other);
-            }
-        }
-        rest = &rest[place + 1..];
+    let mut written = 0;
+    // These bytes are never a part of a longer character.
+    for (place, byte) in raw.bytes().enumerate() {
+        let instead = match byte {
+            b'\\' => "\\\\",
+            b'\n' => "\\n",
+            b'"' if quotes => "\\\"",
+            _ => continue,
+        };
+        text.push_str(&raw[written..place]);
+        text.push_str(instead);
+        written = place + 1;
     }
-    text.push_str(rest);
+    text.push_str(&raw[written..]);
 }
 
 const SCOPE: &str = "otel_scope_";
 
-/// Returns the labels that say which library a series is of.
-fn scope_labels(scope: &InstrumentationScope) -> Vec<(String, String)> {
-    let label = |name: &str| format!("{SCOPE}{name}");
-    let mut labels = vec![(label("name"), scope.name().to_owned())];
-    labels.extend(scope.version().map(|version| (label("version"), version.to_owned())));
-    labels.extend(scope.schema_url().map(|url| (label("schema_url"), url.to_owned())));
-    let mut attributes = BTreeMap::<String, String>::new();
-    for KeyValue { key, value, .. } in scope.attributes() {
-        let label = names::label(&label(key.as_str()));
-        if ["name", "version", "schema_url"].iter().any(|reserved| label == format!("{SCOPE}{reserved}")) {
-            continue;
+/// The labels that say which library a series is of.
+#[derive(Default)]
+struct Scope {
+    labels: Vec<(String, String)>,
+    /// The same, as they follow the labels of a series that has none of their names.
+    text: String,
+}
+
+impl Scope {
+    fn of(scope: &InstrumentationScope) -> Self {
+        let label = |name: &str| format!("{SCOPE}{name}");
+        let mut labels = vec![(label("name"), scope.name().to_owned())];
+        labels.extend(scope.version().map(|version| (label("version"), version.to_owned())));
+        labels.extend(scope.schema_url().map(|url| (label("schema_url"), url.to_owned())));
+        let mut attributes = BTreeMap::<String, String>::new();
+        for KeyValue { key, value, .. } in scope.attributes() {
+            let label = names::label(&label(key.as_str()));
+            if ["name", "version", "schema_url"].iter().any(|reserved| label == format!("{SCOPE}{reserved}"))
+            {
+                continue;
+            }
+            attributes
+                .entry(label)
+                .and_modify(|values| push(values, format_args!(";{value}")))
+                .or_insert_with(|| value.to_string());
         }
-        attributes
-            .entry(label)
-            .and_modify(|values| push(values, format_args!(";{value}")))
-            .or_insert_with(|| value.to_string());
+        labels.extend(attributes);
+        let mut text = String::new();
+        for (label, value) in &labels {
+            open(&mut text, label);
+            escape(&mut text, value, true);
+            text.push('"');
+        }
+        Self { labels, text }
     }
-    labels.extend(attributes);
-    labels
 }

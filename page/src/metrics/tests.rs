@@ -285,7 +285,7 @@ fn an_exemplar_is_beside_the_bucket_and_the_series_that_counts_its_run() {
     }
     let mut metrics = ResourceMetrics::default();
     reader.collect(&mut metrics).expect("registered");
-    let written = |format| written(&metrics, Assigned::default(), format, &exemplars);
+    let written = |format| written(&metrics, Assigned::default(), format, &exemplars, 0);
     let open = written(Format::OpenMetrics);
     parser::parse(&open).expect("valid");
     let lines: Vec<_> = open.lines().filter_map(|line| line.split_once(" # ")).collect();
