@@ -11,6 +11,7 @@ mod layer;
 mod remote;
 mod span;
 mod status;
+mod tracer;
 
 pub(crate) use aside::{aside, record_aside};
 pub(crate) use at_exit::flush_before_exit;
@@ -43,3 +44,4 @@ pub(crate) use status::status_of_process;
 #[cfg(feature = "otlp-http")]
 pub(crate) use status::{ExportStatus, ask};
 pub use status::{SignalExport, TelemetryExport, TelemetryState};
+pub(crate) use tracer::AnyTracer;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwapOption, Guard};
-use opentelemetry::{SpanId, TraceId, global::BoxedTracer};
+use opentelemetry::{SpanId, TraceId};
 use tokio::time::Instant;
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
         DEFAULT_MAX_NAMES, EndedRun, Entry, Identity, Registry, RunError, TaskSnapshot, by_name,
         include_members, snapshot,
     },
-    emit::{Exposition, Figures, Row, RunExemplar, Source, SpanPath, TaskAttributes},
+    emit::{AnyTracer, Exposition, Figures, Row, RunExemplar, Source, SpanPath, TaskAttributes},
     policy::{CategoryRules, ErrorRules, Exit, NameRule, TaskCategory, TaskPriority},
 };
 
@@ -43,7 +43,7 @@ pub(crate) struct RecorderOptions {
     pub(crate) slow_poll: Duration,
     pub(crate) polls: PollTime,
     pub(crate) silence_panics: bool,
-    pub(crate) tracer: Option<Arc<BoxedTracer>>,
+    pub(crate) tracer: Option<Arc<dyn AnyTracer>>,
     pub(crate) span_path: SpanPath,
     /// The rules that classify and name errors, unless a task has its own; `None` without rules.
     pub(crate) error_rules: Option<Arc<ErrorRules>>,
@@ -168,7 +168,7 @@ impl Recorder {
         self.exposition.load()
     }
 
-    pub(crate) fn tracer(&self) -> Option<&Arc<BoxedTracer>> {
+    pub(crate) fn tracer(&self) -> Option<&Arc<dyn AnyTracer>> {
         self.options.tracer.as_ref()
     }
 
