@@ -27,7 +27,8 @@ pub(crate) use handoff::offer;
 #[cfg(feature = "otlp-http")]
 pub(crate) use instruments::installed_with;
 pub(crate) use instruments::{
-    DelaySeries, Exposition, Figures, Row, Source, default_max_names, shared as shared_exposition,
+    DelaySeries, Exposition, Figures, Row, RunDuration, Source, default_max_names,
+    shared as shared_exposition,
 };
 #[cfg(feature = "otlp-http")]
 pub(crate) use layer::layer_of;

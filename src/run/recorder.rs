@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
 };
@@ -17,7 +17,7 @@ use crate::{
         DEFAULT_MAX_NAMES, EndedRun, Entry, Identity, Registry, RunError, TaskSnapshot, by_name,
         include_members, snapshot,
     },
-    emit::{AnyTracer, Exposition, Figures, Row, RunExemplar, Source, SpanPath, TaskAttributes},
+    emit::{AnyTracer, Exposition, Figures, Row, RunDuration, RunExemplar, Source, SpanPath, TaskAttributes},
     policy::{CategoryRules, ErrorRules, Exit, NameRule, TaskCategory, TaskPriority},
 };
 
@@ -70,6 +70,8 @@ pub(crate) struct Recorder {
     figures: Arc<Cells>,
     pub(crate) options: RecorderOptions,
     exposition: ArcSwapOption<Exposition>,
+    /// The number of the exposition's histogram of runs; 0 before there is one. Relaxed: a series has its number beside it.
+    histogram: AtomicU64,
     pending: Mutex<Vec<Pending>>,
     /// True if our exporting layer took the last run's span.
     spans_taken: AtomicBool,
@@ -119,6 +121,7 @@ impl Recorder {
             }),
             options,
             exposition: ArcSwapOption::empty(),
+            histogram: AtomicU64::new(0),
             pending: Mutex::default(),
             spans_taken: AtomicBool::new(false),
             wanted: AtomicU8::new(0),
@@ -252,6 +255,10 @@ impl Recorder {
             task.note_exemplar(exit.kind(), error_type, duration, span);
         }
         let seconds = duration.as_secs_f64();
+        let histogram = self.histogram.load(Relaxed);
+        if error_type.is_none() && RunDuration::record_held(histogram, task, seconds, exit.kind()) {
+            return now;
+        }
         match &*self.exposition.load() {
             Some(exposition) => {
                 exposition.instruments.run_duration.record(task, seconds, exit.kind(), error_type)
@@ -331,6 +338,7 @@ impl Source for Recorder {
         let source: Arc<dyn Source> = self.clone();
         exposition.add_source(Arc::downgrade(&source), self.figures.clone());
         self.exposition.store(Some(exposition.clone()));
+        self.histogram.store(exposition.instruments.run_duration.number(), Relaxed);
         let mut waiting = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         for pending in waiting.drain(..) {
             let Pending { task, seconds, exit, error_type } = pending;
