@@ -31,10 +31,9 @@ impl Current {
     #[inline]
     pub(crate) fn scope<R>(slot: &mut Option<Self>, poll: impl FnOnce() -> R) -> R {
         CURRENT.with(|current| {
-            let slot = Cell::from_mut(slot);
-            current.swap(slot);
+            let outer = current.replace(slot.take());
             let result = poll();
-            current.swap(slot);
+            *slot = current.replace(outer);
             result
         })
     }
