@@ -5,7 +5,6 @@
 //! same, it hashes, copies and keeps half as much.
 
 use std::{
-    iter,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -55,21 +54,29 @@ impl TaskAttributes {
 }
 
 impl Entry<TaskAttributes> {
-    fn new_base(&self) -> impl Iterator<Item = KeyValue> {
-        let Identity { name, category, priority, component } = &self.identity;
-        let category = KeyValue::new(key::CATEGORY, category.as_str());
-        let component = component.clone().map(|component| KeyValue::new(key::COMPONENT, component));
-        let instance =
-            self.extra.instance.as_deref().map(|instance| KeyValue::new(key::MANAGER, instance.clone()));
-        let name = KeyValue::new(key::NAME, name.clone());
-        let priority = KeyValue::new(key::PRIORITY, priority.as_str());
-        iter::once(category).chain(component).chain(instance).chain([name, priority])
+    /// The attributes of [`crate::contract::TASK_ATTRIBUTES`] in a new vector, with room for more; a member's are its family's.
+    pub(crate) fn new_attributes(&self, more: usize) -> Vec<KeyValue> {
+        let metered = self.metered();
+        let Identity { name, category, priority, component } = &metered.identity;
+        let instance = metered.extra.instance.as_deref();
+        let optional = usize::from(component.is_some()) + usize::from(instance.is_some());
+        let mut attributes = Vec::with_capacity(3 + optional + more);
+        attributes.push(KeyValue::new(key::CATEGORY, category.as_str()));
+        if let Some(component) = component {
+            attributes.push(KeyValue::new(key::COMPONENT, component.clone()));
+        }
+        if let Some(instance) = instance {
+            attributes.push(KeyValue::new(key::MANAGER, instance.clone()));
+        }
+        attributes.push(KeyValue::new(key::NAME, name.clone()));
+        attributes.push(KeyValue::new(key::PRIORITY, priority.as_str()));
+        attributes
     }
 
     fn sets(&self) -> &Sets {
         self.extra.sets.get_or_init(|| {
             Box::new(Sets {
-                base: self.new_base().collect(),
+                base: self.new_attributes(0),
                 plain_results: Default::default(),
                 failure: OnceLock::new(),
                 exemplars: OnceLock::new(),
@@ -138,8 +145,15 @@ impl Entry<TaskAttributes> {
         if self.keeps_sets() {
             return record(self.result_attributes(kind));
         }
-        let result = KeyValue::new(key::RESULT, kind.as_str());
-        record(&self.new_base().chain([result]).collect::<Vec<_>>());
+        let mut attributes = self.new_attributes(1);
+        attributes.push(KeyValue::new(key::RESULT, kind.as_str()));
+        record(&attributes);
+    }
+
+    /// The histogram's series of this result that the name holds.
+    #[cfg(feature = "bound-instruments")]
+    pub(super) fn held(&self, kind: ExitKind) -> Option<&BoundDuration> {
+        self.extra.sets.get()?.bound[kind as usize].get()
     }
 
     /// The place for the histogram's series of this result, for a run that ends.

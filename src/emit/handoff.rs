@@ -80,6 +80,7 @@ pub(super) fn at<R>(id: Option<&Id>, inside: impl FnOnce() -> R) -> R {
     inside()
 }
 
+#[inline]
 pub(super) fn is_at(id: &Id) -> bool {
     AT.get() == Some(id.into_non_zero_u64())
 }

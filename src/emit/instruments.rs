@@ -80,10 +80,10 @@ pub(crate) struct RunDuration {
     number: u64,
 }
 
-/// A number for one more histogram.
+/// A number for one more histogram, from 1.
 #[cfg(feature = "bound-instruments")]
 fn number() -> u64 {
-    static NUMBERS: AtomicU64 = AtomicU64::new(0);
+    static NUMBERS: AtomicU64 = AtomicU64::new(1);
     NUMBERS.fetch_add(1, Relaxed)
 }
 
@@ -94,6 +94,38 @@ impl RunDuration {
             #[cfg(feature = "bound-instruments")]
             number: number(),
         }
+    }
+
+    /// The number of this histogram, for [`Self::record_held`]; 0 if no name holds a series.
+    pub(crate) fn number(&self) -> u64 {
+        #[cfg(feature = "bound-instruments")]
+        return self.number;
+        #[cfg(not(feature = "bound-instruments"))]
+        0
+    }
+
+    /// Records a run without an error type in the series that its name holds, if that is of the histogram with this number. Returns
+    /// false if it is not.
+    #[cfg(feature = "bound-instruments")]
+    #[inline]
+    pub(crate) fn record_held(
+        number: u64,
+        task: &Entry<TaskAttributes>,
+        seconds: f64,
+        kind: ExitKind,
+    ) -> bool {
+        match task.recorded().held(kind) {
+            Some((held, series)) if *held == number => {
+                series.record(seconds);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    #[cfg(not(feature = "bound-instruments"))]
+    pub(crate) fn record_held(_: u64, _: &Entry<TaskAttributes>, _: f64, _: ExitKind) -> bool {
+        false
     }
 
     pub(crate) fn record(

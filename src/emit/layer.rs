@@ -19,11 +19,7 @@ use std::{
     },
 };
 
-use opentelemetry::{
-    Context as OtelContext,
-    global::{BoxedTracer, ObjectSafeTracer},
-    trace::Tracer,
-};
+use opentelemetry::{Context as OtelContext, trace::Tracer};
 use tracing::{
     Dispatch, Event, Level, Metadata, Subscriber,
     callsite::{Callsite, Identifier},
@@ -40,6 +36,7 @@ use super::{
     SpanPath,
     handoff::{self, Handing},
     status::ExportStatus,
+    tracer::AnyTracer,
 };
 use crate::contract;
 
@@ -137,7 +134,7 @@ where
 /// The layers of this crate in the current subscriber.
 #[derive(Clone)]
 pub(crate) struct Installed {
-    pub(crate) tracer: Arc<BoxedTracer>,
+    pub(crate) tracer: Arc<dyn AnyTracer>,
     pub(crate) conflict: Option<LayerConflict>,
     /// The telemetry behind the layer, if it reports its state.
     pub(crate) status: Option<Arc<dyn ExportStatus>>,
@@ -172,10 +169,30 @@ fn find() -> Option<Installed> {
     })
 }
 
+/// The tracer of [`layer`] in this subscriber.
+pub(super) fn tracer_in(dispatch: &Dispatch) -> Option<&Arc<dyn AnyTracer>> {
+    dispatch.downcast_ref::<Marker<true>>().map(|marker| &marker.state.tracer)
+}
+
 /// Returns true if this thread's subscriber is the process's own. Then a span that another thread makes later has the same subscriber.
+pub(crate) fn subscriber_is_of_process() -> bool {
+    tracing::dispatcher::get_default(|dispatch| {
+        let Some(marker) = dispatch.downcast_ref::<Marker<true>>() else { return is_of_process(dispatch) };
+        // The subscriber of a process stays that.
+        let known = &marker.state.of_process;
+        known.load(Relaxed)
+            || is_of_process(dispatch) && {
+                known.store(true, Relaxed);
+                true
+            }
+    })
+}
+
+/// Returns true if this dispatcher is the process's own.
 ///
 /// `tracing` shows it in its debug text alone. If that text changes one day, the result is false.
-pub(crate) fn subscriber_is_of_process() -> bool {
+#[cold]
+fn is_of_process(dispatch: &Dispatch) -> bool {
     struct Begins {
         like_that: bool,
     }
@@ -185,11 +202,9 @@ pub(crate) fn subscriber_is_of_process() -> bool {
             Err(std::fmt::Error)
         }
     }
-    tracing::dispatcher::get_default(|dispatch| {
-        let mut begins = Begins { like_that: false };
-        let _ = std::fmt::write(&mut begins, format_args!("{dispatch:?}"));
-        begins.like_that
-    })
+    let mut begins = Begins { like_that: false };
+    let _ = std::fmt::write(&mut begins, format_args!("{dispatch:?}"));
+    begins.like_that
 }
 
 /// Holds the tracer for the manager. `EXPORTS`: true if an exporter of this crate uses it.
@@ -198,8 +213,10 @@ struct Marker<const EXPORTS: bool> {
 }
 
 struct State {
-    tracer: Arc<BoxedTracer>,
+    tracer: Arc<dyn AnyTracer>,
     status: Option<Arc<dyn ExportStatus>>,
+    /// True if the subscriber was found to be the process's own.
+    of_process: AtomicBool,
     /// True if our exporter leaves the spans to another.
     stood_back: AtomicBool,
     conflict: OnceLock<LayerConflict>,
@@ -212,12 +229,11 @@ impl<const EXPORTS: bool> Marker<EXPORTS> {
         T::Span: Send + Sync + 'static,
     {
         MADE.store(true, Relaxed);
-        let tracer: Box<dyn ObjectSafeTracer + Send + Sync> = Box::new(tracer);
-        let tracer = Arc::new(BoxedTracer::new(tracer));
         Self {
             state: Arc::new(State {
-                tracer,
+                tracer: Arc::new(tracer),
                 status,
+                of_process: AtomicBool::new(false),
                 stood_back: AtomicBool::new(false),
                 conflict: OnceLock::new(),
             }),

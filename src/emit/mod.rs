@@ -11,6 +11,7 @@ mod layer;
 mod remote;
 mod span;
 mod status;
+mod tracer;
 
 pub(crate) use aside::{aside, record_aside};
 pub(crate) use at_exit::flush_before_exit;
@@ -26,7 +27,8 @@ pub(crate) use handoff::offer;
 #[cfg(feature = "otlp-http")]
 pub(crate) use instruments::installed_with;
 pub(crate) use instruments::{
-    DelaySeries, Exposition, Figures, Row, Source, default_max_names, shared as shared_exposition,
+    DelaySeries, Exposition, Figures, Row, RunDuration, Source, default_max_names,
+    shared as shared_exposition,
 };
 #[cfg(feature = "otlp-http")]
 pub(crate) use layer::layer_of;
@@ -43,3 +45,4 @@ pub(crate) use status::status_of_process;
 #[cfg(feature = "otlp-http")]
 pub(crate) use status::{ExportStatus, ask};
 pub use status::{SignalExport, TelemetryExport, TelemetryState};
+pub(crate) use tracer::AnyTracer;

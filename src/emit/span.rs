@@ -9,8 +9,7 @@ use std::{
 
 use opentelemetry::{
     Context as OtelContext, ContextGuard, KeyValue, SpanId, TraceId,
-    global::BoxedTracer,
-    trace::{Link, SpanBuilder, SpanContext, Status, TraceContextExt, Tracer},
+    trace::{Link, SpanBuilder, SpanContext, Status, TraceContextExt},
 };
 use tracing::{
     Span,
@@ -22,6 +21,8 @@ use super::{
     exemplars::identity_if_exported,
     handoff::{self, Handed},
     installed,
+    layer::tracer_in,
+    tracer::{AnyTracer, Started},
 };
 use crate::emit::handoff::SpanPath;
 
@@ -123,6 +124,8 @@ enum Path {
     Handed(OtelContext),
     /// We do, through a tracer: no tracing-opentelemetry layer sees it.
     Direct(OtelContext),
+    /// Nobody: the tracer we asked does not record it. What is opened inside continues its trace.
+    Unrecorded(OtelContext),
     /// Nobody, and what is opened inside continues the parent's trace.
     Parent(OtelContext),
 }
@@ -149,7 +152,7 @@ pub(crate) struct SpanStart<'a, A> {
     pub(crate) parent: &'a SpanParent,
     pub(crate) links: Vec<SpanContext>,
     /// The tracer that is asked before the layer's, where no tracing-opentelemetry layer sees the span.
-    pub(crate) own_tracer: Option<&'a Arc<BoxedTracer>>,
+    pub(crate) own_tracer: Option<&'a Arc<dyn AnyTracer>>,
     pub(crate) name: Cow<'static, str>,
     /// The time at which it began, where that is not now.
     pub(crate) began: Option<SystemTime>,
@@ -169,39 +172,45 @@ impl<A: FnOnce() -> Vec<KeyValue>> SpanStart<'_, A> {
     }
 
     /// Starts a span that [`offer`](super::offer) has made for this path.
-    pub(crate) fn start_offered(mut self, (span, taken): (Span, bool), path: SpanPath) -> ManagedSpan {
+    pub(crate) fn start_offered(self, (span, taken): (Span, bool), path: SpanPath) -> ManagedSpan {
         if !taken {
             return self.start(span);
         }
         if path == SpanPath::Direct {
             // By the tracer of the layer that took it, as on the full path.
-            self.own_tracer = None;
-            return self.start_directly(span);
+            let path = span.with_subscriber(|(_, dispatch)| self.start_through(tracer_in(dispatch)));
+            return ManagedSpan { span, path: path.unwrap_or(Path::None) };
         }
         self.parent.set_on(&span);
         let links = links(self.links);
         let handed = Handed { attributes: (self.attributes)(), links, began: self.began };
         // Asked for its context, the layer builds the span now.
         let context = handoff::hand(handed, || otel_context_of(&span));
-        match context {
-            Some(context) => ManagedSpan { span, path: Path::Handed(context) },
-            None => ManagedSpan::unseen(span, self.parent.context()),
-        }
+        let path = context.map_or_else(|| Path::unseen(self.parent.context()), Path::Handed);
+        ManagedSpan { span, path }
     }
 
     fn start_directly(self, span: Span) -> ManagedSpan {
         let tracer = self.own_tracer.cloned().or_else(|| installed().map(|installed| installed.tracer));
+        ManagedSpan { span, path: self.start_through(tracer.as_ref()) }
+    }
+
+    fn start_through(self, tracer: Option<&Arc<dyn AnyTracer>>) -> Path {
         let parent = self.parent.context();
-        let Some(tracer) = tracer else { return ManagedSpan::unseen(span, parent) };
-        let mut builder = SpanBuilder::from_name(self.name)
-            .with_attributes((self.attributes)())
-            .with_links(links(self.links));
-        builder.start_time = self.began;
+        let Some(tracer) = tracer else { return Path::unseen(parent) };
+        let links = links(self.links);
+        let builder = SpanBuilder {
+            start_time: self.began,
+            attributes: Some((self.attributes)()),
+            links: (!links.is_empty()).then_some(links),
+            ..SpanBuilder::from_name(self.name)
+        };
         // The tracer is the user's code: a panic in it must not become the task's.
-        let started = std::panic::AssertUnwindSafe(|| tracer.build_with_context(builder, &parent));
+        let started = std::panic::AssertUnwindSafe(|| tracer.start_in(&parent, builder));
         match std::panic::catch_unwind(started) {
-            Ok(started) => ManagedSpan { span, path: Path::Direct(parent.with_span(started)) },
-            Err(_) => ManagedSpan::unseen(span, parent),
+            Ok(Started { context, is_recorded: true }) => Path::Direct(context),
+            Ok(Started { context, is_recorded: false }) => Path::Unrecorded(context),
+            Err(_) => Path::unseen(parent),
         }
     }
 }
@@ -214,13 +223,14 @@ fn links(contexts: Vec<SpanContext>) -> Vec<Link> {
     contexts.into_iter().map(Link::with_context).collect()
 }
 
-impl ManagedSpan {
-    /// A span that nobody exports.
-    fn unseen(span: Span, parent: OtelContext) -> Self {
-        let path = if parent.has_active_span() { Path::Parent(parent) } else { Path::None };
-        Self { span, path }
+impl Path {
+    /// Of a span that nobody exports.
+    fn unseen(parent: OtelContext) -> Self {
+        if parent.has_active_span() { Self::Parent(parent) } else { Self::None }
     }
+}
 
+impl ManagedSpan {
     /// Enters the span on this thread, as `tracing` and as OpenTelemetry's current context.
     pub(crate) fn enter(&self) -> EnteredSpan<'_> {
         let id = self.context().and_then(|_| self.span.id());
@@ -232,7 +242,7 @@ impl ManagedSpan {
     /// The OpenTelemetry context with this span in it, where it is at hand.
     fn context(&self) -> Option<&OtelContext> {
         match &self.path {
-            Path::Handed(context) | Path::Direct(context) => Some(context),
+            Path::Handed(context) | Path::Direct(context) | Path::Unrecorded(context) => Some(context),
             Path::Layer | Path::None | Path::Parent(_) => None,
         }
     }
@@ -276,39 +286,47 @@ impl ManagedSpan {
 
     /// Records a text attribute; for a `tracing` span, into the field of that name where it has one.
     pub(crate) fn record(&self, key: &'static str, value: &'static str) {
-        let Some(context) = self.context() else {
+        if self.context().is_none() {
             self.span.record(key, value);
             return;
-        };
+        }
         handoff::at(self.span.id().as_ref(), || self.span.record(key, value));
-        context.span().set_attribute(KeyValue::new(key, value));
+        if let Path::Handed(context) | Path::Direct(context) = &self.path {
+            context.span().set_attribute(KeyValue::new(key, value));
+        }
     }
 
     /// Sets an attribute that `tracing` fields cannot hold, such as a list. Seen by OpenTelemetry alone.
     pub(crate) fn set_attribute(&self, attribute: KeyValue) {
-        match self.context() {
-            Some(context) => context.span().set_attribute(attribute),
-            None => self.span.set_attribute(attribute.key, attribute.value),
+        match &self.path {
+            Path::Handed(context) | Path::Direct(context) => context.span().set_attribute(attribute),
+            Path::Unrecorded(_) => {}
+            Path::Layer | Path::None | Path::Parent(_) => {
+                self.span.set_attribute(attribute.key, attribute.value);
+            }
         }
     }
 
     /// Marks the span as failed.
     pub(crate) fn fail(&self, description: &str) {
         let status = Status::error(description.to_owned());
-        match self.context() {
-            Some(context) => context.span().set_status(status),
-            None => self.span.set_status(status),
+        match &self.path {
+            Path::Handed(context) | Path::Direct(context) => context.span().set_status(status),
+            Path::Unrecorded(_) => {}
+            Path::Layer | Path::None | Path::Parent(_) => self.span.set_status(status),
         }
     }
 
     /// Ends the span now. A span that a layer exports ends with its last reference, with the time of its last exit.
     pub(crate) fn end(self) {
         let Self { span, path } = self;
-        if let Path::Direct(context) = &path {
-            context.span().end();
-            let id = span.id();
-            handoff::at(id.as_ref(), || drop(span));
+        match &path {
+            Path::Direct(context) => context.span().end(),
+            Path::Unrecorded(_) => {}
+            Path::None | Path::Layer | Path::Handed(_) | Path::Parent(_) => return,
         }
+        let id = span.id();
+        handoff::at(id.as_ref(), || drop(span));
     }
 }
 

@@ -5,11 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use opentelemetry::{
-    global::{BoxedTracer, ObjectSafeTracer},
-    metrics::Meter,
-    trace::Tracer,
-};
+use opentelemetry::{metrics::Meter, trace::Tracer};
 
 #[cfg(all(feature = "systemd", unix))]
 use crate::systemd;
@@ -98,8 +94,7 @@ impl TaskManagerBuilder {
         T: Tracer + Send + Sync + 'static,
         T::Span: Send + Sync + 'static,
     {
-        let tracer: Box<dyn ObjectSafeTracer + Send + Sync> = Box::new(tracer);
-        self.recorder.tracer = Some(Arc::new(BoxedTracer::new(tracer)));
+        self.recorder.tracer = Some(Arc::new(tracer));
         self
     }
 

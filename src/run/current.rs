@@ -1,6 +1,6 @@
 //! The run that this thread is polling.
 
-use std::{cell::RefCell, sync::Arc};
+use std::{cell::Cell, sync::Arc};
 
 use super::{Recorder, Task};
 
@@ -12,21 +12,29 @@ pub(crate) struct Current {
 }
 
 thread_local! {
-    static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
+    static CURRENT: Cell<Option<Current>> = const { Cell::new(None) };
 }
 
 impl Current {
     /// The run being polled on this thread, if any.
     pub(crate) fn get() -> Option<Self> {
-        CURRENT.with_borrow(Clone::clone)
+        CURRENT.with(|current| {
+            let held = current.take();
+            let copy = held.clone();
+            current.set(held);
+            copy
+        })
     }
 
     /// Runs `poll` with `slot`'s run as the current one. The run is moved there and back, so that no poll counts
     /// references. `poll` must not unwind: the run would stay behind.
+    #[inline]
     pub(crate) fn scope<R>(slot: &mut Option<Self>, poll: impl FnOnce() -> R) -> R {
-        let outer = CURRENT.replace(slot.take());
-        let result = poll();
-        *slot = CURRENT.replace(outer);
-        result
+        CURRENT.with(|current| {
+            let outer = current.replace(slot.take());
+            let result = poll();
+            *slot = current.replace(outer);
+            result
+        })
     }
 }

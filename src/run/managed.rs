@@ -340,6 +340,7 @@ impl Running {
         done
     }
 
+    #[inline]
     fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
         let Some(rare) = &mut self.rare else { return Poll::Pending };
         let rare = rare.as_mut().project();
@@ -448,13 +449,11 @@ fn make_span(recorder: &Recorder, task: &Task, details: &mut SpanDetails, began:
         links.push(link.clone());
     }
     let attributes = || {
-        let base = task.attributes();
         let numbers = [generation, iteration, term];
         let said = numbers.iter().flatten().count();
         let said = said + usize::from(given_name.is_some()) + usize::from(late.is_some());
         // With room for the result and the error's type.
-        let mut attributes = Vec::with_capacity(base.len() + said + 2);
-        attributes.extend_from_slice(base);
+        let mut attributes = task.new_attributes(said + 2);
         attributes.extend(given_name.clone().map(|name| KeyValue::new(key::GIVEN_NAME, name)));
         attributes.extend(generation.map(|number| KeyValue::new(key::GENERATION, number)));
         attributes.extend(iteration.map(|number| KeyValue::new(key::ITERATION, number)));

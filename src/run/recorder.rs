@@ -3,13 +3,13 @@
 use std::{
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
 };
 
 use arc_swap::{ArcSwapOption, Guard};
-use opentelemetry::{SpanId, TraceId, global::BoxedTracer};
+use opentelemetry::{SpanId, TraceId};
 use tokio::time::Instant;
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
         DEFAULT_MAX_NAMES, EndedRun, Entry, Identity, Registry, RunError, TaskSnapshot, by_name,
         include_members, snapshot,
     },
-    emit::{Exposition, Figures, Row, RunExemplar, Source, SpanPath, TaskAttributes},
+    emit::{AnyTracer, Exposition, Figures, Row, RunDuration, RunExemplar, Source, SpanPath, TaskAttributes},
     policy::{CategoryRules, ErrorRules, Exit, NameRule, TaskCategory, TaskPriority},
 };
 
@@ -43,7 +43,7 @@ pub(crate) struct RecorderOptions {
     pub(crate) slow_poll: Duration,
     pub(crate) polls: PollTime,
     pub(crate) silence_panics: bool,
-    pub(crate) tracer: Option<Arc<BoxedTracer>>,
+    pub(crate) tracer: Option<Arc<dyn AnyTracer>>,
     pub(crate) span_path: SpanPath,
     /// The rules that classify and name errors, unless a task has its own; `None` without rules.
     pub(crate) error_rules: Option<Arc<ErrorRules>>,
@@ -70,6 +70,8 @@ pub(crate) struct Recorder {
     figures: Arc<Cells>,
     pub(crate) options: RecorderOptions,
     exposition: ArcSwapOption<Exposition>,
+    /// The number of the exposition's histogram of runs; 0 before there is one. Relaxed: a series has its number beside it.
+    histogram: AtomicU64,
     pending: Mutex<Vec<Pending>>,
     /// True if our exporting layer took the last run's span.
     spans_taken: AtomicBool,
@@ -119,6 +121,7 @@ impl Recorder {
             }),
             options,
             exposition: ArcSwapOption::empty(),
+            histogram: AtomicU64::new(0),
             pending: Mutex::default(),
             spans_taken: AtomicBool::new(false),
             wanted: AtomicU8::new(0),
@@ -168,7 +171,7 @@ impl Recorder {
         self.exposition.load()
     }
 
-    pub(crate) fn tracer(&self) -> Option<&Arc<BoxedTracer>> {
+    pub(crate) fn tracer(&self) -> Option<&Arc<dyn AnyTracer>> {
         self.options.tracer.as_ref()
     }
 
@@ -252,6 +255,10 @@ impl Recorder {
             task.note_exemplar(exit.kind(), error_type, duration, span);
         }
         let seconds = duration.as_secs_f64();
+        let histogram = self.histogram.load(Relaxed);
+        if error_type.is_none() && RunDuration::record_held(histogram, task, seconds, exit.kind()) {
+            return now;
+        }
         match &*self.exposition.load() {
             Some(exposition) => {
                 exposition.instruments.run_duration.record(task, seconds, exit.kind(), error_type)
@@ -331,6 +338,7 @@ impl Source for Recorder {
         let source: Arc<dyn Source> = self.clone();
         exposition.add_source(Arc::downgrade(&source), self.figures.clone());
         self.exposition.store(Some(exposition.clone()));
+        self.histogram.store(exposition.instruments.run_duration.number(), Relaxed);
         let mut waiting = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         for pending in waiting.drain(..) {
             let Pending { task, seconds, exit, error_type } = pending;

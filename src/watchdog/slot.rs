@@ -57,6 +57,7 @@ impl Slot {
     }
 
     /// Begins a poll. Returns the id of the poll around it, if there is one.
+    #[inline]
     fn enter(&self, id: MemberId) -> Option<MemberId> {
         let outer = self.here();
         // Release: pairs with the Acquire load of `id` in `read`. A reader of this id also sees the end of the poll
@@ -72,6 +73,7 @@ impl Slot {
     }
 
     /// Ends the innermost poll.
+    #[inline]
     fn leave(&self, outer: Option<MemberId>) {
         match outer {
             // Release: as in `enter`.
@@ -86,6 +88,7 @@ impl Slot {
     }
 
     /// Returns the polled member, for the thread that holds the slot.
+    #[inline]
     fn here(&self) -> Option<MemberId> {
         // Both relaxed: our own stores.
         let polling = self.sequence.load(Ordering::Relaxed) % 2 == 1;
@@ -104,6 +107,7 @@ impl Slot {
 
     /// Returns the time at which the watchdog first saw the current poll, for the thread that holds the slot. `None` if the poll
     /// is younger than the last tick.
+    #[inline]
     fn seen_since(&self) -> Option<u64> {
         // Relaxed: our own store.
         let sequence = self.sequence.load(Ordering::Relaxed);

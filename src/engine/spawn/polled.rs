@@ -30,6 +30,8 @@ impl<F> Polled<F> {
 impl<F: Future> Future for Polled<F> {
     type Output = F::Output;
 
+    // Into the poll of the tokio task, its only caller.
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let _polling = watchdog::polling(*this.id);
@@ -49,6 +51,7 @@ pin_project_lite::pin_project! {
 impl<T, R: Future<Output = Ended<T>>> Future for Handled<R> {
     type Output = Outcome<T>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.project().run.poll(cx).map(Outcome::from)
     }
