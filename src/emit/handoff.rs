@@ -114,11 +114,22 @@ pub enum SpanPath {
     /// Directly to the tracer, for about a fifth less.
     ///
     /// On both paths, spans that are opened inside a run are its children, log records carry its trace, and OpenTelemetry's current context is
-    /// the run's. These idioms do not work here, because tracing-opentelemetry does not know the run's own `tracing` span:
+    /// the run's. Other layers see the run's own `tracing` span, but tracing-opentelemetry does not. So these idioms need another form,
+    /// where `span` is the run's span. Each second form works on both paths:
     ///
-    /// - `context()`, `set_attribute` and `add_link` on it, and events directly in it, do not reach the run.
-    /// - Explicit children of it (`parent: &span`) begin a new trace.
-    /// - Code that enters it on another thread or in another task (`in_current_span`, `in_scope`) begins a new trace there.
+    /// | idiom | here | for both paths |
+    /// |---|---|---|
+    /// | `span.context()`, `get_otel_context` | no context | [`Context::current()`] |
+    /// | `span.set_attribute(..)`, `set_status`, `add_event`, `add_link` | lost | the same methods of `Context::current().span()` |
+    /// | `info!(..)` directly in the run | not in the span | `Context::current().span().add_event(..)` |
+    /// | `error!(..)` directly in the run | neither in the span nor in its status | `add_event` and `set_status` of `Context::current().span()` |
+    /// | `span.follows_from(&cause)`, `effect.follows_from(&span)` | no link | `add_link` with the other span's `SpanContext` |
+    /// | `info_span!(parent: &span, ..)` | begins a new trace | attach the run's `Context`, and leave `parent` out |
+    /// | `tokio::spawn(future.in_current_span())` | its spans begin a new trace | `future.in_current_span().with_current_context()` |
+    /// | `span.in_scope(..)` on another thread | its spans begin a new trace | attach the run's `Context` there before |
+    /// | `span.set_attribute(..)` after the run, while you hold `span` | lost: the span ends with its run | none |
+    ///
+    /// [`Context::current()`]: opentelemetry::Context::current
     ///
     /// With a tracing-opentelemetry layer of your own ([`task_layer`](crate::telemetry::task_layer)) this path is the full path.
     Direct,

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod direct;
 mod layer;
 mod parents;
 mod runs;

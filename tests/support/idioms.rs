@@ -13,7 +13,7 @@ async fn attribute_of_tracing() {
     tokio::task::yield_now().await;
 }
 
-type Idiom = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+pub type Idiom = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Every everyday idiom, each in a run of its own.
 pub async fn idioms() {
