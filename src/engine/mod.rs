@@ -12,6 +12,7 @@ mod moving;
 mod roster;
 mod settings;
 mod shared;
+mod stop;
 
 mod loops;
 mod observe;

@@ -38,10 +38,9 @@ use crate::{
         ContextParts, FAR_AWAY, Life, LifeEnd, Order, Origin, Shared, ShutdownCause, Supervised, TaskContext,
         TaskDecision, TaskEventKind,
         announce::{self, Announcer},
-        begin_shutdown,
-        context::Stop,
-        later,
+        begin_shutdown, later,
         observe::overruns,
+        stop::Stop,
         supervision::{
             gated::{Entering, GatedBody},
             links::{Gate, GroupRestart},
