@@ -334,7 +334,7 @@ impl TaskContext {
             None => true,
             Some((supervised, generation)) => supervised
                 .upgrade()
-                .is_some_and(|supervised| supervised.signals.heartbeat(generation, Instant::now())),
+                .is_some_and(|supervised| supervised.signals.heartbeat(generation, Instant::now)),
         };
         if counts {
             self.parts.task.heartbeat(SystemTime::now());

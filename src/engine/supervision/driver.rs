@@ -773,7 +773,7 @@ impl Core {
         }
         let link = match restart {
             Some(_) => self.last_run(),
-            None => supervised.registered_in.as_deref(),
+            None => supervised.registered_in(),
         };
         supervised.place.owned.open();
         let context = TaskContext::new(ContextParts {
@@ -996,16 +996,16 @@ impl Core {
     /// Returns the time of the next check for a sign of life. A sleeping loop may have to send signs from then on.
     fn next_look(&self) -> Option<Instant> {
         let timeout = self.supervised.spec.heartbeat_timeout?;
-        let last = self.supervised.signals.last_beat();
+        let last = self.supervised.signals.last_beat()?;
         let expected = self.supervised.must_beat() && !self.supervised.signals.is_told(last);
         Some(later(if expected { last } else { Instant::now() }, timeout))
     }
 
     fn look_for_silence(&self, now: Instant) {
         let timeout = self.supervised.spec.heartbeat_timeout.filter(|_| self.supervised.must_beat());
-        let last = self.supervised.signals.last_beat();
+        let Some((timeout, last)) = timeout.zip(self.supervised.signals.last_beat()) else { return };
         let silent_for = now.saturating_duration_since(last);
-        if timeout.is_some_and(|timeout| silent_for >= timeout) {
+        if silent_for >= timeout {
             self.shared.stalled(&self.supervised, Stall::Silence(last), silent_for);
         }
     }

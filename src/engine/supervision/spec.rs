@@ -161,7 +161,7 @@ where
 /// The life of a task that is one closure: its one run.
 fn live_once(factory: Arc<dyn Factory>, mut life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
     let supervised = life.supervised.clone();
-    let work = life.until_ready(factory.make(life.context.clone(), supervised.rules.clone()));
+    let work = life.until_ready(factory.make(life.context.clone(), supervised.rules().cloned()));
     let mut details = SpanDetails {
         generation: Some(life.context.generation()),
         term: life.context.pass().map(Pass::term),

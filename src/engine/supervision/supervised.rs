@@ -35,7 +35,7 @@ use crate::{
     },
     policy::{ErrorRules, Exit},
     read::{HealthStatus, Live},
-    run::{Contained, Task, catch},
+    run::{Contained, Task},
     watchdog,
 };
 
@@ -43,16 +43,13 @@ pub(crate) struct Supervised {
     pub(crate) task: Arc<Task>,
     pub(crate) spec: Arc<TaskSpec>,
     pub(crate) body: Contained<Arc<dyn Body>>,
-    /// The rules that classify and name its errors; `None` without rules.
-    pub(crate) rules: Option<Arc<ErrorRules>>,
     pub(crate) links: Links,
     pub(crate) signals: Signals,
     orders: OrderSlot,
     /// The tracker's entry of its driver.
     pub(crate) place: DriverPlace,
     manager: Weak<Shared>,
-    /// The span in which it was registered.
-    pub(crate) registered_in: Option<Arc<SpanContext>>,
+    given: Option<Box<Given>>,
     pub(crate) seldom: Seldom,
     /// The last check of health: nanoseconds since the manager was made, plus one, times four, plus the number of
     /// the status. It is 0 before the first check. Written by the monitor alone.
@@ -75,6 +72,14 @@ pub(crate) struct Supervised {
     runtime_gone: AtomicBool,
     /// True if its driver was dropped with its runtime, alive, and before a shutdown, which reports it then.
     lost: AtomicBool,
+}
+
+/// What only some tasks are registered with.
+struct Given {
+    /// The rules that classify and name its errors. They are the user's functions, as its body is.
+    rules: Option<Contained<Arc<ErrorRules>>>,
+    /// The span in which it was registered.
+    registered_in: Option<Arc<SpanContext>>,
 }
 
 /// The living part of a task: one run of a closure, or the runs of a loop.
@@ -173,14 +178,6 @@ pub(crate) async fn until_gone(shared: &Arc<Shared>, task: &Arc<Supervised>) {
     }
 }
 
-impl Drop for Supervised {
-    fn drop(&mut self) {
-        // The rules are the user's functions: as its body.
-        let rules = self.rules.take();
-        let _ = catch(false, move || drop(rules));
-    }
-}
-
 impl Supervised {
     pub(crate) fn new(
         task: Arc<Task>,
@@ -188,17 +185,20 @@ impl Supervised {
         registered_in: Option<Arc<SpanContext>>,
         shared: &Arc<Shared>,
     ) -> Arc<Self> {
+        let has_limit = spec.heartbeat_timeout.is_some() || spec.poll_timeout.is_some();
+        let signals = Signals::new(Instant::now(), has_limit);
+        let given = (rules.is_some() || registered_in.is_some())
+            .then(|| Box::new(Given { rules: rules.map(Contained::new), registered_in }));
         let supervised = Arc::new(Self {
             task,
             spec,
             body: Contained::new(body),
-            rules,
             links,
-            signals: Signals::new(Instant::now()),
+            signals,
             orders: OrderSlot::default(),
             place: shared.tracker.driver_place(),
             manager: Arc::downgrade(shared),
-            registered_in,
+            given,
             seldom: Seldom::default(),
             checked: AtomicU64::new(0),
             owns_name: Mutex::new(true),
@@ -213,6 +213,16 @@ impl Supervised {
         });
         supervised.body.registered(&supervised);
         supervised
+    }
+
+    /// Returns the rules that classify and name its errors; `None` without rules.
+    pub(crate) fn rules(&self) -> Option<&Arc<ErrorRules>> {
+        self.given.as_ref()?.rules.as_deref()
+    }
+
+    /// Returns the span in which it was registered, if there was one.
+    pub(super) fn registered_in(&self) -> Option<&SpanContext> {
+        self.given.as_ref()?.registered_in.as_deref()
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
@@ -489,7 +499,7 @@ impl Supervised {
     /// The time that it has gone without a sign of life, if that is longer than it promised, and what it promised.
     fn stalled_for(&self) -> Option<(Duration, Duration)> {
         let limit = self.spec.heartbeat_timeout.filter(|_| self.must_beat())?;
-        let silent_for = self.signals.last_beat().elapsed();
+        let silent_for = self.signals.last_beat()?.elapsed();
         (silent_for >= limit).then_some((silent_for, limit))
     }
 
