@@ -517,7 +517,7 @@ impl Tracker {
                     shard.notes.push(note);
                 }
                 emptied = self.uncount(place.rank().filter(|_| !place.is_asking()));
-                emptied |= self.holds.load(Ordering::SeqCst) && !supervised.links.is_empty();
+                emptied |= self.holds.load(Ordering::SeqCst) && !supervised.links().is_empty();
             }
             (member, emptied, closed)
         };

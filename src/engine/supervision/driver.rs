@@ -574,8 +574,8 @@ impl Core {
 
     /// Drops earlier requests of the group: a caller wants the task to begin.
     fn catch_up_with_group(&self) {
-        if let Some(membership) = self.supervised.links.membership() {
-            self.supervised.links.know_epoch(membership.epoch());
+        if let Some(membership) = self.supervised.links().membership() {
+            self.supervised.links().know_epoch(membership.epoch());
         }
     }
 
@@ -593,7 +593,7 @@ impl Core {
             match self.supervised.poll_signal(cx) {
                 Poll::Ready(Signal::Order(Order::Restart { .. })) => {
                     self.supervised
-                        .links
+                        .links()
                         .membership()
                         .iter()
                         .for_each(|membership| membership.group.at_once());
@@ -651,7 +651,7 @@ impl Core {
             let until = match self.shared.gate(&self.supervised) {
                 Gate::Open(_) if self.stands_by(entering, cx) => None,
                 Gate::Open(bond) => {
-                    self.supervised.links.know_epoch(bond.epoch());
+                    self.supervised.links().know_epoch(bond.epoch());
                     self.supervised.set_bond(Some(bond));
                     return Poll::Ready(Step::Live(*restart));
                 }
@@ -934,7 +934,7 @@ impl Core {
 
     /// The epoch of its group that the life under way, or the last, knew.
     fn epoch(&self) -> u64 {
-        self.supervised.links.known_epoch()
+        self.supervised.links().known_epoch()
     }
 
     /// Drops a life, and reports the end of its run. A loop reports the end of an iteration itself.
@@ -1074,7 +1074,7 @@ impl Core {
 
     /// Reports to the group that this member has to be restarted at `due`.
     fn group_restart(&self, epoch: u64, due: Instant, reason: RestartReason) -> GroupRestart {
-        let Some(membership) = self.supervised.links.membership() else { return GroupRestart::Begins };
+        let Some(membership) = self.supervised.links().membership() else { return GroupRestart::Begins };
         let answer = membership.group.restart(membership.index, epoch, due, reason.counts());
         self.shared.changed(&self.supervised);
         answer
@@ -1286,7 +1286,7 @@ impl Core {
 
     /// Returns true if the group requests the end of the life.
     fn is_taken_along(&self) -> bool {
-        self.supervised.links.membership().is_some_and(|membership| membership.epoch() > self.epoch())
+        self.supervised.links().membership().is_some_and(|membership| membership.epoch() > self.epoch())
     }
 
     /// Records its outcome at shutdown.
@@ -1356,7 +1356,7 @@ impl Core {
     fn escalate(&self, why: &'static str, for_good: bool) {
         let escalation = if for_good { self.supervised.spec.escalation } else { Escalation::None };
         // A task that nothing restarts stops no others by itself, as OTP's temporary children do not.
-        if let Some(membership) = self.supervised.links.membership().filter(|_| {
+        if let Some(membership) = self.supervised.links().membership().filter(|_| {
             escalation == Escalation::Group || self.supervised.spec.policy != RestartPolicy::Never
         }) {
             membership.group.given_up(membership.index, escalation == Escalation::Group);

@@ -5,6 +5,7 @@
 use std::{
     any::Any,
     future::Future,
+    ops::Deref,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError, Weak,
@@ -41,14 +42,12 @@ use crate::{
 
 pub(crate) struct Supervised {
     pub(crate) task: Arc<Task>,
-    pub(crate) spec: Arc<TaskSpec>,
+    pub(crate) spec: Arc<ManagedSpec>,
     pub(crate) body: Contained<Arc<dyn Body>>,
-    pub(crate) links: Links,
     pub(crate) signals: Signals,
     orders: OrderSlot,
     /// The tracker's entry of its driver.
     pub(crate) place: DriverPlace,
-    manager: Weak<Shared>,
     given: Option<Box<Given>>,
     pub(crate) seldom: Seldom,
     /// The last check of health: nanoseconds since the manager was made, plus one, times four, plus the number of
@@ -74,8 +73,29 @@ pub(crate) struct Supervised {
     lost: AtomicBool,
 }
 
+/// The settings of tasks with equal settings, and their manager.
+pub(crate) struct ManagedSpec {
+    spec: TaskSpec,
+    manager: Weak<Shared>,
+}
+
+impl ManagedSpec {
+    pub(crate) fn new(spec: TaskSpec, manager: &Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self { spec, manager: Arc::downgrade(manager) })
+    }
+}
+
+impl Deref for ManagedSpec {
+    type Target = TaskSpec;
+
+    fn deref(&self) -> &TaskSpec {
+        &self.spec
+    }
+}
+
 /// What only some tasks are registered with.
 struct Given {
+    links: Links,
     /// The rules that classify and name its errors. They are the user's functions, as its body is.
     rules: Option<Contained<Arc<ErrorRules>>>,
     /// The span in which it was registered.
@@ -183,21 +203,20 @@ impl Supervised {
         task: Arc<Task>,
         Registration { spec, body, rules, links, .. }: Registration,
         registered_in: Option<Arc<SpanContext>>,
-        shared: &Arc<Shared>,
+        place: DriverPlace,
     ) -> Arc<Self> {
         let has_limit = spec.heartbeat_timeout.is_some() || spec.poll_timeout.is_some();
         let signals = Signals::new(Instant::now(), has_limit);
-        let given = (rules.is_some() || registered_in.is_some())
-            .then(|| Box::new(Given { rules: rules.map(Contained::new), registered_in }));
+        let is_plain = links.is_empty() && rules.is_none() && registered_in.is_none();
+        let given = || Given { links, rules: rules.map(Contained::new), registered_in };
+        let given = (!is_plain).then(|| Box::new(given()));
         let supervised = Arc::new(Self {
             task,
             spec,
             body: Contained::new(body),
-            links,
             signals,
             orders: OrderSlot::default(),
-            place: shared.tracker.driver_place(),
-            manager: Arc::downgrade(shared),
+            place,
             given,
             seldom: Seldom::default(),
             checked: AtomicU64::new(0),
@@ -213,6 +232,11 @@ impl Supervised {
         });
         supervised.body.registered(&supervised);
         supervised
+    }
+
+    pub(crate) fn links(&self) -> &Links {
+        const NONE: &Links = &Links::NONE;
+        self.given.as_ref().map_or(NONE, |given| &given.links)
     }
 
     /// Returns the rules that classify and name its errors; `None` without rules.
@@ -231,12 +255,12 @@ impl Supervised {
 
     /// Returns true if the snapshot of its name lacks facts that its cell does not have.
     pub(crate) fn completes(&self) -> bool {
-        !self.links.is_empty() || self.body.gated().is_some()
+        !self.links().is_empty() || self.body.gated().is_some()
     }
 
     /// Adds the facts that its cell does not have: its dependencies, the tasks that it waits for, and its gate.
     pub(crate) fn complete(&self, snapshot: &mut TaskSnapshot) {
-        snapshot.depends_on = self.links.dependencies().to_vec();
+        snapshot.depends_on = self.links().dependencies().to_vec();
         snapshot.waits_for = self.waits_for();
         snapshot.gate = self.body.gated().map(|gated| Box::new(gated.snapshot()));
     }
@@ -251,7 +275,7 @@ impl Supervised {
 
     /// An order of a person's, which overtakes what waits for the runtime.
     pub(crate) fn command(self: &Arc<Self>, order: Order) {
-        self.orders.leave(order, |waker| match self.manager.upgrade() {
+        self.orders.leave(order, |waker| match self.spec.manager.upgrade() {
             Some(shared) => shared.overtake(Errand::Wake(waker)),
             None => waker.wake(),
         });
@@ -262,7 +286,7 @@ impl Supervised {
     fn bring_driver(&self, bring: impl FnOnce(&Arc<Shared>)) {
         // Until the first order there is nothing to do: a task that waits for its start costs no poll.
         if !self.driven.load(SeqCst) && !self.driven.swap(true, SeqCst) {
-            if let Some(shared) = self.manager.upgrade() {
+            if let Some(shared) = self.spec.manager.upgrade() {
                 bring(&shared);
             }
         }
@@ -289,7 +313,7 @@ impl Supervised {
         if order == Some(Order::Kill) {
             return Some(true);
         }
-        let shared = self.manager.upgrade()?;
+        let shared = self.spec.manager.upgrade()?;
         if shared.tracker.is_staged() {
             return self.is_called().then_some(true);
         }
@@ -333,7 +357,7 @@ impl Supervised {
             token.cancel();
         }
         if owns && ends_owned && !self.place.owned.is_asked() {
-            if let Some(shared) = self.manager.upgrade() {
+            if let Some(shared) = self.spec.manager.upgrade() {
                 shared.tracker.ask_owned(self).tokens.iter().for_each(CancellationToken::cancel);
             }
         }
@@ -349,7 +373,7 @@ impl Supervised {
         let before = self.state.swap(state as u8, SeqCst);
         let is_held = state.is_held();
         if is_held != TaskState::ALL[usize::from(before)].is_held() {
-            if let Some(shared) = self.manager.upgrade() {
+            if let Some(shared) = self.spec.manager.upgrade() {
                 if is_held {
                     shared.held.fetch_add(1, SeqCst)
                 } else {
@@ -367,12 +391,12 @@ impl Supervised {
 
     /// Returns the manager, unless it is gone.
     pub(crate) fn manager(&self) -> Option<Arc<Shared>> {
-        self.manager.upgrade()
+        self.spec.manager.upgrade()
     }
 
     /// Reads the manager's wall clock, or the system's if the manager is gone.
     pub(crate) fn wall_clock(&self) -> SystemTime {
-        self.manager.upgrade().map_or_else(SystemTime::now, |shared| shared.settings.wall_clock.now())
+        self.spec.manager.upgrade().map_or_else(SystemTime::now, |shared| shared.settings.wall_clock.now())
     }
 
     pub(crate) fn state(&self) -> TaskState {
@@ -382,7 +406,7 @@ impl Supervised {
     /// Sets the bond of the current life; `None` without a life. Called by the driver alone.
     pub(crate) fn set_bond(&self, bond: Option<Bond>) {
         self.up.store(bond.is_some(), SeqCst);
-        self.links.set_bond(bond);
+        self.links().set_bond(bond);
     }
 
     /// Returns true if a life exists.
@@ -392,7 +416,7 @@ impl Supervised {
 
     /// Returns true if a life exists that is older than the group's epoch.
     pub(crate) fn is_out_of_date(&self, epoch: u64) -> bool {
-        self.is_up() && self.links.known_epoch() < epoch
+        self.is_up() && self.links().known_epoch() < epoch
     }
 
     /// Returns true if it does its work, or has finished it.
@@ -413,15 +437,15 @@ impl Supervised {
 
     /// Returns the names of the tasks that it waits for.
     fn waits_for(&self) -> Vec<Arc<str>> {
-        if self.state() != TaskState::Waiting || self.links.is_empty() || !self.is_driven() {
+        if self.state() != TaskState::Waiting || self.links().is_empty() || !self.is_driven() {
             return Vec::new();
         }
-        self.manager.upgrade().map(|shared| shared.waits_for(self)).unwrap_or_default()
+        self.spec.manager.upgrade().map(|shared| shared.waits_for(self)).unwrap_or_default()
     }
 
     /// Returns one of the tasks that it waits for, and its state. A failed task precedes the others.
     fn held_by(&self) -> Option<(Arc<str>, Option<TaskState>)> {
-        let shared = self.manager.upgrade()?;
+        let shared = self.spec.manager.upgrade()?;
         let state = |name: Arc<str>| {
             let state = shared.supervised(&name).map(|task| task.state());
             (name, state)
@@ -507,11 +531,11 @@ impl Supervised {
     /// A task that waits for either of them waits too. A restart of the process would help none of them.
     fn has_started(&self) -> bool {
         let waits_for_a_held_task =
-            || self.manager.upgrade().is_some_and(|shared| shared.waits_for_a_held_task(self));
+            || self.spec.manager.upgrade().is_some_and(|shared| shared.waits_for_a_held_task(self));
         self.signals.has_been_ready()
             || self.is_ready()
             || match self.state() {
-                TaskState::Waiting => !self.links.is_empty() && waits_for_a_held_task(),
+                TaskState::Waiting => !self.links().is_empty() && waits_for_a_held_task(),
                 state => state.is_held(),
             }
     }
