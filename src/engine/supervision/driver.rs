@@ -433,7 +433,7 @@ impl Core {
     }
 
     fn set_state(&self, state: TaskState) {
-        self.supervised.set_state(state);
+        self.supervised.set_state(state, &self.shared);
         self.shared.changed(&self.supervised);
     }
 
@@ -986,7 +986,7 @@ impl Core {
         }
         if self.supervised.state() == TaskState::Running {
             // Before it is seen to have stopped: a running task could be depended on.
-            self.supervised.set_state(step.state());
+            self.supervised.set_state(step.state(), &self.shared);
         }
         self.supervised.set_bond(None);
         self.shared.changed(&self.supervised);
@@ -1371,9 +1371,11 @@ impl Core {
 impl Drop for Driver {
     fn drop(&mut self) {
         // Whatever panics, the driver has left: `unregister` and the shutdown wait for that.
-        let _ = catch(false, || self.leave());
+        let left = catch(false, || self.leave());
         let Core { supervised, shared, .. } = &self.core;
-        let _ = catch(false, || shared.tracker.leave_driver(supervised));
+        if left.is_err() {
+            let _ = catch(false, || shared.tracker.leave_driver(supervised));
+        }
         supervised.driver_left();
         let _ = catch(false, || shared.changed(supervised));
     }
@@ -1393,7 +1395,7 @@ impl Driver {
         let is_tried_again = self.core.is_tried_again();
         let was_alive = is_alive(supervised.state()) || is_tried_again;
         if was_alive {
-            supervised.set_state(TaskState::Stopped);
+            supervised.set_state(TaskState::Stopped, shared);
         }
         if is_tried_again {
             supervised.set_next_retry(None);

@@ -48,7 +48,6 @@ pub(crate) struct Supervised {
     orders: OrderSlot,
     /// The tracker's entry of its driver.
     pub(crate) place: DriverPlace,
-    given: Option<Box<Given>>,
     pub(crate) seldom: Seldom,
     /// The last check of health: nanoseconds since the manager was made, plus one, times four, plus the number of
     /// the status. It is 0 before the first check. Written by the monitor alone.
@@ -91,15 +90,6 @@ impl Deref for ManagedSpec {
     fn deref(&self) -> &TaskSpec {
         &self.spec
     }
-}
-
-/// What only some tasks are registered with.
-struct Given {
-    links: Links,
-    /// The rules that classify and name its errors. They are the user's functions, as its body is.
-    rules: Option<Contained<Arc<ErrorRules>>>,
-    /// The span in which it was registered.
-    registered_in: Option<Arc<SpanContext>>,
 }
 
 /// The living part of a task: one run of a closure, or the runs of a loop.
@@ -207,9 +197,6 @@ impl Supervised {
     ) -> Arc<Self> {
         let has_limit = spec.heartbeat_timeout.is_some() || spec.poll_timeout.is_some();
         let signals = Signals::new(Instant::now(), has_limit);
-        let is_plain = links.is_empty() && rules.is_none() && registered_in.is_none();
-        let given = || Given { links, rules: rules.map(Contained::new), registered_in };
-        let given = (!is_plain).then(|| Box::new(given()));
         let supervised = Arc::new(Self {
             task,
             spec,
@@ -217,8 +204,7 @@ impl Supervised {
             signals,
             orders: OrderSlot::default(),
             place,
-            given,
-            seldom: Seldom::default(),
+            seldom: Seldom::new(links, rules, registered_in),
             checked: AtomicU64::new(0),
             owns_name: Mutex::new(true),
             state: AtomicU8::new(TaskState::Waiting as u8),
@@ -235,18 +221,17 @@ impl Supervised {
     }
 
     pub(crate) fn links(&self) -> &Links {
-        const NONE: &Links = &Links::NONE;
-        self.given.as_ref().map_or(NONE, |given| &given.links)
+        self.seldom.links()
     }
 
     /// Returns the rules that classify and name its errors; `None` without rules.
     pub(crate) fn rules(&self) -> Option<&Arc<ErrorRules>> {
-        self.given.as_ref()?.rules.as_deref()
+        self.seldom.rules()
     }
 
     /// Returns the span in which it was registered, if there was one.
     pub(super) fn registered_in(&self) -> Option<&SpanContext> {
-        self.given.as_ref()?.registered_in.as_deref()
+        self.seldom.registered_in()
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
@@ -369,20 +354,18 @@ impl Supervised {
     }
 
     /// Sets the state, and shows it under its name as long as the name is its own. Called by the driver alone.
-    pub(crate) fn set_state(&self, state: TaskState) {
+    pub(crate) fn set_state(&self, state: TaskState, shared: &Shared) {
         let before = self.state.swap(state as u8, SeqCst);
         let is_held = state.is_held();
         if is_held != TaskState::ALL[usize::from(before)].is_held() {
-            if let Some(shared) = self.spec.manager.upgrade() {
-                if is_held {
-                    shared.held.fetch_add(1, SeqCst)
-                } else {
-                    shared.held.fetch_sub(1, SeqCst)
-                };
-            }
+            if is_held {
+                shared.held.fetch_add(1, SeqCst)
+            } else {
+                shared.held.fetch_sub(1, SeqCst)
+            };
         }
         // Before the lock is taken: the clock may be the user's.
-        let now = self.wall_clock();
+        let now = shared.settings.wall_clock.now();
         let owns_name = self.owns_name.lock().unwrap_or_else(PoisonError::into_inner);
         if *owns_name {
             self.task.cell.set_state(Some(state), now);
