@@ -39,7 +39,7 @@ enum Figure {
 
 const TASK_SUPERVISOR: &str = "task-supervisor";
 /// The bytes that an idle registered task holds at most.
-const IDLE_TASK: f64 = 1_192.0;
+const IDLE_TASK: f64 = 955.0;
 /// The bytes that a manager holds for itself, whatever it has to do. They are spread over its tasks.
 const MANAGER: f64 = 16_384.0;
 
