@@ -26,7 +26,10 @@
 //! ```
 
 use std::{
+    any::Any,
     collections::VecDeque,
+    future::Future,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -35,7 +38,7 @@ use tokio::sync::Notify;
 
 use crate::{
     config::{CriticalTaskConfig, What},
-    engine::{Body, Factory, TaskContext, TaskEvent, TaskEvents, Work},
+    engine::{Body, Factory, Life, LifeEnd, TaskContext, TaskEvent, TaskEvents, Work, live_by_factory},
     manager::TaskManager,
     policy::{ErrorClass, ErrorRules, Exit, Failure},
 };
@@ -336,6 +339,16 @@ impl Factory for Afflicted {
     }
 
     fn into_body(self: Arc<Self>) -> Arc<dyn Body> {
+        self
+    }
+}
+
+impl Body for Afflicted {
+    fn live(self: Arc<Self>, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
+        live_by_factory(self, life)
+    }
+
+    fn as_any(&self) -> &dyn Any {
         self
     }
 }

@@ -472,7 +472,7 @@ impl<E> Registry<E> {
         now: Duration,
     ) -> Result<Vec<Arc<Entry<E>>>, Arc<str>> {
         // Room is taken under this lock alone. Names of a registration are each there once.
-        let held: Vec<_> = identities.clone().map(|identity| entries.find(identity).cloned()).collect();
+        let mut held: Vec<_> = identities.clone().map(|identity| entries.find(identity).cloned()).collect();
         let missing = held.iter().filter(|held| held.is_none()).count();
         if missing > entries.room {
             let spared = held.iter().flatten().map(Arc::as_ptr).collect();
@@ -482,18 +482,15 @@ impl<E> Registry<E> {
                 return Err(beyond.map(|(identity, _)| identity.name.clone()).expect("more than fit"));
             }
         }
-        let made = identities.zip(held).map(|(identity, held)| {
-            let entry = match held {
-                Some(held) => held,
-                None => entries
+        for (identity, held) in identities.zip(&mut held) {
+            if held.is_none() {
+                *held = entries
                     .take_back(identity, now, &self.error_type_budget)
-                    .or_else(|| self.make(entries, identity.clone(), true, now))
-                    .expect("there is room for each"),
-            };
-            entries.revive(&entry);
-            entry
-        });
-        Ok(made.collect())
+                    .or_else(|| self.make(entries, identity.clone(), true, now));
+            }
+            held.iter().for_each(|entry| entries.revive(entry));
+        }
+        Ok(held.into_iter().map(|held| held.expect("there is room for each")).collect())
     }
 
     /// The task that was registered under the name is gone. A member's cell goes at once, since its family has counted the same;

@@ -449,8 +449,8 @@ impl TaskCell {
 
     /// Sets the state of the registered task; `None` once it is unregistered. The same state again does not change its time.
     pub(crate) fn set_state(&self, state: Option<TaskState>, wall: SystemTime) {
-        if state != self.state() {
-            let number = state.map_or(0, |state| state as u64 + 1);
+        let number = state.map_or(0, |state| state as u64 + 1);
+        if self.state.load(Relaxed) >> STATE_SHIFT != number {
             // Microseconds that need more room are of a clock that is wrong anyway.
             let since = (unix_nanos(wall) / 1_000).min((1 << STATE_SHIFT) - 1);
             self.state.store(number << STATE_SHIFT | since, Relaxed);
@@ -458,15 +458,14 @@ impl TaskCell {
     }
 
     pub(crate) fn state(&self) -> Option<TaskState> {
-        self.state_since().map(|(state, _)| state)
+        state_of(self.state.load(Relaxed))
     }
 
     /// The state, and when it was set.
     pub(crate) fn state_since(&self) -> Option<(TaskState, SystemTime)> {
         let word = self.state.load(Relaxed);
-        let index = usize::try_from(word >> STATE_SHIFT).ok()?.checked_sub(1)?;
         let since = UNIX_EPOCH + Duration::from_micros(word & ((1 << STATE_SHIFT) - 1));
-        Some((TaskState::ALL[index], since))
+        Some((state_of(word)?, since))
     }
 
     /// Returns true if a task is registered under the name, or has runs under way.
@@ -572,6 +571,12 @@ impl TaskCell {
             ..snapshot
         }
     }
+}
+
+/// The state in a word of [`TaskCell::state`].
+fn state_of(word: u64) -> Option<TaskState> {
+    let index = usize::try_from(word >> STATE_SHIFT).ok()?.checked_sub(1)?;
+    Some(TaskState::ALL[index])
 }
 
 /// Returns the counted errors: error types that are known from before have none yet.

@@ -208,7 +208,7 @@ struct Said<K> {
 
 impl<K: FamilyKey> Said<K> {
     /// Returns the registration of a member.
-    fn registration(&self, key: &K, name: &str, shared: &Shared) -> Result<Registration, RegisterError> {
+    fn registration(&self, key: &K, name: &str, shared: &Arc<Shared>) -> Result<Registration, RegisterError> {
         let config = (self.make)(key).of_family(name);
         let intensity = config.check()?;
         let registration = config.registration(intensity, None, shared);

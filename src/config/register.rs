@@ -37,11 +37,10 @@ pub(crate) fn register(
         return Err(RegisterError::ShuttingDown);
     }
     let membership = |index| group.map(|group| Membership { group: group.clone(), index });
-    let registrations = configs
-        .into_iter()
-        .zip(intensities)
-        .enumerate()
-        .map(|(index, (config, intensity))| config.registration(intensity, membership(index), shared))
-        .collect();
+    // Not collected, which would shrink the memory of the configs instead of taking less.
+    let mut registrations = Vec::with_capacity(configs.len());
+    for (index, (config, intensity)) in configs.into_iter().zip(intensities).enumerate() {
+        registrations.push(config.registration(intensity, membership(index), shared));
+    }
     shared.register(registrations, group)
 }

@@ -800,7 +800,7 @@ impl CriticalTaskConfig {
         self,
         intensity: RestartIntensity,
         membership: Option<Membership>,
-        shared: &Shared,
+        shared: &Arc<Shared>,
     ) -> Registration {
         let give_up = self.give_up_rule();
         let identity = Identity {

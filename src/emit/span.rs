@@ -231,6 +231,11 @@ impl Path {
 }
 
 impl ManagedSpan {
+    /// Returns true if a subscriber or an exporter sees the span.
+    pub(crate) fn is_seen(&self) -> bool {
+        !self.span.is_none() || !matches!(self.path, Path::None | Path::Parent(_))
+    }
+
     /// Enters the span on this thread, as `tracing` and as OpenTelemetry's current context.
     pub(crate) fn enter(&self) -> EnteredSpan<'_> {
         let id = self.context().and_then(|_| self.span.id());

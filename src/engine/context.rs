@@ -3,19 +3,20 @@
 use std::{
     future::Future,
     num::NonZeroU64,
-    pin::pin,
-    sync::{
-        Arc, OnceLock, Weak,
-        atomic::{AtomicBool, Ordering::SeqCst, fence},
-    },
+    pin::Pin,
+    sync::{Arc, Weak},
+    task::{Context, Poll},
     time::SystemTime,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    engine::{Shared, Supervised, TaskBuilder, TaskEventKind},
+    engine::{
+        Shared, Supervised, TaskBuilder, TaskEventKind,
+        stop::{Stop, Wait},
+    },
     gate::{Pass, Standing},
     policy::TaskOutput,
     run::{Task, TaskHandle},
@@ -66,70 +67,6 @@ impl Origin {
     }
 }
 
-/// The stop request of a life. The token is created on demand: most tasks only wait.
-#[derive(Default)]
-pub(crate) struct Stop {
-    asked: AtomicBool,
-    /// True if the life has seen that it is to stop, before its driver has asked.
-    early: AtomicBool,
-    heard: Notify,
-    token: OnceLock<CancellationToken>,
-}
-
-impl Stop {
-    /// Returns a stop request that a token makes.
-    pub(crate) fn of(token: CancellationToken) -> Self {
-        Self { token: token.into(), ..Self::default() }
-    }
-
-    fn ask(&self) {
-        self.asked.store(true, SeqCst);
-        // Pairs with the fence in `token`: either this call finds the token, or `token` finds the request.
-        fence(SeqCst);
-        self.heard.notify_waiters();
-        if let Some(token) = self.token.get() {
-            token.cancel();
-        }
-    }
-
-    fn is_asked(&self) -> bool {
-        self.asked.load(SeqCst)
-            || self.early.load(SeqCst)
-            || self.token.get().is_some_and(CancellationToken::is_cancelled)
-    }
-
-    async fn asked(&self) {
-        loop {
-            if let Some(token) = self.token.get() {
-                // Rare, and larger than the other wait: without the box, every task's future would have this size.
-                return Box::pin(token.cancelled()).await;
-            }
-            let mut heard = pin!(self.heard.notified());
-            // Enabled before the check: a request or a token that comes in between still wakes this future.
-            heard.as_mut().enable();
-            if self.is_asked() {
-                return;
-            }
-            if self.token.get().is_none() {
-                heard.await;
-            }
-        }
-    }
-
-    fn token(&self) -> &CancellationToken {
-        self.token.get().unwrap_or_else(|| {
-            let token = self.token.get_or_init(CancellationToken::new);
-            fence(SeqCst);
-            if self.asked.load(SeqCst) {
-                token.cancel();
-            }
-            // Earlier waiters wait for the token from now on, because its holder can cancel it.
-            self.heard.notify_waiters();
-            token
-        })
-    }
-}
-
 impl ContextParts {
     /// Returns the registered task and its generation; `None` for a spawned run.
     fn life(&self) -> Option<(&Weak<Supervised>, u64)> {
@@ -150,14 +87,14 @@ impl ContextParts {
         };
         let is_to_stop = ends || is_ordered();
         if is_to_stop {
-            self.stop.early.store(true, SeqCst);
+            self.stop.is_seen();
         }
         is_to_stop
     }
 
     /// Returns the token of the life. Its holder sees a stop as early as [`is_to_stop`](Self::is_to_stop) does.
     fn token(&self) -> &CancellationToken {
-        let is_new = self.stop.token.get().is_none();
+        let is_new = !self.stop.has_token();
         let token = self.stop.token();
         if let Some((supervised, generation)) = self.life().filter(|_| is_new) {
             if let Some(supervised) = supervised.upgrade() {
@@ -165,6 +102,31 @@ impl ContextParts {
             }
         }
         token
+    }
+}
+
+/// The wait for the stop request of a run. Not an `async` block, because nearly every task's future holds one.
+#[must_use = "futures do nothing unless polled"]
+struct Cancelled<'a> {
+    parts: &'a ContextParts,
+    wait: Wait<'a>,
+}
+
+impl Future for Cancelled<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let parts = self.parts;
+        if matches!(self.wait, Wait::New) && parts.is_to_stop() {
+            return Poll::Ready(());
+        }
+        self.wait.poll(&parts.stop, cx)
+    }
+}
+
+impl Drop for Cancelled<'_> {
+    fn drop(&mut self) {
+        self.wait.leave(&self.parts.stop);
     }
 }
 
@@ -185,8 +147,7 @@ impl TaskContext {
 
     /// Returns true if the life may have seen that it is to stop, before its driver has requested it.
     pub(crate) fn was_early(&self) -> bool {
-        let stop = &self.parts.stop;
-        stop.is_asked() && !stop.asked.load(SeqCst)
+        self.parts.stop.was_early()
     }
 
     /// Returns the name of the task.
@@ -257,10 +218,8 @@ impl TaskContext {
     ///
     /// # Cancel safety
     /// Cancel safe: a dropped future loses nothing, and after the request each call completes at once.
-    pub async fn cancelled(&self) {
-        if !self.is_cancelled() {
-            self.parts.stop.asked().await;
-        }
+    pub fn cancelled(&self) -> impl Future<Output = ()> + Send + Sync + Unpin {
+        Cancelled { parts: &self.parts, wait: Wait::New }
     }
 
     /// Returns the future of [`cancelled`](Self::cancelled) without a borrow, for the graceful shutdown of a server.
@@ -277,11 +236,7 @@ impl TaskContext {
     /// Cancel safe, as [`cancelled`](Self::cancelled) is.
     pub fn cancelled_owned(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
         let parts = self.parts.clone();
-        async move {
-            if !parts.is_to_stop() {
-                parts.stop.asked().await;
-            }
-        }
+        async move { Cancelled { parts: &parts, wait: Wait::New }.await }
     }
 
     /// Runs `future` until it ends or the run is requested to stop. Returns the output of `future`; `None` if the request came first.
@@ -379,7 +334,7 @@ impl TaskContext {
             None => true,
             Some((supervised, generation)) => supervised
                 .upgrade()
-                .is_some_and(|supervised| supervised.signals.heartbeat(generation, Instant::now())),
+                .is_some_and(|supervised| supervised.signals.heartbeat(generation, Instant::now)),
         };
         if counts {
             self.parts.task.heartbeat(SystemTime::now());

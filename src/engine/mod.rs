@@ -12,6 +12,7 @@ mod moving;
 mod roster;
 mod settings;
 mod shared;
+mod stop;
 
 mod loops;
 mod observe;
@@ -50,6 +51,8 @@ pub use shutdown::{
 };
 pub(crate) use spawn::SpawnOptions;
 pub use spawn::{LimitedTask, StopToken, TaskBuilder};
+#[cfg(feature = "testing")]
+pub(crate) use supervision::live_by_factory;
 pub(crate) use supervision::{
     Body, Factory, Family, GatedBody, Group, Life, LifeEnd, Links, MemberBody, Membership, Order, Supervised,
     TaskSpec, Work, erase, erase_lending, is_current, until_gone,

@@ -17,8 +17,7 @@ use crate::{
         shutdown::topology,
         supervision::{
             links::{Links, Membership},
-            spec::TaskSpec,
-            supervised::{Body, Supervised},
+            supervised::{Body, ManagedSpec, Supervised},
         },
     },
     error::RegisterError,
@@ -66,7 +65,7 @@ impl Eq for ByName {}
 /// A task to be registered.
 pub(crate) struct Registration {
     pub(crate) identity: Identity,
-    pub(crate) spec: Arc<TaskSpec>,
+    pub(crate) spec: Arc<ManagedSpec>,
     pub(crate) body: Arc<dyn Body>,
     /// The rules that classify and name its errors; `None` without rules.
     pub(crate) rules: Option<Arc<ErrorRules>>,
@@ -123,7 +122,7 @@ impl Registered {
 
     /// Removes a task with its entries.
     pub(super) fn remove(&mut self, task: &Supervised) -> Option<Arc<Supervised>> {
-        for dependency in task.links.dependencies() {
+        for dependency in task.links().dependencies() {
             if let Some(dependents) = self.dependents.get_mut(dependency) {
                 dependents.retain(|held| held.strong_count() > 0 && !std::ptr::eq(held.as_ptr(), task));
                 if dependents.is_empty() {
@@ -197,8 +196,8 @@ impl Registered {
             }
         }
         for task in &old {
-            let mut of_task = named(&task.links);
-            let before = task.links.membership().into_iter().flat_map(Membership::before);
+            let mut of_task = named(task.links());
+            let before = task.links().membership().into_iter().flat_map(Membership::before);
             of_task.extend(before.filter_map(|before| index.get(before.name()).copied()));
             dependencies.push(of_task);
         }

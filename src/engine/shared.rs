@@ -36,6 +36,7 @@ use crate::{
             courier::{Errand, Errands},
             driver::Driver,
             member::MemberBody,
+            supervised::ManagedSpec,
         },
     },
     error::RegisterError,
@@ -57,7 +58,7 @@ pub(crate) struct Shared {
     started: AtomicBool,
     registered: Mutex<Registered>,
     /// The spec of the last task: the next task most likely has the same spec, and then they share it.
-    last_spec: Mutex<Option<Arc<TaskSpec>>>,
+    last_spec: Mutex<Option<Arc<ManagedSpec>>>,
     /// The number of names on which other tasks depend. Written under the lock of `registered`.
     depended_on: AtomicUsize,
     pub(crate) monitor: Mutex<Option<AbortHandle>>,
@@ -122,11 +123,11 @@ impl Shared {
     }
 
     /// That way of keeping a task, shared where it is that of the task before.
-    pub(crate) fn spec(&self, spec: TaskSpec) -> Arc<TaskSpec> {
+    pub(crate) fn spec(self: &Arc<Self>, spec: TaskSpec) -> Arc<ManagedSpec> {
         let mut last = self.last_spec.lock().unwrap_or_else(PoisonError::into_inner);
         match &*last {
-            Some(last) if **last == spec => last.clone(),
-            _ => last.insert(Arc::new(spec)).clone(),
+            Some(last) if ***last == spec => last.clone(),
+            _ => last.insert(ManagedSpec::new(spec, self)).clone(),
         }
     }
 
@@ -147,7 +148,7 @@ impl Shared {
     /// Returns true if others depend on a task or come after it in its group.
     pub(crate) fn is_rested_on(&self, task: &Supervised) -> bool {
         let followed =
-            task.links.membership().is_some_and(|Membership { group, index }| group.size() > index + 1);
+            task.links().membership().is_some_and(|Membership { group, index }| group.size() > index + 1);
         followed || !self.dependents(task.name()).is_empty()
     }
 
@@ -316,7 +317,12 @@ impl Shared {
         let mut new: Vec<Arc<Supervised>> = Vec::with_capacity(tasks.len());
         let mut registrations = registrations.into_iter();
         for (task, registration) in tasks.iter().zip(registrations.by_ref()) {
-            let supervised = Supervised::new(task.clone(), registration, registered_in.clone(), self);
+            let supervised = Supervised::new(
+                task.clone(),
+                registration,
+                registered_in.clone(),
+                self.tracker.driver_place(),
+            );
             let admitted = self.tracker.enter_driver(&supervised);
             new.push(supervised);
             if !admitted {
@@ -372,7 +378,7 @@ impl Shared {
             task.cell.set_state(Some(TaskState::Waiting), now);
             // What an earlier task of this name did does not count against this one.
             task.cell.forgive_restarts();
-            for dependency in supervised.links.dependencies() {
+            for dependency in supervised.links().dependencies() {
                 let dependents = registered.dependents.entry(dependency.clone()).or_default();
                 if dependents.len() == dependents.capacity() {
                     dependents.retain(|dependent| dependent.strong_count() > 0);
@@ -503,12 +509,12 @@ impl Shared {
 
     /// Returns the positions of the drivers at shutdown: none stops before the tasks that depend on it.
     pub(crate) fn positions(&self) -> Positions {
-        let mut tasks = self.tracker.drivers(|task| !task.links.is_empty());
+        let mut tasks = self.tracker.drivers(|task| !task.links().is_empty());
         if tasks.is_empty() {
             return Positions::default();
         }
         // Tasks without links of their own may have dependents.
-        tasks.extend(self.tracker.drivers(|task| task.links.is_empty()));
+        tasks.extend(self.tracker.drivers(|task| task.links().is_empty()));
         let mut stages: Vec<_> = tasks.iter().map(|task| stage_of_task(task)).collect();
         let dependencies = self.dependencies(&tasks);
         topology::pull_forward(&mut stages, &dependencies, INTAKE_STAGE);
@@ -528,8 +534,8 @@ impl Shared {
         let index: HashMap<_, _> =
             tasks.iter().enumerate().map(|(index, task)| (Arc::as_ptr(task), index)).collect();
         let of = |task: &Arc<Supervised>| {
-            let named = task.links.dependencies().iter().filter_map(|name| self.supervised(name));
-            let before = task.links.membership().into_iter().flat_map(Membership::before);
+            let named = task.links().dependencies().iter().filter_map(|name| self.supervised(name));
+            let before = task.links().membership().into_iter().flat_map(Membership::before);
             named.chain(before).filter_map(|other| index.get(&Arc::as_ptr(&other)).copied()).collect()
         };
         tasks.iter().map(of).collect()
@@ -539,7 +545,7 @@ impl Shared {
     /// than wishes, so they are no reason to warn.
     fn warn_of_inversions<'a>(&self, new: impl Iterator<Item = &'a Arc<Supervised>>) {
         for task in new {
-            for name in task.links.dependencies() {
+            for name in task.links().dependencies() {
                 let Some(dependency) = self.supervised(name) else { continue };
                 if category_place(&dependency) < category_place(task) {
                     self.announcer(&dependency, dependency.signals.generation()).order_inverted(task.name());

@@ -145,7 +145,7 @@ impl Living {
         let late = begins.map(|begins| begins.late);
         let Life { shared, supervised, context, .. } = &self.life;
         let began = Instant::now();
-        supervised.signals.heartbeat(context.generation(), began);
+        supervised.signals.heartbeat(context.generation(), || began);
         if let (Some(late), Some(exposition)) = (late, &*shared.recorder.exposition()) {
             exposition.instruments.schedule_delay.record(delays, &supervised.task, late.as_secs_f64());
         }
@@ -193,7 +193,7 @@ impl Living {
     }
 
     fn work(&self, context: TaskContext) -> Work {
-        self.parts.factory.clone().make(context, self.life.supervised.rules.clone())
+        self.parts.factory.clone().make(context, self.life.supervised.rules().cloned())
     }
 
     /// Works until it succeeds, or is not to be tried again.
@@ -217,7 +217,7 @@ impl Living {
                 () = self.stopped() => return exit,
                 () = sleep(delay) => {}
             }
-            self.life.supervised.signals.heartbeat(context.generation(), Instant::now());
+            self.life.supervised.signals.heartbeat(context.generation(), Instant::now);
             self.life.supervised.signals.set_sleeping(false);
         }
     }
@@ -323,7 +323,7 @@ struct AtGate<'a> {
 
 impl<'a> AtGate<'a> {
     fn begin(life: &'a Life, gated: &'a GatedBody) -> Self {
-        life.supervised.signals.heartbeat(life.context.generation(), Instant::now());
+        life.supervised.signals.heartbeat(life.context.generation(), Instant::now);
         life.supervised.signals.set_sleeping(gated.iterations.wait());
         Self { life, gated }
     }
@@ -332,7 +332,7 @@ impl<'a> AtGate<'a> {
 impl Drop for AtGate<'_> {
     fn drop(&mut self) {
         self.gated.iterations.go_on();
-        self.life.supervised.signals.heartbeat(self.life.context.generation(), Instant::now());
+        self.life.supervised.signals.heartbeat(self.life.context.generation(), Instant::now);
         self.life.supervised.signals.set_sleeping(false);
     }
 }

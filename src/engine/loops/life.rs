@@ -93,7 +93,7 @@ pub(super) fn live(parts: Arc<Parts>, mut life: Life) -> impl Future<Output = Li
             let Life { context, supervised, shared, .. } = &living.life;
             // What comes while the hook runs, or after it has failed, is due.
             living.parts.control.state().account.open(shared.settings.wall_clock.now());
-            let work = hook.clone().make(context.clone(), supervised.rules.clone());
+            let work = hook.clone().make(context.clone(), supervised.rules().cloned());
             let exit = tokio::select! {
                 biased;
                 // A hook that waits for what never comes must not hold up a stop; the first wait below ends the life.

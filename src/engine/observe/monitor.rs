@@ -82,11 +82,15 @@ fn step(shared: &Shared, name: &'static str, step: impl FnOnce()) {
 }
 
 fn categorize(shared: &Shared, span: &ManagedSpan) {
+    let has_prefixes = shared.recorder.options.categories.has_prefixes();
+    if !has_prefixes && !span.is_seen() {
+        return;
+    }
     let listing = shared.recorder.registry().listing();
     let names = names_alive(&listing);
     set_names(span, &names);
     // Without a table every plain name is unknown, and meant to be.
-    if !shared.recorder.options.categories.has_prefixes() {
+    if !has_prefixes {
         return;
     }
     let mut unknown = names[TaskCategory::Unknown as usize].clone();

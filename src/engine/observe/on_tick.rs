@@ -76,7 +76,7 @@ impl Shared {
     fn look_for_silence(&self, now: Instant) {
         for task in self.watch.beating() {
             let Some(timeout) = task.spec.heartbeat_timeout.filter(|_| task.must_beat()) else { continue };
-            let last = task.signals.last_beat();
+            let Some(last) = task.signals.last_beat() else { continue };
             let silent_for = now.saturating_duration_since(last);
             if silent_for > timeout.saturating_add(DRIVERS_TURN) {
                 self.stalled(&task, Stall::Silence(last), silent_for);

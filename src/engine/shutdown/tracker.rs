@@ -262,7 +262,8 @@ struct Waited {
 struct Shard {
     admission: Admission,
     members: Slab<Member>,
-    drivers: Slab<Arc<Supervised>>,
+    /// Each at the index that its place has.
+    drivers: Vec<Arc<Supervised>>,
     /// The outcomes of the drivers that left during the shutdown.
     notes: Vec<Note>,
 }
@@ -270,8 +271,8 @@ struct Shard {
 /// The tracker's entry of a driver, inside its task. Written and read under its shard's lock.
 pub(crate) struct DriverPlace {
     id: MemberId,
-    /// The key of the entry in the shard.
-    key: AtomicU32,
+    /// The index of the entry in the shard.
+    index: AtomicU32,
     /// Its rank, plus one, once the shutdown is planned; 0 before.
     rank: AtomicU32,
     /// As [`Member::asking`].
@@ -290,6 +291,11 @@ pub(crate) struct DriverPlace {
 impl DriverPlace {
     pub(crate) fn id(&self) -> MemberId {
         self.id
+    }
+
+    fn set_index(&self, index: usize) {
+        // 2^32 tasks would not fit.
+        self.index.store(u32::try_from(index).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
     fn rank(&self) -> Option<Rank> {
@@ -456,7 +462,7 @@ impl Tracker {
     pub(crate) fn driver_place(&self) -> DriverPlace {
         DriverPlace {
             id: self.next_id(),
-            key: AtomicU32::new(0),
+            index: AtomicU32::new(0),
             rank: AtomicU32::new(0),
             asking: AtomicBool::new(false),
             outcome: AtomicU8::new(0),
@@ -472,9 +478,8 @@ impl Tracker {
         if shard.admission != Admission::All {
             return false;
         }
-        let key = shard.drivers.insert(supervised.clone());
-        // A slab of 2^32 tasks would not fit.
-        supervised.place.key.store(u32::try_from(key).unwrap_or(u32::MAX), Ordering::Relaxed);
+        supervised.place.set_index(shard.drivers.len());
+        shard.drivers.push(supervised.clone());
         true
     }
 
@@ -489,11 +494,14 @@ impl Tracker {
         let place = &supervised.place;
         let (member, emptied, closed) = {
             let mut shard = self.shard(place.id as usize);
-            let key = place.key.load(Ordering::Relaxed) as usize;
-            let member = match shard.drivers.get(key) {
-                Some(member) if std::ptr::eq(&**member, supervised) => shard.drivers.remove(key),
+            let index = place.index.load(Ordering::Relaxed) as usize;
+            let member = match shard.drivers.get(index) {
+                Some(member) if std::ptr::eq(&**member, supervised) => shard.drivers.swap_remove(index),
                 _ => return false,
             };
+            if let Some(moved) = shard.drivers.get(index) {
+                moved.place.set_index(index);
+            }
             // As in `leave`.
             let mut emptied = false;
             place.left.store(true, Ordering::SeqCst);
@@ -509,7 +517,7 @@ impl Tracker {
                     shard.notes.push(note);
                 }
                 emptied = self.uncount(place.rank().filter(|_| !place.is_asking()));
-                emptied |= self.holds.load(Ordering::SeqCst) && !supervised.links.is_empty();
+                emptied |= self.holds.load(Ordering::SeqCst) && !supervised.links().is_empty();
             }
             (member, emptied, closed)
         };
@@ -872,7 +880,7 @@ impl Tracker {
                     None => {}
                 }
             }
-        } else if let Some((_, driver)) = drivers.iter().find(|(_, driver)| driver.place.id == id) {
+        } else if let Some(driver) = drivers.iter().find(|driver| driver.place.id == id) {
             found = true;
             if driver.place.asking.swap(asking, Ordering::Relaxed) != asking {
                 recount(driver.place.rank());
@@ -978,7 +986,7 @@ impl Tracker {
 
     fn visit_drivers(&self, mut visit: impl FnMut(&Arc<Supervised>)) {
         for shard in &self.shards {
-            lock(shard).drivers.iter().for_each(|(_, driver)| visit(driver));
+            lock(shard).drivers.iter().for_each(&mut visit);
         }
     }
 
@@ -999,7 +1007,7 @@ impl Tracker {
         if let Some((_, member)) = shard.members.iter().find(|(_, member)| member.id == id) {
             return Some((member.task.clone(), None));
         }
-        let (_, driver) = shard.drivers.iter().find(|(_, driver)| driver.place.id == id)?;
+        let driver = shard.drivers.iter().find(|driver| driver.place.id == id)?;
         Some((driver.task.clone(), Some(driver.clone())))
     }
 
@@ -1047,7 +1055,7 @@ impl Tracker {
                     leaked.push((member.task.clone(), member.owner_name(), self.position_of(member)));
                 }
             }
-            for (_, driver) in shard.drivers.iter() {
+            for driver in &shard.drivers {
                 let (task, place) = (&driver.task, &driver.place);
                 place.reported.store(true, Ordering::Relaxed);
                 if place.is_asking() {

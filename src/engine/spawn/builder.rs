@@ -19,12 +19,12 @@ use crate::{
     emit::{KnownParent, SpanParent, subscriber_is_of_process},
     engine::{
         ContextParts, Origin, Shared, StopToken, Supervised, TaskContext,
-        context::Stop,
         shutdown::tracker::{Owner, Place, RunMember, stage_of},
         spawn::{
             limit::Room,
             polled::{Handled, Polled},
         },
+        stop::Stop,
     },
     gate::{Fenced, Pass},
     policy::{

@@ -38,10 +38,9 @@ use crate::{
         ContextParts, FAR_AWAY, Life, LifeEnd, Order, Origin, Shared, ShutdownCause, Supervised, TaskContext,
         TaskDecision, TaskEventKind,
         announce::{self, Announcer},
-        begin_shutdown,
-        context::Stop,
-        later,
+        begin_shutdown, later,
         observe::overruns,
+        stop::Stop,
         supervision::{
             gated::{Entering, GatedBody},
             links::{Gate, GroupRestart},
@@ -434,7 +433,7 @@ impl Core {
     }
 
     fn set_state(&self, state: TaskState) {
-        self.supervised.set_state(state);
+        self.supervised.set_state(state, &self.shared);
         self.shared.changed(&self.supervised);
     }
 
@@ -575,8 +574,8 @@ impl Core {
 
     /// Drops earlier requests of the group: a caller wants the task to begin.
     fn catch_up_with_group(&self) {
-        if let Some(membership) = self.supervised.links.membership() {
-            self.supervised.links.know_epoch(membership.epoch());
+        if let Some(membership) = self.supervised.links().membership() {
+            self.supervised.links().know_epoch(membership.epoch());
         }
     }
 
@@ -594,7 +593,7 @@ impl Core {
             match self.supervised.poll_signal(cx) {
                 Poll::Ready(Signal::Order(Order::Restart { .. })) => {
                     self.supervised
-                        .links
+                        .links()
                         .membership()
                         .iter()
                         .for_each(|membership| membership.group.at_once());
@@ -652,7 +651,7 @@ impl Core {
             let until = match self.shared.gate(&self.supervised) {
                 Gate::Open(_) if self.stands_by(entering, cx) => None,
                 Gate::Open(bond) => {
-                    self.supervised.links.know_epoch(bond.epoch());
+                    self.supervised.links().know_epoch(bond.epoch());
                     self.supervised.set_bond(Some(bond));
                     return Poll::Ready(Step::Live(*restart));
                 }
@@ -774,7 +773,7 @@ impl Core {
         }
         let link = match restart {
             Some(_) => self.last_run(),
-            None => supervised.registered_in.as_deref(),
+            None => supervised.registered_in(),
         };
         supervised.place.owned.open();
         let context = TaskContext::new(ContextParts {
@@ -935,7 +934,7 @@ impl Core {
 
     /// The epoch of its group that the life under way, or the last, knew.
     fn epoch(&self) -> u64 {
-        self.supervised.links.known_epoch()
+        self.supervised.links().known_epoch()
     }
 
     /// Drops a life, and reports the end of its run. A loop reports the end of an iteration itself.
@@ -987,7 +986,7 @@ impl Core {
         }
         if self.supervised.state() == TaskState::Running {
             // Before it is seen to have stopped: a running task could be depended on.
-            self.supervised.set_state(step.state());
+            self.supervised.set_state(step.state(), &self.shared);
         }
         self.supervised.set_bond(None);
         self.shared.changed(&self.supervised);
@@ -997,16 +996,16 @@ impl Core {
     /// Returns the time of the next check for a sign of life. A sleeping loop may have to send signs from then on.
     fn next_look(&self) -> Option<Instant> {
         let timeout = self.supervised.spec.heartbeat_timeout?;
-        let last = self.supervised.signals.last_beat();
+        let last = self.supervised.signals.last_beat()?;
         let expected = self.supervised.must_beat() && !self.supervised.signals.is_told(last);
         Some(later(if expected { last } else { Instant::now() }, timeout))
     }
 
     fn look_for_silence(&self, now: Instant) {
         let timeout = self.supervised.spec.heartbeat_timeout.filter(|_| self.supervised.must_beat());
-        let last = self.supervised.signals.last_beat();
+        let Some((timeout, last)) = timeout.zip(self.supervised.signals.last_beat()) else { return };
         let silent_for = now.saturating_duration_since(last);
-        if timeout.is_some_and(|timeout| silent_for >= timeout) {
+        if silent_for >= timeout {
             self.shared.stalled(&self.supervised, Stall::Silence(last), silent_for);
         }
     }
@@ -1075,7 +1074,7 @@ impl Core {
 
     /// Reports to the group that this member has to be restarted at `due`.
     fn group_restart(&self, epoch: u64, due: Instant, reason: RestartReason) -> GroupRestart {
-        let Some(membership) = self.supervised.links.membership() else { return GroupRestart::Begins };
+        let Some(membership) = self.supervised.links().membership() else { return GroupRestart::Begins };
         let answer = membership.group.restart(membership.index, epoch, due, reason.counts());
         self.shared.changed(&self.supervised);
         answer
@@ -1287,7 +1286,7 @@ impl Core {
 
     /// Returns true if the group requests the end of the life.
     fn is_taken_along(&self) -> bool {
-        self.supervised.links.membership().is_some_and(|membership| membership.epoch() > self.epoch())
+        self.supervised.links().membership().is_some_and(|membership| membership.epoch() > self.epoch())
     }
 
     /// Records its outcome at shutdown.
@@ -1357,7 +1356,7 @@ impl Core {
     fn escalate(&self, why: &'static str, for_good: bool) {
         let escalation = if for_good { self.supervised.spec.escalation } else { Escalation::None };
         // A task that nothing restarts stops no others by itself, as OTP's temporary children do not.
-        if let Some(membership) = self.supervised.links.membership().filter(|_| {
+        if let Some(membership) = self.supervised.links().membership().filter(|_| {
             escalation == Escalation::Group || self.supervised.spec.policy != RestartPolicy::Never
         }) {
             membership.group.given_up(membership.index, escalation == Escalation::Group);
@@ -1372,9 +1371,11 @@ impl Core {
 impl Drop for Driver {
     fn drop(&mut self) {
         // Whatever panics, the driver has left: `unregister` and the shutdown wait for that.
-        let _ = catch(false, || self.leave());
+        let left = catch(false, || self.leave());
         let Core { supervised, shared, .. } = &self.core;
-        let _ = catch(false, || shared.tracker.leave_driver(supervised));
+        if left.is_err() {
+            let _ = catch(false, || shared.tracker.leave_driver(supervised));
+        }
         supervised.driver_left();
         let _ = catch(false, || shared.changed(supervised));
     }
@@ -1394,7 +1395,7 @@ impl Driver {
         let is_tried_again = self.core.is_tried_again();
         let was_alive = is_alive(supervised.state()) || is_tried_again;
         if was_alive {
-            supervised.set_state(TaskState::Stopped);
+            supervised.set_state(TaskState::Stopped, shared);
         }
         if is_tried_again {
             supervised.set_next_retry(None);

@@ -29,9 +29,9 @@ use crate::{
     policy::{DependencyLoss, RestartIntensity, RestartPolicy, RestartReason, RestartStrategy},
 };
 
-/// The links of a task, set when it is registered. Most tasks have none, and use no more memory than this.
+/// The links of a task, set when it is registered. Most tasks have none.
 #[derive(Default)]
-pub(crate) struct Links(Option<Box<Linked>>);
+pub(crate) struct Links(Option<Linked>);
 
 struct Linked {
     dependencies: Vec<Arc<str>>,
@@ -227,7 +227,7 @@ impl Membership {
 
     /// Returns true if the group was stopped since the member, which is `task`, last began or was begun by hand.
     fn is_stopped(&self, task: &Supervised) -> bool {
-        task.links.known_epoch() < self.group.state().stopped_up_to[self.index]
+        task.links().known_epoch() < self.group.state().stopped_up_to[self.index]
     }
 
     /// Returns the number of restarts of this member because of the group.
@@ -237,6 +237,8 @@ impl Membership {
 }
 
 impl Links {
+    pub(super) const NONE: Self = Self(None);
+
     pub(crate) fn new(
         dependencies: Vec<Arc<str>>,
         loss: DependencyLoss,
@@ -244,7 +246,7 @@ impl Links {
     ) -> Self {
         let linked = !dependencies.is_empty() || membership.is_some();
         let (bond, known_epoch) = (Mutex::default(), AtomicU64::new(0));
-        Self(linked.then(|| Box::new(Linked { dependencies, loss, membership, bond, known_epoch })))
+        Self(linked.then_some(Linked { dependencies, loss, membership, bond, known_epoch }))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -298,7 +300,7 @@ fn is_settled(member: &Supervised, epoch: u64) -> bool {
     match member.state() {
         TaskState::Stopped | TaskState::Paused => true,
         TaskState::Finished => {
-            member.links.known_epoch() >= epoch || member.spec.policy == RestartPolicy::Never
+            member.links().known_epoch() >= epoch || member.spec.policy == RestartPolicy::Never
         }
         TaskState::Failed => member.spec.policy == RestartPolicy::Never,
         _ => member.carries(),
@@ -311,7 +313,7 @@ impl Shared {
         let mut waits_for = Vec::new();
         let mut until = None;
         let mut bond = Bond::default();
-        for name in task.links.dependencies() {
+        for name in task.links().dependencies() {
             // A dependency that has still to stop counts as stopped. A life that began with it would end at once, again and again.
             let may_rest_on =
                 |dependency: &Arc<Supervised>| dependency.carries() && self.must_yield(dependency).is_none();
@@ -322,7 +324,7 @@ impl Shared {
                 None => waits_for.push(name.clone()),
             }
         }
-        if let Some(Membership { group, index }) = task.links.membership() {
+        if let Some(Membership { group, index }) = task.links().membership() {
             let first_time = task.signals.generation() == 0;
             // One for one, the order is that of the first start; afterwards each is on its own.
             let in_order = first_time || group.strategy != RestartStrategy::OneForOne;
@@ -380,22 +382,22 @@ impl Shared {
     /// Returns true if a member that finished begins again, because its group does: as in OTP, in any state.
     pub(crate) fn begins_anew(&self, task: &Supervised) -> bool {
         task.spec.policy != RestartPolicy::Never
-            && task.links.membership().is_some_and(|membership| {
-                membership.epoch() > task.links.known_epoch() && !membership.is_stopped(task)
+            && task.links().membership().is_some_and(|membership| {
+                membership.epoch() > task.links().known_epoch() && !membership.is_stopped(task)
             })
     }
 
     /// Returns true if a task that has not begun again yet stays stopped, because its group was stopped meanwhile.
     pub(crate) fn stays_down(&self, task: &Supervised) -> bool {
-        task.links.membership().is_some_and(|membership| membership.is_stopped(task))
+        task.links().membership().is_some_and(|membership| membership.is_stopped(task))
     }
 
     /// Returns the reason why a task must stop, if its life is out of date.
     pub(crate) fn must_yield(&self, task: &Supervised) -> Option<Yield> {
-        if task.links.is_empty() || !task.is_up() {
+        if task.links().is_empty() || !task.is_up() {
             return None;
         }
-        if let Some(membership) = task.links.membership() {
+        if let Some(membership) = task.links().membership() {
             if task.is_out_of_date(membership.epoch()) {
                 // A task that nothing restarts stops with the others and stays stopped, as OTP's temporary children do.
                 let stays_down = membership.is_stopped(task) || task.spec.policy == RestartPolicy::Never;
@@ -403,10 +405,10 @@ impl Shared {
             }
         }
         // A detached task continues without its dependencies: no task waits for it any more either.
-        if task.links.loss() == DependencyLoss::Keep || !task.owns_name() {
+        if task.links().loss() == DependencyLoss::Keep || !task.owns_name() {
             return None;
         }
-        let bond = task.links.bond()?;
+        let bond = task.links().bond()?;
         let lost = || {
             bond.dependencies.iter().any(|(dependency, generation)| match dependency.upgrade() {
                 Some(dependency) => {
@@ -421,13 +423,13 @@ impl Shared {
         };
         lost().then_some(Yield {
             reason: RestartReason::Dependency,
-            stays_down: task.links.loss() == DependencyLoss::Stop,
+            stays_down: task.links().loss() == DependencyLoss::Stop,
         })
     }
 
     /// Returns true if another task has to stop before this one: a dependent, or a later member of its group.
     pub(crate) fn is_held_up(&self, task: &Supervised) -> bool {
-        let later = task.links.membership().into_iter().flat_map(|Membership { group, index }| {
+        let later = task.links().membership().into_iter().flat_map(|Membership { group, index }| {
             group.members().filter(|(other, _)| other > index).map(|(_, member)| member)
         });
         later.into_iter().any(|member| self.must_yield(&member).is_some())
@@ -438,9 +440,9 @@ impl Shared {
     /// received the order, no other task yields to it.
     pub(crate) fn would_be_held_up(&self, task: &Supervised, restarts: bool) -> bool {
         let stops_with = |other: &Supervised| {
-            other.is_up() && other.owns_name() && other.links.loss() != DependencyLoss::Keep
+            other.is_up() && other.owns_name() && other.links().loss() != DependencyLoss::Keep
         };
-        let taken_along = task.links.membership().filter(|_| restarts).is_some_and(|membership| {
+        let taken_along = task.links().membership().filter(|_| restarts).is_some_and(|membership| {
             let Membership { group, index } = membership;
             let mut later = group.members().filter(|(other, _)| other > index);
             later.any(|(other, member)| group.strategy.takes_along(*index, other) && member.is_up())
@@ -459,7 +461,7 @@ impl Shared {
     /// Wakes all drivers that may have waited for a change in `task`: its direct and indirect dependents, its
     /// dependencies, and its group.
     pub(crate) fn changed(&self, task: &Supervised) {
-        if task.links.is_empty() && !self.has_dependents() {
+        if task.links().is_empty() && !self.has_dependents() {
             return;
         }
         let (mut told, mut seen) = (Vec::new(), HashSet::new());
@@ -472,10 +474,10 @@ impl Shared {
             told.push(dependent);
         }
         told.iter().for_each(|dependent| dependent.look());
-        for name in task.links.dependencies() {
+        for name in task.links().dependencies() {
             self.supervised(name).iter().for_each(|dependency| dependency.look());
         }
-        if let Some(Membership { group, index }) = task.links.membership() {
+        if let Some(Membership { group, index }) = task.links().membership() {
             group.member_changed(*index);
         }
     }

@@ -22,5 +22,7 @@ pub(crate) use links::{Group, Links, Membership};
 pub(crate) use member::{Family, MemberBody};
 pub(crate) use order_slot::Order;
 pub use settings::TaskSettings;
+#[cfg(feature = "testing")]
+pub(crate) use spec::live_by_factory;
 pub(crate) use spec::{Factory, TaskSpec, Work, erase};
 pub(crate) use supervised::{Body, Life, LifeEnd, Supervised, is_current, until_gone};

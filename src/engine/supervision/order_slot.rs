@@ -50,12 +50,65 @@ pub(crate) enum Signal {
 #[derive(Default)]
 pub(crate) struct OrderSlot(Mutex<Held>);
 
+/// The fields of the order are beside each other and not an [`Order`]: every registered task has a slot.
 #[derive(Default)]
 struct Held {
-    order: Option<Order>,
+    kind: Option<Kind>,
     look: bool,
+    /// The generation of a stall; otherwise the nanoseconds of the order, up to 584 years.
+    amount: u64,
     /// The driver's, while it waits.
     waker: Option<Waker>,
+}
+
+/// An [`Order`] without its amount.
+#[derive(Clone, Copy)]
+enum Kind {
+    Start,
+    Restart,
+    Stop,
+    Stalled { give_up: bool },
+    Pause,
+    Resume,
+    Leave { has_grace: bool },
+    Kill,
+}
+
+impl Held {
+    fn order(&self) -> Option<Order> {
+        let time = Duration::from_nanos(self.amount);
+        Some(match self.kind? {
+            Kind::Start => Order::Start,
+            Kind::Restart => Order::Restart { after: time },
+            Kind::Stop => Order::Stop { grace: time },
+            Kind::Stalled { give_up } => Order::Stalled { generation: self.amount, give_up },
+            Kind::Pause => Order::Pause,
+            Kind::Resume => Order::Resume,
+            Kind::Leave { has_grace } => Order::Leave { grace: has_grace.then_some(time) },
+            Kind::Kill => Order::Kill,
+        })
+    }
+
+    fn set(&mut self, order: Order) {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let (kind, amount) = match order {
+            Order::Start => (Kind::Start, 0),
+            Order::Restart { after } => (Kind::Restart, nanos(after)),
+            Order::Stop { grace } => (Kind::Stop, nanos(grace)),
+            Order::Stalled { generation, give_up } => (Kind::Stalled { give_up }, generation),
+            Order::Pause => (Kind::Pause, 0),
+            Order::Resume => (Kind::Resume, 0),
+            Order::Leave { grace } => (Kind::Leave { has_grace: grace.is_some() }, grace.map_or(0, nanos)),
+            Order::Kill => (Kind::Kill, 0),
+        };
+        (self.kind, self.amount) = (Some(kind), amount);
+    }
+
+    fn take(&mut self) -> Option<Order> {
+        let order = self.order();
+        self.kind = None;
+        order
+    }
 }
 
 impl OrderSlot {
@@ -64,7 +117,7 @@ impl OrderSlot {
     pub(crate) fn leave(&self, order: Order, wake: impl FnOnce(Waker)) -> bool {
         // Under one lock with the check: an order left in between would be lost.
         let mut held = lock(&self.0);
-        let wins = match held.order {
+        let wins = match held.order() {
             None => true,
             Some(Order::Leave { .. } | Order::Kill) => order == Order::Kill,
             // It takes back a pause, and nothing else that was asked for.
@@ -74,7 +127,7 @@ impl OrderSlot {
         if !wins {
             return false;
         }
-        held.order = Some(order);
+        held.set(order);
         let waker = held.waker.take();
         // Not under the lock: a waker is the runtime's code.
         drop(held);
@@ -93,13 +146,13 @@ impl OrderSlot {
 
     /// Returns the held order, and leaves it to the driver.
     pub(crate) fn peek(&self) -> Option<Order> {
-        lock(&self.0).order
+        lock(&self.0).order()
     }
 
     /// Takes the held order, or the mark that there is something to check. Called by the driver alone.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Signal> {
         let mut held = lock(&self.0);
-        if let Some(order) = held.order.take() {
+        if let Some(order) = held.take() {
             return Poll::Ready(Signal::Order(order));
         }
         if std::mem::take(&mut held.look) {
@@ -120,7 +173,7 @@ impl OrderSlot {
     /// Takes the order that is held.
     #[cfg(all(test, otel_tasks_loom))]
     fn take(&self) -> Option<Order> {
-        lock(&self.0).order.take()
+        lock(&self.0).take()
     }
 }
 

@@ -64,8 +64,8 @@ impl TaskSettings {
             escalation: spec.escalation,
             intake: spec.intake,
             shutdown_grace: spec.grace(),
-            depends_on: task.links.dependencies().to_vec(),
-            on_dependency_loss: task.links.loss(),
+            depends_on: task.links().dependencies().to_vec(),
+            on_dependency_loss: task.links().loss(),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::{
         Backoff, ErrorRules, Escalation, Exit, GiveUp, HealthRole, RestartIntensity, RestartPolicy,
         StallAction, TaskOutput, exit_of,
     },
-    run::{Begin, Rules, Run, SpanDetails, SpanMade},
+    run::{Begin, Ended, Rules, Run, SpanDetails, SpanMade},
 };
 
 /// The default grace of a task after a stop request: 10 s.
@@ -62,16 +62,6 @@ pub(crate) trait Factory: Send + Sync + 'static {
     fn into_body(self: Arc<Self>) -> Arc<dyn Body>;
 }
 
-impl<F: Factory> Body for F {
-    fn live(self: Arc<Self>, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
-        live_once(self, life)
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-}
-
 /// A factory, which may end a run at once, and how a run ended by what its future returned.
 struct Erased<F, C>(F, C);
 
@@ -82,11 +72,40 @@ where
     C: Fn(&Fut::Output, Option<&ErrorRules>) -> Exit + Copy + Send + Sync + 'static,
 {
     fn make(self: Arc<Self>, context: TaskContext, rules: Option<Arc<ErrorRules>>) -> Work {
-        Box::pin(Made { rules, exit: self.1, making: Making::Call { factory: self, context } })
+        Box::pin(self.made(context, rules))
     }
 
     fn into_body(self: Arc<Self>) -> Arc<dyn Body> {
         self
+    }
+}
+
+impl<F, Fut, C> Body for Erased<F, C>
+where
+    F: Fn(TaskContext) -> Result<Fut, Exit> + Send + Sync + 'static,
+    Fut: Future + Send + 'static,
+    C: Fn(&Fut::Output, Option<&ErrorRules>) -> Exit + Copy + Send + Sync + 'static,
+{
+    fn live(self: Arc<Self>, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
+        if life.ready_by.is_some() {
+            return live_by_factory(self, life);
+        }
+        // The work and the run around it are one allocation.
+        let rules = life.supervised.rules().cloned();
+        live_once(self.made(life.context.clone(), rules), life)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl<F, C> Erased<F, C> {
+    fn made<Fut>(self: Arc<Self>, context: TaskContext, rules: Option<Arc<ErrorRules>>) -> Made<F, Fut, C>
+    where
+        C: Copy,
+    {
+        Made { rules, exit: self.1, making: Making::Call { factory: self, context } }
     }
 }
 
@@ -158,10 +177,21 @@ where
     }
 }
 
+/// The life of a task that is one closure, by a factory of any kind.
+pub(crate) fn live_by_factory(
+    factory: Arc<dyn Factory>,
+    life: Life,
+) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
+    let rules = life.supervised.rules().cloned();
+    let work = life.until_ready(factory.make(life.context.clone(), rules));
+    live_once(work, life)
+}
+
 /// The life of a task that is one closure: its one run.
-fn live_once(factory: Arc<dyn Factory>, mut life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
-    let supervised = life.supervised.clone();
-    let work = life.until_ready(factory.make(life.context.clone(), supervised.rules.clone()));
+fn live_once<W>(work: W, mut life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>>
+where
+    W: Future<Output = Exit> + Send + 'static,
+{
     let mut details = SpanDetails {
         generation: Some(life.context.generation()),
         term: life.context.pass().map(Pass::term),
@@ -170,8 +200,8 @@ fn live_once(factory: Arc<dyn Factory>, mut life: Life) -> Pin<Box<dyn Future<Ou
     };
     let begin = Begin {
         recorder: life.shared.recorder.clone(),
-        task: supervised.task.clone(),
-        timeout: supervised.spec.run_timeout,
+        task: life.supervised.task.clone(),
+        timeout: life.supervised.spec.run_timeout,
         error_rules: None,
         polls: life.shared.recorder.polls(),
         span: SpanMade::AtOnce(&mut details),
@@ -180,13 +210,13 @@ fn live_once(factory: Arc<dyn Factory>, mut life: Life) -> Pin<Box<dyn Future<Ou
 }
 
 pin_project_lite::pin_project! {
-    struct Once {
+    struct Once<R> {
         #[pin]
-        run: Run<Work, fn(&Exit, Rules<'_>) -> Exit, ()>,
+        run: R,
     }
 }
 
-impl Future for Once {
+impl<R: Future<Output = Ended<Exit>>> Future for Once<R> {
     type Output = LifeEnd;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<LifeEnd> {

@@ -5,6 +5,7 @@
 use std::{
     any::Any,
     future::Future,
+    ops::Deref,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError, Weak,
@@ -35,24 +36,18 @@ use crate::{
     },
     policy::{ErrorRules, Exit},
     read::{HealthStatus, Live},
-    run::{Contained, Task, catch},
+    run::{Contained, Task},
     watchdog,
 };
 
 pub(crate) struct Supervised {
     pub(crate) task: Arc<Task>,
-    pub(crate) spec: Arc<TaskSpec>,
+    pub(crate) spec: Arc<ManagedSpec>,
     pub(crate) body: Contained<Arc<dyn Body>>,
-    /// The rules that classify and name its errors; `None` without rules.
-    pub(crate) rules: Option<Arc<ErrorRules>>,
-    pub(crate) links: Links,
     pub(crate) signals: Signals,
     orders: OrderSlot,
     /// The tracker's entry of its driver.
     pub(crate) place: DriverPlace,
-    manager: Weak<Shared>,
-    /// The span in which it was registered.
-    pub(crate) registered_in: Option<Arc<SpanContext>>,
     pub(crate) seldom: Seldom,
     /// The last check of health: nanoseconds since the manager was made, plus one, times four, plus the number of
     /// the status. It is 0 before the first check. Written by the monitor alone.
@@ -75,6 +70,26 @@ pub(crate) struct Supervised {
     runtime_gone: AtomicBool,
     /// True if its driver was dropped with its runtime, alive, and before a shutdown, which reports it then.
     lost: AtomicBool,
+}
+
+/// The settings of tasks with equal settings, and their manager.
+pub(crate) struct ManagedSpec {
+    spec: TaskSpec,
+    manager: Weak<Shared>,
+}
+
+impl ManagedSpec {
+    pub(crate) fn new(spec: TaskSpec, manager: &Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self { spec, manager: Arc::downgrade(manager) })
+    }
+}
+
+impl Deref for ManagedSpec {
+    type Target = TaskSpec;
+
+    fn deref(&self) -> &TaskSpec {
+        &self.spec
+    }
 }
 
 /// The living part of a task: one run of a closure, or the runs of a loop.
@@ -173,33 +188,23 @@ pub(crate) async fn until_gone(shared: &Arc<Shared>, task: &Arc<Supervised>) {
     }
 }
 
-impl Drop for Supervised {
-    fn drop(&mut self) {
-        // The rules are the user's functions: as its body.
-        let rules = self.rules.take();
-        let _ = catch(false, move || drop(rules));
-    }
-}
-
 impl Supervised {
     pub(crate) fn new(
         task: Arc<Task>,
         Registration { spec, body, rules, links, .. }: Registration,
         registered_in: Option<Arc<SpanContext>>,
-        shared: &Arc<Shared>,
+        place: DriverPlace,
     ) -> Arc<Self> {
+        let has_limit = spec.heartbeat_timeout.is_some() || spec.poll_timeout.is_some();
+        let signals = Signals::new(Instant::now(), has_limit);
         let supervised = Arc::new(Self {
             task,
             spec,
             body: Contained::new(body),
-            rules,
-            links,
-            signals: Signals::new(Instant::now()),
+            signals,
             orders: OrderSlot::default(),
-            place: shared.tracker.driver_place(),
-            manager: Arc::downgrade(shared),
-            registered_in,
-            seldom: Seldom::default(),
+            place,
+            seldom: Seldom::new(links, rules, registered_in),
             checked: AtomicU64::new(0),
             owns_name: Mutex::new(true),
             state: AtomicU8::new(TaskState::Waiting as u8),
@@ -215,18 +220,32 @@ impl Supervised {
         supervised
     }
 
+    pub(crate) fn links(&self) -> &Links {
+        self.seldom.links()
+    }
+
+    /// Returns the rules that classify and name its errors; `None` without rules.
+    pub(crate) fn rules(&self) -> Option<&Arc<ErrorRules>> {
+        self.seldom.rules()
+    }
+
+    /// Returns the span in which it was registered, if there was one.
+    pub(super) fn registered_in(&self) -> Option<&SpanContext> {
+        self.seldom.registered_in()
+    }
+
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.task.identity.name
     }
 
     /// Returns true if the snapshot of its name lacks facts that its cell does not have.
     pub(crate) fn completes(&self) -> bool {
-        !self.links.is_empty() || self.body.gated().is_some()
+        !self.links().is_empty() || self.body.gated().is_some()
     }
 
     /// Adds the facts that its cell does not have: its dependencies, the tasks that it waits for, and its gate.
     pub(crate) fn complete(&self, snapshot: &mut TaskSnapshot) {
-        snapshot.depends_on = self.links.dependencies().to_vec();
+        snapshot.depends_on = self.links().dependencies().to_vec();
         snapshot.waits_for = self.waits_for();
         snapshot.gate = self.body.gated().map(|gated| Box::new(gated.snapshot()));
     }
@@ -241,7 +260,7 @@ impl Supervised {
 
     /// An order of a person's, which overtakes what waits for the runtime.
     pub(crate) fn command(self: &Arc<Self>, order: Order) {
-        self.orders.leave(order, |waker| match self.manager.upgrade() {
+        self.orders.leave(order, |waker| match self.spec.manager.upgrade() {
             Some(shared) => shared.overtake(Errand::Wake(waker)),
             None => waker.wake(),
         });
@@ -252,7 +271,7 @@ impl Supervised {
     fn bring_driver(&self, bring: impl FnOnce(&Arc<Shared>)) {
         // Until the first order there is nothing to do: a task that waits for its start costs no poll.
         if !self.driven.load(SeqCst) && !self.driven.swap(true, SeqCst) {
-            if let Some(shared) = self.manager.upgrade() {
+            if let Some(shared) = self.spec.manager.upgrade() {
                 bring(&shared);
             }
         }
@@ -279,7 +298,7 @@ impl Supervised {
         if order == Some(Order::Kill) {
             return Some(true);
         }
-        let shared = self.manager.upgrade()?;
+        let shared = self.spec.manager.upgrade()?;
         if shared.tracker.is_staged() {
             return self.is_called().then_some(true);
         }
@@ -323,7 +342,7 @@ impl Supervised {
             token.cancel();
         }
         if owns && ends_owned && !self.place.owned.is_asked() {
-            if let Some(shared) = self.manager.upgrade() {
+            if let Some(shared) = self.spec.manager.upgrade() {
                 shared.tracker.ask_owned(self).tokens.iter().for_each(CancellationToken::cancel);
             }
         }
@@ -335,20 +354,18 @@ impl Supervised {
     }
 
     /// Sets the state, and shows it under its name as long as the name is its own. Called by the driver alone.
-    pub(crate) fn set_state(&self, state: TaskState) {
+    pub(crate) fn set_state(&self, state: TaskState, shared: &Shared) {
         let before = self.state.swap(state as u8, SeqCst);
         let is_held = state.is_held();
         if is_held != TaskState::ALL[usize::from(before)].is_held() {
-            if let Some(shared) = self.manager.upgrade() {
-                if is_held {
-                    shared.held.fetch_add(1, SeqCst)
-                } else {
-                    shared.held.fetch_sub(1, SeqCst)
-                };
-            }
+            if is_held {
+                shared.held.fetch_add(1, SeqCst)
+            } else {
+                shared.held.fetch_sub(1, SeqCst)
+            };
         }
         // Before the lock is taken: the clock may be the user's.
-        let now = self.wall_clock();
+        let now = shared.settings.wall_clock.now();
         let owns_name = self.owns_name.lock().unwrap_or_else(PoisonError::into_inner);
         if *owns_name {
             self.task.cell.set_state(Some(state), now);
@@ -357,12 +374,12 @@ impl Supervised {
 
     /// Returns the manager, unless it is gone.
     pub(crate) fn manager(&self) -> Option<Arc<Shared>> {
-        self.manager.upgrade()
+        self.spec.manager.upgrade()
     }
 
     /// Reads the manager's wall clock, or the system's if the manager is gone.
     pub(crate) fn wall_clock(&self) -> SystemTime {
-        self.manager.upgrade().map_or_else(SystemTime::now, |shared| shared.settings.wall_clock.now())
+        self.spec.manager.upgrade().map_or_else(SystemTime::now, |shared| shared.settings.wall_clock.now())
     }
 
     pub(crate) fn state(&self) -> TaskState {
@@ -372,7 +389,7 @@ impl Supervised {
     /// Sets the bond of the current life; `None` without a life. Called by the driver alone.
     pub(crate) fn set_bond(&self, bond: Option<Bond>) {
         self.up.store(bond.is_some(), SeqCst);
-        self.links.set_bond(bond);
+        self.links().set_bond(bond);
     }
 
     /// Returns true if a life exists.
@@ -382,7 +399,7 @@ impl Supervised {
 
     /// Returns true if a life exists that is older than the group's epoch.
     pub(crate) fn is_out_of_date(&self, epoch: u64) -> bool {
-        self.is_up() && self.links.known_epoch() < epoch
+        self.is_up() && self.links().known_epoch() < epoch
     }
 
     /// Returns true if it does its work, or has finished it.
@@ -403,15 +420,15 @@ impl Supervised {
 
     /// Returns the names of the tasks that it waits for.
     fn waits_for(&self) -> Vec<Arc<str>> {
-        if self.state() != TaskState::Waiting || self.links.is_empty() || !self.is_driven() {
+        if self.state() != TaskState::Waiting || self.links().is_empty() || !self.is_driven() {
             return Vec::new();
         }
-        self.manager.upgrade().map(|shared| shared.waits_for(self)).unwrap_or_default()
+        self.spec.manager.upgrade().map(|shared| shared.waits_for(self)).unwrap_or_default()
     }
 
     /// Returns one of the tasks that it waits for, and its state. A failed task precedes the others.
     fn held_by(&self) -> Option<(Arc<str>, Option<TaskState>)> {
-        let shared = self.manager.upgrade()?;
+        let shared = self.spec.manager.upgrade()?;
         let state = |name: Arc<str>| {
             let state = shared.supervised(&name).map(|task| task.state());
             (name, state)
@@ -489,7 +506,7 @@ impl Supervised {
     /// The time that it has gone without a sign of life, if that is longer than it promised, and what it promised.
     fn stalled_for(&self) -> Option<(Duration, Duration)> {
         let limit = self.spec.heartbeat_timeout.filter(|_| self.must_beat())?;
-        let silent_for = self.signals.last_beat().elapsed();
+        let silent_for = self.signals.last_beat()?.elapsed();
         (silent_for >= limit).then_some((silent_for, limit))
     }
 
@@ -497,11 +514,11 @@ impl Supervised {
     /// A task that waits for either of them waits too. A restart of the process would help none of them.
     fn has_started(&self) -> bool {
         let waits_for_a_held_task =
-            || self.manager.upgrade().is_some_and(|shared| shared.waits_for_a_held_task(self));
+            || self.spec.manager.upgrade().is_some_and(|shared| shared.waits_for_a_held_task(self));
         self.signals.has_been_ready()
             || self.is_ready()
             || match self.state() {
-                TaskState::Waiting => !self.links.is_empty() && waits_for_a_held_task(),
+                TaskState::Waiting => !self.links().is_empty() && waits_for_a_held_task(),
                 state => state.is_held(),
             }
     }

@@ -23,6 +23,7 @@ use crate::{
         million::Loaded,
         poll::yields,
         spawn::{self, NAME, as_built, direct},
+        supervised,
     },
 };
 
@@ -61,6 +62,7 @@ impl Operation {
 const SPAWNS: (usize, usize) = (1_000, 3_000);
 const POLLS: (usize, usize) = (10_000, 30_000);
 const ITERATIONS: (usize, usize) = (1_000, 3_000);
+const REGISTERED: (usize, usize) = (1_000, 3_000);
 /// So many that what differs in the loading before, by the keys of hash maps, is nothing beside them.
 const SWEEPS: (usize, usize) = (10, 210);
 const COLLECTIONS: (usize, usize) = (4, 12);
@@ -89,6 +91,18 @@ pub const ALL: &[Operation] = &[
     }),
     Operation::ours("wake-up of a registered task", POLLS, |times| wake_ups(times, None)),
     Operation::ours("wake-up of a task with a gate", POLLS, |times| wake_ups(times, Some(Open))),
+    Operation::ours("start of a registered task", REGISTERED, |times| {
+        Box::pin(async move { std::mem::forget(supervised::started(times).await) })
+    }),
+    Operation::ours("stop of a registered task", REGISTERED, |times| {
+        Box::pin(async move {
+            // Both processes start as many tasks in total.
+            let stopped = supervised::started(times).await;
+            let others = supervised::started(REGISTERED.0 + REGISTERED.1 - times).await;
+            supervised::stopped(stopped).await;
+            std::mem::forget(others);
+        })
+    }),
     Operation::theirs("iteration bare", ITERATIONS, |times| {
         Box::pin(async move {
             let _ = iteration::bare(Counted::new(times)).await;
