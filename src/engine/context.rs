@@ -183,6 +183,17 @@ impl TaskContext {
         self.parts.stop.ask();
     }
 
+    /// Returns true if the life was requested to stop. Cheaper than [`is_cancelled`](Self::is_cancelled), and the same for a life that is polled
+    /// with no [signal](Supervised::has_signal) waiting: its driver receives each signal before it polls the life.
+    pub(crate) fn is_asked_to_stop(&self) -> bool {
+        self.parts.stop.is_asked()
+    }
+
+    /// Returns the token of the life, if somebody holds it and may cancel it.
+    pub(crate) fn held_token(&self) -> Option<&CancellationToken> {
+        self.parts.stop.token.get()
+    }
+
     /// Returns true if the life may have seen that it is to stop, before its driver has requested it.
     pub(crate) fn was_early(&self) -> bool {
         let stop = &self.parts.stop;

@@ -7,14 +7,16 @@
 //! 4. The account of what was due is the life's own. It is given back when the life ends, however that happens.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
     time::{Duration, SystemTime},
 };
 
 use opentelemetry::trace::SpanContext;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::{
     cell::SkipReason,
@@ -77,6 +79,8 @@ struct LoopLife {
     /// For the first iteration, which takes them all.
     links: Vec<SpanContext>,
     delays: DelaySeries,
+    /// The wait for the token of the life, if somebody holds it.
+    token: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 /// Lives once. Not an `async fn`, which would keep room for what it was called with.
@@ -107,8 +111,11 @@ pub(super) fn live(parts: Arc<Parts>, mut life: Life) -> impl Future<Output = Li
             tokio::task::yield_now().await;
         }
         let mut life = LoopLife::begin(living, alive.schedule.clone(), links);
-        while let Some(event) = life.next().await {
-            life.handle(event);
+        {
+            let mut timer = pin!(None);
+            while let Some(event) = life.next(timer.as_mut()).await {
+                life.handle(event);
+            }
         }
         life.close();
         if let Some(hook) = &life.living.parts.after_loop {
@@ -143,19 +150,25 @@ impl LoopLife {
             told_empty: None,
             links,
             delays: DelaySeries::default(),
+            token: None,
             living,
         };
         life.left_out(left);
         // A hook, or somebody while it ran, may have asked for something.
-        life.changed(false);
+        life.changed(None);
         life
     }
 
     /// Reads both clocks.
     fn now(&mut self) -> Now {
+        self.now_at(Instant::now())
+    }
+
+    /// Reads the wall clock; the other was read a moment ago.
+    fn now_at(&mut self, at: Instant) -> Now {
         let living = &self.living;
         let wall = living.life.shared.settings.wall_clock.now();
-        self.read = Now { steady: self.steady(Instant::now()), wall };
+        self.read = Now { steady: self.steady(at), wall };
         let missed = self.course.look(self.read, &*living.life.shared.settings.random);
         self.skipped(SkipReason::Missed, missed);
         self.read
@@ -182,7 +195,7 @@ impl LoopLife {
     }
 
     /// Waits for what happens next; `None` where nothing will.
-    async fn next(&mut self) -> Option<Event> {
+    async fn next(&mut self, mut timer: Pin<&mut Option<Sleep>>) -> Option<Event> {
         let over = self.ending.is_some() || self.is_exhausted();
         if over && self.running.is_empty() {
             // What came in between is seen to first.
@@ -194,27 +207,29 @@ impl LoopLife {
         self.tell_empty();
         let waits_for = self.course.wakes().filter(|_| waits);
         if !self.running.is_empty() && !self.living.parts.overlap.is_watched() {
+            if timer.as_ref().as_pin_ref().is_some_and(|timer| !timer.is_elapsed()) {
+                timer.set(None);
+            }
             // Whatever is asked for meanwhile is seen to when it has ended.
-            return Some(Event::Settled(settled(&mut self.running).await));
+            return Some(Event::Settled(poll_fn(|cx| poll_settled(&mut self.running, cx)).await));
         }
-        let living = self.living.clone();
-        let clock = &living.life.shared.settings.wall_clock;
         loop {
-            let wake = match waits_for {
-                None => None,
-                Some(Moment::Steady(at)) => Some(later(self.origin, at.saturating_sub(Now::ORIGIN))),
+            if self.is_to_stop() {
+                return Some(Event::Stop);
+            }
+            match waits_for {
+                None => timer.set(None),
+                Some(Moment::Steady(at)) => {
+                    set(timer.as_mut(), later(self.origin, at.saturating_sub(Now::ORIGIN)));
+                }
                 // In bounded steps: the clock may be set, and the process suspended, meanwhile.
                 Some(due @ Moment::Wall(_)) => {
-                    Some(later(Instant::now(), due.ahead(self.now()).min(clock.step)))
+                    let step = self.living.life.shared.settings.wall_clock.step;
+                    set(timer.as_mut(), later(Instant::now(), due.ahead(self.now()).min(step)));
                 }
-            };
-            let running = &mut self.running;
-            tokio::select! {
-                biased;
-                () = living.life.context.cancelled(), if self.ending.is_none() => return Some(Event::Stop),
-                () = living.parts.control.changed() => return Some(Event::Changed),
-                settled = settled(running), if !running.is_empty() => return Some(Event::Settled(settled)),
-                () = sleep_until(wake.unwrap_or(self.origin)), if wake.is_some() => {}
+            }
+            if let Some(event) = poll_fn(|cx| self.poll_event(timer.as_mut(), cx)).await {
+                return Some(event);
             }
             let now = self.now();
             match self.course.wakes() {
@@ -225,10 +240,50 @@ impl LoopLife {
         }
     }
 
+    /// Returns true if a stop came during the current poll: its driver has not yet received it.
+    fn is_to_stop(&self) -> bool {
+        let Life { supervised, context, .. } = &self.living.life;
+        self.ending.is_none()
+            && (supervised.has_signal() || context.pass().is_some())
+            && context.is_cancelled()
+    }
+
+    /// Polls for the next event; `None` if the timer has fired. The driver polls this after each order and each change, so neither needs a waker
+    /// here.
+    fn poll_event(&mut self, timer: Pin<&mut Option<Sleep>>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        if self.ending.is_none() && self.poll_stop(cx).is_ready() {
+            return Poll::Ready(Some(Event::Stop));
+        }
+        if self.living.parts.control.take_changed() {
+            return Poll::Ready(Some(Event::Changed));
+        }
+        if let Poll::Ready(settled) = poll_settled(&mut self.running, cx) {
+            return Poll::Ready(Some(Event::Settled(settled)));
+        }
+        match timer.as_pin_mut() {
+            Some(sleep) => sleep.poll(cx).map(|()| None),
+            None => Poll::Pending,
+        }
+    }
+
+    fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let context = &self.living.life.context;
+        if context.is_asked_to_stop() {
+            return Poll::Ready(());
+        }
+        match (&mut self.token, context.held_token()) {
+            (None, None) => Poll::Pending,
+            (waits, Some(token)) => {
+                waits.get_or_insert_with(|| Box::pin(token.clone().cancelled_owned())).as_mut().poll(cx)
+            }
+            (Some(waits), None) => waits.as_mut().poll(cx),
+        }
+    }
+
     fn handle(&mut self, event: Event) {
         match event {
             Event::Stop => self.ends(Ending::Stop, Instant::now()),
-            Event::Changed => self.changed(false),
+            Event::Changed => self.changed(None),
             Event::Settled(settled) => self.settled(settled),
             Event::Due => self.due(),
         }
@@ -243,10 +298,11 @@ impl LoopLife {
         drop(unheard);
     }
 
-    /// Does what a handle has asked for; `settling` where an iteration has just ended.
-    fn changed(&mut self, settling: bool) {
+    /// Does what a handle has asked for; `settled_at` where an iteration has just ended.
+    fn changed(&mut self, settled_at: Option<Instant>) {
         let living = self.living.clone();
-        let now = self.now();
+        let settling = settled_at.is_some();
+        let now = self.now_at(settled_at.unwrap_or_else(Instant::now));
         let (stop, manual, wishes) = {
             let mut state = living.parts.control.state();
             if settling {
@@ -326,7 +382,9 @@ impl LoopLife {
         self.begun += 1;
         living.parts.control.state().iteration = self.begun;
         let links = std::mem::take(&mut self.links);
-        self.running.push(living.begin(self.begun, cause, links, &mut self.delays));
+        // The clock was read a moment ago.
+        let began = later(self.origin, self.read.steady.saturating_sub(Now::ORIGIN));
+        self.running.push(living.begin((self.begun, began), cause, links, &mut self.delays));
     }
 
     fn due(&mut self) {
@@ -337,7 +395,7 @@ impl LoopLife {
         let place = control.state().take_place(matches!(living.parts.overlap, OverlapPolicy::Allow(_)));
         match place {
             Place::Taken => {}
-            Place::Waits => return self.changed(false),
+            Place::Waits => return self.changed(None),
             Place::None => {
                 let passed = self.course.overlap(now);
                 self.skipped(SkipReason::Overlapped, passed);
@@ -381,7 +439,7 @@ impl LoopLife {
             self.ends(Ending::Failed, Instant::now());
         }
         // What a handle has changed meanwhile holds from when it did.
-        self.changed(true);
+        self.changed(Some(settled.at));
         if let Some((awaits, outcome)) = settled.reply.map(|reply| *reply) {
             // Nobody need wait for it.
             let _ = awaits.send(outcome);
@@ -505,16 +563,22 @@ impl Drop for LoopLife {
     }
 }
 
-/// Waits for the first of the iterations that ends. There are few, and each is polled.
-async fn settled(running: &mut Vec<Iteration>) -> Settled {
-    poll_fn(|cx| {
-        for index in 0..running.len() {
-            if let Poll::Ready(settled) = running[index].as_mut().poll(cx) {
-                drop(running.remove(index));
-                return Poll::Ready(settled);
-            }
+/// Polls for the first of the iterations that ends. There are few, and each is polled.
+fn poll_settled(running: &mut Vec<Iteration>, cx: &mut Context<'_>) -> Poll<Settled> {
+    for index in 0..running.len() {
+        if let Poll::Ready(settled) = running[index].as_mut().poll(cx) {
+            drop(running.remove(index));
+            return Poll::Ready(settled);
         }
-        Poll::Pending
-    })
-    .await
+    }
+    Poll::Pending
+}
+
+/// Sets a timer, which is kept from one wait to the next.
+fn set(mut timer: Pin<&mut Option<Sleep>>, due: Instant) {
+    match timer.as_mut().as_pin_mut() {
+        Some(sleep) if sleep.deadline() == due => {}
+        Some(sleep) => sleep.reset(due),
+        None => timer.set(Some(sleep_until(due))),
+    }
 }
