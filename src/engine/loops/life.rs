@@ -48,7 +48,8 @@ enum Ending {
 enum Event {
     Stop,
     Changed,
-    Settled(Settled),
+    /// An iteration has ended, which was seen to.
+    Settled,
     Due,
 }
 
@@ -211,7 +212,8 @@ impl LoopLife {
                 timer.set(None);
             }
             // Whatever is asked for meanwhile is seen to when it has ended.
-            return Some(Event::Settled(poll_fn(|cx| poll_settled(&mut self.running, cx)).await));
+            poll_fn(|cx| self.poll_settled(cx)).await;
+            return Some(Event::Settled);
         }
         loop {
             if self.is_to_stop() {
@@ -257,13 +259,25 @@ impl LoopLife {
         if self.living.parts.control.take_changed() {
             return Poll::Ready(Some(Event::Changed));
         }
-        if let Poll::Ready(settled) = poll_settled(&mut self.running, cx) {
-            return Poll::Ready(Some(Event::Settled(settled)));
+        if self.poll_settled(cx).is_ready() {
+            return Poll::Ready(Some(Event::Settled));
         }
         match timer.as_pin_mut() {
             Some(sleep) => sleep.poll(cx).map(|()| None),
             None => Poll::Pending,
         }
+    }
+
+    /// Polls the iterations until one of them ends, and sees to that. There are few, and each is polled.
+    fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        for index in 0..self.running.len() {
+            if let Poll::Ready(settled) = self.running[index].as_mut().poll(cx) {
+                drop(self.running.remove(index));
+                self.settled(settled);
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
     }
 
     fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -284,7 +298,7 @@ impl LoopLife {
         match event {
             Event::Stop => self.ends(Ending::Stop, Instant::now()),
             Event::Changed => self.changed(None),
-            Event::Settled(settled) => self.settled(settled),
+            Event::Settled => {}
             Event::Due => self.due(),
         }
     }
@@ -561,17 +575,6 @@ impl Drop for LoopLife {
         // A life that is dropped before its end.
         self.close();
     }
-}
-
-/// Polls for the first of the iterations that ends. There are few, and each is polled.
-fn poll_settled(running: &mut Vec<Iteration>, cx: &mut Context<'_>) -> Poll<Settled> {
-    for index in 0..running.len() {
-        if let Poll::Ready(settled) = running[index].as_mut().poll(cx) {
-            drop(running.remove(index));
-            return Poll::Ready(settled);
-        }
-    }
-    Poll::Pending
 }
 
 /// Sets a timer, which is kept from one wait to the next.
