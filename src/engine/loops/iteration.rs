@@ -58,7 +58,7 @@ pub(super) struct Settled {
     pub(super) reply: Option<Box<(Awaits, LoopOutcome)>>,
 }
 
-pub(super) type Iteration = Pin<Box<dyn Future<Output = Settled> + Send>>;
+pub(super) type Iteration<'a> = Pin<Box<dyn Future<Output = Settled> + Send + 'a>>;
 
 impl Living {
     /// Continues after the last iteration of the lease's last holder.
@@ -79,40 +79,38 @@ impl Living {
     }
 
     /// Begins a due or requested iteration. Behind a gate, a due iteration is claimed first.
-    pub(super) fn begin(
-        self: &Arc<Self>,
+    pub(super) fn begin<'a>(
+        self: &'a Arc<Self>,
         (iteration, began): (u64, Instant),
         cause: Cause,
         links: Vec<SpanContext>,
         delays: &mut DelaySeries,
-    ) -> Iteration {
+    ) -> Iteration<'a> {
         match (cause, self.life.context.pass()) {
-            (Cause::Due(begins), Some(pass)) => {
-                Box::pin(self.clone().claim(iteration, begins, links, pass.clone()))
-            }
+            (Cause::Due(begins), Some(pass)) => Box::pin(self.claim(iteration, begins, links, pass)),
             (cause, _) => self.run((iteration, began), cause, links, delays),
         }
     }
 
     /// Runs an iteration if its due time is this holder's.
     async fn claim(
-        self: Arc<Self>,
+        self: &Arc<Self>,
         iteration: u64,
         begins: Begins,
         links: Vec<SpanContext>,
-        pass: Pass,
+        pass: &Pass,
     ) -> Settled {
         let skipped = || {
             let at = Instant::now();
             Settled { exit: Exit::Success, span_context: None, at, goes_on: true, reply: None }
         };
         let Some(gated) = self.life.supervised.body.gated() else { return skipped() };
-        match self.at_gate(gated, gated.gate().begin(&pass, begins.due)).await {
+        match self.at_gate(gated, gated.gate().begin(pass, begins.due)).await {
             None | Some(Claim::Done) => skipped(),
             Some(Claim::Won) => {
                 let begun = (iteration, Instant::now());
                 let settled = self.run(begun, Cause::Due(begins), links, &mut DelaySeries::default()).await;
-                self.at_gate(gated, gated.gate().end(&pass, begins.due, settled.exit.kind())).await;
+                self.at_gate(gated, gated.gate().end(pass, begins.due, settled.exit.kind())).await;
                 Settled { at: Instant::now(), ..settled }
             }
             Some(Claim::Lost) => {
@@ -140,13 +138,13 @@ impl Living {
         }
     }
 
-    fn run(
-        self: &Arc<Self>,
+    fn run<'a>(
+        self: &'a Arc<Self>,
         (iteration, began): (u64, Instant),
         cause: Cause,
         links: Vec<SpanContext>,
         delays: &mut DelaySeries,
-    ) -> Iteration {
+    ) -> Iteration<'a> {
         let (begins, awaits) = match cause {
             Cause::Due(begins) => (Some(begins), None),
             Cause::Asked(awaits) => (None, Some(awaits)),
@@ -180,8 +178,7 @@ impl Living {
         };
         let exit_of: ExitOf = |exit, _| exit.clone();
         let run = Run::begun_at(began, begin, self.life.until_ready(work), exit_of, ());
-        let living = self.clone();
-        Box::pin(Underway { living, iteration, began, begins, awaits, run: Some(run), hooks: None })
+        Box::pin(Underway { living: self, iteration, began, begins, awaits, run: Some(run), hooks: None })
     }
 
     fn work(&self, context: TaskContext) -> Work {
@@ -288,7 +285,7 @@ impl Living {
     }
 
     /// Calls the hooks after an iteration.
-    async fn after(self: Arc<Self>, outcome: LoopOutcome, settled: Settled) -> Settled {
+    async fn after(&self, outcome: LoopOutcome, settled: Settled) -> Settled {
         let failed = outcome.exit.error_type().is_some();
         if let Some(hook) = &self.parts.after_iteration {
             self.hook("after_iteration", hook(outcome.clone())).await;
@@ -344,8 +341,8 @@ type ExitOf = fn(&Exit, Rules<'_>) -> Exit;
 
 pin_project_lite::pin_project! {
     /// An iteration under way: its run, and then the hooks after it. Not an `async` block, which would move the run once more.
-    struct Underway {
-        living: Arc<Living>,
+    struct Underway<'a> {
+        living: &'a Living,
         iteration: u64,
         began: Instant,
         begins: Option<Begins>,
@@ -353,10 +350,10 @@ pin_project_lite::pin_project! {
         // `None` once its end is reported.
         #[pin]
         run: Option<Run<Work, ExitOf, ()>>,
-        hooks: Option<Iteration>,
+        hooks: Option<Iteration<'a>>,
     }
 
-    impl PinnedDrop for Underway {
+    impl<'a> PinnedDrop for Underway<'a> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             if this.run.is_some() {
@@ -368,7 +365,7 @@ pin_project_lite::pin_project! {
     }
 }
 
-impl Future for Underway {
+impl Future for Underway<'_> {
     type Output = Settled;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Settled> {
@@ -379,7 +376,7 @@ impl Future for Underway {
         let Some(run) = this.run.as_mut().as_pin_mut() else { return Poll::Pending };
         let Ended { exit, span_context, at, .. } = ready!(run.poll(cx));
         this.run.set(None);
-        let (living, iteration, began) = (&*this.living, *this.iteration, *this.began);
+        let (living, iteration, began) = (*this.living, *this.iteration, *this.began);
         living.tell_failed(&exit, span_context.as_ref());
         living.tell_exited(iteration, began, &exit, at);
         let due = this.begins.map(|begins| begins.due);
@@ -397,7 +394,7 @@ impl Future for Underway {
         }
         let outcome = outcome(&exit);
         let settled = Settled { exit, span_context, at, goes_on, reply };
-        this.hooks.insert(Box::pin(this.living.clone().after(outcome, settled))).as_mut().poll(cx)
+        this.hooks.insert(Box::pin(living.after(outcome, settled))).as_mut().poll(cx)
     }
 }
 

@@ -34,6 +34,9 @@ use crate::{
     timetable::{Course, LeftOut, Moment, Now, OverlapPolicy, Schedule},
 };
 
+/// The time after which a loop on the monotonic clock reads the wall clock again.
+const SHORT: Duration = Duration::from_secs(1);
+
 /// The reason why no further iteration begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ending {
@@ -53,8 +56,16 @@ enum Event {
     Due,
 }
 
-struct LoopLife {
-    living: Arc<Living>,
+/// The figures of a loop: the number of the last iteration, the next time, and true if an iteration is known to begin then.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Shown {
+    begun: u64,
+    upcoming: Option<Moment>,
+    is_known: bool,
+}
+
+struct LoopLife<'a> {
+    living: &'a Arc<Living>,
     /// The start of the monotonic clock.
     origin: Instant,
     /// The times of the clocks at the last read.
@@ -62,7 +73,7 @@ struct LoopLife {
     course: Course,
     /// True if no further iteration begins for the time being.
     held: bool,
-    running: Vec<Iteration>,
+    running: Vec<Iteration<'a>>,
     begun: u64,
     /// Those of them that the schedule began: its count is about these.
     counted: u64,
@@ -73,8 +84,8 @@ struct LoopLife {
     closed: bool,
     /// The exit of the last iteration. Boxed: a loop that has not run has none.
     last: Option<Box<(Exit, Option<SpanContext>)>>,
-    /// The figures that were shown last.
-    shown: Option<(Option<Moment>, u64)>,
+    /// The figures that were shown last, but for the distance; `None` if they are to be shown again.
+    shown: Option<Shown>,
     /// Up to when the schedule was said to leave out all of its times.
     told_empty: Option<SystemTime>,
     /// For the first iteration, which takes them all.
@@ -111,7 +122,7 @@ pub(super) fn live(parts: Arc<Parts>, mut life: Life) -> impl Future<Output = Li
             // Earlier requests come first: the driver receives them before it polls the life.
             tokio::task::yield_now().await;
         }
-        let mut life = LoopLife::begin(living, alive.schedule.clone(), links);
+        let mut life = LoopLife::begin(&living, alive.schedule.clone(), links);
         {
             let mut timer = pin!(None);
             while let Some(event) = life.next(timer.as_mut()).await {
@@ -119,17 +130,17 @@ pub(super) fn live(parts: Arc<Parts>, mut life: Life) -> impl Future<Output = Li
             }
         }
         life.close();
-        if let Some(hook) = &life.living.parts.after_loop {
+        if let Some(hook) = &living.parts.after_loop {
             // Boxed, as the other: few have it, and its room would be in each loop.
-            let context = life.living.life.context.clone();
-            Box::pin(life.living.hook("after_loop", hook(context))).await;
+            let context = living.life.context.clone();
+            Box::pin(living.hook("after_loop", hook(context))).await;
         }
         life.end()
     }
 }
 
-impl LoopLife {
-    fn begin(living: Arc<Living>, schedule: Arc<Schedule>, links: Vec<SpanContext>) -> Self {
+impl<'a> LoopLife<'a> {
+    fn begin(living: &'a Arc<Living>, schedule: Arc<Schedule>, links: Vec<SpanContext>) -> Self {
         let origin = Instant::now();
         let settings = &living.life.shared.settings;
         let now = Now { steady: Now::ORIGIN, wall: settings.wall_clock.now() };
@@ -167,11 +178,27 @@ impl LoopLife {
 
     /// Reads the wall clock; the other was read a moment ago.
     fn now_at(&mut self, at: Instant) -> Now {
-        let living = &self.living;
+        let living = self.living;
         let wall = living.life.shared.settings.wall_clock.now();
         self.read = Now { steady: self.steady(at), wall };
         let missed = self.course.look(self.read, &*living.life.shared.settings.random);
         self.skipped(SkipReason::Missed, missed);
+        self.read
+    }
+
+    /// The times of the clocks at the end of an iteration. If it was short, and the schedule follows the monotonic clock alone, the wall clock is
+    /// not read again: it is as much further.
+    fn now_after(&mut self, at: Instant) -> Now {
+        let steady = self.steady(at);
+        let took = steady.saturating_sub(self.read.steady);
+        match self.read.wall.checked_add(took) {
+            Some(wall) if took < SHORT && self.course.is_steady() => self.read = Now { steady, wall },
+            _ => {
+                // The wall clock may have been set.
+                self.shown = None;
+                self.now_at(at);
+            }
+        }
         self.read
     }
 
@@ -314,13 +341,18 @@ impl LoopLife {
 
     /// Does what a handle has asked for; `settled_at` where an iteration has just ended.
     fn changed(&mut self, settled_at: Option<Instant>) {
-        let living = self.living.clone();
         let settling = settled_at.is_some();
-        let now = self.now_at(settled_at.unwrap_or_else(Instant::now));
+        let now = match settled_at {
+            Some(at) => self.now_after(at),
+            None => self.now(),
+        };
         let (stop, manual, wishes) = {
-            let mut state = living.parts.control.state();
+            let mut state = self.living.parts.control.state();
             if settling {
                 state.leave_places(1);
+            }
+            if state.asked.is_none() {
+                return;
             }
             let stop = state.stop_requested();
             let upto = self.ended_at.into_iter().chain(stop).min();
@@ -348,7 +380,7 @@ impl LoopLife {
 
     /// Grants a wish as of the moment at which it was made.
     fn grant(&mut self, wish: Wish, at: Instant, settling: bool, now: Now) {
-        let living = self.living.clone();
+        let living = self.living;
         let random = &*living.life.shared.settings.random;
         let since = self.steady(at);
         let then = now.ago(now.steady.saturating_sub(since));
@@ -363,6 +395,7 @@ impl LoopLife {
                 self.held = held;
             }
             Wish::Schedule(schedule) => {
+                self.shown = None;
                 let is_watched = living.parts.overlap.is_watched() && !schedule.is_delay();
                 let waits = self.waits(settling, is_watched);
                 let left = self.course.change(schedule, since, waits, now, random);
@@ -373,7 +406,7 @@ impl LoopLife {
 
     /// Processes the times that came up to then, during an iteration for which the next one waited, or while the loop was held.
     fn reckon(&mut self, then: Now, waits: bool) {
-        let living = self.living.clone();
+        let living = self.living;
         let random = &*living.life.shared.settings.random;
         if waits && self.course.overlaps() {
             let passed = self.course.follow(self.queues(), then, random);
@@ -392,17 +425,15 @@ impl LoopLife {
     }
 
     fn begin_iteration(&mut self, cause: Cause) {
-        let living = self.living.clone();
         self.begun += 1;
-        living.parts.control.state().iteration = self.begun;
         let links = std::mem::take(&mut self.links);
         // The clock was read a moment ago.
         let began = later(self.origin, self.read.steady.saturating_sub(Now::ORIGIN));
-        self.running.push(living.begin((self.begun, began), cause, links, &mut self.delays));
+        self.running.push(self.living.begin((self.begun, began), cause, links, &mut self.delays));
     }
 
     fn due(&mut self) {
-        let living = self.living.clone();
+        let living = self.living;
         let random = &*living.life.shared.settings.random;
         let now = self.read;
         let control = &living.parts.control;
@@ -476,7 +507,7 @@ impl LoopLife {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
-        let supervised = self.living.life.supervised.clone();
+        let supervised = &self.living.life.supervised;
         let now = Now { steady: self.steady(Instant::now()), wall: supervised.wall_clock() };
         let missed = self.course.look(now, &|| 0.0);
         self.skipped(SkipReason::Missed, missed);
@@ -515,6 +546,9 @@ impl LoopLife {
     /// Says that the schedule leaves out all of its times for a long while.
     fn tell_empty(&mut self) {
         let empty = self.course.looks_at();
+        if empty.is_none() && self.told_empty.is_none() {
+            return;
+        }
         if std::mem::replace(&mut self.told_empty, empty) != empty {
             if let Some(upto) = empty {
                 let Life { shared, supervised, .. } = &self.living.life;
@@ -533,19 +567,22 @@ impl LoopLife {
             supervised.body.gated().is_some_and(|gated| gated.iterations.all_wait(self.running.len()))
         };
         supervised.signals.set_sleeping(sleeps);
-        let shown = (due, self.begun);
+        let now = self.read;
+        let more = self.ending.is_none() && !self.has_counted_all();
+        let upcoming = due.or_else(|| self.course.upcoming(now).filter(|_| more && !self.running.is_empty()));
+        let is_known = !self.held && (due.is_some() || self.course.overlaps());
+        let shown = Shown { begun: self.begun, upcoming, is_known };
         if self.shown == Some(shown) {
             return;
         }
         self.shown = Some(shown);
-        let now = self.read;
-        let more = self.ending.is_none() && !self.has_counted_all();
-        let upcoming = due.or_else(|| self.course.upcoming(now).filter(|_| more && !self.running.is_empty()));
         let upcoming = upcoming.and_then(|moment| moment.on_wall(now));
         // Not under the lock: the schedule may have the user's code in it.
         let distance = self.course.distance();
-        let is_known = !self.held && (due.is_some() || self.course.overlaps());
-        self.living.parts.control.state().next = upcoming.filter(|_| is_known);
+        {
+            let mut state = self.living.parts.control.state();
+            (state.iteration, state.next) = (self.begun, upcoming.filter(|_| is_known));
+        }
         supervised.task.cell.set_schedule(distance, upcoming);
     }
 
@@ -563,7 +600,7 @@ impl LoopLife {
     }
 }
 
-impl Drop for LoopLife {
+impl Drop for LoopLife<'_> {
     fn drop(&mut self) {
         // The schedule may have the user's code in it, and that may be what panics.
         if std::thread::panicking() {
