@@ -2,7 +2,10 @@
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    atomic::{
+        AtomicBool, AtomicU64,
+        Ordering::{Acquire, Release, SeqCst},
+    },
 };
 
 use tokio::time::Instant;
@@ -61,7 +64,7 @@ impl Signals {
         let mut beat = self.beat();
         // Under the lock: a reported stall belongs to the generation of its sign of life.
         let generation = self.generation.fetch_add(1, SeqCst) + 1;
-        self.sleeping.store(false, SeqCst);
+        self.sleeping.store(false, Release);
         beat.last = now;
         generation
     }
@@ -89,11 +92,12 @@ impl Signals {
     }
 
     pub(crate) fn set_sleeping(&self, sleeping: bool) {
-        self.sleeping.store(sleeping, SeqCst);
+        // Release: pairs with `is_sleeping`. A loop that is seen awake has its heartbeat of this iteration.
+        self.sleeping.store(sleeping, Release);
     }
 
     pub(crate) fn is_sleeping(&self) -> bool {
-        self.sleeping.load(SeqCst)
+        self.sleeping.load(Acquire)
     }
 
     pub(crate) fn last_beat(&self) -> Instant {
