@@ -7,6 +7,9 @@
 #[cfg(not(all(test, otel_tasks_loom)))]
 pub(crate) use std::sync::{Mutex, MutexGuard, OnceLock, RwLock, atomic};
 
+#[cfg(not(all(test, otel_tasks_loom)))]
+pub(crate) use once_cell::race::OnceBox;
+
 #[cfg(all(test, otel_tasks_loom))]
 pub(crate) use loom::sync::{Mutex, MutexGuard, RwLock, atomic};
 
@@ -35,6 +38,29 @@ impl<T> OnceLock<T> {
         let mut set = lock(&self.set);
         *set = true;
         self.value.get_or_init(init)
+    }
+}
+
+/// The `OnceBox` of once_cell, of which loom sees the same as of [`OnceLock`].
+#[cfg(all(test, otel_tasks_loom))]
+#[derive(Debug)]
+pub(crate) struct OnceBox<T>(OnceLock<Box<T>>);
+
+#[cfg(all(test, otel_tasks_loom))]
+impl<T> Default for OnceBox<T> {
+    fn default() -> Self {
+        Self(OnceLock::default())
+    }
+}
+
+#[cfg(all(test, otel_tasks_loom))]
+impl<T> OnceBox<T> {
+    pub(crate) fn get(&self) -> Option<&T> {
+        self.0.get().map(|value| &**value)
+    }
+
+    pub(crate) fn get_or_init(&self, init: impl FnOnce() -> Box<T>) -> &T {
+        self.0.get_or_init(init)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     contract::{ERROR_TYPE_OTHER, ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT},
     policy::{ExitKind, RestartIntensity, RestartReason},
     sync::{
-        Mutex, MutexGuard, OnceLock,
+        Mutex, MutexGuard, OnceBox, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
         lock,
     },
@@ -50,7 +50,17 @@ pub(crate) struct TaskCell {
     /// 0 for not registered, else the index in [`TaskState::ALL`] plus one, above [`STATE_SHIFT`]; below it the unix time in
     /// microseconds at which it was set. One word, so that a reader never sees the time of another state.
     state: AtomicU64,
-    figures: OnceLock<Box<Figures>>,
+    /// Of a loop alone. Beside the other figures: a loop that waits for its first iteration has none of those.
+    scheduled: OnceBox<Scheduled>,
+    figures: OnceBox<Figures>,
+}
+
+/// The times of a loop.
+#[derive(Debug, Default)]
+struct Scheduled {
+    interval_nanos: AtomicU64,
+    /// Unix time in nanoseconds, 0 for never.
+    next_run: AtomicU64,
 }
 
 /// The figures that exist only after their first event. A registered task that idles in its first run has none of them, and there
@@ -77,13 +87,11 @@ struct Figures {
     errors_last_hour: OnceLock<Box<HourWindow>>,
     /// As [`TaskCell::first_start_at`].
     last_restart_at: AtomicU64,
-    /// Unix time in nanoseconds, 0 for never; so the next four.
+    /// Unix time in nanoseconds, 0 for never; so the next three.
     last_success: AtomicU64,
     last_error_time: AtomicU64,
     last_restart: AtomicU64,
-    next_run: AtomicU64,
     next_retry: AtomicU64,
-    interval_nanos: AtomicU64,
     /// Reservations that wait, plus one; 0 if the name has never had a limit.
     reservations: AtomicU64,
     rare: Mutex<Rare>,
@@ -147,9 +155,7 @@ impl Figures {
             &self.last_success,
             &self.last_error_time,
             &self.last_restart,
-            &self.next_run,
             &self.next_retry,
-            &self.interval_nanos,
         ];
         let figures = single.into_iter().chain(&self.runs).chain(&self.restarts).chain(&self.skipped);
         figures.for_each(|figure| figure.store(0, Relaxed));
@@ -256,6 +262,10 @@ impl TaskCell {
     pub(super) fn reset(&self) {
         let own = [&self.longest_poll_nanos, &self.first_start_at, &self.first_start, &self.last_seen];
         own.into_iter().for_each(|figure| figure.store(0, Relaxed));
+        if let Some(scheduled) = self.scheduled.get() {
+            scheduled.interval_nanos.store(0, Relaxed);
+            scheduled.next_run.store(0, Relaxed);
+        }
         if let Some(figures) = self.figures.get() {
             figures.reset();
         }
@@ -429,9 +439,9 @@ impl TaskCell {
     }
 
     pub(crate) fn set_schedule(&self, interval: Option<Duration>, next_run: Option<SystemTime>) {
-        let figures = self.figures();
-        figures.interval_nanos.store(interval.map_or(0, nanos), Relaxed);
-        figures.next_run.store(next_run.map_or(0, unix_nanos), Relaxed);
+        let scheduled = self.scheduled.get_or_init(Box::default);
+        scheduled.interval_nanos.store(interval.map_or(0, nanos), Relaxed);
+        scheduled.next_run.store(next_run.map_or(0, unix_nanos), Relaxed);
     }
 
     /// Sets when a task that has failed is tried again; `None` for never.
@@ -539,7 +549,11 @@ impl TaskCell {
     }
 
     fn counted(&self, identity: &Identity, errors: Vec<ErrorCount>) -> TaskSnapshot {
+        let scheduled = self.scheduled.get();
+        let interval = scheduled.map(|scheduled| duration(&scheduled.interval_nanos));
         let snapshot = TaskSnapshot {
+            interval: interval.filter(|interval| !interval.is_zero()),
+            next_run: scheduled.and_then(|scheduled| time(&scheduled.next_run)),
             state: self.state(),
             retired: self.is_retired(),
             active: self.active(),
@@ -565,8 +579,6 @@ impl TaskCell {
             last_success: time(&figures.last_success),
             last_error_time: time(&figures.last_error_time),
             last_restart: time(&figures.last_restart),
-            interval: Some(duration(&figures.interval_nanos)).filter(|interval| !interval.is_zero()),
-            next_run: time(&figures.next_run),
             next_retry: time(&figures.next_retry),
             ..snapshot
         }

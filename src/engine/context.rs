@@ -94,7 +94,7 @@ impl ContextParts {
 
     /// Returns the token of the life. Its holder sees a stop as early as [`is_to_stop`](Self::is_to_stop) does.
     fn token(&self) -> &CancellationToken {
-        let is_new = !self.stop.has_token();
+        let is_new = self.stop.held_token().is_none();
         let token = self.stop.token();
         if let Some((supervised, generation)) = self.life().filter(|_| is_new) {
             if let Some(supervised) = supervised.upgrade() {
@@ -143,6 +143,17 @@ impl TaskContext {
     /// Requests the life to stop.
     pub(crate) fn ask_to_stop(&self) {
         self.parts.stop.ask();
+    }
+
+    /// Returns true if the life was requested to stop. Cheaper than [`is_cancelled`](Self::is_cancelled), and the same for a life that is polled
+    /// with no [signal](Supervised::has_signal) waiting: its driver receives each signal before it polls the life.
+    pub(crate) fn is_asked_to_stop(&self) -> bool {
+        self.parts.stop.is_asked()
+    }
+
+    /// Returns the token of the life, if somebody holds it and may cancel it.
+    pub(crate) fn held_token(&self) -> Option<&CancellationToken> {
+        self.parts.stop.held_token()
     }
 
     /// Returns true if the life may have seen that it is to stop, before its driver has requested it.

@@ -124,8 +124,9 @@ impl Stop {
         self.is_asked() && !self.asked.load(SeqCst)
     }
 
-    pub(super) fn has_token(&self) -> bool {
-        self.token.get().is_some()
+    /// Returns the token, if somebody has asked for it.
+    pub(super) fn held_token(&self) -> Option<&CancellationToken> {
+        self.token.get()
     }
 
     pub(super) fn token(&self) -> &CancellationToken {

@@ -607,6 +607,11 @@ impl Course {
         self.behind > 0
     }
 
+    /// Returns true if all times of the schedule follow the monotonic clock, whatever the wall clock shows.
+    pub(crate) fn is_steady(&self) -> bool {
+        self.is_rhythm() && self.schedule.start().is_none() && self.schedule.end().is_none()
+    }
+
     fn is_rhythm(&self) -> bool {
         matches!(self.schedule.rhythm(), Rhythm::Every(_) | Rhythm::Delay(_))
     }

@@ -100,6 +100,27 @@ async fn after_the_last_iteration_there_is_no_next_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_taken_while_the_loop_sleeps_ends_the_life() {
+    let kept = Arc::new(Mutex::new(None));
+    let keeps = kept.clone();
+    let body = TaskLoop::every(secs(3_600), move |ctx: TaskContext| {
+        *keeps.lock().unwrap() = Some(ctx);
+        async {}
+    });
+    let handle = body.handle();
+    let tasks = started(CriticalTaskConfig::from_loop("l", body).restart_policy(RestartPolicy::Never));
+    settle().await;
+    let context = kept.lock().unwrap().take().unwrap();
+    let token = context.cancellation_token().clone();
+    settle().await;
+    assert!(handle.is_running());
+    token.cancel();
+    settle().await;
+    assert!(!handle.is_running());
+    drop(tasks);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_loop_that_stops_itself_is_finished_if_it_was_to_finish() {
     // With others beside it, the stop is seen while the iteration still runs.
     for overlap in [OverlapPolicy::Skip, OverlapPolicy::Allow(2)] {

@@ -206,7 +206,7 @@ async fn accepted_manual_iteration_begins_even_if_the_loop_ends() {
                 async move {
                     sleep(secs(10)).await;
                     // Those that are asked for come without end.
-                    if how == "permanent" && ctx.iteration() >= Some(3) || iteration > 50 {
+                    if how == "permanent" && ctx.iteration() >= Some(3) || iteration > 15 {
                         return Err("gone");
                     }
                     Ok(())

@@ -6,14 +6,14 @@ use super::{control::tell_skipped, iteration::Living};
 use crate::{cell::SkipReason, timetable::Schedule};
 
 /// Marks the loop as running, and as not when its life ends or is dropped.
-pub(super) struct Alive {
-    living: Arc<Living>,
+pub(super) struct Alive<'a> {
+    living: &'a Living,
     /// The schedule with which the life begins.
     pub(super) schedule: Arc<Schedule>,
 }
 
-impl Alive {
-    pub(super) fn begin(living: &Arc<Living>) -> Self {
+impl<'a> Alive<'a> {
+    pub(super) fn begin(living: &'a Living) -> Self {
         let mut state = living.parts.control.state();
         (state.running, state.lives, state.takes) = (true, true, true);
         state.revision += 1;
@@ -21,12 +21,12 @@ impl Alive {
         (state.iteration, state.next) = (0, None);
         let schedule = state.schedule.clone();
         drop(state);
-        Self { living: living.clone(), schedule }
+        Self { living, schedule }
     }
 
     /// Gives the account back for a life that has not begun its work.
     fn give_back(&self) {
-        let Living { parts, life } = &*self.living;
+        let Living { parts, life } = self.living;
         let (account, stop) = {
             let state = parts.control.state();
             (state.account, state.stop_requested())
@@ -37,7 +37,7 @@ impl Alive {
     }
 }
 
-impl Drop for Alive {
+impl Drop for Alive<'_> {
     fn drop(&mut self) {
         let control = &self.living.parts.control;
         // The schedule may have the user's code in it, and that may be what panics.

@@ -1,14 +1,17 @@
 //! The state that a loop and its handles share.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{
+            AtomicBool,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
     time::SystemTime,
 };
 
-use tokio::{
-    sync::{Notify, futures::Notified, oneshot},
-    time::Instant,
-};
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     cell::SkipReason,
@@ -20,8 +23,8 @@ use crate::{
 
 pub(super) struct Control {
     state: Mutex<State>,
-    /// Wakes the life under way: something of the state that it does not write itself has changed.
-    changed: Notify,
+    /// True if the state has changed, not by the life under way.
+    changed: AtomicBool,
     supervised: Mutex<Weak<Supervised>>,
 }
 
@@ -191,7 +194,11 @@ impl Control {
             in_flight: 0,
             allowed: 1,
         };
-        Arc::new(Self { state: Mutex::new(state), changed: Notify::new(), supervised: Mutex::default() })
+        Arc::new(Self {
+            state: Mutex::new(state),
+            changed: AtomicBool::new(false),
+            supervised: Mutex::default(),
+        })
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -243,16 +250,18 @@ impl Control {
         }
     }
 
-    /// Wakes the life under way, and an iteration that waits for its next try.
+    /// Wakes the driver, which polls the life under way and its iterations.
     pub(super) fn notify(&self) {
-        self.changed.notify_waiters();
-        // For a life that does not wait right now.
-        self.changed.notify_one();
+        // Before the wake-up: the driver leaves its waker before it polls the life, which reads this. Release: pairs with `take_changed`.
+        self.changed.store(true, Release);
+        if let Some(supervised) = self.task() {
+            supervised.wake();
+        }
     }
 
-    /// Waits until something has changed.
-    pub(super) fn changed(&self) -> Notified<'_> {
-        self.changed.notified()
+    /// Returns true if the state has changed since the last call. For the life under way, which its driver polls.
+    pub(super) fn take_changed(&self) -> bool {
+        self.changed.load(Relaxed) && self.changed.swap(false, Acquire)
     }
 
     pub(super) fn order(&self, order: Order) -> Result<(), LoopControlError> {

@@ -1,6 +1,12 @@
 //! One iteration: its run, further tries, and the hooks after it.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, SystemTime},
+};
 
 use opentelemetry::{
     Context as OtelContext,
@@ -18,8 +24,6 @@ use crate::{
             outcome::LoopOutcome,
             task_loop::{OnError, Parts},
         },
-        shared::Shared,
-        supervision::supervised::Supervised,
     },
     gate::{Claim, Pass},
     policy::{Exit, Failure},
@@ -46,13 +50,15 @@ pub(super) enum Cause {
 pub(super) struct Settled {
     pub(super) exit: Exit,
     pub(super) span_context: Option<SpanContext>,
+    /// The time of its end, hooks included.
+    pub(super) at: Instant,
     /// True if the loop continues after it.
     pub(super) goes_on: bool,
     /// For who has asked for it: sent once another may be asked for.
     pub(super) reply: Option<Box<(Awaits, LoopOutcome)>>,
 }
 
-pub(super) type Iteration = Pin<Box<dyn Future<Output = Settled> + Send>>;
+pub(super) type Iteration<'a> = Pin<Box<dyn Future<Output = Settled> + Send + 'a>>;
 
 impl Living {
     /// Continues after the last iteration of the lease's last holder.
@@ -73,38 +79,39 @@ impl Living {
     }
 
     /// Begins a due or requested iteration. Behind a gate, a due iteration is claimed first.
-    pub(super) fn begin(
-        self: &Arc<Self>,
-        iteration: u64,
+    pub(super) fn begin<'a>(
+        self: &'a Arc<Self>,
+        (iteration, began): (u64, Instant),
         cause: Cause,
         links: Vec<SpanContext>,
         delays: &mut DelaySeries,
-    ) -> Iteration {
+    ) -> Iteration<'a> {
         match (cause, self.life.context.pass()) {
-            (Cause::Due(begins), Some(pass)) => {
-                Box::pin(self.clone().claim(iteration, begins, links, pass.clone()))
-            }
-            (cause, _) => self.run(iteration, cause, links, delays),
+            (Cause::Due(begins), Some(pass)) => Box::pin(self.claim(iteration, begins, links, pass)),
+            (cause, _) => self.run((iteration, began), cause, links, delays),
         }
     }
 
     /// Runs an iteration if its due time is this holder's.
     async fn claim(
-        self: Arc<Self>,
+        self: &Arc<Self>,
         iteration: u64,
         begins: Begins,
         links: Vec<SpanContext>,
-        pass: Pass,
+        pass: &Pass,
     ) -> Settled {
-        let skipped = Settled { exit: Exit::Success, span_context: None, goes_on: true, reply: None };
-        let Some(gated) = self.life.supervised.body.gated() else { return skipped };
-        match self.at_gate(gated, gated.gate().begin(&pass, begins.due)).await {
-            None | Some(Claim::Done) => skipped,
+        let skipped = || {
+            let at = Instant::now();
+            Settled { exit: Exit::Success, span_context: None, at, goes_on: true, reply: None }
+        };
+        let Some(gated) = self.life.supervised.body.gated() else { return skipped() };
+        match self.at_gate(gated, gated.gate().begin(pass, begins.due)).await {
+            None | Some(Claim::Done) => skipped(),
             Some(Claim::Won) => {
-                let run = self.run(iteration, Cause::Due(begins), links, &mut DelaySeries::default());
-                let settled = run.await;
-                self.at_gate(gated, gated.gate().end(&pass, begins.due, settled.exit.kind())).await;
-                settled
+                let begun = (iteration, Instant::now());
+                let settled = self.run(begun, Cause::Due(begins), links, &mut DelaySeries::default()).await;
+                self.at_gate(gated, gated.gate().end(pass, begins.due, settled.exit.kind())).await;
+                Settled { at: Instant::now(), ..settled }
             }
             Some(Claim::Lost) => {
                 pass.lose();
@@ -131,20 +138,19 @@ impl Living {
         }
     }
 
-    fn run(
-        self: &Arc<Self>,
-        iteration: u64,
+    fn run<'a>(
+        self: &'a Arc<Self>,
+        (iteration, began): (u64, Instant),
         cause: Cause,
         links: Vec<SpanContext>,
         delays: &mut DelaySeries,
-    ) -> Iteration {
+    ) -> Iteration<'a> {
         let (begins, awaits) = match cause {
             Cause::Due(begins) => (Some(begins), None),
             Cause::Asked(awaits) => (None, Some(awaits)),
         };
         let late = begins.map(|begins| begins.late);
         let Life { shared, supervised, context, .. } = &self.life;
-        let began = Instant::now();
         supervised.signals.heartbeat(context.generation(), || began);
         if let (Some(late), Some(exposition)) = (late, &*shared.recorder.exposition()) {
             exposition.instruments.schedule_delay.record(delays, &supervised.task, late.as_secs_f64());
@@ -170,26 +176,9 @@ impl Living {
             None => self.work(context),
             Some(_) => Box::pin(self.clone().tries(context)),
         };
-        let run = Run::begun_at(
-            began,
-            begin,
-            self.life.until_ready(work),
-            |exit: &Exit, _: Rules<'_>| exit.clone(),
-            (),
-        );
-        let untold = Untold::begin(&self.life, iteration, began);
-        let living = self.clone();
-        Box::pin(async move {
-            let Ended { exit, span_context, at, .. } = run.await;
-            untold.tell(&exit, at, span_context.as_ref());
-            let duration = at.saturating_duration_since(began);
-            let due = begins.map(|begins| begins.due);
-            let trigger = begins.map_or(Trigger::Manual, |begins| begins.trigger);
-            let outcome = LoopOutcome { iteration, due, trigger, exit, duration };
-            let reply = awaits.map(|awaits| Box::new((awaits, outcome.clone())));
-            let settled = living.settle(outcome, span_context).await;
-            Settled { reply, ..settled }
-        })
+        let exit_of: ExitOf = |exit, _| exit.clone();
+        let run = Run::begun_at(began, begin, self.life.until_ready(work), exit_of, ());
+        Box::pin(Underway { living: self, iteration, began, begins, awaits, run: Some(run), hooks: None })
     }
 
     fn work(&self, context: TaskContext) -> Work {
@@ -227,10 +216,9 @@ impl Living {
         self.parts.control.state().stop_requested().is_some()
     }
 
+    /// Waits until the loop is requested to finish, which wakes its driver.
     async fn stopped(&self) {
-        while !self.is_stopped() {
-            self.parts.control.changed().await;
-        }
+        poll_fn(|_| if self.is_stopped() { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
     /// The life ends before its first iteration, with an error of the hook that began then.
@@ -266,28 +254,39 @@ impl Living {
         announcer.iteration_retried(iteration, failure, delay);
     }
 
-    async fn settle(&self, outcome: LoopOutcome, span_context: Option<SpanContext>) -> Settled {
+    /// Records the end of an iteration. Returns true if the loop continues, unless a hook decides otherwise.
+    fn settle(&self, exit: &Exit, due: Option<SystemTime>) -> bool {
         let Life { supervised, context, .. } = &self.life;
-        if outcome.exit == Exit::Success && !supervised.signals.is_ready() {
+        let succeeded = *exit == Exit::Success;
+        if succeeded && !supervised.signals.is_ready() {
             // A loop that has done its work once is ready, whether it says so or not.
             context.ready();
         }
-        let exit = outcome.exit.clone();
         {
             let mut state = self.parts.control.state();
             state.last_result = Some(exit.clone());
-            if let Some(due) = outcome.due {
+            if let Some(due) = due {
                 // Of several at once the latest.
                 let before = state.last_run.filter(|_| matches!(self.parts.overlap, OverlapPolicy::Allow(_)));
                 state.last_run = Some(before.map_or(due, |before| before.max(due)));
             }
         }
-        let failed = exit.error_type().is_some();
-        if exit == Exit::Success {
+        if succeeded {
             supervised.iteration_succeeded();
         }
         // The whole life is late, not this iteration alone.
-        let is_late = failed && self.life.is_late();
+        let is_late = exit.error_type().is_some() && self.life.is_late();
+        !is_late && !exit.is_permanent()
+    }
+
+    /// Returns true if a hook is to be called after an iteration.
+    fn has_hook(&self, exit: &Exit) -> bool {
+        self.parts.after_iteration.is_some() || self.parts.on_error.is_some() && exit.error_type().is_some()
+    }
+
+    /// Calls the hooks after an iteration.
+    async fn after(&self, outcome: LoopOutcome, settled: Settled) -> Settled {
+        let failed = outcome.exit.error_type().is_some();
         if let Some(hook) = &self.parts.after_iteration {
             self.hook("after_iteration", hook(outcome.clone())).await;
         }
@@ -295,8 +294,8 @@ impl Living {
             Some(hook) if failed => self.hook("on_error", hook(outcome)).await,
             _ => None,
         };
-        let goes_on = !is_late && !exit.is_permanent() && decided != Some(OnError::End);
-        Settled { exit, span_context, goes_on, reply: None }
+        let goes_on = settled.goes_on && decided != Some(OnError::End);
+        Settled { at: Instant::now(), goes_on, ..settled }
     }
 
     pub(super) async fn hook<T>(
@@ -337,46 +336,86 @@ impl Drop for AtGate<'_> {
     }
 }
 
-/// An iteration that has begun, with an end that has not been reported. It is dropped with its run, so the end of each iteration is
-/// reported, also of a run that is dropped before its first poll.
-pub(crate) struct Untold {
-    shared: Arc<Shared>,
-    supervised: Arc<Supervised>,
-    generation: u64,
-    began: Instant,
-    iteration: u64,
-    ended: Option<(Exit, Instant)>,
+/// Derives the exit of an iteration's run.
+type ExitOf = fn(&Exit, Rules<'_>) -> Exit;
+
+pin_project_lite::pin_project! {
+    /// An iteration under way: its run, and then the hooks after it. Not an `async` block, which would move the run once more.
+    struct Underway<'a> {
+        living: &'a Living,
+        iteration: u64,
+        began: Instant,
+        begins: Option<Begins>,
+        awaits: Option<Awaits>,
+        // `None` once its end is reported.
+        #[pin]
+        run: Option<Run<Work, ExitOf, ()>>,
+        hooks: Option<Iteration<'a>>,
+    }
+
+    impl<'a> PinnedDrop for Underway<'a> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if this.run.is_some() {
+                // The run ends first. The end of each iteration is reported, also of a run that is dropped before its first poll.
+                this.run.set(None);
+                this.living.tell_exited(*this.iteration, *this.began, &Exit::Cancellation, Instant::now());
+            }
+        }
+    }
 }
 
-impl Untold {
-    pub(crate) fn begin(life: &Life, iteration: u64, began: Instant) -> Self {
-        Self {
-            shared: life.shared.clone(),
-            supervised: life.supervised.clone(),
-            generation: life.context.generation(),
-            began,
+impl Future for Underway<'_> {
+    type Output = Settled;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Settled> {
+        let mut this = self.project();
+        if let Some(hooks) = this.hooks {
+            return hooks.as_mut().poll(cx);
+        }
+        let Some(run) = this.run.as_mut().as_pin_mut() else { return Poll::Pending };
+        let Ended { exit, span_context, at, .. } = ready!(run.poll(cx));
+        this.run.set(None);
+        let (living, iteration, began) = (*this.living, *this.iteration, *this.began);
+        living.tell_failed(&exit, span_context.as_ref());
+        living.tell_exited(iteration, began, &exit, at);
+        let due = this.begins.map(|begins| begins.due);
+        let goes_on = living.settle(&exit, due);
+        let outcome = |exit: &Exit| LoopOutcome {
             iteration,
-            ended: None,
+            due,
+            trigger: this.begins.map_or(Trigger::Manual, |begins| begins.trigger),
+            exit: exit.clone(),
+            duration: at.saturating_duration_since(began),
+        };
+        let reply = this.awaits.take().map(|awaits| Box::new((awaits, outcome(&exit))));
+        if !living.has_hook(&exit) {
+            return Poll::Ready(Settled { exit, span_context, at, goes_on, reply });
         }
-    }
-
-    /// Reports the end of the run.
-    pub(crate) fn tell(mut self, exit: &Exit, at: Instant, run: Option<&SpanContext>) {
-        if exit.error_type().is_some() {
-            let trace = run.map(|run| OtelContext::new().with_remote_span_context(run.clone()));
-            Announcer { trace, ..self.shared.announcer(&self.supervised, self.generation) }.run_ended(exit);
-        }
-        self.ended = Some((exit.clone(), at));
+        let outcome = outcome(&exit);
+        let settled = Settled { exit, span_context, at, goes_on, reply };
+        this.hooks.insert(Box::pin(living.after(outcome, settled))).as_mut().poll(cx)
     }
 }
 
-impl Drop for Untold {
-    fn drop(&mut self) {
-        let ended = self.ended.take();
-        self.shared.events.tell(Some(self.supervised.name()), self.generation, || {
-            let (exit, at) = ended.unwrap_or_else(|| (Exit::Cancellation, Instant::now()));
-            let duration = at.saturating_duration_since(self.began);
-            TaskEventKind::Exited { exit, duration, iteration: Some(self.iteration) }
+impl Living {
+    /// Writes the log record of a run that has failed.
+    fn tell_failed(&self, exit: &Exit, run: Option<&SpanContext>) {
+        if exit.error_type().is_some() {
+            let Life { shared, supervised, context, .. } = &self.life;
+            let trace = run.map(|run| OtelContext::new().with_remote_span_context(run.clone()));
+            let announcer = shared.announcer(supervised, context.generation());
+            Announcer { trace, ..announcer }.run_ended(exit);
+        }
+    }
+
+    /// Reports the end of an iteration.
+    fn tell_exited(&self, iteration: u64, began: Instant, exit: &Exit, at: Instant) {
+        let Life { shared, supervised, context, .. } = &self.life;
+        shared.events.tell(Some(supervised.name()), context.generation(), || TaskEventKind::Exited {
+            exit: exit.clone(),
+            duration: at.saturating_duration_since(began),
+            iteration: Some(iteration),
         });
     }
 }

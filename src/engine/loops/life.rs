@@ -7,14 +7,16 @@
 //! 4. The account of what was due is the life's own. It is given back when the life ends, however that happens.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
     time::{Duration, SystemTime},
 };
 
 use opentelemetry::trace::SpanContext;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::{
     cell::SkipReason,
@@ -32,6 +34,9 @@ use crate::{
     timetable::{Course, LeftOut, Moment, Now, OverlapPolicy, Schedule},
 };
 
+/// The time after which a loop on the monotonic clock reads the wall clock again.
+const SHORT: Duration = Duration::from_secs(1);
+
 /// The reason why no further iteration begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ending {
@@ -46,12 +51,21 @@ enum Ending {
 enum Event {
     Stop,
     Changed,
-    Settled(Settled),
+    /// An iteration has ended, which was seen to.
+    Settled,
     Due,
 }
 
-struct LoopLife {
-    living: Arc<Living>,
+/// The figures of a loop: the number of the last iteration, the next time, and true if an iteration is known to begin then.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Shown {
+    begun: u64,
+    upcoming: Option<Moment>,
+    is_known: bool,
+}
+
+struct LoopLife<'a> {
+    living: &'a Arc<Living>,
     /// The start of the monotonic clock.
     origin: Instant,
     /// The times of the clocks at the last read.
@@ -59,7 +73,7 @@ struct LoopLife {
     course: Course,
     /// True if no further iteration begins for the time being.
     held: bool,
-    running: Vec<Iteration>,
+    running: Vec<Iteration<'a>>,
     begun: u64,
     /// Those of them that the schedule began: its count is about these.
     counted: u64,
@@ -70,13 +84,15 @@ struct LoopLife {
     closed: bool,
     /// The exit of the last iteration. Boxed: a loop that has not run has none.
     last: Option<Box<(Exit, Option<SpanContext>)>>,
-    /// The figures that were shown last.
-    shown: Option<(Option<Moment>, u64)>,
+    /// The figures that were shown last, but for the distance; `None` if they are to be shown again.
+    shown: Option<Shown>,
     /// Up to when the schedule was said to leave out all of its times.
     told_empty: Option<SystemTime>,
     /// For the first iteration, which takes them all.
     links: Vec<SpanContext>,
     delays: DelaySeries,
+    /// The wait for the token of the life, if somebody holds it.
+    token: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 /// Lives once. Not an `async fn`, which would keep room for what it was called with.
@@ -106,22 +122,25 @@ pub(super) fn live(parts: Arc<Parts>, mut life: Life) -> impl Future<Output = Li
             // Earlier requests come first: the driver receives them before it polls the life.
             tokio::task::yield_now().await;
         }
-        let mut life = LoopLife::begin(living, alive.schedule.clone(), links);
-        while let Some(event) = life.next().await {
-            life.handle(event);
+        let mut life = LoopLife::begin(&living, alive.schedule.clone(), links);
+        {
+            let mut timer = pin!(None);
+            while let Some(event) = life.next(timer.as_mut()).await {
+                life.handle(event);
+            }
         }
         life.close();
-        if let Some(hook) = &life.living.parts.after_loop {
+        if let Some(hook) = &living.parts.after_loop {
             // Boxed, as the other: few have it, and its room would be in each loop.
-            let context = life.living.life.context.clone();
-            Box::pin(life.living.hook("after_loop", hook(context))).await;
+            let context = living.life.context.clone();
+            Box::pin(living.hook("after_loop", hook(context))).await;
         }
         life.end()
     }
 }
 
-impl LoopLife {
-    fn begin(living: Arc<Living>, schedule: Arc<Schedule>, links: Vec<SpanContext>) -> Self {
+impl<'a> LoopLife<'a> {
+    fn begin(living: &'a Arc<Living>, schedule: Arc<Schedule>, links: Vec<SpanContext>) -> Self {
         let origin = Instant::now();
         let settings = &living.life.shared.settings;
         let now = Now { steady: Now::ORIGIN, wall: settings.wall_clock.now() };
@@ -143,21 +162,43 @@ impl LoopLife {
             told_empty: None,
             links,
             delays: DelaySeries::default(),
+            token: None,
             living,
         };
         life.left_out(left);
         // A hook, or somebody while it ran, may have asked for something.
-        life.changed(false);
+        life.changed(None);
         life
     }
 
     /// Reads both clocks.
     fn now(&mut self) -> Now {
-        let living = &self.living;
+        self.now_at(Instant::now())
+    }
+
+    /// Reads the wall clock; the other was read a moment ago.
+    fn now_at(&mut self, at: Instant) -> Now {
+        let living = self.living;
         let wall = living.life.shared.settings.wall_clock.now();
-        self.read = Now { steady: self.steady(Instant::now()), wall };
+        self.read = Now { steady: self.steady(at), wall };
         let missed = self.course.look(self.read, &*living.life.shared.settings.random);
         self.skipped(SkipReason::Missed, missed);
+        self.read
+    }
+
+    /// The times of the clocks at the end of an iteration. If it was short, and the schedule follows the monotonic clock alone, the wall clock is
+    /// not read again: it is as much further.
+    fn now_after(&mut self, at: Instant) -> Now {
+        let steady = self.steady(at);
+        let took = steady.saturating_sub(self.read.steady);
+        match self.read.wall.checked_add(took) {
+            Some(wall) if took < SHORT && self.course.is_steady() => self.read = Now { steady, wall },
+            _ => {
+                // The wall clock may have been set.
+                self.shown = None;
+                self.now_at(at);
+            }
+        }
         self.read
     }
 
@@ -182,7 +223,7 @@ impl LoopLife {
     }
 
     /// Waits for what happens next; `None` where nothing will.
-    async fn next(&mut self) -> Option<Event> {
+    async fn next(&mut self, mut timer: Pin<&mut Option<Sleep>>) -> Option<Event> {
         let over = self.ending.is_some() || self.is_exhausted();
         if over && self.running.is_empty() {
             // What came in between is seen to first.
@@ -194,27 +235,30 @@ impl LoopLife {
         self.tell_empty();
         let waits_for = self.course.wakes().filter(|_| waits);
         if !self.running.is_empty() && !self.living.parts.overlap.is_watched() {
+            if timer.as_ref().as_pin_ref().is_some_and(|timer| !timer.is_elapsed()) {
+                timer.set(None);
+            }
             // Whatever is asked for meanwhile is seen to when it has ended.
-            return Some(Event::Settled(settled(&mut self.running).await));
+            poll_fn(|cx| self.poll_settled(cx)).await;
+            return Some(Event::Settled);
         }
-        let living = self.living.clone();
-        let clock = &living.life.shared.settings.wall_clock;
         loop {
-            let wake = match waits_for {
-                None => None,
-                Some(Moment::Steady(at)) => Some(later(self.origin, at.saturating_sub(Now::ORIGIN))),
+            if self.is_to_stop() {
+                return Some(Event::Stop);
+            }
+            match waits_for {
+                None => timer.set(None),
+                Some(Moment::Steady(at)) => {
+                    set(timer.as_mut(), later(self.origin, at.saturating_sub(Now::ORIGIN)));
+                }
                 // In bounded steps: the clock may be set, and the process suspended, meanwhile.
                 Some(due @ Moment::Wall(_)) => {
-                    Some(later(Instant::now(), due.ahead(self.now()).min(clock.step)))
+                    let step = self.living.life.shared.settings.wall_clock.step;
+                    set(timer.as_mut(), later(Instant::now(), due.ahead(self.now()).min(step)));
                 }
-            };
-            let running = &mut self.running;
-            tokio::select! {
-                biased;
-                () = living.life.context.cancelled(), if self.ending.is_none() => return Some(Event::Stop),
-                () = living.parts.control.changed() => return Some(Event::Changed),
-                settled = settled(running), if !running.is_empty() => return Some(Event::Settled(settled)),
-                () = sleep_until(wake.unwrap_or(self.origin)), if wake.is_some() => {}
+            }
+            if let Some(event) = poll_fn(|cx| self.poll_event(timer.as_mut(), cx)).await {
+                return Some(event);
             }
             let now = self.now();
             match self.course.wakes() {
@@ -225,11 +269,63 @@ impl LoopLife {
         }
     }
 
+    /// Returns true if a stop came during the current poll: its driver has not yet received it.
+    fn is_to_stop(&self) -> bool {
+        let Life { supervised, context, .. } = &self.living.life;
+        self.ending.is_none()
+            && (supervised.has_signal() || context.pass().is_some())
+            && context.is_cancelled()
+    }
+
+    /// Polls for the next event; `None` if the timer has fired. The driver polls this after each order and each change, so neither needs a waker
+    /// here.
+    fn poll_event(&mut self, timer: Pin<&mut Option<Sleep>>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        if self.ending.is_none() && self.poll_stop(cx).is_ready() {
+            return Poll::Ready(Some(Event::Stop));
+        }
+        if self.living.parts.control.take_changed() {
+            return Poll::Ready(Some(Event::Changed));
+        }
+        if self.poll_settled(cx).is_ready() {
+            return Poll::Ready(Some(Event::Settled));
+        }
+        match timer.as_pin_mut() {
+            Some(sleep) => sleep.poll(cx).map(|()| None),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Polls the iterations until one of them ends, and sees to that. There are few, and each is polled.
+    fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        for index in 0..self.running.len() {
+            if let Poll::Ready(settled) = self.running[index].as_mut().poll(cx) {
+                drop(self.running.remove(index));
+                self.settled(settled);
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let context = &self.living.life.context;
+        if context.is_asked_to_stop() {
+            return Poll::Ready(());
+        }
+        match (&mut self.token, context.held_token()) {
+            (None, None) => Poll::Pending,
+            (waits, Some(token)) => {
+                waits.get_or_insert_with(|| Box::pin(token.clone().cancelled_owned())).as_mut().poll(cx)
+            }
+            (Some(waits), None) => waits.as_mut().poll(cx),
+        }
+    }
+
     fn handle(&mut self, event: Event) {
         match event {
             Event::Stop => self.ends(Ending::Stop, Instant::now()),
-            Event::Changed => self.changed(false),
-            Event::Settled(settled) => self.settled(settled),
+            Event::Changed => self.changed(None),
+            Event::Settled => {}
             Event::Due => self.due(),
         }
     }
@@ -243,14 +339,20 @@ impl LoopLife {
         drop(unheard);
     }
 
-    /// Does what a handle has asked for; `settling` where an iteration has just ended.
-    fn changed(&mut self, settling: bool) {
-        let living = self.living.clone();
-        let now = self.now();
+    /// Does what a handle has asked for; `settled_at` where an iteration has just ended.
+    fn changed(&mut self, settled_at: Option<Instant>) {
+        let settling = settled_at.is_some();
+        let now = match settled_at {
+            Some(at) => self.now_after(at),
+            None => self.now(),
+        };
         let (stop, manual, wishes) = {
-            let mut state = living.parts.control.state();
+            let mut state = self.living.parts.control.state();
             if settling {
                 state.leave_places(1);
+            }
+            if state.asked.is_none() {
+                return;
             }
             let stop = state.stop_requested();
             let upto = self.ended_at.into_iter().chain(stop).min();
@@ -278,7 +380,7 @@ impl LoopLife {
 
     /// Grants a wish as of the moment at which it was made.
     fn grant(&mut self, wish: Wish, at: Instant, settling: bool, now: Now) {
-        let living = self.living.clone();
+        let living = self.living;
         let random = &*living.life.shared.settings.random;
         let since = self.steady(at);
         let then = now.ago(now.steady.saturating_sub(since));
@@ -293,6 +395,7 @@ impl LoopLife {
                 self.held = held;
             }
             Wish::Schedule(schedule) => {
+                self.shown = None;
                 let is_watched = living.parts.overlap.is_watched() && !schedule.is_delay();
                 let waits = self.waits(settling, is_watched);
                 let left = self.course.change(schedule, since, waits, now, random);
@@ -303,7 +406,7 @@ impl LoopLife {
 
     /// Processes the times that came up to then, during an iteration for which the next one waited, or while the loop was held.
     fn reckon(&mut self, then: Now, waits: bool) {
-        let living = self.living.clone();
+        let living = self.living;
         let random = &*living.life.shared.settings.random;
         if waits && self.course.overlaps() {
             let passed = self.course.follow(self.queues(), then, random);
@@ -322,22 +425,22 @@ impl LoopLife {
     }
 
     fn begin_iteration(&mut self, cause: Cause) {
-        let living = self.living.clone();
         self.begun += 1;
-        living.parts.control.state().iteration = self.begun;
         let links = std::mem::take(&mut self.links);
-        self.running.push(living.begin(self.begun, cause, links, &mut self.delays));
+        // The clock was read a moment ago.
+        let began = later(self.origin, self.read.steady.saturating_sub(Now::ORIGIN));
+        self.running.push(self.living.begin((self.begun, began), cause, links, &mut self.delays));
     }
 
     fn due(&mut self) {
-        let living = self.living.clone();
+        let living = self.living;
         let random = &*living.life.shared.settings.random;
         let now = self.read;
         let control = &living.parts.control;
         let place = control.state().take_place(matches!(living.parts.overlap, OverlapPolicy::Allow(_)));
         match place {
             Place::Taken => {}
-            Place::Waits => return self.changed(false),
+            Place::Waits => return self.changed(None),
             Place::None => {
                 let passed = self.course.overlap(now);
                 self.skipped(SkipReason::Overlapped, passed);
@@ -381,7 +484,7 @@ impl LoopLife {
             self.ends(Ending::Failed, Instant::now());
         }
         // What a handle has changed meanwhile holds from when it did.
-        self.changed(true);
+        self.changed(Some(settled.at));
         if let Some((awaits, outcome)) = settled.reply.map(|reply| *reply) {
             // Nobody need wait for it.
             let _ = awaits.send(outcome);
@@ -404,7 +507,7 @@ impl LoopLife {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
-        let supervised = self.living.life.supervised.clone();
+        let supervised = &self.living.life.supervised;
         let now = Now { steady: self.steady(Instant::now()), wall: supervised.wall_clock() };
         let missed = self.course.look(now, &|| 0.0);
         self.skipped(SkipReason::Missed, missed);
@@ -443,6 +546,9 @@ impl LoopLife {
     /// Says that the schedule leaves out all of its times for a long while.
     fn tell_empty(&mut self) {
         let empty = self.course.looks_at();
+        if empty.is_none() && self.told_empty.is_none() {
+            return;
+        }
         if std::mem::replace(&mut self.told_empty, empty) != empty {
             if let Some(upto) = empty {
                 let Life { shared, supervised, .. } = &self.living.life;
@@ -461,19 +567,22 @@ impl LoopLife {
             supervised.body.gated().is_some_and(|gated| gated.iterations.all_wait(self.running.len()))
         };
         supervised.signals.set_sleeping(sleeps);
-        let shown = (due, self.begun);
+        let now = self.read;
+        let more = self.ending.is_none() && !self.has_counted_all();
+        let upcoming = due.or_else(|| self.course.upcoming(now).filter(|_| more && !self.running.is_empty()));
+        let is_known = !self.held && (due.is_some() || self.course.overlaps());
+        let shown = Shown { begun: self.begun, upcoming, is_known };
         if self.shown == Some(shown) {
             return;
         }
         self.shown = Some(shown);
-        let now = self.read;
-        let more = self.ending.is_none() && !self.has_counted_all();
-        let upcoming = due.or_else(|| self.course.upcoming(now).filter(|_| more && !self.running.is_empty()));
         let upcoming = upcoming.and_then(|moment| moment.on_wall(now));
         // Not under the lock: the schedule may have the user's code in it.
         let distance = self.course.distance();
-        let is_known = !self.held && (due.is_some() || self.course.overlaps());
-        self.living.parts.control.state().next = upcoming.filter(|_| is_known);
+        {
+            let mut state = self.living.parts.control.state();
+            (state.iteration, state.next) = (self.begun, upcoming.filter(|_| is_known));
+        }
         supervised.task.cell.set_schedule(distance, upcoming);
     }
 
@@ -491,7 +600,7 @@ impl LoopLife {
     }
 }
 
-impl Drop for LoopLife {
+impl Drop for LoopLife<'_> {
     fn drop(&mut self) {
         // The schedule may have the user's code in it, and that may be what panics.
         if std::thread::panicking() {
@@ -505,16 +614,11 @@ impl Drop for LoopLife {
     }
 }
 
-/// Waits for the first of the iterations that ends. There are few, and each is polled.
-async fn settled(running: &mut Vec<Iteration>) -> Settled {
-    poll_fn(|cx| {
-        for index in 0..running.len() {
-            if let Poll::Ready(settled) = running[index].as_mut().poll(cx) {
-                drop(running.remove(index));
-                return Poll::Ready(settled);
-            }
-        }
-        Poll::Pending
-    })
-    .await
+/// Sets a timer, which is kept from one wait to the next.
+fn set(mut timer: Pin<&mut Option<Sleep>>, due: Instant) {
+    match timer.as_mut().as_pin_mut() {
+        Some(sleep) if sleep.deadline() == due => {}
+        Some(sleep) => sleep.reset(due),
+        None => timer.set(Some(sleep_until(due))),
+    }
 }

@@ -144,6 +144,18 @@ impl OrderSlot {
         waker.into_iter().for_each(Waker::wake);
     }
 
+    /// Wakes the driver, which has nothing to check itself: its life has.
+    pub(crate) fn wake(&self) {
+        let waker = lock(&self.0).waker.take();
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Returns true if there is an order, or something to check.
+    pub(crate) fn has_signal(&self) -> bool {
+        let held = lock(&self.0);
+        held.kind.is_some() || held.look
+    }
+
     /// Returns the held order, and leaves it to the driver.
     pub(crate) fn peek(&self) -> Option<Order> {
         lock(&self.0).order()

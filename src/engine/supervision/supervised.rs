@@ -283,6 +283,16 @@ impl Supervised {
         self.show_stop();
     }
 
+    /// Wakes the driver to poll its life.
+    pub(crate) fn wake(&self) {
+        self.orders.wake();
+    }
+
+    /// Returns true if the driver has not yet received an order, or a change of what is linked.
+    pub(crate) fn has_signal(&self) -> bool {
+        self.orders.has_signal()
+    }
+
     /// Returns true if an order or a link ends this life, and no other task has to stop before it. Its driver requests it after the
     /// poll under way.
     pub(crate) fn is_to_stop(&self, generation: u64) -> bool {
@@ -320,6 +330,10 @@ impl Supervised {
         let held = &self.seldom.get_or_make().token;
         let before = held.lock().unwrap_or_else(PoisonError::into_inner).replace((generation, token));
         drop(before);
+        if self.body.is_loop() {
+            // Its life waits for the token from now on.
+            self.wake();
+        }
         // After it: an order that came in between has not found the token.
         self.show_stop();
     }
