@@ -85,18 +85,18 @@ impl Reader<'_> {
             self.digits()?;
         }
         let integer = &whole[..whole.len() - self.0.len()];
-        let has_fraction = self.take(".");
-        if has_fraction {
+        if self.take(".") {
             self.digits()?;
         }
-        let has_exponent = self.take("e") || self.take("E");
-        if has_exponent {
+        if self.take("e") || self.take("E") {
             let _ = self.take("+") || self.take("-");
             self.digits()?;
         }
+        let number = &whole[..whole.len() - self.0.len()];
         match integer.parse() {
-            Ok(integer) if !has_fraction && !has_exponent => Some(Json::Integer(integer)),
-            _ => Some(Json::Other),
+            Ok(value) if integer.len() == number.len() => Some(Json::Integer(value)),
+            // A number that no `f64` can have is refused, as RFC 8259 permits.
+            _ => number.parse::<f64>().ok()?.is_finite().then_some(Json::Other),
         }
     }
 
