@@ -14,12 +14,9 @@ use opentelemetry::{
 };
 use tracing::Level;
 
-use super::{
-    observe::{
-        changes::{TaskChangeKind, TaskDecision},
-        events::{EventBus, TaskEventKind},
-    },
-    supervision::seldom::Seldom,
+use super::observe::{
+    changes::{Changes, TaskChangeKind, TaskDecision},
+    events::{EventBus, TaskEventKind},
 };
 use crate::{
     cell::TaskState,
@@ -38,7 +35,7 @@ pub(super) struct Announcer<'a> {
     pub(super) events: &'a EventBus,
     pub(super) task: &'a Arc<Task>,
     /// The changes of the task; `None` for a spawned task.
-    pub(super) changes: Option<&'a Seldom>,
+    pub(super) changes: Option<&'a dyn Changes>,
     /// The generation of the life that the happening concerns.
     pub(super) generation: u64,
     /// The trace that the records belong to.

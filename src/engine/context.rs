@@ -247,7 +247,10 @@ impl TaskContext {
     /// Cancel safe, as [`cancelled`](Self::cancelled) is.
     pub fn cancelled_owned(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
         let parts = self.parts.clone();
-        async move { Cancelled { parts: &parts, wait: Wait::New }.await }
+        async move {
+            let cancelled = Cancelled { parts: &parts, wait: Wait::New };
+            cancelled.await
+        }
     }
 
     /// Runs `future` until it ends or the run is requested to stop. Returns the output of `future`; `None` if the request came first.

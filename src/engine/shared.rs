@@ -22,7 +22,7 @@ use crate::{
         Group, Membership, Order, Supervised, TaskEventKind, TaskSpec,
         announce::{self, Announcer},
         home::Home,
-        observe::{events::EventBus, manager_span::ManagerSpans, watch::Watch},
+        observe::{changes::Changes, events::EventBus, manager_span::ManagerSpans, watch::Watch},
         roster::{Registered, Registration, each_name},
         settings::Settings,
         shutdown::{
@@ -225,8 +225,8 @@ impl Shared {
 
     /// Announces what happens to a registered task, without a trace.
     pub(super) fn announcer<'a>(&'a self, task: &'a Supervised, generation: u64) -> Announcer<'a> {
-        let changes = Some(&task.seldom);
-        Announcer { events: &self.events, task: &task.task, changes, generation, trace: None }
+        let changes: &dyn Changes = &task.seldom;
+        Announcer { events: &self.events, task: &task.task, changes: Some(changes), generation, trace: None }
     }
 
     /// Sends an event of a registered task.

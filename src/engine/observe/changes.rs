@@ -5,7 +5,7 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::Arc,
+    sync::{Arc, MutexGuard},
     time::{Duration, SystemTime},
 };
 
@@ -288,6 +288,11 @@ pub struct PinnedTrace {
     pub trace_id: TraceId,
     /// The span of the run.
     pub span_id: SpanId,
+}
+
+/// The owner of the changes of a task, which makes their rings with the first change.
+pub(crate) trait Changes {
+    fn rings_made(&self) -> MutexGuard<'_, Rings>;
 }
 
 /// The rings of one task.

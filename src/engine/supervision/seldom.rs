@@ -1,32 +1,21 @@
 //! The state that few registered tasks ever need: behind a pointer, made on demand.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicBool},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicBool},
     time::SystemTime,
 };
 
-use opentelemetry::trace::SpanContext;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    engine::{observe::changes::Rings, supervision::links::Links},
-    policy::ErrorRules,
-    run::Contained,
-};
+use crate::engine::observe::changes::{Changes, Rings};
 
-/// The pointer.
-#[derive(Default)]
-pub(crate) struct Seldom(OnceLock<Box<Rare>>);
+/// The pointer, also to the settings `G` that few tasks are registered with.
+pub(crate) struct Seldom<G>(OnceLock<Box<Rare<G>>>);
 
-/// Made at the registration if the task has any of the first three, otherwise with the last.
 #[derive(Default)]
-struct Rare {
-    links: Links,
-    /// The rules that classify and name the task's errors. They are the user's functions, as its body is.
-    rules: Option<Contained<Arc<ErrorRules>>>,
-    /// The span in which the task was registered.
-    registered_in: Option<Arc<SpanContext>>,
+struct Rare<G> {
+    given: G,
     held: OnceLock<Box<Held>>,
 }
 
@@ -47,7 +36,7 @@ pub(crate) struct Held {
     rings: Mutex<Rings>,
 }
 
-impl Seldom {
+impl<G: Default> Seldom<G> {
     pub(super) fn get(&self) -> Option<&Held> {
         self.0.get()?.held.get().map(|held| &**held)
     }
@@ -56,38 +45,25 @@ impl Seldom {
         self.0.get_or_init(Box::default).held.get_or_init(Box::default)
     }
 
-    pub(super) fn new(
-        links: Links,
-        rules: Option<Arc<ErrorRules>>,
-        registered_in: Option<Arc<SpanContext>>,
-    ) -> Self {
-        if links.is_empty() && rules.is_none() && registered_in.is_none() {
-            return Self::default();
-        }
-        let rules = rules.map(Contained::new);
-        Self(OnceLock::from(Box::new(Rare { links, rules, registered_in, held: OnceLock::new() })))
+    /// Made with the settings of a task; `None` if it has none of them.
+    pub(super) fn new(given: Option<G>) -> Self {
+        let rare = given.map(|given| Box::new(Rare { given, held: OnceLock::new() }));
+        Self(rare.map_or_else(OnceLock::new, OnceLock::from))
     }
 
-    pub(super) fn links(&self) -> &Links {
-        const NONE: &Links = &Links::NONE;
-        self.0.get().map_or(NONE, |rare| &rare.links)
-    }
-
-    pub(super) fn rules(&self) -> Option<&Arc<ErrorRules>> {
-        self.0.get()?.rules.as_deref()
-    }
-
-    pub(super) fn registered_in(&self) -> Option<&SpanContext> {
-        self.0.get()?.registered_in.as_deref()
+    /// Returns the settings. They may be the default ones.
+    pub(super) fn given(&self) -> Option<&G> {
+        self.0.get().map(|rare| &rare.given)
     }
 
     /// Returns the changes of the task; `None` before the first change.
     pub(crate) fn rings(&self) -> Option<MutexGuard<'_, Rings>> {
         self.get().map(|held| held.rings.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
 
-    /// Makes the rings with the first change.
-    pub(crate) fn rings_made(&self) -> MutexGuard<'_, Rings> {
+impl<G: Default> Changes for Seldom<G> {
+    fn rings_made(&self) -> MutexGuard<'_, Rings> {
         self.get_or_make().rings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -48,7 +48,7 @@ pub(crate) struct Supervised {
     orders: OrderSlot,
     /// The tracker's entry of its driver.
     pub(crate) place: DriverPlace,
-    pub(crate) seldom: Seldom,
+    pub(crate) seldom: Seldom<Given>,
     /// The last check of health: nanoseconds since the manager was made, plus one, times four, plus the number of
     /// the status. It is 0 before the first check. Written by the monitor alone.
     checked: AtomicU64,
@@ -90,6 +90,16 @@ impl Deref for ManagedSpec {
     fn deref(&self) -> &TaskSpec {
         &self.spec
     }
+}
+
+/// The settings that few tasks are registered with.
+#[derive(Default)]
+pub(crate) struct Given {
+    links: Links,
+    /// The rules that classify and name its errors. They are the user's functions, as its body is.
+    rules: Option<Contained<Arc<ErrorRules>>>,
+    /// The span in which it was registered.
+    registered_in: Option<Arc<SpanContext>>,
 }
 
 /// The living part of a task: one run of a closure, or the runs of a loop.
@@ -197,6 +207,8 @@ impl Supervised {
     ) -> Arc<Self> {
         let has_limit = spec.heartbeat_timeout.is_some() || spec.poll_timeout.is_some();
         let signals = Signals::new(Instant::now(), has_limit);
+        let is_plain = links.is_empty() && rules.is_none() && registered_in.is_none();
+        let given = (!is_plain).then(|| Given { links, rules: rules.map(Contained::new), registered_in });
         let supervised = Arc::new(Self {
             task,
             spec,
@@ -204,7 +216,7 @@ impl Supervised {
             signals,
             orders: OrderSlot::default(),
             place,
-            seldom: Seldom::new(links, rules, registered_in),
+            seldom: Seldom::new(given),
             checked: AtomicU64::new(0),
             owns_name: Mutex::new(true),
             state: AtomicU8::new(TaskState::Waiting as u8),
@@ -221,17 +233,18 @@ impl Supervised {
     }
 
     pub(crate) fn links(&self) -> &Links {
-        self.seldom.links()
+        const NONE: &Links = &Links::NONE;
+        self.seldom.given().map_or(NONE, |given| &given.links)
     }
 
     /// Returns the rules that classify and name its errors; `None` without rules.
     pub(crate) fn rules(&self) -> Option<&Arc<ErrorRules>> {
-        self.seldom.rules()
+        self.seldom.given()?.rules.as_deref()
     }
 
     /// Returns the span in which it was registered, if there was one.
     pub(super) fn registered_in(&self) -> Option<&SpanContext> {
-        self.seldom.registered_in()
+        self.seldom.given()?.registered_in.as_deref()
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
