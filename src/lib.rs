@@ -237,6 +237,8 @@ mod timetable;
 
 mod sync;
 
+mod shards;
+
 mod threads;
 
 mod cell;

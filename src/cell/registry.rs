@@ -14,7 +14,7 @@
 //! 1. A name is let go only between two runs (see [`TaskCell`]); a run that comes too late takes the name back.
 //! 2. A histogram cannot remove a name. So the number of names that it records is bounded too, over the
 //!    whole life of the manager. Later names are recorded there under the overflow name.
-//! 3. Locks are taken in the order entries, listing.
+//! 3. Locks are taken in the order entries, listing. A lock of `found` is taken alone.
 
 use std::{
     borrow::Borrow,
@@ -36,6 +36,7 @@ use super::{
 use crate::{
     cell::identity::Identity,
     contract::OVERFLOW_NAME,
+    shards::{self, Shards},
     sync::{
         Mutex, RwLock,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -46,6 +47,9 @@ use crate::{
 /// The time for which a retired name is exported after its last run: 5 minutes. After it was let go, it is not exported for the same time.
 /// Both are longer than the usual intervals of collections, so each reader sees its last figures, and then its absence.
 const OBSERVED_FOR: Duration = Duration::from_secs(300);
+
+/// The number of names that the threads of one shard find without the lock of all.
+const FOUND_AT_MOST: usize = 1_024;
 
 /// The number of remembered names that were let go: some 4 MiB. Beyond that the oldest are forgotten early.
 const REMEMBERED_AT_MOST: usize = 4_096;
@@ -99,6 +103,8 @@ struct Past<E> {
     /// Their order, the oldest first; some may have come back meanwhile.
     order: VecDeque<(Identity, u64)>,
     number: u64,
+    /// True if a name was forgotten since the last call of [`Registry::expire`].
+    forgot: bool,
     /// The last figures of names that are forgotten or came back at zero, with the entry under which they are exported.
     forgotten: Vec<(Arc<Entry<E>>, TaskSnapshot)>,
     /// The totals of the names that are not in the listing.
@@ -125,6 +131,7 @@ impl<E> Entries<E> {
             remembered: HashMap::default(),
             order: VecDeque::new(),
             number: 0,
+            forgot: false,
             forgotten: Vec::new(),
             totals: Vitals::default(),
             histogram_room: room,
@@ -330,6 +337,7 @@ impl<E> Past<E> {
             return;
         }
         let Some(Remembered { entry, .. }) = self.remembered.remove(&identity) else { return };
+        self.forgot = true;
         if entry.under.is_none() {
             let errors = entry.cell.error_types().into_iter().filter(|error| takes_budget(error));
             self.in_histograms.insert(identity, errors.collect());
@@ -366,6 +374,9 @@ pub(crate) fn by_name<E>(listing: &[Arc<Entry<E>>]) -> impl Iterator<Item = &[Ar
 
 pub(crate) struct Registry<E> {
     entries: RwLock<Entries<E>>,
+    /// The entries that the threads of a shard have found by name alone: found again without a word that all threads share. One that
+    /// was let go is not valid.
+    found: Shards<Mutex<HashSet<ByName<E>, RandomState>>>,
     listed: Mutex<Listed<E>>,
     /// The number of (name, error type) pairs that still fit.
     pub(crate) error_type_budget: AtomicUsize,
@@ -391,6 +402,7 @@ impl<E> Registry<E> {
         let names = names.min(streams / MAX_STATES - 1);
         Self {
             entries: RwLock::new(Entries::new(names)),
+            found: Shards::new(|_| Mutex::default()),
             listed: Mutex::new(Listed { epoch: 0, entries: Arc::new([]) }),
             error_type_budget: AtomicUsize::new(streams.saturating_sub((names + 1) * SETS_PER_NAME)),
             extra,
@@ -408,15 +420,37 @@ impl<E> Registry<E> {
         }
     }
 
+    /// Returns the same as [`Self::plain`], for a run that this thread spawns.
+    pub(crate) fn plain_here(&self, name: &str) -> Option<Arc<Entry<E>>> {
+        let found = &self.found[shards::here()];
+        if let Some(ByName(entry)) = lock(found).get(name) {
+            if !entry.cell.is_gone() {
+                return Some(entry.clone());
+            }
+        }
+        let entry = self.plain(name)?;
+        let mut found = lock(found);
+        if found.len() < FOUND_AT_MOST {
+            found.replace(ByName(entry.clone()));
+        }
+        Some(entry)
+    }
+
     /// The entry of this identity, made where there is none; `None` where there is no room for one more.
     pub(crate) fn entry(&self, identity: Identity, plain: bool, now: Duration) -> Option<Arc<Entry<E>>> {
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = entries.find(&identity) {
-            return Some(entry.clone());
+        // A short task takes no room from a registered task that may come back.
+        let is_full = |entries: &Entries<E>| entries.room == 0 && *identity.name != *OVERFLOW_NAME;
+        {
+            let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+            let found = entries.find(&identity);
+            if found.is_some() || is_full(&entries) {
+                return found.cloned();
+            }
         }
-        if entries.room == 0 && *identity.name != *OVERFLOW_NAME {
-            // A short task takes no room from a registered task that may come back.
-            return None;
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let found = entries.find(&identity);
+        if found.is_some() || is_full(&entries) {
+            return found.cloned();
         }
         if let Some(entry) = entries.take_back(&identity, now, &self.error_type_budget) {
             // Still of a task that is registered no more.
@@ -626,8 +660,14 @@ impl<E> Registry<E> {
 
     /// Lets go and forgets what is due: at each collection, and at each sweep of the monitor, whose clock may be another.
     pub(crate) fn expire(&self, now: Duration) {
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        entries.expire(now, &self.error_type_budget);
+        let forgot = {
+            let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+            entries.expire(now, &self.error_type_budget);
+            std::mem::take(&mut entries.past.forgot)
+        };
+        if forgot {
+            self.found.iter().for_each(|found| lock(found).retain(|found| !found.0.cell.is_gone()));
+        }
     }
 
     /// Returns the exported entries, each with its figures, and lets go of the names that are due. Called once a collection.

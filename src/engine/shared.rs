@@ -42,13 +42,14 @@ use crate::{
     error::RegisterError,
     read::{self, ManagerHealth, TaskHealth},
     run::{Recorder, Task},
+    shards::Lender,
     watchdog,
 };
 
 pub(crate) struct Shared {
-    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) recorder: Lender<Recorder>,
     pub(crate) settings: Settings,
-    pub(crate) tracker: Arc<Tracker>,
+    pub(crate) tracker: Lender<Tracker>,
     pub(crate) events: EventBus,
     pub(crate) watch: Watch,
     pub(super) errands: Errands<Errand>,
@@ -83,9 +84,9 @@ impl Shared {
     pub(crate) fn new(recorder: Arc<Recorder>, settings: Settings) -> Arc<Self> {
         let number = watchdog::next_number();
         let shared = Arc::new(Self {
-            recorder,
+            recorder: Lender::new(recorder),
             settings,
-            tracker: Tracker::new(number),
+            tracker: Lender::new(Tracker::new(number)),
             events: EventBus::default(),
             errands: Errands::default(),
             watch: Watch::new(number),
@@ -174,7 +175,7 @@ impl Shared {
 
     /// Returns the source of the manager's own spans.
     pub(super) fn manager_spans(&self) -> ManagerSpans {
-        ManagerSpans::new(self.recorder.clone(), self.settings.span_prefix.clone())
+        ManagerSpans::new(Arc::clone(&self.recorder), self.settings.span_prefix.clone())
     }
 
     /// The health of the service and of each registered task.

@@ -3,11 +3,12 @@
 use std::{cell::Cell, sync::Arc};
 
 use super::{Recorder, Task};
+use crate::shards::Lent;
 
 /// A run, as what happens inside it sees it.
 #[derive(Clone)]
 pub(crate) struct Current {
-    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) recorder: Lent<Recorder>,
     pub(crate) task: Arc<Task>,
 }
 

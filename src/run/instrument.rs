@@ -157,7 +157,7 @@ where
             return body.await;
         }
         Some(outer) => outer.recorder,
-        None => Recorder::process().clone(),
+        None => Recorder::process().lend(),
     };
     let entry = if task.category.is_none() && task.priority.is_none() && task.component.is_none() {
         recorder.task(task.name)

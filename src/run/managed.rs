@@ -26,12 +26,13 @@ use crate::{
     },
     policy::{ErrorRules, Exit, ExitKind},
     run::recorder::PollTime,
+    shards::Lent,
     watchdog,
 };
 
 /// The inputs of a run.
 pub(crate) struct Begin<'a> {
-    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) recorder: Lent<Recorder>,
     pub(crate) task: Arc<Task>,
     pub(crate) timeout: Option<Duration>,
     /// The rules for its error, if they are others than the manager's.

@@ -19,6 +19,7 @@ use crate::{
     },
     emit::{AnyTracer, Exposition, Figures, Row, RunDuration, RunExemplar, Source, SpanPath, TaskAttributes},
     policy::{CategoryRules, ErrorRules, Exit, NameRule, TaskCategory, TaskPriority},
+    shards::Lender,
 };
 
 /// A task name with its cell and its attribute sets.
@@ -138,9 +139,9 @@ impl Recorder {
     }
 
     /// The recorder of `#[instrumented_task]` functions that run under no manager.
-    pub(crate) fn process() -> &'static Arc<Self> {
-        static PROCESS: OnceLock<Arc<Recorder>> = OnceLock::new();
-        PROCESS.get_or_init(|| Self::new(RecorderOptions::default()))
+    pub(crate) fn process() -> &'static Lender<Self> {
+        static PROCESS: OnceLock<Lender<Recorder>> = OnceLock::new();
+        PROCESS.get_or_init(|| Lender::new(Self::new(RecorderOptions::default())))
     }
 
     /// Reports to `exposition`; the process-wide recorder joins the first one there is.
@@ -202,7 +203,7 @@ impl Recorder {
     /// The task that a bare name is recorded under.
     pub(crate) fn task(&self, given: &str) -> Arc<Task> {
         let name = self.options.name_rule.apply(given);
-        if let Some(task) = self.registry().plain(&name) {
+        if let Some(task) = self.registry().plain_here(&name) {
             return task;
         }
         let identity = Identity {

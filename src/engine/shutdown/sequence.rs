@@ -636,7 +636,7 @@ impl Sequence {
         let report = self.make_report(shared);
         let outcomes = ShutdownOutcome::ALL.iter().map(|&outcome| (outcome.as_str(), report.count(outcome)));
         shared.recorder.shut_down(outcomes.collect());
-        let (recorder, reported) = (shared.recorder.clone(), report.clone());
+        let (recorder, reported) = (Arc::clone(&shared.recorder), report.clone());
         self.aside(move |spans| {
             if let Some(exposition) = &*recorder.exposition() {
                 exposition.instruments.shutdown_duration.record(reported.duration.as_secs_f64(), &[]);

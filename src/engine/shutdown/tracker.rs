@@ -35,16 +35,14 @@ use crate::{
     gate::{Grant, Pass},
     policy::{ShutdownOutcome, TaskCategory, TaskPriority},
     run::{Guard, Task},
+    shards::{self, COUNT as SHARDS, Lender, Lent, Shards},
     sync::{
         Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering},
         lock,
     },
     watchdog::{self, MemberId},
 };
-
-/// Fewer where every interleaving is tried; their number is in no invariant.
-const SHARDS: usize = if cfg!(all(test, otel_tasks_loom)) { 2 } else { 8 };
 
 /// The stage of the tasks that are marked as intake: before all others.
 pub(crate) const INTAKE_STAGE: usize = 0;
@@ -227,8 +225,10 @@ pub(crate) type Rank = usize;
 
 pub(crate) struct Tracker {
     number: u64,
-    shards: [Mutex<Shard>; SHARDS],
-    next_id: AtomicU64,
+    /// A run is in that of the thread that spawned it.
+    shards: Shards<Mutex<Shard>>,
+    /// The number of drivers so far, which take the shards in turn.
+    drivers: AtomicUsize,
     /// An [`Admission`]. Once it is no longer `All` the shutdown has begun, and members that leave are noted.
     admission: AtomicU8,
     /// Completes when nothing is waited for any more at some position.
@@ -258,14 +258,33 @@ struct Waited {
     held: AtomicUsize,
 }
 
-#[derive(Default)]
 struct Shard {
     admission: Admission,
+    /// The number of the next member: one of those by which this shard is found.
+    next: u64,
     members: Slab<Member>,
     /// Each at the index that its place has.
     drivers: Vec<Arc<Supervised>>,
     /// The outcomes of the drivers that left during the shutdown.
     notes: Vec<Note>,
+}
+
+impl Shard {
+    fn new(index: usize) -> Self {
+        Self {
+            admission: Admission::default(),
+            next: index as u64,
+            members: Slab::new(),
+            drivers: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    fn next(&mut self) -> u64 {
+        let next = self.next;
+        self.next += SHARDS as u64;
+        next
+    }
 }
 
 /// The tracker's entry of a driver, inside its task. Written and read under its shard's lock.
@@ -378,7 +397,7 @@ pub(crate) struct RunMember {
 
 /// A member's place; dropping it leaves.
 pub(crate) struct Place {
-    tracker: Arc<Tracker>,
+    tracker: Lent<Tracker>,
     key: usize,
     id: MemberId,
 }
@@ -433,8 +452,8 @@ impl Tracker {
     pub(crate) fn new(number: u64) -> Arc<Self> {
         Arc::new(Self {
             number,
-            shards: std::array::from_fn(|_| Mutex::new(Shard::default())),
-            next_id: AtomicU64::new(0),
+            shards: Shards::new(|index| Mutex::new(Shard::new(index))),
+            drivers: AtomicUsize::new(0),
             admission: AtomicU8::new(Admission::All as u8),
             holds: AtomicBool::new(false),
             left: Notify::new(),
@@ -453,15 +472,11 @@ impl Tracker {
         lock(&self.left_lines)
     }
 
-    fn next_id(&self) -> MemberId {
-        let member = self.next_id.fetch_add(1, Ordering::Relaxed); // Uniqueness only.
-        watchdog::member_id(self.number, member)
-    }
-
     /// A place for the driver of a task that is to be registered.
     pub(crate) fn driver_place(&self) -> DriverPlace {
+        let index = self.drivers.fetch_add(1, Ordering::Relaxed) % SHARDS; // Distribution only.
         DriverPlace {
-            id: self.next_id(),
+            id: watchdog::member_id(self.number, self.shard(index).next()),
             index: AtomicU32::new(0),
             rank: AtomicU32::new(0),
             asking: AtomicBool::new(false),
@@ -589,15 +604,14 @@ impl Tracker {
 
     /// Admits a spawned run, or refuses it: during a shutdown, or once its owner has ended.
     pub(crate) fn enter(
-        self: &Arc<Self>,
+        tracker: &Lender<Self>,
         task: &Arc<Task>,
         stage: usize,
         mut owner: Option<Owner>,
         run: RunMember,
     ) -> Result<Place, RunMember> {
-        let id = self.next_id();
-        let shard_index = id as usize % SHARDS;
-        let mut shard = self.shard(shard_index);
+        let index = shards::here();
+        let mut shard = tracker.shard(index);
         let admitted = match &owner {
             None => (shard.admission <= Admission::Runs).then_some(false),
             Some(_) if shard.admission > Admission::OwnedRuns => None,
@@ -616,6 +630,7 @@ impl Tracker {
             return Err(run);
         };
         let told = run.token.clone().filter(|_| is_to_stop);
+        let id = watchdog::member_id(tracker.number, shard.next());
         let slot = shard.members.insert(Member {
             id,
             task: task.clone(),
@@ -630,7 +645,7 @@ impl Tracker {
         });
         drop(shard);
         told.iter().for_each(CancellationToken::cancel);
-        Ok(Place { tracker: self.clone(), key: slot * SHARDS + shard_index, id })
+        Ok(Place { tracker: tracker.lend(), key: slot * SHARDS + index, id })
     }
 
     /// Sets the abort handle of a run. It may have left already: then this does nothing.
@@ -688,7 +703,7 @@ impl Tracker {
     /// Admits no more than that from now on, and begins to record leaving members.
     pub(crate) fn close(&self, to: Admission) {
         self.admission.fetch_max(to as u8, Ordering::AcqRel);
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             let mut shard = lock(shard);
             shard.admission = shard.admission.max(to);
         }
@@ -979,13 +994,13 @@ impl Tracker {
     }
 
     fn visit(&self, mut visit: impl FnMut(&mut Member)) {
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             lock(shard).members.iter_mut().for_each(|(_, member)| visit(member));
         }
     }
 
     fn visit_drivers(&self, mut visit: impl FnMut(&Arc<Supervised>)) {
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             lock(shard).drivers.iter().for_each(&mut visit);
         }
     }
@@ -1042,7 +1057,7 @@ impl Tracker {
         };
         let mut notes: Vec<_> = lost.iter().map(of_lost).collect();
         let after = self.after();
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             // Under one lock: found or noted, as in `leave`.
             let mut shard = lock(shard);
             // A copy: a second call returns the same.

@@ -19,7 +19,7 @@ use crate::{
     emit::{KnownParent, SpanParent, subscriber_is_of_process},
     engine::{
         ContextParts, Origin, Shared, StopToken, Supervised, TaskContext,
-        shutdown::tracker::{Owner, Place, RunMember, stage_of},
+        shutdown::tracker::{Owner, Place, RunMember, Tracker, stage_of},
         spawn::{
             limit::Room,
             polled::{Handled, Polled},
@@ -641,7 +641,8 @@ impl Shared {
             None => None,
         };
         let pass = its_owner.as_ref().and_then(Owner::pass);
-        let place = self.tracker.enter(&task, stage, its_owner, run).map_err(|_| Refusal::ShuttingDown)?;
+        let place =
+            Tracker::enter(&self.tracker, &task, stage, its_owner, run).map_err(|_| Refusal::ShuttingDown)?;
         let context = token.clone().filter(|_| options.with_context).map(|token| {
             TaskContext::new(ContextParts {
                 task: task.clone(),
@@ -687,7 +688,7 @@ impl Shared {
             }
         }
         let begin = Begin {
-            recorder: self.recorder.clone(),
+            recorder: self.recorder.lend(),
             task,
             timeout: options.timeout.filter(|_| !options.blocking),
             error_rules,

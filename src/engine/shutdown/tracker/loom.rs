@@ -26,8 +26,13 @@ fn task() -> Arc<Task> {
         .expect("room")
 }
 
-fn enter(tracker: &Arc<Tracker>, task: &Arc<Task>) -> Option<Place> {
-    tracker.enter(task, 1, None, RunMember { abort: None, token: None, grace: None, room: None }).ok()
+fn tracker() -> Lender<Tracker> {
+    Lender::new(Tracker::new(0))
+}
+
+fn enter(tracker: &Lender<Tracker>, task: &Arc<Task>) -> Option<Place> {
+    Tracker::enter(tracker, task, 1, None, RunMember { abort: None, token: None, grace: None, room: None })
+        .ok()
 }
 
 fn plan(tracker: &Tracker) {
@@ -39,8 +44,8 @@ fn lines(tracker: &Tracker) -> u64 {
 }
 
 /// A closed tracker, and the thread that enters a member meanwhile.
-fn close_while_one_enters() -> (Arc<Tracker>, thread::JoinHandle<Option<Place>>) {
-    let (tracker, task) = (Tracker::new(0), task());
+fn close_while_one_enters() -> (Lender<Tracker>, thread::JoinHandle<Option<Place>>) {
+    let (tracker, task) = (tracker(), task());
     let enters = {
         let tracker = tracker.clone();
         thread::spawn(move || enter(&tracker, &task))
@@ -64,7 +69,7 @@ fn nothing_slips_in_behind_a_close() {
 #[test]
 fn a_member_is_found_or_noted_and_never_both() {
     model(3, || {
-        let (tracker, task) = (Tracker::new(0), task());
+        let (tracker, task) = (tracker(), task());
         let place = enter(&tracker, &task).expect("open");
         tracker.close(Admission::OwnedRuns);
         let leaves = thread::spawn(move || drop(place));
@@ -79,7 +84,7 @@ fn a_member_is_found_or_noted_and_never_both() {
 #[test]
 fn a_member_that_asks_and_leaves_is_counted_once() {
     model(3, || {
-        let (tracker, task) = (Tracker::new(0), task());
+        let (tracker, task) = (tracker(), task());
         let stays = enter(&tracker, &task).expect("open");
         let place = enter(&tracker, &task).expect("open");
         let id = place.id();
@@ -113,9 +118,10 @@ fn is_idle_after_close_counts_every_entry() {
     });
 }
 
-fn enter_owned(tracker: &Arc<Tracker>, task: &Arc<Task>, owner: &Arc<Owned>) -> Option<Place> {
+fn enter_owned(tracker: &Lender<Tracker>, task: &Arc<Task>, owner: &Arc<Owned>) -> Option<Place> {
     let owner = Some(Owner::Model(owner.clone()));
-    tracker.enter(task, 1, owner, RunMember { abort: None, token: None, grace: None, room: None }).ok()
+    Tracker::enter(tracker, task, 1, owner, RunMember { abort: None, token: None, grace: None, room: None })
+        .ok()
 }
 
 fn owned(tracker: &Tracker) -> usize {
@@ -128,7 +134,7 @@ fn owned(tracker: &Tracker) -> usize {
 #[test]
 fn owned_work_is_admitted_and_waited_for_or_refused() {
     model(3, || {
-        let (tracker, task) = (Tracker::new(0), task());
+        let (tracker, task) = (tracker(), task());
         let owner = Arc::new(Owned::new());
         let stays = enter_owned(&tracker, &task, &owner).expect("open");
         tracker.close(Admission::OwnedRuns);
@@ -153,7 +159,7 @@ fn owned_work_is_admitted_and_waited_for_or_refused() {
 #[test]
 fn owned_work_that_leaves_while_its_owner_ends_is_seen_by_one_of_both() {
     model(3, || {
-        let (tracker, task) = (Tracker::new(0), task());
+        let (tracker, task) = (tracker(), task());
         let owner = Arc::new(Owned::new());
         let place = enter_owned(&tracker, &task, &owner).expect("open");
         let leaves = {
@@ -172,7 +178,7 @@ fn owned_work_that_leaves_while_its_owner_ends_is_seen_by_one_of_both() {
 #[test]
 fn nothing_slips_in_behind_the_last_close_owned_or_not() {
     model(3, || {
-        let (tracker, task) = (Tracker::new(0), task());
+        let (tracker, task) = (tracker(), task());
         let owner = Arc::new(Owned::new());
         let enters = {
             let (tracker, owner) = (tracker.clone(), owner.clone());
