@@ -77,7 +77,7 @@ impl<T> Index<usize> for Shards<T> {
 }
 
 /// A reference that is counted by one shard. As an [`Arc`], it keeps its value alive.
-pub(crate) struct Lent<T>(Arc<Wide<T>>);
+pub(crate) struct LocalArc<T>(Arc<Wide<T>>);
 
 /// Large enough that no two counts are on one pair of cache lines.
 struct Wide<T> {
@@ -85,14 +85,14 @@ struct Wide<T> {
     _rest: [u64; 13],
 }
 
-impl<T> Clone for Lent<T> {
+impl<T> Clone for LocalArc<T> {
     #[inline]
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<T> Deref for Lent<T> {
+impl<T> Deref for LocalArc<T> {
     type Target = T;
 
     #[inline]
@@ -101,31 +101,37 @@ impl<T> Deref for Lent<T> {
     }
 }
 
-/// Lends references to one value, each thread counting its own.
-pub(crate) struct Lender<T> {
+/// The references to one value, one for each shard.
+pub(crate) struct LocalArcs<T> {
     value: Arc<T>,
-    lent: Arc<Shards<Lent<T>>>,
+    local: Arc<[LocalArc<T>; COUNT]>,
 }
 
-impl<T> Lender<T> {
+impl<T> LocalArcs<T> {
     pub(crate) fn new(value: Arc<T>) -> Self {
-        let lent = Shards::new(|_| Lent(Arc::new(Wide { value: value.clone(), _rest: [0; 13] })));
-        Self { lent: Arc::new(lent), value }
+        let local = |_| LocalArc(Arc::new(Wide { value: value.clone(), _rest: [0; 13] }));
+        Self { local: Arc::new(std::array::from_fn(local)), value }
+    }
+
+    /// Returns the reference of this thread's shard.
+    #[inline]
+    pub(crate) fn here(&self) -> LocalArc<T> {
+        self.of_shard(here())
     }
 
     #[inline]
-    pub(crate) fn lend(&self) -> Lent<T> {
-        self.lent[here()].clone()
+    pub(crate) fn of_shard(&self, shard: usize) -> LocalArc<T> {
+        self.local[shard].clone()
     }
 }
 
-impl<T> Clone for Lender<T> {
+impl<T> Clone for LocalArcs<T> {
     fn clone(&self) -> Self {
-        Self { value: self.value.clone(), lent: self.lent.clone() }
+        Self { value: self.value.clone(), local: self.local.clone() }
     }
 }
 
-impl<T> Deref for Lender<T> {
+impl<T> Deref for LocalArcs<T> {
     type Target = Arc<T>;
 
     #[inline]

@@ -4,6 +4,7 @@
 //! cell of the family is exported.
 
 use std::{
+    any::Any,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -11,7 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{EndedRun, Identity, SkipReason, TaskCell, TaskSnapshot};
+use super::{EndedRun, Identity, SkipReason, TaskCell, TaskSnapshot, task_cell::Part};
 use crate::{policy::RestartReason, sync::atomic::AtomicUsize};
 
 /// A cell, its identity, and what an upper layer keeps with it (`E`: the attribute sets its exports need).
@@ -29,6 +30,17 @@ pub(crate) struct Entry<E> {
     pub(super) is_family: AtomicBool,
     /// The number of members that report to it. Written under the registry's lock.
     pub(super) members: AtomicU32,
+}
+
+/// For the runs of a hot name that the threads of one shard spawn.
+impl<E: Send + Sync + 'static> Part for Entry<E> {
+    fn cell(&self) -> &TaskCell {
+        &self.cell
+    }
+
+    fn any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
 }
 
 /// The role of an entry in totals and exports.

@@ -6,6 +6,7 @@
 //! [`SystemTime`]: std::time::SystemTime
 
 mod entry;
+mod failures;
 mod histogram;
 mod identity;
 mod minutes;
@@ -16,13 +17,14 @@ mod task_cell;
 mod window;
 
 pub(crate) use entry::Entry;
+pub(crate) use failures::RunError;
 pub(crate) use histogram::{exact_quantile, quantile};
 pub(crate) use identity::Identity;
 pub use minutes::RunMinutes;
 pub(crate) use registry::{Registry, by_name, include_members, snapshot, vitals};
 pub(crate) use snapshot::Vitals;
 pub use snapshot::{ErrorCount, GateSnapshot, LastError, RunRecord, SkipReason, TaskSnapshot, TaskState};
-pub(crate) use task_cell::{EndedRun, RunError, TaskCell};
+pub(crate) use task_cell::{EndedRun, TaskCell};
 
 /// The number of ended runs that a name remembers.
 pub(crate) const HISTORY_LENGTH: usize = 100;

@@ -30,13 +30,13 @@ use std::{
 use foldhash::fast::RandomState;
 
 use super::{
-    Entry, TaskCell, TaskSnapshot, TaskState, Vitals, entry::Kind, retired::RetiredNames,
-    task_cell::takes_budget,
+    Entry, TaskCell, TaskSnapshot, TaskState, Vitals, entry::Kind, failures::takes_budget,
+    retired::RetiredNames,
 };
 use crate::{
     cell::identity::Identity,
     contract::OVERFLOW_NAME,
-    shards::{self, Shards},
+    shards::Shards,
     sync::{
         Mutex, RwLock,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -420,20 +420,61 @@ impl<E> Registry<E> {
         }
     }
 
-    /// Returns the same as [`Self::plain`], for a run that this thread spawns.
-    pub(crate) fn plain_here(&self, name: &str) -> Option<Arc<Entry<E>>> {
-        let found = &self.found[shards::here()];
+    /// Returns the entry for a run that a thread of this shard spawns: that of [`Self::plain`], and of a hot name its part for the
+    /// shard. `share` makes what an upper layer keeps with a part.
+    #[inline]
+    pub(crate) fn plain_here(
+        &self,
+        name: &str,
+        index: usize,
+        share: fn(&Entry<E>) -> E,
+    ) -> Option<Arc<Entry<E>>>
+    where
+        E: Send + Sync + 'static,
+    {
+        let found = &self.found[index];
         if let Some(ByName(entry)) = lock(found).get(name) {
-            if !entry.cell.is_gone() {
+            if entry.cell.takes_runs() {
                 return Some(entry.clone());
             }
         }
-        let entry = self.plain(name)?;
+        let mut entry = self.plain(name)?;
+        if entry.cell.is_hot() {
+            entry = self.part(entry, index, share);
+        }
         let mut found = lock(found);
-        if found.len() < FOUND_AT_MOST {
+        if found.len() < FOUND_AT_MOST || found.contains(name) {
             found.replace(ByName(entry.clone()));
         }
         Some(entry)
+    }
+
+    /// Returns the part of a hot name at this index.
+    fn part(&self, entry: Arc<Entry<E>>, index: usize, share: fn(&Entry<E>) -> E) -> Arc<Entry<E>>
+    where
+        E: Send + Sync + 'static,
+    {
+        let made = || entry.cell.part(index)?.downcast().ok();
+        if let Some(part) = made() {
+            return part;
+        }
+        // Under the lock: a name that is let go has all of its parts.
+        let _entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(part) = made() {
+            return part;
+        }
+        let part = Arc::new(Entry {
+            identity: entry.identity.clone(),
+            cell: entry.cell.new_part(),
+            extra: share(&entry),
+            under: entry.under.clone(),
+            kind: entry.kind,
+            plain: entry.plain,
+            is_family: AtomicBool::new(false),
+            members: AtomicU32::new(0),
+        });
+        entry.cell.add_part(index, part.clone());
+        part
     }
 
     /// The entry of this identity, made where there is none; `None` where there is no room for one more.
@@ -558,7 +599,7 @@ impl<E> Registry<E> {
         let entry = entry.family().unwrap_or(entry);
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let remembered = entries.past.remembered.get(&entry.identity);
-        if entry.cell.is_gone() && remembered.is_some_and(|held| Arc::ptr_eq(&held.entry, entry)) {
+        if entry.cell.is_gone() && remembered.is_some_and(|held| held.entry.cell.is_or_has(&entry.cell)) {
             if let Some(entry) = entries.take_back(&entry.identity, now, &self.error_type_budget) {
                 entries.retired.push(entry, now);
             }
@@ -758,6 +799,9 @@ pub(crate) fn vitals<E>(of_name: &[Arc<Entry<E>>], now: Duration) -> Vitals {
     of_name.iter().for_each(|entry| sum.absorb(&entry.cell.vitals(now)));
     sum
 }
+
+#[cfg(test)]
+mod hot_tests;
 
 #[cfg(test)]
 mod tests {

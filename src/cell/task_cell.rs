@@ -4,17 +4,20 @@
 //! interval, next run and skips, and its context writes heartbeats. Readers only read.
 
 use std::{
+    any::Any,
     collections::VecDeque,
+    fmt,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
-    ErrorCount, FEW_RUNS, HISTORY_LENGTH, Identity, LastError, RunRecord, SkipReason, TaskSnapshot,
-    TaskState, Vitals, histogram::Histogram, minutes::Minutes, window::HourWindow,
+    FEW_RUNS, HISTORY_LENGTH, Identity, RunError, RunRecord, SkipReason, TaskSnapshot, TaskState, Vitals,
+    failures::Failures, histogram::Histogram, minutes::Minutes,
 };
 use crate::{
-    contract::{ERROR_TYPE_OTHER, ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT},
     policy::{ExitKind, RestartIntensity, RestartReason},
+    shards::COUNT as SHARDS,
     sync::{
         Mutex, MutexGuard, OnceBox, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -22,11 +25,18 @@ use crate::{
     },
 };
 
+/// Set in [`TaskCell::active`] once the name is hot: runs that begin now are counted by the part of their thread's shard.
+const HOT: u64 = 1 << 61;
+
 /// Set in [`TaskCell::active`] while the task that was registered under the name is gone and no other has come.
 const RETIRED: u64 = 1 << 62;
 
 /// Set in [`TaskCell::active`] once the registry has let the retired name go.
 const GONE: u64 = 1 << 63;
+
+/// A name is hot if this number of ended runs waited for the lock of [`Rare`], and they were at least one in [`HOT_SHARE`].
+const HOT_WAITS: u32 = 32;
+const HOT_SHARE: u64 = 64;
 
 /// The position of the number of a state in its word: below it there is room for microseconds until the year 4253.
 const STATE_SHIFT: u32 = 56;
@@ -38,7 +48,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 /// that must see a run's figures (a test at rest, a joined handle) is ordered by its own wait.
 #[derive(Debug, Default)]
 pub(crate) struct TaskCell {
-    /// Runs under way; above them [`RETIRED`] and [`GONE`]. It is one word, so that a name is let go only between two runs. A run
+    /// Runs under way; above them [`HOT`], [`RETIRED`] and [`GONE`]. It is one word, so that a name is let go only between two runs. A run
     /// that begins either keeps the name, or sees that it is gone.
     active: AtomicU64,
     longest_poll_nanos: AtomicU64,
@@ -71,8 +81,6 @@ struct Figures {
     restarts: [AtomicU64; RestartReason::ALL.len()],
     skipped: [AtomicU64; SkipReason::ALL.len()],
     retries: AtomicU64,
-    /// Ended runs that failed, panicked or timed out since the last success.
-    failures_in_a_row: AtomicU64,
     run_nanos: AtomicU64,
     longest_run_nanos: AtomicU64,
     /// 0 before the first run has ended.
@@ -83,13 +91,16 @@ struct Figures {
     durations: Histogram,
     /// Made when the first run ends while somebody wants them.
     minutes: OnceLock<Box<Minutes>>,
-    /// Made when the first error comes.
-    errors_last_hour: OnceLock<Box<HourWindow>>,
+    /// Made when the first error comes. The cells of a hot name have one.
+    failures: OnceLock<Arc<Failures>>,
+    /// Made with the first part of a hot name.
+    parts: OnceLock<Box<Parts>>,
+    /// True for a part of a hot name.
+    is_part: bool,
     /// As [`TaskCell::first_start_at`].
     last_restart_at: AtomicU64,
     /// Unix time in nanoseconds, 0 for never; so the next three.
     last_success: AtomicU64,
-    last_error_time: AtomicU64,
     last_restart: AtomicU64,
     next_retry: AtomicU64,
     /// Reservations that wait, plus one; 0 if the name has never had a limit.
@@ -97,11 +108,29 @@ struct Figures {
     rare: Mutex<Rare>,
 }
 
+/// The part of a hot name for each shard of threads, made by the first of them that needs it. Held with its owner, which a run holds.
+type Parts = [OnceLock<Arc<dyn Part>>; SHARDS];
+
+/// The owner of a cell that counts some of the runs of a hot name.
+pub(super) trait Part: Any + Send + Sync {
+    fn cell(&self) -> &TaskCell;
+
+    fn any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+impl fmt::Debug for dyn Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cell().fmt(f)
+    }
+}
+
 /// The figures that are written rarely or need an order.
 #[derive(Debug, Default)]
 struct Rare {
-    errors: Vec<ErrorCount>,
-    last_error: Option<LastError>,
+    /// The number of ended runs that waited for this lock, since [`Rare::waits_since`].
+    waits: u32,
+    /// The number of ended runs when the first of them waited.
+    waits_since: u64,
     history: VecDeque<RunRecord>,
     /// The times of restarts that count for the limit, since the registry was made; the oldest first.
     restart_log: VecDeque<Duration>,
@@ -115,23 +144,24 @@ pub(crate) struct EndedRun<'a> {
     pub(crate) error: Option<RunError<'a>>,
 }
 
-/// The reason why a run failed.
-pub(crate) struct RunError<'a> {
-    pub(crate) error_type: &'static str,
-    pub(crate) message: &'a dyn Fn() -> String,
-    pub(crate) trace_id: Option<String>,
-}
-
 impl Figures {
     fn rare(&self) -> MutexGuard<'_, Rare> {
         // Nothing below panics while it holds the lock. If it were poisoned anyway, the figures would still be whole.
         lock(&self.rare)
     }
 
-    /// Returns the records of errors. The time of the last error is written after its record. If there was no error, the lock is
-    /// not taken.
-    fn failed(&self) -> Option<MutexGuard<'_, Rare>> {
-        (self.last_error_time.load(Relaxed) != 0).then(|| self.rare())
+    fn ended_runs(&self) -> u64 {
+        load(&self.runs).iter().sum()
+    }
+
+    fn failures(&self) -> &Arc<Failures> {
+        self.failures.get_or_init(Arc::default)
+    }
+
+    /// Returns the cells that a hot name has beside its first.
+    fn parts(&self) -> impl Iterator<Item = &TaskCell> {
+        let parts = self.parts.get().into_iter();
+        parts.flat_map(|parts| parts.iter()).filter_map(|part| part.get().map(|part| part.cell()))
     }
 
     /// Returns the records of restarts. The time of the last restart is written before the log. If there was no restart, the lock is
@@ -144,7 +174,6 @@ impl Figures {
     fn reset(&self) {
         let single = [
             &self.retries,
-            &self.failures_in_a_row,
             &self.run_nanos,
             &self.longest_run_nanos,
             &self.shortest_run_nanos,
@@ -153,35 +182,28 @@ impl Figures {
             &self.stale_signals,
             &self.last_restart_at,
             &self.last_success,
-            &self.last_error_time,
             &self.last_restart,
             &self.next_retry,
         ];
         let figures = single.into_iter().chain(&self.runs).chain(&self.restarts).chain(&self.skipped);
         figures.for_each(|figure| figure.store(0, Relaxed));
         self.durations.clear();
-        if let Some(errors) = self.errors_last_hour.get() {
-            errors.clear();
+        if let Some(failures) = self.failures.get() {
+            failures.reset();
         }
         if let Some(minutes) = self.minutes.get() {
             minutes.clear();
         }
         let mut rare = self.rare();
-        // The histograms still know them.
-        rare.errors.iter_mut().for_each(|error| error.count = 0);
-        (rare.last_error, rare.history, rare.restart_log) = (None, VecDeque::new(), VecDeque::new());
+        (rare.history, rare.restart_log) = (VecDeque::new(), VecDeque::new());
     }
 
     /// The durations of all runs, if they are few.
     fn few_runs(&self) -> Vec<Duration> {
-        if load(&self.runs).iter().sum::<u64>() > FEW_RUNS as u64 {
+        if self.ended_runs() > FEW_RUNS as u64 {
             return Vec::new();
         }
         self.rare().history.iter().map(|run| run.duration).collect()
-    }
-
-    fn errors_last_hour(&self, now: Duration) -> u64 {
-        self.errors_last_hour.get().map_or(0, |window| window.sum(now))
     }
 
     fn restarts_last_hour(&self, now: Duration) -> u64 {
@@ -210,9 +232,97 @@ impl TaskCell {
         before & GONE != 0
     }
 
+    /// The cells of the name: this, and if the name is hot, those of its shards. Each run begins and ends in one of them. So every cell is
+    /// right alone, and so is their sum.
+    fn all(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(self.parts())
+    }
+
+    /// The cells that a hot name has beside its first.
+    fn parts(&self) -> impl Iterator<Item = &Self> {
+        self.figures.get().into_iter().flat_map(|figures| figures.parts())
+    }
+
+    /// Returns the records for a run that has ended. The name becomes hot if such runs often meet here: then they are on several threads,
+    /// which take the cache lines of the whole cell from each other.
+    // The compiler does not inline it by itself, for 30 instructions of each run.
+    #[inline(always)]
+    fn rare_of_run<'a>(&self, figures: &'a Figures) -> MutexGuard<'a, Rare> {
+        match figures.rare.try_lock() {
+            Ok(rare) => rare,
+            Err(_) => self.rare_after_wait(figures),
+        }
+    }
+
+    #[cold]
+    fn rare_after_wait<'a>(&self, figures: &'a Figures) -> MutexGuard<'a, Rare> {
+        let mut rare = figures.rare();
+        let runs = figures.ended_runs();
+        if rare.waits == 0 {
+            rare.waits_since = runs;
+        }
+        rare.waits += 1;
+        if rare.waits == HOT_WAITS {
+            rare.waits = 0;
+            if runs.saturating_sub(rare.waits_since) <= u64::from(HOT_WAITS) * HOT_SHARE && !figures.is_part {
+                self.heat_up();
+            }
+        }
+        rare
+    }
+
+    /// The name is hot from now on.
+    pub(super) fn heat_up(&self) {
+        self.active.fetch_or(HOT, Relaxed);
+    }
+
+    /// Returns true if the name is hot.
+    pub(super) fn is_hot(&self) -> bool {
+        self.active.load(Relaxed) & HOT != 0
+    }
+
+    /// Returns true if a run that begins now is counted by this cell.
+    #[inline]
+    pub(super) fn takes_runs(&self) -> bool {
+        self.active.load(Relaxed) & (HOT | GONE) == 0
+    }
+
+    /// Returns the owner of the part at this index, if it was made.
+    pub(super) fn part(&self, index: usize) -> Option<Arc<dyn Any + Send + Sync>> {
+        let part = self.figures.get()?.parts.get()?[index].get()?;
+        Some(part.clone().any())
+    }
+
+    /// Returns true if `cell` is this or a part of it.
+    pub(super) fn is_or_has(&self, cell: &Self) -> bool {
+        self.all().any(|part| std::ptr::eq(part, cell))
+    }
+
+    /// Makes the cell of a part. Under the registry's lock, as the next.
+    pub(super) fn new_part(&self) -> Self {
+        let cell = Self::default();
+        cell.active.store(self.active.load(Relaxed) & (RETIRED | GONE), Relaxed);
+        let figures = Figures { is_part: true, ..Figures::default() };
+        figures.failures.get_or_init(|| self.figures().failures().clone());
+        cell.figures.get_or_init(|| Box::new(figures));
+        cell
+    }
+
+    /// Adds a part to a hot name.
+    pub(super) fn add_part(&self, index: usize, part: Arc<dyn Part>) {
+        let parts =
+            self.figures().parts.get_or_init(|| Box::new(std::array::from_fn(|_| OnceLock::default())));
+        parts[index].get_or_init(|| part);
+    }
+
     /// The number of runs under way.
     fn active(&self) -> u64 {
-        self.active.load(Relaxed) & !(RETIRED | GONE)
+        let here = self.active_here();
+        if self.is_hot() { here + self.parts().map(Self::active_here).sum::<u64>() } else { here }
+    }
+
+    fn active_here(&self) -> u64 {
+        self.active.load(Relaxed) & !(HOT | RETIRED | GONE)
     }
 
     /// Returns true if no run is under way.
@@ -222,7 +332,7 @@ impl TaskCell {
 
     /// The task that was registered under the name is gone. Under the registry's lock, as the next five.
     pub(super) fn retire(&self) {
-        self.active.fetch_or(RETIRED, Relaxed);
+        self.all().for_each(|cell| _ = cell.active.fetch_or(RETIRED, Relaxed));
     }
 
     /// Returns true if the task that was registered under the name is gone, and no other has come.
@@ -232,17 +342,28 @@ impl TaskCell {
 
     /// A task is registered under the name again.
     pub(super) fn revive(&self) {
-        self.active.fetch_and(!(RETIRED | GONE), Relaxed);
+        self.all().for_each(|cell| _ = cell.active.fetch_and(!(RETIRED | GONE), Relaxed));
     }
 
     /// Lets a retired name go, unless a run is under way. Returns whether it did.
     pub(super) fn let_go(&self) -> bool {
-        self.active.compare_exchange(RETIRED, RETIRED | GONE, Relaxed, Relaxed).is_ok()
+        let goes = |cell: &Self| {
+            let quiet = cell.active.load(Relaxed) & HOT | RETIRED;
+            cell.active.compare_exchange(quiet, quiet | GONE, Relaxed, Relaxed).is_ok()
+        };
+        let let_go = self.all().all(goes);
+        if !let_go {
+            // A run that has begun in a part meanwhile waits for the registry's lock, and then finds the name.
+            self.take_back();
+        }
+        let_go
     }
 
     /// Takes a retired name back that was let go. Returns whether it was.
     pub(super) fn take_back(&self) -> bool {
-        self.active.fetch_and(!GONE, Relaxed) & GONE != 0
+        let was_gone = self.is_gone();
+        self.all().for_each(|cell| _ = cell.active.fetch_and(!GONE, Relaxed));
+        was_gone
     }
 
     /// Returns true if the registry has let the name go.
@@ -252,7 +373,7 @@ impl TaskCell {
 
     /// Forgets the last runs and the times of restarts, which nobody reads of a name that was let go.
     pub(super) fn shrink(&self) {
-        if let Some(figures) = self.figures.get() {
+        for figures in self.all().filter_map(|cell| cell.figures.get()) {
             let mut rare = figures.rare();
             (rare.history, rare.restart_log) = (VecDeque::new(), VecDeque::new());
         }
@@ -260,6 +381,10 @@ impl TaskCell {
 
     /// Lets the name begin at zero. What is exported of it is not read meanwhile, and no run of it ends.
     pub(super) fn reset(&self) {
+        self.all().for_each(Self::reset_here);
+    }
+
+    fn reset_here(&self) {
         let own = [&self.longest_poll_nanos, &self.first_start_at, &self.first_start, &self.last_seen];
         own.into_iter().for_each(|figure| figure.store(0, Relaxed));
         if let Some(scheduled) = self.scheduled.get() {
@@ -274,14 +399,16 @@ impl TaskCell {
     /// The classes of errors that were counted.
     pub(super) fn error_types(&self) -> Vec<&'static str> {
         // Not only after a failure: some error types may be known from before.
-        let Some(figures) = self.figures.get() else { return Vec::new() };
-        figures.rare().errors.iter().map(|error| error.error_type).collect()
+        self.failures().map(Failures::error_types).unwrap_or_default()
+    }
+
+    fn failures(&self) -> Option<&Failures> {
+        self.figures.get()?.failures.get().map(|failures| &**failures)
     }
 
     /// Admits classes of errors that the histograms know of the name already, from before it was let go. Called before a run.
     pub(super) fn know_error_types(&self, error_types: impl Iterator<Item = &'static str>) {
-        let known = error_types.map(|error_type| ErrorCount { error_type, count: 0 });
-        self.figures().rare().errors.extend(known);
+        self.figures().failures().know(error_types);
     }
 
     /// Counts an ended run once, everywhere. Returns the error type it was counted under.
@@ -302,14 +429,14 @@ impl TaskCell {
         advance(&self.last_seen, ended);
         if run.kind == ExitKind::Success {
             advance(&figures.last_success, ended);
-            if figures.failures_in_a_row.load(Relaxed) != 0 {
-                figures.failures_in_a_row.store(0, Relaxed);
+            if let Some(failures) = figures.failures.get() {
+                failures.set_row(0);
             }
         } else if run.kind.is_error() {
-            figures.failures_in_a_row.fetch_add(1, Relaxed);
+            figures.failures().continue_row();
         }
-        let error_type = {
-            let mut rare = figures.rare();
+        {
+            let mut rare = self.rare_of_run(figures);
             if rare.history.len() == HISTORY_LENGTH {
                 rare.history.pop_front();
             }
@@ -318,20 +445,9 @@ impl TaskCell {
                 duration: run.duration,
                 result: run.kind,
             });
-            run.error.as_ref().map(|RunError { error_type, message, trace_id }| {
-                rare.last_error = Some(LastError {
-                    error_type,
-                    message: message(),
-                    at: UNIX_EPOCH + Duration::from_nanos(ended),
-                    trace_id: trace_id.clone(),
-                });
-                count_error(&mut rare.errors, error_type, error_type_budget)
-            })
-        };
-        if error_type.is_some() {
-            figures.last_error_time.fetch_max(ended, Relaxed);
-            figures.errors_last_hour.get_or_init(Box::default).count(now());
         }
+        let error_type =
+            run.error.as_ref().map(|error| figures.failures().count(error, ended, now(), error_type_budget));
         figures.runs[run.kind as usize].fetch_add(1, Relaxed);
         self.active.fetch_sub(1, Relaxed);
         error_type
@@ -344,7 +460,7 @@ impl TaskCell {
 
     /// Returns the number of ended runs.
     pub(crate) fn ended_runs(&self) -> u64 {
-        self.figures.get().map_or(0, |figures| load(&figures.runs).iter().sum())
+        self.all().filter_map(|cell| cell.figures.get()).map(|figures| figures.ended_runs()).sum()
     }
 
     pub(crate) fn polled(&self, duration: Duration, slow: Duration) {
@@ -388,22 +504,24 @@ impl TaskCell {
     pub(crate) fn forgive_restarts(&self) {
         if let Some(figures) = self.figures.get() {
             figures.rare().restart_log.clear();
-            figures.failures_in_a_row.store(0, Relaxed);
+        }
+        if let Some(failures) = self.failures() {
+            failures.set_row(0);
         }
     }
 
     /// Forgets what led to a failure that is over, the errors of the last hour too: health is about what comes now.
     pub(crate) fn recovered(&self) {
         self.forgive_restarts();
-        if let Some(errors) = self.figures.get().and_then(|figures| figures.errors_last_hour.get()) {
-            errors.clear();
+        if let Some(failures) = self.failures() {
+            failures.forget_last_hour();
         }
     }
 
     /// Counts the failure that has just ended a long run as the first in a row: such a run would succeed only by ending.
     pub(crate) fn failed_after_long(&self) {
-        if let Some(figures) = self.figures.get() {
-            figures.failures_in_a_row.store(1, Relaxed);
+        if let Some(failures) = self.failures() {
+            failures.set_row(1);
         }
     }
 
@@ -483,24 +601,45 @@ impl TaskCell {
         self.state().is_some() || !self.is_quiet()
     }
 
+    /// Returns the last runs, in the order of their ends.
     pub(crate) fn history(&self) -> Vec<RunRecord> {
-        self.figures.get().map(|figures| figures.rare().history.iter().copied().collect()).unwrap_or_default()
+        let mut history = Vec::new();
+        for figures in self.all().filter_map(|cell| cell.figures.get()) {
+            history.extend(figures.rare().history.iter().copied());
+        }
+        if let Some(beyond) = history.len().checked_sub(HISTORY_LENGTH).filter(|_| self.is_hot()) {
+            history.sort_by_key(|run| run.started + run.duration);
+            history.drain(..beyond);
+        }
+        history
     }
 
     /// Returns the figures for health and the totals, without texts and buckets.
     pub(crate) fn vitals(&self, now: Duration) -> Vitals {
+        let mut vitals = self.vitals_here(now);
+        if self.is_hot() {
+            self.parts().for_each(|part| vitals.absorb(&part.vitals_here(now)));
+        }
+        vitals
+    }
+
+    fn vitals_here(&self, now: Duration) -> Vitals {
         let state = self.state_since();
         let vitals = Vitals {
             state: state.map(|(state, _)| state),
             state_since: state.map(|(_, since)| since),
-            active: self.active(),
+            active: self.active_here(),
             uptime: age(&self.first_start_at, now),
             last_seen: time(&self.last_seen),
             ..Vitals::default()
         };
         let Some(figures) = self.figures.get() else { return vitals };
         let runs = load(&figures.runs);
+        // Those of a part are its name's.
+        let failures = figures.failures.get().filter(|_| !figures.is_part);
         Vitals {
+            failures_in_a_row: failures.map_or(0, |failures| failures.in_a_row()),
+            errors_last_hour: failures.map_or(0, |failures| failures.last_hour(now)),
             runs: runs.iter().sum(),
             errors: ExitKind::ALL
                 .iter()
@@ -508,9 +647,7 @@ impl TaskCell {
                 .map(|kind| runs[*kind as usize])
                 .sum(),
             restarts: load(&figures.restarts).iter().sum(),
-            failures_in_a_row: figures.failures_in_a_row.load(Relaxed),
             since_restart: age(&figures.last_restart_at, now),
-            errors_last_hour: figures.errors_last_hour(now),
             restarts_last_hour: figures.restarts_last_hour(now),
             ..vitals
         }
@@ -518,37 +655,43 @@ impl TaskCell {
 
     /// A snapshot of what is exported: ages, windows, buckets and the last error's text are left out.
     pub(crate) fn exported(&self, identity: &Identity) -> TaskSnapshot {
-        let rare = self.figures.get().and_then(|figures| figures.failed());
-        let errors = rare.map(|rare| seen(&rare.errors)).unwrap_or_default();
-        self.counted(identity, errors)
+        let mut sum = self.counted_here(identity);
+        self.parts().for_each(|part| sum.absorb(part.counted_here(identity)));
+        if let Some(failures) = self.failures() {
+            (sum.errors, sum.last_error_time) = (failures.errors(), failures.last_time());
+        }
+        sum
     }
 
     pub(crate) fn snapshot(&self, identity: &Identity, now: Duration) -> TaskSnapshot {
+        let mut sum = self.snapshot_here(identity, now);
+        self.parts().for_each(|part| sum.absorb(part.snapshot_here(identity, now)));
+        if let Some(failures) = self.failures() {
+            (sum.errors, sum.last_error_time) = (failures.errors(), failures.last_time());
+            (sum.last_error, sum.errors_last_hour) = (failures.last(), failures.last_hour(now));
+        }
+        sum
+    }
+
+    fn snapshot_here(&self, identity: &Identity, now: Duration) -> TaskSnapshot {
         let uptime = age(&self.first_start_at, now);
         let Some(figures) = self.figures.get() else {
-            return TaskSnapshot {
-                durations: Histogram::none(),
-                uptime,
-                ..self.counted(identity, Vec::new())
-            };
+            return TaskSnapshot { durations: Histogram::none(), uptime, ..self.counted_here(identity) };
         };
-        let (errors, last_error) =
-            figures.failed().map(|rare| (seen(&rare.errors), rare.last_error.clone())).unwrap_or_default();
         let few = figures.few_runs();
         TaskSnapshot {
             few,
             minutes: figures.minutes.get().map(|minutes| minutes.read(now)),
             durations: figures.durations.counts(),
-            last_error,
             uptime,
             since_restart: age(&figures.last_restart_at, now),
-            errors_last_hour: figures.errors_last_hour(now),
             restarts_last_hour: figures.restarts_last_hour(now),
-            ..self.counted(identity, errors)
+            ..self.counted_here(identity)
         }
     }
 
-    fn counted(&self, identity: &Identity, errors: Vec<ErrorCount>) -> TaskSnapshot {
+    /// The figures of this cell alone, as the other functions that end in `_here`. Failures are of all cells of the name.
+    fn counted_here(&self, identity: &Identity) -> TaskSnapshot {
         let scheduled = self.scheduled.get();
         let interval = scheduled.map(|scheduled| duration(&scheduled.interval_nanos));
         let snapshot = TaskSnapshot {
@@ -556,8 +699,7 @@ impl TaskCell {
             next_run: scheduled.and_then(|scheduled| time(&scheduled.next_run)),
             state: self.state(),
             retired: self.is_retired(),
-            active: self.active(),
-            errors,
+            active: self.active_here(),
             longest_poll: duration(&self.longest_poll_nanos),
             first_start: time(&self.first_start),
             last_seen: time(&self.last_seen),
@@ -577,7 +719,6 @@ impl TaskCell {
             retries: figures.retries.load(Relaxed),
             pending_reservations: figures.reservations.load(Relaxed).checked_sub(1),
             last_success: time(&figures.last_success),
-            last_error_time: time(&figures.last_error_time),
             last_restart: time(&figures.last_restart),
             next_retry: time(&figures.next_retry),
             ..snapshot
@@ -589,36 +730,6 @@ impl TaskCell {
 fn state_of(word: u64) -> Option<TaskState> {
     let index = usize::try_from(word >> STATE_SHIFT).ok()?.checked_sub(1)?;
     Some(TaskState::ALL[index])
-}
-
-/// Returns the counted errors: error types that are known from before have none yet.
-fn seen(errors: &[ErrorCount]) -> Vec<ErrorCount> {
-    errors.iter().filter(|error| error.count > 0).copied().collect()
-}
-
-/// The classes that every name may show, whatever its budget.
-const ALWAYS: [&str; 3] = [ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT, ERROR_TYPE_OTHER];
-
-/// Returns true if a class takes a place of a name's eight and of the registry's budget.
-pub(super) fn takes_budget(error_type: &str) -> bool {
-    !ALWAYS.contains(&error_type)
-}
-
-/// Counts an error under its type, or under `_OTHER` where the name's eight places or the registry's budget are used up.
-fn count_error(errors: &mut Vec<ErrorCount>, error_type: &'static str, budget: &AtomicUsize) -> &'static str {
-    if let Some(known) = errors.iter_mut().find(|known| known.error_type == error_type) {
-        known.count += 1;
-        return error_type;
-    }
-    let own = errors.iter().filter(|known| takes_budget(known.error_type)).count();
-    let admitted = !takes_budget(error_type)
-        || own < TaskSnapshot::MAX_ERROR_TYPES
-            && budget.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
-    if !admitted {
-        return count_error(errors, ERROR_TYPE_OTHER, budget);
-    }
-    errors.push(ErrorCount { error_type, count: 1 });
-    error_type
 }
 
 /// Raises a maximum. A load first: almost no value is the largest, and a read does not take the line from the other workers.
@@ -649,7 +760,7 @@ fn duration(nanos: &AtomicU64) -> Duration {
 }
 
 /// Reads a time that was written as [`unix_nanos`]; `None` for never.
-fn time(unix: &AtomicU64) -> Option<SystemTime> {
+pub(super) fn time(unix: &AtomicU64) -> Option<SystemTime> {
     match unix.load(Relaxed) {
         0 => None,
         nanos => Some(UNIX_EPOCH + Duration::from_nanos(nanos)),

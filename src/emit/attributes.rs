@@ -22,7 +22,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct TaskAttributes {
     instance: Option<Arc<Arc<str>>>,
-    sets: OnceLock<Box<Sets>>,
+    /// The parts of a hot name share them.
+    sets: OnceLock<Arc<Sets>>,
 }
 
 #[derive(Debug)]
@@ -51,6 +52,11 @@ impl TaskAttributes {
     pub(crate) fn new(instance: &Option<Arc<Arc<str>>>) -> Self {
         Self { instance: instance.clone(), sets: OnceLock::new() }
     }
+
+    /// Returns those of a part of a hot name.
+    pub(crate) fn shared(task: &Entry<Self>) -> Self {
+        Self { instance: task.extra.instance.clone(), sets: OnceLock::from(task.sets().clone()) }
+    }
 }
 
 impl Entry<TaskAttributes> {
@@ -73,9 +79,9 @@ impl Entry<TaskAttributes> {
         attributes
     }
 
-    fn sets(&self) -> &Sets {
+    fn sets(&self) -> &Arc<Sets> {
         self.extra.sets.get_or_init(|| {
-            Box::new(Sets {
+            Arc::new(Sets {
                 base: self.new_attributes(0),
                 plain_results: Default::default(),
                 failure: OnceLock::new(),

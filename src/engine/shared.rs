@@ -42,14 +42,14 @@ use crate::{
     error::RegisterError,
     read::{self, ManagerHealth, TaskHealth},
     run::{Recorder, Task},
-    shards::Lender,
+    shards::LocalArcs,
     watchdog,
 };
 
 pub(crate) struct Shared {
-    pub(crate) recorder: Lender<Recorder>,
+    pub(crate) recorder: LocalArcs<Recorder>,
     pub(crate) settings: Settings,
-    pub(crate) tracker: Lender<Tracker>,
+    pub(crate) tracker: LocalArcs<Tracker>,
     pub(crate) events: EventBus,
     pub(crate) watch: Watch,
     pub(super) errands: Errands<Errand>,
@@ -84,9 +84,9 @@ impl Shared {
     pub(crate) fn new(recorder: Arc<Recorder>, settings: Settings) -> Arc<Self> {
         let number = watchdog::next_number();
         let shared = Arc::new(Self {
-            recorder: Lender::new(recorder),
+            recorder: LocalArcs::new(recorder),
             settings,
-            tracker: Lender::new(Tracker::new(number)),
+            tracker: LocalArcs::new(Tracker::new(number)),
             events: EventBus::default(),
             errands: Errands::default(),
             watch: Watch::new(number),

@@ -3,12 +3,12 @@
 use std::{cell::Cell, sync::Arc};
 
 use super::{Recorder, Task};
-use crate::shards::Lent;
+use crate::shards::LocalArc;
 
 /// A run, as what happens inside it sees it.
 #[derive(Clone)]
 pub(crate) struct Current {
-    pub(crate) recorder: Lent<Recorder>,
+    pub(crate) recorder: LocalArc<Recorder>,
     pub(crate) task: Arc<Task>,
 }
 

@@ -9,6 +9,7 @@ use super::{Begin, Ended, PollTime, Recorder, Rules, Run, SpanDetails, SpanMade,
 use crate::{
     emit::SpanParent,
     policy::{Exit, TaskCategory, TaskPriority},
+    shards,
 };
 
 /// The settings of an instrumented function.
@@ -157,10 +158,10 @@ where
             return body.await;
         }
         Some(outer) => outer.recorder,
-        None => Recorder::process().lend(),
+        None => Recorder::process().here(),
     };
     let entry = if task.category.is_none() && task.priority.is_none() && task.component.is_none() {
-        recorder.task(task.name)
+        recorder.task_here(task.name, shards::here())
     } else {
         recorder.task_with(task.name, task.category, task.priority, task.component.map(Into::into))
     };

@@ -26,13 +26,13 @@ use crate::{
     },
     policy::{ErrorRules, Exit, ExitKind},
     run::recorder::PollTime,
-    shards::Lent,
+    shards::LocalArc,
     watchdog,
 };
 
 /// The inputs of a run.
 pub(crate) struct Begin<'a> {
-    pub(crate) recorder: Lent<Recorder>,
+    pub(crate) recorder: LocalArc<Recorder>,
     pub(crate) task: Arc<Task>,
     pub(crate) timeout: Option<Duration>,
     /// The rules for its error, if they are others than the manager's.

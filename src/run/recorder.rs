@@ -19,7 +19,7 @@ use crate::{
     },
     emit::{AnyTracer, Exposition, Figures, Row, RunDuration, RunExemplar, Source, SpanPath, TaskAttributes},
     policy::{CategoryRules, ErrorRules, Exit, NameRule, TaskCategory, TaskPriority},
-    shards::Lender,
+    shards::LocalArcs,
 };
 
 /// A task name with its cell and its attribute sets.
@@ -139,9 +139,9 @@ impl Recorder {
     }
 
     /// The recorder of `#[instrumented_task]` functions that run under no manager.
-    pub(crate) fn process() -> &'static Lender<Self> {
-        static PROCESS: OnceLock<Lender<Recorder>> = OnceLock::new();
-        PROCESS.get_or_init(|| Lender::new(Self::new(RecorderOptions::default())))
+    pub(crate) fn process() -> &'static LocalArcs<Self> {
+        static PROCESS: OnceLock<LocalArcs<Recorder>> = OnceLock::new();
+        PROCESS.get_or_init(|| LocalArcs::new(Self::new(RecorderOptions::default())))
     }
 
     /// Reports to `exposition`; the process-wide recorder joins the first one there is.
@@ -202,8 +202,18 @@ impl Recorder {
 
     /// The task that a bare name is recorded under.
     pub(crate) fn task(&self, given: &str) -> Arc<Task> {
+        self.task_by(given, |name| self.registry().plain(name))
+    }
+
+    /// The same for a run that a thread of this shard spawns.
+    pub(crate) fn task_here(&self, given: &str, shard: usize) -> Arc<Task> {
+        self.task_by(given, |name| self.registry().plain_here(name, shard, TaskAttributes::shared))
+    }
+
+    #[inline]
+    fn task_by(&self, given: &str, find: impl FnOnce(&str) -> Option<Arc<Task>>) -> Arc<Task> {
         let name = self.options.name_rule.apply(given);
-        if let Some(task) = self.registry().plain_here(&name) {
+        if let Some(task) = find(&name) {
             return task;
         }
         let identity = Identity {

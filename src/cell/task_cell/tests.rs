@@ -1,4 +1,8 @@
 use super::*;
+use crate::{
+    cell::failures::count_error,
+    contract::{ERROR_TYPE_OTHER, ERROR_TYPE_PANIC, ERROR_TYPE_TIMEOUT},
+};
 
 pub(in crate::cell) fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)

@@ -164,7 +164,7 @@ impl Living {
             ..SpanDetails::default()
         };
         let begin = Begin {
-            recorder: shared.recorder.lend(),
+            recorder: shared.recorder.here(),
             task: supervised.task.clone(),
             timeout: supervised.spec.run_timeout,
             error_rules: None,
@@ -229,7 +229,7 @@ impl Living {
         let generation = Some(context.generation());
         let mut details = SpanDetails { generation, links, ..SpanDetails::default() };
         let begin = Begin {
-            recorder: shared.recorder.lend(),
+            recorder: shared.recorder.here(),
             task: supervised.task.clone(),
             timeout: None,
             error_rules: None,

@@ -35,7 +35,7 @@ use crate::{
     gate::{Grant, Pass},
     policy::{ShutdownOutcome, TaskCategory, TaskPriority},
     run::{Guard, Task},
-    shards::{self, COUNT as SHARDS, Lender, Lent, Shards},
+    shards::{COUNT as SHARDS, LocalArc, LocalArcs, Shards},
     sync::{
         Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering},
@@ -397,7 +397,7 @@ pub(crate) struct RunMember {
 
 /// A member's place; dropping it leaves.
 pub(crate) struct Place {
-    tracker: Lent<Tracker>,
+    tracker: LocalArc<Tracker>,
     key: usize,
     id: MemberId,
 }
@@ -604,13 +604,13 @@ impl Tracker {
 
     /// Admits a spawned run, or refuses it: during a shutdown, or once its owner has ended.
     pub(crate) fn enter(
-        tracker: &Lender<Self>,
+        tracker: &LocalArcs<Self>,
+        index: usize,
         task: &Arc<Task>,
         stage: usize,
         mut owner: Option<Owner>,
         run: RunMember,
     ) -> Result<Place, RunMember> {
-        let index = shards::here();
         let mut shard = tracker.shard(index);
         let admitted = match &owner {
             None => (shard.admission <= Admission::Runs).then_some(false),
@@ -645,7 +645,7 @@ impl Tracker {
         });
         drop(shard);
         told.iter().for_each(CancellationToken::cancel);
-        Ok(Place { tracker: tracker.lend(), key: slot * SHARDS + index, id })
+        Ok(Place { tracker: tracker.of_shard(index), key: slot * SHARDS + index, id })
     }
 
     /// Sets the abort handle of a run. It may have left already: then this does nothing.

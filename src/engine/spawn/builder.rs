@@ -35,6 +35,7 @@ use crate::{
         Begin, Outcome, PollTime, Refusal, Rules, Run, SpanDetails, SpanMade, Task, TaskError, TaskHandle,
         catch, exit_of_run,
     },
+    shards,
     watchdog::{MemberId, block_for},
 };
 
@@ -584,6 +585,22 @@ impl Shared {
         TaskHandle::new(handle)
     }
 
+    /// The task that figures of a run of this name are kept under, if a thread of this shard spawns it.
+    fn task_here(
+        &self,
+        name: &str,
+        category: Option<TaskCategory>,
+        priority: Option<TaskPriority>,
+        component: Option<Arc<str>>,
+        shard: usize,
+    ) -> Arc<Task> {
+        if category.is_none() && priority.is_none() && component.is_none() {
+            self.recorder.task_here(name, shard)
+        } else {
+            self.recorder.task_with(name, category, priority, component)
+        }
+    }
+
     /// The task that figures of this name are kept under.
     pub(super) fn task_of(
         &self,
@@ -618,7 +635,8 @@ impl Shared {
             }
             name => name,
         };
-        let task = self.task_of(name, options.category, options.priority, options.component);
+        let shard = shards::here();
+        let task = self.task_here(name, options.category, options.priority, options.component, shard);
         let mut extras = options.extras;
         let room = extras.as_mut().and_then(|extras| extras.room.take());
         let hears = options.with_context || options.blocking;
@@ -641,8 +659,8 @@ impl Shared {
             None => None,
         };
         let pass = its_owner.as_ref().and_then(Owner::pass);
-        let place =
-            Tracker::enter(&self.tracker, &task, stage, its_owner, run).map_err(|_| Refusal::ShuttingDown)?;
+        let place = Tracker::enter(&self.tracker, shard, &task, stage, its_owner, run)
+            .map_err(|_| Refusal::ShuttingDown)?;
         let context = token.clone().filter(|_| options.with_context).map(|token| {
             TaskContext::new(ContextParts {
                 task: task.clone(),
@@ -688,7 +706,7 @@ impl Shared {
             }
         }
         let begin = Begin {
-            recorder: self.recorder.lend(),
+            recorder: self.recorder.of_shard(shard),
             task,
             timeout: options.timeout.filter(|_| !options.blocking),
             error_rules,

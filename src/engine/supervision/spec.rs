@@ -199,7 +199,7 @@ where
         ..SpanDetails::default()
     };
     let begin = Begin {
-        recorder: life.shared.recorder.lend(),
+        recorder: life.shared.recorder.here(),
         task: life.supervised.task.clone(),
         timeout: life.supervised.spec.run_timeout,
         error_rules: None,

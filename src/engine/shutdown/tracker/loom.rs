@@ -11,6 +11,7 @@ use super::*;
 use crate::{
     cell::{Identity, Registry},
     emit::TaskAttributes,
+    shards,
     sync::model,
 };
 
@@ -26,13 +27,20 @@ fn task() -> Arc<Task> {
         .expect("room")
 }
 
-fn tracker() -> Lender<Tracker> {
-    Lender::new(Tracker::new(0))
+fn tracker() -> LocalArcs<Tracker> {
+    LocalArcs::new(Tracker::new(0))
 }
 
-fn enter(tracker: &Lender<Tracker>, task: &Arc<Task>) -> Option<Place> {
-    Tracker::enter(tracker, task, 1, None, RunMember { abort: None, token: None, grace: None, room: None })
-        .ok()
+fn enter(tracker: &LocalArcs<Tracker>, task: &Arc<Task>) -> Option<Place> {
+    Tracker::enter(
+        tracker,
+        shards::here(),
+        task,
+        1,
+        None,
+        RunMember { abort: None, token: None, grace: None, room: None },
+    )
+    .ok()
 }
 
 fn plan(tracker: &Tracker) {
@@ -44,7 +52,7 @@ fn lines(tracker: &Tracker) -> u64 {
 }
 
 /// A closed tracker, and the thread that enters a member meanwhile.
-fn close_while_one_enters() -> (Lender<Tracker>, thread::JoinHandle<Option<Place>>) {
+fn close_while_one_enters() -> (LocalArcs<Tracker>, thread::JoinHandle<Option<Place>>) {
     let (tracker, task) = (tracker(), task());
     let enters = {
         let tracker = tracker.clone();
@@ -118,10 +126,17 @@ fn is_idle_after_close_counts_every_entry() {
     });
 }
 
-fn enter_owned(tracker: &Lender<Tracker>, task: &Arc<Task>, owner: &Arc<Owned>) -> Option<Place> {
+fn enter_owned(tracker: &LocalArcs<Tracker>, task: &Arc<Task>, owner: &Arc<Owned>) -> Option<Place> {
     let owner = Some(Owner::Model(owner.clone()));
-    Tracker::enter(tracker, task, 1, owner, RunMember { abort: None, token: None, grace: None, room: None })
-        .ok()
+    Tracker::enter(
+        tracker,
+        shards::here(),
+        task,
+        1,
+        owner,
+        RunMember { abort: None, token: None, grace: None, room: None },
+    )
+    .ok()
 }
 
 fn owned(tracker: &Tracker) -> usize {
