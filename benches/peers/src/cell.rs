@@ -27,11 +27,24 @@ impl Scale {
     }
 }
 
-/// One measurement of a cell, in nanoseconds or in bytes per operation; each workload has the one or the other.
+/// One measurement of a cell, in nanoseconds or in bytes per operation; each workload has one of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Measured {
     Nanos(f64),
     Bytes(f64),
+    /// Nanoseconds on several threads, and of processor time: on these threads and on one.
+    Threads {
+        nanos: f64,
+        processor: f64,
+        alone: f64,
+    },
+}
+
+/// What all threads of this process have had of a processor, in nanoseconds.
+pub fn processor_nanos() -> u64 {
+    let threads = std::fs::read_dir("/proc/self/task").expect("a Linux").flatten();
+    let spent = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("schedstat")).ok());
+    spent.filter_map(|line| line.split(' ').next()?.parse::<u64>().ok()).sum()
 }
 
 /// The middle one.

@@ -12,7 +12,7 @@ use crate::{
 impl Measured {
     fn figure(self) -> f64 {
         match self {
-            Self::Nanos(figure) | Self::Bytes(figure) => figure,
+            Self::Nanos(figure) | Self::Bytes(figure) | Self::Threads { nanos: figure, .. } => figure,
         }
     }
 }
@@ -94,6 +94,15 @@ pub fn table(workload: &Workload, all: &[Series]) {
             times(ours.map(|ours| ours / median)),
         );
     }
+    for series in all {
+        if let Some((processor, alone)) = processor(series) {
+            println!(
+                "processor time of {}: {processor:.0} ns, on one thread {alone:.0} ns, contention {}x",
+                series.system,
+                short(processor / alone)
+            );
+        }
+    }
     if let Some(limit) = workload.required {
         let verdict = if keeps_required(workload, all) { "kept" } else { "exceeded: this run fails" };
         println!("required of {OURS}, at most {limit} {}: {verdict}", workload.unit);
@@ -103,6 +112,18 @@ pub fn table(workload: &Workload, all: &[Series]) {
         let is = verdict.is.map_or_else(String::new, |is| format!(", {}", short(is)));
         println!("goal for {OURS}, {}: {verdict}{is}", verdict.goal);
     }
+}
+
+/// The medians of the processor time, on all threads and on one.
+fn processor(series: &Series) -> Option<(f64, f64)> {
+    let (mut processor, mut alone) = (Vec::new(), Vec::new());
+    for measured in &series.measured {
+        let Measured::Threads { processor: on_all, alone: on_one, .. } = measured else { return None };
+        processor.push(*on_all);
+        alone.push(*on_one);
+    }
+    (series.failed.is_none() && !alone.is_empty())
+        .then(|| (crate::cell::median(&mut processor), crate::cell::median(&mut alone)))
 }
 
 /// Whether this crate's median is within what the workload requires. A cell that failed has no median.
@@ -174,6 +195,8 @@ pub fn json(workload: &Workload, all: &[Series], plan: &Plan) {
                 "ns": ns,
                 "ratio_to_bare": median.zip(bare).map(|(median, bare)| median / bare),
                 "bytes": bytes,
+                "processor_ns": processor(series).map(|(processor, _)| processor),
+                "contention": processor(series).map(|(processor, alone)| processor / alone),
                 "rounds": series.measured.len(),
                 "quick": plan.scale == Scale::Quick,
             })
@@ -186,11 +209,18 @@ pub fn line(measured: Measured) -> Value {
     match measured {
         Measured::Nanos(nanos) => json!({ "ns": nanos }),
         Measured::Bytes(bytes) => json!({ "bytes": bytes }),
+        Measured::Threads { nanos, processor, alone } => {
+            json!({ "ns": nanos, "processor": processor, "alone": alone })
+        }
     }
 }
 
 pub fn parse(answer: &str) -> Option<Measured> {
     let value: Value = serde_json::from_str(answer.lines().last()?).ok()?;
     let figure = |key: &str| value[key].as_f64();
+    if let (Some(nanos), Some(processor), Some(alone)) = (figure("ns"), figure("processor"), figure("alone"))
+    {
+        return Some(Measured::Threads { nanos, processor, alone });
+    }
     figure("ns").map(Measured::Nanos).or_else(|| figure("bytes").map(Measured::Bytes))
 }

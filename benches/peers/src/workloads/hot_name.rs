@@ -1,6 +1,9 @@
 //! What a run costs where several threads spawn runs at once, 64 at a time: all of one name, or each thread of a name of its own. What the two
 //! differ by is what the threads share for the name; what the second grows by with the threads is what all runs share.
 //!
+//! The contention is the processor time of a run on all threads, divided by that on a runtime with one thread. Cycles would
+//! say the same, and few virtual machines let a program count them.
+//!
 //! Beside a counter of the OpenTelemetry SDK that each run adds to, which all threads share in the same way.
 
 use std::{future::Future, time::Instant};
@@ -9,7 +12,7 @@ use opentelemetry::KeyValue;
 
 use super::spawn::{NAME, as_built, manager};
 use crate::{
-    cell::{BARE, BY_HAND, Limit, Measured, OURS, Runtime, Scale, Workload},
+    cell::{BARE, BY_HAND, Limit, Measured, OURS, Runtime, Scale, Workload, processor_nanos},
     telemetry::{ByHand, Metrics},
 };
 
@@ -53,7 +56,7 @@ fn workload(name: &'static str, threads: usize) -> Workload {
         .goal(Limit::OfSystem(1.0, BY_HAND))
 }
 
-/// The same on each thread, at once. `spawn` is given the number of the thread.
+/// Measures `spawn` on all threads at once, and then on one. `spawn` is given the number of the thread.
 async fn run<F>(
     scale: Scale,
     threads: usize,
@@ -62,8 +65,28 @@ async fn run<F>(
 where
     F: Future + Send + 'static,
 {
+    let (nanos, processor) = run_on(scale, threads, spawn.clone()).await;
+    let on_one = move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let measuring = runtime.spawn(run_on(scale, 1, spawn));
+        runtime.block_on(measuring).expect("no panic")
+    };
+    let (_, alone) = tokio::task::spawn_blocking(on_one).await.expect("no panic");
+    Measured::Threads { nanos, processor, alone }
+}
+
+/// Returns the time and the processor time of a run, in nanoseconds.
+async fn run_on<F>(
+    scale: Scale,
+    threads: usize,
+    spawn: impl Fn(usize) -> F + Clone + Send + Sync + 'static,
+) -> (f64, f64)
+where
+    F: Future + Send + 'static,
+{
     let rounds = (scale.of(RUNS) / threads / AT_A_TIME).max(1);
-    let began = Instant::now();
+    let (began, before) = (Instant::now(), processor_nanos());
     let spawners: Vec<_> = (0..threads)
         .map(|thread| {
             let spawn = spawn.clone();
@@ -77,6 +100,7 @@ where
     for spawner in spawners {
         spawner.await.expect("no panic");
     }
-    let spawned = rounds * AT_A_TIME * threads;
-    Measured::Nanos(began.elapsed().as_nanos() as f64 / spawned as f64)
+    let took = began.elapsed().as_nanos() as f64;
+    let spawned = (rounds * AT_A_TIME * threads) as f64;
+    (took / spawned, (processor_nanos() - before) as f64 / spawned)
 }

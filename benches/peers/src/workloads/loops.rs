@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use tokio_cron_scheduler::{Job, JobScheduler};
 
 use crate::{
-    cell::{BARE, Limit, Measured, OURS, Runtime, Scale, Workload},
+    cell::{BARE, Limit, Measured, OURS, Runtime, Scale, Workload, processor_nanos},
     memory,
 };
 
@@ -204,11 +204,4 @@ async fn wake(system: System, loops: usize) -> Measured {
     kept.forget();
     assert_eq!(counted.load(Relaxed), 2 * loops);
     Measured::Nanos(took.as_nanos() as f64 / loops as f64)
-}
-
-/// What all threads of this process have had of a processor.
-fn processor_nanos() -> u64 {
-    let threads = std::fs::read_dir("/proc/self/task").expect("a Linux").flatten();
-    let spent = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("schedstat")).ok());
-    spent.filter_map(|line| line.split(' ').next()?.parse::<u64>().ok()).sum()
 }
