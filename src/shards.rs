@@ -36,7 +36,7 @@ fn take() -> usize {
     index
 }
 
-/// Loom's threads are one thread of the system, and begin anew with each interleaving.
+/// Loom's threads are one thread of the system, and begin again with each interleaving.
 #[cfg(all(test, otel_tasks_loom))]
 fn take() -> usize {
     use loom::sync::atomic::{AtomicUsize, Ordering};

@@ -1,6 +1,6 @@
 //! The failed runs of a name: made with the first of them, and one for all cells of the name.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::{ErrorCount, LastError, TaskSnapshot, window::HourWindow};
 use crate::{
@@ -18,7 +18,7 @@ pub(super) struct Failures {
     /// Ended runs that failed, panicked or timed out since the last success.
     in_a_row: AtomicU64,
     /// The time of the last failure: unix time in nanoseconds, 0 for never. Written after its record.
-    last: AtomicU64,
+    pub(super) last: AtomicU64,
     last_hour: HourWindow,
     known: Mutex<Known>,
 }
@@ -60,7 +60,7 @@ impl Failures {
         error_type
     }
 
-    /// Counts a run in the row of those that failed.
+    /// Counts a run that failed in the row.
     pub(super) fn continue_row(&self) {
         self.in_a_row.fetch_add(1, Relaxed);
     }
@@ -83,11 +83,6 @@ impl Failures {
 
     pub(super) fn forget_last_hour(&self) {
         self.last_hour.clear();
-    }
-
-    /// Returns the time of the last failure.
-    pub(super) fn last_time(&self) -> Option<SystemTime> {
-        super::task_cell::time(&self.last)
     }
 
     /// Returns the counted errors. Error types that are known from before have none yet. If there was no error, the lock is not taken.

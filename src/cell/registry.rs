@@ -374,8 +374,8 @@ pub(crate) fn by_name<E>(listing: &[Arc<Entry<E>>]) -> impl Iterator<Item = &[Ar
 
 pub(crate) struct Registry<E> {
     entries: RwLock<Entries<E>>,
-    /// The entries that the threads of a shard have found by name alone: found again without a word that all threads share. One that
-    /// was let go is not valid.
+    /// The entries that the threads of a shard have found by name alone. They are found again without a word that all threads share.
+    /// An entry that was let go is not valid.
     found: Shards<Mutex<HashSet<ByName<E>, RandomState>>>,
     listed: Mutex<Listed<E>>,
     /// The number of (name, error type) pairs that still fit.
@@ -420,7 +420,7 @@ impl<E> Registry<E> {
         }
     }
 
-    /// Returns the entry for a run that a thread of this shard spawns: that of [`Self::plain`], and of a hot name its part for the
+    /// Returns the entry for a run that a thread of this shard spawns: that of [`Self::plain`]. Of a hot name it is the part for the
     /// shard. `share` makes what an upper layer keeps with a part.
     #[inline]
     pub(crate) fn plain_here(

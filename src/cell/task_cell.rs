@@ -232,7 +232,7 @@ impl TaskCell {
         before & GONE != 0
     }
 
-    /// The cells of the name: this, and if the name is hot, those of its shards. Each run begins and ends in one of them. So every cell is
+    /// The cells of the name: this, and the parts of a hot name. Each run begins and ends in one of them. So every cell is
     /// right alone, and so is their sum.
     fn all(&self) -> impl Iterator<Item = &Self> {
         std::iter::once(self).chain(self.parts())
@@ -243,8 +243,8 @@ impl TaskCell {
         self.figures.get().into_iter().flat_map(|figures| figures.parts())
     }
 
-    /// Returns the records for a run that has ended. The name becomes hot if such runs often meet here: then they are on several threads,
-    /// which take the cache lines of the whole cell from each other.
+    /// Returns the records for a run that has ended. The name becomes hot if such runs often wait here. Then they are on several threads, which
+    /// take the cache lines of the whole cell from each other.
     // The compiler does not inline it by itself, for 30 instructions of each run.
     #[inline(always)]
     fn rare_of_run<'a>(&self, figures: &'a Figures) -> MutexGuard<'a, Rare> {
@@ -658,7 +658,7 @@ impl TaskCell {
         let mut sum = self.counted_here(identity);
         self.parts().for_each(|part| sum.absorb(part.counted_here(identity)));
         if let Some(failures) = self.failures() {
-            (sum.errors, sum.last_error_time) = (failures.errors(), failures.last_time());
+            (sum.errors, sum.last_error_time) = (failures.errors(), time(&failures.last));
         }
         sum
     }
@@ -667,7 +667,7 @@ impl TaskCell {
         let mut sum = self.snapshot_here(identity, now);
         self.parts().for_each(|part| sum.absorb(part.snapshot_here(identity, now)));
         if let Some(failures) = self.failures() {
-            (sum.errors, sum.last_error_time) = (failures.errors(), failures.last_time());
+            (sum.errors, sum.last_error_time) = (failures.errors(), time(&failures.last));
             (sum.last_error, sum.errors_last_hour) = (failures.last(), failures.last_hour(now));
         }
         sum
@@ -760,7 +760,7 @@ fn duration(nanos: &AtomicU64) -> Duration {
 }
 
 /// Reads a time that was written as [`unix_nanos`]; `None` for never.
-pub(super) fn time(unix: &AtomicU64) -> Option<SystemTime> {
+fn time(unix: &AtomicU64) -> Option<SystemTime> {
     match unix.load(Relaxed) {
         0 => None,
         nanos => Some(UNIX_EPOCH + Duration::from_nanos(nanos)),

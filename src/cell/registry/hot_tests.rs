@@ -59,7 +59,7 @@ mod sums {
         assert!(!entry.cell.is_quiet());
         assert!(
             Arc::ptr_eq(&registry.plain("a").expect("known"), &entry),
-            "whoever spawns no run gets the name"
+            "a caller that spawns no run gets the name"
         );
     }
 
@@ -172,7 +172,6 @@ mod sums {
     }
 }
 
-/// Seen to fail if a name is let go by a look at its parts, one after the other, and a word of the name that its runs do not read.
 #[cfg(otel_tasks_loom)]
 mod loom {
     use ::loom::thread;
