@@ -326,8 +326,13 @@ impl TaskCell {
     }
 
     /// Returns true if no run is under way.
+    #[inline]
     pub(crate) fn is_quiet(&self) -> bool {
-        self.active() == 0
+        match self.active.load(Relaxed) & !(RETIRED | GONE) {
+            0 => true,
+            HOT => self.active() == 0,
+            _ => false,
+        }
     }
 
     /// The task that was registered under the name is gone. Under the registry's lock, as the next five.
