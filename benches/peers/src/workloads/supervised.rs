@@ -40,8 +40,8 @@ enum Figure {
 const TASK_SUPERVISOR: &str = "task-supervisor";
 /// The bytes that an idle registered task holds at most.
 const IDLE_TASK: f64 = 955.0;
-/// The bytes that a manager holds for itself, whatever it has to do. They are spread over its tasks.
-const MANAGER: f64 = 16_384.0;
+/// The bytes that a manager holds for itself, whatever it has to do, with the values of 16 shards of threads. They are spread over its tasks.
+const MANAGER: f64 = 32_768.0;
 
 pub fn workloads() -> Vec<Workload> {
     let start = "what does it cost to start an idle task among so many";
