@@ -1,4 +1,4 @@
-//! The failed runs of a name: made with the first of them, and one for all cells of the name.
+//! The failed runs of a name: made with the first of them or for a hot name, and one for all cells of the name.
 
 use std::time::{Duration, UNIX_EPOCH};
 

@@ -103,8 +103,8 @@ struct Past<E> {
     /// Their order, the oldest first; some may have come back meanwhile.
     order: VecDeque<(Identity, u64)>,
     number: u64,
-    /// True if a name was forgotten since the last call of [`Registry::expire`].
-    forgot: bool,
+    /// True if a name was let go or came back since the last call of [`Registry::expire`].
+    has_moved: bool,
     /// The last figures of names that are forgotten or came back at zero, with the entry under which they are exported.
     forgotten: Vec<(Arc<Entry<E>>, TaskSnapshot)>,
     /// The totals of the names that are not in the listing.
@@ -131,7 +131,7 @@ impl<E> Entries<E> {
             remembered: HashMap::default(),
             order: VecDeque::new(),
             number: 0,
-            forgot: false,
+            has_moved: false,
             forgotten: Vec::new(),
             totals: Vitals::default(),
             histogram_room: room,
@@ -234,6 +234,7 @@ impl<E> Entries<E> {
         let since = silent.map_or(now, |until| until.saturating_sub(OBSERVED_FOR));
         let collections = silent.is_none().then(|| self.collections.load(Relaxed));
         let past = &mut self.past;
+        past.has_moved = true;
         past.totals.absorb(&entry.cell.vitals(now));
         // What the histograms know stays spent.
         if entry.under.is_some() {
@@ -271,6 +272,7 @@ impl<E> Entries<E> {
             return None;
         };
         entry.cell.take_back();
+        self.past.has_moved = true;
         if collections == Some(self.collections.load(Relaxed)) {
             self.past.totals.subtract(&entry.cell.vitals(now));
         } else {
@@ -337,7 +339,6 @@ impl<E> Past<E> {
             return;
         }
         let Some(Remembered { entry, .. }) = self.remembered.remove(&identity) else { return };
-        self.forgot = true;
         if entry.under.is_none() {
             let errors = entry.cell.error_types().into_iter().filter(|error| takes_budget(error));
             self.in_histograms.insert(identity, errors.collect());
@@ -443,7 +444,8 @@ impl<E> Registry<E> {
             entry = self.part(entry, index, share);
         }
         let mut found = lock(found);
-        if found.len() < FOUND_AT_MOST || found.contains(name) {
+        // A name that was let go meanwhile may be forgotten, and would stay here.
+        if !entry.cell.is_gone() && (found.len() < FOUND_AT_MOST || found.contains(name)) {
             found.replace(ByName(entry.clone()));
         }
         Some(entry)
@@ -701,13 +703,14 @@ impl<E> Registry<E> {
 
     /// Lets go and forgets what is due: at each collection, and at each sweep of the monitor, whose clock may be another.
     pub(crate) fn expire(&self, now: Duration) {
-        let forgot = {
+        let has_moved = {
             let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
             entries.expire(now, &self.error_type_budget);
-            std::mem::take(&mut entries.past.forgot)
+            std::mem::take(&mut entries.past.has_moved)
         };
-        if forgot {
-            self.found.iter().for_each(|found| lock(found).retain(|found| !found.0.cell.is_gone()));
+        // Of two entries of one name, another may be the first now.
+        if has_moved {
+            self.found.iter().for_each(|found| lock(found).clear());
         }
     }
 

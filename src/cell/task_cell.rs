@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// Set in [`TaskCell::active`] once the name is hot: runs that begin now are counted by the part of their thread's shard.
+/// Set in [`TaskCell::active`] once the name is hot: runs that are spawned by the name alone are counted by the part of their thread's shard.
 const HOT: u64 = 1 << 61;
 
 /// Set in [`TaskCell::active`] while the task that was registered under the name is gone and no other has come.
@@ -91,7 +91,7 @@ struct Figures {
     durations: Histogram,
     /// Made when the first run ends while somebody wants them.
     minutes: OnceLock<Box<Minutes>>,
-    /// Made when the first error comes. The cells of a hot name have one.
+    /// Made when the first error comes, or the first part. The cells of a hot name have one.
     failures: OnceLock<Arc<Failures>>,
     /// Made with the first part of a hot name.
     parts: OnceLock<Box<Parts>>,
@@ -612,9 +612,9 @@ impl TaskCell {
         for figures in self.all().filter_map(|cell| cell.figures.get()) {
             history.extend(figures.rare().history.iter().copied());
         }
-        if let Some(beyond) = history.len().checked_sub(HISTORY_LENGTH).filter(|_| self.is_hot()) {
+        if self.is_hot() {
             history.sort_by_key(|run| run.started + run.duration);
-            history.drain(..beyond);
+            history.drain(..history.len().saturating_sub(HISTORY_LENGTH));
         }
         history
     }

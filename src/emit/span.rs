@@ -233,7 +233,7 @@ impl Path {
 impl ManagedSpan {
     /// Returns true if a subscriber or an exporter sees the span.
     pub(crate) fn is_seen(&self) -> bool {
-        !self.span.is_none() || !matches!(self.path, Path::None | Path::Parent(_))
+        !self.span.is_none() || matches!(self.path, Path::Layer | Path::Handed(_) | Path::Direct(_))
     }
 
     /// Enters the span on this thread, as `tracing` and as OpenTelemetry's current context.

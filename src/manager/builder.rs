@@ -89,6 +89,8 @@ impl TaskManagerBuilder {
     ///
     /// A layer that is wrapped in `tracing_subscriber::reload` cannot be detected: with such a layer, set no tracer here. The tracer of
     /// [`layer`](crate::telemetry::layer) or [`task_layer`](crate::telemetry::task_layer) is used automatically.
+    ///
+    /// A span that [is not recording](opentelemetry::trace::Span::is_recording) at its start is dropped then, and the run keeps its identity.
     pub fn tracer<T>(mut self, tracer: T) -> Self
     where
         T: Tracer + Send + Sync + 'static,

@@ -29,7 +29,8 @@ pub(super) const MANAGERS: u64 = 1 << (u64::BITS - MEMBER_BITS);
 /// Of a poll's identity, the rest being the slot's number: 2^20 threads at once are more than a kernel gives.
 const SEQUENCE_BITS: u32 = 44;
 
-/// The id of a manager's member. Numbers past the bits they have wrap: a trillion members, as old as that, are not confused.
+/// The id of a manager's member. Numbers past the bits they have wrap. A member has the id of an earlier one after at
+/// least 2^36 runs of one thread.
 pub(crate) fn member_id(manager: u64, member: u64) -> MemberId {
     manager << MEMBER_BITS | member & ((1 << MEMBER_BITS) - 1)
 }
