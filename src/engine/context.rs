@@ -145,8 +145,8 @@ impl TaskContext {
         self.parts.stop.ask();
     }
 
-    /// Returns true if the life was requested to stop. Cheaper than [`is_cancelled`](Self::is_cancelled). It is the same while no
-    /// [signal](Supervised::has_signal) waits: the driver receives each signal before it polls the life.
+    /// Returns true if the life was requested to stop. Cheaper than [`is_cancelled`](Self::is_cancelled). It is the same for a task without a
+    /// gate while no [signal](Supervised::has_signal) waits: the driver receives each signal before it polls the life.
     pub(crate) fn is_asked_to_stop(&self) -> bool {
         self.parts.stop.is_asked()
     }

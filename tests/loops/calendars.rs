@@ -248,3 +248,41 @@ async fn wall_clock_step_is_configurable() {
     sleep(secs(6)).await;
     assert_eq!(moments.count(), 1);
 }
+
+/// The clock is set past a time of the new calendar during a short iteration, and the schedule is changed before the iteration ends.
+#[tokio::test(start_paused = true)]
+async fn calendar_that_comes_during_an_iteration_begins_with_the_clock_of_then() {
+    let clock = WallClock::starting(midnight() + secs(3 * HOUR) - secs(1));
+    let tasks = TaskManager::builder().wall_clock(clock.reader()).build().unwrap();
+    let moments = Moments::default();
+    let log = moments.clone();
+    let body = TaskLoop::every(secs(10), move |_| {
+        log.note();
+        sleep(Duration::from_millis(300))
+    });
+    let handle = body.handle();
+    tasks.register(CriticalTaskConfig::from_loop("l", body)).unwrap();
+    tasks.start();
+    sleep(Duration::from_millis(100)).await;
+    clock.shift(HOUR as i64);
+    handle.change_schedule(daily("03:00")).unwrap();
+    sleep(secs(60)).await;
+    assert_eq!(moments.count(), 1, "03:00 was over when the schedule came");
+    assert_eq!(tasks.snapshot("l").unwrap().skipped(SkipReason::Missed), 0);
+    assert_eq!(handle.next_run(), Some(midnight() + secs(27 * HOUR)));
+}
+
+/// The clock is set during a short iteration of a loop that seldom runs.
+#[tokio::test(start_paused = true)]
+async fn clock_that_is_set_during_an_iteration_shows_in_the_next_time() {
+    let clock = WallClock::starting(midnight());
+    let tasks = TaskManager::builder().wall_clock(clock.reader()).build().unwrap();
+    let body = TaskLoop::every(secs(HOUR), move |_| sleep(Duration::from_millis(200)));
+    let handle = body.handle();
+    tasks.register(CriticalTaskConfig::from_loop("l", body)).unwrap();
+    tasks.start();
+    sleep(Duration::from_millis(100)).await;
+    clock.shift(HOUR as i64 / 2);
+    sleep(secs(1)).await;
+    assert_eq!(handle.next_run(), Some(midnight() + secs(HOUR + HOUR / 2)));
+}

@@ -37,6 +37,9 @@ use crate::{
 /// The time after which a loop on the monotonic clock reads the wall clock again.
 const SHORT: Duration = Duration::from_secs(1);
 
+/// The longest interval for which a next time that a set clock made wrong is shown.
+const SOON: Duration = Duration::from_secs(60);
+
 /// The reason why no further iteration begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ending {
@@ -186,13 +189,15 @@ impl<'a> LoopLife<'a> {
         self.read
     }
 
-    /// The times of the clocks at the end of an iteration. If it was short, and the schedule follows the monotonic clock alone, the wall clock is
-    /// not read again: it is as much further.
+    /// The times of the clocks at the end of an iteration. If it and the interval were short, and the schedule follows the monotonic clock
+    /// alone, the wall clock is not read again: it is as much further.
     fn now_after(&mut self, at: Instant) -> Now {
         let steady = self.steady(at);
         let took = steady.saturating_sub(self.read.steady);
+        let follows =
+            self.course.is_steady() && self.course.distance().is_some_and(|distance| distance <= SOON);
         match self.read.wall.checked_add(took) {
-            Some(wall) if took < SHORT && self.course.is_steady() => self.read = Now { steady, wall },
+            Some(wall) if took < SHORT && follows => self.read = Now { steady, wall },
             _ => {
                 // The wall clock may have been set.
                 self.shown = None;
@@ -360,6 +365,8 @@ impl<'a> LoopLife<'a> {
         };
         // What was asked for before the stop still begins.
         let begins = self.ending.is_none();
+        // A wish may be newer than the end of the iteration, and a new schedule may follow the wall clock.
+        let now = if settling && !wishes.is_empty() { self.now() } else { now };
         for (at, wish) in wishes {
             self.grant(wish, at, settling, now);
         }

@@ -18,8 +18,8 @@ const SHIFT: u32 = 3;
 
 /// The signs of one task. A sign from an older generation is refused, so a run's stray clone cannot speak for the next.
 pub(crate) struct Signals {
-    /// The generation, above [`SHIFT`]; below it the marks. The driver alone begins a generation, the loop alone writes
-    /// [`SLEEPING`].
+    /// The generation, above [`SHIFT`]; below it the marks. The driver alone begins a generation. The loop and its driver
+    /// write [`SLEEPING`].
     word: AtomicU64,
     /// For a task with a limit on its silence or on its polls: few tasks have one.
     beat: Option<Box<Mutex<Beat>>>,

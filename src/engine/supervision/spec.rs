@@ -146,7 +146,7 @@ pin_project_lite::pin_project! {
     enum Making<F, Fut, C> {
         Call { factory: Arc<Erased<F, C>>, context: TaskContext },
         Run { #[pin] future: Fut },
-        /// Its factory is being called, or has panicked.
+        /// Its factory is being called, has panicked, or has ended the run at once.
         Called,
     }
 }
