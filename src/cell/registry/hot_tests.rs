@@ -8,7 +8,7 @@ use std::{
 use super::*;
 use crate::{
     cell::{EndedRun, HISTORY_LENGTH, RunError},
-    policy::ExitKind,
+    policy::{ExitKind, TaskPriority},
 };
 
 const NOW: Duration = Duration::ZERO;
@@ -93,6 +93,38 @@ mod sums {
     }
 
     #[test]
+    fn the_history_of_few_runs_is_in_their_order_too() {
+        let (registry, entry) = hot();
+        let parts = [here(&registry, "a", 0), here(&registry, "a", 1), entry.clone()];
+        for second in 1..=9 {
+            run_at(&parts[second as usize % 3], UNIX_EPOCH + Duration::from_secs(second), None);
+        }
+        let history = entry.cell.history();
+        assert!(history.len() == 10 && history.is_sorted_by_key(|run| run.started), "{history:?}");
+    }
+
+    #[test]
+    fn all_shards_find_the_same_entry_after_one_was_let_go_and_came_back() {
+        let registry = Registry::<()>::new(2, 1_999, None, |_| ());
+        let of = |priority| Identity { priority, ..Identity::named("a") };
+        let identities = [TaskPriority::Normal, TaskPriority::Low].map(of);
+        let entries = registry.entries_of(identities.iter(), NOW).expect("room");
+        for shard in [1, 2] {
+            assert!(Arc::ptr_eq(&here(&registry, "a", shard), &entries[0]));
+        }
+        registry.retire(&entries[0], NOW);
+        let later = NOW + OBSERVED_FOR * 2;
+        registry.collect(later);
+        registry.expire(later);
+        assert!(entries[0].cell.is_gone());
+        let of_first_shard = here(&registry, "a", 1);
+        registry.entries_of(identities[..1].iter(), later).expect("room");
+        registry.expire(later);
+        assert!(Arc::ptr_eq(&here(&registry, "a", 1), &of_first_shard));
+        assert!(Arc::ptr_eq(&here(&registry, "a", 2), &of_first_shard));
+    }
+
+    #[test]
     fn a_hot_name_is_let_go_between_two_runs_and_comes_back_with_its_parts() {
         let (registry, entry) = hot();
         let part = here(&registry, "a", 0);
@@ -132,7 +164,8 @@ mod sums {
                 let mut before = 0;
                 while !done.load(SeqCst) {
                     let seen = entry.exported();
-                    assert!(seen.active <= 4 && seen.total_runs() >= before, "{seen:?}");
+                    // The cells are read one after another: a thread may go from the name's cell to its part meanwhile.
+                    assert!(seen.active <= 2 * 4 && seen.total_runs() >= before, "{seen:?}");
                     before = seen.total_runs();
                     if before > RUNS {
                         entry.cell.heat_up();
