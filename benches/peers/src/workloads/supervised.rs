@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    cell::{BARE, Limit, Measured, OURS, Workload},
+    cell::{BARE, Limit, Measured, OURS, Scale, Workload},
     memory,
 };
 
@@ -64,11 +64,16 @@ fn workload(
     figure: Figure,
     tasks: usize,
 ) -> Workload {
+    let count = move |scale: Scale| match figure {
+        // What is required of a task is about so many.
+        Figure::Memory => tasks,
+        Figure::Start | Figure::Stop => scale.of(tasks),
+    };
     Workload::new(name, unit, question)
-        .cell(BARE, move |scale| measure::<Bare>(figure, scale.of(tasks)))
-        .cell(OURS, move |scale| measure::<Ours>(figure, scale.of(tasks)))
-        .cell(TASK_SUPERVISOR, move |scale| measure::<TaskSupervisor>(figure, scale.of(tasks)))
-        .cell("ractor", move |scale| measure::<Ractor>(figure, scale.of(tasks)))
+        .cell(BARE, move |scale| measure::<Bare>(figure, count(scale)))
+        .cell(OURS, move |scale| measure::<Ours>(figure, count(scale)))
+        .cell(TASK_SUPERVISOR, move |scale| measure::<TaskSupervisor>(figure, count(scale)))
+        .cell("ractor", move |scale| measure::<Ractor>(figure, count(scale)))
         .goal(match figure {
             Figure::Start => Limit::OfSystem(1.0, TASK_SUPERVISOR),
             Figure::Memory => Limit::AtMost(955.0),
