@@ -189,8 +189,8 @@ impl<'a> LoopLife<'a> {
         self.read
     }
 
-    /// The times of the clocks at the end of an iteration. The wall clock is read again after a long iteration, for a long interval, and for
-    /// a schedule that does not follow the monotonic clock alone. Otherwise it is as much further.
+    /// The times of the clocks at the end of an iteration. The wall clock is read again after a long iteration, and for a long interval. It is
+    /// also read for a schedule that does not follow the monotonic clock alone. Otherwise it is as much further.
     fn now_after(&mut self, at: Instant) -> Now {
         let steady = self.steady(at);
         let took = steady.saturating_sub(self.read.steady);
