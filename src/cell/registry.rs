@@ -1152,10 +1152,17 @@ mod tests {
             }
             [revived, made_room, began.elapsed()].map(|took| took.as_secs_f64() / count as f64)
         };
-        cost_of(200);
-        let (few, many) = (cost_of(200), cost_of(20_000));
+        // The least of three: other work on the machine only adds to it.
+        let least_of = |count: usize| {
+            let costs = [(); 3].map(|()| cost_of(count));
+            costs
+                .into_iter()
+                .reduce(|one, other| [0, 1, 2].map(|part| f64::min(one[part], other[part])))
+                .expect("three")
+        };
+        let (few, many) = (least_of(200), least_of(20_000));
         for (few, many) in few.into_iter().zip(many) {
-            assert!(many < 30.0 * few, "{few} s each, then {many} s each");
+            assert!(many < 10.0 * few, "{few} s each, then {many} s each");
         }
     }
 

@@ -116,7 +116,7 @@ pub(crate) struct ManagedSpan {
 /// The exporter of a span.
 #[derive(Debug)]
 enum Path {
-    /// Nobody: there is neither a layer that sees it nor a tracer.
+    /// None: there is neither a layer that receives the span nor a tracer.
     None,
     /// A tracing-opentelemetry layer, on its own.
     Layer,
@@ -124,9 +124,9 @@ enum Path {
     Handed(OtelContext),
     /// We do, through a tracer: no tracing-opentelemetry layer sees it.
     Direct(OtelContext),
-    /// Nobody: the tracer we asked does not record it. What is opened inside continues its trace.
+    /// None: the tracer does not record the span. Spans inside it continue its trace.
     Unrecorded(OtelContext),
-    /// Nobody, and what is opened inside continues the parent's trace.
+    /// None. Spans inside it continue the parent's trace.
     Parent(OtelContext),
 }
 
@@ -224,7 +224,7 @@ fn links(contexts: Vec<SpanContext>) -> Vec<Link> {
 }
 
 impl Path {
-    /// Of a span that nobody exports.
+    /// Returns the path of a span that nothing exports.
     fn unseen(parent: OtelContext) -> Self {
         if parent.has_active_span() { Self::Parent(parent) } else { Self::None }
     }
