@@ -13,19 +13,20 @@ use otel_tasks::{
 
 use super::world::Body;
 
-/// Commands come at full seconds; every other time is a millisecond or so off, so that nothing happens at the same moment
-/// as a command.
+/// Commands come at full seconds. Each other time is some milliseconds longer than full seconds, so that nothing happens at
+/// the same moment as a command. Each has milliseconds of its own, so that two of them that began at different commands do
+/// not end at the same moment: which task is first then is not documented.
 pub(crate) const FIRST_DELAY: u64 = 1_001;
 pub(crate) const LONGEST_DELAY: u64 = 4_004;
-pub(crate) const GRACE: u64 = 2_001;
-pub(crate) const START_TIMEOUT: u64 = 3_002;
-pub(crate) const HEARTBEAT_TIMEOUT: u64 = 1_003;
-/// How often a run that beats does so.
+pub(crate) const GRACE: u64 = 2_011;
+pub(crate) const START_TIMEOUT: u64 = 3_023;
+pub(crate) const HEARTBEAT_TIMEOUT: u64 = 1_047;
+/// The interval between the heartbeats of a run.
 pub(crate) const BEAT: u64 = 501;
-/// How long after it failed a task is tried again.
-pub(crate) const RETRY_INTERVAL: u64 = 5_003;
-/// How long a slow body goes on after it was asked to stop.
-pub(crate) const SLOWNESS: u64 = 1_002;
+/// The time after which a failed task is tried again.
+pub(crate) const RETRY_INTERVAL: u64 = 5_071;
+/// The time that a slow body needs after it was asked to stop.
+pub(crate) const SLOWNESS: u64 = 1_029;
 
 #[derive(Clone)]
 pub(crate) struct Spec {
@@ -206,13 +207,19 @@ pub(crate) struct Model {
     now: u64,
     started: bool,
     registrations: u64,
+    /// Whether the last of the tasks that can take a step takes it first.
+    last_first: bool,
     names: Vec<Name>,
 }
 
 impl Model {
     pub(crate) fn new(names: usize) -> Self {
         let names = (0..names).map(|_| Name::default()).collect();
-        Self { now: 0, started: false, registrations: 0, names }
+        Self { now: 0, started: false, registrations: 0, last_first: false, names }
+    }
+
+    pub(crate) fn last_first(names: usize) -> Self {
+        Self { last_first: true, ..Self::new(names) }
     }
 
     pub(crate) fn figures(&self, name: usize) -> &Figures {
@@ -392,7 +399,8 @@ impl Model {
 
     fn settle(&mut self) {
         let mut steps = 0;
-        while (0..self.names.len()).any(|name| self.step(name)) {
+        let names = self.names.len();
+        while (0..names).any(|name| self.step(if self.last_first { names - 1 - name } else { name })) {
             steps += 1;
             assert!(steps < 10_000, "the model does not settle");
         }
