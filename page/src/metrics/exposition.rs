@@ -447,8 +447,7 @@ impl Labels {
             } else {
                 open(text, label);
             }
-            escape(text, &written_value(value), true);
-            text.push('"');
+            close(text, &written_value(value));
             last = label;
         }
         self.scope = text.len();
@@ -467,8 +466,7 @@ impl Labels {
             values.sort();
             let values: Vec<_> = values.into_iter().map(|(_, value)| value).collect();
             open(text, label);
-            escape(text, &values.join(";"), true);
-            text.push('"');
+            close(text, &values.join(";"));
         }
     }
 
@@ -484,6 +482,12 @@ fn open(text: &mut String, label: &str) {
     }
     text.push_str(label);
     text.push_str("=\"");
+}
+
+/// Ends a label with its value.
+fn close(text: &mut String, value: &str) {
+    escape(text, value, true);
+    text.push('"');
 }
 
 fn written_value(value: &Value) -> Cow<'_, str> {
@@ -542,8 +546,7 @@ impl Scope {
         let mut text = String::new();
         for (label, value) in &labels {
             open(&mut text, label);
-            escape(&mut text, value, true);
-            text.push('"');
+            close(&mut text, value);
         }
         Self { labels, text }
     }
