@@ -313,19 +313,19 @@ where
     }
 
     fn on_enter(&self, id: &Id, context: Context<'_, S>) {
-        if self.exports() && !handoff::is_at(id) {
+        if !handoff::is_at(id) && self.exports() {
             self.inner.on_enter(id, context);
         }
     }
 
     fn on_exit(&self, id: &Id, context: Context<'_, S>) {
-        if self.exports() && !handoff::is_at(id) {
+        if !handoff::is_at(id) && self.exports() {
             self.inner.on_exit(id, context);
         }
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        if self.exports() && !handoff::is_at(id) {
+        if !handoff::is_at(id) && self.exports() {
             self.inner.on_record(id, values, context);
         }
     }
@@ -343,7 +343,7 @@ where
     }
 
     fn on_close(&self, id: Id, context: Context<'_, S>) {
-        if self.exports() && !handoff::is_at(&id) {
+        if !handoff::is_at(&id) && self.exports() {
             self.inner.on_close(id, context);
         }
     }

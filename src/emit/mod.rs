@@ -39,7 +39,7 @@ pub use remote::remote_context;
 #[cfg(feature = "otlp-http")]
 pub(crate) use remote::set_propagation;
 pub(crate) use span::{
-    KnownParent, ManagedSpan, SpanParent, SpanStart, managed_span, probe_is_exported, with_trace,
+    EnteredSpan, KnownParent, ManagedSpan, SpanParent, SpanStart, managed_span, probe_is_exported, with_trace,
 };
 pub(crate) use status::status_of_process;
 #[cfg(feature = "otlp-http")]

@@ -237,11 +237,35 @@ impl ManagedSpan {
     }
 
     /// Enters the span on this thread, as `tracing` and as OpenTelemetry's current context.
+    // Inlined, so that the parts of the guard stay in registers.
+    #[inline]
     pub(crate) fn enter(&self) -> EnteredSpan<'_> {
-        let id = self.context().and_then(|_| self.span.id());
-        let context = self.inside().map(|context| context.clone().attach());
-        let entered = handoff::at(id.as_ref(), || self.span.enter());
-        EnteredSpan { entered: Some(entered), id, _context: context }
+        let context = self.attach();
+        EnteredSpan { span: self, entered: Some(self.enter_traced()), context, is_last: false }
+    }
+
+    fn attach(&self) -> Option<ContextGuard> {
+        self.inside().map(|context| context.clone().attach())
+    }
+
+    fn enter_traced(&self) -> Entered<'_> {
+        handoff::at(self.handed_id().as_ref(), || self.span.enter())
+    }
+
+    fn leave(&self, entered: Option<Entered<'_>>, context: Option<ContextGuard>, is_last: bool) {
+        let id = match &self.path {
+            // A layer that exports the span notes the time of its last exit.
+            Path::Handed(_) if is_last => None,
+            _ => self.handed_id(),
+        };
+        // The `tracing` span is left before the OpenTelemetry context is detached.
+        handoff::at(id.as_ref(), || drop(entered));
+        drop(context);
+    }
+
+    /// The id of the span, if its OpenTelemetry context is made current here and not by a layer.
+    fn handed_id(&self) -> Option<Id> {
+        self.context().and_then(|_| self.span.id())
     }
 
     /// The OpenTelemetry context with this span in it, where it is at hand.
@@ -343,23 +367,24 @@ fn otel_context_of(span: &Span) -> Option<OtelContext> {
 /// While it lives, its span is the current one of this thread.
 #[must_use = "the span is left when this is dropped"]
 pub(crate) struct EnteredSpan<'a> {
+    span: &'a ManagedSpan,
     entered: Option<Entered<'a>>,
-    /// The span, if this guard has to make it OpenTelemetry's current context.
-    id: Option<Id>,
-    _context: Option<ContextGuard>,
+    context: Option<ContextGuard>,
+    is_last: bool,
 }
 
 impl EnteredSpan<'_> {
-    /// Leaves the span for the last time: that is when it ends.
+    /// Leaves the span for the last time. A layer that exports the span ends it with this time.
+    #[inline]
     pub(crate) fn leave_last(mut self) {
-        self.id = None;
+        self.is_last = true;
     }
 }
 
 impl Drop for EnteredSpan<'_> {
+    #[inline]
     fn drop(&mut self) {
-        // The `tracing` span is left before the OpenTelemetry context is detached.
-        handoff::at(self.id.as_ref(), || drop(self.entered.take()));
+        self.span.leave(self.entered.take(), self.context.take(), self.is_last);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The run that this thread is polling.
 
-use std::{cell::Cell, sync::Arc};
+use std::{cell::Cell, mem::ManuallyDrop, sync::Arc};
 
 use super::{Recorder, Task};
 use crate::shards::LocalArc;
@@ -13,7 +13,8 @@ pub(crate) struct Current {
 }
 
 thread_local! {
-    static CURRENT: Cell<Option<Current>> = const { Cell::new(None) };
+    /// `None` between polls. So nothing is left to drop, and a thread-local without a destructor is read without a check.
+    static CURRENT: Cell<Option<ManuallyDrop<Current>>> = const { Cell::new(None) };
 }
 
 impl Current {
@@ -21,21 +22,17 @@ impl Current {
     pub(crate) fn get() -> Option<Self> {
         CURRENT.with(|current| {
             let held = current.take();
-            let copy = held.clone();
+            let copy = held.as_deref().cloned();
             current.set(held);
             copy
         })
     }
 
-    /// Runs `poll` with `slot`'s run as the current one. The run is moved there and back, so that no poll counts
-    /// references. `poll` must not unwind: the run would stay behind.
+    /// Swaps the current run with `slot`'s: once before a poll, and once after it. The run is moved, so that no poll counts
+    /// references. The poll must not unwind: the run would stay behind.
     #[inline]
-    pub(crate) fn scope<R>(slot: &mut Option<Self>, poll: impl FnOnce() -> R) -> R {
-        CURRENT.with(|current| {
-            let outer = current.replace(slot.take());
-            let result = poll();
-            *slot = current.replace(outer);
-            result
-        })
+    pub(crate) fn swap(slot: &mut Option<Self>) {
+        let outer = CURRENT.replace(slot.take().map(ManuallyDrop::new));
+        *slot = outer.map(ManuallyDrop::into_inner);
     }
 }

@@ -21,8 +21,8 @@ use super::{Payload, Recorder, Rules, Task, catch, catch_inline, current::Curren
 use crate::{
     contract::{self, key, record},
     emit::{
-        ManagedSpan, SpanParent, SpanStart, environment, installed, managed_span, nobody_listens, offer,
-        subscriber_is_of_process, with_trace,
+        EnteredSpan, ManagedSpan, SpanParent, SpanStart, environment, installed, managed_span,
+        nobody_listens, offer, subscriber_is_of_process, with_trace,
     },
     policy::{ErrorRules, Exit, ExitKind},
     run::recorder::PollTime,
@@ -204,7 +204,11 @@ where
             // Polled after it ended: always pending, like a fused future, rather than a panic in the user's runtime.
             return Poll::Pending;
         };
-        let (exit, value, drop_panicked) = match running.poll_future(&mut this.future, this.classify, cx) {
+        let mut done = None;
+        let before = (running.polls == PollTime::Exact).then(std::time::Instant::now);
+        running.poll_future(&mut this.future, this.classify, cx, &mut done);
+        running.polled(before);
+        let (exit, value, drop_panicked) = match done {
             Some(done) => done,
             None => match running.poll_timeout(cx) {
                 Poll::Ready(limit) => {
@@ -271,65 +275,77 @@ impl Running {
         self.current.as_ref().is_some_and(|current| current.recorder.options.silence_panics)
     }
 
-    /// Calls `inside` as part of a run that began at `began`: in its span, as the current run. `inside` must not unwind. It returns
-    /// true if it is the last call inside the run.
-    fn inside(
-        span: &mut RunSpan,
+    /// Enters a run that began at `began`: its span, and the run as the current one. Until [`Self::leave`], nothing may unwind.
+    // This and `leave` are inlined, so that the guard stays in registers: each poll needs both.
+    #[inline(always)]
+    fn enter<'a>(
+        span: &'a mut RunSpan,
         current: &mut Option<Current>,
         began: SystemTime,
-        inside: impl FnOnce() -> bool,
-    ) {
+    ) -> Option<EnteredSpan<'a>> {
         if matches!(span, RunSpan::Unmade(_)) {
             span.make(current, began);
         }
         let entered = span.made().map(ManagedSpan::enter);
-        let last = Current::scope(current, inside);
+        Current::swap(current);
+        entered
+    }
+
+    /// Leaves the run. `last`: true if nothing more is called inside it.
+    #[inline(always)]
+    fn leave(entered: Option<EnteredSpan<'_>>, current: &mut Option<Current>, last: bool) {
+        Current::swap(current);
         if let Some(entered) = entered.filter(|_| last) {
             entered.leave_last();
         }
     }
 
-    /// Polls the user's future. When it is done, reports its exit and drops it, all inside the run.
+    /// Polls the user's future. When it is done, puts its exit into `done` and drops it, all inside the run.
     #[inline]
     fn poll_future<F: Future>(
         &mut self,
         future: &mut Pin<&mut Option<F>>,
         classify: &mut Option<impl FnOnce(&F::Output, Rules<'_>) -> Exit>,
         cx: &mut Context<'_>,
-    ) -> Option<Done<F::Output>> {
+        done: &mut Option<Done<F::Output>>,
+    ) {
         let silence = self.silence();
         let Self { span, current, started_wall, rare, .. } = self;
         let own_rules = || Rules(rare.as_ref().and_then(|rare| rare.error_rules.as_ref()));
-        let before = (self.polls == PollTime::Exact).then(std::time::Instant::now);
-        let mut done = None;
-        Self::inside(span, current, *started_wall, || {
-            let (mut output, mut exit) = (None, None);
-            let caught = catch_inline(silence, || {
-                let Some(polled) = future.as_mut().as_pin_mut() else { return false };
-                let Poll::Ready(returned) = polled.poll(cx) else { return false };
-                let returned = output.insert(returned);
-                exit =
-                    Some(classify.take().map_or(Exit::Success, |classify| classify(returned, own_rules())));
-                future.set(None);
-                true
-            });
-            done = match caught {
-                Ok(false) => return false,
-                Ok(true) => output.zip(exit).map(|(output, exit)| (exit, Ok(output), false)),
-                Err(caught) => Some(match (output, exit) {
-                    // What panicked is the destructor of the future.
-                    (Some(output), Some(exit)) => (exit, Ok(output), true),
-                    // The user's code may panic while its output is read, too: in `Display` of its error, or in a
-                    // classification of its own.
-                    (output, _) => {
-                        let drop_panicked = catch(silence, || future.set(None)).is_err();
-                        let value = output.ok_or(Some(caught.payload));
-                        (Exit::Panic(caught.panic), value, drop_panicked)
-                    }
-                }),
-            };
+        let entered = Self::enter(span, current, *started_wall);
+        let (mut output, mut exit) = (None, None);
+        let caught = catch_inline(silence, || {
+            let Some(polled) = future.as_mut().as_pin_mut() else { return false };
+            let Poll::Ready(returned) = polled.poll(cx) else { return false };
+            let returned = output.insert(returned);
+            exit = Some(classify.take().map_or(Exit::Success, |classify| classify(returned, own_rules())));
+            future.set(None);
             true
         });
+        *done = match caught {
+            Ok(false) => {
+                Self::leave(entered, current, false);
+                return;
+            }
+            Ok(true) => output.zip(exit).map(|(output, exit)| (exit, Ok(output), false)),
+            Err(caught) => Some(match (output, exit) {
+                // What panicked is the destructor of the future.
+                (Some(output), Some(exit)) => (exit, Ok(output), true),
+                // The user's code may panic while its output is read, too: in `Display` of its error, or in a
+                // classification of its own.
+                (output, _) => {
+                    let drop_panicked = catch(silence, || future.set(None)).is_err();
+                    let value = output.ok_or(Some(caught.payload));
+                    (Exit::Panic(caught.panic), value, drop_panicked)
+                }
+            }),
+        };
+        Self::leave(entered, current, true);
+    }
+
+    /// Counts a poll that has ended, and began at `before` if each poll is timed.
+    #[inline]
+    fn polled(&self, before: Option<std::time::Instant>) {
         let took = match before {
             Some(before) => Some(before.elapsed()),
             None if self.polls == PollTime::Seen => watchdog::seen_for(),
@@ -338,7 +354,6 @@ impl Running {
         if let Some((took, current)) = took.zip(self.current.as_ref()) {
             current.task.polled(took, current.recorder.options.slow_poll);
         }
-        done
     }
 
     #[inline]
@@ -357,11 +372,9 @@ impl Running {
             return false;
         }
         let silence = self.silence();
-        let mut panicked = false;
-        Self::inside(&mut self.span, &mut self.current, self.started_wall, || {
-            panicked = catch_inline(silence, || future.set(None)).is_err();
-            true
-        });
+        let entered = Self::enter(&mut self.span, &mut self.current, self.started_wall);
+        let panicked = catch_inline(silence, || future.set(None)).is_err();
+        Self::leave(entered, &mut self.current, true);
         panicked
     }
 
