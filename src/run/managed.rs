@@ -343,7 +343,7 @@ impl Running {
         Self::leave(entered, current, true);
     }
 
-    /// Counts a poll that has ended, and began at `before` if each poll is timed.
+    /// Counts a poll that has ended, if its time is known. It began at `before` if each poll is timed.
     #[inline]
     fn polled(&self, before: Option<std::time::Instant>) {
         let took = match before {
@@ -351,7 +351,14 @@ impl Running {
             None if self.polls == PollTime::Seen => watchdog::seen_for(),
             None => None,
         };
-        if let Some((took, current)) = took.zip(self.current.as_ref()) {
+        if let Some(took) = took {
+            self.poll_took(took);
+        }
+    }
+
+    #[inline(never)]
+    fn poll_took(&self, took: Duration) {
+        if let Some(current) = &self.current {
             current.task.polled(took, current.recorder.options.slow_poll);
         }
     }
