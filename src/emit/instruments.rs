@@ -57,7 +57,7 @@ pub(crate) trait Source: Send + Sync {
 #[derive(Debug)]
 pub(crate) struct Instruments {
     pub(crate) run_duration: RunDuration,
-    pub(crate) schedule_delay: ScheduleDelay,
+    schedule_delay: Histogram<f64>,
     reservation_wait_time: Histogram<f64>,
     pub(crate) shutdown_duration: Histogram<f64>,
     pub(crate) monitor_duration: Histogram<f64>,
@@ -67,6 +67,24 @@ impl Instruments {
     /// Records the time that a run of a task has waited for room.
     pub(crate) fn reservation_waited(&self, task: &Entry<TaskAttributes>, seconds: f64) {
         self.reservation_wait_time.record(seconds, task.recorded_as(None).0.attributes());
+    }
+
+    /// Records the delay of an iteration after its due time. With the feature `bound-instruments` the series is held from now on.
+    #[cfg(feature = "bound-instruments")]
+    pub(crate) fn iteration_delayed(
+        &self,
+        series: &mut DelaySeries,
+        task: &Entry<TaskAttributes>,
+        seconds: f64,
+    ) {
+        let bound = self.schedule_delay.bind(task.recorded_as(None).0.attributes());
+        bound.record(seconds);
+        series.bound = Some((self.run_duration.number(), bound));
+    }
+
+    #[cfg(not(feature = "bound-instruments"))]
+    pub(crate) fn iteration_delayed(&self, _: &mut DelaySeries, task: &Entry<TaskAttributes>, seconds: f64) {
+        self.schedule_delay.record(seconds, task.recorded_as(None).0.attributes());
     }
 }
 
@@ -160,43 +178,31 @@ impl RunDuration {
     }
 }
 
-/// The delays of iterations after their due time. With the feature `bound-instruments` each life of a loop holds its series.
-#[derive(Debug)]
-pub(crate) struct ScheduleDelay {
-    histogram: Histogram<f64>,
-    /// The number of this histogram in the process.
-    #[cfg(feature = "bound-instruments")]
-    number: u64,
-}
-
-/// The series that one life of a loop holds for [`ScheduleDelay`].
+/// The series that one life of a loop holds for the delays of its iterations.
 #[derive(Default)]
 pub(crate) struct DelaySeries {
+    /// With the number of the exposition's histogram of runs.
     #[cfg(feature = "bound-instruments")]
     bound: Option<BoundDuration>,
 }
 
-impl ScheduleDelay {
-    fn new(histogram: Histogram<f64>) -> Self {
-        Self {
-            histogram,
-            #[cfg(feature = "bound-instruments")]
-            number: number(),
+impl DelaySeries {
+    /// Records a delay in the series that is held, if that is of the exposition with this number. Returns false if it is not.
+    #[cfg(feature = "bound-instruments")]
+    #[inline]
+    pub(crate) fn record_held(&self, number: u64, seconds: f64) -> bool {
+        match &self.bound {
+            Some((held, series)) if *held == number => {
+                series.record(seconds);
+                true
+            }
+            _ => false,
         }
     }
 
-    #[cfg(feature = "bound-instruments")]
-    pub(crate) fn record(&self, series: &mut DelaySeries, task: &Entry<TaskAttributes>, seconds: f64) {
-        // Another number where the manager reports to another meter than before.
-        let kept = series.bound.take().filter(|(number, _)| *number == self.number);
-        let bind = || (self.number, self.histogram.bind(task.recorded_as(None).0.attributes()));
-        let (_, bound) = series.bound.insert(kept.unwrap_or_else(bind));
-        bound.record(seconds);
-    }
-
     #[cfg(not(feature = "bound-instruments"))]
-    pub(crate) fn record(&self, _: &mut DelaySeries, task: &Entry<TaskAttributes>, seconds: f64) {
-        self.histogram.record(seconds, task.recorded_as(None).0.attributes());
+    pub(crate) fn record_held(&self, _: u64, _: f64) -> bool {
+        false
     }
 }
 
@@ -304,7 +310,7 @@ impl Exposition {
             lasting,
             instruments: Instruments {
                 run_duration: RunDuration::new(histogram(meter, contract::RUN_DURATION)),
-                schedule_delay: ScheduleDelay::new(histogram(meter, contract::SCHEDULE_DELAY)),
+                schedule_delay: histogram(meter, contract::SCHEDULE_DELAY),
                 reservation_wait_time: histogram(meter, contract::RESERVATION_WAIT_TIME),
                 shutdown_duration: histogram(meter, contract::SHUTDOWN_DURATION),
                 monitor_duration: histogram(meter, contract::MONITOR_DURATION),

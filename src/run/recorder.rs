@@ -17,7 +17,10 @@ use crate::{
         DEFAULT_MAX_NAMES, EndedRun, Entry, Identity, Registry, RunError, TaskSnapshot, by_name,
         include_members, snapshot,
     },
-    emit::{AnyTracer, Exposition, Figures, Row, RunDuration, RunExemplar, Source, SpanPath, TaskAttributes},
+    emit::{
+        AnyTracer, DelaySeries, Exposition, Figures, Row, RunDuration, RunExemplar, Source, SpanPath,
+        TaskAttributes,
+    },
     policy::{CategoryRules, ErrorRules, Exit, NameRule, TaskCategory, TaskPriority},
     shards::LocalArcs,
 };
@@ -285,6 +288,17 @@ impl Recorder {
             }
         }
         now
+    }
+
+    /// Records the delay of an iteration in the histogram, for a life of a loop that holds `series`.
+    pub(crate) fn iteration_delayed(&self, series: &mut DelaySeries, task: &Task, delay: Duration) {
+        let seconds = delay.as_secs_f64();
+        if series.record_held(self.histogram.load(Relaxed), seconds) {
+            return;
+        }
+        if let Some(exposition) = &*self.exposition.load() {
+            exposition.instruments.iteration_delayed(series, task, seconds);
+        }
     }
 
     /// The exemplars of the runs that ended since this was first called.

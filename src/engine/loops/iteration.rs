@@ -152,8 +152,8 @@ impl Living {
         let late = begins.map(|begins| begins.late);
         let Life { shared, supervised, context, .. } = &self.life;
         supervised.signals.heartbeat(context.generation(), || began);
-        if let (Some(late), Some(exposition)) = (late, &*shared.recorder.exposition()) {
-            exposition.instruments.schedule_delay.record(delays, &supervised.task, late.as_secs_f64());
+        if let Some(late) = late {
+            shared.recorder.iteration_delayed(delays, &supervised.task, late);
         }
         let mut details = SpanDetails {
             generation: Some(context.generation()),
