@@ -52,18 +52,23 @@ pub(crate) const DEFAULT_WALL_CLOCK_STEP: Duration = Duration::from_secs(30);
 
 /// The clock that people read.
 pub(crate) struct WallClock {
-    pub(crate) read: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+    /// The user's clock; `None` for the clock of the system.
+    pub(crate) read: Option<Arc<dyn Fn() -> SystemTime + Send + Sync>>,
     pub(crate) step: Duration,
 }
 
 impl WallClock {
     pub(crate) fn now(&self) -> SystemTime {
-        (self.read)()
+        self.read.as_ref().map_or_else(SystemTime::now, |read| read())
+    }
+
+    pub(crate) fn is_of_system(&self) -> bool {
+        self.read.is_none()
     }
 }
 
 impl Default for WallClock {
     fn default() -> Self {
-        Self { read: Arc::new(SystemTime::now), step: DEFAULT_WALL_CLOCK_STEP }
+        Self { read: None, step: DEFAULT_WALL_CLOCK_STEP }
     }
 }

@@ -229,7 +229,7 @@ impl TaskManagerBuilder {
     /// This is for tests: tokio's paused time does not pause the clock of the system. The feature `testing` has a clock that can be paused.
     pub fn wall_clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         let report = |panic| engine::callback_panicked("the wall clock", panic);
-        self.settings.wall_clock.read = engine::or_else(now, SystemTime::now, report);
+        self.settings.wall_clock.read = Some(engine::or_else(now, SystemTime::now, report));
         self
     }
 

@@ -177,12 +177,18 @@ where
     // Into the spawn, which moves it on.
     #[inline]
     pub(crate) fn begun(begin: Begin<'_>, future: F, classify: C, guard: G) -> Self {
-        Self::begun_at(Instant::now(), begin, future, classify, guard)
+        Self::begun_at((Instant::now(), SystemTime::now()), begin, future, classify, guard)
     }
 
-    /// A run that began a moment ago.
+    /// A run that began a moment ago, on both clocks.
     #[inline]
-    pub(crate) fn begun_at(began: Instant, begin: Begin<'_>, future: F, classify: C, guard: G) -> Self {
+    pub(crate) fn begun_at(
+        began: (Instant, SystemTime),
+        begin: Begin<'_>,
+        future: F,
+        classify: C,
+        guard: G,
+    ) -> Self {
         let running = Some(Running::start(begin, began));
         Self { future: Some(future), classify: Some(classify), running, guard: Some(guard) }
     }
@@ -229,9 +235,8 @@ where
 type Done<T> = (Exit, Result<T, Option<Payload>>, bool);
 
 impl Running {
-    fn start(begin: Begin<'_>, started: Instant) -> Self {
+    fn start(begin: Begin<'_>, (started, started_wall): (Instant, SystemTime)) -> Self {
         let Begin { recorder, task, timeout, error_rules, polls, span } = begin;
-        let started_wall = SystemTime::now();
         let mut generation = None;
         let span = match span {
             SpanMade::AtOnce(details) => {

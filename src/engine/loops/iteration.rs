@@ -81,14 +81,15 @@ impl Living {
     /// Begins a due or requested iteration. Behind a gate, a due iteration is claimed first.
     pub(super) fn begin<'a>(
         self: &'a Arc<Self>,
-        (iteration, began): (u64, Instant),
+        iteration: u64,
+        began: (Instant, SystemTime),
         cause: Cause,
         links: Vec<SpanContext>,
         delays: &mut DelaySeries,
     ) -> Iteration<'a> {
         match (cause, self.life.context.pass()) {
             (Cause::Due(begins), Some(pass)) => Box::pin(self.claim(iteration, begins, links, pass)),
-            (cause, _) => self.run((iteration, began), cause, links, delays),
+            (cause, _) => self.run(iteration, began, cause, links, delays),
         }
     }
 
@@ -108,8 +109,8 @@ impl Living {
         match self.at_gate(gated, gated.gate().begin(pass, begins.due)).await {
             None | Some(Claim::Done) => skipped(),
             Some(Claim::Won) => {
-                let begun = (iteration, Instant::now());
-                let settled = self.run(begun, Cause::Due(begins), links, &mut DelaySeries::default()).await;
+                let (began, cause) = ((Instant::now(), SystemTime::now()), Cause::Due(begins));
+                let settled = self.run(iteration, began, cause, links, &mut DelaySeries::default()).await;
                 self.at_gate(gated, gated.gate().end(pass, begins.due, settled.exit.kind())).await;
                 Settled { at: Instant::now(), ..settled }
             }
@@ -140,7 +141,8 @@ impl Living {
 
     fn run<'a>(
         self: &'a Arc<Self>,
-        (iteration, began): (u64, Instant),
+        iteration: u64,
+        began: (Instant, SystemTime),
         cause: Cause,
         links: Vec<SpanContext>,
         delays: &mut DelaySeries,
@@ -151,7 +153,7 @@ impl Living {
         };
         let late = begins.map(|begins| begins.late);
         let Life { shared, supervised, context, .. } = &self.life;
-        supervised.signals.heartbeat(context.generation(), || began);
+        supervised.signals.heartbeat(context.generation(), || began.0);
         if let Some(late) = late {
             shared.recorder.iteration_delayed(delays, &supervised.task, late);
         }
@@ -178,7 +180,15 @@ impl Living {
         };
         let exit_of: ExitOf = |exit, _| exit.clone();
         let run = Run::begun_at(began, begin, self.life.until_ready(work), exit_of, ());
-        Box::pin(Underway { living: self, iteration, began, begins, awaits, run: Some(run), hooks: None })
+        Box::pin(Underway {
+            living: self,
+            iteration,
+            began: began.0,
+            begins,
+            awaits,
+            run: Some(run),
+            hooks: None,
+        })
     }
 
     fn work(&self, context: TaskContext) -> Work {
@@ -237,8 +247,14 @@ impl Living {
             span: SpanMade::AtOnce(&mut details),
         };
         let work = std::future::ready(exit);
-        let Ended { exit, span_context, at, .. } =
-            Run::begun_at(began, begin, work, |exit: &Exit, _: Rules<'_>| exit.clone(), ()).await;
+        let Ended { exit, span_context, at, .. } = Run::begun_at(
+            (began, SystemTime::now()),
+            begin,
+            work,
+            |exit: &Exit, _: Rules<'_>| exit.clone(),
+            (),
+        )
+        .await;
         let duration = at.saturating_duration_since(began);
         shared.tell(supervised, || TaskEventKind::Exited { exit: exit.clone(), duration, iteration: None });
         let mut state = self.parts.control.state();

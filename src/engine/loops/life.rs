@@ -434,9 +434,13 @@ impl<'a> LoopLife<'a> {
     fn begin_iteration(&mut self, cause: Cause) {
         self.begun += 1;
         let links = std::mem::take(&mut self.links);
-        // The clock was read a moment ago.
-        let began = later(self.origin, self.read.steady.saturating_sub(Now::ORIGIN));
-        self.running.push(self.living.begin((self.begun, began), cause, links, &mut self.delays));
+        // The monotonic clock was read a moment ago, and for a due iteration the wall clock, too.
+        let at = later(self.origin, self.read.steady.saturating_sub(Now::ORIGIN));
+        let wall = match cause {
+            Cause::Due(_) if self.living.life.shared.settings.wall_clock.is_of_system() => self.read.wall,
+            _ => SystemTime::now(),
+        };
+        self.running.push(self.living.begin(self.begun, (at, wall), cause, links, &mut self.delays));
     }
 
     fn due(&mut self) {
