@@ -294,7 +294,11 @@ impl ManagedSpan {
 
     /// The span's identity, for links and logs.
     pub(crate) fn span_context(&self) -> Option<SpanContext> {
-        let context = self.otel_context()?;
+        let of_layer = match &self.path {
+            Path::Layer => otel_context_of(&self.span),
+            _ => None,
+        };
+        let context = of_layer.as_ref().or_else(|| self.inside())?;
         let span_context = context.span().span_context().clone();
         span_context.is_valid().then_some(span_context)
     }
