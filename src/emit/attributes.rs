@@ -118,7 +118,7 @@ impl Entry<TaskAttributes> {
 
     /// Returns true if a run that ends now leaves its attributes behind for the next. The first of a name, which may be its only
     /// one, does not.
-    fn keeps_sets(&self) -> bool {
+    pub(super) fn keeps_sets(&self) -> bool {
         self.extra.sets.get().is_some() || self.cell.ended_runs() > 1
     }
 
@@ -146,10 +146,18 @@ impl Entry<TaskAttributes> {
         })
     }
 
-    /// [`Self::result_attributes`] for a run that ends.
-    pub(super) fn with_result_attributes(&self, kind: ExitKind, record: impl FnOnce(&[KeyValue])) {
-        if self.keeps_sets() {
-            return record(self.result_attributes(kind));
+    /// [`Self::result_attributes`] for a run that ends, and that leaves none behind.
+    pub(super) fn with_new_result_attributes(&self, kind: ExitKind, record: impl FnOnce(&[KeyValue])) {
+        let metered = self.metered();
+        let Identity { name, category, priority, component } = &metered.identity;
+        if component.is_none() && metered.extra.instance.is_none() {
+            // On the stack.
+            return record(&[
+                KeyValue::new(key::CATEGORY, category.as_str()),
+                KeyValue::new(key::NAME, name.clone()),
+                KeyValue::new(key::PRIORITY, priority.as_str()),
+                KeyValue::new(key::RESULT, kind.as_str()),
+            ]);
         }
         let mut attributes = self.new_attributes(1);
         attributes.push(KeyValue::new(key::RESULT, kind.as_str()));
@@ -162,10 +170,10 @@ impl Entry<TaskAttributes> {
         self.extra.sets.get()?.bound[kind as usize].get()
     }
 
-    /// The place for the histogram's series of this result, for a run that ends.
+    /// The place for the histogram's series of this result.
     #[cfg(feature = "bound-instruments")]
-    pub(super) fn bound(&self, kind: ExitKind) -> Option<&OnceLock<BoundDuration>> {
-        self.keeps_sets().then(|| &self.sets().bound[kind as usize])
+    pub(super) fn bound(&self, kind: ExitKind) -> &OnceLock<BoundDuration> {
+        &self.sets().bound[kind as usize]
     }
 
     /// The attributes of a run that failed.

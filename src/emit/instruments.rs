@@ -162,19 +162,22 @@ impl RunDuration {
         }
     }
 
-    #[cfg(feature = "bound-instruments")]
     fn record_plain(&self, task: &Entry<TaskAttributes>, seconds: f64, kind: ExitKind) {
-        let bind = || (self.number, self.histogram.bind(task.result_attributes(kind)));
-        match task.bound(kind).map(|series| series.get_or_init(bind)) {
-            Some((number, series)) if *number == self.number => series.record(seconds),
-            // The first run of a name, or the manager reports to another meter than before.
-            _ => task.with_result_attributes(kind, |attributes| self.histogram.record(seconds, attributes)),
+        if !task.keeps_sets() {
+            task.with_new_result_attributes(kind, |attributes| self.histogram.record(seconds, attributes));
+            return;
         }
-    }
-
-    #[cfg(not(feature = "bound-instruments"))]
-    fn record_plain(&self, task: &Entry<TaskAttributes>, seconds: f64, kind: ExitKind) {
-        task.with_result_attributes(kind, |attributes| self.histogram.record(seconds, attributes));
+        #[cfg(feature = "bound-instruments")]
+        {
+            let bind = || (self.number, self.histogram.bind(task.result_attributes(kind)));
+            let (number, series) = task.bound(kind).get_or_init(bind);
+            // Otherwise the manager reports to another meter than before.
+            if *number == self.number {
+                series.record(seconds);
+                return;
+            }
+        }
+        self.histogram.record(seconds, task.result_attributes(kind));
     }
 }
 
