@@ -92,7 +92,7 @@ impl<T> Deref for Contained<T> {
 impl<T> Drop for Contained<T> {
     fn drop(&mut self) {
         let value = self.0.take();
-        let _ = catch(false, move || drop(value));
+        let _ = catch_inline(false, move || drop(value));
     }
 }
 

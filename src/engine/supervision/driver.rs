@@ -940,7 +940,7 @@ impl Core {
     /// Drops a life, and reports the end of its run. A loop reports the end of an iteration itself.
     fn drop_life(&self, Alive { began, living, .. }: Alive, exit: &Exit) {
         // The life's hooks are the user's too: a panic in their destructors ends here.
-        let _ = catch(self.shared.recorder.options.silence_panics, move || drop(living));
+        let _ = catch_inline(self.shared.recorder.options.silence_panics, move || drop(living));
         if !self.supervised.body.is_loop() {
             self.tell(|| TaskEventKind::Exited {
                 exit: exit.clone(),
@@ -966,7 +966,8 @@ impl Core {
             self.before().last_run = Some(span_context);
         }
         // An iteration's failure was noted when it happened.
-        if let Some(end) = end.as_ref().filter(|_| !self.supervised.body.is_loop()) {
+        let failed = end.as_ref().filter(|end| end.exit.error_type().is_some());
+        if let Some(end) = failed.filter(|_| !self.supervised.body.is_loop()) {
             self.own_announcer().run_ended(&end.exit);
         }
         let step = match self.after(wish, end, began, restart_due) {
@@ -1313,6 +1314,12 @@ impl Core {
         self.announcer(self.supervised.signals.generation())
     }
 
+    /// Shows that the driver has left.
+    fn left(&self) {
+        self.supervised.driver_left();
+        self.shared.changed(&self.supervised);
+    }
+
     fn note_start(&self, restart: Option<RestartReason>, generation: u64) {
         match restart {
             None => self.shared.announcer(&self.supervised, generation).started(),
@@ -1370,21 +1377,26 @@ impl Core {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        let left = catch(false, || {
+            self.leave();
+            self.core.left();
+        });
         // Whatever panics, the driver has left: `unregister` and the shutdown wait for that.
-        let left = catch(false, || self.leave());
-        let Core { supervised, shared, .. } = &self.core;
         if left.is_err() {
+            let Core { supervised, shared, .. } = &self.core;
             let _ = catch(false, || shared.tracker.leave_driver(supervised));
+            let _ = catch(false, || self.core.left());
         }
-        supervised.driver_left();
-        let _ = catch(false, || shared.changed(supervised));
     }
 }
 
 impl Driver {
     /// Leaves the task behind as one without a driver.
     fn leave(&mut self) {
-        self.tear_down(Step::Leave);
+        // Of a driver that has come to its end only a gate may be left to give back.
+        if !self.done || self.core.supervised.body.gated().is_some() {
+            self.tear_down(Step::Leave);
+        }
         let Core { supervised, shared, .. } = &self.core;
         if !self.done {
             // Dropped with its runtime.
