@@ -713,7 +713,7 @@ impl Tracker {
     /// Refuses more runs of that owner.
     pub(crate) fn close_owner(&self, owner: &Supervised) {
         owner.place.owned.close();
-        self.limits.look();
+        self.limits.owner_closed();
     }
 
     /// Returns true if nothing is alive.

@@ -15,7 +15,10 @@
 use std::{
     collections::HashMap,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
 };
 
 use tokio::sync::{Notify, Semaphore};
@@ -142,7 +145,11 @@ impl Drop for Waiting<'_> {
 
 /// The limits of one manager, by name. Unused limits are forgotten when there are twice as many as before.
 #[derive(Debug, Default)]
-pub(crate) struct Limits(Mutex<ByName>);
+pub(crate) struct Limits {
+    by_name: Mutex<ByName>,
+    /// True once there has been a limit. SeqCst: see [`Limits::owner_closed`].
+    any: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct ByName {
@@ -155,7 +162,7 @@ impl Limits {
     const FEW: usize = 16;
 
     fn by_name(&self) -> MutexGuard<'_, ByName> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The limit of that name, which is `max` from now on.
@@ -171,6 +178,7 @@ impl Limits {
             by_name.enough = 2 * by_name.limits.len();
         }
         let limit = Limit::new(max);
+        self.any.store(true, SeqCst);
         by_name.limits.insert(name.into(), Arc::downgrade(&limit));
         limit
     }
@@ -178,6 +186,14 @@ impl Limits {
     /// Returns a limit without a manager, which is gone.
     pub(crate) fn alone(max: usize) -> Arc<Limit> {
         Limit::new(max)
+    }
+
+    /// An owner refuses more runs: wakes all waiters. Takes no lock if there has been no limit. The first waiter for a later limit
+    /// finds that the owner was closed before.
+    pub(crate) fn owner_closed(&self) {
+        if self.any.load(SeqCst) {
+            self.look();
+        }
     }
 
     /// Wakes all waiters, to check again: some may be refused now.
@@ -196,7 +212,6 @@ mod tests {
         cell::Cell,
         collections::VecDeque,
         pin::Pin,
-        sync::atomic::{AtomicBool, Ordering::SeqCst},
         task::{Context, Poll, Wake, Waker},
     };
 
