@@ -109,7 +109,7 @@ impl Registered {
         }
         let tasks: Vec<_> = self.tasks.iter().map(|task| task.0.clone()).collect();
         let listing: Arc<[_]> =
-            topology::sort_by_name(tasks, |_| (), |task| task.name(), |_, _| Ordering::Equal).into();
+            topology::sort_by_name(tasks, |task| task.name(), |_, _| Ordering::Equal).into();
         self.listing = Some(listing.clone());
         listing
     }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::topology::Position;
+use super::topology::{Position, sort_by_name};
 use crate::{
     cell::Identity,
     engine::shutdown::report::{Counted, ShutdownEntry},
@@ -44,7 +44,14 @@ pub(in crate::engine) fn line_of(task: &Task, outcome: ShutdownOutcome, after: D
     }
 }
 
-pub(in crate::engine) fn key_of(line: &ShutdownEntry) -> LineKey {
+impl ShutdownEntry {
+    fn add(&mut self, other: &Self) {
+        self.count += other.count;
+        self.after = self.after.max(other.after);
+    }
+}
+
+fn key_of(line: &ShutdownEntry) -> LineKey {
     (line.name.clone(), line.owner.clone(), line.category, line.priority, line.outcome, line.counted)
 }
 
@@ -84,31 +91,36 @@ pub(in crate::engine) fn add(lines: &mut Lines, position: Position, line: Shutdo
         hash_map::Entry::Occupied(mut held) => {
             let (first, held) = held.get_mut();
             *first = position.min(*first);
-            held.count += line.count;
-            held.after = held.after.max(line.after);
+            held.add(&line);
         }
     }
 }
 
-/// The lines of the runs and those of the drivers. The latter are as many as there are tasks, and go by no map unless they
-/// share a line with another.
-pub(in crate::engine) fn all_lines(mut lines: Lines, mut notes: Vec<Note>) -> Vec<(Position, ShutdownEntry)> {
-    notes.sort_unstable_by_key(|note| Arc::as_ptr(&note.task));
-    let alone = |index: usize| {
-        let task = &notes[index].task;
-        let shared_with = |other: Option<&Note>| other.is_some_and(|other| Arc::ptr_eq(&other.task, task));
-        !shared_with(index.checked_sub(1).map(|before| &notes[before])) && !shared_with(notes.get(index + 1))
-    };
-    let by_map = !lines.is_empty();
-    let mut all = Vec::with_capacity(notes.len() + lines.len());
-    for (index, note) in notes.iter().enumerate() {
-        let line = line_of_driver(note);
-        if by_map || is_shared(note) || !alone(index) {
-            add(&mut lines, note.position, line);
-        } else {
-            all.push((note.position, line));
-        }
-    }
+/// Returns the order of a line among those of one name. It differs between any two lines that [`key_of`] tells apart.
+fn order_of(line: &ShutdownEntry) -> (bool, &str, ShutdownOutcome, u8, TaskPriority, Counted) {
+    let ShutdownEntry { name, owner, category, priority, outcome, counted, .. } = line;
+    (owner.is_some(), name, *outcome, *category as u8, *priority, *counted)
+}
+
+/// Returns the lines of the runs and those of the drivers, in the order of the report: by position, then by name. What a task owns follows it.
+pub(in crate::engine) fn all_lines(lines: Lines, notes: &[Note]) -> Vec<ShutdownEntry> {
+    let mut all: Vec<_> = notes.iter().map(|note| (note.position, line_of_driver(note))).collect();
     all.extend(lines.into_values());
-    all
+    let mut all = sort_by_name(
+        all,
+        |(_, line)| line.owner.as_ref().unwrap_or(&line.name),
+        |(_, a), (_, b)| order_of(a).cmp(&order_of(b)),
+    );
+    // A name was registered twice, or members share the line of their family.
+    all.dedup_by(|(position, line), (first, held)| {
+        let is_same = order_of(line) == order_of(held) && line.owner == held.owner;
+        if is_same {
+            *first = (*first).min(*position);
+            held.add(line);
+        }
+        is_same
+    });
+    // Stable: the names stay in order.
+    all.sort_by_key(|(position, _)| *position);
+    all.into_iter().map(|(_, line)| line).collect()
 }

@@ -42,7 +42,7 @@ pub struct ShutdownEntry {
 }
 
 /// The things that a line of a [`ShutdownReport`] counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Counted {
     Runs,
     /// Of a family.

@@ -530,9 +530,14 @@ impl Sequence {
                     let left = state.abort_at.saturating_duration_since(now);
                     let share = left / u32::try_from(stages).unwrap_or(u32::MAX);
                     let mut asked = tracker.to_ask(|_, of_member| of_member == Some(rank));
-                    let (held, drivers): (Vec<_>, Vec<_>) =
-                        asked.drivers.into_iter().partition(|task| state.is_held(task));
-                    asked.drivers = drivers;
+                    let mut held = Vec::new();
+                    asked.drivers.retain(|task| {
+                        let is_held = state.is_held(task);
+                        if is_held {
+                            held.push(task.clone());
+                        }
+                        !is_held
+                    });
                     if !held.is_empty() {
                         tracker.hold(rank, held.len());
                     }

@@ -26,10 +26,7 @@ use crate::{
     engine::{
         ShutdownEntry, Supervised,
         observe::manager_span::Names,
-        shutdown::{
-            lines::{Lines, Note, all_lines, note},
-            topology::sort_by_name,
-        },
+        shutdown::lines::{Lines, Note, all_lines, note},
         spawn::limit::{Limits, Room},
     },
     gate::{Grant, Pass},
@@ -123,9 +120,9 @@ impl Owned {
         left < Self::ONE && left & Self::CLOSED != 0
     }
 
-    /// Requests all later members to stop.
-    fn ask(&self) {
-        self.0.fetch_or(Self::ASKED, Ordering::SeqCst);
+    /// Requests all later members to stop. Returns true if there are earlier ones.
+    fn ask(&self) -> bool {
+        self.0.fetch_or(Self::ASKED, Ordering::SeqCst) >= Self::ONE
     }
 
     pub(crate) fn is_asked(&self) -> bool {
@@ -768,14 +765,28 @@ impl Tracker {
         let plan = Plan { began, waited_for: positions.iter().map(waited).collect() };
         // Set once, by the one shutdown.
         let _ = self.plan.set(plan);
-        // No driver has come since; who has left is not counted.
-        let rank_of = |position: Position| positions.binary_search(&position).ok();
+        // No driver has come since; who has left is not counted. Most are where the one before is.
+        let mut before = None;
+        let mut rank_of = |position: Position| match before {
+            Some((held, rank)) if held == position => Some(rank),
+            _ => {
+                let rank = positions.binary_search(&position).ok()?;
+                before = Some((position, rank));
+                Some(rank)
+            }
+        };
         // A task that has begun to wait for the shutdown is not waited for. Its runs are, as if they had no owner. This happens after the
         // plan is set: a task that begins to wait later does it itself.
         self.drivers(|supervised| supervised.place.is_asking())
             .iter()
             .for_each(|asking| self.close_owner(asking));
         self.plan_runs();
+        for shard in self.shards.iter() {
+            let mut shard = lock(shard);
+            // Each of them leaves one.
+            let drivers = shard.drivers.len();
+            shard.notes.reserve(drivers);
+        }
         self.visit_drivers(|supervised| {
             let place = &supervised.place;
             if let Some(rank) = rank_of(of_driver(supervised)) {
@@ -920,16 +931,17 @@ impl Tracker {
     fn adopt(&self, owner: &Arc<Supervised>) {
         self.close_owner(owner);
         self.plan_runs();
-        self.ask_owned(owner).tokens.iter().for_each(CancellationToken::cancel);
+        if let Some(asked) = self.ask_owned(owner) {
+            asked.tokens.iter().for_each(CancellationToken::cancel);
+        }
     }
 
-    /// Requests the current and later runs of a task to stop. Returns the wakers for the caller to use.
-    pub(crate) fn ask_owned(&self, owner: &Supervised) -> Asked {
-        owner.place.owned.ask();
-        let mut asked = Asked::default();
-        if owner.place.owned.is_empty() {
-            return asked;
+    /// Requests the current and later runs of a task to stop. Returns the wakers for the caller to use; `None` if there are no current runs.
+    pub(crate) fn ask_owned(&self, owner: &Supervised) -> Option<Asked> {
+        if !owner.place.owned.ask() {
+            return None;
         }
+        let mut asked = Asked::default();
         self.visit(|member| {
             if !member.asking && member.owner.as_ref().is_some_and(|held| held.is(owner)) {
                 asked.tokens.extend(member.run.token.clone());
@@ -938,7 +950,7 @@ impl Tracker {
         });
         asked.graces.sort_unstable();
         asked.graces.dedup();
-        asked
+        Some(asked)
     }
 
     /// Drops the runs that a task owns; with a grace, those with that grace.
@@ -1055,7 +1067,9 @@ impl Tracker {
             outcome: ShutdownOutcome::Aborted,
             after: Duration::ZERO,
         };
-        let mut notes: Vec<_> = lost.iter().map(of_lost).collect();
+        let noted: usize = self.shards.iter().map(|shard| lock(shard).notes.len()).sum();
+        let mut notes = Vec::with_capacity(noted + lost.len());
+        notes.extend(lost.iter().map(of_lost));
         let after = self.after();
         for shard in self.shards.iter() {
             // Under one lock: found or noted, as in `leave`.
@@ -1091,18 +1105,7 @@ impl Tracker {
         }
         asking.sort_unstable();
         asking.dedup();
-        // In the order in which they were asked.
-        let lines = sort_by_name(
-            all_lines(lines, notes),
-            |(position, _)| *position,
-            // What a task owns comes after it.
-            |(_, line)| line.owner.as_ref().unwrap_or(&line.name),
-            |(_, a), (_, b)| {
-                let order = |line: &ShutdownEntry| (line.owner.is_some(), line.name.clone(), line.outcome);
-                order(a).cmp(&order(b))
-            },
-        );
-        (lines.into_iter().map(|(_, line)| line).collect(), asking)
+        (all_lines(lines, &notes), asking)
     }
 }
 

@@ -346,7 +346,7 @@ impl Core {
 
     /// Asks what the task owns to stop. Returns the graces of runs that have one of their own.
     fn ask_owned(&self) -> Vec<Duration> {
-        let asked = self.shared.tracker.ask_owned(&self.supervised);
+        let Some(asked) = self.shared.tracker.ask_owned(&self.supervised) else { return Vec::new() };
         asked.tokens.iter().for_each(CancellationToken::cancel);
         asked.graces
     }

@@ -369,8 +369,9 @@ impl Supervised {
             token.cancel();
         }
         if owns && ends_owned && !self.place.owned.is_asked() {
-            if let Some(shared) = self.spec.manager.upgrade() {
-                shared.tracker.ask_owned(self).tokens.iter().for_each(CancellationToken::cancel);
+            if let Some(asked) = self.spec.manager.upgrade().and_then(|shared| shared.tracker.ask_owned(self))
+            {
+                asked.tokens.iter().for_each(CancellationToken::cancel);
             }
         }
     }
