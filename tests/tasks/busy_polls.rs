@@ -183,3 +183,34 @@ async fn a_dependency_sees_the_stop_after_its_dependents_have_ended() {
         assert_eq!(*order.lock().unwrap(), ["http", "database"]);
     }
 }
+
+/// Fails if only a life that its driver has requested to stop has the event.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_poll_that_ends_for_other_tasks_is_seen_to_yield() {
+    let begun = Arc::new(AtomicUsize::new(0));
+    let tasks = manager();
+    let mut events = tasks.subscribe();
+    let database = CriticalTaskConfig::new("database", |ctx: TaskContext| async move {
+        ctx.cancelled().await;
+    });
+    let begins = begun.clone();
+    let http = CriticalTaskConfig::new("http", move |ctx: TaskContext| {
+        let begins = begins.clone();
+        async move {
+            // A task that was woken last is not taken from a worker that blocks.
+            tokio::time::sleep(millis(50)).await;
+            begins.fetch_add(1, SeqCst);
+            until(|| ctx.is_cancelled());
+        }
+    });
+    let http = http.depends_on("database").on_dependency_loss(DependencyLoss::Restart);
+    tasks.register_all([database, http]).unwrap();
+    tasks.start();
+    eventually(|| begun.load(SeqCst) == 1).await;
+    tasks.restart("database").unwrap();
+    eventually(|| begun.load(SeqCst) == 2).await;
+    let yields = std::iter::from_fn(|| events.try_recv())
+        .filter(|event| event.task.as_deref() == Some("http") && event.kind.as_str() == "yielding");
+    assert_eq!(yields.count(), 1);
+    assert!(tasks.shutdown().await.is_clean());
+}

@@ -816,16 +816,8 @@ impl Core {
                     }
                     continue;
                 };
-                match self.heard(order, alive) {
-                    Heard::Nothing => {}
-                    Heard::Stop(stop) => alive.going = Going::Stops(stop),
-                    Heard::RestartAt(due) => alive.going = Going::On { restart_due: Some(due) },
-                    Heard::Kill => {
-                        let now = Instant::now();
-                        let killed = Stopping::new(Wish::Leave, Some(Duration::ZERO));
-                        alive.going = Going::Stops(Stopping { asked: true, at: now, ..killed });
-                        return Poll::Ready(None);
-                    }
+                if self.receive(order, alive) {
+                    return Poll::Ready(None);
                 }
                 continue;
             }
@@ -850,28 +842,34 @@ impl Core {
         }
     }
 
+    /// Performs an order to a life. Returns true if the life is to be dropped.
+    fn receive(&self, order: Order, alive: &mut Alive) -> bool {
+        match self.heard(order, alive) {
+            Heard::Nothing => {}
+            Heard::Stop(stop) => alive.going = Going::Stops(stop),
+            Heard::RestartAt(due) => alive.going = Going::On { restart_due: Some(due) },
+            Heard::Kill => {
+                let killed = Stopping::new(Wish::Leave, Some(Duration::ZERO));
+                alive.going = Going::Stops(Stopping { asked: true, at: Instant::now(), ..killed });
+                return true;
+            }
+        }
+        false
+    }
+
     /// Receives what a life has seen before its driver, and has ended for.
     fn hear_late(&mut self, alive: &mut Alive, cx: &mut Context<'_>) {
         while let Poll::Ready(signal) = self.supervised.poll_signal(cx) {
-            let Signal::Order(order) = signal else { continue };
-            match self.heard(order, alive) {
-                Heard::Nothing => {}
-                Heard::Stop(stop) => alive.going = Going::Stops(stop),
-                Heard::RestartAt(due) => alive.going = Going::On { restart_due: Some(due) },
-                Heard::Kill => alive.going = Going::Stops(Stopping::new(Wish::Leave, Some(Duration::ZERO))),
+            if let Signal::Order(order) = signal {
+                self.receive(order, alive);
             }
         }
         self.look_at_pass(alive);
-        if alive.going.stopping().is_none() {
-            if let Some(because) = self.shared.must_yield(&self.supervised) {
-                alive.going =
-                    Going::Stops(Stopping::new(Wish::Yield(because), Some(self.supervised.spec.grace())));
-            }
-        }
+        self.yield_if_due(alive);
     }
 
-    /// Requests the life to stop if that is due. Returns the time of the next action.
-    fn look_after(&mut self, alive: &mut Alive) -> Option<Instant> {
+    /// Lets the life stop if other tasks require it.
+    fn yield_if_due(&self, alive: &mut Alive) {
         if alive.going.stopping().is_none() {
             if let Some(because) = self.shared.must_yield(&self.supervised) {
                 self.tell(|| TaskEventKind::Yielding { reason: because.reason });
@@ -879,6 +877,11 @@ impl Core {
                 alive.going = Going::Stops(Stopping::new(Wish::Yield(because), grace));
             }
         }
+    }
+
+    /// Requests the life to stop if that is due. Returns the time of the next action.
+    fn look_after(&mut self, alive: &mut Alive) -> Option<Instant> {
+        self.yield_if_due(alive);
         if self.supervised.has_succeeded() {
             self.recovered();
         }
