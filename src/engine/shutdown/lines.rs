@@ -96,7 +96,7 @@ pub(in crate::engine) fn add(lines: &mut Lines, position: Position, line: Shutdo
     }
 }
 
-/// Returns the order of a line among those of one name. It differs between any two lines that [`key_of`] tells apart.
+/// Returns the order of a line among those of one name. It differs between any two lines that have another [`key_of`].
 fn order_of(line: &ShutdownEntry) -> (bool, &str, ShutdownOutcome, u8, TaskPriority, Counted) {
     let ShutdownEntry { name, owner, category, priority, outcome, counted, .. } = line;
     (owner.is_some(), name, *outcome, *category as u8, *priority, *counted)
