@@ -452,6 +452,26 @@ async fn a_manager_that_is_gone_is_no_longer_observed_and_breaks_nothing() {
     assert!(metrics.collect().of("task.runs", &[]).is_empty());
 }
 
+/// The attributes of a first run are not kept. Fails if they differ from those of the later runs.
+#[tokio::test(start_paused = true)]
+async fn the_first_run_of_a_name_and_the_later_ones_are_one_series() {
+    for component in [None, Some("storage")] {
+        let metrics = Metrics::new();
+        let tasks = manager(&metrics);
+        for _ in 0..3 {
+            let mut task = tasks.task("refresh");
+            if let Some(component) = component {
+                task = task.component(component);
+            }
+            task.spawn(async {}).await.expect("no panic");
+        }
+        let points = metrics.collect();
+        let series = points.of(contract::RUN_DURATION.name, &[("task.name", "refresh")]);
+        assert_eq!(series.len(), 1, "{series:?}");
+        assert_eq!(points.count(contract::RUN_DURATION.name, &[("task.name", "refresh")]), 3);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_delays_of_all_lives_of_a_loop_are_one_series() {
     for temporality in [Temporality::Cumulative, Temporality::Delta] {
