@@ -2,7 +2,7 @@
 
 use std::{
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use opentelemetry::{
@@ -463,4 +463,21 @@ fn a_run_behind_a_gate_has_the_term_of_its_pass_on_both_ways_to_the_exporter() {
         assert_eq!(term("loop"), Some(Value::I64(8)));
         assert_eq!(term("open"), None);
     }
+}
+
+/// Fails if the span of a due iteration begins at the time of the user's clock: its parts and logs have the system's.
+#[test]
+fn an_iteration_begins_at_the_time_of_the_system_if_the_user_set_another_clock() {
+    let (spans, before) = (Spans::new(), SystemTime::now());
+    with_layer(&spans, || async {
+        let manager = TaskManager::builder().wall_clock(|| SystemTime::UNIX_EPOCH + secs(86_400));
+        let tasks = manager.build().unwrap();
+        let ticker = TaskLoop::every(secs(1), |_| async {}).count(1);
+        tasks.register(CriticalTaskConfig::from_loop("ticker", ticker)).unwrap();
+        tasks.start();
+        tokio::time::sleep(secs(2)).await;
+        tasks.shutdown().await;
+    });
+    let begins = spans.run_of("ticker").start_time;
+    assert!((before..=SystemTime::now()).contains(&begins), "{begins:?}");
 }
