@@ -14,7 +14,7 @@ use otel_tasks::{
     TaskHealth, TaskManager,
     events::{RestartVerdict, TaskEvent, TaskEventKind},
     health::{HealthStatus, ManagerHealth, TaskWord},
-    policy::{ExitKind, RestartReason},
+    policy::ExitKind,
     snapshot::{GateSnapshot, RunMinutes, TaskSnapshot, TaskState},
     task::TaskSettings,
     telemetry::contract::DURATION_BOUNDARIES,
@@ -462,9 +462,9 @@ pub(crate) fn detail(
         skipped_iterations: snapshot.total_skipped(),
         results: ExitKind::ALL.iter().map(|kind| count(kind.as_str(), snapshot.runs(*kind))).collect(),
         error_types: snapshot.errors.iter().map(|error| count(error.error_type, error.count)).collect(),
-        restart_reasons: RestartReason::ALL
-            .iter()
-            .map(|reason| count(reason.as_str(), snapshot.restarts(*reason)))
+        restart_reasons: snapshot
+            .restarts_by_reason()
+            .map(|(reason, restarts)| count(reason.as_str(), restarts))
             .collect(),
         last_error_text: last_error.map(|error| error.message),
         actions: actions(manager, &snapshot),

@@ -7,12 +7,12 @@ use std::{
     any::Any,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicU16, AtomicU32, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
-use super::{EndedRun, Identity, SkipReason, TaskCell, TaskSnapshot, task_cell::Part};
+use super::{EndedRun, Identity, Possible, SkipReason, TaskCell, TaskSnapshot, task_cell::Part};
 use crate::{policy::RestartReason, sync::atomic::AtomicUsize};
 
 /// A cell, its identity, and what an upper layer keeps with it (`E`: the attribute sets its exports need).
@@ -26,8 +26,8 @@ pub(crate) struct Entry<E> {
     pub(super) kind: Kind,
     /// Made for a caller that gave nothing but the name. The first of a name is found by it alone.
     pub(super) plain: bool,
-    /// True if members report to it, or did. Set once, before the first does.
-    pub(super) is_family: AtomicBool,
+    /// The bits of [`Possible`]. A part is set before its series can be other than 0.
+    pub(super) possible: AtomicU16,
     /// The number of members that report to it. Written under the registry's lock.
     pub(super) members: AtomicU32,
 }
@@ -61,12 +61,29 @@ impl<E> Entry<E> {
     }
 
     pub(crate) fn is_family(&self) -> bool {
-        self.is_family.load(Ordering::Relaxed)
+        self.possible().has(Possible::FAMILY)
+    }
+
+    /// Returns the series that can occur under the name.
+    fn possible(&self) -> Possible {
+        Possible(self.possible.load(Ordering::Relaxed))
+    }
+
+    /// Adds series that can occur from now on. What a member can do, its family can.
+    pub(crate) fn allow(&self, possible: Possible) {
+        self.allow_here(possible);
+        if let Some(family) = self.family() {
+            family.allow_here(possible);
+        }
+    }
+
+    fn allow_here(&self, possible: Possible) {
+        self.possible.fetch_or(possible.0, Ordering::Relaxed);
     }
 
     /// Counts a member that comes. Under the registry's lock, as the next.
     pub(super) fn member_comes(&self) {
-        self.is_family.store(true, Ordering::Relaxed);
+        self.allow_here(Possible::FAMILY);
         self.members.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -189,6 +206,7 @@ impl<E> Entry<E> {
         TaskSnapshot {
             family: self.family().map(|family| family.identity.name.clone()),
             members: self.is_family().then(Default::default),
+            possible: self.possible(),
             ..snapshot
         }
     }

@@ -22,7 +22,7 @@ use std::{
     hash::{Hash, Hasher},
     sync::{
         Arc, PoisonError,
-        atomic::{AtomicBool, AtomicU32},
+        atomic::{AtomicU16, AtomicU32},
     },
     time::Duration,
 };
@@ -472,7 +472,7 @@ impl<E> Registry<E> {
             under: entry.under.clone(),
             kind: entry.kind,
             plain: entry.plain,
-            is_family: AtomicBool::new(false),
+            possible: AtomicU16::new(0),
             members: AtomicU32::new(0),
         });
         entry.cell.add_part(index, part.clone());
@@ -656,7 +656,7 @@ impl<E> Registry<E> {
             under,
             kind,
             plain,
-            is_family: AtomicBool::new(false),
+            possible: AtomicU16::new(0),
             members: AtomicU32::new(0),
         })
     }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{FEW_RUNS, Identity, RunMinutes, exact_quantile, quantile};
+use super::{FEW_RUNS, Identity, Possible, RunMinutes, exact_quantile, quantile};
 use crate::policy::{ExitKind, RestartReason, TaskCategory, TaskPriority, labels};
 
 labels! {
@@ -37,6 +37,21 @@ impl TaskState {
     /// True if a restart of this process cannot help the task: it waits for a person or for another process.
     pub(crate) const fn is_held(self) -> bool {
         matches!(self, Self::Paused | Self::Standby)
+    }
+
+    /// Returns the part that has the series of this state. A person can stop, pause and restart each task, and each can fail for good.
+    const fn possible(self) -> Possible {
+        match self {
+            Self::Standby => Possible::STANDBY,
+            Self::Finished => Possible::FINISHED,
+            Self::Waiting
+            | Self::Running
+            | Self::Backoff
+            | Self::Stopping
+            | Self::Failed
+            | Self::Stopped
+            | Self::Paused => Possible::REGISTERED,
+        }
     }
 }
 
@@ -141,6 +156,8 @@ pub struct TaskSnapshot {
     /// True if a task was registered under the name, or was a member of the family, and none is any more.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) retired: bool,
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(crate) possible: Possible,
     /// Runs under way.
     pub active: u64,
     #[cfg_attr(feature = "serde", serde(serialize_with = "by_exit"))]
@@ -297,6 +314,7 @@ impl TaskSnapshot {
             state: None,
             members: None,
             retired: false,
+            possible: Possible::default(),
             active: 0,
             runs: [0; ExitKind::ALL.len()],
             errors: Vec::new(),
@@ -341,6 +359,39 @@ impl TaskSnapshot {
     /// Returns the number of restarts for this reason.
     pub fn restarts(&self, reason: RestartReason) -> u64 {
         self.restarts[reason as usize]
+    }
+
+    /// Returns each reason for which a task of the name can be restarted, or was, with the number of restarts.
+    ///
+    /// They are the series of the exported counter `task.restarts`.
+    ///
+    /// A reason that a task had once stays, also after the task was replaced or unregistered.
+    pub fn restarts_by_reason(&self) -> impl Iterator<Item = (RestartReason, u64)> + '_ {
+        let all = RestartReason::ALL.iter().map(|&reason| (reason, self.restarts(reason)));
+        all.filter(|(reason, count)| *count > 0 || self.possible.has_restart(*reason))
+    }
+
+    /// Returns each state that a task of the name can be in, with the number of tasks in it.
+    pub(crate) fn tasks_by_state(&self) -> impl Iterator<Item = (TaskState, u64)> + '_ {
+        let tasks = |state| self.members(state) + u64::from(self.state == Some(state));
+        let all = TaskState::ALL.iter().map(move |&state| (state, tasks(state)));
+        all.filter(|(state, count)| *count > 0 || self.possible.has(state.possible()))
+    }
+
+    /// Returns each reason for which iterations were left out, with their number. A name without a loop has none.
+    pub(crate) fn skipped_by_reason(&self) -> impl Iterator<Item = (SkipReason, u64)> + '_ {
+        let all = SkipReason::ALL.iter().map(|&reason| (reason, self.skipped(reason)));
+        all.filter(|(_, count)| *count > 0 || self.possible.has(Possible::ITERATIONS))
+    }
+
+    /// Returns the number of retries of iterations; `None` for a name without a loop.
+    pub(crate) fn counted_retries(&self) -> Option<u64> {
+        (self.retries > 0 || self.possible.has(Possible::ITERATIONS)).then_some(self.retries)
+    }
+
+    /// Returns the number of stalls; `None` for a name whose tasks have no time limit to stall at.
+    pub(crate) fn counted_stalls(&self) -> Option<u64> {
+        (self.stalls > 0 || self.possible.has(Possible::STALLS)).then_some(self.stalls)
     }
 
     /// Returns the number of iterations that did not take place for this reason.
@@ -474,6 +525,7 @@ impl TaskSnapshot {
             add(self.members.get_or_insert_default(), members);
         }
         self.retired &= other.retired;
+        self.possible = self.possible | other.possible;
         self.interval = self.interval.or(other.interval);
         self.next_run = self.next_run.or(other.next_run);
         self.next_retry = self.next_retry.or(other.next_retry);

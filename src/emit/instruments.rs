@@ -27,9 +27,9 @@ use super::{
     deferred::{Observable, Observed, defer, is_deferring},
 };
 use crate::{
-    cell::{DEFAULT_MAX_NAMES, Entry, SkipReason, TaskSnapshot, TaskState},
+    cell::{DEFAULT_MAX_NAMES, Entry, TaskSnapshot},
     contract::{self, DURATION_BOUNDARIES, Instrument, key},
-    policy::{ExitKind, RestartReason},
+    policy::ExitKind,
 };
 
 /// The figures that a meter reads: the cells of one manager, or of the process.
@@ -471,24 +471,23 @@ impl Exposition {
         ));
         gauge!(f64, f64_observable_gauge, contract::RUN_DURATION_MAX, |task| (task.total_runs() > 0)
             .then_some(task.longest_run.as_secs_f64()));
-        // Zeros too, for tasks that can be restarted: `increase()` needs a baseline.
+        // Zeros too, for what can occur: `increase()` needs a baseline.
         observable!(u64_observable_counter, u64, contract::RESTARTS, |entry, task, varied, observe| {
-            varied.begin(entry.attributes(), key::RESTART_REASON);
-            for &reason in RestartReason::ALL {
-                let count = task.restarts(reason);
-                if count > 0 || task.is_registered() {
-                    observe(count, varied.with(reason.as_str()));
-                }
+            let mut restarts = task.restarts_by_reason().peekable();
+            if restarts.peek().is_some() {
+                varied.begin(entry.attributes(), key::RESTART_REASON);
+            }
+            for (reason, count) in restarts {
+                observe(count, varied.with(reason.as_str()));
             }
         });
         observable!(i64_observable_up_down_counter, i64, contract::STATUS, |entry, task, varied, observe| {
-            if task.is_registered() || task.retired {
+            let mut states = task.tasks_by_state().peekable();
+            if states.peek().is_some() {
                 varied.begin(entry.attributes(), key::STATE);
-                for &state in TaskState::ALL {
-                    let members = i64::try_from(task.members(state)).unwrap_or(i64::MAX);
-                    let own = i64::from(task.state == Some(state));
-                    observe(members.saturating_add(own), varied.with(state.as_str()));
-                }
+            }
+            for (state, tasks) in states {
+                observe(i64::try_from(tasks).unwrap_or(i64::MAX), varied.with(state.as_str()));
             }
         });
         gauge!(f64, f64_observable_gauge, contract::LAST_SUCCESS_TIME, |task| task
@@ -516,18 +515,18 @@ impl Exposition {
             u64,
             contract::ITERATIONS_SKIPPED,
             |entry, task, varied, observe| {
-                varied.begin(entry.attributes(), key::REASON);
-                for &reason in SkipReason::ALL {
-                    let count = task.skipped(reason);
-                    if count > 0 || task.interval.is_some() {
-                        observe(count, varied.with(reason.as_str()));
-                    }
+                let mut skipped = task.skipped_by_reason().peekable();
+                if skipped.peek().is_some() {
+                    varied.begin(entry.attributes(), key::REASON);
+                }
+                for (reason, count) in skipped {
+                    observe(count, varied.with(reason.as_str()));
                 }
             }
         );
         observable!(u64_observable_counter, u64, contract::ITERATIONS_RETRIED, |entry, task, _, observe| {
-            if task.retries > 0 || task.interval.is_some() {
-                observe(task.retries, entry.attributes());
+            if let Some(retries) = task.counted_retries() {
+                observe(retries, entry.attributes());
             }
         });
         gauge!(f64, f64_observable_gauge, contract::INTERVAL, |task| task
@@ -554,8 +553,8 @@ impl Exposition {
             }
         );
         observable!(u64_observable_counter, u64, contract::STALLS, |entry, task, _, observe| {
-            if task.stalls > 0 || task.is_registered() {
-                observe(task.stalls, entry.attributes());
+            if let Some(stalls) = task.counted_stalls() {
+                observe(stalls, entry.attributes());
             }
         });
 

@@ -376,6 +376,7 @@ impl Shared {
     pub(super) fn enter(&self, registered: &mut Registered, new: &[Arc<Supervised>], now: SystemTime) {
         for supervised in new {
             let task = &supervised.task;
+            task.allow(supervised.possible());
             task.cell.set_state(Some(TaskState::Waiting), now);
             // What an earlier task of this name did does not count against this one.
             task.cell.forgive_restarts();

@@ -38,6 +38,7 @@ mod polls;
 mod reentrancy;
 mod replace;
 mod seed_map;
+mod series;
 mod silence;
 mod state;
 mod supervision;

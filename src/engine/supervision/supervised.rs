@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cell::{TaskSnapshot, TaskState},
+    cell::{Possible, TaskSnapshot, TaskState},
     engine::{
         Links, Order, Registration, Shared, TaskContext, TaskSpec, Work,
         shutdown::tracker::DriverPlace,
@@ -34,7 +34,7 @@ use crate::{
             signs_of_life::Signals,
         },
     },
-    policy::{ErrorRules, Exit},
+    policy::{DependencyLoss, ErrorRules, Exit, RestartPolicy, StallAction},
     read::{HealthStatus, Live},
     run::{Contained, Task},
     watchdog,
@@ -249,6 +249,29 @@ impl Supervised {
 
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.task.identity.name
+    }
+
+    /// Returns the series that can occur for it. What its settings do not exclude can.
+    pub(crate) fn possible(&self) -> Possible {
+        let (spec, links) = (&self.spec, self.links());
+        let always = spec.policy == RestartPolicy::Always;
+        let restarts = spec.policy != RestartPolicy::Never;
+        let has_limit = spec.run_timeout.is_some() || spec.start_timeout.is_some();
+        let stalls = spec.heartbeat_timeout.is_some() || spec.poll_timeout.is_some();
+        let depends = !links.dependencies().is_empty() && links.loss() == DependencyLoss::Restart;
+        Possible::REGISTERED
+            | Possible::STANDBY.only_if(self.body.gated().is_some())
+            // Under each policy, a loop is finished by its schedule or its handle.
+            | Possible::FINISHED.only_if(!always || self.body.is_loop())
+            | Possible::RESTART_AFTER_ERROR.only_if(restarts)
+            | Possible::RESTART_AFTER_TIMEOUT.only_if(restarts && has_limit)
+            | Possible::RESTART_AFTER_FINISH.only_if(always)
+            | Possible::STALLS.only_if(stalls)
+            | Possible::RESTART_AFTER_STALL.only_if(restarts && stalls && spec.on_stall == StallAction::Restart)
+            | Possible::RESTART_WITH_GROUP.only_if(links.membership().is_some())
+            | Possible::RESTART_WITH_DEPENDENCY.only_if(depends)
+            | Possible::RETRY.only_if(spec.give_up.retry_after(spec.policy, false).is_some())
+            | Possible::ITERATIONS.only_if(self.body.is_loop())
     }
 
     /// Returns true if the snapshot of its name lacks facts that its cell does not have.
