@@ -27,7 +27,7 @@ pub(crate) struct Entry<E> {
     /// Made for a caller that gave nothing but the name. The first of a name is found by it alone.
     pub(super) plain: bool,
     /// The bits of [`Possible`]. A part is set before its series can be other than 0.
-    pub(super) possible: AtomicU16,
+    possible: AtomicU16,
     /// The number of members that report to it. Written under the registry's lock.
     pub(super) members: AtomicU32,
 }
@@ -55,6 +55,24 @@ pub(super) enum Kind {
 }
 
 impl<E> Entry<E> {
+    pub(super) fn new(
+        identity: Identity,
+        cell: TaskCell,
+        extra: E,
+        under: Option<Arc<Self>>,
+        kind: Kind,
+        plain: bool,
+    ) -> Self {
+        let (possible, members) = (AtomicU16::new(0), AtomicU32::new(0));
+        Self { identity, cell, extra, under, kind, plain, possible, members }
+    }
+
+    /// Returns one more entry of a hot name, with a part of its cell.
+    pub(super) fn new_part(&self, extra: E) -> Self {
+        let (identity, cell) = (self.identity.clone(), self.cell.new_part());
+        Self::new(identity, cell, extra, self.under.clone(), self.kind, self.plain)
+    }
+
     /// The family, for a member of one.
     pub(crate) fn family(&self) -> Option<&Arc<Entry<E>>> {
         self.under.as_ref().filter(|_| self.kind == Kind::Member)

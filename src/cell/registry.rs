@@ -20,10 +20,7 @@ use std::{
     borrow::Borrow,
     collections::{HashMap, HashSet, VecDeque},
     hash::{Hash, Hasher},
-    sync::{
-        Arc, PoisonError,
-        atomic::{AtomicU16, AtomicU32},
-    },
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -465,16 +462,7 @@ impl<E> Registry<E> {
         if let Some(part) = made() {
             return part;
         }
-        let part = Arc::new(Entry {
-            identity: entry.identity.clone(),
-            cell: entry.cell.new_part(),
-            extra: share(&entry),
-            under: entry.under.clone(),
-            kind: entry.kind,
-            plain: entry.plain,
-            possible: AtomicU16::new(0),
-            members: AtomicU32::new(0),
-        });
+        let part = Arc::new(entry.new_part(share(&entry)));
         entry.cell.add_part(index, part.clone());
         part
     }
@@ -649,16 +637,8 @@ impl<E> Registry<E> {
         plain: bool,
         under: Option<Arc<Entry<E>>>,
     ) -> Arc<Entry<E>> {
-        Arc::new(Entry {
-            identity,
-            cell: TaskCell::default(),
-            extra: (self.extra)(&self.instance),
-            under,
-            kind,
-            plain,
-            possible: AtomicU16::new(0),
-            members: AtomicU32::new(0),
-        })
+        let extra = (self.extra)(&self.instance);
+        Arc::new(Entry::new(identity, TaskCell::default(), extra, under, kind, plain))
     }
 
     /// The one entry for everything that no longer fits.
