@@ -20,7 +20,10 @@ use crate::{
     shards::COUNT as SHARDS,
     sync::{
         Mutex, MutexGuard, OnceBox, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicU64, AtomicUsize,
+            Ordering::{Acquire, Relaxed, Release},
+        },
         lock,
     },
 };
@@ -41,6 +44,12 @@ const HOT_SHARE: u64 = 64;
 /// The position of the number of a state in its word: below it there is room for microseconds until the year 4253.
 const STATE_SHIFT: u32 = 56;
 
+/// Set in [`TaskCell::first_end`] once the figures are being made, which count all ends from then on.
+const SEALED: u64 = 1 << 63;
+
+/// The position of the number of a result in [`TaskCell::first_end`]: below it there is room for nanoseconds of 18 years.
+const RESULT_SHIFT: u32 = 59;
+
 /// The time window of health.
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -51,7 +60,6 @@ pub(crate) struct TaskCell {
     /// Runs under way; above them [`HOT`], [`RETIRED`] and [`GONE`]. It is one word, so that a name is let go only between two runs. A run
     /// that begins either keeps the name, or sees that it is gone.
     active: AtomicU64,
-    longest_poll_nanos: AtomicU64,
     /// Nanoseconds since the registry was made, plus one; 0 for never. Ages are computed from it, because a wall clock may be set.
     first_start_at: AtomicU64,
     /// Unix time in nanoseconds, 0 for never; so the next one.
@@ -60,21 +68,25 @@ pub(crate) struct TaskCell {
     /// 0 for not registered, else the index in [`TaskState::ALL`] plus one, above [`STATE_SHIFT`]; below it the unix time in
     /// microseconds at which it was set. One word, so that a reader never sees the time of another state.
     state: AtomicU64,
-    /// Of a loop alone. Beside the other figures: a loop that waits for its first iteration has none of those.
-    scheduled: OnceBox<Scheduled>,
+    /// The end of the first run: the index of its result in [`ExitKind::ALL`] plus one, above [`RESULT_SHIFT`]; below it its duration in
+    /// nanoseconds. 0 if no run has ended. The figures are made of it when somebody reads them, or when they count something else.
+    first_end: AtomicU64,
+    /// Beside the figures: a loop that waits for its first iteration has none of those.
+    timing: OnceBox<Timing>,
     figures: OnceBox<Figures>,
 }
 
-/// The times of a loop.
+/// The times of a loop, and of a task with a poll whose time is known.
 #[derive(Debug, Default)]
-struct Scheduled {
+struct Timing {
     interval_nanos: AtomicU64,
     /// Unix time in nanoseconds, 0 for never.
     next_run: AtomicU64,
+    longest_poll_nanos: AtomicU64,
 }
 
 /// The figures that exist only after their first event. A registered task that idles in its first run has none of them, and there
-/// may be a hundred thousand such tasks.
+/// may be a hundred thousand such tasks. A task that ends well for the first time has none either, until somebody reads them.
 #[derive(Debug, Default)]
 struct Figures {
     runs: [AtomicU64; ExitKind::ALL.len()],
@@ -158,6 +170,34 @@ impl Figures {
         self.failures.get_or_init(Arc::default)
     }
 
+    /// Counts an ended run, but for its error. Its result is counted last, by the caller.
+    #[inline(always)]
+    fn add<'a>(
+        &'a self,
+        run: &EndedRun<'_>,
+        nanos: u64,
+        ended: u64,
+        rare: impl FnOnce() -> MutexGuard<'a, Rare>,
+    ) {
+        self.run_nanos.fetch_add(nanos, Relaxed);
+        raise(&self.longest_run_nanos, nanos);
+        lower(&self.shortest_run_nanos, nanos.max(1));
+        self.durations.record(run.duration);
+        if run.kind == ExitKind::Success {
+            advance(&self.last_success, ended);
+            if let Some(failures) = self.failures.get() {
+                failures.set_row(0);
+            }
+        } else if run.kind.is_error() {
+            self.failures().continue_row();
+        }
+        let mut rare = rare();
+        if rare.history.len() == HISTORY_LENGTH {
+            rare.history.pop_front();
+        }
+        rare.history.push_back(RunRecord { started: run.started, duration: run.duration, result: run.kind });
+    }
+
     /// Returns the cells that a hot name has beside its first.
     fn parts(&self) -> impl Iterator<Item = &TaskCell> {
         let parts = self.parts.get().into_iter();
@@ -216,7 +256,39 @@ impl Figures {
 
 impl TaskCell {
     fn figures(&self) -> &Figures {
-        self.figures.get_or_init(Box::default)
+        self.figures.get_or_init(|| self.new_figures())
+    }
+
+    /// Two threads may make them at once. Both find the same first end, and one of the two is kept.
+    fn new_figures(&self) -> Box<Figures> {
+        let figures = Box::<Figures>::default();
+        // Sealed: a run that ends meanwhile waits for the figures. Acquire: pairs with the Release in `is_first_end`.
+        let first = self.first_end.fetch_or(SEALED, Acquire) & !SEALED;
+        let kind = usize::try_from(first >> RESULT_SHIFT).ok().and_then(|number| number.checked_sub(1));
+        if let Some((kind, started)) = kind.zip(time(&self.first_start)) {
+            let (kind, nanos) = (ExitKind::ALL[kind], first & ((1 << RESULT_SHIFT) - 1));
+            let run = EndedRun { kind, started, duration: Duration::from_nanos(nanos), error: None };
+            figures.add(&run, nanos, unix_nanos(started).saturating_add(nanos), || figures.rare());
+            figures.runs[kind as usize].fetch_add(1, Relaxed);
+        }
+        figures
+    }
+
+    /// Returns the figures for a reader; `None` if nothing was counted in them.
+    fn read(&self) -> Option<&Figures> {
+        self.figures.get().or_else(|| (self.ended_here() > 0).then(|| self.figures()))
+    }
+
+    /// Returns the number of ended runs that this cell has counted.
+    fn ended_here(&self) -> u64 {
+        match self.figures.get() {
+            Some(figures) => figures.ended_runs(),
+            None => u64::from(self.first_end.load(Relaxed) & !SEALED != 0),
+        }
+    }
+
+    fn timing(&self) -> &Timing {
+        self.timing.get_or_init(Box::default)
     }
 
     /// Counts a run that begins. Returns whether the registry has let the name go meanwhile.
@@ -390,14 +462,15 @@ impl TaskCell {
     }
 
     fn reset_here(&self) {
-        let own = [&self.longest_poll_nanos, &self.first_start_at, &self.first_start, &self.last_seen];
+        let own = [&self.first_start_at, &self.first_start, &self.last_seen];
         own.into_iter().for_each(|figure| figure.store(0, Relaxed));
-        if let Some(scheduled) = self.scheduled.get() {
-            scheduled.interval_nanos.store(0, Relaxed);
-            scheduled.next_run.store(0, Relaxed);
+        if let Some(timing) = self.timing.get() {
+            let all = [&timing.interval_nanos, &timing.next_run, &timing.longest_poll_nanos];
+            all.into_iter().for_each(|figure| figure.store(0, Relaxed));
         }
-        if let Some(figures) = self.figures.get() {
-            figures.reset();
+        match self.figures.get() {
+            Some(figures) => figures.reset(),
+            None => self.first_end.store(0, Relaxed),
         }
     }
 
@@ -426,36 +499,31 @@ impl TaskCell {
     ) -> Option<&'static str> {
         let nanos = nanos(run.duration);
         let ended = unix_nanos(run.started).saturating_add(nanos);
-        let figures = self.figures();
-        figures.run_nanos.fetch_add(nanos, Relaxed);
-        raise(&figures.longest_run_nanos, nanos);
-        lower(&figures.shortest_run_nanos, nanos.max(1));
-        figures.durations.record(run.duration);
         advance(&self.last_seen, ended);
-        if run.kind == ExitKind::Success {
-            advance(&figures.last_success, ended);
-            if let Some(failures) = figures.failures.get() {
-                failures.set_row(0);
+        let figures = match self.figures.get() {
+            Some(figures) => figures,
+            None if self.is_first_end(run, nanos) => {
+                self.active.fetch_sub(1, Relaxed);
+                return None;
             }
-        } else if run.kind.is_error() {
-            figures.failures().continue_row();
-        }
-        {
-            let mut rare = self.rare_of_run(figures);
-            if rare.history.len() == HISTORY_LENGTH {
-                rare.history.pop_front();
-            }
-            rare.history.push_back(RunRecord {
-                started: run.started,
-                duration: run.duration,
-                result: run.kind,
-            });
-        }
+            None => self.figures(),
+        };
+        figures.add(run, nanos, ended, || self.rare_of_run(figures));
         let error_type =
             run.error.as_ref().map(|error| figures.failures().count(error, ended, now(), error_type_budget));
         figures.runs[run.kind as usize].fetch_add(1, Relaxed);
         self.active.fetch_sub(1, Relaxed);
         error_type
+    }
+
+    /// Counts an ended run without the figures, if that is enough: it is the first to end and to begin, and has no error. Returns whether it is.
+    #[inline(never)]
+    fn is_first_end(&self, run: &EndedRun<'_>, nanos: u64) -> bool {
+        let is_plain = run.error.is_none() && !run.kind.is_error() && nanos < 1 << RESULT_SHIFT;
+        let word = (run.kind as u64 + 1) << RESULT_SHIFT | nanos;
+        is_plain
+            && time(&self.first_start) == Some(run.started)
+            && self.first_end.compare_exchange(0, word, Release, Relaxed).is_ok()
     }
 
     /// Counts an ended run in its minute.
@@ -465,12 +533,12 @@ impl TaskCell {
 
     /// Returns the number of ended runs.
     pub(crate) fn ended_runs(&self) -> u64 {
-        self.all().filter_map(|cell| cell.figures.get()).map(|figures| figures.ended_runs()).sum()
+        self.all().map(Self::ended_here).sum()
     }
 
     pub(crate) fn polled(&self, duration: Duration, slow: Duration) {
         let nanos = nanos(duration);
-        raise(&self.longest_poll_nanos, nanos);
+        raise(&self.timing().longest_poll_nanos, nanos);
         if duration > slow {
             self.figures().slow_polls.fetch_add(1, Relaxed);
         }
@@ -562,9 +630,9 @@ impl TaskCell {
     }
 
     pub(crate) fn set_schedule(&self, interval: Option<Duration>, next_run: Option<SystemTime>) {
-        let scheduled = self.scheduled.get_or_init(Box::default);
-        scheduled.interval_nanos.store(interval.map_or(0, nanos), Relaxed);
-        scheduled.next_run.store(next_run.map_or(0, unix_nanos), Relaxed);
+        let timing = self.timing();
+        timing.interval_nanos.store(interval.map_or(0, nanos), Relaxed);
+        timing.next_run.store(next_run.map_or(0, unix_nanos), Relaxed);
     }
 
     /// Sets when a task that has failed is tried again; `None` for never.
@@ -609,7 +677,7 @@ impl TaskCell {
     /// Returns the last runs, in the order of their ends.
     pub(crate) fn history(&self) -> Vec<RunRecord> {
         let mut history = Vec::new();
-        for figures in self.all().filter_map(|cell| cell.figures.get()) {
+        for figures in self.all().filter_map(Self::read) {
             history.extend(figures.rare().history.iter().copied());
         }
         if self.is_hot() {
@@ -638,7 +706,8 @@ impl TaskCell {
             last_seen: time(&self.last_seen),
             ..Vitals::default()
         };
-        let Some(figures) = self.figures.get() else { return vitals };
+        // Not made for this: each registered task is checked.
+        let Some(figures) = self.figures.get() else { return Vitals { runs: self.ended_here(), ..vitals } };
         let runs = load(&figures.runs);
         // Those of a part are its name's.
         let failures = figures.failures.get().filter(|_| !figures.is_part);
@@ -680,7 +749,7 @@ impl TaskCell {
 
     fn snapshot_here(&self, identity: &Identity, now: Duration) -> TaskSnapshot {
         let uptime = age(&self.first_start_at, now);
-        let Some(figures) = self.figures.get() else {
+        let Some(figures) = self.read() else {
             return TaskSnapshot { durations: Histogram::none(), uptime, ..self.counted_here(identity) };
         };
         let few = figures.few_runs();
@@ -697,20 +766,20 @@ impl TaskCell {
 
     /// The figures of this cell alone, as the other functions that end in `_here`. Failures are of all cells of the name.
     fn counted_here(&self, identity: &Identity) -> TaskSnapshot {
-        let scheduled = self.scheduled.get();
-        let interval = scheduled.map(|scheduled| duration(&scheduled.interval_nanos));
+        let timing = self.timing.get();
+        let interval = timing.map(|timing| duration(&timing.interval_nanos));
         let snapshot = TaskSnapshot {
             interval: interval.filter(|interval| !interval.is_zero()),
-            next_run: scheduled.and_then(|scheduled| time(&scheduled.next_run)),
+            next_run: timing.and_then(|timing| time(&timing.next_run)),
             state: self.state(),
             retired: self.is_retired(),
             active: self.active_here(),
-            longest_poll: duration(&self.longest_poll_nanos),
+            longest_poll: timing.map_or(Duration::ZERO, |timing| duration(&timing.longest_poll_nanos)),
             first_start: time(&self.first_start),
             last_seen: time(&self.last_seen),
             ..TaskSnapshot::of(identity)
         };
-        let Some(figures) = self.figures.get() else { return snapshot };
+        let Some(figures) = self.read() else { return snapshot };
         TaskSnapshot {
             runs: load(&figures.runs),
             restarts: load(&figures.restarts),
