@@ -111,6 +111,59 @@ fn vitals_equal_the_snapshot() {
     assert_eq!((vitals.active, vitals.runs, vitals.errors, vitals.restarts), (1, 5, 3, 1));
 }
 
+/// A cell whose first end was counted in the figures must not differ.
+#[test]
+fn the_first_end_is_counted_as_any_other_without_figures() {
+    let run = |cell: &TaskCell, kind, duration| {
+        let run = EndedRun { kind, started: UNIX_EPOCH + secs(10), duration, error: None };
+        cell.run_started(|| secs(10), run.started);
+        cell.run_ended(&run, || secs(12), &AtomicUsize::new(0));
+    };
+    let no_room = Duration::from_nanos(1 << RESULT_SHIFT);
+    let durations = [Duration::ZERO, secs(2), no_room - Duration::from_nanos(1), no_room];
+    let both = [ExitKind::Success, ExitKind::Cancellation].map(|kind| durations.map(|took| (kind, took)));
+    for (kind, took) in both.into_iter().flatten() {
+        let known = || {
+            let cell = TaskCell::default();
+            cell.figures();
+            run(&cell, kind, took);
+            cell
+        };
+        let cell = TaskCell::default();
+        run(&cell, kind, took);
+        assert_eq!(cell.figures.get().is_none(), took < no_room);
+        assert_eq!((cell.ended_runs(), cell.vitals(secs(20)).runs), (1, 1));
+        assert_eq!(taken(&cell), taken(&known()));
+        assert_eq!(cell.history(), known().history());
+        assert_eq!((cell.ended_runs(), cell.vitals(secs(20)).runs), (1, 1), "once they are made");
+
+        let (first, known) = (TaskCell::default(), known());
+        run(&first, kind, took);
+        for cell in [&first, &known] {
+            run(cell, ExitKind::Success, secs(1));
+            end(cell, ExitKind::Failure, Some("io"));
+        }
+        assert_eq!((taken(&first), first.history()), (taken(&known), known.history()));
+        assert_eq!(first.ended_runs(), 3);
+
+        let cell = TaskCell::default();
+        run(&cell, kind, took);
+        cell.reset();
+        assert_eq!(taken(&cell), taken(&TaskCell::default()));
+        run(&cell, kind, took);
+        assert_eq!((cell.ended_runs(), cell.history().len()), (1, 1), "it begins again");
+    }
+}
+
+/// Its start is not the one that the cell knows.
+#[test]
+fn a_later_run_that_ends_first_has_its_own_start() {
+    let cell = TaskCell::default();
+    cell.run_started(|| secs(1), UNIX_EPOCH + secs(1));
+    end(&cell, ExitKind::Success, None);
+    assert_eq!(cell.history()[0].started, UNIX_EPOCH + secs(10));
+}
+
 #[test]
 fn a_poll_as_long_as_the_threshold_is_not_yet_slow() {
     let cell = TaskCell::default();
