@@ -29,7 +29,7 @@ use crate::{
             drain::Drain,
             sequence::{Positions, Sequence},
             topology,
-            tracker::{Admission, INTAKE_STAGE, Tracker, category_place, stage_of_task},
+            tracker::{Admission, INTAKE_STAGE, Kind, Tracker, category_place, stage_of_task},
         },
         spawn::polled::Polled,
         supervision::{
@@ -157,7 +157,7 @@ impl Shared {
     pub(crate) fn begin_to_close(&self) {
         // First for tasks, so that none comes after the check.
         self.tracker.close(Admission::Runs);
-        if self.tracker.drivers(|task| task.spec.intake).is_empty() {
+        if self.tracker.drivers_of(Kind::Intake).is_empty() {
             self.tracker.close(Admission::OwnedRuns);
         }
     }
@@ -511,7 +511,7 @@ impl Shared {
 
     /// Returns the positions of the drivers at shutdown: none stops before the tasks that depend on it.
     pub(crate) fn positions(&self) -> Positions {
-        let mut tasks = self.tracker.drivers(|task| !task.links().is_empty());
+        let mut tasks = self.tracker.drivers_of(Kind::Linked);
         if tasks.is_empty() {
             return Positions::default();
         }

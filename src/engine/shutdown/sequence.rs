@@ -38,7 +38,7 @@ use crate::{
         shutdown::{
             drain::RUNTIMES_TURN,
             topology::Position,
-            tracker::{Admission, Asked, INTAKE_STAGE, Rank, Tracker, stage_of_task},
+            tracker::{Admission, Asked, INTAKE_STAGE, Kind, Rank, Tracker, stage_of_task},
         },
     },
     gate::Gate,
@@ -132,6 +132,16 @@ impl State {
     fn is_held(&self, task: &Supervised) -> bool {
         let dependents = self.dependents.get(&task.place.id()).into_iter().flatten();
         dependents.into_iter().any(|dependent| !dependent.place.is_out())
+    }
+
+    /// Takes those tasks out that are held for their dependents.
+    fn take_held(&self, tasks: &mut Vec<Arc<Supervised>>) -> Vec<Arc<Supervised>> {
+        if self.dependents.is_empty() {
+            return Vec::new();
+        }
+        let (held, others) = std::mem::take(tasks).into_iter().partition(|task| self.is_held(task));
+        *tasks = others;
+        held
     }
 
     /// Returns true if the members at a position are gone, or stay for their dependents: waiting for them gains nothing.
@@ -326,7 +336,7 @@ pub(crate) fn begin(shared: &Arc<Shared>, cause: Option<ShutdownCause>) -> Arc<S
         shared.begin_to_close();
         let drained_from = shared.drain.end();
         // No task comes any more, and none has left yet.
-        let gates = gates_of(&shared.tracker.drivers(|task| task.body.gated().is_some()));
+        let gates = gates_of(&shared.tracker.drivers_of(Kind::Gated));
         Arc::new(Sequence::new(shared.settings.shutdown_deadline, drained_from, cause, gates))
     });
     if first {
@@ -443,15 +453,21 @@ impl Sequence {
         self.aside(move |spans| spans.cleanup = Some(begin.span("cleanup_tasks", SpanParent::Root)));
         let positions = shared.positions();
         let began = self.state().began;
-        let has_intake = shared.tracker.drivers(|task| positions.of(task).0 == INTAKE_STAGE);
-        if has_intake.is_empty() {
+        let has_intake = if positions.put_off.is_empty() {
+            !shared.tracker.drivers_of(Kind::Intake).is_empty()
+        } else {
+            positions.put_off.values().any(|(stage, _)| *stage == INTAKE_STAGE)
+        };
+        if !has_intake {
             self.begin_stages(shared);
         }
-        shared.tracker.plan(began, |supervised| positions.of(supervised));
+        let intake = has_intake.then_some((INTAKE_STAGE, 0));
+        let others = positions.put_off.values().copied().chain(intake);
+        shared.tracker.plan(began, others, |supervised| positions.of(supervised));
         let mut state = self.state();
         state.dependents = positions.dependents;
         state.intake = shared.tracker.intake_ranks();
-        state.staged = has_intake.is_empty();
+        state.staged = !has_intake;
         state.phase = Phase::Asking(0);
         drop(state);
         shared.watch_closely();
@@ -530,14 +546,7 @@ impl Sequence {
                     let left = state.abort_at.saturating_duration_since(now);
                     let share = left / u32::try_from(stages).unwrap_or(u32::MAX);
                     let mut asked = tracker.to_ask(|_, of_member| of_member == Some(rank));
-                    let mut held = Vec::new();
-                    asked.drivers.retain(|task| {
-                        let is_held = state.is_held(task);
-                        if is_held {
-                            held.push(task.clone());
-                        }
-                        !is_held
-                    });
+                    let held = state.take_held(&mut asked.drivers);
                     if !held.is_empty() {
                         tracker.hold(rank, held.len());
                     }
@@ -763,7 +772,7 @@ fn ask_held(shared: &Shared, held: &[Arc<Supervised>]) {
 /// Requests every loop to stop: sleeping loops end at once, the others after the current iteration. Returns their number.
 fn stop_task_loops(shared: &Shared) -> i64 {
     let mut stopped = 0;
-    for task in shared.tracker.drivers(|task| task.body.is_loop()) {
+    for task in shared.tracker.drivers_of(Kind::Loop) {
         // A loop with dependents waits for them like any other task.
         if !shared.is_rested_on(&task) {
             task.call();

@@ -67,6 +67,30 @@ pub(crate) fn stage_of_task(task: &Supervised) -> usize {
     if task.spec.intake { INTAKE_STAGE } else { stage_of(identity.category, identity.priority) }
 }
 
+/// A kind of registered tasks that a shutdown treats apart. Most managers have no task of a kind, and then no walk over all tasks is made for it.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    Intake = 1,
+    Gated = 2,
+    /// With dependencies, or in a group.
+    Linked = 4,
+    Loop = 8,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [Self::Intake, Self::Gated, Self::Linked, Self::Loop];
+
+    fn has(self, task: &Supervised) -> bool {
+        match self {
+            Self::Intake => task.spec.intake,
+            Self::Gated => task.body.gated().is_some(),
+            Self::Linked => !task.links().is_empty(),
+            Self::Loop => task.body.is_loop(),
+        }
+    }
+}
+
 /// The kinds of members that are still admitted. A shutdown moves from one to the next.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -226,6 +250,8 @@ pub(crate) struct Tracker {
     shards: Shards<Mutex<Shard>>,
     /// The number of drivers so far, which take the shards in turn.
     drivers: AtomicUsize,
+    /// The [`Kind`]s of the drivers so far.
+    kinds: AtomicU8,
     /// An [`Admission`]. Once it is no longer `All` the shutdown has begun, and members that leave are noted.
     admission: AtomicU8,
     /// Completes when nothing is waited for any more at some position.
@@ -451,6 +477,7 @@ impl Tracker {
             number,
             shards: Shards::new(|index| Mutex::new(Shard::new(index))),
             drivers: AtomicUsize::new(0),
+            kinds: AtomicU8::new(0),
             admission: AtomicU8::new(Admission::All as u8),
             holds: AtomicBool::new(false),
             left: Notify::new(),
@@ -486,9 +513,16 @@ impl Tracker {
 
     /// Admits a registered task, or refuses it during a shutdown.
     pub(crate) fn enter_driver(&self, supervised: &Arc<Supervised>) -> bool {
+        let kinds = Kind::ALL.into_iter().filter(|kind| kind.has(supervised));
+        let kinds = kinds.fold(0, |kinds, kind| kinds | kind as u8);
         let mut shard = self.shard(supervised.place.id as usize);
         if shard.admission != Admission::All {
             return false;
+        }
+        // Relaxed: in the order of the shard's lock, which a shutdown takes before it reads them.
+        let before = self.kinds.load(Ordering::Relaxed);
+        if before | kinds != before {
+            self.kinds.fetch_or(kinds, Ordering::Relaxed);
         }
         supervised.place.set_index(shard.drivers.len());
         shard.drivers.push(supervised.clone());
@@ -743,18 +777,18 @@ impl Tracker {
         self.admission.load(Ordering::Acquire) >= Admission::OwnedRuns as u8
     }
 
-    /// Gives every member its position, for the shutdown to count. Called once, after [`Tracker::close`]. Runs that are admitted
-    /// after it are counted by [`Tracker::plan_runs`].
-    pub(crate) fn plan(&self, began: Instant, of_driver: impl Fn(&Supervised) -> Position) {
+    /// Gives every member its position, for the shutdown to count. `others` are those positions of drivers that are not the first of a stage, or
+    /// that are in the stage of the intake. Called once, after [`Tracker::close`]. Runs that are admitted after it are counted by
+    /// [`Tracker::plan_runs`].
+    pub(crate) fn plan(
+        &self,
+        began: Instant,
+        others: impl Iterator<Item = Position>,
+        of_driver: impl Fn(&Supervised) -> Position,
+    ) {
         // A run may come yet, in any stage but that of the intake.
-        let mut positions: Vec<Position> = (INTAKE_STAGE + 1..STAGES).map(|stage| (stage, 0)).collect();
-        let mut there_is = |position| {
-            // Most are where the one before is.
-            if positions.last() != Some(&position) {
-                positions.push(position);
-            }
-        };
-        self.visit_drivers(|supervised| there_is(of_driver(supervised)));
+        let mut positions: Vec<Position> =
+            (INTAKE_STAGE + 1..STAGES).map(|stage| (stage, 0)).chain(others).collect();
         positions.sort_unstable();
         positions.dedup();
         let waited = |position: &Position| Waited {
@@ -775,28 +809,29 @@ impl Tracker {
                 Some(rank)
             }
         };
-        // A task that has begun to wait for the shutdown is not waited for. Its runs are, as if they had no owner. This happens after the
-        // plan is set: a task that begins to wait later does it itself.
-        self.drivers(|supervised| supervised.place.is_asking())
-            .iter()
-            .for_each(|asking| self.close_owner(asking));
-        self.plan_runs();
+        let mut asking = Vec::new();
         for shard in self.shards.iter() {
             let mut shard = lock(shard);
+            let Shard { drivers, notes, .. } = &mut *shard;
             // Each of them leaves one.
-            let drivers = shard.drivers.len();
-            shard.notes.reserve(drivers);
-        }
-        self.visit_drivers(|supervised| {
-            let place = &supervised.place;
-            if let Some(rank) = rank_of(of_driver(supervised)) {
+            notes.reserve(drivers.len());
+            for supervised in drivers.iter() {
+                let place = &supervised.place;
+                let rank = rank_of(of_driver(supervised));
                 // There are no more positions than members.
-                place.rank.store(u32::try_from(rank + 1).unwrap_or(u32::MAX), Ordering::Relaxed);
-                if !place.is_asking() {
-                    self.count(rank);
+                let number = rank.map_or(0, |rank| u32::try_from(rank + 1).unwrap_or(u32::MAX));
+                place.rank.store(number, Ordering::Relaxed);
+                if place.is_asking() {
+                    asking.push(supervised.clone());
+                } else {
+                    rank.into_iter().for_each(|rank| self.count(rank));
                 }
             }
-        });
+        }
+        // A task that has begun to wait for the shutdown is not waited for. Its runs are, as if they had no owner. A task that begins to wait
+        // after this walk finds the plan, and does it itself.
+        asking.iter().for_each(|asking| self.close_owner(asking));
+        self.plan_runs();
     }
 
     /// Gives a position to the runs that have none, unless their owner waits for them. The owner does not wait if it waits for the shutdown, or
@@ -1026,6 +1061,15 @@ impl Tracker {
             }
         });
         drivers
+    }
+
+    /// The registered tasks of this kind.
+    pub(crate) fn drivers_of(&self, kind: Kind) -> Vec<Arc<Supervised>> {
+        // Relaxed: as where they are written.
+        if self.kinds.load(Ordering::Relaxed) & kind as u8 == 0 {
+            return Vec::new();
+        }
+        self.drivers(|driver| kind.has(driver))
     }
 
     /// The member of that number: its task, and its supervision where it is registered.
