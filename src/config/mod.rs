@@ -10,7 +10,7 @@ pub(crate) use components::{Components, discover};
 pub use components::{CriticalTasksProvider, Discovery};
 pub use family::{FamilyHandle, FamilyKey, TaskFamily};
 pub use group::TaskGroup;
-pub(crate) use register::{check_replacement, register};
+pub(crate) use register::{check_replacement, register, register_one};
 pub use task::CriticalTaskConfig;
 #[cfg(feature = "testing")]
 pub(crate) use task::What;

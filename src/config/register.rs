@@ -4,22 +4,31 @@ use std::sync::Arc;
 
 use crate::{
     config::task::CriticalTaskConfig,
-    engine::{Group, Membership, Reserved, Shared},
+    engine::{Group, Membership, Registration, Reserved, Shared},
     error::RegisterError,
 };
 
-/// Checks a config that is to replace a task, reserves its name, and makes what is registered of it; `None` if the shutdown has
-/// begun.
+/// Checks a config, and makes what is registered of it.
+fn checked(config: CriticalTaskConfig, shared: &Arc<Shared>) -> Result<Registration, RegisterError> {
+    let intensity = config.check()?;
+    if shared.tracker.is_closed() {
+        return Err(RegisterError::ShuttingDown);
+    }
+    Ok(config.registration(intensity, None, shared))
+}
+
+/// Checks a config that is to replace a task, and reserves its name.
 pub(crate) fn check_replacement(
     config: CriticalTaskConfig,
     shared: &Arc<Shared>,
-) -> Result<Option<Reserved>, RegisterError> {
-    let intensity = config.check()?;
-    if shared.tracker.is_closed() {
-        return Ok(None);
-    }
-    let registration = config.registration(intensity, None, shared);
-    shared.reserve(registration).map(Some)
+) -> Result<Reserved, RegisterError> {
+    shared.reserve(checked(config, shared)?)
+}
+
+/// Registers a task.
+#[track_caller]
+pub(crate) fn register_one(config: CriticalTaskConfig, shared: &Arc<Shared>) -> Result<(), RegisterError> {
+    shared.register(vec![checked(config, shared)?], None)
 }
 
 /// Registers tasks together: all, or none where one is refused.

@@ -315,30 +315,16 @@ impl Shared {
                 }));
             }
         };
-        let mut new: Vec<Arc<Supervised>> = Vec::with_capacity(tasks.len());
-        let mut registrations = registrations.into_iter();
-        for (task, registration) in tasks.iter().zip(registrations.by_ref()) {
-            let supervised = Supervised::new(
-                task.clone(),
-                registration,
-                registered_in.clone(),
-                self.tracker.driver_place(),
-            );
-            let admitted = self.tracker.enter_driver(&supervised);
-            new.push(supervised);
-            if !admitted {
-                // What was admitted before leaves again.
-                for admitted in &new {
-                    self.tracker.leave_driver(admitted);
-                }
-                tasks.iter().for_each(|task| self.retire(task));
-                let error = RegisterError::ShuttingDown;
-                return Err(Box::new(Refused {
-                    error,
-                    _registrations: registrations.collect(),
-                    _admitted: new,
-                }));
-            }
+        let new = tasks.into_iter().zip(registrations).map(|(task, registration)| {
+            Supervised::new(task, registration, registered_in.clone(), self.tracker.driver_place())
+        });
+        let new: Vec<_> = new.collect();
+        if let Some(refused) = new.iter().position(|supervised| !self.tracker.enter_driver(supervised)) {
+            // What was admitted before leaves again.
+            new[..refused].iter().for_each(|admitted| _ = self.tracker.leave_driver(admitted));
+            new.iter().for_each(|supervised| self.retire(&supervised.task));
+            let error = RegisterError::ShuttingDown;
+            return Err(Box::new(Refused { error, _registrations: Vec::new(), _admitted: new }));
         }
         Ok(new)
     }

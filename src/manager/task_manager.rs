@@ -317,7 +317,7 @@ impl TaskManager {
     #[doc(alias = "register_critical_task")]
     #[track_caller]
     pub fn register(&self, config: CriticalTaskConfig) -> Result<(), RegisterError> {
-        config::register(vec![config], None, self.shared())
+        config::register_one(config, self.shared())
     }
 
     /// Registers several tasks, which may depend on each other in any order. If one of them is refused, none is registered.
@@ -422,9 +422,7 @@ impl TaskManager {
     pub async fn replace(&self, config: CriticalTaskConfig) -> Result<(), RegisterError> {
         let shared = self.shared();
         let name = config.name().to_owned();
-        let Some(reserved) = config::check_replacement(config, shared)? else {
-            return Err(RegisterError::ShuttingDown);
-        };
+        let reserved = config::check_replacement(config, shared)?;
         let Some(old) = shared.find_leaving(&name) else { return reserved.register() };
         let replaces_itself = engine::is_current(shared, &old);
         shared.leave(&old);
