@@ -877,9 +877,12 @@ pub fn wait_for(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// An address on which nothing listens.
+/// An address on which nothing listens. Only a listener that asks for its port gets it until the process ends: the tests of other threads get others.
 pub fn closed_port() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .expect("a free port")
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseaddr(true).expect("a new socket");
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a free port");
+    let address = socket.local_addr().expect("a bound socket");
+    std::mem::forget(socket);
+    address
 }
