@@ -151,7 +151,6 @@ fn client_certificate_is_sent_to_a_server_requesting_it() {
         let telemetry = otel_tasks::Telemetry::builder()
             .protocol(protocol)
             .endpoint(format!("https://localhost:{port}"))
-            .shutdown_timeout(Duration::from_millis(200))
             .env(move |name| match name {
                 "OTEL_EXPORTER_OTLP_CERTIFICATE" => file("ca"),
                 "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE" => file("us"),

@@ -11,12 +11,17 @@ use std::{
 
 use otel_tasks::{
     Backoff, CriticalTaskConfig, TaskCategory, TaskLoop, TaskManager,
+    policy::RestartReason,
+    snapshot::TaskState,
     telemetry::{Protocol, Telemetry},
 };
 
 use crate::{
     BOTH,
-    support::otlp::{ANY, Behaviour, Receiver, closed_port},
+    support::{
+        eventually,
+        otlp::{ANY, Behaviour, Receiver, closed_port},
+    },
     under,
 };
 
@@ -251,7 +256,13 @@ fn a_life_arrives_with_its_trees_links_statuses_figures_and_records() {
             tasks.register(CriticalTaskConfig::from_loop("ticks", ticks)).expect("registered");
             tasks.start();
             let _ = tasks.spawn("command_ping_1", async { Err::<(), _>(std::io::Error::other("no")) }).await;
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            eventually("both have done their work", || {
+                let [phoenix, ticks] =
+                    ["phoenix", "ticks"].map(|name| tasks.snapshot(name).expect("registered"));
+                let has_risen = phoenix.restarts(RestartReason::Panic) == 1 && phoenix.active == 1;
+                has_risen && ticks.state == Some(TaskState::Finished)
+            })
+            .await;
             tasks.shutdown().await;
         });
         let report = telemetry.shutdown_blocking();
