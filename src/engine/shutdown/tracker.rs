@@ -525,6 +525,11 @@ impl Tracker {
             self.kinds.fetch_or(kinds, Ordering::Relaxed);
         }
         supervised.place.set_index(shard.drivers.len());
+        if shard.drivers.len() == shard.drivers.capacity() {
+            // By a half, and not to the double: what a hundred thousand idle tasks hold counts.
+            let more = shard.drivers.len() / 2 + 4;
+            shard.drivers.reserve_exact(more);
+        }
         shard.drivers.push(supervised.clone());
         true
     }
