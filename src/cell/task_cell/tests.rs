@@ -155,7 +155,7 @@ fn the_first_end_is_counted_as_any_other_without_figures() {
     }
 }
 
-/// Its start is not the one that the cell knows.
+/// The cell knows the start of the other run.
 #[test]
 fn a_later_run_that_ends_first_has_its_own_start() {
     let cell = TaskCell::default();
