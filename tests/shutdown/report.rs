@@ -1,8 +1,11 @@
 //! What the report of a shutdown reads like, and in which order.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, Ordering::SeqCst},
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
 };
 
 use otel_tasks::{
@@ -168,6 +171,55 @@ async fn runs_of_one_name_with_the_same_outcome_share_a_line() {
             report.tasks.iter().map(|task| (&*task.name, task.count, task.after.as_secs())).collect();
         lines.sort_unstable();
         assert_eq!(lines, [("other", 1, 1), ("twin", count, 1)], "{report}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn line_of_two_tasks_is_at_the_position_of_the_first() {
+    // The intake stops before the command, and the other task of its name after the command. The tasks differ in nothing else.
+    for intake_first in [true, false] {
+        let tasks = TaskManager::new();
+        let twin = |is_intake| if is_intake { takes("twin", 1).intake() } else { takes("twin", 1) };
+        let command = takes("command", 1).category(TaskCategory::Command);
+        tasks.register_all([twin(intake_first), command]).expect("valid configs");
+        tasks.start();
+        settle().await;
+        tasks.detach("twin").expect("registered");
+        tasks.register(twin(!intake_first)).expect("the name is free");
+        settle().await;
+        let report = tasks.shutdown().await;
+        let lines: Vec<_> = report.tasks.iter().map(|task| (&*task.name, task.count)).collect();
+        assert_eq!(lines, [("twin", 2), ("command", 1)], "{report}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn line_of_two_runs_is_at_the_position_of_the_first() {
+    // Both are metered under one name, because there is room for no other. The gateway is asked last, and may end before the command does.
+    for gateway_ends_first in [true, false] {
+        let tasks = TaskManager::builder().max_names(1).build().unwrap();
+        tasks.register(takes("scheduled", 1)).expect("a valid config");
+        tasks.start();
+        let spawn = |name, category, end: Pin<Box<dyn Future<Output = ()> + Send>>| {
+            let task = tasks.task(name).category(category);
+            drop(task.spawn_with(|ctx| async move {
+                tokio::select! {
+                    () = end => {}
+                    () = ctx.cancelled() => sleep(secs(1)).await,
+                }
+            }));
+        };
+        let end = tasks.shutting_down();
+        spawn("a", TaskCategory::Command, Box::pin(std::future::pending()));
+        spawn(
+            "b",
+            TaskCategory::Gateway,
+            if gateway_ends_first { Box::pin(end) } else { Box::pin(std::future::pending()) },
+        );
+        settle().await;
+        let report = tasks.shutdown().await;
+        let lines: Vec<_> = report.tasks.iter().map(|task| (&*task.name, task.count)).collect();
+        assert_eq!(lines, [("_OTHER", 2), ("scheduled", 1)], "{report}");
     }
 }
 
