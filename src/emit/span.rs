@@ -411,3 +411,41 @@ pub(crate) fn probe_is_exported() -> bool {
     span.with_subscriber(|(id, dispatch)| tracing_opentelemetry::get_otel_context(id, dispatch).is_some())
         == Some(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::TracerProvider as _;
+    use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+
+    use super::*;
+
+    fn managed(span: Span, sampler: Sampler) -> ManagedSpan {
+        let provider = SdkTracerProvider::builder().with_sampler(sampler).build();
+        let tracer: Arc<dyn AnyTracer> = Arc::new(provider.tracer("test"));
+        let start = SpanStart {
+            parent: &SpanParent::Root,
+            links: Vec::new(),
+            own_tracer: Some(&tracer),
+            name: "span".into(),
+            began: None,
+            attributes: Vec::new,
+        };
+        start.start(span)
+    }
+
+    #[test]
+    fn span_is_seen_by_a_subscriber_or_an_exporter() {
+        let recorded = managed(Span::none(), Sampler::AlwaysOn);
+        assert!(recorded.is_seen());
+        let unrecorded = managed(Span::none(), Sampler::AlwaysOff);
+        assert!(!unrecorded.is_seen());
+        let inside = unrecorded.context().expect("it has an identity").clone();
+        for path in [Path::None, Path::Parent(inside)] {
+            assert!(!ManagedSpan { span: Span::none(), path }.is_seen());
+        }
+        tracing::subscriber::with_default(tracing_subscriber::registry(), || {
+            let span = managed(tracing::info_span!("span"), Sampler::AlwaysOff);
+            assert!(span.is_seen(), "the subscriber sees it");
+        });
+    }
+}
