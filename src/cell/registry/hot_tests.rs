@@ -1,14 +1,11 @@
 //! Hot names: their parts are counted as one.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering::SeqCst},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::*;
 use crate::{
-    cell::{EndedRun, HISTORY_LENGTH, RunError},
-    policy::{ExitKind, TaskPriority},
+    cell::{EndedRun, RunError},
+    policy::ExitKind,
 };
 
 const NOW: Duration = Duration::ZERO;
@@ -32,7 +29,10 @@ fn run(entry: &Arc<Entry<()>>) {
 
 #[cfg(not(otel_tasks_loom))]
 mod sums {
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
     use super::*;
+    use crate::{cell::HISTORY_LENGTH, policy::TaskPriority};
 
     fn hot() -> (Arc<Registry<()>>, Arc<Entry<()>>) {
         let registry = Arc::new(Registry::<()>::new(2, 1_999, None, |_| ()));
