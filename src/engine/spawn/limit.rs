@@ -15,13 +15,16 @@
 use std::{
     collections::HashMap,
     pin::pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
+    sync::{Arc, Weak},
 };
 
 use tokio::sync::{Notify, Semaphore};
+
+use crate::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicBool, Ordering::SeqCst},
+    lock,
+};
 
 /// The limit of one name.
 #[derive(Debug)]
@@ -58,7 +61,7 @@ impl Limit {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn set_max(&self, max: usize) {
@@ -162,7 +165,7 @@ impl Limits {
     const FEW: usize = 16;
 
     fn by_name(&self) -> MutexGuard<'_, ByName> {
-        self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.by_name)
     }
 
     /// The limit of that name, which is `max` from now on.
@@ -202,6 +205,112 @@ impl Limits {
         limits.iter().for_each(|limit| {
             limit.look();
             limit.closed.notify_waiters();
+        });
+    }
+}
+
+/// Seen to fail:
+///
+/// - both if `owner_closed` wakes nobody, and if `of` does not set `any`
+/// - the first if `look` does not wake the waiters for the turn, and if `room` checks before it can be woken
+/// - the second if `look` does not wake the waiter with the turn
+#[cfg(all(test, otel_tasks_loom))]
+mod loom {
+    use std::{
+        pin::Pin,
+        sync::atomic::AtomicBool as Flag,
+        task::{Context, Poll, Wake, Waker},
+    };
+
+    use ::loom::thread;
+
+    use super::*;
+    use crate::sync::{atomic::fence, model};
+
+    #[derive(Default)]
+    struct Woken(Flag);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, SeqCst);
+        }
+    }
+
+    struct Waiter {
+        room: Pin<Box<dyn Future<Output = Option<Room>>>>,
+        woken: Arc<Woken>,
+        is_refused: bool,
+    }
+
+    impl Waiter {
+        /// A waiter that has checked once.
+        fn of(limit: &Arc<Limit>, closed: &Arc<AtomicBool>) -> Self {
+            let (limit, closed) = (limit.clone(), closed.clone());
+            let room = Box::pin(async move { limit.room(|| is_closed(&closed)).await });
+            let woken = Arc::new(Woken(Flag::new(true)));
+            let mut waiter = Self { room, woken, is_refused: false };
+            waiter.is_refused();
+            waiter
+        }
+
+        /// Polls it if it was woken. Returns true if it has been refused.
+        fn is_refused(&mut self) -> bool {
+            if !self.is_refused && self.woken.0.swap(false, SeqCst) {
+                let waker = Waker::from(self.woken.clone());
+                if let Poll::Ready(room) = self.room.as_mut().poll(&mut Context::from_waker(&waker)) {
+                    assert!(room.is_none(), "there is no room");
+                    self.is_refused = true;
+                }
+            }
+            self.is_refused
+        }
+    }
+
+    /// loom takes an access with SeqCst for acquire and release. The fences order the accesses of two atomics.
+    fn is_closed(closed: &AtomicBool) -> bool {
+        fence(SeqCst);
+        closed.load(SeqCst)
+    }
+
+    fn close(closed: &AtomicBool, limits: &Limits) {
+        closed.store(true, SeqCst);
+        fence(SeqCst);
+        limits.owner_closed();
+    }
+
+    #[test]
+    fn waiter_behind_that_of_another_owner_is_refused_when_its_owner_closes() {
+        model(3, || {
+            let (limits, closed) = (Arc::new(Limits::default()), Arc::new(AtomicBool::new(false)));
+            let limit = limits.of("name", 1);
+            let held = limit.try_room().expect("room");
+            let mut first = Waiter::of(&limit, &Arc::new(AtomicBool::new(false)));
+            let closes = {
+                let (limits, closed) = (limits.clone(), closed.clone());
+                thread::spawn(move || close(&closed, &limits))
+            };
+            let mut second = Waiter::of(&limit, &closed);
+            closes.join().expect("no panic");
+            assert!(second.is_refused());
+            assert!(!first.is_refused(), "it waits on");
+            drop(held);
+        });
+    }
+
+    #[test]
+    fn first_waiter_for_a_limit_made_while_its_owner_closes_is_refused() {
+        model(3, || {
+            let (limits, closed) = (Arc::new(Limits::default()), Arc::new(AtomicBool::new(false)));
+            let closes = {
+                let (limits, closed) = (limits.clone(), closed.clone());
+                thread::spawn(move || close(&closed, &limits))
+            };
+            let limit = limits.of("name", 1);
+            let held = limit.try_room().expect("room");
+            let mut waiter = Waiter::of(&limit, &closed);
+            closes.join().expect("no panic");
+            assert!(waiter.is_refused());
+            drop(held);
         });
     }
 }
