@@ -82,6 +82,7 @@ async fn series_that_cannot_occur_for_a_task_are_left_out() {
         ("a start timeout", task("t").start_timeout(secs(9)), &["timeout"]),
         ("a heartbeat", stalls(StallAction::Restart), &["stalled", "task.stalls"]),
         ("a reported stall", stalls(StallAction::Report), &["task.stalls"]),
+        ("a poll timeout", task("t").poll_timeout(secs(9)), &["stalled", "task.stalls"]),
         ("a stall that gives up", stalls(StallAction::Escalate), &["task.stalls"]),
         ("a dependency", restart(DependencyLoss::Restart), &["dependency"]),
         ("a dependency that is kept", restart(DependencyLoss::Keep), &[]),
@@ -102,6 +103,8 @@ async fn series_that_cannot_occur_for_a_task_are_left_out() {
     assert_eq!(Series::registered(never), with(["requested", "is finished", "task.stalls"]));
     let stays = task("t").give_up(GiveUp::ForGood);
     assert_eq!(Series::registered(stays), with(["failure", "panic", "finished", "requested"]));
+    let gated = ticking("t").gate(Door::new());
+    assert_eq!(Series::registered(gated), with(ended.into_iter().chain(looped).chain(["is standby"])));
 }
 
 #[tokio::test(start_paused = true)]
@@ -132,12 +135,14 @@ async fn series_appears_at_zero_once_it_can_occur_and_stays() {
 
     series.tasks.unregister("t").await.expect("registered");
     assert_eq!(series.of("t"), so_far, "also of a task that is gone");
-    let group = TaskGroup::new("g", RestartStrategy::OneForAll).task(task("t")).task(task("u"));
+    let group = TaskGroup::new("g", RestartStrategy::OneForAll)
+        .task(task("t"))
+        .task(task("u").on_dependency_loss(DependencyLoss::Restart));
     series.tasks.register_group(group).expect("registered");
     let mut in_group = so_far;
     in_group.insert("group".to_owned());
     assert_eq!(series.of("t"), in_group, "as soon as it is in a group");
-    assert_eq!(series.of("u"), with(PLAIN.into_iter().chain(["group"])));
+    assert_eq!(series.of("u"), with(PLAIN.into_iter().chain(["group"])), "it has no dependency");
     let points = series.metrics.collect();
     assert_eq!(points.sum("task.restarts", &[]), 0.0);
 }
@@ -149,4 +154,12 @@ async fn family_exports_what_can_occur_for_its_members() {
     let family = series.tasks.register_family(family.each(|config| config.run_timeout(secs(9)))).unwrap();
     family.ensure(1).expect("registered");
     assert_eq!(series.of("t"), with(PLAIN.into_iter().chain(["timeout"])));
+
+    let series = Series::new();
+    let family = TaskFamily::of("t", |_: &u64| ticking("").gate(Door::new()));
+    series.tasks.register_family(family).unwrap().ensure(1).expect("registered");
+    let of_loop = ["failure", "panic", "requested", "retry", "is finished", "is standby"];
+    let of_loop =
+        of_loop.into_iter().chain(["skipped missed", "skipped overlapped", "task.iterations.retried"]);
+    assert_eq!(series.of("t"), with(of_loop));
 }
