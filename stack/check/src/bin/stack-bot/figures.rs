@@ -4,6 +4,7 @@ use std::io::Write;
 
 use otel_tasks::{
     ShutdownReport, TaskManager,
+    snapshot::TaskSnapshot,
     telemetry::{Balance, Signal, TelemetryReport},
 };
 use serde_json::{Map, Value, json};
@@ -35,6 +36,14 @@ pub(crate) fn balance(balance: &Balance) -> Value {
     Value::Object(Map::from_iter(signals))
 }
 
+/// The snapshot of a task, with the restarts of each reason for which it can be restarted.
+fn figures(task: &TaskSnapshot) -> Value {
+    let mut figures = json!(task);
+    let reasons = task.restarts_by_reason().map(|(reason, count)| (reason.as_str().to_owned(), count.into()));
+    figures["restarts_by_reason"] = Value::Object(Map::from_iter(reasons));
+    figures
+}
+
 pub(crate) fn last(
     tasks: &TaskManager,
     report: &ShutdownReport,
@@ -45,7 +54,7 @@ pub(crate) fn last(
     let attributes = resource.iter().map(|(key, value)| (key.to_string(), value.to_string().into()));
     json!({
         "resource": Map::from_iter(attributes),
-        "tasks": tasks.snapshots(),
+        "tasks": tasks.snapshots().iter().map(figures).collect::<Vec<_>>(),
         "shutdown": report,
         "telemetry": balance(counts),
         "complete": telemetry.is_complete(),
