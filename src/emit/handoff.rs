@@ -10,11 +10,7 @@
 //!
 //! On [`SpanPath::Direct`] the inner layer never receives the span: it is taken and not passed on.
 
-use std::{
-    cell::{Cell, RefCell},
-    num::NonZeroU64,
-    time::SystemTime,
-};
+use std::{cell::Cell, mem::ManuallyDrop, num::NonZeroU64, time::SystemTime};
 
 use opentelemetry::{
     Context, KeyValue,
@@ -26,7 +22,8 @@ use crate::contract;
 
 thread_local! {
     static OFFERED: Cell<Option<SpanPath>> = const { Cell::new(None) };
-    static HANDED: RefCell<Option<Handed>> = const { RefCell::new(None) };
+    /// `None` outside of [`hand`]. So nothing is left to drop, and a thread-local without a destructor is read without a check.
+    static HANDED: Cell<Option<ManuallyDrop<Handed>>> = const { Cell::new(None) };
     static AT: Cell<Option<NonZeroU64>> = const { Cell::new(None) };
 }
 
@@ -60,12 +57,16 @@ pub(super) fn hand<R>(handed: Handed, build: impl FnOnce() -> R) -> R {
     struct Leftover;
     impl Drop for Leftover {
         fn drop(&mut self) {
-            HANDED.take();
+            drop(take_handed());
         }
     }
-    HANDED.set(Some(handed));
+    HANDED.set(Some(ManuallyDrop::new(handed)));
     let _leftover = Leftover;
     build()
+}
+
+fn take_handed() -> Option<Handed> {
+    HANDED.take().map(ManuallyDrop::into_inner)
 }
 
 /// While `inside`, the exporting layer leaves the span of this id to its caller.
@@ -93,7 +94,7 @@ impl<T: Tracer> Tracer for Handing<T> {
     type Span = T::Span;
 
     fn build_with_context(&self, mut builder: SpanBuilder, parent: &Context) -> T::Span {
-        if let Some(Handed { attributes, links, began }) = HANDED.take() {
+        if let Some(Handed { attributes, links, began }) = take_handed() {
             builder.attributes = Some(attributes);
             builder.start_time = began.or(builder.start_time);
             if !links.is_empty() {

@@ -350,6 +350,11 @@ impl ManagedSpan {
         }
     }
 
+    /// Takes the span out of its room.
+    pub(crate) fn take(&mut self) -> Self {
+        std::mem::replace(self, Self { span: Span::none(), path: Path::None })
+    }
+
     /// Ends the span now. A span that a layer exports ends with its last reference, with the time of its last exit.
     pub(crate) fn end(self) {
         let Self { span, path } = self;

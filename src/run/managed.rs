@@ -6,6 +6,7 @@
 //! 3. No panic of the user's future, its destructor included, leaves [`Run::poll`] or the run's own destructor.
 
 use std::{
+    borrow::BorrowMut,
     future::Future,
     num::NonZeroU64,
     pin::Pin,
@@ -65,36 +66,45 @@ pub(crate) struct SpanDetails {
     pub(crate) links: Vec<SpanContext>,
 }
 
-/// A run's span. Boxed, as the rest of a run: the whole is moved into the task, and moved again with what it returns.
-enum RunSpan {
-    Made(Box<ManagedSpan>),
+/// The room for the span of a run: the run itself, or a box.
+pub(crate) trait SpanRoom: From<ManagedSpan> + BorrowMut<ManagedSpan> {}
+
+impl<S: From<ManagedSpan> + BorrowMut<ManagedSpan>> SpanRoom for S {}
+
+/// A run's span.
+enum RunSpan<S> {
+    Made(S),
     Unmade(Option<Box<SpanDetails>>),
     /// Nobody would see it.
     None,
 }
 
-impl RunSpan {
+impl<S: SpanRoom> RunSpan<S> {
+    fn of(made: Option<ManagedSpan>) -> Self {
+        made.map_or(Self::None, |span| Self::Made(span.into()))
+    }
+
     /// Makes the span that waited for the first poll. A subscriber that panics costs the run its span.
     fn make(&mut self, current: &Option<Current>, began: SystemTime) {
         let unmade = std::mem::replace(self, Self::None);
         let (Self::Unmade(details), Some(Current { recorder, task })) = (unmade, current) else { return };
         let mut details = details.map_or_else(SpanDetails::default, |details| *details);
         let made = catch_inline(false, || make_span(recorder, task, &mut details, began));
-        *self = made.unwrap_or(Self::None);
+        *self = Self::of(made.ok().flatten());
     }
 
     fn made(&self) -> Option<&ManagedSpan> {
         match self {
-            Self::Made(span) => Some(span),
+            Self::Made(span) => Some(span.borrow()),
             Self::Unmade(_) | Self::None => None,
         }
     }
 }
 
 /// A run that has begun.
-struct Running {
+struct Running<S> {
     current: Option<Current>,
-    span: RunSpan,
+    span: RunSpan<S>,
     started: Instant,
     started_wall: SystemTime,
     generation: Option<NonZeroU64>,
@@ -114,6 +124,7 @@ pin_project_lite::pin_project! {
 }
 
 impl Rare {
+    #[inline]
     fn of(timeout: Option<Duration>, error_rules: Option<Arc<ErrorRules>>) -> Option<Pin<Box<Self>>> {
         if timeout.is_none() && error_rules.is_none() {
             return None;
@@ -140,22 +151,35 @@ pub(crate) struct Ended<T> {
     pub(crate) value: Result<T, Option<Payload>>,
     /// The run's span.
     pub(crate) span_context: Option<SpanContext>,
-    /// The time at which it ended.
-    pub(crate) at: Instant,
+    /// The time from its begin to its end.
+    pub(crate) took: Duration,
 }
 
 pin_project_lite::pin_project! {
-    /// The future around the user's future. `C` derives the exit from the output, `G` is dropped after the run has ended.
+    /// The future around the user's future. `C` derives the exit from the output, `G` is dropped after the run has ended. `S` is the room for
+    /// the span: a box where the whole is moved into a task, and moved again with what it returns.
     #[must_use = "futures do nothing unless polled or spawned"]
-    pub(crate) struct Run<F, C, G> where F: Future, C: FnOnce(&F::Output, Rules<'_>) -> Exit, G: Guard {
+    pub(crate) struct Run<F, C, G, S = Box<ManagedSpan>>
+    where
+        F: Future,
+        C: FnOnce(&F::Output, Rules<'_>) -> Exit,
+        G: Guard,
+        S: SpanRoom,
+    {
         #[pin]
         future: Option<F>,
         classify: Option<C>,
-        running: Option<Running>,
+        running: Option<Running<S>>,
         guard: Option<G>,
     }
 
-    impl<F, C, G> PinnedDrop for Run<F, C, G> where F: Future, C: FnOnce(&F::Output, Rules<'_>) -> Exit, G: Guard {
+    impl<F, C, G, S> PinnedDrop for Run<F, C, G, S>
+    where
+        F: Future,
+        C: FnOnce(&F::Output, Rules<'_>) -> Exit,
+        G: Guard,
+        S: SpanRoom,
+    {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             if let Some(mut running) = this.running.take() {
@@ -177,10 +201,17 @@ where
     // Into the spawn, which moves it on.
     #[inline]
     pub(crate) fn begun(begin: Begin<'_>, future: F, classify: C, guard: G) -> Self {
-        Self::begun_at((Instant::now(), SystemTime::now()), begin, future, classify, guard)
+        Self::of((Instant::now(), SystemTime::now()), begin, future, classify, guard)
     }
+}
 
-    /// A run that began a moment ago, on both clocks.
+impl<F, C, G> Run<F, C, G, ManagedSpan>
+where
+    F: Future,
+    C: FnOnce(&F::Output, Rules<'_>) -> Exit,
+    G: Guard,
+{
+    /// A run that began a moment ago, on both clocks. It has room for its span, because it is polled where it is made.
     #[inline]
     pub(crate) fn begun_at(
         began: (Instant, SystemTime),
@@ -189,16 +220,30 @@ where
         classify: C,
         guard: G,
     ) -> Self {
+        Self::of(began, begin, future, classify, guard)
+    }
+}
+
+impl<F, C, G, S> Run<F, C, G, S>
+where
+    F: Future,
+    C: FnOnce(&F::Output, Rules<'_>) -> Exit,
+    G: Guard,
+    S: SpanRoom,
+{
+    #[inline]
+    fn of(began: (Instant, SystemTime), begin: Begin<'_>, future: F, classify: C, guard: G) -> Self {
         let running = Some(Running::start(begin, began));
         Self { future: Some(future), classify: Some(classify), running, guard: Some(guard) }
     }
 }
 
-impl<F, C, G> Future for Run<F, C, G>
+impl<F, C, G, S> Future for Run<F, C, G, S>
 where
     F: Future,
     C: FnOnce(&F::Output, Rules<'_>) -> Exit,
     G: Guard,
+    S: SpanRoom,
 {
     type Output = Ended<F::Output>;
 
@@ -224,17 +269,17 @@ where
                 Poll::Pending => return Poll::Pending,
             },
         };
-        let (span_context, at) = running.end(&exit, drop_panicked);
+        let (span_context, took) = running.end(&exit, drop_panicked);
         *this.running = None;
         *this.guard = None;
-        Poll::Ready(Ended { exit, value, span_context, at })
+        Poll::Ready(Ended { exit, value, span_context, took })
     }
 }
 
 /// The end of a future: the exit, the output, and true if its destructor panicked.
 type Done<T> = (Exit, Result<T, Option<Payload>>, bool);
 
-impl Running {
+impl<S: SpanRoom> Running<S> {
     fn start(begin: Begin<'_>, (started, started_wall): (Instant, SystemTime)) -> Self {
         let Begin { recorder, task, timeout, error_rules, polls, span } = begin;
         let mut generation = None;
@@ -243,7 +288,7 @@ impl Running {
                 // They are counted from 1.
                 generation = details.generation.and_then(NonZeroU64::new);
                 details.of_member(&task);
-                make_span(&recorder, &task, details, started_wall)
+                RunSpan::of(make_span(&recorder, &task, details, started_wall))
             }
             SpanMade::WhenPolled(mut details) => {
                 if task.member_name().is_some() {
@@ -258,7 +303,7 @@ impl Running {
                     RunSpan::Unmade(details)
                 } else {
                     let mut details = details.map_or_else(SpanDetails::default, |details| *details);
-                    make_span(&recorder, &task, &mut details, started_wall)
+                    RunSpan::of(make_span(&recorder, &task, &mut details, started_wall))
                 }
             }
         };
@@ -284,7 +329,7 @@ impl Running {
     // This and `leave` are inlined, so that the guard stays in registers: each poll needs both.
     #[inline(always)]
     fn enter<'a>(
-        span: &'a mut RunSpan,
+        span: &'a mut RunSpan<S>,
         current: &mut Option<Current>,
         began: SystemTime,
     ) -> Option<EnteredSpan<'a>> {
@@ -332,7 +377,10 @@ impl Running {
                 Self::leave(entered, current, false);
                 return;
             }
-            Ok(true) => output.zip(exit).map(|(output, exit)| (exit, Ok(output), false)),
+            Ok(true) => match (output, exit) {
+                (Some(output), Some(exit)) => Some((exit, Ok(output), false)),
+                _ => None,
+            },
             Err(caught) => Some(match (output, exit) {
                 // What panicked is the destructor of the future.
                 (Some(output), Some(exit)) => (exit, Ok(output), true),
@@ -391,47 +439,62 @@ impl Running {
     }
 
     /// Counts the run, ends its span, writes the log record of a failure.
-    fn end(&mut self, exit: &Exit, drop_panicked: bool) -> (Option<SpanContext>, Instant) {
-        let Some(Current { recorder, task }) = self.current.take() else { return (None, Instant::now()) };
-        let span = match std::mem::replace(&mut self.span, RunSpan::None) {
+    fn end(&mut self, exit: &Exit, drop_panicked: bool) -> (Option<SpanContext>, Duration) {
+        let Self { current, span, started, started_wall, generation, .. } = self;
+        let Some(current) = current.take() else { return (None, started.elapsed()) };
+        let mut span = match std::mem::replace(span, RunSpan::None) {
             RunSpan::Made(span) => Some(span),
             RunSpan::Unmade(_) | RunSpan::None => None,
         };
-        // Asked for only where somebody wants it: a restart's link, or the trace of the last error.
-        let failed = exit.error_type().is_some();
-        let wanted = failed || self.generation.is_some();
-        let span_context = span.as_ref().filter(|_| wanted).and_then(|span| span.span_context());
-        let trace_id = span_context.as_ref().filter(|_| failed).map(|context| context.trace_id().to_string());
-        // A registered task's run is not kept for how long it took.
-        let may_be_slow = self.generation.is_none();
-        let exemplar = |took| {
-            let span = span.as_ref()?;
-            // The tracer and its span are the user's.
-            catch_inline(false, || span.identity_if_exported(failed, Some(took).filter(|_| may_be_slow)))
-                .ok()?
-        };
-        let at = recorder.run_ended(&task, exit, (self.started, self.started_wall), trace_id, exemplar);
-        // The subscriber and the exporter are not ours: a panic in them is printed, and costs neither the figures nor the task.
-        let _ = catch_inline(false, move || {
-            if let Some(span) = &span {
-                span.record(key::RESULT, exit.kind().as_str());
-                if drop_panicked {
-                    span.set_attribute(KeyValue::new(key::DROP_PANICKED, true));
-                }
-            }
-            if exit.kind() != ExitKind::Success {
-                let message = exit.message();
-                if let Some(error_type) = exit.error_type() {
-                    span.iter().for_each(|span| span.record(key::ERROR_TYPE, error_type));
-                    let trace = span.as_ref().and_then(|span| span.otel_context());
-                    log_exception(&task, exit, error_type, &message, self.generation, trace);
-                }
-                span.iter().for_each(|span| span.fail(&message));
-            }
-            span.into_iter().for_each(|span| span.end());
-        });
-        (span_context, at)
+        let span = span.as_mut().map(BorrowMut::borrow_mut);
+        end(current, span, (*started, *started_wall), *generation, exit, drop_panicked)
     }
+}
+
+/// [`Running::end`] without the room for the span. The span has ended after it.
+fn end(
+    Current { recorder, task }: Current,
+    span: Option<&mut ManagedSpan>,
+    started: (Instant, SystemTime),
+    generation: Option<NonZeroU64>,
+    exit: &Exit,
+    drop_panicked: bool,
+) -> (Option<SpanContext>, Duration) {
+    // Asked for only where somebody wants it: a restart's link, or the trace of the last error.
+    let failed = exit.error_type().is_some();
+    let wanted = failed || generation.is_some();
+    let span_context = span.as_ref().filter(|_| wanted).and_then(|span| span.span_context());
+    let trace_id = span_context.as_ref().filter(|_| failed).map(|context| context.trace_id().to_string());
+    // A registered task's run is not kept for how long it took.
+    let may_be_slow = generation.is_none();
+    let exemplar = |took| {
+        let span = span.as_ref()?;
+        // The tracer and its span are the user's.
+        catch_inline(false, || span.identity_if_exported(failed, Some(took).filter(|_| may_be_slow))).ok()?
+    };
+    let took = recorder.run_ended(&task, exit, started, trace_id, exemplar);
+    // The subscriber and the exporter are not ours: a panic in them is printed, and costs neither the figures nor the task.
+    let _ = catch_inline(false, move || {
+        if let Some(span) = &span {
+            span.record(key::RESULT, exit.kind().as_str());
+            if drop_panicked {
+                span.set_attribute(KeyValue::new(key::DROP_PANICKED, true));
+            }
+        }
+        if exit.kind() != ExitKind::Success {
+            let message = exit.message();
+            if let Some(error_type) = exit.error_type() {
+                span.iter().for_each(|span| span.record(key::ERROR_TYPE, error_type));
+                let trace = span.as_ref().and_then(|span| span.otel_context());
+                log_exception(&task, exit, error_type, &message, generation, trace);
+            }
+            span.iter().for_each(|span| span.fail(&message));
+        }
+        if let Some(span) = span {
+            span.take().end();
+        }
+    });
+    (span_context, took)
 }
 
 impl SpanDetails {
@@ -443,9 +506,13 @@ impl SpanDetails {
     }
 }
 
-/// Makes the span of a run that began at `began`.
-#[inline]
-fn make_span(recorder: &Recorder, task: &Task, details: &mut SpanDetails, began: SystemTime) -> RunSpan {
+/// Makes the span of a run that began at `began`. `None` if nobody would see it.
+fn make_span(
+    recorder: &Recorder,
+    task: &Task,
+    details: &mut SpanDetails,
+    began: SystemTime,
+) -> Option<ManagedSpan> {
     let SpanDetails { given_name, generation, iteration, late, term, parent, links } = details;
     let number = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
     let (generation, iteration, term) = (number(*generation), number(*iteration), number(*term));
@@ -469,7 +536,7 @@ fn make_span(recorder: &Recorder, task: &Task, details: &mut SpanDetails, began:
     });
     recorder.let_spans_wait(taken);
     if span.is_none() && recorder.tracer().is_none() && installed().is_none() && parent.is_root() {
-        return RunSpan::None;
+        return None;
     }
     if let Some(link) = environment().filter(|_| parent.is_root()) {
         links.push(link.clone());
@@ -480,11 +547,21 @@ fn make_span(recorder: &Recorder, task: &Task, details: &mut SpanDetails, began:
         let said = said + usize::from(given_name.is_some()) + usize::from(late.is_some());
         // With room for the result and the error's type.
         let mut attributes = task.new_attributes(said + 2);
-        attributes.extend(given_name.clone().map(|name| KeyValue::new(key::GIVEN_NAME, name)));
-        attributes.extend(generation.map(|number| KeyValue::new(key::GENERATION, number)));
-        attributes.extend(iteration.map(|number| KeyValue::new(key::ITERATION, number)));
-        attributes.extend(late.map(|late| KeyValue::new(key::SCHEDULE_DELAY, late)));
-        attributes.extend(term.map(|number| KeyValue::new(key::LEASE_TERM, number)));
+        if let Some(name) = given_name {
+            attributes.push(KeyValue::new(key::GIVEN_NAME, name.clone()));
+        }
+        if let Some(number) = generation {
+            attributes.push(KeyValue::new(key::GENERATION, number));
+        }
+        if let Some(number) = iteration {
+            attributes.push(KeyValue::new(key::ITERATION, number));
+        }
+        if let Some(late) = late {
+            attributes.push(KeyValue::new(key::SCHEDULE_DELAY, late));
+        }
+        if let Some(number) = term {
+            attributes.push(KeyValue::new(key::LEASE_TERM, number));
+        }
         attributes
     };
     let start = SpanStart {
@@ -495,7 +572,7 @@ fn make_span(recorder: &Recorder, task: &Task, details: &mut SpanDetails, began:
         began: Some(began),
         attributes,
     };
-    RunSpan::Made(Box::new(start.start_offered((span, taken), recorder.options.span_path)))
+    Some(start.start_offered((span, taken), recorder.options.span_path))
 }
 
 fn log_exception(

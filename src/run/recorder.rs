@@ -245,7 +245,7 @@ impl Recorder {
         self.registry().entry(identity, false, self.now()).unwrap_or_else(|| self.registry().overflow())
     }
 
-    /// Counts an ended run in the cell and in the histogram; the only place where either happens. Returns the time of the end.
+    /// Counts an ended run in the cell and in the histogram; the only place where either happens. Returns its duration.
     pub(crate) fn run_ended(
         &self,
         task: &Arc<Task>,
@@ -253,7 +253,7 @@ impl Recorder {
         (started, started_wall): (Instant, SystemTime),
         trace_id: Option<String>,
         exemplar: impl FnOnce(Duration) -> Option<(TraceId, SpanId)>,
-    ) -> Instant {
+    ) -> Duration {
         let now = Instant::now();
         let duration = now.saturating_duration_since(started);
         let message = || exit.message();
@@ -271,7 +271,7 @@ impl Recorder {
         let seconds = duration.as_secs_f64();
         let histogram = self.histogram.load(Relaxed);
         if error_type.is_none() && RunDuration::record_held(histogram, task, seconds, exit.kind()) {
-            return now;
+            return duration;
         }
         match &*self.exposition.load() {
             Some(exposition) => {
@@ -287,7 +287,7 @@ impl Recorder {
                 }
             }
         }
-        now
+        duration
     }
 
     /// Records the delay of an iteration in the histogram, for a life of a loop that holds `series`.

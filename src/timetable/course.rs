@@ -60,10 +60,8 @@ impl Moment {
     pub(crate) fn on_wall(self, now: Now) -> Option<SystemTime> {
         match self {
             Self::Wall(at) => Some(at),
-            Self::Steady(_) => match self.past(now) {
-                Duration::ZERO => now.wall.checked_add(self.ahead(now)),
-                past => now.wall.checked_sub(past),
-            },
+            Self::Steady(at) if at < now.steady => now.wall.checked_sub(now.steady - at),
+            Self::Steady(at) => now.wall.checked_add(at - now.steady),
         }
     }
 
@@ -273,12 +271,13 @@ impl Course {
                     None if self.awaits_phase(last) => Moment::Steady(self.first_of_phase(now)?.steady),
                     None => {
                         // Before the schedule came to hold, none of its times was due.
-                        let before = if last.steady < self.since {
-                            multiple(*interval, whole(last.steady, self.since, *interval))
+                        let from = if last.steady < self.since {
+                            let before = multiple(*interval, whole(last.steady, self.since, *interval));
+                            last.steady.saturating_add(before)
                         } else {
-                            Duration::ZERO
+                            last.steady
                         };
-                        Moment::Steady(last.steady.saturating_add(before).saturating_add(*interval))
+                        Moment::Steady(from.saturating_add(*interval))
                     }
                 }
             }
@@ -304,7 +303,10 @@ impl Course {
     fn set_due(&mut self, next: Option<(Moment, bool)>, now: Now, random: &dyn Fn() -> f64) {
         self.due = next.filter(|(time, _)| self.has_not_ended(*time, now)).map(|(time, immediate)| {
             let window = self.window(time);
-            let mut jitter = if window.is_zero() { window } else { fraction(window, random()) };
+            if window.is_zero() {
+                return Due { time, at: time, jitter: window, immediate };
+            }
+            let mut jitter = fraction(window, random());
             let past = time.past(now);
             if jitter < past && past <= window {
                 // There is still room for it.
@@ -403,6 +405,10 @@ impl Course {
             self.set_due(next, now, random);
         }
         if self.behind > 0 || matches!(self.schedule.rhythm(), Rhythm::Delay(_) | Rhythm::Once(_)) {
+            return 0;
+        }
+        // Most often, and without a copy of the account.
+        if self.due.is_none_or(|due| !due.at.ahead(now).is_zero()) {
             return 0;
         }
         let before = self.before();

@@ -15,7 +15,7 @@ use opentelemetry::{
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    emit::DelaySeries,
+    emit::{DelaySeries, ManagedSpan},
     engine::{
         GatedBody, Life, LifeEnd, TaskContext, TaskEventKind, Work,
         announce::Announcer,
@@ -50,15 +50,32 @@ pub(super) enum Cause {
 pub(super) struct Settled {
     pub(super) exit: Exit,
     pub(super) span_context: Option<SpanContext>,
-    /// The time of its end, hooks included.
-    pub(super) at: Instant,
+    pub(super) began: Instant,
+    /// The time from its begin to its end, hooks included.
+    pub(super) took: Duration,
     /// True if the loop continues after it.
     pub(super) goes_on: bool,
     /// For who has asked for it: sent once another may be asked for.
     pub(super) reply: Option<Box<(Awaits, LoopOutcome)>>,
 }
 
-pub(super) type Iteration<'a> = Pin<Box<dyn Future<Output = Settled> + Send + 'a>>;
+/// A part of an iteration, of any kind.
+type Part<'a> = Pin<Box<dyn Future<Output = Settled> + Send + 'a>>;
+
+/// An iteration that has begun, or asks its gate first.
+pub(super) enum Iteration<'a> {
+    Underway(Pin<Box<Underway<'a>>>),
+    Claiming(Part<'a>),
+}
+
+impl Iteration<'_> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Settled> {
+        match self {
+            Self::Underway(underway) => underway.as_mut().poll(cx),
+            Self::Claiming(claiming) => claiming.as_mut().poll(cx),
+        }
+    }
+}
 
 impl Living {
     /// Continues after the last iteration of the lease's last holder.
@@ -78,7 +95,7 @@ impl Living {
         }
     }
 
-    /// Begins a due or requested iteration. Behind a gate, a due iteration is claimed first.
+    /// Begins a due or requested iteration, in the box of an ended one if there is one. Behind a gate, a due iteration is claimed first.
     pub(super) fn begin<'a>(
         self: &'a Arc<Self>,
         iteration: u64,
@@ -86,10 +103,13 @@ impl Living {
         cause: Cause,
         links: Vec<SpanContext>,
         delays: &mut DelaySeries,
+        ended: &mut Option<Pin<Box<Underway<'a>>>>,
     ) -> Iteration<'a> {
         match (cause, self.life.context.pass()) {
-            (Cause::Due(begins), Some(pass)) => Box::pin(self.claim(iteration, begins, links, pass)),
-            (cause, _) => self.run(iteration, began, cause, links, delays),
+            (Cause::Due(begins), Some(pass)) => {
+                Iteration::Claiming(Box::pin(self.claim(iteration, begins, links, pass)))
+            }
+            (cause, _) => Iteration::Underway(self.run(iteration, began, cause, links, delays, ended)),
         }
     }
 
@@ -102,17 +122,18 @@ impl Living {
         pass: &Pass,
     ) -> Settled {
         let skipped = || {
-            let at = Instant::now();
-            Settled { exit: Exit::Success, span_context: None, at, goes_on: true, reply: None }
+            let (began, took) = (Instant::now(), Duration::ZERO);
+            Settled { exit: Exit::Success, span_context: None, began, took, goes_on: true, reply: None }
         };
         let Some(gated) = self.life.supervised.body.gated() else { return skipped() };
         match self.at_gate(gated, gated.gate().begin(pass, begins.due)).await {
             None | Some(Claim::Done) => skipped(),
             Some(Claim::Won) => {
                 let (began, cause) = ((Instant::now(), SystemTime::now()), Cause::Due(begins));
-                let settled = self.run(iteration, began, cause, links, &mut DelaySeries::default()).await;
+                let delays = &mut DelaySeries::default();
+                let settled = self.run(iteration, began, cause, links, delays, &mut None).await;
                 self.at_gate(gated, gated.gate().end(pass, begins.due, settled.exit.kind())).await;
-                Settled { at: Instant::now(), ..settled }
+                Settled { took: settled.began.elapsed(), ..settled }
             }
             Some(Claim::Lost) => {
                 pass.lose();
@@ -146,7 +167,8 @@ impl Living {
         cause: Cause,
         links: Vec<SpanContext>,
         delays: &mut DelaySeries,
-    ) -> Iteration<'a> {
+        ended: &mut Option<Pin<Box<Underway<'a>>>>,
+    ) -> Pin<Box<Underway<'a>>> {
         let (begins, awaits) = match cause {
             Cause::Due(begins) => (Some(begins), None),
             Cause::Asked(awaits) => (None, Some(awaits)),
@@ -180,15 +202,12 @@ impl Living {
         };
         let exit_of: ExitOf = |exit, _| exit.clone();
         let run = Run::begun_at(began, begin, self.life.until_ready(work), exit_of, ());
-        Box::pin(Underway {
-            living: self,
-            iteration,
-            began: began.0,
-            begins,
-            awaits,
-            run: Some(run),
-            hooks: None,
-        })
+        let mut underway = ended.take().unwrap_or_else(|| Box::pin(Underway::new(self, began.0)));
+        let mut this = underway.as_mut().project();
+        (*this.iteration, *this.began) = (iteration, began.0);
+        (*this.begins, *this.awaits) = (begins, awaits);
+        this.run.set(Some(run));
+        underway
     }
 
     fn work(&self, context: TaskContext) -> Work {
@@ -247,7 +266,7 @@ impl Living {
             span: SpanMade::AtOnce(&mut details),
         };
         let work = std::future::ready(exit);
-        let Ended { exit, span_context, at, .. } = Run::begun_at(
+        let Ended { exit, span_context, took, .. } = Run::begun_at(
             (began, SystemTime::now()),
             begin,
             work,
@@ -255,8 +274,11 @@ impl Living {
             (),
         )
         .await;
-        let duration = at.saturating_duration_since(began);
-        shared.tell(supervised, || TaskEventKind::Exited { exit: exit.clone(), duration, iteration: None });
+        shared.tell(supervised, || TaskEventKind::Exited {
+            exit: exit.clone(),
+            duration: took,
+            iteration: None,
+        });
         let mut state = self.parts.control.state();
         state.failed = true;
         state.last_result = Some(exit.clone());
@@ -311,7 +333,7 @@ impl Living {
             _ => None,
         };
         let goes_on = settled.goes_on && decided != Some(OnError::End);
-        Settled { at: Instant::now(), goes_on, ..settled }
+        Settled { took: settled.began.elapsed(), goes_on, ..settled }
     }
 
     pub(super) async fn hook<T>(
@@ -357,7 +379,7 @@ type ExitOf = fn(&Exit, Rules<'_>) -> Exit;
 
 pin_project_lite::pin_project! {
     /// An iteration under way: its run, and then the hooks after it. Not an `async` block, which would move the run once more.
-    struct Underway<'a> {
+    pub(super) struct Underway<'a> {
         living: &'a Living,
         iteration: u64,
         began: Instant,
@@ -365,8 +387,8 @@ pin_project_lite::pin_project! {
         awaits: Option<Awaits>,
         // `None` once its end is reported.
         #[pin]
-        run: Option<Run<Work, ExitOf, ()>>,
-        hooks: Option<Iteration<'a>>,
+        run: Option<Run<Work, ExitOf, (), ManagedSpan>>,
+        hooks: Option<Part<'a>>,
     }
 
     impl<'a> PinnedDrop for Underway<'a> {
@@ -375,9 +397,16 @@ pin_project_lite::pin_project! {
             if this.run.is_some() {
                 // The run ends first. The end of each iteration is reported, also of a run that is dropped before its first poll.
                 this.run.set(None);
-                this.living.tell_exited(*this.iteration, *this.began, &Exit::Cancellation, Instant::now());
+                this.living.tell_exited(*this.iteration, &Exit::Cancellation, this.began.elapsed());
             }
         }
+    }
+}
+
+impl<'a> Underway<'a> {
+    /// The room for an iteration.
+    fn new(living: &'a Living, began: Instant) -> Self {
+        Self { living, iteration: 0, began, begins: None, awaits: None, run: None, hooks: None }
     }
 }
 
@@ -386,15 +415,15 @@ impl Future for Underway<'_> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Settled> {
         let mut this = self.project();
-        if let Some(hooks) = this.hooks {
-            return hooks.as_mut().poll(cx);
+        if this.hooks.is_some() {
+            return poll_hooks(this.hooks, cx);
         }
         let Some(run) = this.run.as_mut().as_pin_mut() else { return Poll::Pending };
-        let Ended { exit, span_context, at, .. } = ready!(run.poll(cx));
+        let Ended { exit, span_context, took, .. } = ready!(run.poll(cx));
         this.run.set(None);
         let (living, iteration, began) = (*this.living, *this.iteration, *this.began);
         living.tell_failed(&exit, span_context.as_ref());
-        living.tell_exited(iteration, began, &exit, at);
+        living.tell_exited(iteration, &exit, took);
         let due = this.begins.map(|begins| begins.due);
         let goes_on = living.settle(&exit, due);
         let outcome = |exit: &Exit| LoopOutcome {
@@ -402,16 +431,25 @@ impl Future for Underway<'_> {
             due,
             trigger: this.begins.map_or(Trigger::Manual, |begins| begins.trigger),
             exit: exit.clone(),
-            duration: at.saturating_duration_since(began),
+            duration: took,
         };
         let reply = this.awaits.take().map(|awaits| Box::new((awaits, outcome(&exit))));
         if !living.has_hook(&exit) {
-            return Poll::Ready(Settled { exit, span_context, at, goes_on, reply });
+            return Poll::Ready(Settled { exit, span_context, began, took, goes_on, reply });
         }
         let outcome = outcome(&exit);
-        let settled = Settled { exit, span_context, at, goes_on, reply };
-        this.hooks.insert(Box::pin(living.after(outcome, settled))).as_mut().poll(cx)
+        let settled = Settled { exit, span_context, began, took, goes_on, reply };
+        *this.hooks = Some(Box::pin(living.after(outcome, settled)));
+        poll_hooks(this.hooks, cx)
     }
+}
+
+/// Polls the hooks after an iteration, and drops them when they have ended.
+fn poll_hooks(hooks: &mut Option<Part<'_>>, cx: &mut Context<'_>) -> Poll<Settled> {
+    let Some(polled) = hooks else { return Poll::Pending };
+    let settled = ready!(polled.as_mut().poll(cx));
+    *hooks = None;
+    Poll::Ready(settled)
 }
 
 impl Living {
@@ -426,11 +464,11 @@ impl Living {
     }
 
     /// Reports the end of an iteration.
-    fn tell_exited(&self, iteration: u64, began: Instant, exit: &Exit, at: Instant) {
+    fn tell_exited(&self, iteration: u64, exit: &Exit, duration: Duration) {
         let Life { shared, supervised, context, .. } = &self.life;
         shared.events.tell(Some(supervised.name()), context.generation(), || TaskEventKind::Exited {
             exit: exit.clone(),
-            duration: at.saturating_duration_since(began),
+            duration,
             iteration: Some(iteration),
         });
     }

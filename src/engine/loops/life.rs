@@ -26,7 +26,7 @@ use crate::{
         loops::{
             alive::Alive,
             control::{Place, Wish, tell_skipped},
-            iteration::{Cause, Iteration, Living, Settled},
+            iteration::{Cause, Iteration, Living, Settled, Underway},
             task_loop::Parts,
         },
     },
@@ -37,7 +37,7 @@ use crate::{
 /// The time after which a loop on the monotonic clock reads the wall clock again.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// The longest interval for which a next time that a set clock made wrong is shown.
+/// The longest interval for which a next time that a set clock made wrong is shown, and the box of an iteration is kept.
 const SOON: Duration = Duration::from_secs(60);
 
 /// The reason why no further iteration begins.
@@ -73,10 +73,14 @@ struct LoopLife<'a> {
     origin: Instant,
     /// The times of the clocks at the last read.
     read: Now,
+    /// The same time of the monotonic clock as [`Now::steady`].
+    read_at: Instant,
     course: Course,
     /// True if no further iteration begins for the time being.
     held: bool,
     running: Vec<Iteration<'a>>,
+    /// The box of an iteration that has ended, for the next one if that comes soon.
+    ended: Option<Pin<Box<Underway<'a>>>>,
     begun: u64,
     /// Those of them that the schedule began: its count is about these.
     counted: u64,
@@ -152,9 +156,11 @@ impl<'a> LoopLife<'a> {
         let mut life = Self {
             origin,
             read: now,
+            read_at: origin,
             course,
             held: false,
             running: Vec::new(),
+            ended: None,
             begun: 0,
             counted: 0,
             ending: None,
@@ -184,6 +190,7 @@ impl<'a> LoopLife<'a> {
         let living = self.living;
         let wall = living.life.shared.settings.wall_clock.now();
         self.read = Now { steady: self.steady(at), wall };
+        self.read_at = at;
         let missed = self.course.look(self.read, &*living.life.shared.settings.random);
         self.skipped(SkipReason::Missed, missed);
         self.read
@@ -191,13 +198,17 @@ impl<'a> LoopLife<'a> {
 
     /// The times of the clocks at the end of an iteration. The wall clock is read again after a long iteration, and for a long interval. It is
     /// also read for a schedule that does not follow the monotonic clock alone. Otherwise it is as much further.
-    fn now_after(&mut self, at: Instant) -> Now {
-        let steady = self.steady(at);
-        let took = steady.saturating_sub(self.read.steady);
+    fn now_after(&mut self, (began, took): (Instant, Duration)) -> Now {
+        let at = began + took;
+        // Mostly the clocks were last read for its begin.
+        let took = if began == self.read_at { took } else { at.saturating_duration_since(self.read_at) };
         let follows =
             self.course.is_steady() && self.course.distance().is_some_and(|distance| distance <= SOON);
         match self.read.wall.checked_add(took) {
-            Some(wall) if took < SHORT && follows => self.read = Now { steady, wall },
+            Some(wall) if took < SHORT && follows => {
+                self.read = Now { steady: self.read.steady + took, wall };
+                self.read_at = self.read_at + took;
+            }
             _ => {
                 // The wall clock may have been set.
                 self.shown = None;
@@ -303,13 +314,23 @@ impl<'a> LoopLife<'a> {
     /// Polls the iterations until one of them ends, and sees to that. There are few, and each is polled.
     fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         for index in 0..self.running.len() {
-            if let Poll::Ready(settled) = self.running[index].as_mut().poll(cx) {
-                drop(self.running.remove(index));
+            if let Poll::Ready(settled) = self.running[index].poll(cx) {
+                let ended = self.running.remove(index);
+                self.keep(ended);
                 self.settled(settled);
                 return Poll::Ready(());
             }
         }
         Poll::Pending
+    }
+
+    /// Keeps the box of an iteration that has ended. A loop that sleeps for long holds none.
+    fn keep(&mut self, ended: Iteration<'a>) {
+        let interval = self.course.schedule().interval();
+        if let (Iteration::Underway(ended), true) = (ended, interval.is_some_and(|interval| interval <= SOON))
+        {
+            self.ended = Some(ended);
+        }
     }
 
     fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -344,11 +365,11 @@ impl<'a> LoopLife<'a> {
         drop(unheard);
     }
 
-    /// Does what a handle has asked for; `settled_at` where an iteration has just ended.
-    fn changed(&mut self, settled_at: Option<Instant>) {
-        let settling = settled_at.is_some();
-        let now = match settled_at {
-            Some(at) => self.now_after(at),
+    /// Does what a handle has asked for. `settled` has the begin and the length of an iteration that has just ended.
+    fn changed(&mut self, settled: Option<(Instant, Duration)>) {
+        let settling = settled.is_some();
+        let now = match settled {
+            Some(settled) => self.now_after(settled),
             None => self.now(),
         };
         let (stop, manual, wishes) = {
@@ -435,12 +456,13 @@ impl<'a> LoopLife<'a> {
         self.begun += 1;
         let links = std::mem::take(&mut self.links);
         // The monotonic clock was read a moment ago, and for a due iteration the wall clock, too.
-        let at = later(self.origin, self.read.steady.saturating_sub(Now::ORIGIN));
         let wall = match cause {
             Cause::Due(_) if self.living.life.shared.settings.wall_clock.is_of_system() => self.read.wall,
             _ => SystemTime::now(),
         };
-        self.running.push(self.living.begin(self.begun, (at, wall), cause, links, &mut self.delays));
+        let began = (self.read_at, wall);
+        let ended = &mut self.ended;
+        self.running.push(self.living.begin(self.begun, began, cause, links, &mut self.delays, ended));
     }
 
     fn due(&mut self) {
@@ -495,7 +517,7 @@ impl<'a> LoopLife<'a> {
             self.ends(Ending::Failed, Instant::now());
         }
         // What a handle has changed meanwhile holds from when it did.
-        self.changed(Some(settled.at));
+        self.changed(Some((settled.began, settled.took)));
         if let Some((awaits, outcome)) = settled.reply.map(|reply| *reply) {
             // Nobody need wait for it.
             let _ = awaits.send(outcome);
@@ -550,6 +572,9 @@ impl<'a> LoopLife<'a> {
     }
 
     fn skipped(&self, reason: SkipReason, iterations: u64) {
+        if iterations == 0 {
+            return;
+        }
         let Life { shared, supervised, .. } = &self.living.life;
         tell_skipped(shared, supervised, reason, iterations);
     }
