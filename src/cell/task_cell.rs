@@ -854,6 +854,7 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+#[inline]
 fn unix_nanos(wall: SystemTime) -> u64 {
     // Before 1970 the clock is wrong anyway; 1 keeps it apart from "never".
     wall.duration_since(UNIX_EPOCH).map_or(1, nanos)

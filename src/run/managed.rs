@@ -499,6 +499,7 @@ fn end(
 
 impl SpanDetails {
     /// The name as given is the member's, unless the caller gave another.
+    #[inline]
     fn of_member(&mut self, task: &Task) {
         if self.given_name.is_none() {
             self.given_name = task.member_name().map(str::to_owned);

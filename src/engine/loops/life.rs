@@ -207,7 +207,7 @@ impl<'a> LoopLife<'a> {
         match self.read.wall.checked_add(took) {
             Some(wall) if took < SHORT && follows => {
                 self.read = Now { steady: self.read.steady + took, wall };
-                self.read_at = self.read_at + took;
+                self.read_at = self.read_at.max(at);
             }
             _ => {
                 // The wall clock may have been set.
@@ -580,6 +580,7 @@ impl<'a> LoopLife<'a> {
     }
 
     /// Says that the schedule leaves out all of its times for a long while.
+    #[inline]
     fn tell_empty(&mut self) {
         let empty = self.course.looks_at();
         if empty.is_none() && self.told_empty.is_none() {
