@@ -293,6 +293,7 @@ impl ManagedSpan {
     }
 
     /// The span's identity, for links and logs.
+    #[inline]
     pub(crate) fn span_context(&self) -> Option<SpanContext> {
         let of_layer = match &self.path {
             Path::Layer => otel_context_of(&self.span),

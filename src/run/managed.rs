@@ -452,9 +452,10 @@ impl<S: SpanRoom> Running<S> {
 }
 
 /// [`Running::end`] without the room for the span. The span has ended after it.
+#[inline]
 fn end(
     Current { recorder, task }: Current,
-    span: Option<&mut ManagedSpan>,
+    mut span: Option<&mut ManagedSpan>,
     started: (Instant, SystemTime),
     generation: Option<NonZeroU64>,
     exit: &Exit,
@@ -474,7 +475,7 @@ fn end(
     };
     let took = recorder.run_ended(&task, exit, started, trace_id, exemplar);
     // The subscriber and the exporter are not ours: a panic in them is printed, and costs neither the figures nor the task.
-    let _ = catch_inline(false, move || {
+    let ended = catch_inline(false, || {
         if let Some(span) = &span {
             span.record(key::RESULT, exit.kind().as_str());
             if drop_panicked {
@@ -490,10 +491,14 @@ fn end(
             }
             span.iter().for_each(|span| span.fail(&message));
         }
-        if let Some(span) = span {
+        if let Some(span) = &mut span {
             span.take().end();
         }
     });
+    if ended.is_err() {
+        // The span is still in its room. Its subscriber may panic again.
+        let _ = catch(false, || drop(span.map(ManagedSpan::take)));
+    }
     (span_context, took)
 }
 

@@ -441,3 +441,38 @@ fn a_subscriber_that_panics_costs_neither_figures_nor_supervision() {
         });
     });
 }
+
+#[test]
+fn a_subscriber_that_panics_twice_at_the_end_of_a_run_costs_nothing() {
+    use tracing_subscriber::{Layer, layer::Context, prelude::*, registry::LookupSpan};
+    struct Panics;
+    impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Panics {
+        fn on_record(&self, id: &tracing::span::Id, _: &tracing::span::Record<'_>, context: Context<'_, S>) {
+            assert!(context.metadata(id).is_none_or(|of| of.name() != "task.run"), "at the result");
+        }
+
+        fn on_close(&self, id: tracing::span::Id, context: Context<'_, S>) {
+            assert!(context.metadata(&id).is_none_or(|of| of.name() != "task.run"), "at the close");
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(Panics), || {
+        runtime.block_on(async {
+            let tasks = TaskManager::new();
+            let ticks = TaskLoop::every(secs(1), |_| async {}).count(3);
+            tasks.register(CriticalTaskConfig::from_loop("ticks", ticks)).unwrap();
+            tasks.start();
+            assert_eq!(tasks.spawn("work", async { 7 }).await, Ok(7));
+            sleep(secs(10)).await;
+            for (name, runs) in [("ticks", 3), ("work", 1)] {
+                let task = tasks.snapshot(name).expect("known");
+                assert_eq!((task.active, task.total_runs(), task.total_errors()), (0, runs, 0), "{name}");
+            }
+            assert_eq!(tasks.snapshot("ticks").expect("known").total_restarts(), 0);
+        });
+    });
+}
