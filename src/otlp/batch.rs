@@ -70,6 +70,8 @@ struct State<T> {
     flush_to: u64,
     flushes: u64,
     closed: bool,
+    /// The number of items lost in exports when it was closed, or when a call of [`Batcher::close`] has returned.
+    lost_before: u64,
     /// The end has begun: what fails now has no time left.
     hurried: bool,
     /// Further attempts of a closing queue whose receiver has never taken anything.
@@ -184,6 +186,7 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
             flush_to: 0,
             flushes: 0,
             closed: false,
+            lost_before: 0,
             hurried: false,
             last_attempts: 2,
             abandoned: false,
@@ -366,7 +369,7 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
 
     /// Admits nothing more; true the first time.
     pub(super) fn refuse(&self) -> bool {
-        !std::mem::replace(&mut self.shared.lock().closed, true)
+        self.shared.lock().refuse()
     }
 
     /// Says that the end has begun: waits between attempts become short.
@@ -379,12 +382,16 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
     ///
     /// Past the deadline the thread is left behind in the export it is in, and exports nothing after it. A receiver that has
     /// never taken anything gets two more attempts; then what is left has one for each batch.
+    ///
+    /// # Errors
+    ///
+    /// Why something was lost since nothing more is admitted, or that the time is over.
     pub(super) fn close(&self, timeout: Duration) -> OTelSdkResult {
         let deadline = Instant::now() + capped(timeout);
         let shared = &*self.shared;
         let mut state = shared.lock();
-        let lost = state.lost();
-        (state.closed, state.hurried) = (true, true);
+        state.refuse();
+        state.hurried = true;
         shared.work.notify_one();
         while !state.finished && !state.abandoned {
             match shared.wait_until(&shared.progress, state, deadline) {
@@ -396,7 +403,9 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
                 }
             }
         }
-        state.loss_since(lost)
+        let result = state.loss_since(state.lost_before);
+        state.lost_before = state.lost();
+        result
     }
 
     /// Returns why something was lost in an export, last.
@@ -576,6 +585,17 @@ impl<T> Waiting for Shared<T> {
 
 impl<T> State<T> {
     /// Returns the number of items that were lost in an export and are not reported again.
+    /// Admits nothing more; true the first time.
+    fn refuse(&mut self) -> bool {
+        if self.closed {
+            return false;
+        }
+        self.closed = true;
+        // Here, and not when somebody begins to wait: the worker may be faster.
+        self.lost_before = self.lost();
+        true
+    }
+
     fn lost(&self) -> u64 {
         self.tally.lost_in_export() - self.superseded
     }

@@ -103,6 +103,34 @@ fn refuse_returns_true_once_and_rejects_later_items() {
     assert_eq!((balance.ended, balance.after_shutdown), (1, 1));
 }
 
+/// The worker may export what is queued between the two calls.
+#[test]
+fn close_returns_what_was_lost_since_nothing_more_is_admitted() {
+    let (batcher, seen, go) = gated(10, 5);
+    for before in ["earlier", "late"] {
+        batcher.push(1);
+        go.send(Err(before)).expect("the worker waits");
+        if before == "earlier" {
+            assert!(batcher.flush(LONG).is_err());
+            assert_eq!(seen.recv_timeout(SOON), Ok(vec![1]));
+        }
+    }
+    batcher.refuse();
+    batcher.hurry();
+    assert_eq!(seen.recv_timeout(SOON), Ok(vec![1]));
+    while !batcher.shared.lock().finished {
+        std::thread::yield_now();
+    }
+    let lost = batcher.close(LONG).expect_err("one was lost after the refusal");
+    assert!(lost.to_string().contains("late"), "{lost}");
+
+    let (batcher, _seen, go) = gated(10, 5);
+    batcher.push(1);
+    go.send(Err("earlier")).expect("the worker waits");
+    assert!(batcher.flush(LONG).is_err());
+    assert!(batcher.close(LONG).is_ok(), "nothing was lost since");
+}
+
 #[test]
 fn bound_refuses_exactly_the_excess_items() {
     let (batcher, seen, go) = gated(4, 2);
