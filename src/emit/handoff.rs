@@ -60,8 +60,9 @@ pub(super) fn hand<R>(handed: Handed, build: impl FnOnce() -> R) -> R {
             drop(take_handed());
         }
     }
-    HANDED.set(Some(ManuallyDrop::new(handed)));
+    let outer = HANDED.replace(Some(ManuallyDrop::new(handed)));
     let _leftover = Leftover;
+    drop(outer.map(ManuallyDrop::into_inner));
     build()
 }
 
@@ -138,6 +139,8 @@ pub enum SpanPath {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use opentelemetry::trace::TracerProvider as _;
     use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
     use tracing::{
@@ -203,5 +206,18 @@ mod tests {
             .map(|span| (&*span.name, span.attributes.len(), span.start_time == SystemTime::UNIX_EPOCH))
             .collect();
         assert_eq!(began, [("first", 1, true), ("second", 0, false), ("after", 0, false)]);
+    }
+
+    #[test]
+    fn whatever_is_handed_is_dropped() {
+        let held: Arc<str> = "held".into();
+        let handed = || Handed {
+            attributes: vec![KeyValue::new("key", held.clone())],
+            links: Vec::new(),
+            began: None,
+        };
+        hand(handed(), || hand(handed(), || ()));
+        hand(handed(), || drop(take_handed()));
+        assert_eq!(Arc::strong_count(&held), 1);
     }
 }
