@@ -415,6 +415,16 @@ async fn panic_is_reported_with_its_own_location() {
     assert!(place(raised).is_some_and(|place| place.contains("errors.rs")));
 }
 
+/// Runs a test in virtual time, with a subscriber of its own.
+fn under(subscriber: impl tracing::Subscriber + Send + Sync + 'static, test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    tracing::subscriber::with_default(subscriber, || runtime.block_on(test));
+}
+
 #[test]
 fn a_subscriber_that_panics_costs_neither_figures_nor_supervision() {
     use tracing_subscriber::{Layer, layer::Context, prelude::*};
@@ -424,21 +434,14 @@ fn a_subscriber_that_panics_costs_neither_figures_nor_supervision() {
             assert!(event.metadata().name() != "task.exception", "the subscriber's");
         }
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
-    tracing::subscriber::with_default(tracing_subscriber::registry().with(Panics), || {
-        runtime.block_on(async {
-            let tasks = TaskManager::new();
-            let fails = CriticalTaskConfig::new("t", |_| async { Err::<(), _>("down") });
-            tasks.register(fails.max_restarts(2, secs(600)).restart_delay(secs(1))).unwrap();
-            tasks.start();
-            sleep(secs(30)).await;
-            let task = tasks.snapshot("t").expect("known");
-            assert_eq!((task.active, task.total_errors(), task.total_restarts()), (0, 3, 2));
-        });
+    under(tracing_subscriber::registry().with(Panics), async {
+        let tasks = TaskManager::new();
+        let fails = CriticalTaskConfig::new("t", |_| async { Err::<(), _>("down") });
+        tasks.register(fails.max_restarts(2, secs(600)).restart_delay(secs(1))).unwrap();
+        tasks.start();
+        sleep(secs(30)).await;
+        let task = tasks.snapshot("t").expect("known");
+        assert_eq!((task.active, task.total_errors(), task.total_restarts()), (0, 3, 2));
     });
 }
 
@@ -455,24 +458,17 @@ fn a_subscriber_that_panics_twice_at_the_end_of_a_run_costs_nothing() {
             assert!(context.metadata(&id).is_none_or(|of| of.name() != "task.run"), "at the close");
         }
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
-    tracing::subscriber::with_default(tracing_subscriber::registry().with(Panics), || {
-        runtime.block_on(async {
-            let tasks = TaskManager::new();
-            let ticks = TaskLoop::every(secs(1), |_| async {}).count(3);
-            tasks.register(CriticalTaskConfig::from_loop("ticks", ticks)).unwrap();
-            tasks.start();
-            assert_eq!(tasks.spawn("work", async { 7 }).await, Ok(7));
-            sleep(secs(10)).await;
-            for (name, runs) in [("ticks", 3), ("work", 1)] {
-                let task = tasks.snapshot(name).expect("known");
-                assert_eq!((task.active, task.total_runs(), task.total_errors()), (0, runs, 0), "{name}");
-            }
-            assert_eq!(tasks.snapshot("ticks").expect("known").total_restarts(), 0);
-        });
+    under(tracing_subscriber::registry().with(Panics), async {
+        let tasks = TaskManager::new();
+        let ticks = TaskLoop::every(secs(1), |_| async {}).count(3);
+        tasks.register(CriticalTaskConfig::from_loop("ticks", ticks)).unwrap();
+        tasks.start();
+        assert_eq!(tasks.spawn("work", async { 7 }).await, Ok(7));
+        sleep(secs(10)).await;
+        for (name, runs) in [("ticks", 3), ("work", 1)] {
+            let task = tasks.snapshot(name).expect("known");
+            assert_eq!((task.active, task.total_runs(), task.total_errors()), (0, runs, 0), "{name}");
+        }
+        assert_eq!(tasks.snapshot("ticks").expect("known").total_restarts(), 0);
     });
 }
