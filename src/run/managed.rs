@@ -512,7 +512,7 @@ impl SpanDetails {
     }
 }
 
-/// Makes the span of a run that began at `began`. `None` if nobody would see it.
+/// Makes the span of a run that began at `began`. Returns `None` if nobody would see the span.
 fn make_span(
     recorder: &Recorder,
     task: &Task,

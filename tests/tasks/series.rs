@@ -1,4 +1,4 @@
-//! Which series a registered task exports: those that can occur for it, from the first collection and at each one after it.
+//! A registered task exports the series that can occur for its settings. Each collection has them, from the first on.
 
 use std::collections::BTreeSet;
 

@@ -209,11 +209,13 @@ impl Limits {
     }
 }
 
-/// Seen to fail:
+/// Each of these changes was seen to fail the named models:
 ///
-/// - both if `owner_closed` wakes nobody, and if `of` does not set `any`
-/// - the first if `look` does not wake the waiters for the turn, and if `room` checks before it can be woken
-/// - the second if `look` does not wake the waiter with the turn
+/// - `owner_closed` wakes nobody: both.
+/// - `of` does not set `any`: both.
+/// - `look` does not wake the waiters for the turn: the first.
+/// - `room` checks before it can be woken: the first.
+/// - `look` does not wake the waiter with the turn: the second.
 #[cfg(all(test, otel_tasks_loom))]
 mod loom {
     use std::{
