@@ -201,26 +201,7 @@ where
     // Into the spawn, which moves it on.
     #[inline]
     pub(crate) fn begun(begin: Begin<'_>, future: F, classify: C, guard: G) -> Self {
-        Self::of((Instant::now(), SystemTime::now()), begin, future, classify, guard)
-    }
-}
-
-impl<F, C, G> Run<F, C, G, ManagedSpan>
-where
-    F: Future,
-    C: FnOnce(&F::Output, Rules<'_>) -> Exit,
-    G: Guard,
-{
-    /// A run that began a moment ago, on both clocks. It has room for its span, because it is polled where it is made.
-    #[inline]
-    pub(crate) fn begun_at(
-        began: (Instant, SystemTime),
-        begin: Begin<'_>,
-        future: F,
-        classify: C,
-        guard: G,
-    ) -> Self {
-        Self::of(began, begin, future, classify, guard)
+        Self::begun_at((Instant::now(), SystemTime::now()), begin, future, classify, guard)
     }
 }
 
@@ -231,8 +212,15 @@ where
     G: Guard,
     S: SpanRoom,
 {
+    /// A run that began a moment ago, on both clocks.
     #[inline]
-    fn of(began: (Instant, SystemTime), begin: Begin<'_>, future: F, classify: C, guard: G) -> Self {
+    pub(crate) fn begun_at(
+        began: (Instant, SystemTime),
+        begin: Begin<'_>,
+        future: F,
+        classify: C,
+        guard: G,
+    ) -> Self {
         let running = Some(Running::start(begin, began));
         Self { future: Some(future), classify: Some(classify), running, guard: Some(guard) }
     }

@@ -266,7 +266,7 @@ impl Living {
             span: SpanMade::AtOnce(&mut details),
         };
         let work = std::future::ready(exit);
-        let Ended { exit, span_context, took, .. } = Run::begun_at(
+        let Ended { exit, span_context, took, .. } = Run::<_, _, _, ManagedSpan>::begun_at(
             (began, SystemTime::now()),
             begin,
             work,
