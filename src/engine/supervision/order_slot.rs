@@ -5,7 +5,14 @@ use std::{
     time::Duration,
 };
 
-use crate::sync::{Mutex, lock};
+use crate::sync::{
+    Mutex,
+    atomic::{
+        AtomicU8,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+    lock,
+};
 
 /// An order for a driver. The last order wins, with two exceptions. Only [`Order::Kill`] overrides [`Order::Leave`], and some
 /// orders override none ([`Order::yields`]). [`Order::Start`] adds nothing to an earlier order. The driver of a stalled task may be stuck
@@ -48,76 +55,129 @@ pub(crate) enum Signal {
 /// Holds at most one order, and a mark that there is something to check. The sender of an order and the driver that takes it never
 /// wait for each other.
 #[derive(Default)]
-pub(crate) struct OrderSlot(Mutex<Held>);
+pub(crate) struct OrderSlot {
+    /// The number of the order's [`Kind`], [`LOOK`] and [`ARMED`]. It is written under the lock, and the driver reads it without.
+    word: AtomicU8,
+    held: Mutex<Held>,
+}
 
 /// The fields of the order are beside each other and not an [`Order`]: every registered task has a slot.
 #[derive(Default)]
 struct Held {
-    kind: Option<Kind>,
-    look: bool,
     /// The generation of a stall; otherwise the nanoseconds of the order, up to 584 years.
     amount: u64,
     /// The driver's, while it waits.
     waker: Option<Waker>,
 }
 
+/// The bits of [`OrderSlot::word`] for the kind of the order.
+const KIND: u8 = 0b1111;
+/// Set if there is something to check.
+const LOOK: u8 = 0b1_0000;
+/// Set while the slot has the driver's waker. There is no order then, and nothing to check.
+const ARMED: u8 = 0b10_0000;
+
 /// An [`Order`] without its amount.
 #[derive(Clone, Copy)]
+#[repr(u8)]
 enum Kind {
+    None,
     Start,
     Restart,
     Stop,
-    Stalled { give_up: bool },
+    Stalled,
+    StalledForGood,
     Pause,
     Resume,
-    Leave { has_grace: bool },
+    Leave,
+    LeaveWithGrace,
     Kill,
 }
 
-impl Held {
-    fn order(&self) -> Option<Order> {
-        let time = Duration::from_nanos(self.amount);
-        Some(match self.kind? {
-            Kind::Start => Order::Start,
-            Kind::Restart => Order::Restart { after: time },
-            Kind::Stop => Order::Stop { grace: time },
-            Kind::Stalled { give_up } => Order::Stalled { generation: self.amount, give_up },
-            Kind::Pause => Order::Pause,
-            Kind::Resume => Order::Resume,
-            Kind::Leave { has_grace } => Order::Leave { grace: has_grace.then_some(time) },
-            Kind::Kill => Order::Kill,
+impl Kind {
+    /// All of them, at the index of their number.
+    const ALL: [Self; 11] = [
+        Self::None,
+        Self::Start,
+        Self::Restart,
+        Self::Stop,
+        Self::Stalled,
+        Self::StalledForGood,
+        Self::Pause,
+        Self::Resume,
+        Self::Leave,
+        Self::LeaveWithGrace,
+        Self::Kill,
+    ];
+
+    fn of(word: u8) -> Self {
+        Self::ALL.get(usize::from(word & KIND)).copied().unwrap_or(Self::None)
+    }
+
+    fn order(self, amount: u64) -> Option<Order> {
+        let time = Duration::from_nanos(amount);
+        Some(match self {
+            Self::None => return None,
+            Self::Start => Order::Start,
+            Self::Restart => Order::Restart { after: time },
+            Self::Stop => Order::Stop { grace: time },
+            Self::Stalled => Order::Stalled { generation: amount, give_up: false },
+            Self::StalledForGood => Order::Stalled { generation: amount, give_up: true },
+            Self::Pause => Order::Pause,
+            Self::Resume => Order::Resume,
+            Self::Leave => Order::Leave { grace: None },
+            Self::LeaveWithGrace => Order::Leave { grace: Some(time) },
+            Self::Kill => Order::Kill,
         })
     }
 
-    fn set(&mut self, order: Order) {
+    /// Returns an order's kind and amount.
+    fn split(order: Order) -> (Self, u64) {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let (kind, amount) = match order {
-            Order::Start => (Kind::Start, 0),
-            Order::Restart { after } => (Kind::Restart, nanos(after)),
-            Order::Stop { grace } => (Kind::Stop, nanos(grace)),
-            Order::Stalled { generation, give_up } => (Kind::Stalled { give_up }, generation),
-            Order::Pause => (Kind::Pause, 0),
-            Order::Resume => (Kind::Resume, 0),
-            Order::Leave { grace } => (Kind::Leave { has_grace: grace.is_some() }, grace.map_or(0, nanos)),
-            Order::Kill => (Kind::Kill, 0),
-        };
-        (self.kind, self.amount) = (Some(kind), amount);
-    }
-
-    fn take(&mut self) -> Option<Order> {
-        let order = self.order();
-        self.kind = None;
-        order
+        match order {
+            Order::Start => (Self::Start, 0),
+            Order::Restart { after } => (Self::Restart, nanos(after)),
+            Order::Stop { grace } => (Self::Stop, nanos(grace)),
+            Order::Stalled { generation, give_up: false } => (Self::Stalled, generation),
+            Order::Stalled { generation, give_up: true } => (Self::StalledForGood, generation),
+            Order::Pause => (Self::Pause, 0),
+            Order::Resume => (Self::Resume, 0),
+            Order::Leave { grace: None } => (Self::Leave, 0),
+            Order::Leave { grace: Some(grace) } => (Self::LeaveWithGrace, nanos(grace)),
+            Order::Kill => (Self::Kill, 0),
+        }
     }
 }
 
 impl OrderSlot {
+    /// Reads the word under the lock, which all its writers hold.
+    fn word(&self, _held: &Held) -> u8 {
+        self.word.load(Relaxed)
+    }
+
+    /// Writes the word under the lock. Release: pairs with [`Self::seen`].
+    fn set_word(&self, _held: &Held, word: u8) {
+        self.word.store(word, Release);
+    }
+
+    /// Reads the word without the lock.
+    fn seen(&self) -> u8 {
+        self.word.load(Acquire)
+    }
+
+    /// Takes the driver's waker, which is to be woken or dropped when the lock is released: it is the runtime's code.
+    fn disarm(&self, held: &mut Held) -> Option<Waker> {
+        self.set_word(held, self.word(held) & !ARMED);
+        held.waker.take()
+    }
+
     /// Leaves an order, unless the held order precedes it, and wakes a waiting driver. Returns true if the driver
     /// will see the order.
     pub(crate) fn leave(&self, order: Order, wake: impl FnOnce(Waker)) -> bool {
         // Under one lock with the check: an order left in between would be lost.
-        let mut held = lock(&self.0);
-        let wins = match held.order() {
+        let mut held = lock(&self.held);
+        let word = self.word(&held);
+        let wins = match Kind::of(word).order(held.amount) {
             None => true,
             Some(Order::Leave { .. } | Order::Kill) => order == Order::Kill,
             // It takes back a pause, and nothing else that was asked for.
@@ -127,9 +187,10 @@ impl OrderSlot {
         if !wins {
             return false;
         }
-        held.set(order);
-        let waker = held.waker.take();
-        // Not under the lock: a waker is the runtime's code.
+        let (kind, amount) = Kind::split(order);
+        held.amount = amount;
+        self.set_word(&held, word & !KIND | kind as u8);
+        let waker = self.disarm(&mut held);
         drop(held);
         waker.map(wake);
         true
@@ -137,62 +198,71 @@ impl OrderSlot {
 
     /// Wakes the driver to check its links again.
     pub(crate) fn look(&self) {
-        let mut held = lock(&self.0);
-        held.look = true;
-        let waker = held.waker.take();
+        let mut held = lock(&self.held);
+        self.set_word(&held, self.word(&held) | LOOK);
+        let waker = self.disarm(&mut held);
         drop(held);
         waker.into_iter().for_each(Waker::wake);
     }
 
     /// Wakes the driver, which has nothing to check itself: its life has.
     pub(crate) fn wake(&self) {
-        let waker = lock(&self.0).waker.take();
+        let waker = self.disarm(&mut lock(&self.held));
         waker.into_iter().for_each(Waker::wake);
     }
 
     /// Returns true if there is an order, or something to check.
     pub(crate) fn has_signal(&self) -> bool {
-        let held = lock(&self.0);
-        held.kind.is_some() || held.look
+        self.seen() & (KIND | LOOK) != 0
     }
 
     /// Returns the held order, and leaves it to the driver.
     pub(crate) fn peek(&self) -> Option<Order> {
-        lock(&self.0).order()
+        let held = lock(&self.held);
+        Kind::of(self.word(&held)).order(held.amount)
     }
 
-    /// Takes the held order, or the mark that there is something to check. Called by the driver alone.
+    /// Takes the held order, or the mark that there is something to check. Called by the driver alone, which is the whole future of its tokio task:
+    /// so its waker is always the same.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Signal> {
-        let mut held = lock(&self.0);
-        if let Some(order) = held.take() {
+        if self.seen() == ARMED {
+            return Poll::Pending;
+        }
+        let mut held = lock(&self.held);
+        let word = self.word(&held);
+        if let Some(order) = Kind::of(word).order(held.amount) {
+            self.set_word(&held, word & !KIND);
             return Poll::Ready(Signal::Order(order));
         }
-        if std::mem::take(&mut held.look) {
+        if word & LOOK != 0 {
+            self.set_word(&held, word & !LOOK);
             return Poll::Ready(Signal::Look);
         }
-        if !held.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            held.waker = Some(cx.waker().clone());
-        }
+        held.waker = Some(cx.waker().clone());
+        self.set_word(&held, ARMED);
         Poll::Pending
     }
 
     /// Wakes nobody any more: the driver has gone, and its waker would hold what it ran in.
     pub(crate) fn close(&self) {
-        let waker = lock(&self.0).waker.take();
+        let waker = self.disarm(&mut lock(&self.held));
         drop(waker);
     }
 
     /// Takes the order that is held.
     #[cfg(all(test, otel_tasks_loom))]
     fn take(&self) -> Option<Order> {
-        lock(&self.0).take()
+        let mut held = lock(&self.held);
+        let word = self.word(&held);
+        self.set_word(&held, word & !KIND);
+        Kind::of(word).order(held.amount)
     }
 }
 
 /// Seen to fail if `leave` reads and writes under two locks, one after the other.
 #[cfg(all(test, otel_tasks_loom))]
 mod loom {
-    use std::sync::Arc;
+    use std::sync::{Arc, atomic::Ordering::SeqCst};
 
     use ::loom::thread;
 
@@ -242,8 +312,22 @@ mod loom {
 
     impl std::task::Wake for Woken {
         fn wake(self: Arc<Self>) {
-            self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+            self.0.store(true, SeqCst);
         }
+    }
+
+    /// Polls as the driver does. Returns true if it falls asleep.
+    fn sleeps(slot: &OrderSlot, woken: &Arc<Woken>) -> bool {
+        slot.poll(&mut Context::from_waker(&Waker::from(woken.clone()))).is_pending()
+    }
+
+    /// Leaves an order, or with `None` a mark, on a thread of its own.
+    fn leaves(slot: &Arc<OrderSlot>, order: Option<Order>) -> thread::JoinHandle<()> {
+        let slot = slot.clone();
+        thread::spawn(move || match order {
+            Some(order) => assert!(slot.leave(order, Waker::wake)),
+            None => slot.look(),
+        })
     }
 
     /// Seen to fail if `poll` reads and leaves its waker under two locks, one after the other.
@@ -252,20 +336,43 @@ mod loom {
         for order in [None, Some(STOP)] {
             model(3, move || {
                 let (slot, woken) = (Arc::new(OrderSlot::default()), Arc::new(Woken::default()));
-                let leaves = {
-                    let slot = slot.clone();
-                    thread::spawn(move || match order {
-                        Some(order) => assert!(slot.leave(order, Waker::wake)),
-                        None => slot.look(),
-                    })
-                };
-                let waker = Waker::from(woken.clone());
-                let asleep = slot.poll(&mut Context::from_waker(&waker)).is_pending();
+                let leaves = leaves(&slot, order);
+                let asleep = sleeps(&slot, &woken);
                 leaves.join().expect("no panic");
-                assert_eq!(asleep, woken.0.load(std::sync::atomic::Ordering::SeqCst));
-                assert_eq!(asleep, slot.poll(&mut Context::from_waker(&waker)).is_ready());
+                assert_eq!(asleep, woken.0.load(SeqCst));
+                assert_eq!(asleep, !sleeps(&slot, &woken));
             });
         }
+    }
+
+    /// Seen to fail if `poll` stays asleep after its waker was taken, or with an order in the slot.
+    #[test]
+    fn order_left_while_the_driver_is_polled_again_wakes_it() {
+        for order in [None, Some(STOP)] {
+            model(3, move || {
+                let (slot, woken) = (Arc::new(OrderSlot::default()), Arc::new(Woken::default()));
+                assert!(sleeps(&slot, &woken));
+                let leaves = leaves(&slot, order);
+                let asleep = sleeps(&slot, &woken);
+                leaves.join().expect("no panic");
+                assert!(woken.0.load(SeqCst));
+                assert_eq!(asleep, !sleeps(&slot, &woken));
+            });
+        }
+    }
+
+    /// Seen to fail if `wake` takes the waker and leaves the mark.
+    #[test]
+    fn driver_that_was_woken_for_its_life_can_be_woken_again() {
+        model(1, || {
+            let (slot, woken) = (OrderSlot::default(), Arc::new(Woken::default()));
+            for wake in [OrderSlot::wake, OrderSlot::wake, OrderSlot::look] {
+                assert!(sleeps(&slot, &woken));
+                wake(&slot);
+                assert!(woken.0.swap(false, SeqCst));
+            }
+            assert!(!sleeps(&slot, &woken));
+        });
     }
 
     #[test]
