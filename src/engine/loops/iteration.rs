@@ -20,7 +20,7 @@ use crate::{
         GatedBody, Life, LifeEnd, TaskContext, TaskEventKind, Work,
         announce::Announcer,
         loops::{
-            control::Awaits,
+            control::{Awaits, State},
             outcome::LoopOutcome,
             task_loop::{OnError, Parts},
         },
@@ -53,6 +53,10 @@ pub(super) struct Settled {
     pub(super) began: Instant,
     /// The time from its begin to its end, hooks included.
     pub(super) took: Duration,
+    /// The time that it was due at, unless it was asked for.
+    pub(super) due: Option<SystemTime>,
+    /// True if the handles of the loop already know its result.
+    pub(super) noted: bool,
     /// True if the loop continues after it.
     pub(super) goes_on: bool,
     /// For who has asked for it: sent once another may be asked for.
@@ -123,7 +127,9 @@ impl Living {
     ) -> Settled {
         let skipped = || {
             let (began, took) = (Instant::now(), Duration::ZERO);
-            Settled { exit: Exit::Success, span_context: None, began, took, goes_on: true, reply: None }
+            let (due, noted) = (Some(begins.due), true);
+            let exit = Exit::Success;
+            Settled { exit, span_context: None, began, took, due, noted, goes_on: true, reply: None }
         };
         let Some(gated) = self.life.supervised.body.gated() else { return skipped() };
         match self.at_gate(gated, gated.gate().begin(pass, begins.due)).await {
@@ -200,13 +206,13 @@ impl Living {
             None => self.work(context),
             Some(_) => Box::pin(self.clone().tries(context)),
         };
-        let exit_of: ExitOf = |exit, _| exit.clone();
-        let run = Run::begun_at(began, begin, self.life.until_ready(work), exit_of, ());
+        let work = self.life.until_ready(work);
         let mut underway = ended.take().unwrap_or_else(|| Box::pin(Underway::new(self, began.0)));
         let mut this = underway.as_mut().project();
         (*this.iteration, *this.began) = (iteration, began.0);
         (*this.begins, *this.awaits) = (begins, awaits);
-        this.run.set(Some(run));
+        let exit_of: ExitOf = |exit, _| exit.clone();
+        this.run.set(Some(Run::begun_at(began, begin, work, exit_of, ())));
         underway
     }
 
@@ -293,21 +299,12 @@ impl Living {
     }
 
     /// Records the end of an iteration. Returns true if the loop continues, unless a hook decides otherwise.
-    fn settle(&self, exit: &Exit, due: Option<SystemTime>) -> bool {
+    fn settle(&self, exit: &Exit) -> bool {
         let Life { supervised, context, .. } = &self.life;
         let succeeded = *exit == Exit::Success;
         if succeeded && !supervised.signals.is_ready() {
             // A loop that has done its work once is ready, whether it says so or not.
             context.ready();
-        }
-        {
-            let mut state = self.parts.control.state();
-            state.last_result = Some(exit.clone());
-            if let Some(due) = due {
-                // Of several at once the latest.
-                let before = state.last_run.filter(|_| matches!(self.parts.overlap, OverlapPolicy::Allow(_)));
-                state.last_run = Some(before.map_or(due, |before| before.max(due)));
-            }
         }
         if succeeded {
             supervised.iteration_succeeded();
@@ -315,6 +312,19 @@ impl Living {
         // The whole life is late, not this iteration alone.
         let is_late = exit.error_type().is_some() && self.life.is_late();
         !is_late && !exit.is_permanent()
+    }
+
+    /// Notes the result of an iteration for the handles of the loop, once.
+    pub(super) fn note(&self, state: &mut State, settled: &mut Settled) {
+        if std::mem::replace(&mut settled.noted, true) {
+            return;
+        }
+        state.last_result = Some(settled.exit.clone());
+        if let Some(due) = settled.due {
+            // Of several at once the latest.
+            let before = state.last_run.filter(|_| matches!(self.parts.overlap, OverlapPolicy::Allow(_)));
+            state.last_run = Some(before.map_or(due, |before| before.max(due)));
+        }
     }
 
     /// Returns true if a hook is to be called after an iteration.
@@ -425,7 +435,9 @@ impl Future for Underway<'_> {
         living.tell_failed(&exit, span_context.as_ref());
         living.tell_exited(iteration, &exit, took);
         let due = this.begins.map(|begins| begins.due);
-        let goes_on = living.settle(&exit, due);
+        let goes_on = living.settle(&exit);
+        let noted = false;
+        let mut settled = Settled { exit, span_context, began, took, due, noted, goes_on, reply: None };
         let outcome = |exit: &Exit| LoopOutcome {
             iteration,
             due,
@@ -433,12 +445,16 @@ impl Future for Underway<'_> {
             exit: exit.clone(),
             duration: took,
         };
-        let reply = this.awaits.take().map(|awaits| Box::new((awaits, outcome(&exit))));
-        if !living.has_hook(&exit) {
-            return Poll::Ready(Settled { exit, span_context, began, took, goes_on, reply });
+        settled.reply = this.awaits.take().map(|awaits| Box::new((awaits, outcome(&settled.exit))));
+        let has_hook = living.has_hook(&settled.exit);
+        // A hook may read the result, and a gate may take its time. Otherwise the life notes it at once.
+        if has_hook || living.life.context.pass().is_some() {
+            living.note(&mut living.parts.control.state(), &mut settled);
         }
-        let outcome = outcome(&exit);
-        let settled = Settled { exit, span_context, began, took, goes_on, reply };
+        if !has_hook {
+            return Poll::Ready(settled);
+        }
+        let outcome = outcome(&settled.exit);
         *this.hooks = Some(Box::pin(living.after(outcome, settled)));
         poll_hooks(this.hooks, cx)
     }

@@ -365,21 +365,27 @@ impl<'a> LoopLife<'a> {
         drop(unheard);
     }
 
-    /// Does what a handle has asked for. `settled` has the begin and the length of an iteration that has just ended.
-    fn changed(&mut self, settled: Option<(Instant, Duration)>) {
-        let settling = settled.is_some();
-        let now = match settled {
-            Some(settled) => self.now_after(settled),
+    /// Does what a handle has asked for. `settled` has just ended.
+    fn changed(&mut self, settled: Option<&mut Settled>) {
+        let ended = settled.as_ref().map(|settled| (settled.began, settled.took));
+        let settling = ended.is_some();
+        let is_asked = {
+            let mut state = self.living.parts.control.state();
+            if let Some(settled) = settled {
+                state.leave_places(1);
+                self.living.note(&mut state, settled);
+            }
+            state.asked.is_some()
+        };
+        let now = match ended {
+            Some(ended) => self.now_after(ended),
             None => self.now(),
         };
+        if !is_asked {
+            return;
+        }
         let (stop, manual, wishes) = {
             let mut state = self.living.parts.control.state();
-            if settling {
-                state.leave_places(1);
-            }
-            if state.asked.is_none() {
-                return;
-            }
             let stop = state.stop_requested();
             let upto = self.ended_at.into_iter().chain(stop).min();
             (stop, state.take_manual(), state.take_wishes(upto))
@@ -504,21 +510,28 @@ impl<'a> LoopLife<'a> {
         self.begin_iteration(Cause::Due(begins));
     }
 
-    fn settled(&mut self, settled: Settled) {
-        if self.ending != Some(Ending::Failed) {
-            let ended = (settled.exit, settled.span_context);
+    fn settled(&mut self, mut settled: Settled) {
+        let is_last = self.ending != Some(Ending::Failed);
+        if !settled.goes_on {
+            {
+                let mut state = self.living.parts.control.state();
+                state.failed = true;
+                // Before the callers are woken that await an iteration.
+                self.living.note(&mut state, &mut settled);
+            }
+            self.ends(Ending::Failed, Instant::now());
+        }
+        // What a handle has changed meanwhile holds from when it did.
+        self.changed(Some(&mut settled));
+        let Settled { exit, span_context, reply, .. } = settled;
+        if is_last {
+            let ended = (exit, span_context);
             match &mut self.last {
                 Some(last) => **last = ended,
                 None => self.last = Some(Box::new(ended)),
             }
         }
-        if !settled.goes_on {
-            self.living.parts.control.state().failed = true;
-            self.ends(Ending::Failed, Instant::now());
-        }
-        // What a handle has changed meanwhile holds from when it did.
-        self.changed(Some((settled.began, settled.took)));
-        if let Some((awaits, outcome)) = settled.reply.map(|reply| *reply) {
+        if let Some((awaits, outcome)) = reply.map(|reply| *reply) {
             // Nobody need wait for it.
             let _ = awaits.send(outcome);
         }
