@@ -1,13 +1,17 @@
 //! A registered task exports the series that can occur for its settings. Each collection has them, from the first on.
 
-use std::collections::BTreeSet;
-
-use otel_tasks::{
-    CriticalTaskConfig, RestartPolicy, TaskContext, TaskFamily, TaskGroup, TaskLoop, TaskManager,
-    policy::{DependencyLoss, GiveUp, RestartReason, RestartStrategy, StallAction},
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::{Arc, Mutex},
 };
 
-use crate::support::{Door, metrics::Metrics, secs, settle};
+use otel_tasks::{
+    CriticalTaskConfig, LoopHandle, RestartPolicy, TaskContext, TaskFamily, TaskGroup, TaskLoop, TaskManager,
+    policy::{DependencyLoss, ErrorClass, Escalation, GiveUp, RestartReason, RestartStrategy, StallAction},
+};
+use proptest::{prelude::*, sample::select};
+
+use crate::support::{Door, metrics::Metrics, millis, secs, settle};
 
 async fn until_cancelled(ctx: TaskContext) {
     ctx.cancelled().await;
@@ -108,6 +112,27 @@ async fn series_that_cannot_occur_for_a_task_are_left_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn only_a_member_that_its_group_restarts_has_the_series_of_that() {
+    use RestartPolicy::{Always, Never, OnFailure};
+    use RestartStrategy::{OneForAll, OneForOne, RestForOne};
+    for (strategy, policy, is_restarted) in [
+        (OneForOne, Always, false),
+        (OneForOne, Never, false),
+        (OneForAll, Always, true),
+        (OneForAll, OnFailure, true),
+        (OneForAll, Never, false),
+        (RestForOne, Always, true),
+        (RestForOne, Never, false),
+    ] {
+        let series = Series::new();
+        let member = task("t").restart_policy(policy);
+        let group = TaskGroup::new("g", strategy).task(task("first")).task(member);
+        series.tasks.register_group(group).expect("registered");
+        assert_eq!(series.of("t").contains("group"), is_restarted, "{strategy:?}, {policy:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn spawned_name_has_no_state_and_no_restart() {
     let series = Series::new();
     series.tasks.spawn("t", async {}).await.unwrap();
@@ -162,4 +187,258 @@ async fn family_exports_what_can_occur_for_its_members() {
     let of_loop =
         of_loop.into_iter().chain(["skipped missed", "skipped overlapped", "task.iterations.retried"]);
     assert_eq!(series.of("t"), with(of_loop));
+}
+
+/// What a run does.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Succeed,
+    Fail,
+    FailForGood,
+    Panic,
+    /// It is not ready, sends no heartbeat and passes each time limit.
+    Hang,
+    /// It is ready, and sends heartbeats until it is asked to stop.
+    Serve,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Closure,
+    OneShot,
+    Loop,
+}
+
+#[derive(Debug, Clone)]
+struct Settings {
+    kind: Kind,
+    policy: RestartPolicy,
+    for_good: bool,
+    escalates: bool,
+    run_timeout: bool,
+    start_timeout: bool,
+    stalls: Option<StallAction>,
+    gate: bool,
+    loss: Option<DependencyLoss>,
+    max_restarts: u32,
+    /// Of the runs, in turn; then it serves.
+    acts: Vec<Act>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Order {
+    Restart,
+    Stop,
+    Pause,
+    Resume,
+    RunNow,
+    FinishLoop,
+    /// Lets a candidate in, for two seconds.
+    OpenDoor,
+    Pass(u64),
+}
+
+const NAMES: [&str; 3] = ["other", "t", "u"];
+
+fn act() -> impl Strategy<Value = Act> {
+    use Act::{Fail, FailForGood, Hang, Panic, Serve, Succeed};
+    select(vec![Succeed, Fail, Fail, FailForGood, Panic, Hang, Hang, Serve])
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    let kind = select(vec![Kind::Closure, Kind::OneShot, Kind::Loop]);
+    let policy = select(RestartPolicy::ALL.to_vec());
+    let stalls = prop::option::of(select(StallAction::ALL.to_vec()));
+    let loss = prop::option::of(select(DependencyLoss::ALL.to_vec()));
+    let booleans = prop::array::uniform5(prop::bool::weighted(0.3));
+    (kind, policy, stalls, loss, booleans, 0..3_u32, prop::collection::vec(act(), 0..6)).prop_map(
+        |(kind, policy, stalls, loss, booleans, max_restarts, acts)| {
+            let [for_good, escalates, run_timeout, start_timeout, gate] = booleans;
+            Settings {
+                kind,
+                policy,
+                for_good,
+                escalates,
+                run_timeout,
+                start_timeout,
+                stalls,
+                gate,
+                loss,
+                max_restarts,
+                acts,
+            }
+        },
+    )
+}
+
+fn order() -> impl Strategy<Value = Order> {
+    prop_oneof![
+        2 => Just(Order::Restart),
+        1 => Just(Order::Stop),
+        1 => Just(Order::Pause),
+        1 => Just(Order::Resume),
+        1 => Just(Order::RunNow),
+        1 => Just(Order::FinishLoop),
+        3 => Just(Order::OpenDoor),
+        8 => (0..6_u64).prop_map(Order::Pass),
+        1 => Just(Order::Pass(40)),
+    ]
+}
+
+async fn run(ctx: TaskContext, acts: Arc<Mutex<VecDeque<Act>>>) -> Result<(), &'static str> {
+    let act = acts.lock().unwrap().pop_front().unwrap_or(Act::Serve);
+    match act {
+        Act::Succeed => Ok(()),
+        Act::Fail => Err("fails"),
+        Act::FailForGood => Err("fails for good"),
+        Act::Panic => std::panic::panic_any("panics"),
+        Act::Hang => {
+            ctx.cancelled().await;
+            Ok(())
+        }
+        Act::Serve => {
+            ctx.ready();
+            let serve = async {
+                loop {
+                    ctx.heartbeat();
+                    tokio::time::sleep(millis(500)).await;
+                }
+            };
+            ctx.run_until_cancelled(serve).await;
+            Ok(())
+        }
+    }
+}
+
+/// A task with these settings, with its loop and its gate.
+fn config_of(name: &str, settings: &Settings) -> (CriticalTaskConfig, Option<LoopHandle>, Option<Door>) {
+    let acts = Arc::new(Mutex::new(VecDeque::from(settings.acts.clone())));
+    let mut config = match settings.kind {
+        Kind::Closure => CriticalTaskConfig::new(name, move |ctx| run(ctx, acts.clone())),
+        Kind::OneShot => CriticalTaskConfig::one_shot(name, move |ctx| run(ctx, acts.clone())),
+        Kind::Loop => {
+            CriticalTaskConfig::from_loop(name, TaskLoop::every(secs(1), move |ctx| run(ctx, acts.clone())))
+        }
+    };
+    let handle = config.loop_handle();
+    let door = settings.gate.then(Door::new);
+    config = config
+        .restart_policy(settings.policy)
+        .max_restarts(settings.max_restarts, secs(60))
+        .restart_delay(millis(100))
+        .give_up(if settings.for_good { GiveUp::ForGood } else { GiveUp::RetryEvery(secs(5)) })
+        .classify(|error: &&'static str| match *error {
+            "fails for good" => ErrorClass::Permanent,
+            _ => ErrorClass::Transient,
+        });
+    if settings.escalates {
+        config = config.escalation(Escalation::Group);
+    }
+    if settings.run_timeout {
+        config = config.run_timeout(secs(3));
+    }
+    if settings.start_timeout {
+        config = config.start_timeout(secs(2));
+    }
+    if let Some(action) = settings.stalls {
+        config = config.heartbeat_timeout(secs(2)).on_stall(action);
+    }
+    if let Some(door) = &door {
+        config = config.gate(door.clone());
+    }
+    if let Some(loss) = settings.loss.filter(|_| name != "other") {
+        config = config.depends_on("other").on_dependency_loss(loss);
+    }
+    (config, handle, door)
+}
+
+/// Returns the name and the series of the first that is not exported as it must be.
+async fn history(
+    strategy: Option<RestartStrategy>,
+    all: &[Settings; 3],
+    orders: &[(usize, Order)],
+) -> Result<(), String> {
+    let series = Series::new();
+    let mut controls = Vec::new();
+    let mut group = TaskGroup::new("g", strategy.unwrap_or_default());
+    for (name, settings) in NAMES.into_iter().zip(all) {
+        let (config, handle, door) = config_of(name, settings);
+        controls.push((name, handle, door));
+        match strategy {
+            Some(_) if name != "other" => group = group.task(config),
+            _ => series.tasks.register(config).map_err(|error| error.to_string())?,
+        }
+    }
+    if strategy.is_some() {
+        series.tasks.register_group(group).map_err(|error| error.to_string())?;
+    }
+    let first = NAMES.map(|name| series.of(name));
+    series.tasks.start();
+    let mut keepers = Vec::new();
+    for (place, order) in orders {
+        let (name, handle, door) = &controls[*place];
+        // An order may come at a wrong time: then it is refused.
+        match order {
+            Order::Restart => _ = series.tasks.restart(name),
+            Order::Stop => _ = series.tasks.stop(name),
+            Order::Pause => _ = series.tasks.pause(name),
+            Order::Resume => _ = series.tasks.resume(name),
+            Order::RunNow => handle.iter().for_each(|handle| _ = handle.run_now()),
+            Order::FinishLoop => handle.iter().for_each(LoopHandle::stop),
+            Order::OpenDoor => {
+                let door = door.iter().filter(|door| door.candidates() > 0);
+                keepers.extend(door.map(|door| door.admit(1, secs(2), secs(1))));
+            }
+            Order::Pass(time) => tokio::time::sleep(secs(*time)).await,
+        }
+        settle().await;
+    }
+    let points = series.metrics.collect();
+    for (name, first) in NAMES.iter().zip(first) {
+        let of_name = [("task.name", *name)];
+        let snapshot = series.tasks.snapshot(name).ok_or("it is registered")?;
+        let mut counts = vec![("task.stalls".to_owned(), "", "", snapshot.stalls)];
+        counts.push(("task.iterations.retried".to_owned(), "", "", snapshot.retries));
+        for &reason in RestartReason::ALL {
+            let count = snapshot.restarts(reason);
+            counts.push((reason.to_string(), "task.restarts", "task.restart.reason", count));
+        }
+        if let Some(state) = snapshot.state {
+            counts.push((format!("is {state}"), "task.status", "task.state", 1));
+        }
+        for (shown, instrument, key, count) in counts.into_iter().filter(|(.., count)| *count > 0) {
+            if !first.contains(&shown) {
+                return Err(format!("{shown:?} of {name} was not exported before it occurred"));
+            }
+            let exported = match key {
+                "" => points.sum(&shown, &of_name),
+                _ => points.sum(instrument, &[of_name[0], (key, shown.trim_start_matches("is "))]),
+            };
+            if exported != count as f64 {
+                return Err(format!("{shown:?} of {name} is {count}, and exported as {exported}"));
+            }
+        }
+        let last = series.of(name);
+        if last != first {
+            return Err(format!("{name} had {first:?}, and has {last:?}"));
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// For any settings, and any history.
+    #[test]
+    fn series_that_occurs_was_exported_before(
+        strategy in prop::option::of(select(RestartStrategy::ALL.to_vec())),
+        all in prop::array::uniform3(settings()),
+        orders in prop::collection::vec((0..NAMES.len(), order()), 1..25),
+    ) {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let kept = runtime.block_on(history(strategy, &all, &orders));
+        prop_assert_eq!(kept, Ok(()));
+    }
 }

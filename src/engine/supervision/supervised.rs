@@ -27,14 +27,14 @@ use crate::{
         supervision::{
             courier::Errand,
             gated::GatedBody,
-            links::Bond,
+            links::{Bond, Membership},
             member::MemberBody,
             order_slot::{OrderSlot, Signal},
             seldom::Seldom,
             signs_of_life::Signals,
         },
     },
-    policy::{DependencyLoss, ErrorRules, Exit, RestartPolicy, StallAction},
+    policy::{DependencyLoss, ErrorRules, Exit, RestartPolicy, RestartStrategy, StallAction},
     read::{HealthStatus, Live},
     run::{Contained, Task},
     watchdog,
@@ -259,6 +259,8 @@ impl Supervised {
         let has_limit = spec.run_timeout.is_some() || spec.start_timeout.is_some();
         let stalls = spec.heartbeat_timeout.is_some() || spec.poll_timeout.is_some();
         let depends = !links.dependencies().is_empty() && links.loss() == DependencyLoss::Restart;
+        // One for one, the others of the group are never restarted, and all that an escalation stops stay stopped.
+        let taken_along = |membership: &Membership| membership.group.strategy != RestartStrategy::OneForOne;
         Possible::REGISTERED
             | Possible::STANDBY.only_if(self.body.gated().is_some())
             // Under each policy, a loop is finished by its schedule or its handle.
@@ -268,7 +270,7 @@ impl Supervised {
             | Possible::RESTART_AFTER_FINISH.only_if(always)
             | Possible::STALLS.only_if(stalls)
             | Possible::RESTART_AFTER_STALL.only_if(restarts && stalls && spec.on_stall == StallAction::Restart)
-            | Possible::RESTART_WITH_GROUP.only_if(links.membership().is_some())
+            | Possible::RESTART_WITH_GROUP.only_if(restarts && links.membership().is_some_and(taken_along))
             | Possible::RESTART_WITH_DEPENDENCY.only_if(depends)
             | Possible::RETRY.only_if(spec.give_up.retry_after(spec.policy, false).is_some())
             | Possible::ITERATIONS.only_if(self.body.is_loop())
