@@ -13,7 +13,7 @@ use opentelemetry_sdk::{
 use crate::{
     otlp::{
         batch::Batcher,
-        ledger::{Balance, Ledger as _, Signal},
+        ledger::{Balance, Ledger as _, Signal, SignalBalance},
         parcel::QueuedRecord,
         processors::failure_text,
         report::{SignalOutcome, TelemetryReport},
@@ -34,15 +34,38 @@ type End = (OTelSdkResult, Duration);
 
 /// The work of a shutdown, away from the application's threads.
 pub(super) struct Closing {
-    pub(super) closers: Closers,
-    pub(super) meter_provider: SdkMeterProvider,
+    closers: Closers,
+    meter_provider: SdkMeterProvider,
+    /// The balance of metrics when the shutdown began.
+    metrics_before: SignalBalance,
     /// Flushes of providers with processors or readers of the user's.
-    pub(super) own: Vec<Box<dyn FnOnce() + Send>>,
-    pub(super) balance: Balance,
-    pub(super) timeout: Duration,
+    own: Vec<Box<dyn FnOnce() + Send>>,
+    balance: Balance,
+    timeout: Duration,
 }
 
 impl Closing {
+    /// Begins a shutdown: spans and log records are refused, and what is lost from now on is in the report.
+    ///
+    /// Called before the work moves to its thread. The providers are dropped meanwhile, and would close the queues and wait. The exports go on
+    /// meanwhile, and may lose something.
+    pub(super) fn begin(
+        closers: Closers,
+        meter_provider: SdkMeterProvider,
+        own: Vec<Box<dyn FnOnce() + Send>>,
+        balance: Balance,
+        timeout: Duration,
+    ) -> Self {
+        if let Some(spans) = &closers.spans {
+            spans.refuse();
+        }
+        if let Some(records) = &closers.records {
+            records.refuse();
+        }
+        let metrics_before = closers.metrics.as_ref().map(Batcher::read).unwrap_or_default();
+        Self { closers, meter_provider, metrics_before, own, balance, timeout }
+    }
+
     pub(super) fn run(self) -> TelemetryReport {
         let began = Instant::now();
         let deadline = began + self.timeout;
@@ -71,10 +94,10 @@ impl Closing {
             close(Signal::Logs, Box::new(move || records.close(timeout)));
         }
         if let Some(collections) = self.closers.metrics {
-            let provider = self.meter_provider;
+            let (provider, before) = (self.meter_provider, self.metrics_before);
             close(
                 Signal::Metrics,
-                Box::new(move || close_metrics(&provider, &collections, deadline, timeout)),
+                Box::new(move || close_metrics(&provider, &collections, before, deadline, timeout)),
             );
         }
         flush_all(&workers, self.own);
@@ -99,14 +122,14 @@ impl Closing {
 }
 
 /// The SDK waits five seconds for the last collection, whatever its timeout is, so this uses our own counts.
-pub(super) fn close_metrics(
+fn close_metrics(
     provider: &SdkMeterProvider,
     collections: &Batcher<Collection>,
+    before: SignalBalance,
     deadline: Instant,
     timeout: Duration,
 ) -> OTelSdkResult {
     let began = Instant::now();
-    let before = collections.read();
     collections.hurry();
     let result = provider.shutdown();
     let left = deadline.saturating_duration_since(Instant::now());
@@ -148,3 +171,6 @@ pub(super) struct Closers {
     pub(super) records: Option<Batcher<QueuedRecord>>,
     pub(super) metrics: Option<Batcher<Collection>>,
 }
+
+#[cfg(test)]
+mod tests;

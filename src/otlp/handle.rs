@@ -359,22 +359,10 @@ impl Telemetry {
         self.parts.status.shut_down.store(true, SeqCst);
         let own = self.own_flushes();
         let closers = std::mem::take(&mut self.parts.closers);
-        // Here and not on the thread: the providers are dropped when this returns, and would close and wait.
-        if let Some(spans) = &closers.spans {
-            spans.refuse();
-        }
-        if let Some(records) = &closers.records {
-            records.refuse();
-        }
         let balance = self.parts.balance.clone();
         let on = [closers.spans.is_some(), closers.metrics.is_some(), closers.records.is_some()];
-        let closing = Closing {
-            closers,
-            meter_provider: self.parts.meter_provider.clone(),
-            own,
-            balance: balance.clone(),
-            timeout,
-        };
+        let closing =
+            Closing::begin(closers, self.parts.meter_provider.clone(), own, balance.clone(), timeout);
         let began = Instant::now();
         let hurry = (timeout > Self::SIGNAL_TIMEOUT).then(Hurry::listen).flatten();
         let (done, ended) = oneshot::channel::<()>();

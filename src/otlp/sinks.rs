@@ -102,7 +102,7 @@ pub(super) struct MetricPress {
 }
 
 /// A collection that was encoded, or printed and has nowhere else to go.
-pub(super) struct Collection(Result<Option<Parcel>, Cause>);
+pub(super) struct Collection(pub(super) Result<Option<Parcel>, Cause>);
 
 impl Weighs for Collection {
     fn weight(&self) -> usize {
