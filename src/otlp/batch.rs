@@ -260,11 +260,12 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
             return Err("telemetry was shut down");
         }
         if weight > settings.batch_bytes {
+            let why = "it is larger than a batch";
             state.tally.too_large += 1;
-            state.unreported = true;
+            (state.unreported, state.last_error) = (true, Some(why.to_owned()));
             drop(state);
             shared.work.notify_one();
-            return Err("it is larger than a batch");
+            return Err(why);
         }
         // Dropped after the lock.
         let older = match shared.persistence {
@@ -378,14 +379,15 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
         self.shared.work.notify_one();
     }
 
-    /// Admits nothing more, exports what is queued and ends the thread. A second call only waits.
+    /// Admits nothing more, exports what is queued and ends the thread. A second call only waits, and does not wait for a thread that was left
+    /// behind.
     ///
     /// Past the deadline the thread is left behind in the export it is in, and exports nothing after it. A receiver that has
     /// never taken anything gets two more attempts; then what is left has one for each batch.
     ///
     /// # Errors
     ///
-    /// Why something was lost since nothing more is admitted, or that the time is over.
+    /// Why something was lost since nothing more is admitted, or that the time is over, or was over in an earlier call.
     pub(super) fn close(&self, timeout: Duration) -> OTelSdkResult {
         let deadline = Instant::now() + capped(timeout);
         let shared = &*self.shared;
@@ -403,9 +405,13 @@ impl<T: Weighs + Send + 'static> Batcher<T> {
                 }
             }
         }
-        let result = state.loss_since(state.lost_before);
+        let lost = state.lost_before;
         state.lost_before = state.lost();
-        result
+        // An earlier call may have left it behind.
+        if state.tally.with_pending().pending > 0 {
+            return Err(OTelSdkError::Timeout(timeout));
+        }
+        state.loss_since(lost)
     }
 
     /// Returns why something was lost in an export, last.
@@ -584,7 +590,6 @@ impl<T> Waiting for Shared<T> {
 }
 
 impl<T> State<T> {
-    /// Returns the number of items that were lost in an export and are not reported again.
     /// Admits nothing more; true the first time.
     fn refuse(&mut self) -> bool {
         if self.closed {
@@ -596,6 +601,7 @@ impl<T> State<T> {
         true
     }
 
+    /// Returns the number of items that were lost in an export, without collections that a newer one said again.
     fn lost(&self) -> u64 {
         self.tally.lost_in_export() - self.superseded
     }

@@ -167,9 +167,25 @@ fn a_hung_export_does_not_hold_up_the_end() {
     assert!(matches!(batcher.close(Duration::from_millis(20)), Err(OTelSdkError::Timeout(_))));
     let b = batcher.read();
     assert_eq!((b.exported, b.pending), (0, 3));
+    let again = batcher.close(LONG);
+    assert!(matches!(again, Err(OTelSdkError::Timeout(_))), "three are still pending: {again:?}");
     drop(go);
     assert!(seen.recv().is_err(), "after its export the thread ends without another");
     assert_eq!(batcher.read().pending, 2);
+}
+
+#[test]
+fn an_item_that_is_larger_than_a_batch_is_the_reason_of_the_loss() {
+    let settings = BatchSettings { batch_bytes: 10, ..settings(10, 1) };
+    let batcher =
+        Batcher::start("test", settings, Persistence::WhileThereIsRoom, |batch: Vec<u32>, waiting| {
+            settled(batch.len(), Err("refused"), waiting)
+        });
+    let batcher = batcher.unwrap_or_else(|error| panic!("{error}"));
+    batcher.push(1);
+    assert!(is_soon(|| batcher.read().export_failed == 1));
+    batcher.push(11);
+    assert_eq!(batcher.last_loss().as_deref(), Some("it is larger than a batch"));
 }
 /// Lines of a log, without their time.
 #[derive(Clone, Default)]
