@@ -19,7 +19,7 @@ use otel_tasks::{
 use tokio::{sync::Notify, time::sleep};
 
 use crate::support::{
-    Alive, Door, millis, secs, settle,
+    Alive, Door, eventually, millis, secs, settle,
     tasks::{all_started, deaf, obedient, obeys, restarts, started, state},
 };
 
@@ -625,4 +625,45 @@ async fn each_caller_of_shutdown_waits_for_the_gates() {
     assert!(began.elapsed() >= millis(300), "the second caller waits, too: {:?}", began.elapsed());
     assert_eq!(report.count(ShutdownOutcome::Clean), 1);
     first.await.unwrap();
+}
+
+/// The others that its owner waits for do not end when they are dropped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn owned_run_that_waits_for_the_shutdown_no_longer_is_dropped_and_its_lease_released() {
+    for is_gated in [true, false] {
+        let (door, asks) = (Door::new(), Alive::default());
+        let tasks = TaskManager::builder().shutdown_deadline(secs(60)).build().unwrap();
+        let (weak, counted) = (tasks.downgrade(), asks.clone());
+        let owner = CriticalTaskConfig::new("t", move |ctx: TaskContext| {
+            let (tasks, counted) = (weak.upgrade().expect("alive"), counted.clone());
+            async move {
+                drop(ctx.task("thread").spawn_blocking(|_| std::thread::sleep(millis(1_600))));
+                drop(ctx.spawn(
+                    "asks",
+                    counted.during(async move {
+                        let _ = tokio::time::timeout(millis(300), tasks.shutdown()).await;
+                        std::future::pending::<()>().await
+                    }),
+                ));
+                ctx.cancelled().await;
+            }
+        });
+        let owner = owner.shutdown_grace(millis(100));
+        tasks.register(if is_gated { owner.gate(door.clone()) } else { owner }).unwrap();
+        tasks.start();
+        let mut keeper = None;
+        if is_gated {
+            eventually("a candidate", || door.candidates() == 1).await;
+            keeper = Some(door.admit(1, secs(60), GRACE));
+        }
+        eventually("the run", || asks.now() == 1).await;
+        eventually("the end of the run", || asks.now() == 0).await;
+        if let Some(keeper) = keeper {
+            eventually("the release", || keeper.is_released()).await;
+        }
+        eventually("the report", || tasks.report().is_some()).await;
+        let report = tasks.report().expect("made");
+        let outcome = report.tasks.iter().find(|line| &*line.name == "asks").map(|line| line.outcome);
+        assert_eq!(outcome, Some(ShutdownOutcome::Aborted), "{report}");
+    }
 }

@@ -932,6 +932,8 @@ impl Tracker {
                     Some(owner) if asking => wake = owner.owned().leave().then(|| owner.clone()),
                     Some(owner) => {
                         owner.owned().enter_again();
+                        // If it has dropped its other runs, it drops this one, too.
+                        wake = Some(owner.clone());
                         if owner.owned().is_asked() {
                             // It was not asked with the others.
                             asked = member.run.token.clone();

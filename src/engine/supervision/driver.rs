@@ -398,7 +398,13 @@ impl Core {
                     self.decide_without_policy(DecisionCause::Group, RestartReason::Group);
                     return Poll::Ready(Step::Await(Some(RestartReason::Group)));
                 }
-                Poll::Ready(Signal::Look) => continue,
+                Poll::Ready(Signal::Look) => {
+                    if outliving.dropped {
+                        // A run that waited for the shutdown when the others were dropped may do so no longer.
+                        self.shared.tracker.abort_owned(&self.supervised, None);
+                    }
+                    continue;
+                }
                 Poll::Pending => {}
             }
             let grace = outliving.graces.first().copied();
@@ -1396,17 +1402,14 @@ impl Drop for Driver {
 impl Driver {
     /// Leaves the task behind as one without a driver.
     fn leave(&mut self) {
-        // Of a driver that has come to its end only a gate may be left to give back.
-        if !self.done || self.core.supervised.body.gated().is_some() {
-            self.tear_down(Step::Leave);
-        }
-        let Core { supervised, shared, .. } = &self.core;
         if !self.done {
             // Dropped with its runtime.
-            shared.tracker.close_owner(supervised);
+            self.tear_down(Step::Leave);
+            self.core.shared.tracker.close_owner(&self.core.supervised);
             self.core.note(ShutdownOutcome::Aborted);
-            supervised.runtime_gone();
+            self.core.supervised.runtime_gone();
         }
+        let Core { supervised, shared, .. } = &self.core;
         let is_tried_again = self.core.is_tried_again();
         let was_alive = is_alive(supervised.state()) || is_tried_again;
         if was_alive {
