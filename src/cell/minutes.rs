@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::window::minute;
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 const BUCKETS: usize = RunMinutes::MINUTES;
@@ -46,11 +47,6 @@ impl Default for Minutes {
     fn default() -> Self {
         Self(std::array::from_fn(|_| AtomicU64::new(0)))
     }
-}
-
-/// Minutes are counted from 1, so that an empty bucket (0) belongs to no minute.
-fn minute(now: Duration) -> u64 {
-    now.as_secs() / 60 + 1
 }
 
 impl Minutes {

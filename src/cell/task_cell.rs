@@ -246,11 +246,17 @@ impl Figures {
         self.rare().history.iter().map(|run| run.duration).collect()
     }
 
-    fn restarts_last_hour(&self, now: Duration) -> u64 {
+    /// Returns the number of automatic restarts that are younger than `within`. A search of the log and no walk: a thousand tasks that fail at
+    /// once would read as many logs that no cache holds.
+    fn restarts_within(&self, now: Duration, within: Duration) -> usize {
         let Some(rare) = self.restarted() else { return 0 };
         let log = &rare.restart_log;
-        let old = now.checked_sub(HOUR).map_or(0, |oldest| log.partition_point(|at| *at <= oldest));
-        u64::try_from(log.len() - old).unwrap_or(u64::MAX)
+        let old = now.checked_sub(within).map_or(0, |oldest| log.partition_point(|at| *at <= oldest));
+        log.len() - old
+    }
+
+    fn restarts_last_hour(&self, now: Duration) -> u64 {
+        u64::try_from(self.restarts_within(now, HOUR)).unwrap_or(u64::MAX)
     }
 }
 
@@ -564,13 +570,10 @@ impl TaskCell {
         }
     }
 
-    /// The number of automatic restarts that are younger than `within`. A search of the log and no walk: a thousand tasks that fail at
-    /// once would read as many logs that no cache holds.
+    /// Returns the number of automatic restarts that are younger than `within`.
     pub(crate) fn restarts_within(&self, now: Duration, within: Duration) -> u32 {
-        let Some(rare) = self.figures.get().and_then(|figures| figures.restarted()) else { return 0 };
-        let log = &rare.restart_log;
-        let old = now.checked_sub(within).map_or(0, |oldest| log.partition_point(|at| *at <= oldest));
-        u32::try_from(log.len() - old).unwrap_or(u32::MAX)
+        let restarts = self.figures.get().map_or(0, |figures| figures.restarts_within(now, within));
+        u32::try_from(restarts).unwrap_or(u32::MAX)
     }
 
     /// Forgets the restarts that count against the limit and the failures in a row: a person decided to try again.

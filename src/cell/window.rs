@@ -23,7 +23,7 @@ impl Default for HourWindow {
 }
 
 /// Minutes are counted from 1, so that an empty bucket (0) belongs to no minute.
-fn minute(now: Duration) -> u64 {
+pub(super) fn minute(now: Duration) -> u64 {
     now.as_secs() / 60 + 1
 }
 
