@@ -14,9 +14,12 @@ use crate::sync::{
     lock,
 };
 
-/// An order for a driver. The last order wins, with two exceptions. Only [`Order::Kill`] overrides [`Order::Leave`], and some
-/// orders override none ([`Order::yields`]). [`Order::Start`] adds nothing to an earlier order. The driver of a stalled task may be stuck
-/// with a person's order, which must not be lost.
+/// An order for a driver. The last order wins, with three exceptions:
+///
+/// - Only [`Order::Kill`] overrides [`Order::Leave`].
+/// - [`Order::Resume`] overrides [`Order::Pause`] alone.
+/// - Some orders override none ([`Order::yields`]). [`Order::Start`] adds nothing to an earlier order. The driver of a stalled task may be
+///   stuck with a person's order, which must not be lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     /// Begin, if it has not yet begun.
