@@ -47,8 +47,8 @@ pub(super) struct Closing {
 impl Closing {
     /// Begins a shutdown: spans and log records are refused, and what is lost from now on is in the report.
     ///
-    /// Called before the work moves to its thread. The providers are dropped meanwhile, and would close the queues and wait. The exports go on
-    /// meanwhile, and may lose something.
+    /// Called before the work moves to its thread. Meanwhile the providers are dropped, and would close the queues and wait. The exports
+    /// continue, and may lose something.
     pub(super) fn begin(
         closers: Closers,
         meter_provider: SdkMeterProvider,

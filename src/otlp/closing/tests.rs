@@ -28,7 +28,7 @@ fn begin(collections: &Batcher<Collection>, provider: SdkMeterProvider) -> Closi
     Closing::begin(closers, provider, Vec::new(), balance, LONG)
 }
 
-/// The export goes on until the work of the shutdown has its thread.
+/// The export continues while the work of the shutdown waits for its thread.
 #[test]
 fn report_has_the_loss_of_a_collection_that_was_on_its_way_when_the_shutdown_began() {
     let collections = failing();
