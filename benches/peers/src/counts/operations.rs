@@ -14,14 +14,15 @@ use otel_tasks::{
     task::TaskManagerBuilder,
 };
 use tokio::{sync::Notify, task::yield_now};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::{
     cell::Runtime,
-    telemetry::{ByHand, Metrics, Sampling, subscribe_by_hand, subscribe_ours},
+    telemetry::{ByHand, Metrics, Sampling, subscribe_by_hand, subscribe_ours, tracer},
     workloads::{
         iteration::{self, Counted},
         million::Loaded,
-        poll::yields,
+        poll::{on_both_stacks, yields},
         spawn::{self, NAME, as_built, direct},
         supervised,
     },
@@ -78,6 +79,11 @@ pub const ALL: &[Operation] = &[
     Operation::ours("spawn direct, unsampled", SPAWNS, |times| spawn_traced(Sampling::Off, times, direct)),
     Operation::theirs("poll bare", POLLS, |times| {
         Box::pin(batches(times / poll_yields(), || tokio::spawn(yields())))
+    }),
+    Operation::theirs("poll on both stacks", POLLS, |times| {
+        tracing_subscriber::registry().init();
+        let tracer = tracer(Sampling::On);
+        Box::pin(batches(times / poll_yields(), move || tokio::spawn(on_both_stacks(&tracer, yields()))))
     }),
     Operation::theirs("poll by hand, sampled", POLLS, |times| {
         subscribe_by_hand(Sampling::On);

@@ -1,16 +1,26 @@
 //! What one poll costs: 100 tasks at once, each of 1,000 yields, so that being spawned is a thousandth of it.
 
-use std::{future::Future, time::Instant};
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    time::Instant,
+};
 
+use opentelemetry::{
+    Context,
+    trace::{TraceContextExt as _, Tracer as _},
+};
+use opentelemetry_sdk::trace::SdkTracer;
 use otel_tasks::task::TaskManagerBuilder;
 use tokio::task::yield_now;
 use tokio_metrics::TaskMonitor;
 use tracing::Instrument as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::spawn::{NAME, as_built, manager};
 use crate::{
     cell::{BARE, BY_HAND, Limit, Measured, OURS, Scale, Workload, median},
-    telemetry::{ByHand, Metrics, Sampling, subscribe_by_hand, subscribe_ours},
+    telemetry::{ByHand, Metrics, Sampling, subscribe_by_hand, subscribe_ours, tracer},
 };
 
 const TASKS: usize = 100;
@@ -40,6 +50,11 @@ pub fn workloads() -> Vec<Workload> {
 fn traced(name: &'static str, question: &'static str, sampling: Sampling) -> Workload {
     Workload::new(name, "ns per poll", question)
         .cell(BARE, |scale| rounds(scale, || tokio::spawn(yields())))
+        .cell("both stacks", move |scale| {
+            tracing_subscriber::registry().init();
+            let tracer = tracer(sampling);
+            rounds(scale, move || tokio::spawn(on_both_stacks(&tracer, yields())))
+        })
         .cell("tracing-opentelemetry", move |scale| {
             subscribe_by_hand(sampling);
             let span = || tracing::info_span!(parent: None, "task.run", task.name = NAME);
@@ -60,6 +75,23 @@ fn traced(name: &'static str, question: &'static str, sampling: Sampling) -> Wor
 async fn ours(scale: Scale, built: fn(TaskManagerBuilder) -> TaskManagerBuilder) -> Measured {
     let tasks = manager(built);
     rounds(scale, move || tasks.spawn(NAME, yields())).await
+}
+
+/// The least that a poll in a span does: the span is on the registry's stack and its context on OpenTelemetry's, for code inside. It has
+/// no figures, no layer and no panic safety.
+pub fn on_both_stacks<F: Future>(tracer: &SdkTracer, future: F) -> impl Future<Output = F::Output> + use<F> {
+    let span = tracing::info_span!(parent: None, "task.run", task.name = NAME);
+    assert!(!span.is_disabled(), "a subscriber takes it");
+    let context = Context::new().with_span(tracer.start("task.run"));
+    async move {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            let _attached = context.clone().attach();
+            let _entered = span.enter();
+            future.as_mut().poll(cx)
+        })
+        .await
+    }
 }
 
 pub async fn yields() {
