@@ -71,14 +71,16 @@ fn take_handed() -> Option<Handed> {
 }
 
 /// While `inside`, the exporting layer leaves the span of this id to its caller.
-pub(super) fn at<R>(id: Option<&Id>, inside: impl FnOnce() -> R) -> R {
+#[inline(always)]
+pub(super) fn at<R>(id: Option<Id>, inside: impl FnOnce() -> R) -> R {
     struct Outer(Option<NonZeroU64>);
     impl Drop for Outer {
+        #[inline]
         fn drop(&mut self) {
             AT.set(self.0);
         }
     }
-    let _outer = Outer(AT.replace(id.map(Id::into_non_zero_u64)));
+    let _outer = Outer(AT.replace(id.map(|id| id.into_non_zero_u64())));
     inside()
 }
 

@@ -3,6 +3,7 @@
 
 use std::{
     borrow::Cow,
+    mem::ManuallyDrop,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -237,38 +238,22 @@ impl ManagedSpan {
     }
 
     /// Enters the span on this thread, as `tracing` and as OpenTelemetry's current context.
-    // Inlined, so that the parts of the guard stay in registers.
-    #[inline]
+    // Inlined with `leave`, so that the parts of the guard stay in registers.
+    #[inline(always)]
     pub(crate) fn enter(&self) -> EnteredSpan<'_> {
-        let context = self.attach();
-        EnteredSpan { span: self, entered: Some(self.enter_traced()), context, is_last: false }
-    }
-
-    fn attach(&self) -> Option<ContextGuard> {
-        self.inside().map(|context| context.clone().attach())
-    }
-
-    fn enter_traced(&self) -> Entered<'_> {
-        handoff::at(self.handed_id().as_ref(), || self.span.enter())
-    }
-
-    fn leave(&self, entered: Option<Entered<'_>>, context: Option<ContextGuard>, is_last: bool) {
-        let id = match &self.path {
-            // A layer that exports the span notes the time of its last exit.
-            Path::Handed(_) if is_last => None,
-            _ => self.handed_id(),
-        };
-        // The `tracing` span is left before the OpenTelemetry context is detached.
-        handoff::at(id.as_ref(), || drop(entered));
-        drop(context);
+        let context = self.inside().map(|context| context.clone().attach());
+        let entered = handoff::at(self.handed_id(), || self.span.enter());
+        EnteredSpan { span: self, entered: Some(entered), context }
     }
 
     /// The id of the span, if its OpenTelemetry context is made current here and not by a layer.
+    #[inline]
     fn handed_id(&self) -> Option<Id> {
         self.context().and_then(|_| self.span.id())
     }
 
     /// The OpenTelemetry context with this span in it, where it is at hand.
+    #[inline]
     fn context(&self) -> Option<&OtelContext> {
         match &self.path {
             Path::Handed(context) | Path::Direct(context) | Path::Unrecorded(context) => Some(context),
@@ -277,6 +262,7 @@ impl ManagedSpan {
     }
 
     /// The OpenTelemetry context that we make current inside: with this span in it, or its parent if it is not exported.
+    #[inline]
     fn inside(&self) -> Option<&OtelContext> {
         match &self.path {
             Path::Parent(context) => Some(context),
@@ -324,7 +310,7 @@ impl ManagedSpan {
             self.span.record(key, value);
             return;
         }
-        handoff::at(self.span.id().as_ref(), || self.span.record(key, value));
+        handoff::at(self.span.id(), || self.span.record(key, value));
         if let Path::Handed(context) | Path::Direct(context) = &self.path {
             context.span().set_attribute(KeyValue::new(key, value));
         }
@@ -365,7 +351,7 @@ impl ManagedSpan {
             Path::None | Path::Layer | Path::Handed(_) | Path::Parent(_) => return,
         }
         let id = span.id();
-        handoff::at(id.as_ref(), || drop(span));
+        handoff::at(id, || drop(span));
     }
 }
 
@@ -380,21 +366,32 @@ pub(crate) struct EnteredSpan<'a> {
     span: &'a ManagedSpan,
     entered: Option<Entered<'a>>,
     context: Option<ContextGuard>,
-    is_last: bool,
 }
 
 impl EnteredSpan<'_> {
-    /// Leaves the span for the last time. A layer that exports the span ends it with this time.
-    #[inline]
-    pub(crate) fn leave_last(mut self) {
-        self.is_last = true;
+    /// Leaves the span. `is_last`: true if it is not entered again. A layer that exports the span ends it with the time of its last exit.
+    // Without the guard's destructor, which is a call.
+    #[inline(always)]
+    pub(crate) fn leave(self, is_last: bool) {
+        ManuallyDrop::new(self).exit(is_last);
+    }
+
+    #[inline(always)]
+    fn exit(&mut self, is_last: bool) {
+        let (entered, _context) = (self.entered.take(), self.context.take());
+        let id = match &self.span.path {
+            // The layer notes the time itself.
+            Path::Handed(_) if is_last => None,
+            _ => self.span.handed_id(),
+        };
+        // The `tracing` span is left before the OpenTelemetry context is detached.
+        handoff::at(id, || drop(entered));
     }
 }
 
 impl Drop for EnteredSpan<'_> {
-    #[inline]
     fn drop(&mut self) {
-        self.span.leave(self.entered.take(), self.context.take(), self.is_last);
+        self.exit(false);
     }
 }
 

@@ -8,6 +8,7 @@
 use std::{
     borrow::BorrowMut,
     future::Future,
+    mem::ManuallyDrop,
     num::NonZeroU64,
     pin::Pin,
     sync::Arc,
@@ -110,6 +111,8 @@ struct Running<S> {
     generation: Option<NonZeroU64>,
     rare: Option<Pin<Box<Rare>>>,
     polls: PollTime,
+    /// True if a panic is not printed.
+    silence: bool,
 }
 
 pin_project_lite::pin_project! {
@@ -243,10 +246,7 @@ where
             // Polled after it ended: always pending, like a fused future, rather than a panic in the user's runtime.
             return Poll::Pending;
         };
-        let mut done = None;
-        let before = (running.polls == PollTime::Exact).then(std::time::Instant::now);
-        running.poll_future(&mut this.future, this.classify, cx, &mut done);
-        running.polled(before);
+        let done = running.poll_future(&mut this.future, this.classify, cx);
         let (exit, value, drop_panicked) = match done {
             Some(done) => done,
             None => match running.poll_timeout(cx) {
@@ -299,6 +299,7 @@ impl<S: SpanRoom> Running<S> {
             recorder.registry().take_back(&task, recorder.now());
         }
         Self {
+            silence: recorder.options.silence_panics,
             current: Some(Current { recorder, task }),
             span,
             started,
@@ -309,10 +310,6 @@ impl<S: SpanRoom> Running<S> {
         }
     }
 
-    fn silence(&self) -> bool {
-        self.current.as_ref().is_some_and(|current| current.recorder.options.silence_panics)
-    }
-
     /// Enters a run that began at `began`: its span, and the run as the current one. Until [`Self::leave`], nothing may unwind.
     // This and `leave` are inlined, so that the guard stays in registers: each poll needs both.
     #[inline(always)]
@@ -320,77 +317,69 @@ impl<S: SpanRoom> Running<S> {
         span: &'a mut RunSpan<S>,
         current: &mut Option<Current>,
         began: SystemTime,
-    ) -> Option<EnteredSpan<'a>> {
+    ) -> ManuallyDrop<Option<EnteredSpan<'a>>> {
         if matches!(span, RunSpan::Unmade(_)) {
             span.make(current, began);
         }
         let entered = span.made().map(ManagedSpan::enter);
         Current::swap(current);
-        entered
+        ManuallyDrop::new(entered)
     }
 
     /// Leaves the run. `last`: true if nothing more is called inside it.
     #[inline(always)]
-    fn leave(entered: Option<EnteredSpan<'_>>, current: &mut Option<Current>, last: bool) {
+    fn leave(entered: ManuallyDrop<Option<EnteredSpan<'_>>>, current: &mut Option<Current>, last: bool) {
         Current::swap(current);
-        if let Some(entered) = entered.filter(|_| last) {
-            entered.leave_last();
+        if let Some(entered) = ManuallyDrop::into_inner(entered) {
+            entered.leave(last);
         }
     }
 
-    /// Polls the user's future. When it is done, puts its exit into `done` and drops it, all inside the run.
+    /// Polls the user's future. When it is done, derives its exit and drops it, all inside the run.
     #[inline]
     fn poll_future<F: Future>(
         &mut self,
         future: &mut Pin<&mut Option<F>>,
         classify: &mut Option<impl FnOnce(&F::Output, Rules<'_>) -> Exit>,
         cx: &mut Context<'_>,
-        done: &mut Option<Done<F::Output>>,
-    ) {
-        let silence = self.silence();
-        let Self { span, current, started_wall, rare, .. } = self;
-        let own_rules = || Rules(rare.as_ref().and_then(|rare| rare.error_rules.as_ref()));
+    ) -> Option<Done<F::Output>> {
+        let before = (self.polls == PollTime::Exact).then(std::time::Instant::now);
+        let Self { span, current, started_wall, rare, silence, .. } = self;
+        let silence = *silence;
         let entered = Self::enter(span, current, *started_wall);
-        let (mut output, mut exit) = (None, None);
-        let caught = catch_inline(silence, || {
-            let Some(polled) = future.as_mut().as_pin_mut() else { return false };
-            let Poll::Ready(returned) = polled.poll(cx) else { return false };
-            let returned = output.insert(returned);
-            exit = Some(classify.take().map_or(Exit::Success, |classify| classify(returned, own_rules())));
-            future.set(None);
-            true
+        let polled = catch_inline(silence, || match future.as_mut().as_pin_mut() {
+            Some(future) => future.poll(cx),
+            None => Poll::Pending,
         });
-        *done = match caught {
-            Ok(false) => {
+        let (exit, value) = match polled {
+            Ok(Poll::Pending) => {
                 Self::leave(entered, current, false);
-                return;
+                self.polled(before);
+                return None;
             }
-            Ok(true) => match (output, exit) {
-                (Some(output), Some(exit)) => Some((exit, Ok(output), false)),
-                _ => None,
-            },
-            Err(caught) => Some(match (output, exit) {
-                // What panicked is the destructor of the future.
-                (Some(output), Some(exit)) => (exit, Ok(output), true),
-                // The user's code may panic while its output is read, too: in `Display` of its error, or in a
-                // classification of its own.
-                (output, _) => {
-                    let drop_panicked = catch(silence, || future.set(None)).is_err();
-                    let value = output.ok_or(Some(caught.payload));
-                    (Exit::Panic(caught.panic), value, drop_panicked)
-                }
-            }),
+            Ok(Poll::Ready(output)) => {
+                // The user's code may panic here, too: in `Display` of its error, or in a classification of its own.
+                let exit = catch_inline(silence, || {
+                    let own_rules = Rules(rare.as_ref().and_then(|rare| rare.error_rules.as_ref()));
+                    classify.take().map_or(Exit::Success, |classify| classify(&output, own_rules))
+                });
+                (exit.unwrap_or_else(|caught| Exit::Panic(caught.panic)), Ok(output))
+            }
+            Err(caught) => (Exit::Panic(caught.panic), Err(Some(caught.payload))),
         };
+        let drop_panicked = catch_inline(silence, || future.set(None)).is_err();
         Self::leave(entered, current, true);
+        self.polled(before);
+        Some((exit, value, drop_panicked))
     }
 
     /// Counts a poll that has ended, if its time is known. It began at `before` if each poll is timed.
     #[inline]
     fn polled(&self, before: Option<std::time::Instant>) {
-        let took = match before {
-            Some(before) => Some(before.elapsed()),
-            None if self.polls == PollTime::Seen => watchdog::seen_for(),
-            None => None,
+        let took = match self.polls {
+            PollTime::Seen => watchdog::seen_for(),
+            PollTime::Exact => before.map(|before| before.elapsed()),
+            PollTime::Untimed => None,
         };
         if let Some(took) = took {
             self.poll_took(took);
@@ -419,9 +408,8 @@ impl<S: SpanRoom> Running<S> {
         if future.is_none() {
             return false;
         }
-        let silence = self.silence();
         let entered = Self::enter(&mut self.span, &mut self.current, self.started_wall);
-        let panicked = catch_inline(silence, || future.set(None)).is_err();
+        let panicked = catch_inline(self.silence, || future.set(None)).is_err();
         Self::leave(entered, &mut self.current, true);
         panicked
     }

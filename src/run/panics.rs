@@ -117,8 +117,15 @@ pub(crate) fn catch_inline<R>(silence: bool, supervised: impl FnOnce() -> R) -> 
     let before = if LOCATED.get() { swap_location(None) } else { None };
     let result = catch_unwind(AssertUnwindSafe(supervised));
     SILENCED.set(outer);
-    let location = if LOCATED.get() || before.is_some() { swap_location(before) } else { None };
-    result.map_err(|payload| caught(payload, location))
+    match result {
+        Ok(returned) => {
+            if LOCATED.get() || before.is_some() {
+                swap_location(before);
+            }
+            Ok(returned)
+        }
+        Err(payload) => Err(caught(payload, swap_location(before))),
+    }
 }
 
 #[cold]

@@ -46,7 +46,7 @@ pub(crate) fn manager_of(id: MemberId) -> u64 {
 struct Slot {
     sequence: AtomicU64,
     id: AtomicU64,
-    /// Written by the watchdog: the last poll that it has seen here, and since when ([`moment`]).
+    /// Written by the watchdog: the sequence of the last poll that it has seen here, at first none, and since when ([`moment`]).
     seen: AtomicU64,
     seen_since: AtomicU64,
 }
@@ -54,7 +54,7 @@ struct Slot {
 impl Slot {
     fn new() -> Self {
         let zero = || AtomicU64::new(0);
-        Self { sequence: zero(), id: zero(), seen: zero(), seen_since: zero() }
+        Self { sequence: zero(), id: zero(), seen: AtomicU64::new(u64::MAX), seen_since: zero() }
     }
 
     /// Begins a poll. Returns the id of the poll around it, if there is one.
@@ -113,8 +113,8 @@ impl Slot {
         // Relaxed: our own store.
         let sequence = self.sequence.load(Ordering::Relaxed);
         // Acquire: pairs with the Release store in `see`. The moment is this poll's: a later one, whose moment might have
-        // been stored already, has not begun.
-        let seen = self.seen.load(Ordering::Acquire) == sequence && sequence % 2 == 1;
+        // been stored already, has not begun. Only the sequence of a poll is stored, which is odd.
+        let seen = self.seen.load(Ordering::Acquire) == sequence;
         seen.then(|| self.seen_since.load(Ordering::Relaxed))
     }
 
