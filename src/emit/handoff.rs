@@ -10,7 +10,7 @@
 //!
 //! On [`SpanPath::Direct`] the inner layer never receives the span: it is taken and not passed on.
 
-use std::{cell::Cell, mem::ManuallyDrop, num::NonZeroU64, time::SystemTime};
+use std::{cell::Cell, mem::ManuallyDrop, time::SystemTime};
 
 use opentelemetry::{
     Context, KeyValue,
@@ -24,7 +24,8 @@ thread_local! {
     static OFFERED: Cell<Option<SpanPath>> = const { Cell::new(None) };
     /// `None` outside of [`hand`]. So nothing is left to drop, and a thread-local without a destructor is read without a check.
     static HANDED: Cell<Option<ManuallyDrop<Handed>>> = const { Cell::new(None) };
-    static AT: Cell<Option<NonZeroU64>> = const { Cell::new(None) };
+    /// 0 outside of [`at`], which is no span's id.
+    static AT: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The initial values of a span.
@@ -73,20 +74,20 @@ fn take_handed() -> Option<Handed> {
 /// While `inside`, the exporting layer leaves the span of this id to its caller.
 #[inline(always)]
 pub(super) fn at<R>(id: Option<Id>, inside: impl FnOnce() -> R) -> R {
-    struct Outer(Option<NonZeroU64>);
+    struct Outer(u64);
     impl Drop for Outer {
         #[inline]
         fn drop(&mut self) {
             AT.set(self.0);
         }
     }
-    let _outer = Outer(AT.replace(id.map(|id| id.into_non_zero_u64())));
+    let _outer = Outer(AT.replace(id.map_or(0, |id| id.into_u64())));
     inside()
 }
 
 #[inline]
 pub(super) fn is_at(id: &Id) -> bool {
-    AT.get() == Some(id.into_non_zero_u64())
+    AT.get() == id.into_u64()
 }
 
 /// The user's tracer, and what was handed over.

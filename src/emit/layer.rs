@@ -285,6 +285,27 @@ impl<S, T> Exporter<S, T> {
     }
 }
 
+impl<S, T> Exporter<S, T>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    OpenTelemetryLayer<S, Handing<T>>: Layer<S>,
+{
+    // Not inlined, so that the calls for a run's span save no registers for these.
+    #[inline(never)]
+    fn enter_inner(&self, id: &Id, context: Context<'_, S>) {
+        if self.exports() {
+            self.inner.on_enter(id, context);
+        }
+    }
+
+    #[inline(never)]
+    fn exit_inner(&self, id: &Id, context: Context<'_, S>) {
+        if self.exports() {
+            self.inner.on_exit(id, context);
+        }
+    }
+}
+
 impl<S, T> Layer<S> for Exporter<S, T>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
@@ -312,15 +333,18 @@ where
         self.inner.on_new_span(&bare, id, context);
     }
 
+    // Each poll of a run enters and leaves its span, which is at its caller.
+    #[inline]
     fn on_enter(&self, id: &Id, context: Context<'_, S>) {
-        if !handoff::is_at(id) && self.exports() {
-            self.inner.on_enter(id, context);
+        if !handoff::is_at(id) {
+            self.enter_inner(id, context);
         }
     }
 
+    #[inline]
     fn on_exit(&self, id: &Id, context: Context<'_, S>) {
-        if !handoff::is_at(id) && self.exports() {
-            self.inner.on_exit(id, context);
+        if !handoff::is_at(id) {
+            self.exit_inner(id, context);
         }
     }
 
