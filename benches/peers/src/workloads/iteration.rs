@@ -19,7 +19,7 @@ use crate::{
     telemetry::{ByHand, Metrics, Sampling, subscribe_by_hand, subscribe_ours},
 };
 
-const ITERATIONS: usize = 50_000;
+const ITERATIONS: usize = 200_000;
 /// Are not counted.
 const FIRST: usize = 1_000;
 const INTERVAL: Duration = Duration::from_secs(1);
