@@ -1,10 +1,12 @@
 //! What supervision promises: which exit leads where, after which delay, how often, and that runs never overlap.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -335,6 +337,39 @@ async fn a_panic_in_a_destructor_on_abort_is_contained() {
     let report = tasks.shutdown().await;
     assert_eq!(report.tasks.len(), 1, "{report}");
     assert_eq!(report.tasks[0].outcome, otel_tasks::shutdown::ShutdownOutcome::Aborted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_output_is_returned_if_its_reading_and_the_destructor_panic() {
+    /// Its text panics if it is true.
+    #[derive(Debug, PartialEq)]
+    struct Failed(bool);
+    impl std::fmt::Display for Failed {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            if self.0 { panic!("in a display") } else { f.write_str("failed") }
+        }
+    }
+    impl std::error::Error for Failed {}
+    /// Returns at once. Its destructor panics.
+    struct Returns(Option<Result<(), Failed>>, PanicsOnDrop);
+    impl Future for Returns {
+        type Output = Result<(), Failed>;
+        fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+            self.0.take().map_or(Poll::Pending, Poll::Ready)
+        }
+    }
+    let tasks = TaskManager::new();
+    for (name, output, kind) in [
+        ("success", Ok(()), ExitKind::Success),
+        ("error", Err(Failed(false)), ExitKind::Failure),
+        ("display", Err(Failed(true)), ExitKind::Panic),
+    ] {
+        let expected = output.as_ref().map_err(|Failed(panics)| Failed(*panics)).copied();
+        let returned = tasks.spawn(name, Returns(Some(output), PanicsOnDrop)).await;
+        assert_eq!(returned, Ok(expected), "{name}");
+        let snapshot = tasks.snapshot(name).unwrap();
+        assert_eq!((snapshot.active, snapshot.total_runs(), snapshot.runs(kind)), (0, 1, 1), "{name}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

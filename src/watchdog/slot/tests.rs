@@ -131,6 +131,23 @@ fn a_poll_is_never_read_with_the_id_of_another() {
     });
 }
 
+#[test]
+fn only_a_poll_that_was_seen_has_a_time() {
+    let slot = Slot::new();
+    assert_eq!(slot.seen_since(), None, "no poll");
+    let outer = slot.enter(1);
+    assert_eq!(slot.seen_since(), None, "not seen");
+    let (sequence, _) = slot.read().expect("it is being polled");
+    slot.see(sequence, 7);
+    slot.see(sequence, 8);
+    assert_eq!(slot.seen_since(), Some(7));
+    slot.leave(outer);
+    assert_eq!(slot.seen_since(), None, "over");
+    let outer = slot.enter(1);
+    assert_eq!(slot.seen_since(), None, "the next is not seen");
+    slot.leave(outer);
+}
+
 /// `cargo test --release --lib poll_cost_in_nanoseconds -- --ignored --nocapture`
 #[test]
 #[ignore = "measures"]
