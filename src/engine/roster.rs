@@ -109,7 +109,8 @@ impl Registered {
         }
         let tasks: Vec<_> = self.tasks.iter().map(|task| task.0.clone()).collect();
         let listing: Arc<[_]> =
-            topology::sort_by_name(tasks, |task| task.name(), |_, _| Ordering::Equal).into();
+            topology::sort_by_name(tasks, |task| task.name(), |_, _| Ordering::Equal, |_, task| Some(task))
+                .into();
         self.listing = Some(listing.clone());
         listing
     }

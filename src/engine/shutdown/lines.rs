@@ -15,7 +15,6 @@ use crate::{
 };
 
 /// The outcome of a driver. One line of the report, unless its name was registered twice.
-#[derive(Clone)]
 pub(in crate::engine) struct Note {
     pub(super) task: Arc<Task>,
     pub(super) position: Position,
@@ -27,8 +26,11 @@ pub(in crate::engine) struct Note {
 pub(in crate::engine) type LineKey =
     (Arc<str>, Option<Arc<str>>, TaskCategory, TaskPriority, ShutdownOutcome, Counted);
 
+/// A line of the report, with its position.
+pub(in crate::engine) type Line = (Position, ShutdownEntry);
+
 /// The outcomes of the runs that left during the shutdown.
-pub(in crate::engine) type Lines = HashMap<LineKey, (Position, ShutdownEntry)>;
+pub(in crate::engine) type Lines = HashMap<LineKey, Line>;
 
 pub(in crate::engine) fn line_of(task: &Task, outcome: ShutdownOutcome, after: Duration) -> ShutdownEntry {
     let Identity { name, category, priority, .. } = &task.identity;
@@ -55,20 +57,28 @@ fn key_of(line: &ShutdownEntry) -> LineKey {
     (line.name.clone(), line.owner.clone(), line.category, line.priority, line.outcome, line.counted)
 }
 
+impl Note {
+    pub(in crate::engine) fn line(&self) -> Line {
+        line_of_driver(&self.task, self.position, self.outcome, self.after)
+    }
+}
+
 /// The line of a driver. The members of a family that ended well share one, under the family's name: there may be ten thousand.
-fn line_of_driver(note: &Note) -> ShutdownEntry {
-    let line = line_of(&note.task, note.outcome, note.after);
-    match note.task.family().filter(|_| is_shared(note)) {
+pub(in crate::engine) fn line_of_driver(
+    task: &Task,
+    position: Position,
+    outcome: ShutdownOutcome,
+    after: Duration,
+) -> Line {
+    let line = line_of(task, outcome, after);
+    let ended_well = matches!(outcome, ShutdownOutcome::Clean | ShutdownOutcome::NotRunning);
+    let line = match task.family().filter(|_| ended_well) {
         Some(family) => {
             ShutdownEntry { name: family.identity.name.clone(), counted: Counted::Members, ..line }
         }
         None => line,
-    }
-}
-
-fn is_shared(note: &Note) -> bool {
-    let ended_well = matches!(note.outcome, ShutdownOutcome::Clean | ShutdownOutcome::NotRunning);
-    ended_well && note.task.family().is_some()
+    };
+    (position, line)
 }
 
 /// Records a run, in the line of the runs with the same name and outcome.
@@ -103,23 +113,23 @@ fn order_of(line: &ShutdownEntry) -> (bool, &str, ShutdownOutcome, u8, TaskPrior
 }
 
 /// Returns the lines of the runs and those of the drivers, in the order of the report: by position, then by name. What a task owns follows it.
-pub(in crate::engine) fn all_lines(lines: Lines, notes: &[Note]) -> Vec<ShutdownEntry> {
-    let mut all: Vec<_> = notes.iter().map(|note| (note.position, line_of_driver(note))).collect();
-    all.extend(lines.into_values());
+pub(in crate::engine) fn all_lines(of_runs: Lines, of_drivers: Vec<Line>) -> Vec<ShutdownEntry> {
+    let mut all = of_drivers;
+    all.extend(of_runs.into_values());
     let mut all = sort_by_name(
         all,
         |(_, line)| line.owner.as_ref().unwrap_or(&line.name),
         |(_, a), (_, b)| order_of(a).cmp(&order_of(b)),
+        // A name was registered twice, or members share the line of their family.
+        |(first, held), (position, line)| {
+            if order_of(&line) != order_of(held) || line.owner != held.owner {
+                return Some((position, line));
+            }
+            *first = position.min(*first);
+            held.add(&line);
+            None
+        },
     );
-    // A name was registered twice, or members share the line of their family.
-    all.dedup_by(|(position, line), (first, held)| {
-        let is_same = order_of(line) == order_of(held) && line.owner == held.owner;
-        if is_same {
-            *first = (*first).min(*position);
-            held.add(line);
-        }
-        is_same
-    });
     // Stable: the names stay in order.
     all.sort_by_key(|(position, _)| *position);
     all.into_iter().map(|(_, line)| line).collect()

@@ -15,7 +15,7 @@
 //! [`TaskCategory::SHUTDOWN_ORDER`]: crate::TaskCategory::SHUTDOWN_ORDER
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -134,14 +134,12 @@ impl State {
         dependents.into_iter().any(|dependent| !dependent.place.is_out())
     }
 
-    /// Takes those tasks out that are held for their dependents.
-    fn take_held(&self, tasks: &mut Vec<Arc<Supervised>>) -> Vec<Arc<Supervised>> {
+    /// The tasks at a position that are held for their dependents.
+    fn held_at(&self, tracker: &Tracker, rank: Rank) -> Vec<Arc<Supervised>> {
         if self.dependents.is_empty() {
             return Vec::new();
         }
-        let (held, others) = std::mem::take(tasks).into_iter().partition(|task| self.is_held(task));
-        *tasks = others;
-        held
+        tracker.drivers(|driver| driver.place.is_waited_for_at(rank) && self.is_held(driver))
     }
 
     /// Returns true if the members at a position are gone, or stay for their dependents: waiting for them gains nothing.
@@ -320,7 +318,10 @@ impl Drop for Asking<'_> {
     fn drop(&mut self) {
         self.shared.tracker.set_asking(self.id, false);
         if self.shared.sequence.get().is_some_and(|sequence| sequence.report.borrow().is_none()) {
-            stop(&self.shared.tracker.to_ask(|id, _| id == self.id));
+            let tracker = &self.shared.tracker;
+            let is_it = |driver: &Supervised| driver.place.id() == self.id && !driver.place.is_out();
+            tracker.drivers(is_it).iter().for_each(Supervised::call);
+            stop(&tracker.to_ask(|id, _| id == self.id));
         }
     }
 }
@@ -394,9 +395,8 @@ fn drop_all(tracker: &Tracker) {
     tracker.abort_runs(|_, _| true);
 }
 
-/// Asks. Not under a lock: wakers may be the user's code.
+/// Asks the spawned runs. Not under a lock: wakers may be the user's code.
 fn stop(asked: &Asked) {
-    asked.drivers.iter().for_each(Supervised::call);
     asked.tokens.iter().for_each(tokio_util::sync::CancellationToken::cancel);
 }
 
@@ -545,8 +545,9 @@ impl Sequence {
                     tracker.over_before(rank);
                     let left = state.abort_at.saturating_duration_since(now);
                     let share = left / u32::try_from(stages).unwrap_or(u32::MAX);
-                    let mut asked = tracker.to_ask(|_, of_member| of_member == Some(rank));
-                    let held = state.take_held(&mut asked.drivers);
+                    let asked = tracker.to_ask(|_, of_member| of_member == Some(rank));
+                    let held = state.held_at(tracker, rank);
+                    let is_held: HashSet<_> = held.iter().map(Arc::as_ptr).collect();
                     if !held.is_empty() {
                         tracker.hold(rank, held.len());
                     }
@@ -555,6 +556,10 @@ impl Sequence {
                     state.graces.extend(asked.graces.iter().map(|grace| (later(now, *grace), rank, *grace)));
                     state.graces.sort_unstable();
                     drop(state);
+                    let is_asked = |driver: &Supervised| {
+                        driver.place.is_waited_for_at(rank) && !is_held.contains(&std::ptr::from_ref(driver))
+                    };
+                    tracker.each_driver(is_asked, Supervised::call);
                     stop(&asked);
                     continue;
                 }

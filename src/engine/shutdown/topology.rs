@@ -82,12 +82,13 @@ pub(crate) fn positions(stages: &[usize], dependencies: &[Vec<usize>]) -> Vec<(u
     positions
 }
 
-/// Sorts by name, then by `then`. There may be a hundred thousand names, which mostly differ late. So the part after the common prefix
+/// Sorts by name, then by `then`. An item is merged into the one before it if `merge` returns `None`, which is called for items of one name. There may be a hundred thousand names, which mostly differ late. So the part after the common prefix
 /// is compared as a number, and the names themselves only if the numbers are equal.
 pub(crate) fn sort_by_name<T>(
     items: Vec<T>,
     name: impl Fn(&T) -> &str,
     then: impl Fn(&T, &T) -> Ordering,
+    merge: impl Fn(&mut T, T) -> Option<T>,
 ) -> Vec<T> {
     let shared = items.first().map_or(0, |first| {
         let first = name(first).as_bytes();
@@ -116,7 +117,17 @@ pub(crate) fn sort_by_name<T>(
         });
     }
     let mut items: Vec<_> = items.into_iter().map(Some).collect();
-    order.into_iter().filter_map(|(_, index)| items[index].take()).collect()
+    let mut sorted: Vec<T> = Vec::with_capacity(items.len());
+    let mut before = None;
+    for (number, index) in order {
+        let mut item = items[index].take();
+        if let Some(same) = sorted.last_mut().filter(|_| before == Some(number)) {
+            item = item.and_then(|item| merge(same, item));
+        }
+        sorted.extend(item);
+        before = Some(number);
+    }
+    sorted
 }
 
 /// The position of a member at shutdown: its stage, and its depth in it, below its dependents.
@@ -132,7 +143,8 @@ mod tests {
             ["idle-2", "idle-10", "idle-1", "idle-", "idle-100000000b", "idle-100000000a", "idle-1\0", "ä"];
         for count in 0..=names.len() {
             let mut expected: Vec<_> = names[..count].to_vec();
-            let sorted = sort_by_name(expected.clone(), |item| item, |_, _| Ordering::Equal);
+            let sorted =
+                sort_by_name(expected.clone(), |item| item, |_, _| Ordering::Equal, |_, item| Some(item));
             expected.sort_unstable();
             assert_eq!(sorted, expected);
         }

@@ -26,7 +26,7 @@ use crate::{
     engine::{
         ShutdownEntry, Supervised,
         observe::manager_span::Names,
-        shutdown::lines::{Lines, Note, all_lines, note},
+        shutdown::lines::{Lines, Note, all_lines, line_of_driver, note},
         spawn::limit::{Limits, Room},
     },
     gate::{Grant, Pass},
@@ -286,8 +286,10 @@ struct Shard {
     /// The number of the next member: one of those by which this shard is found.
     next: u64,
     members: Slab<Member>,
-    /// Each at the index that its place has.
-    drivers: Vec<Arc<Supervised>>,
+    /// Each at the index that its place has. A driver that left during the shutdown leaves a gap, so that none of the others moves.
+    drivers: Vec<Option<Arc<Supervised>>>,
+    /// The number of gaps.
+    gaps: usize,
     /// The outcomes of the drivers that left during the shutdown.
     notes: Vec<Note>,
 }
@@ -299,8 +301,19 @@ impl Shard {
             next: index as u64,
             members: Slab::new(),
             drivers: Vec::new(),
+            gaps: 0,
             notes: Vec::new(),
         }
+    }
+
+    /// The drivers that are here.
+    fn drivers(&self) -> impl Iterator<Item = &Arc<Supervised>> {
+        self.drivers.iter().flatten()
+    }
+
+    /// The number of members that are alive.
+    fn alive(&self) -> usize {
+        self.members.len() + self.drivers.len() - self.gaps
     }
 
     fn next(&mut self) -> u64 {
@@ -466,7 +479,6 @@ impl std::fmt::Debug for Place {
 #[derive(Default)]
 pub(crate) struct Asked {
     pub(crate) tokens: Vec<CancellationToken>,
-    pub(crate) drivers: Vec<Arc<Supervised>>,
     /// The graces of the spawned runs, each once.
     pub(crate) graces: Vec<Duration>,
 }
@@ -530,7 +542,7 @@ impl Tracker {
             let more = shard.drivers.len() / 2 + 4;
             shard.drivers.reserve_exact(more);
         }
-        shard.drivers.push(supervised.clone());
+        shard.drivers.push(Some(supervised.clone()));
         true
     }
 
@@ -546,18 +558,18 @@ impl Tracker {
         let (member, emptied, closed) = {
             let mut shard = self.shard(place.id as usize);
             let index = place.index.load(Ordering::Relaxed) as usize;
-            let member = match shard.drivers.get(index) {
-                Some(member) if std::ptr::eq(&**member, supervised) => shard.drivers.swap_remove(index),
+            let member = match shard.drivers.get_mut(index) {
+                Some(entry) if entry.as_ref().is_some_and(|member| std::ptr::eq(&**member, supervised)) => {
+                    entry.take()
+                }
                 _ => return false,
             };
-            if let Some(moved) = shard.drivers.get(index) {
-                moved.place.set_index(index);
-            }
             // As in `leave`.
             let mut emptied = false;
             place.left.store(true, Ordering::SeqCst);
             let closed = self.is_closed();
             if closed {
+                shard.gaps += 1;
                 if !place.reported.load(Ordering::Relaxed) {
                     let note = Note {
                         task: supervised.task.clone(),
@@ -569,6 +581,11 @@ impl Tracker {
                 }
                 emptied = self.uncount(place.rank().filter(|_| !place.is_asking()));
                 emptied |= self.holds.load(Ordering::SeqCst) && !supervised.links().is_empty();
+            } else {
+                shard.drivers.swap_remove(index);
+                if let Some(Some(moved)) = shard.drivers.get(index) {
+                    moved.place.set_index(index);
+                }
             }
             (member, emptied, closed)
         };
@@ -611,9 +628,13 @@ impl Tracker {
     }
 
     fn count(&self, rank: Rank) {
-        if let Some(waited) = self.waited_for().get(rank) {
+        self.count_all(Some(rank), 1);
+    }
+
+    fn count_all(&self, rank: Option<Rank>, members: usize) {
+        if let Some(waited) = rank.and_then(|rank| self.waited_for().get(rank)) {
             // Relaxed: in the order of the shard's lock.
-            waited.left.fetch_add(1, Ordering::Relaxed);
+            waited.left.fetch_add(members, Ordering::Relaxed);
         }
     }
 
@@ -754,20 +775,13 @@ impl Tracker {
 
     /// Returns true if nothing is alive.
     pub(crate) fn is_idle(&self) -> bool {
-        self.shards.iter().all(|shard| {
-            let shard = lock(shard);
-            shard.members.is_empty() && shard.drivers.is_empty()
-        })
+        self.shards.iter().all(|shard| lock(shard).alive() == 0)
     }
 
     /// The number of runs and registered tasks that are alive.
     #[cfg(all(feature = "systemd", unix))]
     pub(crate) fn alive(&self) -> usize {
-        let of_shard = |shard: &Mutex<Shard>| {
-            let shard = lock(shard);
-            shard.members.len() + shard.drivers.len()
-        };
-        self.shards.iter().map(of_shard).sum()
+        self.shards.iter().map(|shard| lock(shard).alive()).sum()
     }
 
     /// Returns true if the ordered shutdown has begun: no task is registered any more.
@@ -820,7 +834,8 @@ impl Tracker {
             let Shard { drivers, notes, .. } = &mut *shard;
             // Each of them leaves one.
             notes.reserve(drivers.len());
-            for supervised in drivers.iter() {
+            let (mut counted, mut of_rank) = (None, 0);
+            for supervised in drivers.iter().flatten() {
                 let place = &supervised.place;
                 let rank = rank_of(of_driver(supervised));
                 // There are no more positions than members.
@@ -828,10 +843,15 @@ impl Tracker {
                 place.rank.store(number, Ordering::Relaxed);
                 if place.is_asking() {
                     asking.push(supervised.clone());
-                } else {
-                    rank.into_iter().for_each(|rank| self.count(rank));
+                    continue;
                 }
+                if counted != rank {
+                    self.count_all(counted, std::mem::take(&mut of_rank));
+                    counted = rank;
+                }
+                of_rank += 1;
             }
+            self.count_all(counted, of_rank);
         }
         // A task that has begun to wait for the shutdown is not waited for. Its runs are, as if they had no owner. A task that begins to wait
         // after this walk finds the plan, and does it itself.
@@ -948,7 +968,7 @@ impl Tracker {
                     None => {}
                 }
             }
-        } else if let Some(driver) = drivers.iter().find(|driver| driver.place.id == id) {
+        } else if let Some(driver) = drivers.iter().flatten().find(|driver| driver.place.id == id) {
             found = true;
             if driver.place.asking.swap(asking, Ordering::Relaxed) != asking {
                 recount(driver.place.rank());
@@ -1012,7 +1032,7 @@ impl Tracker {
         member.is_some_and(|(_, member)| member.owner.as_ref().is_some_and(|held| held.is(owner)))
     }
 
-    /// Whom to ask to stop: the members at this position, or one.
+    /// The spawned runs to ask to stop: those at this position, or one.
     pub(crate) fn to_ask(&self, which: impl Fn(MemberId, Option<Rank>) -> bool) -> Asked {
         let mut asked = Asked::default();
         self.visit(|member| {
@@ -1021,8 +1041,6 @@ impl Tracker {
                 asked.graces.extend(member.run.grace);
             }
         });
-        asked.drivers =
-            self.drivers(|driver| !driver.place.is_asking() && which(driver.place.id, driver.place.rank()));
         asked.graces.sort_unstable();
         asked.graces.dedup();
         asked
@@ -1055,7 +1073,29 @@ impl Tracker {
 
     fn visit_drivers(&self, mut visit: impl FnMut(&Arc<Supervised>)) {
         for shard in self.shards.iter() {
-            lock(shard).drivers.iter().for_each(&mut visit);
+            lock(shard).drivers().for_each(&mut visit);
+        }
+    }
+
+    /// Visits the registered tasks for which `which` says so, a few of each shard in turn: about in the order in which they were registered, in
+    /// which they are in memory. During a shutdown alone, when no entry moves. Not under a lock.
+    pub(crate) fn each_driver(&self, which: impl Fn(&Supervised) -> bool, visit: impl Fn(&Arc<Supervised>)) {
+        /// The number of entries of a shard that are visited together: while they are in the processor's cache.
+        const TOGETHER: usize = 8;
+        let mut together = Vec::with_capacity(SHARDS * TOGETHER);
+        for from in (0..).step_by(TOGETHER) {
+            let mut is_end = true;
+            for shard in self.shards.iter() {
+                let shard = lock(shard);
+                let rest = shard.drivers.get(from..).unwrap_or_default();
+                is_end &= rest.len() <= TOGETHER;
+                let entries = rest.iter().take(TOGETHER).flatten();
+                together.extend(entries.filter(|driver| which(driver)).cloned());
+            }
+            together.drain(..).for_each(|driver| visit(&driver));
+            if is_end {
+                break;
+            }
         }
     }
 
@@ -1085,7 +1125,7 @@ impl Tracker {
         if let Some((_, member)) = shard.members.iter().find(|(_, member)| member.id == id) {
             return Some((member.task.clone(), None));
         }
-        let driver = shard.drivers.iter().find(|driver| driver.place.id == id)?;
+        let driver = shard.drivers().find(|driver| driver.place.id == id)?;
         Some((driver.task.clone(), Some(driver.clone())))
     }
 
@@ -1112,21 +1152,19 @@ impl Tracker {
         const LEAKED: ShutdownOutcome = ShutdownOutcome::Leaked;
         let mut leaked = Vec::new();
         let mut asking = Vec::new();
-        let of_lost = |lost: &Arc<Supervised>| Note {
-            position: (stage_of_task(lost), 0),
-            task: lost.task.clone(),
-            outcome: ShutdownOutcome::Aborted,
-            after: Duration::ZERO,
+        let of_lost = |lost: &Arc<Supervised>| {
+            let position = (stage_of_task(lost), 0);
+            line_of_driver(&lost.task, position, ShutdownOutcome::Aborted, Duration::ZERO)
         };
         let noted: usize = self.shards.iter().map(|shard| lock(shard).notes.len()).sum();
-        let mut notes = Vec::with_capacity(noted + lost.len());
-        notes.extend(lost.iter().map(of_lost));
+        let mut of_drivers = Vec::with_capacity(noted + lost.len());
+        of_drivers.extend(lost.iter().map(of_lost));
         let after = self.after();
         for shard in self.shards.iter() {
             // Under one lock: found or noted, as in `leave`.
             let mut shard = lock(shard);
-            // A copy: a second call returns the same.
-            notes.extend_from_slice(&shard.notes);
+            // They stay: a second call returns the same.
+            of_drivers.extend(shard.notes.iter().map(Note::line));
             for (_, member) in shard.members.iter_mut() {
                 member.reported = true;
                 if member.asking {
@@ -1135,7 +1173,7 @@ impl Tracker {
                     leaked.push((member.task.clone(), member.owner_name(), self.position_of(member)));
                 }
             }
-            for driver in &shard.drivers {
+            for driver in shard.drivers() {
                 let (task, place) = (&driver.task, &driver.place);
                 place.reported.store(true, Ordering::Relaxed);
                 if place.is_asking() {
@@ -1146,7 +1184,7 @@ impl Tracker {
                     let outlives = !driver.is_up() && place.owned.is_closed() && !place.owned.is_empty();
                     let ended = || place.outcome().unwrap_or_else(|| self.by_itself(place.rank()));
                     let outcome = if outlives { ended() } else { LEAKED };
-                    notes.push(Note { task: task.clone(), position, outcome, after });
+                    of_drivers.push(line_of_driver(task, position, outcome, after));
                 }
             }
         }
@@ -1156,7 +1194,7 @@ impl Tracker {
         }
         asking.sort_unstable();
         asking.dedup();
-        (all_lines(lines, &notes), asking)
+        (all_lines(lines, of_drivers), asking)
     }
 }
 
