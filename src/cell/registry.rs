@@ -161,10 +161,8 @@ impl<E> Entries<E> {
 
     fn insert(&mut self, entry: Arc<Entry<E>>) {
         self.epoch += 1;
-        if self.first.contains(&*entry.identity.name) {
+        if !self.first.insert(ByName(entry.clone())) {
             self.more.entry(entry.identity.name.clone()).or_default().push(entry);
-        } else {
-            self.first.insert(ByName(entry));
         }
     }
 
@@ -212,8 +210,8 @@ impl<E> Entries<E> {
     }
 
     /// Takes room for one more. Returns whether there was any.
-    fn take_room(&mut self, now: Duration, budget: &AtomicUsize) -> bool {
-        let fits = self.make_room(1, now, budget, &HashSet::new());
+    fn take_room(&mut self, now: impl FnOnce() -> Duration, budget: &AtomicUsize) -> bool {
+        let fits = if self.room > 0 { 1 } else { self.make_room(1, now(), budget, &HashSet::new()) };
         self.room -= fits;
         fits > 0
     }
@@ -260,7 +258,7 @@ impl<E> Entries<E> {
         now: Duration,
         budget: &AtomicUsize,
     ) -> Option<Arc<Entry<E>>> {
-        if !self.past.remembered.contains_key(identity) || !self.take_room(now, budget) {
+        if !self.past.remembered.contains_key(identity) || !self.take_room(|| now, budget) {
             return None;
         }
         // To make room may have made it too old.
@@ -488,7 +486,7 @@ impl<E> Registry<E> {
             entries.retired.push(entry.clone(), now);
             return Some(entry);
         }
-        self.make(&mut entries, identity, plain, now)
+        self.make(&mut entries, identity, plain, || now)
     }
 
     /// Returns the entries of these identities for tasks that are registered now, found by name alone. If there is no room for all of
@@ -496,7 +494,7 @@ impl<E> Registry<E> {
     pub(crate) fn entries_of<'a>(
         &self,
         identities: impl Iterator<Item = &'a Identity> + Clone,
-        now: Duration,
+        now: impl Fn() -> Duration,
     ) -> Result<Vec<Arc<Entry<E>>>, Arc<str>> {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         self.register(&mut entries, identities, now)
@@ -508,7 +506,7 @@ impl<E> Registry<E> {
     pub(crate) fn members(
         &self,
         members: Vec<(Identity, Identity)>,
-        now: Duration,
+        now: impl Fn() -> Duration,
     ) -> Result<Vec<Arc<Entry<E>>>, Arc<str>> {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let mut index = HashMap::<_, _, RandomState>::default();
@@ -534,14 +532,14 @@ impl<E> Registry<E> {
         &self,
         entries: &mut Entries<E>,
         identities: impl Iterator<Item = &'a Identity> + Clone,
-        now: Duration,
+        now: impl Fn() -> Duration,
     ) -> Result<Vec<Arc<Entry<E>>>, Arc<str>> {
         // Room is taken under this lock alone. Names of a registration are each there once.
         let mut held: Vec<_> = identities.clone().map(|identity| entries.find(identity).cloned()).collect();
         let missing = held.iter().filter(|held| held.is_none()).count();
         if missing > entries.room {
             let spared = held.iter().flatten().map(Arc::as_ptr).collect();
-            let fits = entries.make_room(missing, now, &self.error_type_budget, &spared);
+            let fits = entries.make_room(missing, now(), &self.error_type_budget, &spared);
             if fits < missing {
                 let beyond = identities.zip(&held).filter(|(_, held)| held.is_none()).nth(fits);
                 return Err(beyond.map(|(identity, _)| identity.name.clone()).expect("more than fit"));
@@ -549,9 +547,11 @@ impl<E> Registry<E> {
         }
         for (identity, held) in identities.zip(&mut held) {
             if held.is_none() {
-                *held = entries
-                    .take_back(identity, now, &self.error_type_budget)
-                    .or_else(|| self.make(entries, identity.clone(), true, now));
+                let may_come_back = !entries.past.remembered.is_empty();
+                *held = may_come_back
+                    .then(|| entries.take_back(identity, now(), &self.error_type_budget))
+                    .flatten()
+                    .or_else(|| self.make(entries, identity.clone(), true, &now));
             }
             held.iter().for_each(|entry| entries.revive(entry));
         }
@@ -601,7 +601,7 @@ impl<E> Registry<E> {
         entries: &mut Entries<E>,
         identity: Identity,
         plain: bool,
-        now: Duration,
+        now: impl FnOnce() -> Duration,
     ) -> Option<Arc<Entry<E>>> {
         if *identity.name == *OVERFLOW_NAME {
             let entry = self.new_entry(identity, Kind::Overflow, plain, None);
@@ -856,7 +856,7 @@ mod tests {
     }
 
     fn made(registry: &Registry<()>, name: &str, now: Duration) -> Option<Arc<Entry<()>>> {
-        registry.entries_of([Identity::named(name)].iter(), now).ok().map(|mut made| made.remove(0))
+        registry.entries_of([Identity::named(name)].iter(), || now).ok().map(|mut made| made.remove(0))
     }
 
     fn run(entry: &Entry<()>) -> bool {
@@ -945,7 +945,7 @@ mod tests {
         let of = |priority| Identity { priority, ..Identity::named("a") };
         let priorities = [TaskPriority::High, TaskPriority::Normal, TaskPriority::Low];
         let entries = priorities
-            .map(|priority| registry.entries_of([of(priority)].iter(), NOW).expect("room").remove(0));
+            .map(|priority| registry.entries_of([of(priority)].iter(), || NOW).expect("room").remove(0));
         for (gone, left) in [(1, [0, 2].as_slice()), (0, &[2]), (2, &[])] {
             registry.retire(&entries[gone], NOW);
             registry.collect(NOW);
@@ -1002,7 +1002,7 @@ mod tests {
     fn a_member_counts_twice_and_takes_no_room() {
         let registry = Registry::<()>::new(1, 1_999, None, |_| ());
         let members = ["f:1", "f:2"].map(|name| (Identity::named("f"), Identity::named(name))).to_vec();
-        let members = registry.members(members, NOW).expect("room");
+        let members = registry.members(members, || NOW).expect("room");
         let family = members[0].family().expect("a member").clone();
         members[0].cell.set_state(Some(TaskState::Running), std::time::UNIX_EPOCH);
         members[1].cell.set_state(Some(TaskState::Failed), std::time::UNIX_EPOCH);
@@ -1024,7 +1024,7 @@ mod tests {
         let registry = Registry::<()>::new(1, 1_999, None, |_| ());
         let member = |name: &str| {
             let member = vec![(Identity::named("f"), Identity::named(name))];
-            registry.members(member, NOW).map(|mut made| made.remove(0))
+            registry.members(member, || NOW).map(|mut made| made.remove(0))
         };
         let [one, two] = ["f:1", "f:2"].map(|name| member(name).expect("room"));
         let is_registered = || registry.collect(NOW)[0].1.is_registered();
@@ -1048,7 +1048,7 @@ mod tests {
     fn a_late_run_of_a_member_takes_its_familys_name_back() {
         let registry = Registry::<()>::new(1, 1_999, None, |_| ());
         let late = registry
-            .members(vec![(Identity::named("f"), Identity::named("f:1"))], NOW)
+            .members(vec![(Identity::named("f"), Identity::named("f:1"))], || NOW)
             .expect("room")
             .remove(0);
         registry.retire(&late, NOW);
@@ -1068,7 +1068,7 @@ mod tests {
         let of = |priority| Identity { priority, ..Identity::named("f") };
         let priorities = [TaskPriority::Low, TaskPriority::High, TaskPriority::Critical];
         let members = priorities.iter().map(|priority| (of(*priority), Identity::named("f:1"))).collect();
-        assert_eq!(registry.members(members, NOW).map(|made| made.len()), Err("f".into()));
+        assert_eq!(registry.members(members, || NOW).map(|made| made.len()), Err("f".into()));
         assert!(names(&registry).is_empty());
     }
 
@@ -1116,7 +1116,7 @@ mod tests {
                 (0..count).map(|number| Identity::named(&format!("{prefix}{number}"))).collect()
             };
             let (old, new) = (named("old"), named("new"));
-            let register = |names: &[Identity]| registry.entries_of(names.iter(), NOW).expect("room");
+            let register = |names: &[Identity]| registry.entries_of(names.iter(), || NOW).expect("room");
             let entries = register(&old);
             entries.iter().for_each(|entry| registry.retire(entry, NOW));
             let began = std::time::Instant::now();
@@ -1128,7 +1128,7 @@ mod tests {
             let (made_room, began) = (began.elapsed(), std::time::Instant::now());
             registry.listing().iter().for_each(|entry| registry.retire(entry, NOW));
             for identity in &old {
-                registry.entries_of([identity].into_iter(), NOW).expect("room is made");
+                registry.entries_of([identity].into_iter(), || NOW).expect("room is made");
             }
             [revived, made_room, began.elapsed()].map(|took| took.as_secs_f64() / count as f64)
         };
@@ -1151,7 +1151,7 @@ mod tests {
         let registry = Registry::<()>::new(2, 1_999, None, |_| ());
         let made = |names: &[&str]| {
             let identities: Vec<Identity> = names.iter().map(|name| Identity::named(name)).collect();
-            registry.entries_of(identities.iter(), NOW).map(|entries| {
+            registry.entries_of(identities.iter(), || NOW).map(|entries| {
                 entries.iter().map(|entry| entry.identity.name.to_string()).collect::<Vec<_>>().concat()
             })
         };
@@ -1198,7 +1198,7 @@ mod loom {
     /// A registry of one name, whose task is registered no more.
     fn of_retired() -> (Arc<Registry<()>>, Arc<Entry<()>>) {
         let registry = Arc::new(Registry::<()>::new(1, 1_999, None, |_| ()));
-        let entry = registry.entries_of([Identity::named("old")].iter(), NOW).expect("room").remove(0);
+        let entry = registry.entries_of([Identity::named("old")].iter(), || NOW).expect("room").remove(0);
         registry.retire(&entry, NOW);
         (registry, entry)
     }
@@ -1219,7 +1219,7 @@ mod loom {
             let (registry, entry) = of_retired();
             let other = {
                 let registry = registry.clone();
-                thread::spawn(move || registry.entries_of([Identity::named("new")].iter(), NOW).is_ok())
+                thread::spawn(move || registry.entries_of([Identity::named("new")].iter(), || NOW).is_ok())
             };
             let was_gone = begin(&registry, &entry);
             let made = other.join().expect("no panic");
@@ -1235,7 +1235,7 @@ mod loom {
     fn a_name_that_is_registered_while_it_is_let_go_is_one() {
         model(3, || {
             let registry = Arc::new(Registry::<()>::new(2, 1_999, None, |_| ()));
-            let entry = registry.entries_of([Identity::named("old")].iter(), NOW).expect("room").remove(0);
+            let entry = registry.entries_of([Identity::named("old")].iter(), || NOW).expect("room").remove(0);
             entry.run_started(|| NOW, std::time::UNIX_EPOCH);
             entry.cell.run_ended(
                 &EndedRun {
@@ -1253,8 +1253,10 @@ mod loom {
                 let registry = registry.clone();
                 thread::spawn(move || registry.expire(OBSERVED_FOR))
             };
-            let again =
-                registry.entries_of([Identity::named("old")].iter(), OBSERVED_FOR).expect("room").remove(0);
+            let again = registry
+                .entries_of([Identity::named("old")].iter(), || OBSERVED_FOR)
+                .expect("room")
+                .remove(0);
             other.join().expect("no panic");
             assert!(Arc::ptr_eq(&again, &entry), "with what it had counted");
             assert!(!again.cell.is_gone() && !again.cell.is_retired());
@@ -1278,7 +1280,7 @@ mod loom {
             entry.run_ended(&run, || NOW, &AtomicUsize::new(0));
             let other = {
                 let registry = registry.clone();
-                thread::spawn(move || registry.entries_of([Identity::named("new")].iter(), NOW).is_ok())
+                thread::spawn(move || registry.entries_of([Identity::named("new")].iter(), || NOW).is_ok())
             };
             let (listing, past) = registry.listing_and_past();
             let listed: u64 = listing.iter().map(|entry| entry.cell.ended_runs()).sum();
@@ -1297,7 +1299,7 @@ mod loom {
                 let registry = registry.clone();
                 thread::spawn(move || registry.listing().len())
             };
-            registry.entries_of([Identity::named("new")].iter(), NOW).expect("room is made");
+            registry.entries_of([Identity::named("new")].iter(), || NOW).expect("room is made");
             assert_eq!(other.join().expect("no panic"), 1);
             assert_eq!(&*registry.listing()[0].identity.name, "new");
         });

@@ -711,7 +711,7 @@ mod tests {
         }
         for round in 1..=5 {
             for name in ["b", "a"] {
-                let entries = coming.registry.entries_of([Identity::named(name)].iter(), Duration::ZERO);
+                let entries = coming.registry.entries_of([Identity::named(name)].iter(), || Duration::ZERO);
                 let entry = entries.expect("room").remove(0);
                 entry.cell.heartbeat(UNIX_EPOCH);
                 entry.stalled();

@@ -107,10 +107,11 @@ impl Registered {
         if let Some(listing) = &self.listing {
             return listing.clone();
         }
-        let tasks: Vec<_> = self.tasks.iter().map(|task| task.0.clone()).collect();
-        let listing: Arc<[_]> =
-            topology::sort_by_name(tasks, |task| task.name(), |_, _| Ordering::Equal, |_, task| Some(task))
-                .into();
+        // They are counted in the order of the listing: that of the table would be a jump in memory for each.
+        let tasks: Vec<_> = self.tasks.iter().map(|task| &task.0).collect();
+        let tasks =
+            topology::sort_by_name(tasks, |task| task.name(), |_, _| Ordering::Equal, |_, task| Some(task));
+        let listing: Arc<[_]> = tasks.into_iter().cloned().collect();
         self.listing = Some(listing.clone());
         listing
     }

@@ -21,7 +21,7 @@ use crate::{
     engine::{
         Group, Membership, Order, Supervised, TaskEventKind, TaskSpec,
         announce::{self, Announcer},
-        home::Home,
+        home::{Home, Runtime},
         observe::{changes::Changes, events::EventBus, manager_span::ManagerSpans, watch::Watch},
         roster::{Registered, Registration, each_name},
         settings::Settings,
@@ -213,15 +213,23 @@ impl Shared {
             self.started.store(true, SeqCst);
             registered.all()
         };
+        let mut runtime = None;
         for task in tasks.iter() {
-            task.order(Order::Start);
+            task.order_and_bring(Order::Start, |shared| {
+                let runtime = runtime.get_or_insert_with(|| shared.runtime());
+                shared.drive_on(runtime, task.clone());
+            });
         }
     }
 
     /// Brings a task's driver, which finds the order that it is brought for.
     pub(crate) fn drive(self: &Arc<Self>, task: Arc<Supervised>) {
+        self.drive_on(&self.runtime(), task);
+    }
+
+    fn drive_on(self: &Arc<Self>, runtime: &Runtime, task: Arc<Supervised>) {
         let id = task.place.id();
-        self.runtime().handle.spawn(Polled::new(id, Driver::new(task, self.clone())));
+        runtime.handle.spawn(Polled::new(id, Driver::new(task, self.clone())));
     }
 
     /// Announces what happens to a registered task, without a trace.
@@ -331,7 +339,7 @@ impl Shared {
 
     /// The cells of new tasks. Those of members are beside the registry's bound, and report to their family's.
     fn cells_of(&self, registrations: &[Registration]) -> Result<Vec<Arc<Task>>, RegisterError> {
-        let (registry, now) = (self.recorder.registry(), self.recorder.now());
+        let (registry, now) = (self.recorder.registry(), || self.recorder.now());
         let beyond = |name: Arc<str>| RegisterError::NameLimit {
             name: name.to_string(),
             max_names: self.recorder.options.max_names,

@@ -36,7 +36,7 @@ mod sums {
 
     fn hot() -> (Arc<Registry<()>>, Arc<Entry<()>>) {
         let registry = Arc::new(Registry::<()>::new(2, 1_999, None, |_| ()));
-        let entry = registry.entries_of([Identity::named("a")].iter(), NOW).expect("room").remove(0);
+        let entry = registry.entries_of([Identity::named("a")].iter(), || NOW).expect("room").remove(0);
         run(&here(&registry, "a", 0));
         entry.cell.heat_up();
         (registry, entry)
@@ -108,7 +108,7 @@ mod sums {
         let registry = Registry::<()>::new(2, 1_999, None, |_| ());
         let of = |priority| Identity { priority, ..Identity::named("a") };
         let identities = [TaskPriority::Normal, TaskPriority::Low].map(of);
-        let entries = registry.entries_of(identities.iter(), NOW).expect("room");
+        let entries = registry.entries_of(identities.iter(), || NOW).expect("room");
         for shard in [1, 2] {
             assert!(Arc::ptr_eq(&here(&registry, "a", shard), &entries[0]));
         }
@@ -118,7 +118,7 @@ mod sums {
         registry.expire(later);
         assert!(entries[0].cell.is_gone());
         let of_first_shard = here(&registry, "a", 1);
-        registry.entries_of(identities[..1].iter(), later).expect("room");
+        registry.entries_of(identities[..1].iter(), || later).expect("room");
         registry.expire(later);
         assert!(Arc::ptr_eq(&here(&registry, "a", 1), &of_first_shard));
         assert!(Arc::ptr_eq(&here(&registry, "a", 2), &of_first_shard));
@@ -130,8 +130,8 @@ mod sums {
         let part = here(&registry, "a", 0);
         part.run_started(|| NOW, UNIX_EPOCH);
         registry.retire(&entry, NOW);
-        registry.entries_of([Identity::named("b")].iter(), NOW).expect("room");
-        let other = || registry.entries_of([Identity::named("c")].iter(), NOW);
+        registry.entries_of([Identity::named("b")].iter(), || NOW).expect("room");
+        let other = || registry.entries_of([Identity::named("c")].iter(), || NOW);
         assert!(other().is_err() && !entry.cell.is_gone(), "a run is under way in a part");
         run(&part);
         let run_of_start =
@@ -214,7 +214,7 @@ mod loom {
 
     fn registry() -> (Arc<Registry<()>>, Arc<Entry<()>>) {
         let registry = Arc::new(Registry::<()>::new(1, 1_999, None, |_| ()));
-        let entry = registry.entries_of([Identity::named("a")].iter(), NOW).expect("room").remove(0);
+        let entry = registry.entries_of([Identity::named("a")].iter(), || NOW).expect("room").remove(0);
         (registry, entry)
     }
 
@@ -277,7 +277,7 @@ mod loom {
             registry.retire(&entry, NOW);
             let other = {
                 let registry = registry.clone();
-                thread::spawn(move || registry.entries_of([Identity::named("b")].iter(), NOW).is_ok())
+                thread::spawn(move || registry.entries_of([Identity::named("b")].iter(), || NOW).is_ok())
             };
             let was_gone = part.run_started(|| NOW, UNIX_EPOCH);
             if was_gone {

@@ -729,7 +729,7 @@ impl Core {
             }
             // The members that the strategy includes stop, too; it waits for none of them.
             self.group_restart(self.epoch(), now, RestartReason::Group);
-            Stopping::new(Wish::Lost, None)
+            Stopping::new(Wish::Lost, None, now)
         });
         if !stop.asked {
             // Nobody can hold it up.
@@ -795,6 +795,7 @@ impl Core {
             shared: self.shared.clone(),
             supervised: supervised.clone(),
             context: context.clone(),
+            began,
             links: link.cloned().into_iter().collect(),
             ready_by: spec.start_timeout.map(|limit| (later(began, limit), limit)),
         };
@@ -804,9 +805,11 @@ impl Core {
 
     /// Lives, and does what is to be done meanwhile. Ready when the life is over: `None` where it is to be dropped.
     fn live(&mut self, alive: &mut Alive, cx: &mut Context<'_>) -> Poll<Option<LifeEnd>> {
+        // The time of an order, if it was received a moment ago.
+        let mut heard_at = None;
         loop {
             let due = if std::mem::take(&mut alive.look) {
-                let due = self.look_after(alive);
+                let due = self.look_after(alive, heard_at.take());
                 if due.is_none() {
                     self.timer.clear();
                 }
@@ -822,7 +825,7 @@ impl Core {
                     }
                     continue;
                 };
-                if self.receive(order, alive) {
+                if self.receive(order, alive, *heard_at.insert(Instant::now())) {
                     return Poll::Ready(None);
                 }
                 continue;
@@ -849,14 +852,14 @@ impl Core {
     }
 
     /// Performs an order to a life. Returns true if the life is to be dropped.
-    fn receive(&self, order: Order, alive: &mut Alive) -> bool {
-        match self.heard(order, alive) {
+    fn receive(&self, order: Order, alive: &mut Alive, now: Instant) -> bool {
+        match self.heard(order, alive, now) {
             Heard::Nothing => {}
             Heard::Stop(stop) => alive.going = Going::Stops(stop),
             Heard::RestartAt(due) => alive.going = Going::On { restart_due: Some(due) },
             Heard::Kill => {
-                let killed = Stopping::new(Wish::Leave, Some(Duration::ZERO));
-                alive.going = Going::Stops(Stopping { asked: true, at: Instant::now(), ..killed });
+                let killed = Stopping::new(Wish::Leave, Some(Duration::ZERO), now);
+                alive.going = Going::Stops(Stopping { asked: true, at: now, ..killed });
                 return true;
             }
         }
@@ -867,7 +870,7 @@ impl Core {
     fn hear_late(&mut self, alive: &mut Alive, cx: &mut Context<'_>) {
         while let Poll::Ready(signal) = self.supervised.poll_signal(cx) {
             if let Signal::Order(order) = signal {
-                self.receive(order, alive);
+                self.receive(order, alive, Instant::now());
             }
         }
         self.look_at_pass(alive);
@@ -880,13 +883,13 @@ impl Core {
             if let Some(because) = self.shared.must_yield(&self.supervised) {
                 self.tell(|| TaskEventKind::Yielding { reason: because.reason });
                 let grace = Some(self.supervised.spec.grace());
-                alive.going = Going::Stops(Stopping::new(Wish::Yield(because), grace));
+                alive.going = Going::Stops(Stopping::new(Wish::Yield(because), grace, Instant::now()));
             }
         }
     }
 
-    /// Requests the life to stop if that is due. Returns the time of the next action.
-    fn look_after(&mut self, alive: &mut Alive) -> Option<Instant> {
+    /// Requests the life to stop if that is due. Returns the time of the next action. `now` is given if it was read a moment ago.
+    fn look_after(&mut self, alive: &mut Alive, now: Option<Instant>) -> Option<Instant> {
         self.yield_if_due(alive);
         if self.supervised.has_succeeded() {
             self.recovered();
@@ -900,7 +903,7 @@ impl Core {
         };
         if !stop.asked {
             self.set_state_once(TaskState::Stopping);
-            let now = Instant::now();
+            let now = now.unwrap_or_else(Instant::now);
             // During a shutdown its stages keep the order, also of what was asked for before it.
             let is_its_turn = if self.shared.tracker.is_staged() {
                 self.supervised.is_called()
@@ -934,7 +937,7 @@ impl Core {
             let requested = RestartReason::Requested;
             self.group_restart(self.epoch(), now, requested);
             let grace = Some(self.supervised.spec.grace());
-            alive.going = Going::Stops(Stopping::new(Wish::Restart(requested), grace));
+            alive.going = Going::Stops(Stopping::new(Wish::Restart(requested), grace, now));
         } else {
             self.look_for_silence(now);
         }
@@ -1021,13 +1024,13 @@ impl Core {
     }
 
     /// Returns the meaning of an order for a life.
-    fn heard(&self, order: Order, alive: &Alive) -> Heard {
+    fn heard(&self, order: Order, alive: &Alive, now: Instant) -> Heard {
         let (stopping, restart_due) = (alive.going.stopping(), alive.going.restart_due());
         let grace = Some(self.supervised.spec.grace());
         let stop = |wish, grace| {
             Heard::Stop(match stopping {
                 Some(stop) => stop.because(wish, grace),
-                None => Stopping::new(wish, grace),
+                None => Stopping::new(wish, grace, now),
             })
         };
         match order {
@@ -1042,11 +1045,11 @@ impl Core {
             }
             Order::Start => Heard::Nothing,
             Order::Restart { after, .. } if !after.is_zero() && stopping.is_none() => {
-                Heard::RestartAt(restart_due.unwrap_or_else(|| later(Instant::now(), after)))
+                Heard::RestartAt(restart_due.unwrap_or_else(|| later(now, after)))
             }
             // The members that the strategy includes stop before it does, so they are informed first.
             Order::Restart { .. } => {
-                self.group_restart(self.epoch(), Instant::now(), RestartReason::Requested);
+                self.group_restart(self.epoch(), now, RestartReason::Requested);
                 stop(Wish::Restart(RestartReason::Requested), grace)
             }
             Order::Stalled { generation, .. } if generation != self.supervised.signals.generation() => {
@@ -1055,7 +1058,7 @@ impl Core {
             Order::Stalled { give_up: true, .. } => stop(Wish::GiveUpStalled, grace),
             Order::Stalled { .. } => {
                 let stalled = RestartReason::Stalled;
-                match self.group_restart(self.epoch(), Instant::now(), stalled) {
+                match self.group_restart(self.epoch(), now, stalled) {
                     GroupRestart::LimitReached => stop(Wish::GiveUpGroup, grace),
                     _ => stop(Wish::Restart(stalled), grace),
                 }

@@ -45,9 +45,9 @@ pub(crate) enum Stall {
 }
 
 impl Signals {
-    /// The signs of a task; with a `limit` on its silence or on its polls, of those too.
-    pub(crate) fn new(now: Instant, limit: bool) -> Self {
-        let beat = limit.then(|| Box::new(Mutex::new(Beat { last: now, told: Told::default() })));
+    /// The signs of a task; with a limit on its silence or on its polls, of those too. Their time begins at `limited_from`.
+    pub(crate) fn new(limited_from: Option<Instant>) -> Self {
+        let beat = limited_from.map(|last| Box::new(Mutex::new(Beat { last, told: Told::default() })));
         Self { word: AtomicU64::new(0), beat }
     }
 

@@ -6,10 +6,11 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use crate::{
+    emit::ManagedSpan,
     engine::{Life, LifeEnd, TaskContext, supervision::supervised::Body},
     gate::Pass,
     policy::{
@@ -206,7 +207,15 @@ where
         polls: life.shared.recorder.polls(),
         span: SpanMade::AtOnce(&mut details),
     };
-    Box::pin(Once { run: Run::begun(begin, work, |exit: &Exit, _: Rules<'_>| exit.clone(), ()) })
+    let began = (life.began, SystemTime::now());
+    let run = Run::<_, _, _, Box<ManagedSpan>>::begun_at(
+        began,
+        begin,
+        work,
+        |exit: &Exit, _: Rules<'_>| exit.clone(),
+        (),
+    );
+    Box::pin(Once { run })
 }
 
 pin_project_lite::pin_project! {

@@ -51,8 +51,8 @@ pub(super) struct Stopping {
 }
 
 impl Stopping {
-    pub(super) fn new(wish: Wish, grace: Option<Duration>) -> Self {
-        Self { wish, grace, asked: false, at: later(Instant::now(), HELD_AT_MOST) }
+    pub(super) fn new(wish: Wish, grace: Option<Duration>, now: Instant) -> Self {
+        Self { wish, grace, asked: false, at: later(now, HELD_AT_MOST) }
     }
 
     /// The same stop for another reason; of two graces the shorter counts.

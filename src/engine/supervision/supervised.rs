@@ -142,6 +142,8 @@ pub(crate) struct Life {
     pub(crate) shared: Arc<Shared>,
     pub(crate) supervised: Arc<Supervised>,
     pub(crate) context: TaskContext,
+    /// Its start.
+    pub(crate) began: Instant,
     pub(crate) links: Vec<SpanContext>,
     /// The time by which the life must be ready, and the time from its start to that.
     pub(crate) ready_by: Option<(Instant, Duration)>,
@@ -206,7 +208,7 @@ impl Supervised {
         place: DriverPlace,
     ) -> Arc<Self> {
         let has_limit = spec.heartbeat_timeout.is_some() || spec.poll_timeout.is_some();
-        let signals = Signals::new(Instant::now(), has_limit);
+        let signals = Signals::new(has_limit.then(Instant::now));
         let is_plain = links.is_empty() && rules.is_none() && registered_in.is_none();
         let given = (!is_plain).then(|| Given { links, rules: rules.map(Contained::new), registered_in });
         let supervised = Arc::new(Self {
@@ -290,8 +292,13 @@ impl Supervised {
 
     /// Leaves an order for the driver, and brings the driver with the first order. Returns true if the driver will see it.
     pub(crate) fn order(self: &Arc<Self>, order: Order) -> bool {
+        self.order_and_bring(order, |shared| shared.drive(self.clone()))
+    }
+
+    /// The same with another way to bring the driver.
+    pub(crate) fn order_and_bring(&self, order: Order, bring: impl FnOnce(&Arc<Shared>)) -> bool {
         let wins = self.orders.leave(order, Waker::wake);
-        self.bring_driver(|shared| shared.drive(self.clone()));
+        self.bring_driver(bring);
         self.show_stop();
         wins
     }
