@@ -47,10 +47,11 @@ pub fn processor_nanos() -> u64 {
     spent.filter_map(|line| line.split(' ').next()?.parse::<u64>().ok()).sum()
 }
 
-/// The middle one.
+/// The middle one; of an even number, the mean of the two in the middle.
 pub fn median(figures: &mut [f64]) -> f64 {
     figures.sort_unstable_by(f64::total_cmp);
-    figures[figures.len() / 2]
+    let last = figures.len() - 1;
+    f64::midpoint(figures[last / 2], figures[last.div_ceil(2)])
 }
 
 type Measuring = Pin<Box<dyn Future<Output = Measured> + Send>>;

@@ -32,7 +32,7 @@ impl Sorted {
     }
 
     fn median(&self) -> f64 {
-        self.0[self.0.len() / 2]
+        crate::cell::median(&mut self.0.clone())
     }
 }
 

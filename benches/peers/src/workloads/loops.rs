@@ -49,7 +49,7 @@ pub fn workloads() -> Vec<Workload> {
             "what does it cost to let a loop sleep",
             |all, scale| idle(all, scale.of(SLEEPING)),
         )
-        .at_most_rounds(2),
+        .at_most_rounds(3),
         Workload::new(
             "sleeping-wake-100000",
             "ns per iteration",
@@ -58,14 +58,14 @@ pub fn workloads() -> Vec<Workload> {
         .on(Runtime::Virtual)
         .cell(BARE, |scale: Scale| wake(System::Bare, scale.of(SLEEPING)))
         .cell(OURS, |scale: Scale| wake(System::Ours, scale.of(SLEEPING)))
-        .at_most_rounds(2),
+        .at_most_rounds(3),
         cells(
             "ticking-1000",
             "ns of processor per iteration",
             "what does an iteration of one of a thousand loops cost, in real time",
             |all, scale| ticking(all, scale.of(TICKING)),
         )
-        .at_most_rounds(2)
+        .at_most_rounds(3)
         .goal(Limit::OfSystem(1.0, "tokio-cron-scheduler")),
     ]
 }

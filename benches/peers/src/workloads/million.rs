@@ -34,14 +34,14 @@ pub fn workloads() -> Vec<Workload> {
             .cell(FEW_TASKS, |_| sweep(FEW))
             .goal(Limit::AtMost(10.0 * MILLISECOND))
             .goal(Limit::OfSystem(ALIKE, FEW_TASKS))
-            .at_most_rounds(2),
+            .at_most_rounds(3),
         Workload::new("million-collect", "ns per collection", "a collection of all metrics")
             .cell(BY_HAND, |_| collect_by_hand())
             .cell(OURS, |scale| collect(scale.of(TASKS)))
             .cell(FEW_TASKS, |_| collect(FEW))
             .goal(Limit::AtMost(5.0 * MILLISECOND))
             .goal(Limit::OfSystem(ALIKE, FEW_TASKS))
-            .at_most_rounds(2),
+            .at_most_rounds(3),
     ]
 }
 

@@ -86,7 +86,7 @@ fn workload(
         .at_most_rounds(match figure {
             // What is held is the same each time.
             Figure::Memory => 1,
-            Figure::Start | Figure::Stop if tasks > 20_000 => 2,
+            Figure::Start | Figure::Stop if tasks > 20_000 => 3,
             Figure::Start | Figure::Stop => usize::MAX,
         })
 }
