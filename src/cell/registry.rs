@@ -612,7 +612,8 @@ impl<E> Registry<E> {
             return None;
         }
         let past = &mut entries.past;
-        let known = past.in_histograms.remove(&identity);
+        // The hash of an identity is not made where nothing can be found.
+        let known = if past.in_histograms.is_empty() { None } else { past.in_histograms.remove(&identity) };
         let under = if known.is_some() {
             None
         } else if past.histogram_room > 0 {
