@@ -1077,8 +1077,8 @@ impl Tracker {
         }
     }
 
-    /// Visits the registered tasks for which `which` says so, a few of each shard in turn: about in the order in which they were registered, in
-    /// which they are in memory. During a shutdown alone, when no entry moves. Not under a lock.
+    /// Visits the registered tasks for which `which` says so, without a lock. A few of each shard are visited in turn. So they are visited
+    /// about in the order of their registration, which is that of their memory. Only for a shutdown, when no entry moves.
     pub(crate) fn each_driver(&self, which: impl Fn(&Supervised) -> bool, visit: impl Fn(&Arc<Supervised>)) {
         /// The number of entries of a shard that are visited together: while they are in the processor's cache.
         const TOGETHER: usize = 8;
