@@ -187,6 +187,7 @@ fn an_item_that_is_larger_than_a_batch_is_the_reason_of_the_loss() {
     batcher.push(11);
     assert_eq!(batcher.last_loss().as_deref(), Some("it is larger than a batch"));
 }
+
 /// Lines of a log, without their time.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
