@@ -82,8 +82,11 @@ pub(crate) fn positions(stages: &[usize], dependencies: &[Vec<usize>]) -> Vec<(u
     positions
 }
 
-/// Sorts by name, then by `then`. An item is merged into the one before it if `merge` returns `None`, which is called for items of one name. There may be a hundred thousand names, which mostly differ late. So the part after the common prefix
-/// is compared as a number, and the names themselves only if the numbers are equal.
+/// Sorts by name, then by `then`. For each two neighbours that may have one name, `merge` is called: `None` if it has added the second to the
+/// first.
+///
+/// There may be a hundred thousand names, which mostly differ late. So the part after the common prefix is compared as a number, and the names
+/// themselves only if the numbers are equal.
 pub(crate) fn sort_by_name<T>(
     items: Vec<T>,
     name: impl Fn(&T) -> &str,
