@@ -49,7 +49,7 @@ pub fn workloads() -> Vec<Workload> {
             "what does it cost to let a loop sleep",
             |all, scale| idle(all, scale.of(SLEEPING)),
         )
-        .at_most_rounds(3),
+        .at_most_rounds(2),
         Workload::new(
             "sleeping-wake-100000",
             "ns per iteration",
@@ -65,7 +65,7 @@ pub fn workloads() -> Vec<Workload> {
             "what does an iteration of one of a thousand loops cost, in real time",
             |all, scale| ticking(all, scale.of(TICKING)),
         )
-        .at_most_rounds(3)
+        .at_most_rounds(2)
         .goal(Limit::OfSystem(1.0, "tokio-cron-scheduler")),
     ]
 }
