@@ -488,7 +488,7 @@ impl SpanDetails {
     }
 }
 
-/// Makes the span of a run that began at `began`. Returns `None` if nobody would see the span.
+/// Makes the span of a run that began at `began`. Returns `None` if no subscriber and no tracer takes it.
 fn make_span(
     recorder: &Recorder,
     task: &Task,

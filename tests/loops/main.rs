@@ -671,3 +671,29 @@ async fn handle_returns_the_last_result_until_the_next_one() {
     sleep(secs(5)).await;
     assert_eq!(handle.last_result(), Some(Exit::Success));
 }
+
+#[tokio::test(start_paused = true)]
+async fn hooks_after_an_iteration_find_its_result_and_its_due_time_on_the_handle() {
+    let body = TaskLoop::every(secs(60), |_| async { Err::<(), _>("down") });
+    let handle = body.handle();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let see = || {
+        let (handle, seen) = (handle.clone(), seen.clone());
+        move |outcome: LoopOutcome| {
+            let kind = handle.last_result().map(|exit| exit.kind());
+            seen.lock().unwrap().push((kind, handle.last_run() == outcome.due));
+        }
+    };
+    let (after, on_error) = (see(), see());
+    let body = body.after_iteration(move |outcome| {
+        after(outcome);
+        async {}
+    });
+    let body = body.on_error(move |outcome| {
+        on_error(outcome);
+        async { OnError::Continue }
+    });
+    let _tasks = started(CriticalTaskConfig::from_loop("l", body));
+    sleep(secs(1)).await;
+    assert_eq!(*seen.lock().unwrap(), [(Some(ExitKind::Failure), true); 2]);
+}

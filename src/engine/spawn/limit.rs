@@ -211,11 +211,11 @@ impl Limits {
 
 /// Each of these changes was seen to fail the named models:
 ///
-/// - `owner_closed` wakes nobody: both.
-/// - `of` does not set `any`: both.
-/// - `look` does not wake the waiters for the turn: the first.
-/// - `room` checks before it can be woken: the first.
-/// - `look` does not wake the waiter with the turn: the second.
+/// - If `owner_closed` wakes no waiter, both fail.
+/// - If `of` does not set `any`, both fail.
+/// - If `look` does not wake the waiters for the turn, the first fails.
+/// - If `room` checks before it can be woken, the first fails.
+/// - If `look` does not wake the waiter with the turn, the second fails.
 #[cfg(all(test, otel_tasks_loom))]
 mod loom {
     use std::{
