@@ -328,3 +328,22 @@ async fn three_replicas_with_clocks_an_hour_apart_run_no_due_time_twice() {
     assert!(fleet.ran().len() > 10, "{:?}", fleet.ran());
     drop(replicas);
 }
+
+#[tokio::test(start_paused = true)]
+async fn result_of_an_iteration_is_on_the_handle_while_the_gate_notes_its_end() {
+    let (door, clock) = (Door::new(), WallClock::starting(midnight()));
+    let body = TaskLoop::on(Schedule::every(secs(60)), |_| async {});
+    let handle = body.handle();
+    let _tasks = replica(&clock, &door, body);
+    settle().await;
+    let _keeper = door.admit(1, LONG, GRACE);
+    door.take(secs(5));
+    for _ in 0..1_000 {
+        if !door.ended().is_empty() {
+            break;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    let due = door.ended().first().expect("it has ended").0;
+    assert_eq!((handle.last_result(), handle.last_run()), (Some(Exit::Success), Some(due)));
+}
