@@ -29,6 +29,8 @@ const ALONE_WITH_DRAIN: &str = "alone, with a drain";
 const LATER: &str = "later";
 /// The listener is made when the shutdown has begun already.
 const TOO_LATE: &str = "too late";
+/// The same, and the signal comes before the caller is polled again.
+const AT_ONCE: &str = "at once";
 
 fn serve(role: &str) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -95,15 +97,28 @@ fn serve(role: &str) {
             }
             TOO_LATE => {
                 tasks.start();
-                // A task that does not run yet would end at once.
-                while tasks.snapshot("deaf").and_then(|deaf| deaf.state) != Some(TaskState::Running) {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
+                running(&tasks).await;
                 tokio::spawn(async {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     begun(shutdown_signal()).await;
                 });
                 tasks.shutdown().await
+            }
+            AT_ONCE => {
+                tasks.start();
+                running(&tasks).await;
+                let (tells, told) = std::sync::mpsc::channel();
+                let blocks = async {
+                    // The shutdown beside it waits already.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tokio::spawn(async move {
+                        begun(shutdown_signal()).await;
+                        let _ = tells.send(());
+                    });
+                    // In this thread, so that the shutdown is not polled until the signal was received.
+                    told.recv().expect("the signal");
+                };
+                tokio::join!(tasks.shutdown(), blocks).0
             }
             _ => tasks.run_until(begun(shutdown_signal())).await,
         };
@@ -111,6 +126,13 @@ fn serve(role: &str) {
     });
     // The deaf task was dropped, so the runtime may be.
     std::process::exit(0);
+}
+
+/// Waits until the deaf task runs: before that, it would end at once.
+async fn running(tasks: &TaskManager) {
+    while tasks.snapshot("deaf").and_then(|deaf| deaf.state) != Some(TaskState::Running) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 async fn begun(signal: impl Future<Output = ()>) {
@@ -264,18 +286,21 @@ fn a_listener_that_is_made_later_leads_to_the_drain_too() {
     assert!(!drained.is_zero() && took < secs(15), "{drained:?} of {took:?}");
 }
 
-/// Seen to fail: a shutdown that began before anybody listened heard no signal, and lasted as long as its deadline.
+/// Seen to fail: a shutdown that began before anybody listened heard no signal, and lasted as long as its deadline. The second role fails
+/// if the shutdown begins to listen only when it is polled.
 #[test]
 fn a_listener_that_is_made_after_the_shutdown_began_leads_to_its_end() {
     if let Some(role) = role() {
         return serve(&role);
     }
-    let test = "signals::a_listener_that_is_made_after_the_shutdown_began_leads_to_its_end";
-    let mut child = Child::of(test, TOO_LATE);
-    child.wait_for("serving");
-    child.signal("TERM");
-    let (drained, took) = child.report();
-    assert!(drained.is_zero() && took < secs(15), "{drained:?} of {took:?}");
+    for role in [TOO_LATE, AT_ONCE] {
+        let test = "signals::a_listener_that_is_made_after_the_shutdown_began_leads_to_its_end";
+        let mut child = Child::of(test, role);
+        child.wait_for("serving");
+        child.signal("TERM");
+        let (drained, took) = child.report();
+        assert!(drained.is_zero() && took < secs(15), "{role}: {drained:?} of {took:?}");
+    }
 }
 
 /// Fails if signals that something else takes do nothing, however often they come.

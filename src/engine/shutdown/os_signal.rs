@@ -3,7 +3,10 @@
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
     task::{Context, Poll, Waker},
 };
 
@@ -24,7 +27,14 @@ use crate::{contract::SCOPE, run::catch};
 #[track_caller]
 pub fn shutdown_signal() -> ShutdownSignal {
     let signal = ShutdownSignal::listen();
-    if !LISTENS.swap(true, SeqCst) {
+    if !is_listening() {
+        let mut waiting = lock(&WAITING);
+        // Before this returns, because a signal may come before a waiting caller is polled.
+        for handed in waiting.drain(..).filter_map(|handed| handed.upgrade()) {
+            *lock(&handed) = Some(Pair::listen());
+        }
+        LISTENS.store(true, SeqCst);
+        drop(waiting);
         ASKED.notify_waiters();
     }
     signal
@@ -33,12 +43,26 @@ pub fn shutdown_signal() -> ShutdownSignal {
 /// Wakes the waiters for [`LISTENS`].
 static ASKED: Notify = Notify::const_new();
 
-/// True if this process has asked for signals, and their default action is off.
+/// True if this process has asked for signals, and their default action is off. Set under the lock of [`WAITING`].
 static LISTENS: AtomicBool = AtomicBool::new(false);
+
+/// The callers that wait until this process asks for signals.
+static WAITING: Mutex<Vec<Weak<Mutex<Option<Pair>>>>> = Mutex::new(Vec::new());
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Listens for signals beside the caller's own listener, once the process has asked for signals.
 pub(crate) fn further_signals() -> FurtherSignals {
     let mut signals = FurtherSignals { sigterms: SIGTERMS.load(SeqCst), ..FurtherSignals::default() };
+    if !is_listening() {
+        let mut waiting = lock(&WAITING);
+        if !is_listening() {
+            waiting.retain(|handed| handed.strong_count() > 0);
+            waiting.push(Arc::downgrade(&signals.handed));
+        }
+    }
     signals.listen();
     signals
 }
@@ -57,6 +81,8 @@ pub(crate) fn listened_signals() -> Option<fn() -> FurtherSignals> {
 /// Listeners beside the caller's own. Without any until the process asks for signals.
 #[derive(Default)]
 pub(crate) struct FurtherSignals {
+    /// Filled by the first call of [`shutdown_signal`], if that comes after this was made.
+    handed: Arc<Mutex<Option<Pair>>>,
     /// Polled for the first time when the caller's wait is over: only then it certainly shows the cause of the end. If it were polled
     /// meanwhile, it might receive a signal a moment after the caller.
     signals: Option<ShutdownSignal>,
@@ -66,6 +92,23 @@ pub(crate) struct FurtherSignals {
     sigterms: usize,
     /// The signals that completed the last [`FurtherSignals::next`].
     last: Seen,
+}
+
+/// Both listeners of one [`FurtherSignals`].
+struct Pair {
+    signals: ShutdownSignal,
+    beside: ShutdownSignal,
+}
+
+impl Pair {
+    /// Listens inside a runtime; to nothing if that has no I/O. Nothing is logged: the call that asked for signals has done it.
+    fn listen() -> Self {
+        let listen = || {
+            let heard = ShutdownSignal::try_listen().filter_map(|(_, signal)| signal?.ok());
+            ShutdownSignal { signals: heard.collect() }
+        };
+        Self { signals: listen(), beside: listen() }
+    }
 }
 
 /// The number of [`ShutdownSignal`]s that have completed with a SIGTERM, also before this listener began.
@@ -100,11 +143,13 @@ impl Seen {
 
 impl FurtherSignals {
     fn listen(&mut self) {
-        if self.signals.is_none() && LISTENS.load(SeqCst) && Handle::try_current().is_ok() {
-            // Another runtime of the process may have asked. Without I/O there is nothing to listen with, and no caller to inform.
-            let none = |_| ShutdownSignal { signals: Vec::new() };
-            let listen = || Some(catch(true, ShutdownSignal::listen).unwrap_or_else(none));
-            (self.signals, self.beside) = (listen(), listen());
+        if self.signals.is_some() || !is_listening() {
+            return;
+        }
+        let handed = lock(&self.handed).take();
+        let pair = handed.or_else(|| Handle::try_current().is_ok().then(Pair::listen));
+        if let Some(Pair { signals, beside }) = pair {
+            (self.signals, self.beside) = (Some(signals), Some(beside));
         }
     }
 
@@ -181,28 +226,24 @@ enum Kind {
 #[must_use = "futures do nothing unless awaited"]
 #[derive(Debug)]
 pub struct ShutdownSignal {
-    #[cfg(unix)]
-    signals: Vec<(Kind, tokio::signal::unix::Signal)>,
-    #[cfg(windows)]
-    signals: Vec<(Kind, tokio::signal::windows::CtrlC)>,
+    signals: Vec<(Kind, OsSignal)>,
 }
 
+#[cfg(unix)]
+type OsSignal = tokio::signal::unix::Signal;
+#[cfg(windows)]
+type OsSignal = tokio::signal::windows::CtrlC;
+
 impl ShutdownSignal {
-    #[cfg(unix)]
     #[track_caller]
     fn listen() -> Self {
-        use tokio::signal::unix::{SignalKind, signal};
         check_runtime();
-        let wanted = [
-            ("SIGINT", Kind::Interrupt, SignalKind::interrupt()),
-            ("SIGTERM", Kind::Terminate, SignalKind::terminate()),
-        ];
         let mut signals = Vec::new();
-        for (name, kind, number) in wanted {
-            // There is no way to ask whether the runtime has I/O but to try.
-            match catch(true, || signal(number)) {
-                Ok(signal) => signals.extend(heard(name, signal).map(|signal| (kind, signal))),
-                Err(_) => panic!(
+        for (name, signal) in Self::try_listen() {
+            match signal {
+                Some(Ok(signal)) => signals.push(signal),
+                Some(Err(error)) => tracing::warn!(target: SCOPE, %error, "cannot listen for {name}"),
+                None => panic!(
                     "the tokio runtime has no I/O, which `shutdown_signal` needs: call `enable_io()` or `enable_all()` \
                      on its `Builder`"
                 ),
@@ -211,12 +252,23 @@ impl ShutdownSignal {
         Self { signals }
     }
 
+    /// Each signal by its name, inside a runtime. `None` if the runtime has no I/O: there is no way to find out but to try.
+    #[cfg(unix)]
+    fn try_listen() -> impl Iterator<Item = (&'static str, Option<std::io::Result<(Kind, OsSignal)>>)> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let wanted = [
+            ("SIGINT", Kind::Interrupt, SignalKind::interrupt()),
+            ("SIGTERM", Kind::Terminate, SignalKind::terminate()),
+        ];
+        wanted.into_iter().map(|(name, kind, number)| {
+            (name, catch(true, || signal(number)).ok().map(|signal| signal.map(|signal| (kind, signal))))
+        })
+    }
+
     #[cfg(windows)]
-    #[track_caller]
-    fn listen() -> Self {
-        check_runtime();
-        let signal = heard("Ctrl-C", tokio::signal::windows::ctrl_c());
-        Self { signals: signal.map(|signal| (Kind::Interrupt, signal)).into_iter().collect() }
+    fn try_listen() -> impl Iterator<Item = (&'static str, Option<std::io::Result<(Kind, OsSignal)>>)> {
+        let signal = tokio::signal::windows::ctrl_c();
+        std::iter::once(("Ctrl-C", Some(signal.map(|signal| (Kind::Interrupt, signal)))))
     }
 }
 
@@ -244,10 +296,6 @@ fn check_runtime() {
         "`shutdown_signal` needs a tokio runtime: call it inside `#[tokio::main]` or `Runtime::block_on`, or under \
          `Runtime::enter`"
     );
-}
-
-fn heard<T>(name: &str, signal: std::io::Result<T>) -> Option<T> {
-    signal.inspect_err(|error| tracing::warn!(target: SCOPE, %error, "cannot listen for {name}")).ok()
 }
 
 impl Future for ShutdownSignal {
