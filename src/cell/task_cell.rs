@@ -170,7 +170,7 @@ impl Figures {
         self.failures.get_or_init(Arc::default)
     }
 
-    /// Counts an ended run, but for its error. Its result is counted last, by the caller.
+    /// Counts an ended run, but for its error. Its result is counted last.
     #[inline(always)]
     fn add<'a>(
         &'a self,
@@ -179,23 +179,27 @@ impl Figures {
         ended: u64,
         rare: impl FnOnce() -> MutexGuard<'a, Rare>,
     ) {
-        self.run_nanos.fetch_add(nanos, Relaxed);
-        raise(&self.longest_run_nanos, nanos);
-        lower(&self.shortest_run_nanos, nanos.max(1));
-        self.durations.record(run.duration);
         if run.kind == ExitKind::Success {
             advance(&self.last_success, ended);
             if let Some(failures) = self.failures.get() {
                 failures.set_row(0);
             }
-        } else if run.kind.is_error() {
-            self.failures().continue_row();
         }
         let mut rare = rare();
+        // Each of these is changed under this lock alone. So none of the changes needs to be atomic.
+        let add = |figure: &AtomicU64, more| figure.store(figure.load(Relaxed).wrapping_add(more), Relaxed);
+        add(&self.run_nanos, nanos);
+        advance(&self.longest_run_nanos, nanos);
+        let shortest = self.shortest_run_nanos.load(Relaxed);
+        if shortest == 0 || nanos < shortest {
+            self.shortest_run_nanos.store(nanos.max(1), Relaxed);
+        }
+        self.durations.record(run.duration);
         if rare.history.len() == HISTORY_LENGTH {
             rare.history.pop_front();
         }
         rare.history.push_back(RunRecord { started: run.started, duration: run.duration, result: run.kind });
+        add(&self.runs[run.kind as usize], 1);
     }
 
     /// Returns the cells that a hot name has beside its first.
@@ -275,7 +279,6 @@ impl TaskCell {
             let (kind, nanos) = (ExitKind::ALL[kind], first & ((1 << RESULT_SHIFT) - 1));
             let run = EndedRun { kind, started, duration: Duration::from_nanos(nanos), error: None };
             figures.add(&run, nanos, unix_nanos(started).saturating_add(nanos), || figures.rare());
-            figures.runs[kind as usize].fetch_add(1, Relaxed);
         }
         figures
     }
@@ -514,10 +517,12 @@ impl TaskCell {
             }
             None => self.figures(),
         };
-        figures.add(run, nanos, ended, || self.rare_of_run(figures));
+        if run.kind.is_error() {
+            figures.failures().continue_row();
+        }
         let error_type =
             run.error.as_ref().map(|error| figures.failures().count(error, ended, now(), error_type_budget));
-        figures.runs[run.kind as usize].fetch_add(1, Relaxed);
+        figures.add(run, nanos, ended, || self.rare_of_run(figures));
         self.active.fetch_sub(1, Relaxed);
         error_type
     }
@@ -813,14 +818,6 @@ fn state_of(word: u64) -> Option<TaskState> {
 fn raise(maximum: &AtomicU64, value: u64) {
     if value > maximum.load(Relaxed) {
         maximum.fetch_max(value, Relaxed);
-    }
-}
-
-/// Lowers a minimum; 0 means none yet.
-fn lower(minimum: &AtomicU64, value: u64) {
-    let held = minimum.load(Relaxed);
-    if held == 0 || value < held {
-        let _ = minimum.fetch_update(Relaxed, Relaxed, |held| (held == 0 || value < held).then_some(value));
     }
 }
 
