@@ -85,8 +85,8 @@ impl Shared {
         let number = watchdog::next_number();
         let shared = Arc::new(Self {
             recorder: LocalArcs::new(recorder),
+            tracker: LocalArcs::new(Tracker::new(number, settings.spawn_grace)),
             settings,
-            tracker: LocalArcs::new(Tracker::new(number)),
             events: EventBus::default(),
             errands: Errands::default(),
             watch: Watch::new(number),

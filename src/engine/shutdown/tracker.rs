@@ -13,6 +13,7 @@
 
 use std::{
     collections::BTreeSet,
+    num::NonZeroU32,
     sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
@@ -246,6 +247,8 @@ pub(crate) type Rank = usize;
 
 pub(crate) struct Tracker {
     number: u64,
+    /// The grace of a plain run without an owner.
+    plain_grace: Duration,
     /// A run is in that of the thread that spawned it.
     shards: Shards<Mutex<Shard>>,
     /// The number of drivers so far, which take the shards in turn.
@@ -380,13 +383,15 @@ impl DriverPlace {
 struct Member {
     id: MemberId,
     task: Arc<Task>,
-    run: RunMember,
+    /// Once tokio has returned it.
+    abort: Option<AbortHandle>,
+    extras: Option<Box<RunExtras>>,
     /// The task that owns it, which asks it to stop and waits for it.
     owner: Option<Owner>,
     /// The stage in which a shutdown stops it, if no task owns it: the caller's category counts even if its name is metered under another.
     stage: u8,
-    /// The position at which the shutdown counts it, once it is planned. Not for a run that its owner counts.
-    rank: Option<u32>,
+    /// The position at which the shutdown counts it, plus one, once it is planned. Not for a run that its owner counts.
+    rank: Option<NonZeroU32>,
     /// It waits for the shutdown itself, which therefore does not wait for it.
     asking: bool,
     /// Set where it does not end by itself while it is waited for.
@@ -397,7 +402,11 @@ struct Member {
 
 impl Member {
     fn rank(&self) -> Option<Rank> {
-        self.rank.map(|rank| rank as usize)
+        self.rank.map(|rank| rank.get() as usize - 1)
+    }
+
+    fn set_rank(&mut self, rank: Option<Rank>) {
+        self.rank = rank.and_then(|rank| NonZeroU32::new(u32::try_from(rank + 1).ok()?));
     }
 
     /// Its rank, or that of the task that owns it.
@@ -418,14 +427,31 @@ impl Member {
 
     fn abort(&mut self) {
         self.outcome = Some(ShutdownOutcome::Aborted);
-        self.run.abort.iter().for_each(AbortHandle::abort);
+        self.abort.iter().for_each(AbortHandle::abort);
+    }
+
+    fn token(&self) -> Option<&CancellationToken> {
+        self.extras.as_ref()?.token.as_ref()
+    }
+
+    /// The time after the stop request at which it is dropped. A plain future cannot receive that request: it has `of_plain`, unless a
+    /// task owns it, whose grace counts then.
+    fn grace(&self, of_plain: Duration) -> Option<Duration> {
+        let is_plain = self.token().is_none() && self.owner.is_none();
+        let given = self.extras.as_ref().and_then(|extras| extras.grace);
+        given.or(is_plain.then_some(of_plain))
     }
 }
 
-/// A spawned run: its abort handle, once tokio has returned it, and its grace after a stop request.
-pub(crate) struct RunMember {
-    pub(crate) abort: Option<AbortHandle>,
+// There may be a million of them.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Member>() <= 56);
+
+/// The parts of a spawned run that a plain spawn does not have.
+pub(crate) struct RunExtras {
+    /// The stop request, if the run receives one.
     pub(crate) token: Option<CancellationToken>,
+    /// The grace that the caller gave it.
     pub(crate) grace: Option<Duration>,
     #[expect(dead_code, reason = "held until the run has left, and given back by being dropped")]
     pub(crate) room: Option<Room>,
@@ -484,9 +510,10 @@ pub(crate) struct Asked {
 }
 
 impl Tracker {
-    pub(crate) fn new(number: u64) -> Arc<Self> {
+    pub(crate) fn new(number: u64, plain_grace: Duration) -> Arc<Self> {
         Arc::new(Self {
             number,
+            plain_grace,
             shards: Shards::new(|index| Mutex::new(Shard::new(index))),
             drivers: AtomicUsize::new(0),
             kinds: AtomicU8::new(0),
@@ -666,8 +693,8 @@ impl Tracker {
         task: &Arc<Task>,
         stage: usize,
         mut owner: Option<Owner>,
-        run: RunMember,
-    ) -> Result<Place, RunMember> {
+        extras: Option<Box<RunExtras>>,
+    ) -> Result<Place, Option<Box<RunExtras>>> {
         let mut shard = tracker.shard(index);
         let admitted = match &owner {
             None => (shard.admission <= Admission::Runs).then_some(false),
@@ -684,14 +711,15 @@ impl Tracker {
         };
         let Some(is_to_stop) = admitted else {
             drop(shard);
-            return Err(run);
+            return Err(extras);
         };
-        let told = run.token.clone().filter(|_| is_to_stop);
+        let told = extras.as_ref().filter(|_| is_to_stop).and_then(|extras| extras.token.clone());
         let id = watchdog::member_id(tracker.number, shard.next());
         let slot = shard.members.insert(Member {
             id,
             task: task.clone(),
-            run,
+            abort: None,
+            extras,
             owner,
             // There are few stages.
             stage: u8::try_from(stage).unwrap_or(u8::MAX),
@@ -709,7 +737,7 @@ impl Tracker {
     pub(crate) fn set_abort(&self, (key, id): (usize, MemberId), handle: AbortHandle) {
         let mut shard = self.shard(key);
         let member = shard.members.get_mut(key / SHARDS).filter(|member| member.id == id);
-        if let Some(Member { run: RunMember { abort, .. }, outcome, .. }) = member {
+        if let Some(Member { abort, outcome, .. }) = member {
             if outcome.is_some() {
                 handle.abort();
             }
@@ -871,7 +899,7 @@ impl Tracker {
             if member.rank.is_none() && !is_owned {
                 let position = (usize::from(member.stage), 0);
                 let rank = self.waited_for().binary_search_by_key(&position, stage_of_rank).ok();
-                member.rank = rank.and_then(|rank| u32::try_from(rank).ok());
+                member.set_rank(rank);
                 member.rank().filter(|_| !member.asking).into_iter().for_each(|rank| self.count(rank));
             }
         });
@@ -956,12 +984,12 @@ impl Tracker {
                         wake = Some(owner.clone());
                         if owner.owned().is_asked() {
                             // It was not asked with the others.
-                            asked = member.run.token.clone();
+                            asked = member.token().cloned();
                         }
                         let has_left = |owner: &Owner| owner.task().is_some_and(|task| task.place.is_out());
                         if member.rank.is_none() && has_left(owner) {
                             // Nobody else waits for it.
-                            member.rank = member.rank_to_report().and_then(|rank| u32::try_from(rank).ok());
+                            member.set_rank(member.rank_to_report());
                             member.rank().into_iter().for_each(|rank| self.count(rank));
                         }
                     }
@@ -1006,8 +1034,8 @@ impl Tracker {
         let mut asked = Asked::default();
         self.visit(|member| {
             if !member.asking && member.owner.as_ref().is_some_and(|held| held.is(owner)) {
-                asked.tokens.extend(member.run.token.clone());
-                asked.graces.extend(member.run.grace);
+                asked.tokens.extend(member.token().cloned());
+                asked.graces.extend(member.grace(self.plain_grace));
             }
         });
         asked.graces.sort_unstable();
@@ -1018,7 +1046,7 @@ impl Tracker {
     /// Drops the runs that a task owns; with a grace, those with that grace.
     pub(crate) fn abort_owned(&self, owner: &Supervised, grace: Option<Duration>) {
         self.visit(|member| {
-            let is_meant = grace.is_none() || member.run.grace == grace;
+            let is_meant = grace.is_none() || member.grace(self.plain_grace) == grace;
             if !member.asking && is_meant && member.owner.as_ref().is_some_and(|held| held.is(owner)) {
                 member.abort();
             }
@@ -1037,8 +1065,8 @@ impl Tracker {
         let mut asked = Asked::default();
         self.visit(|member| {
             if !member.asking && which(member.id, member.rank()) {
-                asked.tokens.extend(member.run.token.clone());
-                asked.graces.extend(member.run.grace);
+                asked.tokens.extend(member.token().cloned());
+                asked.graces.extend(member.grace(self.plain_grace));
             }
         });
         asked.graces.sort_unstable();
@@ -1049,7 +1077,7 @@ impl Tracker {
     /// Drops those spawned runs for whose position and grace `which` says so.
     pub(crate) fn abort_runs(&self, which: impl Fn(Option<Rank>, Option<Duration>) -> bool) {
         self.visit(|member| {
-            if !member.asking && which(member.rank(), member.run.grace) {
+            if !member.asking && which(member.rank(), member.grace(self.plain_grace)) {
                 member.abort();
             }
         });

@@ -19,7 +19,7 @@ use crate::{
     emit::{KnownParent, SpanParent, subscriber_is_of_process},
     engine::{
         ContextParts, Origin, Shared, StopToken, Supervised, TaskContext,
-        shutdown::tracker::{Owner, Place, RunMember, Tracker, stage_of},
+        shutdown::tracker::{Owner, Place, RunExtras, Tracker, stage_of},
         spawn::{
             limit::Room,
             polled::{Handled, Polled},
@@ -641,16 +641,14 @@ impl Shared {
         let room = extras.as_mut().and_then(|extras| extras.room.take());
         let hears = options.with_context || options.blocking;
         let token = hears.then(CancellationToken::new);
-        // A plain future cannot receive the stop request: it has its grace, then it is dropped.
-        // Its owner's grace counts, if it has an owner.
-        let spawn_grace = (!hears && options.owner.is_none()).then_some(self.settings.spawn_grace);
-        let grace = options.grace.or(spawn_grace);
+        let grace = options.grace;
+        let has_extras = hears || grace.is_some() || room.is_some();
+        let of_run = has_extras.then(|| Box::new(RunExtras { token: token.clone(), grace, room }));
         // Past the bound on names a task is metered as `_OTHER`, and still stopped by the category of its caller.
         let stage = stage_of(
             options.category.unwrap_or(task.identity.category),
             options.priority.unwrap_or(task.identity.priority),
         );
-        let run = RunMember { abort: None, token: token.clone(), grace, room };
         let owner = options.owner.as_ref().filter(|_| options.with_context).map(Owner::downgrade);
         // Not before: a builder that is kept must not delay the release of a lease.
         let its_owner = match options.owner.map(Owner::with_share) {
@@ -659,7 +657,7 @@ impl Shared {
             None => None,
         };
         let pass = its_owner.as_ref().and_then(Owner::pass);
-        let place = Tracker::enter(&self.tracker, shard, &task, stage, its_owner, run)
+        let place = Tracker::enter(&self.tracker, shard, &task, stage, its_owner, of_run)
             .map_err(|_| Refusal::ShuttingDown)?;
         let context = token.clone().filter(|_| options.with_context).map(|token| {
             TaskContext::new(ContextParts {

@@ -28,19 +28,11 @@ fn task() -> Arc<Task> {
 }
 
 fn tracker() -> LocalArcs<Tracker> {
-    LocalArcs::new(Tracker::new(0))
+    LocalArcs::new(Tracker::new(0, Duration::ZERO))
 }
 
 fn enter(tracker: &LocalArcs<Tracker>, task: &Arc<Task>) -> Option<Place> {
-    Tracker::enter(
-        tracker,
-        shards::here(),
-        task,
-        1,
-        None,
-        RunMember { abort: None, token: None, grace: None, room: None },
-    )
-    .ok()
+    Tracker::enter(tracker, shards::here(), task, 1, None, None).ok()
 }
 
 fn plan(tracker: &Tracker) {
@@ -128,15 +120,7 @@ fn is_idle_after_close_counts_every_entry() {
 
 fn enter_owned(tracker: &LocalArcs<Tracker>, task: &Arc<Task>, owner: &Arc<Owned>) -> Option<Place> {
     let owner = Some(Owner::Model(owner.clone()));
-    Tracker::enter(
-        tracker,
-        shards::here(),
-        task,
-        1,
-        owner,
-        RunMember { abort: None, token: None, grace: None, room: None },
-    )
-    .ok()
+    Tracker::enter(tracker, shards::here(), task, 1, owner, None).ok()
 }
 
 fn owned(tracker: &Tracker) -> usize {
