@@ -20,6 +20,11 @@ const TIME_LIMIT: Duration = Duration::from_secs(600);
 /// A cell whose measurements have taken so long together is measured no further: more rounds would say again that it is
 /// slow, at the cost of minutes.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A workload whose rounds are short has more of them, until they have taken so long together: the shorter a measurement
+/// is, the more it varies.
+const ENOUGH: Duration = Duration::from_secs(8);
+/// At most so many times the rounds that were asked for.
+const MORE: usize = 5;
 
 /// What to run.
 pub struct Plan {
@@ -61,7 +66,13 @@ pub fn run(workloads: &[Workload], plan: &Plan) -> ExitCode {
     for workload in chosen {
         let mut all: Vec<_> =
             workload.cells.iter().map(|cell| Series { system: cell.system, ..Series::default() }).collect();
-        for _ in 0..plan.rounds.min(workload.at_most_rounds) {
+        let (began, rounds) = (Instant::now(), plan.rounds.min(workload.at_most_rounds));
+        let most =
+            if plan.scale == Scale::Quick { rounds } else { workload.at_most_rounds.min(rounds * MORE) };
+        for round in 0..most {
+            if round >= rounds && began.elapsed() >= ENOUGH {
+                break;
+            }
             for series in all.iter_mut().filter(|series| series.failed.is_none() && series.took < PATIENCE) {
                 let began = Instant::now();
                 match measure_there(workload.name, series.system, plan.scale) {

@@ -40,6 +40,15 @@ fn median(all: &[Series], system: &str) -> Option<f64> {
     Sorted::of(all, system).map(|sorted| sorted.median())
 }
 
+/// The median of the rounds' ratios of one system to another. What makes a whole round slower is in both, and not in their ratio.
+fn ratio(all: &[Series], system: &str, to: &str) -> Option<f64> {
+    let of = |system: &str| all.iter().find(|series| series.system == system && series.failed.is_none());
+    let (series, others) = (of(system)?, of(to)?);
+    let rounds = series.measured.iter().zip(&others.measured);
+    let mut ratios: Vec<_> = rounds.map(|(one, other)| one.figure() / other.figure()).collect();
+    (!ratios.is_empty()).then(|| crate::cell::median(&mut ratios))
+}
+
 pub fn preamble(plan: &Plan) {
     let cores = std::thread::available_parallelism().map_or(0, |cores| cores.get());
     let kind = if cfg!(debug_assertions) { "DEBUG BUILD, figures mean nothing" } else { "release build" };
@@ -76,7 +85,6 @@ pub fn table(workload: &Workload, all: &[Series]) {
         "{:<24} {:>12} {:>12} {:>12} {:>7} {:>10} {:>14}",
         "", "median", "from", "to", "rounds", "to bare", "otel-tasks/it"
     );
-    let (bare, ours) = (median(all, BARE), median(all, OURS));
     let times = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |ratio: f64| format!("{}x", short(ratio)));
     for series in all {
         let Some(sorted) = Sorted::of(all, series.system) else {
@@ -90,8 +98,8 @@ pub fn table(workload: &Workload, all: &[Series]) {
             sorted.0[0],
             sorted.0[sorted.0.len() - 1],
             sorted.0.len(),
-            times(bare.map(|bare| median / bare)),
-            times(ours.map(|ours| ours / median)),
+            times(ratio(all, series.system, BARE)),
+            times(ratio(all, OURS, series.system)),
         );
     }
     for series in all {
@@ -143,10 +151,7 @@ fn verdict(goal: Limit, all: &[Series], unit: &str) -> Verdict {
     // What is compared with the limit, and in which unit.
     let (is, limit, unit) = match goal {
         Limit::AtMost(limit) => (ours, limit, format!(" {unit}")),
-        Limit::OfSystem(limit, system) => {
-            let ratio = ours.zip(median(all, system)).map(|(ours, theirs)| ours / theirs);
-            (ratio, limit, format!("x of {system}"))
-        }
+        Limit::OfSystem(limit, system) => (ratio(all, OURS, system), limit, format!("x of {system}")),
     };
     Verdict { goal: format!("at most {limit}{unit}"), is, kept: is.map(|is| is <= limit) }
 }
@@ -180,7 +185,6 @@ fn short(figure: f64) -> String {
 
 /// One line per cell; null where something does not apply.
 pub fn json(workload: &Workload, all: &[Series], plan: &Plan) {
-    let bare = median(all, BARE);
     for series in all {
         let median = median(all, series.system);
         let (ns, bytes) = match series.measured.first() {
@@ -193,7 +197,7 @@ pub fn json(workload: &Workload, all: &[Series], plan: &Plan) {
                 "workload": workload.name,
                 "system": series.system,
                 "ns": ns,
-                "ratio_to_bare": median.zip(bare).map(|(median, bare)| median / bare),
+                "ratio_to_bare": ratio(all, series.system, BARE),
                 "bytes": bytes,
                 "processor_ns": processor(series).map(|(processor, _)| processor),
                 "contention": processor(series).map(|(processor, alone)| processor / alone),

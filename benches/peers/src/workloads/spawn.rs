@@ -24,8 +24,10 @@ pub fn workloads() -> Vec<Workload> {
     let (what, not) = ("what does a task with span and metrics cost", "the same where the sampler says no");
     vec![
         metered(),
-        traced("spawn-sampled", what, Sampling::On, as_built).goal(Limit::OfSystem(0.3, BY_HAND)),
-        traced("spawn-unsampled", not, Sampling::Off, as_built).goal(Limit::OfSystem(0.28, BY_HAND)),
+        beside_by_hand(traced("spawn-sampled", what, Sampling::On, as_built), Sampling::On)
+            .goal(Limit::OfSystem(0.3, BY_HAND)),
+        beside_by_hand(traced("spawn-unsampled", not, Sampling::Off, as_built), Sampling::Off)
+            .goal(Limit::OfSystem(0.28, BY_HAND)),
         traced("spawn-direct-sampled", what, Sampling::On, direct).goal(Limit::OfSystem(2.3, BARE)),
         traced("spawn-direct-unsampled", not, Sampling::Off, direct).goal(Limit::OfSystem(2.0, BARE)),
     ]
@@ -68,6 +70,15 @@ fn traced(
 ) -> Workload {
     Workload::new(name, "ns per task", question)
         .cell(BARE, |scale| rounds(scale, || tokio::spawn(yield_now())))
+        .cell(OURS, move |scale| {
+            subscribe_ours(sampling);
+            ours(scale, path)
+        })
+}
+
+/// With what is compared on the default path. The direct path is compared with bare alone: that has short rounds, and many.
+fn beside_by_hand(workload: Workload, sampling: Sampling) -> Workload {
+    workload
         .cell("tracing-opentelemetry", move |scale| {
             subscribe_by_hand(sampling);
             let span = || tracing::info_span!(parent: None, "task.run", task.name = NAME);
@@ -77,10 +88,6 @@ fn traced(
             subscribe_by_hand(sampling);
             let by_hand = ByHand::leaked(&Metrics::leaked().meter());
             rounds(scale, || tokio::spawn(by_hand.traced(NAME, yield_now())))
-        })
-        .cell(OURS, move |scale| {
-            subscribe_ours(sampling);
-            ours(scale, path)
         })
 }
 
