@@ -15,7 +15,7 @@ use tokio::{runtime::Handle, sync::Notify};
 use crate::{contract::SCOPE, run::catch};
 
 /// Listens for SIGINT (Ctrl-C) and, on Unix, SIGTERM, from this call on: a signal that comes before the answer is awaited
-/// is not lost. Completes on the first.
+/// is not lost. Completes on the first. A caller that waits for a shutdown already listens from this call on, too.
 ///
 /// Where a handler cannot be installed the error is logged and that signal is not waited for.
 ///
