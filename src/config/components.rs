@@ -57,9 +57,10 @@ impl Components {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn insert(&self, name: Arc<str>, provider: Arc<dyn CriticalTasksProvider>) {
+    /// `discovered`: true if the caller calls the provider.
+    pub(crate) fn insert(&self, name: Arc<str>, provider: Arc<dyn CriticalTasksProvider>, discovered: bool) {
         // The one before is dropped when the lock is no longer held: its destructor is the user's code.
-        let before = self.all().insert(name, Component { provider, discovered: false });
+        let before = self.all().insert(name, Component { provider, discovered });
         drop(before);
     }
 
@@ -73,8 +74,8 @@ impl Components {
         self.all().contains_key(name)
     }
 
-    /// Returns the providers to call, and marks them as called.
-    fn to_ask(&self, only_new: bool) -> Vec<(Arc<str>, Arc<dyn CriticalTasksProvider>)> {
+    /// Returns the providers to call, and marks them as called; with `only_new`, only the providers that were not called yet.
+    pub(crate) fn to_ask(&self, only_new: bool) -> Vec<(Arc<str>, Arc<dyn CriticalTasksProvider>)> {
         let mut all = self.all();
         let ask = all.iter_mut().filter(|(_, component)| !(only_new && component.discovered));
         ask.map(|(name, component)| {
@@ -85,12 +86,15 @@ impl Components {
     }
 }
 
-/// Calls the providers of the components and registers their tasks; with `only_new`, only providers that were not called yet.
+/// Calls the providers of these components and registers their tasks.
 #[track_caller]
-pub(crate) fn discover(shared: &Arc<Shared>, components: &Components, only_new: bool) -> Discovery {
+pub(crate) fn discover(
+    shared: &Arc<Shared>,
+    components: impl IntoIterator<Item = (Arc<str>, Arc<dyn CriticalTasksProvider>)>,
+) -> Discovery {
     let mut discovery = Discovery::default();
     let mut waiting = Vec::new();
-    for (component, provider) in components.to_ask(only_new) {
+    for (component, provider) in components {
         match catch(shared.recorder.options.silence_panics, || provider.critical_tasks()) {
             Ok(configs) => waiting.extend(configs.into_iter().map(|config| (component.clone(), config))),
             Err(caught) => report_failure(&mut discovery, &component, Refusal::Provider(caught.panic.text)),

@@ -151,8 +151,10 @@ impl TaskManager {
             return;
         }
         self.shared().need_runtime();
-        discover(self.shared(), &self.handle.components, true);
+        discover(self.shared(), self.handle.components.to_ask(true));
         self.shared().start_tasks();
+        // A component that came in between has not seen that the manager is started.
+        discover(self.shared(), self.handle.components.to_ask(true));
         engine::start_monitor(self.shared());
     }
 
@@ -518,7 +520,8 @@ impl TaskManager {
         Ok(())
     }
 
-    /// Registers a component, which provides tasks of its own. After [`start`](Self::start) its tasks are registered at once.
+    /// Registers a component, which provides tasks of its own. After [`start`](Self::start) its tasks are registered at once, and the result
+    /// is about this component alone.
     ///
     /// A component of the same name is replaced. The tasks of the old one stay until
     /// [`unregister_component`](Self::unregister_component).
@@ -539,9 +542,16 @@ impl TaskManager {
         name: impl Into<Arc<str>>,
         provider: impl CriticalTasksProvider,
     ) -> Discovery {
-        self.handle.components.insert(name.into(), Arc::new(provider));
-        if self.shared().is_started() {
-            discover(self.shared(), &self.handle.components, true)
+        let (name, provider) = (name.into(), Arc::new(provider));
+        let components = &self.handle.components;
+        // This call alone calls the provider. Otherwise the result might go to another thread that registers a component meanwhile.
+        let started = self.shared().is_started();
+        components.insert(name.clone(), provider.clone(), started);
+        if started {
+            discover(self.shared(), [(name, provider as _)])
+        } else if self.shared().is_started() {
+            // `start` came meanwhile, and may have called the providers before this one was there.
+            discover(self.shared(), components.to_ask(true))
         } else {
             Discovery::default()
         }
@@ -562,7 +572,7 @@ impl TaskManager {
     #[doc(alias = "discover_and_register_cog_tasks")]
     #[track_caller]
     pub fn discover_components(&self) -> Discovery {
-        discover(self.shared(), &self.handle.components, false)
+        discover(self.shared(), self.handle.components.to_ask(false))
     }
 
     /// Removes a component and stops all its tasks. Waits until they have ended, and returns their names.
