@@ -267,8 +267,8 @@ impl ShutdownSignal {
 
     #[cfg(windows)]
     fn try_listen() -> impl Iterator<Item = (&'static str, Option<std::io::Result<(Kind, OsSignal)>>)> {
-        let signal = tokio::signal::windows::ctrl_c();
-        std::iter::once(("Ctrl-C", Some(signal.map(|signal| (Kind::Interrupt, signal)))))
+        let signal = catch(true, tokio::signal::windows::ctrl_c).ok();
+        std::iter::once(("Ctrl-C", signal.map(|signal| signal.map(|signal| (Kind::Interrupt, signal)))))
     }
 }
 
