@@ -8,6 +8,7 @@ use std::sync::{
 use otel_tasks::{
     Backoff, CriticalTaskConfig, TaskContext, TaskGroup, TaskManager,
     policy::{RestartReason, RestartStrategy},
+    shutdown::ShutdownOutcome,
 };
 use tokio::time::{Instant, sleep};
 
@@ -102,6 +103,27 @@ async fn owned_work_is_not_refused_before_other_work() {
     let report = tasks.shutdown().await;
     assert_eq!(handed_over.load(SeqCst), 2, "{report}");
     assert!(report.is_clean(), "{report}");
+}
+
+/// Fails if such a run has no grace: then it is waited for until the deadline.
+#[tokio::test(start_paused = true)]
+async fn work_whose_owner_has_ended_has_the_grace_of_work_without_an_owner() {
+    let tasks = TaskManager::builder().spawn_grace(secs(2)).shutdown_deadline(secs(200)).build().unwrap();
+    let http = CriticalTaskConfig::new("http", |ctx: TaskContext| async move {
+        let of_owner = ctx.clone();
+        drop(ctx.task("request").spawn_with(|_| async move {
+            sleep(secs(3)).await;
+            drop(of_owner.spawn("audit", std::future::pending::<()>()));
+        }));
+        ctx.cancelled().await;
+    });
+    tasks.register(http.intake().shutdown_grace(secs(10))).unwrap();
+    tasks.start();
+    sleep(millis(100)).await;
+    let report = tasks.shutdown().await;
+    let audit = report.tasks.iter().find(|line| &*line.name == "audit").map(|line| line.outcome);
+    assert_eq!(audit, Some(ShutdownOutcome::Aborted), "{report}");
+    assert!(report.duration < secs(10), "{report}");
 }
 
 /// Fails if nothing is restarted once the shutdown has begun: the intake would go on against what has died.
