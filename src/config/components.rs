@@ -74,10 +74,14 @@ impl Components {
         self.all().contains_key(name)
     }
 
-    /// Returns the providers to call, and marks them as called; with `only_new`, only the providers that were not called yet.
-    pub(crate) fn to_ask(&self, only_new: bool) -> Vec<(Arc<str>, Arc<dyn CriticalTasksProvider>)> {
+    /// Returns the providers to call, and marks them as called: of the components for whose name, and whether their provider was called,
+    /// `which` returns true.
+    pub(crate) fn to_ask(
+        &self,
+        which: impl Fn(&str, bool) -> bool,
+    ) -> Vec<(Arc<str>, Arc<dyn CriticalTasksProvider>)> {
         let mut all = self.all();
-        let ask = all.iter_mut().filter(|(_, component)| !(only_new && component.discovered));
+        let ask = all.iter_mut().filter(|(name, component)| which(name, component.discovered));
         ask.map(|(name, component)| {
             component.discovered = true;
             (name.clone(), component.provider.clone())

@@ -151,10 +151,11 @@ impl TaskManager {
             return;
         }
         self.shared().need_runtime();
-        discover(self.shared(), self.handle.components.to_ask(true));
+        let new = |_: &str, called: bool| !called;
+        discover(self.shared(), self.handle.components.to_ask(new));
         self.shared().start_tasks();
         // A component that came in between has not seen that the manager is started.
-        discover(self.shared(), self.handle.components.to_ask(true));
+        discover(self.shared(), self.handle.components.to_ask(new));
         engine::start_monitor(self.shared());
     }
 
@@ -551,7 +552,7 @@ impl TaskManager {
             discover(self.shared(), [(name, provider as _)])
         } else if self.shared().is_started() {
             // `start` came meanwhile, and may have called the providers before this one was there.
-            discover(self.shared(), components.to_ask(true))
+            discover(self.shared(), components.to_ask(|other, called| *other == *name && !called))
         } else {
             Discovery::default()
         }
@@ -572,7 +573,7 @@ impl TaskManager {
     #[doc(alias = "discover_and_register_cog_tasks")]
     #[track_caller]
     pub fn discover_components(&self) -> Discovery {
-        discover(self.shared(), self.handle.components.to_ask(false))
+        discover(self.shared(), self.handle.components.to_ask(|_, _| true))
     }
 
     /// Removes a component and stops all its tasks. Waits until they have ended, and returns their names.
