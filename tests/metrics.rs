@@ -5,12 +5,13 @@ mod support;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use opentelemetry_sdk::metrics::Temporality;
 use otel_tasks::{
     Backoff, CriticalTaskConfig, RestartPolicy, Schedule, TaskLoop, TaskManager,
+    events::{TaskEvent, TaskEventKind},
     policy::{DiscardExt as _, ExitKind, NameRule},
     schedule::OnError,
     telemetry::{
@@ -106,8 +107,19 @@ async fn provoke(tasks: &TaskManager) {
     for _ in 0..2 {
         drop(limited.reserve().await.spawn(tokio::time::sleep(second)));
     }
-    let blocks = tasks.spawn("blocks", async { std::thread::sleep(Duration::from_millis(150)) });
-    let _ = blocks.await;
+    // Until its slow poll is reported: the watchdog sees a poll later than it begins, by a tick or by more on a busy machine.
+    let mut events = tasks.subscribe();
+    let blocks = tasks.spawn("blocks", async move {
+        let began = Instant::now();
+        let is_own = |event: TaskEvent| {
+            matches!(event.kind, TaskEventKind::SlowPoll { .. }) && event.task.as_deref() == Some("blocks")
+        };
+        while !events.try_recv().is_some_and(is_own) {
+            assert!(began.elapsed() < Duration::from_secs(20), "no slow poll was reported");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    blocks.await.expect("its poll is reported");
     let aborted = tasks.spawn("aborted", std::future::pending::<()>());
     tokio::time::sleep(130 * second).await;
     tasks.restart("gives_up").expect("a person may try again");
