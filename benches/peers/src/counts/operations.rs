@@ -23,7 +23,7 @@ use crate::{
         iteration::{self, Counted},
         million::Loaded,
         poll::{on_both_stacks, yields},
-        spawn::{self, NAME, as_built, direct},
+        spawn::{self, NAME, as_built, direct, in_a_span},
         supervised,
     },
 };
@@ -72,6 +72,10 @@ pub const ALL: &[Operation] = &[
     Operation::theirs("spawn bare", SPAWNS, |times| Box::pin(batches(times, || tokio::spawn(yield_now())))),
     Operation::theirs("spawn by hand, sampled", SPAWNS, |times| spawn_by_hand(Sampling::On, times)),
     Operation::theirs("spawn by hand, unsampled", SPAWNS, |times| spawn_by_hand(Sampling::Off, times)),
+    Operation::theirs("spawn in a span alone, sampled", SPAWNS, |times| spawn_in_a_span(Sampling::On, times)),
+    Operation::theirs("spawn in a span alone, unsampled", SPAWNS, |times| {
+        spawn_in_a_span(Sampling::Off, times)
+    }),
     Operation::ours("spawn metered", SPAWNS, |times| spawn_ours(times, as_built)),
     Operation::ours("spawn sampled", SPAWNS, |times| spawn_traced(Sampling::On, times, as_built)),
     Operation::ours("spawn unsampled", SPAWNS, |times| spawn_traced(Sampling::Off, times, as_built)),
@@ -158,6 +162,12 @@ fn spawn_by_hand(sampling: Sampling, times: usize) -> Times {
     subscribe_by_hand(sampling);
     let by_hand = ByHand::leaked(&Metrics::leaked().meter());
     Box::pin(batches(times, || tokio::spawn(by_hand.traced(NAME, yield_now()))))
+}
+
+fn spawn_in_a_span(sampling: Sampling, times: usize) -> Times {
+    tracing_subscriber::registry().init();
+    let tracer = tracer(sampling);
+    Box::pin(batches(times, move || tokio::spawn(in_a_span(&tracer, yield_now()))))
 }
 
 fn spawn_ours(times: usize, path: fn(TaskManagerBuilder) -> TaskManagerBuilder) -> Times {
