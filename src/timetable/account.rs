@@ -86,7 +86,6 @@ impl Account {
         self.used.max(just_before).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
-    #[cfg(feature = "calendar")]
     pub(super) fn used(&self) -> Option<SystemTime> {
         self.used
     }

@@ -654,9 +654,11 @@ impl Course {
     /// Keeps the latest used time due, to begin at `at`.
     fn keep_latest(&mut self, before: Before, passed: &Between, latest: Used, at: Moment, now: Now) {
         self.restore(before);
-        if passed.count > 1 {
-            let used = self.back_from(latest, 1, now);
-            self.set_last(used);
+        match (passed.count, passed.first) {
+            (..=1, _) => {}
+            // It may be of a schedule before, so it is not the one before the latest by this schedule.
+            (2, Some(first)) => self.set_last(first),
+            _ => self.set_last(self.back_from(latest, 1, now)),
         }
         self.due = Some(Due { time: self.moment(latest), at, jitter: Duration::ZERO, immediate: false });
     }
@@ -669,14 +671,6 @@ impl Course {
         let used = on_both(time, now);
         match self.schedule.rhythm() {
             Rhythm::Once(at) if time == Moment::Wall(*at) => self.taken = Some(*at),
-            #[cfg(feature = "calendar")]
-            Rhythm::Calendar(_) => {
-                // One of a schedule before may be earlier.
-                let latest = self.account.used().map_or(used.wall, |latest| latest.max(used.wall));
-                self.last = Some(used);
-                self.account.set_used(latest);
-                return used;
-            }
             _ => {}
         }
         self.set_last(used);
@@ -685,7 +679,9 @@ impl Course {
 
     fn set_last(&mut self, used: Used) {
         self.last = Some(used);
-        self.account.set_used(used.wall);
+        // Of a calendar, one of a schedule before may be earlier than what is used.
+        let latest = self.account.used().filter(|_| self.is_calendar());
+        self.account.set_used(latest.map_or(used.wall, |latest| latest.max(used.wall)));
     }
 
     /// Returns the times after the last used time, and before `now`; with `inclusive` also `now`. Times before the

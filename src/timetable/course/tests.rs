@@ -317,6 +317,33 @@ proptest! {
     }
 }
 
+/// A time of the schedule before stays due, and is then counted for a later time of the new one. The time of the new schedule
+/// before that later one is none to continue from: it was earlier than the one that was counted.
+#[test]
+fn a_time_counted_under_another_schedule_is_not_due_again_when_the_clock_is_set_back() {
+    let at_minute = |minute: u64, wall: u64| {
+        let day = UNIX_EPOCH + secs(1_711_843_200);
+        Now { steady: Now::ORIGIN + secs(60 * minute), wall: day + secs(60 * wall) }
+    };
+    let none = || 0.0;
+    let hours = Arc::new(Schedule::cron("0 0-23 * * *", "UTC"));
+    let halves = Arc::new(Schedule::cron("30 0-23 * * *", "UTC"));
+    let now = at_minute(70, 70);
+    let mut course = Course::begin(hours.clone(), Account::default(), now, &none).0;
+    let left = |missed| LeftOut { missed, overlapped: 0 };
+    let changed = at_minute(140, 140);
+    assert_eq!(course.change(halves, changed.steady, false, changed, &none), left(0), "2:00 stays due");
+    let changed = at_minute(160, 160);
+    assert_eq!(course.look(changed, &none), 0);
+    assert_eq!(
+        course.change(hours, changed.steady, false, changed, &none),
+        left(1),
+        "2:30 does, and 2:00 is counted"
+    );
+    assert_eq!(course.look(at_minute(160, 110), &none), 1, "2:30 does not come again");
+    assert_eq!(course.due(), Some(Moment::Wall(at_minute(0, 180).wall)), "2:00 was counted");
+}
+
 /// The requirement for every loop on a rhythm.
 struct PlainRhythm {
     schedule: Schedule,
