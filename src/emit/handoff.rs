@@ -72,7 +72,7 @@ fn take_handed() -> Option<Handed> {
 }
 
 /// While `inside`, the exporting layer leaves the span of this id to its caller.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn at<R>(id: Option<Id>, inside: impl FnOnce() -> R) -> R {
     struct Outer(u64);
     impl Drop for Outer {

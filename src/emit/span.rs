@@ -239,7 +239,7 @@ impl ManagedSpan {
 
     /// Enters the span on this thread, as `tracing` and as OpenTelemetry's current context.
     // Inlined with `leave`, so that the parts of the guard stay in registers.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn enter(&self) -> EnteredSpan<'_> {
         let context = self.inside().map(|context| context.clone().attach());
         let entered = handoff::at(self.handed_id(), || self.span.enter());
@@ -371,12 +371,12 @@ pub(crate) struct EnteredSpan<'a> {
 impl EnteredSpan<'_> {
     /// Leaves the span. `is_last`: true if it is not entered again. A layer that exports the span ends it with the time of its last exit.
     // Without the guard's destructor, which is a call.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn leave(self, is_last: bool) {
         ManuallyDrop::new(self).exit(is_last);
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn exit(&mut self, is_last: bool) {
         let (entered, _context) = (self.entered.take(), self.context.take());
         let id = match &self.span.path {

@@ -311,8 +311,9 @@ impl<S: SpanRoom> Running<S> {
     }
 
     /// Enters a run that began at `began`: its span, and the run as the current one. Until [`Self::leave`], nothing may unwind.
-    // This and `leave` are inlined, so that the guard stays in registers: each poll needs both.
-    #[inline(always)]
+    // This and `leave` are inlined, so that the guard stays in registers: each poll needs both. Not in a debug build, because each
+    // future of a user would have a copy.
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn enter<'a>(
         span: &'a mut RunSpan<S>,
         current: &mut Option<Current>,
@@ -327,7 +328,7 @@ impl<S: SpanRoom> Running<S> {
     }
 
     /// Leaves the run. `last`: true if nothing more is called inside it.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn leave(entered: ManuallyDrop<Option<EnteredSpan<'_>>>, current: &mut Option<Current>, last: bool) {
         Current::swap(current);
         if let Some(entered) = ManuallyDrop::into_inner(entered) {

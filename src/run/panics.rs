@@ -112,29 +112,48 @@ pub(crate) fn catch<R>(silence: bool, supervised: impl FnOnce() -> R) -> Result<
 /// [`catch`], compiled for each caller.
 #[inline]
 pub(crate) fn catch_inline<R>(silence: bool, supervised: impl FnOnce() -> R) -> Result<R, Caught> {
-    let outer = SILENCED.replace(SILENCED.get() || silence);
-    // The location belongs to a panic that the user caught, or that unwinds through a destructor that ends here.
-    let before = if LOCATED.get() { swap_location(None) } else { None };
-    let result = catch_unwind(AssertUnwindSafe(supervised));
-    SILENCED.set(outer);
-    match result {
+    let catching = Catching::begin(silence);
+    match catch_unwind(AssertUnwindSafe(supervised)) {
         Ok(returned) => {
-            if LOCATED.get() || before.is_some() {
-                swap_location(before);
-            }
+            catching.end();
             Ok(returned)
         }
-        Err(payload) => Err(caught(payload, swap_location(before))),
+        Err(payload) => Err(catching.caught(payload)),
     }
 }
 
-#[cold]
-fn caught(payload: Box<dyn Any + Send>, location: Option<String>) -> Caught {
-    let text = match payload.downcast_ref::<&str>() {
-        Some(text) => *text,
-        None => payload.downcast_ref::<String>().map_or("non-string payload", String::as_str),
-    };
-    Caught { panic: Panic::new(text, location), payload: Payload(Some(payload)) }
+/// The part of [`catch_inline`] that does not depend on a type. So the copy for each future of a user is small.
+struct Catching {
+    was_silenced: bool,
+    /// The location of a panic that the user caught, or that unwinds through a destructor that ends here.
+    before: Option<String>,
+}
+
+impl Catching {
+    #[inline]
+    fn begin(silence: bool) -> Self {
+        let was_silenced = SILENCED.replace(SILENCED.get() || silence);
+        Self { was_silenced, before: if LOCATED.get() { swap_location(None) } else { None } }
+    }
+
+    #[inline]
+    fn end(self) {
+        SILENCED.set(self.was_silenced);
+        if LOCATED.get() || self.before.is_some() {
+            swap_location(self.before);
+        }
+    }
+
+    #[cold]
+    fn caught(self, payload: Box<dyn Any + Send>) -> Caught {
+        SILENCED.set(self.was_silenced);
+        let location = swap_location(self.before);
+        let text = match payload.downcast_ref::<&str>() {
+            Some(text) => *text,
+            None => payload.downcast_ref::<String>().map_or("non-string payload", String::as_str),
+        };
+        Caught { panic: Panic::new(text, location), payload: Payload(Some(payload)) }
+    }
 }
 
 /// Continues a caught panic with its location, for the next handler.

@@ -465,7 +465,8 @@ impl Shared {
         F: Future + Send + 'static,
         F::Output: TaskOutput<Via> + Send + 'static,
     {
-        let Admitted { begin, place, context, pass, runtime, .. } = match self.admit::<F>(options) {
+        let Admitted { begin, place, context, pass, runtime, .. } = match self.admit(type_path::<F>, options)
+        {
             Ok(admitted) => admitted,
             Err(refusal) => return TaskHandle::refused(refusal),
         };
@@ -496,7 +497,7 @@ impl Shared {
         F: Future + 'static,
         F::Output: TaskOutput<Via> + 'static,
     {
-        let Admitted { begin, place, context, pass, .. } = match self.admit::<F>(options) {
+        let Admitted { begin, place, context, pass, .. } = match self.admit(type_path::<F>, options) {
             Ok(admitted) => admitted,
             Err(refusal) => return TaskHandle::refused(refusal),
         };
@@ -536,7 +537,7 @@ impl Shared {
     where
         T: TaskOutput<Via> + Send + 'static,
     {
-        let Admitted { begin, place, token, pass, runtime, .. } = match self.admit::<T>(options) {
+        let Admitted { begin, place, token, pass, runtime, .. } = match self.admit(type_path::<T>, options) {
             Ok(admitted) => admitted,
             Err(refusal) => return TaskHandle::refused(refusal),
         };
@@ -618,7 +619,11 @@ impl Shared {
 
     /// Gives a task its runtime, its cell and its place, or refuses it: during a shutdown, or if there is no runtime left.
     #[track_caller]
-    fn admit<F>(self: &Arc<Self>, options: SpawnOptions<'_>) -> Result<Admitted, Refusal> {
+    fn admit(
+        self: &Arc<Self>,
+        type_path: fn() -> String,
+        options: SpawnOptions<'_>,
+    ) -> Result<Admitted, Refusal> {
         // Checked before a cell is made for a name that never runs. The tracker makes the final decision.
         if !self.tracker.admits_run(options.owner.as_ref()) {
             return Err(Refusal::ShuttingDown);
@@ -630,7 +635,7 @@ impl Shared {
         let type_name;
         let name = match options.name {
             "" => {
-                type_name = type_path::<F>();
+                type_name = type_path();
                 &type_name
             }
             name => name,
