@@ -2,10 +2,11 @@
 //! says of the common mistakes with the library itself. Here, because trybuild compiles all dependencies anew, and these
 //! are few.
 //!
-//! After a change of wording, `TRYBUILD=overwrite cargo test -p otel-tasks-macros --test ui` writes the expectations anew. They are
+//! After a change of wording, `TRYBUILD=overwrite cargo test -p otel-tasks-macros --test ui -- --ignored` writes the expectations anew. They are
 //! the words of the current stable compiler.
 
 #[test]
+#[ignore = "builds the dependencies again, for half a minute or more: `.ci/run feature-tests`"]
 fn refusals_name_the_mistake_and_every_shape_compiles() {
     // In one set, because trybuild checks or builds the dependencies once for each set.
     let cases = trybuild::TestCases::new();

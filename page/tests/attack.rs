@@ -33,7 +33,7 @@ const MEMORY: u64 = 200 << 10;
 /// How long a scrape may take: what Prometheus waits by default.
 const SCRAPE: Duration = Duration::from_secs(10);
 /// How long each attack goes on. `.ci/run attack` has the release build.
-const ATTACK: Duration = Duration::from_secs(if cfg!(debug_assertions) { 2 } else { 4 });
+const ATTACK: Duration = Duration::from_secs(if cfg!(debug_assertions) { 1 } else { 4 });
 
 /// The service that is attacked; nothing in any other process.
 #[test]
