@@ -317,8 +317,8 @@ proptest! {
     }
 }
 
-/// A time of the schedule before stays due, and is then counted for a later time of the new one. The time of the new schedule
-/// before that later one is none to continue from: it was earlier than the one that was counted.
+/// 2:00 of the first schedule stays due under the second one, and is counted in favour of 2:30. The second schedule's time before that, 1:30,
+/// is not the last used time.
 #[test]
 fn a_time_counted_under_another_schedule_is_not_due_again_when_the_clock_is_set_back() {
     let at_minute = |minute: u64, wall: u64| {
