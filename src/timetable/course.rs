@@ -654,11 +654,11 @@ impl Course {
     /// Keeps the latest used time due, to begin at `at`.
     fn keep_latest(&mut self, before: Before, passed: &Between, latest: Used, at: Moment, now: Now) {
         self.restore(before);
-        match (passed.count, passed.first) {
-            (..=1, _) => {}
-            // It may be of a schedule before, so it is not the one before the latest by this schedule.
-            (2, Some(first)) => self.set_last(first),
-            _ => self.set_last(self.back_from(latest, 1, now)),
+        if passed.count > 1 {
+            // The first may be a time of an earlier schedule. This schedule does not find it before the latest.
+            let first_of_two = passed.first.filter(|_| passed.count == 2);
+            let used = first_of_two.unwrap_or_else(|| self.back_from(latest, 1, now));
+            self.set_last(used);
         }
         self.due = Some(Due { time: self.moment(latest), at, jitter: Duration::ZERO, immediate: false });
     }
