@@ -2,8 +2,11 @@
 //! says of the common mistakes with the library itself. Here, because trybuild compiles all dependencies anew, and these
 //! are few.
 //!
-//! After a change of wording, `TRYBUILD=overwrite cargo test -p otel-tasks-macros --test ui -- --ignored` writes the expectations anew. They are
-//! the words of the current stable compiler.
+//! The expected messages are those of the current stable compiler. This command writes them again after a change of wording:
+//!
+//! ```sh
+//! TRYBUILD=overwrite cargo test -p otel-tasks-macros --test ui -- --ignored
+//! ```
 
 #[test]
 #[ignore = "builds the dependencies again, for half a minute or more: `.ci/run feature-tests`"]
