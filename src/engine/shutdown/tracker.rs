@@ -284,11 +284,13 @@ struct Waited {
     held: AtomicUsize,
 }
 
+// In this order, so that what each spawn and each end of a run changes is in one cache line with the lock.
+#[repr(C)]
 struct Shard {
-    admission: Admission,
+    members: Slab<Member>,
     /// The number of the next member: one of those by which this shard is found.
     next: u64,
-    members: Slab<Member>,
+    admission: Admission,
     /// Each at the index that its place has. A driver that left during the shutdown leaves a gap, so that none of the others moves.
     drivers: Vec<Option<Arc<Supervised>>>,
     /// The number of gaps.
