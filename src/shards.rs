@@ -79,10 +79,12 @@ impl<T> Index<usize> for Shards<T> {
 /// A reference that is counted by one shard. As an [`Arc`], it keeps its value alive.
 pub(crate) struct LocalArc<T>(Arc<Wide<T>>);
 
-/// Large enough that no two counts are on one pair of cache lines.
+/// Large enough that no two counts are on one pair of cache lines. The value is at the end: threads that read it do not wait for those
+/// that change the count.
+#[repr(C)]
 struct Wide<T> {
-    value: Arc<T>,
     _rest: [u64; 13],
+    value: Arc<T>,
 }
 
 impl<T> Clone for LocalArc<T> {
@@ -109,7 +111,7 @@ pub(crate) struct LocalArcs<T> {
 
 impl<T> LocalArcs<T> {
     pub(crate) fn new(value: Arc<T>) -> Self {
-        let local = |_| LocalArc(Arc::new(Wide { value: value.clone(), _rest: [0; 13] }));
+        let local = |_| LocalArc(Arc::new(Wide { _rest: [0; 13], value: value.clone() }));
         Self { local: Arc::new(std::array::from_fn(local)), value }
     }
 
