@@ -79,8 +79,8 @@ impl<T> Index<usize> for Shards<T> {
 /// A reference that is counted by one shard. As an [`Arc`], it keeps its value alive.
 pub(crate) struct LocalArc<T>(Arc<Wide<T>>);
 
-/// Large enough that no two counts are on one pair of cache lines. The value is at the end: threads that read it do not wait for those
-/// that change the count.
+/// Large enough that no two counts are on one pair of cache lines. The value is at the end: a thread that reads it does not wait for a
+/// thread that changes the count.
 #[repr(C)]
 struct Wide<T> {
     _rest: [u64; 13],

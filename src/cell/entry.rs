@@ -69,7 +69,9 @@ impl<E> Entry<E> {
 
     /// Returns one more entry of a hot name, with a part of its cell.
     pub(super) fn new_part(&self, extra: E) -> Self {
-        let (identity, cell) = (self.identity.clone(), self.cell.new_part());
+        let name = self.identity.name.as_ref().into();
+        let component = self.identity.component.as_deref().map(Arc::from);
+        let (identity, cell) = (Identity { name, component, ..self.identity }, self.cell.new_part());
         Self::new(identity, cell, extra, self.under.clone(), self.kind, self.plain)
     }
 

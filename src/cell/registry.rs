@@ -33,6 +33,7 @@ use super::{
 use crate::{
     cell::identity::Identity,
     contract::OVERFLOW_NAME,
+    policy::{TaskCategory, TaskPriority},
     shards::Shards,
     sync::{
         Mutex, RwLock,
@@ -368,17 +369,29 @@ pub(crate) fn by_name<E>(listing: &[Arc<Entry<E>>]) -> impl Iterator<Item = &[Ar
     listing.chunk_by(|a, b| a.identity.name == b.identity.name)
 }
 
+/// The entries that the threads of a shard have found for their runs.
+struct Found<E> {
+    /// By name alone.
+    plain: HashSet<ByName<E>, RandomState>,
+    /// By what a caller said beside the name: one of each name.
+    said: HashSet<ByName<E>, RandomState>,
+}
+
+impl<E> Default for Found<E> {
+    fn default() -> Self {
+        Self { plain: HashSet::default(), said: HashSet::default() }
+    }
+}
+
 pub(crate) struct Registry<E> {
     entries: RwLock<Entries<E>>,
-    /// The entries that the threads of a shard have found by name alone. They are found again without a word that all threads share.
-    /// An entry that was let go is not valid.
-    found: Shards<Mutex<HashSet<ByName<E>, RandomState>>>,
+    /// They are found again without a word that all threads share. An entry that was let go is not valid.
+    found: Shards<Mutex<Found<E>>>,
     listed: Mutex<Listed<E>>,
     /// The number of (name, error type) pairs that still fit.
     pub(crate) error_type_budget: AtomicUsize,
-    extra: fn(&Option<Arc<Arc<str>>>) -> E,
-    /// Twice counted, so that an entry holds one word of it.
-    instance: Option<Arc<Arc<str>>>,
+    extra: fn(Option<&str>) -> E,
+    instance: Option<Arc<str>>,
 }
 
 /// The sets one entry takes in the instrument with the most: one per result without an error type, plus `_OTHER`.
@@ -392,17 +405,17 @@ impl<E> Registry<E> {
         names: usize,
         streams: usize,
         instance: Option<Arc<str>>,
-        extra: fn(&Option<Arc<Arc<str>>>) -> E,
+        extra: fn(Option<&str>) -> E,
     ) -> Self {
         // The overflow name takes an entry of its own.
         let names = names.min(streams / MAX_STATES - 1);
         Self {
             entries: RwLock::new(Entries::new(names)),
-            found: Shards::new(|_| Mutex::default()),
+            found: Shards::new(|_| Mutex::new(Found::default())),
             listed: Mutex::new(Listed { epoch: 0, entries: Arc::new([]) }),
             error_type_budget: AtomicUsize::new(streams.saturating_sub((names + 1) * SETS_PER_NAME)),
             extra,
-            instance: instance.map(Arc::new),
+            instance,
         }
     }
 
@@ -428,20 +441,66 @@ impl<E> Registry<E> {
     where
         E: Send + Sync + 'static,
     {
-        let found = &self.found[index];
-        if let Some(ByName(entry)) = lock(found).get(name) {
-            if entry.cell.takes_runs() {
+        self.find_here(|found| &mut found.plain, name, index, share, |_| true, || self.plain(name))
+    }
+
+    /// The same for a caller that said more than the name: that of [`Self::entry`].
+    pub(crate) fn entry_here(
+        &self,
+        (name, category, priority): (&str, TaskCategory, TaskPriority),
+        component: Option<&str>,
+        index: usize,
+        share: fn(&Entry<E>) -> E,
+        now: impl FnOnce() -> Duration,
+    ) -> Option<Arc<Entry<E>>>
+    where
+        E: Send + Sync + 'static,
+    {
+        let fits = |entry: &Entry<E>| {
+            let held = &entry.identity;
+            held.category == category && held.priority == priority && held.component.as_deref() == component
+        };
+        let find = || {
+            let component = component.map(Arc::from);
+            let identity = Identity { name: name.into(), category, priority, component };
+            self.entry(identity, false, now())
+        };
+        self.find_here(|found| &mut found.said, name, index, share, fits, find)
+    }
+
+    /// Returns the entry in `table` if it `fits`. Otherwise `find` finds it among all, and it is in the table from then on.
+    #[inline]
+    fn find_here(
+        &self,
+        table: impl Fn(&mut Found<E>) -> &mut HashSet<ByName<E>, RandomState>,
+        name: &str,
+        index: usize,
+        share: fn(&Entry<E>) -> E,
+        fits: impl Fn(&Entry<E>) -> bool,
+        find: impl FnOnce() -> Option<Arc<Entry<E>>>,
+    ) -> Option<Arc<Entry<E>>>
+    where
+        E: Send + Sync + 'static,
+    {
+        if let Some(ByName(entry)) = table(&mut lock(&self.found[index])).get(name) {
+            if fits(entry) && entry.cell.takes_runs() {
                 return Some(entry.clone());
             }
         }
-        let mut entry = self.plain(name)?;
+        let mut entry = find()?;
         if entry.cell.is_hot() {
             entry = self.part(entry, index, share);
         }
-        let mut found = lock(found);
+        let mut found = lock(&self.found[index]);
+        let table = table(&mut found);
+        let has_place = match table.get(name) {
+            None => table.len() < FOUND_AT_MOST,
+            // Another identity of the name keeps its place.
+            Some(ByName(held)) => fits(held) || !held.cell.takes_runs(),
+        };
         // A name that was let go meanwhile may be forgotten, and would stay here.
-        if !entry.cell.is_gone() && (found.len() < FOUND_AT_MOST || found.contains(name)) {
-            found.replace(ByName(entry.clone()));
+        if has_place && !entry.cell.is_gone() {
+            table.replace(ByName(entry.clone()));
         }
         Some(entry)
     }
@@ -638,7 +697,8 @@ impl<E> Registry<E> {
         plain: bool,
         under: Option<Arc<Entry<E>>>,
     ) -> Arc<Entry<E>> {
-        let extra = (self.extra)(&self.instance);
+        let identity = Identity { component: identity.component.as_deref().map(Arc::from), ..identity };
+        let extra = (self.extra)(self.instance.as_deref());
         Arc::new(Entry::new(identity, TaskCell::default(), extra, under, kind, plain))
     }
 
@@ -691,7 +751,7 @@ impl<E> Registry<E> {
         };
         // Of two entries of one name, another may be the first now.
         if has_moved {
-            self.found.iter().for_each(|found| lock(found).clear());
+            self.found.iter().for_each(|found| *lock(found) = Found::default());
         }
     }
 

@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// Set in [`TaskCell::active`] once the name is hot: runs that are spawned by the name alone are counted by the part of their thread's shard.
+/// Set in [`TaskCell::active`] once the name is hot: runs are counted by the part of their thread's shard.
 const HOT: u64 = 1 << 61;
 
 /// Set in [`TaskCell::active`] while the task that was registered under the name is gone and no other has come.
@@ -355,7 +355,7 @@ impl TaskCell {
     }
 
     /// The name is hot from now on.
-    pub(super) fn heat_up(&self) {
+    pub(crate) fn heat_up(&self) {
         self.active.fetch_or(HOT, Relaxed);
     }
 

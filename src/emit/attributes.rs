@@ -19,9 +19,13 @@ use crate::{
 };
 
 /// The attribute sets of one task name.
+///
+/// Each span counts a reference to its strings. So each entry has strings of its own. Threads that run other names, or other parts of a
+/// hot name, do not take these counts from each other.
 #[derive(Debug)]
 pub(crate) struct TaskAttributes {
-    instance: Option<Arc<Arc<str>>>,
+    /// Boxed, so that an entry has one word of it.
+    instance: Option<Box<Arc<str>>>,
     /// The parts of a hot name share them.
     sets: OnceLock<Arc<Sets>>,
 }
@@ -49,13 +53,14 @@ struct Failure {
 }
 
 impl TaskAttributes {
-    pub(crate) fn new(instance: &Option<Arc<Arc<str>>>) -> Self {
-        Self { instance: instance.clone(), sets: OnceLock::new() }
+    pub(crate) fn new(instance: Option<&str>) -> Self {
+        Self { instance: instance.map(|instance| Box::new(instance.into())), sets: OnceLock::new() }
     }
 
     /// Returns those of a part of a hot name.
     pub(crate) fn shared(task: &Entry<Self>) -> Self {
-        Self { instance: task.extra.instance.clone(), sets: OnceLock::from(task.sets().clone()) }
+        let instance = task.extra.instance.as_deref().map(AsRef::as_ref);
+        Self { sets: OnceLock::from(task.sets().clone()), ..Self::new(instance) }
     }
 }
 
@@ -234,6 +239,10 @@ pub(super) type BoundDuration = (u64, opentelemetry::metrics::BoundHistogram<f64
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use opentelemetry::Value;
+
     use super::*;
     use crate::{
         cell::Registry,
@@ -248,7 +257,7 @@ mod tests {
             priority: TaskPriority::High,
             component: Some("component".into()),
         };
-        registry.entry(identity, true, std::time::Duration::ZERO).expect("room")
+        registry.entry(identity, true, Duration::ZERO).expect("room")
     }
 
     fn error_attributes(
@@ -294,5 +303,44 @@ mod tests {
             assert!(keys(set).is_sorted(), "{:?}", keys(set));
             assert!(set.len() >= 5 && set.iter().all(|held| !held.value.as_str().is_empty()));
         }
+    }
+
+    /// The addresses of the counted strings that a span of this entry gets.
+    fn counted(entry: &Entry<TaskAttributes>) -> Vec<*const u8> {
+        let address = |attribute: &KeyValue| match &attribute.value {
+            Value::String(text) if !["unknown", "normal"].contains(&text.as_str()) => {
+                Some(text.as_str().as_ptr())
+            }
+            _ => None,
+        };
+        entry.new_attributes(0).iter().filter_map(address).collect()
+    }
+
+    #[test]
+    fn the_spans_of_two_names_and_of_two_parts_count_no_string_together() {
+        let registry = Registry::new(10, 1_999, Some("bot".into()), TaskAttributes::new);
+        let component: Arc<str> = "db".into();
+        let entry = |name: &str, component: Option<&Arc<str>>| {
+            let identity = Identity {
+                name: name.into(),
+                category: TaskCategory::Unknown,
+                priority: TaskPriority::default(),
+                component: component.cloned(),
+            };
+            registry.entry(identity, component.is_none(), Duration::ZERO).expect("room")
+        };
+        let names = [entry("a", Some(&component)), entry("b", Some(&component))].map(|entry| counted(&entry));
+        assert_eq!(names.each_ref().map(Vec::len), [3, 3], "component, instance and name");
+        let hot = entry("c", None);
+        hot.run_started(|| Duration::ZERO, SystemTime::UNIX_EPOCH);
+        hot.cell.heat_up();
+        let part = |shard| registry.plain_here("c", shard, TaskAttributes::shared).expect("known");
+        let parts = [part(0), part(1)].map(|part| counted(&part));
+        assert_eq!(parts.each_ref().map(Vec::len), [2, 2], "instance and name");
+        let mut all: Vec<_> = names.into_iter().chain(parts).chain([counted(&hot)]).flatten().collect();
+        let before = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), before, "each string is counted by one entry");
     }
 }

@@ -1,6 +1,7 @@
 //! The context of a run, which its task receives.
 
 use std::{
+    borrow::Cow,
     future::Future,
     num::NonZeroU64,
     pin::Pin,
@@ -20,6 +21,7 @@ use crate::{
     gate::{Pass, Standing},
     policy::TaskOutput,
     run::{Task, TaskHandle},
+    shards::LocalArc,
 };
 
 /// The view of a run on itself: its name and number, the stop request, its heartbeat, and a way to spawn.
@@ -43,7 +45,7 @@ pub(crate) struct ContextParts {
 /// The owner of the work that is spawned through a context, or its manager without one.
 pub(crate) enum Origin {
     /// The manager of a run without an owner.
-    Manager(Weak<Shared>),
+    Manager(LocalArc<Weak<Shared>>),
     /// The task itself, or the owner of the spawned run.
     Owner(Weak<Supervised>),
     /// The same for a task with a gate. Behind a pointer, because few tasks have one.
@@ -444,7 +446,7 @@ impl TaskContext {
     /// ```
     pub fn task<'a>(&self, name: &'a str) -> TaskBuilder<'a> {
         let owner = match &self.parts.origin {
-            Origin::Manager(manager) => return TaskBuilder::new(manager.upgrade(), name),
+            Origin::Manager(manager) => return TaskBuilder::new(manager.upgrade().map(Cow::Owned), name),
             Origin::Owner(owner) => owner.upgrade(),
             Origin::Gated(gated) => gated.0.upgrade(),
         };

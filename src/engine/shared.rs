@@ -47,6 +47,8 @@ use crate::{
 };
 
 pub(crate) struct Shared {
+    /// Itself, for the contexts of spawned runs.
+    pub(super) own: LocalArcs<Weak<Self>>,
     pub(crate) recorder: LocalArcs<Recorder>,
     pub(crate) settings: Settings,
     pub(crate) tracker: LocalArcs<Tracker>,
@@ -83,7 +85,8 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(recorder: Arc<Recorder>, settings: Settings) -> Arc<Self> {
         let number = watchdog::next_number();
-        let shared = Arc::new(Self {
+        let shared = Arc::new_cyclic(|own| Self {
+            own: LocalArcs::new(Arc::new(own.clone())),
             recorder: LocalArcs::new(recorder),
             tracker: LocalArcs::new(Tracker::new(number, settings.spawn_grace)),
             settings,

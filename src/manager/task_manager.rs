@@ -1,6 +1,6 @@
 //! The methods of a manager, for a service.
 
-use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
 use crate::{
     cell::{self, TaskSnapshot, TaskState},
@@ -299,7 +299,7 @@ impl TaskManager {
     /// # }
     /// ```
     pub fn task<'a>(&'a self, name: &'a str) -> TaskBuilder<'a> {
-        TaskBuilder::new(Some(self.shared().clone()), name)
+        TaskBuilder::new(Some(Cow::Borrowed(self.shared())), name)
     }
 
     /// Registers a critical task. It starts with [`start`](Self::start), or at once after it, and is restarted by its policy.
@@ -1398,5 +1398,30 @@ impl TaskManager {
             last_collection: exposition.as_ref().and_then(|exposition| exposition.last_collection()),
             missing_components,
         }
+    }
+}
+
+#[cfg(all(test, not(otel_tasks_loom)))]
+mod tests {
+    use super::*;
+    use crate::TaskPriority;
+
+    #[tokio::test]
+    async fn a_run_counts_no_reference_to_the_manager_which_all_threads_would_share() {
+        let tasks = TaskManager::new();
+        let references = || (Arc::strong_count(tasks.shared()), Arc::weak_count(tasks.shared()));
+        let before = references();
+        let plain = tasks.spawn("plain", std::future::pending::<()>());
+        let with_context = tasks
+            .task("import")
+            .priority(TaskPriority::High)
+            .spawn_with(|ctx| async move { ctx.cancelled().await });
+        tokio::task::yield_now().await;
+        assert_eq!(tasks.snapshot("import").map(|import| import.active), Some(1), "it is running");
+        assert_eq!(references(), before);
+        let _builder = tasks.task("kept");
+        assert_eq!(references(), before);
+        plain.abort();
+        with_context.abort();
     }
 }

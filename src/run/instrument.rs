@@ -163,7 +163,7 @@ where
     let entry = if task.category.is_none() && task.priority.is_none() && task.component.is_none() {
         recorder.task_here(task.name, shards::here())
     } else {
-        recorder.task_with(task.name, task.category, task.priority, task.component.map(Into::into))
+        recorder.task_with_here(task.name, task.category, task.priority, task.component, shards::here())
     };
     let run = {
         let mut details = SpanDetails { parent: SpanParent::current(), ..SpanDetails::default() };

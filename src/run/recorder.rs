@@ -245,6 +245,23 @@ impl Recorder {
         self.registry().entry(identity, false, self.now()).unwrap_or_else(|| self.registry().overflow())
     }
 
+    /// The same for a run that a thread of this shard spawns.
+    pub(crate) fn task_with_here(
+        &self,
+        given: &str,
+        category: Option<TaskCategory>,
+        priority: Option<TaskPriority>,
+        component: Option<&str>,
+        shard: usize,
+    ) -> Arc<Task> {
+        let name = self.options.name_rule.apply(given);
+        let category = category.unwrap_or_else(|| self.options.categories.categorize(given));
+        let said = (&*name, category, priority.unwrap_or_default());
+        self.registry()
+            .entry_here(said, component, shard, TaskAttributes::shared, || self.now())
+            .unwrap_or_else(|| self.registry().overflow())
+    }
+
     /// Counts an ended run in the cell and in the histogram; the only place where either happens. Returns its duration.
     pub(crate) fn run_ended(
         &self,

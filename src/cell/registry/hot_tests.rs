@@ -32,7 +32,76 @@ mod sums {
     use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
     use super::*;
-    use crate::{cell::HISTORY_LENGTH, policy::TaskPriority};
+    use crate::cell::HISTORY_LENGTH;
+
+    /// As a caller finds it that gives a priority.
+    fn with(registry: &Registry<()>, priority: TaskPriority, shard: usize) -> Arc<Entry<()>> {
+        let said = ("a", TaskCategory::Unknown, priority);
+        registry.entry_here(said, None, shard, |_| (), || NOW).expect("room")
+    }
+
+    #[test]
+    fn what_a_shard_has_found_is_found_again_without_the_lock_of_all() {
+        let registry = Arc::new(Registry::<()>::new(4, 1_999, None, |_| ()));
+        registry.entry(Identity::named("a"), true, NOW).expect("room");
+        let find = {
+            let registry = registry.clone();
+            move || [here(&registry, "a", 0), with(&registry, TaskPriority::High, 0)]
+        };
+        let before = find();
+        assert!(!Arc::ptr_eq(&before[0], &before[1]));
+        let (tell, told) = std::sync::mpsc::channel();
+        let _all = registry.entries.write().expect("no panic");
+        std::thread::spawn(move || tell.send(find()));
+        let again = told.recv_timeout(Duration::from_secs(20)).expect("the lock is not waited for");
+        assert!(again.iter().zip(&before).all(|(again, before)| Arc::ptr_eq(again, before)));
+    }
+
+    #[test]
+    fn each_identity_of_a_name_is_found_where_several_take_turns() {
+        let registry = Registry::<()>::new(8, 1_999, None, |_| ());
+        registry.entry(Identity::named("a"), true, NOW).expect("room");
+        for _ in 0..3 {
+            for priority in [TaskPriority::High, TaskPriority::Low, TaskPriority::High] {
+                let entry = with(&registry, priority, 0);
+                assert!(entry.identity.priority == priority && !entry.plain);
+            }
+            assert!(here(&registry, "a", 0).plain);
+        }
+        let component = |component: Option<&str>| {
+            let said = ("a", TaskCategory::Unknown, TaskPriority::High);
+            registry.entry_here(said, component, 0, |_| (), || NOW).expect("room")
+        };
+        assert_eq!(component(Some("db")).identity.component.as_deref(), Some("db"));
+        assert_eq!(component(None).identity.component, None);
+        assert_eq!(registry.listing().len(), 4);
+    }
+
+    #[test]
+    fn a_hot_name_has_parts_for_each_of_its_identities() {
+        let registry = Registry::<()>::new(4, 1_999, None, |_| ());
+        let entry = with(&registry, TaskPriority::High, 0);
+        run(&entry);
+        entry.cell.heat_up();
+        let parts = [0, 1, 0].map(|shard| with(&registry, TaskPriority::High, shard));
+        assert!(Arc::ptr_eq(&parts[0], &parts[2]) && !Arc::ptr_eq(&parts[0], &parts[1]));
+        assert!(parts.iter().all(|part| !Arc::ptr_eq(part, &entry) && part.identity == entry.identity));
+        parts.iter().for_each(run);
+        assert_eq!((registry.listing().len(), entry.cell.vitals(NOW).runs), (1, 4));
+    }
+
+    #[test]
+    fn an_identity_that_was_let_go_is_not_found_again() {
+        let registry = Registry::<()>::new(2, 1_999, None, |_| ());
+        let entry = with(&registry, TaskPriority::High, 0);
+        registry.retire(&entry, NOW);
+        let later = NOW + OBSERVED_FOR * 2;
+        registry.collect(later);
+        registry.expire(later);
+        assert!(entry.cell.is_gone());
+        let again = with(&registry, TaskPriority::High, 0);
+        assert!(!again.cell.is_gone() && registry.listing().len() == 1);
+    }
 
     fn hot() -> (Arc<Registry<()>>, Arc<Entry<()>>) {
         let registry = Arc::new(Registry::<()>::new(2, 1_999, None, |_| ()));

@@ -1,6 +1,7 @@
 //! Short tasks: their options, and the cheap path that spawns them.
 
 use std::{
+    borrow::Cow,
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -43,8 +44,8 @@ use crate::{
 /// [`TaskContext::task`].
 #[must_use = "nothing runs until `spawn`"]
 pub struct TaskBuilder<'a> {
-    /// `None` if the manager is gone: then the task is refused.
-    pub(super) shared: Option<Arc<Shared>>,
+    /// `None` if the manager is gone: then the task is refused. Borrowed from the manager, whose count all threads share.
+    pub(super) shared: Option<Cow<'a, Arc<Shared>>>,
     pub(super) options: SpawnOptions<'a>,
 }
 
@@ -55,14 +56,14 @@ impl std::fmt::Debug for TaskBuilder<'_> {
 }
 
 impl<'a> TaskBuilder<'a> {
-    pub(crate) fn new(shared: Option<Arc<Shared>>, name: &'a str) -> Self {
+    pub(crate) fn new(shared: Option<Cow<'a, Arc<Shared>>>, name: &'a str) -> Self {
         Self { shared, options: SpawnOptions::new(name) }
     }
 
     /// Returns a builder of a task that `owner` owns.
     pub(crate) fn owned(shared: Option<Arc<Shared>>, name: &'a str, owner: Arc<Supervised>) -> Self {
         let options = SpawnOptions { owner: Some(Owner::Task(owner)), ..SpawnOptions::new(name) };
-        Self { shared, options }
+        Self { shared: shared.map(Cow::Owned), options }
     }
 
     /// Sets the category. Default: the manager's [`CategoryRules`](crate::policy::CategoryRules) derive it from the name.
@@ -598,7 +599,7 @@ impl Shared {
         if category.is_none() && priority.is_none() && component.is_none() {
             self.recorder.task_here(name, shard)
         } else {
-            self.recorder.task_with(name, category, priority, component)
+            self.recorder.task_with_here(name, category, priority, component.as_deref(), shard)
         }
     }
 
@@ -671,7 +672,7 @@ impl Shared {
                 stop: Stop::of(token),
                 origin: match owner {
                     Some(owner) => Origin::of_owner(owner, pass.clone()),
-                    None => Origin::Manager(Arc::downgrade(self)),
+                    None => Origin::Manager(self.own.of_shard(shard)),
                 },
             })
         });

@@ -1,6 +1,9 @@
 //! Short tasks with a limit on concurrent runs.
 
-use std::sync::{Arc, Weak};
+use std::{
+    borrow::Cow,
+    sync::{Arc, Weak},
+};
 
 use tokio::time::Instant;
 
@@ -169,7 +172,7 @@ impl LimitedTask {
 
     fn builder(&self, shared: Arc<Shared>, owner: Option<Owner>, room: Room) -> TaskBuilder<'_> {
         let options = self.inner.options.of_one_run(&self.inner.name, owner, room);
-        TaskBuilder { shared: Some(shared), options }
+        TaskBuilder { shared: Some(Cow::Owned(shared)), options }
     }
 
     fn refused(&self) -> TaskBuilder<'_> {

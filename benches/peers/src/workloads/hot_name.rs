@@ -9,6 +9,7 @@
 use std::{future::Future, time::Instant};
 
 use opentelemetry::KeyValue;
+use otel_tasks::TaskCategory;
 
 use super::spawn::{NAME, as_built, manager};
 use crate::{
@@ -22,6 +23,8 @@ const RUNS: usize = 320_000;
 const AT_A_TIME: usize = 64;
 const COUNTER: &str = "otel-counter";
 const OWN_NAMES: &str = "otel-tasks, own names";
+/// With own names, too.
+const BY_BUILDER: &str = "otel-tasks, by builder";
 /// One for each thread. Without digits, which the rule for names would cut.
 const NAMES: [&str; 16] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"];
 
@@ -52,6 +55,13 @@ fn workload(name: &'static str, threads: usize) -> Workload {
         .cell(OWN_NAMES, move |scale| {
             let tasks = manager(as_built);
             run(scale, threads, move |thread| tasks.spawn(NAMES[thread], async {}))
+        })
+        .cell(BY_BUILDER, move |scale| {
+            let tasks = manager(as_built);
+            run(scale, threads, move |thread| {
+                let builder = tasks.task(NAMES[thread]).category(TaskCategory::Command);
+                builder.spawn_with(|_| async {})
+            })
         })
         .goal(Limit::OfSystem(1.0, BY_HAND))
 }
