@@ -372,14 +372,36 @@ pub(crate) fn by_name<E>(listing: &[Arc<Entry<E>>]) -> impl Iterator<Item = &[Ar
 /// The entries that the threads of a shard have found for their runs.
 struct Found<E> {
     /// By name alone.
-    plain: HashSet<ByName<E>, RandomState>,
+    plain: Known<E>,
     /// By what a caller said beside the name: one of each name.
-    said: HashSet<ByName<E>, RandomState>,
+    said: Known<E>,
+}
+
+struct Known<E>(HashSet<ByName<E>, RandomState>);
+
+impl<E> Known<E> {
+    /// Returns the entry of this name if it `fits` and takes runs.
+    fn get(&self, name: &str, fits: impl Fn(&Entry<E>) -> bool) -> Option<&Arc<Entry<E>>> {
+        let ByName(entry) = self.0.get(name)?;
+        (fits(entry) && entry.cell.takes_runs()).then_some(entry)
+    }
+
+    /// Adds an entry that was not found, if there is room. Another identity of the name keeps its place.
+    fn add(&mut self, entry: &Arc<Entry<E>>, fits: impl Fn(&Entry<E>) -> bool) {
+        let has_place = match self.0.get(&*entry.identity.name) {
+            None => self.0.len() < FOUND_AT_MOST,
+            Some(ByName(held)) => fits(held) || !held.cell.takes_runs(),
+        };
+        // A name that was let go meanwhile may be forgotten, and would stay here.
+        if has_place && !entry.cell.is_gone() {
+            self.0.replace(ByName(entry.clone()));
+        }
+    }
 }
 
 impl<E> Default for Found<E> {
     fn default() -> Self {
-        Self { plain: HashSet::default(), said: HashSet::default() }
+        Self { plain: Known(HashSet::default()), said: Known(HashSet::default()) }
     }
 }
 
@@ -472,7 +494,7 @@ impl<E> Registry<E> {
     #[inline]
     fn find_here(
         &self,
-        table: impl Fn(&mut Found<E>) -> &mut HashSet<ByName<E>, RandomState>,
+        table: impl Fn(&mut Found<E>) -> &mut Known<E>,
         name: &str,
         index: usize,
         share: fn(&Entry<E>) -> E,
@@ -482,26 +504,14 @@ impl<E> Registry<E> {
     where
         E: Send + Sync + 'static,
     {
-        if let Some(ByName(entry)) = table(&mut lock(&self.found[index])).get(name) {
-            if fits(entry) && entry.cell.takes_runs() {
-                return Some(entry.clone());
-            }
+        if let Some(entry) = table(&mut lock(&self.found[index])).get(name, &fits) {
+            return Some(entry.clone());
         }
         let mut entry = find()?;
         if entry.cell.is_hot() {
             entry = self.part(entry, index, share);
         }
-        let mut found = lock(&self.found[index]);
-        let table = table(&mut found);
-        let has_place = match table.get(name) {
-            None => table.len() < FOUND_AT_MOST,
-            // Another identity of the name keeps its place.
-            Some(ByName(held)) => fits(held) || !held.cell.takes_runs(),
-        };
-        // A name that was let go meanwhile may be forgotten, and would stay here.
-        if has_place && !entry.cell.is_gone() {
-            table.replace(ByName(entry.clone()));
-        }
+        table(&mut lock(&self.found[index])).add(&entry, fits);
         Some(entry)
     }
 
