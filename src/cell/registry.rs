@@ -407,7 +407,8 @@ impl<E> Default for Found<E> {
 
 pub(crate) struct Registry<E> {
     entries: RwLock<Entries<E>>,
-    /// They are found again without a word that all threads share. An entry that was let go is not valid.
+    /// The entries that each shard has found. A thread finds them again without a word that all threads share. An entry that was let go is not
+    /// valid.
     found: Shards<Mutex<Found<E>>>,
     listed: Mutex<Listed<E>>,
     /// The number of (name, error type) pairs that still fit.

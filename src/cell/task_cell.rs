@@ -116,6 +116,7 @@ struct Figures {
     is_part: bool,
     /// As [`TaskCell::first_start_at`].
     last_restart_at: AtomicU64,
+    /// Unix time in nanoseconds, 0 for never; so the next one.
     last_restart: AtomicU64,
     next_retry: AtomicU64,
     /// Reservations that wait, plus one; 0 if the name has never had a limit.
