@@ -8,6 +8,8 @@ pub const BARE: &str = "bare";
 pub const OURS: &str = "otel-tasks";
 /// What a careful user writes today with tracing, tracing-opentelemetry and the OpenTelemetry API.
 pub const BY_HAND: &str = "by-hand";
+/// The same with the guarantees of this crate.
+pub const BY_HAND_GUARDED: &str = "by-hand, guarded";
 
 /// How much is asked of a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

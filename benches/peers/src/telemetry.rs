@@ -151,6 +151,21 @@ pub struct ByHand {
     duration: Histogram<f64>,
 }
 
+/// The attributes of a name, made once.
+pub struct Figures {
+    task: [KeyValue; 1],
+    success: [KeyValue; 2],
+    panic: [KeyValue; 2],
+}
+
+impl Figures {
+    pub fn of(name: &str) -> Arc<Self> {
+        let name = KeyValue::new("task.name", Arc::<str>::from(name));
+        let ended = |result| [name.clone(), KeyValue::new("task.run.result", result)];
+        Arc::new(Self { task: [name.clone()], success: ended("success"), panic: ended("panic") })
+    }
+}
+
 impl ByHand {
     /// For the rest of the process, as such instruments are.
     pub fn leaked(meter: &Meter) -> &'static Self {
@@ -171,6 +186,22 @@ impl ByHand {
         let ended = [KeyValue::new("task.name", name), KeyValue::new("task.run.result", "success")];
         self.duration.record(began.elapsed().as_secs_f64(), &ended);
         self.runs.add(1, &ended);
+    }
+
+    /// `work`, metered under a name that was found before.
+    pub async fn metered_under<T, E>(
+        &self,
+        figures: &Figures,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        self.active.add(1, &figures.task);
+        let began = Instant::now();
+        let output = work.await;
+        self.active.add(-1, &figures.task);
+        let ended = if output.is_ok() { &figures.success } else { &figures.panic };
+        self.duration.record(began.elapsed().as_secs_f64(), ended);
+        self.runs.add(1, ended);
+        output
     }
 
     /// `work`, metered under `name` and in a span.

@@ -1,5 +1,6 @@
 //! The registry of workloads: a new one is a file here and a line in [`all`].
 
+pub mod guarded;
 pub mod hot_name;
 pub mod iteration;
 pub mod loops;

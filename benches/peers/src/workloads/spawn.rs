@@ -21,8 +21,9 @@ use tracing::Instrument as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::{
-    cell::{BARE, BY_HAND, Limit, Measured, OURS, Scale, Workload, median},
+    cell::{BARE, BY_HAND, BY_HAND_GUARDED, Limit, Measured, OURS, Scale, Workload, median},
     telemetry::{ByHand, Metrics, Sampling, subscribe_by_hand, subscribe_ours, tracer},
+    workloads::guarded::Guarded,
 };
 
 const TASKS: usize = 50_000;
@@ -75,6 +76,7 @@ fn metered() -> Workload {
         let by_hand = ByHand::leaked(&Metrics::leaked().meter());
         rounds(scale, || tokio::spawn(by_hand.metered(NAME, yield_now())))
     })
+    .cell(BY_HAND_GUARDED, |scale| guarded(scale, yield_now))
     .cell(OURS, |scale| ours(scale, as_built))
     .goal(Limit::OfSystem(1.0, "tokio-metrics"))
 }
@@ -93,13 +95,30 @@ fn traced(
         })
 }
 
+async fn guarded<F>(scale: Scale, work: impl Fn() -> F + Send + Sync) -> Measured
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    let guarded = Guarded::leaked(ByHand::leaked(&Metrics::leaked().meter()));
+    let measured = rounds(scale, || guarded.spawn(NAME, work()).expect("it is open")).await;
+    assert_eq!(guarded.shut_down(), 0, "all have left");
+    measured
+}
+
 /// With the least that the direct path does. It is not compared with a version by hand: so it has short rounds, and many.
 fn beside_the_least(workload: Workload, sampling: Sampling) -> Workload {
-    workload.cell("span alone", move |scale| {
-        tracing_subscriber::registry().init();
-        let tracer = tracer(sampling);
-        rounds(scale, move || tokio::spawn(in_a_span(&tracer, yield_now())))
-    })
+    workload
+        .cell("span alone", move |scale| {
+            tracing_subscriber::registry().init();
+            let tracer = tracer(sampling);
+            rounds(scale, move || tokio::spawn(in_a_span(&tracer, yield_now())))
+        })
+        .cell(BY_HAND_GUARDED, move |scale| {
+            tracing_subscriber::registry().init();
+            let tracer = tracer(sampling);
+            guarded(scale, move || in_a_span(&tracer, yield_now()))
+        })
 }
 
 /// The least that a run in a span does: a span of the registry and one of the SDK, both made at the first poll with the attributes of a

@@ -5,12 +5,17 @@
 //! own call for that, until the last has ended. No system has a subscriber or a meter.
 
 use std::{
+    collections::HashMap,
     future::Future,
+    pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::AcqRel},
+        Arc, Mutex, OnceLock,
+        atomic::{
+            AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
+            Ordering::{AcqRel, Relaxed},
+        },
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use otel_tasks::{CriticalTaskConfig, TaskManager};
@@ -20,8 +25,9 @@ use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    cell::{BARE, Limit, Measured, OURS, Scale, Workload},
+    cell::{BARE, BY_HAND_GUARDED, Limit, Measured, OURS, Scale, Workload},
     memory,
+    workloads::guarded::caught,
 };
 
 /// What the start has left under way is over by then.
@@ -29,6 +35,9 @@ const SETTLED: Duration = Duration::from_millis(500);
 
 /// How often the allocated bytes are read within that time.
 const READINGS: u32 = 20;
+
+/// The delay before a restart in the version by hand.
+const BACKOFF: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy)]
 enum Figure {
@@ -71,6 +80,7 @@ fn workload(
     };
     Workload::new(name, unit, question)
         .cell(BARE, move |scale| measure::<Bare>(figure, count(scale)))
+        .cell(BY_HAND_GUARDED, move |scale| measure::<Guarded>(figure, count(scale)))
         .cell(OURS, move |scale| measure::<Ours>(figure, count(scale)))
         .cell(TASK_SUPERVISOR, move |scale| measure::<TaskSupervisor>(figure, count(scale)))
         .cell("ractor", move |scale| measure::<Ractor>(figure, count(scale)))
@@ -222,6 +232,147 @@ impl System for Ours {
     async fn stop(tasks: TaskManager) {
         let report = tasks.shutdown().await;
         assert!(report.is_clean(), "stopped within the deadline");
+    }
+}
+
+/// The least that a supervisor with the guarantees of otel-tasks does: a task has a name of its own that is found, a state and figures for
+/// its health, a token of its own, a restart if it fails or panics, and a line in the report of the stop.
+#[derive(Default)]
+struct Guarded {
+    tasks: Mutex<HashMap<Arc<str>, Arc<Kept>>>,
+    running: TaskTracker,
+}
+
+struct Kept {
+    name: Arc<str>,
+    body: Box<dyn Fn(CancellationToken) -> Boxed + Send + Sync>,
+    state: AtomicU8,
+    /// Nanoseconds since 1970.
+    since: AtomicU64,
+    restarts: AtomicU32,
+    failures: AtomicU32,
+    /// Of the run that it is in.
+    stop: Mutex<Option<CancellationToken>>,
+    /// The time from the stop to the end.
+    stopped: Mutex<Option<Duration>>,
+}
+
+type Boxed = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum State {
+    Waiting,
+    Running,
+    Restarting,
+    Stopped,
+}
+
+/// A line of the report.
+struct Line {
+    name: Arc<str>,
+    state: u8,
+    after: Option<Duration>,
+}
+
+impl Guarded {
+    fn register(&self, name: &str, body: impl Fn(CancellationToken) -> Boxed + Send + Sync + 'static) {
+        let name: Arc<str> = name.into();
+        let kept = Kept {
+            name: name.clone(),
+            body: Box::new(body),
+            state: AtomicU8::new(State::Waiting as u8),
+            since: AtomicU64::new(now()),
+            restarts: AtomicU32::new(0),
+            failures: AtomicU32::new(0),
+            stop: Mutex::default(),
+            stopped: Mutex::default(),
+        };
+        let before = self.tasks.lock().unwrap().insert(name, Arc::new(kept));
+        assert!(before.is_none(), "each name once");
+    }
+
+    fn start(&self) -> Arc<Stopping> {
+        let stopping = Arc::<Stopping>::default();
+        for kept in self.tasks.lock().unwrap().values() {
+            self.running.spawn(kept.clone().drive(stopping.clone()));
+        }
+        self.running.close();
+        stopping
+    }
+
+    fn report(self) -> Vec<Line> {
+        let tasks = self.tasks.into_inner().unwrap();
+        let line = |kept: Arc<Kept>| Line {
+            name: kept.name.clone(),
+            state: kept.state.load(Relaxed),
+            after: *kept.stopped.lock().unwrap(),
+        };
+        let mut lines: Vec<_> = tasks.into_values().map(line).collect();
+        lines.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        lines
+    }
+}
+
+/// When the stop was requested.
+#[derive(Default)]
+struct Stopping(OnceLock<Instant>);
+
+impl Kept {
+    async fn drive(self: Arc<Self>, stopping: Arc<Stopping>) {
+        loop {
+            let stop = CancellationToken::new();
+            *self.stop.lock().unwrap() = Some(stop.clone());
+            self.set(State::Running);
+            let failed = caught((self.body)(stop)).await.is_err();
+            if let Some(asked) = stopping.0.get() {
+                *self.stopped.lock().unwrap() = Some(asked.elapsed());
+                return self.set(State::Stopped);
+            }
+            self.failures.fetch_add(u32::from(failed), Relaxed);
+            self.restarts.fetch_add(1, Relaxed);
+            self.set(State::Restarting);
+            tokio::time::sleep(BACKOFF).await;
+        }
+    }
+
+    fn set(&self, state: State) {
+        self.since.store(now(), Relaxed);
+        self.state.store(state as u8, Relaxed);
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+impl System for Guarded {
+    type Running = (Self, Arc<Stopping>);
+
+    async fn start(names: &[String], started: &Arc<Started>) -> Self::Running {
+        let tasks = Self::default();
+        for name in names {
+            let started = started.clone();
+            tasks.register(name, move |stop| {
+                let started = started.clone();
+                Box::pin(async move {
+                    started.one();
+                    stop.cancelled().await;
+                })
+            });
+        }
+        let stopping = tasks.start();
+        (tasks, stopping)
+    }
+
+    async fn stop((tasks, stopping): Self::Running) {
+        stopping.0.get_or_init(Instant::now);
+        for kept in tasks.tasks.lock().unwrap().values() {
+            kept.stop.lock().unwrap().iter().for_each(CancellationToken::cancel);
+        }
+        tasks.running.wait().await;
+        let is_clean = |line: &Line| line.state == State::Stopped as u8 && line.after.is_some();
+        assert!(tasks.report().iter().all(is_clean), "each has stopped");
     }
 }
 
