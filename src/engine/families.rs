@@ -61,7 +61,7 @@ impl Shared {
         member: Registration,
         leaving: Option<&Arc<Supervised>>,
     ) -> Result<(), Changed> {
-        self.settle().map_err(RegisterError::from)?;
+        self.check_runtime().map_err(RegisterError::from)?;
         let now = self.settings.wall_clock.now();
         let registered_in = Self::registered_in();
         let mut registered = self.registered();
@@ -128,7 +128,7 @@ impl Shared {
         family: &Arc<Family>,
         mut wanted: Wanted,
     ) -> Result<Vec<Arc<Supervised>>, Changed> {
-        self.settle().map_err(RegisterError::from)?;
+        self.check_runtime().map_err(RegisterError::from)?;
         let now = self.settings.wall_clock.now();
         let registered_in = Self::registered_in();
         let mut registered = self.registered();

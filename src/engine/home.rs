@@ -110,6 +110,11 @@ impl Runtime {
         }
     }
 
+    /// Returns true if the runtime was not shut down, and has a timer.
+    pub(super) fn is_sound(&self, here: Option<&Handle>) -> bool {
+        !self.is_gone(here) && self.has_time()
+    }
+
     /// Returns true if the runtime was reported to be gone.
     pub(crate) fn is_told(&self) -> bool {
         self.told.load(SeqCst)
@@ -138,6 +143,11 @@ impl Home {
 
     pub(super) fn runtime(&self) -> Option<Arc<Runtime>> {
         self.runtime.load_full()
+    }
+
+    /// Returns true if the runtime is there and has a timer. Without a reference to it, whose count all threads would change.
+    pub(super) fn is_sound(&self, here: Option<&Handle>) -> bool {
+        self.runtime.load().as_ref().is_some_and(|runtime| runtime.is_sound(here))
     }
 
     pub(super) fn is_usable(&self) -> bool {

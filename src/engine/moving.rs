@@ -24,12 +24,18 @@ impl Shared {
         self.home.runtime()
     }
 
+    /// Does what [`settle`](Self::settle) does, for a call that does not need the runtime itself.
+    pub(crate) fn check_runtime(self: &Arc<Self>) -> Result<(), Missing> {
+        let is_settled = self.home.is_usable() && self.home.is_sound(Handle::try_current().ok().as_ref());
+        if is_settled { Ok(()) } else { self.settle().map(drop) }
+    }
+
     /// The runtime to use for the manager's own work: its own, or that of the caller if its own is gone or has no timer.
     pub(crate) fn settle(self: &Arc<Self>) -> Result<Arc<Runtime>, Missing> {
         let here = Handle::try_current().ok();
         let before = self.existing_runtime();
         let is_gone = |runtime: &Runtime| runtime.is_gone(here.as_ref());
-        if let Some(runtime) = before.as_ref().filter(|runtime| !is_gone(runtime) && runtime.has_time()) {
+        if let Some(runtime) = before.as_ref().filter(|runtime| runtime.is_sound(here.as_ref())) {
             self.home.set_usable(true);
             return Ok(runtime.clone());
         }
@@ -47,7 +53,7 @@ impl Shared {
         {
             let _moving = self.home.moving();
             // Another thread may have been faster.
-            let held = self.existing_runtime().filter(|runtime| !is_gone(runtime) && runtime.has_time());
+            let held = self.existing_runtime().filter(|runtime| runtime.is_sound(Some(here)));
             if let Some(held) = held {
                 return Ok(held);
             }
@@ -115,7 +121,7 @@ impl Shared {
     /// If there is no runtime to use.
     #[track_caller]
     pub(crate) fn need_runtime(self: &Arc<Self>) {
-        if let Err(missing) = self.settle() {
+        if let Err(missing) = self.check_runtime() {
             panic!("{missing}");
         }
     }
@@ -126,7 +132,7 @@ impl Shared {
     /// If there is a runtime and it has no timer.
     #[track_caller]
     pub(crate) fn will_need_runtime(self: &Arc<Self>) -> Call {
-        if let Err(missing @ Missing::Time) = self.settle() {
+        if let Err(missing @ Missing::Time) = self.check_runtime() {
             panic!("{missing}");
         }
         Call { at: Location::caller() }
@@ -179,7 +185,7 @@ impl Call {
     /// # Panics
     /// If it cannot; the message has the line of the call.
     pub(crate) fn check_start(self, shared: &Arc<Shared>) {
-        if let Err(missing) = shared.settle() {
+        if let Err(missing) = shared.check_runtime() {
             panic!("{missing} (called at {})", self.at);
         }
     }
@@ -189,9 +195,9 @@ impl Call {
     /// # Panics
     /// If there is none; the message has the line of the call.
     pub(crate) fn check(self, shared: &Arc<Shared>) {
-        match shared.settle() {
+        match shared.check_runtime() {
             // The watchdog ends a shutdown without a runtime.
-            Ok(_) | Err(Missing::Gone) => {}
+            Ok(()) | Err(Missing::Gone) => {}
             Err(missing) => panic!("{missing} (called at {})", self.at),
         }
     }
