@@ -38,7 +38,7 @@ use tokio::sync::Notify;
 
 use crate::{
     config::{CriticalTaskConfig, What},
-    engine::{Body, Factory, Life, LifeEnd, TaskContext, TaskEvent, TaskEvents, Work, live_by_factory},
+    engine::{Body, Factory, LifeEnd, NewLife, TaskContext, TaskEvent, TaskEvents, Work, live_by_factory},
     manager::TaskManager,
     policy::{ErrorClass, ErrorRules, Exit, Failure},
 };
@@ -344,7 +344,7 @@ impl Factory for Afflicted {
 }
 
 impl Body for Afflicted {
-    fn live(self: Arc<Self>, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
+    fn live(self: Arc<Self>, life: NewLife<'_>) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
         live_by_factory(self, life)
     }
 

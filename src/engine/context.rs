@@ -388,10 +388,10 @@ impl TaskContext {
         let Some((supervised, generation)) = self.parts.life() else { return };
         let supervised = supervised.upgrade();
         let news = supervised.as_ref().and_then(|supervised| supervised.signals.ready(generation));
-        let manager = supervised.as_ref().and_then(|supervised| supervised.manager());
-        match (news, supervised, manager) {
-            (None, ..) => self.parts.task.stale_signal(),
-            (Some(true), Some(supervised), Some(shared)) => {
+        match (news, supervised) {
+            (None, _) => self.parts.task.stale_signal(),
+            (Some(true), Some(supervised)) => {
+                let Some(shared) = supervised.manager() else { return };
                 shared.tell(&supervised, || TaskEventKind::Ready);
                 shared.changed(&supervised);
             }

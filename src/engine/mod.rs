@@ -54,8 +54,8 @@ pub use spawn::{LimitedTask, StopToken, TaskBuilder};
 #[cfg(feature = "testing")]
 pub(crate) use supervision::live_by_factory;
 pub(crate) use supervision::{
-    Body, Factory, Family, GatedBody, Group, Life, LifeEnd, Links, MemberBody, Membership, Order, Supervised,
-    TaskSpec, Work, erase, erase_lending, is_current, until_gone,
+    Body, Factory, Family, GatedBody, Group, Life, LifeEnd, Links, MemberBody, Membership, NewLife, Order,
+    Supervised, TaskSpec, Work, erase, erase_lending, is_current, until_gone,
 };
 pub use supervision::{Lent, TaskSettings};
 

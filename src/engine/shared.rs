@@ -46,6 +46,8 @@ use crate::{
     watchdog,
 };
 
+// So that the number of its references, which changes with each driver that comes or goes, is in another cache line than what all read.
+#[repr(align(64))]
 pub(crate) struct Shared {
     /// Itself, for the contexts of spawned runs.
     pub(super) own: LocalArcs<Weak<Self>>,
@@ -209,7 +211,7 @@ impl Shared {
     }
 
     /// Begins every waiting task.
-    pub(crate) fn start_tasks(&self) {
+    pub(crate) fn start_tasks(self: &Arc<Self>) {
         // Under the lock of the registrations: a task registered meanwhile sees one or the other.
         let tasks = {
             let mut registered = self.registered();
@@ -218,9 +220,9 @@ impl Shared {
         };
         let mut runtime = None;
         for task in tasks.iter() {
-            task.order_and_bring(Order::Start, |shared| {
-                let runtime = runtime.get_or_insert_with(|| shared.runtime());
-                shared.drive_on(runtime, task.clone());
+            task.order_and_bring(Order::Start, || {
+                let runtime = runtime.get_or_insert_with(|| self.runtime());
+                self.drive_on(runtime, task.clone());
             });
         }
     }
@@ -279,7 +281,7 @@ impl Shared {
         reserved: Option<&str>,
     ) -> Result<(), RegisterError> {
         // Here rather than where the first order is given, which may be outside of a runtime.
-        self.settle()?;
+        self.check_runtime()?;
         let registered_in = Self::registered_in();
         let now = self.settings.wall_clock.now();
         let mut registered = self.registered();

@@ -11,7 +11,7 @@ use crate::{
             task_loop::{Parts, TaskLoop},
         },
         shared::Shared,
-        supervision::supervised::{Body, Life, LifeEnd, Supervised},
+        supervision::supervised::{Body, LifeEnd, NewLife, Supervised},
     },
 };
 
@@ -29,8 +29,8 @@ impl LoopBody {
 }
 
 impl Body for LoopBody {
-    fn live(self: Arc<Self>, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
-        Box::pin(super::life::live(self.0.clone(), life))
+    fn live(self: Arc<Self>, life: NewLife<'_>) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
+        Box::pin(super::life::live(self.0.clone(), life.kept()))
     }
 
     fn is_loop(&self) -> bool {

@@ -193,7 +193,7 @@ const DROPPED_AT_MOST: Duration = Duration::from_secs(1);
 impl Driver {
     pub(crate) fn new(supervised: Arc<Supervised>, shared: Arc<Shared>) -> Self {
         let core = Core { supervised, shared, timer: Timer::default(), before: None };
-        Self { core, state: State::Next(Step::Rest(TaskState::Waiting)), done: false }
+        Self { core, state: State::Resting(TaskState::Waiting), done: false }
     }
 
     /// Continues as far as possible. Ready when the driver has left.
@@ -792,7 +792,7 @@ impl Core {
             ),
         });
         let life = Life {
-            shared: self.shared.clone(),
+            shared: &self.shared,
             supervised: supervised.clone(),
             context: context.clone(),
             began,

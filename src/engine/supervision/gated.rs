@@ -17,7 +17,7 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 use super::{
-    supervised::{Body, Life, LifeEnd, Supervised},
+    supervised::{Body, LifeEnd, NewLife, Supervised},
     timer::Timer,
 };
 use crate::{
@@ -181,7 +181,7 @@ fn fraction_of(random: f64) -> f64 {
 }
 
 impl Body for GatedBody {
-    fn live(self: Arc<Self>, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
+    fn live(self: Arc<Self>, life: NewLife<'_>) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
         let grant = self.place().next.take();
         let inner = self.inner.clone().live(life);
         match grant {

@@ -17,7 +17,7 @@ use super::gated::GatedBody;
 use crate::engine::{
     Registration,
     shared::Shared,
-    supervision::supervised::{Body, Life, LifeEnd, Supervised},
+    supervision::supervised::{Body, LifeEnd, NewLife, Supervised},
 };
 
 /// The state that the members of a family share.
@@ -123,7 +123,7 @@ impl MemberBody {
 }
 
 impl Body for MemberBody {
-    fn live(self: Arc<Self>, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
+    fn live(self: Arc<Self>, life: NewLife<'_>) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
         self.inner.clone().live(life)
     }
 

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     emit::ManagedSpan,
-    engine::{Life, LifeEnd, TaskContext, supervision::supervised::Body},
+    engine::{LifeEnd, NewLife, TaskContext, supervision::supervised::Body},
     gate::Pass,
     policy::{
         Backoff, ErrorRules, Escalation, Exit, GiveUp, HealthRole, RestartIntensity, RestartPolicy,
@@ -87,7 +87,7 @@ where
     Fut: Future + Send + 'static,
     C: Fn(&Fut::Output, Option<&ErrorRules>) -> Exit + Copy + Send + Sync + 'static,
 {
-    fn live(self: Arc<Self>, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
+    fn live(self: Arc<Self>, life: NewLife<'_>) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
         if life.ready_by.is_some() {
             return live_by_factory(self, life);
         }
@@ -181,7 +181,7 @@ where
 /// The life of a task that is one closure, by a factory of any kind.
 pub(crate) fn live_by_factory(
     factory: Arc<dyn Factory>,
-    life: Life,
+    life: NewLife<'_>,
 ) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
     let rules = life.supervised.rules().cloned();
     let work = life.until_ready(factory.make(life.context.clone(), rules));
@@ -189,7 +189,7 @@ pub(crate) fn live_by_factory(
 }
 
 /// The life of a task that is one closure: its one run.
-fn live_once<W>(work: W, mut life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>>
+fn live_once<W>(work: W, mut life: NewLife<'_>) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>>
 where
     W: Future<Output = Exit> + Send + 'static,
 {

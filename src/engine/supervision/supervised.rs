@@ -105,7 +105,7 @@ pub(crate) struct Given {
 /// The living part of a task: one run of a closure, or the runs of a loop.
 pub(crate) trait Body: Send + Sync + 'static {
     /// One life. Runs no user code before it is polled.
-    fn live(self: Arc<Self>, life: Life) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>>;
+    fn live(self: Arc<Self>, life: NewLife<'_>) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>>;
 
     /// Returns true if it is a loop, which the shutdown requests to stop before anything else.
     fn is_loop(&self) -> bool {
@@ -137,9 +137,14 @@ pub(crate) trait Body: Send + Sync + 'static {
     fn as_any(&self) -> &dyn Any;
 }
 
+/// The inputs of a life that is being made. The manager is lent: most lives need it only then, and all threads that start tasks would change
+/// the number of its references.
+pub(crate) type NewLife<'a> = Life<&'a Arc<Shared>>;
+
 /// The inputs of a life.
-pub(crate) struct Life {
-    pub(crate) shared: Arc<Shared>,
+pub(crate) struct Life<M = Arc<Shared>> {
+    /// The manager.
+    pub(crate) shared: M,
     pub(crate) supervised: Arc<Supervised>,
     pub(crate) context: TaskContext,
     /// Its start.
@@ -157,7 +162,15 @@ pub(crate) struct LifeEnd {
     pub(crate) span_context: Option<SpanContext>,
 }
 
-impl Life {
+impl NewLife<'_> {
+    /// Returns the same for a life that keeps its inputs.
+    pub(crate) fn kept(self) -> Life {
+        let Self { shared, supervised, context, began, links, ready_by } = self;
+        Life { shared: shared.clone(), supervised, context, began, links, ready_by }
+    }
+}
+
+impl<M> Life<M> {
     /// Returns true if the life should have been ready by now.
     pub(crate) fn is_late(&self) -> bool {
         self.ready_by.is_some_and(|(due, _)| due <= Instant::now()) && !self.supervised.signals.is_ready()
@@ -292,11 +305,15 @@ impl Supervised {
 
     /// Leaves an order for the driver, and brings the driver with the first order. Returns true if the driver will see it.
     pub(crate) fn order(self: &Arc<Self>, order: Order) -> bool {
-        self.order_and_bring(order, |shared| shared.drive(self.clone()))
+        self.order_and_bring(order, || {
+            if let Some(shared) = self.manager() {
+                shared.drive(self.clone());
+            }
+        })
     }
 
     /// The same with another way to bring the driver.
-    pub(crate) fn order_and_bring(&self, order: Order, bring: impl FnOnce(&Arc<Shared>)) -> bool {
+    pub(crate) fn order_and_bring(&self, order: Order, bring: impl FnOnce()) -> bool {
         let wins = self.orders.leave(order, Waker::wake);
         self.bring_driver(bring);
         self.show_stop();
@@ -305,20 +322,22 @@ impl Supervised {
 
     /// An order of a person's, which overtakes what waits for the runtime.
     pub(crate) fn command(self: &Arc<Self>, order: Order) {
-        self.orders.leave(order, |waker| match self.spec.manager.upgrade() {
+        self.orders.leave(order, |waker| match self.manager() {
             Some(shared) => shared.overtake(Errand::Wake(waker)),
             None => waker.wake(),
         });
-        self.bring_driver(|shared| shared.overtake(Errand::Drive(self.clone())));
+        self.bring_driver(|| {
+            if let Some(shared) = self.manager() {
+                shared.overtake(Errand::Drive(self.clone()));
+            }
+        });
         self.show_stop();
     }
 
-    fn bring_driver(&self, bring: impl FnOnce(&Arc<Shared>)) {
+    fn bring_driver(&self, bring: impl FnOnce()) {
         // Until the first order there is nothing to do: a task that waits for its start costs no poll.
         if !self.driven.load(SeqCst) && !self.driven.swap(true, SeqCst) {
-            if let Some(shared) = self.spec.manager.upgrade() {
-                bring(&shared);
-            }
+            bring();
         }
     }
 
@@ -350,10 +369,14 @@ impl Supervised {
             return None;
         }
         let order = self.orders.peek();
+        // A task checks this often: so without the manager where that cannot have requested a stop.
+        if order.is_none() && self.links().is_empty() && !self.is_called() {
+            return None;
+        }
         if order == Some(Order::Kill) {
             return Some(true);
         }
-        let shared = self.spec.manager.upgrade()?;
+        let shared = self.manager()?;
         if shared.tracker.is_staged() {
             return self.is_called().then_some(true);
         }
@@ -401,8 +424,7 @@ impl Supervised {
             token.cancel();
         }
         if owns && ends_owned && !self.place.owned.is_asked() {
-            if let Some(asked) = self.spec.manager.upgrade().and_then(|shared| shared.tracker.ask_owned(self))
-            {
+            if let Some(asked) = self.manager().and_then(|shared| shared.tracker.ask_owned(self)) {
                 asked.tokens.iter().for_each(CancellationToken::cancel);
             }
         }
@@ -432,14 +454,16 @@ impl Supervised {
         }
     }
 
-    /// Returns the manager, unless it is gone.
+    /// Returns the manager, unless it is gone. All threads share the number of its references, so this is not called in each poll or run.
     pub(crate) fn manager(&self) -> Option<Arc<Shared>> {
+        #[cfg(all(test, not(otel_tasks_loom)))]
+        tests::MANAGER_CALLS.with(|calls| calls.set(calls.get() + 1));
         self.spec.manager.upgrade()
     }
 
     /// Reads the manager's wall clock, or the system's if the manager is gone.
     pub(crate) fn wall_clock(&self) -> SystemTime {
-        self.spec.manager.upgrade().map_or_else(SystemTime::now, |shared| shared.settings.wall_clock.now())
+        self.manager().map_or_else(SystemTime::now, |shared| shared.settings.wall_clock.now())
     }
 
     pub(crate) fn state(&self) -> TaskState {
@@ -483,12 +507,12 @@ impl Supervised {
         if self.state() != TaskState::Waiting || self.links().is_empty() || !self.is_driven() {
             return Vec::new();
         }
-        self.spec.manager.upgrade().map(|shared| shared.waits_for(self)).unwrap_or_default()
+        self.manager().map(|shared| shared.waits_for(self)).unwrap_or_default()
     }
 
     /// Returns one of the tasks that it waits for, and its state. A failed task precedes the others.
     fn held_by(&self) -> Option<(Arc<str>, Option<TaskState>)> {
-        let shared = self.spec.manager.upgrade()?;
+        let shared = self.manager()?;
         let state = |name: Arc<str>| {
             let state = shared.supervised(&name).map(|task| task.state());
             (name, state)
@@ -574,7 +598,7 @@ impl Supervised {
     /// A task that waits for either of them waits too. A restart of the process would help none of them.
     fn has_started(&self) -> bool {
         let waits_for_a_held_task =
-            || self.spec.manager.upgrade().is_some_and(|shared| shared.waits_for_a_held_task(self));
+            || self.manager().is_some_and(|shared| shared.waits_for_a_held_task(self));
         self.signals.has_been_ready()
             || self.is_ready()
             || match self.state() {
@@ -690,5 +714,43 @@ impl Supervised {
         let due = nanos(now).saturating_sub((held >> 2) - 1) >= nanos(interval);
         self.checked.store(if due { note(status) } else { held }, SeqCst);
         due && status as u64 != held & 3
+    }
+}
+
+#[cfg(all(test, not(otel_tasks_loom)))]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::{CriticalTaskConfig, TaskManager};
+
+    thread_local! {
+        pub(super) static MANAGER_CALLS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    #[tokio::test]
+    async fn a_check_for_a_stop_counts_no_reference_to_the_manager_which_all_tasks_would_share() {
+        let tasks = TaskManager::new();
+        let (done, calls) = oneshot::channel();
+        let done = Mutex::new(Some(done));
+        let config = CriticalTaskConfig::new("import", move |ctx| {
+            let done = done.lock().unwrap_or_else(PoisonError::into_inner).take();
+            async move {
+                let before = MANAGER_CALLS.get();
+                for _ in 0..10 {
+                    assert!(!ctx.is_cancelled());
+                    let mut wait = pin!(ctx.cancelled());
+                    assert!(wait.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+                }
+                let calls = MANAGER_CALLS.get() - before;
+                done.into_iter().for_each(|done| _ = done.send(calls));
+                ctx.cancelled().await;
+            }
+        });
+        tasks.register(config).expect("a sound config");
+        tasks.start();
+        assert_eq!(calls.await, Ok(0));
     }
 }
