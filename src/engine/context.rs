@@ -1,7 +1,6 @@
 //! The context of a run, which its task receives.
 
 use std::{
-    borrow::Cow,
     future::Future,
     num::NonZeroU64,
     pin::Pin,
@@ -15,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     engine::{
-        Shared, Supervised, TaskBuilder, TaskEventKind,
+        Shared, Spawner, Supervised, TaskBuilder, TaskEventKind,
         stop::{Stop, Wait},
     },
     gate::{Pass, Standing},
@@ -446,12 +445,14 @@ impl TaskContext {
     /// ```
     pub fn task<'a>(&self, name: &'a str) -> TaskBuilder<'a> {
         let owner = match &self.parts.origin {
-            Origin::Manager(manager) => return TaskBuilder::new(manager.upgrade().map(Cow::Owned), name),
+            Origin::Manager(manager) => {
+                return TaskBuilder::new(manager.upgrade().map(Spawner::Counted), name);
+            }
             Origin::Owner(owner) => owner.upgrade(),
             Origin::Gated(gated) => gated.0.upgrade(),
         };
         match owner {
-            Some(owner) => TaskBuilder::owned(owner.manager(), name, owner),
+            Some(owner) => TaskBuilder::owned(name, owner),
             // The owner was unregistered and has ended: the run is refused.
             None => TaskBuilder::new(None, name),
         }

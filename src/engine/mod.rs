@@ -50,12 +50,13 @@ pub use shutdown::{
     LastResort, ShutdownCause, ShutdownEntry, ShutdownReport, ShutdownSignal, shutdown_signal,
 };
 pub(crate) use spawn::SpawnOptions;
+pub(crate) use spawn::Spawner;
 pub use spawn::{LimitedTask, StopToken, TaskBuilder};
 #[cfg(feature = "testing")]
 pub(crate) use supervision::live_by_factory;
 pub(crate) use supervision::{
-    Body, Factory, Family, GatedBody, Group, Life, LifeEnd, Links, MemberBody, Membership, NewLife, Order,
-    Supervised, TaskSpec, Work, erase, erase_lending, is_current, until_gone,
+    Body, Factory, Family, GatedBody, Group, KeptManager, Life, LifeEnd, Links, MemberBody, Membership,
+    NewLife, Order, Supervised, TaskSpec, Work, erase, erase_lending, is_current, until_gone,
 };
 pub use supervision::{Lent, TaskSettings};
 

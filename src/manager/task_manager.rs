@@ -1,6 +1,6 @@
 //! The methods of a manager, for a service.
 
-use std::{borrow::Cow, collections::BTreeSet, future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
 use crate::{
     cell::{self, TaskSnapshot, TaskState},
@@ -11,7 +11,8 @@ use crate::{
     emit::{self, RunExemplar},
     engine::{
         self, Listener, LoopBody, LoopHandle, Order, PinnedTraces, RuntimeFigures, Shared, ShutdownReport,
-        SpawnOptions, StopToken, Supervised, TaskBuilder, TaskChange, TaskDecision, TaskEvents, TaskSettings,
+        SpawnOptions, Spawner, StopToken, Supervised, TaskBuilder, TaskChange, TaskDecision, TaskEvents,
+        TaskSettings,
     },
     error::{LoopControlError, RegisterError, RestartError, TaskControlError, UnknownComponent, UnknownTask},
     instrumentation::InstrumentationCheck,
@@ -108,7 +109,7 @@ impl Default for TaskManager {
 }
 
 impl TaskManager {
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.handle.shared
     }
 
@@ -299,7 +300,7 @@ impl TaskManager {
     /// # }
     /// ```
     pub fn task<'a>(&'a self, name: &'a str) -> TaskBuilder<'a> {
-        TaskBuilder::new(Some(Cow::Borrowed(self.shared())), name)
+        TaskBuilder::new(Some(Spawner::Borrowed(self.shared())), name)
     }
 
     /// Registers a critical task. It starts with [`start`](Self::start), or at once after it, and is restarted by its policy.

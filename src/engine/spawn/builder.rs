@@ -1,8 +1,8 @@
 //! Short tasks: their options, and the cheap path that spawns them.
 
 use std::{
-    borrow::Cow,
     future::Future,
+    ops::Deref,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     emit::{KnownParent, SpanParent, subscriber_is_of_process},
     engine::{
-        ContextParts, Origin, Shared, StopToken, Supervised, TaskContext,
+        ContextParts, KeptManager, Origin, Shared, StopToken, Supervised, TaskContext,
         shutdown::tracker::{Owner, Place, RunExtras, Tracker, stage_of},
         spawn::{
             limit::Room,
@@ -44,9 +44,30 @@ use crate::{
 /// [`TaskContext::task`].
 #[must_use = "nothing runs until `spawn`"]
 pub struct TaskBuilder<'a> {
-    /// `None` if the manager is gone: then the task is refused. Borrowed from the manager, whose count all threads share.
-    pub(super) shared: Option<Cow<'a, Arc<Shared>>>,
+    /// `None` if the manager is gone: then the task is refused.
+    pub(super) shared: Option<Spawner<'a>>,
     pub(super) options: SpawnOptions<'a>,
+}
+
+/// The manager that a task is spawned in. All threads that spawn share the number of its references: so most builders do not change it.
+pub(crate) enum Spawner<'a> {
+    /// By the manager itself.
+    Borrowed(&'a Arc<Shared>),
+    /// By the task that owns the run.
+    Kept(KeptManager),
+    Counted(Arc<Shared>),
+}
+
+impl Deref for Spawner<'_> {
+    type Target = Arc<Shared>;
+
+    fn deref(&self) -> &Arc<Shared> {
+        match self {
+            Self::Borrowed(shared) => shared,
+            Self::Kept(shared) => shared,
+            Self::Counted(shared) => shared,
+        }
+    }
 }
 
 impl std::fmt::Debug for TaskBuilder<'_> {
@@ -56,14 +77,15 @@ impl std::fmt::Debug for TaskBuilder<'_> {
 }
 
 impl<'a> TaskBuilder<'a> {
-    pub(crate) fn new(shared: Option<Cow<'a, Arc<Shared>>>, name: &'a str) -> Self {
+    pub(crate) fn new(shared: Option<Spawner<'a>>, name: &'a str) -> Self {
         Self { shared, options: SpawnOptions::new(name) }
     }
 
     /// Returns a builder of a task that `owner` owns.
-    pub(crate) fn owned(shared: Option<Arc<Shared>>, name: &'a str, owner: Arc<Supervised>) -> Self {
+    pub(crate) fn owned(name: &'a str, owner: Arc<Supervised>) -> Self {
+        let shared = owner.kept_manager().map(Spawner::Kept);
         let options = SpawnOptions { owner: Some(Owner::Task(owner)), ..SpawnOptions::new(name) };
-        Self { shared: shared.map(Cow::Owned), options }
+        Self { shared, options }
     }
 
     /// Sets the category. Default: the manager's [`CategoryRules`](crate::policy::CategoryRules) derive it from the name.

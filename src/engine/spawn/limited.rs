@@ -1,9 +1,6 @@
 //! Short tasks with a limit on concurrent runs.
 
-use std::{
-    borrow::Cow,
-    sync::{Arc, Weak},
-};
+use std::sync::{Arc, Weak};
 
 use tokio::time::Instant;
 
@@ -12,7 +9,7 @@ use crate::{
         Shared, Supervised,
         shutdown::tracker::Owner,
         spawn::{
-            builder::{SpawnOptions, TaskBuilder},
+            builder::{SpawnOptions, Spawner, TaskBuilder},
             limit::{Limit, Limits, Room},
         },
     },
@@ -161,18 +158,20 @@ impl LimitedTask {
     }
 
     /// The manager and the owner of runs; `None` if runs are refused.
-    fn spawner(&self) -> Option<(Arc<Shared>, Option<Owner>)> {
-        let shared = self.inner.manager.upgrade()?;
-        let owner = match &self.inner.owner {
-            Some(owner) => Some(Owner::Task(owner.upgrade()?)),
-            None => None,
+    fn spawner(&self) -> Option<(Spawner<'static>, Option<Owner>)> {
+        let (shared, owner) = match &self.inner.owner {
+            Some(owner) => {
+                let owner = owner.upgrade()?;
+                (Spawner::Kept(owner.kept_manager()?), Some(Owner::Task(owner)))
+            }
+            None => (Spawner::Counted(self.inner.manager.upgrade()?), None),
         };
         shared.tracker.admits_run(owner.as_ref()).then_some((shared, owner))
     }
 
-    fn builder(&self, shared: Arc<Shared>, owner: Option<Owner>, room: Room) -> TaskBuilder<'_> {
+    fn builder(&self, shared: Spawner<'static>, owner: Option<Owner>, room: Room) -> TaskBuilder<'_> {
         let options = self.inner.options.of_one_run(&self.inner.name, owner, room);
-        TaskBuilder { shared: Some(Cow::Owned(shared)), options }
+        TaskBuilder { shared: Some(shared), options }
     }
 
     fn refused(&self) -> TaskBuilder<'_> {

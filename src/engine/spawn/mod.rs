@@ -8,5 +8,6 @@ pub(in crate::engine) mod polled;
 
 pub use blocking::StopToken;
 pub(crate) use builder::SpawnOptions;
+pub(crate) use builder::Spawner;
 pub use builder::TaskBuilder;
 pub use limited::LimitedTask;

@@ -25,4 +25,4 @@ pub use settings::TaskSettings;
 #[cfg(feature = "testing")]
 pub(crate) use spec::live_by_factory;
 pub(crate) use spec::{Factory, TaskSpec, Work, erase};
-pub(crate) use supervised::{Body, Life, LifeEnd, NewLife, Supervised, is_current, until_gone};
+pub(crate) use supervised::{Body, KeptManager, Life, LifeEnd, NewLife, Supervised, is_current, until_gone};

@@ -15,6 +15,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use arc_swap::Guard;
 use opentelemetry::trace::SpanContext;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -70,6 +71,17 @@ pub(crate) struct Supervised {
     runtime_gone: AtomicBool,
     /// True if its driver was dropped with its runtime, alive, and before a shutdown, which reports it then.
     lost: AtomicBool,
+}
+
+/// The manager, without a count of its references.
+pub(crate) struct KeptManager(Guard<Option<Arc<Shared>>>);
+
+impl Deref for KeptManager {
+    type Target = Arc<Shared>;
+
+    fn deref(&self) -> &Arc<Shared> {
+        self.0.as_ref().expect("it is made with a manager")
+    }
 }
 
 /// The settings of tasks with equal settings, and their manager.
@@ -461,6 +473,26 @@ impl Supervised {
         self.spec.manager.upgrade()
     }
 
+    /// Returns the manager for a spawn, unless it is gone. Without a count of its references but for the first spawn: the task keeps one until
+    /// its driver has left, which has its own until then.
+    pub(crate) fn kept_manager(&self) -> Option<KeptManager> {
+        let kept = self.seldom.manager_or_make();
+        let held = kept.load();
+        if held.is_some() {
+            return Some(KeptManager(held));
+        }
+        let shared = self.manager()?;
+        if !self.has_left() {
+            kept.store(Some(shared.clone()));
+            // Pairs with the fence in `driver_left`: either this call finds that the driver has left, or the driver finds what is kept.
+            fence(SeqCst);
+            if self.has_left() {
+                kept.store(None);
+            }
+        }
+        Some(KeptManager(Guard::from_inner(Some(shared))))
+    }
+
     /// Reads the manager's wall clock, or the system's if the manager is gone.
     pub(crate) fn wall_clock(&self) -> SystemTime {
         self.manager().map_or_else(SystemTime::now, |shared| shared.settings.wall_clock.now())
@@ -512,12 +544,14 @@ impl Supervised {
 
     /// Returns one of the tasks that it waits for, and its state. A failed task precedes the others.
     fn held_by(&self) -> Option<(Arc<str>, Option<TaskState>)> {
-        let shared = self.manager()?;
+        let waits_for = self.waits_for();
+        // A sweep reads this of all tasks, and few wait.
+        let shared = (!waits_for.is_empty()).then(|| self.manager())??;
         let state = |name: Arc<str>| {
             let state = shared.supervised(&name).map(|task| task.state());
             (name, state)
         };
-        let waits_for = self.waits_for().into_iter().map(state);
+        let waits_for = waits_for.into_iter().map(state);
         waits_for.min_by_key(|(_, state)| *state != Some(TaskState::Failed))
     }
 
@@ -682,8 +716,11 @@ impl Supervised {
     pub(crate) fn driver_left(&self) {
         self.orders.close();
         self.left.store(true, SeqCst);
-        // Pairs with the fence in `gone`: either we find who waits, or it finds that the driver has left.
+        // Pairs with the fence in `gone`: either we find who waits, or it finds that the driver has left. `kept_manager` has one too.
         fence(SeqCst);
+        if let Some(kept) = self.seldom.manager() {
+            kept.store(None);
+        }
         if let Some(seldom) = self.seldom.get() {
             seldom.gone.notify_waiters();
         }
@@ -721,7 +758,7 @@ impl Supervised {
 mod tests {
     use std::cell::Cell;
 
-    use tokio::sync::oneshot;
+    use tokio::sync::{mpsc, oneshot};
 
     use super::*;
     use crate::{CriticalTaskConfig, TaskManager};
@@ -752,5 +789,38 @@ mod tests {
         tasks.register(config).expect("a sound config");
         tasks.start();
         assert_eq!(calls.await, Ok(0));
+    }
+
+    #[tokio::test]
+    async fn the_runs_of_a_task_count_one_reference_to_the_manager_until_its_driver_has_left() {
+        let tasks = TaskManager::new();
+        let (begun, mut contexts) = mpsc::unbounded_channel();
+        let config = CriticalTaskConfig::new("import", move |ctx| {
+            let begun = begun.clone();
+            async move {
+                let limited = ctx.task("limited").limit(1);
+                let before = MANAGER_CALLS.get();
+                for _ in 0..10 {
+                    ctx.task("row").spawn(async {}).await.expect("it runs");
+                    limited.reserve().await.spawn(async {}).await.expect("it runs");
+                }
+                begun.send((MANAGER_CALLS.get() - before, ctx.clone())).expect("it is received");
+                ctx.cancelled().await;
+            }
+        });
+        tasks.register(config).expect("a sound config");
+        tasks.start();
+        let (calls, context) = contexts.recv().await.expect("it begins");
+        assert_eq!(calls, 0, "the builder of the limited task was the first");
+        let manager = Arc::downgrade(tasks.shared());
+        tasks.shutdown().await;
+        drop(tasks);
+        let is_released = async {
+            while manager.strong_count() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), is_released).await.expect("nothing keeps the manager");
+        assert!(context.task("late").spawn(async {}).await.is_err(), "a context keeps no manager");
     }
 }

@@ -6,10 +6,11 @@
 //!
 //! Beside a counter of the OpenTelemetry SDK that each run adds to, which all threads share in the same way.
 
-use std::{future::Future, time::Instant};
+use std::{future::Future, sync::Arc, time::Instant};
 
 use opentelemetry::KeyValue;
-use otel_tasks::TaskCategory;
+use otel_tasks::{CriticalTaskConfig, TaskCategory, TaskContext, TaskManager};
+use tokio::sync::mpsc;
 
 use super::spawn::{NAME, as_built, manager};
 use crate::{
@@ -25,6 +26,8 @@ const COUNTER: &str = "otel-counter";
 const OWN_NAMES: &str = "otel-tasks, own names";
 /// With own names, too.
 const BY_BUILDER: &str = "otel-tasks, by builder";
+/// With own names, too: each thread spawns through the context of a registered task of its own.
+const BY_OWNER: &str = "otel-tasks, by owner";
 /// One for each thread. Without digits, which the rule for names would cut.
 const NAMES: [&str; 16] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"];
 
@@ -63,7 +66,39 @@ fn workload(name: &'static str, threads: usize) -> Workload {
                 builder.spawn_with(|_| async {})
             })
         })
+        .cell(BY_OWNER, move |scale| async move {
+            let tasks = manager(as_built);
+            let owners = owners(&tasks, threads).await;
+            run(scale, threads, move |thread| {
+                // It is dropped with the last run.
+                let _manager = &tasks;
+                owners[thread].task(NAMES[thread]).spawn(async {})
+            })
+            .await
+        })
         .goal(Limit::OfSystem(1.0, BY_HAND))
+}
+
+/// The contexts of so many registered tasks, which live as long as the manager.
+async fn owners(tasks: &TaskManager, owners: usize) -> Arc<[TaskContext]> {
+    let (begun, mut contexts) = mpsc::unbounded_channel();
+    for number in 0..owners {
+        let begun = begun.clone();
+        let config = CriticalTaskConfig::new(format!("owner-{number}"), move |ctx| {
+            let begun = begun.clone();
+            async move {
+                begun.send(ctx.clone()).expect("it is received");
+                ctx.cancelled().await;
+            }
+        });
+        tasks.register(config).expect("a sound config");
+    }
+    tasks.start();
+    let mut received = Vec::new();
+    while received.len() < owners {
+        received.push(contexts.recv().await.expect("each begins"));
+    }
+    received.into()
 }
 
 /// Measures `spawn` on all threads at once, and then on one. `spawn` is given the number of the thread.
