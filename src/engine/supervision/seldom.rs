@@ -5,14 +5,10 @@ use std::{
     time::SystemTime,
 };
 
-use arc_swap::ArcSwapOption;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{
-    Shared,
-    observe::changes::{Changes, Rings},
-};
+use crate::engine::observe::changes::{Changes, Rings};
 
 /// The pointer, also to the settings `G` that few tasks are registered with.
 pub(crate) struct Seldom<G>(OnceLock<Box<Rare<G>>>);
@@ -21,7 +17,6 @@ pub(crate) struct Seldom<G>(OnceLock<Box<Rare<G>>>);
 struct Rare<G> {
     given: G,
     held: OnceLock<Box<Held>>,
-    manager: ArcSwapOption<Shared>,
 }
 
 #[derive(Default)]
@@ -52,22 +47,17 @@ impl<G: Default> Seldom<G> {
 
     /// Made with the settings of a task; `None` if it has none of them.
     pub(super) fn new(given: Option<G>) -> Self {
-        let rare = given.map(|given| Box::new(Rare { given, ..Rare::default() }));
+        let rare = given.map(|given| Box::new(Rare { given, held: OnceLock::new() }));
         Self(rare.map_or_else(OnceLock::new, OnceLock::from))
-    }
-
-    /// Returns where the manager of a task that spawns runs is kept; `None` before its first spawn.
-    pub(super) fn manager(&self) -> Option<&ArcSwapOption<Shared>> {
-        self.0.get().map(|rare| &rare.manager)
-    }
-
-    pub(super) fn manager_or_make(&self) -> &ArcSwapOption<Shared> {
-        &self.0.get_or_init(Box::default).manager
     }
 
     /// Returns the settings. They may be the default ones.
     pub(super) fn given(&self) -> Option<&G> {
         self.0.get().map(|rare| &rare.given)
+    }
+
+    pub(super) fn given_or_make(&self) -> &G {
+        &self.0.get_or_init(Box::default).given
     }
 
     /// Returns the changes of the task; `None` before the first change.

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use arc_swap::Guard;
+use arc_swap::{ArcSwapOption, Guard};
 use opentelemetry::trace::SpanContext;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -104,7 +104,7 @@ impl Deref for ManagedSpec {
     }
 }
 
-/// The settings that few tasks are registered with.
+/// The settings that few tasks are registered with, and the manager of a task that spawns runs.
 #[derive(Default)]
 pub(crate) struct Given {
     links: Links,
@@ -112,6 +112,8 @@ pub(crate) struct Given {
     rules: Option<Contained<Arc<ErrorRules>>>,
     /// The span in which it was registered.
     registered_in: Option<Arc<SpanContext>>,
+    /// The manager, from its first spawn until its driver has left.
+    manager: ArcSwapOption<Shared>,
 }
 
 /// The living part of a task: one run of a closure, or the runs of a loop.
@@ -235,7 +237,8 @@ impl Supervised {
         let has_limit = spec.heartbeat_timeout.is_some() || spec.poll_timeout.is_some();
         let signals = Signals::new(has_limit.then(Instant::now));
         let is_plain = links.is_empty() && rules.is_none() && registered_in.is_none();
-        let given = (!is_plain).then(|| Given { links, rules: rules.map(Contained::new), registered_in });
+        let given = || Given { links, rules: rules.map(Contained::new), registered_in, ..Given::default() };
+        let given = (!is_plain).then(given);
         let supervised = Arc::new(Self {
             task,
             spec,
@@ -473,10 +476,10 @@ impl Supervised {
         self.spec.manager.upgrade()
     }
 
-    /// Returns the manager for a spawn, unless it is gone. Without a count of its references but for the first spawn: the task keeps one until
-    /// its driver has left, which has its own until then.
+    /// Returns the manager for a spawn, unless it is gone. Only the first spawn counts a reference to it. The task keeps this reference until
+    /// its driver has left, which has one of its own.
     pub(crate) fn kept_manager(&self) -> Option<KeptManager> {
-        let kept = self.seldom.manager_or_make();
+        let kept = &self.seldom.given_or_make().manager;
         let held = kept.load();
         if held.is_some() {
             return Some(KeptManager(held));
@@ -718,8 +721,8 @@ impl Supervised {
         self.left.store(true, SeqCst);
         // Pairs with the fence in `gone`: either we find who waits, or it finds that the driver has left. `kept_manager` has one too.
         fence(SeqCst);
-        if let Some(kept) = self.seldom.manager() {
-            kept.store(None);
+        if let Some(given) = self.seldom.given() {
+            given.manager.store(None);
         }
         if let Some(seldom) = self.seldom.get() {
             seldom.gone.notify_waiters();
