@@ -188,20 +188,18 @@ impl ByHand {
         self.runs.add(1, &ended);
     }
 
-    /// `work`, metered under a name that was found before.
-    pub async fn metered_under<T, E>(
-        &self,
-        figures: &Figures,
-        work: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, E> {
+    /// Counts a run of a name that was found before. Returns its begin.
+    pub fn begin(&self, figures: &Figures) -> Instant {
         self.active.add(1, &figures.task);
-        let began = Instant::now();
-        let output = work.await;
+        Instant::now()
+    }
+
+    /// Counts the end of that run.
+    pub fn end(&self, figures: &Figures, began: Instant, is_success: bool) {
         self.active.add(-1, &figures.task);
-        let ended = if output.is_ok() { &figures.success } else { &figures.panic };
+        let ended = if is_success { &figures.success } else { &figures.panic };
         self.duration.record(began.elapsed().as_secs_f64(), ended);
         self.runs.add(1, ended);
-        output
     }
 
     /// `work`, metered under `name` and in a span.

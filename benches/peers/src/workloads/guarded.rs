@@ -8,12 +8,13 @@ use std::{
     collections::HashMap,
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, RwLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::Poll,
+    task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use tokio::task::{AbortHandle, JoinHandle};
@@ -28,12 +29,15 @@ pub type Caught<T> = std::thread::Result<T>;
 /// `future`, whose panic is caught.
 pub async fn caught<F: Future>(future: F) -> Caught<F::Output> {
     let mut future = pin!(future);
-    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+    poll_fn(|cx| caught_poll(|| future.as_mut().poll(cx))).await
+}
+
+fn caught_poll<T>(poll: impl FnOnce() -> Poll<T>) -> Poll<Caught<T>> {
+    match catch_unwind(AssertUnwindSafe(poll)) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
         Err(panic) => Poll::Ready(Err(panic)),
-    })
-    .await
+    }
 }
 
 /// Runs by name, which a shutdown finds.
@@ -90,11 +94,7 @@ impl Guarded {
         let figures = self.figures(name);
         let place = self.enter(&figures)?;
         let (shard, index, number) = (place.shard, place.index, place.number);
-        let handle = tokio::spawn(async move {
-            let output = self.metrics.metered_under(&figures, caught(future)).await;
-            drop(place);
-            output
-        });
+        let handle = tokio::spawn(GuardedRun { place: Some(place), figures, began: None, future });
         let mut runs = self.shards[shard].runs.lock().unwrap();
         match &mut runs.places[index] {
             Some(run) if run.number == number => run.abort = Some(handle.abort_handle()),
@@ -156,6 +156,31 @@ impl Guarded {
                 new
             })
         })
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A run. Not an `async` block, which would keep room for its arguments.
+    struct GuardedRun<F> {
+        place: Option<Place>,
+        figures: Arc<Figures>,
+        began: Option<Instant>,
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for GuardedRun<F> {
+    type Output = Caught<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let metrics = this.place.as_ref().expect("it has not ended").guarded.metrics;
+        let began = *this.began.get_or_insert_with(|| metrics.begin(this.figures));
+        let output = ready!(caught_poll(|| this.future.as_mut().poll(cx)));
+        metrics.end(this.figures, began, output.is_ok());
+        *this.place = None;
+        Poll::Ready(output)
     }
 }
 
