@@ -145,7 +145,7 @@ impl Home {
         self.runtime.load_full()
     }
 
-    /// Returns true if the runtime is there and has a timer. Without a reference to it, whose count all threads would change.
+    /// Returns true if the runtime is there and has a timer. Counts no reference to it, because all threads share that count.
     pub(super) fn is_sound(&self, here: Option<&Handle>) -> bool {
         self.runtime.load().as_ref().is_some_and(|runtime| runtime.is_sound(here))
     }

@@ -49,9 +49,8 @@ pub(crate) use shutdown::{FurtherSignals, listened_signals};
 pub use shutdown::{
     LastResort, ShutdownCause, ShutdownEntry, ShutdownReport, ShutdownSignal, shutdown_signal,
 };
-pub(crate) use spawn::SpawnOptions;
-pub(crate) use spawn::Spawner;
 pub use spawn::{LimitedTask, StopToken, TaskBuilder};
+pub(crate) use spawn::{SpawnOptions, Spawner};
 #[cfg(feature = "testing")]
 pub(crate) use supervision::live_by_factory;
 pub(crate) use supervision::{

@@ -46,7 +46,7 @@ use crate::{
     watchdog,
 };
 
-// So that the number of its references, which changes with each driver that comes or goes, is in another cache line than what all read.
+// The number of its references changes with each driver that comes or goes. It is in another cache line than the fields, which all threads read.
 #[repr(align(64))]
 pub(crate) struct Shared {
     /// Itself, for the contexts of spawned runs.

@@ -49,12 +49,13 @@ pub struct TaskBuilder<'a> {
     pub(super) options: SpawnOptions<'a>,
 }
 
-/// The manager that a task is spawned in. All threads that spawn share the number of its references: so most builders do not change it.
+/// The manager that a task is spawned in. All threads share the number of its references, so most builders do not change it.
 pub(crate) enum Spawner<'a> {
     /// By the manager itself.
     Borrowed(&'a Arc<Shared>),
     /// By the task that owns the run.
     Kept(KeptManager),
+    /// By a reference of its own.
     Counted(Arc<Shared>),
 }
 

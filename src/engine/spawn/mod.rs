@@ -7,7 +7,6 @@ pub(in crate::engine) mod limited;
 pub(in crate::engine) mod polled;
 
 pub use blocking::StopToken;
-pub(crate) use builder::SpawnOptions;
-pub(crate) use builder::Spawner;
 pub use builder::TaskBuilder;
+pub(crate) use builder::{SpawnOptions, Spawner};
 pub use limited::LimitedTask;

@@ -73,7 +73,7 @@ pub(crate) struct Supervised {
     lost: AtomicBool,
 }
 
-/// The manager, without a count of its references.
+/// The manager that a task keeps. It is read without a change of the number of its references.
 pub(crate) struct KeptManager(Guard<Option<Arc<Shared>>>);
 
 impl Deref for KeptManager {
@@ -151,7 +151,7 @@ pub(crate) trait Body: Send + Sync + 'static {
     fn as_any(&self) -> &dyn Any;
 }
 
-/// The inputs of a life that is being made. The manager is lent: most lives need it only then, and all threads that start tasks would change
+/// The inputs of a life that is being made. The manager is lent, because most lives need it only then. All threads that start tasks share
 /// the number of its references.
 pub(crate) type NewLife<'a> = Life<&'a Arc<Shared>>;
 
@@ -384,7 +384,8 @@ impl Supervised {
             return None;
         }
         let order = self.orders.peek();
-        // A task checks this often: so without the manager where that cannot have requested a stop.
+        // A task checks this often. All threads share the number of references to the manager, so it is read only if it can have requested
+        // a stop.
         if order.is_none() && self.links().is_empty() && !self.is_called() {
             return None;
         }
