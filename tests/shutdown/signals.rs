@@ -58,8 +58,13 @@ fn serve(role: &str) {
                 // Before anything is printed: the test sends its signal then.
                 let signal = shutdown_signal();
                 let hook = tasks.clone();
-                tokio::spawn(async move { hook.shutdown_after(secs(30)).await });
-                tasks.run_until(begun(signal)).await
+                // The hook begins when `run_until` listens: before that, its own listener acts on the signal.
+                tasks
+                    .run_until(async {
+                        tokio::spawn(async move { hook.shutdown_after(secs(30)).await });
+                        begun(signal).await;
+                    })
+                    .await
             }
             ELSEWHERE => {
                 let taken = CriticalTaskConfig::new("taken", |ctx: TaskContext| async move {
