@@ -1,8 +1,8 @@
-//! The version by hand with the guarantees of otel-tasks, as a service could write it with tokio and its utilities. It has only what
-//! these guarantees need: so its costs beside the version without them are those that nobody can leave out.
+//! The version by hand with the guarantees of otel-tasks, as a service could write it with tokio and its utilities. It does only what these
+//! guarantees need, so it shows what they cost by themselves.
 //!
-//! A run has a name that is found at its spawn. It is admitted until a shutdown closes that, a shutdown finds it and can abort it, and its
-//! panic is caught. The runs are in shards by thread, as in otel-tasks.
+//! The name of a run is found at its spawn. Runs are admitted until a shutdown begins. The shutdown finds each run and can abort it. A panic
+//! is caught. The runs are in shards by thread, as in otel-tasks.
 
 use std::{
     collections::HashMap,
@@ -99,6 +99,10 @@ impl Guarded {
         match &mut runs.places[index] {
             Some(run) if run.number == number => run.abort = Some(handle.abort_handle()),
             _ => {}
+        }
+        // A shutdown may have come before the handle.
+        if runs.closed {
+            handle.abort();
         }
         drop(runs);
         Some(handle)

@@ -236,7 +236,7 @@ impl System for Ours {
 }
 
 /// The least that a supervisor with the guarantees of otel-tasks does: a task has a name of its own that is found, a state and figures for
-/// its health, a token of its own, a restart if it fails or panics, and a line in the report of the stop.
+/// its health, a token of its own, a restart after each end, and a line in the report of the stop.
 #[derive(Default)]
 struct Guarded {
     tasks: Mutex<HashMap<Arc<str>, Arc<Kept>>>,
@@ -292,8 +292,9 @@ impl Guarded {
         assert!(before.is_none(), "each name once");
     }
 
-    fn start(&self) -> Arc<Stopping> {
-        let stopping = Arc::<Stopping>::default();
+    /// Returns where the time of the stop is set.
+    fn start(&self) -> Arc<OnceLock<Instant>> {
+        let stopping: Arc<OnceLock<Instant>> = Arc::default();
         for kept in self.tasks.lock().unwrap().values() {
             self.running.spawn(kept.clone().drive(stopping.clone()));
         }
@@ -314,18 +315,18 @@ impl Guarded {
     }
 }
 
-/// When the stop was requested.
-#[derive(Default)]
-struct Stopping(OnceLock<Instant>);
-
 impl Kept {
-    async fn drive(self: Arc<Self>, stopping: Arc<Stopping>) {
+    async fn drive(self: Arc<Self>, stopping: Arc<OnceLock<Instant>>) {
         loop {
             let stop = CancellationToken::new();
             *self.stop.lock().unwrap() = Some(stop.clone());
+            // Either the stop finds this token, or it is found here.
+            if stopping.get().is_some() {
+                stop.cancel();
+            }
             self.set(State::Running);
             let failed = caught((self.body)(stop)).await.is_err();
-            if let Some(asked) = stopping.0.get() {
+            if let Some(asked) = stopping.get() {
                 *self.stopped.lock().unwrap() = Some(asked.elapsed());
                 return self.set(State::Stopped);
             }
@@ -347,7 +348,7 @@ fn now() -> u64 {
 }
 
 impl System for Guarded {
-    type Running = (Self, Arc<Stopping>);
+    type Running = (Self, Arc<OnceLock<Instant>>);
 
     async fn start(names: &[String], started: &Arc<Started>) -> Self::Running {
         let tasks = Self::default();
@@ -366,7 +367,7 @@ impl System for Guarded {
     }
 
     async fn stop((tasks, stopping): Self::Running) {
-        stopping.0.get_or_init(Instant::now);
+        stopping.get_or_init(Instant::now);
         for kept in tasks.tasks.lock().unwrap().values() {
             kept.stop.lock().unwrap().iter().for_each(CancellationToken::cancel);
         }
