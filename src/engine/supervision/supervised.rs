@@ -76,6 +76,12 @@ pub(crate) struct Supervised {
 /// The manager that a task keeps. It is read without a change of the number of its references.
 pub(crate) struct KeptManager(Guard<Option<Arc<Shared>>>);
 
+impl KeptManager {
+    fn counted(shared: Arc<Shared>) -> Self {
+        Self(Guard::from_inner(Some(shared)))
+    }
+}
+
 impl Deref for KeptManager {
     type Target = Arc<Shared>;
 
@@ -104,7 +110,7 @@ impl Deref for ManagedSpec {
     }
 }
 
-/// The settings that few tasks are registered with, and the manager of a task that spawns runs.
+/// The settings that few tasks are registered with, and the manager of a task that has links or spawns runs.
 #[derive(Default)]
 pub(crate) struct Given {
     links: Links,
@@ -112,7 +118,7 @@ pub(crate) struct Given {
     rules: Option<Contained<Arc<ErrorRules>>>,
     /// The span in which it was registered.
     registered_in: Option<Arc<SpanContext>>,
-    /// The manager, from its first spawn until its driver has left.
+    /// The manager, from its first use until the driver has left.
     manager: ArcSwapOption<Shared>,
 }
 
@@ -384,15 +390,19 @@ impl Supervised {
             return None;
         }
         let order = self.orders.peek();
-        // A task checks this often. All threads share the number of references to the manager, so it is read only if it can have requested
-        // a stop.
+        // A task checks this often. All threads share the number of references to the manager. So it is read only if it can have requested
+        // a stop, and a task with links keeps a reference.
         if order.is_none() && self.links().is_empty() && !self.is_called() {
             return None;
         }
         if order == Some(Order::Kill) {
             return Some(true);
         }
-        let shared = self.manager()?;
+        let shared = if self.links().is_empty() {
+            self.manager().map(KeptManager::counted)
+        } else {
+            self.kept_manager()
+        }?;
         if shared.tracker.is_staged() {
             return self.is_called().then_some(true);
         }
@@ -477,8 +487,8 @@ impl Supervised {
         self.spec.manager.upgrade()
     }
 
-    /// Returns the manager for a spawn, unless it is gone. Only the first spawn counts a reference to it. The task keeps this reference until
-    /// its driver has left, which has one of its own.
+    /// Returns the manager for what a task does often, unless it is gone. Only the first call counts a reference to it. The task keeps this
+    /// reference until its driver has left, which has one of its own.
     pub(crate) fn kept_manager(&self) -> Option<KeptManager> {
         let kept = &self.seldom.given_or_make().manager;
         let held = kept.load();
@@ -494,7 +504,7 @@ impl Supervised {
                 kept.store(None);
             }
         }
-        Some(KeptManager(Guard::from_inner(Some(shared))))
+        Some(KeptManager::counted(shared))
     }
 
     /// Reads the manager's wall clock, or the system's if the manager is gone.
@@ -771,9 +781,11 @@ mod tests {
         pub(super) static MANAGER_CALLS: Cell<usize> = const { Cell::new(0) };
     }
 
-    #[tokio::test]
-    async fn a_check_for_a_stop_counts_no_reference_to_the_manager_which_all_tasks_would_share() {
+    /// Returns how often a task with these dependencies reads the manager in twenty checks for a stop.
+    async fn manager_calls_of_checks(dependencies: &[&str]) -> usize {
         let tasks = TaskManager::new();
+        let idle = CriticalTaskConfig::new("idle", |ctx| async move { ctx.cancelled().await });
+        tasks.register(idle).expect("a sound config");
         let (done, calls) = oneshot::channel();
         let done = Mutex::new(Some(done));
         let config = CriticalTaskConfig::new("import", move |ctx| {
@@ -790,9 +802,20 @@ mod tests {
                 ctx.cancelled().await;
             }
         });
+        let config = dependencies.iter().fold(config, |config, name| config.depends_on(*name));
         tasks.register(config).expect("a sound config");
         tasks.start();
-        assert_eq!(calls.await, Ok(0));
+        calls.await.expect("it begins")
+    }
+
+    #[tokio::test]
+    async fn a_check_for_a_stop_counts_no_reference_to_the_manager_which_all_tasks_would_share() {
+        assert_eq!(manager_calls_of_checks(&[]).await, 0);
+    }
+
+    #[tokio::test]
+    async fn the_checks_of_a_task_with_links_count_one_reference_to_the_manager() {
+        assert_eq!(manager_calls_of_checks(&["idle"]).await, 1);
     }
 
     #[tokio::test]
