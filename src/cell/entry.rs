@@ -5,6 +5,8 @@
 
 use std::{
     any::Any,
+    hash::{Hash, Hasher},
+    ptr,
     sync::{
         Arc,
         atomic::{AtomicU16, AtomicU32, Ordering},
@@ -30,6 +32,21 @@ pub(crate) struct Entry<E> {
     possible: AtomicU16,
     /// The number of members that report to it. Written under the registry's lock.
     pub(super) members: AtomicU32,
+}
+
+/// An entry is equal to itself alone.
+impl<E> PartialEq for Entry<E> {
+    fn eq(&self, other: &Self) -> bool {
+        ptr::eq(self, other)
+    }
+}
+
+impl<E> Eq for Entry<E> {}
+
+impl<E> Hash for Entry<E> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        ptr::from_ref(self).hash(state);
+    }
 }
 
 /// For the runs of a hot name that the threads of one shard spawn.

@@ -442,6 +442,12 @@ impl<E> Registry<E> {
         }
     }
 
+    /// Returns the first result of `find` for an entry of this name.
+    pub(crate) fn find_map<T>(&self, name: &str, mut find: impl FnMut(&Entry<E>) -> Option<T>) -> Option<T> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        entries.of(name).find_map(|entry| find(entry))
+    }
+
     /// The entry that a caller who gave nothing but the name reads and writes, if there is one yet.
     pub(crate) fn plain(&self, name: &str) -> Option<Arc<Entry<E>>> {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);

@@ -77,7 +77,7 @@ impl Shared {
             Some(Changed::Refused(RegisterError::ShuttingDown))
         } else if !family.has_room() {
             Some(Changed::Refused(full(family)))
-        } else if registered.reserved.contains(&member.identity.name) {
+        } else if registered.is_reserved(&member.identity.name) {
             Some(Changed::Refused(being_replaced(&member)))
         } else {
             None
@@ -113,7 +113,7 @@ impl Shared {
     /// Marks a member as leaving, if it still has its name. Returns true if it was to stay.
     pub(crate) fn mark_leaving(&self, task: &Arc<Supervised>) -> Result<bool, Changed> {
         let registered = self.registered();
-        if !registered.get(task.name()).is_some_and(|held| Arc::ptr_eq(held, task)) {
+        if !registered.has(task) {
             return Err(Changed::Meanwhile);
         }
         let Some((stayed, next)) = task.body.member().map(MemberBody::leaves) else { return Ok(false) };
@@ -136,8 +136,8 @@ impl Shared {
             drop(registered);
             return Err(RegisterError::ShuttingDown.into());
         }
-        let members = registered.tasks.iter().map(|task| &task.0);
-        let members = members.filter(|task| task.body.member().is_some_and(|body| body.is_of(family)));
+        let members =
+            registered.tasks().filter(|task| task.body.member().is_some_and(|body| body.is_of(family)));
         let (there, gone): (Vec<_>, Vec<_>) =
             members.cloned().partition(|task| wanted.contains_key(task.name()));
         // Members that are leaving and come back.
@@ -156,8 +156,7 @@ impl Shared {
         }
         let missing = wanted.len();
         let new: Vec<_> = wanted.into_values().flatten().collect();
-        let replaced =
-            returning.iter().find(|(_, member)| registered.reserved.contains(&member.identity.name));
+        let replaced = returning.iter().find(|(_, member)| registered.is_reserved(&member.identity.name));
         let refused = if !seen || new.len() < missing {
             Some(Changed::Meanwhile)
         } else if let Some((_, member)) = replaced {

@@ -6,13 +6,15 @@ use std::{
     cmp::Ordering,
     collections::{BTreeMap, HashMap, HashSet},
     hash::{Hash, Hasher},
-    sync::{Arc, Weak},
+    ops::{Deref, DerefMut},
+    sync::{Arc, MutexGuard, Weak},
 };
 
 use foldhash::fast::RandomState;
 
 use crate::{
-    cell::{Identity, by_name},
+    cell::{Identity, Registry, by_name},
+    emit::TaskAttributes,
     engine::{
         shutdown::topology,
         supervision::{
@@ -25,10 +27,32 @@ use crate::{
     run::Task,
 };
 
+/// The registered tasks, locked, with the registry that finds the entry of a name.
+///
+/// The entry of a registered task is always in the registry.
+pub(crate) struct Roster<'a> {
+    pub(super) registered: MutexGuard<'a, Registered>,
+    pub(super) registry: &'a Registry<TaskAttributes>,
+}
+
+impl Deref for Roster<'_> {
+    type Target = Registered;
+
+    fn deref(&self) -> &Registered {
+        &self.registered
+    }
+}
+
+impl DerefMut for Roster<'_> {
+    fn deref_mut(&mut self) -> &mut Registered {
+        &mut self.registered
+    }
+}
+
 /// Written under one lock: what is registered is one fact.
 #[derive(Default)]
 pub(crate) struct Registered {
-    pub(super) tasks: HashSet<ByName, RandomState>,
+    tasks: HashSet<ByEntry, RandomState>,
     /// Those, by name; `None` since there is another.
     pub(super) listing: Option<Arc<[Arc<Supervised>]>>,
     /// The names whose tasks are being replaced. They are taken, and may be depended on, without a task for a moment.
@@ -39,28 +63,28 @@ pub(crate) struct Registered {
     pub(super) dependents: BTreeMap<Arc<str>, Vec<Weak<Supervised>>>,
 }
 
-/// A task that is found by its name, which it holds already: the key costs no memory of its own.
-pub(super) struct ByName(pub(super) Arc<Supervised>);
+/// A task that is found by the entry of its name. The key costs no memory of its own, and a table that grows reads no name.
+pub(super) struct ByEntry(Arc<Supervised>);
 
-impl Borrow<str> for ByName {
-    fn borrow(&self) -> &str {
-        self.0.name()
+impl Borrow<Task> for ByEntry {
+    fn borrow(&self) -> &Task {
+        &self.0.task
     }
 }
 
-impl Hash for ByName {
+impl Hash for ByEntry {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.name().hash(state);
+        self.0.task.hash(state);
     }
 }
 
-impl PartialEq for ByName {
+impl PartialEq for ByEntry {
     fn eq(&self, other: &Self) -> bool {
-        self.0.name() == other.0.name()
+        self.0.task == other.0.task
     }
 }
 
-impl Eq for ByName {}
+impl Eq for ByEntry {}
 
 /// A task to be registered.
 pub(crate) struct Registration {
@@ -98,8 +122,24 @@ pub(crate) fn each_name<'a>(
 }
 
 impl Registered {
-    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Supervised>> {
-        self.tasks.get(name).map(|task| &task.0)
+    /// Returns the task that is registered with this entry.
+    pub(super) fn of(&self, entry: &Task) -> Option<&Arc<Supervised>> {
+        self.tasks.get(entry).map(|task| &task.0)
+    }
+
+    /// Returns true if this task is registered, and not another one of its name.
+    pub(crate) fn has(&self, task: &Supervised) -> bool {
+        self.of(&task.task).is_some_and(|registered| std::ptr::eq(&**registered, task))
+    }
+
+    /// Returns true if the task of this name is being replaced.
+    pub(super) fn is_reserved(&self, name: &str) -> bool {
+        self.reserved.iter().any(|reserved| **reserved == *name)
+    }
+
+    /// Every task, in no order.
+    pub(super) fn tasks(&self) -> impl Iterator<Item = &Arc<Supervised>> {
+        self.tasks.iter().map(|task| &task.0)
     }
 
     /// Every task, by name.
@@ -108,18 +148,12 @@ impl Registered {
             return listing.clone();
         }
         // They are counted in the order of the listing: that of the table would be a jump in memory for each.
-        let tasks: Vec<_> = self.tasks.iter().map(|task| &task.0).collect();
+        let tasks: Vec<_> = self.tasks().collect();
         let tasks =
             topology::sort_by_name(tasks, |task| task.name(), |_, _| Ordering::Equal, |_, task| Some(task));
         let listing: Arc<[_]> = tasks.into_iter().cloned().collect();
         self.listing = Some(listing.clone());
         listing
-    }
-
-    /// Returns true if a task or a family has this name, or it is reserved.
-    pub(super) fn is_taken(&self, name: &str) -> bool {
-        let is_reserved = || self.reserved.iter().any(|reserved| **reserved == *name);
-        self.tasks.contains(name) || self.families.contains_key(name) || is_reserved()
     }
 
     /// Removes a task with its entries.
@@ -132,13 +166,31 @@ impl Registered {
                 }
             }
         }
-        self.tasks.take(&**task.name()).map(|task| task.0)
+        self.tasks.take(&*task.task).map(|task| task.0)
+    }
+}
+
+impl Roster<'_> {
+    /// Adds a task whose name is not taken, and whose entry is in the registry.
+    pub(super) fn insert(&mut self, task: &Arc<Supervised>) {
+        let added = self.tasks.insert(ByEntry(task.clone()));
+        debug_assert!(added && self.get(task.name()).is_some_and(|found| Arc::ptr_eq(found, task)));
+    }
+
+    /// Returns the task of this name.
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Supervised>> {
+        self.registry.find_map(name, |entry| self.registered.of(entry))
+    }
+
+    /// Returns true if a task or a family has this name, or it is reserved.
+    pub(super) fn is_taken(&self, name: &str) -> bool {
+        self.get(name).is_some() || self.families.contains_key(name) || self.is_reserved(name)
     }
 
     /// Returns true if these can be registered together, beside what is; or with `without` in place of the task of that name.
     pub(super) fn check(&self, new: &[Registration], without: Option<&str>) -> Result<(), RegisterError> {
-        let is_reserved = |name: &str| self.reserved.iter().any(|reserved| **reserved == *name);
-        let is_there = |name: &str| without != Some(name) && (self.tasks.contains(name) || is_reserved(name));
+        let is_there =
+            |name: &str| without != Some(name) && (self.get(name).is_some() || self.is_reserved(name));
         // Nobody can depend on a family, which is no task.
         let is_taken = |name: &str| is_there(name) || self.families.contains_key(name);
         if let [only] = new {
@@ -181,8 +233,7 @@ impl Registered {
                 return Err(RegisterError::UnknownDependency { path });
             }
         }
-        let old: Vec<_> =
-            self.tasks.iter().map(|task| &task.0).filter(|task| without != Some(&**task.name())).collect();
+        let old: Vec<_> = self.tasks().filter(|task| without != Some(&**task.name())).collect();
         for task in &old {
             index.insert(task.name().clone(), names.len());
             names.push(task.name());

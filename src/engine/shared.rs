@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::SystemTime,
@@ -15,7 +15,6 @@ use opentelemetry::{
 };
 use tokio::{sync::watch, task::AbortHandle};
 
-use super::roster::ByName;
 use crate::{
     cell::{self, TaskState, Vitals},
     engine::{
@@ -23,7 +22,7 @@ use crate::{
         announce::{self, Announcer},
         home::{Home, Runtime},
         observe::{changes::Changes, events::EventBus, manager_span::ManagerSpans, watch::Watch},
-        roster::{Registered, Registration, each_name},
+        roster::{Registered, Registration, Roster, each_name},
         settings::Settings,
         shutdown::{
             drain::Drain,
@@ -115,8 +114,9 @@ impl Shared {
         shared
     }
 
-    pub(crate) fn registered(&self) -> MutexGuard<'_, Registered> {
-        self.registered.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn registered(&self) -> Roster<'_> {
+        let registered = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        Roster { registered, registry: self.recorder.registry() }
     }
 
     pub(crate) fn supervised(&self, name: &str) -> Option<Arc<Supervised>> {
@@ -366,13 +366,13 @@ impl Shared {
     /// A detached task has come to rest: its name retires, unless another task is registered under the same identity.
     pub(crate) fn retire_detached(&self, task: &Supervised) {
         let registered = self.registered();
-        if !registered.get(task.name()).is_some_and(|other| Arc::ptr_eq(&other.task, &task.task)) {
+        if registered.of(&task.task).is_none() {
             self.retire(&task.task);
         }
     }
 
     /// Enters new tasks into what is registered.
-    pub(super) fn enter(&self, registered: &mut Registered, new: &[Arc<Supervised>], now: SystemTime) {
+    pub(super) fn enter(&self, registered: &mut Roster<'_>, new: &[Arc<Supervised>], now: SystemTime) {
         for supervised in new {
             let task = &supervised.task;
             task.allow(supervised.possible());
@@ -386,7 +386,7 @@ impl Shared {
                 }
                 dependents.push(Arc::downgrade(supervised));
             }
-            registered.tasks.insert(ByName(supervised.clone()));
+            registered.insert(supervised);
             if let Some(member) = supervised.body.member() {
                 member.stays();
             }
@@ -417,7 +417,7 @@ impl Shared {
         // Before the lock: the clock may be the user's.
         let now = task.wall_clock();
         let mut registered = self.registered();
-        if !registered.get(task.name()).is_some_and(|held| Arc::ptr_eq(held, task)) {
+        if !registered.has(task) {
             return false;
         }
         let removed = (registered.remove(task), registered.listing.take());
@@ -448,7 +448,7 @@ impl Shared {
 
     fn follow(
         self: &Arc<Self>,
-        registered: &mut Registered,
+        registered: &mut Roster<'_>,
         next: Registration,
         now: SystemTime,
     ) -> Result<Vec<Arc<Supervised>>, Box<Refused>> {
@@ -493,7 +493,7 @@ impl Shared {
     pub(crate) fn reserve(self: &Arc<Self>, new: Registration) -> Result<Reserved, RegisterError> {
         let name = &new.identity.name;
         let mut registered = self.registered();
-        if registered.reserved.contains(name) {
+        if registered.is_reserved(name) {
             return Err(RegisterError::BeingReplaced { name: name.to_string() });
         }
         registered.check(std::slice::from_ref(&new), Some(name))?;
