@@ -147,8 +147,10 @@ impl Registered {
         if let Some(listing) = &self.listing {
             return listing.clone();
         }
-        // They are counted in the order of the listing: that of the table would be a jump in memory for each.
-        let tasks: Vec<_> = self.tasks().collect();
+        // Their names are read in the order of their memory, and they are counted in that of the listing. In the order of the table, each
+        // would be a jump.
+        let mut tasks: Vec<_> = self.tasks().collect();
+        tasks.sort_unstable_by_key(|task| Arc::as_ptr(task));
         let tasks =
             topology::sort_by_name(tasks, |task| task.name(), |_, _| Ordering::Equal, |_, task| Some(task));
         let listing: Arc<[_]> = tasks.into_iter().cloned().collect();
