@@ -433,12 +433,16 @@ pub(super) fn unwatched(error: &std::io::Error) {
 
 /// The runtime runs nothing.
 pub(super) fn runtime_stalled(events: &EventBus, stalled_for: Duration, polling: Vec<Arc<str>>) {
-    let names = some_of(&polling);
+    let by = if polling.is_empty() {
+        "no task of the manager blocks a thread".into()
+    } else {
+        format!("its threads are blocked by: {}", some_of(&polling))
+    };
     events.tell(None, 0, || TaskEventKind::RuntimeStalled { stalled_for, polling });
     record_aside(move || {
         tracing::event!(
             name: record::RUNTIME_STALLED, target: SCOPE, parent: None, Level::ERROR,
-            "the runtime has run nothing for {stalled_for:.1?}; its threads are blocked by: {names}",
+            "the runtime has run nothing for {stalled_for:.1?}; {by}",
         );
     });
 }

@@ -402,7 +402,7 @@ pub struct ManagerHealth {
     pub is_ready: bool,
     /// True if every required task has been ready at least once, or is paused or in standby.
     pub has_started: bool,
-    /// True if the runtime makes no progress because all its threads are blocked.
+    /// True if the runtime makes no progress because all its threads are blocked. A runtime with more work than time is not stalled.
     pub runtime_stalled: bool,
     /// The tasks that block a thread now, as the watchdog last saw them: one poll has gone on for longer than
     /// [`slow_poll`](crate::task::TaskManagerBuilder::slow_poll).

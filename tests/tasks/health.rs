@@ -1,6 +1,12 @@
 //! What health says of a task, beyond its figures.
 
-use std::time::Instant;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Instant,
+};
 
 use otel_tasks::{
     Backoff, CriticalTaskConfig, TaskLoop, TaskManager, events::TaskEventKind, health::HealthReason,
@@ -111,6 +117,35 @@ fn a_runtime_that_is_gone_is_not_stalled() {
     for _ in 0..25 {
         std::thread::sleep(millis(100));
         assert!(!tasks.health().runtime_stalled);
+    }
+}
+
+#[test]
+fn a_runtime_with_more_work_than_time_is_not_stalled() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let tasks = {
+        let _inside = runtime.enter();
+        TaskManager::builder().runtime_stall(millis(500)).build().unwrap()
+    };
+    let mut events = tasks.subscribe();
+    let left = Arc::new(AtomicUsize::new(5_000));
+    for _ in 0..left.load(SeqCst) {
+        let left = left.clone();
+        let _inside = runtime.enter();
+        tasks.spawn("crunch", async move {
+            let began = Instant::now();
+            while began.elapsed() < millis(1) {}
+            left.fetch_sub(1, SeqCst);
+        });
+    }
+    // A probe that is sent meanwhile waits behind them. Seen to fail where the probe alone is asked.
+    while left.load(SeqCst) > 0 {
+        std::thread::sleep(millis(20));
+        let health = tasks.health();
+        assert!(health.is_live && !health.runtime_stalled, "{health}");
+    }
+    while let Some(event) = events.try_recv() {
+        assert!(!matches!(event.kind, TaskEventKind::RuntimeStalled { .. }));
     }
 }
 

@@ -114,7 +114,8 @@ impl Shared {
         }
     }
 
-    /// Sends a task through the runtime now and then. If it does not come back, the runtime makes no progress.
+    /// Sends a task through the runtime now and then. If it does not come back and the runtime's own figures do not change either, the runtime
+    /// makes no progress. Where many tasks are due, the task waits behind them.
     fn probe(&self, now: StdInstant, blocked: &[BlockedPoll], state: &mut State) {
         let Some(runtime) = self.existing_runtime() else { return };
         if runtime.is_told() {
@@ -129,7 +130,8 @@ impl Shared {
                 let answer = ran.clone();
                 let task = runtime.spawn(async move { answer.store(true, SeqCst) });
                 state.probed = Some(now);
-                state.probe = Some(Probe { sent: now, ran, task, told: false });
+                let figures = runtime.figures();
+                state.probe = Some(Probe { ran, task, told: false, figures, progress_at: now });
             }
             return;
         };
@@ -144,7 +146,13 @@ impl Shared {
             }
             return;
         }
-        let stalled_for = now.saturating_duration_since(probe.sent);
+        let figures = runtime.figures();
+        if figures.shows_progress_since(&probe.figures) {
+            self.watch.stalled.store(false, SeqCst);
+            (probe.progress_at, probe.told) = (now, false);
+        }
+        probe.figures = figures;
+        let stalled_for = now.saturating_duration_since(probe.progress_at);
         if stalled_for < self.settings.runtime_stall || std::mem::replace(&mut probe.told, true) {
             return;
         }

@@ -11,7 +11,10 @@ use std::{
 
 use tokio::task::JoinHandle;
 
-use crate::{engine::Supervised, read::BlockedTask};
+use crate::{
+    engine::{Supervised, observe::runtime::RuntimeFigures},
+    read::BlockedTask,
+};
 
 /// The state of the watchdog for a manager.
 pub(crate) struct Watch {
@@ -37,10 +40,13 @@ pub(super) struct State {
 
 /// A tiny task that shows whether the runtime runs anything.
 pub(super) struct Probe {
-    pub(super) sent: StdInstant,
     pub(super) ran: Arc<AtomicBool>,
     pub(super) task: JoinHandle<()>,
     pub(super) told: bool,
+    /// The figures of the runtime at the last tick.
+    pub(super) figures: RuntimeFigures,
+    /// The time at which it was sent, or at which the figures last showed progress.
+    pub(super) progress_at: StdInstant,
 }
 
 impl Watch {
