@@ -219,6 +219,8 @@ impl Figures {
 
     /// But for the reservations: the limit is still there.
     fn reset(&self) {
+        // First: a run that ends meanwhile adds to what it has read under this lock.
+        let mut rare = self.rare();
         let single = [
             &self.retries,
             &self.run_nanos,
@@ -241,7 +243,6 @@ impl Figures {
         if let Some(minutes) = self.minutes.get() {
             minutes.clear();
         }
-        let mut rare = self.rare();
         (rare.history, rare.restart_log) = (VecDeque::new(), VecDeque::new());
     }
 
@@ -468,7 +469,7 @@ impl TaskCell {
         }
     }
 
-    /// Lets the name begin at zero. What is exported of it is not read meanwhile, and no run of it ends.
+    /// Lets the name begin at zero. What is exported of it is not read meanwhile. A run that ends meanwhile counts once or not at all.
     pub(super) fn reset(&self) {
         self.all().for_each(Self::reset_here);
     }

@@ -21,6 +21,22 @@ fn end(cell: &TaskCell, kind: ExitKind, error_type: Option<&'static str>) {
 }
 
 #[test]
+fn a_cell_is_not_reset_while_a_run_adds_its_figures() {
+    let cell = TaskCell::default();
+    (0..2).for_each(|_| end(&cell, ExitKind::Success, None));
+    let figures = cell.figures.get().expect("they are made for the second run");
+    std::thread::scope(|scope| {
+        let adding = figures.rare();
+        let reset = scope.spawn(|| cell.reset());
+        // Seen to fail where the reset takes this lock for the history alone.
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!reset.is_finished() && figures.ended_runs() == 2);
+        drop(adding);
+    });
+    assert_eq!(taken(&cell).total_runs(), 0);
+}
+
+#[test]
 fn absorbing_into_an_idle_snapshot_loses_nothing() {
     let (idle, cell) = (TaskCell::default(), TaskCell::default());
     end(&cell, ExitKind::Success, None);
