@@ -414,6 +414,17 @@ impl Shared {
     ///
     /// A member that another was to follow is followed by it in the same moment.
     pub(crate) fn remove(self: &Arc<Self>, task: &Arc<Supervised>) -> bool {
+        self.remove_and(task, true)
+    }
+
+    /// Unregisters a task that continues. Of a member, nobody follows it.
+    ///
+    /// Under one lock: whoever finds a member that is leaving waits for it.
+    pub(crate) fn detach(self: &Arc<Self>, task: &Arc<Supervised>) -> bool {
+        self.remove_and(task, false)
+    }
+
+    fn remove_and(self: &Arc<Self>, task: &Arc<Supervised>, is_followed: bool) -> bool {
         // Before the lock: the clock may be the user's.
         let now = task.wall_clock();
         let mut registered = self.registered();
@@ -431,10 +442,11 @@ impl Shared {
             self.recorder.registry().unlist(&task.task);
         }
         let next = task.body.member().and_then(|member| member.leaves().1);
+        let (next, called_off) = if is_followed { (next, None) } else { (None, next) };
         let followed = next.map(|next| self.follow(&mut registered, *next, now));
         let started = self.is_started();
         drop(registered);
-        drop(removed);
+        drop((removed, called_off));
         self.tell(task, || TaskEventKind::Unregistered);
         match followed {
             Some(Ok(new)) => self.entered(new, started),

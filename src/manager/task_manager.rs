@@ -513,9 +513,8 @@ impl TaskManager {
     /// ```
     pub fn detach(&self, name: &str) -> Result<(), UnknownTask> {
         let unknown = || UnknownTask { name: name.into() };
-        // A member that was to be registered again is not.
-        let task = self.shared().find_leaving(name).ok_or_else(unknown)?;
-        if !self.shared().remove(&task) {
+        let task = self.shared().supervised(name).ok_or_else(unknown)?;
+        if !self.shared().detach(&task) {
             return Err(unknown());
         }
         self.shared().changed(&task);

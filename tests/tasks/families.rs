@@ -5,7 +5,7 @@ use std::{
     fmt, io,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
 };
 
@@ -746,4 +746,26 @@ async fn a_member_costs_as_much_among_ten_thousand_that_depend_on_one_task_as_am
     ensure(400..9_700);
     let among_many = ensure(9_700..10_000);
     assert!(among_many < among_few * 20, "{among_few:?}, then {among_many:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_ends_also_if_the_member_is_detached_meanwhile() {
+    let tasks = started();
+    let family = tasks.register_family(TaskFamily::new("guild", until_cancelled::<u64>)).unwrap();
+    let (detaching, is_over) = (tasks.clone(), Arc::new(AtomicBool::new(false)));
+    let over = is_over.clone();
+    let name = family.task_name(&1);
+    let detach = std::thread::spawn(move || {
+        while !over.load(SeqCst) {
+            let _ = detaching.detach(&name);
+        }
+    });
+    // Seen to fail where a detached member is marked as leaving under one lock and removed under another.
+    for _ in 0..5_000 {
+        family.ensure(1).unwrap();
+        timeout(secs(20), family.remove(&1)).await.expect("nothing is left to wait for");
+    }
+    is_over.store(true, SeqCst);
+    detach.join().unwrap();
+    tasks.shutdown_now().await;
 }
