@@ -431,6 +431,8 @@ impl TaskManager {
         let replaces_itself = engine::is_current(shared, &old);
         shared.leave(&old);
         if old.has_left() {
+            // Its driver may have left before it was to unregister the task.
+            shared.remove(&old);
             return reserved.register();
         }
         let finish = shared.clone();
