@@ -419,7 +419,7 @@ impl Shared {
 
     /// Unregisters a task that continues. Of a member, nobody follows it.
     ///
-    /// Under one lock: whoever finds a member that is leaving waits for it.
+    /// Under one lock: a caller that finds a member leaving waits for it.
     pub(crate) fn detach(self: &Arc<Self>, task: &Arc<Supervised>) -> bool {
         self.remove_and(task, false)
     }

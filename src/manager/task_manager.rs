@@ -1012,7 +1012,7 @@ impl TaskManager {
     /// # Ok(()) }
     /// ```
     pub fn runtime_figures(&self) -> Option<RuntimeFigures> {
-        self.shared().runtime_figures()
+        Some(RuntimeFigures::of(&self.shared().existing_runtime()?.handle))
     }
 
     /// Returns traces of single runs as examples for the buckets of `task.run.duration`. For each bucket: the last run that failed, and the

@@ -23,7 +23,7 @@ use crate::{
     engine::{
         Order, Shared, Supervised, TaskEventKind,
         announce::{self, Announcer},
-        observe::watch::Probe,
+        observe::{runtime::RuntimeFigures, watch::Probe},
         shutdown::sequence::SHUTDOWN_TICK,
         supervision::signs_of_life::Stall,
     },
@@ -130,7 +130,7 @@ impl Shared {
                 let answer = ran.clone();
                 let task = runtime.spawn(async move { answer.store(true, SeqCst) });
                 state.probed = Some(now);
-                let figures = runtime.figures();
+                let figures = RuntimeFigures::of(&runtime.handle);
                 state.probe = Some(Probe { ran, task, told: false, figures, progress_at: now });
             }
             return;
@@ -146,7 +146,7 @@ impl Shared {
             }
             return;
         }
-        let figures = runtime.figures();
+        let figures = RuntimeFigures::of(&runtime.handle);
         if figures.shows_progress_since(&probe.figures) {
             self.watch.stalled.store(false, SeqCst);
             (probe.progress_at, probe.told) = (now, false);

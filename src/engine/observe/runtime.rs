@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::engine::{Shared, home::Runtime};
+use tokio::runtime::Handle;
 
 /// The tokio runtime of a manager's own work at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,34 +19,26 @@ pub struct RuntimeFigures {
 }
 
 impl RuntimeFigures {
-    /// Returns true if a worker has done something since `before`: its time was added, or a task was taken from the queue or has ended. A worker adds
-    /// its time after 61 polls at the latest.
-    pub(super) fn shows_progress_since(&self, before: &Self) -> bool {
-        self.busy != before.busy
-            || self.global_queue_depth < before.global_queue_depth
-            || self.alive_tasks < before.alive_tasks
-    }
-}
-
-impl Runtime {
-    pub(super) fn figures(&self) -> RuntimeFigures {
-        let metrics = self.handle.metrics();
+    pub(crate) fn of(runtime: &Handle) -> Self {
+        let metrics = runtime.metrics();
         let workers = metrics.num_workers();
         #[cfg(target_has_atomic = "64")]
         let busy = Some((0..workers).map(|worker| metrics.worker_total_busy_duration(worker)).sum());
         #[cfg(not(target_has_atomic = "64"))]
         let busy = None;
-        RuntimeFigures {
+        Self {
             workers,
             alive_tasks: metrics.num_alive_tasks(),
             global_queue_depth: metrics.global_queue_depth(),
             busy,
         }
     }
-}
 
-impl Shared {
-    pub(crate) fn runtime_figures(&self) -> Option<RuntimeFigures> {
-        Some(self.existing_runtime()?.figures())
+    /// Returns true if a worker has done something since `before`: its time was added, or a task was taken from the queue or has ended. A worker adds
+    /// its time after 61 polls at the latest.
+    pub(super) fn shows_progress_since(&self, before: &Self) -> bool {
+        self.busy != before.busy
+            || self.global_queue_depth < before.global_queue_depth
+            || self.alive_tasks < before.alive_tasks
     }
 }
