@@ -1224,6 +1224,42 @@ mod tests {
         }
     }
 
+    /// Fails if the late run finds the entry by its identity.
+    #[test]
+    fn a_late_run_takes_no_later_entry_of_its_name_back() {
+        let registry = Registry::<()>::new(1, 1_999, None, |_| ());
+        let forgotten = made(&registry, "a", NOW).expect("room");
+        registry.retire(&forgotten, NOW);
+        registry.collect(NOW);
+        registry.expire(OBSERVED_FOR);
+        registry.expire(2 * OBSERVED_FOR);
+        let later = made(&registry, "a", 2 * OBSERVED_FOR).expect("room");
+        assert!(!Arc::ptr_eq(&later, &forgotten));
+        registry.retire(&later, 2 * OBSERVED_FOR);
+        registry.collect(2 * OBSERVED_FOR);
+        registry.expire(3 * OBSERVED_FOR);
+        assert!(forgotten.run_started(|| NOW, std::time::UNIX_EPOCH), "its entry is gone");
+        registry.take_back(&forgotten, 3 * OBSERVED_FOR);
+        assert!(names(&registry).is_empty() && later.cell.is_gone());
+    }
+
+    /// Fails if the room that is made for it is lost.
+    #[test]
+    fn a_late_run_whose_name_is_forgotten_as_room_is_made_takes_no_room() {
+        let registry = Registry::<()>::new(1, 1_999, None, |_| ());
+        let oldest = made(&registry, "oldest", NOW).expect("room");
+        registry.retire(&oldest, NOW);
+        for number in 0..REMEMBERED_AT_MOST {
+            let entry = made(&registry, &format!("name-{number}"), NOW).expect("room is made");
+            registry.retire(&entry, NOW);
+        }
+        assert_eq!(registry.remembered().len(), REMEMBERED_AT_MOST, "as many as fit");
+        assert!(oldest.run_started(|| NOW, std::time::UNIX_EPOCH), "its entry is gone");
+        registry.take_back(&oldest, NOW);
+        assert!(names(&registry).is_empty(), "the last name made room, and the oldest is forgotten");
+        assert!(made(&registry, "new", NOW).is_some());
+    }
+
     #[test]
     fn names_that_come_together_fit_together_or_not_at_all() {
         let registry = Registry::<()>::new(2, 1_999, None, |_| ());

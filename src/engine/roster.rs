@@ -262,3 +262,25 @@ impl Roster<'_> {
         })
     }
 }
+
+#[cfg(all(test, not(otel_tasks_loom)))]
+mod tests {
+    use crate::{CriticalTaskConfig, TaskContext, TaskManager};
+
+    /// Fails if its entry stays: each change of any task would search for dependents.
+    #[tokio::test]
+    async fn a_task_that_is_not_registered_any_more_depends_on_nothing() {
+        let tasks = TaskManager::new();
+        let idle = |name: &str| {
+            CriticalTaskConfig::new(name, |ctx: TaskContext| async move { ctx.cancelled().await })
+        };
+        let dependents = ["b", "c"].map(|name| idle(name).depends_on("a"));
+        tasks.register(idle("a")).expect("a sound config");
+        tasks.register_all(dependents).expect("sound configs");
+        tasks.start();
+        tasks.unregister("b").await.expect("it is registered");
+        assert!(tasks.shared().has_dependents(), "one is left");
+        tasks.detach("c").expect("it is registered");
+        assert!(!tasks.shared().has_dependents());
+    }
+}

@@ -295,6 +295,21 @@ async fn a_restart_leaves_owned_work_alone() {
     assert!(report.is_clean(), "{report}");
 }
 
+/// Fails if a pause asks the work to stop, as a stop does.
+#[tokio::test(start_paused = true)]
+async fn a_pause_leaves_owned_work_alone() {
+    let (config, context) = server("http");
+    let tasks = manager([config], 25);
+    settle().await;
+    let run = of(&context).task("owned").spawn_with(|ctx: TaskContext| async move { ctx.cancelled().await });
+    tasks.pause("http").expect("registered");
+    sleep(secs(60)).await;
+    assert_eq!(state(&tasks, "http").map(|state| state.as_str()), Some("paused"));
+    assert!(!run.is_finished());
+    assert!(tasks.shutdown().await.is_clean());
+    assert_eq!(run.await, Ok(()));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stop_waits_for_owned_work_and_the_next_life_admits_it_again() {
     let alive = Alive::default();

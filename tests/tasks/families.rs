@@ -1,12 +1,15 @@
 //! Families: one supervised task per key, metered under one name.
 
 use std::{
+    cell::Cell,
     collections::BTreeSet,
     fmt, io,
+    pin::pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
+    task::{Context, Waker},
 };
 
 use otel_tasks::{
@@ -768,4 +771,108 @@ async fn a_removal_ends_also_if_the_member_is_detached_meanwhile() {
     is_over.store(true, SeqCst);
     detach.join().unwrap();
     tasks.shutdown_now().await;
+}
+
+/// Fails if a member that is asked to leave while configs are made is taken for one that stays.
+#[tokio::test(start_paused = true)]
+async fn set_keeps_a_member_that_was_asked_to_leave_while_it_made_configs() {
+    // The keys are visited in any order.
+    for round in 0..16 {
+        let (tasks, handle) = (started(), Arc::new(OnceLock::<FamilyHandle<u64>>::new()));
+        let inside = handle.clone();
+        let family = TaskFamily::of("guild", move |guild: &u64| {
+            if *guild == 2 {
+                let guilds = inside.get().expect("set before");
+                // Its first poll asks the member to leave.
+                let first = pin!(guilds.remove(&1)).poll(&mut Context::from_waker(Waker::noop()));
+                assert!(first.is_pending(), "it still stops");
+            }
+            CriticalTaskConfig::new("", |ctx| until_cancelled(ctx, ()))
+        });
+        let guilds = handle.get_or_init(|| tasks.register_family(family).unwrap());
+        guilds.ensure(1).unwrap();
+        settle().await;
+        guilds.set([1, 2]).await.unwrap();
+        assert_eq!(guilds.keys(), [1, 2], "in round {round}");
+        settle().await;
+        assert_eq!(state(&tasks, "guild:1"), Some(TaskState::Running));
+    }
+}
+
+/// Fails if a member that was to come back already comes back twice: its place is never free again.
+#[tokio::test(start_paused = true)]
+async fn member_that_is_ensured_while_its_config_is_made_comes_back_once() {
+    let (tasks, handle) = (started(), Arc::new(OnceLock::<FamilyHandle<u64>>::new()));
+    let (inside, made) = (handle.clone(), AtomicU64::new(0));
+    let family = TaskFamily::of("guild", move |guild: &u64| {
+        if made.fetch_add(1, SeqCst) == 1 {
+            assert!(inside.get().expect("set before").ensure(*guild).unwrap());
+        }
+        CriticalTaskConfig::new("", |ctx| until_cancelled(ctx, ()))
+    });
+    let guilds = handle.get_or_init(|| tasks.register_family(family.max_members(2)).unwrap());
+    guilds.ensure(1).unwrap();
+    settle().await;
+    let removing = guilds.remove(&1);
+    assert!(timeout(secs(0), removing).await.is_err(), "it still stops");
+    assert!(!guilds.ensure(1).unwrap(), "the call inside was first");
+    settle().await;
+    assert_eq!((guilds.keys(), tasks.snapshot("guild:1").unwrap().active), (vec![1], 1));
+    guilds.ensure(2).expect("one place is taken");
+}
+
+/// Fails if its cell stays, which no task has.
+#[tokio::test(start_paused = true)]
+async fn a_member_that_a_shutdown_keeps_from_coming_back_leaves_nothing() {
+    let (tasks, alive) = (started(), Alive::default());
+    let guilds = slow(&tasks, &alive);
+    guilds.ensure(1).unwrap();
+    settle().await;
+    assert!(timeout(secs(0), guilds.remove(&1)).await.is_err(), "it takes a second to stop");
+    assert!(guilds.ensure(1).unwrap(), "it is to come back");
+    assert!(tasks.shutdown().await.is_clean());
+    assert_eq!((alive.total(), tasks.task_names().len()), (1, 0));
+    assert!(tasks.snapshot("guild:1").is_none());
+}
+
+thread_local! {
+    /// What another caller does while a key is compared.
+    static MEANWHILE: Cell<Option<Box<dyn FnOnce()>>> = const { Cell::new(None) };
+}
+
+/// A key whose comparison takes a while.
+#[derive(Clone)]
+struct Compared(u64);
+
+impl PartialEq for Compared {
+    fn eq(&self, other: &Self) -> bool {
+        MEANWHILE.take().into_iter().for_each(|act| act());
+        self.0 == other.0
+    }
+}
+
+impl Eq for Compared {}
+
+impl fmt::Display for Compared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Fails if a member that was found is taken for the one that has its name by now.
+#[tokio::test(start_paused = true)]
+async fn a_member_that_comes_while_another_is_found_is_the_one_that_is_removed() {
+    let tasks = started();
+    let family = TaskFamily::new("guild", until_cancelled::<Compared>);
+    let guilds = tasks.register_family(family).unwrap();
+    guilds.ensure(Compared(1)).unwrap();
+    settle().await;
+    let (others, theirs) = (tasks.clone(), guilds.clone());
+    MEANWHILE.set(Some(Box::new(move || {
+        others.detach("guild:1").unwrap();
+        assert!(theirs.ensure(Compared(1)).unwrap());
+    })));
+    let removed = timeout(secs(60), guilds.remove(&Compared(1))).await;
+    assert_eq!(removed, Ok(true), "it waits for no other");
+    assert!(guilds.keys().is_empty() && tasks.task_names().is_empty());
 }

@@ -9,18 +9,19 @@ use std::{
 };
 
 use otel_tasks::{
-    Backoff, CriticalTaskConfig, RestartPolicy, TaskContext, TaskGroup, TaskLoop, TaskManager,
+    Backoff, CriticalTaskConfig, RestartPolicy, TaskContext, TaskFamily, TaskGroup, TaskLoop, TaskManager,
     gate::{BoxFuture, Gate, Grant, Keeper, Pass},
     health::HealthReason,
     policy::{DecisionCause, RestartReason, RestartStrategy, RestartVerdict},
     shutdown::ShutdownOutcome,
     snapshot::TaskState,
+    task::RegisterError,
 };
 use tokio::{sync::Notify, time::sleep};
 
 use crate::support::{
     Alive, Door, eventually, millis, secs, settle,
-    tasks::{all_started, deaf, obedient, obeys, restarts, started, state},
+    tasks::{all_started, deaf, obedient, obeys, restarts, started, state, states},
 };
 
 const GRACE: Duration = secs(5);
@@ -666,4 +667,32 @@ async fn owned_run_that_waits_for_the_shutdown_no_longer_is_dropped_and_its_leas
         let outcome = report.tasks.iter().find(|line| &*line.name == "asks").map(|line| line.outcome);
         assert_eq!(outcome, Some(ShutdownOutcome::Aborted), "{report}");
     }
+}
+
+/// Meanwhile there is no task of the name.
+#[tokio::test(start_paused = true)]
+async fn name_of_a_replaced_task_is_taken_while_its_gate_settles() {
+    let settled = tokio::time::Instant::now() + millis(500);
+    let tasks = started(obeys("t").gate(Slow(Door::new(), settled)));
+    settle().await;
+    let during = async {
+        sleep(millis(100)).await;
+        assert!(tasks.task_names().is_empty(), "the old task is gone");
+        let family = TaskFamily::new("t", |ctx: TaskContext, _: u64| async move { ctx.cancelled().await });
+        for refused in [
+            tasks.register(obeys("t")),
+            tasks.register_all([obeys("other"), obeys("t")]),
+            tasks.register_family(family).map(drop),
+        ] {
+            assert!(
+                matches!(&refused, Err(RegisterError::Duplicate { name, .. }) if name == "t"),
+                "{refused:?}"
+            );
+        }
+        tasks.register(obeys("after").depends_on("t")).expect("it may be depended on");
+    };
+    let (replaced, ()) = tokio::join!(tasks.replace(obeys("t")), during);
+    replaced.expect("nobody has taken its name");
+    settle().await;
+    assert_eq!(states(&tasks, ["t", "after"]), [Some(TaskState::Running); 2]);
 }

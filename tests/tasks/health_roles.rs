@@ -484,3 +484,15 @@ async fn a_task_that_waits_for_a_paused_one_has_started_and_is_not_ready() {
     assert!(!tasks.health().has_started, "it waits for the database, and for no person");
     tasks.shutdown().await;
 }
+
+/// Fails if the first of them is named: nobody would look for the failed one.
+#[tokio::test(start_paused = true)]
+async fn a_task_that_waits_for_several_names_the_one_that_has_failed() {
+    let worker =
+        ["db", "lost", "cache"].iter().fold(obeys("worker"), |config, name| config.depends_on(*name));
+    let starts = |name| obeys(name).start_timeout(secs(3_600));
+    let tasks = all_started([starts("db"), given_up("lost"), starts("cache"), worker]);
+    settle().await;
+    assert_eq!(texts(&health(&tasks, "worker")), ["waits for lost (failed)"]);
+    tasks.shutdown().await;
+}

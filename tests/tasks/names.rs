@@ -11,7 +11,7 @@ use std::{
 
 use opentelemetry_sdk::metrics::Temporality;
 use otel_tasks::{
-    CriticalTaskConfig, TaskContext, TaskManager,
+    CriticalTaskConfig, TaskContext, TaskManager, TaskPriority,
     policy::ExitKind,
     snapshot::TaskState,
     task::{RegisterError, TaskManagerBuilder},
@@ -21,7 +21,7 @@ use tokio::time::sleep;
 use crate::support::{
     metrics::{Metrics, Point},
     secs, settle,
-    tasks::state,
+    tasks::{obeys, state},
 };
 
 /// The states of a task that has no gate and does not finish: all but two.
@@ -282,4 +282,88 @@ async fn names_of_short_tasks_stay_and_share_one_beyond_the_bound() {
     }
     let names: Vec<_> = tasks.snapshots().iter().map(|task| task.name.to_string()).collect();
     assert_eq!(names, ["_OTHER", "a", "b"]);
+}
+
+/// Fails if it counts as ended.
+#[tokio::test(start_paused = true)]
+async fn a_detached_task_that_is_tried_again_keeps_its_name() {
+    let metrics = Metrics::new();
+    let tasks = manager(&metrics, 1);
+    let detached = CriticalTaskConfig::new("detached", |ctx: TaskContext| async move {
+        if ctx.generation() == 2 { Ok(()) } else { Err("once more") }
+    })
+    .restart_policy(otel_tasks::RestartPolicy::OnFailure)
+    .max_restarts(0, secs(60))
+    .give_up(otel_tasks::GiveUp::RetryEvery(secs(2_000)));
+    tasks.register(detached).unwrap();
+    settle().await;
+    assert_eq!(state(&tasks, "detached"), Some(TaskState::Failed));
+    tasks.detach("detached").unwrap();
+    for _ in 0..33 {
+        let refused = tasks.register(once("other")).unwrap_err();
+        assert!(matches!(refused, RegisterError::NameLimit { .. }), "{refused}");
+        metrics.collect();
+        sleep(secs(60)).await;
+    }
+    sleep(secs(60)).await;
+    assert_eq!(metrics.collect().sum("task.runs", &[("task.name", "detached")]), 2.0);
+    run_and_unregister(&tasks, once("other")).await;
+}
+
+/// Fails if another task of the name counts as its own.
+#[tokio::test(start_paused = true)]
+async fn the_name_of_a_detached_task_retires_although_another_identity_of_it_is_registered() {
+    let metrics = Metrics::new();
+    let tasks = manager(&metrics, 2);
+    let ends = CriticalTaskConfig::one_shot("t", |_| sleep(secs(60)));
+    tasks.register(ends).unwrap();
+    settle().await;
+    tasks.detach("t").unwrap();
+    tasks.register(obeys("t").priority(TaskPriority::Low)).unwrap();
+    let refused = tasks.register(once("beyond")).unwrap_err();
+    assert!(matches!(refused, RegisterError::NameLimit { .. }), "{refused}");
+    sleep(secs(61)).await;
+    tasks.register(once("beyond")).expect("the first identity has ended");
+    assert_eq!(state(&tasks, "t"), Some(TaskState::Running));
+}
+
+/// Fails if the name retires with the detached task: another name would take its room.
+#[tokio::test(start_paused = true)]
+async fn the_name_of_a_registered_task_stays_when_a_detached_task_of_it_ends() {
+    let tasks = manager(&Metrics::new(), 1);
+    tasks.register(CriticalTaskConfig::one_shot("t", |_| sleep(secs(60)))).unwrap();
+    settle().await;
+    tasks.detach("t").unwrap();
+    tasks.register(once("t")).unwrap();
+    sleep(secs(61)).await;
+    let refused = tasks.register(once("beyond")).unwrap_err();
+    assert!(matches!(refused, RegisterError::NameLimit { .. }), "{refused}");
+    assert_eq!(state(&tasks, "t"), Some(TaskState::Finished));
+}
+
+/// Fails if it waits for an end that has been: nobody would ever have its room.
+#[tokio::test(start_paused = true)]
+async fn the_name_of_a_task_that_is_detached_at_rest_retires_at_once() {
+    let tasks = manager(&Metrics::new(), 1);
+    tasks.register(obeys("t")).unwrap();
+    settle().await;
+    tasks.stop("t").unwrap();
+    settle().await;
+    tasks.detach("t").unwrap();
+    tasks.register(once("beyond")).expect("the room of a task that is stopped");
+}
+
+/// Fails if only the first identity of a name is looked at.
+#[tokio::test(start_paused = true)]
+async fn a_task_is_found_by_a_name_that_a_short_task_had_before() {
+    let tasks = manager(&Metrics::new(), 10);
+    tasks.spawn("t", async {}).await.unwrap();
+    // Its priority is another.
+    tasks.register(obeys("t")).unwrap();
+    let refused = tasks.register(obeys("t")).unwrap_err();
+    assert!(matches!(refused, RegisterError::Duplicate { .. }), "{refused}");
+    settle().await;
+    tasks.stop("t").expect("it is registered");
+    tasks.unregister("t").await.expect("it is registered");
+    assert!(tasks.task_names().is_empty());
 }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use otel_tasks::{CriticalTaskConfig, TaskLoop, TaskManager};
+use otel_tasks::{CriticalTaskConfig, TaskContext, TaskLoop, TaskManager, task::WeakTaskManager};
 use tracing::{Event, Subscriber, span};
 use tracing_subscriber::{Layer, layer::Context, prelude::*};
 
@@ -57,6 +57,43 @@ fn a_subscriber_may_ask_the_manager_back() {
             tasks.detach("ticks").expect("registered");
             tasks.unregister("fails").await.expect("registered");
             tasks.shutdown().await;
+        });
+        ended.send(()).expect("the test waits");
+    });
+    told.recv_timeout(Duration::from_secs(20)).expect("no deadlock");
+}
+
+/// Asks the manager when it is dropped.
+struct AsksAtItsEnd(WeakTaskManager);
+
+impl Drop for AsksAtItsEnd {
+    fn drop(&mut self) {
+        self.0.upgrade().expect("the manager lives").task_names();
+    }
+}
+
+/// Fails if what is refused is dropped under the lock of the registrations.
+#[test]
+fn a_value_of_a_refused_task_may_ask_the_manager() {
+    let (ended, told) = mpsc::channel();
+    // On a thread of its own, as above.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        runtime.expect("a runtime").block_on(async {
+            let tasks = TaskManager::builder().max_names(1).build().unwrap();
+            let config = |name: &str| {
+                let value = AsksAtItsEnd(tasks.downgrade());
+                CriticalTaskConfig::new(name, move |ctx: TaskContext| {
+                    let _ = &value;
+                    async move { ctx.cancelled().await }
+                })
+            };
+            tasks.register(config("a")).expect("registered");
+            tasks.register(config("a")).expect_err("its name is taken");
+            tasks.register(config("b")).expect_err("its name finds no room");
+            tasks.unregister("a").await.expect("registered");
+            tasks.shutdown().await;
+            tasks.register(config("a")).expect_err("the manager has shut down");
         });
         ended.send(()).expect("the test waits");
     });

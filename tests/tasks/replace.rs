@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicU64, Ordering::SeqCst},
+    atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
 };
 
 use otel_tasks::{
@@ -213,4 +213,24 @@ async fn a_task_that_is_being_replaced_refuses_orders_and_further_replacements()
     tasks.stop("t").expect("the new one obeys");
     settle().await;
     assert_eq!(state(&tasks, "t"), Some(TaskState::Stopped));
+}
+
+/// Fails if a caller that waited for the old task unregisters the one that has its name by then.
+#[tokio::test(start_paused = true)]
+async fn several_that_unregister_a_task_leave_the_next_of_its_name() {
+    let (old, new, is_first) = (Alive::default(), Alive::default(), AtomicBool::new(true));
+    let tasks = TaskManager::new();
+    tasks.register(obedient("t", &old, 1)).unwrap();
+    tasks.start();
+    settle().await;
+    let unregister = async || {
+        tasks.unregister("t").await.expect("it is registered");
+        if is_first.swap(false, SeqCst) {
+            tasks.register(obedient("t", &new, 0)).expect("the old task is gone");
+        }
+    };
+    tokio::join!(unregister(), unregister(), unregister());
+    settle().await;
+    assert_eq!((old.now(), new.now()), (0, 1));
+    assert_eq!(tasks.task_names(), ["t"]);
 }

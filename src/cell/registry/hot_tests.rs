@@ -77,6 +77,42 @@ mod sums {
         assert_eq!(registry.listing().len(), 4);
     }
 
+    /// Fails if the entry of a hot name keeps the place of its name, and is not found there itself.
+    #[test]
+    fn another_identity_takes_the_place_of_one_that_has_become_hot() {
+        let registry = Arc::new(Registry::<()>::new(4, 1_999, None, |_| ()));
+        with(&registry, TaskPriority::High, 0).cell.heat_up();
+        let find = {
+            let registry = registry.clone();
+            move || with(&registry, TaskPriority::Low, 0)
+        };
+        let before = find();
+        let (tell, told) = std::sync::mpsc::channel();
+        let _all = registry.entries.write().expect("no panic");
+        std::thread::spawn(move || tell.send(find()));
+        let again = told.recv_timeout(Duration::from_secs(20)).expect("the lock is not waited for");
+        assert!(Arc::ptr_eq(&again, &before));
+    }
+
+    /// Fails if a shard keeps an entry that was let go before it was kept, and is forgotten.
+    #[test]
+    fn an_entry_that_goes_while_a_shard_finds_it_is_not_kept() {
+        let registry = Registry::<()>::new(1, 1_999, None, |_| ());
+        let entry = registry.entries_of([Identity::named("a")].iter(), || NOW).expect("room").remove(0);
+        registry.retire(&entry, NOW);
+        registry.collect(NOW);
+        let gone = Arc::downgrade(&entry);
+        let goes = || {
+            registry.expire(OBSERVED_FOR);
+            Some(entry)
+        };
+        let found = registry.find_here(|found| &mut found.plain, "a", 0, |_| (), |_| true, goes);
+        assert!(found.expect("it was found before it went").cell.is_gone());
+        registry.collect(OBSERVED_FOR * 2);
+        registry.take_forgotten();
+        assert!(gone.upgrade().is_none(), "nothing keeps it");
+    }
+
     #[test]
     fn a_hot_name_has_parts_for_each_of_its_identities() {
         let registry = Registry::<()>::new(4, 1_999, None, |_| ());

@@ -850,4 +850,54 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(5), is_released).await.expect("nothing keeps the manager");
         assert!(context.task("late").spawn(async {}).await.is_err(), "a context keeps no manager");
     }
+
+    /// Fails if a task keeps the manager for a call that comes after its driver has left: each would hold the other.
+    #[tokio::test]
+    async fn a_context_of_a_task_that_has_left_lets_the_manager_go() {
+        let tasks = TaskManager::new();
+        let (begun, mut contexts) = mpsc::unbounded_channel();
+        let config = CriticalTaskConfig::new("import", move |ctx| {
+            begun.send(ctx.clone()).expect("it is received");
+            async move { ctx.cancelled().await }
+        });
+        tasks.register(config).expect("a sound config");
+        tasks.start();
+        let context = contexts.recv().await.expect("it begins");
+        let manager = Arc::downgrade(tasks.shared());
+        tasks.shutdown().await;
+        assert!(context.task("late").spawn(async {}).await.is_err(), "its task has left");
+        drop(tasks);
+        let is_released = async {
+            while manager.strong_count() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), is_released).await.expect("nothing keeps the manager");
+    }
+
+    /// Such an order is there until the driver drops it, which a poll may hold up.
+    #[tokio::test]
+    async fn a_stall_of_an_earlier_life_requests_no_stop() {
+        let tasks = TaskManager::new();
+        let (told, mut stops) = mpsc::unbounded_channel();
+        let manager = tasks.downgrade();
+        let config = CriticalTaskConfig::new("import", move |ctx| {
+            let (told, tasks) = (told.clone(), manager.upgrade().expect("the manager lives"));
+            async move {
+                let task = tasks.shared().supervised("import").expect("it is registered");
+                let generation = task.signals.generation();
+                let is_to_stop = |generation| {
+                    task.order(Order::Stalled { generation, give_up: false });
+                    ctx.is_cancelled()
+                };
+                let earlier = is_to_stop(generation - 1);
+                tokio::task::yield_now().await;
+                told.send((earlier, is_to_stop(generation))).expect("it is received");
+                ctx.cancelled().await;
+            }
+        });
+        tasks.register(config).expect("a sound config");
+        tasks.start();
+        assert_eq!(stops.recv().await, Some((false, true)));
+    }
 }
