@@ -37,6 +37,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .priority(TaskPriority::Critical)
         .shutdown_grace(Duration::from_secs(10));
     tasks.register(http)?;
-    println!("{}", tasks.run_until(shutdown_signal()).await);
-    Ok(())
+    let report = tasks.run_until(shutdown_signal()).await;
+    println!("{report}");
+    report.exit()
 }

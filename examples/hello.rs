@@ -20,7 +20,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tasks.register(CriticalTaskConfig::new("gateway", gateway))?;
 
     let report = tasks.run_until(shutdown_signal()).await;
-    println!("{report}");
-    println!("{}", telemetry.shutdown().await);
-    Ok(())
+    println!("{report}\n{}", telemetry.shutdown().await);
+    report.exit()
 }

@@ -50,5 +50,5 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tasks.register(CriticalTaskConfig::new("consumer", consumer).start_timeout(Duration::from_secs(10)))?;
     let report = tasks.run_until(shutdown_signal()).await;
     println!("{report}");
-    std::process::exit(report.exit_code().into());
+    report.exit()
 }

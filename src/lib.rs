@@ -35,8 +35,9 @@
 //! async fn main() -> Result<(), otel_tasks::task::RegisterError> {
 //!     let tasks = TaskManager::new();
 //!     tasks.register(CriticalTaskConfig::new("gateway", gateway))?;
-//!     println!("{}", tasks.run_until(shutdown_signal()).await);
-//!     Ok(())
+//!     let report = tasks.run_until(shutdown_signal()).await;
+//!     println!("{report}");
+//!     report.exit()
 //! }
 //! ```
 //!
@@ -189,7 +190,7 @@
 //! use std::time::Duration;
 //! let tasks = TaskManager::builder().drain(Duration::from_secs(8)).build()?;
 //! let report = tasks.run_until(shutdown_signal()).await;
-//! std::process::exit(report.exit_code().into());
+//! report.exit()
 //! # }
 //! ```
 //!

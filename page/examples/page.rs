@@ -34,7 +34,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let page = Page::new(&tasks).feed(&feed).token(token).serve(address)?;
     println!("listening on http://{}", page.address());
 
-    println!("{}", tasks.run_until(shutdown_signal()).await);
-    println!("{}", telemetry.shutdown().await);
-    Ok(())
+    let report = tasks.run_until(shutdown_signal()).await;
+    println!("{report}\n{}", telemetry.shutdown().await);
+    report.exit()
 }

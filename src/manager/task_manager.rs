@@ -227,8 +227,8 @@ impl TaskManager {
     /// work. Work that continues past the deadline is reported as [leaked](crate::shutdown::ShutdownOutcome::Leaked).
     /// [`TaskHandle::abort`] only keeps work from beginning.
     ///
-    /// The process can exit in spite of leaked work, but a runtime that is dropped waits for it. End with `process::exit` or
-    /// [`shutdown_background`](tokio::runtime::Runtime::shutdown_background).
+    /// The process can exit in spite of leaked work, but a runtime that is dropped waits for it. End with
+    /// [`ShutdownReport::exit`](crate::shutdown::ShutdownReport::exit) or [`shutdown_background`](tokio::runtime::Runtime::shutdown_background).
     ///
     /// # Panics
     /// Outside a tokio runtime, if the manager was also built outside one; and on a runtime without a timer. The message names what is missing.
@@ -624,8 +624,8 @@ impl TaskManager {
     /// Restarts a registered task. Returns the time until the restart.
     ///
     /// A running task is requested to stop, has its grace, and runs again. A task that was given up, has finished or was stopped starts again,
-    /// and its earlier restarts no longer count. The time is not zero if the last restart was more recent than the task's restart delay; the
-    /// task continues until then. The restart is counted when the new run begins.
+    /// and its earlier restarts no longer count. A task that waits for its restart begins at once. The time is not zero if the task runs, and
+    /// its last restart was more recent than its restart delay. The task continues until then. The restart is counted when the new run begins.
     ///
     /// # Errors
     /// [`RestartError`].
@@ -1226,7 +1226,7 @@ impl TaskManager {
     /// ```no_run
     /// # async fn example(tasks: otel_tasks::TaskManager) {
     /// let report = tasks.run_until(otel_tasks::shutdown_signal()).await;
-    /// std::process::exit(report.exit_code().into());
+    /// report.exit()
     /// # }
     /// ```
     #[track_caller]

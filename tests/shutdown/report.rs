@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
+    time::Instant,
 };
 
 use otel_tasks::{
@@ -16,7 +17,31 @@ use otel_tasks::{
 };
 use tokio::time::{sleep, timeout};
 
-use crate::support::{eventually, millis, secs, settle, tasks::takes};
+use crate::support::{
+    eventually, millis,
+    process::{child, is_child},
+    secs, settle,
+    tasks::takes,
+};
+
+/// A process whose worker is blocked for a minute. It ends after its shutdown of a second.
+#[test]
+fn exit_does_not_wait_for_a_blocked_thread() {
+    if is_child() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let tasks = TaskManager::builder().shutdown_deadline(secs(1)).build().unwrap();
+            let blocks = CriticalTaskConfig::new("blocks", |_| async { std::thread::sleep(secs(60)) });
+            tasks.register(blocks).unwrap();
+            tasks.run_until(sleep(millis(200))).await.exit()
+        })
+    }
+    let began = Instant::now();
+    let ended = child("report::exit_does_not_wait_for_a_blocked_thread").status().expect("a child");
+    // Seen to fail where the child returns the exit code instead: its runtime waits.
+    assert_eq!(ended.code(), Some(2), "the task is leaked");
+    assert!(began.elapsed() < secs(30));
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_report_reads_line_by_line() {

@@ -16,7 +16,6 @@ use std::{
     error::Error,
     io::{self, IsTerminal as _},
     net,
-    process::ExitCode,
     sync::Arc,
     time::Duration,
 };
@@ -35,7 +34,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);
 
 #[tokio::main]
-async fn main() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
+async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     // A signal that comes while the service starts is not lost.
     let signal = shutdown_signal();
     let setting = |name, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
@@ -79,7 +78,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
         tracing::error!(error, "the database was not closed");
     }
     println!("{report}\n{}", telemetry.shutdown().await);
-    Ok(report.exit_code().into())
+    report.exit()
 }
 
 /// The inputs of each run of the task `http`.

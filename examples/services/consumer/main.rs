@@ -11,7 +11,7 @@
 
 mod queue;
 
-use std::{env, error::Error, fs::File, io::Write as _, process::ExitCode, sync::Arc, time::Duration};
+use std::{env, error::Error, fs::File, io::Write as _, sync::Arc, time::Duration};
 
 use otel_tasks::{
     Backoff, CriticalTaskConfig, GiveUp, TaskContext, TaskManager, Telemetry, shutdown_signal,
@@ -27,7 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 type Failure = Box<dyn Error + Send + Sync>;
 
 #[tokio::main]
-async fn main() -> Result<ExitCode, Failure> {
+async fn main() -> Result<(), Failure> {
     // A signal that comes while the service starts is not lost.
     let signal = shutdown_signal();
     let setting = |name, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
@@ -48,7 +48,7 @@ async fn main() -> Result<ExitCode, Failure> {
     tasks.register(consumer)?;
     let report = tasks.run_until(signal).await;
     println!("{report}\n{}", telemetry.shutdown().await);
-    Ok(report.exit_code().into())
+    report.exit()
 }
 
 async fn consume(ctx: TaskContext, shop: Arc<Shop>) -> std::io::Result<()> {

@@ -108,6 +108,23 @@ impl ShutdownReport {
     pub fn exit_code(&self) -> u8 {
         if self.count(ShutdownOutcome::Leaked) > 0 { 2 } else { u8::from(!self.is_clean()) }
     }
+
+    /// Ends the process with the [exit code](Self::exit_code), also if a thread is blocked.
+    ///
+    /// If `main` returned instead, the runtime would be dropped, and would wait for work that blocks its thread. Nothing is dropped. So close pools
+    /// and await [`Telemetry::shutdown`](crate::Telemetry::shutdown) before.
+    ///
+    /// ```no_run
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let tasks = otel_tasks::TaskManager::new();
+    /// let report = tasks.run_until(otel_tasks::shutdown_signal()).await;
+    /// println!("{report}");
+    /// report.exit()
+    /// # }
+    /// ```
+    pub fn exit(&self) -> ! {
+        std::process::exit(self.exit_code().into())
+    }
 }
 
 impl fmt::Display for ShutdownReport {

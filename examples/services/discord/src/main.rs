@@ -10,7 +10,7 @@
 //! An outage of the gateway is an error of the task `gateway`: it is restarted with growing delays until it succeeds, and resumes its
 //! session. A token that Discord refuses ends the process. After SIGTERM the gateway ends first, with the commands that it has begun.
 
-use std::{env, error::Error, fmt, process::ExitCode, sync::Arc, time::Duration};
+use std::{env, error::Error, fmt, sync::Arc, time::Duration};
 
 use otel_tasks::{
     CriticalTaskConfig, FamilyHandle, Lent, TaskCategory, TaskContext, TaskFamily, TaskLoop, TaskManager,
@@ -34,7 +34,7 @@ type GuildId = Id<GuildMarker>;
 const SILENCE: Duration = Duration::from_secs(90);
 
 #[tokio::main]
-async fn main() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
+async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     // A signal that comes while the service starts is not lost.
     let signal = shutdown_signal();
     let telemetry = Telemetry::builder().service("discord-bot").export_if_configured().install()?;
@@ -77,7 +77,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
     )?;
     let report = tasks.run_until(signal).await;
     println!("{report}\n{}", telemetry.shutdown().await);
-    Ok(report.exit_code().into())
+    report.exit()
 }
 
 struct Bot {
