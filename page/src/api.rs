@@ -464,7 +464,8 @@ async fn metrics(State(api): Shared, headers: HeaderMap) -> Result<Response, NoA
         return Ok(refusal(StatusCode::NOT_FOUND, "this page is given no metrics: see Page::feed"));
     };
     let Some(reader) = feed.reader() else {
-        let why = "the page's feed has no meter provider: see Telemetry::builder().with(&feed) or Feed::read_metrics";
+        let why = "the page's feed has no meter provider: OTEL_SDK_DISABLED is true, or the feed was given to no telemetry \
+                   (Telemetry::builder().with(&feed), Feed::read_metrics)";
         return Ok(refusal(StatusCode::NOT_FOUND, why));
     };
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
