@@ -23,7 +23,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 pub(crate) use schedule::{Lane, lanes};
-use service::{Blocked, Failing, blocked, failing, sentence, time_zone};
+use service::{Blocked, Failing, blocked, failing, reasons, sentence, time_zone};
 pub(crate) use service::{Probe, RuntimeView, runtime};
 pub(crate) use why::Why;
 
@@ -281,6 +281,8 @@ pub(crate) struct Shown {
 pub(crate) struct ProbeView {
     /// `pass` or `fail`.
     pub(crate) status: &'static str,
+    /// The reasons of the service itself for which it fails: `runtime_stalled`, `draining`, `shutting_down`.
+    pub(crate) reasons: Vec<&'static str>,
     pub(crate) runtime_stalled: bool,
     pub(crate) blocked: Vec<Blocked>,
     /// The tasks for which it fails, with the reasons.
@@ -537,6 +539,7 @@ pub(crate) fn probe(manager: &TaskManager, probe: Probe) -> (bool, ProbeView) {
     });
     let view = ProbeView {
         status: if passes { "pass" } else { "fail" },
+        reasons: reasons(manager, &health, probe),
         runtime_stalled: health.runtime_stalled,
         blocked: blocked(&health),
         tasks: tasks.collect(),

@@ -73,6 +73,27 @@ fn gives_up(name: &str) -> CriticalTaskConfig {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readiness_names_the_drain_for_which_it_fails() {
+    let tasks = TaskManager::new();
+    tasks.register(waits("gateway")).expect("registered");
+    tasks.start();
+    let page = Page::new(&tasks).serve(ANY).expect("served");
+    eventually("it is ready", || get(&page, "/health/ready").status == 200).await;
+    let draining = tokio::spawn({
+        let tasks = tasks.clone();
+        async move { tasks.shutdown_after(secs(20)).await }
+    });
+    eventually("it drains", || get(&page, "/health/ready").status == 503).await;
+    assert_eq!(get(&page, "/health/ready").json()["reasons"], json!(["draining"]));
+    let live = get(&page, "/health/live");
+    assert_eq!((live.status, &live.json()["reasons"]), (200, &json!([])));
+    let failing = &get(&page, "/tasks").json()["summary"]["failing"];
+    assert_eq!((&failing[0]["probe"], &failing[0]["reasons"]), (&"readiness".into(), &json!(["draining"])));
+    tasks.shutdown_now().await;
+    draining.await.expect("no panic");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn probes_follow_kubernetes() {
     let tasks = TaskManager::new();
     tasks.register(waits("gateway")).expect("registered");
@@ -97,7 +118,7 @@ async fn probes_follow_kubernetes() {
     eventually("it shows", || get(&page, "/tasks/migration").json()["state"] == "finished").await;
     let ready = get(&page, "/health/ready");
     let expected = json!({
-        "status": "fail", "runtime_stalled": false, "blocked": [],
+        "status": "fail", "reasons": [], "runtime_stalled": false, "blocked": [],
         "tasks": [{ "name": "broken", "state": "failed", "reasons": ["failed"] }],
     });
     assert_eq!((ready.status, ready.json()), (503, expected), "what is well finished is ready");

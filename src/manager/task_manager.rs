@@ -1308,6 +1308,24 @@ impl TaskManager {
         self.shared().tracker.is_closed()
     }
 
+    /// Returns true while the manager drains: it is not ready, everything else continues, and the ordered shutdown has not begun.
+    ///
+    /// ```
+    /// # use otel_tasks::TaskManager;
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+    /// let tasks = TaskManager::new();
+    /// let ends = tokio::spawn({ let tasks = tasks.clone(); async move { tasks.shutdown_after(Duration::from_secs(5)).await } });
+    /// tokio::time::sleep(Duration::from_secs(1)).await;
+    /// assert!(tasks.is_draining());
+    /// ends.await.expect("no panic");
+    /// assert!(!tasks.is_draining());
+    /// # }
+    /// ```
+    pub fn is_draining(&self) -> bool {
+        self.shared().is_draining()
+    }
+
     /// Returns the report of the shutdown; `None` until the shutdown has ended.
     ///
     /// ```

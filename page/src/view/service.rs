@@ -9,7 +9,7 @@ use std::{
 
 use otel_tasks::{
     TaskHealth, TaskManager,
-    health::{BlockedTask, ManagerHealth},
+    health::{BlockedTask, HealthReason, ManagerHealth},
     snapshot::TaskState,
 };
 use serde::Serialize;
@@ -93,12 +93,7 @@ pub(crate) fn failing(manager: &TaskManager, health: &ManagerHealth) -> Vec<Fail
     for (probe, name) in PROBES.into_iter().filter(|(probe, _)| !probe.passes(health)) {
         let of_service =
             |reason| Failing { probe: name, since: None, task: None, state: None, reasons: vec![reason] };
-        if health.runtime_stalled && probe != Probe::Startup {
-            all.push(of_service("runtime_stalled"));
-        }
-        if manager.is_shutting_down() && probe == Probe::Ready {
-            all.push(of_service("shutting_down"));
-        }
+        all.extend(reasons(manager, health, probe).into_iter().map(of_service));
         let failing = health.tasks.iter().filter(|(_, task)| probe.fails(task));
         let mut tasks: Vec<_> = failing
             .map(|(task, health)| Failing {
@@ -115,6 +110,17 @@ pub(crate) fn failing(manager: &TaskManager, health: &ManagerHealth) -> Vec<Fail
         all.extend(tasks);
     }
     all
+}
+
+/// Returns the reasons of the service itself for which a probe fails.
+pub(crate) fn reasons(manager: &TaskManager, health: &ManagerHealth, probe: Probe) -> Vec<&'static str> {
+    let is_ready_probe = probe == Probe::Ready;
+    let all = [
+        (health.runtime_stalled && probe != Probe::Startup, "runtime_stalled"),
+        (manager.is_draining() && is_ready_probe, HealthReason::Draining.as_str()),
+        (manager.is_shutting_down() && is_ready_probe, HealthReason::ShuttingDown.as_str()),
+    ];
+    all.into_iter().filter_map(|(holds, reason)| holds.then_some(reason)).collect()
 }
 
 fn since(health: &TaskHealth) -> Option<SystemTime> {
