@@ -338,6 +338,7 @@ pub mod events {
 /// | standing by, behind its gate | yes | yes | yes | healthy |
 /// | finished | yes | yes | yes | healthy |
 /// | being stopped, or stopped on request | yes | no | once ready | healthy |
+/// | being stopped because it was silent | yes | no | once ready | unhealthy |
 ///
 /// Too many errors, failures in a row or restarts make any of these unhealthy, and change nothing else.
 ///

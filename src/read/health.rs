@@ -259,7 +259,7 @@ pub struct TaskHealth {
     pub role: HealthRole,
     /// The state of the task; `None` for a name that is not registered.
     pub state: Option<TaskState>,
-    /// False only for a task that stalled, was given up for good or was dropped with its runtime.
+    /// False only for a task that stalled and is not being stopped for it, was given up for good or was dropped with its runtime.
     pub is_live: bool,
     /// True if the task does its work now: live, running, ready, and the manager not shutting down.
     pub is_ready: bool,
@@ -536,7 +536,9 @@ pub(crate) fn health(
 ) -> TaskHealth {
     let reasons: Vec<_> = reasons(task, live.clone(), thresholds, shutting_down).collect();
     let for_good = task.state == Some(TaskState::Failed) && live.next_retry.is_none();
-    let is_live = live.stalled.is_none() && !live.runtime_gone && !for_good;
+    // The manager ends the task that has stalled: a restart of the process helps no more.
+    let is_stalled = live.stalled.is_some() && task.state != Some(TaskState::Stopping);
+    let is_live = !is_stalled && !live.runtime_gone && !for_good;
     TaskHealth {
         status: worst(reasons.iter().cloned()),
         role: live.role,

@@ -105,6 +105,28 @@ async fn loop_is_ready_after_its_first_success_by_default() {
     assert!(startup(&tasks));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_task_is_stalled_until_the_stop_for_it_has_ended() {
+    let tasks = started(
+        CriticalTaskConfig::new("t", |_| std::future::pending::<()>())
+            .heartbeat_timeout(secs(10))
+            .shutdown_grace(secs(5)),
+    );
+    sleep(secs(12)).await;
+    let health = tasks.task_health("t").expect("registered");
+    assert_eq!(health.state, Some(TaskState::Stopping));
+    assert!(matches!(health.reasons[..], [HealthReason::Stalled { .. }]), "{health:?}");
+    assert!(!health.is_healthy() && !health.is_ready);
+    // Seen to fail where the process would be restarted beside the task.
+    assert!(health.is_live && tasks.health().is_live);
+    sleep(secs(4)).await;
+    let health = tasks.task_health("t").expect("registered");
+    assert_eq!(
+        (health.state, &health.reasons[..]),
+        (Some(TaskState::Running), &[HealthReason::Recovering][..])
+    );
+}
+
 #[test]
 fn a_runtime_that_is_gone_is_not_stalled() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");

@@ -635,11 +635,15 @@ impl Supervised {
         self.state() == TaskState::Running && !self.signals.is_sleeping()
     }
 
-    /// The time that it has gone without a sign of life, if that is longer than it promised, and what it promised.
+    /// The time that it has gone without a sign of life, if that is longer than it promised, and what it promised. Also while it is stopped
+    /// for that.
     fn stalled_for(&self) -> Option<(Duration, Duration)> {
-        let limit = self.spec.heartbeat_timeout.filter(|_| self.must_beat())?;
-        let silent_for = self.signals.last_beat()?.elapsed();
-        (silent_for >= limit).then_some((silent_for, limit))
+        let limit = self.spec.heartbeat_timeout?;
+        let last = self.signals.last_beat()?;
+        let is_stopped_for_it = || self.state() == TaskState::Stopping && self.signals.is_told(last);
+        let silent_for = last.elapsed();
+        let is_stalled = silent_for >= limit && (self.must_beat() || is_stopped_for_it());
+        is_stalled.then_some((silent_for, limit))
     }
 
     /// Returns true if the startup probe need not wait for it. A paused task waits for a person, and a task in standby for another process.
