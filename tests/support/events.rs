@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt::Debug,
     sync::{Arc, Mutex, Once},
+    time::{Duration, Instant},
 };
 
 use tracing::{
@@ -71,6 +72,16 @@ impl Events {
             .filter(|event| event.name == name)
             .cloned()
             .collect()
+    }
+
+    /// Waits until at least this number of records has the name, and returns them. A record that is made aside may come later than its cause: on
+    /// a busy machine the manager does not wait for it. The wait is in real time, and at most 20 s.
+    pub(crate) fn arrived(&self, name: &str, at_least: usize) -> Vec<Recorded> {
+        let end = Instant::now() + Duration::from_secs(20);
+        while self.named(name).len() < at_least && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.named(name)
     }
 
     /// How many spans of this name were made.

@@ -527,7 +527,7 @@ async fn a_wall_clock_that_panics_ends_no_task() {
     assert_eq!(begun.seconds(), [0, 300]);
     assert!(tasks.task_health("t").unwrap().unhealthy_since.is_some());
     assert!(tasks.is_monitoring());
-    let said: Vec<_> = events.named("task.callback.panicked");
+    let said = events.arrived("task.callback.panicked", 1);
     assert_eq!(said.len(), 1, "once");
     assert!(said[0].message().starts_with("the wall clock panicked at "), "{}", said[0].message());
 }
@@ -550,7 +550,7 @@ async fn a_random_source_that_panics_ends_no_task() {
     sleep(secs(100)).await;
     assert!(begun.seconds().len() >= 5, "{:?}", begun.seconds());
     assert!(tasks.snapshot("ticks").unwrap().total_runs() >= 8);
-    let said = events.named("task.callback.panicked");
+    let said = events.arrived("task.callback.panicked", 1);
     assert_eq!(said.len(), 1, "once");
     assert!(said[0].message().starts_with("the random source panicked at "), "{}", said[0].message());
     assert!(said[0].message().ends_with("no dice"), "{}", said[0].message());
@@ -588,12 +588,12 @@ async fn a_gate_that_panics_is_recorded_and_its_task_is_tried_again() {
     sleep(secs(301)).await;
     let snapshot = tasks.snapshot("gated").unwrap();
     assert_eq!((snapshot.state, snapshot.gate.unwrap().holder), (Some(TaskState::Failed), None));
-    let said = events.named("task.callback.panicked");
+    let said = events.arrived("task.callback.panicked", 2);
     assert_eq!(said.len(), 2, "at first, and at the next try");
     assert_eq!(said[0].field("task.name"), "gated");
     assert!(said[0].message().ends_with("no store"), "{}", said[0].message());
     assert!(tasks.shutdown().await.is_clean());
-    assert_eq!(events.named("task.callback.panicked").len(), 3);
+    assert_eq!(events.arrived("task.callback.panicked", 3).len(), 3);
 }
 
 /// Seen to fail: until its time came the next try was shown that the group had called off.

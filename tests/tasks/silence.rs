@@ -30,6 +30,7 @@ use crate::support::{
 async fn dropping_the_last_handle_of_living_tasks_is_a_warning_with_their_names() {
     let (events, _guard) = Events::record();
     let warned = || events.named("task.manager.dropped");
+    let arrived = |at_least| events.arrived("task.manager.dropped", at_least);
     let tasks = TaskManager::new();
     tasks.register_all([obeys("gateway"), obeys("mailer")]).unwrap();
     tasks.start();
@@ -38,7 +39,7 @@ async fn dropping_the_last_handle_of_living_tasks_is_a_warning_with_their_names(
     assert_eq!(warned().len(), 0, "another handle is there");
     drop(tasks);
     settle().await;
-    let [warning] = &warned()[..] else { panic!("one record: {:?}", warned()) };
+    let [warning] = &arrived(1)[..] else { panic!("one record: {:?}", warned()) };
     assert_eq!(warning.level, Level::WARN);
     assert!(warning.message().contains("gateway, mailer"), "{}", warning.message());
 
@@ -49,14 +50,14 @@ async fn dropping_the_last_handle_of_living_tasks_is_a_warning_with_their_names(
     settle().await;
     drop(many);
     settle().await;
-    let [_, warning] = &warned()[..] else { panic!("one record more: {:?}", warned()) };
+    let [_, warning] = &arrived(2)[..] else { panic!("one record more: {:?}", warned()) };
     assert!(warning.message().contains("t-118, t-119 and 80 more begins"), "{}", warning.message());
 
     let spawned = TaskManager::new();
     spawned.spawn("pending", std::future::pending::<()>());
     settle().await;
     drop(spawned);
-    assert_eq!(warned().len(), 3, "{:?}", warned());
+    assert_eq!(arrived(3).len(), 3, "{:?}", warned());
 
     // One that has ended, or never had anything to do, loses nothing.
     let ended = TaskManager::new();
@@ -301,7 +302,7 @@ fn static_manager_continues_on_a_second_runtime() {
         assert_eq!(TASKS.snapshot("loop").unwrap().state, Some(TaskState::Running));
         assert!(TASKS.task_health("loop").unwrap().is_live);
 
-        let gone = events.named("task.runtime.gone");
+        let gone = events.arrived("task.runtime.gone", 1);
         let [gone] = &gone[..] else { panic!("one record: {gone:?}") };
         assert!(gone.message().contains(": first, loop"), "{}", gone.message());
 
@@ -435,7 +436,7 @@ fn a_task_that_waits_for_its_next_try_is_lost_with_its_runtime() {
         assert_eq!(tasks.snapshot("fails").unwrap().next_retry, None);
         assert!(!tasks.task_health("fails").unwrap().is_live);
         tasks.register(obeys("other")).unwrap();
-        let gone = events.named("task.runtime.gone");
+        let gone = events.arrived("task.runtime.gone", 1);
         let [gone] = &gone[..] else { panic!("one record: {gone:?}") };
         assert!(gone.message().contains(": fails"), "{}", gone.message());
         let report = tasks.shutdown().await;
