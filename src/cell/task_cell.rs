@@ -481,9 +481,9 @@ impl TaskCell {
             let all = [&timing.interval_nanos, &timing.next_run, &timing.longest_poll_nanos];
             all.into_iter().for_each(|figure| figure.store(0, Relaxed));
         }
-        match self.figures.get() {
-            Some(figures) => figures.reset(),
-            None => self.first_end.store(0, Relaxed),
+        // Made for a first end, too: a second run that ends meanwhile makes them with this end.
+        if let Some(figures) = self.read() {
+            figures.reset();
         }
     }
 

@@ -1,3 +1,5 @@
+use std::sync::atomic::Ordering::SeqCst;
+
 use super::*;
 use crate::{
     cell::failures::count_error,
@@ -34,6 +36,32 @@ fn a_cell_is_not_reset_while_a_run_adds_its_figures() {
         drop(adding);
     });
     assert_eq!(taken(&cell).total_runs(), 0);
+}
+
+#[test]
+fn a_second_run_that_ends_while_its_cell_is_reset_counts_once_or_not_at_all() {
+    // Seen to fail where the reset clears the first end of a cell whose figures are being made.
+    for round in 0..5_000 {
+        let (cell, together) = (TaskCell::default(), AtomicUsize::new(0));
+        end(&cell, ExitKind::Success, None);
+        let meet = |delay| {
+            together.fetch_add(1, SeqCst);
+            while together.load(SeqCst) < 2 {}
+            (0..delay).for_each(|_| std::hint::spin_loop());
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                meet(0);
+                end(&cell, ExitKind::Success, None);
+            });
+            meet(round % 16);
+            cell.reset();
+        });
+        let before = taken(&cell).total_runs();
+        assert!(before <= 1, "{before}");
+        (0..2).for_each(|_| end(&cell, ExitKind::Success, None));
+        assert_eq!(taken(&cell).total_runs(), before + 2);
+    }
 }
 
 #[test]
