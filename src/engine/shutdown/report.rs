@@ -111,8 +111,8 @@ impl ShutdownReport {
 
     /// Ends the process with the [exit code](Self::exit_code), also if a thread is blocked.
     ///
-    /// If `main` returned instead, the runtime would be dropped, and would wait for work that blocks its thread. Nothing is dropped. So close pools
-    /// and await [`Telemetry::shutdown`](crate::Telemetry::shutdown) before.
+    /// A return from `main` drops the runtime, which waits for work that blocks its thread. This call does not wait, and runs no destructor.
+    /// Close pools and await [`Telemetry::shutdown`](crate::Telemetry::shutdown) before it.
     ///
     /// ```no_run
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
