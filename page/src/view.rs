@@ -7,7 +7,7 @@ mod why;
 use std::{
     collections::BTreeMap,
     sync::{Arc, OnceLock},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use otel_tasks::{
@@ -586,9 +586,7 @@ fn detail_of(kind: &TaskEventKind) -> String {
         TaskEventKind::Stalled { silent_for, .. } => format!("silent for {silent_for:.1?}"),
         TaskEventKind::SlowPoll { polling_for, thread, .. } => format!("{thread}, for {polling_for:.1?}"),
         TaskEventKind::HealthChanged { status, .. } => status.as_str().to_owned(),
-        TaskEventKind::RuntimeStalled { stalled_for, polling, .. } => {
-            format!("for {stalled_for:.1?}, by {}", polling.join(", "))
-        }
+        TaskEventKind::RuntimeStalled { stalled_for, polling, .. } => stall_of_runtime(*stalled_for, polling),
         TaskEventKind::ProcessResumed { stood_still_for: time, .. } => {
             format!("made no progress for {time:.1?}")
         }
@@ -598,6 +596,12 @@ fn detail_of(kind: &TaskEventKind) -> String {
         // Its kind says all of it.
         _ => String::new(),
     }
+}
+
+/// Returns the time of a stall and the tasks that block a thread. It may be blocked by work that is none of the manager's.
+fn stall_of_runtime(stalled_for: Duration, polling: &[Arc<str>]) -> String {
+    let by = if polling.is_empty() { String::new() } else { format!(", by {}", polling.join(", ")) };
+    format!("for {stalled_for:.1?}{by}")
 }
 
 #[cfg(test)]

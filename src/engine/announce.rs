@@ -431,13 +431,17 @@ pub(super) fn unwatched(error: &std::io::Error) {
     });
 }
 
+/// Returns which tasks block the threads of a runtime. It may be blocked by work that is none of the manager's.
+fn blocked_by(polling: &[Arc<str>]) -> String {
+    if polling.is_empty() {
+        return "no task of the manager blocks a thread".to_owned();
+    }
+    format!("its threads are blocked by: {}", some_of(polling))
+}
+
 /// The runtime runs nothing.
 pub(super) fn runtime_stalled(events: &EventBus, stalled_for: Duration, polling: Vec<Arc<str>>) {
-    let by = if polling.is_empty() {
-        "no task of the manager blocks a thread".into()
-    } else {
-        format!("its threads are blocked by: {}", some_of(&polling))
-    };
+    let by = blocked_by(&polling);
     events.tell(None, 0, || TaskEventKind::RuntimeStalled { stalled_for, polling });
     record_aside(move || {
         tracing::event!(
@@ -588,4 +592,15 @@ impl std::fmt::Display for DecisionText<'_> {
 
 fn number(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runtime_without_a_blocking_task_has_no_empty_list_of_them() {
+        assert_eq!(blocked_by(&["a".into(), "b".into()]), "its threads are blocked by: a, b");
+        assert_eq!(blocked_by(&[]), "no task of the manager blocks a thread");
+    }
 }

@@ -417,7 +417,7 @@ impl Shared {
         self.remove_and(task, true)
     }
 
-    /// Unregisters a task that continues. Of a member, nobody follows it.
+    /// Unregisters a task, which continues. If it is a member, no other member follows it.
     ///
     /// Under one lock: a caller that finds a member leaving waits for it.
     pub(crate) fn detach(self: &Arc<Self>, task: &Arc<Supervised>) -> bool {

@@ -472,3 +472,10 @@ async fn a_family_is_a_row_and_so_is_each_member() {
     let detail = detail(&tasks, "guild:1", Vec::new(), None).expect("known");
     assert_eq!(detail.row.last_error.as_deref(), Some("down"));
 }
+
+#[test]
+fn a_stall_of_the_runtime_names_only_the_tasks_that_block_it() {
+    let stall = |polling: &[Arc<str>]| stall_of_runtime(millis(2_000), polling);
+    assert_eq!(stall(&["a".into(), "b".into()]), "for 2.0s, by a, b");
+    assert_eq!(stall(&[]), "for 2.0s");
+}
