@@ -773,7 +773,7 @@ async fn a_removal_ends_also_if_the_member_is_detached_meanwhile() {
     tasks.shutdown_now().await;
 }
 
-/// Fails if a member that is asked to leave while configs are made is taken for one that stays.
+/// While configs are made, a member is asked to leave. Fails if `set` counts it among those that stay.
 #[tokio::test(start_paused = true)]
 async fn set_keeps_a_member_that_was_asked_to_leave_while_it_made_configs() {
     // The keys are visited in any order.
@@ -859,7 +859,7 @@ impl fmt::Display for Compared {
     }
 }
 
-/// Fails if a member that was found is taken for the one that has its name by now.
+/// Fails if `remove` marks the member that it has found, although another has its name.
 #[tokio::test(start_paused = true)]
 async fn a_member_that_comes_while_another_is_found_is_the_one_that_is_removed() {
     let tasks = started();

@@ -485,7 +485,7 @@ async fn a_task_that_waits_for_a_paused_one_has_started_and_is_not_ready() {
     tasks.shutdown().await;
 }
 
-/// Fails if the first of them is named: nobody would look for the failed one.
+/// Fails if the first task that it waits for is named, and not the failed one.
 #[tokio::test(start_paused = true)]
 async fn a_task_that_waits_for_several_names_the_one_that_has_failed() {
     let worker =

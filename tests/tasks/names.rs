@@ -341,7 +341,7 @@ async fn the_name_of_a_registered_task_stays_when_a_detached_task_of_it_ends() {
     assert_eq!(state(&tasks, "t"), Some(TaskState::Finished));
 }
 
-/// Fails if it waits for an end that has been: nobody would ever have its room.
+/// Fails if the name waits for the end of the task, which has ended already.
 #[tokio::test(start_paused = true)]
 async fn the_name_of_a_task_that_is_detached_at_rest_retires_at_once() {
     let tasks = manager(&Metrics::new(), 1);

@@ -215,7 +215,7 @@ async fn a_task_that_is_being_replaced_refuses_orders_and_further_replacements()
     assert_eq!(state(&tasks, "t"), Some(TaskState::Stopped));
 }
 
-/// Fails if a caller that waited for the old task unregisters the one that has its name by then.
+/// Several callers wait for the end of a task. Fails if one of them unregisters the next task of the name.
 #[tokio::test(start_paused = true)]
 async fn several_that_unregister_a_task_leave_the_next_of_its_name() {
     let (old, new, is_first) = (Alive::default(), Alive::default(), AtomicBool::new(true));
