@@ -598,7 +598,7 @@ fn detail_of(kind: &TaskEventKind) -> String {
     }
 }
 
-/// Returns the time of a stall and the tasks that block a thread. It may be blocked by work that is none of the manager's.
+/// Returns the time of a stall and the tasks that block a thread, if there are any.
 fn stall_of_runtime(stalled_for: Duration, polling: &[Arc<str>]) -> String {
     let by = if polling.is_empty() { String::new() } else { format!(", by {}", polling.join(", ")) };
     format!("for {stalled_for:.1?}{by}")

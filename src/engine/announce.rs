@@ -431,7 +431,7 @@ pub(super) fn unwatched(error: &std::io::Error) {
     });
 }
 
-/// Returns which tasks block the threads of a runtime. It may be blocked by work that is none of the manager's.
+/// Returns which tasks block the threads of a runtime. Other work may block them, too.
 fn blocked_by(polling: &[Arc<str>]) -> String {
     if polling.is_empty() {
         return "no task of the manager blocks a thread".to_owned();

@@ -42,3 +42,20 @@ impl RuntimeFigures {
             || self.alive_tasks < before.alive_tasks
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runtime_makes_progress_if_one_of_three_figures_shows_it() {
+        let busy = |seconds| Some(Duration::from_secs(seconds));
+        let before = RuntimeFigures { workers: 2, alive_tasks: 10, global_queue_depth: 5, busy: busy(1) };
+        assert!(RuntimeFigures { busy: busy(2), ..before }.shows_progress_since(&before));
+        assert!(RuntimeFigures { global_queue_depth: 4, ..before }.shows_progress_since(&before));
+        assert!(RuntimeFigures { alive_tasks: 9, ..before }.shows_progress_since(&before));
+        // More work comes also to a runtime whose threads are blocked.
+        let more = RuntimeFigures { alive_tasks: 11, global_queue_depth: 6, ..before };
+        assert!(!more.shows_progress_since(&before) && !before.shows_progress_since(&before));
+    }
+}
