@@ -707,7 +707,7 @@ fn fault_15_by_default_the_report_goes_to_stderr_current_thread() {
             let mut line = String::new();
             let _ = std::io::stdin().read_line(&mut line);
         });
-        std::process::exit(report.exit_code().into());
+        report.exit();
     }
     limited(|| {
         let name = "stopping::fault_15_by_default_the_report_goes_to_stderr_current_thread";
@@ -829,7 +829,7 @@ fn fault_16_a_process_with_blocking_work_that_never_returns_can_exit(case: Case)
         });
         eprintln!("{report}");
         if way == "exit" {
-            std::process::exit(report.exit_code().into());
+            report.exit();
         }
         return runtime.shutdown_background();
     }
@@ -1783,7 +1783,7 @@ fn fault_29_a_second_signal_ends_the_shutdown_at_once(case: Case) {
         assert_eq!(line(&report, "deaf").outcome, ShutdownOutcome::Aborted);
         assert_eq!(report.tasks.len(), 2, "{report}");
         eprintln!("{report}");
-        std::process::exit(report.exit_code().into());
+        report.exit();
     }
     limited(move || {
         for (first, second) in [("INT", "INT"), ("TERM", "TERM"), ("INT", "TERM")] {

@@ -93,7 +93,7 @@ fn serve(role: &str) -> ! {
     });
     #[cfg(feature = "otlp-http")]
     telemetry.map(otel_tasks::Telemetry::shutdown_blocking);
-    std::process::exit(report.exit_code().into());
+    report.exit();
 }
 
 /// Ends the child whatever happens.
