@@ -5,8 +5,6 @@
 
 use std::{
     any::Any,
-    hash::{Hash, Hasher},
-    ptr,
     sync::{
         Arc,
         atomic::{AtomicU16, AtomicU32, Ordering},
@@ -32,21 +30,8 @@ pub(crate) struct Entry<E> {
     possible: AtomicU16,
     /// The number of members that report to it. Written under the registry's lock.
     pub(super) members: AtomicU32,
-}
-
-/// An entry is equal to itself alone.
-impl<E> PartialEq for Entry<E> {
-    fn eq(&self, other: &Self) -> bool {
-        ptr::eq(self, other)
-    }
-}
-
-impl<E> Eq for Entry<E> {}
-
-impl<E> Hash for Entry<E> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        ptr::from_ref(self).hash(state);
-    }
+    /// The position of its task among the registered ones, plus one; 0 without one. Used only under their lock.
+    position: AtomicU32,
 }
 
 /// For the runs of a hot name that the threads of one shard spawn.
@@ -80,8 +65,8 @@ impl<E> Entry<E> {
         kind: Kind,
         plain: bool,
     ) -> Self {
-        let (possible, members) = (AtomicU16::new(0), AtomicU32::new(0));
-        Self { identity, cell, extra, under, kind, plain, possible, members }
+        let (possible, members, position) = (AtomicU16::new(0), AtomicU32::new(0), AtomicU32::new(0));
+        Self { identity, cell, extra, under, kind, plain, possible, members, position }
     }
 
     /// Returns one more entry of a hot name, with a part of its cell.
@@ -116,6 +101,18 @@ impl<E> Entry<E> {
 
     fn allow_here(&self, possible: Possible) {
         self.possible.fetch_or(possible.0, Ordering::Relaxed);
+    }
+
+    /// Returns the position of its task among the registered ones. Only under their lock.
+    pub(crate) fn position(&self) -> Option<usize> {
+        (self.position.load(Ordering::Relaxed) as usize).checked_sub(1)
+    }
+
+    /// Sets that position, under the same lock.
+    pub(crate) fn set_position(&self, position: Option<usize>) {
+        let position = position.map_or(0, |position| position + 1);
+        self.position
+            .store(u32::try_from(position).expect("fewer than four billion tasks"), Ordering::Relaxed);
     }
 
     /// Counts a member that comes. Under the registry's lock, as the next.

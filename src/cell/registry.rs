@@ -162,7 +162,9 @@ impl<E> Entries<E> {
 
     fn insert(&mut self, entry: Arc<Entry<E>>) {
         self.epoch += 1;
-        if !self.first.insert(ByName(entry.clone())) {
+        let Some(first) = self.first.replace(ByName(entry)) else { return };
+        // The first of a name stays the first.
+        if let Some(ByName(entry)) = self.first.replace(first) {
             self.more.entry(entry.identity.name.clone()).or_default().push(entry);
         }
     }

@@ -136,8 +136,10 @@ impl Shared {
             drop(registered);
             return Err(RegisterError::ShuttingDown.into());
         }
-        let members =
-            registered.tasks().filter(|task| task.body.member().is_some_and(|body| body.is_of(family)));
+        let members = registered
+            .tasks()
+            .iter()
+            .filter(|task| task.body.member().is_some_and(|body| body.is_of(family)));
         let (there, gone): (Vec<_>, Vec<_>) =
             members.cloned().partition(|task| wanted.contains_key(task.name()));
         // Members that are leaving and come back.

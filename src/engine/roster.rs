@@ -2,15 +2,11 @@
 
 use std::{
     any::Any,
-    borrow::Borrow,
     cmp::Ordering,
-    collections::{BTreeMap, HashMap, HashSet},
-    hash::{Hash, Hasher},
+    collections::{BTreeMap, HashMap},
     ops::{Deref, DerefMut},
     sync::{Arc, MutexGuard, Weak},
 };
-
-use foldhash::fast::RandomState;
 
 use crate::{
     cell::{Identity, Registry, by_name},
@@ -26,6 +22,9 @@ use crate::{
     policy::ErrorRules,
     run::Task,
 };
+
+/// The divisor of the list of registered tasks by which it grows, and its least growth.
+const GROWTH: usize = 8;
 
 /// The registered tasks, locked, with the registry that finds the entry of a name.
 ///
@@ -52,7 +51,9 @@ impl DerefMut for Roster<'_> {
 /// Written under one lock: what is registered is one fact.
 #[derive(Default)]
 pub(crate) struct Registered {
-    tasks: HashSet<ByEntry, RandomState>,
+    /// In the order of the registrations, until one leaves and the last takes its place. The entry of a task has its position.
+    /// A reader keeps this list, and a change while one does is made in a copy.
+    tasks: Arc<Vec<Arc<Supervised>>>,
     /// Those, by name; `None` since there is another.
     pub(super) listing: Option<Arc<[Arc<Supervised>]>>,
     /// The names whose tasks are being replaced. They are taken, and may be depended on, without a task for a moment.
@@ -62,29 +63,6 @@ pub(crate) struct Registered {
     /// The tasks that depend on a name, also if no task of that name is registered.
     pub(super) dependents: BTreeMap<Arc<str>, Vec<Weak<Supervised>>>,
 }
-
-/// A task that is found by the entry of its name. The key costs no memory of its own, and a table that grows reads no name.
-pub(super) struct ByEntry(Arc<Supervised>);
-
-impl Borrow<Task> for ByEntry {
-    fn borrow(&self) -> &Task {
-        &self.0.task
-    }
-}
-
-impl Hash for ByEntry {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.task.hash(state);
-    }
-}
-
-impl PartialEq for ByEntry {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.task == other.0.task
-    }
-}
-
-impl Eq for ByEntry {}
 
 /// A task to be registered.
 pub(crate) struct Registration {
@@ -124,7 +102,7 @@ pub(crate) fn each_name<'a>(
 impl Registered {
     /// Returns the task that is registered with this entry.
     pub(super) fn of(&self, entry: &Task) -> Option<&Arc<Supervised>> {
-        self.tasks.get(entry).map(|task| &task.0)
+        entry.position().map(|position| &self.tasks[position])
     }
 
     /// Returns true if this task is registered, and not another one of its name.
@@ -137,9 +115,9 @@ impl Registered {
         self.reserved.iter().any(|reserved| **reserved == *name)
     }
 
-    /// Every task, in no order.
-    pub(super) fn tasks(&self) -> impl Iterator<Item = &Arc<Supervised>> {
-        self.tasks.iter().map(|task| &task.0)
+    /// Every task, in no order that a caller may rely on.
+    pub(super) fn tasks(&self) -> &Arc<Vec<Arc<Supervised>>> {
+        &self.tasks
     }
 
     /// Every task, by name.
@@ -147,12 +125,12 @@ impl Registered {
         if let Some(listing) = &self.listing {
             return listing.clone();
         }
-        // Their names are read in the order of their memory, and they are counted in that of the listing. In the order of the table, each
-        // would be a jump.
-        let mut tasks: Vec<_> = self.tasks().collect();
-        tasks.sort_unstable_by_key(|task| Arc::as_ptr(task));
-        let tasks =
-            topology::sort_by_name(tasks, |task| task.name(), |_, _| Ordering::Equal, |_, task| Some(task));
+        let tasks = topology::sort_by_name(
+            self.tasks.iter().collect(),
+            |task| task.name(),
+            |_, _| Ordering::Equal,
+            |_, task| Some(task),
+        );
         let listing: Arc<[_]> = tasks.into_iter().cloned().collect();
         self.listing = Some(listing.clone());
         listing
@@ -168,15 +146,29 @@ impl Registered {
                 }
             }
         }
-        self.tasks.take(&*task.task).map(|task| task.0)
+        let position = task.task.position()?;
+        task.task.set_position(None);
+        let tasks = Arc::make_mut(&mut self.tasks);
+        let removed = tasks.swap_remove(position);
+        if let Some(moved) = tasks.get(position) {
+            moved.task.set_position(Some(position));
+        }
+        Some(removed)
     }
 }
 
 impl Roster<'_> {
     /// Adds a task whose name is not taken, and whose entry is in the registry.
     pub(super) fn insert(&mut self, task: &Arc<Supervised>) {
-        let added = self.tasks.insert(ByEntry(task.clone()));
-        debug_assert!(added && self.get(task.name()).is_some_and(|found| Arc::ptr_eq(found, task)));
+        debug_assert!(self.of(&task.task).is_none(), "its name is not taken");
+        let tasks = Arc::make_mut(&mut self.tasks);
+        if tasks.len() == tasks.capacity() {
+            // Not doubled, since each of many idle tasks would pay for the room of another.
+            tasks.reserve_exact((tasks.len() / GROWTH).max(GROWTH));
+        }
+        tasks.push(task.clone());
+        task.task.set_position(Some(tasks.len() - 1));
+        debug_assert!(self.get(task.name()).is_some_and(|found| Arc::ptr_eq(found, task)));
     }
 
     /// Returns the task of this name.
@@ -235,7 +227,7 @@ impl Roster<'_> {
                 return Err(RegisterError::UnknownDependency { path });
             }
         }
-        let old: Vec<_> = self.tasks().filter(|task| without != Some(&**task.name())).collect();
+        let old: Vec<_> = self.tasks().iter().filter(|task| without != Some(&**task.name())).collect();
         for task in &old {
             index.insert(task.name().clone(), names.len());
             names.push(task.name());
@@ -282,5 +274,35 @@ mod tests {
         assert!(tasks.shared().has_dependents(), "one is left");
         tasks.detach("c").expect("it is registered");
         assert!(!tasks.shared().has_dependents());
+    }
+
+    /// Fails if the task that takes the place of another keeps its position, or if a change is made in the list of a reader.
+    #[tokio::test]
+    async fn each_other_task_is_found_after_one_has_left() {
+        let tasks = TaskManager::new();
+        let idle = |name: &str| {
+            CriticalTaskConfig::new(name, |ctx: TaskContext| async move { ctx.cancelled().await })
+        };
+        let names = ["a", "b", "c", "d"];
+        tasks.register_all(names.map(idle)).expect("sound configs");
+        tasks.start();
+        let before = tasks.shared().registered_tasks();
+        for (left, name) in [(0, "b"), (1, "d"), (2, "a")] {
+            tasks.unregister(name).await.expect("it is registered");
+            assert!(tasks.unregister(name).await.is_err(), "{name} has left");
+            let mut others = Vec::new();
+            for other in names {
+                if let Some(found) = tasks.shared().supervised(other) {
+                    assert_eq!(&**found.name(), other);
+                    others.push(other);
+                }
+            }
+            assert_eq!(others.len(), 3 - left, "{others:?} without {name}");
+            assert_eq!(tasks.task_names(), others);
+        }
+        tasks.register(idle("b")).expect("its name is free");
+        assert_eq!(tasks.task_names(), ["b", "c"]);
+        let kept: Vec<_> = before.iter().map(|task| &**task.name()).collect();
+        assert_eq!(kept, names);
     }
 }

@@ -4,7 +4,10 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        atomic::{
+            AtomicBool, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::SystemTime,
 };
@@ -123,6 +126,11 @@ impl Shared {
         self.registered().get(name).cloned()
     }
 
+    /// Every registered task, in no order. Costs less than [`all_registered`](Self::all_registered).
+    pub(crate) fn registered_tasks(&self) -> Arc<Vec<Arc<Supervised>>> {
+        self.registered().tasks().clone()
+    }
+
     /// Every registered task, in the order of the names.
     pub(crate) fn all_registered(&self) -> Arc<[Arc<Supervised>]> {
         self.registered().all()
@@ -214,9 +222,9 @@ impl Shared {
     pub(crate) fn start_tasks(self: &Arc<Self>) {
         // Under the lock of the registrations: a task registered meanwhile sees one or the other.
         let tasks = {
-            let mut registered = self.registered();
+            let registered = self.registered();
             self.started.store(true, SeqCst);
-            registered.all()
+            registered.tasks().clone()
         };
         let mut runtime = None;
         for task in tasks.iter() {
@@ -392,7 +400,16 @@ impl Shared {
             }
         }
         registered.listing = None;
-        self.depended_on.store(registered.dependents.len(), SeqCst);
+        self.count_dependents(registered);
+    }
+
+    /// Publishes the number of names that others depend on. Written only if it has changed: the store would wait for all stores of a
+    /// registration before it.
+    fn count_dependents(&self, registered: &Registered) {
+        let dependents = registered.dependents.len();
+        if self.depended_on.load(Relaxed) != dependents {
+            self.depended_on.store(dependents, SeqCst);
+        }
     }
 
     /// Reports the tasks that were entered, and begins them if the manager has started. Not under the lock.
@@ -432,7 +449,7 @@ impl Shared {
             return false;
         }
         let removed = (registered.remove(task), registered.listing.take());
-        self.depended_on.store(registered.dependents.len(), SeqCst);
+        self.count_dependents(&registered);
         // A detached task that is not at rest continues, and its name stays.
         let is_at_rest = task.rests() && task.task.cell.next_retry().is_none();
         task.give_name_up();

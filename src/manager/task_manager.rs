@@ -976,7 +976,7 @@ impl TaskManager {
     /// ```
     pub fn snapshots(&self) -> Vec<TaskSnapshot> {
         let mut snapshots = self.shared().recorder.snapshots_by_name();
-        for task in self.shared().all_registered().iter().filter(|task| task.completes()) {
+        for task in self.shared().registered_tasks().iter().filter(|task| task.completes()) {
             if let Ok(index) = snapshots.binary_search_by(|snapshot| snapshot.name.cmp(task.name())) {
                 task.complete(&mut snapshots[index]);
             }
@@ -1403,7 +1403,7 @@ impl TaskManager {
         let installed = emit::installed();
         let has_tracer = self.shared().recorder.tracer().is_some();
         let exposition = self.shared().recorder.exposition();
-        let registered = self.shared().all_registered();
+        let registered = self.shared().registered_tasks();
         let owners: BTreeSet<_> =
             registered.iter().filter_map(|task| task.task.identity.component.clone()).collect();
         let missing = owners.iter().filter(|component| !self.handle.components.contains(component));

@@ -130,7 +130,7 @@ fn names_of(tasks: &[&Arc<Supervised>]) -> Vec<Arc<str>> {
 }
 
 fn check_health(shared: &Arc<Shared>, span: &ManagedSpan) {
-    let tasks = shared.all_registered();
+    let tasks = shared.registered_tasks();
     let thresholds = &shared.settings.thresholds;
     let now = shared.recorder.now();
     let (mut degraded, mut unhealthy) = (Vec::new(), Vec::new());
