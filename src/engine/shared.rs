@@ -336,16 +336,24 @@ impl Shared {
                 }));
             }
         };
-        let new = tasks.into_iter().zip(registrations).map(|(task, registration)| {
-            Supervised::new(task, registration, registered_in.clone(), self.tracker.driver_place())
-        });
-        let new: Vec<_> = new.collect();
-        if let Some(refused) = new.iter().position(|supervised| !self.tracker.enter_driver(supervised)) {
+        let (mut new, mut refused) = (Vec::with_capacity(tasks.len()), Vec::new());
+        for (task, registration) in tasks.into_iter().zip(registrations) {
+            let Some(entry) = self.tracker.driver_entry() else {
+                refused.push((task, registration));
+                continue;
+            };
+            new.push(entry.enter(|place| Supervised::new(task, registration, registered_in.clone(), place)));
+        }
+        if !refused.is_empty() {
             // What was admitted before leaves again.
-            new[..refused].iter().for_each(|admitted| _ = self.tracker.leave_driver(admitted));
-            new.iter().for_each(|supervised| self.retire(&supervised.task));
-            let error = RegisterError::ShuttingDown;
-            return Err(Box::new(Refused { error, _registrations: Vec::new(), _admitted: new }));
+            new.iter().for_each(|admitted| _ = self.tracker.leave_driver(admitted));
+            let admitted = new.iter().map(|admitted| &admitted.task);
+            admitted.chain(refused.iter().map(|(task, _)| task)).for_each(|task| self.retire(task));
+            return Err(Box::new(Refused {
+                error: RegisterError::ShuttingDown,
+                _registrations: refused.into_iter().map(|(_, registration)| registration).collect(),
+                _admitted: new,
+            }));
         }
         Ok(new)
     }

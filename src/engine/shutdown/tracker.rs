@@ -161,7 +161,10 @@ impl Owned {
 
     /// Admits more again.
     pub(crate) fn open(&self) {
-        self.0.fetch_and(!(Self::CLOSED | Self::ASKED), Ordering::SeqCst);
+        // It is open before a first life.
+        if self.0.load(Ordering::SeqCst) & (Self::CLOSED | Self::ASKED) != 0 {
+            self.0.fetch_and(!(Self::CLOSED | Self::ASKED), Ordering::SeqCst);
+        }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -325,6 +328,44 @@ impl Shard {
         let next = self.next;
         self.next += SHARDS as u64;
         next
+    }
+}
+
+/// The entry for a driver that is admitted, with the lock of its shard: no shutdown begins before the task is made.
+pub(crate) struct DriverEntry<'a> {
+    tracker: &'a Tracker,
+    shard: MutexGuard<'a, Shard>,
+}
+
+impl DriverEntry<'_> {
+    /// Enters the task that is made with the place of its driver.
+    pub(crate) fn enter(mut self, made: impl FnOnce(DriverPlace) -> Arc<Supervised>) -> Arc<Supervised> {
+        let shard = &mut *self.shard;
+        let supervised = made(DriverPlace {
+            id: watchdog::member_id(self.tracker.number, shard.next()),
+            index: AtomicU32::new(0),
+            rank: AtomicU32::new(0),
+            asking: AtomicBool::new(false),
+            outcome: AtomicU8::new(0),
+            reported: AtomicBool::new(false),
+            left: AtomicBool::new(false),
+            owned: Owned::new(),
+        });
+        let kinds = Kind::ALL.into_iter().filter(|kind| kind.has(&supervised));
+        let kinds = kinds.fold(0, |kinds, kind| kinds | kind as u8);
+        // Relaxed: in the order of the shard's lock, which a shutdown takes before it reads them.
+        let before = self.tracker.kinds.load(Ordering::Relaxed);
+        if before | kinds != before {
+            self.tracker.kinds.fetch_or(kinds, Ordering::Relaxed);
+        }
+        supervised.place.set_index(shard.drivers.len());
+        if shard.drivers.len() == shard.drivers.capacity() {
+            // By a half, and not to the double: what a hundred thousand idle tasks hold counts.
+            let more = shard.drivers.len() / 2 + 4;
+            shard.drivers.reserve_exact(more);
+        }
+        shard.drivers.push(Some(supervised.clone()));
+        supervised
     }
 }
 
@@ -537,42 +578,12 @@ impl Tracker {
         lock(&self.left_lines)
     }
 
-    /// A place for the driver of a task that is to be registered.
-    pub(crate) fn driver_place(&self) -> DriverPlace {
-        let index = self.drivers.fetch_add(1, Ordering::Relaxed) % SHARDS; // Distribution only.
-        DriverPlace {
-            id: watchdog::member_id(self.number, self.shard(index).next()),
-            index: AtomicU32::new(0),
-            rank: AtomicU32::new(0),
-            asking: AtomicBool::new(false),
-            outcome: AtomicU8::new(0),
-            reported: AtomicBool::new(false),
-            left: AtomicBool::new(false),
-            owned: Owned::new(),
-        }
-    }
-
-    /// Admits a registered task, or refuses it during a shutdown.
-    pub(crate) fn enter_driver(&self, supervised: &Arc<Supervised>) -> bool {
-        let kinds = Kind::ALL.into_iter().filter(|kind| kind.has(supervised));
-        let kinds = kinds.fold(0, |kinds, kind| kinds | kind as u8);
-        let mut shard = self.shard(supervised.place.id as usize);
-        if shard.admission != Admission::All {
-            return false;
-        }
-        // Relaxed: in the order of the shard's lock, which a shutdown takes before it reads them.
-        let before = self.kinds.load(Ordering::Relaxed);
-        if before | kinds != before {
-            self.kinds.fetch_or(kinds, Ordering::Relaxed);
-        }
-        supervised.place.set_index(shard.drivers.len());
-        if shard.drivers.len() == shard.drivers.capacity() {
-            // By a half, and not to the double: what a hundred thousand idle tasks hold counts.
-            let more = shard.drivers.len() / 2 + 4;
-            shard.drivers.reserve_exact(more);
-        }
-        shard.drivers.push(Some(supervised.clone()));
-        true
+    /// Returns the entry for the driver of a task that is to be registered; `None` during a shutdown. Under the lock of the registrations.
+    pub(crate) fn driver_entry(&self) -> Option<DriverEntry<'_>> {
+        let index = self.drivers.load(Ordering::Relaxed);
+        self.drivers.store(index.wrapping_add(1), Ordering::Relaxed);
+        let shard = self.shard(index);
+        (shard.admission == Admission::All).then_some(DriverEntry { tracker: self, shard })
     }
 
     /// Records the outcome of a driver, if it does not end by itself.

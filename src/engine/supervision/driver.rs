@@ -793,7 +793,7 @@ impl Core {
         });
         let life = Life {
             shared: &self.shared,
-            supervised: supervised.clone(),
+            supervised,
             context: context.clone(),
             began,
             links: link.cloned().into_iter().collect(),

@@ -11,7 +11,10 @@ use std::{
 
 use crate::{
     emit::ManagedSpan,
-    engine::{LifeEnd, NewLife, TaskContext, supervision::supervised::Body},
+    engine::{
+        LifeEnd, NewLife, TaskContext,
+        supervision::supervised::{Body, Life},
+    },
     gate::Pass,
     policy::{
         Backoff, ErrorRules, Escalation, Exit, GiveUp, HealthRole, RestartIntensity, RestartPolicy,
@@ -93,7 +96,7 @@ where
         }
         // The work and the run around it are one allocation.
         let rules = life.supervised.rules().cloned();
-        live_once(self.made(life.context.clone(), rules), life)
+        live_once(life, |context| self.made(context, rules))
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -185,33 +188,36 @@ pub(crate) fn live_by_factory(
 ) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>> {
     let rules = life.supervised.rules().cloned();
     let work = life.until_ready(factory.make(life.context.clone(), rules));
-    live_once(work, life)
+    live_once(life, |_| work)
 }
 
-/// The life of a task that is one closure: its one run.
-fn live_once<W>(work: W, mut life: NewLife<'_>) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>>
+/// The life of a task that is one closure: its one run, of the work for its context.
+fn live_once<W>(
+    life: NewLife<'_>,
+    work: impl FnOnce(TaskContext) -> W,
+) -> Pin<Box<dyn Future<Output = LifeEnd> + Send>>
 where
     W: Future<Output = Exit> + Send + 'static,
 {
+    let Life { shared, supervised, context, began, links, .. } = life;
     let mut details = SpanDetails {
-        generation: Some(life.context.generation()),
-        term: life.context.pass().map(Pass::term),
-        links: std::mem::take(&mut life.links),
+        generation: Some(context.generation()),
+        term: context.pass().map(Pass::term),
+        links,
         ..SpanDetails::default()
     };
     let begin = Begin {
-        recorder: life.shared.recorder.here(),
-        task: life.supervised.task.clone(),
-        timeout: life.supervised.spec.run_timeout,
+        recorder: shared.recorder.here(),
+        task: supervised.task.clone(),
+        timeout: supervised.spec.run_timeout,
         error_rules: None,
-        polls: life.shared.recorder.polls(),
+        polls: shared.recorder.polls(),
         span: SpanMade::AtOnce(&mut details),
     };
-    let began = (life.began, SystemTime::now());
     let run = Run::<_, _, _, Box<ManagedSpan>>::begun_at(
-        began,
+        (began, SystemTime::now()),
         begin,
-        work,
+        work(context),
         |exit: &Exit, _: Rules<'_>| exit.clone(),
         (),
     );

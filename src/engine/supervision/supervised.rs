@@ -4,12 +4,17 @@
 
 use std::{
     any::Any,
+    borrow::Borrow,
     future::Future,
     ops::Deref,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst, fence},
+        atomic::{
+            AtomicBool, AtomicU8, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+            fence,
+        },
     },
     task::{Context, Poll, Waker},
     time::{Duration, SystemTime},
@@ -157,15 +162,15 @@ pub(crate) trait Body: Send + Sync + 'static {
     fn as_any(&self) -> &dyn Any;
 }
 
-/// The inputs of a life that is being made. The manager is lent, because most lives need it only then. All threads that start tasks share
-/// the number of its references.
-pub(crate) type NewLife<'a> = Life<&'a Arc<Shared>>;
+/// The inputs of a life that is being made. The manager and the task are lent, because most lives need them only then. All threads that
+/// start tasks share the number of references to the manager.
+pub(crate) type NewLife<'a> = Life<&'a Arc<Shared>, &'a Arc<Supervised>>;
 
 /// The inputs of a life.
-pub(crate) struct Life<M = Arc<Shared>> {
+pub(crate) struct Life<M = Arc<Shared>, S = Arc<Supervised>> {
     /// The manager.
     pub(crate) shared: M,
-    pub(crate) supervised: Arc<Supervised>,
+    pub(crate) supervised: S,
     pub(crate) context: TaskContext,
     /// Its start.
     pub(crate) began: Instant,
@@ -186,22 +191,24 @@ impl NewLife<'_> {
     /// Returns the same for a life that keeps its inputs.
     pub(crate) fn kept(self) -> Life {
         let Self { shared, supervised, context, began, links, ready_by } = self;
-        Life { shared: shared.clone(), supervised, context, began, links, ready_by }
+        Life { shared: shared.clone(), supervised: supervised.clone(), context, began, links, ready_by }
     }
 }
 
-impl<M> Life<M> {
+impl<M, S: Borrow<Arc<Supervised>>> Life<M, S> {
+    fn is_ready(&self) -> bool {
+        self.supervised.borrow().signals.is_ready()
+    }
+
     /// Returns true if the life should have been ready by now.
     pub(crate) fn is_late(&self) -> bool {
-        self.ready_by.is_some_and(|(due, _)| due <= Instant::now()) && !self.supervised.signals.is_ready()
+        self.ready_by.is_some_and(|(due, _)| due <= Instant::now()) && !self.is_ready()
     }
 
     /// Work that fails as timed out where the life is not ready in time.
     pub(crate) fn until_ready(&self, work: Work) -> Work {
-        let Some((due, limit)) = self.ready_by.filter(|_| !self.supervised.signals.is_ready()) else {
-            return work;
-        };
-        let supervised = self.supervised.clone();
+        let Some((due, limit)) = self.ready_by.filter(|_| !self.is_ready()) else { return work };
+        let supervised = self.supervised.borrow().clone();
         Box::pin(async move {
             let too_late = async {
                 tokio::time::sleep_until(due).await;
@@ -763,11 +770,14 @@ impl Supervised {
     pub(crate) fn checked(&self, now: Duration, interval: Duration, status: HealthStatus) -> bool {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX >> 3);
         let note = |status| (nanos(now) + 1) << 2 | status as u64;
-        let held = self.checked.load(SeqCst);
+        let before = self.checked.load(Relaxed);
         // The first check waits for the first interval. A failure, a death or a stall was reported when it happened.
-        let held = if held == 0 { note(HealthStatus::Healthy) } else { held };
+        let held = if before == 0 { note(HealthStatus::Healthy) } else { before };
         let due = nanos(now).saturating_sub((held >> 2) - 1) >= nanos(interval);
-        self.checked.store(if due { note(status) } else { held }, SeqCst);
+        let noted = if due { note(status) } else { held };
+        if noted != before {
+            self.checked.store(noted, Relaxed);
+        }
         due && status as u64 != held & 3
     }
 }
