@@ -541,7 +541,7 @@ impl Shared {
 
     /// The registered tasks that were dropped with their runtime before a shutdown.
     pub(crate) fn lost_tasks(&self) -> Vec<Arc<Supervised>> {
-        let registered = self.all_registered();
+        let registered = self.registered_tasks();
         registered.iter().filter(|task| task.is_lost()).cloned().collect()
     }
 
