@@ -336,14 +336,15 @@ impl Shared {
                 }));
             }
         };
-        let (mut new, mut refused) = (Vec::with_capacity(tasks.len()), Vec::new());
-        for (task, registration) in tasks.into_iter().zip(registrations) {
+        let mut refused = Vec::new();
+        let new = tasks.into_iter().zip(registrations).filter_map(|(task, registration)| {
             let Some(entry) = self.tracker.driver_entry() else {
                 refused.push((task, registration));
-                continue;
+                return None;
             };
-            new.push(entry.enter(|place| Supervised::new(task, registration, registered_in.clone(), place)));
-        }
+            Some(entry.enter(|place| Supervised::new(task, registration, registered_in.clone(), place)))
+        });
+        let new: Vec<_> = new.collect();
         if !refused.is_empty() {
             // What was admitted before leaves again.
             new.iter().for_each(|admitted| _ = self.tracker.leave_driver(admitted));
