@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use opentelemetry::global;
 use otel_tasks::{CriticalTaskConfig, TaskManager};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use task_supervisor::{SupervisedTask, SupervisorBuilder, SupervisorHandle, TaskResult};
@@ -27,6 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     cell::{BARE, BY_HAND_GUARDED, Limit, Measured, OURS, Scale, Workload},
     memory,
+    telemetry::ByHand,
     workloads::guarded::caught,
 };
 
@@ -236,9 +238,9 @@ impl System for Ours {
 }
 
 /// The least that a supervisor with the guarantees of otel-tasks does: a task has a name of its own that is found, a state and figures for
-/// its health, a token of its own, a restart after each end, and a line in the report of the stop.
-#[derive(Default)]
+/// its health, a token of its own, a restart after each end, and a line in the report of the stop. Each run has a time, and is recorded.
 struct Guarded {
+    metrics: &'static ByHand,
     tasks: Mutex<HashMap<Arc<str>, Arc<Kept>>>,
     running: TaskTracker,
 }
@@ -251,6 +253,9 @@ struct Kept {
     since: AtomicU64,
     restarts: AtomicU32,
     failures: AtomicU32,
+    /// The ended runs, and their time in nanoseconds.
+    runs: AtomicU64,
+    run_nanos: AtomicU64,
     /// Of the run that it is in.
     stop: Mutex<Option<CancellationToken>>,
     /// The time from the stop to the end.
@@ -276,6 +281,12 @@ struct Line {
 }
 
 impl Guarded {
+    fn new() -> Self {
+        // Without a meter, as otel-tasks here.
+        let metrics = ByHand::leaked(&global::meter("bench"));
+        Self { metrics, tasks: Mutex::default(), running: TaskTracker::new() }
+    }
+
     fn register(&self, name: &str, body: impl Fn(CancellationToken) -> Boxed + Send + Sync + 'static) {
         let name: Arc<str> = name.into();
         let kept = Kept {
@@ -285,6 +296,8 @@ impl Guarded {
             since: AtomicU64::new(now()),
             restarts: AtomicU32::new(0),
             failures: AtomicU32::new(0),
+            runs: AtomicU64::new(0),
+            run_nanos: AtomicU64::new(0),
             stop: Mutex::default(),
             stopped: Mutex::default(),
         };
@@ -296,7 +309,7 @@ impl Guarded {
     fn start(&self) -> Arc<OnceLock<Instant>> {
         let stopping: Arc<OnceLock<Instant>> = Arc::default();
         for kept in self.tasks.lock().unwrap().values() {
-            self.running.spawn(kept.clone().drive(stopping.clone()));
+            self.running.spawn(kept.clone().drive(stopping.clone(), self.metrics));
         }
         self.running.close();
         stopping
@@ -316,7 +329,7 @@ impl Guarded {
 }
 
 impl Kept {
-    async fn drive(self: Arc<Self>, stopping: Arc<OnceLock<Instant>>) {
+    async fn drive(self: Arc<Self>, stopping: Arc<OnceLock<Instant>>, metrics: &'static ByHand) {
         loop {
             let stop = CancellationToken::new();
             *self.stop.lock().unwrap() = Some(stop.clone());
@@ -325,7 +338,12 @@ impl Kept {
                 stop.cancel();
             }
             self.set(State::Running);
+            let began = Instant::now();
             let failed = caught((self.body)(stop)).await.is_err();
+            let ran = began.elapsed();
+            self.runs.fetch_add(1, Relaxed);
+            self.run_nanos.fetch_add(ran.as_nanos() as u64, Relaxed);
+            metrics.ended(&self.name, ran, !failed);
             if let Some(asked) = stopping.get() {
                 *self.stopped.lock().unwrap() = Some(asked.elapsed());
                 return self.set(State::Stopped);
@@ -351,7 +369,7 @@ impl System for Guarded {
     type Running = (Self, Arc<OnceLock<Instant>>);
 
     async fn start(names: &[String], started: &Arc<Started>) -> Self::Running {
-        let tasks = Self::default();
+        let tasks = Self::new();
         for name in names {
             let started = started.clone();
             tasks.register(name, move |stop| {
