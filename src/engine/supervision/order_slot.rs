@@ -59,7 +59,7 @@ pub(crate) enum Signal {
 /// wait for each other.
 #[derive(Default)]
 pub(crate) struct OrderSlot {
-    /// The number of the order's [`Kind`], [`LOOK`] and [`ARMED`]. It is written under the lock, and the driver reads it without.
+    /// The number of the order's [`Kind`], [`LOOK`] and [`ARMED`]. It is written under the lock, and the task reads it without.
     word: AtomicU8,
     held: Mutex<Held>,
 }
@@ -221,12 +221,14 @@ impl OrderSlot {
 
     /// Returns the held order, and leaves it to the driver.
     pub(crate) fn peek(&self) -> Option<Order> {
-        // Mostly there is none, and then the lock is not needed: a caller sees each order that was left before its call.
-        if self.seen() & KIND == 0 {
-            return None;
-        }
         let held = lock(&self.held);
         Kind::of(self.word(&held)).order(held.amount)
+    }
+
+    /// The same, mostly without the lock. It returns each order that was left before the call, but is not ordered with an order that is left
+    /// at the same time.
+    pub(crate) fn peek_here(&self) -> Option<Order> {
+        if self.seen() & KIND == 0 { None } else { self.peek() }
     }
 
     /// Takes the held order, or the mark that there is something to check. Called by the driver alone, which is the whole future of its tokio task:

@@ -145,7 +145,7 @@ pub(crate) trait Body: Send + Sync + 'static {
     /// Called when its task comes to rest until somebody restarts it.
     fn rests(&self, _supervised: &Arc<Supervised>, _shared: &Arc<Shared>) {}
 
-    /// Called when its task is registered.
+    /// Called when its task is made, under the locks of the registration.
     fn registered(&self, _supervised: &Arc<Supervised>) {}
 
     /// Returns the family's entry of a member; `None` for any other task.
@@ -388,15 +388,15 @@ impl Supervised {
     /// Returns true if an order or a link ends this life, and no other task has to stop before it. Its driver requests it after the
     /// poll under way.
     pub(crate) fn is_to_stop(&self, generation: u64) -> bool {
-        self.stop_to_come(generation).is_some()
+        self.stop_to_come(generation, OrderSlot::peek_here).is_some()
     }
 
     /// Returns whether the stop that is to come also ends the work that the task owns; `None` if there is none.
-    fn stop_to_come(&self, generation: u64) -> Option<bool> {
+    fn stop_to_come(&self, generation: u64, peek: fn(&OrderSlot) -> Option<Order>) -> Option<bool> {
         if !self.is_up() || generation != self.signals.generation() {
             return None;
         }
-        let order = self.orders.peek();
+        let order = peek(&self.orders);
         // A task checks this often. All threads share the number of references to the manager. So it is read only if it can have requested
         // a stop, and a task with links keeps a reference.
         if order.is_none() && self.links().is_empty() && !self.is_called() {
@@ -452,7 +452,8 @@ impl Supervised {
         if token.is_none() && !owns {
             return;
         }
-        let Some(ends_owned) = self.stop_to_come(generation) else { return };
+        // Under the lock of the order: the token was written before it, or the order is seen.
+        let Some(ends_owned) = self.stop_to_come(generation, OrderSlot::peek) else { return };
         if let Some(token) = token {
             token.cancel();
         }
@@ -581,13 +582,16 @@ impl Supervised {
         matches!(self.state(), TaskState::Finished | TaskState::Stopped | TaskState::Failed)
     }
 
-    /// Gives its name up: from now on the name has no state, or that of another task.
-    pub(crate) fn give_name_up(&self) {
+    /// Gives its name up: from now on the name has no state, or that of another task. Returns true if it rests, and is not tried again.
+    pub(crate) fn give_name_up(&self) -> bool {
         let mut owns_name = self.owns_name.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock under which the driver checks the name after it has come to rest: the caller or the driver retires the name.
+        let is_at_rest = self.rests() && self.task.cell.next_retry().is_none();
         if std::mem::replace(&mut *owns_name, false) {
             self.task.cell.set_state(None, SystemTime::UNIX_EPOCH);
             self.task.cell.set_next_retry(None);
         }
+        is_at_rest
     }
 
     pub(crate) fn owns_name(&self) -> bool {
