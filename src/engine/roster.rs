@@ -23,7 +23,7 @@ use crate::{
     run::Task,
 };
 
-/// The divisor of the list of registered tasks by which it grows, and its least growth.
+/// The list of the registered tasks grows by an eighth, and by at least 8.
 const GROWTH: usize = 8;
 
 /// The registered tasks, locked, with the registry that finds the entry of a name.
@@ -150,6 +150,7 @@ impl Registered {
         task.task.set_position(None);
         let tasks = Arc::make_mut(&mut self.tasks);
         let removed = tasks.swap_remove(position);
+        debug_assert!(std::ptr::eq(&*removed, task), "no other task has its entry");
         if let Some(moved) = tasks.get(position) {
             moved.task.set_position(Some(position));
         }

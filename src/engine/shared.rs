@@ -169,16 +169,21 @@ impl Shared {
     /// Begins to close admission: at once, or while the tasks that are marked as intake stop, after them.
     pub(crate) fn begin_to_close(&self) {
         // First for tasks, so that none comes after the check.
-        self.tracker.close(Admission::Runs);
+        self.close(Admission::Runs);
         if self.tracker.drivers_of(Kind::Intake).is_empty() {
             self.tracker.close(Admission::OwnedRuns);
         }
     }
 
+    /// Closes admission under the lock of the registrations: what is registered together comes before it, or is refused.
+    fn close(&self, to: Admission) {
+        self.tracker.close_under(self.registered(), to);
+    }
+
     /// Closes admission, and ends quietly if nothing is alive. Returns true if nothing is.
     pub(crate) fn close_if_idle(&self) -> bool {
         // Closed before the check: a task that comes in between would find no shutdown.
-        self.tracker.close(Admission::OwnedRuns);
+        self.close(Admission::OwnedRuns);
         let idle = self.tracker.is_idle();
         if idle {
             self.stop_monitor();
@@ -325,38 +330,21 @@ impl Shared {
         registrations: Vec<Registration>,
         registered_in: Option<Arc<SpanContext>>,
     ) -> Result<Vec<Arc<Supervised>>, Box<Refused>> {
+        let refused = |error, registrations| Box::new(Refused { error, _registrations: registrations });
+        // It stays open until all are entered: it is closed under the same lock.
+        if self.tracker.is_closed() {
+            return Err(refused(RegisterError::ShuttingDown, registrations));
+        }
         // Only now are cells made: a refused registration leaves nothing behind.
         let tasks = match self.cells_of(&registrations) {
             Ok(tasks) => tasks,
-            Err(error) => {
-                return Err(Box::new(Refused {
-                    error,
-                    _registrations: registrations,
-                    _admitted: Vec::new(),
-                }));
-            }
+            Err(error) => return Err(refused(error, registrations)),
         };
-        let mut refused = Vec::new();
-        let new = tasks.into_iter().zip(registrations).filter_map(|(task, registration)| {
-            let Some(entry) = self.tracker.driver_entry() else {
-                refused.push((task, registration));
-                return None;
-            };
-            Some(entry.enter(|place| Supervised::new(task, registration, registered_in.clone(), place)))
+        let new = tasks.into_iter().zip(registrations).map(|(task, registration)| {
+            let made = |place| Supervised::new(task, registration, registered_in.clone(), place);
+            self.tracker.enter_driver(made)
         });
-        let new: Vec<_> = new.collect();
-        if !refused.is_empty() {
-            // What was admitted before leaves again.
-            new.iter().for_each(|admitted| _ = self.tracker.leave_driver(admitted));
-            let admitted = new.iter().map(|admitted| &admitted.task);
-            admitted.chain(refused.iter().map(|(task, _)| task)).for_each(|task| self.retire(task));
-            return Err(Box::new(Refused {
-                error: RegisterError::ShuttingDown,
-                _registrations: refused.into_iter().map(|(_, registration)| registration).collect(),
-                _admitted: new,
-            }));
-        }
-        Ok(new)
+        Ok(new.collect())
     }
 
     /// The cells of new tasks. Those of members are beside the registry's bound, and report to their family's.
@@ -460,8 +448,7 @@ impl Shared {
         let removed = (registered.remove(task), registered.listing.take());
         self.count_dependents(&registered);
         // A detached task that is not at rest continues, and its name stays.
-        let is_at_rest = task.rests() && task.task.cell.next_retry().is_none();
-        task.give_name_up();
+        let is_at_rest = task.give_name_up();
         if task.is_to_unregister() || task.has_left() || is_at_rest {
             self.retire(&task.task);
         } else if task.task.family().is_some() {
@@ -491,7 +478,7 @@ impl Shared {
         now: SystemTime,
     ) -> Result<Vec<Arc<Supervised>>, Box<Refused>> {
         if let Err(error) = registered.check(std::slice::from_ref(&next), None) {
-            return Err(Box::new(Refused { error, _registrations: vec![next], _admitted: Vec::new() }));
+            return Err(Box::new(Refused { error, _registrations: vec![next] }));
         }
         let new = self.admit_tasks(vec![next], None)?;
         self.enter(registered, &new, now);
@@ -598,7 +585,6 @@ impl Shared {
 pub(super) struct Refused {
     pub(super) error: RegisterError,
     _registrations: Vec<Registration>,
-    _admitted: Vec<Arc<Supervised>>,
 }
 
 /// A task that is to be registered under a name that is reserved for it. Dropping it gives the name back.

@@ -3,7 +3,11 @@
 use std::{
     error::Error,
     fmt, io,
-    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    thread,
     time::Duration,
 };
 
@@ -12,7 +16,7 @@ use otel_tasks::{
     policy::{ErrorClass, RestartIntensity},
     task::{RegisterError, RestartError, TaskControlError},
 };
-use tokio::time::sleep;
+use tokio::{runtime::Handle, time::sleep};
 
 use crate::support::{
     Alive, secs, settle, shown,
@@ -358,6 +362,34 @@ async fn everything_new_is_refused_during_and_after_a_shutdown() {
     assert_eq!(TaskError::ShuttingDown.to_string(), "the manager is shutting down, so the task was not run");
     assert_eq!(tasks.stop("t"), Ok(()), "what is stopped may be stopped");
     assert_eq!(tasks.unregister("t").await, Ok(()), "and forgotten");
+}
+
+/// Fails if a shutdown that begins in the middle of a registration admits a part of it, or names in its report what was refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_that_are_registered_together_are_all_admitted_or_refused() {
+    const TOGETHER: usize = 1_000;
+    let names: Vec<_> = (0..TOGETHER).map(|number| format!("t-{number}")).collect();
+    for round in 0..100 {
+        let tasks = TaskManager::builder().max_names(TOGETHER).build().unwrap();
+        let configs: Vec<_> = names.iter().map(|name| obeys(name)).collect();
+        let (both, runtime) = (Arc::new(Barrier::new(2)), Handle::current());
+        let registering = thread::spawn({
+            let (tasks, both) = (tasks.clone(), both.clone());
+            move || {
+                let _inside = runtime.enter();
+                both.wait();
+                tasks.register_all(configs)
+            }
+        });
+        both.wait();
+        // At another moment of the registration in each round.
+        thread::sleep(Duration::from_micros(20 * round));
+        let report = tasks.shutdown().await;
+        let admitted = registering.join().unwrap();
+        let expected = if admitted.is_ok() { TOGETHER } else { 0 };
+        assert!(matches!(admitted, Ok(()) | Err(RegisterError::ShuttingDown)), "{admitted:?}");
+        assert_eq!((report.tasks.len(), tasks.task_names().len()), (expected, expected), "round {round}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

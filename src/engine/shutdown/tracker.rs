@@ -4,6 +4,8 @@
 //! Invariants:
 //! 1. A member is entered under its shard's lock, which refuses once the shard is closed to its kind. So after
 //!    [`Tracker::close`] has visited every shard, each admitted member of that kind is visible and no other will come.
+//!    Registered tasks are entered under the lock of the registrations too, under which their admission is closed. So of tasks that are
+//!    registered together, all are admitted or none.
 //! 2. A member's outcome is recorded once, when it leaves, by the code that removes it from its shard.
 //! 3. Locks are taken in the order shard, left_lines; a member is counted, and uncounted, under its shard's lock.
 //! 4. No value of the user is dropped or called under a lock: the code that removed a member drops its values.
@@ -254,7 +256,7 @@ pub(crate) struct Tracker {
     plain_grace: Duration,
     /// A run is in that of the thread that spawned it.
     shards: Shards<Mutex<Shard>>,
-    /// The number of drivers so far, which take the shards in turn.
+    /// The number of drivers so far, which take the shards in turn. Written under the lock of the registrations.
     drivers: AtomicUsize,
     /// The [`Kind`]s of the drivers so far.
     kinds: AtomicU8,
@@ -328,44 +330,6 @@ impl Shard {
         let next = self.next;
         self.next += SHARDS as u64;
         next
-    }
-}
-
-/// The entry for a driver that is admitted, with the lock of its shard: no shutdown begins before the task is made.
-pub(crate) struct DriverEntry<'a> {
-    tracker: &'a Tracker,
-    shard: MutexGuard<'a, Shard>,
-}
-
-impl DriverEntry<'_> {
-    /// Enters the task that is made with the place of its driver.
-    pub(crate) fn enter(mut self, made: impl FnOnce(DriverPlace) -> Arc<Supervised>) -> Arc<Supervised> {
-        let shard = &mut *self.shard;
-        let supervised = made(DriverPlace {
-            id: watchdog::member_id(self.tracker.number, shard.next()),
-            index: AtomicU32::new(0),
-            rank: AtomicU32::new(0),
-            asking: AtomicBool::new(false),
-            outcome: AtomicU8::new(0),
-            reported: AtomicBool::new(false),
-            left: AtomicBool::new(false),
-            owned: Owned::new(),
-        });
-        let kinds = Kind::ALL.into_iter().filter(|kind| kind.has(&supervised));
-        let kinds = kinds.fold(0, |kinds, kind| kinds | kind as u8);
-        // Relaxed: in the order of the shard's lock, which a shutdown takes before it reads them.
-        let before = self.tracker.kinds.load(Ordering::Relaxed);
-        if before | kinds != before {
-            self.tracker.kinds.fetch_or(kinds, Ordering::Relaxed);
-        }
-        supervised.place.set_index(shard.drivers.len());
-        if shard.drivers.len() == shard.drivers.capacity() {
-            // By a half, and not to the double: what a hundred thousand idle tasks hold counts.
-            let more = shard.drivers.len() / 2 + 4;
-            shard.drivers.reserve_exact(more);
-        }
-        shard.drivers.push(Some(supervised.clone()));
-        supervised
     }
 }
 
@@ -578,12 +542,37 @@ impl Tracker {
         lock(&self.left_lines)
     }
 
-    /// Returns the entry for the driver of a task that is to be registered; `None` during a shutdown. Under the lock of the registrations.
-    pub(crate) fn driver_entry(&self) -> Option<DriverEntry<'_>> {
-        let index = self.drivers.load(Ordering::Relaxed);
-        self.drivers.store(index.wrapping_add(1), Ordering::Relaxed);
-        let shard = self.shard(index);
-        (shard.admission == Admission::All).then_some(DriverEntry { tracker: self, shard })
+    /// Enters a registered task, which is made with the place of its driver. Under the lock of the registrations, if admission is open.
+    pub(crate) fn enter_driver(&self, made: impl FnOnce(DriverPlace) -> Arc<Supervised>) -> Arc<Supervised> {
+        let turn = self.drivers.load(Ordering::Relaxed);
+        self.drivers.store(turn.wrapping_add(1), Ordering::Relaxed);
+        let mut shard = self.shard(turn);
+        debug_assert!(shard.admission == Admission::All, "closed under the lock of the registrations");
+        let supervised = made(DriverPlace {
+            id: watchdog::member_id(self.number, shard.next()),
+            index: AtomicU32::new(0),
+            rank: AtomicU32::new(0),
+            asking: AtomicBool::new(false),
+            outcome: AtomicU8::new(0),
+            reported: AtomicBool::new(false),
+            left: AtomicBool::new(false),
+            owned: Owned::new(),
+        });
+        let kinds = Kind::ALL.into_iter().filter(|kind| kind.has(&supervised));
+        let kinds = kinds.fold(0, |kinds, kind| kinds | kind as u8);
+        // Relaxed: in the order of the shard's lock, which a shutdown takes before it reads them.
+        let before = self.kinds.load(Ordering::Relaxed);
+        if before | kinds != before {
+            self.kinds.fetch_or(kinds, Ordering::Relaxed);
+        }
+        supervised.place.set_index(shard.drivers.len());
+        if shard.drivers.len() == shard.drivers.capacity() {
+            // By a half, and not to the double: what a hundred thousand idle tasks hold counts.
+            let more = shard.drivers.len() / 2 + 4;
+            shard.drivers.reserve_exact(more);
+        }
+        shard.drivers.push(Some(supervised.clone()));
+        supervised
     }
 
     /// Records the outcome of a driver, if it does not end by itself.
@@ -800,11 +789,17 @@ impl Tracker {
 
     /// Admits no more than that from now on, and begins to record leaving members.
     pub(crate) fn close(&self, to: Admission) {
+        self.close_under((), to);
+    }
+
+    /// The same under a lock, which is released before any waiter is woken: its waker may be the user's code.
+    pub(crate) fn close_under(&self, held: impl Sized, to: Admission) {
         self.admission.fetch_max(to as u8, Ordering::AcqRel);
         for shard in self.shards.iter() {
             let mut shard = lock(shard);
             shard.admission = shard.admission.max(to);
         }
+        drop(held);
         self.limits.look();
     }
 
