@@ -225,9 +225,9 @@ impl OrderSlot {
         Kind::of(self.word(&held)).order(held.amount)
     }
 
-    /// The same, mostly without the lock. It returns each order that was left before the call, but is not ordered with an order that is left
-    /// at the same time.
-    pub(crate) fn peek_here(&self) -> Option<Order> {
+    /// The same, without the lock if there is no order. It returns each order that was left before the call. An order that is left at the same
+    /// time may be missed.
+    pub(crate) fn peek_unordered(&self) -> Option<Order> {
         if self.seen() & KIND == 0 { None } else { self.peek() }
     }
 
@@ -276,7 +276,7 @@ mod loom {
     use ::loom::thread;
 
     use super::*;
-    use crate::sync::model;
+    use crate::sync::{atomic::AtomicBool, model};
 
     const STOP: Order = Order::Stop { grace: Duration::ZERO };
     const RESTART: Order = Order::Restart { after: Duration::ZERO };
@@ -337,6 +337,24 @@ mod loom {
             Some(order) => assert!(slot.leave(order, Waker::wake)),
             None => slot.look(),
         })
+    }
+
+    /// Seen to fail with `peek_unordered` in place of `peek`.
+    #[test]
+    fn order_and_token_that_come_at_the_same_time_do_not_miss_each_other() {
+        model(3, || {
+            let (slot, token) = (Arc::new(OrderSlot::default()), Arc::new(AtomicBool::new(false)));
+            let sender = {
+                let (slot, token) = (slot.clone(), token.clone());
+                thread::spawn(move || {
+                    assert!(slot.leave(STOP, Waker::wake));
+                    token.load(Acquire)
+                })
+            };
+            token.store(true, Release);
+            let is_seen = slot.peek().is_some();
+            assert!(sender.join().expect("no panic") || is_seen);
+        });
     }
 
     /// Seen to fail if `poll` reads and leaves its waker under two locks, one after the other.

@@ -388,7 +388,7 @@ impl Supervised {
     /// Returns true if an order or a link ends this life, and no other task has to stop before it. Its driver requests it after the
     /// poll under way.
     pub(crate) fn is_to_stop(&self, generation: u64) -> bool {
-        self.stop_to_come(generation, OrderSlot::peek_here).is_some()
+        self.stop_to_come(generation, OrderSlot::peek_unordered).is_some()
     }
 
     /// Returns whether the stop that is to come also ends the work that the task owns; `None` if there is none.
@@ -452,7 +452,7 @@ impl Supervised {
         if token.is_none() && !owns {
             return;
         }
-        // Under the lock of the order: the token was written before it, or the order is seen.
+        // Under the lock: either this sees the order, or the sender of the order sees the token.
         let Some(ends_owned) = self.stop_to_come(generation, OrderSlot::peek) else { return };
         if let Some(token) = token {
             token.cancel();
