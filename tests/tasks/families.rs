@@ -773,7 +773,7 @@ async fn a_removal_ends_also_if_the_member_is_detached_meanwhile() {
     tasks.shutdown_now().await;
 }
 
-/// While configs are made, a member is asked to leave. Fails if `set` counts it among those that stay.
+/// Asks a member to leave while `set` makes configs. Fails if `set` treats the member as one that is not leaving.
 #[tokio::test(start_paused = true)]
 async fn set_keeps_a_member_that_was_asked_to_leave_while_it_made_configs() {
     // The keys are visited in any order.
